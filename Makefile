@@ -1,0 +1,56 @@
+# Every target does its own set-up. Without a network everything still works once `make venv` has run.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+TESTS  ?= tests
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv tools demo run test check format bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(READY) ## an environment in .venv with Stoker (editable) and its development tools
+
+# uv resolves in seconds what takes pip a minute; where uv cannot reach the index as pip is set up to, pip does it.
+$(READY): pyproject.toml setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stoker needs Python 3.11 or newer: make PYTHON=python3.12 venv")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet uv \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' \
+	  || $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+tools: ## what a few tests use from Debian: socat, systemd-analyze, a C compiler (installed when root, else named)
+	@.ci/tools
+
+demo: $(READY) ## watch a small batch: priorities, a retry, a time limit, a live log, a clean stop (under a minute)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash demo/demo.sh
+
+run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends with Ctrl-C)
+	@mkdir -p .local
+	@exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
+
+test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARGS='-k name' for pytest
+	$(BIN)/python -m pytest -n auto --cov --cov-report= $(TESTS) $(ARGS)
+	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --include='daemon/stoker/core/*' --fail-under=100 --skip-covered
+
+check: $(READY) ## what a machine can say without running it: format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## the numbers of the README, as ratios in one run; ARGS='--quick' or '--only throughput'
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## what was made here, .local/ excepted: it may hold your jobs
+	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

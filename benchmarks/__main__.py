@@ -1,0 +1,48 @@
+"""`python -m benchmarks`: measure every budget, or those named, and print one table.
+
+Owns the order and the names of the benchmarks. Refuses to fail on a missed budget: numbers depend on the machine and
+its load, so none of this is a test; the table says what was reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+from benchmarks import client_start, depth, footprint, latency, submits, table, throughput
+from benchmarks.harness import FULL, QUICK, Scale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
+    "throughput": throughput.rows,
+    "submits": submits.rows,
+    "latency": latency.rows,
+    "footprint": footprint.rows,
+    "client": client_start.rows,
+    "depth": depth.rows,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure the budgets as ratios in one run.")
+    parser.add_argument("--only", choices=BENCHMARKS, action="append", help="measure this one (repeatable)")
+    parser.add_argument("--quick", action="store_true", help="a few jobs only: shows that it runs, not what it says")
+    given = parser.parse_args()
+    rows: list[table.Row] = []
+    for name in given.only or BENCHMARKS:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        rows += BENCHMARKS[name](QUICK if given.quick else FULL)
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+    )
+    print("\n".join(table.lines(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

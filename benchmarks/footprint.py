@@ -1,0 +1,50 @@
+"""What an idle daemon costs: memory (PSS, so that shared pages count once) and CPU, daemon and launcher together.
+
+Measured after it has run jobs, when everything that is loaded late has been loaded. CPU time is read in nanoseconds
+from schedstat: clock ticks of 10 ms are too coarse for a process that should do nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.harness import TRUE, RawConnection, Scale, daemon
+from benchmarks.table import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.daemon import DaemonProcess
+
+
+def rows(scale: Scale) -> Iterator[Row]:
+    with daemon() as process, RawConnection(process.socket) as connection:
+        connection.wait(connection.submit(scale.jobs, TRUE))
+        cpu = _idle_cpu_percent(process, scale.idle_s)
+        memory = pss_mib(process)
+    yield Row("memory, idle (daemon + launcher, PSS)", [memory], 90, 60, "", unit=" MiB")
+    yield Row("CPU, idle, of one core", [cpu], 0.5, 0.2, f"over {scale.idle_s:g} s", unit=" %")
+
+
+def pss_mib(process: DaemonProcess) -> float:
+    """Proportional set size of every process of the instance, in MiB (proc(5), smaps_rollup)."""
+    total_kib = 0
+    for pid in process.processes():
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        total_kib += sum(int(kib) for kib in re.findall(r"^Pss:\s+(\d+) kB$", text, re.MULTILINE))
+    return total_kib / 1024
+
+
+def _idle_cpu_percent(process: DaemonProcess, seconds: float) -> float:
+    begin_ns, begin = _cpu_ns(process), time.perf_counter()
+    time.sleep(seconds)
+    return (_cpu_ns(process) - begin_ns) / 1e7 / (time.perf_counter() - begin)
+
+
+def _cpu_ns(process: DaemonProcess) -> int:
+    """Nanoseconds on a CPU of every thread of every process: the first field of schedstat."""
+    files = [file for pid in process.processes() for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(file.read_text().split()[0]) for file in files)

@@ -1,0 +1,22 @@
+"""Stoker: a durable job daemon for one Linux host.
+
+Owns the two public names of the package, `Client` and `__version__`. Refuses to import anything before it is asked
+for: `stoker submit` in a shell loop pays for every module here.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+__all__ = ["Client", "__version__"]
+
+TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+if TYPE_CHECKING:
+    from stoker.rpc.client import Client
+
+
+def __getattr__(name: str) -> object:
+    if name == "Client":
+        from stoker.rpc.client import Client  # noqa: PLC0415 - loaded when it is first asked for
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,243 @@
+"""Staying with jobs: logs, wait, watch, and the second half of `run`.
+
+Owns what was shown so far (attempt, offset, sequence number), so that a restart of the daemon interrupts
+nothing but the flow. Refuses to poll: it reads streams, and asks again only when one says that something changed.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from binascii import a2b_base64
+
+from stoker.cli import outcome, render, values
+from stoker.cli.connection import call, patiently
+from stoker.cli.options import JSON, Option, command
+from stoker.core.errors import DaemonUnreachable, StokerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Self
+
+    from stoker.cli.options import Given
+    from stoker.rpc.client import Client
+    from stoker.rpc.shapes import Standing
+
+    # A notification of job.logs, and its bytes (None for a hole).
+    Show = Callable[[dict[str, Any], bytes | None], None]
+
+INTERRUPTED = 130
+
+
+class Attendance:
+    """One reader of one job: the attempt and the offset that come next."""
+
+    def __init__(self, job: int, show: Show, *, attempt: int = 1) -> None:
+        self._job = job
+        self._show = show
+        self._attempt = attempt
+        self._offset: int | None = None
+        self.tail_lines: int | None = None
+
+    def to_the_end(self, client: Client) -> dict[str, Any]:
+        """Show each attempt as it is written until no further one comes; the job as it stands then."""
+        job = self._catch_up(client)
+        if outcome.ended(job):
+            return job
+        # From the first change on, so that none falls between the look above and this.
+        for _ in client.stream("watch", {"after": 0, "job": self._job}):
+            job = self._catch_up(client)
+            if outcome.ended(job):
+                return job
+        raise DaemonUnreachable("the daemon ended the stream of changes")
+
+    def _catch_up(self, client: Client) -> dict[str, Any]:
+        """Show what the attempts so far wrote, to their ends; the job as it stood before that."""
+        job = client.get(self._job)
+        while self._attempt <= job["attempts"]:
+            self.one_attempt(client, follow=True)
+            self._attempt, self._offset, self.tail_lines = self._attempt + 1, None, None
+        return job
+
+    def one_attempt(self, client: Client, *, follow: bool) -> None:
+        where: dict[str, Any] = {"id": self._job, "attempt": self._attempt, "follow": follow}
+        if self._offset is not None:
+            where["offset"] = self._offset
+        elif self.tail_lines is not None:
+            where["tail_lines"] = self.tail_lines
+        for piece in client.stream("job.logs", where):
+            data = a2b_base64(piece["data"]) if "data" in piece else None
+            self._show(piece, data)
+            self._offset = piece["offset"] + (piece["hole"] if data is None else len(data))
+
+
+class Cancelling:
+    """The first Ctrl-C cancels the job and goes on reading; the second one is a KeyboardInterrupt."""
+
+    def __init__(self, given: Given, job: int) -> None:
+        self._given = given
+        self._job = job
+        self.interrupted = False
+
+    def __enter__(self) -> Self:
+        signal.signal(signal.SIGINT, self._cancel)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _cancel(self, *_: object) -> None:
+        # On a connection of its own: the handler interrupts whatever the others are doing.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.interrupted = True
+        render.note(f"cancelling job {self._job}; Ctrl-C again leaves it to the daemon")
+        try:
+            call(self._given, "job.cancel", {"id": self._job, "reason": "Ctrl-C"})
+        except StokerError as failure:
+            render.error(failure)
+
+
+def attend(given: Given, job: int) -> int:
+    """The second half of `run`: the log as raw bytes, then the job's exit status."""
+    render.aside(f"job {job}")
+    attendance = Attendance(job, _shower(raw=False))
+    try:
+        with Cancelling(given, job) as cancelling:
+            standing = patiently(given, attendance.to_the_end)
+    except KeyboardInterrupt:
+        render.note(f"job {job} is left to the daemon")
+        render.hint(f"stoker logs -f {job}")
+        return INTERRUPTED
+    status = _told(standing)
+    return INTERRUPTED if cancelling.interrupted and standing["state"] == "cancelled" else status
+
+
+def _told(standing: dict[str, Any]) -> int:
+    """The exit status for a job; how it ended goes to stderr unless that was a plain success."""
+    status = outcome.exit_status(standing)
+    if status or standing["state"] != "succeeded":
+        render.note(outcome.sentence(standing))
+        if standing["state"] == "held" or standing["reason"] == "spawn_error":
+            render.hint(f"stoker why {standing['id']}")
+    return status
+
+
+@command(
+    words="ID…",
+    least=1,
+    most=None,
+    options=(
+        Option("--any", None, "until one of them has ended; its id is printed"),
+        Option("--timeout", "DURATION", "give up waiting (exit 75); the jobs go on", convert=values.duration),
+        JSON,
+    ),
+    examples=(
+        "stoker wait 42; echo $?",
+        "stoker wait 42 43 44 && echo all well",
+        "stoker wait --any 42 43 --timeout 1h",
+    ),
+)
+def wait(given: Given) -> int:
+    """One job: its own code. Several: 0 if all that were waited for succeeded, else 1."""
+    jobs = [values.job_id(word) for word in given["words"]]
+    until = None if given["timeout"] is None else time.monotonic() + given["timeout"] / 1_000
+
+    def for_them(client: Client) -> list[Standing]:
+        left_s = None if until is None else max(0.0, until - time.monotonic())
+        return client.wait(*jobs, any_one=given["any"], timeout_s=left_s)
+
+    standings = patiently(given, for_them)
+    ended = [standing for standing in standings if outcome.ended(standing)]
+    if given["json"]:
+        render.json_document(standings)
+    elif given["any"]:
+        for standing in ended:
+            render.line(standing["id"])
+    statuses = [_told(standing) for standing in ended]
+    return statuses[0] if len(jobs) == 1 else int(any(standing["state"] != "succeeded" for standing in ended))
+
+
+@command(
+    words="ID",
+    least=1,
+    most=1,
+    options=(
+        Option("-f --follow", None, "go on as it is written, through retries, until the job has ended"),
+        Option("--attempt", "N", "of this attempt (default: the last)", convert=values.integer),
+        Option("-n --lines", "N", "only the last N lines", convert=values.integer),
+        Option("--raw", None, "do not make terminal escapes harmless"),
+        Option("--json", None, "print JSON, one piece a line"),
+    ),
+    examples=("stoker logs 42", "stoker logs -f 42", "stoker logs 42 --attempt 1 -n 20", "stoker logs 42 > build.log"),
+)
+def logs(given: Given) -> int:
+    (word,) = given["words"]
+    job = call(given, "job.get", {"id": values.job_id(word)})
+    attempt = given["attempt"] or max(1, job["attempts"])
+    if not job["attempts"] and not (given["follow"] and not outcome.ended(job)):
+        render.note(f"job {job['id']} has not started")
+        render.hint(f"stoker why {job['id']}")
+        return 0
+    show = _print_piece if given["json"] else _shower(raw=given["raw"])
+    attendance = Attendance(job["id"], show, attempt=attempt)
+    attendance.tail_lines = given["lines"]
+    if given["follow"] and given["attempt"] is None:
+        patiently(given, attendance.to_the_end)
+    else:
+        patiently(given, lambda client: attendance.one_attempt(client, follow=given["follow"]))
+    return 0
+
+
+def _shower(*, raw: bool) -> Show:
+    text = render.LogText(raw=raw)
+
+    def show(piece: dict[str, Any], data: bytes | None) -> None:
+        if data is None:
+            text.hole(piece["hole"])
+        else:
+            text.write(data)
+
+    return show
+
+
+def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
+    shown = {"attempt": piece["attempt"], "offset": piece["offset"]}
+    shown |= {"hole": piece["hole"]} if data is None else {"text": data.decode("utf-8", "backslashreplace")}
+    render.line(render.json_text(shown))
+    render.flush()
+
+
+@command(
+    options=(
+        Option("--job", "ID", "only of this job", convert=values.job_id),
+        Option("--after", "SEQ", "begin behind this change (default: with the next one)", convert=values.integer),
+        Option("--json", None, "print JSON, one change a line"),
+    ),
+    examples=("stoker watch", "stoker watch --job 42", "stoker watch --after 0 --json"),
+)
+def watch(given: Given) -> int:
+    seen: int | None = given["after"]
+
+    def follow(client: Client) -> None:
+        nonlocal seen
+        if seen is None:
+            # Named from the first moment on: what changes while the daemon restarts is not missed.
+            seen = client.status()["database"]["last_seq"]
+        for notification in client.stream("watch", {"after": seen, "job": given["job"]}):
+            for change in notification["changes"]:
+                _print_change(change, as_json=given["json"])
+                seen = change["seq"]
+
+    patiently(given, follow)
+    return 0
+
+
+def _print_change(change: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        render.line(render.json_text(change))
+    else:
+        moved = f"{change['from'] or '-'} → {change['to'] or '-'}"
+        what = f"{change['kind']} {render.visible(str(change['subject']))}"
+        render.line(f"{change['seq']:>8}  {render.when(change['at'])}  {what:<16}  {moved:<22}  {change['cause']}")
+    render.flush()

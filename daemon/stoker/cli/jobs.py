@@ -1,0 +1,261 @@
+"""Looking at jobs: ls, show, why, history.
+
+Owns which columns and facts are shown and in which order. Refuses to compute what the daemon knows: it
+renders job.list, job.get, job.why and job.history.
+"""
+
+from __future__ import annotations
+
+from stoker.cli import outcome, render, values
+from stoker.cli.connection import call, connect
+from stoker.cli.options import JSON, Option, command
+from stoker.core.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stoker.cli.options import Given
+    from stoker.rpc.client import Client
+
+STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
+# What one looks for first: what runs, what wants a person, what waits, what is over.
+SECTIONS = (("running",), ("held",), ("waiting", "queued"), outcome.FINAL)
+HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "JOB")
+SHOWN = 30
+PAGE = 1000
+
+
+def states(text: str) -> list[str]:
+    """`failed,held`."""
+    wanted = text.split(",")
+    for state in wanted:
+        if state not in STATES:
+            raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(STATES)}")
+    return wanted
+
+
+@command(
+    options=(
+        Option("--state", "STATE,…", "only these states", convert=states),
+        Option("--queue", "NAME", "only this queue"),
+        Option("--name", "TEXT", "only jobs of this name"),
+        Option("--label", "K=V", "only jobs with this label"),
+        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.integer),
+        Option("--all", None, "no limit"),
+        Option("-q --ids", None, "only the ids, one a line"),
+        JSON,
+    ),
+    examples=(
+        "stoker ls",
+        "stoker ls --state failed,held --label nightly=yes",
+        "stoker ls --state failed --ids | xargs stoker retry",
+    ),
+)
+def ls(given: Given) -> int:
+    most = None if given["all"] else given["limit"] or SHOWN
+    wanted = {key: given[key] for key in ("queue", "name", "label") if given[key]}
+    with connect(given) as client:
+        found, more = sections(client, given["state"], wanted, most)
+    if given["json"]:
+        render.json_document({"jobs": found, "more": more})
+    elif given["ids"]:
+        for job in found:
+            render.line(job["id"])
+    else:
+        _print_jobs(found)
+    if more and not given["json"] and not given["all"]:
+        render.note(f"the first {len(found)} are shown; --all or --limit N shows more")
+    return 0
+
+
+def sections(
+    client: Client, only: list[str] | None, wanted: dict[str, Any], most: int | None
+) -> tuple[list[dict[str, Any]], bool]:
+    """Jobs section by section, newest first in each, and whether some were left off."""
+    found: list[dict[str, Any]] = []
+    for section in SECTIONS:
+        asked = [state for state in section if only is None or state in only]
+        before = None
+        while asked:
+            limit = PAGE if most is None else min(PAGE, most + 1 - len(found))
+            page = client.call("job.list", {**wanted, "states": asked, "limit": limit, "before": before})
+            found += page["jobs"]
+            if most is not None and len(found) > most:
+                return found[:most], True
+            before = page["next"]
+            if before is None:
+                break
+    return found, False
+
+
+def _print_jobs(found: list[dict[str, Any]]) -> None:
+    import time  # noqa: PLC0415 - `why` needs no clock
+
+    now_ms = time.time_ns() // 1_000_000
+    render.table(HEADERS, [row(job, now_ms) for job in found])
+
+
+def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
+    """One line of `ls` and `top`."""
+    return (
+        job["id"],
+        "stopping" if job.get("stopping") else job["state"],
+        outcome.result(job) or "-",
+        job["queue"],
+        job["priority"],
+        f"{job['attempts']}/{job['max_attempts']}",
+        render.span(now_ms - job["created_at"]),
+        render.span(_ran_ms(job, now_ms)),
+        title(job),
+    )
+
+
+def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
+    if job["started_at"] is None:
+        return None
+    if job["state"] == "running":
+        return int(now_ms - job["started_at"])
+    return int(job["finished_at"] - job["started_at"]) if job["finished_at"] is not None else None
+
+
+def title(job: dict[str, Any]) -> str:
+    line = command_line(job)
+    return f"{job['name']}: {line}" if job["name"] else line
+
+
+def command_line(job: dict[str, Any]) -> str:
+    """The command as one could type it."""
+    import shlex  # noqa: PLC0415 - submit quotes nothing
+
+    return shlex.join([job["command"], *job["args"]])
+
+
+@command(
+    words="ID", least=1, most=1, options=(JSON,), examples=("stoker show 42", "stoker show 42 --json | jq .reason")
+)
+def show(given: Given) -> int:
+    job = call(given, "job.get", {"id": values.job_id(given["words"][0])})
+    if given["json"]:
+        render.json_document(job)
+        return 0
+    render.facts(_facts(job))
+    if job.get("attempts_list"):
+        render.line()
+        _print_attempts(job["attempts_list"])
+    return 0
+
+
+def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
+    state = "running, stopping" if job.get("stopping") else job["state"]
+    why = outcome.cause(job)
+    return [
+        ("job", job["id"]),
+        ("name", job["name"]),
+        ("state", f"{state}: {why}" if why else state),
+        ("command", command_line(job)),
+        ("working dir", job["working_dir"]),
+        ("queue", f"{job['queue']}, priority {job['priority']}"),
+        ("pid", job["pid"]),
+        ("attempts", _budget(job)),
+        ("created", render.when(job["created_at"])),
+        ("not before", job["run_at"] and render.when(job["run_at"])),
+        ("started", job["started_at"] and render.when(job["started_at"])),
+        ("finished", job["finished_at"] and render.when(job["finished_at"])),
+        ("deadline", job["deadline"] and render.when(job["deadline"])),
+        ("timeout", job["timeout_ms"] and f"{render.span(job['timeout_ms'])} an attempt"),
+        ("ttl", job["ttl_ms"] and render.span(job["ttl_ms"])),
+        ("orphaned", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
+        ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
+        ("resources", _pairs(job["resources"])),
+        ("limits", _pairs({key: value for key, value in (job["limits"] or {}).items() if value is not None})),
+        ("labels", _pairs(job["labels"])),
+        ("env", _pairs(job["env_vars"])),
+        ("trace", job["trace_id"]),
+        ("log", job["log"]),
+    ]
+
+
+def _budget(job: dict[str, Any]) -> str:
+    unseen = f", {job['orphanings']} ended unseen" if job["orphanings"] else ""
+    return f"{job['attempts']} so far, {job['failures']} of {job['max_attempts']} failed{unseen}"
+
+
+def _need(need: dict[str, Any] | int) -> str:
+    return str(need) if isinstance(need, int) else f"{need['job']}:{need['on']}"
+
+
+def _pairs(values_by_name: dict[str, Any]) -> str | None:
+    return " ".join(f"{name}={value}" for name, value in values_by_name.items()) or None
+
+
+def _print_attempts(attempts: list[dict[str, Any]]) -> None:
+    headers = ("TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK")
+    render.table(headers, [_attempt_row(attempt) for attempt in attempts])
+
+
+def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
+    started, ended = attempt["started_at"], attempt["ended_at"]
+    cpu_ms = None if attempt["user_ms"] is None else attempt["user_ms"] + (attempt["system_ms"] or 0)
+    rss_kib = attempt["max_rss_kib"]
+    return (
+        attempt["ordinal"],
+        render.when(started),
+        render.span(ended - started if started is not None and ended is not None else None),
+        _attempt_outcome(attempt),
+        render.span(cpu_ms),
+        render.size(rss_kib and rss_kib * 1024),
+        render.size(attempt["log_bytes"]),
+        attempt["error"] or (f"stopped: {attempt['stop_reason']}" if attempt["stop_reason"] else ""),
+    )
+
+
+def _attempt_outcome(attempt: dict[str, Any]) -> str:
+    if attempt["outcome"] is None:
+        return f"running, pid {attempt['pid']}" if attempt.get("pid") else "running"
+    number = {"exit": attempt["exit_code"], "signal": attempt["signal"]}.get(attempt["outcome"])
+    return attempt["outcome"] if number is None else f"{attempt['outcome']} {number}"
+
+
+@command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker why 42",))
+def why(given: Given) -> int:
+    answer = call(given, "job.why", {"id": values.job_id(given["words"][0])})
+    if given["json"]:
+        render.json_document(answer)
+        return 0
+    render.line(render.visible(answer["message"]))
+    if answer.get("hint"):
+        render.line(f"next: {render.visible(answer['hint'])}")
+    return 0
+
+
+@command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker history 42",))
+def history(given: Given) -> int:
+    answer = call(given, "job.history", {"id": values.job_id(given["words"][0])})
+    if given["json"]:
+        render.json_document(answer)
+        return 0
+    render.table(("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS"), [_change_row(c) for c in answer["changes"]])
+    if answer["attempts"]:
+        render.line()
+        _print_attempts(answer["attempts"])
+    return 0
+
+
+def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
+    actor = change.get("actor_uid")
+    details = " ".join(f"{key}={_short(value)}" for key, value in (change.get("details") or {}).items())
+    note = f"“{change['note']}” " if change.get("note") else ""
+    return (
+        change["seq"],
+        render.when(change["at"]),
+        change["from"] or "-",
+        change["to"] or "-",
+        change["cause"],
+        "stoker" if actor is None else f"uid {actor}",
+        note + details,
+    )
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else render.json_text(value)

@@ -1,0 +1,184 @@
+"""What a command accepts: its options and words, as a literal that parses, explains and completes itself.
+
+Owns the grammar (`--opt value`, `--opt=value`, `-n5`, `--` ends options) and the help text. Refuses
+prefixes of option names: a script that works today must not turn ambiguous tomorrow.
+Not argparse: that costs a third of a bare Python's start for forty options, and this literal is also what the
+completions are generated from.
+"""
+
+from __future__ import annotations
+
+from stoker.core.errors import UsageError
+
+TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
+
+    # Values by `Option.to`: None, False or [] for what was not given. `words` has the rest.
+    Given = dict[str, Any]
+
+
+class Option:
+    """One option. Without a metavar it is a flag; `many` may be repeated and collects a list."""
+
+    __slots__ = ("choices", "convert", "description", "many", "metavar", "names", "to")
+
+    def __init__(
+        self,
+        names: str,
+        metavar: str | None,
+        description: str,
+        *,
+        convert: Callable[[str], Any] = str,
+        to: str | None = None,
+        many: bool = False,
+        choices: tuple[str, ...] = (),
+    ) -> None:
+        self.names = names.split()
+        self.metavar = metavar
+        self.description = description
+        self.convert = convert
+        self.to = to or self.names[-1].lstrip("-").replace("-", "_")
+        self.many = many
+        self.choices = choices
+
+    def absent(self) -> Any:
+        if self.many:
+            return []
+        return None if self.metavar else False
+
+    def read(self, text: str, given: Given) -> None:
+        """Put the converted value in `given`; an error of conversion names the option."""
+        if self.choices and text not in self.choices:
+            raise UsageError(f"{self.names[-1]}: {text!r} is not one of {', '.join(self.choices)}")
+        try:
+            value = self.convert(text)
+        except UsageError as error:
+            raise UsageError(f"{self.names[-1]}: {error.message}", hint=error.hint) from None
+        if self.many:
+            given[self.to].append(value)
+        else:
+            given[self.to] = value
+
+
+JSON = Option("--json", None, "print JSON")
+COMMON = (
+    Option("--socket", "PATH", "the daemon's socket (else STOKER_SOCKET, else the usual places)"),
+    Option("--debug", None, "on an internal error show the traceback"),
+    Option("-h --help", None, "show this text"),
+)
+
+
+class Command:
+    """A function and what it accepts. `words` names its positional arguments, `least`..`most` of them.
+
+    `greedy`: the first word ends the options, as in `stoker run make -j4`.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Given], int],
+        *,
+        words: str,
+        least: int,
+        most: int | None,
+        options: Sequence[Option],
+        examples: Sequence[str],
+        greedy: bool,
+    ) -> None:
+        self.run = run
+        self.words = words
+        self.least = least
+        self.most = most
+        self.options = (*options, *COMMON)
+        self.examples = examples
+        self.greedy = greedy
+
+    def parse(self, arguments: Sequence[str]) -> Given:
+        """Raises UsageError. After `--help` nothing else matters."""
+        by_name = {name: option for option in self.options for name in option.names}
+        given: Given = {option.to: option.absent() for option in self.options}
+        words: list[str] = []
+        given["words"] = words
+        rest = iter(arguments)
+        for argument in rest:
+            if argument == "--":
+                words.extend(rest)
+            elif argument == "-" or not argument.startswith("-"):
+                words.append(argument)
+                if self.greedy:
+                    words.extend(rest)
+            else:
+                _read_option(argument, rest, by_name, given)
+                if given["help"]:
+                    return given
+        return given
+
+    def check_words(self, given: Given) -> None:
+        count = len(given["words"])
+        if count < self.least:
+            raise UsageError(f"missing {self.words}")
+        if self.most is not None and count > self.most:
+            raise UsageError(f"unexpected argument {given['words'][self.most]!r}")
+
+    def explain(self, name: str, summary: str) -> str:
+        lines = [f"usage: stoker {name} [OPTION…] {self.words}".rstrip(), "", summary, "", "options:"]
+        lines += [f"  {_signature(option):<32} {option.description}" for option in self.options]
+        lines += ["", "examples:", *(f"  {example}" for example in self.examples)]
+        return "\n".join(lines)
+
+
+def command(
+    *,
+    words: str = "",
+    least: int = 0,
+    most: int | None = 0,
+    options: Sequence[Option] = (),
+    examples: Sequence[str] = (),
+    greedy: bool = False,
+) -> Callable[[Callable[[Given], int]], Command]:
+    """Decorator: the function becomes a Command; it gets the parsed values, returns the exit status."""
+
+    def bind(run: Callable[[Given], int]) -> Command:
+        return Command(run, words=words, least=least, most=most, options=options, examples=examples, greedy=greedy)
+
+    return bind
+
+
+def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option], given: Given) -> None:
+    name, value = _split(argument)
+    option = by_name.get(name)
+    if option is None:
+        raise UsageError(f"unknown option {name}", hint=nearest(name, by_name) or "--help lists the options")
+    if option.metavar is None:
+        if value is not None:
+            raise UsageError(f"{name} takes no value")
+        given[option.to] = True
+        return
+    if value is None:
+        value = next(rest, None)
+    if value is None:
+        raise UsageError(f"{name} needs a value: {name} {option.metavar}")
+    option.read(value, given)
+
+
+def _split(argument: str) -> tuple[str, str | None]:
+    if argument.startswith("--"):
+        name, equals, value = argument.partition("=")
+        return name, value if equals else None
+    return argument[:2], argument[2:] or None
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """A hint for a typo."""
+    import difflib  # noqa: PLC0415 - only after a mistake
+
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else None
+
+
+def _signature(option: Option) -> str:
+    names = ", ".join(option.names)
+    value = "|".join(option.choices) or option.metavar
+    return f"{names} {value}" if value else names

@@ -1,0 +1,87 @@
+"""How a job stands, said as an exit status and as a sentence.
+
+Owns the mapping from state and reason to what a shell sees: the job's own code, 128+N for a signal, 124 for a
+time limit, 1 for every other end that is no success. Pure.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TIME_LIMIT = 124
+FINAL = ("succeeded", "failed", "cancelled", "expired", "superseded", "skipped")
+
+SENTENCES = {
+    "timeout": "stopped at its time limit (timeout)",
+    "deadline": "its deadline passed",
+    "ttl": "did not start within its ttl",
+    "oom": "killed for want of memory",
+    "unresponsive": "stopped: it had ceased to report",
+    "orphaned": "nobody saw how it ended",
+    "lost": "it outlived a daemon, and nobody saw how it ended",
+    "stuck": "a process may be alive that cannot be proven to be its own",
+    "poison": "too many of its attempts ended unseen",
+    "spawn_error": "the command could not be executed",
+    "user": "by a person",
+    "superseded": "a newer job took its place",
+    "dependency": "a job it needs can no longer end as it must",
+    "shutdown": "it was stopped with the daemon",
+}
+
+
+def ended(standing: dict[str, Any]) -> bool:
+    """No further attempt comes by itself: final, or held for a person."""
+    return standing["state"] in FINAL or standing["state"] == "held"
+
+
+def exit_status(standing: dict[str, Any]) -> int:
+    """What `run` and `wait` of one job exit with."""
+    state, reason = standing["state"], standing.get("reason")
+    code, signal = standing.get("exit_code"), standing.get("signal")
+    if state == "succeeded":
+        return code or 0
+    if reason in ("timeout", "deadline", "ttl"):
+        return TIME_LIMIT
+    if state == "failed" and reason in ("exit", "signal", "oom"):
+        return code or (128 + signal if signal else 1)
+    return 1
+
+
+def cause(standing: dict[str, Any]) -> str:
+    """`exit code 7`, `signal 9 (SIGKILL)`, or why else; empty for a plain success."""
+    reason: str | None = standing.get("reason")
+    code, signal = standing.get("exit_code"), standing.get("signal")
+    if reason == "signal" and signal:
+        return f"signal {signal} ({_signal_name(signal)})"
+    if reason in (None, "exit"):
+        return f"exit code {code}" if code or (code == 0 and standing["state"] == "failed") else ""
+    return SENTENCES.get(reason, reason)
+
+
+def sentence(standing: dict[str, Any]) -> str:
+    """`job 42 failed: exit code 7`."""
+    why = cause(standing)
+    return f"job {standing['id']} {standing['state']}" + (f": {why}" if why else "")
+
+
+def result(standing: dict[str, Any]) -> str:
+    """The same for a column of a table: `exit 7`, `signal 9`, `timeout`."""
+    reason: str | None = standing.get("reason")
+    if standing["state"] == "succeeded" and not standing.get("exit_code"):
+        return ""
+    if reason == "exit" and standing.get("exit_code") is not None:
+        return f"exit {standing['exit_code']}"
+    if reason == "signal" and standing.get("signal"):
+        return f"signal {standing['signal']}"
+    return reason or ""
+
+
+def _signal_name(number: int) -> str:
+    from signal import Signals  # noqa: PLC0415 - only for jobs that died of one
+
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - 34}"

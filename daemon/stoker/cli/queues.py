@@ -1,0 +1,161 @@
+"""Queues and resources: list, pause, resume, set.
+
+Owns how their settings are typed and shown. Refuses to know which defaults a queue may have: `--default`
+names a field of a spec, and the daemon says what it takes.
+"""
+
+from __future__ import annotations
+
+from stoker.cli import render, values
+from stoker.cli.connection import call, connect
+from stoker.cli.options import JSON, Option, command
+from stoker.cli.spec import SPEC
+from stoker.core.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stoker.cli.options import Given
+
+REASON = Option("--reason", "TEXT", "why, for the log of changes")
+
+
+@command(options=(JSON,), examples=("stoker queue", "stoker queue ls --json"))
+def ls(given: Given) -> int:
+    queues = call(given, "queue.list", {})["queues"]
+    if given["json"]:
+        render.json_document(queues)
+    else:
+        print_queues(queues)
+    return 0
+
+
+def print_queues(queues: list[dict[str, Any]]) -> None:
+    headers = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED")
+    render.table(headers, [_queue_row(queue) for queue in queues])
+
+
+def _queue_row(queue: dict[str, Any]) -> tuple[object, ...]:
+    state = "paused" if queue["paused"] else "throttled" if queue["throttled"] else "open"
+    counts = (queue["running"], queue["queued"], queue["waiting"])
+    return (queue["name"], queue["class"], state, *counts, _bound(queue["max_running"]), _bound(queue["max_queued"]))
+
+
+def _bound(count: int | None) -> object:
+    return "-" if count is None else count
+
+
+@command(
+    words="NAME…",
+    least=1,
+    most=None,
+    options=(REASON,),
+    examples=("stoker queue pause bulk --reason 'database upgrade'",),
+)
+def pause(given: Given) -> int:
+    return _each("queue.pause", given)
+
+
+@command(words="NAME…", least=1, most=None, options=(REASON,), examples=("stoker queue resume bulk",))
+def resume(given: Given) -> int:
+    return _each("queue.resume", given)
+
+
+def _each(method: str, given: Given) -> int:
+    with connect(given) as client:
+        for name in given["words"]:
+            client.call(method, {"name": name, **_reason(given)})
+    return 0
+
+
+def _reason(given: Given) -> dict[str, str]:
+    return {"reason": given["reason"]} if given["reason"] else {}
+
+
+def _count_or_none(text: str) -> tuple[int | None]:
+    """Wrapped, so that `none` (no bound) differs from an option that was not given."""
+    return (None if text == "none" else values.integer(text),)
+
+
+def _default(text: str) -> tuple[str, Any]:
+    """`timeout=20m`: an option of submit without its dashes, as the field of a spec."""
+    name, value = values.pair(text)
+    option = next((option for option in SPEC if f"--{name}" in option.names and not option.many), None)
+    if option is None:
+        raise UsageError(f"no default {name!r}", hint="write an option of submit without dashes: timeout=20m")
+    if option.metavar is None and value not in ("yes", "no"):
+        raise UsageError(f"{name} is yes or no")
+    return option.to, option.convert(value) if option.metavar else value == "yes"
+
+
+@command(
+    words="NAME",
+    least=1,
+    most=1,
+    options=(
+        Option("--class", "CLASS", "high before normal before low", choices=("high", "normal", "low")),
+        Option("--max-running", "N|none", "jobs at once", convert=_count_or_none),
+        Option("--max-queued", "N|none", "jobs that may wait; more are refused", convert=_count_or_none),
+        Option(
+            "--default",
+            "K=V",
+            "what its jobs get unless they say otherwise: timeout=20m; repeatable",
+            convert=_default,
+            to="defaults",
+            many=True,
+        ),
+        REASON,
+        JSON,
+    ),
+    examples=(
+        "stoker queue set bulk --class low --max-running 4 --max-queued 100000",
+        "stoker queue set nightly --default max-attempts=3 --default on-orphan=requeue",
+    ),
+)
+def set_queue(given: Given) -> int:
+    params: dict[str, Any] = {"name": given["words"][0], **_reason(given)}
+    if given["class"]:
+        params["class"] = given["class"]
+    for bound in ("max_running", "max_queued"):
+        if given[bound] is not None:
+            (params[bound],) = given[bound]
+    if given["defaults"]:
+        params["defaults"] = dict(given["defaults"])
+    answer = call(given, "queue.set", params)
+    if given["json"]:
+        render.json_document(answer)
+    return 0
+
+
+@command(options=(JSON,), examples=("stoker resource ls",))
+def resource_ls(given: Given) -> int:
+    resources = call(given, "resource.list", {})["resources"]
+    if given["json"]:
+        render.json_document(resources)
+        return 0
+    rows = [(one["name"], one["used"], one["capacity"], " ".join(map(str, one["holders"]))) for one in resources]
+    render.table(("RESOURCE", "USED", "CAPACITY", "HELD BY"), rows)
+    return 0
+
+
+def _capacity(given: Given) -> tuple[str, int]:
+    if len(given["words"]) == 1:
+        return values.amount(given["words"][0])
+    name, count = given["words"]
+    return name, values.integer(count)
+
+
+@command(
+    words="NAME=N",
+    least=1,
+    most=2,
+    options=(REASON, JSON),
+    examples=("stoker resource set git_repo_write=1", "stoker resource set gpu 2 --reason 'second card'"),
+)
+def resource_set(given: Given) -> int:
+    name, capacity = _capacity(given)
+    answer = call(given, "resource.set", {"name": name, "capacity": capacity, **_reason(given)})
+    if given["json"]:
+        render.json_document(answer)
+    return 0

@@ -1,0 +1,236 @@
+"""The one place that prints: lines, tables, JSON, logs, errors, and how times and sizes read.
+
+Owns stdout and stderr. Refuses to let anything a job or a client named reach a terminal unfiltered: control
+characters, C1 codes and direction overrides become visible text. Bytes of logs pass untouched where stdout
+is no terminal. Colours only on a terminal, and never with NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from stoker.core.errors import StokerError
+
+RED, GREEN, YELLOW, CYAN, DIM, BOLD = "31", "32", "33", "36", "2", "1"
+STATE_COLOURS = {
+    "running": CYAN,
+    "succeeded": GREEN,
+    "failed": RED,
+    "expired": RED,
+    "cancelled": YELLOW,
+    "held": YELLOW,
+    "paused": YELLOW,
+    "throttled": YELLOW,
+    "waiting": DIM,
+}
+CLEAR_LINE = "\r\x1b[K"
+HOME_AND_CLEAR = "\x1b[H\x1b[J"
+WIDTH_OF_A_PIPE = 1 << 16
+
+_tables: dict[str, dict[int, str]] = {}
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def coloured() -> bool:
+    return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines; endless columns where nobody looks."""
+    try:
+        size = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return WIDTH_OF_A_PIPE, WIDTH_OF_A_PIPE
+    return size.columns or 80, size.lines or 24
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """`text` with nothing in it that moves a cursor, hides or reorders. `keep`: control characters let through."""
+    if text.isascii() and text.isprintable():
+        return text
+    return text.translate(_stand_ins(keep))
+
+
+def _stand_ins(keep: str) -> dict[int, str]:
+    if keep not in _tables:
+        # Direction marks and overrides, line and paragraph separators, lone surrogates.
+        hidden = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+        table = {code: f"\\u{code:04x}" for code in hidden}
+        table.update({code: f"\\x{code:02x}" for code in range(0x80, 0xA0)})
+        table.update({code: f"^{chr(code ^ 64)}" for code in (*range(32), 127) if chr(code) not in keep})
+        _tables[keep] = table
+    return _tables[keep]
+
+
+def paint(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if colour and coloured() else text
+
+
+def when(at_ms: int | None) -> str:
+    """UTC milliseconds as local time."""
+    if at_ms is None:
+        return "-"
+    import time  # noqa: PLC0415 - submit shows no times
+
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1_000))
+
+
+def span(duration_ms: float | None) -> str:
+    """`0.25s`, `12.0s`, `3m12s`, `2h05m`, `3d04h`: two figures that matter."""
+    if duration_ms is None:
+        return "-"
+    seconds = max(0, duration_ms) / 1_000
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.2f}s" if seconds < 10 else f"{seconds:.1f}s"  # noqa: PLR2004
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    return f"{hour}h{minute:02}m" if hour else f"{minute}m{second:02}s"
+
+
+def size(count: float | None) -> str:
+    """Bytes in powers of 1024: `812B`, `64.0M`."""
+    if count is None:
+        return "-"
+    for unit in "BKMGT":
+        if count < 1024 or unit == "T":  # noqa: PLR2004 - the next unit
+            break
+        count /= 1024
+    return f"{count:.0f}B" if unit == "B" else f"{count:.1f}{unit}"
+
+
+# --- stdout -----------------------------------------------------------------------------------------------
+
+
+def line(text: object = "") -> None:
+    print(text)
+
+
+def flush() -> None:
+    sys.stdout.flush()
+
+
+def json_text(value: Any) -> str:
+    """One line, pure ASCII: escapes of every kind are harmless in it."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    return json.dumps(value, separators=(",", ":"))
+
+
+def json_document(value: Any) -> None:
+    """One document: indented for eyes, compact for programs."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    print(json.dumps(value, indent=2) if on_terminal() else json_text(value))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Left-aligned columns, numbers right-aligned, the last one cut to the terminal's width."""
+    for text in table_lines(headers, rows, terminal_size()[0]):
+        print(text)
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]], columns: int) -> list[str]:
+    texts = [[visible(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
+    widths[-1] = min(widths[-1], max(8, columns - sum(widths[:-1]) - 2 * len(widths) + 2))
+    numeric = [all(isinstance(cell, int) or cell == "-" for cell in column) for column in zip(*rows, strict=True)]
+    align = [str.rjust if number else str.ljust for number in numeric or [False] * len(headers)]
+
+    def laid_out(cells: Sequence[str], colours: Sequence[str]) -> str:
+        fitted = [adjust(cut(cell, width), width) for adjust, cell, width in zip(align, cells, widths, strict=True)]
+        fitted[-1] = fitted[-1].rstrip()
+        return "  ".join(map(paint, fitted, colours)).rstrip()
+
+    lines = [laid_out(headers, [BOLD] * len(headers))]
+    for cells in texts:
+        named = zip(headers, cells, strict=True)
+        lines.append(laid_out(cells, [STATE_COLOURS.get(cell, "") if name == "STATE" else "" for name, cell in named]))
+    return lines
+
+
+def cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def screen(lines: Sequence[str]) -> None:
+    """All of the terminal at once; just the lines where there is none."""
+    text = "\n".join(lines)
+    print(f"{HOME_AND_CLEAR}{text}" if on_terminal() else text, flush=True)
+
+
+def facts(pairs: Sequence[tuple[str, object]]) -> None:
+    """`key  value` lines; what is None is left out."""
+    shown = [(key, value) for key, value in pairs if value is not None]
+    width = max((len(key) for key, _ in shown), default=0)
+    for key, value in shown:
+        print(f"{key.ljust(width)}  {visible(str(value))}")
+
+
+class LogText:
+    """Log bytes to stdout: raw into pipes and with `--raw`, made harmless on a terminal."""
+
+    def __init__(self, *, raw: bool) -> None:
+        import codecs  # noqa: PLC0415 - loaded at Python's own start
+
+        self._decoder = None if raw or not on_terminal() else codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, data: bytes) -> None:
+        if self._decoder is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            print(visible(self._decoder.decode(data).replace("\r\n", "\n"), keep="\n\t"), end="", flush=True)
+
+    def hole(self, count: int) -> None:
+        self.write(f"\n[stoker: {size(count)} of this log were dropped here]\n".encode())
+
+
+# --- stderr -----------------------------------------------------------------------------------------------
+
+
+def note(text: str) -> None:
+    """A remark for the person; stdout stays clean for programs."""
+    print(f"stoker: {visible(text)}", file=sys.stderr, flush=True)
+
+
+def error(failure: StokerError, *, where: str = "") -> None:
+    note(where + failure.message)
+    for mistake in failure.details.get("errors", ()):
+        print(f"  {visible(str(mistake))}", file=sys.stderr)
+    if failure.hint:
+        hint(failure.hint)
+
+
+def hint(text: str) -> None:
+    print(f"hint: {visible(text)}", file=sys.stderr, flush=True)
+
+
+def aside(text: str) -> None:
+    """A note only for a person who is watching: a script that keeps stderr is not told."""
+    if sys.stderr.isatty():
+        note(text)
+
+
+def trace(text: str) -> None:
+    print(visible(text, keep="\n"), file=sys.stderr, end="")
+
+
+def progress(text: str) -> None:
+    """A line that the next one replaces; nothing unless a person is watching and stdout goes elsewhere."""
+    if sys.stderr.isatty() and not on_terminal():
+        print(CLEAR_LINE + text, end="", file=sys.stderr, flush=True)

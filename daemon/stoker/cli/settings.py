@@ -1,0 +1,71 @@
+"""`stoker config`: check, show, path. Works on files and environment alone; the daemon need not run.
+
+Owns how settings are shown. Refuses to have rules of its own: what is valid, stoker.config says.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from stoker import config, paths
+from stoker.cli import render
+from stoker.cli.options import JSON, Option, command
+from stoker.core.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stoker.cli.options import Given
+
+CONFIG = Option("--config", "FILE", "this file (else the first that exists of `stoker config path`)")
+
+
+def _file(given: Given) -> Path | None:
+    chosen = given["config"] or next(iter(given["words"]), None)
+    return Path(chosen).absolute() if chosen else None
+
+
+@command(
+    words="[FILE]",
+    most=1,
+    options=(CONFIG,),
+    examples=("stoker config check", "stoker config check ./stoker.toml && systemctl restart stoker"),
+)
+def check(given: Given) -> int:
+    file = config.find(_file(given), os.environ)
+    config.load(file, os.environ)
+    render.line(f"{file}: ok" if file else "no file, only defaults and environment: ok")
+    return 0
+
+
+@command(options=(CONFIG, JSON), examples=("stoker config show", "stoker config show --config ./stoker.toml"))
+def show(given: Given) -> int:
+    settings = config.load(_file(given), os.environ)
+    if given["json"]:
+        render.json_document(tomllib.loads(config.describe(settings)))
+    else:
+        render.line(config.describe(settings).rstrip("\n"))
+    return 0
+
+
+@command(
+    options=(CONFIG, Option("--state-dir", "DIR", "as given to stokerd"), JSON),
+    examples=("stoker config path",),
+)
+def path(given: Given) -> int:
+    chosen = _file(given)
+    if chosen is not None and not chosen.is_file():
+        raise UsageError(f"no file {chosen}")
+    file = config.find(chosen, os.environ)
+    candidates = [str(candidate) for candidate in paths.config_files(os.environ)]
+    state_dir = str(paths.state_dir(given["state_dir"], os.environ))
+    socket = str(paths.socket_path(given["socket"], os.environ, os.getuid()))
+    if given["json"]:
+        found = {"config": file and str(file), "candidates": candidates, "state_dir": state_dir, "socket": socket}
+        render.json_document(found)
+    else:
+        used = file or "none, every setting is at its default"
+        looked_for = ", ".join(candidates)
+        render.facts([("config", used), ("looked for", looked_for), ("state dir", state_dir), ("socket", socket)])
+    return 0

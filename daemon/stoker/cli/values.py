@@ -1,0 +1,158 @@
+"""What people type for durations, sizes, times and lists, turned into what the wire carries.
+
+Owns the units. Refuses bare numbers: `--timeout 30` could be seconds or milliseconds, so the error names both
+spellings of the fix. Pure but for `moment`, which asks the clock for `+2h`.
+"""
+
+from __future__ import annotations
+
+from stoker.core.errors import UsageError
+
+DURATIONS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+SIZES = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+LONGEST_MS = 36_500 * DURATIONS["d"]
+LARGEST_BYTES = 1 << 62
+MOST_DIGITS = 18  # always below 2^63
+LAST_EXIT_CODE = 255
+LIMITS = {
+    "memory": "memory_bytes",
+    "cpu": "cpu_seconds",
+    "processes": "processes",
+    "open-files": "open_files",
+    "file-size": "file_size_bytes",
+}
+
+
+def duration(text: str) -> int:
+    """`90s`, `1.5h`, `500ms` → milliseconds."""
+    number, unit = _quantity(text, "duration", "90s, 15m, 2h, 1d or 500ms")
+    if not unit:
+        raise UsageError(f"{text} has no unit", hint=f"write {text}s for seconds or {text}ms for milliseconds")
+    if unit not in DURATIONS:
+        raise UsageError(f"{text!r}: no unit {unit!r}", hint="the units are ms s m h d")
+    milliseconds = number * DURATIONS[unit]
+    if milliseconds > LONGEST_MS:
+        raise UsageError(f"{text} is more than a hundred years")
+    return int(milliseconds)
+
+
+def size(text: str) -> int:
+    """`64M`, `1.5G`, `512K` → bytes; units are powers of 1024, `MiB` is `M`."""
+    number, unit = _quantity(text, "size", "512K, 64M or 2G")
+    if not unit:
+        raise UsageError(f"{text} has no unit", hint=f"write {text}M for mebibytes or {text}B for bytes")
+    unit = unit.removesuffix("iB").upper()
+    if unit not in SIZES:
+        raise UsageError(f"{text!r}: no unit {unit!r}", hint="the units are B K M G T, powers of 1024")
+    amount = number * SIZES[unit]
+    if amount > LARGEST_BYTES:
+        raise UsageError(f"{text} is beyond any file")
+    return int(amount)
+
+
+def moment(text: str) -> int:
+    """`+2h`, `2026-12-01T10:00` (local time) or with an offset → UTC epoch milliseconds."""
+    if text.startswith("+"):
+        import time  # noqa: PLC0415 - rarely asked for
+
+        return time.time_ns() // 1_000_000 + duration(text[1:])
+    from datetime import datetime  # noqa: PLC0415 - rarely asked for
+
+    try:
+        seconds = datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        hint = "write 2026-12-01T10:00 (local time), 2026-12-01T10:00Z, or +2h from now"
+        raise UsageError(f"{text!r} is not a time", hint=hint) from None
+    return round(seconds * 1_000)
+
+
+def integer(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS):
+        raise UsageError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is not a number") from None
+
+
+def bound(text: str) -> int | None:
+    """A count, or `none` for no bound."""
+    return None if text == "none" else integer(text)
+
+
+def job_id(text: str) -> int:
+    digits = text.removeprefix("#")
+    if not (digits.isascii() and digits.isdigit() and 0 < len(digits) <= MOST_DIGITS):
+        raise UsageError(f"{text!r} is not a job id", hint="stoker ls lists them")
+    return int(digits)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`K=V`."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def amount(text: str) -> tuple[str, int]:
+    """`NAME=N`; a bare NAME takes one."""
+    name, _, count = text.partition("=")
+    if not name:
+        raise UsageError(f"{text!r} is not NAME=N")
+    return name, integer(count) if count else 1
+
+
+def limit(text: str) -> tuple[str, int]:
+    """`memory=64M`, `cpu=60s`, `processes=100`, `open-files=1000`, `file-size=1G` → field of the spec, value."""
+    name, value = pair(text)
+    if name not in LIMITS:
+        raise UsageError(f"no limit {name!r}", hint=f"the limits are {', '.join(LIMITS)}")
+    if name == "cpu":
+        return LIMITS[name], -(-duration(value) // 1_000)
+    return LIMITS[name], size(value) if name in ("memory", "file-size") else integer(value)
+
+
+def need(text: str) -> dict[str, object]:
+    """`42`, `42:failed`, `42:any`: the job to wait for and the end of it that counts."""
+    job, _, end = text.partition(":")
+    if end not in ("", "ok", "failed", "any"):
+        raise UsageError(f"{text!r}: {end!r} is not one of ok, failed, any")
+    return {"job": job_id(job), "on": end or "ok"}
+
+
+def exit_codes(text: str) -> list[int]:
+    """`0,3,64-78` → each code."""
+    codes: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        low, high = integer(first), integer(last or first)
+        if not 0 <= low <= high <= LAST_EXIT_CODE:
+            raise UsageError(f"{part!r} is no exit code or range within 0-255")
+        codes.extend(range(low, high + 1))
+    return codes
+
+
+def signal_number(text: str) -> int:
+    """`USR1`, `SIGUSR1` or `10`."""
+    if text.isascii() and text.isdigit():
+        return integer(text)
+    from signal import Signals  # noqa: PLC0415 - rarely asked for
+
+    try:
+        return Signals["SIG" + text.upper().removeprefix("SIG")].value
+    except KeyError:
+        raise UsageError(f"no signal {text!r}", hint="kill -l lists them") from None
+
+
+def _quantity(text: str, noun: str, examples: str) -> tuple[float, str]:
+    """The number in front and the letters behind; exact for whole numbers."""
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    if not (digits.isascii() and digits.replace(".", "", 1).isdigit() and len(digits) <= MOST_DIGITS):
+        raise UsageError(f"{text!r} is not a {noun}", hint=f"write it like {examples}")
+    return (float(digits) if "." in digits else int(digits)), text[len(digits) :]

@@ -1,0 +1,106 @@
+"""A Config as TOML, every key with its help: what `stoker config show` prints and `config/stoker.toml` holds.
+
+Owns the layout of that text. Refuses to leave out keys: a default is shown like any other value. Reading the
+text back gives the same Config.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from textwrap import fill
+from typing import Any, Final, get_args
+
+import msgspec
+from msgspec import UNSET, Meta, Struct
+
+from stoker.config.mistakes import number
+from stoker.config.settings import SECTIONS, Config, QueueSection, Section
+from stoker.core.requests import JobDefaults
+
+WIDTH: Final = 116
+
+HEAD: Final = """\
+# Settings of stokerd. Every key is shown with its value; none has to be here.
+#
+# Looked for at --config, $XDG_CONFIG_HOME/stoker/stoker.toml, /etc/stoker/stoker.toml; the first one found is read.
+# The environment wins: STOKER_<SECTION>_<KEY>, as in STOKER_CPU_THROTTLE_THRESHOLD=85; lists with commas.
+# Names end in their unit. `stoker config check` finds mistakes, all at once.
+"""
+
+QUEUES: Final = f"""\
+# Queues. One section each, named by a-z 0-9 . _ - (at most 64). The queue `default` (class normal) always exists.
+# What a section leaves out stays as it was set live with `stoker queue set`.
+#
+# [queues.bulk]
+# class = "low"
+# max_running = 4
+# max_queued = 100_000
+# paused = false
+# [queues.bulk.defaults]
+# max_attempts = 3
+#
+# The keys of `defaults`, all as in a job's spec:
+{fill(", ".join(JobDefaults.__struct_fields__), width=WIDTH, initial_indent="#   ", subsequent_indent="#   ")}
+"""
+
+
+def describe(config: Config) -> str:
+    """The whole of `config` as TOML text."""
+    parts = [HEAD, *(_table(name, getattr(config, name)) for name in SECTIONS), QUEUES]
+    parts += [_queue(name, section) for name, section in config.queues.items()]
+    return "\n".join(parts)
+
+
+def _table(name: str, section: Section) -> str:
+    comment = (type(section).__doc__ or "").partition("\n")[0]
+    return f"# {comment}\n[{name}]\n{_lines(section)}"
+
+
+def _queue(name: str, section: QueueSection) -> str:
+    table = f'queues."{name}"' if "." in name else f"queues.{name}"
+    text = f"[{table}]\n{_lines(section)}"
+    if section.defaults is not UNSET:
+        text += f"[{table}.defaults]\n{_lines(section.defaults)}"
+    return text
+
+
+def _lines(section: Struct) -> str:
+    """One line for each key that is set, with its help behind it, or above it where the line would be too long."""
+    text = ""
+    for key in msgspec.structs.fields(section):
+        value = getattr(section, key.name)
+        if value is UNSET or isinstance(value, Struct):
+            continue
+        line, comment = f"{key.encode_name} = {_toml(value)}", help_of(key.type)
+        if not comment:
+            text += f"{line}\n"
+        elif len(line) + len(comment) < WIDTH:
+            text += f"{line}  # {comment}\n"
+        else:
+            text += f"# {comment}\n{line}\n"
+    return text
+
+
+def help_of(type_: Any) -> str:
+    """The description in the Meta of an Annotated type, also of one that may be UNSET."""
+    for argument in get_args(type_):
+        if isinstance(argument, Meta) and argument.description:
+            return argument.description
+    return next((text for inner in get_args(type_) if (text := help_of(inner))), "")
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case Enum():
+            return _toml(value.value)
+        case str():
+            # A JSON string is a TOML one, but for DEL, which TOML wants escaped.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case int() | float():
+            return number(value)
+        case tuple() | list():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+    raise TypeError(type(value))

@@ -1,0 +1,194 @@
+"""From files and environment to a Config, or to the list of everything that is wrong.
+
+Owns where the file is looked for, the closed table of environment names, and which of two sources wins (the
+environment). Refuses half a file: one mistake refuses it whole, and every mistake is named at once.
+
+Invariants: a Config that `load` returns satisfies every bound and every rule between keys; other `STOKER_*`
+variables are not settings and are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Union, get_args
+
+import msgspec
+from msgspec import Struct, UnsetType, inspect
+
+from stoker.config.mistakes import nearest, rejected, unknown
+from stoker.config.settings import SECTIONS, Config, QueueSection
+from stoker.core.errors import ConfigInvalid
+from stoker.core.requests import JobDefaults
+from stoker.paths import config_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+
+# (section, key that must not be above, the key it is compared with)
+ORDERED: Final = (
+    ("cpu", "resume_threshold", "throttle_threshold"),
+    ("memory", "resume_threshold", "throttle_threshold"),
+    ("retry", "base_delay_ms", "max_delay_ms"),
+    ("rpc", "max_connections_per_uid", "max_connections"),
+)
+
+ENVIRONMENT: Final[dict[str, tuple[str, str]]] = {
+    f"STOKER_{section}_{key}".upper(): (section, key)
+    for section, struct in SECTIONS.items()
+    for key in struct.__struct_encode_fields__
+}
+
+
+def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that `load` reads: the one asked for, else the first that exists, else none."""
+    if path is not None:
+        return path
+    return next((file for file in map(Path, config_files(environ)) if file.is_file()), None)
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Settings from the file and the environment over the defaults.
+
+    Raises ConfigInvalid; its `errors` lists every mistake of both, each naming its key or its variable.
+    """
+    path = find(path, environ)
+    reader = _Reader()
+    if path is not None:
+        reader.read_text(_text_of(path))
+    reader.read_environment(environ)
+    config = reader.finish()
+    if reader.errors:
+        raise _invalid(path, reader.errors)
+    return config
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise _invalid(path, [f"cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise _invalid(path, [f"is not UTF-8 at byte {error.start}"]) from error
+
+
+def _invalid(path: Path | None, errors: list[str]) -> ConfigInvalid:
+    where = "the environment" if path is None else str(path)
+    what = errors[0] if len(errors) == 1 else f"{len(errors)} mistakes, the first: {errors[0]}"
+    return ConfigInvalid(
+        f"{where}: {what}", hint="stoker config check", errors=errors, file=None if path is None else str(path)
+    )
+
+
+class _Reader:
+    """Collects values and mistakes; a key that is wrong counts as not said."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self._said: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        self._queues: dict[str, dict[str, Any]] = {}
+        self._wrong: set[tuple[str, str]] = set()
+
+    def read_text(self, text: str) -> None:
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            self.errors.append(f"not TOML: {error}")
+            return
+        for name, table in document.items():
+            if name == "queues":
+                self._read_queues(table)
+            elif name not in SECTIONS:
+                self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, "queues"])))
+            else:
+                self._said[name] = self._read_table(name, SECTIONS[name], table)
+
+    def read_environment(self, environ: Mapping[str, str]) -> None:
+        for variable, (section, key) in ENVIRONMENT.items():
+            if variable not in environ:
+                continue
+            type_ = _keys(SECTIONS[section])[key]
+            try:
+                self._said[section][key] = _from_text(environ[variable], type_)
+            except msgspec.ValidationError:
+                self._wrong.add((section, key))
+                self.errors.append(rejected(variable, environ[variable], type_))
+
+    def finish(self) -> Config:
+        config = msgspec.convert({**self._said, "queues": self._queues}, Config)
+        for section, low, high in ORDERED:
+            below, above = (getattr(getattr(config, section), key) for key in (low, high))
+            if below > above and not self._wrong & {(section, low), (section, high)}:
+                self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
+        return config
+
+    def _read_queues(self, queues: Any) -> None:
+        if not self._is_table("queues", queues):
+            return
+        for name, table in queues.items():
+            if QUEUE_NAME.fullmatch(name):
+                self._queues[name] = self._read_queue(f"queues.{name}", table)
+            else:
+                self.errors.append(f"[queues.{name}]: a name is 1 to 64 of a-z 0-9 . _ - and starts with a-z or 0-9")
+
+    def _read_queue(self, section: str, table: Any) -> dict[str, Any]:
+        table = dict(table) if isinstance(table, dict) else table
+        defaults = table.pop("defaults", {}) if isinstance(table, dict) else {}
+        said = self._read_table(section, QueueSection, table)
+        if defaults != {}:
+            said["defaults"] = self._read_table(f"{section}.defaults", JobDefaults, defaults)
+        return said
+
+    def _read_table(self, section: str, struct: type[Struct], table: Any) -> dict[str, Any]:
+        """The keys of a table that are right; every other one becomes a mistake."""
+        if not self._is_table(section, table):
+            return {}
+        known = _keys(struct)
+        said = {}
+        for key, value in table.items():
+            if key not in known:
+                self.errors.append(unknown(f"[{section}] {key}", "key", nearest(key, known)))
+            elif _takes(known[key], value):
+                said[key] = value
+            else:
+                self._wrong.add((section, key))
+                self.errors.append(rejected(f"[{section}] {key}", value, known[key]))
+        return said
+
+    def _is_table(self, section: str, value: Any) -> bool:
+        if isinstance(value, dict):
+            return True
+        self.errors.append(f"[{section}]: expected a table of keys")
+        return False
+
+
+def _keys(struct: type[Struct]) -> dict[str, Any]:
+    """The keys of a section as the file names them, each with the type of what it takes."""
+    return {key.encode_name: _without_unset(key.type) for key in msgspec.structs.fields(struct)}
+
+
+def _without_unset(type_: Any) -> Any:
+    if UnsetType not in get_args(type_):
+        return type_
+    return Union[tuple(choice for choice in get_args(type_) if choice is not UnsetType)]  # noqa: UP007 - built, not written
+
+
+def _takes(type_: Any, value: Any) -> bool:
+    try:
+        msgspec.convert(value, type_)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _from_text(raw: str, type_: Any) -> Any:
+    """A variable's text as its key's type: lists by commas, `true` or `false`, numbers also with underscores."""
+    match inspect.type_info(type_):
+        case inspect.Metadata(type=inspect.VarTupleType()):
+            return msgspec.convert([item.strip() for item in raw.split(",") if item.strip()], type_)
+        case inspect.Metadata(type=inspect.StrType()):
+            return msgspec.convert(raw, type_)
+    return msgspec.convert(raw.strip().replace("_", ""), type_, strict=False)

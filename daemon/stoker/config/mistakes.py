@@ -1,0 +1,76 @@
+"""The words for what is wrong with a setting: where it stands, what was found, what is expected.
+
+Owns the sentences of configuration errors, derived from the types themselves. Refuses to judge: msgspec does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import inspect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LONGEST_SHOWN: Final = 60
+
+
+def unknown(where: str, noun: str, suggestion: str | None) -> str:
+    """A name that does not exist, with the nearest one that does."""
+    return f"{where}: unknown {noun}" + (f"; did you mean {suggestion}?" if suggestion else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def rejected(where: str, value: Any, type_: Any) -> str:
+    """A value that its key does not take."""
+    shown = repr(value)
+    if len(shown) > LONGEST_SHOWN:
+        shown = shown[:LONGEST_SHOWN] + "…"
+    return f"{where} = {shown}: expected {expected(type_)}"
+
+
+def expected(type_: Any) -> str:
+    """What a key takes, in words: `a whole number from 1 to 100`."""
+    return _words(inspect.type_info(type_))
+
+
+def _words(info: inspect.Type) -> str:
+    words = "text"
+    match info:
+        case inspect.Metadata(extra_json_schema={"title": str(title)}):
+            words = title
+        case inspect.Metadata(type=inner):
+            words = _words(inner)
+        case inspect.UnionType(types=types):
+            words = _words(next(inner for inner in types if not isinstance(inner, inspect.NoneType)))
+        case inspect.IntType():
+            words = "a whole number" + _range(info)
+        case inspect.FloatType():
+            words = "a number" + _range(info)
+        case inspect.BoolType():
+            words = "true or false"
+        case inspect.LiteralType(values=values):
+            words = "one of " + ", ".join(map(repr, values))
+        case inspect.EnumType(cls=cls):
+            words = "one of " + ", ".join(repr(member.value) for member in cls)
+        case inspect.VarTupleType(item_type=item):
+            words = "a list of " + _words(item)
+    return words
+
+
+def _range(info: inspect.IntType | inspect.FloatType) -> str:
+    """Every number among the settings has two ends; `above` marks an open one."""
+    assert info.le is not None, "a number without an upper bound is no setting"
+    if info.gt is not None:
+        return f" above {number(info.gt)} and up to {number(info.le)}"
+    assert info.ge is not None, "a number without a lower bound is no setting"
+    return f" from {number(info.ge)} to {number(info.le)}"
+
+
+def number(value: float) -> str:
+    """As TOML writes it, whole numbers with separators."""
+    return f"{int(value):_}" if value == int(value) else repr(value)

@@ -1,0 +1,251 @@
+"""Every setting of the daemon: its section, key, type, bounds, default and one line of help.
+
+Owns the closed list of settings as nested frozen Structs. The help of a key stands in its Meta and nowhere else, so
+`config/stoker.toml`, `stoker config show` and the messages about mistakes cannot disagree. Refuses files and
+environment: those belong to loading.py.
+
+Invariants: the defaults are valid by their own bounds; durations are milliseconds; UNSET in a queue's section means
+"not said here". Annotations are evaluated here (no `from __future__`), as msgspec reads them.
+"""
+
+import os
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from stoker.core.model import Queue, QueueClass
+from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
+from stoker.core.throttle import Band, Gauge, Policy
+
+MILLION: Final = 1_000_000
+TIB: Final = 1 << 40
+# The kernel's PSI averages are smooth already; resuming at this share of the limit keeps them from flapping.
+PSI_RESUME_SHARE: Final = 0.8
+
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", title="names of environment variables")]
+Module = Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", title="names of Python modules")]
+
+ENV_ALLOW: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+
+
+def says(text: str) -> Meta:
+    """A key whose type needs no bounds, with its help."""
+    return Meta(description=text)
+
+
+def between(least: float, most: float, text: str) -> Meta:
+    """A number from `least` to `most`, both included, with its help."""
+    return Meta(ge=least, le=most, description=text)
+
+
+class Section(Struct, frozen=True, kw_only=True):
+    """A table of the file. Its docstring's first line is the comment above it in `stoker.toml`."""
+
+
+class DaemonSettings(Section, frozen=True):
+    """The daemon as a whole."""
+
+    max_running: Annotated[int, between(0, 100_000, "jobs at once; 0 = twice the CPUs")] = 0
+    drain_timeout_ms: Annotated[
+        int, between(0, MAX_DURATION_MS, "on SIGTERM, how long running jobs may go on before they are stopped")
+    ] = 60_000
+    path: Annotated[str, says('PATH of workers; "" = the daemon\'s own')] = ""
+    env_allow: Annotated[tuple[Variable, ...], says("variables of the daemon's environment that workers get")] = (
+        ENV_ALLOW
+    )
+    handlers: Annotated[tuple[Module, ...], says("Python modules whose in-process handlers are loaded")] = ()
+
+    @property
+    def slots(self) -> int:
+        """How many jobs may run at once on this machine."""
+        return self.max_running or 2 * len(os.sched_getaffinity(0))
+
+
+class RetrySettings(Section, frozen=True):
+    """How a failed job is tried again, where neither the job nor its queue says."""
+
+    base_delay_ms: Annotated[int, between(0, MAX_DURATION_MS, "delay before the first retry")] = 1_000
+    backoff_factor: Annotated[float, between(1, 1_000, "each later delay is this many times longer")] = 2.0
+    max_delay_ms: Annotated[int, between(0, MAX_DURATION_MS, "no delay is longer than this")] = 3_600_000
+
+
+class RecoverySettings(Section, frozen=True):
+    """What happens at start to attempts that a former daemon left open."""
+
+    window_ms: Annotated[
+        int, between(0, MAX_DURATION_MS, "age at which an attempt without provable liveness counts as lost")
+    ] = 300_000
+    timeout_ms: Annotated[
+        int, between(1_000, MAX_DURATION_MS, "recovery that takes longer is given up: safe mode, nothing runs")
+    ] = 300_000
+    survive: Annotated[bool, says("let workers outlive the daemon, where neither job nor queue says")] = False
+    max_orphanings: Annotated[int, between(1, MILLION, "unseen ends after which a job is held as poison")] = 3
+
+
+class CpuSettings(Section, frozen=True):
+    """When a busy CPU pauses queues of class low."""
+
+    throttle_threshold: Annotated[float, between(0, 100, "percent above which low queues pause; 100 = never")] = 90.0
+    resume_threshold: Annotated[float, between(0, 100, "percent below which they resume")] = 80.0
+    sample_ms: Annotated[int, between(100, 60_000, "how often CPU, memory and pressure are sampled")] = 1_000
+    smoothing: Annotated[
+        float, Meta(gt=0, le=1, description="weight of the newest sample, CPU and memory alike; 1 = no smoothing")
+    ] = 0.4
+
+
+class MemorySettings(Section, frozen=True):
+    """When scarce memory pauses queues of class low."""
+
+    throttle_threshold: Annotated[
+        float, between(0, 100, "percent in use above which low queues pause; 100 = never")
+    ] = 95.0
+    resume_threshold: Annotated[float, between(0, 100, "percent below which they resume")] = 90.0
+
+
+class PsiSettings(Section, frozen=True):
+    """When the kernel's own measure of stalls pauses queues of class low (/proc/pressure, averages of 10 s)."""
+
+    cpu_some: Annotated[float, between(0, 100, "percent of time some task waits for a CPU; 0 = off")] = 0.0
+    io_full: Annotated[float, between(0, 100, "percent of time every task waits for I/O; 0 = off")] = 0.0
+    memory_full: Annotated[float, between(0, 100, "percent of time every task waits for memory; 0 = off")] = 0.0
+
+
+class ThrottleSettings(Section, frozen=True):
+    """What a throttled queue means for jobs that run already."""
+
+    freeze_running: Annotated[bool, says("freeze running jobs of low queues too; needs a delegated cgroup")] = False
+
+
+class LauncherSettings(Section, frozen=True):
+    """The process that is the parent of all workers."""
+
+    stuck_ms: Annotated[
+        int, between(1_000, MAX_DURATION_MS, "silent for this long, it counts as stuck and new jobs get another")
+    ] = 5_000
+
+
+class CgroupSettings(Section, frozen=True):
+    """Where attempts get a control group of their own."""
+
+    root: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|off|/.*)$",
+            title='"", "off" or an absolute path',
+            description='directory of a cgroup v2 to use; "" = the one delegated to the daemon, "off" = none',
+        ),
+    ] = ""
+
+
+class RpcSettings(Section, frozen=True):
+    """The socket that clients talk to."""
+
+    max_connections: Annotated[int, between(1, 65_536, "open connections of all users")] = 256
+    max_connections_per_uid: Annotated[int, between(1, 65_536, "open connections of one user")] = 64
+    frame_timeout_ms: Annotated[int, between(100, 3_600_000, "time for a request to arrive whole")] = 10_000
+
+
+class JobsSettings(Section, frozen=True):
+    """What holds for every job, where neither the job nor its queue says."""
+
+    grace_ms: Annotated[int, between(0, MAX_DURATION_MS, "time between SIGTERM and SIGKILL")] = 10_000
+    max_log_bytes: Annotated[int, between(4_096, TIB, "size of an attempt's log; head and tail are kept")] = 67_108_864
+    ageing_ms: Annotated[
+        int, between(0, MAX_DURATION_MS, "one step of priority is worth this much waiting; 0 = none")
+    ] = 60_000
+    max_queued: Annotated[int, between(0, MAX_INT, "jobs not yet started, all queues; 0 = unbounded")] = 0
+
+
+class LogSettings(Section, frozen=True):
+    """The daemon's own log, on stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], says("least severity that is logged")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "json", "console"], says("auto = console on a terminal, else one JSON object a line")
+    ] = "auto"
+
+
+class OtelSettings(Section, frozen=True):
+    """OpenTelemetry: traces and metrics."""
+
+    exporter: Annotated[
+        Literal["none", "otlp", "console"], says("where they go; otlp needs the extra stoker[otlp]")
+    ] = "none"
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|https?://\S+)$",
+            title='"" or an http(s) URL',
+            description='base URL of the collector; "" = the exporter\'s own default and variables',
+        ),
+    ] = ""
+    prometheus_port: Annotated[
+        int, between(0, 65_535, "serve metrics on this local port; 0 = off; needs stoker[prometheus]")
+    ] = 0
+
+
+class DiskSettings(Section, frozen=True):
+    """Room on the state directory's file system."""
+
+    min_free_bytes: Annotated[int, between(0, TIB, "with less than this free, submits are refused")] = 67_108_864
+    reserve_bytes: Annotated[int, between(0, TIB, "kept aside to record outcomes on a full disk; 0 = nothing")] = (
+        8_388_608
+    )
+
+
+class QueueSection(Section, frozen=True):
+    """A queue declared in the file; what it leaves out stays as it was set live."""
+
+    queue_class: Annotated[QueueClass, says("high, normal or low; low is what the throttle pauses")] | UnsetType = (
+        field(default=UNSET, name="class")
+    )
+    max_running: Annotated[int, between(0, 100_000, "its jobs at once")] | UnsetType = UNSET
+    max_queued: Annotated[int, between(0, MAX_INT, "its jobs not yet started")] | UnsetType = UNSET
+    paused: Annotated[bool, says("start none of its jobs")] | UnsetType = UNSET
+    defaults: Annotated[JobDefaults, says("what its jobs get when they do not say")] | UnsetType = UNSET
+
+    def over(self, queue: Queue) -> Queue:
+        """`queue` with everything that this section says; start from `Queue(name=...)` for a new one."""
+        said = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not UNSET}
+        if self.defaults is not UNSET:
+            said["defaults"] = msgspec.json.decode(msgspec.json.encode(self.defaults))
+        return msgspec.structs.replace(queue, **said)
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All settings. Every field but `queues` is a section of the file of the same name."""
+
+    daemon: DaemonSettings = DaemonSettings()
+    retry: RetrySettings = RetrySettings()
+    recovery: RecoverySettings = RecoverySettings()
+    cpu: CpuSettings = CpuSettings()
+    memory: MemorySettings = MemorySettings()
+    psi: PsiSettings = PsiSettings()
+    throttle: ThrottleSettings = ThrottleSettings()
+    launcher: LauncherSettings = LauncherSettings()
+    cgroup: CgroupSettings = CgroupSettings()
+    rpc: RpcSettings = RpcSettings()
+    jobs: JobsSettings = JobsSettings()
+    log: LogSettings = LogSettings()
+    otel: OtelSettings = OtelSettings()
+    disk: DiskSettings = DiskSettings()
+    queues: dict[str, QueueSection] = field(default_factory=dict)
+
+    def throttle_policy(self) -> Policy:
+        """The thresholds in the form that core/throttle.py judges by."""
+        bands = {
+            Gauge.CPU: Band(self.cpu.throttle_threshold, self.cpu.resume_threshold),
+            Gauge.MEMORY: Band(self.memory.throttle_threshold, self.memory.resume_threshold),
+        }
+        for gauge in (Gauge.CPU_SOME, Gauge.IO_FULL, Gauge.MEMORY_FULL):
+            if limit := getattr(self.psi, gauge.value):
+                bands[gauge] = Band(limit, limit * PSI_RESUME_SHARE)
+        return Policy(bands=bands, smoothing=self.cpu.smoothing)
+
+
+SECTIONS: Final[dict[str, type[Section]]] = {
+    section.name: section.type for section in msgspec.structs.fields(Config) if section.name != "queues"
+}

@@ -1,0 +1,48 @@
+"""Time as a parameter: the two clocks of DESIGN section 4 and the one impure class that reads them.
+
+Owns the difference between wall time (UTC, may jump) and steady time. Refuses timers and sleeping.
+Steady time runs with CLOCK_BOOTTIME and starts at the wall time of the first daemon of this boot, so it
+looks like an epoch in milliseconds, never jumps within a boot, and still says roughly when.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class Now(Struct, frozen=True):
+    """One instant on both clocks, in milliseconds."""
+
+    wall: int
+    steady: int
+
+
+class Clock(Protocol):
+    def now(self) -> Now: ...
+
+
+def wall_ms() -> int:
+    """UTC milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def boot_ms() -> int:
+    """Milliseconds since boot, suspended time included (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class SystemClock:
+    """The real clocks. `anchor` is steady time at boot: keep it for as long as the boot lasts."""
+
+    def __init__(self, anchor: int | None = None) -> None:
+        self.anchor = wall_ms() - boot_ms() if anchor is None else anchor
+
+    def now(self) -> Now:
+        return Now(wall_ms(), self.anchor + boot_ms())
+
+    def steady_from_boot(self, at_boot_ms: int) -> int:
+        """Steady time of an instant given as milliseconds since boot."""
+        return self.anchor + at_boot_ms

@@ -1,0 +1,227 @@
+"""Every error Stoker tells a person or a program about, one class per cause.
+
+Owns the stable `code` strings, whether a retry can help (`transient`), the JSON-RPC number and the exit
+status of each. Refuses to know who raises or renders them. Standard library only: the client imports it.
+
+Invariants: codes are unique; a transient error never asks the user to change the request.
+Exit statuses follow sysexits.h, JSON-RPC numbers section 5.1 of the JSON-RPC 2.0 specification.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+EX_USAGE = 64
+EX_DATAERR = 65
+EX_UNAVAILABLE = 69
+EX_CANTCREAT = 73
+EX_IOERR = 74
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+class StokerError(Exception):
+    """Base of the tree. `message` is for people, `hint` names the next command, `details` is JSON-able."""
+
+    code: ClassVar[str] = "internal"
+    transient: ClassVar[bool] = False
+    rpc_code: ClassVar[int] = -32000
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON-RPC error object of this error."""
+        data: dict[str, Any] = {"code": self.code, "transient": self.transient}
+        if self.hint is not None:
+            data["hint"] = self.hint
+        data.update(self.details)
+        return {"code": self.rpc_code, "message": self.message, "data": data}
+
+
+# --- what a person typed ----------------------------------------------------------------------------------
+
+
+class UsageError(StokerError):
+    """The command line is wrong; nothing was sent."""
+
+    code, exit_status = "usage", EX_USAGE
+
+
+# --- what a client sent -----------------------------------------------------------------------------------
+
+
+class ParseError(StokerError):
+    """The frame is not JSON, or not JSON that Stoker accepts. `path` names the field where known."""
+
+    code, rpc_code, exit_status = "parse_error", -32700, EX_DATAERR
+
+
+class InvalidRequest(StokerError):
+    """JSON, but not a JSON-RPC 2.0 request."""
+
+    code, rpc_code, exit_status = "invalid_request", -32600, EX_DATAERR
+
+
+class MethodNotFound(StokerError):
+    code, rpc_code, exit_status = "method_not_found", -32601, EX_USAGE
+
+
+class InvalidParams(StokerError):
+    """A field is missing, unknown, of the wrong type or beyond its limit; `path` names it."""
+
+    code, rpc_code, exit_status = "invalid_params", -32602, EX_DATAERR
+
+
+class FrameTooLarge(ParseError):
+    code = "frame_too_large"
+
+
+class FrameTimeout(ParseError):
+    code = "frame_timeout"
+
+
+class TooManyConnections(StokerError):
+    code, transient, exit_status = "too_many_connections", True, EX_TEMPFAIL
+
+
+class TooManyStreams(StokerError):
+    code, transient, exit_status = "too_many_streams", True, EX_TEMPFAIL
+
+
+class PermissionDenied(StokerError):
+    code, exit_status = "permission_denied", EX_NOPERM
+
+
+class IdempotencyConflict(StokerError):
+    """The key was used before with another spec; nothing was stored."""
+
+    code, exit_status = "idempotency_conflict", EX_DATAERR
+
+
+# --- what a request names ---------------------------------------------------------------------------------
+
+
+class JobNotFound(StokerError):
+    code, exit_status = "job_not_found", EX_DATAERR
+
+
+class QueueNotFound(StokerError):
+    code, exit_status = "queue_not_found", EX_DATAERR
+
+
+class AttemptNotFound(StokerError):
+    code, exit_status = "attempt_not_found", EX_DATAERR
+
+
+class ResourceNotFound(StokerError):
+    code, exit_status = "resource_not_found", EX_DATAERR
+
+
+class HandlerNotFound(StokerError):
+    """No in-process handler is registered under that name."""
+
+    code, exit_status = "handler_not_found", EX_DATAERR
+
+
+# --- what cannot be done now ------------------------------------------------------------------------------
+
+
+class NotAllowed(StokerError):
+    """The verb does not apply to a job in that state; nothing changed."""
+
+    code, exit_status = "not_allowed", EX_DATAERR
+
+
+class AlreadyFinished(NotAllowed):
+    """The job had reached its end before the verb could take effect; that end stands."""
+
+    code = "already_finished"
+
+
+class AttemptMayLive(NotAllowed):
+    """An attempt of the job is open, so nothing may start another."""
+
+    code = "attempt_may_live"
+
+
+class ConfirmationNeeded(NotAllowed):
+    """The verb would run an unsafe job a second time; ask again with `yes`."""
+
+    code = "confirmation_needed"
+
+
+class QueueFull(StokerError):
+    """Backpressure: the queue's `max_queued` is reached. `retry_after_ms` says when to try again."""
+
+    code, transient, exit_status = "queue_full", True, EX_TEMPFAIL
+
+
+class DiskFull(StokerError):
+    code, transient, exit_status = "disk_full", True, EX_TEMPFAIL
+
+
+class Draining(StokerError):
+    code, transient, exit_status = "draining", True, EX_TEMPFAIL
+
+
+class SafeMode(StokerError):
+    """Recovery could not be trusted: the daemon answers reads and changes nothing."""
+
+    code, exit_status = "safe_mode", EX_TEMPFAIL
+
+
+class WaitTimeout(StokerError):
+    code, transient, exit_status = "wait_timeout", True, EX_TEMPFAIL
+
+
+# --- the world around -------------------------------------------------------------------------------------
+
+
+class DaemonUnreachable(StokerError):
+    code, transient, exit_status = "daemon_unreachable", True, EX_UNAVAILABLE
+
+
+class ConfigInvalid(StokerError):
+    """The settings are wrong; `errors` lists every mistake at once."""
+
+    code, exit_status = "config_invalid", EX_CONFIG
+
+
+class StateRefused(StokerError):
+    """The state directory is not one this daemon may use; nothing in it was changed."""
+
+    code, exit_status = "state_refused", EX_CONFIG
+
+
+class AlreadyRunning(StokerError):
+    """Another daemon holds the state directory or the socket."""
+
+    code, exit_status = "already_running", EX_TEMPFAIL
+
+
+class CannotCreate(StokerError):
+    code, exit_status = "cannot_create", EX_CANTCREAT
+
+
+class StorageFailed(StokerError):
+    """A commit raised: whether it is on disk is in doubt, so the daemon stops and recovery looks."""
+
+    code, exit_status = "storage_failed", EX_IOERR
+
+
+class CorruptRecord(StokerError):
+    """A record does not match its own checksum."""
+
+    code, exit_status = "corrupt_record", EX_IOERR
+
+
+class IllegalTransition(StokerError):
+    """A bug of ours: an event met a state the table has no row for. Nothing changed."""
+
+    code, exit_status = "illegal_transition", 70

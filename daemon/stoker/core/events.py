@@ -1,0 +1,137 @@
+"""What can happen to a job, and what the daemon does about it: the inputs and outputs of `lifecycle.step`.
+
+Owns the closed lists of events and effects. Refuses behaviour: these are values that tests compare.
+Verbs are the events that a person causes; they carry the actor.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from stoker.core.model import STOKER, Actor, Attempt, NeedOn, Outcome, StopReason
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    actor: Actor = STOKER
+
+
+class Woke(Event, frozen=True):
+    """A `run_at` came or a backoff ended; the job goes on if nothing else holds it."""
+
+
+class NeedMet(Event, frozen=True):
+    """One of the needed jobs ended as wanted."""
+
+
+class NeedFailed(Event, frozen=True):
+    """A need can no longer be met."""
+
+    needed: int
+    on: NeedOn
+
+
+class Dispatched(Event, frozen=True):
+    """There is room: `attempt` is to be started once this is on disk."""
+
+    attempt: Attempt
+
+
+class StopWanted(Event, frozen=True):
+    """The open attempt must end; the first reason wins."""
+
+    reason: StopReason
+
+
+class Ended(Event, frozen=True):
+    """The open attempt is over and its tree gone. `luck` is uniform in [0, 1), for the jitter."""
+
+    outcome: Outcome
+    luck: float = 0.5
+
+
+class Refused(Event, frozen=True):
+    """The launcher found traces of this very attempt on disk: the disk knows more than the database."""
+
+    why: str
+
+
+class Adopted(Event, frozen=True):
+    """A worker that survived an earlier daemon is this daemon's now."""
+
+
+class Stuck(Event, frozen=True):
+    """Nobody can prove whether the worker lives."""
+
+
+class TtlPassed(Event, frozen=True):
+    """Not started within `ttl_ms`."""
+
+
+class DeadlinePassed(Event, frozen=True):
+    """The wall clock reached `deadline`."""
+
+
+class Cancel(Event, frozen=True):
+    pass
+
+
+class Retry(Event, frozen=True):
+    """A person wants another run: budgets start afresh. `deadline` replaces one that has passed."""
+
+    deadline: int | None = None
+    timeout_ms: int | None = None
+
+
+class Skip(Event, frozen=True):
+    pass
+
+
+class Hold(Event, frozen=True):
+    pass
+
+
+class Release(Event, frozen=True):
+    pass
+
+
+class Restart(Event, frozen=True):
+    """Stop what runs and start anew; `yes` is wanted for an unsafe job."""
+
+    yes: bool = False
+
+
+VERBS: dict[str, type[Event]] = {
+    "cancel": Cancel,
+    "retry": Retry,
+    "skip": Skip,
+    "hold": Hold,
+    "release": Release,
+    "restart": Restart,
+}
+
+
+class Effect(Struct, frozen=True):
+    """Something to do once the rows of its step are committed."""
+
+
+class Launch(Effect, frozen=True):
+    attempt: Attempt
+
+
+class Stop(Effect, frozen=True):
+    """Walk the stop ladder over the attempt's whole tree."""
+
+    run_id: str
+    grace_ms: int
+
+
+class Settled(Effect, frozen=True):
+    """The attempt is closed: acknowledge it, free what it held, tidy its log."""
+
+    run_id: str
+
+
+class TellDependents(Effect, frozen=True):
+    """Jobs that need this one may go on, or never can."""
+
+    job_id: int

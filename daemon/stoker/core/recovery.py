@@ -1,0 +1,138 @@
+"""What a start makes of the attempts that an earlier life left open: `plan(rows, findings)`.
+
+Owns the reading of facts (DESIGN section 7.4) and the check that a plan is one that may be followed. Refuses
+to signal or to write: an action becomes an ordinary event for `lifecycle.step`. Invariants: each open
+attempt has exactly one action; no process is named twice; only a proven worker is stopped or adopted; only
+a live launcher's word makes an attempt "never started".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+
+from stoker.core.model import Attempt, Identity, Job, Outcome, StopReason
+
+
+class Fact(StrEnum):
+    """What is known about an open attempt."""
+
+    ENDED = "ended"  # its launcher, alive or by its outcome log, tells how
+    OWNED = "owned"  # runs under a connected launcher
+    ORPHANED = "orphaned"  # runs, proven ours, and nobody is its launcher
+    NEVER_STARTED = "never_started"  # its own launcher, alive, never got it
+    GONE = "gone"  # proven not to run any more, nobody saw the end
+    SILENT = "silent"  # its launcher lives but does not answer
+    UNPROVABLE = "unprovable"  # may run; nobody can prove that it is ours
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """The fact about one attempt, with its evidence in words and values."""
+
+    run_id: str
+    fact: Fact
+    evidence: str
+    outcome: Outcome | None = None
+    identity: Identity | None = None
+    launcher: str | None = None
+
+
+class Action(StrEnum):
+    SETTLE = "settle"
+    ADOPT = "adopt"
+    STOP = "stop"
+    REQUEUE = "requeue"
+    UNSEEN = "unseen"
+    HOLD_STUCK = "hold_stuck"
+    WAIT = "wait"
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What to do about one attempt and why. `resumed`: the stop was wanted, and on disk, before."""
+
+    run_id: str
+    job_id: int
+    action: Action
+    why: str
+    finding: Finding
+    stop_reason: StopReason | None = None
+    resumed: bool = False
+
+
+class RecoveryPlan(Struct, frozen=True):
+    decisions: tuple[Decision, ...] = ()
+
+    def count(self, action: Action) -> int:
+        return sum(decision.action is action for decision in self.decisions)
+
+
+class PlanInvalid(Exception):
+    """A plan that must not be followed; the daemon goes into safe mode."""
+
+
+def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding]) -> RecoveryPlan:
+    """One decision for each open attempt, in the order of the rows."""
+    return RecoveryPlan(tuple(_decide(job, attempt, findings[attempt.run_id]) for job, attempt in rows))
+
+
+def _decide(job: Job, attempt: Attempt, finding: Finding) -> Decision:
+    action, stop_reason = _action(job, attempt, finding)
+    return Decision(
+        run_id=attempt.run_id,
+        job_id=job.id,
+        action=action,
+        why=finding.evidence,
+        finding=finding,
+        stop_reason=stop_reason,
+        resumed=attempt.stop_reason is not None,
+    )
+
+
+_WITHOUT_PROCESS = {
+    Fact.ENDED: Action.SETTLE,
+    Fact.NEVER_STARTED: Action.REQUEUE,
+    Fact.GONE: Action.UNSEEN,
+    Fact.UNPROVABLE: Action.HOLD_STUCK,
+    Fact.SILENT: Action.WAIT,
+}
+
+
+def _action(job: Job, attempt: Attempt, finding: Finding) -> tuple[Action, StopReason | None]:
+    if finding.fact in _WITHOUT_PROCESS:
+        return _WITHOUT_PROCESS[finding.fact], None
+    if attempt.stop_reason is not None:
+        return Action.STOP, attempt.stop_reason
+    if job.spec.survive:
+        return Action.ADOPT, None
+    return Action.STOP, StopReason.ORPHANED
+
+
+def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
+    """Check a plan against the rows it is for. Raises PlanInvalid."""
+    wanted = [attempt.run_id for _, attempt in rows]
+    named = [decision.run_id for decision in made.decisions]
+    if sorted(wanted) != sorted(named):
+        missing = sorted(set(wanted) ^ set(named)) or sorted(run for run in named if named.count(run) > 1)
+        raise PlanInvalid(f"each open attempt wants exactly one decision; not so for {', '.join(missing[:5])}")
+    processes: dict[tuple[int, int], str] = {}
+    for decision in made.decisions:
+        _check_evidence(decision)
+        identity = decision.finding.identity
+        if identity is None or decision.action not in (Action.STOP, Action.ADOPT):
+            continue
+        process = (identity.pid, identity.start_ticks)
+        if process in processes:
+            raise PlanInvalid(f"process {identity.pid} is claimed by {processes[process]} and by {decision.run_id}")
+        processes[process] = decision.run_id
+
+
+def _check_evidence(decision: Decision) -> None:
+    fact = decision.finding.fact
+    if decision.action in (Action.STOP, Action.ADOPT) and fact not in (Fact.OWNED, Fact.ORPHANED):
+        raise PlanInvalid(f"{decision.run_id}: {decision.action.value} wants a proven worker, the fact is {fact.value}")
+    if decision.action is Action.REQUEUE and fact is not Fact.NEVER_STARTED:
+        raise PlanInvalid(f"{decision.run_id}: requeue wants a launcher's word, the fact is {fact.value}")
+    if decision.action is Action.SETTLE and decision.finding.outcome is None:
+        raise PlanInvalid(f"{decision.run_id}: settle wants an outcome")

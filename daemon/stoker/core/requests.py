@@ -1,0 +1,245 @@
+"""What a client asks of the engine and what it is told: the values that cross from rpc/ to engine/ and back.
+
+Owns the shape and the limits of a job as it is sent (`JobParams`), of the options of a verb, of a filter, and of the
+short answers. Refuses transport (paths of fields, JSON) and decisions (queue defaults are filled in by the engine).
+
+Invariants: a JobParams that exists obeys every limit that can be known without the host or the database; `UNSET`
+means "not said", which a queue's default may fill, and `None` means "none, whatever the queue says".
+Durations are milliseconds, instants are UTC epoch milliseconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from stoker.core.errors import InvalidParams
+from stoker.core.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+MAX_INT = 2**63 - 1  # what SQLite can keep
+MAX_TEXT = 64 * 1024
+MAX_ARGV_BYTES = 128 * 1024
+MAX_VARIABLES = 256
+MAX_LABELS = 32
+MAX_NEEDS = 1_000
+MAX_DURATION_MS = 10 * 366 * 86_400_000
+MAX_SHOWN = 80  # of a value or a name in a message: it goes to terminals and logs
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")]
+Title = Annotated[str, Meta(min_length=1, max_length=200)]
+Note = Annotated[str, Meta(max_length=1_000)]
+
+JobId = Annotated[int, Meta(ge=1, le=MAX_INT)]
+Priority = Annotated[int, Meta(ge=-10_000, le=10_000)]
+Budget = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bound = Annotated[int, Meta(ge=0, le=MAX_INT)]
+Bytes = Annotated[int, Meta(ge=1, le=MAX_INT)]
+Delay = Annotated[int, Meta(ge=0, le=MAX_DURATION_MS)]
+Duration = Annotated[int, Meta(ge=1, le=MAX_DURATION_MS)]
+# 2001 to 9999: seconds sent by mistake fall below, microseconds above.
+Instant = Annotated[int, Meta(ge=1_000_000_000_000, le=253_402_300_799_999)]
+TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
+ExitCodes = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=256)]
+
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+RESERVED_PREFIXES = ("STOKER_", "LISTEN_")
+RESERVED_ENV = frozenset({"TRACEPARENT", "NOTIFY_SOCKET"})
+DANGEROUS_ENV = frozenset({"LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "PYTHONSTARTUP", "BASH_ENV", "ENV", "IFS"})
+REFUSED_ENV = RESERVED_ENV | DANGEROUS_ENV
+
+
+class Verb(StrEnum):
+    """What a person may do to a job; `core.lifecycle` says in which state."""
+
+    CANCEL = "cancel"
+    RETRY = "retry"
+    SKIP = "skip"
+    HOLD = "hold"
+    RELEASE = "release"
+    RESTART = "restart"
+
+
+class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that is read from a client: a field nobody knows is an error."""
+
+
+class NeedParams(Params, frozen=True, kw_only=True):
+    job: JobId
+    on: NeedOn = NeedOn.OK
+
+
+class LimitParams(Params, frozen=True, kw_only=True):
+    memory_bytes: Bytes | None = None
+    cpu_seconds: Bytes | None = None
+    processes: Bytes | None = None
+    open_files: Bytes | None = None
+    file_size_bytes: Bytes | None = None
+
+
+class JobDefaults(Params, frozen=True, kw_only=True):
+    """The part of a job's spec that its queue may fill in."""
+
+    priority: Priority | UnsetType = UNSET
+    max_attempts: Budget | UnsetType = UNSET
+    base_delay_ms: Delay | UnsetType = UNSET
+    backoff_factor: Annotated[float, Meta(ge=1, le=1000)] | UnsetType = UNSET
+    max_delay_ms: Delay | UnsetType = UNSET
+    success_exit_codes: ExitCodes | UnsetType = UNSET
+    no_retry_exit_codes: ExitCodes | UnsetType = UNSET
+    ttl_ms: Duration | UnsetType | None = UNSET
+    timeout_ms: Duration | UnsetType | None = UNSET
+    grace_ms: Delay | UnsetType = UNSET
+    on_orphan: OnOrphan | UnsetType = UNSET
+    max_orphanings: Budget | UnsetType = UNSET
+    survive: bool | UnsetType = UNSET
+    nice: Annotated[int, Meta(ge=-20, le=19)] | UnsetType = UNSET
+    max_log_bytes: Annotated[int, Meta(ge=4096, le=2**40)] | UnsetType = UNSET
+
+
+class JobParams(JobDefaults, frozen=True, kw_only=True):
+    """A job as it is sent; everything but `command` may be left out."""
+
+    command: Path
+    args: tuple[Text, ...] | UnsetType = UNSET
+    env: dict[Text, Text] | UnsetType = UNSET
+    working_dir: AbsolutePath | UnsetType = UNSET
+    stdin: Text | UnsetType | None = UNSET
+    name: Title | UnsetType | None = UNSET
+    labels: Annotated[dict[Name, Title], Meta(max_length=MAX_LABELS)] | UnsetType = UNSET
+    queue: Name | UnsetType = UNSET
+    execution_mode: ExecutionMode | UnsetType = UNSET
+    deadline: Instant | UnsetType | None = UNSET
+    warn_signal: Annotated[int, Meta(ge=1, le=64)] | UnsetType | None = UNSET
+    warn_before_ms: Delay | UnsetType = UNSET
+    run_at: Instant | UnsetType | None = UNSET
+    needs: Annotated[tuple[JobId | NeedParams, ...], Meta(max_length=MAX_NEEDS)] | UnsetType = UNSET
+    resources: Annotated[dict[Name, Bytes], Meta(max_length=MAX_LABELS)] | UnsetType = UNSET
+    limits: LimitParams | UnsetType = UNSET
+    idempotency_key: Title | UnsetType | None = UNSET
+    traceparent: TraceParent | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.args is not UNSET:
+            _check_argv(self.command, self.args)
+        if self.env is not UNSET:
+            _check_env(self.env)
+
+
+class CommandOptions(Struct, frozen=True, kw_only=True):
+    """What comes with a verb. `deadline` and `timeout_ms` are for retry; `yes` lets an unsafe job run again."""
+
+    reason_note: str | None = None
+    yes: bool = False
+    timeout_ms: int | None = None
+    deadline: int | None = None
+
+
+class JobFilter(Struct, frozen=True, kw_only=True):
+    """Which jobs to list, newest first; `before` is the cursor. Empty `states` means all."""
+
+    states: tuple[State, ...] = ()
+    queue: str | None = None
+    name: str | None = None
+    label: tuple[str, str] | None = None
+    before: int | None = None
+    limit: int = 100
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True):
+    """What to change of a queue (made if it is new). UNSET leaves as is, None unbounds."""
+
+    name: str
+    queue_class: QueueClass | UnsetType = UNSET
+    max_running: int | UnsetType | None = UNSET
+    max_queued: int | UnsetType | None = UNSET
+    defaults: JobDefaults | UnsetType = UNSET
+
+
+class SubmitAnswer(Struct, frozen=True):
+    """`existing`: the idempotency key was known, and this is its job."""
+
+    id: int
+    state: State
+    existing: bool = False
+
+
+class JobStanding(Struct, frozen=True, kw_only=True):
+    """Where a job stands. `stopping`: a stop is under way and the job is still running."""
+
+    id: int
+    state: State
+    reason: Reason | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    stopping: bool = False
+
+
+class LogChunk(Protocol):
+    """A piece of an attempt's log: bytes, or (`data` is None) a hole of `hole_bytes` punched to bound it."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def data(self) -> bytes | None: ...
+    @property
+    def hole_bytes(self) -> int: ...
+
+
+class LogFeed(NamedTuple):
+    """One attempt's log as it is read; the generator ends where the log does."""
+
+    attempt: int
+    chunks: AsyncGenerator[LogChunk, None]
+
+
+class ChangeFeed(NamedTuple):
+    """Changes behind the cursor `seq`, in order, in batches; ends only with its reader."""
+
+    seq: int
+    changes: AsyncGenerator[list[dict[str, Any]], None]
+
+
+def _check_argv(command: str, args: tuple[str, ...]) -> None:
+    if 4 * (len(command) + sum(map(len, args)) + len(args)) <= MAX_ARGV_BYTES:
+        return  # a character is at most four bytes: nothing to encode for the usual command
+    size = len(command.encode()) + sum(len(arg.encode()) + 1 for arg in args)
+    if size > MAX_ARGV_BYTES:
+        raise InvalidParams(
+            f"args: command and arguments take {size} bytes; the limit is {MAX_ARGV_BYTES}",
+            hint="pass large data by a file or by stdin",
+            path="args",
+        )
+
+
+def _check_env(env: dict[str, str]) -> None:
+    if len(env) > MAX_VARIABLES:
+        raise InvalidParams(f"env: {len(env)} variables; the limit is {MAX_VARIABLES}", path="env")
+    for name in env:
+        if name in REFUSED_ENV or name.startswith(RESERVED_PREFIXES) or not ENV_NAME.match(name):
+            raise _bad_variable(name)
+
+
+def _bad_variable(name: str) -> InvalidParams:
+    path = f"env.{name[:MAX_SHOWN]}"
+    if not ENV_NAME.match(name):
+        return InvalidParams(
+            f"{path}: not a name of a variable",
+            hint="a name has letters, digits and _ and starts with no digit; the value goes behind it, without =",
+            path=path,
+        )
+    if name in DANGEROUS_ENV:
+        return InvalidParams(
+            f"{path}: refused, it changes what the command itself runs",
+            hint=f"set it inside the job: sh -c '{name}=... command'",
+            path=path,
+        )
+    return InvalidParams(f"{path}: reserved for Stoker and systemd", hint="choose another name", path=path)

@@ -1,0 +1,67 @@
+"""Whether a seen failure is tried again, and when.
+
+Owns the budget (`max_attempts` counts seen failures) and exponential backoff with jitter. Refuses to draw
+random numbers: the caller brings one, so that a decision can be repeated. The jitter of a tenth spreads
+retries of jobs that failed together without letting a person's expectation of the delay go wrong
+(M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, discusses the trade).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from stoker.core.model import Outcome, OutcomeKind
+
+if TYPE_CHECKING:
+    from stoker.core.model import Spec
+
+JITTER = 0.1
+
+
+class RetryDecision(Struct, frozen=True):
+    """`delay_ms` is None when the failure is final."""
+
+    delay_ms: int | None
+
+
+GIVE_UP = RetryDecision(None)
+
+
+class RetryPolicy(Struct, frozen=True):
+    """The part of a spec that says how failures are answered. Delays in milliseconds."""
+
+    max_attempts: int
+    base_delay_ms: int
+    backoff_factor: float
+    max_delay_ms: int
+    no_retry_exit_codes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, spec: Spec) -> RetryPolicy:
+        return cls(
+            spec.max_attempts, spec.base_delay_ms, spec.backoff_factor, spec.max_delay_ms, spec.no_retry_exit_codes
+        )
+
+    def decide(self, failures: int, outcome: Outcome, luck: float) -> RetryDecision:
+        """Judge the failure numbered `failures` (1 = the first); `luck` is uniform in [0, 1)."""
+        if failures >= self.max_attempts or self._permanent(outcome):
+            return GIVE_UP
+        return RetryDecision(self.delay_ms(failures, luck))
+
+    def delay_ms(self, failures: int, luck: float) -> int:
+        """min(base · factor^(failures - 1), max) · uniform(0.9, 1.1), in whole milliseconds."""
+        try:
+            grown = self.base_delay_ms * self.backoff_factor ** (failures - 1)
+        except OverflowError:
+            grown = self.max_delay_ms
+        return round(min(grown, self.max_delay_ms) * (1 - JITTER + 2 * JITTER * luck))
+
+    def _permanent(self, outcome: Outcome) -> bool:
+        match outcome.kind:
+            case OutcomeKind.SPAWN_ERROR | OutcomeKind.EXCEPTION:
+                return not outcome.transient
+            case OutcomeKind.EXIT:
+                return outcome.exit_code in self.no_retry_exit_codes
+        return False

@@ -1,0 +1,100 @@
+"""Samples of the host in, pressure out: whether queues of class `low` wait, and because of what.
+
+Owns smoothing and hysteresis. A gauge becomes a cause above its `throttle` level and stays one until it falls
+below `resume`, so a level between the two changes nothing. Refuses to sample, to read clocks and to know
+queues. Levels are percent, 0 to 100.
+
+Invariants: a smoothed level never leaves the range of the samples it came from; a gauge that cannot be read
+is never a cause, for a throttle that nobody can see end would pause low queues for ever.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+from msgspec import Struct
+
+
+class Gauge(StrEnum):
+    """What is measured; as a cause it names itself in logs and in `stoker status`."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    CPU_SOME = "cpu_some"
+    IO_FULL = "io_full"
+    MEMORY_FULL = "memory_full"
+
+
+# The kernel averages its stall times itself; smoothing them again would only make them late.
+SMOOTHED = frozenset({Gauge.CPU, Gauge.MEMORY})
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """One look at the host, in percent. None: not measured, or this kernel cannot say."""
+
+    cpu: float | None = None
+    memory: float | None = None
+    cpu_some: float | None = None
+    io_full: float | None = None
+    memory_full: float | None = None
+
+
+class Band(Struct, frozen=True):
+    """Above `throttle` pressure begins, below `resume` it ends. Percent, resume <= throttle."""
+
+    throttle: float
+    resume: float
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The bands of the gauges that count, and the weight of the newest sample, in (0, 1]."""
+
+    bands: dict[Gauge, Band]
+    smoothing: float
+
+
+class Pressure(Struct, frozen=True, kw_only=True):
+    """How the host stands. `since` (ms) is the last change of `throttled`, `events` how often it began."""
+
+    levels: dict[Gauge, float] = {}
+    causes: tuple[Gauge, ...] = ()
+    since: int | None = None
+    events: int = 0
+
+    @property
+    def throttled(self) -> bool:
+        return bool(self.causes)
+
+    def level(self, gauge: Gauge) -> float | None:
+        """The smoothed level in percent, None while it is unknown."""
+        return self.levels.get(gauge)
+
+
+def observe(policy: Policy, before: Pressure, sample: Sample, at_ms: int) -> tuple[Pressure, bool]:
+    """The pressure after one more sample, and whether `throttled` changed by it."""
+    levels = _levels(policy, before, sample)
+    causes = tuple(gauge for gauge in levels if _is_cause(policy, before, gauge, levels[gauge]))
+    after = msgspec.structs.replace(before, levels=levels, causes=causes)
+    if after.throttled == before.throttled:
+        return after, False
+    return msgspec.structs.replace(after, since=at_ms, events=before.events + after.throttled), True
+
+
+def _levels(policy: Policy, before: Pressure, sample: Sample) -> dict[Gauge, float]:
+    levels = {}
+    for gauge in Gauge:
+        value: float | None = getattr(sample, gauge.value)
+        if value is None:
+            continue
+        old = before.levels.get(gauge, value)
+        weight = policy.smoothing if gauge in SMOOTHED else 1.0
+        levels[gauge] = old * (1 - weight) + value * weight
+    return levels
+
+
+def _is_cause(policy: Policy, before: Pressure, gauge: Gauge, level: float) -> bool:
+    band = policy.bands.get(gauge)
+    if band is None:
+        return False
+    return level >= band.resume if gauge in before.causes else level > band.throttle

@@ -1,0 +1,100 @@
+"""What the end of an attempt says about its job: `judge(job, attempt, outcome, wall, luck)`.
+
+Owns the reading of outcomes: success, failure, stop by us, unseen end. Refuses to change anything; the
+lifecycle applies the verdict. Invariants: success needs an exit that was seen and no stop of ours that came
+first; an unsafe job gets no way back to `queued` from an unseen end; a stop that was not delivered before
+the exit did not happen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from stoker.core.model import OnOrphan, OutcomeKind, Reason, State, StopReason
+from stoker.core.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from stoker.core.model import Attempt, Job, Outcome
+
+
+class Verdict(Struct, frozen=True):
+    """Where the job goes, why, what it is charged, and how long it waits for the next try (None: at once)."""
+
+    state: State
+    reason: Reason | None = None
+    failure: int = 0
+    orphaning: int = 0
+    delay_ms: int | None = None
+
+
+AGAIN = Verdict(State.QUEUED)
+CANCELLED = Verdict(State.CANCELLED, Reason.USER)
+
+# A stop that a person or a rule asked for decides the end, however the process went.
+_STOPPED: dict[StopReason, Verdict] = {
+    StopReason.CANCEL: CANCELLED,
+    StopReason.SUPERSEDED: Verdict(State.SUPERSEDED, Reason.SUPERSEDED),
+    StopReason.DEADLINE: Verdict(State.FAILED, Reason.DEADLINE, failure=1),
+    StopReason.RESTART: AGAIN,
+}
+
+_FAILED_BY_STOP = {StopReason.TIMEOUT: Reason.TIMEOUT, StopReason.UNRESPONSIVE: Reason.UNRESPONSIVE}
+
+_FAILED_BY_KIND = {
+    OutcomeKind.EXIT: Reason.EXIT,
+    OutcomeKind.EXCEPTION: Reason.EXIT,
+    OutcomeKind.SIGNAL: Reason.SIGNAL,
+    OutcomeKind.OOM: Reason.OOM,
+    OutcomeKind.SPAWN_ERROR: Reason.SPAWN_ERROR,
+}
+
+
+def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) -> Verdict:
+    """The verdict on an ended attempt. `wall` is UTC ms, `luck` uniform in [0, 1)."""
+    seen = outcome.kind not in (OutcomeKind.UNSEEN, OutcomeKind.NEVER_STARTED)
+    stop = attempt.stop_reason if outcome.stopped or not seen else None
+    if stop in _STOPPED:
+        return _STOPPED[stop]
+    if outcome.kind is OutcomeKind.NEVER_STARTED:
+        return AGAIN
+    if not seen or stop in (StopReason.SHUTDOWN, StopReason.ORPHANED):
+        return _unseen(job, _unseen_reason(attempt, stop))
+    if stop is None and outcome.kind is OutcomeKind.EXIT and outcome.exit_code in job.spec.success_exit_codes:
+        return Verdict(State.SUCCEEDED, Reason.EXIT)
+    reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]
+    return _failure(job, outcome, reason, wall, luck)
+
+
+def _failure(job: Job, outcome: Outcome, reason: Reason, wall: int, luck: float) -> Verdict:
+    """A seen failure: another try while the budget lasts and the deadline leaves room for it."""
+    decision = RetryPolicy.of(job.spec).decide(job.failures + 1, outcome, luck)
+    late = (
+        decision.delay_ms is not None
+        and job.spec.deadline is not None
+        and wall + decision.delay_ms >= job.spec.deadline
+    )
+    if decision.delay_ms is None or late:
+        return Verdict(State.FAILED, reason, failure=1)
+    return Verdict(State.WAITING, failure=1, delay_ms=decision.delay_ms)
+
+
+def _unseen_reason(attempt: Attempt, stop: StopReason | None) -> Reason:
+    if stop is StopReason.SHUTDOWN:
+        return Reason.SHUTDOWN
+    return Reason.LOST if attempt.adopted else Reason.ORPHANED
+
+
+def _unseen(job: Job, reason: Reason) -> Verdict:
+    """Nobody saw how it ended: the job's own `on_orphan` decides; a stop of the service is not charged."""
+    charge = 0 if reason is Reason.SHUTDOWN else 1
+    match job.spec.on_orphan:
+        case OnOrphan.FAIL:
+            return Verdict(State.FAILED, reason, orphaning=charge)
+        case OnOrphan.HOLD:
+            return Verdict(State.HELD, reason, orphaning=charge)
+        case OnOrphan.REQUEUE:
+            if job.orphanings + charge >= job.spec.max_orphanings:
+                return Verdict(State.HELD, Reason.POISON, orphaning=charge)
+            return Verdict(State.QUEUED, orphaning=charge)

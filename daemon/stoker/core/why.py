@@ -1,0 +1,186 @@
+"""The one thing that keeps a job from running now: `explain(job, scene)`.
+
+Owns the closed list of blockers (DESIGN section 4) and the sentence for each. Refuses to look anything up and
+to store: a blocker is computed when somebody asks. The order of the checks is the order in which the daemon
+itself would say no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from stoker.core.admission import paused
+from stoker.core.clock import Now
+from stoker.core.model import Attempt, Job, Queue, Reason, State
+
+
+class Scene(Struct, frozen=True, kw_only=True):
+    """What the daemon knows around a job. `closed`: why nothing starts at all."""
+
+    now: Now
+    queue: Queue
+    queue_running: int = 0
+    running: int = 0
+    slots: int = 1
+    ahead: int = 0
+    throttled_by: Sequence[str] = ()
+    free: Mapping[str, int] = field(default_factory=dict)
+    holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    open_needs: Sequence[int] = ()
+    attempt: Attempt | None = None
+    closed: str | None = None
+
+
+class Blocker(Struct, frozen=True):
+    """A stable code, a sentence, the next command, and what it was computed from."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def explain(job: Job, scene: Scene) -> Blocker:
+    """Why the job is where it is, in one sentence."""
+    match job.state:
+        case State.WAITING:
+            return _waiting(job, scene)
+        case State.QUEUED:
+            return _queued(job, scene)
+        case State.RUNNING:
+            return _running(job, scene)
+        case State.HELD:
+            return _held(job, scene)
+    return _final(job)
+
+
+def _waiting(job: Job, scene: Scene) -> Blocker:
+    if job.needs_open:
+        ids = list(scene.open_needs)
+        named = ", ".join(str(need) for need in ids[:5])
+        hint = f"stoker why {ids[0]}" if ids else None
+        return Blocker("needs", f"waits for job {named} to end", hint, {"needs": ids})
+    if job.wake_at is not None and job.wake_at > scene.now.steady:
+        left = job.wake_at - scene.now.steady
+        return Blocker(
+            "backoff",
+            f"failed {job.failures} of {job.spec.max_attempts} times; the next try is in {seconds(left)}",
+            f"stoker logs {job.id}",
+            {"wake_in_ms": left, "failures": job.failures},
+        )
+    left = max(0, (job.spec.run_at or 0) - scene.now.wall)
+    return Blocker("run_at", f"was asked to start in {seconds(left)}", None, {"run_at": job.spec.run_at})
+
+
+def _queued(job: Job, scene: Scene) -> Blocker:
+    """The first of the checks that says no, in the order in which the daemon itself asks."""
+    for check in (_closed, _paused, _throttled, _capped, _lacking, _no_slot):
+        blocker = check(job, scene)
+        if blocker is not None:
+            return blocker
+    return Blocker("slot", "may start at any moment", None, {"ahead": scene.ahead})
+
+
+def _closed(_job: Job, scene: Scene) -> Blocker | None:
+    if scene.closed is None:
+        return None
+    return Blocker("draining", f"the daemon starts nothing now: {scene.closed}", "stoker status")
+
+
+def _paused(_job: Job, scene: Scene) -> Blocker | None:
+    name = scene.queue.name
+    if not scene.queue.paused:
+        return None
+    return Blocker("queue_paused", f"queue {name!r} is paused", f"stoker queue resume {name}", {"queue": name})
+
+
+def _throttled(_job: Job, scene: Scene) -> Blocker | None:
+    if not scene.throttled_by or not paused(scene.queue, throttled=True):
+        return None
+    message = f"queue {scene.queue.name!r} is of class low, and the host is busy ({', '.join(scene.throttled_by)})"
+    return Blocker("throttled", message, "stoker status", {"causes": list(scene.throttled_by)})
+
+
+def _capped(_job: Job, scene: Scene) -> Blocker | None:
+    queue = scene.queue
+    if queue.max_running is None or scene.queue_running < queue.max_running:
+        return None
+    return Blocker(
+        "queue_full",
+        f"queue {queue.name!r} runs {scene.queue_running} jobs, its limit max_running",
+        f"stoker queue set {queue.name} --max-running {queue.max_running + 1}",
+        {"max_running": queue.max_running},
+    )
+
+
+def _lacking(job: Job, scene: Scene) -> Blocker | None:
+    for name, amount in job.spec.resources.items():
+        if scene.free.get(name, 0) < amount:
+            return _lacks(name, amount, scene)
+    return None
+
+
+def _lacks(name: str, amount: int, scene: Scene) -> Blocker:
+    holders = list(scene.holders.get(name, ()))
+    held = f", held by job {', '.join(str(job) for job in holders[:5])}" if holders else ""
+    return Blocker(
+        "resource",
+        f"needs {amount} of resource {name!r}, {max(0, scene.free.get(name, 0))} free{held}",
+        f"stoker show {holders[0]}" if holders else f"stoker resource set {name} {amount}",
+        {"resource": name, "wanted": amount, "free": scene.free.get(name, 0), "holders": holders},
+    )
+
+
+def _no_slot(_job: Job, scene: Scene) -> Blocker | None:
+    if scene.running < scene.slots:
+        return None
+    message = f"all {scene.slots} slots are taken; {scene.ahead} jobs of its queue go first"
+    return Blocker("slot", message, "stoker ls --state running", {"slots": scene.slots, "ahead": scene.ahead})
+
+
+def _running(job: Job, scene: Scene) -> Blocker:
+    attempt = scene.attempt
+    if attempt is not None and attempt.stop_reason is not None:
+        message = f"is being stopped ({attempt.stop_reason.value}); SIGKILL follows after its grace"
+        return Blocker("stopping", message, f"stoker wait {job.id}", {"stop_reason": attempt.stop_reason.value})
+    return Blocker("running", f"is running (attempt {job.attempts}, pid {job.pid})", f"stoker logs -f {job.id}")
+
+
+_HELD = {
+    Reason.USER: "was held by a person",
+    Reason.POISON: "ended unseen too often: it may be what brings the host down",
+    Reason.STUCK: "its worker may still be alive and nobody can prove whose it is, so it was not signalled",
+    Reason.ORPHANED: "ended while nobody saw it, and it asked for a person to decide",
+    Reason.LOST: "was lost: nobody knows how, or whether, it ended",
+    Reason.SHUTDOWN: "was stopped with the daemon, and it asked for a person to decide",
+}
+
+
+def _held(job: Job, scene: Scene) -> Blocker:
+    why = _HELD.get(job.reason or Reason.USER, "waits for a person")
+    if scene.attempt is not None:
+        identity = scene.attempt.identity
+        told = f"; look at pid {identity.pid}" if identity is not None else ""
+        return Blocker("held", why + told, f"stoker show {job.id}", {"reason": job.reason})
+    hint = f"stoker release {job.id}, or stoker cancel {job.id}"
+    return Blocker("held", why, hint, {"reason": job.reason})
+
+
+def _final(job: Job) -> Blocker:
+    reason = "" if job.reason is None else f" ({job.reason.value}{_with_code(job)})"
+    hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
+    return Blocker("final", f"is {job.state.value}{reason}", hint, {"reason": job.reason})
+
+
+def _with_code(job: Job) -> str:
+    if job.reason is Reason.EXIT and job.exit_code is not None:
+        return f" {job.exit_code}"
+    return f" {job.signal}" if job.reason is Reason.SIGNAL and job.signal is not None else ""
+
+
+def seconds(milliseconds: int) -> str:
+    """A duration for people, as in `1.5s`."""
+    return f"{milliseconds / 1000:.1f}s"

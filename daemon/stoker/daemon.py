@@ -1,0 +1,260 @@
+"""stokerd: builds the daemon, starts it in order, stops it in reverse.
+
+Owns the command line, the signals and the exit status. Refuses logic: what happens is in the parts. The order is
+that of DESIGN section 7: lock the directory and the socket, open the state, recover, and only then listen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from stoker import __version__, sdnotify
+from stoker.config import Config, find, load
+from stoker.core.errors import EX_IOERR, StokerError
+from stoker.engine.engine import Engine
+from stoker.engine.health import Health, beat
+from stoker.engine.service import Service
+from stoker.executors.environment import Surroundings, allowed
+from stoker.executors.in_process import load_handlers
+from stoker.paths import socket_path, state_dir
+from stoker.process.identity import boot_id
+from stoker.rpc.address import bind_socket, lock_socket
+from stoker.rpc.server import Server
+from stoker.store import reader
+from stoker.store.directory import StateDirectory
+from stoker.store.open import Opened, open_state
+from stoker.telemetry import logs, otel
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+HEALTH_PATIENCE_S = 5.0
+SHUTDOWN_MARGIN_MS = 15_000
+
+
+class Daemon:
+    """One life of the daemon, from lock to exit."""
+
+    def __init__(self, config: Config, root: Path, address: Path, environ: dict[str, str]) -> None:
+        self._config = config
+        self._directory = StateDirectory(root)
+        self._address = address
+        self._environ = environ
+        self._notifier = sdnotify.Notifier.of(environ)
+        self._began = time.monotonic()
+        self._engine: Engine | None = None
+        self._opened: Opened | None = None
+        self._server: Server | None = None
+        self._lock: int | None = None
+        self._turns: asyncio.Task[None] | None = None
+        self._beat: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        """Run until drained. Raises StokerError when it cannot start or storage fails."""
+        try:
+            await self._start()
+            return await self._until_done()
+        finally:
+            await self._stop()
+
+    # --- starting ---
+
+    async def _start(self) -> None:
+        given = sdnotify.listeners(self._environ, os.getpid())
+        self._directory.prepare()
+        if not given:
+            self._lock = lock_socket(self._address)
+        self._opened = await open_state(self._directory, boot_id(), self._config.disk.reserve_bytes)
+        self._engine = engine = self._build(self._opened)
+        self._turns = asyncio.ensure_future(engine.loop.run())
+        health = Health(
+            {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.barrier,
+             "launcher": engine.local.answers}, HEALTH_PATIENCE_S,
+        )  # fmt: skip
+        await self._recover(engine)
+        listener = socket.socket(fileno=given[0].fd) if given else bind_socket(self._address)
+        service = Service(engine, self._facts, health)
+        rpc = self._config.rpc
+        self._server = Server(
+            service,
+            listener,
+            max_connections=rpc.max_connections,
+            max_connections_per_uid=rpc.max_connections_per_uid,
+            frame_timeout_ms=rpc.frame_timeout_ms,
+        )
+        await self._server.start()
+        self._listen_to_signals(engine)
+        self._tell_ready(engine, health)
+
+    def _build(self, opened: Opened) -> Engine:
+        telemetry = otel.setup(self._config, version=__version__, instance=opened.instance.id)
+        around = Surroundings(
+            state_dir=self._directory.root,
+            socket=str(self._address),
+            instance=opened.instance.id,
+            epoch=opened.instance.epoch,
+            base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
+            telemetry=telemetry,
+        )
+        return Engine(self._config, self._directory, opened, around, self._draining)
+
+    async def _recover(self, engine: Engine) -> None:
+        """Recover and begin to dispatch; if that cannot be trusted, stay up, readable, and change nothing."""
+        assert self._turns is not None
+        begin = asyncio.ensure_future(engine.begin())
+        await asyncio.wait({begin, self._turns}, return_when=asyncio.FIRST_COMPLETED)
+        if self._turns.done():
+            begin.cancel()
+            self._turns.result()
+        error = begin.exception()
+        if error is None:
+            return
+        self._turns.cancel()
+        why = f"recovery failed: {type(error).__name__}: {error}"
+        log(LogEvent.RECOVERY_FAILED, error=error)
+        log(LogEvent.SAFE_MODE_ENTERED, reason=why)
+        engine.safe_mode = why
+        engine.dispatcher.closed = why
+
+    def _listen_to_signals(self, engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, engine.drain.begin)
+
+    def _tell_ready(self, engine: Engine, health: Health) -> None:
+        self._began = time.monotonic()
+        status = engine.safe_mode or f"{len(engine.book.runs)} running"
+        self._notifier.ready(status)
+        if self._notifier.watchdog_ms is not None:
+            interval_s = self._notifier.watchdog_ms / 2_000
+            self._beat = asyncio.ensure_future(beat(health, self._notifier.watchdog, interval_s))
+        # What was built at start lives as long as we do: the collector need not walk it again.
+        gc.collect()
+        gc.freeze()
+        log(LogEvent.DAEMON_READY, socket=self._address, state_dir=self._directory.root, pid=os.getpid())
+
+    # --- running ---
+
+    async def _until_done(self) -> int:
+        engine, turns = self._engine, self._turns
+        assert engine is not None
+        assert turns is not None
+        drained = asyncio.ensure_future(engine.drain.done.wait())
+        waiting = {drained} if engine.safe_mode else {drained, turns}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if drained.done():
+            return 0
+        drained.cancel()
+        turns.result()
+        return EX_IOERR
+
+    def _draining(self, left: int, wait_ms: int) -> None:
+        self._notifier.extend_timeout(wait_ms + SHUTDOWN_MARGIN_MS)
+        self._notifier.status(f"draining: {left} running")
+
+    def _facts(self) -> dict[str, Any]:
+        """The part of `system.status` that the engine does not know."""
+        assert self._engine is not None
+        assert self._opened is not None
+        engine, opened = self._engine, self._opened
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_ms": round((time.monotonic() - self._began) * 1_000),
+            "instance": opened.instance.id,
+            "epoch": opened.instance.epoch,
+            "schema": opened.schema,
+            "state_dir": str(self._directory.root),
+            "socket": str(self._address),
+            "connections": 0 if self._server is None else self._server.connections,
+            "launchers": engine.local.describe(),
+            "recovery": engine.recovery.describe(),
+            "disk": {"free_bytes": engine.housekeeping.free_bytes, "full": engine.housekeeping.full},
+        }
+
+    # --- stopping ---
+
+    async def _stop(self) -> None:
+        """In reverse order; every step bears that the one before it never happened."""
+        self._notifier.stopping()
+        log(LogEvent.DAEMON_STOPPING)
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._server is not None:
+            await self._server.stop()
+        if self._engine is not None:
+            await self._engine.end()
+            self._engine.loop.stop()
+        if self._turns is not None:
+            await asyncio.wait({self._turns}, timeout=HEALTH_PATIENCE_S)
+            self._turns.cancel()
+        if self._engine is not None:
+            self._engine.telemetry.close()
+        if self._opened is not None:
+            await self._close_state(self._opened)
+        self._notifier.close()
+        log(LogEvent.DAEMON_STOPPED)
+
+    async def _close_state(self, opened: Opened) -> None:
+        assert self._engine is not None
+        if self._turns is not None and not self._turns.cancelled() and self._turns.exception() is None:
+            self._engine.housekeeping.note()
+        await opened.reader.close()
+        await opened.writer.close()
+        self._directory.unlock()
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="stokerd",
+        description="Run the Stoker daemon in the foreground.",
+        epilog="Settings: `stoker config show`. Exit status: 0 drained, 69-78 as in sysexits.h.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file instead of the usual places")
+    parser.add_argument("--state-dir", metavar="DIR", help="where jobs are kept")
+    parser.add_argument("--socket", metavar="PATH", help="where to listen")
+    parser.add_argument("--version", action="version", version=f"stokerd {__version__}")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `stokerd`; returns its exit status."""
+    asked = _arguments(argv)
+    environ = dict(os.environ)
+    try:
+        config = load(asked.config, environ)
+        logs.configure(config.log.level, config.log.format)
+        log(LogEvent.DAEMON_STARTING, version=__version__, pid=os.getpid(), config=find(asked.config, environ))
+        load_handlers(config.daemon.handlers)
+        root = Path(state_dir(asked.state_dir, environ))
+        address = Path(socket_path(asked.socket, environ, os.geteuid()))
+        daemon = Daemon(config, root, address, environ)
+        sdnotify.strip(os.environ)
+        return uvloop.run(daemon.run())
+    except StokerError as error:
+        return _refuse(error)
+
+
+def _refuse(error: StokerError) -> int:
+    """Say on stderr what is wrong, as log line and for people."""
+    log(LogEvent.DAEMON_FAILED, error=error, code=error.code, hint=error.hint)
+    for problem in error.details.get("errors", [error.message]):
+        sys.stderr.write(f"stokerd: {problem}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""What the engine keeps in memory: open attempts, the front of every queue, and counts of what is live.
+
+Owns the only copy of running jobs that anyone decides by. Refuses to decide and to store. Everything here
+can be read again from the database, and at a start it is. Invariant: use of a resource is the sum over open
+attempts, whatever the state of their jobs; nothing is counted twice or by hand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from stoker.core.admission import Line
+from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
+from stoker.engine.line import ReadyLine
+
+
+class Run(Struct):
+    """A job with an open attempt."""
+
+    job: Job
+    attempt: Attempt
+
+
+class Book:
+    """Memory of the engine, kept equal to the committed rows by `enter`."""
+
+    def __init__(self, queues: dict[str, Queue], resources: dict[str, Resource], last_id: int, last_seq: int) -> None:
+        self.queues = queues
+        self.resources = resources
+        self.last_id = last_id
+        self.last_seq = last_seq
+        self.committed_seq = last_seq
+        self.runs: dict[int, Run] = {}
+        self.jobs_by_run: dict[str, int] = {}
+        self.lines: dict[str, ReadyLine] = {name: ReadyLine() for name in queues}
+        self.counts: Counter[tuple[str, State]] = Counter()
+        self.running: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()
+        self.used: Counter[str] = Counter()
+        self.described: set[str] = set()  # runs with facts that wait for a commit to ride with
+        self.needed: set[int] = set()  # jobs that a waiting job still needs
+
+    def by_run(self, run_id: str) -> Run | None:
+        """The open attempt with that id."""
+        job_id = self.jobs_by_run.get(run_id)
+        return None if job_id is None else self.runs[job_id]
+
+    def enter(self, before: Job | None, job: Job, attempt: Attempt | None) -> None:
+        """Take over what a step made of a job and, if it touched one, of its attempt."""
+        if before is not None:
+            self._count(before, -1)
+            if before.state is State.QUEUED:
+                self.lines[before.spec.queue].remove(before)
+        self._count(job, 1)
+        if job.state is State.QUEUED:
+            self.lines[job.spec.queue].add(job)
+        if attempt is not None:
+            self._enter_attempt(job, attempt)
+        elif job.id in self.runs:
+            self.runs[job.id].job = job
+
+    def _count(self, job: Job, step: int) -> None:
+        if job.state not in FINAL:
+            self.counts[job.spec.queue, job.state] += step
+
+    def _enter_attempt(self, job: Job, attempt: Attempt) -> None:
+        run = self.runs.get(job.id)
+        if not attempt.open:
+            if run is not None:
+                self._forget(run)
+        elif run is not None and run.attempt.run_id == attempt.run_id:
+            run.job, run.attempt = job, attempt
+        else:
+            self.open(job, attempt)
+
+    def open(self, job: Job, attempt: Attempt) -> None:
+        """Remember an open attempt: it takes a slot and its resources."""
+        self.runs[job.id] = Run(job, attempt)
+        self.jobs_by_run[attempt.run_id] = job.id
+        self.running[job.spec.queue] += 1
+        self.served[job.spec.queue] += 1
+        self.used.update(job.spec.resources)
+
+    def _forget(self, run: Run) -> None:
+        del self.runs[run.job.id]
+        del self.jobs_by_run[run.attempt.run_id]
+        self.running[run.job.spec.queue] -= 1
+        self.used.subtract(run.job.spec.resources)
+
+    def add_queue(self, queue: Queue) -> None:
+        """A queue was made or changed."""
+        self.queues[queue.name] = queue
+        self.lines.setdefault(queue.name, ReadyLine())
+
+    def load_counts(self, rows: Iterable[tuple[str, str, int]]) -> None:
+        """Start from what the database counts; a queue with queued jobs has its window read on first use."""
+        for queue, state, number in rows:
+            self.counts[queue, State(state)] = number
+            if state == State.QUEUED:
+                self.lines[queue].complete = False
+
+    def pending(self, queue: str) -> int:
+        """Jobs of a queue that have not started: waiting and queued."""
+        return self.counts[queue, State.QUEUED] + self.counts[queue, State.WAITING]
+
+    def total(self, state: State) -> int:
+        """Jobs in a live state, over all queues."""
+        return sum(number for (_, counted), number in self.counts.items() if counted is state)
+
+    def hungry(self) -> list[str]:
+        """Queues whose window wants to be read before more is started."""
+        return [name for name, line in self.lines.items() if line.hungry]
+
+    def admission_lines(self) -> list[Line]:
+        """The queues with something ready, as admission looks at them."""
+        return [
+            Line(self.queues[name], line.jobs, self.running[name], self.served[name])
+            for name, line in self.lines.items()
+            if line.jobs
+        ]
+
+    def free(self) -> dict[str, int]:
+        """What is left of each resource."""
+        return {name: resource.capacity - self.used[name] for name, resource in self.resources.items()}
+
+    def holders(self, name: str) -> list[int]:
+        """Ids of the jobs whose open attempts hold some of a resource."""
+        return sorted(run.job.id for run in self.runs.values() if name in run.job.spec.resources)

@@ -1,0 +1,102 @@
+"""Ending in order: nothing new is started, what runs gets time, the rest is stopped, survivors are left.
+
+Owns the steps between SIGTERM and an empty house. Refuses to stop a survivor unless asked to. Invariant: every
+stop is a committed intent of the ordinary kind, so a daemon that dies while draining recovers as from any death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from stoker.core import events as ev
+from stoker.core.errors import Draining
+from stoker.core.model import State, StopReason
+from stoker.engine.book import Book, Run
+from stoker.engine.dispatcher import Dispatcher
+from stoker.engine.feeds import Feeds
+from stoker.engine.inbox import Message
+from stoker.engine.intake import Intake
+from stoker.engine.loop import Loop
+from stoker.engine.turn import Turn
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+# A worker in an uninterruptible sleep outlives SIGKILL: leave it to the next start instead of hanging here.
+AFTER_KILL_S = 10.0
+
+
+class StopRuns(Message):
+    """Stop what still runs, because the daemon ends."""
+
+    def __init__(self, chosen: Callable[[Run], bool]) -> None:
+        self._chosen = chosen
+
+    def decide(self, turn: Turn) -> None:
+        for run in list(turn.book.runs.values()):
+            if run.job.state is State.RUNNING and self._chosen(run):
+                turn.step(run.job.id, ev.StopWanted(reason=StopReason.SHUTDOWN))
+
+
+class Drain:
+    """Empties the house once; asked again, it stops waiting for jobs to end by themselves."""
+
+    def __init__(
+        self, book: Book, loop: Loop, intake: Intake, dispatcher: Dispatcher, feeds: Feeds, *, timeout_ms: int,
+        progress: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
+        self._book = book
+        self._loop = loop
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._feeds = feeds
+        self._timeout_s = timeout_ms / 1_000
+        self._progress = progress
+        self._hurry = asyncio.Event()
+        self._stop_survivors = False
+        self._task: asyncio.Task[None] | None = None
+        self.done = asyncio.Event()
+
+    def begin(self, *, stop_survivors: bool = False) -> None:
+        """Start to drain; a second call hurries."""
+        self._stop_survivors = self._stop_survivors or stop_survivors
+        if self._task is not None:
+            self._hurry.set()
+            return
+        log(LogEvent.DAEMON_DRAINING, running=len(self._book.runs))
+        self._dispatcher.closed = "draining"
+        self._intake.closed = Draining("the daemon is draining and takes no jobs", hint="try again when it is back")
+        self._task = asyncio.ensure_future(self._drain())
+
+    def _leaving(self, run: Run) -> bool:
+        """Whether a run has to end before the daemon does."""
+        return run.job.state is State.RUNNING and (self._stop_survivors or not run.job.spec.survive)
+
+    def _left(self) -> list[Run]:
+        return [run for run in self._book.runs.values() if self._leaving(run)]
+
+    async def _drain(self) -> None:
+        await self._until_empty(self._timeout_s)
+        if self._left():
+            self._loop.post(StopRuns(self._leaving))
+            await self._loop.barrier()
+            grace_ms = max((run.job.spec.grace_ms for run in self._left()), default=0)
+            self._hurry.clear()
+            await self._until_empty(grace_ms / 1_000 + AFTER_KILL_S)
+        self.done.set()
+
+    async def _until_empty(self, timeout_s: float) -> None:
+        """Wait until nothing is left, the time is over, or somebody hurries."""
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        end = asyncio.get_running_loop().time() + timeout_s
+        try:
+            while self._left() and not hurry.done():
+                wait_s = end - asyncio.get_running_loop().time()
+                if wait_s <= 0:
+                    return
+                self._progress(len(self._left()), round(wait_s * 1_000))
+                news = asyncio.ensure_future(self._feeds.news())
+                await asyncio.wait({news, hurry}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+        finally:
+            hurry.cancel()

@@ -1,0 +1,129 @@
+"""Carries out what a turn decided, once it is on disk, then lets everybody know.
+
+Owns the way from effects to executors, from ends to acknowledgements and dependents, and the verbs that wait
+to hear whether their stop came in time. Refuses to decide: all of it follows from committed steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from stoker.core import events as ev
+from stoker.core.clock import wall_ms
+from stoker.core.model import ExecutionMode, Job, State
+from stoker.engine.announce import announce
+from stoker.engine.book import Book
+from stoker.engine.feeds import Feeds
+from stoker.engine.inbox import Command, Dependents, Message, standing
+from stoker.engine.timers import Timers
+from stoker.engine.turn import Turn
+from stoker.executors.base import Delivered, Executor, Start
+from stoker.process.capture import log_path, remove_empty
+from stoker.telemetry.otel import Telemetry
+
+# A launcher that does not answer must not keep a client waiting: the stop is on disk and will be carried out.
+PATIENCE_S = 3.0
+
+
+class Effects:
+    """Acts on committed turns."""
+
+    def __init__(
+        self,
+        book: Book,
+        executors: Mapping[ExecutionMode, Executor],
+        timers: Timers,
+        feeds: Feeds,
+        telemetry: Telemetry,
+        state_dir: Path,
+        post: Callable[[Message], None],
+    ) -> None:
+        self._book = book
+        self._executors = executors
+        self._timers = timers
+        self._feeds = feeds
+        self._telemetry = telemetry
+        self._state_dir = state_dir
+        self._post = post
+        self._stopping: dict[str, list[Command]] = {}
+
+    def act(self, turn: Turn) -> None:
+        """Everything that follows from a committed turn, in order: effects, answers, announcements."""
+        self._start(turn)
+        self._stop(turn)
+        self._settle(turn)
+        self._pend(turn)
+        for answer in turn.answers:
+            answer()
+        announce(turn.transitions, self._telemetry, wall_ms())
+        self._feeds.tell(turn.transitions, self._book.last_seq)
+
+    def _start(self, turn: Turn) -> None:
+        starts: dict[ExecutionMode, list[Start]] = {}
+        for effect in turn.effects:
+            if isinstance(effect, ev.Launch):
+                run = self._book.by_run(effect.attempt.run_id)
+                if run is not None:
+                    starts.setdefault(run.job.spec.execution_mode, []).append(Start(run.job, run.attempt))
+        for mode, batch in starts.items():
+            self._executors[mode].start(batch)
+
+    def _stop(self, turn: Turn) -> None:
+        for effect in turn.effects:
+            if isinstance(effect, ev.Stop):
+                run = self._book.by_run(effect.run_id)
+                if run is not None:
+                    self._executors[run.job.spec.execution_mode].stop(effect.run_id, effect.grace_ms)
+
+    def _settle(self, turn: Turn) -> None:
+        settled = [effect.run_id for effect in turn.effects if isinstance(effect, ev.Settled)]
+        if settled:
+            for executor in self._executors.values():
+                executor.acknowledge(settled)
+            self._tidy(turn)
+        ended = [effect.job_id for effect in turn.effects if isinstance(effect, ev.TellDependents)]
+        waited_for = [job_id for job_id in ended if job_id in self._book.needed]
+        if waited_for:
+            self._post(Dependents(waited_for))
+
+    def _tidy(self, turn: Turn) -> None:
+        """Remove logs that nothing was written to; off the loop, as a dead disk may hang it."""
+        empty = []
+        for transition in turn.transitions:
+            attempt = transition.attempt
+            if attempt is not None and attempt.outcome is not None:
+                self._conclude(transition.job, attempt.run_id, stopped=attempt.outcome.stopped)
+                if attempt.outcome.log_bytes == 0:
+                    empty.append(log_path(self._state_dir, attempt.job_id, attempt.ordinal))
+        if empty:
+            asyncio.get_running_loop().run_in_executor(None, remove_empty, empty)
+
+    def _pend(self, turn: Turn) -> None:
+        for transition in turn.transitions:
+            if transition.job.state in (State.WAITING, State.QUEUED):
+                self._timers.pend(transition.job, turn.now)
+
+    # --- verbs that wait for their stop ---
+
+    def await_delivery(self, run_id: str, command: Command) -> None:
+        """Answer `command` when it is known whether the stop came before the exit."""
+        self._stopping.setdefault(run_id, []).append(command)
+        asyncio.get_running_loop().call_later(PATIENCE_S, self._answer_stopping, run_id)
+
+    def told(self, report: Delivered) -> None:
+        """The launcher says what became of the first signal."""
+        if report.delivered:
+            self._answer_stopping(report.run_id)
+
+    def _answer_stopping(self, run_id: str) -> None:
+        run = self._book.by_run(run_id)
+        if run is None:
+            return
+        for command in self._stopping.pop(run_id, ()):
+            command.answer(standing(run.job, stopping=True))
+
+    def _conclude(self, job: Job, run_id: str, *, stopped: bool) -> None:
+        for command in self._stopping.pop(run_id, ()):
+            command.conclude(job, stopped=stopped)

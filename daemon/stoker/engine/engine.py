@@ -1,0 +1,187 @@
+"""The engine as a whole: its parts, wired once, and the sink that executors report to.
+
+Owns the wiring and the order in which the parts begin and end. Refuses decisions: those are made in turns.
+Invariant: every report of an executor reaches the loop as a message, in the order in which it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from stoker.config import Config
+from stoker.core.clock import SystemClock
+from stoker.core.model import STOKER, ExecutionMode, Queue
+from stoker.core.throttle import Pressure
+from stoker.engine.book import Book
+from stoker.engine.commands import CommandChecks
+from stoker.engine.dispatcher import Dispatcher
+from stoker.engine.drain import Drain
+from stoker.engine.effects import Effects
+from stoker.engine.feeds import Feeds
+from stoker.engine.housekeeping import Housekeeping
+from stoker.engine.inbox import Change, Reports, Settle
+from stoker.engine.intake import Intake
+from stoker.engine.limits import Limits
+from stoker.engine.loop import Loop
+from stoker.engine.recovery import RecoveryService
+from stoker.engine.specs import Specs
+from stoker.engine.throttle import Throttle
+from stoker.engine.timers import Timers
+from stoker.engine.turn import Turn
+from stoker.executors.base import Ended, Executor, Lost, Report
+from stoker.executors.environment import Surroundings
+from stoker.executors.in_process import InProcessExecutor
+from stoker.executors.local import LocalExecutor
+from stoker.host.probe import Probe
+from stoker.store.directory import StateDirectory
+from stoker.store.open import Opened
+from stoker.store.snapshot import Snapshot
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+
+class Engine:
+    """All parts of the engine; see each module for what it owns."""
+
+    def __init__(
+        self,
+        config: Config,
+        directory: StateDirectory,
+        opened: Opened,
+        around: Surroundings,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.config = config
+        self.state_dir: Path = directory.root
+        self.safe_mode: str | None = None
+        self.clock = SystemClock(opened.instance.anchor)
+        self.reader = opened.reader
+        self.telemetry = around.telemetry
+        self.book = _book(opened.snapshot)
+        self.timers = Timers()
+        self.feeds = Feeds(opened.reader, self.book.last_seq)
+        self.local = LocalExecutor(around, self.report, self._nudge, stuck_ms=config.launcher.stuck_ms)
+        self.in_process = InProcessExecutor(self.report)
+        executors: dict[ExecutionMode, Executor] = {
+            ExecutionMode.SUBPROCESS: self.local,
+            ExecutionMode.IN_PROCESS: self.in_process,
+        }
+        self.dispatcher = Dispatcher(self.book, executors, config.daemon.slots)
+        self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.telemetry, self._act)
+        self.effects = Effects(
+            self.book, executors, self.timers, self.feeds, self.telemetry, directory.root, self.loop.post
+        )
+        self.limits = Limits(self.timers, self.clock, self.loop, self.local.signal, self._hear_out)
+        self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
+        self.checks = CommandChecks(self.clock, around.base["PATH"])
+        self.housekeeping = Housekeeping(
+            directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher,
+            instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
+        )  # fmt: skip
+        self.throttle = Throttle(
+            Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, self.housekeeping.tick
+        )
+        self.recovery = RecoveryService(
+            self.book, self.loop, self.local, self.clock, self.telemetry, state_dir=directory.root,
+            instance=opened.instance.id, epoch=opened.instance.epoch, copied=opened.instance.copied,
+        )  # fmt: skip
+        self.drain = Drain(
+            self.book, self.loop, self.intake, self.dispatcher, self.feeds, timeout_ms=config.daemon.drain_timeout_ms,
+            progress=progress,
+        )  # fmt: skip
+        self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- between the parts ---
+
+    def _act(self, turn: Turn) -> None:
+        self.effects.act(turn)
+        self.limits.rearm()
+
+    def _nudge(self) -> None:
+        self.loop.nudge()
+
+    async def _hear_out(self) -> None:
+        """Let every launcher say what it has to say, and let the loop decide it."""
+        await asyncio.gather(*(client.list_runs() for client in self.local.clients), return_exceptions=True)
+        await self.loop.barrier()
+
+    def report(self, reports: Sequence[Report]) -> None:
+        """What executors tell; a lost launcher is a matter for recovery."""
+        lost = [report.launcher for report in reports if isinstance(report, Lost)]
+        rest = [report for report in reports if not isinstance(report, Lost)]
+        if rest:
+            self.loop.post(
+                Reports(rest, self.effects.told, self.clock.steady_from_boot, self.timers.arm, self._unknown)
+            )
+        for launcher in lost:
+            self._spawn(self.recovery.launcher_lost(launcher))
+
+    def _unknown(self, ended: Ended) -> None:
+        self.loop.post(Settle(ended, self.local.acknowledge_unknown))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _pressed(self, pressure: Pressure) -> None:
+        self.dispatcher.throttled = pressure.throttled
+        event = LogEvent.QUEUE_THROTTLED if pressure.throttled else LogEvent.QUEUE_UNTHROTTLED
+        log(event, causes=[cause.value for cause in pressure.causes], levels=dict(pressure.levels))
+        if pressure.throttled:
+            self.telemetry.throttle_began(pressure.causes)
+        self.loop.nudge()
+
+    # --- beginning and ending ---
+
+    async def begin(self) -> None:
+        """Recover, then start what may start. On a recovery that cannot be trusted: safe mode."""
+        timeout_s = self.config.recovery.timeout_ms / 1_000
+        await asyncio.wait_for(self.recovery.recover(), timeout_s)
+        await self._declare_queues()
+        await self.local.begin_generation()
+        self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
+        self.limits.rearm()
+        self.throttle.start()
+        self.housekeeping.tick()
+        if self.dispatcher.closed == "recovering":
+            self.dispatcher.closed = None
+        self.loop.nudge()
+
+    async def _declare_queues(self) -> None:
+        """Queues of the settings file, where they say something else than the database."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def declare(turn: Turn) -> None:
+            for name, section in self.config.queues.items():
+                before = turn.book.queues.get(name)
+                queue = section.over(before or Queue(name=name))
+                if queue != before:
+                    turn.set_queue(queue, "configured", STOKER)
+
+        self.loop.post(Change(declare, done))
+        await done
+
+    async def end(self) -> None:
+        """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
+        self.throttle.stop()
+        self.limits.stop()
+        await self.recovery.close()
+        await self.in_process.close()
+        await self.local.close()
+        for task in list(self._tasks):
+            task.cancel()
+        self.checks.close()
+
+
+def _book(snapshot: Snapshot) -> Book:
+    book = Book(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
+    book.load_counts(snapshot.counts)
+    book.needed = snapshot.needed
+    for job, attempt in snapshot.runs:
+        book.open(job, attempt)
+    return book

@@ -1,0 +1,124 @@
+"""What is known about open attempts, each from the best witness there is.
+
+Owns the order of witnesses: the launcher that runs it, the outcome log of one that died, then /proc. Refuses to
+decide and to signal. Invariant: every attempt asked about gets exactly one finding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from msgspec import Struct, field
+
+from stoker.core.model import Attempt
+from stoker.core.recovery import Fact, Finding
+from stoker.executors.in_process import LAUNCHER as IN_PROCESS
+from stoker.executors.outcome import outcome_of
+from stoker.process import identity as identities
+from stoker.process.client import LauncherClient
+from stoker.process.messages import Exited, Run, RunState
+
+
+class Testimony(Struct, frozen=True):
+    """What launchers say: runs they hold, outcomes they wrote down, and which of them live but are silent."""
+
+    held: dict[str, tuple[LauncherClient, Run]] = field(default_factory=dict)
+    written: dict[str, Exited] = field(default_factory=dict)
+    silent: Collection[str] = ()
+
+
+async def hear(
+    clients: Iterable[LauncherClient],
+    attempts: Sequence[Attempt],
+    written: Mapping[str, Exited],
+    silent: Collection[str],
+) -> Testimony:
+    """Ask connected launchers for all they hold, and for the attempts that name them."""
+    held = {}
+    for client in clients:
+        named = [attempt.run_id for attempt in attempts if attempt.launcher == client.launcher]
+        for run in await client.list_runs(named):
+            held[run.run_id] = (client, run)
+    return Testimony(held, dict(written), silent)
+
+
+async def find(instance: str, attempts: Sequence[Attempt], testimony: Testimony) -> dict[str, Finding]:
+    """One finding for each attempt; /proc is looked at once, off the loop, for those nobody can tell about."""
+    findings = {}
+    untold = []
+    for attempt in attempts:
+        finding = _told(attempt, testimony)
+        if finding is None:
+            untold.append(attempt)
+        else:
+            findings[attempt.run_id] = finding
+    if untold:
+        findings |= await asyncio.to_thread(_look, instance, untold)
+    return findings
+
+
+def of_a_copy(attempts: Sequence[Attempt]) -> dict[str, Finding]:
+    """In a copied state directory open attempts belong to the original: nothing is asked, nothing is signalled."""
+    return {
+        attempt.run_id: Finding(
+            run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence="this directory is a copy: the original may run it"
+        )
+        for attempt in attempts
+    }
+
+
+def _told(attempt: Attempt, testimony: Testimony) -> Finding | None:
+    run_id = attempt.run_id
+    if attempt.launcher == IN_PROCESS:
+        return Finding(run_id=run_id, fact=Fact.GONE, evidence="ran inside the daemon that ended")
+    if run_id in testimony.held:
+        return _held(attempt, *testimony.held[run_id])
+    if run_id in testimony.written:
+        return _ended(testimony.written[run_id], "its launcher wrote the outcome down", attempt.launcher)
+    if attempt.launcher in testimony.silent:
+        return Finding(run_id=run_id, fact=Fact.SILENT, evidence="its launcher lives but does not answer")
+    return None
+
+
+def _held(attempt: Attempt, client: LauncherClient, run: Run) -> Finding:
+    match run.state:
+        case RunState.UNKNOWN:
+            return Finding(run_id=run.run_id, fact=Fact.NEVER_STARTED, evidence="its launcher never got it")
+        case RunState.ENDED:
+            assert run.exit is not None, "an ended run has an exit"
+            return _ended(run.exit, "its launcher kept the outcome", client.launcher)
+    return Finding(
+        run_id=run.run_id,
+        fact=Fact.OWNED,
+        evidence=f"runs under launcher {client.launcher}",
+        identity=attempt.identity if run.started is None else client.identity(run.started),
+        launcher=client.launcher,
+    )
+
+
+def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
+    outcome = outcome_of(exited)
+    return Finding(run_id=exited.run_id, fact=Fact.ENDED, evidence=evidence, outcome=outcome, launcher=launcher)
+
+
+def _look(instance: str, attempts: Sequence[Attempt]) -> dict[str, Finding]:
+    found = identities.find_by_environ(instance)
+    return {attempt.run_id: _judge(attempt, found.get(attempt.run_id, ())) for attempt in attempts}
+
+
+def _judge(attempt: Attempt, pids: Sequence[int]) -> Finding:
+    """What /proc says: `pids` are the processes that carry the attempt's run id."""
+
+    def finding(fact: Fact, evidence: str) -> Finding:
+        return Finding(run_id=attempt.run_id, fact=fact, evidence=evidence, identity=attempt.identity)
+
+    if attempt.identity is not None:
+        verdict = identities.verdict(attempt.identity, attempt.run_id)
+        if verdict is identities.Verdict.OURS:
+            return finding(Fact.ORPHANED, f"pid {attempt.identity.pid} is proven to be its worker")
+        if verdict is identities.Verdict.UNPROVABLE:
+            return finding(Fact.UNPROVABLE, f"nobody can prove whose process pid {attempt.identity.pid} is")
+    if pids:
+        return finding(Fact.ORPHANED, f"processes {', '.join(map(str, pids))} carry its run id")
+    return finding(Fact.GONE, "its launcher is dead and no process of it is left")

@@ -1,0 +1,90 @@
+"""The small periodic duties: room on the disk, facts that wait for a commit, the note beside the database.
+
+Owns what happens on each tick of the probe, and whether submits are refused for want of room. Refuses timers of
+its own. Invariant: a full disk stops acceptance, never truth: running work is still settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from stoker.core.errors import DiskFull
+from stoker.core.model import State
+from stoker.engine.book import Book
+from stoker.engine.dispatcher import Dispatcher
+from stoker.engine.inbox import Flush
+from stoker.engine.intake import Intake
+from stoker.engine.loop import Loop
+from stoker.host.probe import free_bytes
+from stoker.store.directory import Aside, StateDirectory
+from stoker.store.writer import Writer
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+ASIDE_TICKS = 60
+ROOM_AGAIN = 1.1  # resume only with a tenth more than the limit, so that one file does not flap it
+
+
+class Housekeeping:
+    """Duties of one tick, in the order of their cost."""
+
+    def __init__(
+        self, directory: StateDirectory, writer: Writer, loop: Loop, book: Book, intake: Intake, dispatcher: Dispatcher,
+        *, instance: str, schema: int, min_free_bytes: int,
+    ) -> None:  # fmt: skip
+        self._directory = directory
+        self._writer = writer
+        self._loop = loop
+        self._book = book
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._instance = instance
+        self._schema = schema
+        self._min_free = min_free_bytes
+        self._ticks = 0
+        self._noted = -1
+        self.free_bytes = 0
+        self.depths: dict[str, int] = {}  # replaced, never changed: an exporter's thread reads it
+        self.full = False
+
+    def tick(self) -> None:
+        """Called once a sample."""
+        self._ticks += 1
+        if self._book.described:
+            self._loop.post(Flush())
+        self._look_at_disk()
+        self.depths = {name: self._book.counts[name, State.QUEUED] for name in self._book.queues}
+        if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq:
+            asyncio.get_running_loop().run_in_executor(None, self.note)
+
+    def note(self) -> None:
+        """Write `state.json`: what the database must at least hold from now on."""
+        self._noted = self._book.committed_seq
+        self._directory.write_aside(Aside(self._instance, self._schema, self._noted))
+
+    def _look_at_disk(self) -> None:
+        self.free_bytes = free_bytes(self._directory.root)
+        if not self.full and (self._writer.full or self.free_bytes < self._min_free):
+            self._close()
+        elif self.full and self.free_bytes > self._min_free * ROOM_AGAIN:
+            self._reopen()
+
+    def _close(self) -> None:
+        self.full = True
+        log(LogEvent.DISK_FULL, free_bytes=self.free_bytes, min_free_bytes=self._min_free)
+        self._intake.closed = DiskFull(
+            f"{self.free_bytes} bytes are free under {self._directory.root}, {self._min_free} are wanted",
+            hint="free some space: accepted jobs are safe, and submits are taken again by themselves",
+        )
+        self._dispatcher.closed = "the disk is full"
+
+    def _reopen(self) -> None:
+        try:
+            self._writer.keep_reserve()
+        except OSError:
+            return  # no room for the reserve yet: the next tick tries again
+        self.full = False
+        log(LogEvent.DISK_OK, free_bytes=self.free_bytes)
+        self._intake.closed = None
+        self._dispatcher.closed = None
+        self._loop.nudge()

@@ -1,0 +1,264 @@
+"""What the engine's loop takes in, one class for each kind of message.
+
+Owns the translation of messages into events for `lifecycle.step`. Each message says what must be read first
+(`want`), what it decides (`decide`) and how it is told of a refusal (`fail`). Refuses to await and to act.
+Invariant: a message that fails has changed nothing of the turn it was in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stoker.core import events as ev
+from stoker.core.errors import AlreadyFinished
+from stoker.core.model import Actor, Job, State, StopReason
+from stoker.core.needs import need_met
+from stoker.core.requests import JobStanding, Verb
+from stoker.engine.timers import Alarm, Limit
+from stoker.engine.turn import Turn
+from stoker.executors.base import Began, Delivered, Ended, Refused, Report
+from stoker.store.loading import Wanted
+
+
+class Message:
+    """One entry of the inbox: decided in one turn, with all others that arrived meanwhile."""
+
+    def want(self, wanted: Wanted) -> None:
+        """Say what must be read first; by default nothing, as running jobs and queues are in memory."""
+
+    def decide(self, turn: Turn) -> None:
+        """Turn the message into steps. Raises StokerError, and has changed nothing then."""
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        """Hear of a refusal; by default it is a bug of ours, which must not pass unseen."""
+        raise error
+
+
+def standing(job: Job, *, stopping: bool = False) -> JobStanding:
+    """The short answer about a job."""
+    return JobStanding(
+        id=job.id, state=job.state, reason=job.reason, exit_code=job.exit_code, signal=job.signal, stopping=stopping
+    )
+
+
+class Command(Message):
+    """A verb of a person. A stop is answered when it is known whether it came in time."""
+
+    def __init__(
+        self,
+        verb: Verb,
+        job_id: int,
+        event: ev.Event,
+        future: asyncio.Future[JobStanding],
+        await_delivery: Callable[[str, Command], None],
+    ) -> None:
+        self.verb = verb
+        self.job_id = job_id
+        self._event = event
+        self._future = future
+        self._await_delivery = await_delivery
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.ids.add(self.job_id)
+
+    def decide(self, turn: Turn) -> None:
+        run = turn.book.runs.get(self.job_id)
+        job = turn.step(self.job_id, self._event)
+        if run is None or job.state is not State.RUNNING:
+            turn.answers.append(lambda: self.answer(standing(job)))
+        elif any(isinstance(effect, ev.Stop) and effect.run_id == run.attempt.run_id for effect in turn.effects):
+            self._await_delivery(run.attempt.run_id, self)
+        else:
+            turn.answers.append(lambda: self.answer(standing(job, stopping=True)))
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def answer(self, said: JobStanding) -> None:
+        if not self._future.done():
+            self._future.set_result(said)
+
+    def conclude(self, job: Job, *, stopped: bool) -> None:
+        """The attempt ended before anyone knew more: either the stop worked or the end came first."""
+        if stopped:
+            self.answer(standing(job))
+            return
+        self.fail(
+            AlreadyFinished(
+                f"job {job.id} had already finished when {self.verb.value} came ({job.state.value})",
+                hint=f"stoker show {job.id}",
+                state=job.state.value,
+            )
+        )
+
+
+class Reports(Message):
+    """What executors tell. Facts come before limits: see `Alarms`."""
+
+    def __init__(self, reports: Sequence[Report], told: Callable[[Delivered], None], steady: Callable[[int], int],
+                 arm: Callable[[Job, Any, int], None], unknown: Callable[[Ended], None]) -> None:  # fmt: skip
+        self._reports = reports
+        self._told = told
+        self._steady = steady
+        self._arm = arm
+        self._unknown = unknown
+
+    def decide(self, turn: Turn) -> None:
+        for report in self._reports:
+            match report:
+                case Began():
+                    self._began(turn, report)
+                case Ended():
+                    self._ended(turn, report)
+                case Delivered():
+                    turn.answers.append(lambda report=report: self._told(report))  # type: ignore[misc]
+                case Refused():
+                    self._refused(turn, report)
+
+    def _began(self, turn: Turn, report: Began) -> None:
+        run = turn.book.by_run(report.run_id)
+        if run is None:
+            return
+        started = self._steady(report.boot_ms)
+        at = turn.now.wall - max(0, turn.now.steady - started)
+        turn.begin(run, report.identity, at)
+        self._arm(run.job, run.attempt, started)
+
+    def _ended(self, turn: Turn, report: Ended) -> None:
+        run = turn.book.by_run(report.run_id)
+        if run is None:
+            self._unknown(report)
+            return
+        # Truly random: retries of jobs that failed together must not come back together.
+        turn.step(run.job.id, ev.Ended(outcome=report.outcome, luck=random.random()))  # noqa: S311 - spreads load
+
+    def _refused(self, turn: Turn, report: Refused) -> None:
+        run = turn.book.by_run(report.run_id)
+        if run is not None:
+            turn.step(run.job.id, ev.Refused(why=report.why))
+
+
+class Settle(Message):
+    """Outcomes of attempts that are not in memory: known ones are acknowledged, unknown ones recorded."""
+
+    def __init__(self, ended: Ended, acknowledge: Callable[[Sequence[str]], None]) -> None:
+        self._ended = ended
+        self._acknowledge = acknowledge
+        self._job_id = int(ended.run_id.split(".", 1)[0])
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.run_ids.add(self._ended.run_id)
+        wanted.ids.add(self._job_id)
+
+    def decide(self, turn: Turn) -> None:
+        if self._ended.run_id not in turn.loaded.known_runs:
+            told = {"run_id": self._ended.run_id, "outcome": self._ended.outcome}
+            turn.record("system", self._ended.run_id, "unknown_outcome", told)
+            job = turn.find(self._job_id)
+            if job is not None and job.state in (State.WAITING, State.QUEUED):
+                turn.step(job.id, ev.Hold(actor=Actor(note=f"an outcome of {self._ended.run_id} that nobody expected")))
+        turn.answers.append(lambda: self._acknowledge([self._ended.run_id]))
+
+
+class Alarms(Message):
+    """Limits of running attempts that are due."""
+
+    def __init__(self, alarms: Sequence[Alarm], warn: Callable[[str, int], None]) -> None:
+        self._alarms = alarms
+        self._warn = warn
+
+    def decide(self, turn: Turn) -> None:
+        for alarm in self._alarms:
+            run = turn.book.by_run(alarm.run_id)
+            if run is None or run.job.state is not State.RUNNING:
+                continue
+            match alarm.limit:
+                case Limit.TIMEOUT:
+                    turn.step(alarm.job_id, ev.StopWanted(reason=StopReason.TIMEOUT))
+                case Limit.DEADLINE:
+                    turn.step(alarm.job_id, ev.DeadlinePassed())
+                case Limit.WARN:
+                    signum = run.job.spec.warn_signal
+                    assert signum is not None, "only a job with a warning signal has a warning alarm"
+                    turn.answers.append(lambda run_id=alarm.run_id, signum=signum: self._warn(run_id, signum))  # type: ignore[misc]
+
+
+class Due(Message):
+    """Limits of jobs that do not run: the database is asked which."""
+
+    def __init__(self, done: Callable[[Any], None]) -> None:
+        self._done = done
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.due = True
+
+    def decide(self, turn: Turn) -> None:
+        due = turn.loaded.due
+        for kind, ids in ((ev.Woke, due.woken), (ev.TtlPassed, due.expired), (ev.DeadlinePassed, due.overdue)):
+            for job_id in ids:
+                state = turn.job(job_id).state
+                if state is State.WAITING or (state is State.QUEUED and kind is not ev.Woke):
+                    turn.step(job_id, kind())
+        self._done(due)
+
+
+class Dependents(Message):
+    """A needed job reached its end: those who wait for it go on, or never can."""
+
+    def __init__(self, job_ids: Sequence[int]) -> None:
+        self._job_ids = job_ids
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.dependents_of.update(self._job_ids)
+
+    def decide(self, turn: Turn) -> None:
+        for each in turn.loaded.dependents:
+            job, needed = turn.find(each.job_id), turn.find(each.needed)
+            pair = (each.job_id, each.needed)
+            if job is None or needed is None or not job.needs_open or job.final or pair in turn.batch.needs_met:
+                continue
+            met = need_met(each.on, needed)
+            if met is None:
+                continue
+            turn.batch.needs_met.append(pair)
+            event: ev.Event = ev.NeedMet() if met else ev.NeedFailed(needed=each.needed, on=each.on)
+            turn.step(each.job_id, event)
+        turn.book.needed.difference_update(self._job_ids)
+
+
+class Flush(Message):
+    """Facts that only describe have waited long enough for a commit to ride with."""
+
+    def decide(self, turn: Turn) -> None:
+        turn.flush = True
+
+
+class Barrier(Message):
+    """Nothing to decide: answered when all before it is committed."""
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self._done = done
+
+    def decide(self, turn: Turn) -> None:
+        turn.answers.append(lambda: None if self._done.done() else self._done.set_result(None))
+
+
+class Change(Message):
+    """A change of a queue or a resource, as a function on the turn; its result is the answer."""
+
+    def __init__(self, change: Callable[[Turn], Any], future: asyncio.Future[Any]) -> None:
+        self._change = change
+        self._future = future
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def decide(self, turn: Turn) -> None:
+        answer = self._change(turn)
+        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(answer))

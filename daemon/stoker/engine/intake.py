@@ -1,0 +1,223 @@
+"""Taking jobs in: one Submission is one request, answered after the commit that holds all of it.
+
+Owns what happens between a well-formed request and its rows: queue bounds, idempotency, needs, the first
+state. Refuses framing and paths. Invariants: all or each, as asked; the same key and spec give the same job;
+an error stores nothing of its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core import events as ev
+from stoker.core.admission import order_key
+from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, QueueNotFound, StokerError
+from stoker.core.lifecycle import submitted
+from stoker.core.model import Job, Queue, Spec, State
+from stoker.core.needs import need_met
+from stoker.core.requests import JobParams, SubmitAnswer
+from stoker.core.trace import new_trace_id, parse_traceparent
+from stoker.engine.inbox import Message
+from stoker.engine.specs import Specs, check
+from stoker.engine.turn import Turn
+from stoker.store.jobs import Keyed, spec_hash
+from stoker.store.loading import Wanted
+from stoker.store.writer import NewKey
+
+RETRY_HINT_MS = 1_000
+Answer = SubmitAnswer | StokerError
+Answers = list[Answer]
+
+
+class Offer(Struct, frozen=True):
+    """One job of a request; `problem` is what was found wrong before it came here."""
+
+    sent: JobParams
+    problem: StokerError | None = None
+
+
+class Prepared(Struct, frozen=True):
+    """A job that will be accepted: its spec, and what its needs still wait for."""
+
+    spec: Spec
+    open_needs: tuple[tuple[int, str], ...]
+    failed_need: ev.NeedFailed | None
+    sent: JobParams
+    digest: bytes
+
+
+class Intake:
+    """What every submission needs to know of the daemon."""
+
+    def __init__(self, specs: Specs, ageing_ms: int, max_queued: int) -> None:
+        self.specs = specs
+        self.ageing_ms = ageing_ms
+        self.max_queued = max_queued or None
+        self.closed: StokerError | None = None  # why nothing is accepted now
+
+
+class Submission(Message):
+    """A request to accept jobs."""
+
+    def __init__(
+        self, intake: Intake, offers: Sequence[Offer], owner_uid: int, *, atomic: bool, future: asyncio.Future[Answers]
+    ) -> None:
+        self._intake = intake
+        self._offers = offers
+        self._owner = owner_uid
+        self._atomic = atomic
+        self._future = future
+
+    def want(self, wanted: Wanted) -> None:
+        """Keys and needed jobs must be looked up."""
+        for offer in self._offers:
+            if offer.sent.idempotency_key:
+                wanted.keys.add((self._owner, offer.sent.idempotency_key))
+            if offer.sent.needs:
+                wanted.ids.update(need if isinstance(need, int) else need.job for need in offer.sent.needs)
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def decide(self, turn: Turn) -> None:
+        """Accept what can be accepted; the answers go out after the commit."""
+        if self._intake.closed is not None:
+            raise self._intake.closed
+        results = self._all(turn) if self._atomic else [self._each(turn, offer) for offer in self._offers]
+        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(results))
+
+    def _all(self, turn: Turn) -> Answers:
+        """Every job or none: nothing is accepted before all are known to be good."""
+        keys = [offer.sent.idempotency_key for offer in self._offers if offer.sent.idempotency_key]
+        if len(set(keys)) != len(keys):
+            raise InvalidParams("idempotency_key: a key stands twice in one atomic request", path="idempotency_key")
+        ahead: Counter[str] = Counter()
+        prepared = []
+        for offer in self._offers:
+            one = self._prepare(turn, offer, ahead)
+            prepared.append(one)
+            if isinstance(one, Prepared):
+                ahead[one.spec.queue] += 1
+        return [one if isinstance(one, SubmitAnswer) else self._accept(turn, one) for one in prepared]
+
+    def _each(self, turn: Turn, offer: Offer) -> Answer:
+        try:
+            prepared = self._prepare(turn, offer, Counter())
+        except StokerError as error:
+            return error
+        return prepared if isinstance(prepared, SubmitAnswer) else self._accept(turn, prepared)
+
+    def _prepare(self, turn: Turn, offer: Offer, ahead: Counter[str]) -> Prepared | SubmitAnswer:
+        """Everything that can refuse a job, in one place; changes nothing. `ahead`: jobs about to be accepted."""
+        if offer.problem is not None:
+            raise offer.problem
+        sent = offer.sent
+        digest = _digest(sent) if sent.idempotency_key else b""
+        known = self._known(turn, sent.idempotency_key, digest) if sent.idempotency_key else None
+        if known is not None:
+            return known
+        queue = self._queue(turn, sent)
+        self._check_room(turn, queue, ahead)
+        spec = self._intake.specs.resolve(sent, queue)
+        check(spec, turn.now, turn.book.resources)
+        open_needs, failed = self._needs(turn, spec)
+        return Prepared(spec, open_needs, failed, sent, digest)
+
+    def _known(self, turn: Turn, key: str, digest: bytes) -> SubmitAnswer | None:
+        """The answer that this key was given before. Raises IdempotencyConflict."""
+        known = turn.loaded.keys.get((self._owner, key))
+        if known is None:
+            return None
+        if known.spec_hash != digest:
+            raise IdempotencyConflict(
+                f"idempotency_key: {key!r} was used for job {known.job_id} with another spec",
+                hint=f"stoker show {known.job_id}, or choose another key",
+                path="idempotency_key",
+                id=known.job_id,
+            )
+        job = turn.find(known.job_id)
+        state = job.state if job is not None else State(known.state or State.SUCCEEDED)
+        return SubmitAnswer(known.job_id, state, existing=True)
+
+    def _queue(self, turn: Turn, sent: JobParams) -> Queue:
+        name = sent.queue if isinstance(sent.queue, str) else "default"
+        queue = turn.book.queues.get(name)
+        if queue is None:
+            known = ", ".join(sorted(turn.book.queues))
+            raise QueueNotFound(
+                f"queue: there is no queue {name!r} (there are: {known})", hint=f"stoker queue set {name}", path="queue"
+            )
+        return queue
+
+    def _check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
+        """Backpressure: bounded lines say no instead of growing. Raises QueueFull."""
+        pending = turn.book.pending(queue.name) + ahead[queue.name]
+        if queue.max_queued is not None and pending >= queue.max_queued:
+            raise _full(f"queue {queue.name!r} holds {pending} jobs, its limit max_queued", queue.name)
+        if self._intake.max_queued is not None:
+            total = turn.book.total(State.QUEUED) + turn.book.total(State.WAITING) + ahead.total()
+            if total >= self._intake.max_queued:
+                raise _full(f"all queues together hold {total} jobs, the limit [jobs] max_queued", queue.name)
+
+    def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[tuple[int, str], ...], ev.NeedFailed | None]:
+        still_open = []
+        for index, need in enumerate(spec.needs):
+            job = turn.find(need.job)
+            if job is None or self._owner not in (0, job.owner_uid):
+                path = f"needs[{index}]"
+                raise JobNotFound(f"{path}: there is no job {need.job} of yours", hint="stoker ls --all", path=path)
+            met = need_met(need.on, job)
+            if met is False:
+                return (), ev.NeedFailed(needed=need.job, on=need.on)
+            if met is None:
+                still_open.append((need.job, need.on.value))
+        return tuple(still_open), None
+
+    def _accept(self, turn: Turn, prepared: Prepared) -> SubmitAnswer:
+        spec, now, book = prepared.spec, turn.now, turn.book
+        book.last_id += 1
+        parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
+        job = Job(
+            id=book.last_id,
+            spec=spec,
+            spec_hash=spec_hash(spec),
+            owner_uid=self._owner,
+            trace_id=parent.trace_id if parent else new_trace_id(os.urandom(16)),
+            state=State.WAITING,
+            needs_open=len(prepared.open_needs),
+            order_key=order_key(now.steady, spec.priority, self._intake.ageing_ms),
+            created_at=now.wall,
+        )
+        needs = [(job.id, needed, on) for needed, on in prepared.open_needs]
+        book.needed.update(needed for needed, _ in prepared.open_needs)
+        turn.insert(submitted(job, now), prepared.sent.idempotency_key or None, needs)
+        self._remember_key(turn, prepared, job.id)
+        if prepared.failed_need is not None:
+            turn.step(job.id, prepared.failed_need)
+        return SubmitAnswer(job.id, turn.job(job.id).state)
+
+    def _remember_key(self, turn: Turn, prepared: Prepared, job_id: int) -> None:
+        key = prepared.sent.idempotency_key
+        if not key:
+            return
+        turn.batch.keys.append(NewKey(self._owner, key, prepared.digest, job_id, turn.now.wall))
+        turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id, None)
+
+
+def _digest(sent: JobParams) -> bytes:
+    """The hash of a spec as it was sent, the key itself left out."""
+    return hashlib.blake2b(msgspec.json.encode(sent), digest_size=16).digest()
+
+
+def _full(message: str, queue: str) -> QueueFull:
+    return QueueFull(
+        message, hint=f"try again in a second, or: stoker queue {queue}", retry_after_ms=RETRY_HINT_MS, queue=queue
+    )

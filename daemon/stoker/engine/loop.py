@@ -1,0 +1,120 @@
+"""The loop that owns job state: takes what came in, decides it in one turn, commits, acts, answers.
+
+Owns the order "commit, then act, then announce", and that there is only one turn at a time. What arrives
+while a commit is in flight shares the next: that is the group commit. Refuses to know what messages mean and
+how effects are carried out. Invariant: no effect of a turn runs and no answer goes out before its rows are
+durable; a commit that is in doubt ends the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from stoker.core.clock import Clock
+from stoker.core.errors import StokerError
+from stoker.engine.book import Book
+from stoker.engine.inbox import Barrier, Message
+from stoker.engine.turn import Turn
+from stoker.store.loading import Loaded, Wanted, load
+from stoker.store.writer import Writer
+from stoker.telemetry.otel import Telemetry
+
+TURN_LIMIT = 512
+
+
+class Dispatcher(Protocol):
+    def want(self, wanted: Wanted) -> None: ...
+    def dispatch(self, turn: Turn) -> bool: ...
+
+
+class Loop:
+    """Runs turns until it is stopped or storage fails."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        book: Book,
+        clock: Clock,
+        dispatcher: Dispatcher,
+        telemetry: Telemetry,
+        act: Callable[[Turn], None],
+    ) -> None:
+        self._writer = writer
+        self._book = book
+        self._clock = clock
+        self._dispatcher = dispatcher
+        self._telemetry = telemetry
+        self._act = act
+        self._inbox: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self.turns = 0
+
+    def post(self, message: Message) -> None:
+        """Hand something in; safe from any callback of the loop's thread."""
+        self._inbox.append(message)
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Something outside changed (pressure, a launcher): see whether more may start."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after what is in the inbox now."""
+        self._stopping = True
+        self._wake.set()
+
+    async def barrier(self) -> None:
+        """Wait until everything that was posted before is decided and committed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.post(Barrier(done))
+        await done
+
+    async def run(self) -> None:
+        """Take turns. Raises StorageFailed when a commit is in doubt."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            more = await self._turn(self._take())
+            if more or self._inbox:
+                self._wake.set()
+            elif self._stopping:
+                return
+
+    def _take(self) -> list[Message]:
+        inbox = self._inbox
+        return [inbox.popleft() for _ in range(min(len(inbox), TURN_LIMIT))]
+
+    async def _turn(self, messages: Sequence[Message]) -> bool:
+        """One turn; True when there is more to start at once."""
+        turn = Turn(self._book, self._clock.now(), await self._load(messages))
+        for queue, jobs in turn.loaded.lines.items():
+            self._book.lines[queue].refill(jobs)
+        for message in messages:
+            try:
+                message.decide(turn)
+            except StokerError as error:
+                message.fail(error)
+        more = self._dispatcher.dispatch(turn)
+        batch = turn.finish()
+        if batch:
+            began = time.perf_counter()
+            await self._writer.commit(batch)
+            self._telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
+            self._book.committed_seq = self._book.last_seq
+            self.turns += 1
+        self._act(turn)
+        return more
+
+    async def _load(self, messages: Sequence[Message]) -> Loaded:
+        wanted = Wanted()
+        for message in messages:
+            message.want(wanted)
+        self._dispatcher.want(wanted)
+        if wanted.due:
+            wanted.due_at = self._clock.now()
+        return await self._writer.read(load, wanted) if wanted else Loaded()

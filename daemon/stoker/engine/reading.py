@@ -1,0 +1,141 @@
+"""Answers that are put together from several places: status, queues, resources, history, logs.
+
+Owns their shape. Refuses to change anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stoker.core.admission import paused
+from stoker.core.errors import AttemptNotFound, JobNotFound
+from stoker.core.model import Change, Job, State
+from stoker.core.requests import LogChunk, LogFeed
+from stoker.engine.book import Book
+from stoker.engine.feeds import tell
+from stoker.process.capture import follow as follow_log
+from stoker.process.capture import log_path, tail_offset
+from stoker.store import jobs
+
+if TYPE_CHECKING:
+    from stoker.engine.engine import Engine
+
+
+async def job_now(engine: Engine, job_id: int) -> Job:
+    """The job as it stands, memory laid over what is committed. Raises JobNotFound."""
+    found = await engine.reader.run(jobs.by_ids, [job_id])
+    if job_id not in found:
+        raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
+    run = engine.book.runs.get(job_id)
+    return run.job if run is not None and found[job_id].state is run.job.state else found[job_id]
+
+
+def change_view(change: Change) -> dict[str, Any]:
+    """A change with what it changed."""
+    details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
+    note = details.pop("note", None)
+    return tell(change) | {"note": note, "details": details}
+
+
+def queue_views(engine: Engine) -> list[dict[str, Any]]:
+    """Every queue with its counts."""
+    book, throttled = engine.book, engine.throttle.pressure.throttled
+    return [
+        {
+            "name": queue.name,
+            "class": queue.queue_class,
+            "max_running": queue.max_running,
+            "max_queued": queue.max_queued,
+            "paused": queue.paused,
+            "throttled": not queue.paused and paused(queue, throttled=throttled),
+            "defaults": queue.defaults,
+            "queued": book.counts[queue.name, State.QUEUED],
+            "waiting": book.counts[queue.name, State.WAITING],
+            "held": book.counts[queue.name, State.HELD],
+            "running": book.running[queue.name],
+        }
+        for queue in sorted(book.queues.values(), key=lambda queue: queue.name)
+    ]
+
+
+def resource_views(book: Book) -> list[dict[str, Any]]:
+    """Every resource with its use."""
+    return [
+        {"name": name, "capacity": resource.capacity, "used": book.used[name], "holders": book.holders(name)}
+        for name, resource in sorted(book.resources.items())
+    ]
+
+
+def status_view(engine: Engine) -> dict[str, Any]:
+    """The part of `system.status` that the engine knows."""
+    book, pressure = engine.book, engine.throttle.pressure
+    return {
+        "mode": "safe" if engine.safe_mode else (engine.dispatcher.closed or "running"),
+        "safe_mode": engine.safe_mode,
+        "max_running": engine.dispatcher.slots,
+        "running": len(book.runs),
+        "queued": book.total(State.QUEUED),
+        "waiting": book.total(State.WAITING),
+        "held": book.total(State.HELD),
+        "queues": queue_views(engine),
+        "resources": resource_views(book),
+        "pressure": {
+            "levels": {gauge.value: round(level, 1) for gauge, level in pressure.levels.items()},
+            "throttled": pressure.throttled,
+            "causes": [cause.value for cause in pressure.causes],
+            "since": pressure.since,
+            "throttle_events": pressure.events,
+        },
+        "last_seq": book.last_seq,
+    }
+
+
+async def log_feed(
+    engine: Engine, job: Job, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
+) -> LogFeed:
+    """A reader of one attempt's log, by default the newest attempt's. Raises AttemptNotFound."""
+    wanted = job.attempts if ordinal is None else ordinal
+    if wanted > job.attempts or (wanted == 0 and not follow):
+        told = f"has {job.attempts} attempts" if job.attempts else "has not started yet"
+        raise AttemptNotFound(f"job {job.id} {told}", hint=f"stoker why {job.id}", id=job.id)
+    return LogFeed(wanted or 1, _chunks(engine, job, wanted or 1, offset, tail_lines, follow=follow))
+
+
+async def _chunks(
+    engine: Engine, job: Job, ordinal: int, offset: int | None, tail_lines: int | None, *, follow: bool
+) -> AsyncGenerator[LogChunk, None]:
+    closed = asyncio.Event()
+    watcher = asyncio.ensure_future(_close_when_over(engine, job.id, ordinal, closed)) if follow else None
+    path = log_path(engine.state_dir, job.id, ordinal)
+    try:
+        if watcher is None:
+            closed.set()
+        start = offset or 0
+        if tail_lines is not None:
+            start = await asyncio.to_thread(tail_offset, path, tail_lines)
+        async for chunk in follow_log(path, offset=start, closed=closed):
+            yield chunk
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+
+
+async def _close_when_over(engine: Engine, job_id: int, ordinal: int, closed: asyncio.Event) -> None:
+    """Set `closed` when that attempt is over, or will never begin."""
+    feed = engine.feeds.watch(engine.feeds.seq, job_id)
+    if not _over(engine, await job_now(engine, job_id), ordinal):
+        async for _ in feed.changes:
+            if _over(engine, await job_now(engine, job_id), ordinal):
+                break
+    closed.set()
+
+
+def _over(engine: Engine, job: Job, ordinal: int) -> bool:
+    run = engine.book.runs.get(job.id)
+    open_ordinal = run.attempt.ordinal if run is not None else None
+    started = job.attempts >= ordinal
+    return (started and open_ordinal != ordinal) or (not started and (job.final or job.state is State.HELD))

@@ -1,0 +1,266 @@
+"""What the daemon offers to clients: every method of the protocol, as plain calls.
+
+Owns the way from a request to the loop (for what changes something) or to the reader (for what only looks).
+Refuses framing, and refuses to decide: verbs become messages, answers come from committed state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from stoker.core import events as ev
+from stoker.core.errors import HandlerNotFound, InvalidParams, QueueNotFound, SafeMode, WaitTimeout
+from stoker.core.model import Actor, ExecutionMode, Job, Queue, Resource, State
+from stoker.core.requests import (
+    ChangeFeed,
+    CommandOptions,
+    JobFilter,
+    JobParams,
+    JobStanding,
+    LogFeed,
+    QueueSettings,
+    Verb,
+)
+from stoker.core.why import Scene, explain
+from stoker.engine import reading
+from stoker.engine.engine import Engine
+from stoker.engine.feeds import ended
+from stoker.engine.health import Health
+from stoker.engine.inbox import Change, Command, standing
+from stoker.engine.intake import Answers, Offer, Submission
+from stoker.engine.turn import Turn
+from stoker.engine.views import attempt_view, job_view
+from stoker.executors.in_process import HANDLERS
+from stoker.store import attempts, changes, reader
+from stoker.store import jobs as job_rows
+
+
+class Service:
+    """The engine as `rpc.methods` calls it."""
+
+    def __init__(self, engine: Engine, facts: Callable[[], dict[str, Any]], health: Health) -> None:
+        self._engine = engine
+        self._facts = facts
+        self._health = health
+
+    # --- jobs ---
+
+    def submit(self, jobs: list[JobParams], peer_uid: int, *, atomic: bool) -> asyncio.Future[Answers]:
+        """Accept jobs; the future holds one answer a job, after the commit of all of them."""
+        engine = self._engine
+        future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+        if engine.safe_mode is not None:
+            future.set_exception(_safe_mode(engine.safe_mode))
+            return future
+        places = [engine.checks.place(job) for job in jobs]
+        unknown = engine.checks.unknown(places)
+
+        def post(_looked: object = None) -> None:
+            offers = [Offer(job, engine.checks.problem(place)) for job, place in zip(jobs, places, strict=True)]
+            offers = [self._with_handler(offer) for offer in offers]
+            engine.loop.post(Submission(engine.intake, offers, peer_uid, atomic=atomic, future=future))
+
+        if unknown:
+            asyncio.ensure_future(engine.checks.look(unknown)).add_done_callback(post)
+        else:
+            post()
+        return future
+
+    def _with_handler(self, offer: Offer) -> Offer:
+        if offer.sent.execution_mode is not ExecutionMode.IN_PROCESS or offer.sent.command in HANDLERS:
+            return offer
+        known = ", ".join(sorted(HANDLERS)) or "none"
+        missing = HandlerNotFound(
+            f"command: no in-process handler is called {offer.sent.command!r} (there are: {known})", path="command"
+        )
+        return Offer(offer.sent, missing)
+
+    def command(
+        self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions
+    ) -> asyncio.Future[JobStanding]:
+        """Carry out a verb on a job."""
+        engine = self._engine
+        future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
+        if engine.safe_mode is not None:
+            future.set_exception(_safe_mode(engine.safe_mode))
+            return future
+        event = _event(verb, Actor(peer_uid, options.reason_note), options)
+        engine.loop.post(Command(verb, job_id, event, future, engine.effects.await_delivery))
+        return future
+
+    async def get(self, job_id: int) -> dict[str, Any]:
+        """One job with all its attempts."""
+        job = await reading.job_now(self._engine, job_id)
+        runs = await self._engine.reader.run(attempts.of_job, job_id)
+        view = job_view(job, self._engine.book, self._engine.state_dir)
+        view["attempts_list"] = [attempt_view(attempt, self._engine.book) for attempt in runs]
+        return view
+
+    async def list(self, wanted: JobFilter) -> dict[str, Any]:
+        """Jobs that match, newest first."""
+        page = await self._engine.reader.run(reader.page, wanted)
+        views = [job_view(job, self._engine.book, self._engine.state_dir) for job in page.jobs]
+        return {"jobs": views, "next": page.next}
+
+    async def history(self, job_id: int) -> dict[str, Any]:
+        """Every change of a job and every attempt."""
+        await reading.job_now(self._engine, job_id)
+        log = await self._engine.reader.run(changes.of_job, job_id)
+        runs = await self._engine.reader.run(attempts.of_job, job_id)
+        return {
+            "id": job_id,
+            "changes": [reading.change_view(change) for change in log],
+            "attempts": [attempt_view(attempt, self._engine.book) for attempt in runs],
+        }
+
+    async def why(self, job_id: int) -> dict[str, Any]:
+        """What blocks a job."""
+        job = await reading.job_now(self._engine, job_id)
+        blocker = explain(job, await self._scene(job))
+        view = {"id": job.id, "state": job.state, "code": blocker.code, "message": blocker.message}
+        return view | {"hint": blocker.hint, "details": blocker.details}
+
+    async def _scene(self, job: Job) -> Scene:
+        engine, book = self._engine, self._engine.book
+        run = book.runs.get(job.id)
+        return Scene(
+            now=engine.clock.now(),
+            queue=book.queues[job.spec.queue],
+            queue_running=book.running[job.spec.queue],
+            running=len(book.runs),
+            slots=engine.dispatcher.slots,
+            ahead=await engine.reader.run(job_rows.ahead, job) if job.state is State.QUEUED else 0,
+            throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
+            free=book.free(),
+            holders={name: book.holders(name) for name in job.spec.resources},
+            open_needs=await engine.reader.run(job_rows.open_needs, job.id) if job.needs_open else (),
+            attempt=None if run is None else run.attempt,
+            closed=engine.safe_mode or engine.dispatcher.closed,
+        )
+
+    async def wait(
+        self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None
+    ) -> Sequence[JobStanding]:
+        """Wait until the jobs have ended, or one of them has."""
+        futures = {job_id: self._engine.feeds.wait_for(job_id) for job_id in dict.fromkeys(job_ids)}
+        try:
+            for job_id, future in futures.items():
+                job = await reading.job_now(self._engine, job_id)
+                if ended(job) and not future.done():
+                    future.set_result(standing(job))
+            timeout_s = None if timeout_ms is None else timeout_ms / 1_000
+            when = asyncio.FIRST_COMPLETED if any_one else asyncio.ALL_COMPLETED
+            done, _ = await asyncio.wait(futures.values(), timeout=timeout_s, return_when=when)
+        finally:
+            for future in futures.values():
+                future.cancel()
+        if not done or (len(done) < len(futures) and not any_one):
+            missing = [job_id for job_id, future in futures.items() if future not in done]
+            raise WaitTimeout(f"job {missing[0]} has not ended within {timeout_ms} ms", hint=f"stoker why {missing[0]}")
+        return [futures[job_id].result() for job_id in job_ids if futures[job_id] in done]
+
+    async def logs(
+        self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
+    ) -> LogFeed:
+        """One attempt's log; with `follow`, until the attempt is over."""
+        job = await reading.job_now(self._engine, job_id)
+        return await reading.log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
+
+    # --- queues and resources ---
+
+    async def queues(self) -> dict[str, Any]:
+        """Every queue and what is in it."""
+        return {"queues": reading.queue_views(self._engine)}
+
+    def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
+        """Make or change a queue."""
+
+        def change(turn: Turn) -> dict[str, Any]:
+            before = turn.book.queues.get(settings.name, Queue(name=settings.name))
+            said = {
+                name: value
+                for name in ("queue_class", "max_running", "max_queued")
+                if (value := getattr(settings, name)) is not UNSET
+            }
+            if settings.defaults is not UNSET:
+                said["defaults"] = before.defaults | msgspec.to_builtins(settings.defaults)
+            turn.set_queue(msgspec.structs.replace(before, **said), "set", Actor(peer_uid, note))
+            return {"name": settings.name}
+
+        return self._change(change)
+
+    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Any]:
+        """Start nothing of a queue, or go on."""
+
+        def change(turn: Turn) -> dict[str, Any]:
+            queue = turn.book.queues.get(name)
+            if queue is None:
+                known = ", ".join(sorted(turn.book.queues))
+                raise QueueNotFound(f"name: there is no queue {name!r} (there are: {known})", hint="stoker queue")
+            cause = "paused" if paused else "resumed"
+            turn.set_queue(msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
+            return {"name": name, "paused": paused}
+
+        return self._change(change)
+
+    async def resources(self) -> dict[str, Any]:
+        """Every resource, what is used of it and by whom."""
+        return {"resources": reading.resource_views(self._engine.book)}
+
+    def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
+        """Make a resource or change its capacity."""
+
+        def change(turn: Turn) -> dict[str, Any]:
+            turn.set_resource(Resource(name=name, capacity=capacity), Actor(peer_uid, note))
+            return {"name": name, "capacity": capacity}
+
+        return self._change(change)
+
+    def _change(self, change: Callable[[Turn], dict[str, Any]]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._engine.safe_mode is not None:
+            future.set_exception(_safe_mode(self._engine.safe_mode))
+        else:
+            self._engine.loop.post(Change(change, future))
+        return future
+
+    # --- the daemon ---
+
+    async def status(self) -> dict[str, Any]:
+        """How the daemon stands."""
+        return reading.status_view(self._engine) | self._facts()
+
+    async def health(self) -> dict[str, Any]:
+        """Whether the parts that matter answer."""
+        return await self._health.look()
+
+    async def drain(self, *, stop: bool) -> dict[str, Any]:
+        """Begin to drain; the daemon ends when it is done."""
+        self._engine.drain.begin(stop_survivors=stop)
+        return {"draining": True}
+
+    async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
+        """The log of changes as it grows."""
+        if after_seq is not None and after_seq > self._engine.feeds.seq:
+            newest = self._engine.feeds.seq
+            raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
+        return self._engine.feeds.watch(after_seq, job_id)
+
+
+def _safe_mode(why: str) -> SafeMode:
+    return SafeMode(f"the daemon is in safe mode and changes nothing: {why}", hint="stoker status")
+
+
+def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:
+    match verb:
+        case Verb.RETRY:
+            return ev.Retry(actor=actor, deadline=options.deadline, timeout_ms=options.timeout_ms)
+        case Verb.RESTART:
+            return ev.Restart(actor=actor, yes=options.yes)
+    return ev.VERBS[verb.value](actor=actor)
+

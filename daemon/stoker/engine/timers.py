@@ -1,0 +1,104 @@
+"""When something is due next: limits of running attempts, and the pending limits in the database.
+
+Owns two heaps, one on each clock, and the next due time of what lies in the database. Refuses to act: it says
+what is due. Durations run on the steady clock, `deadline` and `run_at` on the wall clock, which may jump.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import StrEnum
+
+from msgspec import Struct
+
+from stoker.core.clock import Now
+from stoker.core.model import Attempt, Job
+
+# A wall clock that is set forward tells nobody, so wall limits are looked at again this often.
+WALL_RECHECK_MS = 1_000
+
+
+class Limit(StrEnum):
+    WARN = "warn"
+    TIMEOUT = "timeout"
+    DEADLINE = "deadline"
+
+
+class Alarm(Struct, frozen=True, order=True):
+    """A limit of one open attempt; `at` is on the clock of its heap."""
+
+    at: int
+    job_id: int
+    run_id: str
+    limit: Limit
+
+
+class Timers:
+    """Heaps of alarms. An alarm whose attempt has ended is dropped when it comes up."""
+
+    def __init__(self) -> None:
+        self._steady: list[Alarm] = []
+        self._wall: list[Alarm] = []
+        self.pending_steady: int | None = None
+        self.pending_wall: int | None = None
+
+    def arm(self, job: Job, attempt: Attempt, started: int) -> None:
+        """Set the alarms of an attempt that began at `started` (steady)."""
+        spec = job.spec
+        if spec.timeout_ms is not None:
+            self._push(self._steady, job, attempt, started + spec.timeout_ms, Limit.TIMEOUT)
+            if spec.warn_signal is not None:
+                warn_at = started + max(0, spec.timeout_ms - spec.warn_before_ms)
+                self._push(self._steady, job, attempt, warn_at, Limit.WARN)
+        if spec.deadline is not None:
+            self._push(self._wall, job, attempt, spec.deadline, Limit.DEADLINE)
+            if spec.warn_signal is not None:
+                self._push(self._wall, job, attempt, spec.deadline - spec.warn_before_ms, Limit.WARN)
+
+    def _push(self, heap: list[Alarm], job: Job, attempt: Attempt, at: int, limit: Limit) -> None:
+        heapq.heappush(heap, Alarm(at, job.id, attempt.run_id, limit))
+
+    def pend(self, job: Job, now: Now) -> None:
+        """A job waits or is queued: its own limits may come before what was due next."""
+        run_at = job.spec.run_at
+        self.pend_at(_sooner(job.expires_at, job.wake_at), job.spec.deadline)
+        if run_at is not None and run_at > now.wall:
+            self.pend_at(None, run_at)
+
+    def pend_at(self, steady: int | None, wall: int | None) -> None:
+        """Something in the database is due at these times, if not sooner."""
+        self.pending_steady = _sooner(self.pending_steady, steady)
+        self.pending_wall = _sooner(self.pending_wall, wall)
+
+    def forget_pending(self) -> None:
+        """The database is about to be asked: `pend_at` tells what it says."""
+        self.pending_steady = None
+        self.pending_wall = None
+
+    def pending_due(self, now: Now) -> bool:
+        """Whether the database has something due."""
+        return (self.pending_steady is not None and self.pending_steady <= now.steady) or (
+            self.pending_wall is not None and self.pending_wall <= now.wall
+        )
+
+    def take_due(self, now: Now) -> list[Alarm]:
+        """Alarms of attempts that are due, removed."""
+        return [*_pop(self._steady, now.steady), *_pop(self._wall, now.wall)]
+
+    def delay_ms(self, now: Now) -> int | None:
+        """How long nothing can become due; None: for ever."""
+        steady = [at for at in (self.pending_steady, self._steady[0].at if self._steady else None) if at is not None]
+        wall = [at for at in (self.pending_wall, self._wall[0].at if self._wall else None) if at is not None]
+        waits = [at - now.steady for at in steady] + [min(at - now.wall, WALL_RECHECK_MS) for at in wall]
+        return max(0, min(waits)) if waits else None
+
+
+def _sooner(one: int | None, other: int | None) -> int | None:
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
+def _pop(heap: list[Alarm], now: int) -> list[Alarm]:
+    due = []
+    while heap and heap[0].at <= now:
+        due.append(heapq.heappop(heap))
+    return due

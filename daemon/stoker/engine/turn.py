@@ -1,0 +1,235 @@
+"""One turn of the engine: what was decided between two commits.
+
+Owns the batch that is to be stored, the effects that wait for it and the answers that come after it. Every
+change of a job passes through `step` here, which is where the log of changes gets its record. Refuses to
+await. Invariant: what a turn has decided is in the book at once and on disk at its commit; nothing acts or
+answers before that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.core import events as ev
+from stoker.core.clock import Now
+from stoker.core.errors import JobNotFound
+from stoker.core.lifecycle import step
+from stoker.core.model import STOKER, Actor, Attempt, Change, Identity, Job, Queue, Resource, State
+from stoker.engine.book import Book, Run
+from stoker.store.jobs import spec_hash
+from stoker.store.loading import Loaded
+from stoker.store.writer import Batch
+
+# What of a job changes in its life; the rest is its spec.
+MUTABLE = (
+    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
+    "finished_at", "exit_code", "signal",
+)  # fmt: skip
+
+
+class Transition(Struct, frozen=True):
+    """One recorded step, for those who are told afterwards."""
+
+    event: ev.Event | None
+    before: Job | None
+    job: Job
+    attempt: Attempt | None
+    change: Change
+
+
+def cause_of(event: type[ev.Event]) -> str:
+    """The name of an event in the log of changes, as in `need_met`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
+
+
+_CAUSES = {event: cause_of(event) for event in ev.Event.__subclasses__()}
+
+
+class Turn:
+    """Collects decisions; `Loop` commits and carries them out."""
+
+    def __init__(self, book: Book, now: Now, loaded: Loaded) -> None:
+        self.book = book
+        self.now = now
+        self.loaded = loaded
+        self.batch = Batch()
+        self.effects: list[ev.Effect] = []
+        self.answers: list[Callable[[], None]] = []
+        self.transitions: list[Transition] = []
+        self.flush = False
+
+    def find(self, job_id: int) -> Job | None:
+        """The newest value of a job, whether decided in this turn, in memory or loaded."""
+        if job_id in self.batch.new_jobs:
+            return self.batch.new_jobs[job_id]
+        if job_id in self.batch.jobs:
+            return self.batch.jobs[job_id]
+        run = self.book.runs.get(job_id)
+        return run.job if run is not None else self.loaded.jobs.get(job_id)
+
+    def job(self, job_id: int) -> Job:
+        """As `find`, but a job must be there. Raises JobNotFound."""
+        job = self.find(job_id)
+        if job is None:
+            raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
+        return job
+
+    def insert(self, job: Job, key: str | None, needs: list[tuple[int, int, str]]) -> None:
+        """A job was accepted."""
+        self.batch.new_jobs[job.id] = job
+        self.batch.needs.extend(needs)
+        self.book.enter(None, job, None)
+        payload = {"spec": job.spec, "job": _standing(job), "key": key}
+        self._record(None, None, job, None, payload, Actor(job.owner_uid))
+
+    def step(self, job_id: int, event: ev.Event) -> Job:
+        """Apply an event to a job and remember everything that follows from it."""
+        before = self.job(job_id)
+        run = self.book.runs.get(job_id)
+        attempt = None if run is None else run.attempt
+        after = step(before, attempt, event, self.now)
+        job = self._respecified(before, after.job)
+        touched = None if after.attempt is attempt else after.attempt
+        if touched is None and job == before:
+            return job
+        self._store(job, attempt, touched)
+        self.book.enter(before, job, touched)
+        if touched is not None or job.state is not before.state:
+            self._record(event, before, job, touched, _difference(before, job, attempt, touched), event.actor)
+        self.effects.extend(after.effects)
+        return job
+
+    def begin(self, run: Run, identity: Identity, at: int) -> None:
+        """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
+        run.attempt = replace(run.attempt, identity=identity, started_at=at)
+        run.job = replace(run.job, pid=identity.pid, started_at=run.job.started_at or at)
+        if run.job.id in self.batch.jobs:
+            self.batch.jobs[run.job.id] = run.job
+        self.book.described.add(run.attempt.run_id)
+
+    def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
+        """A change that is not one of a job."""
+        self._change(kind, subject, None, None, cause, payload, actor)
+
+    def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:
+        self.batch.queues[queue.name] = queue
+        self.book.add_queue(queue)
+        self.record("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
+
+    def set_resource(self, resource: Resource, actor: Actor) -> None:
+        self.batch.resources[resource.name] = resource
+        self.book.resources[resource.name] = resource
+        self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
+
+    def finish(self) -> Batch:
+        """The batch, with the facts that were waiting for a ride."""
+        if self.batch or self.flush:
+            for run_id in self.book.described:
+                run = self.book.by_run(run_id)
+                if run is not None:
+                    self.batch.attempts.setdefault(run_id, run.attempt)
+                    self.batch.jobs.setdefault(run.job.id, run.job)
+            self.book.described.clear()
+        return self.batch
+
+    def _respecified(self, before: Job, job: Job) -> Job:
+        if job.spec is before.spec or job.spec == before.spec:
+            return job
+        job = replace(job, spec_hash=spec_hash(job.spec))
+        self.batch.respecified[job.id] = job
+        return job
+
+    def _store(self, job: Job, attempt: Attempt | None, touched: Attempt | None) -> None:
+        if job.id in self.batch.new_jobs:
+            self.batch.new_jobs[job.id] = job
+        else:
+            self.batch.jobs[job.id] = job
+        if touched is None:
+            return
+        if attempt is None:
+            self.batch.new_attempts[touched.run_id] = touched
+            self.batch.holds[touched.run_id] = job.spec.resources
+        else:
+            self.batch.attempts[touched.run_id] = touched
+
+    def _record(
+        self,
+        event: ev.Event | None,
+        before: Job | None,
+        job: Job,
+        attempt: Attempt | None,
+        payload: dict[str, Any],
+        actor: Actor,
+    ) -> None:
+        cause = "submitted" if event is None else _CAUSES[type(event)]
+        if actor.note is not None:
+            payload["note"] = actor.note
+        was = None if before is None else before.state
+        change = self._change("job", str(job.id), was, job.state, cause, payload, actor)
+        self.transitions.append(Transition(event, before, job, attempt, change))
+
+    def _change(
+        self,
+        kind: str,
+        subject: str,
+        before: State | None,
+        after: State | None,
+        cause: str,
+        payload: dict[str, Any],
+        actor: Actor,
+    ) -> Change:
+        self.book.last_seq += 1
+        change = Change(
+            seq=self.book.last_seq,
+            at=self.now.wall,
+            kind=kind,
+            subject=subject,
+            from_state=before and before.value,
+            to_state=after and after.value,
+            cause=cause,
+            actor_uid=actor.uid,
+            payload=payload,
+        )
+        self.batch.changes.append(change)
+        return change
+
+
+def _standing(job: Job) -> dict[str, Any]:
+    """What rebuilds the row of a new job beside its spec."""
+    return {
+        "owner_uid": job.owner_uid,
+        "trace_id": job.trace_id,
+        "order_key": job.order_key,
+        "created_at": job.created_at,
+        "state": job.state,
+        "needs_open": job.needs_open,
+        "expires_at": job.expires_at,
+    }
+
+
+def _difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt | None) -> dict[str, Any]:
+    """What a step changed: enough to apply it again to the row before."""
+    payload: dict[str, Any] = {
+        name: value for name in MUTABLE if (value := getattr(job, name)) != getattr(before, name)
+    }
+    if job.spec is not before.spec:
+        payload["spec"] = job.spec
+    if touched is not None:
+        payload["attempt"] = _attempt_difference(attempt, touched)
+    return payload
+
+
+def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any]:
+    told: dict[str, Any] = {"run_id": after.run_id}
+    if before is None:
+        told |= {"ordinal": after.ordinal, "launcher": after.launcher}
+    elif after.stop_reason is not before.stop_reason:
+        told["stop_reason"] = after.stop_reason
+    if after.outcome is not None:
+        told |= {"identity": after.identity, "outcome": after.outcome}
+    return told

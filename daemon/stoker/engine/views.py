@@ -1,0 +1,59 @@
+"""How jobs and attempts look to clients: plain dicts with the words of DESIGN.
+
+Owns the names of fields on the wire. Refuses lookups: it is given values. What is in memory (pid, a stop under
+way) is laid over what was committed, because descriptive rows reach the disk a little later.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stoker.core.model import Attempt, Job
+from stoker.engine.book import Book
+from stoker.process.capture import log_path
+
+_SPEC_FIELDS = (
+    "queue", "name", "priority", "execution_mode", "command", "args", "working_dir", "stdin", "labels", "max_attempts",
+    "base_delay_ms", "backoff_factor", "max_delay_ms", "success_exit_codes", "no_retry_exit_codes", "deadline",
+    "ttl_ms", "timeout_ms", "grace_ms", "warn_signal", "warn_before_ms", "on_orphan", "max_orphanings", "survive", "run_at",
+    "needs", "resources", "limits", "nice", "max_log_bytes", "traceparent",
+)  # fmt: skip
+_JOB_FIELDS = (
+    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "pid", "owner_uid",
+    "trace_id", "created_at", "started_at", "finished_at", "exit_code", "signal",
+)  # fmt: skip
+
+
+def job_view(job: Job, book: Book, state_dir: Path) -> dict[str, Any]:
+    """A job as `job.get` and `job.list` show it."""
+    run = book.runs.get(job.id)
+    job = job if run is None else run.job
+    view: dict[str, Any] = {"id": job.id}
+    view |= {name: getattr(job, name) for name in _JOB_FIELDS}
+    view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
+    view["env_vars"] = job.spec.env
+    view["spec_hash"] = job.spec_hash.hex()
+    view["stopping"] = run is not None and run.attempt.stop_reason is not None
+    view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
+    return view
+
+
+def attempt_view(attempt: Attempt, book: Book) -> dict[str, Any]:
+    """An attempt as `job.get` and `job.history` show it."""
+    run = book.by_run(attempt.run_id)
+    attempt = attempt if run is None else run.attempt
+    identity, outcome = attempt.identity, attempt.outcome
+    view: dict[str, Any] = {
+        name: getattr(attempt, name)
+        for name in ("run_id", "ordinal", "launcher", "created_at", "started_at", "ended_at", "stop_reason", "adopted")
+    }
+    view["pid"] = None if identity is None else identity.pid
+    view["cgroup"] = None if identity is None else identity.cgroup
+    view["outcome"] = None if outcome is None else outcome.kind
+    told = msgspec.structs.asdict(outcome) if outcome is not None else {}
+    for name in ("exit_code", "signal", "stopped", "error", "user_ms", "system_ms", "max_rss_kib", "log_bytes"):
+        view[name] = told.get(name)
+    return view

@@ -1,0 +1,73 @@
+"""What a worker is given: its environment and its launch order.
+
+Owns the allowlist and the STOKER_* variables. Refuses everything else of the daemon's environment: a worker
+must not inherit what the daemon was given for itself (NOTIFY_SOCKET, LISTEN_FDS, credentials).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from stoker.core.model import Limits
+from stoker.executors.base import Start
+from stoker.process.capture import log_path
+from stoker.process.messages import LaunchOrder, Setup
+from stoker.telemetry.otel import Telemetry
+
+
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What all workers of this daemon share."""
+
+    state_dir: Path
+    socket: str
+    instance: str
+    epoch: int
+    base: Mapping[str, str]
+    telemetry: Telemetry
+
+    def variables(self, start: Start) -> dict[str, str]:
+        """The whole environment of a worker."""
+        job, attempt = start.job, start.attempt
+        return {
+            **self.base,
+            **job.spec.env,
+            "STOKER_JOB_ID": str(job.id),
+            "STOKER_ATTEMPT": str(attempt.ordinal),
+            "STOKER_RUN_ID": attempt.run_id,
+            "STOKER_INSTANCE": self.instance,
+            "STOKER_SOCKET": self.socket,
+            "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
+        }
+
+    def order(self, start: Start, cgroup: str | None) -> LaunchOrder:
+        """What the launcher is told."""
+        job, attempt = start.job, start.attempt
+        return LaunchOrder(
+            epoch=self.epoch,
+            run_id=attempt.run_id,
+            argv=(job.spec.command, *job.spec.args),
+            env=self.variables(start),
+            working_dir=job.spec.working_dir,
+            log=str(log_path(self.state_dir, job.id, attempt.ordinal)),
+            max_log_bytes=job.spec.max_log_bytes,
+            stdin=job.spec.stdin,
+            setup=_setup(job.spec.limits, job.spec.nice, cgroup),
+        )
+
+
+def _setup(limits: Limits, nice: int, cgroup: str | None) -> Setup | None:
+    """None where a plain spawn will do: a fork costs twice as much."""
+    if not limits and not nice and cgroup is None:
+        return None
+    return Setup(limits=limits or None, nice=nice, cgroup=cgroup)
+
+
+def allowed(environ: Mapping[str, str], names: tuple[str, ...], path: str) -> dict[str, str]:
+    """The daemon's variables that workers get; `path` replaces PATH where it is set."""
+    base = {name: environ[name] for name in names if name in environ}
+    base["PATH"] = path or environ.get("PATH", os.defpath)
+    return base

@@ -1,0 +1,118 @@
+"""In-process jobs: registered async handlers, run as tasks of the daemon.
+
+Owns the registry and the tasks. Refuses to let an exception escape: it becomes the attempt's outcome,
+permanent unless it says that it is transient. A handler ends with the daemon, so its job is requeued after a
+crash. Handlers must await often; they share the loop with everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct
+
+from stoker.core.clock import wall_ms
+from stoker.core.errors import ConfigInvalid
+from stoker.core.model import Outcome, OutcomeKind
+from stoker.executors.base import Delivered, Ended, Sink, Start
+
+LAUNCHER = "in-process"
+ERROR_LIMIT = 4_000
+
+
+class Call(Struct, frozen=True):
+    """What a handler is given: the job's arguments and which run this is."""
+
+    job_id: int
+    run_id: str
+    args: tuple[str, ...]
+
+
+class Transient(Exception):
+    """Raised by a handler to say that another try may succeed."""
+
+
+Handler = Callable[[Call], Awaitable[None]]
+HANDLERS: dict[str, Handler] = {}
+
+
+def handler(name: str) -> Callable[[Handler], Handler]:
+    """Register an async function as the in-process command `name`."""
+
+    def register(function: Handler) -> Handler:
+        if name in HANDLERS:
+            raise ValueError(f"two in-process handlers are called {name!r}")
+        HANDLERS[name] = function
+        return function
+
+    return register
+
+
+def load_handlers(modules: Sequence[str]) -> None:
+    """Import the modules of `[daemon] handlers`. Raises ConfigInvalid naming all that fail."""
+    errors = []
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - a service boundary: the module is the user's
+            errors.append(f"daemon.handlers: {module}: {type(error).__name__}: {error}")
+    if errors:
+        raise ConfigInvalid("; ".join(errors), errors=errors)
+
+
+class InProcessExecutor:
+    """Runs handlers as tasks."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def launcher(self) -> str | None:
+        return LAUNCHER
+
+    def start(self, starts: Sequence[Start]) -> None:
+        for start in starts:
+            call = Call(start.job.id, start.attempt.run_id, start.job.spec.args)
+            task = asyncio.get_running_loop().create_task(self._run(start.job.spec.command, call))
+            self._tasks[call.run_id] = task
+
+    async def _run(self, command: str, call: Call) -> None:
+        outcome = await _outcome(command, call)
+        self._tasks.pop(call.run_id, None)
+        self._sink([Ended(call.run_id, outcome)])
+
+    def stop(self, run_id: str, grace_ms: int) -> None:  # noqa: ARG002 - a task has no second, harder signal
+        task = self._tasks.get(run_id)
+        if task is not None:
+            task.cancel()
+        self._sink([Delivered(run_id, delivered=task is not None)])
+
+    def signal(self, run_id: str, signum: int) -> None:
+        """A handler gets no signals."""
+
+    def acknowledge(self, run_ids: Sequence[str]) -> None:
+        """Nothing is kept: a handler's outcome dies with the daemon, and so does the handler."""
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it is over."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _outcome(command: str, call: Call) -> Outcome:
+    """Run the handler; whatever it does becomes an outcome."""
+    try:
+        await HANDLERS[command](call)
+    except asyncio.CancelledError:
+        return Outcome(kind=OutcomeKind.EXCEPTION, stopped=True, error="cancelled", ended_at=wall_ms())
+    except Exception as error:  # noqa: BLE001 - the boundary of a handler: nothing escapes into the loop
+        told = "".join(traceback.format_exception(error))[-ERROR_LIMIT:]
+        transient = isinstance(error, Transient)
+        return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=told, ended_at=wall_ms())
+    return Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=wall_ms())

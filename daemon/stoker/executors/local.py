@@ -1,0 +1,267 @@
+"""Local subprocesses: hands attempts to launchers and turns what they say into reports.
+
+Owns which launcher runs what, and the stop ladders. Refuses to be anybody's parent and to guess: an attempt
+whose launcher died is given to recovery. Invariants: an attempt ends once its whole tree is gone; what the
+main process left behind gets the same ladder as a stop; new attempts go to the newest launcher that answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from stoker.core.clock import wall_ms
+from stoker.core.model import Identity, Outcome, OutcomeKind
+from stoker.executors.base import Began, Delivered, Ended, Lost, Refused, Report, Sink, Start
+from stoker.executors.environment import Surroundings
+from stoker.executors.outcome import NEVER_STARTED, outcome_of
+from stoker.process import messages
+from stoker.process.client import LauncherClient
+from stoker.process.launchers import start_launcher
+from stoker.process.tree import Ladder, await_end, sweep
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+
+class LocalExecutor:
+    """Runs subprocesses through launchers."""
+
+    def __init__(self, around: Surroundings, sink: Sink, ready: Callable[[], None], *, stuck_ms: int) -> None:
+        self._around = around
+        self._sink = sink
+        self._ready = ready
+        self._stuck_ms = stuck_ms
+        self._newest: LauncherClient | None = None
+        self._clients: dict[str, LauncherClient] = {}
+        self._of_run: dict[str, LauncherClient] = {}
+        self._exits: dict[str, messages.Exited] = {}
+        self._graces: dict[str, int] = {}
+        self._ladders: dict[str, Ladder] = {}
+        self._orphans: dict[str, Identity | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # --- launchers ---
+
+    @property
+    def launcher(self) -> str | None:
+        newest = self._newest
+        return None if newest is None or newest.lost or newest.stuck else newest.launcher
+
+    @property
+    def clients(self) -> Iterable[LauncherClient]:
+        return self._clients.values()
+
+    async def answers(self) -> None:
+        """Return when the newest launcher has answered. Raises ConnectionError when there is none."""
+        if self._newest is None:
+            raise ConnectionError("no launcher")
+        await self._newest.list_runs()
+
+    def describe(self) -> list[dict[str, object]]:
+        """The launchers of `system.status`."""
+        return [
+            {
+                "id": client.launcher,
+                "pid": client.facts.pid,
+                "state": "stuck" if client.stuck else "ok",
+                "running": sum(owner is client for owner in self._of_run.values()),
+                "leaked": client.leaked,
+            }
+            for client in self._clients.values()
+        ]
+
+    async def begin_generation(self) -> None:
+        """Start a launcher of this daemon's epoch for all that comes."""
+        around = self._around
+        client = await start_launcher(
+            around.state_dir, around.epoch, around.instance, self.hear, stuck_ms=self._stuck_ms
+        )
+        log(LogEvent.LAUNCHER_STARTED, launcher=client.launcher, pid=client.facts.pid)
+        self._clients[client.launcher] = client
+        self._newest = client
+        self._ready()
+
+    async def reconnect(self, launcher: str) -> LauncherClient:
+        """Take over a launcher of an earlier daemon. Raises OSError when it is gone."""
+        client = LauncherClient(self._around.state_dir, launcher, self.hear, stuck_ms=self._stuck_ms)
+        await client.connect()
+        await client.hello(self._around.epoch, self._around.instance)
+        self._clients[launcher] = client
+        return client
+
+    def own(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
+        """A run of an earlier daemon goes on under its launcher."""
+        self._of_run[run_id] = client
+        self._graces[run_id] = grace_ms
+
+    def own_orphan(self, run_id: str, identity: Identity | None, *, adopt: bool) -> None:
+        """A run of an earlier daemon has lost its launcher; an adopted one is watched until it ends."""
+        self._orphans[run_id] = identity
+        if adopt and identity is not None:
+            self._spawn(self._watch_orphan(run_id, identity))
+
+    async def _watch_orphan(self, run_id: str, identity: Identity) -> None:
+        await await_end(identity, run_id)
+        if run_id in self._orphans:
+            await sweep(self._around.instance, [run_id], grace_ms=self._graces.get(run_id, 0))
+            self._end_orphan(run_id, stopped=False)
+
+    # --- the executor protocol ---
+
+    def start(self, starts: Sequence[Start]) -> None:
+        """Hand each attempt to the launcher that its row names; one never sent is proven never started."""
+        orders: dict[LauncherClient, list[messages.LaunchOrder]] = {}
+        unsent: list[Report] = []
+        for start in starts:
+            client = self._clients.get(start.attempt.launcher)
+            if client is None or client.lost or client.stuck:
+                unsent.append(Ended(start.attempt.run_id, NEVER_STARTED))
+                continue
+            self.own(start.attempt.run_id, client, start.job.spec.grace_ms)
+            orders.setdefault(client, []).append(self._around.order(start, None))
+        for client, batch in orders.items():
+            client.launch(batch)
+        if unsent:
+            self._sink(unsent)
+
+    def stop(self, run_id: str, grace_ms: int) -> None:
+        client = self._of_run.get(run_id)
+        if client is not None:
+            self._climb(run_id, client, grace_ms)
+        elif run_id in self._orphans:
+            self._spawn(self._stop_orphan(run_id, grace_ms))
+
+    def _climb(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
+        if run_id in self._ladders:
+            return
+        ladder = self._ladders[run_id] = Ladder(client, run_id, grace_ms)
+        self._spawn(self._tell_delivery(run_id, ladder))
+
+    async def _tell_delivery(self, run_id: str, ladder: Ladder) -> None:
+        try:
+            delivered = await ladder.begin()
+        except ConnectionError:
+            return  # the launcher is lost: recovery speaks next
+        if run_id not in self._exits:
+            self._sink([Delivered(run_id, delivered)])
+
+    async def _stop_orphan(self, run_id: str, grace_ms: int) -> None:
+        await sweep(self._around.instance, [run_id], grace_ms=grace_ms)
+        self._end_orphan(run_id, stopped=True)
+
+    def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
+        if self._orphans.pop(run_id, None) is not None or stopped:
+            self._sink([Ended(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=stopped, ended_at=wall_ms()))])
+
+    def signal(self, run_id: str, signum: int) -> None:
+        client = self._of_run.get(run_id)
+        if client is not None:
+            client.signal(run_id, signum, "main")
+
+    def acknowledge(self, run_ids: Sequence[str]) -> None:
+        by_client: dict[LauncherClient, list[str]] = {}
+        for run_id in run_ids:
+            client = self._of_run.pop(run_id, None)
+            self._exits.pop(run_id, None)
+            self._graces.pop(run_id, None)
+            self._orphans.pop(run_id, None)
+            ladder = self._ladders.pop(run_id, None)
+            if ladder is not None:
+                ladder.end()
+            if client is not None:
+                by_client.setdefault(client, []).append(run_id)
+        for client, acknowledged in by_client.items():
+            client.acknowledge(acknowledged)
+
+    def acknowledge_unknown(self, run_ids: Sequence[str]) -> None:
+        """Outcomes of runs that this daemon never had: whoever keeps them may forget them."""
+        for client in self._clients.values():
+            client.acknowledge(run_ids)
+
+    # --- what launchers say ---
+
+    def hear(self, launcher: str, said: list[messages.Report]) -> None:
+        """One frame of a launcher."""
+        reports: list[Report] = []
+        for message in said:
+            match message:
+                case messages.Started():
+                    reports.append(self._began(launcher, message))
+                case messages.Exited():
+                    self._exited(message, reports)
+                case messages.Gone():
+                    reports.append(Ended(message.run_id, outcome_of(self._exits[message.run_id])))
+                case messages.Refused():
+                    reports += _refusal(message)
+                case messages.LauncherLost():
+                    reports.append(self._lost(launcher))
+                case messages.LauncherStuck():
+                    self._stuck(launcher)
+                case messages.LauncherBack():
+                    log(LogEvent.LAUNCHER_BACK, launcher=launcher)
+                    self._ready()
+        if reports:
+            self._sink(reports)
+
+    def _began(self, launcher: str, started: messages.Started) -> Began:
+        return Began(started.run_id, self._clients[launcher].identity(started), started.at_boot_ms)
+
+    def _exited(self, exited: messages.Exited, reports: list[Report]) -> None:
+        self._exits[exited.run_id] = exited
+        ladder = self._ladders.pop(exited.run_id, None)
+        if not exited.left:
+            if ladder is not None:
+                ladder.end()
+            reports.append(Ended(exited.run_id, outcome_of(exited)))
+            return
+        if ladder is not None:
+            self._ladders[exited.run_id] = ladder
+            return
+        client = self._of_run.get(exited.run_id)
+        if client is not None:
+            self._climb(exited.run_id, client, self._graces.get(exited.run_id, 0))
+
+    def _lost(self, launcher: str) -> Lost:
+        log(LogEvent.LAUNCHER_LOST, launcher=launcher)
+        client = self._clients.pop(launcher)
+        for run_id in [run_id for run_id, owner in self._of_run.items() if owner is client]:
+            del self._of_run[run_id]
+        self._renew(client)
+        return Lost(launcher)
+
+    def _stuck(self, launcher: str) -> None:
+        log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
+        self._renew(self._clients[launcher])
+
+    def _renew(self, client: LauncherClient) -> None:
+        """The launcher for new attempts is no good any more: the next generation takes over."""
+        if client is self._newest and not self._closing:
+            self._newest = None
+            self._spawn(self.begin_generation())
+
+    # --- ending ---
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Leave the launchers to themselves: they keep every outcome."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for client in self._clients.values():
+            client.close()
+
+
+def _refusal(refused: messages.Refused) -> list[Report]:
+    """What a refusal means; a duplicate means nothing, as the launch was merely heard twice."""
+    run_id = refused.run_id
+    assert run_id is not None, "a refused hello never comes as a report"
+    if refused.why is messages.Refusal.LOG_EXISTS:
+        return [Refused(run_id, f"{refused.error}: the disk is ahead of the database")]
+    return [] if refused.why is messages.Refusal.DUPLICATE else [Ended(run_id, NEVER_STARTED)]

@@ -1,0 +1,17 @@
+"""Lets `python -I -S .../launcher/__main__.py` run this directory as a package of its own.
+
+By path, because the launcher must start where nothing is installed and must not load what it stands apart from.
+"""
+
+import os
+import sys
+
+if not __package__:
+    # PEP 366: relative imports work once the package's name is known and its parent directory is searched.
+    __package__ = os.path.basename(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH119, PTH120
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+    __import__(__package__)
+
+from .main import main
+
+sys.exit(main(sys.argv[1:]))

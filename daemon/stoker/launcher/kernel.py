@@ -1,0 +1,175 @@
+"""What the launcher needs of Linux and Python does not offer: three calls by ctypes, a few facts from /proc.
+
+Owns ctypes and the parsing of /proc/<pid>/stat. Refuses policy.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import os
+import signal
+import time
+from typing import NamedTuple
+
+PR_SET_CHILD_SUBREAPER = 36
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+SIGSET_LONGS = 16
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+# What would otherwise end or stop the parent of all workers; it leaves when the facts say so, not when told.
+# Python itself ignores the last one. Ignored signals outlive an exec, so workers get all of these reset.
+IGNORED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGPIPE,
+    signal.SIGALRM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGIO,
+    signal.SIGXFSZ,
+)
+
+libc = ctypes.CDLL(None, use_errno=True)
+# glibc has a 64-bit variant by name, musl has nothing else.
+_fallocate = getattr(libc, "fallocate64", libc.fallocate)
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def become_subreaper() -> None:
+    """From now on orphans among our descendants become our children."""
+    _check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def ignore_signals() -> None:
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_IGN if signum in IGNORED else signal.SIG_DFL)
+
+
+def open_signalfd(signum: int) -> int:
+    """A descriptor that is readable while `signum` is pending, instead of a handler that may run anywhere."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+    longs = array.array("L", [0] * SIGSET_LONGS)
+    bits = longs.itemsize * 8
+    longs[(signum - 1) // bits] = 1 << (signum - 1) % bits
+    return _check(libc.signalfd(-1, longs.tobytes(), os.O_CLOEXEC | os.O_NONBLOCK))
+
+
+def punch_hole(fd: int, start: int, end: int) -> None:
+    """Gives the blocks between back to the filesystem; the file keeps its size and its offsets."""
+    _check(_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, start, end - start))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return result
+
+
+class Stat(NamedTuple):
+    """Some of /proc/<pid>/stat."""
+
+    state: bytes
+    parent: int
+    group: int
+    session: int
+    threads: int
+    start_ticks: int
+
+    @property
+    def ended(self) -> bool:
+        """A zombie, that is. A leader that ended before its threads looks like one, and is alive."""
+        return self.state in b"ZX" and self.threads <= 1
+
+
+def read_stat(pid: int) -> Stat:
+    """OSError when there is no such process."""
+    raw = read_file(f"/proc/{pid}/stat")
+    # The name may hold spaces and parentheses; the last one closes it.
+    fields = raw[raw.rindex(b")") + 2 :].split(b" ", 20)
+    return Stat(fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[17]), int(fields[19]))
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return read_stat(pid).ended
+    except OSError:
+        return True
+
+
+def read_file(path: str) -> bytes:
+    """The whole of a small file of /proc or a cgroup."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, 65_536)
+        while len(data) % 65_536 == 0 and (more := os.read(fd, 65_536)):
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def write_file(path: str, text: bytes) -> None:
+    """One write to a file of /proc or a cgroup."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text)
+    finally:
+        os.close(fd)
+
+
+def boot_id() -> str:
+    return read_file("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+def pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+
+
+def start_ticks(pid: int, before_ns: int, after_ns: int) -> int:
+    """Start time of a child that began between two readings of CLOCK_BOOTTIME, as /proc/<pid>/stat has it.
+
+    Nearly always both fall into one tick, which then is the answer. Reading it instead would wait for the
+    exec to get on: 100 microseconds of a job's 400.
+    """
+    if before_ns // TICK_NS == after_ns // TICK_NS:
+        return after_ns // TICK_NS
+    return read_stat(pid).start_ticks
+
+
+def has_pidfs() -> bool:
+    """Whether a pidfd's inode names its process (6.9+); before, all of them share one with every other anonymous fd."""
+    pidfd = os.pidfd_open(os.getpid())
+    other = os.eventfd(0)
+    try:
+        return os.fstat(pidfd).st_dev != os.fstat(other).st_dev
+    finally:
+        os.close(pidfd)
+        os.close(other)
+
+
+def pidfs_inode(pid: int) -> int:
+    pidfd = os.pidfd_open(pid)
+    try:
+        return os.fstat(pidfd).st_ino
+    finally:
+        os.close(pidfd)
+
+
+def now_at_boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def now_at_boot_ms() -> int:
+    return now_at_boot_ns() // 1_000_000
+
+
+def now_ms() -> int:
+    """Wall time: only for the records of a reader on another boot, never to measure with."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,226 @@
+"""Whose a process is: what lands on the launcher as subreaper, and the trees of runs.
+
+Owns the adopted (children of ours that are no run's main process) and the walk down a tree. A stranger
+belongs to a run if it shows the run's nonce, sits in its session, or no other run can have brought it.
+What cannot be told is leaked: counted, and stopped once every run that may own it is over.
+
+Invariants: a child of ours is unreaped, so its pid is its own; any other process is pinned by a pidfd and
+proven to be a living tree member's child before it gets a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from . import kernel
+from .runs import ENDED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .runs import Run, Runs
+
+NONCE = b"STOKER_RUN_ID="
+# Bounds for hostile trees, so that one signal never keeps the launcher: what is deeper or newer is met
+# by the next signal, and the ladder repeats SIGKILL until nothing is left.
+MAX_DEPTH = 64
+MAX_PASSES = 16
+NOT_CONTINUED = frozenset(
+    {signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
+)
+
+
+class Kin:
+    """The adopted children, by pid: each with the run_ids that may own it. Exactly one means that it does."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+        self._adopted: dict[int, frozenset[str]] = {}
+        self._bereft: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self._adopted)
+
+    @property
+    def leaked(self) -> int:
+        return sum(len(owners) != 1 for owners in self._adopted.values())
+
+    def survey(self) -> bool:
+        """Takes in whoever landed on us since the last time. Returns whether there was anybody."""
+        mains, adopted = self._runs.mains, self._adopted
+        strangers = [pid for pid in self._read_children() if pid not in mains and pid not in adopted]
+        if strangers:
+            # Who can be an owner: the open runs, and those of an adopted process that died and left us its own.
+            suspects = self._bereft | self._runs.open_ids()
+            adopted.update((pid, self._find_owners(pid, suspects)) for pid in strangers)
+        self._bereft = frozenset()
+        return bool(strangers)
+
+    def forget(self, pid: int) -> None:
+        """An adopted child was reaped."""
+        self._bereft |= self._adopted.pop(pid, frozenset())
+
+    def has(self, run_id: str) -> bool:
+        """Whether anything of this run's tree is left besides its main process and what that still parents."""
+        return any(owners == {run_id} for owners in self._adopted.values())
+
+    def count(self, run: Run) -> int:
+        """How many processes of its tree live besides the main one."""
+        return sum(1 for _ in self._members(run))
+
+    def stop_leaked(self) -> None:
+        """SIGKILL to what was leaked and can belong to no open run any more."""
+        if not self.leaked:
+            return
+        open_ids = self._runs.open_ids()
+        for pid, owners in self._adopted.items():
+            if len(owners) != 1 and not owners & open_ids:
+                for _, pidfd in _family(pid):
+                    _send(pidfd, signal.SIGKILL)
+
+    def signal_tree(self, run: Run, signum: int) -> bool:
+        """To every process of the tree once, also to those that appear meanwhile. Returns whether there was any."""
+        group = run.pid if run.pid in self._runs.mains else None
+        if group is not None:
+            # The whole group at once, forks under way included. Its unreaped leader keeps the number its own.
+            _send_group(group, signum)
+        reached: set[tuple[int, int]] = set()
+        for _ in range(MAX_PASSES):
+            self.survey()
+            before = len(reached)
+            for pid, pidfd in self._members(run):
+                _reach(pid, pidfd, signum, group, reached)
+            if len(reached) == before:
+                break
+        return group is not None or bool(reached)
+
+    # --- inside
+
+    def _read_children(self) -> list[int]:
+        """Reading an open file of our own is what makes `nothing is left` cheap for runs of which nothing is."""
+        data = b""
+        while more := os.pread(self._children, 65_536, len(data)):
+            data += more
+        return [int(pid) for pid in data.split()]
+
+    def _find_owners(self, pid: int, suspects: frozenset[str]) -> frozenset[str]:
+        try:
+            claimed = _read_nonce(pid)
+            session = kernel.read_stat(pid).session
+        except OSError:  # it is a zombie by now, or not ours to read
+            claimed, session = None, 0
+        if claimed is not None:
+            # The nonce of a run that is over: nobody open can own it.
+            run = self._runs.get(claimed)
+            return frozenset({claimed}) if run is not None and run.state is not ENDED else frozenset()
+        owner = self._runs.of_session(session)
+        return frozenset({owner.run_id}) if owner is not None else suspects
+
+    def _members(self, run: Run) -> Iterator[tuple[int, int]]:
+        """The living processes of a tree but its main one, children before parents, each pinned by a pidfd."""
+        if run.pid in self._runs.mains:
+            yield from _descendants(run.pid)
+        for pid, owners in tuple(self._adopted.items()):
+            if owners == {run.run_id}:
+                yield from _family(pid)
+
+
+def _family(pid: int) -> Iterator[tuple[int, int]]:
+    """A child of ours and all below it."""
+    yield from _descendants(pid)
+    with _pinned(pid) as pidfd:
+        if pidfd is not None and not kernel.has_ended(pid):
+            yield pid, pidfd
+
+
+def _descendants(child: int) -> Iterator[tuple[int, int]]:
+    with _pinned(child) as pidfd:
+        if pidfd is not None:
+            yield from _below(child, pidfd, MAX_DEPTH)
+
+
+def _below(parent: int, parent_pidfd: int, depth: int) -> Iterator[tuple[int, int]]:
+    for pid in _read_children_of(parent) if depth else ():
+        with _pinned(pid) as pidfd:
+            if pidfd is not None and _is_child(pid, parent, parent_pidfd):
+                yield from _below(pid, pidfd, depth - 1)
+                yield pid, pidfd
+
+
+def _is_child(pid: int, parent: int, parent_pidfd: int) -> bool:
+    """Proven: `pid` is pinned, names `parent` as its parent, and `parent` was then still the process it was."""
+    try:
+        stat = kernel.read_stat(pid)
+    except OSError:
+        return False
+    return stat.parent == parent and not stat.ended and _exists(parent_pidfd)
+
+
+@contextlib.contextmanager
+def _pinned(pid: int) -> Iterator[int | None]:
+    """A pidfd, or None when the process is gone or no descriptor is left for it."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        yield None
+        return
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def _read_children_of(pid: int) -> list[int]:
+    """Of all its threads. What is missed here, because it moved meanwhile, lands on us and is met there."""
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+            children += map(int, kernel.read_file(f"/proc/{pid}/task/{task}/children").split())
+    return children
+
+
+def _read_nonce(pid: int) -> str | None:
+    for variable in kernel.read_file(f"/proc/{pid}/environ").split(b"\0"):
+        if variable.startswith(NONCE):
+            return variable[len(NONCE) :].decode(errors="replace")
+    return None
+
+
+def _reach(pid: int, pidfd: int, signum: int, group: int | None, reached: set[tuple[int, int]]) -> None:
+    try:
+        stat = kernel.read_stat(pid)
+    except OSError:
+        return
+    key = (pid, stat.start_ticks)
+    if key not in reached:
+        reached.add(key)
+        if stat.group != group:
+            _send(pidfd, signum)
+
+
+def _send(pidfd: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(pidfd, signum)
+        if signum not in NOT_CONTINUED:
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+
+
+def _send_group(group: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signum)
+        if signum not in NOT_CONTINUED:
+            os.killpg(group, signal.SIGCONT)
+
+
+def _exists(pidfd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,257 @@
+"""What a launcher does: obeys one daemon, starts runs, reaps them, and keeps each outcome until acknowledged.
+
+Owns the meaning of every message of the contract. Refuses sockets and waiting: `loop.py` hands messages in
+and takes `outbox` away, one frame a turn.
+
+Invariants: an older epoch is never obeyed; an order is carried out or refused, never dropped; an outcome is
+forgotten only when acknowledged, and is on disk before this process leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from . import kernel, logs
+from .command import SpawnFailedError
+from .kin import Kin
+from .runs import CLOSING, ENDED, RUNNING, Run, Runs
+from .spawn import Spawner
+
+if TYPE_CHECKING:
+    import resource
+
+    from .frames import Message
+    from .outcomes import OutcomeLog
+
+VERSION = 1
+# Signals that ask for the end. An exit after any other (a warning, a reload) is the worker's own.
+STOPPING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+
+
+class Launcher:
+    def __init__(self, launcher: str, instance: str, outcome_log: OutcomeLog) -> None:
+        self.outbox: list[Message] = []
+        self.bounds = logs.Bounds()
+        self._launcher = launcher
+        self._instance = instance
+        self._outcome_log = outcome_log
+        self._epoch = 0
+        self._runs = Runs()
+        self._kin = Kin(self._runs)
+        self._closing: dict[str, Run] = {}
+        self._spawner = Spawner()
+        self._has_pidfs = kernel.has_pidfs()
+        self._commands = {"list": self._list, "launch": self._launch, "signal": self._signal, "ack": self._acknowledge}
+
+    @property
+    def idle(self) -> bool:
+        """Nothing lives below us, and no outcome is known to us alone."""
+        return not (self._runs.mains or self._closing or self._kin or self._runs.unwritten())
+
+    def refusal(self, hello: Message) -> str | None:
+        """Why this daemon is not obeyed, if so."""
+        if hello["instance"] != self._instance:
+            return "instance"
+        return "epoch" if hello["epoch"] < self._epoch else None
+
+    def greet(self, hello: Message) -> None:
+        """To be called once everything an earlier daemon sent has been obeyed: nobody hears older words any more."""
+        self._epoch = hello["epoch"]
+        facts = {"launcher": self._launcher, "pid": os.getpid(), "boot_id": kernel.boot_id()}
+        place = {"pid_namespace": kernel.pid_namespace(), "epoch": self._epoch, "leaked": self._kin.leaked}
+        self.outbox = [{"op": "hello", "version": VERSION, **facts, **place}]
+
+    def obey(self, message: Message) -> None:
+        """KeyError, TypeError or ValueError for what is not of the contract."""
+        self._commands[message["op"]](message)
+
+    def reap(self) -> None:
+        """Collects whoever ended, tells how, and notices what they left."""
+        ended = self._collect()
+        while self._kin.survey():
+            ended += self._collect()  # the stranger may itself have ended by now
+        for run, status, usage in ended:
+            self._record_exit(run, status, usage)
+        for run in [run for run in self._closing.values() if not self._kin.has(run.run_id)]:
+            self._record_gone(run)
+        self._kin.stop_leaked()
+
+    def write_outcomes(self) -> None:
+        """While nobody listens. OSError when the disk does not take them; then they stay unwritten."""
+        self.outbox.clear()
+        unwritten = self._runs.unwritten()
+        if unwritten:
+            self._outcome_log.append([run.exit for run in unwritten if run.exit is not None])
+            for run in unwritten:
+                run.written = True
+
+    # --- the contract
+
+    def _list(self, message: Message) -> None:
+        self.reap()
+        for run in self._closing.values():
+            self._note_left(run)
+        runs = self._runs.describe(message["run_ids"])
+        self.outbox.append({"op": "list", "tag": message["tag"], "leaked": self._kin.leaked, "runs": runs})
+
+    def _launch(self, order: Message) -> None:
+        refusal = "epoch" if order["epoch"] < self._epoch else self._runs.refusal(order["run_id"])
+        if refusal:
+            self._refuse(order["run_id"], refusal)
+            return
+        try:
+            self._start(order)
+        except logs.LogExistsError as error:
+            self._refuse(order["run_id"], "log_exists", str(error))
+        except SpawnFailedError as error:
+            self._record_failure(order, error)
+
+    def _signal(self, message: Message) -> None:
+        self.reap()  # so that nothing is delivered to a zombie
+        run = self._runs.get(message["run_id"])
+        signum = signal.Signals(message["signal"])
+        delivered = run is not None and self._deliver(run, signum, message["scope"])
+        answer = {"op": "signalled", "run_id": message["run_id"], "tag": message["tag"], "delivered": delivered}
+        self.outbox.append(answer)
+
+    def _acknowledge(self, message: Message) -> None:
+        self._runs.acknowledge(message["run_ids"])
+
+    # --- starting
+
+    def _start(self, order: Message) -> None:
+        fd = _create_log(order["log"])
+        before_ns = kernel.now_at_boot_ns()
+        try:
+            pid = self._spawner.spawn(order, fd)
+            after_ns = kernel.now_at_boot_ns()
+            log = logs.Log(order["log"], fd, order["max_log_bytes"])
+        finally:
+            os.close(fd)
+        run = Run(order["run_id"], pid, log, _cgroup_of(order))
+        self._runs.hold(run)
+        self.bounds.watch(run.run_id, log, time.monotonic())
+        run.started = {
+            "op": "started",
+            "run_id": run.run_id,
+            "pid": pid,
+            "start_ticks": kernel.start_ticks(pid, before_ns, after_ns),
+            "pidfs_inode": kernel.pidfs_inode(pid) if self._has_pidfs else None,
+            "at_boot_ms": after_ns // 1_000_000,
+            "at_ms": kernel.now_ms(),
+            "cgroup": run.cgroup,
+        }
+        self.outbox.append(run.started)
+
+    def _refuse(self, run_id: str, why: str, text: str = "") -> None:
+        self.outbox.append({"op": "refused", "run_id": run_id, "why": why, "error": text})
+
+    def _record_failure(self, order: Message, error: SpawnFailedError) -> None:
+        run = Run(order["run_id"], 0, None, _cgroup_of(order))
+        run.state = ENDED
+        run.exit = {
+            "op": "exit",
+            "run_id": run.run_id,
+            "spawn_error": {"errno": error.errno, "error": error.text, "transient": error.transient},
+            "at_boot_ms": kernel.now_at_boot_ms(),
+            "at_ms": kernel.now_ms(),
+        }
+        self._runs.hold(run)
+        self.outbox.append(run.exit)
+
+    # --- stopping
+
+    def _deliver(self, run: Run, signum: signal.Signals, scope: str) -> bool:
+        if run.state is ENDED or (scope == "main" and run.state is CLOSING):
+            return False
+        if run.state is RUNNING and signum in STOPPING:
+            run.stopped = True
+        if scope == "main":
+            os.kill(run.pid, signum)
+            return True
+        if run.cgroup is not None and signum is signal.SIGKILL:
+            with contextlib.suppress(OSError):  # before Linux 5.14 there is no such file; the walk below remains
+                kernel.write_file(f"{run.cgroup}/cgroup.kill", b"1")
+        return self._kin.signal_tree(run, signum)
+
+    # --- ending
+
+    def _collect(self) -> list[tuple[Run, int, resource.struct_rusage]]:
+        ended = []
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                run = self._runs.mains.pop(pid, None)
+                if run is not None:
+                    ended.append((run, status, usage))
+                else:
+                    self._kin.forget(pid)
+        return ended
+
+    def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage) -> None:
+        run.exit = {
+            "op": "exit",
+            "run_id": run.run_id,
+            "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "stopped": run.stopped,
+            "left": 0,
+            "user_ms": int(usage.ru_utime * 1_000),
+            "system_ms": int(usage.ru_stime * 1_000),
+            "max_rss_kib": usage.ru_maxrss,
+            "log_bytes": run.log.size() if run.log is not None else 0,
+            "oom": run.cgroup is not None and _was_out_of_memory(run.cgroup),
+            "at_boot_ms": kernel.now_at_boot_ms(),
+            "at_ms": kernel.now_ms(),
+        }
+        if self._kin.has(run.run_id):
+            run.state = CLOSING
+            self._closing[run.run_id] = run
+            self._note_left(run)
+        else:
+            self._finish(run)
+        self.outbox.append(run.exit)
+
+    def _record_gone(self, run: Run) -> None:
+        del self._closing[run.run_id]
+        if run.exit is not None and run.log is not None:
+            run.exit = {**run.exit, "left": 0, "log_bytes": run.log.size()}
+        self._finish(run)
+        self.outbox.append({"op": "gone", "run_id": run.run_id})
+
+    def _finish(self, run: Run) -> None:
+        run.state = ENDED
+        self.bounds.forget(run.run_id)
+
+    def _note_left(self, run: Run) -> None:
+        """One at least, as `gone` is still to come."""
+        if run.exit is not None:
+            run.exit = {**run.exit, "left": max(1, self._kin.count(run))}
+
+
+def _create_log(path: str) -> int:
+    try:
+        return logs.create(path)
+    except OSError as error:
+        raise SpawnFailedError.about(f"log {path}", error) from error
+
+
+def _cgroup_of(order: Message) -> str | None:
+    setup = order["setup"]
+    return setup.get("cgroup") if setup else None
+
+
+def _was_out_of_memory(cgroup: str) -> bool:
+    """Only where the kernel says so; a SIGKILL alone proves nothing."""
+    with contextlib.suppress(OSError):
+        for line in kernel.read_file(f"{cgroup}/memory.events").splitlines():
+            name, _, count = line.partition(b" ")
+            if name == b"oom_kill":
+                return int(count) > 0
+    return False

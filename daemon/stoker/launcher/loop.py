@@ -1,0 +1,189 @@
+"""The one thread of a launcher: wait, obey, reap, tell.
+
+Owns waiting (epoll, a signalfd for SIGCHLD, timers) and who the connected daemon is. Refuses to know what a
+message means. Each turn obeys for a bounded time, so that a batch of hundreds of orders never delays the
+news of those that ended, and says all there is to say in one frame.
+
+Invariants: messages are obeyed in the order they were sent; one daemon at a time; an old connection is read
+to its end before a new hello is answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from . import door, frames, kernel
+from .complaints import complain
+
+if TYPE_CHECKING:
+    import socket
+
+    from .frames import Message
+    from .launcher import Launcher
+
+TURN_S = 0.005
+# A launcher that no daemon ever greeted has nothing to keep; its daemon may have died while starting it.
+FIRST_HELLO_S = 60.0
+# The outcome log could not be written: the disk is full or failing, and only time can tell.
+WRITE_AGAIN_S = 1.0
+MAX_PEERS = 16
+SIGNALFD_BYTES = 128 * 32
+
+
+class Loop:
+    def __init__(self, launcher: Launcher, listener: socket.socket) -> None:
+        self._launcher = launcher
+        self._listener = listener
+        self._deaths = kernel.open_signalfd(signal.SIGCHLD)
+        self._epoll = select.epoll()
+        self._epoll.register(listener, select.EPOLLIN)
+        self._epoll.register(self._deaths, select.EPOLLIN)
+        self._peers: dict[int, door.Peer] = {}
+        self._daemon: door.Peer | None = None
+        self._inbox: deque[tuple[door.Peer, Message]] = deque()
+        self._leave_at: float | None = time.monotonic() + FIRST_HELLO_S
+        self._write_at: float | None = None
+
+    def run(self) -> None:
+        """Until there is no daemon, no worker, and no outcome that is not on disk."""
+        while not self._may_leave():
+            self._wait()
+            self._obey()
+            self._tell()
+            self._look_at_logs()
+
+    # --- waiting
+
+    def _wait(self) -> None:
+        for fd, events in self._epoll.poll(self._pause()):
+            if fd == self._deaths:
+                os.read(self._deaths, SIGNALFD_BYTES)
+                self._launcher.reap()
+            elif fd == self._listener.fileno():
+                self._accept()
+            else:
+                self._serve(self._peers[fd], events)
+
+    def _pause(self) -> float | None:
+        if self._inbox:
+            return 0
+        due = [at for at in (self._launcher.bounds.due, self._write_at, self._leave_at) if at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _may_leave(self) -> bool:
+        if self._daemon is not None or self._inbox or not self._launcher.idle:
+            return False
+        return self._leave_at is None or time.monotonic() >= self._leave_at
+
+    def _look_at_logs(self) -> None:
+        due = self._launcher.bounds.due
+        if due is not None and (now := time.monotonic()) >= due:
+            self._launcher.bounds.look(now)
+
+    # --- connections
+
+    def _accept(self) -> None:
+        peer = door.accept(self._listener)
+        if peer is not None and len(self._peers) < MAX_PEERS:
+            self._peers[peer.fd] = peer
+            self._epoll.register(peer.fd, select.EPOLLIN)
+        elif peer is not None:
+            peer.close()
+
+    def _serve(self, peer: door.Peer, events: int) -> None:
+        if events & select.EPOLLOUT:
+            peer.flush()
+            if not peer.blocked:
+                self._epoll.modify(peer.fd, select.EPOLLIN)
+        if events & ~select.EPOLLOUT:
+            self._hear(peer)
+
+    def _hear(self, peer: door.Peer) -> None:
+        try:
+            self._inbox.extend((peer, message) for message in peer.read())
+        except frames.BadFrameError as error:
+            self._drop(peer, str(error))
+        if not peer.open:
+            self._forget(peer)
+
+    def _drop(self, peer: door.Peer, why: str) -> None:
+        complain(f"connection dropped: {why}")
+        peer.close()
+        self._forget(peer)
+
+    def _forget(self, peer: door.Peer) -> None:
+        """What it had sent is still obeyed: that is what the sender's death cannot undo."""
+        self._peers.pop(peer.fd, None)
+        if peer is self._daemon:
+            self._daemon = None
+
+    # --- obeying
+
+    def _obey(self) -> None:
+        turn_ends = time.monotonic() + TURN_S
+        while self._inbox and time.monotonic() < turn_ends:
+            self._handle(*self._inbox.popleft())
+
+    def _handle(self, peer: door.Peer, message: Message) -> None:
+        try:
+            if message["op"] == "hello":
+                self._take_over(peer, message)
+            elif peer.greeted:
+                self._launcher.obey(message)
+            else:
+                self._drop(peer, "no hello")
+        except Exception as error:  # noqa: BLE001  (nothing that is sent here may end the parent of all workers)
+            self._drop(peer, f"{message.get('op')!r:.40}: {error!r}")
+
+    def _take_over(self, peer: door.Peer, hello: Message) -> None:
+        refusal = self._launcher.refusal(hello)
+        if refusal is not None:
+            peer.send(frames.pack([{"op": "refused", "why": refusal}]))
+            self._drop(peer, f"refused for its {refusal}")
+            return
+        self._finish_others(peer)
+        self._launcher.greet(hello)
+        peer.greeted = True
+        self._daemon = peer
+        self._leave_at = None
+
+    def _finish_others(self, peer: door.Peer) -> None:
+        """Obeys all that came from daemons before this one, wherever it still is, and ends their connections."""
+        others = [other for other in self._peers.values() if other.greeted and other is not peer]
+        said = [(sender, message) for sender, message in self._inbox if sender.greeted and sender is not peer]
+        self._inbox = deque(item for item in self._inbox if item not in said)
+        for other in others:
+            with contextlib.suppress(frames.BadFrameError):
+                said += [(other, message) for message in other.read_to_end()]
+            self._forget(other)
+        for sender, message in said:
+            if message["op"] != "hello":
+                self._handle(sender, message)
+
+    # --- telling
+
+    def _tell(self) -> None:
+        outbox = self._launcher.outbox
+        if self._daemon is None:
+            self._write_outcomes()
+        elif outbox:
+            self._daemon.send(frames.pack(outbox))
+            outbox.clear()
+            if self._daemon.blocked:
+                self._epoll.modify(self._daemon.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _write_outcomes(self) -> None:
+        if self._write_at is not None and time.monotonic() < self._write_at:
+            return
+        self._write_at = None
+        try:
+            self._launcher.write_outcomes()
+        except OSError as error:
+            self._write_at = time.monotonic() + WRITE_AGAIN_S
+            complain(f"outcomes are not written: {error}")

@@ -1,0 +1,66 @@
+"""Builds one launcher and runs it: `python -I -S .../launcher --state-dir DIR --id ID --instance HEX`.
+
+Owns what this process is: subreaper, deaf to signals, holder of `launchers/<id>.lock` for life, with no
+descriptor of whoever started it. Writes one byte to stdout when it listens, then leaves stdout.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import NamedTuple
+
+from . import door, kernel
+from .launcher import Launcher
+from .loop import Loop
+from .outcomes import OutcomeLog
+
+READY = b"+"
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Options(NamedTuple):
+    state_dir: str
+    id: str
+    instance: str
+
+
+def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    _stand_apart()
+    os.chdir("/")
+    directory = os.open(f"{options.state_dir}/launchers", OPEN_DIRECTORY)
+    _lock(directory, f"{options.id}.lock")
+    listener = door.listen(directory, f"{options.id}.sock")
+    outcome_log = OutcomeLog(f"{options.state_dir}/outcomes", options.id)
+    loop = Loop(Launcher(options.id, options.instance, outcome_log), listener)
+    _say_ready()
+    loop.run()
+    for name in (f"{options.id}.sock", f"{options.id}.lock"):
+        os.unlink(name, dir_fd=directory)
+    return 0
+
+
+def _parse(arguments: list[str]) -> Options:
+    """Only our own daemon writes these, always all of them; argparse would be the largest import of all."""
+    named = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    return Options(named["--state-dir"], named["--id"], named["--instance"])
+
+
+def _stand_apart() -> None:
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    kernel.ignore_signals()
+    kernel.become_subreaper()
+
+
+def _lock(directory: int, name: str) -> None:
+    """Left open for life: whoever can take it knows that this process is dead."""
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _say_ready() -> None:
+    os.write(1, READY)
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, 1)
+    os.close(null)

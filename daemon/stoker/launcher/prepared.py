@@ -1,0 +1,146 @@
+"""Starting a worker that needs something in force before its first instruction: fork, set up, exec.
+
+Owns limits, niceness, the cgroup and the user. Costs a copy of this process's page tables, so only jobs
+that ask for any of it come here.
+
+Invariants: the child reports a failure through a pipe that an exec closes, so the parent knows which it
+was; nothing of the set-up is left out silently. A limit above what we may grant ourselves is lowered to that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING, NoReturn
+
+from . import kernel
+from .command import PASSED_OVER, SpawnFailedError, candidates, enter, not_found
+
+if TYPE_CHECKING:
+    from .frames import Message
+
+REPORT_BYTES = 4_096
+NEVER_EXECUTED = 127
+# SIGXCPU comes at the soft limit; a worker that catches it has this long until SIGKILL.
+CPU_GRACE_S = 5
+
+
+def fork_and_exec(order: Message, stdin: int, log: int) -> int:
+    """The pid in which the command has been executed; SpawnFailedError when it was not."""
+    report, report_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _run_child(order, stdin, log, report_end)
+        finally:
+            os.close(report_end)
+        failure = os.read(report, REPORT_BYTES)
+    finally:
+        os.close(report)
+    if failure:
+        os.waitpid(pid, 0)
+        number, _, text = failure.decode(errors="replace").partition(" ")
+        raise SpawnFailedError(int(number), text)
+    return pid
+
+
+def _run_child(order: Message, stdin: int, log: int, report_end: int) -> NoReturn:
+    """Must never return into the launcher's loop, whatever happens."""
+    try:
+        _become(order, stdin, log)
+    except SpawnFailedError as error:
+        failure = f"{error.errno} {error.text}"
+    except BaseException as error:  # noqa: BLE001  (the boundary of the forked child: it reports, then it is gone)
+        failure = f"{errno.EINVAL} {error!r}"
+    os.write(report_end, failure.encode(errors="replace")[:REPORT_BYTES])
+    os._exit(NEVER_EXECUTED)
+
+
+def _become(order: Message, stdin: int, log: int) -> NoReturn:
+    setup = order["setup"]
+    limits = setup.get("limits") or {}
+    os.setsid()
+    _reset_signals()
+    for source, target in ((stdin, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    _join_cgroup(setup.get("cgroup"))
+    _lower_limits(limits)
+    _renice(setup.get("nice") or 0)
+    _change_user(setup.get("user"))
+    enter(order["working_dir"])
+    _exec(order["argv"], order["env"], limits.get("memory_bytes"))
+
+
+def _reset_signals() -> None:
+    for signum in kernel.IGNORED:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _join_cgroup(path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        kernel.write_file(f"{path}/cgroup.procs", b"0")
+    except OSError as error:
+        raise SpawnFailedError.about(f"cgroup {path}", error) from error
+
+
+def _lower_limits(limits: dict[str, int | None]) -> None:
+    for name, kind, grace in (
+        ("cpu_seconds", resource.RLIMIT_CPU, CPU_GRACE_S),
+        ("processes", resource.RLIMIT_NPROC, 0),
+        ("open_files", resource.RLIMIT_NOFILE, 0),
+        ("file_size_bytes", resource.RLIMIT_FSIZE, 0),
+    ):
+        wanted = limits.get(name)
+        if wanted is not None:
+            _lower(kind, wanted, grace)
+
+
+def _lower(kind: int, wanted: int, grace: int = 0) -> None:
+    _, ceiling = resource.getrlimit(kind)
+    if ceiling == resource.RLIM_INFINITY:
+        resource.setrlimit(kind, (wanted, wanted + grace))
+    else:
+        resource.setrlimit(kind, (min(wanted, ceiling), min(wanted + grace, ceiling)))
+
+
+def _renice(increment: int) -> None:
+    if increment:
+        try:
+            os.nice(increment)
+        except OSError as error:
+            raise SpawnFailedError.about(f"nice {increment}", error) from error
+
+
+def _change_user(user: Message | None) -> None:
+    if user is None:
+        return
+    try:
+        os.setgroups(user["groups"])
+        os.setgid(user["gid"])
+        os.setuid(user["uid"])
+    except OSError as error:
+        raise SpawnFailedError.about(f"user {user['uid']}", error) from error
+
+
+def _exec(argv: list[str], env: dict[str, str], memory_bytes: int | None) -> NoReturn:
+    paths = list(candidates(argv[0], env))
+    refused: OSError | None = None
+    try:
+        if memory_bytes is not None:
+            _lower(resource.RLIMIT_AS, memory_bytes)  # last: this interpreter may itself be larger
+        for path in paths:
+            try:
+                os.execve(path, argv, env)  # noqa: S606
+            except OSError as error:
+                if error.errno not in PASSED_OVER:
+                    raise
+                refused = error
+        raise refused or not_found(argv[0], env)
+    except OSError as error:
+        raise SpawnFailedError.about(argv[0], error) from error

@@ -1,0 +1,95 @@
+"""The runs a launcher holds: from the order to start until the daemon acknowledged the outcome.
+
+Owns one record a run and the messages made of it. Refuses processes, sockets and files.
+
+Invariants: a run_id that was answered "unknown" is never started; a main process's pid leads to its run
+only until it is reaped; `ended` means that nothing of the tree is left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .frames import Message
+    from .logs import Log
+
+RUNNING = "running"
+CLOSING = "closing"
+ENDED = "ended"
+UNKNOWN = "unknown"
+
+
+class Run:
+    """One run. `written`: its outcome is in the outcome log."""
+
+    __slots__ = ("cgroup", "exit", "log", "pid", "run_id", "started", "state", "stopped", "written")
+
+    def __init__(self, run_id: str, pid: int, log: Log | None, cgroup: str | None) -> None:
+        self.run_id = run_id
+        self.pid = pid
+        self.log = log
+        self.cgroup = cgroup
+        self.state = RUNNING
+        self.started: Message | None = None
+        self.exit: Message | None = None
+        self.stopped = False
+        self.written = False
+
+    def describe(self) -> Message:
+        """Its element in the answer to `list`."""
+        return {"run_id": self.run_id, "state": self.state, "started": self.started, "exit": self.exit}
+
+
+class Runs:
+    def __init__(self) -> None:
+        self.mains: dict[int, Run] = {}
+        self._held: dict[str, Run] = {}
+        self._tombstones: set[str] = set()
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._held.values())
+
+    def get(self, run_id: str) -> Run | None:
+        return self._held.get(run_id)
+
+    def refusal(self, run_id: str) -> str | None:
+        """Why this run may not be started, if so."""
+        if run_id in self._tombstones:
+            return "tombstone"
+        return "duplicate" if run_id in self._held else None
+
+    def hold(self, run: Run) -> None:
+        self._held[run.run_id] = run
+        if run.state is RUNNING:
+            self.mains[run.pid] = run
+
+    def acknowledge(self, run_ids: Iterable[str]) -> None:
+        """Forgets the outcomes of runs that are over; an ack of anything else changes nothing."""
+        for run_id in run_ids:
+            run = self._held.get(run_id)
+            if run is not None and run.state is ENDED:
+                del self._held[run_id]
+
+    def describe(self, asked: Iterable[str]) -> list[Message]:
+        """Everything held, and what is unknown of what was asked: none of that will ever be started."""
+        unknown = [run_id for run_id in asked if run_id not in self._held]
+        self._tombstones.update(unknown)
+        answers = [run.describe() for run in self]
+        return answers + [{"run_id": run_id, "state": UNKNOWN} for run_id in unknown]
+
+    def of_session(self, session: int) -> Run | None:
+        """The open run whose main process leads, or led, this session; a living leader is surely the right one."""
+        if session in self.mains:
+            return self.mains[session]
+        return next((run for run in self if run.state is not ENDED and run.pid == session), None)
+
+    def open_ids(self) -> set[str]:
+        """Runs of which something may still live."""
+        return {run.run_id for run in self if run.state is not ENDED}
+
+    def unwritten(self) -> list[Run]:
+        """Outcomes that only this process knows."""
+        return [run for run in self if run.state is ENDED and not run.written]

@@ -1,0 +1,94 @@
+"""Starting a worker: in its own session, with fds 0, 1, 2 and nothing else, mask and dispositions reset.
+
+Owns the plain route, posix_spawn, which costs a fraction of a fork; `prepared.py` is the other one. Refuses
+policy: every reason why a command cannot be executed leaves as SpawnFailedError, named.
+
+Invariant: when `spawn` returns a pid, the command has been executed in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from . import kernel, prepared
+from .command import PASSED_OVER, SpawnFailedError, candidates, enter, not_found
+
+if TYPE_CHECKING:
+    from .frames import Message
+
+OOM_SCORE_MAX = 1_000
+OOM_SCORE_RAISE = 500
+
+
+class Spawner:
+    """Holds what every spawn shares: /dev/null for stdin, and how workers stand with the OOM killer."""
+
+    def __init__(self) -> None:
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        ours = int(kernel.read_file("/proc/self/oom_score_adj"))
+        self._oom_score_adj = str(min(ours + OOM_SCORE_RAISE, OOM_SCORE_MAX)).encode()
+
+    def spawn(self, order: Message, log: int) -> int:
+        """The pid of the worker's main process; SpawnFailedError when there is none."""
+        try:
+            pid = self._spawn(order, log)
+        except OSError as error:
+            raise SpawnFailedError.about(order["argv"][0], error) from error
+        except ValueError as error:  # a NUL byte, or a variable's name with "="
+            raise SpawnFailedError(errno.EINVAL, str(error)) from error
+        self._offer_to_oom_killer(pid)
+        return pid
+
+    def _spawn(self, order: Message, log: int) -> int:
+        start = prepared.fork_and_exec if order["setup"] else _posix_spawn
+        if order["stdin"] is None:
+            return start(order, self._null, log)
+        stdin = _file_of(order["stdin"])
+        try:
+            return start(order, stdin, log)
+        finally:
+            os.close(stdin)
+
+    def _offer_to_oom_killer(self, pid: int) -> None:
+        """Best effort: the victim shall be a worker, not the parent of all of them."""
+        try:
+            kernel.write_file(f"/proc/{pid}/oom_score_adj", self._oom_score_adj)
+        except OSError:  # a set-user-id program is not ours to offer
+            return
+
+
+def _file_of(text: str) -> int:
+    """Sealed, so that a worker that writes to its stdin learns that it may not, as with any input."""
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text.encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return fd
+
+
+def _posix_spawn(order: Message, stdin: int, log: int) -> int:
+    # Nobody else is in this process, so its working directory can be lent to the child.
+    enter(order["working_dir"])
+    try:
+        return _search_and_spawn(order["argv"], order["env"], stdin, log)
+    finally:
+        os.chdir("/")
+
+
+def _search_and_spawn(argv: list[str], env: dict[str, str], stdin: int, log: int) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    refused: OSError | None = None
+    for path in candidates(argv[0], env):
+        try:
+            return os.posix_spawn(
+                path, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=kernel.IGNORED
+            )
+        except OSError as error:
+            if error.errno not in PASSED_OVER:
+                raise
+            refused = error
+    raise refused or not_found(argv[0], env)

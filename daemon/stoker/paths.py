@@ -1,0 +1,77 @@
+"""Where things are: the state directory, the socket, the files that may hold settings.
+
+Owns the order in which flags, environment and defaults are asked. Refuses to touch the file system: every answer
+follows from its arguments. Standard library only and no pathlib, which is slower to load than all of the client's rest.
+
+Invariants: every path is absolute; a socket path fits what the kernel takes (unix(7), `sun_path`).
+"""
+# ruff: noqa: PTH100, PTH111, PTH117, PTH118
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stoker.core.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SYSTEM_CONFIG = "/etc/stoker/stoker.toml"
+SYSTEM_RUNTIME = "/run/stoker"
+ROOT_SESSION = "/run/user/0"
+SOCKET_NAME = "stoker.sock"
+SOCKET_PATH_BYTES = 107
+
+
+def state_dir(flag: str | None, environ: Mapping[str, str]) -> str:
+    """`--state-dir`, STOKER_STATE_DIR, systemd's STATE_DIRECTORY, else $XDG_STATE_HOME/stoker."""
+    asked = flag or environ.get("STOKER_STATE_DIR") or _of_systemd("STATE_DIRECTORY", environ)
+    if asked:
+        return os.path.abspath(asked)
+    return os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
+
+
+def socket_path(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
+    """`--socket`, STOKER_SOCKET, systemd's RUNTIME_DIRECTORY, else the default for this user.
+
+    Raises ConfigInvalid for a path that is longer than a socket's address may be.
+    """
+    asked = flag or environ.get("STOKER_SOCKET") or os.path.join(_runtime_dir(environ, uid), SOCKET_NAME)
+    path = os.path.abspath(asked)
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_BYTES:
+        message = f"the socket's path is {length} bytes long, the kernel takes {SOCKET_PATH_BYTES}: {path}"
+        raise ConfigInvalid(message, hint="name a shorter one with --socket or STOKER_SOCKET", errors=[message])
+    return path
+
+
+def config_files(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The files that may hold settings; the first that exists is read."""
+    return (os.path.join(_xdg("XDG_CONFIG_HOME", ".config", environ), "stoker", "stoker.toml"), SYSTEM_CONFIG)
+
+
+def _runtime_dir(environ: Mapping[str, str], uid: int) -> str:
+    if of_systemd := _of_systemd("RUNTIME_DIRECTORY", environ):
+        return of_systemd
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    # What root runs is the system's service: the directory of root's own login session would hide it.
+    if os.path.isabs(runtime) and not (uid == 0 and os.path.normpath(runtime) == ROOT_SESSION):
+        return os.path.join(runtime, "stoker")
+    return SYSTEM_RUNTIME
+
+
+def _of_systemd(name: str, environ: Mapping[str, str]) -> str:
+    """The first of the directories that systemd made for the unit (systemd.exec(5))."""
+    return environ.get(name, "").partition(":")[0]
+
+
+def _xdg(name: str, default: str, environ: Mapping[str, str]) -> str:
+    """A base directory; one that is not absolute is ignored, as the XDG specification asks."""
+    base = environ.get(name, "")
+    return base if os.path.isabs(base) else os.path.join(_home(environ), default)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return os.path.abspath(home)

@@ -1,0 +1,231 @@
+"""One launcher as the daemon sees it: ask it things, hear from it, notice when it is stuck or lost.
+
+Owns who is owed an answer. Refuses to decide anything: reports go to `sink(launcher, reports)`, one
+synchronous call for each frame that came in, in the order in which the launcher said them.
+
+Invariants: a launcher is stuck only while it owes an answer, and lost only once; being stuck is no
+verdict on its workers. An answer to `list_runs` is a barrier: it tells of everything asked before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from stoker.core.errors import AlreadyRunning
+from stoker.core.model import Identity
+from stoker.process.connection import Connection, dial
+from stoker.process.messages import (
+    Acknowledge,
+    Answer,
+    Exited,
+    Gone,
+    Hello,
+    HelloAsk,
+    LauncherBack,
+    LauncherLost,
+    LauncherStuck,
+    LaunchOrder,
+    ListAsk,
+    Listed,
+    Refused,
+    Report,
+    Run,
+    SignalAsk,
+    Signalled,
+    Started,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+Sink = Callable[[str, list[Report]], None]
+
+# Silence is counted in turns of our own loop, not by the clock: a daemon that was itself suspended or
+# starved for a minute must not blame the launcher for it.
+SILENT_TICKS = 4
+
+
+class LauncherClient:
+    """One connection to one launcher, on the running loop. `hello` first; everything else needs its answer."""
+
+    def __init__(self, state_dir: Path, launcher: str, sink: Sink, *, stuck_ms: int = 5_000) -> None:
+        self.launcher = launcher
+        self.leaked = 0
+        self.stuck = False
+        self.lost = False
+        self._state_dir = state_dir
+        self._sink = sink
+        self._tick_s = stuck_ms / 1_000 / SILENT_TICKS
+        self._connection = Connection(self._receive, self._lose)
+        self._tags = itertools.count(1)
+        self._facts: Hello | None = None
+        self._greeting: asyncio.Future[Hello] | None = None
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._launching: set[str] = set()
+        self._watch: asyncio.TimerHandle | None = None
+        self._silent_ticks = 0
+
+    async def connect(self) -> None:
+        """OSError when nobody listens there."""
+        sock = dial(self._state_dir, self.launcher)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, sock=sock)
+
+    async def hello(self, epoch: int, instance: str) -> Hello:
+        """Takes the launcher over: what an earlier daemon sent it has been read to its end.
+
+        AlreadyRunning when it obeys a newer epoch; ConnectionError when it ends first. There is no time
+        limit in here: a stuck launcher answers late, and the sink hears LauncherStuck meanwhile.
+        """
+        self._greeting = asyncio.get_running_loop().create_future()
+        self._ask(HelloAsk(epoch=epoch, instance=instance))
+        self._facts = await self._greeting
+        self.leaked = self._facts.leaked
+        return self._facts
+
+    @property
+    def facts(self) -> Hello:
+        """Who it is, as it said to our hello."""
+        if self._facts is None:
+            raise RuntimeError("say hello first")
+        return self._facts
+
+    def launch(self, orders: Sequence[LaunchOrder]) -> None:
+        """Each is answered by Started and later Exited, by Exited alone (spawn_error), or by Refused."""
+        for order in orders:
+            self._launching.add(order.run_id)
+            self._ask(order)
+
+    def signal(self, run_id: str, signal: int, scope: Literal["tree", "main"] = "tree") -> asyncio.Future[bool]:
+        """Whether it was delivered before the exit. ConnectionError when the launcher is lost before it answers."""
+        tag, answer = self._expect()
+        self._ask(SignalAsk(tag=tag, run_id=run_id, signal=signal, scope=scope))
+        return answer
+
+    def list_runs(self, run_ids: Iterable[str] = ()) -> asyncio.Future[list[Run]]:
+        """A snapshot of all runs it holds, and of `run_ids`; what it calls unknown it will never start.
+
+        Reports that the sink hears while you await the snapshot are newer than it.
+        """
+        tag, answer = self._expect()
+        self._ask(ListAsk(tag=tag, run_ids=tuple(run_ids)))
+        return answer
+
+    def acknowledge(self, run_ids: Iterable[str]) -> None:
+        """The outcomes of these runs are committed: the launcher may forget them. Never answered."""
+        if acknowledged := tuple(run_ids):
+            self._connection.send(Acknowledge(run_ids=acknowledged))
+
+    def identity(self, started: Started) -> Identity:
+        """What later proves that a process is this one, without the launcher."""
+        return Identity(
+            pid=started.pid,
+            start_ticks=started.start_ticks,
+            boot_id=self.facts.boot_id,
+            pid_namespace=self.facts.pid_namespace,
+            pidfs_inode=started.pidfs_inode,
+            cgroup=started.cgroup,
+        )
+
+    def close(self) -> None:
+        """Leaves the launcher to itself, after what was sent; no LauncherLost follows. Twice is as good as once."""
+        self._end()
+        self._connection.close()
+
+    # --- answers
+
+    def _receive(self, answers: list[Answer]) -> None:
+        if self.lost:
+            return
+        reports: list[Report] = []
+        self._hear(reports)
+        for answer in answers:
+            if isinstance(answer, Started | Exited | Gone):
+                self._launching.discard(answer.run_id)
+                reports.append(answer)
+            else:
+                self._resolve(answer, reports)
+        if reports:
+            self._sink(self.launcher, reports)
+
+    def _resolve(self, answer: Hello | Listed | Signalled | Refused, reports: list[Report]) -> None:
+        match answer:
+            case Hello():
+                self._settle(self._greeting, answer)
+            case Listed():
+                self.leaked = answer.leaked
+                self._settle(self._asked.pop(answer.tag, None), answer.runs)
+            case Signalled():
+                self._settle(self._asked.pop(answer.tag, None), answer.delivered)
+            case Refused(run_id=str(run_id)):
+                self._launching.discard(run_id)
+                reports.append(answer)
+            case Refused():
+                self._reject(AlreadyRunning(f"launcher {self.launcher} obeys another daemon ({answer.why})"))
+
+    def _settle(self, waiting: asyncio.Future[Any] | None, value: object) -> None:
+        if waiting is not None and not waiting.done():
+            waiting.set_result(value)
+
+    def _reject(self, error: Exception) -> None:
+        waiting = [*self._asked.values(), *([self._greeting] if self._greeting else [])]
+        self._asked.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: whoever sent a signal and went away is not told by a warning
+
+    def _lose(self) -> None:
+        if not self.lost:
+            self._end()
+            self._sink(self.launcher, [LauncherLost(self.launcher)])
+
+    def _end(self) -> None:
+        self.lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+        self._reject(_gone(self.launcher))
+
+    # --- what is owed
+
+    def _expect(self) -> tuple[int, asyncio.Future[Any]]:
+        tag = next(self._tags)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked[tag] = answer
+        if self.lost:
+            self._reject(_gone(self.launcher))
+        return tag, answer
+
+    def _ask(self, ask: HelloAsk | LaunchOrder | SignalAsk | ListAsk) -> None:
+        self._connection.send(ask)
+        if self._watch is None:
+            self._silent_ticks = 0
+            self._watch = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+
+    def _owed(self) -> bool:
+        greeting_owed = self._greeting is not None and not self._greeting.done()
+        return greeting_owed or bool(self._asked) or bool(self._launching)
+
+    def _hear(self, reports: list[Report]) -> None:
+        self._silent_ticks = 0
+        if self.stuck:
+            self.stuck = False
+            reports.append(LauncherBack(self.launcher))
+
+    def _tick(self) -> None:
+        """Runs only while something is owed, so an idle daemon never wakes for it."""
+        self._watch = None
+        if self.lost or not self._owed():
+            return
+        self._silent_ticks += 1
+        self._watch = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+        if self._silent_ticks >= SILENT_TICKS and not self.stuck:
+            self.stuck = True
+            self._sink(self.launcher, [LauncherStuck(self.launcher)])
+
+
+def _gone(launcher: str) -> ConnectionResetError:
+    return ConnectionResetError(f"launcher {launcher} is gone")

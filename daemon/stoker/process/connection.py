@@ -1,0 +1,136 @@
+"""One socket to one launcher: frames out, frames in.
+
+Owns the framing (u32 big-endian length, then a JSON array of messages) and the batching: what is sent in
+one turn of the loop leaves as one frame. Refuses to know what the messages mean.
+
+Invariants: a frame that is torn by the end of the connection was never received; a frame that cannot be
+decoded ends the connection, because what follows it cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from stoker.process.messages import MAX_FRAME_BYTES, Answer, Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LENGTH = struct.Struct(">I")
+DECODER = msgspec.json.Decoder(list[Answer])
+ENCODER = msgspec.json.Encoder()
+# Half of what a launcher accepts, so that a batch is cut long before one message more could be too much.
+CUT_BYTES = MAX_FRAME_BYTES // 2
+
+
+def dial(state_dir: Path, launcher: str) -> socket.socket:
+    """A connected socket; OSError where nobody listens.
+
+    Through the directory's descriptor, because a socket's address holds 107 bytes and a state directory may not.
+    """
+    directory = os.open(state_dir / "launchers", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(f"/proc/self/fd/{directory}/{launcher}.sock")
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.close(directory)
+    return sock
+
+
+class Connection(asyncio.Protocol):
+    """Calls `received` once for every frame and `lost` once, when the other side is gone or broken."""
+
+    def __init__(self, received: Callable[[list[Answer]], None], lost: Callable[[], None]) -> None:
+        self._received = received
+        self._lost = lost
+        self._transport: asyncio.WriteTransport | None = None
+        self._unread = bytearray()
+        self._unsent: list[bytes] = []
+        self._flush_due = False
+
+    # --- what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.WriteTransport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        try:
+            for frame in self._frames():
+                self._received(DECODER.decode(frame))
+        except msgspec.DecodeError:
+            self._abandon()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        self._lost()
+
+    # --- what the client calls
+
+    def send(self, ask: Ask) -> None:
+        """Leaves with whatever else is sent in this turn of the loop; after the end it goes nowhere."""
+        self._unsent.append(ENCODER.encode(ask))
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def close(self) -> None:
+        """Hands over what was sent, then closes."""
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
+
+    # --- inside
+
+    def _frames(self) -> list[bytes]:
+        frames = []
+        start = 0
+        while len(self._unread) - start >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._unread, start)
+            if length > MAX_FRAME_BYTES:
+                self._abandon()
+                break
+            end = start + LENGTH.size + length
+            if len(self._unread) < end:
+                break
+            frames.append(bytes(self._unread[start + LENGTH.size : end]))
+            start = end
+        del self._unread[:start]
+        return frames
+
+    def _abandon(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        messages, self._unsent = self._unsent, []
+        if self._transport is None:
+            return
+        for batch in _cut(messages):
+            body = b",".join(batch)
+            self._transport.write(b"%b[%b]" % (LENGTH.pack(len(body) + 2), body))
+
+
+def _cut(messages: list[bytes]) -> Iterator[list[bytes]]:
+    """Batches that fit a frame; nearly always there is one."""
+    batch: list[bytes] = []
+    size = 0
+    for message in messages:
+        if batch and size + len(message) > CUT_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += len(message) + 1
+    if batch:
+        yield batch

@@ -1,0 +1,150 @@
+"""Which launchers there are, and a new one: the only module that starts a launcher.
+
+Owns the files `launchers/<id>.{lock,sock,err}` as the daemon sees them. A launcher holds its lock for
+life, so a lock that can be taken is the proof that it is dead; nothing else is.
+
+Invariants: an id is `<epoch>-<8 hex>` and never used twice; a new launcher gets no descriptor of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from stoker.core.errors import CannotCreate
+from stoker.process.client import LauncherClient, Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAM = Path(__file__).resolve().parent.parent / "launcher" / "__main__.py"
+# What a launcher needs of our environment; workers get theirs with each order.
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+ERROR_TAIL_BYTES = 2_048
+READY = b"+"
+
+
+class Launchers(NamedTuple):
+    alive: list[str]
+    dead: list[str]
+
+
+def find_launchers(state_dir: Path) -> Launchers:
+    """Every launcher that left a lock file, by whether it still holds it; oldest epoch first."""
+    found = Launchers([], [])
+    for path in sorted((state_dir / "launchers").glob("*.lock"), key=_epoch):
+        with contextlib.suppress(FileNotFoundError):  # it left meanwhile
+            (found.alive if _held(path) else found.dead).append(path.stem)
+    return found
+
+
+def remove_remains(state_dir: Path, launcher: str) -> None:
+    """Removes what a dead launcher left, its words on stderr only if there are none."""
+    stem = state_dir / "launchers" / launcher
+    errors = stem.with_suffix(".err")
+    for path in (stem.with_suffix(".sock"), *((errors,) if _empty(errors) else ()), stem.with_suffix(".lock")):
+        path.unlink(missing_ok=True)
+
+
+async def start_launcher(
+    state_dir: Path, epoch: int, instance: str, sink: Sink, *, stuck_ms: int = 5_000
+) -> LauncherClient:
+    """A new launcher of this epoch, connected and greeted. CannotCreate with its own words when it dies first."""
+    launcher = f"{epoch}-{secrets.token_hex(4)}"
+    for name in ("launchers", "outcomes"):
+        (state_dir / name).mkdir(mode=0o700, exist_ok=True)
+    ready, ready_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = _spawn(state_dir, launcher, instance, ready_end)
+    finally:
+        os.close(ready_end)
+    _reap_when_dead(pid)
+    if await _read_ready(ready) != READY:
+        raise CannotCreate(f"the launcher {launcher} did not start: {_last_words(state_dir, launcher)}")
+    client = LauncherClient(state_dir, launcher, sink, stuck_ms=stuck_ms)
+    await client.connect()
+    await client.hello(epoch, instance)
+    return client
+
+
+def _epoch(path: Path) -> tuple[int, str]:
+    epoch, _, rest = path.stem.partition("-")
+    return (int(epoch) if epoch.isdecimal() else 0, rest)
+
+
+def _held(path: Path) -> bool:
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _empty(path: Path) -> bool:
+    return path.exists() and path.stat().st_size == 0
+
+
+def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int) -> int:
+    errors = os.fspath(state_dir / "launchers" / f"{launcher}.err")
+    arguments = ["--state-dir", os.fspath(state_dir.resolve()), "--id", launcher, "--instance", instance]
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", "-X", "utf8", os.fspath(PROGRAM), *arguments],
+        dict(_environment(launcher, instance)),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, ready_end, 1),
+            (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+    )
+
+
+def _environment(launcher: str, instance: str) -> Iterator[tuple[str, str]]:
+    yield from ((name, os.environ[name]) for name in ENVIRONMENT if name in os.environ)
+    yield "STOKER_INSTANCE", instance
+    yield "STOKER_LAUNCHER", launcher
+
+
+def _reap_when_dead(pid: int) -> None:
+    """A launcher outlives us or not; while we live, its zombie is ours to collect."""
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(pid)
+
+    def reap() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        os.waitpid(pid, 0)
+
+    loop.add_reader(pidfd, reap)
+
+
+async def _read_ready(ready: int) -> bytes:
+    """One byte once it listens; the end of the pipe if it dies before."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(ready, readable.set)
+    try:
+        await readable.wait()
+        return os.read(ready, 1)
+    finally:
+        loop.remove_reader(ready)
+        os.close(ready)
+
+
+def _last_words(state_dir: Path, launcher: str) -> str:
+    try:
+        words = (state_dir / "launchers" / f"{launcher}.err").read_bytes()
+    except OSError as error:
+        return str(error)
+    return words[-ERROR_TAIL_BYTES:].decode(errors="replace").strip() or "it said nothing"

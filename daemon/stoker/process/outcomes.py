@@ -1,0 +1,63 @@
+"""Outcomes that launchers wrote down while no daemon was connected: facts for recovery.
+
+Owns the reading side of `outcomes/<launcher>.log`: one JSON object a line, an Exited each. Refuses to
+change a line; a whole file is removed once what it says is committed.
+
+Invariants: a torn last line was never promised (its launcher keeps the outcome and says it again), any
+other line that cannot be read is damage and is not passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stoker.core.errors import CorruptRecord
+from stoker.process.messages import Exited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+DECODER = msgspec.json.Decoder(Exited)
+
+
+def read_outcomes(state_dir: Path) -> list[tuple[Path, list[Exited]]]:
+    """Every outcome log with what it says; the launcher's id is the path's stem. CorruptRecord on damage.
+
+    Connect to the living launchers first: a launcher writes here only while nobody is connected.
+    """
+    return [(path, _read(path)) for path in sorted((state_dir / "outcomes").glob("*.log"))]
+
+
+def remove_outcomes(paths: Iterable[Path]) -> None:
+    """Call after the commit of what they say, and durably, so that they are not facts again."""
+    directories = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        directories.add(path.parent)
+    for directory in directories:
+        _sync(directory)
+
+
+def _read(path: Path) -> list[Exited]:
+    lines = path.read_bytes().split(b"\n")
+    whole, _torn = lines[:-1], lines[-1]
+    return list({outcome.run_id: outcome for outcome in (_decode(path, line) for line in whole if line)}.values())
+
+
+def _decode(path: Path, line: bytes) -> Exited:
+    try:
+        return DECODER.decode(line)
+    except msgspec.DecodeError as error:
+        raise CorruptRecord(f"{path}: not an outcome: {line[:200]!r}", hint="move the file aside") from error
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,94 @@
+"""The place where the daemon listens: a path in the file system, its lock and the socket bound to it.
+
+Owns the promise that no live server's socket is ever taken over, and that a socket has its mode from its first instant
+on. Refuses to listen or accept (server.py). The lock is `<path>.lock`, held for life by its open descriptor: only its
+holder may unlink a socket that nobody answers on.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stoker.core.errors import AlreadyRunning, CannotCreate, ConfigInvalid
+from stoker.paths import SOCKET_PATH_BYTES
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def lock_socket(path: Path) -> int:
+    """Take `<path>.lock` and give its descriptor: whoever keeps it open may bind `path`.
+
+    Raises AlreadyRunning, naming the holder, and CannotCreate. Makes the parent directory (0700) if it is missing.
+    """
+    _check_length(path)
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        _cannot_create(lock, error)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise _in_use(path, f"pid {holder}" if holder else "another daemon") from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def bind_socket(path: Path, mode: int = 0o600) -> socket.socket:
+    """A stream socket bound to `path`. Call it with the lock held: a socket that nobody answers on is replaced."""
+    _check_length(path)
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        os.fchmod(bound.fileno(), mode)
+        bound.bind(os.fspath(path))
+    except OSError as error:
+        bound.close()
+        _cannot_create(path, error)
+    return bound
+
+
+def _check_length(path: Path) -> None:
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_BYTES:
+        problem = f"the socket's path is {length} bytes long, the kernel takes {SOCKET_PATH_BYTES}: {path}"
+        raise ConfigInvalid(problem, hint="name a shorter one with --socket or STOKER_SOCKET", errors=[problem])
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise CannotCreate(f"{path} exists and is no socket", hint="move it away, or choose another --socket")
+        if _answers(path):
+            raise _in_use(path, "a server without its lock")
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _cannot_create(path, error)
+
+
+def _answers(path: Path) -> bool:
+    """Somebody listens there; in doubt (no permission, a full backlog) yes."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(os.fspath(path)) not in {errno.ECONNREFUSED, errno.ENOENT}
+
+
+def _in_use(path: Path, holder: str) -> AlreadyRunning:
+    return AlreadyRunning(f"{path} is in use by {holder}", hint="stop that daemon, or choose another --socket")
+
+
+def _cannot_create(path: Path, error: OSError) -> NoReturn:
+    why = error.strerror or str(error)
+    raise CannotCreate(f"{path}: {why}", hint="choose another --socket or STOKER_SOCKET") from error

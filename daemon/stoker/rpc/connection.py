@@ -1,0 +1,244 @@
+"""One client: its bytes in, its answers out, and when to read, to wait or to leave.
+
+Owns the transport, its backpressure, the frame timer and the end of the connection. Refuses to know what a request
+means (calls.py, streams.py).
+
+Invariants: the answers of one loop iteration leave in one write; nothing is read while 1 MiB waits to be sent or 1024
+requests are in flight; a client that shuts down its sending side still gets every answer; one that is gone costs
+nothing from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, cast
+
+from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
+from stoker.rpc import frames
+from stoker.rpc.calls import Calls
+from stoker.rpc.wire import MAX_FRAME_BYTES, Framer
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+if TYPE_CHECKING:
+    import socket
+
+    from stoker.rpc.calls import Backend
+    from stoker.rpc.methods import Peer
+
+MAX_UNSENT_BYTES = 1024 * 1024
+MAX_IN_FLIGHT = 1024
+HANG_UP_CHECK_S = 1.0
+LINGER_S = 1.0
+
+
+class Gate(Protocol):
+    """The server, as far as a connection needs to know it."""
+
+    backend: Backend
+    frame_timeout_s: float
+
+    def admit(self, connection: Connection, sock: socket.socket) -> Peer: ...
+    def forget(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    peer: Peer
+    _calls: Calls
+    _transport: asyncio.Transport
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._loop = asyncio.get_running_loop()
+        self._framer = Framer()
+        self._inbox: deque[bytes] = deque()
+        self._turn_due = False
+        self._out: list[bytes] = []
+        self._unsent = 0
+        self._transport_full = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._paused = False
+        self._frame_timer: asyncio.TimerHandle | None = None
+        self._last_read = False  # nothing more will be read: the client said so, or we did
+        self._refused = False
+        self._gone = False
+
+    # --- coming and going -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
+        try:
+            self.peer = self._gate.admit(self, transport.get_extra_info("socket"))
+        except StokerError as error:
+            self._gone = True
+            self._transport.write(frames.refusal(None, error) + b"\n")
+            self._transport.close()
+        else:
+            self._calls = Calls(self, self._gate.backend, self.peer)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self._gate.forget(self)
+        self._stop_frame_timer()
+        self._inbox.clear()
+        self._calls.cancel_lasting()
+
+    def leave(self) -> None:
+        """Read no more, answer what was asked, then close."""
+        self._last_read = True
+        self._inbox.clear()
+        self._calls.cancel_lasting()
+        self.go_on()
+
+    def abort(self) -> None:
+        if not self._gone:
+            self._transport.abort()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; True keeps the connection, for the answers (`socat` works that way)."""
+        if self._refused or self._hung_up():
+            return False
+        self._last_read = True
+        self._inbox.extend(self._framer.finish())
+        self._stop_frame_timer()
+        self._loop.call_later(HANG_UP_CHECK_S, self._check_hang_up)
+        self.go_on()
+        return True
+
+    def _check_hang_up(self) -> None:
+        """A poll, as nothing can wake us: behind the end of input a hang-up is no event to the loop."""
+        if self._gone:
+            return
+        if self._hung_up():
+            self._transport.abort()
+        else:
+            self._loop.call_later(HANG_UP_CHECK_S, self._check_hang_up)
+
+    def _hung_up(self) -> bool:
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        return bool(poll.poll(0))
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._last_read:
+            return
+        read = self._framer.feed(data)
+        if read:
+            self._inbox.extend(read)
+            self._stop_frame_timer()
+        if self._framer.overflowed:
+            self._refuse(FrameTooLarge(f"a frame may have {MAX_FRAME_BYTES} bytes", hint="split the batch"))
+        self._take_turn()
+
+    def go_on(self) -> None:
+        """Something has changed: take a turn, once in an iteration of the loop however often this is called."""
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Take in what there is room for, send what is ready, and see whether to read, to wait or to leave."""
+        if self._gone:
+            return
+        self._turn_due = True  # what is sent from here on needs no other turn
+        while self._inbox and self._has_room():
+            self._calls.receive(self._inbox.popleft())
+        self._flush()
+        self._turn_due = False
+        if self._inbox and self._has_room():
+            self.go_on()
+        elif self._last_read:
+            self._leave_when_done()
+        else:
+            self._pace()
+
+    def _has_room(self) -> bool:
+        return self._calls.in_flight < MAX_IN_FLIGHT and self._room.is_set()
+
+    def _pace(self) -> None:
+        pause = bool(self._inbox) or not self._has_room()
+        if pause != self._paused:
+            self._paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+        if pause:
+            self._stop_frame_timer()  # the rest of the frame may be waiting for us
+        elif self._framer.partial and not self._frame_timer:
+            self._frame_timer = self._loop.call_later(self._gate.frame_timeout_s, self._frame_is_late)
+
+    def _frame_is_late(self) -> None:
+        self._frame_timer = None
+        limit = self._gate.frame_timeout_s
+        self._refuse(FrameTimeout(f"a frame must end within {limit:g} s", hint="end each request with a newline"))
+        self.go_on()
+
+    def _stop_frame_timer(self) -> None:
+        if self._frame_timer:
+            self._frame_timer.cancel()
+            self._frame_timer = None
+
+    def _refuse(self, error: StokerError) -> None:
+        """Say what is wrong with the stream of bytes, which cannot be read any further.
+
+        What the client still sends is read and dropped for a while: closing at once would take the error from it.
+        """
+        log(LogEvent.CLIENT_REFUSED, uid=self.peer.uid, pid=self.peer.pid, error=error)
+        self._last_read = self._refused = True
+        self.send(frames.refusal(None, error))
+        self._calls.cancel_lasting()
+        self._loop.call_later(LINGER_S, self.abort)
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    def send(self, frame: bytes) -> None:
+        """Queue one frame. (uvloop makes a system call of every write, so what can share one must be joined.)"""
+        if self._gone:
+            return
+        self._out.append(frame)
+        self._unsent += len(frame)
+        if self._unsent > MAX_UNSENT_BYTES:
+            self._room.clear()
+        self.go_on()
+
+    async def room(self) -> None:
+        """Wait until the client has read enough for more to be worth making."""
+        await self._room.wait()
+
+    def _flush(self) -> None:
+        if self._out:
+            self._out.append(b"")
+            self._transport.write(b"\n".join(self._out))
+            self._out.clear()
+            self._unsent = 0
+            self._see_room()
+
+    def pause_writing(self) -> None:
+        self._transport_full = True
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._transport_full = False
+        self._see_room()
+        self.go_on()
+
+    def _see_room(self) -> None:
+        if not self._transport_full:
+            self._room.set()
+
+    def _leave_when_done(self) -> None:
+        if self._inbox or self._calls or self._out or self._gone:
+            return
+        if self._refused:
+            self._transport.write_eof()
+        else:
+            self._transport.close()

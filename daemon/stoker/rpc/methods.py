@@ -1,0 +1,293 @@
+"""The one table of methods: a name without a row in `METHODS` does not exist.
+
+Owns what rpc/ needs of the engine (`Service`) and one short handler a method: read what was sent, call the service,
+render what comes back. Refuses decisions and waiting: a handler returns a value, a future of the engine (alone or as
+`Later`, with what renders it), or a coroutine, which becomes a task; one that streams, a coroutine of a `Stream`.
+
+Roles say who may call once users other than the daemon's own are let in: owner (own jobs), operator (all jobs,
+queues, resources), admin (the daemon itself).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from contextlib import aclosing
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+
+from msgspec import Struct
+
+from stoker.core.errors import StokerError
+from stoker.core.requests import (
+    ChangeFeed,
+    CommandOptions,
+    JobFilter,
+    JobParams,
+    JobStanding,
+    LogChunk,
+    LogFeed,
+    Params,
+    QueueSettings,
+    SubmitAnswer,
+    Verb,
+)
+from stoker.rpc.schema import (
+    DrainParams,
+    JobParam,
+    ListParams,
+    LogsParams,
+    NoParams,
+    QueueParams,
+    QueueSetParams,
+    ResourceSetParams,
+    RestartParams,
+    RetryParams,
+    SubmitManyParams,
+    VerbParams,
+    WaitParams,
+    WatchParams,
+    read_params,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncGenerator, Awaitable, Sequence
+
+Reply = dict[str, Any]
+
+
+class Service(Protocol):
+    """What the engine offers. Futures and awaitables fail with a StokerError, or with a bug of ours."""
+
+    def submit(
+        self, jobs: list[JobParams], peer_uid: int, *, atomic: bool
+    ) -> asyncio.Future[list[SubmitAnswer | StokerError]]: ...
+    def command(
+        self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions
+    ) -> asyncio.Future[JobStanding]: ...
+    def get(self, job_id: int) -> Awaitable[Reply]: ...
+    def list(self, wanted: JobFilter) -> Awaitable[Reply]: ...
+    def history(self, job_id: int) -> Awaitable[Reply]: ...
+    def why(self, job_id: int) -> Awaitable[Reply]: ...
+    def wait(
+        self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None
+    ) -> Awaitable[Sequence[JobStanding]]: ...
+    def logs(
+        self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
+    ) -> Awaitable[LogFeed]: ...
+    def watch(self, after_seq: int | None, job_id: int | None) -> Awaitable[ChangeFeed]: ...
+    def queues(self) -> Awaitable[Reply]: ...
+    def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> Awaitable[Reply]: ...
+    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> Awaitable[Reply]: ...
+    def resources(self) -> Awaitable[Reply]: ...
+    def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> Awaitable[Reply]: ...
+    def status(self) -> Awaitable[Reply]: ...
+    def health(self) -> Awaitable[Reply]: ...
+    def drain(self, *, stop: bool) -> Awaitable[Reply]: ...
+
+
+class Peer(NamedTuple):
+    """Who is at the other end (SO_PEERCRED)."""
+
+    uid: int
+    gid: int
+    pid: int
+
+
+class Role(StrEnum):
+    OWNER = "owner"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class Kind(StrEnum):
+    """How long an answer may take. What waits or streams ends with its client; a call never does."""
+
+    CALL = "call"
+    WAIT = "wait"
+    STREAM = "stream"
+
+
+class Later(NamedTuple):
+    """A future of the engine, and what makes a result of what it gives."""
+
+    future: asyncio.Future[Any]
+    render: Callable[[Any], object]
+
+
+class Stream(NamedTuple):
+    """An answer that is followed by notifications; the connection adds the stream's number to each."""
+
+    answer: Reply
+    notifications: AsyncGenerator[Reply, None]
+
+
+P = TypeVar("P", bound=Params)
+
+
+class Method(Struct, Generic[P], frozen=True):
+    """One row of the table."""
+
+    params: type[P]
+    role: Role
+    handler: Callable[[Service, Peer, P], object]
+    kind: Kind = Kind.CALL
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+
+def _submit(service: Service, peer: Peer, params: JobParams) -> Later:
+    return Later(service.submit([params], peer.uid, atomic=True), _only)
+
+
+def _only(answers: list[SubmitAnswer | StokerError]) -> SubmitAnswer:
+    (answer,) = answers
+    if isinstance(answer, StokerError):
+        raise answer
+    return answer
+
+
+def _submit_many(service: Service, peer: Peer, params: SubmitManyParams) -> object:
+    read = [_read_job(job, f"jobs[{index}]") for index, job in enumerate(params.jobs)]
+    bad = next((job for job in read if isinstance(job, StokerError)), None)
+    if bad and params.atomic:
+        raise bad
+    good = [job for job in read if isinstance(job, JobParams)]
+    render = partial(_slots, read)
+    return Later(service.submit(good, peer.uid, atomic=params.atomic), render) if good else render([])
+
+
+def _slots(read: list[JobParams | StokerError], answers: list[SubmitAnswer | StokerError]) -> Reply:
+    """One answer a job, in the order sent: its own mistake, or the next of the engine's answers."""
+    answered = iter(answers)
+    return {"jobs": [_slot(job if isinstance(job, StokerError) else next(answered)) for job in read]}
+
+
+def _read_job(job: object, within: str) -> JobParams | StokerError:
+    try:
+        return read_params(job, JobParams, within)
+    except StokerError as error:
+        return error
+
+
+def _slot(answer: SubmitAnswer | StokerError) -> object:
+    return {"error": answer.to_wire()} if isinstance(answer, StokerError) else answer
+
+
+def _list(service: Service, _peer: Peer, params: ListParams) -> object:
+    key, _, value = (params.label or "").partition("=")
+    wanted = JobFilter(
+        states=params.states,
+        queue=params.queue,
+        name=params.name,
+        label=(key, value) if params.label else None,
+        before=params.before,
+        limit=params.limit,
+    )
+    return service.list(wanted)
+
+
+def _verb(verb: Verb, params: type[VerbParams] = VerbParams) -> Method[Any]:
+    def handler(service: Service, peer: Peer, sent: VerbParams) -> object:
+        options = CommandOptions(
+            reason_note=sent.reason,
+            yes=getattr(sent, "yes", False),
+            timeout_ms=getattr(sent, "timeout_ms", None),
+            deadline=getattr(sent, "deadline", None),
+        )
+        return service.command(verb, sent.id, peer.uid, options)
+
+    return Method(params, Role.OWNER, handler)
+
+
+async def _wait(service: Service, _peer: Peer, params: WaitParams) -> Reply:
+    return {"jobs": await service.wait(params.ids, any_one=params.any, timeout_ms=params.timeout_ms)}
+
+
+# --- streams ------------------------------------------------------------------------------------------------
+
+
+async def _logs(service: Service, _peer: Peer, params: LogsParams) -> Stream:
+    feed = await service.logs(params.id, params.attempt, params.offset, params.tail_lines, follow=params.follow)
+    return Stream({"attempt": feed.attempt}, _log_notifications(feed))
+
+
+async def _log_notifications(feed: LogFeed) -> AsyncGenerator[Reply, None]:
+    async with aclosing(feed.chunks) as chunks:
+        async for chunk in chunks:
+            yield _log_notification(feed.attempt, chunk)
+
+
+def _log_notification(attempt: int, chunk: LogChunk) -> Reply:
+    where = {"attempt": attempt, "offset": chunk.offset}
+    if chunk.data is None:
+        return {**where, "hole": chunk.hole_bytes}
+    return {**where, "data": base64.b64encode(chunk.data).decode()}
+
+
+async def _watch(service: Service, _peer: Peer, params: WatchParams) -> Stream:
+    feed = await service.watch(params.after, params.job)
+    return Stream({"seq": feed.seq}, _change_notifications(feed))
+
+
+async def _change_notifications(feed: ChangeFeed) -> AsyncGenerator[Reply, None]:
+    async with aclosing(feed.changes) as batches:
+        async for changes in batches:
+            yield {"changes": changes}
+
+
+# --- queues and resources -------------------------------------------------------------------------------------
+
+
+def _set_queue(service: Service, peer: Peer, params: QueueSetParams) -> object:
+    settings = QueueSettings(
+        name=params.name,
+        queue_class=params.queue_class,
+        max_running=params.max_running,
+        max_queued=params.max_queued,
+        defaults=params.defaults,
+    )
+    return service.set_queue(settings, peer.uid, params.reason)
+
+
+def _pause(service: Service, peer: Peer, params: QueueParams) -> object:
+    return service.pause_queue(params.name, peer.uid, params.reason, paused=True)
+
+
+def _resume(service: Service, peer: Peer, params: QueueParams) -> object:
+    return service.pause_queue(params.name, peer.uid, params.reason, paused=False)
+
+
+def _set_resource(service: Service, peer: Peer, params: ResourceSetParams) -> object:
+    return service.set_resource(params.name, params.capacity, peer.uid, params.reason)
+
+
+METHODS: dict[str, Method[Any]] = {
+    "job.submit": Method(JobParams, Role.OWNER, _submit),
+    "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many),
+    "job.get": Method(JobParam, Role.OWNER, lambda service, _, job: service.get(job.id)),
+    "job.list": Method(ListParams, Role.OWNER, _list),
+    "job.cancel": _verb(Verb.CANCEL),
+    "job.retry": _verb(Verb.RETRY, RetryParams),
+    "job.skip": _verb(Verb.SKIP),
+    "job.hold": _verb(Verb.HOLD),
+    "job.release": _verb(Verb.RELEASE),
+    "job.restart": _verb(Verb.RESTART, RestartParams),
+    "job.wait": Method(WaitParams, Role.OWNER, _wait, Kind.WAIT),
+    "job.logs": Method(LogsParams, Role.OWNER, _logs, Kind.STREAM),
+    "job.why": Method(JobParam, Role.OWNER, lambda service, _, job: service.why(job.id)),
+    "job.history": Method(JobParam, Role.OWNER, lambda service, _, job: service.history(job.id)),
+    "queue.list": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.queues()),
+    "queue.set": Method(QueueSetParams, Role.OPERATOR, _set_queue),
+    "queue.pause": Method(QueueParams, Role.OPERATOR, _pause),
+    "queue.resume": Method(QueueParams, Role.OPERATOR, _resume),
+    "resource.list": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.resources()),
+    "resource.set": Method(ResourceSetParams, Role.OPERATOR, _set_resource),
+    "system.status": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.status()),
+    "system.health": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.health()),
+    "system.drain": Method(DrainParams, Role.ADMIN, lambda service, _, params: service.drain(stop=params.stop)),
+    "watch": Method(WatchParams, Role.OWNER, _watch, Kind.STREAM),
+}

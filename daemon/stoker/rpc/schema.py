@@ -1,0 +1,119 @@
+"""The parameters of every method.
+
+Owns the shape of requests (a job itself is `core.requests.JobParams`) and `read_params`, which turns a JSON value
+into them or raises InvalidParams (complaints.py finds the words). Refuses semantics: whether a job or queue exists is
+the engine's to know. The jobs of a batch stay unread here: each has its own error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from stoker.core.errors import InvalidParams
+from stoker.core.model import QueueClass, State
+from stoker.core.requests import (
+    Bound,
+    Delay,
+    Duration,
+    Instant,
+    JobDefaults,
+    JobId,
+    Name,
+    Note,
+    Params,
+    Title,
+)
+from stoker.rpc.complaints import complaint, moved
+
+MAX_JOBS = 10_000
+P = TypeVar("P", bound=Params)
+
+
+class NoParams(Params, frozen=True, kw_only=True):
+    pass
+
+
+class SubmitManyParams(Params, frozen=True, kw_only=True):
+    jobs: Annotated[list[Any], Meta(max_length=MAX_JOBS)]
+    atomic: bool = False
+
+
+class JobParam(Params, frozen=True, kw_only=True):
+    id: JobId
+
+
+class ListParams(Params, frozen=True, kw_only=True):
+    states: tuple[State, ...] = ()
+    queue: Name | None = None
+    name: Title | None = None
+    label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    before: JobId | None = None
+
+
+class VerbParams(JobParam, frozen=True, kw_only=True):
+    reason: Note | None = None
+
+
+class RestartParams(VerbParams, frozen=True, kw_only=True):
+    yes: bool = False
+
+
+class RetryParams(RestartParams, frozen=True, kw_only=True):
+    timeout_ms: Duration | None = None
+    deadline: Instant | None = None
+
+
+class WaitParams(Params, frozen=True, kw_only=True):
+    ids: Annotated[tuple[JobId, ...], Meta(min_length=1, max_length=MAX_JOBS)]
+    any: bool = False
+    timeout_ms: Delay | None = None
+
+
+class LogsParams(JobParam, frozen=True, kw_only=True):
+    attempt: Annotated[int, Meta(ge=1)] | None = None
+    offset: Bound | None = None
+    tail_lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    follow: bool = False
+
+
+class QueueParams(Params, frozen=True, kw_only=True):
+    name: Name
+    reason: Note | None = None
+
+
+class QueueSetParams(Params, frozen=True, kw_only=True):
+    name: Name
+    queue_class: QueueClass | UnsetType = msgspec.field(default=UNSET, name="class")
+    max_running: Bound | UnsetType | None = UNSET
+    max_queued: Bound | UnsetType | None = UNSET
+    defaults: JobDefaults | UnsetType = UNSET
+    reason: Note | None = None
+
+
+class ResourceSetParams(Params, frozen=True, kw_only=True):
+    name: Name
+    capacity: Bound
+    reason: Note | None = None
+
+
+class DrainParams(Params, frozen=True, kw_only=True):
+    stop: bool = False
+
+
+class WatchParams(Params, frozen=True, kw_only=True):
+    after: Bound | None = None
+    job: JobId | None = None
+
+
+def read_params(value: object, params: type[P], within: str = "") -> P:
+    """`value` as `params`. `within` is where the value stands in the request, as in `jobs[3]`."""
+    try:
+        return msgspec.convert(value, params)
+    except msgspec.ValidationError as error:
+        raise complaint(str(error), value, params, within) from None
+    except InvalidParams as error:
+        raise moved(error, within) from None

@@ -1,0 +1,125 @@
+"""The door: a listening socket, the connections behind it, and who is let in.
+
+Owns admission (peers by SO_PEERCRED, caps per user and over all, below the limit of open files so that one client
+cannot take the daemon's own descriptors) and the orderly end. Refuses to bind: address.py does, or systemd did.
+
+Invariants: only root and the daemon's own user are served; a refused client gets one line that says why; `stop` may be
+called at any time, also twice or before `start`, and returns when no connection is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from stoker.core.errors import PermissionDenied, StokerError, TooManyConnections
+from stoker.rpc.calls import Backend
+from stoker.rpc.connection import Connection
+from stoker.rpc.methods import Peer
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+if TYPE_CHECKING:
+    from stoker.rpc.methods import Service
+
+BACKLOG = 1024
+STOP_S = 2.0
+REFUSAL_LINE_S = 1.0
+TRY_AGAIN = "close some and try again; one connection serves any number of requests"
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred
+
+
+class Server:
+    def __init__(
+        self,
+        service: Service,
+        listener: socket.socket,
+        *,
+        max_connections: int = 256,
+        max_connections_per_uid: int = 64,
+        frame_timeout_ms: int = 10_000,
+    ) -> None:
+        self.frame_timeout_s = frame_timeout_ms / 1000
+        self.max_connections = min(max_connections, _affordable_connections())
+        self.max_connections_per_uid = max_connections_per_uid
+        self.backend = Backend(service, max_streams=self.max_connections)
+        self._listener = listener
+        self._listening: asyncio.Server | None = None
+        self._connections: dict[Connection, Peer] = {}
+        self._refusals = 0
+        self._next_refusal_line = 0.0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_unix_server(lambda: Connection(self), sock=self._listener, backlog=BACKLOG)
+
+    async def stop(self) -> None:
+        """Let nobody in, answer what was asked, close. Takes at most `STOP_S`; streams and waits end at once."""
+        if self._listening:
+            self._listening.close()
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.leave()
+        try:
+            await asyncio.wait_for(self._empty.wait(), STOP_S)
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+            await self._empty.wait()
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def admit(self, connection: Connection, sock: socket.socket) -> Peer:
+        """Who is at the other end; raises if they may not come in."""
+        pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        peer = Peer(uid, gid, pid)
+        try:
+            self._check(peer)
+        except StokerError as error:
+            self._log_refusal(peer, error)
+            raise
+        self._connections[connection] = peer
+        self._empty.clear()
+        return peer
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        if not self._connections:
+            self._empty.set()
+
+    def _check(self, peer: Peer) -> None:
+        if peer.uid not in (0, os.getuid()):
+            raise PermissionDenied(f"uid {peer.uid} may not use this daemon", hint="ask its owner or root")
+        if len(self._connections) >= self.max_connections:
+            raise TooManyConnections(
+                f"{self.max_connections} connections are open, the limit (rpc.max_connections)", hint=TRY_AGAIN
+            )
+        of_this_user = sum(other.uid == peer.uid for other in self._connections.values())
+        if of_this_user >= self.max_connections_per_uid:
+            raise TooManyConnections(
+                f"uid {peer.uid} has {of_this_user} open connections, the limit (rpc.max_connections_per_uid)",
+                hint=TRY_AGAIN,
+            )
+
+    def _log_refusal(self, peer: Peer, error: StokerError) -> None:
+        """At most a line a second: a client that tries again and again must not fill the log."""
+        self._refusals += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_refusal_line:
+            log(LogEvent.CLIENT_REFUSED, uid=peer.uid, pid=peer.pid, error=error, refused=self._refusals)
+            self._next_refusal_line = now + REFUSAL_LINE_S
+            self._refusals = 0
+
+
+def _affordable_connections() -> int:
+    """Half of the files this process may open: the rest is for logs, databases, launchers and pidfds."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft // 2)

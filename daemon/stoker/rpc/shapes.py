@@ -1,0 +1,110 @@
+"""The shapes of what a client sends and gets, for type checkers and editors: nothing imports this at run time.
+
+Owns the typed face of the wire as TypedDicts; a test keeps `JobSpec` equal to what the server reads
+(`core.requests.JobParams`). Durations are milliseconds, instants UTC epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+State = Literal[
+    "waiting", "queued", "running", "held", "succeeded", "failed", "cancelled", "expired", "superseded", "skipped"
+]
+
+
+class Need(TypedDict, total=False):
+    job: int
+    on: Literal["ok", "failed", "any"]
+
+
+class Limits(TypedDict, total=False):
+    memory_bytes: int
+    cpu_seconds: int
+    processes: int
+    open_files: int
+    file_size_bytes: int
+
+
+class JobOptions(TypedDict, total=False):
+    """Everything of a job but its command and arguments."""
+
+    env: dict[str, str]
+    working_dir: str
+    stdin: str | None
+    name: str | None
+    labels: dict[str, str]
+    queue: str
+    priority: int
+    execution_mode: Literal["subprocess", "in_process"]
+    max_attempts: int
+    base_delay_ms: int
+    backoff_factor: float
+    max_delay_ms: int
+    success_exit_codes: list[int]
+    no_retry_exit_codes: list[int]
+    ttl_ms: int | None
+    deadline: int | None
+    timeout_ms: int | None
+    grace_ms: int
+    warn_signal: int | None
+    warn_before_ms: int
+    run_at: int | None
+    needs: list[int | Need]
+    on_orphan: Literal["fail", "requeue", "hold"]
+    max_orphanings: int
+    survive: bool
+    resources: dict[str, int]
+    limits: Limits
+    nice: int
+    max_log_bytes: int
+    idempotency_key: str | None
+    traceparent: str
+
+
+class _Command(TypedDict):
+    command: str
+
+
+class JobSpec(_Command, JobOptions, total=False):
+    """A job as it is sent."""
+
+    args: list[str]
+
+
+class Submitted(TypedDict):
+    """`existing`: the idempotency key was known, and this is its job."""
+
+    id: int
+    state: State
+    existing: bool
+
+
+class Failure(TypedDict):
+    code: int
+    message: str
+    data: dict[str, Any]
+
+
+class NotSubmitted(TypedDict):
+    error: Failure
+
+
+class Standing(TypedDict, total=False):
+    """Where a job stands; `exit_code` or `signal` once it ended that way."""
+
+    id: int
+    state: State
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    stopping: bool
+
+
+class Change(TypedDict, total=False):
+    seq: int
+    at: int
+    kind: str
+    subject: str
+    job: int | None
+    cause: str

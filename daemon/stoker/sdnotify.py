@@ -1,0 +1,157 @@
+"""What systemd and its like hand to a service, and what the service tells them: sd_notify(3), sd_listen_fds(3).
+
+Owns the two protocols and the list of variables that must not be handed on: whoever inherited them would speak, or
+answer a watchdog, in our name. Refuses to wait: a service manager that does not listen is no reason to stand still.
+
+Invariants: a message that cannot be sent is dropped and `False`; text never smuggles in a second assignment; what the
+daemon inherited as a worker of another Stoker stays out of its own workers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stoker.core.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+FIRST_FD: Final = 3
+# READY and STOPPING are said once: they may wait this long for a manager whose queue is full.
+PATIENCE_S: Final = 1.0
+
+PRIVATE_PREFIXES: Final = ("LISTEN_", "WATCHDOG_", "STOKER_")
+PRIVATE_NAMES: Final = frozenset({"NOTIFY_SOCKET", "TRACEPARENT", "TRACESTATE", "BAGGAGE"})
+
+
+def is_private(name: str) -> bool:
+    """Whether a variable was meant for this process alone."""
+    return name in PRIVATE_NAMES or name.startswith(PRIVATE_PREFIXES)
+
+
+def strip(environ: MutableMapping[str, str]) -> None:
+    """Remove from `environ` what is private; call it once everything has been read from there."""
+    for name in [name for name in environ if is_private(name)]:
+        del environ[name]
+
+
+class Notifier:
+    """Speaks to the service manager, or to nobody when none is there."""
+
+    def __init__(self, address: str | None = None, watchdog_ms: int | None = None) -> None:
+        """`address` as in NOTIFY_SOCKET; `watchdog_ms` is the time in which the manager wants a sign of life."""
+        self.watchdog_ms = watchdog_ms
+        self._address = _socket_address(address)
+        self._socket = None if self._address is None else _datagram_socket()
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Notifier:
+        """As NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say."""
+        return cls(environ.get("NOTIFY_SOCKET"), _watchdog_ms(environ))
+
+    @property
+    def listened_to(self) -> bool:
+        return self._socket is not None
+
+    def ready(self, status: str = "") -> bool:
+        return self._send("READY=1", *_status(status), patience_s=PATIENCE_S)
+
+    def stopping(self, status: str = "") -> bool:
+        return self._send("STOPPING=1", *_status(status), patience_s=PATIENCE_S)
+
+    def status(self, text: str) -> bool:
+        """One line for `systemctl status`."""
+        return self._send(*_status(text))
+
+    def watchdog(self) -> bool:
+        """A sign of life; due at least every `watchdog_ms`, better twice as often."""
+        return self._send("WATCHDOG=1")
+
+    def extend_timeout(self, more_ms: int) -> bool:
+        """Starting or stopping goes well and needs `more_ms` from now."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={more_ms * 1_000}")
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, *assignments: str, patience_s: float = 0.0) -> bool:
+        if self._socket is None or self._address is None:
+            return False
+        self._socket.settimeout(patience_s)
+        try:
+            self._socket.sendto("\n".join(assignments).encode("utf-8", "replace"), self._address)
+        except OSError:
+            return False
+        return True
+
+
+class Listener(NamedTuple):
+    """A listening socket that the service manager opened for us."""
+
+    fd: int
+    name: str
+
+
+def listeners(environ: Mapping[str, str], pid: int) -> tuple[Listener, ...]:
+    """The sockets of LISTEN_FDS, closed on exec from now on; none if LISTEN_PID names another process.
+
+    Raises ConfigInvalid for a number that is none, and for a descriptor that is no stream socket that listens.
+    """
+    if environ.get("LISTEN_PID") != str(pid):
+        return ()
+    count = _number("LISTEN_FDS", environ)
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    names += ["unknown"] * (count - len(names))
+    fds = range(FIRST_FD, FIRST_FD + count)
+    for fd in fds:
+        _require_listening(fd)
+        os.set_inheritable(fd, False)  # noqa: FBT003 - positional only
+    return tuple(Listener(fd, name or "unknown") for fd, name in zip(fds, names, strict=False))
+
+
+def _datagram_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def _socket_address(address: str | None) -> str | None:
+    """A path, or the abstract socket that `@` stands for; addresses of other families are not ours to speak to."""
+    if not address or address[0] not in "/@":
+        return None
+    return "\0" + address[1:] if address[0] == "@" else address
+
+
+def _status(text: str) -> tuple[str, ...]:
+    return (f"STATUS={' '.join(text.split())}",) if text else ()
+
+
+def _watchdog_ms(environ: Mapping[str, str]) -> int | None:
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()) or "WATCHDOG_USEC" not in environ:
+        return None
+    return _number("WATCHDOG_USEC", environ) // 1_000 or None
+
+
+def _number(name: str, environ: Mapping[str, str]) -> int:
+    raw = environ.get(name, "")
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 20):  # noqa: PLR2004 - digits of 2^64
+        raise _invalid(f"{name} = {raw!r}: expected a whole number")
+    return int(raw)
+
+
+def _require_listening(fd: int) -> None:
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise _invalid(f"LISTEN_FDS: descriptor {fd} is no socket")
+        with socket.socket(fileno=os.dup(fd)) as probe:
+            if not probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise _invalid(f"LISTEN_FDS: descriptor {fd} does not listen")
+    except OSError as error:
+        raise _invalid(f"LISTEN_FDS: descriptor {fd}: {error.strerror}") from error
+
+
+def _invalid(message: str) -> ConfigInvalid:
+    return ConfigInvalid(message, hint="see the socket unit: Accept=no, ListenStream=", errors=[message])

@@ -1,0 +1,109 @@
+"""Rows of `attempts`: each run of a job, who runs it and how it ended.
+
+Owns the guarded update that gives an attempt its outcome: it must hit exactly one open row, or the whole
+transaction is given up. Refuses to interpret outcomes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from stoker.core.model import Attempt, Identity, Outcome, OutcomeKind, StopReason
+
+COLUMNS = (
+    "run_id, job_id, ordinal, launcher, created_at, pid, start_ticks, boot_id, pid_namespace, pidfs_inode, cgroup, "
+    "stop_reason, adopted, started_at, ended_at, outcome, exit_code, signal, stopped, error, user_ms, system_ms, "
+    "max_rss_kib, log_bytes"
+)
+INSERT = "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, holds) VALUES (?, ?, ?, ?, ?, ?)"
+UPDATE = """
+UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
+    stop_reason = ?, adopted = ?, started_at = ?
+WHERE run_id = ? AND ended_at IS NULL
+"""
+SETTLE = """
+UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
+    stop_reason = ?, adopted = ?, started_at = ?,
+    ended_at = ?, outcome = ?, exit_code = ?, signal = ?, stopped = ?, error = ?, user_ms = ?, system_ms = ?,
+    max_rss_kib = ?, log_bytes = ?
+WHERE run_id = ? AND ended_at IS NULL
+"""
+OPEN = f"SELECT {COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY job_id"  # noqa: S608 - constants only
+OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"  # noqa: S608 - constants only
+KNOWN = "SELECT run_id FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))"
+
+
+def insert_row(attempt: Attempt, holds: dict[str, int]) -> tuple[Any, ...]:
+    """The parameters of INSERT; `holds` is what the attempt takes of each resource while it is open."""
+    return (
+        attempt.run_id, attempt.job_id, attempt.ordinal, attempt.launcher, attempt.created_at,
+        msgspec.json.encode(holds).decode() if holds else "{}",
+    )  # fmt: skip
+
+
+def _progress(attempt: Attempt) -> tuple[Any, ...]:
+    who = attempt.identity
+    identity = (
+        (None,) * 6
+        if who is None
+        else (who.pid, who.start_ticks, who.boot_id, who.pid_namespace, who.pidfs_inode, who.cgroup)
+    )
+    return (*identity, attempt.stop_reason and attempt.stop_reason.value, attempt.adopted, attempt.started_at)
+
+
+def update_row(attempt: Attempt) -> tuple[Any, ...]:
+    """The parameters of UPDATE."""
+    return (*_progress(attempt), attempt.run_id)
+
+
+def settle_row(attempt: Attempt) -> tuple[Any, ...]:
+    """The parameters of SETTLE."""
+    end = attempt.outcome
+    assert end is not None, "only an ended attempt is settled"
+    return (
+        *_progress(attempt), attempt.ended_at, end.kind.value, end.exit_code, end.signal, end.stopped, end.error,
+        end.user_ms, end.system_ms, end.max_rss_kib, end.log_bytes, attempt.run_id,
+    )  # fmt: skip
+
+
+def from_row(row: Sequence[Any]) -> Attempt:
+    """The Attempt that a row of COLUMNS says."""
+    (
+        run_id, job_id, ordinal, launcher, created_at, pid, ticks, boot_id, namespace, inode, cgroup, stop_reason,
+        adopted, started_at, ended_at, kind, exit_code, signal, stopped, error, user_ms, system_ms, rss, log_bytes,
+    ) = row  # fmt: skip
+    identity = None
+    if pid is not None:
+        identity = Identity(
+            pid=pid, start_ticks=ticks, boot_id=boot_id, pid_namespace=namespace, pidfs_inode=inode, cgroup=cgroup
+        )
+    outcome = None
+    if kind is not None:
+        outcome = Outcome(
+            kind=OutcomeKind(kind), exit_code=exit_code, signal=signal, stopped=bool(stopped), error=error,
+            ended_at=ended_at, user_ms=user_ms, system_ms=system_ms, max_rss_kib=rss, log_bytes=log_bytes,
+        )  # fmt: skip
+    return Attempt(
+        run_id=run_id, job_id=job_id, ordinal=ordinal, launcher=launcher, created_at=created_at, identity=identity,
+        stop_reason=None if stop_reason is None else StopReason(stop_reason), adopted=adopted,
+        started_at=started_at, ended_at=ended_at, outcome=outcome,
+    )  # fmt: skip
+
+
+def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:
+    """Every attempt without an outcome."""
+    return [from_row(row) for row in connection.execute(OPEN)]
+
+
+def of_job(connection: sqlite3.Connection, job_id: int) -> list[Attempt]:
+    """All runs of a job, oldest first."""
+    return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
+
+
+def known(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:
+    """Which of `run_ids` the database has a row for, open or settled."""
+    return {row[0] for row in connection.execute(KNOWN, (msgspec.json.encode(list(run_ids)).decode(),))}

@@ -1,0 +1,67 @@
+"""The append-only log of changes: one record for every change of state, in the transaction of that change.
+
+Owns the hash chain: each record's hash covers the one before it, so that a flipped byte shows. Refuses to
+edit or to delete; triggers in the schema refuse it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from stoker.core.model import Change
+
+GENESIS = bytes(32)
+
+INSERT = """
+INSERT INTO changes (seq, at, kind, subject, job_id, from_state, to_state, cause, actor_uid, payload, hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+LAST = "SELECT seq, hash FROM changes ORDER BY seq DESC LIMIT 1"
+COLUMNS = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload"
+OF_JOB = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? ORDER BY seq"  # noqa: S608 - constants only
+AFTER = f"SELECT {COLUMNS} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+
+_encode = msgspec.json.Encoder().encode
+
+
+def insert_rows(changes: Iterable[Change], head: bytes) -> tuple[list[tuple[Any, ...]], bytes]:
+    """The parameters of INSERT for each change, chained behind `head`, and the new head of the chain."""
+    rows = []
+    for change in changes:
+        payload = _encode(change.payload)
+        words = (change.seq, change.at, change.kind, change.subject, change.from_state, change.to_state, change.cause,
+                 change.actor_uid)  # fmt: skip
+        head = hashlib.sha256(head + _encode(words) + payload).digest()
+        job_id = int(change.subject) if change.kind == "job" else None
+        rows.append((*words[:4], job_id, *words[4:], payload.decode(), head))
+    return rows, head
+
+
+def last(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    """Sequence number and hash of the newest change; (0, GENESIS) where there is none."""
+    row = connection.execute(LAST).fetchone()
+    return (0, GENESIS) if row is None else (row[0], row[1])
+
+
+def from_row(row: tuple[Any, ...]) -> Change:
+    """The Change that a row of COLUMNS says; the payload stays undecoded."""
+    seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload = row
+    return Change(
+        seq=seq, at=at, kind=kind, subject=subject, from_state=from_state, to_state=to_state, cause=cause,
+        actor_uid=actor_uid, payload=msgspec.Raw(payload.encode()),
+    )  # fmt: skip
+
+
+def of_job(connection: sqlite3.Connection, job_id: int) -> list[Change]:
+    """Everything that ever changed about a job."""
+    return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
+
+
+def after(connection: sqlite3.Connection, seq: int, limit: int) -> list[Change]:
+    """Up to `limit` changes behind `seq`, in order."""
+    return [from_row(row) for row in connection.execute(AFTER, (seq, limit))]

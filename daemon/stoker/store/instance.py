@@ -1,0 +1,50 @@
+"""Who this state directory is: its instance id, the epoch of this start, and the anchor of its clock.
+
+Owns the facts in `meta`. A directory that was copied has another lock file than the one it remembers: it gets a
+new id, so that no process of the original is ever taken for ours.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+
+from msgspec import Struct
+
+from stoker.core.clock import boot_ms, wall_ms
+from stoker.store.queues import SET_META, meta
+
+
+class Instance(Struct, frozen=True):
+    """`anchor` is steady time at boot (core/clock.py); `copied`: open attempts belong to the original."""
+
+    id: str
+    epoch: int
+    anchor: int
+    copied: bool
+
+
+def begin(connection: sqlite3.Connection, lock: os.stat_result, boot_id: str) -> Instance:
+    """Begin a new life of the daemon on this database: the epoch grows by one, durably, before anything else."""
+    known = meta(connection)
+    where = f"{lock.st_dev}:{lock.st_ino}"
+    copied = known.get("lock_file", where) != where
+    same_boot = known.get("boot_id") == boot_id and not copied
+    instance = Instance(
+        id=secrets.token_hex(8) if copied or "instance" not in known else known["instance"],
+        epoch=known.get("epoch", 0) + 1,
+        anchor=known["anchor"] if same_boot else wall_ms() - boot_ms(),
+        copied=copied,
+    )
+    facts = {
+        "instance": instance.id,
+        "epoch": instance.epoch,
+        "anchor": instance.anchor,
+        "boot_id": boot_id,
+        "lock_file": where,
+    }
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(SET_META, facts.items())
+    connection.execute("COMMIT")
+    return instance

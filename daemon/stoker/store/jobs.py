@@ -1,0 +1,192 @@
+"""Rows of `jobs`, `needs` and `idempotency`.
+
+Owns how a Spec and a Job lie in columns. What DESIGN names is a column of its own; the rest of the spec is
+`policy`, one JSON object. Refuses to judge states. Invariant: reading back what was stored gives an equal
+Job, and the checksum of its Spec still matches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from stoker.core.model import ExecutionMode, Job, Limits, Need, NeedOn, OnOrphan, Reason, Spec, State
+
+
+class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The columns' remainder of a Spec. These defaults are part of the file format: they never change."""
+
+    stdin: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    base_delay_ms: int = 1_000
+    max_delay_ms: int = 3_600_000
+    success_exit_codes: tuple[int, ...] = (0,)
+    no_retry_exit_codes: tuple[int, ...] = ()
+    grace_ms: int = 10_000
+    warn_signal: int | None = None
+    warn_before_ms: int = 0
+    needs: tuple[Need, ...] = ()
+    max_orphanings: int = 3
+    resources: dict[str, int] = field(default_factory=dict)
+    limits: Limits = Limits()
+    nice: int = 0
+    max_log_bytes: int = 67_108_864
+    traceparent: str | None = None
+
+
+_POLICY_FIELDS = Policy.__struct_fields__
+_encode = msgspec.json.Encoder().encode
+_policy = msgspec.json.Decoder(Policy).decode
+_args = msgspec.json.Decoder(tuple[str, ...]).decode
+_env = msgspec.json.Decoder(dict[str, str]).decode
+
+COLUMNS = (
+    "id, queue, name, state, reason, priority, execution_mode, command, args, env_vars, working_dir, pid, attempts, "
+    "failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, "
+    "needs_open, wake_at, expires_at, order_key, owner_uid, trace_id, policy, spec_hash, created_at, started_at, "
+    "finished_at, exit_code, signal"
+)
+INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * 36)})"  # noqa: S608 - constants only
+UPDATE = """
+UPDATE jobs SET state = ?, reason = ?, pid = ?, attempts = ?, failures = ?, orphanings = ?, needs_open = ?,
+    wake_at = ?, expires_at = ?, started_at = ?, finished_at = ?, exit_code = ?, signal = ?
+WHERE id = ?
+"""
+UPDATE_SPEC = "UPDATE jobs SET deadline = ?, timeout_ms = ?, spec_hash = ? WHERE id = ?"
+BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+READY = f"""
+SELECT {COLUMNS} FROM jobs WHERE queue = ? AND state = 'queued' ORDER BY order_key, id LIMIT ?
+"""  # noqa: S608 - constants only
+COUNTS = "SELECT queue, state, count(*) FROM jobs WHERE state IN ('queued', 'waiting', 'running', 'held') GROUP BY 1, 2"
+AHEAD = """
+SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ? AND state = 'queued' AND (order_key, id) < (?, ?) LIMIT 10000)
+"""
+OPEN_NEEDS = "SELECT needed FROM needs WHERE job_id = ? ORDER BY needed"
+LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)"
+
+INSERT_NEED = "INSERT INTO needs (job_id, needed, on_end) VALUES (?, ?, ?)"
+DELETE_NEED = "DELETE FROM needs WHERE job_id = ? AND needed = ?"
+DEPENDENTS = """
+SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
+WHERE needs.needed IN (SELECT value FROM json_each(?)) AND jobs.state IN ('waiting', 'held')
+"""
+NEEDED = "SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id WHERE jobs.state IN ('waiting', 'held')"
+INSERT_KEY = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
+BY_KEY = """
+SELECT idempotency.spec_hash, idempotency.job_id, jobs.state FROM idempotency
+LEFT JOIN jobs ON jobs.id = idempotency.job_id WHERE idempotency.owner_uid = ? AND idempotency.key = ?
+"""
+
+
+def spec_hash(spec: Spec) -> bytes:
+    """The checksum of a spec: BLAKE2b-128 of its JSON."""
+    return hashlib.blake2b(_encode(spec), digest_size=16).digest()
+
+
+def insert_row(job: Job) -> tuple[Any, ...]:
+    """The parameters of INSERT."""
+    spec = job.spec
+    policy = Policy(**{name: getattr(spec, name) for name in _POLICY_FIELDS})
+    return (
+        job.id, spec.queue, spec.name, job.state.value, job.reason and job.reason.value, spec.priority,
+        spec.execution_mode.value, spec.command, _encode(spec.args).decode(), _encode(spec.env).decode(),
+        spec.working_dir, job.pid, job.attempts, job.failures, job.orphanings, spec.max_attempts,
+        spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan.value, spec.survive,
+        spec.run_at, job.needs_open, job.wake_at, job.expires_at, job.order_key, job.owner_uid, job.trace_id,
+        _encode(policy).decode(), job.spec_hash, job.created_at, job.started_at, job.finished_at, job.exit_code,
+        job.signal,
+    )  # fmt: skip
+
+
+def update_row(job: Job) -> tuple[Any, ...]:
+    """The parameters of UPDATE."""
+    return (
+        job.state.value, job.reason and job.reason.value, job.pid, job.attempts, job.failures, job.orphanings,
+        job.needs_open, job.wake_at, job.expires_at, job.started_at, job.finished_at, job.exit_code, job.signal,
+        job.id,
+    )  # fmt: skip
+
+
+def from_row(row: Sequence[Any]) -> Job:
+    """The Job that a row of COLUMNS says."""
+    (
+        ident, queue, name, state, reason, priority, mode, command, args, env_vars, working_dir, pid, attempts,
+        failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, needs_open,
+        wake_at, expires_at, order_key, owner_uid, trace_id, policy, digest, created_at, started_at, finished_at,
+        exit_code, signal,
+    ) = row  # fmt: skip
+    rest = _policy(policy)
+    spec = Spec(
+        command=command, working_dir=working_dir, args=_args(args), env=_env(env_vars), name=name, queue=queue,
+        priority=priority, execution_mode=ExecutionMode(mode), max_attempts=max_attempts,
+        backoff_factor=backoff_factor, deadline=deadline, ttl_ms=ttl_ms, timeout_ms=timeout_ms,
+        on_orphan=OnOrphan(on_orphan), survive=bool(survive), run_at=run_at,
+        **{field_name: getattr(rest, field_name) for field_name in _POLICY_FIELDS},
+    )  # fmt: skip
+    return Job(
+        id=ident, spec=spec, spec_hash=digest, owner_uid=owner_uid, trace_id=trace_id, state=State(state),
+        reason=None if reason is None else Reason(reason), attempts=attempts, failures=failures,
+        orphanings=orphanings, needs_open=needs_open, wake_at=wake_at, expires_at=expires_at, order_key=order_key,
+        pid=pid, created_at=created_at, started_at=started_at, finished_at=finished_at, exit_code=exit_code,
+        signal=signal,
+    )  # fmt: skip
+
+
+def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
+    """The jobs among `ids` that exist."""
+    return {row[0]: from_row(row) for row in connection.execute(BY_IDS, (_encode(list(ids)).decode(),))}
+
+
+def ready(connection: sqlite3.Connection, queue: str, limit: int) -> list[Job]:
+    """The first `limit` queued jobs of a queue, in the order in which they may start."""
+    return [from_row(row) for row in connection.execute(READY, (queue, limit))]
+
+
+def ahead(connection: sqlite3.Connection, job: Job) -> int:
+    """How many queued jobs of its queue go before this one; counts to 10 000."""
+    return int(connection.execute(AHEAD, (job.spec.queue, job.order_key, job.id)).fetchone()[0])
+
+
+def open_needs(connection: sqlite3.Connection, job_id: int) -> list[int]:
+    """The jobs that this one still waits for."""
+    return [row[0] for row in connection.execute(OPEN_NEEDS, (job_id,))]
+
+
+class Dependent(Struct, frozen=True):
+    needed: int
+    job_id: int
+    on: NeedOn
+
+
+def dependents(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Dependent]:
+    """Who still waits for any of `ids`."""
+    rows = connection.execute(DEPENDENTS, (_encode(list(ids)).decode(),))
+    return [Dependent(needed, job_id, NeedOn(on)) for needed, job_id, on in rows]
+
+
+def needed(connection: sqlite3.Connection) -> set[int]:
+    """Ids of all jobs that some waiting job still needs."""
+    return {row[0] for row in connection.execute(NEEDED)}
+
+
+class Keyed(Struct, frozen=True):
+    """What an idempotency key stands for; `state` is None when its job was purged."""
+
+    spec_hash: bytes
+    job_id: int
+    state: str | None
+
+
+def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:
+    """What is known of each (owner, key)."""
+    found = {}
+    for pair in keys:
+        row = connection.execute(BY_KEY, pair).fetchone()
+        if row is not None:
+            found[pair] = Keyed(*row)
+    return found

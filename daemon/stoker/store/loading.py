@@ -1,0 +1,65 @@
+"""What a turn wants to know from the database before it decides, read in one hop.
+
+Owns the pair Wanted and Loaded. Refuses to read more than was asked for: a turn on jobs that are in memory
+asks for nothing and costs no hop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from msgspec import Struct, field
+
+from stoker.core.clock import Now
+from stoker.core.model import Job
+from stoker.store import attempts
+from stoker.store import jobs as job_rows
+from stoker.store.due import Due, due
+from stoker.store.jobs import Dependent, Keyed
+
+DUE_LIMIT = 500
+
+
+class Wanted(Struct):
+    """Questions of one turn."""
+
+    ids: set[int] = field(default_factory=set)
+    keys: set[tuple[int, str]] = field(default_factory=set)
+    dependents_of: set[int] = field(default_factory=set)
+    run_ids: set[str] = field(default_factory=set)
+    lines: list[tuple[str, int]] = field(default_factory=list)
+    due: bool = False
+    due_at: Now | None = None
+
+    def __bool__(self) -> bool:
+        return any((self.ids, self.keys, self.dependents_of, self.run_ids, self.lines, self.due))
+
+
+class Loaded(Struct):
+    """Their answers."""
+
+    jobs: dict[int, Job] = field(default_factory=dict)
+    keys: dict[tuple[int, str], Keyed] = field(default_factory=dict)
+    dependents: list[Dependent] = field(default_factory=list)
+    known_runs: set[str] = field(default_factory=set)
+    lines: dict[str, list[Job]] = field(default_factory=dict)
+    due: Due = Due()
+
+
+def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
+    """Answer all of `wanted`."""
+    loaded = Loaded()
+    if wanted.due_at is not None:
+        loaded.due = due(connection, wanted.due_at, DUE_LIMIT)
+        wanted.ids.update(loaded.due.woken, loaded.due.expired, loaded.due.overdue)
+    if wanted.dependents_of:
+        loaded.dependents = job_rows.dependents(connection, wanted.dependents_of)
+        wanted.ids.update(wanted.dependents_of, (each.job_id for each in loaded.dependents))
+    if wanted.ids:
+        loaded.jobs = job_rows.by_ids(connection, wanted.ids)
+    if wanted.keys:
+        loaded.keys = job_rows.by_keys(connection, wanted.keys)
+    if wanted.run_ids:
+        loaded.known_runs = attempts.known(connection, wanted.run_ids)
+    loaded.lines = {queue: job_rows.ready(connection, queue, limit) for queue, limit in wanted.lines}
+    return loaded

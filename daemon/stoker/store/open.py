@@ -1,0 +1,80 @@
+"""Opening the state directory, in the one order that loses nothing.
+
+Owns the sequence of DESIGN section 7: lock, look at the files, open, migrate, compare with the note beside the
+database, begin a new epoch, read. Refuses a directory that is not ours or has lost something, with everything
+left as it was found.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from msgspec import Struct
+
+from stoker.core.errors import StateRefused
+from stoker.store import changes, instance, snapshot
+from stoker.store.database import Database, examine, open_reader, open_writer
+from stoker.store.directory import Aside, StateDirectory
+from stoker.store.instance import Instance
+from stoker.store.migrate import migrate
+from stoker.store.reader import Reader
+from stoker.store.snapshot import Snapshot
+from stoker.store.writer import Writer
+
+
+class Opened(Struct, frozen=True):
+    """An open state directory."""
+
+    writer: Writer
+    reader: Reader
+    instance: Instance
+    schema: int
+    snapshot: Snapshot
+
+
+async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int) -> Opened:
+    """Open `directory`, whose lock is taken by this. Raises StateRefused, AlreadyRunning or CannotCreate."""
+    directory.prepare()
+    lock = directory.lock()
+    aside = directory.read_aside()
+    examine(directory.database, directory.aside)
+    os.umask(0o077)
+    try:
+        database = await open_writer(directory.database)
+    except sqlite3.Error as error:
+        raise StateRefused(f"{directory.database}: {error}", hint="look at it; nothing was changed") from error
+    try:
+        if aside is not None:
+            await database.run(_compare, aside)
+        schema = await database.run(migrate, directory.backups)
+        life = await database.run(instance.begin, lock, boot_id)
+        found = await database.run(snapshot.read)
+    except sqlite3.Error as error:
+        await database.close()
+        raise StateRefused(f"{directory.database}: {error}", hint="look at it; it was not repaired") from error
+    except BaseException:
+        await database.close()
+        raise
+    writer = await _writer(directory, database, found, reserve_bytes)
+    return Opened(writer, Reader(await open_reader(directory.database)), life, schema, found)
+
+
+async def _writer(directory: StateDirectory, database: Database, found: Snapshot, reserve_bytes: int) -> Writer:
+    writer = Writer(database, found.head, directory.reserve, reserve_bytes)
+    try:
+        writer.keep_reserve()
+    except OSError:
+        writer.full = True  # housekeeping sees it, refuses submits, and tries again
+    return writer
+
+
+def _compare(connection: sqlite3.Connection, aside: Aside) -> None:
+    """A database that knows less than the note beside it was replaced, or has lost commits. Raises StateRefused."""
+    last_seq, _ = changes.last(connection)
+    if last_seq < aside.last_seq:
+        raise StateRefused(
+            f"the database ends at change {last_seq}, but state.json says that it reached {aside.last_seq}: "
+            "it lost commits or is an old copy",
+            hint="put the right database back; to accept the loss, move state.json away",
+        )

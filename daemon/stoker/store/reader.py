@@ -1,0 +1,98 @@
+"""Reads for clients, on a connection that cannot write.
+
+Owns one `query_only` connection in a thread of its own, so that a long list never holds up a commit. Each
+call is one short transaction: an idle reader inside one would make the WAL grow without bound.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from msgspec import Struct
+
+from stoker.core.errors import StorageFailed
+from stoker.core.model import Job
+from stoker.core.requests import JobFilter
+from stoker.store import jobs
+from stoker.store.database import Database
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SIZE = "SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)"
+PING = "SELECT count(*) FROM sqlite_schema"
+
+
+class Page(Struct, frozen=True):
+    """Some jobs, newest first; `next` is the cursor of the page behind, if there is one."""
+
+    jobs: list[Job]
+    next: int | None
+
+
+class Reader:
+    """Runs functions on a reading connection."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs
+    ) -> T:
+        """Call `function(connection, ...)` inside one read transaction."""
+        try:
+            return await self._database.run(_in_transaction, function, args, kw)
+        except sqlite3.Error as error:
+            raise StorageFailed(f"read: {error}") from error
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+def _in_transaction(
+    connection: sqlite3.Connection, function: Callable[..., T], args: tuple[Any, ...], kw: dict[str, Any]
+) -> T:
+    connection.execute("BEGIN")
+    try:
+        return function(connection, *args, **kw)
+    finally:
+        connection.execute("COMMIT")
+
+
+def page(connection: sqlite3.Connection, wanted: JobFilter) -> Page:
+    """The jobs that match a filter."""
+    conditions, parameters = _conditions(wanted)
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    sql = f"SELECT {jobs.COLUMNS} FROM jobs {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals and ? only
+    found = [jobs.from_row(row) for row in connection.execute(sql, (*parameters, wanted.limit + 1))]
+    more = len(found) > wanted.limit
+    return Page(found[: wanted.limit], found[wanted.limit - 1].id if more else None)
+
+
+def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
+    conditions: list[str] = []
+    parameters: list[Any] = []
+    if wanted.states:
+        conditions.append(f"state IN ({', '.join('?' * len(wanted.states))})")
+        parameters += [state.value for state in wanted.states]
+    if wanted.label is not None:
+        conditions.append("json_extract(policy, '$.labels') IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(policy, "
+                          "'$.labels') WHERE key = ? AND value = ?)")  # fmt: skip
+        parameters += wanted.label
+    for column, value in (("queue = ?", wanted.queue), ("name = ?", wanted.name), ("id < ?", wanted.before)):
+        if value is not None:
+            conditions.append(column)
+            parameters.append(value)
+    return conditions, parameters
+
+
+def size(connection: sqlite3.Connection) -> int:
+    """Bytes of the database itself, without its WAL."""
+    return int(connection.execute(SIZE).fetchone()[0])
+
+
+def ping(connection: sqlite3.Connection) -> bool:
+    """Whether the database answers a read."""
+    return bool(connection.execute(PING).fetchone()[0])

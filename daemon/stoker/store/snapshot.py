@@ -1,0 +1,48 @@
+"""What a start reads from the database before anything is decided.
+
+Owns the one reading that fills the engine's memory: open attempts with their jobs, counts, queues, the ends of
+the sequences. Refuses to read what is merely waiting: that stays on disk, however much it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from msgspec import Struct
+
+from stoker.core.errors import CorruptRecord
+from stoker.core.model import Attempt, Job, Queue, Resource
+from stoker.store import attempts, changes, jobs, queues
+
+
+class Snapshot(Struct, frozen=True):
+    """The state of the database at a start."""
+
+    queues: dict[str, Queue]
+    resources: dict[str, Resource]
+    runs: list[tuple[Job, Attempt]]
+    counts: list[tuple[str, str, int]]
+    needed: set[int]
+    last_id: int
+    last_seq: int
+    head: bytes
+
+
+def read(connection: sqlite3.Connection) -> Snapshot:
+    """Everything the engine keeps in memory."""
+    last_seq, head = changes.last(connection)
+    open_attempts = attempts.open_attempts(connection)
+    of_attempts = jobs.by_ids(connection, [attempt.job_id for attempt in open_attempts])
+    missing = [attempt.run_id for attempt in open_attempts if attempt.job_id not in of_attempts]
+    if missing:
+        raise CorruptRecord(f"attempts without a job: {', '.join(missing[:5])}", hint="restore a backup")
+    return Snapshot(
+        queues=queues.queues(connection),
+        resources=queues.resources(connection),
+        runs=[(of_attempts[attempt.job_id], attempt) for attempt in open_attempts],
+        counts=connection.execute(jobs.COUNTS).fetchall(),
+        needed=jobs.needed(connection),
+        last_id=connection.execute(jobs.LAST_ID).fetchone()[0],
+        last_seq=last_seq,
+        head=head,
+    )

@@ -1,0 +1,103 @@
+"""Every event that the daemon logs, with its severity: the vocabulary that alerts and dashboards are built on.
+
+Owns the closed list. A name is never reused for something else and its severity never depends on the caller;
+what varies goes into fields. Severities: `error` wants a person, `warning` will if it goes on, `info` tells what
+happened to jobs and the daemon, `debug` is for whoever looks for a bug.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Self
+
+
+class Severity(IntEnum):
+    """Ordered; the numbers are those of the standard library's logging."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+    CRITICAL = 50
+
+
+DEBUG, INFO, WARNING, ERROR, CRITICAL = Severity
+
+
+class LogEvent(StrEnum):
+    """The name as it stands under `event`; `severity` decides `level`."""
+
+    severity: Severity
+
+    def __new__(cls, name: str, severity: Severity) -> Self:
+        event = str.__new__(cls, name)
+        event._value_ = name
+        event.severity = severity
+        return event
+
+    # --- the daemon ---
+    DAEMON_STARTING = "daemon_starting", INFO
+    DAEMON_READY = "daemon_ready", INFO
+    DAEMON_DRAINING = "daemon_draining", INFO
+    DAEMON_STOPPING = "daemon_stopping", INFO
+    DAEMON_STOPPED = "daemon_stopped", INFO
+    DAEMON_FAILED = "daemon_failed", CRITICAL
+    SAFE_MODE_ENTERED = "safe_mode_entered", CRITICAL
+    CONFIG_LOADED = "config_loaded", INFO
+    CONFIG_REFUSED = "config_refused", ERROR
+    HANDLERS_LOADED = "handlers_loaded", INFO
+    CLOCK_JUMPED = "clock_jumped", WARNING
+    LOOP_STALLED = "loop_stalled", WARNING
+    LIBRARY_MESSAGE = "library_message", WARNING
+
+    # --- jobs ---
+    JOB_SUBMITTED = "job_submitted", INFO
+    JOB_STARTED = "job_started", INFO
+    JOB_SUCCEEDED = "job_succeeded", INFO
+    JOB_RETRY_SCHEDULED = "job_retry_scheduled", INFO
+    JOB_RETRIED = "job_retried", INFO
+    JOB_RESTARTED = "job_restarted", INFO
+    JOB_REQUEUED = "job_requeued", INFO
+    JOB_RELEASED = "job_released", INFO
+    JOB_ADOPTED = "job_adopted", INFO
+    JOB_STOPPING = "job_stopping", INFO
+    JOB_CANCELLED = "job_cancelled", INFO
+    JOB_SUPERSEDED = "job_superseded", INFO
+    JOB_EXPIRED = "job_expired", WARNING
+    JOB_SKIPPED = "job_skipped", WARNING
+    JOB_HELD = "job_held", WARNING
+    JOB_ORPHANED = "job_orphaned", WARNING
+    TASK_FAILED = "task_failed", WARNING
+    TASK_TIMEOUT = "task_timeout", WARNING
+    WORKER_UNRESPONSIVE = "worker_unresponsive", WARNING
+    WORKER_LEAKED = "worker_leaked", WARNING
+    HANDLER_RAISED = "handler_raised", ERROR
+
+    # --- queues, resources, workflows ---
+    QUEUE_SET = "queue_set", INFO
+    QUEUE_PAUSED = "queue_paused", INFO
+    QUEUE_RESUMED = "queue_resumed", INFO
+    QUEUE_THROTTLED = "queue_throttled", WARNING
+    QUEUE_UNTHROTTLED = "queue_unthrottled", INFO
+    RESOURCE_SET = "resource_set", INFO
+    RESOURCE_EXHAUSTED = "resource_exhausted", WARNING
+    DEPENDENCY_CYCLE_DETECTED = "dependency_cycle_detected", WARNING
+    WORKFLOW_FAILED = "workflow_failed", WARNING
+    CHECKPOINT_FAILED = "checkpoint_failed", WARNING
+
+    # --- launchers and recovery ---
+    LAUNCHER_STARTED = "launcher_started", INFO
+    LAUNCHER_BACK = "launcher_back", INFO
+    LAUNCHER_STUCK = "launcher_stuck", ERROR
+    LAUNCHER_LOST = "launcher_lost", ERROR
+    RECOVERY_PLANNED = "recovery_planned", INFO
+    RECOVERY_FINISHED = "recovery_finished", INFO
+    RECOVERY_FAILED = "recovery_failed", CRITICAL
+
+    # --- the host and clients ---
+    DISK_FULL = "disk_full", ERROR
+    DISK_OK = "disk_ok", INFO
+    STORAGE_FAILED = "storage_failed", CRITICAL
+    STORAGE_MIGRATED = "storage_migrated", INFO
+    CLIENT_REFUSED = "client_refused", WARNING
+    REQUEST_FAILED = "request_failed", ERROR

@@ -1,0 +1,205 @@
+"""The daemon's log: one line an event on stderr, JSON for machines, readable on a terminal.
+
+Owns how an event becomes a line: `event level ts` first, secrets redacted, text bounded, nothing that could move a
+terminal's cursor. Refuses event names that are not in events.py, and severities chosen by callers.
+
+Invariants: `log` never raises, not even when stderr is gone or its disk is full, for what is being logged may be that
+very disk; it costs less than 10 µs a JSON line. The logger is one for the process, as stderr is.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+
+import msgspec
+import structlog
+
+from stoker.telemetry.events import LogEvent, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
+Format = Literal["auto", "json", "console"]
+
+LONGEST_TEXT: Final = 4096
+LONGEST_LIST: Final = 100
+MAX_INT: Final = 2**63 - 1
+DEEPEST: Final = 8
+REDACTED: Final = "[redacted]"
+
+_SECRET: Final = re.compile(
+    r"passw(or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|access[_-]?key|authorization|credential|cookie",
+    re.IGNORECASE,
+)
+# DEL, C1 controls, line separators and marks that reorder text: JSON lets them stand, a terminal obeys them.
+_TREACHEROUS: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+_LEVEL_NAMES: Final = {severity: severity.name.lower() for severity in Severity}
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def log(event: LogEvent, **fields: Any) -> None:
+    """Log `event`. Fields as the design names them: `job attempt queue workflow trace_id`, then whatever tells more.
+
+    A field that is an exception is written as `Type: message`, with its stack when the event is an error.
+    """
+    if event.severity < _state.threshold:
+        return
+    try:
+        _state.logger.msg(event, **fields)
+    except OSError:
+        _state.lost_lines += 1
+
+
+def configure(level: Level = "info", format: Format = "auto", stream: BinaryIO | None = None) -> None:  # noqa: A002
+    """Send events of `level` and above to `stream`, by default stderr without a buffer. Until then nothing is logged.
+
+    The standard library's root logger joins in: what asyncio warns of is an event too.
+    """
+    stream = stream or open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115 - fd 2 is not ours to close
+    console = format == "console" or (format == "auto" and stream.isatty())
+    _state.threshold = Severity[level.upper()]
+    _state.logger = structlog.wrap_logger(
+        structlog.BytesLogger(stream),
+        processors=[_shaped, _console(colors=stream.isatty()) if console else _json],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+    ).bind()
+    logging.getLogger().addHandler(_BRIDGE)
+
+
+def lost_lines() -> int:
+    """How many lines could not be written since the process began."""
+    return _state.lost_lines
+
+
+class _State:
+    threshold: int = Severity.CRITICAL + 1
+    logger: Any = None
+    lost_lines: int = 0
+
+
+class _Bridge(logging.Handler):
+    """Records of the standard library's logging, as one event of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        stack = _stack_of(error) if error else None
+        text = _text(record.getMessage, "unreadable message")
+        log(LogEvent.LIBRARY_MESSAGE, library=record.name, severity=record.levelname, message=text, stack=stack)
+
+
+_state: Final = _State()
+_BRIDGE: Final = _Bridge(logging.WARNING)
+
+# --- what a line says -------------------------------------------------------------------------------------
+
+
+def _shaped(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The fields in order and harmless; None says nothing and is left out."""
+    event: LogEvent = fields.pop("event")
+    line = {"event": event, "level": _LEVEL_NAMES[event.severity], "ts": _timestamp()}
+    for key, value in fields.items():
+        if value is None:
+            continue
+        line[key] = REDACTED if _is_secret(key) else _harmless(value)
+        if isinstance(value, BaseException) and event.severity >= Severity.ERROR:
+            line["stack"] = _stack_of(value)
+    return line
+
+
+def _timestamp() -> str:
+    """Now, as RFC 3339 in UTC with milliseconds."""
+    seconds, ns = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_date(seconds)}.{ns // 1_000_000:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _date(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return _SECRET.search(key) is not None
+
+
+def _harmless(value: Any, depth: int = 0) -> Any:
+    """A value that can be encoded, of bounded size, without secrets, whatever was passed in."""
+    if isinstance(value, str):
+        return value if value.isascii() and len(value) <= LONGEST_TEXT else _bounded(value)
+    if isinstance(value, int):
+        return value if -MAX_INT <= value <= MAX_INT else _text(value.__repr__, "huge number")
+    if value is None or isinstance(value, float):
+        return value
+    return _harmless_object(value, depth) if depth < DEEPEST else "…"
+
+
+def _harmless_object(value: Any, depth: int) -> Any:
+    match value:
+        case dict():
+            return _harmless_table(value, depth)
+        case list() | tuple() | set() | frozenset():
+            return [_harmless(item, depth + 1) for item in islice(value, LONGEST_LIST)]
+        case msgspec.Struct():
+            return _harmless_table(msgspec.structs.asdict(value), depth)
+        case BaseException():
+            return _text(lambda: f"{type(value).__name__}: {value}", type(value).__name__)
+    return _text(value.__str__, type(value).__name__)
+
+
+def _harmless_table(table: dict[Any, Any], depth: int) -> dict[str, Any]:
+    named = ((_text(key.__str__, "key"), value) for key, value in islice(table.items(), LONGEST_LIST))
+    return {key: REDACTED if _is_secret(key) else _harmless(value, depth + 1) for key, value in named}
+
+
+def _text(read: Callable[[], str], otherwise: str) -> str:
+    try:
+        return _bounded(read())
+    except Exception:  # noqa: BLE001 - somebody's __str__ failed: the rest of the line is worth having
+        return f"<{otherwise}>"
+
+
+def _bounded(text: str) -> str:
+    """At most LONGEST_TEXT characters, and nothing that UTF-8 cannot write (undecodable bytes of file names)."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text)} characters)"
+
+
+def _stack_of(error: BaseException) -> str:
+    """The end of the traceback, where the cause is."""
+    return "".join(traceback.format_exception(error))[-LONGEST_TEXT:]
+
+
+# --- how it is written ------------------------------------------------------------------------------------
+
+
+def _json(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> bytes:
+    encoded = _encode(line)
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded
+    return _TREACHEROUS.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded.decode()).encode()
+
+
+def _console(*, colors: bool) -> Callable[[Any, str, MutableMapping[str, Any]], bytes]:
+    render = structlog.dev.ConsoleRenderer(
+        colors=colors, timestamp_key="ts", exception_formatter=structlog.dev.plain_traceback
+    )
+
+    def write(logger: Any, method: str, line: MutableMapping[str, Any]) -> bytes:
+        visible = {key: _visible(value) if isinstance(value, str) else value for key, value in line.items()}
+        return render(logger, method, visible).encode()
+
+    return write
+
+
+def _visible(text: str) -> str:
+    """Escapes for everything that a terminal would obey instead of showing; a stack keeps its lines."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

@@ -1,0 +1,141 @@
+"""Real work: a job for every file of Python's own standard library, compared with the same computed here.
+
+Half of the jobs ask `sha256sum`, half ask `gzip` for a compressed size, in a queue each; every fiftieth fails twice
+before it succeeds. Each run of a worker leaves a line in a ledger, so that what ran twice, or never, is seen outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sysconfig
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+    from stoker.rpc.shapes import JobSpec
+
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+FAILS_TWICE = 50  # every so many-th job
+SETTINGS = """
+[queues.digests]
+class = "high"
+max_running = 8
+
+[queues.sizes]
+class = "low"
+max_running = 4
+
+[cpu]
+throttle_threshold = 100
+"""
+
+# One line in the ledger for each run; the third of a flaky file is the first that goes on to compute.
+COMPUTE = {
+    "digests": 'sha256sum "$2" | cut -d " " -f 1',
+    "sizes": 'gzip --best --no-name --stdout "$2" | wc -c',
+}
+SCRIPT = """
+echo "$2" >> "$1"
+[ "$3" = 0 ] || [ "$(grep --count --line-regexp --fixed-strings "$2" "$1")" -ge 3 ] || exit 75
+{compute}
+"""
+
+
+class Task(NamedTuple):
+    """A job as the test knows it: what it is to compute, and how many runs that takes."""
+
+    file: Path
+    queue: str
+    runs: int
+
+    def spec(self, ledger: Path) -> JobSpec:
+        script = SCRIPT.format(compute=COMPUTE[self.queue])
+        return {
+            "command": "/bin/sh",
+            "args": ["-eu", "-c", script, "sh", str(ledger), str(self.file), str(self.runs - 1)],
+            "queue": self.queue,
+            "max_attempts": self.runs,
+            "base_delay_ms": 50,
+            "name": self.file.name,
+        }
+
+    def expected(self) -> str:
+        if self.queue == "digests":
+            return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        return str(len(subprocess.run(["gzip", "--best", "--no-name", "--stdout", self.file],
+                                      check=True, capture_output=True).stdout))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[DaemonProcess]:
+    with DaemonProcess(SETTINGS) as running:
+        yield running
+
+
+def tasks() -> list[Task]:
+    files = sorted(path for path in LIBRARY.rglob("*.py") if "site-packages" not in path.parts and path.is_file())
+    return [
+        Task(file, "digests" if number % 2 else "sizes", 3 if number % FAILS_TWICE == 0 else 1)
+        for number, file in enumerate(files)
+    ]
+
+
+def views(client: stoker.Client) -> dict[int, dict[str, Any]]:
+    """Every job the daemon knows, page by page."""
+    found: dict[int, dict[str, Any]] = {}
+    before = None
+    while True:
+        page = client.list(limit=1000, before=before)
+        found |= {job["id"]: job for job in page["jobs"]}
+        before = page["next"]
+        if before is None:
+            return found
+
+
+def test_standard_library_when_a_job_computes_each_file_then_every_result_is_right_and_none_ran_twice(
+    workers: DaemonProcess,
+) -> None:
+    ledger = workers.home / "ledger"
+    given = tasks()
+
+    with workers.client() as client:
+        answers = client.submit_many(task.spec(ledger) for task in given)
+        ids = [answer["id"] for answer in answers if "error" not in answer]
+        client.wait(*ids)
+        jobs = views(client)
+
+    assert len(set(ids)) == len(given) == len(jobs)
+    wrong = [
+        (task.file, jobs[job]["state"], log)
+        for task, job in zip(given, ids, strict=True)
+        if (log := Path(jobs[job]["log"]).read_text().strip()) != task.expected() or jobs[job]["state"] != "succeeded"
+    ]
+    assert wrong == []
+    assert Counter(ledger.read_text().splitlines()) == {str(task.file): task.runs for task in given}
+    assert [jobs[job]["attempts"] for job in ids] == [task.runs for task in given]
+
+
+def test_log_when_followed_live_then_each_line_is_seen_before_the_worker_may_go_on(workers: DaemonProcess) -> None:
+    gate = workers.home / "gate"
+    os.mkfifo(gate)
+    script = 'for step in 1 2 3; do echo "step $step"; read -r answer < "$0"; echo "heard $answer"; done'
+
+    seen = []
+    with workers.client() as client:
+        job = client.submit("/bin/bash", "-c", script, str(gate))
+        for chunk in client.logs(job["id"], follow=True):
+            seen += chunk.decode().splitlines()
+            if seen[-1].startswith("step"):
+                gate.write_text(f"{seen[-1]} seen\n")
+
+    assert seen == [line for step in (1, 2, 3) for line in (f"step {step}", f"heard step {step} seen")]

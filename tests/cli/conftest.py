@@ -1,0 +1,158 @@
+"""The command line against the real door (rpc/) with an engine in memory behind it.
+
+Owns `Desk`: a server whose jobs are what a test says they are, and `stoker` run in this process or as one of its
+own. Refuses to judge: tests assert.
+"""
+# ruff: noqa: ARG002 - the engine's signatures, of which this one needs only a part
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from stoker.cli import main
+from stoker.core.errors import JobNotFound
+from stoker.core.model import State
+from stoker.core.requests import ChangeFeed, CommandOptions, JobFilter, JobStanding, LogFeed, Verb
+from tests.support.rpc import MemoryService, ServerThread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Sequence
+
+    from stoker.core.requests import LogChunk
+    from stoker.rpc.methods import Reply
+
+    # Named here: inside a class with a method `list`, `list[...]` is that method to a type checker.
+    Changes = list[dict[str, Any]]
+
+AT_MS = 1_796_112_000_000
+FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped", "held"}
+
+
+def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:
+    """A JobView as job.get and job.list give it."""
+    plain: dict[str, Any] = {
+        "id": job, "queue": "default", "name": None, "state": state, "reason": None, "priority": 0,
+        "execution_mode": "subprocess", "command": "/bin/echo", "args": ["hi"], "env_vars": {}, "working_dir": "/",
+        "pid": None, "attempts": 0, "failures": 0, "orphanings": 0, "max_attempts": 1, "deadline": None,
+        "ttl_ms": None, "timeout_ms": None, "grace_ms": 10_000, "on_orphan": "fail", "survive": False, "run_at": None,
+        "needs": [], "resources": {}, "limits": {}, "labels": {}, "owner_uid": 0, "trace_id": "0" * 32,
+        "created_at": AT_MS, "started_at": None, "finished_at": None, "exit_code": None, "signal": None,
+        "log": None, "stopping": False,
+    }  # fmt: skip
+    if state in FINAL - {"held"}:
+        plain |= {"attempts": 1, "started_at": AT_MS + 1_000, "finished_at": AT_MS + 3_500, "reason": "exit"}
+    return plain | fields
+
+
+class DeskService(MemoryService):
+    """`views` are the jobs; a cancelled one ends, and with it what follows its log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views: dict[int, dict[str, Any]] = {}
+        self.seq = 0
+        self.changed = asyncio.Event()
+
+    def change(self, job: int, **fields: Any) -> None:
+        self.views[job] |= fields
+        self.seq += 1
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def get(self, job_id: int) -> Reply:
+        if job_id not in self.views:
+            raise JobNotFound(f"there is no job {job_id}", hint="stoker ls")
+        return self.views[job_id]
+
+    async def list(self, wanted: JobFilter) -> Reply:
+        found = [one for one in reversed(self.views.values()) if not wanted.states or one["state"] in wanted.states]
+        found = [one for one in found if wanted.before is None or one["id"] < wanted.before]
+        cut = found[: wanted.limit]
+        return {"jobs": cut, "next": cut[-1]["id"] if len(found) > len(cut) else None}
+
+    async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
+        views = [await self.get(job) for job in job_ids]
+        keys = ("id", "state", "reason", "exit_code", "signal")
+        return [JobStanding(**{key: one[key] for key in keys}) for one in views]
+
+    def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
+        if job_id not in self.views:
+            answer: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
+            answer.set_exception(JobNotFound(f"there is no job {job_id}", hint="stoker ls"))
+            return answer
+        if verb is Verb.CANCEL:
+            self.change(job_id, state=State.CANCELLED, reason="user")
+        return super().command(verb, job_id, peer_uid, options)
+
+    async def logs(
+        self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
+    ) -> LogFeed:
+        await self.get(job_id)
+        return LogFeed(ordinal or 1, self._log(job_id, follow=follow))
+
+    async def _log(self, job_id: int, *, follow: bool) -> AsyncGenerator[LogChunk, None]:
+        self.feeds_open += 1
+        try:
+            for chunk in self.log:
+                yield chunk
+            while follow and self.views[job_id]["state"] == "running":
+                await self.changed.wait()
+        finally:
+            self.feeds_open -= 1
+
+    async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
+        after = self.seq if after_seq is None else after_seq
+        return ChangeFeed(after, self._watch(after))
+
+    async def _watch(self, after: int) -> AsyncGenerator[Changes, None]:
+        while True:
+            while after == self.seq:
+                await self.changed.wait()
+            yield [{"seq": seq} for seq in range(after + 1, self.seq + 1)]
+            after = self.seq
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Desk:
+    """A server, and the command line in front of it."""
+
+    def __init__(self, server: ServerThread, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+        self.service = DeskService()
+        server.service = self.service
+        self.socket = str(server.path)
+
+    def has(self, job: int, state: str = "queued", **fields: Any) -> None:
+        self.service.views[job] = view(job, state, **fields)
+
+    def stoker(self, *arguments: str) -> Ended:
+        """In this process."""
+        self._capture.readouterr()
+        status = main.guarded(["--socket", self.socket, *arguments])
+        out, err = self._capture.readouterr()
+        return Ended(status, out, err)
+
+    def process(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """As a process of its own."""
+        command = [sys.executable, "-m", "stoker.cli.main", *arguments]
+        environ = {**os.environ, "STOKER_SOCKET": self.socket}
+        return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def desk(capfd: pytest.CaptureFixture[str]) -> Iterator[Desk]:
+    server = ServerThread()
+    desk = Desk(server, capfd)
+    with server:
+        yield desk

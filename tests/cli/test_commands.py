@@ -1,0 +1,405 @@
+"""Commands end to end: what is sent, what is printed, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Desk
+
+
+# --- submit -----------------------------------------------------------------------------------------------
+
+
+def test_submit_when_a_command_is_stored_then_its_bare_id_is_all_that_is_printed(desk: Desk) -> None:
+    assert desk.stoker("submit", "--", "sh", "-c", "true") == (0, "1\n", "")
+
+
+def test_submit_when_options_are_given_then_they_are_fields_of_the_spec(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODE", "fast")
+    options = (
+        "--queue bulk --priority -5 --name film --label team=blue --env A=b=c --env MODE --working-dir /tmp/../usr "
+        "--max-attempts 3 --base-delay 5s --backoff-factor 1.5 --max-delay 10m --success-exit-codes 0,3 "
+        "--no-retry-exit-codes 64-66 --ttl 1d --timeout 20m --grace 500ms --warn-signal USR1 --warn-before 1m "
+        "--after 7:any --after 8 --safe --survive --idempotency-key k --resource gpu=2 --resource disk "
+        "--limit memory=64M --limit cpu=60s --nice 5 --max-log-bytes 1M"
+    )
+
+    desk.stoker("submit", *options.split(), "--", "sh", "-c", "true")
+
+    (job,) = desk.service.jobs.values()
+    assert job.command.endswith("/sh")
+    assert job.command.startswith("/")
+    assert (job.args, job.queue, job.priority, job.name) == (("-c", "true"), "bulk", -5, "film")
+    assert (job.labels, job.env, job.working_dir) == ({"team": "blue"}, {"A": "b=c", "MODE": "fast"}, "/usr")
+    assert (job.max_attempts, job.base_delay_ms, job.backoff_factor, job.max_delay_ms) == (3, 5_000, 1.5, 600_000)
+    assert (job.success_exit_codes, job.no_retry_exit_codes) == ((0, 3), (64, 65, 66))
+    assert (job.ttl_ms, job.timeout_ms, job.grace_ms) == (86_400_000, 1_200_000, 500)
+    assert (job.warn_signal, job.warn_before_ms) == (10, 60_000)
+    assert isinstance(job.needs, tuple)
+    assert [(need.job, str(need.on)) for need in job.needs if not isinstance(need, int)] == [(7, "any"), (8, "ok")]
+    assert (str(job.on_orphan), job.survive, job.idempotency_key) == ("requeue", True, "k")
+    assert (job.resources, job.nice, job.max_log_bytes) == ({"gpu": 2, "disk": 1}, 5, 1 << 20)
+    assert job.limits.memory_bytes == 64 << 20  # type: ignore[union-attr]
+    assert job.limits.cpu_seconds == 60  # type: ignore[union-attr]
+
+
+def test_submit_when_nothing_is_said_then_only_what_the_caller_knows_is_sent(desk: Desk) -> None:
+    desk.stoker("submit", "./here", "-x")
+
+    (job,) = desk.service.jobs.values()
+    said = {key for key in job.__struct_fields__ if str(getattr(job, key)) != "UNSET"}
+    assert said == {"command", "args", "working_dir", "idempotency_key"}
+    assert (job.command, job.args, job.working_dir) == ("./here", ("-x",), str(Path.cwd()))
+
+
+def test_submit_when_the_command_is_on_the_callers_path_then_it_is_sent_absolute(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"/nowhere:{tmp_path}")
+
+    desk.stoker("submit", "tool")
+    desk.stoker("submit", "no-such-tool")
+    desk.stoker("submit", "--env", "PATH=/nowhere", "tool")
+    desk.stoker("submit", "--in-process", "tool")
+
+    assert [job.command for job in desk.service.jobs.values()] == [str(tool), "no-such-tool", "tool", "tool"]
+
+
+def test_submit_when_stdin_is_a_file_then_its_text_is_sent_and_a_large_one_refused(desk: Desk, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("grün\n")
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * 65_537)
+
+    stored = desk.stoker("submit", "--stdin", str(text), "cat")
+    refused = desk.stoker("submit", "--stdin", str(large), "cat")
+
+    assert (stored.status, desk.service.jobs[1].stdin) == (0, "grün\n")
+    assert refused.status == 64
+    assert "more than 64 KiB" in refused.err
+    assert len(desk.service.jobs) == 1
+
+
+def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(desk: Desk) -> None:
+    first = desk.stoker("submit", "--idempotency-key", "k", "true")
+    again = desk.stoker("submit", "--idempotency-key", "k", "--json", "true")
+
+    assert first.out == "1\n"
+    assert json.loads(again.out) == {"id": 1, "state": "queued", "existing": True}
+    assert again.err == "stoker: job 1 was submitted before with this key (queued)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["submit"], "missing the command"),
+        (["submit", "--timeout", "30", "true"], "--timeout: 30 has no unit"),
+        (["submit", "--env", "NO_SUCH_VARIABLE", "true"], "--env: NO_SUCH_VARIABLE is not set here"),
+        (["submit", "--safe", "--on-orphan", "hold", "true"], "--safe and --on-orphan contradict"),
+        (["submit", "--stdin", "/no/such/file", "true"], "--stdin: cannot read /no/such/file: No such file"),
+        (["submit", "--batch", "/no/such/file"], "cannot read /no/such/file: No such file"),
+        (["submit", "--batch", "-", "true"], "--batch and a command exclude each other"),
+        (["submit", "--atomic", "true"], "--atomic is for --batch"),
+        (["run"], "missing -- COMMAND"),
+        (["sbmit"], "no command 'sbmit'"),
+        (["queue", "puase"], "no command 'queue puase'"),
+        (["show", "x"], "'x' is not a job id"),
+        (["ls", "--state", "done"], "--state: no state 'done'"),
+        (["workflow"], "no command 'workflow'"),
+    ],
+)
+def test_stoker_when_the_command_line_is_wrong_then_it_exits_64_and_nothing_is_sent(
+    desk: Desk, arguments: list[str], message: str
+) -> None:
+    ended = desk.stoker(*arguments)
+
+    assert ended.status == 64
+    assert ended.out == ""
+    assert ended.err.startswith(f"stoker: {message}")
+    assert desk.service.jobs == {}
+
+
+def test_submit_when_the_daemon_refuses_then_its_message_hint_and_status_are_passed_on(desk: Desk) -> None:
+    ended = desk.stoker("submit", "--env", "LD_PRELOAD=x", "true")
+
+    assert ended.status == 65
+    assert ended.err.startswith("stoker: env.LD_PRELOAD: refused")
+    assert "\nhint: " in ended.err
+
+
+def test_stoker_when_no_daemon_answers_then_it_exits_69_with_a_hint(desk: Desk, tmp_path: Path) -> None:
+    ended = desk.stoker("--socket", str(tmp_path / "none"), "ls")
+
+    assert ended.status == 69
+    assert "stokerd" in ended.err
+
+
+# --- batch ------------------------------------------------------------------------------------------------
+
+
+def batch_file(folder: Path, *lines: Any) -> str:
+    file = folder / "jobs.ndjson"
+    file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(file)
+
+
+def test_batch_when_all_lines_are_good_then_each_id_is_printed_in_order(desk: Desk, tmp_path: Path) -> None:
+    file = batch_file(tmp_path, *({"command": "sh", "args": [str(n)]} for n in range(2_500)))
+
+    ended = desk.stoker("submit", "--batch", file, "--queue", "bulk")
+
+    assert ended == (0, "".join(f"{n}\n" for n in range(1, 2_501)), "")
+    assert [job.args for job in desk.service.jobs.values()] == [(str(n),) for n in range(2_500)]
+    assert {job.queue for job in desk.service.jobs.values()} == {"bulk"}
+    assert {job.command[-3:] for job in desk.service.jobs.values()} == {"/sh"}
+
+
+def test_batch_when_lines_are_bad_then_each_is_told_with_its_number_and_the_rest_stored(
+    desk: Desk, tmp_path: Path
+) -> None:
+    good = {"command": "true"}
+    file = batch_file(tmp_path, good, "nope", "", "[1]", {"command": 1}, '{"command":"\\ud800"}', good)
+
+    ended = desk.stoker("submit", "--batch", file)
+
+    assert (ended.status, ended.out) == (65, "1\n2\n")
+    told = [line for line in ended.err.splitlines() if not line.startswith("hint: ")]
+    assert [line.split(": ")[1] for line in told] == ["line 2", "line 4", "line 6", "line 5"]
+    assert "line 5: command: expected" in ended.err
+
+
+def test_batch_when_atomic_and_one_line_is_bad_then_nothing_is_stored(desk: Desk, tmp_path: Path) -> None:
+    file = batch_file(tmp_path, {"command": "true"}, "nope")
+
+    ended = desk.stoker("submit", "--atomic", "--batch", file)
+
+    assert (ended.status, ended.out) == (65, "")
+    assert "nothing was stored" in ended.err
+    assert desk.service.jobs == {}
+
+
+def test_batch_when_atomic_is_too_much_for_one_frame_then_it_is_refused(desk: Desk, tmp_path: Path) -> None:
+    file = batch_file(tmp_path, *({"command": "true", "stdin": "x" * 60_000} for _ in range(20)))
+
+    ended = desk.stoker("submit", "--atomic", "--batch", file)
+
+    assert ended.status == 64
+    assert "at once" in ended.err
+    assert desk.service.jobs == {}
+
+
+# --- run, wait, logs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ({"state": "succeeded", "exit_code": 0}, 0, ""),
+        ({"state": "failed", "exit_code": 7}, 7, "stoker: job 1 failed: exit code 7\n"),
+        ({"state": "failed", "reason": "signal", "signal": 9}, 137, "stoker: job 1 failed: signal 9 (SIGKILL)\n"),
+        ({"state": "failed", "reason": "timeout"}, 124, "stoker: job 1 failed: stopped at its time limit (timeout)\n"),
+        ({"state": "held", "reason": "poison"}, 1, "stoker: job 1 held: too many of its attempts ended unseen\n"),
+    ],
+)
+def test_run_when_the_job_has_ended_then_its_log_is_copied_and_its_code_passed_on(
+    desk: Desk, end: dict[str, Any], status: int, said: str
+) -> None:
+    desk.has(1, **{"state": "failed", "attempts": 1, **end})
+    desk.service.log = desk.service.log[:1]
+
+    ended = desk.stoker("run", "--", "true")
+
+    assert (ended.status, ended.out) == (status, "hello\n")
+    assert ended.err.startswith(said)
+    assert bool(ended.err) == bool(said)
+
+
+def test_run_when_the_job_is_tried_twice_then_both_logs_are_shown(desk: Desk) -> None:
+    desk.has(1, "succeeded", attempts=2, exit_code=0)
+    desk.service.log = desk.service.log[:1]
+
+    assert desk.stoker("run", "true") == (0, "hello\nhello\n", "")
+
+
+def test_run_when_interrupted_then_the_job_is_cancelled_and_its_end_is_told(desk: Desk) -> None:
+    desk.has(1, "running", attempts=1)
+    running = desk.process("run", "--", "sleep", "60")
+    until(lambda: desk.service.feeds_open)
+
+    running.send_signal(signal.SIGINT)
+
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert out.startswith(b"hello\n")
+    assert b"cancelling job 1" in err
+    assert b"job 1 cancelled" in err
+    assert [(str(verb), job) for verb, job, _ in desk.service.commands] == [("cancel", 1)]
+
+
+def test_run_when_interrupted_twice_then_the_job_is_left_to_the_daemon(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.has(1, "running", attempts=1)
+    monkeypatch.setattr(desk.service, "change", lambda _job, **_fields: None)
+    running = desk.process("run", "--", "sleep", "60")
+    until(lambda: desk.service.feeds_open)
+
+    running.send_signal(signal.SIGINT)
+    until(lambda: desk.service.commands)
+    running.send_signal(signal.SIGINT)
+
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert b"job 1 is left to the daemon" in err
+    assert b"stoker logs -f 1" in err
+
+
+def test_wait_when_there_is_one_job_then_its_code_is_passed_on(desk: Desk) -> None:
+    desk.has(1, "failed", exit_code=7)
+
+    assert desk.stoker("wait", "1") == (7, "", "stoker: job 1 failed: exit code 7\n")
+
+
+def test_wait_when_there_are_several_then_one_failure_is_1(desk: Desk) -> None:
+    desk.has(1, "failed", exit_code=7)
+    desk.has(2, "succeeded", exit_code=0)
+
+    assert desk.stoker("wait", "1", "2").status == 1
+    assert desk.stoker("wait", "2", "2") == (0, "", "")
+
+
+def test_logs_when_there_is_a_hole_then_a_marker_stands_for_it(desk: Desk) -> None:
+    desk.has(1, "succeeded", exit_code=0)
+
+    ended = desk.stoker("logs", "1", "--json")
+
+    pieces = [json.loads(line) for line in ended.out.splitlines()]
+    assert pieces == [
+        {"attempt": 1, "offset": 0, "text": "hello\n"},
+        {"attempt": 1, "offset": 6, "hole": 100},
+        {"attempt": 1, "offset": 106, "text": "\\xffend\n"},
+    ]
+
+
+def test_logs_when_the_job_has_not_started_then_it_says_so(desk: Desk) -> None:
+    desk.has(1)
+
+    assert desk.stoker("logs", "1") == (0, "", "stoker: job 1 has not started\nhint: stoker why 1\n")
+
+
+# --- looking ----------------------------------------------------------------------------------------------
+
+
+def test_ls_when_there_are_all_sorts_then_what_runs_comes_first_and_what_ended_last(desk: Desk) -> None:
+    for job, state in enumerate(("succeeded", "queued", "held", "running", "failed"), 1):
+        desk.has(job, state)
+
+    ids = desk.stoker("ls", "--ids")
+    shown = desk.stoker("ls")
+
+    assert ids == (0, "4\n3\n2\n5\n1\n", "")
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["ID", "4", "3", "2", "5", "1"]
+
+
+def test_ls_when_there_are_more_than_asked_for_then_it_says_so(desk: Desk) -> None:
+    for job in range(1, 6):
+        desk.has(job)
+
+    assert desk.stoker("ls", "--limit", "5").err == ""
+    cut = desk.stoker("ls", "--limit", "4", "--json")
+    assert desk.stoker("ls", "--limit", "4").err == "stoker: the first 4 are shown; --all or --limit N shows more\n"
+    assert [job["id"] for job in json.loads(cut.out)["jobs"]] == [5, 4, 3, 2]
+    assert json.loads(cut.out)["more"] is True
+
+
+def test_show_when_names_have_escapes_then_they_are_spelled_out(desk: Desk) -> None:
+    desk.has(1, "failed", name="\x1b[2Jevil", exit_code=7, command="/bin/sh", args=["-c", "exit 7"])
+
+    ended = desk.stoker("show", "1")
+
+    assert "^[[2Jevil" in ended.out
+    assert "\x1b" not in ended.out
+    assert "failed: exit code 7" in ended.out
+    assert "/bin/sh -c 'exit 7'" in ended.out
+
+
+def test_show_when_there_is_no_such_job_then_it_exits_65(desk: Desk) -> None:
+    assert desk.stoker("show", "9") == (65, "", "stoker: there is no job 9\nhint: stoker ls\n")
+
+
+def test_why_when_asked_then_one_sentence_is_printed(desk: Desk) -> None:
+    assert desk.stoker("why", "1") == (0, "no room\n", "")
+
+
+# --- stepping in ------------------------------------------------------------------------------------------
+
+
+def test_cancel_when_one_of_several_is_unknown_then_the_others_are_cancelled(desk: Desk) -> None:
+    desk.has(1, "running")
+    desk.has(3, "running")
+
+    ended = desk.stoker("cancel", "1", "2", "3", "--reason", "wrong input")
+
+    assert (ended.status, ended.out) == (65, "1 cancelled\n3 cancelled\n")
+    assert "job 2: there is no job 2" in ended.err
+    assert {options.reason_note for _, _, options in desk.service.commands} == {"wrong input"}
+
+
+def test_retry_when_options_are_given_then_they_are_sent(desk: Desk) -> None:
+    desk.has(1, "failed")
+
+    desk.stoker("retry", "1", "--timeout", "20m", "--yes")
+
+    (_, _, options) = desk.service.commands[0]
+    assert (options.timeout_ms, options.yes) == (1_200_000, True)
+
+
+# --- the program ------------------------------------------------------------------------------------------
+
+
+def test_stoker_when_it_has_a_bug_then_one_line_says_so_and_debug_shows_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.cli.jobs.sections", None)
+
+    plain = desk.stoker("ls")
+    debug = desk.stoker("ls", "--debug")
+
+    assert plain.status == debug.status == 70
+    assert "Traceback" not in plain.err
+    assert plain.err.startswith("stoker: internal error, a bug of stoker itself: TypeError: ")
+    assert debug.err.startswith("Traceback")
+
+
+def test_stoker_when_the_reader_of_its_output_left_then_it_ends_quietly(desk: Desk) -> None:
+    for job in range(1, 900):
+        desk.has(job)
+    listing = desk.process("ls", "--all")
+    assert listing.stdout is not None
+    listing.stdout.close()
+    listing.stdout = None
+
+    _, err = listing.communicate(timeout=20)
+
+    assert (listing.returncode, err) == (141, b"")
+
+
+def test_help_when_asked_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:
+    assert desk.stoker("queue", "--help").out.endswith("see also: queue ls, queue pause, queue resume, queue set\n")
+    assert desk.stoker("submit", "--timeout", "5s", "-h").out.startswith("usage: stoker submit")
+    assert desk.stoker("--help").status == 0
+    assert desk.stoker().status == 64
+    assert desk.stoker("--version").out.startswith("stoker ")

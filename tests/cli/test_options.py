@@ -1,0 +1,110 @@
+"""The grammar of options, and that the tables of commands are whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from stoker.cli import main, values
+from stoker.cli.options import Command, Option, command
+from stoker.core.errors import UsageError
+
+
+def sample(*, greedy: bool = False) -> Command:
+    @command(
+        words="WORD…",
+        least=1,
+        most=2,
+        greedy=greedy,
+        options=(
+            Option("-n --lines", "N", "how many", convert=values.integer),
+            Option("-f --follow", None, "go on"),
+            Option("--label", "K=V", "a label", convert=values.pair, to="labels", many=True),
+            Option("--class", "CLASS", "which", choices=("high", "low")),
+        ),
+        examples=("stoker sample 1",),
+    )
+    def run(given: dict[str, object]) -> int:
+        return 0
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-n", "5", "a"], ["-n5", "a"], ["--lines", "5", "a"], ["--lines=5", "a"], ["a", "-n", "5"]]
+)
+def test_parse_when_a_value_is_spelled_in_any_way_then_it_is_the_same(arguments: list[str]) -> None:
+    given = sample().parse(arguments)
+
+    assert given["lines"] == 5
+    assert given["words"] == ["a"]
+    assert given["follow"] is False
+    assert given["labels"] == []
+
+
+def test_parse_when_an_option_repeats_then_values_collect() -> None:
+    assert sample().parse(["--label", "a=1", "--label=b=x=y"])["labels"] == [("a", "1"), ("b", "x=y")]
+
+
+def test_parse_when_two_dashes_stand_then_all_behind_them_are_words() -> None:
+    assert sample().parse(["--follow", "--", "-n", "--x"])["words"] == ["-n", "--x"]
+
+
+def test_parse_when_greedy_then_the_first_word_ends_the_options() -> None:
+    assert sample(greedy=True).parse(["-f", "make", "-n", "--help"])["words"] == ["make", "-n", "--help"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--lines"], "--lines needs a value: --lines N", None),
+        (["--lines", "x"], "--lines: 'x' is not a whole number", None),
+        (["--folow"], "unknown option --folow", "did you mean --follow?"),
+        (["--qqqqq"], "unknown option --qqqqq", "--help lists the options"),
+        (["--follow=yes"], "--follow takes no value", None),
+        (["--class", "mid"], "--class: 'mid' is not one of high, low", None),
+        (["--line", "5"], "unknown option --line", "did you mean --lines?"),
+    ],
+)
+def test_parse_when_an_option_is_wrong_then_the_error_names_it(
+    arguments: list[str], message: str, hint: str | None
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        sample().parse(arguments)
+
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_check_words_when_too_few_or_many_then_the_error_names_what() -> None:
+    asked = sample()
+
+    with pytest.raises(UsageError, match="missing WORD…"):
+        asked.check_words(asked.parse([]))
+    with pytest.raises(UsageError, match="unexpected argument 'c'"):
+        asked.check_words(asked.parse(["a", "b", "c"]))
+
+
+ROWS = {name: row for rows in main.COMMANDS.values() for name, row in rows.items()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_explain_when_a_command_is_listed_then_it_exists_with_examples_that_parse(name: str) -> None:
+    target, summary = ROWS[name]
+
+    asked = main.load(target)
+
+    text = asked.explain(name, summary)
+    assert text.startswith(f"usage: stoker {name}")
+    assert summary in text
+    assert any(f"stoker {name.split(maxsplit=1)[0]}" in example for example in asked.examples)
+    assert len({option.to for option in asked.options}) == len(asked.options)
+    assert len({spelling for option in asked.options for spelling in option.names}) == sum(
+        len(option.names) for option in asked.options
+    )
+
+
+def test_overview_when_printed_then_every_command_has_its_line() -> None:
+    lines = main.overview().splitlines()
+
+    for name, (_, summary) in ROWS.items():
+        assert f"  {name:<16} {summary}" in lines
+    assert max(map(len, lines)) <= 100

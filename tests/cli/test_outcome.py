@@ -1,0 +1,54 @@
+"""What a shell is told about a job's end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stoker.cli import outcome
+
+
+def standing(
+    state: str, reason: str | None = None, code: int | None = None, signal: int | None = None
+) -> dict[str, Any]:
+    return {"id": 42, "state": state, "reason": reason, "exit_code": code, "signal": signal}
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "sentence"),
+    [
+        (standing("succeeded", "exit", 0), 0, "job 42 succeeded"),
+        (standing("succeeded", "exit", 3), 3, "job 42 succeeded: exit code 3"),
+        (standing("failed", "exit", 7), 7, "job 42 failed: exit code 7"),
+        (standing("failed", "exit", 0), 1, "job 42 failed: exit code 0"),
+        (standing("failed", "signal", None, 9), 137, "job 42 failed: signal 9 (SIGKILL)"),
+        (standing("failed", "oom", None, 9), 137, "job 42 failed: killed for want of memory"),
+        (standing("failed", "timeout", None, 15), 124, "job 42 failed: stopped at its time limit (timeout)"),
+        (standing("failed", "deadline", None, 15), 124, "job 42 failed: its deadline passed"),
+        (standing("expired", "deadline"), 124, "job 42 expired: its deadline passed"),
+        (standing("expired", "ttl"), 124, "job 42 expired: did not start within its ttl"),
+        (standing("cancelled", "user", None, 15), 1, "job 42 cancelled: by a person"),
+        (standing("failed", "orphaned", None, None), 1, "job 42 failed: nobody saw how it ended"),
+        (standing("held", "stuck"), 1, "job 42 held: a process may be alive that cannot be proven to be its own"),
+        (standing("failed", "spawn_error"), 1, "job 42 failed: the command could not be executed"),
+        (standing("skipped", "dependency"), 1, "job 42 skipped: a job it needs can no longer end as it must"),
+    ],
+)
+def test_exit_status_when_a_job_has_ended_then_it_and_the_sentence_say_how(
+    where: dict[str, Any], status: int, sentence: str
+) -> None:
+    assert outcome.exit_status(where) == status
+    assert outcome.sentence(where) == sentence
+
+
+def test_result_when_shown_in_a_column_then_it_is_short() -> None:
+    assert outcome.result(standing("succeeded", "exit", 0)) == ""
+    assert outcome.result(standing("failed", "exit", 7)) == "exit 7"
+    assert outcome.result(standing("failed", "signal", None, 9)) == "signal 9"
+    assert outcome.result(standing("queued")) == ""
+
+
+def test_ended_when_a_person_must_decide_then_nothing_more_comes_by_itself() -> None:
+    assert outcome.ended(standing("held", "poison"))
+    assert not outcome.ended(standing("waiting"))

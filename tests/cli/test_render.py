@@ -1,0 +1,170 @@
+"""What reaches the terminal: widths, units, and that nothing a job named can move the cursor."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+
+import pytest
+
+from stoker.cli import render
+from stoker.core.errors import ConfigInvalid
+
+
+class Terminal(io.TextIOWrapper):
+    """A stdout that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def text(self) -> str:
+        self.flush()
+        buffer = self.buffer
+        assert isinstance(buffer, io.BytesIO)
+        return buffer.getvalue().decode()
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Takes the place of stdout; not a fixture, because pytest puts its own capture there after set-up."""
+    stdout = Terminal(io.BytesIO(), encoding="utf-8", newline="\n")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    return stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("Grüße 漢字", "Grüße 漢字"),
+        ("\x1b[2J\x07", "^[[2J^G"),
+        ("a\nb\tc\x7f", "a^Jb^Ic^?"),
+        ("\x9b31m", "\\x9b31m"),
+        ("user\u202etxt.exe", "user\\u202etxt.exe"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_visible_when_text_could_steer_a_terminal_then_it_is_spelled_out(text: str, shown: str) -> None:
+    assert render.visible(text) == shown
+
+
+def test_visible_when_some_are_kept_then_only_these_pass() -> None:
+    assert render.visible("a\tb\r\n\x1b", keep="\n\t") == "a\tb^M\n^["
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "0.00s"), (250, "0.25s"), (12_000, "12.0s"), (59_900, "59.9s"), (192_000, "3m12s"),
+        (7_500_000, "2h05m"), (3_600_000, "1h00m"), (273_600_000, "3d04h"), (-5, "0.00s"), (None, "-"),
+    ],
+)  # fmt: skip
+def test_span_when_it_grows_then_two_figures_are_kept(milliseconds: int | None, text: str) -> None:
+    assert render.span(milliseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0B"), (812, "812B"), (64 << 20, "64.0M"), (5 << 40, "5.0T"), (9 << 50, "9216.0T"), (None, "-")],
+)
+def test_size_when_it_grows_then_its_unit_does(count: int | None, text: str) -> None:
+    assert render.size(count) == text
+
+
+def test_table_when_columns_hold_numbers_then_they_stand_right_and_text_left() -> None:
+    lines = render.table_lines(("ID", "NAME", "JOB"), [(7, "a", "x"), (123, "bcd", "y")], 80)
+
+    assert lines == [" ID  NAME  JOB", "  7  a     x", "123  bcd   y"]
+
+
+def test_table_when_the_terminal_is_narrow_then_the_last_column_is_cut() -> None:
+    lines = render.table_lines(("ID", "JOB"), [(1, "x" * 100)], 20)
+
+    assert max(map(len, lines)) == 20
+    assert lines[1].endswith("x…")
+
+
+def test_table_when_it_is_empty_then_the_head_stands_alone() -> None:
+    assert render.table_lines(("ID", "JOB"), [], 80) == ["ID  JOB"]
+
+
+def test_table_when_a_cell_has_escapes_then_they_are_spelled_out() -> None:
+    assert render.table_lines(("JOB",), [("\x1b[31mred\n",)], 80)[1] == "^[[31mred^J"
+
+
+def test_table_when_stdout_is_a_terminal_then_states_are_coloured_unless_no_color(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal(monkeypatch)
+    coloured = render.table_lines(("STATE", "JOB"), [("failed", "failed")], 80)[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = render.table_lines(("STATE", "JOB"), [("failed", "failed")], 80)[1]
+
+    assert coloured == "\x1b[31mfailed\x1b[0m  failed"
+    assert plain == "failed  failed"
+
+
+def test_log_text_when_stdout_is_a_pipe_then_bytes_pass_untouched(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    render.LogText(raw=False).write(b"\x1b[31m\xff\x00\r\n")
+
+    assert capfdbinary.readouterr().out == b"\x1b[31m\xff\x00\r\n"
+
+
+def test_log_text_when_stdout_is_a_terminal_then_escapes_are_harmless_across_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stdout = terminal(monkeypatch)
+    text = render.LogText(raw=False)
+
+    for piece in (b"gr\xc3", b"\xbcn\x1b[2J\n", b"\xff\ttab\r\n"):
+        text.write(piece)
+
+    assert stdout.text() == "grün^[[2J\n\\xff\ttab\n"
+
+
+def test_log_text_when_raw_is_asked_then_a_terminal_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdout = terminal(monkeypatch)
+
+    render.LogText(raw=True).write(b"\x1b[31mred")
+
+    assert stdout.text() == "\x1b[31mred"
+
+
+def test_log_text_when_there_is_a_hole_then_a_marker_says_how_much(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    render.LogText(raw=False).hole(3 << 20)
+
+    assert capfdbinary.readouterr().out == b"\n[stoker: 3.0M of this log were dropped here]\n"
+
+
+def test_error_when_there_are_several_mistakes_then_each_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    render.error(ConfigInvalid("2 mistakes", errors=["a\x1b", "b"], hint="stoker config check"))
+
+    captured = capsys.readouterr()
+    assert captured.err == "stoker: 2 mistakes\n  a^[\n  b\nhint: stoker config check\n"
+    assert captured.out == ""
+
+
+def test_progress_when_nobody_watches_then_it_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    render.progress("10 stored")
+    render.aside("job 1")
+
+    assert capsys.readouterr().err == ""
+
+
+def test_json_document_when_it_holds_escapes_then_it_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    render.json_document({"name": "\x9b\u202eü"})
+
+    assert capsys.readouterr().out == '{"name":"\\u009b\\u202e\\u00fc"}\n'
+
+
+def test_when_when_a_zone_is_set_then_the_time_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-3")
+    time.tzset()
+    try:
+        assert render.when(1_796_112_000_000) == "2026-12-01 11:00:00"
+        assert render.when(None) == "-"
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -1,0 +1,30 @@
+"""Fixtures that more than one folder of tests uses.
+
+Owns the daemon of a test and nothing else: anything narrower lives beside the tests that use it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def daemon() -> Iterator[DaemonProcess]:
+    """A started stokerd with default settings and a state directory of its own."""
+    with DaemonProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def stopped_daemon() -> Iterator[DaemonProcess]:
+    """A stokerd that was never started: for tests that bring settings, arguments or a damaged state."""
+    process = DaemonProcess()
+    yield process
+    process.end()

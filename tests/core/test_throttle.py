@@ -1,0 +1,108 @@
+"""Pressure: hysteresis, smoothing, and what happens where the host cannot say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.core.throttle import Band, Gauge, Policy, Pressure, Sample, observe
+
+POLICY = Policy(bands={Gauge.CPU: Band(90, 80), Gauge.MEMORY: Band(95, 90)}, smoothing=1.0)
+SLOW = Policy(bands=POLICY.bands, smoothing=0.4)
+
+
+def after(policy: Policy, *samples: Sample) -> Pressure:
+    pressure = Pressure()
+    for at, sample in enumerate(samples):
+        pressure, _ = observe(policy, pressure, sample, at)
+    return pressure
+
+
+@pytest.mark.parametrize(
+    ("levels", "throttled"),
+    [
+        ([50], False),
+        ([90], False),
+        ([90.1], True),
+        ([95, 85], True),
+        ([95, 80], True),
+        ([95, 79.9], False),
+        ([85, 89, 85], False),
+        ([95, 79, 85], False),
+    ],
+)
+def test_observe_when_the_level_crosses_a_band_then_it_throttles_above_and_resumes_below(
+    levels: list[float],
+    throttled: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    assert after(POLICY, *[Sample(cpu=level) for level in levels]).throttled is throttled
+
+
+def test_observe_when_throttled_changes_then_it_says_so_once_and_since_when() -> None:
+    hot, changed = observe(POLICY, Pressure(), Sample(cpu=99), 1_000)
+    assert (hot.throttled, hot.causes, hot.since, hot.events, changed) == (True, (Gauge.CPU,), 1_000, 1, True)
+    still, changed = observe(POLICY, hot, Sample(cpu=99), 2_000)
+    assert (still.since, still.events, changed) == (1_000, 1, False)
+    cool, changed = observe(POLICY, still, Sample(cpu=10), 3_000)
+    assert (cool.throttled, cool.since, cool.events, changed) == (False, 3_000, 1, True)
+
+
+def test_observe_when_one_cause_follows_another_then_pressure_goes_on_without_a_new_event() -> None:
+    pressure = after(POLICY, Sample(cpu=99, memory=50), Sample(cpu=99, memory=99), Sample(cpu=10, memory=99))
+    assert (pressure.causes, pressure.events, pressure.since) == ((Gauge.MEMORY,), 1, 0)
+
+
+def test_observe_when_a_single_sample_peaks_then_smoothing_absorbs_it() -> None:
+    assert not after(SLOW, Sample(cpu=20), Sample(cpu=100)).throttled
+    assert after(SLOW, Sample(cpu=20), *[Sample(cpu=100)] * 5).throttled
+
+
+def test_observe_when_the_first_sample_is_hot_then_nothing_waits_for_a_second() -> None:
+    assert after(SLOW, Sample(cpu=100)).throttled
+
+
+def test_observe_when_a_gauge_can_no_longer_be_read_then_it_is_no_cause() -> None:
+    pressure = after(POLICY, Sample(cpu=99), Sample(cpu=None))
+    assert not pressure.throttled
+    assert pressure.level(Gauge.CPU) is None
+
+
+def test_observe_when_a_gauge_has_no_band_then_it_is_shown_and_never_a_cause() -> None:
+    pressure = after(POLICY, Sample(io_full=100.0))
+    assert not pressure.throttled
+    assert pressure.level(Gauge.IO_FULL) == 100
+
+
+def test_observe_when_the_kernel_smooths_a_gauge_itself_then_it_is_taken_as_it_is() -> None:
+    policy = Policy(bands={Gauge.IO_FULL: Band(20, 16)}, smoothing=0.1)
+    pressure = after(policy, Sample(io_full=0), Sample(io_full=21))
+    assert pressure.causes == (Gauge.IO_FULL,)
+
+
+def test_observe_when_the_threshold_is_100_then_nothing_throttles() -> None:
+    never = Policy(bands={Gauge.CPU: Band(100, 80)}, smoothing=1.0)
+    assert not after(never, Sample(cpu=100)).throttled
+
+
+percents = st.floats(0, 100)
+
+
+@given(st.lists(percents, min_size=1), st.floats(0.01, 1))
+def test_observe_when_samples_are_any_then_the_level_stays_in_their_range(levels: list[float], weight: float) -> None:
+    policy = Policy(bands=POLICY.bands, smoothing=weight)
+    level = after(policy, *[Sample(cpu=level) for level in levels]).level(Gauge.CPU)
+    assert level is not None
+    assert min(levels) - 1e-9 <= level <= max(levels) + 1e-9
+
+
+@given(percents, st.lists(st.floats(80, 90), min_size=1))
+def test_observe_when_levels_stay_between_the_thresholds_then_nothing_changes(
+    first: float, levels: list[float]
+) -> None:
+    before = after(POLICY, Sample(cpu=first))
+    pressure = before
+    for level in levels:
+        pressure, changed = observe(POLICY, pressure, Sample(cpu=level), 1)
+        assert not changed
+    assert pressure.throttled is before.throttled

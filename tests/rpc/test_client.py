@@ -1,0 +1,230 @@
+"""The Python client against the real server: what it gives, what it raises, what it does when answers are lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stoker
+from stoker.core.errors import (
+    DaemonUnreachable,
+    InvalidParams,
+    JobNotFound,
+    ParseError,
+    StokerError,
+    TooManyConnections,
+)
+from tests.support.facts import until
+from tests.support.rpc import Chunk, ServerThread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stoker.rpc.shapes import JobSpec
+
+
+@pytest.fixture
+def server() -> Iterator[ServerThread]:
+    with ServerThread() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: ServerThread) -> Iterator[stoker.Client]:
+    with stoker.Client(server.path) as connected:
+        yield connected
+
+
+def test_submit_when_answered_then_the_job_and_a_key_are_stored(client: stoker.Client, server: ServerThread) -> None:
+    answer = client.submit("sha256sum", "/etc/hosts", max_attempts=3)
+
+    assert answer == {"id": 1, "state": "queued", "existing": False}
+    assert server.service.jobs[1].max_attempts == 3
+    assert len(server.service.keys) == 1
+
+
+def test_submit_many_when_there_are_more_than_a_frame_holds_then_each_is_answered(
+    client: stoker.Client, server: ServerThread
+) -> None:
+    jobs: list[JobSpec] = [{"command": "true", "args": ["x" * 60_000] * (n % 2)} for n in range(2500)]
+
+    answers = client.submit_many(jobs)
+
+    assert [answer.get("id") for answer in answers] == list(range(1, 2501))
+    assert len(server.service.jobs) == 2500
+
+
+def test_submit_many_when_one_is_wrong_then_its_answer_is_the_error(client: stoker.Client) -> None:
+    right, wrong = client.submit_many([{"command": "true"}, {"command": ""}])
+
+    assert "id" in right
+    assert "error" in wrong
+
+
+def test_call_when_the_daemon_refuses_then_the_error_has_class_hint_and_details(client: stoker.Client) -> None:
+    with pytest.raises(JobNotFound) as missing:
+        client.get(77)
+    with pytest.raises(InvalidParams) as invalid:
+        client.submit("true", env={"A=B": "c"})
+
+    assert (missing.value.hint, missing.value.details) == ("stoker ls", {"job": 77})
+    assert invalid.value.details["path"] == "env.A=B"
+
+
+def test_call_when_an_argument_is_not_utf8_then_it_is_refused_before_it_is_sent(client: stoker.Client) -> None:
+    with pytest.raises(ParseError, match=r"args\[0\]: lone surrogate"):
+        client.submit("cat", "\udcff")
+
+    assert client.call("system.health") == {"ok": True}
+
+
+def test_reads_when_asked_then_they_give_what_the_daemon_gave(client: stoker.Client) -> None:
+    client.submit("true")
+
+    assert client.list(limit=5)["jobs"] == [{"id": 1}]
+    assert client.wait(1)[0]["state"] == "succeeded"
+    assert client.cancel(1, reason="enough")["id"] == 1
+    assert client.status() == {"version": "0.1.0"}
+
+
+def test_logs_when_followed_then_the_bytes_come_and_the_connection_is_closed(
+    client: stoker.Client, server: ServerThread
+) -> None:
+    client.submit("true")
+    server.service.log = [Chunk(0, b"a" * 100_000), Chunk(100_000, None, 5), Chunk(100_005, b"\xff")]
+
+    assert b"".join(client.logs(1)) == b"a" * 100_000 + b"\xff"
+    until(lambda: server.server.connections == 1)
+
+
+def test_logs_when_the_iterator_is_dropped_then_the_stream_ends(client: stoker.Client, server: ServerThread) -> None:
+    server.service.follow_forever = True
+    client.submit("true")
+    pieces = client.logs(1, follow=True)
+    next(pieces)
+
+    del pieces
+
+    until(lambda: server.service.feeds_open == 0)
+
+
+def test_watch_when_the_source_breaks_then_it_raises_after_what_came(client: stoker.Client) -> None:
+    changes = client.watch(after=4)
+
+    assert [next(changes)["seq"], next(changes)["seq"]] == [5, 6]
+    with pytest.raises(JobNotFound):
+        next(changes)
+
+
+def test_call_when_nobody_listens_then_the_hint_says_what_to_start(tmp_path: Path) -> None:
+    with pytest.raises(DaemonUnreachable, match="no daemon answers") as caught:
+        stoker.Client(tmp_path / "s.sock").status()
+
+    assert "stokerd" in (caught.value.hint or "")
+
+
+def test_call_when_there_are_too_many_connections_then_it_says_so() -> None:
+    with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as first:
+        first.status()
+
+        with pytest.raises(TooManyConnections), stoker.Client(server.path) as second:
+            second.status()
+
+
+def test_call_when_the_daemon_was_restarted_between_two_calls_then_it_connects_again(server: ServerThread) -> None:
+    with stoker.Client(server.path) as client:
+        client.status()
+        for connection in server.on_loop(lambda: list(server.server._connections)):
+            server.on_loop(connection.abort)
+
+        assert client.cancel(1)["id"] == 1
+
+
+class LossyServer:
+    """Reads one request and hangs up, `losses` times; then passes everything on to the real server."""
+
+    def __init__(self, path: Path, real: Path, losses: int) -> None:
+        self.lost: list[bytes] = []
+        self._real, self._losses = real, losses
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for _ in range(self._losses):
+            with self._listener.accept()[0] as line, line.makefile("rb") as reader:
+                self.lost.append(reader.readline())
+        with self._listener.accept()[0] as line, socket.socket(socket.AF_UNIX) as real:
+            real.connect(str(self._real))
+            real.sendall(line.makefile("rb").readline())
+            line.sendall(real.makefile("rb").readline())
+
+    def end(self) -> None:
+        self._thread.join()
+        self._listener.close()
+
+
+def test_submit_when_the_answer_is_lost_then_it_is_sent_again_with_the_same_key(
+    server: ServerThread, tmp_path: Path
+) -> None:
+    lossy = LossyServer(tmp_path / "lossy", server.path, losses=1)
+
+    with stoker.Client(tmp_path / "lossy") as client:
+        answer = client.submit("true")
+    lossy.end()
+
+    (key,) = server.service.keys
+    assert answer["id"] == 1
+    assert key.encode() in lossy.lost[0]
+
+
+def test_retry_when_the_answer_is_lost_then_it_is_not_sent_again(server: ServerThread, tmp_path: Path) -> None:
+    lossy = LossyServer(tmp_path / "lossy", server.path, losses=1)
+
+    with stoker.Client(tmp_path / "lossy") as client:
+        with pytest.raises(DaemonUnreachable, match="closed the connection"):
+            client.retry(4)
+        client.status()
+    lossy.end()
+
+    assert server.service.commands == []
+
+
+def test_call_when_no_answer_comes_then_it_gives_up_and_starts_afresh(server: ServerThread) -> None:
+    server.service.hold_submits = True
+
+    with stoker.Client(server.path, timeout_s=0.05) as client:
+        with pytest.raises(DaemonUnreachable, match="no answer within"):
+            client.submit("true")
+        server.on_loop(server.service.release_submits)
+        assert client.status() == {"version": "0.1.0"}
+
+
+def test_error_when_its_code_is_of_a_newer_daemon_then_it_is_still_told() -> None:
+    from stoker.rpc.client import _error  # noqa: PLC0415
+
+    error = _error({"code": -1, "message": "m", "data": {"code": "newer", "transient": True, "hint": "h", "x": 1}})
+
+    assert type(error) is StokerError
+    assert (error.message, error.hint) == ("m", "h")
+    assert error.to_wire()["data"]["code"] == "newer"
+
+
+def test_import_when_only_the_client_is_wanted_then_nothing_heavy_is_loaded() -> None:
+    heavy = {"asyncio", "msgspec", "dataclasses", "uvloop", "structlog", "inspect", "subprocess", "logging", "uuid"}
+    code = "import sys; base = set(sys.modules); import stoker; stoker.Client; print(*set(sys.modules) - base)"
+    environ = {**os.environ, "PYTHONPATH": str(stoker.__path__[0] + "/..")}
+
+    loaded = subprocess.run([sys.executable, "-S", "-c", code], env=environ, capture_output=True, text=True, check=True)
+
+    assert not heavy & set(loaded.stdout.split())
+    assert "socket" in loaded.stdout.split()

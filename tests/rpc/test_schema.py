@@ -1,0 +1,115 @@
+"""What is said about parameters that are wrong: the path, the value, the limit, what to do."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stoker.core.errors import InvalidParams
+from stoker.core.requests import JobParams, Params
+from stoker.rpc import shapes
+from stoker.rpc.methods import METHODS
+from stoker.rpc.schema import read_params
+
+WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
+    ({}, "command", "this field is missing", "the program to run"),
+    ({"command": 5}, "command", "expected str, got 5", None),
+    ({"command": ""}, "command", 'expected str of length >= 1, got ""', None),
+    ({"comand": "ls"}, "comand", "no such field", "did you mean command?"),
+    ({"command": "a", "args": ["x", 3]}, "args[1]", "expected str, got 3", "a list of strings"),
+    ({"command": "a", "args": ["x" * 60_000] * 3}, "args", "180004 bytes; the limit is 131072", "by a file"),
+    ({"command": "a", "env": {"OK": "1", "FOO": 5}}, "env.FOO", "expected str, got 5", None),
+    ({"command": "a", "env": {"A=B": "x"}}, "env.A=B", "not a name of a variable", "without ="),
+    ({"command": "a", "env": {"": "x"}}, "env.", "not a name of a variable", None),
+    ({"command": "a", "env": {"STOKER_X": "x"}}, "env.STOKER_X", "reserved", "another name"),
+    ({"command": "a", "env": {"LISTEN_FDS": "x"}}, "env.LISTEN_FDS", "reserved", None),
+    ({"command": "a", "env": {"LD_PRELOAD": "x"}}, "env.LD_PRELOAD", "refused", "inside the job"),
+    ({"command": "a", "env": {f"V{n}": "" for n in range(257)}}, "env", "257 variables; the limit is 256", None),
+    ({"command": "a", "working_dir": "x"}, "working_dir", 'not allowed: "x"', "absolute path"),
+    ({"command": "a", "queue": "a b"}, "queue", 'not allowed: "a b"', "letters, digits"),
+    ({"command": "a", "labels": {"a b": "c"}}, "labels.a b", "not a name", "letters, digits"),
+    ({"command": "a", "labels": {"a": 1.5}}, "labels.a", "expected str, got 1.5", None),
+    ({"command": "a", "resources": {"x": 0}}, "resources.x", "expected int >= 1, got 0", "1 to"),
+    ({"command": "a", "limits": {"memory": 3}}, "limits.memory", "no such field", "did you mean memory_bytes?"),
+    ({"command": "a", "limits": 5}, "limits", "expected object, got 5", None),
+    ({"command": "a", "needs": [7, {"job": -1}]}, "needs[1].job", "expected int >= 1, got -1", "ids of jobs"),
+    ({"command": "a", "on_orphan": "x"}, "on_orphan", 'not allowed: "x"', "one of: fail, requeue, hold"),
+    ({"command": "a", "timeout_ms": -1}, "timeout_ms", "expected int >= 1, got -1", "1 to 316224000000"),
+    ({"command": "a", "timeout_ms": 2**63 - 1}, "timeout_ms", "expected int <= 316224000000", None),
+    ({"command": "a", "deadline": 1_700_000_000}, "deadline", "got 1700000000", "milliseconds since 1970"),
+    ({"command": "a", "run_at": True}, "run_at", "got true", None),
+    ({"command": "a", "success_exit_codes": [256]}, "success_exit_codes[0]", "got 256", "0 to 255"),
+    ({"command": "a", "stdin": "x" * 65_537}, "stdin", "expected str of length <= 65536", None),
+    ({"command": "a", "traceparent": "x"}, "traceparent", 'not allowed: "x"', "W3C"),
+    ({"command": "a", "priority": 2**63}, "priority", "got 9223372036854775808", None),
+]
+
+
+@pytest.mark.parametrize(("job", "path", "problem", "hint"), WRONG_JOBS, ids=[row[1] for row in WRONG_JOBS])
+def test_read_params_when_a_field_is_wrong_then_path_value_limit_and_help_are_said(
+    job: dict[str, Any], path: str, problem: str, hint: str | None
+) -> None:
+    with pytest.raises(InvalidParams) as caught:
+        read_params(job, JobParams, "jobs[3]")
+
+    assert caught.value.details["path"] == f"jobs[3].{path}"
+    assert caught.value.message.startswith(f"jobs[3].{path}: ")
+    assert problem in caught.value.message
+    assert hint is None or hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("value", [None, [], 5, "x"])
+def test_read_params_when_the_whole_is_no_object_then_it_is_said(value: object) -> None:
+    with pytest.raises(InvalidParams, match="params: expected object, got"):
+        read_params(value, JobParams)
+
+
+def test_read_params_when_a_job_says_everything_then_nothing_is_lost() -> None:
+    job = {
+        "command": "sh", "args": ["-c", "true"], "env": {"A": "b"}, "working_dir": "/", "stdin": None, "name": "n",
+        "labels": {"team": "blue"}, "queue": "bulk", "priority": -3, "needs": [1, {"job": 2, "on": "any"}],
+        "resources": {"git": 1}, "limits": {"memory_bytes": 1}, "backoff_factor": 2, "timeout_ms": None,
+    }  # fmt: skip
+
+    read = read_params(job, JobParams)
+
+    assert msgspec.to_builtins(read)["env"] == {"A": "b"}
+    assert set(msgspec.to_builtins(read)) == set(job)
+
+
+def test_shapes_when_compared_with_what_the_server_reads_then_a_job_has_the_same_fields() -> None:
+    assert set(typing.get_type_hints(shapes.JobSpec)) == set(JobParams.__struct_encode_fields__)
+
+
+WORDS = st.sampled_from(["", "a", "a b", "a=b", "/tmp", "fail", "normal", "x" * 300, "\u00e9", "\t"])
+NUMBERS = st.sampled_from([-1, 0, 1, 100, 1_800_000_000_000, 2**63, -(2**70), 0.5, 1e300])
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@given(data=st.data())
+@settings(max_examples=40)
+def test_read_params_when_fields_hold_anything_then_it_reads_or_names_a_path(name: str, data: st.DataObject) -> None:
+    params = METHODS[name].params
+    fields = data.draw(st.lists(st.sampled_from([*params.__struct_encode_fields__, "foreign"]), max_size=3))
+    value = {field: data.draw(ANY_JSON) for field in fields}
+
+    outcome = outcome_of(value, params)
+
+    assert isinstance(outcome, params) or outcome.details["path"]
+
+
+def outcome_of(value: object, params: type[Params]) -> Params | InvalidParams:
+    try:
+        return read_params(value, params)
+    except InvalidParams as error:
+        return error

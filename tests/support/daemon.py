@@ -1,0 +1,175 @@
+"""A real stokerd over a temporary state directory, to be started, stopped and killed as often as a test likes.
+
+Owns one home directory: state, socket, settings, and everything that the daemon ever wrote to stderr. Refuses
+fakes: the program is the installed `stokerd`, readiness is its own READY=1. Invariant: after `end()` no process
+of this instance is left, whatever the test did to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import stoker
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Self
+
+BIN = Path(sys.executable).parent
+
+
+class DaemonDied(AssertionError):
+    """It ended before it was ready, or was not there to be asked."""
+
+
+class DaemonProcess:
+    """One instance. Short paths under /tmp: a socket's name may have 107 bytes."""
+
+    def __init__(self, settings: str = "", environ: Mapping[str, str] | None = None, programs: Path = BIN) -> None:
+        self.programs = programs
+        self.home = Path(tempfile.mkdtemp(prefix="stoker-"))
+        self.state_dir = self.home / "state"
+        self.socket = self.home / "sock"
+        self.stderr = self.home / "stderr"
+        self.config = self.home / "stoker.toml"
+        self.config.write_text(settings)
+        self.environ = {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            **(environ or {}),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.end()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        if self.process is None:
+            raise DaemonDied("not started")
+        return self.process.pid
+
+    def start(self, *arguments: str, timeout_s: float = 30.0) -> Self:
+        """Start and wait for READY=1, then for an answer."""
+        notify_path = self.home / "notify"
+        notify_path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(str(notify_path))
+            self.spawn(*arguments, environ={"NOTIFY_SOCKET": str(notify_path)})
+            self._await_ready(notify, timeout_s)
+        with self.client() as client:
+            client.call("system.health")
+        return self
+
+    def spawn(self, *arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start without waiting: for tests of a start that fails."""
+        command = [str(self.programs / "stokerd"), "--config", str(self.config)]
+        command += ["--state-dir", str(self.state_dir), "--socket", str(self.socket), *arguments]
+        with self.stderr.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                command, env={**self.environ, **(environ or {})}, stdin=subprocess.DEVNULL, stderr=stderr
+            )
+        return self.process
+
+    def _await_ready(self, notify: socket.socket, timeout_s: float) -> None:
+        pidfd = os.pidfd_open(self.pid)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.register(notify, select.POLLIN)
+        deadline = time.monotonic() + timeout_s
+        try:
+            while (left_s := deadline - time.monotonic()) > 0:
+                ready = {fd for fd, _ in poller.poll(left_s * 1000)}
+                if notify.fileno() in ready and b"READY=1" in notify.recv(4096).split(b"\n"):
+                    return
+                if pidfd in ready:
+                    raise DaemonDied(f"exit {self.wait()} before READY; stderr: {self.tail()}")
+        finally:
+            os.close(pidfd)
+        raise DaemonDied(f"not ready within {timeout_s} s; stderr: {self.tail()}")
+
+    def client(self, timeout_s: float = 30.0) -> stoker.Client:
+        return stoker.Client(str(self.socket), timeout_s=timeout_s)
+
+    def cli(self, *arguments: str, timeout_s: float = 60.0, **options: Any) -> subprocess.CompletedProcess[str]:
+        """`stoker ARGUMENTS` against this daemon, output captured."""
+        environ = {**self.environ, "STOKER_SOCKET": str(self.socket)}
+        command = [str(self.programs / "stoker"), *arguments]
+        return subprocess.run(
+            command, env=environ, text=True, capture_output=True, timeout=timeout_s, check=False, **options
+        )
+
+    def signal(self, signum: signal.Signals) -> None:
+        os.kill(self.pid, signum)
+
+    def wait(self, timeout_s: float = 90.0) -> int:
+        """The exit status of a daemon that is on its way out."""
+        if self.process is None:
+            raise DaemonDied("not started")
+        return self.process.wait(timeout_s)
+
+    def stop(self, timeout_s: float = 90.0) -> int:
+        """SIGTERM: drain; gives the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def kill9(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def restart(self) -> Self:
+        self.stop()
+        return self.start()
+
+    def tail(self, lines: int = 20) -> str:
+        return "\n".join(self.stderr.read_text(errors="replace").splitlines()[-lines:])
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The structured log so far, as written to stderr; of one event name, if given."""
+        lines = [line for line in self.stderr.read_text().splitlines() if line.startswith("{")]
+        return [event for event in map(json.loads, lines) if name in (None, event["event"])]
+
+    def processes(self) -> Iterator[int]:
+        """Daemon, launchers and workers of this instance, told by this home in their environment or command line."""
+        marks = (f"STOKER_SOCKET={self.socket}\0".encode(), f"--state-dir\0{self.state_dir}\0".encode())
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    text = (entry / "environ").read_bytes() + b"\0" + (entry / "cmdline").read_bytes()
+                    if any(mark in text for mark in marks):
+                        yield int(entry.name)
+
+    def end(self) -> None:
+        """Kill what is left, and remove the home."""
+        until(self._all_killed, why="the end of every process of this instance")
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _all_killed(self) -> bool:
+        left = list(self.processes())
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+        return not left

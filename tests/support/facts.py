@@ -1,0 +1,46 @@
+"""Waiting for facts: look, and look again until a deadline.
+
+Owns the only sleep in the tests, the pause between two looks at something that cannot be waited for (a row, a
+process of somebody else, a line in a file). Refuses to wait for time: what is asked is always a fact, and when it
+does not come the error says what was seen last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+PAUSE_S = 0.01
+
+
+class NeverCame(AssertionError):
+    """The fact did not come before its deadline."""
+
+
+def until(fact: Callable[[], T], timeout_s: float = 15.0, why: str = "") -> T:
+    """Ask `fact` until it answers something true; give that back."""
+    deadline = time.monotonic() + timeout_s
+    while not (seen := fact()):
+        if time.monotonic() > deadline:
+            raise NeverCame(_complaint(seen, timeout_s, why))
+        time.sleep(PAUSE_S)
+    return seen
+
+
+async def until_async(fact: Callable[[], T], timeout_s: float = 15.0, why: str = "") -> T:
+    """`until` for a test that shares its loop with what it watches."""
+    deadline = time.monotonic() + timeout_s
+    while not (seen := fact()):
+        if time.monotonic() > deadline:
+            raise NeverCame(_complaint(seen, timeout_s, why))
+        await asyncio.sleep(PAUSE_S)
+    return seen
+
+
+def _complaint(seen: object, timeout_s: float, why: str) -> str:
+    return f"{why or 'the fact'} did not come within {timeout_s:g} s; seen last: {seen!r}"

@@ -1,0 +1,143 @@
+"""The rules of the house as functions: the source of one file in, complaints out.
+
+Owns every rule that neither ruff, mypy nor import-linter knows. Refuses to decide which files a rule is for: the
+table in tests/test_house.py does, with a bad sample for each rule. Invariant: a rule reads only what it is given.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LONGEST_FUNCTION = 70
+LONGEST_FILE = 300
+DOCSTRING_LINES = range(3, 13)
+NOT_A_NOUN = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "base_utils", "shared"}
+TEST_NAME = re.compile(r"test_\w+_when_\w+_then_\w+")
+SQL = re.compile(
+    r"\b(SELECT\s.+\sFROM\s|INSERT\s+INTO\s|INSERT\s+OR\s|UPDATE\s+\w+\s+SET\s|DELETE\s+FROM\s|CREATE\s+(TABLE|INDEX)\s|PRAGMA\s)",
+    re.DOTALL,
+)
+MIGRATION_NAME = re.compile(r"(\d{4})_[a-z]+(_[a-z0-9]+)+\.sql")
+RELEASE = re.compile(r"## \[(Unreleased|\d+\.\d+\.\d+)\]( - \d{4}-\d{2}-\d{2})?")
+KINDS_OF_CHANGE = {"### Added", "### Changed", "### Deprecated", "### Removed", "### Fixed", "### Security"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def long_functions(source: str) -> Iterator[str]:
+    for function in _functions(source):
+        lines = (function.end_lineno or function.lineno) - function.lineno + 1
+        if lines > LONGEST_FUNCTION:
+            yield f"{function.name} has {lines} lines; {LONGEST_FUNCTION} is the most"
+
+
+def long_files(source: str) -> Iterator[str]:
+    lines = source.count("\n")
+    if lines > LONGEST_FILE:
+        yield f"{lines} lines; past {LONGEST_FILE} split by noun"
+
+
+def missing_docstrings(source: str) -> Iterator[str]:
+    module = ast.parse(source)
+    lines = (ast.get_docstring(module) or "").splitlines()
+    only_a_name = len(module.body) <= 1
+    if len(lines) not in DOCSTRING_LINES and not (only_a_name and lines):
+        yield f"the module docstring has {len(lines)} lines; 3 to 12 say what it owns and what it refuses"
+
+
+def foreign_imports(source: str) -> Iterator[str]:
+    """The launcher runs as `python -I -S`: it sees the standard library and the files beside it."""
+    for name in _imported(source):
+        if name not in sys.stdlib_module_names:
+            yield f"imports {name}, which is neither beside it nor in the standard library"
+
+
+def prints(source: str) -> Iterator[str]:
+    for call in _calls(source):
+        if _dotted(call.func) == "print":
+            yield f"line {call.lineno} prints; only cli/render.py does"
+
+
+def sql(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and SQL.search(node.value):
+            yield f"line {node.lineno} says SQL; only store/ does"
+
+
+def sleeps(source: str) -> Iterator[str]:
+    for call in _calls(source):
+        called = _dotted(call.func)
+        yields_only = called == "asyncio.sleep" and [ast.unparse(argument) for argument in call.args] == ["0"]
+        if called.split(".")[-1] == "sleep" and not yields_only:
+            yield f"line {call.lineno} sleeps; wait for a fact (tests/support/facts.py)"
+
+
+def unspoken_test_names(source: str) -> Iterator[str]:
+    for function in _functions(source):
+        if function.name.startswith("test_") and not TEST_NAME.fullmatch(function.name):
+            yield f"{function.name} is not test_<what>_when_<condition>_then_<expected>"
+
+
+def names_that_are_no_noun(path: str) -> Iterator[str]:
+    for part in path.removesuffix(".py").split("/"):
+        if part in NOT_A_NOUN:
+            yield f"{part} says nothing about what it owns"
+
+
+def migration_names(listing: str) -> Iterator[str]:
+    """`listing`: the names in migrations/, one a line, sorted."""
+    for number, name in enumerate(listing.splitlines(), start=1):
+        match = MIGRATION_NAME.fullmatch(name)
+        if match is None:
+            yield f"{name} is not NNNN_verb_noun.sql"
+        elif int(match[1]) != number:
+            yield f"{name} should be number {number:04}"
+
+
+def migration_heads(source: str) -> Iterator[str]:
+    if not source.startswith("-- "):
+        yield "the first line does not say why, in a comment"
+
+
+def changelog(source: str) -> Iterator[str]:
+    """Keep a Changelog 1.1: Unreleased first, then dated versions, under them only the six kinds of change."""
+    lines = source.splitlines()
+    releases = [line for line in lines if line.startswith("## ")]
+    if lines[:1] != ["# Changelog"]:
+        yield "the title is not `# Changelog`"
+    if releases[:1] != ["## [Unreleased]"]:
+        yield "the first section is not `## [Unreleased]`"
+    for line in releases:
+        match = RELEASE.fullmatch(line)
+        if match is None or (match[1] == "Unreleased") == bool(match[2]):
+            yield f"{line!r} is not `## [1.2.3] - 2026-01-31`"
+    for line in lines:
+        if line.startswith("### ") and line not in KINDS_OF_CHANGE:
+            yield f"{line!r} is none of the six kinds of change"
+
+
+def _functions(source: str) -> Iterator[Function]:
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, Function))
+
+
+def _calls(source: str) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+
+
+def _imported(source: str) -> Iterator[str]:
+    """Top-level names of what is imported, files beside the module (`from .frames import …`) excepted."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level != 1:
+            yield "." * node.level + (node.module or "").split(".")[0]
+
+
+def _dotted(node: ast.expr) -> str:
+    return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""

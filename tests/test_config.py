@@ -1,0 +1,254 @@
+"""Settings: what is read from where, every mistake at once, and a sample file that cannot go stale."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stoker.config import ENVIRONMENT, Config, describe, find, load
+from stoker.config.describing import help_of
+from stoker.config.settings import SECTIONS
+from stoker.core.errors import EX_CONFIG, ConfigInvalid
+from stoker.core.model import Queue, QueueClass
+from stoker.core.throttle import Band, Gauge
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "stoker.toml"
+    path.write_text(text)
+    return path
+
+
+def mistakes(directory: Path, text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigInvalid) as refused:
+        load(written(directory, text), environ)
+    assert refused.value.exit_status == EX_CONFIG
+    errors: list[str] = refused.value.details["errors"]
+    return errors
+
+
+# --- the sample file --------------------------------------------------------------------------------------
+
+
+def test_sample_file_when_compared_with_the_structs_then_it_is_what_describe_writes() -> None:
+    sample = (CONFIG / "stoker.toml").read_text()
+    assert sample == describe(Config()), "write describe(Config()) to config/stoker.toml"
+
+
+def test_sample_file_when_loaded_then_it_changes_nothing() -> None:
+    assert load(CONFIG / "stoker.toml", {}) == Config()
+
+
+def test_sample_file_when_read_then_every_key_stands_there_with_its_help() -> None:
+    document = tomllib.loads((CONFIG / "stoker.toml").read_text())
+    for section, struct in SECTIONS.items():
+        keys = msgspec.structs.fields(struct)
+        assert list(document[section]) == [key.encode_name for key in keys]
+        assert all(help_of(key.type) for key in keys), f"a key of [{section}] has no help"
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (CONFIG / "examples").glob("*.toml")))
+def test_example_when_loaded_then_it_is_valid(example: str) -> None:
+    assert load(CONFIG / "examples" / example, {}) != Config()
+
+
+# --- where settings come from -----------------------------------------------------------------------------
+
+
+def test_load_when_there_is_no_file_then_defaults_hold(tmp_path: Path) -> None:
+    assert load(None, {"XDG_CONFIG_HOME": str(tmp_path)}) == Config()
+
+
+def test_find_when_the_user_has_a_file_then_it_is_that_one(tmp_path: Path) -> None:
+    (tmp_path / "stoker").mkdir()
+    path = written(tmp_path / "stoker", "[jobs]\ngrace_ms = 5\n")
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert find(None, environ) == path
+    assert load(None, environ).jobs.grace_ms == 5
+    assert find(Path("/asked.toml"), environ) == Path("/asked.toml")
+
+
+def test_load_when_the_environment_speaks_then_it_wins(tmp_path: Path) -> None:
+    path = written(tmp_path, "[cpu]\nthrottle_threshold = 70\nresume_threshold = 60\n")
+    config = load(path, {"STOKER_CPU_THROTTLE_THRESHOLD": "85.5", "STOKER_RECOVERY_WINDOW_MS": "60_000"})
+    assert (config.cpu.throttle_threshold, config.cpu.resume_threshold) == (85.5, 60.0)
+    assert config.recovery.window_ms == 60_000
+
+
+def test_load_when_variables_are_of_each_kind_then_each_is_read_as_its_key(tmp_path: Path) -> None:
+    environ = {
+        "STOKER_DAEMON_ENV_ALLOW": "PATH, HOME,",
+        "STOKER_DAEMON_PATH": "/a_b:/c d",
+        "STOKER_RECOVERY_SURVIVE": "true",
+        "STOKER_RETRY_BACKOFF_FACTOR": "3",
+        "STOKER_LOG_LEVEL": "debug",
+    }
+    config = load(written(tmp_path, ""), environ)
+    assert config.daemon.env_allow == ("PATH", "HOME")
+    assert config.daemon.path == "/a_b:/c d"
+    assert (config.recovery.survive, config.retry.backoff_factor, config.log.level) == (True, 3.0, "debug")
+
+
+def test_load_when_a_stoker_variable_is_no_setting_then_it_is_left_alone(tmp_path: Path) -> None:
+    environ = {"STOKER_SOCKET": "/s", "STOKER_STATE_DIR": "/d", "STOKER_JOB_ID": "7", "STOKER_CPU_NONSENSE": "x"}
+    assert load(written(tmp_path, ""), environ) == Config()
+
+
+def test_environment_table_when_built_then_it_has_a_name_for_every_key() -> None:
+    assert len(ENVIRONMENT) == sum(len(msgspec.structs.fields(struct)) for struct in SECTIONS.values())
+    named = {"STOKER_RECOVERY_WINDOW_MS", "STOKER_CPU_THROTTLE_THRESHOLD", "STOKER_RETRY_BASE_DELAY_MS"}
+    assert named <= ENVIRONMENT.keys()
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------
+
+
+def test_load_when_many_things_are_wrong_then_all_are_named_at_once(tmp_path: Path) -> None:
+    text = """
+        nonsense = 1
+        [daemn]
+        [cpu]
+        throttle_treshold = 90
+        throttle_threshold = 300
+        smoothing = nan
+        [retry]
+        base_delay_ms = 5000
+        max_delay_ms = 1
+        [log]
+        level = "loud"
+        [daemon]
+        env_allow = ["A B"]
+        [memory]
+        resume_threshold = true
+    """
+    assert mistakes(tmp_path, text, STOKER_RECOVERY_SURVIVE="yes", STOKER_JOBS_GRACE_MS="-1") == [
+        "[nonsense]: unknown section",
+        "[daemn]: unknown section; did you mean daemon?",
+        "[cpu] throttle_treshold: unknown key; did you mean throttle_threshold?",
+        "[cpu] throttle_threshold = 300: expected a number from 0 to 100",
+        "[cpu] smoothing = nan: expected a number above 0 and up to 1",
+        "[log] level = 'loud': expected one of 'critical', 'debug', 'error', 'info', 'warning'",
+        "[daemon] env_allow = ['A B']: expected a list of names of environment variables",
+        "[memory] resume_threshold = True: expected a number from 0 to 100",
+        "STOKER_RECOVERY_SURVIVE = 'yes': expected true or false",
+        "STOKER_JOBS_GRACE_MS = '-1': expected a whole number from 0 to 316_224_000_000",
+        "[retry] base_delay_ms = 5000 must not be above max_delay_ms = 1",
+    ]
+
+
+def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
+    text = """
+        [queues]
+        Upper = {}
+        flat = 3
+        [queues.bulk]
+        class = "lowest"
+        max_running = -1
+        clas = "low"
+        [queues.bulk.defaults]
+        max_attempts = 0
+        survive = 1
+        comand = "x"
+    """
+    assert mistakes(tmp_path, text) == [
+        "[queues.Upper]: a name is 1 to 64 of a-z 0-9 . _ - and starts with a-z or 0-9",
+        "[queues.flat]: expected a table of keys",
+        "[queues.bulk] class = 'lowest': expected one of 'high', 'normal', 'low'",
+        "[queues.bulk] max_running = -1: expected a whole number from 0 to 100_000",
+        "[queues.bulk] clas: unknown key; did you mean class?",
+        "[queues.bulk.defaults] max_attempts = 0: expected a whole number from 1 to 1_000_000",
+        "[queues.bulk.defaults] survive = 1: expected true or false",
+        "[queues.bulk.defaults] comand: unknown key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[cpu\n", "not TOML: Expected ']' at the end of a table declaration (at line 1, column 5)"),
+        ("[cpu]\nsample_ms = 500\nsample_ms = 600\n", "not TOML: Cannot overwrite a value (at line 3, column 16)"),
+        ("queues = 3", "[queues]: expected a table of keys"),
+        ("cpu = 3", "[cpu]: expected a table of keys"),
+        ("[queues.a]\ndefaults = 3", "[queues.a.defaults]: expected a table of keys"),
+        ("[disk]\nmin_free_bytes = 99999999999999999999", "from 0 to 1_099_511_627_776"),
+        ("[daemon]\nhandlers = 3", "[daemon] handlers = 3: expected a list of names of Python modules"),
+        ("[daemon]\nmax_running = 2.0", "[daemon] max_running = 2.0: expected a whole number from 0 to 100_000"),
+        ('[cgroup]\nroot = "x"', """[cgroup] root = 'x': expected "", "off" or an absolute path"""),
+        ('[otel]\nendpoint = "ftp://x"', """[otel] endpoint = 'ftp://x': expected "" or an http(s) URL"""),
+        ("[daemon]\npath = 3", "[daemon] path = 3: expected text"),
+        ('[queues.a.defaults]\nttl_ms = "x"', "[queues.a.defaults] ttl_ms = 'x': expected a whole number from 1 to"),
+        ("[retry]\nbackoff_factor = inf", "[retry] backoff_factor = inf: expected a number from 1 to 1_000"),
+        (f'[log]\nlevel = "{"x" * 999}"', f"[log] level = '{'x' * 59}…: expected one of"),
+    ],
+)
+def test_load_when_one_thing_is_wrong_then_the_message_says_what_and_where(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    (error,) = mistakes(tmp_path, text)
+    assert expected in error
+
+
+def test_load_when_the_file_cannot_be_read_then_the_error_says_why(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b"# caf\xe9")
+    for path, why in [
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "Is a directory"),
+        (latin, "not UTF-8 at byte 5"),
+    ]:
+        with pytest.raises(ConfigInvalid, match=why) as refused:
+            load(path, {})
+        assert str(path) in refused.value.message
+
+
+def test_load_when_a_bad_key_is_compared_with_another_then_it_is_named_only_once(tmp_path: Path) -> None:
+    assert len(mistakes(tmp_path, '[cpu]\nresume_threshold = "x"\nthrottle_threshold = 10\n')) == 1
+
+
+# --- what the settings mean -------------------------------------------------------------------------------
+
+
+def test_describe_when_its_text_is_loaded_then_the_config_is_the_same(tmp_path: Path) -> None:
+    text = """
+        [daemon]
+        path = 'C:\\"quoted"\u007f'
+        [cpu]
+        smoothing = 1e-7
+        [queues."a.b"]
+        class = "low"
+        max_running = 3
+        [queues."a.b".defaults]
+        on_orphan = "requeue"
+        success_exit_codes = [0, 3]
+        [queues.empty]
+    """
+    config = load(written(tmp_path, text.replace("\x7f", "")), {"STOKER_DAEMON_PATH": 'a"b\\c\x7f\u00e9\n'})
+    assert load(written(tmp_path, describe(config)), {}) == config
+
+
+def test_queue_section_when_laid_over_a_queue_then_only_what_it_says_changes(tmp_path: Path) -> None:
+    path = written(tmp_path, '[queues.bulk]\nclass = "low"\n[queues.bulk.defaults]\nmax_attempts = 3\n')
+    live = Queue(name="bulk", max_running=9, paused=True)
+    assert load(path, {}).queues["bulk"].over(live) == Queue(
+        name="bulk", queue_class=QueueClass.LOW, max_running=9, paused=True, defaults={"max_attempts": 3}
+    )
+
+
+def test_queue_section_when_it_says_nothing_then_a_new_queue_is_an_ordinary_one(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "[queues.new]"), {}).queues["new"].over(Queue(name="new")) == Queue(name="new")
+
+
+def test_throttle_policy_when_psi_is_off_then_only_cpu_and_memory_count(tmp_path: Path) -> None:
+    assert Config().throttle_policy().bands == {Gauge.CPU: Band(90, 80), Gauge.MEMORY: Band(95, 90)}
+    config = load(written(tmp_path, "[psi]\nio_full = 20\n"), {})
+    assert config.throttle_policy().bands[Gauge.IO_FULL] == Band(20, 16)
+
+
+def test_slots_when_not_set_then_they_follow_the_cpus(tmp_path: Path) -> None:
+    assert Config().daemon.slots >= 2
+    assert load(written(tmp_path, "[daemon]\nmax_running = 7\n"), {}).daemon.slots == 7

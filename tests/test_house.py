@@ -1,0 +1,151 @@
+"""The house checks itself: sizes, names, imports, sleeps, migrations, changelog.
+
+Owns which rule is for which files (tests/support/house.py has the rules, pyproject.toml the import contracts). Every
+rule is also fed a sample that breaks it: a check that cannot fail guards nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.support import house
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "daemon" / "stoker"
+LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
+
+
+def python(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def without(paths: Iterable[Path], *exceptions: str) -> list[Path]:
+    return [path for path in paths if not str(path.relative_to(ROOT)).startswith(exceptions)]
+
+
+PRODUCT = python("daemon")
+TESTS = python("tests")
+LAUNCHER = python("daemon/stoker/launcher")
+EVERYTHING = python("daemon", "tests", "benchmarks", "migrations")
+
+
+class Rule(NamedTuple):
+    """A rule, the files it is for, and a sample that breaks it."""
+
+    check: Callable[[str], Iterator[str]]
+    files: list[Path]
+    broken: str
+
+
+RULES = {
+    "long functions": Rule(house.long_functions, EVERYTHING, "def f():\n" + "    x = 1\n" * 70),
+    "long files": Rule(house.long_files, without(EVERYTHING, "tests/"), "x = 1\n" * 301),
+    "docstrings": Rule(house.missing_docstrings, without(EVERYTHING, "tests/"), '"""Short."""\nx = 1\n'),
+    "stand-alone launcher": Rule(house.foreign_imports, LAUNCHER, "from ..core import model\n"),
+    "one place prints": Rule(house.prints, without(PRODUCT, "daemon/stoker/cli/render.py"), "print('hello')\n"),
+    "one place says SQL": Rule(house.sql, without(PRODUCT, "daemon/stoker/store/"), 'ALL = "SELECT id FROM jobs"\n'),
+    "no sleeps": Rule(
+        house.sleeps, without(TESTS, "tests/support/facts.py"), "import time\ndef test_x():\n    time.sleep(1)\n"
+    ),
+    "test names": Rule(house.unspoken_test_names, TESTS, "def test_it():\n    pass\n"),
+    "migration heads": Rule(
+        house.migration_heads, sorted((ROOT / "migrations").glob("*.sql")), "CREATE TABLE t (x);\n"
+    ),
+    "changelog": Rule(house.changelog, [ROOT / "CHANGELOG.md"], "# Changelog\n## [1.0.0]\n### Improved\n"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_when_every_file_is_read_then_nobody_complains(name: str) -> None:
+    rule = RULES[name]
+
+    complaints = [f"{path.relative_to(ROOT)}: {text}" for path in rule.files for text in rule.check(path.read_text())]
+
+    assert rule.files, "a rule for no files guards nothing"
+    assert complaints == []
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_when_it_is_broken_then_it_complains(name: str) -> None:
+    rule = RULES[name]
+
+    assert list(rule.check(rule.broken))
+
+
+@pytest.mark.parametrize(
+    "sleep",
+    ["time.sleep(0.1)", "await asyncio.sleep(1)", "await asyncio.sleep(delay)", "sleep(2)", "await trio.sleep(1)"],
+)
+def test_sleeps_when_any_spelling_is_used_then_it_is_found(sleep: str) -> None:
+    assert list(house.sleeps(f"async def f():\n    {sleep}\n"))
+
+
+def test_sleeps_when_the_loop_is_only_let_run_then_nothing_is_said() -> None:
+    assert list(house.sleeps("async def f():\n    await asyncio.sleep(0)\n")) == []
+
+
+def test_module_names_when_the_tree_is_listed_then_every_one_is_a_noun() -> None:
+    complaints = [text for path in EVERYTHING for text in house.names_that_are_no_noun(str(path.relative_to(ROOT)))]
+
+    assert complaints == []
+
+
+def test_module_names_when_a_file_is_called_utils_then_it_is_found() -> None:
+    assert list(house.names_that_are_no_noun("daemon/stoker/store/utils.py"))
+
+
+def test_migrations_when_listed_then_names_are_numbered_without_gaps() -> None:
+    listing = "\n".join(sorted(path.name for path in (ROOT / "migrations").glob("*.sql")))
+
+    assert list(house.migration_names(listing)) == []
+
+
+@pytest.mark.parametrize("listing", ["0002_create_core.sql", "0001_create_core.sql\n0003_add_x.sql", "1_init.sql"])
+def test_migrations_when_misnamed_then_it_is_found(listing: str) -> None:
+    assert list(house.migration_names(listing))
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [LINT_IMPORTS, "--config", root / "pyproject.toml", "--no-cache"],
+        cwd=root, env={"PYTHONPATH": str(root / "daemon"), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_imports_when_linted_then_every_arrow_points_down() -> None:
+    result = lint_imports(ROOT)
+
+    assert result.returncode == 0, result.stdout
+
+
+BROKEN_ARROWS = {
+    "Imports point down only": ("store/jobs.py", "import stoker.engine"),
+    "The core is pure": ("core/retry.py", "import asyncio"),
+    "The client starts fast": ("rpc/wire.py", "import msgspec"),
+    "Errors need nothing": ("core/errors.py", "import msgspec"),
+    "The launcher stands alone": ("process/client.py", "import stoker.launcher"),
+}
+
+
+@pytest.mark.parametrize("contract", BROKEN_ARROWS)
+def test_imports_when_an_arrow_points_up_then_its_contract_breaks(contract: str, tmp_path: Path) -> None:
+    file, line = BROKEN_ARROWS[contract]
+    shutil.copytree(PACKAGE, tmp_path / "daemon" / "stoker", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "daemon" / "stoker" / file).open("a") as module:
+        module.write(f"\n{line}\n")
+
+    result = lint_imports(tmp_path)
+
+    broken = [text for text in result.stdout.splitlines() if text.startswith(contract) and text.endswith("BROKEN")]
+    assert broken, result.stdout

@@ -1,0 +1,85 @@
+"""What a person installs is what stands here: editable, wheel and wheel from an sdist find every file.
+
+Owns the comparison of the wheel with the tree, and one daemon started from a wheel in an environment where nothing
+else was ever installed. Builds happen in a copy: they leave folders behind.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ("*.py", "*.sql", "py.typed")
+LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.egg-info")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from an sdist that was built from a copy of the tree."""
+    copy = tmp_path_factory.mktemp("source")
+    for folder in ("daemon", "migrations"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=LEFT_BEHIND)
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(copy / "dist"), str(copy)])
+    return next((copy / "dist").glob("*.whl"))
+
+
+def run(command: Sequence[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def tree() -> set[str]:
+    """The files that belong in the wheel, by their names in it."""
+    package = {
+        str(path.relative_to(ROOT / "daemon")) for kind in SHIPPED for path in (ROOT / "daemon" / "stoker").rglob(kind)
+    }
+    return package | {f"stoker/migrations/{path.name}" for kind in SHIPPED for path in (ROOT / "migrations").glob(kind)}
+
+
+def environment(folder: Path, wheel: Path) -> Path:
+    """A new environment with the wheel and what it asks for; gives the folder of its programs."""
+    run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
+    # What `make venv` fetched is in the cache: no network is needed. Where pip had to do that, it is.
+    if subprocess.run([*uv, "--offline", str(wheel)], capture_output=True, check=False).returncode != 0:
+        run([*uv, str(wheel)])
+    return folder / "bin"
+
+
+def test_wheel_when_built_then_it_holds_every_file_of_the_tree(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.split("/")[0].endswith(".dist-info")}
+
+    assert names == tree()
+
+
+def test_wheel_when_installed_where_nothing_else_is_then_its_daemon_runs_a_job(wheel: Path, tmp_path: Path) -> None:
+    programs = environment(tmp_path / "venv", wheel)
+
+    with DaemonProcess(programs=programs) as daemon:
+        result = daemon.cli("run", "--", "sh", "-c", "echo from the wheel; exit 7")
+        status = daemon.stop()
+
+    assert (result.stdout, result.returncode) == ("from the wheel\n", 7)
+    assert status == 0
+
+
+def test_migrations_when_installed_editable_then_they_are_those_of_the_checkout() -> None:
+    found = {file.name for file in importlib.resources.files("stoker.migrations").iterdir() if file.is_file()}
+
+    assert {path.name for path in (ROOT / "migrations").glob("*.sql")} <= found

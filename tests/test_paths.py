@@ -1,0 +1,75 @@
+"""Where the state, the socket and the settings are, by flag, environment and user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stoker.core.errors import EX_CONFIG, ConfigInvalid
+from stoker.paths import config_files, socket_path, state_dir
+
+HOME = {"HOME": "/home/ann"}
+
+
+def test_state_dir_when_each_source_speaks_then_the_earlier_one_wins() -> None:
+    sources = [
+        ("XDG_STATE_HOME", "/xdg", "/xdg/stoker"),
+        ("STATE_DIRECTORY", "/var/lib/stoker:/var/lib/other", "/var/lib/stoker"),
+        ("STOKER_STATE_DIR", "/asked", "/asked"),
+    ]
+    environ = dict(HOME)
+    assert state_dir(None, environ) == "/home/ann/.local/state/stoker"
+    for name, value, expected in sources:
+        environ[name] = value
+        assert state_dir(None, environ) == expected
+    assert state_dir("/flag", environ) == "/flag"
+
+
+def test_state_dir_when_relative_then_it_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert state_dir("here", HOME) == str(tmp_path / "here")
+
+
+def test_state_dir_when_the_xdg_variable_is_relative_then_it_is_ignored() -> None:
+    assert state_dir(None, {**HOME, "XDG_STATE_HOME": "x"}) == "/home/ann/.local/state/stoker"
+
+
+def test_state_dir_when_there_is_no_home_then_the_password_file_knows() -> None:
+    assert state_dir(None, {}).startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("environ", "uid", "expected"),
+    [
+        ({"XDG_RUNTIME_DIR": "/run/user/1000"}, 1000, "/run/user/1000/stoker/stoker.sock"),
+        ({"XDG_RUNTIME_DIR": "/run/user/0/"}, 0, "/run/stoker/stoker.sock"),
+        ({"XDG_RUNTIME_DIR": "/tmp/mine"}, 0, "/tmp/mine/stoker/stoker.sock"),
+        ({"XDG_RUNTIME_DIR": "relative"}, 1000, "/run/stoker/stoker.sock"),
+        ({}, 1000, "/run/stoker/stoker.sock"),
+        ({"RUNTIME_DIRECTORY": "/run/stoker-b", "XDG_RUNTIME_DIR": "/x"}, 1000, "/run/stoker-b/stoker.sock"),
+        ({"RUNTIME_DIRECTORY": "/run/stoker-b", "STOKER_SOCKET": "/y.sock"}, 1000, "/y.sock"),
+    ],
+)
+def test_socket_path_when_no_flag_is_given_then_the_environment_decides(
+    environ: dict[str, str], uid: int, expected: str
+) -> None:
+    assert socket_path(None, environ, uid) == expected
+
+
+def test_socket_path_when_a_flag_is_given_then_it_wins() -> None:
+    assert socket_path("/flag.sock", {"STOKER_SOCKET": "/y.sock"}, 1000) == "/flag.sock"
+
+
+def test_socket_path_when_at_the_kernels_limit_then_one_byte_more_is_refused() -> None:
+    longest = "/" + "x" * 106
+    assert socket_path(longest, {}, 0) == longest
+    with pytest.raises(ConfigInvalid, match="108 bytes long, the kernel takes 107") as refused:
+        socket_path(longest + "x", {}, 0)
+    assert refused.value.exit_status == EX_CONFIG
+
+
+def test_config_files_when_asked_then_the_users_own_comes_first() -> None:
+    expected = ("/home/ann/.config/stoker/stoker.toml", "/etc/stoker/stoker.toml")
+    assert config_files(HOME) == expected
+    assert config_files({"XDG_CONFIG_HOME": "/xdg"})[0] == "/xdg/stoker/stoker.toml"

@@ -1,0 +1,123 @@
+"""What the README shows is what happens: its commands and programs are run, its output is compared.
+
+Owns the marks: a block is preceded by `<!-- run -->` or by `<!-- not run: reason -->`, and one without a mark fails. In
+shown output `…` stands for anything, on a line of its own for any lines.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from stoker.config import load
+from tests.support.daemon import DaemonProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCK = re.compile(r"^(?:<!-- (?P<mark>.*?) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^\$ (?P<command>.*)\n(?P<output>(?:(?!\$ ).*\n)*)", re.MULTILINE)
+ANY_LINES = r"(?:.*\n)*"
+
+
+class Block(NamedTuple):
+    """A fenced block and the mark above it."""
+
+    mark: str
+    language: str
+    text: str
+
+
+def blocks(text: str) -> list[Block]:
+    return [Block(found["mark"] or "", found["language"], found["text"]) for found in BLOCK.finditer(text)]
+
+
+def to_run(language: str) -> list[Block]:
+    return [block for block in blocks(README) if block.language == language and block.mark.startswith("run")]
+
+
+def unmarked(text: str) -> list[str]:
+    return [block.text for block in blocks(text) if not re.fullmatch(r"run(: .+)?|not run: .+", block.mark)]
+
+
+def pattern(shown: str) -> str:
+    lines = shown.splitlines()
+    return "".join(ANY_LINES if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n" for line in lines)
+
+
+def differences(shown: str, seen: str) -> str:
+    """Empty where `seen` is what was shown."""
+    return "" if re.fullmatch(pattern(shown), seen) else f"shown:\n{shown}\nseen:\n{seen}"
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[DaemonProcess]:
+    with DaemonProcess() as running:
+        yield running
+
+
+def environ(daemon: DaemonProcess) -> dict[str, str]:
+    return {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
+
+
+def test_blocks_when_listed_then_each_is_run_or_says_why_not() -> None:
+    assert unmarked(README) == []
+
+
+def test_blocks_when_one_has_no_mark_then_it_is_found() -> None:
+    assert unmarked("text\n```console\n$ rm -rf /\n```\n") == ["$ rm -rf /\n"]
+
+
+@pytest.mark.parametrize("seen", ["1\nok\n", "1\na\nb\nok 2\n"])
+def test_output_when_dots_stand_for_it_then_anything_is_accepted(seen: str) -> None:
+    assert differences("1\n…\nok…\n", seen) == ""
+
+
+def test_output_when_it_is_not_as_shown_then_the_difference_is_told() -> None:
+    assert "exit 8" in differences("exit 7\n", "exit 8\n")
+
+
+@pytest.mark.parametrize("block", to_run("console"), ids=lambda block: block.text[:30])
+def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon: DaemonProcess) -> None:
+    if "needs socat" in block.mark and shutil.which("socat") is None:
+        pytest.skip("socat is not installed")
+    steps = [(found["command"], found["output"]) for found in COMMAND.finditer(block.text)]
+    mark = "-- the next command --"
+
+    script = "".join(f"{command}\necho; echo '{mark}'\n" for command, _ in steps)
+    typed = subprocess.run(
+        ["bash", "-c", f"exec 2>&1\n{script}"],
+        env=environ(daemon), cwd=daemon.home, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    seen = typed.stdout.split(f"\n{mark}\n")
+    told = [f"$ {command}\n{differences(shown, text)}" for (command, shown), text in zip(steps, seen, strict=False)
+            if differences(shown, text)]  # fmt: skip
+    assert len(seen) == len(steps) + 1, typed.stdout
+    assert told == []
+
+
+@pytest.mark.parametrize("block", to_run("python"), ids=["client"])
+def test_program_when_run_then_it_ends_well(block: Block, daemon: DaemonProcess) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", block.text], env=environ(daemon), capture_output=True, text=True, check=False
+    )
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "/etc/hosts" in ran.stdout
+
+
+@pytest.mark.parametrize("block", to_run("toml"), ids=["settings"])
+def test_settings_when_loaded_then_they_are_valid(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "stoker.toml").write_text(block.text)
+
+    config = load(tmp_path / "stoker.toml", {})
+
+    assert config.daemon.max_running == 16

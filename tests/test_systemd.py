@@ -1,0 +1,103 @@
+"""The units that ship with Stoker: systemd accepts them, and they agree with the daemon's own settings.
+
+Owns what can be seen without booting systemd. Verification runs on a copy in which the path of the program is one that
+exists here: `systemd-analyze verify` looks for it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stoker.config import Config
+from stoker.core.errors import EX_CONFIG
+
+UNITS = Path(__file__).parents[1] / "systemd"
+INSTALLED = "/opt/stoker/bin/stokerd"
+STOKERD = Path(sys.executable).with_name("stokerd")
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+
+def verify(folder: Path, unit: str) -> subprocess.CompletedProcess[str]:
+    """Verify `unit` among copies of all units, with a program that exists."""
+    for source in (*UNITS.glob("*.service"), *UNITS.glob("*.socket")):
+        (folder / source.name).write_text(source.read_text().replace(INSTALLED, str(STOKERD)))
+    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(folder / unit)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def seconds(name: str) -> int:
+    return int(service()["Service"][name])
+
+
+def service() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(UNITS / "stoker.service")
+    return parser
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", ["stoker.service", "stoker.socket"])
+def test_unit_when_verified_then_systemd_has_nothing_to_say(unit: str, tmp_path: Path) -> None:
+    result = verify(tmp_path, unit)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@needs_systemd
+def test_unit_when_a_key_is_misspelt_then_verification_says_so(tmp_path: Path) -> None:
+    verify(tmp_path, "stoker.service")
+    broken = tmp_path / "broken.service"
+    broken.write_text((tmp_path / "stoker.service").read_text().replace("WatchdogSec", "WatchdogSeconds"))
+
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(broken)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert "WatchdogSeconds" in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
+def test_sysusers_and_tmpfiles_when_applied_then_user_and_folder_are_there(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", UNITS / "sysusers.conf"], check=True, capture_output=True)
+    subprocess.run(
+        ["systemd-tmpfiles", f"--root={tmp_path}", "--create", UNITS / "tmpfiles.conf"], check=True, capture_output=True
+    )
+
+    users = [line.split(":") for line in (tmp_path / "etc" / "passwd").read_text().splitlines()]
+    uid = next(int(user[2]) for user in users if user[0] == "stoker")
+    assert (tmp_path / "run" / "stoker").stat().st_uid == uid
+
+
+def test_service_when_the_daemon_dies_then_only_it_is_killed_and_it_comes_back() -> None:
+    unit = service()["Service"]
+
+    assert (unit["KillMode"], unit["Delegate"], unit["Restart"]) == ("process", "yes", "on-failure")
+    assert int(unit["RestartPreventExitStatus"]) == EX_CONFIG
+
+
+def test_service_when_stopped_then_a_drain_and_its_last_ladder_fit_in_its_time() -> None:
+    config = Config()
+
+    assert seconds("TimeoutStopSec") * 1000 > config.daemon.drain_timeout_ms + config.jobs.grace_ms
+
+
+def test_service_when_started_then_the_longest_recovery_fits_in_its_time() -> None:
+    assert seconds("TimeoutStartSec") * 1000 > Config().recovery.timeout_ms
+
+
+def test_socket_when_listening_then_it_is_where_the_service_and_its_client_look() -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(UNITS / "stoker.socket")
+
+    assert parser["Socket"]["ListenStream"] == f"/run/{service()['Service']['RuntimeDirectory']}/stoker.sock"
+    assert parser["Socket"]["SocketMode"] == "0600"
