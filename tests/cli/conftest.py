@@ -78,6 +78,10 @@ class DeskService(MemoryService):
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         views = [await self.get(job) for job in job_ids]
+        self.waits_open += 1
+        while not all(one["state"] in FINAL for one in views):
+            await self.changed.wait()
+            views = [self.views[job] for job in job_ids]
         keys = ("id", "state", "reason", "exit_code", "signal")
         return [JobStanding(**{key: one[key] for key in keys}) for one in views]
 
@@ -129,6 +133,7 @@ class Desk:
 
     def __init__(self, server: ServerThread, capture: pytest.CaptureFixture[str]) -> None:
         self._capture = capture
+        self.server = server
         self.service = DeskService()
         server.service = self.service
         self.socket = str(server.path)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.conftest import DeskService, view
 from tests.support.facts import until
+from tests.support.rpc import ServerThread
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Desk
@@ -281,6 +283,23 @@ def test_wait_when_there_are_several_then_one_failure_is_1(desk: Desk) -> None:
     assert desk.stoker("wait", "2", "2") == (0, "", "")
 
 
+def test_wait_when_the_daemon_is_restarted_then_it_goes_on_waiting(desk: Desk) -> None:
+    desk.has(1, "running")
+    waiting = desk.process("wait", "1")
+    until(lambda: desk.service.waits_open)
+    successor = ServerThread()
+    successor.path = desk.server.path
+    successor.service = DeskService()
+    successor.service.views[1] = view(1, "failed", exit_code=7)
+
+    desk.server.stop()
+    with successor:
+        _, err = waiting.communicate(timeout=20)
+
+    assert waiting.returncode == 7
+    assert b"waiting for it to come back" in err
+
+
 def test_logs_when_there_is_a_hole_then_a_marker_stands_for_it(desk: Desk) -> None:
     desk.has(1, "succeeded", exit_code=0)
 
@@ -361,10 +380,10 @@ def test_cancel_when_one_of_several_is_unknown_then_the_others_are_cancelled(des
 def test_retry_when_options_are_given_then_they_are_sent(desk: Desk) -> None:
     desk.has(1, "failed")
 
-    desk.stoker("retry", "1", "--timeout", "20m", "--yes")
+    desk.stoker("retry", "1", "--timeout", "20m", "--deadline", "2026-12-01T08:00Z")
 
     (_, _, options) = desk.service.commands[0]
-    assert (options.timeout_ms, options.yes) == (1_200_000, True)
+    assert (options.timeout_ms, options.deadline) == (1_200_000, 1_796_112_000_000)
 
 
 # --- the program ------------------------------------------------------------------------------------------

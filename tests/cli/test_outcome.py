@@ -42,6 +42,12 @@ def test_exit_status_when_a_job_has_ended_then_it_and_the_sentence_say_how(
     assert outcome.sentence(where) == sentence
 
 
+def test_sentence_when_the_kernel_said_why_then_its_words_are_passed_on() -> None:
+    where = standing("failed", "spawn_error") | {"attempts_list": [{"error": None}, {"error": "No such file"}]}
+
+    assert outcome.sentence(where) == "job 42 failed: the command could not be executed: No such file"
+
+
 def test_result_when_shown_in_a_column_then_it_is_short() -> None:
     assert outcome.result(standing("succeeded", "exit", 0)) == ""
     assert outcome.result(standing("failed", "exit", 7)) == "exit 7"

@@ -13,12 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stoker.rpc.address import bind_socket
+from stoker.rpc.server import Server
 from stoker.rpc.wire import MAX_FRAME_BYTES
 from tests.support.facts import until
-from tests.support.rpc import RawClient, ServerThread, request
+from tests.support.rpc import MemoryService, RawClient, ServerThread, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_requests_when_pipelined_then_each_is_answered_with_its_id(client: RawCl
 def test_answers_when_many_are_asked_at_once_then_they_leave_in_few_writes(client: RawClient) -> None:
     client.say(b"".join(request("system.health", n) for n in range(500)))
 
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) < 500:
         sizes.append(client.socket.recv(1 << 20).count(b"\n"))
 
@@ -451,3 +454,25 @@ def test_stop_when_requests_are_in_flight_then_they_are_answered_and_streams_end
     assert client.hear()["result"]["id"] == 1
     assert client.hear() is None
     assert server.service.feeds_open == 0
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_stop_when_called_twice_or_before_start_then_it_returns(tmp_path: Path, started: bool) -> None:  # noqa: FBT001
+    server = Server(MemoryService(), bind_socket(tmp_path / "s.sock"))
+    if started:
+        await server.start()
+
+    await server.stop()
+    await server.stop()
+
+    assert server.connections == 0
+
+
+def test_stop_when_an_answer_never_comes_then_it_gives_up(client: RawClient, server: ServerThread) -> None:
+    server.service.hold_submits = True
+    client.say(request("job.submit", 2, command="true"))
+    until(lambda: server.service.held)
+
+    server.stop()
+
+    assert client.hear() is None

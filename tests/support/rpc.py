@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from stoker.rpc.methods import Reply
 
 READ_TIMEOUT_S = 10.0
+Changes = list[dict[str, Any]]
 
 
 class Chunk(NamedTuple):
@@ -106,9 +107,6 @@ class MemoryService:
             raise JobNotFound(f"there is no job {job_id}", hint="stoker ls", job=job_id)
         return {"id": job_id, "command": self.jobs[job_id].command}
 
-    async def list(self, wanted: JobFilter) -> Reply:
-        return {"jobs": [{"id": job_id} for job_id in self.jobs][: wanted.limit], "next": None}
-
     async def history(self, job_id: int) -> Reply:
         return {"changes": [], "attempts": []}
 
@@ -144,7 +142,7 @@ class MemoryService:
     async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
         return ChangeFeed(after_seq or 0, self._changes(after_seq or 0))
 
-    async def _changes(self, after: int) -> AsyncGenerator[list[dict[str, Any]], None]:
+    async def _changes(self, after: int) -> AsyncGenerator[Changes, None]:
         self.feeds_open += 1
         try:
             yield [{"seq": after + 1}, {"seq": after + 2}]
@@ -177,6 +175,9 @@ class MemoryService:
 
     async def drain(self, *, stop: bool) -> Reply:
         return {"draining": True}
+
+    async def list(self, wanted: JobFilter) -> Reply:
+        return {"jobs": [{"id": job_id} for job_id in self.jobs][: wanted.limit], "next": None}
 
 
 class ServerThread:

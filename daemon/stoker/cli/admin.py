@@ -1,7 +1,7 @@
 """The daemon as a whole: status and drain.
 
 Owns the order in which its facts are read: is it well, what does it do, what holds it back. Refuses to judge
-them; whether something is wrong is what `mode`, `throttled`, `full` and `state` say.
+them; whether something is wrong is what `safe_mode`, `throttled`, `full` and `state` say.
 """
 
 from __future__ import annotations
@@ -25,45 +25,40 @@ def status(given: Given) -> int:
         render.json_document(answer)
         return 0
     render.facts(summary(answer))
-    if isinstance(answer.get("queues"), list):
-        render.line()
-        print_queues(answer["queues"])
+    render.line()
+    print_queues(answer["queues"])
     return 0
 
 
 def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("stokerd", f"{answer['version']}, pid {answer['pid']}, up {render.span(answer['uptime_ms'])}"),
-        ("mode", answer["mode"]),
+        ("mode", f"safe mode: {answer['safe_mode']}" if answer["safe_mode"] else answer["mode"]),
         ("jobs", _jobs(answer)),
-        ("pressure", _pressure(answer.get("pressure") or {})),
-        *[("launcher", _launcher(launcher)) for launcher in answer.get("launchers") or ()],
-        ("recovery", _recovery(answer.get("recovery") or {})),
-        ("database", _database(answer.get("database") or {})),
-        ("disk", _disk(answer.get("disk") or {})),
-        ("state dir", answer.get("state_dir")),
-        ("socket", answer.get("socket")),
-        ("instance", f"{answer['instance']}, epoch {answer['epoch']}"),
+        ("pressure", _pressure(answer["pressure"])),
+        *[("launcher", _launcher(launcher)) for launcher in answer["launchers"]],
+        ("recovery", _recovery(answer["recovery"])),
+        ("disk", _disk(answer["disk"])),
+        ("state dir", answer["state_dir"]),
+        ("socket", answer["socket"]),
+        ("instance", f"{answer['instance']}, epoch {answer['epoch']}, change {answer['last_seq']}"),
     ]
 
 
 def _jobs(answer: dict[str, Any]) -> str:
-    room = f" of {answer['max_running']}" if answer.get("max_running") else ""
     others = ", ".join(f"{answer[state]} {state}" for state in ("queued", "waiting", "held"))
-    return f"{answer['running']}{room} running, {others}"
+    return f"{answer['running']} of at most {answer['max_running']} running, {others}"
 
 
-def _pressure(pressure: dict[str, Any]) -> str | None:
-    if not pressure:
-        return None
-    measured = [f"{name} {pressure[name]:.0f}%" for name in ("cpu", "memory") if pressure.get(name) is not None]
-    state = "low queues are throttled" if pressure.get("throttled") else "not throttled"
-    since = f" since {render.when(pressure['since'])}" if pressure.get("throttled") and pressure.get("since") else ""
-    return f"{', '.join([*measured, state])}{since}, {pressure.get('throttle_events', 0)} throttlings so far"
+def _pressure(pressure: dict[str, Any]) -> str:
+    measured = [f"{gauge} {level:.0f}%" for gauge, level in pressure["levels"].items()]
+    causes = " and ".join(pressure["causes"])
+    state = f"low queues are throttled by {causes}" if pressure["throttled"] else "nothing is throttled"
+    return ", ".join([*measured, state, f"{pressure['throttle_events']} throttlings so far"])
 
 
 def _launcher(launcher: dict[str, Any]) -> str:
-    leaked = f", {launcher['leaked']} leaked" if launcher.get("leaked") else ""
+    leaked = f", {launcher['leaked']} leaked" if launcher["leaked"] else ""
     return f"{launcher['id']}, pid {launcher['pid']}, {launcher['state']}, {launcher['running']} running{leaked}"
 
 
@@ -76,17 +71,8 @@ def _recovery(recovery: dict[str, Any]) -> str | None:
     return ", ".join(shown) or None
 
 
-def _database(database: dict[str, Any]) -> str | None:
-    if not database:
-        return None
-    sizes = f"{render.size(database.get('bytes'))}, WAL {render.size(database.get('wal_bytes'))}"
-    return f"{sizes}, change {database.get('last_seq')}"
-
-
-def _disk(disk: dict[str, Any]) -> str | None:
-    if not disk:
-        return None
-    return f"{render.size(disk.get('free_bytes'))} free{', FULL: nothing is accepted' if disk.get('full') else ''}"
+def _disk(disk: dict[str, Any]) -> str:
+    return f"{render.size(disk['free_bytes'])} free{', FULL: nothing is accepted' if disk['full'] else ''}"
 
 
 @command(

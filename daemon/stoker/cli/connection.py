@@ -6,7 +6,8 @@ answered and then went away is waited for, because jobs take days and upgrades h
 
 from __future__ import annotations
 
-from stoker.core.errors import DaemonUnreachable
+from stoker.cli import render
+from stoker.core.errors import DaemonUnreachable, Draining
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from stoker.rpc.client import Client
 
 PATIENCE_S = 120.0
+CHEAPEST = "queue.list"  # answered from memory: whether anybody is there
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 
@@ -34,37 +36,32 @@ def call(given: Given, method: str, params: dict[str, Any]) -> Any:
 
 
 def patiently(given: Given, action: Callable[[Client], Any]) -> Any:
-    """What `action` gives. When the daemon goes away under it, it is called again with a new connection."""
-    with connect(given) as client:
-        client.call("system.health")
-        try:
-            return action(client)
-        except DaemonUnreachable:
-            pass
+    """What `action`, which only looks, gives; called again with a new connection when the daemon goes away under it."""
+    client = connect(given)
+    client.call(CHEAPEST)
     while True:
-        with _reconnect(given) as client:
+        with client:
             try:
                 return action(client)
-            except DaemonUnreachable:
-                continue
+            except (DaemonUnreachable, Draining, ConnectionResetError):
+                pass
+        client = _reconnect(given)
 
 
 def _reconnect(given: Given) -> Client:
-    """A connection to the daemon once it is back. Raises DaemonUnreachable when it stays away."""
+    """A connection to the daemon once it is back. Raises what it met last when that takes too long."""
     import time  # noqa: PLC0415 - only for those who wait
-
-    from stoker.cli import render  # noqa: PLC0415 - as above
 
     render.note("the daemon went away; waiting for it to come back")
     give_up, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
     while True:
+        time.sleep(pause_s)
+        pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+        client = connect(given)
         try:
-            client = connect(given)
-            client.call("system.health")
-        except DaemonUnreachable:
+            client.call(CHEAPEST)
+        except (DaemonUnreachable, Draining):
             if time.monotonic() > give_up:
                 raise
         else:
             return client
-        time.sleep(pause_s)
-        pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)

@@ -223,7 +223,7 @@ def watch(given: Given) -> int:
         nonlocal seen
         if seen is None:
             # Named from the first moment on: what changes while the daemon restarts is not missed.
-            seen = client.status()["database"]["last_seq"]
+            seen = client.status()["last_seq"]
         for notification in client.stream("watch", {"after": seen, "job": given["job"]}):
             for change in notification["changes"]:
                 _print_change(change, as_json=given["json"])

@@ -7,12 +7,13 @@ ours one line (the traceback with --debug).
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 from stoker.cli import render
 from stoker.cli.options import COMMON, Command, Option, command, nearest
-from stoker.core.errors import StokerError, UsageError
+from stoker.core.errors import EX_IOERR, StokerError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,12 +70,13 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the `stoker` script; `sys.argv` where no arguments are given."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    status = guarded(given)
-    # Nothing needs Python's own tear-down: it costs as much as half of a submit.
-    sys.stderr.flush()
+def main() -> NoReturn:
+    """Entry point of the `stoker` script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the locale cannot spell is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    status = guarded(sys.argv[1:])
+    # Everything is flushed, and nothing else needs Python's own tear-down: a seventh of a submit.
     os._exit(status)
 
 
@@ -93,6 +95,10 @@ def guarded(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _flush_quietly()
         return BROKEN_PIPE
+    except OSError as failure:
+        _flush_quietly()
+        render.note(f"{failure.filename or 'input or output'}: {failure.strerror or failure}")
+        return EX_IOERR
     except Exception as bug:  # noqa: BLE001 - the boundary: no traceback ever reaches a user unasked
         _flush_quietly()
         return _report(bug, arguments)
@@ -101,20 +107,20 @@ def guarded(arguments: Sequence[str]) -> int:
 
 def dispatch(arguments: Sequence[str]) -> int:
     """Find the command, import its module, parse, run."""
-    given = STOKER.parse(arguments)
+    given = program.parse(arguments)
     words = given["words"]
     if not words:
-        return STOKER.run(given)
+        return program.run(given)
     name, rest = _named(words)
     target, summary = _rows()[name]
-    command_asked = load(target)
-    options = command_asked.parse(rest)
-    if options["help"] or given["help"]:
-        render.line(_help(command_asked, name, summary))
+    asked = load(target)
+    options = asked.parse(rest)
+    if options["help"]:
+        render.line(_help(asked, name, summary))
         return 0
-    command_asked.check_words(options)
+    asked.check_words(options)
     options["socket"] = options["socket"] or given["socket"]
-    return command_asked.run(options)
+    return asked.run(options)
 
 
 def load(target: str) -> Command:
@@ -132,8 +138,8 @@ def load(target: str) -> Command:
     options=(Option("--version", None, "print the version"),),
     examples=("stoker run -- make test", "stoker ls", "stoker submit --help"),
 )
-def STOKER(given: Given) -> int:  # noqa: N802 - a Command like the others, but it stands for the program
-    """What `stoker` does when no command is named."""
+def program(given: Given) -> int:
+    """`stoker` itself: what stands ahead of the command, and what happens without one."""
     if given["version"]:
         from stoker import __version__  # noqa: PLC0415 - needed only here
 

@@ -57,7 +57,10 @@ def cause(standing: dict[str, Any]) -> str:
         return f"signal {signal} ({_signal_name(signal)})"
     if reason in (None, "exit"):
         return f"exit code {code}" if code or (code == 0 and standing["state"] == "failed") else ""
-    return SENTENCES.get(reason, reason)
+    said = SENTENCES.get(reason, reason)
+    # Only job.get tells attempts; what the kernel said of a command is worth more than our words.
+    error = next((attempt["error"] for attempt in reversed(standing.get("attempts_list", ()))), None)
+    return f"{said}: {error}" if error else said
 
 
 def sentence(standing: dict[str, Any]) -> str:

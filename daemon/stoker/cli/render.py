@@ -121,7 +121,7 @@ def line(text: object = "") -> None:
 
 
 def flush() -> None:
-    sys.stdout.flush()
+    print(end="", flush=True)
 
 
 def json_text(value: Any) -> str:

@@ -39,7 +39,7 @@ def cancel(given: Given) -> int:
     words=IDS,
     least=1,
     most=None,
-    options=(TIMEOUT, DEADLINE, YES, REASON, JSON),
+    options=(TIMEOUT, DEADLINE, REASON, JSON),
     examples=("stoker retry 42 --timeout 20m", "stoker ls --state failed --ids | xargs stoker retry"),
 )
 def retry(given: Given) -> int:

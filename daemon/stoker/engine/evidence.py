@@ -103,7 +103,7 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
 
 
 def _look(instance: str, attempts: Sequence[Attempt]) -> dict[str, Finding]:
-    found = identities.find_by_environ(instance)
+    found = identities.scan(instance).runs
     return {attempt.run_id: _judge(attempt, found.get(attempt.run_id, ())) for attempt in attempts}
 
 

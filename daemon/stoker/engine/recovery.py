@@ -30,7 +30,7 @@ from stoker.process import identity as identities
 from stoker.process.launchers import find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
 from stoker.process.outcomes import read_outcomes, remove_outcomes
-from stoker.process.tree import sweep
+from stoker.process.tree import stop_processes, sweep
 from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -61,6 +61,7 @@ class RecoveryService:
     async def recover(self) -> None:
         """At start: settle, adopt or stop everything that is open. Raises PlanInvalid: then nothing was changed."""
         silent = await self._reconnect()
+        await self._stop_unborn()
         outcomes = read_outcomes(self._state_dir)
         written = {exited.run_id: exited for _, found in outcomes for exited in found}
         made = await self._plan(list(self._book.runs.values()), written, silent)
@@ -72,6 +73,8 @@ class RecoveryService:
         """A launcher died under a living daemon: the same facts, the same events."""
         if launcher in find_launchers(self._state_dir).alive:
             await self._local.reconnect(launcher)
+        else:
+            await self._stop_unborn()
         await self._recover_runs_of(launcher)
 
     async def _recover_runs_of(self, launcher: str) -> None:
@@ -100,6 +103,13 @@ class RecoveryService:
             log(LogEvent.LAUNCHER_STUCK, launcher=greetings[greeting])
             self._spawn(self._recover_late(greeting, greetings[greeting]))
         return {greetings[greeting] for greeting in late}
+
+    async def _stop_unborn(self) -> None:
+        """Children of dead launchers between fork and exec would begin to work later: they end before anything else."""
+        alive = set(find_launchers(self._state_dir).alive)
+        found = await asyncio.to_thread(identities.scan, self._instance)
+        unborn = [pid for launcher, pids in found.launchers.items() if launcher not in alive for pid in pids]
+        await stop_processes(unborn, self._instance)
 
     async def _recover_late(self, greeting: asyncio.Task[Any], launcher: str) -> None:
         await asyncio.wait([greeting])
@@ -179,8 +189,8 @@ class RecoveryService:
 
     async def _sweep_leaked(self) -> int:
         """Stop processes of this instance that no open attempt owns."""
-        found = await asyncio.to_thread(identities.find_by_environ, self._instance)
-        leaked = [run_id for run_id in found if run_id not in self._book.jobs_by_run]
+        found = await asyncio.to_thread(identities.scan, self._instance)
+        leaked = [run_id for run_id in found.runs if run_id not in self._book.jobs_by_run]
         if not leaked:
             return 0
         result = await sweep(self._instance, leaked, grace_ms=LEAKED_GRACE_MS)

@@ -105,7 +105,7 @@ class LocalExecutor:
     async def _watch_orphan(self, run_id: str, identity: Identity) -> None:
         await await_end(identity, run_id)
         if run_id in self._orphans:
-            await sweep(self._around.instance, [run_id], grace_ms=self._graces.get(run_id, 0))
+            await self._sweep(run_id, self._graces.get(run_id, 0))
             self._end_orphan(run_id, stopped=False)
 
     # --- the executor protocol ---
@@ -148,11 +148,19 @@ class LocalExecutor:
             self._sink([Delivered(run_id, delivered)])
 
     async def _stop_orphan(self, run_id: str, grace_ms: int) -> None:
-        await sweep(self._around.instance, [run_id], grace_ms=grace_ms)
+        await self._sweep(run_id, grace_ms)
         self._end_orphan(run_id, stopped=True)
 
+    async def _sweep(self, run_id: str, grace_ms: int) -> None:
+        identity = self._orphans.get(run_id)
+        mains = {} if identity is None else {run_id: identity}
+        result = await sweep(self._around.instance, [run_id], grace_ms=grace_ms, mains=mains)
+        while result.left:  # an uninterruptible sleep: the attempt stays open until there is proof
+            result = await sweep(self._around.instance, [run_id], grace_ms=0, mains=mains)
+
     def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
-        if self._orphans.pop(run_id, None) is not None or stopped:
+        if run_id in self._orphans:
+            del self._orphans[run_id]
             self._sink([Ended(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=stopped, ended_at=wall_ms()))])
 
     def signal(self, run_id: str, signum: int) -> None:

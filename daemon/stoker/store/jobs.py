@@ -116,9 +116,9 @@ def from_row(row: Sequence[Any]) -> Job:
     """The Job that a row of COLUMNS says."""
     (
         ident, queue, name, state, reason, priority, mode, command, args, env_vars, working_dir, pid, attempts,
-        failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, needs_open,
-        wake_at, expires_at, order_key, owner_uid, trace_id, policy, digest, created_at, started_at, finished_at,
-        exit_code, signal,
+        failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at,
+        needs_open, wake_at, expires_at, order_key, owner_uid, trace_id, policy, digest, created_at, started_at,
+        finished_at, exit_code, signal,
     ) = row  # fmt: skip
     rest = _policy(policy)
     spec = Spec(

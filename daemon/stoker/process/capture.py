@@ -1,0 +1,189 @@
+"""Logs of attempts as readers see them: where they are, what is in them, what comes next.
+
+Owns paths (made of numbers, never of a client's words), the reading of holes, and following by inotify. Refuses
+to write: workers write straight into the file. Invariants: a chunk is data or a hole, never both; offsets are
+those of the file, so a reader can come back where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+CHUNK = 256 * 1024
+IN_MODIFY = 0x2
+# Until the launcher has made the file there may not even be a directory to watch.
+APPEAR_S = 0.05
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Chunk(Struct, frozen=True):
+    """Bytes at `offset`, or (data is None) a hole of `hole_bytes` that was punched to bound the log."""
+
+    offset: int
+    data: bytes | None = None
+    hole_bytes: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.offset + (self.hole_bytes if self.data is None else len(self.data))
+
+
+def log_path(state_dir: Path, job_id: int, ordinal: int) -> Path:
+    """`logs/<id / 1000>/<id>/<attempt>.log`."""
+    return state_dir / "logs" / str(job_id // 1000) / str(job_id) / f"{ordinal}.log"
+
+
+async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGenerator[Chunk, None]:
+    """What is in the log from `offset` on, and what is appended until `closed` is set; a missing log is empty."""
+    descriptor = await _open_when_there(path, closed)
+    if descriptor is None:
+        return
+    watch: _Watch | None = None
+    try:
+        while True:
+            over = closed.is_set()
+            chunk = await asyncio.to_thread(_read, descriptor, offset)
+            if chunk is not None:
+                offset = chunk.end
+                yield chunk
+            elif over:
+                return
+            elif watch is None:
+                watch = _Watch(path)  # look once more after the watch stands, or a write between is missed
+            else:
+                await watch.changed(closed)
+    finally:
+        os.close(descriptor)
+        if watch is not None:
+            watch.close()
+
+
+async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
+    while True:
+        over = closed.is_set()
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if over:
+                return None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(closed.wait(), APPEAR_S)
+
+
+def _read(descriptor: int, offset: int) -> Chunk | None:
+    """The next piece at `offset`; None at the end of the file."""
+    size = os.fstat(descriptor).st_size
+    if offset >= size:
+        return None
+    data_at = _seek(descriptor, offset, os.SEEK_DATA, size)
+    if data_at > offset:
+        return Chunk(offset, None, data_at - offset)
+    hole_at = _seek(descriptor, offset, os.SEEK_HOLE, size)
+    return Chunk(offset, os.pread(descriptor, min(CHUNK, hole_at - offset), offset))
+
+
+def _seek(descriptor: int, offset: int, what: int, size: int) -> int:
+    """SEEK_DATA or SEEK_HOLE, where the end of the file counts as the answer."""
+    try:
+        return os.lseek(descriptor, offset, what)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size
+        raise
+
+
+def tail_offset(path: Path, lines: int) -> int:
+    """Where the last `lines` lines begin; 0 when there are no more, or no log."""
+    try:
+        with path.open("rb") as file:
+            return _line_start(file.fileno(), lines)
+    except FileNotFoundError:
+        return 0
+
+
+def _line_start(descriptor: int, lines: int) -> int:
+    end = size = os.fstat(descriptor).st_size
+    if lines == 0:
+        return size
+    wanted = lines + 1 if size and os.pread(descriptor, 1, size - 1) == b"\n" else lines
+    while end > 0:
+        start = max(0, end - CHUNK)
+        block = os.pread(descriptor, end - start, start)
+        count = block.count(b"\n")
+        if count >= wanted:
+            return start + _nth_from_end(block, wanted) + 1
+        wanted -= count
+        end = start
+    return 0
+
+
+def _nth_from_end(block: bytes, number: int) -> int:
+    at = len(block)
+    for _ in range(number):
+        at = block.rindex(b"\n", 0, at)
+    return at
+
+
+def remove_empty(paths: Iterable[Path]) -> None:
+    """Remove logs that nothing was written to, with their directories where those are empty then."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.stat().st_size == 0:
+                path.unlink()
+                _remove_directory(path.parent)
+
+
+def _remove_directory(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+            raise
+
+
+class _Watch:
+    """inotify(7) on one file, waited for on the loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._event = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._descriptor, self._readable)
+        with suppress(FileNotFoundError):
+            _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(path), IN_MODIFY))
+
+    def _readable(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self._descriptor, 4096):
+                self._event.set()
+
+    async def changed(self, closed: asyncio.Event) -> None:
+        """Return when the file was written to, or nobody will write any more."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._event, closed)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._event.clear()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        if number == errno.ENOENT:
+            raise FileNotFoundError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number))
+    return result

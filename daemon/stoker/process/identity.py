@@ -1,0 +1,191 @@
+"""Whether a process is the one that was started: proof, or no proof.
+
+Owns the comparison of DESIGN section 6: other boot, other pid namespace, then a pidfd first and everything read
+behind it. Refuses signals and guesses. Invariants: `(pid, start ticks)` alone is never a proof; what cannot be
+read is unprovable, not absent; a pidfd is opened before anything is compared, so what was proven stays pinned.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from stoker.core.model import Identity
+
+PROC = Path("/proc")
+RUN = b"STOKER_RUN_ID="
+INSTANCE = b"STOKER_INSTANCE="
+LAUNCHER = b"STOKER_LAUNCHER="
+
+
+class Verdict(StrEnum):
+    OURS = "ours"
+    GONE = "gone"
+    NOT_OURS = "not_ours"
+    UNPROVABLE = "unprovable"
+
+
+@cache
+def boot_id() -> str:
+    """This boot's random id."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def pid_namespace() -> int:
+    """The inode of our own pid namespace: pids mean nothing outside it."""
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+class Stat(Struct, frozen=True):
+    """The fields of /proc/PID/stat that matter here (proc_pid_stat(5))."""
+
+    state: str
+    parent: int
+    threads: int
+    start_ticks: int
+
+    @property
+    def ended(self) -> bool:
+        """A zombie; a leader that ended before its other threads only looks like one."""
+        return self.state in "ZX" and self.threads <= 1
+
+
+def read_stat(pid: int) -> Stat | None:
+    """None when there is no such process."""
+    try:
+        text = (PROC / str(pid) / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    words = text[text.rindex(b")") + 2 :].split()
+    return Stat(words[0].decode(), int(words[1]), int(words[17]), int(words[19]))
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A handle that stays on this very process; None when there is none."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def has_ended(pidfd: int) -> bool:
+    """A pidfd becomes readable when its process has ended (pidfd_open(2))."""
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+def verdict(identity: Identity, run_id: str, *, use_inode: bool = True) -> Verdict:
+    """As `prove`, for those who only want to know."""
+    said, pidfd = prove(identity, run_id, use_inode=use_inode)
+    if pidfd is not None:
+        os.close(pidfd)
+    return said
+
+
+def prove(identity: Identity, run_id: str, *, use_inode: bool = True) -> tuple[Verdict, int | None]:
+    """Whether the process at `identity.pid` is that worker; with OURS comes its pidfd, for the caller to close."""
+    if identity.boot_id != boot_id():
+        return Verdict.GONE, None
+    if identity.pid_namespace != pid_namespace():
+        return Verdict.UNPROVABLE, None
+    pidfd = open_pidfd(identity.pid)
+    if pidfd is None:
+        return Verdict.GONE, None
+    said = _compare(identity, run_id, pidfd, use_inode=use_inode)
+    if said is Verdict.OURS:
+        return said, pidfd
+    os.close(pidfd)
+    return said, None
+
+
+def _compare(identity: Identity, run_id: str, pidfd: int, *, use_inode: bool) -> Verdict:
+    stat = read_stat(identity.pid)
+    if stat is None or stat.ended:
+        return Verdict.GONE
+    if stat.start_ticks != identity.start_ticks:
+        return Verdict.NOT_OURS
+    if use_inode and identity.pidfs_inode is not None:
+        return Verdict.OURS if os.fstat(pidfd).st_ino == identity.pidfs_inode else Verdict.NOT_OURS
+    return _by_marks(identity, run_id, pidfd)
+
+
+def _by_marks(identity: Identity, run_id: str, pidfd: int) -> Verdict:
+    """Without an inode: the nonce in its environment, or the cgroup that is its alone."""
+    try:
+        marks = read_marks(identity.pid)
+        inside = identity.cgroup is not None and _is_in(identity.pid, identity.cgroup)
+    except PermissionError:
+        return Verdict.UNPROVABLE
+    if has_ended(pidfd):
+        return Verdict.GONE
+    if marks.run_id == run_id or inside:
+        return Verdict.OURS
+    # Same pid, same tick, no mark: it may have emptied its environment, or be a stranger. Nobody can tell.
+    return Verdict.UNPROVABLE if marks.run_id is None else Verdict.NOT_OURS
+
+
+def _is_in(pid: int, cgroup: str) -> bool:
+    try:
+        lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    path = next((line[3:] for line in lines if line.startswith("0::")), "")
+    return len(path) > 1 and cgroup.endswith(path)
+
+
+class Marks(Struct, frozen=True):
+    """What a process shows of us in its environment."""
+
+    instance: str | None = None
+    run_id: str | None = None
+    launcher: str | None = None
+
+
+def read_marks(pid: int) -> Marks:
+    """Empty when the process is gone or shows nothing. Raises PermissionError when it may not be read."""
+    try:
+        environ = (PROC / str(pid) / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return Marks()
+    if INSTANCE not in environ:
+        return Marks()
+    variables = environ.split(b"\0")
+    return Marks(*(_value(variables, name) for name in (INSTANCE, RUN, LAUNCHER)))
+
+
+def _value(variables: list[bytes], name: bytes) -> str | None:
+    found = next((variable for variable in variables if variable.startswith(name)), None)
+    return None if found is None else found[len(name) :].decode(errors="replace")
+
+
+class Scan(Struct, frozen=True):
+    """Processes that carry an instance's marks: by run, and by launcher for those that carry no run."""
+
+    runs: dict[str, list[int]] = field(default_factory=dict)
+    launchers: dict[str, list[int]] = field(default_factory=dict)
+
+
+def scan(instance: str) -> Scan:
+    """Look at every process once (about 15 ms for 600). Those we may not read were not started by us."""
+    found = Scan()
+    for pid in pids():
+        try:
+            marks = read_marks(pid)
+        except PermissionError:
+            continue
+        if marks.instance != instance:
+            continue
+        if marks.run_id is not None:
+            found.runs.setdefault(marks.run_id, []).append(pid)
+        elif marks.launcher is not None:
+            found.launchers.setdefault(marks.launcher, []).append(pid)
+    return found
+
+
+def pids() -> list[int]:
+    """Every process there is."""
+    return [int(entry.name) for entry in os.scandir(PROC) if entry.name.isdecimal()]

@@ -1,0 +1,227 @@
+"""Stopping whole trees: the ladder through a launcher, and the sweep where no launcher is left.
+
+Owns the order SIGTERM, grace, SIGKILL, proof. Refuses to signal what is not proven: a process is pinned by a
+pidfd before it is looked at, and is ours by its nonce, by its identity, or as a child of one that is. Invariant:
+a sweep returns only when a fresh look at /proc finds nothing of the runs, or says what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+
+from msgspec import Struct
+
+from stoker.core.model import Identity
+from stoker.process import identity as identities
+from stoker.process.client import LauncherClient
+from stoker.process.identity import Verdict
+
+# A fork bomb may outrun one walk, and a process in an uninterruptible sleep dies late: SIGKILL is said again.
+KILL_AGAIN_S = 1.0
+ROUNDS = 20
+ROUND_S = 0.5
+
+
+class Ladder:
+    """SIGTERM, grace, SIGKILL for the tree of one run, through its launcher; the launcher reports the end."""
+
+    def __init__(self, client: LauncherClient, run_id: str, grace_ms: int) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._grace_ms = grace_ms
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    async def begin(self) -> bool:
+        """Whether the first signal came before the exit. Raises ConnectionError when the launcher is lost."""
+        self._timer = asyncio.get_running_loop().call_later(self._grace_ms / 1_000, self._kill)
+        return await self._client.signal(self._run_id, signal.SIGTERM)
+
+    def _kill(self) -> None:
+        if self._ended or self._client.lost:
+            return
+        self._client.signal(self._run_id, signal.SIGKILL)
+        self._timer = asyncio.get_running_loop().call_later(KILL_AGAIN_S, self._kill)
+
+    def end(self) -> None:
+        """The tree is gone: no further step."""
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class SweepResult(Struct, frozen=True):
+    """`killed` processes got a signal; `left` could not be brought to an end."""
+
+    killed: int
+    left: tuple[int, ...] = ()
+
+
+async def sweep(
+    instance: str, run_ids: Collection[str], *, grace_ms: int, mains: Mapping[str, Identity] | None = None
+) -> SweepResult:
+    """Stop every process of these runs. `mains` are main processes whose identity is known, marks or not."""
+    wanted = set(run_ids)
+    reached: set[tuple[int, int]] = set()
+    wait_s = grace_ms / 1_000
+    for attempt in range(ROUNDS):
+        members = await asyncio.to_thread(_find, instance, wanted, mains or {})
+        try:
+            if not members:
+                return SweepResult(len(reached))
+            _signal(members, signal.SIGTERM if attempt == 0 and wait_s else signal.SIGKILL, reached)
+            await _until_ended(members, wait_s if attempt == 0 and wait_s else ROUND_S)
+        finally:
+            for member in members:
+                os.close(member.pidfd)
+    return SweepResult(len(reached), tuple(member.pid for member in members))
+
+
+async def stop_processes(pids: Sequence[int], instance: str) -> None:
+    """SIGKILL to processes that carry our instance's mark: children of a dead launcher between fork and exec."""
+    members = [member for pid in pids if (member := _pin(pid)) is not None]
+    try:
+        ours = [member for member in members if _marked(member, instance)]
+        _signal(ours, signal.SIGKILL, set())
+        await _until_ended(ours, ROUND_S)
+    finally:
+        for member in members:
+            os.close(member.pidfd)
+
+
+async def await_end(identity: Identity, run_id: str) -> None:
+    """Return when that process has ended, or is proven not to be there."""
+    said, pidfd = identities.prove(identity, run_id)
+    if said is not Verdict.OURS or pidfd is None:
+        return
+    try:
+        await _readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+# --- finding ----------------------------------------------------------------------------------------------
+
+
+class Member(Struct, frozen=True):
+    """A living process, pinned."""
+
+    pid: int
+    pidfd: int
+    start_ticks: int
+
+
+def _find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> list[Member]:
+    """The living processes of these runs, pinned."""
+    found: dict[int, Member] = {}
+    for run_id, pids in identities.scan(instance).runs.items():
+        for pid in pids if run_id in run_ids else ():
+            _take(found, pid, partial(_carries, pid, run_id))
+    for run_id, identity in mains.items():
+        said, pidfd = identities.prove(identity, run_id)
+        if said is Verdict.OURS and pidfd is not None:
+            if identity.pid in found:
+                os.close(pidfd)
+            else:
+                found[identity.pid] = Member(identity.pid, pidfd, identity.start_ticks)
+    _take_descendants(found)
+    return list(found.values())
+
+
+def _take(found: dict[int, Member], pid: int, is_ours: Callable[[], bool]) -> None:
+    """Pin first, then look again at what made it ours: a pid that was reused in between fails."""
+    member = None if pid in found else _pin(pid)
+    if member is None:
+        return
+    try:
+        ours = is_ours()
+    except PermissionError:
+        ours = False
+    if ours and not identities.has_ended(member.pidfd):
+        found[pid] = member
+    else:
+        os.close(member.pidfd)
+
+
+def _take_descendants(found: dict[int, Member]) -> None:
+    """Children of ours are ours, also with an emptied environment."""
+    children = defaultdict(list)
+    for pid in identities.pids():
+        stat = identities.read_stat(pid)
+        if stat is not None:
+            children[stat.parent].append(pid)
+    todo = list(found)
+    while todo:
+        parent = todo.pop()
+        for pid in children[parent]:
+            if pid not in found:
+                _take(found, pid, partial(_is_child, pid, found[parent]))
+                if pid in found:
+                    todo.append(pid)
+
+
+def _carries(pid: int, run_id: str) -> bool:
+    return identities.read_marks(pid).run_id == run_id
+
+
+def _is_child(pid: int, parent: Member) -> bool:
+    """`pid` is pinned and names `parent`, which still is the process it was."""
+    stat = identities.read_stat(pid)
+    return stat is not None and stat.parent == parent.pid and not identities.has_ended(parent.pidfd)
+
+
+def _pin(pid: int) -> Member | None:
+    pidfd = identities.open_pidfd(pid)
+    if pidfd is None:
+        return None
+    stat = identities.read_stat(pid)
+    if stat is None or stat.ended:
+        os.close(pidfd)
+        return None
+    return Member(pid, pidfd, stat.start_ticks)
+
+
+def _marked(member: Member, instance: str) -> bool:
+    try:
+        marks = identities.read_marks(member.pid)
+    except PermissionError:
+        return False
+    return marks.instance == instance and not identities.has_ended(member.pidfd)
+
+
+# --- signalling -------------------------------------------------------------------------------------------
+
+
+def _signal(members: Sequence[Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> None:
+    for member in members:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(member.pidfd, signum)
+            if signum is not signal.SIGKILL:
+                signal.pidfd_send_signal(member.pidfd, signal.SIGCONT)
+            reached.add((member.pid, member.start_ticks))
+
+
+async def _until_ended(members: Sequence[Member], timeout_s: float) -> None:
+    waits = [asyncio.ensure_future(_readable(member.pidfd)) for member in members]
+    if not waits:
+        return
+    _, late = await asyncio.wait(waits, timeout=timeout_s)
+    for wait in late:
+        wait.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _readable(pidfd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)

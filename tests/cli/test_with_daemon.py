@@ -1,0 +1,116 @@
+"""The commands against a real daemon: what a person sees of a job's whole life."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.daemon import DaemonProcess
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "out", "said"),
+    [
+        (["sh", "-c", "echo hi; echo there >&2"], 0, "hi\nthere\n", ""),
+        (["sh", "-c", "exit 7"], 7, "", "failed: exit code 7"),
+        (["sh", "-c", "kill -9 $$"], 137, "", "failed: signal 9 (SIGKILL)"),
+        (["--timeout", "200ms", "sleep", "60"], 124, "", "failed: stopped at its time limit (timeout)"),
+        (["--success-exit-codes", "3", "sh", "-c", "exit 3"], 3, "", "succeeded: exit code 3"),
+        (["--max-attempts", "2", "--base-delay", "1ms", "sh", "-c", "echo $STOKER_ATTEMPT; exit 1"], 1, "1\n2\n", "code 1"),
+    ],
+)  # fmt: skip
+def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
+    daemon: DaemonProcess, arguments: list[str], status: int, out: str, said: str
+) -> None:
+    done = daemon.cli("run", *arguments)
+
+    assert (done.returncode, done.stdout) == (status, out)
+    assert said in done.stderr
+    assert bool(said) == bool(done.stderr)
+
+
+def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: DaemonProcess) -> None:
+    daemon.cli("queue", "set", "bulk", "--class", "low", "--max-running", "1")
+    daemon.cli("queue", "pause", "bulk", "--reason", "later")
+    job = daemon.cli(
+        "submit", "--queue", "bulk", "--name", "film", "--", "sh", "-c", "echo frame; exit 3"
+    ).stdout.strip()
+
+    why = daemon.cli("why", job)
+    listed = daemon.cli("ls")
+    daemon.cli("queue", "resume", "bulk")
+    waited = daemon.cli("wait", job)
+    logs = daemon.cli("logs", job)
+    shown = daemon.cli("show", job)
+    history = daemon.cli("history", job)
+    status = daemon.cli("status")
+
+    assert "paused" in why.stdout
+    assert "film: " in listed.stdout
+    assert waited.returncode == 3
+    assert logs.stdout == "frame\n"
+    assert "failed: exit code 3" in shown.stdout
+    assert [word for word in ("queued", "running", "failed") if word not in history.stdout] == []
+    assert "bulk" in status.stdout
+    assert {done.stderr for done in (why, listed, logs, shown, history, status)} == {""}
+
+
+def test_cancel_when_a_job_runs_then_it_is_stopped_and_another_time_is_an_error(daemon: DaemonProcess) -> None:
+    job = daemon.cli("submit", "sleep", "60").stdout.strip()
+    daemon.cli("cancel", job)
+    waited = daemon.cli("wait", job)
+    again = daemon.cli("cancel", job)
+
+    assert (waited.returncode, waited.stderr) == (1, f"stoker: job {job} cancelled: by a person\n")
+    assert again.returncode == 65
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ls"], ["show", "1"], ["why", "1"], ["history", "1"], ["queue"], ["resource"], ["status"], ["wait", "1"]],
+)
+def test_reads_when_json_is_asked_then_one_document_is_printed(daemon: DaemonProcess, command: list[str]) -> None:
+    daemon.cli("run", "true")
+
+    done = daemon.cli(*command, "--json")
+
+    assert done.returncode == 0
+    assert isinstance(json.loads(done.stdout), dict | list)
+
+
+def test_watch_when_it_begins_at_the_first_change_then_every_change_has_its_line(daemon: DaemonProcess) -> None:
+    daemon.cli("run", "true")
+    with daemon.client() as client:
+        last_seq = client.status()["last_seq"]
+    command = [
+        sys.executable,
+        "-m",
+        "stoker.cli.main",
+        "--socket",
+        str(daemon.socket),
+        "watch",
+        "--after",
+        "0",
+        "--json",
+    ]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        seen = [json.loads(watching.stdout.readline())["seq"] for _ in range(last_seq)]
+        watching.terminate()
+
+    assert seen == list(range(1, last_seq + 1))
+
+
+def test_top_when_there_is_no_terminal_then_it_prints_once(daemon: DaemonProcess) -> None:
+    daemon.cli("submit", "sleep", "60")
+
+    done = daemon.cli("top")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sleep 60" in done.stdout
