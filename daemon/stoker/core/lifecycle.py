@@ -8,33 +8,18 @@ an unseen end for `queued` unless a person says so; the first stop reason wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core import events as ev
+from stoker.core import verbs
 from stoker.core.clock import Now
-from stoker.core.errors import (
-    AlreadyFinished,
-    AttemptMayLive,
-    ConfirmationNeeded,
-    IllegalTransition,
-    InvalidParams,
-    NotAllowed,
-)
+from stoker.core.errors import AlreadyFinished, IllegalTransition, NotAllowed
 from stoker.core.model import FINAL, Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
+from stoker.core.steps import Step, blocked, end, expiry, ready, stop_for
 from stoker.core.verdict import Verdict, judge
-
-
-class Step(Struct, frozen=True):
-    """What one event makes of a job: the new values and what to do after they are committed."""
-
-    job: Job
-    attempt: Attempt | None = None
-    effects: tuple[ev.Effect, ...] = ()
-
 
 Rule = Callable[[Job, Attempt | None, Any, Now], Step]
 
@@ -48,46 +33,6 @@ def step(job: Job, attempt: Attempt | None, event: ev.Event, now: Now) -> Step:
     if rule is None:
         raise refusal(job, event)
     return rule(job, attempt, event, now)
-
-
-# --- leaving and entering states --------------------------------------------------------------------------
-
-
-def blocked(job: Job, now: Now) -> bool:
-    """Whether something must still happen before the job may start."""
-    return (
-        job.needs_open > 0
-        or (job.wake_at is not None and job.wake_at > now.steady)
-        or (job.spec.run_at is not None and job.spec.run_at > now.wall)
-    )
-
-
-def expiry(job: Job, now: Now) -> int | None:
-    """Steady time at which the ttl ends: counted from submission, `run_at` or needs met, whichever is last."""
-    if job.spec.ttl_ms is None or job.needs_open > 0 or job.attempts > 0:
-        return None
-    wait = max(0, (job.spec.run_at or 0) - now.wall)
-    return now.steady + wait + job.spec.ttl_ms
-
-
-def submitted(job: Job, now: Now) -> Job:
-    """The first state of a job that was just accepted."""
-    state = State.WAITING if blocked(job, now) else State.QUEUED
-    return replace(job, state=state, expires_at=expiry(job, now))
-
-
-def _ready(job: Job, now: Now, **changes: Any) -> Job:
-    """The job in the state in which it may start again: queued, or waiting for what still blocks it."""
-    free = replace(job, state=State.QUEUED, reason=None, finished_at=None, pid=None, **changes)
-    return replace(free, state=State.WAITING) if blocked(free, now) else free
-
-
-def _end(job: Job, state: State, reason: Reason, now: Now, **changes: Any) -> Step:
-    """A final state: dependents are told."""
-    ended = replace(
-        job, state=state, reason=reason, finished_at=now.wall, pid=None, wake_at=None, expires_at=None, **changes
-    )
-    return Step(ended, effects=(ev.TellDependents(job.id),))
 
 
 # --- rules ------------------------------------------------------------------------------------------------
@@ -105,7 +50,7 @@ def _need_met(job: Job, _attempt: Attempt | None, _event: ev.NeedMet, now: Now) 
 
 
 def _need_failed(job: Job, _attempt: Attempt | None, _event: ev.NeedFailed, now: Now) -> Step:
-    return _end(job, State.SKIPPED, Reason.DEPENDENCY, now)
+    return end(job, State.SKIPPED, Reason.DEPENDENCY, now)
 
 
 def _dispatch(job: Job, _attempt: Attempt | None, event: ev.Dispatched, _now: Now) -> Step:
@@ -114,14 +59,7 @@ def _dispatch(job: Job, _attempt: Attempt | None, event: ev.Dispatched, _now: No
 
 
 def _stop(job: Job, attempt: Attempt | None, event: ev.StopWanted, _now: Now) -> Step:
-    return _stop_for(job, attempt, event.reason)
-
-
-def _stop_for(job: Job, attempt: Attempt | None, reason: StopReason) -> Step:
-    assert attempt is not None, "a running job has an open attempt"
-    if attempt.stop_reason is not None:
-        return Step(job)
-    return Step(job, replace(attempt, stop_reason=reason), (ev.Stop(attempt.run_id, job.spec.grace_ms),))
+    return stop_for(job, attempt, event.reason)
 
 
 def _ended(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Step:
@@ -144,11 +82,11 @@ def _apply(job: Job, verdict: Verdict, event: ev.Ended, now: Now) -> Step:
     )
     if verdict.state in FINAL:
         assert verdict.reason is not None
-        return _end(charged, verdict.state, verdict.reason, now)
+        return end(charged, verdict.state, verdict.reason, now)
     if verdict.state is State.HELD:
         return Step(replace(charged, state=State.HELD, reason=verdict.reason))
     wake_at = None if verdict.delay_ms is None else now.steady + verdict.delay_ms
-    return Step(_ready(charged, now, wake_at=wake_at))
+    return Step(ready(charged, now, wake_at=wake_at))
 
 
 def _close(attempt: Attempt, event: ev.Ended, now: Now) -> Attempt:
@@ -180,86 +118,16 @@ def _stuck(job: Job, attempt: Attempt | None, _event: ev.Stuck, _now: Now) -> St
 
 
 def _expire_ttl(job: Job, _attempt: Attempt | None, _event: ev.TtlPassed, now: Now) -> Step:
-    return _end(job, State.EXPIRED, Reason.TTL, now)
+    return end(job, State.EXPIRED, Reason.TTL, now)
 
 
 def _expire_deadline(job: Job, _attempt: Attempt | None, _event: ev.DeadlinePassed, now: Now) -> Step:
     state = State.FAILED if job.attempts else State.EXPIRED
-    return _end(job, state, Reason.DEADLINE, now)
+    return end(job, state, Reason.DEADLINE, now)
 
 
 def _stop_at_deadline(job: Job, attempt: Attempt | None, _event: ev.DeadlinePassed, _now: Now) -> Step:
-    return _stop_for(job, attempt, StopReason.DEADLINE)
-
-
-# --- verbs ------------------------------------------------------------------------------------------------
-
-
-def _no_attempt(job: Job, attempt: Attempt | None) -> None:
-    if attempt is not None:
-        raise AttemptMayLive(
-            f"job {job.id}: attempt {attempt.ordinal} may still be alive, so nothing may replace it",
-            hint=f"stoker why {job.id}",
-        )
-
-
-def _cancel(job: Job, attempt: Attempt | None, _event: ev.Cancel, now: Now) -> Step:
-    _no_attempt(job, attempt)
-    return _end(job, State.CANCELLED, Reason.USER, now)
-
-
-def _cancel_running(job: Job, attempt: Attempt | None, _event: ev.Cancel, _now: Now) -> Step:
-    return _stop_for(job, attempt, StopReason.CANCEL)
-
-
-def _retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Step:
-    _no_attempt(job, attempt)
-    spec = replace(
-        job.spec,
-        deadline=event.deadline if event.deadline is not None else job.spec.deadline,
-        timeout_ms=event.timeout_ms if event.timeout_ms is not None else job.spec.timeout_ms,
-    )
-    if spec.deadline is not None and spec.deadline <= now.wall:
-        raise InvalidParams(
-            f"deadline: the deadline of job {job.id} has passed, so a retry needs a new one",
-            hint=f"stoker retry {job.id} --deadline +1h",
-            path="deadline",
-        )
-    fresh = replace(job, spec=spec, failures=0, orphanings=0, needs_open=0, wake_at=None, exit_code=None, signal=None)
-    expires_at = None if spec.ttl_ms is None else now.steady + spec.ttl_ms
-    return Step(_ready(fresh, now, expires_at=expires_at))
-
-
-def _skip(job: Job, attempt: Attempt | None, _event: ev.Skip, now: Now) -> Step:
-    _no_attempt(job, attempt)
-    return _end(job, State.SKIPPED, Reason.USER, now)
-
-
-def _hold(job: Job, _attempt: Attempt | None, _event: ev.Hold, _now: Now) -> Step:
-    return Step(replace(job, state=State.HELD, reason=Reason.USER))
-
-
-def _release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> Step:
-    _no_attempt(job, attempt)
-    return Step(_ready(job, now))
-
-
-def _restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> Step:
-    _confirmed(job, event)
-    return _retry(job, attempt, ev.Retry(actor=event.actor), now)
-
-
-def _restart_running(job: Job, attempt: Attempt | None, event: ev.Restart, _now: Now) -> Step:
-    _confirmed(job, event)
-    return _stop_for(job, attempt, StopReason.RESTART)
-
-
-def _confirmed(job: Job, event: ev.Restart) -> None:
-    if not (job.spec.safe or event.yes):
-        raise ConfirmationNeeded(
-            f"job {job.id} is unsafe (on_orphan = {job.spec.on_orphan.value!r}): a restart runs it a second time",
-            hint=f"stoker restart {job.id} --yes",
-        )
+    return stop_for(job, attempt, StopReason.DEADLINE)
 
 
 # --- the table --------------------------------------------------------------------------------------------
@@ -267,7 +135,7 @@ def _confirmed(job: Job, event: ev.Restart) -> None:
 _PENDING = (State.WAITING, State.QUEUED)
 
 
-def _rows(states: Any, rules: dict[type[ev.Event], Rule]) -> dict[tuple[State, type[ev.Event]], Rule]:
+def _rows(states: Iterable[State], rules: dict[type[ev.Event], Rule]) -> dict[tuple[State, type[ev.Event]], Rule]:
     return {(state, event): rule for state in states for event, rule in rules.items()}
 
 
@@ -278,9 +146,9 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.TtlPassed: _expire_ttl,
             ev.DeadlinePassed: _expire_deadline,
             ev.NeedFailed: _need_failed,
-            ev.Cancel: _cancel,
-            ev.Skip: _skip,
-            ev.Hold: _hold,
+            ev.Cancel: verbs.cancel,
+            ev.Skip: verbs.skip,
+            ev.Hold: verbs.hold,
         },
     ),
     **_rows([State.WAITING], {ev.Woke: _wake, ev.NeedMet: _need_met}),
@@ -294,8 +162,8 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Adopted: _adopt,
             ev.Stuck: _stuck,
             ev.DeadlinePassed: _stop_at_deadline,
-            ev.Cancel: _cancel_running,
-            ev.Restart: _restart_running,
+            ev.Cancel: verbs.cancel_running,
+            ev.Restart: verbs.restart_running,
         },
     ),
     **_rows(
@@ -304,15 +172,15 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Ended: _ended_while_held,
             ev.NeedMet: _need_met,
             ev.NeedFailed: _need_failed,
-            ev.Cancel: _cancel,
-            ev.Retry: _retry,
-            ev.Skip: _skip,
-            ev.Release: _release,
-            ev.Restart: _restart,
+            ev.Cancel: verbs.cancel,
+            ev.Retry: verbs.retry,
+            ev.Skip: verbs.skip,
+            ev.Release: verbs.release,
+            ev.Restart: verbs.restart,
         },
     ),
-    **_rows(FINAL, {ev.Retry: _retry, ev.Restart: _restart}),
-    **_rows([State.FAILED, State.CANCELLED, State.EXPIRED], {ev.Skip: _skip}),
+    **_rows(FINAL, {ev.Retry: verbs.retry, ev.Restart: verbs.restart}),
+    **_rows([State.FAILED, State.CANCELLED, State.EXPIRED], {ev.Skip: verbs.skip}),
 }
 
 _HINTS: dict[type[ev.Event], str] = {

@@ -31,9 +31,7 @@ class State(StrEnum):
     SKIPPED = "skipped"
 
 
-FINAL = frozenset(
-    {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED}
-)
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED})
 LIVE = frozenset(State) - FINAL
 
 

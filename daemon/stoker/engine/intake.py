@@ -19,10 +19,10 @@ from msgspec import Struct
 from stoker.core import events as ev
 from stoker.core.admission import order_key
 from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, QueueNotFound, StokerError
-from stoker.core.lifecycle import submitted
 from stoker.core.model import Job, Queue, Spec, State
 from stoker.core.needs import need_met
 from stoker.core.requests import JobParams, SubmitAnswer
+from stoker.core.steps import submitted
 from stoker.core.trace import new_trace_id, parse_traceparent
 from stoker.engine.inbox import Message
 from stoker.engine.specs import Specs, check

@@ -135,9 +135,7 @@ class RecoveryService:
         self._take_over(runs, findings, testimony)
         return made
 
-    def _take_over(
-        self, runs: Sequence[Run], findings: Mapping[str, Finding], testimony: evidence.Testimony
-    ) -> None:
+    def _take_over(self, runs: Sequence[Run], findings: Mapping[str, Finding], testimony: evidence.Testimony) -> None:
         """Tell the executor who runs what, before the plan's effects reach it."""
         for run in runs:
             run_id = run.attempt.run_id

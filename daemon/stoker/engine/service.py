@@ -80,9 +80,7 @@ class Service:
         )
         return Offer(offer.sent, missing)
 
-    def command(
-        self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions
-    ) -> asyncio.Future[JobStanding]:
+    def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
         """Carry out a verb on a job."""
         engine = self._engine
         future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
@@ -143,9 +141,7 @@ class Service:
             closed=engine.safe_mode or engine.dispatcher.closed,
         )
 
-    async def wait(
-        self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None
-    ) -> Sequence[JobStanding]:
+    async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         """Wait until the jobs have ended, or one of them has."""
         futures = {job_id: self._engine.feeds.wait_for(job_id) for job_id in dict.fromkeys(job_ids)}
         try:
@@ -263,4 +259,3 @@ def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:
         case Verb.RESTART:
             return ev.Restart(actor=actor, yes=options.yes)
     return ev.VERBS[verb.value](actor=actor)
-

@@ -38,9 +38,7 @@ class Reader:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def run(
-        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs
-    ) -> T:
+    async def run(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Call `function(connection, ...)` inside one read transaction."""
         try:
             return await self._database.run(_in_transaction, function, args, kw)

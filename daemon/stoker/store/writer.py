@@ -135,9 +135,7 @@ class Writer:
         except sqlite3.Error as error:
             raise StorageFailed(f"commit on a full disk, after the reserve was given up: {error}") from error
 
-    async def read(
-        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs
-    ) -> T:
+    async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Look at what is committed, in the writer's own thread: never in the middle of a commit."""
         try:
             return await self._database.run(function, *args, **kw)

@@ -1,0 +1,83 @@
+"""The verbs: what a person may do to a job, one rule for each.
+
+Owns cancel, retry, skip, hold, release and restart. Which state allows which is in the lifecycle's table. Refuses
+to go round a live attempt: while one is open nothing starts another. Invariant: an unsafe job runs a second time
+only on an explicit retry, or on a restart that was confirmed.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from stoker.core import events as ev
+from stoker.core.clock import Now
+from stoker.core.errors import AttemptMayLive, ConfirmationNeeded, InvalidParams
+from stoker.core.model import Attempt, Job, Reason, State, StopReason
+from stoker.core.steps import Step, end, ready, stop_for
+
+
+def _no_attempt(job: Job, attempt: Attempt | None) -> None:
+    if attempt is not None:
+        raise AttemptMayLive(
+            f"job {job.id}: attempt {attempt.ordinal} may still be alive, so nothing may replace it",
+            hint=f"stoker why {job.id}",
+        )
+
+
+def cancel(job: Job, attempt: Attempt | None, _event: ev.Cancel, now: Now) -> Step:
+    _no_attempt(job, attempt)
+    return end(job, State.CANCELLED, Reason.USER, now)
+
+
+def cancel_running(job: Job, attempt: Attempt | None, _event: ev.Cancel, _now: Now) -> Step:
+    return stop_for(job, attempt, StopReason.CANCEL)
+
+
+def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Step:
+    _no_attempt(job, attempt)
+    spec = replace(
+        job.spec,
+        deadline=event.deadline if event.deadline is not None else job.spec.deadline,
+        timeout_ms=event.timeout_ms if event.timeout_ms is not None else job.spec.timeout_ms,
+    )
+    if spec.deadline is not None and spec.deadline <= now.wall:
+        raise InvalidParams(
+            f"deadline: the deadline of job {job.id} has passed, so a retry needs a new one",
+            hint=f"stoker retry {job.id} --deadline +1h",
+            path="deadline",
+        )
+    fresh = replace(job, spec=spec, failures=0, orphanings=0, needs_open=0, wake_at=None, exit_code=None, signal=None)
+    expires_at = None if spec.ttl_ms is None else now.steady + spec.ttl_ms
+    return Step(ready(fresh, now, expires_at=expires_at))
+
+
+def skip(job: Job, attempt: Attempt | None, _event: ev.Skip, now: Now) -> Step:
+    _no_attempt(job, attempt)
+    return end(job, State.SKIPPED, Reason.USER, now)
+
+
+def hold(job: Job, _attempt: Attempt | None, _event: ev.Hold, _now: Now) -> Step:
+    return Step(replace(job, state=State.HELD, reason=Reason.USER))
+
+
+def release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> Step:
+    _no_attempt(job, attempt)
+    return Step(ready(job, now))
+
+
+def restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> Step:
+    _confirmed(job, event)
+    return retry(job, attempt, ev.Retry(actor=event.actor), now)
+
+
+def restart_running(job: Job, attempt: Attempt | None, event: ev.Restart, _now: Now) -> Step:
+    _confirmed(job, event)
+    return stop_for(job, attempt, StopReason.RESTART)
+
+
+def _confirmed(job: Job, event: ev.Restart) -> None:
+    if not (job.spec.safe or event.yes):
+        raise ConfirmationNeeded(
+            f"job {job.id} is unsafe (on_orphan = {job.spec.on_orphan.value!r}): a restart runs it a second time",
+            hint=f"stoker restart {job.id} --yes",
+        )
