@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         (["sh", "-c", "kill -9 $$"], 137, "", "failed: signal 9 (SIGKILL)"),
         (["--timeout", "200ms", "sleep", "60"], 124, "", "failed: stopped at its time limit (timeout)"),
         (["--success-exit-codes", "3", "sh", "-c", "exit 3"], 3, "", "succeeded: exit code 3"),
-        (["--max-attempts", "2", "--base-delay", "1ms", "sh", "-c", "echo try; exit 1"], 1, "try\ntry\n", "exit code 1"),
+        (["--max-attempts", "2", "--base-delay", "1ms", "sh", "-c", "echo try; exit 1"], 1, "try\ntry\n", "code 1"),
     ],
 )  # fmt: skip
 def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(

@@ -1,4 +1,7 @@
-"""What the launcher says on its stderr, `launchers/<id>.err`: only what nobody could be told otherwise."""
+"""What the launcher says on its stderr, `launchers/<id>.err`: only what nobody could be told otherwise.
+
+Owns the one function that writes there. Refuses to fail: the parent of all workers outlives a full disk.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 
 
 def complain(text: str) -> None:
-    """Never fails: a full disk must not end the parent of all workers."""
+    """Say `text` on a line of its own, if that is possible."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
