@@ -56,6 +56,7 @@ def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: Dae
     assert logs.stdout == "frame\n"
     assert "failed: exit code 3" in shown.stdout
     assert [word for word in ("queued", "running", "failed") if word not in history.stdout] == []
+    assert "{" not in history.stdout
     assert "bulk" in status.stdout
     assert {done.stderr for done in (why, listed, logs, shown, history, status)} == {""}
 

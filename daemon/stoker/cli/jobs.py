@@ -148,7 +148,8 @@ def show(given: Given) -> int:
 
 def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
     state = "running, stopping" if job.get("stopping") else job["state"]
-    why = outcome.cause(job)
+    # What a job that goes on has behind it stands in the table of its attempts.
+    why = outcome.cause(job) if outcome.ended(job) else ""
     return [
         ("job", job["id"]),
         ("name", job["name"]),
@@ -165,7 +166,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("deadline", job["deadline"] and render.when(job["deadline"])),
         ("timeout", job["timeout_ms"] and f"{render.span(job['timeout_ms'])} an attempt"),
         ("ttl", job["ttl_ms"] and render.span(job["ttl_ms"])),
-        ("orphaned", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
+        ("on orphan", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
         ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
         ("resources", _pairs(job["resources"])),
         ("limits", _pairs({key: value for key, value in (job["limits"] or {}).items() if value is not None})),
@@ -178,7 +179,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
 
 def _budget(job: dict[str, Any]) -> str:
     unseen = f", {job['orphanings']} ended unseen" if job["orphanings"] else ""
-    return f"{job['attempts']} so far, {job['failures']} of {job['max_attempts']} failed{unseen}"
+    return f"{job['attempts']} so far, {job['failures']} of {job['max_attempts']} allowed failures{unseen}"
 
 
 def _need(need: dict[str, Any] | int) -> str:
@@ -243,9 +244,9 @@ def history(given: Given) -> int:
 
 
 def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
-    actor = change.get("actor_uid")
-    details = " ".join(f"{key}={_short(value)}" for key, value in (change.get("details") or {}).items())
-    note = f"“{change['note']}” " if change.get("note") else ""
+    actor = change["actor_uid"]
+    details = [f"“{change['note']}”"] if change["note"] else []
+    details += [_detail(name, value) for name, value in change["details"].items() if _worth_a_column(name, value)]
     return (
         change["seq"],
         render.when(change["at"]),
@@ -253,9 +254,14 @@ def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
         change["to"] or "-",
         change["cause"],
         "stoker" if actor is None else f"uid {actor}",
-        note + details,
+        " ".join(details),
     )
 
 
-def _short(value: object) -> str:
-    return value if isinstance(value, str) else render.json_text(value)
+def _worth_a_column(name: str, value: object) -> bool:
+    """Records that rebuild a job or an attempt are for `--json`; the state has its own columns."""
+    return value is not None and name not in ("state", "key") and not isinstance(value, dict | list)
+
+
+def _detail(name: str, value: Any) -> str:
+    return f"{name}={render.when(value) if name.endswith('_at') else value}"

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from stoker.core import events as ev
 from stoker.core.clock import wall_ms
-from stoker.core.model import ExecutionMode, Job, State
+from stoker.core.model import ExecutionMode, State
 from stoker.engine.announce import announce
 from stoker.engine.book import Book
 from stoker.engine.feeds import Feeds
@@ -20,7 +19,6 @@ from stoker.engine.inbox import Command, Dependents, Message, standing
 from stoker.engine.timers import Timers
 from stoker.engine.turn import Turn
 from stoker.executors.base import Delivered, Executor, Start
-from stoker.process.capture import log_path, remove_empty
 from stoker.telemetry.otel import Telemetry
 
 # A launcher that does not answer must not keep a client waiting: the stop is on disk and will be carried out.
@@ -37,7 +35,6 @@ class Effects:
         timers: Timers,
         feeds: Feeds,
         telemetry: Telemetry,
-        state_dir: Path,
         post: Callable[[Message], None],
     ) -> None:
         self._book = book
@@ -45,7 +42,6 @@ class Effects:
         self._timers = timers
         self._feeds = feeds
         self._telemetry = telemetry
-        self._state_dir = state_dir
         self._post = post
         self._stopping: dict[str, list[Command]] = {}
 
@@ -82,23 +78,11 @@ class Effects:
         if settled:
             for executor in self._executors.values():
                 executor.acknowledge(settled)
-            self._tidy(turn)
+            self._conclude(turn)
         ended = [effect.job_id for effect in turn.effects if isinstance(effect, ev.TellDependents)]
         waited_for = [job_id for job_id in ended if job_id in self._book.needed]
         if waited_for:
             self._post(Dependents(waited_for))
-
-    def _tidy(self, turn: Turn) -> None:
-        """Remove logs that nothing was written to; off the loop, as a dead disk may hang it."""
-        empty = []
-        for transition in turn.transitions:
-            attempt = transition.attempt
-            if attempt is not None and attempt.outcome is not None:
-                self._conclude(transition.job, attempt.run_id, stopped=attempt.outcome.stopped)
-                if attempt.outcome.log_bytes == 0:
-                    empty.append(log_path(self._state_dir, attempt.job_id, attempt.ordinal))
-        if empty:
-            asyncio.get_running_loop().run_in_executor(None, remove_empty, empty)
 
     def _pend(self, turn: Turn) -> None:
         for transition in turn.transitions:
@@ -124,6 +108,10 @@ class Effects:
         for command in self._stopping.pop(run_id, ()):
             command.answer(standing(run.job, stopping=True))
 
-    def _conclude(self, job: Job, run_id: str, *, stopped: bool) -> None:
-        for command in self._stopping.pop(run_id, ()):
-            command.conclude(job, stopped=stopped)
+    def _conclude(self, turn: Turn) -> None:
+        """Attempts are over: verbs that waited for their stop hear whether it worked."""
+        for transition in turn.transitions if self._stopping else ():
+            attempt = transition.attempt
+            if attempt is not None and attempt.outcome is not None:
+                for command in self._stopping.pop(attempt.run_id, ()):
+                    command.conclude(transition.job, stopped=attempt.outcome.stopped)

@@ -71,9 +71,7 @@ class Engine:
         }
         self.dispatcher = Dispatcher(self.book, executors, config.daemon.slots)
         self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.telemetry, self._act)
-        self.effects = Effects(
-            self.book, executors, self.timers, self.feeds, self.telemetry, directory.root, self.loop.post
-        )
+        self.effects = Effects(self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post)
         self.limits = Limits(self.timers, self.clock, self.loop, self.local.signal, self._hear_out)
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.checks = CommandChecks(self.clock, around.base["PATH"])

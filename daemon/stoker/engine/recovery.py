@@ -27,6 +27,7 @@ from stoker.executors.base import Ended
 from stoker.executors.local import LocalExecutor
 from stoker.executors.outcome import NEVER_STARTED, UNSEEN, outcome_of
 from stoker.process import identity as identities
+from stoker.process.capture import log_of, remove_empty
 from stoker.process.launchers import find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
 from stoker.process.outcomes import read_outcomes, remove_outcomes
@@ -159,12 +160,14 @@ class RecoveryService:
         await done
 
     async def _forget(self, outcomes: Sequence[tuple[Path, Sequence[Exited]]], written: Mapping[str, Exited]) -> None:
-        """Remove outcome logs once everything they say is committed."""
+        """Remove outcome logs, and logs that nothing was written to, once all that they say is committed."""
         for exited in written.values():
             self._settle_unknown(exited)
         if outcomes:
             await self._loop.barrier()
             remove_outcomes([path for path, _ in outcomes])
+            empty = [exited.run_id for exited in written.values() if not exited.log_bytes]
+            await asyncio.to_thread(remove_empty, [log_of(self._state_dir, run_id) for run_id in empty])
 
     def _settle_unknown(self, exited: Exited) -> None:
         """An outcome whose attempt is settled, or was never ours: acknowledged, and recorded if nobody knows it."""

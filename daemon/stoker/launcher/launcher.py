@@ -19,6 +19,7 @@ from . import kernel, logs
 from .command import SpawnFailedError
 from .kin import Kin
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
+from .shelf import Shelf
 from .spawn import Spawner
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Launcher:
     def __init__(self, launcher: str, instance: str, outcome_log: OutcomeLog) -> None:
         self.outbox: list[Message] = []
         self.bounds = logs.Bounds()
+        self.shelf = Shelf()
         self._launcher = launcher
         self._instance = instance
         self._outcome_log = outcome_log
@@ -119,12 +121,14 @@ class Launcher:
         self.outbox.append(answer)
 
     def _acknowledge(self, message: Message) -> None:
-        self._runs.acknowledge(message["run_ids"])
+        for run in self._runs.acknowledge(message["run_ids"]):
+            if run.log is not None and run.log.size() == 0:
+                self.shelf.put(run.log.path)
 
     # --- starting
 
     def _start(self, order: Message) -> None:
-        fd = _create_log(order["log"])
+        fd = self.shelf.take(order["log"]) or _create_log(order["log"])
         before_ns = kernel.now_at_boot_ns()
         try:
             pid = self._spawner.spawn(order, fd)

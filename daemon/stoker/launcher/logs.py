@@ -52,11 +52,11 @@ def _make_directory(path: str) -> None:
 class Log:
     """One attempt's log once its worker has it: a path, and the file that path must still lead to."""
 
-    __slots__ = ("_device", "_inode", "_max_bytes", "_path", "_size", "_used")
+    __slots__ = ("_device", "_inode", "_max_bytes", "_size", "_used", "path")
 
     def __init__(self, path: str, fd: int, max_bytes: int) -> None:
         made = os.fstat(fd)
-        self._path = path
+        self.path = path
         self._device = made.st_dev
         self._inode = made.st_ino
         self._max_bytes = max_bytes
@@ -82,7 +82,7 @@ class Log:
 
     def _look(self) -> None:
         try:
-            found = os.stat(self._path, follow_symlinks=False)  # noqa: PTH116
+            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116
         except OSError:
             return
         if self._is_ours(found):
@@ -97,7 +97,7 @@ class Log:
         end = (self._size - self._max_bytes // 2) // HOLE_UNIT_BYTES * HOLE_UNIT_BYTES
         if start >= end:
             return
-        fd = os.open(self._path, REOPEN)
+        fd = os.open(self.path, REOPEN)
         try:
             if self._is_ours(os.fstat(fd)):
                 kernel.punch_hole(fd, start, end)

@@ -57,6 +57,7 @@ class Loop:
             self._obey()
             self._tell()
             self._look_at_logs()
+        self._launcher.shelf.clear()
 
     # --- waiting
 
@@ -73,7 +74,8 @@ class Loop:
     def _pause(self) -> float | None:
         if self._inbox:
             return 0
-        due = [at for at in (self._launcher.bounds.due, self._write_at, self._leave_at) if at is not None]
+        launcher = self._launcher
+        due = [at for at in (launcher.bounds.due, launcher.shelf.due, self._write_at, self._leave_at) if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _may_leave(self) -> bool:
@@ -82,9 +84,12 @@ class Loop:
         return self._leave_at is None or time.monotonic() >= self._leave_at
 
     def _look_at_logs(self) -> None:
-        due = self._launcher.bounds.due
-        if due is not None and (now := time.monotonic()) >= due:
-            self._launcher.bounds.look(now)
+        now = time.monotonic()
+        bounds, shelf = self._launcher.bounds, self._launcher.shelf
+        if bounds.due is not None and now >= bounds.due:
+            bounds.look(now)
+        if shelf.due is not None and now >= shelf.due:
+            shelf.clear()
 
     # --- connections
 

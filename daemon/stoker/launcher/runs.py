@@ -66,12 +66,12 @@ class Runs:
         if run.state is RUNNING:
             self.mains[run.pid] = run
 
-    def acknowledge(self, run_ids: Iterable[str]) -> None:
-        """Forgets the outcomes of runs that are over; an ack of anything else changes nothing."""
-        for run_id in run_ids:
-            run = self._held.get(run_id)
-            if run is not None and run.state is ENDED:
-                del self._held[run_id]
+    def acknowledge(self, run_ids: Iterable[str]) -> list[Run]:
+        """Forgets and gives runs that are over; an ack of anything else changes nothing."""
+        over = [run for run_id in run_ids if (run := self._held.get(run_id)) is not None and run.state is ENDED]
+        for run in over:
+            self._held.pop(run.run_id, None)
+        return over
 
     def describe(self, asked: Iterable[str]) -> list[Message]:
         """Everything held, and what is unknown of what was asked: none of that will ever be started."""

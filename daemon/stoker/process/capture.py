@@ -42,6 +42,12 @@ def log_path(state_dir: Path, job_id: int, ordinal: int) -> Path:
     return state_dir / "logs" / str(job_id // 1000) / str(job_id) / f"{ordinal}.log"
 
 
+def log_of(state_dir: Path, run_id: str) -> Path:
+    """The log of the attempt with that run_id (`<job>.<attempt>.<nonce>`)."""
+    job_id, ordinal, _ = run_id.split(".")
+    return log_path(state_dir, int(job_id), int(ordinal))
+
+
 async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGenerator[Chunk, None]:
     """What is in the log from `offset` on, and what is appended until `closed` is set; a missing log is empty."""
     descriptor = await _open_when_there(path, closed)

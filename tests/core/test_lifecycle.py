@@ -1,0 +1,577 @@
+"""The transition table in full, against a table written by hand from DESIGN section 4.
+
+`EXPECTED` names for each state and event where the job goes, or the error that refuses it and changes nothing. The
+column `stuck` is a held job whose attempt is still open. What an end means is in test_verdict.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from stoker.core import events as ev
+from stoker.core.clock import Now
+from stoker.core.errors import (
+    AlreadyFinished,
+    AttemptMayLive,
+    ConfirmationNeeded,
+    IllegalTransition,
+    InvalidParams,
+    NotAllowed,
+    StokerError,
+)
+from stoker.core.lifecycle import TABLE, step
+from stoker.core.model import (
+    Actor,
+    Attempt,
+    Job,
+    NeedOn,
+    OnOrphan,
+    Outcome,
+    OutcomeKind,
+    Reason,
+    State,
+    StopReason,
+)
+from stoker.core.steps import Step, blocked, submitted
+from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, job, running, spec
+
+# A state: the job goes (or stays) there. `no`: NotAllowed. `live`: AttemptMayLive. `done`: AlreadyFinished.
+# `bug`: IllegalTransition. `assert`: there is no attempt to end. `-`: cannot be asked (a job that ever started has no open need).
+EXPECTED = """
+                waiting   queued    running   held      stuck  succeeded failed  cancelled expired superseded skipped
+Woke            queued    bug       bug       bug       bug    bug       bug     bug       bug     bug        bug
+NeedMet         queued    bug       bug       held      -      bug       bug     bug       bug     bug        bug
+NeedFailed      skipped   skipped   bug       skipped   -      bug       bug     bug       bug     bug        bug
+Dispatched      bug       running   bug       bug       bug    bug       bug     bug       bug     bug        bug
+StopWanted      bug       bug       running   bug       held   bug       bug     bug       bug     bug        bug
+Ended           bug       bug       succeeded assert    held   bug       bug     bug       bug     bug        bug
+Refused         bug       bug       held      bug       bug    bug       bug     bug       bug     bug        bug
+Adopted         bug       bug       running   bug       held   bug       bug     bug       bug     bug        bug
+Stuck           bug       bug       held      bug       held   bug       bug     bug       bug     bug        bug
+TtlPassed       expired   expired   bug       bug       bug    bug       bug     bug       bug     bug        bug
+DeadlinePassed  expired   expired   running   bug       bug    bug       bug     bug       bug     bug        bug
+Cancel          cancelled cancelled running   cancelled live   done      done    done      done    done       done
+Retry           no        no        live      queued    live   queued    queued  queued    queued  queued     queued
+Skip            skipped   skipped   no        skipped   live   done      skipped skipped   skipped done       done
+Hold            held      held      no        no        no     done      done    done      done    done       done
+Release         no        no        no        queued    live   done      done    done      done    done       done
+Restart         no        no        running   queued    live   queued    queued  queued    queued  queued     queued
+"""
+
+ERRORS = {"no": NotAllowed, "live": AttemptMayLive, "done": AlreadyFinished, "bug": IllegalTransition, "assert": AssertionError}
+
+EVENTS: dict[str, ev.Event] = {
+    "Woke": ev.Woke(),
+    "NeedMet": ev.NeedMet(),
+    "NeedFailed": ev.NeedFailed(needed=3, on=NeedOn.OK),
+    "Dispatched": ev.Dispatched(attempt=attempt(ordinal=2, run_id="7.2.b")),
+    "StopWanted": ev.StopWanted(reason=StopReason.TIMEOUT),
+    "Ended": ev.Ended(outcome=exited(0)),
+    "Refused": ev.Refused(why="log_exists"),
+    "Adopted": ev.Adopted(),
+    "Stuck": ev.Stuck(),
+    "TtlPassed": ev.TtlPassed(),
+    "DeadlinePassed": ev.DeadlinePassed(),
+    "Cancel": ev.Cancel(),
+    "Retry": ev.Retry(),
+    "Skip": ev.Skip(),
+    "Hold": ev.Hold(),
+    "Release": ev.Release(),
+    "Restart": ev.Restart(yes=True),
+}
+
+
+def cells() -> list[tuple[str, str, str]]:
+    header, *rows = [line.split() for line in EXPECTED.strip().splitlines()]
+    return [(column, row[0], cell) for row in rows for column, cell in zip(header, row[1:], strict=True)]
+
+
+def scene(column: str, event: str) -> tuple[Job, Attempt | None]:
+    """A job that stands where `column` says and waits for nothing but what `event` tells."""
+    needs_open = 1 if event.startswith("Need") and column in ("waiting", "held") else 0
+    state = State.HELD if column == "stuck" else State(column)
+    if column in ("running", "stuck"):
+        of = job(state, attempts=1)
+        return of, attempt(of)
+    return job(state, attempts=0, needs_open=needs_open, wake_at=NOW.steady if column == "waiting" else None), None
+
+
+@pytest.mark.parametrize(("column", "event", "cell"), cells(), ids=[f"{one}-{two}" for one, two, _ in cells()])
+def test_step_when_an_event_meets_a_state_then_the_table_of_the_design_holds(
+    column: str, event: str, cell: str
+) -> None:
+    if cell == "-":
+        return
+    before, live = scene(column, event)
+
+    if cell in ERRORS:
+        with pytest.raises((StokerError, AssertionError)) as refused:
+            step(before, live, EVENTS[event], NOW)
+        assert type(refused.value) is ERRORS[cell], refused.value
+        assert (before, live) == scene(column, event)
+    else:
+        assert step(before, live, EVENTS[event], NOW).job.state == State(cell)
+
+
+def test_expectations_when_counted_then_every_state_and_every_event_is_there() -> None:
+    asked = {(column, event) for column, event, _ in cells()}
+
+    assert len(asked) == len(cells()) == (len(State) + 1) * len(EVENTS)
+    assert {column for column, _ in asked} == {*State, "stuck"}
+    assert {type(event) for event in EVENTS.values()} == set(ev.Event.__subclasses__())
+    assert {event for _, event in TABLE} <= {type(event) for event in EVENTS.values()}
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["waiting", "queued", "running", "held", *[state.value for state in State][4:]])
+@pytest.mark.parametrize("verb", ev.VERBS)
+def test_verb_when_it_is_refused_then_the_error_names_job_verb_state_and_a_next_command(
+    verb: str, column: str
+) -> None:
+    event = EVENTS[verb.capitalize()]
+    before, live = scene(column, verb.capitalize())
+
+    try:
+        step(before, live, event, NOW)
+    except NotAllowed as refusal:
+        assert "job 7" in refusal.message
+        assert refusal.hint is not None
+        assert refusal.hint.startswith("stoker ")
+        assert refusal.hint.endswith("7")
+        assert type(refusal) is AttemptMayLive or (verb in refusal.message and refusal.details == {"state": column})
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.HELD, State.SUCCEEDED, State.FAILED])
+@pytest.mark.parametrize("on_orphan", [OnOrphan.FAIL, OnOrphan.HOLD])
+def test_restart_when_the_job_is_unsafe_and_nobody_said_yes_then_it_asks(state: State, on_orphan: OnOrphan) -> None:
+    before = job(state, asked=spec(on_orphan=on_orphan), attempts=1)
+    live = attempt(before) if state is State.RUNNING else None
+
+    with pytest.raises(ConfirmationNeeded) as asked:
+        step(before, live, ev.Restart(), NOW)
+
+    assert asked.value.hint == "stoker restart 7 --yes"
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.FAILED])
+def test_restart_when_the_job_is_safe_then_nobody_is_asked(state: State) -> None:
+    before = job(state, asked=spec(on_orphan=OnOrphan.REQUEUE), attempts=1)
+    live = attempt(before) if state is State.RUNNING else None
+
+    after = step(before, live, ev.Restart(), NOW)
+
+    assert after.job.state is (State.RUNNING if live else State.QUEUED)
+
+
+# --- the first state, and waiting -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "state"),
+    [
+        ({}, {}, State.QUEUED),
+        ({"needs_open": 1}, {}, State.WAITING),
+        ({}, {"run_at": NOW.wall + 1}, State.WAITING),
+        ({}, {"run_at": NOW.wall}, State.QUEUED),
+        ({"wake_at": NOW.steady + 1}, {}, State.WAITING),
+        ({"wake_at": NOW.steady}, {}, State.QUEUED),
+    ],
+)
+def test_submitted_when_something_must_happen_first_then_it_waits(
+    fields: dict[str, Any], asked: dict[str, Any], state: State
+) -> None:
+    accepted = submitted(job(State.WAITING, asked=spec(**asked), **fields), NOW)
+
+    assert accepted.state is state
+    assert blocked(accepted, NOW) is (state is State.WAITING)
+
+
+@pytest.mark.parametrize(
+    "still",
+    [{"needs_open": 1}, {"wake_at": NOW.steady + 1}, {"asked": spec(run_at=NOW.wall + 1)}],
+    ids=["needs", "backoff", "run_at"],
+)
+def test_woke_when_something_else_holds_the_job_then_nothing_changes(still: dict[str, Any]) -> None:
+    before = job(State.WAITING, **still)
+
+    assert step(before, None, ev.Woke(), NOW) == Step(before)
+
+
+def test_woke_when_the_backoff_is_over_then_it_is_forgotten() -> None:
+    after = step(job(State.WAITING, wake_at=NOW.steady), None, ev.Woke(), NOW)
+
+    assert after == Step(job(State.QUEUED, wake_at=None))
+
+
+def test_need_met_when_another_need_is_open_then_it_waits_on() -> None:
+    after = step(job(State.WAITING, needs_open=2), None, ev.NeedMet(), NOW)
+
+    assert after == Step(job(State.WAITING, needs_open=1))
+
+
+def test_need_met_when_run_at_is_still_ahead_then_it_waits_on() -> None:
+    asked = spec(run_at=NOW.wall + 1)
+
+    after = step(job(State.WAITING, asked=asked, needs_open=1), None, ev.NeedMet(), NOW)
+
+    assert after == Step(job(State.WAITING, asked=asked, needs_open=0))
+
+
+def test_need_met_when_the_job_is_held_then_a_person_still_decides() -> None:
+    after = step(job(State.HELD, needs_open=1), None, ev.NeedMet(), NOW)
+
+    assert after == Step(job(State.HELD, needs_open=0))
+
+
+def test_need_failed_when_the_job_waits_then_it_is_skipped_and_its_own_dependents_are_told() -> None:
+    after = step(job(State.WAITING, needs_open=2), None, ev.NeedFailed(needed=3, on=NeedOn.OK), NOW)
+
+    expected = job(State.SKIPPED, needs_open=2, reason=Reason.DEPENDENCY, finished_at=NOW.wall)
+    assert after == Step(expected, effects=(ev.TellDependents(7),))
+
+
+# --- ttl and deadline -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields", "expires_at"),
+    [
+        ({"ttl_ms": 50}, {}, NOW.steady + 50),
+        ({}, {}, None),
+        ({"ttl_ms": 50, "run_at": NOW.wall + 1_000}, {}, NOW.steady + 1_050),
+        ({"ttl_ms": 50, "run_at": NOW.wall - 1_000}, {}, NOW.steady + 50),
+        ({"ttl_ms": 50}, {"needs_open": 1}, None),
+    ],
+    ids=["from submission", "no ttl", "from run_at", "run_at has passed", "needs first"],
+)
+def test_ttl_when_the_job_is_submitted_then_it_counts_from_whatever_is_last(
+    asked: dict[str, Any], fields: dict[str, Any], expires_at: int | None
+) -> None:
+    assert submitted(job(State.WAITING, asked=spec(**asked), **fields), NOW).expires_at == expires_at
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_ttl_when_the_last_need_is_met_then_it_counts_from_then(state: State) -> None:
+    before = submitted(job(state, asked=spec(ttl_ms=50), needs_open=2), NOW)
+    before = replace(before, state=state)
+    later = Now(NOW.wall + 500, NOW.steady + 500)
+
+    first = step(before, None, ev.NeedMet(), NOW).job
+    last = step(first, None, ev.NeedMet(), later).job
+
+    assert (first.expires_at, last.expires_at) == (None, later.steady + 50)
+
+
+def test_ttl_when_the_job_starts_then_it_is_over() -> None:
+    before = submitted(job(State.WAITING, asked=spec(ttl_ms=50)), NOW)
+
+    after = step(before, None, ev.Dispatched(attempt=attempt()), NOW).job
+
+    assert after.expires_at is None
+
+
+def test_ttl_when_the_job_never_started_after_all_then_it_still_counts() -> None:
+    before = submitted(job(State.WAITING, asked=spec(ttl_ms=50)), NOW)
+    opened = attempt()
+    going = step(before, None, ev.Dispatched(attempt=opened), NOW)
+
+    after = step(going.job, opened, ev.Ended(outcome=NEVER_STARTED), NOW).job
+
+    assert after.state is State.QUEUED
+    assert after.expires_at == NOW.steady + 50
+
+
+def test_ttl_when_a_job_with_failures_is_requeued_then_it_does_not_count_again() -> None:
+    of, live = running(spec(ttl_ms=50, max_attempts=3))
+
+    after = step(of, live, ev.Ended(outcome=exited(1)), NOW).job
+
+    assert (after.state, after.expires_at) == (State.WAITING, None)
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.QUEUED])
+@pytest.mark.parametrize(
+    ("event", "reason"), [(ev.TtlPassed(), Reason.TTL), (ev.DeadlinePassed(), Reason.DEADLINE)], ids=["ttl", "deadline"]
+)
+def test_limit_when_the_job_never_started_then_it_expires_for_that_reason(
+    state: State, event: ev.Event, reason: Reason
+) -> None:
+    before = job(state, wake_at=NOW.steady, expires_at=NOW.steady)
+
+    after = step(before, None, event, NOW)
+
+    assert after == Step(
+        job(State.EXPIRED, reason=reason, wake_at=None, expires_at=None), effects=(ev.TellDependents(7),)
+    )
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.QUEUED])
+def test_deadline_when_the_job_has_run_before_but_does_not_now_then_it_expires(state: State) -> None:
+    before = job(state, attempts=1, failures=1, asked=spec(max_attempts=3))
+
+    after = step(before, None, ev.DeadlinePassed(), NOW)
+
+    assert (after.job.state, after.job.reason) == (State.EXPIRED, Reason.DEADLINE)
+
+
+def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry() -> None:
+    of, live = running(spec(max_attempts=5, grace_ms=33))
+
+    stopping = step(of, live, ev.DeadlinePassed(), NOW)
+    assert stopping == Step(of, replace(live, stop_reason=StopReason.DEADLINE), (ev.Stop(live.run_id, 33),))
+    ended = step(of, stopping.attempt, ev.Ended(outcome=exited(0, stopped=True)), NOW)
+
+    assert (ended.job.state, ended.job.reason) == (State.FAILED, Reason.DEADLINE)
+
+
+# --- start and stop ---------------------------------------------------------------------------------------
+
+
+def test_dispatched_when_the_job_is_queued_then_its_attempt_is_opened_and_launched() -> None:
+    opened = attempt(ordinal=4, run_id="7.4.d")
+
+    after = step(job(State.QUEUED, attempts=3, wake_at=5, expires_at=9), None, ev.Dispatched(attempt=opened), NOW)
+
+    assert after == Step(job(State.RUNNING, attempts=4), opened, (ev.Launch(opened),))
+
+
+STOPS: list[tuple[ev.Event, StopReason]] = [
+    *[(ev.StopWanted(reason=reason), reason) for reason in StopReason],
+    (ev.DeadlinePassed(), StopReason.DEADLINE),
+    (ev.Cancel(), StopReason.CANCEL),
+    (ev.Restart(yes=True), StopReason.RESTART),
+]
+
+
+@pytest.mark.parametrize(("event", "reason"), STOPS)
+def test_stop_when_nothing_stopped_it_before_then_the_intent_is_kept_and_the_ladder_follows(
+    event: ev.Event, reason: StopReason
+) -> None:
+    of, live = running(spec(grace_ms=42))
+
+    after = step(of, live, event, NOW)
+
+    assert after == Step(of, replace(live, stop_reason=reason), (ev.Stop(live.run_id, 42),))
+
+
+@pytest.mark.parametrize("first", StopReason)
+@pytest.mark.parametrize(("event", "_reason"), STOPS)
+def test_stop_when_another_came_first_then_the_first_reason_stays_and_nothing_is_done_twice(
+    first: StopReason, event: ev.Event, _reason: StopReason
+) -> None:
+    of, live = running(stop_reason=first)
+
+    after = step(of, live, event, NOW)
+
+    assert after.job == of
+    assert after.effects == ()
+    assert after.attempt in (None, live)
+
+
+def test_refused_when_the_disk_knows_more_then_the_job_is_held_and_nothing_is_charged() -> None:
+    of, live = running(spec(on_orphan=OnOrphan.REQUEUE, max_attempts=9))
+
+    after = step(of, live, ev.Refused(why="log_exists"), NOW)
+
+    end = Outcome(kind=OutcomeKind.NEVER_STARTED, error="log_exists", ended_at=NOW.wall)
+    closed = replace(live, outcome=end, ended_at=NOW.wall)
+    assert after == Step(replace(of, state=State.HELD, reason=Reason.LOST), closed, (ev.Settled(live.run_id),))
+
+
+def test_adopted_when_the_job_runs_then_only_the_attempt_remembers() -> None:
+    of, live = running()
+
+    assert step(of, live, ev.Adopted(), NOW) == Step(of, replace(live, adopted=1))
+
+
+# --- the end of an attempt --------------------------------------------------------------------------------
+
+
+def test_ended_when_the_job_is_over_then_attempt_job_and_dependents_hear_of_it_in_this_order() -> None:
+    of, live = running(pid=123, wake_at=4, expires_at=5)
+
+    after = step(of, live, ev.Ended(outcome=exited(0, ended_at=99, user_ms=5)), NOW)
+
+    end = exited(0, ended_at=99, user_ms=5)
+    finished = job(State.SUCCEEDED, attempts=1, reason=Reason.EXIT, exit_code=0, finished_at=NOW.wall)
+    assert after.job == finished
+    assert after.attempt == replace(live, outcome=end, ended_at=99)
+    assert after.effects == (ev.Settled(live.run_id), ev.TellDependents(7))
+
+
+def test_ended_when_nobody_saw_the_time_then_now_is_the_time() -> None:
+    of, live = running()
+
+    after = step(of, live, ev.Ended(outcome=UNSEEN), NOW)
+
+    assert after.attempt is not None
+    assert after.attempt.ended_at == NOW.wall
+
+
+def test_ended_when_a_retry_follows_then_it_waits_out_the_delay_on_the_steady_clock() -> None:
+    of, live = running(spec(max_attempts=2, base_delay_ms=1_000), pid=5)
+
+    after = step(of, live, ev.Ended(outcome=exited(3), luck=0.5), NOW)
+
+    assert after.job == job(
+        State.WAITING, asked=of.spec, attempts=1, failures=1, exit_code=3, wake_at=NOW.steady + 1_000
+    )
+    assert after.effects == (ev.Settled(live.run_id),)
+
+
+def test_ended_when_the_delay_is_nothing_then_the_job_is_queued_at_once() -> None:
+    of, live = running(spec(max_attempts=2, base_delay_ms=0))
+
+    assert step(of, live, ev.Ended(outcome=exited(3)), NOW).job.state is State.QUEUED
+
+
+def test_ended_when_the_job_is_safe_and_nobody_saw_it_then_it_is_queued_and_charged() -> None:
+    of, live = running(spec(on_orphan=OnOrphan.REQUEUE))
+
+    after = step(of, live, ev.Ended(outcome=UNSEEN), NOW)
+
+    assert after.job == job(State.QUEUED, asked=of.spec, attempts=1, orphanings=1)
+    assert after.effects == (ev.Settled(live.run_id),)
+
+
+def test_ended_when_a_person_must_decide_then_dependents_are_not_told() -> None:
+    of, live = running(spec(on_orphan=OnOrphan.HOLD), pid=5)
+
+    after = step(of, live, ev.Ended(outcome=UNSEEN), NOW)
+
+    assert after.job == job(State.HELD, asked=of.spec, attempts=1, orphanings=1, reason=Reason.ORPHANED)
+    assert after.effects == (ev.Settled(live.run_id),)
+
+
+def test_ended_when_the_job_was_stuck_then_the_attempt_is_closed_and_a_person_still_decides() -> None:
+    stuck = job(State.HELD, reason=Reason.STUCK, attempts=1, pid=44)
+    live = attempt(stuck)
+
+    after = step(stuck, live, ev.Ended(outcome=exited(2, ended_at=8)), NOW)
+
+    assert (after.job.state, after.job.pid, after.job.exit_code) == (State.HELD, None, 2)
+    assert after.attempt == replace(live, outcome=exited(2, ended_at=8), ended_at=8)
+    assert after.effects == (ev.Settled(live.run_id),)
+
+
+def test_ended_when_the_stuck_attempt_is_closed_then_every_way_out_of_held_is_open() -> None:
+    stuck = job(State.HELD, reason=Reason.STUCK, attempts=1)
+    freed = step(stuck, attempt(stuck), ev.Ended(outcome=UNSEEN), NOW).job
+
+    ways = {verb: step(freed, None, event(), NOW).job.state for verb, event in ev.VERBS.items() if verb in WAYS_OUT}
+
+    assert ways == WAYS_OUT
+
+
+WAYS_OUT = {"cancel": State.CANCELLED, "retry": State.QUEUED, "skip": State.SKIPPED, "release": State.QUEUED}
+
+
+def test_stuck_when_the_worker_may_live_then_the_attempt_stays_open() -> None:
+    of, live = running(pid=5)
+
+    after = step(of, live, ev.Stuck(), NOW)
+
+    assert after.job == replace(of, state=State.HELD, reason=Reason.STUCK)
+    assert after.attempt in (None, live)
+    assert after.effects == ()
+
+
+# --- what a person says -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.QUEUED, State.HELD])
+@pytest.mark.parametrize(
+    ("event", "end"), [(ev.Cancel(), State.CANCELLED), (ev.Skip(), State.SKIPPED)], ids=["cancel", "skip"]
+)
+def test_verb_when_nothing_runs_then_the_job_ends_at_once_and_dependents_are_told(
+    state: State, event: ev.Event, end: State
+) -> None:
+    after = step(job(state, wake_at=5, expires_at=6), None, event, NOW)
+
+    assert after == Step(job(end, reason=Reason.USER), effects=(ev.TellDependents(7),))
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.EXPIRED])
+def test_skip_when_the_job_has_ended_badly_then_dependents_are_told_again(state: State) -> None:
+    after = step(job(state, finished_at=1), None, ev.Skip(), NOW)
+
+    assert after == Step(job(State.SKIPPED, reason=Reason.USER), effects=(ev.TellDependents(7),))
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.QUEUED])
+def test_hold_when_the_job_is_pending_then_only_its_state_changes(state: State) -> None:
+    before = job(state, needs_open=1, wake_at=5, expires_at=6)
+
+    assert step(before, None, ev.Hold(), NOW) == Step(replace(before, state=State.HELD, reason=Reason.USER))
+
+
+@pytest.mark.parametrize(
+    "still",
+    [{"needs_open": 1}, {"wake_at": NOW.steady + 1}, {"asked": spec(run_at=NOW.wall + 1)}],
+    ids=["needs", "backoff", "run_at"],
+)
+def test_release_when_something_still_holds_the_job_then_it_waits(still: dict[str, Any]) -> None:
+    after = step(job(State.HELD, **still), None, ev.Release(), NOW)
+
+    assert after == Step(job(State.WAITING, **still))
+
+
+def test_release_when_nothing_holds_the_job_then_it_keeps_budgets_and_is_queued() -> None:
+    after = step(job(State.HELD, failures=2, orphanings=3, attempts=5, expires_at=9), None, ev.Release(), NOW)
+
+    assert after == Step(job(State.QUEUED, failures=2, orphanings=3, attempts=5, expires_at=9))
+
+
+@pytest.mark.parametrize("event", [ev.Retry(), ev.Restart(yes=True)], ids=["retry", "restart"])
+def test_retry_when_the_job_has_ended_then_budgets_needs_and_ttl_start_afresh(event: ev.Event) -> None:
+    asked = spec(ttl_ms=50)
+    before = job(
+        State.FAILED, asked=asked, attempts=4, failures=3, orphanings=2, needs_open=1, exit_code=3, signal=9, wake_at=8
+    )
+
+    after = step(before, None, event, NOW)
+
+    assert after == Step(job(State.QUEUED, asked=asked, attempts=4, expires_at=NOW.steady + 50))
+
+
+def test_retry_when_run_at_is_still_ahead_then_it_waits_and_the_ttl_counts_from_there() -> None:
+    asked = spec(run_at=NOW.wall + 1_000, ttl_ms=50)
+
+    after = step(job(State.CANCELLED, asked=asked), None, ev.Retry(), NOW)
+
+    assert after == Step(job(State.WAITING, asked=asked, expires_at=NOW.steady + 1_050))
+
+
+@pytest.mark.parametrize("deadline", [NOW.wall, NOW.wall - 1])
+@pytest.mark.parametrize("state", [State.EXPIRED, State.HELD])
+def test_retry_when_the_deadline_has_passed_then_it_asks_for_a_new_one(deadline: int, state: State) -> None:
+    before = job(state, asked=spec(deadline=deadline))
+
+    with pytest.raises(InvalidParams) as refused:
+        step(before, None, ev.Retry(), NOW)
+
+    assert refused.value.details["path"] == "deadline"
+
+
+def test_retry_when_a_new_deadline_and_timeout_are_given_then_they_replace_those_of_the_spec() -> None:
+    before = job(State.EXPIRED, asked=spec(deadline=NOW.wall - 1, timeout_ms=5))
+
+    after = step(before, None, ev.Retry(deadline=NOW.wall + 1, timeout_ms=9), NOW)
+
+    assert after.job.spec == spec(deadline=NOW.wall + 1, timeout_ms=9)
+
+
+def test_retry_when_the_deadline_is_still_ahead_then_it_stays() -> None:
+    before = job(State.FAILED, asked=spec(deadline=NOW.wall + 1, timeout_ms=5))
+
+    assert step(before, None, ev.Retry(), NOW).job.spec == before.spec
+
+
+def test_event_when_a_person_causes_it_then_it_carries_the_actor() -> None:
+    assert ev.Cancel(actor=Actor(1000, "mistyped")).actor == Actor(1000, "mistyped")
+    assert ev.Cancel().actor == Actor(None, None)
