@@ -40,7 +40,7 @@ class Book:
         self.running: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
         self.used: Counter[str] = Counter()
-        self.described: set[str] = set()  # runs with facts that wait for a commit to ride with
+        self.described: dict[str, int] = {}  # runs whose facts wait for a commit to ride with, since when (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
 
     def by_run(self, run_id: str) -> Run | None:

@@ -25,6 +25,9 @@ from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
 
+# Most short jobs are over before anyone could want to know their pid: two rows less for each.
+RIDE_AFTER_MS = 50
+
 # What of a job changes in its life; the rest is its spec.
 MUTABLE = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
@@ -110,7 +113,7 @@ class Turn:
         run.job = replace(run.job, pid=identity.pid, started_at=run.job.started_at or at)
         if run.job.id in self.batch.jobs:
             self.batch.jobs[run.job.id] = run.job
-        self.book.described.add(run.attempt.run_id)
+        self.book.described[run.attempt.run_id] = self.now.steady
 
     def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
         """A change that is not one of a job."""
@@ -127,14 +130,15 @@ class Turn:
         self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
 
     def finish(self) -> Batch:
-        """The batch, with the facts that were waiting for a ride."""
+        """The batch, with the facts that were waiting for a ride; those of a job that ended by now need none."""
+        due = self.now.steady - (0 if self.flush else RIDE_AFTER_MS)
         if self.batch or self.flush:
-            for run_id in self.book.described:
+            for run_id in [run_id for run_id, since in self.book.described.items() if since <= due]:
+                del self.book.described[run_id]
                 run = self.book.by_run(run_id)
                 if run is not None:
                     self.batch.attempts.setdefault(run_id, run.attempt)
                     self.batch.jobs.setdefault(run.job.id, run.job)
-            self.book.described.clear()
         return self.batch
 
     def _respecified(self, before: Job, job: Job) -> Job:

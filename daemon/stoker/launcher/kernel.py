@@ -107,8 +107,8 @@ def read_file(path: str) -> bytes:
     """The whole of a small file of /proc or a cgroup."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, 65_536)
-        while len(data) % 65_536 == 0 and (more := os.read(fd, 65_536)):
+        data = b""
+        while more := os.read(fd, 65_536):  # a short read is not yet the end: lists come by the page
             data += more
         return data
     finally:
@@ -136,11 +136,14 @@ def start_ticks(pid: int, before_ns: int, after_ns: int) -> int:
     """Start time of a child that began between two readings of CLOCK_BOOTTIME, as /proc/<pid>/stat has it.
 
     Nearly always both fall into one tick, which then is the answer. Reading it instead would wait for the
-    exec to get on: 100 microseconds of a job's 400.
+    exec to get on: 100 microseconds of a job's 400. 0 when it could not be read.
     """
     if before_ns // TICK_NS == after_ns // TICK_NS:
         return after_ns // TICK_NS
-    return read_stat(pid).start_ticks
+    try:
+        return read_stat(pid).start_ticks
+    except OSError:
+        return 0
 
 
 def has_pidfs() -> bool:
@@ -154,8 +157,12 @@ def has_pidfs() -> bool:
         os.close(other)
 
 
-def pidfs_inode(pid: int) -> int:
-    pidfd = os.pidfd_open(pid)
+def pidfs_inode(pid: int) -> int | None:
+    """None when no descriptor is left to look at it."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
     try:
         return os.fstat(pidfd).st_ino
     finally:

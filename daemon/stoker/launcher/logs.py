@@ -17,7 +17,6 @@ from .complaints import complain
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 REOPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 STAT_BLOCK_BYTES = 512
-HOLE_UNIT_BYTES = 4_096
 # A writer can fill gigabytes in a second and nothing wakes us when it does, so all logs of running
 # workers are looked at together: soon after a start, every second while calm, faster the faster one fills.
 FIRST_LOOK_S = 0.05
@@ -52,13 +51,14 @@ def _make_directory(path: str) -> None:
 class Log:
     """One attempt's log once its worker has it: a path, and the file that path must still lead to."""
 
-    __slots__ = ("_device", "_inode", "_max_bytes", "_size", "_used", "path")
+    __slots__ = ("_device", "_inode", "_max_bytes", "_size", "_unit", "_used", "path")
 
     def __init__(self, path: str, fd: int, max_bytes: int) -> None:
         made = os.fstat(fd)
         self.path = path
         self._device = made.st_dev
         self._inode = made.st_ino
+        self._unit = made.st_blksize  # a hole of less than a block would be filled with zeros, not given back
         self._max_bytes = max_bytes
         self._size = 0
         self._used = 0
@@ -93,8 +93,9 @@ class Log:
         return found.st_ino == self._inode and found.st_dev == self._device
 
     def _punch(self) -> None:
-        start = self._max_bytes // 4 // HOLE_UNIT_BYTES * HOLE_UNIT_BYTES
-        end = (self._size - self._max_bytes // 2) // HOLE_UNIT_BYTES * HOLE_UNIT_BYTES
+        unit = self._unit
+        start = self._max_bytes // 4 // unit * unit
+        end = (self._size - self._max_bytes // 2) // unit * unit
         if start >= end:
             return
         fd = os.open(self.path, REOPEN)

@@ -155,8 +155,9 @@ class Loop:
         self._finish_others(peer)
         self._launcher.greet(hello)
         peer.greeted = True
-        self._daemon = peer
         self._leave_at = None
+        if peer.open:  # else it hung up behind its hello, and is not there to be told anything
+            self._daemon = peer
 
     def _finish_others(self, peer: door.Peer) -> None:
         """Obeys all that came from daemons before this one, wherever it still is, and ends their connections."""

@@ -6,7 +6,6 @@ descriptor of whoever started it. Writes one byte to stdout when it listens, the
 
 from __future__ import annotations
 
-import fcntl
 import os
 from typing import NamedTuple
 
@@ -16,6 +15,9 @@ from .loop import Loop
 from .outcomes import OutcomeLog
 
 READY = b"+"
+# The lock's descriptor, as it was handed to us: locked before this process began, so that there is no
+# moment in which we are alive and look dead.
+LOCK = 3
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -30,7 +32,6 @@ def main(arguments: list[str]) -> int:
     _stand_apart()
     os.chdir("/")
     directory = os.open(f"{options.state_dir}/launchers", OPEN_DIRECTORY)
-    _lock(directory, f"{options.id}.lock")
     listener = door.listen(directory, f"{options.id}.sock")
     outcome_log = OutcomeLog(f"{options.state_dir}/outcomes", options.id)
     loop = Loop(Launcher(options.id, options.instance, outcome_log), listener)
@@ -48,15 +49,10 @@ def _parse(arguments: list[str]) -> Options:
 
 
 def _stand_apart() -> None:
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.set_inheritable(LOCK, False)  # noqa: FBT003
+    os.closerange(LOCK + 1, os.sysconf("SC_OPEN_MAX"))
     kernel.ignore_signals()
     kernel.become_subreaper()
-
-
-def _lock(directory: int, name: str) -> None:
-    """Left open for life: whoever can take it knows that this process is dead."""
-    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _say_ready() -> None:

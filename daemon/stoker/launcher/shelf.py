@@ -40,13 +40,14 @@ class Shelf:
         """A descriptor of an empty log that is at `path` from now on; None when there is none to be had."""
         if self.due is None or time.monotonic() >= self.due:
             return None
-        while self._paths:
-            old = self._paths.pop()
-            fd = _claim(old, path)
-            if fd is not None:
-                return fd
+        # Most are a first attempt's and so have one name; any other is made the ordinary way.
+        if not self._paths or _name(self._paths[-1]) != _name(path):
+            return None
+        old = self._paths.pop()
+        fd = _claim(old, path)
+        if fd is None:
             _remove(old)
-        return None
+        return fd
 
     def clear(self) -> None:
         """Remove all that was not needed."""
@@ -59,15 +60,16 @@ class Shelf:
 def _claim(old: str, path: str) -> int | None:
     """Move the directory of `old` to that of `path`. The rename fails where that one has anything in it."""
     source, target = os.path.dirname(old), os.path.dirname(path)  # noqa: PTH120
-    if os.path.basename(old) != os.path.basename(path):  # noqa: PTH119
-        return None
     try:
         fd = os.open(old, REOPEN)
     except OSError:
         return None
     try:
-        if _is_unused(fd) and os.listdir(source) == [os.path.basename(old)]:  # noqa: PTH119, PTH208
+        # Held across the rename: whoever opens it by its old name waits, and then finds that it has another.
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        if os.fstat(fd).st_size == 0 and os.listdir(source) == [_name(old)]:  # noqa: PTH208
             os.rename(source, target)  # noqa: PTH104
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             return fd
     except OSError:
         pass  # the ordinary way says what is wrong, if anything is
@@ -75,10 +77,8 @@ def _claim(old: str, path: str) -> int | None:
     return None
 
 
-def _is_unused(fd: int) -> bool:
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return os.fstat(fd).st_size == 0
+def _name(path: str) -> str:
+    return os.path.basename(path)  # noqa: PTH119
 
 
 def _remove(path: str) -> None:

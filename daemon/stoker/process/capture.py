@@ -76,13 +76,24 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGene
 async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
     while True:
         over = closed.is_set()
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            if over:
-                return None
+        descriptor = _open(path)
+        if descriptor is not None or over:
+            return descriptor
         with suppress(TimeoutError):
             await asyncio.wait_for(closed.wait(), APPEAR_S)
+
+
+def _open(path: Path) -> int | None:
+    """None when there is no such log; nor when it was handed on while we opened it (launcher/shelf.py)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with suppress(FileNotFoundError):
+        if os.path.samestat(path.lstat(), os.fstat(descriptor)):
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _read(descriptor: int, offset: int) -> Chunk | None:

@@ -78,13 +78,11 @@ class LauncherClient:
         """Takes the launcher over: what an earlier daemon sent it has been read to its end.
 
         AlreadyRunning when it obeys a newer epoch; ConnectionError when it ends first. There is no time
-        limit in here: a stuck launcher answers late, and the sink hears LauncherStuck meanwhile.
+        limit in here, as a stuck launcher answers late. The sink hears nothing before the answer.
         """
         self._greeting = asyncio.get_running_loop().create_future()
         self._ask(HelloAsk(epoch=epoch, instance=instance))
-        self._facts = await self._greeting
-        self.leaked = self._facts.leaked
-        return self._facts
+        return await self._greeting
 
     @property
     def facts(self) -> Hello:
@@ -154,6 +152,8 @@ class LauncherClient:
     def _resolve(self, answer: Hello | Listed | Signalled | Refused, reports: list[Report]) -> None:
         match answer:
             case Hello():
+                self._facts = answer
+                self.leaked = answer.leaked
                 self._settle(self._greeting, answer)
             case Listed():
                 self.leaked = answer.leaked
@@ -181,7 +181,12 @@ class LauncherClient:
     def _lose(self) -> None:
         if not self.lost:
             self._end()
-            self._sink(self.launcher, [LauncherLost(self.launcher)])
+            self._tell(LauncherLost(self.launcher))
+
+    def _tell(self, report: LauncherLost | LauncherStuck) -> None:
+        """Not before the launcher answered our hello: until then it is `hello` that fails, or waits."""
+        if self._facts is not None:
+            self._sink(self.launcher, [report])
 
     def _end(self) -> None:
         self.lost = True
@@ -213,7 +218,8 @@ class LauncherClient:
         self._silent_ticks = 0
         if self.stuck:
             self.stuck = False
-            reports.append(LauncherBack(self.launcher))
+            if self._facts is not None:
+                reports.append(LauncherBack(self.launcher))
 
     def _tick(self) -> None:
         """Runs only while something is owed, so an idle daemon never wakes for it."""
@@ -224,7 +230,7 @@ class LauncherClient:
         self._watch = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
         if self._silent_ticks >= SILENT_TICKS and not self.stuck:
             self.stuck = True
-            self._sink(self.launcher, [LauncherStuck(self.launcher)])
+            self._tell(LauncherStuck(self.launcher))
 
 
 def _gone(launcher: str) -> ConnectionResetError:

@@ -75,7 +75,9 @@ def open_pidfd(pid: int) -> int | None:
 
 def has_ended(pidfd: int) -> bool:
     """A pidfd becomes readable when its process has ended (pidfd_open(2))."""
-    return bool(select.select([pidfd], [], [], 0)[0])
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def verdict(identity: Identity, run_id: str, *, use_inode: bool = True) -> Verdict:
@@ -106,7 +108,7 @@ def _compare(identity: Identity, run_id: str, pidfd: int, *, use_inode: bool) ->
     stat = read_stat(identity.pid)
     if stat is None or stat.ended:
         return Verdict.GONE
-    if stat.start_ticks != identity.start_ticks:
+    if identity.start_ticks not in (0, stat.start_ticks):  # 0: could not be read when it started
         return Verdict.NOT_OURS
     if use_inode and identity.pidfs_inode is not None:
         return Verdict.OURS if os.fstat(pidfd).st_ino == identity.pidfs_inode else Verdict.NOT_OURS

@@ -29,6 +29,7 @@ PROGRAM = Path(__file__).resolve().parent.parent / "launcher" / "__main__.py"
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 ERROR_TAIL_BYTES = 2_048
 READY = b"+"
+LOCK = 3
 
 
 class Launchers(NamedTuple):
@@ -61,10 +62,12 @@ async def start_launcher(
     for name in ("launchers", "outcomes"):
         (state_dir / name).mkdir(mode=0o700, exist_ok=True)
     ready, ready_end = os.pipe2(os.O_CLOEXEC)
+    lock = _lock(state_dir / "launchers" / f"{launcher}.lock")
     try:
-        pid = _spawn(state_dir, launcher, instance, ready_end)
+        pid = _spawn(state_dir, launcher, instance, ready_end, lock)
     finally:
         os.close(ready_end)
+        os.close(lock)
     _reap_when_dead(pid)
     if await _read_ready(ready) != READY:
         raise CannotCreate(f"the launcher {launcher} did not start: {_last_words(state_dir, launcher)}")
@@ -92,7 +95,14 @@ def _empty(path: Path) -> bool:
     return path.exists() and path.stat().st_size == 0
 
 
-def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int) -> int:
+def _lock(path: Path) -> int:
+    """Locked before the launcher is born, and by it from then on: a lock belongs to the open file."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int, lock: int) -> int:
     errors = os.fspath(state_dir / "launchers" / f"{launcher}.err")
     arguments = ["--state-dir", os.fspath(state_dir.resolve()), "--id", launcher, "--instance", instance]
     return os.posix_spawn(
@@ -103,6 +113,7 @@ def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int) -> int
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, ready_end, 1),
             (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, lock, LOCK),
         ],
         setsid=True,
         setsigmask=[],

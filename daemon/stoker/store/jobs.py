@@ -62,7 +62,11 @@ BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?
 READY = f"""
 SELECT {COLUMNS} FROM jobs WHERE queue = ? AND state = 'queued' ORDER BY order_key, id LIMIT ?
 """  # noqa: S608 - constants only
-COUNTS = "SELECT queue, state, count(*) FROM jobs WHERE state IN ('queued', 'waiting', 'running', 'held') GROUP BY 1, 2"
+COUNTS = """
+SELECT queue, 'queued', count(*) FROM jobs WHERE state = 'queued' GROUP BY queue
+UNION ALL
+SELECT queue, state, count(*) FROM jobs WHERE state IN ('waiting', 'held') GROUP BY queue, state
+"""
 AHEAD = """
 SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ? AND state = 'queued' AND (order_key, id) < (?, ?) LIMIT 10000)
 """

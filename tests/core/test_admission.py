@@ -1,0 +1,172 @@
+"""Which jobs start now: class before fairness before order, within slots, caps and resources.
+
+The properties are checked on lines of any shape; the examples say what a person would expect of two or three queues.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.core.admission import Line, admit, fits, order_key, paused
+from stoker.core.model import Job, Queue, QueueClass
+from tests.support.jobs import job, spec
+
+
+def queued(ident: int, queue: str = "default", **resources: int) -> Job:
+    return job(id=ident, asked=spec(queue=queue, resources=resources))
+
+
+def line(name: str, *ready: Job, running: int = 0, served: int = 0, **fields: Any) -> Line:
+    return Line(Queue(name=name, **fields), ready, running, served)
+
+
+def ids(picks: list[Job]) -> list[int]:
+    return [pick.id for pick in picks]
+
+
+def test_admit_when_slots_are_few_then_the_line_is_served_in_order() -> None:
+    lines = [line("a", queued(3), queued(1), queued(2))]
+
+    assert ids(admit(lines, 2, {}, throttled=False)) == [3, 1]
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_admit_when_there_is_no_slot_then_nothing_starts(slots: int) -> None:
+    assert admit([line("a", queued(1))], slots, {}, throttled=False) == []
+
+
+def test_admit_when_classes_compete_then_the_higher_goes_first_whatever_it_uses() -> None:
+    lines = [
+        line("low", queued(5), queue_class=QueueClass.LOW),
+        line("normal", queued(3), queued(4)),
+        line("high", queued(1), queued(2), queue_class=QueueClass.HIGH, running=50, served=99),
+    ]
+
+    assert ids(admit(lines, 4, {}, throttled=False)) == [1, 2, 3, 4]
+
+
+def test_admit_when_queues_of_a_class_compete_then_each_gets_its_share() -> None:
+    lines = [line("a", *map(queued, range(10, 20))), line("b", *map(queued, range(20, 30)))]
+
+    assert ids(admit(lines, 4, {}, throttled=False)) == [10, 20, 11, 21]
+
+
+def test_admit_when_one_queue_uses_less_then_it_catches_up_first() -> None:
+    lines = [line("a", *map(queued, range(10, 20)), running=3), line("b", *map(queued, range(20, 30)), running=1)]
+
+    assert ids(admit(lines, 3, {}, throttled=False)) == [20, 21, 10]
+
+
+def test_admit_when_queues_use_the_same_then_the_one_served_less_goes_first() -> None:
+    lines = [line("a", queued(1), served=5), line("b", queued(2), served=4)]
+
+    assert ids(admit(lines, 1, {}, throttled=False)) == [2]
+
+
+def test_admit_when_a_queue_is_at_its_limit_then_the_others_have_the_rest() -> None:
+    lines = [line("a", queued(1), queued(2), max_running=3, running=2), line("b", queued(3), queued(4), queued(5))]
+
+    assert ids(admit(lines, 9, {}, throttled=False)) == [3, 4, 1, 5]
+    assert admit([line("a", queued(1), max_running=0)], 9, {}, throttled=False) == []
+
+
+def test_admit_when_a_resource_lacks_then_the_job_is_passed_and_keeps_nothing() -> None:
+    greedy, modest = queued(1, gpu=1, net=2), queued(2, gpu=1)
+
+    assert ids(admit([line("a", greedy, modest)], 9, {"gpu": 1, "net": 1}, throttled=False)) == [2]
+
+
+def test_admit_when_a_resource_is_taken_by_another_queue_then_it_is_gone_for_all() -> None:
+    lines = [line("a", queued(1, gpu=2)), line("b", queued(2, gpu=1), queued(3))]
+
+    assert ids(admit(lines, 9, {"gpu": 2}, throttled=False)) == [1, 3]
+
+
+def test_admit_when_nobody_knows_the_resource_then_it_counts_as_full() -> None:
+    assert admit([line("a", queued(1, gpu=1))], 9, {}, throttled=False) == []
+    assert not fits(queued(1, gpu=1), {})
+
+
+@pytest.mark.parametrize(
+    ("queue_class", "by_hand", "throttled", "waits"),
+    [
+        (QueueClass.LOW, False, True, True),
+        (QueueClass.LOW, False, False, False),
+        (QueueClass.NORMAL, False, True, False),
+        (QueueClass.HIGH, False, True, False),
+        (QueueClass.HIGH, True, False, True),
+        (QueueClass.LOW, True, False, True),
+    ],
+)
+def test_pressure_when_it_is_high_then_only_low_queues_wait(
+    queue_class: QueueClass, *, by_hand: bool, throttled: bool, waits: bool
+) -> None:
+    one = line("a", queued(1), queue_class=queue_class, paused=by_hand)
+
+    assert paused(one.queue, throttled=throttled) is waits
+    assert (admit([one], 9, {}, throttled=throttled) == []) is waits
+
+
+def test_order_key_when_a_priority_is_higher_then_it_is_worth_so_much_waiting() -> None:
+    urgent, early = order_key(1_000, 2, 60_000), order_key(0, 0, 60_000)
+
+    assert urgent == 1_000 - 120_000
+    assert urgent < early
+    assert order_key(120_001, 2, 60_000) > early  # nobody waits for ever
+
+
+# --- any lines ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[list[Line], int, dict[str, int], bool]:
+    lines = []
+    for number in range(draw(st.integers(0, 4))):
+        ready = [
+            job(id=100 * number + place, asked=spec(queue=f"q{number}", resources=draw(demands)))
+            for place in range(draw(st.integers(0, 6)))
+        ]
+        queue = Queue(
+            name=f"q{number}",
+            queue_class=draw(st.sampled_from(QueueClass)),
+            max_running=draw(st.none() | st.integers(0, 5)),
+            paused=draw(st.booleans()),
+        )
+        lines.append(Line(queue, ready, draw(st.integers(0, 5)), draw(st.integers(0, 9))))
+    free = draw(st.dictionaries(st.sampled_from("ab"), st.integers(0, 4)))
+    return lines, draw(st.integers(0, 12)), free, draw(st.booleans())
+
+
+demands = st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), max_size=2)
+
+
+@given(scenes())
+def test_admit_when_lines_are_of_any_shape_then_no_limit_is_passed_and_nothing_is_left_undone(
+    scene: tuple[list[Line], int, dict[str, int], bool],
+) -> None:
+    lines, slots, free, throttled = scene
+
+    picks = admit(lines, slots, free, throttled=throttled)
+
+    used: Counter[str] = Counter()
+    started = Counter(pick.spec.queue for pick in picks)
+    for pick in picks:
+        used.update(pick.spec.resources)
+    assert len(picks) == len({pick.id for pick in picks}) <= slots
+    assert all(used[name] <= free.get(name, 0) for name in used)
+    left = {name: amount - used[name] for name, amount in free.items()}
+    for each in lines:
+        cap = each.queue.max_running
+        room = cap is None or each.running + started[each.queue.name] < cap
+        open_to_start = room and not paused(each.queue, throttled=throttled)
+        assert cap is None or started[each.queue.name] <= max(0, cap - each.running)
+        assert not started[each.queue.name] or not paused(each.queue, throttled=throttled)
+        taken = [pick.id for pick in picks if pick.spec.queue == each.queue.name]
+        assert taken == sorted(taken)
+        if open_to_start and len(picks) < slots:
+            assert not any(fits(one, left) for one in each.ready if one.id not in taken)

@@ -1,0 +1,66 @@
+"""The nouns and the closed lists, as DESIGN writes them: names that clients, logs and the database depend on."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stoker.core.model import FINAL, LIVE, NO_LIMITS, Limits, OnOrphan, Reason, Spec, State
+from tests.support.jobs import NOW, attempt, exited, job, spec
+
+
+def test_states_when_listed_then_they_are_those_of_the_design() -> None:
+    assert " ".join(State) == "waiting queued running held succeeded failed cancelled expired superseded skipped"
+    assert " ".join(state for state in State if state in FINAL) == (
+        "succeeded failed cancelled expired superseded skipped"
+    )
+    assert set(State) == FINAL | LIVE
+    assert not FINAL & LIVE
+
+
+def test_reasons_when_listed_then_they_are_those_of_the_design() -> None:
+    assert " ".join(Reason) == (
+        "exit signal timeout deadline ttl oom unresponsive orphaned lost stuck poison spawn_error user superseded "
+        "dependency shutdown"
+    )
+
+
+def test_spec_when_only_a_command_is_said_then_the_rest_has_the_promised_defaults() -> None:
+    asked = Spec(command="true", working_dir="/")
+
+    promised = {
+        "max_attempts": 1, "max_orphanings": 3, "base_delay_ms": 1_000, "backoff_factor": 2.0,
+        "max_delay_ms": 3_600_000, "grace_ms": 10_000, "on_orphan": OnOrphan.FAIL, "survive": False,
+        "success_exit_codes": (0,), "queue": "default", "priority": 0,
+    }  # fmt: skip
+    assert {name: getattr(asked, name) for name in promised} == promised
+
+
+@pytest.mark.parametrize("on_orphan", OnOrphan)
+def test_safe_when_on_orphan_is_anything_but_requeue_then_it_is_false(on_orphan: OnOrphan) -> None:
+    assert spec(on_orphan=on_orphan).safe is (on_orphan is OnOrphan.REQUEUE)
+
+
+@pytest.mark.parametrize("state", State)
+def test_final_when_a_job_is_in_a_state_then_it_says_whether_that_is_an_end(state: State) -> None:
+    assert job(state).final is (state in FINAL)
+
+
+def test_attempt_when_it_has_an_end_then_it_is_not_open() -> None:
+    assert attempt().open
+    assert not attempt(ended_at=0, outcome=exited()).open
+
+
+def test_limits_when_none_is_asked_for_then_there_is_nothing_to_set_up() -> None:
+    assert not Limits()
+    assert not NO_LIMITS
+    assert Limits(processes=0)
+    assert msgspec.json.encode(Limits(processes=4)) == b'{"processes":4}'
+
+
+def test_spec_when_it_exists_then_nobody_can_change_it() -> None:
+    asked = spec()
+
+    with pytest.raises(AttributeError):
+        asked.command = "rm"  # type: ignore[misc]
+    assert NOW.wall != NOW.steady

@@ -1,0 +1,45 @@
+"""Which end of a needed job meets a need: the whole table of three needs and ten states."""
+
+from __future__ import annotations
+
+import pytest
+
+from stoker.core.model import NeedOn, Reason, State
+from stoker.core.needs import need_met
+from tests.support.jobs import job
+
+# T: met. F: never can be. -: still open.
+EXPECTED = """
+       waiting queued running held succeeded failed cancelled expired superseded skipped
+ok     -       -      -       -    T         F      F         F       F          T
+failed -       -      -       -    F         T      T         T       F          F
+any    -       -      -       -    T         T      T         T       T          T
+"""
+MEANING = {"T": True, "F": False, "-": None}
+
+
+def cells() -> list[tuple[NeedOn, State, bool | None]]:
+    header, *rows = [line.split() for line in EXPECTED.strip().splitlines()]
+    return [
+        (NeedOn(row[0]), State(state), MEANING[cell])
+        for row in rows
+        for state, cell in zip(header, row[1:], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("on", "state", "met"), cells())
+def test_need_when_the_needed_job_stands_somewhere_then_the_table_holds(
+    on: NeedOn, state: State, met: bool | None
+) -> None:
+    assert need_met(on, job(state)) is met
+
+
+@pytest.mark.parametrize(("on", "met"), [(NeedOn.OK, False), (NeedOn.FAILED, False), (NeedOn.ANY, True)])
+def test_need_when_the_needed_job_was_skipped_for_its_own_needs_then_it_does_not_count_as_ok(
+    on: NeedOn, met: bool
+) -> None:  # fmt: skip
+    assert need_met(on, job(State.SKIPPED, reason=Reason.DEPENDENCY)) is met
+
+
+def test_expectations_when_counted_then_every_need_meets_every_state() -> None:
+    assert {(on, state) for on, state, _ in cells()} == {(on, state) for on in NeedOn for state in State}

@@ -1,0 +1,164 @@
+"""The plan of a start: every fact under every promise, against a table from DESIGN section 7.4, and every bad plan."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from stoker.core.model import Attempt, Identity, Job, State, StopReason
+from stoker.core.recovery import Action, Decision, Fact, Finding, PlanInvalid, RecoveryPlan, plan, validate
+from tests.support.jobs import attempt, exited, job, spec
+
+# Columns: the job survives or not, and whether its stop was already wanted.
+EXPECTED = """
+              unsurviving    surviving   unsurviving+stop surviving+stop
+ended         settle         settle      settle           settle
+owned         stop/orphaned  adopt       stop/cancel      stop/cancel
+orphaned      stop/orphaned  adopt       stop/cancel      stop/cancel
+never_started requeue        requeue     requeue          requeue
+gone          unseen         unseen      unseen           unseen
+silent        wait           wait        wait             wait
+unprovable    hold_stuck     hold_stuck  hold_stuck       hold_stuck
+"""
+
+
+def cells() -> list[tuple[Fact, str, str]]:
+    header, *rows = [line.split() for line in EXPECTED.strip().splitlines()]
+    return [(Fact(row[0]), column, cell) for row in rows for column, cell in zip(header, row[1:], strict=True)]
+
+
+def open_run(ident: int = 7, *, survive: bool = False, stop: StopReason | None = None) -> tuple[Job, Attempt]:
+    of = job(State.RUNNING, id=ident, asked=spec(survive=survive), attempts=1)
+    return of, attempt(of, stop_reason=stop)
+
+
+def process(pid: int) -> Identity:
+    return Identity(pid=pid, start_ticks=1, boot_id="b", pid_namespace=1)
+
+
+def found(of: Attempt, fact: Fact, identity: Identity | None = None) -> Finding:
+    end = exited(0) if fact is Fact.ENDED else None
+    return Finding(run_id=of.run_id, fact=fact, evidence="as seen", outcome=end, identity=identity)
+
+
+def decided(row: tuple[Job, Attempt], fact: Fact, identity: Identity | None = None) -> Decision:
+    (decision,) = plan([row], {row[1].run_id: found(row[1], fact, identity)}).decisions
+    return decision
+
+
+@pytest.mark.parametrize(("fact", "column", "cell"), cells())
+def test_plan_when_a_fact_meets_a_promise_then_the_table_of_the_design_holds(
+    fact: Fact, column: str, cell: str
+) -> None:
+    promise, _, stopped = column.partition("+")
+    row = open_run(survive=promise == "surviving", stop=StopReason.CANCEL if stopped else None)
+
+    decision = decided(row, fact)
+
+    action, _, reason = cell.partition("/")
+    assert decision.action is Action(action)
+    assert decision.stop_reason == (StopReason(reason) if reason else None)
+    assert (decision.run_id, decision.job_id, decision.why) == (row[1].run_id, 7, "as seen")
+    assert decision.resumed is bool(stopped)
+    validate(RecoveryPlan((decision,)), [row])
+
+
+def test_expectations_when_counted_then_every_fact_and_every_action_is_there() -> None:
+    assert {fact for fact, _, _ in cells()} == set(Fact)
+    assert {Action(cell.partition("/")[0]) for _, _, cell in cells()} == set(Action)
+
+
+@given(st.lists(st.tuples(st.sampled_from(Fact), st.booleans(), st.none() | st.sampled_from(StopReason)), max_size=8))
+def test_plan_when_any_facts_are_found_then_it_is_valid_and_counts_each_attempt_once(
+    facts: list[tuple[Fact, bool, StopReason | None]],
+) -> None:
+    rows = [open_run(ident, survive=survive, stop=stop) for ident, (_, survive, stop) in enumerate(facts, 1)]
+    findings = {
+        row[1].run_id: found(row[1], fact, process(row[0].id)) for row, (fact, _, _) in zip(rows, facts, strict=True)
+    }
+
+    made = plan(rows, findings)
+
+    validate(made, rows)
+    assert [decision.run_id for decision in made.decisions] == [live.run_id for _, live in rows]
+    assert sum(made.count(action) for action in Action) == len(rows)
+
+
+def test_plan_when_a_fact_is_missing_then_nothing_is_guessed() -> None:
+    with pytest.raises(KeyError):
+        plan([open_run()], {})
+
+
+def test_validate_when_there_is_nothing_open_then_the_empty_plan_is_fine() -> None:
+    validate(RecoveryPlan(), [])
+
+
+def test_validate_when_an_attempt_is_forgotten_then_the_plan_is_refused() -> None:
+    row = open_run()
+
+    with pytest.raises(PlanInvalid, match=rf"exactly one decision.*{row[1].run_id}"):
+        validate(RecoveryPlan(), [row])
+
+
+def test_validate_when_an_attempt_is_decided_twice_then_the_plan_is_refused() -> None:
+    row = open_run()
+    decision = decided(row, Fact.GONE)
+
+    with pytest.raises(PlanInvalid, match=rf"exactly one decision.*{row[1].run_id}"):
+        validate(RecoveryPlan((decision, decision)), [row])
+
+
+def test_validate_when_a_decision_is_for_nothing_open_then_the_plan_is_refused() -> None:
+    with pytest.raises(PlanInvalid, match="exactly one decision"):
+        validate(RecoveryPlan((decided(open_run(), Fact.GONE),)), [])
+
+
+@pytest.mark.parametrize("facts", [(Fact.OWNED, Fact.ORPHANED), (Fact.ORPHANED, Fact.ORPHANED)])
+@pytest.mark.parametrize("survive", [True, False])
+def test_validate_when_one_process_is_claimed_twice_then_the_plan_is_refused(
+    facts: tuple[Fact, Fact], *, survive: bool
+) -> None:
+    rows = [open_run(1, survive=survive), open_run(2, survive=survive)]
+    decisions = tuple(decided(row, fact, process(44)) for row, fact in zip(rows, facts, strict=True))
+
+    with pytest.raises(PlanInvalid, match="process 44 is claimed by 1"):
+        validate(RecoveryPlan(decisions), rows)
+
+
+def test_validate_when_the_same_pid_is_another_process_then_the_plan_is_fine() -> None:
+    rows = [open_run(1), open_run(2)]
+    old, new = process(44), replace(process(44), start_ticks=2)
+    decisions = (decided(rows[0], Fact.OWNED, old), decided(rows[1], Fact.OWNED, new))
+
+    validate(RecoveryPlan(decisions), rows)
+
+
+@pytest.mark.parametrize("action", [Action.STOP, Action.ADOPT])
+@pytest.mark.parametrize("fact", [fact for fact in Fact if fact not in (Fact.OWNED, Fact.ORPHANED)])
+def test_validate_when_a_worker_nobody_proved_would_be_touched_then_the_plan_is_refused(
+    action: Action, fact: Fact
+) -> None:
+    row = open_run()
+    decision = replace(decided(row, fact), action=action)
+
+    with pytest.raises(PlanInvalid, match=f"{action.value} wants a proven worker, the fact is {fact.value}"):
+        validate(RecoveryPlan((decision,)), [row])
+
+
+@pytest.mark.parametrize("fact", [fact for fact in Fact if fact is not Fact.NEVER_STARTED])
+def test_validate_when_an_attempt_would_be_taken_for_never_started_then_it_wants_a_launchers_word(fact: Fact) -> None:
+    row = open_run()
+    decision = replace(decided(row, fact), action=Action.REQUEUE)
+
+    with pytest.raises(PlanInvalid, match="requeue wants a launcher's word"):
+        validate(RecoveryPlan((decision,)), [row])
+
+
+def test_validate_when_an_end_without_an_outcome_would_be_settled_then_the_plan_is_refused() -> None:
+    row = open_run()
+    decision = replace(decided(row, Fact.GONE), action=Action.SETTLE)
+
+    with pytest.raises(PlanInvalid, match="settle wants an outcome"):
+        validate(RecoveryPlan((decision,)), [row])

@@ -1,0 +1,166 @@
+"""What an end says about its job: every kind of outcome under every stop, from a table written by hand.
+
+A cell names state and reason. `fail`, `hold` and `requeue` stand for what `on_orphan` makes of an unseen end.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from stoker.core.model import OnOrphan, Outcome, OutcomeKind, Reason, Spec, State, StopReason
+from stoker.core.verdict import Verdict, judge
+from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, outcome, running, spec
+
+# Rows: the stop that was committed. Columns: the end, for the stops with the signal delivered before it.
+# `own`: the end speaks for itself. `unseen:R`: on_orphan decides, with reason R.
+EXPECTED = """
+             ok                bad             signal          oom             spawn_error     unseen          never_started
+none         succeeded/exit    failed/exit     failed/signal   failed/oom      failed/spawn_error unseen:orphaned again
+cancel       cancelled/user    cancelled/user  cancelled/user  cancelled/user  cancelled/user  cancelled/user  cancelled/user
+superseded   superseded/superseded superseded/superseded superseded/superseded superseded/superseded superseded/superseded superseded/superseded superseded/superseded
+deadline     failed/deadline   failed/deadline failed/deadline failed/deadline failed/deadline failed/deadline failed/deadline
+restart      again             again           again           again           again           again           again
+timeout      failed/timeout    failed/timeout  failed/timeout  failed/timeout  failed/timeout  unseen:orphaned again
+unresponsive failed/unresponsive failed/unresponsive failed/unresponsive failed/unresponsive failed/unresponsive unseen:orphaned again
+shutdown     unseen:shutdown   unseen:shutdown unseen:shutdown unseen:shutdown unseen:shutdown unseen:shutdown again
+orphaned     unseen:orphaned   unseen:orphaned unseen:orphaned unseen:orphaned unseen:orphaned unseen:orphaned again
+"""  # noqa: E501 - one row a line
+
+ENDS: dict[str, Outcome] = {
+    "ok": exited(0),
+    "bad": exited(3),
+    "signal": outcome(OutcomeKind.SIGNAL),
+    "oom": outcome(OutcomeKind.OOM),
+    "spawn_error": outcome(OutcomeKind.SPAWN_ERROR),
+    "unseen": UNSEEN,
+    "never_started": NEVER_STARTED,
+}
+
+UNSEEN_ENDS = {
+    OnOrphan.FAIL: lambda reason: Verdict(State.FAILED, reason, orphaning=_charge(reason)),
+    OnOrphan.HOLD: lambda reason: Verdict(State.HELD, reason, orphaning=_charge(reason)),
+    OnOrphan.REQUEUE: lambda reason: Verdict(State.QUEUED, orphaning=_charge(reason)),
+}
+
+
+def _charge(reason: Reason) -> int:
+    """A stop of the service is nobody's fault and uses up no budget."""
+    return 0 if reason is Reason.SHUTDOWN else 1
+
+
+def cells() -> list[tuple[str, str, str]]:
+    header, *rows = [line.split() for line in EXPECTED.strip().splitlines()]
+    return [(row[0], end, cell) for row in rows for end, cell in zip(header, row[1:], strict=True)]
+
+
+def verdict_of(asked: Spec, stop: StopReason | None, end: Outcome, **fields: int) -> Verdict:
+    of, live = running(asked, stop, **fields)
+    return judge(of, live, end, NOW.wall, 0.5)
+
+
+def delivered(end: Outcome) -> Outcome:
+    return Outcome(kind=end.kind, exit_code=end.exit_code, signal=end.signal, stopped=True, error=end.error)
+
+
+@pytest.mark.parametrize("on_orphan", OnOrphan)
+@pytest.mark.parametrize(("stop", "end", "cell"), cells(), ids=[f"{stop}-{end}" for stop, end, _ in cells()])
+def test_judge_when_an_end_meets_a_stop_then_the_table_of_the_design_holds(
+    stop: str, end: str, cell: str, on_orphan: OnOrphan
+) -> None:
+    reason = None if stop == "none" else StopReason(stop)
+    told = ENDS[end] if reason is None else delivered(ENDS[end])
+
+    verdict = verdict_of(spec(on_orphan=on_orphan), reason, told)
+
+    if cell == "again":
+        assert verdict == Verdict(State.QUEUED)
+    elif cell.startswith("unseen:"):
+        assert verdict == UNSEEN_ENDS[on_orphan](Reason(cell.removeprefix("unseen:")))
+    else:
+        state, _, why = cell.partition("/")
+        assert (verdict.state, verdict.reason) == (State(state), Reason(why))
+        assert verdict.failure == (verdict.state is State.FAILED)
+        assert (verdict.orphaning, verdict.delay_ms) == (0, None)
+
+
+def test_expectations_when_counted_then_every_stop_and_every_kind_is_there() -> None:
+    assert {stop for stop, _, _ in cells()} == {"none", *StopReason}
+    assert {end.kind for end in ENDS.values()} | {OutcomeKind.EXCEPTION} == set(OutcomeKind)
+
+
+@pytest.mark.parametrize("stop", StopReason)
+@pytest.mark.parametrize(
+    ("end", "state", "reason"),
+    [
+        ("ok", State.SUCCEEDED, Reason.EXIT),
+        ("bad", State.FAILED, Reason.EXIT),
+        ("signal", State.FAILED, Reason.SIGNAL),
+        ("oom", State.FAILED, Reason.OOM),
+    ],
+)
+def test_judge_when_the_stop_came_after_the_exit_then_the_exit_stands(
+    stop: StopReason, end: str, state: State, reason: Reason
+) -> None:
+    verdict = verdict_of(spec(), stop, ENDS[end])
+
+    assert (verdict.state, verdict.reason) == (state, reason)
+
+
+def test_judge_when_a_signal_of_ours_was_only_a_warning_then_the_exit_speaks_for_itself() -> None:
+    assert verdict_of(spec(), None, exited(0, stopped=True)).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, State.FAILED), (3, State.SUCCEEDED), (9, State.SUCCEEDED)])
+def test_judge_when_success_has_other_codes_then_only_those_succeed(code: int, state: State) -> None:
+    assert verdict_of(spec(success_exit_codes=(3, 9)), None, exited(code)).state is state
+
+
+def test_judge_when_a_handler_raised_then_the_reason_is_its_exit() -> None:
+    verdict = verdict_of(spec(max_attempts=3), None, outcome(OutcomeKind.EXCEPTION))
+
+    assert verdict == Verdict(State.FAILED, Reason.EXIT, failure=1)
+
+
+@pytest.mark.parametrize("stop", [None, StopReason.TIMEOUT, StopReason.UNRESPONSIVE])
+def test_judge_when_the_budget_lasts_then_a_seen_failure_waits_for_its_retry(stop: StopReason | None) -> None:
+    verdict = verdict_of(spec(max_attempts=2), stop, exited(3, stopped=stop is not None))
+
+    assert verdict == Verdict(State.WAITING, failure=1, delay_ms=1_000)
+
+
+def test_judge_when_the_budget_is_used_up_then_the_job_fails() -> None:
+    verdict = verdict_of(spec(max_attempts=3), None, exited(3), failures=2)
+
+    assert verdict == Verdict(State.FAILED, Reason.EXIT, failure=1)
+
+
+@pytest.mark.parametrize(("deadline", "state"), [(NOW.wall + 1_000, State.FAILED), (NOW.wall + 1_001, State.WAITING)])
+def test_judge_when_the_retry_would_come_at_the_deadline_then_there_is_none(deadline: int, state: State) -> None:
+    verdict = verdict_of(spec(max_attempts=2, deadline=deadline), None, exited(3))
+
+    assert verdict.state is state
+    assert verdict.reason is (Reason.EXIT if state is State.FAILED else None)
+
+
+def test_judge_when_the_worker_was_adopted_and_then_lost_then_the_reason_says_so() -> None:
+    of, live = running(spec())
+    adopted = attempt(of, adopted=1)
+
+    assert judge(of, live, UNSEEN, NOW.wall, 0.5).reason is Reason.ORPHANED
+    assert judge(of, adopted, UNSEEN, NOW.wall, 0.5).reason is Reason.LOST
+
+
+@pytest.mark.parametrize(("orphanings", "state"), [(0, State.QUEUED), (1, State.QUEUED), (2, State.HELD)])
+def test_judge_when_a_safe_job_ends_unseen_too_often_then_it_is_poison(orphanings: int, state: State) -> None:
+    verdict = verdict_of(spec(on_orphan=OnOrphan.REQUEUE, max_orphanings=3), None, UNSEEN, orphanings=orphanings)
+
+    assert (verdict.state, verdict.orphaning) == (state, 1)
+    assert verdict.reason is (Reason.POISON if state is State.HELD else None)
+
+
+def test_judge_when_a_released_poison_job_is_only_stopped_with_the_service_then_it_is_queued_uncharged() -> None:
+    asked = spec(on_orphan=OnOrphan.REQUEUE, max_orphanings=3)
+
+    verdict = verdict_of(asked, StopReason.SHUTDOWN, exited(0, stopped=True), orphanings=3)
+
+    assert verdict == Verdict(State.QUEUED)

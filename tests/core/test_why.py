@@ -1,0 +1,176 @@
+"""Why a job is where it is: one code, one sentence and one next command for every thing that can block it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stoker.core.model import FINAL, Identity, Job, Queue, QueueClass, Reason, State, StopReason
+from stoker.core.why import Blocker, Scene, explain, seconds
+from tests.support.jobs import NOW, attempt, job, spec
+
+LOW = Queue(name="bulk", queue_class=QueueClass.LOW)
+
+
+def why(of: Job, **around: Any) -> Blocker:
+    return explain(of, Scene(**({"now": NOW, "queue": Queue(name="bulk")} | around)))
+
+
+def test_why_when_needs_are_open_then_it_names_them() -> None:
+    told = why(job(State.WAITING, needs_open=2), open_needs=[3, 4])
+
+    assert told == Blocker("needs", "waits for job 3, 4 to end", "stoker why 3", {"needs": [3, 4]})
+
+
+def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
+    told = why(job(State.WAITING, needs_open=9), open_needs=range(1, 10))
+
+    assert told.message == "waits for job 1, 2, 3, 4, 5 to end"
+    assert told.details == {"needs": list(range(1, 10))}
+
+
+def test_why_when_the_last_need_ended_this_moment_then_there_is_no_job_to_look_at() -> None:
+    assert why(job(State.WAITING, needs_open=1)).hint is None
+
+
+def test_why_when_a_backoff_runs_then_it_says_how_long_and_how_often() -> None:
+    told = why(job(State.WAITING, asked=spec(max_attempts=3), failures=1, wake_at=NOW.steady + 1_500))
+
+    assert (told.code, told.hint) == ("backoff", "stoker logs 7")
+    assert told.message == "failed 1 of 3 times; the next try is in 1.5s"
+    assert told.details == {"wake_in_ms": 1_500, "failures": 1}
+
+
+@pytest.mark.parametrize("wake_at", [None, NOW.steady])
+def test_why_when_run_at_is_ahead_then_it_says_when(wake_at: int | None) -> None:
+    told = why(job(State.WAITING, asked=spec(run_at=NOW.wall + 60_000), wake_at=wake_at))
+
+    assert (told.code, told.message) == ("run_at", "was asked to start in 60.0s")
+    assert told.details == {"run_at": NOW.wall + 60_000}
+
+
+# Each scene blocks by everything that stands behind it too: the first no is the one that is told.
+QUEUED: list[tuple[str, dict[str, Any], str]] = [
+    ("slot", {}, "may start at any moment"),
+    ("slot", {"running": 4, "slots": 4, "ahead": 2}, "all 4 slots are taken; 2 jobs of its queue go first"),
+    ("resource", {"free": {"gpu": 0}}, "needs 1 of resource 'gpu', 0 free"),
+    ("queue_full", {"queue_running": 2}, "queue 'bulk' runs 2 jobs, its limit max_running"),
+    ("throttled", {"throttled_by": ["cpu", "memory"]}, "queue 'bulk' is of class low, and the host is busy (cpu, memory)"),
+    ("queue_paused", {"queue": Queue(name="bulk", paused=True, max_running=2)}, "queue 'bulk' is paused"),
+    ("draining", {"closed": "draining"}, "the daemon starts nothing now: draining"),
+]
+
+
+@pytest.mark.parametrize("depth", range(len(QUEUED)))
+def test_why_when_a_queued_job_is_blocked_then_the_first_no_of_the_daemon_is_told(depth: int) -> None:
+    code, _, message = QUEUED[depth]
+    around: dict[str, Any] = {"queue": Queue(name="bulk", queue_class=QueueClass.LOW, max_running=2), "free": {"gpu": 1}}
+    for _, more, _ in QUEUED[: depth + 1]:
+        around |= more
+
+    told = why(job(asked=spec(queue="bulk", resources={"gpu": 1})), **around)
+
+    assert (told.code, told.message) == (code, message)
+    assert told.hint is not None or message == "may start at any moment"
+
+
+@pytest.mark.parametrize("queue_class", [QueueClass.NORMAL, QueueClass.HIGH])
+def test_why_when_the_host_is_busy_then_only_low_queues_blame_it(queue_class: QueueClass) -> None:
+    told = why(job(), queue=Queue(name="bulk", queue_class=queue_class), throttled_by=["cpu"])
+
+    assert told.code == "slot"
+
+
+def test_why_when_a_queue_is_at_its_limit_then_the_hint_raises_it_by_one() -> None:
+    told = why(job(), queue=Queue(name="bulk", max_running=2), queue_running=2)
+
+    assert told.hint == "stoker queue set bulk --max-running 3"
+
+
+def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
+    of = job(asked=spec(resources={"cpu": 1, "gpu": 2}))
+
+    told = why(of, free={"cpu": 5, "gpu": -1}, holders={"gpu": [8, 9]})
+
+    assert told.message == "needs 2 of resource 'gpu', 0 free, held by job 8, 9"
+    assert told.hint == "stoker show 8"
+    assert told.details == {"resource": "gpu", "wanted": 2, "free": -1, "holders": [8, 9]}
+
+
+def test_why_when_nobody_holds_a_resource_then_the_hint_makes_it_larger() -> None:
+    assert why(job(asked=spec(resources={"gpu": 2})), free={}).hint == "stoker resource set gpu 2"
+
+
+def test_why_when_the_job_runs_then_it_says_so() -> None:
+    of = job(State.RUNNING, attempts=2, pid=44)
+
+    assert why(of, attempt=attempt(of)).message == "is running (attempt 2, pid 44)"
+    assert why(of).code == "running"
+
+
+def test_why_when_the_job_is_being_stopped_then_it_names_the_reason() -> None:
+    of = job(State.RUNNING, attempts=1)
+
+    told = why(of, attempt=attempt(of, stop_reason=StopReason.TIMEOUT))
+
+    assert (told.code, told.details) == ("stopping", {"stop_reason": "timeout"})
+
+
+HELD_FOR = [Reason.USER, Reason.POISON, Reason.STUCK, Reason.ORPHANED, Reason.LOST, Reason.SHUTDOWN]
+
+
+@pytest.mark.parametrize("reason", HELD_FOR)
+def test_why_when_a_job_is_held_then_each_reason_has_its_own_sentence(reason: Reason) -> None:
+    told = why(job(State.HELD, reason=reason))
+
+    assert (told.code, told.details) == ("held", {"reason": reason})
+    assert told.hint == "stoker release 7, or stoker cancel 7"
+    assert told.message != "waits for a person"
+
+
+def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:
+    assert len({why(job(State.HELD, reason=reason)).message for reason in HELD_FOR}) == len(HELD_FOR)
+
+
+def test_why_when_a_job_is_held_for_another_reason_then_a_person_is_still_named() -> None:
+    assert why(job(State.HELD, reason=Reason.OOM)).message == "waits for a person"
+
+
+def test_why_when_a_held_job_may_still_live_then_no_verb_is_offered_that_would_be_refused() -> None:
+    of = job(State.HELD, reason=Reason.STUCK, attempts=1)
+    identity = Identity(pid=44, start_ticks=1, boot_id="b", pid_namespace=1)
+
+    told = why(of, attempt=attempt(of, identity=identity))
+
+    assert told.message.endswith("; look at pid 44")
+    assert told.hint == "stoker show 7"
+    assert "pid" not in why(of, attempt=attempt(of)).message
+
+
+@pytest.mark.parametrize("state", sorted(FINAL))
+def test_why_when_a_job_is_over_then_it_says_how_and_offers_a_retry_only_where_that_makes_sense(state: State) -> None:
+    told = why(job(state))
+
+    assert (told.code, told.message) == ("final", f"is {state.value} (user)")
+    assert told.hint == ("stoker retry 7" if state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reason": Reason.EXIT, "exit_code": 3}, "is failed (exit 3)"),
+        ({"reason": Reason.EXIT}, "is failed (exit)"),
+        ({"reason": Reason.SIGNAL, "signal": 9}, "is failed (signal 9)"),
+        ({"reason": Reason.SIGNAL}, "is failed (signal)"),
+        ({"reason": Reason.TIMEOUT, "signal": 9}, "is failed (timeout)"),
+        ({"reason": None}, "is failed"),
+    ],
+)
+def test_why_when_a_job_failed_then_its_code_is_told(fields: dict[str, Any], message: str) -> None:
+    assert why(job(State.FAILED, **fields)).message == message
+
+
+@pytest.mark.parametrize(("milliseconds", "text"), [(0, "0.0s"), (1_549, "1.5s"), (90_000, "90.0s")])
+def test_seconds_when_a_duration_is_told_then_it_has_one_digit(milliseconds: int, text: str) -> None:
+    assert seconds(milliseconds) == text
