@@ -131,7 +131,7 @@ class Host(RuleBasedStateMachine):
             assert job_after.state is not State.SUCCEEDED
             life.seen_failures += effective is StopReason.DEADLINE
             return
-        if effective in (StopReason.CANCEL, StopReason.RESTART):
+        if effective in (StopReason.CANCEL, StopReason.RESTART, StopReason.SUPERSEDED):
             return
         if effective is StopReason.DEADLINE:
             life.seen_failures += 1

@@ -15,6 +15,7 @@ from stoker.config import Config
 from stoker.core.clock import SystemClock
 from stoker.core.model import STOKER, ExecutionMode, Queue
 from stoker.core.throttle import Pressure
+from stoker.engine import maintenance
 from stoker.engine.book import Book
 from stoker.engine.commands import CommandChecks
 from stoker.engine.dispatcher import Dispatcher
@@ -76,7 +77,7 @@ class Engine:
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.checks = CommandChecks(self.clock, around.base["PATH"])
         self.housekeeping = Housekeeping(
-            directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher,
+            directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock,
             instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
         )  # fmt: skip
         self.throttle = Throttle(
@@ -86,6 +87,7 @@ class Engine:
             self.book, self.loop, self.local, self.clock, self.telemetry, state_dir=directory.root,
             instance=opened.instance.id, epoch=opened.instance.epoch, copied=opened.instance.copied,
         )  # fmt: skip
+        maintenance.register(opened.writer, self.clock)
         self.drain = Drain(
             self.book, self.loop, self.intake, self.dispatcher, self.feeds, timeout_ms=config.daemon.drain_timeout_ms,
             progress=progress,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
+from stoker.core.clock import Clock
 from stoker.core.errors import DiskFull
 from stoker.core.model import State
+from stoker.engine import maintenance
 from stoker.engine.book import Book
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.inbox import Flush
@@ -22,6 +24,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 ASIDE_TICKS = 60
+MAINTENANCE_TICKS = 3_600  # looked at every hour or so; the key makes it once a day
 ROOM_AGAIN = 1.1  # resume only with a tenth more than the limit, so that one file does not flap it
 
 
@@ -30,7 +33,7 @@ class Housekeeping:
 
     def __init__(
         self, directory: StateDirectory, writer: Writer, loop: Loop, book: Book, intake: Intake, dispatcher: Dispatcher,
-        *, instance: str, schema: int, min_free_bytes: int,
+        clock: Clock, *, instance: str, schema: int, min_free_bytes: int,
     ) -> None:  # fmt: skip
         self._directory = directory
         self._writer = writer
@@ -38,6 +41,7 @@ class Housekeeping:
         self._book = book
         self._intake = intake
         self._dispatcher = dispatcher
+        self._clock = clock
         self._instance = instance
         self._schema = schema
         self._min_free = min_free_bytes
@@ -53,6 +57,7 @@ class Housekeeping:
         if self._book.described:
             self._loop.post(Flush())
         self._look_at_disk()
+        self._maintain()
         self.depths = {name: self._book.counts[name, State.QUEUED] for name in self._book.queues}
         if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq:
             asyncio.get_running_loop().run_in_executor(None, self.note)
@@ -61,6 +66,11 @@ class Housekeeping:
         """Write `state.json`: what the database must at least hold from now on."""
         self._noted = self._book.committed_seq
         self._directory.write_aside(Aside(self._instance, self._schema, self._noted))
+
+    def _maintain(self) -> None:
+        """Once a day, some time after the start: maintenance must not delay what people wait for."""
+        if self._ticks % MAINTENANCE_TICKS == 0:
+            self._loop.post(maintenance.daily(self._intake, self._clock.now()))
 
     def _look_at_disk(self) -> None:
         self.free_bytes = free_bytes(self._directory.root)

@@ -30,6 +30,7 @@ from stoker.process import identity as identities
 from stoker.process.capture import log_of, remove_empty
 from stoker.process.launchers import find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
+from stoker.process.messages import Run as HeldRun
 from stoker.process.outcomes import read_outcomes, remove_outcomes
 from stoker.process.tree import stop_processes, sweep
 from stoker.store.recoveries import Recovery
@@ -144,8 +145,7 @@ class RecoveryService:
             if run_id in testimony.held:
                 client, held = testimony.held[run_id]
                 self._local.own(run_id, client, run.job.spec.grace_ms)
-                if held.state is RunState.CLOSING and held.exit is not None:
-                    self._local.hear(client.launcher, [held.exit])
+                self._hear_again(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None
                 self._local.own_orphan(run_id, finding.identity, adopt=adopt)
@@ -153,6 +153,13 @@ class RecoveryService:
         for run_id, (_, held) in testimony.held.items():
             if run_id not in ours and held.exit is not None and held.state is RunState.ENDED:
                 self._settle_unknown(held.exit)
+
+    def _hear_again(self, launcher: str, held: HeldRun) -> None:
+        """What was said of a run while nobody listened: since when it runs, and that its main process has ended."""
+        if held.started is not None and held.state is not RunState.ENDED:
+            self._local.hear(launcher, [held.started])
+        if held.exit is not None and held.state is RunState.CLOSING:
+            self._local.hear(launcher, [held.exit])
 
     async def _follow(self, made: RecoveryPlan, row: Recovery | None) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

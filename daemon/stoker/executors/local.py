@@ -8,6 +8,7 @@ main process left behind gets the same ladder as a stop; new attempts go to the 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from stoker.process.launchers import start_launcher
 from stoker.process.tree import Ladder, await_end, sweep
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class LocalExecutor:
@@ -100,6 +103,7 @@ class LocalExecutor:
         """A run of an earlier daemon has lost its launcher; an adopted one is watched until it ends."""
         self._orphans[run_id] = identity
         if adopt and identity is not None:
+            self._sink([Began(run_id, identity, identity.start_ticks * 1_000 // TICKS_PER_S)])
             self._spawn(self._watch_orphan(run_id, identity))
 
     async def _watch_orphan(self, run_id: str, identity: Identity) -> None:

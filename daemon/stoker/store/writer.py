@@ -142,6 +142,12 @@ class Writer:
         except sqlite3.Error as error:
             raise StorageFailed(f"read: {error}") from error
 
+    async def maintain(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], int], *args: P.args, **kw: P.kwargs
+    ) -> int:
+        """A bounded piece of upkeep between two commits. Raises StorageFailed."""
+        return await self.read(function, *args, **kw)
+
     def keep_reserve(self) -> None:
         """Set the emergency reserve aside (again). Raises OSError when there is no room for it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC

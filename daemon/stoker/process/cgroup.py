@@ -1,0 +1,162 @@
+"""A cgroup v2 leaf for each attempt, where a subtree was delegated to us: the one bound no worker escapes.
+
+Owns finding that subtree and the files in it. Refuses to touch a cgroup that nobody delegated (systemd's mark on
+its directory, or the setting) and hierarchies of version 1. Invariants: a leaf belongs to one run, so all of it may
+be killed or frozen; a limit that its controller cannot enforce is not claimed: `Leaf.in_force` names those that are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from stoker.core.errors import ConfigInvalid
+from stoker.core.model import Limits
+
+MARKS = ("user.delegate", "trusted.delegate")
+OWN_LEAF = "daemon"
+LEAF = "run-"
+CONTROLLERS = ("memory", "pids", "cpu")
+# Which limit becomes which file of which controller.
+FILES = {"memory_bytes": ("memory", "memory.max"), "processes": ("pids", "pids.max")}
+
+
+def find_root(setting: str) -> Path | None:
+    """The directory that we may divide: `setting`, or our own cgroup if it is delegated; None without one.
+
+    ConfigInvalid for a setting that is no cgroup of version 2.
+    """
+    if setting == "off":
+        return None
+    if setting:
+        root = Path(setting)
+        if not (root / "cgroup.procs").exists() or not (root / "cgroup.events").exists():
+            raise ConfigInvalid(f"cgroup.root: {setting} is no cgroup v2 below the top one", errors=[setting])
+        return root
+    own = _own_cgroup()
+    return own if own is not None and is_delegated(own) else None
+
+
+def is_delegated(cgroup: Path) -> bool:
+    """Whether systemd marked it as handed over (Delegate=yes)."""
+    for mark in MARKS:
+        with suppress(OSError):
+            if os.getxattr(cgroup, mark) == b"1":
+                return True
+    return False
+
+
+def read_mounts(mountinfo: str) -> Iterator[Path]:
+    """Where cgroup v2 is mounted, by the text of /proc/self/mountinfo."""
+    for line in mountinfo.splitlines():
+        words = line.split()
+        separator = words.index("-")
+        if words[separator + 1] == "cgroup2":
+            yield Path(words[4])
+
+
+def _own_cgroup() -> Path | None:
+    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    inside = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if mount is None or inside is None:
+        return None
+    own = mount / inside
+    # After a restart within one service we may find ourselves where an earlier daemon had moved.
+    return own.parent if own.name == OWN_LEAF else own
+
+
+class Leaf(Struct, frozen=True):
+    """One run's cgroup. `in_force`: the names of those limits that its controllers enforce."""
+
+    path: Path
+    in_force: frozenset[str] = frozenset()
+
+    @property
+    def populated(self) -> bool:
+        """Whether a living process is in it or below it; False too when it is removed."""
+        return _read_pairs(self.path / "cgroup.events").get("populated", 0) == 1
+
+    @property
+    def oom_kills(self) -> int:
+        """How many of its processes the kernel killed for want of memory."""
+        return _read_pairs(self.path / "memory.events").get("oom_kill", 0)
+
+    def kill(self) -> None:
+        """SIGKILL to all that is in it, forks under way included (Linux 5.14)."""
+        _write(self.path / "cgroup.kill", "1")
+
+    def freeze(self) -> None:
+        _write(self.path / "cgroup.freeze", "1")
+
+    def thaw(self) -> None:
+        _write(self.path / "cgroup.freeze", "0")
+
+    def remove(self) -> None:
+        """With what its worker may have made inside; once nothing lives in it. Twice is as good as once."""
+        for directory, _, _ in os.walk(self.path, topdown=False):
+            with suppress(FileNotFoundError):
+                Path(directory).rmdir()
+
+
+class Cgroups:
+    """The delegated subtree, divided: one leaf for ourselves, one for each run."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.controllers: frozenset[str] = frozenset()
+
+    def prepare(self) -> None:
+        """Moves all that is in the root itself to a leaf: only an empty cgroup may hand controllers down."""
+        own = self._root / OWN_LEAF
+        own.mkdir(exist_ok=True)
+        for pid in (self._root / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                _write(own / "cgroup.procs", pid)
+        available = (self._root / "cgroup.controllers").read_text().split()
+        for controller in CONTROLLERS:
+            if controller in available:
+                with suppress(OSError):  # then its limits are not in force here, and nobody is told they were
+                    _write(self._root / "cgroup.subtree_control", f"+{controller}")
+        self.controllers = frozenset((self._root / "cgroup.subtree_control").read_text().split())
+
+    def make(self, run_id: str, limits: Limits) -> Leaf:
+        """The leaf of a run that is about to start; what limits it could not take are still to be set otherwise."""
+        path = self._root / f"{LEAF}{run_id}"
+        path.mkdir(exist_ok=True)
+        in_force = set()
+        for name, (controller, file) in FILES.items():
+            wanted = getattr(limits, name)
+            if wanted is not None and controller in self.controllers:
+                _write(path / file, str(wanted))
+                in_force.add(name)
+        return Leaf(path, frozenset(in_force))
+
+    def leaf(self, run_id: str) -> Leaf:
+        """The leaf of a run that started earlier."""
+        return Leaf(self._root / f"{LEAF}{run_id}")
+
+    def run_ids(self) -> list[str]:
+        """Every run that has a leaf."""
+        return [path.name.removeprefix(LEAF) for path in self._root.glob(f"{LEAF}*")]
+
+
+def _read_pairs(path: Path) -> dict[str, int]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:  # removed, or without that controller
+        return {}
+    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
+
+
+def _write(path: Path, text: str) -> None:
+    """In one write, never creating anything."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

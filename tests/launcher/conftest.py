@@ -1,0 +1,19 @@
+"""One instance for each test, ended with everything it started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.launcher import LauncherHost
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[LauncherHost]:
+    host = LauncherHost()
+    yield host
+    await host.end()
