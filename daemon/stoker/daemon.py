@@ -28,6 +28,7 @@ from stoker.engine.health import Health, beat
 from stoker.engine.service import Service
 from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
+from stoker.executors.leaves import Leaves
 from stoker.paths import socket_path, state_dir
 from stoker.process.identity import boot_id
 from stoker.rpc.address import bind_socket, lock_socket
@@ -108,6 +109,7 @@ class Daemon:
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             telemetry=telemetry,
+            leaves=Leaves.below(self._config.cgroup.root),
         )
         return Engine(self._config, self._directory, opened, around, self._draining)
 

@@ -126,16 +126,18 @@ def test_standard_library_when_a_job_computes_each_file_then_every_result_is_rig
 
 
 def test_log_when_followed_live_then_each_line_is_seen_before_the_worker_may_go_on(workers: DaemonProcess) -> None:
-    gate = workers.home / "gate"
-    os.mkfifo(gate)
-    script = 'for step in 1 2 3; do echo "step $step"; read -r answer < "$0"; echo "heard $answer"; done'
+    steps = ["1", "2", "3"]
+    gates = {f"step {step}": workers.home / f"gate.{step}" for step in steps}
+    for gate in gates.values():
+        os.mkfifo(gate)
+    script = 'for step; do echo "step $step"; read -r answer < "gate.$step"; echo "heard $answer"; done'
 
-    seen = []
+    seen: list[str] = []
     with workers.client() as client:
-        job = client.submit("/bin/bash", "-c", script, str(gate))
+        job = client.submit("/bin/bash", "-c", script, "bash", *steps, working_dir=str(workers.home))
         for chunk in client.logs(job["id"], follow=True):
             seen += chunk.decode().splitlines()
-            if seen[-1].startswith("step"):
-                gate.write_text(f"{seen[-1]} seen\n")
+            if seen[-1] in gates:
+                gates[seen[-1]].write_text(f"{seen[-1]} seen\n")
 
-    assert seen == [line for step in (1, 2, 3) for line in (f"step {step}", f"heard step {step} seen")]
+    assert seen == [line for step in steps for line in (f"step {step}", f"heard step {step} seen")]

@@ -39,7 +39,7 @@ from stoker.core.model import (
 )
 from stoker.core.needs import need_met
 from stoker.core.recovery import Action, Fact, Finding, plan, validate
-from stoker.core.steps import blocked, submitted
+from stoker.core.steps import submitted
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 
 # DESIGN section 4, "leaves to". Beyond its letter, and meant by it: what a person lets go on waits where something
@@ -58,11 +58,18 @@ LEAVES_TO: dict[State, set[State]] = {
     State.SUPERSEDED: PENDING,
     State.SKIPPED: PENDING,
 }
-SLOTS = 3
+SLOTS = 2
 RESOURCE = Resource(name="gpu", capacity=2)
 QUEUES = [Queue(name="default"), Queue(name="bulk", queue_class=QueueClass.LOW, max_running=1)]
 PERSONS_WORD = (ev.Retry, ev.Release, ev.Restart)
 MANY_STEPS = 400
+LAST_ENDS = [exited(1), UNSEEN, Outcome(kind=OutcomeKind.OOM, signal=9), NEVER_STARTED, exited(0)]
+
+
+def blocked(of: Job, now: Now) -> bool:
+    """Whether a job must still wait, told apart from the core's own answer."""
+    moments = [(of.wake_at, now.steady), (of.spec.run_at, now.wall)]
+    return of.needs_open > 0 or any(moment is not None and moment > clock for moment, clock in moments)
 
 
 class Life(Struct):
@@ -97,6 +104,8 @@ class Host(RuleBasedStateMachine):
             assert isinstance(event, tuple(ev.VERBS.values())), "only a person is ever told no"
             return False
         self.check(life, event, after.job, after.attempt)
+        if isinstance(event, ev.Dispatched):
+            assert after.effects == (ev.Launch(event.attempt),)
         life.job = after.job
         if after.attempt is not None:
             life.attempt = after.attempt if after.attempt.open else None
@@ -107,6 +116,8 @@ class Host(RuleBasedStateMachine):
     def check(self, life: Life, event: ev.Event, job_after: Job, touched: Attempt | None) -> None:
         before, live = life.job, life.attempt
         assert job_after.state is before.state or job_after.state in LEAVES_TO[before.state], (event, before.state)
+        if job_after.state in PENDING and job_after.state is not before.state:
+            assert (job_after.state is State.WAITING) is blocked(job_after, self.now), event
         if live is not None and touched is not None:
             assert touched.run_id == live.run_id, "an open attempt was replaced"
             assert live.stop_reason in (None, touched.stop_reason), "the first stop reason wins"
@@ -167,8 +178,13 @@ class Host(RuleBasedStateMachine):
     def begin(self) -> None:
         self.now = NOW
 
-    @rule(data=st.data())
-    def submit(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), number=st.integers(1, 3))
+    def submit(self, data: st.DataObject, number: int) -> None:
+        for _ in range(number):
+            self.submit_one(data)
+        self.dispatch(throttled=False)
+
+    def submit_one(self, data: st.DataObject) -> None:
         asked = data.draw(asks(self.now, list(self.lives)))
         open_needs = tuple(need for need in asked.needs if need_met(need.on, self.lives[need.job].job) is None)
         hopeless = [need for need in asked.needs if need_met(need.on, self.lives[need.job].job) is False]
@@ -184,6 +200,7 @@ class Host(RuleBasedStateMachine):
         """Steady time only grows; somebody may set the wall clock."""
         self.now = Now(self.now.wall + ms + jump, self.now.steady + ms)
         self.ring()
+        self.dispatch(throttled=False)
 
     def ring(self) -> None:
         """Every limit that is due, asked for as store/due.py does."""
@@ -200,7 +217,7 @@ class Host(RuleBasedStateMachine):
                 self.happen(life, ev.DeadlinePassed())
 
     @rule(throttled=st.booleans())
-    def dispatch(self, *, throttled: bool = False) -> None:
+    def dispatch(self, *, throttled: bool) -> None:
         live = [life for life in self.lives.values() if life.attempt is not None]
         held = sum(life.job.spec.resources.get(RESOURCE.name, 0) for life in live)
         lines = []
@@ -266,6 +283,21 @@ class Host(RuleBasedStateMachine):
                 self.happen(self.lives[decision.job_id], event)
 
     @rule(number=st.integers(0, 99))
+    def worker_can_no_longer_be_proven(self, number: int) -> None:
+        life = self.pick(number, State.RUNNING)
+        if life is not None:
+            self.happen(life, ev.Stuck())
+            assert life.attempt is not None
+
+    @rule(number=st.integers(0, 99), ends_by_it=st.booleans(), reason=st.sampled_from(StopReason))
+    def stop_takes_its_course(self, number: int, reason: StopReason, *, ends_by_it: bool) -> None:
+        life = self.pick(number, State.RUNNING)
+        if life is not None:
+            self.happen(life, ev.StopWanted(reason=reason))
+            end = Outcome(kind=OutcomeKind.SIGNAL, signal=15, stopped=True) if ends_by_it else UNSEEN
+            self.happen(life, ev.Ended(outcome=end))
+
+    @rule(number=st.integers(0, 99))
     def stuck_attempt_turns_out_to_be_over(self, number: int) -> None:
         stuck = [life for life in self.lives.values() if life.job.state is State.HELD and life.attempt is not None]
         if stuck:
@@ -276,7 +308,9 @@ class Host(RuleBasedStateMachine):
     @precondition(lambda self: self.lives)
     @rule(number=st.integers(0, 99), verb=st.sampled_from(sorted(ev.VERBS)), yes=st.booleans())
     def person_speaks(self, number: int, verb: str, *, yes: bool) -> None:
-        life = list(self.lives.values())[number % len(self.lives)]
+        held = [life for life in self.lives.values() if life.job.state is State.HELD]
+        heard_of = [*held, *held, *self.lives.values()]
+        life = heard_of[number % len(heard_of)]
         before = (life.job, life.attempt)
         event = ev.Restart(yes=yes) if verb == "restart" else ev.VERBS[verb]()
 
@@ -331,37 +365,41 @@ class Host(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """A world that behaves: time passes, there is room, every attempt ends. Then every job reaches an end."""
-        for life in self.lives.values():
-            if life.job.state is State.HELD:
-                if life.attempt is not None:
-                    self.happen(life, ev.Ended(outcome=UNSEEN))
-                self.happen(life, ev.Cancel())
         for turn in range(MANY_STEPS):
             if all(life.job.final for life in self.lives.values()):
                 return
+            self.clear_held()
             self.now = Now(self.now.wall + 4_000_000, self.now.steady + 4_000_000)
             self.ring()
             self.dispatch(throttled=False)
             for life in self.lives.values():
                 if life.job.state is State.RUNNING:
-                    self.happen(life, ev.Ended(outcome=exited(turn % 2)))
+                    self.happen(life, ev.Ended(outcome=LAST_ENDS[(turn + life.job.id) % len(LAST_ENDS)]))
         still = [(life.job.id, life.job.state) for life in self.lives.values() if not life.job.final]
         raise AssertionError(f"served and served, and never over: {still}")
+
+
+    def clear_held(self) -> None:
+        for life in self.lives.values():
+            if life.job.state is State.HELD:
+                if life.attempt is not None:
+                    self.happen(life, ev.Ended(outcome=UNSEEN))
+                self.happen(life, ev.Cancel())
 
 
 @st.composite
 def asks(draw: st.DrawFn, now: Now, known: list[int]) -> Spec:
     """Any spec that the intake would take now."""
-    ahead = st.none() | st.integers(1, 100_000)
+    ahead = st.sampled_from([None, None, None, 1, 1_000, 100_000])
     deadline, run_at = draw(ahead), draw(ahead)
-    needed = draw(st.lists(st.sampled_from(known), max_size=2, unique=True)) if known else []
+    needed = draw(st.sampled_from([(), (), (), *((ident,) for ident in known), tuple(known[-2:])]))
     return Spec(
         command="work", working_dir="/", queue=draw(st.sampled_from([queue.name for queue in QUEUES])),
         max_attempts=draw(st.integers(1, 4)), base_delay_ms=draw(st.sampled_from([0, 1, 1_000])),
         no_retry_exit_codes=(64,), ttl_ms=draw(ahead), deadline=deadline and now.wall + deadline,
         run_at=run_at and now.wall + run_at, on_orphan=draw(st.sampled_from(OnOrphan)),
         max_orphanings=draw(st.integers(1, 3)), survive=draw(st.booleans()),
-        resources=draw(st.sampled_from([{}, {"gpu": 1}, {"gpu": 2}])),
+        resources=draw(st.sampled_from([{}, {}, {"gpu": 1}, {"gpu": 2}])),
         needs=tuple(Need(job=ident, on=draw(st.sampled_from(NeedOn))) for ident in needed),
     )  # fmt: skip
 
@@ -374,5 +412,5 @@ ends = st.builds(
 
 TestHost = Host.TestCase
 TestHost.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -1,4 +1,8 @@
-"""What must be in force before a worker's first instruction: limits, niceness, the cgroup, the user."""
+"""What must be in force before a worker's first instruction: limits, niceness, the cgroup, the user.
+
+Owns the prepared route (fork, set-up, exec) where it differs from the plain one. What this machine does not permit is
+skipped with the reason.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import errno
 import os
 import resource
 import secrets
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +18,14 @@ import pytest
 
 from stoker.core.model import Limits
 from stoker.process.cgroup import read_mounts
-from stoker.process.messages import Setup, User
-from tests.support.launcher import alive
+from stoker.process.messages import Exited, Setup, Started, User
+from tests.support.facts import until, until_async
+from tests.support.instance import ended, log_of, with_setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.launcher import DaemonSide
+    from tests.support.instance import LauncherHost
 
 NOBODY = User(uid=65_534, gid=65_534, groups=(65_533,))
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
@@ -29,107 +35,179 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become s
 def leaf() -> Iterator[Path]:
     """An empty cgroup of version 2."""
     mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
-    if mount is None or not os.access(mount, os.W_OK):
+    if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
         pytest.skip("no writable cgroup v2 here")
     path = mount / f"stoker-test-{secrets.token_hex(4)}"
     path.mkdir()
     yield path
     (path / "cgroup.kill").write_text("1")
-    while "populated 1" in (path / "cgroup.events").read_text():
-        os.sched_yield()
+    until(lambda: is_empty(path))
     path.rmdir()
+
+
+def is_empty(leaf: Path) -> bool:
+    return "populated 0" in (leaf / "cgroup.events").read_text()
 
 
 @pytest.mark.parametrize(
     ("limits", "option", "shown"),
     [
         (Limits(open_files=64), "-n", "64"),
-        (Limits(file_size_bytes=1_048_576), "-f", str(1_048_576 // 512)),
+        (Limits(file_size_bytes=1 << 20), "-f", str((1 << 20) // 512)),
         (Limits(cpu_seconds=77), "-t", "77"),
-        (Limits(memory_bytes=256 * 1024 * 1024), "-v", str(256 * 1024)),
+        (Limits(memory_bytes=256 << 20), "-v", str(256 << 10)),
         (Limits(processes=99), "-p", "99"),
     ],
     ids=["open files", "file size", "cpu", "memory", "processes"],
 )
 async def test_limit_when_asked_for_then_the_worker_has_it(
-    side: DaemonSide, limits: Limits, option: str, shown: str
+    host: LauncherHost, limits: Limits, option: str, shown: str
 ) -> None:
-    exited = await side.complete("sh", "-c", f"ulimit {option}", setup=Setup(limits=limits))
+    client = await host.start()
+    order = host.shell(f"ulimit {option}", **with_setup(limits=limits))
 
-    assert side.log(exited.run_id).read_text().strip() == shown
+    await host.run(client, order)
 
-
-async def test_limit_when_above_what_may_be_granted_then_it_is_lowered_to_that(side: DaemonSide) -> None:
-    resource.prlimit(side.launcher.pid, resource.RLIMIT_NOFILE, (500, 500))
-
-    exited = await side.complete("sh", "-c", "ulimit -Hn", setup=Setup(limits=Limits(open_files=10_000)))
-
-    assert side.log(exited.run_id).read_text().strip() == "500"
+    assert log_of(order).strip() == shown
 
 
-async def test_cpu_limit_when_used_up_then_the_worker_ends_by_sigxcpu(side: DaemonSide) -> None:
-    exited = await side.complete("sh", "-c", "while :; do :; done", setup=Setup(limits=Limits(cpu_seconds=1)))
+async def test_limit_when_above_what_may_be_granted_then_it_is_lowered_to_that(host: LauncherHost) -> None:
+    client = await host.start()
+    resource.prlimit(client.facts.pid, resource.RLIMIT_NOFILE, (500, 500))
+    order = host.shell("ulimit -Hn", **with_setup(limits=Limits(open_files=10_000)))
 
-    assert exited.signal == 24
-    assert not exited.stopped
+    await host.run(client, order)
+
+    assert log_of(order).strip() == "500"
 
 
-async def test_nice_when_asked_for_then_it_is_added_to_our_own(side: DaemonSide) -> None:
-    exited = await side.complete("nice", setup=Setup(nice=3))
+async def test_cpu_limit_when_used_up_then_the_kernel_ends_the_worker_and_it_is_no_stop(host: LauncherHost) -> None:
+    client = await host.start()
 
-    assert int(side.log(exited.run_id).read_text()) == min(side.launcher.nice() + 3, 19)
+    exited = await host.run(client, host.shell("while :; do :; done", **with_setup(limits=Limits(cpu_seconds=1))))
+
+    assert (exited.signal, exited.stopped) == (signal.SIGXCPU, False)
+
+
+async def test_nice_when_asked_for_then_it_is_added_to_our_own(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.order("nice", **with_setup(nice=3))
+
+    await host.run(client, order)
+
+    assert int(log_of(order)) == min(os.getpriority(os.PRIO_PROCESS, client.facts.pid) + 3, 19)
 
 
 @ROOT_ONLY
-async def test_user_when_asked_for_then_the_worker_is_that_user_and_nothing_of_ours(side: DaemonSide) -> None:
-    exited = await side.complete("sh", "-c", "id -u; id -g; id -G", setup=Setup(user=NOBODY))
+async def test_user_when_asked_for_then_the_worker_has_their_ids_and_no_group_of_ours(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("id -u; id -g; id -G", working_dir="/", **with_setup(user=NOBODY))
 
-    assert side.log(exited.run_id).read_text().split("\n") == ["65534", "65534", "65534 65533", ""]
+    await host.run(client, order)
+
+    assert log_of(order).splitlines() == ["65534", "65534", "65534 65533"]
 
 
 @ROOT_ONLY
-async def test_user_when_the_working_dir_is_closed_to_them_then_nothing_runs(side: DaemonSide, tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
+async def test_user_when_the_working_dir_is_closed_to_them_then_nothing_runs(host: LauncherHost) -> None:
+    client = await host.start()
+    closed = host.home / "closed"
     closed.mkdir(mode=0o700)
 
-    exited = await side.complete("/bin/true", working_dir=str(closed), setup=Setup(user=NOBODY))
+    exited = await host.run(client, host.order("/bin/true", working_dir=str(closed), **with_setup(user=NOBODY)))
 
     assert exited.spawn_error is not None
     assert exited.spawn_error.errno == errno.EACCES
     assert str(closed) in exited.spawn_error.error
 
 
-async def test_cgroup_when_asked_for_then_the_worker_begins_inside(side: DaemonSide, leaf: Path) -> None:
-    exited = await side.complete("grep", "^0::", "/proc/self/cgroup", setup=Setup(cgroup=str(leaf)))
+async def test_cgroup_when_asked_for_then_the_worker_begins_inside(host: LauncherHost, leaf: Path) -> None:
+    client = await host.start()
+    order = host.order("grep", "^0::", "/proc/self/cgroup", **with_setup(cgroup=str(leaf)))
 
-    assert side.log(exited.run_id).read_text().strip().endswith(f"/{leaf.name}")
-    assert (await side.started(exited.run_id)).cgroup == str(leaf)
+    await host.run(client, order)
+
+    assert log_of(order).strip().endswith(f"/{leaf.name}")
+    assert (await host.heard(Started, order)).cgroup == str(leaf)
 
 
-async def test_cgroup_when_it_does_not_exist_then_nothing_runs(side: DaemonSide) -> None:
-    exited = await side.complete("/bin/true", setup=Setup(cgroup="/sys/fs/cgroup/no-such-leaf"))
+async def test_cgroup_when_it_need_not_be_joined_from_birth_then_the_worker_is_moved_into_it(
+    host: LauncherHost, leaf: Path
+) -> None:
+    client = await host.start()
+
+    started = await host.running(client, host.staying(**with_setup(cgroup=str(leaf), born_inside=False)))
+
+    assert (leaf / "cgroup.procs").read_text().split() == [str(started.pid)]
+    assert started.cgroup == str(leaf)
+
+
+async def test_cgroup_when_the_worker_has_ended_before_the_move_then_that_is_no_error(
+    host: LauncherHost, leaf: Path
+) -> None:
+    client = await host.start()
+    orders = [host.order("/bin/true", **with_setup(cgroup=str(leaf), born_inside=False)) for _ in range(50)]
+
+    client.launch(orders)
+
+    assert [(await host.heard(Exited, order)).exit_code for order in orders] == [0] * 50
+
+
+@pytest.mark.parametrize("born_inside", [True, False])
+async def test_cgroup_when_it_does_not_exist_then_nothing_runs(host: LauncherHost, *, born_inside: bool) -> None:
+    client = await host.start()
+    order = host.order("/bin/true", **with_setup(cgroup="/sys/fs/cgroup/no-such-leaf", born_inside=born_inside))
+
+    exited = await host.run(client, order)
 
     assert exited.spawn_error is not None
-    assert "cgroup" in exited.spawn_error.error
+    assert "no-such-leaf" in exited.spawn_error.error
 
 
-async def test_kill_when_the_run_has_a_cgroup_then_all_in_it_end(side: DaemonSide, leaf: Path) -> None:
-    hidden = "env -i setsid sleep 60 & env -i setsid setsid sleep 60 & echo up; wait"
-    started = await side.begin("sh", "-c", hidden, setup=Setup(cgroup=str(leaf)))
-    other = await side.begin("sleep", "60")
-    await side.log_says(started.run_id, "up")
+async def test_kill_when_the_run_has_a_cgroup_then_all_in_it_end_and_nobody_else(
+    host: LauncherHost, leaf: Path
+) -> None:
+    client = await host.start()
+    other = await host.running(client, host.staying())
+    hidden = "env -i setsid sh -c 'read _ < $0' $0 & echo up; wait"
+    order = host.shell(hidden, **with_setup(cgroup=str(leaf)))
+    await host.running(client, order, "up")
 
-    await side.client.signal(started.run_id, 9)
-    exited = await side.exited(started.run_id)
-    if exited.left:
-        await side.gone(started.run_id)
+    await client.signal(order.run_id, signal.SIGKILL)
+    await host.heard(Exited, order)
 
-    assert "populated 0" in (leaf / "cgroup.events").read_text()
-    assert alive(other.pid)
+    await until_async(lambda: is_empty(leaf))
+    assert not ended(other.pid)
 
 
-async def test_oom_when_killed_without_the_kernels_word_then_it_is_not_claimed(side: DaemonSide, leaf: Path) -> None:
-    exited = await side.complete("sh", "-c", "kill -KILL $$", setup=Setup(cgroup=str(leaf)))
+async def test_child_when_only_its_cgroup_tells_whose_it_is_then_the_run_waits_for_it(
+    host: LauncherHost, leaf: Path
+) -> None:
+    client = await host.start()
+    await host.running(client, host.staying())
+    await host.running(client, host.staying())
+    order = host.shell("(env -i setsid sh -c 'read _ < $0' $0 &); exit 4", **with_setup(cgroup=str(leaf)))
 
-    assert exited.signal == 9
-    assert not exited.oom
+    exited = await host.run(client, order)
+    await client.signal(order.run_id, signal.SIGTERM)
+    await host.gone(order)
+
+    assert (exited.exit_code, exited.left) == (4, 1)
+    assert client.leaked == 0
+    await until_async(lambda: is_empty(leaf))
+
+
+async def test_oom_when_killed_without_the_kernels_word_then_it_is_not_claimed(host: LauncherHost, leaf: Path) -> None:
+    client = await host.start()
+
+    exited = await host.run(client, host.shell("kill -KILL $$", **with_setup(cgroup=str(leaf))))
+
+    assert (exited.signal, exited.oom) == (signal.SIGKILL, False)
+
+
+async def test_setup_when_it_asks_for_nothing_then_the_worker_runs_as_ever(host: LauncherHost) -> None:
+    client = await host.start()
+
+    exited = await host.run(client, host.order("/bin/true", setup=Setup()))
+
+    assert exited.exit_code == 0

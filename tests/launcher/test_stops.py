@@ -4,188 +4,219 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.process import identity as identities
+from stoker.process.identity import read_stat
+from stoker.process.messages import Exited
 from tests.support.facts import until_async
-from tests.support.launcher import alive
+from tests.support.instance import Stranger, ended, log_of
 
 if TYPE_CHECKING:
-    from tests.support.launcher import DaemonSide
+    from stoker.process.client import LauncherClient
+    from stoker.process.messages import LaunchOrder
+    from tests.support.instance import LauncherHost
 
-TERM, KILL, STOP, USR1 = signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1
-
-
-async def end_of_tree(side: DaemonSide, run_id: str) -> None:
-    if (await side.exited(run_id)).left:
-        await side.gone(run_id)
+TERM, KILL, STOP = signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP
+A_MOMENT = "i=0; while [ $i -lt 40 ]; do sleep 0.01; i=$((i+1)); done"
 
 
-def pids_of(side: DaemonSide, run_id: str) -> list[int]:
-    return identities.scan(side.instance).runs.get(run_id, [])
+async def end_of_tree(host: LauncherHost, order: LaunchOrder) -> None:
+    if (await host.heard(Exited, order)).left:
+        await host.gone(order)
 
 
-async def test_term_when_the_worker_obeys_then_it_was_delivered_and_the_exit_is_a_stop(side: DaemonSide) -> None:
-    started = await side.begin("sleep", "60")
-
-    delivered = await side.client.signal(started.run_id, TERM)
-
-    exited = await side.exited(started.run_id)
-    assert delivered
-    assert (exited.signal, exited.stopped) == (TERM, True)
+def is_stopped(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.state == "T"
 
 
-async def test_signal_when_the_worker_has_ended_then_nothing_was_delivered(side: DaemonSide) -> None:
-    exited = await side.complete("/bin/true")
+async def test_signal_when_it_races_with_the_exit_then_delivery_and_outcome_agree(host: LauncherHost) -> None:
+    client = await host.start()
+    seen = set()
+    for pause in range(200):
+        order = host.order("/bin/true")
+        client.launch([order])
+        for _ in range(pause % 8):  # each turn of the launcher gives /bin/true a little more time
+            await client.list_runs()
 
-    assert not await side.client.signal(exited.run_id, KILL)
-    assert not exited.stopped
+        delivered = await client.signal(order.run_id, TERM)
 
-
-async def test_signal_when_sent_right_behind_the_launch_then_delivery_and_exit_agree(side: DaemonSide) -> None:
-    for _ in range(100):
-        run_id = side.launch("/bin/true")
-        delivered = await side.client.signal(run_id, TERM)
-        exited = await side.exited(run_id)
-
+        exited = await host.heard(Exited, order)
         assert exited.stopped == delivered
         assert delivered or exited.exit_code == 0
+        seen.add(delivered)
+    assert seen == {True, False}, "both sides of the race were met"
 
 
-async def test_signal_when_the_run_is_unknown_then_nothing_was_delivered(side: DaemonSide) -> None:
-    assert not await side.client.signal("1.1.unknown", KILL)
+async def test_signal_when_its_scope_is_main_then_children_do_not_get_it(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("sh -c 'echo up; read _ < $0' $0 & wait")
+    await host.running(client, order, "up")
+
+    await client.signal(order.run_id, TERM, "main")
+
+    exited = await host.heard(Exited, order)
+    assert (exited.signal, exited.left) == (TERM, 1)
+    assert len(host.workers()) == 1
 
 
-async def test_signal_when_its_number_is_none_then_only_this_connection_suffers(side: DaemonSide) -> None:
-    started = await side.begin("sleep", "60")
+async def test_signal_when_its_scope_is_main_and_that_has_ended_then_nothing_is_delivered(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("sh -c 'echo up; read _ < $0' $0 & exit 0")
+    await host.running(client, order, "up")
+    await host.heard(Exited, order)
 
-    with pytest.raises(ConnectionError):
-        await side.client.signal(started.run_id, 12_345)
-
-    await side.connect()
-    assert [run.run_id for run in await side.client.list_runs()] == [started.run_id]
-
-
-async def test_signal_when_it_does_not_ask_for_the_end_then_the_exit_is_the_workers_own(side: DaemonSide) -> None:
-    run_id = side.launch("sh", "-c", "trap 'exit 3' USR1; echo up; while :; do sleep 0.01; done")
-    await side.log_says(run_id, "up")
-
-    delivered = await side.client.signal(run_id, USR1, "main")
-
-    exited = await side.exited(run_id)
-    assert delivered
-    assert (exited.exit_code, exited.stopped) == (3, False)
+    assert not await client.signal(order.run_id, TERM, "main")
+    assert await client.signal(order.run_id, TERM, "tree")
 
 
-async def test_signal_when_its_scope_is_main_then_children_do_not_get_it(side: DaemonSide) -> None:
-    run_id = side.launch("sh", "-c", "trap 'kill $!; exit 5' TERM; sleep 60 & echo up; wait")
-    await side.log_says(run_id, "up")
+async def test_term_when_the_worker_stopped_itself_then_it_ends(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("kill -STOP $$; read _ < $0")
+    started = await host.running(client, order)
+    await until_async(lambda: is_stopped(started.pid), why="the worker's own stop")
 
-    await side.client.signal(run_id, TERM, "main")
+    await client.signal(order.run_id, TERM)
 
-    assert (await side.exited(run_id)).exit_code == 5
-
-
-async def test_term_when_the_worker_stopped_itself_then_it_ends(side: DaemonSide) -> None:
-    run_id = side.launch("sh", "-c", "kill -STOP $$; sleep 60")
-    started = await side.started(run_id)
-    await until_async(lambda: (s := identities.read_stat(started.pid)) is not None and s.state == "T")
-
-    await side.client.signal(run_id, TERM)
-
-    assert (await side.exited(run_id)).signal == TERM
+    assert (await host.heard(Exited, order)).signal == TERM
 
 
-async def test_stop_when_delivered_then_the_worker_is_not_woken(side: DaemonSide) -> None:
-    started = await side.begin("sleep", "60")
+async def test_stop_when_delivered_then_the_worker_is_not_woken_again(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.staying()
+    started = await host.running(client, order)
 
-    await side.client.signal(started.run_id, STOP)
+    await client.signal(order.run_id, STOP)
+    await until_async(lambda: is_stopped(started.pid), why="the stop")
+    await client.signal(order.run_id, signal.SIGCONT)
 
-    await until_async(lambda: (s := identities.read_stat(started.pid)) is not None and s.state == "T")
-    assert alive(started.pid)
+    await until_async(lambda: not is_stopped(started.pid), why="the continuation")
 
 
-async def test_kill_when_the_worker_ignores_term_then_it_ends(side: DaemonSide) -> None:
-    run_id = side.launch("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
-    await side.log_says(run_id, "up")
-    assert await side.client.signal(run_id, TERM)
-    assert [run.exit for run in await side.client.list_runs()] == [None]
+async def test_kill_when_the_worker_ignores_term_then_it_ends(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    started = await host.running(client, order, "up")
+    await client.signal(order.run_id, TERM)
+    await client.list_runs()
+    lived = not ended(started.pid)
 
-    await side.client.signal(run_id, KILL)
+    await client.signal(order.run_id, KILL)
 
-    exited = await side.exited(run_id)
+    exited = await host.heard(Exited, order)
+    assert lived
     assert (exited.signal, exited.stopped) == (KILL, True)
 
 
+STAY = "sh -c 'read _ < $0' $0"
 HIDING = {
-    "child": "sleep 61 & echo up; wait",
-    "other session": "setsid sleep 61 & setsid setsid sleep 61 & echo up; wait",
-    "emptied environment": "env -i setsid sleep 61 & env -i sleep 61 & echo up; wait",
-    "daemon": "(setsid sh -c 'sleep 61 & sleep 61' &) ; (env -i setsid sleep 61 &) ; echo up; sleep 61",
-    "job control": "set -m; sleep 61 & sleep 61 & echo up; wait",
-    "stopped": "setsid sh -c 'kill -STOP $$; sleep 61' & echo up; wait",
+    "children": f"{STAY} & {STAY} & echo up; wait",
+    "other sessions": f"setsid {STAY} & setsid setsid {STAY} & echo up; wait",
+    "emptied environments": f"env -i setsid {STAY} & env -i {STAY} & echo up; wait",
+    "daemons": f"(setsid {STAY} &); (env -i setsid {STAY} &); echo up; wait; read _ < $0",
+    "other groups": f"set -m; {STAY} & {STAY} & echo up; wait",
+    "stopped ones": "setsid sh -c 'kill -STOP $$; read _ < $0' $0 & echo up; wait",
+    "nested sessions": f"setsid sh -c 'setsid {STAY.replace(chr(39), chr(34))} & wait' $0 & echo up; wait",
 }
 
 
 @pytest.mark.parametrize("signum", [TERM, KILL], ids=["TERM", "KILL"])
-@pytest.mark.parametrize("script", HIDING.values(), ids=HIDING.keys())
+@pytest.mark.parametrize("kind", HIDING)
 async def test_signal_when_the_tree_hides_then_every_process_of_it_ends(
-    side: DaemonSide, script: str, signum: int
+    host: LauncherHost, kind: str, signum: int
 ) -> None:
-    run_id = side.launch("sh", "-c", script)
-    await side.log_says(run_id, "up")
-    below = await until_async(lambda: side.launcher.children(recursive=True))
+    client = await host.start()
+    order = host.shell(HIDING[kind])
+    await host.running(client, order, "up")
+    await until_async(lambda: len(host.workers()) > 1, why="a tree")
 
-    await side.client.signal(run_id, signum)
-    await end_of_tree(side, run_id)
+    await client.signal(order.run_id, signum)
+    await end_of_tree(host, order)
 
-    assert len(below) > 1
-    assert side.launcher.children(recursive=True) == []
-
-
-async def test_term_when_the_tree_is_hit_then_each_process_gets_it_once(side: DaemonSide) -> None:
-    counting = "trap 'echo got' TERM; echo up; i=0; while [ $i -lt 30 ]; do sleep 0.02; i=$((i+1)); done"
-    run_id = side.launch("sh", "-c", f"setsid sh -c \"{counting}\" & ({counting}) & {counting}; wait")
-    await until_async(lambda: side.log(run_id).exists() and side.log(run_id).read_text().count("up") == 3)
-
-    await side.client.signal(run_id, TERM)
-    await end_of_tree(side, run_id)
-
-    assert side.log(run_id).read_text().count("got") == 3
+    assert await until_async(lambda: not host.workers(), why="the end of the tree")
 
 
-# Each process lives for a moment and leaves a child in a session of its own: no pid stays long enough to be listed.
-RUNNER = "import os\nfor _ in range(4): os.fork()\nprint('up', flush=True)\nwhile True:\n if os.fork(): os._exit(0)\n os.setsid()"
+async def test_signal_when_a_thread_started_the_child_then_it_is_found_too(host: LauncherHost) -> None:
+    script = (
+        "import os, sys, threading\n"
+        "def start():\n"
+        "    os.posix_spawn('/bin/sh', ['sh', '-c', 'echo up; read _ < $0', sys.argv[1]], {}, setsid=True)\n"
+        "    threading.Event().wait()\n"
+        "threading.Thread(target=start).start()\n"
+    )
+    client = await host.start()
+    order = host.python(script)
+    started = await host.running(client, order, "up")
+    (child,) = [pid for pid in host.workers() if pid != started.pid]
+
+    await client.signal(order.run_id, TERM)
+
+    await until_async(lambda: ended(child), why="the end of the thread's child")
 
 
-async def test_kill_when_the_tree_runs_away_by_forking_then_all_of_it_ends(side: DaemonSide) -> None:
-    run_id = side.launch(sys.executable, "-I", "-S", "-c", RUNNER)
-    await side.log_says(run_id, "up")
+async def test_term_when_a_tree_has_many_sessions_then_each_process_gets_it_once(host: LauncherHost) -> None:
+    counting = host.home / "counting"
+    counting.write_text(f"trap 'echo got' TERM; echo up; {A_MOMENT}\n")
+    client = await host.start()
+    order = host.shell(f"setsid sh {counting} & sh {counting} & sh {counting}; wait; wait")
+    await host.running(client, order)
+    await until_async(lambda: log_of(order).count("up") == 3, why="three processes")
 
-    async def insist() -> None:
-        while await side.client.signal(run_id, KILL):
-            pass
+    await client.signal(order.run_id, TERM)
+    await end_of_tree(host, order)
 
-    await asyncio.wait_for(insist(), 20)
-    await end_of_tree(side, run_id)
-
-    assert side.launcher.children(recursive=True) == []
+    assert log_of(order).count("got") == 3
 
 
-async def test_signal_when_somebody_runs_the_same_command_then_they_never_get_it(side: DaemonSide) -> None:
-    decoy = subprocess.Popen(["sleep", "60.125"], start_new_session=True)
-    started = await side.begin("sleep", "60.125")
-    other = await side.begin("sleep", "60.125")
+# Each lives for a moment and leaves a child in a session of its own: no pid stays long enough to be listed.
+RUNNERS = """\
+import os
+for _ in range(4):
+    os.fork()
+print("up", flush=True)
+while True:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
 
-    await side.client.signal(started.run_id, KILL)
-    await side.exited(started.run_id)
-    await side.client.list_runs()
 
-    assert decoy.poll() is None
-    assert alive(other.pid)
-    decoy.kill()
-    decoy.wait()
+async def insist(client: LauncherClient, order: LaunchOrder) -> None:
+    """What the ladder does: SIGKILL again until nothing is there to get it."""
+    while await client.signal(order.run_id, KILL):
+        pass
+
+
+async def test_kill_when_the_tree_runs_away_by_forking_then_all_of_it_ends(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.python(RUNNERS)
+    await host.running(client, order, "up")
+
+    await asyncio.wait_for(insist(client, order), 30)
+
+    await end_of_tree(host, order)
+    assert await until_async(lambda: not host.workers(), why="the end of all of them")
+
+
+async def test_signal_when_others_run_the_same_command_then_they_never_get_it(host: LauncherHost) -> None:
+    client = await host.start()
+    order, other = host.staying(), host.staying()
+    await host.running(client, order)
+    neighbour = await host.running(client, other)
+    decoy = Stranger(host, *order.argv)
+    await until_async(lambda: same_command(decoy.pid, neighbour.pid), why="the decoy")
+
+    await client.signal(order.run_id, TERM)
+    await client.signal(order.run_id, KILL)
+    await host.heard(Exited, order)
+    await client.list_runs()
+
+    assert not decoy.ended()
+    assert not ended(neighbour.pid)
+
+
+def same_command(pid: int, other: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes() == Path(f"/proc/{other}/cmdline").read_bytes()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.launcher import LauncherHost
+from tests.support.instance import LauncherHost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,7 +13,7 @@ from stoker.core import events as ev
 from stoker.core.model import Attempt, Job, Reason, State
 from stoker.engine.turn import Transition
 from stoker.telemetry.events import LogEvent
-from stoker.telemetry.logs import log
+from stoker.telemetry.logs import log, together
 from stoker.telemetry.otel import Telemetry
 
 _BY_REASON = {
@@ -61,11 +61,12 @@ def log_event(transition: Transition) -> LogEvent | None:
 
 def announce(transitions: Sequence[Transition], telemetry: Telemetry, committed_at: int) -> None:
     """Log and measure steps that are on disk since `committed_at` (UTC ms)."""
-    for transition in transitions:
-        event = log_event(transition)
-        if event is not None:
-            log(event, **_fields(transition))
-        _measure(transition, telemetry, committed_at)
+    with together():
+        for transition in transitions:
+            event = log_event(transition)
+            if event is not None:
+                log(event, **_fields(transition))
+            _measure(transition, telemetry, committed_at)
 
 
 def _fields(transition: Transition) -> dict[str, Any]:

@@ -53,8 +53,10 @@ class Effects:
         self._pend(turn)
         for answer in turn.answers:
             answer()
-        announce(turn.transitions, self._telemetry, wall_ms())
         self._feeds.tell(turn.transitions, self._book.last_seq)
+        if turn.transitions:
+            # Launches and answers are written in the next round of the event loop: they go before the log.
+            asyncio.get_running_loop().call_soon(announce, turn.transitions, self._telemetry, wall_ms())
 
     def _start(self, turn: Turn) -> None:
         starts: dict[ExecutionMode, list[Start]] = {}

@@ -143,6 +143,7 @@ class Engine:
         timeout_s = self.config.recovery.timeout_ms / 1_000
         await asyncio.wait_for(self.recovery.recover(), timeout_s)
         await self._declare_queues()
+        self.local.tidy(self.book.jobs_by_run)
         await self.local.begin_generation()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
         self.limits.rearm()

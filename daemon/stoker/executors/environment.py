@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.model import Limits
 from stoker.executors.base import Start
+from stoker.executors.leaves import Leaves
 from stoker.process.capture import log_path
+from stoker.process.cgroup import Leaf
 from stoker.process.messages import LaunchOrder, Setup
 from stoker.telemetry.otel import Telemetry
 
@@ -28,6 +31,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     epoch: int
     base: Mapping[str, str]
     telemetry: Telemetry
+    leaves: Leaves
 
     def variables(self, start: Start) -> dict[str, str]:
         """The whole environment of a worker."""
@@ -43,9 +47,10 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }
 
-    def order(self, start: Start, cgroup: str | None) -> LaunchOrder:
-        """What the launcher is told."""
+    def order(self, start: Start) -> LaunchOrder:
+        """What the launcher is told. The attempt's leaf is made here, as the worker must find it."""
         job, attempt = start.job, start.attempt
+        leaf = self.leaves.make(attempt.run_id, job.spec.limits)
         return LaunchOrder(
             epoch=self.epoch,
             run_id=attempt.run_id,
@@ -55,15 +60,17 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             log=str(log_path(self.state_dir, job.id, attempt.ordinal)),
             max_log_bytes=job.spec.max_log_bytes,
             stdin=job.spec.stdin,
-            setup=_setup(job.spec.limits, job.spec.nice, cgroup),
+            setup=_setup(job.spec.limits, job.spec.nice, leaf),
         )
 
 
-def _setup(limits: Limits, nice: int, cgroup: str | None) -> Setup | None:
+def _setup(limits: Limits, nice: int, leaf: Leaf | None) -> Setup | None:
     """None where a plain spawn will do: a fork costs twice as much."""
-    if not limits and not nice and cgroup is None:
-        return None
-    return Setup(limits=limits or None, nice=nice, cgroup=cgroup)
+    if leaf is None:
+        return Setup(limits=limits or None, nice=nice) if limits or nice else None
+    # What the leaf bounds for the whole tree needs no bound for each process.
+    rest = replace(limits, **dict.fromkeys(leaf.in_force))
+    return Setup(limits=rest or None, nice=nice, cgroup=str(leaf.path))
 
 
 def allowed(environ: Mapping[str, str], names: tuple[str, ...], path: str) -> dict[str, str]:

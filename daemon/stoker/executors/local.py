@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any
 
 from stoker.core.clock import wall_ms
@@ -39,6 +39,7 @@ class LocalExecutor:
         self._clients: dict[str, LauncherClient] = {}
         self._of_run: dict[str, LauncherClient] = {}
         self._exits: dict[str, messages.Exited] = {}
+        self._gone: set[str] = set()
         self._graces: dict[str, int] = {}
         self._ladders: dict[str, Ladder] = {}
         self._orphans: dict[str, Identity | None] = {}
@@ -82,8 +83,8 @@ class LocalExecutor:
             around.state_dir, around.epoch, around.instance, self.hear, stuck_ms=self._stuck_ms
         )
         log(LogEvent.LAUNCHER_STARTED, launcher=client.launcher, pid=client.facts.pid)
-        self._clients[client.launcher] = client
         self._newest = client
+        self._admit(client)
         self._ready()
 
     async def reconnect(self, launcher: str) -> LauncherClient:
@@ -91,8 +92,14 @@ class LocalExecutor:
         client = LauncherClient(self._around.state_dir, launcher, self.hear, stuck_ms=self._stuck_ms)
         await client.connect()
         await client.hello(self._around.epoch, self._around.instance)
-        self._clients[launcher] = client
+        self._admit(client)
         return client
+
+    def _admit(self, client: LauncherClient) -> None:
+        """From here on it is listened to; what became of it since it answered is heard now."""
+        self._clients[client.launcher] = client
+        if client.lost:
+            self.hear(client.launcher, [messages.LauncherLost(client.launcher)])
 
     def own(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
         """A run of an earlier daemon goes on under its launcher."""
@@ -124,7 +131,7 @@ class LocalExecutor:
                 unsent.append(Ended(start.attempt.run_id, NEVER_STARTED))
                 continue
             self.own(start.attempt.run_id, client, start.job.spec.grace_ms)
-            orders.setdefault(client, []).append(self._around.order(start, None))
+            orders.setdefault(client, []).append(self._around.order(start))
         for client, batch in orders.items():
             client.launch(batch)
         if unsent:
@@ -161,6 +168,7 @@ class LocalExecutor:
         result = await sweep(self._around.instance, [run_id], grace_ms=grace_ms, mains=mains)
         while result.left:  # an uninterruptible sleep: the attempt stays open until there is proof
             result = await sweep(self._around.instance, [run_id], grace_ms=0, mains=mains)
+        await self._around.leaves.empty(run_id)
 
     def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
         if run_id in self._orphans:
@@ -177,6 +185,7 @@ class LocalExecutor:
         for run_id in run_ids:
             client = self._of_run.pop(run_id, None)
             self._exits.pop(run_id, None)
+            self._gone.discard(run_id)
             self._graces.pop(run_id, None)
             self._orphans.pop(run_id, None)
             ladder = self._ladders.pop(run_id, None)
@@ -186,25 +195,32 @@ class LocalExecutor:
                 by_client.setdefault(client, []).append(run_id)
         for client, acknowledged in by_client.items():
             client.acknowledge(acknowledged)
+        self._around.leaves.remove(run_ids)
 
     def acknowledge_unknown(self, run_ids: Sequence[str]) -> None:
         """Outcomes of runs that this daemon never had: whoever keeps them may forget them."""
         for client in self._clients.values():
             client.acknowledge(run_ids)
 
+    def tidy(self, open_ids: Container[str]) -> None:
+        """Remove what earlier daemons left of attempts that are not open."""
+        self._around.leaves.remove_leftovers(open_ids)
+
     # --- what launchers say ---
 
     def hear(self, launcher: str, said: list[messages.Report]) -> None:
         """One frame of a launcher."""
         reports: list[Report] = []
-        for message in said:
+        for message in said if launcher in self._clients else ():
             match message:
                 case messages.Started():
                     reports.append(self._began(launcher, message))
                 case messages.Exited():
                     self._exited(message, reports)
-                case messages.Gone():
-                    reports.append(Ended(message.run_id, outcome_of(self._exits[message.run_id])))
+                case messages.Gone(run_id=run_id):
+                    self._gone.add(run_id)
+                    if run_id in self._exits:
+                        reports.append(Ended(run_id, outcome_of(self._exits[run_id])))
                 case messages.Refused():
                     reports += _refusal(message)
                 case messages.LauncherLost():
@@ -223,7 +239,7 @@ class LocalExecutor:
     def _exited(self, exited: messages.Exited, reports: list[Report]) -> None:
         self._exits[exited.run_id] = exited
         ladder = self._ladders.pop(exited.run_id, None)
-        if not exited.left:
+        if not exited.left or exited.run_id in self._gone:
             if ladder is not None:
                 ladder.end()
             reports.append(Ended(exited.run_id, outcome_of(exited)))

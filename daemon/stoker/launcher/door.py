@@ -13,7 +13,7 @@ import struct
 from . import frames
 
 BACKLOG = 16
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024  # above 128 KiB malloc would map and unmap pages for each
 # More than a socket buffer can hold many times over: only a sender that is still sending gets cut off.
 READS_TO_END = 256
 CREDENTIALS = struct.Struct("iII")

@@ -1,7 +1,7 @@
 """Whose a process is: what lands on the launcher as subreaper, and the trees of runs.
 
 Owns the adopted (children of ours that are no run's main process) and the walk down a tree. A stranger
-belongs to a run if it shows the run's nonce, sits in its session, or no other run can have brought it.
+belongs to a run if it shows the run's nonce, sits in its session or cgroup, or no other run can have brought it.
 What cannot be told is leaked: counted, and stopped once every run that may own it is over.
 
 Invariants: a child of ours is unreaped, so its pid is its own; any other process is pinned by a pidfd and
@@ -117,8 +117,15 @@ class Kin:
             # The nonce of a run that is over: nobody open can own it.
             run = self._runs.get(claimed)
             return frozenset({claimed}) if run is not None and run.state is not ENDED else frozenset()
-        owner = self._runs.of_session(session)
+        owner = self._runs.of_session(session) or self._find_by_cgroup(pid)
         return frozenset({owner.run_id}) if owner is not None else suspects
+
+    def _find_by_cgroup(self, pid: int) -> Run | None:
+        housed = [run for run in self._runs if run.cgroup is not None and run.state is not ENDED]
+        inside = _read_cgroup(pid) if housed else None
+        if inside is None:
+            return None
+        return next((run for run in housed if run.cgroup is not None and run.cgroup.endswith(inside)), None)
 
     def _members(self, run: Run) -> Iterator[tuple[int, int]]:
         """The living processes of a tree but its main one, children before parents, each pinned by a pidfd."""
@@ -187,6 +194,15 @@ def _read_nonce(pid: int) -> str | None:
     for variable in kernel.read_file(f"/proc/{pid}/environ").split(b"\0"):
         if variable.startswith(NONCE):
             return variable[len(NONCE) :].decode(errors="replace")
+    return None
+
+
+def _read_cgroup(pid: int) -> str | None:
+    """As the kernel names it, from the top of the hierarchy we see; None for the top itself, where anybody may be."""
+    with contextlib.suppress(OSError):
+        for line in kernel.read_file(f"/proc/{pid}/cgroup").decode(errors="replace").splitlines():
+            if line.startswith("0::") and len(line) > len("0::/"):
+                return line.removeprefix("0::")
     return None
 
 

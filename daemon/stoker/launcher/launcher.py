@@ -115,8 +115,9 @@ class Launcher:
     def _signal(self, message: Message) -> None:
         self.reap()  # so that nothing is delivered to a zombie
         run = self._runs.get(message["run_id"])
-        signum = signal.Signals(message["signal"])
-        delivered = run is not None and self._deliver(run, signum, message["scope"])
+        delivered = run is not None and self._deliver(run, message["signal"], message["scope"])
+        if run is not None and run.state is RUNNING and delivered and message["signal"] in STOPPING:
+            run.stopped = True
         answer = {"op": "signalled", "run_id": message["run_id"], "tag": message["tag"], "delivered": delivered}
         self.outbox.append(answer)
 
@@ -134,6 +135,9 @@ class Launcher:
             pid = self._spawner.spawn(order, fd)
             after_ns = kernel.now_at_boot_ns()
             log = logs.Log(order["log"], fd, order["max_log_bytes"])
+        except SpawnFailedError:
+            self.shelf.put(order["log"])
+            raise
         finally:
             os.close(fd)
         run = Run(order["run_id"], pid, log, _cgroup_of(order))
@@ -169,15 +173,12 @@ class Launcher:
 
     # --- stopping
 
-    def _deliver(self, run: Run, signum: signal.Signals, scope: str) -> bool:
+    def _deliver(self, run: Run, signum: int, scope: str) -> bool:
         if run.state is ENDED or (scope == "main" and run.state is CLOSING):
             return False
-        if run.state is RUNNING and signum in STOPPING:
-            run.stopped = True
         if scope == "main":
-            os.kill(run.pid, signum)
-            return True
-        if run.cgroup is not None and signum is signal.SIGKILL:
+            return _kill(run.pid, signum)
+        if run.cgroup is not None and signum == signal.SIGKILL:
             with contextlib.suppress(OSError):  # before Linux 5.14 there is no such file; the walk below remains
                 kernel.write_file(f"{run.cgroup}/cgroup.kill", b"1")
         return self._kin.signal_tree(run, signum)
@@ -237,6 +238,15 @@ class Launcher:
         """One at least, as `gone` is still to come."""
         if run.exit is not None:
             run.exit = {**run.exit, "left": max(1, self._kin.count(run))}
+
+
+def _kill(pid: int, signum: int) -> bool:
+    """False where the kernel does not let us: a program that set its user id."""
+    try:
+        os.kill(pid, signum)
+    except PermissionError:
+        return False
+    return True
 
 
 def _create_log(path: str) -> int:

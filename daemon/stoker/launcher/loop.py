@@ -68,8 +68,8 @@ class Loop:
                 self._launcher.reap()
             elif fd == self._listener.fileno():
                 self._accept()
-            else:
-                self._serve(self._peers[fd], events)
+            elif (peer := self._peers.get(fd)) is not None:
+                self._serve(peer, events)
 
     def _pause(self) -> float | None:
         if self._inbox:
@@ -124,7 +124,8 @@ class Loop:
 
     def _forget(self, peer: door.Peer) -> None:
         """What it had sent is still obeyed: that is what the sender's death cannot undo."""
-        self._peers.pop(peer.fd, None)
+        if self._peers.get(peer.fd) is peer:  # by now the number may be somebody else's
+            del self._peers[peer.fd]
         if peer is self._daemon:
             self._daemon = None
 
@@ -162,8 +163,8 @@ class Loop:
     def _finish_others(self, peer: door.Peer) -> None:
         """Obeys all that came from daemons before this one, wherever it still is, and ends their connections."""
         others = [other for other in self._peers.values() if other.greeted and other is not peer]
-        said = [(sender, message) for sender, message in self._inbox if sender.greeted and sender is not peer]
-        self._inbox = deque(item for item in self._inbox if item not in said)
+        said = [item for item in self._inbox if item[0].greeted and item[0] is not peer]
+        self._inbox = deque(item for item in self._inbox if not item[0].greeted or item[0] is peer)
         for other in others:
             with contextlib.suppress(frames.BadFrameError):
                 said += [(other, message) for message in other.read_to_end()]

@@ -80,11 +80,19 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def open_leaf(cgroup: str) -> int:
+    """What a pid is written to, for it to be in that cgroup."""
+    try:
+        return os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SpawnFailedError.about(f"cgroup {cgroup}", error) from error
+
+
 def _join_cgroup(path: str | None) -> None:
     if path is None:
         return
     try:
-        kernel.write_file(f"{path}/cgroup.procs", b"0")
+        os.write(open_leaf(path), b"0")
     except OSError as error:
         raise SpawnFailedError.about(f"cgroup {path}", error) from error
 

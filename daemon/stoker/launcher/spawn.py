@@ -1,6 +1,6 @@
 """Starting a worker: in its own session, with fds 0, 1, 2 and nothing else, mask and dispositions reset.
 
-Owns the plain route, posix_spawn, which costs a fraction of a fork; `prepared.py` is the other one. Refuses
+Owns the choice of the route: posix_spawn, which costs a fraction of a fork, or `prepared.py`. Refuses
 policy: every reason why a command cannot be executed leaves as SpawnFailedError, named.
 
 Invariant: when `spawn` returns a pid, the command has been executed in it.
@@ -8,6 +8,7 @@ Invariant: when `spawn` returns a pid, the command has been executed in it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,6 +18,8 @@ from . import kernel, prepared
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, not_found
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .frames import Message
 
 OOM_SCORE_MAX = 1_000
@@ -43,7 +46,7 @@ class Spawner:
         return pid
 
     def _spawn(self, order: Message, log: int) -> int:
-        start = prepared.fork_and_exec if order["setup"] else _posix_spawn
+        start = _route(order["setup"] or {})
         if order["stdin"] is None:
             return start(order, self._null, log)
         stdin = _file_of(order["stdin"])
@@ -68,6 +71,26 @@ def _file_of(text: str) -> int:
     os.lseek(fd, 0, os.SEEK_SET)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     return fd
+
+
+def _route(setup: Message) -> Callable[[Message, int, int], int]:
+    if setup.get("limits") or setup.get("nice") or setup.get("user"):
+        return prepared.fork_and_exec
+    if setup.get("cgroup") is None:
+        return _posix_spawn
+    return prepared.fork_and_exec if setup.get("born_inside", True) else _spawn_and_move
+
+
+def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
+    """Into a cgroup that is there to keep the tree together. What a worker forks before, its nonce tells, or its session."""
+    leaf = prepared.open_leaf(order["setup"]["cgroup"])
+    try:
+        pid = _posix_spawn(order, stdin, log)
+        with contextlib.suppress(OSError):  # it has ended already
+            os.write(leaf, str(pid).encode())
+        return pid
+    finally:
+        os.close(leaf)
 
 
 def _posix_spawn(order: Message, stdin: int, log: int) -> int:

@@ -18,7 +18,6 @@ from stoker.core.errors import ConfigInvalid
 from stoker.core.model import Limits
 
 MARKS = ("user.delegate", "trusted.delegate")
-OWN_LEAF = "daemon"
 LEAF = "run-"
 CONTROLLERS = ("memory", "pids", "cpu")
 # Which limit becomes which file of which controller.
@@ -38,7 +37,10 @@ def find_root(setting: str) -> Path | None:
             raise ConfigInvalid(f"cgroup.root: {setting} is no cgroup v2 below the top one", errors=[setting])
         return root
     own = _own_cgroup()
-    return own if own is not None and is_delegated(own) else None
+    if own is None:
+        return None
+    # With DelegateSubgroup= (systemd 254) we run in a leaf of what was delegated, otherwise right in it.
+    return next((cgroup for cgroup in (own, own.parent) if is_delegated(cgroup)), None)
 
 
 def is_delegated(cgroup: Path) -> bool:
@@ -63,11 +65,7 @@ def _own_cgroup() -> Path | None:
     mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     inside = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-    if mount is None or inside is None:
-        return None
-    own = mount / inside
-    # After a restart within one service we may find ourselves where an earlier daemon had moved.
-    return own.parent if own.name == OWN_LEAF else own
+    return None if mount is None or inside is None else mount / inside
 
 
 class Leaf(Struct, frozen=True):
@@ -104,23 +102,22 @@ class Leaf(Struct, frozen=True):
 
 
 class Cgroups:
-    """The delegated subtree, divided: one leaf for ourselves, one for each run."""
+    """The delegated subtree, divided: a leaf for each run."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self.controllers: frozenset[str] = frozenset()
 
     def prepare(self) -> None:
-        """Moves all that is in the root itself to a leaf: only an empty cgroup may hand controllers down."""
-        own = self._root / OWN_LEAF
-        own.mkdir(exist_ok=True)
-        for pid in (self._root / "cgroup.procs").read_text().split():
-            with suppress(ProcessLookupError):
-                _write(own / "cgroup.procs", pid)
+        """Hands controllers down to the leaves, where the root is free of processes.
+
+        It is not when we run right in it, and moving out of it would be worse than rlimits: with survivors in
+        their leaves and controllers handed down, systemd could not put the next daemon there (status 219).
+        """
         available = (self._root / "cgroup.controllers").read_text().split()
         for controller in CONTROLLERS:
             if controller in available:
-                with suppress(OSError):  # then its limits are not in force here, and nobody is told they were
+                with suppress(OSError):  # EBUSY: then its limits are not in force here, and nobody is told they were
                     _write(self._root / "cgroup.subtree_control", f"+{controller}")
         self.controllers = frozenset((self._root / "cgroup.subtree_control").read_text().split())
 

@@ -7,6 +7,7 @@ read is unprovable, not absent; a pidfd is opened before anything is compared, s
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from enum import StrEnum
@@ -21,6 +22,8 @@ PROC = Path("/proc")
 RUN = b"STOKER_RUN_ID="
 INSTANCE = b"STOKER_INSTANCE="
 LAUNCHER = b"STOKER_LAUNCHER="
+# pidfd_open(2): nobody has that number, or by now it is a thread's (EINVAL; ENOENT since Linux 6.16).
+NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 
 
 class Verdict(StrEnum):
@@ -69,8 +72,10 @@ def open_pidfd(pid: int) -> int | None:
     """A handle that stays on this very process; None when there is none."""
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in NO_PROCESS:
+            return None
+        raise
 
 
 def has_ended(pidfd: int) -> bool:

@@ -35,12 +35,14 @@ class User(Struct, frozen=True, kw_only=True):
 class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What must be in force before a worker's first instruction; asking for any of it costs a real fork.
 
-    `cgroup` is the absolute path of an existing leaf of this run alone: SIGKILL goes to all that is in it.
+    `cgroup` is the absolute path of an existing leaf of this run alone: SIGKILL goes to all that is in it. A leaf that
+    bounds nothing need not be joined from birth: without anything else to set up, no fork is paid for it.
     """
 
     limits: Limits | None = None
     nice: int = 0
     cgroup: str | None = None
+    born_inside: bool = True
     user: User | None = None
 
 

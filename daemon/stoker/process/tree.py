@@ -200,7 +200,8 @@ def _marked(member: Member, instance: str) -> bool:
 
 def _signal(members: Sequence[Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> None:
     for member in members:
-        with suppress(ProcessLookupError):
+        # A program that set its user id is out of our reach: it stays, and is told of as left.
+        with suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(member.pidfd, signum)
             if signum is not signal.SIGKILL:
                 signal.pidfd_send_signal(member.pidfd, signal.SIGCONT)

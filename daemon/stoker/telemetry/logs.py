@@ -13,6 +13,7 @@ import logging
 import re
 import time
 import traceback
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
@@ -23,7 +24,7 @@ import structlog
 from stoker.telemetry.events import LogEvent, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Iterator, MutableMapping
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["auto", "json", "console"]
@@ -51,10 +52,7 @@ def log(event: LogEvent, **fields: Any) -> None:
     """
     if event.severity < _state.threshold:
         return
-    try:
-        _state.logger.msg(event, **fields)
-    except OSError:
-        _state.lost_lines += 1
+    _state.logger.msg(event, **fields)
 
 
 def configure(level: Level = "info", format: Format = "auto", stream: BinaryIO | None = None) -> None:  # noqa: A002
@@ -65,12 +63,26 @@ def configure(level: Level = "info", format: Format = "auto", stream: BinaryIO |
     stream = stream or open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115 - fd 2 is not ours to close
     console = format == "console" or (format == "auto" and stream.isatty())
     _state.threshold = Severity[level.upper()]
+    _state.stream = stream
     _state.logger = structlog.wrap_logger(
-        structlog.BytesLogger(stream),
+        _Lines(),
         processors=[_shaped, _console(colors=stream.isatty()) if console else _json],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
     ).bind()
     logging.getLogger().addHandler(_BRIDGE)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Lines logged inside go out in one write: a turn of the engine may tell of hundreds of jobs."""
+    held: list[bytes] = []
+    _state.held = held
+    try:
+        yield
+    finally:
+        _state.held = None
+        if held:
+            _write(b"".join(held))
 
 
 def lost_lines() -> int:
@@ -81,7 +93,28 @@ def lost_lines() -> int:
 class _State:
     threshold: int = Severity.CRITICAL + 1
     logger: Any = None
+    stream: BinaryIO | None = None
+    held: list[bytes] | None = None
     lost_lines: int = 0
+
+
+class _Lines:
+    """What structlog hands finished lines to; it calls the method of the level, and `msg` counts as info."""
+
+    def info(self, line: bytes) -> None:
+        if _state.held is None:
+            _write(line + b"\n")
+        else:
+            _state.held += (line, b"\n")
+
+
+def _write(lines: bytes) -> None:
+    try:
+        assert _state.stream is not None, "logging is configured before anything is logged"
+        _state.stream.write(lines)
+        _state.stream.flush()
+    except OSError:
+        _state.lost_lines += lines.count(b"\n")
 
 
 class _Bridge(logging.Handler):

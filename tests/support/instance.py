@@ -25,10 +25,10 @@ from stoker.process.connection import dial
 from stoker.process.identity import read_stat
 from stoker.process.launchers import start_launcher
 from stoker.process.messages import Exited, Gone, LaunchOrder, Refused, Report, RunState, Setup, Started
-from tests.support.facts import until_async
+from tests.support.facts import until, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 R = TypeVar("R", bound=Report)
 PROC = Path("/proc")
@@ -124,6 +124,9 @@ class LauncherHost:
     async def gone(self, order: LaunchOrder) -> Gone:
         return await self.heard(Gone, order)
 
+    async def gone_from_proc(self, pid: int) -> None:
+        await until_async(lambda: not (PROC / str(pid)).exists(), why=f"the end of {pid}")
+
     async def refused(self, client: LauncherClient, order: LaunchOrder) -> Refused:
         client.launch([order])
         return await self.heard(Refused, order)
@@ -216,6 +219,8 @@ class Stranger:
     def __init__(self, host: LauncherHost, *argv: str, **environ: str) -> None:
         self.pid = os.posix_spawn(argv[0], [*argv], environ)
         host.children.append(self.pid)
+        # For a moment after an exec a process shows neither arguments nor environment.
+        until(lambda: (PROC / str(self.pid) / "cmdline").read_bytes() or self.ended(), why="the end of an exec")
 
     def ended(self) -> bool:
         stat = read_stat(self.pid)
@@ -237,9 +242,6 @@ def with_setup(**fields: Any) -> dict[str, Setup]:
     return {"setup": Setup(**fields)}
 
 
-def is_true_of(fact: Callable[[], object]) -> bool:
-    """Whether a look at something that may be gone meanwhile says yes."""
-    try:
-        return bool(fact())
-    except OSError:
-        return False
+def children_of(pid: int) -> list[int]:
+    """Its living children, as /proc tells."""
+    return [int(child) for child in (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()]

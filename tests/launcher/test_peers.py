@@ -1,0 +1,77 @@
+"""Connections that end badly or do not listen: the launcher never waits for one and never mistakes it for another."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stoker.process.outcomes import read_outcomes
+from tests.support.facts import until, until_async
+from tests.support.instance import ended
+
+if TYPE_CHECKING:
+    from stoker.process.messages import LaunchOrder
+    from tests.support.instance import LauncherHost
+
+
+def said(order: LaunchOrder, epoch: int) -> dict[str, object]:
+    return {**msgspec.to_builtins(order), "epoch": epoch}
+
+
+def sockets(pid: int) -> int:
+    return sum(entry.is_socket() for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+
+async def test_peer_when_it_hangs_up_behind_its_hello_then_nobody_counts_as_connected(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    launcher = client.facts.pid
+    busy, hasty = host.wire(client.launcher), host.wire(client.launcher)
+    busy.hello(host.instance, epoch=2)
+    os.kill(launcher, signal.SIGSTOP)
+    busy.say(*(said(host.order("/bin/true"), 2) for _ in range(100)))
+    hasty.say({"op": "hello", "version": 1, "epoch": 3, "instance": host.instance})
+    hasty.close()
+    os.kill(launcher, signal.SIGCONT)
+
+    assert await until_async(lambda: ended(launcher), why="the end of a launcher that nobody needs")
+
+
+async def test_peer_when_it_never_reads_then_runs_go_on_and_every_outcome_is_kept(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    orders = [host.order("/bin/false") for _ in range(1_500)]
+    deaf = host.wire(client.launcher)
+    deaf.hello(host.instance, epoch=2)
+    answered_beyond_any_buffer = [{"op": "list", "tag": tag, "run_ids": ["x" * 60_000]} for tag in range(40)]
+
+    deaf.say(*answered_beyond_any_buffer, *(said(order, 2) for order in orders))
+    await until_async(lambda: all(Path(order.log).exists() for order in orders[-1:]), timeout_s=30, why="the last run")
+    deaf.close()
+
+    await until_async(lambda: ended(client.facts.pid), why="the end of the launcher")
+    ((_, outcomes),) = read_outcomes(host.state_dir)
+    assert {outcome.run_id for outcome in outcomes} == {order.run_id for order in orders}
+    assert {outcome.exit_code for outcome in outcomes} == {1}
+
+
+async def test_peer_when_its_number_is_used_again_then_its_late_words_do_not_harm_the_next(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    order = host.staying()
+    await host.running(client, order)
+    talker = host.wire(client.launcher)
+    talker.hello(host.instance, epoch=2)
+    talking = sockets(client.facts.pid)
+    host.wire(client.launcher)  # takes the number that the first connection left, so that the talker's is the next
+    until(lambda: sockets(client.facts.pid) > talking, why="a silent connection")
+
+    talker.say(*(said(host.order("/bin/true"), 2) for _ in range(300)), {"op": "signal"})
+    talker.close()
+    until(lambda: sockets(client.facts.pid) == talking, why="the end of the talker, with its words still to be obeyed")
+    again = await host.reconnect(client.launcher, epoch=3)
+
+    held = {run.run_id for run in await again.list_runs()}
+    assert order.run_id in held
+    assert len(held) == 301

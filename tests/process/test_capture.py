@@ -1,0 +1,214 @@
+"""Logs as readers see them: what is there, what comes, where something was taken out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from stoker.launcher import kernel
+from stoker.process.capture import CHUNK, Chunk, follow, log_of, log_path, remove_empty, tail_offset
+
+KIB = 1024
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "1.log"
+
+
+async def read(path: Path, offset: int = 0) -> list[Chunk]:
+    """All that a closed log holds."""
+    closed = asyncio.Event()
+    closed.set()
+    return [chunk async for chunk in follow(path, offset=offset, closed=closed)]
+
+
+def punch(path: Path, start: int, end: int) -> None:
+    with path.open("r+b") as file:
+        kernel.punch_hole(file.fileno(), start, end)
+
+
+class Follower:
+    """Somebody who reads a log while it grows."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.closed = asyncio.Event()
+        self._chunks = follow(path, offset=offset, closed=self.closed)
+
+    async def next(self) -> Chunk:
+        return await asyncio.wait_for(anext(self._chunks), 10)
+
+    async def text(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += (await self.next()).data or b""
+        return data
+
+    async def end(self) -> None:
+        self.closed.set()
+        with pytest.raises(StopAsyncIteration):
+            await self.next()
+
+
+async def test_follow_when_the_log_is_closed_then_all_of_it_comes_and_then_the_end(log: Path) -> None:
+    log.write_bytes(b"one\ntwo\n")
+
+    assert await read(log) == [Chunk(0, b"one\ntwo\n")]
+    assert await read(log, 4) == [Chunk(4, b"two\n")]
+    assert await read(log, 8) == []
+    assert await read(log, 800) == []
+
+
+async def test_follow_when_the_log_is_large_then_it_comes_in_pieces_that_join(log: Path) -> None:
+    data = os.urandom(2 * CHUNK + 17)
+    log.write_bytes(data)
+
+    chunks = await read(log)
+
+    assert [chunk.offset for chunk in chunks] == [0, CHUNK, 2 * CHUNK]
+    assert b"".join(chunk.data or b"" for chunk in chunks) == data
+
+
+async def test_follow_when_there_is_a_hole_then_it_is_a_chunk_of_its_own(log: Path) -> None:
+    log.write_bytes(b"x" * 64 * KIB)
+    punch(log, 16 * KIB, 48 * KIB)
+
+    assert await read(log) == [
+        Chunk(0, b"x" * 16 * KIB), Chunk(16 * KIB, None, 32 * KIB), Chunk(48 * KIB, b"x" * 16 * KIB),
+    ]  # fmt: skip
+    assert await read(log, 20 * KIB) == [Chunk(20 * KIB, None, 28 * KIB), Chunk(48 * KIB, b"x" * 16 * KIB)]
+
+
+async def test_follow_when_the_hole_reaches_the_end_then_it_still_has_a_size(log: Path) -> None:
+    log.write_bytes(b"x" * 4 * KIB)
+    os.truncate(log, 12 * KIB)
+
+    assert await read(log) == [Chunk(0, b"x" * 4 * KIB), Chunk(4 * KIB, None, 8 * KIB)]
+
+
+async def test_follow_when_the_log_is_missing_and_closed_then_it_is_empty(log: Path) -> None:
+    assert await read(log) == []
+    assert await read(log.parent / "no" / "such" / "1.log") == []
+
+
+async def test_follow_when_the_log_is_a_link_then_it_is_not_followed(log: Path) -> None:
+    log.symlink_to("/etc/passwd")
+
+    with pytest.raises(OSError, match="symbolic"):
+        await read(log)
+
+
+async def test_follow_when_lines_are_appended_then_each_comes_without_an_end(log: Path) -> None:
+    log.write_bytes(b"first\n")
+    follower = Follower(log)
+    assert await follower.text(6) == b"first\n"
+
+    for number in range(50):
+        waiting = asyncio.ensure_future(follower.text(4))
+        await asyncio.sleep(0)
+        with log.open("ab") as file:
+            file.write(b"%03d\n" % number)
+        assert await waiting == b"%03d\n" % number
+
+    await follower.end()
+
+
+async def test_follow_when_the_log_comes_late_then_it_is_waited_for(log: Path) -> None:
+    path = log.parent / "7" / "1.log"
+    follower = Follower(path)
+    waiting = asyncio.ensure_future(follower.text(5))
+    await asyncio.sleep(0)
+
+    path.parent.mkdir()
+    path.write_bytes(b"late\n")
+
+    assert await waiting == b"late\n"
+    await follower.end()
+
+
+async def test_follow_when_it_is_closed_while_waiting_then_the_last_words_still_come(log: Path) -> None:
+    log.write_bytes(b"first\n")
+    follower = Follower(log)
+    await follower.next()
+
+    with log.open("ab") as file:
+        file.write(b"last\n")
+    follower.closed.set()
+
+    assert await follower.text(5) == b"last\n"
+    await follower.end()
+
+
+async def test_follow_when_its_reader_goes_then_no_descriptor_stays(log: Path) -> None:
+    log.write_bytes(b"first\n")
+    before = len(os.listdir("/proc/self/fd"))
+
+    for _ in range(5):
+        chunks = follow(log, offset=0, closed=asyncio.Event())
+        await anext(chunks)
+        waiting = asyncio.ensure_future(anext(chunks))
+        await asyncio.wait({waiting}, timeout=0.02)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await chunks.aclose()
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+LINES = b"".join(b"line %06d\n" % number for number in range(40_000))  # 480 KiB: more than one block from the end
+
+
+@pytest.mark.parametrize(
+    ("data", "lines", "expected"),
+    [
+        (b"a\nb\nc\n", 1, b"c\n"),
+        (b"a\nb\nc\n", 2, b"b\nc\n"),
+        (b"a\nb\nc\n", 3, b"a\nb\nc\n"),
+        (b"a\nb\nc\n", 9, b"a\nb\nc\n"),
+        (b"a\nb\nc", 1, b"c"),
+        (b"a\nb\nc", 2, b"b\nc"),
+        (b"a\n\n\n", 2, b"\n\n"),
+        (b"\n", 1, b"\n"),
+        (b"no newline", 1, b"no newline"),
+        (b"no newline", 5, b"no newline"),
+        (b"a\nb\n", 0, b""),
+        (b"", 3, b""),
+        (LINES, 1, LINES[-12:]),
+        (LINES, 30_000, LINES[-30_000 * 12 :]),
+        (LINES, 40_000, LINES),
+        (LINES[:-1], 30_000, LINES[-30_000 * 12 : -1]),
+        (b"head\n" + b"x" * (CHUNK + 100), 1, b"x" * (CHUNK + 100)),
+        (b"x" * CHUNK + b"\ny\n", 1, b"y\n"),
+        (b"\n" + b"y" * CHUNK, 1, b"y" * CHUNK),
+    ],
+)
+def test_tail_when_lines_are_counted_from_the_end_then_they_begin_there(
+    log: Path, data: bytes, lines: int, expected: bytes
+) -> None:
+    log.write_bytes(data)
+
+    assert data[tail_offset(log, lines) :] == expected
+
+
+def test_tail_when_there_is_no_log_then_it_begins_at_0(log: Path) -> None:
+    assert tail_offset(log, 10) == 0
+
+
+def test_path_when_it_is_made_then_numbers_alone_make_it() -> None:
+    assert log_path(Path("/s"), 12_345, 2) == Path("/s/logs/12/12345/2.log")
+    assert log_of(Path("/s"), "7.3.deadbeef") == Path("/s/logs/0/7/3.log")
+
+
+def test_remove_empty_when_some_logs_are_then_only_those_go_and_their_directories(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/1.log", "b/1.log", "b/2.log", "c/1.log", "d/1.log")]
+    for path in paths[:-1]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    paths[1].write_text("said")
+
+    remove_empty(paths)
+
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["b", "b/1.log"]

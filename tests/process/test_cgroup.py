@@ -1,0 +1,160 @@
+"""Leaves of a delegated cgroup v2: found, divided, killed, frozen, removed.
+
+Needs a writable cgroup v2; where its controllers are missing, that limits are then not claimed is what is tested.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import ConfigInvalid
+from stoker.core.model import Limits
+from stoker.process.cgroup import Cgroups, find_root, is_delegated, read_mounts
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stoker.process.cgroup import Leaf
+
+MOUNTINFO = """\
+24 1 0:22 / /proc rw,nosuid - proc proc rw
+30 24 0:26 / /sys/fs/cgroup/memory rw,nosuid shared:9 - cgroup cgroup rw,memory
+31 24 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:10 master:2 - cgroup2 cgroup2 rw,nsdelegate
+"""
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A subtree of our own."""
+    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
+    if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
+        pytest.skip("no writable cgroup v2 here")
+    path = mount / f"stoker-test-{secrets.token_hex(4)}"
+    path.mkdir()
+    yield path
+    (path / "cgroup.kill").write_text("1")
+    until(lambda: "populated 0" in (path / "cgroup.events").read_text())
+    for directory, _, _ in os.walk(path, topdown=False):
+        Path(directory).rmdir()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def put(leaf: Leaf, process: subprocess.Popen[bytes]) -> None:
+    (leaf.path / "cgroup.procs").write_text(str(process.pid))
+
+
+def test_mounts_when_read_then_only_version_2_is_named() -> None:
+    assert list(read_mounts(MOUNTINFO)) == [Path("/sys/fs/cgroup/unified")]
+
+
+def test_root_when_switched_off_then_there_is_none() -> None:
+    assert find_root("off") is None
+
+
+def test_root_when_set_to_a_cgroup_then_it_is_that(root: Path) -> None:
+    assert find_root(str(root)) == root
+
+
+def test_root_when_set_to_any_directory_then_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="no cgroup v2"):
+        find_root(str(tmp_path))
+
+
+def test_delegated_when_nobody_marked_it_then_it_is_not_ours(root: Path) -> None:
+    assert not is_delegated(root)
+
+
+def test_delegated_when_marked_as_systemd_does_then_it_is_ours(root: Path) -> None:
+    try:
+        os.setxattr(root, "trusted.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"cannot mark a cgroup here: {error}")
+
+    assert is_delegated(root)
+
+
+def test_prepare_when_processes_are_in_the_root_then_they_stay_and_no_controller_is_handed_down(
+    root: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    (root / "cgroup.procs").write_text(str(sleeper.pid))
+    cgroups = Cgroups(root)
+
+    cgroups.prepare()
+
+    assert (root / "cgroup.procs").read_text().split() == [str(sleeper.pid)]
+    assert cgroups.controllers == frozenset()
+
+
+def test_make_when_controllers_are_missing_then_no_limit_is_claimed(root: Path) -> None:
+    cgroups = Cgroups(root)
+    cgroups.prepare()
+
+    leaf = cgroups.make("7.1.ab", Limits(memory_bytes=64 << 20, processes=10, cpu_seconds=5))
+
+    enforced = {"memory_bytes": "memory", "processes": "pids"}
+    assert leaf.in_force == {name for name, controller in enforced.items() if controller in cgroups.controllers}
+    assert cgroups.run_ids() == ["7.1.ab"]
+    assert cgroups.leaf("7.1.ab").path == leaf.path
+
+
+def test_leaf_when_killed_then_all_in_it_end(root: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    leaf = Cgroups(root).make("7.1.ab", Limits())
+    put(leaf, sleeper)
+    populated = leaf.populated
+
+    leaf.kill()
+
+    assert sleeper.wait(10) == -9
+    assert populated
+    assert until(lambda: not leaf.populated)
+
+
+def test_leaf_when_frozen_and_thawed_then_its_processes_stand_still_and_go_on(
+    root: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    leaf = Cgroups(root).make("7.1.ab", Limits())
+    put(leaf, sleeper)
+
+    leaf.freeze()
+    frozen = until(lambda: "frozen 1" in (leaf.path / "cgroup.events").read_text())
+    leaf.thaw()
+
+    assert frozen
+    assert until(lambda: "frozen 0" in (leaf.path / "cgroup.events").read_text())
+    assert sleeper.poll() is None
+
+
+def test_leaf_when_removed_then_what_its_worker_made_inside_goes_too_and_twice_is_fine(root: Path) -> None:
+    leaf = Cgroups(root).make("7.1.ab", Limits())
+    (leaf.path / "inner" / "most").mkdir(parents=True)
+
+    leaf.remove()
+    leaf.remove()
+
+    assert not leaf.path.exists()
+    assert (leaf.populated, leaf.oom_kills) == (False, 0)
+
+
+def test_leaf_when_something_lives_in_it_then_it_is_not_removed(
+    root: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    leaf = Cgroups(root).make("7.1.ab", Limits())
+    put(leaf, sleeper)
+
+    with pytest.raises(OSError, match="busy"):
+        leaf.remove()
+
+    assert leaf.populated

@@ -1,0 +1,257 @@
+"""Whose a process is: proof, or no proof, and what a scan of /proc finds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from stoker.core.model import Identity
+from stoker.process import identity as identities
+from stoker.process.identity import Verdict, prove, scan, verdict
+from tests.support.facts import until
+from tests.support.instance import Stranger
+
+if TYPE_CHECKING:
+    from stoker.process.messages import LaunchOrder
+    from tests.support.instance import LauncherHost
+
+NS_LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user, namespaces, ns_last_pid")
+WITH_INODE = pytest.mark.parametrize("use_inode", [True, False], ids=["pidfs", "no pidfs"])
+
+
+async def worker(host: LauncherHost, order: LaunchOrder) -> Identity:
+    client = await host.start()
+    return client.identity(await host.running(client, order))
+
+
+def identity_of(pid: int, **fields: object) -> Identity:
+    """Everything true of that process, and then `fields`."""
+    stat = identities.read_stat(pid)
+    assert stat is not None
+    pidfd = os.pidfd_open(pid)
+    inode = os.fstat(pidfd).st_ino
+    os.close(pidfd)
+    made = Identity(
+        pid=pid, start_ticks=stat.start_ticks, boot_id=identities.boot_id(),
+        pid_namespace=identities.pid_namespace(), pidfs_inode=inode,
+    )  # fmt: skip
+    return replace(made, **fields)
+
+
+@WITH_INODE
+async def test_proof_when_the_worker_lives_then_it_is_ours_and_pinned(host: LauncherHost, use_inode: bool) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+
+    said, pidfd = prove(who, order.run_id, use_inode=use_inode)
+
+    assert said is Verdict.OURS
+    assert pidfd is not None
+    assert not identities.has_ended(pidfd)
+    os.kill(who.pid, 9)
+    assert until(lambda: identities.has_ended(pidfd))
+    os.close(pidfd)
+
+
+@WITH_INODE
+async def test_proof_when_the_worker_has_ended_then_it_is_gone(host: LauncherHost, use_inode: bool) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+    os.kill(who.pid, 9)
+    await host.gone_from_proc(who.pid)
+
+    assert prove(who, order.run_id, use_inode=use_inode) == (Verdict.GONE, None)
+
+
+async def test_proof_when_only_its_zombie_is_left_then_it_is_gone(host: LauncherHost) -> None:
+    child = Stranger(host, "/bin/true", STOKER_RUN_ID="1.1.aa", STOKER_INSTANCE=host.instance)
+    who = identity_of(child.pid)
+    until(child.ended)
+
+    assert Path(f"/proc/{child.pid}").exists()
+    assert verdict(who, "1.1.aa") is Verdict.GONE
+
+
+async def test_proof_when_the_number_is_a_threads_by_now_then_it_is_gone(host: LauncherHost) -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        who = replace(identity_of(os.getpid()), pid=thread.native_id)
+
+        assert prove(who, "1.1.aa") == (Verdict.GONE, None)
+    finally:
+        done.set()
+        thread.join()
+
+
+@WITH_INODE
+async def test_proof_when_the_process_started_at_another_time_then_it_is_not_ours(
+    host: LauncherHost, use_inode: bool
+) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+
+    other = replace(who, start_ticks=who.start_ticks - 1)
+
+    assert prove(other, order.run_id, use_inode=use_inode) == (Verdict.NOT_OURS, None)
+
+
+async def test_proof_when_the_inode_is_another_then_all_else_does_not_count(host: LauncherHost) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+    assert who.pidfs_inode is not None, "this kernel has no pidfs: see the tests without it"
+
+    other = replace(who, pidfs_inode=who.pidfs_inode + 1)
+
+    assert verdict(other, order.run_id) is Verdict.NOT_OURS
+
+
+async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_another_run_then_it_is_not_ours(
+    host: LauncherHost,
+) -> None:
+    child = Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="2.1.bb", STOKER_INSTANCE=host.instance)
+
+    assert verdict(identity_of(child.pid, pidfs_inode=None), "1.1.aa") is Verdict.NOT_OURS
+
+
+async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_nothing_then_nobody_can_tell(host: LauncherHost) -> None:
+    child = Stranger(host, "/bin/sleep", "600")
+
+    assert verdict(identity_of(child.pid, pidfs_inode=None), "1.1.aa") is Verdict.UNPROVABLE
+
+
+async def test_proof_when_the_environment_is_emptied_then_only_the_inode_proves(host: LauncherHost) -> None:
+    order = host.shell("echo up; exec env -i /bin/sh -c 'read _ < $0' $0")
+    client = await host.start()
+    who = client.identity(await host.running(client, order, "up"))
+    until(lambda: host.instance.encode() not in Path(f"/proc/{who.pid}/environ").read_bytes())
+
+    assert verdict(who, order.run_id) is Verdict.OURS
+    assert verdict(who, order.run_id, use_inode=False) is Verdict.UNPROVABLE
+
+
+async def test_proof_when_the_boot_was_another_then_it_is_gone_whatever_runs_now(host: LauncherHost) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+
+    assert prove(replace(who, boot_id="0" * 36), order.run_id) == (Verdict.GONE, None)
+
+
+async def test_proof_when_the_pid_namespace_is_another_then_nobody_can_tell(host: LauncherHost) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+
+    assert prove(replace(who, pid_namespace=1), order.run_id) == (Verdict.UNPROVABLE, None)
+
+
+LOOK = """
+import sys, msgspec
+from stoker.core.model import Identity
+from stoker.process.identity import verdict
+print(verdict(msgspec.json.decode(sys.argv[1], type=Identity), sys.argv[2]))
+"""
+
+
+def look_from(where: list[str], who: Identity, run_id: str) -> str:
+    """The verdict of a process that sees another /proc or another boot."""
+    command = [*where, sys.executable, "-c", LOOK, msgspec.json.encode(who).decode(), run_id]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@AS_ROOT
+async def test_proof_when_the_machine_was_started_anew_then_it_is_gone(host: LauncherHost) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+    boot = host.home / "boot_id"
+    boot.write_text("11111111-2222-3333-4444-555555555555\n")
+    mounted = f"mount --bind {boot} /proc/sys/kernel/random/boot_id && exec \"$@\""
+
+    assert look_from(["unshare", "-m", "sh", "-c", mounted, "sh"], who, order.run_id) == "gone"
+    assert look_from(["unshare", "-m"], who, order.run_id) == "ours"
+
+
+@AS_ROOT
+async def test_proof_when_we_are_in_another_pid_namespace_then_nobody_can_tell(host: LauncherHost) -> None:
+    order = host.staying()
+    who = await worker(host, order)
+
+    assert look_from(["unshare", "--pid", "--fork", "--mount-proc"], who, order.run_id) == "unprovable"
+
+
+@AS_ROOT
+async def test_proof_when_the_pid_was_used_again_then_the_new_process_is_not_ours(host: LauncherHost) -> None:
+    for _ in range(200):
+        first = Stranger(host, "/bin/true")
+        who = identity_of(first.pid)
+        os.waitpid(first.pid, 0)
+        NS_LAST_PID.write_text(str(first.pid - 1))
+        second = Stranger(host, "/bin/sleep", "600")
+        if second.pid == first.pid:
+            break
+        os.kill(second.pid, 9)
+    assert second.pid == first.pid, "the reuse was never forced"
+
+    # Without the inode nothing is left that could prove it: at most the start tick tells, and perhaps not even that.
+    assert verdict(who, "1.1.aa") is Verdict.NOT_OURS
+    assert verdict(who, "1.1.aa", use_inode=False) in (Verdict.NOT_OURS, Verdict.UNPROVABLE)
+    same_tick = replace(who, start_ticks=identity_of(second.pid).start_ticks)
+    assert verdict(same_tick, "1.1.aa") is Verdict.NOT_OURS
+    assert verdict(same_tick, "1.1.aa", use_inode=False) is Verdict.UNPROVABLE
+
+
+@AS_ROOT
+async def test_proof_when_the_environment_may_not_be_read_then_nobody_can_tell(host: LauncherHost) -> None:
+    child = Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="1.1.aa", STOKER_INSTANCE=host.instance)
+    who = identity_of(child.pid, pidfs_inode=None)
+    nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all"]
+
+    assert look_from(nobody, who, "1.1.aa") == "unprovable"
+    assert verdict(who, "1.1.aa") is Verdict.OURS
+
+
+async def test_scan_when_processes_carry_marks_then_each_is_found_under_its_run(host: LauncherHost) -> None:
+    order = host.shell("sh -c 'read _ < $0' $0 & echo up; wait")
+    client = await host.start()
+    await host.running(client, order, "up")
+    Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID=order.run_id, STOKER_INSTANCE="another")
+    Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID=order.run_id)
+
+    found = scan(host.instance)
+
+    assert sorted(found.runs) == [order.run_id]
+    assert sorted(found.runs[order.run_id]) == sorted(host.workers())
+    assert len(found.runs[order.run_id]) == 2
+    assert found.launchers == {client.launcher: [client.facts.pid]}
+
+
+async def test_scan_when_a_child_shows_its_launchers_marks_only_then_it_is_found_under_the_launcher(
+    host: LauncherHost,
+) -> None:
+    child = Stranger(host, "/bin/sleep", "600", STOKER_LAUNCHER="1-cafe0000", STOKER_INSTANCE=host.instance)
+
+    assert scan(host.instance).launchers == {"1-cafe0000": [child.pid]}
+    assert scan(host.instance).runs == {}
+
+
+async def test_stat_when_the_name_is_hostile_then_the_fields_are_right(host: LauncherHost) -> None:
+    program = host.home / "a) R 1 (b"
+    program.symlink_to("/bin/sleep")
+    child = Stranger(host, str(program), "600")
+    until(lambda: "R 1" in Path(f"/proc/{child.pid}/comm").read_text())
+
+    stat = identities.read_stat(child.pid)
+
+    assert stat is not None
+    assert stat.parent == os.getpid()
+    assert not stat.ended

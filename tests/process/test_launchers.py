@@ -1,0 +1,122 @@
+"""Which launchers there are: alive by their lock, and by nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import CannotCreate
+from stoker.process import launchers
+from stoker.process.launchers import find_launchers, remove_remains, start_launcher
+from tests.support.facts import until_async
+
+if TYPE_CHECKING:
+    from tests.support.instance import LauncherHost
+
+
+async def test_find_when_some_are_dead_then_the_lock_tells_and_the_oldest_come_first(host: LauncherHost) -> None:
+    tenth, second, first = [await host.start(epoch=epoch) for epoch in (10, 2, 1)]
+
+    os.kill(second.facts.pid, signal.SIGKILL)
+    await host.gone_from_proc(second.facts.pid)
+
+    assert find_launchers(host.state_dir) == ([first.launcher, tenth.launcher], [second.launcher])
+
+
+async def test_find_when_it_is_frozen_then_it_is_alive(host: LauncherHost) -> None:
+    client = await host.start()
+    os.kill(client.facts.pid, signal.SIGSTOP)
+
+    assert find_launchers(host.state_dir).alive == [client.launcher]
+
+
+async def test_find_when_only_a_worker_outlived_it_then_it_is_dead(host: LauncherHost) -> None:
+    client = await host.start()
+    await host.running(client, host.staying())
+
+    os.kill(client.facts.pid, signal.SIGKILL)
+    await host.gone_from_proc(client.facts.pid)
+
+    assert host.workers()
+    assert find_launchers(host.state_dir) == ([], [client.launcher])
+
+
+async def test_find_when_there_is_no_directory_yet_then_there_are_none(host: LauncherHost) -> None:
+    assert find_launchers(host.state_dir) == ([], [])
+
+
+async def test_remains_when_they_are_removed_then_only_last_words_stay(host: LauncherHost) -> None:
+    silent, speaking = await host.start(), await host.start()
+    for client in (silent, speaking):
+        os.kill(client.facts.pid, signal.SIGKILL)
+        await host.gone_from_proc(client.facts.pid)
+    words = host.state_dir / "launchers" / f"{speaking.launcher}.err"
+    words.write_text("no space left")
+
+    for client in (silent, speaking, silent):
+        remove_remains(host.state_dir, client.launcher)
+
+    assert list((host.state_dir / "launchers").iterdir()) == [words]
+
+
+async def test_start_when_the_launcher_cannot_begin_then_its_own_words_are_the_error(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = host.home / "broken.py"
+    program.write_text("raise SystemExit('it is broken')\n")
+    monkeypatch.setattr(launchers, "PROGRAM", program)
+
+    with pytest.raises(CannotCreate, match="it is broken"):
+        await start_launcher(host.state_dir, 1, host.instance, host.hear)
+
+    assert find_launchers(host.state_dir).alive == []
+
+
+async def test_start_when_we_hold_descriptors_then_the_launcher_gets_none_of_them(host: LauncherHost) -> None:
+    secret = os.open(host.home, os.O_RDONLY)
+    os.set_inheritable(secret, True)
+    try:
+        client = await host.start()
+    finally:
+        os.close(secret)
+
+    open_files = {os.readlink(entry) for entry in Path(f"/proc/{client.facts.pid}/fd").iterdir()}
+
+    assert str(host.home) not in open_files
+    assert f"{host.state_dir}/launchers/{client.launcher}.lock" in open_files
+
+
+async def test_start_when_our_environment_is_full_then_the_launcher_gets_little_of_it(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "AWS_SECRET", "STOKER_TOKEN"):
+        monkeypatch.setenv(name, "1")
+
+    client = await host.start()
+
+    environ = Path(f"/proc/{client.facts.pid}/environ").read_bytes().decode().split("\0")
+    names = {variable.partition("=")[0] for variable in environ if variable}
+    assert names <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "STOKER_INSTANCE", "STOKER_LAUNCHER"}
+    assert {f"STOKER_INSTANCE={host.instance}", f"STOKER_LAUNCHER={client.launcher}"} <= set(environ)
+
+
+async def test_launcher_when_its_daemon_never_says_hello_then_it_waits_and_holds_its_lock(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    wire = host.wire(client.launcher)
+    wire.close()
+
+    await client.list_runs()
+
+    assert find_launchers(host.state_dir).alive == [client.launcher]
+
+
+async def test_launcher_when_it_dies_then_its_zombie_is_reaped_while_we_live(host: LauncherHost) -> None:
+    client = await host.start()
+
+    os.kill(client.facts.pid, signal.SIGKILL)
+
+    await until_async(lambda: not Path(f"/proc/{client.facts.pid}").exists())

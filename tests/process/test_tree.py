@@ -1,0 +1,255 @@
+"""The sweep, where no launcher is left to ask, and the ladder, where one is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.process.identity import scan
+from stoker.process.messages import Exited, RunState
+from stoker.process.tree import Ladder, await_end, stop_processes, sweep
+from tests.support.facts import until, until_async
+from tests.support.instance import Stranger, ended, log_of
+
+if TYPE_CHECKING:
+    from stoker.core.model import Identity
+    from stoker.process.messages import LaunchOrder
+    from tests.support.instance import LauncherHost
+
+GRACE_MS = 10_000
+LONG_MS = 600_000
+
+
+async def orphan(host: LauncherHost, order: LaunchOrder, *said: str) -> Identity:
+    """Its main process, once its launcher is dead."""
+    client = await host.start()
+    who = client.identity(await host.running(client, order, *said))
+    await kill_launcher(host, client.facts.pid)
+    return who
+
+
+async def kill_launcher(host: LauncherHost, pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    await host.gone_from_proc(pid)
+
+
+async def test_sweep_when_a_tree_is_orphaned_then_sigterm_ends_it_and_nothing_is_left(host: LauncherHost) -> None:
+    order = host.shell("sh -c 'read _ < $0' $0 & setsid sh -c 'echo far; read _ < $0' $0 & read _ < $0")
+    await orphan(host, order, "far")
+    before = len(host.workers())
+
+    result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+
+    assert before == 3
+    assert (result.killed, result.left) == (3, ())
+    assert host.workers() == []
+    assert scan(host.instance).runs == {}
+
+
+async def test_sweep_when_it_heeds_sigterm_then_it_may_clean_up_first(host: LauncherHost) -> None:
+    order = host.shell("trap 'echo cleaned; exit' TERM; echo up; while :; do sh -c 'read _ < $0' $0; done")
+    await orphan(host, order, "up")
+
+    await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+
+    assert "cleaned" in log_of(order)
+
+
+async def test_sweep_when_it_stopped_itself_then_sigterm_still_reaches_it(host: LauncherHost) -> None:
+    order = host.shell("trap 'echo cleaned; exit' TERM; echo up; kill -STOP $$")
+    who = await orphan(host, order, "up")
+    await until_async(lambda: " T " in Path(f"/proc/{who.pid}/stat").read_text())
+
+    await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+
+    assert "cleaned" in log_of(order)
+
+
+@pytest.mark.parametrize("grace_ms", [0, 50])
+async def test_sweep_when_it_ignores_sigterm_then_sigkill_follows_the_grace(host: LauncherHost, grace_ms: int) -> None:
+    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    await orphan(host, order, "up")
+
+    result = await sweep(host.instance, [order.run_id], grace_ms=grace_ms)
+
+    assert result.left == ()
+    assert host.workers() == []
+
+
+async def test_sweep_when_others_look_the_same_then_they_are_never_signalled(host: LauncherHost) -> None:
+    order = host.staying()
+    await orphan(host, order)
+    argv = order.argv
+    decoys = [
+        Stranger(host, *argv),
+        Stranger(host, *argv, STOKER_RUN_ID=order.run_id),
+        Stranger(host, *argv, STOKER_RUN_ID=order.run_id, STOKER_INSTANCE="another"),
+        Stranger(host, *argv, STOKER_RUN_ID=f"{order.run_id}0", STOKER_INSTANCE=host.instance),
+        Stranger(host, *argv, NOT_STOKER_RUN_ID=order.run_id, STOKER_INSTANCE=host.instance),
+    ]
+    until(lambda: all(b"never" in Path(f"/proc/{decoy.pid}/cmdline").read_bytes() for decoy in decoys))
+
+    result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+
+    assert result.killed == 1
+    assert [decoy.ended() for decoy in decoys] == [False] * len(decoys)
+
+
+async def test_sweep_when_another_run_was_not_asked_for_then_it_goes_on(host: LauncherHost) -> None:
+    client = await host.start()
+    mine, other = host.staying(), host.staying()
+    await host.running(client, mine)
+    started = await host.running(client, other)
+    await kill_launcher(host, client.facts.pid)
+
+    await sweep(host.instance, [mine.run_id], grace_ms=0)
+
+    assert not ended(started.pid)
+
+
+async def test_sweep_when_a_child_emptied_its_environment_then_it_is_found_below_its_parent(host: LauncherHost) -> None:
+    order = host.shell("setsid env -i sh -c 'echo hidden; read _ < $0' $0 & read _ < $0")
+    await orphan(host, order, "hidden")
+
+    result = await sweep(host.instance, [order.run_id], grace_ms=0)
+
+    assert result.killed == 2
+    assert host.workers() == []
+
+
+async def test_sweep_when_the_main_process_shows_nothing_then_its_identity_proves_it(host: LauncherHost) -> None:
+    order = host.shell("exec env -i sh -c 'echo hidden; read _ < $0' $0")
+    who = await orphan(host, order, "hidden")
+
+    without = await sweep(host.instance, [order.run_id], grace_ms=0)
+    lives = not ended(who.pid)
+    with_identity = await sweep(host.instance, [order.run_id], grace_ms=0, mains={order.run_id: who})
+
+    assert (without.killed, lives) == (0, True)
+    assert with_identity.killed == 1
+    assert ended(who.pid)
+
+
+async def test_sweep_when_it_forks_meanwhile_then_what_it_forked_is_swept_too(host: LauncherHost) -> None:
+    order = host.shell("trap 'setsid sh -c \"trap : TERM; read _ < $0\" $0 & exit' TERM; echo up; "
+                       "while :; do sh -c 'read _ < $0' $0; done")  # fmt: skip
+    await orphan(host, order, "up")
+
+    result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+
+    assert result.left == ()
+    assert host.workers() == []
+
+
+async def test_sweep_when_nothing_carries_the_run_then_nothing_is_done(host: LauncherHost) -> None:
+    result = await sweep(host.instance, ["1.1.aa"], grace_ms=GRACE_MS)
+
+    assert (result.killed, result.left) == (0, ())
+
+
+async def test_stop_processes_when_a_dead_launchers_child_is_named_then_only_it_is_stopped(host: LauncherHost) -> None:
+    unborn = Stranger(host, "/bin/sleep", "600", STOKER_LAUNCHER="1-dead0000", STOKER_INSTANCE=host.instance)
+    decoy = Stranger(host, "/bin/sleep", "600", STOKER_LAUNCHER="1-dead0000")
+
+    await stop_processes([unborn.pid, decoy.pid], host.instance)
+
+    assert unborn.ended()
+    assert not decoy.ended()
+
+
+async def test_await_end_when_the_process_ends_then_it_returns_and_not_before(host: LauncherHost) -> None:
+    order = host.staying()
+    who = await orphan(host, order)
+
+    waiting = asyncio.ensure_future(await_end(who, order.run_id))
+    await asyncio.wait({waiting}, timeout=0.05)
+    waited = not waiting.done()
+    os.kill(who.pid, signal.SIGKILL)
+
+    await asyncio.wait_for(waiting, 10)
+    assert waited
+
+
+async def test_await_end_when_the_process_is_not_ours_then_it_returns_at_once(host: LauncherHost) -> None:
+    order = host.staying()
+    who = await orphan(host, order)
+    os.kill(who.pid, signal.SIGKILL)
+    await host.gone_from_proc(who.pid)
+
+    await asyncio.wait_for(await_end(who, order.run_id), 10)
+
+
+# --- the ladder
+
+
+async def test_ladder_when_the_tree_heeds_sigterm_then_sigkill_is_never_said(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("trap 'echo cleaned; exit 3' TERM; echo up; while :; do sh -c 'read _ < $0' $0; done")
+    await host.running(client, order, "up")
+    ladder = Ladder(client, order.run_id, LONG_MS)
+
+    delivered = await ladder.begin()
+
+    exited = await host.heard(Exited, order)
+    ladder.end()
+    assert delivered
+    assert (exited.exit_code, exited.stopped) == (3, True)
+
+
+async def test_ladder_when_the_tree_ignores_sigterm_then_sigkill_follows_the_grace(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    await host.running(client, order, "up")
+    ladder = Ladder(client, order.run_id, 50)
+
+    await ladder.begin()
+    heeded = await host.state(client, order) is RunState.ENDED
+
+    exited = await host.heard(Exited, order)
+    ladder.end()
+    assert not heeded
+    assert exited.signal == signal.SIGKILL
+
+
+async def test_ladder_when_the_run_was_over_then_it_says_that_nothing_was_delivered(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.order("/bin/true")
+    await host.run(client, order)
+    ladder = Ladder(client, order.run_id, 0)
+
+    assert not await ladder.begin()
+    ladder.end()
+
+
+async def test_ladder_when_it_was_ended_then_no_further_step_is_taken(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    await host.running(client, order, "up")
+    ladder = Ladder(client, order.run_id, 30)
+    await ladder.begin()
+
+    ladder.end()
+
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, later.set)  # well behind where the next step would have been
+    await later.wait()
+    assert await host.state(client, order) is RunState.RUNNING
+
+
+async def test_ladder_when_the_launcher_is_lost_then_begin_says_so_and_nothing_else_happens(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.staying()
+    await host.running(client, order)
+    os.kill(client.facts.pid, signal.SIGKILL)
+    await until_async(lambda: client.lost)
+    ladder = Ladder(client, order.run_id, 0)
+
+    with pytest.raises(ConnectionError):
+        await ladder.begin()
+
+    ladder.end()

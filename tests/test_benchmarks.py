@@ -1,0 +1,53 @@
+"""The benchmarks run, and their table judges as it says. What they measure on a busy machine is no test.
+
+Owns one quick run of all of them: a benchmark that has rotted is found here, not on the day its number is wanted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.table import Row, lines
+
+ROOT = Path(__file__).parents[1]
+
+
+def ratio(value: float, *, more_is_better: bool) -> Row:
+    must, goal = (0.3, 0.5) if more_is_better else (5, 3)
+    return Row("what", [value], must, goal, "", more_is_better=more_is_better)
+
+
+@pytest.mark.parametrize(
+    ("value", "more_is_better", "verdict"),
+    [(0.6, True, "goal"), (0.4, True, "must"), (0.2, True, "MISSED"),
+     (2, False, "goal"), (4, False, "must"), (6, False, "MISSED")],
+)  # fmt: skip
+def test_row_when_judged_then_it_says_which_bound_was_reached(
+    value: float, verdict: str, *, more_is_better: bool
+) -> None:
+    assert ratio(value, more_is_better=more_is_better).verdict == verdict
+
+
+def test_table_when_printed_then_a_missed_budget_stands_in_it() -> None:
+    row = Row("submits", [0.1, 0.3, 0.2], 0.3, 0.5, "10/s", more_is_better=True)
+
+    head, line = lines([row])
+
+    assert head.split() == ["what", "median", "rounds", "must", "goal", "reached", "in", "figures"]
+    assert line.split() == ["submits", "0.2", "0.1..0.3", "≥", "0.3", "≥", "0.5", "MISSED", "10/s"]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler for the yardsticks")
+def test_benchmarks_when_run_quickly_then_every_budget_has_a_row() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+    judged = [line for line in run.stdout.splitlines() if "≤" in line or "≥" in line]
+    assert len(judged) == 12
