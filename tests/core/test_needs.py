@@ -29,14 +29,14 @@ def cells() -> list[tuple[NeedOn, State, bool | None]]:
 
 @pytest.mark.parametrize(("on", "state", "met"), cells())
 def test_need_when_the_needed_job_stands_somewhere_then_the_table_holds(
-    on: NeedOn, state: State, met: bool | None
+    on: NeedOn, state: State, *, met: bool | None
 ) -> None:
     assert need_met(on, job(state)) is met
 
 
 @pytest.mark.parametrize(("on", "met"), [(NeedOn.OK, False), (NeedOn.FAILED, False), (NeedOn.ANY, True)])
 def test_need_when_the_needed_job_was_skipped_for_its_own_needs_then_it_does_not_count_as_ok(
-    on: NeedOn, met: bool
+    on: NeedOn, *, met: bool
 ) -> None:  # fmt: skip
     assert need_met(on, job(State.SKIPPED, reason=Reason.DEPENDENCY)) is met
 

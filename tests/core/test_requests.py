@@ -52,7 +52,9 @@ def test_env_when_a_name_is_the_jobs_own_then_it_is_taken(name: str) -> None:
     assert JobParams(command="true", env={name: "="}).env == {name: "="}
 
 
-@pytest.mark.parametrize("name", ["", "A=B", "1A", "A-B", "A B", "\N{LATIN SMALL LETTER E WITH ACUTE}", "A\n", "A" * 90 + "!"])
+@pytest.mark.parametrize(
+    "name", ["", "A=B", "1A", "A-B", "A B", "\N{LATIN SMALL LETTER E WITH ACUTE}", "A\n", "A" * 90 + "!"]
+)
 def test_env_when_a_name_is_none_then_it_is_refused_with_its_path(name: str) -> None:
     refused = refusal(env={"GOOD": "1", name: "1"})
 

@@ -13,12 +13,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
-from msgspec.structs import replace
 
 from stoker.core import events as ev
 from stoker.core.admission import Line, admit
 from stoker.core.clock import Now
-from stoker.core.errors import ConfirmationNeeded, InvalidParams, NotAllowed
+from stoker.core.errors import InvalidParams, NotAllowed
 from stoker.core.lifecycle import step
 from stoker.core.model import (
     FINAL,
@@ -70,6 +69,30 @@ def blocked(of: Job, now: Now) -> bool:
     """Whether a job must still wait, told apart from the core's own answer."""
     moments = [(of.wake_at, now.steady), (of.spec.run_at, now.wall)]
     return of.needs_open > 0 or any(moment is not None and moment > clock for moment, clock in moments)
+
+
+@st.composite
+def asks(draw: st.DrawFn, now: Now, known: list[int]) -> Spec:
+    """Any spec that the intake would take now."""
+    ahead = st.sampled_from([None, None, None, 1, 1_000, 100_000])
+    deadline, run_at = draw(ahead), draw(ahead)
+    needed = draw(st.sampled_from([(), (), (), *((ident,) for ident in known), tuple(known[-2:])]))
+    return Spec(
+        command="work", working_dir="/", queue=draw(st.sampled_from([queue.name for queue in QUEUES])),
+        max_attempts=draw(st.integers(1, 4)), base_delay_ms=draw(st.sampled_from([0, 1, 1_000])),
+        no_retry_exit_codes=(64,), ttl_ms=draw(ahead), deadline=deadline and now.wall + deadline,
+        run_at=run_at and now.wall + run_at, on_orphan=draw(st.sampled_from(OnOrphan)),
+        max_orphanings=draw(st.integers(1, 3)), survive=draw(st.booleans()),
+        resources=draw(st.sampled_from([{}, {}, {"gpu": 1}, {"gpu": 2}])),
+        needs=tuple(Need(job=ident, on=draw(st.sampled_from(NeedOn))) for ident in needed),
+    )  # fmt: skip
+
+
+ends = st.builds(
+    Outcome,
+    kind=st.sampled_from(OutcomeKind), exit_code=st.sampled_from([0, 1, 64]), signal=st.just(9),
+    stopped=st.booleans(), transient=st.booleans(),
+)  # fmt: skip
 
 
 class Life(Struct):
@@ -235,7 +258,7 @@ class Host(RuleBasedStateMachine):
             self.served[of.spec.queue] += 1
             self.happen(life, ev.Dispatched(attempt=opened))
 
-    @rule(number=st.integers(0, 99), end=st.deferred(lambda: ends), luck=st.floats(0, 1, exclude_max=True))
+    @rule(number=st.integers(0, 99), end=ends, luck=st.floats(0, 1, exclude_max=True))
     def end(self, number: int, end: Outcome, luck: float) -> None:
         life = self.pick(number, State.RUNNING)
         if life is not None:
@@ -378,7 +401,6 @@ class Host(RuleBasedStateMachine):
         still = [(life.job.id, life.job.state) for life in self.lives.values() if not life.job.final]
         raise AssertionError(f"served and served, and never over: {still}")
 
-
     def clear_held(self) -> None:
         for life in self.lives.values():
             if life.job.state is State.HELD:
@@ -386,29 +408,6 @@ class Host(RuleBasedStateMachine):
                     self.happen(life, ev.Ended(outcome=UNSEEN))
                 self.happen(life, ev.Cancel())
 
-
-@st.composite
-def asks(draw: st.DrawFn, now: Now, known: list[int]) -> Spec:
-    """Any spec that the intake would take now."""
-    ahead = st.sampled_from([None, None, None, 1, 1_000, 100_000])
-    deadline, run_at = draw(ahead), draw(ahead)
-    needed = draw(st.sampled_from([(), (), (), *((ident,) for ident in known), tuple(known[-2:])]))
-    return Spec(
-        command="work", working_dir="/", queue=draw(st.sampled_from([queue.name for queue in QUEUES])),
-        max_attempts=draw(st.integers(1, 4)), base_delay_ms=draw(st.sampled_from([0, 1, 1_000])),
-        no_retry_exit_codes=(64,), ttl_ms=draw(ahead), deadline=deadline and now.wall + deadline,
-        run_at=run_at and now.wall + run_at, on_orphan=draw(st.sampled_from(OnOrphan)),
-        max_orphanings=draw(st.integers(1, 3)), survive=draw(st.booleans()),
-        resources=draw(st.sampled_from([{}, {}, {"gpu": 1}, {"gpu": 2}])),
-        needs=tuple(Need(job=ident, on=draw(st.sampled_from(NeedOn))) for ident in needed),
-    )  # fmt: skip
-
-
-ends = st.builds(
-    Outcome,
-    kind=st.sampled_from(OutcomeKind), exit_code=st.sampled_from([0, 1, 64]), signal=st.just(9),
-    stopped=st.booleans(), transient=st.booleans(),
-)  # fmt: skip
 
 TestHost = Host.TestCase
 TestHost.settings = settings(

@@ -56,7 +56,11 @@ QUEUED: list[tuple[str, dict[str, Any], str]] = [
     ("slot", {"running": 4, "slots": 4, "ahead": 2}, "all 4 slots are taken; 2 jobs of its queue go first"),
     ("resource", {"free": {"gpu": 0}}, "needs 1 of resource 'gpu', 0 free"),
     ("queue_full", {"queue_running": 2}, "queue 'bulk' runs 2 jobs, its limit max_running"),
-    ("throttled", {"throttled_by": ["cpu", "memory"]}, "queue 'bulk' is of class low, and the host is busy (cpu, memory)"),
+    (
+        "throttled",
+        {"throttled_by": ["cpu", "memory"]},
+        "queue 'bulk' is of class low, and the host is busy (cpu, memory)",
+    ),
     ("queue_paused", {"queue": Queue(name="bulk", paused=True, max_running=2)}, "queue 'bulk' is paused"),
     ("draining", {"closed": "draining"}, "the daemon starts nothing now: draining"),
 ]
@@ -65,7 +69,10 @@ QUEUED: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize("depth", range(len(QUEUED)))
 def test_why_when_a_queued_job_is_blocked_then_the_first_no_of_the_daemon_is_told(depth: int) -> None:
     code, _, message = QUEUED[depth]
-    around: dict[str, Any] = {"queue": Queue(name="bulk", queue_class=QueueClass.LOW, max_running=2), "free": {"gpu": 1}}
+    around: dict[str, Any] = {
+        "queue": Queue(name="bulk", queue_class=QueueClass.LOW, max_running=2),
+        "free": {"gpu": 1},
+    }
     for _, more, _ in QUEUED[: depth + 1]:
         around |= more
 

@@ -47,14 +47,20 @@ def job(state: State = State.QUEUED, *, asked: Spec | None = None, **fields: Any
         must["reason"] = Reason.USER
     if state in FINAL:
         must["finished_at"] = NOW.wall
-    values = {"id": 7, "spec_hash": spec_hash(of), "owner_uid": 1000, "trace_id": "a" * 32, "created_at": NOW.wall}
+    values: dict[str, Any] = {
+        "id": 7,
+        "spec_hash": spec_hash(of),
+        "owner_uid": 1000,
+        "trace_id": "a" * 32,
+        "created_at": NOW.wall,
+    }
     return Job(**(values | must | {"spec": of, "state": state} | fields))
 
 
 def attempt(of: Job | None = None, **fields: Any) -> Attempt:
     """An open attempt of `of`, with the ordinal that the job knows."""
     job_id, ordinal = (7, 1) if of is None else (of.id, max(1, of.attempts))
-    values = {"run_id": f"{job_id}.{ordinal}.{ordinal:016x}", "job_id": job_id, "ordinal": ordinal}
+    values: dict[str, Any] = {"run_id": f"{job_id}.{ordinal}.{ordinal:016x}", "job_id": job_id, "ordinal": ordinal}
     return Attempt(**(values | {"launcher": "1-cafe0000", "created_at": NOW.wall} | fields))
 
 

@@ -54,7 +54,7 @@ def _need_failed(job: Job, _attempt: Attempt | None, _event: ev.NeedFailed, now:
 
 
 def _dispatch(job: Job, _attempt: Attempt | None, event: ev.Dispatched, _now: Now) -> Step:
-    started = replace(job, state=State.RUNNING, attempts=event.attempt.ordinal, wake_at=None, expires_at=None)
+    started = replace(job, state=State.RUNNING, attempts=event.attempt.ordinal, wake_at=None)
     return Step(started, event.attempt, (ev.Launch(event.attempt),))
 
 
@@ -86,7 +86,9 @@ def _apply(job: Job, verdict: Verdict, event: ev.Ended, now: Now) -> Step:
     if verdict.state is State.HELD:
         return Step(replace(charged, state=State.HELD, reason=verdict.reason))
     wake_at = None if verdict.delay_ms is None else now.steady + verdict.delay_ms
-    return Step(ready(charged, now, wake_at=wake_at))
+    # The ttl is a limit of the wait for the first start, and that may be still to come.
+    expires_at = job.expires_at if event.outcome.kind is OutcomeKind.NEVER_STARTED else None
+    return Step(ready(charged, now, wake_at=wake_at, expires_at=expires_at))
 
 
 def _close(attempt: Attempt, event: ev.Ended, now: Now) -> Attempt:
@@ -114,6 +116,8 @@ def _adopt(job: Job, attempt: Attempt | None, _event: ev.Adopted, _now: Now) -> 
 
 
 def _stuck(job: Job, attempt: Attempt | None, _event: ev.Stuck, _now: Now) -> Step:
+    """Nobody can tell; found so again at a later start, it changes nothing."""
+    assert attempt is not None, "only an open attempt can be stuck"
     return Step(replace(job, state=State.HELD, reason=Reason.STUCK), attempt)
 
 
@@ -122,8 +126,7 @@ def _expire_ttl(job: Job, _attempt: Attempt | None, _event: ev.TtlPassed, now: N
 
 
 def _expire_deadline(job: Job, _attempt: Attempt | None, _event: ev.DeadlinePassed, now: Now) -> Step:
-    state = State.FAILED if job.attempts else State.EXPIRED
-    return end(job, state, Reason.DEADLINE, now)
+    return end(job, State.EXPIRED, Reason.DEADLINE, now)
 
 
 def _stop_at_deadline(job: Job, attempt: Attempt | None, _event: ev.DeadlinePassed, _now: Now) -> Step:
@@ -170,6 +173,9 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
         [State.HELD],
         {
             ev.Ended: _ended_while_held,
+            ev.StopWanted: _stop,
+            ev.Adopted: _adopt,
+            ev.Stuck: _stuck,
             ev.NeedMet: _need_met,
             ev.NeedFailed: _need_failed,
             ev.Cancel: verbs.cancel,
@@ -197,6 +203,8 @@ def refusal(job: Job, event: ev.Event) -> NotAllowed | IllegalTransition:
     verb = type(event).__name__.lower()
     if type(event) not in ev.VERBS.values():
         return IllegalTransition(f"job {job.id}: no row for {type(event).__name__} in state {job.state.value}")
+    if job.state is State.RUNNING and isinstance(event, ev.Retry):
+        return verbs.may_live(job, job.attempts)
     if job.final:
         return AlreadyFinished(
             f"job {job.id} has already finished ({job.state.value}), so {verb} does not apply",

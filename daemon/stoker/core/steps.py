@@ -35,7 +35,7 @@ def blocked(job: Job, now: Now) -> bool:
 
 def expiry(job: Job, now: Now) -> int | None:
     """Steady time at which the ttl ends: counted from submission, `run_at` or needs met, whichever is last."""
-    if job.spec.ttl_ms is None or job.needs_open > 0 or job.attempts > 0:
+    if job.spec.ttl_ms is None or job.needs_open > 0:
         return None
     wait = max(0, (job.spec.run_at or 0) - now.wall)
     return now.steady + wait + job.spec.ttl_ms

@@ -13,15 +13,19 @@ from stoker.core import events as ev
 from stoker.core.clock import Now
 from stoker.core.errors import AttemptMayLive, ConfirmationNeeded, InvalidParams
 from stoker.core.model import Attempt, Job, Reason, State, StopReason
-from stoker.core.steps import Step, end, ready, stop_for
+from stoker.core.steps import Step, end, expiry, ready, stop_for
+
+
+def may_live(job: Job, ordinal: int) -> AttemptMayLive:
+    """The error for whatever would start another attempt beside an open one."""
+    return AttemptMayLive(
+        f"job {job.id}: attempt {ordinal} may still be alive, so nothing may replace it", hint=f"stoker why {job.id}"
+    )
 
 
 def _no_attempt(job: Job, attempt: Attempt | None) -> None:
     if attempt is not None:
-        raise AttemptMayLive(
-            f"job {job.id}: attempt {attempt.ordinal} may still be alive, so nothing may replace it",
-            hint=f"stoker why {job.id}",
-        )
+        raise may_live(job, attempt.ordinal)
 
 
 def cancel(job: Job, attempt: Attempt | None, _event: ev.Cancel, now: Now) -> Step:
@@ -47,8 +51,7 @@ def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Step:
             path="deadline",
         )
     fresh = replace(job, spec=spec, failures=0, orphanings=0, needs_open=0, wake_at=None, exit_code=None, signal=None)
-    expires_at = None if spec.ttl_ms is None else now.steady + spec.ttl_ms
-    return Step(ready(fresh, now, expires_at=expires_at))
+    return Step(ready(fresh, now, expires_at=expiry(fresh, now)))
 
 
 def skip(job: Job, attempt: Attempt | None, _event: ev.Skip, now: Now) -> Step:

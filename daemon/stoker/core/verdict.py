@@ -95,6 +95,6 @@ def _unseen(job: Job, reason: Reason) -> Verdict:
         case OnOrphan.HOLD:
             return Verdict(State.HELD, reason, orphaning=charge)
         case OnOrphan.REQUEUE:
-            if job.orphanings + charge >= job.spec.max_orphanings:
+            if charge and job.orphanings + charge >= job.spec.max_orphanings:
                 return Verdict(State.HELD, Reason.POISON, orphaning=charge)
             return Verdict(State.QUEUED, orphaning=charge)

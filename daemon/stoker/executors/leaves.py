@@ -49,8 +49,10 @@ class Leaves:
 
     async def empty(self, run_id: str) -> None:
         """End whatever is left of an attempt that no launcher owns, though its environment shows nothing."""
-        while self._cgroups is not None and self._cgroups.leaf(run_id).populated and self._kill(run_id):
-            await asyncio.sleep(AGAIN_S)  # what sits in an uninterruptible call ends late, and is said again
+        cgroups = self._cgroups
+        # A look now and then, as most leaves are empty by now; what sits in an uninterruptible call ends late.
+        while cgroups is not None and cgroups.leaf(run_id).populated and self._kill(run_id):  # noqa: ASYNC110
+            await asyncio.sleep(AGAIN_S)
 
     def remove(self, run_ids: Iterable[str]) -> None:
         """These attempts are settled."""

@@ -217,10 +217,8 @@ class LocalExecutor:
                     reports.append(self._began(launcher, message))
                 case messages.Exited():
                     self._exited(message, reports)
-                case messages.Gone(run_id=run_id):
-                    self._gone.add(run_id)
-                    if run_id in self._exits:
-                        reports.append(Ended(run_id, outcome_of(self._exits[run_id])))
+                case messages.Gone():
+                    reports += self._went(message.run_id)
                 case messages.Refused():
                     reports += _refusal(message)
                 case messages.LauncherLost():
@@ -250,6 +248,11 @@ class LocalExecutor:
         client = self._of_run.get(exited.run_id)
         if client is not None:
             self._climb(exited.run_id, client, self._graces.get(exited.run_id, 0))
+
+    def _went(self, run_id: str) -> list[Report]:
+        """Its tree is empty; after a reconnection that may be said before we were told of the exit."""
+        self._gone.add(run_id)
+        return [Ended(run_id, outcome_of(self._exits[run_id]))] if run_id in self._exits else []
 
     def _lost(self, launcher: str) -> Lost:
         log(LogEvent.LAUNCHER_LOST, launcher=launcher)

@@ -82,7 +82,7 @@ def _route(setup: Message) -> Callable[[Message, int, int], int]:
 
 
 def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
-    """Into a cgroup that is there to keep the tree together. What a worker forks before, its nonce tells, or its session."""
+    """Into a cgroup that only keeps the tree together; what is forked before shows its nonce or its session."""
     leaf = prepared.open_leaf(order["setup"]["cgroup"])
     try:
         pid = _posix_spawn(order, stdin, log)

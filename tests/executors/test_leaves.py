@@ -1,0 +1,204 @@
+"""A leaf for each attempt of a real daemon: joined before the first instruction, gone when the attempt is settled.
+
+Needs a writable cgroup v2. Its controllers are not needed: which limits then fall to rlimits is tested as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+
+from stoker.core.model import Limits
+from stoker.executors.base import Start
+from stoker.executors.environment import Surroundings
+from stoker.executors.leaves import Leaves
+from stoker.process.cgroup import Cgroups, read_mounts
+from tests.support import jobs
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until, until_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN = "7.1.00000000000000aa"
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A subtree of our own, as the setting would name it."""
+    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
+    if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
+        pytest.skip("no writable cgroup v2 here")
+    path = mount / f"stoker-test-{secrets.token_hex(4)}"
+    path.mkdir()
+    yield path
+    with contextlib.suppress(OSError):
+        (path / "cgroup.kill").write_text("1")
+    until(lambda: "populated 0" in (path / "cgroup.events").read_text())
+    for directory, _, _ in os.walk(path, topdown=False):
+        Path(directory).rmdir()
+
+
+def leaves_of(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("run-*"))
+
+
+def attempt_of(daemon: DaemonProcess, job_id: int) -> dict[str, Any]:
+    with daemon.client() as client:
+        attempts: list[dict[str, Any]] = client.get(job_id)["attempts_list"]
+    return attempts[-1]
+
+
+def test_attempt_when_a_root_is_set_then_it_runs_in_its_own_leaf_which_goes_with_it(root: Path) -> None:
+    with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon, daemon.client() as client:
+        first = client.submit("sh", "-c", "cat /proc/self/cgroup; exec sleep 600").id
+        pid = until(lambda: client.get(first)["pid"])
+        attempt = until(lambda: (found := attempt_of(daemon, first))["cgroup"] and found)
+        leaf = Path(attempt["cgroup"])
+
+        assert leaf == root / f"run-{attempt['run_id']}"
+        assert (leaf / "cgroup.procs").read_text().split() == [str(pid)]
+        assert str(leaf) in daemon.cli("show", "--json", str(first)).stdout
+        client.cancel(first)
+        until(lambda: leaves_of(root) == [])
+        assert f"0::/{root.name}/{leaf.name}" in b"".join(client.logs(first)).decode()
+
+
+def test_attempt_when_no_root_is_set_then_it_has_no_leaf(root: Path) -> None:
+    with DaemonProcess('[cgroup]\nroot = "off"\n') as daemon, daemon.client() as client:
+        job = client.submit("true")["id"]
+        client.wait([job])
+
+        assert attempt_of(daemon, job)["cgroup"] is None
+
+
+def test_daemon_when_the_root_is_no_cgroup_then_it_does_not_start_and_says_why(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.config.write_text('[cgroup]\nroot = "/tmp"\n')
+
+    stopped_daemon.spawn()
+
+    assert stopped_daemon.wait() == 78
+    assert "cgroup" in stopped_daemon.tail()
+
+
+def test_leftovers_when_the_daemon_starts_again_then_they_go_and_those_of_survivors_stay(root: Path) -> None:
+    with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon:
+        with daemon.client() as client:
+            survivor = client.submit("sleep", "600", survive=True).id
+            until(lambda: attempt_of(daemon, survivor)["cgroup"])
+        daemon.kill9()
+        (root / "run-9.1.leftover" / "inside").mkdir(parents=True)
+
+        daemon.start()
+
+        run_id = attempt_of(daemon, survivor)["run_id"]
+        assert leaves_of(root) == [f"run-{run_id}"]
+        assert (root / f"run-{run_id}" / "cgroup.procs").read_text()
+
+
+def test_orphan_when_launcher_and_environment_are_gone_then_its_leaf_still_gives_it_away(root: Path) -> None:
+    script = "setsid env -i sh -c 'echo hidden; sleep 600; :' & sleep 600"
+    with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon:
+        with daemon.client() as client:
+            job = client.submit("sh", "-c", script).id
+            until(lambda: b"hidden" in b"".join(client.logs(job)))
+            launcher = client.status()["launchers"][0]["pid"]
+            main = client.get(job)["pid"]
+        daemon.kill9()
+        os.kill(launcher, signal.SIGKILL)
+        # Its main process now parents nobody's hidden child: only the leaf tells whose that is.
+        hidden = [pid for pid in (root / leaves_of(root)[0] / "cgroup.procs").read_text().split() if pid != str(main)]
+
+        daemon.start()
+
+        until(lambda: leaves_of(root) == [])
+        assert hidden
+        assert not any(Path("/proc", pid).exists() for pid in hidden)
+
+
+# --- the parts
+
+
+def order_in(leaves: Leaves, limits: Limits) -> Any:
+    class Silent:
+        def traceparent(self, *_: object) -> str:
+            return ""
+
+    around = Surroundings(
+        state_dir=Path("/s"), socket="/s/sock", instance="aa", epoch=1, base={}, telemetry=Silent(), leaves=leaves,  # type: ignore[arg-type]
+    )  # fmt: skip
+    of = jobs.job(asked=jobs.spec(limits=limits))
+    return around.order(Start(of, replace(jobs.attempt(of), run_id=RUN)))
+
+
+LIMITS = Limits(memory_bytes=1 << 30, processes=64, open_files=100)
+
+
+def test_order_when_there_is_no_root_then_limits_are_left_to_the_process() -> None:
+    assert order_in(Leaves(), LIMITS).setup.limits == LIMITS
+    assert order_in(Leaves(), LIMITS).setup.cgroup is None
+    assert order_in(Leaves(), Limits()).setup is None
+
+
+def test_order_when_the_leaf_has_no_controllers_then_limits_are_left_to_the_process(root: Path) -> None:
+    setup = order_in(Leaves.below(str(root)), LIMITS).setup
+
+    assert setup.cgroup == str(root / f"run-{RUN}")
+    assert setup.limits == LIMITS
+
+
+def test_order_when_the_leaf_bounds_the_tree_then_the_process_is_not_bounded_too(tmp_path: Path) -> None:
+    """On plain files, as no controller is free on most machines that run tests."""
+    cgroups = Cgroups(tmp_path)
+    cgroups.controllers = frozenset({"memory", "pids"})
+    leaf = tmp_path / f"run-{RUN}"
+    leaf.mkdir()
+    for name in ("memory.max", "pids.max"):
+        (leaf / name).touch()
+
+    setup = order_in(Leaves(cgroups), LIMITS).setup
+
+    assert setup.limits == Limits(open_files=100)
+    assert ((leaf / "memory.max").read_text(), (leaf / "pids.max").read_text()) == (str(1 << 30), "64")
+
+
+def test_order_when_no_leaf_can_be_made_then_the_attempt_runs_without_one(tmp_path: Path) -> None:
+    setup = order_in(Leaves(Cgroups(tmp_path / "gone")), LIMITS).setup
+
+    assert (setup.cgroup, setup.limits) == (None, LIMITS)
+
+
+async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(root: Path) -> None:
+    leaves = Leaves(Cgroups(root))
+    leaf = leaves.make(RUN, Limits())
+    assert leaf is not None
+    child = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
+    (leaf.path / "cgroup.procs").write_text(str(child))
+
+    leaves.remove([RUN])
+
+    await until_async(lambda: leaves_of(root) == [])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alone(root: Path) -> None:
+    leaves = Leaves(Cgroups(root))
+    leaf = leaves.make(RUN, Limits())
+    assert leaf is not None
+    leaves.make("8.1.bb", Limits())
+    child = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
+    (leaf.path / "cgroup.procs").write_text(str(child))
+
+    leaves.remove_leftovers({})
+
+    assert leaves_of(root) == [f"run-{RUN}"]
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
