@@ -75,11 +75,12 @@ class Daemon:
 
     async def _start(self) -> None:
         given = sdnotify.listeners(self._environ, os.getpid())
+        leaves = Leaves.below(self._config.cgroup.root)
         self._directory.prepare()
         if not given:
             self._lock = lock_socket(self._address)
         self._opened = await open_state(self._directory, boot_id(), self._config.disk.reserve_bytes)
-        self._engine = engine = self._build(self._opened)
+        self._engine = engine = self._build(self._opened, leaves)
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
             {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.barrier,
@@ -100,7 +101,7 @@ class Daemon:
         self._listen_to_signals(engine)
         self._tell_ready(engine, health)
 
-    def _build(self, opened: Opened) -> Engine:
+    def _build(self, opened: Opened, leaves: Leaves) -> Engine:
         telemetry = otel.setup(self._config, version=__version__, instance=opened.instance.id)
         around = Surroundings(
             state_dir=self._directory.root,
@@ -109,7 +110,7 @@ class Daemon:
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             telemetry=telemetry,
-            leaves=Leaves.below(self._config.cgroup.root),
+            leaves=leaves,
         )
         return Engine(self._config, self._directory, opened, around, self._draining)
 
@@ -215,8 +216,8 @@ class Daemon:
         log(LogEvent.DAEMON_STOPPED)
 
     async def _close_state(self, opened: Opened) -> None:
-        assert self._engine is not None
-        if self._turns is not None and not self._turns.cancelled() and self._turns.exception() is None:
+        turns = self._turns
+        if self._engine is not None and turns is not None and not turns.cancelled() and turns.exception() is None:
             self._engine.housekeeping.note()
         await opened.reader.close()
         await opened.writer.close()

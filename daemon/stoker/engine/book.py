@@ -38,7 +38,8 @@ class Book:
         self.lines: dict[str, ReadyLine] = {name: ReadyLine() for name in queues}
         self.counts: Counter[tuple[str, State]] = Counter()
         self.running: Counter[str] = Counter()
-        self.served: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()  # turns taken, those slept through included
+        self._turn = 0
         self.used: Counter[str] = Counter()
         self.described: dict[str, int] = {}  # runs whose facts wait for a commit to ride with, since when (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
@@ -81,8 +82,13 @@ class Book:
         self.runs[job.id] = Run(job, attempt)
         self.jobs_by_run[attempt.run_id] = job.id
         self.running[job.spec.queue] += 1
-        self.served[job.spec.queue] += 1
+        self._serve(job.spec.queue)
         self.used.update(job.spec.resources)
+
+    def _serve(self, queue: str) -> None:
+        """A queue that was idle joins at the present turn: what it did not ask for is not owed to it."""
+        self._turn = max(self._turn, self.served[queue])
+        self.served[queue] = self._turn + 1
 
     def _forget(self, run: Run) -> None:
         del self.runs[run.job.id]

@@ -13,10 +13,10 @@ from typing import Any
 
 from stoker.config import Config
 from stoker.core.clock import SystemClock
-from stoker.core.model import STOKER, ExecutionMode, Queue
+from stoker.core.model import STOKER, ExecutionMode, Queue, QueueClass
 from stoker.core.throttle import Pressure
 from stoker.engine import maintenance
-from stoker.engine.book import Book
+from stoker.engine.book import Book, Run
 from stoker.engine.commands import CommandChecks
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.drain import Drain
@@ -134,7 +134,13 @@ class Engine:
         log(event, causes=[cause.value for cause in pressure.causes], levels=dict(pressure.levels))
         if pressure.throttled:
             self.telemetry.throttle_began(pressure.causes)
+        if self.config.throttle.freeze_running:
+            low = [run.attempt.run_id for run in self.book.runs.values() if self._is_low(run)]
+            self.local.freeze(low, frozen=pressure.throttled)
         self.loop.nudge()
+
+    def _is_low(self, run: Run) -> bool:
+        return self.book.queues[run.job.spec.queue].queue_class is QueueClass.LOW
 
     # --- beginning and ending ---
 

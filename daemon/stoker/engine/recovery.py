@@ -73,11 +73,20 @@ class RecoveryService:
 
     async def launcher_lost(self, launcher: str) -> None:
         """A launcher died under a living daemon: the same facts, the same events."""
-        if launcher in find_launchers(self._state_dir).alive:
-            await self._local.reconnect(launcher)
-        else:
+        if not await self._came_back(launcher):
             await self._stop_unborn()
         await self._recover_runs_of(launcher)
+
+    async def _came_back(self, launcher: str) -> bool:
+        """Whether only the connection was lost. A child of a dead launcher may still hold its lock: nobody answers."""
+        if launcher not in find_launchers(self._state_dir).alive:
+            return False
+        try:
+            await self._local.reconnect(launcher)
+        except OSError as error:
+            log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
+            return False
+        return True
 
     async def _recover_runs_of(self, launcher: str) -> None:
         outcomes = [(path, found) for path, found in read_outcomes(self._state_dir) if path.stem == launcher]
@@ -108,8 +117,8 @@ class RecoveryService:
 
     async def _stop_unborn(self) -> None:
         """Children of dead launchers between fork and exec would begin to work later: they end before anything else."""
-        alive = set(find_launchers(self._state_dir).alive)
         found = await asyncio.to_thread(identities.scan, self._instance)
+        alive = set(find_launchers(self._state_dir).alive)  # after the look: one born in between is no remains
         unborn = [pid for launcher, pids in found.launchers.items() if launcher not in alive for pid in pids]
         await stop_processes(unborn, self._instance)
 
@@ -145,6 +154,7 @@ class RecoveryService:
             if run_id in testimony.held:
                 client, held = testimony.held[run_id]
                 self._local.own(run_id, client, run.job.spec.grace_ms)
+                self._local.freeze([run_id], frozen=False)  # whoever froze it may have died before the thaw
                 self._hear_again(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None

@@ -14,9 +14,9 @@ from typing import Any
 
 from stoker.core.clock import wall_ms
 from stoker.core.model import Identity, Outcome, OutcomeKind
-from stoker.executors.base import Began, Delivered, Ended, Lost, Refused, Report, Sink, Start
+from stoker.executors.base import Began, Delivered, Ended, Lost, Report, Sink, Start
 from stoker.executors.environment import Surroundings
-from stoker.executors.outcome import NEVER_STARTED, outcome_of
+from stoker.executors.outcome import NEVER_STARTED, outcome_of, reports_of
 from stoker.process import messages
 from stoker.process.client import LauncherClient
 from stoker.process.launchers import start_launcher
@@ -137,7 +137,12 @@ class LocalExecutor:
         if unsent:
             self._sink(unsent)
 
+    def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> None:
+        """Freeze or thaw running attempts, where they have a cgroup."""
+        self._around.leaves.freeze(run_ids, frozen=frozen)
+
     def stop(self, run_id: str, grace_ms: int) -> None:
+        self.freeze([run_id], frozen=False)  # a frozen process would see its SIGTERM only with SIGKILL
         client = self._of_run.get(run_id)
         if client is not None:
             self._climb(run_id, client, grace_ms)
@@ -220,7 +225,7 @@ class LocalExecutor:
                 case messages.Gone():
                     reports += self._went(message.run_id)
                 case messages.Refused():
-                    reports += _refusal(message)
+                    reports += reports_of(message)
                 case messages.LauncherLost():
                     reports.append(self._lost(launcher))
                 case messages.LauncherStuck():
@@ -287,12 +292,3 @@ class LocalExecutor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for client in self._clients.values():
             client.close()
-
-
-def _refusal(refused: messages.Refused) -> list[Report]:
-    """What a refusal means; a duplicate means nothing, as the launch was merely heard twice."""
-    run_id = refused.run_id
-    assert run_id is not None, "a refused hello never comes as a report"
-    if refused.why is messages.Refusal.LOG_EXISTS:
-        return [Refused(run_id, f"{refused.error}: the disk is ahead of the database")]
-    return [] if refused.why is messages.Refusal.DUPLICATE else [Ended(run_id, NEVER_STARTED)]

@@ -1,4 +1,4 @@
-"""What a launcher saw, as the outcome of an attempt.
+"""What a launcher saw, as the outcome of an attempt, and what its refusal means.
 
 Owns the translation from the launcher's words. Refuses judgement: whether it was a success is the job's to say.
 """
@@ -6,6 +6,8 @@ Owns the translation from the launcher's words. Refuses judgement: whether it wa
 from __future__ import annotations
 
 from stoker.core.model import Outcome, OutcomeKind
+from stoker.executors.base import Ended, Refused, Report
+from stoker.process import messages
 from stoker.process.messages import Exited
 
 UNSEEN = Outcome(kind=OutcomeKind.UNSEEN)
@@ -36,3 +38,12 @@ def _kind(exited: Exited) -> OutcomeKind:
     if exited.oom:
         return OutcomeKind.OOM
     return OutcomeKind.SIGNAL if exited.signal is not None else OutcomeKind.EXIT
+
+
+def reports_of(refused: messages.Refused) -> list[Report]:
+    """What a refusal means; a duplicate means nothing, as the launch was merely heard twice."""
+    run_id = refused.run_id
+    assert run_id is not None, "a refused hello never comes as a report"
+    if refused.why is messages.Refusal.LOG_EXISTS:
+        return [Refused(run_id, f"{refused.error}: the disk is ahead of the database")]
+    return [] if refused.why is messages.Refusal.DUPLICATE else [Ended(run_id, NEVER_STARTED)]

@@ -1,0 +1,62 @@
+"""Databases for the tests of store/: always real files, migrated by the code that the daemon uses.
+
+Owns closing: every connection, lock and umask that a test took is given back.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from stoker.store.directory import StateDirectory
+from stoker.store.migrate import migrate
+from stoker.store.open import Opened, open_state
+
+RESERVE_BYTES = 64 * 1024
+Open = Callable[..., Awaitable[Opened]]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A migrated database, as the writer's connection sees it."""
+    with closing(sqlite3.connect(tmp_path / "stoker.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        migrate(connection, tmp_path / "backups")
+        yield connection
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[StateDirectory]:
+    """A state directory that does not exist yet."""
+    of = StateDirectory(tmp_path / "state")
+    yield of
+    of.unlock()
+
+
+@pytest.fixture
+async def open_at() -> AsyncIterator[Open]:
+    """Opens a state directory as a daemon does; everything is closed at the end of the test."""
+    umask = os.umask(0o022)
+    async with AsyncExitStack() as stack:
+        stack.callback(os.umask, umask)
+
+        async def opened(at: StateDirectory, boot_id: str = "boot", reserve_bytes: int = RESERVE_BYTES) -> Opened:
+            stack.callback(at.unlock)
+            state = await open_state(at, boot_id, reserve_bytes)
+            stack.push_async_callback(state.writer.close)
+            stack.push_async_callback(state.reader.close)
+            return state
+
+        yield opened
+
+
+@pytest.fixture
+async def state(directory: StateDirectory, open_at: Open) -> Opened:
+    """An open state directory."""
+    return await open_at(directory)

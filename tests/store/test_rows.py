@@ -1,0 +1,370 @@
+"""What is stored comes back equal: jobs, specs, attempts, needs, keys, queues, recoveries, in any value they can have."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from stoker.core.errors import CorruptRecord
+from stoker.core.model import Limits, Need, NeedOn, Queue, QueueClass, Resource, State
+from stoker.core.requests import JobFilter
+from stoker.store import attempts, jobs, queues, reader, recoveries, snapshot
+from stoker.store.jobs import Dependent, Keyed, Policy, spec_hash
+from stoker.store.recoveries import Recovery
+from tests.support import jobs as any_job
+from tests.support.batches import put
+from tests.support.jobs import attempt, job, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stoker.core.model import Attempt, Job
+
+one_database = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+
+
+@contextmanager
+def undone(connection: sqlite3.Connection) -> Iterator[None]:
+    """One example of many on the same database."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+
+@one_database
+@given(one=any_job.jobs())
+def test_job_when_it_is_stored_then_it_comes_back_equal_and_its_checksum_matches(
+    database: sqlite3.Connection, one: Job
+) -> None:
+    with undone(database):
+        put(database, [one])
+
+        back = jobs.by_ids(database, [one.id])
+
+        assert back == {one.id: one}
+        assert spec_hash(back[one.id].spec) == one.spec_hash
+
+
+@one_database
+@given(data=st.data())
+def test_job_when_it_is_updated_then_everything_but_its_spec_is_as_it_was_told(
+    database: sqlite3.Connection, data: st.DataObject
+) -> None:
+    before, after = data.draw(any_job.jobs()), data.draw(any_job.jobs())
+    kept = ("id", "spec", "spec_hash", "owner_uid", "trace_id", "order_key", "created_at")
+    told = replace(after, **{name: getattr(before, name) for name in kept})
+    with undone(database):
+        put(database, [before])
+
+        database.execute(jobs.UPDATE, jobs.update_row(told))
+
+        assert jobs.by_ids(database, [before.id]) == {before.id: told}
+
+
+def test_job_when_a_retry_changes_its_limits_then_spec_and_checksum_follow(database: sqlite3.Connection) -> None:
+    put(database, [job(id=1)])
+    asked = spec(deadline=5, timeout_ms=6)
+
+    database.execute(jobs.UPDATE_SPEC, (5, 6, spec_hash(asked), 1))
+
+    assert jobs.by_ids(database, [1]) == {1: job(id=1, asked=asked)}
+
+
+def test_jobs_when_some_do_not_exist_then_only_the_others_come_back(database: sqlite3.Connection) -> None:
+    put(database, [job(id=1), job(id=2)])
+
+    assert set(jobs.by_ids(database, [2, 3])) == {2}
+    assert jobs.by_ids(database, []) == {}
+
+
+def test_spec_hash_when_anything_is_asked_differently_then_it_differs() -> None:
+    asked = [spec(), spec(args=("x",)), spec(nice=1), spec(env={"A": "1"}), spec(env={"B": "1"}), spec(survive=True)]
+
+    assert len({spec_hash(one) for one in asked}) == len(asked)
+    assert all(len(spec_hash(one)) == 16 for one in asked)
+
+
+def test_policy_when_nothing_is_written_then_its_defaults_are_those_of_the_file_format() -> None:
+    """These values are in no file: changing one would change every job that was ever stored."""
+    read = msgspec.json.decode(b"{}", type=Policy)
+
+    assert msgspec.structs.asdict(read) == {
+        "stdin": None, "labels": {}, "base_delay_ms": 1_000, "max_delay_ms": 3_600_000, "success_exit_codes": (0,),
+        "no_retry_exit_codes": (), "grace_ms": 10_000, "warn_signal": None, "warn_before_ms": 0, "needs": (),
+        "max_orphanings": 3, "resources": {}, "limits": Limits(), "nice": 0, "max_log_bytes": 67_108_864,
+        "traceparent": None,
+    }  # fmt: skip
+
+
+# --- the front of a queue -----------------------------------------------------------------------------------
+
+
+def test_ready_when_jobs_are_queued_then_they_come_by_order_key_then_by_age(database: sqlite3.Connection) -> None:
+    keys = {1: 50, 2: -5, 3: 50, 4: 0}
+    put(database, [job(id=ident, order_key=key) for ident, key in keys.items()])
+    put(database, [job(id=5, order_key=-9, asked=spec(queue="other")), job(State.WAITING, id=6, order_key=-9)])
+
+    assert [one.id for one in jobs.ready(database, "default", 10)] == [2, 4, 1, 3]
+    assert [one.id for one in jobs.ready(database, "default", 2)] == [2, 4]
+    assert [one.id for one in jobs.ready(database, "other", 9)] == [5]
+    assert jobs.ready(database, "nobody", 9) == []
+
+
+def test_ahead_when_jobs_are_queued_then_only_those_before_it_in_its_queue_count(database: sqlite3.Connection) -> None:
+    line = [job(id=ident, order_key=key) for ident, key in {1: 50, 2: -5, 3: 50}.items()]
+    put(database, [*line, job(id=4, order_key=-9, asked=spec(queue="other")), job(State.HELD, id=5, order_key=-9)])
+
+    assert [jobs.ahead(database, one) for one in line] == [1, 0, 2]
+
+
+# --- needs --------------------------------------------------------------------------------------------------
+
+
+def test_needs_when_some_wait_then_only_waiting_and_held_jobs_are_told(database: sqlite3.Connection) -> None:
+    put(database, [job(state, id=number) for number, state in enumerate(State, 10)])
+    rows = [(number, 1, "ok") for number, _ in enumerate(State, 10)] + [(10, 2, "any"), (13, 3, "failed")]
+    database.executemany(jobs.INSERT_NEED, rows)
+
+    told = jobs.dependents(database, [1, 3])
+
+    assert sorted(told, key=lambda each: (each.job_id, each.needed)) == [
+        Dependent(1, 10, NeedOn.OK), Dependent(1, 13, NeedOn.OK), Dependent(3, 13, NeedOn.FAILED),
+    ]  # fmt: skip
+    assert jobs.needed(database) == {1, 2, 3}
+    assert jobs.open_needs(database, 10) == [1, 2]
+
+
+def test_needs_when_one_is_met_then_only_that_one_is_gone(database: sqlite3.Connection) -> None:
+    put(database, [job(State.WAITING, id=1)])
+    database.executemany(jobs.INSERT_NEED, [(1, 2, "ok"), (1, 3, "ok")])
+
+    database.execute(jobs.DELETE_NEED, (1, 2))
+
+    assert jobs.open_needs(database, 1) == [3]
+
+
+def test_needs_when_they_are_part_of_the_spec_then_they_stay_there(database: sqlite3.Connection) -> None:
+    asked = spec(needs=(Need(2), Need(3, NeedOn.ANY)))
+    put(database, [job(State.WAITING, id=4, asked=asked)])
+
+    assert jobs.by_ids(database, [4])[4].spec.needs == asked.needs
+
+
+# --- idempotency --------------------------------------------------------------------------------------------
+
+
+def test_keys_when_looked_up_then_each_owner_has_its_own(database: sqlite3.Connection) -> None:
+    put(database, [job(State.HELD, id=1)])
+    database.executemany(jobs.INSERT_KEY, [(7, "k", b"one", 1, 0), (8, "k", b"two", 2, 0)])
+
+    found = jobs.by_keys(database, [(7, "k"), (8, "k"), (9, "k"), (7, "K")])
+
+    assert found == {(7, "k"): Keyed(b"one", 1, "held"), (8, "k"): Keyed(b"two", 2, None)}  # 2 was purged
+
+
+def test_key_when_it_is_used_twice_then_the_database_refuses(database: sqlite3.Connection) -> None:
+    database.execute(jobs.INSERT_KEY, (7, "k", b"one", 1, 0))
+
+    with pytest.raises(sqlite3.IntegrityError):
+        database.execute(jobs.INSERT_KEY, (7, "k", b"one", 2, 0))
+
+
+# --- attempts -----------------------------------------------------------------------------------------------
+
+
+@one_database
+@given(data=st.data())
+def test_attempt_when_it_makes_progress_then_it_comes_back_equal(
+    database: sqlite3.Connection, data: st.DataObject
+) -> None:
+    begun = attempt(launcher=data.draw(any_job.texts), created_at=data.draw(any_job.amounts))
+    going = data.draw(any_job.progressed(begun))
+    with undone(database):
+        put(database, [job(State.RUNNING)], [begun])
+        assert attempts.of_job(database, 7) == [begun]
+
+        database.execute(attempts.UPDATE, attempts.update_row(going))
+
+        assert attempts.open_attempts(database) == [going]
+
+
+@one_database
+@given(data=st.data())
+def test_attempt_when_it_is_settled_then_it_comes_back_equal_and_is_open_no_more(
+    database: sqlite3.Connection, data: st.DataObject
+) -> None:
+    over = data.draw(any_job.settled(attempt()))
+    with undone(database):
+        put(database, [job(State.RUNNING)], [attempt()])
+
+        database.execute(attempts.SETTLE, attempts.settle_row(over))
+
+        assert attempts.of_job(database, 7) == [over]
+        assert attempts.open_attempts(database) == []
+
+
+def test_attempts_when_a_job_ran_often_then_they_come_oldest_first(database: sqlite3.Connection) -> None:
+    put(database, [job(State.RUNNING)])
+    for ordinal in (10, 9, 11):
+        put(database, [], [attempt(ordinal=ordinal, run_id=f"7.{ordinal}.x")])
+        end = any_job.exited(0, ended_at=1)
+        over = attempt(ordinal=ordinal, run_id=f"7.{ordinal}.x", outcome=end, ended_at=1)
+        database.execute(attempts.SETTLE, attempts.settle_row(over))
+
+    assert [one.ordinal for one in attempts.of_job(database, 7)] == [9, 10, 11]
+
+
+def test_known_when_asked_for_runs_then_open_and_settled_ones_are_known(database: sqlite3.Connection) -> None:
+    runs = [attempt(job(id=ident), run_id=f"{ident}.1.x") for ident in (1, 2)]
+    put(database, [job(State.RUNNING, id=1), job(State.RUNNING, id=2)], runs)
+    over: Attempt = replace(runs[0], outcome=any_job.exited(0, ended_at=1), ended_at=1)
+    database.execute(attempts.SETTLE, attempts.settle_row(over))
+
+    assert attempts.known(database, ["1.1.x", "2.1.x", "3.1.x"]) == {"1.1.x", "2.1.x"}
+
+
+def test_holds_when_an_attempt_takes_resources_then_the_row_says_which(database: sqlite3.Connection) -> None:
+    put(database, [job(State.RUNNING, id=7), job(State.RUNNING, id=8)])
+    for run, holds in ((attempt(), {"gpu": 2}), (attempt(job(id=8)), {})):
+        database.execute(attempts.INSERT, attempts.insert_row(run, holds))
+
+    assert database.execute("SELECT holds FROM attempts ORDER BY job_id").fetchall() == [('{"gpu":2}',), ("{}",)]
+
+
+# --- the small tables ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        Queue(name="q"),
+        Queue(name="q", queue_class=QueueClass.LOW, max_running=0, max_queued=9, paused=True),
+        Queue(name="q", defaults={"max_attempts": 3, "on_orphan": "requeue"}),
+    ],
+)
+def test_queue_when_it_is_set_twice_then_the_last_word_counts(database: sqlite3.Connection, queue: Queue) -> None:
+    for value in (Queue(name="q", queue_class=QueueClass.HIGH, max_running=5, paused=True, defaults={"a": 1}), queue):
+        database.execute(queues.UPSERT_QUEUE, queues.queue_row(value))
+
+    assert queues.queues(database) == {"default": Queue(name="default"), "q": queue}
+
+
+def test_resource_when_it_is_set_twice_then_the_last_word_counts(database: sqlite3.Connection) -> None:
+    for capacity in (1, 4):
+        database.execute(queues.UPSERT_RESOURCE, queues.resource_row(Resource(name="gpu", capacity=capacity)))
+
+    assert queues.resources(database) == {"gpu": Resource(name="gpu", capacity=4)}
+
+
+def test_meta_when_facts_are_of_any_type_then_they_keep_it(database: sqlite3.Connection) -> None:
+    facts = {"text": "1", "number": 1, "bytes": b"1"}
+
+    database.executemany(queues.SET_META, facts.items())
+
+    assert {name: queues.meta(database)[name] for name in facts} == facts
+
+
+def test_recovery_when_it_is_finished_then_its_row_is_replaced(database: sqlite3.Connection) -> None:
+    assert recoveries.newest(database) is None
+    begun = Recovery(epoch=2, started_at=5, plan="[1]", settled=1, adopted=2, stopped=3, requeued=4, unseen=5, stuck=6)
+    for row in (Recovery(epoch=1, started_at=1), begun, replace(begun, finished_at=9, swept=7)):
+        database.execute(recoveries.UPSERT, recoveries.row(row))
+
+    assert recoveries.newest(database) == replace(begun, finished_at=9, swept=7)
+    assert database.execute("SELECT count(*) FROM recoveries").fetchone() == (2,)
+
+
+# --- lists --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        (JobFilter(), [5, 4, 3, 2, 1]),
+        (JobFilter(states=(State.HELD, State.FAILED)), [4, 3]),
+        (JobFilter(queue="bulk"), [2]),
+        (JobFilter(name="nightly"), [5, 1]),
+        (JobFilter(label=("team", "a")), [5]),
+        (JobFilter(label=("team", "A")), []),
+        (JobFilter(label=("a", "team")), []),
+        (JobFilter(before=4), [3, 2, 1]),
+        (JobFilter(states=(State.QUEUED,), name="nightly", before=5), [1]),
+    ],
+)
+def test_page_when_a_filter_is_set_then_only_what_fits_comes_newest_first(
+    database: sqlite3.Connection, wanted: JobFilter, ids: list[int]
+) -> None:
+    labels = {"team": "a", "x": "y"}
+    put(database, [
+        job(id=1, asked=spec(name="nightly")), job(id=2, asked=spec(queue="bulk", labels={"team": "b"})),
+        job(State.FAILED, id=3), job(State.HELD, id=4), job(id=5, asked=spec(name="nightly", labels=labels)),
+    ])  # fmt: skip
+
+    assert [one.id for one in reader.page(database, wanted).jobs] == ids
+
+
+def test_page_when_there_are_more_then_the_cursor_leads_through_all_of_them(database: sqlite3.Connection) -> None:
+    put(database, [job(id=ident) for ident in range(1, 6)])
+
+    seen: list[list[int]] = []
+    page = reader.page(database, JobFilter(limit=2))
+    while page.next is not None:
+        seen.append([one.id for one in page.jobs])
+        page = reader.page(database, JobFilter(limit=2, before=page.next))
+
+    assert [*seen, [one.id for one in page.jobs]] == [[5, 4], [3, 2], [1]]
+
+
+def test_size_when_asked_then_it_is_that_of_the_database(database: sqlite3.Connection) -> None:
+    assert reader.size(database) > 50_000
+    assert reader.size(database) % 4096 == 0
+    assert reader.ping(database)
+
+
+# --- what a start reads -------------------------------------------------------------------------------------
+
+
+def test_snapshot_when_the_database_is_new_then_there_is_one_queue_and_nothing_else(
+    database: sqlite3.Connection,
+) -> None:
+    found = snapshot.read(database)
+
+    assert (found.queues, found.resources, found.runs, found.counts) == ({"default": Queue(name="default")}, {}, [], [])
+    assert (found.needed, found.last_id, found.last_seq, found.head) == (set(), 0, 0, bytes(32))
+
+
+def test_snapshot_when_jobs_are_live_then_open_runs_come_whole_and_the_rest_as_counts(
+    database: sqlite3.Connection,
+) -> None:
+    going, stuck = job(State.RUNNING, id=4, attempts=1), job(State.HELD, id=5, attempts=1)
+    pending = [job(id=1), job(id=2, asked=spec(queue="bulk")), job(id=3), job(State.WAITING, id=6)]
+    put(database, [going, stuck, *pending, job(State.FAILED, id=9)], [attempt(going), attempt(stuck)])
+    database.execute("DELETE FROM jobs WHERE id = 9")
+
+    found = snapshot.read(database)
+
+    assert found.runs == [(going, attempt(going)), (stuck, attempt(stuck))]
+    assert sorted(row for row in found.counts if row[1] != "running") == [
+        ("bulk", "queued", 1), ("default", "held", 1), ("default", "queued", 2), ("default", "waiting", 1),
+    ]  # fmt: skip
+    assert found.last_id == 9  # an id is never used again, not even a purged one
+
+
+def test_snapshot_when_an_open_attempt_has_no_job_then_nothing_is_guessed(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA foreign_keys = OFF")
+    put(database, [], [attempt()])
+
+    with pytest.raises(CorruptRecord, match="attempts without a job"):
+        snapshot.read(database)

@@ -1,0 +1,93 @@
+"""Commands for workers whose progress a test decides, and what a daemon's log of changes says of them.
+
+Owns the gate (a FIFO on which workers wait until it is opened), the ledger (a file in which every run leaves a line)
+and the few questions that many tests ask of a history. Refuses daemons: it is given clients.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+
+SH = "/bin/sh"
+
+
+class Gate:
+    """Workers wait at `path` until it is opened; whoever comes later passes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+        self._end: int | None = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # a writer, so that readers wait
+
+    def open(self) -> None:
+        if self._end is not None:
+            self.path.unlink()
+            os.close(self._end)
+            self._end = None
+
+    def pass_by(self, then: str = "") -> tuple[str, str, str]:
+        """Command and arguments of a worker that waits, then does `then`."""
+        return SH, "-c", f"read _ < {self.path}; {then or ':'}"
+
+    def spec(self, then: str = "", **options: Any) -> dict[str, Any]:
+        command, *args = self.pass_by(then)
+        return {"command": command, "args": args, **options}
+
+
+def shell(script: str, **options: Any) -> dict[str, Any]:
+    """The spec of a shell script."""
+    return {"command": SH, "args": ["-c", script], **options}
+
+
+def submit(client: stoker.Client, spec: dict[str, Any], **options: Any) -> int:
+    """The id of a job that must be accepted."""
+    job: int = client.call("job.submit", {**spec, **options})["id"]
+    return job
+
+
+def state(client: stoker.Client, job: int) -> str:
+    found: str = client.get(job)["state"]
+    return found
+
+
+def end_of(client: stoker.Client, job: int, timeout_s: float = 30.0) -> tuple[str, str | None]:
+    """State and reason in which a job ended, or was held."""
+    (standing,) = client.wait(job, timeout_s=timeout_s)
+    return standing["state"], standing["reason"]
+
+
+def running(client: stoker.Client, *jobs: int) -> None:
+    """Return when all of them have a worker."""
+    for job in jobs:
+        until(lambda job=job: client.get(job)["pid"], why=f"a worker of job {job}")  # type: ignore[misc]
+
+
+def changes(client: stoker.Client, job: int, cause: str | None = None) -> list[dict[str, Any]]:
+    """What happened to a job, or only what happened for that cause."""
+    return [change for change in client.history(job)["changes"] if cause in (None, change["cause"])]
+
+
+def by_start(client: stoker.Client, *jobs: int) -> list[int]:
+    """The same jobs in the order in which they were first started."""
+    return sorted(jobs, key=lambda job: int(changes(client, job, "dispatched")[0]["seq"]))
+
+
+def lines(ledger: Path) -> list[str]:
+    return ledger.read_text().splitlines() if ledger.exists() else []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - a read of /proc
+            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
