@@ -153,6 +153,7 @@ def test_order_when_the_leaf_has_no_controllers_then_limits_are_left_to_the_proc
 
     assert setup.cgroup == str(root / f"run-{RUN}")
     assert setup.limits == LIMITS
+    assert setup.born_inside, "what is forked before the move would stay outside for good"
 
 
 def test_order_when_the_leaf_bounds_the_tree_then_the_process_is_not_bounded_too(tmp_path: Path) -> None:
@@ -167,6 +168,7 @@ def test_order_when_the_leaf_bounds_the_tree_then_the_process_is_not_bounded_too
     setup = order_in(Leaves(cgroups), LIMITS).setup
 
     assert setup.limits == Limits(open_files=100)
+    assert setup.born_inside
     assert ((leaf / "memory.max").read_text(), (leaf / "pids.max").read_text()) == (str(1 << 30), "64")
 
 

@@ -147,7 +147,7 @@ async def test_tree_when_it_daemonised_twice_then_it_is_left_until_it_is_signall
 ) -> None:
     client = await host.start()
     order = host.shell(f"( {daemon} & ) ; exit 3")
-    name = daemon.split("echo ")[1].split()[0]
+    name = "far" if daemon is FAR else "nameless"
 
     exited = await host.run(client, order)
     await until_async(lambda: name in log_of(order))
@@ -269,7 +269,9 @@ async def test_tree_when_it_is_a_fork_bomb_then_one_sigkill_takes_all_of_it(host
 
 async def test_tree_when_it_forks_without_end_then_sigkill_said_again_outruns_it(host: LauncherHost) -> None:
     client = await host.start()
-    spawning = "import os\nprint('up', flush=True)\nwhile True:\n    if os.fork():\n        os._exit(0)\n    os.setsid()\n"
+    spawning = (
+        "import os\nprint('up', flush=True)\nwhile True:\n    if os.fork():\n        os._exit(0)\n    os.setsid()\n"
+    )
     order = host.python(spawning)
     await host.running(client, order, "up")
 

@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -139,7 +139,7 @@ async def test_started_when_compared_with_proc_then_it_names_the_same_process(ho
     ids=["not found", "not executable", "found, not executable", "no working dir", "too big", "nul", "bad variable"],
 )
 async def test_launch_when_it_cannot_be_executed_then_it_ends_with_the_reason(
-    host: LauncherHost, setup: Setup | None, argv: tuple[str, ...], changes: dict[str, object], number: int, word: str
+    host: LauncherHost, setup: Setup | None, argv: tuple[str, ...], changes: dict[str, Any], number: int, word: str
 ) -> None:
     client = await host.start()
 

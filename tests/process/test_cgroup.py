@@ -148,9 +148,7 @@ def test_leaf_when_removed_then_what_its_worker_made_inside_goes_too_and_twice_i
     assert (leaf.populated, leaf.oom_kills) == (False, 0)
 
 
-def test_leaf_when_something_lives_in_it_then_it_is_not_removed(
-    root: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
+def test_leaf_when_something_lives_in_it_then_it_is_not_removed(root: Path, sleeper: subprocess.Popen[bytes]) -> None:
     leaf = Cgroups(root).make("7.1.ab", Limits())
     put(leaf, sleeper)
 

@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stoker.process.messages import Exited, LauncherBack, LauncherLost, LauncherStuck, Started
 from tests.support.facts import until_async
+from tests.support.instance import log_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ async def test_client_when_the_launcher_is_killed_then_it_is_lost_once_and_every
 ) -> None:
     client = await host.start()
     os.kill(client.facts.pid, signal.SIGSTOP)
-    answers = [client.list_runs(), client.signal("1.1.aa", signal.SIGTERM)]
+    answers: list[asyncio.Future[Any]] = [client.list_runs(), client.signal("1.1.aa", signal.SIGTERM)]
     await asyncio.sleep(0)
 
     os.kill(client.facts.pid, signal.SIGKILL)
@@ -112,7 +113,9 @@ async def test_client_when_it_closes_behind_an_order_then_the_order_is_still_obe
     client.launch([order])
     client.close()
 
-    await until_async(lambda: (host.state_dir / "outcomes" / f"{client.launcher}.log").exists())
+    written = host.state_dir / "outcomes" / f"{client.launcher}.log"
+    await until_async(written.exists)
+    assert log_of(order) == "ran\n"
 
 
 async def test_list_when_it_follows_orders_then_it_is_a_barrier_behind_them(host: LauncherHost) -> None:

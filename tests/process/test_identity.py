@@ -48,7 +48,7 @@ def identity_of(pid: int, **fields: object) -> Identity:
 
 
 @WITH_INODE
-async def test_proof_when_the_worker_lives_then_it_is_ours_and_pinned(host: LauncherHost, use_inode: bool) -> None:
+async def test_proof_when_the_worker_lives_then_it_is_ours_and_pinned(host: LauncherHost, *, use_inode: bool) -> None:
     order = host.staying()
     who = await worker(host, order)
 
@@ -63,7 +63,7 @@ async def test_proof_when_the_worker_lives_then_it_is_ours_and_pinned(host: Laun
 
 
 @WITH_INODE
-async def test_proof_when_the_worker_has_ended_then_it_is_gone(host: LauncherHost, use_inode: bool) -> None:
+async def test_proof_when_the_worker_has_ended_then_it_is_gone(host: LauncherHost, *, use_inode: bool) -> None:
     order = host.staying()
     who = await worker(host, order)
     os.kill(who.pid, 9)
@@ -97,7 +97,7 @@ async def test_proof_when_the_number_is_a_threads_by_now_then_it_is_gone(host: L
 
 @WITH_INODE
 async def test_proof_when_the_process_started_at_another_time_then_it_is_not_ours(
-    host: LauncherHost, use_inode: bool
+    host: LauncherHost, *, use_inode: bool
 ) -> None:
     order = host.staying()
     who = await worker(host, order)
@@ -175,7 +175,7 @@ async def test_proof_when_the_machine_was_started_anew_then_it_is_gone(host: Lau
     who = await worker(host, order)
     boot = host.home / "boot_id"
     boot.write_text("11111111-2222-3333-4444-555555555555\n")
-    mounted = f"mount --bind {boot} /proc/sys/kernel/random/boot_id && exec \"$@\""
+    mounted = f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"'
 
     assert look_from(["unshare", "-m", "sh", "-c", mounted, "sh"], who, order.run_id) == "gone"
     assert look_from(["unshare", "-m"], who, order.run_id) == "ours"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -78,13 +79,13 @@ async def test_start_when_the_launcher_cannot_begin_then_its_own_words_are_the_e
 
 async def test_start_when_we_hold_descriptors_then_the_launcher_gets_none_of_them(host: LauncherHost) -> None:
     secret = os.open(host.home, os.O_RDONLY)
-    os.set_inheritable(secret, True)
+    fcntl.fcntl(secret, fcntl.F_SETFD, 0)
     try:
         client = await host.start()
     finally:
         os.close(secret)
 
-    open_files = {os.readlink(entry) for entry in Path(f"/proc/{client.facts.pid}/fd").iterdir()}
+    open_files = {str(entry.readlink()) for entry in Path(f"/proc/{client.facts.pid}/fd").iterdir()}
 
     assert str(host.home) not in open_files
     assert f"{host.state_dir}/launchers/{client.launcher}.lock" in open_files

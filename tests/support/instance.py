@@ -161,8 +161,10 @@ class LauncherHost:
         return [pid for pid in self.processes() if pid not in self.launchers]
 
     async def end(self) -> None:
-        for connection in (*self.clients, *self._wires):
-            connection.close()
+        for client in self.clients:
+            client.close()
+        for wire in self._wires:
+            wire.close()
         await until_async(self._all_killed, why="the end of every process of this instance")
         shutil.rmtree(self.home)
 
@@ -238,7 +240,7 @@ def ended(pid: int) -> bool:
     return stat is None or stat.ended
 
 
-def with_setup(**fields: Any) -> dict[str, Setup]:
+def with_setup(**fields: Any) -> dict[str, Any]:
     return {"setup": Setup(**fields)}
 
 

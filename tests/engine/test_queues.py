@@ -1,0 +1,237 @@
+"""Queues: how many run at once, how many may wait, pausing, defaults, set live and in the settings file.
+
+Owns the promises of COVERAGE A10 and A15 that concern one queue. Every test makes a queue of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import InvalidParams, QueueFull, QueueNotFound
+from tests.support.facts import until
+from tests.support.work import by_start, changes, end_of, running, shell, state, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+SETTINGS = """
+[daemon]
+max_running = 8
+[queues.narrow]
+max_running = 2
+[queues.short]
+max_queued = 3
+[queues.careful]
+class = "high"
+[queues.careful.defaults]
+max_attempts = 4
+base_delay_ms = 5
+timeout_ms = 60_000
+on_orphan = "requeue"
+priority = 7
+"""
+TRUE = shell("exit 0")
+
+
+def queue(client: stoker.Client, name: str) -> dict[str, Any]:
+    (found,) = [queue for queue in client.call("queue.list")["queues"] if queue["name"] == name]
+    return dict(found)
+
+
+def test_max_running_when_more_jobs_are_queued_then_only_so_many_run_at_once(client: stoker.Client, gate: Gate) -> None:
+    jobs = [submit(client, gate.spec(), queue="narrow") for _ in range(5)]
+    running(client, *jobs[:2])
+    elsewhere = submit(client, TRUE)
+
+    assert end_of(client, elsewhere) == ("succeeded", "exit")
+    assert [state(client, job) for job in jobs] == ["running"] * 2 + ["queued"] * 3
+    assert client.why(jobs[2])["code"] == "queue_full"
+    assert queue(client, "narrow")["running"] == 2
+
+    gate.open()
+    assert {end["state"] for end in client.wait(*jobs)} == {"succeeded"}
+
+
+def test_max_running_when_raised_live_then_waiting_jobs_start_at_once(client: stoker.Client, gate: Gate) -> None:
+    client.call("queue.set", {"name": "wider", "max_running": 1})
+    jobs = [submit(client, gate.spec(), queue="wider") for _ in range(3)]
+    running(client, jobs[0])
+
+    client.call("queue.set", {"name": "wider", "max_running": 3})
+
+    running(client, *jobs)
+
+
+def test_max_running_when_set_to_none_then_the_queue_is_unbounded(client: stoker.Client, gate: Gate) -> None:
+    client.call("queue.set", {"name": "freed", "max_running": 0})
+    job = submit(client, gate.spec(), queue="freed")
+    assert client.why(job)["code"] == "queue_full"
+
+    client.call("queue.set", {"name": "freed", "max_running": None})
+
+    running(client, job)
+
+
+def test_global_max_running_when_every_slot_is_taken_then_the_next_job_waits_for_one(
+    client: stoker.Client, gate: Gate
+) -> None:
+    jobs = [submit(client, gate.spec()) for _ in range(10)]
+    running(client, *jobs[:8])
+
+    blocker = client.why(jobs[9])
+
+    assert blocker["code"] == "slot"
+    assert blocker["details"] == {"slots": 8, "ahead": 1}
+    gate.open()
+    assert {end["state"] for end in client.wait(*jobs)} == {"succeeded"}
+
+
+def test_pause_when_jobs_are_queued_then_none_start_until_it_is_resumed(client: stoker.Client) -> None:
+    client.call("queue.set", {"name": "stopped"})
+    client.call("queue.pause", {"name": "stopped", "reason": "lunch"})
+    first, second = submit(client, TRUE, queue="stopped"), submit(client, TRUE, queue="stopped")
+    other = submit(client, TRUE)
+
+    assert end_of(client, other) == ("succeeded", "exit")
+    assert state(client, first) == "queued"
+    assert client.why(first)["code"] == "queue_paused"
+    assert queue(client, "stopped")["paused"]
+
+    client.call("queue.resume", {"name": "stopped"})
+    client.wait(first, second)
+    assert by_start(client, first, second) == [first, second]
+
+
+def test_pause_when_a_job_of_the_queue_runs_then_it_goes_on(client: stoker.Client, gate: Gate) -> None:
+    client.call("queue.set", {"name": "going"})
+    job = submit(client, gate.spec("exit 4"), queue="going")
+    running(client, job)
+
+    client.call("queue.pause", {"name": "going"})
+    gate.open()
+
+    (end,) = client.wait(job)
+    assert end["exit_code"] == 4
+
+
+def test_pause_when_the_queue_does_not_exist_then_the_error_names_those_that_do(client: stoker.Client) -> None:
+    with pytest.raises(QueueNotFound, match="default"):
+        client.call("queue.pause", {"name": "nowhere"})
+
+
+def test_max_queued_when_the_line_is_full_then_queue_full_says_when_to_try_again(client: stoker.Client) -> None:
+    client.call("queue.pause", {"name": "short"})
+    jobs = [submit(client, TRUE, queue="short") for _ in range(3)]
+
+    with pytest.raises(QueueFull) as refused:
+        submit(client, TRUE, queue="short")
+
+    assert refused.value.details["retry_after_ms"] > 0
+    assert refused.value.details["queue"] == "short"
+    assert refused.value.transient
+    client.call("queue.resume", {"name": "short"})
+    client.wait(*jobs)
+    assert end_of(client, submit(client, TRUE, queue="short")) == ("succeeded", "exit")
+
+
+def test_max_queued_when_a_batch_is_larger_than_the_room_then_each_job_has_its_own_answer(
+    client: stoker.Client,
+) -> None:
+    client.call("queue.set", {"name": "tight", "max_queued": 2})
+    client.call("queue.pause", {"name": "tight"})
+
+    answers = client.submit_many([{"command": "true", "queue": "tight"}] * 4)
+
+    assert [("error" in answer) for answer in answers] == [False, False, True, True]
+    assert {answer["error"]["data"]["code"] for answer in answers if "error" in answer} == {"queue_full"}
+
+
+def test_max_queued_when_the_batch_is_atomic_then_nothing_of_it_is_stored(client: stoker.Client) -> None:
+    client.call("queue.set", {"name": "exact", "max_queued": 2})
+    client.call("queue.pause", {"name": "exact"})
+
+    with pytest.raises(QueueFull):
+        client.submit_many([{"command": "true", "queue": "exact"}] * 3, atomic=True)
+
+    assert queue(client, "exact")["queued"] == 0
+    assert len(client.submit_many([{"command": "true", "queue": "exact"}] * 2, atomic=True)) == 2
+
+
+def test_defaults_when_the_queue_has_some_then_they_fill_what_the_job_leaves_open(client: stoker.Client) -> None:
+    filled = client.get(submit(client, TRUE, queue="careful"))
+    said = client.get(submit(client, TRUE, queue="careful", max_attempts=1, timeout_ms=None, priority=0))
+
+    wanted = ("max_attempts", "base_delay_ms", "timeout_ms", "on_orphan", "priority")
+    assert [filled[name] for name in wanted] == [4, 5, 60_000, "requeue", 7]
+    assert [said[name] for name in wanted] == [1, 5, None, "requeue", 0]
+
+
+def test_defaults_when_set_live_then_later_jobs_have_them_and_earlier_ones_do_not(client: stoker.Client) -> None:
+    client.call("queue.set", {"name": "learning"})
+    client.call("queue.pause", {"name": "learning"})
+    before = submit(client, TRUE, queue="learning")
+
+    client.call("queue.set", {"name": "learning", "defaults": {"max_attempts": 3, "nice": 5}})
+    client.call("queue.set", {"name": "learning", "defaults": {"nice": 6}})
+    after = submit(client, TRUE, queue="learning")
+
+    assert client.get(before)["max_attempts"] == 1
+    assert client.get(after)["max_attempts"] == 3
+    assert client.get(after)["nice"] == 6
+
+
+def test_defaults_when_one_is_out_of_range_then_its_path_is_named_and_the_queue_is_not_made(
+    client: stoker.Client,
+) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        client.call("queue.set", {"name": "wrong", "defaults": {"max_attempts": 0}})
+
+    assert refused.value.details["path"] == "defaults.max_attempts"
+    assert "wrong" not in {queue["name"] for queue in client.call("queue.list")["queues"]}
+
+
+def test_class_when_changed_live_then_it_is_shown_and_recorded(shared: DaemonProcess, client: stoker.Client) -> None:
+    cursor = client.status()["last_seq"]
+    client.call("queue.set", {"name": "moved", "class": "low", "reason": "it is bulk work"})
+
+    with shared.client() as watcher:
+        change = next(iter(watcher.watch(after=cursor)))
+
+    assert (change["kind"], change["subject"], change["cause"]) == ("queue", "moved", "set")
+    assert queue(client, "moved")["class"] == "low"
+
+
+def test_settings_when_a_queue_of_the_file_was_set_live_then_a_restart_keeps_what_the_file_does_not_say(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    stopped_daemon.config.write_text('[queues.bulk]\nclass = "low"\n')
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        client.call("queue.set", {"name": "bulk", "class": "high", "max_running": 3})
+        client.call("queue.pause", {"name": "bulk"})
+        client.call("queue.set", {"name": "live", "max_queued": 5})
+
+    stopped_daemon.restart()
+
+    with stopped_daemon.client() as client:
+        assert [queue(client, "bulk")[key] for key in ("class", "max_running", "paused")] == ["low", 3, True]
+        assert queue(client, "live")["max_queued"] == 5
+
+
+def test_queue_when_its_bound_is_global_then_all_queues_together_are_bounded(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.config.write_text("[jobs]\nmax_queued = 2\n[queues.a]\npaused = true\n[queues.b]\npaused = true\n")
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        submit(client, TRUE, queue="a")
+        job = submit(client, TRUE, queue="b")
+        with pytest.raises(QueueFull):
+            submit(client, TRUE, queue="a")
+
+        client.cancel(job)
+
+        until(lambda: submit(client, TRUE, queue="a"), why="room again")
+        assert changes(client, job, "cancel")

@@ -1,0 +1,169 @@
+"""Resources: all or nothing, others pass, set live, holders shown.
+
+Owns named capacities as the dispatcher takes and frees them. Every test names resources of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import InvalidParams, ResourceNotFound
+from tests.support.facts import until
+from tests.support.work import Gate, end_of, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+
+SETTINGS = "[daemon]\nmax_running = 8\n"
+TRUE = shell("exit 0")
+
+
+def capacity(client: stoker.Client, **amounts: int) -> None:
+    for name, amount in amounts.items():
+        client.call("resource.set", {"name": name, "capacity": amount})
+
+
+def resource(client: stoker.Client, name: str) -> dict[str, Any]:
+    (found,) = [each for each in client.call("resource.list")["resources"] if each["name"] == name]
+    return dict(found)
+
+
+def test_resource_when_it_is_taken_then_the_next_waits_and_why_names_the_holder(
+    client: stoker.Client, gate: Gate
+) -> None:
+    capacity(client, repo=1)
+    holder = submit(client, gate.spec(), resources={"repo": 1})
+    running(client, holder)
+    waits = submit(client, TRUE, resources={"repo": 1})
+
+    blocker = client.why(waits)
+
+    assert blocker["code"] == "resource"
+    assert blocker["details"] == {"resource": "repo", "wanted": 1, "free": 0, "holders": [holder]}
+    assert resource(client, "repo") == {"name": "repo", "capacity": 1, "used": 1, "holders": [holder]}
+    gate.open()
+    assert end_of(client, waits) == ("succeeded", "exit")
+    assert resource(client, "repo")["used"] == 0
+
+
+def test_resource_when_one_job_lacks_it_then_others_of_its_queue_pass(client: stoker.Client, gate: Gate) -> None:
+    capacity(client, licence=1)
+    holder = submit(client, gate.spec(), resources={"licence": 1})
+    running(client, holder)
+    waits = submit(client, TRUE, resources={"licence": 1}, priority=100)
+
+    passes = submit(client, TRUE)
+
+    assert end_of(client, passes) == ("succeeded", "exit")
+    assert state(client, waits) == "queued"
+
+
+def test_resources_when_only_one_of_two_is_free_then_none_is_taken(client: stoker.Client, gate: Gate) -> None:
+    capacity(client, left=1, right=1)
+    holder = submit(client, gate.spec(), resources={"left": 1})
+    running(client, holder)
+    both = submit(client, TRUE, resources={"left": 1, "right": 1})
+
+    right = submit(client, TRUE, resources={"right": 1})
+
+    assert end_of(client, right) == ("succeeded", "exit")
+    assert state(client, both) == "queued"
+    assert resource(client, "right")["used"] == 0
+    gate.open()
+    assert end_of(client, both) == ("succeeded", "exit")
+
+
+def test_resource_when_amounts_are_weighted_then_only_so_much_is_held_at_once(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    capacity(client, memory=10)
+    gates = [Gate(tmp_path / f"gate{number}") for number in range(3)]
+    jobs = [submit(client, gate.spec(), resources={"memory": 4}) for gate in gates]
+    running(client, *jobs[:2])
+
+    assert resource(client, "memory")["used"] == 8
+    assert client.why(jobs[2])["details"]["free"] == 2
+
+    gates[0].open()
+    running(client, jobs[2])
+    assert resource(client, "memory")["holders"] == jobs[1:]
+    for gate in gates:
+        gate.open()
+    client.wait(*jobs)
+
+
+def test_resource_when_its_capacity_is_raised_live_then_a_waiting_job_starts(client: stoker.Client, gate: Gate) -> None:
+    capacity(client, gpu=1)
+    jobs = [submit(client, gate.spec(), resources={"gpu": 1}) for _ in range(2)]
+    running(client, jobs[0])
+
+    capacity(client, gpu=2)
+
+    running(client, jobs[1])
+    assert resource(client, "gpu")["used"] == 2
+
+
+def test_resource_when_its_capacity_is_lowered_below_its_use_then_holders_go_on_and_nobody_starts(
+    client: stoker.Client, gate: Gate
+) -> None:
+    capacity(client, seat=2)
+    holders = [submit(client, gate.spec(), resources={"seat": 1}) for _ in range(2)]
+    running(client, *holders)
+
+    capacity(client, seat=1)
+    waits = submit(client, TRUE, resources={"seat": 1})
+
+    assert client.why(waits)["details"]["holders"] == holders
+    gate.open()
+    assert end_of(client, waits) == ("succeeded", "exit")
+    assert {state(client, job) for job in holders} == {"succeeded"}
+
+
+def test_resource_when_a_job_is_cancelled_then_what_it_held_is_free(client: stoker.Client, gate: Gate) -> None:
+    capacity(client, bench=1)
+    holder = submit(client, gate.spec(), resources={"bench": 1}, grace_ms=100)
+    running(client, holder)
+
+    client.cancel(holder)
+
+    assert end_of(client, submit(client, TRUE, resources={"bench": 1})) == ("succeeded", "exit")
+
+
+def test_resource_when_it_does_not_exist_then_the_submit_is_refused_with_the_command_that_makes_it(
+    client: stoker.Client,
+) -> None:
+    with pytest.raises(ResourceNotFound) as refused:
+        submit(client, TRUE, resources={"nowhere": 1})
+
+    assert refused.value.details["path"] == "resources.nowhere"
+    assert refused.value.hint == "stoker resource set nowhere 1"
+
+
+def test_resource_when_more_is_asked_than_there_is_then_the_submit_is_refused(client: stoker.Client) -> None:
+    capacity(client, small=2)
+
+    with pytest.raises(InvalidParams) as refused:
+        submit(client, TRUE, resources={"small": 3})
+
+    assert refused.value.details["path"] == "resources.small"
+
+
+def test_resource_when_hundreds_of_jobs_lack_it_then_one_behind_them_all_still_starts(
+    client: stoker.Client, gate: Gate
+) -> None:
+    capacity(client, rare=1)
+    holder = submit(client, gate.spec(), resources={"rare": 1})
+    running(client, holder)
+    stuck = client.submit_many([{"command": "true", "resources": {"rare": 1}}] * 1_100)
+
+    last = submit(client, TRUE)
+
+    assert end_of(client, last) == ("succeeded", "exit")
+    gate.open()
+    capacity(client, rare=8)
+    client.wait(*[answer["id"] for answer in stuck if "error" not in answer])
+    until(lambda: resource(client, "rare")["used"] == 0, why="everything given back")

@@ -1,0 +1,174 @@
+CREATE UNIQUE INDEX attempts_open ON attempts (job_id) WHERE ended_at IS NULL;
+CREATE INDEX changes_job ON changes (job_id, seq) WHERE job_id IS NOT NULL;
+CREATE INDEX idempotency_job ON idempotency (job_id);
+CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('waiting', 'queued') AND deadline IS NOT NULL;
+CREATE INDEX jobs_expires ON jobs (expires_at) WHERE state IN ('waiting', 'queued') AND expires_at IS NOT NULL;
+CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held');
+CREATE INDEX jobs_queued ON jobs (queue, order_key, id) WHERE state = 'queued';
+CREATE INDEX jobs_run_at ON jobs (run_at) WHERE state = 'waiting' AND run_at IS NOT NULL;
+CREATE INDEX jobs_wake ON jobs (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
+CREATE INDEX needs_needed ON needs (needed);
+CREATE TABLE attempts (
+    run_id        TEXT PRIMARY KEY,
+    job_id        INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    ordinal       INTEGER NOT NULL CHECK (ordinal >= 1),
+    launcher      TEXT NOT NULL,
+    created_at    INTEGER NOT NULL,
+    pid           INTEGER,
+    start_ticks   INTEGER,
+    boot_id       TEXT,
+    pid_namespace INTEGER,
+    pidfs_inode   INTEGER,
+    cgroup        TEXT,
+    stop_reason   TEXT CHECK (stop_reason = 'cancel' OR stop_reason = 'timeout' OR stop_reason = 'deadline'
+                        OR stop_reason = 'shutdown' OR stop_reason = 'superseded'
+                        OR stop_reason = 'unresponsive' OR stop_reason = 'orphaned' OR stop_reason = 'restart'),
+    adopted       INTEGER NOT NULL DEFAULT 0,
+    holds         TEXT NOT NULL DEFAULT '{}',
+    started_at    INTEGER,
+    ended_at      INTEGER,
+    outcome       TEXT CHECK (outcome = 'exit' OR outcome = 'signal' OR outcome = 'oom' OR outcome = 'spawn_error'
+                        OR outcome = 'exception' OR outcome = 'unseen' OR outcome = 'never_started'),
+    exit_code     INTEGER,
+    signal        INTEGER,
+    stopped       INTEGER CHECK (stopped IN (0, 1)),
+    error         TEXT,
+    user_ms       INTEGER,
+    system_ms     INTEGER,
+    max_rss_kib   INTEGER,
+    log_bytes     INTEGER,
+    UNIQUE (job_id, ordinal),
+    CHECK ((ended_at IS NULL) = (outcome IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE TABLE changes (
+    seq        INTEGER PRIMARY KEY CHECK (seq > 0),
+    at         INTEGER NOT NULL,
+    kind       TEXT NOT NULL CHECK (kind = 'job' OR kind = 'workflow' OR kind = 'queue' OR kind = 'resource'
+                        OR kind = 'schedule' OR kind = 'system'),
+    subject    TEXT NOT NULL,
+    job_id     INTEGER,
+    from_state TEXT,
+    to_state   TEXT,
+    cause      TEXT NOT NULL,
+    actor_uid  INTEGER,
+    payload    TEXT NOT NULL,
+    hash       BLOB NOT NULL CHECK (length(hash) = 32)
+) STRICT;
+CREATE TABLE idempotency (
+    owner_uid  INTEGER NOT NULL,
+    key        TEXT NOT NULL,
+    spec_hash  BLOB NOT NULL,
+    job_id     INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (owner_uid, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE jobs (
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue           TEXT NOT NULL,
+    name            TEXT,
+    state           TEXT NOT NULL CHECK (state = 'waiting' OR state = 'queued' OR state = 'running' OR state = 'held'
+                        OR state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired'
+                        OR state = 'superseded' OR state = 'skipped'),
+    reason          TEXT CHECK (reason = 'exit' OR reason = 'signal' OR reason = 'timeout' OR reason = 'deadline'
+                        OR reason = 'ttl' OR reason = 'oom' OR reason = 'unresponsive' OR reason = 'orphaned'
+                        OR reason = 'lost' OR reason = 'stuck' OR reason = 'poison' OR reason = 'spawn_error'
+                        OR reason = 'user' OR reason = 'superseded' OR reason = 'dependency'
+                        OR reason = 'shutdown'),
+    priority        INTEGER NOT NULL,
+    execution_mode  TEXT NOT NULL CHECK (execution_mode = 'subprocess' OR execution_mode = 'in_process'
+                        OR execution_mode = 'cluster'),
+    command         TEXT NOT NULL,
+    args            TEXT NOT NULL,
+    env_vars        TEXT NOT NULL,
+    working_dir     TEXT NOT NULL,
+    pid             INTEGER CHECK (pid IS NULL OR state IN ('running', 'held')),
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    failures        INTEGER NOT NULL DEFAULT 0,
+    orphanings      INTEGER NOT NULL DEFAULT 0,
+    max_attempts    INTEGER NOT NULL CHECK (max_attempts >= 1),
+    backoff_factor  REAL NOT NULL CHECK (backoff_factor >= 1.0),
+    deadline        INTEGER,
+    ttl_ms          INTEGER CHECK (ttl_ms > 0),
+    timeout_ms      INTEGER CHECK (timeout_ms > 0),
+    on_orphan       TEXT NOT NULL CHECK (on_orphan = 'fail' OR on_orphan = 'requeue' OR on_orphan = 'hold'),
+    survive         INTEGER NOT NULL CHECK (survive IN (0, 1)),
+    run_at          INTEGER,
+    needs_open      INTEGER NOT NULL DEFAULT 0 CHECK (needs_open >= 0),
+    wake_at         INTEGER,               -- steady milliseconds: end of a backoff
+    expires_at      INTEGER,               -- steady milliseconds: end of the ttl
+    order_key       INTEGER NOT NULL,
+    owner_uid       INTEGER NOT NULL,
+    supersede_key   TEXT,
+    workflow_id     INTEGER,
+    step            TEXT,
+    trace_id        TEXT NOT NULL,
+    policy          TEXT NOT NULL,         -- the rest of the spec, as JSON
+    spec_hash       BLOB NOT NULL CHECK (length(spec_hash) = 16),
+    created_at      INTEGER NOT NULL,
+    started_at      INTEGER,
+    finished_at     INTEGER,
+    exit_code       INTEGER,
+    signal          INTEGER,
+    CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
+            OR state = 'skipped') = (finished_at IS NOT NULL)),
+    CHECK (finished_at IS NULL OR reason IS NOT NULL),
+    CHECK (state <> 'held' OR reason IS NOT NULL)
+) STRICT;
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE migrations (
+    number     INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL,
+    checksum   TEXT NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT
+;
+CREATE TABLE needs (
+    job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    needed   INTEGER NOT NULL,
+    on_end   TEXT NOT NULL CHECK (on_end = 'ok' OR on_end = 'failed' OR on_end = 'any'),
+    PRIMARY KEY (job_id, needed),
+    CHECK (job_id <> needed)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE queues (
+    name        TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
+    class       TEXT NOT NULL CHECK (class = 'high' OR class = 'normal' OR class = 'low'),
+    max_running INTEGER CHECK (max_running >= 0),
+    max_queued  INTEGER CHECK (max_queued >= 0),
+    paused      INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    defaults    TEXT NOT NULL DEFAULT '{}'
+) STRICT, WITHOUT ROWID;
+CREATE TABLE recoveries (
+    epoch       INTEGER PRIMARY KEY,
+    started_at  INTEGER NOT NULL,
+    finished_at INTEGER,
+    plan        TEXT NOT NULL,
+    settled     INTEGER NOT NULL DEFAULT 0,
+    adopted     INTEGER NOT NULL DEFAULT 0,
+    stopped     INTEGER NOT NULL DEFAULT 0,
+    requeued    INTEGER NOT NULL DEFAULT 0,
+    unseen      INTEGER NOT NULL DEFAULT 0,
+    stuck       INTEGER NOT NULL DEFAULT 0,
+    swept       INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE resources (
+    name     TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
+    capacity INTEGER NOT NULL CHECK (capacity >= 0)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE sqlite_sequence(name,seq);
+CREATE TRIGGER changes_are_gapless BEFORE INSERT ON changes
+WHEN NEW.seq <> 1 + coalesce((SELECT max(seq) FROM changes), (SELECT value FROM meta WHERE key = 'changes_purged'), 0)
+BEGIN
+    SELECT raise(ABORT, 'changes must be gapless');
+END;
+CREATE TRIGGER changes_are_immutable BEFORE UPDATE ON changes
+BEGIN
+    SELECT raise(ABORT, 'changes are append-only');
+END;
+CREATE TRIGGER changes_keep_their_tail BEFORE DELETE ON changes
+WHEN OLD.seq > coalesce((SELECT value FROM meta WHERE key = 'changes_purged'), 0)
+BEGIN
+    SELECT raise(ABORT, 'changes are append-only: purge removes a recorded prefix');
+END;

@@ -1,0 +1,278 @@
+"""What the schema itself refuses, one violating statement for each promise, and its golden copy.
+
+The code never sends such statements; the schema is for the day when it does.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stoker.core.model import FINAL, ExecutionMode, NeedOn, OnOrphan, OutcomeKind, QueueClass, Reason, State, StopReason
+
+GOLDEN = Path(__file__).with_name("schema.golden.sql")
+
+JOB: dict[str, Any] = {
+    "id": 1, "queue": "default", "state": "queued", "priority": 0, "execution_mode": "subprocess", "command": "true",
+    "args": "[]", "env_vars": "{}", "working_dir": "/", "max_attempts": 1, "backoff_factor": 2.0, "on_orphan": "fail",
+    "survive": 0, "order_key": 0, "owner_uid": 0, "trace_id": "", "policy": "{}", "spec_hash": bytes(16),
+    "created_at": 0,
+}  # fmt: skip
+FINISHED = {"state": "failed", "reason": "exit", "finished_at": 1}
+ATTEMPT: dict[str, Any] = {"run_id": "1.1.a", "job_id": 1, "ordinal": 1, "launcher": "l", "created_at": 0}
+CHANGE: dict[str, Any] = {
+    "seq": 1, "at": 0, "kind": "job", "subject": "1", "cause": "submitted", "payload": "{}", "hash": bytes(32),
+}  # fmt: skip
+QUEUE: dict[str, Any] = {"name": "q", "class": "low"}
+
+
+def insert(connection: sqlite3.Connection, table: str, row: dict[str, Any], **fields: Any) -> None:
+    values = row | fields
+    marks = ", ".join("?" * len(values))
+    connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
+
+
+@pytest.fixture
+def furnished(database: sqlite3.Connection) -> sqlite3.Connection:
+    """One job with an open attempt."""
+    insert(database, "jobs", JOB)
+    insert(database, "attempts", ATTEMPT)
+    return database
+
+
+# --- the golden copy ----------------------------------------------------------------------------------------
+
+
+def test_schema_when_every_migration_ran_then_it_is_the_golden_one(database: sqlite3.Connection, tmp_path: Path) -> None:
+    rows = database.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name")
+    now = tmp_path / "schema.sql"
+    now.write_text("".join(f"{row[0]};\n" for row in rows))
+
+    assert now.read_text() == GOLDEN.read_text(), f"if the change is meant: cp {now} {GOLDEN}"
+
+
+# --- closed lists -------------------------------------------------------------------------------------------
+
+CLOSED: list[tuple[str, str, list[str]]] = [
+    ("jobs", "state", [*State]),
+    ("jobs", "reason", [*Reason]),
+    ("jobs", "execution_mode", [*ExecutionMode, "cluster"]),
+    ("jobs", "on_orphan", [*OnOrphan]),
+    ("queues", "class", [*QueueClass]),
+    ("needs", "on_end", [*NeedOn]),
+    ("attempts", "stop_reason", [*StopReason]),
+    ("attempts", "outcome", [*OutcomeKind]),
+    ("changes", "kind", ["job", "workflow", "queue", "resource", "schedule", "system"]),
+]
+
+
+def row_with(table: str, column: str, value: str) -> dict[str, Any]:
+    """A row that is fine if `value` is: what a value demands of other columns is there."""
+    rows = {"jobs": JOB, "attempts": ATTEMPT | {"run_id": "1.2.b", "ordinal": 2}, "changes": CHANGE, "queues": QUEUE}
+    row = rows.get(table, {"job_id": 1, "needed": 2}) | {column: value}
+    if table == "jobs":
+        row["id"] = 2
+        if value in FINAL or value == State.HELD:
+            row["reason"] = "user"
+        if value in FINAL:
+            row["finished_at"] = 1
+    if table == "attempts":
+        row |= {"ended_at": 1, "outcome": row.get("outcome", "exit")}
+    return row
+
+
+@pytest.mark.parametrize(("table", "column", "values"), CLOSED, ids=[f"{table}.{column}" for table, column, _ in CLOSED])
+def test_list_when_it_is_closed_then_exactly_the_words_of_the_code_are_taken(
+    furnished: sqlite3.Connection, table: str, column: str, values: list[str]
+) -> None:
+    for value in values:
+        furnished.execute("BEGIN")
+        insert(furnished, table, row_with(table, column, value))
+        furnished.execute("ROLLBACK")
+
+    for wrong in ("", "nonsense", values[0].upper()):
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            insert(furnished, table, row_with(table, column, wrong))
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+VIOLATIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    *[("jobs", JOB, {"state": state, "reason": "user"}) for state in sorted(FINAL)],
+    *[("jobs", JOB, {"state": state, "reason": "user", "finished_at": 1}) for state in sorted(set(State) - FINAL)],
+    *[("jobs", JOB, {"state": state, "finished_at": 1}) for state in sorted(FINAL)],
+    ("jobs", JOB, {"state": "held"}),
+    ("jobs", JOB, {"pid": 5}),
+    ("jobs", JOB, {"pid": 5, "state": "waiting"}),
+    ("jobs", JOB | FINISHED, {"pid": 5}),
+    ("jobs", JOB, {"max_attempts": 0}),
+    ("jobs", JOB, {"backoff_factor": 0.99}),
+    ("jobs", JOB, {"ttl_ms": 0}),
+    ("jobs", JOB, {"timeout_ms": 0}),
+    ("jobs", JOB, {"survive": 2}),
+    ("jobs", JOB, {"needs_open": -1}),
+    ("jobs", JOB, {"spec_hash": bytes(15)}),
+    ("queues", QUEUE, {"name": ""}),
+    ("queues", QUEUE, {"name": "q" * 65}),
+    ("queues", QUEUE, {"max_running": -1}),
+    ("queues", QUEUE, {"max_queued": -1}),
+    ("queues", QUEUE, {"paused": 2}),
+    ("resources", {"name": "gpu", "capacity": 1}, {"name": ""}),
+    ("resources", {"name": "gpu", "capacity": 1}, {"capacity": -1}),
+    ("attempts", ATTEMPT | {"run_id": "b"}, {"ordinal": 0}),
+    ("attempts", ATTEMPT | {"run_id": "b", "ordinal": 2}, {"ended_at": 1}),
+    ("attempts", ATTEMPT | {"run_id": "b", "ordinal": 2}, {"outcome": "exit"}),
+    ("attempts", ATTEMPT | {"run_id": "b", "ordinal": 2, "ended_at": 1, "outcome": "exit"}, {"stopped": 2}),
+    ("needs", {"job_id": 1, "needed": 2, "on_end": "ok"}, {"needed": 1}),
+    ("changes", CHANGE, {"hash": bytes(31)}),
+    ("changes", CHANGE, {"seq": 0}),
+]
+
+
+@pytest.mark.parametrize(("table", "row", "wrong"), VIOLATIONS, ids=lambda value: str(value) if value else "-")
+def test_check_when_a_row_breaks_a_promise_then_it_is_refused_and_without_the_breach_it_is_not(
+    furnished: sqlite3.Connection, table: str, row: dict[str, Any], wrong: dict[str, Any]
+) -> None:
+    fine = row | ({"id": 2} if table == "jobs" else {})
+    if table == "attempts":
+        fine = {"ended_at": 1, "outcome": "exit", **fine, "ordinal": 2} if "ordinal" in wrong else fine
+    wants_end = table == "attempts" and ("ended_at" in wrong or "outcome" in wrong)
+
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK|gapless"):
+        insert(furnished, table, fine, **wrong)
+
+    if not wants_end:  # the only fine attempt beside an open one is an ended one
+        insert(furnished, table, fine)
+
+
+@pytest.mark.parametrize("table", ["jobs", "attempts", "changes", "queues"])
+def test_types_when_a_value_has_another_then_strict_tables_refuse_it(
+    furnished: sqlite3.Connection, table: str
+) -> None:  # fmt: skip
+    column = {"jobs": "owner_uid", "attempts": "created_at", "changes": "at", "queues": "max_running"}[table]
+
+    with pytest.raises(sqlite3.IntegrityError, match="cannot store TEXT"):
+        furnished.execute(f"INSERT INTO {table} ({column}) VALUES ('soon')")
+
+
+# --- uniqueness and references ------------------------------------------------------------------------------
+
+
+def test_attempt_when_another_of_its_job_is_open_then_it_is_refused(furnished: sqlite3.Connection) -> None:
+    second = ATTEMPT | {"run_id": "1.2.b", "ordinal": 2}
+    with pytest.raises(sqlite3.IntegrityError, match=re.escape("UNIQUE constraint failed: attempts.job_id")):
+        insert(furnished, "attempts", second)
+
+    furnished.execute("UPDATE attempts SET ended_at = 1, outcome = 'exit'")
+    insert(furnished, "attempts", second)
+
+
+def test_attempt_when_its_ordinal_was_used_then_it_is_refused(furnished: sqlite3.Connection) -> None:
+    furnished.execute("UPDATE attempts SET ended_at = 1, outcome = 'exit'")
+
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        insert(furnished, "attempts", ATTEMPT, run_id="1.1.other")
+
+
+@pytest.mark.parametrize(
+    ("table", "row"), [("attempts", ATTEMPT | {"job_id": 9}), ("needs", {"job_id": 9, "needed": 1, "on_end": "ok"})]
+)
+def test_row_when_its_job_does_not_exist_then_it_is_refused(
+    database: sqlite3.Connection, table: str, row: dict[str, Any]
+) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        insert(database, table, row)
+
+
+def test_job_when_it_is_purged_then_its_rows_go_and_its_key_and_its_history_stay(furnished: sqlite3.Connection) -> None:
+    insert(furnished, "needs", {"job_id": 1, "needed": 2, "on_end": "ok"})
+    insert(furnished, "changes", CHANGE, job_id=1)
+    insert(furnished, "idempotency", {"owner_uid": 0, "key": "k", "spec_hash": b"", "job_id": 1, "created_at": 0})
+
+    furnished.execute("DELETE FROM jobs")
+
+    def left(table: str) -> int:
+        return int(furnished.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    tables = ("attempts", "needs", "changes", "idempotency")
+    assert {table: left(table) for table in tables} == {"attempts": 0, "needs": 0, "changes": 1, "idempotency": 1}
+
+
+def test_id_when_the_newest_job_was_purged_then_it_is_never_used_again(furnished: sqlite3.Connection) -> None:
+    furnished.execute("DELETE FROM jobs")
+
+    insert(furnished, "jobs", {name: value for name, value in JOB.items() if name != "id"})
+
+    assert furnished.execute("SELECT id FROM jobs").fetchall() == [(2,)]
+
+
+# --- the log of changes -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(database: sqlite3.Connection) -> sqlite3.Connection:
+    """Five changes."""
+    for seq in range(1, 6):
+        insert(database, "changes", CHANGE, seq=seq)
+    return database
+
+
+def purged(connection: sqlite3.Connection, seq: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('changes_purged', ?)", (seq,))
+
+
+@pytest.mark.parametrize("seq", [5, 4, 1, 7, 100])
+@pytest.mark.parametrize("verb", ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"])
+def test_changes_when_a_number_is_not_the_next_then_it_is_refused(
+    told: sqlite3.Connection, seq: int, verb: str
+) -> None:
+    before = told.execute("SELECT * FROM changes").fetchall()
+    values = CHANGE | {"seq": seq, "cause": "forged"}
+
+    with pytest.raises(sqlite3.IntegrityError, match="gapless"):
+        told.execute(f"{verb} INTO changes ({', '.join(values)}) VALUES (?, ?, ?, ?, ?, ?, ?)", tuple(values.values()))
+
+    assert told.execute("SELECT * FROM changes").fetchall() == before
+
+
+@pytest.mark.parametrize("seq", [2, 0])
+def test_changes_when_the_first_is_not_number_one_then_it_is_refused(database: sqlite3.Connection, seq: int) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        insert(database, "changes", CHANGE, seq=seq)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE changes SET cause = 'x' WHERE seq = 5", "UPDATE changes SET seq = 9"])
+def test_changes_when_edited_then_it_is_refused(told: sqlite3.Connection, statement: str) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        told.execute(statement)
+
+
+@pytest.mark.parametrize("where", ["seq = 5", "seq = 1", "1"])
+def test_changes_when_deleted_without_a_record_of_the_purge_then_it_is_refused(
+    told: sqlite3.Connection, where: str
+) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        told.execute(f"DELETE FROM changes WHERE {where}")
+
+
+def test_changes_when_a_recorded_prefix_is_purged_then_only_that_can_go(told: sqlite3.Connection) -> None:
+    purged(told, 3)
+
+    told.execute("DELETE FROM changes WHERE seq <= 3")
+
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        told.execute("DELETE FROM changes WHERE seq = 4")
+    assert told.execute("SELECT seq FROM changes").fetchall() == [(4,), (5,)]
+
+
+def test_changes_when_everything_was_purged_then_the_numbers_go_on(told: sqlite3.Connection) -> None:
+    purged(told, 5)
+    told.execute("DELETE FROM changes")
+
+    with pytest.raises(sqlite3.IntegrityError, match="gapless"):
+        insert(told, "changes", CHANGE, seq=1)
+    insert(told, "changes", CHANGE, seq=6)
