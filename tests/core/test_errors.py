@@ -53,3 +53,17 @@ def test_wire_when_there_is_no_hint_then_none_is_sent() -> None:
 def test_verb_errors_when_caught_then_each_is_a_no_of_its_own(error: type[StokerError]) -> None:
     assert issubclass(error, NotAllowed)
     assert error.code != NotAllowed.code
+
+
+def test_within_when_a_part_of_a_request_is_wrong_then_its_place_goes_before_its_path() -> None:
+    error = QueueFull("priority: too high", hint="lower it", path="priority", queue="bulk").within("jobs[3]")
+
+    assert type(error) is QueueFull
+    assert (error.message, error.hint) == ("jobs[3].priority: too high", "lower it")
+    assert error.details == {"path": "jobs[3].priority", "queue": "bulk"}
+
+
+def test_within_when_the_whole_part_is_wrong_then_its_place_is_the_path() -> None:
+    error = QueueFull("no room").within("jobs[0]")
+
+    assert (error.message, error.details) == ("jobs[0]: no room", {"path": "jobs[0]"})

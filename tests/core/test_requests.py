@@ -29,6 +29,7 @@ def test_params_when_only_a_command_is_sent_then_nothing_else_is_said() -> None:
 @pytest.mark.parametrize(
     ("args", "fits"),
     [
+        (("a", "b"), True),
         (("x" * 60_000, "y" * (MAX_ARGV_BYTES - 60_006)), True),
         (("x" * 60_000, "y" * (MAX_ARGV_BYTES - 60_005)), False),
         (("\N{EURO SIGN}" * (MAX_ARGV_BYTES // 3 - 2),), True),
@@ -36,7 +37,15 @@ def test_params_when_only_a_command_is_sent_then_nothing_else_is_said() -> None:
         (("",) * (MAX_ARGV_BYTES - 4), True),
         (("",) * (MAX_ARGV_BYTES - 3), False),
     ],
-    ids=["exactly", "one byte more", "three bytes a character", "too many of them", "only ends", "one end too many"],
+    ids=[
+        "far below",
+        "exactly",
+        "one byte more",
+        "three bytes a character",
+        "too many of them",
+        "only ends",
+        "one end too many",
+    ],
 )
 def test_argv_when_its_size_is_near_the_limit_then_every_byte_counts(args: tuple[str, ...], *, fits: bool) -> None:
     if fits:

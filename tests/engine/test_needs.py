@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import InvalidParams, JobNotFound
+from tests.support.rpc import RawClient, request
 from tests.support.work import changes, end_of, running, shell, state, submit
 
 if TYPE_CHECKING:
@@ -141,6 +142,21 @@ def test_need_when_a_finished_job_runs_again_then_new_dependents_wait_for_that_r
 
     assert state(client, job) == "waiting"
     gate.open()
+    assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_need_when_the_needed_job_is_cancelled_and_retried_at_once_then_its_next_end_is_still_heard(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
+    needed = submit(client, OK, run_at=int(time.time() * 1000) + HOUR_MS)
+    job = submit(client, OK, needs=[{"job": needed, "on": "any"}])
+
+    with RawClient(shared.socket) as raw:
+        raw.say(request("job.cancel", 1, id=needed) + request("job.retry", 2, id=needed))  # one turn decides both
+        assert [raw.hear()["result"]["state"] for _ in range(2)] == ["cancelled", "waiting"]
+    assert state(client, job) == "waiting"
+    client.call("job.skip", {"id": needed})
+
     assert end_of(client, job) == ("succeeded", "exit")
 
 

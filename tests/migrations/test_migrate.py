@@ -81,7 +81,9 @@ def test_migrations_when_listed_then_they_are_numbered_from_one_without_gaps() -
     shipped = known()
 
     assert [migration.number for migration in shipped] == list(range(1, len(shipped) + 1))
-    assert [migration.name for migration in shipped] == sorted(path.name for path in (ROOT / "migrations").glob("*.sql"))
+    assert [migration.name for migration in shipped] == sorted(
+        path.name for path in (ROOT / "migrations").glob("*.sql")
+    )
 
 
 def test_checksum_when_a_byte_differs_then_it_differs() -> None:
@@ -191,7 +193,9 @@ def test_upgrade_when_a_release_knows_more_then_the_old_database_is_copied_and_t
             connection.execute("UPDATE jobs SET note = 'a note of many words'")
 
 
-def test_upgrade_when_the_old_release_starts_again_then_it_refuses_the_newer_database(old: Path, tmp_path: Path) -> None:
+def test_upgrade_when_the_old_release_starts_again_then_it_refuses_the_newer_database(
+    old: Path, tmp_path: Path
+) -> None:
     upgrade(later_release(tmp_path / "later", ADD_NOTE), old, tmp_path / "backups")
 
     with opened(old) as connection, pytest.raises(StateRefused) as refused:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from stoker.store.directory import StateDirectory
 from stoker.store.migrate import migrate
 from stoker.store.open import Opened, open_state
+from tests.support.facts import until_async
 
 RESERVE_BYTES = 64 * 1024
 Open = Callable[..., Awaitable[Opened]]
@@ -54,6 +56,8 @@ async def open_at() -> AsyncIterator[Open]:
             return state
 
         yield opened
+    # A connection that could not be opened ends its thread by itself, and tells the loop of it.
+    await until_async(lambda: not any("_connection_worker" in thread.name for thread in threading.enumerate()))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is stored comes back equal: jobs, specs, attempts, needs, keys, queues, recoveries, in any value they can have."""
+"""What is stored comes back equal: jobs, attempts, needs, keys, queues, recoveries, with any values they can have."""
 
 from __future__ import annotations
 
@@ -144,6 +144,16 @@ def test_needs_when_some_wait_then_only_waiting_and_held_jobs_are_told(database:
     ]  # fmt: skip
     assert jobs.needed(database) == {1, 2, 3}
     assert jobs.open_needs(database, 10) == [1, 2]
+
+
+def test_untold_when_a_needed_job_ended_unheard_then_it_is_named_and_nothing_else(database: sqlite3.Connection) -> None:
+    put(database, [job(State.SUCCEEDED, id=1), job(State.RUNNING, id=2), job(State.FAILED, id=3)])
+    put(database, [job(State.WAITING, id=4), job(State.HELD, id=5), job(State.SKIPPED, id=6)])
+    rows = [(4, 1), (5, 1), (4, 2), (6, 3)]
+    database.executemany(jobs.INSERT_NEED, [(waiting, needed, "ok") for waiting, needed in rows])
+
+    assert jobs.untold(database) == [1]
+    assert snapshot.read(database).untold == [1]
 
 
 def test_needs_when_one_is_met_then_only_that_one_is_gone(database: sqlite3.Connection) -> None:

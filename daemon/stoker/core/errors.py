@@ -9,7 +9,7 @@ Exit statuses follow sysexits.h, JSON-RPC numbers section 5.1 of the JSON-RPC 2.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 EX_USAGE = 64
 EX_DATAERR = 65
@@ -34,6 +34,13 @@ class StokerError(Exception):
         self.message = message
         self.hint = hint
         self.details = details
+
+    def within(self, place: str) -> Self:
+        """The same error about a part of a larger request, as in `jobs[3]`."""
+        path = self.details.get("path")
+        message = f"{place}: {self.message}" if path is None else f"{place}.{self.message}"
+        where = place if path is None else f"{place}.{path}"
+        return type(self)(message, hint=self.hint, **{**self.details, "path": where})
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON-RPC error object of this error."""

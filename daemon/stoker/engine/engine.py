@@ -23,7 +23,7 @@ from stoker.engine.drain import Drain
 from stoker.engine.effects import Effects
 from stoker.engine.feeds import Feeds
 from stoker.engine.housekeeping import Housekeeping
-from stoker.engine.inbox import Change, Reports, Settle
+from stoker.engine.inbox import Change, Dependents, Reports, Settle
 from stoker.engine.intake import Intake
 from stoker.engine.limits import Limits
 from stoker.engine.loop import Loop
@@ -62,6 +62,7 @@ class Engine:
         self.reader = opened.reader
         self.telemetry = around.telemetry
         self.book = _book(opened.snapshot)
+        self._untold = opened.snapshot.untold
         self.timers = Timers()
         self.feeds = Feeds(opened.reader, self.book.last_seq)
         self.local = LocalExecutor(around, self.report, self._nudge, stuck_ms=config.launcher.stuck_ms)
@@ -149,6 +150,7 @@ class Engine:
         timeout_s = self.config.recovery.timeout_ms / 1_000
         await asyncio.wait_for(self.recovery.recover(), timeout_s)
         await self._declare_queues()
+        self.loop.post(Dependents(self._untold))
         self.local.tidy(self.book.jobs_by_run)
         await self.local.begin_generation()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran

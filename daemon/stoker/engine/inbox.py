@@ -228,7 +228,10 @@ class Dependents(Message):
             turn.batch.needs_met.append(pair)
             event: ev.Event = ev.NeedMet() if met else ev.NeedFailed(needed=each.needed, on=each.on)
             turn.step(each.job_id, event)
-        turn.book.needed.difference_update(self._job_ids)
+        for job_id in self._job_ids:
+            needed = turn.find(job_id)
+            if needed is None or needed.final:  # else a retry came first, and its end is waited for
+                turn.book.needed.discard(job_id)
 
 
 class Flush(Message):

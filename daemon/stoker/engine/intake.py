@@ -101,8 +101,11 @@ class Submission(Message):
             raise InvalidParams("idempotency_key: a key stands twice in one atomic request", path="idempotency_key")
         ahead: Counter[str] = Counter()
         prepared = []
-        for offer in self._offers:
-            one = self._prepare(turn, offer, ahead)
+        for index, offer in enumerate(self._offers):
+            try:
+                one = self._prepare(turn, offer, ahead)
+            except StokerError as error:
+                raise error.within(f"jobs[{index}]") if len(self._offers) > 1 else error from None
             prepared.append(one)
             if isinstance(one, Prepared):
                 ahead[one.spec.queue] += 1

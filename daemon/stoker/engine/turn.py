@@ -107,10 +107,10 @@ class Turn:
         self.effects.extend(after.effects)
         return job
 
-    def begin(self, run: Run, identity: Identity, at: int) -> None:
+    def begin(self, run: Run, identity: Identity | None, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
         run.attempt = replace(run.attempt, identity=identity, started_at=at)
-        run.job = replace(run.job, pid=identity.pid, started_at=run.job.started_at or at)
+        run.job = replace(run.job, pid=identity and identity.pid, started_at=run.job.started_at or at)
         if run.job.id in self.batch.jobs:
             self.batch.jobs[run.job.id] = run.job
         self.book.described[run.attempt.run_id] = self.now.steady

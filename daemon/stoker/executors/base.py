@@ -23,10 +23,10 @@ class Start(Struct, frozen=True):
 
 
 class Began(Struct, frozen=True):
-    """The process exists. `boot_ms` is when, in milliseconds since boot."""
+    """It runs. `boot_ms` is since when, in milliseconds since boot; no identity: it has no process of its own."""
 
     run_id: str
-    identity: Identity
+    identity: Identity | None
     boot_ms: int
 
 

@@ -11,13 +11,14 @@ import asyncio
 import importlib
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from msgspec import Struct
 
-from stoker.core.clock import wall_ms
+from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
 from stoker.core.model import Outcome, OutcomeKind
-from stoker.executors.base import Delivered, Ended, Sink, Start
+from stoker.executors.base import Began, Delivered, Ended, Sink, Start
 
 LAUNCHER = "in-process"
 ERROR_LIMIT = 4_000
@@ -68,7 +69,7 @@ class InProcessExecutor:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
 
     @property
     def launcher(self) -> str | None:
@@ -77,13 +78,14 @@ class InProcessExecutor:
     def start(self, starts: Sequence[Start]) -> None:
         for start in starts:
             call = Call(start.job.id, start.attempt.run_id, start.job.spec.args)
-            task = asyncio.get_running_loop().create_task(self._run(start.job.spec.command, call))
+            task = asyncio.get_running_loop().create_task(_outcome(start.job.spec.command, call))
             self._tasks[call.run_id] = task
+            task.add_done_callback(partial(self._ended, call.run_id))
+        self._sink([Began(start.attempt.run_id, None, boot_ms()) for start in starts])
 
-    async def _run(self, command: str, call: Call) -> None:
-        outcome = await _outcome(command, call)
-        self._tasks.pop(call.run_id, None)
-        self._sink([Ended(call.run_id, outcome)])
+    def _ended(self, run_id: str, task: asyncio.Task[Outcome]) -> None:
+        del self._tasks[run_id]
+        self._sink([Ended(run_id, _cancelled() if task.cancelled() else task.result())])
 
     def stop(self, run_id: str, grace_ms: int) -> None:  # noqa: ARG002 - a task has no second, harder signal
         task = self._tasks.get(run_id)
@@ -110,9 +112,13 @@ async def _outcome(command: str, call: Call) -> Outcome:
     try:
         await HANDLERS[command](call)
     except asyncio.CancelledError:
-        return Outcome(kind=OutcomeKind.EXCEPTION, stopped=True, error="cancelled", ended_at=wall_ms())
-    except Exception as error:  # noqa: BLE001 - the boundary of a handler: nothing escapes into the loop
+        raise
+    except BaseException as error:  # noqa: BLE001 - the boundary of a handler: not even its sys.exit() escapes
         told = "".join(traceback.format_exception(error))[-ERROR_LIMIT:]
         transient = isinstance(error, Transient)
         return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=told, ended_at=wall_ms())
     return Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=wall_ms())
+
+
+def _cancelled() -> Outcome:
+    return Outcome(kind=OutcomeKind.EXCEPTION, stopped=True, error="cancelled", ended_at=wall_ms())

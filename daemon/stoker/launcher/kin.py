@@ -89,12 +89,13 @@ class Kin:
             # The whole group at once, forks under way included. Its unreaped leader keeps the number its own.
             _send_group(group, signum)
         reached: set[tuple[int, int]] = set()
+        self.survey()
         for _ in range(MAX_PASSES):
-            self.survey()
             before = len(reached)
             for pid, pidfd in self._members(run):
                 _reach(pid, pidfd, signum, group, reached)
-            if len(reached) == before:
+            # Looked for last: what left a dying parent before we came to it has landed on us by now.
+            if not self.survey() and len(reached) == before:
                 break
         return group is not None or bool(reached)
 

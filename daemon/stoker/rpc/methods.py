@@ -163,7 +163,16 @@ def _submit_many(service: Service, peer: Peer, params: SubmitManyParams) -> obje
 def _slots(read: list[JobParams | StokerError], answers: list[SubmitAnswer | StokerError]) -> Reply:
     """One answer a job, in the order sent: its own mistake, or the next of the engine's answers."""
     answered = iter(answers)
-    return {"jobs": [_slot(job if isinstance(job, StokerError) else next(answered)) for job in read]}
+    return {
+        "jobs": [
+            _slot(job if isinstance(job, StokerError) else _placed(next(answered), index))
+            for index, job in enumerate(read)
+        ]
+    }
+
+
+def _placed(answer: SubmitAnswer | StokerError, index: int) -> SubmitAnswer | StokerError:
+    return answer.within(f"jobs[{index}]") if isinstance(answer, StokerError) else answer
 
 
 def _read_job(job: object, within: str) -> JobParams | StokerError:

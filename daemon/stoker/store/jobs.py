@@ -80,6 +80,11 @@ SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id 
 WHERE needs.needed IN (SELECT value FROM json_each(?)) AND jobs.state IN ('waiting', 'held')
 """
 NEEDED = "SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id WHERE jobs.state IN ('waiting', 'held')"
+UNTOLD = """
+SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id
+JOIN jobs AS other ON other.id = needs.needed
+WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
+"""
 INSERT_KEY = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
 BY_KEY = """
 SELECT idempotency.spec_hash, idempotency.job_id, jobs.state FROM idempotency
@@ -176,6 +181,11 @@ def dependents(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Depen
 def needed(connection: sqlite3.Connection) -> set[int]:
     """Ids of all jobs that some waiting job still needs."""
     return {row[0] for row in connection.execute(NEEDED)}
+
+
+def untold(connection: sqlite3.Connection) -> list[int]:
+    """Ids of needed jobs that have ended, of which those who wait for them do not know yet."""
+    return [row[0] for row in connection.execute(UNTOLD)]
 
 
 class Keyed(Struct, frozen=True):

@@ -23,6 +23,7 @@ class Snapshot(Struct, frozen=True):
     runs: list[tuple[Job, Attempt]]
     counts: list[tuple[str, str, int]]
     needed: set[int]
+    untold: list[int]
     last_id: int
     last_seq: int
     head: bytes
@@ -42,6 +43,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         runs=[(of_attempts[attempt.job_id], attempt) for attempt in open_attempts],
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),
+        untold=jobs.untold(connection),
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],
         last_seq=last_seq,
         head=head,

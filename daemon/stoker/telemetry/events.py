@@ -51,7 +51,7 @@ class LogEvent(StrEnum):
     LIBRARY_MESSAGE = "library_message", WARNING
 
     # --- jobs ---
-    JOB_SUBMITTED = "job_submitted", INFO
+    JOB_SUBMITTED = "job_submitted", DEBUG  # job_started tells the same a moment later
     JOB_STARTED = "job_started", INFO
     JOB_SUCCEEDED = "job_succeeded", INFO
     JOB_RETRY_SCHEDULED = "job_retry_scheduled", INFO

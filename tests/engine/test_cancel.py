@@ -1,0 +1,198 @@
+"""Cancel in every state, of the whole tree, also when the exit comes first.
+
+Owns the answers of `job.cancel` and what is left of the worker afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import AlreadyFinished, JobNotFound
+from tests.support.facts import until
+from tests.support.work import Gate, alive, changes, end_of, lines, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n"
+HOUR_MS = 3_600_000
+OK = shell("exit 0")
+
+
+def test_cancel_when_the_job_is_queued_then_it_ends_at_once(client: stoker.Client) -> None:
+    job = submit(client, OK, queue="stopped")
+
+    answer = client.cancel(job, reason="not today")
+
+    assert (answer["state"], answer["reason"], answer["stopping"]) == ("cancelled", "user", False)
+    (change,) = changes(client, job, "cancel")
+    assert change["note"] == "not today"
+    assert change["actor_uid"] == 0 or change["actor_uid"] == client.get(job)["owner_uid"]
+
+
+@pytest.mark.parametrize("why", ["run_at", "needs", "backoff"])
+def test_cancel_when_the_job_is_waiting_then_it_ends_at_once(client: stoker.Client, gate: Gate, why: str) -> None:
+    specs = {
+        "run_at": shell("exit 0", run_at=int(time.time() * 1000) + HOUR_MS),
+        "needs": shell("exit 0", needs=[submit(client, gate.spec())]),
+        "backoff": shell("exit 1", max_attempts=2, base_delay_ms=60_000),
+    }
+    job = submit(client, specs[why])
+    until(lambda: client.why(job)["code"] == why, why=f"a job that waits for {why}")
+
+    assert client.cancel(job)["state"] == "cancelled"
+
+
+def test_cancel_when_the_job_is_held_then_it_ends_at_once(client: stoker.Client) -> None:
+    job = submit(client, OK, queue="stopped")
+    client.call("job.hold", {"id": job})
+
+    assert client.cancel(job)["state"] == "cancelled"
+
+
+def test_cancel_when_the_job_runs_then_it_is_stopped_by_sigterm(client: stoker.Client, gate: Gate) -> None:
+    job = submit(client, gate.spec())
+    running(client, job)
+    pid = client.get(job)["pid"]
+
+    answer = client.cancel(job)
+
+    assert answer["stopping"] or answer["state"] == "cancelled"
+    assert end_of(client, job) == ("cancelled", "user")
+    assert client.get(job)["signal"] == 15
+    assert not alive(pid)
+
+
+def test_cancel_when_the_worker_exits_cleanly_on_sigterm_then_the_job_is_still_cancelled(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    job = submit(client, shell(f"trap 'exit 0' TERM; echo ready > {said}; while :; do read _ < {gate.path}; done"))
+    until(lambda: lines(said), why="the trap")
+
+    client.cancel(job)
+
+    assert end_of(client, job) == ("cancelled", "user")
+    assert client.get(job)["exit_code"] == 0
+
+
+def test_cancel_when_the_tree_ignores_sigterm_then_it_is_killed_after_the_grace(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    child = f"trap '' TERM; echo $$ >> {pids}; while :; do read _ < {gate.path}; done"
+    script = f"trap '' TERM; echo $$ >> {pids}; setsid sh -c \"{child.replace('$$', chr(92) + '$$')}\" & wait"
+    job = submit(client, shell(script), grace_ms=200)
+    until(lambda: len(lines(pids)) == 2, why="parent and child")
+
+    answer = client.cancel(job)
+
+    assert answer["stopping"]
+    assert client.why(job)["code"] in ("stopping", "final")
+    assert end_of(client, job) == ("cancelled", "user")
+    assert client.get(job)["signal"] == 9
+    assert [pid for pid in lines(pids) if alive(int(pid))] == []
+
+
+def test_cancel_when_asked_twice_then_the_second_hears_that_it_is_stopping(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    job = submit(client, shell(f"trap '' TERM; echo > {said}; while :; do read _ < {gate.path}; done"), grace_ms=300)
+    until(lambda: lines(said), why="the trap")
+
+    first, second = client.cancel(job), client.cancel(job)
+
+    assert first["stopping"]
+    assert second["stopping"]
+    assert end_of(client, job) == ("cancelled", "user")
+    assert len(changes(client, job, "cancel")) == 1
+
+
+@pytest.mark.parametrize("then", ["exit 0", "exit 3"])
+def test_cancel_when_the_job_has_finished_then_the_end_stands(client: stoker.Client, then: str) -> None:
+    job = submit(client, shell(then))
+    ended = end_of(client, job)
+
+    with pytest.raises(AlreadyFinished) as refused:
+        client.cancel(job)
+
+    assert refused.value.details["state"] == ended[0]
+    assert end_of(client, job) == ended
+
+
+def test_cancel_when_there_is_no_such_job_then_the_error_says_so(client: stoker.Client) -> None:
+    with pytest.raises(JobNotFound):
+        client.cancel(424_242)
+
+
+def test_cancel_when_it_races_the_exit_then_either_stands_and_both_sides_agree(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    ends = {"cancelled": 0, "succeeded": 0}
+    for round_ in range(200):
+        gate = Gate(tmp_path / f"gate{round_}")
+        job = submit(client, gate.spec())
+        running(client, job)
+        gate.open()
+        if round_ % 2:
+            until(lambda: not alive(client.get(job)["pid"] or 0), why="the exit")  # noqa: B023 - used in this round
+        answered = cancelled_or_late(client, job)
+        state_now, reason = end_of(client, job)
+
+        assert (state_now, reason) in (("cancelled", "user"), ("succeeded", "exit"))
+        assert answered in (state_now, "running")
+        (attempt,) = client.history(job)["attempts"]
+        assert attempt["stopped"] == (state_now == "cancelled")
+        ends[state_now] += 1
+        if all(ends.values()) and round_ > 20:
+            return
+    raise AssertionError(f"only one side ever won: {ends}")
+
+
+def cancelled_or_late(client: stoker.Client, job: int) -> str:
+    """The state that the answer to a cancel names, whichever came first."""
+    try:
+        return client.cancel(job)["state"]
+    except AlreadyFinished as late:
+        return str(late.details["state"])
+
+
+def test_cancel_when_the_main_process_has_ended_and_its_tree_is_being_stopped_then_the_exit_stands(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    left = f"trap '' TERM; echo > {said}; while :; do read _ < {gate.path}; done"
+    job = submit(client, shell(f'sh -c "{left}" & while ! [ -e {said} ]; do :; done; exit 0'), grace_ms=500)
+    until(lambda: lines(said), why="the child that stays")
+    until(lambda: not alive(client.get(job)["pid"] or 0) or state(client, job) != "running", why="the end of the main")
+
+    with pytest.raises(AlreadyFinished):
+        client.cancel(job)
+
+    assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_cancel_when_the_daemon_is_killed_before_the_grace_is_over_then_the_next_start_carries_it_out(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    script = f"trap '' TERM; echo $$ > {said}; while :; do read _ < {gate.path}; done"
+    with daemon.client() as client:
+        job = submit(client, shell(script), grace_ms=2_000, survive=True, on_orphan="requeue")
+        until(lambda: lines(said), why="the trap")
+        client.cancel(job)
+    daemon.kill9()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("cancelled", "user")
+        assert len(client.history(job)["attempts"]) == 1
+    assert not alive(int(lines(said)[0]))

@@ -1,0 +1,200 @@
+"""In-process jobs: handlers of a module that the settings name, run inside the daemon.
+
+Owns what becomes of their ends: return, exception, transient, cancel, exit, and the death of the daemon under them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import HandlerNotFound
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.work import changes, end_of, lines, state, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import stoker
+
+MODULE = '''
+import asyncio
+import pathlib
+import sys
+
+from stoker.executors.in_process import Call, Transient, handler
+
+
+@handler("note")
+async def note(call: Call) -> None:
+    with open(call.args[0], "a") as ledger:
+        ledger.write(f"{call.job_id} {call.run_id}\\n")
+
+
+@handler("fail")
+async def fail(call: Call) -> None:
+    raise ValueError("of no use: " + " ".join(call.args))
+
+
+@handler("flaky")
+async def flaky(call: Call) -> None:
+    await note(call)
+    if len(pathlib.Path(call.args[0]).read_text().splitlines()) < 3:
+        raise Transient("not yet")
+
+
+@handler("stay")
+async def stay(call: Call) -> None:
+    await note(call)
+    await asyncio.Event().wait()
+
+
+@handler("leave")
+async def leave(call: Call) -> None:
+    sys.exit(3)
+
+
+@handler("stay-once")
+async def stay_once(call: Call) -> None:
+    await note(call)
+    if len(pathlib.Path(call.args[0]).read_text().splitlines()) == 1:
+        await asyncio.Event().wait()
+'''
+SETTINGS = '[daemon]\nhandlers = ["orders"]\n'
+
+
+def with_handlers() -> DaemonProcess:
+    process = DaemonProcess(SETTINGS)
+    (process.home / "orders.py").write_text(MODULE)
+    process.environ["PYTHONPATH"] = str(process.home)
+    return process
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DaemonProcess]:
+    with with_handlers() as process:
+        yield process
+
+
+@pytest.fixture
+def own() -> Iterator[DaemonProcess]:
+    """For tests that end it."""
+    with with_handlers() as process:
+        yield process
+
+
+def call(client: stoker.Client, name: str, *args: str, **options: object) -> int:
+    return submit(client, {"command": name, "args": list(args), "execution_mode": "in_process"}, **options)
+
+
+def test_handler_when_it_returns_then_the_job_has_succeeded(client: stoker.Client, tmp_path: Path) -> None:
+    job = call(client, "note", str(tmp_path / "ledger"))
+
+    assert end_of(client, job) == ("succeeded", "exit")
+
+    (attempt,) = client.history(job)["attempts"]
+    assert lines(tmp_path / "ledger") == [f"{job} {attempt['run_id']}"]
+    assert attempt["launcher"] == "in-process"
+
+
+def test_handler_when_it_raises_then_the_job_fails_for_good_with_the_traceback(client: stoker.Client) -> None:
+    job = call(client, "fail", "at all", max_attempts=5)
+
+    assert end_of(client, job) == ("failed", "exit")
+
+    (attempt,) = client.history(job)["attempts"]
+    assert attempt["outcome"] == "exception"
+    assert "ValueError: of no use: at all" in attempt["error"]
+
+
+def test_handler_when_it_raises_transient_then_it_is_tried_again(client: stoker.Client, tmp_path: Path) -> None:
+    job = call(client, "flaky", str(tmp_path / "ledger"), max_attempts=5, base_delay_ms=1)
+
+    assert end_of(client, job) == ("succeeded", "exit")
+
+    assert client.get(job)["attempts"] == 3
+
+
+def test_handler_when_the_job_is_cancelled_then_its_task_is(client: stoker.Client, tmp_path: Path) -> None:
+    job = call(client, "stay", str(tmp_path / "ledger"))
+    until(lambda: lines(tmp_path / "ledger"), why="the handler")
+
+    client.cancel(job)
+
+    assert end_of(client, job) == ("cancelled", "user")
+
+
+def test_handler_when_it_runs_too_long_then_it_is_stopped(client: stoker.Client, tmp_path: Path) -> None:
+    job = call(client, "stay", str(tmp_path / "ledger"), timeout_ms=100)
+
+    assert end_of(client, job) == ("failed", "timeout")
+
+
+def test_handler_when_it_calls_exit_then_only_its_job_fails(shared: DaemonProcess, client: stoker.Client) -> None:
+    job = call(client, "leave")
+
+    assert end_of(client, job) == ("failed", "exit")
+
+    (attempt,) = client.history(job)["attempts"]
+    assert "SystemExit: 3" in attempt["error"]
+    assert shared.process is not None
+    assert shared.process.poll() is None
+
+
+def test_handler_when_there_is_none_of_that_name_then_the_submit_names_those_there_are(client: stoker.Client) -> None:
+    with pytest.raises(HandlerNotFound, match="flaky") as refused:
+        call(client, "nope")
+
+    assert refused.value.details["path"] == "command"
+
+
+def test_handler_when_the_daemon_is_killed_then_the_job_is_requeued(own: DaemonProcess, tmp_path: Path) -> None:
+    with own.client() as client:
+        job = call(client, "stay-once", str(tmp_path / "ledger"))
+        until(lambda: lines(tmp_path / "ledger"), why="the handler")
+    own.kill9()
+
+    own.start()
+
+    with own.client() as client:
+        assert end_of(client, job) == ("succeeded", "exit")
+        assert client.get(job)["failures"] == 0
+    assert len(lines(tmp_path / "ledger")) == 2
+
+
+def test_handler_when_the_daemon_is_stopped_then_the_job_goes_on_after_the_next_start(
+    own: DaemonProcess, tmp_path: Path
+) -> None:
+    with own.client() as client:
+        job = call(client, "stay-once", str(tmp_path / "ledger"))
+        until(lambda: lines(tmp_path / "ledger"), why="the handler")
+        client.call("system.drain", {"stop": True})
+        client.call("system.drain", {"stop": True})  # asked twice, it does not wait for jobs to end by themselves
+    assert own.wait() == 0
+
+    own.start()
+
+    with own.client() as client:
+        assert end_of(client, job) == ("succeeded", "exit")
+        found = client.get(job)
+        assert (found["failures"], found["orphanings"]) == (0, 0)
+        assert [change["to"] for change in changes(client, job, "ended")] == ["queued", "succeeded"]
+        assert state(client, job) == "succeeded"
+
+
+def test_handlers_when_a_module_cannot_be_imported_then_the_daemon_does_not_start_and_names_all(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    (stopped_daemon.home / "broken.py").write_text("import nothing_of_that_name\n")
+    stopped_daemon.environ["PYTHONPATH"] = str(stopped_daemon.home)
+    stopped_daemon.config.write_text('[daemon]\nhandlers = ["broken", "missing_module"]\n')
+
+    stopped_daemon.spawn()
+
+    assert stopped_daemon.wait() == 78
+    said = stopped_daemon.stderr.read_text()
+    assert "daemon.handlers: broken: ModuleNotFoundError" in said
+    assert "daemon.handlers: missing_module: ModuleNotFoundError" in said

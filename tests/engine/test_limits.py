@@ -1,0 +1,278 @@
+"""Limits in time: ttl, deadline, timeout, the warning before them, and `run_at`.
+
+Owns when a job may not start, must stop, or may start. Whole trees are stopped, also those that ignore SIGTERM.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import InvalidParams
+from tests.support.facts import until
+from tests.support.work import alive, changes, end_of, lines, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n"
+OK = shell("exit 0")
+HOUR_MS = 3_600_000
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def stubborn(gate: Gate, said: Path) -> str:
+    """A script that ignores SIGTERM, and so does its child in a session of its own; both say their pids."""
+    wait = f"while :; do read _ < {gate.path}; done"
+    return f"trap '' TERM; echo $$ >> {said}; setsid sh -c 'echo $$ >> {said}; {wait}' & {wait}"
+
+
+# --- ttl ----------------------------------------------------------------------------------------------------
+
+
+def test_ttl_when_the_job_has_not_started_in_time_then_it_expires(client: stoker.Client) -> None:
+    job = submit(client, OK, queue="stopped", ttl_ms=100)
+
+    assert end_of(client, job) == ("expired", "ttl")
+
+    found = client.get(job)
+    assert found["finished_at"] - found["created_at"] >= 100
+    assert found["attempts"] == 0
+
+
+def test_ttl_when_the_job_has_started_then_it_is_no_limit_any_more(client: stoker.Client, gate: Gate) -> None:
+    job = submit(client, gate.spec(), ttl_ms=200)
+    running(client, job)
+    other = submit(client, OK, queue="stopped", ttl_ms=300)
+    end_of(client, other)
+
+    assert state(client, job) == "running"
+
+
+def test_ttl_when_the_job_waits_for_a_need_then_it_counts_from_the_end_of_the_need(
+    client: stoker.Client, gate: Gate
+) -> None:
+    needed = submit(client, gate.spec())
+    job = submit(client, OK, queue="stopped", needs=[needed], ttl_ms=150)
+    measure = submit(client, OK, queue="stopped", ttl_ms=300)
+    end_of(client, measure)
+    assert state(client, job) == "waiting"
+
+    gate.open()
+
+    assert end_of(client, job) == ("expired", "ttl")
+    assert client.get(job)["finished_at"] - client.get(needed)["finished_at"] >= 150
+
+
+def test_ttl_when_there_is_a_run_at_then_it_counts_from_there(client: stoker.Client) -> None:
+    run_at = now_ms() + 300
+    job = submit(client, OK, queue="stopped", run_at=run_at, ttl_ms=100)
+
+    assert end_of(client, job) == ("expired", "ttl")
+
+    assert client.get(job)["finished_at"] >= run_at + 100 - 1
+
+
+def test_ttl_when_it_passes_while_no_daemon_runs_then_the_next_start_expires_the_job(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = submit(client, OK, ttl_ms=50)
+    daemon.kill9()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("expired", "ttl")
+
+
+# --- deadline -----------------------------------------------------------------------------------------------
+
+
+def test_deadline_when_the_job_has_not_started_then_it_expires(client: stoker.Client) -> None:
+    deadline = now_ms() + 150
+    job = submit(client, OK, queue="stopped", deadline=deadline)
+
+    assert end_of(client, job) == ("expired", "deadline")
+    assert client.get(job)["finished_at"] >= deadline
+
+
+def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry(
+    client: stoker.Client, gate: Gate
+) -> None:
+    deadline = now_ms() + 300
+    job = submit(client, gate.spec(), deadline=deadline, max_attempts=5, base_delay_ms=1)
+
+    assert end_of(client, job) == ("failed", "deadline")
+
+    (attempt,) = client.history(job)["attempts"]
+    assert (attempt["stop_reason"], attempt["signal"], attempt["stopped"]) == ("deadline", 15, True)
+    assert attempt["ended_at"] >= deadline
+
+
+def test_deadline_when_the_job_waits_for_a_retry_then_it_fails(client: stoker.Client) -> None:
+    job = submit(client, shell("exit 1"), deadline=now_ms() + 60_000, max_attempts=3, base_delay_ms=50)
+
+    assert end_of(client, job) == ("failed", "exit")
+
+
+def test_deadline_when_it_has_passed_then_the_submit_is_refused(client: stoker.Client) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        submit(client, OK, deadline=now_ms() - 1_000)
+
+    assert refused.value.details["path"] == "deadline"
+
+
+# --- timeout ------------------------------------------------------------------------------------------------
+
+
+def test_timeout_when_an_attempt_runs_too_long_then_it_is_a_failure_that_is_retried(
+    client: stoker.Client, gate: Gate
+) -> None:
+    job = submit(client, gate.spec(), timeout_ms=150, max_attempts=2, base_delay_ms=1)
+
+    assert end_of(client, job) == ("failed", "timeout")
+
+    attempts = client.history(job)["attempts"]
+    assert [attempt["stop_reason"] for attempt in attempts] == ["timeout", "timeout"]
+    assert all(attempt["ended_at"] - attempt["started_at"] >= 150 - 2 for attempt in attempts)
+
+
+def test_timeout_when_the_whole_tree_ignores_sigterm_then_all_of_it_is_killed_after_the_grace(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    job = submit(client, shell(stubborn(gate, said)), timeout_ms=400, grace_ms=200)
+    until(lambda: len(lines(said)) == 2, why="the tree")
+
+    assert end_of(client, job) == ("failed", "timeout")
+
+    (attempt,) = client.history(job)["attempts"]
+    assert attempt["signal"] == 9
+    assert attempt["ended_at"] - attempt["started_at"] >= 600 - 2
+    assert [pid for pid in lines(said) if alive(int(pid))] == []
+
+
+def test_timeout_when_the_worker_cleans_up_in_its_grace_then_it_is_left_to(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    job = submit(client, shell(f"trap 'echo cleaned > {said}; exit 3' TERM; while :; do read _ < {gate.path}; done"),
+                 timeout_ms=150)  # fmt: skip
+
+    assert end_of(client, job) == ("failed", "timeout")
+
+    assert lines(said) == ["cleaned"]
+    assert client.get(job)["exit_code"] == 3
+
+
+def test_timeout_when_the_worker_floods_and_leaves_daemons_then_nothing_of_it_is_left_and_the_daemon_is_well(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    script = f"setsid sh -c 'echo $$ > {said}; read _ < {gate.path}' & yes"
+    job = submit(client, shell(script), timeout_ms=500, max_log_bytes=65_536)
+
+    assert end_of(client, job) == ("failed", "timeout")
+
+    assert not alive(int(lines(said)[0]))
+    assert client.call("system.health")["ok"]
+
+
+def test_leftovers_when_the_main_process_ends_first_then_its_code_counts_and_the_rest_is_stopped(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    job = submit(client, shell(f"setsid sh -c 'echo $$ > {said}; read _ < {gate.path}' & "
+                               f"while ! [ -s {said} ]; do :; done; exit 4"))  # fmt: skip
+
+    (end,) = client.wait(job)
+
+    assert (end["state"], end["exit_code"]) == ("failed", 4)
+    assert not alive(int(lines(said)[0]))
+
+
+# --- the warning --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["timeout_ms", "deadline"])
+def test_warning_when_a_limit_comes_near_then_the_signal_comes_before_sigterm(
+    client: stoker.Client, gate: Gate, tmp_path: Path, limit: str
+) -> None:
+    said = tmp_path / "said"
+    script = (
+        f"trap 'echo usr1 >> {said}' USR1; trap 'echo term >> {said}; exit 0' TERM; echo ready >> {said};"
+        f" while :; do read _ < {gate.path}; done"
+    )
+    limits = {limit: 700 if limit == "timeout_ms" else now_ms() + 700}
+    job = submit(client, shell(script), warn_signal=10, warn_before_ms=400, **limits)
+
+    assert end_of(client, job)[0] == "failed"
+
+    assert lines(said) == ["ready", "usr1", "term"]
+
+
+def test_warning_when_the_worker_ends_itself_on_it_then_that_is_an_ordinary_exit(
+    client: stoker.Client, gate: Gate
+) -> None:
+    script = f"trap 'exit 0' USR1; while :; do read _ < {gate.path}; done"
+    job = submit(client, shell(script), warn_signal=10, warn_before_ms=59_700, timeout_ms=60_000)
+
+    assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_warning_when_there_is_no_limit_then_the_submit_is_refused(client: stoker.Client) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        submit(client, OK, warn_signal=10)
+
+    assert refused.value.details["path"] == "warn_signal"
+
+
+# --- run_at -------------------------------------------------------------------------------------------------
+
+
+def test_run_at_when_it_is_in_the_future_then_the_job_starts_then_and_why_says_so(client: stoker.Client) -> None:
+    run_at = now_ms() + 400
+    job = submit(client, OK, run_at=run_at)
+
+    assert state(client, job) == "waiting"
+    assert client.why(job)["code"] == "run_at"
+    assert end_of(client, job) == ("succeeded", "exit")
+    (start,) = changes(client, job, "dispatched")
+    assert start["at"] >= run_at
+
+
+def test_run_at_when_it_has_passed_then_the_job_starts_at_once(client: stoker.Client) -> None:
+    job = submit(client, OK, run_at=now_ms() - HOUR_MS)
+
+    assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_run_at_when_it_passes_while_no_daemon_runs_then_the_next_start_runs_the_job(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        run_at = now_ms() + 300
+        job = submit(client, OK, run_at=run_at)
+    daemon.kill9()
+    until(lambda: now_ms() > run_at, why="the time to start")
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_run_at_when_it_is_not_before_the_deadline_then_the_submit_is_refused(client: stoker.Client) -> None:
+    at = now_ms() + HOUR_MS
+
+    with pytest.raises(InvalidParams) as refused:
+        submit(client, OK, run_at=at, deadline=at)
+
+    assert refused.value.details["path"] == "run_at"

@@ -1,0 +1,59 @@
+"""A thousand jobs through several queues: all of them, each exactly once, and each ends as it should.
+
+Owns the count. Every run leaves a line in a ledger that the daemon knows nothing of.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from tests.support.work import lines, shell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+
+JOBS = 1_000
+SETTINGS = """
+[daemon]
+max_running = 16
+[cpu]
+throttle_threshold = 100
+[memory]
+throttle_threshold = 100
+[queues.high]
+class = "high"
+max_running = 4
+[queues.wide]
+[queues.low]
+class = "low"
+max_running = 6
+"""
+
+
+def test_thousand_jobs_when_spread_over_queues_then_each_runs_exactly_once(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    client.call("resource.set", {"name": "seat", "capacity": 3})
+    queues = ("high", "wide", "low", "default")
+    specs = [
+        shell(
+            f'echo "$STOKER_JOB_ID" >> {ledger}; exit {number % 3}',
+            queue=queues[number % 4], priority=number % 7, resources={"seat": 1} if number % 50 == 0 else {},
+        )
+        for number in range(JOBS)
+    ]  # fmt: skip
+
+    ids = [answer["id"] for answer in client.submit_many(specs)]  # type: ignore[typeddict-item, arg-type]
+    ends = client.wait(*ids)
+
+    assert len(set(ids)) == JOBS
+    assert Counter(lines(ledger)) == {str(job): 1 for job in ids}
+    assert [end["exit_code"] for end in ends] == [number % 3 for number in range(JOBS)]
+    status = client.status()
+    assert (status["running"], status["queued"], status["waiting"]) == (0, 0, 0)
+    assert status["last_seq"] == 3 * JOBS + 1 + len(queues) - 1
+    assert {each["name"]: each["used"] for each in status["resources"]} == {"seat": 0}

@@ -1,0 +1,250 @@
+"""Waiting for ends, watching changes, and reading them afterwards: wait, watch, history, why, list.
+
+Owns that nobody who listens misses, doubles or reorders anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import InvalidParams, JobNotFound, WaitTimeout
+from tests.support.work import Gate, changes, end_of, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n"
+OK = shell("exit 0")
+
+
+# --- wait ---------------------------------------------------------------------------------------------------
+
+
+def test_wait_when_for_all_then_it_answers_with_every_end_in_the_order_asked(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    slow_gate = Gate(tmp_path / "slow")
+    slow, quick = submit(client, slow_gate.spec("exit 3")), submit(client, OK)
+    end_of(client, quick)
+    slow_gate.open()
+
+    ends = client.wait(slow, quick, slow)
+
+    assert [(end["id"], end["exit_code"]) for end in ends] == [(slow, 3), (quick, 0), (slow, 3)]
+
+
+def test_wait_when_for_any_then_the_first_end_answers(client: stoker.Client, gate: Gate) -> None:
+    slow, quick = submit(client, gate.spec()), submit(client, OK)
+
+    ends = client.wait(slow, quick, any_one=True)
+
+    assert [end["id"] for end in ends] == [quick]
+
+
+@pytest.mark.parametrize("any_one", [False, True])
+def test_wait_when_nothing_ends_in_time_then_it_says_so_and_the_jobs_go_on(
+    client: stoker.Client, gate: Gate, *, any_one: bool
+) -> None:
+    job = submit(client, gate.spec())
+
+    with pytest.raises(WaitTimeout):
+        client.wait(job, any_one=any_one, timeout_s=0.05)
+
+    gate.open()
+    assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_wait_when_the_job_is_held_meanwhile_then_it_answers_held(client: stoker.Client, shared: DaemonProcess) -> None:
+    job = submit(client, OK, queue="stopped")
+    told: list[Any] = []
+
+    def wait() -> None:
+        with shared.client() as waiter:
+            told.extend(waiter.wait(job))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    client.call("job.hold", {"id": job})
+    waiting.join()
+
+    assert told[0]["state"] == "held"
+
+
+def test_wait_when_a_job_is_unknown_then_it_answers_at_once(client: stoker.Client, gate: Gate) -> None:
+    job = submit(client, gate.spec())
+
+    with pytest.raises(JobNotFound):
+        client.wait(job, 555_555)
+
+
+def test_wait_when_many_clients_wait_for_one_job_then_all_hear_of_its_end(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    job = submit(client, gate.spec("exit 5"))
+    told: list[Any] = []
+
+    def wait() -> None:
+        with shared.client() as waiter:
+            told.extend(waiter.wait(job))
+
+    threads = [threading.Thread(target=wait) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    gate.open()
+    for thread in threads:
+        thread.join()
+
+    assert [end["exit_code"] for end in told] == [5] * 10
+
+
+# --- watch --------------------------------------------------------------------------------------------------
+
+
+def test_watch_when_begun_at_a_cursor_then_every_change_behind_it_comes_once_and_in_order(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
+    cursor = client.status()["last_seq"]
+    with shared.client() as watcher:
+        stream = watcher.watch(after=cursor)
+        jobs = [submit(client, OK) for _ in range(30)]
+        client.wait(*jobs)
+        last = client.status()["last_seq"]
+
+        seen = list(itertools.islice(stream, last - cursor))
+
+    assert [change["seq"] for change in seen] == list(range(cursor + 1, last + 1))
+    for job in jobs:
+        causes = [change["cause"] for change in seen if change["job"] == job]
+        assert causes == ["submitted", "dispatched", "ended"]
+
+
+def test_watch_when_broken_off_and_resumed_across_a_restart_then_nothing_is_missing_and_nothing_doubled(
+    daemon: DaemonProcess,
+) -> None:
+    with daemon.client() as client:
+        first = [submit(client, OK) for _ in range(5)]
+        seen = list(itertools.islice(client.watch(after=0), 7))
+        client.wait(*first)
+    daemon.kill9()
+    daemon.start()
+    with daemon.client() as client:
+        client.wait(*[submit(client, OK) for _ in range(5)])
+        last = client.status()["last_seq"]
+
+        seen += itertools.islice(client.watch(after=seen[-1]["seq"]), last - 7)
+
+    assert [change["seq"] for change in seen] == list(range(1, last + 1))
+
+
+def test_watch_when_for_one_job_then_only_its_changes_come(shared: DaemonProcess, client: stoker.Client) -> None:
+    job = submit(client, OK, queue="stopped")
+    with shared.client() as watcher:
+        stream = watcher.watch(after=0, job=job)
+        client.wait(submit(client, OK))
+        client.cancel(job)
+
+        seen = list(itertools.islice(stream, 2))
+
+    assert [(change["job"], change["cause"]) for change in seen] == [(job, "submitted"), (job, "cancel")]
+
+
+def test_watch_when_the_cursor_is_beyond_the_newest_change_then_it_is_refused(client: stoker.Client) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        next(iter(client.watch(after=10**12)))
+
+    assert refused.value.details["path"] == "after"
+
+
+# --- history, why, list -------------------------------------------------------------------------------------
+
+
+def test_history_when_a_job_has_had_a_life_then_every_change_stands_with_cause_and_actor(
+    client: stoker.Client, gate: Gate
+) -> None:
+    job = submit(client, OK, queue="stopped")
+    client.call("job.hold", {"id": job, "reason": "one moment"})
+    client.call("job.release", {"id": job})
+    client.cancel(job)
+    client.retry(job)
+
+    history = client.history(job)
+
+    steps = [(change["cause"], change["from"], change["to"]) for change in history["changes"]]
+    assert steps == [
+        ("submitted", None, "queued"),
+        ("hold", "queued", "held"),
+        ("release", "held", "queued"),
+        ("cancel", "queued", "cancelled"),
+        ("retry", "cancelled", "queued"),
+    ]
+    assert all(change["actor_uid"] is not None for change in history["changes"])
+    assert history["changes"][1]["note"] == "one moment"
+    assert history["changes"][0]["details"]["spec"]["command"] == OK["command"]
+
+
+def test_history_when_an_attempt_has_ended_then_it_shows_process_times_and_use(client: stoker.Client) -> None:
+    job = submit(client, shell("echo hello; exit 2"))
+    end_of(client, job)
+
+    (attempt,) = client.history(job)["attempts"]
+
+    assert attempt["run_id"].startswith(f"{job}.1.")
+    assert attempt["pid"] > 1
+    assert attempt["created_at"] <= attempt["started_at"] + 1
+    assert attempt["started_at"] <= attempt["ended_at"] + 1
+    assert (attempt["outcome"], attempt["exit_code"], attempt["log_bytes"]) == ("exit", 2, 6)
+    assert attempt["max_rss_kib"] > 0
+
+
+def test_why_when_the_job_runs_or_has_ended_then_it_says_that(client: stoker.Client, gate: Gate) -> None:
+    job = submit(client, gate.spec("exit 6"))
+    running(client, job)
+
+    assert client.why(job)["code"] == "running"
+    gate.open()
+    end_of(client, job)
+    assert client.why(job)["code"] == "final"
+    assert "exit 6" in client.why(job)["message"]
+
+
+def test_why_when_a_retry_is_to_come_then_it_says_when(client: stoker.Client) -> None:
+    job = submit(client, shell("exit 1"), max_attempts=2, base_delay_ms=60_000)
+    with pytest.raises(WaitTimeout):
+        client.wait(job, timeout_s=0.2)
+
+    blocker = client.why(job)
+
+    assert blocker["code"] == "backoff"
+    assert 50_000 < blocker["details"]["wake_in_ms"] <= 66_000
+
+
+def test_list_when_filtered_then_only_those_come_newest_first_and_the_cursor_goes_on(client: stoker.Client) -> None:
+    jobs = [submit(client, OK, queue="stopped", name="listed", labels={"team": "blue"}) for _ in range(5)]
+    client.cancel(jobs[0])
+
+    page = client.list(name="listed", states=["queued"], queue="stopped", label="team=blue", limit=3)
+    rest = client.list(name="listed", states=["queued"], limit=3, before=page["next"])
+
+    assert [job["id"] for job in page["jobs"]] == jobs[:1:-1]
+    assert [job["id"] for job in rest["jobs"]] == [jobs[1]]
+    assert rest["next"] is None
+
+
+def test_get_when_the_job_is_unknown_then_the_error_says_so(client: stoker.Client) -> None:
+    for method in ("job.get", "job.history", "job.why"):
+        with pytest.raises(JobNotFound):
+            client.call(method, {"id": 777_777})
+
+
+def test_changes_when_a_job_runs_then_state_and_log_of_changes_agree(client: stoker.Client) -> None:
+    job = submit(client, OK)
+    end_of(client, job)
+
+    assert changes(client, job)[-1]["to"] == state(client, job)

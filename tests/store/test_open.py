@@ -1,0 +1,164 @@
+"""One start after another on the same directory: who it is, how often it began, and what it refuses to believe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from stoker.core.clock import boot_ms, wall_ms
+from stoker.core.errors import AlreadyRunning, StateRefused
+from stoker.core.model import State
+from stoker.store.directory import Aside, StateDirectory
+from tests.store.conftest import RESERVE_BYTES
+from tests.store.test_database import content
+from tests.support.batches import accepted, tables
+from tests.support.jobs import job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stoker.store.instance import Instance
+    from tests.store.conftest import Open
+
+
+async def one_life(open_at: Open, at: StateDirectory, boot_id: str = "boot") -> Instance:
+    """Open and close, as a daemon that did nothing."""
+    state = await open_at(at, boot_id)
+    await state.writer.close()
+    await state.reader.close()
+    at.unlock()
+    return state.instance
+
+
+# --- instance -----------------------------------------------------------------------------------------------
+
+
+async def test_instance_when_the_daemon_starts_again_then_the_epoch_grows_and_the_rest_stays(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    first, second, third = [await one_life(open_at, directory) for _ in range(3)]
+
+    assert (first.epoch, second.epoch, third.epoch) == (1, 2, 3)
+    assert second == replace(first, epoch=2)
+    assert not third.copied
+    assert len(first.id) == 16
+
+
+async def test_instance_when_the_directory_is_copied_then_the_copy_is_somebody_else(
+    directory: StateDirectory, open_at: Open, tmp_path: Path
+) -> None:
+    original = await one_life(open_at, directory)
+    shutil.copytree(directory.root, tmp_path / "copy")
+
+    copy = await one_life(open_at, StateDirectory(tmp_path / "copy"))
+    again = await one_life(open_at, StateDirectory(tmp_path / "copy"))
+
+    assert (copy.copied, again.copied) == (True, False)
+    assert copy.id != original.id
+    assert (again.id, again.epoch) == (copy.id, 3)
+    assert (await one_life(open_at, directory)).id == original.id
+
+
+async def test_anchor_when_the_boot_is_another_then_steady_time_begins_anew_from_the_wall(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    first = await one_life(open_at, directory, "boot 1")
+    with sqlite3.connect(directory.database) as connection:
+        connection.execute("UPDATE meta SET value = 5 WHERE key = 'anchor'")
+    connection.close()
+
+    same, other = await one_life(open_at, directory, "boot 1"), await one_life(open_at, directory, "boot 2")
+
+    assert same.anchor == 5
+    assert abs(first.anchor - (wall_ms() - boot_ms())) < 5_000
+    assert abs(other.anchor - first.anchor) < 5_000
+
+
+# --- opening ------------------------------------------------------------------------------------------------
+
+
+async def test_open_when_the_directory_is_new_then_all_of_it_is_private(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(directory)
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.root.iterdir()}
+    assert set(modes) == {"stoker.db", "stoker.db-wal", "stoker.db-shm", "lock", "reserve"}
+    assert set(modes.values()) == {0o600}
+    assert state.schema >= 1
+    assert directory.reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+    assert not state.writer.full
+
+
+async def test_open_when_another_daemon_has_it_then_it_is_refused_before_anything_is_read(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    first = await open_at(directory)
+    before = await first.writer.read(tables)
+
+    with pytest.raises(AlreadyRunning, match=str(os.getpid())):
+        await open_at(StateDirectory(directory.root))
+
+    assert await first.writer.read(tables) == before
+
+
+async def test_open_when_jobs_were_stored_then_the_next_life_reads_them_and_the_chain_goes_on(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(directory)
+    await state.writer.commit(accepted(job(id=1), job(State.WAITING, id=2)))
+    await state.writer.close()
+    await state.reader.close()
+    directory.unlock()
+
+    again = await open_at(directory)
+    await again.writer.commit(accepted(job(id=3), seq=3))
+
+    assert (again.snapshot.last_id, again.snapshot.last_seq) == (2, 2)
+    assert sorted(again.snapshot.counts) == [("default", "queued", 1), ("default", "waiting", 1)]
+
+
+@pytest.fixture
+async def lived(directory: StateDirectory, open_at: Open) -> StateDirectory:
+    """A directory whose database has two changes."""
+    state = await open_at(directory)
+    await state.writer.commit(accepted(job(id=1), job(id=2)))
+    await state.writer.close()
+    await state.reader.close()
+    directory.unlock()
+    return directory
+
+
+async def test_open_when_the_database_knows_less_than_its_note_then_it_is_refused_and_left_as_it_is(
+    lived: StateDirectory, open_at: Open
+) -> None:
+    lived.write_aside(Aside(instance="cafe", schema=1, last_seq=3))
+    before = content(lived.root)
+
+    with pytest.raises(StateRefused, match=r"ends at change 2, but state\.json says that it reached 3"):
+        await open_at(lived)
+
+    assert content(lived.root) == before
+
+
+@pytest.mark.parametrize("last_seq", [2, 1, 0])
+async def test_open_when_the_database_knows_as_much_as_its_note_or_more_then_it_is_believed(
+    lived: StateDirectory, open_at: Open, last_seq: int
+) -> None:
+    lived.write_aside(Aside(instance="cafe", schema=1, last_seq=last_seq))
+
+    assert (await open_at(lived)).snapshot.last_seq == 2
+
+
+async def test_open_when_no_reserve_is_wanted_then_that_is_no_full_disk(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(directory, reserve_bytes=0)
+
+    assert not state.writer.full

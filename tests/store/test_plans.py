@@ -1,0 +1,93 @@
+"""How SQLite answers the hot questions: by the partial indexes, never by walking through all jobs.
+
+With a million finished jobs a walk would cost a second on every turn. The last test is the control: it shows what the
+plan of a walk looks like.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import pytest
+
+from stoker.store import attempts, changes, due, jobs
+from tests.support.batches import put
+from tests.support.jobs import job, spec
+
+AT = {"steady": 1, "wall": 1, "limit": 5}
+
+# Statement, parameters, and the index that must answer it.
+HOT: list[tuple[str, str, Any, str]] = [
+    ("front of a queue", jobs.READY, ("default", 5), "jobs_queued"),
+    ("jobs ahead", jobs.AHEAD, ("default", 0, 1), "jobs_queued"),
+    ("backoffs that end", due.DUE_WAKE, AT, "jobs_wake"),
+    ("run_at that came", due.DUE_RUN_AT, AT, "jobs_run_at"),
+    ("ttls that passed", due.DUE_TTL, AT, "jobs_expires"),
+    ("deadlines that passed", due.DUE_DEADLINE, AT, "jobs_deadline"),
+    ("next on the steady clock", due.NEXT_STEADY, AT, "jobs_wake jobs_expires"),
+    ("next on the wall", due.NEXT_WALL, AT, "jobs_run_at jobs_deadline"),
+    ("jobs by id", jobs.BY_IDS, ("[1]",), "INTEGER PRIMARY KEY"),
+    ("who needs a job", jobs.DEPENDENTS, ("[1]",), "needs_needed"),
+    ("needs of a job", jobs.OPEN_NEEDS, (1,), "PRIMARY KEY"),
+    ("a key", jobs.BY_KEY, (0, "k"), "PRIMARY KEY"),
+    ("known runs", attempts.KNOWN, ('["a"]',), "PRIMARY KEY"),
+    ("runs of a job", attempts.OF_JOB, (1,), "sqlite_autoindex_attempts_2"),
+    ("open attempts", attempts.OPEN, (), "attempts_open"),
+    ("the end of a run", attempts.SETTLE, (None,) * 19 + ("a",), "PRIMARY KEY"),
+    ("a change of a job", jobs.UPDATE, (None,) * 13 + (1,), "INTEGER PRIMARY KEY"),
+    ("the last change", changes.LAST, (), "changes"),
+    ("changes behind a cursor", changes.AFTER, (5, 5), "INTEGER PRIMARY KEY"),
+    ("history of a job", changes.OF_JOB, (1,), "changes_job"),
+    ("counts of live jobs", jobs.COUNTS, (), "jobs_queued jobs_idle"),
+]
+
+
+def plan(connection: sqlite3.Connection, statement: str, parameters: Any) -> list[str]:
+    return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+
+def walks(plan_of: list[str]) -> list[str]:
+    """The lines that read a whole table; walking a partial index reads only what is live."""
+    whole = ("SCAN jobs", "SCAN attempts", "SCAN needs", "SCAN idempotency")
+    return [line for line in plan_of if line.startswith(whole) and "INDEX" not in line]
+
+
+@pytest.fixture(params=["empty", "analyzed"])
+def planned(request: pytest.FixtureRequest, database: sqlite3.Connection) -> sqlite3.Connection:
+    """A database that SQLite knows nothing about, and one it has counted: a plan must not tip over between them."""
+    if request.param == "analyzed":
+        put(database, [job(id=ident, order_key=ident, asked=spec(queue=f"q{ident % 3}")) for ident in range(1, 400)])
+        database.execute("ANALYZE")
+    return database
+
+
+@pytest.mark.parametrize(("_what", "statement", "parameters", "index"), HOT, ids=[what for what, *_ in HOT])
+def test_plan_when_a_hot_question_is_asked_then_an_index_answers_it(
+    planned: sqlite3.Connection, _what: str, statement: str, parameters: Any, index: str
+) -> None:
+    found = plan(planned, statement, parameters)
+
+    assert walks(found) == []
+    assert all(name in " ".join(found) for name in index.split()), found
+
+
+@pytest.mark.parametrize(
+    "statement", [jobs.READY, due.DUE_WAKE, due.NEXT_STEADY, due.NEXT_WALL, attempts.OF_JOB, changes.AFTER]
+)
+def test_plan_when_order_matters_then_nothing_is_sorted(planned: sqlite3.Connection, statement: str) -> None:
+    parameters = {jobs.READY: ("q", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1)}.get(statement, AT)
+
+    assert not any("TEMP B-TREE" in line for line in plan(planned, statement, parameters))
+
+
+def test_indexes_when_every_hot_plan_is_read_then_each_index_of_jobs_serves_one(database: sqlite3.Connection) -> None:
+    names = {row[1] for row in database.execute("PRAGMA index_list(jobs)")}
+
+    plans = " ".join(line for _, statement, parameters, _ in HOT for line in plan(database, statement, parameters))
+
+    assert {name for name in names if name not in plans} == set()
+
+
+def test_plan_when_a_question_is_not_about_live_jobs_then_a_walk_would_be_noticed(database: sqlite3.Connection) -> None:
+    assert walks(plan(database, "SELECT id FROM jobs WHERE state = 'failed'", ()))

@@ -1,0 +1,419 @@
+"""Commits: whole or not at all, one record for each change, the chain of hashes, and a disk that fills up.
+
+The full disk is a real one: a tmpfs of a few megabytes, which only root can mount.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from stoker.core.errors import StorageFailed
+from stoker.core.model import Queue, Resource, State
+from stoker.store import attempts, changes, jobs
+from stoker.store.directory import StateDirectory
+from stoker.store.recoveries import Recovery
+from stoker.store.writer import Batch, NewKey, store
+from tests.support.batches import accepted, change, newest, tables
+from tests.support.jobs import attempt, exited, job, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from stoker.core.model import Attempt, Job
+    from stoker.store.open import Opened
+    from tests.store.conftest import Open
+
+
+def running(ident: int = 1) -> tuple[Job, Attempt]:
+    of = job(State.RUNNING, id=ident, attempts=1)
+    return of, attempt(of)
+
+
+def over(of: Attempt) -> Attempt:
+    return replace(of, outcome=exited(0, ended_at=5), ended_at=5)
+
+
+async def look(state: Opened) -> dict[str, list[tuple[Any, ...]]]:
+    return await state.writer.read(tables)
+
+
+# --- whole or not at all ------------------------------------------------------------------------------------
+
+
+async def test_commit_when_a_turn_has_everything_then_all_of_it_is_there(state: Opened) -> None:
+    of, live = running()
+    waiting = job(State.WAITING, id=2, needs_open=1)
+    begun = Batch(
+        new_jobs={1: of, 2: waiting}, new_attempts={live.run_id: live}, holds={live.run_id: {"gpu": 1}},
+        keys=[NewKey(7, "k", b"h" * 16, 1, 0)], needs=[(2, 1, "ok")], queues={"bulk": Queue(name="bulk")},
+        resources={"gpu": Resource(name="gpu", capacity=1)}, meta={"fact": 1}, recovery=Recovery(epoch=1, started_at=0),
+        changes=[change(1), change(2, subject="2"), change(3, kind="queue", subject="bulk")],
+    )  # fmt: skip
+    await state.writer.commit(begun)
+    end = over(live)
+    finished = job(State.SUCCEEDED, id=1, attempts=1, exit_code=0)
+    going = replace(waiting, needs_open=0, state=State.RUNNING, attempts=1)
+    second = attempt(going)
+
+    await state.writer.commit(Batch(
+        jobs={1: finished, 2: going}, attempts={live.run_id: end}, new_attempts={second.run_id: second},
+        needs_met=[(2, 1)], changes=[change(4), change(5, subject="2")],
+    ))  # fmt: skip
+
+    found = await look(state)
+    assert await state.writer.read(jobs.by_ids, [1, 2]) == {1: finished, 2: going}
+    assert await state.writer.read(attempts.of_job, 1) == [end]
+    assert await state.writer.read(attempts.open_attempts) == [second]
+    assert [len(found[name]) for name in ("changes", "needs", "idempotency", "resources")] == [5, 0, 1, 1]
+    assert ("fact", 1) in found["meta"]
+
+
+async def test_commit_when_an_attempt_ends_and_its_job_starts_again_in_one_turn_then_both_fit(state: Opened) -> None:
+    of, live = running()
+    await state.writer.commit(replace_batch(accepted(of), live))
+    again = replace(of, attempts=2)
+    second = attempt(again)
+
+    await state.writer.commit(
+        Batch(jobs={1: again}, attempts={live.run_id: over(live)}, new_attempts={second.run_id: second})
+    )
+
+    assert await state.writer.read(attempts.open_attempts) == [second]
+
+
+def replace_batch(batch: Batch, *runs: Attempt) -> Batch:
+    """The batch, which also opens `runs`."""
+    batch.new_attempts = {run.run_id: run for run in runs}
+    return batch
+
+
+def respecified(one: Job) -> Batch:
+    return Batch(new_jobs={9: job(id=9)}, respecified={one.id: one}, changes=[change(2, subject="9")])
+
+
+# Each has a part that is fine and a part that the database refuses, in this order or the other.
+BROKEN: dict[str, Callable[[], Batch]] = {
+    "an id that is taken": lambda: accepted(job(id=9), job(id=1), seq=2),
+    "a job that does not exist": lambda: Batch(new_jobs={9: job(id=9)}, jobs={8: job(id=8)}, changes=[change(2)]),
+    "a new spec for no job": lambda: respecified(job(id=8)),
+    "a second open attempt": lambda: replace_batch(
+        accepted(job(id=9), seq=2), attempt(job(id=1), ordinal=2, run_id="1.2.b")
+    ),
+    "an end for no attempt": lambda: Batch(
+        new_jobs={9: job(id=9)}, attempts={"8.1.x": over(attempt(job(id=8)))}, changes=[change(2)]
+    ),
+    "progress of no attempt": lambda: Batch(
+        new_jobs={9: job(id=9)}, attempts={"8.1.x": attempt(job(id=8))}, changes=[change(2)]
+    ),
+    "a need that is not open": lambda: Batch(new_jobs={9: job(id=9)}, needs_met=[(9, 1)], changes=[change(2)]),
+    "a key that is taken": lambda: Batch(
+        new_jobs={9: job(id=9)}, keys=[NewKey(7, "k", b"h", 9, 0)], changes=[change(2)]
+    ),
+    "a number that is not the next": lambda: accepted(job(id=9), seq=3),
+    "a row that breaks a check": lambda: accepted(job(id=9), job(State.FAILED, id=8, finished_at=None), seq=2),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_commit_when_one_row_is_refused_then_nothing_of_the_batch_stays_and_the_next_one_fits(
+    state: Opened, kind: str
+) -> None:
+    of, live = running()
+    first = replace_batch(accepted(of), live)
+    first.keys = [NewKey(7, "k", b"h", 1, 0)]
+    await state.writer.commit(first)
+    before = await look(state)
+
+    with pytest.raises(StorageFailed):
+        await state.writer.commit(BROKEN[kind]())
+
+    assert await look(state) == before
+    assert not await state.writer.read(lambda connection: connection.in_transaction)
+    await state.writer.commit(accepted(job(id=9), seq=2))
+    assert chain_holds((await look(state))["changes"])
+
+
+async def test_settle_when_the_attempt_is_settled_already_then_its_outcome_is_not_touched(state: Opened) -> None:
+    of, live = running()
+    await state.writer.commit(replace_batch(accepted(of), live))
+    await state.writer.commit(Batch(attempts={live.run_id: over(live)}))
+    other = replace(over(live), outcome=exited(9, ended_at=9), ended_at=9)
+
+    with pytest.raises(StorageFailed, match="0 of 1 rows"):
+        await state.writer.commit(Batch(attempts={live.run_id: other}))
+
+    assert await state.writer.read(attempts.of_job, 1) == [over(live)]
+
+
+async def test_progress_when_the_attempt_is_settled_already_then_it_is_refused(state: Opened) -> None:
+    of, live = running()
+    await state.writer.commit(replace_batch(accepted(of), live))
+    await state.writer.commit(Batch(attempts={live.run_id: over(live)}))
+
+    with pytest.raises(StorageFailed, match="0 of 1 rows"):
+        await state.writer.commit(Batch(attempts={live.run_id: live}))
+
+
+async def test_commit_when_the_connection_is_gone_then_it_is_in_doubt(state: Opened) -> None:
+    await state.writer.read(sqlite3.Connection.close)
+
+    with pytest.raises(StorageFailed, match="commit"):
+        await state.writer.commit(accepted(job(id=1)))
+    with pytest.raises(StorageFailed, match="read"):
+        await state.writer.read(newest)
+
+
+async def test_commit_when_the_schema_is_not_what_it_was_then_it_is_in_doubt(state: Opened) -> None:
+    await state.writer.read(sqlite3.Connection.execute, "ALTER TABLE meta RENAME TO gone")
+
+    with pytest.raises(StorageFailed, match="commit: no such table: meta"):
+        await state.writer.commit(Batch(meta={"fact": 1}))
+
+    assert not state.writer.full
+
+
+async def test_commit_when_the_process_is_asked_nothing_then_an_empty_batch_says_so(state: Opened) -> None:
+    before = await look(state)
+    assert not Batch()
+
+    await state.writer.commit(Batch())
+
+    assert await look(state) == before
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [accepted(job(id=1)), Batch(jobs={1: job(id=1)}), Batch(attempts={"a": attempt()}), Batch(meta={"a": 1}),
+     Batch(recovery=Recovery(epoch=1, started_at=0)), Batch(changes=[change(1)])],
+)  # fmt: skip
+def test_batch_when_it_holds_anything_then_it_wants_a_commit(batch: Batch) -> None:
+    assert batch
+
+
+# --- the chain ----------------------------------------------------------------------------------------------
+
+
+def chain_holds(rows: list[tuple[Any, ...]]) -> bool:
+    """Whether each record's hash covers the one before it, worked out here anew."""
+    head = bytes(32)
+    for seq, at, kind, subject, _, was, became, cause, uid, payload, digest in rows:
+        words = msgspec.json.encode([seq, at, kind, subject, was, became, cause, uid])
+        head = hashlib.sha256(head + words + payload.encode()).digest()
+        if head != digest:
+            return False
+    return True
+
+
+async def test_chain_when_changes_are_stored_over_several_lives_then_every_hash_covers_the_one_before(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(directory)
+    await state.writer.commit(accepted(job(id=1), job(id=2)))
+    await state.writer.commit(accepted(job(id=3), seq=3))
+    await state.writer.close()
+    await state.reader.close()
+    directory.unlock()
+    again = await open_at(directory)
+    await again.writer.commit(accepted(job(id=4), seq=4))
+
+    rows = (await look(again))["changes"]
+
+    assert len(rows) == 4
+    assert chain_holds(rows)
+    assert (await again.writer.read(newest)) == (4, rows[-1][-1])
+
+
+FORGERIES = [(1, 99), (2, "queue"), (3, "1"), (5, "held"), (6, "held"), (7, "forged"), (8, 0), (9, '{"n":9}')]
+
+
+@pytest.mark.parametrize(("column", "forged"), FORGERIES)
+def test_chain_when_a_value_was_forged_then_it_breaks(
+    database: sqlite3.Connection, column: int, forged: object
+) -> None:
+    store(database, accepted(job(id=1), job(id=2), job(id=3)), bytes(32))
+    rows = tables(database)["changes"]
+    assert chain_holds(rows)
+
+    rows[1] = (*rows[1][:column], forged, *rows[1][column + 1 :])
+
+    assert not chain_holds(rows)
+
+
+def test_chain_when_a_batch_fails_then_the_head_stays_where_it_was(database: sqlite3.Connection) -> None:
+    head = store(database, accepted(job(id=1)), bytes(32))
+
+    with pytest.raises(sqlite3.IntegrityError):
+        store(database, accepted(job(id=1), seq=2), head)
+
+    assert changes.last(database) == (1, head)
+
+
+def test_changes_when_read_back_then_payload_and_order_are_as_told(database: sqlite3.Connection) -> None:
+    told = [
+        change(1, payload={"spec": spec(), "n": None}),
+        change(2, kind="queue", subject="bulk", cause="set", actor_uid=None, payload={}),
+        change(3, from_state="queued", to_state="running", cause="dispatched"),
+    ]
+    store(database, Batch(changes=told), bytes(32))
+
+    found = changes.after(database, 0, 10)
+
+    assert [replace(one, payload={}) for one in found] == [replace(one, payload={}) for one in told]
+    assert [msgspec.json.decode(msgspec.json.encode(one.payload)) for one in found] == [
+        msgspec.json.decode(msgspec.json.encode(one.payload)) for one in told
+    ]
+    assert [one.seq for one in changes.after(database, 1, 1)] == [2]
+    assert changes.after(database, 3, 9) == []
+    assert [one.seq for one in changes.of_job(database, 1)] == [1, 3]
+
+
+def test_changes_when_a_read_payload_is_stored_again_then_it_is_the_same(database: sqlite3.Connection) -> None:
+    store(database, Batch(changes=[change(1, payload={"n": 1})]), bytes(32))
+    (read,) = changes.after(database, 0, 1)
+
+    rows, _ = changes.insert_rows([read], bytes(32))
+
+    assert rows == tables(database)["changes"]
+
+
+# --- a full disk --------------------------------------------------------------------------------------------
+
+MIB = 1024 * 1024
+RESERVE = 2 * MIB
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    at = tmp_path / "disk"
+    at.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m,mode=0700", "tmpfs", at], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield at
+    subprocess.run(["umount", "--lazy", at], check=True)
+
+
+@pytest.fixture
+def disk_directory(small_disk: Path) -> StateDirectory:
+    return StateDirectory(small_disk)
+
+
+def fill(disk: Path) -> Path:
+    """Write until there is no room for another page; returns what is in the way."""
+    ballast = disk / "ballast"
+    descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        with suppress(OSError):
+            while os.write(descriptor, b"x" * 4096) == 4096:
+                pass
+    finally:
+        os.close(descriptor)
+    assert os.statvfs(disk).f_bavail == 0
+    return ballast
+
+
+def large(ident: int, seq: int, size: int) -> Batch:
+    return accepted(job(id=ident, asked=spec(stdin="x" * size)), seq=seq)
+
+
+async def test_commit_when_the_disk_is_full_then_the_reserve_is_given_up_and_the_batch_is_on_disk(
+    disk_directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(disk_directory, reserve_bytes=RESERVE)
+    fill(disk_directory.root)
+    assert (state.writer.full, disk_directory.reserve.exists()) == (False, True)
+
+    await state.writer.commit(large(1, 1, 256 * 1024))
+
+    assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)
+    assert set(await state.reader.run(jobs.by_ids, [1])) == {1}
+    rows = (await look(state))["changes"]
+    assert len(rows) == 1
+    assert chain_holds(rows)
+
+
+async def test_commit_when_even_the_reserve_is_too_small_then_it_raises_and_nothing_of_the_batch_stays(
+    disk_directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(disk_directory, reserve_bytes=RESERVE)
+    await state.writer.commit(accepted(job(id=1)))
+    fill(disk_directory.root)
+    before = await look(state)
+
+    with pytest.raises(StorageFailed, match="after the reserve was given up"):
+        await state.writer.commit(large(2, 2, 3 * MIB))
+
+    assert await look(state) == before
+    await state.writer.commit(accepted(job(id=2), seq=2))  # what fits is still recorded
+    assert chain_holds((await look(state))["changes"])
+
+
+async def test_reserve_when_there_is_room_again_then_it_is_kept_anew_and_the_disk_counts_as_fine(
+    disk_directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(disk_directory, reserve_bytes=RESERVE)
+    ballast = fill(disk_directory.root)
+    await state.writer.commit(large(1, 1, 256 * 1024))
+    with pytest.raises(OSError, match="No space"):
+        state.writer.keep_reserve()
+    assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)
+
+    ballast.unlink()
+    state.writer.keep_reserve()
+
+    assert not state.writer.full
+    assert disk_directory.reserve.stat().st_size == RESERVE
+
+
+async def test_open_when_there_is_no_room_for_the_reserve_then_the_writer_says_that_the_disk_is_full(
+    disk_directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(disk_directory, reserve_bytes=20 * MIB)
+
+    assert state.writer.full
+    assert not disk_directory.reserve.exists()
+
+
+async def test_open_when_the_daemon_died_on_a_full_disk_then_it_starts_again_by_its_reserve(
+    disk_directory: StateDirectory, open_at: Open
+) -> None:
+    """Otherwise nobody could record what became of the workers until somebody made room."""
+    state = await open_at(disk_directory, reserve_bytes=RESERVE)
+    await state.writer.close()
+    await state.reader.close()
+    disk_directory.unlock()
+    fill(disk_directory.root)
+
+    again = await open_at(disk_directory, reserve_bytes=RESERVE)
+
+    assert again.writer.full
+    assert again.instance.epoch == 2
+
+
+async def test_settle_when_the_disk_is_full_then_the_end_of_running_work_is_still_recorded(
+    disk_directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(disk_directory, reserve_bytes=RESERVE)
+    going = [running(ident) for ident in range(1, 9)]
+    await state.writer.commit(replace_batch(accepted(*(of for of, _ in going)), *(live for _, live in going)))
+    fill(disk_directory.root)
+
+    for of, live in going:
+        await state.writer.commit(
+            Batch(jobs={of.id: job(State.SUCCEEDED, id=of.id, attempts=1)}, attempts={live.run_id: over(live)})
+        )
+
+    assert await state.reader.run(attempts.open_attempts) == []

@@ -1,0 +1,196 @@
+"""The promises, asked of the ledger, the database and /proc together: every breach is one sentence.
+
+Owns the questions that any torture ends with. Refuses a running daemon: it reads the database once nobody else does.
+Each question gives complaints; a test asserts that there are none, and sees all of them when there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from tests.support.ledger import Ledger
+
+UNSEEN = {"unseen", "never_started"}
+FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped"}
+AGAIN = {"retry", "restart", "release"}
+CHAINED = "seq, at, kind, subject, from_state, to_state, cause, actor_uid"
+
+
+class Audit:
+    """What one database says, beside what the ledger saw. `killed`: ids of launchers that were killed."""
+
+    def __init__(self, database: Path, ledger: Ledger, killed: Collection[str] = ()) -> None:
+        self._ledger = ledger
+        self._killed = set(killed)
+        connection = sqlite3.connect(database)
+        connection.row_factory = sqlite3.Row
+        try:
+            self.jobs = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM jobs")}
+            self.keys = dict(connection.execute("SELECT key, job_id FROM idempotency").fetchall())
+            self.attempts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+            for row in connection.execute("SELECT * FROM attempts ORDER BY job_id, ordinal"):
+                self.attempts[row["job_id"]].append(dict(row))
+            self.changes = [dict(row) for row in connection.execute("SELECT * FROM changes ORDER BY seq")]
+            self._integrity = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+            self._strays = connection.execute("PRAGMA foreign_key_check").fetchall()
+        finally:
+            connection.close()
+
+    def complaints(self) -> list[str]:
+        """Every breach of every promise that can be seen once all is quiet."""
+        return [
+            *self.submits(), *self.runs(), *self.overlaps(), *self.outcomes(), *self.log_of_changes(), *self.storage(),
+        ]  # fmt: skip
+
+    # --- promise 1: answered is on disk, once ---
+
+    def submits(self) -> Iterator[str]:
+        for key, ids in self._ledger.answered.items():
+            if len(set(ids)) != 1:
+                yield f"key {key} was answered with jobs {ids}"
+            if ids[0] not in self.jobs:
+                yield f"job {ids[0]} was answered ({key}) and is lost"
+            if self.keys.get(key) != ids[0]:
+                yield f"key {key} was answered with job {ids[0]}, the database says {self.keys.get(key)}"
+        for key in self.keys.keys() - self._ledger.sent.keys():
+            yield f"key {key} was never sent"
+        for key in self._ledger.refused.keys() & self.keys.keys() - self._ledger.answered.keys():
+            yield f"key {key} was refused ({self._ledger.refused[key]}) and is there"
+        for job, count in Counter(self.keys.values()).items():
+            if count > 1:
+                yield f"job {job} has {count} keys"
+        for job in self.jobs.keys() - set(self.keys.values()):
+            yield f"job {job} has no key: it was stored twice"
+
+    # --- promise 2: never again unless it may ---
+
+    def runs(self) -> Iterator[str]:
+        for job, starts in self._ledger.starts().items():
+            known = {attempt["run_id"]: attempt for attempt in self.attempts[job]}
+            again = Counter(line.run_id for line in starts)
+            yield from (f"{run_id} began {count} times" for run_id, count in again.items() if count > 1)
+            yield from (f"{run_id} began and is not in the database" for run_id in again.keys() - known.keys())
+            for run_id in again.keys() & known.keys():
+                if known[run_id]["outcome"] == "never_started":
+                    yield f"{run_id} began, and is said never to have started"
+            yield from self._unsafe(job, len(again))
+
+    def _unsafe(self, job: int, starts: int) -> Iterator[str]:
+        row = self.jobs.get(job)
+        if row is None:
+            yield f"job {job} began and is not in the database"
+            return
+        if row["on_orphan"] == "requeue":
+            return
+        seen = sum(attempt["outcome"] not in UNSEEN and attempt["outcome"] is not None for attempt in self.attempts[job][:-1])
+        asked = sum(change["job_id"] == job and change["cause"] in AGAIN for change in self.changes)
+        if starts > 1 + min(seen, row["max_attempts"] - 1) + asked:
+            yield f"unsafe job {job} began {starts} times after {seen} seen ends, {asked} asked for"
+        for attempt in self.attempts[job][:-1]:
+            if attempt["outcome"] == "unseen" and not asked:
+                yield f"unsafe job {job} went on after {attempt['run_id']}, whose end nobody saw"
+
+    def overlaps(self) -> Iterator[str]:
+        for line in self._ledger.overlaps():
+            yield f"{line.run_id} (pid {line.pid}) began while an earlier attempt of its job still lived"
+        for job, attempts in self.attempts.items():
+            for earlier, later in zip(attempts, attempts[1:], strict=False):
+                if earlier["ended_at"] is None:
+                    yield f"job {job}: attempt {later['ordinal']} was opened beside attempt {earlier['ordinal']}"
+
+    # --- promise 4: outcomes are true ---
+
+    def outcomes(self) -> Iterator[str]:
+        ends = self._ledger.ends()
+        began = {line.run_id for lines in self._ledger.starts().values() for line in lines}
+        for attempts in self.attempts.values():
+            for attempt in attempts:
+                yield from self._outcome(attempt, attempt["run_id"] in began, ends.get(attempt["run_id"]))
+
+    def _outcome(self, attempt: dict[str, Any], began: bool, end: Any) -> Iterator[str]:  # noqa: FBT001
+        run_id, outcome = attempt["run_id"], attempt["outcome"]
+        if outcome == "exit" and (end is None or end.code != attempt["exit_code"]):
+            yield f"{run_id}: recorded as exit {attempt['exit_code']}, its own last word was {end}"
+        if outcome == "exit" and not began:
+            yield f"{run_id}: recorded as an exit and never began"
+        seen = attempt["launcher"] not in self._killed and attempt["stop_reason"] is None
+        if end is not None and seen and outcome != "exit":
+            yield f"{run_id}: its own last word was exit {end.code}, recorded as {outcome} {attempt['signal']}"
+        survived = self.jobs[attempt["job_id"]]["survive"] and seen and attempt["launcher"] != "in_process"
+        if survived and outcome == "unseen":
+            yield f"{run_id}: survives, its launcher lived, and nobody saw its end"
+
+    # --- promise 7: every change once ---
+
+    def log_of_changes(self) -> Iterator[str]:
+        head = bytes(32)
+        states: dict[int, str | None] = {}
+        for number, change in enumerate(self.changes, start=1):
+            words = tuple(change[name] for name in CHAINED.split(", "))
+            head = hashlib.sha256(head + msgspec.json.encode(words) + change["payload"].encode()).digest()
+            if change["seq"] != number:
+                yield f"change {change['seq']} stands in place {number}"
+            if change["hash"] != head:
+                yield f"change {number} breaks the chain"
+                return
+            job = change["job_id"]
+            if job is not None:
+                if states.get(job) != change["from_state"]:
+                    yield f"change {number}: job {job} was {states.get(job)}, not {change['from_state']}"
+                states[job] = change["to_state"]
+            if change["cause"] == "unknown_outcome":
+                yield f"change {number}: an outcome nobody expected: {change['payload']}"
+        for job, row in self.jobs.items():
+            if states.get(job) != row["state"]:
+                yield f"job {job} is {row['state']}, its last change says {states.get(job)}"
+            yield from self._settled(job)
+
+    def _settled(self, job: int) -> Iterator[str]:
+        told = Counter(
+            json.loads(change["payload"]).get("attempt", {}).get("run_id")
+            for change in self.changes
+            if change["job_id"] == job and change["cause"] in {"ended", "refused"}
+        )
+        for attempt in self.attempts[job]:
+            if attempt["ended_at"] is not None and told[attempt["run_id"]] != 1:
+                yield f"{attempt['run_id']} ended {told[attempt['run_id']]} times in the log of changes"
+
+    def storage(self) -> Iterator[str]:
+        yield from (f"integrity_check: {found}" for found in self._integrity if found != "ok")
+        yield from (f"foreign_key_check: {tuple(found)}" for found in self._strays)
+
+    # --- liveness ---
+
+    def unfinished(self) -> list[str]:
+        """What did not come to an end although all faults were over: every job must be final, or held for a person."""
+        told = []
+        for job, row in self.jobs.items():
+            if row["state"] not in FINAL | {"held"}:
+                told.append(f"job {job} is still {row['state']} ({row['reason']})")
+            if row["state"] == "held" and row["on_orphan"] != "hold" and row["reason"] != "poison":
+                told.append(f"job {job} is held ({row['reason']}) although it is {row['on_orphan']}")
+            if row["on_orphan"] == "requeue" and row["reason"] in {"orphaned", "lost", "shutdown"}:
+                told.append(f"safe job {job} ended as {row['state']} ({row['reason']})")
+            told += [f"{a['run_id']} is still open" for a in self.attempts[job] if a["ended_at"] is None]
+        return told
+
+    def summary(self) -> dict[str, Any]:
+        """How much happened, for the line that a torture prints."""
+        attempts = [attempt for attempts in self.attempts.values() for attempt in attempts]
+        return {
+            "jobs": len(self.jobs),
+            "states": dict(Counter(f"{row['state']}/{row['reason']}" for row in self.jobs.values())),
+            "outcomes": dict(Counter(attempt["outcome"] for attempt in attempts)),
+            "adopted": sum(attempt["adopted"] for attempt in attempts),
+            "changes": len(self.changes),
+        }

@@ -1,0 +1,113 @@
+"""What really happened, written down outside of the state directory: submits, answers, and what jobs did.
+
+Owns the ledger of one torture: a file to which workers append (O_APPEND) a START and an END line, a lock for each job
+that the whole tree of an attempt holds, and what the client sent and was answered. Refuses to ask the daemon: it is
+the witness that the daemon's own account is compared with (tests/support/audit.py). Invariant: a line is one write,
+so the order of the lines is the order in which things happened.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SH = "/bin/sh"
+
+# Arguments: the ledger's directory, how long to work, the exit code, what kind of trouble to make.
+# The lock is inherited by all that the worker forks: whoever holds it is still alive, mark or no mark.
+WORKER = """
+exec 9>>"$1/locks/$STOKER_JOB_ID"
+read -r at _ < /proc/uptime
+flock --nonblock 9 || echo "OVERLAP $STOKER_RUN_ID $$ $at -" >> "$1/work"
+echo "START $STOKER_RUN_ID $$ $at -" >> "$1/work"
+case "$4" in
+    fork) sleep "$2" & ;;
+    daemonise) setsid sh -c 'sleep 60 & sleep 60' & ;;
+    stubborn) trap '' TERM ;;
+esac
+[ "$2" = 0 ] || sleep "$2"
+read -r at _ < /proc/uptime
+echo "END $STOKER_RUN_ID $$ $at $3" >> "$1/work"
+exit "$3"
+"""
+
+
+class Line(NamedTuple):
+    """One thing that a worker said of itself. `at`: seconds since boot; `code`: of an END."""
+
+    what: str
+    run_id: str
+    pid: int
+    at: float
+    code: int | None
+
+    @property
+    def job(self) -> int:
+        return int(self.run_id.split(".", 1)[0])
+
+
+class Ledger:
+    """The witness of one torture."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        (directory / "locks").mkdir(parents=True)
+        self._script = directory / "worker.sh"
+        self._script.write_text(WORKER)
+        self._work = directory / "work"
+        self._work.touch()
+        self.sent: dict[str, dict[str, Any]] = {}
+        self.answered: defaultdict[str, list[int]] = defaultdict(list)
+        self.refused: dict[str, str] = {}
+        self.retried: defaultdict[int, int] = defaultdict(int)
+
+    def spec(self, key: str, *, lasts_s: float = 0, code: int = 0, trouble: str = "-", **options: Any) -> dict[str, Any]:
+        """The spec of a job that leaves its lines here, under an idempotency key that says which one it is."""
+        args = [str(self._script), str(self._directory), f"{lasts_s:g}", str(code), trouble]
+        return {"command": SH, "args": args, "idempotency_key": key, **options}
+
+    # --- what the client did ---
+
+    def send(self, key: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """To be noted before the submit leaves."""
+        self.sent[key] = spec
+        return spec
+
+    def answer(self, key: str, job: int) -> None:
+        self.answered[key].append(job)
+
+    def refuse(self, key: str, why: str) -> None:
+        """A clear error: this one was not accepted."""
+        self.refused[key] = why
+
+    # --- what the jobs did ---
+
+    def lines(self) -> list[Line]:
+        """Everything so far; a line that is being written just now counts when it is whole."""
+        text = self._work.read_text()
+        return [_line(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def count(self) -> int:
+        return self._work.read_bytes().count(b"\n")
+
+    def starts(self) -> dict[int, list[Line]]:
+        found: defaultdict[int, list[Line]] = defaultdict(list)
+        for line in self.lines():
+            if line.what == "START":
+                found[line.job].append(line)
+        return found
+
+    def ends(self) -> dict[str, Line]:
+        """By run_id."""
+        return {line.run_id: line for line in self.lines() if line.what == "END"}
+
+    def overlaps(self) -> list[Line]:
+        return [line for line in self.lines() if line.what == "OVERLAP"]
+
+
+def _line(text: str) -> Line:
+    what, run_id, pid, at, code = text.split(" ")
+    return Line(what, run_id, int(pid), float(at), None if code == "-" else int(code))

@@ -1,0 +1,257 @@
+"""A client that never rests, and the faults that meet it: load, kills and the quiet afterwards, from one seed.
+
+Owns the mix of jobs, the thread that submits, cancels and retries them, and how daemon and launchers are killed.
+Refuses to judge (tests/support/audit.py does). Invariant: all that is drawn comes from the seed, so a run with the
+same seed makes the same jobs and kills at the same lines of the ledger; the rest is up to the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stoker.core.errors import DaemonUnreachable, StokerError
+from tests.support.daemon import DaemonDied, DaemonProcess
+from tests.support.facts import NeverCame, until
+from tests.support.ledger import Ledger
+
+if TYPE_CHECKING:
+    import stoker
+
+SETTINGS = """
+[daemon]
+max_running = 8
+drain_timeout_ms = 20000
+[launcher]
+stuck_ms = 20000
+[cpu]
+throttle_threshold = 100
+"""
+POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True), ("requeue", True), ("hold", True)]
+LIVE = ["waiting", "queued", "running"]
+MOST_LIVE = 24
+
+
+def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
+    """One job of the mix: every policy, short and long, failing, retried, hanging, forking, daemonising, stubborn."""
+    on_orphan, survive = dice.choice(POLICIES)
+    common = {"on_orphan": on_orphan, "survive": survive, "max_orphanings": 1000, "grace_ms": dice.choice([100, 400])}
+    lasts_s = dice.choice([0, 0, 0, 0.02, 0.1, 0.3, 1.0])
+    kind = dice.choice(["plain", "plain", "plain", "fails", "retried", "hangs", "fork", "daemonise", "stubborn"])
+    match kind:
+        case "fails":
+            return ledger.spec(key, lasts_s=lasts_s, code=dice.randrange(1, 200), **common)
+        case "retried":
+            more = {"max_attempts": 3, "base_delay_ms": dice.choice([1, 50]), "max_delay_ms": 100}
+            return ledger.spec(key, lasts_s=lasts_s / 4, code=7, **common, **more)
+        case "hangs":
+            return ledger.spec(key, lasts_s=30, timeout_ms=dice.choice([50, 300, 800]), **common)
+        case "fork" | "daemonise":
+            return ledger.spec(key, lasts_s=lasts_s / 2, trouble=kind, **common)
+        case "stubborn":
+            return ledger.spec(key, lasts_s=20, trouble=kind, timeout_ms=dice.choice([100, 400]), **common)
+    return ledger.spec(key, lasts_s=lasts_s, **common)
+
+
+class Load(threading.Thread):
+    """Submits, cancels and retries until told to stop; what was not answered is sometimes sent again, sometimes not."""
+
+    def __init__(self, daemon: DaemonProcess, ledger: Ledger, seed: int) -> None:
+        super().__init__(name="load", daemon=True)
+        self._daemon = daemon
+        self._ledger = ledger
+        self._dice = random.Random(f"load {seed}")
+        self._enough = threading.Event()
+        self._number = 0
+        self._lost: list[str] = []
+        self.broken: BaseException | None = None
+        self.done: Counter[str] = Counter()
+
+    def run(self) -> None:
+        client = self._daemon.client()
+        while not self._enough.is_set():
+            try:
+                self._step(client)
+            except DaemonUnreachable:
+                self._enough.wait(0.01)
+            except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
+                self.broken = error
+                return
+        client.close()
+
+    def _step(self, client: stoker.Client) -> None:
+        drawn = self._dice.random()
+        if drawn < 0.15:
+            self._cancel(client)
+        elif drawn < 0.2:
+            self._retry(client)
+        elif drawn < 0.35 and self._lost:
+            self._submit(client, [self._lost.pop(self._dice.randrange(len(self._lost)))])
+        elif drawn < 0.5:
+            self._submit(client, [self._draw() for _ in range(self._dice.randrange(2, 6))])
+        else:
+            self._submit(client, [self._draw()])
+        if self._dice.random() < 0.2:
+            self._make_room(client)
+
+    def _draw(self) -> str:
+        self._number += 1
+        key = f"k{self._number}"
+        self._ledger.send(key, draw_job(self._dice, self._ledger, key))
+        return key
+
+    def _submit(self, client: stoker.Client, keys: list[str]) -> None:
+        jobs = [self._ledger.sent[key] for key in keys]
+        try:
+            if len(jobs) == 1:
+                answers = [client.call("job.submit", jobs[0])]
+            else:
+                answers = client.call("job.submit_many", {"jobs": jobs, "atomic": self._dice.random() < 0.5})["jobs"]
+        except DaemonUnreachable:
+            if self._dice.random() < 0.7:  # the rest is never asked about again: each may be there, once
+                self._lost += keys
+            raise
+        for key, answer in zip(keys, answers, strict=True):
+            if "error" in answer:
+                self._ledger.refuse(key, str(answer["error"]))
+            else:
+                self._ledger.answer(key, answer["id"])
+                self.done["answered again" if answer["existing"] else "answered"] += 1
+
+    def _some_job(self, client: stoker.Client, states: list[str]) -> int | None:
+        jobs = client.list(states=states, limit=30)["jobs"]
+        return self._dice.choice(jobs)["id"] if jobs else None
+
+    def _cancel(self, client: stoker.Client) -> None:
+        job = self._some_job(client, LIVE)
+        if job is not None:
+            self._ask(client, "job.cancel", job)
+
+    def _retry(self, client: stoker.Client) -> None:
+        job = self._some_job(client, ["failed", "cancelled", "held"])
+        if job is not None:
+            self._ask(client, "job.retry", job)
+
+    def _ask(self, client: stoker.Client, method: str, job: int) -> None:
+        try:
+            client.call(method, {"id": job})
+            self.done[method] += 1
+        except DaemonUnreachable:
+            raise
+        except StokerError as error:
+            self.done[f"{method} refused: {error.code}"] += 1
+
+    def _make_room(self, client: stoker.Client) -> None:
+        """Wait until less is under way than could drown the machine."""
+        while not self._enough.is_set() and len(client.list(states=LIVE, limit=200)["jobs"]) > MOST_LIVE:
+            self._enough.wait(0.02)
+
+    def finish(self) -> None:
+        """Stop, and raise what ended the thread before its time."""
+        self._enough.set()
+        self.join(60)
+        if self.broken is not None:
+            raise self.broken
+        assert not self.is_alive(), "the client hangs"
+
+
+class Faults:
+    """Kills daemon and launchers at drawn moments, and counts what really died."""
+
+    def __init__(self, daemon: DaemonProcess, ledger: Ledger, seed: int) -> None:
+        self._daemon = daemon
+        self._ledger = ledger
+        self._dice = random.Random(f"faults {seed}")
+        self.fired: Counter[str] = Counter()
+        self.killed_launchers: set[str] = set()
+
+    def strike(self) -> None:
+        """One fate, met at a drawn line of the ledger; afterwards a daemon runs again."""
+        self._await_lines(self._dice.randrange(12))
+        fate = self._dice.choice(["daemon", "daemon", "launcher", "daemon, launcher", "launcher, daemon", "starting"])
+        for victim in fate.replace("starting", "daemon").split(", "):
+            if victim == "daemon":
+                self._kill_daemon()
+            else:
+                self._kill_launcher()
+        if self._daemon.process is None:
+            self._await_lines(self._dice.randrange(4))
+            if fate == "starting":
+                self._kill_starting()
+            self._daemon.start()
+
+    def _await_lines(self, more: int) -> None:
+        """Until the jobs have said so many lines more; a moment when nothing runs is a moment too."""
+        wanted = self._ledger.count() + more
+        with contextlib.suppress(NeverCame):
+            until(lambda: self._ledger.count() >= wanted, timeout_s=0.5)
+
+    def _kill_daemon(self) -> None:
+        process = self._daemon.process
+        assert process is not None
+        if process.poll() is not None:
+            raise DaemonDied(f"it ended by itself with {process.returncode}: {self._daemon.tail()}")
+        self._daemon.kill9()
+        self._daemon.process = None
+        self.fired["daemon"] += 1
+
+    def _kill_starting(self) -> None:
+        """SIGKILL in the middle of a recovery, once it has said so many lines of log."""
+        before, wanted = self._log_lines(), self._dice.randrange(1, 6)
+        process = self._daemon.spawn()
+        until(lambda: self._log_lines() - before >= wanted or process.poll() is not None, why="lines of log")
+        process.kill()
+        process.wait()
+        self._daemon.process = None
+        self.fired["starting daemon"] += 1
+
+    def _log_lines(self) -> int:
+        return self._daemon.stderr.read_bytes().count(b"\n")
+
+    def _kill_launcher(self) -> None:
+        found = launchers(self._daemon.state_dir)
+        if found:
+            launcher = self._dice.choice(sorted(found))
+            self.killed_launchers.add(launcher)
+            with contextlib.suppress(ProcessLookupError):  # an old one may just have left by itself
+                os.kill(found[launcher], signal.SIGKILL)
+                self.fired["launcher"] += 1
+
+
+def launchers(state_dir: Path) -> dict[str, int]:
+    """Pids of the launchers of a state directory, by id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if "--id" in words and str(state_dir) in words:
+                    found[words[words.index("--id") + 1]] = int(entry.name)
+    return found
+
+
+def count_fds(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def zombies_of(pid: int) -> list[str]:
+    """Children that ended and that nobody collected, as /proc names them."""
+    dead = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{child}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] == "Z":
+                dead.append(stat)
+    return dead
+
+
+def become_quiet(daemon: DaemonProcess, timeout_s: float = 60.0) -> None:
+    """Faults are over: wait until nothing waits, is queued or runs any more."""
+    with daemon.client() as client:
+        until(lambda: not client.list(states=LIVE, limit=1)["jobs"], timeout_s, why="the end of every live job")
