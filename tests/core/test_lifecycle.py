@@ -459,6 +459,16 @@ def test_ended_when_the_job_was_stuck_then_the_attempt_is_closed_and_a_person_st
     assert after.effects == (ev.Settled(live.run_id),)
 
 
+def test_ended_when_a_cancel_was_wanted_before_the_attempt_got_stuck_then_the_cancel_counts() -> None:
+    of, live = running()
+    wanted = step(of, live, ev.Cancel(), NOW).attempt
+    stuck = step(of, wanted, ev.Stuck(), NOW)
+
+    after = step(stuck.job, wanted, ev.Ended(outcome=UNSEEN), NOW)
+
+    assert (after.job.state, after.job.reason) == (State.CANCELLED, Reason.USER)
+
+
 def test_ended_when_the_stuck_attempt_is_closed_then_every_way_out_of_held_is_open() -> None:
     stuck = job(State.HELD, reason=Reason.STUCK, attempts=1)
     freed = step(stuck, attempt(stuck), ev.Ended(outcome=UNSEEN), NOW).job

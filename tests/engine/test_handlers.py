@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import stoker
 
-MODULE = '''
+MODULE = """
 import asyncio
 import pathlib
 import sys
@@ -62,7 +62,7 @@ async def stay_once(call: Call) -> None:
     await note(call)
     if len(pathlib.Path(call.args[0]).read_text().splitlines()) == 1:
         await asyncio.Event().wait()
-'''
+"""
 SETTINGS = '[daemon]\nhandlers = ["orders"]\n'
 
 

@@ -65,7 +65,7 @@ def test_attempt_when_a_root_is_set_then_it_runs_in_its_own_leaf_which_goes_with
         leaf = Path(attempt["cgroup"])
 
         assert leaf == root / f"run-{attempt['run_id']}"
-        assert (leaf / "cgroup.procs").read_text().split() == [str(pid)]
+        until(lambda: (leaf / "cgroup.procs").read_text().split() == [str(pid)])
         assert str(leaf) in daemon.cli("show", "--json", str(first)).stdout
         client.cancel(first)
         until(lambda: leaves_of(root) == [])
@@ -189,6 +189,16 @@ async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(
 
     await until_async(lambda: leaves_of(root) == [])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_remove_leftovers_when_the_attempt_is_open_then_its_empty_leaf_stays(root: Path) -> None:
+    leaves = Leaves(Cgroups(root))
+    leaves.make(RUN, Limits())
+    leaves.make("8.1.bb", Limits())
+
+    leaves.remove_leftovers({RUN})
+
+    assert leaves_of(root) == [f"run-{RUN}"]
 
 
 async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alone(root: Path) -> None:

@@ -1,6 +1,7 @@
 """SIGKILL of daemon, launcher or both at random moments under load; afterwards every promise must have held.
 
-Owns the seed: it is printed, `STOKER_SEED=` plays it again, `STOKER_FAULTS=300` makes it longer. Refuses to pass when
+Owns the seed: it is printed, `STOKER_SEED=` plays it again, `STOKER_FAULTS=300` makes it longer, `STOKER_KEEP=DIR`
+keeps all files. Refuses to pass when
 no fault fired, or when the load never got anything done.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 FAULTS = int(os.environ.get("STOKER_FAULTS", "40"))
 SEED = int(os.environ.get("STOKER_SEED", secrets.randbelow(1 << 32)))
+KEEP = os.environ.get("STOKER_KEEP")  # a directory to be made, for the state and the ledger of this run
 FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are just leaving
 
 
@@ -31,6 +34,10 @@ FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are 
 def daemon() -> Iterator[DaemonProcess]:
     with DaemonProcess(SETTINGS) as started:
         yield started
+        if KEEP:
+            shutil.copytree(
+                started.home, KEEP, symlinks=True, ignore=shutil.ignore_patterns("sock", "*.sock", "notify")
+            )
 
 
 @pytest.mark.timeout(120 + 5 * FAULTS)

@@ -51,7 +51,8 @@ async def test_hello_when_the_instance_is_another_then_it_is_refused(host: Launc
 
 async def test_hello_when_an_older_connection_has_unread_orders_then_they_are_obeyed_first(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
-    orders = [host.staying() for _ in range(40)]
+    # Together far more than the launcher reads at once: the last still waits in the socket when the new hello comes.
+    orders = [host.staying(stdin="x" * 60_000) for _ in range(3)]
     old = host.wire(client.launcher)
     old.hello(host.instance, epoch=2)
     os.kill(client.facts.pid, 19)

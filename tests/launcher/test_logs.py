@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,6 +229,23 @@ async def test_shelf_when_nobody_comes_for_it_then_it_is_removed(host: LauncherH
     second = host.order("echo", "second")
     await host.run(client, second)
     assert log_of(second) == "second\n"
+
+
+async def test_shelf_when_the_launcher_was_held_up_then_nothing_is_handed_on(host: LauncherHost) -> None:
+    client = await host.start()
+    first, second = host.order("/bin/true"), host.order("echo", "second")
+    inode = await settle(host, client, first)
+    os.kill(client.facts.pid, signal.SIGSTOP)
+    pause_over = asyncio.Event()
+    asyncio.get_running_loop().call_later(1.2, pause_over.set)  # longer than anything may lie on the shelf
+    await pause_over.wait()
+
+    client.launch([second])
+    await asyncio.sleep(0)
+    os.kill(client.facts.pid, signal.SIGCONT)
+    await host.heard(Exited, second)
+
+    assert Path(second.log).stat().st_ino != inode
 
 
 async def test_shelf_when_it_hands_on_then_the_new_owner_keeps_no_lease(host: LauncherHost) -> None:

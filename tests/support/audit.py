@@ -92,9 +92,12 @@ class Audit:
             return
         if row["on_orphan"] == "requeue":
             return
-        seen = sum(attempt["outcome"] not in UNSEEN and attempt["outcome"] is not None for attempt in self.attempts[job][:-1])
+        seen = sum(
+            attempt["outcome"] not in UNSEEN and attempt["outcome"] is not None for attempt in self.attempts[job][:-1]
+        )
         asked = sum(change["job_id"] == job and change["cause"] in AGAIN for change in self.changes)
-        if starts > 1 + min(seen, row["max_attempts"] - 1) + asked:
+        budget = (row["max_attempts"] - 1) * (1 + asked)  # a retry by hand begins the count anew
+        if starts > 1 + min(seen, budget) + asked:
             yield f"unsafe job {job} began {starts} times after {seen} seen ends, {asked} asked for"
         for attempt in self.attempts[job][:-1]:
             if attempt["outcome"] == "unseen" and not asked:

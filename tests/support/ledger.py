@@ -64,7 +64,9 @@ class Ledger:
         self.refused: dict[str, str] = {}
         self.retried: defaultdict[int, int] = defaultdict(int)
 
-    def spec(self, key: str, *, lasts_s: float = 0, code: int = 0, trouble: str = "-", **options: Any) -> dict[str, Any]:
+    def spec(
+        self, key: str, *, lasts_s: float = 0, code: int = 0, trouble: str = "-", **options: Any
+    ) -> dict[str, Any]:
         """The spec of a job that leaves its lines here, under an idempotency key that says which one it is."""
         args = [str(self._script), str(self._directory), f"{lasts_s:g}", str(code), trouble]
         return {"command": SH, "args": args, "idempotency_key": key, **options}

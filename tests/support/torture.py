@@ -254,4 +254,9 @@ def zombies_of(pid: int) -> list[str]:
 def become_quiet(daemon: DaemonProcess, timeout_s: float = 60.0) -> None:
     """Faults are over: wait until nothing waits, is queued or runs any more."""
     with daemon.client() as client:
-        until(lambda: not client.list(states=LIVE, limit=1)["jobs"], timeout_s, why="the end of every live job")
+        try:
+            until(lambda: not client.list(states=LIVE, limit=1)["jobs"], timeout_s, why="the end of every live job")
+        except NeverCame as never:
+            live = [job["id"] for job in client.list(states=LIVE, limit=5)["jobs"]]
+            told = [f"{client.why(job)} {client.get(job)}" for job in live]
+            raise NeverCame("\n".join([str(never), str(client.status()), *told, daemon.tail(40)])) from None

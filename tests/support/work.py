@@ -7,6 +7,7 @@ and the few questions that many tests ask of a history. Refuses daemons: it is g
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 from tests.support.facts import until
@@ -91,3 +92,9 @@ def alive(pid: int) -> bool:
             return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def kill9(pid: int) -> None:
+    """Kill a process that need not be a child of ours, and return when it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), why=f"the end of {pid}")

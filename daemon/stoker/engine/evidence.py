@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from stoker.core.model import Attempt
+from stoker.core.model import Attempt, Identity
 from stoker.core.recovery import Fact, Finding
 from stoker.executors.in_process import LAUNCHER as IN_PROCESS
 from stoker.executors.outcome import outcome_of
@@ -110,8 +110,8 @@ def _look(instance: str, attempts: Sequence[Attempt]) -> dict[str, Finding]:
 def _judge(attempt: Attempt, pids: Sequence[int]) -> Finding:
     """What /proc says: `pids` are the processes that carry the attempt's run id."""
 
-    def finding(fact: Fact, evidence: str) -> Finding:
-        return Finding(run_id=attempt.run_id, fact=fact, evidence=evidence, identity=attempt.identity)
+    def finding(fact: Fact, evidence: str, identity: Identity | None = attempt.identity) -> Finding:
+        return Finding(run_id=attempt.run_id, fact=fact, evidence=evidence, identity=identity)
 
     if attempt.identity is not None:
         verdict = identities.verdict(attempt.identity, attempt.run_id)
@@ -119,6 +119,18 @@ def _judge(attempt: Attempt, pids: Sequence[int]) -> Finding:
             return finding(Fact.ORPHANED, f"pid {attempt.identity.pid} is proven to be its worker")
         if verdict is identities.Verdict.UNPROVABLE:
             return finding(Fact.UNPROVABLE, f"nobody can prove whose process pid {attempt.identity.pid} is")
-    if pids:
-        return finding(Fact.ORPHANED, f"processes {', '.join(map(str, pids))} carry its run id")
+    main = attempt.identity or _oldest(pids)
+    if pids and main is not None:
+        return finding(Fact.ORPHANED, f"processes {', '.join(map(str, pids))} carry its run id", main)
     return finding(Fact.GONE, "its launcher is dead and no process of it is left")
+
+
+def _oldest(pids: Sequence[int]) -> Identity | None:
+    """The process that began first: the main one, whose identity may not have reached the disk in time."""
+    stats = [(stat.start_ticks, pid) for pid in pids if (stat := identities.read_stat(pid)) and not stat.ended]
+    if not stats:
+        return None
+    start_ticks, pid = min(stats)
+    return Identity(
+        pid=pid, start_ticks=start_ticks, boot_id=identities.boot_id(), pid_namespace=identities.pid_namespace()
+    )

@@ -163,16 +163,7 @@ def _submit_many(service: Service, peer: Peer, params: SubmitManyParams) -> obje
 def _slots(read: list[JobParams | StokerError], answers: list[SubmitAnswer | StokerError]) -> Reply:
     """One answer a job, in the order sent: its own mistake, or the next of the engine's answers."""
     answered = iter(answers)
-    return {
-        "jobs": [
-            _slot(job if isinstance(job, StokerError) else _placed(next(answered), index))
-            for index, job in enumerate(read)
-        ]
-    }
-
-
-def _placed(answer: SubmitAnswer | StokerError, index: int) -> SubmitAnswer | StokerError:
-    return answer.within(f"jobs[{index}]") if isinstance(answer, StokerError) else answer
+    return {"jobs": [_slot(job if isinstance(job, StokerError) else next(answered), i) for i, job in enumerate(read)]}
 
 
 def _read_job(job: object, within: str) -> JobParams | StokerError:
@@ -182,8 +173,11 @@ def _read_job(job: object, within: str) -> JobParams | StokerError:
         return error
 
 
-def _slot(answer: SubmitAnswer | StokerError) -> object:
-    return {"error": answer.to_wire()} if isinstance(answer, StokerError) else answer
+def _slot(answer: SubmitAnswer | StokerError, index: int) -> object:
+    if not isinstance(answer, StokerError):
+        return answer
+    placed = str(answer.details.get("path", "")).startswith("jobs[")
+    return {"error": (answer if placed else answer.within(f"jobs[{index}]")).to_wire()}
 
 
 def _list(service: Service, _peer: Peer, params: ListParams) -> object:

@@ -80,6 +80,8 @@ def examine(path: Path, aside: Path) -> bool:
 
     `aside` is the state file that an earlier daemon wrote beside its database. Raises StateRefused.
     """
+    if path.exists() and not path.is_file():
+        raise StateRefused(f"{path} is no file", hint=f"move it away: mv {path} {path}.foreign")
     size = path.stat().st_size if path.exists() else 0
     if size == 0:
         _refuse_lost(path, aside)
@@ -88,11 +90,26 @@ def examine(path: Path, aside: Path) -> bool:
         header = file.read(72)
     if not header.startswith(HEADER):
         raise StateRefused(f"{path} is not an SQLite database", hint=f"move it away: mv {path} {path}.foreign")
-    application = int.from_bytes(header[68:72], "big")
-    # A database whose creation was cut off has no application id yet, and its content is still in the WAL.
-    if application not in (0, APPLICATION_ID):
+    application = int.from_bytes(header[68:72], "big") or _application_in_wal(path)
+    if application != APPLICATION_ID:
         raise StateRefused(f"{path} belongs to another program (application_id {application:#x})")
     return True
+
+
+def _application_in_wal(path: Path) -> int:
+    """The application id of a database whose header has none: it may still be in the WAL.
+
+    A file without tables counts as ours: it is what a creation that was cut off leaves.
+    """
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        raise StateRefused(f"{path}: {error}", hint="look at it; nothing was changed") from error
+    finally:
+        connection.close()
+    return int(application) if application or tables else APPLICATION_ID
 
 
 def _refuse_lost(path: Path, aside: Path) -> None:

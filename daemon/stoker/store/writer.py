@@ -153,7 +153,8 @@ class Writer:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(self._reserve, flags, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+            if self._reserve_bytes:
+                os.posix_fallocate(descriptor, 0, self._reserve_bytes)
         except OSError:
             self._reserve.unlink(missing_ok=True)
             raise

@@ -1,0 +1,61 @@
+"""A daemon that is told nonsense, and the proof after each test that it felt nothing.
+
+Owns `shared`, the raw connection, and `untouched`: nothing was stored, and a client that was connected all the while is
+still served on its old connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+from tests.support.rpc import RawClient
+from tests.support.work import end_of, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+
+FRAME_TIMEOUT_MS = 300
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DaemonProcess]:
+    with DaemonProcess("[queues.small]\nmax_queued = 1\n", {"STOKER_RPC_FRAME_TIMEOUT_MS": str(FRAME_TIMEOUT_MS)}) as up:
+        yield up
+
+
+def stored(client: stoker.Client) -> tuple[Any, ...]:
+    """What a submit would change."""
+    status = client.status()
+    newest = client.list(limit=1)["jobs"]
+    return status["last_seq"], newest and newest[0]["id"], [queue["name"] for queue in status["queues"]]
+
+
+@pytest.fixture
+def bystander(shared: DaemonProcess) -> Iterator[stoker.Client]:
+    with shared.client() as client:
+        yield client
+
+
+@pytest.fixture
+def untouched(shared: DaemonProcess, bystander: stoker.Client) -> Iterator[None]:
+    before = stored(bystander)
+    connection = bystander._socket
+
+    yield
+
+    assert stored(bystander) == before, "something was stored"
+    assert bystander._socket is connection, "the bystander had to connect again"
+    assert end_of(bystander, submit(bystander, shell("exit 0"))) == ("succeeded", "exit")
+    assert shared.process is not None
+    assert shared.process.poll() is None
+
+
+@pytest.fixture
+def raw(shared: DaemonProcess) -> Iterator[RawClient]:
+    with RawClient(shared.socket) as connected:
+        yield connected

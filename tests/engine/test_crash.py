@@ -1,0 +1,279 @@
+"""Ends that nobody saw: kill -9 of the daemon, of launchers, of everything, and what is left behind.
+
+Owns the table of `on_orphan`, the poison guard, leaked workers, and the promise that a copied directory signals nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, state, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.work import Gate
+
+
+def launchers(client: stoker.Client) -> list[int]:
+    return [launcher["pid"] for launcher in client.status()["launchers"]]
+
+
+def recovery(client: stoker.Client) -> dict[str, Any]:
+    """What the last start found, once it is over."""
+    until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
+    return dict(client.status()["recovery"])
+
+
+# --- kill -9 of the daemon ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("on_orphan", "expected"), [("fail", ("failed", "orphaned")), ("hold", ("held", "orphaned"))])
+def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_its_job_ends_by_on_orphan(
+    daemon: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str]
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec(), on_orphan=on_orphan, max_attempts=5)
+        running(client, job)
+        pid = client.get(job)["pid"]
+    daemon.kill9()
+    assert alive(pid)
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == expected
+        assert not alive(pid)
+        assert client.get(job)["attempts"] == 1
+        assert recovery(client)["stopped"] == 1
+        assert daemon.events("job_orphaned" if on_orphan == "fail" else "job_held")
+
+
+def test_orphan_when_its_job_is_safe_then_it_runs_again_only_after_the_old_worker_is_gone(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    script = f"trap '' TERM; echo $$ >> {ledger}; read _ < {gate.path}; :"
+    with daemon.client() as client:
+        job = submit(client, shell(script), on_orphan="requeue", grace_ms=300)
+        until(lambda: lines(ledger), why="the first worker")
+    daemon.kill9()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        until(lambda: len(lines(ledger)) == 2, why="the second worker")
+        assert not alive(int(lines(ledger)[0]))
+        gate.open()
+        assert end_of(client, job) == ("succeeded", "exit")
+        found = client.get(job)
+        assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 1)
+
+
+def test_orphan_when_the_daemon_was_killed_under_load_then_every_unsafe_job_ran_at_most_once(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    with daemon.client() as client:
+        answers = client.submit_many(shell(f"echo $STOKER_JOB_ID >> {ledger}") for _ in range(300))  # type: ignore[misc]
+        ids = [answer["id"] for answer in answers]  # type: ignore[typeddict-item]
+        until(lambda: len(lines(ledger)) > 20, why="some runs")
+    daemon.kill9()
+    daemon.start()
+
+    with daemon.client() as client:
+        client.wait(*ids)
+        ran = lines(ledger)
+        ends = {job: end_of(client, job) for job in ids}
+
+    assert len(ran) == len(set(ran))
+    assert set(ends.values()) <= {("succeeded", "exit"), ("failed", "orphaned")}
+    assert {str(job) for job, end in ends.items() if end[0] == "succeeded"} <= set(ran)
+
+
+def test_poison_when_a_safe_job_has_ended_unseen_three_times_then_it_is_held(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec(), on_orphan="requeue", max_attempts=1)
+    for _ in range(3):
+        with daemon.client() as client:
+            running(client, job)
+        daemon.kill9()
+        daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("held", "poison")
+        found = client.get(job)
+        assert (found["attempts"], found["failures"], found["orphanings"]) == (3, 0, 3)
+        client.call("job.retry", {"id": job})
+        gate.open()
+        assert end_of(client, job) == ("succeeded", "exit")
+        assert client.get(job)["orphanings"] == 0
+
+
+def test_cancelled_orphan_when_the_daemon_was_killed_then_it_ends_cancelled_and_not_orphaned(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    script = f"trap '' TERM; echo > {said}; while :; do read _ < {gate.path}; done"
+    with daemon.client() as client:
+        job = submit(client, shell(script), grace_ms=1_000, on_orphan="requeue")
+        until(lambda: lines(said), why="the trap")
+        client.cancel(job)
+    daemon.kill9()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("cancelled", "user")
+
+
+# --- launchers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("failed", "orphaned")),
+        ({"on_orphan": "hold"}, ("held", "orphaned")),
+        ({"survive": True}, ("failed", "lost")),
+    ],
+)
+def test_launcher_when_killed_under_a_living_daemon_then_its_jobs_end_honestly_and_new_ones_run(
+    daemon: DaemonProcess, gate: Gate, options: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec(), **options)
+        running(client, job)
+        pid = client.get(job)["pid"]
+        (launcher,) = launchers(client)
+
+        kill9(launcher)
+
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+        if "survive" in options:
+            assert (state(client, job), alive(pid)) == ("running", True)
+            gate.open()
+        assert end_of(client, job) == expected
+        assert not alive(pid)
+        assert launchers(client) != [launcher]
+
+
+def test_launcher_when_killed_then_a_safe_job_runs_again(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec(), on_orphan="requeue")
+        running(client, job)
+
+        kill9(launchers(client)[0])
+
+        until(lambda: client.get(job)["attempts"] == 2, why="the second attempt")
+        gate.open()
+        assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_everything_when_killed_at_once_then_workers_left_are_found_by_their_environment_and_stopped(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    child = f"echo $$ >> {said}; read _ < {gate.path}"
+    with daemon.client() as client:
+        job = submit(client, shell(f"setsid sh -c '{child}' & {child}"))
+        until(lambda: len(lines(said)) == 2, why="the tree")
+        launcher = launchers(client)[0]
+    os.kill(launcher, signal.SIGSTOP)
+    daemon.kill9()
+    kill9(launcher)
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "orphaned")
+    assert [pid for pid in lines(said) if alive(int(pid))] == []
+
+
+def test_everything_when_killed_and_the_worker_is_gone_too_then_the_end_is_unseen(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec())
+        running(client, job)
+        pid, launcher = client.get(job)["pid"], launchers(client)[0]
+    daemon.kill9()
+    kill9(launcher)
+    kill9(pid)
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "orphaned")
+        assert recovery(client)["unseen"] == 1
+        assert [change["cause"] for change in changes(client, job)] == ["submitted", "dispatched", "ended"]
+
+
+# --- what is left behind ------------------------------------------------------------------------------------
+
+
+def test_leaked_worker_when_no_open_attempt_owns_it_then_the_next_start_stops_and_counts_it(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        instance = client.status()["instance"]
+    daemon.kill9()
+    marks = {"STOKER_INSTANCE": instance, "STOKER_RUN_ID": "77.1.0123456789abcdef"}
+    leaked = os.posix_spawn("/bin/sh", ["sh", "-c", f"read _ < {gate.path}"], {**marks, "PATH": os.environ["PATH"]})
+    until(lambda: b"STOKER_RUN_ID" in Path(f"/proc/{leaked}/environ").read_bytes(), why="its environment")
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert recovery(client)["swept"] == 1
+    assert not alive(leaked)
+    os.waitpid(leaked, 0)
+    assert daemon.events("worker_leaked")
+
+
+def test_strangers_when_they_carry_another_instance_then_nobody_signals_them(daemon: DaemonProcess, gate: Gate) -> None:
+    marks = {"STOKER_INSTANCE": "0123456789abcdef", "STOKER_RUN_ID": "1.1.0123456789abcdef"}
+    stranger = os.posix_spawn(
+        "/bin/sh", ["sh", "-c", f"read _ < {gate.path}; :"], {**marks, "PATH": os.environ["PATH"]}
+    )
+    daemon.kill9()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert recovery(client)["swept"] == 0
+    assert alive(stranger)
+    gate.open()
+    assert os.waitpid(stranger, 0)[1] == 0
+
+
+def test_copied_directory_when_a_daemon_starts_on_it_then_it_signals_nothing_and_holds_what_was_open(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec("exit 5"), survive=True)
+        running(client, job)
+        pid = client.get(job)["pid"]
+        instance = client.status()["instance"]
+    copy = DaemonProcess()
+    shutil.copytree(daemon.state_dir, copy.state_dir, ignore=shutil.ignore_patterns("*.sock"))
+    copy.state_dir.chmod(0o700)
+
+    with copy, copy.client() as client:
+        assert end_of(client, job) == ("held", "stuck")
+        assert client.status()["instance"] != instance
+        assert recovery(client)["stuck"] == 1
+        assert alive(pid)
+
+    with daemon.client() as client:
+        assert state(client, job) == "running"
+        gate.open()
+        assert end_of(client, job) == ("failed", "exit")
+        assert client.get(job)["exit_code"] == 5

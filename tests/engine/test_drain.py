@@ -1,0 +1,195 @@
+"""Ending on purpose: SIGTERM, `system.drain`, and what becomes of what runs.
+
+Owns the orderly end: nothing new starts, jobs get time, then the ladder; survivors are left unless asked for.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import Draining
+from tests.support.facts import until
+from tests.support.work import alive, changes, end_of, running, shell, submit
+
+if TYPE_CHECKING:
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+HURRIED = "[daemon]\ndrain_timeout_ms = 200\nmax_running = 2\n"
+
+
+@pytest.fixture
+def hurried(stopped_daemon: DaemonProcess) -> DaemonProcess:
+    """A daemon that gives running jobs 200 ms to end."""
+    stopped_daemon.config.write_text(HURRIED)
+    return stopped_daemon.start()
+
+
+def test_drain_when_a_job_ends_in_time_then_its_end_is_kept_and_the_daemon_exits_0(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec("exit 7"))
+        running(client, job)
+        daemon.signal(signal.SIGTERM)
+        until(lambda: client.status()["mode"] == "draining", why="the drain")
+
+        with pytest.raises(Draining):
+            submit(client, shell("exit 0"))
+        assert client.why(job)["code"] == "running"
+        gate.open()
+        assert daemon.wait() == 0
+
+    daemon.start()
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "exit")
+        assert client.get(job)["exit_code"] == 7
+
+
+def test_drain_when_jobs_are_queued_then_they_stay_queued_for_the_next_start(
+    hurried: DaemonProcess, gate: Gate
+) -> None:
+    with hurried.client() as client:
+        blockers = [submit(client, gate.spec(), survive=True) for _ in range(2)]
+        running(client, *blockers)
+        queued = submit(client, shell("exit 0"))
+    assert hurried.stop() == 0
+    gate.open()
+
+    hurried.start()
+
+    with hurried.client() as client:
+        assert end_of(client, queued) == ("succeeded", "exit")
+        assert len(client.history(queued)["attempts"]) == 1
+
+
+@pytest.mark.parametrize(("on_orphan", "expected"), [("fail", ("failed", "shutdown")), ("hold", ("held", "shutdown"))])
+def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_as_an_end_of_the_service(
+    hurried: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str]
+) -> None:
+    with hurried.client() as client:
+        job = submit(client, gate.spec(), on_orphan=on_orphan)
+        running(client, job)
+        pid = client.get(job)["pid"]
+
+    assert hurried.stop() == 0
+
+    assert not alive(pid)
+    hurried.start()
+    with hurried.client() as client:
+        assert end_of(client, job) == expected
+        found = client.get(job)
+        assert (found["failures"], found["orphanings"]) == (0, 0)
+
+
+def test_drain_when_a_safe_job_is_stopped_then_it_runs_again_uncharged_after_the_next_start(
+    hurried: DaemonProcess, gate: Gate
+) -> None:
+    with hurried.client() as client:
+        job = submit(client, gate.spec(), on_orphan="requeue")
+        running(client, job)
+    assert hurried.stop() == 0
+    gate.open()
+
+    hurried.start()
+
+    with hurried.client() as client:
+        assert end_of(client, job) == ("succeeded", "exit")
+        found = client.get(job)
+        assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 0)
+
+
+def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace(
+    hurried: DaemonProcess, gate: Gate
+) -> None:
+    with hurried.client() as client:
+        job = submit(client, shell(f"trap '' TERM; while :; do read _ < {gate.path}; done"), grace_ms=300)
+        running(client, job)
+        pid = client.get(job)["pid"]
+
+    assert hurried.stop() == 0
+
+    assert not alive(pid)
+
+
+def test_drain_when_a_job_survives_then_it_is_left_and_found_again(hurried: DaemonProcess, gate: Gate) -> None:
+    with hurried.client() as client:
+        job = submit(client, gate.spec("exit 9"), survive=True)
+        running(client, job)
+        pid = client.get(job)["pid"]
+
+    assert hurried.stop() == 0
+
+    assert alive(pid)
+    hurried.start()
+    with hurried.client() as client:
+        assert client.get(job)["pid"] == pid
+        gate.open()
+        assert end_of(client, job) == ("failed", "exit")
+        assert client.get(job)["exit_code"] == 9
+
+
+def test_drain_when_asked_to_stop_survivors_too_then_nothing_is_left_running(
+    hurried: DaemonProcess, gate: Gate
+) -> None:
+    with hurried.client() as client:
+        job = submit(client, gate.spec(), survive=True)
+        running(client, job)
+        pid = client.get(job)["pid"]
+        client.call("system.drain", {"stop": True})
+
+    assert hurried.wait() == 0
+
+    assert not alive(pid)
+    until(lambda: not list(hurried.processes()), why="the end of the launcher")
+    hurried.start()
+    with hurried.client() as client:
+        assert end_of(client, job) == ("failed", "shutdown")
+
+
+def test_drain_when_asked_twice_then_it_does_not_wait_for_jobs_any_longer(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec())
+        running(client, job)
+        daemon.signal(signal.SIGTERM)
+        until(lambda: client.status()["mode"] == "draining", why="the drain")
+
+    daemon.signal(signal.SIGTERM)
+
+    assert daemon.wait(timeout_s=20) == 0
+    daemon.start()
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "shutdown")
+
+
+def test_drain_when_clients_wait_or_watch_then_they_are_told_and_the_daemon_still_exits(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client, daemon.client() as watcher:
+        job = submit(client, gate.spec(), survive=True)
+        running(client, job)
+        stream = watcher.watch(after=0)
+        next(stream)
+
+        assert daemon.stop(timeout_s=20) == 0
+
+    gate.open()
+    daemon.start()
+    with daemon.client() as client:
+        assert end_of(client, job) == ("succeeded", "exit")
+        assert changes(client, job, "adopted") or client.history(job)["attempts"][0]["outcome"] == "exit"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_drain_when_nothing_runs_then_the_daemon_ends_at_once_and_leaves_no_process_and_no_socket(
+    daemon: DaemonProcess, signum: signal.Signals
+) -> None:
+    daemon.signal(signum)
+
+    assert daemon.wait(timeout_s=10) == 0
+
+    until(lambda: not list(daemon.processes()), why="the end of the launcher")
+    assert not daemon.socket.exists()

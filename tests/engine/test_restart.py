@@ -1,0 +1,224 @@
+"""Survivors: workers that live through the death of the daemon and are adopted by the next one.
+
+Owns what adoption keeps: the process, its start, its limits, its true exit code, also of ends that nobody was there
+to see.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.facts import until
+from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+ROUNDING_MS = 2  # between two clocks
+
+
+def test_survivor_when_the_daemon_is_killed_then_the_next_one_adopts_the_same_process(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec("exit 7"), survive=True)
+        running(client, job)
+        before = client.history(job)["attempts"][0]
+    daemon.kill9()
+    assert alive(before["pid"])
+
+    daemon.start()
+
+    with daemon.client() as client:
+        after = client.history(job)["attempts"][0]
+        assert (after["pid"], after["run_id"]) == (before["pid"], before["run_id"])
+        assert abs(after["started_at"] - before["started_at"]) <= ROUNDING_MS
+        assert after["adopted"] == 1
+        assert [change["cause"] for change in changes(client, job)] == ["submitted", "dispatched", "adopted"]
+        gate.open()
+        assert end_of(client, job) == ("failed", "exit")
+        assert client.get(job)["exit_code"] == 7
+        assert client.get(job)["attempts"] == 1
+
+
+@pytest.mark.parametrize("survive", [True, False])
+def test_worker_when_it_ends_while_no_daemon_runs_then_its_true_exit_code_is_kept(
+    daemon: DaemonProcess, gate: Gate, *, survive: bool
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec("exit 11"), survive=survive)
+        running(client, job)
+        pid = client.get(job)["pid"]
+    daemon.kill9()
+    gate.open()
+    until(lambda: not alive(pid), why="the end of the worker")
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "exit")
+        assert client.get(job)["exit_code"] == 11
+
+
+def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_as_its_spec_says(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec('[ "$STOKER_ATTEMPT" = 2 ]'), max_attempts=3, base_delay_ms=10)
+        running(client, job)
+        pid = client.get(job)["pid"]
+    daemon.kill9()
+    gate.open()
+    until(lambda: not alive(pid), why="the end of the worker")
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("succeeded", "exit")
+        assert (client.get(job)["attempts"], client.get(job)["failures"]) == (2, 1)
+
+
+def test_survivor_when_adopted_then_its_timeout_still_counts_from_its_start(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec(), survive=True, timeout_ms=1_500)
+        running(client, job)
+    daemon.kill9()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "timeout")
+        (attempt,) = client.history(job)["attempts"]
+        assert attempt["adopted"] == 1
+        assert 1_500 - 20 <= attempt["ended_at"] - attempt["started_at"] < 8_000
+
+
+def test_survivor_when_adopted_then_it_can_be_followed_and_cancelled(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        job = submit(client, shell(f"echo before; read _ < {gate.path}"), survive=True)
+        running(client, job)
+        pid = client.get(job)["pid"]
+    daemon.kill9()
+    daemon.start()
+
+    with daemon.client() as client, daemon.client() as reader:
+        log = reader.logs(job, follow=True)
+        assert next(log) == b"before\n"
+        client.cancel(job)
+
+        assert end_of(client, job) == ("cancelled", "user")
+        assert list(log) == []
+    assert not alive(pid)
+
+
+def test_survivor_when_the_daemon_dies_again_and_again_then_it_still_runs_once(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    with daemon.client() as client:
+        job = submit(client, gate.spec(), survive=True, args=["-c", f"echo run >> {ledger}; read _ < {gate.path}; :"])
+        running(client, job)
+    for _ in range(3):
+        daemon.kill9()
+        daemon.start()
+
+    with daemon.client() as client:
+        assert client.history(job)["attempts"][0]["adopted"] == 3
+        launchers = client.status()["launchers"]
+        assert sorted(launcher["running"] for launcher in launchers) == [0, 1], launchers
+        gate.open()
+        assert end_of(client, job) == ("succeeded", "exit")
+    assert lines(ledger) == ["run"]
+
+
+def test_survivors_when_they_hold_resources_and_slots_then_the_next_daemon_counts_them(
+    stopped_daemon: DaemonProcess, gate: Gate
+) -> None:
+    stopped_daemon.config.write_text("[daemon]\nmax_running = 2\n")
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        client.call("resource.set", {"name": "repo", "capacity": 1})
+        holder = submit(client, gate.spec(), survive=True, resources={"repo": 1})
+        running(client, holder)
+    stopped_daemon.kill9()
+
+    stopped_daemon.start()
+
+    with stopped_daemon.client() as client:
+        waits = submit(client, shell("exit 0"), resources={"repo": 1})
+        assert client.why(waits)["details"]["holders"] == [holder]
+        gate.open()
+        assert end_of(client, waits) == ("succeeded", "exit")
+
+
+def test_survive_when_settings_say_so_for_all_then_jobs_that_do_not_say_survive(
+    stopped_daemon: DaemonProcess, gate: Gate
+) -> None:
+    stopped_daemon.config.write_text("[recovery]\nsurvive = true\n")
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        job = submit(client, gate.spec())
+        running(client, job)
+    stopped_daemon.kill9()
+
+    stopped_daemon.start()
+
+    with stopped_daemon.client() as client:
+        gate.open()
+        assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_survivor_when_its_launcher_is_killed_too_then_it_is_adopted_and_its_end_counts_as_lost(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec(), survive=True)
+        running(client, job)
+        pid = client.get(job)["pid"]
+        launcher = client.status()["launchers"][0]["pid"]
+    daemon.kill9()
+    kill9(launcher)
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert (client.get(job)["state"], client.get(job)["pid"]) == ("running", pid)
+        gate.open()
+        assert end_of(client, job) == ("failed", "lost")
+
+
+def test_daemon_when_a_second_one_starts_on_the_same_directory_then_it_exits_75_and_names_the_first(
+    daemon: DaemonProcess,
+) -> None:
+    command = [str(daemon.programs / "stokerd"), "--state-dir", str(daemon.state_dir), "--socket"]
+
+    same = subprocess.run(
+        [*command, str(daemon.socket)], env=daemon.environ, capture_output=True, text=True, check=False
+    )
+    other = subprocess.run(
+        [*command, f"{daemon.socket}2"], env=daemon.environ, capture_output=True, text=True, check=False
+    )
+
+    assert (same.returncode, other.returncode) == (75, 75)
+    assert str(daemon.pid) in other.stderr
+    assert str(daemon.pid) in same.stderr
+    with daemon.client() as client:
+        assert client.call("system.health")["ok"]
+
+
+def test_daemon_when_a_second_one_has_another_directory_and_the_same_socket_then_it_exits_75(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    command = [str(daemon.programs / "stokerd"), "--state-dir", str(tmp_path / "state"), "--socket", str(daemon.socket)]
+
+    second = subprocess.run(command, env=daemon.environ, capture_output=True, text=True, check=False)
+
+    assert second.returncode == 75
+    with daemon.client() as client:
+        assert client.call("system.health")["ok"]

@@ -1,0 +1,294 @@
+"""What the engine may rely on, asked of every executor there is: the real launcher behind `LocalExecutor`, and
+`InProcessExecutor`.
+
+Owns the one list of promises (executors/base.py). An executor that joins gets a `Bench` here and passes the same tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.config import Config
+from stoker.core.model import Attempt, ExecutionMode, OutcomeKind, State
+from stoker.executors.base import Began, Delivered, Ended, Executor, Report, Start
+from stoker.executors.environment import Surroundings
+from stoker.executors.in_process import HANDLERS, Call, InProcessExecutor
+from stoker.executors.leaves import Leaves
+from stoker.executors.local import LocalExecutor
+from stoker.process.messages import RunState
+from stoker.telemetry import otel
+from tests.support import jobs
+from tests.support.facts import until_async
+from tests.support.instance import LauncherHost
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+GRACE_MS = 2_000
+PATH = {"PATH": "/usr/bin:/bin"}
+
+
+class Bench:
+    """An executor, the work it is given, and everything that it reported."""
+
+    mode: ExecutionMode
+    works: dict[str, dict[str, Any]]  # ok, fail, stay: what a spec says to get that
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.executor: Executor
+        self._jobs = 0
+
+    def hear(self, reports: Sequence[Report]) -> None:
+        self.reports += reports
+
+    def order(self, work: str, launcher: str | None = None) -> Start:
+        """A new job's first attempt, as the dispatcher would open it."""
+        self._jobs += 1
+        spec = jobs.spec(execution_mode=self.mode, grace_ms=GRACE_MS, env=PATH, **self.works[work])
+        job = jobs.job(State.RUNNING, asked=spec, id=self._jobs, attempts=1)
+        named = launcher or self.executor.launcher
+        assert named is not None
+        run_id = f"{job.id}.1.{secrets.token_hex(8)}"
+        return Start(job, Attempt(run_id=run_id, job_id=job.id, ordinal=1, launcher=named, created_at=1))
+
+    def begin(self, work: str) -> str:
+        start = self.order(work)
+        self.executor.start([start])
+        return start.attempt.run_id
+
+    def about(self, run_id: str, kind: type[Any]) -> list[Any]:
+        return [report for report in self.reports if isinstance(report, kind) and report.run_id == run_id]
+
+    async def told(self, run_id: str, kind: type[Any]) -> Any:
+        """The first report of that kind about this run."""
+        return (await until_async(lambda: self.about(run_id, kind), why=f"{kind.__name__} of {run_id}"))[0]
+
+    async def settled(self) -> None:
+        """A run from start to end later, nothing of before can still be under way."""
+        await self.told(self.begin("ok"), Ended)
+
+
+class LocalBench(Bench):
+    mode = ExecutionMode.SUBPROCESS
+
+    def __init__(self, host: LauncherHost) -> None:
+        super().__init__()
+        self.works = {
+            "ok": {"command": "/bin/true"},
+            "fail": {"command": "/bin/false"},
+            "stay": {"command": "/bin/sh", "args": ("-c", f"read _ < {host.never}")},
+        }
+        around = Surroundings(
+            state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=1, base=PATH,
+            telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
+        )  # fmt: skip
+        self.local = LocalExecutor(around, self.hear, lambda: None, stuck_ms=5_000)
+        self.executor = self.local
+
+
+class InProcessBench(Bench):
+    mode = ExecutionMode.IN_PROCESS
+    works = {name: {"command": f"conformance.{name}"} for name in ("ok", "fail", "stay")}  # noqa: RUF012 - never changed
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.executor = InProcessExecutor(self.hear)
+
+
+async def ok(_call: Call) -> None:
+    await asyncio.sleep(0)
+
+
+async def fail(_call: Call) -> None:
+    raise ValueError("on purpose")
+
+
+async def stay(_call: Call) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture(params=["local", "in_process"])
+async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    if request.param == "in_process":
+        for handler in (ok, fail, stay):
+            monkeypatch.setitem(HANDLERS, f"conformance.{handler.__name__}", handler)
+        inside = InProcessBench()
+        yield inside
+        await inside.executor.close()  # type: ignore[attr-defined]
+        return
+    async with _local() as bench:
+        yield bench
+
+
+@pytest.fixture
+async def local() -> AsyncIterator[LocalBench]:
+    async with _local() as bench:
+        yield bench
+
+
+class _local:  # noqa: N801 - used as a function
+    """A launcher of its own, gone at the end with everything it started."""
+
+    async def __aenter__(self) -> LocalBench:
+        self._host = LauncherHost()
+        self._bench = LocalBench(self._host)
+        await self._bench.local.begin_generation()
+        return self._bench
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._bench.local.close()
+        await self._host.end()
+
+
+async def test_start_when_the_work_is_done_then_it_began_and_ended_once_in_that_order(bench: Bench) -> None:
+    run = bench.begin("ok")
+
+    ended = await bench.told(run, Ended)
+
+    assert (ended.outcome.kind, ended.outcome.exit_code, ended.outcome.stopped) == (OutcomeKind.EXIT, 0, False)
+    assert ended.outcome.ended_at > 0
+    await bench.settled()
+    assert [type(report) for report in bench.reports if report.run_id == run] == [Began, Ended]  # type: ignore[union-attr]
+
+
+async def test_start_when_the_work_fails_then_the_outcome_is_no_success(bench: Bench) -> None:
+    ended = await bench.told(bench.begin("fail"), Ended)
+
+    assert ended.outcome.exit_code != 0
+    assert ended.outcome.kind in (OutcomeKind.EXIT, OutcomeKind.EXCEPTION)
+    assert not ended.outcome.stopped
+
+
+async def test_start_when_many_come_at_once_then_each_ends_exactly_once(bench: Bench) -> None:
+    starts = [bench.order("ok") for _ in range(50)]
+
+    bench.executor.start(starts)
+
+    for start in starts:
+        await bench.told(start.attempt.run_id, Ended)
+    await bench.settled()
+    assert all(len(bench.about(start.attempt.run_id, Ended)) == 1 for start in starts)
+
+
+async def test_stop_when_the_work_goes_on_then_it_is_delivered_and_the_end_says_stopped(bench: Bench) -> None:
+    run = bench.begin("stay")
+    await bench.told(run, Began)
+
+    bench.executor.stop(run, GRACE_MS)
+
+    assert (await bench.told(run, Ended)).outcome.stopped
+    await bench.settled()
+    assert {report.delivered for report in bench.about(run, Delivered)} <= {True}
+    assert len(bench.about(run, Ended)) == 1
+
+
+async def test_stop_when_it_comes_at_once_after_the_start_then_the_work_still_ends_once(bench: Bench) -> None:
+    run = bench.begin("stay")
+
+    bench.executor.stop(run, GRACE_MS)
+
+    await bench.told(run, Ended)
+    await bench.settled()
+    assert len(bench.about(run, Ended)) == 1
+
+
+async def test_stop_when_asked_twice_then_there_is_one_end(bench: Bench) -> None:
+    run = bench.begin("stay")
+    await bench.told(run, Began)
+
+    bench.executor.stop(run, GRACE_MS)
+    bench.executor.stop(run, GRACE_MS)
+
+    await bench.told(run, Ended)
+    await bench.settled()
+    assert len(bench.about(run, Ended)) == 1
+
+
+async def test_stop_when_the_work_has_ended_then_the_exit_stands_and_nothing_was_delivered(bench: Bench) -> None:
+    run = bench.begin("ok")
+    ended = await bench.told(run, Ended)
+
+    bench.executor.stop(run, GRACE_MS)
+
+    await bench.settled()
+    assert not ended.outcome.stopped
+    assert bench.about(run, Ended) == [ended]
+    assert not any(report.delivered for report in bench.about(run, Delivered))
+
+
+async def test_stop_when_one_of_two_is_meant_then_the_other_goes_on(bench: Bench) -> None:
+    one, other = bench.begin("stay"), bench.begin("stay")
+    await bench.told(one, Began)
+    await bench.told(other, Began)
+
+    bench.executor.stop(one, GRACE_MS)
+
+    await bench.told(one, Ended)
+    await bench.settled()
+    assert not bench.about(other, Ended)
+
+
+@pytest.mark.parametrize("call", ["stop", "signal", "acknowledge"])
+async def test_unknown_run_when_anything_is_asked_of_it_then_nothing_happens_to_others(bench: Bench, call: str) -> None:
+    run = bench.begin("stay")
+    await bench.told(run, Began)
+    unknown = "4711.1.0123456789abcdef"
+
+    match call:
+        case "stop":
+            bench.executor.stop(unknown, GRACE_MS)
+        case "signal":
+            bench.executor.signal(unknown, 15)
+        case _:
+            bench.executor.acknowledge([unknown])
+
+    await bench.settled()
+    assert not bench.about(run, Ended)
+    assert not any(report.delivered for report in bench.about(unknown, Delivered))
+    assert not bench.about(unknown, Ended)
+
+
+async def test_acknowledge_when_repeated_then_it_is_harmless(bench: Bench) -> None:
+    run = bench.begin("ok")
+    await bench.told(run, Ended)
+
+    bench.executor.acknowledge([run])
+    bench.executor.acknowledge([run, run])
+
+    await bench.settled()
+    assert len(bench.about(run, Ended)) == 1
+
+
+async def test_launcher_when_asked_then_attempts_have_somebody_to_name(bench: Bench) -> None:
+    assert bench.executor.launcher
+
+
+# --- where outcomes are kept: the launcher ------------------------------------------------------------------
+
+
+async def test_outcome_when_not_acknowledged_then_it_is_kept_and_afterwards_forgotten(local: LocalBench) -> None:
+    run = local.begin("fail")
+    await local.told(run, Ended)
+    (client,) = local.local.clients
+
+    kept = {held.run_id: held.state for held in await client.list_runs([run])}
+    local.executor.acknowledge([run])
+    forgotten = {held.run_id: held.state for held in await client.list_runs([run])}
+
+    assert kept == {run: RunState.ENDED}
+    assert forgotten == {run: RunState.UNKNOWN}
+
+
+async def test_start_when_the_launcher_it_names_is_not_there_then_it_never_started(local: LocalBench) -> None:
+    start = local.order("ok", launcher="1-00000000")
+
+    local.executor.start([start])
+
+    ended = await local.told(start.attempt.run_id, Ended)
+    assert ended.outcome.kind is OutcomeKind.NEVER_STARTED
+    assert not local.about(start.attempt.run_id, Began)
