@@ -210,7 +210,8 @@ class Daemon:
         if self._opened is not None:
             await self._close_state(self._opened)
         if self._lock is not None:
-            self._address.unlink(missing_ok=True)  # ours as long as the lock is
+            if self._server is not None:  # else whatever is there is not ours
+                self._address.unlink(missing_ok=True)
             os.close(self._lock)
         self._notifier.close()
         log(LogEvent.DAEMON_STOPPED)
@@ -258,7 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _refuse(error: StokerError) -> int:
     """Say on stderr what is wrong, as log line and for people."""
     log(LogEvent.DAEMON_FAILED, error=error, code=error.code, hint=error.hint)
-    for problem in error.details.get("errors", [error.message]):
+    problems = error.details.get("errors", ())
+    for problem in problems if len(problems) > 1 else (error.message,):
         sys.stderr.write(f"stokerd: {problem}\n")
     if error.hint:
         sys.stderr.write(f"hint: {error.hint}\n")

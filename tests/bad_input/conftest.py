@@ -24,8 +24,8 @@ FRAME_TIMEOUT_MS = 300
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[DaemonProcess]:
-    with DaemonProcess("[queues.small]\nmax_queued = 1\n", {"STOKER_RPC_FRAME_TIMEOUT_MS": str(FRAME_TIMEOUT_MS)}) as up:
-        yield up
+    with DaemonProcess("", {"STOKER_RPC_FRAME_TIMEOUT_MS": str(FRAME_TIMEOUT_MS)}) as running:
+        yield running
 
 
 def stored(client: stoker.Client) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """Ends that nobody saw: kill -9 of the daemon, of launchers, of everything, and what is left behind.
 
-Owns the table of `on_orphan`, the poison guard, leaked workers, and the promise that a copied directory signals nothing.
+Owns the table of `on_orphan`, the poison guard, leaked workers, and the promise that in a copied directory nothing is
+signalled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, state, submit
+from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
     import stoker
@@ -82,8 +83,8 @@ def test_orphan_when_the_daemon_was_killed_under_load_then_every_unsafe_job_ran_
 ) -> None:
     ledger = tmp_path / "ledger"
     with daemon.client() as client:
-        answers = client.submit_many(shell(f"echo $STOKER_JOB_ID >> {ledger}") for _ in range(300))  # type: ignore[misc]
-        ids = [answer["id"] for answer in answers]  # type: ignore[typeddict-item]
+        answers = submit_many(client, shell(f"echo $STOKER_JOB_ID >> {ledger}") for _ in range(300))
+        ids = [answer["id"] for answer in answers]
         until(lambda: len(lines(ledger)) > 20, why="some runs")
     daemon.kill9()
     daemon.start()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
 
-SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n"
+SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n[queues.once]\n"
 OK = shell("exit 0")
 HOUR_MS = 3_600_000
 
@@ -118,10 +118,17 @@ def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry
     assert attempt["ended_at"] >= deadline
 
 
-def test_deadline_when_the_job_waits_for_a_retry_then_it_fails(client: stoker.Client) -> None:
-    job = submit(client, shell("exit 1"), deadline=now_ms() + 60_000, max_attempts=3, base_delay_ms=50)
+def test_deadline_when_the_job_was_tried_and_waits_then_it_fails_and_does_not_expire(
+    client: stoker.Client, gate: Gate
+) -> None:
+    job = submit(client, gate.spec("exit 1"), deadline=now_ms() + 1_000, max_attempts=2, base_delay_ms=1, queue="once")
+    running(client, job)
+    client.call("queue.pause", {"name": "once"})
+    gate.open()
 
-    assert end_of(client, job) == ("failed", "exit")
+    assert end_of(client, job) == ("failed", "deadline")
+
+    assert client.get(job)["attempts"] == 1
 
 
 def test_deadline_when_it_has_passed_then_the_submit_is_refused(client: stoker.Client) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams, QueueFull, QueueNotFound
 from tests.support.facts import until
-from tests.support.work import by_start, changes, end_of, running, shell, state, submit
+from tests.support.work import by_start, changes, end_of, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
     import stoker
@@ -144,7 +144,7 @@ def test_max_queued_when_a_batch_is_larger_than_the_room_then_each_job_has_its_o
     client.call("queue.set", {"name": "tight", "max_queued": 2})
     client.call("queue.pause", {"name": "tight"})
 
-    answers = client.submit_many([{"command": "true", "queue": "tight"}] * 4)
+    answers = submit_many(client, [{"command": "true", "queue": "tight"}] * 4)
 
     assert [("error" in answer) for answer in answers] == [False, False, True, True]
     assert {answer["error"]["data"]["code"] for answer in answers if "error" in answer} == {"queue_full"}
@@ -155,10 +155,10 @@ def test_max_queued_when_the_batch_is_atomic_then_nothing_of_it_is_stored(client
     client.call("queue.pause", {"name": "exact"})
 
     with pytest.raises(QueueFull):
-        client.submit_many([{"command": "true", "queue": "exact"}] * 3, atomic=True)
+        submit_many(client, [{"command": "true", "queue": "exact"}] * 3, atomic=True)
 
     assert queue(client, "exact")["queued"] == 0
-    assert len(client.submit_many([{"command": "true", "queue": "exact"}] * 2, atomic=True)) == 2
+    assert len(submit_many(client, [{"command": "true", "queue": "exact"}] * 2, atomic=True)) == 2
 
 
 def test_defaults_when_the_queue_has_some_then_they_fill_what_the_job_leaves_open(client: stoker.Client) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams, ResourceNotFound
 from tests.support.facts import until
-from tests.support.work import Gate, end_of, running, shell, state, submit
+from tests.support.work import Gate, end_of, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,7 +158,7 @@ def test_resource_when_hundreds_of_jobs_lack_it_then_one_behind_them_all_still_s
     capacity(client, rare=1)
     holder = submit(client, gate.spec(), resources={"rare": 1})
     running(client, holder)
-    stuck = client.submit_many([{"command": "true", "resources": {"rare": 1}}] * 1_100)
+    stuck = submit_many(client, [{"command": "true", "resources": {"rare": 1}}] * 1_100)
 
     last = submit(client, TRUE)
 

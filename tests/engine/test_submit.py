@@ -13,7 +13,7 @@ import pytest
 
 from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueNotFound
 from tests.support.rpc import RawClient, request
-from tests.support.work import end_of, lines, shell, submit
+from tests.support.work import end_of, lines, shell, submit, submit_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,7 +113,7 @@ def test_key_when_the_daemon_was_killed_meanwhile_then_it_is_remembered(daemon: 
 def test_key_when_it_stands_twice_in_one_batch_then_one_job_is_stored(client: stoker.Client) -> None:
     spec = shell("exit 0", idempotency_key="batch/1")
 
-    first, second, conflict = client.submit_many([spec, spec, {**spec, "priority": 1}])
+    first, second, conflict = submit_many(client, [spec, spec, {**spec, "priority": 1}])
 
     assert first["id"] == second["id"]
     assert (first["existing"], second["existing"]) == (False, True)
@@ -143,12 +143,12 @@ def test_key_when_many_clients_send_it_at_once_then_one_job_is_stored(shared: Da
 
 
 def test_batch_when_some_jobs_are_wrong_then_each_has_its_own_answer(client: stoker.Client) -> None:
-    answers = client.submit_many([OK, {"command": "/nowhere/at/all"}, {**OK, "queue": "nowhere"}, OK])  # type: ignore[list-item]
+    answers = submit_many(client, [OK, {"command": "/nowhere/at/all"}, {**OK, "queue": "nowhere"}, OK])
 
     codes = [answer["error"]["data"]["code"] if "error" in answer else "ok" for answer in answers]
     assert codes == ["ok", "invalid_params", "queue_not_found", "ok"]
-    assert answers[1]["error"]["data"]["path"] == "jobs[1].command"  # type: ignore[typeddict-item]
-    assert answers[2]["error"]["data"]["path"] == "jobs[2].queue"  # type: ignore[typeddict-item]
+    assert answers[1]["error"]["data"]["path"] == "jobs[1].command"
+    assert answers[2]["error"]["data"]["path"] == "jobs[2].queue"
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_batch_when_it_is_atomic_and_one_job_is_wrong_then_nothing_is_stored(
     before = stored(client)
 
     with pytest.raises(error) as refused:
-        client.submit_many([OK, wrong, OK], atomic=True)  # type: ignore[list-item]
+        submit_many(client, [OK, wrong, OK], atomic=True)
 
-    assert refused.value.details["path"].startswith("jobs[1].")  # type: ignore[attr-defined]
+    assert refused.value.details["path"].startswith("jobs[1].")
     assert stored(client) == before
 
 
@@ -176,7 +176,7 @@ def test_batch_when_it_is_atomic_and_a_key_stands_twice_then_nothing_is_stored(c
     spec = shell("exit 0", idempotency_key="atomic/1")
 
     with pytest.raises(InvalidParams):
-        client.submit_many([spec, spec], atomic=True)
+        submit_many(client, [spec, spec], atomic=True)
 
     assert stored(client) == before
 
@@ -184,8 +184,8 @@ def test_batch_when_it_is_atomic_and_a_key_stands_twice_then_nothing_is_stored(c
 def test_batch_when_it_is_atomic_and_known_then_it_gives_the_same_jobs(client: stoker.Client) -> None:
     specs = [shell("exit 0", idempotency_key=f"atomic/again/{number}") for number in range(3)]
 
-    first = client.submit_many(specs, atomic=True)
-    second = client.submit_many(specs, atomic=True)
+    first = submit_many(client, specs, atomic=True)
+    second = submit_many(client, specs, atomic=True)
 
     assert [answer["id"] for answer in second] == [answer["id"] for answer in first]
     assert {answer["existing"] for answer in second} == {True}

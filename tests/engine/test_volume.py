@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.support.work import lines, shell
+from tests.support.work import lines, shell, submit_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def test_thousand_jobs_when_spread_over_queues_then_each_runs_exactly_once(
         for number in range(JOBS)
     ]  # fmt: skip
 
-    ids = [answer["id"] for answer in client.submit_many(specs)]  # type: ignore[typeddict-item, arg-type]
+    ids = [answer["id"] for answer in submit_many(client, specs)]
     ends = client.wait(*ids)
 
     assert len(set(ids)) == JOBS

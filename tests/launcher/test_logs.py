@@ -235,6 +235,7 @@ async def test_shelf_when_the_launcher_was_held_up_then_nothing_is_handed_on(hos
     client = await host.start()
     first, second = host.order("/bin/true"), host.order("echo", "second")
     inode = await settle(host, client, first)
+    kept = os.open(first.log, os.O_PATH)  # holds no lease up, but keeps the number from being given to a new file
     os.kill(client.facts.pid, signal.SIGSTOP)
     pause_over = asyncio.Event()
     asyncio.get_running_loop().call_later(1.2, pause_over.set)  # longer than anything may lie on the shelf
@@ -246,6 +247,7 @@ async def test_shelf_when_the_launcher_was_held_up_then_nothing_is_handed_on(hos
     await host.heard(Exited, second)
 
     assert Path(second.log).stat().st_ino != inode
+    os.close(kept)
 
 
 async def test_shelf_when_it_hands_on_then_the_new_owner_keeps_no_lease(host: LauncherHost) -> None:

@@ -52,7 +52,7 @@ async def test_sweep_when_a_tree_is_orphaned_then_sigterm_ends_it_and_nothing_is
 
 
 async def test_sweep_when_it_heeds_sigterm_then_it_may_clean_up_first(host: LauncherHost) -> None:
-    order = host.shell("trap 'echo cleaned; exit' TERM; echo up; while :; do sh -c 'read _ < $0' $0; done")
+    order = host.shell("trap 'echo cleaned; exit' TERM; sh -c 'echo up; read _ < $0' $0 & wait")
     await orphan(host, order, "up")
 
     await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
@@ -136,8 +136,8 @@ async def test_sweep_when_the_main_process_shows_nothing_then_its_identity_prove
 
 
 async def test_sweep_when_it_forks_meanwhile_then_what_it_forked_is_swept_too(host: LauncherHost) -> None:
-    order = host.shell("trap 'setsid sh -c \"trap : TERM; read _ < $0\" $0 & exit' TERM; echo up; "
-                       "while :; do sh -c 'read _ < $0' $0; done")  # fmt: skip
+    order = host.shell("trap 'setsid sh -c \"trap : TERM; read _ < $0\" $0 & exit' TERM; "
+                       "sh -c 'echo up; read _ < $0' $0 & wait")  # fmt: skip
     await orphan(host, order, "up")
 
     result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
@@ -189,7 +189,7 @@ async def test_await_end_when_the_process_is_not_ours_then_it_returns_at_once(ho
 
 async def test_ladder_when_the_tree_heeds_sigterm_then_sigkill_is_never_said(host: LauncherHost) -> None:
     client = await host.start()
-    order = host.shell("trap 'echo cleaned; exit 3' TERM; echo up; while :; do sh -c 'read _ < $0' $0; done")
+    order = host.shell("trap 'echo cleaned; exit 3' TERM; sh -c 'echo up; read _ < $0' $0 & wait")
     await host.running(client, order, "up")
     ladder = Ladder(client, order.run_id, LONG_MS)
 

@@ -28,9 +28,9 @@ def content(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def sqlite_file(path: Path, application_id: int, user_version: int = 0) -> None:
+def sqlite_file(path: Path, application_id: int, user_version: int = 0, *, wal: bool = False) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        if application_id == APPLICATION_ID:
+        if wal:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {application_id}")
         connection.execute(f"PRAGMA user_version = {user_version}")
@@ -89,9 +89,10 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
     "cut short": lambda path: path.write_bytes(b"SQLite for"),
     "another application": lambda path: sqlite_file(path, 0x0F055112),
     "another application without an id": lambda path: sqlite_file(path, 0),
+    "another application without an id, with a WAL": lambda path: sqlite_file(path, 0, wal=True),
     "another application without an id, versioned": lambda path: sqlite_file(path, 0, user_version=1),
     "a directory": lambda path: path.mkdir(),
-    "a newer schema": lambda path: sqlite_file(path, APPLICATION_ID, user_version=9_999),
+    "a newer schema": lambda path: sqlite_file(path, APPLICATION_ID, user_version=9_999, wal=True),
     "only a header": lambda path: path.write_bytes(b"SQLite format 3\x00"),
     "a damaged page": lambda path: path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 8_000),
 }

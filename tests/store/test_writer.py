@@ -387,15 +387,17 @@ async def test_open_when_there_is_no_room_for_the_reserve_then_the_writer_says_t
     assert not disk_directory.reserve.exists()
 
 
+@pytest.mark.parametrize("pages_left", [0, 1, 8, 9])  # 8: room for the index of the WAL, not for the WAL
 async def test_open_when_the_daemon_died_on_a_full_disk_then_it_starts_again_by_its_reserve(
-    disk_directory: StateDirectory, open_at: Open
+    disk_directory: StateDirectory, open_at: Open, pages_left: int
 ) -> None:
     """Otherwise nobody could record what became of the workers until somebody made room."""
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
     await state.writer.close()
     await state.reader.close()
     disk_directory.unlock()
-    fill(disk_directory.root)
+    ballast = fill(disk_directory.root)
+    os.truncate(ballast, ballast.stat().st_size - 4096 * pages_left)
 
     again = await open_at(disk_directory, reserve_bytes=RESERVE)
 

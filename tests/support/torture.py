@@ -41,14 +41,14 @@ MOST_LIVE = 24
 def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
     """One job of the mix: every policy, short and long, failing, retried, hanging, forking, daemonising, stubborn."""
     on_orphan, survive = dice.choice(POLICIES)
-    common = {"on_orphan": on_orphan, "survive": survive, "max_orphanings": 1000, "grace_ms": dice.choice([100, 400])}
+    common: dict[str, Any] = {"on_orphan": on_orphan, "survive": survive, "max_orphanings": 1000, "grace_ms": dice.choice([100, 400])}
     lasts_s = dice.choice([0, 0, 0, 0.02, 0.1, 0.3, 1.0])
     kind = dice.choice(["plain", "plain", "plain", "fails", "retried", "hangs", "fork", "daemonise", "stubborn"])
     match kind:
         case "fails":
             return ledger.spec(key, lasts_s=lasts_s, code=dice.randrange(1, 200), **common)
         case "retried":
-            more = {"max_attempts": 3, "base_delay_ms": dice.choice([1, 50]), "max_delay_ms": 100}
+            more: dict[str, Any] = {"max_attempts": 3, "base_delay_ms": dice.choice([1, 50]), "max_delay_ms": 100}
             return ledger.spec(key, lasts_s=lasts_s / 4, code=7, **common, **more)
         case "hangs":
             return ledger.spec(key, lasts_s=30, timeout_ms=dice.choice([50, 300, 800]), **common)

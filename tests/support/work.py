@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.facts import until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import stoker
@@ -52,6 +53,15 @@ def submit(client: stoker.Client, spec: dict[str, Any], **options: Any) -> int:
     """The id of a job that must be accepted."""
     job: int = client.call("job.submit", {**spec, **options})["id"]
     return job
+
+
+def submit_many(
+    client: stoker.Client, specs: Iterable[dict[str, Any]], *, atomic: bool = False
+) -> list[dict[str, Any]]:
+    """One answer a job, in the order sent."""
+    asked: Any = specs
+    answers: Any = client.submit_many(asked, atomic=atomic)
+    return list(answers)
 
 
 def state(client: stoker.Client, job: int) -> str:

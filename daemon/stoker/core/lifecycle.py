@@ -96,10 +96,18 @@ def _close(attempt: Attempt, event: ev.Ended, now: Now) -> Attempt:
 
 
 def _ended_while_held(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Step:
-    """A stuck attempt turned out to be over: a person still decides, but nothing is in their way now."""
+    """A stuck attempt turned out to be over: a person still decides, unless one had cancelled it."""
     assert attempt is not None, "only a held job with an open attempt gets an end"
     known = replace(job, pid=None, exit_code=event.outcome.exit_code, signal=event.outcome.signal)
-    return Step(known, _close(attempt, event, now), (ev.Settled(attempt.run_id),))
+    after = _unless_cancelled(known, attempt, now)
+    return Step(after.job, _close(attempt, event, now), (ev.Settled(attempt.run_id), *after.effects))
+
+
+def _unless_cancelled(job: Job, attempt: Attempt, now: Now) -> Step:
+    """The held job as it is, or its end where a cancel had been wanted: a cancel outlives whatever comes between."""
+    if attempt.stop_reason is StopReason.CANCEL:
+        return end(job, State.CANCELLED, Reason.USER, now)
+    return Step(job)
 
 
 def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> Step:
@@ -107,7 +115,8 @@ def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> 
     assert attempt is not None, "a running job has an open attempt"
     outcome = Outcome(kind=OutcomeKind.NEVER_STARTED, error=event.why, ended_at=now.wall)
     closed = replace(attempt, outcome=outcome, ended_at=now.wall)
-    return Step(replace(job, state=State.HELD, reason=Reason.LOST), closed, (ev.Settled(attempt.run_id),))
+    after = _unless_cancelled(replace(job, state=State.HELD, reason=Reason.LOST), attempt, now)
+    return Step(after.job, closed, (ev.Settled(attempt.run_id), *after.effects))
 
 
 def _adopt(job: Job, attempt: Attempt | None, _event: ev.Adopted, _now: Now) -> Step:

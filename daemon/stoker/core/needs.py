@@ -15,11 +15,9 @@ def need_met(on: NeedOn, needed: Job) -> bool | None:
     """True: met. False: can never be met. None: still open."""
     if not needed.final:
         return None
-    match on:
-        case NeedOn.ANY:
-            return True
-        case NeedOn.FAILED:
-            return needed.state in _FAILED
-        case NeedOn.OK:
-            by_hand = needed.state is State.SKIPPED and needed.reason is not Reason.DEPENDENCY
-            return needed.state is State.SUCCEEDED or by_hand
+    if on is NeedOn.ANY:
+        return True
+    if on is NeedOn.FAILED:
+        return needed.state in _FAILED
+    by_hand = needed.state is State.SKIPPED and needed.reason is not Reason.DEPENDENCY
+    return needed.state is State.SUCCEEDED or by_hand

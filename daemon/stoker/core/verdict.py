@@ -89,12 +89,10 @@ def _unseen_reason(attempt: Attempt, stop: StopReason | None) -> Reason:
 def _unseen(job: Job, reason: Reason) -> Verdict:
     """Nobody saw how it ended: the job's own `on_orphan` decides; a stop of the service is not charged."""
     charge = 0 if reason is Reason.SHUTDOWN else 1
-    match job.spec.on_orphan:
-        case OnOrphan.FAIL:
-            return Verdict(State.FAILED, reason, orphaning=charge)
-        case OnOrphan.HOLD:
-            return Verdict(State.HELD, reason, orphaning=charge)
-        case OnOrphan.REQUEUE:
-            if charge and job.orphanings + charge >= job.spec.max_orphanings:
-                return Verdict(State.HELD, Reason.POISON, orphaning=charge)
-            return Verdict(State.QUEUED, orphaning=charge)
+    if job.spec.on_orphan is OnOrphan.FAIL:
+        return Verdict(State.FAILED, reason, orphaning=charge)
+    if job.spec.on_orphan is OnOrphan.HOLD:
+        return Verdict(State.HELD, reason, orphaning=charge)
+    if charge and job.orphanings + charge >= job.spec.max_orphanings:
+        return Verdict(State.HELD, Reason.POISON, orphaning=charge)
+    return Verdict(State.QUEUED, orphaning=charge)

@@ -119,18 +119,18 @@ def _judge(attempt: Attempt, pids: Sequence[int]) -> Finding:
             return finding(Fact.ORPHANED, f"pid {attempt.identity.pid} is proven to be its worker")
         if verdict is identities.Verdict.UNPROVABLE:
             return finding(Fact.UNPROVABLE, f"nobody can prove whose process pid {attempt.identity.pid} is")
-    main = attempt.identity or _oldest(pids)
-    if pids and main is not None:
-        return finding(Fact.ORPHANED, f"processes {', '.join(map(str, pids))} carry its run id", main)
+    living = {pid: stat for pid in pids if (stat := identities.read_stat(pid)) and not stat.ended}
+    if living:
+        main = attempt.identity or _leader(living)
+        return finding(Fact.ORPHANED, f"processes {', '.join(map(str, living))} carry its run id", main)
     return finding(Fact.GONE, "its launcher is dead and no process of it is left")
 
 
-def _oldest(pids: Sequence[int]) -> Identity | None:
-    """The process that began first: the main one, whose identity may not have reached the disk in time."""
-    stats = [(stat.start_ticks, pid) for pid in pids if (stat := identities.read_stat(pid)) and not stat.ended]
-    if not stats:
+def _leader(living: Mapping[int, identities.Stat]) -> Identity | None:
+    """The main process, whose identity may not have reached the disk in time: it began first, and leads its session."""
+    pid, stat = min(living.items(), key=lambda item: (item[1].start_ticks, item[0]))
+    if stat.session != pid:
         return None
-    start_ticks, pid = min(stats)
     return Identity(
-        pid=pid, start_ticks=start_ticks, boot_id=identities.boot_id(), pid_namespace=identities.pid_namespace()
+        pid=pid, start_ticks=stat.start_ticks, boot_id=identities.boot_id(), pid_namespace=identities.pid_namespace()
     )

@@ -158,7 +158,7 @@ class RecoveryService:
                 self._hear_again(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None
-                self._local.own_orphan(run_id, finding.identity, adopt=adopt)
+                self._local.own_orphan(run_id, finding.identity, run.job.spec.grace_ms, adopt=adopt)
         ours = {run.attempt.run_id for run in runs}
         for run_id, (_, held) in testimony.held.items():
             if run_id not in ours and held.exit is not None and held.state is RunState.ENDED:

@@ -106,17 +106,21 @@ class LocalExecutor:
         self._of_run[run_id] = client
         self._graces[run_id] = grace_ms
 
-    def own_orphan(self, run_id: str, identity: Identity | None, *, adopt: bool) -> None:
+    def own_orphan(self, run_id: str, identity: Identity | None, grace_ms: int, *, adopt: bool) -> None:
         """A run of an earlier daemon has lost its launcher; an adopted one is watched until it ends."""
         self._orphans[run_id] = identity
+        self._graces[run_id] = grace_ms
+        if adopt:
+            self._spawn(self._watch_orphan(run_id, identity))
         if adopt and identity is not None:
             self._sink([Began(run_id, identity, identity.start_ticks * 1_000 // TICKS_PER_S)])
-            self._spawn(self._watch_orphan(run_id, identity))
 
-    async def _watch_orphan(self, run_id: str, identity: Identity) -> None:
-        await await_end(identity, run_id)
+    async def _watch_orphan(self, run_id: str, identity: Identity | None) -> None:
+        """Its attempt ends with its main process; what that left behind, perhaps before we came, is stopped."""
+        if identity is not None:
+            await await_end(identity, run_id)
         if run_id in self._orphans:
-            await self._sweep(run_id, self._graces.get(run_id, 0))
+            await self._sweep(run_id, self._graces[run_id])
             self._end_orphan(run_id, stopped=False)
 
     # --- the executor protocol ---

@@ -49,6 +49,7 @@ class Stat(Struct, frozen=True):
 
     state: str
     parent: int
+    session: int
     threads: int
     start_ticks: int
 
@@ -65,7 +66,7 @@ def read_stat(pid: int) -> Stat | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     words = text[text.rindex(b")") + 2 :].split()
-    return Stat(words[0].decode(), int(words[1]), int(words[17]), int(words[19]))
+    return Stat(words[0].decode(), int(words[1]), int(words[3]), int(words[17]), int(words[19]))
 
 
 def open_pidfd(pid: int) -> int | None:

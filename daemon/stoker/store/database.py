@@ -54,7 +54,11 @@ class Database(aiosqlite.Connection):
 def _connect(path: Path, pragmas: str) -> Database:
     def connector() -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=5.0)
-        connection.executescript(pragmas)
+        try:
+            connection.executescript(pragmas)
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     return Database(connector, iter_chunk_size=256)
@@ -101,7 +105,9 @@ def _application_in_wal(path: Path) -> int:
 
     A file without tables counts as ours: it is what a creation that was cut off leaves.
     """
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    wal = path.with_name(path.name + "-wal")
+    untouched = "" if wal.exists() and wal.stat().st_size else "&immutable=1"  # else SQLite makes files beside it
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro{untouched}", uri=True)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -17,6 +17,7 @@ from msgspec import Struct
 from stoker.core.errors import AlreadyRunning, CannotCreate, StateRefused
 
 PRIVATE = 0o077
+ROOM_TO_START = 1024 * 1024  # the index of the WAL, the new epoch, the settling of what was found
 
 
 class Aside(Struct, frozen=True):
@@ -78,6 +79,12 @@ class StateDirectory:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
         return os.fstat(descriptor)
+
+    def make_room(self) -> None:
+        """On a disk too full for a start, give up the reserve for it: what runs must still be settled."""
+        found = os.statvfs(self.root)
+        if found.f_bavail * found.f_frsize < ROOM_TO_START:
+            self.reserve.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         if self._lock is not None:

@@ -91,7 +91,8 @@ def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
         connection.execute(REMEMBER, (migration.number, migration.name, migration.checksum, wall_ms()))
         connection.execute("COMMIT")
     except sqlite3.Error:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has rolled back already
+            connection.execute("ROLLBACK")
         raise
 
 

@@ -40,7 +40,11 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
     aside = directory.read_aside()
     examine(directory.database, directory.aside)
     os.umask(0o077)
-    database = await _open(directory)
+    directory.make_room()
+    try:
+        database = await open_writer(directory.database)
+    except sqlite3.Error as error:
+        raise StateRefused(f"{directory.database}: {error}", hint="look at it; nothing was changed") from error
     try:
         if aside is not None:
             await database.run(_compare, aside)
@@ -55,17 +59,6 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
         raise
     writer = await _writer(directory, database, found, reserve_bytes)
     return Opened(writer, Reader(await open_reader(directory.database)), life, schema, found)
-
-
-async def _open(directory: StateDirectory) -> Database:
-    """On a disk so full that SQLite cannot even make its index of the WAL, the reserve is given up for it."""
-    try:
-        return await open_writer(directory.database)
-    except sqlite3.Error as error:
-        if not directory.reserve.exists():
-            raise StateRefused(f"{directory.database}: {error}", hint="look at it; nothing was changed") from error
-    directory.reserve.unlink()
-    return await _open(directory)
 
 
 async def _writer(directory: StateDirectory, database: Database, found: Snapshot, reserve_bytes: int) -> Writer:

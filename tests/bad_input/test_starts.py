@@ -1,0 +1,190 @@
+"""Starts that must not happen: settings with mistakes, sockets and state directories that will not do.
+
+Owns the exit statuses and that everything wrong is said at once; a second daemon is tests/engine/test_restart.py.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.work import end_of, shell, submit
+
+if TYPE_CHECKING:
+    from tests.support.daemon import DaemonProcess
+
+MISTAKES = """
+[daemon]
+max_runing = 4
+drain_timeout_ms = -1
+[cpu]
+throttle_threshold = "high"
+[nonsense]
+x = 1
+[queues.bulk]
+class = "lowest"
+[queues.bulk.defaults]
+max_attempts = 0
+"""
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to somebody else")
+
+
+def refused(daemon: DaemonProcess, *arguments: str) -> tuple[int, str]:
+    """Exit status and stderr of a start that must fail."""
+    daemon.spawn(*arguments)
+    return daemon.wait(timeout_s=20), daemon.stderr.read_text()
+
+
+def test_settings_when_there_are_several_mistakes_then_all_are_told_at_once_and_nothing_is_made(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    stopped_daemon.config.write_text(MISTAKES)
+    stopped_daemon.environ["STOKER_RETRY_BASE_DELAY_MS"] = "soon"
+
+    status, said = refused(stopped_daemon)
+
+    assert status == 78
+    for words in ("did you mean", "drain_timeout_ms", "throttle_threshold", "nonsense", "queues.bulk", "max_attempts",
+                  "STOKER_RETRY_BASE_DELAY_MS"):  # fmt: skip
+        assert words in said, words
+    assert not stopped_daemon.state_dir.exists()
+    assert not stopped_daemon.socket.exists()
+
+
+def test_settings_when_the_file_is_no_toml_then_the_line_is_told(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.config.write_text("[daemon]\nmax_running = \n")
+
+    status, said = refused(stopped_daemon)
+
+    assert status == 78
+    assert "line 2" in said
+
+
+def test_settings_when_the_file_that_was_named_is_missing_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.config.unlink()
+
+    status, said = refused(stopped_daemon)
+
+    assert status == 78
+    assert str(stopped_daemon.config) in said
+
+
+def test_settings_when_wrong_then_config_check_says_the_same_without_a_daemon(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.config.write_text(MISTAKES)
+    _, said = refused(stopped_daemon)
+
+    checked = stopped_daemon.cli("config", "check", "--config", str(stopped_daemon.config))
+
+    assert checked.returncode == 78
+    told = [line.removeprefix("stokerd: ") for line in said.splitlines() if line.startswith("stokerd: ")]
+    assert len(told) >= 6
+    assert all(line in checked.stdout + checked.stderr for line in told)
+
+
+def test_socket_when_its_path_is_too_long_then_the_length_and_the_limit_are_told(stopped_daemon: DaemonProcess) -> None:
+    path = f"/tmp/{'x' * 120}/stoker.sock"
+
+    status, said = refused(stopped_daemon, "--socket", path)
+
+    assert status == 78
+    assert str(len(path)) in said
+    assert "107" in said
+    assert stopped_daemon.cli("--socket", path, "status").returncode in (64, 69, 78)
+
+
+def test_socket_when_something_else_is_at_its_path_then_it_is_left_alone(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.socket.write_text("precious")
+
+    status, said = refused(stopped_daemon)
+
+    assert status in (73, 78)
+    assert str(stopped_daemon.socket) in said
+    assert stopped_daemon.socket.read_text() == "precious"
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_state_directory_when_it_is_open_to_others_then_it_is_refused_and_left_as_it_is(
+    stopped_daemon: DaemonProcess, mode: int
+) -> None:
+    stopped_daemon.state_dir.mkdir()
+    stopped_daemon.state_dir.chmod(mode)
+
+    status, said = refused(stopped_daemon)
+
+    assert status == 78
+    assert f"chmod 700 {stopped_daemon.state_dir}" in said
+    assert list(stopped_daemon.state_dir.iterdir()) == []
+
+
+@ROOT
+def test_state_directory_when_it_belongs_to_somebody_else_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.state_dir.mkdir(mode=0o700)
+    os.chown(stopped_daemon.state_dir, pwd.getpwnam("nobody").pw_uid, -1)
+
+    status, said = refused(stopped_daemon)
+
+    assert status == 78
+    assert "belongs to uid" in said
+    assert list(stopped_daemon.state_dir.iterdir()) == []
+
+
+def test_state_directory_when_it_cannot_be_made_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
+    place = "/proc/stoker/state"  # where not even root can make a directory
+
+    status, said = refused(stopped_daemon, "--state-dir", place)
+
+    assert status == 73
+    assert place in said
+
+
+def test_state_directory_when_it_cannot_be_written_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.state_dir.mkdir(mode=0o500)
+    command = [str(stopped_daemon.programs / "stokerd"), "--state-dir", str(stopped_daemon.state_dir)]
+    if os.geteuid() == 0:  # root may write anywhere, unless it gives that up
+        command = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override", *command]
+
+    result = subprocess.run(
+        [*command, "--socket", str(stopped_daemon.socket)],
+        env=stopped_daemon.environ, capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+
+    assert result.returncode == 78, result.stderr
+    assert f"chmod 700 {stopped_daemon.state_dir}" in result.stderr
+    assert list(stopped_daemon.state_dir.iterdir()) == []
+
+
+def test_state_directory_when_it_is_a_file_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.state_dir.write_text("precious")
+
+    status, said = refused(stopped_daemon)
+
+    assert status in (73, 78)
+    assert str(stopped_daemon.state_dir) in said
+    assert stopped_daemon.state_dir.read_text() == "precious"
+
+
+def test_database_when_it_is_a_foreign_file_then_it_is_refused_and_kept(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.state_dir.mkdir(mode=0o700)
+    database = stopped_daemon.state_dir / "stoker.db"
+    database.write_bytes(b"precious bytes of another program" * 100)
+
+    status, said = refused(stopped_daemon)
+
+    assert status == 78
+    assert str(database) in said
+    assert database.read_bytes().startswith(b"precious")
+
+
+def test_start_when_everything_was_put_right_then_the_same_daemon_starts(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.config.write_text(MISTAKES)
+    assert refused(stopped_daemon)[0] == 78
+    stopped_daemon.config.write_text("[daemon]\nmax_running = 4\n")
+
+    stopped_daemon.start()
+
+    with stopped_daemon.client() as client:
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
