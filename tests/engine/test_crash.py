@@ -83,7 +83,7 @@ def test_orphan_when_the_daemon_was_killed_under_load_then_every_unsafe_job_ran_
 ) -> None:
     ledger = tmp_path / "ledger"
     with daemon.client() as client:
-        answers = submit_many(client, shell(f"echo $STOKER_JOB_ID >> {ledger}") for _ in range(300))
+        answers = submit_many(client, [shell(f"echo $STOKER_JOB_ID >> {ledger}")] * 300)
         ids = [answer["id"] for answer in answers]
         until(lambda: len(lines(ledger)) > 20, why="some runs")
     daemon.kill9()

@@ -118,15 +118,13 @@ def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry
     assert attempt["ended_at"] >= deadline
 
 
-def test_deadline_when_the_job_was_tried_and_waits_then_it_fails_and_does_not_expire(
-    client: stoker.Client, gate: Gate
-) -> None:
+def test_deadline_when_it_comes_between_two_attempts_then_there_is_no_second(client: stoker.Client, gate: Gate) -> None:
     job = submit(client, gate.spec("exit 1"), deadline=now_ms() + 1_000, max_attempts=2, base_delay_ms=1, queue="once")
     running(client, job)
     client.call("queue.pause", {"name": "once"})
     gate.open()
 
-    assert end_of(client, job) == ("failed", "deadline")
+    assert end_of(client, job) == ("expired", "deadline")
 
     assert client.get(job)["attempts"] == 1
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -107,7 +108,7 @@ class Audit:
         for line in self._ledger.overlaps():
             yield f"{line.run_id} (pid {line.pid}) began while an earlier attempt of its job still lived"
         for job, attempts in self.attempts.items():
-            for earlier, later in zip(attempts, attempts[1:], strict=False):
+            for earlier, later in pairwise(attempts):
                 if earlier["ended_at"] is None:
                     yield f"job {job}: attempt {later['ordinal']} was opened beside attempt {earlier['ordinal']}"
 
@@ -129,8 +130,8 @@ class Audit:
         seen = attempt["launcher"] not in self._killed and attempt["stop_reason"] is None
         if end is not None and seen and outcome != "exit":
             yield f"{run_id}: its own last word was exit {end.code}, recorded as {outcome} {attempt['signal']}"
-        survived = self.jobs[attempt["job_id"]]["survive"] and seen and attempt["launcher"] != "in_process"
-        if survived and outcome == "unseen":
+        # One that never began may be called unseen: a launcher that left in order is not there to say so.
+        if self.jobs[attempt["job_id"]]["survive"] and began and seen and outcome == "unseen":
             yield f"{run_id}: survives, its launcher lived, and nobody saw its end"
 
     # --- promise 7: every change once ---

@@ -25,7 +25,7 @@ flock --nonblock 9 || echo "OVERLAP $STOKER_RUN_ID $$ $at -" >> "$1/work"
 echo "START $STOKER_RUN_ID $$ $at -" >> "$1/work"
 case "$4" in
     fork) sleep "$2" & ;;
-    daemonise) setsid sh -c 'sleep 60 & sleep 60' & ;;
+    daemonise) setsid sh -c 'sleep 5 & sleep 5' & ;;
     stubborn) trap '' TERM ;;
 esac
 [ "$2" = 0 ] || sleep "$2"

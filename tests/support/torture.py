@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SETTINGS = """
 [daemon]
-max_running = 8
+max_running = 12
 drain_timeout_ms = 20000
 [launcher]
 stuck_ms = 20000
@@ -35,14 +35,15 @@ throttle_threshold = 100
 """
 POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True), ("requeue", True), ("hold", True)]
 LIVE = ["waiting", "queued", "running"]
-MOST_LIVE = 24
+MOST_LIVE = 40
 
 
 def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
     """One job of the mix: every policy, short and long, failing, retried, hanging, forking, daemonising, stubborn."""
     on_orphan, survive = dice.choice(POLICIES)
-    common: dict[str, Any] = {"on_orphan": on_orphan, "survive": survive, "max_orphanings": 1000, "grace_ms": dice.choice([100, 400])}
-    lasts_s = dice.choice([0, 0, 0, 0.02, 0.1, 0.3, 1.0])
+    common: dict[str, Any] = {"on_orphan": on_orphan, "survive": survive, "max_orphanings": 1000}
+    common["grace_ms"] = dice.choice([100, 400])
+    lasts_s = dice.choice([0, 0, 0, 0, 0.02, 0.1, 0.3, 1.0])
     kind = dice.choice(["plain", "plain", "plain", "fails", "retried", "hangs", "fork", "daemonise", "stubborn"])
     match kind:
         case "fails":
@@ -225,15 +226,17 @@ class Faults:
 
 
 def launchers(state_dir: Path) -> dict[str, int]:
-    """Pids of the launchers of a state directory, by id."""
-    found = {}
+    """Pids of the launchers of a state directory, by id. A child of theirs looks like them until it has exec'ed."""
+    found: dict[str, tuple[int, int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 if "--id" in words and str(state_dir) in words:
-                    found[words[words.index("--id") + 1]] = int(entry.name)
-    return found
+                    started = int((entry / "stat").read_text().rpartition(")")[2].split()[19])
+                    older = min((started, int(entry.name)), found.get(words[words.index("--id") + 1], (started + 1, 0)))
+                    found[words[words.index("--id") + 1]] = older
+    return {launcher: pid for launcher, (_, pid) in found.items()}
 
 
 def count_fds(pid: int) -> int:
