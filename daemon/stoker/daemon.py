@@ -25,6 +25,7 @@ from stoker.config import Config, find, load
 from stoker.core.errors import EX_IOERR, StokerError
 from stoker.engine.engine import Engine
 from stoker.engine.health import Health, beat
+from stoker.engine.reading import launcher_views
 from stoker.engine.service import Service
 from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
@@ -184,7 +185,7 @@ class Daemon:
             "state_dir": str(self._directory.root),
             "socket": str(self._address),
             "connections": 0 if self._server is None else self._server.connections,
-            "launchers": engine.local.describe(),
+            "launchers": launcher_views(engine.local),
             "recovery": engine.recovery.describe(),
             "disk": {"free_bytes": engine.housekeeping.free_bytes, "full": engine.housekeeping.full},
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueNotFound
+from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueNotFound, StokerError
 from tests.support.rpc import RawClient, request
 from tests.support.work import end_of, lines, shell, submit, submit_many
 
@@ -160,7 +160,7 @@ def test_batch_when_some_jobs_are_wrong_then_each_has_its_own_answer(client: sto
     ],
 )
 def test_batch_when_it_is_atomic_and_one_job_is_wrong_then_nothing_is_stored(
-    client: stoker.Client, wrong: dict[str, object], error: type[Exception]
+    client: stoker.Client, wrong: dict[str, object], error: type[StokerError]
 ) -> None:
     before = stored(client)
 

@@ -17,6 +17,7 @@ from stoker.core.model import Change, Job, State
 from stoker.core.requests import LogChunk, LogFeed
 from stoker.engine.book import Book
 from stoker.engine.feeds import tell
+from stoker.executors.local import LocalExecutor
 from stoker.process.capture import follow as follow_log
 from stoker.process.capture import log_path, tail_offset
 from stoker.store import jobs
@@ -92,6 +93,20 @@ def status_view(engine: Engine) -> dict[str, Any]:
         },
         "last_seq": book.last_seq,
     }
+
+
+def launcher_views(local: LocalExecutor) -> list[dict[str, Any]]:
+    """The launchers of `system.status`."""
+    return [
+        {
+            "id": client.launcher,
+            "pid": client.facts.pid,
+            "state": "stuck" if client.stuck else "ok",
+            "running": local.running(client),
+            "leaked": client.leaked,
+        }
+        for client in local.clients
+    ]
 
 
 async def log_feed(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any
 
 from stoker.core.clock import wall_ms
+from stoker.core.errors import StokerError
 from stoker.core.model import Identity, Outcome, OutcomeKind
 from stoker.executors.base import Began, Delivered, Ended, Lost, Report, Sink, Start
 from stoker.executors.environment import Surroundings
@@ -24,6 +25,7 @@ from stoker.process.tree import Ladder, await_end, sweep
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
+BEGIN_AGAIN_S = 1.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -63,18 +65,9 @@ class LocalExecutor:
             raise ConnectionError("no launcher")
         await self._newest.list_runs()
 
-    def describe(self) -> list[dict[str, object]]:
-        """The launchers of `system.status`."""
-        return [
-            {
-                "id": client.launcher,
-                "pid": client.facts.pid,
-                "state": "stuck" if client.stuck else "ok",
-                "running": sum(owner is client for owner in self._of_run.values()),
-                "leaked": client.leaked,
-            }
-            for client in self._clients.values()
-        ]
+    def running(self, client: LauncherClient) -> int:
+        """How many runs that launcher has."""
+        return sum(owner is client for owner in self._of_run.values())
 
     async def begin_generation(self) -> None:
         """Start a launcher of this daemon's epoch for all that comes."""
@@ -279,7 +272,16 @@ class LocalExecutor:
         """The launcher for new attempts is no good any more: the next generation takes over."""
         if client is self._newest and not self._closing:
             self._newest = None
-            self._spawn(self.begin_generation())
+            self._spawn(self._begin_again())
+
+    async def _begin_again(self) -> None:
+        """A launcher cannot be had while memory or disk are short: only time can tell when it can."""
+        while True:
+            try:
+                return await self.begin_generation()
+            except (StokerError, OSError) as error:
+                log(LogEvent.LAUNCHER_LOST, error=error)
+                await asyncio.sleep(BEGIN_AGAIN_S)
 
     # --- ending ---
 
