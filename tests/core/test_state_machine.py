@@ -269,8 +269,9 @@ class Host(RuleBasedStateMachine):
     def launch_is_refused(self, number: int) -> None:
         life = self.pick(number, State.RUNNING)
         if life is not None:
+            cancelled = life.attempt is not None and life.attempt.stop_reason is StopReason.CANCEL
             self.happen(life, ev.Refused(why="log_exists"))
-            assert life.job.state is State.HELD
+            assert life.job.state is (State.CANCELLED if cancelled else State.HELD)
 
     @rule(number=st.integers(0, 99), reason=st.sampled_from(StopReason))
     def stop(self, number: int, reason: StopReason) -> None:

@@ -23,6 +23,7 @@ from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
+FULL = "the disk is full"
 ASIDE_TICKS = 60
 MAINTENANCE_TICKS = 3_600  # looked at every hour or so; the key makes it once a day
 ROOM_AGAIN = 1.1  # resume only with a tenth more than the limit, so that one file does not flap it
@@ -82,11 +83,12 @@ class Housekeeping:
     def _close(self) -> None:
         self.full = True
         log(LogEvent.DISK_FULL, free_bytes=self.free_bytes, min_free_bytes=self._min_free)
-        self._intake.closed = DiskFull(
+        full = DiskFull(
             f"{self.free_bytes} bytes are free under {self._directory.root}, {self._min_free} are wanted",
             hint="free some space: accepted jobs are safe, and submits are taken again by themselves",
         )
-        self._dispatcher.closed = "the disk is full"
+        self._intake.closed = self._intake.closed or full
+        self._dispatcher.closed = self._dispatcher.closed or FULL
 
     def _reopen(self) -> None:
         try:
@@ -95,6 +97,9 @@ class Housekeeping:
             return  # no room for the reserve yet: the next tick tries again
         self.full = False
         log(LogEvent.DISK_OK, free_bytes=self.free_bytes)
-        self._intake.closed = None
-        self._dispatcher.closed = None
+        # Only what was closed here is opened again: a drain may have begun meanwhile.
+        if isinstance(self._intake.closed, DiskFull):
+            self._intake.closed = None
+        if self._dispatcher.closed == FULL:
+            self._dispatcher.closed = None
         self._loop.nudge()
