@@ -8,7 +8,7 @@ TESTS  ?= tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo run test check format bench clean
+.PHONY: help venv tools demo run test faults check format bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends
 test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARGS='-k name' for pytest
 	$(BIN)/python -m pytest -n auto --cov --cov-report= $(TESTS) $(ARGS)
 	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --include='daemon/stoker/core/*' --fail-under=100 --skip-covered
+
+faults: $(READY) ## the kill torture at length: 300 faults from a new seed, which is printed (STOKER_SEED=... replays it)
+	STOKER_FAULTS=$${STOKER_FAULTS:-300} $(BIN)/python -m pytest tests/faults -s --timeout 3600 $(ARGS)
 
 check: $(READY) ## what a machine can say without running it: format, lint, types, imports
 	$(BIN)/ruff format --check .

@@ -143,6 +143,8 @@ def test_call_when_the_daemon_was_restarted_between_two_calls_then_it_connects_a
         client.status()
         for connection in server.on_loop(lambda: list(server.server._connections)):
             server.on_loop(connection.abort)
+        until(lambda: server.on_loop(lambda: not server.server._connections), why="the end of the connection")
+        server.on_loop(lambda: None)  # its socket is closed in the round of the loop that told so
 
         assert client.cancel(1)["id"] == 1
 
