@@ -22,6 +22,8 @@ PROC = Path("/proc")
 RUN = b"STOKER_RUN_ID="
 INSTANCE = b"STOKER_INSTANCE="
 LAUNCHER = b"STOKER_LAUNCHER="
+# On a host that forks without end there is always somebody new.
+SCAN_ROUNDS = 32
 # pidfd_open(2): nobody has that number, or by now it is a thread's (EINVAL; ENOENT since Linux 6.16).
 NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 
@@ -155,10 +157,17 @@ class Marks(Struct, frozen=True):
 
 def read_marks(pid: int) -> Marks:
     """Empty when the process is gone or shows nothing. Raises PermissionError when it may not be read."""
+    return _marks(_read_environ(pid))
+
+
+def _read_environ(pid: int) -> bytes:
     try:
-        environ = (PROC / str(pid) / "environ").read_bytes()
+        return (PROC / str(pid) / "environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return Marks()
+        return b""
+
+
+def _marks(environ: bytes) -> Marks:
     if INSTANCE not in environ:
         return Marks()
     variables = environ.split(b"\0")
@@ -178,20 +187,35 @@ class Scan(Struct, frozen=True):
 
 
 def scan(instance: str) -> Scan:
-    """Look at every process once (about 15 ms for 600). Those we may not read were not started by us."""
+    """Look at every process (about 15 ms for 600). Those we may not read were not started by us.
+
+    A tree may pass from parent to child between our list and our look, so newcomers are looked at until there are
+    none; and a process shows nothing for a moment while it execs, so a bare one is looked at twice.
+    """
     found = Scan()
-    for pid in pids():
-        try:
-            marks = read_marks(pid)
-        except PermissionError:
-            continue
-        if marks.instance != instance:
-            continue
-        if marks.run_id is not None:
-            found.runs.setdefault(marks.run_id, []).append(pid)
-        elif marks.launcher is not None:
-            found.launchers.setdefault(marks.launcher, []).append(pid)
+    seen: set[int] = set()
+    for _ in range(SCAN_ROUNDS):
+        fresh = set(pids()) - seen
+        if not fresh:
+            break
+        seen |= fresh
+        for pid in [pid for pid in sorted(fresh) if not _note(found, pid, instance)]:
+            _note(found, pid, instance)
     return found
+
+
+def _note(found: Scan, pid: int, instance: str) -> bool:
+    """False when the process showed nothing at all."""
+    try:
+        environ = _read_environ(pid)
+    except PermissionError:
+        return True
+    marks = _marks(environ)
+    if marks.instance == instance and marks.run_id is not None:
+        found.runs.setdefault(marks.run_id, []).append(pid)
+    elif marks.instance == instance and marks.launcher is not None:
+        found.launchers.setdefault(marks.launcher, []).append(pid)
+    return bool(environ)
 
 
 def pids() -> list[int]:
