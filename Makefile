@@ -8,10 +8,10 @@ TESTS  ?= tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo run test faults check format bench clean
+.PHONY: help venv tools demo run test test-faults check format bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(READY) ## an environment in .venv with Stoker (editable) and its development tools
 
@@ -38,8 +38,8 @@ test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARG
 	$(BIN)/python -m pytest -n auto --cov --cov-report= $(TESTS) $(ARGS)
 	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --include='daemon/stoker/core/*' --fail-under=100 --skip-covered
 
-faults: $(READY) ## the kill torture at length: 300 faults from a new seed, which is printed (STOKER_SEED=... replays it)
-	STOKER_FAULTS=$${STOKER_FAULTS:-300} $(BIN)/python -m pytest tests/faults -s --timeout 3600 $(ARGS)
+test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
+	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation -s --timeout 7200 $(ARGS)
 
 check: $(READY) ## what a machine can say without running it: format, lint, types, imports
 	$(BIN)/ruff format --check .

@@ -85,7 +85,7 @@ class Daemon:
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
             {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.barrier,
-             "launcher": engine.local.answers}, HEALTH_PATIENCE_S,
+             "launcher": engine.local.launchers.answers}, HEALTH_PATIENCE_S,
         )  # fmt: skip
         await self._recover(engine)
         listener = socket.socket(fileno=given[0].fd) if given else bind_socket(self._address)

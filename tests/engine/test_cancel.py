@@ -132,28 +132,32 @@ def test_cancel_when_there_is_no_such_job_then_the_error_says_so(client: stoker.
         client.cancel(424_242)
 
 
+@pytest.mark.parametrize("first", ["exit", "cancel", "neither"])
 def test_cancel_when_it_races_the_exit_then_either_stands_and_both_sides_agree(
-    client: stoker.Client, tmp_path: Path
+    client: stoker.Client, tmp_path: Path, first: str
 ) -> None:
-    ends = {"cancelled": 0, "succeeded": 0}
-    for round_ in range(200):
+    """Who wins is the scheduler's business, but for an exit that was seen before and a gate that never opens."""
+    for round_ in range(20):
         gate = Gate(tmp_path / f"gate{round_}")
         job = submit(client, gate.spec())
         running(client, job)
-        gate.open()
-        if round_ % 2:
-            until(lambda: not alive(client.get(job)["pid"] or 0), why="the exit")  # noqa: B023 - used in this round
+        if first != "cancel":
+            gate.open()
+        if first == "exit":
+            end_of(client, job)
         answered = cancelled_or_late(client, job)
-        state_now, reason = end_of(client, job)
+        if first == "cancel" and round_ % 2:
+            gate.open()
+        end, reason = end_of(client, job)
 
-        assert (state_now, reason) in (("cancelled", "user"), ("succeeded", "exit"))
-        assert answered in (state_now, "running")
+        assert (end, reason) in (("cancelled", "user"), ("succeeded", "exit"))
+        assert answered in (end, "running")
         (attempt,) = client.history(job)["attempts"]
-        assert attempt["stopped"] == (state_now == "cancelled")
-        ends[state_now] += 1
-        if all(ends.values()) and round_ > 20:
-            return
-    raise AssertionError(f"only one side ever won: {ends}")
+        assert attempt["stopped"] == (end == "cancelled")
+        if first == "exit":
+            assert end == "succeeded"
+        if first == "cancel" and not round_ % 2:
+            assert end == "cancelled"
 
 
 def cancelled_or_late(client: stoker.Client, job: int) -> str:

@@ -137,7 +137,7 @@ class _local:  # noqa: N801 - used as a function
     async def __aenter__(self) -> LocalBench:
         self._host = LauncherHost()
         self._bench = LocalBench(self._host)
-        await self._bench.local.begin_generation()
+        await self._bench.local.begin()
         return self._bench
 
     async def __aexit__(self, *_: object) -> None:
@@ -274,7 +274,7 @@ async def test_launcher_when_asked_then_attempts_have_somebody_to_name(bench: Be
 async def test_outcome_when_not_acknowledged_then_it_is_kept_and_afterwards_forgotten(local: LocalBench) -> None:
     run = local.begin("fail")
     await local.told(run, Ended)
-    (client,) = local.local.clients
+    (client,) = local.local.launchers
 
     kept = {held.run_id: held.state for held in await client.list_runs([run])}
     local.executor.acknowledge([run])

@@ -1,73 +1,67 @@
 """SIGKILL of daemon, launcher or both at random moments under load; afterwards every promise must have held.
 
-Owns the seed: it is printed, `STOKER_SEED=` plays it again, `STOKER_FAULTS=300` makes it longer, `STOKER_KEEP=DIR`
-keeps all files. Refuses to pass when
-no fault fired, or when the load never got anything done.
+Owns the order of a torture: load, strikes, quiet, drain, questions. Refuses to pass when no fault fired, or when the
+load never got anything done.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.audit import Audit
-from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.ledger import Ledger
-from tests.support.torture import SETTINGS, Faults, Load, become_quiet, count_fds, zombies_of
+from tests.support.torture import Faults, Load, become_quiet, count_fds, zombies_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.daemon import DaemonProcess
+
 FAULTS = int(os.environ.get("STOKER_FAULTS", "40"))
-SEED = int(os.environ.get("STOKER_SEED", secrets.randbelow(1 << 32)))
-KEEP = os.environ.get("STOKER_KEEP")  # a directory to be made, for the state and the ledger of this run
 FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are just leaving
 
 
 @pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess(SETTINGS) as started:
-        yield started
-        if KEEP:
-            shutil.copytree(
-                started.home, KEEP, symlinks=True, ignore=shutil.ignore_patterns("sock", "*.sock", "notify")
-            )
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that looks much like a worker of ours, and is none."""
+    environ = {"STOKER_INSTANCE": "0" * 16, "STOKER_RUN_ID": "1.1.0000000000000000", "STOKER_JOB_ID": "1"}
+    with subprocess.Popen(["/bin/sleep", "3600"], env=environ) as stranger:
+        yield stranger
+        stranger.kill()
 
 
 @pytest.mark.timeout(120 + 5 * FAULTS)
 def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then_all_are_kept(
-    daemon: DaemonProcess,
+    tortured: DaemonProcess, seed: int, bystander: subprocess.Popen[bytes]
 ) -> None:
-    ledger = Ledger(daemon.home / "ledger")
-    load, faults = Load(daemon, ledger, SEED), Faults(daemon, ledger, SEED)
-    fds = count_fds(daemon.pid)
+    ledger = Ledger(tortured.home / "ledger")
+    load, faults = Load(tortured, ledger, seed), Faults(tortured, ledger, seed)
+    fds = count_fds(tortured.pid)
 
     load.start()
     while faults.fired.total() < FAULTS and load.is_alive():
         faults.strike()
     load.finish()
-    become_quiet(daemon)
-    fds_then, dead = count_fds(daemon.pid), zombies_of(daemon.pid)
-    with daemon.client() as client:
+    become_quiet(tortured)
+    fds_then, dead = count_fds(tortured.pid), zombies_of(tortured.pid)
+    with tortured.client() as client:
         client.call("system.drain", {"stop": True})
-    status = daemon.wait()
+    status = tortured.wait()
 
-    audit = Audit(daemon.state_dir / "stoker.db", ledger, faults.killed_launchers)
-    sys.stderr.write(
-        f"\nSTOKER_SEED={SEED} STOKER_FAULTS={FAULTS}: {dict(faults.fired)}; {dict(load.done)}; {audit.summary()}\n"
-    )
+    audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers)
+    told = f"{dict(faults.fired)}; {dict(load.done)}; {audit.summary()}"
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={FAULTS}: {told}\n")
     assert status == 0
     assert audit.complaints() == []
     assert audit.unfinished() == []
-    assert fds_then <= fds + FDS_ALLOWED
-    assert dead == []
-    until(lambda: not list(daemon.processes()), why="the end of every process of this instance")
-    assert list((daemon.state_dir / "outcomes").glob("*")) == []
+    assert (fds_then <= fds + FDS_ALLOWED, dead, bystander.poll()) == (True, [], None)
+    until(lambda: not list(tortured.processes()), why="the end of every process of this instance")
+    assert list((tortured.state_dir / "outcomes").glob("*")) == []
     assert faults.fired["daemon"] * faults.fired["launcher"] > 0
     assert load.done["answered"] > 0

@@ -28,10 +28,14 @@ CHAINED = "seq, at, kind, subject, from_state, to_state, cause, actor_uid"
 
 
 class Audit:
-    """What one database says, beside what the ledger saw. `killed`: ids of launchers that were killed."""
+    """What one database says, beside what the ledger saw.
 
-    def __init__(self, database: Path, ledger: Ledger, killed: Collection[str] = ()) -> None:
+    `killed`: ids of launchers that were killed. `newborn`: workers may have been killed before they began.
+    """
+
+    def __init__(self, database: Path, ledger: Ledger, killed: Collection[str] = (), *, newborn: bool = False) -> None:
         self._ledger = ledger
+        self._newborn = newborn
         self._killed = set(killed)
         connection = sqlite3.connect(database)
         connection.row_factory = sqlite3.Row

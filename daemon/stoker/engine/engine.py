@@ -107,7 +107,7 @@ class Engine:
 
     async def _hear_out(self) -> None:
         """Let every launcher say what it has to say, and let the loop decide it."""
-        await asyncio.gather(*(client.list_runs() for client in self.local.clients), return_exceptions=True)
+        await asyncio.gather(*(client.list_runs() for client in self.local.launchers), return_exceptions=True)
         await self.loop.barrier()
 
     def report(self, reports: Sequence[Report]) -> None:
@@ -152,7 +152,7 @@ class Engine:
         await self._declare_queues()
         self.loop.post(Dependents(self._untold))
         self.local.tidy(self.book.jobs_by_run)
-        await self.local.begin_generation()
+        await self.local.begin()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
         self.limits.rearm()
         self.throttle.start()

@@ -66,7 +66,10 @@ class Housekeeping:
     def note(self) -> None:
         """Write `state.json`: what the database must at least hold from now on."""
         self._noted = self._book.committed_seq
-        self._directory.write_aside(Aside(self._instance, self._schema, self._noted))
+        try:
+            self._directory.write_aside(Aside(self._instance, self._schema, self._noted))
+        except OSError:  # on a full disk the old note stays: it says less than the database holds, and nothing wrong
+            self._noted = -1
 
     def _maintain(self) -> None:
         """Once a day, some time after the start: maintenance must not delay what people wait for."""

@@ -105,7 +105,7 @@ def launcher_views(local: LocalExecutor) -> list[dict[str, Any]]:
             "running": local.running(client),
             "leaked": client.leaked,
         }
-        for client in local.clients
+        for client in local.launchers
     ]
 
 

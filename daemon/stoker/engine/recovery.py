@@ -82,7 +82,7 @@ class RecoveryService:
         if launcher not in find_launchers(self._state_dir).alive:
             return False
         try:
-            await self._local.reconnect(launcher)
+            await self._local.launchers.reconnect(launcher)
         except OSError as error:
             log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
             return False
@@ -103,7 +103,7 @@ class RecoveryService:
         alive, dead = find_launchers(self._state_dir)
         for launcher in dead:
             remove_remains(self._state_dir, launcher)
-        greetings = {asyncio.ensure_future(self._local.reconnect(launcher)): launcher for launcher in alive}
+        greetings = {asyncio.ensure_future(self._local.launchers.reconnect(launcher)): launcher for launcher in alive}
         if not greetings:
             return set()
         done, late = await asyncio.wait(greetings, timeout=GREETING_S)
@@ -135,7 +135,7 @@ class RecoveryService:
 
     async def _plan(self, runs: Sequence[Run], written: Mapping[str, Exited], silent: Collection[str]) -> RecoveryPlan:
         attempts = [run.attempt for run in runs]
-        testimony = await evidence.hear(list(self._local.clients), attempts, written, silent)
+        testimony = await evidence.hear(list(self._local.launchers), attempts, written, silent)
         findings = (
             evidence.of_a_copy(attempts) if self._copied else await evidence.find(self._instance, attempts, testimony)
         )

@@ -2,7 +2,7 @@
 
 Owns which launcher runs what, and the stop ladders. Refuses to be anybody's parent and to guess: an attempt
 whose launcher died is given to recovery. Invariants: an attempt ends once its whole tree is gone; what the
-main process left behind gets the same ladder as a stop; new attempts go to the newest launcher that answers.
+main process left behind gets the same ladder as a stop; an attempt goes to the launcher that its row names.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any
 
 from stoker.core.clock import wall_ms
-from stoker.core.errors import StokerError
 from stoker.core.model import Identity, Outcome, OutcomeKind
 from stoker.executors.base import Began, Delivered, Ended, Lost, Report, Sink, Start
 from stoker.executors.environment import Surroundings
+from stoker.executors.generations import Generations
 from stoker.executors.outcome import NEVER_STARTED, outcome_of, reports_of
 from stoker.process import messages
 from stoker.process.client import LauncherClient
-from stoker.process.launchers import start_launcher
 from stoker.process.tree import Ladder, await_end, sweep
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-BEGIN_AGAIN_S = 1.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -36,9 +34,7 @@ class LocalExecutor:
         self._around = around
         self._sink = sink
         self._ready = ready
-        self._stuck_ms = stuck_ms
-        self._newest: LauncherClient | None = None
-        self._clients: dict[str, LauncherClient] = {}
+        self.launchers = Generations(around, self.hear, ready, stuck_ms=stuck_ms)
         self._of_run: dict[str, LauncherClient] = {}
         self._exits: dict[str, messages.Exited] = {}
         self._gone: set[str] = set()
@@ -46,53 +42,27 @@ class LocalExecutor:
         self._ladders: dict[str, Ladder] = {}
         self._orphans: dict[str, Identity | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
 
-    # --- launchers ---
+    # --- who runs what ---
 
     @property
     def launcher(self) -> str | None:
-        newest = self._newest
-        return None if newest is None or newest.lost or newest.stuck else newest.launcher
-
-    @property
-    def clients(self) -> Iterable[LauncherClient]:
-        return self._clients.values()
-
-    async def answers(self) -> None:
-        """Return when the newest launcher has answered. Raises ConnectionError when there is none."""
-        if self._newest is None:
-            raise ConnectionError("no launcher")
-        await self._newest.list_runs()
+        newest = self.launchers.newest
+        return None if newest is None else newest.launcher
 
     def running(self, client: LauncherClient) -> int:
         """How many runs that launcher has."""
         return sum(owner is client for owner in self._of_run.values())
 
-    async def begin_generation(self) -> None:
-        """Start a launcher of this daemon's epoch for all that comes."""
-        around = self._around
-        client = await start_launcher(
-            around.state_dir, around.epoch, around.instance, self.hear, stuck_ms=self._stuck_ms
-        )
-        log(LogEvent.LAUNCHER_STARTED, launcher=client.launcher, pid=client.facts.pid)
-        self._newest = client
-        self._admit(client)
-        self._ready()
+    async def begin(self) -> None:
+        """A launcher for all that comes; those of earlier daemons go once they have nothing left to do."""
+        await self.launchers.begin()
+        self._retire_idle(list(self.launchers))
 
-    async def reconnect(self, launcher: str) -> LauncherClient:
-        """Take over a launcher of an earlier daemon. Raises OSError when it is gone."""
-        client = LauncherClient(self._around.state_dir, launcher, self.hear, stuck_ms=self._stuck_ms)
-        await client.connect()
-        await client.hello(self._around.epoch, self._around.instance)
-        self._admit(client)
-        return client
-
-    def _admit(self, client: LauncherClient) -> None:
-        """From here on it is listened to; what became of it since it answered is heard now."""
-        self._clients[client.launcher] = client
-        if client.lost:
-            self.hear(client.launcher, [messages.LauncherLost(client.launcher)])
+    def _retire_idle(self, clients: Iterable[LauncherClient]) -> None:
+        for client in clients:
+            if not self.running(client):
+                self.launchers.retire(client)
 
     def own(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
         """A run of an earlier daemon goes on under its launcher."""
@@ -123,7 +93,7 @@ class LocalExecutor:
         orders: dict[LauncherClient, list[messages.LaunchOrder]] = {}
         unsent: list[Report] = []
         for start in starts:
-            client = self._clients.get(start.attempt.launcher)
+            client = self.launchers.get(start.attempt.launcher)
             if client is None or client.lost or client.stuck:
                 unsent.append(Ended(start.attempt.run_id, NEVER_STARTED))
                 continue
@@ -197,12 +167,14 @@ class LocalExecutor:
                 by_client.setdefault(client, []).append(run_id)
         for client, acknowledged in by_client.items():
             client.acknowledge(acknowledged)
+        self._retire_idle(client for client in by_client if client is not self.launchers.newest)
         self._around.leaves.remove(run_ids)
 
     def acknowledge_unknown(self, run_ids: Sequence[str]) -> None:
         """Outcomes of runs that this daemon never had: whoever keeps them may forget them."""
-        for client in self._clients.values():
+        for client in self.launchers:
             client.acknowledge(run_ids)
+        self._retire_idle(list(self.launchers))
 
     def tidy(self, open_ids: Container[str]) -> None:
         """Remove what earlier daemons left of attempts that are not open."""
@@ -213,7 +185,7 @@ class LocalExecutor:
     def hear(self, launcher: str, said: list[messages.Report]) -> None:
         """One frame of a launcher."""
         reports: list[Report] = []
-        for message in said if launcher in self._clients else ():
+        for message in said if self.launchers.get(launcher) else ():
             match message:
                 case messages.Started():
                     reports.append(self._began(launcher, message))
@@ -226,15 +198,18 @@ class LocalExecutor:
                 case messages.LauncherLost():
                     reports.append(self._lost(launcher))
                 case messages.LauncherStuck():
-                    self._stuck(launcher)
+                    log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
+                    self.launchers.pass_over(launcher)
                 case messages.LauncherBack():
                     log(LogEvent.LAUNCHER_BACK, launcher=launcher)
+                    self._retire_idle([self.launchers[launcher]])
                     self._ready()
         if reports:
             self._sink(reports)
 
     def _began(self, launcher: str, started: messages.Started) -> Began:
-        return Began(started.run_id, self._clients[launcher].identity(started), started.at_boot_ms)
+        identity = self.launchers[launcher].identity(started)
+        return Began(started.run_id, identity, started.at_boot_ms)
 
     def _exited(self, exited: messages.Exited, reports: list[Report]) -> None:
         self._exits[exited.run_id] = exited
@@ -258,30 +233,10 @@ class LocalExecutor:
 
     def _lost(self, launcher: str) -> Lost:
         log(LogEvent.LAUNCHER_LOST, launcher=launcher)
-        client = self._clients.pop(launcher)
+        client = self.launchers.lose(launcher)
         for run_id in [run_id for run_id, owner in self._of_run.items() if owner is client]:
             del self._of_run[run_id]
-        self._renew(client)
         return Lost(launcher)
-
-    def _stuck(self, launcher: str) -> None:
-        log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
-        self._renew(self._clients[launcher])
-
-    def _renew(self, client: LauncherClient) -> None:
-        """The launcher for new attempts is no good any more: the next generation takes over."""
-        if client is self._newest and not self._closing:
-            self._newest = None
-            self._spawn(self._begin_again())
-
-    async def _begin_again(self) -> None:
-        """A launcher cannot be had while memory or disk are short: only time can tell when it can."""
-        while True:
-            try:
-                return await self.begin_generation()
-            except (StokerError, OSError) as error:
-                log(LogEvent.LAUNCHER_LOST, error=error)
-                await asyncio.sleep(BEGIN_AGAIN_S)
 
     # --- ending ---
 
@@ -292,9 +247,7 @@ class LocalExecutor:
 
     async def close(self) -> None:
         """Leave the launchers to themselves: they keep every outcome."""
-        self._closing = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in self._clients.values():
-            client.close()
+        await self.launchers.close()

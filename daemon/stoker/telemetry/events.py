@@ -89,6 +89,7 @@ class LogEvent(StrEnum):
     LAUNCHER_STARTED = "launcher_started", INFO
     LAUNCHER_BACK = "launcher_back", INFO
     LAUNCHER_STUCK = "launcher_stuck", ERROR
+    LAUNCHER_LEFT = "launcher_left", INFO
     LAUNCHER_LOST = "launcher_lost", ERROR
     RECOVERY_PLANNED = "recovery_planned", INFO
     RECOVERY_FINISHED = "recovery_finished", INFO

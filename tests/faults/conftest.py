@@ -1,0 +1,37 @@
+"""What all tortures share: the seed, how long they go on, and where the files of a run are kept.
+
+Owns three variables of the environment. `STOKER_SEED=` plays a run again, `STOKER_FAULTS=300` makes it longer (`make
+test-faults`), `STOKER_KEEP=DIR` keeps state, ledger and log. Every torture prints its seed and what it did.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+from tests.support.torture import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def seed() -> int:
+    return int(os.environ.get("STOKER_SEED", secrets.randbelow(1 << 32)))
+
+
+@pytest.fixture
+def tortured(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
+    """A started daemon with the settings of a torture."""
+    with DaemonProcess(SETTINGS) as started:
+        yield started
+        if "STOKER_KEEP" in os.environ:
+            kept = Path(os.environ["STOKER_KEEP"]) / request.node.name
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(started.home, kept, symlinks=True, ignore=shutil.ignore_patterns("*sock", "notify"))

@@ -1,0 +1,168 @@
+"""A disk that fails, and one that is full: acceptance stops, truth does not.
+
+Owns EIO at fdatasync and ENOSPC at pwrite64 (strace injects them, at points drawn by the seed) and a tmpfs that is
+really full. Refuses to pass when no fault fired. What cannot be had here (strace, a mount) is a skip that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import DaemonUnreachable, DiskFull
+from tests.support import strace
+from tests.support.daemon import DaemonDied, DaemonProcess
+from tests.support.facts import until
+from tests.support.lives import Lives
+from tests.support.strace import Strace
+from tests.support.torture import SETTINGS
+from tests.support.work import Gate, end_of, running, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import stoker
+
+LIVES = int(os.environ.get("STOKER_FAULTS", "8"))
+MISSING = strace.why_not()
+EX_IOERR = 74
+SMALL = "[disk]\nmin_free_bytes = 2_000_000\nreserve_bytes = 1_000_000\n"
+
+traced = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+long = pytest.mark.timeout(120 + 8 * LIVES)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[DaemonProcess]:
+    """A daemon whose state directory is a file system of twelve megabytes."""
+    daemon = DaemonProcess(SETTINGS + SMALL)
+    daemon.state_dir.mkdir(mode=0o700)
+    command = ["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs", str(daemon.state_dir)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        daemon.end()
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield daemon.start()
+    finally:
+        until(daemon._all_killed, why="the end of every process of this instance")
+        subprocess.run(["umount", "--lazy", str(daemon.state_dir)], check=True)
+        daemon.end()
+
+
+@traced
+@long
+def test_promises_when_fdatasync_fails_then_the_daemon_stops_and_nothing_answered_is_lost(
+    tortured: DaemonProcess, seed: int
+) -> None:
+    lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
+    drawn = lives.draw(lives.explore(around, ["fdatasync"]))
+
+    for point in drawn:
+        for_good = "+" if lives.dice.random() < 0.5 else ""
+        around.set("trace=fdatasync", f"inject=fdatasync:error=EIO:when={point.number}{for_good}")
+        with contextlib.suppress(DaemonDied, DaemonUnreachable):
+            tortured.start()
+            lives.work()
+        if around.injected():
+            assert tortured.wait(10) == EX_IOERR, tortured.tail()
+            lives.fired += 1
+        else:
+            tortured.kill9()
+
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: EIO at {[point.number for point in drawn]}: ")
+    around.set("trace=none")
+    tortured.start()
+    assert lives.complaints() == []
+    assert lives.fired > len(drawn) // 3
+
+
+@traced
+@long
+def test_promises_when_a_write_meets_a_full_disk_then_the_daemon_goes_on_and_accepts_again(
+    tortured: DaemonProcess, seed: int
+) -> None:
+    lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
+    drawn = lives.draw(lives.explore(around, ["pwrite64"]))
+
+    for point in drawn:
+        around.set("trace=pwrite64", f"inject=pwrite64:error=ENOSPC:when={point.number}")
+        tortured.start()
+        with contextlib.suppress(DiskFull):
+            lives.work()
+        lives.fired += around.injected()
+        with tortured.client() as client:
+            until(lambda: lives.accepted(client), why="a daemon that accepts again by itself")
+        tortured.kill9()
+
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: ENOSPC at {[point.number for point in drawn]}: ")
+    around.set("trace=none")
+    tortured.start()
+    assert lives.complaints() == []
+    assert lives.fired > len(drawn) // 3
+
+
+def accepted(client: stoker.Client) -> bool:
+    """Whether a submit is taken; the one reason for a no is the full disk, with a hint."""
+    refused = None
+    try:
+        submit(client, shell(":"), idempotency_key="again")
+    except DiskFull as full:
+        refused = full
+    assert refused is None or (refused.transient and refused.hint)
+    return refused is None
+
+
+def test_disk_when_really_full_then_submits_are_refused_work_is_settled_and_all_goes_on_by_itself(
+    small_disk: DaemonProcess,
+) -> None:
+    gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
+    with small_disk.client() as client:
+        jobs = [submit(client, gate.spec("exit 3"), on_orphan="requeue") for _ in range(8)]
+        running(client, *jobs)
+
+        fill(filler)
+        until(lambda: not accepted(client), why="submits to be refused")
+        gate.open()
+        ends = [end_of(client, job) for job in jobs]
+        full = client.status()["disk"]["full"]
+        filler.unlink()
+        until(lambda: accepted(client), why="a daemon that accepts again by itself")
+
+    assert ends == [("failed", "exit")] * len(jobs)
+    assert full
+    assert small_disk.stop() == 0
+
+
+def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_starts_recovers_and_ends_in_order(
+    small_disk: DaemonProcess,
+) -> None:
+    gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
+    with small_disk.client() as client:
+        job = submit(client, gate.spec("exit 3"), survive=True)
+        running(client, job)
+    fill(filler)
+
+    small_disk.kill9()
+    small_disk.start()
+    gate.open()
+    with small_disk.client() as client:
+        end = end_of(client, job)
+        refused = not accepted(client)
+        fill(filler)
+    status = small_disk.stop()
+
+    assert (end, refused, status) == (("failed", "exit"), True, 0)
+
+
+def fill(filler: Path) -> None:
+    """To the last byte."""
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))

@@ -1,0 +1,79 @@
+"""SIGKILL at a chosen syscall of the daemon or of its launcher, one life after the other over the same state.
+
+Owns which syscalls: each life starts on what the one before left behind, so submit, launch, settle and recover (also of
+a recovery) are all cut through. The seed draws a dozen of the points; `STOKER_FAULTS=300` draws so many, or takes all
+there are. Refuses to pass when no fault fired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import DaemonUnreachable
+from tests.support import strace
+from tests.support.daemon import DaemonDied, DaemonProcess
+from tests.support.lives import Lives
+from tests.support.strace import Attached, Strace, points
+from tests.support.work import alive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIVES = int(os.environ.get("STOKER_FAULTS", "12"))
+MISSING = strace.why_not()
+
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.timeout(120 + 5 * LIVES),
+]
+
+
+def test_promises_when_the_daemon_is_killed_at_any_syscall_then_all_are_kept(
+    tortured: DaemonProcess, seed: int
+) -> None:
+    lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
+    drawn = lives.draw(lives.explore(around))
+
+    for point in drawn:
+        around.set(f"trace={point.syscall}", point.kill())
+        with contextlib.suppress(DaemonDied, DaemonUnreachable):
+            tortured.start()
+            lives.work()
+        lives.end()
+    around.set("trace=none")
+    tortured.start()
+
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: {[tuple(point) for point in drawn]}: ")
+    assert lives.complaints() == []
+    assert lives.fired > len(drawn) // 3
+
+
+def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
+    tortured: DaemonProcess, seed: int, tmp_path: Path
+) -> None:
+    lives = Lives(tortured, seed, LIVES)
+    attached = Attached(lives.newest_launcher()[1], tmp_path / "trace")
+    lives.work()
+    attached.detach()
+    drawn = lives.draw(points(tmp_path / "trace", ""))
+
+    for number, point in enumerate(drawn):
+        launcher, pid = lives.newest_launcher()
+        attached = Attached(pid, tmp_path / f"trace.{number}", f"trace={point.syscall}", point.kill())
+        lives.work()
+        attached.detach()
+        if not alive(pid):
+            lives.fired += 1
+            lives.killed_launchers.add(launcher)
+        if lives.dice.random() < 0.3:
+            tortured.kill9()
+            tortured.start()
+
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: {[tuple(point) for point in drawn]}: ")
+    assert lives.complaints() == []
+    assert lives.fired > len(drawn) // 3

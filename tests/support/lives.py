@@ -1,0 +1,117 @@
+"""Short lives of a daemon, one after the other over the same state, each cut off by a fault at a chosen syscall.
+
+Owns the programme of a life (submits, a cancel, the ends of what is short), the points at which faults may strike, and
+the questions after the last life. Refuses to inject: tests say what strace is to do. Invariant: what a life leaves
+behind is what the next one starts on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections import defaultdict
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from stoker.core.errors import AlreadyFinished, AttemptMayLive, DaemonUnreachable, DiskFull, NotAllowed
+from tests.support.audit import Audit
+from tests.support.facts import NeverCame, until
+from tests.support.ledger import Ledger
+from tests.support.strace import SYSCALLS, Point, Strace, points
+from tests.support.torture import LIVE, become_quiet, draw_job
+from tests.support.work import alive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+OPENED = "state/lock"  # the first thing that a daemon does to its directory
+
+
+class Lives:
+    """The same short programme for every life, until it is cut off or over."""
+
+    def __init__(self, daemon: DaemonProcess, seed: int, most: int) -> None:
+        self.daemon = daemon
+        self.most = most
+        self.ledger = Ledger(daemon.home / "ledger")
+        self.dice = random.Random(f"lives {seed}")
+        self.fired = 0
+        self.killed_launchers: set[str] = set()
+        self._number = 0
+
+    def draw(self, every: list[Point]) -> list[Point]:
+        """Every syscall alike: else most lives would end in a read."""
+        shuffled = self.dice.sample(every, len(every))
+        rounds = defaultdict(list)
+        for point in shuffled:
+            rounds[point.syscall].append(point)
+        dealt = [point for round_ in zip_longest(*rounds.values()) for point in round_ if point is not None]
+        return dealt[: self.most]
+
+    def explore(self, around: Strace, syscalls: Sequence[str] = SYSCALLS) -> list[Point]:
+        """A life without a fault, to learn where one could strike."""
+        self.daemon.kill9()
+        self.daemon.start()
+        self.work()
+        self.daemon.kill9()
+        return points(around.trace, OPENED, syscalls)
+
+    def work(self) -> None:
+        """One job alone, many at once, a cancel, and the ends of what is short; the daemon may die under any of it."""
+        with contextlib.suppress(DaemonUnreachable, NeverCame), self.daemon.client(timeout_s=5) as client:
+            self._submit(client, 1)
+            jobs = self._submit(client, 6)
+            with contextlib.suppress(AlreadyFinished, AttemptMayLive, NotAllowed):
+                client.cancel(jobs[0])
+            until(lambda: not client.list(states=LIVE, limit=1)["jobs"], timeout_s=2)
+
+    def _submit(self, client: stoker.Client, count: int) -> list[int]:
+        keys = [f"k{self._number + index}" for index in range(count)]
+        self._number += count
+        for key in keys:
+            self.ledger.send(key, draw_job(self.dice, self.ledger, key))
+        answers = client.call("job.submit_many", {"jobs": [self.ledger.sent[key] for key in keys]})["jobs"]
+        for key, answer in zip(keys, answers, strict=True):
+            self.ledger.answer(key, answer["id"])
+        return [answer["id"] for answer in answers]
+
+    def accepted(self, client: stoker.Client) -> bool:
+        """Whether a job more is taken; the one reason for a no is the full disk."""
+        try:
+            return bool(self._submit(client, 1))
+        except DiskFull:
+            return False
+
+    def end(self) -> None:
+        """SIGKILL, unless the fault was quicker."""
+        process = self.daemon.process
+        assert process is not None
+        if process.poll() is None:
+            self.daemon.kill9()
+        else:
+            assert process.returncode == -9, f"it ended by itself: {self.daemon.tail()}"
+            self.fired += 1
+
+    def complaints(self) -> list[str]:
+        """After the last life: quiet, a drain, and all the questions."""
+        become_quiet(self.daemon)
+        with self.daemon.client() as client:
+            client.call("system.drain", {"stop": True})
+        assert self.daemon.wait() == 0
+        until(lambda: not list(self.daemon.processes()), why="the end of every process of this instance")
+        # A child of the launcher is traced until it execs, so the fault may meet a worker that never came to be.
+        audit = Audit(self.daemon.state_dir / "stoker.db", self.ledger, self.killed_launchers, newborn=True)
+        sys.stderr.write(f"{self.fired} fired; {audit.summary()}\n")
+        return [*audit.complaints(), *audit.unfinished()]
+
+    def newest_launcher(self) -> tuple[str, int]:
+        """Id and pid of the one that would start the next attempt."""
+        with self.daemon.client() as client:
+            found = until(
+                lambda: [one for one in client.status()["launchers"] if alive(one["pid"])], why="a living launcher"
+            )
+        return found[-1]["id"], found[-1]["pid"]

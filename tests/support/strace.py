@@ -1,0 +1,152 @@
+"""strace as a fault tool: a daemon whose N-th write kills it, or whose disk fails, and where such faults could strike.
+
+Owns how strace is started around a stokerd (its pid stays stokerd's own, its children run untraced) or attached to a
+process that runs, and what the trace says. Refuses to choose: tests draw the points. Invariant: a fault counts when
+the trace shows that it was injected.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from tests.support.daemon import BIN
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+# What changes the world or speaks to somebody; the rest (memory, clocks, signals) has no moment worth dying in.
+SYSCALLS = [
+    "accept4",
+    "bind",
+    "chdir",
+    "clone3",
+    "vfork",
+    "close",
+    "connect",
+    "dup2",
+    "epoll_ctl",
+    "epoll_pwait",
+    "epoll_wait",
+    "fallocate",
+    "fchmod",
+    "fcntl",
+    "fdatasync",
+    "flock",
+    "fsync",
+    "ftruncate",
+    "io_uring_enter",
+    "kill",
+    "listen",
+    "mkdir",
+    "openat",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "pipe2",
+    "pread64",
+    "pwrite64",
+    "read",
+    "recvfrom",
+    "recvmsg",
+    "rename",
+    "sendmsg",
+    "sendto",
+    "setsid",
+    "socket",
+    "unlink",
+    "wait4",
+    "write",
+    "writev",
+]
+CALL = re.compile(r"^(\d+) +(\w+)\(")
+INJECTED = "(INJECTED)"  # behind a syscall that was given an error; not behind one that was given a signal
+OPTIONS = ("-f", "-b", "execve")
+
+
+class Point(NamedTuple):
+    """The `number`-th call of a syscall in one thread: strace counts for each thread on its own."""
+
+    syscall: str
+    number: int
+
+    def kill(self) -> str:
+        return f"inject={self.syscall}:signal=KILL:when={self.number}"
+
+
+def why_not() -> str | None:
+    """What keeps strace from being used here, if anything does."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    tried = subprocess.run(["strace", *OPTIONS, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
+    return f"strace may not trace here: {tried.stderr.strip()}" if tried.returncode else None
+
+
+class Strace:
+    """Around each life of one daemon from here on; `expressions` are strace's own, empty for an untroubled life."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.trace = daemon.home / "trace"
+        self._programs = daemon.home / "bin"
+        self._programs.mkdir()
+        (self._programs / "stoker").symlink_to(BIN / "stoker")
+        self.set()
+        daemon.programs = self._programs
+
+    def set(self, *expressions: str) -> Self:
+        """What is to happen in the next life."""
+        self.trace.unlink(missing_ok=True)
+        asked = " ".join(f"-e {expression}" for expression in expressions)
+        command = f"strace -D --seccomp-bpf {' '.join(OPTIONS)} -o {self.trace} {asked} {BIN}/stokerd"
+        program = self._programs / "stokerd"
+        program.unlink(missing_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o755)
+        return self
+
+    def injected(self) -> int:
+        """How many faults have struck in this life."""
+        return self.trace.read_text(errors="replace").count(INJECTED) if self.trace.exists() else 0
+
+
+class Attached:
+    """strace on a process that runs; it ends with it, or when told to."""
+
+    def __init__(self, pid: int, trace: Path, *expressions: str) -> None:
+        asked = [word for expression in expressions for word in ("-e", expression)]
+        command = ["strace", *OPTIONS, "-o", str(trace), *asked, "-p", str(pid)]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        until(lambda: self._ended() or _is_traced(pid), why=f"strace on {pid}")
+
+    def _ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def detach(self) -> None:
+        if not self._ended():
+            self._process.terminate()
+        self._process.communicate()
+
+
+def _is_traced(pid: int) -> bool:
+    with open(f"/proc/{pid}/status") as status:  # noqa: PTH123 - a read of /proc
+        return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status)
+
+
+def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS) -> list[Point]:
+    """Every place behind the first line with `after` where a fault could strike, each once."""
+    calls: dict[tuple[str, str], int] = {}
+    found: set[Point] = set()
+    begun = False
+    for line in trace.read_text(errors="replace").splitlines():
+        begun = begun or after in line
+        call = CALL.match(line)
+        if call is not None and call[2] in syscalls:
+            calls[call[1], call[2]] = number = calls.get((call[1], call[2]), 0) + 1
+            if begun:
+                found.add(Point(call[2], number))
+    return sorted(found)
