@@ -7,9 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from stoker.core.model import Attempt, Identity, Job, State, StopReason
-from stoker.core.recovery import Action, Decision, Fact, Finding, PlanInvalid, RecoveryPlan, plan, validate
-from tests.support.jobs import attempt, exited, job, spec
+from stoker.core import events as ev
+from stoker.core.lifecycle import step
+from stoker.core.model import Attempt, Identity, Job, OnOrphan, State, StopReason
+from stoker.core.recovery import (
+    NEVER_STARTED,
+    UNSEEN,
+    Action,
+    Decision,
+    Fact,
+    Finding,
+    PlanInvalid,
+    RecoveryPlan,
+    event_of,
+    foresee,
+    plan,
+    validate,
+)
+from tests.support.jobs import NOW, attempt, exited, job, spec
 
 # Columns: the job survives or not, and whether its stop was already wanted.
 EXPECTED = """
@@ -162,3 +177,100 @@ def test_validate_when_an_end_without_an_outcome_would_be_settled_then_the_plan_
 
     with pytest.raises(PlanInvalid, match="settle wants an outcome"):
         validate(RecoveryPlan((decision,)), [row])
+
+
+# --- events, and what comes of them ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fact", "survive", "stop", "event"),
+    [
+        (Fact.ENDED, False, None, ev.Ended(outcome=exited(0))),
+        (Fact.OWNED, True, None, ev.Adopted()),
+        (Fact.OWNED, False, None, ev.StopWanted(reason=StopReason.ORPHANED)),
+        (Fact.OWNED, True, StopReason.CANCEL, None),
+        (Fact.NEVER_STARTED, False, None, ev.Ended(outcome=NEVER_STARTED)),
+        (Fact.GONE, False, None, ev.Ended(outcome=UNSEEN)),
+        (Fact.UNPROVABLE, False, None, ev.Stuck()),
+        (Fact.SILENT, False, None, None),
+    ],
+)
+def test_event_when_a_decision_is_followed_then_it_is_an_ordinary_one_or_none_where_nothing_changes(
+    fact: Fact, stop: StopReason | None, event: ev.Event | None, *, survive: bool
+) -> None:
+    assert event_of(decided(open_run(survive=survive, stop=stop), fact)) == event
+
+
+@pytest.mark.parametrize(
+    ("fact", "on_orphan", "stop", "expected"),
+    [
+        (Fact.ENDED, "fail", None, "succeeded"),
+        (Fact.NEVER_STARTED, "fail", None, "queued"),
+        (Fact.GONE, "fail", None, "failed/orphaned"),
+        (Fact.GONE, "requeue", None, "queued"),
+        (Fact.GONE, "hold", None, "held/orphaned"),
+        (Fact.ORPHANED, "requeue", None, "queued"),
+        (Fact.ORPHANED, "fail", None, "failed/orphaned"),
+        (Fact.ORPHANED, "requeue", StopReason.CANCEL, "cancelled/user"),
+        (Fact.UNPROVABLE, "requeue", None, "held/stuck"),
+        (Fact.SILENT, "requeue", None, "running"),
+    ],
+)
+def test_foresight_when_a_decision_would_be_followed_then_the_job_is_shown_as_it_would_be(
+    fact: Fact, on_orphan: str, stop: StopReason | None, expected: str
+) -> None:
+    of = job(State.RUNNING, asked=spec(on_orphan=OnOrphan(on_orphan)), attempts=1)
+    row = (of, attempt(of, stop_reason=stop))
+
+    after = foresee(*row, decided(row, fact), NOW)
+
+    state, _, reason = expected.partition("/")
+    assert after.state is State(state)
+    assert not reason or after.reason == reason
+
+
+Row = tuple[Job, Attempt]
+LOOKS = st.lists(
+    st.tuples(
+        st.sampled_from(Fact),
+        st.booleans(),
+        st.none() | st.sampled_from(StopReason),
+        st.sampled_from([State.RUNNING, State.HELD]),
+        st.sampled_from(OnOrphan),
+    ),
+    max_size=8,
+)
+
+
+def recovered(rows: list[Row], findings: dict[str, Finding]) -> tuple[list[Row], list[ev.Effect]]:
+    """What is still open after a recovery, and what would be done."""
+    left: list[Row] = []
+    effects: list[ev.Effect] = []
+    made = plan(rows, findings)
+    validate(made, rows)
+    for (of, live), decision in zip(rows, made.decisions, strict=True):
+        event = event_of(decision)
+        after = step(of, live, event, NOW) if event is not None else None
+        effects += after.effects if after is not None else ()
+        of, live = (after.job, after.attempt or live) if after is not None else (of, live)  # noqa: PLW2901
+        if live.open:
+            left.append((of, replace(live, adopted=0)))  # how often it was adopted is all that may grow
+    return left, effects
+
+
+@given(LOOKS)
+def test_recovery_when_it_meets_the_same_facts_again_then_it_changes_nothing_more(
+    looks: list[tuple[Fact, bool, StopReason | None, State, OnOrphan]],
+) -> None:
+    rows, findings = [], {}
+    for ident, (fact, survive, stop, state, on_orphan) in enumerate(looks, 1):
+        of = job(state, id=ident, asked=spec(survive=survive, on_orphan=on_orphan), attempts=1)
+        live = attempt(of, stop_reason=stop)
+        rows.append((of, live))
+        findings[live.run_id] = found(live, fact, process(ident))
+
+    once, _ = recovered(rows, findings)
+    twice, effects = recovered(once, findings)
+
+    assert twice == once
+    assert not [effect for effect in effects if isinstance(effect, ev.Launch | ev.Settled)]

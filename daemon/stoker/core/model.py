@@ -229,6 +229,9 @@ class Identity(Struct, frozen=True, kw_only=True):
     cgroup: str | None = None
 
 
+IN_PROCESS = "in-process"  # the launcher of attempts that are handlers of the daemon itself
+
+
 class Attempt(Struct, frozen=True, kw_only=True):
     """One row of `attempts`: one run of a job."""
 

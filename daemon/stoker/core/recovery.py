@@ -1,9 +1,9 @@
 """What a start makes of the attempts that an earlier life left open: `plan(rows, findings)`.
 
-Owns the reading of facts (DESIGN section 7.4) and the check that a plan is one that may be followed. Refuses
-to signal or to write: an action becomes an ordinary event for `lifecycle.step`. Invariants: each open
-attempt has exactly one action; no process is named twice; only a proven worker is stopped or adopted; only
-a live launcher's word makes an attempt "never started".
+Owns the reading of facts (DESIGN section 7.4), the event that each decision is, and the check that a plan is one
+that may be followed. Refuses to signal or to write: an action becomes an ordinary event for `lifecycle.step`.
+Invariants: each open attempt has exactly one action; no process is named twice; only a proven worker is stopped or
+adopted; only a live launcher's word makes an attempt "never started"; the same facts again change nothing more.
 """
 
 from __future__ import annotations
@@ -12,8 +12,15 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from stoker.core.model import Attempt, Identity, Job, Outcome, StopReason
+from stoker.core import events as ev
+from stoker.core.clock import Now
+from stoker.core.lifecycle import step
+from stoker.core.model import Attempt, Identity, Job, Outcome, OutcomeKind, StopReason
+
+UNSEEN = Outcome(kind=OutcomeKind.UNSEEN)
+NEVER_STARTED = Outcome(kind=OutcomeKind.NEVER_STARTED)
 
 
 class Fact(StrEnum):
@@ -107,6 +114,35 @@ def _action(job: Job, attempt: Attempt, finding: Finding) -> tuple[Action, StopR
     if job.spec.survive:
         return Action.ADOPT, None
     return Action.STOP, StopReason.ORPHANED
+
+
+def event_of(decision: Decision) -> ev.Event | None:
+    """The event that a decision is; None where nothing changes (a stop that was wanted before, a silent launcher)."""
+    if decision.action is Action.SETTLE:
+        assert decision.finding.outcome is not None, "a valid plan settles with an outcome"
+        return ev.Ended(outcome=decision.finding.outcome)
+    if decision.action is Action.STOP and decision.stop_reason is not None and not decision.resumed:
+        return ev.StopWanted(reason=decision.stop_reason)
+    return _ALWAYS.get(decision.action)
+
+
+def foresee(job: Job, attempt: Attempt, decision: Decision, now: Now) -> Job:
+    """The job once a decision is followed to its end, as far as that can be known: a wait leaves it as it is."""
+    event = event_of(decision)
+    if decision.action is Action.STOP:
+        if event is not None:
+            stopping = step(job, attempt, event, now)
+            job, attempt = stopping.job, stopping.attempt or attempt
+        event = ev.Ended(outcome=replace(UNSEEN, stopped=True))
+    return job if event is None else step(job, attempt, event, now).job
+
+
+_ALWAYS: dict[Action, ev.Event] = {
+    Action.ADOPT: ev.Adopted(),
+    Action.REQUEUE: ev.Ended(outcome=NEVER_STARTED),
+    Action.UNSEEN: ev.Ended(outcome=UNSEEN),
+    Action.HOLD_STUCK: ev.Stuck(),
+}
 
 
 def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:

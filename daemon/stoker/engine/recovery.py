@@ -17,21 +17,20 @@ from msgspec.structs import replace
 
 from stoker.core import events as ev
 from stoker.core.clock import Clock
-from stoker.core.recovery import Action, Decision, Fact, Finding, RecoveryPlan, plan, validate
-from stoker.engine import evidence
+from stoker.core.recovery import Action, Decision, Fact, Finding, RecoveryPlan, event_of, plan, validate
 from stoker.engine.book import Book, Run
 from stoker.engine.inbox import Message, Settle
 from stoker.engine.loop import Loop
 from stoker.engine.turn import Turn
 from stoker.executors.base import Ended
 from stoker.executors.local import LocalExecutor
-from stoker.executors.outcome import NEVER_STARTED, UNSEEN, outcome_of
+from stoker.process import evidence
 from stoker.process import identity as identities
 from stoker.process.capture import log_of, remove_empty
 from stoker.process.launchers import find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
 from stoker.process.messages import Run as HeldRun
-from stoker.process.outcomes import read_outcomes, remove_outcomes
+from stoker.process.outcomes import outcome_of, read_outcomes, remove_outcomes
 from stoker.process.tree import stop_processes, sweep
 from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
@@ -247,29 +246,11 @@ def _carry_out(turn: Turn, decision: Decision) -> None:
     run = turn.book.by_run(decision.run_id)
     if run is None:
         return  # it ended between the look and now, and its end was heard
-    event = _event(decision)
+    event = event_of(decision)
     if event is not None:
         turn.step(decision.job_id, event)
     elif decision.action is Action.STOP:
         turn.effects.append(ev.Stop(decision.run_id, run.job.spec.grace_ms))
-
-
-def _event(decision: Decision) -> ev.Event | None:
-    """The event that a decision is; None where nothing changes (a stop that was wanted before, a silent launcher)."""
-    if decision.action is Action.SETTLE:
-        assert decision.finding.outcome is not None, "a valid plan settles with an outcome"
-        return ev.Ended(outcome=decision.finding.outcome)
-    if decision.action is Action.STOP and decision.stop_reason is not None and not decision.resumed:
-        return ev.StopWanted(reason=decision.stop_reason)
-    return _ALWAYS.get(decision.action)
-
-
-_ALWAYS: dict[Action, ev.Event] = {
-    Action.ADOPT: ev.Adopted(),
-    Action.REQUEUE: ev.Ended(outcome=NEVER_STARTED),
-    Action.UNSEEN: ev.Ended(outcome=UNSEEN),
-    Action.HOLD_STUCK: ev.Stuck(),
-}
 
 
 def _counts(made: RecoveryPlan) -> dict[str, int]:

@@ -17,10 +17,9 @@ from msgspec import Struct
 
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
-from stoker.core.model import Outcome, OutcomeKind
+from stoker.core.model import IN_PROCESS, Outcome, OutcomeKind
 from stoker.executors.base import Began, Delivered, Ended, Sink, Start
 
-LAUNCHER = "in-process"
 ERROR_LIMIT = 4_000
 
 
@@ -73,7 +72,7 @@ class InProcessExecutor:
 
     @property
     def launcher(self) -> str | None:
-        return LAUNCHER
+        return IN_PROCESS
 
     def start(self, starts: Sequence[Start]) -> None:
         for start in starts:

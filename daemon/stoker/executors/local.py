@@ -14,12 +14,14 @@ from typing import Any
 
 from stoker.core.clock import wall_ms
 from stoker.core.model import Identity, Outcome, OutcomeKind
+from stoker.core.recovery import NEVER_STARTED
 from stoker.executors.base import Began, Delivered, Ended, Lost, Report, Sink, Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.generations import Generations
-from stoker.executors.outcome import NEVER_STARTED, outcome_of, reports_of
+from stoker.executors.outcome import reports_of
 from stoker.process import messages
 from stoker.process.client import LauncherClient
+from stoker.process.outcomes import outcome_of
 from stoker.process.tree import Ladder, await_end, sweep
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log

@@ -1,7 +1,7 @@
-"""Outcomes that launchers wrote down while no daemon was connected: facts for recovery.
+"""Outcomes as launchers tell them, and those they wrote down while no daemon was connected: facts for recovery.
 
-Owns the reading side of `outcomes/<launcher>.log`: one JSON object a line, an Exited each. Refuses to
-change a line; a whole file is removed once what it says is committed.
+Owns the outcome that an exit stands for, and the reading side of `outcomes/<launcher>.log`: one JSON object a line,
+an Exited each. Refuses judgement, and to change a line; a whole file is removed once what it says is committed.
 
 Invariants: a torn last line was never promised (its launcher keeps the outcome and says it again), any
 other line that cannot be read is damage and is not passed over.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stoker.core.errors import CorruptRecord
+from stoker.core.model import Outcome, OutcomeKind
 from stoker.process.messages import Exited
 
 if TYPE_CHECKING:
@@ -42,6 +43,24 @@ def remove_outcomes(paths: Iterable[Path]) -> None:
         _sync(directory)
 
 
+def outcome_of(exited: Exited) -> Outcome:
+    """The outcome that an exit stands for."""
+    failed = exited.spawn_error
+    return Outcome(
+        kind=_kind(exited),
+        exit_code=exited.exit_code,
+        signal=exited.signal,
+        stopped=exited.stopped,
+        transient=failed is not None and failed.transient,
+        error=None if failed is None else failed.error,
+        ended_at=exited.at_ms,
+        user_ms=exited.user_ms,
+        system_ms=exited.system_ms,
+        max_rss_kib=exited.max_rss_kib,
+        log_bytes=exited.log_bytes,
+    )
+
+
 def _read(path: Path) -> list[Exited]:
     lines = path.read_bytes().split(b"\n")
     whole, _torn = lines[:-1], lines[-1]
@@ -53,6 +72,14 @@ def _decode(path: Path, line: bytes) -> Exited:
         return DECODER.decode(line)
     except msgspec.DecodeError as error:
         raise CorruptRecord(f"{path}: not an outcome: {line[:200]!r}", hint="move the file aside") from error
+
+
+def _kind(exited: Exited) -> OutcomeKind:
+    if exited.spawn_error is not None:
+        return OutcomeKind.SPAWN_ERROR
+    if exited.oom:
+        return OutcomeKind.OOM
+    return OutcomeKind.SIGNAL if exited.signal is not None else OutcomeKind.EXIT
 
 
 def _sync(directory: Path) -> None:

@@ -11,13 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from stoker.core.model import Attempt, Identity
+from stoker.core.model import IN_PROCESS, Attempt, Identity
 from stoker.core.recovery import Fact, Finding
-from stoker.executors.in_process import LAUNCHER as IN_PROCESS
-from stoker.executors.outcome import outcome_of
 from stoker.process import identity as identities
 from stoker.process.client import LauncherClient
 from stoker.process.messages import Exited, Run, RunState
+from stoker.process.outcomes import outcome_of
 
 
 class Testimony(Struct, frozen=True):
