@@ -454,9 +454,30 @@ def test_ended_when_the_job_was_stuck_then_the_attempt_is_closed_and_a_person_st
 
     after = step(stuck, live, ev.Ended(outcome=exited(2, ended_at=8)), NOW)
 
-    assert (after.job.state, after.job.pid, after.job.exit_code) == (State.HELD, None, 2)
+    assert (after.job.state, after.job.reason, after.job.pid) == (State.HELD, Reason.EXIT, None)
+    assert after.job.exit_code == 2
     assert after.attempt == replace(live, outcome=exited(2, ended_at=8), ended_at=8)
     assert after.effects == (ev.Settled(live.run_id),)
+
+
+@pytest.mark.parametrize(
+    ("adopted", "end", "reason"),
+    [
+        (0, UNSEEN, Reason.ORPHANED),
+        (1, UNSEEN, Reason.LOST),
+        (0, NEVER_STARTED, Reason.LOST),
+        (0, Outcome(kind=OutcomeKind.OOM), Reason.OOM),
+        (0, Outcome(kind=OutcomeKind.SIGNAL, signal=9), Reason.SIGNAL),
+    ],
+)
+def test_ended_when_the_job_was_stuck_then_its_reason_says_what_is_known_by_now(
+    adopted: int, end: Outcome, reason: Reason
+) -> None:
+    stuck = job(State.HELD, reason=Reason.STUCK, attempts=1)
+
+    after = step(stuck, attempt(stuck, adopted=adopted), ev.Ended(outcome=end), NOW)
+
+    assert (after.job.state, after.job.reason) == (State.HELD, reason)
 
 
 def test_ended_when_a_cancel_was_wanted_before_the_attempt_got_stuck_then_the_cancel_counts() -> None:
@@ -535,6 +556,12 @@ def test_release_when_nothing_holds_the_job_then_it_keeps_budgets_and_is_queued(
     after = step(job(State.HELD, failures=2, orphanings=3, attempts=5, expires_at=9), None, ev.Release(), NOW)
 
     assert after == Step(job(State.QUEUED, failures=2, orphanings=3, attempts=5, expires_at=9))
+
+
+def test_release_when_the_job_is_poison_then_its_unseen_ends_are_counted_afresh() -> None:
+    before = job(State.HELD, reason=Reason.POISON, failures=2, orphanings=3, attempts=5)
+
+    assert step(before, None, ev.Release(), NOW) == Step(job(State.QUEUED, failures=2, attempts=5))
 
 
 @pytest.mark.parametrize("event", [ev.Retry(), ev.Restart(yes=True)], ids=["retry", "restart"])

@@ -151,6 +151,8 @@ class Host(RuleBasedStateMachine):
             life.unseen = False
         if isinstance(event, (ev.Retry, ev.Restart)) and live is None:
             life.seen_failures = life.unseen_ends = 0
+        if isinstance(event, ev.Release) and before.reason is Reason.POISON:
+            life.unseen_ends = 0
         if isinstance(event, ev.Ended) and before.state is State.RUNNING:
             self.account(life, event.outcome, job_after)
         assert (job_after.failures, job_after.orphanings) == (life.seen_failures, life.unseen_ends), event

@@ -42,6 +42,20 @@ def test_why_when_a_backoff_runs_then_it_says_how_long_and_how_often() -> None:
     assert told.details == {"wake_in_ms": 1_500, "failures": 1}
 
 
+@pytest.mark.parametrize("run_at", [None, NOW.wall - 1])
+def test_why_when_a_backoff_has_just_ended_then_it_is_not_taken_for_a_start_time(run_at: int | None) -> None:
+    told = why(job(State.WAITING, asked=spec(max_attempts=3, run_at=run_at), failures=1, wake_at=NOW.steady))
+
+    assert (told.code, told.message) == ("backoff", "failed 1 of 3 times; the next try is now")
+    assert told.details == {"wake_in_ms": 0, "failures": 1}
+
+
+def test_why_when_the_start_time_has_just_come_then_it_is_now() -> None:
+    told = why(job(State.WAITING, asked=spec(run_at=NOW.wall)))
+
+    assert (told.code, told.message) == ("run_at", "was asked to start now")
+
+
 @pytest.mark.parametrize("wake_at", [None, NOW.steady])
 def test_why_when_run_at_is_ahead_then_it_says_when(wake_at: int | None) -> None:
     told = why(job(State.WAITING, asked=spec(run_at=NOW.wall + 60_000), wake_at=wake_at))
@@ -62,7 +76,7 @@ QUEUED: list[tuple[str, dict[str, Any], str]] = [
         "queue 'bulk' is of class low, and the host is busy (cpu, memory)",
     ),
     ("queue_paused", {"queue": Queue(name="bulk", paused=True, max_running=2)}, "queue 'bulk' is paused"),
-    ("draining", {"closed": "draining"}, "the daemon starts nothing now: draining"),
+    ("slot", {"closed": "draining"}, "the daemon starts nothing now: draining"),
 ]
 
 
@@ -140,8 +154,21 @@ def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:
     assert len({why(job(State.HELD, reason=reason)).message for reason in HELD_FOR}) == len(HELD_FOR)
 
 
-def test_why_when_a_job_is_held_for_another_reason_then_a_person_is_still_named() -> None:
-    assert why(job(State.HELD, reason=Reason.OOM)).message == "waits for a person"
+@pytest.mark.parametrize(
+    ("fields", "how"),
+    [
+        ({"reason": Reason.EXIT, "exit_code": 3}, "ended (exit 3)"),
+        ({"reason": Reason.SIGNAL, "signal": 9}, "ended (signal 9)"),
+        ({"reason": Reason.OOM}, "ended (oom)"),
+    ],
+)
+def test_why_when_a_stuck_attempt_has_ended_by_now_then_it_says_how_and_not_that_it_may_live(
+    fields: dict[str, Any], how: str
+) -> None:
+    told = why(job(State.HELD, **fields))
+
+    assert told.message == f"{how} while nobody could tell whose its worker was, so a person must decide"
+    assert told.hint == "stoker release 7, or stoker cancel 7"
 
 
 def test_why_when_a_held_job_may_still_live_then_no_verb_is_offered_that_would_be_refused() -> None:

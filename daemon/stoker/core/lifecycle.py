@@ -19,7 +19,7 @@ from stoker.core.clock import Now
 from stoker.core.errors import AlreadyFinished, IllegalTransition, NotAllowed
 from stoker.core.model import FINAL, Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
 from stoker.core.steps import Step, blocked, end, expiry, ready, stop_for
-from stoker.core.verdict import Verdict, judge
+from stoker.core.verdict import Verdict, judge, reason_of_stuck
 
 Rule = Callable[[Job, Attempt | None, Any, Now], Step]
 
@@ -98,7 +98,8 @@ def _close(attempt: Attempt, event: ev.Ended, now: Now) -> Attempt:
 def _ended_while_held(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Step:
     """A stuck attempt turned out to be over: a person still decides, unless one had cancelled it."""
     assert attempt is not None, "only a held job with an open attempt gets an end"
-    known = replace(job, pid=None, exit_code=event.outcome.exit_code, signal=event.outcome.signal)
+    reason = reason_of_stuck(attempt, event.outcome)
+    known = replace(job, reason=reason, pid=None, exit_code=event.outcome.exit_code, signal=event.outcome.signal)
     after = _unless_cancelled(known, attempt, now)
     return Step(after.job, _close(attempt, event, now), (ev.Settled(attempt.run_id), *after.effects))
 

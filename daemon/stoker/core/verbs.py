@@ -64,8 +64,9 @@ def hold(job: Job, _attempt: Attempt | None, _event: ev.Hold, _now: Now) -> Step
 
 
 def release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> Step:
+    """Budgets stay as they are, but for the one that the hold was about: else the next unseen end were poison again."""
     _no_attempt(job, attempt)
-    return Step(ready(job, now))
+    return Step(ready(job, now, orphanings=0 if job.reason is Reason.POISON else job.orphanings))
 
 
 def restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> Step:

@@ -63,16 +63,17 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
         named = ", ".join(str(need) for need in ids[:5])
         hint = f"stoker why {ids[0]}" if ids else None
         return Blocker("needs", f"waits for job {named} to end", hint, {"needs": ids})
-    if job.wake_at is not None and job.wake_at > scene.now.steady:
-        left = job.wake_at - scene.now.steady
+    wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
+    run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
+    # Both may just have passed: then the next turn of the daemon queues the job.
+    if wake_ms or (job.wake_at is not None and not run_ms):
         return Blocker(
             "backoff",
-            f"failed {job.failures} of {job.spec.max_attempts} times; the next try is in {seconds(left)}",
+            f"failed {job.failures} of {job.spec.max_attempts} times; the next try is {_when(wake_ms)}",
             f"stoker logs {job.id}",
-            {"wake_in_ms": left, "failures": job.failures},
+            {"wake_in_ms": wake_ms, "failures": job.failures},
         )
-    left = max(0, (job.spec.run_at or 0) - scene.now.wall)
-    return Blocker("run_at", f"was asked to start in {seconds(left)}", None, {"run_at": job.spec.run_at})
+    return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
 
 
 def _queued(job: Job, scene: Scene) -> Blocker:
@@ -87,7 +88,7 @@ def _queued(job: Job, scene: Scene) -> Blocker:
 def _closed(_job: Job, scene: Scene) -> Blocker | None:
     if scene.closed is None:
         return None
-    return Blocker("draining", f"the daemon starts nothing now: {scene.closed}", "stoker status")
+    return Blocker("slot", f"the daemon starts nothing now: {scene.closed}", "stoker status", {"closed": scene.closed})
 
 
 def _paused(_job: Job, scene: Scene) -> Blocker | None:
@@ -153,14 +154,16 @@ _HELD = {
     Reason.USER: "was held by a person",
     Reason.POISON: "ended unseen too often: it may be what brings the host down",
     Reason.STUCK: "its worker may still be alive and nobody can prove whose it is, so it was not signalled",
-    Reason.ORPHANED: "ended while nobody saw it, and it asked for a person to decide",
+    Reason.ORPHANED: "ended while nobody saw it, so a person must decide",
     Reason.LOST: "was lost: nobody knows how, or whether, it ended",
     Reason.SHUTDOWN: "was stopped with the daemon, and it asked for a person to decide",
 }
 
 
 def _held(job: Job, scene: Scene) -> Blocker:
-    why = _HELD.get(job.reason or Reason.USER, "waits for a person")
+    why = _HELD.get(job.reason or Reason.USER)
+    if why is None:  # what became of an attempt that was held as stuck
+        why = f"ended{_reason(job)} while nobody could tell whose its worker was, so a person must decide"
     if scene.attempt is not None:
         identity = scene.attempt.identity
         told = f"; look at pid {identity.pid}" if identity is not None else ""
@@ -170,15 +173,22 @@ def _held(job: Job, scene: Scene) -> Blocker:
 
 
 def _final(job: Job) -> Blocker:
-    reason = "" if job.reason is None else f" ({job.reason.value}{_with_code(job)})"
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
-    return Blocker("final", f"is {job.state.value}{reason}", hint, {"reason": job.reason})
+    return Blocker("final", f"is {job.state.value}{_reason(job)}", hint, {"reason": job.reason})
+
+
+def _reason(job: Job) -> str:
+    return "" if job.reason is None else f" ({job.reason.value}{_with_code(job)})"
 
 
 def _with_code(job: Job) -> str:
     if job.reason is Reason.EXIT and job.exit_code is not None:
         return f" {job.exit_code}"
     return f" {job.signal}" if job.reason is Reason.SIGNAL and job.signal is not None else ""
+
+
+def _when(milliseconds: int) -> str:
+    return f"in {seconds(milliseconds)}" if milliseconds else "now"
 
 
 def seconds(milliseconds: int) -> str:
