@@ -6,7 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
@@ -62,6 +63,7 @@ async def test_instance_when_the_directory_is_copied_then_the_copy_is_somebody_e
     assert (copy.copied, again.copied) == (True, False)
     assert copy.id != original.id
     assert (again.id, again.epoch) == (copy.id, 3)
+    assert (original.foreign_epochs, copy.foreign_epochs, again.foreign_epochs) == (0, 1, 1)
     assert (await one_life(open_at, directory)).id == original.id
 
 
@@ -135,13 +137,21 @@ async def lived(directory: StateDirectory, open_at: Open) -> StateDirectory:
     return directory
 
 
-async def test_open_when_the_database_knows_less_than_its_note_then_it_is_refused_and_left_as_it_is(
-    lived: StateDirectory, open_at: Open
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"last_seq": 3}, r"ends at change 2, but state\.json says that it reached 3"),
+        ({"schema": 99}, r"has schema \d+, but state\.json says that it reached 99"),
+        ({"instance": "cafe"}, r"of instance [0-9a-f]{16}, but state\.json is of instance cafe"),
+    ],
+)
+async def test_open_when_the_database_is_not_what_its_note_says_then_it_is_refused_and_left_as_it_is(
+    lived: StateDirectory, open_at: Open, said: dict[str, Any], told: str
 ) -> None:
-    lived.write_aside(Aside(instance="cafe", schema=1, last_seq=3))
+    lived.write_aside(replace(true_note(lived), **said))
     before = content(lived.root)
 
-    with pytest.raises(StateRefused, match=r"ends at change 2, but state\.json says that it reached 3"):
+    with pytest.raises(StateRefused, match=told):
         await open_at(lived)
 
     assert content(lived.root) == before
@@ -151,9 +161,28 @@ async def test_open_when_the_database_knows_less_than_its_note_then_it_is_refuse
 async def test_open_when_the_database_knows_as_much_as_its_note_or_more_then_it_is_believed(
     lived: StateDirectory, open_at: Open, last_seq: int
 ) -> None:
-    lived.write_aside(Aside(instance="cafe", schema=1, last_seq=last_seq))
+    lived.write_aside(replace(true_note(lived), last_seq=last_seq))
 
     assert (await open_at(lived)).snapshot.last_seq == 2
+
+
+async def test_open_when_a_copy_was_cut_off_before_it_wrote_its_own_note_then_that_of_the_original_is_believed(
+    lived: StateDirectory, open_at: Open, tmp_path: Path
+) -> None:
+    lived.write_aside(true_note(lived))
+    shutil.copytree(lived.root, tmp_path / "copy")
+
+    lives = [await one_life(open_at, StateDirectory(tmp_path / "copy")) for _ in range(3)]
+
+    assert [life.copied for life in lives] == [True, False, False]
+
+
+def true_note(of: StateDirectory) -> Aside:
+    """What a daemon would write beside the database now."""
+    with closing(sqlite3.connect(of.database)) as connection:
+        (instance,) = connection.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    return Aside(instance=instance, schema=schema, last_seq=2)
 
 
 async def test_open_when_no_reserve_is_wanted_then_that_is_no_full_disk(

@@ -1,7 +1,8 @@
 """Who this state directory is: its instance id, the epoch of this start, and the anchor of its clock.
 
 Owns the facts in `meta`. A directory that was copied has another lock file than the one it remembers: it gets a
-new id, so that no process of the original is ever taken for ours.
+new id, and remembers up to which epoch all that it knows happened to the original, so that no process of that one is
+ever taken for ours, at this start or at any later one.
 """
 
 from __future__ import annotations
@@ -17,12 +18,22 @@ from stoker.store.queues import SET_META, meta
 
 
 class Instance(Struct, frozen=True):
-    """`anchor` is steady time at boot (core/clock.py); `copied`: open attempts belong to the original."""
+    """`anchor` is steady time at boot (core/clock.py); `copied`: this is the first start of a copy.
+
+    Attempts of a launcher whose epoch is not above `foreign_epochs` belong to the directory that this is a copy of.
+    """
 
     id: str
     epoch: int
     anchor: int
     copied: bool
+    foreign_epochs: int = 0
+
+
+def ids(connection: sqlite3.Connection) -> set[str]:
+    """Who this database is, and who it was before it was copied: `state.json` may still name that one."""
+    known = meta(connection)
+    return {known[name] for name in ("instance", "original") if name in known}
 
 
 def begin(connection: sqlite3.Connection, lock: os.stat_result, boot_id: str) -> Instance:
@@ -36,6 +47,7 @@ def begin(connection: sqlite3.Connection, lock: os.stat_result, boot_id: str) ->
         epoch=known.get("epoch", 0) + 1,
         anchor=known["anchor"] if same_boot else wall_ms() - boot_ms(),
         copied=copied,
+        foreign_epochs=known.get("epoch", 0) if copied else known.get("foreign_epochs", 0),
     )
     facts = {
         "instance": instance.id,
@@ -43,7 +55,10 @@ def begin(connection: sqlite3.Connection, lock: os.stat_result, boot_id: str) ->
         "anchor": instance.anchor,
         "boot_id": boot_id,
         "lock_file": where,
+        "foreign_epochs": instance.foreign_epochs,
     }
+    if copied:
+        facts["original"] = known["instance"]
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(SET_META, facts.items())
     connection.execute("COMMIT")

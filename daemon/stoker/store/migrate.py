@@ -54,10 +54,16 @@ def known() -> list[Migration]:
     )
 
 
+def schema_of(connection: sqlite3.Connection) -> int:
+    """The schema that a database has; 0 for a new one."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
 def migrate(connection: sqlite3.Connection, backups: Path) -> int:
     """Run what is missing; returns the schema number. Raises StateRefused and changes nothing then."""
     migrations = known()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version = schema_of(connection)
     if version > migrations[-1].number:
         raise StateRefused(
             f"the database has schema {version}, this daemon knows up to {migrations[-1].number}",

@@ -17,7 +17,7 @@ from stoker.store import changes, instance, snapshot
 from stoker.store.database import Database, examine, open_reader, open_writer
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.instance import Instance
-from stoker.store.migrate import migrate
+from stoker.store.migrate import migrate, schema_of
 from stoker.store.reader import Reader
 from stoker.store.snapshot import Snapshot
 from stoker.store.writer import Writer
@@ -78,11 +78,20 @@ async def _writer(directory: StateDirectory, database: Database, found: Snapshot
 
 
 def _compare(connection: sqlite3.Connection, aside: Aside) -> None:
-    """A database that knows less than the note beside it was replaced, or has lost commits. Raises StateRefused."""
+    """A database that is not the one in the note beside it, or knows less, was replaced or lost. Raises StateRefused."""
+    ids = instance.ids(connection)
+    if aside.instance not in ids:
+        raise _replaced(f"it is of instance {', '.join(sorted(ids))}, but state.json is of instance {aside.instance}")
+    schema = schema_of(connection)
+    if schema < aside.schema:
+        raise _replaced(f"it has schema {schema}, but state.json says that it reached {aside.schema}")
     last_seq, _ = changes.last(connection)
     if last_seq < aside.last_seq:
-        raise StateRefused(
-            f"the database ends at change {last_seq}, but state.json says that it reached {aside.last_seq}: "
-            "it lost commits or is an old copy",
-            hint="put the right database back; to accept the loss, move state.json away",
-        )
+        raise _replaced(f"it ends at change {last_seq}, but state.json says that it reached {aside.last_seq}")
+
+
+def _replaced(told: str) -> StateRefused:
+    return StateRefused(
+        f"the database lost commits, or is an old or another one: {told}",
+        hint="put the right database back; to accept the loss, move state.json away",
+    )
