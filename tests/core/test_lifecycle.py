@@ -461,21 +461,18 @@ def test_ended_when_the_job_was_stuck_then_the_attempt_is_closed_and_a_person_st
 
 
 @pytest.mark.parametrize(
-    ("adopted", "end", "reason"),
+    ("end", "reason"),
     [
-        (0, UNSEEN, Reason.ORPHANED),
-        (1, UNSEEN, Reason.LOST),
-        (0, NEVER_STARTED, Reason.LOST),
-        (0, Outcome(kind=OutcomeKind.OOM), Reason.OOM),
-        (0, Outcome(kind=OutcomeKind.SIGNAL, signal=9), Reason.SIGNAL),
+        (UNSEEN, Reason.LOST),
+        (NEVER_STARTED, Reason.LOST),
+        (Outcome(kind=OutcomeKind.OOM), Reason.OOM),
+        (Outcome(kind=OutcomeKind.SIGNAL, signal=9), Reason.SIGNAL),
     ],
 )
-def test_ended_when_the_job_was_stuck_then_its_reason_says_what_is_known_by_now(
-    adopted: int, end: Outcome, reason: Reason
-) -> None:
+def test_ended_when_the_job_was_stuck_then_its_reason_says_what_is_known_by_now(end: Outcome, reason: Reason) -> None:
     stuck = job(State.HELD, reason=Reason.STUCK, attempts=1)
 
-    after = step(stuck, attempt(stuck, adopted=adopted), ev.Ended(outcome=end), NOW)
+    after = step(stuck, attempt(stuck), ev.Ended(outcome=end), NOW)
 
     assert (after.job.state, after.job.reason) == (State.HELD, reason)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ from tests.support.facts import until
 from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import stoker
     from tests.support.work import Gate
 
@@ -255,26 +259,64 @@ def test_strangers_when_they_carry_another_instance_then_nobody_signals_them(dae
     assert os.waitpid(stranger, 0)[1] == 0
 
 
-def test_copied_directory_when_a_daemon_starts_on_it_then_it_signals_nothing_and_holds_what_was_open(
-    daemon: DaemonProcess, gate: Gate
+@pytest.fixture
+def copy(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
+    """Another daemon for another directory: a copy of the first one's, once a test has made it."""
+    other = DaemonProcess()
+    yield other
+    other.end()
+
+
+def copied(of: DaemonProcess, to: DaemonProcess) -> None:
+    shutil.copytree(of.state_dir, to.state_dir, ignore=shutil.ignore_patterns("*.sock"))
+    to.state_dir.chmod(0o700)
+
+
+def identities_on_disk(of: DaemonProcess) -> list[int]:
+    """The pids that another start on these files would know: they ride with a later commit than the attempts."""
+    with closing(sqlite3.connect(f"{(of.state_dir / 'stoker.db').as_uri()}?mode=ro", uri=True)) as reader:
+        return sorted(pid for (pid,) in reader.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0"))
+
+
+def test_copied_directory_when_daemons_start_on_it_then_they_signal_nothing_and_hold_what_was_open(
+    daemon: DaemonProcess, copy: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec("exit 5"), survive=True)
-        running(client, job)
-        pid = client.get(job)["pid"]
+        jobs = [submit(client, gate.spec("exit 5"), survive=survive) for survive in (True, False)]
+        running(client, *jobs)
+        pids = [client.get(job)["pid"] for job in jobs]
         instance = client.status()["instance"]
-    copy = DaemonProcess()
-    shutil.copytree(daemon.state_dir, copy.state_dir, ignore=shutil.ignore_patterns("*.sock"))
-    copy.state_dir.chmod(0o700)
+    until(lambda: identities_on_disk(daemon) == sorted(pids), why="the identities of both workers on disk")
+    copied(daemon, copy)
 
-    with copy, copy.client() as client:
-        assert end_of(client, job) == ("held", "stuck")
-        assert client.status()["instance"] != instance
-        assert recovery(client)["stuck"] == 1
-        assert alive(pid)
+    for _ in range(3):
+        with copy.start().client() as client:
+            assert [end_of(client, job) for job in jobs] == [("held", "stuck")] * 2
+            assert client.status()["instance"] != instance
+            assert recovery(client)["stuck"] == 2
+            assert "look at pid" in client.why(jobs[0])["message"]
+        copy.kill9()
 
+    assert all(alive(pid) for pid in pids)
     with daemon.client() as client:
-        assert state(client, job) == "running"
         gate.open()
-        assert end_of(client, job) == ("failed", "exit")
-        assert client.get(job)["exit_code"] == 5
+        assert [end_of(client, job) for job in jobs] == [("failed", "exit")] * 2
+        assert [client.get(job)["exit_code"] for job in jobs] == [5, 5]
+    with copy.start().client() as client:
+        assert [end_of(client, job) for job in jobs] == [("held", "lost")] * 2
+        assert client.why(jobs[0])["hint"] == f"stoker release {jobs[0]}, or stoker cancel {jobs[0]}"
+        client.cancel(jobs[0])
+        assert end_of(client, jobs[0]) == ("cancelled", "user")
+
+
+def test_copied_directory_when_its_own_launcher_dies_then_its_own_jobs_are_not_taken_for_the_originals(
+    daemon: DaemonProcess, copy: DaemonProcess, gate: Gate
+) -> None:
+    copied(daemon, copy)
+    with copy.start().client() as client:
+        job = submit(client, gate.spec())
+        running(client, job)
+
+        kill9(launchers(client)[0])
+
+        assert end_of(client, job) == ("failed", "orphaned")

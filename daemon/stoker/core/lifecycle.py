@@ -98,8 +98,8 @@ def _close(attempt: Attempt, event: ev.Ended, now: Now) -> Attempt:
 def _ended_while_held(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Step:
     """A stuck attempt turned out to be over: a person still decides, unless one had cancelled it."""
     assert attempt is not None, "only a held job with an open attempt gets an end"
-    reason = reason_of_stuck(attempt, event.outcome)
-    known = replace(job, reason=reason, pid=None, exit_code=event.outcome.exit_code, signal=event.outcome.signal)
+    end = event.outcome
+    known = replace(job, reason=reason_of_stuck(end), pid=None, exit_code=end.exit_code, signal=end.signal)
     after = _unless_cancelled(known, attempt, now)
     return Step(after.job, _close(attempt, event, now), (ev.Settled(attempt.run_id), *after.effects))
 

@@ -152,13 +152,13 @@ def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
     if sorted(wanted) != sorted(named):
         missing = sorted(set(wanted) ^ set(named)) or sorted(run for run in named if named.count(run) > 1)
         raise PlanInvalid(f"each open attempt wants exactly one decision; not so for {', '.join(missing[:5])}")
-    processes: dict[tuple[int, int], str] = {}
+    processes: dict[tuple[int, int, int], str] = {}
     for decision in made.decisions:
         _check_evidence(decision)
         identity = decision.finding.identity
         if identity is None or decision.action not in (Action.STOP, Action.ADOPT):
             continue
-        process = (identity.pid, identity.start_ticks)
+        process = (identity.pid_namespace, identity.pid, identity.start_ticks)
         if process in processes:
             raise PlanInvalid(f"process {identity.pid} is claimed by {processes[process]} and by {decision.run_id}")
         processes[process] = decision.run_id

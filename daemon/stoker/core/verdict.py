@@ -80,10 +80,8 @@ def _failure(job: Job, outcome: Outcome, reason: Reason, wall: int, luck: float)
     return Verdict(State.WAITING, failure=1, delay_ms=decision.delay_ms)
 
 
-def reason_of_stuck(attempt: Attempt, outcome: Outcome) -> Reason:
-    """What there is to say of an attempt that was held as stuck, now that its end is known, or that it is over."""
-    if outcome.kind is OutcomeKind.UNSEEN:
-        return _unseen_reason(attempt, attempt.stop_reason)
+def reason_of_stuck(outcome: Outcome) -> Reason:
+    """What there is to say of a job that was held as stuck, now that its attempt is over."""
     return _FAILED_BY_KIND.get(outcome.kind, Reason.LOST)
 
 

@@ -86,7 +86,7 @@ class Engine:
         )
         self.recovery = RecoveryService(
             self.book, self.loop, self.local, self.clock, self.telemetry, state_dir=directory.root,
-            instance=opened.instance.id, epoch=opened.instance.epoch, copied=opened.instance.copied,
+            of=opened.instance,
         )  # fmt: skip
         maintenance.register(opened.writer, self.clock)
         self.drain = Drain(

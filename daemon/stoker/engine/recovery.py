@@ -32,6 +32,7 @@ from stoker.process.messages import Exited, RunState
 from stoker.process.messages import Run as HeldRun
 from stoker.process.outcomes import outcome_of, read_outcomes, remove_outcomes
 from stoker.process.tree import stop_processes, sweep
+from stoker.store.instance import Instance
 from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -46,7 +47,7 @@ class RecoveryService:
 
     def __init__(
         self, book: Book, loop: Loop, local: LocalExecutor, clock: Clock, telemetry: Telemetry, *, state_dir: Path,
-        instance: str, epoch: int, copied: bool,
+        of: Instance,
     ) -> None:  # fmt: skip
         self._book = book
         self._loop = loop
@@ -54,10 +55,10 @@ class RecoveryService:
         self._clock = clock
         self._telemetry = telemetry
         self._state_dir = state_dir
-        self._instance = instance
-        self._copied = copied
+        self._instance = of.id
+        self._of = of
         self._tasks: set[asyncio.Task[None]] = set()
-        self.last = Recovery(epoch=epoch, started_at=clock.now().wall)
+        self.last = Recovery(epoch=of.epoch, started_at=clock.now().wall)
 
     async def recover(self) -> None:
         """At start: settle, adopt or stop everything that is open. Raises PlanInvalid: then nothing was changed."""
@@ -65,7 +66,7 @@ class RecoveryService:
         await self._stop_unborn()
         outcomes = read_outcomes(self._state_dir)
         written = {exited.run_id: exited for _, found in outcomes for exited in found}
-        made = await self._plan(list(self._book.runs.values()), written, silent)
+        made = await self._plan(list(self._book.runs.values()), written, silent, copied=self._of.copied)
         self.last = replace(self.last, plan=msgspec.json.encode(made.decisions).decode(), **_counts(made))
         await self._follow(made, self.last)
         self._spawn(self._finish(made, outcomes, written))
@@ -132,11 +133,15 @@ class RecoveryService:
 
     # --- plan and follow ---
 
-    async def _plan(self, runs: Sequence[Run], written: Mapping[str, Exited], silent: Collection[str]) -> RecoveryPlan:
+    async def _plan(
+        self, runs: Sequence[Run], written: Mapping[str, Exited], silent: Collection[str], *, copied: bool = False
+    ) -> RecoveryPlan:
         attempts = [run.attempt for run in runs]
         testimony = await evidence.hear(list(self._local.launchers), attempts, written, silent)
         findings = (
-            evidence.of_a_copy(attempts) if self._copied else await evidence.find(self._instance, attempts, testimony)
+            evidence.of_a_copy(attempts)
+            if copied
+            else await evidence.find(self._instance, attempts, testimony, self._of.foreign_epochs)
         )
         rows = [(run.job, run.attempt) for run in runs]
         made = plan(rows, findings)

@@ -42,8 +42,13 @@ async def hear(
     return Testimony(held, dict(written), silent)
 
 
-async def find(instance: str, attempts: Sequence[Attempt], testimony: Testimony) -> dict[str, Finding]:
-    """One finding for each attempt; /proc is looked at once, off the loop, for those nobody can tell about."""
+async def find(
+    instance: str, attempts: Sequence[Attempt], testimony: Testimony, foreign_epochs: int = 0
+) -> dict[str, Finding]:
+    """One finding for each attempt; /proc is looked at once, off the loop, for those nobody can tell about.
+
+    Attempts from up to `foreign_epochs` were started by the directory that this one is a copy of.
+    """
     findings = {}
     untold = []
     for attempt in attempts:
@@ -53,7 +58,7 @@ async def find(instance: str, attempts: Sequence[Attempt], testimony: Testimony)
         else:
             findings[attempt.run_id] = finding
     if untold:
-        findings |= await asyncio.to_thread(_look, instance, untold)
+        findings |= await asyncio.to_thread(_look, instance, untold, foreign_epochs)
     return findings
 
 
@@ -87,11 +92,13 @@ def _held(attempt: Attempt, client: LauncherClient, run: Run) -> Finding:
         case RunState.ENDED:
             assert run.exit is not None, "an ended run has an exit"
             return _ended(run.exit, "its launcher kept the outcome", client.launcher)
+    # Once the main process is over its number may be anybody's, also that of another run's.
+    known = attempt.identity if run.started is None else client.identity(run.started)
     return Finding(
         run_id=run.run_id,
         fact=Fact.OWNED,
         evidence=f"runs under launcher {client.launcher}",
-        identity=attempt.identity if run.started is None else client.identity(run.started),
+        identity=known if run.state is RunState.RUNNING else None,
         launcher=client.launcher,
     )
 
@@ -101,12 +108,19 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
     return Finding(run_id=exited.run_id, fact=Fact.ENDED, evidence=evidence, outcome=outcome, launcher=launcher)
 
 
-def _look(instance: str, attempts: Sequence[Attempt]) -> dict[str, Finding]:
+def _look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int) -> dict[str, Finding]:
     found = identities.scan(instance).runs
-    return {attempt.run_id: _judge(attempt, found.get(attempt.run_id, ())) for attempt in attempts}
+    return {
+        attempt.run_id: _judge(attempt, found.get(attempt.run_id, ()), foreign=_epoch(attempt) <= foreign_epochs)
+        for attempt in attempts
+    }
 
 
-def _judge(attempt: Attempt, pids: Sequence[int]) -> Finding:
+def _epoch(attempt: Attempt) -> int:
+    return int(attempt.launcher.split("-", 1)[0])
+
+
+def _judge(attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:
     """What /proc says: `pids` are the processes that carry the attempt's run id."""
 
     def finding(fact: Fact, evidence: str, identity: Identity | None = attempt.identity) -> Finding:
@@ -114,13 +128,16 @@ def _judge(attempt: Attempt, pids: Sequence[int]) -> Finding:
 
     if attempt.identity is not None:
         verdict = identities.verdict(attempt.identity, attempt.run_id)
+        if verdict is identities.Verdict.OURS and foreign:
+            return finding(Fact.UNPROVABLE, f"pid {attempt.identity.pid} runs for the directory that this is a copy of")
         if verdict is identities.Verdict.OURS:
             return finding(Fact.ORPHANED, f"pid {attempt.identity.pid} is proven to be its worker")
         if verdict is identities.Verdict.UNPROVABLE:
             return finding(Fact.UNPROVABLE, f"nobody can prove whose process pid {attempt.identity.pid} is")
     living = {pid: stat for pid in pids if (stat := identities.read_stat(pid)) and not stat.ended}
     if living:
-        main = attempt.identity or _leader(living)
+        # A recorded main process is over by now, and its number may be anybody's.
+        main = _leader(living) if attempt.identity is None else None
         return finding(Fact.ORPHANED, f"processes {', '.join(map(str, living))} carry its run id", main)
     return finding(Fact.GONE, "its launcher is dead and no process of it is left")
 
