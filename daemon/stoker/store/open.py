@@ -78,7 +78,7 @@ async def _writer(directory: StateDirectory, database: Database, found: Snapshot
 
 
 def _compare(connection: sqlite3.Connection, aside: Aside) -> None:
-    """A database that is not the one in the note beside it, or knows less, was replaced or lost. Raises StateRefused."""
+    """A database that is not the one of the note beside it, or knows less, was replaced. Raises StateRefused."""
     ids = instance.ids(connection)
     if aside.instance not in ids:
         raise _replaced(f"it is of instance {', '.join(sorted(ids))}, but state.json is of instance {aside.instance}")
