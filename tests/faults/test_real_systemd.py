@@ -1,0 +1,209 @@
+"""Stoker under a real systemd: started, killed, hung, stopped, restarted and reached through its socket unit.
+
+Owns what only a service manager can do to the daemon. Each test says what survives and with which exit code; the
+container is shared, the service is as new for each.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import container
+from tests.support.facts import until
+from tests.support.service import STATE, Service
+from tests.support.work import Gate, end_of, running, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WHY_NOT = container.missing()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+HURRIED = "[daemon]\ndrain_timeout_ms = 200\n"
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[Service]:
+    with Service() as service:
+        yield service
+
+
+@pytest.fixture
+def service(installed: Service) -> Iterator[Service]:
+    yield installed
+    installed.clean()
+
+
+@pytest.fixture
+def gate(service: Service) -> Iterator[Gate]:
+    opened_at_last = Gate(service.shared / "gate")
+    yield opened_at_last
+    opened_at_last.open()
+
+
+def test_service_when_started_then_it_is_ready_private_and_its_journal_is_json(service: Service) -> None:
+    service.configure()
+    service.start()
+
+    with service.client() as client:
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+        assert client.status()["pid"] == service.pid
+    assert (service.show("ActiveState"), service.show("StatusText")) == ("active", "0 running")
+    assert service.mode(STATE) == ("700", "stoker")
+    assert service.mode("/run/stoker") == ("755", "stoker")
+    assert service.mode("/run/stoker/stoker.sock") == ("600", "stoker")
+    events = [json.loads(line) for line in service.journal()]
+    assert [event["event"] for event in events][:1] == ["daemon_starting"]
+    assert all({"event", "level", "ts"} <= event.keys() for event in events)
+
+
+def test_service_when_the_daemon_is_killed_then_systemd_restarts_it_and_survivors_keep_their_exit_codes(
+    service: Service, gate: Gate
+) -> None:
+    service.configure("RestartSec=300ms")
+    first = service.start().pid
+    with service.client() as client:
+        survivor = submit(client, gate.spec("exit 7"), survive=True)
+        meanwhile = submit(client, shell(f"until [ ! -d /proc/{first} ]; do sleep 0.05; done; exit 8"), survive=True)
+        unsafe = submit(client, gate.spec())
+        running(client, survivor, meanwhile, unsafe)
+        worker = client.get(survivor)["pid"]
+
+    service.kill(first, "KILL")
+    service.restarted(first)
+
+    with service.client() as client:
+        # Ready means recovered: what the last life left is adopted, or its stop is decided, by now.
+        recovery = client.status()["recovery"]
+        assert (recovery["stopped"], recovery["adopted"] + recovery["settled"]) == (1, 2)
+        assert end_of(client, unsafe) == ("failed", "orphaned")
+        assert end_of(client, meanwhile) == ("failed", "exit")
+        assert client.get(meanwhile)["exit_code"] == 8
+        assert client.get(survivor)["pid"] == worker
+        gate.open()
+        assert end_of(client, survivor) == ("failed", "exit")
+        assert client.get(survivor)["exit_code"] == 7
+    assert service.show("NRestarts") == "1"
+
+
+def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(service: Service, gate: Gate) -> None:
+    service.configure("WatchdogSec=2\nRestartSec=100ms")
+    first = service.start().pid
+    with service.client() as client:
+        survivor = submit(client, gate.spec("exit 7"), survive=True)
+        running(client, survivor)
+
+    service.kill(first, "STOP")
+    service.restarted(first)
+
+    assert "Watchdog timeout" in service.container.run("journalctl", "--unit=stoker.service", "-o", "cat")
+    with service.client() as client:
+        gate.open()
+        assert end_of(client, survivor) == ("failed", "exit")
+        assert client.get(survivor)["exit_code"] == 7
+
+
+def test_socket_when_a_client_comes_first_then_the_service_is_started_and_answers(service: Service) -> None:
+    service.configure()
+    service.systemctl("start", "stoker.socket")
+    assert service.show("ActiveState") == "inactive"
+
+    with service.client() as client:
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+
+    assert service.show("ActiveState") == "active"
+    assert service.mode("/run/stoker/stoker.sock") == ("600", "stoker")
+
+
+def test_socket_when_the_service_restarts_then_a_submit_made_meanwhile_waits_instead_of_failing(
+    service: Service,
+) -> None:
+    service.configure("RestartSec=1")
+    service.systemctl("start", "stoker.socket", "stoker.service")
+    first = service.pid
+
+    service.kill(first, "KILL")
+    with service.client() as client:
+        job = submit(client, shell("exit 0"))
+        assert end_of(client, job) == ("succeeded", "exit")
+
+    assert service.pid not in (0, first)
+
+
+def test_stop_when_jobs_run_then_survivors_are_left_the_others_end_by_policy_and_the_exit_is_clean(
+    service: Service, gate: Gate
+) -> None:
+    service.configure(settings=HURRIED)
+    service.start()
+    with service.client() as client:
+        survivor = submit(client, gate.spec("exit 7"), survive=True)
+        unsafe, held = submit(client, gate.spec()), submit(client, gate.spec(), on_orphan="hold")
+        safe = submit(client, gate.spec(), on_orphan="requeue")
+        running(client, survivor, unsafe, held, safe)
+        workers = {job: client.get(job)["pid"] for job in (survivor, unsafe, held, safe)}
+
+    service.systemctl("stop", "stoker.service")
+
+    assert (service.show("ActiveState"), service.show("Result")) == ("inactive", "success")
+    assert (service.show("ExecMainCode"), service.show("ExecMainStatus")) == ("1", "0")
+    assert [job for job, pid in workers.items() if service.alive(pid)] == [survivor]
+    gate.open()
+    until(lambda: not service.processes(), why="the end of the survivor and of its launcher")
+    service.start()
+    with service.client() as client:
+        assert end_of(client, unsafe) == ("failed", "shutdown")
+        assert end_of(client, held) == ("held", "shutdown")
+        assert end_of(client, safe) == ("succeeded", "exit")
+        assert (client.get(safe)["attempts"], client.get(safe)["orphanings"]) == (2, 0)
+        assert client.get(survivor)["exit_code"] == 7
+
+
+def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service: Service, gate: Gate) -> None:
+    service.configure(settings=HURRIED)
+    first = service.start().pid
+    with service.client() as client:
+        survivors = [submit(client, gate.spec(f"exit {code}"), survive=True) for code in (0, 7)]
+        running(client, *survivors)
+        workers = [client.get(job)["pid"] for job in survivors]
+
+    service.systemctl("restart", "stoker.service")
+
+    assert service.pid not in (0, first)
+    with service.client() as client:
+        assert [client.get(job)["pid"] for job in survivors] == workers
+        gate.open()
+        assert [end_of(client, job)[0] for job in survivors] == ["succeeded", "failed"]
+        assert [client.get(job)["exit_code"] for job in survivors] == [0, 7]
+
+
+def test_service_when_a_job_hides_its_children_then_its_own_cgroup_ends_them(service: Service, gate: Gate) -> None:
+    service.configure()
+    service.start()
+    with service.client() as client:
+        job = submit(client, shell(f"setsid env -i sleep 1000 & read _ < {gate.path}; exit 0"))
+        running(client, job)
+        run_id = client.history(job)["attempts"][0]["run_id"]
+        leaf = service.cgroup / f"run-{run_id}"
+        until(lambda: len((leaf / "cgroup.procs").read_text().split()) >= 2, why="both processes in the leaf")
+
+        gate.open()
+        assert end_of(client, job) == ("succeeded", "exit")
+
+        until(lambda: not leaf.exists(), why="the end of the leaf")
+
+
+def test_service_when_its_state_is_refused_then_it_is_not_started_again_and_again(service: Service) -> None:
+    service.configure("RestartSec=100ms")
+    service.start()
+    with service.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+    service.systemctl("stop", "stoker.service")
+    service.container.run("truncate", "--size=0", f"{STATE}/stoker.db")
+
+    service.systemctl("start", "stoker.service", check=False)
+
+    assert (service.show("ActiveState"), service.show("ExecMainStatus")) == ("failed", "78")
+    assert service.show("NRestarts") == "0"
