@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from stoker.core.limits import NO_LIMITS, Bounds, Limits
+
 
 class State(StrEnum):
     """Where a job stands (DESIGN section 4)."""
@@ -101,22 +103,6 @@ class NeedOn(StrEnum):
 class Need(Struct, frozen=True):
     job: int
     on: NeedOn = NeedOn.OK
-
-
-class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Per-job resource limits; None leaves the daemon's own limit in force."""
-
-    memory_bytes: int | None = None
-    cpu_seconds: int | None = None
-    processes: int | None = None
-    open_files: int | None = None
-    file_size_bytes: int | None = None
-
-    def __bool__(self) -> bool:
-        return self != NO_LIMITS
-
-
-NO_LIMITS = Limits()
 
 
 class Spec(Struct, frozen=True, kw_only=True):
@@ -246,6 +232,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     outcome: Outcome | None = None
+    bounds: Bounds | None = None
 
     @property
     def open(self) -> bool:

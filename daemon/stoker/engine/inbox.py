@@ -126,7 +126,7 @@ class Reports(Message):
             return
         started = self._steady(report.boot_ms)
         if run.attempt.started_at is None:  # else it was adopted, and only its limits are set again
-            turn.begin(run, report.identity, turn.now.wall - max(0, turn.now.steady - started))
+            turn.begin(run, report, turn.now.wall - max(0, turn.now.steady - started))
         self._arm(run.job, run.attempt, started)
 
     def _ended(self, turn: Turn, report: Ended) -> None:

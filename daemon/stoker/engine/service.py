@@ -96,7 +96,7 @@ class Service:
         job = await reading.job_now(self._engine, job_id)
         runs = await self._engine.reader.run(attempts.of_job, job_id)
         view = job_view(job, self._engine.book, self._engine.state_dir)
-        view["attempts_list"] = [attempt_view(attempt, self._engine.book) for attempt in runs]
+        view["attempts_list"] = [attempt_view(job, attempt, self._engine.book) for attempt in runs]
         return view
 
     async def list(self, wanted: JobFilter) -> dict[str, Any]:
@@ -107,13 +107,13 @@ class Service:
 
     async def history(self, job_id: int) -> dict[str, Any]:
         """Every change of a job and every attempt."""
-        await reading.job_now(self._engine, job_id)
+        job = await reading.job_now(self._engine, job_id)
         log = await self._engine.reader.run(changes.of_job, job_id)
         runs = await self._engine.reader.run(attempts.of_job, job_id)
         return {
             "id": job_id,
             "changes": [reading.change_view(change) for change in log],
-            "attempts": [attempt_view(attempt, self._engine.book) for attempt in runs],
+            "attempts": [attempt_view(job, attempt, self._engine.book) for attempt in runs],
         }
 
     async def why(self, job_id: int) -> dict[str, Any]:
@@ -138,6 +138,7 @@ class Service:
             holders={name: book.holders(name) for name in job.spec.resources},
             open_needs=await engine.reader.run(job_rows.open_needs, job.id) if job.needs_open else (),
             attempt=None if run is None else run.attempt,
+            ended=await engine.reader.run(attempts.newest_end, job.id) if job.spec.limits and run is None else None,
             closed=engine.safe_mode or engine.dispatcher.closed,
         )
 

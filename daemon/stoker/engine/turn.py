@@ -19,8 +19,9 @@ from stoker.core import events as ev
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.lifecycle import step
-from stoker.core.model import STOKER, Actor, Attempt, Change, Identity, Job, Queue, Resource, State
+from stoker.core.model import STOKER, Actor, Attempt, Change, Job, Queue, Resource, State
 from stoker.engine.book import Book, Run
+from stoker.executors.base import Began
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
@@ -107,10 +108,10 @@ class Turn:
         self.effects.extend(after.effects)
         return job
 
-    def begin(self, run: Run, identity: Identity | None, at: int) -> None:
+    def begin(self, run: Run, began: Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
-        run.attempt = replace(run.attempt, identity=identity, started_at=at)
-        run.job = replace(run.job, pid=identity and identity.pid, started_at=run.job.started_at or at)
+        run.attempt = replace(run.attempt, identity=began.identity, bounds=began.bounds, started_at=at)
+        run.job = replace(run.job, pid=began.identity and began.identity.pid, started_at=run.job.started_at or at)
         if run.job.id in self.batch.jobs:
             self.batch.jobs[run.job.id] = run.job
         self.book.described[run.attempt.run_id] = self.now.steady
@@ -236,4 +237,6 @@ def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any
         told["stop_reason"] = after.stop_reason
     if after.outcome is not None:
         told |= {"identity": after.identity, "outcome": after.outcome}
+        if after.bounds is not None:
+            told["bounds"] = after.bounds
     return told

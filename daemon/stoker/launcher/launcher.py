@@ -15,7 +15,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from . import kernel, logs
+from . import bounds, kernel, logs
 from .command import SpawnFailedError
 from .kin import Kin
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
@@ -152,6 +152,7 @@ class Launcher:
             "at_boot_ms": after_ns // 1_000_000,
             "at_ms": kernel.now_ms(),
             "cgroup": run.cgroup,
+            "bounds": bounds.in_force(order["setup"] or {}),
         }
         self.outbox.append(run.started)
 
