@@ -31,7 +31,7 @@ from stoker.process.launchers import find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
 from stoker.process.messages import Run as HeldRun
 from stoker.process.outcomes import outcome_of, read_outcomes, remove_outcomes
-from stoker.process.tree import stop_processes, sweep
+from stoker.process.tree import stop_unborn, sweep
 from stoker.store.instance import Instance
 from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
@@ -119,8 +119,8 @@ class RecoveryService:
         """Children of dead launchers between fork and exec would begin to work later: they end before anything else."""
         found = await asyncio.to_thread(identities.scan, self._instance)
         alive = set(find_launchers(self._state_dir).alive)  # after the look: one born in between is no remains
-        unborn = [pid for launcher, pids in found.launchers.items() if launcher not in alive for pid in pids]
-        await stop_processes(unborn, self._instance)
+        unborn = {launcher: pids for launcher, pids in found.launchers.items() if launcher not in alive}
+        await stop_unborn(unborn, self._instance)
 
     async def _recover_late(self, greeting: asyncio.Task[Any], launcher: str) -> None:
         await asyncio.wait([greeting])
