@@ -54,6 +54,7 @@ class Drain:
         self._progress = progress
         self._hurry = asyncio.Event()
         self._stop_survivors = False
+        self.hands_off = False  # safe mode: whatever runs is left as it is
         self._task: asyncio.Task[None] | None = None
         self.done = asyncio.Event()
 
@@ -70,7 +71,9 @@ class Drain:
 
     def _leaving(self, run: Run) -> bool:
         """Whether a run has to end before the daemon does."""
-        return run.job.state is State.RUNNING and (self._stop_survivors or not run.job.spec.survive)
+        return (
+            not self.hands_off and run.job.state is State.RUNNING and (self._stop_survivors or not run.job.spec.survive)
+        )
 
     def _left(self) -> list[Run]:
         return [run for run in self._book.runs.values() if self._leaving(run)]
