@@ -35,7 +35,7 @@ def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
 
 
 def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: DaemonProcess) -> None:
-    daemon.cli("queue", "set", "bulk", "--class", "low", "--max-running", "1")
+    daemon.cli("queue", "set", "bulk", "--class", "high", "--max-running", "1")
     daemon.cli("queue", "pause", "bulk", "--reason", "later")
     job = daemon.cli(
         "submit", "--queue", "bulk", "--name", "film", "--", "sh", "-c", "echo frame; exit 3"
