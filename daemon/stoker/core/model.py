@@ -189,12 +189,16 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit."""
+    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit.
+
+    `shutdown`: a signal that was not ours killed it while the system or the service was stopping.
+    """
 
     kind: OutcomeKind
     exit_code: int | None = None
     signal: int | None = None
     stopped: bool = False
+    shutdown: bool = False
     transient: bool = False
     error: str | None = None
     ended_at: int | None = None

@@ -117,7 +117,14 @@ class Engine:
         rest = [report for report in reports if not isinstance(report, Lost)]
         if rest:
             self.loop.post(
-                Reports(rest, self.effects.told, self.clock.steady_from_boot, self.timers.arm, self._unknown)
+                Reports(
+                    rest,
+                    self.effects.told,
+                    self.clock.steady_from_boot,
+                    self.timers.arm,
+                    self._unknown,
+                    self.drain.under_way,
+                )
             )
         for launcher in lost:
             self._spawn(self.recovery.launcher_lost(launcher))

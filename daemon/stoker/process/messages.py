@@ -120,8 +120,9 @@ class Started(Struct, frozen=True, kw_only=True, tag_field="op", tag="started"):
 class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     """The main process was reaped, or could not be started (`spawn_error`).
 
-    `stopped`: a stopping signal of ours was delivered before. `left`: processes of its tree that still live;
-    when it is not 0, Gone follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for.
+    `stopped`: a stopping signal of ours was delivered before. `shutdown`: one of somebody else killed it, after the
+    launcher had been told to end as well. `left`: processes of its tree that still live; when it is not 0, Gone
+    follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for.
     """
 
     run_id: str
@@ -131,6 +132,7 @@ class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     signal: int | None = None
     spawn_error: SpawnError | None = None
     stopped: bool = False
+    shutdown: bool = False
     left: int = 0
     user_ms: int = 0
     system_ms: int = 0
