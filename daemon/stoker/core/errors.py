@@ -178,9 +178,9 @@ class Draining(StokerError):
 
 
 class SafeMode(StokerError):
-    """Recovery could not be trusted: the daemon answers reads and changes nothing until it is started again."""
+    """Recovery could not be trusted: the daemon answers reads and changes nothing."""
 
-    code, transient, exit_status = "safe_mode", True, EX_TEMPFAIL
+    code, exit_status = "safe_mode", EX_TEMPFAIL
 
 
 class WaitTimeout(StokerError):

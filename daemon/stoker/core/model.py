@@ -15,8 +15,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from stoker.core.limits import NO_LIMITS, Bounds, Limits
-
 
 class State(StrEnum):
     """Where a job stands (DESIGN section 4)."""
@@ -105,6 +103,22 @@ class Need(Struct, frozen=True):
     on: NeedOn = NeedOn.OK
 
 
+class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Per-job resource limits; None leaves the daemon's own limit in force."""
+
+    memory_bytes: int | None = None
+    cpu_seconds: int | None = None
+    processes: int | None = None
+    open_files: int | None = None
+    file_size_bytes: int | None = None
+
+    def __bool__(self) -> bool:
+        return self != NO_LIMITS
+
+
+NO_LIMITS = Limits()
+
+
 class Spec(Struct, frozen=True, kw_only=True):
     """What was asked, with every default filled in. Never changes after the submit was answered."""
 
@@ -189,16 +203,12 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit.
-
-    `shutdown`: a signal that was not ours killed it while the system or the service was stopping.
-    """
+    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit."""
 
     kind: OutcomeKind
     exit_code: int | None = None
     signal: int | None = None
     stopped: bool = False
-    shutdown: bool = False
     transient: bool = False
     error: str | None = None
     ended_at: int | None = None
@@ -236,7 +246,6 @@ class Attempt(Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     outcome: Outcome | None = None
-    bounds: Bounds | None = None
 
     @property
     def open(self) -> bool:

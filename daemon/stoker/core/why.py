@@ -15,11 +15,10 @@ from msgspec import Struct, field
 from stoker.core.admission import paused
 from stoker.core.clock import Now
 from stoker.core.model import Attempt, Job, Queue, Reason, State
-from stoker.core.suspicion import suspicion
 
 
 class Scene(Struct, frozen=True, kw_only=True):
-    """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts."""
+    """What the daemon knows around a job. `closed`: why nothing starts at all."""
 
     now: Now
     queue: Queue
@@ -32,7 +31,6 @@ class Scene(Struct, frozen=True, kw_only=True):
     holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
     open_needs: Sequence[int] = ()
     attempt: Attempt | None = None
-    ended: Attempt | None = None
     closed: str | None = None
 
 
@@ -56,7 +54,7 @@ def explain(job: Job, scene: Scene) -> Blocker:
             return _running(job, scene)
         case State.HELD:
             return _held(job, scene)
-    return _final(job, scene)
+    return _final(job)
 
 
 def _waiting(job: Job, scene: Scene) -> Blocker:
@@ -69,9 +67,12 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
     if wake_ms or (job.wake_at is not None and not run_ms):
-        message = f"failed {job.failures} of {job.spec.max_attempts} times; the next try is {_when(wake_ms)}"
-        details = {"wake_in_ms": wake_ms, "failures": job.failures}
-        return Blocker("backoff", message + _suspected(scene), f"stoker logs {job.id}", details)
+        return Blocker(
+            "backoff",
+            f"failed {job.failures} of {job.spec.max_attempts} times; the next try is {_when(wake_ms)}",
+            f"stoker logs {job.id}",
+            {"wake_in_ms": wake_ms, "failures": job.failures},
+        )
     return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
 
 
@@ -171,16 +172,9 @@ def _held(job: Job, scene: Scene) -> Blocker:
     return Blocker("held", why, hint, {"reason": job.reason})
 
 
-def _final(job: Job, scene: Scene) -> Blocker:
+def _final(job: Job) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
-    suspected = _suspected(scene) if job.state is State.FAILED else ""
-    return Blocker("final", f"is {job.state.value}{_reason(job)}{suspected}", hint, {"reason": job.reason})
-
-
-def _suspected(scene: Scene) -> str:
-    """Which limit the last end may be due to."""
-    clause = None if scene.ended is None else suspicion(scene.ended.bounds, scene.ended.outcome)
-    return "" if clause is None else f"; {clause}"
+    return Blocker("final", f"is {job.state.value}{_reason(job)}", hint, {"reason": job.reason})
 
 
 def _reason(job: Job) -> str:

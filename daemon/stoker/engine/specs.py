@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from stoker.config import Config
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, ResourceNotFound
-from stoker.core.limits import Limits
-from stoker.core.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
+from stoker.core.model import ExecutionMode, Limits, Need, OnOrphan, Queue, Resource, Spec
 from stoker.core.requests import JobDefaults, JobParams, NeedParams
 
 _SENT = tuple(name for name in JobParams.__struct_fields__ if name not in ("idempotency_key", "needs", "limits"))
