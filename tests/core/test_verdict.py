@@ -106,6 +106,22 @@ def test_judge_when_the_stop_came_after_the_exit_then_the_exit_stands(
     assert (verdict.state, verdict.reason) == (state, reason)
 
 
+@pytest.mark.parametrize(
+    ("stop", "wanted"),
+    [
+        (StopReason.CANCEL, State.CANCELLED),
+        (StopReason.SUPERSEDED, State.SUPERSEDED),
+        (StopReason.RESTART, State.QUEUED),
+    ],
+)
+def test_judge_when_the_stop_came_after_a_failure_that_would_be_retried_then_the_retry_is_what_it_stops(
+    stop: StopReason, wanted: State
+) -> None:
+    verdict = verdict_of(spec(max_attempts=3), stop, exited(3))
+
+    assert (verdict.state, verdict.failure, verdict.delay_ms) == (wanted, 1, None)
+
+
 def test_judge_when_a_signal_of_ours_was_only_a_warning_then_the_exit_speaks_for_itself() -> None:
     assert verdict_of(spec(), None, exited(0, stopped=True)).state is State.SUCCEEDED
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import InvalidParams, JobNotFound
+from tests.support.facts import until
 from tests.support.rpc import RawClient, request
 from tests.support.work import changes, end_of, running, shell, state, submit
 
@@ -123,6 +124,7 @@ def test_need_when_the_needed_job_is_retried_after_a_failure_then_it_is_waited_f
     needed = submit(client, shell("exit 1", max_attempts=2, base_delay_ms=60_000))
     job = submit(client, OK, needs=[needed])
     client.call("job.hold", {"id": submit(client, gate.spec(), needs=[job])})
+    until(lambda: client.get(needed)["failures"] == 1, why="the failure")
 
     assert state(client, job) == "waiting"  # a failure with a retry to come is no end
     client.cancel(needed)

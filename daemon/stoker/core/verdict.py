@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.model import OnOrphan, OutcomeKind, Reason, State, StopReason
 from stoker.core.retry import RetryPolicy
@@ -64,7 +65,11 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) 
     if stop is None and outcome.kind is OutcomeKind.EXIT and outcome.exit_code in job.spec.success_exit_codes:
         return Verdict(State.SUCCEEDED, Reason.EXIT)
     reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]
-    return _failure(job, outcome, reason, wall, luck)
+    failed = _failure(job, outcome, reason, wall, luck)
+    if failed.state is State.WAITING and attempt.stop_reason in _STOPPED:
+        # The stop came too late for this attempt, whose end stands; for the next try it did not.
+        return replace(_STOPPED[attempt.stop_reason], failure=failed.failure)
+    return failed
 
 
 def _failure(job: Job, outcome: Outcome, reason: Reason, wall: int, luck: float) -> Verdict:

@@ -85,7 +85,7 @@ class Command(Message):
 
     def conclude(self, job: Job, *, stopped: bool) -> None:
         """The attempt ended before anyone knew more: either the stop worked or the end came first."""
-        if stopped:
+        if stopped or not job.final or job.state is State.CANCELLED:
             self.answer(standing(job))
             return
         self.fail(
