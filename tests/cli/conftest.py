@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
 
     from stoker.core.requests import LogChunk
-    from stoker.rpc.methods import Reply
+    from stoker.rpc.table import Reply
 
     # Named here: inside a class with a method `list`, `list[...]` is that method to a type checker.
     Changes = list[dict[str, Any]]

@@ -35,6 +35,13 @@ def test_admit_when_slots_are_few_then_the_line_is_served_in_order() -> None:
     assert ids(admit(lines, 2, {}, throttled=False)) == [3, 1]
 
 
+def test_admit_when_a_workflow_is_paused_then_its_steps_let_others_pass() -> None:
+    step = job(id=1, workflow_id=7)
+
+    assert ids(admit([line("a", step, queued(2))], 2, {}, throttled=False, barred={7})) == [2]
+    assert ids(admit([line("a", step, queued(2))], 2, {}, throttled=False, barred={8})) == [1, 2]
+
+
 @pytest.mark.parametrize("slots", [0, -1])
 def test_admit_when_there_is_no_slot_then_nothing_starts(slots: int) -> None:
     assert admit([line("a", queued(1))], slots, {}, throttled=False) == []

@@ -59,6 +59,7 @@ Retry           no        no        live      queued    live   queued    queued 
 Skip            skipped   skipped   no        skipped   live   done      skipped skipped   skipped done       done
 Hold            held      held      no        no        no     done      done    done      done    done       done
 Release         no        no        no        queued    live   done      done    done      done    done       done
+Reset           queued    queued    bug       queued    live   queued    queued  queued    queued  queued     queued
 Restart         no        no        running   queued    live   queued    queued  queued    queued  queued     queued
 """
 
@@ -84,6 +85,7 @@ EVENTS: dict[str, ev.Event] = {
     "DeadlinePassed": ev.DeadlinePassed(),
     "Cancel": ev.Cancel(),
     "Retry": ev.Retry(),
+    "Reset": ev.Reset(),
     "Skip": ev.Skip(),
     "Hold": ev.Hold(),
     "Release": ev.Release(),

@@ -1,5 +1,7 @@
 CREATE UNIQUE INDEX attempts_open ON attempts (job_id) WHERE ended_at IS NULL;
 CREATE INDEX changes_job ON changes (job_id, seq) WHERE job_id IS NOT NULL;
+CREATE INDEX checkpoints_context ON checkpoints (chain, seq) WHERE kind = 'context';
+CREATE INDEX checkpoints_job ON checkpoints (job_id, seq) WHERE job_id IS NOT NULL;
 CREATE INDEX idempotency_job ON idempotency (job_id);
 CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('waiting', 'queued') AND deadline IS NOT NULL;
 CREATE INDEX jobs_expires ON jobs (expires_at) WHERE state IN ('waiting', 'queued') AND expires_at IS NOT NULL;
@@ -7,7 +9,9 @@ CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held')
 CREATE INDEX jobs_queued ON jobs (queue, order_key, id) WHERE state = 'queued';
 CREATE INDEX jobs_run_at ON jobs (run_at) WHERE state = 'waiting' AND run_at IS NOT NULL;
 CREATE INDEX jobs_wake ON jobs (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
+CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
 CREATE INDEX needs_needed ON needs (needed);
+CREATE INDEX workflows_live ON workflows (id) WHERE finished_at IS NULL;
 CREATE TABLE attempts (
     run_id        TEXT PRIMARY KEY,
     job_id        INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -53,6 +57,24 @@ CREATE TABLE changes (
     actor_uid  INTEGER,
     payload    TEXT NOT NULL,
     hash       BLOB NOT NULL CHECK (length(hash) = 32)
+) STRICT;
+CREATE TABLE checkpoints (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain       TEXT NOT NULL,             -- w7: of workflow 7; j42: of job 42, which is a step of none
+    seq         INTEGER NOT NULL CHECK (seq >= 1),
+    parent      INTEGER,
+    kind        TEXT NOT NULL CHECK (kind = 'context' OR kind = 'transition' OR kind = 'step' OR kind = 'progress'),
+    job_id      INTEGER,
+    step        TEXT,
+    run_id      TEXT,
+    status      TEXT NOT NULL,
+    version     INTEGER NOT NULL,
+    at          INTEGER NOT NULL,
+    encoding    TEXT NOT NULL CHECK (encoding = 'plain' OR encoding = 'gzip'),
+    size        INTEGER NOT NULL CHECK (size >= 0),
+    data        BLOB NOT NULL,
+    checksum    BLOB NOT NULL CHECK (length(checksum) = 32),
+    UNIQUE (chain, seq)
 ) STRICT;
 CREATE TABLE idempotency (
     owner_uid  INTEGER NOT NULL,
@@ -108,7 +130,7 @@ CREATE TABLE jobs (
     started_at      INTEGER,
     finished_at     INTEGER,
     exit_code       INTEGER,
-    signal          INTEGER,
+    signal          INTEGER, checkpoint_floor INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
             OR state = 'skipped') = (finished_at IS NOT NULL)),
     CHECK (finished_at IS NULL OR reason IS NOT NULL),
@@ -158,6 +180,21 @@ CREATE TABLE resources (
     capacity INTEGER NOT NULL CHECK (capacity >= 0)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE sqlite_sequence(name,seq);
+CREATE TABLE workflows (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    name        TEXT NOT NULL,
+    state       TEXT NOT NULL CHECK (state = 'running' OR state = 'paused' OR state = 'succeeded' OR state = 'failed'
+                    OR state = 'cancelled' OR state = 'rolling_back'),
+    intent      TEXT NOT NULL CHECK (intent = 'run' OR intent = 'pause' OR intent = 'cancel' OR intent = 'rollback'),
+    target      TEXT,                      -- JSON: what a rollback does once nothing of the workflow runs
+    owner_uid   INTEGER NOT NULL,
+    trace_id    TEXT NOT NULL,
+    flow        TEXT NOT NULL,             -- JSON: the flow as sent, its parameters filled in
+    flow_hash   BLOB NOT NULL CHECK (length(flow_hash) = 16),
+    created_at  INTEGER NOT NULL,
+    finished_at INTEGER,
+    CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled') = (finished_at IS NOT NULL))
+) STRICT;
 CREATE TRIGGER changes_are_gapless BEFORE INSERT ON changes
 WHEN NEW.seq <> 1 + coalesce((SELECT max(seq) FROM changes), (SELECT value FROM meta WHERE key = 'changes_purged'), 0)
 BEGIN
@@ -171,4 +208,13 @@ CREATE TRIGGER changes_keep_their_tail BEFORE DELETE ON changes
 WHEN OLD.seq > coalesce((SELECT value FROM meta WHERE key = 'changes_purged'), 0)
 BEGIN
     SELECT raise(ABORT, 'changes are append-only: purge removes a recorded prefix');
+END;
+CREATE TRIGGER checkpoints_are_gapless BEFORE INSERT ON checkpoints
+WHEN NEW.seq > 1 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE chain = NEW.chain AND seq = NEW.seq - 1)
+BEGIN
+    SELECT raise(ABORT, 'checkpoints of a chain must be gapless');
+END;
+CREATE TRIGGER checkpoints_are_immutable BEFORE UPDATE ON checkpoints
+BEGIN
+    SELECT raise(ABORT, 'checkpoints are immutable');
 END;

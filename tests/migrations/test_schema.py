@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from stoker.core.checkpoint import Kind
 from stoker.core.model import FINAL, ExecutionMode, NeedOn, OnOrphan, OutcomeKind, QueueClass, Reason, State, StopReason
+from stoker.core.workflow import ENDED, Intent, WorkflowState
 
 GOLDEN = Path(__file__).with_name("schema.golden.sql")
 
@@ -24,6 +26,14 @@ JOB: dict[str, Any] = {
 }  # fmt: skip
 FINISHED = {"state": "failed", "reason": "exit", "finished_at": 1}
 ATTEMPT: dict[str, Any] = {"run_id": "1.1.a", "job_id": 1, "ordinal": 1, "launcher": "l", "created_at": 0}
+WORKFLOW: dict[str, Any] = {
+    "id": 1, "name": "w", "state": "running", "intent": "run", "owner_uid": 0, "trace_id": "", "flow": "{}",
+    "flow_hash": bytes(16), "created_at": 0,
+}  # fmt: skip
+CHECKPOINT: dict[str, Any] = {
+    "id": 1, "chain": "w1", "seq": 1, "kind": "context", "status": "running", "version": 1, "at": 0,
+    "encoding": "plain", "size": 0, "data": b"", "checksum": bytes(32),
+}  # fmt: skip
 CHANGE: dict[str, Any] = {
     "seq": 1, "at": 0, "kind": "job", "subject": "1", "cause": "submitted", "payload": "{}", "hash": bytes(32),
 }  # fmt: skip
@@ -68,21 +78,28 @@ CLOSED: list[tuple[str, str, list[str]]] = [
     ("needs", "on_end", [*NeedOn]),
     ("attempts", "stop_reason", [*StopReason]),
     ("attempts", "outcome", [*OutcomeKind]),
+    ("workflows", "state", [*WorkflowState]),
+    ("workflows", "intent", [*Intent]),
+    ("checkpoints", "kind", [*Kind]),
+    ("checkpoints", "encoding", ["plain", "gzip"]),
     ("changes", "kind", ["job", "workflow", "queue", "resource", "schedule", "system"]),
 ]
 
 
 def row_with(table: str, column: str, value: str) -> dict[str, Any]:
     """A row that is fine if `value` is: what a value demands of other columns is there."""
-    rows = {"jobs": JOB, "attempts": ATTEMPT | {"run_id": "1.2.b", "ordinal": 2}, "changes": CHANGE, "queues": QUEUE}
+    rows = {"jobs": JOB, "attempts": ATTEMPT | {"run_id": "1.2.b", "ordinal": 2}, "changes": CHANGE, "queues": QUEUE,
+            "workflows": WORKFLOW, "checkpoints": CHECKPOINT}  # fmt: skip
     row = rows.get(table, {"job_id": 1, "needed": 2}) | {column: value}
     if table == "jobs":
         row["id"] = 2
-    if column == "state":
+    if table == "jobs" and column == "state":
         if value in FINAL or value == State.HELD:
             row["reason"] = "user"
         if value in FINAL:
             row["finished_at"] = 1
+    if table == "workflows" and row["state"] in ENDED:
+        row["finished_at"] = 1
     if table == "attempts":
         row |= {"ended_at": 1, "outcome": row.get("outcome", "exit")}
     return row
@@ -283,3 +300,31 @@ def test_changes_when_everything_was_purged_then_the_numbers_go_on(told: sqlite3
     with pytest.raises(sqlite3.IntegrityError, match="gapless"):
         insert(told, "changes", CHANGE, seq=1)
     insert(told, "changes", CHANGE, seq=6)
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_when_it_is_to_be_changed_then_the_schema_refuses(furnished: sqlite3.Connection) -> None:
+    insert(furnished, "checkpoints", CHECKPOINT)
+
+    with pytest.raises(sqlite3.IntegrityError, match="immutable"):
+        furnished.execute("UPDATE checkpoints SET status = 'succeeded'")
+
+
+@pytest.mark.parametrize("seq", [1, 3])
+def test_checkpoint_when_it_does_not_follow_the_last_of_its_chain_then_the_schema_refuses(
+    furnished: sqlite3.Connection, seq: int
+) -> None:
+    insert(furnished, "checkpoints", CHECKPOINT)
+
+    with pytest.raises(sqlite3.IntegrityError, match=r"gapless|UNIQUE"):
+        insert(furnished, "checkpoints", CHECKPOINT, id=2, seq=seq)
+
+
+def test_checkpoint_when_it_follows_the_last_of_its_chain_then_it_is_taken(furnished: sqlite3.Connection) -> None:
+    insert(furnished, "checkpoints", CHECKPOINT)
+    insert(furnished, "checkpoints", CHECKPOINT, id=2, seq=2, parent=1)
+    insert(furnished, "checkpoints", CHECKPOINT, id=3, chain="w2")
+
+    assert furnished.execute("SELECT count(*) FROM checkpoints").fetchone() == (3,)

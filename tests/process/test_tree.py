@@ -162,16 +162,6 @@ async def test_stop_processes_when_a_dead_launchers_child_is_named_then_only_it_
     assert not decoy.ended()
 
 
-async def test_stop_processes_when_the_child_has_become_a_worker_then_it_is_left_to_the_plan(
-    host: LauncherHost,
-) -> None:
-    born = Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="1.1.aa", STOKER_INSTANCE=host.instance)
-
-    await stop_processes([born.pid], host.instance)
-
-    assert not born.ended()
-
-
 async def test_await_end_when_the_process_ends_then_it_returns_and_not_before(host: LauncherHost) -> None:
     order = host.staying()
     who = await orphan(host, order)

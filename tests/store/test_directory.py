@@ -120,8 +120,23 @@ def test_lock_when_it_is_taken_then_it_is_private_and_says_which_file_it_is(prep
     found = prepared.lock()
 
     file = prepared.root / "lock"
-    assert (found.st_dev, found.st_ino) == (file.stat().st_dev, file.stat().st_ino)
+    prepared.unlock()
+    assert prepared.lock() == found
+    assert str(file.stat().st_ino) in found
     assert mode(file) == 0o600
+
+
+def test_lock_when_the_directory_is_copied_over_itself_then_it_is_another_file(
+    prepared: StateDirectory, tmp_path: Path
+) -> None:
+    found = prepared.lock()
+    prepared.unlock()
+
+    shutil.copytree(prepared.root, tmp_path / "copy")
+    shutil.rmtree(prepared.root)
+    shutil.copytree(tmp_path / "copy", prepared.root)
+
+    assert prepared.lock() != found
 
 
 def test_lock_when_it_is_given_back_then_another_may_have_it(prepared: StateDirectory) -> None:

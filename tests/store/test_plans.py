@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stoker.store import attempts, changes, due, jobs
+from stoker.store import attempts, changes, checkpoints, due, jobs, workflows
 from tests.support.batches import put
 from tests.support.jobs import job, spec
 
@@ -28,6 +28,11 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("next on the steady clock", due.NEXT_STEADY, AT, "jobs_wake jobs_expires"),
     ("next on the wall", due.NEXT_WALL, AT, "jobs_run_at jobs_deadline"),
     ("jobs by id", jobs.BY_IDS, ("[1]",), "INTEGER PRIMARY KEY"),
+    ("steps of a workflow", jobs.OF_WORKFLOWS, ("[1]",), "jobs_workflow"),
+    ("where a chain ends", checkpoints.HEAD, ("w1",), "sqlite_autoindex_checkpoints_1"),
+    ("the last whole context", checkpoints.CONTEXT_SEQ, ("w1", 5), "checkpoints_context"),
+    ("what a job saved", checkpoints.PROGRESS, (1, 0, 1), "checkpoints_job"),
+    ("live workflows", workflows.LIVE, (), "workflows_live"),
     ("who needs a job", jobs.DEPENDENTS, ("[1]",), "needs_needed"),
     ("needs of a job", jobs.OPEN_NEEDS, (1,), "PRIMARY KEY"),
     ("a key", jobs.BY_KEY, (0, "k"), "PRIMARY KEY"),
@@ -35,7 +40,7 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("runs of a job", attempts.OF_JOB, (1,), "sqlite_autoindex_attempts_2"),
     ("open attempts", attempts.OPEN, (), "attempts_open"),
     ("the end of a run", attempts.SETTLE, (None,) * 19 + ("a",), "PRIMARY KEY"),
-    ("a change of a job", jobs.UPDATE, (None,) * 13 + (1,), "INTEGER PRIMARY KEY"),
+    ("a change of a job", jobs.UPDATE, (None,) * 14 + (1,), "INTEGER PRIMARY KEY"),
     ("the last change", changes.LAST, (), "changes"),
     ("changes behind a cursor", changes.AFTER, (5, 5), "INTEGER PRIMARY KEY"),
     ("history of a job", changes.OF_JOB, (1,), "changes_job"),

@@ -160,9 +160,13 @@ class DaemonProcess:
                     if any(mark in text for mark in marks):
                         yield int(entry.name)
 
+    def kill_all(self) -> None:
+        """SIGKILL for daemon, launchers and workers, until none is left."""
+        until(self._all_killed, why="the end of every process of this instance")
+
     def end(self) -> None:
         """Kill what is left, and remove the home."""
-        until(self._all_killed, why="the end of every process of this instance")
+        self.kill_all()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _all_killed(self) -> bool:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections import defaultdict
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyFinished, AttemptMayLive, DaemonUnreachable, DiskFull, NotAllowed
 from tests.support.audit import Audit
 from tests.support.facts import NeverCame, until
 from tests.support.ledger import Ledger
-from tests.support.strace import SYSCALLS, Point, Strace, points
+from tests.support.strace import SYSCALLS, Point, Strace, draw, points
 from tests.support.torture import LIVE, become_quiet, draw_job
 from tests.support.work import alive
 
@@ -44,13 +42,7 @@ class Lives:
         self._number = 0
 
     def draw(self, every: list[Point]) -> list[Point]:
-        """Every syscall alike: else most lives would end in a read."""
-        shuffled = self.dice.sample(every, len(every))
-        rounds = defaultdict(list)
-        for point in shuffled:
-            rounds[point.syscall].append(point)
-        dealt = [point for round_ in zip_longest(*rounds.values()) for point in round_ if point is not None]
-        return dealt[: self.most]
+        return draw(every, self.most, self.dice)
 
     def explore(self, around: Strace, syscalls: Sequence[str] = SYSCALLS) -> list[Point]:
         """A life without a fault, to learn where one could strike."""

@@ -38,7 +38,8 @@ from stoker.rpc.server import Server
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from stoker.rpc.methods import Reply
+    from stoker.rpc.table import Reply
+    from stoker.rpc.workflow_methods import Workflows
 
 READ_TIMEOUT_S = 10.0
 Changes = list[dict[str, Any]]
@@ -64,6 +65,10 @@ class MemoryService:
         self.crash_next = False
         self.hold_submits = False
         self.held: list[Callable[[], None]] = []
+
+    @property
+    def workflows(self) -> Workflows:
+        raise AssertionError("what is asked of workflows is asked of a real daemon")
 
     def submit(
         self, jobs: list[JobParams], peer_uid: int, *, atomic: bool

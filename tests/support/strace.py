@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import defaultdict
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.support.daemon import BIN
 from tests.support.facts import until
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -150,3 +153,12 @@ def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS) -> list[
             if begun:
                 found.add(Point(call[2], number))
     return sorted(found)
+
+
+def draw(every: Sequence[Point], most: int, dice: random.Random) -> list[Point]:
+    """Every syscall alike: else most faults would meet a read."""
+    rounds = defaultdict(list)
+    for point in dice.sample(every, len(every)):
+        rounds[point.syscall].append(point)
+    dealt = [point for round_ in zip_longest(*rounds.values()) for point in round_ if point is not None]
+    return dealt[:most]

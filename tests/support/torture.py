@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoker.core.errors import DaemonUnreachable, StokerError
+from stoker.core.errors import DaemonUnreachable, StokerError, StorageFailed
 from tests.support.daemon import DaemonDied, DaemonProcess
 from tests.support.facts import NeverCame, until
 from tests.support.ledger import Ledger
@@ -36,6 +36,7 @@ throttle_threshold = 100
 POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True), ("requeue", True), ("hold", True)]
 LIVE = ["waiting", "queued", "running"]
 MOST_LIVE = 40
+NOT_TOLD = (DaemonUnreachable, StorageFailed)  # whether it was done is not known; a later answer may tell
 
 
 def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Load(threading.Thread):
         while not self._enough.is_set():
             try:
                 self._step(client)
-            except DaemonUnreachable:
+            except NOT_TOLD:
                 self._enough.wait(0.01)
             except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
                 self.broken = error
@@ -114,7 +115,7 @@ class Load(threading.Thread):
                 answers = [client.call("job.submit", jobs[0])]
             else:
                 answers = client.call("job.submit_many", {"jobs": jobs, "atomic": self._dice.random() < 0.5})["jobs"]
-        except DaemonUnreachable:
+        except NOT_TOLD:
             if self._dice.random() < 0.7:  # the rest is never asked about again: each may be there, once
                 self._lost += keys
             raise
@@ -143,7 +144,7 @@ class Load(threading.Thread):
         try:
             client.call(method, {"id": job})
             self.done[method] += 1
-        except DaemonUnreachable:
+        except NOT_TOLD:
             raise
         except StokerError as error:
             self.done[f"{method} refused: {error.code}"] += 1

@@ -7,7 +7,7 @@ head of every line and what is free. Invariants: never more than `slots` picks; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from msgspec import Struct
 
@@ -41,8 +41,13 @@ def order_key(created_at: int, priority: int, ageing_ms: int) -> int:
     return created_at - priority * ageing_ms
 
 
-def admit(lines: Iterable[Line], slots: int, free: dict[str, int], *, throttled: bool) -> list[Job]:
-    """The jobs to start now, in order. `free` is what is left of each resource; unknown names are full."""
+def admit(
+    lines: Iterable[Line], slots: int, free: dict[str, int], *, throttled: bool, barred: Container[int] = ()
+) -> list[Job]:
+    """The jobs to start now, in order.
+
+    `free`: what is left of each resource; unknown names are full. `barred`: workflows of which nothing may start.
+    """
     picks: list[Job] = []
     left = dict(free)
     usable = [line for line in lines if not paused(line.queue, throttled=throttled)]
@@ -50,7 +55,7 @@ def admit(lines: Iterable[Line], slots: int, free: dict[str, int], *, throttled:
         rivals = [line for line in usable if line.queue.queue_class is queue_class and line.open_for_more()]
         while rivals and len(picks) < slots:
             line = min(rivals, key=_turn)
-            job = _take(line, left)
+            job = _take(line, left, barred)
             if job is not None:
                 picks.append(job)
             if job is None or not line.open_for_more():
@@ -63,12 +68,12 @@ def _turn(line: Line) -> tuple[int, int, str]:
     return (line.running + line.taken, line.served + line.taken, line.queue.name)
 
 
-def _take(line: Line, left: dict[str, int]) -> Job | None:
+def _take(line: Line, left: dict[str, int], barred: Container[int]) -> Job | None:
     """The first job of the line whose resources are all free; takes them."""
     while line.position < len(line.ready):
         job = line.ready[line.position]
         line.position += 1
-        if fits(job, left):
+        if fits(job, left, barred):
             for name, amount in job.spec.resources.items():
                 left[name] -= amount
             line.taken += 1
@@ -76,6 +81,8 @@ def _take(line: Line, left: dict[str, int]) -> Job | None:
     return None
 
 
-def fits(job: Job, left: dict[str, int]) -> bool:
-    """Whether every resource that the job asks for is free in full."""
+def fits(job: Job, left: dict[str, int], barred: Container[int] = ()) -> bool:
+    """Whether its workflow lets the job start, and every resource that it asks for is free in full."""
+    if job.workflow_id in barred:
+        return False
     return all(left.get(name, 0) >= amount for name, amount in job.spec.resources.items())

@@ -85,6 +85,16 @@ class InvalidParams(StokerError):
     code, rpc_code, exit_status = "invalid_params", -32602, EX_DATAERR
 
 
+class FlowInvalid(InvalidParams):
+    """A workflow that cannot be run as it is written; `errors` lists every mistake with its path."""
+
+    code = "flow_invalid"
+
+
+class CheckpointTooLarge(InvalidParams):
+    code = "checkpoint_too_large"
+
+
 class FrameTooLarge(ParseError):
     code = "frame_too_large"
 
@@ -130,6 +140,18 @@ class ResourceNotFound(StokerError):
     code, exit_status = "resource_not_found", EX_DATAERR
 
 
+class WorkflowNotFound(StokerError):
+    code, exit_status = "workflow_not_found", EX_DATAERR
+
+
+class StepNotFound(StokerError):
+    code, exit_status = "step_not_found", EX_DATAERR
+
+
+class CheckpointNotFound(StokerError):
+    code, exit_status = "checkpoint_not_found", EX_DATAERR
+
+
 class HandlerNotFound(StokerError):
     """No in-process handler is registered under that name."""
 
@@ -157,6 +179,12 @@ class AttemptMayLive(NotAllowed):
     code = "attempt_may_live"
 
 
+class StaleAttempt(NotAllowed):
+    """The token is of an attempt that is over, or of none: only a running attempt may write for its job."""
+
+    code = "stale_attempt"
+
+
 class ConfirmationNeeded(NotAllowed):
     """The verb would run an unsafe job a second time; ask again with `yes`."""
 
@@ -167,6 +195,12 @@ class QueueFull(StokerError):
     """Backpressure: the queue's `max_queued` is reached. `retry_after_ms` says when to try again."""
 
     code, transient, exit_status = "queue_full", True, EX_TEMPFAIL
+
+
+class CheckpointTooSoon(StokerError):
+    """The minimum interval between two checkpoints of a job; `retry_after_ms` says when to try again."""
+
+    code, transient, exit_status = "checkpoint_too_soon", True, EX_TEMPFAIL
 
 
 class DiskFull(StokerError):
@@ -226,6 +260,18 @@ class CorruptRecord(StokerError):
     """A record does not match its own checksum."""
 
     code, exit_status = "corrupt_record", EX_IOERR
+
+
+class CheckpointDamaged(StokerError):
+    """A checkpoint does not match its checksum, so nobody is given it."""
+
+    code, exit_status = "checkpoint_damaged", EX_IOERR
+
+
+class ChainBroken(StokerError):
+    """A checkpoint that others build on is not there: nothing is rebuilt from what is left."""
+
+    code, exit_status = "chain_broken", EX_IOERR
 
 
 class IllegalTransition(StokerError):

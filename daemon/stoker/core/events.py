@@ -71,6 +71,16 @@ class DeadlinePassed(Event, frozen=True):
     """The wall clock reached `deadline`."""
 
 
+class Reset(Event, frozen=True):
+    """Its workflow goes back: the step is to be taken again, as if it never had been.
+
+    `needs_open`: how many of its needs are open again. `floor`: its checkpoints up to this seq do not count.
+    """
+
+    needs_open: int = 0
+    floor: int = 0
+
+
 class Cancel(Event, frozen=True):
     pass
 

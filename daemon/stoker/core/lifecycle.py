@@ -162,6 +162,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Cancel: verbs.cancel,
             ev.Skip: verbs.skip,
             ev.Hold: verbs.hold,
+            ev.Reset: verbs.reset,
         },
     ),
     **_rows([State.WAITING], {ev.Woke: _wake, ev.NeedMet: _need_met}),
@@ -190,12 +191,13 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.NeedFailed: _need_failed,
             ev.Cancel: verbs.cancel,
             ev.Retry: verbs.retry,
+            ev.Reset: verbs.reset,
             ev.Skip: verbs.skip,
             ev.Release: verbs.release,
             ev.Restart: verbs.restart,
         },
     ),
-    **_rows(FINAL, {ev.Retry: verbs.retry, ev.Restart: verbs.restart}),
+    **_rows(FINAL, {ev.Retry: verbs.retry, ev.Reset: verbs.reset, ev.Restart: verbs.restart}),
     **_rows([State.FAILED, State.CANCELLED, State.EXPIRED], {ev.Skip: verbs.skip}),
 }
 

@@ -184,6 +184,9 @@ class Job(Struct, frozen=True, kw_only=True):
     finished_at: int | None = None
     exit_code: int | None = None
     signal: int | None = None
+    workflow_id: int | None = None
+    step: str | None = None
+    checkpoint_floor: int = 0
 
     @property
     def final(self) -> bool:

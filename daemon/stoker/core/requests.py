@@ -108,8 +108,8 @@ class JobDefaults(Params, frozen=True, kw_only=True):
     max_log_bytes: Annotated[int, Meta(ge=4096, le=2**40)] | UnsetType = UNSET
 
 
-class JobParams(JobDefaults, frozen=True, kw_only=True):
-    """A job as it is sent; everything but `command` may be left out."""
+class JobWork(JobDefaults, frozen=True, kw_only=True):
+    """What a job and a step of a workflow are asked alike; everything but `command` may be left out."""
 
     command: Path
     args: tuple[Text, ...] | UnsetType = UNSET
@@ -124,10 +124,8 @@ class JobParams(JobDefaults, frozen=True, kw_only=True):
     warn_signal: Annotated[int, Meta(ge=1, le=64)] | UnsetType | None = UNSET
     warn_before_ms: Delay | UnsetType = UNSET
     run_at: Instant | UnsetType | None = UNSET
-    needs: Annotated[tuple[JobId | NeedParams, ...], Meta(max_length=MAX_NEEDS)] | UnsetType = UNSET
     resources: Annotated[dict[Name, Bytes], Meta(max_length=MAX_LABELS)] | UnsetType = UNSET
     limits: LimitParams | UnsetType = UNSET
-    idempotency_key: Title | UnsetType | None = UNSET
     traceparent: TraceParent | UnsetType = UNSET
 
     def __post_init__(self) -> None:
@@ -135,6 +133,13 @@ class JobParams(JobDefaults, frozen=True, kw_only=True):
             _check_argv(self.command, self.args)
         if self.env is not UNSET:
             _check_env(self.env)
+
+
+class JobParams(JobWork, frozen=True, kw_only=True):
+    """A job as it is sent."""
+
+    needs: Annotated[tuple[JobId | NeedParams, ...], Meta(max_length=MAX_NEEDS)] | UnsetType = UNSET
+    idempotency_key: Title | UnsetType | None = UNSET
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):

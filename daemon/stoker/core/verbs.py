@@ -7,12 +7,14 @@ only on an explicit retry, or on a restart that was confirmed.
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from stoker.core import events as ev
 from stoker.core.clock import Now
 from stoker.core.errors import AttemptMayLive, ConfirmationNeeded, InvalidParams
-from stoker.core.model import Attempt, Job, Reason, State, StopReason
+from stoker.core.model import Attempt, Job, Reason, Spec, State, StopReason
 from stoker.core.steps import Step, end, expiry, ready, stop_for
 
 
@@ -44,13 +46,25 @@ def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Step:
         deadline=event.deadline if event.deadline is not None else job.spec.deadline,
         timeout_ms=event.timeout_ms if event.timeout_ms is not None else job.spec.timeout_ms,
     )
+    return _again(job, now, spec)
+
+
+def reset(job: Job, attempt: Attempt | None, event: ev.Reset, now: Now) -> Step:
+    """As a retry, but behind its needs, and for a step that may not even have run."""
+    _no_attempt(job, attempt)
+    return _again(job, now, job.spec, needs_open=event.needs_open, checkpoint_floor=event.floor)
+
+
+def _again(job: Job, now: Now, spec: Spec, **changes: Any) -> Step:
+    """Budgets start afresh. Raises InvalidParams where the deadline has passed."""
     if spec.deadline is not None and spec.deadline <= now.wall:
         raise InvalidParams(
             f"deadline: the deadline of job {job.id} has passed, so a retry needs a new one",
             hint=f"stoker retry {job.id} --deadline +1h",
             path="deadline",
         )
-    fresh = replace(job, spec=spec, failures=0, orphanings=0, needs_open=0, wake_at=None, exit_code=None, signal=None)
+    blank = {"failures": 0, "orphanings": 0, "needs_open": 0, "wake_at": None, "exit_code": None, "signal": None}
+    fresh = replace(job, spec=spec, **(blank | changes))
     return Step(ready(fresh, now, expires_at=expiry(fresh, now)))
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from stoker.core.admission import Line
 from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
+from stoker.engine.flows import Flows
 from stoker.engine.line import ReadyLine
 
 
@@ -42,8 +43,8 @@ class Book:
         self._turn = 0
         self.used: Counter[str] = Counter()
         self.described: dict[str, int] = {}  # runs whose facts wait for a commit to ride with, since when (steady)
-        self.steady_noted = 0  # when the database was last told where steady time has come to
         self.needed: set[int] = set()  # jobs that a waiting job still needs
+        self.flows = Flows()
 
     def by_run(self, run_id: str) -> Run | None:
         """The open attempt with that id."""
@@ -131,7 +132,8 @@ class Book:
 
     def free(self) -> dict[str, int]:
         """What is left of each resource."""
-        return {name: resource.capacity - self.used[name] for name, resource in self.resources.items()}
+        capacities = {name: resource.capacity for name, resource in self.resources.items()} | self.flows.widths
+        return {name: capacity - self.used[name] for name, capacity in capacities.items()}
 
     def holders(self, name: str) -> list[int]:
         """Ids of the jobs whose open attempts hold some of a resource."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from stoker.core.clock import Clock
 from stoker.core.errors import InvalidParams
 from stoker.core.model import ExecutionMode
-from stoker.core.requests import JobParams
+from stoker.core.requests import JobWork
 
 KEEP_MS = 1_000
 KEEP_MANY = 4_096
@@ -34,7 +34,7 @@ class CommandChecks:
         self._known: dict[Place, tuple[int, tuple[str, str] | None]] = {}
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="command-check")
 
-    def place(self, sent: JobParams) -> Place | None:
+    def place(self, sent: JobWork) -> Place | None:
         """What has to be looked at for a job; None where there is nothing to look at."""
         if sent.execution_mode is ExecutionMode.IN_PROCESS:
             return None

@@ -43,7 +43,7 @@ class Dispatcher:
         if self.closed is not None or free <= 0:
             return False
         lines = self._book.admission_lines()
-        for job in admit(lines, free, self._book.free(), throttled=self.throttled):
+        for job in admit(lines, free, self._book.free(), throttled=self.throttled, barred=self._book.flows.barred):
             self._open(turn, job)
         return self._free() > 0 and self._look_further()
 
@@ -64,10 +64,10 @@ class Dispatcher:
 
     def _look_further(self) -> bool:
         """Slots are free: read more of a queue whose window is empty, or full of jobs that lack a resource."""
-        free = self._book.free()
+        free, barred = self._book.free(), self._book.flows.barred
         for line in self._book.admission_lines():
             window = self._book.lines[line.queue.name]
-            if not window.complete and self._may_start(line) and not any(fits(job, free) for job in line.ready):
+            if not window.complete and self._may_start(line) and not any(fits(job, free, barred) for job in line.ready):
                 window.widen()
         return any(not self._paused(name) for name in self._book.hungry())
 

@@ -191,6 +191,8 @@ def _book(snapshot: Snapshot) -> Book:
     book = Book(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
     book.load_counts(snapshot.counts)
     book.needed = snapshot.needed
+    book.flows.last_id, book.flows.last_checkpoint = snapshot.last_workflow, snapshot.last_checkpoint
+    book.flows.load(snapshot.flows, snapshot.chain_heads)
     for job, attempt in snapshot.runs:
         book.open(job, attempt)
     return book

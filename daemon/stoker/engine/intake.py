@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -21,11 +22,11 @@ from stoker.core.admission import order_key
 from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, QueueNotFound, StokerError
 from stoker.core.model import Job, Queue, Spec, State
 from stoker.core.needs import need_met
-from stoker.core.requests import JobParams, SubmitAnswer
+from stoker.core.requests import JobParams, JobWork, SubmitAnswer
 from stoker.core.steps import submitted
 from stoker.core.trace import new_trace_id, parse_traceparent
 from stoker.engine.inbox import Message
-from stoker.engine.specs import Specs, check
+from stoker.engine.specs import Specs, check, needs_of
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Keyed, spec_hash
 from stoker.store.loading import Wanted
@@ -54,13 +55,59 @@ class Prepared(Struct, frozen=True):
 
 
 class Intake:
-    """What every submission needs to know of the daemon."""
+    """What every submission needs to know of the daemon, and the one place where a job becomes a row."""
 
     def __init__(self, specs: Specs, ageing_ms: int, max_queued: int) -> None:
         self.specs = specs
-        self.ageing_ms = ageing_ms
-        self.max_queued = max_queued or None
+        self._ageing_ms = ageing_ms
+        self._max_queued = max_queued or None
         self.closed: StokerError | None = None  # why nothing is accepted now
+
+    def queue(self, turn: Turn, sent: JobWork) -> Queue:
+        """The queue that is asked for. Raises QueueNotFound."""
+        name = sent.queue if isinstance(sent.queue, str) else "default"
+        queue = turn.book.queues.get(name)
+        if queue is None:
+            known = ", ".join(sorted(turn.book.queues))
+            raise QueueNotFound(
+                f"queue: there is no queue {name!r} (there are: {known})", hint=f"stoker queue set {name}", path="queue"
+            )
+        return queue
+
+    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
+        """Backpressure: bounded lines say no. `ahead`: jobs about to be accepted. Raises QueueFull."""
+        pending = turn.book.pending(queue.name) + ahead[queue.name]
+        if queue.max_queued is not None and pending >= queue.max_queued:
+            raise _full(f"queue {queue.name!r} holds {pending} jobs, its limit max_queued", queue.name)
+        if self._max_queued is not None:
+            total = turn.book.total(State.QUEUED) + turn.book.total(State.WAITING) + ahead.total()
+            if total >= self._max_queued:
+                raise _full(f"all queues together hold {total} jobs, the limit [jobs] max_queued", queue.name)
+
+    def accept(
+        self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[tuple[int, str]], key: str | None = None,
+        **about: Any,
+    ) -> Job:  # fmt: skip
+        """Store a job that nothing speaks against; `about` is what its workflow says of it."""
+        now, book = turn.now, turn.book
+        book.last_id += 1
+        parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
+        about.setdefault("trace_id", parent.trace_id if parent else new_trace_id(os.urandom(16)))
+        job = Job(
+            id=book.last_id,
+            spec=spec,
+            spec_hash=spec_hash(spec),
+            owner_uid=owner_uid,
+            state=State.WAITING,
+            needs_open=len(open_needs),
+            order_key=order_key(now.steady, spec.priority, self._ageing_ms),
+            created_at=now.wall,
+            **about,
+        )
+        book.needed.update(needed for needed, _ in open_needs)
+        job = submitted(job, now)
+        turn.insert(job, key, [(job.id, needed, on) for needed, on in open_needs])
+        return job
 
 
 class Submission(Message):
@@ -127,9 +174,9 @@ class Submission(Message):
         known = self._known(turn, sent.idempotency_key, digest) if sent.idempotency_key else None
         if known is not None:
             return known
-        queue = self._queue(turn, sent)
-        self._check_room(turn, queue, ahead)
-        spec = self._intake.specs.resolve(sent, queue)
+        queue = self._intake.queue(turn, sent)
+        self._intake.check_room(turn, queue, ahead)
+        spec = self._intake.specs.resolve(sent, queue, needs_of(sent))
         check(spec, turn.now, turn.book.resources)
         open_needs, failed = self._needs(turn, spec)
         return Prepared(spec, open_needs, failed, sent, digest)
@@ -150,26 +197,6 @@ class Submission(Message):
         state = job.state if job is not None else State(known.state or State.SUCCEEDED)
         return SubmitAnswer(known.job_id, state, existing=True)
 
-    def _queue(self, turn: Turn, sent: JobParams) -> Queue:
-        name = sent.queue if isinstance(sent.queue, str) else "default"
-        queue = turn.book.queues.get(name)
-        if queue is None:
-            known = ", ".join(sorted(turn.book.queues))
-            raise QueueNotFound(
-                f"queue: there is no queue {name!r} (there are: {known})", hint=f"stoker queue set {name}", path="queue"
-            )
-        return queue
-
-    def _check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
-        """Backpressure: bounded lines say no instead of growing. Raises QueueFull."""
-        pending = turn.book.pending(queue.name) + ahead[queue.name]
-        if queue.max_queued is not None and pending >= queue.max_queued:
-            raise _full(f"queue {queue.name!r} holds {pending} jobs, its limit max_queued", queue.name)
-        if self._intake.max_queued is not None:
-            total = turn.book.total(State.QUEUED) + turn.book.total(State.WAITING) + ahead.total()
-            if total >= self._intake.max_queued:
-                raise _full(f"all queues together hold {total} jobs, the limit [jobs] max_queued", queue.name)
-
     def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[tuple[int, str], ...], ev.NeedFailed | None]:
         still_open = []
         for index, need in enumerate(spec.needs):
@@ -185,23 +212,8 @@ class Submission(Message):
         return tuple(still_open), None
 
     def _accept(self, turn: Turn, prepared: Prepared) -> SubmitAnswer:
-        spec, now, book = prepared.spec, turn.now, turn.book
-        book.last_id += 1
-        parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
-        job = Job(
-            id=book.last_id,
-            spec=spec,
-            spec_hash=spec_hash(spec),
-            owner_uid=self._owner,
-            trace_id=parent.trace_id if parent else new_trace_id(os.urandom(16)),
-            state=State.WAITING,
-            needs_open=len(prepared.open_needs),
-            order_key=order_key(now.steady, spec.priority, self._intake.ageing_ms),
-            created_at=now.wall,
-        )
-        needs = [(job.id, needed, on) for needed, on in prepared.open_needs]
-        book.needed.update(needed for needed, _ in prepared.open_needs)
-        turn.insert(submitted(job, now), prepared.sent.idempotency_key or None, needs)
+        key = prepared.sent.idempotency_key or None
+        job = self._intake.accept(turn, prepared.spec, self._owner, prepared.open_needs, key)
         self._remember_key(turn, prepared, job.id)
         if prepared.failed_need is not None:
             turn.step(job.id, prepared.failed_need)

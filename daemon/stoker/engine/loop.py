@@ -107,11 +107,12 @@ class Loop:
             self._telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
             self._book.committed_seq = self._book.last_seq
             self.turns += 1
+        self._book.flows.forget(turn.flows)
         self._act(turn)
         return more
 
     async def _load(self, messages: Sequence[Message]) -> Loaded:
-        wanted = Wanted()
+        wanted = Wanted(live_workflows=self._book.flows.runs)
         for message in messages:
             message.want(wanted)
         self._dispatcher.want(wanted)

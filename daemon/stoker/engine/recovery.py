@@ -89,7 +89,6 @@ class RecoveryService:
         return True
 
     async def _recover_runs_of(self, launcher: str) -> None:
-        await self._loop.barrier()  # what it said before is decided first: who its workers are, and which have ended
         outcomes = [(path, found) for path, found in read_outcomes(self._state_dir) if path.stem == launcher]
         written = {exited.run_id: exited for _, found in outcomes for exited in found}
         runs = [run for run in self._book.runs.values() if run.attempt.launcher == launcher]
@@ -109,7 +108,8 @@ class RecoveryService:
             return set()
         done, late = await asyncio.wait(greetings, timeout=GREETING_S)
         for greeting in done:
-            self._answered(greeting, greetings[greeting])
+            if greeting.exception() is not None:
+                log(LogEvent.LAUNCHER_LOST, launcher=greetings[greeting], error=greeting.exception())
         for greeting in late:
             log(LogEvent.LAUNCHER_STUCK, launcher=greetings[greeting])
             self._spawn(self._recover_late(greeting, greetings[greeting]))
@@ -122,17 +122,8 @@ class RecoveryService:
         unborn = [pid for launcher, pids in found.launchers.items() if launcher not in alive for pid in pids]
         await stop_processes(unborn, self._instance)
 
-    def _answered(self, greeting: asyncio.Future[Any], launcher: str) -> bool:
-        """Whether a launcher of an earlier life is ours now; one that died instead of answering is told of."""
-        error = greeting.exception()
-        if error is not None:
-            log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
-        return error is None
-
     async def _recover_late(self, greeting: asyncio.Task[Any], launcher: str) -> None:
         await asyncio.wait([greeting])
-        if not self._answered(greeting, launcher):
-            await self._stop_unborn()
         await self._recover_runs_of(launcher)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -253,7 +244,7 @@ class Recovered(Message):
         turn.batch.recovery = self._row
         for decision in self._made.decisions:
             _carry_out(turn, decision)
-        turn.answers.append(lambda: None if self._done.done() else self._done.set_result(None))
+        turn.answers.append(lambda: self._done.set_result(None))
 
 
 def _carry_out(turn: Turn, decision: Decision) -> None:

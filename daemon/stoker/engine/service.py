@@ -35,6 +35,7 @@ from stoker.engine.inbox import Change, Command, standing
 from stoker.engine.intake import Answers, Offer, Submission
 from stoker.engine.turn import Turn
 from stoker.engine.views import attempt_view, job_view
+from stoker.engine.workflows import Workflows
 from stoker.executors.in_process import HANDLERS
 from stoker.store import attempts, changes, reader
 from stoker.store import jobs as job_rows
@@ -45,6 +46,7 @@ class Service:
 
     def __init__(self, engine: Engine, facts: Callable[[], dict[str, Any]], health: Health) -> None:
         self._engine = engine
+        self.workflows = Workflows(engine)
         self._facts = facts
         self._health = health
 

@@ -16,9 +16,9 @@ from stoker.config import Config
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, ResourceNotFound
 from stoker.core.model import ExecutionMode, Limits, Need, OnOrphan, Queue, Resource, Spec
-from stoker.core.requests import JobDefaults, JobParams, NeedParams
+from stoker.core.requests import JobDefaults, JobParams, JobWork
 
-_SENT = tuple(name for name in JobParams.__struct_fields__ if name not in ("idempotency_key", "needs", "limits"))
+_SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")
 
 
 class Specs:
@@ -46,11 +46,10 @@ class Specs:
             self._merged[queue.name] = known
         return known[1]
 
-    def resolve(self, sent: JobParams, queue: Queue) -> Spec:
+    def resolve(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> Spec:
         """The whole spec that `sent` asks for in `queue`."""
         words = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
-        if sent.needs is not UNSET:
-            words["needs"] = tuple(_need(need) for need in sent.needs)
+        words["needs"] = needs
         if sent.limits is not UNSET:
             words["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
         spec = Spec(**(self._defaults(queue) | words))
@@ -59,8 +58,11 @@ class Specs:
         return spec
 
 
-def _need(need: int | NeedParams) -> Need:
-    return Need(need) if isinstance(need, int) else Need(need.job, need.on)
+def needs_of(sent: JobParams) -> tuple[Need, ...]:
+    """The needs of a job as they are stored."""
+    if sent.needs is UNSET:
+        return ()
+    return tuple(Need(need) if isinstance(need, int) else Need(need.job, need.on) for need in sent.needs)
 
 
 def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:

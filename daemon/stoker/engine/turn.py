@@ -16,20 +16,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core import events as ev
+from stoker.core.checkpoint import Checkpoint
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.lifecycle import step
 from stoker.core.model import STOKER, Actor, Attempt, Change, Identity, Job, Queue, Resource, State
+from stoker.core.workflow import Intent, Workflow, WorkflowState
 from stoker.engine.book import Book, Run
-from stoker.store.instance import STEADY
+from stoker.engine.flows import FlowRun
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
 
 # Most short jobs are over before anyone could want to know their pid: two rows less for each.
 RIDE_AFTER_MS = 50
-# After a reboot under a wall clock that is behind, backoffs and ttls are late by no more than this.
-NOTE_STEADY_MS = 1_000
 
 # What of a job changes in its life; the rest is its spec.
 MUTABLE = (
@@ -67,7 +67,10 @@ class Turn:
         self.effects: list[ev.Effect] = []
         self.answers: list[Callable[[], None]] = []
         self.transitions: list[Transition] = []
+        self.verdicts: list[tuple[Workflow, Workflow]] = []  # workflows whose state changed
+        self.flows: set[int] = set()  # workflows of which something changed in this turn
         self.flush = False
+        book.flows.load(loaded.flows, loaded.heads)
 
     def find(self, job_id: int) -> Job | None:
         """The newest value of a job, whether decided in this turn, in memory or loaded."""
@@ -132,8 +135,47 @@ class Turn:
         self.book.resources[resource.name] = resource
         self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
 
+    def add_workflow(self, run: FlowRun, actor: Actor) -> None:
+        """A workflow was accepted; its steps follow."""
+        workflow = run.workflow
+        self.book.flows.add(run)
+        self.batch.new_workflows[workflow.id] = workflow
+        self.flows.add(workflow.id)
+        payload = {"workflow": workflow, "note": actor.note}
+        self._change("workflow", str(workflow.id), None, workflow.state, "submitted", payload, actor)
+
+    def intend(self, run: FlowRun, intent: Intent, cause: str, actor: Actor, target: str | None = None) -> None:
+        """A person wants something else of a workflow; its state follows at the end of the turn."""
+        before = run.workflow
+        self.book.flows.intend(run, intent, target)
+        self.batch.workflows[before.id] = run.workflow
+        self.flows.add(before.id)
+        payload = {"intent": intent, "target": target, "note": actor.note}
+        self._change("workflow", str(before.id), before.state, before.state, cause, payload, actor)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.batch.checkpoints.append(checkpoint)
+
+    def _judge_flows(self) -> None:
+        """What the steps of this turn made of their workflows."""
+        flows = self.book.flows
+        for workflow_id in sorted(self.flows):
+            run, is_new = flows.runs[workflow_id], workflow_id in self.batch.new_workflows
+            before, after = run.workflow, flows.judge(run, self.now.wall)
+            if is_new:
+                self.batch.new_workflows[workflow_id] = after
+            elif after != before:
+                self.batch.workflows[workflow_id] = after
+            if after.state is not before.state:
+                payload = {"finished_at": after.finished_at}
+                cause = after.state.value
+                self._change("workflow", str(workflow_id), before.state, after.state, cause, payload, STOKER)
+                self.verdicts.append((before, after))
+                self.checkpoint(flows.context(run, self.now.wall))
+
     def finish(self) -> Batch:
         """The batch, with the facts that were waiting for a ride; those of a job that ended by now need none."""
+        self._judge_flows()
         due = self.now.steady - (0 if self.flush else RIDE_AFTER_MS)
         if self.batch or self.flush:
             for run_id in [run_id for run_id, since in self.book.described.items() if since <= due]:
@@ -142,8 +184,6 @@ class Turn:
                 if run is not None:
                     self.batch.attempts.setdefault(run_id, run.attempt)
                     self.batch.jobs.setdefault(run.job.id, run.job)
-        if self.batch and self.now.steady >= self.book.steady_noted + NOTE_STEADY_MS:
-            self.book.steady_noted = self.batch.meta[STEADY] = self.now.steady
         return self.batch
 
     def _respecified(self, before: Job, job: Job) -> Job:
@@ -181,13 +221,16 @@ class Turn:
         was = None if before is None else before.state
         change = self._change("job", str(job.id), was, job.state, cause, payload, actor)
         self.transitions.append(Transition(event, before, job, attempt, change))
+        if job.workflow_id is not None:
+            self.flows.add(job.workflow_id)
+            self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at))
 
     def _change(
         self,
         kind: str,
         subject: str,
-        before: State | None,
-        after: State | None,
+        before: State | WorkflowState | None,
+        after: State | WorkflowState | None,
         cause: str,
         payload: dict[str, Any],
         actor: Actor,

@@ -134,7 +134,7 @@ class Launcher:
         try:
             pid = self._spawner.spawn(order, fd)
             after_ns = kernel.now_at_boot_ns()
-            log = logs.Log(order["log"], fd, order["max_log_bytes"])
+            log = logs.Log(order["log"], fd, order["max_log_bytes"], pid)
         except SpawnFailedError:
             self.shelf.put(order["log"])
             raise
@@ -200,6 +200,8 @@ class Launcher:
         return ended
 
     def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage) -> None:
+        if run.log is not None:
+            run.log.main_ended()
         run.exit = {
             "op": "exit",
             "run_id": run.run_id,

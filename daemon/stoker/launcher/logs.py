@@ -1,13 +1,15 @@
 """Logs of attempts: made exclusively, written by workers alone, kept within their bound.
 
 Owns creation and the hole in the middle. Refuses to write or to shorten: head and tail stay, offsets stay
-valid, the writer feels nothing. A log whose path no longer leads to the file made here is left alone.
+valid, the writer feels nothing. What took the path of the file made here is left alone.
 
-Invariant: a log that exists already is an error of its own (the disk is ahead of the database), never reused.
+Invariants: a log that exists already is an error of its own (the disk is ahead of the database), never reused;
+a worker that deletes its log or moves it away does not write without bound.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 
@@ -16,6 +18,7 @@ from .complaints import complain
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 REOPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+REACH = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 STAT_BLOCK_BYTES = 512
 # A writer can fill gigabytes in a second and nothing wakes us when it does, so all logs of running
 # workers are looked at together: soon after a start, every second while calm, faster the faster one fills.
@@ -49,22 +52,28 @@ def _make_directory(path: str) -> None:
 
 
 class Log:
-    """One attempt's log once its worker has it: a path, and the file that path must still lead to."""
+    """One attempt's log once its worker has it: a path, and the file that path must still lead to.
 
-    __slots__ = ("_device", "_inode", "_max_bytes", "_size", "_unit", "_used", "path")
+    `main` is the pid of the process that was given the file as its fd 1 and 2. Only while it is unreaped may it
+    be asked for the file, so its end must be told.
+    """
 
-    def __init__(self, path: str, fd: int, max_bytes: int) -> None:
+    __slots__ = ("_device", "_fd", "_inode", "_main", "_max_bytes", "_size", "_unit", "_used", "path")
+
+    def __init__(self, path: str, fd: int, max_bytes: int, main: int) -> None:
         made = os.fstat(fd)
         self.path = path
         self._device = made.st_dev
         self._inode = made.st_ino
         self._unit = made.st_blksize  # a hole of less than a block would be filled with zeros, not given back
         self._max_bytes = max_bytes
+        self._main: int | None = main
+        self._fd: int | None = None
         self._size = 0
         self._used = 0
 
     def size(self) -> int:
-        """Its length now, or when it was last seen at its path."""
+        """Its length now, or when it was last seen."""
         self._look()
         return self._size
 
@@ -80,14 +89,40 @@ class Log:
             return math.inf
         return (self._max_bytes - self._used) * elapsed_s / growth / 2
 
+    def main_ended(self) -> None:
+        """Its number may be another's from now on."""
+        self._main = None
+
+    def close(self) -> None:
+        """Nobody writes any more."""
+        self._main = None
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
     def _look(self) -> None:
-        try:
-            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116
-        except OSError:
-            return
-        if self._is_ours(found):
+        found = self._find()
+        if found is not None:
             self._size = found.st_size
             self._used = found.st_blocks * STAT_BLOCK_BYTES
+
+    def _find(self) -> os.stat_result | None:
+        if self._fd is None:
+            with contextlib.suppress(OSError):
+                found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116
+                if self._is_ours(found):
+                    return found
+            self._fd = self._reach()
+        return None if self._fd is None else os.fstat(self._fd)
+
+    def _reach(self) -> int | None:
+        """The file without its name: the worker took that away, and may still write."""
+        for number in (1, 2) if self._main is not None else ():
+            name = f"/proc/{self._main}/fd/{number}"
+            with contextlib.suppress(OSError):
+                if self._is_ours(os.stat(name)):  # noqa: PTH116  (before it is opened: by now it may be any device)
+                    return os.open(name, REACH)
+        return None
 
     def _is_ours(self, found: os.stat_result) -> bool:
         return found.st_ino == self._inode and found.st_dev == self._device
@@ -98,7 +133,7 @@ class Log:
         end = (self._size - self._max_bytes // 2) // unit * unit
         if start >= end:
             return
-        fd = os.open(self.path, REOPEN)
+        fd = os.open(self.path, REOPEN) if self._fd is None else os.dup(self._fd)
         try:
             if self._is_ours(os.fstat(fd)):
                 kernel.punch_hole(fd, start, end)
@@ -126,6 +161,7 @@ class Bounds:
         """For a run that is over: one last look, as a short job can flood as well."""
         if log := self._logs.pop(run_id, None):
             self._bound(run_id, log, SLOWEST_S)
+            log.close()
         if not self._logs:
             self.due = None
 
@@ -141,5 +177,6 @@ class Bounds:
             return log.bound(elapsed_s)
         except OSError as error:  # a filesystem without holes, or one that fails: the log grows, the worker goes on
             self._logs.pop(run_id, None)
+            log.close()
             complain(f"the log of {run_id} is not bounded any more: {error}")
             return math.inf

@@ -192,8 +192,7 @@ def _marked(member: Member, instance: str) -> bool:
         marks = identities.read_marks(member.pid)
     except PermissionError:
         return False
-    # One that shows a run has been born meanwhile: a worker, for which there is a plan.
-    return marks.instance == instance and marks.run_id is None and not identities.has_ended(member.pidfd)
+    return marks.instance == instance and not identities.has_ended(member.pidfd)
 
 
 # --- signalling -------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from msgspec import UNSET, UnsetType
 from stoker.core.errors import Draining, InvalidRequest, ParseError, StokerError
 from stoker.rpc import frames
 from stoker.rpc.envelope import id_of, read_call
-from stoker.rpc.methods import Kind, Later, Method
 from stoker.rpc.streams import Streams
+from stoker.rpc.table import Kind, Later, Method
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from stoker.core.requests import Params
     from stoker.rpc.frames import RequestId
-    from stoker.rpc.methods import Peer, Service
+    from stoker.rpc.methods import Service
     from stoker.rpc.streams import Line
+    from stoker.rpc.table import Peer
 
 MAX_BATCH = 1024
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import socket
 
     from stoker.rpc.calls import Backend
-    from stoker.rpc.methods import Peer
+    from stoker.rpc.table import Peer
 
 MAX_UNSENT_BYTES = 1024 * 1024
 MAX_IN_FLIGHT = 1024

@@ -13,8 +13,9 @@ from msgspec import UNSET, UnsetType
 
 from stoker.core.errors import InvalidRequest, MethodNotFound
 from stoker.core.requests import MAX_INT, MAX_SHOWN
-from stoker.rpc.methods import METHODS, Method
+from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params
+from stoker.rpc.table import Method
 
 if TYPE_CHECKING:
     from stoker.rpc.frames import RequestId

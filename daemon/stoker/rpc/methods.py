@@ -11,13 +11,9 @@ queues, resources), admin (the daemon itself).
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from contextlib import aclosing
-from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stoker.core.errors import StokerError
 from stoker.core.requests import (
@@ -28,7 +24,6 @@ from stoker.core.requests import (
     JobStanding,
     LogChunk,
     LogFeed,
-    Params,
     QueueSettings,
     SubmitAnswer,
     Verb,
@@ -50,12 +45,12 @@ from stoker.rpc.schema import (
     WatchParams,
     read_params,
 )
+from stoker.rpc.table import Kind, Later, Method, Peer, Reply, Role, Stream
+from stoker.rpc.workflow_methods import WORKFLOW_METHODS, Workflows
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Awaitable, Sequence
-
-Reply = dict[str, Any]
 
 
 class Service(Protocol):
@@ -86,54 +81,8 @@ class Service(Protocol):
     def status(self) -> Awaitable[Reply]: ...
     def health(self) -> Awaitable[Reply]: ...
     def drain(self, *, stop: bool) -> Awaitable[Reply]: ...
-
-
-class Peer(NamedTuple):
-    """Who is at the other end (SO_PEERCRED)."""
-
-    uid: int
-    gid: int
-    pid: int
-
-
-class Role(StrEnum):
-    OWNER = "owner"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-
-class Kind(StrEnum):
-    """How long an answer may take. What waits or streams ends with its client; a call never does."""
-
-    CALL = "call"
-    WAIT = "wait"
-    STREAM = "stream"
-
-
-class Later(NamedTuple):
-    """A future of the engine, and what makes a result of what it gives."""
-
-    future: asyncio.Future[Any]
-    render: Callable[[Any], object]
-
-
-class Stream(NamedTuple):
-    """An answer that is followed by notifications; the connection adds the stream's number to each."""
-
-    answer: Reply
-    notifications: AsyncGenerator[Reply, None]
-
-
-P = TypeVar("P", bound=Params)
-
-
-class Method(Struct, Generic[P], frozen=True):
-    """One row of the table."""
-
-    params: type[P]
-    role: Role
-    handler: Callable[[Service, Peer, P], object]
-    kind: Kind = Kind.CALL
+    @property
+    def workflows(self) -> Workflows: ...
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -293,4 +242,5 @@ METHODS: dict[str, Method[Any]] = {
     "system.health": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.health()),
     "system.drain": Method(DrainParams, Role.ADMIN, lambda service, _, params: service.drain(stop=params.stop)),
     "watch": Method(WatchParams, Role.OWNER, _watch, Kind.STREAM),
+    **WORKFLOW_METHODS,
 }

@@ -26,6 +26,7 @@ from stoker.core.requests import (
     Params,
     Title,
 )
+from stoker.core.workflow import Again, WorkflowState
 from stoker.rpc.complaints import complaint, moved
 
 MAX_JOBS = 10_000
@@ -107,6 +108,24 @@ class DrainParams(Params, frozen=True, kw_only=True):
 class WatchParams(Params, frozen=True, kw_only=True):
     after: Bound | None = None
     job: JobId | None = None
+
+
+class WorkflowParams(Params, frozen=True, kw_only=True):
+    id: JobId
+    reason: Note | None = None
+
+
+class WorkflowListParams(Params, frozen=True, kw_only=True):
+    states: tuple[WorkflowState, ...] = ()
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    before: JobId | None = None
+
+
+class WorkflowRetryParams(WorkflowParams, frozen=True, kw_only=True):
+    """Which steps: those that failed (the default), all, or one and what is behind it."""
+
+    again: Again = Again.FAILED
+    step: Name | None = None
 
 
 def read_params(value: object, params: type[P], within: str = "") -> P:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from stoker.core.errors import PermissionDenied, StokerError, TooManyConnections
 from stoker.rpc.calls import Backend
 from stoker.rpc.connection import Connection
-from stoker.rpc.methods import Peer
+from stoker.rpc.table import Peer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stoker.core.errors import StokerError
     from stoker.rpc.frames import RequestId
-    from stoker.rpc.methods import Stream
+    from stoker.rpc.table import Stream
 
 MAX_STREAMS = 16
 

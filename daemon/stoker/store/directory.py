@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, StateRefused
+from stoker.store.birth import mark_of
 
 PRIVATE = 0o077
 ROOM_TO_START = 1024 * 1024  # the index of the WAL, the new epoch, the settling of what was found
@@ -60,8 +61,8 @@ class StateDirectory:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StateRefused(f"state directory {self.root} is not writable", hint=f"chmod 700 {self.root}")
 
-    def lock(self) -> os.stat_result:
-        """Take the lock for life; returns the lock file's identity. Raises AlreadyRunning."""
+    def lock(self) -> str:
+        """Take the lock for life; returns which file it is. Raises AlreadyRunning."""
         path = self.root / "lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -75,10 +76,12 @@ class StateDirectory:
             raise AlreadyRunning(
                 f"another stokerd (pid {holder}) holds {self.root}", hint="stoker status, or choose another --state-dir"
             ) from None
+        if os.fstat(descriptor).st_size == 0:
+            self._sync()  # a lock that a power loss takes back would leave a database that looks copied
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
-        return os.fstat(descriptor)
+        return mark_of(descriptor)
 
     def make_room(self) -> None:
         """On a disk too full for a start, give up the reserve for it: what runs must still be settled."""
@@ -110,6 +113,10 @@ class StateDirectory:
         finally:
             os.close(descriptor)
         fresh.replace(self.aside)
+        self._sync()
+
+    def _sync(self) -> None:
+        """What was made or renamed in the directory is there after a power loss."""
         directory = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)

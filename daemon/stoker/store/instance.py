@@ -7,7 +7,6 @@ ever taken for ours, at this start or at any later one.
 
 from __future__ import annotations
 
-import os
 import secrets
 import sqlite3
 
@@ -15,9 +14,6 @@ from msgspec import Struct
 
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.store.queues import SET_META, meta
-
-# Where steady time has come to, by the last commit that noted it.
-STEADY = "steady"
 
 
 class Instance(Struct, frozen=True):
@@ -39,17 +35,18 @@ def ids(connection: sqlite3.Connection) -> set[str]:
     return {known[name] for name in ("instance", "original") if name in known}
 
 
-def begin(connection: sqlite3.Connection, lock: os.stat_result, boot_id: str) -> Instance:
-    """Begin a new life of the daemon on this database: the epoch grows by one, durably, before anything else."""
+def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
+    """Begin a new life of the daemon on this database: the epoch grows by one, durably, before anything else.
+
+    `lock`: which file the directory's lock is (store/birth.py).
+    """
     known = meta(connection)
-    where = f"{lock.st_dev}:{lock.st_ino}"
-    copied = known.get("lock_file", where) != where
+    copied = known.get("lock_mark", lock) != lock
     same_boot = known.get("boot_id") == boot_id and not copied
     instance = Instance(
         id=secrets.token_hex(8) if copied or "instance" not in known else known["instance"],
         epoch=known.get("epoch", 0) + 1,
-        # A wall clock may be behind at the next boot (set back, or no battery): steady time goes on from where it was.
-        anchor=known["anchor"] if same_boot else max(wall_ms(), known.get(STEADY, 0)) - boot_ms(),
+        anchor=known["anchor"] if same_boot else wall_ms() - boot_ms(),
         copied=copied,
         foreign_epochs=known.get("epoch", 0) if copied else known.get("foreign_epochs", 0),
     )
@@ -58,7 +55,7 @@ def begin(connection: sqlite3.Connection, lock: os.stat_result, boot_id: str) ->
         "epoch": instance.epoch,
         "anchor": instance.anchor,
         "boot_id": boot_id,
-        "lock_file": where,
+        "lock_mark": lock,
         "foreign_epochs": instance.foreign_epochs,
     }
     if copied:

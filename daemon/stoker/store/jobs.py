@@ -49,16 +49,20 @@ COLUMNS = (
     "id, queue, name, state, reason, priority, execution_mode, command, args, env_vars, working_dir, pid, attempts, "
     "failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, "
     "needs_open, wake_at, expires_at, order_key, owner_uid, trace_id, policy, spec_hash, created_at, started_at, "
-    "finished_at, exit_code, signal"
+    "finished_at, exit_code, signal, workflow_id, step, checkpoint_floor"
 )
-INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * 36)})"  # noqa: S608 - constants only
+INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * 39)})"  # noqa: S608 - constants only
 UPDATE = """
 UPDATE jobs SET state = ?, reason = ?, pid = ?, attempts = ?, failures = ?, orphanings = ?, needs_open = ?,
-    wake_at = ?, expires_at = ?, started_at = ?, finished_at = ?, exit_code = ?, signal = ?
+    wake_at = ?, expires_at = ?, started_at = ?, finished_at = ?, exit_code = ?, signal = ?,
+    checkpoint_floor = ?
 WHERE id = ?
 """
 UPDATE_SPEC = "UPDATE jobs SET deadline = ?, timeout_ms = ?, spec_hash = ? WHERE id = ?"
 BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+OF_WORKFLOWS = f"""
+SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))
+"""  # noqa: S608 - constants only
 READY = f"""
 SELECT {COLUMNS} FROM jobs WHERE queue = ? AND state = 'queued' ORDER BY order_key, id LIMIT ?
 """  # noqa: S608 - constants only
@@ -73,7 +77,7 @@ SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ? AND state = 'queued' AN
 OPEN_NEEDS = "SELECT needed FROM needs WHERE job_id = ? ORDER BY needed"
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)"
 
-INSERT_NEED = "INSERT INTO needs (job_id, needed, on_end) VALUES (?, ?, ?)"
+INSERT_NEED = "INSERT OR IGNORE INTO needs (job_id, needed, on_end) VALUES (?, ?, ?)"
 DELETE_NEED = "DELETE FROM needs WHERE job_id = ? AND needed = ?"
 DEPENDENTS = """
 SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
@@ -87,7 +91,7 @@ WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
 """
 INSERT_KEY = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
 BY_KEY = """
-SELECT idempotency.spec_hash, idempotency.job_id, jobs.state FROM idempotency
+SELECT idempotency.spec_hash, idempotency.job_id, jobs.state, jobs.workflow_id FROM idempotency
 LEFT JOIN jobs ON jobs.id = idempotency.job_id WHERE idempotency.owner_uid = ? AND idempotency.key = ?
 """
 
@@ -108,7 +112,7 @@ def insert_row(job: Job) -> tuple[Any, ...]:
         spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan.value, spec.survive,
         spec.run_at, job.needs_open, job.wake_at, job.expires_at, job.order_key, job.owner_uid, job.trace_id,
         _encode(policy).decode(), job.spec_hash, job.created_at, job.started_at, job.finished_at, job.exit_code,
-        job.signal,
+        job.signal, job.workflow_id, job.step, job.checkpoint_floor,
     )  # fmt: skip
 
 
@@ -117,7 +121,7 @@ def update_row(job: Job) -> tuple[Any, ...]:
     return (
         job.state.value, job.reason and job.reason.value, job.pid, job.attempts, job.failures, job.orphanings,
         job.needs_open, job.wake_at, job.expires_at, job.started_at, job.finished_at, job.exit_code, job.signal,
-        job.id,
+        job.checkpoint_floor, job.id,
     )  # fmt: skip
 
 
@@ -127,7 +131,7 @@ def from_row(row: Sequence[Any]) -> Job:
         ident, queue, name, state, reason, priority, mode, command, args, env_vars, working_dir, pid, attempts,
         failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at,
         needs_open, wake_at, expires_at, order_key, owner_uid, trace_id, policy, digest, created_at, started_at,
-        finished_at, exit_code, signal,
+        finished_at, exit_code, signal, workflow_id, step, checkpoint_floor,
     ) = row  # fmt: skip
     rest = _policy(policy)
     spec = Spec(
@@ -142,13 +146,18 @@ def from_row(row: Sequence[Any]) -> Job:
         reason=None if reason is None else Reason(reason), attempts=attempts, failures=failures,
         orphanings=orphanings, needs_open=needs_open, wake_at=wake_at, expires_at=expires_at, order_key=order_key,
         pid=pid, created_at=created_at, started_at=started_at, finished_at=finished_at, exit_code=exit_code,
-        signal=signal,
+        signal=signal, workflow_id=workflow_id, step=step, checkpoint_floor=checkpoint_floor,
     )  # fmt: skip
 
 
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
     """The jobs among `ids` that exist."""
     return {row[0]: from_row(row) for row in connection.execute(BY_IDS, (_encode(list(ids)).decode(),))}
+
+
+def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
+    """Every step of these workflows."""
+    return {row[0]: from_row(row) for row in connection.execute(OF_WORKFLOWS, (_encode(list(ids)).decode(),))}
 
 
 def ready(connection: sqlite3.Connection, queue: str, limit: int) -> list[Job]:
@@ -194,6 +203,7 @@ class Keyed(Struct, frozen=True):
     spec_hash: bytes
     job_id: int
     state: str | None
+    workflow_id: int | None = None
 
 
 def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:

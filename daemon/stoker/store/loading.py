@@ -7,15 +7,18 @@ asks for nothing and costs no hop.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Container
 
 from msgspec import Struct, field
 
+from stoker.core.checkpoint import Head
 from stoker.core.clock import Now
 from stoker.core.model import Job
-from stoker.store import attempts
+from stoker.store import attempts, checkpoints, workflows
 from stoker.store import jobs as job_rows
 from stoker.store.due import Due, due
 from stoker.store.jobs import Dependent, Keyed
+from stoker.store.workflows import Found
 
 DUE_LIMIT = 500
 
@@ -27,12 +30,16 @@ class Wanted(Struct):
     keys: set[tuple[int, str]] = field(default_factory=set)
     dependents_of: set[int] = field(default_factory=set)
     run_ids: set[str] = field(default_factory=set)
+    workflows: set[int] = field(default_factory=set)
+    chains: set[str] = field(default_factory=set)
+    live_workflows: Container[int] = ()  # in memory: need not be read
     lines: list[tuple[str, int]] = field(default_factory=list)
     due: bool = False
     due_at: Now | None = None
 
     def __bool__(self) -> bool:
-        return any((self.ids, self.keys, self.dependents_of, self.run_ids, self.lines, self.due))
+        asked = (self.ids, self.keys, self.dependents_of, self.run_ids, self.lines, self.due)
+        return any((*asked, self.workflows, self.chains))
 
 
 class Loaded(Struct):
@@ -44,6 +51,8 @@ class Loaded(Struct):
     known_runs: set[str] = field(default_factory=set)
     lines: dict[str, list[Job]] = field(default_factory=dict)
     due: Due = Due()
+    flows: list[Found] = field(default_factory=list)
+    heads: dict[str, Head] = field(default_factory=dict)
 
 
 def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
@@ -57,9 +66,23 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         wanted.ids.update(wanted.dependents_of, (each.job_id for each in loaded.dependents))
     if wanted.ids:
         loaded.jobs = job_rows.by_ids(connection, wanted.ids)
+    _load_workflows(connection, wanted, loaded)
     if wanted.keys:
         loaded.keys = job_rows.by_keys(connection, wanted.keys)
     if wanted.run_ids:
         loaded.known_runs = attempts.known(connection, wanted.run_ids)
     loaded.lines = {queue: job_rows.ready(connection, queue, limit) for queue, limit in wanted.lines}
     return loaded
+
+
+def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
+    """Those that were asked for, and those of the jobs that were: a step of one that has ended may begin again."""
+    ids = wanted.workflows | {job.workflow_id for job in loaded.jobs.values() if job.workflow_id is not None}
+    asleep = [workflow_id for workflow_id in ids if workflow_id not in wanted.live_workflows]
+    if asleep:
+        loaded.flows = workflows.by_ids(connection, asleep)
+    if wanted.workflows:
+        loaded.jobs |= job_rows.of_workflows(connection, wanted.workflows)
+    chains = wanted.chains | {f"w{found.workflow.id}" for found in loaded.flows}
+    if chains:
+        loaded.heads = checkpoints.heads(connection, chains)

@@ -10,9 +10,11 @@ import sqlite3
 
 from msgspec import Struct
 
+from stoker.core.checkpoint import Head
 from stoker.core.errors import CorruptRecord
 from stoker.core.model import Attempt, Job, Queue, Resource
-from stoker.store import attempts, changes, jobs, queues
+from stoker.store import attempts, changes, checkpoints, jobs, queues, workflows
+from stoker.store.workflows import Found
 
 
 class Snapshot(Struct, frozen=True):
@@ -24,6 +26,10 @@ class Snapshot(Struct, frozen=True):
     counts: list[tuple[str, str, int]]
     needed: set[int]
     untold: list[int]
+    flows: list[Found]
+    chain_heads: dict[str, Head]
+    last_workflow: int
+    last_checkpoint: int
     last_id: int
     last_seq: int
     head: bytes
@@ -37,6 +43,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
     missing = [attempt.run_id for attempt in open_attempts if attempt.job_id not in of_attempts]
     if missing:
         raise CorruptRecord(f"attempts without a job: {', '.join(missing[:5])}", hint="restore a backup")
+    flows = workflows.live(connection)
     return Snapshot(
         queues=queues.queues(connection),
         resources=queues.resources(connection),
@@ -44,6 +51,10 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),
         untold=jobs.untold(connection),
+        flows=flows,
+        chain_heads=checkpoints.heads(connection, [f"w{found.workflow.id}" for found in flows]),
+        last_workflow=connection.execute(workflows.LAST_ID).fetchone()[0],
+        last_checkpoint=connection.execute(checkpoints.LAST_ID).fetchone()[0],
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],
         last_seq=last_seq,
         head=head,

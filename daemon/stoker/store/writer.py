@@ -16,9 +16,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct, field
 
+from stoker.core.checkpoint import Checkpoint
 from stoker.core.errors import StorageFailed
 from stoker.core.model import Attempt, Change, Job, Queue, Resource
-from stoker.store import attempts, changes, jobs, queues, recoveries
+from stoker.core.workflow import Workflow
+from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, workflows
 from stoker.store.database import Database
 
 P = ParamSpec("P")
@@ -47,12 +49,15 @@ class Batch(Struct):
     needs_met: list[tuple[int, int]] = field(default_factory=list)
     queues: dict[str, Queue] = field(default_factory=dict)
     resources: dict[str, Resource] = field(default_factory=dict)
+    new_workflows: dict[int, Workflow] = field(default_factory=dict)
+    workflows: dict[int, Workflow] = field(default_factory=dict)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     recovery: recoveries.Recovery | None = None
     changes: list[Change] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return any((self.changes, self.jobs, self.attempts, self.meta, self.recovery is not None))
+        return any((self.changes, self.jobs, self.attempts, self.checkpoints, self.meta, self.recovery is not None))
 
 
 def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]], *, exact: bool = False) -> None:
@@ -90,6 +95,9 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> bytes:
     _many(connection, jobs.UPDATE_SPEC, [_spec_row(job) for job in batch.respecified.values()], exact=True)
     _many(connection, attempts.INSERT, [_attempt_row(batch, attempt) for attempt in batch.new_attempts.values()])
     _many(connection, attempts.UPDATE, [attempts.update_row(attempt) for attempt in going], exact=True)
+    _many(connection, workflows.INSERT, [workflows.insert_row(one) for one in batch.new_workflows.values()])
+    _many(connection, workflows.UPDATE, [workflows.update_row(one) for one in batch.workflows.values()], exact=True)
+    _many(connection, checkpoints.INSERT, [checkpoints.insert_row(one) for one in batch.checkpoints])
     _many(connection, queues.SET_META, list(batch.meta.items()))
     if batch.recovery is not None:
         connection.execute(recoveries.UPSERT, recoveries.row(batch.recovery))

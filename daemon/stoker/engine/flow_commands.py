@@ -1,0 +1,148 @@
+"""What a person asks of a whole workflow: pause, resume, cancel, retry, roll back.
+
+Owns the translation into events for its steps, all in one turn. Refuses to judge single steps: `lifecycle.step` does.
+Invariants: a refusal changes nothing; a step that runs is never reset, it is stopped first, and what was completed is
+not taken again unless that was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from stoker.core import events as ev
+from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, WorkflowNotFound
+from stoker.core.model import FINAL, Actor, State, StopReason
+from stoker.core.needs import need_met
+from stoker.core.workflow import Intent, Step, reopened
+from stoker.engine.flows import FlowRun, open_steps
+from stoker.engine.inbox import Message
+from stoker.engine.turn import Turn
+from stoker.store.loading import Wanted
+
+Decision = Callable[[Turn, FlowRun], dict[str, Any]]
+
+
+class FlowCommand(Message):
+    """One request about one workflow, decided by `decision` with all its steps at hand."""
+
+    def __init__(self, workflow_id: int, decision: Decision, future: asyncio.Future[dict[str, Any]]) -> None:
+        self._workflow_id = workflow_id
+        self._decision = decision
+        self._future = future
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.workflows.add(self._workflow_id)
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def decide(self, turn: Turn) -> None:
+        run = turn.book.flows.runs.get(self._workflow_id)
+        if run is None:
+            raise WorkflowNotFound(f"there is no workflow {self._workflow_id}", hint="stoker workflow ls")
+        turn.flows.add(self._workflow_id)
+        said = self._decision(turn, run)
+        turn.answers.append(lambda: self._answer({"id": run.workflow.id, "state": run.workflow.state, **said}))
+
+    def _answer(self, said: dict[str, Any]) -> None:
+        if not self._future.done():
+            self._future.set_result(said)
+
+
+def pause(turn: Turn, run: FlowRun, actor: Actor) -> dict[str, Any]:
+    """Start nothing more of it; what runs goes on."""
+    _must_be_open(run, "pause")
+    turn.intend(run, Intent.PAUSE, "paused", actor)
+    return {"running": [name for name, state in run.states.items() if state is State.RUNNING]}
+
+
+def cancel(turn: Turn, run: FlowRun, actor: Actor) -> dict[str, Any]:
+    """Stop what runs and take the rest out; the answer does not wait for the stops."""
+    _must_be_open(run, "cancel")
+    turn.intend(run, Intent.CANCEL, "cancelled", actor)
+    left = []
+    for job_id in open_steps(run):
+        attempt_open = job_id in turn.book.runs
+        if turn.job(job_id).state is State.HELD and attempt_open:
+            left.append(run.steps[job_id].name)  # stuck: nobody can prove what it is, so it is not signalled
+        else:
+            turn.step(job_id, ev.Cancel(actor=actor))
+    return {"stuck": left}
+
+
+def again(turn: Turn, run: FlowRun, reset: Collection[str], cause: str, actor: Actor) -> dict[str, Any]:
+    """Take these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
+    running = sorted(name for name in reset if run.job_of(name) in turn.book.runs)
+    if running:
+        raise NotAllowed(
+            f"step {running[0]} has an open attempt, so it cannot be taken again now",
+            hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first", steps=running,
+        )  # fmt: skip
+    check_deadlines(turn, run, reset)
+    turn.intend(run, Intent.RUN, cause, actor)
+    put_back(turn, run, reset, actor)
+    return {"reset": sorted(reset)}
+
+
+def put_back(
+    turn: Turn, run: FlowRun, reset: Collection[str], actor: Actor, floors: Mapping[str, int] | None = None
+) -> None:
+    """Reset these steps behind their needs. None of them has an open attempt."""
+    by_name = {step.name: step for step in run.steps.values()}
+    for name in sorted(reset, key=lambda name: by_name[name].job_id):
+        step = by_name[name]
+        opened = reopened(step, reset, run.states)
+        for edge in opened:
+            pair = (step.job_id, by_name[edge.step].job_id)
+            if pair in turn.batch.needs_met:
+                turn.batch.needs_met.remove(pair)
+            turn.batch.needs.append((*pair, edge.on.value))
+            turn.book.needed.add(pair[1])
+        floor = turn.job(step.job_id).checkpoint_floor if floors is None else floors.get(name, 0)
+        turn.step(step.job_id, ev.Reset(actor=actor, needs_open=len(opened), floor=floor))
+    for name in reset:
+        _skip_where_hopeless(turn, run, by_name[name], reset, by_name)
+
+
+def _skip_where_hopeless(
+    turn: Turn, run: FlowRun, step: Step, reset: Collection[str], by_name: Mapping[str, Step]
+) -> None:
+    """A need that ended otherwise than wanted and is not taken again can never be met."""
+    for edge in step.needs:
+        if edge.step in reset or run.states[edge.step] not in FINAL:
+            continue
+        needed = turn.find(by_name[edge.step].job_id)
+        if needed is not None and need_met(edge.on, needed) is False and not turn.job(step.job_id).final:
+            turn.step(step.job_id, ev.NeedFailed(needed=needed.id, on=edge.on))
+
+
+def check_deadlines(turn: Turn, run: FlowRun, reset: Collection[str]) -> None:
+    """Before the first step is touched. Raises InvalidParams."""
+    for step in run.steps.values():
+        deadline = turn.job(step.job_id).spec.deadline
+        if step.name in reset and deadline is not None and deadline <= turn.now.wall:
+            raise InvalidParams(
+                f"step {step.name}: its deadline has passed, so it cannot be taken again",
+                hint=f"stoker retry {step.job_id} --deadline +1h",
+            )
+
+
+def stop_all(turn: Turn, run: FlowRun, actor: Actor) -> list[str]:
+    """Stop every step that runs, to be taken again later."""
+    stopped = []
+    for job_id, step in run.steps.items():
+        if job_id in turn.book.runs and turn.job(job_id).state is State.RUNNING:
+            turn.step(job_id, ev.StopWanted(actor=actor, reason=StopReason.RESTART))
+            stopped.append(step.name)
+    return stopped
+
+
+def _must_be_open(run: FlowRun, verb: str) -> None:
+    if run.workflow.ended:
+        raise AlreadyFinished(
+            f"workflow {run.workflow.id} has already ended ({run.workflow.state.value}), so {verb} does not apply",
+            hint=f"stoker workflow show {run.workflow.id}", state=run.workflow.state.value,
+        )  # fmt: skip

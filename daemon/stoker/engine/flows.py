@@ -1,0 +1,199 @@
+"""Workflows in memory: where each step of a live workflow stands, and the checkpoint that every transition leaves.
+
+Owns the head of each chain and the derived state of each workflow. Refuses to start or stop anything: it hears of
+steps that were taken. Invariants: every transition of a step leaves exactly one checkpoint, in the same commit; a
+chain is rebuilt from at most `MAX_CHAIN` of them; a workflow's state is `core.workflow.state_of`, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from stoker.core.checkpoint import MAX_CHAIN, Checkpoint, Head, Kind, encode, seal
+from stoker.core.model import FINAL, Job, Reason, State
+from stoker.core.workflow import ENDED, Intent, Step, Workflow, is_broken, state_of
+from stoker.store.workflows import Found
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Blueprint(Struct, frozen=True, kw_only=True):
+    """What `workflows.flow` holds: the flow as it was sent, what filled it in, and its steps with their jobs."""
+
+    flow: msgspec.Raw
+    parameters: dict[str, str]
+    steps: tuple[Step, ...]
+    widths: dict[str, int] = {}
+
+
+_blueprint = msgspec.json.Decoder(Blueprint).decode
+
+
+def width_of(workflow_id: int, group: str) -> str:
+    """The name under which the steps of one `each` share their width."""
+    return f"w{workflow_id}.{group}"
+
+
+class FlowRun(Struct):
+    """One workflow and its steps; `steps` by job."""
+
+    workflow: Workflow
+    steps: dict[int, Step]
+    states: dict[str, State]
+    reasons: dict[str, Reason | None]
+    broken: set[str]
+    head: Head = Head()
+    widths: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def chain(self) -> str:
+        return f"w{self.workflow.id}"
+
+    def job_of(self, step: str) -> int | None:
+        """The job of a step."""
+        return next((job_id for job_id, known in self.steps.items() if known.name == step), None)
+
+    def enter(self, job: Job) -> None:
+        """A step was taken by this job."""
+        step = self.steps[job.id]
+        self.states[step.name] = job.state
+        self.reasons[step.name] = job.reason
+        if is_broken(step, job.state, by_dependency=job.reason is Reason.DEPENDENCY):
+            self.broken.add(step.name)
+        else:
+            self.broken.discard(step.name)
+        if job.state is State.RUNNING and job.spec.resources:
+            self.holds[step.name] = job.spec.resources
+        else:
+            self.holds.pop(step.name, None)
+
+
+def open_flow(found: Found, head: Head) -> FlowRun:
+    """What is on disk of a workflow, as memory keeps it."""
+    made = _blueprint(found.workflow.flow)
+    steps = {step.job_id: step for step in made.steps}
+    widths = {width_of(found.workflow.id, group): width for group, width in made.widths.items()}
+    run = FlowRun(found.workflow, steps, {}, {}, set(), head, widths)
+    for standing in found.steps:
+        step = steps[standing.job_id]
+        run.states[step.name] = standing.state
+        run.reasons[step.name] = standing.reason
+        if is_broken(step, standing.state, by_dependency=standing.reason is Reason.DEPENDENCY):
+            run.broken.add(step.name)
+    return run
+
+
+class Flows:
+    """Every live workflow, and those that the present turn has brought back."""
+
+    def __init__(self, last_id: int = 0, last_checkpoint: int = 0) -> None:
+        self.last_id = last_id
+        self.last_checkpoint = last_checkpoint
+        self.runs: dict[int, FlowRun] = {}
+        self.barred: set[int] = set()  # of which nothing may start now
+        self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
+
+    def load(self, found: Iterable[Found], heads: dict[str, Head]) -> None:
+        """Take in what was read; what is in memory already is newer."""
+        for each in found:
+            if each.workflow.id not in self.runs:
+                self.add(open_flow(each, heads.get(f"w{each.workflow.id}", Head())))
+
+    def add(self, run: FlowRun) -> None:
+        self.runs[run.workflow.id] = run
+        self.widths |= run.widths
+        self._bar(run)
+
+    def intend(self, run: FlowRun, intent: Intent, target: str | None = None) -> None:
+        """A person wants something else of it."""
+        run.workflow = replace(run.workflow, intent=intent, target=target)
+        self._bar(run)
+
+    def _bar(self, run: FlowRun) -> None:
+        if run.workflow.intent is Intent.RUN:
+            self.barred.discard(run.workflow.id)
+        else:
+            self.barred.add(run.workflow.id)
+
+    def tell(self, before: Job | None, job: Job, at: int) -> list[Checkpoint]:
+        """A step of a workflow was taken: the checkpoints that it leaves."""
+        assert job.workflow_id is not None, "only steps are told of"
+        run = self.runs[job.workflow_id]
+        run.enter(job)
+        if before is None:
+            return []  # the submission as a whole leaves one context
+        told = {
+            "step": job.step,
+            "job": job.id,
+            "from": before.state,
+            "to": job.state,
+            "reason": job.reason,
+            "attempt": job.attempts,
+            "holds": run.holds.get(job.step or "", {}),
+        }
+        left = [self.link(run, Kind.TRANSITION, job.state.value, told, at, job)]
+        if run.head.since_context >= MAX_CHAIN:
+            left.append(self.context(run, at))
+        return left
+
+    def judge(self, run: FlowRun, now: int) -> Workflow:
+        """The workflow as its steps make it."""
+        workflow = run.workflow
+        state = state_of(workflow.intent, run.states, run.broken)
+        finished_at = (workflow.finished_at or now) if state in ENDED else None
+        run.workflow = replace(workflow, state=state, finished_at=finished_at)
+        return run.workflow
+
+    def context(self, run: FlowRun, at: int) -> Checkpoint:
+        """The whole workflow in one checkpoint: nothing before it is needed to rebuild what follows."""
+        steps = {
+            step.name: {"job": step.job_id, "state": run.states[step.name], "reason": run.reasons[step.name]}
+            for step in run.steps.values()
+        }
+        told = {"workflow": run.workflow.id, "state": run.workflow.state, "steps": steps, "holds": run.holds}
+        return self.link(run, Kind.CONTEXT, run.workflow.state.value, told, at)
+
+    def link(
+        self, run: FlowRun, kind: Kind, status: str, told: dict[str, Any], at: int, job: Job | None = None
+    ) -> Checkpoint:
+        """The next checkpoint of a workflow's chain."""
+        checkpoint = self.seal_next(run.chain, run.head, kind, status, _encode(told), at, job)
+        since = 0 if kind is Kind.CONTEXT else run.head.since_context + (kind is Kind.TRANSITION)
+        run.head = Head(checkpoint.id, checkpoint.seq, since)
+        return checkpoint
+
+    def seal_next(
+        self, chain: str, head: Head, kind: Kind, status: str, data: bytes, at: int, job: Job | None = None,
+        run_id: str | None = None,
+    ) -> Checkpoint:  # fmt: skip
+        """The checkpoint behind `head`. Raises CheckpointTooLarge."""
+        encoding, packed = encode(data)
+        self.last_checkpoint += 1
+        return seal(
+            Checkpoint(
+                id=self.last_checkpoint, chain=chain, seq=head.seq + 1, parent=head.id or None, kind=kind,
+                status=status, at=at, data=packed, size=len(data), encoding=encoding, run_id=run_id,
+                job_id=None if job is None else job.id, step=None if job is None else job.step,
+            )
+        )  # fmt: skip
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Workflows that ended take no memory."""
+        for workflow_id in ids:
+            run = self.runs.get(workflow_id)
+            if run is not None and run.workflow.ended:
+                del self.runs[workflow_id]
+                for name in run.widths:
+                    del self.widths[name]
+                self.barred.discard(workflow_id)
+
+
+def open_steps(run: FlowRun) -> list[int]:
+    """The jobs of steps that have not ended."""
+    return [step.job_id for step in run.steps.values() if run.states[step.name] not in FINAL]

@@ -1,0 +1,160 @@
+"""What the daemon offers to clients about workflows, as plain calls.
+
+Owns the way from a request to the loop and the shape of what is shown of a workflow. Refuses framing and decisions:
+plans are made in core, steps in turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stoker.core import flow as flows
+from stoker.core.errors import SafeMode, StepNotFound, StokerError, WorkflowNotFound
+from stoker.core.model import Actor
+from stoker.core.workflow import Again, Step, Strategy, WorkflowFilter, behind, to_reset
+from stoker.engine import flow_commands as commands
+from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
+from stoker.engine.flows import Blueprint, FlowRun
+from stoker.engine.turn import Turn
+from stoker.store import workflows
+from stoker.store.workflows import Found
+
+if TYPE_CHECKING:
+    from stoker.engine.engine import Engine
+
+_blueprint = msgspec.json.Decoder(Blueprint).decode
+
+
+class Workflows:
+    """Workflows as `rpc.methods` calls them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def submit(self, request: flows.FlowRequest, peer_uid: int) -> asyncio.Future[FlowAnswer]:
+        """Accept a workflow whole, or refuse it with every mistake at once."""
+        engine = self._engine
+        future: asyncio.Future[FlowAnswer] = asyncio.get_running_loop().create_future()
+        if engine.safe_mode is not None:
+            future.set_exception(_safe_mode(engine.safe_mode))
+            return future
+        try:
+            plan = flows.plan(request.flow, request.parameters, list(Strategy))
+        except StokerError as error:
+            future.set_exception(error)
+            return future
+        places = {step.name: engine.checks.place(step.sent) for step in plan.steps}
+        unknown = engine.checks.unknown(list(places.values()))
+
+        def post(_looked: object = None) -> None:
+            found = {name: engine.checks.problem(place) for name, place in places.items()}
+            offer = FlowOffer(
+                name=request.flow.name, sent=request.raw, parameters={**request.flow.parameters, **request.parameters},
+                plan=plan, problems={name: problem for name, problem in found.items() if problem is not None},
+                owner_uid=peer_uid, key=request.idempotency_key, dry_run=request.dry_run,
+            )  # fmt: skip
+            engine.loop.post(FlowSubmission(engine.intake, offer, future))
+
+        if unknown:
+            asyncio.ensure_future(engine.checks.look(unknown)).add_done_callback(post)
+        else:
+            post()
+        return future
+
+    async def get(self, workflow_id: int) -> dict[str, Any]:
+        """One workflow with all its steps."""
+        found = await self._found(workflow_id)
+        return _view(found, self._engine.book.flows.runs.get(workflow_id)) | {"steps": _steps(found)}
+
+    async def list(self, wanted: WorkflowFilter) -> dict[str, Any]:
+        """Workflows that match, newest first."""
+        found = await self._engine.reader.run(workflows.page, wanted.before, wanted.states, wanted.limit)
+        last = found[-1].workflow.id if len(found) == wanted.limit else None
+        return {"workflows": [_view(each, None) for each in found], "next": last}
+
+    def pause(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """Start nothing more of it."""
+        return self.command(workflow_id, partial(commands.pause, actor=actor))
+
+    def cancel(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """Stop all of it."""
+        return self.command(workflow_id, partial(commands.cancel, actor=actor))
+
+    def retry(self, workflow_id: int, again: Again, step: str | None, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """Take steps again: those that failed, all, or one and everything behind it."""
+
+        def decide(turn: Turn, run: FlowRun) -> dict[str, Any]:
+            steps = list(run.steps.values())
+            if step is not None:
+                reset = behind(steps, [_known_step(run, step)])
+            else:
+                reset = to_reset(again, steps, run.states, run.reasons)
+            return commands.again(turn, run, reset, "retry", actor)
+
+        return self.command(workflow_id, decide)
+
+    def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
+        """Decide something about a whole workflow in one turn."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if self._engine.safe_mode is not None:
+            future.set_exception(_safe_mode(self._engine.safe_mode))
+        else:
+            self._engine.loop.post(commands.FlowCommand(workflow_id, decision, future))
+        return future
+
+    async def _found(self, workflow_id: int) -> Found:
+        found = await self._engine.reader.run(workflows.by_ids, [workflow_id])
+        if not found:
+            raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
+        return found[0]
+
+
+def _known_step(run: FlowRun, step: str) -> str:
+    if step not in run.states:
+        known = ", ".join(list(run.states)[:20])
+        raise StepNotFound(f"step: workflow {run.workflow.id} has no step {step!r} (it has: {known})", path="step")
+    return step
+
+
+def _view(found: Found, run: FlowRun | None) -> dict[str, Any]:
+    workflow = run.workflow if run is not None else found.workflow
+    counts: dict[str, int] = {}
+    for standing in found.steps:
+        counts[standing.state.value] = counts.get(standing.state.value, 0) + 1
+    return {
+        "id": workflow.id,
+        "name": workflow.name,
+        "state": workflow.state,
+        "intent": workflow.intent,
+        "owner_uid": workflow.owner_uid,
+        "trace_id": workflow.trace_id,
+        "created_at": workflow.created_at,
+        "finished_at": workflow.finished_at,
+        "counts": counts,
+    }
+
+
+def _steps(found: Found) -> list[dict[str, Any]]:
+    by_job: dict[int, Step] = {step.job_id: step for step in _blueprint(found.workflow.flow).steps}
+    return [
+        {
+            "name": standing.step,
+            "job": standing.job_id,
+            "state": standing.state,
+            "reason": standing.reason,
+            "attempts": standing.attempts,
+            "failures": standing.failures,
+            "needs": [{"step": edge.step, "on": edge.on} for edge in by_job[standing.job_id].needs],
+            "critical": by_job[standing.job_id].critical,
+            "resume": by_job[standing.job_id].resume,
+        }
+        for standing in found.steps
+    ]
+
+
+def _safe_mode(why: str) -> SafeMode:
+    return SafeMode(f"the daemon is in safe mode and changes nothing: {why}", hint="stoker status")

@@ -1,0 +1,66 @@
+"""The shape of a row in the table of methods, and what an answer may be beside a plain value.
+
+Owns the words of the table (`methods.METHODS`): role, kind, handler. Refuses to know any method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from stoker.core.requests import Params
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncGenerator
+
+Reply = dict[str, Any]
+P = TypeVar("P", bound=Params)
+
+
+class Peer(NamedTuple):
+    """Who is at the other end (SO_PEERCRED)."""
+
+    uid: int
+    gid: int
+    pid: int
+
+
+class Role(StrEnum):
+    OWNER = "owner"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class Kind(StrEnum):
+    """How long an answer may take. What waits or streams ends with its client; a call never does."""
+
+    CALL = "call"
+    WAIT = "wait"
+    STREAM = "stream"
+
+
+class Later(NamedTuple):
+    """A future of the engine, and what makes a result of what it gives."""
+
+    future: asyncio.Future[Any]
+    render: Callable[[Any], object]
+
+
+class Stream(NamedTuple):
+    """An answer that is followed by notifications; the connection adds the stream's number to each."""
+
+    answer: Reply
+    notifications: AsyncGenerator[Reply, None]
+
+
+class Method(Struct, Generic[P], frozen=True):
+    """One row of the table; the handler gets the service, the peer and what was sent."""
+
+    params: type[P]
+    role: Role
+    handler: Callable[[Any, Peer, P], object]
+    kind: Kind = Kind.CALL

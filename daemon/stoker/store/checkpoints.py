@@ -1,0 +1,93 @@
+"""Rows of `checkpoints`: chains that only grow.
+
+Owns how a checkpoint lies in columns and the few ways in which chains are read. Refuses to verify: `core.checkpoint`
+does, where the data is used. Invariant: what is read back is byte for byte what was stored.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from stoker.core.checkpoint import Checkpoint, Head, Kind
+
+COLUMNS = "id, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum"
+INSERT = f"INSERT INTO checkpoints ({COLUMNS}) VALUES ({', '.join('?' * 15)})"  # noqa: S608 - constants only
+HEAD = "SELECT id, seq FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 1"
+CONTEXT_SEQ = "SELECT max(seq) FROM checkpoints WHERE chain = ? AND kind = 'context' AND seq <= ?"
+PROGRESS = f"""
+SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq > ? ORDER BY seq DESC LIMIT ?
+"""  # noqa: S608 - constants only
+LAST_OF_KIND = f"""
+SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = ? ORDER BY seq DESC LIMIT 1
+"""  # noqa: S608 - constants only
+SPAN = f"SELECT {COLUMNS} FROM checkpoints WHERE chain = ? AND seq BETWEEN ? AND ? ORDER BY seq"  # noqa: S608 - constants only
+PAGE = f"""
+SELECT {COLUMNS} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3
+"""  # noqa: S608 - constants only
+BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"  # noqa: S608 - constants only
+LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'checkpoints'), 0)"
+
+
+def insert_row(checkpoint: Checkpoint) -> tuple[Any, ...]:
+    """The parameters of INSERT."""
+    return (
+        checkpoint.id, checkpoint.chain, checkpoint.seq, checkpoint.parent, checkpoint.kind.value, checkpoint.job_id,
+        checkpoint.step, checkpoint.run_id, checkpoint.status, checkpoint.version, checkpoint.at, checkpoint.encoding,
+        checkpoint.size, checkpoint.data, checkpoint.checksum,
+    )  # fmt: skip
+
+
+def from_row(row: Sequence[Any]) -> Checkpoint:
+    """The Checkpoint that a row of COLUMNS says."""
+    (
+        ident, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum,
+    ) = row  # fmt: skip
+    return Checkpoint(
+        id=ident, chain=chain, seq=seq, parent=parent, kind=Kind(kind), job_id=job_id, step=step, run_id=run_id,
+        status=status, version=version, at=at, encoding=encoding, size=size, data=data, checksum=checksum,
+    )  # fmt: skip
+
+
+def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, Head]:
+    """Where each of these chains ends now."""
+    found = {}
+    for chain in chains:
+        row = connection.execute(HEAD, (chain,)).fetchone()
+        if row is not None:
+            context = connection.execute(CONTEXT_SEQ, (chain, row[1])).fetchone()[0]
+            found[chain] = Head(row[0], row[1], row[1] - (context or 0))
+    return found
+
+
+def by_id(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
+    """One checkpoint."""
+    row = connection.execute(BY_ID, (ident,)).fetchone()
+    return None if row is None else from_row(row)
+
+
+def progress(connection: sqlite3.Connection, job_id: int, floor: int, limit: int) -> list[Checkpoint]:
+    """What a job saved itself above `floor`, newest first."""
+    return [from_row(row) for row in connection.execute(PROGRESS, (job_id, floor, limit))]
+
+
+def step_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, Checkpoint]:
+    """The newest end of each of these jobs, if it left one."""
+    found = {}
+    for job_id in job_ids:
+        row = connection.execute(LAST_OF_KIND, (job_id, Kind.STEP.value)).fetchone()
+        if row is not None:
+            found[job_id] = from_row(row)
+    return found
+
+
+def up_to(connection: sqlite3.Connection, chain: str, seq: int) -> list[Checkpoint]:
+    """From the last full context at or below `seq` to `seq`, oldest first."""
+    start = connection.execute(CONTEXT_SEQ, (chain, seq)).fetchone()[0]
+    return [from_row(row) for row in connection.execute(SPAN, (chain, start or 1, seq))]
+
+
+def page(connection: sqlite3.Connection, chain: str, before_seq: int | None, limit: int) -> list[Checkpoint]:
+    """Checkpoints of a chain, newest first."""
+    return [from_row(row) for row in connection.execute(PAGE, (chain, before_seq, limit))]

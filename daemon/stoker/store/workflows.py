@@ -1,0 +1,114 @@
+"""Rows of `workflows`, and how the steps of a workflow stand.
+
+Owns what a start, a turn and a reader need to know of workflows. Refuses to judge them: states follow from core.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core.model import Reason, State
+from stoker.core.workflow import Intent, Workflow, WorkflowState
+
+COLUMNS = "id, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at"
+INSERT = f"INSERT INTO workflows ({COLUMNS}) VALUES ({', '.join('?' * 11)})"  # noqa: S608 - constants only
+UPDATE = "UPDATE workflows SET state = ?, intent = ?, target = ?, flow = ?, finished_at = ? WHERE id = ?"
+LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"  # noqa: S608 - constants only
+BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+STEPS = """
+SELECT workflow_id, id, step, state, reason, failures, attempts FROM jobs
+WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
+"""
+OF_JOBS = """
+SELECT DISTINCT workflow_id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND workflow_id IS NOT NULL
+"""
+LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'workflows'), 0)"
+PAGE = f"""
+SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
+    AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2))) ORDER BY id DESC LIMIT ?3
+"""  # noqa: S608 - constants only
+
+
+class Standing(Struct, frozen=True):
+    """Where the job of one step stands."""
+
+    job_id: int
+    step: str
+    state: State
+    reason: Reason | None = None
+    failures: int = 0
+    attempts: int = 0
+
+
+class Found(Struct, frozen=True):
+    """A workflow with all its steps."""
+
+    workflow: Workflow
+    steps: tuple[Standing, ...]
+
+
+def insert_row(workflow: Workflow) -> tuple[Any, ...]:
+    """The parameters of INSERT."""
+    return (
+        workflow.id, workflow.name, workflow.state.value, workflow.intent.value, workflow.target, workflow.owner_uid,
+        workflow.trace_id, workflow.flow, workflow.flow_hash, workflow.created_at, workflow.finished_at,
+    )  # fmt: skip
+
+
+def update_row(workflow: Workflow) -> tuple[Any, ...]:
+    """The parameters of UPDATE."""
+    return (
+        workflow.state.value, workflow.intent.value, workflow.target, workflow.flow, workflow.finished_at, workflow.id,
+    )  # fmt: skip
+
+
+def from_row(row: Sequence[Any]) -> Workflow:
+    """The Workflow that a row of COLUMNS says."""
+    ident, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at = row
+    return Workflow(
+        id=ident, name=name, state=WorkflowState(state), intent=Intent(intent), target=target, owner_uid=owner_uid,
+        trace_id=trace_id, flow=flow, flow_hash=flow_hash, created_at=created_at, finished_at=finished_at,
+    )  # fmt: skip
+
+
+def live(connection: sqlite3.Connection) -> list[Found]:
+    """Every workflow that has not ended."""
+    return _with_steps(connection, [from_row(row) for row in connection.execute(LIVE)])
+
+
+def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Found]:
+    """The workflows among `ids` that exist."""
+    rows = connection.execute(BY_IDS, (_ids(ids),))
+    return _with_steps(connection, [from_row(row) for row in rows])
+
+
+def of_jobs(connection: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
+    """The workflows that these jobs are steps of."""
+    return {row[0] for row in connection.execute(OF_JOBS, (_ids(ids),))}
+
+
+def page(
+    connection: sqlite3.Connection, before: int | None, states: Collection[WorkflowState], limit: int
+) -> list[Found]:
+    """Workflows newest first, from below `before`. Empty `states` means all."""
+    wanted = msgspec.json.encode([state.value for state in states]).decode()
+    return _with_steps(connection, [from_row(row) for row in connection.execute(PAGE, (before, wanted, limit))])
+
+
+def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[Found]:
+    steps: dict[int, list[Standing]] = {workflow.id: [] for workflow in workflows}
+    for workflow_id, job_id, step, state, reason, failures, attempts in (
+        connection.execute(STEPS, (_ids(steps),)) if steps else ()
+    ):
+        known = None if reason is None else Reason(reason)
+        steps[workflow_id].append(Standing(job_id, step, State(state), known, failures, attempts))
+    return [Found(workflow, tuple(steps[workflow.id])) for workflow in workflows]
+
+
+def _ids(ids: Iterable[int]) -> str:
+    return msgspec.json.encode(list(ids)).decode()

@@ -1,0 +1,71 @@
+"""How checkpoints are packed and sealed: nothing that was touched is handed out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from stoker.core.checkpoint import (
+    GZIP_ABOVE_BYTES,
+    MAX_BYTES,
+    Checkpoint,
+    Kind,
+    chain_of,
+    encode,
+    opened,
+    seal,
+)
+from stoker.core.errors import CheckpointDamaged, CheckpointTooLarge
+
+
+def sealed(data: bytes) -> Checkpoint:
+    encoding, packed = encode(data)
+    return seal(
+        Checkpoint(
+            id=3, chain="w1", seq=2, parent=1, kind=Kind.PROGRESS, status="running", at=5, data=packed, size=len(data),
+            encoding=encoding, job_id=7, step="compile", run_id="7.1.a",
+        )
+    )  # fmt: skip
+
+
+@given(st.binary(max_size=1_000))
+def test_checkpoint_when_sealed_then_its_data_comes_back_unchanged(data: bytes) -> None:
+    assert opened(sealed(data)) == data
+
+
+@pytest.mark.parametrize(("size", "encoding"), [(GZIP_ABOVE_BYTES, "plain"), (GZIP_ABOVE_BYTES + 1, "gzip")])
+def test_encode_when_the_data_is_above_the_limit_then_it_is_packed(size: int, encoding: str) -> None:
+    data = b"x" * size
+
+    checkpoint = sealed(data)
+
+    assert (checkpoint.encoding, checkpoint.size, opened(checkpoint)) == (encoding, size, data)
+    assert encode(data) == encode(data)
+
+
+def test_encode_when_the_data_is_too_large_then_the_error_names_size_and_limit() -> None:
+    with pytest.raises(CheckpointTooLarge, match=rf"{MAX_BYTES + 1} bytes; the limit of a checkpoint is {MAX_BYTES}"):
+        encode(bytes(MAX_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("chain", "w2"), ("seq", 3), ("parent", 2), ("kind", Kind.STEP), ("job_id", 8), ("step", "link"),
+        ("run_id", "7.2.b"), ("status", "failed"), ("version", 2), ("at", 6), ("encoding", "gzip"), ("size", 9),
+        ("data", b"other"), ("checksum", bytes(32)),
+    ],
+)  # fmt: skip
+def test_checkpoint_when_any_field_was_touched_then_it_is_not_opened(field: str, value: Any) -> None:
+    with pytest.raises(CheckpointDamaged) as refused:
+        opened(replace(sealed(b"data"), **{field: value}))
+
+    assert refused.value.hint is not None
+
+
+def test_chain_when_a_job_is_no_step_then_it_has_its_own() -> None:
+    assert (chain_of(4, 7), chain_of(None, 7)) == ("w4", "j7")

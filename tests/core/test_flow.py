@@ -1,0 +1,146 @@
+"""From a flow to its plan: parameters, fan-out, order, and every mistake in one answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stoker.core.errors import FlowInvalid
+from stoker.core.flow import (
+    MAX_MISTAKES,
+    MAX_STEPS,
+    Flow,
+    StepDefaults,
+    StepNeed,
+    StepParams,
+    find_cycle,
+    layers,
+    plan,
+)
+from stoker.core.model import NeedOn
+from stoker.core.workflow import Edge, Strategy
+
+
+def step(command: str = "true", **fields: Any) -> StepParams:
+    return StepParams(command=command, **fields)
+
+
+def flow(steps: dict[str, StepParams], **fields: Any) -> Flow:
+    return Flow(name="build", steps=steps, **fields)
+
+
+def mistakes_of(sent: Flow, **given: str) -> dict[str, str]:
+    """What plan() refuses, by path."""
+    with pytest.raises(FlowInvalid) as refused:
+        plan(sent, given, list(Strategy))
+    return {one["path"]: one["message"] for one in refused.value.details["errors"]}
+
+
+def test_plan_when_steps_need_each_other_then_they_stand_in_an_order_they_could_run_in() -> None:
+    after_get = StepNeed(step="get", on=NeedOn.ANY)
+    sent = flow({"link": step(needs=("compile",)), "compile": step(needs=(after_get,)), "get": step()})
+
+    made = plan(sent, {}, list(Strategy))
+
+    assert [one.name for one in made.steps] == ["get", "compile", "link"]
+    assert [one.needs for one in made.steps] == [(), (Edge("get", NeedOn.ANY),), (Edge("compile"),)]
+
+
+def test_plan_when_parameters_are_given_then_every_text_of_a_step_is_filled() -> None:
+    said = step(
+        "{{tool}}", args=("-o", "{{ out }}", "${HOME}"), env={"OUT": "{{out}}"}, working_dir="/{{out}}",
+        stdin="{{out}}", name="make {{out}}",
+    )  # fmt: skip
+
+    made = plan(flow({"a": said}, parameters={"tool": "cc", "out": "x"}), {"out": "y"}, list(Strategy)).steps[0].sent
+
+    assert (made.command, made.args, made.env) == ("cc", ("-o", "y", "${HOME}"), {"OUT": "y"})
+    assert (made.working_dir, made.stdin, made.name) == ("/y", "y", "make y")
+
+
+def test_plan_when_a_step_has_items_then_each_becomes_a_step_and_needs_are_of_all() -> None:
+    sent = flow({"compile": step(args=("{{item}}",), each=("a.c", "b.c"), width=1), "link": step(needs=("compile",))})
+
+    made = plan(sent, {}, list(Strategy))
+
+    assert [(one.name, one.group, one.sent.args) for one in made.steps[:2]] == [
+        ("compile:1", "compile", ("a.c",)),
+        ("compile:2", "compile", ("b.c",)),
+    ]
+    assert made.steps[2].needs == (Edge("compile:1"), Edge("compile:2"))
+    assert made.widths == {"compile": 1}
+
+
+def test_plan_when_the_flow_has_defaults_then_a_step_that_says_nothing_gets_them() -> None:
+    defaults = StepDefaults(working_dir="/src", env={"A": "1", "B": "1"}, max_attempts=3, resume="restart")
+    steps = {"a": step(), "b": step(working_dir="/b", env={"B": "2"}, max_attempts=1, resume="skip", verify=False)}
+
+    first, second = plan(flow(steps, defaults=defaults, verify=True), {}, list(Strategy)).steps
+
+    assert (first.sent.working_dir, first.sent.env, first.sent.max_attempts) == ("/src", {"A": "1", "B": "1"}, 3)
+    assert (first.sent.resume, first.sent.verify) == ("restart", True)
+    assert (second.sent.working_dir, second.sent.env, second.sent.max_attempts) == ("/b", {"A": "1", "B": "2"}, 1)
+    assert (second.sent.resume, second.sent.verify) == ("skip", False)
+
+
+def test_plan_when_much_is_wrong_then_every_mistake_is_told_at_once() -> None:
+    steps = {
+        "a": step(needs=("a", "lnik", "link", "link"), resume="nope", width=2),
+        "link": step(args=("{{nothing}}",)),
+        "each": step("{{item}}{{other}}", each=("x", "y")),
+    }
+
+    found = mistakes_of(flow(steps, parameters={"known": ""}), unknown="1")
+
+    assert found == {
+        "parameters.unknown": "the flow has no such parameter (it has: known)",
+        "steps.a.needs[0]": "a step cannot need itself",
+        "steps.a.needs[1]": "there is no step 'lnik'",
+        "steps.a.needs[3]": "step 'link' is named twice",
+        "steps.a.resume": "there is no resume strategy 'nope' (there are: adopt, fail, from_checkpoint, restart, skip)",
+        "steps.a.width": "only a step with `each` has a width",
+        "steps.link.args[0]": "{{nothing}}: no such parameter (there are: known)",
+        "steps.each.command": "{{other}}: no such parameter (there are: item, known)",
+    }
+
+
+def test_plan_when_a_name_is_nearly_right_then_the_hint_says_which() -> None:
+    with pytest.raises(FlowInvalid) as refused:
+        plan(flow({"compile": step(), "link": step(needs=("compil",))}), {}, list(Strategy))
+
+    assert refused.value.hint == "did you mean compile?"
+
+
+def test_plan_when_steps_need_each_other_in_a_circle_then_the_cycle_is_named_step_by_step() -> None:
+    steps = {"a": step(needs=("c",)), "b": step(needs=("a",)), "c": step(needs=("b",)), "d": step(needs=("a",))}
+
+    ((path, message),) = mistakes_of(flow(steps)).items()
+
+    assert path.endswith(".needs")
+    assert set(message.removeprefix("a cycle: ").split(" (")[0].split(" -> ")) == {"a", "b", "c"}
+
+
+def test_plan_when_there_are_too_many_steps_then_the_limit_is_named() -> None:
+    items = tuple("x" for _ in range(MAX_STEPS // 2 + 1))
+
+    found = mistakes_of(flow({"a": step(each=items), "b": step(each=items)}))
+
+    assert found == {"steps": f"{MAX_STEPS + 2} steps; the limit is {MAX_STEPS}"}
+
+
+def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() -> None:
+    steps = {f"s{number}": step(needs=("nowhere",)) for number in range(MAX_MISTAKES + 10)}
+
+    with pytest.raises(FlowInvalid, match=rf"{MAX_MISTAKES + 10} mistakes \(and 10 more\)") as refused:
+        plan(flow(steps), {}, list(Strategy))
+
+    assert len(refused.value.details["errors"]) == MAX_MISTAKES
+
+
+def test_layers_when_steps_could_run_together_then_they_stand_in_one() -> None:
+    assert layers({"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}) == [["a"], ["b", "c"], ["d"]]
+
+
+def test_cycle_when_there_is_none_then_nothing_is_named() -> None:
+    assert find_cycle({"a": ["elsewhere"], "b": ["a"]}) == []

@@ -1,0 +1,98 @@
+"""File systems of their own on loop devices: to be cut off from power, frozen, thawed, mounted again.
+
+Owns image, mount and loop device. Refuses to leave anything behind: a guard beside every mount thaws and unmounts when
+its pipe ends, and a pipe ends with the test, however that ended; a loop device goes with its last mount.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number; the flags say what becomes of the log.
+SHUTDOWN = 0x8004587D
+LOG_KEPT, LOG_LOST = 1, 2  # in both cases whatever was not synced is gone
+
+# `commit=`: nothing gets to the disk by itself while a test looks. XFS writes its log out every 30 s.
+KINDS = {
+    "ext4": (256, ["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,nodiscard"], "loop,commit=300"),
+    "xfs": (320, ["mkfs.xfs", "-q", "-K"], "loop"),
+}
+GUARD = 'cat; fsfreeze --unfreeze "$0"; umount --lazy "$0"'
+
+
+class Disk:
+    """One file system, mounted at `where` unless it is away."""
+
+    def __init__(self, image: Path, kind: str, where: Path) -> None:
+        size_mb, make, self._options = KINDS[kind]
+        self.where = where
+        self._image = image
+        self._guard: subprocess.Popen[bytes] | None = None
+        with image.open("wb") as file:
+            file.truncate(size_mb << 20)
+        subprocess.run([*make, str(image)], check=True, capture_output=True)
+        where.mkdir(mode=0o700, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        self.mount()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unmount()
+
+    def mount(self) -> None:
+        """Raises CalledProcessError where nothing may be mounted."""
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, str(self.where)], stdin=subprocess.PIPE, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        command = ["mount", "-t", "auto", "-o", self._options, str(self._image), str(self.where)]
+        subprocess.run(command, check=True, capture_output=True)
+        self.where.chmod(0o700)
+
+    def unmount(self) -> None:
+        """Thaw it if need be; returns when the last who used it has let go. Twice is as good as once."""
+        if self._guard is not None:
+            self._guard.communicate()
+            self._guard = None
+        until(lambda: not self._devices(), timeout_s=30, why=f"the end of the loop device of {self._image}")
+
+    def _devices(self) -> str:
+        return subprocess.check_output(["losetup", "--associated", str(self._image)], text=True)
+
+    def lose_power(self, flag: int) -> None:
+        """From here on nothing reaches the disk; what it shows when mounted again is what was on it."""
+        directory = os.open(self.where, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(directory, SHUTDOWN, struct.pack("I", flag))
+        finally:
+            os.close(directory)
+
+    def freeze(self) -> None:
+        """Whoever writes to it sleeps, uninterruptibly, until it thaws."""
+        subprocess.run(["fsfreeze", "--freeze", str(self.where)], check=True)
+
+    def thaw(self) -> None:
+        subprocess.run(["fsfreeze", "--unfreeze", str(self.where)], check=True)
+
+
+def why_not(kind: str, scratch: Path) -> str | None:
+    """What keeps file systems of that kind from being used here, if anything does."""
+    if shutil.which(f"mkfs.{kind}") is None:
+        return f"mkfs.{kind} is not installed"
+    try:
+        with Disk(scratch / "image", kind, scratch / "mounted"):
+            return None
+    except subprocess.CalledProcessError as error:
+        return f"no {kind} can be mounted here: {error.stderr.decode(errors='replace').strip()}"

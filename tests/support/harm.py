@@ -1,0 +1,75 @@
+"""Jobs whose worker is tests/support/hostile.py, and the questions that matter while and after they did their deed.
+
+Owns how such a job is submitted, how it is known that its deed is done, and who of it still lives. Refuses to judge an
+outcome: tests do. Invariant: a process counts as alive if it is anywhere below the job's directory, mark or no mark,
+whoever its parent is by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.support import hostile
+from tests.support.facts import until
+from tests.support.torture import count_fds, launchers, zombies_of
+from tests.support.work import end_of, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+MIB = 1024 * 1024
+MAX_LOG_BYTES = MIB
+COMMON = {"grace_ms": 300, "max_log_bytes": MAX_LOG_BYTES}
+
+
+class Harm:
+    """One job, in a directory of its own."""
+
+    def __init__(self, daemon: DaemonProcess, client: stoker.Client, deed: str, then: str, **options: Any) -> None:
+        self.deed = deed
+        self.directory = daemon.home / f"harm.{deed}.{then}.{options.get('timeout_ms', 0)}"
+        self.directory.mkdir()
+        args = ["-I", "-S", hostile.__file__, deed, then]
+        spec: dict[str, Any] = {"command": sys.executable, "args": args, "working_dir": str(self.directory)}
+        self.job = submit(client, {**spec, **COMMON, **options})
+
+    def await_deed(self) -> None:
+        until(lambda: list(self.directory.glob("ready.*")), 30, why=f"the deed of {self.deed}")
+
+    def open_log(self) -> int:
+        """Its log as it is, whatever became of the name; closed with the test's process."""
+        main = next(pid for pid, told in living(self.directory) if "hostile.py" in told)
+        return os.open(f"/proc/{main}/fd/1", os.O_RDONLY)
+
+    def end(self, client: stoker.Client) -> tuple[str, str | None]:
+        return end_of(client, self.job, 60)
+
+    def alive(self) -> list[str]:
+        """What lives of it, as pid and command."""
+        return [told for pid, told in living(self.directory)]
+
+
+def living(directory: Path) -> list[tuple[int, str]]:
+    """Processes that work below `directory` and are no zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink().is_relative_to(directory):
+                    found.append((int(entry.name), f"{entry.name} {(entry / 'cmdline').read_bytes()[:200]!r}"))
+    return found
+
+
+def tally(daemon: DaemonProcess) -> dict[str, Any]:
+    """What must not grow: descriptors and zombies of daemon and launchers."""
+    pids = {"daemon": daemon.pid, **launchers(daemon.state_dir)}
+    return {name: (count_fds(pid), zombies_of(pid)) for name, pid in pids.items()}
+
+
+def disk_bytes(log: int) -> int:
+    return os.fstat(log).st_blocks * 512

@@ -1,0 +1,228 @@
+"""A worker that means harm: `python -I -S hostile.py DEED finish|stay`, run by the daemon as any other job.
+
+Owns one function a deed. Stands alone (standard library, no import of ours), as it runs where nothing is installed.
+Each deed is done before `ready.<pid>` appears in the working directory; then the main process ends (`finish`) or hangs.
+What it leaves never leaves that directory, by which tests find it whatever else it hides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TERMS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+CHAIN_LINKS = 20_000  # a bound, so that a daemon that never catches the chain does not keep the machine
+BOMB_DEPTH = 6
+FILES = 10_000
+PR_SET_NAME = 15
+PIECE = b"y\n" * 32_768
+ENVIRON = (50, 51)  # env_start and env_end, fields of proc_pid_stat(5)
+STATE = 3  # the first field behind the name
+
+
+def hang() -> None:
+    while True:
+        signal.pause()
+
+
+def spawn(deed: Callable[[], object]) -> int:
+    """A child that does `deed` and never comes back."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            deed()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def stubborn() -> None:
+    for signum in TERMS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def stubborn_child() -> None:
+    stubborn()
+    spawn(hang)
+
+
+def daemonise(then: Callable[[], object] = hang) -> None:
+    """The classic double fork, in a session of its own."""
+
+    def leader() -> None:
+        os.setsid()
+        spawn(then)
+
+    os.waitpid(spawn(leader), 0)
+
+
+def daemonise_bare() -> None:
+    """The same with an emptied environment, and a name that says nothing."""
+    daemonise(lambda: os.execve("/usr/bin/env", ["env", "-i", "/bin/sleep", "3600"], {}))
+
+
+def daemonise_stubborn() -> None:
+    stubborn()
+    daemonise()
+
+
+def chain() -> None:
+    """Each link leaves its session, forks the next and ends: whoever looks finds a process that is about to be gone."""
+
+    def link(left: int) -> None:
+        while left:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            left -= 1
+        hang()
+
+    stubborn()
+    spawn(lambda: link(CHAIN_LINKS))
+
+
+def bomb() -> None:
+    """A tree of 2 ** BOMB_DEPTH that ignores what can be ignored; every one in its own process group."""
+    stubborn()
+
+    def grow(depth: int) -> None:
+        os.setpgid(0, 0)
+        for left in range(depth):
+            spawn(lambda left=left: grow(left))  # type: ignore[misc]
+        hang()
+
+    spawn(lambda: grow(BOMB_DEPTH))
+
+
+def stop_child() -> None:
+    spawn(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def stop_main() -> None:
+    """The main process, stopped by its own child. It never says that it is ready: the child does."""
+    main = os.getpid()
+
+    def stopper() -> None:
+        os.kill(main, signal.SIGSTOP)
+        tell_ready()
+        hang()
+
+    spawn(stopper)
+    hang()
+
+
+def flood() -> None:
+    """Into the log for ever, by a child that outlives the main process."""
+    spawn(_write_for_ever)
+
+
+def flood_and_ignore() -> None:
+    stubborn()
+    flood()
+
+
+def _write_for_ever() -> None:
+    while True:
+        os.write(1, PIECE)
+
+
+def flood_deleted() -> None:
+    """The log's name is gone, the file is not."""
+    os.unlink(os.readlink("/proc/self/fd/1"))  # noqa: PTH108, PTH115
+    flood()
+
+
+def truncate() -> None:
+    def again_and_again() -> None:
+        for _ in range(50):
+            os.write(1, PIECE)
+            os.truncate("/proc/self/fd/1", 0)
+        hang()
+
+    spawn(again_and_again)
+
+
+def disguise() -> None:
+    """Another name, one that breaks careless readers of /proc, and an environment that says nothing."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, b") Z 1 1 (x\n", 0, 0, 0)
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    start, end = (int(fields[at - STATE]) for at in ENVIRON)
+    ctypes.memset(start, 0, end - start)
+    spawn(hang)
+
+
+def close_all() -> None:
+    os.closerange(0, 256)
+    spawn(hang)
+
+
+def fill_argv() -> None:
+    """A megabyte of arguments and as much of environment, which whoever looks into /proc has to read."""
+    huge = ["x" * 100_000] * 10
+    environ = {**os.environ, **{f"FILL_{number}": "x" * 100_000 for number in range(8)}}
+    spawn(lambda: os.execve("/bin/sh", ["sh", "-c", "while :; do sleep 3600; done", *huge], environ))
+
+
+def litter() -> None:
+    for number in range(FILES):
+        os.close(os.open(f"litter.{os.getpid()}.{number}", os.O_CREAT | os.O_WRONLY))
+
+
+def submit() -> None:
+    """Jobs without end into the daemon's own socket, their answers read and thrown away."""
+    request = (
+        b'{"jsonrpc":"2.0","id":1,"method":"job.submit","params":{"command":"/bin/true","run_at":9999999999999}}\n'
+    )
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(os.environ["STOKER_SOCKET"])
+
+    def for_ever() -> None:
+        while True:
+            connection.sendall(request * 20)
+            connection.recv(65_536)
+
+    spawn(for_ever)
+
+
+def connect() -> None:
+    """As many connections as there are to be had, kept open and silent."""
+    kept = []
+    for _ in range(200):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(1)
+        connection.connect(os.environ["STOKER_SOCKET"])
+        kept.append(connection)
+    spawn(hang)
+
+
+def hunt() -> None:
+    """Every signal that can be ignored or handled, at the launcher."""
+    for signum in (*TERMS, signal.SIGUSR1, signal.SIGALRM, signal.SIGCHLD, signal.SIGTSTP, signal.SIGPIPE):
+        os.kill(os.getppid(), signum)
+
+
+def kill_launcher() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
+def stop_launcher() -> None:
+    os.kill(os.getppid(), signal.SIGSTOP)
+
+
+def tell_ready() -> None:
+    Path(f"ready.{os.getpid()}").touch()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    tell_ready()
+    if sys.argv[2] == "stay":
+        hang()
