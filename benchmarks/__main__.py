@@ -12,7 +12,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import client_start, depth, footprint, latency, submits, table, throughput
+from benchmarks import client_start, depth, footprint, latency, recovery, submits, table, throughput
 from benchmarks.harness import FULL, QUICK, Scale
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "footprint": footprint.rows,
     "client": client_start.rows,
     "depth": depth.rows,
+    "recovery": recovery.rows,
 }
 
 

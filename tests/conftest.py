@@ -1,6 +1,6 @@
 """Fixtures that more than one folder of tests uses.
 
-Owns the daemon of a test and nothing else: anything narrower lives beside the tests that use it.
+Owns the daemon of a test and its gate, and nothing else: anything narrower lives beside the tests that use it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import DaemonProcess
+from tests.support.work import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -28,3 +30,11 @@ def stopped_daemon() -> Iterator[DaemonProcess]:
     process = DaemonProcess()
     yield process
     process.end()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Closed; it opens at the end of the test at the latest."""
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.open()

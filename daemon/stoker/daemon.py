@@ -85,7 +85,7 @@ class Daemon:
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
             {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.barrier,
-             "launcher": engine.local.launchers.answers}, HEALTH_PATIENCE_S,
+             "launcher": engine.launcher_answers}, HEALTH_PATIENCE_S,
         )  # fmt: skip
         await self._recover(engine)
         listener = socket.socket(fileno=given[0].fd) if given else bind_socket(self._address)
@@ -116,22 +116,14 @@ class Daemon:
         return Engine(self._config, self._directory, opened, around, self._draining)
 
     async def _recover(self, engine: Engine) -> None:
-        """Recover and begin to dispatch; if that cannot be trusted, stay up, readable, and change nothing."""
+        """Recover and begin to dispatch. Raises StorageFailed."""
         assert self._turns is not None
         begin = asyncio.ensure_future(engine.begin())
         await asyncio.wait({begin, self._turns}, return_when=asyncio.FIRST_COMPLETED)
         if self._turns.done():
             begin.cancel()
             self._turns.result()
-        error = begin.exception()
-        if error is None:
-            return
-        self._turns.cancel()
-        why = f"recovery failed: {type(error).__name__}: {error}"
-        log(LogEvent.RECOVERY_FAILED, error=error)
-        log(LogEvent.SAFE_MODE_ENTERED, reason=why)
-        engine.safe_mode = why
-        engine.dispatcher.closed = why
+        begin.result()
 
     def _listen_to_signals(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
@@ -140,8 +132,8 @@ class Daemon:
 
     def _tell_ready(self, engine: Engine, health: Health) -> None:
         self._began = time.monotonic()
-        status = engine.safe_mode or f"{len(engine.book.runs)} running"
-        self._notifier.ready(status)
+        safe = engine.safe_mode
+        self._notifier.ready(f"{len(engine.book.runs)} running" if safe is None else f"safe mode: {safe.why}")
         if self._notifier.watchdog_ms is not None:
             interval_s = self._notifier.watchdog_ms / 2_000
             self._beat = asyncio.ensure_future(beat(health, self._notifier.watchdog, interval_s))
@@ -158,8 +150,7 @@ class Daemon:
         assert engine is not None
         assert turns is not None
         drained = asyncio.ensure_future(engine.drain.done.wait())
-        waiting = {drained} if engine.safe_mode else {drained, turns}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({drained, turns}, return_when=asyncio.FIRST_COMPLETED)
         if drained.done():
             return 0
         drained.cancel()

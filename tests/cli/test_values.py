@@ -104,7 +104,7 @@ def test_moment_when_it_is_none_then_it_is_refused(text: str) -> None:
 
 
 def test_limit_when_it_is_known_then_it_is_a_field_of_the_spec() -> None:
-    texts = ("memory=64M", "cpu=1500ms", "processes=9", "open-files=99", "file-size=1G")
+    texts = ("memory=64M", "cpu=1500ms", "processes=9", "open-files=99", "file_size=1G")
     limits = dict(map(values.limit, texts))
 
     sizes = {"memory_bytes": 64 << 20, "file_size_bytes": 1 << 30}

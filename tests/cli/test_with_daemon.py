@@ -35,7 +35,7 @@ def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
 
 
 def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: DaemonProcess) -> None:
-    daemon.cli("queue", "set", "bulk", "--class", "low", "--max-running", "1")
+    daemon.cli("queue", "set", "bulk", "--class", "high", "--max-running", "1")
     daemon.cli("queue", "pause", "bulk", "--reason", "later")
     job = daemon.cli(
         "submit", "--queue", "bulk", "--name", "film", "--", "sh", "-c", "echo frame; exit 3"
@@ -59,6 +59,27 @@ def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: Dae
     assert "{" not in history.stdout
     assert "bulk" in status.stdout
     assert {done.stderr for done in (why, listed, logs, shown, history, status)} == {""}
+
+
+def test_limits_when_one_is_exceeded_then_a_person_is_told_which_was_in_force_and_which_is_likely(
+    daemon: DaemonProcess,
+) -> None:
+    limits = ["--limit", "cpu=1s", "--limit", "open_files=64", "--limit", "memory=1G", "--nice", "3"]
+    ran = daemon.cli("run", *limits, "--", "sh", "-c", "while :; do :; done")
+    shown, why = daemon.cli("show", "1"), daemon.cli("why", "1")
+    told = [
+        json.loads(daemon.cli("show", "--json", "1").stdout)["attempts_list"],
+        json.loads(daemon.cli("history", "--json", "1").stdout)["attempts"],
+    ]
+
+    assert (ran.returncode, ran.stderr) == (152, "stoker: job 1 failed: signal 24 (SIGXCPU, CPU time limit exceeded)\n")
+    assert "limits       memory=1.0G cpu=1s open-files=64\n" in shown.stdout
+    assert "memory=1.0G:rlimit cpu=1s:rlimit open-files=64:rlimit" in shown.stdout
+    assert "CPU time is the likely cause" in shown.stdout
+    assert "CPU time is the likely cause" in why.stdout
+    for (attempt,) in told:
+        assert attempt["limits"]["open_files"] == {"by": "rlimit", "value": 64, "wanted": 64}
+        assert "likely" in attempt["suspicion"]
 
 
 def test_cancel_when_a_job_runs_then_it_is_stopped_and_another_time_is_an_error(daemon: DaemonProcess) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from stoker.core.model import FINAL, LIVE, NO_LIMITS, Limits, OnOrphan, Reason, Spec, State
+from stoker.core.limits import NO_LIMITS, Limits
+from stoker.core.model import FINAL, LIVE, OnOrphan, Reason, Spec, State
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 

@@ -106,6 +106,22 @@ def test_judge_when_the_stop_came_after_the_exit_then_the_exit_stands(
     assert (verdict.state, verdict.reason) == (state, reason)
 
 
+@pytest.mark.parametrize("on_orphan", OnOrphan)
+@pytest.mark.parametrize("stop", [None, *StopReason])
+def test_judge_when_a_signal_of_the_shutdown_came_first_then_nobody_saw_an_end_unless_the_stop_decides_it(
+    stop: StopReason | None, on_orphan: OnOrphan
+) -> None:
+    cut_short = outcome(OutcomeKind.SIGNAL, shutdown=True)
+
+    verdict = verdict_of(spec(on_orphan=on_orphan, max_orphanings=1), stop, cut_short, orphanings=1)
+
+    decided = {StopReason.CANCEL, StopReason.SUPERSEDED, StopReason.DEADLINE, StopReason.RESTART}
+    if stop in decided:
+        assert verdict == verdict_of(spec(on_orphan=on_orphan), stop, UNSEEN)
+    else:
+        assert verdict == UNSEEN_ENDS[on_orphan](Reason.SHUTDOWN)
+
+
 @pytest.mark.parametrize(
     ("stop", "wanted"),
     [

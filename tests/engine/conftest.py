@@ -1,6 +1,6 @@
 """One daemon for the tests of a module, with the settings that the module names.
 
-Owns `shared` (SETTINGS and ENVIRON of the module decide how it is started), a client and a gate for each test. Refuses
+Owns `shared` (SETTINGS and ENVIRON of the module decide how it is started), and a client for each test. Refuses
 isolation: tests that stop, kill or fill their daemon take `daemon` or start their own.
 """
 
@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import DaemonProcess
-from tests.support.work import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import stoker
 
@@ -30,11 +28,3 @@ def shared(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
 def client(shared: DaemonProcess) -> Iterator[stoker.Client]:
     with shared.client() as connected:
         yield connected
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Closed; it opens at the end of the test at the latest."""
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.open()

@@ -5,6 +5,7 @@ Owns the orderly end: nothing new starts, jobs get time, then the ladder; surviv
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,32 @@ def test_drain_when_a_safe_job_is_stopped_then_it_runs_again_uncharged_after_the
         assert end_of(client, job) == ("succeeded", "exit")
         found = client.get(job)
         assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_drain_when_somebody_else_kills_a_worker_then_that_is_an_end_of_the_service_and_no_failure(
+    daemon: DaemonProcess, gate: Gate, signum: signal.Signals
+) -> None:
+    with daemon.client() as client:
+        unsafe, safe = submit(client, gate.spec()), submit(client, gate.spec(), on_orphan="requeue")
+        crashing = submit(client, gate.spec())
+        running(client, unsafe, safe, crashing)
+        daemon.signal(signal.SIGTERM)
+        until(lambda: client.status()["mode"] == "draining", why="the drain")
+        os.kill(client.get(crashing)["pid"], signal.SIGSEGV)
+        for job in (unsafe, safe):
+            os.kill(client.get(job)["pid"], signum)
+        assert daemon.wait() == 0
+    gate.open()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, unsafe) == ("failed", "shutdown")
+        assert end_of(client, crashing) == ("failed", "signal")
+        assert end_of(client, safe) == ("succeeded", "exit")
+        assert [client.get(job)["failures"] for job in (unsafe, safe, crashing)] == [0, 0, 1]
+        assert client.get(safe)["orphanings"] == 0
 
 
 def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.model import Limits
+from stoker.core.limits import Limits
 from stoker.executors.base import Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.leaves import Leaves

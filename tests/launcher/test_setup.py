@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.model import Limits
+from stoker.core.limits import NO_LIMITS, Bounds, Limits
 from stoker.process.cgroup import read_mounts
 from stoker.process.messages import Exited, Setup, Started, User
 from tests.support.facts import until, until_async
@@ -69,6 +69,9 @@ async def test_limit_when_asked_for_then_the_worker_has_it(
     await host.run(client, order)
 
     assert log_of(order).strip() == shown
+    told = (await host.heard(Started, order)).bounds
+    expected = NO_LIMITS if limits.processes and os.geteuid() == 0 else limits  # nothing bounds root's processes
+    assert told == Bounds(rlimit=expected)
 
 
 async def test_limit_when_above_what_may_be_granted_then_it_is_lowered_to_that(host: LauncherHost) -> None:
@@ -79,6 +82,38 @@ async def test_limit_when_above_what_may_be_granted_then_it_is_lowered_to_that(h
     await host.run(client, order)
 
     assert log_of(order).strip() == "500"
+    assert (await host.heard(Started, order)).bounds == Bounds(rlimit=Limits(open_files=500))
+
+
+@ROOT_ONLY
+async def test_processes_limit_when_the_worker_is_not_root_then_it_is_in_force_and_told(host: LauncherHost) -> None:
+    client = await host.start()
+    setup = with_setup(limits=Limits(processes=1), user=NOBODY)
+    order = host.shell("(:); echo forked", working_dir="/", **setup)
+
+    await host.run(client, order)
+
+    assert "forked" not in log_of(order)
+    assert (await host.heard(Started, order)).bounds == Bounds(rlimit=Limits(processes=1))
+
+
+async def test_limit_when_the_leaf_keeps_it_then_that_is_told_and_no_rlimit_is_set(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.shell("ulimit -v", **with_setup(leaf_limits=Limits(memory_bytes=64 << 20)))
+
+    await host.run(client, order)
+
+    assert log_of(order).strip() == "unlimited"
+    assert (await host.heard(Started, order)).bounds == Bounds(cgroup=Limits(memory_bytes=64 << 20))
+
+
+async def test_worker_when_no_limit_was_asked_for_then_no_bounds_are_told(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.order("/bin/true", **with_setup(nice=1))
+
+    await host.run(client, order)
+
+    assert (await host.heard(Started, order)).bounds is None
 
 
 async def test_cpu_limit_when_used_up_then_the_kernel_ends_the_worker_and_it_is_no_stop(host: LauncherHost) -> None:

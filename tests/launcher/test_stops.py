@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.process.identity import read_stat
-from stoker.process.messages import Exited
+from stoker.process.messages import Exited, Started
 from tests.support.facts import until_async
 from tests.support.instance import Stranger, ended, log_of
 
@@ -49,6 +50,27 @@ async def test_signal_when_it_races_with_the_exit_then_delivery_and_outcome_agre
         assert delivered or exited.exit_code == 0
         seen.add(delivered)
     assert seen == {True, False}, "both sides of the race were met"
+
+
+async def test_death_when_the_launcher_was_told_to_end_before_then_it_is_one_of_the_shutdown(
+    host: LauncherHost,
+) -> None:
+    client = await host.start()
+    killed, crashing, ours = host.staying(), host.staying(), host.staying()
+    exiting = host.shell("trap 'exit 3' TERM; echo up; read _ < $0")
+    for order in (killed, crashing, ours):
+        await host.running(client, order)
+    await host.running(client, exiting, "up")
+
+    os.kill(client.facts.pid, TERM)
+    later = host.staying()
+    await host.running(client, later)
+    await client.signal(ours.run_id, TERM)
+    for order, signum in ((killed, TERM), (crashing, signal.SIGSEGV), (exiting, TERM), (later, TERM)):
+        os.kill((await host.heard(Started, order)).pid, signum)
+
+    told = [(await host.heard(Exited, order)).shutdown for order in (killed, crashing, ours, exiting, later)]
+    assert told == [True, False, False, False, False]
 
 
 async def test_signal_when_its_scope_is_main_then_children_do_not_get_it(host: LauncherHost) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
-from stoker.process.tree import Ladder, await_end, stop_processes, sweep
+from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
 from tests.support.facts import until, until_async
 from tests.support.instance import Stranger, ended, log_of
 
@@ -152,14 +152,20 @@ async def test_sweep_when_nothing_carries_the_run_then_nothing_is_done(host: Lau
     assert (result.killed, result.left) == (0, ())
 
 
-async def test_stop_processes_when_a_dead_launchers_child_is_named_then_only_it_is_stopped(host: LauncherHost) -> None:
-    unborn = Stranger(host, "/bin/sleep", "600", STOKER_LAUNCHER="1-dead0000", STOKER_INSTANCE=host.instance)
-    decoy = Stranger(host, "/bin/sleep", "600", STOKER_LAUNCHER="1-dead0000")
+async def test_stop_unborn_when_a_dead_launchers_child_is_named_then_only_it_is_stopped(host: LauncherHost) -> None:
+    marks = {"STOKER_LAUNCHER": "1-dead0000", "STOKER_INSTANCE": host.instance}
+    unborn = Stranger(host, "/bin/sleep", "600", **marks)
+    decoys = [
+        Stranger(host, "/bin/sleep", "600", STOKER_LAUNCHER="1-dead0000"),
+        Stranger(host, "/bin/sleep", "600", **(marks | {"STOKER_LAUNCHER": "2-11fe0000"})),
+        Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="1.1.aa", STOKER_INSTANCE=host.instance),
+        Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="1.1.aa", **marks),
+    ]
 
-    await stop_processes([unborn.pid, decoy.pid], host.instance)
+    await stop_unborn({"1-dead0000": [unborn.pid, *(decoy.pid for decoy in decoys)]}, host.instance)
 
     assert unborn.ended()
-    assert not decoy.ended()
+    assert not any(decoy.ended() for decoy in decoys)
 
 
 async def test_await_end_when_the_process_ends_then_it_returns_and_not_before(host: LauncherHost) -> None:

@@ -82,6 +82,19 @@ async def test_anchor_when_the_boot_is_another_then_steady_time_begins_anew_from
     assert abs(other.anchor - first.anchor) < 5_000
 
 
+async def test_anchor_when_the_wall_clock_is_behind_at_the_next_boot_then_steady_time_goes_on(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    await one_life(open_at, directory, "boot 1")
+    noted = wall_ms() + 30 * 86_400_000
+    with closing(sqlite3.connect(directory.database)) as connection, connection:
+        connection.execute("INSERT INTO meta VALUES ('steady', ?)", (noted,))
+
+    other = await one_life(open_at, directory, "boot 2")
+
+    assert 0 <= other.anchor + boot_ms() - noted < 60_000
+
+
 # --- opening ------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from stoker.core.errors import CorruptRecord
-from stoker.core.model import Limits, Need, NeedOn, Queue, QueueClass, Resource, State
+from stoker.core.limits import Limits
+from stoker.core.model import Need, NeedOn, Queue, QueueClass, Resource, State
 from stoker.core.requests import JobFilter
 from stoker.store import attempts, jobs, queues, reader, recoveries, snapshot
 from stoker.store.jobs import Dependent, Keyed, Policy, spec_hash

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
+from stoker.core.limits import Bounds, Limits
 from stoker.core.model import (
     FINAL,
     Attempt,
     ExecutionMode,
     Identity,
     Job,
-    Limits,
     Need,
     NeedOn,
     OnOrphan,
@@ -102,6 +102,11 @@ def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | values
 
 
+limits = st.builds(
+    Limits,
+    memory_bytes=maybe(positives), cpu_seconds=maybe(positives), processes=maybe(positives),
+    open_files=maybe(positives), file_size_bytes=maybe(positives),
+)  # fmt: skip
 specs = st.builds(
     Spec,
     command=texts, working_dir=texts, args=st.lists(texts, max_size=4).map(tuple),
@@ -116,8 +121,7 @@ specs = st.builds(
     needs=st.lists(st.builds(Need, job=positives, on=st.sampled_from(NeedOn)), max_size=3).map(tuple),
     on_orphan=st.sampled_from(OnOrphan), max_orphanings=positives, survive=st.booleans(),
     resources=st.dictionaries(names, positives, max_size=3), nice=st.integers(-20, 19), max_log_bytes=positives,
-    limits=st.builds(Limits, memory_bytes=maybe(positives), cpu_seconds=maybe(positives), processes=maybe(positives),
-                     open_files=maybe(positives), file_size_bytes=maybe(positives)),
+    limits=limits,
     traceparent=maybe(texts),
 )  # fmt: skip
 
@@ -160,6 +164,7 @@ def progressed(draw: st.DrawFn, of: Attempt) -> Attempt:
     return replace(
         of, identity=draw(maybe(identities)), stop_reason=draw(maybe(st.sampled_from(StopReason))),
         adopted=draw(st.integers(0, 9)), started_at=draw(maybe(amounts)),
+        bounds=draw(maybe(st.builds(Bounds, cgroup=limits, rlimit=limits))),
     )  # fmt: skip
 
 

@@ -130,9 +130,11 @@ class Attached:
         return self._process.poll() is not None
 
     def detach(self) -> None:
+        """Twice is as good as once."""
         if not self._ended():
             self._process.terminate()
-        self._process.communicate()
+        if self._process.stderr is not None and not self._process.stderr.closed:
+            self._process.communicate()
 
 
 def _is_traced(pid: int) -> bool:

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from stoker.cli.options import Given
 
 
+# What became of open attempts, in the order in which a person asks.
+RECOVERED = (
+    ("settled", "settled"),
+    ("adopted", "adopted"),
+    ("stopped", "stopped"),
+    ("requeued", "requeued"),
+    ("failed", "failed"),
+    ("held", "held"),
+    ("swept", "leaked processes stopped"),
+)
+
+
 @command(options=(JSON,), examples=("stoker status", "stoker status --json | jq .running"))
 def status(given: Given) -> int:
     answer = call(given, "system.status", {})
@@ -33,7 +45,8 @@ def status(given: Given) -> int:
 def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("stokerd", f"{answer['version']}, pid {answer['pid']}, up {render.span(answer['uptime_ms'])}"),
-        ("mode", f"safe mode: {answer['safe_mode']}" if answer["safe_mode"] else answer["mode"]),
+        ("mode", f"safe mode, nothing is changed: {answer['safe_mode']}" if answer["safe_mode"] else answer["mode"]),
+        ("next", answer["safe_mode_next"]),
         ("jobs", _jobs(answer)),
         ("pressure", _pressure(answer["pressure"])),
         *[("launcher", _launcher(launcher)) for launcher in answer["launchers"]],
@@ -62,13 +75,11 @@ def _launcher(launcher: dict[str, Any]) -> str:
     return f"{launcher['id']}, pid {launcher['pid']}, {launcher['state']}, {launcher['running']} running{leaked}"
 
 
-def _recovery(recovery: dict[str, Any]) -> str | None:
-    shown = [
-        f"{name} {render.when(value) if name.endswith('_at') else value}"
-        for name, value in recovery.items()
-        if value and not isinstance(value, dict | list)
-    ]
-    return ", ".join(shown) or None
+def _recovery(recovery: dict[str, Any]) -> str:
+    """What the last start did with what it found open."""
+    did = [f"{recovery[count]} {words}" for count, words in RECOVERED if recovery[count]]
+    took = "not over yet" if recovery["took_ms"] is None else f"took {render.span(recovery['took_ms'])}"
+    return f"{', '.join(did) or 'nothing was open'}; began {render.when(recovery['started_at'])}, {took}"
 
 
 def _disk(disk: dict[str, Any]) -> str:

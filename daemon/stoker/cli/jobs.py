@@ -13,6 +13,7 @@ from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from stoker.cli.options import Given
@@ -169,7 +170,8 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("on orphan", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
         ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
         ("resources", _pairs(job["resources"])),
-        ("limits", _pairs({key: value for key, value in (job["limits"] or {}).items() if value is not None})),
+        ("limits", _pairs(dict(_limits(job["limits"] or {})))),
+        ("nice", job["nice"] or None),
         ("labels", _pairs(job["labels"])),
         ("env", _pairs(job["env_vars"])),
         ("trace", job["trace_id"]),
@@ -190,9 +192,33 @@ def _pairs(values_by_name: dict[str, Any]) -> str | None:
     return " ".join(f"{name}={value}" for name, value in values_by_name.items()) or None
 
 
+def _limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]]:
+    """Limits as one types them: `memory`, `64.0M`."""
+    for name, field in values.LIMITS.items():
+        value = by_field.get(field)
+        if value is not None:
+            unit = field.rpartition("_")[2]
+            yield name, render.size(value) if unit == "bytes" else f"{value}s" if unit == "seconds" else value
+
+
 def _print_attempts(attempts: list[dict[str, Any]]) -> None:
-    headers = ("TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK")
-    render.table(headers, [_attempt_row(attempt) for attempt in attempts])
+    headers = ["TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK"]
+    rows = [_attempt_row(attempt) for attempt in attempts]
+    if any(attempt["limits"] for attempt in attempts):
+        headers.insert(-1, "IN FORCE")
+        rows = [
+            (*row[:-1], _in_force(attempt["limits"] or {}), row[-1])
+            for row, attempt in zip(rows, attempts, strict=True)
+        ]
+    render.table(headers, rows)
+
+
+def _in_force(limits: dict[str, dict[str, Any]]) -> str:
+    """`memory=64.0M:cgroup processes:none`: each limit that was asked for, how far it goes and what keeps it."""
+    shown = dict(_limits({field: limit["value"] for field, limit in limits.items()}))
+    typed = {field: name for name, field in values.LIMITS.items()}
+    names = {typed[field]: limit["by"] for field, limit in limits.items()}
+    return " ".join(f"{name}={shown[name]}:{by}" if name in shown else f"{name}:{by}" for name, by in names.items())
 
 
 def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
@@ -207,7 +233,8 @@ def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
         render.span(cpu_ms),
         render.size(rss_kib and rss_kib * 1024),
         render.size(attempt["log_bytes"]),
-        attempt["error"] or (f"stopped: {attempt['stop_reason']}" if attempt["stop_reason"] else ""),
+        attempt["error"]
+        or (f"stopped: {attempt['stop_reason']}" if attempt["stop_reason"] else attempt["suspicion"] or ""),
     )
 
 

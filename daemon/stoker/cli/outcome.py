@@ -31,6 +31,10 @@ SENTENCES = {
 }
 
 
+# What the kernel says with a signal that hardly anybody has met.
+MEANINGS = {24: ", CPU time limit exceeded", 25: ", file size limit exceeded"}
+
+
 def ended(standing: dict[str, Any]) -> bool:
     """No further attempt comes by itself: final, or held for a person."""
     return standing["state"] in FINAL or standing["state"] == "held"
@@ -54,7 +58,7 @@ def cause(standing: dict[str, Any]) -> str:
     reason: str | None = standing.get("reason")
     code, signal = standing.get("exit_code"), standing.get("signal")
     if reason == "signal" and signal:
-        return f"signal {signal} ({_signal_name(signal)})"
+        return f"signal {signal} ({_signal_name(signal)}{MEANINGS.get(signal, '')})"
     if reason in (None, "exit"):
         return f"exit code {code}" if code or (code == 0 and standing["state"] == "failed") else ""
     said = SENTENCES.get(reason, reason)

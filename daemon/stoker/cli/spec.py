@@ -94,7 +94,7 @@ SPEC = (
         to="limits",
         many=True,
     ),
-    Option("--nice", "N", "0 to 19: how far it steps back for others", convert=values.integer),
+    Option("--nice", "N", "-20 to 19: how far it steps back for others; below 0 as root only", convert=values.integer),
     Option("--max-log-bytes", "SIZE", "head and tail of the log that are kept", convert=values.size),
     Option("--in-process", None, "COMMAND names a handler that runs inside the daemon", to="in_process"),
     Option("--traceparent", "W3C", "the trace it belongs to"),

@@ -111,6 +111,7 @@ def amount(text: str) -> tuple[str, int]:
 def limit(text: str) -> tuple[str, int]:
     """`memory=64M`, `cpu=60s`, `processes=100`, `open-files=1000`, `file-size=1G` → field of the spec, value."""
     name, value = pair(text)
+    name = name.replace("_", "-")
     if name not in LIMITS:
         raise UsageError(f"no limit {name!r}", hint=f"the limits are {', '.join(LIMITS)}")
     if name == "cpu":

@@ -212,9 +212,9 @@ class Draining(StokerError):
 
 
 class SafeMode(StokerError):
-    """Recovery could not be trusted: the daemon answers reads and changes nothing."""
+    """Recovery could not be trusted: the daemon answers reads and changes nothing until it is started again."""
 
-    code, exit_status = "safe_mode", EX_TEMPFAIL
+    code, transient, exit_status = "safe_mode", True, EX_TEMPFAIL
 
 
 class WaitTimeout(StokerError):

@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from stoker.core.limits import NO_LIMITS, Bounds, Limits
+
 
 class State(StrEnum):
     """Where a job stands (DESIGN section 4)."""
@@ -101,22 +103,6 @@ class NeedOn(StrEnum):
 class Need(Struct, frozen=True):
     job: int
     on: NeedOn = NeedOn.OK
-
-
-class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Per-job resource limits; None leaves the daemon's own limit in force."""
-
-    memory_bytes: int | None = None
-    cpu_seconds: int | None = None
-    processes: int | None = None
-    open_files: int | None = None
-    file_size_bytes: int | None = None
-
-    def __bool__(self) -> bool:
-        return self != NO_LIMITS
-
-
-NO_LIMITS = Limits()
 
 
 class Spec(Struct, frozen=True, kw_only=True):
@@ -206,12 +192,16 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit."""
+    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit.
+
+    `shutdown`: a signal that was not ours killed it while the system or the service was stopping.
+    """
 
     kind: OutcomeKind
     exit_code: int | None = None
     signal: int | None = None
     stopped: bool = False
+    shutdown: bool = False
     transient: bool = False
     error: str | None = None
     ended_at: int | None = None
@@ -249,6 +239,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     outcome: Outcome | None = None
+    bounds: Bounds | None = None
 
     @property
     def open(self) -> bool:

@@ -54,14 +54,14 @@ _FAILED_BY_KIND = {
 
 def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) -> Verdict:
     """The verdict on an ended attempt. `wall` is UTC ms, `luck` uniform in [0, 1)."""
-    seen = outcome.kind not in (OutcomeKind.UNSEEN, OutcomeKind.NEVER_STARTED)
+    seen = outcome.kind not in (OutcomeKind.UNSEEN, OutcomeKind.NEVER_STARTED) and not outcome.shutdown
     stop = attempt.stop_reason if outcome.stopped or not seen else None
     if stop in _STOPPED:
         return _STOPPED[stop]
     if outcome.kind is OutcomeKind.NEVER_STARTED:
         return AGAIN
     if not seen or stop in (StopReason.SHUTDOWN, StopReason.ORPHANED):
-        return _unseen(job, _unseen_reason(attempt, stop))
+        return _unseen(job, Reason.SHUTDOWN if outcome.shutdown else _unseen_reason(attempt, stop))
     if stop is None and outcome.kind is OutcomeKind.EXIT and outcome.exit_code in job.spec.success_exit_codes:
         return Verdict(State.SUCCEEDED, Reason.EXIT)
     reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]

@@ -15,10 +15,11 @@ from msgspec import Struct, field
 from stoker.core.admission import paused
 from stoker.core.clock import Now
 from stoker.core.model import Attempt, Job, Queue, Reason, State
+from stoker.core.suspicion import suspicion
 
 
 class Scene(Struct, frozen=True, kw_only=True):
-    """What the daemon knows around a job. `closed`: why nothing starts at all."""
+    """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts."""
 
     now: Now
     queue: Queue
@@ -31,6 +32,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
     open_needs: Sequence[int] = ()
     attempt: Attempt | None = None
+    ended: Attempt | None = None
     closed: str | None = None
 
 
@@ -54,7 +56,7 @@ def explain(job: Job, scene: Scene) -> Blocker:
             return _running(job, scene)
         case State.HELD:
             return _held(job, scene)
-    return _final(job)
+    return _final(job, scene)
 
 
 def _waiting(job: Job, scene: Scene) -> Blocker:
@@ -67,12 +69,9 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
     if wake_ms or (job.wake_at is not None and not run_ms):
-        return Blocker(
-            "backoff",
-            f"failed {job.failures} of {job.spec.max_attempts} times; the next try is {_when(wake_ms)}",
-            f"stoker logs {job.id}",
-            {"wake_in_ms": wake_ms, "failures": job.failures},
-        )
+        message = f"failed {job.failures} of {job.spec.max_attempts} times; the next try is {_when(wake_ms)}"
+        details = {"wake_in_ms": wake_ms, "failures": job.failures}
+        return Blocker("backoff", message + _suspected(scene), f"stoker logs {job.id}", details)
     return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
 
 
@@ -172,9 +171,16 @@ def _held(job: Job, scene: Scene) -> Blocker:
     return Blocker("held", why, hint, {"reason": job.reason})
 
 
-def _final(job: Job) -> Blocker:
+def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
-    return Blocker("final", f"is {job.state.value}{_reason(job)}", hint, {"reason": job.reason})
+    suspected = _suspected(scene) if job.state is State.FAILED else ""
+    return Blocker("final", f"is {job.state.value}{_reason(job)}{suspected}", hint, {"reason": job.reason})
+
+
+def _suspected(scene: Scene) -> str:
+    """Which limit the last end may be due to."""
+    clause = None if scene.ended is None else suspicion(scene.ended.bounds, scene.ended.outcome)
+    return "" if clause is None else f"; {clause}"
 
 
 def _reason(job: Job) -> str:

@@ -43,6 +43,7 @@ class Book:
         self._turn = 0
         self.used: Counter[str] = Counter()
         self.described: dict[str, int] = {}  # runs whose facts wait for a commit to ride with, since when (steady)
+        self.steady_noted = 0  # when the database was last told where steady time has come to
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.flows = Flows()
 

@@ -1,7 +1,8 @@
 """Ending in order: nothing new is started, what runs gets time, the rest is stopped, survivors are left.
 
-Owns the steps between SIGTERM and an empty house. Refuses to stop a survivor unless asked to. Invariant: every
-stop is a committed intent of the ordinary kind, so a daemon that dies while draining recovers as from any death.
+Owns the steps between SIGTERM and an empty house. Refuses to stop a survivor unless asked to, or unless the host goes
+down: then it would not outlive us, and gets its grace from us instead of a signal from strangers. Invariant: every stop
+is a committed intent of the ordinary kind, so a daemon that dies while draining recovers as from any death.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stoker.engine.inbox import Message
 from stoker.engine.intake import Intake
 from stoker.engine.loop import Loop
 from stoker.engine.turn import Turn
+from stoker.host import shutdown
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -54,6 +56,7 @@ class Drain:
         self._progress = progress
         self._hurry = asyncio.Event()
         self._stop_survivors = False
+        self.hands_off = False  # safe mode: whatever runs is left as it is
         self._task: asyncio.Task[None] | None = None
         self.done = asyncio.Event()
 
@@ -68,14 +71,22 @@ class Drain:
         self._intake.closed = Draining("the daemon is draining and takes no jobs", hint="try again when it is back")
         self._task = asyncio.ensure_future(self._drain())
 
+    def under_way(self) -> bool:
+        """Whether the service is stopping."""
+        return self._task is not None
+
     def _leaving(self, run: Run) -> bool:
         """Whether a run has to end before the daemon does."""
-        return run.job.state is State.RUNNING and (self._stop_survivors or not run.job.spec.survive)
+        return (
+            not self.hands_off and run.job.state is State.RUNNING and (self._stop_survivors or not run.job.spec.survive)
+        )
 
     def _left(self) -> list[Run]:
         return [run for run in self._book.runs.values() if self._leaving(run)]
 
     async def _drain(self) -> None:
+        if any(run.job.spec.survive for run in self._book.runs.values()) and not self._stop_survivors:
+            self._stop_survivors |= await asyncio.to_thread(shutdown.is_under_way)
         await self._until_empty(self._timeout_s)
         if self._left():
             self._loop.post(StopRuns(self._leaving))

@@ -28,6 +28,7 @@ from stoker.engine.intake import Intake
 from stoker.engine.limits import Limits
 from stoker.engine.loop import Loop
 from stoker.engine.recovery import RecoveryService
+from stoker.engine.safety import SafeMode, safe_mode
 from stoker.engine.specs import Specs
 from stoker.engine.throttle import Throttle
 from stoker.engine.timers import Timers
@@ -57,7 +58,7 @@ class Engine:
     ) -> None:
         self.config = config
         self.state_dir: Path = directory.root
-        self.safe_mode: str | None = None
+        self.safe_mode: SafeMode | None = None
         self.clock = SystemClock(opened.instance.anchor)
         self.reader = opened.reader
         self.telemetry = around.telemetry
@@ -85,7 +86,7 @@ class Engine:
             Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, self.housekeeping.tick
         )
         self.recovery = RecoveryService(
-            self.book, self.loop, self.local, self.clock, self.telemetry, state_dir=directory.root,
+            self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, state_dir=directory.root,
             of=opened.instance,
         )  # fmt: skip
         maintenance.register(opened.writer, self.clock)
@@ -116,7 +117,14 @@ class Engine:
         rest = [report for report in reports if not isinstance(report, Lost)]
         if rest:
             self.loop.post(
-                Reports(rest, self.effects.told, self.clock.steady_from_boot, self.timers.arm, self._unknown)
+                Reports(
+                    rest,
+                    self.effects.told,
+                    self.clock.steady_from_boot,
+                    self.timers.arm,
+                    self._unknown,
+                    self.drain.under_way,
+                )
             )
         for launcher in lost:
             self._spawn(self.recovery.launcher_lost(launcher))
@@ -146,9 +154,14 @@ class Engine:
     # --- beginning and ending ---
 
     async def begin(self) -> None:
-        """Recover, then start what may start. On a recovery that cannot be trusted: safe mode."""
-        timeout_s = self.config.recovery.timeout_ms / 1_000
-        await asyncio.wait_for(self.recovery.recover(), timeout_s)
+        """Recover, then start what may start. On a recovery that cannot be trusted: stay readable, change nothing."""
+        try:
+            await self.recovery.recover(self.config.recovery.timeout_ms / 1_000)
+        except Exception as error:  # noqa: BLE001 - a service boundary: whatever it is, nothing follows from it
+            self._distrust(error)
+            await self.recovery.close()
+            await self.local.close()  # without a daemon, launchers write outcomes down for the next start
+            return
         await self._declare_queues()
         self.loop.post(Dependents(self._untold))
         self.local.tidy(self.book.jobs_by_run)
@@ -160,6 +173,19 @@ class Engine:
         if self.dispatcher.closed == "recovering":
             self.dispatcher.closed = None
         self.loop.nudge()
+
+    def _distrust(self, error: Exception) -> None:
+        """From now on nothing is started and nothing is taken; what runs and is owned is still settled."""
+        self.safe_mode = safe_mode(error, self.config.recovery.timeout_ms)
+        log(LogEvent.RECOVERY_FAILED, error=error)
+        log(LogEvent.SAFE_MODE_ENTERED, reason=self.safe_mode.why)
+        self.dispatcher.closed = self.safe_mode.why
+        self.drain.hands_off = True
+
+    async def launcher_answers(self) -> None:
+        """A launcher answers; in safe mode there need be none."""
+        if self.safe_mode is None:
+            await self.local.launchers.answers()
 
     async def _declare_queues(self) -> None:
         """Queues of the settings file, where they say something else than the database."""

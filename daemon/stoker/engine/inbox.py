@@ -20,6 +20,7 @@ from stoker.core.requests import JobStanding, Verb
 from stoker.engine.timers import Alarm, Limit
 from stoker.engine.turn import Turn
 from stoker.executors.base import Began, Delivered, Ended, Refused, Report
+from stoker.process.outcomes import cut_short
 from stoker.store.loading import Wanted
 
 
@@ -101,12 +102,14 @@ class Reports(Message):
     """What executors tell. Facts come before limits: see `Alarms`."""
 
     def __init__(self, reports: Sequence[Report], told: Callable[[Delivered], None], steady: Callable[[int], int],
-                 arm: Callable[[Job, Any, int], None], unknown: Callable[[Ended], None]) -> None:  # fmt: skip
+                 arm: Callable[[Job, Any, int], None], unknown: Callable[[Ended], None],
+                 stopping: Callable[[], bool]) -> None:  # fmt: skip
         self._reports = reports
         self._told = told
         self._steady = steady
         self._arm = arm
         self._unknown = unknown
+        self._stopping = stopping
 
     def decide(self, turn: Turn) -> None:
         for report in self._reports:
@@ -126,7 +129,7 @@ class Reports(Message):
             return
         started = self._steady(report.boot_ms)
         if run.attempt.started_at is None:  # else it was adopted, and only its limits are set again
-            turn.begin(run, report.identity, turn.now.wall - max(0, turn.now.steady - started))
+            turn.begin(run, report, turn.now.wall - max(0, turn.now.steady - started))
         self._arm(run.job, run.attempt, started)
 
     def _ended(self, turn: Turn, report: Ended) -> None:
@@ -134,8 +137,9 @@ class Reports(Message):
         if run is None:
             self._unknown(report)
             return
+        outcome = cut_short(report.outcome) if self._stopping() else report.outcome
         # Truly random: retries of jobs that failed together must not come back together.
-        turn.step(run.job.id, ev.Ended(outcome=report.outcome, luck=random.random()))  # noqa: S311 - spreads load
+        turn.step(run.job.id, ev.Ended(outcome=outcome, luck=random.random()))  # noqa: S311 - spreads load
 
     def _refused(self, turn: Turn, report: Refused) -> None:
         run = turn.book.by_run(report.run_id)

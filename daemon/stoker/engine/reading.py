@@ -76,7 +76,8 @@ def status_view(engine: Engine) -> dict[str, Any]:
     book, pressure = engine.book, engine.throttle.pressure
     return {
         "mode": "safe" if engine.safe_mode else (engine.dispatcher.closed or "running"),
-        "safe_mode": engine.safe_mode,
+        "safe_mode": engine.safe_mode and engine.safe_mode.why,
+        "safe_mode_next": engine.safe_mode and engine.safe_mode.next,
         "max_running": engine.dispatcher.slots,
         "running": len(book.runs),
         "queued": book.total(State.QUEUED),

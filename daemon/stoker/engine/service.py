@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from stoker.core import events as ev
-from stoker.core.errors import HandlerNotFound, InvalidParams, QueueNotFound, SafeMode, WaitTimeout
+from stoker.core.errors import HandlerNotFound, InvalidParams, QueueNotFound, WaitTimeout
 from stoker.core.model import Actor, ExecutionMode, Job, Queue, Resource, State
 from stoker.core.requests import (
     ChangeFeed,
@@ -57,7 +57,7 @@ class Service:
         engine = self._engine
         future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
         if engine.safe_mode is not None:
-            future.set_exception(_safe_mode(engine.safe_mode))
+            future.set_exception(engine.safe_mode.refusal())
             return future
         places = [engine.checks.place(job) for job in jobs]
         unknown = engine.checks.unknown(places)
@@ -87,7 +87,7 @@ class Service:
         engine = self._engine
         future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
         if engine.safe_mode is not None:
-            future.set_exception(_safe_mode(engine.safe_mode))
+            future.set_exception(engine.safe_mode.refusal())
             return future
         event = _event(verb, Actor(peer_uid, options.reason_note), options)
         engine.loop.post(Command(verb, job_id, event, future, engine.effects.await_delivery))
@@ -98,7 +98,7 @@ class Service:
         job = await reading.job_now(self._engine, job_id)
         runs = await self._engine.reader.run(attempts.of_job, job_id)
         view = job_view(job, self._engine.book, self._engine.state_dir)
-        view["attempts_list"] = [attempt_view(attempt, self._engine.book) for attempt in runs]
+        view["attempts_list"] = [attempt_view(job, attempt, self._engine.book) for attempt in runs]
         return view
 
     async def list(self, wanted: JobFilter) -> dict[str, Any]:
@@ -109,13 +109,13 @@ class Service:
 
     async def history(self, job_id: int) -> dict[str, Any]:
         """Every change of a job and every attempt."""
-        await reading.job_now(self._engine, job_id)
+        job = await reading.job_now(self._engine, job_id)
         log = await self._engine.reader.run(changes.of_job, job_id)
         runs = await self._engine.reader.run(attempts.of_job, job_id)
         return {
             "id": job_id,
             "changes": [reading.change_view(change) for change in log],
-            "attempts": [attempt_view(attempt, self._engine.book) for attempt in runs],
+            "attempts": [attempt_view(job, attempt, self._engine.book) for attempt in runs],
         }
 
     async def why(self, job_id: int) -> dict[str, Any]:
@@ -140,7 +140,8 @@ class Service:
             holders={name: book.holders(name) for name in job.spec.resources},
             open_needs=await engine.reader.run(job_rows.open_needs, job.id) if job.needs_open else (),
             attempt=None if run is None else run.attempt,
-            closed=engine.safe_mode or engine.dispatcher.closed,
+            ended=await engine.reader.run(attempts.newest_end, job.id) if job.spec.limits and run is None else None,
+            closed=engine.dispatcher.closed,
         )
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
@@ -222,7 +223,7 @@ class Service:
     def _change(self, change: Callable[[Turn], dict[str, Any]]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._engine.safe_mode is not None:
-            future.set_exception(_safe_mode(self._engine.safe_mode))
+            future.set_exception(self._engine.safe_mode.refusal())
         else:
             self._engine.loop.post(Change(change, future))
         return future
@@ -248,10 +249,6 @@ class Service:
             newest = self._engine.feeds.seq
             raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
         return self._engine.feeds.watch(after_seq, job_id)
-
-
-def _safe_mode(why: str) -> SafeMode:
-    return SafeMode(f"the daemon is in safe mode and changes nothing: {why}", hint="stoker status")
 
 
 def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from stoker.config import Config
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, ResourceNotFound
-from stoker.core.model import ExecutionMode, Limits, Need, OnOrphan, Queue, Resource, Spec
+from stoker.core.limits import Limits
+from stoker.core.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
 from stoker.core.requests import JobDefaults, JobParams, JobWork
 
 _SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")

@@ -20,16 +20,20 @@ from stoker.core.checkpoint import Checkpoint
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.lifecycle import step
-from stoker.core.model import STOKER, Actor, Attempt, Change, Identity, Job, Queue, Resource, State
+from stoker.core.model import STOKER, Actor, Attempt, Change, Job, Queue, Resource, State
 from stoker.core.workflow import Intent, Workflow, WorkflowState
 from stoker.engine.book import Book, Run
 from stoker.engine.flows import FlowRun
+from stoker.executors.base import Began
+from stoker.store.instance import STEADY
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
 
 # Most short jobs are over before anyone could want to know their pid: two rows less for each.
 RIDE_AFTER_MS = 50
+# After a reboot under a wall clock that is behind, backoffs and ttls are late by no more than this.
+NOTE_STEADY_MS = 1_000
 
 # What of a job changes in its life; the rest is its spec.
 MUTABLE = (
@@ -113,10 +117,10 @@ class Turn:
         self.effects.extend(after.effects)
         return job
 
-    def begin(self, run: Run, identity: Identity | None, at: int) -> None:
+    def begin(self, run: Run, began: Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
-        run.attempt = replace(run.attempt, identity=identity, started_at=at)
-        run.job = replace(run.job, pid=identity and identity.pid, started_at=run.job.started_at or at)
+        run.attempt = replace(run.attempt, identity=began.identity, bounds=began.bounds, started_at=at)
+        run.job = replace(run.job, pid=began.identity and began.identity.pid, started_at=run.job.started_at or at)
         if run.job.id in self.batch.jobs:
             self.batch.jobs[run.job.id] = run.job
         self.book.described[run.attempt.run_id] = self.now.steady
@@ -184,6 +188,8 @@ class Turn:
                 if run is not None:
                     self.batch.attempts.setdefault(run_id, run.attempt)
                     self.batch.jobs.setdefault(run.job.id, run.job)
+        if self.batch and self.now.steady >= self.book.steady_noted + NOTE_STEADY_MS:
+            self.book.steady_noted = self.batch.meta[STEADY] = self.now.steady
         return self.batch
 
     def _respecified(self, before: Job, job: Job) -> Job:
@@ -284,4 +290,6 @@ def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any
         told["stop_reason"] = after.stop_reason
     if after.outcome is not None:
         told |= {"identity": after.identity, "outcome": after.outcome}
+        if after.bounds is not None:
+            told["bounds"] = after.bounds
     return told

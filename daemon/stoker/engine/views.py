@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
+from stoker.core.limits import describe
 from stoker.core.model import Attempt, Job
+from stoker.core.suspicion import suspicion
 from stoker.engine.book import Book
 from stoker.process.capture import log_path
 
@@ -41,8 +43,8 @@ def job_view(job: Job, book: Book, state_dir: Path) -> dict[str, Any]:
     return view
 
 
-def attempt_view(attempt: Attempt, book: Book) -> dict[str, Any]:
-    """An attempt as `job.get` and `job.history` show it."""
+def attempt_view(job: Job, attempt: Attempt, book: Book) -> dict[str, Any]:
+    """An attempt of that job as `job.get` and `job.history` show it."""
     run = book.by_run(attempt.run_id)
     attempt = attempt if run is None else run.attempt
     identity, outcome = attempt.identity, attempt.outcome
@@ -56,4 +58,6 @@ def attempt_view(attempt: Attempt, book: Book) -> dict[str, Any]:
     told = msgspec.structs.asdict(outcome) if outcome is not None else {}
     for name in ("exit_code", "signal", "stopped", "error", "user_ms", "system_ms", "max_rss_kib", "log_bytes"):
         view[name] = told.get(name)
+    view["limits"] = describe(job.spec.limits, attempt.bounds)
+    view["suspicion"] = suspicion(attempt.bounds, outcome)
     return view

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stoker.core import flow as flows
-from stoker.core.errors import SafeMode, StepNotFound, StokerError, WorkflowNotFound
+from stoker.core.errors import StepNotFound, StokerError, WorkflowNotFound
 from stoker.core.model import Actor
 from stoker.core.workflow import Again, Step, Strategy, WorkflowFilter, behind, to_reset
 from stoker.engine import flow_commands as commands
@@ -40,7 +40,7 @@ class Workflows:
         engine = self._engine
         future: asyncio.Future[FlowAnswer] = asyncio.get_running_loop().create_future()
         if engine.safe_mode is not None:
-            future.set_exception(_safe_mode(engine.safe_mode))
+            future.set_exception(engine.safe_mode.refusal())
             return future
         try:
             plan = flows.plan(request.flow, request.parameters, list(Strategy))
@@ -101,7 +101,7 @@ class Workflows:
         """Decide something about a whole workflow in one turn."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         if self._engine.safe_mode is not None:
-            future.set_exception(_safe_mode(self._engine.safe_mode))
+            future.set_exception(self._engine.safe_mode.refusal())
         else:
             self._engine.loop.post(commands.FlowCommand(workflow_id, decision, future))
         return future
@@ -154,7 +154,3 @@ def _steps(found: Found) -> list[dict[str, Any]]:
         }
         for standing in found.steps
     ]
-
-
-def _safe_mode(why: str) -> SafeMode:
-    return SafeMode(f"the daemon is in safe mode and changes nothing: {why}", hint="stoker status")

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from stoker.core.limits import Bounds
 from stoker.core.model import Attempt, Identity, Job, Outcome
 
 
@@ -28,6 +29,7 @@ class Began(Struct, frozen=True):
     run_id: str
     identity: Identity | None
     boot_ms: int
+    bounds: Bounds | None = None
 
 
 class Ended(Struct, frozen=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.model import Limits
+from stoker.core.limits import Limits
 from stoker.executors.base import Start
 from stoker.executors.leaves import Leaves
 from stoker.process.capture import log_path
@@ -70,7 +70,8 @@ def _setup(limits: Limits, nice: int, leaf: Leaf | None) -> Setup | None:
         return Setup(limits=limits or None, nice=nice) if limits or nice else None
     # What the leaf bounds for the whole tree needs no bound for each process.
     rest = replace(limits, **dict.fromkeys(leaf.in_force))
-    return Setup(limits=rest or None, nice=nice, cgroup=str(leaf.path))
+    of_leaf = Limits(**{name: getattr(limits, name) for name in leaf.in_force})
+    return Setup(limits=rest or None, leaf_limits=of_leaf or None, nice=nice, cgroup=str(leaf.path))
 
 
 def allowed(environ: Mapping[str, str], names: tuple[str, ...], path: str) -> dict[str, str]:

@@ -66,8 +66,12 @@ class Generations:
     async def reconnect(self, launcher: str) -> LauncherClient:
         """Take over a launcher of an earlier daemon. Raises OSError when it is gone."""
         client = LauncherClient(self._around.state_dir, launcher, self._hear, stuck_ms=self._stuck_ms)
-        await client.connect()
-        await client.hello(self._around.epoch, self._around.instance)
+        try:
+            await client.connect()
+            await client.hello(self._around.epoch, self._around.instance)
+        except BaseException:
+            client.close()  # else it would keep its outcomes for a daemon that does not listen
+            raise
         self._admit(client)
         return client
 
@@ -93,8 +97,8 @@ class Generations:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in self._clients.values():
-            client.close()
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     async def _leave(self, client: LauncherClient) -> None:
         try:

@@ -12,7 +12,7 @@ import errno
 from collections.abc import Container, Iterable
 from contextlib import suppress
 
-from stoker.core.model import Limits
+from stoker.core.limits import Limits
 from stoker.process.cgroup import Cgroups, Leaf, find_root
 
 # After the last process has ended the kernel may call its cgroup busy for some milliseconds more.

@@ -211,7 +211,7 @@ class LocalExecutor:
 
     def _began(self, launcher: str, started: messages.Started) -> Began:
         identity = self.launchers[launcher].identity(started)
-        return Began(started.run_id, identity, started.at_boot_ms)
+        return Began(started.run_id, identity, started.at_boot_ms, started.bounds)
 
     def _exited(self, exited: messages.Exited, reports: list[Report]) -> None:
         self._exits[exited.run_id] = exited

@@ -51,6 +51,16 @@ def ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN if signum in IGNORED else signal.SIG_DFL)
 
 
+def keep_pending(signum: int) -> None:
+    """From now on it neither ends nor wakes us: it waits until it is taken."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+
+
+def take_pending(signum: int) -> bool:
+    """Whether it was sent since the last look."""
+    return signum in signal.sigpending() and signal.sigtimedwait([signum], 0) is not None
+
+
 def open_signalfd(signum: int) -> int:
     """A descriptor that is readable while `signum` is pending, instead of a handler that may run anywhere."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signum])

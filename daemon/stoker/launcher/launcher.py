@@ -15,7 +15,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from . import kernel, logs
+from . import bounds, kernel, logs
 from .command import SpawnFailedError
 from .kin import Kin
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
@@ -76,6 +76,8 @@ class Launcher:
         ended = self._collect()
         while self._kin.survey():
             ended += self._collect()  # the stranger may itself have ended by now
+        if ended:
+            self._note_sigterm()
         for run, status, usage in ended:
             self._record_exit(run, status, usage)
         for run in [run for run in self._closing.values() if not self._kin.has(run.run_id)]:
@@ -129,6 +131,7 @@ class Launcher:
     # --- starting
 
     def _start(self, order: Message) -> None:
+        self._note_sigterm()
         fd = self.shelf.take(order["log"]) or _create_log(order["log"])
         before_ns = kernel.now_at_boot_ns()
         try:
@@ -152,6 +155,7 @@ class Launcher:
             "at_boot_ms": after_ns // 1_000_000,
             "at_ms": kernel.now_ms(),
             "cgroup": run.cgroup,
+            "bounds": bounds.in_force(order["setup"] or {}),
         }
         self.outbox.append(run.started)
 
@@ -185,6 +189,15 @@ class Launcher:
 
     # --- ending
 
+    def _note_sigterm(self) -> None:
+        """A SIGTERM of ours means that the system or the service ends, and whoever says so tells our workers too.
+
+        It is looked for after deaths were collected and before a run is added: runs that came later are not meant.
+        """
+        if kernel.take_pending(signal.SIGTERM):
+            for run in self._runs:
+                run.stopping = run.state is RUNNING
+
     def _collect(self) -> list[tuple[Run, int, resource.struct_rusage]]:
         ended = []
         with contextlib.suppress(ChildProcessError):
@@ -202,18 +215,21 @@ class Launcher:
     def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage) -> None:
         if run.log is not None:
             run.log.main_ended()
+        signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        oom = run.cgroup is not None and _was_out_of_memory(run.cgroup)
         run.exit = {
             "op": "exit",
             "run_id": run.run_id,
             "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "signal": signum,
             "stopped": run.stopped,
+            "shutdown": run.stopping and signum in STOPPING and not (run.stopped or oom),
             "left": 0,
             "user_ms": int(usage.ru_utime * 1_000),
             "system_ms": int(usage.ru_stime * 1_000),
             "max_rss_kib": usage.ru_maxrss,
             "log_bytes": run.log.size() if run.log is not None else 0,
-            "oom": run.cgroup is not None and _was_out_of_memory(run.cgroup),
+            "oom": oom,
             "at_boot_ms": kernel.now_at_boot_ms(),
             "at_ms": kernel.now_ms(),
         }

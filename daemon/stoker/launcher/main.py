@@ -1,12 +1,13 @@
 """Builds one launcher and runs it: `python -I -S .../launcher --state-dir DIR --id ID --instance HEX`.
 
-Owns what this process is: subreaper, deaf to signals, holder of `launchers/<id>.lock` for life, with no
-descriptor of whoever started it. Writes one byte to stdout when it listens, then leaves stdout.
+Owns what this process is: subreaper, deaf to signals (a SIGTERM is taken note of), holder of `launchers/<id>.lock` for
+life, with no descriptor of whoever started it. Writes one byte to stdout when it listens, then leaves stdout.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import NamedTuple
 
 from . import door, kernel
@@ -52,6 +53,7 @@ def _stand_apart() -> None:
     os.set_inheritable(LOCK, False)  # noqa: FBT003
     os.closerange(LOCK + 1, os.sysconf("SC_OPEN_MAX"))
     kernel.ignore_signals()
+    kernel.keep_pending(signal.SIGTERM)
     kernel.become_subreaper()
 
 

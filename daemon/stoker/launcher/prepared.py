@@ -4,18 +4,17 @@ Owns limits, niceness, the cgroup and the user. Costs a copy of this process's p
 that ask for any of it come here.
 
 Invariants: the child reports a failure through a pipe that an exec closes, so the parent knows which it
-was; nothing of the set-up is left out silently. A limit above what we may grant ourselves is lowered to that.
+was; nothing of the set-up is left out silently.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
-from . import kernel
+from . import bounds, kernel
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, not_found
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 REPORT_BYTES = 4_096
 NEVER_EXECUTED = 127
-# SIGXCPU comes at the soft limit; a worker that catches it has this long until SIGKILL.
-CPU_GRACE_S = 5
 
 
 def fork_and_exec(order: Message, stdin: int, log: int) -> int:
@@ -98,23 +95,9 @@ def _join_cgroup(path: str | None) -> None:
 
 
 def _lower_limits(limits: dict[str, int | None]) -> None:
-    for name, kind, grace in (
-        ("cpu_seconds", resource.RLIMIT_CPU, CPU_GRACE_S),
-        ("processes", resource.RLIMIT_NPROC, 0),
-        ("open_files", resource.RLIMIT_NOFILE, 0),
-        ("file_size_bytes", resource.RLIMIT_FSIZE, 0),
-    ):
-        wanted = limits.get(name)
-        if wanted is not None:
-            _lower(kind, wanted, grace)
-
-
-def _lower(kind: int, wanted: int, grace: int = 0) -> None:
-    _, ceiling = resource.getrlimit(kind)
-    if ceiling == resource.RLIM_INFINITY:
-        resource.setrlimit(kind, (wanted, wanted + grace))
-    else:
-        resource.setrlimit(kind, (min(wanted, ceiling), min(wanted + grace, ceiling)))
+    for name, wanted in limits.items():
+        if wanted is not None and name != "memory_bytes":
+            bounds.lower(name, wanted)
 
 
 def _renice(increment: int) -> None:
@@ -141,7 +124,7 @@ def _exec(argv: list[str], env: dict[str, str], memory_bytes: int | None) -> NoR
     refused: OSError | None = None
     try:
         if memory_bytes is not None:
-            _lower(resource.RLIMIT_AS, memory_bytes)  # last: this interpreter may itself be larger
+            bounds.lower("memory_bytes", memory_bytes)  # last: this interpreter may itself be larger
         for path in paths:
             try:
                 os.execve(path, argv, env)  # noqa: S606

@@ -23,9 +23,9 @@ UNKNOWN = "unknown"
 
 
 class Run:
-    """One run. `written`: its outcome is in the outcome log."""
+    """One run. `stopping`: the launcher was told to end while it ran. `written`: its outcome is in the outcome log."""
 
-    __slots__ = ("cgroup", "exit", "log", "pid", "run_id", "started", "state", "stopped", "written")
+    __slots__ = ("cgroup", "exit", "log", "pid", "run_id", "started", "state", "stopped", "stopping", "written")
 
     def __init__(self, run_id: str, pid: int, log: Log | None, cgroup: str | None) -> None:
         self.run_id = run_id
@@ -36,6 +36,7 @@ class Run:
         self.started: Message | None = None
         self.exit: Message | None = None
         self.stopped = False
+        self.stopping = False
         self.written = False
 
     def describe(self) -> Message:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from msgspec import Struct, field
 
@@ -33,12 +34,13 @@ async def hear(
     written: Mapping[str, Exited],
     silent: Collection[str],
 ) -> Testimony:
-    """Ask connected launchers for all they hold, and for the attempts that name them."""
+    """Ask connected launchers for all they hold, and for the attempts that name them. One that dies says nothing."""
     held = {}
     for client in clients:
         named = [attempt.run_id for attempt in attempts if attempt.launcher == client.launcher]
-        for run in await client.list_runs(named):
-            held[run.run_id] = (client, run)
+        with suppress(ConnectionError):
+            for run in await client.list_runs(named):
+                held[run.run_id] = (client, run)
     return Testimony(held, dict(written), silent)
 
 
@@ -143,8 +145,15 @@ def _judge(attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:
 
 
 def _leader(living: Mapping[int, identities.Stat]) -> Identity | None:
-    """The main process, whose identity may not have reached the disk in time: it began first, and leads its session."""
-    pid, stat = min(living.items(), key=lambda item: (item[1].start_ticks, item[0]))
+    """The main process, whose identity may not have reached the disk in time: nobody's child here, the first to begin,
+    and the leader of its session. In one tick many may begin, and a number that wrapped says nothing of who was first.
+    """
+
+    def place(one: tuple[int, identities.Stat]) -> tuple[bool, int, bool, int]:
+        pid, stat = one
+        return (stat.parent in living, stat.start_ticks, stat.session != pid, pid)
+
+    pid, stat = min(living.items(), key=place)
     if stat.session != pid:
         return None
     return Identity(

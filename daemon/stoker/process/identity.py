@@ -88,15 +88,23 @@ def has_ended(pidfd: int) -> bool:
     return bool(poller.poll(0))
 
 
-def verdict(identity: Identity, run_id: str, *, use_inode: bool = True) -> Verdict:
+def pidfs_inode(pidfd: int) -> int | None:
+    """The number that no other process of this boot ever has; asked only where a launcher found one (Linux 6.9).
+
+    Nothing else reads it, so that a kernel without pidfs can stand here: None.
+    """
+    return os.fstat(pidfd).st_ino
+
+
+def verdict(identity: Identity, run_id: str) -> Verdict:
     """As `prove`, for those who only want to know."""
-    said, pidfd = prove(identity, run_id, use_inode=use_inode)
+    said, pidfd = prove(identity, run_id)
     if pidfd is not None:
         os.close(pidfd)
     return said
 
 
-def prove(identity: Identity, run_id: str, *, use_inode: bool = True) -> tuple[Verdict, int | None]:
+def prove(identity: Identity, run_id: str) -> tuple[Verdict, int | None]:
     """Whether the process at `identity.pid` is that worker; with OURS comes its pidfd, for the caller to close."""
     if identity.boot_id != boot_id():
         return Verdict.GONE, None
@@ -105,21 +113,22 @@ def prove(identity: Identity, run_id: str, *, use_inode: bool = True) -> tuple[V
     pidfd = open_pidfd(identity.pid)
     if pidfd is None:
         return Verdict.GONE, None
-    said = _compare(identity, run_id, pidfd, use_inode=use_inode)
+    said = _compare(identity, run_id, pidfd)
     if said is Verdict.OURS:
         return said, pidfd
     os.close(pidfd)
     return said, None
 
 
-def _compare(identity: Identity, run_id: str, pidfd: int, *, use_inode: bool) -> Verdict:
+def _compare(identity: Identity, run_id: str, pidfd: int) -> Verdict:
     stat = read_stat(identity.pid)
     if stat is None or stat.ended:
         return Verdict.GONE
     if identity.start_ticks not in (0, stat.start_ticks):  # 0: could not be read when it started
         return Verdict.NOT_OURS
-    if use_inode and identity.pidfs_inode is not None:
-        return Verdict.OURS if os.fstat(pidfd).st_ino == identity.pidfs_inode else Verdict.NOT_OURS
+    inode = None if identity.pidfs_inode is None else pidfs_inode(pidfd)
+    if inode is not None:
+        return Verdict.OURS if inode == identity.pidfs_inode else Verdict.NOT_OURS
     return _by_marks(identity, run_id, pidfd)
 
 

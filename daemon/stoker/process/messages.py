@@ -15,7 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from stoker.core.model import Limits
+from stoker.core.limits import Bounds, Limits
 
 VERSION = 1
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -37,9 +37,11 @@ class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `cgroup` is the absolute path of an existing leaf of this run alone: SIGKILL goes to all that is in it. A leaf that
     bounds nothing need not be joined from birth: without anything else to set up, no fork is paid for it.
+    `limits` become rlimits; `leaf_limits` are what the leaf enforces already, only to be told again in Started.
     """
 
     limits: Limits | None = None
+    leaf_limits: Limits | None = None
     nice: int = 0
     cgroup: str | None = None
     born_inside: bool = True
@@ -103,7 +105,7 @@ class SpawnError(Struct, frozen=True, kw_only=True):
 
 
 class Started(Struct, frozen=True, kw_only=True, tag_field="op", tag="started"):
-    """The main process exists. `pidfs_inode` is None on kernels before 6.9."""
+    """The main process exists. `pidfs_inode` is None on kernels before 6.9, `bounds` where no limit was asked for."""
 
     run_id: str
     pid: int
@@ -112,13 +114,15 @@ class Started(Struct, frozen=True, kw_only=True, tag_field="op", tag="started"):
     at_ms: int
     pidfs_inode: int | None = None
     cgroup: str | None = None
+    bounds: Bounds | None = None
 
 
 class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     """The main process was reaped, or could not be started (`spawn_error`).
 
-    `stopped`: a stopping signal of ours was delivered before. `left`: processes of its tree that still live;
-    when it is not 0, Gone follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for.
+    `stopped`: a stopping signal of ours was delivered before. `shutdown`: one of somebody else killed it, after the
+    launcher had been told to end as well. `left`: processes of its tree that still live; when it is not 0, Gone
+    follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for.
     """
 
     run_id: str
@@ -128,6 +132,7 @@ class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     signal: int | None = None
     spawn_error: SpawnError | None = None
     stopped: bool = False
+    shutdown: bool = False
     left: int = 0
     user_ms: int = 0
     system_ms: int = 0

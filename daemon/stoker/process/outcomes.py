@@ -10,9 +10,11 @@ other line that cannot be read is damage and is not passed over.
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.model import Outcome, OutcomeKind
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+# What a service manager, and an operating system that shuts down, end processes with.
+ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 DECODER = msgspec.json.Decoder(Exited)
 
 
@@ -51,6 +55,7 @@ def outcome_of(exited: Exited) -> Outcome:
         exit_code=exited.exit_code,
         signal=exited.signal,
         stopped=exited.stopped,
+        shutdown=exited.shutdown,
         transient=failed is not None and failed.transient,
         error=None if failed is None else failed.error,
         ended_at=exited.at_ms,
@@ -59,6 +64,13 @@ def outcome_of(exited: Exited) -> Outcome:
         max_rss_kib=exited.max_rss_kib,
         log_bytes=exited.log_bytes,
     )
+
+
+def cut_short(outcome: Outcome) -> Outcome:
+    """The same end, had while the service stops: a death by a signal that was not ours belongs to that."""
+    if outcome.kind is OutcomeKind.SIGNAL and outcome.signal in ENDING and not outcome.stopped:
+        return replace(outcome, shutdown=True)
+    return outcome
 
 
 def _read(path: Path) -> list[Exited]:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from stoker.core.model import Identity
 from stoker.process import identity as identities
 from stoker.process.client import LauncherClient
-from stoker.process.identity import Verdict
+from stoker.process.identity import Marks, Verdict
 
 # A fork bomb may outrun one walk, and a process in an uninterruptible sleep dies late: SIGKILL is said again.
 KILL_AGAIN_S = 1.0
@@ -83,15 +83,20 @@ async def sweep(
     return SweepResult(len(reached), tuple(member.pid for member in members))
 
 
-async def stop_processes(pids: Sequence[int], instance: str) -> None:
-    """SIGKILL to processes that carry our instance's mark: children of a dead launcher between fork and exec."""
-    members = [member for pid in pids if (member := _pin(pid)) is not None]
+async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None:
+    """SIGKILL to what shows nothing but the marks of a dead launcher: its children between fork and exec, by launcher.
+
+    Looked at again once pinned: by now a number may be that of a worker which a living launcher has started.
+    """
+    members: dict[int, Member] = {}
+    for launcher, pids in found.items():
+        for pid in pids:
+            _take(members, pid, partial(_is_unborn, pid, Marks(instance=instance, launcher=launcher)))
     try:
-        ours = [member for member in members if _marked(member, instance)]
-        _signal(ours, signal.SIGKILL, set())
-        await _until_ended(ours, ROUND_S)
+        _signal(list(members.values()), signal.SIGKILL, set())
+        await _until_ended(list(members.values()), ROUND_S)
     finally:
-        for member in members:
+        for member in members.values():
             os.close(member.pidfd)
 
 
@@ -122,7 +127,7 @@ def _find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> li
     found: dict[int, Member] = {}
     for run_id, pids in identities.scan(instance).runs.items():
         for pid in pids if run_id in run_ids else ():
-            _take(found, pid, partial(_carries, pid, run_id))
+            _take(found, pid, partial(_carries, pid, instance, run_id))
     for run_id, identity in mains.items():
         said, pidfd = identities.prove(identity, run_id)
         if said is Verdict.OURS and pidfd is not None:
@@ -166,8 +171,13 @@ def _take_descendants(found: dict[int, Member]) -> None:
                     todo.append(pid)
 
 
-def _carries(pid: int, run_id: str) -> bool:
-    return identities.read_marks(pid).run_id == run_id
+def _carries(pid: int, instance: str, run_id: str) -> bool:
+    marks = identities.read_marks(pid)
+    return (marks.instance, marks.run_id) == (instance, run_id)
+
+
+def _is_unborn(pid: int, shown: Marks) -> bool:
+    return identities.read_marks(pid) == shown
 
 
 def _is_child(pid: int, parent: Member) -> bool:
@@ -185,14 +195,6 @@ def _pin(pid: int) -> Member | None:
         os.close(pidfd)
         return None
     return Member(pid, pidfd, stat.start_ticks)
-
-
-def _marked(member: Member, instance: str) -> bool:
-    try:
-        marks = identities.read_marks(member.pid)
-    except PermissionError:
-        return False
-    return marks.instance == instance and not identities.has_ended(member.pidfd)
 
 
 # --- signalling -------------------------------------------------------------------------------------------

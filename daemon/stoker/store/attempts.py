@@ -12,28 +12,32 @@ from typing import Any
 
 import msgspec
 
+from stoker.core.limits import Bounds
 from stoker.core.model import Attempt, Identity, Outcome, OutcomeKind, StopReason
 
 COLUMNS = (
     "run_id, job_id, ordinal, launcher, created_at, pid, start_ticks, boot_id, pid_namespace, pidfs_inode, cgroup, "
     "stop_reason, adopted, started_at, ended_at, outcome, exit_code, signal, stopped, error, user_ms, system_ms, "
-    "max_rss_kib, log_bytes"
+    "max_rss_kib, log_bytes, bounds"
 )
 INSERT = "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, holds) VALUES (?, ?, ?, ?, ?, ?)"
 UPDATE = """
 UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
-    stop_reason = ?, adopted = ?, started_at = ?
+    stop_reason = ?, adopted = ?, started_at = ?, bounds = ?
 WHERE run_id = ? AND ended_at IS NULL
 """
 SETTLE = """
 UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
-    stop_reason = ?, adopted = ?, started_at = ?,
+    stop_reason = ?, adopted = ?, started_at = ?, bounds = ?,
     ended_at = ?, outcome = ?, exit_code = ?, signal = ?, stopped = ?, error = ?, user_ms = ?, system_ms = ?,
     max_rss_kib = ?, log_bytes = ?
 WHERE run_id = ? AND ended_at IS NULL
 """
 OPEN = f"SELECT {COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY job_id"  # noqa: S608 - constants only
 OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"  # noqa: S608 - constants only
+NEWEST_END = f"""
+SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ended_at IS NOT NULL ORDER BY ordinal DESC LIMIT 1
+"""  # noqa: S608 - constants only
 KNOWN = "SELECT run_id FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))"
 
 
@@ -52,7 +56,8 @@ def _progress(attempt: Attempt) -> tuple[Any, ...]:
         if who is None
         else (who.pid, who.start_ticks, who.boot_id, who.pid_namespace, who.pidfs_inode, who.cgroup)
     )
-    return (*identity, attempt.stop_reason and attempt.stop_reason.value, attempt.adopted, attempt.started_at)
+    bounds = None if attempt.bounds is None else msgspec.json.encode(attempt.bounds).decode()
+    return (*identity, attempt.stop_reason and attempt.stop_reason.value, attempt.adopted, attempt.started_at, bounds)
 
 
 def update_row(attempt: Attempt) -> tuple[Any, ...]:
@@ -75,6 +80,7 @@ def from_row(row: Sequence[Any]) -> Attempt:
     (
         run_id, job_id, ordinal, launcher, created_at, pid, ticks, boot_id, namespace, inode, cgroup, stop_reason,
         adopted, started_at, ended_at, kind, exit_code, signal, stopped, error, user_ms, system_ms, rss, log_bytes,
+        bounds,
     ) = row  # fmt: skip
     identity = None
     if pid is not None:
@@ -91,6 +97,7 @@ def from_row(row: Sequence[Any]) -> Attempt:
         run_id=run_id, job_id=job_id, ordinal=ordinal, launcher=launcher, created_at=created_at, identity=identity,
         stop_reason=None if stop_reason is None else StopReason(stop_reason), adopted=adopted,
         started_at=started_at, ended_at=ended_at, outcome=outcome,
+        bounds=None if bounds is None else msgspec.json.decode(bounds, type=Bounds),
     )  # fmt: skip
 
 
@@ -102,6 +109,12 @@ def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Attempt]:
     """All runs of a job, oldest first."""
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
+
+
+def newest_end(connection: sqlite3.Connection, job_id: int) -> Attempt | None:
+    """The newest run of a job that is over."""
+    row = connection.execute(NEWEST_END, (job_id,)).fetchone()
+    return None if row is None else from_row(row)
 
 
 def known(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:

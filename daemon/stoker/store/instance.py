@@ -15,6 +15,9 @@ from msgspec import Struct
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.store.queues import SET_META, meta
 
+# Where steady time has come to, by the last commit that noted it.
+STEADY = "steady"
+
 
 class Instance(Struct, frozen=True):
     """`anchor` is steady time at boot (core/clock.py); `copied`: this is the first start of a copy.
@@ -46,7 +49,8 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
     instance = Instance(
         id=secrets.token_hex(8) if copied or "instance" not in known else known["instance"],
         epoch=known.get("epoch", 0) + 1,
-        anchor=known["anchor"] if same_boot else wall_ms() - boot_ms(),
+        # A wall clock may be behind at the next boot (set back, or no battery): steady time goes on from where it was.
+        anchor=known["anchor"] if same_boot else max(wall_ms(), known.get(STEADY, 0)) - boot_ms(),
         copied=copied,
         foreign_epochs=known.get("epoch", 0) if copied else known.get("foreign_epochs", 0),
     )

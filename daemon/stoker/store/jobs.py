@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from stoker.core.model import ExecutionMode, Job, Limits, Need, NeedOn, OnOrphan, Reason, Spec, State
+from stoker.core.limits import Limits
+from stoker.core.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
 
 
 class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):

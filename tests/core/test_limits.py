@@ -1,0 +1,93 @@
+"""What is said of limits: which is in force by what, and which may have been the end of an attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stoker.core.limits import NO_LIMITS, Bounds, Limits, describe
+from stoker.core.model import Outcome, OutcomeKind
+from stoker.core.suspicion import suspicion
+
+ALL = Limits(memory_bytes=1, cpu_seconds=2, processes=3, open_files=4, file_size_bytes=5)
+
+
+def ended(**fields: Any) -> Outcome:
+    kind = OutcomeKind.EXIT if "exit_code" in fields else OutcomeKind.SIGNAL
+    return Outcome(**({"kind": kind} | fields))
+
+
+# --- what is in force ---------------------------------------------------------------------------------------
+
+
+def test_describe_when_limits_are_kept_by_different_means_then_each_says_which_and_how_far() -> None:
+    bounds = Bounds(cgroup=Limits(memory_bytes=1), rlimit=Limits(cpu_seconds=2, open_files=3, file_size_bytes=5))
+
+    assert describe(ALL, bounds) == {
+        "memory_bytes": {"by": "cgroup", "value": 1, "wanted": 1},
+        "cpu_seconds": {"by": "rlimit", "value": 2, "wanted": 2},
+        "processes": {"by": "none", "value": None, "wanted": 3},
+        "open_files": {"by": "rlimit", "value": 3, "wanted": 4},
+        "file_size_bytes": {"by": "rlimit", "value": 5, "wanted": 5},
+    }
+
+
+@pytest.mark.parametrize(("wanted", "bounds"), [(NO_LIMITS, Bounds()), (ALL, None)], ids=["not asked", "not known"])
+def test_describe_when_nothing_was_asked_or_nobody_knows_then_nothing_is_said(
+    wanted: Limits, bounds: Bounds | None
+) -> None:
+    assert describe(wanted, bounds) is None
+
+
+# --- what may have been the end -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("signal", "rlimit", "word"),
+    [(24, Limits(cpu_seconds=2), "CPU time"), (25, Limits(file_size_bytes=5), "file size")],
+    ids=["cpu", "file size"],
+)
+def test_suspicion_when_the_kernel_sends_that_signal_at_a_limit_then_the_limit_is_likely(
+    signal: int, rlimit: Limits, word: str
+) -> None:
+    told = suspicion(Bounds(rlimit=rlimit), ended(signal=signal)) or ""
+
+    assert "likely" in told
+    assert word in told
+
+
+@pytest.mark.parametrize("outcome", [ended(exit_code=1), ended(signal=11)], ids=["exit", "signal"])
+def test_suspicion_when_a_limit_is_felt_inside_the_program_then_it_only_may_be_the_cause(outcome: Outcome) -> None:
+    bounds = Bounds(cgroup=Limits(processes=3), rlimit=Limits(memory_bytes=1, cpu_seconds=2, open_files=4))
+
+    told = suspicion(bounds, outcome) or ""
+
+    assert told == "a limit may be the cause, and its log may tell: memory, open files, processes"
+
+
+def test_suspicion_when_killed_with_its_cpu_time_used_up_then_that_limit_may_be_the_cause() -> None:
+    bounds = Bounds(rlimit=Limits(cpu_seconds=2))
+
+    told = suspicion(bounds, ended(signal=9, user_ms=6_000, system_ms=1_000)) or ""
+
+    assert told.endswith("may tell: CPU time")
+    assert suspicion(bounds, ended(signal=9, user_ms=1_000)) is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "outcome"),
+    [
+        (None, ended(exit_code=1)),
+        (Bounds(rlimit=ALL), None),
+        (Bounds(rlimit=ALL), ended(exit_code=0)),
+        (Bounds(rlimit=ALL), ended(signal=15, stopped=True)),
+        (Bounds(cgroup=Limits(memory_bytes=1)), ended(signal=9)),
+        (Bounds(cgroup=Limits(memory_bytes=1)), ended(signal=9, kind=OutcomeKind.OOM)),
+        (Bounds(rlimit=Limits(file_size_bytes=5)), ended(signal=9, kind=OutcomeKind.UNSEEN)),
+        (Bounds(), ended(signal=24)),
+    ],
+    ids=["unknown", "open", "success", "stopped", "cgroup", "seen", "unseen", "not in force"],
+)
+def test_suspicion_when_there_is_no_ground_then_there_is_none(bounds: Bounds | None, outcome: Outcome | None) -> None:
+    assert suspicion(bounds, outcome) is None

@@ -1,0 +1,214 @@
+"""Recoveries that cannot be trusted: the daemon stays up, answers, changes nothing, and says what to do.
+
+Owns the three ways into safe mode at a start (a plan that is not valid, a limit that passed, a witness that cannot be
+read), the way under a living daemon, and the way out, which is another start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import EX_TEMPFAIL, StokerError
+from tests.support.batches import tables
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.work import alive, end_of, kill9, running, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import stoker
+    from tests.support.work import Gate
+
+SETTINGS = "[recovery]\ntimeout_ms = 1000\n"
+ONE_PROCESS = """
+UPDATE attempts SET (pid, start_ticks, boot_id, pid_namespace, pidfs_inode)
+    = (SELECT pid, start_ticks, boot_id, pid_namespace, pidfs_inode FROM attempts WHERE job_id = ?)
+WHERE job_id = ?
+"""
+WRITTEN = "SELECT count(*) FROM attempts WHERE pid IS NOT NULL AND job_id IN (?, ?)"
+KEPT = ("jobs", "attempts", "changes", "needs", "queues")
+
+
+@pytest.fixture
+def daemon() -> Iterator[DaemonProcess]:
+    with DaemonProcess(SETTINGS) as running:
+        yield running
+
+
+def pids(client: stoker.Client, *jobs: int) -> list[int]:
+    running(client, *jobs)
+    return [client.get(job)["pid"] for job in jobs]
+
+
+def launchers(client: stoker.Client) -> list[dict[str, Any]]:
+    return list(client.status()["launchers"])
+
+
+def kept(daemon: DaemonProcess) -> dict[str, Any]:
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
+        found = tables(connection)
+    return {name: found[name] for name in KEPT}
+
+
+def written(daemon: DaemonProcess, jobs: list[int]) -> bool:
+    """Whether the processes of two jobs are on disk: that rides with a later commit."""
+    with closing(sqlite3.connect(f"file:{daemon.state_dir}/stoker.db?mode=ro", uri=True)) as connection:
+        (count,) = connection.execute(WRITTEN, jobs).fetchone()
+    return bool(count == len(jobs))
+
+
+def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> list[int]:
+    """Two jobs whose launcher died with the daemon, the rows of which name the same process."""
+    with daemon.client() as client:
+        jobs = [submit(client, gate.spec(name="one")), submit(client, gate.spec(name="two"))]
+        pids(client, *jobs)
+        until(lambda: submit(client, shell("exit 0")) and written(daemon, jobs), why="identities on disk")
+        (launcher,) = launchers(client)
+    daemon.kill9()
+    kill9(launcher["pid"])
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection, connection:
+        assert connection.execute(ONE_PROCESS, jobs).rowcount == 1
+    return jobs
+
+
+def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
+    """Safe mode as people and programs meet it."""
+    shown = daemon.cli("status")
+    with daemon.client() as client:
+        status = client.status()
+        assert client.call("system.health")["ok"], "the watchdog must not end what stays up on purpose"
+        with pytest.raises(StokerError) as refusal:
+            submit(client, shell("exit 0"))
+    sent = daemon.cli("submit", "true")
+    assert status["mode"] == "safe"
+    assert why in status["safe_mode"]
+    assert then in status["safe_mode_next"]
+    assert "safe mode" in shown.stdout
+    assert then in shown.stdout
+    assert (refusal.value.code, refusal.value.transient) == ("safe_mode", True)
+    assert sent.returncode == EX_TEMPFAIL
+    assert "hint: stoker status" in sent.stderr
+    assert daemon.events("safe_mode_entered")
+
+
+def test_plan_when_two_attempts_claim_one_process_then_the_daemon_stays_readable_and_touches_nothing(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        done = submit(client, shell("echo said"))
+        assert end_of(client, done) == ("succeeded", "exit")
+    jobs = two_claim_one_process(daemon, gate)
+    before = kept(daemon)
+
+    daemon.start()
+
+    assert_safe(daemon, f"claimed by {jobs[0]}.1.", "stoker recover --dry-run")
+    reads = [("ls",), ("show", str(jobs[0])), ("logs", str(done)), ("why", str(jobs[0])), ("history", str(jobs[1])),
+             ("queue",), ("resource",), ("status", "--json")]  # fmt: skip
+    for read in reads:
+        answer = daemon.cli(*read)
+        assert (answer.returncode, answer.stderr) == (0, ""), read
+    for verb in (("cancel", str(jobs[0])), ("queue", "pause", "default"), ("resource", "set", "gpu=1")):
+        assert daemon.cli(*verb).returncode == EX_TEMPFAIL, verb
+    with daemon.client() as client:
+        workers = pids(client, *jobs)
+        assert all(alive(pid) for pid in workers)
+    assert daemon.stop(timeout_s=30) == 0
+    assert kept(daemon) == before
+    assert all(alive(pid) for pid in workers)
+
+
+def test_safe_mode_when_its_cause_is_gone_then_the_next_start_recovers(daemon: DaemonProcess, gate: Gate) -> None:
+    jobs = two_claim_one_process(daemon, gate)
+    daemon.start()
+    with daemon.client() as client:
+        (claimed, _) = pids(client, *jobs)
+    daemon.stop()
+
+    kill9(claimed)
+    daemon.start()
+
+    with daemon.client() as client:
+        assert client.status()["safe_mode"] is None
+        assert [end_of(client, job) for job in jobs] == [("failed", "orphaned")] * 2
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+
+
+def test_limit_when_recovery_takes_longer_then_nothing_was_done_and_the_next_start_tries_again(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec("exit 5"), survive=True)
+        (pid,) = pids(client, job)
+        (launcher,) = launchers(client)
+    daemon.kill9()
+    before = kept(daemon)
+    os.kill(launcher["pid"], signal.SIGSTOP)
+
+    daemon.start()
+
+    assert_safe(daemon, "not over within 1000 ms", "raise timeout_ms in [recovery]")
+    assert daemon.stop(timeout_s=30) == 0
+    assert kept(daemon) == before
+    os.kill(launcher["pid"], signal.SIGCONT)
+    daemon.start()
+    with daemon.client() as client:
+        assert client.get(job)["pid"] == pid
+        gate.open()
+        assert end_of(client, job) == ("failed", "exit")
+        assert client.get(job)["exit_code"] == 5
+
+
+def test_witness_when_it_cannot_be_read_then_its_file_and_what_to_do_with_it_are_told(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec())
+        (pid,) = pids(client, job)
+        (launcher,) = launchers(client)
+    daemon.kill9()
+    damaged = damage_outcomes(daemon, launcher["id"])
+
+    daemon.start()
+
+    assert_safe(daemon, str(damaged), "move the file aside")
+    assert alive(pid)
+    assert daemon.stop(timeout_s=30) == 0
+    assert damaged.read_bytes() == b"no outcome\n"
+    damaged.unlink()
+    daemon.start()
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "orphaned")
+
+
+def test_witness_when_it_cannot_be_read_under_a_living_daemon_then_what_others_run_is_still_settled(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec("exit 0"))
+        other = submit(client, gate.spec("exit 3"))
+        (pid, _) = pids(client, job, other)
+        (launcher,) = launchers(client)
+    damage_outcomes(daemon, launcher["id"])
+
+    kill9(launcher["pid"])
+
+    with daemon.client() as client:
+        until(lambda: client.status()["safe_mode"], why="safe mode")
+    assert_safe(daemon, "not an outcome", "move the file aside")
+    assert alive(pid)
+    assert daemon.stop(timeout_s=30) == 0
+
+
+def damage_outcomes(daemon: DaemonProcess, launcher: str) -> Path:
+    log = daemon.state_dir / "outcomes" / f"{launcher}.log"
+    log.write_bytes(b"no outcome\n")
+    return log

@@ -1,0 +1,118 @@
+"""The end of everything: systemd tells whatever runs to end, and what becomes of the jobs at the next boot.
+
+Owns ends that come from outside: a poweroff of the machine (a container, with its own boot id) and a stop that hits
+workers too. None of them is a failure of the job.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import container
+from tests.support.service import Service
+from tests.support.work import Gate, end_of, running, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+
+WHY_NOT = container.missing()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+HURRIED = "[daemon]\ndrain_timeout_ms = 200\n"
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[Service]:
+    with Service() as service:
+        yield service
+
+
+@pytest.fixture
+def service(installed: Service) -> Iterator[Service]:
+    yield installed
+    installed.clean()
+
+
+@pytest.fixture
+def gate(service: Service) -> Iterator[Gate]:
+    opened_at_last = Gate(service.shared / "gate")
+    yield opened_at_last
+    opened_at_last.open()
+
+
+def charged(client: stoker.Client, job: int) -> tuple[int, int]:
+    found = client.get(job)
+    return found["failures"], found["orphanings"]
+
+
+def test_poweroff_when_jobs_run_then_each_ends_by_policy_as_shut_down_and_none_as_failed(
+    service: Service, gate: Gate
+) -> None:
+    service.configure(settings=HURRIED)
+    service.start()
+    with service.client() as client:
+        unsafe, surviving = submit(client, gate.spec()), submit(client, gate.spec(), survive=True)
+        tidy = submit(client, shell(f"trap 'exit 3' TERM; read _ < {gate.path}"), survive=True)
+        again = submit(client, gate.spec(), survive=True, on_orphan="requeue", max_orphanings=1)
+        running(client, unsafe, surviving, tidy, again)
+        before = client.history(surviving)["attempts"][0]
+
+    service.container.power_off()
+    gate.open()
+    service.container.boot()
+
+    service.configure(settings=HURRIED)
+    service.start()
+    with service.client() as client:
+        # They end before they are adopted: each was stopped by the daemon, with its grace, and not by strangers later.
+        for job in (unsafe, surviving, tidy):
+            assert (end_of(client, job), charged(client, job)) == (("failed", "shutdown"), (0, 0))
+        assert (end_of(client, again), charged(client, again)) == (("succeeded", "exit"), (0, 0))
+        assert client.history(again)["attempts"][0]["stop_reason"] == "shutdown"
+        assert before["run_id"] == client.history(surviving)["attempts"][0]["run_id"]
+
+
+def test_poweroff_when_the_daemon_had_left_before_then_the_launcher_tells_that_it_was_the_shutdown(
+    service: Service, gate: Gate
+) -> None:
+    service.configure(settings=HURRIED)
+    service.start()
+    with service.client() as client:
+        surviving = submit(client, gate.spec(), survive=True)
+        again = submit(client, gate.spec(), survive=True, on_orphan="requeue", max_orphanings=1)
+        running(client, surviving, again)
+    service.systemctl("stop", "stoker.service")
+
+    service.container.power_off()
+    gate.open()
+    service.container.boot()
+
+    service.configure(settings=HURRIED)
+    service.start()
+    with service.client() as client:
+        assert (end_of(client, surviving), charged(client, surviving)) == (("failed", "shutdown"), (0, 0))
+        assert (end_of(client, again), charged(client, again)) == (("succeeded", "exit"), (0, 0))
+        assert [run["signal"] for run in client.history(again)["attempts"]] == [15, None]
+
+
+def test_stop_when_every_process_of_the_unit_is_signalled_then_no_job_has_failed(service: Service, gate: Gate) -> None:
+    service.configure("KillMode=control-group")
+    service.start()
+    with service.client() as client:
+        unsafe, held = submit(client, gate.spec()), submit(client, gate.spec(), on_orphan="hold")
+        again = submit(client, gate.spec(), on_orphan="requeue", max_orphanings=1, survive=True)
+        running(client, unsafe, held, again)
+
+    service.systemctl("stop", "stoker.service")
+    gate.open()
+
+    assert (service.show("ActiveState"), service.processes()) == ("inactive", [])
+    service.start()
+    with service.client() as client:
+        assert (end_of(client, unsafe), charged(client, unsafe)) == (("failed", "shutdown"), (0, 0))
+        assert (end_of(client, held), charged(client, held)) == (("held", "shutdown"), (0, 0))
+        assert (end_of(client, again), charged(client, again)) == (("succeeded", "exit"), (0, 0))

@@ -1,0 +1,103 @@
+"""Clients of the simulated daemon: they submit under a key, ask again after a lost answer, and speak verbs.
+
+Owns what was asked and what was answered; answers are compared with the disk the moment they come. Refuses sockets: the
+way from the wire to the engine has tests of its own. Invariant: one key means one job, however often it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from stoker.core.errors import StokerError
+from stoker.core.model import NeedOn, OnOrphan
+from stoker.core.requests import CommandOptions, JobParams, JobStanding, NeedParams, SubmitAnswer, Verb
+from stoker.engine.intake import Offer, Submission
+from tests.simulation.host import Host
+from tests.simulation.laws import Laws
+from tests.simulation.life import Life
+
+VERBS = (Verb.CANCEL, Verb.CANCEL, Verb.RETRY, Verb.RETRY, Verb.SKIP, Verb.HOLD, Verb.RELEASE, Verb.RESTART)
+UID = 1_000
+
+
+class Clients:
+    """Everybody who talks to the daemon."""
+
+    def __init__(self, laws: Laws, chance: random.Random) -> None:
+        self._laws = laws
+        self._chance = chance
+        self._unanswered: list[JobParams] = []
+        self._count = 0
+
+    def submit(self, life: Life, host: Host) -> None:
+        """A new job, or one whose answer never came."""
+        if self._unanswered and self._chance.random() < 0.3:
+            asked = self._unanswered[self._chance.randrange(len(self._unanswered))]
+        else:
+            asked = self._invent(host)
+            self._unanswered.append(asked)
+        with life.loop.running():
+            future: asyncio.Future[Any] = life.loop.create_future()
+            future.add_done_callback(lambda done: self._hear(asked, done))
+            offers = [Offer(asked)]
+            life.engine.loop.post(Submission(life.engine.intake, offers, UID, atomic=False, future=future))
+
+    def _invent(self, host: Host) -> JobParams:
+        draw = self._chance
+        self._count += 1
+        words: dict[str, Any] = {}
+        known = list(self._laws.answered)
+        if known and draw.random() < 0.15:
+            words["needs"] = (NeedParams(job=draw.choice(known), on=draw.choice(list(NeedOn))),)
+        if draw.random() < 0.1:
+            words["ttl_ms"] = draw.choice([50, 5_000, 3_600_000])
+        if draw.random() < 0.1:
+            words["timeout_ms"] = draw.choice([20, 500, 60_000])
+        if draw.random() < 0.1:
+            words["deadline"] = host.wall + draw.choice([50, 5_000, 3_600_000])
+        if draw.random() < 0.3:
+            words["resources"] = draw.choice([{"gpu": 1}, {"gpu": 2}, {"lock": 1}, {"gpu": 1, "lock": 1}])
+        return JobParams(
+            command="/bin/work",
+            name=f"asked-{self._count}",
+            idempotency_key=f"key-{self._count}",
+            queue=draw.choice(["default", "default", "bulk"]),
+            max_attempts=draw.choice([1, 1, 2, 3]),
+            base_delay_ms=draw.choice([0, 10, 1_000]),
+            on_orphan=draw.choice(list(OnOrphan)),
+            max_orphanings=draw.choice([2, 10]),
+            survive=draw.random() < 0.4,
+            grace_ms=draw.choice([0, 100, 10_000]),
+            **words,
+        )
+
+    def _hear(self, asked: JobParams, done: asyncio.Future[Any]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        (answer,) = done.result()
+        if asked in self._unanswered:
+            self._unanswered.remove(asked)
+        if isinstance(answer, SubmitAnswer):
+            self._laws.answer(answer.id, str(asked.name))
+        elif not isinstance(answer, StokerError):
+            self._laws.broken(f"a submit was answered with {answer!r}")
+
+    def speak(self, life: Life) -> None:
+        """Some verb on some job that a client knows of."""
+        job_id = self._chance.choice(list(self._laws.answered)[-20:])
+        self._say(life, self._chance.choice(VERBS), job_id, yes=self._chance.random() < 0.5)
+
+    def cancel(self, life: Life, job_ids: list[int]) -> None:
+        for job_id in job_ids:
+            self._say(life, Verb.CANCEL, job_id, yes=False)
+
+    def _say(self, life: Life, verb: Verb, job_id: int, *, yes: bool) -> None:
+        with life.loop.running():
+            future = life.service.command(verb, job_id, UID, CommandOptions(yes=yes))
+            future.add_done_callback(lambda done: self._hear_verb(job_id, done))
+
+    def _hear_verb(self, job_id: int, done: asyncio.Future[JobStanding]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._laws.verb_answered(job_id, done.result().state.value)

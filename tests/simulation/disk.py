@@ -1,0 +1,95 @@
+"""The simulated disk: real SQL on a database in memory, commits that take time, fail, or are in doubt.
+
+Owns what survives a power loss: the committed rows and the outcome logs. Refuses to reorder: one writer, one thing at a
+time. Invariant: what was asked for and has not been carried out is lost with the daemon; an I/O error does not say
+whether the transaction went through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stoker.process.messages import Exited
+from stoker.store.migrate import migrate
+from stoker.store.writer import Batch, store
+from tests.simulation.eventloop import answer
+from tests.simulation.host import Host
+from tests.simulation.laws import Laws
+
+RESOURCE = "INSERT INTO resources (name, capacity) VALUES (?, ?)"
+QUEUE = "INSERT INTO queues (name, class, max_running) VALUES ('bulk', 'low', 2)"
+
+
+class Disk:
+    """What is there, and what was asked of it."""
+
+    def __init__(self, host: Host, capacity: dict[str, int]) -> None:
+        self.database = sqlite3.connect(":memory:", isolation_level=None, cached_statements=256)
+        self.database.execute("PRAGMA foreign_keys = ON")
+        migrate(self.database, Path("nowhere"))
+        self.database.executemany(RESOURCE, capacity.items())
+        self.database.execute(QUEUE)
+        self.laws = Laws(self.database, capacity)
+        self.outcomes: dict[str, list[Exited]] = {}
+        self.asked: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
+        self.fails: str | None = None  # how the next commit fails
+        self._host = host
+
+    async def run(self, function: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+        """As `store.database.Database.run`: wait for the disk."""
+        future = asyncio.get_running_loop().create_future()
+        self.asked.append((future, function, args, kw))
+        return await future
+
+    def serve(self) -> None:
+        """Carry out the oldest request."""
+        future, function, args, kw = self.asked.popleft()
+        loop = future.get_loop()
+        try:
+            loop.call_soon(answer, future, self._carry_out(function, args, kw), None)
+        except sqlite3.Error as error:
+            loop.call_soon(answer, future, None, error)
+
+    def _carry_out(self, function: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
+        if function is not store:
+            return function(self.database, *args, **kw)
+        failure, self.fails = self.fails, None
+        if failure in ("before", "full"):
+            raise _error(sqlite3.SQLITE_IOERR if failure == "before" else sqlite3.SQLITE_FULL)
+        result = function(self.database, *args, **kw)
+        batch: Batch = args[0]
+        self.laws.committed(batch, self._host.working(), self._host.ends)
+        if failure == "after":
+            raise _error(sqlite3.SQLITE_IOERR)
+        return result
+
+    def lose_power(self, chance: random.Random) -> None:
+        """What was on its way may have arrived, and nobody was told. The same when the daemon is killed."""
+        self.fails = None
+        if self.asked and self.asked[0][1] is store and chance.random() < 0.5:
+            _, function, args, kw = self.asked[0]
+            self._carry_out(function, args, kw)
+        self.asked.clear()
+
+    # --- outcome logs
+
+    def read_outcomes(self, _state_dir: Path) -> list[tuple[Path, list[Exited]]]:
+        newest = {name: {one.run_id: one for one in said} for name, said in self.outcomes.items()}
+        return [(Path(f"{name}.log"), list(said.values())) for name, said in sorted(newest.items())]
+
+    def remove_outcomes(self, paths: list[Path]) -> None:
+        for path in paths:
+            for said in self.outcomes.pop(path.stem, ()):
+                self.laws.acknowledged([said.run_id])
+
+
+def _error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("the simulated disk says no")
+    error.sqlite_errorcode = code
+    return error

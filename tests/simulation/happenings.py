@@ -1,0 +1,226 @@
+"""What can happen in the simulated world, and when it may: the ordinary course, faults, and relief from faults.
+
+Owns one table of each, name to action, and `POSSIBLE`. Refuses odds (`walk.py`) and consequences: an action changes
+the host, the disk or the wires, never what the daemon believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.simulation.host import Process
+from tests.simulation.launchers import be_born
+from tests.simulation.life import Life
+from tests.simulation.world import ENOUGH, World
+
+Action = Callable[[World], None]
+LEAPS_MS = (-30 * 86_400_000, -3_600_000, -500, 500, 3_600_000, 30 * 86_400_000)
+EXITS = ((0, None), (0, None), (0, None), (1, None), (64, None), (None, 11))
+
+
+# --- what goes on by itself -------------------------------------------------------------------------------
+
+
+def _start(world: World) -> None:
+    world.laws.forget_uncommitted()
+    world.laws.whole()
+    world.life = Life(world.host, world.disk)
+
+
+def _turn(world: World) -> None:
+    assert world.life is not None
+    world.life.loop.turn()
+
+
+def _launcher(world: World) -> None:
+    world.pick([one for one in world.living() if one.restless]).turn()
+
+
+def _wire(world: World) -> None:
+    assert world.life is not None
+    world.pick([wire for wire in world.life.wires if wire.news]).deliver()
+
+
+def _thread(world: World) -> None:
+    assert world.life is not None
+    world.life.loop.run_thread()
+
+
+def _worker(world: World) -> None:
+    """Some worker is born, forks, dies of its signal, or ends as it likes."""
+    host, chance = world.host, world.chance
+    worker: Process = world.pick(host.workers())
+    if worker.sleeping:
+        worker.sleeping = not world.calm and chance.random() < 0.9
+    elif worker.doom is not None:
+        host.die(worker, None, worker.doom)
+    elif worker.unborn:
+        be_born(host, world.laws, worker)
+    elif not world.calm and chance.random() < 0.1:
+        child = host.spawn(worker.pid, worker.session, again=True)
+        child.run_id, child.environ, child.stubborn = worker.run_id, worker.environ, chance.random() < 0.3
+    elif not world.calm and chance.random() < 0.02:
+        worker.sleeping = True
+    elif world.calm or chance.random() < 0.3:
+        host.die(worker, *world.pick(list(EXITS)))
+
+
+def _time(world: World) -> None:
+    """Mostly a little; sometimes to the next timer; in calm, to whatever comes."""
+    life, draw = world.life, world.chance.random()
+    # While a daemon recovers, the next timer is the end of its patience.
+    due = life.loop.next_ms() if life is not None and life.ready else None
+    if world.calm and world.life is not None and world.life.ready and draw > 0.99:
+        world.host.pass_time(3_700_000)
+    elif due is not None and draw < (0.5 if world.calm else 0.3):
+        world.host.pass_time(min(due, 3_700_000))
+    else:
+        world.host.pass_time(int(draw * draw * 40))
+
+
+def _submit(world: World) -> None:
+    assert world.life is not None
+    world.clients.submit(world.life, world.host)
+
+
+def _verb(world: World) -> None:
+    assert world.life is not None
+    world.clients.speak(world.life)
+
+
+def _clear_held(world: World) -> None:
+    """A person gives up what only a person may decide."""
+    assert world.life is not None
+    world.clients.cancel(world.life, world.laws.held())
+
+
+# --- faults -----------------------------------------------------------------------------------------------
+
+
+def _kill_daemon(world: World) -> None:
+    world.end_life()
+
+
+def _kill_launcher(world: World) -> None:
+    world.pick(world.living()).die()
+
+
+def _kill_both(world: World) -> None:
+    world.end_life()
+    for one in world.living():
+        one.die()
+
+
+def _kill_in_spawn(world: World) -> None:
+    """The next birth is its launcher's end."""
+    world.pick(world.living()).spawner.dies = True
+
+
+def _reboot(world: World) -> None:
+    """Nobody was told. Strangers get the pids that our workers had."""
+    before = [(worker.pid, worker.start_ticks) for worker in world.host.workers()]
+    world.end_life()
+    for one in world.launchers.values():
+        one.process.ended = one.process.ended or (None, 9)
+    world.host.boot()
+    for pid, ticks in before:
+        stranger = Process(pid, ticks, 0, 1, 0)
+        stranger.environ = b"PATH=/bin\0"
+        world.host.processes[pid] = stranger
+
+
+def _power_loss(world: World) -> None:
+    """As a reboot, in the middle of whatever the disk was doing."""
+    _reboot(world)
+
+
+def _reuse_pid(world: World) -> None:
+    """A stranger gets a number that was somebody's; at times on the very tick, at times not to be looked at."""
+    stranger = world.host.spawn(1, again=True)
+    stranger.environ = b"PATH=/bin\0"
+    stranger.secret = world.chance.random() < 0.2
+
+
+def _clock_jump(world: World) -> None:
+    world.host.wall += world.pick(list(LEAPS_MS))
+
+
+def _suspend(world: World) -> None:
+    """The daemon is stopped for a minute while everybody else goes on."""
+    for _ in range(20):
+        world.host.pass_time(3_000)
+        for one in world.living():
+            if not one.stuck:
+                one.turn()
+        if world.host.workers():
+            _worker(world)
+
+
+def _io_error(world: World) -> None:
+    world.disk.fails = world.pick(["before", "after"])
+
+
+def _disk_full(world: World) -> None:
+    world.disk.fails = "full"
+    world.free_bytes = 0
+
+
+def _disk_room(world: World) -> None:
+    world.free_bytes = ENOUGH
+
+
+def _stick(world: World) -> None:
+    """A dead file system under a working directory: nothing is answered for a while."""
+    world.pick([one for one in world.living() if not one.stuck]).stuck = True
+
+
+def _unstick(world: World) -> None:
+    world.pick([one for one in world.living() if one.stuck]).stuck = False
+
+
+def _drain(world: World) -> None:
+    assert world.life is not None
+    world.life.drain()
+
+
+COURSE: dict[str, Action] = {
+    "start": _start, "turn": _turn, "disk": lambda world: world.disk.serve(), "launcher": _launcher, "wire": _wire,
+    "thread": _thread, "worker": _worker, "time": _time, "submit": _submit, "verb": _verb,
+}  # fmt: skip
+FAULTS: dict[str, Action] = {
+    "kill daemon": _kill_daemon, "kill launcher": _kill_launcher, "kill both": _kill_both,
+    "kill launcher in spawn": _kill_in_spawn, "power loss": _power_loss, "reboot": _reboot, "reuse pid": _reuse_pid,
+    "clock jump": _clock_jump, "suspend": _suspend, "I/O error": _io_error, "disk full": _disk_full,
+    "launcher stuck": _stick, "drain": _drain,
+}  # fmt: skip
+RELIEF: dict[str, Action] = {
+    "launcher back": _unstick, "room on disk": _disk_room, "clear held": _clear_held,
+}  # fmt: skip
+ACTIONS = COURSE | FAULTS | RELIEF
+
+POSSIBLE: dict[str, Callable[[World], bool]] = {
+    "start": lambda world: world.life is None,
+    "turn": lambda world: world.life is not None and world.life.loop.restless,
+    "disk": lambda world: bool(world.disk.asked),
+    "launcher": lambda world: any(one.restless for one in world.living()),
+    "wire": lambda world: world.life is not None and any(wire.news for wire in world.life.wires),
+    "thread": lambda world: world.life is not None and bool(world.life.loop.threads),
+    "worker": lambda world: bool(world.host.workers()),
+    "submit": lambda world: world.life is not None and world.life.ready,
+    "verb": lambda world: world.life is not None and world.life.ready and bool(world.laws.answered),
+    "kill daemon": lambda world: world.life is not None,
+    "kill launcher": lambda world: bool(world.living()),
+    "kill both": lambda world: world.life is not None and bool(world.living()),
+    "kill launcher in spawn": lambda world: bool(world.living()),
+    "power loss": lambda world: bool(world.disk.asked),
+    "launcher stuck": lambda world: any(not one.stuck for one in world.living()),
+    "launcher back": lambda world: any(one.stuck for one in world.living()),
+    "room on disk": lambda world: world.free_bytes == 0,
+    "clear held": lambda world: world.life is not None and world.life.ready and bool(world.laws.held()),
+    "drain": lambda world: world.life is not None and world.life.ready and not world.life.draining,
+}
+
+
+def possible(world: World, among: dict[str, Action]) -> list[str]:
+    """The names of what may happen now."""
+    return [name for name in among if name not in POSSIBLE or POSSIBLE[name](world)]

@@ -1,0 +1,201 @@
+"""A simulated Linux host: clocks, boots, processes with pids that come again, and what the kernel says of them.
+
+Owns the truth about every process, and two laws that nobody may break unseen: no stranger is ever signalled, and no
+worker is stopped before that is on disk. Refuses to decide when anything happens: the world does. Each method that
+the real code calls (`open_pidfd`, `read_stat`, `wait4`, ...) answers as the kernel would.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from stoker.process.identity import Stat
+
+TICK_MS = 10
+FIRST_FD = 1_000_000  # far from any real descriptor: a simulated one that reaches the kernel is an error there
+EPOCH_MS = 1_700_000_000_000
+
+
+class Process:
+    """One process and what is true of it, whoever can see that."""
+
+    def __init__(self, pid: int, ticks: int, inode: int, parent: int, session: int) -> None:
+        self.pid = pid
+        self.start_ticks = ticks
+        self.inode = inode
+        self.parent = parent
+        self.session = session or pid
+        self.environ = b""
+        self.secret = False  # of another user: its environment cannot be read
+        self.run_id: str | None = None
+        self.launcher = ""
+        self.main = False
+        self.unborn = False  # between fork and exec
+        self.stubborn = False  # ignores SIGTERM
+        self.sleeping = False  # uninterruptibly: not even SIGKILL ends it now
+        self.doom: int | None = None  # the signal it is going to die of
+        self.ended: tuple[int | None, int | None] | None = None
+
+
+class Host:
+    """The machine. `broken` is told of every law that was broken."""
+
+    def __init__(self, broken: Callable[[str], None], *, pidfs: bool) -> None:
+        self.broken = broken
+        self.pidfs = pidfs
+        self.may_stop: Callable[[str], bool] = lambda _run_id: True
+        self.boots = 0
+        self.wall = EPOCH_MS
+        self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process truly ended
+        self.waiting: int = 0  # pid of the launcher that runs now
+        self._inodes = 0
+        self._fds = FIRST_FD
+        self.boot()
+
+    # --- clocks and boots
+
+    def boot(self) -> None:
+        """Everything in memory is gone; what the disk has is not our business."""
+        self.boots += 1
+        self.boot_ms = 5_000
+        self.processes: dict[int, Process] = {}
+        self.freed: list[int] = []
+        self.pidfds: dict[int, Process] = {}
+        self.readers: dict[int, Callable[[], None]] = {}
+        self._pids = 100
+
+    @property
+    def boot_id(self) -> str:
+        return f"boot-{self.boots}"
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+    def pass_time(self, ms: int) -> None:
+        self.boot_ms += ms
+        self.wall += ms
+
+    # --- processes
+
+    def spawn(self, parent: int, session: int = 0, *, again: bool = False) -> Process:
+        """A new process; `again`: on a pid that was somebody else's before."""
+        pid = self.freed.pop() if again and self.freed else self._next_pid()
+        self._inodes += 1
+        process = Process(pid, self.boot_ms // TICK_MS, self._inodes, parent, session)
+        self.processes[pid] = process
+        return process
+
+    def _next_pid(self) -> int:
+        self._pids += 1
+        while self._pids in self.processes or self._pids in self.freed:
+            self._pids += 1
+        return self._pids
+
+    def alive(self, process: Process) -> bool:
+        return process.ended is None and self.processes.get(process.pid) is process
+
+    def workers(self) -> list[Process]:
+        """Everything of any run that still lives, or may come to life."""
+        return [one for one in self.processes.values() if one.run_id and one.ended is None]
+
+    def working(self) -> list[Process]:
+        """As `workers`, but without those that will die before their exec."""
+        return [one for one in self.workers() if not (one.unborn and one.doom == signal.SIGKILL)]
+
+    def die(self, process: Process, code: int | None, signum: int | None) -> None:
+        """Its children go to the subreaper, it becomes a zombie until its parent looks."""
+        process.ended = (code, signum)
+        process.environ = b""
+        if process.main and process.run_id:
+            self.ends[process.run_id] = process.ended
+        for other in list(self.processes.values()):
+            if other.parent == process.pid:
+                self._reparent(other, process.parent)
+        for fd, pinned in list(self.pidfds.items()):
+            if pinned is process and fd in self.readers:
+                self.readers[fd]()
+        parent = self.processes.get(process.parent)
+        if parent is None or parent.ended is not None:
+            self._free(process)
+
+    def _reparent(self, orphan: Process, grandparent: int) -> None:
+        above = self.processes.get(grandparent)
+        orphan.parent = grandparent if above is not None and above.ended is None else 1
+        if orphan.parent == 1 and orphan.ended is not None:
+            self._free(orphan)
+
+    def _free(self, process: Process) -> None:
+        if self.processes.get(process.pid) is process:
+            del self.processes[process.pid]
+            self.freed.append(process.pid)
+
+    def send(self, process: Process, signum: int) -> None:
+        """A signal that really goes out."""
+        if process.ended is not None or signum == 0:
+            return
+        if process.run_id is None:
+            self.broken(f"signal {signum} went to a stranger, pid {process.pid}")
+        elif process.main and not process.unborn and not self.may_stop(process.run_id):
+            self.broken(f"{process.run_id} got signal {signum} and the intent is not on disk")
+        if signum == signal.SIGKILL or (signum == signal.SIGTERM and not process.stubborn):
+            process.doom = signum if process.doom != signal.SIGKILL else process.doom
+
+    # --- what a launcher asks the kernel
+
+    def kill(self, pid: int, signum: int) -> None:
+        self.send(self.processes[pid], signum)
+
+    def wait4(self, _pid: int, _options: int) -> tuple[int, int, object]:
+        mine = [process for process in self.processes.values() if process.parent == self.waiting]
+        if not mine:
+            raise ChildProcessError(errno.ECHILD, "no child")
+        for process in mine:
+            if process.ended is not None:
+                self._free(process)
+                code, signum = process.ended
+                usage = SimpleNamespace(ru_utime=0.0, ru_stime=0.0, ru_maxrss=0)
+                return process.pid, (code << 8 if code is not None else signum or 0), usage
+        return 0, 0, None
+
+    # --- what a daemon asks it
+
+    def open_pidfd(self, pid: int) -> int | None:
+        process = self.processes.get(pid)
+        if process is None:
+            return None
+        self._fds += 1
+        self.pidfds[self._fds] = process
+        return self._fds
+
+    def close(self, fd: int) -> None:
+        del self.pidfds[fd]
+
+    def fstat(self, fd: int) -> SimpleNamespace:
+        return SimpleNamespace(st_ino=self.pidfds[fd].inode)
+
+    def has_ended(self, fd: int) -> bool:
+        return self.pidfds[fd].ended is not None
+
+    def pidfd_send_signal(self, fd: int, signum: int) -> None:
+        if self.pidfds[fd].ended is not None:
+            raise ProcessLookupError(errno.ESRCH, "gone")
+        self.send(self.pidfds[fd], signum)
+
+    def read_stat(self, pid: int) -> Stat | None:
+        process = self.processes.get(pid)
+        if process is None:
+            return None
+        state = "S" if process.ended is None else "Z"
+        return Stat(state, process.parent, process.session, 1, process.start_ticks)
+
+    def read_environ(self, pid: int) -> bytes:
+        process = self.processes.get(pid)
+        if process is not None and process.secret:
+            raise PermissionError(errno.EACCES, "not yours")
+        return b"" if process is None else process.environ
+
+    def pids(self) -> list[int]:
+        return list(self.processes)

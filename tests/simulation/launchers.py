@@ -1,0 +1,237 @@
+"""Launchers on a simulated host: the real contract and the real loop of a launcher, with simulated children.
+
+Owns what stands for the kernel under `stoker.launcher`: who is whose child, how a worker is born, where outcomes are
+written. Refuses to imitate the contract: `Launcher`, `Runs`, `Loop` and `Peer` are the product's own. Invariant: an
+order is carried out, an acknowledgement obeyed, only if the database allows it (the laws look, each time).
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import select
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from stoker.launcher.command import SpawnFailedError
+from stoker.launcher.door import Peer
+from stoker.launcher.launcher import Launcher
+from stoker.launcher.loop import FIRST_HELLO_S, Loop
+from stoker.launcher.runs import Run, Runs
+from stoker.process.messages import Exited
+from tests.simulation.host import Host, Process
+from tests.simulation.laws import Laws
+from tests.simulation.wire import Socket, Wire
+
+
+class DiedInSpawnError(BaseException):
+    """The launcher was killed between fork and exec: its child goes on without it."""
+
+
+class SimulatedKin:
+    """Whose a process is, as the host knows it: the real one's ways to find out have tests of their own."""
+
+    leaked = 0
+
+    def __init__(self, host: Host, runs: Runs) -> None:
+        self._host = host
+        self._runs = runs
+
+    def _of(self, run_id: str) -> list[Process]:
+        return [one for one in self._host.processes.values() if one.run_id == run_id]
+
+    def __bool__(self) -> bool:
+        mains = self._runs.mains
+        return any(one.parent == self._host.waiting and pid not in mains for pid, one in self._host.processes.items())
+
+    def survey(self) -> bool:
+        return False
+
+    def forget(self, pid: int) -> None:
+        """Nothing is remembered of it."""
+
+    def stop_leaked(self) -> None:
+        """Nothing is leaked on this host."""
+
+    def has(self, run_id: str) -> bool:
+        return any(not one.main for one in self._of(run_id))
+
+    def count(self, run: Run) -> int:
+        return sum(one.ended is None and not one.main for one in self._of(run.run_id))
+
+    def signal_tree(self, run: Run, signum: int) -> bool:
+        living = [one for one in self._of(run.run_id) if one.ended is None]
+        for one in living:
+            self._host.send(one, signum)
+        return bool(living)
+
+
+class SimulatedSpawner:
+    """Gives birth; `dies` makes the next birth the launcher's end."""
+
+    def __init__(self, host: Host, laws: Laws, chance: random.Random) -> None:
+        self._host = host
+        self._laws = laws
+        self._chance = chance
+        self.dies = False
+        self.marks = b""
+
+    def spawn(self, order: dict[str, Any], _log: int) -> int:
+        if self._chance.random() < 0.03:
+            raise SpawnFailedError(self._chance.choice([errno.EAGAIN, errno.ENOENT]), "the simulated kernel said so")
+        host = self._host
+        worker = host.spawn(host.waiting, again=self._chance.random() < 0.5)
+        worker.main = worker.unborn = True
+        worker.run_id = order["run_id"]
+        worker.stubborn = self._chance.random() < 0.2
+        worker.environ = self.marks
+        if self.dies:
+            raise DiedInSpawnError
+        be_born(host, self._laws, worker, order["env"])
+        return worker.pid
+
+
+def be_born(host: Host, laws: Laws, worker: Process, environ: dict[str, str] | None = None) -> None:
+    """The exec: from here on it works."""
+    assert worker.run_id is not None
+    instance = environ["STOKER_INSTANCE"].encode() if environ else worker.environ.split(b"\0")[0].partition(b"=")[2]
+    worker.environ = b"STOKER_INSTANCE=%b\0STOKER_RUN_ID=%b\0" % (instance, worker.run_id.encode())
+    worker.unborn = False
+    laws.started(worker.run_id, host.working())
+
+
+class SimulatedLog:
+    """A log that something was written to: empty ones are shelved, and that is tested on real disks."""
+
+    def __init__(self, path: str, _fd: int, _max_bytes: int, _main: int) -> None:
+        self.path = path
+
+    def size(self) -> int:
+        return 1
+
+    def main_ended(self) -> None:
+        """Nobody deletes it either."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def bound(self, _elapsed_s: float) -> float:
+        """Nothing grows here."""
+        return 1.0
+
+
+class Watched(Launcher):
+    """The real one; before it obeys, the laws look."""
+
+    def __init__(self, launcher: str, instance: str, outcome_log: Any, laws: Laws) -> None:
+        super().__init__(launcher, instance, outcome_log)
+        self._laws = laws
+
+    def obey(self, message: dict[str, Any]) -> None:
+        if message["op"] == "ack":
+            self._laws.acknowledged(message["run_ids"])
+        elif message["op"] == "launch":
+            self._laws.ordered(message["run_id"])
+        super().obey(message)
+
+
+class NoEpoll:
+    """Registers nothing."""
+
+    def modify(self, _fd: int, _events: int) -> None:
+        """Nobody waits."""
+
+
+class Turns(Loop):
+    """The real loop, one turn at a time."""
+
+    def __init__(self, launcher: Launcher, now_s: float) -> None:
+        self._launcher = launcher
+        self._epoll: Any = NoEpoll()
+        self._peers = {}
+        self._daemon = None
+        self._inbox = deque()
+        self._leave_at = now_s + FIRST_HELLO_S
+        self._write_at = None
+
+    def admit(self, wire: Wire) -> None:
+        self._peers[wire.fd] = Peer(Socket(wire))  # type: ignore[arg-type]
+
+    def turn(self, wires: list[Wire]) -> bool:
+        """Reap, hear, obey, tell. True when it may leave."""
+        self._launcher.reap()
+        for wire in wires:
+            if wire.words and wire.fd in self._peers:
+                self._serve(self._peers[wire.fd], select.EPOLLIN)
+        self._obey()
+        self._tell()
+        return self._may_leave()
+
+
+class SimulatedLauncher:
+    """One launcher process: alive or dead, stuck or not."""
+
+    def __init__(
+        self, host: Host, laws: Laws, chance: random.Random, name: str, instance: str, log: OutcomeLog
+    ) -> None:
+        self.name = name
+        self.stuck = False
+        self.wires: list[Wire] = []
+        self._host = host
+        self.process = host.spawn(1)
+        self.process.environ = b"STOKER_INSTANCE=%b\0STOKER_LAUNCHER=%b\0" % (instance.encode(), name.encode())
+        self.spawner = SimulatedSpawner(host, laws, chance)
+        self.spawner.marks = self.process.environ
+        core = Watched(name, instance, log, laws)
+        core._spawner = self.spawner  # type: ignore[assignment]
+        core._kin = SimulatedKin(host, core._runs)  # type: ignore[assignment]
+        core._has_pidfs = host.pidfs
+        self.core = core
+        self.loop = Turns(core, host.boot_ms / 1_000)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.ended is None
+
+    def connect(self, wire: Wire) -> None:
+        self.wires.append(wire)
+        self.loop.admit(wire)
+
+    @property
+    def restless(self) -> bool:
+        """Whether a turn would find something to do."""
+        if not self.alive or self.stuck:
+            return False
+        pid = self.process.pid
+        dead = any(one.parent == pid and one.ended is not None for one in self._host.processes.values())
+        return dead or any(wire.words for wire in self.wires) or bool(self.core.outbox) or not self.wires
+
+    def turn(self) -> None:
+        self._host.waiting = self.process.pid
+        try:
+            leaves = self.loop.turn(self.wires)
+        except DiedInSpawnError:
+            self.die()
+            return
+        self.wires = [wire for wire in self.wires if wire.launcher_end]
+        if leaves:
+            self.die(0)
+
+    def die(self, code: int | None = None) -> None:
+        """What it had said can still be read."""
+        self._host.die(self.process, code, None if code is not None else 9)
+        for wire in self.wires:
+            wire.launcher_end = False
+
+
+class OutcomeLog:
+    """One `outcomes/<launcher>.log` on the simulated disk: appended durably, as the real one is."""
+
+    def __init__(self, logs: dict[str, list[Exited]], name: str) -> None:
+        self._logs = logs
+        self._name = name
+
+    def append(self, outcomes: list[dict[str, Any]]) -> None:
+        self._logs.setdefault(self._name, []).extend(msgspec.convert(outcomes, list[Exited]))

@@ -1,0 +1,209 @@
+"""What must never happen, checked where it would: at births, orders, acknowledgements, commits and answers.
+
+Owns the laws and the one look each takes at the database, which only here is asked by SQL of its own. Refuses to
+mend: the first law that was broken ends the world. Invariant: a law is checked against what is committed and what
+is true on the host, never against what the daemon believes.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from stoker.core.model import FINAL, Attempt, OutcomeKind
+from stoker.store.writer import Batch
+from tests.simulation.host import Process
+
+HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL AND holds <> '{}'"
+ATTEMPT = "SELECT ended_at, outcome, stop_reason FROM attempts WHERE run_id = ?"
+SPEC = "SELECT on_orphan, json_extract(policy, '$.resources') FROM jobs WHERE id = ?"
+UNSEEN_STARTS = """
+SELECT count(*) FROM attempts WHERE job_id = ? AND run_id IN (SELECT value FROM json_each(?)) AND (ended_at IS NULL
+    OR outcome IN ('unseen', 'never_started') OR (stopped = 1 AND stop_reason IN ('shutdown', 'orphaned')))
+"""
+BY_HAND = "SELECT count(*) FROM changes WHERE job_id = ? AND cause IN ('retry', 'restart', 'release')"
+UNKNOWN = "SELECT 1 FROM changes WHERE cause = 'unknown_outcome' AND subject = ?"
+SEQUENCE = "SELECT count(*), coalesce(max(seq), 0) FROM changes"
+LAST_STATES = """
+SELECT jobs.id, jobs.state, (SELECT to_state FROM changes WHERE job_id = jobs.id ORDER BY seq DESC LIMIT 1) FROM jobs
+"""
+OPEN_BUT_ENDED = """
+SELECT run_id FROM attempts JOIN jobs ON jobs.id = job_id WHERE ended_at IS NULL AND state NOT IN ('running', 'held')
+UNION ALL
+SELECT id FROM jobs WHERE state = 'running' AND NOT EXISTS
+    (SELECT 1 FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL)
+"""
+TWICE = "SELECT name FROM jobs WHERE name LIKE 'asked-%' GROUP BY name HAVING count(*) > 1"
+HELD = """
+SELECT id, on_orphan, reason FROM jobs WHERE state = 'held'
+    AND NOT EXISTS (SELECT 1 FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL)
+"""
+FINALS = {state.value for state in FINAL}
+
+
+def job_of(run_id: str) -> int:
+    return int(run_id.partition(".")[0])
+
+
+class Laws:
+    """Looks over everybody's shoulder."""
+
+    def __init__(self, connection: sqlite3.Connection, capacity: dict[str, int]) -> None:
+        self._database = connection
+        self._capacity = capacity
+        self.first: str | None = None
+        self.states: dict[int, str] = {}
+        self.starts: dict[int, list[str]] = {}
+        self.answered: dict[int, str] = {}  # what clients were told: job id -> name
+        self.looks: Counter[str] = Counter()
+
+    def broken(self, text: str) -> None:
+        self.first = self.first or text
+
+    def _look(self, what: str, sql: str, *parameters: object) -> list[tuple[object, ...]]:
+        self.looks[what] += 1
+        return self._database.execute(sql, parameters).fetchall()
+
+    # --- births, orders, signals
+
+    def ordered(self, run_id: str) -> None:
+        """Commit, then act: an order is sent behind the commit of its attempt."""
+        if not self._look("order", ATTEMPT, run_id):
+            self.broken(f"{run_id} was ordered and is not on disk")
+
+    def may_stop(self, run_id: str) -> bool:
+        """The intent is on disk, or the attempt is over and this is what was left of it."""
+        found = self._look("signal", ATTEMPT, run_id)
+        return not found or found[0][0] is not None or found[0][2] is not None
+
+    def started(self, run_id: str, workers: Iterable[Process]) -> None:
+        """A worker begins to work."""
+        job_id = job_of(run_id)
+        living = list(workers)
+        found = self._look("start", ATTEMPT, run_id)
+        if not found or found[0][0] is not None:
+            self.broken(f"{run_id} began and its attempt is {'closed' if found else 'not on disk'}")
+        beside = {one.run_id for one in living if one.run_id and job_of(one.run_id) == job_id} - {run_id}
+        if beside:
+            self.broken(f"{run_id} began while {beside} lives")
+        earlier = self.starts.setdefault(job_id, [])
+        ((on_orphan, _),) = self._look("start", SPEC, job_id)
+        if on_orphan != "requeue" and earlier:
+            ((unseen,),) = self._look("unsafe start", UNSEEN_STARTS, job_id, json.dumps(earlier))
+            ((by_hand,),) = self._look("unsafe start", BY_HAND, job_id)
+            if unseen > by_hand:  # type: ignore[operator]
+                self.broken(f"unsafe job {job_id} began again ({run_id}) after {unseen} ends that nobody saw")
+        earlier.append(run_id)
+        self._use_is_bounded(living)
+
+    def _use_is_bounded(self, workers: Iterable[Process]) -> None:
+        """What really runs takes no more of a resource than there is."""
+        used: Counter[str] = Counter()
+        for job_id in {job_of(one.run_id) for one in workers if one.run_id and not one.unborn}:
+            ((_, resources),) = self._look("use", SPEC, job_id)
+            used.update(json.loads(str(resources or "{}")))
+        self._bounded(used, "by processes")
+
+    def _bounded(self, used: Counter[str], whose: str) -> None:
+        for name, amount in used.items():
+            if amount > self._capacity[name]:
+                self.broken(f"{amount} of {name} are in use {whose}, there are {self._capacity[name]}")
+
+    # --- acknowledgements and answers
+
+    def acknowledged(self, run_ids: Sequence[str]) -> None:
+        """An outcome may be forgotten once it is on disk."""
+        for run_id in run_ids:
+            found = self._look("acknowledgement", ATTEMPT, run_id)
+            known = found and found[0][0] is not None
+            if not known and not self._look("acknowledgement", UNKNOWN, run_id):
+                self.broken(f"{run_id} was acknowledged and its outcome is not on disk")
+
+    def answer(self, job_id: int, name: str) -> None:
+        """Announce last: a client hears of what is on disk."""
+        if not self._look("answer", "SELECT 1 FROM jobs WHERE id = ? AND name = ?", job_id, name):
+            self.broken(f"job {job_id} ({name}) was answered and is not on disk")
+        self.answered[job_id] = name
+
+    def verb_answered(self, job_id: int, state: str) -> None:
+        """A final state that somebody was told of is on disk."""
+        told = "SELECT 1 FROM changes WHERE job_id = ? AND to_state = ?"
+        if state in FINALS and not self._look("answer", told, job_id, state):
+            self.broken(f"job {job_id} was said to be {state} and never was that on disk")
+
+    # --- commits
+
+    def committed(
+        self, batch: Batch, workers: Iterable[Process], ends: dict[str, tuple[int | None, int | None]]
+    ) -> None:
+        """One transaction went through."""
+        for change in batch.changes:
+            if change.kind == "job":
+                job_id = int(change.subject)
+                if self.states.get(job_id) != change.from_state:
+                    self.broken(
+                        f"change {change.seq}: job {job_id} was {self.states.get(job_id)}, not {change.from_state}"
+                    )
+                self.states[job_id] = str(change.to_state)
+        for job in (*batch.new_jobs.values(), *batch.jobs.values()):
+            if self.states.get(job.id) != job.state.value:
+                self.broken(f"job {job.id} became {job.state.value} without a change that says so")
+        closed = [attempt for attempt in batch.attempts.values() if not attempt.open]
+        if closed:
+            living = {one.run_id for one in workers}
+            for attempt in closed:
+                self._closed(attempt, living, ends)
+        if batch.new_attempts:
+            used: Counter[str] = Counter()
+            for (holds,) in self._look("use", HOLDS):
+                used.update(json.loads(str(holds)))
+            self._bounded(used, "by open attempts")
+
+    def _closed(
+        self, attempt: Attempt, living: set[str | None], ends: dict[str, tuple[int | None, int | None]]
+    ) -> None:
+        """An end that is told is a true one, and nothing of it is left."""
+        run_id, outcome = attempt.run_id, attempt.outcome
+        assert outcome is not None
+        if run_id in living:
+            self.broken(f"{run_id} was closed as {outcome.kind.value} while something of it lives")
+        if outcome.kind is OutcomeKind.NEVER_STARTED and run_id in self.starts.get(attempt.job_id, ()):
+            self.broken(f"{run_id} was called never started, and it had started")
+        told = (outcome.exit_code, outcome.signal)
+        if outcome.kind in (OutcomeKind.EXIT, OutcomeKind.SIGNAL) and ends.get(run_id) != told:
+            self.broken(f"{run_id} ended with {ends.get(run_id)} and was said to have ended with {told}")
+
+    # --- everything at once
+
+    def whole(self) -> None:
+        """What is too dear for every step: at each start, and at the end."""
+        ((count, last),) = self._look("whole", SEQUENCE)
+        if count != last:
+            self.broken(f"{count} changes, the last is number {last}")
+        for job_id, state, told in self._look("whole", LAST_STATES):
+            if state != told:
+                self.broken(f"job {job_id} is {state}, its last change says {told}")
+        for (found,) in self._look("whole", OPEN_BUT_ENDED):
+            self.broken(f"{found}: an open attempt and a running job belong together")
+        for (name,) in self._look("whole", TWICE):
+            self.broken(f"submit {name} became two jobs")
+        there: dict[int, str] = dict(self._database.execute("SELECT id, name FROM jobs"))
+        for job_id, name in self.answered.items():
+            if there.get(job_id) != name:
+                self.broken(f"job {job_id} ({name}) was answered and is lost")
+
+    def held(self) -> list[int]:
+        """Jobs that wait for a person and for nothing else. A safe one does so only where a person is meant to."""
+        found = self._database.execute(HELD).fetchall()
+        for job_id, on_orphan, reason in found:
+            if on_orphan == "requeue" and reason not in ("user", "poison", "stuck", "lost"):
+                self.broken(f"safe job {job_id} is held as {reason}")
+        return [job_id for job_id, _, _ in found]
+
+    def forget_uncommitted(self) -> None:
+        """A new life begins with what is on disk."""
+        self.states = {
+            int(str(job_id)): str(state) for job_id, state in self._database.execute("SELECT id, state FROM jobs")
+        }

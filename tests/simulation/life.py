@@ -1,0 +1,94 @@
+"""One life of the daemon on the simulated host: the real engine, from the opening of the database to its end.
+
+Owns what `daemon.py` and `store/open.py` do around the engine, in the same order and no more: a new epoch, the
+snapshot, the loop, recovery, readiness, and the end on a commit in doubt. Refuses to know when: the world turns it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from stoker.config import Config
+from stoker.config.settings import DaemonSettings
+from stoker.core.errors import StorageFailed
+from stoker.engine.engine import Engine
+from stoker.engine.service import Service
+from stoker.executors.environment import Surroundings
+from stoker.executors.leaves import Leaves
+from stoker.store import instance, snapshot
+from stoker.store.open import Opened
+from stoker.store.reader import Reader
+from stoker.store.writer import Writer
+from stoker.telemetry.otel import Telemetry
+from tests.simulation.disk import Disk
+from tests.simulation.eventloop import SimulatedLoop
+from tests.simulation.host import Host
+from tests.simulation.wire import Wire
+
+SLOTS = 4
+ROOT = Path("/nonexistent/simulated")
+LOCK = "1@0.0"
+CONFIG = Config(daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000))
+
+
+class Life:
+    """From start to crash."""
+
+    def __init__(self, host: Host, disk: Disk) -> None:
+        self.loop = SimulatedLoop(host)
+        self.wires: list[Wire] = []
+        self.draining = False
+        disk.asked.clear()
+        found = snapshot.read(disk.database)
+        with self.loop.running():
+            who = instance.begin(disk.database, LOCK, host.boot_id)
+            writer = Writer(disk, found.head, ROOT / "reserve", 0)  # type: ignore[arg-type]
+            writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
+            opened = Opened(writer, Reader(disk), who, 1, found)  # type: ignore[arg-type]
+            around = Surroundings(
+                state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
+                telemetry=Telemetry(), leaves=Leaves(),
+            )  # fmt: skip
+            directory: Any = SimpleNamespace(root=ROOT, write_aside=lambda _aside: None)
+            self.epoch, self.instance = who.epoch, who.id
+            self.engine = Engine(CONFIG, directory, opened, around, lambda _left, _ms: None)
+            self.service = Service(self.engine, dict, SimpleNamespace())  # type: ignore[arg-type]
+            self.turns = self.loop.create_task(self.engine.loop.run())
+            self.begin = self.loop.create_task(self.engine.begin())
+
+    @property
+    def ready(self) -> bool:
+        """Whether clients are heard."""
+        return self.begin.done() and not self.turns.done()
+
+    def drain(self) -> None:
+        """SIGTERM."""
+        self.draining = True
+        with self.loop.running():
+            self.engine.drain.begin()
+
+    def over(self) -> str | None:
+        """Why this life has ended, if it has. Anything but a known end of a daemon is raised."""
+        if self.loop.errors:
+            raise AssertionError(f"escaped: {self.loop.errors[0]!r}") from (
+                self.loop.errors[0] if isinstance(self.loop.errors[0], BaseException) else None
+            )
+        if self.turns.done():
+            error = self.turns.exception()
+            if not isinstance(error, StorageFailed):
+                raise AssertionError(f"the loop ended: {error!r}") from error
+            return "storage failed"
+        if self.begin.done() and (error := self.begin.exception()) is not None:
+            if not isinstance(error, TimeoutError):
+                raise AssertionError(f"recovery failed: {error!r}") from error
+            return "recovery took too long"
+        return "drained" if self.draining and self.engine.drain.done.is_set() else None
+
+    def end(self) -> None:
+        """Killed: what it wrote to its sockets arrives, and nothing more comes from it."""
+        for wire in self.wires:
+            wire.cut()
+        self.engine.checks.close()
+        self.loop.abandon()

@@ -1,0 +1,137 @@
+"""Where the simulated host is put under the real code: a list of names, and nothing else.
+
+Owns the substitution: every module of ours that holds one of these functions holds the simulated one meanwhile. Refuses
+to replace a decision: all that stands here reads a clock, asks the kernel, or opens a file or a socket.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import stoker.daemon  # noqa: F401 - so that every module that may hold a name is there
+from stoker.core import clock
+from stoker.core.throttle import Sample
+from stoker.host import probe
+from stoker.launcher import complaints
+from stoker.launcher import launcher as launcher_module
+from stoker.launcher import logs as launcher_logs
+from stoker.launcher import loop as launcher_loop
+from stoker.process import capture, identity, launchers, outcomes, tree
+from stoker.process.client import LauncherClient
+from tests.simulation.launchers import SimulatedLog
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Layer:
+    """A module with some of its names replaced."""
+
+    def __init__(self, below: ModuleType, **names: Any) -> None:
+        self._below = below
+        self.__dict__.update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._below, name)
+
+
+class CalmProbe:
+    """A host without any load."""
+
+    def sample(self) -> Sample:
+        return Sample()
+
+
+def everywhere(world: World) -> dict[int, Any]:
+    """By identity: what replaces a name wherever it was imported to."""
+    host, disk = world.host, world.disk
+    pairs: list[tuple[Any, Any]] = [
+        (clock.wall_ms, host.wall_ms),
+        (clock.boot_ms, lambda: host.boot_ms),
+        (identity.boot_id, lambda: host.boot_id),
+        (identity.pid_namespace, lambda: 1),
+        (identity.open_pidfd, host.open_pidfd),
+        (identity.read_stat, host.read_stat),
+        (identity._read_environ, host.read_environ),
+        (identity.has_ended, host.has_ended),
+        (identity.pids, host.pids),
+        (launchers.find_launchers, lambda _state_dir: world.find_launchers()),
+        (launchers.remove_remains, lambda _state_dir, name: world.launchers.pop(name, None)),
+        (launchers.start_launcher, world.start_launcher),
+        (outcomes.read_outcomes, disk.read_outcomes),
+        (outcomes.remove_outcomes, disk.remove_outcomes),
+        (capture.remove_empty, lambda _paths: None),
+        (probe.Probe, CalmProbe),
+        (probe.free_bytes, lambda _path: world.free_bytes),
+        (complaints.complain, world.hear_complaint),
+    ]
+    return {id(real): simulated for real, simulated in pairs}
+
+
+async def _connect(client: LauncherClient, world: World) -> None:
+    await world.connect(client)
+
+
+def in_place(world: World) -> list[tuple[Any, str, Any]]:
+    """What is replaced in one place only."""
+    host = world.host
+    return [
+        (identity, "os", Layer(os, fstat=host.fstat, close=host.close)),
+        (tree, "os", Layer(os, close=host.close)),
+        (tree, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
+        (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
+        (LauncherClient, "connect", partialmethod(_connect, world)),
+        (launcher_loop, "time", SimpleNamespace(monotonic=lambda: host.boot_ms / 1_000)),
+        (
+            launcher_module,
+            "os",
+            Layer(os, wait4=host.wait4, close=lambda _fd: None, getpid=lambda: host.waiting, kill=host.kill),
+        ),
+        (launcher_module, "_create_log", lambda _path: -1),
+        (launcher_logs, "Log", SimulatedLog),
+        (launcher_module, "Spawner", lambda: None),
+        (launcher_module, "Kin", lambda _runs: None),
+        (
+            launcher_module,
+            "kernel",
+            SimpleNamespace(
+                has_pidfs=lambda: host.pidfs,
+                boot_id=lambda: host.boot_id,
+                pid_namespace=lambda: 1,
+                now_at_boot_ns=lambda: host.boot_ms * 1_000_000,
+                now_at_boot_ms=lambda: host.boot_ms,
+                now_ms=host.wall_ms,
+                start_ticks=lambda pid, _before, _after: host.processes[pid].start_ticks,
+                pidfs_inode=lambda pid: host.processes[pid].inode,
+                take_pending=lambda _signum: False,
+            ),
+        ),
+    ]
+
+
+@contextmanager
+def simulated(world: World) -> Iterator[None]:
+    """Inside, the product runs on the simulated host."""
+    replaced = everywhere(world)
+    changes = in_place(world)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("stoker."):
+            held = [(key, replaced[id(value)]) for key, value in vars(module).items() if id(value) in replaced]
+            changes += [(module, key, simulated) for key, simulated in held]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    try:
+        for owner, name, simulated_value in changes:
+            setattr(owner, name, simulated_value)
+        yield
+    finally:
+        world.end_life()
+        for owner, name, value in before:
+            setattr(owner, name, value)

@@ -1,0 +1,73 @@
+"""A walk through the simulated world: which of the possible things happens next, by weights that each walk draws anew.
+
+Owns the odds, and what calm means: no faults, and then nothing that should end may stay. Refuses to know the laws.
+"""
+
+from __future__ import annotations
+
+import random
+
+from tests.simulation.happenings import ACTIONS, COURSE, FAULTS, possible
+from tests.simulation.world import LawBroken, World
+
+WEIGHTS: dict[str, float] = {
+    "start": 30, "turn": 40, "disk": 25, "launcher": 25, "wire": 25, "thread": 15, "worker": 10, "time": 10,
+    "submit": 4, "verb": 1, "launcher back": 1, "room on disk": 2,
+}  # fmt: skip
+FAULT_RATE = 0.15
+CALM_STEPS = 20_000
+STILL = """
+SELECT jobs.id, state, reason, (SELECT run_id FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL) FROM jobs
+WHERE state IN ('waiting', 'queued', 'running')
+    OR EXISTS (SELECT 1 FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL)
+"""
+
+
+class Walk:
+    """One episode."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.world = World(chance, pidfs=chance.random() < 0.5)
+        # Some kinds of fault often, some not at all: each walk has its own weather.
+        self._odds = WEIGHTS | {name: FAULT_RATE * chance.choice([0, 0.3, 1, 3]) for name in FAULTS}
+        self.told: list[str] = []
+
+    def go(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step(self._odds)
+
+    def _step(self, odds: dict[str, float]) -> None:
+        names = [name for name in possible(self.world, ACTIONS) if odds.get(name)]
+        self.happen(self.chance.choices(names, [odds[name] for name in names])[0])
+
+    def happen(self, name: str) -> None:
+        self.told.append(name)
+        self.world.do(name, ACTIONS[name])
+
+    def calm_down(self) -> None:
+        """Faults end, workers end, time passes: then nothing of what should end is left."""
+        world = self.world
+        world.calm = True
+        world.disk.fails = None
+        odds = {name: WEIGHTS[name] for name in COURSE if name not in ("submit", "verb")}
+        odds |= {"launcher back": 20, "room on disk": 20, "clear held": 0.5}
+        for one in world.launchers.values():
+            one.spawner.dies = False
+        for step in range(CALM_STEPS):
+            self._step(odds)
+            if step % 200 == 199 and not self.left():
+                return
+            if step == CALM_STEPS // 2 and world.life is not None:
+                self.happen("kill daemon")  # what nobody could prove is looked at again at a start
+        raise LawBroken(f"after {CALM_STEPS} calm steps this has not ended: {self.left()}")
+
+    def left(self) -> list[str]:
+        """What stays although it should end."""
+        world = self.world
+        jobs = [f"job {found}" for found in world.disk.database.execute(STILL)]
+        workers = [f"worker {one.run_id}" for one in world.host.workers()]
+        outcomes = [f"outcomes of {name}" for name, said in world.disk.outcomes.items() if said]
+        life = [] if world.life is not None and world.life.ready else ["no daemon"]
+        old = [f"launcher {one.name}" for one in world.living()]
+        return jobs + workers + outcomes + life + (old if len(old) > 1 else [])

@@ -1,0 +1,102 @@
+"""The socket between a daemon and a launcher: bytes in order, each side's last words readable after its death.
+
+Owns both ends as the real code sees them: an asyncio transport for the daemon's `Connection`, a socket for the
+launcher's `Peer`. Refuses to deliver by itself: the world says when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stoker.process.connection import Connection
+
+
+class Wire(asyncio.WriteTransport):
+    """One connection. What was written before an end died can still be read at the other."""
+
+    def __init__(self, fd: int, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.fd = fd
+        self.to_launcher: deque[bytes] = deque()
+        self.to_daemon: deque[bytes] = deque()
+        self.daemon_end = True
+        self.launcher_end = True
+        self._connection = connection
+        self._loop = loop
+        self._told = False
+
+    # --- the daemon's end
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.daemon_end and self.launcher_end:
+            self.to_launcher.append(bytes(data))
+
+    def close(self) -> None:
+        self.daemon_end = False
+        self._tell_end()
+
+    abort = close
+
+    def cut(self) -> None:
+        """The daemon died: nobody is told anything there."""
+        self.daemon_end = False
+        self._told = True
+
+    @property
+    def news(self) -> bool:
+        """Whether the daemon has something to read here, the end included."""
+        return self.daemon_end and (bool(self.to_daemon) or not self.launcher_end)
+
+    def deliver(self) -> None:
+        """One frame, or the end, is handed to the daemon's loop."""
+        if self.to_daemon:
+            self._loop.call_soon(self._hand, self.to_daemon.popleft())
+        else:
+            self.daemon_end = False
+            self._tell_end()
+
+    def _hand(self, data: bytes) -> None:
+        if self.daemon_end:
+            self._connection.data_received(data)
+
+    def _tell_end(self) -> None:
+        if not self._told:
+            self._told = True
+            self._loop.call_soon(self._connection.connection_lost, None)
+
+    # --- the launcher's end
+
+    @property
+    def words(self) -> bool:
+        """Whether the launcher has something to read here, the end included."""
+        return self.launcher_end and (bool(self.to_launcher) or not self.daemon_end)
+
+
+class Socket:
+    """The launcher's end, as `launcher.door.Peer` uses a socket."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def fileno(self) -> int:
+        return self._wire.fd
+
+    def recv(self, _size: int) -> bytes:
+        if self._wire.to_launcher:
+            return self._wire.to_launcher.popleft()
+        if self._wire.daemon_end:
+            raise BlockingIOError
+        return b""
+
+    def send(self, data: bytes) -> int:
+        if not self._wire.daemon_end:
+            raise BrokenPipeError
+        if data:
+            self._wire.to_daemon.append(bytes(data))
+        return len(data)
+
+    def close(self) -> None:
+        self._wire.launcher_end = False

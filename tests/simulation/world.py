@@ -1,0 +1,121 @@
+"""The simulated world: one host, one disk, launchers, a daemon at a time, clients, and faults.
+
+Owns them and what the seams ask of them. Refuses to know what happens next (`happenings.py`) and what follows from it:
+that is the product's business, and the laws look. Invariant: the same choices make the same world.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stoker.process.client import LauncherClient
+from stoker.process.launchers import Launchers
+from tests.simulation.clients import Clients
+from tests.simulation.disk import Disk
+from tests.simulation.host import Host
+from tests.simulation.launchers import OutcomeLog, SimulatedLauncher
+from tests.simulation.life import Life
+from tests.simulation.wire import Wire
+
+CAPACITY = {"gpu": 2, "lock": 1}
+ENOUGH = 1 << 40
+
+
+class LawBroken(AssertionError):
+    """The world did what must never happen."""
+
+
+class World:
+    """Everything there is. `do` one thing at a time, by name."""
+
+    def __init__(self, chance: random.Random, *, pidfs: bool = True) -> None:
+        self.chance = chance
+        self.host = Host(self.broken, pidfs=pidfs)
+        self.disk = Disk(self.host, CAPACITY)
+        self.laws = self.disk.laws
+        self.host.may_stop = self.laws.may_stop
+        self.launchers: dict[str, SimulatedLauncher] = {}
+        self.life: Life | None = None
+        self.clients = Clients(self.laws, chance)
+        self.free_bytes = ENOUGH
+        self.calm = False  # no faults any more, and everything comes to its end
+        self.done: Counter[str] = Counter()
+        self.trace = 0
+        self._fds = 0
+
+    def broken(self, text: str) -> None:
+        self.laws.broken(text)
+
+    # --- one step
+
+    def do(self, name: str, action: Callable[[World], None]) -> None:
+        """Let one thing happen. Raises LawBroken, or whatever escaped from the product."""
+        action(self)
+        self.done[name] += 1
+        if self.life is not None:
+            why = self.life.over()
+            if why is not None:
+                self.done[why] += 1
+                self.end_life()
+        if self.laws.first is not None:
+            raise LawBroken(self.laws.first)
+
+    def end_life(self) -> None:
+        if self.life is not None:
+            self.life.end()
+            self.life = None
+        self.disk.lose_power(self.chance)
+
+    # --- what the seams ask
+
+    def find_launchers(self) -> Launchers:
+        """A child between fork and exec still holds the lock of its launcher."""
+        held = {one.launcher for one in self.host.processes.values() if one.unborn and one.ended is None}
+        alive = [name for name, one in self.launchers.items() if one.alive or name in held]
+        return Launchers(alive, [name for name in self.launchers if name not in alive])
+
+    async def start_launcher(
+        self, state_dir: Path, epoch: int, instance: str, sink: Any, *, stuck_ms: int
+    ) -> LauncherClient:
+        if not self.calm and self.chance.random() < 0.05:
+            raise BlockingIOError("no process to be had")
+        name = f"{epoch}-{self.chance.getrandbits(32):08x}"
+        log = OutcomeLog(self.disk.outcomes, name)
+        self.launchers[name] = SimulatedLauncher(self.host, self.laws, self.chance, name, instance, log)
+        client = LauncherClient(state_dir, name, sink, stuck_ms=stuck_ms)
+        await client.connect()
+        await client.hello(epoch, instance)
+        return client
+
+    async def connect(self, client: LauncherClient) -> None:
+        """In place of `LauncherClient.connect`."""
+        launcher = self.launchers.get(client.launcher)
+        if launcher is None or not launcher.alive:
+            raise ConnectionRefusedError(client.launcher)
+        assert self.life is not None or self._beginning is not None
+        life = self.life or self._beginning
+        assert life is not None
+        self._fds += 1
+        wire = Wire(self._fds, client._connection, life.loop)
+        client._connection.connection_made(wire)
+        life.wires.append(wire)
+        launcher.connect(wire)
+
+    _beginning: Life | None = None
+
+    def hear_complaint(self, text: str) -> None:
+        """A launcher says on its stderr that something was wrong with a daemon."""
+        if "refused for its epoch" not in text:
+            self.broken(f"a launcher complains: {text}")
+
+    # --- helpers of the actions
+
+    def living(self) -> list[SimulatedLauncher]:
+        return [one for one in self.launchers.values() if one.alive]
+
+    def pick(self, among: list[Any]) -> Any:
+        return among[self.chance.randrange(len(among))]

@@ -1,0 +1,91 @@
+"""What an earlier life left in a database, written by hand while no daemon runs: open attempts and long queues.
+
+Owns rows that no daemon has to have lived through, in seconds instead of hours. Refuses to judge them: a start does.
+Invariant: the schema's own checks hold for every row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from itertools import cycle, islice, product
+from typing import TYPE_CHECKING, NamedTuple
+
+from stoker.core.clock import wall_ms
+from stoker.core.model import IN_PROCESS, Attempt, ExecutionMode, Identity, Job, OnOrphan, State
+from stoker.process.identity import boot_id, pid_namespace
+from stoker.store import attempts, jobs
+from tests.support.jobs import job, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
+DEAD = "1-deadbeef"  # a launcher that left no lock
+LAST_PID = 4_194_303  # the highest there is: whoever counts down from here meets nobody
+MORE_QUEUED = f"""
+WITH RECURSIVE further(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM further WHERE n < ?)
+INSERT INTO jobs ({jobs.COLUMNS})
+SELECT {jobs.COLUMNS.replace("id,", "id + n,", 1).replace("order_key", "order_key + n")}
+FROM further, jobs WHERE id = ? ORDER BY n
+"""
+
+
+class Kind(NamedTuple):
+    """What was promised for a job, and what is known of its worker."""
+
+    on_orphan: OnOrphan = OnOrphan.FAIL
+    survive: bool = False
+    worker: str = (
+        "gone"  # a pid of this boot that nobody has; other_boot; unknown: no identity reached the disk; inside
+    )
+
+
+KINDS = [Kind(*kind) for kind in product(OnOrphan, (False, True), ("gone", "other_boot", "unknown", "inside"))]
+
+
+def kinds(count: int) -> Iterator[Kind]:
+    """So many, of all kinds in turn."""
+    return islice(cycle(KINDS), count)
+
+
+def leave_open(database: Path, left: Iterable[Kind]) -> list[str]:
+    """A running job with an open attempt for each; gives the run ids."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        (last,) = connection.execute(jobs.LAST_ID).fetchone()
+        rows = [_run(ident, kind) for ident, kind in enumerate(left, last + 1)]
+        connection.executemany(jobs.INSERT, [jobs.insert_row(of) for of, _ in rows])
+        connection.executemany(attempts.INSERT, [attempts.insert_row(run, {}) for _, run in rows])
+        connection.executemany(attempts.UPDATE, [attempts.update_row(run) for _, run in rows])
+    return [run.run_id for _, run in rows]
+
+
+def leave_queued(database: Path, count: int) -> None:
+    """So many jobs in the default queue."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        (last,) = connection.execute(jobs.LAST_ID).fetchone()
+        first = job(State.QUEUED, id=last + 1, order_key=wall_ms())
+        connection.execute(jobs.INSERT, jobs.insert_row(first))
+        connection.execute(MORE_QUEUED, (count - 1, first.id))
+
+
+def _run(ident: int, kind: Kind) -> tuple[Job, Attempt]:
+    inside = kind.worker == "inside"
+    mode = ExecutionMode.IN_PROCESS if inside else ExecutionMode.SUBPROCESS
+    asked = spec(on_orphan=kind.on_orphan, survive=kind.survive, execution_mode=mode)
+    of = job(State.RUNNING, id=ident, asked=asked, attempts=1, started_at=wall_ms())
+    run = Attempt(
+        run_id=f"{ident}.1.{ident:016x}", job_id=ident, ordinal=1, launcher=IN_PROCESS if inside else DEAD,
+        created_at=wall_ms(), started_at=wall_ms(), identity=_identity(ident, kind.worker),
+    )  # fmt: skip
+    return of, run
+
+
+def _identity(ident: int, worker: str) -> Identity | None:
+    boots = {"gone": boot_id(), "other_boot": OTHER_BOOT}
+    if worker not in boots:
+        return None
+    return Identity(
+        pid=LAST_PID - ident, start_ticks=ident, boot_id=boots[worker], pid_namespace=pid_namespace(), pidfs_inode=ident
+    )
