@@ -196,3 +196,19 @@ def test_judge_when_a_released_poison_job_is_only_stopped_with_the_service_then_
     verdict = verdict_of(asked, StopReason.SHUTDOWN, exited(0, stopped=True), orphanings=3)
 
     assert verdict == Verdict(State.QUEUED)
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (outcome(OutcomeKind.OOM, exit_code=0), (State.SUCCEEDED, Reason.EXIT)),
+        (outcome(OutcomeKind.OOM, exit_code=5), (State.FAILED, Reason.OOM)),
+    ],
+    ids=["success", "failure"],
+)
+def test_verdict_when_only_a_child_was_out_of_memory_then_the_exit_of_the_main_process_counts(
+    end: Outcome, expected: tuple[State, Reason]
+) -> None:
+    verdict = verdict_of(spec(), None, end)
+
+    assert (verdict.state, verdict.reason) == expected

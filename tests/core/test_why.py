@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from stoker.core.limits import Bounds, Limits
 from stoker.core.model import FINAL, Identity, Job, Queue, QueueClass, Reason, State, StopReason
 from stoker.core.why import Blocker, Scene, explain, seconds
-from tests.support.jobs import NOW, attempt, job, spec
+from tests.support.jobs import NOW, attempt, exited, job, spec
 
 LOW = Queue(name="bulk", queue_class=QueueClass.LOW)
 
@@ -208,3 +209,23 @@ def test_why_when_a_job_failed_then_its_code_is_told(fields: dict[str, Any], mes
 @pytest.mark.parametrize(("milliseconds", "text"), [(0, "0.0s"), (1_549, "1.5s"), (90_000, "90.0s")])
 def test_seconds_when_a_duration_is_told_then_it_has_one_digit(milliseconds: int, text: str) -> None:
     assert seconds(milliseconds) == text
+
+
+# --- limits that may have been the end ------------------------------------------------------------------------
+
+
+def test_why_when_the_last_end_may_be_due_to_a_limit_then_it_says_so() -> None:
+    bounds = Bounds(rlimit=Limits(memory_bytes=1))
+    ended = attempt(bounds=bounds, outcome=exited(1), ended_at=1)
+    told = [
+        why(job(State.FAILED, reason=Reason.EXIT, exit_code=1), ended=ended).message,
+        why(job(State.WAITING, asked=spec(max_attempts=3), failures=1, wake_at=NOW.steady + 1), ended=ended).message,
+    ]
+
+    assert all(message.endswith("; a limit may be the cause, and its log may tell: memory") for message in told)
+
+
+def test_why_when_a_person_ended_the_job_then_no_limit_is_suspected() -> None:
+    ended = attempt(bounds=Bounds(rlimit=Limits(memory_bytes=1)), outcome=exited(1), ended_at=1)
+
+    assert "limit" not in why(job(State.CANCELLED, reason=Reason.USER), ended=ended).message

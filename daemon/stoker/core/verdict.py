@@ -43,6 +43,9 @@ _STOPPED: dict[StopReason, Verdict] = {
 
 _FAILED_BY_STOP = {StopReason.TIMEOUT: Reason.TIMEOUT, StopReason.UNRESPONSIVE: Reason.UNRESPONSIVE}
 
+# Where a child was killed for want of memory, its parent still says how the job went.
+_OWN_WORD = (OutcomeKind.EXIT, OutcomeKind.OOM)
+
 _FAILED_BY_KIND = {
     OutcomeKind.EXIT: Reason.EXIT,
     OutcomeKind.EXCEPTION: Reason.EXIT,
@@ -62,7 +65,7 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) 
         return AGAIN
     if not seen or stop in (StopReason.SHUTDOWN, StopReason.ORPHANED):
         return _unseen(job, Reason.SHUTDOWN if outcome.shutdown else _unseen_reason(attempt, stop))
-    if stop is None and outcome.kind is OutcomeKind.EXIT and outcome.exit_code in job.spec.success_exit_codes:
+    if stop is None and outcome.kind in _OWN_WORD and outcome.exit_code in job.spec.success_exit_codes:
         return Verdict(State.SUCCEEDED, Reason.EXIT)
     reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]
     failed = _failure(job, outcome, reason, wall, luck)

@@ -131,6 +131,9 @@ class Cgroups:
             if wanted is not None and controller in self.controllers:
                 _write(path / file, str(wanted))
                 in_force.add(name)
+        if "memory_bytes" in in_force:
+            with suppress(FileNotFoundError):  # a kernel without swap
+                _write(path / "memory.swap.max", "0")  # else the limit only says where it begins to swap
         return Leaf(path, frozenset(in_force))
 
     def leaf(self, run_id: str) -> Leaf:

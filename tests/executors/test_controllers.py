@@ -1,0 +1,139 @@
+"""Limits that a cgroup keeps for a whole tree: memory and processes, in a subtree that was delegated as systemd does.
+
+Needs the memory and pids controllers of cgroup v2, which the kernel of a test machine often lacks: then they run in
+another one, see `test_other_kernel.py`. What is claimed is read from the kernel: memory.events, pids.events.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.process.cgroup import is_delegated, read_mounts
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.work import Gate, end_of, running, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+
+MEMORY = 32 << 20
+PROCESSES = 12
+EATER = "tail /dev/zero"  # which keeps the last line, and there is no end of the first
+BOMB = """
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+try:
+    while True:
+        os.fork()
+except OSError:
+    print("refused", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture(scope="module")
+def delegated() -> Iterator[Path]:
+    """A subtree marked as handed over, with this process in a leaf of it: whoever is started now is there too."""
+    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
+    if mount is None or not {"memory", "pids"} <= set((mount / "cgroup.controllers").read_text().split()):
+        pytest.skip("no memory and pids controllers in cgroup v2 here")
+    (home,) = (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    path = mount / f"stoker-test-{secrets.token_hex(4)}"
+    try:
+        (mount / "cgroup.subtree_control").write_text("+memory +pids")
+        (path / "daemon").mkdir(parents=True)
+        os.setxattr(path, "trusted.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"no cgroup can be delegated here: {error}")
+    (path / "daemon" / "cgroup.procs").write_text(str(os.getpid()))
+    yield path
+    (mount / home.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
+    (path / "cgroup.kill").write_text("1")
+    until(lambda: "populated 0" in (path / "cgroup.events").read_text(), why="an empty subtree")
+    for directory, _, _ in os.walk(path, topdown=False):
+        Path(directory).rmdir()
+
+
+@pytest.fixture(scope="module")
+def client(delegated: Path) -> Iterator[stoker.Client]:
+    """Of a daemon that finds by itself what was delegated."""
+    assert is_delegated(delegated)
+    with DaemonProcess() as daemon, daemon.client(timeout_s=60) as connected:
+        yield connected
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+def leaf_of(client: stoker.Client, job: int) -> Path:
+    running(client, job)
+    return Path(str(until(lambda: attempts(client, job)[-1]["cgroup"], why="a leaf")))
+
+
+def attempts(client: stoker.Client, job: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.history(job)["attempts"]
+    return found
+
+
+def leaves(delegated: Path) -> list[Path]:
+    return list(delegated.glob("run-*"))
+
+
+def test_memory_when_a_worker_takes_more_than_its_limit_then_it_failed_of_oom_and_nobody_else_did(
+    client: stoker.Client, delegated: Path, gate: Gate
+) -> None:
+    limits = {"memory_bytes": MEMORY}
+    other = submit(client, gate.spec(), limits=limits)
+    running(client, other)
+
+    job = submit(client, shell(f"exec {EATER}"), limits=limits, max_attempts=2, base_delay_ms=1)
+
+    assert end_of(client, job, timeout_s=60) == ("failed", "oom")
+    told = attempts(client, job)
+    assert [(attempt["outcome"], attempt["signal"], attempt["stopped"]) for attempt in told] == [("oom", 9, False)] * 2
+    assert told[0]["limits"] == {"memory_bytes": {"by": "cgroup", "value": MEMORY, "wanted": MEMORY}}
+    assert told[0]["suspicion"] is None  # it was seen
+    gate.open()
+    assert end_of(client, other, timeout_s=60) == ("succeeded", "exit")
+    until(lambda: not leaves(delegated), why="the end of every leaf")
+
+
+@pytest.mark.parametrize(("code", "end"), [(0, ("succeeded", "exit")), (5, ("failed", "oom"))])
+def test_memory_when_only_a_child_was_killed_for_it_then_the_main_process_still_says_how_it_went(
+    client: stoker.Client, code: int, end: tuple[str, str]
+) -> None:
+    job = submit(client, shell(f"{EATER}; exit {code}"), limits={"memory_bytes": MEMORY})
+
+    assert end_of(client, job, timeout_s=60) == end
+    (attempt,) = attempts(client, job)
+    assert (attempt["outcome"], attempt["exit_code"], attempt["signal"]) == ("oom", code, None)
+
+
+def test_processes_when_a_worker_forks_without_end_then_its_tree_stays_bounded_and_can_be_stopped(
+    client: stoker.Client, delegated: Path
+) -> None:
+    bomb = {"command": sys.executable, "args": ["-S", "-c", BOMB], "grace_ms": 100}
+    job = submit(client, bomb, limits={"processes": PROCESSES})
+    leaf = leaf_of(client, job)
+
+    until(lambda: "max 0" not in (leaf / "pids.events").read_text(), timeout_s=60, why="a fork that was refused")
+
+    until(lambda: len((leaf / "cgroup.procs").read_text().split()) == PROCESSES, why="as many as it may have")
+    assert attempts(client, job)[0]["limits"] == {
+        "processes": {"by": "cgroup", "value": PROCESSES, "wanted": PROCESSES}
+    }
+    assert end_of(client, submit(client, shell("exit 0")), timeout_s=60) == ("succeeded", "exit")
+    client.cancel(job)
+    assert end_of(client, job, timeout_s=60) == ("cancelled", "user")
+    until(lambda: not leaves(delegated), why="the end of every leaf")

@@ -1,0 +1,63 @@
+"""Another kernel for tests that this one cannot carry: User-Mode Linux over this machine's own files, read-only.
+
+Owns the boot: hostfs as root, a tmpfs at /run for everything that is written, cgroup v2 with all controllers, pytest as
+the only program, power off. Refuses to judge: it gives back how pytest ended and all that was printed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "linux.uml"
+ROOT = Path(__file__).parents[2]
+MEMORY = "768M"
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t tmpfs run /run
+mkdir /run/tmp
+export HOME=/run TMPDIR=/run/tmp PATH={path} PYTHONDONTWRITEBYTECODE=1 LANG=C.UTF-8
+cd {root}
+{python} -m pytest -p no:cacheprovider {tests}
+echo "pytest ended with $?"
+echo o > /proc/sysrq-trigger
+read _ < /dev/console
+"""
+
+
+class Booted(NamedTuple):
+    """`status`: what pytest exited with, None when it never got there."""
+
+    status: int | None
+    said: str
+
+
+def missing() -> str | None:
+    """Why no other kernel can be had here, if so."""
+    return None if shutil.which(PROGRAM) else f"no {PROGRAM} here (Debian's user-mode-linux)"
+
+
+def run_tests(tests: Sequence[str], scratch: Path, timeout_s: float) -> Booted:
+    """Boot, run these tests, power off. `scratch` gets the init, and must be visible in the root file system."""
+    init = scratch / "init"
+    words = {"root": shlex.quote(str(ROOT)), "python": shlex.quote(sys.executable), "tests": shlex.join(tests)}
+    init.write_text(INIT.format(path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", **words))
+    init.chmod(0o755)
+    kernel = [PROGRAM, f"mem={MEMORY}", "root=none", "rootfstype=hostfs", "hostfs=/", "rootflags=/", "ro"]
+    options = [f"init={init}", f"uml_dir={scratch}", "con0=fd:0,fd:1", "con=null", "quiet"]
+    done = subprocess.run(
+        [*kernel, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+    )
+    said = done.stdout.decode(errors="replace")
+    ended = re.search(r"pytest ended with (\d+)", said)
+    return Booted(None if ended is None else int(ended[1]), said)
