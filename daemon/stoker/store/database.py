@@ -7,8 +7,11 @@ touched. Invariant: one writer per database, readers are `query_only` and never 
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -105,17 +108,39 @@ def _application_in_wal(path: Path) -> int:
 
     A file without tables counts as ours: it is what a creation that was cut off leaves.
     """
-    wal = path.with_name(path.name + "-wal")
-    untouched = "" if wal.exists() and wal.stat().st_size else "&immutable=1"  # else SQLite makes files beside it
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro{untouched}", uri=True)
-    try:
+    with look(path) as connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error as error:
-        raise StateRefused(f"{path}: {error}", hint="look at it; nothing was changed") from error
-    finally:
-        connection.close()
     return int(application) if application or tables else APPLICATION_ID
+
+
+@contextmanager
+def look(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that leaves every file as it is found, for as long as nobody writes. Raises StateRefused.
+
+    The last of the ordinary ones would move the WAL into the database when it closes, even one that only read.
+    """
+    wal, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    with ExitStack() as stack:
+        try:
+            if not (wal.exists() and wal.stat().st_size):
+                options = "immutable=1"  # else SQLite makes files beside it
+            elif index.exists():
+                options = "readonly_shm=1"  # the index of the WAL is built in memory
+            else:
+                path = _copied(path, wal, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stoker-"))))
+                options = "mode=ro"
+            connection = stack.enter_context(closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&{options}", uri=True)))
+            yield connection
+        except sqlite3.Error as error:
+            raise StateRefused(f"{path}: {error}", hint="look at it; nothing was changed") from error
+
+
+def _copied(path: Path, wal: Path, to: Path) -> Path:
+    """Without its index a WAL can only be read by making one."""
+    for file in (path, wal):
+        shutil.copyfile(file, to / file.name)
+    return to / path.name
 
 
 def _refuse_lost(path: Path, aside: Path) -> None:

@@ -71,7 +71,7 @@ class StateDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise AlreadyRunning(
                 f"another stokerd (pid {holder}) holds {self.root}", hint="stoker status, or choose another --state-dir"
@@ -80,6 +80,24 @@ class StateDirectory:
             self._sync()  # a lock that a power loss takes back would leave a database that looks copied
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock = descriptor
+        return mark_of(descriptor)
+
+    def share(self) -> str:
+        """Keep daemons out for as long as somebody only looks; opens nothing for writing. Raises AlreadyRunning."""
+        path = self.root / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise StateRefused(
+                f"{path}: {error.strerror}: no daemon ever had this directory", hint="name another with --state-dir"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise AlreadyRunning(f"stokerd (pid {holder}) runs on {self.root}", hint="stoker status") from None
         self._lock = descriptor
         return mark_of(descriptor)
 
@@ -122,3 +140,7 @@ class StateDirectory:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _holder(lock: int) -> str:
+    return os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"

@@ -63,13 +63,8 @@ def schema_of(connection: sqlite3.Connection) -> int:
 def migrate(connection: sqlite3.Connection, backups: Path) -> int:
     """Run what is missing; returns the schema number. Raises StateRefused and changes nothing then."""
     migrations = known()
+    refuse_unknown(connection)
     version = schema_of(connection)
-    if version > migrations[-1].number:
-        raise StateRefused(
-            f"the database has schema {version}, this daemon knows up to {migrations[-1].number}",
-            hint="start the newer stokerd that wrote it",
-        )
-    _verify(connection, migrations, version)
     missing = [migration for migration in migrations if migration.number > version]
     if missing and version:
         _copy(connection, backups / f"before-{missing[0].number:04d}-{wall_ms()}.db")
@@ -78,7 +73,14 @@ def migrate(connection: sqlite3.Connection, backups: Path) -> int:
     return migrations[-1].number
 
 
-def _verify(connection: sqlite3.Connection, migrations: list[Migration], version: int) -> None:
+def refuse_unknown(connection: sqlite3.Connection) -> None:
+    """Raises StateRefused for a schema that is newer than ours, or was made by other migrations."""
+    migrations, version = known(), schema_of(connection)
+    if version > migrations[-1].number:
+        raise StateRefused(
+            f"the database has schema {version}, this daemon knows up to {migrations[-1].number}",
+            hint="start the newer stokerd that wrote it",
+        )
     if version == 0:
         return
     shipped = {migration.number: migration for migration in migrations}

@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from stoker.core.errors import StateRefused, StorageFailed
 from stoker.store import changes, instance, snapshot
-from stoker.store.database import Database, examine, open_reader, open_writer
+from stoker.store.database import Database, examine, look, open_reader, open_writer
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.instance import Instance
-from stoker.store.migrate import migrate, schema_of
+from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.reader import Reader
 from stoker.store.snapshot import Snapshot
 from stoker.store.writer import Writer
@@ -38,7 +38,9 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
     directory.prepare()
     lock = directory.lock()
     aside = directory.read_aside()
-    examine(directory.database, directory.aside)
+    if examine(directory.database, directory.aside):
+        with look(directory.database) as connection:
+            doubt(connection, aside)
     os.umask(0o077)
     directory.make_room()
     try:
@@ -46,8 +48,6 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
     except sqlite3.Error as error:
         raise _refusal(error, directory, "look at it; nothing was changed") from error
     try:
-        if aside is not None:
-            await database.run(_compare, aside)
         schema = await database.run(migrate, directory.backups)
         life = await database.run(instance.begin, lock, boot_id)
         found = await database.run(snapshot.read)
@@ -77,8 +77,11 @@ async def _writer(directory: StateDirectory, database: Database, found: Snapshot
     return writer
 
 
-def _compare(connection: sqlite3.Connection, aside: Aside) -> None:
-    """A database that is not the one of the note beside it, or knows less, was replaced. Raises StateRefused."""
+def doubt(connection: sqlite3.Connection, aside: Aside | None) -> None:
+    """Refuse what is not for this daemon, or is not the database of the note beside it. Raises StateRefused."""
+    refuse_unknown(connection)
+    if aside is None:
+        return
     ids = instance.ids(connection)
     if aside.instance not in ids:
         raise _replaced(f"it is of instance {', '.join(sorted(ids))}, but state.json is of instance {aside.instance}")

@@ -38,16 +38,11 @@ class Snapshot(Struct, frozen=True):
 def read(connection: sqlite3.Connection) -> Snapshot:
     """Everything the engine keeps in memory."""
     last_seq, head = changes.last(connection)
-    open_attempts = attempts.open_attempts(connection)
-    of_attempts = jobs.by_ids(connection, [attempt.job_id for attempt in open_attempts])
-    missing = [attempt.run_id for attempt in open_attempts if attempt.job_id not in of_attempts]
-    if missing:
-        raise CorruptRecord(f"attempts without a job: {', '.join(missing[:5])}", hint="restore a backup")
     flows = workflows.live(connection)
     return Snapshot(
         queues=queues.queues(connection),
         resources=queues.resources(connection),
-        runs=[(of_attempts[attempt.job_id], attempt) for attempt in open_attempts],
+        runs=open_runs(connection),
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),
         untold=jobs.untold(connection),
@@ -59,3 +54,13 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         last_seq=last_seq,
         head=head,
     )
+
+
+def open_runs(connection: sqlite3.Connection) -> list[tuple[Job, Attempt]]:
+    """Every attempt without an outcome, with its job. Raises CorruptRecord."""
+    open_attempts = attempts.open_attempts(connection)
+    of_attempts = jobs.by_ids(connection, [attempt.job_id for attempt in open_attempts])
+    missing = [attempt.run_id for attempt in open_attempts if attempt.job_id not in of_attempts]
+    if missing:
+        raise CorruptRecord(f"attempts without a job: {', '.join(missing[:5])}", hint="restore a backup")
+    return [(of_attempts[attempt.job_id], attempt) for attempt in open_attempts]
