@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import EX_TEMPFAIL, StokerError
+from tests.support import past
 from tests.support.batches import tables
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
     from tests.support.work import Gate
 
 SETTINGS = "[recovery]\ntimeout_ms = 1000\n"
-ONE_PROCESS = """
-UPDATE attempts SET (pid, start_ticks, boot_id, pid_namespace, pidfs_inode)
-    = (SELECT pid, start_ticks, boot_id, pid_namespace, pidfs_inode FROM attempts WHERE job_id = ?)
-WHERE job_id = ?
-"""
-WRITTEN = "SELECT count(*) FROM attempts WHERE pid IS NOT NULL AND job_id IN (?, ?)"
 KEPT = ("jobs", "attempts", "changes", "needs", "queues")
 
 
@@ -58,25 +53,16 @@ def kept(daemon: DaemonProcess) -> dict[str, Any]:
     return {name: found[name] for name in KEPT}
 
 
-def written(daemon: DaemonProcess, jobs: list[int]) -> bool:
-    """Whether the processes of two jobs are on disk: that rides with a later commit."""
-    with closing(sqlite3.connect(f"file:{daemon.state_dir}/stoker.db?mode=ro", uri=True)) as connection:
-        (count,) = connection.execute(WRITTEN, jobs).fetchone()
-    return bool(count == len(jobs))
-
-
-def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> list[int]:
-    """Two jobs whose launcher died with the daemon, the rows of which name the same process."""
+def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> tuple[list[int], list[int]]:
+    """Two jobs whose launcher died with the daemon, the rows of which name the same process; and their workers."""
     with daemon.client() as client:
         jobs = [submit(client, gate.spec(name="one")), submit(client, gate.spec(name="two"))]
-        pids(client, *jobs)
-        until(lambda: submit(client, shell("exit 0")) and written(daemon, jobs), why="identities on disk")
+        workers = pids(client, *jobs)
         (launcher,) = launchers(client)
     daemon.kill9()
     kill9(launcher["pid"])
-    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection, connection:
-        assert connection.execute(ONE_PROCESS, jobs).rowcount == 1
-    return jobs
+    past.claim(daemon.state_dir / "stoker.db", jobs, workers[0])
+    return jobs, workers
 
 
 def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
@@ -105,7 +91,7 @@ def test_plan_when_two_attempts_claim_one_process_then_the_daemon_stays_readable
     with daemon.client() as client:
         done = submit(client, shell("echo said"))
         assert end_of(client, done) == ("succeeded", "exit")
-    jobs = two_claim_one_process(daemon, gate)
+    jobs, workers = two_claim_one_process(daemon, gate)
     before = kept(daemon)
 
     daemon.start()
@@ -118,22 +104,17 @@ def test_plan_when_two_attempts_claim_one_process_then_the_daemon_stays_readable
         assert (answer.returncode, answer.stderr) == (0, ""), read
     for verb in (("cancel", str(jobs[0])), ("queue", "pause", "default"), ("resource", "set", "gpu=1")):
         assert daemon.cli(*verb).returncode == EX_TEMPFAIL, verb
-    with daemon.client() as client:
-        workers = pids(client, *jobs)
-        assert all(alive(pid) for pid in workers)
     assert daemon.stop(timeout_s=30) == 0
     assert kept(daemon) == before
     assert all(alive(pid) for pid in workers)
 
 
 def test_safe_mode_when_its_cause_is_gone_then_the_next_start_recovers(daemon: DaemonProcess, gate: Gate) -> None:
-    jobs = two_claim_one_process(daemon, gate)
+    jobs, workers = two_claim_one_process(daemon, gate)
     daemon.start()
-    with daemon.client() as client:
-        (claimed, _) = pids(client, *jobs)
     daemon.stop()
 
-    kill9(claimed)
+    kill9(workers[0])
     daemon.start()
 
     with daemon.client() as client:

@@ -11,14 +11,18 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.core.errors import StateRefused
 from stoker.store import database as databases
-from stoker.store.migrate import Migration, known, migrate
+from stoker.store.migrate import Migration, difference, known, migrate
 from tests.support.batches import put, tables
 from tests.support.jobs import job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 NEWEST = known()[-1].number
@@ -215,3 +219,52 @@ def test_upgrade_when_a_migration_fails_then_nothing_of_it_stays(old: Path, tmp_
     with opened(old) as connection:
         assert tables(connection) == before
         assert pragma(connection, "user_version") == NEWEST
+
+
+# --- the copy before it -------------------------------------------------------------------------------------
+
+
+def damage(path: Path) -> None:
+    """Zeroes in the middle of a page that is in use."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(512))
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a row is missing": (lambda path: changed(path, "DELETE FROM jobs"), "0 of 1 rows of jobs"),
+    "another schema": (lambda path: changed(path, "PRAGMA user_version = 9999"), "schema 9999 instead of"),
+    "damage": (damage, "page"),
+}
+
+
+def changed(path: Path, sql: str) -> None:
+    with opened(path) as connection:
+        connection.execute(sql)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_copy_when_it_is_not_what_it_should_be_then_that_is_told(old: Path, tmp_path: Path, wrong: str) -> None:
+    copy = tmp_path / "copy.db"
+    shutil.copyfile(old, copy)
+    with opened(old) as original, opened(copy) as copied:
+        assert difference(original, copied) is None
+    spoil, told = WRONG[wrong]
+
+    spoil(copy)
+
+    with opened(old) as original, opened(copy) as copied:
+        assert told in (difference(original, copied) or "").lower()
+
+
+def test_upgrade_when_the_database_is_damaged_then_nothing_is_migrated_and_no_bad_copy_stays(
+    old: Path, tmp_path: Path
+) -> None:
+    damage(old)
+    before = old.read_bytes()
+
+    done = upgrade(later_release(tmp_path / "later", ADD_NOTE), old, tmp_path / "backups")
+
+    assert "is not sound" in done.stderr
+    assert list((tmp_path / "backups").iterdir()) == []
+    assert old.read_bytes() == before

@@ -258,6 +258,19 @@ def test_chain_when_a_batch_fails_then_the_head_stays_where_it_was(database: sql
     assert changes.last(database) == (1, head)
 
 
+def test_chain_when_all_of_it_was_purged_then_numbers_and_hashes_go_on_from_what_was_left_in_meta(
+    database: sqlite3.Connection,
+) -> None:
+    head = store(database, accepted(job(id=1), job(id=2)), bytes(32))
+    database.executemany(
+        "INSERT INTO meta (key, value) VALUES (?, ?)", [("changes_purged", 2), ("changes_purged_hash", head)]
+    )
+    database.execute("DELETE FROM changes")
+
+    assert changes.last(database) == (2, head)
+    assert store(database, accepted(job(id=3), seq=3), head) == changes.last(database)[1]
+
+
 def test_changes_when_read_back_then_payload_and_order_are_as_told(database: sqlite3.Connection) -> None:
     told = [
         change(1, payload={"spec": spec(), "n": None}),

@@ -6,6 +6,7 @@ Invariant: the schema's own checks hold for every row.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from itertools import cycle, islice, product
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.core.clock import wall_ms
 from stoker.core.model import IN_PROCESS, Attempt, ExecutionMode, Identity, Job, OnOrphan, State
-from stoker.process.identity import boot_id, pid_namespace
+from stoker.process.identity import boot_id, pid_namespace, read_stat
 from stoker.store import attempts, jobs
 from tests.support.jobs import job, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
@@ -29,6 +30,11 @@ WITH RECURSIVE further(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM further WHERE
 INSERT INTO jobs ({jobs.COLUMNS})
 SELECT {jobs.COLUMNS.replace("id,", "id + n,", 1).replace("order_key", "order_key + n")}
 FROM further, jobs WHERE id = ? ORDER BY n
+"""
+
+CLAIM = """
+UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?
+WHERE job_id = ? AND ended_at IS NULL
 """
 
 
@@ -59,6 +65,17 @@ def leave_open(database: Path, left: Iterable[Kind]) -> list[str]:
         connection.executemany(attempts.INSERT, [attempts.insert_row(run, {}) for _, run in rows])
         connection.executemany(attempts.UPDATE, [attempts.update_row(run) for _, run in rows])
     return [run.run_id for _, run in rows]
+
+
+def claim(database: Path, jobs: Sequence[int], pid: int) -> None:
+    """The open attempts of these jobs all name the process `pid`, which is a worker of one of them."""
+    stat = read_stat(pid)
+    assert stat is not None, "a process can only be claimed while it lives"
+    pidfd = os.pidfd_open(pid)
+    identity = (pid, stat.start_ticks, boot_id(), pid_namespace(), os.fstat(pidfd).st_ino)
+    os.close(pidfd)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executemany(CLAIM, [(*identity, job_id) for job_id in jobs])
 
 
 def leave_queued(database: Path, count: int) -> None:

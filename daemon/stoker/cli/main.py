@@ -61,6 +61,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "resource ls": ("queues:resource_ls", "list resources and who holds them"),
         "resource set": ("queues:resource_set", "set the capacity of a resource"),
         "drain": ("admin:drain", "start nothing more, let running jobs end, stop the daemon"),
+        "recover": ("recovery:recover", "what a start would do with jobs left running (--dry-run)"),
         "config": ("settings:show", "the settings in force, with defaults"),
         "config check": ("settings:check", "check a configuration; say every mistake at once"),
         "config show": ("settings:show", "the settings in force, with defaults"),

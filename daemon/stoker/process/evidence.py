@@ -54,13 +54,13 @@ async def find(
     findings = {}
     untold = []
     for attempt in attempts:
-        finding = _told(attempt, testimony)
+        finding = told(attempt, testimony)
         if finding is None:
             untold.append(attempt)
         else:
             findings[attempt.run_id] = finding
     if untold:
-        findings |= await asyncio.to_thread(_look, instance, untold, foreign_epochs)
+        findings |= await asyncio.to_thread(look, instance, untold, foreign_epochs)
     return findings
 
 
@@ -74,7 +74,8 @@ def of_a_copy(attempts: Sequence[Attempt]) -> dict[str, Finding]:
     }
 
 
-def _told(attempt: Attempt, testimony: Testimony) -> Finding | None:
+def told(attempt: Attempt, testimony: Testimony) -> Finding | None:
+    """What is known without a look at /proc."""
     run_id = attempt.run_id
     if attempt.launcher == IN_PROCESS:
         return Finding(run_id=run_id, fact=Fact.GONE, evidence="ran inside the daemon that ended")
@@ -110,7 +111,8 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
     return Finding(run_id=exited.run_id, fact=Fact.ENDED, evidence=evidence, outcome=outcome, launcher=launcher)
 
 
-def _look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int) -> dict[str, Finding]:
+def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int) -> dict[str, Finding]:
+    """What /proc says of each."""
     found = identities.scan(instance).runs
     return {
         attempt.run_id: _judge(attempt, found.get(attempt.run_id, ()), foreign=_epoch(attempt) <= foreign_epochs)

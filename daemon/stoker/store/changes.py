@@ -22,6 +22,10 @@ INSERT INTO changes (seq, at, kind, subject, job_id, from_state, to_state, cause
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 LAST = "SELECT seq, hash FROM changes ORDER BY seq DESC LIMIT 1"
+# A purge removes a prefix and leaves its end here: the numbers and the chain go on from it.
+PURGED = """
+SELECT (SELECT value FROM meta WHERE key = 'changes_purged'), (SELECT value FROM meta WHERE key = 'changes_purged_hash')
+"""
 COLUMNS = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload"
 OF_JOB = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? ORDER BY seq"  # noqa: S608 - constants only
 AFTER = f"SELECT {COLUMNS} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
@@ -43,9 +47,9 @@ def insert_rows(changes: Iterable[Change], head: bytes) -> tuple[list[tuple[Any,
 
 
 def last(connection: sqlite3.Connection) -> tuple[int, bytes]:
-    """Sequence number and hash of the newest change; (0, GENESIS) where there is none."""
-    row = connection.execute(LAST).fetchone()
-    return (0, GENESIS) if row is None else (row[0], row[1])
+    """Sequence number and hash of the newest change, purged or not; (0, GENESIS) where there never was one."""
+    row = connection.execute(LAST).fetchone() or connection.execute(PURGED).fetchone()
+    return (row[0] or 0, row[1] or GENESIS)
 
 
 def from_row(row: tuple[Any, ...]) -> Change:

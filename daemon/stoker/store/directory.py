@@ -47,7 +47,18 @@ class StateDirectory:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise CannotCreate(f"state directory {self.root}: {error.strerror}") from error
-        found = self.root.stat()
+        self.check()
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise StateRefused(f"state directory {self.root} is not writable", hint=f"chmod 700 {self.root}")
+
+    def check(self) -> None:
+        """Touches nothing. Raises StateRefused."""
+        try:
+            found = self.root.stat()
+        except OSError as error:
+            raise StateRefused(
+                f"state directory {self.root}: {error.strerror}", hint="name another with --state-dir"
+            ) from error
         if found.st_uid != os.geteuid():
             raise StateRefused(
                 f"state directory {self.root} belongs to uid {found.st_uid}, not to uid {os.geteuid()}",
@@ -58,8 +69,6 @@ class StateDirectory:
                 f"state directory {self.root} is open to others (mode {found.st_mode & 0o777:o})",
                 hint=f"chmod 700 {self.root}",
             )
-        if not os.access(self.root, os.W_OK | os.X_OK):
-            raise StateRefused(f"state directory {self.root} is not writable", hint=f"chmod 700 {self.root}")
 
     def lock(self) -> str:
         """Take the lock for life; returns which file it is. Raises AlreadyRunning."""

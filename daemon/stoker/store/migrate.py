@@ -2,14 +2,16 @@
 
 Owns the list of migrations, their checksums and `user_version`. Refuses a newer schema and a migration that
 was edited after it ran. Each file runs in one transaction together with the row that remembers it; an
-existing database is copied to `backups/` first.
+existing database is copied to `backups/` first, and the copy is verified.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
@@ -29,6 +31,7 @@ CREATE TABLE IF NOT EXISTS migrations (
     applied_at INTEGER NOT NULL
 ) STRICT
 """
+TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
 APPLIED = "SELECT number, checksum FROM migrations ORDER BY number"
 REMEMBER = "INSERT INTO migrations (number, name, checksum, applied_at) VALUES (?, ?, ?, ?)"
 
@@ -117,7 +120,45 @@ def _statements(sql: str) -> list[str]:
 
 
 def _copy(connection: sqlite3.Connection, target: Path) -> None:
+    """A verified copy that survives a power loss, or none and a StateRefused."""
     target.parent.mkdir(mode=0o700, exist_ok=True)
-    with sqlite3.connect(target) as copy:
+    try:
+        _copy_whole(connection, target)
+        for path in (target, target.parent):
+            _sync(path)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _copy_whole(connection: sqlite3.Connection, target: Path) -> None:
+    with closing(sqlite3.connect(target)) as copy:
         connection.backup(copy)
-    copy.close()
+        wrong = difference(connection, copy)
+    if wrong is not None:
+        raise StateRefused(
+            f"the copy of the database before its migration is not sound: {wrong}",
+            hint="look at the disk, then start again; nothing was migrated",
+        )
+
+
+def difference(connection: sqlite3.Connection, copy: sqlite3.Connection) -> str | None:
+    """What is wrong with a copy: damage, another schema, or rows that are missing."""
+    (check,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+    if check != "ok":
+        return str(check)
+    if schema_of(copy) != schema_of(connection):
+        return f"schema {schema_of(copy)} instead of {schema_of(connection)}"
+    for (table,) in connection.execute(TABLES).fetchall():
+        counted = [one.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for one in (connection, copy)]  # noqa: S608 - a name of our own schema
+        if counted[0] != counted[1]:
+            return f"{counted[1]} of {counted[0]} rows of {table}"
+    return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What works on the store alone, with no daemon running."""

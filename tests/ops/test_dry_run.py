@@ -1,0 +1,242 @@
+"""`stoker recover --dry-run`: the plan that the next start follows, from a directory that stays as it is to the byte.
+
+Owns the comparison of both: every file with its content and times before and after a look, and what was foretold with
+what the daemon then wrote in its row of `recoveries`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import EX_CONFIG, EX_TEMPFAIL, EX_USAGE
+from stoker.store.directory import StateDirectory
+from stoker.store.looking import looking
+from tests.support import past
+from tests.support.facts import until
+from tests.support.work import Gate, alive, kill9, running, shell, submit
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+PLANNED = "SELECT plan FROM recoveries ORDER BY epoch DESC LIMIT 1"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.open()
+
+
+def as_found(root: Path) -> dict[str, tuple[object, ...]]:
+    """Every file to the byte and when it was written; not when its owner was set, which SQLite does again as root."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in [root, *root.rglob("*")]:
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path)] = (status.st_ino, status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns, content)
+    return found
+
+
+def empty(root: Path) -> None:
+    """As a directory in which nothing was ever started."""
+    for path in root.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
+def dry_run(daemon: DaemonProcess, *options: str) -> subprocess.CompletedProcess[str]:
+    return daemon.cli("recover", "--dry-run", "--state-dir", str(daemon.state_dir), *options)
+
+
+def foretold(daemon: DaemonProcess) -> dict[str, Any]:
+    """The plan, after a look that must leave no trace."""
+    before = as_found(daemon.state_dir)
+    shown = dry_run(daemon, "--json")
+    assert as_found(daemon.state_dir) == before
+    assert (shown.returncode, shown.stderr) == (0, "")
+    return dict(json.loads(shown.stdout))
+
+
+def followed(daemon: DaemonProcess) -> dict[int, tuple[str, str | None]]:
+    """What the last start did with each job, and what the job was then; None while its worker still runs."""
+    with closing(sqlite3.connect(f"file:{daemon.state_dir}/stoker.db?mode=ro", uri=True)) as connection:
+        (plan,) = connection.execute(PLANNED).fetchone()
+    return {step["job_id"]: (step["action"], step["then"]) for step in json.loads(plan)}
+
+
+def end(daemon: DaemonProcess) -> None:
+    """Kill it with nothing running; its launcher then leaves by itself, and takes its files with it."""
+    daemon.kill9()
+    until(lambda: not list(daemon.processes()), timeout_s=30, why="the end of the launcher")
+
+
+def leave(daemon: DaemonProcess, gate: Gate) -> dict[str, int]:
+    """Jobs of all promises, running when their daemon is killed."""
+    with daemon.client() as client:
+        jobs = {
+            "unsafe": submit(client, gate.spec(name="film")),
+            "safe": submit(client, gate.spec(), on_orphan="requeue"),
+            "survivor": submit(client, gate.spec(), survive=True),
+        }
+        running(client, *jobs.values())
+    daemon.kill9()
+    return jobs
+
+
+def test_dry_run_when_the_launchers_are_dead_too_then_it_shows_what_the_next_start_does(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        (launcher,) = client.status()["launchers"]
+    jobs = leave(daemon, gate)
+    kill9(launcher["pid"])
+
+    told = foretold(daemon)
+    shown = dry_run(daemon)
+
+    steps = {step["job"]: step for step in told["steps"]}
+    assert {name: (steps[job]["found"], steps[job]["would"]) for name, job in jobs.items()} == {
+        "unsafe": ("orphaned", "stop"), "safe": ("orphaned", "stop"), "survivor": ("orphaned", "adopt"),
+    }  # fmt: skip
+    assert [steps[job]["then"] for job in jobs.values()] == ["failed", "queued", "running"]
+    assert told["launchers"] == {launcher["id"]: False}
+    assert "film" in shown.stdout
+    assert "failed orphaned" in shown.stdout
+    assert all(alive(step["pid"]) for step in steps.values() if step["pid"] is not None)
+    daemon.start()
+    assert {job: action for job, (action, _) in followed(daemon).items()} == {
+        job: step["would"] for job, step in steps.items()
+    }
+
+
+def test_dry_run_when_a_launcher_lives_then_it_is_not_taken_over_and_what_it_knows_stays_open(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    other = Gate(tmp_path / "other")
+    with daemon.client() as client:
+        (launcher,) = client.status()["launchers"]
+        ended = submit(client, other.spec("exit 3"))
+        running(client, ended)
+    jobs = leave(daemon, gate)
+    other.open()
+    until(lambda: list((daemon.state_dir / "outcomes").glob("*.log")), why="an outcome on disk")
+
+    told = foretold(daemon)
+
+    steps = {step["job"]: step for step in told["steps"]}
+    assert told["launchers"] == {launcher["id"]: True}
+    assert (steps[ended]["found"], steps[ended]["would"], steps[ended]["then"]) == ("ended", "settle", "failed")
+    assert (steps[jobs["unsafe"]]["found"], steps[jobs["unsafe"]]["would"]) == ("owned", "stop")
+    assert (steps[jobs["survivor"]]["found"], steps[jobs["survivor"]]["would"]) == ("owned", "adopt")
+    daemon.start()
+    assert {job: action for job, (action, _) in followed(daemon).items()} == {
+        job: step["would"] for job, step in steps.items()
+    }
+
+
+def test_dry_run_when_workers_are_long_gone_then_each_job_becomes_what_was_foretold(daemon: DaemonProcess) -> None:
+    daemon.cli("queue", "pause", "default")
+    end(daemon)
+    past.leave_open(daemon.state_dir / "stoker.db", past.KINDS)
+
+    told = foretold(daemon)
+
+    assert {step["would"] for step in told["steps"]} == {"unseen"}
+    daemon.start()
+    expected = {step["job"]: (step["would"], step["then"]) for step in told["steps"]}
+    assert followed(daemon) == expected
+    assert {then for _, then in expected.values()} == {"failed", "queued", "held"}
+
+
+def test_dry_run_when_two_attempts_claim_one_process_then_it_says_that_a_daemon_would_not_follow(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        (launcher,) = client.status()["launchers"]
+        jobs = [submit(client, gate.spec()), submit(client, gate.spec())]
+        running(client, *jobs)
+        pid = client.get(jobs[0])["pid"]
+    daemon.kill9()
+    kill9(launcher["pid"])
+    past.claim(daemon.state_dir / "stoker.db", jobs, pid)
+
+    shown = dry_run(daemon)
+
+    assert shown.returncode == 1
+    assert f"process {pid} is claimed by {jobs[0]}.1." in shown.stdout
+    assert "safe mode" in shown.stdout
+
+
+def test_dry_run_when_a_daemon_runs_then_it_says_so_and_names_what_shows_its_recovery(daemon: DaemonProcess) -> None:
+    refused = dry_run(daemon)
+
+    assert refused.returncode == EX_TEMPFAIL
+    assert f"pid {daemon.pid}" in refused.stderr
+    assert "hint: stoker status" in refused.stderr
+
+
+def test_daemon_when_somebody_only_looks_then_it_cannot_start_meanwhile(daemon: DaemonProcess) -> None:
+    daemon.kill9()
+    with looking(StateDirectory(daemon.state_dir)), looking(StateDirectory(daemon.state_dir)):
+        daemon.spawn()
+        assert daemon.wait() == EX_TEMPFAIL
+
+    daemon.start()
+
+
+def test_recover_when_asked_for_without_dry_run_then_it_says_who_recovers(daemon: DaemonProcess) -> None:
+    refused = daemon.cli("recover")
+
+    assert refused.returncode == EX_USAGE
+    assert "stoker recover --dry-run" in refused.stderr
+    assert "stoker status" in refused.stderr
+
+
+@pytest.mark.parametrize("lost", ["stoker.db-shm", "stoker.db-wal"])
+def test_dry_run_when_a_file_of_sqlite_is_missing_then_the_others_stay_as_they_are(
+    daemon: DaemonProcess, lost: str
+) -> None:
+    with daemon.client() as client:
+        client.wait(submit(client, shell("exit 0")))
+    end(daemon)
+    if lost == "stoker.db-wal":  # closing in order leaves none, and the database whole
+        with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (daemon.state_dir / lost).unlink(missing_ok=True)
+
+    assert foretold(daemon)["steps"] == []
+
+
+UNFIT: dict[str, Callable[[Path], object]] = {
+    "no directory": shutil.rmtree,
+    "a new directory": empty,
+    "a lost database": lambda root: (root / "stoker.db").unlink(),
+    "an empty database": lambda root: (root / "stoker.db").write_bytes(b""),
+    "a foreign file": lambda root: (root / "stoker.db").write_bytes(b"precious" * 99),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_dry_run_when_no_daemon_could_start_there_then_it_is_refused_and_left_as_it_is(
+    daemon: DaemonProcess, unfit: str
+) -> None:
+    end(daemon)
+    UNFIT[unfit](daemon.state_dir)
+    before = as_found(daemon.state_dir) if daemon.state_dir.exists() else {}
+
+    refused = dry_run(daemon)
+
+    assert refused.returncode == EX_CONFIG, refused.stderr
+    assert "hint: " in refused.stderr
+    assert (as_found(daemon.state_dir) if daemon.state_dir.exists() else {}) == before
