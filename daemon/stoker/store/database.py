@@ -17,7 +17,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
-from stoker.core.errors import StateRefused
+from stoker.core.errors import StateRefused, StorageFailed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -133,7 +133,14 @@ def look(path: Path) -> Iterator[sqlite3.Connection]:
             connection = stack.enter_context(closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&{options}", uri=True)))
             yield connection
         except sqlite3.Error as error:
-            raise StateRefused(f"{path}: {error}", hint="look at it; nothing was changed") from error
+            raise refusal(error, path, "look at it; nothing was changed") from error
+
+
+def refusal(error: sqlite3.Error, path: Path, hint: str) -> StateRefused | StorageFailed:
+    """What is damaged stays so until somebody looks; a disk that failed or was full may be well at the next start."""
+    told = f"{path}: {error}"
+    passing = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+    return StorageFailed(told) if passing else StateRefused(told, hint=hint)
 
 
 def _copied(path: Path, wal: Path, to: Path) -> Path:

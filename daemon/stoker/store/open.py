@@ -12,9 +12,9 @@ import sqlite3
 
 from msgspec import Struct
 
-from stoker.core.errors import StateRefused, StorageFailed
+from stoker.core.errors import StateRefused
 from stoker.store import changes, instance, snapshot
-from stoker.store.database import Database, examine, look, open_reader, open_writer
+from stoker.store.database import Database, examine, look, open_reader, open_writer, refusal
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.instance import Instance
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
@@ -46,26 +46,19 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
     try:
         database = await open_writer(directory.database)
     except sqlite3.Error as error:
-        raise _refusal(error, directory, "look at it; nothing was changed") from error
+        raise refusal(error, directory.database, "look at it; nothing was changed") from error
     try:
         schema = await database.run(migrate, directory.backups)
         life = await database.run(instance.begin, lock, boot_id)
         found = await database.run(snapshot.read)
     except sqlite3.Error as error:
         await database.close()
-        raise _refusal(error, directory, "look at it; it was not repaired") from error
+        raise refusal(error, directory.database, "look at it; it was not repaired") from error
     except BaseException:
         await database.close()
         raise
     writer = await _writer(directory, database, found, reserve_bytes)
     return Opened(writer, Reader(await open_reader(directory.database)), life, schema, found)
-
-
-def _refusal(error: sqlite3.Error, directory: StateDirectory, hint: str) -> StateRefused | StorageFailed:
-    """What is damaged stays so until somebody looks; a disk that failed or was full may be well at the next start."""
-    told = f"{directory.database}: {error}"
-    passing = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
-    return StorageFailed(told) if passing else StateRefused(told, hint=hint)
 
 
 async def _writer(directory: StateDirectory, database: Database, found: Snapshot, reserve_bytes: int) -> Writer:
