@@ -176,7 +176,7 @@ class Daemon:
             "state_dir": str(self._directory.root),
             "socket": str(self._address),
             "connections": 0 if self._server is None else self._server.connections,
-            "launchers": launcher_views(engine.local),
+            "launchers": launcher_views(engine),
             "recovery": engine.recovery.describe(),
             "disk": {"free_bytes": engine.housekeeping.free_bytes, "full": engine.housekeeping.full},
         }

@@ -131,6 +131,22 @@ def test_why_when_the_job_runs_then_it_says_so() -> None:
     assert why(of).code == "running"
 
 
+def test_why_when_its_launcher_does_not_answer_then_it_says_which() -> None:
+    of, run = job(State.RUNNING, attempts=2), attempt(launcher="3-beef")
+    stopped = attempt(launcher="3-beef", stop_reason=StopReason.CANCEL)
+
+    running, stopping = why(of, attempt=run, silent=True), why(of, attempt=stopped, silent=True)
+
+    assert running.message == "is running (attempt 2) as far as is known: its launcher 3-beef lives and does not answer"
+    assert stopping.message == "is being stopped (cancel); its launcher 3-beef lives and does not answer"
+
+
+def test_why_when_its_worker_cannot_be_reached_by_any_signal_then_it_says_so() -> None:
+    told = why(job(State.RUNNING, pid=44), attempt=attempt(stop_reason=StopReason.TIMEOUT), asleep=True)
+
+    assert told.message.startswith("is being stopped (timeout); pid 44 sleeps in the kernel where no signal reaches it")
+
+
 def test_why_when_the_job_is_being_stopped_then_it_names_the_reason() -> None:
     of = job(State.RUNNING, attempts=1)
 

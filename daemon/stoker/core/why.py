@@ -19,7 +19,10 @@ from stoker.core.suspicion import suspicion
 
 
 class Scene(Struct, frozen=True, kw_only=True):
-    """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts."""
+    """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts.
+
+    `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep.
+    """
 
     now: Now
     queue: Queue
@@ -34,6 +37,8 @@ class Scene(Struct, frozen=True, kw_only=True):
     attempt: Attempt | None = None
     ended: Attempt | None = None
     closed: str | None = None
+    silent: bool = False
+    asleep: bool = False
 
 
 class Blocker(Struct, frozen=True):
@@ -144,9 +149,24 @@ def _no_slot(_job: Job, scene: Scene) -> Blocker | None:
 def _running(job: Job, scene: Scene) -> Blocker:
     attempt = scene.attempt
     if attempt is not None and attempt.stop_reason is not None:
-        message = f"is being stopped ({attempt.stop_reason.value}); SIGKILL follows after its grace"
+        message = f"is being stopped ({attempt.stop_reason.value}); {_next_step(job, attempt, scene)}"
         return Blocker("stopping", message, f"stoker wait {job.id}", {"stop_reason": attempt.stop_reason.value})
-    return Blocker("running", f"is running (attempt {job.attempts}, pid {job.pid})", f"stoker logs -f {job.id}")
+    pid = "" if job.pid is None else f", pid {job.pid}"
+    if attempt is not None and scene.silent:
+        message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"
+        return Blocker("running", message, "stoker status", {"launcher": attempt.launcher})
+    return Blocker("running", f"is running (attempt {job.attempts}{pid})", f"stoker logs -f {job.id}")
+
+
+def _next_step(job: Job, attempt: Attempt, scene: Scene) -> str:
+    """What follows a stop that was asked for, or what keeps it from being followed."""
+    if scene.asleep:
+        return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps in a file system that is dead"
+    return _unanswered(attempt) if scene.silent else "SIGKILL follows after its grace"
+
+
+def _unanswered(attempt: Attempt) -> str:
+    return f"its launcher {attempt.launcher} lives and does not answer"
 
 
 _HELD = {

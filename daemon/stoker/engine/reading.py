@@ -6,6 +6,7 @@ Owns their shape. Refuses to change anything.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from stoker.core.model import Change, Job, State
 from stoker.core.requests import LogChunk, LogFeed
 from stoker.engine.book import Book
 from stoker.engine.feeds import tell
-from stoker.executors.local import LocalExecutor
 from stoker.process.capture import follow as follow_log
 from stoker.process.capture import log_path, tail_offset
 from stoker.store import jobs
@@ -96,17 +96,19 @@ def status_view(engine: Engine) -> dict[str, Any]:
     }
 
 
-def launcher_views(local: LocalExecutor) -> list[dict[str, Any]]:
+def launcher_views(engine: Engine) -> list[dict[str, Any]]:
     """The launchers of `system.status`."""
+    launchers = engine.local.launchers
+    running = Counter(run.attempt.launcher for run in engine.book.runs.values())
     return [
         {
             "id": client.launcher,
-            "pid": client.facts.pid,
-            "state": "stuck" if client.stuck else "ok",
-            "running": local.running(client),
+            "pid": client.pid,
+            "state": "stuck" if launchers.silent(client.launcher) else "ok",
+            "running": running[client.launcher],
             "leaked": client.leaked,
         }
-        for client in local.launchers
+        for client in launchers.all
     ]
 
 

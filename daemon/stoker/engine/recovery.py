@@ -144,7 +144,9 @@ class RecoveryService:
     async def _recover_late(self, greeting: asyncio.Task[Any], launcher: str) -> None:
         await asyncio.wait([greeting])
         try:
-            if not self._answered(greeting, launcher):
+            if self._answered(greeting, launcher):
+                log(LogEvent.LAUNCHER_BACK, launcher=launcher)
+            else:
                 await stop_unborn(await self._unborn(), self._instance)
             await self._recover_runs_of(launcher)
         except Exception as error:  # noqa: BLE001 - as in `launcher_lost`
@@ -174,11 +176,12 @@ class RecoveryService:
         return found
 
     async def _weigh(self, runs: Sequence[Run], silent: Collection[str], launcher: str | None = None) -> Found:
-        """Facts, and a valid plan of them; only looks. `launcher`: the one that was lost; None at a start."""
+        """Facts, and a valid plan of them; only looks. `launcher`: the one it is about, which alone is asked; None at a start."""
         logs = [(path, said) for path, said in read_outcomes(self._state_dir) if launcher in (None, path.stem)]
         written = {exited.run_id: exited for _, said in logs for exited in said}
         attempts = [run.attempt for run in runs]
-        testimony = await evidence.hear(list(self._local.launchers), attempts, written, silent)
+        clients = [client for client in self._local.launchers if launcher in (None, client.launcher)]
+        testimony = await evidence.hear(clients, attempts, written, silent)
         findings = (
             evidence.of_a_copy(attempts)
             if launcher is None and self._of.copied

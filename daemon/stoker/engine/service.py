@@ -37,6 +37,7 @@ from stoker.engine.turn import Turn
 from stoker.engine.views import attempt_view, job_view
 from stoker.engine.workflows import Workflows
 from stoker.executors.in_process import HANDLERS
+from stoker.process.identity import is_asleep
 from stoker.store import attempts, changes, reader
 from stoker.store import jobs as job_rows
 
@@ -142,6 +143,8 @@ class Service:
             attempt=None if run is None else run.attempt,
             ended=await engine.reader.run(attempts.newest_end, job.id) if job.spec.limits and run is None else None,
             closed=engine.dispatcher.closed,
+            silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
+            asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
         )
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:

@@ -32,6 +32,7 @@ class Generations:
         self._stuck_ms = stuck_ms
         self._newest: LauncherClient | None = None
         self._clients: dict[str, LauncherClient] = {}
+        self._greeting: dict[str, LauncherClient] = {}
         self._leaving: set[LauncherClient] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -42,6 +43,16 @@ class Generations:
     def get(self, launcher: str | None) -> LauncherClient | None:
         """The one with that id, if it is connected."""
         return self._clients.get(launcher) if launcher is not None else None
+
+    def silent(self, launcher: str) -> bool:
+        """It lives and does not answer; what it runs goes on."""
+        client = self._clients.get(launcher)
+        return launcher in self._greeting or (client is not None and client.stuck)
+
+    @property
+    def all(self) -> list[LauncherClient]:
+        """Also those of earlier daemons that have not answered us yet."""
+        return [*self._greeting.values(), *self._clients.values()]
 
     def __getitem__(self, launcher: str) -> LauncherClient:
         return self._clients[launcher]
@@ -66,12 +77,15 @@ class Generations:
     async def reconnect(self, launcher: str) -> LauncherClient:
         """Take over a launcher of an earlier daemon. Raises OSError when it is gone."""
         client = LauncherClient(self._around.state_dir, launcher, self._hear, stuck_ms=self._stuck_ms)
+        self._greeting[launcher] = client
         try:
             await client.connect()
             await client.hello(self._around.epoch, self._around.instance)
         except BaseException:
             client.close()  # else it would keep its outcomes for a daemon that does not listen
             raise
+        finally:
+            del self._greeting[launcher]
         self._admit(client)
         return client
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stoker.core.errors import AlreadyRunning
 from stoker.core.model import Identity
-from stoker.process.connection import Connection, dial
+from stoker.process.connection import Connection, dial, peer_pid
 from stoker.process.messages import (
     Acknowledge,
     Answer,
@@ -55,6 +55,7 @@ class LauncherClient:
     def __init__(self, state_dir: Path, launcher: str, sink: Sink, *, stuck_ms: int = 5_000) -> None:
         self.launcher = launcher
         self.leaked = 0
+        self.pid: int | None = None
         self.stuck = False
         self.lost = False
         self._state_dir = state_dir
@@ -72,6 +73,7 @@ class LauncherClient:
     async def connect(self) -> None:
         """OSError when nobody listens there."""
         sock = dial(self._state_dir, self.launcher)
+        self.pid = peer_pid(sock)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, sock=sock)
 
     async def hello(self, epoch: int, instance: str) -> Hello:

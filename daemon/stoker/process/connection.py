@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LENGTH = struct.Struct(">I")
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7))
 DECODER = msgspec.json.Decoder(list[Answer])
 ENCODER = msgspec.json.Encoder()
 # Half of what a launcher accepts, so that a batch is cut long before one message more could be too much.
@@ -45,6 +46,12 @@ def dial(state_dir: Path, launcher: str) -> socket.socket:
     finally:
         os.close(directory)
     return sock
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """Who listens there, from the kernel: a launcher need not have said a word."""
+    pid, _, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    return int(pid)
 
 
 class Connection(asyncio.Protocol):

@@ -34,7 +34,7 @@ async def hear(
     written: Mapping[str, Exited],
     silent: Collection[str],
 ) -> Testimony:
-    """Ask connected launchers for all they hold, and for the attempts that name them. One that dies says nothing."""
+    """Ask these launchers for all they hold, and for the attempts that name them. One that dies says nothing."""
     held = {}
     for client in clients:
         named = [attempt.run_id for attempt in attempts if attempt.launcher == client.launcher]

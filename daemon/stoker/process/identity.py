@@ -71,6 +71,12 @@ def read_stat(pid: int) -> Stat | None:
     return Stat(words[0].decode(), int(words[1]), int(words[3]), int(words[17]), int(words[19]))
 
 
+def is_asleep(identity: Identity) -> bool:
+    """Whether it is in an uninterruptible sleep now: of no use as a proof, good enough for an explanation."""
+    stat = read_stat(identity.pid) if identity.boot_id == boot_id() else None
+    return stat is not None and stat.state == "D" and stat.start_ticks == identity.start_ticks
+
+
 def open_pidfd(pid: int) -> int | None:
     """A handle that stays on this very process; None when there is none."""
     try:
