@@ -1,4 +1,4 @@
-"""File systems of their own on loop devices: to be cut off from power, frozen, thawed, mounted again.
+"""File systems that fail: cut off from power, frozen and thawed, or dead from the beginning.
 
 Owns image, mount and loop device. Refuses to leave anything behind: a guard beside every mount thaws and unmounts when
 its pipe ends, and a pipe ends with the test, however that ended; a loop device goes with its last mount.
@@ -6,6 +6,7 @@ its pipe ends, and a pipe ends with the test, however that ended; a loop device 
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -53,10 +54,7 @@ class Disk:
 
     def mount(self) -> None:
         """Raises CalledProcessError where nothing may be mounted."""
-        self._guard = subprocess.Popen(
-            ["sh", "-c", GUARD, str(self.where)], stdin=subprocess.PIPE, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._guard = _guard(self.where)
         command = ["mount", "-t", "auto", "-o", self._options, str(self._image), str(self.where)]
         subprocess.run(command, check=True, capture_output=True)
         self.where.chmod(0o700)
@@ -85,6 +83,41 @@ class Disk:
 
     def thaw(self) -> None:
         subprocess.run(["fsfreeze", "--unfreeze", str(self.where)], check=True)
+
+
+class DeadDirectory:
+    """A file system whose server never says a word: whoever enters it sleeps until it is closed, then is refused."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self._guard = _guard(where)
+        where.mkdir()
+        self._server: int | None = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        options = f"fd={self._server},rootmode=40000,user_id=0,group_id=0"
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"dead", os.fsencode(where), b"fuse", 0, options.encode()):
+            self.close()
+            raise OSError(ctypes.get_errno(), f"mount {where}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._guard.communicate()
+
+    def close(self) -> None:
+        """ENOTCONN for all who wait and all who come."""
+        if self._server is not None:
+            os.close(self._server)
+            self._server = None
+
+
+def _guard(where: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["sh", "-c", GUARD, str(where)], stdin=subprocess.PIPE, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def why_not(kind: str, scratch: Path) -> str | None:

@@ -176,7 +176,7 @@ class RecoveryService:
         return found
 
     async def _weigh(self, runs: Sequence[Run], silent: Collection[str], launcher: str | None = None) -> Found:
-        """Facts, and a valid plan of them; only looks. `launcher`: the one it is about, which alone is asked; None at a start."""
+        """Facts, and a valid plan of them; only looks. `launcher`: the one to be asked about; None at a start."""
         logs = [(path, said) for path, said in read_outcomes(self._state_dir) if launcher in (None, path.stem)]
         written = {exited.run_id: exited for _, said in logs for exited in said}
         attempts = [run.attempt for run in runs]

@@ -1,0 +1,220 @@
+"""File systems that do not answer any more: workers whom no signal reaches, launchers that are stuck in a spawn.
+
+Owns a frozen ext4 (its writers sleep through SIGKILL) and a directory whose file system never answers. Refuses to go on
+before the fault is seen: a worker in state D, a launcher told as stuck. Invariant asked for in every test: whatever may
+still be alive keeps its resources, and everybody else is served.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import disks
+from tests.support.daemon import DaemonProcess
+from tests.support.disks import DeadDirectory, Disk
+from tests.support.facts import until
+from tests.support.torture import launchers
+from tests.support.work import Gate, end_of, kill9, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+
+SETTINGS = """
+[daemon]
+max_running = 8
+[launcher]
+stuck_ms = 1000
+[cpu]
+throttle_threshold = 100
+"""
+
+
+@pytest.fixture
+def patient(stopped_daemon: DaemonProcess) -> DaemonProcess:
+    """A daemon with a resource of which there is one, and room for those that hang."""
+    stopped_daemon.config.write_text(SETTINGS)
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        client.call("resource.set", {"name": "tape", "capacity": 1})
+    return stopped_daemon
+
+
+@pytest.fixture
+def disk(patient: DaemonProcess, tmp_path: Path) -> Iterator[Disk]:
+    """A frozen file system of workers."""
+    missing = disks.why_not("ext4", tmp_path)
+    if missing is not None:
+        pytest.skip(missing)
+    with Disk(patient.home / "image", "ext4", patient.home / "data") as mounted:
+        mounted.freeze()
+        yield mounted
+
+
+@pytest.fixture
+def dead(patient: DaemonProcess) -> Iterator[DeadDirectory]:
+    """A directory that nobody can enter or leave."""
+    try:
+        directory = DeadDirectory(patient.home / "dead")
+    except OSError as error:
+        pytest.skip(f"no file system of our own can be mounted here: {error}")
+    with directory:
+        yield directory
+
+
+def asleep(client: stoker.Client, job: int) -> int:
+    """The pid of its worker, once that sleeps where no signal reaches it."""
+    running(client, job)
+    pid: int = client.get(job)["pid"]
+    stat = Path(f"/proc/{pid}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "D", why=f"state D of {pid}")
+    return pid
+
+
+def kill_all_but_workers(daemon: DaemonProcess) -> None:
+    daemon.kill9()
+    for pid in launchers(daemon.state_dir).values():
+        kill9(pid)
+
+
+def test_worker_when_no_signal_reaches_it_then_its_job_stays_stopping_and_everybody_else_is_served(
+    patient: DaemonProcess, disk: Disk
+) -> None:
+    with patient.client() as client:
+        job = submit(
+            client, shell(f": > {disk.where}/x", resources={"tape": 1}, timeout_ms=100, grace_ms=100, max_attempts=1)
+        )
+        waiting = submit(client, shell(":", resources={"tape": 1}))
+        pid = asleep(client, job)
+        until(lambda: "SIGKILL" in pending(pid), why="a SIGKILL that waits for it")
+
+        told, blocked = client.why(job), client.why(waiting)
+        client.cancel(job)
+        other = end_of(client, submit(client, shell(":")))
+        shown, alike = client.get(job), state(client, waiting)
+        health = client.call("system.health")["ok"]
+        disk.thaw()
+        ends = [end_of(client, job), end_of(client, waiting)]
+
+    assert (told["code"], told["message"][:27]) == ("stopping", "is being stopped (timeout);")
+    assert f"pid {pid} sleeps in the kernel where no signal reaches it" in told["message"]
+    assert (blocked["code"], blocked["details"]["holders"]) == ("resource", [job])
+    assert (other, shown["state"], shown["stopping"], alike, health) == (
+        ("succeeded", "exit"), "running", True, "queued", True
+    )  # fmt: skip
+    assert ends == [("failed", "timeout"), ("succeeded", "exit")]
+
+
+def pending(pid: int) -> set[str]:
+    """Signals that were sent to a process and have not reached it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return {signum.name for signum in signal.Signals for mask in masks if mask >> (signum - 1) & 1}
+
+
+def test_safe_job_when_its_worker_sleeps_through_the_death_of_all_then_it_waits_for_proof_before_it_runs_again(
+    patient: DaemonProcess, disk: Disk
+) -> None:
+    with patient.client() as client:
+        job = submit(client, shell(f": > {disk.where}/x", resources={"tape": 1}, grace_ms=100, on_orphan="requeue"))
+        waiting = submit(client, shell(":", resources={"tape": 1}))
+        pid = asleep(client, job)
+    kill_all_but_workers(patient)
+
+    patient.start()
+    with patient.client() as client:
+        until(lambda: "SIGKILL" in pending(pid), why="a SIGKILL that waits for it")
+        until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
+        other = end_of(client, submit(client, shell(":")))
+        before = client.get(job)
+        blocked = client.why(waiting)["details"]["holders"]
+        disk.thaw()
+        ends = [end_of(client, job), end_of(client, waiting)]
+        outcomes = [attempt["outcome"] for attempt in client.get(job)["attempts_list"]]
+
+    assert (other, before["state"], before["attempts"], blocked) == (("succeeded", "exit"), "running", 1, [job])
+    assert ends == [("succeeded", "exit"), ("succeeded", "exit")]
+    assert outcomes == ["unseen", "exit"]
+
+
+def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over_and_its_own_are_settled_when_it_is_back(
+    patient: DaemonProcess, dead: DeadDirectory
+) -> None:
+    gate = Gate(patient.home / "gate")
+    with patient.client() as client:
+        before = submit(client, gate.spec("exit 3"))
+        running(client, before)
+        hanging = submit(client, shell(":", working_dir=f"{dead.where}/x"))
+        (stuck,) = until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
+
+        after = end_of(client, submit(client, shell(":")))
+        gate.open()
+        told = [client.why(job)["message"] for job in (before, hanging)]
+        standing = {one["id"]: (one["state"], one["running"]) for one in client.status()["launchers"]}
+        states, health = [state(client, before), state(client, hanging)], client.call("system.health")["ok"]
+        dead.close()
+        ends = [end_of(client, before), end_of(client, hanging)]
+        until(lambda: len(client.status()["launchers"]) == 1, why="the leave of the empty one")
+
+    assert (after, health, states) == (("succeeded", "exit"), True, ["running", "running"])
+    assert standing.pop(stuck["launcher"]) == ("stuck", 2)
+    assert list(standing.values()) == [("ok", 0)]
+    assert all(f"its launcher {stuck['launcher']} lives and does not answer" in message for message in told)
+    assert ends == [("failed", "exit"), ("failed", "spawn_error")]
+    assert [event["launcher"] for event in patient.events("launcher_back")] == [stuck["launcher"]]
+    assert [event["launcher"] for event in patient.events("launcher_left")] == [stuck["launcher"]]
+
+
+def test_launcher_when_killed_beside_one_that_is_stuck_then_its_jobs_are_recovered_at_once(
+    patient: DaemonProcess, dead: DeadDirectory
+) -> None:
+    gate = Gate(patient.home / "gate")
+    with patient.client() as client:
+        hanging = submit(client, shell(":", working_dir=f"{dead.where}/x"))
+        until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
+        job = submit(client, gate.spec(on_orphan="requeue", grace_ms=100))
+        running(client, job)
+
+        kill9(next(one["pid"] for one in client.status()["launchers"] if one["state"] == "ok"))
+        until(lambda: client.get(job)["attempts"] == 2, timeout_s=30, why="a second attempt")
+        gate.open()
+        end, meanwhile = end_of(client, job), state(client, hanging)
+
+    assert (end, meanwhile) == (("succeeded", "exit"), "running")
+
+
+def test_daemon_when_restarted_while_its_launcher_is_stuck_then_it_serves_and_settles_what_comes_late(
+    patient: DaemonProcess, dead: DeadDirectory
+) -> None:
+    gate = Gate(patient.home / "gate")
+    with patient.client() as client:
+        before = submit(client, gate.spec("exit 3"))
+        lasting = submit(client, shell("exec tail -f /dev/null", survive=True))
+        running(client, before, lasting)
+        hanging = submit(client, shell(":", working_dir=f"{dead.where}/x", on_orphan="requeue"))
+        (stuck,) = until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
+        pid = next(one["pid"] for one in client.status()["launchers"] if one["state"] == "stuck")
+    patient.kill9()
+    gate.open()
+
+    patient.start()
+    with patient.client() as client:
+        after = end_of(client, submit(client, shell(":")))
+        standing = {one["id"]: (one["pid"], one["state"], one["running"]) for one in client.status()["launchers"]}
+        told = client.why(before)["message"]
+        states = [state(client, job) for job in (before, lasting, hanging)]
+        dead.close()
+        ends = [end_of(client, before), end_of(client, hanging)]
+        adopted = until(lambda: client.get(lasting)["attempts_list"][-1]["adopted"], why="an adoption")
+        client.cancel(lasting)
+        ends.append(end_of(client, lasting))
+
+    assert standing[stuck["launcher"]] == (pid, "stuck", 3)
+    assert (after, states, adopted) == (("succeeded", "exit"), ["running"] * 3, 1)
+    assert f"its launcher {stuck['launcher']} lives and does not answer" in told
+    assert ends == [("failed", "exit"), ("failed", "spawn_error"), ("cancelled", "user")]
