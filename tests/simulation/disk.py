@@ -23,13 +23,14 @@ from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 
 RESOURCE = "INSERT INTO resources (name, capacity) VALUES (?, ?)"
+LAZINESS = 50  # commits of which a disk that lies remembers nothing
 QUEUE = "INSERT INTO queues (name, class, max_running) VALUES ('bulk', 'low', 2)"
 
 
 class Disk:
     """What is there, and what was asked of it."""
 
-    def __init__(self, host: Host, capacity: dict[str, int]) -> None:
+    def __init__(self, host: Host, capacity: dict[str, int], *, lies: bool = False) -> None:
         self.database = sqlite3.connect(":memory:", isolation_level=None, cached_statements=256)
         self.database.execute("PRAGMA foreign_keys = ON")
         migrate(self.database, Path("nowhere"))
@@ -40,6 +41,9 @@ class Disk:
         self.asked: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
         self.fails: str | None = None  # how the next commit fails
         self._host = host
+        self._lies = lies
+        self._synced = self.database.serialize() if lies else b""
+        self._unsynced = 0
 
     async def run(self, function: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """As `store.database.Database.run`: wait for the disk."""
@@ -65,6 +69,7 @@ class Disk:
         result = function(self.database, *args, **kw)
         batch: Batch = args[0]
         self.laws.committed(batch, self._host.working(), self._host.ends)
+        self._sync_now_and_then()
         if failure == "after":
             raise _error(sqlite3.SQLITE_IOERR)
         return result
@@ -76,6 +81,18 @@ class Disk:
             _, function, args, kw = self.asked[0]
             self._carry_out(function, args, kw)
         self.asked.clear()
+
+    # --- a disk that lies, for the negative control
+
+    def _sync_now_and_then(self) -> None:
+        self._unsynced += self._lies
+        if self._unsynced >= LAZINESS:
+            self._synced, self._unsynced = self.database.serialize(), 0
+
+    def forget_unsynced(self) -> None:
+        """The power is back, and what was said to be written is not."""
+        if self._lies:
+            self.database.deserialize(self._synced)
 
     # --- outcome logs
 

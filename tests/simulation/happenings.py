@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.simulation.host import Process
+from tests.simulation.host import STRANGE, Process
 from tests.simulation.launchers import be_born
 from tests.simulation.life import Life
 from tests.simulation.world import ENOUGH, World
@@ -51,7 +51,7 @@ def _worker(world: World) -> None:
     host, chance = world.host, world.chance
     worker: Process = world.pick(host.workers())
     if worker.sleeping:
-        worker.sleeping = not world.calm and chance.random() < 0.9
+        worker.sleeping = not world.calm and chance.random() < 0.98
     elif worker.doom is not None:
         host.die(worker, None, worker.doom)
     elif worker.unborn:
@@ -118,26 +118,33 @@ def _kill_in_spawn(world: World) -> None:
 
 def _reboot(world: World) -> None:
     """Nobody was told. Strangers get the pids that our workers had."""
-    before = [(worker.pid, worker.start_ticks) for worker in world.host.workers()]
+    before = world.host.workers()
     world.end_life()
     for one in world.launchers.values():
         one.process.ended = one.process.ended or (None, 9)
     world.host.boot()
-    for pid, ticks in before:
-        stranger = Process(pid, ticks, 0, 1, 0)
-        stranger.environ = b"PATH=/bin\0"
-        world.host.processes[pid] = stranger
+    for worker in before:
+        world.host.freed.append(worker.pid)
+        world.host.replace(worker)
 
 
 def _power_loss(world: World) -> None:
     """As a reboot, in the middle of whatever the disk was doing."""
     _reboot(world)
+    world.disk.forget_unsynced()
 
 
 def _reuse_pid(world: World) -> None:
-    """A stranger gets a number that was somebody's; at times on the very tick, at times not to be looked at."""
-    stranger = world.host.spawn(1, again=True)
-    stranger.environ = b"PATH=/bin\0"
+    """A stranger gets the number of a worker that just died; most often of one whose launcher had died before."""
+    mains = [worker for worker in world.host.workers() if worker.main and not worker.unborn]
+    orphans = [worker for worker in mains if worker.parent == 1]
+    if orphans:
+        worker = world.pick(orphans)
+        world.host.die(worker, *world.pick(list(EXITS)))
+        stranger = world.host.replace(worker)
+    else:
+        stranger = world.host.spawn(1, again=True)
+        stranger.environ = STRANGE
     stranger.secret = world.chance.random() < 0.2
 
 

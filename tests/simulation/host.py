@@ -16,6 +16,7 @@ from stoker.process.identity import Stat
 
 TICK_MS = 10
 FIRST_FD = 1_000_000  # far from any real descriptor: a simulated one that reaches the kernel is an error there
+STRANGE = b"PATH=/bin\0"
 EPOCH_MS = 1_700_000_000_000
 
 
@@ -80,13 +81,28 @@ class Host:
 
     # --- processes
 
+    def replace(self, dead: Process) -> Process:
+        """A stranger on the pid of somebody who just died, within the same tick."""
+        self.freed.remove(dead.pid)
+        stranger = self.processes[dead.pid] = Process(dead.pid, dead.start_ticks, self._next_inode(), 1, 0)
+        stranger.environ = STRANGE
+        return stranger
+
+    def end_strangers(self) -> None:
+        for one in list(self.processes.values()):
+            if one.environ.startswith(STRANGE):
+                self.die(one, 0, None)
+
     def spawn(self, parent: int, session: int = 0, *, again: bool = False) -> Process:
         """A new process; `again`: on a pid that was somebody else's before."""
         pid = self.freed.pop() if again and self.freed else self._next_pid()
-        self._inodes += 1
-        process = Process(pid, self.boot_ms // TICK_MS, self._inodes, parent, session)
+        process = Process(pid, self.boot_ms // TICK_MS, self._next_inode(), parent, session)
         self.processes[pid] = process
         return process
+
+    def _next_inode(self) -> int:
+        self._inodes += 1
+        return self._inodes
 
     def _next_pid(self) -> int:
         self._pids += 1

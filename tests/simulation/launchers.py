@@ -76,6 +76,7 @@ class SimulatedSpawner:
         self._laws = laws
         self._chance = chance
         self.dies = False
+        self.launcher = ""
         self.marks = b""
 
     def spawn(self, order: dict[str, Any], _log: int) -> int:
@@ -87,6 +88,8 @@ class SimulatedSpawner:
         worker.run_id = order["run_id"]
         worker.stubborn = self._chance.random() < 0.2
         worker.environ = self.marks
+        # Its descriptors are the launcher's, lock, listener and connections, until the exec closes them.
+        worker.launcher = self.launcher if self._chance.random() < 0.7 else ""
         if self.dies:
             raise DiedInSpawnError
         be_born(host, self._laws, worker, order["env"])
@@ -178,12 +181,14 @@ class SimulatedLauncher:
     ) -> None:
         self.name = name
         self.stuck = False
+        self.died_in_spawn = False
         self.wires: list[Wire] = []
         self._host = host
         self.process = host.spawn(1)
         self.process.environ = b"STOKER_INSTANCE=%b\0STOKER_LAUNCHER=%b\0" % (instance.encode(), name.encode())
         self.spawner = SimulatedSpawner(host, laws, chance)
         self.spawner.marks = self.process.environ
+        self.spawner.launcher = name
         core = Watched(name, instance, log, laws)
         core._spawner = self.spawner  # type: ignore[assignment]
         core._kin = SimulatedKin(host, core._runs)  # type: ignore[assignment]
@@ -195,9 +200,16 @@ class SimulatedLauncher:
     def alive(self) -> bool:
         return self.process.ended is None
 
+    @property
+    def held(self) -> bool:
+        """Whether its lock, listener and connections are open, be it in a child that has not got to its exec."""
+        children = (one for one in self._host.processes.values() if one.unborn and one.ended is None)
+        return self.alive or any(one.launcher == self.name for one in children)
+
     def connect(self, wire: Wire) -> None:
         self.wires.append(wire)
-        self.loop.admit(wire)
+        if self.alive:
+            self.loop.admit(wire)
 
     @property
     def restless(self) -> bool:
@@ -213,6 +225,7 @@ class SimulatedLauncher:
         try:
             leaves = self.loop.turn(self.wires)
         except DiedInSpawnError:
+            self.died_in_spawn = True
             self.die()
             return
         self.wires = [wire for wire in self.wires if wire.launcher_end]
@@ -222,7 +235,11 @@ class SimulatedLauncher:
     def die(self, code: int | None = None) -> None:
         """What it had said can still be read."""
         self._host.die(self.process, code, None if code is not None else 9)
-        for wire in self.wires:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Connections end with the last process that has them open."""
+        for wire in self.wires if not self.held else ():
             wire.launcher_end = False
 
 

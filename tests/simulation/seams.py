@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import stoker.daemon  # noqa: F401 - so that every module that may hold a name is there
 from stoker.core import clock
 from stoker.core.throttle import Sample
+from stoker.engine import inbox, intake
 from stoker.host import probe
 from stoker.launcher import complaints
 from stoker.launcher import launcher as launcher_module
@@ -88,6 +89,8 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
         (tree, "os", Layer(os, close=host.close)),
         (tree, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
+        (inbox, "random", world.chance),
+        (intake, "os", Layer(os, urandom=world.chance.randbytes)),
         (LauncherClient, "connect", partialmethod(_connect, world)),
         (launcher_loop, "time", SimpleNamespace(monotonic=lambda: host.boot_ms / 1_000)),
         (

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 from tests.simulation.happenings import FAULTS
 from tests.simulation.seams import simulated
 from tests.simulation.walk import Walk
+from tests.simulation.world import LawBroken
 
+# What a fault must have led to, to have been one.
+CONSEQUENCES = ("died in spawn", "storage failed", "launcher back", "room on disk", "drained")
 STEPS = 100_000
 EPISODE = 2_500
+CONTROLS = 5
+CONTROL_STEPS = 600
+ROOT = Path(__file__).parents[2]
 
 
 def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: int) -> None:
@@ -31,7 +39,41 @@ def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: in
         done += walk.world.done
         looks += walk.world.laws.looks
 
-    faults = {name: done[name] for name in FAULTS}
+    faults = {name: done[name] for name in (*FAULTS, *CONSEQUENCES)}
     sys.stdout.write(f"seed {seed}: {done.total()} steps, faults {faults}, looks {dict(looks)}\n")
     assert done.total() >= STEPS
     assert all(faults.values()), "a fault that never fired proves nothing"
+
+
+def test_world_when_the_disk_lies_then_the_laws_notice(seed: int) -> None:
+    """The negative control: a disk that forgets what it said it had written must lose something."""
+    noticed = losses = 0
+
+    for number in range(CONTROLS):
+        walk = Walk(random.Random(f"{seed}/{number}"), lies=True)
+        with simulated(walk.world):
+            try:
+                walk.go_on(CONTROL_STEPS)
+                walk.happen("power loss")
+                losses += 1
+                walk.go_on(CONTROL_STEPS)
+            except LawBroken:
+                noticed += 1
+
+    sys.stdout.write(f"seed {seed}: {losses} losses of power on a disk that lies, {noticed} noticed\n")
+    assert losses == CONTROLS
+    assert noticed
+
+
+def test_world_when_a_seed_is_walked_again_then_everything_happens_as_before(seed: int) -> None:
+    """Also where sets of strings have another order, as in every new process."""
+    walked = {
+        subprocess.run(
+            [sys.executable, "-c", f"from tests.simulation.walk import footprint; print(footprint({seed}))"],
+            env={**os.environ, "PYTHONHASHSEED": order}, cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout
+        for order in ("1", "2")
+    }  # fmt: skip
+
+    assert len(walked) == 1
+    assert walked.pop().strip()

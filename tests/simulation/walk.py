@@ -5,9 +5,11 @@ Owns the odds, and what calm means: no faults, and then nothing that should end 
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 from tests.simulation.happenings import ACTIONS, COURSE, FAULTS, possible
+from tests.simulation.seams import simulated
 from tests.simulation.world import LawBroken, World
 
 WEIGHTS: dict[str, float] = {
@@ -16,6 +18,8 @@ WEIGHTS: dict[str, float] = {
 }  # fmt: skip
 FAULT_RATE = 0.15
 CALM_STEPS = 20_000
+LOOK_AGAIN = 1_500
+FOOTPRINT_STEPS = 3_000
 STILL = """
 SELECT jobs.id, state, reason, (SELECT run_id FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL) FROM jobs
 WHERE state IN ('waiting', 'queued', 'running')
@@ -26,9 +30,9 @@ WHERE state IN ('waiting', 'queued', 'running')
 class Walk:
     """One episode."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, lies: bool = False) -> None:
         self.chance = chance
-        self.world = World(chance, pidfs=chance.random() < 0.5)
+        self.world = World(chance, pidfs=chance.random() < 0.5, lies=lies)
         # Some kinds of fault often, some not at all: each walk has its own weather.
         self._odds = WEIGHTS | {name: FAULT_RATE * chance.choice([0, 0.3, 1, 3]) for name in FAULTS}
         self.told: list[str] = []
@@ -36,6 +40,11 @@ class Walk:
     def go(self, steps: int) -> None:
         for _ in range(steps):
             self._step(self._odds)
+
+    def go_on(self, steps: int) -> None:
+        """The ordinary course of things, without faults."""
+        for _ in range(steps):
+            self._step(WEIGHTS)
 
     def _step(self, odds: dict[str, float]) -> None:
         names = [name for name in possible(self.world, ACTIONS) if odds.get(name)]
@@ -54,11 +63,12 @@ class Walk:
         odds |= {"launcher back": 20, "room on disk": 20, "clear held": 0.5}
         for one in world.launchers.values():
             one.spawner.dies = False
+        world.host.end_strangers()
         for step in range(CALM_STEPS):
             self._step(odds)
             if step % 200 == 199 and not self.left():
                 return
-            if step == CALM_STEPS // 2 and world.life is not None:
+            if step == LOOK_AGAIN and world.life is not None:
                 self.happen("kill daemon")  # what nobody could prove is looked at again at a start
         raise LawBroken(f"after {CALM_STEPS} calm steps this has not ended: {self.left()}")
 
@@ -71,3 +81,12 @@ class Walk:
         life = [] if world.life is not None and world.life.ready else ["no daemon"]
         old = [f"launcher {one.name}" for one in world.living()]
         return jobs + workers + outcomes + life + (old if len(old) > 1 else [])
+
+
+def footprint(seed: int) -> str:
+    """What one walk did and what came of it, in short."""
+    walk = Walk(random.Random(seed))
+    with simulated(walk.world):
+        walk.go(FOOTPRINT_STEPS)
+    told = [*walk.told, *walk.world.disk.database.execute("SELECT seq, at, subject, to_state, payload FROM changes")]
+    return hashlib.sha256(repr(told).encode()).hexdigest()

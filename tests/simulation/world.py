@@ -32,10 +32,10 @@ class LawBroken(AssertionError):
 class World:
     """Everything there is. `do` one thing at a time, by name."""
 
-    def __init__(self, chance: random.Random, *, pidfs: bool = True) -> None:
+    def __init__(self, chance: random.Random, *, pidfs: bool = True, lies: bool = False) -> None:
         self.chance = chance
         self.host = Host(self.broken, pidfs=pidfs)
-        self.disk = Disk(self.host, CAPACITY)
+        self.disk = Disk(self.host, CAPACITY, lies=lies)
         self.laws = self.disk.laws
         self.host.may_stop = self.laws.may_stop
         self.launchers: dict[str, SimulatedLauncher] = {}
@@ -44,7 +44,6 @@ class World:
         self.free_bytes = ENOUGH
         self.calm = False  # no faults any more, and everything comes to its end
         self.done: Counter[str] = Counter()
-        self.trace = 0
         self._fds = 0
 
     def broken(self, text: str) -> None:
@@ -56,6 +55,11 @@ class World:
         """Let one thing happen. Raises LawBroken, or whatever escaped from the product."""
         action(self)
         self.done[name] += 1
+        for one in self.launchers.values():
+            if one.wires and not one.alive:
+                one.hang_up()
+            self.done["died in spawn"] += one.died_in_spawn
+            one.died_in_spawn = False
         if self.life is not None:
             why = self.life.over()
             if why is not None:
@@ -73,9 +77,8 @@ class World:
     # --- what the seams ask
 
     def find_launchers(self) -> Launchers:
-        """A child between fork and exec still holds the lock of its launcher."""
-        held = {one.launcher for one in self.host.processes.values() if one.unborn and one.ended is None}
-        alive = [name for name, one in self.launchers.items() if one.alive or name in held]
+        """By their locks."""
+        alive = [name for name, one in self.launchers.items() if one.held]
         return Launchers(alive, [name for name in self.launchers if name not in alive])
 
     async def start_launcher(
@@ -94,18 +97,15 @@ class World:
     async def connect(self, client: LauncherClient) -> None:
         """In place of `LauncherClient.connect`."""
         launcher = self.launchers.get(client.launcher)
-        if launcher is None or not launcher.alive:
+        if launcher is None or not launcher.held:
             raise ConnectionRefusedError(client.launcher)
-        assert self.life is not None or self._beginning is not None
-        life = self.life or self._beginning
-        assert life is not None
+        life = self.life
+        assert life is not None, "only a daemon connects"
         self._fds += 1
         wire = Wire(self._fds, client._connection, life.loop)
         client._connection.connection_made(wire)
         life.wires.append(wire)
         launcher.connect(wire)
-
-    _beginning: Life | None = None
 
     def hear_complaint(self, text: str) -> None:
         """A launcher says on its stderr that something was wrong with a daemon."""
