@@ -63,7 +63,7 @@ async def test_proof_when_the_worker_lives_then_it_is_ours_and_pinned(host: Laun
     order = host.staying()
     who = await worker(host, order)
 
-    said, pidfd = prove(who, order.run_id)
+    said, pidfd = prove(who, host.instance, order.run_id)
 
     assert said is Verdict.OURS
     assert pidfd is not None
@@ -80,7 +80,7 @@ async def test_proof_when_the_worker_has_ended_then_it_is_gone(host: LauncherHos
     os.kill(who.pid, 9)
     await host.gone_from_proc(who.pid)
 
-    assert prove(who, order.run_id) == (Verdict.GONE, None)
+    assert prove(who, host.instance, order.run_id) == (Verdict.GONE, None)
 
 
 async def test_proof_when_only_its_zombie_is_left_then_it_is_gone(host: LauncherHost) -> None:
@@ -89,7 +89,7 @@ async def test_proof_when_only_its_zombie_is_left_then_it_is_gone(host: Launcher
     until(child.ended)
 
     assert Path(f"/proc/{child.pid}").exists()
-    assert verdict(who, "1.1.aa") is Verdict.GONE
+    assert verdict(who, host.instance, "1.1.aa") is Verdict.GONE
 
 
 async def test_proof_when_the_number_is_a_threads_by_now_then_it_is_gone(host: LauncherHost) -> None:
@@ -100,7 +100,7 @@ async def test_proof_when_the_number_is_a_threads_by_now_then_it_is_gone(host: L
         assert thread.native_id is not None
         who = replace(identity_of(os.getpid()), pid=thread.native_id)
 
-        assert prove(who, "1.1.aa") == (Verdict.GONE, None)
+        assert prove(who, host.instance, "1.1.aa") == (Verdict.GONE, None)
     finally:
         done.set()
         thread.join()
@@ -113,7 +113,7 @@ async def test_proof_when_the_process_started_at_another_time_then_it_is_not_our
 
     other = replace(who, start_ticks=who.start_ticks - 1)
 
-    assert prove(other, order.run_id) == (Verdict.NOT_OURS, None)
+    assert prove(other, host.instance, order.run_id) == (Verdict.NOT_OURS, None)
 
 
 async def test_proof_when_the_inode_is_another_then_all_else_does_not_count(host: LauncherHost) -> None:
@@ -123,7 +123,7 @@ async def test_proof_when_the_inode_is_another_then_all_else_does_not_count(host
 
     other = replace(who, pidfs_inode=who.pidfs_inode + 1)
 
-    assert verdict(other, order.run_id) is Verdict.NOT_OURS
+    assert verdict(other, host.instance, order.run_id) is Verdict.NOT_OURS
 
 
 async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_another_run_then_it_is_not_ours(
@@ -131,13 +131,14 @@ async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_another_run_then_i
 ) -> None:
     child = Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="2.1.bb", STOKER_INSTANCE=host.instance)
 
-    assert verdict(identity_of(child.pid, pidfs_inode=None), "1.1.aa") is Verdict.NOT_OURS
+    assert verdict(identity_of(child.pid, pidfs_inode=None), host.instance, "1.1.aa") is Verdict.NOT_OURS
+    assert verdict(identity_of(child.pid, pidfs_inode=None), "another", "2.1.bb") is Verdict.NOT_OURS
 
 
 async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_nothing_then_nobody_can_tell(host: LauncherHost) -> None:
     child = Stranger(host, "/bin/sleep", "600")
 
-    assert verdict(identity_of(child.pid, pidfs_inode=None), "1.1.aa") is Verdict.UNPROVABLE
+    assert verdict(identity_of(child.pid, pidfs_inode=None), host.instance, "1.1.aa") is Verdict.UNPROVABLE
 
 
 async def test_proof_when_the_environment_is_emptied_then_only_the_inode_proves(
@@ -148,36 +149,36 @@ async def test_proof_when_the_environment_is_emptied_then_only_the_inode_proves(
     who = client.identity(await host.running(client, order, "up"))
     until(lambda: host.instance.encode() not in Path(f"/proc/{who.pid}/environ").read_bytes())
 
-    assert verdict(who, order.run_id) is Verdict.OURS
+    assert verdict(who, host.instance, order.run_id) is Verdict.OURS
     monkeypatch.setattr(identities, "pidfs_inode", no_inode)
-    assert verdict(who, order.run_id) is Verdict.UNPROVABLE
+    assert verdict(who, host.instance, order.run_id) is Verdict.UNPROVABLE
 
 
 async def test_proof_when_the_boot_was_another_then_it_is_gone_whatever_runs_now(host: LauncherHost) -> None:
     order = host.staying()
     who = await worker(host, order)
 
-    assert prove(replace(who, boot_id="0" * 36), order.run_id) == (Verdict.GONE, None)
+    assert prove(replace(who, boot_id="0" * 36), host.instance, order.run_id) == (Verdict.GONE, None)
 
 
 async def test_proof_when_the_pid_namespace_is_another_then_nobody_can_tell(host: LauncherHost) -> None:
     order = host.staying()
     who = await worker(host, order)
 
-    assert prove(replace(who, pid_namespace=1), order.run_id) == (Verdict.UNPROVABLE, None)
+    assert prove(replace(who, pid_namespace=1), host.instance, order.run_id) == (Verdict.UNPROVABLE, None)
 
 
 LOOK = """
 import sys, msgspec
 from stoker.core.model import Identity
 from stoker.process.identity import verdict
-print(verdict(msgspec.json.decode(sys.argv[1], type=Identity), sys.argv[2]))
+print(verdict(msgspec.json.decode(sys.argv[1], type=Identity), *sys.argv[2:]))
 """
 
 
-def look_from(where: list[str], who: Identity, run_id: str) -> str:
+def look_from(where: list[str], who: Identity, instance: str, run_id: str) -> str:
     """The verdict of a process that sees another /proc or another boot."""
-    command = [*where, sys.executable, "-c", LOOK, msgspec.json.encode(who).decode(), run_id]
+    command = [*where, sys.executable, "-c", LOOK, msgspec.json.encode(who).decode(), instance, run_id]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -189,8 +190,8 @@ async def test_proof_when_the_machine_was_started_anew_then_it_is_gone(host: Lau
     boot.write_text("11111111-2222-3333-4444-555555555555\n")
     mounted = f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"'
 
-    assert look_from(["unshare", "-m", "sh", "-c", mounted, "sh"], who, order.run_id) == "gone"
-    assert look_from(["unshare", "-m"], who, order.run_id) == "ours"
+    assert look_from(["unshare", "-m", "sh", "-c", mounted, "sh"], who, host.instance, order.run_id) == "gone"
+    assert look_from(["unshare", "-m"], who, host.instance, order.run_id) == "ours"
 
 
 @AS_ROOT
@@ -198,7 +199,7 @@ async def test_proof_when_we_are_in_another_pid_namespace_then_nobody_can_tell(h
     order = host.staying()
     who = await worker(host, order)
 
-    assert look_from(["unshare", "--pid", "--fork", "--mount-proc"], who, order.run_id) == "unprovable"
+    assert look_from(["unshare", "--pid", "--fork", "--mount-proc"], who, host.instance, order.run_id) == "unprovable"
 
 
 @AS_ROOT
@@ -207,8 +208,8 @@ async def test_proof_when_the_environment_may_not_be_read_then_nobody_can_tell(h
     who = identity_of(child.pid, pidfs_inode=None)
     nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all"]
 
-    assert look_from(nobody, who, "1.1.aa") == "unprovable"
-    assert verdict(who, "1.1.aa") is Verdict.OURS
+    assert look_from(nobody, who, host.instance, "1.1.aa") == "unprovable"
+    assert verdict(who, host.instance, "1.1.aa") is Verdict.OURS
 
 
 async def test_scan_when_processes_carry_marks_then_each_is_found_under_its_run(host: LauncherHost) -> None:

@@ -172,7 +172,7 @@ async def test_await_end_when_the_process_ends_then_it_returns_and_not_before(ho
     order = host.staying()
     who = await orphan(host, order)
 
-    waiting = asyncio.ensure_future(await_end(who, order.run_id))
+    waiting = asyncio.ensure_future(await_end(who, host.instance, order.run_id))
     await asyncio.wait({waiting}, timeout=0.05)
     waited = not waiting.done()
     os.kill(who.pid, signal.SIGKILL)
@@ -187,7 +187,7 @@ async def test_await_end_when_the_process_is_not_ours_then_it_returns_at_once(ho
     os.kill(who.pid, signal.SIGKILL)
     await host.gone_from_proc(who.pid)
 
-    await asyncio.wait_for(await_end(who, order.run_id), 10)
+    await asyncio.wait_for(await_end(who, host.instance, order.run_id), 10)
 
 
 # --- the ladder

@@ -83,7 +83,7 @@ class LocalExecutor:
     async def _watch_orphan(self, run_id: str, identity: Identity | None) -> None:
         """Its attempt ends with its main process; what that left behind, perhaps before we came, is stopped."""
         if identity is not None:
-            await await_end(identity, run_id)
+            await await_end(identity, self._around.instance, run_id)
         if run_id in self._orphans:
             await self._sweep(run_id, self._graces[run_id])
             self._end_orphan(run_id, stopped=False)

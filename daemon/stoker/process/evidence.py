@@ -115,7 +115,9 @@ def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int) -> dic
     """What /proc says of each."""
     found = identities.scan(instance).runs
     return {
-        attempt.run_id: _judge(attempt, found.get(attempt.run_id, ()), foreign=_epoch(attempt) <= foreign_epochs)
+        attempt.run_id: _judge(
+            instance, attempt, found.get(attempt.run_id, ()), foreign=_epoch(attempt) <= foreign_epochs
+        )
         for attempt in attempts
     }
 
@@ -124,14 +126,14 @@ def _epoch(attempt: Attempt) -> int:
     return int(attempt.launcher.split("-", 1)[0])
 
 
-def _judge(attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:
+def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:
     """What /proc says: `pids` are the processes that carry the attempt's run id."""
 
     def finding(fact: Fact, evidence: str, identity: Identity | None = attempt.identity) -> Finding:
         return Finding(run_id=attempt.run_id, fact=fact, evidence=evidence, identity=identity)
 
     if attempt.identity is not None:
-        verdict = identities.verdict(attempt.identity, attempt.run_id)
+        verdict = identities.verdict(attempt.identity, instance, attempt.run_id)
         if verdict is identities.Verdict.OURS and foreign:
             return finding(Fact.UNPROVABLE, f"pid {attempt.identity.pid} runs for the directory that this is a copy of")
         if verdict is identities.Verdict.OURS:

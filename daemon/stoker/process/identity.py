@@ -102,15 +102,15 @@ def pidfs_inode(pidfd: int) -> int | None:
     return os.fstat(pidfd).st_ino
 
 
-def verdict(identity: Identity, run_id: str) -> Verdict:
+def verdict(identity: Identity, instance: str, run_id: str) -> Verdict:
     """As `prove`, for those who only want to know."""
-    said, pidfd = prove(identity, run_id)
+    said, pidfd = prove(identity, instance, run_id)
     if pidfd is not None:
         os.close(pidfd)
     return said
 
 
-def prove(identity: Identity, run_id: str) -> tuple[Verdict, int | None]:
+def prove(identity: Identity, instance: str, run_id: str) -> tuple[Verdict, int | None]:
     """Whether the process at `identity.pid` is that worker; with OURS comes its pidfd, for the caller to close."""
     if identity.boot_id != boot_id():
         return Verdict.GONE, None
@@ -119,14 +119,14 @@ def prove(identity: Identity, run_id: str) -> tuple[Verdict, int | None]:
     pidfd = open_pidfd(identity.pid)
     if pidfd is None:
         return Verdict.GONE, None
-    said = _compare(identity, run_id, pidfd)
+    said = _compare(identity, instance, run_id, pidfd)
     if said is Verdict.OURS:
         return said, pidfd
     os.close(pidfd)
     return said, None
 
 
-def _compare(identity: Identity, run_id: str, pidfd: int) -> Verdict:
+def _compare(identity: Identity, instance: str, run_id: str, pidfd: int) -> Verdict:
     stat = read_stat(identity.pid)
     if stat is None or stat.ended:
         return Verdict.GONE
@@ -135,10 +135,10 @@ def _compare(identity: Identity, run_id: str, pidfd: int) -> Verdict:
     inode = None if identity.pidfs_inode is None else pidfs_inode(pidfd)
     if inode is not None:
         return Verdict.OURS if inode == identity.pidfs_inode else Verdict.NOT_OURS
-    return _by_marks(identity, run_id, pidfd)
+    return _by_marks(identity, instance, run_id, pidfd)
 
 
-def _by_marks(identity: Identity, run_id: str, pidfd: int) -> Verdict:
+def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> Verdict:
     """Without an inode: the nonce in its environment, or the cgroup that is its alone."""
     try:
         marks = read_marks(identity.pid)
@@ -147,7 +147,7 @@ def _by_marks(identity: Identity, run_id: str, pidfd: int) -> Verdict:
         return Verdict.UNPROVABLE
     if has_ended(pidfd):
         return Verdict.GONE
-    if marks.run_id == run_id or inside:
+    if (marks.instance, marks.run_id) == (instance, run_id) or inside:
         return Verdict.OURS
     # Same pid, same tick, no mark: it may have emptied its environment, or be a stranger. Nobody can tell.
     return Verdict.UNPROVABLE if marks.run_id is None else Verdict.NOT_OURS

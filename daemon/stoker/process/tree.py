@@ -100,9 +100,9 @@ async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None
             os.close(member.pidfd)
 
 
-async def await_end(identity: Identity, run_id: str) -> None:
+async def await_end(identity: Identity, instance: str, run_id: str) -> None:
     """Return when that process has ended, or is proven not to be there."""
-    said, pidfd = identities.prove(identity, run_id)
+    said, pidfd = identities.prove(identity, instance, run_id)
     if said is not Verdict.OURS or pidfd is None:
         return
     try:
@@ -129,7 +129,7 @@ def _find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> li
         for pid in pids if run_id in run_ids else ():
             _take(found, pid, partial(_carries, pid, instance, run_id))
     for run_id, identity in mains.items():
-        said, pidfd = identities.prove(identity, run_id)
+        said, pidfd = identities.prove(identity, instance, run_id)
         if said is Verdict.OURS and pidfd is not None:
             if identity.pid in found:
                 os.close(pidfd)
