@@ -1,0 +1,247 @@
+"""Pids that are used again, at the worst moment: no stranger is ever signalled, whichever branch of recovery comes by.
+
+Owns each branch as a round over a herd of workers whose numbers are taken by decoys of the same user and command line,
+with and without pidfs. Where the worst moment lies inside a function, a hook in front of a real call swaps the process
+just then. `STOKER_FAULTS` says how many reuses each branch sees. Refuses to pass when a number was not reused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.recovery import Fact
+from stoker.process import evidence
+from stoker.process import identity as identities
+from stoker.process.evidence import Testimony
+from stoker.process.messages import Exited, Gone
+from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
+from tests.support import reuse
+from tests.support.instance import LauncherHost
+from tests.support.reuse import Child, Decoy, Herd, take
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from stoker.core.recovery import Finding
+    from stoker.process.messages import LaunchOrder
+
+REUSES = int(os.environ.get("STOKER_FAULTS", "21"))
+MISSING = reuse.why_not()
+GRACE_MS = 200
+
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.timeout(120 + REUSES),
+]
+
+
+@pytest.fixture(params=["pidfs", "no pidfs"])
+def herd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Herd]:
+    """Workers without a launcher, on a kernel with or without pidfs."""
+    if request.param == "no pidfs":
+        monkeypatch.setattr(identities, "pidfs_inode", lambda _pidfd: None)
+    made = Herd(tmp_path / "never")
+    for _ in range(REUSES):
+        made.worker()
+    yield made
+    made.end()
+
+
+async def look(herd: Herd) -> dict[str, Finding]:
+    return await evidence.find(herd.instance, herd.attempts(), Testimony())
+
+
+class Swaps:
+    """In front of a real call that takes a pid: the first time that it is about a worker, that worker is replaced."""
+
+    def __init__(self, herd: Herd, monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool = False) -> None:
+        self._todo = {worker.pid: run_id for run_id, worker in herd.workers.items()}
+        real: Callable[[int], object] = getattr(identities, name)
+
+        def call(pid: int) -> object:
+            answer = real(pid) if after else None
+            if pid in self._todo:
+                herd.reuse(self._todo.pop(pid))
+            return answer if after else real(pid)
+
+        monkeypatch.setattr(identities, name, call)
+
+
+# --- gone, and its number used again, before anybody looks --------------------------------------------------
+
+
+async def test_recorded_pid_when_it_was_used_again_then_the_worker_is_gone_and_the_stranger_is_left_alone(
+    herd: Herd,
+) -> None:
+    herd.reuse_all()
+
+    found = await look(herd)
+
+    # Without pidfs a nameless stranger of the same tick cannot be told from a worker that emptied its environment.
+    facts = {finding.fact for finding in found.values()}
+    assert Fact.GONE in facts
+    assert facts <= ({Fact.GONE, Fact.UNPROVABLE} if identities.pidfs_inode(0) is None else {Fact.GONE})
+    assert herd.signalled() == {}
+
+
+async def test_recorded_pid_when_others_of_its_tree_live_then_they_are_stopped_and_the_stranger_is_not(
+    herd: Herd,
+) -> None:
+    left = [Child(herd.argv, {"STOKER_INSTANCE": herd.instance, "STOKER_RUN_ID": run_id}) for run_id in herd.workers]
+    herd.reuse_all()
+
+    found = await look(herd)
+    mains = {run_id: finding.identity for run_id, finding in found.items() if finding.identity is not None}
+    result = await sweep(herd.instance, list(found), grace_ms=GRACE_MS, mains=mains)
+
+    ended = [child.ended for child in left]
+    for child in left:
+        child.reap()
+    orphaned = {run_id for run_id, finding in found.items() if finding.fact is Fact.ORPHANED}
+    assert (mains, result.left, all(ended)) == ({}, (), True)
+    assert herd.signalled() == {}
+    assert orphaned
+
+
+# --- found alive, and used again before the stop ------------------------------------------------------------
+
+
+async def test_worker_when_it_ends_between_the_look_and_the_stop_then_the_stranger_is_not_stopped_for_it(
+    herd: Herd,
+) -> None:
+    found = await look(herd)
+    assert {finding.fact for finding in found.values()} == {Fact.ORPHANED}
+    herd.reuse_all()
+
+    result = await sweep(herd.instance, list(found), grace_ms=GRACE_MS, mains=herd.known)
+
+    assert (result.killed, result.left) == (0, ())
+    assert herd.signalled() == {}
+
+
+@pytest.mark.parametrize("leaked", [False, True], ids=["open", "leaked"])
+@pytest.mark.parametrize(
+    ("moment", "after"),
+    [("open_pidfd", False), ("open_pidfd", True), ("read_stat", False), ("read_marks", False), ("read_marks", True)],
+    ids=["before the pin", "behind the pin", "before the look", "before the marks", "behind the marks"],
+)
+async def test_worker_when_it_ends_in_the_middle_of_the_stop_then_the_stranger_gets_no_signal(
+    herd: Herd, monkeypatch: pytest.MonkeyPatch, moment: str, *, after: bool, leaked: bool
+) -> None:
+    """Leaked ones are only found by their marks; of open ones the main process is known besides."""
+    mains = {} if leaked else herd.known
+    Swaps(herd, monkeypatch, moment, after=after)
+
+    result = await sweep(herd.instance, list(herd.workers), grace_ms=GRACE_MS, mains=mains)
+
+    assert result.left == ()
+    assert herd.signalled() == {}
+
+
+async def test_unborn_worker_when_its_number_is_a_living_launchers_worker_by_now_then_that_one_runs_on(
+    herd: Herd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        herd, "disguises", lambda run_id: [{"STOKER_INSTANCE": herd.instance, "STOKER_RUN_ID": f"{run_id}0"}]
+    )
+    Swaps(herd, monkeypatch, "open_pidfd")
+
+    await stop_unborn({"1-dead0000": [worker.pid for worker in herd.workers.values()]}, herd.instance)
+
+    assert herd.signalled() == {}
+
+
+# --- adopted, and then lost ---------------------------------------------------------------------------------
+
+
+async def test_survivor_when_it_ends_and_its_number_is_used_again_then_its_end_is_noticed_and_nobody_else_stopped(
+    herd: Herd,
+) -> None:
+    waits = [asyncio.ensure_future(await_end(known, herd.instance, run_id)) for run_id, known in herd.known.items()]
+    early, _ = await asyncio.wait(waits, timeout=0.05)
+    herd.reuse_all()
+
+    await asyncio.wait_for(asyncio.gather(*waits), 30)
+    late = [await_end(known, herd.instance, run_id) for run_id, known in herd.known.items()]
+    await asyncio.wait_for(asyncio.gather(*late), 30)
+    result = await sweep(herd.instance, list(herd.known), grace_ms=GRACE_MS, mains=herd.known)
+
+    assert (early, result.killed, result.left) == (set(), 0, ())
+    assert herd.signalled() == {}
+
+
+# --- under a living launcher --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[LauncherHost]:
+    made = LauncherHost()
+    yield made
+    await made.end()
+
+
+class Numbers:
+    """The numbers of runs of a living launcher, taken by decoys."""
+
+    def __init__(self) -> None:
+        self.decoys: list[Decoy] = []
+        self.rounds = 0
+
+    def take(self, pid: int, order: LaunchOrder, environ: Mapping[str, str]) -> None:
+        self.rounds += 1
+        decoy = take(pid, order.argv, environ)
+        if decoy is not None:
+            self.decoys.append(decoy)
+
+    def end(self) -> list[list[str]]:
+        """What any of them got."""
+        got = [decoy.got() for decoy in self.decoys]
+        for decoy in self.decoys:
+            decoy.reap()
+        assert len(got) > self.rounds // 2, "the numbers were not used again"
+        return [names for names in got if names]
+
+
+async def test_run_when_it_ended_and_its_number_is_used_again_then_no_stop_of_its_launcher_reaches_the_stranger(
+    host: LauncherHost,
+) -> None:
+    client = await host.start()
+    numbers = Numbers()
+    for _ in range(REUSES):
+        order = host.staying()
+        started = await host.running(client, order)
+        os.kill(started.pid, signal.SIGKILL)
+        await host.gone_from_proc(started.pid)
+        numbers.take(started.pid, order, order.env)
+        ladder = Ladder(client, order.run_id, 0)
+
+        delivered = [await ladder.begin(), await client.signal(order.run_id, signal.SIGKILL)]
+
+        ladder.end()
+        assert delivered == [False, False]
+    assert numbers.end() == []
+
+
+async def test_run_when_only_its_main_process_ended_then_a_stop_reaches_the_rest_and_not_the_number_of_that(
+    host: LauncherHost,
+) -> None:
+    client = await host.start()
+    numbers = Numbers()
+    for _ in range(REUSES):
+        order = host.shell("setsid sh -c 'echo far; read _ < $0' $0 & read _ < $0")
+        started = await host.running(client, order, "far")
+        os.kill(started.pid, signal.SIGKILL)
+        await host.heard(Exited, order)
+        numbers.take(started.pid, order, {})
+
+        delivered = await client.signal(order.run_id, signal.SIGTERM)
+
+        await host.heard(Gone, order)
+        assert delivered
+    assert numbers.end() == []

@@ -1,0 +1,159 @@
+"""Numbers of processes that are used again: a worker ends, and a stranger gets its pid at once.
+
+Owns workers that are the test's own children (so that it decides when their number is free), the forcing of a pid
+through ns_last_pid, and decoys: same user, same command line, every signal blocked, so that the kernel keeps a list of
+what each of them got. Refuses to pretend: a decoy that did not get the number is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stoker.core.model import Attempt, Identity
+from stoker.process import identity as identities
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PROC = Path("/proc")
+NS_LAST_PID = PROC / "sys/kernel/ns_last_pid"
+
+
+def why_not() -> str | None:
+    """What keeps a pid from being forced here, if anything does."""
+    return None if os.access(NS_LAST_PID, os.W_OK) else f"{NS_LAST_PID} is not ours to write: needs root"
+
+
+def identity_of(pid: int) -> Identity:
+    """What a launcher would have written down of that process."""
+    stat = identities.read_stat(pid)
+    assert stat is not None
+    pidfd = os.pidfd_open(pid)
+    inode = os.fstat(pidfd).st_ino
+    os.close(pidfd)
+    return Identity(
+        pid=pid, start_ticks=stat.start_ticks, boot_id=identities.boot_id(),
+        pid_namespace=identities.pid_namespace(), pidfs_inode=inode,
+    )  # fmt: skip
+
+
+class Child:
+    """A process of the test's own; its number stays taken until `reap`."""
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], *, deaf: bool = False) -> None:
+        mask = signal.valid_signals() if deaf else ()
+        self.pid = os.posix_spawn(argv[0], list(argv), dict(environ), setsid=True, setsigmask=mask)
+        self._reaped = False
+
+    def shows_itself(self) -> None:
+        """For a moment after an exec a process shows neither arguments nor environment."""
+        until(lambda: (PROC / str(self.pid) / "cmdline").read_bytes() or self.ended, why="the end of an exec")
+
+    @property
+    def ended(self) -> bool:
+        stat = None if self._reaped else identities.read_stat(self.pid)
+        return stat is None or stat.ended
+
+    def reap(self) -> None:
+        """End it, and give its number back."""
+        if not self._reaped:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._reaped = True
+
+
+class Decoy(Child):
+    """A stranger that looks like a worker and is deaf."""
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        super().__init__(argv, environ, deaf=True)
+
+    def got(self) -> list[str]:
+        """What it was sent; `SIGKILL` if it is no longer there."""
+        if self.ended:
+            return ["SIGKILL"]
+        pending = 0
+        for line in (PROC / str(self.pid) / "status").read_text().splitlines():
+            if line.startswith(("SigPnd:", "ShdPnd:")):
+                pending |= int(line.split()[1], 16)
+        return [signal.Signals(number).name for number in range(1, 32) if pending >> (number - 1) & 1]
+
+
+def take(pid: int, argv: Sequence[str], environ: Mapping[str, str]) -> Decoy | None:
+    """A decoy whose pid is that one; None when somebody else on this machine was quicker and keeps it."""
+    elsewhere = NS_LAST_PID.read_text()
+    try:
+        while not (PROC / str(pid)).exists():
+            NS_LAST_PID.write_text(str(pid - 1))
+            decoy = Decoy(argv, environ)
+            if decoy.pid == pid:
+                decoy.shows_itself()
+                return decoy
+            decoy.reap()
+    finally:
+        NS_LAST_PID.write_text(elsewhere)  # where nobody else's new process meets the numbers of our workers
+    return None
+
+
+class Herd:
+    """Workers of one instance that lost their launcher, and the decoys that took their numbers."""
+
+    def __init__(self, never: Path) -> None:
+        self.instance = secrets.token_hex(8)
+        self.workers: dict[str, Child] = {}
+        self.known: dict[str, Identity] = {}
+        self.decoys: list[Decoy] = []
+        os.mkfifo(never)
+        self.argv = ("/bin/sh", "-c", "read _ < $0", str(never))
+
+    def worker(self, **environ: str) -> str:
+        """A new one; gives its run id."""
+        run_id = f"{len(self.workers) + 1}.1.{secrets.token_hex(8)}"
+        worker = Child(self.argv, {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": run_id, **environ})
+        worker.shows_itself()
+        self.workers[run_id] = worker
+        self.known[run_id] = identity_of(worker.pid)
+        return run_id
+
+    def attempts(self) -> list[Attempt]:
+        """Their rows: open, of a launcher that is dead."""
+        return [
+            Attempt(run_id=run_id, job_id=int(run_id.split(".")[0]), ordinal=1, launcher="1-dead0000",
+                    created_at=1, identity=identity)
+            for run_id, identity in self.known.items()
+        ]  # fmt: skip
+
+    def disguises(self, run_id: str) -> list[dict[str, str]]:
+        """How a stranger may look: nameless, one of ours by name, one of ours by run."""
+        return [
+            {},
+            {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": f"{run_id}0"},
+            {"STOKER_INSTANCE": secrets.token_hex(8), "STOKER_RUN_ID": run_id},
+        ]
+
+    def reuse(self, run_id: str) -> None:
+        """That worker ends, and its number is a stranger's."""
+        worker = self.workers[run_id]
+        worker.reap()
+        disguises = self.disguises(run_id)
+        decoy = take(worker.pid, self.argv, disguises[len(self.decoys) % len(disguises)])
+        if decoy is not None:
+            self.decoys.append(decoy)
+
+    def reuse_all(self) -> None:
+        for run_id in self.workers:
+            self.reuse(run_id)
+
+    def signalled(self) -> dict[int, list[str]]:
+        """Decoys that got anything; none ever may. Most numbers must have been had: nothing was shown by the others."""
+        assert len(self.decoys) > len(self.workers) // 2, "the numbers were not used again"
+        return {decoy.pid: got for decoy in self.decoys if (got := decoy.got())}
+
+    def end(self) -> None:
+        for child in [*self.workers.values(), *self.decoys]:
+            child.reap()
