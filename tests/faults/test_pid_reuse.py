@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.recovery import Fact
-from stoker.process import evidence
+from stoker.process import evidence, tree
 from stoker.process import identity as identities
 from stoker.process.evidence import Testimony
 from stoker.process.messages import Exited, Gone
@@ -25,7 +25,7 @@ from tests.support.instance import LauncherHost
 from tests.support.reuse import Child, Decoy, Herd, take
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from stoker.core.recovery import Finding
@@ -93,20 +93,22 @@ async def test_recorded_pid_when_it_was_used_again_then_the_worker_is_gone_and_t
 async def test_recorded_pid_when_others_of_its_tree_live_then_they_are_stopped_and_the_stranger_is_not(
     herd: Herd,
 ) -> None:
-    left = [Child(herd.argv, {"STOKER_INSTANCE": herd.instance, "STOKER_RUN_ID": run_id}) for run_id in herd.workers]
+    left = {
+        run_id: Child(herd.argv, {"STOKER_INSTANCE": herd.instance, "STOKER_RUN_ID": run_id}) for run_id in herd.workers
+    }
     herd.reuse_all()
 
     found = await look(herd)
-    mains = {run_id: finding.identity for run_id, finding in found.items() if finding.identity is not None}
-    result = await sweep(herd.instance, list(found), grace_ms=GRACE_MS, mains=mains)
+    orphaned = [run_id for run_id, finding in found.items() if finding.fact is Fact.ORPHANED]
+    named = [run_id for run_id in orphaned if found[run_id].identity is not None]
+    result = await sweep(herd.instance, orphaned, grace_ms=GRACE_MS)
 
-    ended = [child.ended for child in left]
-    for child in left:
+    ended = [run_id for run_id, child in left.items() if child.ended]
+    for child in left.values():
         child.reap()
-    orphaned = {run_id for run_id, finding in found.items() if finding.fact is Fact.ORPHANED}
-    assert (mains, result.left, all(ended)) == ({}, (), True)
+    assert (named, ended, result.left) == ([], orphaned, ())
+    assert len(orphaned) > REUSES // 2
     assert herd.signalled() == {}
-    assert orphaned
 
 
 # --- found alive, and used again before the stop ------------------------------------------------------------
@@ -141,6 +143,26 @@ async def test_worker_when_it_ends_in_the_middle_of_the_stop_then_the_stranger_g
     result = await sweep(herd.instance, list(herd.workers), grace_ms=GRACE_MS, mains=mains)
 
     assert result.left == ()
+    assert herd.signalled() == {}
+
+
+async def test_worker_when_it_ends_between_its_proof_and_the_signal_then_the_stranger_gets_none(
+    herd: Herd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proven = []
+    real = tree._signal
+
+    def late(members: Sequence[tree.Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> None:
+        if not proven:
+            proven.extend(members)
+            herd.reuse_all()
+        real(members, signum, reached)
+
+    monkeypatch.setattr(tree, "_signal", late)
+
+    result = await sweep(herd.instance, list(herd.workers), grace_ms=GRACE_MS, mains=herd.known)
+
+    assert (len(proven), result.killed, result.left) == (REUSES, 0, ())
     assert herd.signalled() == {}
 
 

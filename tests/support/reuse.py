@@ -13,6 +13,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from stoker.core.model import Attempt, Identity
 from stoker.process import identity as identities
 from tests.support.facts import until
@@ -137,13 +139,14 @@ class Herd:
         ]
 
     def reuse(self, run_id: str) -> None:
-        """That worker ends, and its number is a stranger's."""
+        """That worker ends, and its number is a stranger's; both began in one tick, as nearly all forced reuses do."""
         worker = self.workers[run_id]
         worker.reap()
         disguises = self.disguises(run_id)
         decoy = take(worker.pid, self.argv, disguises[len(self.decoys) % len(disguises)])
         if decoy is not None:
             self.decoys.append(decoy)
+            self.known[run_id] = replace(self.known[run_id], start_ticks=identity_of(decoy.pid).start_ticks)
 
     def reuse_all(self) -> None:
         for run_id in self.workers:
