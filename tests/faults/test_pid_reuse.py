@@ -149,7 +149,7 @@ async def test_worker_when_it_ends_in_the_middle_of_the_stop_then_the_stranger_g
 async def test_worker_when_it_ends_between_its_proof_and_the_signal_then_the_stranger_gets_none(
     herd: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proven = []
+    proven: list[tree.Member] = []
     real = tree._signal
 
     def late(members: Sequence[tree.Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> None:
