@@ -538,6 +538,8 @@ def test_hold_when_the_job_is_pending_then_only_its_state_changes(state: State) 
     before = job(state, needs_open=1, wake_at=5, expires_at=6)
 
     assert step(before, None, ev.Hold(), NOW) == Step(replace(before, state=State.HELD, reason=Reason.USER))
+    doubted = step(before, None, ev.Hold(reason=Reason.LOST), NOW)
+    assert doubted == Step(replace(before, state=State.HELD, reason=Reason.LOST))
 
 
 @pytest.mark.parametrize(

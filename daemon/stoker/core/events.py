@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from stoker.core.model import STOKER, Actor, Attempt, NeedOn, Outcome, StopReason
+from stoker.core.model import STOKER, Actor, Attempt, NeedOn, Outcome, Reason, StopReason
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -97,7 +97,9 @@ class Skip(Event, frozen=True):
 
 
 class Hold(Event, frozen=True):
-    pass
+    """Nothing starts until a person says so; `reason` is another than `user` where the daemon itself has doubts."""
+
+    reason: Reason = Reason.USER
 
 
 class Release(Event, frozen=True):

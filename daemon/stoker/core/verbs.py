@@ -73,8 +73,8 @@ def skip(job: Job, attempt: Attempt | None, _event: ev.Skip, now: Now) -> Step:
     return end(job, State.SKIPPED, Reason.USER, now)
 
 
-def hold(job: Job, _attempt: Attempt | None, _event: ev.Hold, _now: Now) -> Step:
-    return Step(replace(job, state=State.HELD, reason=Reason.USER))
+def hold(job: Job, _attempt: Attempt | None, event: ev.Hold, _now: Now) -> Step:
+    return Step(replace(job, state=State.HELD, reason=event.reason))
 
 
 def release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> Step:

@@ -14,7 +14,7 @@ from typing import Any
 
 from stoker.core import events as ev
 from stoker.core.errors import AlreadyFinished
-from stoker.core.model import Actor, Job, State, StopReason
+from stoker.core.model import Actor, Job, Reason, State, StopReason
 from stoker.core.needs import need_met
 from stoker.core.requests import JobStanding, Verb
 from stoker.engine.timers import Alarm, Limit
@@ -165,7 +165,8 @@ class Settle(Message):
             turn.record("system", self._ended.run_id, "unknown_outcome", told)
             job = turn.find(self._job_id)
             if job is not None and job.state in (State.WAITING, State.QUEUED):
-                turn.step(job.id, ev.Hold(actor=Actor(note=f"an outcome of {self._ended.run_id} that nobody expected")))
+                note = f"an outcome of {self._ended.run_id} that nobody expected"
+                turn.step(job.id, ev.Hold(actor=Actor(note=note), reason=Reason.LOST))
         turn.answers.append(lambda: self._acknowledge([self._ended.run_id]))
 
 

@@ -1,0 +1,320 @@
+"""The matrix of fates: every policy of a job against all that can happen to daemon, launcher and worker.
+
+Owns the table, worked out from DESIGN sections 2, 4, 6 and 7, and one function for each row that makes it happen to six
+jobs at once. A cell says state, reason and how often the job was STARTed; a row holds only if no worker is left, and
+no two workers of a job were ever there at once. Refuses luck: what is a race elsewhere is stopped here at its point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import reuse
+from tests.support.daemon import BIN, DaemonProcess
+from tests.support.facts import until
+from tests.support.policies import MANY_ROOMS, POLICIES, Six
+from tests.support.work import kill9
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.work import Gate
+
+FATES = """
+                     fail              fail+survive      requeue           requeue+survive   hold              hold+survive
+daemon_killed        failed/orphaned/1 failed/exit/1     failed/exit/2     failed/exit/1     held/orphaned/1   failed/exit/1
+launcher_killed      failed/orphaned/1 failed/lost/1     failed/exit/2     failed/exit/2     held/orphaned/1   held/lost/1
+both_killed          failed/orphaned/1 failed/lost/1     failed/exit/2     failed/exit/2     held/orphaned/1   held/lost/1
+all_killed           failed/orphaned/1 failed/orphaned/1 failed/exit/2     failed/exit/2     held/orphaned/1   held/orphaned/1
+rebooted             failed/orphaned/1 failed/orphaned/1 failed/exit/2     failed/exit/2     held/orphaned/1   held/orphaned/1
+ended_meanwhile      failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1
+ended_and_written    failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1
+unacknowledged       failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1
+frozen               failed/orphaned/1 failed/exit/1     failed/exit/2     failed/exit/1     held/orphaned/1   failed/exit/1
+frozen_alone         failed/orphaned/1 failed/lost/1     failed/exit/2     failed/exit/2     held/orphaned/1   held/lost/1
+late_launch          failed/orphaned/? failed/exit/1     failed/exit/?     failed/exit/1     held/orphaned/?   failed/exit/1
+unknown_outcome      held/lost/0       held/lost/0       held/lost/0       held/lost/0       held/lost/0       held/lost/0
+copied_directory     held/stuck/1      held/stuck/1      held/stuck/1      held/stuck/1      held/stuck/1      held/stuck/1
+another_namespace    held/stuck/1      held/stuck/1      held/stuck/1      held/stuck/1      held/stuck/1      held/stuck/1
+cancelled_unsent     cancelled/user/1  cancelled/user/1  cancelled/user/1  cancelled/user/1  cancelled/user/1  cancelled/user/1
+exit_before_cancel   failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1
+"""  # noqa: E501 - one row a line; `?`: a worker that is stopped may not have come to say START, so one less is as good
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+AS_ROOT = {"rebooted", "another_namespace"}
+
+
+@pytest.fixture
+def six(gate: Gate) -> Iterator[Six]:
+    with DaemonProcess(MANY_ROOMS) as daemon:
+        made = Six(daemon, gate)
+        with made.moved:
+            yield made
+
+
+# --- what happens -------------------------------------------------------------------------------------------
+
+
+def daemon_killed(six: Six) -> None:
+    six.run()
+    six.daemon.kill9()
+    six.daemon.start()
+
+
+def launcher_killed(six: Six) -> None:
+    six.run()
+    kill9(six.launcher())
+
+
+def both_killed(six: Six) -> None:
+    six.run()
+    kill_both(six)
+    six.daemon.start()
+
+
+def all_killed(six: Six) -> None:
+    six.run()
+    six.daemon.kill_all()
+    six.daemon.start()
+
+
+def rebooted(six: Six) -> None:
+    """Another boot id; the numbers of the workers are strangers' by now."""
+    six.run()
+    until(lambda: len(six.identities()) == len(POLICIES), why="six identities on disk")
+    pids = six.workers()
+    six.daemon.kill_all()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), why="their numbers to be free")
+    decoys = [decoy for pid in pids if (decoy := reuse.take(pid, six.argv(), {})) is not None]
+    boot = six.daemon.home / "boot_id"
+    boot.write_text("11111111-2222-3333-4444-555555555555\n")
+    inside(six.daemon, "unshare", "-m", "sh", "-c", f'mount --bind {boot} {BOOT_ID} && exec "$@"', "sh")
+
+    six.daemon.start()
+
+    with six.daemon.client() as client:
+        until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
+    got = [decoy.got() for decoy in decoys]
+    for decoy in decoys:
+        decoy.reap()
+    assert decoys
+    assert not any(got)
+
+
+def ended_meanwhile(six: Six) -> None:
+    """The launcher keeps the outcomes, and is there to be asked."""
+    six.run()
+    launcher = six.launcher()
+    os.kill(launcher, signal.SIGSTOP)
+    six.daemon.kill9()
+    six.gate.open()
+    until(lambda: not six.workers(), why="the end of the workers")
+    os.kill(launcher, signal.SIGCONT)
+    six.daemon.start()
+
+
+def ended_and_written(six: Six) -> None:
+    """The launcher wrote the outcomes down and left."""
+    six.run()
+    six.daemon.kill9()
+    six.gate.open()
+    until(lambda: not list(six.daemon.processes()), why="the end of the launcher")
+    six.daemon.start()
+
+
+def unacknowledged(six: Six) -> None:
+    """The outcomes are committed; the word that they are never came."""
+    six.run()
+    six.daemon.kill9()
+    six.gate.open()
+    until(lambda: not list(six.daemon.processes()), why="the end of the launcher")
+    outcomes = six.daemon.state_dir / "outcomes"
+    shutil.copytree(outcomes, six.daemon.home / "kept")
+    with six.daemon.start().client() as client:
+        client.wait(*six.jobs.values())
+        until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
+        before = {job: client.history(job)["changes"] for job in six.jobs.values()}
+    six.daemon.kill_all()
+    shutil.copytree(six.daemon.home / "kept", outcomes, dirs_exist_ok=True)
+    assert list(outcomes.glob("*.log"))
+
+    six.daemon.start()
+
+    with six.daemon.client() as client:
+        until(lambda: not list(outcomes.glob("*.log")), why="the end of the outcomes")
+        assert {job: client.history(job)["changes"] for job in six.jobs.values()} == before
+
+
+def frozen(six: Six) -> None:
+    six.run()
+    for pid in six.workers():
+        os.kill(pid, signal.SIGSTOP)
+    six.daemon.kill9()
+    six.daemon.start()
+
+
+def frozen_alone(six: Six) -> None:
+    six.run()
+    for pid in six.workers():
+        os.kill(pid, signal.SIGSTOP)
+    kill_both(six)
+    six.daemon.start()
+
+
+def late_launch(six: Six) -> None:
+    """The launcher reads its orders when the daemon that sent them is dead."""
+    launcher = six.launcher()
+    os.kill(launcher, signal.SIGSTOP)
+    with six.daemon.client() as client:
+        six.submit(client)
+        until(lambda: all(client.get(job)["attempts"] for job in six.jobs.values()), why="six launches")
+        client.call("system.health")  # answered behind the launches
+    six.daemon.kill9()
+    os.kill(launcher, signal.SIGCONT)
+    six.daemon.start()
+
+
+def unknown_outcome(six: Six) -> None:
+    """Somebody ran something under the names of jobs that have not begun, and of one that is not there."""
+    with six.daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        six.submit(client)
+    six.daemon.kill_all()
+    told = {"op": "exit", "exit_code": 0, "signal": None, "stopped": False, "left": 0, "user_ms": 0, "system_ms": 0,
+            "max_rss_kib": 0, "log_bytes": 0, "oom": False, "at_boot_ms": 1, "at_ms": 1}  # fmt: skip
+    log = six.daemon.state_dir / "outcomes" / "1-dead0000.log"
+    runs = [f"{job}.1.0123456789abcdef" for job in (*six.jobs.values(), 999)]
+    log.write_text("".join(json.dumps(told | {"run_id": run_id}) + "\n" for run_id in runs))
+
+    six.daemon.start()
+
+    until(lambda: not log.exists(), why="the end of the outcomes")
+    with six.daemon.client() as client:
+        client.call("queue.resume", {"name": "default"})
+
+
+def copied_directory(six: Six) -> None:
+    six.run()
+    six.daemon.kill9()
+    six.move()
+    six.daemon.start()
+
+
+def another_namespace(six: Six) -> None:
+    six.run()
+    until(lambda: len(six.identities()) == len(POLICIES), why="six identities on disk")
+    kill_both(six)
+    inside(six.daemon, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    six.daemon.start()
+    with six.daemon.client() as client:
+        until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
+    assert len(six.workers()) == len(POLICIES)
+
+
+def cancelled_unsent(six: Six) -> None:
+    """The cancels are committed; before a signal goes out, daemon and launcher are dead."""
+    six.run()
+    launcher = six.launcher()
+    os.kill(launcher, signal.SIGSTOP)
+    asked = cancel_all(six)
+    kill_both(six, launcher)
+    asked.close()
+    six.daemon.start()
+
+
+def exit_before_cancel(six: Six) -> None:
+    """The workers have ended and nobody has noticed when the cancels come: the ends stand."""
+    six.run()
+    launcher = six.launcher()
+    os.kill(launcher, signal.SIGSTOP)
+    six.gate.open()
+    until(lambda: not six.workers(), why="the ends that nobody has noticed")
+    asked = cancel_all(six)
+    os.kill(launcher, signal.SIGCONT)
+    with asked, asked.makefile("rb") as answers:
+        codes = [json.loads(answers.readline())["error"]["data"]["code"] for _ in six.jobs]
+    assert codes == ["already_finished"] * len(six.jobs)
+
+
+# --- how it is made to happen -------------------------------------------------------------------------------
+
+
+def kill_both(six: Six, launcher: int | None = None) -> None:
+    launcher = launcher or six.launcher()
+    six.daemon.kill9()
+    kill9(launcher)
+
+
+def cancel_all(six: Six) -> socket.socket:
+    """Ask for six cancels, and return once they are committed; the answers are still to come."""
+    asked = socket.socket(socket.AF_UNIX)
+    asked.settimeout(30)
+    asked.connect(str(six.daemon.socket))
+    calls = [{"jsonrpc": "2.0", "id": job, "method": "job.cancel", "params": {"id": job}} for job in six.jobs.values()]
+    asked.sendall(b"".join(json.dumps(call).encode() + b"\n" for call in calls))
+    with six.daemon.client() as client:
+        until(lambda: all(client.get(job)["stopping"] for job in six.jobs.values()), why="six committed cancels")
+    return asked
+
+
+def inside(daemon: DaemonProcess, *around: str) -> None:
+    """The next start is one `stokerd` inside of that."""
+    programs = daemon.home / "programs"
+    programs.mkdir()
+    program = programs / "stokerd"
+    words = " ".join(f"'{word}'" for word in around)
+    program.write_text(f'#!/bin/sh\nexec {words} {BIN}/stokerd "$@"\n')
+    program.chmod(0o755)
+    daemon.programs = programs
+
+
+# --- the matrix ---------------------------------------------------------------------------------------------
+
+ROWS: dict[str, Callable[[Six], None]] = {
+    row.__name__: row
+    for row in (
+        daemon_killed, launcher_killed, both_killed, all_killed, rebooted, ended_meanwhile, ended_and_written,
+        unacknowledged, frozen, frozen_alone, late_launch, unknown_outcome, copied_directory, another_namespace,
+        cancelled_unsent, exit_before_cancel,
+    )
+}  # fmt: skip
+
+
+def table() -> dict[str, dict[str, str]]:
+    header, *rows = [line.split() for line in FATES.strip().splitlines()]
+    return {row[0]: dict(zip(header, row[1:], strict=True)) for row in rows}
+
+
+def agree(cell: str, told: str) -> bool:
+    """`?` stands for one START or two of a job that should have so many, or for one less."""
+    return re.fullmatch(cell.replace("/", " ").replace("?", "[012]"), told) is not None
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("row", table())
+def test_fates_when_something_happens_to_daemon_launcher_or_worker_then_each_policy_ends_as_designed(
+    six: Six, row: str
+) -> None:
+    if row in AS_ROOT and reuse.why_not() is not None:
+        pytest.skip(f"{row}: {reuse.why_not()}")
+    expected = table()[row]
+
+    ROWS[row](six)
+
+    told = six.fates()
+    wrong = {policy: (cell, told[policy]) for policy, cell in expected.items() if not agree(cell, told[policy])}
+    assert wrong == {}
+
+
+def test_fates_when_the_table_is_read_then_every_row_can_happen_and_every_policy_is_there() -> None:
+    assert set(table()) == set(ROWS)
+    assert all(list(row) == list(POLICIES) for row in table().values())

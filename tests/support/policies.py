@@ -1,0 +1,126 @@
+"""Six jobs, one for each policy, that share one fate: what they are, how they stand, and what came of them.
+
+Owns the six policies, the worker (says START with its pid, waits at the gate, exits 3) and the reading of an end as one
+short text, as in `held orphaned 1`: state, reason, number of STARTs. Refuses faults: tests strike. Invariant: no two
+workers of one job live at once, which is looked at whenever a START comes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.work import alive, lines, running, shell, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.work import Gate
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "fail": {"on_orphan": "fail"},
+    "fail+survive": {"on_orphan": "fail", "survive": True},
+    "requeue": {"on_orphan": "requeue"},
+    "requeue+survive": {"on_orphan": "requeue", "survive": True},
+    "hold": {"on_orphan": "hold"},
+    "hold+survive": {"on_orphan": "hold", "survive": True},
+}
+LIVE = ("waiting", "queued", "running")
+MANY_ROOMS = "[daemon]\nmax_running = 8\n"
+
+
+class Start(NamedTuple):
+    job: int
+    pid: int
+
+
+class Six:
+    """The jobs, by policy."""
+
+    def __init__(self, daemon: DaemonProcess, gate: Gate) -> None:
+        self.daemon = daemon
+        self.gate = gate
+        self._ledger = daemon.home / "starts"
+        self._script = f"echo $STOKER_JOB_ID $$ >> {self._ledger}; read _ < {gate.path}; exit 3"
+        self.jobs: dict[str, int] = {}
+        self.moved = ExitStack()
+
+    def submit(self, client: stoker.Client, **options: Any) -> None:
+        for policy, asked in POLICIES.items():
+            self.jobs[policy] = submit(client, shell(self._script), grace_ms=2_000, **asked, **options)
+
+    def run(self) -> None:
+        """Submit them and wait until each has said START."""
+        with self.daemon.client() as client:
+            self.submit(client)
+            running(client, *self.jobs.values())
+        until(lambda: len(self.starts()) == len(POLICIES), timeout_s=30, why="six STARTs")
+
+    def starts(self) -> list[Start]:
+        """What workers said; a decoy with the same command line knows no job."""
+        said = [line.split() for line in lines(self._ledger)]
+        return [Start(int(words[0]), int(words[1])) for words in said if len(words) == len(Start._fields)]
+
+    def workers(self) -> list[int]:
+        """Those that said START and are still there."""
+        return [start.pid for start in self.starts() if alive(start.pid)]
+
+    def standings(self, client: stoker.Client) -> dict[str, str]:
+        """State, reason and STARTs of each."""
+        starts = self.starts()
+        told = {}
+        for policy, job in self.jobs.items():
+            found = client.get(job)
+            own = [start.pid for start in starts if start.job == job]
+            assert not any(map(alive, own[:-1])), f"{policy}: two workers at once"
+            told[policy] = f"{found['state']} {found['reason']} {len(own)}"
+        return told
+
+    def argv(self) -> tuple[str, ...]:
+        """The command line of a worker."""
+        return ("/bin/sh", "-c", self._script)
+
+    def identities(self) -> list[int]:
+        """The pids that another start on these files would know: they ride with a later commit than the attempts."""
+        with closing(sqlite3.connect(f"{(self.daemon.state_dir / 'stoker.db').as_uri()}?mode=ro", uri=True)) as reader:
+            return [pid for (pid,) in reader.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0")]
+
+    def move(self) -> None:
+        """From here on the daemon is one on a copy of the directory."""
+        original, copy = self.daemon, DaemonProcess(MANY_ROOMS)
+        shutil.copytree(original.state_dir, copy.state_dir, ignore=shutil.ignore_patterns("*.sock"))
+        copy.state_dir.chmod(0o700)
+        self.daemon = copy
+        self.moved.callback(copy.end)
+
+    def launcher(self) -> int:
+        with self.daemon.client() as client:
+            pid: int = client.status()["launchers"][0]["pid"]
+            return pid
+
+    def fates(self) -> dict[str, str]:
+        """Wait until those that must not go on have ended, open the gate, wait for all; and for every worker's end."""
+        with self.daemon.client() as client:
+            until(lambda: self._settled(client), timeout_s=60, why="the ends of those that may not survive")
+            for pid in self.workers():
+                os.kill(pid, signal.SIGCONT)
+            self.gate.open()
+            until(lambda: self._ended(client), timeout_s=60, why="six ends")
+            until(lambda: not self.workers(), timeout_s=30, why="the end of every worker")
+            return self.standings(client)
+
+    def _settled(self, client: stoker.Client) -> bool:
+        """A survivor goes on, a safe job has begun again; all others are over."""
+        found = [client.get(job) for job in self.jobs.values()]
+        return all(
+            one["state"] not in LIVE or (one["state"] == "running" and (one["survive"] or one["attempts"] == 2))
+            for one in found
+        )
+
+    def _ended(self, client: stoker.Client) -> bool:
+        return not any(told.startswith(LIVE) for told in self.standings(client).values())
