@@ -12,6 +12,7 @@ import shutil
 import signal
 import sqlite3
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.support.daemon import DaemonProcess
@@ -37,6 +38,15 @@ MANY_ROOMS = "[daemon]\nmax_running = 8\n"
 class Start(NamedTuple):
     job: int
     pid: int
+
+    @property
+    def lives(self) -> bool:
+        """Whether its worker is there; its number alone may be anybody's by now."""
+        try:
+            shown = Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return f"STOKER_JOB_ID={self.job}".encode() in shown and alive(self.pid)
 
 
 class Six:
@@ -68,7 +78,7 @@ class Six:
 
     def workers(self) -> list[int]:
         """Those that said START and are still there."""
-        return [start.pid for start in self.starts() if alive(start.pid)]
+        return [start.pid for start in self.starts() if start.lives]
 
     def standings(self, client: stoker.Client) -> dict[str, str]:
         """State, reason and STARTs of each."""
@@ -76,8 +86,8 @@ class Six:
         told = {}
         for policy, job in self.jobs.items():
             found = client.get(job)
-            own = [start.pid for start in starts if start.job == job]
-            assert not any(map(alive, own[:-1])), f"{policy}: two workers at once"
+            own = [start for start in starts if start.job == job]
+            assert not any(start.lives for start in own[:-1]), f"{policy}: two workers at once"
             told[policy] = f"{found['state']} {found['reason']} {len(own)}"
         return told
 
