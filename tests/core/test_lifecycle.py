@@ -251,11 +251,11 @@ def test_need_failed_when_the_job_waits_then_it_is_skipped_and_its_own_dependent
     [
         ({"ttl_ms": 50}, {}, NOW.steady + 50),
         ({}, {}, None),
-        ({"ttl_ms": 50, "run_at": NOW.wall + 1_000}, {}, NOW.steady + 1_050),
+        ({"ttl_ms": 50, "run_at": NOW.wall + 1_000}, {}, None),
         ({"ttl_ms": 50, "run_at": NOW.wall - 1_000}, {}, NOW.steady + 50),
         ({"ttl_ms": 50}, {"needs_open": 1}, None),
     ],
-    ids=["from submission", "no ttl", "from run_at", "run_at has passed", "needs first"],
+    ids=["from submission", "no ttl", "run_at first", "run_at has passed", "needs first"],
 )
 def test_ttl_when_the_job_is_submitted_then_it_counts_from_whatever_is_last(
     asked: dict[str, Any], fields: dict[str, Any], expires_at: int | None
@@ -273,6 +273,29 @@ def test_ttl_when_the_last_need_is_met_then_it_counts_from_then(state: State) ->
     last = step(first, None, ev.NeedMet(), later).job
 
     assert (first.expires_at, last.expires_at) == (None, later.steady + 50)
+
+
+@pytest.mark.parametrize("jump", [0, -3_600_000, 86_400_000])
+def test_ttl_when_run_at_has_come_then_it_counts_from_then_whatever_the_wall_clock_did(jump: int) -> None:
+    run_at = NOW.wall + 1_000 + jump
+    before = submitted(job(State.WAITING, asked=spec(ttl_ms=50, run_at=NOW.wall + 1_000)), NOW)
+    later = Now(max(run_at, NOW.wall + 1_000), NOW.steady + 700)
+
+    after = step(before, None, ev.Woke(), later).job
+
+    assert (before.expires_at, after.state, after.expires_at) == (None, State.QUEUED, later.steady + 50)
+
+
+def test_ttl_when_the_job_was_held_over_its_run_at_then_it_counts_from_the_release() -> None:
+    before = job(State.HELD, asked=spec(ttl_ms=50, run_at=NOW.wall - 1))
+
+    assert step(before, None, ev.Release(), NOW).job.expires_at == NOW.steady + 50
+
+
+def test_ttl_when_a_backoff_is_over_then_it_does_not_begin_again() -> None:
+    before = job(State.WAITING, asked=spec(ttl_ms=50, max_attempts=2), attempts=1, failures=1, wake_at=NOW.steady)
+
+    assert step(before, None, ev.Woke(), NOW).job == replace(before, state=State.QUEUED, wake_at=None)
 
 
 def test_ttl_when_the_job_has_started_once_then_it_is_over() -> None:
@@ -577,12 +600,12 @@ def test_retry_when_the_job_has_ended_then_budgets_needs_and_ttl_start_afresh(ev
     assert after == Step(job(State.QUEUED, asked=asked, attempts=4, expires_at=NOW.steady + 50))
 
 
-def test_retry_when_run_at_is_still_ahead_then_it_waits_and_the_ttl_counts_from_there() -> None:
+def test_retry_when_run_at_is_still_ahead_then_it_waits_and_the_ttl_does_not_count_yet() -> None:
     asked = spec(run_at=NOW.wall + 1_000, ttl_ms=50)
 
     after = step(job(State.CANCELLED, asked=asked), None, ev.Retry(), NOW)
 
-    assert after == Step(job(State.WAITING, asked=asked, expires_at=NOW.steady + 1_050))
+    assert after == Step(job(State.WAITING, asked=asked))
 
 
 @pytest.mark.parametrize("deadline", [NOW.wall, NOW.wall - 1])

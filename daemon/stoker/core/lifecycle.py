@@ -18,7 +18,7 @@ from stoker.core import verbs
 from stoker.core.clock import Now
 from stoker.core.errors import AlreadyFinished, IllegalTransition, NotAllowed
 from stoker.core.model import FINAL, Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
-from stoker.core.steps import Step, blocked, end, expiry, ready, stop_for
+from stoker.core.steps import Step, blocked, end, expiry, expiry_by_now, ready, stop_for
 from stoker.core.verdict import Verdict, judge, reason_of_stuck
 
 Rule = Callable[[Job, Attempt | None, Any, Now], Step]
@@ -39,7 +39,9 @@ def step(job: Job, attempt: Attempt | None, event: ev.Event, now: Now) -> Step:
 
 
 def _wake(job: Job, _attempt: Attempt | None, _event: ev.Woke, now: Now) -> Step:
-    return Step(job if blocked(job, now) else replace(job, state=State.QUEUED, wake_at=None))
+    if blocked(job, now):
+        return Step(job)
+    return Step(replace(job, state=State.QUEUED, wake_at=None, expires_at=expiry_by_now(job, now)))
 
 
 def _need_met(job: Job, _attempt: Attempt | None, _event: ev.NeedMet, now: Now) -> Step:

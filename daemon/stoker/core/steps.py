@@ -34,11 +34,18 @@ def blocked(job: Job, now: Now) -> bool:
 
 
 def expiry(job: Job, now: Now) -> int | None:
-    """Steady time at which the ttl ends: counted from submission, `run_at` or needs met, whichever is last."""
-    if job.spec.ttl_ms is None or job.needs_open > 0:
+    """Steady time at which the ttl ends: counted from submission, `run_at` or needs met, whichever is last.
+
+    None while that is still to come: when the wall clock gets to `run_at`, nobody knows before it does.
+    """
+    if job.spec.ttl_ms is None or job.needs_open > 0 or (job.spec.run_at or 0) > now.wall:
         return None
-    wait = max(0, (job.spec.run_at or 0) - now.wall)
-    return now.steady + wait + job.spec.ttl_ms
+    return now.steady + job.spec.ttl_ms
+
+
+def expiry_by_now(job: Job, now: Now) -> int | None:
+    """The end of the ttl as it stands; counted from now where nothing else holds the first start back any more."""
+    return expiry(job, now) if job.expires_at is None and job.attempts == 0 else job.expires_at
 
 
 def submitted(job: Job, now: Now) -> Job:

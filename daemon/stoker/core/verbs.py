@@ -15,7 +15,7 @@ from stoker.core import events as ev
 from stoker.core.clock import Now
 from stoker.core.errors import AttemptMayLive, ConfirmationNeeded, InvalidParams
 from stoker.core.model import Attempt, Job, Reason, Spec, State, StopReason
-from stoker.core.steps import Step, end, expiry, ready, stop_for
+from stoker.core.steps import Step, end, expiry, expiry_by_now, ready, stop_for
 
 
 def may_live(job: Job, ordinal: int) -> AttemptMayLive:
@@ -80,7 +80,8 @@ def hold(job: Job, _attempt: Attempt | None, event: ev.Hold, _now: Now) -> Step:
 def release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> Step:
     """Budgets stay as they are, but for the one that the hold was about: else the next unseen end were poison again."""
     _no_attempt(job, attempt)
-    return Step(ready(job, now, orphanings=0 if job.reason is Reason.POISON else job.orphanings))
+    orphanings = 0 if job.reason is Reason.POISON else job.orphanings
+    return Step(ready(job, now, orphanings=orphanings, expires_at=expiry_by_now(job, now)))
 
 
 def restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> Step:

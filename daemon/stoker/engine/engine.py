@@ -83,7 +83,7 @@ class Engine:
             instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
         )  # fmt: skip
         self.throttle = Throttle(
-            Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, self.housekeeping.tick
+            Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, self._tick
         )
         self.recovery = RecoveryService(
             self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, state_dir=directory.root,
@@ -102,6 +102,10 @@ class Engine:
     def _act(self, turn: Turn) -> None:
         self.effects.act(turn)
         self.limits.rearm()
+
+    def _tick(self) -> None:
+        self.limits.look()
+        self.housekeeping.tick()
 
     def _nudge(self) -> None:
         self.loop.nudge()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-from stoker.core.clock import Clock
+from stoker.core.clock import Clock, Now
 from stoker.core.errors import DiskFull
 from stoker.core.model import State
 from stoker.engine import maintenance
 from stoker.engine.book import Book
 from stoker.engine.dispatcher import Dispatcher
-from stoker.engine.inbox import Flush
+from stoker.engine.inbox import Flush, Seen
 from stoker.engine.intake import Intake
 from stoker.engine.loop import Loop
 from stoker.host.probe import free_bytes
@@ -26,6 +26,7 @@ from stoker.telemetry.logs import log
 FULL = "the disk is full"
 ASIDE_TICKS = 60
 MAINTENANCE_TICKS = 3_600  # looked at every hour or so; the key makes it once a day
+SET_MS = 1_000  # the wall clock was set if it and steady time have come apart by so much
 ROOM_AGAIN = 1.1  # resume only with a tenth more than the limit, so that one file does not flap it
 
 
@@ -48,6 +49,7 @@ class Housekeeping:
         self._min_free = min_free_bytes
         self._ticks = 0
         self._noted = -1
+        self._skew = _skew(clock.now())
         self.free_bytes = 0
         self.depths: dict[str, int] = {}  # replaced, never changed: an exporter's thread reads it
         self.full = False
@@ -62,6 +64,7 @@ class Housekeeping:
         self.depths = {name: self._book.counts[name, State.QUEUED] for name in self._book.queues}
         if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq:
             asyncio.get_running_loop().run_in_executor(None, self.note)
+        self._note_clocks()
 
     def note(self) -> None:
         """Write `state.json`: what the database must at least hold from now on."""
@@ -70,6 +73,13 @@ class Housekeeping:
             self._directory.write_aside(Aside(self._instance, self._schema, self._noted))
         except OSError:  # on a full disk the old note stays: it says less than the database holds, and nothing wrong
             self._noted = -1
+
+    def _note_clocks(self) -> None:
+        """The wall clock was set: the next boot has to know, though nothing else may be committed before it."""
+        skew = _skew(self._clock.now())
+        if abs(skew - self._skew) > SET_MS and not self.full:
+            self._skew = skew
+            self._loop.post(Seen())
 
     def _maintain(self) -> None:
         """Once a day, some time after the start: maintenance must not delay what people wait for."""
@@ -106,3 +116,7 @@ class Housekeeping:
         if self._dispatcher.closed == FULL:
             self._dispatcher.closed = None
         self._loop.nudge()
+
+
+def _skew(now: Now) -> int:
+    return now.wall - now.steady

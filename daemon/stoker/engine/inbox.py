@@ -21,6 +21,7 @@ from stoker.engine.timers import Alarm, Limit
 from stoker.engine.turn import Turn
 from stoker.executors.base import Began, Delivered, Ended, Refused, Report
 from stoker.process.outcomes import cut_short
+from stoker.store.instance import seen
 from stoker.store.loading import Wanted
 
 
@@ -244,6 +245,13 @@ class Flush(Message):
 
     def decide(self, turn: Turn) -> None:
         turn.flush = True
+
+
+class Seen(Message):
+    """Both clocks are noted, for the next boot to go on from."""
+
+    def decide(self, turn: Turn) -> None:
+        turn.batch.meta.update(seen(turn.now))
 
 
 class Barrier(Message):

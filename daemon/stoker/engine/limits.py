@@ -47,6 +47,12 @@ class Limits:
             self._due_at = due_at
             self._handle = asyncio.get_running_loop().call_later(delay / 1_000, self._fire)
 
+    def look(self) -> None:
+        """Called now and then: the loop's timers stand still while the host sleeps, steady time does not."""
+        if self._handle is not None and self._due_at is not None and self._clock.now().steady - self._due_at > GAP_MS:
+            self._handle.cancel()
+            self._fire()
+
     def _cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()

@@ -25,7 +25,7 @@ from stoker.core.workflow import Intent, Workflow, WorkflowState
 from stoker.engine.book import Book, Run
 from stoker.engine.flows import FlowRun
 from stoker.executors.base import Began
-from stoker.store.instance import STEADY
+from stoker.store.instance import seen
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
@@ -189,7 +189,8 @@ class Turn:
                     self.batch.attempts.setdefault(run_id, run.attempt)
                     self.batch.jobs.setdefault(run.job.id, run.job)
         if self.batch and self.now.steady >= self.book.steady_noted + NOTE_STEADY_MS:
-            self.book.steady_noted = self.batch.meta[STEADY] = self.now.steady
+            self.book.steady_noted = self.now.steady
+            self.batch.meta.update(seen(self.now))
         return self.batch
 
     def _respecified(self, before: Job, job: Job) -> Job:

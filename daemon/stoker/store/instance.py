@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
-from stoker.core.clock import boot_ms, wall_ms
+from stoker.core.clock import Now, boot_ms, wall_ms
 from stoker.store.queues import SET_META, meta
-
-# Where steady time has come to, by the last commit that noted it.
-STEADY = "steady"
 
 
 class Instance(Struct, frozen=True):
@@ -49,8 +48,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
     instance = Instance(
         id=secrets.token_hex(8) if copied or "instance" not in known else known["instance"],
         epoch=known.get("epoch", 0) + 1,
-        # A wall clock may be behind at the next boot (set back, or no battery): steady time goes on from where it was.
-        anchor=known["anchor"] if same_boot else max(wall_ms(), known.get(STEADY, 0)) - boot_ms(),
+        anchor=known["anchor"] if same_boot else _anchor(known),
         copied=copied,
         foreign_epochs=known.get("epoch", 0) if copied else known.get("foreign_epochs", 0),
     )
@@ -58,6 +56,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
         "instance": instance.id,
         "epoch": instance.epoch,
         "anchor": instance.anchor,
+        **seen(Now(wall_ms(), instance.anchor + boot_ms())),
         "boot_id": boot_id,
         "lock_mark": lock,
         "foreign_epochs": instance.foreign_epochs,
@@ -68,3 +67,20 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
     connection.executemany(SET_META, facts.items())
     connection.execute("COMMIT")
     return instance
+
+
+def seen(now: Now) -> dict[str, int]:
+    """Facts for `meta`: what both clocks showed. The next boot goes on from there."""
+    return {"seen_wall": now.wall, "seen_steady": now.steady}
+
+
+def _anchor(known: Mapping[str, Any]) -> int:
+    """Steady time goes on from where it was last seen, by what the wall clock says has passed since.
+
+    So a wall clock that was set in an earlier boot does not move the ends of waits that were counted in it; and one
+    that lost its time with the power (1970) does not take steady time back, where they would never come.
+    """
+    wall = wall_ms()
+    seen_wall: int = known.get("seen_wall", wall)
+    seen_steady: int = known.get("seen_steady", wall)
+    return seen_steady + max(0, wall - seen_wall) - boot_ms()
