@@ -1,0 +1,254 @@
+"""A wall clock that is set, a host that sleeps, a daemon or a launcher that stands still: no limit early, none late.
+
+Owns the jobs that wait and run while it happens. What is counted in durations (ttl, backoff, timeout) must not notice;
+what was promised in wall time (run_at, deadline) must. Refuses to time anything: a limit that followed the wrong clock
+is an hour or a month off, and the test then waits in vain. A jump counts when the daemon's own log shows it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.clocks import set_sleep, set_wall_clock, why_no_compiler, why_no_faketime
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.torture import launchers
+from tests.support.work import changes, end_of, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+
+HOUR_S = 3_600
+MONTH_S = 30 * 24 * HOUR_S
+HOUR_MS = HOUR_S * 1_000
+JUMPS = [HOUR_S, -MONTH_S, -HOUR_S, MONTH_S] if "STOKER_FAULTS" in os.environ else [HOUR_S, -MONTH_S]
+SETTINGS = """
+[daemon]
+max_running = 20
+[cpu]
+throttle_threshold = 100
+[queues.shut]
+paused = true
+"""
+PATIENCE_S = 60
+NEGATIVE = re.compile(r"(?<![\w-])-\d")
+
+
+@pytest.fixture
+def asleep() -> Iterator[DaemonProcess]:
+    """Not started: its clocks are to be set first."""
+    daemon = DaemonProcess(SETTINGS)
+    yield daemon
+    daemon.end()
+
+
+def wall_ms() -> int:
+    """The true wall clock, which is the daemon's while it is shifted by 0."""
+    return time.time_ns() // 1_000_000
+
+
+class Waits:
+    """Jobs with durations under way: some that end soon, some that must outlast the test."""
+
+    def __init__(self, client: stoker.Client, *, run: bool) -> None:
+        self.soon = {
+            submit(client, shell(":", queue="shut", ttl_ms=3_000)): ("expired", "ttl"),
+            submit(client, shell("[ $STOKER_ATTEMPT = 2 ]", max_attempts=2, base_delay_ms=2_000)): (
+                "succeeded",
+                "exit",
+            ),
+        }
+        if run:
+            self.soon |= {
+                submit(client, shell("exec sleep 600", timeout_ms=3_000)): ("failed", "timeout"),
+                submit(client, shell("exec sleep 2", timeout_ms=HOUR_MS)): ("succeeded", "exit"),
+            }
+        self.late = {
+            submit(client, shell(":", queue="shut", ttl_ms=HOUR_MS // 2)): "queued",
+            submit(client, shell("exit 1", max_attempts=2, base_delay_ms=HOUR_MS // 2)): "waiting",
+        }
+        until(lambda: self.states(client) == self.late, PATIENCE_S, why="the first failure of what waits")
+
+    def states(self, client: stoker.Client) -> dict[int, str]:
+        return {job: state(client, job) for job in self.late}
+
+    def check(self, client: stoker.Client) -> None:
+        """What is soon comes soon, and then the rest still waits."""
+        assert end_of(client, submit(client, shell(":")), PATIENCE_S) == ("succeeded", "exit")
+        assert {job: end_of(client, job, PATIENCE_S) for job in self.soon} == self.soon
+        assert self.states(client) == self.late
+
+
+def seen_jump(daemon: DaemonProcess, seconds: int) -> bool:
+    """Whether two lines of the daemon's log are about so far apart."""
+    times = [datetime.fromisoformat(event["ts"]).timestamp() for event in daemon.events()]
+    return any(abs(later - before - seconds) < HOUR_S / 4 for before, later in pairwise(times))
+
+
+def shown(daemon: DaemonProcess, *jobs: int) -> str:
+    """All that a person gets to read about them."""
+    commands: list[tuple[str, ...]] = [("ls", "--all")]
+    for job in jobs:
+        commands += [("show", str(job)), ("history", str(job))]
+    return "\n".join(daemon.cli(*command).stdout for command in commands)
+
+
+# --- the wall clock -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@pytest.mark.parametrize("jump", JUMPS)
+def test_durations_when_the_wall_clock_is_set_then_none_of_them_notices(asleep: DaemonProcess, jump: int) -> None:
+    wall = set_wall_clock(asleep)
+    with asleep.start().client() as client:
+        waits = Waits(client, run=True)
+
+        wall.jump(jump)
+
+        waits.check(client)
+        assert not NEGATIVE.findall(shown(asleep, *list(waits.soon)[1:3]))
+    assert seen_jump(asleep, jump), asleep.tail(100)
+
+
+@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@pytest.mark.parametrize("jump", [HOUR_S, -MONTH_S])
+def test_durations_when_the_wall_clock_is_set_while_no_daemon_runs_then_none_of_them_notices(
+    asleep: DaemonProcess, jump: int
+) -> None:
+    wall = set_wall_clock(asleep)
+    with asleep.start().client() as client:
+        waits = Waits(client, run=False)
+    asleep.kill9()
+
+    wall.jump(jump)
+    asleep.start()
+
+    with asleep.client() as client:
+        waits.check(client)
+    assert seen_jump(asleep, jump)
+
+
+@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@pytest.mark.parametrize("running_daemon", [True, False])
+def test_wall_promises_when_the_wall_clock_is_set_forward_then_they_are_due(
+    asleep: DaemonProcess, *, running_daemon: bool
+) -> None:
+    wall = set_wall_clock(asleep)
+    at = wall_ms() + HOUR_MS // 2
+    with asleep.start().client() as client:
+        due = {
+            submit(client, shell(":", run_at=at)): ("succeeded", "exit"),
+            submit(client, shell(":", run_at=at, queue="shut", ttl_ms=500)): ("expired", "ttl"),
+            submit(client, shell(":", queue="shut", deadline=at)): ("expired", "deadline"),
+        }
+        late = submit(client, shell("exec sleep 600", deadline=at, survive=True))
+        not_due = submit(client, shell(":", run_at=at + HOUR_MS))
+        running(client, late)
+
+    if not running_daemon:
+        asleep.kill9()
+    wall.jump(HOUR_S)
+    if not running_daemon:
+        asleep.start()
+
+    with asleep.client() as client:
+        assert {job: end_of(client, job, PATIENCE_S) for job in due} == due
+        assert end_of(client, late, PATIENCE_S) == ("failed", "deadline")
+        assert state(client, not_due) == "waiting"
+
+
+@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@pytest.mark.parametrize("jump", [-HOUR_S, -MONTH_S])
+def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asleep: DaemonProcess, jump: int) -> None:
+    wall = set_wall_clock(asleep)
+    with asleep.start().client() as client:
+        at = wall_ms() + 2_000
+        planned = submit(client, shell(":", run_at=at))
+        brief = submit(client, shell(":", run_at=at, ttl_ms=1_000))
+        late = submit(client, shell("exec sleep 600", deadline=at))
+        running(client, late)
+
+        wall.jump(jump)
+        hourglass = submit(client, shell(":", queue="shut", ttl_ms=4_000))  # longer than all of them would have taken
+
+        assert end_of(client, hourglass, PATIENCE_S) == ("expired", "ttl")
+        assert [state(client, job) for job in (planned, brief, late)] == ["waiting", "waiting", "running"]
+        told = client.why(planned)
+        assert told["code"] == "run_at"
+        wall.jump(0)
+
+        assert end_of(client, planned, PATIENCE_S) == ("succeeded", "exit")
+        assert end_of(client, brief, PATIENCE_S) == ("succeeded", "exit")
+        assert end_of(client, late, PATIENCE_S) == ("failed", "deadline")
+        assert not NEGATIVE.findall(shown(asleep, late))
+
+
+# --- a host that sleeps -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(bool(why_no_compiler()), reason=str(why_no_compiler()))
+def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(asleep: DaemonProcess) -> None:
+    slept = set_sleep(asleep)
+    with asleep.start().client() as client:
+        waits = Waits(client, run=False)
+        late = submit(client, shell("exec sleep 600", timeout_ms=HOUR_MS // 2))
+        untouched = submit(client, shell(":", queue="shut", ttl_ms=2 * HOUR_MS))
+        running(client, late)
+        ttl, backoff = waits.late
+
+        slept.jump(HOUR_S)
+
+        assert end_of(client, ttl, PATIENCE_S) == ("expired", "ttl")
+        assert end_of(client, backoff, PATIENCE_S) == ("failed", "exit")
+        assert end_of(client, late, PATIENCE_S) == ("failed", "timeout")
+        assert state(client, untouched) == "queued"
+
+
+# --- a process that stands still ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped", ["daemon", "launcher", "both"])
+def test_limits_when_processes_stand_still_over_them_then_what_ended_in_time_has_succeeded(
+    asleep: DaemonProcess, stopped: str
+) -> None:
+    """STOKER_FAULTS lengthens the gap to that of a whole minute."""
+    gap_s = 60 if "STOKER_FAULTS" in os.environ else 5
+    asleep.config.write_text(SETTINGS + "[launcher]\nstuck_ms = 2000\n")
+    with asleep.start().client() as client:
+        limit_ms = gap_s * 1_000 // 2
+        in_time = [submit(client, shell(f"sleep {gap_s / 5}", timeout_ms=limit_ms)) for _ in range(5)]
+        failing = submit(client, shell(f"sleep {gap_s / 5}; exit 3", timeout_ms=limit_ms))
+        too_long = submit(client, shell("exec sleep 600", timeout_ms=limit_ms, grace_ms=300))
+        running(client, *in_time, failing, too_long)
+        victims = [asleep.pid] if stopped != "launcher" else []
+        victims += launchers(asleep.state_dir).values() if stopped != "daemon" else []
+        ended = started = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+        for victim in victims:
+            os.kill(victim, signal.SIGSTOP)
+        while ended - started < gap_s:
+            until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - started >= gap_s, gap_s + PATIENCE_S, why="the gap")
+            ended = time.clock_gettime(time.CLOCK_BOOTTIME)
+        for victim in victims:
+            os.kill(victim, signal.SIGCONT)
+
+        assert [end_of(client, job, PATIENCE_S) for job in in_time] == [("succeeded", "exit")] * 5
+        assert end_of(client, failing, PATIENCE_S) == ("failed", "exit")
+        assert end_of(client, too_long, PATIENCE_S) == ("failed", "timeout")
+        assert not any(attempts_stopped(client, job) for job in in_time)
+        assert not changes(client, too_long, "launcher_lost")
+
+
+def attempts_stopped(client: stoker.Client, job: int) -> list[Any]:
+    """Attempts whose worker got a signal of ours."""
+    return [attempt for attempt in client.history(job)["attempts"] if attempt["stopped"]]
