@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from stoker.config import Config
-from stoker.core.errors import EX_CONFIG
+from stoker.core.errors import EX_CONFIG, EX_USAGE
 
 UNITS = Path(__file__).parents[1] / "systemd"
 INSTALLED = "/opt/stoker/bin/stokerd"
@@ -82,7 +82,7 @@ def test_service_when_the_daemon_dies_then_only_it_is_killed_and_it_comes_back()
     unit = service()["Service"]
 
     assert (unit["KillMode"], unit["Delegate"], unit["Restart"]) == ("process", "yes", "on-failure")
-    assert int(unit["RestartPreventExitStatus"]) == EX_CONFIG
+    assert unit["RestartPreventExitStatus"].split() == [str(EX_USAGE), str(EX_CONFIG)]
 
 
 def test_service_when_stopped_then_a_drain_and_its_last_ladder_fit_in_its_time() -> None:

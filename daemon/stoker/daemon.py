@@ -16,17 +16,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvloop
 
 from stoker import __version__, sdnotify
 from stoker.config import Config, find, load
-from stoker.core.errors import EX_IOERR, StokerError
+from stoker.core.errors import EX_IOERR, EX_USAGE, StokerError
 from stoker.engine.engine import Engine
-from stoker.engine.health import Health, beat
+from stoker.engine.health import PATIENCE_S, Health
 from stoker.engine.reading import launcher_views
 from stoker.engine.service import Service
+from stoker.engine.supervision import Supervision
 from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
 from stoker.executors.leaves import Leaves
@@ -41,10 +42,8 @@ from stoker.telemetry import logs, otel
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-HEALTH_PATIENCE_S = 5.0
 # Jobs come and go in trees without cycles: looking for cycles ten times less often is a tenth of the CPU of a job.
 GC_THRESHOLDS = (10_000, 50, 100)
-SHUTDOWN_MARGIN_MS = 15_000
 
 
 class Daemon:
@@ -56,13 +55,13 @@ class Daemon:
         self._address = address
         self._environ = environ
         self._notifier = sdnotify.Notifier.of(environ)
+        self._supervision = Supervision(self._notifier)
         self._began = time.monotonic()
         self._engine: Engine | None = None
         self._opened: Opened | None = None
         self._server: Server | None = None
         self._lock: int | None = None
         self._turns: asyncio.Task[None] | None = None
-        self._beat: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         """Run until drained. Raises StokerError when it cannot start or storage fails."""
@@ -76,6 +75,7 @@ class Daemon:
 
     async def _start(self) -> None:
         given = sdnotify.listeners(self._environ, os.getpid())
+        self._supervision.starting("opening the state")
         leaves = Leaves.below(self._config.cgroup.root)
         self._directory.prepare()
         if not given:
@@ -85,8 +85,9 @@ class Daemon:
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
             {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.barrier,
-             "launcher": engine.launcher_answers}, HEALTH_PATIENCE_S,
+             "launcher": engine.launcher_answers}
         )  # fmt: skip
+        self._supervision.starting(f"recovering {len(engine.book.runs)} attempts")
         await self._recover(engine)
         listener = socket.socket(fileno=given[0].fd) if given else bind_socket(self._address)
         service = Service(engine, self._facts, health)
@@ -113,7 +114,7 @@ class Daemon:
             telemetry=telemetry,
             leaves=leaves,
         )
-        return Engine(self._config, self._directory, opened, around, self._draining)
+        return Engine(self._config, self._directory, opened, around, self._supervision.draining)
 
     async def _recover(self, engine: Engine) -> None:
         """Recover and begin to dispatch. Raises StorageFailed."""
@@ -132,11 +133,7 @@ class Daemon:
 
     def _tell_ready(self, engine: Engine, health: Health) -> None:
         self._began = time.monotonic()
-        safe = engine.safe_mode
-        self._notifier.ready(f"{len(engine.book.runs)} running" if safe is None else f"safe mode: {safe.why}")
-        if self._notifier.watchdog_ms is not None:
-            interval_s = self._notifier.watchdog_ms / 2_000
-            self._beat = asyncio.ensure_future(beat(health, self._notifier.watchdog, interval_s))
+        self._supervision.ready(health, engine.describe)
         # What was built at start lives as long as we do: the collector need not walk it again.
         gc.collect()
         gc.freeze()
@@ -156,10 +153,6 @@ class Daemon:
         drained.cancel()
         turns.result()
         return EX_IOERR
-
-    def _draining(self, left: int, wait_ms: int) -> None:
-        self._notifier.extend_timeout(wait_ms + SHUTDOWN_MARGIN_MS)
-        self._notifier.status(f"draining: {left} running")
 
     def _facts(self) -> dict[str, Any]:
         """The part of `system.status` that the engine does not know."""
@@ -185,17 +178,16 @@ class Daemon:
 
     async def _stop(self) -> None:
         """In reverse order; every step bears that the one before it never happened."""
-        self._notifier.stopping()
+        self._supervision.stopping()
+        self._supervision.close()
         log(LogEvent.DAEMON_STOPPING)
-        if self._beat is not None:
-            self._beat.cancel()
         if self._server is not None:
             await self._server.stop()
         if self._engine is not None:
             await self._engine.end()
             self._engine.loop.stop()
         if self._turns is not None:
-            await asyncio.wait({self._turns}, timeout=HEALTH_PATIENCE_S)
+            await asyncio.wait({self._turns}, timeout=PATIENCE_S)
             self._turns.cancel()
         if self._engine is not None:
             self._engine.telemetry.close()
@@ -217,11 +209,19 @@ class Daemon:
         self._directory.unlock()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses with the exit status of sysexits.h, by which a service manager knows that starting again is no use."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EX_USAGE, f"{self.prog}: {message}\n")
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="stokerd",
         description="Run the Stoker daemon in the foreground.",
-        epilog="Settings: `stoker config show`. Exit status: 0 drained, 69-78 as in sysexits.h.",
+        epilog="Settings: `stoker config show`. Exit status: 0 drained, 64-78 as in sysexits.h.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file instead of the usual places")
     parser.add_argument("--state-dir", metavar="DIR", help="where jobs are kept")

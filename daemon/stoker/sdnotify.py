@@ -66,9 +66,9 @@ class Notifier:
         """One line for `systemctl status`."""
         return self._send(*_status(text))
 
-    def watchdog(self) -> bool:
+    def watchdog(self, status: str = "") -> bool:
         """A sign of life; due at least every `watchdog_ms`, better twice as often."""
-        return self._send("WATCHDOG=1")
+        return self._send("WATCHDOG=1", *_status(status))
 
     def extend_timeout(self, more_ms: int) -> bool:
         """Starting or stopping goes well and needs `more_ms` from now."""

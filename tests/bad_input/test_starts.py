@@ -55,6 +55,16 @@ def test_settings_when_there_are_several_mistakes_then_all_are_told_at_once_and_
     assert not stopped_daemon.socket.exists()
 
 
+def test_options_when_one_is_unknown_then_it_is_told_and_the_status_is_that_of_a_wrong_use(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    status, said = refused(stopped_daemon, "--bogus")
+
+    assert status == 64
+    assert "stokerd: unrecognized arguments: --bogus" in said
+    assert not stopped_daemon.state_dir.exists()
+
+
 def test_settings_when_the_file_is_no_toml_then_the_line_is_told(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.write_text("[daemon]\nmax_running = \n")
 

@@ -51,7 +51,8 @@ def test_service_when_started_then_it_is_ready_private_and_its_journal_is_json(s
     with service.client() as client:
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
         assert client.status()["pid"] == service.pid
-    assert (service.show("ActiveState"), service.show("StatusText")) == ("active", "0 running")
+    assert service.show("ActiveState") == "active"
+    assert service.show("StatusText").endswith(" running, 0 queued")
     assert service.mode(STATE) == ("700", "stoker")
     assert service.mode("/run/stoker") == ("755", "stoker")
     assert service.mode("/run/stoker/stoker.sock") == ("600", "stoker")
@@ -90,7 +91,7 @@ def test_service_when_the_daemon_is_killed_then_systemd_restarts_it_and_survivor
 
 
 def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(service: Service, gate: Gate) -> None:
-    service.configure("WatchdogSec=2\nRestartSec=100ms")
+    service.configure("WatchdogSec=4\nRestartSec=100ms")
     first = service.start().pid
     with service.client() as client:
         survivor = submit(client, gate.spec("exit 7"), survive=True)
@@ -104,6 +105,27 @@ def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(servic
         gate.open()
         assert end_of(client, survivor) == ("failed", "exit")
         assert client.get(survivor)["exit_code"] == 7
+
+
+def test_launcher_when_it_hangs_for_ever_then_another_takes_over_and_the_watchdog_leaves_the_daemon_alone(
+    service: Service, gate: Gate
+) -> None:
+    service.configure("WatchdogSec=8", "[launcher]\nstuck_ms = 1_000\n")
+    first = service.start().pid
+    with service.client() as client:
+        stuck = submit(client, gate.spec())
+        running(client, stuck)
+        (launcher,) = client.status()["launchers"]
+
+        service.kill(launcher["pid"], "STOP")
+        until(lambda: service.events("daemon_well"), 60, "the daemon is well again, with another launcher")
+
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+        assert client.get(stuck)["state"] == "running"
+        service.kill(launcher["pid"], "CONT")
+        gate.open()
+        assert end_of(client, stuck) == ("succeeded", "exit")
+    assert (service.pid, service.show("NRestarts")) == (first, "0")
 
 
 def test_socket_when_a_client_comes_first_then_the_service_is_started_and_answers(service: Service) -> None:
@@ -177,6 +199,46 @@ def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service
         gate.open()
         assert [end_of(client, job)[0] for job in survivors] == ["succeeded", "failed"]
         assert [client.get(job)["exit_code"] for job in survivors] == [0, 7]
+
+
+def test_stop_when_a_drain_is_longer_than_the_units_patience_then_the_job_still_gets_its_time(
+    service: Service,
+) -> None:
+    service.configure("TimeoutStopSec=1", "[daemon]\ndrain_timeout_ms = 60_000\n")
+    service.start()
+    with service.client() as client:
+        job = submit(client, shell("sleep 3; exit 7"))
+        running(client, job)
+
+    service.systemctl("stop", "stoker.service")
+
+    assert service.show("Result") == "success"
+    service.start()
+    with service.client() as client:
+        assert (end_of(client, job), client.get(job)["exit_code"]) == (("failed", "exit"), 7)
+
+
+def test_start_when_recovery_is_longer_than_the_units_patience_then_it_is_not_given_up(
+    service: Service, gate: Gate
+) -> None:
+    service.configure("TimeoutStartSec=3\nRestart=no")
+    first = service.start().pid
+    with service.client() as client:
+        survivor = submit(client, gate.spec("exit 7"), survive=True)
+        running(client, survivor)
+        (launcher,) = client.status()["launchers"]
+    service.kill(launcher["pid"], "STOP")  # recovery waits five seconds for its answer
+    service.kill(first, "KILL")
+    until(lambda: service.show("ActiveState") == "failed", why="the end of the first life")
+
+    service.start()
+
+    assert service.show("NRestarts") == "0"
+    with service.client() as client:
+        assert client.status()["running"] == 1
+        service.kill(launcher["pid"], "CONT")
+        gate.open()
+        assert end_of(client, survivor) == ("failed", "exit")
 
 
 def test_service_when_a_job_hides_its_children_then_its_own_cgroup_ends_them(service: Service, gate: Gate) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from stoker.config import Config
 from stoker.core.clock import SystemClock
-from stoker.core.model import STOKER, ExecutionMode, Queue, QueueClass
+from stoker.core.model import STOKER, ExecutionMode, Queue, QueueClass, State
 from stoker.core.throttle import Pressure
 from stoker.engine import maintenance
 from stoker.engine.book import Book, Run
@@ -185,6 +185,12 @@ class Engine:
         log(LogEvent.SAFE_MODE_ENTERED, reason=self.safe_mode.why)
         self.dispatcher.closed = self.safe_mode.why
         self.drain.hands_off = True
+
+    def describe(self) -> str:
+        """In a line, for `systemctl status`."""
+        if self.safe_mode is not None:
+            return f"safe mode: {self.safe_mode.why}"
+        return f"{len(self.book.runs)} running, {self.book.total(State.QUEUED)} queued"
 
     async def launcher_answers(self) -> None:
         """A launcher answers; in safe mode there need be none."""

@@ -38,6 +38,8 @@ class LogEvent(StrEnum):
     # --- the daemon ---
     DAEMON_STARTING = "daemon_starting", INFO
     DAEMON_READY = "daemon_ready", INFO
+    DAEMON_UNWELL = "daemon_unwell", ERROR
+    DAEMON_WELL = "daemon_well", INFO
     DAEMON_DRAINING = "daemon_draining", INFO
     DAEMON_STOPPING = "daemon_stopping", INFO
     DAEMON_STOPPED = "daemon_stopped", INFO
