@@ -42,8 +42,13 @@ class Disk:
         self.fails: str | None = None  # how the next commit fails
         self._host = host
         self._lies = lies
-        self._synced = self.database.serialize() if lies else b""
+        self._synced = sqlite3.connect(":memory:", isolation_level=None)
         self._unsynced = 0
+        self.database.backup(self._synced)
+
+    def close(self) -> None:
+        self.database.close()
+        self._synced.close()
 
     async def run(self, function: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """As `store.database.Database.run`: wait for the disk."""
@@ -87,12 +92,13 @@ class Disk:
     def _sync_now_and_then(self) -> None:
         self._unsynced += self._lies
         if self._unsynced >= LAZINESS:
-            self._synced, self._unsynced = self.database.serialize(), 0
+            self._unsynced = 0
+            self.database.backup(self._synced)
 
     def forget_unsynced(self) -> None:
         """The power is back, and what was said to be written is not."""
         if self._lies:
-            self.database.deserialize(self._synced)
+            self._synced.backup(self.database)
 
     # --- outcome logs
 

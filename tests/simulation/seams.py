@@ -135,6 +135,6 @@ def simulated(world: World) -> Iterator[None]:
             setattr(owner, name, simulated_value)
         yield
     finally:
-        world.end_life()
+        world.end()
         for owner, name, value in before:
             setattr(owner, name, value)

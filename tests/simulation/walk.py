@@ -88,5 +88,8 @@ def footprint(seed: int) -> str:
     walk = Walk(random.Random(seed))
     with simulated(walk.world):
         walk.go(FOOTPRINT_STEPS)
-    told = [*walk.told, *walk.world.disk.database.execute("SELECT seq, at, subject, to_state, payload FROM changes")]
+        told = [
+            *walk.told,
+            *walk.world.disk.database.execute("SELECT seq, at, subject, to_state, payload FROM changes"),
+        ]
     return hashlib.sha256(repr(told).encode()).hexdigest()

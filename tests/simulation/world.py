@@ -74,6 +74,10 @@ class World:
             self.life = None
         self.disk.lose_power(self.chance)
 
+    def end(self) -> None:
+        self.end_life()
+        self.disk.close()
+
     # --- what the seams ask
 
     def find_launchers(self) -> Launchers:
