@@ -64,10 +64,16 @@ def delegated() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def client(delegated: Path) -> Iterator[stoker.Client]:
-    """Of a daemon that finds by itself what was delegated."""
+def daemon(delegated: Path) -> Iterator[DaemonProcess]:
+    """It finds by itself what was delegated."""
     assert is_delegated(delegated)
-    with DaemonProcess() as daemon, daemon.client(timeout_s=60) as connected:
+    with DaemonProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(daemon: DaemonProcess) -> Iterator[stoker.Client]:
+    with daemon.client(timeout_s=60) as connected:
         yield connected
 
 
@@ -91,7 +97,7 @@ def leaves(delegated: Path) -> list[Path]:
 
 
 def test_memory_when_a_worker_takes_more_than_its_limit_then_it_failed_of_oom_and_nobody_else_did(
-    client: stoker.Client, delegated: Path, gate: Gate
+    daemon: DaemonProcess, client: stoker.Client, delegated: Path, gate: Gate
 ) -> None:
     limits = {"memory_bytes": MEMORY}
     other = submit(client, gate.spec(), limits=limits)
@@ -104,6 +110,7 @@ def test_memory_when_a_worker_takes_more_than_its_limit_then_it_failed_of_oom_an
     assert [(attempt["outcome"], attempt["signal"], attempt["stopped"]) for attempt in told] == [("oom", 9, False)] * 2
     assert told[0]["limits"] == {"memory_bytes": {"by": "cgroup", "value": MEMORY, "wanted": MEMORY}}
     assert told[0]["suspicion"] is None  # it was seen
+    assert [event["job"] for event in daemon.events("resource_exhausted")] == [job]
     gate.open()
     assert end_of(client, other, timeout_s=60) == ("succeeded", "exit")
     until(lambda: not leaves(delegated), why="the end of every leaf")

@@ -18,7 +18,7 @@ TESTS = 4
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(uml.missing() is not None, reason=str(uml.missing()))
 def test_controllers_when_another_kernel_has_them_all_then_limits_are_kept_for_whole_trees(tmp_path: Path) -> None:
-    booted = uml.run_tests(["-q", "--color=no", "tests/executors/test_controllers.py"], tmp_path, timeout_s=280)
+    booted = uml.run_tests(["-q", "--color=no", "tests/executors/test_controllers.py"], tmp_path, timeout_s=240)
 
     assert booted.status == 0, booted.said
     assert f"{TESTS} passed in" in booted.said, booted.said

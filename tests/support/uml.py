@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROGRAM = "linux.uml"
 ROOT = Path(__file__).parents[2]
 MEMORY = "768M"
+BOOT_S = 30.0
 INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -28,7 +29,7 @@ mount -t tmpfs run /run
 mkdir /run/tmp
 export HOME=/run TMPDIR=/run/tmp PATH={path} PYTHONDONTWRITEBYTECODE=1 LANG=C.UTF-8
 cd {root}
-{python} -m pytest -p no:cacheprovider {tests}
+timeout -s KILL {timeout_s:.0f} {python} -m pytest -p no:cacheprovider {tests}
 echo "pytest ended with $?"
 echo o > /proc/sysrq-trigger
 read _ < /dev/console
@@ -51,13 +52,16 @@ def run_tests(tests: Sequence[str], scratch: Path, timeout_s: float) -> Booted:
     """Boot, run these tests, power off. `scratch` gets the init, and must be visible in the root file system."""
     init = scratch / "init"
     words = {"root": shlex.quote(str(ROOT)), "python": shlex.quote(sys.executable), "tests": shlex.join(tests)}
-    init.write_text(INIT.format(path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", **words))
+    path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    init.write_text(INIT.format(path=path, timeout_s=timeout_s, **words))
     init.chmod(0o755)
     kernel = [PROGRAM, f"mem={MEMORY}", "root=none", "rootfstype=hostfs", "hostfs=/", "rootflags=/", "ro"]
     options = [f"init={init}", f"uml_dir={scratch}", "con0=fd:0,fd:1", "con=null", "quiet"]
+    # It bounds itself from within, and ends with whoever ran it: a kernel left behind would eat a processor.
     done = subprocess.run(
-        [*kernel, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
-    )
+        ["setpriv", "--pdeathsig", "KILL", *kernel, *options],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s + BOOT_S, check=False,
+    )  # fmt: skip
     said = done.stdout.decode(errors="replace")
     ended = re.search(r"pytest ended with (\d+)", said)
     return Booted(None if ended is None else int(ended[1]), said)

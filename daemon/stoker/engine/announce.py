@@ -20,6 +20,7 @@ _BY_REASON = {
     Reason.TIMEOUT: LogEvent.TASK_TIMEOUT,
     Reason.DEADLINE: LogEvent.TASK_TIMEOUT,
     Reason.UNRESPONSIVE: LogEvent.WORKER_UNRESPONSIVE,
+    Reason.OOM: LogEvent.RESOURCE_EXHAUSTED,
     Reason.ORPHANED: LogEvent.JOB_ORPHANED,
     Reason.LOST: LogEvent.JOB_ORPHANED,
 }
