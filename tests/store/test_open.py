@@ -189,6 +189,23 @@ async def test_open_when_the_database_is_not_what_its_note_says_then_it_is_refus
     assert content(lived.root) == before
 
 
+async def test_open_when_it_is_refused_then_a_wal_that_a_crash_left_stays_too(
+    directory: StateDirectory, open_at: Open, tmp_path: Path
+) -> None:
+    state = await open_at(directory)
+    await state.writer.commit(accepted(job(id=1)))
+    crashed = StateDirectory(tmp_path / "crashed")
+    shutil.copytree(directory.root, crashed.root)
+    crashed.write_aside(Aside(instance=state.instance.id, schema=state.schema, last_seq=9))
+    before = content(crashed.root)
+    assert (crashed.root / "stoker.db-wal").stat().st_size
+
+    with pytest.raises(StateRefused, match="ends at change 1, but"):
+        await open_at(crashed)
+
+    assert content(crashed.root) == before
+
+
 @pytest.mark.parametrize("last_seq", [2, 1, 0])
 async def test_open_when_the_database_knows_as_much_as_its_note_or_more_then_it_is_believed(
     lived: StateDirectory, open_at: Open, last_seq: int

@@ -1,0 +1,71 @@
+"""Recoveries cut off and begun again: the second finds what the first committed, and adds nothing to it.
+
+Owns the kill that follows the commit of a recovery at once, with attempts of every kind that needs no living process
+and with workers whose stop has only begun.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from tests.support import past
+from tests.support.batches import tables
+from tests.support.facts import until
+from tests.support.work import alive, changes, end_of, lines, shell, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+LIVES = 3
+KEPT = ("jobs", "attempts", "changes")
+
+
+def kept(daemon: DaemonProcess) -> dict[str, Any]:
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
+        found = tables(connection)
+    return {name: found[name] for name in KEPT}
+
+
+def test_recovery_when_the_daemon_is_killed_right_behind_it_then_the_next_one_changes_nothing_more(
+    daemon: DaemonProcess,
+) -> None:
+    daemon.cli("queue", "pause", "default")  # else what is queued again would run
+    daemon.kill9()
+    runs = past.leave_open(daemon.state_dir / "stoker.db", past.kinds(2 * len(past.KINDS)))
+
+    daemon.start()
+    daemon.kill9()
+    once = kept(daemon)
+    for _ in range(LIVES):
+        daemon.start()
+        daemon.kill9()
+
+    assert len([change for change in once["changes"] if "ended" in change]) == len(runs)
+    assert kept(daemon) == once
+
+
+def test_stop_when_the_daemon_is_killed_again_and_again_in_the_middle_then_it_was_wanted_once_and_is_carried_out(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    said, never = tmp_path / "said", tmp_path / "never"
+    stubborn = f"trap 'echo term >> {said}' TERM; echo $$ >> {said}; while [ ! -e {never} ]; do sleep 0.1; done"
+    with daemon.client() as client:
+        job = submit(client, shell(stubborn), grace_ms=60_000)
+        until(lambda: lines(said), why="the trap")
+    pid = int(lines(said)[0])
+
+    for life in range(LIVES):
+        daemon.kill9()
+        daemon.start()
+        until(lambda life=life: lines(said).count("term") > life, 30, why="the first step of the ladder")  # type: ignore[misc]
+
+    assert alive(pid)
+    with daemon.client() as client:
+        assert len(changes(client, job, "stop_wanted")) == 1
+        never.touch()
+        assert end_of(client, job) == ("failed", "orphaned")
+    assert not alive(pid)
