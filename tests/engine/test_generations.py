@@ -13,6 +13,8 @@ from tests.support.torture import launchers
 from tests.support.work import Gate, alive, end_of, kill9, running, shell, submit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import stoker
     from tests.support.daemon import DaemonProcess
 
@@ -35,7 +37,8 @@ def test_launchers_when_the_daemon_was_restarted_three_times_then_each_runs_its_
     daemon: DaemonProcess,
 ) -> None:
     kept = []
-    for number, leave in enumerate([daemon.kill9, daemon.stop, daemon.kill9], start=1):
+    leaves: list[Callable[[], object]] = [daemon.kill9, daemon.stop, daemon.kill9]
+    for number, leave in enumerate(leaves, start=1):
         kept.append(survivor(daemon, number))
         leave()
         daemon.start()

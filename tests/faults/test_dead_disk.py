@@ -18,7 +18,7 @@ from tests.support.daemon import DaemonProcess
 from tests.support.disks import DeadDirectory, Disk
 from tests.support.facts import until
 from tests.support.torture import launchers
-from tests.support.work import Gate, end_of, kill9, running, shell, state, submit
+from tests.support.work import Gate, alive, end_of, kill9, running, shell, state, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,9 +71,12 @@ def asleep(client: stoker.Client, job: int) -> int:
     """The pid of its worker, once that sleeps where no signal reaches it."""
     running(client, job)
     pid: int = client.get(job)["pid"]
-    stat = Path(f"/proc/{pid}/stat")
-    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "D", why=f"state D of {pid}")
+    until(lambda: sleeps(pid), why=f"state D of {pid}")
     return pid
+
+
+def sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
 
 
 def kill_all_but_workers(daemon: DaemonProcess) -> None:
@@ -218,3 +221,27 @@ def test_daemon_when_restarted_while_its_launcher_is_stuck_then_it_serves_and_se
     assert (after, states, adopted) == (("succeeded", "exit"), ["running"] * 3, 1)
     assert f"its launcher {stuck['launcher']} lives and does not answer" in told
     assert ends == [("failed", "exit"), ("failed", "spawn_error"), ("cancelled", "user")]
+
+
+def test_stops_when_a_launcher_is_stuck_then_they_are_carried_out_all_the_same_and_told_truly_when_it_is_back(
+    patient: DaemonProcess, dead: DeadDirectory
+) -> None:
+    lasting = {"command": "/bin/sh", "args": ["-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"]}
+    with patient.client() as client:
+        early, late = (submit(client, lasting, grace_ms=60_000) for _ in range(2))
+        running(client, early, late)
+        pids = [client.get(job)["pid"] for job in (early, late)]
+        hanging = submit(client, shell(":", working_dir=f"{dead.where}/x"))
+        until(lambda: all(sleeps(pid) for pid in launchers(patient.state_dir).values()), why="a launcher in state D")
+
+        client.cancel(early)
+        until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
+        client.cancel(late)
+        for pid in pids:
+            until(lambda pid=pid: not alive(pid), timeout_s=30, why=f"the end of {pid}")  # type: ignore[misc]
+        before = [state(client, job) for job in (early, late)]
+        dead.close()
+        ends = [end_of(client, job) for job in (early, late, hanging)]
+
+    assert before == ["running", "running"]
+    assert ends == [("cancelled", "user"), ("cancelled", "user"), ("failed", "spawn_error")]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from stoker.core.clock import wall_ms
 from stoker.core.model import Identity, Outcome, OutcomeKind
@@ -22,9 +24,11 @@ from stoker.executors.outcome import reports_of
 from stoker.process import messages
 from stoker.process.client import LauncherClient
 from stoker.process.outcomes import outcome_of
-from stoker.process.tree import Ladder, await_end, sweep
+from stoker.process.tree import Ladder, SweepResult, await_end, sweep
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+
+T = TypeVar("T")
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -43,7 +47,8 @@ class LocalExecutor:
         self._graces: dict[str, int] = {}
         self._ladders: dict[str, Ladder] = {}
         self._orphans: dict[str, Identity | None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._strikes: dict[str, asyncio.Task[SweepResult]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- who runs what ---
 
@@ -115,6 +120,8 @@ class LocalExecutor:
         client = self._of_run.get(run_id)
         if client is not None:
             self._climb(run_id, client, grace_ms)
+            if client.stuck:
+                self._strike(run_id)
         elif run_id in self._orphans:
             self._spawn(self._stop_orphan(run_id, grace_ms))
 
@@ -123,6 +130,17 @@ class LocalExecutor:
             return
         ladder = self._ladders[run_id] = Ladder(client, run_id, grace_ms)
         self._spawn(self._tell_delivery(run_id, ladder))
+
+    def _strike(self, run_id: str) -> None:
+        """Its launcher is stuck, and a stop holds all the same: we signal whoever is proven to be of this run."""
+        if run_id not in self._strikes:
+            grace_ms = self._graces.get(run_id, 0)
+            self._strikes[run_id] = self._spawn(sweep(self._around.instance, [run_id], grace_ms=grace_ms))
+
+    def _struck(self, run_id: str) -> bool:
+        """Whether a signal of ours, and not of its launcher, came before its end."""
+        strike = self._strikes.get(run_id)
+        return strike is not None and (not strike.done() or strike.result().killed > 0)
 
     async def _tell_delivery(self, run_id: str, ladder: Ladder) -> None:
         try:
@@ -162,6 +180,7 @@ class LocalExecutor:
             self._gone.discard(run_id)
             self._graces.pop(run_id, None)
             self._orphans.pop(run_id, None)
+            self._strikes.pop(run_id, None)
             ladder = self._ladders.pop(run_id, None)
             if ladder is not None:
                 ladder.end()
@@ -200,8 +219,7 @@ class LocalExecutor:
                 case messages.LauncherLost():
                     reports.append(self._lost(launcher))
                 case messages.LauncherStuck():
-                    log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
-                    self.launchers.pass_over(launcher)
+                    self._pass_over(launcher)
                 case messages.LauncherBack():
                     log(LogEvent.LAUNCHER_BACK, launcher=launcher)
                     self._retire_idle([self.launchers[launcher]])
@@ -209,11 +227,21 @@ class LocalExecutor:
         if reports:
             self._sink(reports)
 
+    def _pass_over(self, launcher: str) -> None:
+        """It is stuck: new runs go elsewhere, its own go on, and those that are being stopped are stopped by us."""
+        log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
+        self.launchers.pass_over(launcher)
+        for run_id in self._ladders:
+            if self._of_run.get(run_id) is self.launchers[launcher]:
+                self._strike(run_id)
+
     def _began(self, launcher: str, started: messages.Started) -> Began:
         identity = self.launchers[launcher].identity(started)
         return Began(started.run_id, identity, started.at_boot_ms, started.bounds)
 
     def _exited(self, exited: messages.Exited, reports: list[Report]) -> None:
+        if self._struck(exited.run_id):
+            exited = replace(exited, stopped=True)
         self._exits[exited.run_id] = exited
         ladder = self._ladders.pop(exited.run_id, None)
         if not exited.left or exited.run_id in self._gone:
@@ -242,10 +270,11 @@ class LocalExecutor:
 
     # --- ending ---
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Leave the launchers to themselves: they keep every outcome."""
