@@ -103,23 +103,41 @@ def test_orphan_when_the_daemon_was_killed_under_load_then_every_unsafe_job_ran_
     assert {str(job) for job, end in ends.items() if end[0] == "succeeded"} <= set(ran)
 
 
-def test_poison_when_a_safe_job_has_ended_unseen_three_times_then_it_is_held(daemon: DaemonProcess, gate: Gate) -> None:
+def kill_everything(daemon: DaemonProcess, job: int) -> None:
+    """Once the job runs: as if it had brought the host down; then the next start."""
+    with daemon.client() as client:
+        running(client, job)
+    daemon.kill_all()
+    daemon.start()
+
+
+def test_poison_when_a_safe_job_has_ended_unseen_three_times_then_it_is_held_until_a_person_lets_it_go(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
     with daemon.client() as client:
         job = submit(client, gate.spec(), on_orphan="requeue", max_attempts=1)
     for _ in range(3):
-        with daemon.client() as client:
-            running(client, job)
-        daemon.kill9()
-        daemon.start()
+        kill_everything(daemon, job)
 
     with daemon.client() as client:
         assert end_of(client, job) == ("held", "poison")
         found = client.get(job)
-        assert (found["attempts"], found["failures"], found["orphanings"]) == (3, 0, 3)
+    assert (found["attempts"], found["failures"], found["orphanings"]) == (3, 0, 3)
+    assert "poison" in daemon.cli("show", str(job)).stdout
+    assert "may be what brings the host down" in daemon.cli("why", str(job)).stdout
+
+    assert daemon.cli("release", str(job)).returncode == 0
+    kill_everything(daemon, job)
+
+    with daemon.client() as client:
+        running(client, job)
+        again = client.get(job)["orphanings"]
+        client.cancel(job)
         client.call("job.retry", {"id": job})
+        afresh = client.get(job)["orphanings"]
         gate.open()
+        assert (again, afresh) == (1, 0)
         assert end_of(client, job) == ("succeeded", "exit")
-        assert client.get(job)["orphanings"] == 0
 
 
 def test_cancelled_orphan_when_the_daemon_was_killed_then_it_ends_cancelled_and_not_orphaned(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stoker.core.recovery import Finding
     from stoker.process.messages import LaunchOrder
 
-REUSES = int(os.environ.get("STOKER_FAULTS", "21"))
+REUSES = int(os.environ.get("STOKER_FAULTS", "12"))
 MISSING = reuse.why_not()
 GRACE_MS = 200
 
