@@ -133,6 +133,7 @@ def test_poison_when_a_safe_job_has_ended_unseen_three_times_then_it_is_held_unt
         running(client, job)
         again = client.get(job)["orphanings"]
         client.cancel(job)
+        assert end_of(client, job) == ("cancelled", "user")
         client.call("job.retry", {"id": job})
         afresh = client.get(job)["orphanings"]
         gate.open()
