@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -113,6 +114,27 @@ async def test_follow_when_lines_are_appended_then_each_comes_without_an_end(log
             file.write(b"%03d\n" % number)
         assert await waiting == b"%03d\n" % number
 
+    await follower.end()
+
+
+async def test_follow_when_no_inotify_is_to_be_had_then_what_is_appended_comes_all_the_same(log: Path) -> None:
+    log.write_bytes(b"first\n")
+    follower = Follower(log)
+    assert await follower.text(6) == b"first\n"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    with log.open("ab", buffering=0) as file:
+        free = os.dup(file.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # every number below is taken
+        try:
+            waiting = asyncio.ensure_future(follower.text(5))
+            await asyncio.wait({waiting}, timeout=0.02)
+            file.write(b"last\n")
+
+            assert await waiting == b"last\n"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     await follower.end()
 
 

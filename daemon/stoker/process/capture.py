@@ -21,6 +21,9 @@ CHUNK = 256 * 1024
 IN_MODIFY = 0x2
 # Until the launcher has made the file there may not even be a directory to watch.
 APPEAR_S = 0.05
+# Every user has 128 inotify instances and a bound on watches, which anybody may use up; then the log is looked at.
+NO_WATCH = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+LOOK_S = 0.2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -168,33 +171,51 @@ def _remove_directory(directory: Path) -> None:
 
 
 class _Watch:
-    """inotify(7) on one file, waited for on the loop."""
+    """inotify(7) on one file, waited for on the loop; where there is none to be had, a look now and then."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         self._event = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._descriptor, self._readable)
-        with suppress(FileNotFoundError):
-            _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(path), IN_MODIFY))
+        self._descriptor = _watched(path)
+        if self._descriptor is not None:
+            asyncio.get_running_loop().add_reader(self._descriptor, self._readable, self._descriptor)
 
-    def _readable(self) -> None:
+    def _readable(self, descriptor: int) -> None:
         with suppress(BlockingIOError):
-            while os.read(self._descriptor, 4096):
+            while os.read(descriptor, 4096):
                 self._event.set()
 
     async def changed(self, closed: asyncio.Event) -> None:
-        """Return when the file was written to, or nobody will write any more."""
+        """Return when the file was written to (or may have been), or nobody will write any more."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._event, closed)]
+        patience_s = LOOK_S if self._descriptor is None else None
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
         self._event.clear()
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            os.close(self._descriptor)
+
+
+def _watched(path: Path) -> int | None:
+    """An inotify descriptor on `path`; None where the user has used up what there is."""
+    descriptor: int | None = None
+    try:
+        descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        _checked(_libc.inotify_add_watch(descriptor, os.fsencode(path), IN_MODIFY))
+    except FileNotFoundError:  # removed meanwhile: nothing will be told, and `closed` ends the wait
+        return descriptor
+    except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if error.errno not in NO_WATCH:
+            raise
+        return None
+    return descriptor
 
 
 def _checked(result: int) -> int:
