@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,9 +22,10 @@ from stoker.core.errors import (
 )
 from tests.support.facts import until
 from tests.support.rpc import Chunk, ServerThread
+from tests.support.torture import count_fds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from stoker.rpc.shapes import JobSpec
@@ -102,6 +103,23 @@ def test_logs_when_followed_then_the_bytes_come_and_the_connection_is_closed(
 
     assert b"".join(client.logs(1)) == b"a" * 100_000 + b"\xff"
     until(lambda: server.server.connections == 1)
+
+
+@pytest.mark.parametrize("dropped", ["stream", "logs", "watch"])
+def test_stream_when_it_is_opened_and_never_iterated_then_no_socket_stays(client: stoker.Client, dropped: str) -> None:
+    job = client.submit("true")["id"]
+    fds = count_fds(os.getpid())
+    opening: dict[str, Callable[[], Iterator[Any]]] = {
+        "stream": lambda: client.stream("watch"),
+        "logs": lambda: client.logs(job, follow=True),
+        "watch": client.watch,
+    }
+
+    for _ in range(3):
+        pieces = opening[dropped]()
+        del pieces
+
+    until(lambda: count_fds(os.getpid()) <= fds, why="as few descriptors as before, the server's among them")
 
 
 def test_logs_when_the_iterator_is_dropped_then_the_stream_ends(client: stoker.Client, server: ServerThread) -> None:

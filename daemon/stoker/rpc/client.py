@@ -148,7 +148,9 @@ class Client:
         except BaseException:
             line.close()
             raise
-        return line._notifications(number)
+        notifications = line._notifications(number)
+        next(notifications)  # begun: from here on it hangs up when it is dropped, also if nobody ever asks for more
+        return notifications
 
     def _read(self, method: str, **params: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self.call(method, params, again=True)
@@ -220,6 +222,7 @@ class Client:
         with self:
             if self._socket:
                 self._socket.settimeout(None)
+            yield {}
             while True:
                 params = self._next().get("params", {})
                 if params.get("stream") != number:
