@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from stoker.process.messages import Exited, RunState
 from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
 from tests.support.facts import until, until_async
 from tests.support.instance import Stranger, ended, log_of
+from tests.support.torture import count_fds
 
 if TYPE_CHECKING:
     from stoker.core.model import Identity
@@ -49,6 +51,22 @@ async def test_sweep_when_a_tree_is_orphaned_then_sigterm_ends_it_and_nothing_is
     assert (result.killed, result.left) == (3, ())
     assert host.workers() == []
     assert scan(host.instance).runs == {}
+
+
+async def test_sweep_when_the_tree_is_larger_than_we_may_open_files_then_all_of_it_ends(host: LauncherHost) -> None:
+    many = "for _ in $(seq 80); do sh -c 'read _ < $0' $0 & done"
+    order = host.shell(f"{many}; echo up; read _ < $0")
+    await orphan(host, order, "up")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count_fds(os.getpid()) + 60, hard))
+    try:
+        result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert (result.killed, result.left) == (81, ())
+    assert host.workers() == []
 
 
 async def test_sweep_when_it_heeds_sigterm_then_it_may_clean_up_first(host: LauncherHost) -> None:

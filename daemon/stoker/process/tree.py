@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -139,9 +140,18 @@ def _find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> li
     return list(found.values())
 
 
+def _affordable_pins() -> int:
+    """A quarter of the files this process may open. Of a tree that is larger the rest is met in the next rounds.
+
+    Those go without their SIGTERM: what has thousands of processes is more likely a bomb than a worker that tidies up.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft // 4)
+
+
 def _take(found: dict[int, Member], pid: int, is_ours: Callable[[], bool]) -> None:
     """Pin first, then look again at what made it ours: a pid that was reused in between fails."""
-    member = None if pid in found else _pin(pid)
+    member = None if pid in found or len(found) >= _affordable_pins() else _pin(pid)
     if member is None:
         return
     try:
