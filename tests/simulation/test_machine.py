@@ -9,6 +9,7 @@ import os
 import random
 
 import hypothesis
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -17,6 +18,7 @@ from tests.simulation.happenings import ACTIONS, COURSE, FAULTS, POSSIBLE, RELIE
 from tests.simulation.seams import simulated
 from tests.simulation.walk import Walk
 
+EXAMPLES = max(40, int(os.environ.get("STOKER_FAULTS", "0")))
 luck = st.integers(0, 1 << 16)
 
 
@@ -56,14 +58,14 @@ class Machine(RuleBasedStateMachine):
             self._seams.__exit__(None, None, None)
 
 
+@pytest.mark.timeout(600 + 2 * EXAMPLES)
 def test_machine_when_anything_happens_in_any_order_then_no_law_is_broken_and_all_ends(seed: int) -> None:
-    examples = max(40, int(os.environ.get("STOKER_FAULTS", "0")))
     assert sorted(ACTIONS) == sorted([*COURSE, *FAULTS, *RELIEF])
 
     run_state_machine_as_test(
         hypothesis.seed(seed)(Machine),
         settings=settings(
-            max_examples=examples, stateful_step_count=30, deadline=None, database=None,
+            max_examples=EXAMPLES, stateful_step_count=30, deadline=None, database=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )  # fmt: skip

@@ -12,6 +12,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.simulation.happenings import FAULTS
 from tests.simulation.seams import simulated
 from tests.simulation.walk import Walk
@@ -21,13 +23,15 @@ from tests.simulation.world import LawBroken
 CONSEQUENCES = ("died in spawn", "storage failed", "launcher back", "room on disk", "drained")
 STEPS = 100_000
 EPISODE = 2_500
+LENGTH = max(1, int(os.environ.get("STOKER_FAULTS", "0")) // 50)
 CONTROLS = 5
 CONTROL_STEPS = 600
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(600 * LENGTH)
 def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: int) -> None:
-    episodes = STEPS // EPISODE * max(1, int(os.environ.get("STOKER_FAULTS", "0")) // 50)
+    episodes = STEPS // EPISODE * LENGTH
     done: Counter[str] = Counter()
     looks: Counter[str] = Counter()
 
