@@ -51,6 +51,17 @@ def test_unit_when_verified_then_systemd_has_nothing_to_say(unit: str, tmp_path:
 
 
 @needs_systemd
+def test_drop_in_when_verified_then_nothing_but_the_age_of_systemd_is_in_its_way(tmp_path: Path) -> None:
+    (tmp_path / "stoker.service.d").mkdir()
+    (tmp_path / "stoker.service.d" / "subgroup.conf").write_text((UNITS / "subgroup.conf").read_text())
+
+    result = verify(tmp_path, "stoker.service")
+
+    complaints = [line for line in result.stderr.splitlines() if "'DelegateSubgroup'" not in line]
+    assert (result.returncode, complaints) == (0, [])
+
+
+@needs_systemd
 def test_unit_when_a_key_is_misspelt_then_verification_says_so(tmp_path: Path) -> None:
     verify(tmp_path, "stoker.service")
     broken = tmp_path / "broken.service"

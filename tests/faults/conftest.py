@@ -1,4 +1,4 @@
-"""What all tortures share: the seed, how long they go on, and where the files of a run are kept.
+"""What all tortures share: the seed, how long they go on, where the files of a run are kept, and a booted systemd.
 
 Owns three variables of the environment. `STOKER_SEED=` plays a run again, `STOKER_FAULTS=300` makes it longer (`make
 test-faults`), `STOKER_KEEP=DIR` keeps state, ledger and log. Every torture prints its seed and what it did.
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import DaemonProcess
+from tests.support.service import Service
 from tests.support.torture import SETTINGS
+from tests.support.work import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,3 +37,25 @@ def tortured(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
             kept = Path(os.environ["STOKER_KEEP"]) / request.node.name
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(started.home, kept, symlinks=True, ignore=shutil.ignore_patterns("*sock", "notify"))
+
+
+@pytest.fixture(scope="session")
+def installed_service() -> Iterator[Service]:
+    """Stoker as installed in a container of its own: one boot for all tests that want it."""
+    with Service() as installed:
+        yield installed
+
+
+@pytest.fixture
+def service(installed_service: Service) -> Iterator[Service]:
+    """The same, as if nothing had ever run there."""
+    yield installed_service
+    installed_service.clean()
+
+
+@pytest.fixture
+def shared_gate(service: Service) -> Iterator[Gate]:
+    """A gate that workers inside the container wait at, too."""
+    gate = Gate(service.shared / "gate")
+    yield gate
+    gate.open()

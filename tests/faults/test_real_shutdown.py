@@ -11,37 +11,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import container
-from tests.support.service import Service
-from tests.support.work import Gate, end_of, running, shell, submit
+from tests.support.work import end_of, running, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import stoker
+    from tests.support.service import Service
+    from tests.support.work import Gate
 
 WHY_NOT = container.missing()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 HURRIED = "[daemon]\ndrain_timeout_ms = 200\n"
-
-
-@pytest.fixture(scope="module")
-def installed() -> Iterator[Service]:
-    with Service() as service:
-        yield service
-
-
-@pytest.fixture
-def service(installed: Service) -> Iterator[Service]:
-    yield installed
-    installed.clean()
-
-
-@pytest.fixture
-def gate(service: Service) -> Iterator[Gate]:
-    opened_at_last = Gate(service.shared / "gate")
-    yield opened_at_last
-    opened_at_last.open()
 
 
 def charged(client: stoker.Client, job: int) -> tuple[int, int]:
@@ -50,19 +30,19 @@ def charged(client: stoker.Client, job: int) -> tuple[int, int]:
 
 
 def test_poweroff_when_jobs_run_then_each_ends_by_policy_as_shut_down_and_none_as_failed(
-    service: Service, gate: Gate
+    service: Service, shared_gate: Gate
 ) -> None:
     service.configure(settings=HURRIED)
     service.start()
     with service.client() as client:
-        unsafe, surviving = submit(client, gate.spec()), submit(client, gate.spec(), survive=True)
-        tidy = submit(client, shell(f"trap 'exit 3' TERM; read _ < {gate.path}"), survive=True)
-        again = submit(client, gate.spec(), survive=True, on_orphan="requeue", max_orphanings=1)
+        unsafe, surviving = submit(client, shared_gate.spec()), submit(client, shared_gate.spec(), survive=True)
+        tidy = submit(client, shell(f"trap 'exit 3' TERM; read _ < {shared_gate.path}"), survive=True)
+        again = submit(client, shared_gate.spec(), survive=True, on_orphan="requeue", max_orphanings=1)
         running(client, unsafe, surviving, tidy, again)
         before = client.history(surviving)["attempts"][0]
 
     service.container.power_off()
-    gate.open()
+    shared_gate.open()
     service.container.boot()
 
     service.configure(settings=HURRIED)
@@ -77,18 +57,18 @@ def test_poweroff_when_jobs_run_then_each_ends_by_policy_as_shut_down_and_none_a
 
 
 def test_poweroff_when_the_daemon_had_left_before_then_the_launcher_tells_that_it_was_the_shutdown(
-    service: Service, gate: Gate
+    service: Service, shared_gate: Gate
 ) -> None:
     service.configure(settings=HURRIED)
     service.start()
     with service.client() as client:
-        surviving = submit(client, gate.spec(), survive=True)
-        again = submit(client, gate.spec(), survive=True, on_orphan="requeue", max_orphanings=1)
+        surviving = submit(client, shared_gate.spec(), survive=True)
+        again = submit(client, shared_gate.spec(), survive=True, on_orphan="requeue", max_orphanings=1)
         running(client, surviving, again)
     service.systemctl("stop", "stoker.service")
 
     service.container.power_off()
-    gate.open()
+    shared_gate.open()
     service.container.boot()
 
     service.configure(settings=HURRIED)
@@ -99,16 +79,18 @@ def test_poweroff_when_the_daemon_had_left_before_then_the_launcher_tells_that_i
         assert [run["signal"] for run in client.history(again)["attempts"]] == [15, None]
 
 
-def test_stop_when_every_process_of_the_unit_is_signalled_then_no_job_has_failed(service: Service, gate: Gate) -> None:
+def test_stop_when_every_process_of_the_unit_is_signalled_then_no_job_has_failed(
+    service: Service, shared_gate: Gate
+) -> None:
     service.configure("KillMode=control-group")
     service.start()
     with service.client() as client:
-        unsafe, held = submit(client, gate.spec()), submit(client, gate.spec(), on_orphan="hold")
-        again = submit(client, gate.spec(), on_orphan="requeue", max_orphanings=1, survive=True)
+        unsafe, held = submit(client, shared_gate.spec()), submit(client, shared_gate.spec(), on_orphan="hold")
+        again = submit(client, shared_gate.spec(), on_orphan="requeue", max_orphanings=1, survive=True)
         running(client, unsafe, held, again)
 
     service.systemctl("stop", "stoker.service")
-    gate.open()
+    shared_gate.open()
 
     assert (service.show("ActiveState"), service.processes()) == ("inactive", [])
     service.start()

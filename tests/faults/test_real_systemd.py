@@ -13,35 +13,16 @@ import pytest
 
 from tests.support import container
 from tests.support.facts import until
-from tests.support.service import STATE, Service
-from tests.support.work import Gate, end_of, running, shell, submit
+from tests.support.service import STATE
+from tests.support.work import end_of, running, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tests.support.service import Service
+    from tests.support.work import Gate
 WHY_NOT = container.missing()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 HURRIED = "[daemon]\ndrain_timeout_ms = 200\n"
-
-
-@pytest.fixture(scope="module")
-def installed() -> Iterator[Service]:
-    with Service() as service:
-        yield service
-
-
-@pytest.fixture
-def service(installed: Service) -> Iterator[Service]:
-    yield installed
-    installed.clean()
-
-
-@pytest.fixture
-def gate(service: Service) -> Iterator[Gate]:
-    opened_at_last = Gate(service.shared / "gate")
-    yield opened_at_last
-    opened_at_last.open()
 
 
 def test_service_when_started_then_it_is_ready_private_and_its_journal_is_json(service: Service) -> None:
@@ -62,14 +43,14 @@ def test_service_when_started_then_it_is_ready_private_and_its_journal_is_json(s
 
 
 def test_service_when_the_daemon_is_killed_then_systemd_restarts_it_and_survivors_keep_their_exit_codes(
-    service: Service, gate: Gate
+    service: Service, shared_gate: Gate
 ) -> None:
     service.configure("RestartSec=300ms")
     first = service.start().pid
     with service.client() as client:
-        survivor = submit(client, gate.spec("exit 7"), survive=True)
+        survivor = submit(client, shared_gate.spec("exit 7"), survive=True)
         meanwhile = submit(client, shell(f"until [ ! -d /proc/{first} ]; do sleep 0.05; done; exit 8"), survive=True)
-        unsafe = submit(client, gate.spec())
+        unsafe = submit(client, shared_gate.spec())
         running(client, survivor, meanwhile, unsafe)
         worker = client.get(survivor)["pid"]
 
@@ -84,17 +65,17 @@ def test_service_when_the_daemon_is_killed_then_systemd_restarts_it_and_survivor
         assert end_of(client, meanwhile) == ("failed", "exit")
         assert client.get(meanwhile)["exit_code"] == 8
         assert client.get(survivor)["pid"] == worker
-        gate.open()
+        shared_gate.open()
         assert end_of(client, survivor) == ("failed", "exit")
         assert client.get(survivor)["exit_code"] == 7
     assert service.show("NRestarts") == "1"
 
 
-def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(service: Service, gate: Gate) -> None:
+def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(service: Service, shared_gate: Gate) -> None:
     service.configure("WatchdogSec=4\nRestartSec=100ms")
     first = service.start().pid
     with service.client() as client:
-        survivor = submit(client, gate.spec("exit 7"), survive=True)
+        survivor = submit(client, shared_gate.spec("exit 7"), survive=True)
         running(client, survivor)
 
     service.kill(first, "STOP")
@@ -102,18 +83,18 @@ def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(servic
 
     assert "Watchdog timeout" in service.container.run("journalctl", "--unit=stoker.service", "-o", "cat")
     with service.client() as client:
-        gate.open()
+        shared_gate.open()
         assert end_of(client, survivor) == ("failed", "exit")
         assert client.get(survivor)["exit_code"] == 7
 
 
 def test_launcher_when_it_hangs_for_ever_then_another_takes_over_and_the_watchdog_leaves_the_daemon_alone(
-    service: Service, gate: Gate
+    service: Service, shared_gate: Gate
 ) -> None:
     service.configure("WatchdogSec=8", "[launcher]\nstuck_ms = 1_000\n")
     first = service.start().pid
     with service.client() as client:
-        stuck = submit(client, gate.spec())
+        stuck = submit(client, shared_gate.spec())
         running(client, stuck)
         (launcher,) = client.status()["launchers"]
 
@@ -123,7 +104,7 @@ def test_launcher_when_it_hangs_for_ever_then_another_takes_over_and_the_watchdo
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
         assert client.get(stuck)["state"] == "running"
         service.kill(launcher["pid"], "CONT")
-        gate.open()
+        shared_gate.open()
         assert end_of(client, stuck) == ("succeeded", "exit")
     assert (service.pid, service.show("NRestarts")) == (first, "0")
 
@@ -156,14 +137,14 @@ def test_socket_when_the_service_restarts_then_a_submit_made_meanwhile_waits_ins
 
 
 def test_stop_when_jobs_run_then_survivors_are_left_the_others_end_by_policy_and_the_exit_is_clean(
-    service: Service, gate: Gate
+    service: Service, shared_gate: Gate
 ) -> None:
     service.configure(settings=HURRIED)
     service.start()
     with service.client() as client:
-        survivor = submit(client, gate.spec("exit 7"), survive=True)
-        unsafe, held = submit(client, gate.spec()), submit(client, gate.spec(), on_orphan="hold")
-        safe = submit(client, gate.spec(), on_orphan="requeue")
+        survivor = submit(client, shared_gate.spec("exit 7"), survive=True)
+        unsafe, held = submit(client, shared_gate.spec()), submit(client, shared_gate.spec(), on_orphan="hold")
+        safe = submit(client, shared_gate.spec(), on_orphan="requeue")
         running(client, survivor, unsafe, held, safe)
         workers = {job: client.get(job)["pid"] for job in (survivor, unsafe, held, safe)}
 
@@ -172,7 +153,7 @@ def test_stop_when_jobs_run_then_survivors_are_left_the_others_end_by_policy_and
     assert (service.show("ActiveState"), service.show("Result")) == ("inactive", "success")
     assert (service.show("ExecMainCode"), service.show("ExecMainStatus")) == ("1", "0")
     assert [job for job, pid in workers.items() if service.alive(pid)] == [survivor]
-    gate.open()
+    shared_gate.open()
     until(lambda: not service.processes(), why="the end of the survivor and of its launcher")
     service.start()
     with service.client() as client:
@@ -183,11 +164,11 @@ def test_stop_when_jobs_run_then_survivors_are_left_the_others_end_by_policy_and
         assert client.get(survivor)["exit_code"] == 7
 
 
-def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service: Service, gate: Gate) -> None:
+def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service: Service, shared_gate: Gate) -> None:
     service.configure(settings=HURRIED)
     first = service.start().pid
     with service.client() as client:
-        survivors = [submit(client, gate.spec(f"exit {code}"), survive=True) for code in (0, 7)]
+        survivors = [submit(client, shared_gate.spec(f"exit {code}"), survive=True) for code in (0, 7)]
         running(client, *survivors)
         workers = [client.get(job)["pid"] for job in survivors]
 
@@ -196,7 +177,7 @@ def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service
     assert service.pid not in (0, first)
     with service.client() as client:
         assert [client.get(job)["pid"] for job in survivors] == workers
-        gate.open()
+        shared_gate.open()
         assert [end_of(client, job)[0] for job in survivors] == ["succeeded", "failed"]
         assert [client.get(job)["exit_code"] for job in survivors] == [0, 7]
 
@@ -219,12 +200,12 @@ def test_stop_when_a_drain_is_longer_than_the_units_patience_then_the_job_still_
 
 
 def test_start_when_recovery_is_longer_than_the_units_patience_then_it_is_not_given_up(
-    service: Service, gate: Gate
+    service: Service, shared_gate: Gate
 ) -> None:
     service.configure("TimeoutStartSec=3\nRestart=no")
     first = service.start().pid
     with service.client() as client:
-        survivor = submit(client, gate.spec("exit 7"), survive=True)
+        survivor = submit(client, shared_gate.spec("exit 7"), survive=True)
         running(client, survivor)
         (launcher,) = client.status()["launchers"]
     service.kill(launcher["pid"], "STOP")  # recovery waits five seconds for its answer
@@ -237,21 +218,23 @@ def test_start_when_recovery_is_longer_than_the_units_patience_then_it_is_not_gi
     with service.client() as client:
         assert client.status()["running"] == 1
         service.kill(launcher["pid"], "CONT")
-        gate.open()
+        shared_gate.open()
         assert end_of(client, survivor) == ("failed", "exit")
 
 
-def test_service_when_a_job_hides_its_children_then_its_own_cgroup_ends_them(service: Service, gate: Gate) -> None:
+def test_service_when_a_job_hides_its_children_then_its_own_cgroup_ends_them(
+    service: Service, shared_gate: Gate
+) -> None:
     service.configure()
     service.start()
     with service.client() as client:
-        job = submit(client, shell(f"setsid env -i sleep 1000 & read _ < {gate.path}; exit 0"))
+        job = submit(client, shell(f"setsid env -i sleep 1000 & read _ < {shared_gate.path}; exit 0"))
         running(client, job)
         run_id = client.history(job)["attempts"][0]["run_id"]
         leaf = service.cgroup / f"run-{run_id}"
         until(lambda: len((leaf / "cgroup.procs").read_text().split()) >= 2, why="both processes in the leaf")
 
-        gate.open()
+        shared_gate.open()
         assert end_of(client, job) == ("succeeded", "exit")
 
         until(lambda: not leaf.exists(), why="the end of the leaf")

@@ -114,6 +114,10 @@ class Container:
         """The container's root directory, as seen by itself: with its /run and its /proc."""
         return Path(f"/proc/{self._leader}/root")
 
+    @property
+    def on(self) -> bool:
+        return self._machine is not None and self._machine.poll() is None
+
     def _hold(self) -> None:
         command = ["unshare", "-m", "--propagation", "private", "bash", "-c", HOLD, "hold", str(self._mounts), *MASKED]
         environ = {**os.environ, "PYTHON": sys.executable}
@@ -184,15 +188,17 @@ class Container:
         return self._console.read().decode(errors="replace")[-4000:]
 
     def end(self) -> None:
-        """Kill whatever lives in it, and leave nothing."""
+        """Kill whatever lives in it, and leave nothing. Twice is as good as once."""
         until(self._cgroup_removed, timeout_s=60, why="the end of the container's cgroup")
         for process in (self._machine, self._holder):
             if process is not None:
                 process.kill()
                 process.communicate()
+        self._machine = self._holder = None
         self._console.close()
         Path(self._console.name).unlink(missing_ok=True)
-        self._mounts.rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            self._mounts.rmdir()
 
 
 def _only_child(pid: int) -> int:

@@ -66,6 +66,8 @@ class Service:
 
     def clean(self) -> None:
         """As if nothing had ever run here."""
+        if not self.container.on:
+            self.container.boot()  # a test failed while it was off
         self.systemctl("stop", "--no-block", "stoker.socket", "stoker.service")  # first, or else it is started again
         self.systemctl("kill", "--signal=KILL", "stoker.service", check=False)
         until(lambda: self.show("ActiveState") in ("inactive", "failed") and not self.processes(), why="an end")
