@@ -8,6 +8,8 @@ still be alive keeps its resources, and everybody else is served.
 from __future__ import annotations
 
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,10 @@ stuck_ms = 1000
 [cpu]
 throttle_threshold = 100
 """
+
+# The identity of the one attempt that is open; and what a kernel before 6.9 would have told of it.
+KNOWN = "SELECT count(*) FROM attempts WHERE ended_at IS NULL AND pid > 0 AND job_id = 1"
+FORGET_INODES = "UPDATE attempts SET pidfs_inode = NULL"
 
 
 @pytest.fixture
@@ -143,6 +149,43 @@ def test_safe_job_when_its_worker_sleeps_through_the_death_of_all_then_it_waits_
     assert (other, before["state"], before["attempts"], blocked) == (("succeeded", "exit"), "running", 1, [job])
     assert ends == [("succeeded", "exit"), ("succeeded", "exit")]
     assert outcomes == ["unseen", "exit"]
+
+
+def test_worker_when_nobody_can_prove_whose_it_is_then_it_is_held_as_stuck_unsignalled_and_settled_once_it_is_gone(
+    patient: DaemonProcess, disk: Disk
+) -> None:
+    with patient.client() as client:
+        bare = shell(f"exec env -i sh -c ': > {disk.where}/x'", resources={"tape": 1}, on_orphan="requeue")
+        job = submit(client, bare)
+        waiting = submit(client, shell(":", resources={"tape": 1}))
+        pid = asleep(client, job)
+        database = patient.state_dir / "stoker.db"
+        until(lambda: submit(client, shell(":")) and ask(database, KNOWN) == [1], why="a commit that takes it along")
+    kill_all_but_workers(patient)
+    ask(database, FORGET_INODES)
+
+    patient.start()
+    with patient.client() as client:
+        until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
+        other = end_of(client, submit(client, shell(":")))
+        held, blocked = client.get(job), client.why(waiting)["details"]["holders"]
+        told, signals = client.why(job)["message"], pending(pid)
+    disk.thaw()
+    until(lambda: not alive(pid), why="the end of a worker that nobody signalled")
+    patient.restart()
+    with patient.client() as client:
+        end = end_of(client, waiting)
+        after = client.get(job)
+
+    assert (other, held["state"], held["reason"], blocked) == (("succeeded", "exit"), "held", "stuck", [job])
+    assert (signals, f"look at pid {pid}" in told) == (set(), True)
+    assert (end, after["state"], after["attempts_list"][-1]["outcome"]) == (("succeeded", "exit"), "held", "unseen")
+    assert (disk.where / "x").exists()
+
+
+def ask(database: Path, question: str) -> list[int]:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        return [row[0] for row in connection.execute(question)]
 
 
 def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over_and_its_own_are_settled_when_it_is_back(

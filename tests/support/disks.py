@@ -90,14 +90,15 @@ class DeadDirectory:
 
     def __init__(self, where: Path) -> None:
         self.where = where
+        self._server: int | None = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         self._guard = _guard(where)
         where.mkdir()
-        self._server: int | None = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self._server},rootmode=40000,user_id=0,group_id=0"
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mount(b"dead", os.fsencode(where), b"fuse", 0, options.encode()):
-            self.close()
-            raise OSError(ctypes.get_errno(), f"mount {where}")
+            why = ctypes.get_errno()
+            self.__exit__()
+            raise OSError(why, os.strerror(why))
 
     def __enter__(self) -> Self:
         return self
