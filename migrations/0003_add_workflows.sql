@@ -23,6 +23,9 @@ CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
 -- A fresh start: checkpoints of the job up to this seq of its chain are not handed to its next attempt.
 ALTER TABLE jobs ADD COLUMN checkpoint_floor INTEGER NOT NULL DEFAULT 0;
 
+-- What a run handed on: a JSON object of strings.
+ALTER TABLE attempts ADD COLUMN output TEXT;
+
 CREATE TABLE checkpoints (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     chain       TEXT NOT NULL,             -- w7: of workflow 7; j42: of job 42, which is a step of none

@@ -23,6 +23,7 @@ import uvloop
 from stoker import __version__, sdnotify
 from stoker.config import Config, find, load
 from stoker.core.errors import EX_IOERR, EX_USAGE, StokerError
+from stoker.core.tokens import Tokens
 from stoker.engine.engine import Engine
 from stoker.engine.health import PATIENCE_S, Health
 from stoker.engine.reading import launcher_views
@@ -32,6 +33,7 @@ from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
 from stoker.executors.leaves import Leaves
 from stoker.paths import socket_path, state_dir
+from stoker.process.exchange import Exchange
 from stoker.process.identity import boot_id
 from stoker.rpc.address import bind_socket, lock_socket
 from stoker.rpc.server import Server
@@ -109,6 +111,8 @@ class Daemon:
             state_dir=self._directory.root,
             socket=str(self._address),
             instance=opened.instance.id,
+            tokens=Tokens(opened.instance.token_key),
+            exchange=Exchange(self._directory.root),
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             telemetry=telemetry,

@@ -14,11 +14,13 @@ import pytest
 
 from stoker.config import Config
 from stoker.core.model import Attempt, ExecutionMode, OutcomeKind, State
+from stoker.core.tokens import Tokens
 from stoker.executors.base import Began, Delivered, Ended, Executor, Report, Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.in_process import HANDLERS, Call, InProcessExecutor
 from stoker.executors.leaves import Leaves
 from stoker.executors.local import LocalExecutor
+from stoker.process.exchange import Exchange
 from stoker.process.messages import RunState
 from stoker.telemetry import otel
 from tests.support import jobs
@@ -86,6 +88,7 @@ class LocalBench(Bench):
         around = Surroundings(
             state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=1, base=PATH,
             telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
+            tokens=Tokens("00" * 32), exchange=Exchange(host.state_dir),
         )  # fmt: skip
         self.local = LocalExecutor(around, self.hear, lambda: None, stuck_ms=5_000)
         self.executor = self.local

@@ -16,10 +16,12 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.limits import Limits
+from stoker.core.tokens import Tokens
 from stoker.executors.base import Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.leaves import Leaves
 from stoker.process.cgroup import Cgroups, read_mounts
+from stoker.process.exchange import Exchange
 from tests.support import jobs
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until, until_async
@@ -134,6 +136,7 @@ def order_in(leaves: Leaves, limits: Limits) -> Any:
 
     around = Surroundings(
         state_dir=Path("/s"), socket="/s/sock", instance="aa", epoch=1, base={}, telemetry=Silent(), leaves=leaves,  # type: ignore[arg-type]
+        tokens=Tokens("00" * 32), exchange=Exchange(Path("/s")),
     )  # fmt: skip
     of = jobs.job(asked=jobs.spec(limits=limits))
     return around.order(Start(of, replace(jobs.attempt(of), run_id=RUN)))

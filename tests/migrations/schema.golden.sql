@@ -40,7 +40,7 @@ CREATE TABLE attempts (
     user_ms       INTEGER,
     system_ms     INTEGER,
     max_rss_kib   INTEGER,
-    log_bytes     INTEGER, bounds TEXT,
+    log_bytes     INTEGER, bounds TEXT, output TEXT,
     UNIQUE (job_id, ordinal),
     CHECK ((ended_at IS NULL) = (outcome IS NULL))
 ) STRICT, WITHOUT ROWID;

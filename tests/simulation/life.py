@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.config import Config
 from stoker.config.settings import DaemonSettings
 from stoker.core.errors import StorageFailed
+from stoker.core.tokens import Tokens
 from stoker.engine.engine import Engine
 from stoker.engine.service import Service
 from stoker.executors.environment import Surroundings
 from stoker.executors.leaves import Leaves
+from stoker.process.exchange import NO_OUTPUT, Exchange, Output
 from stoker.store import instance, snapshot
 from stoker.store.open import Opened
 from stoker.store.reader import Reader
@@ -27,10 +29,26 @@ from tests.simulation.eventloop import SimulatedLoop
 from tests.simulation.host import Host
 from tests.simulation.wire import Wire
 
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+
 SLOTS = 4
 ROOT = Path("/nonexistent/simulated")
 LOCK = "1@0.0"
 CONFIG = Config(daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000))
+
+
+class NothingHandedOn(Exchange):
+    """Simulated workers write no files, and there is no directory that they could be in."""
+
+    def prepare(self, open_runs: Container[str]) -> None:
+        pass
+
+    def take(self, run_id: str) -> Output:
+        return NO_OUTPUT
+
+    def remove(self, run_ids: Iterable[str]) -> None:
+        pass
 
 
 class Life:
@@ -49,7 +67,7 @@ class Life:
             opened = Opened(writer, Reader(disk), who, 1, found)  # type: ignore[arg-type]
             around = Surroundings(
                 state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
-                telemetry=Telemetry(), leaves=Leaves(),
+                telemetry=Telemetry(), leaves=Leaves(), tokens=Tokens(who.token_key), exchange=NothingHandedOn(ROOT),
             )  # fmt: skip
             directory: Any = SimpleNamespace(root=ROOT, write_aside=lambda _aside: None)
             self.epoch, self.instance = who.epoch, who.id

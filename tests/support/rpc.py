@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from stoker.rpc.table import Reply
-    from stoker.rpc.workflow_methods import Workflows
+    from stoker.rpc.workflow_methods import Checkpoints, Workflows
 
 READ_TIMEOUT_S = 10.0
 Changes = list[dict[str, Any]]
@@ -65,6 +65,10 @@ class MemoryService:
         self.crash_next = False
         self.hold_submits = False
         self.held: list[Callable[[], None]] = []
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        raise AssertionError("what is asked of checkpoints is asked of a real daemon")
 
     @property
     def workflows(self) -> Workflows:

@@ -157,6 +157,14 @@ class JobsSettings(Section, frozen=True):
     max_queued: Annotated[int, between(0, MAX_INT, "jobs not yet started, all queues; 0 = unbounded")] = 0
 
 
+class CheckpointSettings(Section, frozen=True):
+    """Checkpoints that jobs save while they run."""
+
+    min_interval_ms: Annotated[
+        int, between(0, MAX_DURATION_MS, "an attempt that saves more often is told to try again; 0 = no limit")
+    ] = 0
+
+
 class LogSettings(Section, frozen=True):
     """The daemon's own log, on stderr."""
 
@@ -229,6 +237,7 @@ class Config(Struct, frozen=True, kw_only=True):
     cgroup: CgroupSettings = CgroupSettings()
     rpc: RpcSettings = RpcSettings()
     jobs: JobsSettings = JobsSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     log: LogSettings = LogSettings()
     otel: OtelSettings = OtelSettings()
     disk: DiskSettings = DiskSettings()

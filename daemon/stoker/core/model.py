@@ -209,6 +209,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     system_ms: int | None = None
     max_rss_kib: int | None = None
     log_bytes: int | None = None
+    output: str | None = None
 
 
 class Identity(Struct, frozen=True, kw_only=True):

@@ -142,6 +142,16 @@ class JobParams(JobWork, frozen=True, kw_only=True):
     idempotency_key: Title | UnsetType | None = UNSET
 
 
+class CheckpointPart(Params, frozen=True, kw_only=True):
+    """A checkpoint, or a piece of one: `more` says that another follows. `data` is base64."""
+
+    token: Annotated[str, Meta(max_length=200)]
+    data: Annotated[str, Meta(max_length=1_000_000)]
+    status: Title = "saved"
+    offset: Bound = 0
+    more: bool = False
+
+
 class CommandOptions(Struct, frozen=True, kw_only=True):
     """What comes with a verb. `deadline` and `timeout_ms` are for retry; `yes` lets an unsafe job run again."""
 

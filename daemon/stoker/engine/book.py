@@ -16,6 +16,7 @@ from stoker.core.admission import Line
 from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
 from stoker.engine.flows import Flows
 from stoker.engine.line import ReadyLine
+from stoker.process.exchange import Exchange
 
 
 class Run(Struct):
@@ -46,6 +47,8 @@ class Book:
         self.steady_noted = 0  # when the database was last told where steady time has come to
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.flows = Flows()
+        self.exchange: Exchange | None = None  # where workers leave what they hand on
+        self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
 
     def by_run(self, run_id: str) -> Run | None:
         """The open attempt with that id."""
@@ -96,6 +99,7 @@ class Book:
     def _forget(self, run: Run) -> None:
         del self.runs[run.job.id]
         del self.jobs_by_run[run.attempt.run_id]
+        self.saved.pop(run.attempt.run_id, None)
         self.running[run.job.spec.queue] -= 1
         self.used.subtract(run.job.spec.resources)
 

@@ -16,6 +16,7 @@ from stoker.engine.announce import announce
 from stoker.engine.book import Book
 from stoker.engine.feeds import Feeds
 from stoker.engine.inbox import Command, Dependents, Message, standing
+from stoker.engine.provisions import Starter
 from stoker.engine.timers import Timers
 from stoker.engine.turn import Turn
 from stoker.executors.base import Delivered, Executor, Start
@@ -36,6 +37,7 @@ class Effects:
         feeds: Feeds,
         telemetry: Telemetry,
         post: Callable[[Message], None],
+        start: Starter,
     ) -> None:
         self._book = book
         self._executors = executors
@@ -43,6 +45,7 @@ class Effects:
         self._feeds = feeds
         self._telemetry = telemetry
         self._post = post
+        self._start_with_provisions = start
         self._stopping: dict[str, list[Command]] = {}
 
     def act(self, turn: Turn) -> None:
@@ -66,7 +69,7 @@ class Effects:
                 if run is not None:
                     starts.setdefault(run.job.spec.execution_mode, []).append(Start(run.job, run.attempt))
         for mode, batch in starts.items():
-            self._executors[mode].start(batch)
+            self._start_with_provisions(mode, batch)
 
     def _stop(self, turn: Turn) -> None:
         for effect in turn.effects:
@@ -80,6 +83,8 @@ class Effects:
         if settled:
             for executor in self._executors.values():
                 executor.acknowledge(settled)
+            if self._book.exchange is not None:
+                self._book.exchange.remove(settled)
             self._conclude(turn)
         ended = [effect.job_id for effect in turn.effects if isinstance(effect, ev.TellDependents)]
         waited_for = [job_id for job_id in ended if job_id in self._book.needed]

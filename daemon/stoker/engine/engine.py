@@ -27,6 +27,7 @@ from stoker.engine.inbox import Change, Dependents, Reports, Settle
 from stoker.engine.intake import Intake
 from stoker.engine.limits import Limits
 from stoker.engine.loop import Loop
+from stoker.engine.provisions import Provisions
 from stoker.engine.recovery import RecoveryService
 from stoker.engine.safety import SafeMode, safe_mode
 from stoker.engine.specs import Specs
@@ -74,7 +75,14 @@ class Engine:
         }
         self.dispatcher = Dispatcher(self.book, executors, config.daemon.slots)
         self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.telemetry, self._act)
-        self.effects = Effects(self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post)
+        self.tokens = around.tokens
+        self.book.exchange = self._exchange = around.exchange
+        self.provisions = Provisions(
+            opened.reader, around.exchange, self.book, lambda mode, starts: executors[mode].start(starts), self.report
+        )
+        self.effects = Effects(
+            self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post, self.provisions.start
+        )
         self.limits = Limits(self.timers, self.clock, self.loop, self.local.signal, self._hear_out)
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.checks = CommandChecks(self.clock, around.base["PATH"])
@@ -169,6 +177,7 @@ class Engine:
         await self._declare_queues()
         self.loop.post(Dependents(self._untold))
         self.local.tidy(self.book.jobs_by_run)
+        self._exchange.prepare(self.book.jobs_by_run)
         await self.local.begin()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
         self.limits.rearm()
@@ -216,6 +225,7 @@ class Engine:
         self.throttle.stop()
         self.limits.stop()
         await self.recovery.close()
+        await self.provisions.close()
         await self.in_process.close()
         await self.local.close()
         for task in list(self._tasks):

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from stoker.core.checkpoint import MAX_CHAIN, Checkpoint, Head, Kind, encode, seal
-from stoker.core.model import FINAL, Job, Reason, State
+from stoker.core.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.workflow import ENDED, Intent, Step, Workflow, is_broken, state_of
 from stoker.store.workflows import Found
 
@@ -121,7 +121,7 @@ class Flows:
         else:
             self.barred.add(run.workflow.id)
 
-    def tell(self, before: Job | None, job: Job, at: int) -> list[Checkpoint]:
+    def tell(self, before: Job | None, job: Job, at: int, attempt: Attempt | None = None) -> list[Checkpoint]:
         """A step of a workflow was taken: the checkpoints that it leaves."""
         assert job.workflow_id is not None, "only steps are told of"
         run = self.runs[job.workflow_id]
@@ -138,6 +138,8 @@ class Flows:
             "holds": run.holds.get(job.step or "", {}),
         }
         left = [self.link(run, Kind.TRANSITION, job.state.value, told, at, job)]
+        if attempt is not None and attempt.outcome is not None:
+            left.append(self.link(run, Kind.STEP, job.state.value, _end(run, job, attempt), at, job))
         if run.head.since_context >= MAX_CHAIN:
             left.append(self.context(run, at))
         return left
@@ -192,6 +194,32 @@ class Flows:
                 for name in run.widths:
                     del self.widths[name]
                 self.barred.discard(workflow_id)
+
+
+def _end(run: FlowRun, job: Job, attempt: Attempt) -> dict[str, Any]:
+    """All there is to say of the end of one attempt of a step."""
+    outcome, identity = attempt.outcome, attempt.identity
+    assert outcome is not None, "only an ended attempt has an end"
+    return {
+        "workflow": run.workflow.id,
+        "type": run.workflow.name,
+        "step": job.step,
+        "job": job.id,
+        "attempt": attempt.ordinal,
+        "status": job.state,
+        "reason": job.reason,
+        "output": None if outcome.output is None else msgspec.Raw(outcome.output.encode()),
+        "outcome": outcome.kind,
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "error": outcome.error,
+        "worker": {"launcher": attempt.launcher, "pid": None if identity is None else identity.pid},
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+        "user_ms": outcome.user_ms,
+        "system_ms": outcome.system_ms,
+        "max_rss_kib": outcome.max_rss_kib,
+    }
 
 
 def open_steps(run: FlowRun) -> list[int]:

@@ -28,6 +28,7 @@ from stoker.core.requests import (
 )
 from stoker.core.why import Scene, explain
 from stoker.engine import reading
+from stoker.engine.checkpoints import Checkpoints
 from stoker.engine.engine import Engine
 from stoker.engine.feeds import ended
 from stoker.engine.health import Health
@@ -48,6 +49,7 @@ class Service:
     def __init__(self, engine: Engine, facts: Callable[[], dict[str, Any]], health: Health) -> None:
         self._engine = engine
         self.workflows = Workflows(engine)
+        self.checkpoints = Checkpoints(engine)
         self._facts = facts
         self._health = health
 

@@ -8,7 +8,6 @@ answers before that.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +15,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core import events as ev
-from stoker.core.checkpoint import Checkpoint
+from stoker.core.checkpoint import Checkpoint, Head
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.lifecycle import step
-from stoker.core.model import STOKER, Actor, Attempt, Change, Job, Queue, Resource, State
+from stoker.core.model import STOKER, Actor, Attempt, Change, Job, OutcomeKind, Queue, Resource, State
 from stoker.core.workflow import Intent, Workflow, WorkflowState
 from stoker.engine.book import Book, Run
 from stoker.engine.flows import FlowRun
+from stoker.engine.records import CAUSES, difference, standing
 from stoker.executors.base import Began
+from stoker.process.exchange import NO_OUTPUT
 from stoker.store.instance import seen
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
@@ -35,12 +36,6 @@ RIDE_AFTER_MS = 50
 # After a reboot under a wall clock that is behind, backoffs and ttls are late by no more than this.
 NOTE_STEADY_MS = 1_000
 
-# What of a job changes in its life; the rest is its spec.
-MUTABLE = (
-    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
-    "finished_at", "exit_code", "signal",
-)  # fmt: skip
-
 
 class Transition(Struct, frozen=True):
     """One recorded step, for those who are told afterwards."""
@@ -50,14 +45,6 @@ class Transition(Struct, frozen=True):
     job: Job
     attempt: Attempt | None
     change: Change
-
-
-def cause_of(event: type[ev.Event]) -> str:
-    """The name of an event in the log of changes, as in `need_met`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
-
-
-_CAUSES = {event: cause_of(event) for event in ev.Event.__subclasses__()}
 
 
 class Turn:
@@ -73,6 +60,7 @@ class Turn:
         self.transitions: list[Transition] = []
         self.verdicts: list[tuple[Workflow, Workflow]] = []  # workflows whose state changed
         self.flows: set[int] = set()  # workflows of which something changed in this turn
+        self.heads: dict[str, Head] = {}  # of chains of plain jobs that grew in this turn
         self.flush = False
         book.flows.load(loaded.flows, loaded.heads)
 
@@ -97,7 +85,7 @@ class Turn:
         self.batch.new_jobs[job.id] = job
         self.batch.needs.extend(needs)
         self.book.enter(None, job, None)
-        payload = {"spec": job.spec, "job": _standing(job), "key": key}
+        payload = {"spec": job.spec, "job": standing(job), "key": key}
         self._record(None, None, job, None, payload, Actor(job.owner_uid))
 
     def step(self, job_id: int, event: ev.Event) -> Job:
@@ -105,6 +93,8 @@ class Turn:
         before = self.job(job_id)
         run = self.book.runs.get(job_id)
         attempt = None if run is None else run.attempt
+        if isinstance(event, ev.Ended):
+            event = self._handed_on(attempt, event)
         after = step(before, attempt, event, self.now)
         job = self._respecified(before, after.job)
         touched = None if after.attempt is attempt else after.attempt
@@ -113,9 +103,20 @@ class Turn:
         self._store(job, attempt, touched)
         self.book.enter(before, job, touched)
         if touched is not None or job.state is not before.state:
-            self._record(event, before, job, touched, _difference(before, job, attempt, touched), event.actor)
+            self._record(event, before, job, touched, difference(before, job, attempt, touched), event.actor)
         self.effects.extend(after.effects)
         return job
+
+    def _handed_on(self, attempt: Attempt | None, event: ev.Ended) -> ev.Ended:
+        """The same end with what the run left for those behind it; one that cannot be read is told as an error."""
+        exchange = self.book.exchange
+        if exchange is None or attempt is None or event.outcome.kind is not OutcomeKind.EXIT:
+            return event
+        output = exchange.take(attempt.run_id)
+        if output is NO_OUTPUT:
+            return event
+        told = event.outcome.error if output.error is None else output.error
+        return replace(event, outcome=replace(event.outcome, output=output.text, error=told))
 
     def begin(self, run: Run, began: Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
@@ -222,7 +223,7 @@ class Turn:
         payload: dict[str, Any],
         actor: Actor,
     ) -> None:
-        cause = "submitted" if event is None else _CAUSES[type(event)]
+        cause = "submitted" if event is None else CAUSES[type(event)]
         if actor.note is not None:
             payload["note"] = actor.note
         was = None if before is None else before.state
@@ -230,7 +231,7 @@ class Turn:
         self.transitions.append(Transition(event, before, job, attempt, change))
         if job.workflow_id is not None:
             self.flows.add(job.workflow_id)
-            self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at))
+            self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at, attempt))
 
     def _change(
         self,
@@ -256,41 +257,3 @@ class Turn:
         )
         self.batch.changes.append(change)
         return change
-
-
-def _standing(job: Job) -> dict[str, Any]:
-    """What rebuilds the row of a new job beside its spec."""
-    return {
-        "owner_uid": job.owner_uid,
-        "trace_id": job.trace_id,
-        "order_key": job.order_key,
-        "created_at": job.created_at,
-        "state": job.state,
-        "needs_open": job.needs_open,
-        "expires_at": job.expires_at,
-    }
-
-
-def _difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt | None) -> dict[str, Any]:
-    """What a step changed: enough to apply it again to the row before."""
-    payload: dict[str, Any] = {
-        name: value for name in MUTABLE if (value := getattr(job, name)) != getattr(before, name)
-    }
-    if job.spec is not before.spec:
-        payload["spec"] = job.spec
-    if touched is not None:
-        payload["attempt"] = _attempt_difference(attempt, touched)
-    return payload
-
-
-def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any]:
-    told: dict[str, Any] = {"run_id": after.run_id}
-    if before is None:
-        told |= {"ordinal": after.ordinal, "launcher": after.launcher}
-    elif after.stop_reason is not before.stop_reason:
-        told["stop_reason"] = after.stop_reason
-    if after.outcome is not None:
-        told |= {"identity": after.identity, "outcome": after.outcome}
-        if after.bounds is not None:
-            told["bounds"] = after.bounds
-    return told

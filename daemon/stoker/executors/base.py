@@ -17,10 +17,11 @@ from stoker.core.model import Attempt, Identity, Job, Outcome
 
 
 class Start(Struct, frozen=True):
-    """An attempt to start now; its row is on disk."""
+    """An attempt to start now; its row is on disk. `inputs`: what its needs handed on, as JSON by step or job id."""
 
     job: Job
     attempt: Attempt
+    inputs: str = "{}"
 
 
 class Began(Struct, frozen=True):

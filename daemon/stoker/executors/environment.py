@@ -14,10 +14,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.limits import Limits
+from stoker.core.tokens import Tokens
 from stoker.executors.base import Start
 from stoker.executors.leaves import Leaves
 from stoker.process.capture import log_path
 from stoker.process.cgroup import Leaf
+from stoker.process.exchange import Exchange
 from stoker.process.messages import LaunchOrder, Setup
 from stoker.telemetry.otel import Telemetry
 
@@ -32,6 +34,8 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     base: Mapping[str, str]
     telemetry: Telemetry
     leaves: Leaves
+    tokens: Tokens
+    exchange: Exchange
 
     def variables(self, start: Start) -> dict[str, str]:
         """The whole environment of a worker."""
@@ -44,6 +48,10 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             "STOKER_RUN_ID": attempt.run_id,
             "STOKER_INSTANCE": self.instance,
             "STOKER_SOCKET": self.socket,
+            "STOKER_TOKEN": self.tokens.of(attempt.run_id),
+            "STOKER_OUTPUT": self.exchange.output(attempt.run_id),
+            "STOKER_CHECKPOINT": self.exchange.checkpoint(attempt.run_id),
+            "STOKER_INPUTS": start.inputs,
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }
 

@@ -46,7 +46,7 @@ from stoker.rpc.schema import (
     read_params,
 )
 from stoker.rpc.table import Kind, Later, Method, Peer, Reply, Role, Stream
-from stoker.rpc.workflow_methods import WORKFLOW_METHODS, Workflows
+from stoker.rpc.workflow_methods import WORKFLOW_METHODS, Checkpoints, Workflows
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,6 +83,8 @@ class Service(Protocol):
     def drain(self, *, stop: bool) -> Awaitable[Reply]: ...
     @property
     def workflows(self) -> Workflows: ...
+    @property
+    def checkpoints(self) -> Checkpoints: ...
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------

@@ -115,6 +115,23 @@ class WorkflowParams(Params, frozen=True, kw_only=True):
     reason: Note | None = None
 
 
+class CheckpointGetParams(Params, frozen=True, kw_only=True):
+    """`offset` asks for a piece of the data; `context` for the whole workflow as it was then."""
+
+    id: JobId
+    offset: Bound | None = None
+    context: bool = False
+
+
+class CheckpointListParams(Params, frozen=True, kw_only=True):
+    """Of a workflow, or of a job that is a step of none."""
+
+    workflow: JobId | None = None
+    job: JobId | None = None
+    before_seq: JobId | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
 class WorkflowListParams(Params, frozen=True, kw_only=True):
     states: tuple[WorkflowState, ...] = ()
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100

@@ -1,4 +1,4 @@
-"""The rows of the table of methods that are about workflows.
+"""The rows of the table of methods that are about workflows and checkpoints.
 
 Owns what rpc/ needs of the engine for them (`Workflows`) and their handlers. Refuses decisions, as `methods` does.
 """
@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from stoker.core.checkpoint import chain_of
+from stoker.core.errors import InvalidParams
 from stoker.core.model import Actor
+from stoker.core.requests import CheckpointPart
 from stoker.core.workflow import Again, WorkflowFilter
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
-from stoker.rpc.schema import WorkflowListParams, WorkflowParams, WorkflowRetryParams
+from stoker.rpc.schema import (
+    CheckpointGetParams,
+    CheckpointListParams,
+    WorkflowListParams,
+    WorkflowParams,
+    WorkflowRetryParams,
+)
 from stoker.rpc.table import Method, Role
 
 if TYPE_CHECKING:
@@ -31,11 +40,22 @@ class Workflows(Protocol):
     def retry(self, workflow_id: int, again: Again, step: str | None, actor: Actor) -> Awaitable[Reply]: ...
 
 
+class Checkpoints(Protocol):
+    """What the engine offers about checkpoints."""
+
+    def save(self, part: CheckpointPart) -> Awaitable[Reply]: ...
+    def get(self, ident: int, offset: int | None) -> Awaitable[Reply]: ...
+    def context(self, ident: int) -> Awaitable[Reply]: ...
+    def list(self, chain: str, before_seq: int | None, limit: int) -> Awaitable[Reply]: ...
+
+
 class Service(Protocol):
     """The part of `methods.Service` that these rows use."""
 
     @property
     def workflows(self) -> Workflows: ...
+    @property
+    def checkpoints(self) -> Checkpoints: ...
 
 
 def _submit(service: Service, peer: Peer, params: WorkflowSubmitParams) -> object:
@@ -59,11 +79,27 @@ def _retry(service: Service, peer: Peer, params: WorkflowRetryParams) -> object:
     return service.workflows.retry(params.id, params.again, params.step, Actor(peer.uid, params.reason))
 
 
+def _get_checkpoint(service: Service, _peer: Peer, params: CheckpointGetParams) -> object:
+    return (
+        service.checkpoints.context(params.id) if params.context else service.checkpoints.get(params.id, params.offset)
+    )
+
+
+def _list_checkpoints(service: Service, _peer: Peer, params: CheckpointListParams) -> object:
+    if (params.workflow is None) == (params.job is None):
+        raise InvalidParams("params: name one of workflow and job", path="workflow", hint="stoker checkpoint ls 7")
+    chain = chain_of(params.workflow, params.job or 0)
+    return service.checkpoints.list(chain, params.before_seq, params.limit)
+
+
 WORKFLOW_METHODS: dict[str, Method[Any]] = {
     "workflow.submit": Method(WorkflowSubmitParams, Role.OWNER, _submit),
     "workflow.get": Method(WorkflowParams, Role.OWNER, lambda service, _, params: service.workflows.get(params.id)),
     "workflow.list": Method(WorkflowListParams, Role.OWNER, _list),
     "workflow.pause": Method(WorkflowParams, Role.OWNER, _pause),
     "workflow.cancel": Method(WorkflowParams, Role.OWNER, _cancel),
+    "checkpoint.save": Method(CheckpointPart, Role.OWNER, lambda service, _, part: service.checkpoints.save(part)),
+    "checkpoint.get": Method(CheckpointGetParams, Role.OWNER, _get_checkpoint),
+    "checkpoint.list": Method(CheckpointListParams, Role.OWNER, _list_checkpoints),
     "workflow.retry": Method(WorkflowRetryParams, Role.OWNER, _retry),
 }

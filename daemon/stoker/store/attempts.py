@@ -18,7 +18,7 @@ from stoker.core.model import Attempt, Identity, Outcome, OutcomeKind, StopReaso
 COLUMNS = (
     "run_id, job_id, ordinal, launcher, created_at, pid, start_ticks, boot_id, pid_namespace, pidfs_inode, cgroup, "
     "stop_reason, adopted, started_at, ended_at, outcome, exit_code, signal, stopped, error, user_ms, system_ms, "
-    "max_rss_kib, log_bytes, bounds"
+    "max_rss_kib, log_bytes, bounds, output"
 )
 INSERT = "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, holds) VALUES (?, ?, ?, ?, ?, ?)"
 UPDATE = """
@@ -30,7 +30,7 @@ SETTLE = """
 UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
     stop_reason = ?, adopted = ?, started_at = ?, bounds = ?,
     ended_at = ?, outcome = ?, exit_code = ?, signal = ?, stopped = ?, error = ?, user_ms = ?, system_ms = ?,
-    max_rss_kib = ?, log_bytes = ?
+    max_rss_kib = ?, log_bytes = ?, output = ?
 WHERE run_id = ? AND ended_at IS NULL
 """
 OPEN = f"SELECT {COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY job_id"  # noqa: S608 - constants only
@@ -38,6 +38,10 @@ OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"  # 
 NEWEST_END = f"""
 SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ended_at IS NOT NULL ORDER BY ordinal DESC LIMIT 1
 """  # noqa: S608 - constants only
+OUTPUTS = """
+SELECT job_id, output FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
+    AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
+"""
 KNOWN = "SELECT run_id FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))"
 
 
@@ -71,7 +75,8 @@ def settle_row(attempt: Attempt) -> tuple[Any, ...]:
     assert end is not None, "only an ended attempt is settled"
     return (
         *_progress(attempt), attempt.ended_at, end.kind.value, end.exit_code, end.signal, end.stopped, end.error,
-        end.user_ms, end.system_ms, end.max_rss_kib, end.log_bytes, attempt.run_id,
+        end.user_ms, end.system_ms, end.max_rss_kib, end.log_bytes, end.output,
+        attempt.run_id,
     )  # fmt: skip
 
 
@@ -80,7 +85,7 @@ def from_row(row: Sequence[Any]) -> Attempt:
     (
         run_id, job_id, ordinal, launcher, created_at, pid, ticks, boot_id, namespace, inode, cgroup, stop_reason,
         adopted, started_at, ended_at, kind, exit_code, signal, stopped, error, user_ms, system_ms, rss, log_bytes,
-        bounds,
+        bounds, output,
     ) = row  # fmt: skip
     identity = None
     if pid is not None:
@@ -92,6 +97,7 @@ def from_row(row: Sequence[Any]) -> Attempt:
         outcome = Outcome(
             kind=OutcomeKind(kind), exit_code=exit_code, signal=signal, stopped=bool(stopped), error=error,
             ended_at=ended_at, user_ms=user_ms, system_ms=system_ms, max_rss_kib=rss, log_bytes=log_bytes,
+            output=output,
         )  # fmt: skip
     return Attempt(
         run_id=run_id, job_id=job_id, ordinal=ordinal, launcher=launcher, created_at=created_at, identity=identity,
@@ -115,6 +121,12 @@ def newest_end(connection: sqlite3.Connection, job_id: int) -> Attempt | None:
     """The newest run of a job that is over."""
     row = connection.execute(NEWEST_END, (job_id,)).fetchone()
     return None if row is None else from_row(row)
+
+
+def outputs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:
+    """What the newest run of each of these jobs handed on, if it did; ends of older runs do not count."""
+    rows = connection.execute(OUTPUTS, (msgspec.json.encode(list(job_ids)).decode(),))
+    return {job_id: output for job_id, output in rows if output is not None}
 
 
 def known(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:

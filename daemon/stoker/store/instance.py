@@ -29,6 +29,7 @@ class Instance(Struct, frozen=True):
     anchor: int
     copied: bool
     foreign_epochs: int = 0
+    token_key: str = ""
 
 
 def ids(connection: sqlite3.Connection) -> set[str]:
@@ -51,6 +52,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
         anchor=known["anchor"] if same_boot else _anchor(known),
         copied=copied,
         foreign_epochs=known.get("epoch", 0) if copied else known.get("foreign_epochs", 0),
+        token_key=secrets.token_hex(32) if copied or "token_key" not in known else known["token_key"],
     )
     facts = {
         "instance": instance.id,
@@ -60,6 +62,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
         "boot_id": boot_id,
         "lock_mark": lock,
         "foreign_epochs": instance.foreign_epochs,
+        "token_key": instance.token_key,
     }
     if copied:
         facts["original"] = known["instance"]

@@ -1,0 +1,83 @@
+"""Rebuilding a workflow along its chain: exact, or refused, or told where it had to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from stoker.core.checkpoint import Checkpoint, Kind, encode, seal
+from stoker.core.context import Stood, rebuild, view
+from stoker.core.errors import ChainBroken, CheckpointDamaged
+from stoker.core.model import Reason, State
+
+WHOLE = {
+    "steps": {"a": {"job": 1, "state": "queued", "reason": None}, "b": {"job": 2, "state": "waiting"}},
+    "holds": {},
+}
+
+
+def link(seq: int, kind: Kind, told: dict[str, Any]) -> Checkpoint:
+    encoding, packed = encode(msgspec.json.encode(told))
+    return seal(
+        Checkpoint(
+            id=seq * 10, chain="w1", seq=seq, parent=(seq - 1) * 10 or None, kind=kind, status="", at=0, data=packed,
+            size=len(packed), encoding=encoding,
+        )
+    )  # fmt: skip
+
+
+def moved(seq: int, step: str, job: int, to: str, **told: Any) -> Checkpoint:
+    return link(seq, Kind.TRANSITION, {"step": step, "job": job, "to": to, **told})
+
+
+CHAIN = [
+    link(1, Kind.CONTEXT, WHOLE),
+    moved(2, "a", 1, "running", holds={"repo": 1}),
+    link(3, Kind.PROGRESS, {"any": "thing"}),
+    moved(4, "a", 1, "succeeded", reason="exit", holds={}),
+    moved(5, "b", 2, "queued"),
+]
+
+
+def test_rebuild_when_transitions_follow_then_each_is_laid_over_the_whole() -> None:
+    running, done = rebuild(CHAIN[:3]), rebuild(CHAIN)
+
+    assert running.steps["a"] == Stood(1, State.RUNNING)
+    assert (running.holds, running.seq) == ({"a": {"repo": 1}}, 3)
+    assert done.steps == {"a": Stood(1, State.SUCCEEDED, Reason.EXIT), "b": Stood(2, State.QUEUED)}
+    assert (done.holds, done.damaged) == ({}, None)
+
+
+def test_rebuild_when_a_link_is_damaged_then_it_ends_before_it_and_says_so() -> None:
+    chain = [*CHAIN[:3], replace(CHAIN[3], status="touched"), CHAIN[4]]
+
+    context = rebuild(chain)
+
+    assert (context.seq, context.damaged) == (3, 40)
+    assert context.steps["a"].state is State.RUNNING
+
+
+def test_rebuild_when_the_whole_context_is_damaged_then_there_is_none() -> None:
+    with pytest.raises(CheckpointDamaged):
+        rebuild([replace(CHAIN[0], status="touched"), *CHAIN[1:]])
+
+
+@pytest.mark.parametrize("chain", [[], CHAIN[1:]])
+def test_rebuild_when_no_whole_context_is_there_then_a_person_is_told_what_to_do(chain: list[Checkpoint]) -> None:
+    with pytest.raises(ChainBroken) as refused:
+        rebuild(chain)
+
+    assert "stoker workflow resume" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("gone", [1, 2, 3])
+def test_rebuild_when_a_parent_is_missing_then_it_stops_and_names_it(gone: int) -> None:
+    with pytest.raises(ChainBroken, match=f"builds on checkpoint {(gone + 1) * 10}, which is not there"):
+        rebuild([*CHAIN[:gone], *CHAIN[gone + 1 :]])
+
+
+def test_view_when_shown_then_it_is_plain_values() -> None:
+    assert view(rebuild(CHAIN[:1]))["steps"]["b"] == {"job": 2, "state": "waiting", "reason": None}
