@@ -44,7 +44,7 @@ class NothingHandedOn(Exchange):
     def prepare(self, open_runs: Container[str]) -> None:
         pass
 
-    def take(self, run_id: str) -> Output:
+    def take(self, run_id: str) -> Output:  # noqa: ARG002 - as its like
         return NO_OUTPUT
 
     def remove(self, run_ids: Iterable[str]) -> None:
