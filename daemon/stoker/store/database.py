@@ -99,7 +99,10 @@ def examine(path: Path, aside: Path) -> bool:
         raise StateRefused(f"{path} is not an SQLite database", hint=f"move it away: mv {path} {path}.foreign")
     application = int.from_bytes(header[68:72], "big") or _application_in_wal(path)
     if application != APPLICATION_ID:
-        raise StateRefused(f"{path} belongs to another program (application_id {application:#x})")
+        raise StateRefused(
+            f"{path} belongs to another program (application_id {application:#x})",
+            hint=f"move it away (mv {path} {path}.foreign), or choose another directory with --state-dir",
+        )
     return True
 
 
