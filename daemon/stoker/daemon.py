@@ -86,7 +86,7 @@ class Daemon:
         self._engine = engine = self._build(self._opened, leaves)
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
-            {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.barrier,
+            {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.answers,
              "launcher": engine.launcher_answers}
         )  # fmt: skip
         self._supervision.starting(f"recovering {len(engine.book.runs)} attempts")
@@ -206,11 +206,13 @@ class Daemon:
 
     async def _close_state(self, opened: Opened) -> None:
         turns = self._turns
-        if self._engine is not None and turns is not None and not turns.cancelled() and turns.exception() is None:
-            self._engine.housekeeping.note()
-        await opened.reader.close()
-        await opened.writer.close()
-        self._directory.unlock()
+        try:
+            if self._engine is not None and turns is not None and not turns.cancelled() and turns.exception() is None:
+                self._engine.housekeeping.note()
+        finally:
+            await opened.reader.close()
+            await opened.writer.close()
+            self._directory.unlock()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,7 +1,8 @@
 """A disk that fails, and one that is full: acceptance stops, truth does not.
 
-Owns EIO at fdatasync and ENOSPC at pwrite64 (strace injects them, at points drawn by the seed) and a tmpfs that is
-really full. Refuses to pass when no fault fired. What cannot be had here (strace, a mount) is a skip that says so.
+Owns EIO at fdatasync and fsync, ENOSPC at pwrite64 (strace injects them, at points drawn by the seed) and a tmpfs
+that is really full. Refuses to pass when no fault fired. What cannot be had here (strace, a mount) is a skip that
+says so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +21,7 @@ from tests.support import strace
 from tests.support.daemon import DaemonDied, DaemonProcess
 from tests.support.facts import until
 from tests.support.lives import Lives
-from tests.support.strace import Strace
+from tests.support.strace import Call, Strace
 from tests.support.torture import SETTINGS
 from tests.support.work import Gate, end_of, running, shell, submit
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 LIVES = int(os.environ.get("STOKER_FAULTS", "8"))
 MISSING = strace.why_not()
 EX_IOERR = 74
+SYNCS = ["fdatasync", "fsync"]
+# SQLite does not look at what its sync of the directory said; ours, behind it, does.
+PASSED_OVER = Call("fdatasync", "state", injected=True)
 SMALL = "[disk]\nmin_free_bytes = 2_000_000\nreserve_bytes = 1_000_000\n"
 
 traced = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -58,29 +63,48 @@ def small_disk() -> Iterator[DaemonProcess]:
 
 @traced
 @long
-def test_promises_when_fdatasync_fails_then_the_daemon_stops_and_nothing_answered_is_lost(
+def test_promises_when_a_sync_fails_then_the_daemon_stops_and_nothing_answered_is_lost(
     tortured: DaemonProcess, seed: int
 ) -> None:
     lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
-    drawn = lives.draw(lives.explore(around, ["fdatasync"]))
+    drawn = lives.draw(lives.explore(around, SYNCS))
+    struck: Counter[str] = Counter()
 
     for point in drawn:
         for_good = "+" if lives.dice.random() < 0.5 else ""
-        around.set("trace=fdatasync", f"inject=fdatasync:error=EIO:when={point.number}{for_good}")
+        around.set(f"trace={','.join(SYNCS)}", f"inject={point.syscall}:error=EIO:when={point.number}{for_good}")
         with contextlib.suppress(DaemonDied, DaemonUnreachable):
             tortured.start()
             lives.work()
-        if around.injected():
-            assert tortured.wait(10) == EX_IOERR, tortured.tail()
-            lives.fired += 1
-        else:
+        hit = [call for call in around.calls() if call.injected]
+        struck.update(f"{call.syscall} {call.file}" for call in hit[:1])
+        lives.fired += bool(hit)
+        if all(call == PASSED_OVER for call in hit):
             tortured.kill9()
+        else:
+            assert tortured.wait(30) == EX_IOERR, f"{hit}\n{tortured.tail()}"
 
-    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: EIO at {[point.number for point in drawn]}: ")
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: EIO at {dict(struck)}: ")
     around.set("trace=none")
     tortured.start()
     assert lives.complaints() == []
     assert lives.fired > len(drawn) // 3
+
+
+@traced
+def test_start_when_sqlite_passes_over_a_sync_of_the_directory_then_we_sync_it_before_anything_is_promised(
+    tortured: DaemonProcess,
+) -> None:
+    around = Strace(tortured)
+    assert tortured.stop() == 0  # its WAL goes with it, and the next life makes one
+
+    around.set(f"trace={','.join(SYNCS)},bind", "inject=fdatasync:error=EIO:when=2")
+    tortured.start()
+
+    calls = around.calls()
+    passed_over = calls.index(PASSED_OVER)
+    listens = [call.syscall for call in calls].index("bind", passed_over)
+    assert Call("fsync", "state", injected=False) in calls[passed_over:listens]
 
 
 @traced

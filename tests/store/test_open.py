@@ -123,7 +123,8 @@ async def test_open_when_the_directory_is_new_then_all_of_it_is_private(
     state = await open_at(directory)
 
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.root.iterdir()}
-    assert set(modes) == {"stoker.db", "stoker.db-wal", "stoker.db-shm", "lock", "reserve"}
+    assert set(modes) == {"stoker.db", "stoker.db-wal", "stoker.db-shm", "lock", "reserve", "outcomes"}
+    assert modes.pop("outcomes") == 0o700
     assert set(modes.values()) == {0o600}
     assert state.schema >= 1
     assert directory.reserve.stat().st_blocks * 512 >= RESERVE_BYTES

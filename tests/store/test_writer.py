@@ -5,6 +5,7 @@ The full disk is a real one: a tmpfs of a few megabytes, which only root can mou
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sqlite3
@@ -23,6 +24,7 @@ from stoker.store.directory import StateDirectory
 from stoker.store.recoveries import Recovery
 from stoker.store.writer import Batch, NewKey, store
 from tests.support.batches import accepted, change, newest, tables
+from tests.support.facts import until_async
 from tests.support.jobs import attempt, exited, job, spec
 
 if TYPE_CHECKING:
@@ -358,19 +360,22 @@ async def test_commit_when_the_disk_is_full_then_the_reserve_is_given_up_and_the
     assert chain_holds(rows)
 
 
-async def test_commit_when_even_the_reserve_is_too_small_then_it_raises_and_nothing_of_the_batch_stays(
+async def test_commit_when_even_the_reserve_is_too_small_then_it_waits_until_there_is_room(
     disk_directory: StateDirectory, open_at: Open
 ) -> None:
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
     await state.writer.commit(accepted(job(id=1)))
-    fill(disk_directory.root)
+    ballast = fill(disk_directory.root)
     before = await look(state)
 
-    with pytest.raises(StorageFailed, match="after the reserve was given up"):
-        await state.writer.commit(large(2, 2, 3 * MIB))
+    late = asyncio.ensure_future(state.writer.commit(large(2, 2, 3 * MIB)))
+    await until_async(lambda: state.writer.waiting, why="a commit that waits for room")
+    meanwhile = await state.reader.run(tables)
+    ballast.unlink()
+    await late
 
-    assert await look(state) == before
-    await state.writer.commit(accepted(job(id=2), seq=2))  # what fits is still recorded
+    assert meanwhile == before
+    assert (state.writer.waiting, state.writer.full) == (False, True)
     assert chain_holds((await look(state))["changes"])
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections import defaultdict
 from itertools import zip_longest
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.support.daemon import BIN
@@ -67,9 +68,9 @@ SYSCALLS = [
     "write",
     "writev",
 ]
-CALL = re.compile(r"^(\d+) +(\w+)\(")
+CALL = re.compile(r"^(\d+) +(\w+)\((?:\d+<([^>]*)>)?")
 INJECTED = "(INJECTED)"  # behind a syscall that was given an error; not behind one that was given a signal
-OPTIONS = ("-f", "-b", "execve")
+OPTIONS = ("-f", "-y", "-b", "execve")
 
 
 class Point(NamedTuple):
@@ -112,9 +113,23 @@ class Strace:
         program.chmod(0o755)
         return self
 
+    def calls(self) -> list[Call]:
+        """What was traced in this life, in order."""
+        lines = self.trace.read_text(errors="replace").splitlines() if self.trace.exists() else []
+        found = [(call, line) for line in lines if (call := CALL.match(line))]
+        return [Call(call[2], PurePath(call[3] or "").name, INJECTED in line) for call, line in found]
+
     def injected(self) -> int:
         """How many faults have struck in this life."""
-        return self.trace.read_text(errors="replace").count(INJECTED) if self.trace.exists() else 0
+        return sum(call.injected for call in self.calls())
+
+
+class Call(NamedTuple):
+    """One line of a trace; `file` is what its first argument leads to."""
+
+    syscall: str
+    file: str
+    injected: bool
 
 
 class Attached:

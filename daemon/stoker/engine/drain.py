@@ -8,6 +8,7 @@ is a committed intent of the ordinary kind, so a daemon that dies while draining
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from stoker.core import events as ev
@@ -90,7 +91,8 @@ class Drain:
         await self._until_empty(self._timeout_s)
         if self._left():
             self._loop.post(StopRuns(self._leaving))
-            await self._loop.barrier()
+            with contextlib.suppress(TimeoutError):  # no room for the intents: what runs is left to its launcher
+                await asyncio.wait_for(self._loop.barrier(), AFTER_KILL_S)
             grace_ms = max((run.job.spec.grace_ms for run in self._left()), default=0)
             self._hurry.clear()
             await self._until_empty(grace_ms / 1_000 + AFTER_KILL_S)

@@ -223,6 +223,7 @@ class Engine:
     async def end(self) -> None:
         """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
         self.throttle.stop()
+        await self.housekeeping.close()
         self.limits.stop()
         await self.recovery.close()
         await self.provisions.close()

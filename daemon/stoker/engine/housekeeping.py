@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 
 from stoker.core.clock import Clock, Now
-from stoker.core.errors import DiskFull
+from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.model import State
 from stoker.engine import maintenance
 from stoker.engine.book import Book
 from stoker.engine.dispatcher import Dispatcher
-from stoker.engine.inbox import Flush, Seen
+from stoker.engine.inbox import Broken, Flush, Seen
 from stoker.engine.intake import Intake
 from stoker.engine.loop import Loop
 from stoker.host.probe import free_bytes
-from stoker.store.directory import Aside, StateDirectory
+from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -50,6 +50,7 @@ class Housekeeping:
         self._ticks = 0
         self._noted = -1
         self._skew = _skew(clock.now())
+        self._noting: asyncio.Future[None] | None = None
         self.free_bytes = 0
         self.depths: dict[str, int] = {}  # replaced, never changed: an exporter's thread reads it
         self.full = False
@@ -62,17 +63,31 @@ class Housekeeping:
         self._look_at_disk()
         self._maintain()
         self.depths = {name: self._book.counts[name, State.QUEUED] for name in self._book.queues}
-        if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq:
-            asyncio.get_running_loop().run_in_executor(None, self.note)
+        if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq and self._noting is None:
+            self._noting = asyncio.ensure_future(asyncio.to_thread(self.note))
+            self._noting.add_done_callback(self._wrote_note)
         self._note_clocks()
 
+    def _wrote_note(self, noting: asyncio.Future[None]) -> None:
+        self._noting = None
+        self._loop.fall_with(noting)
+
+    async def close(self) -> None:
+        """Let a note that is being written come to its end: the next writer of it is the end of the daemon."""
+        if self._noting is not None:
+            await asyncio.wait({self._noting})
+
     def note(self) -> None:
-        """Write `state.json`: what the database must at least hold from now on."""
-        self._noted = self._book.committed_seq
+        """Write `state.json`: what the database must at least hold from now on. Raises StorageFailed."""
+        noted = self._book.committed_seq
         try:
-            self._directory.write_aside(Aside(self._instance, self._schema, self._noted))
-        except OSError:  # on a full disk the old note stays: it says less than the database holds, and nothing wrong
-            self._noted = -1
+            self._directory.write_aside(Aside(self._instance, self._schema, noted))
+        except OSError as error:
+            failed = storage_error(self._directory.aside, error)
+            if isinstance(failed, DiskFull):
+                return  # the old note stays: it says less than the database holds, and nothing wrong
+            raise failed from error
+        self._noted = noted
 
     def _note_clocks(self) -> None:
         """The wall clock was set: the next boot has to know, though nothing else may be committed before it."""
@@ -106,7 +121,10 @@ class Housekeeping:
     def _reopen(self) -> None:
         try:
             self._writer.keep_reserve()
-        except OSError:
+        except OSError as error:
+            failed = storage_error("the reserve", error)
+            if isinstance(failed, StorageFailed):
+                self._loop.post(Broken(failed))
             return  # no room for the reserve yet: the next tick tries again
         self.full = False
         log(LogEvent.DISK_OK, free_bytes=self.free_bytes)

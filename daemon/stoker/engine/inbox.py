@@ -254,6 +254,16 @@ class Seen(Message):
         turn.batch.meta.update(seen(turn.now))
 
 
+class Broken(Message):
+    """Something that promises rest on has failed outside of a turn: the loop ends as if it had been a commit."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def decide(self, turn: Turn) -> None:  # noqa: ARG002 - whatever the turn is
+        raise self._error
+
+
 class Barrier(Message):
     """Nothing to decide: answered when all before it is committed."""
 

@@ -17,8 +17,9 @@ from typing import Protocol
 from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
 from stoker.engine.book import Book
-from stoker.engine.inbox import Barrier, Message
+from stoker.engine.inbox import Barrier, Broken, Message
 from stoker.engine.turn import Turn
+from stoker.store.directory import storage_error
 from stoker.store.loading import Loaded, Wanted, load
 from stoker.store.writer import Writer
 from stoker.telemetry.otel import Telemetry
@@ -59,6 +60,14 @@ class Loop:
         self._inbox.append(message)
         self._wake.set()
 
+    def fall_with(self, task: asyncio.Future[None]) -> None:
+        """As a task's done callback: what fails on its own must not fail unseen, so the loop ends with it."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError):
+            error = storage_error("recovery", error)
+        if error is not None:
+            self.post(Broken(error))
+
     def nudge(self) -> None:
         """Something outside changed (pressure, a launcher): see whether more may start."""
         self._wake.set()
@@ -73,6 +82,11 @@ class Loop:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.post(Barrier(done))
         await done
+
+    async def answers(self) -> None:
+        """Return when it takes turns, or while its commit waits for room on the disk: then nothing here hangs."""
+        if not self._writer.waiting:
+            await self.barrier()
 
     async def run(self) -> None:
         """Take turns. Raises StorageFailed when a commit is in doubt."""

@@ -88,7 +88,7 @@ class RecoveryService:
         followed = await self._follow(found.plan, replace(self._row, **counts(found.plan)))
         assert followed.row is not None, "a start is remembered"
         self._row, self._ends = followed.row, followed.ends
-        self._spawn(self._finish(found))
+        self._spawn(self._finish(found)).add_done_callback(self._loop.fall_with)
 
     async def launcher_lost(self, launcher: str) -> None:
         """A launcher died under a living daemon: the same facts, the same events. Where they cannot be trusted: too."""

@@ -17,7 +17,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
-from stoker.core.errors import StateRefused, StorageFailed
+from stoker.core.errors import DiskFull, StateRefused, StorageFailed
+from stoker.store.room import is_full
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,11 +27,12 @@ APPLICATION_ID = 0x53746F6B  # "Stok": tells our file from any other SQLite file
 HEADER = b"SQLite format 3\x00"
 BESIDE = ("-wal", "-journal")
 
+# An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
 _WRITER_PRAGMAS = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
-PRAGMA wal_autocheckpoint = 2000;
+PRAGMA wal_autocheckpoint = 0;
 PRAGMA cache_size = -16000;
 PRAGMA journal_size_limit = 67108864;
 """
@@ -139,11 +141,13 @@ def look(path: Path) -> Iterator[sqlite3.Connection]:
             raise refusal(error, path, "look at it; nothing was changed") from error
 
 
-def refusal(error: sqlite3.Error, path: Path, hint: str) -> StateRefused | StorageFailed:
+def refusal(error: sqlite3.Error, path: Path, hint: str) -> StateRefused | StorageFailed | DiskFull:
     """What is damaged stays so until somebody looks; a disk that failed or was full may be well at the next start."""
     told = f"{path}: {error}"
-    passing = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
-    return StorageFailed(told) if passing else StateRefused(told, hint=hint)
+    if is_full(error, path.parent):
+        return DiskFull(told, hint="free some space; nothing was lost")
+    failed = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+    return StorageFailed(told) if failed else StateRefused(told, hint=hint)
 
 
 def _copied(path: Path, wal: Path, to: Path) -> Path:

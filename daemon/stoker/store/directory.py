@@ -1,12 +1,15 @@
 """The state directory: its layout, its lock, and the note about the database that lies beside it.
 
 Owns paths and modes (0700 and 0600 from the first instant). Refuses a directory that is not ours. The lock
-is an flock for life: the kernel drops it with the process, so there is no pidfile to be wrong. Invariant:
-`state.json` never says more than the database holds, so a database that knows less has lost something.
+is an flock for life: the kernel drops it with the process, so there is no pidfile to be wrong. Invariants:
+`state.json` never says more than the database holds, so a database that knows less has lost something; what
+`sync` returned from is found again after a power loss.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -14,11 +17,18 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from stoker.core.errors import AlreadyRunning, CannotCreate, StateRefused
+from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
 from stoker.store.birth import mark_of
 
 PRIVATE = 0o077
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 ROOM_TO_START = 1024 * 1024  # the index of the WAL, the new epoch, the settling of what was found
+
+
+def storage_error(what: object, error: OSError) -> DiskFull | StorageFailed:
+    """The one distinction that matters: a full disk is waited out, any other failure of storage stops the daemon."""
+    told = f"{what}: {error.strerror}"
+    return DiskFull(told, hint="free some space") if error.errno in FULL else StorageFailed(told)
 
 
 class Aside(Struct, frozen=True):
@@ -39,12 +49,17 @@ class StateDirectory:
         self.reserve = root / "reserve"
         self.backups = root / "backups"
         self.logs = root / "logs"
+        self.outcomes = root / "outcomes"
         self._lock: int | None = None
+        self._entries: int | None = None
 
     def prepare(self) -> None:
         """Make the directory, or check that it is ours. Raises CannotCreate or StateRefused."""
+        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in reversed(missing):
+                _sync_once(path.parent)
         except OSError as error:
             raise CannotCreate(f"state directory {self.root}: {error.strerror}") from error
         self.check()
@@ -71,11 +86,13 @@ class StateDirectory:
             )
 
     def lock(self) -> str:
-        """Take the lock for life; returns which file it is. Raises AlreadyRunning."""
+        """Take the lock for life; returns which file it is. Raises AlreadyRunning, StateRefused or DiskFull."""
         path = self.root / "lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
+            if error.errno in FULL:
+                raise storage_error(path, error) from error
             raise StateRefused(f"{path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,11 +102,16 @@ class StateDirectory:
             raise AlreadyRunning(
                 f"another stokerd (pid {holder}) holds {self.root}", hint="stoker status, or choose another --state-dir"
             ) from None
-        if os.fstat(descriptor).st_size == 0:
-            self._sync()  # a lock that a power loss takes back would leave a database that looks copied
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
+        self._entries = _open(self.root)
+        if os.fstat(descriptor).st_size == 0:  # a lock that a power loss takes back would leave what looks like a copy
+            try:
+                self.sync()
+            except OSError as error:
+                raise storage_error(self.root, error) from error
+        with contextlib.suppress(OSError):  # who holds it is for eyes; the lock itself is what counts
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return mark_of(descriptor)
 
     def share(self) -> str:
@@ -117,9 +139,25 @@ class StateDirectory:
             self.reserve.unlink(missing_ok=True)
 
     def unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        for descriptor in (self._entries, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._entries = self._lock = None
+
+    def make_places(self) -> None:
+        """What launchers find there: they sync their outcomes and the directory of those, not what leads to it."""
+        self.outcomes.mkdir(mode=0o700, exist_ok=True)
+
+    def sync(self) -> None:
+        """Make the names in the directory durable. Raises OSError.
+
+        SQLite syncs it once after it made its WAL and passes over an error (unixSync in os_unix.c). The descriptor
+        is older than the WAL, so the kernel tells us of that error too.
+        """
+        if self._entries is None:
+            _sync_once(self.root)
+        else:
+            os.fsync(self._entries)
 
     def read_aside(self) -> Aside | None:
         """What was written aside, if anything. Raises StateRefused when it cannot be read."""
@@ -131,7 +169,7 @@ class StateDirectory:
             raise StateRefused(f"{self.aside}: {error}", hint=f"look at it, then move it away: {self.aside}") from error
 
     def write_aside(self, aside: Aside) -> None:
-        """Replace `state.json` durably: write, fsync, rename, fsync of the directory."""
+        """Replace `state.json` durably: write, fsync, rename, fsync of the directory. Raises OSError."""
         fresh = self.aside.with_suffix(".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -140,16 +178,20 @@ class StateDirectory:
         finally:
             os.close(descriptor)
         fresh.replace(self.aside)
-        self._sync()
-
-    def _sync(self) -> None:
-        """What was made or renamed in the directory is there after a power loss."""
-        directory = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        self.sync()
 
 
 def _holder(lock: int) -> str:
     return os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+
+
+def _open(directory: Path) -> int:
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _sync_once(directory: Path) -> None:
+    descriptor = _open(directory)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,13 +12,14 @@ import sqlite3
 
 from msgspec import Struct
 
-from stoker.core.errors import StateRefused
+from stoker.core.errors import DiskFull, StateRefused
 from stoker.store import changes, instance, snapshot
 from stoker.store.database import Database, examine, look, open_reader, open_writer, refusal
-from stoker.store.directory import Aside, StateDirectory
+from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.instance import Instance
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.reader import Reader
+from stoker.store.room import Room
 from stoker.store.snapshot import Snapshot
 from stoker.store.writer import Writer
 
@@ -34,7 +35,7 @@ class Opened(Struct, frozen=True):
 
 
 async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int) -> Opened:
-    """Open `directory`, taking its lock. Raises StateRefused, StorageFailed, AlreadyRunning or CannotCreate."""
+    """Open `directory`, taking its lock. Raises StateRefused, StorageFailed, DiskFull, AlreadyRunning, CannotCreate."""
     directory.prepare()
     lock = directory.lock()
     aside = directory.read_aside()
@@ -51,22 +52,37 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
         schema = await database.run(migrate, directory.backups)
         life = await database.run(instance.begin, lock, boot_id)
         found = await database.run(snapshot.read)
+        _sync(directory)
+        writer = await _writer(directory, database, found, reserve_bytes)
+        reader = Reader(await open_reader(directory.database))
     except sqlite3.Error as error:
         await database.close()
         raise refusal(error, directory.database, "look at it; it was not repaired") from error
     except BaseException:
         await database.close()
         raise
-    writer = await _writer(directory, database, found, reserve_bytes)
-    return Opened(writer, Reader(await open_reader(directory.database)), life, schema, found)
+    return Opened(writer, reader, life, schema, found)
+
+
+def _sync(directory: StateDirectory) -> None:
+    """From here on a commit may be promised: the WAL that it is in must be found again."""
+    try:
+        directory.make_places()
+        directory.sync()
+    except OSError as error:
+        raise storage_error(directory.root, error) from error
 
 
 async def _writer(directory: StateDirectory, database: Database, found: Snapshot, reserve_bytes: int) -> Writer:
-    writer = Writer(database, found.head, directory.reserve, reserve_bytes)
+    writer = Writer(database, found.head, Room(directory.reserve, reserve_bytes))
     try:
         writer.keep_reserve()
-    except OSError:
+    except OSError as error:
+        failed = storage_error(directory.reserve, error)
+        if not isinstance(failed, DiskFull):
+            raise failed from error
         writer.full = True  # housekeeping sees it, refuses submits, and tries again
+    await writer.checkpoint()  # or the WAL would grow from crash to crash
     return writer
 
 

@@ -21,6 +21,12 @@ def forget_keys(connection: sqlite3.Connection, before: int) -> int:
     return connection.execute(FORGET_KEYS, (before,)).rowcount
 
 
+def checkpoint(connection: sqlite3.Connection) -> int:
+    """Bring what is in the WAL into the database, without waiting for readers; how many of its pages are there now."""
+    _busy, _pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(done)
+
+
 def optimize(connection: sqlite3.Connection) -> int:
     """Let SQLite refresh the statistics it plans by (PRAGMA optimize)."""
     connection.execute("PRAGMA optimize")

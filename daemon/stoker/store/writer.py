@@ -1,30 +1,34 @@
 """The one writer: takes a Batch, makes it one durable transaction, says when it is on disk.
 
-Owns the only connection that writes or checkpoints, the head of the hash chain and the emergency reserve.
-Refuses to guess: a commit that raised is in doubt, so it raises StorageFailed and the daemon stops. The one
-exception is a full disk: the transaction was rolled back whole, the reserve is given up and it is tried
-once more, so that running work can still be settled.
+Owns the only connection that writes or checkpoints, and the head of the hash chain. Refuses to guess: a write
+that raised is in doubt, so it raises StorageFailed, nothing more is committed, and the daemon stops. The one
+exception is a full disk: the transaction was rolled back whole, the reserve is given up so that running work can
+still be settled, and where even that is not enough the commit waits until somebody frees space.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct, field
 
 from stoker.core.checkpoint import Checkpoint
-from stoker.core.errors import StorageFailed
+from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.model import Attempt, Change, Job, Queue, Resource
 from stoker.core.workflow import Workflow
-from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, workflows
+from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, upkeep, workflows
 from stoker.store.database import Database
+from stoker.store.room import Room, is_full
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+ROOM_AGAIN_S = 1.0
+CHECKPOINT_CHANGES = 1_000  # a change alone in its commit is some eight pages of WAL, in a large one hardly one
 
 
 class NewKey(Struct, frozen=True):
@@ -115,33 +119,46 @@ def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
 
 
 class Writer:
-    """Turns batches into commits, one at a time."""
+    """Turns batches into commits, one at a time. `full`: a commit found no room; `waiting`: one waits for it now."""
 
-    def __init__(self, database: Database, head: bytes, reserve: Path, reserve_bytes: int) -> None:
+    def __init__(self, database: Database, head: bytes, room: Room) -> None:
         self._database = database
         self._head = head
-        self._reserve = reserve
-        self._reserve_bytes = reserve_bytes
+        self._room = room
+        self._in_doubt: StorageFailed | None = None
+        self._since_checkpoint = 0
         self.full = False
+        self.waiting = False
 
     async def commit(self, batch: Batch) -> None:
-        """Make `batch` durable. Raises StorageFailed when that is in doubt."""
-        try:
-            self._head = await self._database.run(store, batch, self._head)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
-                raise StorageFailed(f"commit: {error}") from error
-            await self._commit_from_reserve(batch)
-        except sqlite3.Error as error:
-            raise StorageFailed(f"commit: {error}") from error
+        """Make `batch` durable, however long there is no room for it. Raises StorageFailed when that is in doubt."""
+        if self._in_doubt is not None:
+            raise self._in_doubt
+        if not await self._stored(batch):
+            self._room.give_up()
+            await self._store_later(batch)
+        self._since_checkpoint += len(batch.changes)
+        if self._since_checkpoint >= CHECKPOINT_CHANGES:
+            await self.checkpoint()
 
-    async def _commit_from_reserve(self, batch: Batch) -> None:
-        self.full = True
-        self._reserve.unlink(missing_ok=True)
+    async def _store_later(self, batch: Batch) -> None:
+        try:
+            while not await self._stored(batch):
+                self.waiting = True
+                await asyncio.sleep(ROOM_AGAIN_S)  # nothing tells when there is room again
+        finally:
+            self.waiting = False
+
+    async def _stored(self, batch: Batch) -> bool:
+        """False when there was no room: then it was rolled back whole."""
         try:
             self._head = await self._database.run(store, batch, self._head)
         except sqlite3.Error as error:
-            raise StorageFailed(f"commit on a full disk, after the reserve was given up: {error}") from error
+            if not is_full(error, self._room.path.parent):
+                raise StorageFailed(f"commit: {error}") from error
+            self.full = True
+            return False
+        return True
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Look at what is committed, in the writer's own thread: never in the middle of a commit."""
@@ -153,21 +170,27 @@ class Writer:
     async def maintain(
         self, function: Callable[Concatenate[sqlite3.Connection, P], int], *args: P.args, **kw: P.kwargs
     ) -> int:
-        """A bounded piece of upkeep between two commits. Raises StorageFailed."""
-        return await self.read(function, *args, **kw)
+        """A bounded piece of upkeep between two commits. Raises StorageFailed, and so does every commit then.
+
+        Without room it raises DiskFull, and nothing was done.
+        """
+        try:
+            return await self._database.run(function, *args, **kw)
+        except sqlite3.Error as error:
+            if is_full(error, self._room.path.parent):
+                raise DiskFull(f"upkeep: {error}") from error
+            self._in_doubt = StorageFailed(f"upkeep: {error}")
+            raise self._in_doubt from error
+
+    async def checkpoint(self) -> None:
+        """Bring the WAL into the database. Raises StorageFailed; without room the WAL just keeps what it holds."""
+        self._since_checkpoint = 0
+        with contextlib.suppress(DiskFull):
+            await self.maintain(upkeep.checkpoint)
 
     def keep_reserve(self) -> None:
         """Set the emergency reserve aside (again). Raises OSError when there is no room for it."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self._reserve, flags, 0o600)
-        try:
-            if self._reserve_bytes:
-                os.posix_fallocate(descriptor, 0, self._reserve_bytes)
-        except OSError:
-            self._reserve.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
+        self._room.keep()
         self.full = False
 
     async def close(self) -> None:
