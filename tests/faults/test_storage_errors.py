@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 LIVES = int(os.environ.get("STOKER_FAULTS", "8"))
 MISSING = strace.why_not()
 EX_IOERR = 74
+EX_TEMPFAIL = 75
 SYNCS = ["fdatasync", "fsync"]
+WRITES = ["pwrite64", "fallocate"]
 # SQLite does not look at what its sync of the directory said; ours, behind it, does.
 PASSED_OVER = Call("fdatasync", "state", injected=True)
 SMALL = "[disk]\nmin_free_bytes = 2_000_000\nreserve_bytes = 1_000_000\n"
@@ -113,29 +115,39 @@ def test_promises_when_a_write_meets_a_full_disk_then_the_daemon_goes_on_and_acc
     tortured: DaemonProcess, seed: int
 ) -> None:
     lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
-    drawn = lives.draw(lives.explore(around, ["pwrite64"]))
+    drawn = lives.draw(lives.explore(around, WRITES))
+    struck: Counter[str] = Counter()
 
     for point in drawn:
-        around.set("trace=pwrite64", f"inject=pwrite64:error=ENOSPC:when={point.number}")
-        try:
-            tortured.start()
-        except DaemonDied:  # in the opening of the database: whoever supervises it starts it again
-            assert (tortured.wait(), around.injected()) == (EX_IOERR, 1), tortured.tail()
-            lives.fired += 1
-            around.set("trace=none")
-            tortured.start()
-        with contextlib.suppress(DiskFull):
-            lives.work()
-        lives.fired += around.injected()
-        with tortured.client() as client:
-            until(lambda: lives.accepted(client), why="a daemon that accepts again by itself")
-        tortured.kill9()
+        error = lives.dice.choice(["ENOSPC", "EDQUOT"] if point.syscall == "fallocate" else ["ENOSPC"])
+        around.set(f"trace={','.join(WRITES)}", f"inject={point.syscall}:error={error}:when={point.number}")
+        started = starts(tortured)
+        if started:
+            with contextlib.suppress(DiskFull):
+                lives.work()
+        hit = [call for call in around.calls() if call.injected]
+        struck.update(f"{call.syscall} {call.file}" for call in hit[:1])
+        lives.fired += bool(hit)
+        if started:
+            with tortured.client() as client:
+                until(lambda: lives.accepted(client), why="a daemon that accepts again by itself")
+            tortured.kill9()
 
-    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: ENOSPC at {[point.number for point in drawn]}: ")
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: no space at {dict(struck)}: ")
     around.set("trace=none")
     tortured.start()
     assert lives.complaints() == []
     assert lives.fired > len(drawn) // 3
+
+
+def starts(daemon: DaemonProcess) -> bool:
+    """Whether it comes up; without room even for that it says to try again."""
+    try:
+        daemon.start()
+    except DaemonDied:
+        assert daemon.wait() == EX_TEMPFAIL, daemon.tail()
+        return False
+    return True
 
 
 def accepted(client: stoker.Client) -> bool:

@@ -7,6 +7,7 @@ holder may unlink a socket that nobody answers on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -40,8 +41,9 @@ def lock_socket(path: Path) -> int:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
         os.close(fd)
         raise _in_use(path, f"pid {holder}" if holder else "another daemon") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # who holds it is for eyes; on a full disk the lock itself still counts
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 
