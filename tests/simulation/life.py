@@ -22,6 +22,7 @@ from stoker.process.exchange import NO_OUTPUT, Exchange, Output
 from stoker.store import instance, snapshot
 from stoker.store.open import Opened
 from stoker.store.reader import Reader
+from stoker.store.room import Room
 from stoker.store.writer import Writer
 from stoker.telemetry.otel import Telemetry
 from tests.simulation.disk import Disk
@@ -62,14 +63,14 @@ class Life:
         found = snapshot.read(disk.database)
         with self.loop.running():
             who = instance.begin(disk.database, LOCK, host.boot_id)
-            writer = Writer(disk, found.head, ROOT / "reserve", 0)  # type: ignore[arg-type]
+            writer = Writer(disk, found.head, Room(ROOT / "reserve", 0))  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
             opened = Opened(writer, Reader(disk), who, 1, found)  # type: ignore[arg-type]
             around = Surroundings(
                 state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
                 telemetry=Telemetry(), leaves=Leaves(), tokens=Tokens(who.token_key), exchange=NothingHandedOn(ROOT),
             )  # fmt: skip
-            directory: Any = SimpleNamespace(root=ROOT, write_aside=lambda _aside: None)
+            directory: Any = SimpleNamespace(root=ROOT, aside=ROOT / "state.json", write_aside=lambda _aside: None)
             self.epoch, self.instance = who.epoch, who.id
             self.engine = Engine(CONFIG, directory, opened, around, lambda _left, _ms: None)
             self.service = Service(self.engine, dict, SimpleNamespace())  # type: ignore[arg-type]
