@@ -45,15 +45,15 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
     os.umask(0o077)
     directory.make_room()
     try:
-        return await _open(directory, lock, aside, boot_id, reserve_bytes)
+        return await _open(directory, lock, boot_id, reserve_bytes)
     except DiskFull:
         if not directory.reserve.exists():
             raise
         directory.reserve.unlink()
-        return await _open(directory, lock, aside, boot_id, reserve_bytes)
+        return await _open(directory, lock, boot_id, reserve_bytes)
 
 
-async def _open(directory: StateDirectory, lock: str, aside: Aside | None, boot_id: str, reserve_bytes: int) -> Opened:
+async def _open(directory: StateDirectory, lock: str, boot_id: str, reserve_bytes: int) -> Opened:
     try:
         database = await open_writer(directory.database)
     except sqlite3.Error as error:
