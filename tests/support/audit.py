@@ -192,11 +192,19 @@ class Audit:
             told += [f"{a['run_id']} is still open" for a in self.attempts[job] if a["ended_at"] is None]
         return told
 
+    def policies(self) -> Counter[tuple[str, bool]]:
+        """How many attempts each policy answered for: (on_orphan, survive)."""
+        rows = [self.jobs[job] for job, attempts in self.attempts.items() for _ in attempts]
+        return Counter((row["on_orphan"], bool(row["survive"])) for row in rows)
+
     def summary(self) -> dict[str, Any]:
         """How much happened, for the line that a torture prints."""
         attempts = [attempt for attempts in self.attempts.values() for attempt in attempts]
         return {
             "jobs": len(self.jobs),
+            "policies": {
+                f"{on_orphan}{' survive' * survive}": n for (on_orphan, survive), n in self.policies().items()
+            },
             "states": dict(Counter(f"{row['state']}/{row['reason']}" for row in self.jobs.values())),
             "outcomes": dict(Counter(attempt["outcome"] for attempt in attempts)),
             "adopted": sum(attempt["adopted"] for attempt in attempts),

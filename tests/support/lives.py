@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyFinished, AttemptMayLive, DaemonUnreachable, DiskFull, NotAllowed
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 OPENED = "state/lock"  # the first thing that a daemon does to its directory
+READY = '"READY=1'
 
 
 class Lives:
@@ -38,19 +40,34 @@ class Lives:
         self.ledger = Ledger(daemon.home / "ledger")
         self.dice = random.Random(f"lives {seed}")
         self.fired = 0
+        self.before_ready = 0
+        self.twice_before_ready = 0
+        self.unfired: list[Point] = []
+        self._died_starting = False
         self.killed_launchers: set[str] = set()
+        self.recovery: list[Point] = []
         self._number = 0
 
     def draw(self, every: list[Point]) -> list[Point]:
         return draw(every, self.most, self.dice)
 
     def explore(self, around: Strace, syscalls: Sequence[str] = SYSCALLS) -> list[Point]:
-        """A life without a fault, to learn where one could strike."""
+        """A life without a fault, with something to recover, to learn where one could strike."""
+        with self.daemon.client() as client:
+            self._submit(client, 8)
         self.daemon.kill9()
         self.daemon.start()
         self.work()
         self.daemon.kill9()
+        self.recovery = points(around.trace, OPENED, syscalls, before=READY)
         return points(around.trace, OPENED, syscalls)
+
+    def draw_with_recoveries(self, every: list[Point]) -> list[Point]:
+        """Two while it works, then two before READY: a recovery that is cut off, and the recovery of that."""
+        drawn = iter(self.draw(sorted(set(every) - set(self.recovery))))
+        starting = cycle(self.draw(self.recovery))
+        turns = [starting if number % 4 > 1 else drawn for number in range(min(self.most, len(every)))]
+        return [point for turn in turns if (point := next(turn, None)) is not None]
 
     def work(self) -> None:
         """One job alone, many at once, a cancel, and the ends of what is short; the daemon may die under any of it."""
@@ -78,15 +95,19 @@ class Lives:
         except DiskFull:
             return False
 
-    def end(self) -> None:
+    def end(self, point: Point, *, ready: bool) -> None:
         """SIGKILL, unless the fault was quicker."""
         process = self.daemon.process
         assert process is not None
         if process.poll() is None:
             self.daemon.kill9()
+            self.unfired.append(point)
         else:
             assert process.returncode == -9, f"it ended by itself: {self.daemon.tail()}"
             self.fired += 1
+            self.before_ready += not ready
+            self.twice_before_ready += self._died_starting and not ready
+        self._died_starting = not ready
 
     def complaints(self) -> list[str]:
         """After the last life: quiet, a drain, and all the questions."""
@@ -97,7 +118,9 @@ class Lives:
         until(lambda: not list(self.daemon.processes()), why="the end of every process of this instance")
         # A child of the launcher is traced until it execs, so the fault may meet a worker that never came to be.
         audit = Audit(self.daemon.state_dir / "stoker.db", self.ledger, self.killed_launchers, newborn=True)
-        sys.stderr.write(f"{self.fired} fired; {audit.summary()}\n")
+        starting = f"{self.before_ready} before READY, {self.twice_before_ready} of them in the recovery of such a one"
+        unfired = [tuple(point) for point in self.unfired]
+        sys.stderr.write(f"{self.fired} fired ({starting}), not {unfired}; {audit.summary()}\n")
         return [*audit.complaints(), *audit.unfinished()]
 
     def newest_launcher(self) -> tuple[str, int]:

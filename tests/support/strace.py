@@ -157,12 +157,14 @@ def _is_traced(pid: int) -> bool:
         return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status)
 
 
-def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS) -> list[Point]:
-    """Every place behind the first line with `after` where a fault could strike, each once."""
+def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS, before: str | None = None) -> list[Point]:
+    """Every place behind the first line with `after`, and ahead of the first with `before`, each once."""
     calls: dict[tuple[str, str], int] = {}
     found: set[Point] = set()
     begun = False
     for line in trace.read_text(errors="replace").splitlines():
+        if before is not None and before in line:
+            break
         begun = begun or after in line
         call = CALL.match(line)
         if call is not None and call[2] in syscalls:
