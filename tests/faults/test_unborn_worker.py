@@ -31,7 +31,7 @@ ROUTES: dict[str, dict[str, Any]] = {"posix_spawn": {}, "fork": {"nice": 5}}
 
 @pytest.fixture
 def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess("[launcher]\nstuck_ms = 500\n") as impatient:
+    with DaemonProcess("[launcher]\nstuck_ms = 1000\n") as impatient:
         yield impatient
 
 
