@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
+from tests.support.policies import identities_on_disk
 from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
@@ -289,12 +288,6 @@ def copy(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
 def copied(of: DaemonProcess, to: DaemonProcess) -> None:
     shutil.copytree(of.state_dir, to.state_dir, ignore=shutil.ignore_patterns("*.sock"))
     to.state_dir.chmod(0o700)
-
-
-def identities_on_disk(of: DaemonProcess) -> list[int]:
-    """The pids that another start on these files would know: they ride with a later commit than the attempts."""
-    with closing(sqlite3.connect(f"{(of.state_dir / 'stoker.db').as_uri()}?mode=ro", uri=True)) as reader:
-        return sorted(pid for (pid,) in reader.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0"))
 
 
 def test_copied_directory_when_daemons_start_on_it_then_they_signal_nothing_and_hold_what_was_open(

@@ -21,7 +21,7 @@ import pytest
 from tests.support import reuse
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
-from tests.support.policies import MANY_ROOMS, POLICIES, Six
+from tests.support.policies import MANY_ROOMS, POLICIES, Six, identities_on_disk
 from tests.support.work import kill9
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def all_killed(six: Six) -> None:
 def rebooted(six: Six) -> None:
     """Another boot id; the numbers of the workers are strangers' by now."""
     six.run()
-    until(lambda: len(six.identities()) == len(POLICIES), why="six identities on disk")
+    until(lambda: len(identities_on_disk(six.daemon)) == len(POLICIES), why="six identities on disk")
     pids = six.workers()
     six.daemon.kill_all()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), why="their numbers to be free")
@@ -211,7 +211,7 @@ def copied_directory(six: Six) -> None:
 
 def another_namespace(six: Six) -> None:
     six.run()
-    until(lambda: len(six.identities()) == len(POLICIES), why="six identities on disk")
+    until(lambda: len(identities_on_disk(six.daemon)) == len(POLICIES), why="six identities on disk")
     kill_both(six)
     inside(six.daemon, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     six.daemon.start()

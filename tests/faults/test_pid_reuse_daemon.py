@@ -18,6 +18,7 @@ from stoker.core.errors import AlreadyFinished, NotAllowed
 from tests.support import reuse
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
+from tests.support.policies import identities_on_disk
 from tests.support.work import end_of, kill9, running, shell, submit_many
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def crowd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crowd]:
 def all_dead(crowd: Crowd) -> None:
     """Nobody was there to see any of it."""
     crowd.run(survive=False)
+    until(lambda: len(identities_on_disk(crowd.daemon)) == WORKERS, why="all identities on disk")
     launcher = crowd.launcher()
     crowd.daemon.kill9()
     kill9(launcher)

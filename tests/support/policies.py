@@ -49,6 +49,12 @@ class Start(NamedTuple):
         return f"STOKER_JOB_ID={self.job}".encode() in shown and alive(self.pid)
 
 
+def identities_on_disk(of: DaemonProcess) -> list[int]:
+    """The pids that another start on these files would know: they ride with a later commit than the attempts."""
+    with closing(sqlite3.connect(f"{(of.state_dir / 'stoker.db').as_uri()}?mode=ro", uri=True)) as reader:
+        return sorted(pid for (pid,) in reader.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0"))
+
+
 class Six:
     """The jobs, by policy."""
 
@@ -94,11 +100,6 @@ class Six:
     def argv(self) -> tuple[str, ...]:
         """The command line of a worker."""
         return ("/bin/sh", "-c", self._script)
-
-    def identities(self) -> list[int]:
-        """The pids that another start on these files would know: they ride with a later commit than the attempts."""
-        with closing(sqlite3.connect(f"{(self.daemon.state_dir / 'stoker.db').as_uri()}?mode=ro", uri=True)) as reader:
-            return [pid for (pid,) in reader.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0")]
 
     def move(self) -> None:
         """From here on the daemon is one on a copy of the directory."""
