@@ -12,7 +12,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import client_start, depth, footprint, latency, recovery, submits, table, throughput
+from benchmarks import client_start, depth, footprint, hostile, latency, recovery, submits, table, throughput
 from benchmarks.harness import FULL, QUICK, Scale
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "throughput": throughput.rows,
     "submits": submits.rows,
     "latency": latency.rows,
+    "hostile": hostile.rows,
     "footprint": footprint.rows,
     "client": client_start.rows,
     "depth": depth.rows,
