@@ -52,6 +52,17 @@ async def stay(call: Call) -> None:
     await asyncio.Event().wait()
 
 
+@handler("stubborn")
+async def stubborn(call: Call) -> None:
+    await note(call)
+    for _ in range(2):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await note(call)
+    await asyncio.Event().wait()
+
+
 @handler("leave")
 async def leave(call: Call) -> None:
     sys.exit(3)
@@ -116,6 +127,20 @@ def test_handler_when_it_raises_transient_then_it_is_tried_again(client: stoker.
     assert end_of(client, job) == ("succeeded", "exit")
 
     assert client.get(job)["attempts"] == 3
+
+
+def test_handler_when_it_swallows_its_cancellation_then_it_is_cancelled_again_and_that_is_told(
+    client: stoker.Client, shared: DaemonProcess, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    job = call(client, "stubborn", str(ledger), grace_ms=50)
+    until(lambda: lines(ledger), why="the start of the handler")
+
+    client.cancel(job)
+
+    assert end_of(client, job) == ("cancelled", "user")
+    assert len(lines(ledger)) == 3
+    assert shared.events("worker_unresponsive")
 
 
 def test_handler_when_the_job_is_cancelled_then_its_task_is(client: stoker.Client, tmp_path: Path) -> None:

@@ -19,8 +19,12 @@ from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
 from stoker.core.model import IN_PROCESS, Outcome, OutcomeKind
 from stoker.executors.base import Began, Delivered, Ended, Sink, Start
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
 
 ERROR_LIMIT = 4_000
+CANCEL_AGAIN_S = 1.0
+CLOSE_ROUNDS = 5
 
 
 class Call(Struct, frozen=True):
@@ -86,11 +90,19 @@ class InProcessExecutor:
         del self._tasks[run_id]
         self._sink([Ended(run_id, _cancelled() if task.cancelled() else task.result())])
 
-    def stop(self, run_id: str, grace_ms: int) -> None:  # noqa: ARG002 - a task has no second, harder signal
+    def stop(self, run_id: str, grace_ms: int) -> None:
+        """A task has no second, harder signal: one that goes on is cancelled again and again, and told of."""
         task = self._tasks.get(run_id)
         if task is not None:
             task.cancel()
+            asyncio.get_running_loop().call_later(grace_ms / 1_000, self._stop_again, run_id, task)
         self._sink([Delivered(run_id, delivered=task is not None)])
+
+    def _stop_again(self, run_id: str, task: asyncio.Task[Outcome]) -> None:
+        if not task.done():
+            task.cancel()
+            log(LogEvent.WORKER_UNRESPONSIVE, run_id=run_id, error="the handler goes on after it was cancelled")
+            asyncio.get_running_loop().call_later(CANCEL_AGAIN_S, self._stop_again, run_id, task)
 
     def signal(self, run_id: str, signum: int) -> None:
         """A handler gets no signals."""
@@ -99,11 +111,13 @@ class InProcessExecutor:
         """Nothing is kept: a handler's outcome dies with the daemon, and so does the handler."""
 
     async def close(self) -> None:
-        """Cancel what still runs and wait until it is over."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel what still runs and wait until it is over; a handler that never heeds that does not hold us up."""
+        for _ in range(CLOSE_ROUNDS):
+            tasks = set(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
 
 
 async def _outcome(command: str, call: Call) -> Outcome:
