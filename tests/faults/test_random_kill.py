@@ -17,7 +17,7 @@ import pytest
 from tests.support.audit import Audit
 from tests.support.facts import until
 from tests.support.ledger import Ledger
-from tests.support.torture import POLICIES, Faults, Load, become_quiet, count_fds, zombies_of
+from tests.support.torture import FDS_ALLOWED, POLICIES, Faults, Load, become_quiet, count_fds, zombies_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 PARTS = 6
 FAULTS = int(os.environ.get("STOKER_FAULTS", "300")) // PARTS
-FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are just leaving
 
 
 @pytest.fixture

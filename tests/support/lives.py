@@ -18,7 +18,7 @@ from tests.support.audit import Audit
 from tests.support.facts import NeverCame, until
 from tests.support.ledger import Ledger
 from tests.support.strace import SYSCALLS, Point, Strace, draw, points
-from tests.support.torture import LIVE, become_quiet, draw_job
+from tests.support.torture import FDS_ALLOWED, LIVE, become_quiet, count_fds, draw_job, zombies_of
 from tests.support.work import alive
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Lives:
         self.twice_before_ready = 0
         self.unfired: list[Point] = []
         self._died_starting = False
+        self._fds = count_fds(daemon.pid)
         self.killed_launchers: set[str] = set()
         self.recovery: list[Point] = []
         self._number = 0
@@ -112,6 +113,8 @@ class Lives:
     def complaints(self) -> list[str]:
         """After the last life: quiet, a drain, and all the questions."""
         become_quiet(self.daemon)
+        assert zombies_of(self.daemon.pid) == []
+        assert count_fds(self.daemon.pid) <= self._fds + FDS_ALLOWED
         with self.daemon.client() as client:
             client.call("system.drain", {"stop": True})
         assert self.daemon.wait() == 0

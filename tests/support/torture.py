@@ -36,6 +36,7 @@ throttle_threshold = 100
 POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True), ("requeue", True), ("hold", True)]
 LIVE = ["waiting", "queued", "running"]
 MOST_LIVE = 40
+FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are just leaving
 NOT_TOLD = (DaemonUnreachable, StorageFailed)  # whether it was done is not known; a later answer may tell
 
 
