@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,8 +91,8 @@ def rebooted(six: Six) -> None:
     six.run()
     until(lambda: len(identities_on_disk(six.daemon)) == len(POLICIES), why="six identities on disk")
     pids = six.workers()
-    six.daemon.kill_all()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), why="their numbers to be free")
+    kill_both(six)
+    reuse.end(pids)
     decoys = [decoy for pid in pids if (decoy := reuse.take(pid, six.argv(), {})) is not None]
     boot = six.daemon.home / "boot_id"
     boot.write_text("11111111-2222-3333-4444-555555555555\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +22,7 @@ from tests.support.work import end_of, kill9, running, shell, submit_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.support.reuse import Decoy
 
@@ -71,11 +71,9 @@ class Crowd:
 
     def replace(self) -> None:
         """The workers die, and strangers get their numbers: nameless ones, and some of another instance."""
-        for pid in self.pids:
-            os.kill(pid, signal.SIGKILL)
+        reuse.end(self.pids)
         argv = ("/bin/sh", "-c", f"read _ < {self.never}; exit 3")
         for number, pid in enumerate(self.pids):
-            until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), why=f"the number {pid} to be free")  # type: ignore[misc]
             named = {"STOKER_INSTANCE": "0" * 16, "STOKER_RUN_ID": f"{self.jobs[number]}.1.0000000000000000"}
             decoy = reuse.take(pid, argv, named if number % 2 else {})
             if decoy is not None:

@@ -102,6 +102,24 @@ def take(pid: int, argv: Sequence[str], environ: Mapping[str, str]) -> Decoy | N
     return None
 
 
+def end(pids: Sequence[int]) -> None:
+    """SIGKILL, and return when each was reaped: by then its number may be anybody's already."""
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+    for pidfd in pidfds:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    for pidfd in pidfds:
+        until(lambda pidfd=pidfd: _reaped(pidfd), timeout_s=30, why="the end of a worker")  # type: ignore[misc]
+        os.close(pidfd)
+
+
+def _reaped(pidfd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 class Herd:
     """Workers of one instance that lost their launcher, and the decoys that took their numbers."""
 
