@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 APPLICATION_ID = 0x53746F6B  # "Stok": tells our file from any other SQLite file (PRAGMA application_id)
 HEADER = b"SQLite format 3\x00"
+JOURNAL = bytes.fromhex("d9d505f920a163d7")
+JOURNAL_PAGES = slice(16, 20)  # how many the database had when the transaction began (sqlite.org/fileformat)
 BESIDE = ("-wal", "-journal")
 
 # An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
@@ -113,24 +115,26 @@ def _application_in_wal(path: Path) -> int:
 
     A file without tables counts as ours: it is what a creation that was cut off leaves.
     """
-    with look(path) as connection:
+    # Apart: beside a WAL whose beginning was torn by a power loss SQLite can only read with an index it may write.
+    with look(path, apart=True) as connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     return int(application) if application or tables else APPLICATION_ID
 
 
 @contextmanager
-def look(path: Path) -> Iterator[sqlite3.Connection]:
+def look(path: Path, *, apart: bool = False) -> Iterator[sqlite3.Connection]:
     """A connection that leaves every file as it is found, for as long as nobody writes. Raises StateRefused.
 
     The last of the ordinary ones would move the WAL into the database when it closes, even one that only read.
+    `apart`: in a copy, where a WAL has to be read.
     """
     wal, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     with ExitStack() as stack:
         try:
             if not (wal.exists() and wal.stat().st_size):
                 options = "immutable=1"  # else SQLite makes files beside it
-            elif index.exists():
+            elif index.exists() and not apart:
                 options = "readonly_shm=1"  # the index of the WAL is built in memory
             else:
                 path = _copied(path, wal, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stoker-"))))
@@ -157,9 +161,16 @@ def _copied(path: Path, wal: Path, to: Path) -> Path:
     return to / path.name
 
 
+def _began_at_nothing(witness: Path) -> bool:
+    """A rollback journal that says that the database had no page: what a creation that was cut off leaves."""
+    with witness.open("rb") as file:
+        head = file.read(JOURNAL_PAGES.stop)
+    return head.startswith(JOURNAL) and not any(head[JOURNAL_PAGES])
+
+
 def _refuse_lost(path: Path, aside: Path) -> None:
     witnesses = [aside, *(path.with_name(path.name + suffix) for suffix in BESIDE)]
-    found = [str(witness) for witness in witnesses if witness.exists() and witness.stat().st_size]
+    found = [str(it) for it in witnesses if it.exists() and it.stat().st_size and not _began_at_nothing(it)]
     if found:
         what = "is empty" if path.exists() else "is missing"
         raise StateRefused(
