@@ -34,7 +34,7 @@ from stoker.executors.in_process import load_handlers
 from stoker.executors.leaves import Leaves
 from stoker.paths import socket_path, state_dir
 from stoker.process.exchange import Exchange
-from stoker.process.identity import boot_id
+from stoker.process.identity import boot_id, pid_namespace
 from stoker.rpc.address import bind_socket, lock_socket
 from stoker.rpc.server import Server
 from stoker.store import reader
@@ -82,7 +82,7 @@ class Daemon:
         self._directory.prepare()
         if not given:
             self._lock = lock_socket(self._address)
-        self._opened = await open_state(self._directory, boot_id(), self._config.disk.reserve_bytes)
+        self._opened = await open_state(self._directory, boot_id(), pid_namespace(), self._config.disk.reserve_bytes)
         self._engine = engine = self._build(self._opened, leaves)
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(

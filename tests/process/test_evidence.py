@@ -10,10 +10,12 @@ import signal
 
 import pytest
 
+from stoker.core.recovery import Fact
 from stoker.process import evidence
 from stoker.process.identity import Stat
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
+from tests.support.jobs import attempt
 
 
 async def test_hear_when_a_launcher_dies_while_it_is_asked_then_the_others_are_heard(host: LauncherHost) -> None:
@@ -26,6 +28,15 @@ async def test_hear_when_a_launcher_dies_while_it_is_asked_then_the_others_are_h
     said = await evidence.hear([dying, other], [], {}, ())
 
     assert list(said.held) == [order.run_id]
+
+
+def test_look_when_nothing_is_known_of_a_worker_of_another_namespace_then_it_is_not_called_gone() -> None:
+    before, after = attempt(launcher="3-cafe0000"), attempt(run_id="8.1.b", launcher="4-cafe0000")
+
+    found = evidence.look("ab" * 8, [before, after], 0, 3)
+
+    assert found[before.run_id].fact is Fact.UNPROVABLE
+    assert found[after.run_id].fact is Fact.GONE
 
 
 def stat(parent: int = 1, session: int = 40, ticks: int = 7) -> Stat:

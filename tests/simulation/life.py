@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SLOTS = 4
 ROOT = Path("/nonexistent/simulated")
 LOCK = "1@0.0"
+PID_NAMESPACE = 1
 CONFIG = Config(daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000))
 
 
@@ -62,7 +63,7 @@ class Life:
         disk.asked.clear()
         found = snapshot.read(disk.database)
         with self.loop.running():
-            who = instance.begin(disk.database, LOCK, host.boot_id)
+            who = instance.begin(disk.database, LOCK, host.boot_id, PID_NAMESPACE)
             writer = Writer(disk, found.head, Room(ROOT / "reserve", 0))  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
             opened = Opened(writer, Reader(disk), who, 1, found)  # type: ignore[arg-type]

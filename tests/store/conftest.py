@@ -48,9 +48,11 @@ async def open_at() -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
         stack.callback(os.umask, umask)
 
-        async def opened(at: StateDirectory, boot_id: str = "boot", reserve_bytes: int = RESERVE_BYTES) -> Opened:
+        async def opened(
+            at: StateDirectory, boot_id: str = "boot", reserve_bytes: int = RESERVE_BYTES, pid_namespace: int = 1
+        ) -> Opened:
             stack.callback(at.unlock)
-            state = await open_state(at, boot_id, reserve_bytes)
+            state = await open_state(at, boot_id, pid_namespace, reserve_bytes)
             stack.push_async_callback(state.writer.close)
             stack.push_async_callback(state.reader.close)
             return state

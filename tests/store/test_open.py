@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tests.store.conftest import Open
 
 
-async def one_life(open_at: Open, at: StateDirectory, boot_id: str = "boot") -> Instance:
+async def one_life(open_at: Open, at: StateDirectory, boot_id: str = "boot", **where: int) -> Instance:
     """Open and close, as a daemon that did nothing."""
-    state = await open_at(at, boot_id)
+    state = await open_at(at, boot_id, **where)
     await state.writer.close()
     await state.reader.close()
     at.unlock()
@@ -65,6 +65,15 @@ async def test_instance_when_the_directory_is_copied_then_the_copy_is_somebody_e
     assert (again.id, again.epoch) == (copy.id, 3)
     assert (original.foreign_epochs, copy.foreign_epochs, again.foreign_epochs) == (0, 1, 1)
     assert (await one_life(open_at, directory)).id == original.id
+
+
+async def test_instance_when_it_begins_in_another_pid_namespace_then_earlier_lives_are_hidden_until_a_reboot(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    lives = [await one_life(open_at, directory, pid_namespace=namespace) for namespace in (1, 2, 2, 1)]
+    lives.append(await one_life(open_at, directory, "another boot", pid_namespace=5))
+
+    assert [life.hidden_epochs for life in lives] == [0, 1, 1, 3, 0]
 
 
 MONTH_MS = 30 * 24 * 3_600_000

@@ -185,7 +185,9 @@ class RecoveryService:
         findings = (
             evidence.of_a_copy(attempts)
             if launcher is None and self._of.copied
-            else await evidence.find(self._instance, attempts, testimony, self._of.foreign_epochs)
+            else await evidence.find(
+                self._instance, attempts, testimony, self._of.foreign_epochs, self._of.hidden_epochs
+            )
         )
         rows = [(run.job, run.attempt) for run in runs]
         made = plan(rows, findings)

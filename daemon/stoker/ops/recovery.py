@@ -95,7 +95,7 @@ def _findings(root: Path, seen: Seen, launchers: Launchers) -> Mapping[str, Find
     told = {attempt.run_id: evidence.told(attempt, testimony) for attempt in attempts}
     known = {run_id: finding for run_id, finding in told.items() if finding is not None}
     untold = [attempt for attempt in attempts if attempt.run_id not in known]
-    looked = evidence.look(seen.instance, untold, seen.foreign_epochs)
+    looked = evidence.look(seen.instance, untold, seen.foreign_epochs, seen.hidden_epochs)
     return known | {
         attempt.run_id: _unasked(attempt, looked[attempt.run_id])
         if attempt.launcher in launchers.alive

@@ -45,11 +45,12 @@ async def hear(
 
 
 async def find(
-    instance: str, attempts: Sequence[Attempt], testimony: Testimony, foreign_epochs: int = 0
+    instance: str, attempts: Sequence[Attempt], testimony: Testimony, foreign_epochs: int = 0, hidden_epochs: int = 0
 ) -> dict[str, Finding]:
     """One finding for each attempt; /proc is looked at once, off the loop, for those nobody can tell about.
 
-    Attempts from up to `foreign_epochs` were started by the directory that this one is a copy of.
+    Attempts from up to `foreign_epochs` were started by the directory that this one is a copy of; those from up to
+    `hidden_epochs` perhaps in another pid namespace.
     """
     findings = {}
     untold = []
@@ -60,7 +61,7 @@ async def find(
         else:
             findings[attempt.run_id] = finding
     if untold:
-        findings |= await asyncio.to_thread(look, instance, untold, foreign_epochs)
+        findings |= await asyncio.to_thread(look, instance, untold, foreign_epochs, hidden_epochs)
     return findings
 
 
@@ -111,15 +112,21 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
     return Finding(run_id=exited.run_id, fact=Fact.ENDED, evidence=evidence, outcome=outcome, launcher=launcher)
 
 
-def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int) -> dict[str, Finding]:
-    """What /proc says of each."""
+def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden_epochs: int) -> dict[str, Finding]:
+    """What /proc says of each; what it cannot show is not gone."""
     found = identities.scan(instance).runs
-    return {
+    findings = {
         attempt.run_id: _judge(
             instance, attempt, found.get(attempt.run_id, ()), foreign=_epoch(attempt) <= foreign_epochs
         )
         for attempt in attempts
     }
+    for attempt in attempts:
+        finding = findings[attempt.run_id]
+        if finding.fact is Fact.GONE and attempt.identity is None and _epoch(attempt) <= hidden_epochs:
+            told = "it may run in the pid namespace of an earlier daemon, which cannot be seen from here"
+            findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
+    return findings
 
 
 def _epoch(attempt: Attempt) -> int:

@@ -22,6 +22,7 @@ class Instance(Struct, frozen=True):
     """`anchor` is steady time at boot (core/clock.py); `copied`: this is the first start of a copy.
 
     Attempts of a launcher whose epoch is not above `foreign_epochs` belong to the directory that this is a copy of.
+    Those not above `hidden_epochs` may run in another pid namespace of this boot, where /proc here does not show them.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Instance(Struct, frozen=True):
     anchor: int
     copied: bool
     foreign_epochs: int = 0
+    hidden_epochs: int = 0
     token_key: str = ""
 
 
@@ -38,20 +40,22 @@ def ids(connection: sqlite3.Connection) -> set[str]:
     return {known[name] for name in ("instance", "original") if name in known}
 
 
-def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
+def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace: int) -> Instance:
     """Begin a new life of the daemon on this database: the epoch grows by one, durably, before anything else.
 
-    `lock`: which file the directory's lock is (store/birth.py).
+    `lock`: which file the directory's lock is (store/birth.py). `pid_namespace`: its inode.
     """
     known = meta(connection)
     copied = known.get("lock_mark", lock) != lock
     same_boot = known.get("boot_id") == boot_id and not copied
+    elsewhere = same_boot and known.get("pid_namespace", pid_namespace) != pid_namespace
     instance = Instance(
         id=secrets.token_hex(8) if copied or "instance" not in known else known["instance"],
         epoch=known.get("epoch", 0) + 1,
         anchor=known["anchor"] if same_boot else _anchor(known),
         copied=copied,
         foreign_epochs=known.get("epoch", 0) if copied else known.get("foreign_epochs", 0),
+        hidden_epochs=known.get("epoch", 0) if elsewhere else known.get("hidden_epochs", 0) if same_boot else 0,
         token_key=secrets.token_hex(32) if copied or "token_key" not in known else known["token_key"],
     )
     facts = {
@@ -61,7 +65,9 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str) -> Instance:
         **seen(Now(wall_ms(), instance.anchor + boot_ms())),
         "boot_id": boot_id,
         "lock_mark": lock,
+        "pid_namespace": pid_namespace,
         "foreign_epochs": instance.foreign_epochs,
+        "hidden_epochs": instance.hidden_epochs,
         "token_key": instance.token_key,
     }
     if copied:

@@ -28,6 +28,7 @@ class Seen(Struct, frozen=True):
     epoch: int
     copied: bool
     foreign_epochs: int
+    hidden_epochs: int
     runs: list[tuple[Job, Attempt]]
 
 
@@ -59,5 +60,6 @@ def _read(directory: StateDirectory, lock: str) -> Seen:
             epoch=facts["epoch"],
             copied=facts.get("lock_mark", lock) != lock,
             foreign_epochs=facts.get("foreign_epochs", 0),
+            hidden_epochs=facts.get("hidden_epochs", 0),
             runs=snapshot.open_runs(connection),
         )

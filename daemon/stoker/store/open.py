@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct
 
@@ -34,7 +36,10 @@ class Opened(Struct, frozen=True):
     snapshot: Snapshot
 
 
-async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int) -> Opened:
+Begin = Callable[[sqlite3.Connection], instance.Instance]
+
+
+async def open_state(directory: StateDirectory, boot_id: str, pid_namespace: int, reserve_bytes: int) -> Opened:
     """Open `directory`, taking its lock. Raises StateRefused, StorageFailed, DiskFull, AlreadyRunning, CannotCreate."""
     directory.prepare()
     lock = directory.lock()
@@ -42,25 +47,26 @@ async def open_state(directory: StateDirectory, boot_id: str, reserve_bytes: int
     if examine(directory.database, directory.aside):
         with look(directory.database) as connection:
             doubt(connection, aside)
+    begin = partial(instance.begin, lock=lock, boot_id=boot_id, pid_namespace=pid_namespace)
     os.umask(0o077)
     directory.make_room()
     try:
-        return await _open(directory, lock, boot_id, reserve_bytes)
+        return await _open(directory, begin, reserve_bytes)
     except DiskFull:
         if not directory.reserve.exists():
             raise
         directory.reserve.unlink()
-        return await _open(directory, lock, boot_id, reserve_bytes)
+        return await _open(directory, begin, reserve_bytes)
 
 
-async def _open(directory: StateDirectory, lock: str, boot_id: str, reserve_bytes: int) -> Opened:
+async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> Opened:
     try:
         database = await open_writer(directory.database)
     except sqlite3.Error as error:
         raise refusal(error, directory.database, "look at it; nothing was changed") from error
     try:
         schema = await database.run(migrate, directory.backups)
-        life = await database.run(instance.begin, lock, boot_id)
+        life = await database.run(begin)
         found = await database.run(snapshot.read)
         _sync(directory)
         writer = await _writer(directory, database, found, reserve_bytes)
