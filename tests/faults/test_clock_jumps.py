@@ -204,11 +204,12 @@ def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asl
 def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(asleep: DaemonProcess) -> None:
     slept = set_sleep(asleep)
     with asleep.start().client() as client:
-        waits = Waits(client, run=False)
+        ttl = submit(client, shell(":", queue="shut", ttl_ms=HOUR_MS // 2))
+        backoff = submit(client, shell("exit 1", max_attempts=2, base_delay_ms=HOUR_MS // 2))
         late = submit(client, shell("exec sleep 600", timeout_ms=HOUR_MS // 2))
         untouched = submit(client, shell(":", queue="shut", ttl_ms=2 * HOUR_MS))
         running(client, late)
-        ttl, backoff = waits.late
+        until(lambda: state(client, backoff) == "waiting", PATIENCE_S, why="the first failure")
 
         slept.jump(HOUR_S)
 
