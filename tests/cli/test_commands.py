@@ -32,6 +32,7 @@ def test_submit_when_options_are_given_then_they_are_fields_of_the_spec(
         "--queue bulk --priority -5 --name film --label team=blue --env A=b=c --env MODE --working-dir /tmp/../usr "
         "--max-attempts 3 --base-delay 5s --backoff-factor 1.5 --max-delay 10m --success-exit-codes 0,3 "
         "--no-retry-exit-codes 64-66 --ttl 1d --timeout 20m --grace 500ms --warn-signal USR1 --warn-before 1m "
+        "--checkpoint-exit-code 75 --notify --heartbeat 10s --unresponsive-warn 20s --unresponsive-kill 1m "
         "--after 7:any --after 8 --safe --survive --idempotency-key k --resource gpu=2 --resource disk "
         "--limit memory=64M --limit cpu=60s --nice 5 --max-log-bytes 1M"
     )
@@ -47,6 +48,8 @@ def test_submit_when_options_are_given_then_they_are_fields_of_the_spec(
     assert (job.success_exit_codes, job.no_retry_exit_codes) == ((0, 3), (64, 65, 66))
     assert (job.ttl_ms, job.timeout_ms, job.grace_ms) == (86_400_000, 1_200_000, 500)
     assert (job.warn_signal, job.warn_before_ms) == (10, 60_000)
+    assert (job.checkpoint_exit_code, job.notify, job.heartbeat_ms) == (75, True, 10_000)
+    assert (job.unresponsive_warn_ms, job.unresponsive_kill_ms) == (20_000, 60_000)
     assert isinstance(job.needs, tuple)
     assert [(need.job, str(need.on)) for need in job.needs if not isinstance(need, int)] == [(7, "any"), (8, "ok")]
     assert (str(job.on_orphan), job.survive, job.idempotency_key) == ("requeue", True, "k")

@@ -212,3 +212,69 @@ def test_verdict_when_only_a_child_was_out_of_memory_then_the_exit_of_the_main_p
     verdict = verdict_of(spec(), None, end)
 
     assert (verdict.state, verdict.reason) == expected
+
+
+# --- saved, run me again ------------------------------------------------------------------------------------
+
+SAVED = spec(checkpoint_exit_code=75, base_delay_ms=1_000)
+
+
+@pytest.mark.parametrize(
+    ("ran_ms", "delay_ms"), [(-5_000, 1_000), (0, 1_000), (400, 600), (1_000, 0), (86_400_000, 0)]
+)  # fmt: skip
+def test_judge_when_a_run_saved_and_asks_for_another_then_it_comes_uncharged_and_no_sooner_than_the_base_delay(
+    ran_ms: int, delay_ms: int
+) -> None:
+    """A wall clock that was set back in between costs one delay, not more."""
+    verdict = verdict_of(SAVED, None, exited(75, ended_at=NOW.wall + ran_ms), failures=8, orphanings=8)
+
+    assert verdict == Verdict(State.QUEUED, delay_ms=delay_ms)
+
+
+def test_judge_when_the_time_of_the_end_is_not_known_then_the_run_lasted_until_now() -> None:
+    of, live = running(SAVED)
+
+    assert judge(of, live, exited(75), NOW.wall + 300, 0.5).delay_ms == 700
+
+
+@pytest.mark.parametrize("stop", [StopReason.SHUTDOWN, StopReason.ORPHANED])
+@pytest.mark.parametrize("on_orphan", OnOrphan)
+def test_judge_when_a_run_saves_because_the_service_stops_it_then_its_word_counts_whatever_on_orphan_says(
+    stop: StopReason, on_orphan: OnOrphan
+) -> None:
+    asked = spec(checkpoint_exit_code=75, on_orphan=on_orphan, base_delay_ms=0)
+
+    assert verdict_of(asked, stop, exited(75, stopped=True)) == Verdict(State.QUEUED, delay_ms=0)
+
+
+@pytest.mark.parametrize("stop", [StopReason.TIMEOUT, StopReason.UNRESPONSIVE])
+def test_judge_when_a_run_saves_only_after_its_limit_then_it_has_failed_by_that_limit(stop: StopReason) -> None:
+    verdict = verdict_of(SAVED, stop, exited(75, stopped=True))
+
+    assert verdict == Verdict(State.FAILED, Reason(stop.value), failure=1)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+@pytest.mark.parametrize(
+    ("stop", "state"),
+    [
+        (StopReason.CANCEL, State.CANCELLED),
+        (StopReason.SUPERSEDED, State.SUPERSEDED),
+        (StopReason.DEADLINE, State.FAILED),
+        (StopReason.RESTART, State.QUEUED),
+    ],
+)
+def test_judge_when_a_person_wanted_an_end_then_a_run_that_saved_is_not_run_again(
+    stop: StopReason, state: State, *, stopped: bool
+) -> None:
+    assert verdict_of(SAVED, stop, exited(75, stopped=stopped)).state is state
+
+
+@pytest.mark.parametrize("stop", [StopReason.TIMEOUT, StopReason.UNRESPONSIVE, StopReason.SHUTDOWN])
+def test_judge_when_a_run_saved_before_the_stop_came_then_it_is_run_again(stop: StopReason) -> None:
+    assert verdict_of(SAVED, stop, exited(75)).state is State.QUEUED
+
+
+@pytest.mark.parametrize("end", [exited(74), outcome(OutcomeKind.SIGNAL), outcome(OutcomeKind.SPAWN_ERROR)])
+def test_judge_when_another_end_is_seen_then_nothing_was_saved(end: Outcome) -> None:
+    assert verdict_of(SAVED, None, end).failure == 1

@@ -43,6 +43,14 @@ def test_why_when_a_backoff_runs_then_it_says_how_long_and_how_often() -> None:
     assert told.details == {"wake_in_ms": 1_500, "failures": 1}
 
 
+def test_why_when_the_last_run_saved_and_went_at_once_then_it_says_so() -> None:
+    asked = spec(checkpoint_exit_code=75)
+
+    told = why(job(State.WAITING, asked=asked, exit_code=75, wake_at=NOW.steady + 600))
+
+    assert told.message == "saved its state and asked to be run again (exit 75); the next try is in 0.6s"
+
+
 @pytest.mark.parametrize("run_at", [None, NOW.wall - 1])
 def test_why_when_a_backoff_has_just_ended_then_it_is_not_taken_for_a_start_time(run_at: int | None) -> None:
     told = why(job(State.WAITING, asked=spec(max_attempts=3, run_at=run_at), failures=1, wake_at=NOW.steady))

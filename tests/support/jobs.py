@@ -116,6 +116,8 @@ specs = st.builds(
     backoff_factor=st.floats(1, 1e300), max_delay_ms=amounts,
     success_exit_codes=st.lists(st.integers(0, 255), max_size=3).map(tuple),
     no_retry_exit_codes=st.lists(st.integers(0, 255), max_size=3).map(tuple), ttl_ms=maybe(positives),
+    checkpoint_exit_code=maybe(st.integers(0, 255)), notify=st.booleans(), heartbeat_ms=maybe(positives),
+    unresponsive_warn_ms=positives, unresponsive_kill_ms=positives,
     deadline=maybe(amounts), timeout_ms=maybe(positives), grace_ms=amounts, warn_signal=maybe(st.integers(1, 64)),
     warn_before_ms=amounts, run_at=maybe(amounts),
     needs=st.lists(st.builds(Need, job=positives, on=st.sampled_from(NeedOn)), max_size=3).map(tuple),

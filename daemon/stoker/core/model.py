@@ -124,12 +124,17 @@ class Spec(Struct, frozen=True, kw_only=True):
     max_delay_ms: int = 3_600_000
     success_exit_codes: tuple[int, ...] = (0,)
     no_retry_exit_codes: tuple[int, ...] = ()
+    checkpoint_exit_code: int | None = None
     ttl_ms: int | None = None
     deadline: int | None = None
     timeout_ms: int | None = None
     grace_ms: int = 10_000
     warn_signal: int | None = None
     warn_before_ms: int = 0
+    notify: bool = False
+    heartbeat_ms: int | None = None
+    unresponsive_warn_ms: int = 30_000
+    unresponsive_kill_ms: int = 180_000
     run_at: int | None = None
     needs: tuple[Need, ...] = ()
     on_orphan: OnOrphan = OnOrphan.FAIL
@@ -145,6 +150,11 @@ class Spec(Struct, frozen=True, kw_only=True):
     def safe(self) -> bool:
         """May be started again after an end that nobody saw."""
         return self.on_orphan is OnOrphan.REQUEUE
+
+    @property
+    def speaks(self) -> bool:
+        """Its worker gets a socket to report on."""
+        return self.notify or self.heartbeat_ms is not None
 
 
 class Job(Struct, frozen=True, kw_only=True):

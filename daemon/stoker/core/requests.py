@@ -48,7 +48,8 @@ Duration = Annotated[int, Meta(ge=1, le=MAX_DURATION_MS)]
 # 2001 to 9999: seconds sent by mistake fall below, microseconds above.
 Instant = Annotated[int, Meta(ge=1_000_000_000_000, le=253_402_300_799_999)]
 TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
-ExitCodes = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=256)]
+ExitCode = Annotated[int, Meta(ge=0, le=255)]
+ExitCodes = Annotated[tuple[ExitCode, ...], Meta(max_length=256)]
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 RESERVED_PREFIXES = ("STOKER_", "LISTEN_")
@@ -98,9 +99,14 @@ class JobDefaults(Params, frozen=True, kw_only=True):
     max_delay_ms: Delay | UnsetType = UNSET
     success_exit_codes: ExitCodes | UnsetType = UNSET
     no_retry_exit_codes: ExitCodes | UnsetType = UNSET
+    checkpoint_exit_code: ExitCode | UnsetType | None = UNSET
     ttl_ms: Duration | UnsetType | None = UNSET
     timeout_ms: Duration | UnsetType | None = UNSET
     grace_ms: Delay | UnsetType = UNSET
+    notify: bool | UnsetType = UNSET
+    heartbeat_ms: Duration | UnsetType | None = UNSET
+    unresponsive_warn_ms: Duration | UnsetType = UNSET
+    unresponsive_kill_ms: Duration | UnsetType = UNSET
     on_orphan: OnOrphan | UnsetType = UNSET
     max_orphanings: Budget | UnsetType = UNSET
     survive: bool | UnsetType = UNSET

@@ -63,16 +63,35 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) 
         return _STOPPED[stop]
     if outcome.kind is OutcomeKind.NEVER_STARTED:
         return AGAIN
+    if _saved(job, outcome) and stop not in _FAILED_BY_STOP:
+        # Also where the service stopped it: it went as it was asked to, and said that it can go on.
+        return _next_run(Verdict(State.QUEUED, delay_ms=_rest_of_base_delay(job, attempt, outcome, wall)), attempt)
     if not seen or stop in (StopReason.SHUTDOWN, StopReason.ORPHANED):
         return _unseen(job, Reason.SHUTDOWN if outcome.shutdown else _unseen_reason(attempt, stop))
     if stop is None and outcome.kind in _OWN_WORD and outcome.exit_code in job.spec.success_exit_codes:
         return Verdict(State.SUCCEEDED, Reason.EXIT)
     reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]
-    failed = _failure(job, outcome, reason, wall, luck)
-    if failed.state is State.WAITING and attempt.stop_reason in _STOPPED:
-        # The stop came too late for this attempt, whose end stands; for the next try it did not.
-        return replace(_STOPPED[attempt.stop_reason], failure=failed.failure)
-    return failed
+    return _next_run(_failure(job, outcome, reason, wall, luck), attempt)
+
+
+def _next_run(verdict: Verdict, attempt: Attempt) -> Verdict:
+    """A stop that came too late for this attempt, whose end stands, did not for the one that would follow."""
+    if verdict.state is State.FAILED or attempt.stop_reason not in _STOPPED:
+        return verdict
+    return replace(_STOPPED[attempt.stop_reason], failure=verdict.failure)
+
+
+def _saved(job: Job, outcome: Outcome) -> bool:
+    """It said, in its own words, that it left a checkpoint and is to be run again."""
+    code = job.spec.checkpoint_exit_code
+    return code is not None and outcome.kind in _OWN_WORD and outcome.exit_code == code
+
+
+def _rest_of_base_delay(job: Job, attempt: Attempt, outcome: Outcome, wall: int) -> int:
+    """A run that saves and goes at once must not spin: runs begin no closer together than `base_delay_ms`."""
+    began = attempt.started_at or attempt.created_at
+    ran_ms = (outcome.ended_at or wall) - began
+    return job.spec.base_delay_ms - max(0, min(ran_ms, job.spec.base_delay_ms))
 
 
 def _failure(job: Job, outcome: Outcome, reason: Reason, wall: int, luck: float) -> Verdict:

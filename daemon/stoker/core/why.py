@@ -74,10 +74,16 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
     if wake_ms or (job.wake_at is not None and not run_ms):
-        message = f"failed {job.failures} of {job.spec.max_attempts} times; the next try is {_when(wake_ms)}"
+        message = f"{_before_backoff(job)}; the next try is {_when(wake_ms)}"
         details = {"wake_in_ms": wake_ms, "failures": job.failures}
         return Blocker("backoff", message + _suspected(scene), f"stoker logs {job.id}", details)
     return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
+
+
+def _before_backoff(job: Job) -> str:
+    if job.exit_code is not None and job.exit_code == job.spec.checkpoint_exit_code:
+        return f"saved its state and asked to be run again (exit {job.exit_code})"
+    return f"failed {job.failures} of {job.spec.max_attempts} times"
 
 
 def _queued(job: Job, scene: Scene) -> Blocker:

@@ -76,11 +76,35 @@ def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:
         raise InvalidParams(f"run_at: {spec.run_at} is not before the deadline {spec.deadline}", path="run_at")
     if spec.warn_signal is not None and spec.timeout_ms is None and spec.deadline is None:
         raise InvalidParams("warn_signal: there is no limit to warn of", path="warn_signal", hint="add --timeout")
+    check_reporting(spec)
     ids = [need.job for need in spec.needs]
     if len(set(ids)) != len(ids):
         raise InvalidParams("needs: a job is named twice", path="needs")
     for name, amount in spec.resources.items():
         _check_resource(name, amount, resources)
+
+
+def check_reporting(spec: Spec) -> None:
+    """Refuse what a worker could not say, or what could not be told apart. Raises InvalidParams."""
+    code, beat_ms = spec.checkpoint_exit_code, spec.heartbeat_ms
+    for field in ("success_exit_codes", "no_retry_exit_codes"):
+        if code is not None and code in getattr(spec, field):
+            raise InvalidParams(
+                f"checkpoint_exit_code: {code} is among {field} too; it can mean only one thing",
+                hint="75 (EX_TEMPFAIL) is a usual choice",
+                path="checkpoint_exit_code",
+            )
+    if spec.speaks and spec.execution_mode is ExecutionMode.IN_PROCESS:
+        field = "notify" if beat_ms is None else "heartbeat_ms"
+        raise InvalidParams(f"{field}: a handler inside the daemon has no process that could report", path=field)
+    for field in ("unresponsive_warn_ms", "unresponsive_kill_ms"):
+        limit_ms = getattr(spec, field)
+        if beat_ms is not None and beat_ms >= limit_ms:
+            raise InvalidParams(
+                f"heartbeat_ms: {beat_ms} is not less than {field}, {limit_ms}: a healthy worker would pass it",
+                hint=f"a larger {field}",
+                path="heartbeat_ms",
+            )
 
 
 def _check_resource(name: str, amount: int, resources: dict[str, Resource]) -> None:

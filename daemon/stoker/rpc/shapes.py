@@ -43,12 +43,17 @@ class JobOptions(TypedDict, total=False):
     max_delay_ms: int
     success_exit_codes: list[int]
     no_retry_exit_codes: list[int]
+    checkpoint_exit_code: int | None
     ttl_ms: int | None
     deadline: int | None
     timeout_ms: int | None
     grace_ms: int
     warn_signal: int | None
     warn_before_ms: int
+    notify: bool
+    heartbeat_ms: int | None
+    unresponsive_warn_ms: int
+    unresponsive_kill_ms: int
     run_at: int | None
     needs: list[int | Need]
     on_orphan: Literal["fail", "requeue", "hold"]

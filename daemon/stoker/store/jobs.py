@@ -28,9 +28,14 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_delay_ms: int = 3_600_000
     success_exit_codes: tuple[int, ...] = (0,)
     no_retry_exit_codes: tuple[int, ...] = ()
+    checkpoint_exit_code: int | None = None
     grace_ms: int = 10_000
     warn_signal: int | None = None
     warn_before_ms: int = 0
+    notify: bool = False
+    heartbeat_ms: int | None = None
+    unresponsive_warn_ms: int = 30_000
+    unresponsive_kill_ms: int = 180_000
     needs: tuple[Need, ...] = ()
     max_orphanings: int = 3
     resources: dict[str, int] = field(default_factory=dict)

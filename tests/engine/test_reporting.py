@@ -1,0 +1,121 @@
+"""What a worker says of itself: saved, run me again; and what cannot be asked of it."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import InvalidParams
+from stoker.core.model import ExecutionMode, Spec
+from stoker.engine.specs import check_reporting
+from tests.support.facts import until
+from tests.support.work import changes, end_of, lines, shell, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+# --- saved, run me again ------------------------------------------------------------------------------------
+
+
+COUNTING = """
+import base64, os, sys, stoker
+to, said = int(sys.argv[1]), sys.argv[2]
+found = os.environ["STOKER_CHECKPOINT"]
+n = int(open(found).read()) if os.path.exists(found) else 0
+print(n, file=open(said, "a"))
+if n == to:
+    sys.exit(0)
+data = base64.b64encode(str(n + 1).encode()).decode()
+stoker.Client(os.environ["STOKER_SOCKET"]).call("checkpoint.save", {"token": os.environ["STOKER_TOKEN"], "data": data})
+sys.exit(75)
+"""
+
+
+def counting(to: int, said: Path) -> dict[str, Any]:
+    """A loop of one step a run: it takes its number from the checkpoint, saves the next and asks to be run again."""
+    return {"command": sys.executable, "args": ["-c", COUNTING, str(to), str(said)]}
+
+
+def test_checkpoint_exit_when_a_loop_saves_and_goes_then_it_is_run_again_to_its_end_and_charged_nothing(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+
+    job = submit(client, counting(4, said), checkpoint_exit_code=75, base_delay_ms=1)
+
+    assert end_of(client, job) == ("succeeded", "exit")
+    found = client.get(job)
+    assert (found["attempts"], found["failures"], found["orphanings"]) == (5, 0, 0)
+    assert lines(said) == ["0", "1", "2", "3", "4"]
+
+
+def test_checkpoint_exit_when_runs_are_short_then_they_begin_no_closer_together_than_the_base_delay(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    job = submit(client, counting(2, tmp_path / "said"), checkpoint_exit_code=75, base_delay_ms=400)
+
+    assert end_of(client, job)[0] == "succeeded"
+    starts = [attempt["started_at"] for attempt in client.history(job)["attempts"]]
+    # A start is told from CLOCK_BOOTTIME, the end of the wait from steady time; each is rounded.
+    assert all(later - earlier >= 400 - 5 for earlier, later in itertools.pairwise(starts))
+    assert changes(client, job, "woke")
+
+
+@pytest.mark.parametrize("code", [3, 143])
+def test_checkpoint_exit_when_the_daemon_drains_then_what_saved_on_sigterm_is_run_again_by_the_next_one(
+    daemon: DaemonProcess, tmp_path: Path, code: int
+) -> None:
+    """143 is no word of its own here: the job is unsafe, and its end is nobody's."""
+    said = tmp_path / "said"
+    script = (
+        f"echo $STOKER_ATTEMPT >> {said}; [ $STOKER_ATTEMPT = 2 ] && exit 0; "
+        f'trap "exit {code}" TERM; while :; do sleep 0.05; done'
+    )
+    with daemon.client() as client:
+        job = submit(client, shell(script), checkpoint_exit_code=3, base_delay_ms=1)
+        until(lambda: lines(said), why="the first run")
+
+    daemon.restart()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == (("succeeded", "exit") if code == 3 else ("failed", "shutdown"))
+        found = client.get(job)
+    assert (found["failures"], found["orphanings"]) == (0, 0)
+
+
+# --- what cannot be asked -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "path"),
+    [
+        ({"checkpoint_exit_code": 0}, "checkpoint_exit_code"),
+        ({"checkpoint_exit_code": 75, "no_retry_exit_codes": [75]}, "checkpoint_exit_code"),
+        ({"checkpoint_exit_code": 256}, "checkpoint_exit_code"),
+        ({"heartbeat_ms": 30_000}, "heartbeat_ms"),
+        ({"heartbeat_ms": 1_000, "unresponsive_kill_ms": 1_000}, "heartbeat_ms"),
+        ({"heartbeat_ms": 0}, "heartbeat_ms"),
+        ({"notify": 1}, "notify"),
+    ],
+)
+def test_submit_when_a_report_could_not_be_told_from_another_then_it_is_refused(
+    client: stoker.Client, asked: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        submit(client, shell("exit 0"), **asked)
+
+    assert refused.value.details["path"] == path
+
+
+@pytest.mark.parametrize(("asked", "path"), [({"notify": True}, "notify"), ({"heartbeat_ms": 1_000}, "heartbeat_ms")])
+def test_reporting_when_there_is_no_process_then_it_is_refused(asked: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        check_reporting(Spec(command="x", working_dir="/", execution_mode=ExecutionMode.IN_PROCESS, **asked))
+
+    assert refused.value.details["path"] == path
