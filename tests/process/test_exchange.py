@@ -39,7 +39,10 @@ def test_output_when_it_is_lines_or_json_then_it_is_an_object_of_strings(written
         (b"=1\n", "line 1 is not key=value"),
         (b'{"a": ', "not a JSON object"),
         (b"\xff=1", "not UTF-8"),
+        (b'{"a": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", "nested too deeply"),
+        (b'{"a": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001, "nested too deeply"),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_output_when_it_is_neither_then_the_error_says_where(written: bytes, error: str) -> None:
     output = read_output(written)

@@ -68,13 +68,17 @@ class Exchange:
             return NO_OUTPUT
         except OSError as error:
             return Output(error=f"STOKER_OUTPUT: {error.strerror}")
-        with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
+        try:
             about = os.fstat(fd)
             if not stat.S_ISREG(about.st_mode):
                 return Output(error="STOKER_OUTPUT: not a regular file")
             if about.st_size > MAX_OUTPUT_BYTES:
                 return Output(error=f"STOKER_OUTPUT: {about.st_size} bytes; the limit is {MAX_OUTPUT_BYTES}")
-            return read_output(file.read(MAX_OUTPUT_BYTES))
+            return read_output(os.read(fd, MAX_OUTPUT_BYTES))
+        except OSError as error:
+            return Output(error=f"STOKER_OUTPUT: {error.strerror}")
+        finally:
+            os.close(fd)
 
     def remove(self, run_ids: Iterable[str]) -> None:
         """The files of runs whose end is committed."""
@@ -100,6 +104,8 @@ def read_output(written: bytes) -> Output:
         said = _object(text) if text.lstrip().startswith("{") else _lines(text)
     except ValueError as error:
         return Output(error=f"STOKER_OUTPUT: {error}")
+    except RecursionError:
+        return Output(error="STOKER_OUTPUT: nested too deeply")
     return Output(text=msgspec.json.encode(said, order="sorted").decode())
 
 
