@@ -83,7 +83,7 @@ class FlowSubmission(Message):
 
     def _take(self, turn: Turn) -> FlowAnswer:
         specs = self._specs(turn)
-        layers = flows.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
+        layers = self._layers()
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
             return FlowAnswer(id=None, state=WorkflowState.RUNNING, steps=steps, layers=layers)
@@ -103,7 +103,15 @@ class FlowSubmission(Message):
                 f"idempotency_key: {key!r} was used for {what} with another spec", path="idempotency_key",
                 hint="choose another key",
             )  # fmt: skip
-        return FlowAnswer(id=known.workflow_id, state=WorkflowState.RUNNING, steps={}, layers=[], existing=True)
+        run = turn.book.flows.runs[known.workflow_id]
+        turn.flows.add(known.workflow_id)  # one that has ended was loaded for this answer, and is forgotten again
+        made = {step.name: step.job_id for step in run.steps.values()}
+        return FlowAnswer(
+            id=known.workflow_id, state=run.workflow.state, steps={**made}, layers=self._layers(), existing=True
+        )
+
+    def _layers(self) -> list[list[str]]:
+        return flows.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
 
     def _specs(self, turn: Turn) -> list[Spec]:
         """What every step asks for; needs are ids already. Raises FlowInvalid with all mistakes, or QueueFull."""

@@ -26,7 +26,7 @@ _SPEC_FIELDS = (
 )  # fmt: skip
 _JOB_FIELDS = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "pid", "owner_uid",
-    "trace_id", "created_at", "started_at", "finished_at", "exit_code", "signal",
+    "trace_id", "workflow_id", "step", "created_at", "started_at", "finished_at", "exit_code", "signal",
 )  # fmt: skip
 
 

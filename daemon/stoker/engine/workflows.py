@@ -68,13 +68,13 @@ class Workflows:
     async def get(self, workflow_id: int) -> dict[str, Any]:
         """One workflow with all its steps."""
         found = await self._found(workflow_id)
-        return _view(found, self._engine.book.flows.runs.get(workflow_id)) | {"steps": _steps(found)}
+        return _view(found) | {"steps": _steps(found)}
 
     async def list(self, wanted: WorkflowFilter) -> dict[str, Any]:
         """Workflows that match, newest first."""
         found = await self._engine.reader.run(workflows.page, wanted.before, wanted.states, wanted.limit)
         last = found[-1].workflow.id if len(found) == wanted.limit else None
-        return {"workflows": [_view(each, None) for each in found], "next": last}
+        return {"workflows": [_view(each) for each in found], "next": last}
 
     def pause(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
         """Start nothing more of it."""
@@ -120,8 +120,9 @@ def _known_step(run: FlowRun, step: str) -> str:
     return step
 
 
-def _view(found: Found, run: FlowRun | None) -> dict[str, Any]:
-    workflow = run.workflow if run is not None else found.workflow
+def _view(found: Found) -> dict[str, Any]:
+    """As it is on disk: memory is ahead of it while a commit is under way."""
+    workflow = found.workflow
     counts: dict[str, int] = {}
     for standing in found.steps:
         counts[standing.state.value] = counts.get(standing.state.value, 0) + 1

@@ -66,9 +66,9 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         wanted.ids.update(wanted.dependents_of, (each.job_id for each in loaded.dependents))
     if wanted.ids:
         loaded.jobs = job_rows.by_ids(connection, wanted.ids)
-    _load_workflows(connection, wanted, loaded)
     if wanted.keys:
         loaded.keys = job_rows.by_keys(connection, wanted.keys)
+    _load_workflows(connection, wanted, loaded)
     if wanted.run_ids:
         loaded.known_runs = attempts.known(connection, wanted.run_ids)
     loaded.lines = {queue: job_rows.ready(connection, queue, limit) for queue, limit in wanted.lines}
@@ -76,8 +76,9 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
 
 
 def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
-    """Those that were asked for, and those of the jobs that were: a step of one that has ended may begin again."""
-    ids = wanted.workflows | {job.workflow_id for job in loaded.jobs.values() if job.workflow_id is not None}
+    """Those that were asked for, and those of the jobs and keys that were: a step may begin again after their end."""
+    about: list[Job | Keyed] = [*loaded.jobs.values(), *loaded.keys.values()]
+    ids = wanted.workflows | {each.workflow_id for each in about if each.workflow_id is not None}
     asleep = [workflow_id for workflow_id in ids if workflow_id not in wanted.live_workflows]
     if asleep:
         loaded.flows = workflows.by_ids(connection, asleep)

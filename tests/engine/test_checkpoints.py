@@ -1,0 +1,338 @@
+"""Checkpoints with a real daemon: who may save one, how large, what the next attempt gets, and what damage does.
+
+Owns the promises around `checkpoint.save` and around what is handed to workers in files. A worker puts its token where
+the test can read it, so every save here is one that a program inside the job could have made.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidParams, StaleAttempt
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.flows import chain, flow, flow_end, look, send, stand
+from tests.support.work import Gate, end_of, lines, running, shell, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+
+PIECE = 512 * 1024
+
+
+class Saver:
+    """A job whose attempts say their token and what they were given, then wait for a word: an exit code."""
+
+    def __init__(self, home: Path) -> None:
+        self.tokens, self.given = home / "tokens", home / "given"
+        self.gates = [Gate(home / f"gate{number}") for number in range(1, 4)]
+        self.script = (
+            f'echo "$STOKER_TOKEN" >> {self.tokens}; '
+            f'if [ -e "$STOKER_CHECKPOINT" ]; then cat "$STOKER_CHECKPOINT"; else printf none; fi > {self.given}.part; '
+            f"mv {self.given}.part {self.given}.$STOKER_ATTEMPT; "
+            f"read -r _ < {home}/gate$STOKER_ATTEMPT; exit 1"
+        )
+
+    def spec(self, **options: Any) -> dict[str, Any]:
+        return shell(self.script, **{"max_attempts": 3, "base_delay_ms": 1, **options})
+
+    def token(self, attempt: int = 1) -> str:
+        until(lambda: len(lines(self.tokens)) >= attempt, why=f"the token of attempt {attempt}")
+        return lines(self.tokens)[attempt - 1]
+
+    def seen(self, attempt: int) -> bytes:
+        """What that attempt found in STOKER_CHECKPOINT."""
+        path = self.given.with_name(f"given.{attempt}")
+        until(path.exists, why=f"attempt {attempt}")
+        return path.read_bytes()
+
+    def fail(self, attempt: int) -> None:
+        self.gates[attempt - 1].open()
+
+
+@pytest.fixture
+def saver(tmp_path: Path) -> Saver:
+    return Saver(tmp_path)
+
+
+def save(client: stoker.Client, token: str, data: bytes, **options: Any) -> dict[str, Any]:
+    """Save in as many pieces as a frame wants."""
+    pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)] or [b""]
+    answer: dict[str, Any] = {}
+    for number, piece in enumerate(pieces):
+        part = {"data": base64.b64encode(piece).decode(), "offset": number * PIECE, "more": number + 1 < len(pieces)}
+        answer = client.call("checkpoint.save", {"token": token, **part, **options})
+    return answer
+
+
+def read_back(client: stoker.Client, ident: int) -> bytes:
+    data = b""
+    while True:
+        found = client.call("checkpoint.get", {"id": ident, "offset": len(data)})
+        data += base64.b64decode(found["data"])
+        if len(data) >= found["bytes"]:
+            return data
+
+
+def edit(daemon: DaemonProcess, sql: str, *values: object) -> None:
+    """What a person with sqlite3 does to the database of a daemon that is down."""
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        database.execute(sql, values)
+    database.close()
+
+
+def test_checkpoint_when_saved_then_the_next_attempt_gets_the_newest_and_the_first_got_none(
+    client: stoker.Client, saver: Saver
+) -> None:
+    job = submit(client, saver.spec())
+    assert saver.seen(1) == b"none"
+    save(client, saver.token(), b"one")
+    said = save(client, saver.token(), b"two", status="half way")
+    saver.fail(1)
+
+    assert saver.seen(2) == b"two"
+    links = chain(client, job=job)
+    assert [(link["seq"], link["kind"], link["status"]) for link in links] == [
+        (1, "progress", "saved"), (2, "progress", "half way")
+    ]  # fmt: skip
+    assert (said["id"], said["seq"], said["bytes"]) == (links[1]["id"], 2, 3)
+    saver.fail(2)
+    assert saver.seen(3) == b"two"  # whoever saved nothing leaves the one before
+    saver.fail(3)
+    assert end_of(client, job) == ("failed", "exit")
+
+
+def test_checkpoint_when_a_step_saves_it_then_it_stands_in_the_chain_of_its_workflow(
+    client: stoker.Client, saver: Saver
+) -> None:
+    answer = send(client, flow({"a": saver.spec(), "b": {**shell("exit 0"), "needs": [{"step": "a", "on": "any"}]}}))
+    save(client, saver.token(), b"first")
+    saver.fail(1)
+    assert saver.seen(2) == b"first"
+    save(client, saver.token(2), b"second")
+    saver.fail(2)
+    assert saver.seen(3) == b"second"
+    saver.fail(3)
+
+    assert flow_end(client, answer["id"]) == "failed"
+    assert stand(client, answer["id"]) == {"a": "failed", "b": "succeeded"}
+    links = chain(client, workflow=answer["id"])
+    assert [link["seq"] for link in links] == list(range(1, len(links) + 1))
+    assert [link["step"] for link in links if link["kind"] == "progress"] == ["a", "a"]
+
+
+def test_save_when_the_attempt_is_over_then_it_is_refused_and_nothing_is_stored(
+    client: stoker.Client, saver: Saver
+) -> None:
+    job = submit(client, saver.spec())
+    save(client, saver.token(), b"mine")
+    saver.fail(1)
+    saver.seen(2)
+
+    with pytest.raises(StaleAttempt):
+        save(client, saver.token(1), b"late")
+
+    saver.fail(2)
+    assert saver.seen(3) == b"mine"
+    assert len(chain(client, job=job)) == 1
+    saver.fail(3)
+
+
+def test_save_when_the_token_is_anothers_or_made_up_then_it_is_refused(
+    client: stoker.Client, saver: Saver, daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    job = submit(client, saver.spec())
+    run_id, _, mac = saver.token().rpartition(":")
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = Saver(tmp_path / "elsewhere")
+    with daemon.client() as other:
+        submit(other, elsewhere.spec())
+        foreign = elsewhere.token()  # the same job id, an attempt that is open: of another instance
+
+        for token in ("", "1", mac, f"{run_id}:", f"{run_id}:{'0' * 32}", f"999.1.0:{mac}", foreign, f"{run_id}:é"):
+            with pytest.raises(StaleAttempt):
+                save(client, token, b"x")
+
+    assert chain(client, job=job) == []
+    for number in (1, 2, 3):
+        saver.fail(number)
+
+
+@pytest.mark.parametrize(("size", "encoding"), [(0, "plain"), (100_000, "plain"), (100_001, "gzip")])
+def test_checkpoint_when_it_is_large_then_it_is_packed_and_comes_back_byte_for_byte(
+    client: stoker.Client, saver: Saver, size: int, encoding: str
+) -> None:
+    data = random.Random(size).randbytes(size // 2) + b"\0" * (size - size // 2)
+    job = submit(client, saver.spec(max_attempts=2))
+
+    ident = save(client, saver.token(), data)["id"]
+
+    (link,) = chain(client, job=job)
+    assert (link["encoding"], link["bytes"]) == (encoding, size)
+    assert read_back(client, ident) == data
+    saver.fail(1)
+    assert saver.seen(2) == data
+    saver.fail(2)
+
+
+def test_checkpoint_when_it_has_ten_megabytes_then_it_is_kept_and_one_byte_more_is_refused(
+    client: stoker.Client, saver: Saver
+) -> None:
+    data = random.Random(1).randbytes(1_000) * 10_000
+    job = submit(client, saver.spec(max_attempts=2))
+
+    save(client, saver.token(), data)
+    with pytest.raises(CheckpointTooLarge):
+        save(client, saver.token(), data + b"1")
+
+    assert [link["bytes"] for link in chain(client, job=job)] == [10_000_000]
+    saver.fail(1)
+    assert saver.seen(2) == data
+    saver.fail(2)
+
+
+def test_pieces_when_one_is_missing_or_no_base64_then_the_upload_is_refused_and_may_begin_anew(
+    client: stoker.Client, saver: Saver
+) -> None:
+    job = submit(client, saver.spec(max_attempts=1))
+    token = saver.token()
+    piece = {"token": token, "data": base64.b64encode(b"ab").decode()}
+
+    assert client.call("checkpoint.save", {**piece, "more": True}) == {"received": 2}
+    with pytest.raises(InvalidParams, match="offset"):
+        client.call("checkpoint.save", {**piece, "offset": 3})
+    with pytest.raises(InvalidParams, match="base64"):
+        client.call("checkpoint.save", {"token": token, "data": "ab!"})
+
+    assert save(client, token, b"anew")["bytes"] == 4
+    assert len(chain(client, job=job)) == 1
+    saver.fail(1)
+
+
+def test_interval_when_a_job_saves_too_often_then_it_is_told_when_to_try_again(tmp_path: Path) -> None:
+    saver = Saver(tmp_path)
+    with DaemonProcess("[checkpoints]\nmin_interval_ms = 600000\n") as daemon, daemon.client() as client:
+        submit(client, saver.spec())
+        save(client, saver.token(), b"one")
+
+        with pytest.raises(CheckpointTooSoon) as refused:
+            save(client, saver.token(), b"two")
+
+        assert 0 < refused.value.details["retry_after_ms"] <= 600_000
+        saver.fail(1)
+        saver.seen(2)
+        save(client, saver.token(2), b"another attempt has an interval of its own")
+
+
+def test_checkpoint_when_one_is_damaged_then_the_one_before_is_handed_on_with_a_warning(
+    daemon: DaemonProcess, saver: Saver
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, saver.spec(on_orphan="requeue"))
+        save(client, saver.token(), b"sound")
+        ident = save(client, saver.token(), b"touched later")["id"]
+        with pytest.raises(sqlite3.IntegrityError, match="immutable"):
+            edit(daemon, "UPDATE checkpoints SET data = x'00' WHERE id = ?", ident)
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        (trigger,) = database.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'checkpoints_are_immutable'"
+        ).fetchone()
+    database.close()
+    edit(daemon, "DROP TRIGGER checkpoints_are_immutable")
+    edit(daemon, "UPDATE checkpoints SET data = CAST('toughed later' AS BLOB) WHERE id = ?", ident)
+    edit(daemon, trigger)
+
+    daemon.start()
+
+    assert saver.seen(2) == b"sound"
+    warned = daemon.events("checkpoint_damaged")
+    assert [(event["job"], event["checkpoint"], event["level"]) for event in warned] == [(job, ident, "warning")]
+
+
+def test_checkpoint_when_edited_or_inserted_out_of_order_by_hand_then_the_database_refuses(
+    daemon: DaemonProcess, saver: Saver
+) -> None:
+    with daemon.client() as client:
+        submit(client, saver.spec())
+        ident = save(client, saver.token(), b"x")["id"]
+
+    for column in ("data", "checksum", "status", "seq"):
+        with pytest.raises(sqlite3.IntegrityError, match="immutable"):
+            edit(daemon, f"UPDATE checkpoints SET {column} = {column} WHERE id = ?", ident)
+    copied = "kind, status, version, at, encoding, size, data, checksum"
+    with pytest.raises(sqlite3.IntegrityError, match="gapless"):
+        edit(daemon, f"INSERT INTO checkpoints (chain, seq, {copied}) SELECT chain, seq + 2, {copied} FROM checkpoints")
+
+
+def test_save_when_refused_then_it_is_logged_and_counted(daemon: DaemonProcess) -> None:
+    with daemon.client() as client, pytest.raises(StaleAttempt):
+        save(client, "1.1.0:0", b"x")
+
+    (event,) = until(lambda: daemon.events("checkpoint_failed"), why="the warning")
+    assert (event["level"], "token" in event["error"]) == ("warning", True), event
+
+
+# --- what a worker hands on --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("echo nonsense > $STOKER_OUTPUT", "line 1 is not key=value"),
+        ("echo '[1, 2]' > $STOKER_OUTPUT", "not key=value"),
+        ("echo '{\"a\": ' > $STOKER_OUTPUT", "not a JSON object"),
+        ("printf 'a=\\377' > $STOKER_OUTPUT", "not UTF-8"),
+        ("head -c 70000 /dev/zero | tr '\\0' a > $STOKER_OUTPUT", "the limit is 65536"),
+        ("rm -f $STOKER_OUTPUT; mkfifo $STOKER_OUTPUT", "not a regular file"),
+        ("rm -f $STOKER_OUTPUT; ln -s /etc/passwd $STOKER_OUTPUT", "symbolic link"),
+        ("rm -f $STOKER_OUTPUT; mkdir $STOKER_OUTPUT", "not a regular file"),
+    ],
+)
+def test_output_when_it_is_no_output_then_the_attempt_says_so_and_nothing_is_handed_on(
+    client: stoker.Client, tmp_path: Path, script: str, complaint: str
+) -> None:
+    seen = tmp_path / "seen"
+    behind = {**shell(f'printf %s "$STOKER_INPUTS" > {seen}'), "needs": ["a"]}
+
+    answer = send(client, flow({"a": shell(script), "b": behind}))
+
+    assert flow_end(client, answer["id"]) == "succeeded"
+    (attempt,) = client.history(answer["steps"]["a"])["attempts"]
+    assert attempt["error"].startswith("STOKER_OUTPUT: ")
+    assert complaint in attempt["error"].replace("Too many levels of symbolic links", "symbolic link")
+    assert seen.read_text() == "{}"
+
+
+def test_inputs_when_they_are_too_large_for_an_environment_then_the_step_fails_and_says_what_to_do(
+    client: stoker.Client,
+) -> None:
+    talks = shell("printf a= > $STOKER_OUTPUT; head -c 60000 /dev/zero | tr '\\0' a >> $STOKER_OUTPUT")
+
+    answer = send(client, flow({"a": talks, "b": talks, "c": {**shell("exit 0"), "needs": ["a", "b"]}}))
+
+    assert flow_end(client, answer["id"]) == "failed"
+    assert {step["name"]: step["reason"] for step in look(client, answer["id"])["steps"]}["c"] == "spawn_error"
+    (attempt,) = client.history(answer["steps"]["c"])["attempts"]
+    assert "hand on paths" in attempt["error"]
+
+
+def test_files_when_a_run_is_over_then_nothing_of_it_is_left_in_the_directory_of_work(
+    client: stoker.Client, shared: DaemonProcess, saver: Saver
+) -> None:
+    job = submit(client, saver.spec(max_attempts=2))
+    running(client, job)
+    save(client, saver.token(), b"x")
+    saver.fail(1)
+    saver.seen(2)
+    saver.fail(2)
+    end_of(client, job)
+
+    until(lambda: not list((shared.state_dir / "work").glob(f"{job}.*")), why="its files to be removed")

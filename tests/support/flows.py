@@ -1,0 +1,67 @@
+"""Workflows in tests: sent, waited for, and asked about.
+
+Owns the few questions that many tests ask of a workflow and of its chain of checkpoints. Refuses daemons: it is given
+clients.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+
+ENDED = {"succeeded", "failed", "cancelled"}
+
+
+def flow(steps: dict[str, dict[str, Any]], **head: Any) -> dict[str, Any]:
+    return {"name": "flow", "steps": steps, **head}
+
+
+def send(client: stoker.Client, sent: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The answer to a workflow that must be accepted."""
+    answer: dict[str, Any] = client.call("workflow.submit", {"flow": sent, **options})
+    return answer
+
+
+def look(client: stoker.Client, workflow: int) -> dict[str, Any]:
+    found: dict[str, Any] = client.call("workflow.get", {"id": workflow})
+    return found
+
+
+def stand(client: stoker.Client, workflow: int) -> dict[str, str]:
+    """The state of every step, by name."""
+    return {step["name"]: step["state"] for step in look(client, workflow)["steps"]}
+
+
+def flow_end(client: stoker.Client, workflow: int, timeout_s: float = 30.0) -> str:
+    """The state in which a workflow ends."""
+    until(lambda: look(client, workflow)["state"] in ENDED, timeout_s, why=f"the end of workflow {workflow}")
+    return str(look(client, workflow)["state"])
+
+
+def chain(client: stoker.Client, **of: int) -> list[dict[str, Any]]:
+    """Every checkpoint of a workflow or a job, oldest first."""
+    found: list[dict[str, Any]] = []
+    before = None
+    while True:
+        asked = of if before is None else {**of, "before_seq": before}
+        page = client.call("checkpoint.list", {**asked, "limit": 1000})
+        found += page["checkpoints"]
+        before = page["next"]
+        if before is None:
+            return found[::-1]
+
+
+def context(client: stoker.Client, checkpoint: int) -> dict[str, Any]:
+    """The whole workflow as it was at a checkpoint."""
+    found: dict[str, Any] = client.call("checkpoint.get", {"id": checkpoint, "context": True})
+    return found
+
+
+def counted(ledger: Path) -> list[str]:
+    return ledger.read_text().splitlines() if ledger.exists() else []
