@@ -80,4 +80,4 @@ def test_rebuild_when_a_parent_is_missing_then_it_stops_and_names_it(gone: int) 
 
 
 def test_view_when_shown_then_it_is_plain_values() -> None:
-    assert view(rebuild(CHAIN[:1]))["steps"]["b"] == {"job": 2, "state": "waiting", "reason": None}
+    assert view(rebuild(CHAIN[:1]))["steps"]["b"] == {"job": 2, "state": "waiting", "reason": None, "floor": 0}

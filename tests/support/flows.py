@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.support.facts import until
+from tests.support.work import shell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,17 @@ def send(client: stoker.Client, sent: dict[str, Any], **options: Any) -> dict[st
     return answer
 
 
+def step(script: str, *needs: str | dict[str, str], **options: Any) -> dict[str, Any]:
+    """A step that is a shell script."""
+    return {**shell(script), "needs": list(needs), **options}
+
+
+def sent_flow(client: stoker.Client, steps: dict[str, dict[str, Any]], **head: Any) -> int:
+    """The id of a workflow that must be accepted."""
+    made: int = send(client, flow(steps, **head))["id"]
+    return made
+
+
 def look(client: stoker.Client, workflow: int) -> dict[str, Any]:
     found: dict[str, Any] = client.call("workflow.get", {"id": workflow})
     return found
@@ -42,6 +54,19 @@ def flow_end(client: stoker.Client, workflow: int, timeout_s: float = 30.0) -> s
     """The state in which a workflow ends."""
     until(lambda: look(client, workflow)["state"] in ENDED, timeout_s, why=f"the end of workflow {workflow}")
     return str(look(client, workflow)["state"])
+
+
+def settled(client: stoker.Client, workflow: int, *states: str, timeout_s: float = 30.0) -> str:
+    """The state, once it is one of these; by default, once it has ended."""
+    wanted = states or ENDED
+    until(lambda: look(client, workflow)["state"] in wanted, timeout_s, why=f"workflow {workflow} {wanted}")
+    return str(look(client, workflow)["state"])
+
+
+def job_of(client: stoker.Client, workflow: int, name: str) -> int:
+    """The job of a step."""
+    (found,) = [step["job"] for step in look(client, workflow)["steps"] if step["name"] == name]
+    return int(found)
 
 
 def chain(client: stoker.Client, **of: int) -> list[dict[str, Any]]:

@@ -165,6 +165,17 @@ class CheckpointSettings(Section, frozen=True):
     ] = 0
 
 
+class WorkflowSettings(Section, frozen=True):
+    """Workflows that are taken up again, and those that seem to stand still."""
+
+    resume_timeout_ms: Annotated[
+        int, between(1, MAX_DURATION_MS, "looking at what a resume needs takes no longer; then nothing is changed")
+    ] = 300_000
+    stale_ms: Annotated[
+        int, between(1, MAX_DURATION_MS, "age at which the newest checkpoint of a running attempt is reported")
+    ] = 1_800_000
+
+
 class LogSettings(Section, frozen=True):
     """The daemon's own log, on stderr."""
 
@@ -238,6 +249,7 @@ class Config(Struct, frozen=True, kw_only=True):
     rpc: RpcSettings = RpcSettings()
     jobs: JobsSettings = JobsSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+    workflows: WorkflowSettings = WorkflowSettings()
     log: LogSettings = LogSettings()
     otel: OtelSettings = OtelSettings()
     disk: DiskSettings = DiskSettings()

@@ -19,11 +19,12 @@ from stoker.core.model import Reason, State
 
 
 class Stood(Struct, frozen=True):
-    """Where one step stood."""
+    """Where one step stood. `floor`: its own checkpoints up to that seq did not count any more."""
 
     job: int
     state: State
     reason: Reason | None = None
+    floor: int = 0
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -46,6 +47,7 @@ class _Transition(Struct, frozen=True):
     job: int
     to: State
     reason: Reason | None = None
+    floor: int = 0
     holds: dict[str, int] = {}
 
 
@@ -85,7 +87,7 @@ def _must_follow(last: Checkpoint, link: Checkpoint) -> None:
 
 
 def _lay(told: _Transition, steps: dict[str, Stood], holds: dict[str, dict[str, int]]) -> None:
-    steps[told.step] = Stood(told.job, told.to, told.reason)
+    steps[told.step] = Stood(told.job, told.to, told.reason, told.floor)
     if told.holds:
         holds[told.step] = told.holds
     else:

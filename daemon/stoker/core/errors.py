@@ -152,6 +152,12 @@ class CheckpointNotFound(StokerError):
     code, exit_status = "checkpoint_not_found", EX_DATAERR
 
 
+class StrategyNotFound(StokerError):
+    """No resume strategy has that name; the message lists the known."""
+
+    code, exit_status = "strategy_not_found", EX_DATAERR
+
+
 class HandlerNotFound(StokerError):
     """No in-process handler is registered under that name."""
 
@@ -189,6 +195,18 @@ class ConfirmationNeeded(NotAllowed):
     """The verb would run an unsafe job a second time; ask again with `yes`."""
 
     code = "confirmation_needed"
+
+
+class StrategyFailed(NotAllowed):
+    """A resume strategy of the user's own raised, or named none that exists; nothing changed."""
+
+    code = "strategy_failed"
+
+
+class ResumeTimeout(NotAllowed):
+    """What a resume looks at first took longer than `[workflows] resume_timeout_ms`; nothing changed."""
+
+    code, transient, exit_status = "resume_timeout", True, EX_TEMPFAIL
 
 
 class QueueFull(StokerError):

@@ -112,6 +112,11 @@ def state_of(intent: Intent, states: Mapping[str, State], broken: Collection[str
     return WorkflowState.FAILED if broken else WorkflowState.SUCCEEDED
 
 
+def is_done(state: State, reason: Reason | None) -> bool:
+    """Whether a step is behind its workflow for good: it ended well, or a person said that it need not run."""
+    return state in _GOOD or (state is State.SKIPPED and reason is not Reason.DEPENDENCY)
+
+
 def is_broken(step: Step, state: State, *, by_dependency: bool) -> bool:
     """Whether this end of a step is a failure of its workflow."""
     if not step.critical or state not in FINAL or state in _GOOD:

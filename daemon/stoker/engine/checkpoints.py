@@ -13,7 +13,7 @@ import binascii
 from typing import TYPE_CHECKING, Any
 
 from stoker.core.checkpoint import MAX_BYTES, Checkpoint, Head, Kind, chain_of, opened
-from stoker.core.context import rebuild, view
+from stoker.core.context import view
 from stoker.core.errors import (
     CheckpointNotFound,
     CheckpointTooLarge,
@@ -23,6 +23,7 @@ from stoker.core.errors import (
     StaleAttempt,
 )
 from stoker.core.requests import CheckpointPart
+from stoker.engine.chains import context_at
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
 from stoker.store import checkpoints as rows
@@ -172,8 +173,7 @@ class Checkpoints:
     async def context(self, ident: int) -> dict[str, Any]:
         """The whole workflow as it was at a checkpoint."""
         found = await self._found(ident)
-        links = await self._engine.reader.run(rows.up_to, found.chain, found.seq)
-        return view(rebuild(links))
+        return view(await context_at(self._engine.reader, found.chain, found.seq))
 
     async def list(self, chain: str, before_seq: int | None, limit: int) -> dict[str, Any]:
         """Checkpoints of a chain, newest first."""

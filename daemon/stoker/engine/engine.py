@@ -25,6 +25,7 @@ from stoker.engine.feeds import Feeds
 from stoker.engine.housekeeping import Housekeeping
 from stoker.engine.inbox import Change, Dependents, Reports, Settle
 from stoker.engine.intake import Intake
+from stoker.engine.intents import Intents
 from stoker.engine.limits import Limits
 from stoker.engine.loop import Loop
 from stoker.engine.provisions import Provisions
@@ -86,6 +87,7 @@ class Engine:
         self.limits = Limits(self.timers, self.clock, self.loop, self.local.signal, self._hear_out)
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.checks = CommandChecks(self.clock, around.base["PATH"])
+        self.intents = Intents(self.book, opened.reader, self.loop)
         self.housekeeping = Housekeeping(
             directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock,
             instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
@@ -110,6 +112,7 @@ class Engine:
     def _act(self, turn: Turn) -> None:
         self.effects.act(turn)
         self.limits.rearm()
+        self.intents.look(turn.flows)
 
     def _tick(self) -> None:
         self.limits.look()
@@ -181,6 +184,7 @@ class Engine:
         await self.local.begin()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
         self.limits.rearm()
+        self.intents.look(self.book.flows.runs)
         self.throttle.start()
         self.housekeeping.tick()
         if self.dispatcher.closed == "recovering":
@@ -226,6 +230,7 @@ class Engine:
         await self.housekeeping.close()
         self.limits.stop()
         await self.recovery.close()
+        await self.intents.close()
         await self.provisions.close()
         await self.in_process.close()
         await self.local.close()

@@ -55,6 +55,7 @@ class FlowCommand(Message):
 def pause(turn: Turn, run: FlowRun, actor: Actor) -> dict[str, Any]:
     """Start nothing more of it; what runs goes on."""
     _must_be_open(run, "pause")
+    must_not_go_back(run, "pause")
     turn.intend(run, Intent.PAUSE, "paused", actor)
     return {"running": [name for name, state in run.states.items() if state is State.RUNNING]}
 
@@ -75,7 +76,8 @@ def cancel(turn: Turn, run: FlowRun, actor: Actor) -> dict[str, Any]:
 
 def again(turn: Turn, run: FlowRun, reset: Collection[str], cause: str, actor: Actor) -> dict[str, Any]:
     """Take these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
-    running = sorted(name for name in reset if run.job_of(name) in turn.book.runs)
+    must_not_go_back(run, cause)
+    running = sorted(name for name in reset if run.jobs[name] in turn.book.runs)
     if running:
         raise NotAllowed(
             f"step {running[0]} has an open attempt, so it cannot be taken again now",
@@ -92,15 +94,12 @@ def put_back(
 ) -> None:
     """Reset these steps behind their needs. None of them has an open attempt."""
     by_name = {step.name: step for step in run.steps.values()}
+    turn.drop_needs({by_name[name].job_id for name in reset})
     for name in sorted(reset, key=lambda name: by_name[name].job_id):
         step = by_name[name]
         opened = reopened(step, reset, run.states)
         for edge in opened:
-            pair = (step.job_id, by_name[edge.step].job_id)
-            if pair in turn.batch.needs_met:
-                turn.batch.needs_met.remove(pair)
-            turn.batch.needs.append((*pair, edge.on.value))
-            turn.book.needed.add(pair[1])
+            turn.need(step.job_id, by_name[edge.step].job_id, edge.on)
         floor = turn.job(step.job_id).checkpoint_floor if floors is None else floors.get(name, 0)
         turn.step(step.job_id, ev.Reset(actor=actor, needs_open=len(opened), floor=floor))
     for name in reset:
@@ -121,13 +120,17 @@ def _skip_where_hopeless(
 
 def check_deadlines(turn: Turn, run: FlowRun, reset: Collection[str]) -> None:
     """Before the first step is touched. Raises InvalidParams."""
-    for step in run.steps.values():
-        deadline = turn.job(step.job_id).spec.deadline
-        if step.name in reset and deadline is not None and deadline <= turn.now.wall:
-            raise InvalidParams(
-                f"step {step.name}: its deadline has passed, so it cannot be taken again",
-                hint=f"stoker retry {step.job_id} --deadline +1h",
-            )
+    for name in overdue(turn, run, reset):
+        raise InvalidParams(
+            f"step {name}: its deadline has passed, so it cannot be taken again",
+            hint=f"stoker retry {run.jobs[name]} --deadline +1h",
+        )
+
+
+def overdue(turn: Turn, run: FlowRun, names: Collection[str]) -> list[str]:
+    """Those of these steps whose deadline has passed."""
+    deadlines = {name: turn.job(run.jobs[name]).spec.deadline for name in names}
+    return [name for name, deadline in deadlines.items() if deadline is not None and deadline <= turn.now.wall]
 
 
 def stop_all(turn: Turn, run: FlowRun, actor: Actor) -> list[str]:
@@ -138,6 +141,15 @@ def stop_all(turn: Turn, run: FlowRun, actor: Actor) -> list[str]:
             turn.step(job_id, ev.StopWanted(actor=actor, reason=StopReason.RESTART))
             stopped.append(step.name)
     return stopped
+
+
+def must_not_go_back(run: FlowRun, verb: str) -> None:
+    """While a rollback is under way nothing else may be asked, but to cancel it all, or to go back elsewhere."""
+    if run.workflow.intent is Intent.ROLLBACK:
+        raise NotAllowed(
+            f"workflow {run.workflow.id} is rolling back, so {verb} does not apply yet: what runs is being stopped",
+            hint=f"stoker workflow show {run.workflow.id}", state=run.workflow.state.value,
+        )  # fmt: skip
 
 
 def _must_be_open(run: FlowRun, verb: str) -> None:

@@ -15,6 +15,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from stoker.core.checkpoint import MAX_CHAIN, Checkpoint, Head, Kind, encode, seal
+from stoker.core.context import Stood
+from stoker.core.errors import StepNotFound
 from stoker.core.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.workflow import ENDED, Intent, Step, Workflow, is_broken, state_of
 from stoker.store.workflows import Found
@@ -34,6 +36,11 @@ class Blueprint(Struct, frozen=True, kw_only=True):
 _blueprint = msgspec.json.Decoder(Blueprint).decode
 
 
+def steps_of(workflow: Workflow) -> tuple[Step, ...]:
+    """The steps of a workflow as it was accepted, or rewired since."""
+    return _blueprint(workflow.flow).steps
+
+
 def width_of(workflow_id: int, group: str) -> str:
     """The name under which the steps of one `each` share their width."""
     return f"w{workflow_id}.{group}"
@@ -50,20 +57,33 @@ class FlowRun(Struct):
     head: Head = Head()
     widths: dict[str, int] = field(default_factory=dict)
     holds: dict[str, dict[str, int]] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
+    _jobs: dict[str, int] = field(default_factory=dict)
 
     @property
     def chain(self) -> str:
         return f"w{self.workflow.id}"
 
-    def job_of(self, step: str) -> int | None:
-        """The job of a step."""
-        return next((job_id for job_id, known in self.steps.items() if known.name == step), None)
+    @property
+    def jobs(self) -> dict[str, int]:
+        """The job of each step."""
+        if len(self._jobs) != len(self.steps):
+            self._jobs.update({step.name: job_id for job_id, step in self.steps.items()})
+        return self._jobs
+
+    def known(self, step: str) -> str:
+        """The same name, if there is such a step. Raises StepNotFound."""
+        if step not in self.states:
+            known = ", ".join(list(self.states)[:20])
+            raise StepNotFound(f"step: workflow {self.workflow.id} has no step {step!r} (it has: {known})", path="step")
+        return step
 
     def enter(self, job: Job) -> None:
         """A step was taken by this job."""
         step = self.steps[job.id]
         self.states[step.name] = job.state
         self.reasons[step.name] = job.reason
+        self.floors[step.name] = job.checkpoint_floor
         if is_broken(step, job.state, by_dependency=job.reason is Reason.DEPENDENCY):
             self.broken.add(step.name)
         else:
@@ -84,6 +104,7 @@ def open_flow(found: Found, head: Head) -> FlowRun:
         step = steps[standing.job_id]
         run.states[step.name] = standing.state
         run.reasons[step.name] = standing.reason
+        run.floors[step.name] = standing.floor
         if is_broken(step, standing.state, by_dependency=standing.reason is Reason.DEPENDENCY):
             run.broken.add(step.name)
     return run
@@ -135,6 +156,7 @@ class Flows:
             "to": job.state,
             "reason": job.reason,
             "attempt": job.attempts,
+            "floor": job.checkpoint_floor,
             "holds": run.holds.get(job.step or "", {}),
         }
         left = [self.link(run, Kind.TRANSITION, job.state.value, told, at, job)]
@@ -155,7 +177,7 @@ class Flows:
     def context(self, run: FlowRun, at: int) -> Checkpoint:
         """The whole workflow in one checkpoint: nothing before it is needed to rebuild what follows."""
         steps = {
-            step.name: {"job": step.job_id, "state": run.states[step.name], "reason": run.reasons[step.name]}
+            step.name: Stood(step.job_id, run.states[step.name], run.reasons[step.name], run.floors.get(step.name, 0))
             for step in run.steps.values()
         }
         told = {"workflow": run.workflow.id, "state": run.workflow.state, "steps": steps, "holds": run.holds}

@@ -226,7 +226,7 @@ class Dependents(Message):
         for each in turn.loaded.dependents:
             job, needed = turn.find(each.job_id), turn.find(each.needed)
             pair = (each.job_id, each.needed)
-            if job is None or needed is None or not job.needs_open or job.final or pair in turn.batch.needs_met:
+            if job is None or needed is None or not job.needs_open or job.final or not turn.still_needs(*pair):
                 continue
             met = need_met(each.on, needed)
             if met is None:

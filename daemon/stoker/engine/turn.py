@@ -8,7 +8,7 @@ answers before that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from msgspec import Struct
@@ -19,7 +19,7 @@ from stoker.core.checkpoint import Checkpoint, Head
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.lifecycle import step
-from stoker.core.model import STOKER, Actor, Attempt, Change, Job, OutcomeKind, Queue, Resource, State
+from stoker.core.model import STOKER, Actor, Attempt, Change, Job, NeedOn, OutcomeKind, Queue, Resource, State
 from stoker.core.workflow import Intent, Workflow, WorkflowState
 from stoker.engine.book import Book, Run
 from stoker.engine.flows import FlowRun
@@ -149,14 +149,33 @@ class Turn:
         payload = {"workflow": workflow, "note": actor.note}
         self._change("workflow", str(workflow.id), None, workflow.state, "submitted", payload, actor)
 
-    def intend(self, run: FlowRun, intent: Intent, cause: str, actor: Actor, target: str | None = None) -> None:
+    def intend(
+        self, run: FlowRun, intent: Intent, cause: str, actor: Actor, *, target: str | None = None, **told: Any
+    ) -> None:
         """A person wants something else of a workflow; its state follows at the end of the turn."""
         before = run.workflow
         self.book.flows.intend(run, intent, target)
         self.batch.workflows[before.id] = run.workflow
         self.flows.add(before.id)
-        payload = {"intent": intent, "target": target, "note": actor.note}
+        payload = {"intent": intent, "target": target, "note": actor.note, **told}
         self._change("workflow", str(before.id), before.state, before.state, cause, payload, actor)
+
+    def need(self, job_id: int, needed: int, on: NeedOn) -> None:
+        """A job waits for another."""
+        self.batch.needs.append((job_id, needed, on.value))
+        self.book.needed.add(needed)
+
+    def drop_needs(self, job_ids: Collection[int]) -> None:
+        """These jobs wait for nothing any more: what they wait for instead is said behind this."""
+        self.batch.needs_dropped.update(job_ids)
+        self.batch.needs = [need for need in self.batch.needs if need[0] not in job_ids]
+        self.batch.needs_met = [pair for pair in self.batch.needs_met if pair[0] not in job_ids]
+
+    def still_needs(self, job_id: int, needed: int) -> bool:
+        """Whether what was read of a need before this turn is still so."""
+        if job_id not in self.batch.needs_dropped:
+            return (job_id, needed) not in self.batch.needs_met
+        return any(need[:2] == (job_id, needed) for need in self.batch.needs)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.batch.checkpoints.append(checkpoint)

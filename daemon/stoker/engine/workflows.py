@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stoker.core import flow as flows
-from stoker.core.errors import StepNotFound, StokerError, WorkflowNotFound
+from stoker.core import strategies
+from stoker.core.errors import StokerError, WorkflowNotFound
 from stoker.core.model import Actor
-from stoker.core.workflow import Again, Step, Strategy, WorkflowFilter, behind, to_reset
+from stoker.core.resume import Wish
+from stoker.core.rollback import target_of
+from stoker.core.workflow import Again, Step, WorkflowFilter, behind, to_reset
+from stoker.engine import chains, resume, rollback
 from stoker.engine import flow_commands as commands
 from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
 from stoker.engine.flows import Blueprint, FlowRun
@@ -43,7 +47,7 @@ class Workflows:
             future.set_exception(engine.safe_mode.refusal())
             return future
         try:
-            plan = flows.plan(request.flow, request.parameters, list(Strategy))
+            plan = flows.plan(request.flow, request.parameters, strategies.known())
         except StokerError as error:
             future.set_exception(error)
             return future
@@ -90,12 +94,30 @@ class Workflows:
         def decide(turn: Turn, run: FlowRun) -> dict[str, Any]:
             steps = list(run.steps.values())
             if step is not None:
-                reset = behind(steps, [_known_step(run, step)])
+                reset = behind(steps, [run.known(step)])
             else:
                 reset = to_reset(again, steps, run.states, run.reasons)
             return commands.again(turn, run, reset, "retry", actor)
 
         return self.command(workflow_id, decide)
+
+    async def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> dict[str, Any]:
+        """Go on from a pause, or from an end that was none; or explain what would run, and why."""
+        found = await self._found(workflow_id)
+        chosen = await resume.look(found, wish, self._engine.config.workflows.resume_timeout_ms)
+        return await self.command(workflow_id, resume.decision(wish, chosen, actor))
+
+    async def rollback(
+        self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool
+    ) -> dict[str, Any]:
+        """Go back to a checkpoint, by default the newest: stop what runs, then put back what was not completed."""
+        await self._found(workflow_id)
+        reader = self._engine.reader
+        checkpoint = await chains.target(reader, workflow_id, to)
+        context = await chains.context_at(reader, checkpoint.chain, checkpoint.seq)
+        target = target_of(context, checkpoint.id, redo=redo, resume=resume, uid=actor.uid)
+        decision = partial(rollback.begin, target=target, context=context, actor=actor)
+        return await self.command(workflow_id, decision)
 
     def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
         """Decide something about a whole workflow in one turn."""
@@ -111,13 +133,6 @@ class Workflows:
         if not found:
             raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
         return found[0]
-
-
-def _known_step(run: FlowRun, step: str) -> str:
-    if step not in run.states:
-        known = ", ".join(list(run.states)[:20])
-        raise StepNotFound(f"step: workflow {run.workflow.id} has no step {step!r} (it has: {known})", path="step")
-    return step
 
 
 def _view(found: Found) -> dict[str, Any]:

@@ -7,7 +7,7 @@ the engine's to know. The jobs of a batch stay unread here: each has its own err
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -143,6 +143,22 @@ class WorkflowRetryParams(WorkflowParams, frozen=True, kw_only=True):
 
     again: Again = Again.FAILED
     step: Name | None = None
+
+
+class WorkflowResumeParams(WorkflowParams, frozen=True, kw_only=True):
+    """`strategy`: instead of the steps' own; `from`: this step and what is behind it; `explain`: change nothing."""
+
+    strategy: Name | None = None
+    start: Name | None = msgspec.field(default=None, name="from")
+    explain: bool = False
+
+
+class WorkflowRollbackParams(WorkflowParams, frozen=True, kw_only=True):
+    """`to`: the id of a checkpoint of this workflow; `redo`: what was completed since is taken again, too."""
+
+    to: JobId | Literal["latest"]
+    redo: bool = False
+    resume: bool = False
 
 
 def read_params(value: object, params: type[P], within: str = "") -> P:

@@ -11,6 +11,7 @@ from stoker.core.checkpoint import chain_of
 from stoker.core.errors import InvalidParams
 from stoker.core.model import Actor
 from stoker.core.requests import CheckpointPart
+from stoker.core.resume import Wish
 from stoker.core.workflow import Again, WorkflowFilter
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
 from stoker.rpc.schema import (
@@ -18,7 +19,9 @@ from stoker.rpc.schema import (
     CheckpointListParams,
     WorkflowListParams,
     WorkflowParams,
+    WorkflowResumeParams,
     WorkflowRetryParams,
+    WorkflowRollbackParams,
 )
 from stoker.rpc.table import Method, Role
 
@@ -38,6 +41,10 @@ class Workflows(Protocol):
     def pause(self, workflow_id: int, actor: Actor) -> Awaitable[Reply]: ...
     def cancel(self, workflow_id: int, actor: Actor) -> Awaitable[Reply]: ...
     def retry(self, workflow_id: int, again: Again, step: str | None, actor: Actor) -> Awaitable[Reply]: ...
+    def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> Awaitable[Reply]: ...
+    def rollback(
+        self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool
+    ) -> Awaitable[Reply]: ...
 
 
 class Checkpoints(Protocol):
@@ -79,6 +86,17 @@ def _retry(service: Service, peer: Peer, params: WorkflowRetryParams) -> object:
     return service.workflows.retry(params.id, params.again, params.step, Actor(peer.uid, params.reason))
 
 
+def _resume(service: Service, peer: Peer, params: WorkflowResumeParams) -> object:
+    wish = Wish(strategy=params.strategy, start=params.start, explain=params.explain)
+    return service.workflows.resume(params.id, wish, Actor(peer.uid, params.reason))
+
+
+def _rollback(service: Service, peer: Peer, params: WorkflowRollbackParams) -> object:
+    to = None if params.to == "latest" else params.to
+    actor = Actor(peer.uid, params.reason)
+    return service.workflows.rollback(params.id, to, actor, redo=params.redo, resume=params.resume)
+
+
 def _get_checkpoint(service: Service, _peer: Peer, params: CheckpointGetParams) -> object:
     return (
         service.checkpoints.context(params.id) if params.context else service.checkpoints.get(params.id, params.offset)
@@ -102,4 +120,6 @@ WORKFLOW_METHODS: dict[str, Method[Any]] = {
     "checkpoint.get": Method(CheckpointGetParams, Role.OWNER, _get_checkpoint),
     "checkpoint.list": Method(CheckpointListParams, Role.OWNER, _list_checkpoints),
     "workflow.retry": Method(WorkflowRetryParams, Role.OWNER, _retry),
+    "workflow.resume": Method(WorkflowResumeParams, Role.OWNER, _resume),
+    "workflow.rollback": Method(WorkflowRollbackParams, Role.OWNER, _rollback),
 }

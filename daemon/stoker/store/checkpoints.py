@@ -19,6 +19,11 @@ CONTEXT_SEQ = "SELECT max(seq) FROM checkpoints WHERE chain = ? AND kind = 'cont
 PROGRESS = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq > ? ORDER BY seq DESC LIMIT ?
 """  # noqa: S608 - constants only
+PROGRESS_UP_TO = f"""
+SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq > ? AND seq <= ?
+ORDER BY seq DESC LIMIT ?
+"""  # noqa: S608 - constants only
+LAST_PROGRESS = "SELECT max(seq) FROM checkpoints WHERE job_id = ? AND kind = 'progress'"
 LAST_OF_KIND = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = ? ORDER BY seq DESC LIMIT 1
 """  # noqa: S608 - constants only
@@ -70,6 +75,16 @@ def by_id(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
 def progress(connection: sqlite3.Connection, job_id: int, floor: int, limit: int) -> list[Checkpoint]:
     """What a job saved itself above `floor`, newest first."""
     return [from_row(row) for row in connection.execute(PROGRESS, (job_id, floor, limit))]
+
+
+def progress_up_to(connection: sqlite3.Connection, job_id: int, floor: int, seq: int, limit: int) -> list[Checkpoint]:
+    """What a job saved itself above `floor` and not behind `seq`, newest first."""
+    return [from_row(row) for row in connection.execute(PROGRESS_UP_TO, (job_id, floor, seq, limit))]
+
+
+def last_progress(connection: sqlite3.Connection, job_id: int) -> int:
+    """The seq of the newest checkpoint that a job saved itself; 0 if it never did."""
+    return int(connection.execute(LAST_PROGRESS, (job_id,)).fetchone()[0] or 0)
 
 
 def step_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, Checkpoint]:

@@ -86,6 +86,7 @@ LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs')
 
 INSERT_NEED = "INSERT OR IGNORE INTO needs (job_id, needed, on_end) VALUES (?, ?, ?)"
 DELETE_NEED = "DELETE FROM needs WHERE job_id = ? AND needed = ?"
+DROP_NEEDS = "DELETE FROM needs WHERE job_id = ?"
 DEPENDENTS = """
 SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
 WHERE needs.needed IN (SELECT value FROM json_each(?)) AND jobs.state IN ('waiting', 'held')

@@ -21,7 +21,7 @@ UPDATE = "UPDATE workflows SET state = ?, intent = ?, target = ?, flow = ?, fini
 LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"  # noqa: S608 - constants only
 BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
 STEPS = """
-SELECT workflow_id, id, step, state, reason, failures, attempts FROM jobs
+SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 OF_JOBS = """
@@ -43,6 +43,7 @@ class Standing(Struct, frozen=True):
     reason: Reason | None = None
     failures: int = 0
     attempts: int = 0
+    floor: int = 0
 
 
 class Found(Struct, frozen=True):
@@ -102,11 +103,11 @@ def page(
 
 def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[Found]:
     steps: dict[int, list[Standing]] = {workflow.id: [] for workflow in workflows}
-    for workflow_id, job_id, step, state, reason, failures, attempts in (
+    for workflow_id, job_id, step, state, reason, failures, attempts, floor in (
         connection.execute(STEPS, (_ids(steps),)) if steps else ()
     ):
         known = None if reason is None else Reason(reason)
-        steps[workflow_id].append(Standing(job_id, step, State(state), known, failures, attempts))
+        steps[workflow_id].append(Standing(job_id, step, State(state), known, failures, attempts, floor))
     return [Found(workflow, tuple(steps[workflow.id])) for workflow in workflows]
 
 

@@ -1,0 +1,146 @@
+"""Going back to a checkpoint under a real daemon, by hand and through kill -9.
+
+Owns what a person sees of a rollback: what is stopped, put back, kept and named as not undone, and that a daemon which
+dies in the middle finishes it at its next start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import CheckpointNotFound, NotAllowed, WorkflowNotFound
+from tests.support.facts import until
+from tests.support.flows import chain, job_of, look, sent_flow, settled, stand, step
+from tests.support.work import lines, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+SETTINGS = "[daemon]\nmax_running = 8\n[jobs]\ngrace_ms = 200\n"
+
+
+def roll_back(client: stoker.Client, workflow: int, to: int | str = "latest", **options: object) -> dict[str, object]:
+    said: dict[str, object] = client.call("workflow.rollback", {"id": workflow, "to": to, **options})
+    return said
+
+
+def first_checkpoint(client: stoker.Client, workflow: int) -> int:
+    return int(chain(client, workflow=workflow)[0]["id"])
+
+
+def test_rollback_when_to_the_latest_then_what_runs_is_stopped_and_the_rest_is_kept(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    wait = f"echo b >> {ledger}; read _ < {gate.path}; :"
+    workflow = sent_flow(
+        client, {"a": step(f"echo a >> {ledger}"), "b": step(wait, "a"), "c": step(f"echo c >> {ledger}", "b")}
+    )
+    until(lambda: lines(ledger) == ["a", "b"], why="the second step")
+    running(client, job_of(client, workflow, "b"))
+
+    said = roll_back(client, workflow, reason="let me look")
+
+    assert (said["reset"], said["kept"], said["stopping"], said["not_undone"]) == (["b", "c"], ["a"], ["b"], [])
+    settled(client, workflow, "paused")
+    assert stand(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
+    client.call("workflow.resume", {"id": workflow})
+    gate.open()
+    assert settled(client, workflow) == "succeeded"
+    assert lines(ledger) == ["a", "b", "b", "c"]
+
+
+@pytest.mark.parametrize(("redo", "wanted"), [(False, ["a", "b"]), (True, ["a", "b", "a", "b"])])
+def test_rollback_when_steps_were_completed_since_then_they_are_named_and_taken_again_only_when_asked(
+    client: stoker.Client, tmp_path: Path, *, redo: bool, wanted: list[str]
+) -> None:
+    ledger, flag = tmp_path / "ledger", tmp_path / "flag"
+    steps = {
+        "a": step(f"echo a >> {ledger}"),
+        "b": step(f"echo b >> {ledger}", "a"),
+        "c": step(f"test -e {flag}", "b"),
+    }
+    workflow = sent_flow(client, steps)
+    assert settled(client, workflow) == "failed"
+
+    flag.touch()
+    said = roll_back(client, workflow, first_checkpoint(client, workflow), redo=redo, resume=True)
+
+    assert said["not_undone"] == ["a", "b"]
+    assert said["reset"] == (["a", "b", "c"] if redo else ["c"])
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert lines(ledger) == wanted
+
+
+def test_rollback_when_nothing_is_left_to_take_back_then_it_is_refused(client: stoker.Client) -> None:
+    workflow = sent_flow(client, {"a": step("exit 0")})
+    settled(client, workflow)
+
+    with pytest.raises(NotAllowed, match="nothing to take back"):
+        roll_back(client, workflow)
+
+    assert look(client, workflow)["state"] == "succeeded"
+
+
+def test_rollback_when_the_checkpoint_is_foreign_or_missing_then_nothing_changes(client: stoker.Client) -> None:
+    mine, other = (sent_flow(client, {"a": step("exit 1")}) for _ in range(2))
+    settled(client, mine)
+    settled(client, other)
+
+    with pytest.raises(CheckpointNotFound, match=f"one of workflow {other}, not of workflow {mine}"):
+        roll_back(client, mine, first_checkpoint(client, other))
+    with pytest.raises(CheckpointNotFound, match="there is no checkpoint 987654"):
+        roll_back(client, mine, 987_654)
+    with pytest.raises(WorkflowNotFound):
+        roll_back(client, 987_654)
+
+    assert look(client, mine)["state"] == "failed"
+
+
+def test_rollback_when_under_way_then_only_a_cancel_or_another_rollback_is_taken(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    stubborn = step(f"trap '' TERM; touch {ready}; while :; do read _ < /dev/zero; done", grace_ms=600_000)
+    workflow = sent_flow(client, {"a": stubborn, "b": step("exit 0", "a")})
+    until(ready.exists, why="a worker that ignores SIGTERM")
+    roll_back(client, workflow)
+    assert look(client, workflow)["state"] == "rolling_back"
+
+    for verb in ("pause", "retry", "resume"):
+        with pytest.raises(NotAllowed, match="is rolling back"):
+            client.call(f"workflow.{verb}", {"id": workflow})
+
+    client.call("workflow.cancel", {"id": workflow})
+    pid = client.get(job_of(client, workflow, "a"))["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert settled(client, workflow) == "cancelled"
+    assert stand(client, workflow) == {"a": "cancelled", "b": "cancelled"}
+
+
+def test_rollback_when_the_daemon_dies_on_the_way_then_the_next_start_finishes_it(
+    stopped_daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    stubborn = step(f"trap '' TERM; echo x >> {ready}; while :; do read _ < /dev/zero; done", "a", grace_ms=2_000)
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        workflow = sent_flow(client, {"a": step("exit 0"), "b": stubborn, "c": step("exit 0", "b")})
+        until(lambda: lines(ready), why="a worker that ignores SIGTERM")
+        roll_back(client, workflow)
+
+    stopped_daemon.kill9()
+    stopped_daemon.start()
+
+    with stopped_daemon.client() as client:
+        settled(client, workflow, "paused")
+        assert stand(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
+        assert lines(ready) == ["x"]
