@@ -72,6 +72,37 @@ async def test_open_when_the_database_is_lost_but_a_witness_lies_beside_it_then_
     assert content(directory.root) == before
 
 
+@pytest.mark.parametrize("magic", [bytes.fromhex("d9d505f920a163d7"), bytes(8)], ids=["synced", "unsynced"])
+def test_examine_when_a_journal_says_that_there_was_nothing_before_then_it_is_no_witness(
+    tmp_path: Path, magic: bytes
+) -> None:
+    """A creation that a power loss cut off: the journal of the first transaction of all is on disk, its page is not."""
+    head = magic + bytes(4) + b"rand"
+    (tmp_path / "stoker.db").touch()
+    (tmp_path / "stoker.db-journal").write_bytes(head + bytes(4) + bytes(492))
+
+    assert examine(tmp_path / "stoker.db", tmp_path / "state.json") is False
+
+    (tmp_path / "stoker.db-journal").write_bytes(head + b"\0\0\0\7" + bytes(492))
+    with pytest.raises(StateRefused, match="journal"):
+        examine(tmp_path / "stoker.db", tmp_path / "state.json")
+
+
+async def test_open_when_the_wal_is_a_header_alone_beside_an_index_then_it_is_opened(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    directory.prepare()
+    with closing(sqlite3.connect(directory.database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("DROP TABLE t")
+        header = directory.database.with_name("stoker.db-wal").read_bytes()[:32]
+    directory.database.with_name("stoker.db-wal").write_bytes(header)
+    directory.database.with_name("stoker.db-shm").write_bytes(bytes(3))
+
+    assert (await open_at(directory)).instance.epoch == 1
+
+
 async def test_open_when_sqlite_alone_would_have_opened_it_then_the_wal_would_be_gone(tmp_path: Path) -> None:
     """The control: this is what the look beforehand is for."""
     wal = tmp_path / "stoker.db-wal"

@@ -25,7 +25,9 @@ T = TypeVar("T")
 
 APPLICATION_ID = 0x53746F6B  # "Stok": tells our file from any other SQLite file (PRAGMA application_id)
 HEADER = b"SQLite format 3\x00"
+WAL_HEADER_BYTES = 32
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
+UNSYNCED = bytes(8)  # stands in its place until what follows is on disk
 JOURNAL_PAGES = slice(16, 20)  # how many the database had when the transaction began (sqlite.org/fileformat)
 BESIDE = ("-wal", "-journal")
 
@@ -115,26 +117,26 @@ def _application_in_wal(path: Path) -> int:
 
     A file without tables counts as ours: it is what a creation that was cut off leaves.
     """
-    # Apart: beside a WAL whose beginning was torn by a power loss SQLite can only read with an index it may write.
-    with look(path, apart=True) as connection:
+    with look(path) as connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     return int(application) if application or tables else APPLICATION_ID
 
 
 @contextmanager
-def look(path: Path, *, apart: bool = False) -> Iterator[sqlite3.Connection]:
+def look(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that leaves every file as it is found, for as long as nobody writes. Raises StateRefused.
 
     The last of the ordinary ones would move the WAL into the database when it closes, even one that only read.
-    `apart`: in a copy, where a WAL has to be read.
     """
     wal, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     with ExitStack() as stack:
         try:
-            if not (wal.exists() and wal.stat().st_size):
-                options = "immutable=1"  # else SQLite makes files beside it
-            elif index.exists() and not apart:
+            if not (wal.exists() and wal.stat().st_size > WAL_HEADER_BYTES):
+                # Else SQLite makes files beside it; and a power loss may leave a WAL of a header alone, beside which
+                # `readonly_shm` waits ten seconds for a writer that is not there, then says "locking protocol".
+                options = "immutable=1"
+            elif index.exists():
                 options = "readonly_shm=1"  # the index of the WAL is built in memory
             else:
                 path = _copied(path, wal, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stoker-"))))
@@ -165,7 +167,7 @@ def _began_at_nothing(witness: Path) -> bool:
     """A rollback journal that says that the database had no page: what a creation that was cut off leaves."""
     with witness.open("rb") as file:
         head = file.read(JOURNAL_PAGES.stop)
-    return head.startswith(JOURNAL) and not any(head[JOURNAL_PAGES])
+    return head[: len(JOURNAL)] in (JOURNAL, UNSYNCED) and not any(head[JOURNAL_PAGES])
 
 
 def _refuse_lost(path: Path, aside: Path) -> None:
