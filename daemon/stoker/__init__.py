@@ -1,16 +1,17 @@
 """Stoker: a durable job daemon for one Linux host.
 
-Owns the two public names of the package, `Client` and `__version__`. Refuses to import anything before it is asked
-for: `stoker submit` in a shell loop pays for every module here.
+Owns the public names of the package: `Client`, `checkpoint` (for programs that run as jobs) and `__version__`. Refuses
+to import anything before it is asked for: `stoker submit` in a shell loop pays for every module here.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["Client", "__version__"]
+__all__ = ["Client", "__version__", "checkpoint"]
 
 TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
 if TYPE_CHECKING:
+    from stoker import checkpoint
     from stoker.rpc.client import Client
 
 
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> object:
         from stoker.rpc.client import Client  # noqa: PLC0415 - loaded when it is first asked for
 
         return Client
+    if name == "checkpoint":
+        import importlib  # noqa: PLC0415 - `from stoker import checkpoint` would ask here again
+
+        return importlib.import_module("stoker.checkpoint")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

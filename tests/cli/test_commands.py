@@ -123,7 +123,7 @@ def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(
         (["queue", "puase"], "no command 'queue puase'"),
         (["show", "x"], "'x' is not a job id"),
         (["ls", "--state", "done"], "--state: no state 'done'"),
-        (["workflow"], "no command 'workflow'"),
+        (["workflow", "sbmit"], "no command 'workflow sbmit'"),
     ],
 )
 def test_stoker_when_the_command_line_is_wrong_then_it_exits_64_and_nothing_is_sent(

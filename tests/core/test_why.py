@@ -9,6 +9,7 @@ import pytest
 from stoker.core.limits import Bounds, Limits
 from stoker.core.model import FINAL, Identity, Job, Queue, QueueClass, Reason, State, StopReason
 from stoker.core.why import Blocker, Scene, explain, seconds
+from stoker.core.workflow import Intent
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 LOW = Queue(name="bulk", queue_class=QueueClass.LOW)
@@ -110,6 +111,21 @@ def test_why_when_the_host_is_busy_then_only_low_queues_blame_it(queue_class: Qu
     told = why(job(), queue=Queue(name="bulk", queue_class=queue_class), throttled_by=["cpu"])
 
     assert told.code == "slot"
+
+
+@pytest.mark.parametrize(
+    ("intent", "said", "hint"),
+    [
+        (Intent.PAUSE, "is paused", "stoker workflow resume 3"),
+        (Intent.ROLLBACK, "is being rolled back", "stoker workflow show 3"),
+        (Intent.CANCEL, "is being cancelled", "stoker workflow show 3"),
+    ],
+)
+def test_why_when_the_workflow_starts_nothing_then_its_step_says_so(intent: Intent, said: str, hint: str) -> None:
+    told = why(job(State.QUEUED, workflow_id=3, step="link"), intent=intent, queue=Queue(name="bulk", paused=True))
+
+    assert (told.code, told.hint) == ("workflow_paused", hint)
+    assert told.message == f"workflow 3, of which it is step 'link', {said}"
 
 
 def test_why_when_a_queue_is_at_its_limit_then_the_hint_raises_it_by_one() -> None:

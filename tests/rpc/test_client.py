@@ -230,7 +230,7 @@ def test_call_when_no_answer_comes_then_it_gives_up_and_starts_afresh(server: Se
 
 
 def test_error_when_its_code_is_of_a_newer_daemon_then_it_is_still_told() -> None:
-    from stoker.rpc.client import _error  # noqa: PLC0415
+    from stoker.rpc.conversation import _error  # noqa: PLC0415
 
     error = _error({"code": -1, "message": "m", "data": {"code": "newer", "transient": True, "hint": "h", "x": 1}})
 

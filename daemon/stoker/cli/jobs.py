@@ -122,7 +122,8 @@ def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
 
 def title(job: dict[str, Any]) -> str:
     line = command_line(job)
-    return f"{job['name']}: {line}" if job["name"] else line
+    named = f"{job['name']}: {line}" if job["name"] else line
+    return f"w{job['workflow_id']} {named}" if job.get("workflow_id") else named
 
 
 def command_line(job: dict[str, Any]) -> str:
@@ -154,6 +155,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("job", job["id"]),
         ("name", job["name"]),
+        ("workflow", job.get("workflow_id") and f"{job['workflow_id']}, step {job['step']}"),
         ("state", f"{state}: {why}" if why else state),
         ("command", command_line(job)),
         ("working dir", job["working_dir"]),

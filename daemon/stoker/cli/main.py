@@ -51,6 +51,27 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "release": ("verbs:release", "let a held job go on"),
         "skip": ("verbs:skip", "call a job done so that those that need it go on"),
     },
+    "many steps": {
+        "workflow": ("workflows:ls", "list workflows"),
+        "workflow submit": ("workflows:submit", "store a flow of steps from a file and print its id"),
+        "workflow ls": ("workflows:ls", "list workflows"),
+        "workflow show": ("workflows:show", "a workflow and every step of it"),
+        "workflow graph": ("graph:graph", "draw what needs what: in the terminal, Mermaid, DOT, SVG"),
+        "workflow wait": ("workflow_wait:wait", "wait for workflows to end"),
+        "workflow pause": ("workflow_verbs:pause", "start nothing more of a workflow"),
+        "workflow resume": ("workflow_verbs:resume", "go on with a workflow, also from a chosen step"),
+        "workflow cancel": ("workflow_verbs:cancel", "stop all of a workflow"),
+        "workflow retry": ("workflow_verbs:retry", "take steps again: those that failed, one, or all"),
+        "workflow rollback": ("workflow_verbs:rollback", "put a workflow back to one of its checkpoints"),
+        "workflow add-need": ("workflow_verbs:add_need", "let a step wait for one more"),
+        "workflow remove-need": ("workflow_verbs:remove_need", "let a step wait for one less"),
+        "checkpoint": ("checkpoints:ls", "list the checkpoints of a workflow or a job"),
+        "checkpoint save": ("checkpoints:save", "inside a job: keep stdin as its newest checkpoint"),
+        "checkpoint ls": ("checkpoints:ls", "list the checkpoints of a workflow or a job"),
+        "checkpoint show": ("checkpoints:show", "what a checkpoint holds, or the whole workflow at it"),
+        "checkpoint export": ("checkpoints:export", "the bytes of a checkpoint, or a whole chain as JSON lines"),
+        "checkpoint diff": ("checkpoints:diff", "what differs between two checkpoints"),
+    },
     "administer": {
         "queue": ("queues:ls", "list queues"),
         "queue ls": ("queues:ls", "list queues"),
@@ -154,7 +175,7 @@ def overview() -> str:
     lines = ["usage: stoker [OPTION…] COMMAND …", "", "A durable job daemon for one Linux host.", ""]
     for group, rows in COMMANDS.items():
         lines.append(f"{group}:")
-        lines += [f"  {name:<16} {summary}" for name, (_, summary) in rows.items()]
+        lines += [f"  {name:<20} {summary}" for name, (_, summary) in rows.items()]
         lines.append("")
     lines += [
         "`stoker COMMAND --help` explains one command with examples.",

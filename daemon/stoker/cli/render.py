@@ -12,7 +12,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from stoker.core.errors import StokerError
@@ -138,6 +138,25 @@ def json_document(value: Any) -> None:
     print(json.dumps(value, indent=2) if on_terminal() else json_text(value))
 
 
+def sorted_text(value: Any) -> str:
+    """JSON made for eyes and diffs: keys sorted, a value a line."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def sorted_document(value: Any) -> None:
+    """The same for programs too: pure ASCII."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    print(json.dumps(value, indent=2, sort_keys=True))
+
+
+def text(block: str) -> None:
+    """Lines that somebody else wrote."""
+    print(visible(block, keep="\n\t"))
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Left-aligned columns, numbers right-aligned, the last one cut to the terminal's width."""
     for text in table_lines(headers, rows, terminal_size()[0]):
@@ -198,6 +217,30 @@ class LogText:
 
     def hole(self, count: int) -> None:
         self.write(f"\n[stoker: {size(count)} of this log were dropped here]\n".encode())
+
+
+class Sink:
+    """Where a command puts what it produces: a file that is replaced whole once it is complete, or stdout."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = None if path == "-" else path
+        self._beside = f"{self._path}.{os.getpid()}"
+        self._stdout = LogText(raw=False)
+
+    def __enter__(self) -> Callable[[bytes], object]:
+        if self._path is None:
+            return self._stdout.write
+        self._file = open(self._beside, "xb")  # noqa: PTH123 - pathlib only to open a file; closed at the exit
+        return self._file.write
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._path is None:
+            return
+        self._file.close()
+        if kind is None:
+            os.replace(self._beside, self._path)  # noqa: PTH105 - as above
+        else:
+            os.unlink(self._beside)  # noqa: PTH108 - as above
 
 
 # --- stderr -----------------------------------------------------------------------------------------------

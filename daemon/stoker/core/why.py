@@ -16,12 +16,14 @@ from stoker.core.admission import paused
 from stoker.core.clock import Now
 from stoker.core.model import Attempt, Job, Queue, Reason, State
 from stoker.core.suspicion import suspicion
+from stoker.core.workflow import Intent
 
 
 class Scene(Struct, frozen=True, kw_only=True):
     """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts.
 
     `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep.
+    `intent`: what is wanted of its workflow, if it is a step.
     """
 
     now: Now
@@ -39,6 +41,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     closed: str | None = None
     silent: bool = False
     asleep: bool = False
+    intent: Intent = Intent.RUN
 
 
 class Blocker(Struct, frozen=True):
@@ -88,7 +91,7 @@ def _before_backoff(job: Job) -> str:
 
 def _queued(job: Job, scene: Scene) -> Blocker:
     """The first of the checks that says no, in the order in which the daemon itself asks."""
-    for check in (_closed, _paused, _throttled, _capped, _lacking, _no_slot):
+    for check in (_closed, _workflow, _paused, _throttled, _capped, _lacking, _no_slot):
         blocker = check(job, scene)
         if blocker is not None:
             return blocker
@@ -99,6 +102,19 @@ def _closed(_job: Job, scene: Scene) -> Blocker | None:
     if scene.closed is None:
         return None
     return Blocker("slot", f"the daemon starts nothing now: {scene.closed}", "stoker status", {"closed": scene.closed})
+
+
+def _workflow(job: Job, scene: Scene) -> Blocker | None:
+    if scene.intent is Intent.RUN:
+        return None
+    ident = job.workflow_id
+    what, hint = {
+        Intent.PAUSE: ("is paused", f"stoker workflow resume {ident}"),
+        Intent.ROLLBACK: ("is being rolled back", f"stoker workflow show {ident}"),
+        Intent.CANCEL: ("is being cancelled", f"stoker workflow show {ident}"),
+    }[scene.intent]
+    message = f"workflow {ident}, of which it is step {job.step!r}, {what}"
+    return Blocker("workflow_paused", message, hint, {"workflow": ident, "step": job.step, "intent": scene.intent})
 
 
 def _paused(_job: Job, scene: Scene) -> Blocker | None:

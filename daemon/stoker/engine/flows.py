@@ -136,6 +136,11 @@ class Flows:
         run.workflow = replace(run.workflow, intent=intent, target=target)
         self._bar(run)
 
+    def intent_of(self, job: Job) -> Intent:
+        """What is wanted of the workflow of a job; a job of its own is wanted to run."""
+        run = None if job.workflow_id is None else self.runs.get(job.workflow_id)
+        return Intent.RUN if run is None else run.workflow.intent
+
     def _bar(self, run: FlowRun) -> None:
         if run.workflow.intent is Intent.RUN:
             self.barred.discard(run.workflow.id)

@@ -147,6 +147,7 @@ class Service:
             closed=engine.dispatcher.closed,
             silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
+            intent=book.flows.intent_of(job),
         )
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:

@@ -4,62 +4,45 @@
         job = client.submit("sha256sum", "/etc/hosts", max_attempts=3)
         standing = client.wait(job["id"])
 
-Owns the conversation and what happens when it breaks: `submit` carries an idempotency key and is sent once more after a
-lost answer, reads are too, and nothing else is. Refuses threads: give each its own Client. Standard library only, and
-little of it: every shell command pays for what is imported here.
+Owns the methods by name, and which of them may be asked twice: `submit` carries an idempotency key, and reads change
+nothing. Refuses threads: give each its own Client. Standard library only, and little of it: every shell command pays
+for what is imported here.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 from binascii import a2b_base64
-from errno import EACCES, EPERM
 
-from stoker.core import errors
-from stoker.core.errors import DaemonUnreachable, PermissionDenied, StokerError
 from stoker.rpc import wire
+from stoker.rpc.conversation import Conversation
 
 TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from io import BufferedReader
-    from typing import Any, Self, Unpack
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any, Unpack
 
-    from stoker.rpc.shapes import Change, JobOptions, JobSpec, NotSubmitted, Standing, Submitted
+    from stoker.rpc.shapes import (
+        Change,
+        CheckpointPage,
+        JobOptions,
+        JobSpec,
+        NotSubmitted,
+        Standing,
+        Submitted,
+        WorkflowAccepted,
+    )
 
 BATCH_JOBS = 1_000  # share one commit
 BATCH_BYTES = wire.MAX_FRAME_BYTES - 4096  # leaves room for the envelope
-START_HINT = "start it with `stokerd`, or name its socket with --socket or STOKER_SOCKET"
 
 
-class Client:
+class Client(Conversation):
     """A connection to the daemon, made when it is first needed.
 
     `socket_path` defaults to STOKER_SOCKET or the user's daemon; `timeout_s` bounds each answer, waits excepted.
     Every method raises the StokerError that the daemon answered, or DaemonUnreachable.
     """
-
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float | None = 30.0) -> None:
-        self.socket_path = os.fspath(socket_path) if socket_path else _default_path()
-        self.timeout_s = timeout_s
-        self._socket: socket.socket | None = None
-        self._reader: BufferedReader
-        self._last_id = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Hang up; the next call connects again."""
-        if self._socket:
-            self._reader.close()
-            self._socket.close()
-            self._socket = None
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
@@ -109,6 +92,40 @@ class Client:
         pieces = self.stream("job.logs", {"id": job, "attempt": attempt, "follow": follow})
         return (a2b_base64(piece["data"]) for piece in pieces if "data" in piece)
 
+    # --- workflows ------------------------------------------------------------------------------------------
+
+    def submit_workflow(
+        self,
+        flow: Mapping[str, Any],
+        parameters: Mapping[str, str] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        dry_run: bool = False,
+    ) -> WorkflowAccepted:
+        """Store a workflow, all of its steps or none. Raises FlowInvalid, with every mistake in its details."""
+        key = idempotency_key or os.urandom(16).hex()
+        params = {"flow": flow, "parameters": parameters or {}, "idempotency_key": key, "dry_run": dry_run}
+        answer: WorkflowAccepted = self.call("workflow.submit", params, again=True)
+        return answer
+
+    def workflow(self, workflow: int) -> dict[str, Any]:
+        """A workflow with all its steps."""
+        return self._read("workflow.get", id=workflow)
+
+    def checkpoints(self, *, workflow: int | None = None, job: int | None = None, **page: int) -> CheckpointPage:
+        """Checkpoints of a workflow, or of a job that is a step of none, newest first; page: before_seq limit."""
+        found: CheckpointPage = self.call("checkpoint.list", {"workflow": workflow, "job": job, **page}, again=True)
+        return found
+
+    def checkpoint_data(self, checkpoint: int) -> bytes:
+        """What was saved. Raises CheckpointDamaged where that cannot be verified."""
+        data = bytearray()
+        while True:
+            piece = self._read("checkpoint.get", id=checkpoint, offset=len(data))
+            data += a2b_base64(piece["data"])
+            if len(data) >= piece["bytes"] or not piece["data"]:
+                return bytes(data)
+
     # --- the daemon -----------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -122,130 +139,6 @@ class Client:
     def list(self, **wanted: Any) -> dict[str, Any]:
         """`{"jobs": [...], "next": cursor}`, newest first; filters: states queue name label limit before."""
         return self._read("job.list", **wanted)
-
-    # --- any method -----------------------------------------------------------------------------------------
-
-    def call(self, method: str, params: object = None, *, again: bool = False, patient: bool = False) -> Any:
-        """The result of `method`. `again`: may be asked twice, if an answer is lost; `patient`: no time limit."""
-        self._last_id += 1
-        request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params or {}}
-        frame = wire.encode(request)
-        timeout_s = None if patient else self.timeout_s
-        reused = self._socket is not None
-        try:
-            return self._exchange(frame, timeout_s)
-        except _Lost as lost:
-            # On a connection that went stale between two calls the daemon never saw the request.
-            if not (again or (reused and not lost.sent)):
-                raise
-        return self._exchange(frame, timeout_s)
-
-    def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
-        """The notifications of a method that streams, over a connection of its own; closing the iterator ends them."""
-        line = Client(self.socket_path, timeout_s=self.timeout_s)
-        try:
-            number = line.call(method, params)["stream"]
-        except BaseException:
-            line.close()
-            raise
-        notifications = line._notifications(number)
-        next(notifications)  # begun: from here on it hangs up when it is dropped, also if nobody ever asks for more
-        return notifications
-
-    def _read(self, method: str, **params: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self.call(method, params, again=True)
-        return answer
-
-    def _exchange(self, frame: bytes, timeout_s: float | None) -> Any:
-        """Send one request and wait for its answer. Any other end than an answer closes the connection."""
-        answered = False
-        try:
-            connected = self._socket or self._connect()
-            connected.settimeout(timeout_s)
-            refused = self._send(connected, frame)
-            answer = refused or self._answer(self._last_id)
-            answered = refused is None and answer["id"] is not None
-        except TimeoutError:
-            raise DaemonUnreachable(f"no answer within {timeout_s:g} s", hint="see `stoker status`") from None
-        except OSError as error:
-            raise _Lost(f"the connection broke: {error.strerror}", sent=True) from error
-        finally:
-            if not answered:
-                self.close()
-        if "error" in answer:
-            raise _error(answer["error"])
-        return answer["result"]
-
-    def _connect(self) -> socket.socket:
-        connecting = socket.socket(socket.AF_UNIX)
-        try:
-            connecting.connect(self.socket_path)
-        except OSError as error:
-            connecting.close()
-            raise _unreachable(self.socket_path, error) from error
-        self._socket = connecting
-        self._reader = connecting.makefile("rb")
-        return connecting
-
-    def _send(self, connected: socket.socket, frame: bytes) -> dict[str, Any] | None:
-        """None once sent; else what the daemon said before it hung up (too many connections, not permitted)."""
-        try:
-            connected.sendall(frame)
-        except ConnectionError:
-            farewell = self._farewell()
-            if farewell is None:
-                raise _Lost("the daemon closed the connection", sent=False) from None
-            return farewell
-        return None
-
-    def _farewell(self) -> dict[str, Any] | None:
-        try:
-            return self._next()
-        except (ConnectionError, _Lost):
-            return None
-
-    def _answer(self, request_id: int) -> dict[str, Any]:
-        """The answer to our request; one without an id is about the connection itself."""
-        while True:
-            message = self._next()
-            if "method" not in message and message.get("id") in {request_id, None}:
-                return message
-
-    def _next(self) -> dict[str, Any]:
-        line = self._reader.readline()
-        if not line.endswith(b"\n"):
-            raise _Lost("the daemon closed the connection", sent=True)
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def _notifications(self, number: int) -> Iterator[dict[str, Any]]:
-        with self:
-            if self._socket:
-                self._socket.settimeout(None)
-            yield {}
-            while True:
-                params = self._next().get("params", {})
-                if params.get("stream") != number:
-                    continue
-                if params.get("error"):
-                    raise _error(params["error"])
-                if params.get("end"):
-                    return
-                yield params
-
-
-class _Lost(DaemonUnreachable):
-    """The connection ended before the answer. `sent`: the daemon may have read the request."""
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message, hint="the daemon stopped or restarted: ask again, or see its log")
-        self.sent = sent
-
-
-def _default_path() -> str:
-    from stoker.paths import socket_path  # noqa: PLC0415 - not needed by a job, which is told its socket
-
-    return os.fspath(socket_path(None, os.environ, os.getuid()))
 
 
 def _with_key(job: JobSpec) -> JobSpec:
@@ -266,22 +159,3 @@ def _parts(jobs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:
         size += job_bytes
     if part:
         yield part
-
-
-def _error(answer: dict[str, Any]) -> StokerError:
-    """The class of core.errors that the daemon raised, by its code; StokerError for one from a newer daemon."""
-    details = dict(answer.get("data", {}))
-    code, hint = details.pop("code", "internal"), details.pop("hint", None)
-    transient = details.pop("transient", False)
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, StokerError) and kind.code == code:
-            return kind(answer["message"], hint=hint, **details)
-    return StokerError(answer["message"], hint=hint, code=code, transient=transient, **details)
-
-
-def _unreachable(path: str, error: OSError) -> StokerError:
-    if error.errno in {EACCES, EPERM}:
-        return PermissionDenied(f"{path}: {error.strerror}", hint="run as the daemon's user or as root")
-    if isinstance(error, BlockingIOError):
-        return DaemonUnreachable(f"{path}: too many clients are waiting to be let in", hint="try again")
-    return DaemonUnreachable(f"no daemon answers at {path} ({error.strerror or error})", hint=START_HINT)

@@ -12,6 +12,8 @@ State = Literal[
     "waiting", "queued", "running", "held", "succeeded", "failed", "cancelled", "expired", "superseded", "skipped"
 ]
 
+WorkflowState = Literal["running", "paused", "succeeded", "failed", "cancelled", "rolling_back"]
+
 
 class Need(TypedDict, total=False):
     job: int
@@ -113,3 +115,39 @@ class Change(TypedDict, total=False):
     subject: str
     job: int | None
     cause: str
+
+
+class WorkflowAccepted(TypedDict):
+    """`id` is None for a dry run; `steps`: the job of each; `existing`: the idempotency key was known."""
+
+    id: int | None
+    state: WorkflowState
+    steps: dict[str, int | None]
+    layers: list[list[str]]
+    existing: bool
+
+
+class CheckpointView(TypedDict):
+    """What is known of a checkpoint beside its data; `bytes` of data before it was packed."""
+
+    id: int
+    chain: str
+    seq: int
+    parent: int | None
+    kind: Literal["context", "transition", "step", "progress"]
+    job: int | None
+    step: str | None
+    run_id: str | None
+    status: str
+    version: int
+    at: int
+    encoding: Literal["plain", "gzip"]
+    bytes: int
+    checksum: str
+
+
+class CheckpointPage(TypedDict):
+    """Newest first; `next` is the `before_seq` of the following page."""
+
+    checkpoints: list[CheckpointView]
+    next: int | None

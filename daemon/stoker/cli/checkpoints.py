@@ -1,0 +1,274 @@
+"""Checkpoints: save (from inside a job), ls, show, export, diff.
+
+Owns how the data of a checkpoint reads: JSON sorted, text as it is, anything else summarised. Refuses to carry data to
+the daemon itself: `stoker.checkpoint` does, for programs and for this command alike. What `save` loads is counted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from stoker.cli import render, values
+from stoker.cli.connection import connect
+from stoker.cli.options import JSON, Option, command
+from stoker.core.errors import EX_IOERR, CheckpointDamaged, CheckpointTooLarge, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from stoker.cli.options import Given
+    from stoker.rpc.client import Client
+    from stoker.rpc.shapes import CheckpointView
+
+SHOWN = 30
+PAGE = 1000
+OF_JOB = Option("--job", "ID", "of this job instead of a workflow", convert=values.job_id)
+CHAINS = {"w": "workflow", "j": "job"}
+
+
+@command(
+    options=(
+        Option("--status", "TEXT", "a few words on how far it is"),
+        Option("--patience", "DURATION", "keep trying so long (default: 60s)", convert=values.duration),
+        JSON,
+    ),
+    examples=(
+        "stoker checkpoint save --status 'epoch 12' < model.bin",
+        'echo "$line" | stoker checkpoint save                     # inside a job: STOKER_TOKEN says whose it is',
+        'start=$(cat "$STOKER_CHECKPOINT" 2>/dev/null || echo 0)   # what the last attempt saved',
+    ),
+)
+def save(given: Given) -> int:
+    from stoker import checkpoint  # noqa: PLC0415 - the rest of this module only looks
+
+    checkpoint.must_be_job()
+    if sys.stdin.isatty():
+        raise UsageError("no data: stdin is a terminal", hint="stoker checkpoint save < FILE")
+    data = sys.stdin.buffer.read(checkpoint.MAX_BYTES + 1)
+    if len(data) > checkpoint.MAX_BYTES:
+        raise CheckpointTooLarge(
+            f"stdin: more than {checkpoint.MAX_BYTES} bytes, the limit of a checkpoint",
+            hint="write the data to a file and save its path",
+        )
+    more = {} if given["patience"] is None else {"patience_s": given["patience"] / 1_000}
+    made = checkpoint.save(data, given["status"] or "saved", **more)
+    render.line(render.json_text({"id": made, "bytes": len(data)}) if given["json"] else made)
+    return 0
+
+
+@command(
+    words="[WORKFLOW]",
+    most=1,
+    options=(
+        OF_JOB,
+        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.integer),
+        Option("--all", None, "no limit"),
+        Option("-q --ids", None, "only the ids, one a line"),
+        JSON,
+    ),
+    examples=("stoker checkpoint ls 7", "stoker checkpoint ls --job 42", "stoker checkpoint ls 7 --ids --limit 1"),
+)
+def ls(given: Given) -> int:
+    most = None if given["all"] else given["limit"] or SHOWN
+    with connect(given) as client:
+        pages = _newest_first(client, _chain(client, given), given["job"])
+        found = [one for one, _ in zip(pages, range(most + 1), strict=False)] if most is not None else list(pages)
+    more = most is not None and len(found) > most
+    found = found[:most]
+    if given["json"]:
+        render.json_document({"checkpoints": found, "more": more})
+    elif given["ids"]:
+        for one in found:
+            render.line(one["id"])
+    else:
+        headers = ("ID", "SEQ", "KIND", "STEP", "JOB", "SIZE", "AT", "STATUS")
+        render.table(headers, [_row(one) for one in found])
+        if more:
+            render.note(f"the newest {len(found)} are shown; --all or --limit N shows more")
+    return 0
+
+
+def _row(one: CheckpointView) -> tuple[object, ...]:
+    size = render.size(one["bytes"])
+    at = render.when(one["at"])
+    return one["id"], one["seq"], one["kind"], one["step"] or "-", one["job"] or "-", size, at, one["status"]
+
+
+@command(
+    words="ID",
+    least=1,
+    most=1,
+    options=(Option("--context", None, "the whole workflow as it was at this checkpoint"), JSON),
+    examples=("stoker checkpoint show 12", "stoker checkpoint show 12 --context", "stoker checkpoint show 12 --json"),
+)
+def show(given: Given) -> int:
+    ident = _ident(given["words"][0])
+    with connect(given) as client:
+        about = client.call("checkpoint.get", {"id": ident, "context": given["context"]}, again=True)
+        data = b"" if given["context"] else client.checkpoint_data(ident)
+    if given["context"]:
+        (render.sorted_document if given["json"] else _for_eyes)(about)
+    elif given["json"]:
+        render.sorted_document({**about, "data": _plain(data)})
+    else:
+        render.facts(_facts(about))
+        render.line()
+        render.text(_readable(data))
+    return 0
+
+
+def _facts(about: dict[str, Any]) -> list[tuple[str, object]]:
+    return [
+        ("checkpoint", f"{about['id']} ({about['chain']}, seq {about['seq']})"),
+        ("kind", about["kind"]),
+        ("status", about["status"]),
+        ("step", about["step"]),
+        ("job", about["job"]),
+        ("attempt", about["run_id"]),
+        ("at", render.when(about["at"])),
+        ("builds on", about["parent"]),
+        ("data", f"{render.size(about['bytes'])}, stored {about['encoding']}, version {about['version']}"),
+        ("sha256", about["checksum"]),
+    ]
+
+
+@command(
+    words="[ID]",
+    most=1,
+    options=(
+        Option("--workflow", "ID", "every checkpoint of a workflow, a JSON object a line", convert=values.job_id),
+        OF_JOB,
+        Option("-o --output", "FILE", "write to this file instead of stdout"),
+    ),
+    examples=("stoker checkpoint export 12 > state.bin", "stoker checkpoint export --workflow 7 -o run7.ndjson"),
+)
+def export(given: Given) -> int:
+    """Of one checkpoint its bytes; of a chain a line each, oldest first."""
+    of_chain = given["workflow"] is not None or given["job"] is not None
+    if of_chain == bool(given["words"]):
+        raise UsageError("name a checkpoint, or one of --workflow and --job", hint="stoker checkpoint export 12")
+    damaged = 0
+    with connect(given) as client, render.Sink(given["output"]) as write:
+        if not of_chain:
+            write(client.checkpoint_data(_ident(given["words"][0])))
+            return 0
+        for one in reversed(list(_newest_first(client, _chain(client, given), given["job"]))):
+            said = _whole(client, one)
+            damaged += "error" in said
+            write(render.json_text(said).encode() + b"\n")
+    if damaged:
+        render.note(f"{damaged} of them do not match their checksums: their lines have an `error` and no data")
+    return EX_IOERR if damaged else 0
+
+
+def _whole(client: Client, one: CheckpointView) -> dict[str, Any]:
+    try:
+        return {**one, "data": _plain(client.checkpoint_data(one["id"]), lossless=True)}
+    except CheckpointDamaged as damaged:
+        return {**one, "error": damaged.message}
+
+
+@command(
+    words="OLD NEW",
+    least=2,
+    most=2,
+    options=(Option("--context", None, "compare the whole workflow as it was at each"),),
+    examples=("stoker checkpoint diff 12 15", "stoker checkpoint diff --context 12 15"),
+)
+def diff(given: Given) -> int:
+    """Prints nothing where there is no difference."""
+    import difflib  # noqa: PLC0415 - `save` compares nothing
+
+    old, new = map(_ident, given["words"])
+    with connect(given) as client:
+        before, after = (_text_of(client, ident, whole=given["context"]) for ident in (old, new))
+    sides = (f"checkpoint {old}", f"checkpoint {new}")
+    for line in difflib.unified_diff(before.splitlines(), after.splitlines(), *sides, lineterm=""):
+        colour = {"+": render.GREEN, "-": render.RED, "@": render.CYAN}.get(line[:1], "")
+        render.line(render.paint(render.visible(line, keep="\t"), colour))
+    return 0
+
+
+def _text_of(client: Client, ident: int, *, whole: bool) -> str:
+    if whole:
+        return render.sorted_text(client.call("checkpoint.get", {"id": ident, "context": True}, again=True))
+    return _readable(client.checkpoint_data(ident))
+
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+def _plain(data: bytes, *, lossless: bool = False) -> Any:
+    """The value of JSON, text as text, and of anything else its size and hash (`lossless`: base64)."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return _summary(data, lossless=lossless)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _summary(data, lossless=lossless) if min(text, default=" ") < "\t" else text
+
+
+def _summary(data: bytes, *, lossless: bool) -> dict[str, Any]:
+    if lossless:
+        from binascii import b2a_base64  # noqa: PLC0415 - loaded by the transport already
+
+        return {"base64": b2a_base64(data, newline=False).decode()}
+    from hashlib import sha256  # noqa: PLC0415 - only for binary data
+
+    return {"binary": True, "bytes": len(data), "sha256": sha256(data).hexdigest(), "begins": data[:32].hex(" ")}
+
+
+def _readable(data: bytes) -> str:
+    """The same as lines for eyes and diffs."""
+    plain = _plain(data)
+    if isinstance(plain, str) and not data.startswith(b'"'):
+        return plain
+    return render.sorted_text(plain)
+
+
+def _for_eyes(value: Any) -> None:
+    render.text(render.sorted_text(value))
+
+
+# --- chains -------------------------------------------------------------------------------------------------
+
+
+def _ident(text: str) -> int:
+    digits = text.removeprefix("#")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= values.MOST_DIGITS):
+        raise UsageError(f"{text!r} is not the id of a checkpoint", hint="stoker checkpoint ls 7")
+    return int(digits)
+
+
+def _chain(client: Client, given: Given) -> dict[str, int]:
+    """`{"workflow": 7}` or `{"job": 42}`; the checkpoints of a step stand in the chain of its workflow."""
+    workflow, job = given.get("workflow"), given["job"]
+    for word in given["words"]:
+        kind = CHAINS.get(word[:1])
+        number = values.job_id(word[1:] if kind else word)
+        workflow, job = (workflow, number) if kind == "job" else (number, job)
+    if (workflow is None) == (job is None):
+        raise UsageError("name a workflow, or a job with --job", hint="stoker checkpoint ls 7")
+    given["job"] = job
+    if workflow is None and job is not None:
+        workflow = client.get(job).get("workflow_id")
+    if workflow is not None:
+        return {"workflow": workflow}
+    assert job is not None, "one of the two was named"
+    return {"job": job}
+
+
+def _newest_first(client: Client, chain: dict[str, int], job: int | None) -> Iterator[CheckpointView]:
+    before: dict[str, int] = {}
+    while True:
+        page = client.checkpoints(**chain, limit=PAGE, **before)
+        yield from (one for one in page["checkpoints"] if job is None or one["job"] == job)
+        if page["next"] is None:
+            return
+        before = {"before_seq": page["next"]}

@@ -1,0 +1,170 @@
+"""Flow files: TOML or JSON, read into what `workflow.submit` takes, with every mistake told by file and path.
+
+Owns the way from a file to the flow on the wire, the completion that only the caller's side can make (PATH, the current
+directory), and the words for what the daemon refused. Refuses to judge a flow: the daemon does.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from stoker.cli import render, values
+from stoker.cli.spec import found, here
+from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
+from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+ENVELOPE_BYTES = 4096
+_AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$", re.DOTALL)
+
+
+def read(source: str) -> dict[str, Any]:
+    """The flow of a file, or of stdin (`-`). Raises ParseError with file and line, or FlowInvalid."""
+    raw = _bytes(source)
+    is_json = source.endswith(".json") or (not source.endswith(".toml") and raw.lstrip()[:1] == b"{")
+    flow = _json(source, raw) if is_json else _toml(source, raw)
+    foreign = [f"{source}: {path}: {problem}" for path, problem in _foreign(flow, "")]
+    if foreign:
+        raise FlowInvalid(f"{source} has {counted(len(foreign), 'mistake')}", errors=foreign)
+    return flow
+
+
+def complete(flow: dict[str, Any]) -> dict[str, Any]:
+    """The flow with what only the caller's side knows, as for a single job: where it stands, and its PATH."""
+    defaults = flow.get("defaults", {})
+    if isinstance(defaults, dict) and "working_dir" not in defaults:
+        flow["defaults"] = {**defaults, "working_dir": here()}
+    steps = flow.get("steps")
+    for step in steps.values() if isinstance(steps, dict) else ():
+        command = step.get("command") if isinstance(step, dict) else None
+        if isinstance(command, str) and "{{" not in command and step.get("execution_mode") != "in_process":
+            step["command"] = found(command, step.get("env") or _env(defaults))
+    return flow
+
+
+def check_size(source: str, flow: dict[str, Any]) -> None:
+    """Raises FrameTooLarge for what no frame holds."""
+    size = len(encode(flow))
+    if size > MAX_FRAME_BYTES - ENVELOPE_BYTES:
+        most = render.size(MAX_FRAME_BYTES - ENVELOPE_BYTES)
+        raise FrameTooLarge(
+            f"{source}: a flow of {render.size(size)}; at most {most} can be sent",
+            hint="`each` makes many steps of one entry, and [defaults] says once what all have in common",
+        )
+
+
+def told(source: str, flow: dict[str, Any], refusal: StokerError) -> StokerError:
+    """The daemon's refusal in the words of the file: every mistake on a line of its own."""
+    mistakes = refusal.details.get("errors")
+    if not isinstance(refusal, FlowInvalid) or not mistakes:
+        return refusal
+    lines = []
+    for mistake in mistakes:
+        path, message = str(mistake["path"]), str(mistake["message"])
+        hint = _duration_hint(flow, path) or mistake.get("hint")
+        where = f"{source}: {path}: " if path and not message.startswith(path) else f"{source}: "
+        lines.append(where + message + (f" ({hint})" if hint else ""))
+    head = refusal.message.partition(": ")[0].removeprefix("the flow ")
+    return FlowInvalid(f"{source} {head}; nothing was stored", errors=lines)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _bytes(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read()
+    try:
+        with open(source, "rb") as file:  # noqa: PTH123 - pathlib only to open a file
+            return file.read()
+    except OSError as failure:
+        raise UsageError(f"cannot read {source}: {failure.strerror}") from None
+
+
+def _json(source: str, raw: bytes) -> dict[str, Any]:
+    import json  # noqa: PLC0415 - only for flows
+
+    try:
+        json.loads(raw)
+    except json.JSONDecodeError as wrong:
+        raise ParseError(f"{source}:{wrong.lineno}:{wrong.colno}: {wrong.msg}") from None
+    except (ValueError, RecursionError):
+        pass  # the strict reader has the words for these
+    try:
+        flow = parse_strict(raw)
+    except ParseError as failure:
+        raise ParseError(f"{source}: {failure.message}", hint=failure.hint) from None
+    if not isinstance(flow, dict):
+        raise ParseError(f"{source}: not a JSON object", hint='{"name": "build", "steps": {"compile": {…}}}')
+    return flow
+
+
+def _toml(source: str, raw: bytes) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - only for flows
+
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as failure:
+        line = raw.count(b"\n", 0, failure.start) + 1
+        raise ParseError(f"{source}:{line}: not UTF-8: byte {raw[failure.start]:#04x}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as failure:
+        at = _AT.match(str(failure))
+        what = at["what"] if at else str(failure)
+        where = f"{at['line']}:{at['column']}" if at and at["line"] else str(text.count("\n") + 1)
+        raise ParseError(f"{source}:{where}: {what}") from None
+    except RecursionError:
+        raise ParseError(f"{source}: nested too deeply") from None
+
+
+def _foreign(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """What TOML has and the wire has not."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _foreign(inner, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _foreign(inner, f"{path}[{index}]")
+    elif not isinstance(value, str | int | float):
+        yield path, f"{type(value).__name__} {value} is nothing a flow can hold: write text, or milliseconds since 1970"
+
+
+def _env(defaults: object) -> object:
+    return defaults.get("env") if isinstance(defaults, dict) else None
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+def _duration_hint(flow: dict[str, Any], path: str) -> str | None:
+    """For `timeout = "90s"`: the field and the number that mean the same."""
+    value = _at(flow, path)
+    if not isinstance(value, str):
+        return None
+    try:
+        milliseconds = values.duration(value)
+    except UsageError:
+        return None
+    name = path.rpartition(".")[2].removesuffix("_ms")
+    return f"durations in a flow are whole milliseconds: {name}_ms = {milliseconds}"
+
+
+def _at(flow: dict[str, Any], path: str) -> Any:
+    """What stands at `path`; names of steps may have dots in them."""
+    value: Any = flow
+    while path and isinstance(value, dict):
+        key = max((key for key in value if path == key or path.startswith(f"{key}.")), key=len, default=None)
+        if key is None:
+            return None
+        value, path = value[key], path[len(key) + 1 :]
+    return None if path else value

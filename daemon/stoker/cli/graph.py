@@ -1,0 +1,221 @@
+"""`stoker workflow graph`: the steps of a workflow or of a flow file, and what needs what, in a terminal or drawn.
+
+Owns the graph as it is shown: the layers, what one `each` made folded into one node, and the choice of format (the
+dialects are in drawings.py). Refuses a daemon where a file is named: a flow can be drawn before anybody runs it.
+"""
+
+from __future__ import annotations
+
+from stoker.cli import render
+from stoker.cli.connection import call
+from stoker.cli.drawings import DRAWINGS, Node, sign
+from stoker.cli.options import JSON, Option, command
+from stoker.cli.steps import few, need_told, workflow_id
+from stoker.core.errors import FlowInvalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from stoker.cli.options import Given
+
+    Layers = list[list[Node]]
+
+MOST_IN_A_LAYER = 20
+FEW_NEEDS = 5
+MERMAID_EDGES = 500  # Mermaid's own default of `maxEdges`, which a drawing cannot raise
+# What stands for a folded group, and what is shown first in a long layer: that which wants to be looked at.
+URGENT = (
+    "held",
+    "failed",
+    "expired",
+    "cancelled",
+    "running",
+    "queued",
+    "waiting",
+    "skipped",
+    "superseded",
+    "succeeded",
+)
+
+
+@command(
+    words="ID|FILE",
+    least=1,
+    most=1,
+    options=(
+        Option("--format", "NAME", "how (default: for a terminal)", choices=("text", *DRAWINGS)),
+        Option("--all", None, "every step: fold nothing"),
+        Option("-o --output", "FILE", "write to this file instead of stdout"),
+        JSON,
+    ),
+    examples=(
+        "stoker workflow graph 7",
+        "stoker workflow graph build.toml                     # no daemon is asked",
+        "stoker workflow graph 7 --format svg -o build.svg",
+        "stoker workflow graph 7 --format dot | dot -Tpng > build.png",
+    ),
+)
+def graph(given: Given) -> int:
+    (word,) = given["words"]
+    title, steps = _of_workflow(given, word) if _is_id(word) else _of_file(word)
+    nodes = steps if given["all"] else folded(steps)
+    layers = layered(word, nodes)
+    if given["json"]:
+        render.json_document({"title": title, "layers": [[node.name for node in layer] for layer in layers]})
+        return 0
+    name = given["format"] or "text"
+    if name == "mermaid" and sum(len(node.needs) for node in nodes) > MERMAID_EDGES:
+        render.note(f"Mermaid draws at most {MERMAID_EDGES} needs unless its maxEdges is raised where it is drawn")
+    if name == "text":
+        lines = text_lines(title, layers, every=given["all"])
+        if given["output"] is None:
+            for line, colour in lines:
+                render.line(render.paint(render.visible(line), colour))
+            return 0
+        drawn = "\n".join(render.visible(line) for line, _ in lines) + "\n"
+    else:
+        drawn = DRAWINGS[name](title, layers)
+    with render.Sink(given["output"]) as write:
+        write(drawn.encode())
+    return 0
+
+
+def _is_id(word: str) -> bool:
+    return word.removeprefix("#").removeprefix("w").isdecimal()
+
+
+def _of_workflow(given: Given, word: str) -> tuple[str, list[Node]]:
+    workflow = call(given, "workflow.get", {"id": workflow_id(word)})
+    nodes = [
+        Node(
+            step["name"],
+            [(need["step"], need["on"]) for need in step["needs"]],
+            step["state"],
+            critical=step["critical"],
+        )
+        for step in workflow["steps"]
+    ]
+    return f"{workflow['name']} (workflow {workflow['id']}, {workflow['state']})", nodes
+
+
+def _of_file(source: str) -> tuple[str, list[Node]]:
+    """What a flow file says, as far as a drawing needs it. Raises FlowInvalid where it makes no graph."""
+    from stoker.cli import flowfile  # noqa: PLC0415 - only for files
+
+    flow = flowfile.read(source)
+    steps = flow.get("steps")
+    hint = f"stoker workflow submit --dry-run {source} tells every mistake"
+    if not (isinstance(steps, dict) and steps and all(isinstance(step, dict) for step in steps.values())):
+        raise FlowInvalid(f"{source}: steps: a flow has [steps.NAME] tables", hint=hint)
+    nodes = []
+    for name, step in steps.items():
+        needs = [need if isinstance(need, dict) else {"step": str(need)} for need in _listed(step.get("needs"))]
+        edges = [(str(need.get("step")), str(need.get("on", "ok"))) for need in needs]
+        unknown = [other for other, _ in edges if other not in steps]
+        if unknown:
+            raise FlowInvalid(f"{source}: steps.{name}.needs: there is no step {unknown[0]!r}", hint=hint)
+        each = _listed(step.get("each"))
+        nodes.append(Node(name, edges, None, critical=step.get("critical") is not False, count=len(each) or 1))
+    return str(flow.get("name", source)), nodes
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+# --- shape --------------------------------------------------------------------------------------------------
+
+
+def folded(nodes: list[Node]) -> list[Node]:
+    """The same graph with the steps of each `each` (`compile:1`, `compile:2`) as one node."""
+    members: dict[str, list[Node]] = {}
+    for node in nodes:
+        members.setdefault(_group(node.name), []).append(node)
+    return [_merged(name, group) for name, group in members.items()]
+
+
+def _group(name: str) -> str:
+    head, colon, number = name.rpartition(":")
+    return head if colon and number.isdecimal() else name
+
+
+def _merged(name: str, members: list[Node]) -> Node:
+    needs = dict.fromkeys((_group(need), on) for node in members for need, on in node.needs)
+    states: dict[str, int] = {}
+    for node in members:
+        if node.state:
+            states[node.state] = states.get(node.state, 0) + 1
+    worst = min(states, key=URGENT.index, default=None)
+    first = members[0]
+    count = first.count if len(members) == 1 else len(members)
+    return Node(name, list(needs), worst, critical=first.critical, count=count, states=states)
+
+
+def layered(source: str, nodes: list[Node]) -> Layers:
+    """Nodes that could run at the same time, layer by layer, in the order of what they need. Raises FlowInvalid."""
+    from graphlib import CycleError, TopologicalSorter  # noqa: PLC0415 - only for graphs
+
+    by_name = {node.name: node for node in nodes}
+    sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
+    try:
+        sorter.prepare()
+    except CycleError as cycle:
+        told = " -> ".join(cycle.args[1])
+        raise FlowInvalid(
+            f"{source}: a cycle: {told} (each is needed by the next)", hint="take one of these needs out"
+        ) from None
+    layers: Layers = []
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        _place([by_name[name] for name in ready], layers)
+        sorter.done(*ready)
+    return layers
+
+
+def _place(nodes: Iterable[Node], layers: Layers) -> None:
+    """A further layer; each node near the middle of those it needs, so that few edges cross."""
+    rows = {node.name: row for layer in layers for row, node in enumerate(layer)}
+
+    def middle(node: Node) -> float:
+        return sum(rows[need] for need, _ in node.needs) / len(node.needs) if node.needs else 0.0
+
+    layers.append(sorted(nodes, key=lambda node: (middle(node), node.name)))
+
+
+# --- text ---------------------------------------------------------------------------------------------------
+
+
+def text_lines(title: str, layers: Layers, *, every: bool) -> list[tuple[str, str]]:
+    """Lines and their colours: a step a line, with what it needs; long layers and long lists of needs are folded."""
+    total = sum(node.count for layer in layers for node in layer)
+    lines = [(f"{title}: {total} {'step' if total == 1 else 'steps'}, {len(layers)} layers", render.BOLD)]
+    shown = [_shown(layer, every=every) for layer in layers]
+    width = max((len(node.label) for layer, _ in shown for node in layer), default=0)
+    state_width = max((len(node.standing) for layer, _ in shown for node in layer), default=0)
+    number_width = len(str(len(layers)))
+    for number, (nodes, more) in enumerate(shown, 1):
+        for place, node in enumerate(nodes):
+            margin = str(number).rjust(number_width) if place == 0 else " " * number_width
+            needs = [need_told({"step": need, "on": on}) for need, on in node.needs]
+            told = f"← {few(needs, len(needs) if every else FEW_NEEDS)}" if needs else ""
+            line = f"{margin}  {sign(node.state)} {node.label.ljust(width)}  {node.standing.ljust(state_width)}  {told}"
+            lines.append((line.rstrip(), render.STATE_COLOURS.get(node.state or "", "")))
+        if more:
+            lines.append((f"{' ' * number_width}  … {more}", render.DIM))
+    return lines
+
+
+def _shown(layer: list[Node], *, every: bool) -> tuple[list[Node], str]:
+    """The nodes of a layer that get a line, and what is said of the others."""
+    if every or len(layer) <= MOST_IN_A_LAYER:
+        return layer, ""
+    urgent = sorted(layer, key=lambda node: URGENT.index(node.state) if node.state else 0)
+    kept = {node.name for node in urgent[:MOST_IN_A_LAYER]}
+    states: dict[str, int] = {}
+    for node in urgent[MOST_IN_A_LAYER:]:
+        states[node.state or "steps"] = states.get(node.state or "steps", 0) + 1
+    more = f"{len(layer) - MOST_IN_A_LAYER} more"
+    counts = ", ".join(f"{count} {state}" for state, count in states.items() if state != "steps")
+    return [node for node in layer if node.name in kept], f"{more}: {counts}" if counts else more

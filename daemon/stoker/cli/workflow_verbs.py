@@ -1,0 +1,165 @@
+"""Stepping in on a whole workflow: cancel, pause, resume, retry, rollback, add-need, remove-need.
+
+Owns their options and how their answers read. Refuses to judge: what is taken again, stopped or skipped is the daemon's
+plan, and it is told as it was answered.
+"""
+
+from __future__ import annotations
+
+from stoker.cli import render, values
+from stoker.cli.connection import call
+from stoker.cli.options import JSON, Option, command
+from stoker.cli.steps import WAIT, few, workflow_id
+from stoker.cli.verbs import REASON
+from stoker.cli.workflow_wait import until_ended
+from stoker.core.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stoker.cli.options import Given
+
+# What an answer may tell beside the state, and the words for it; in this order.
+TOLD = {
+    "running": "still running",
+    "stopped": "stopped",
+    "reset": "taken again",
+    "skipped": "skipped",
+    "kept": "kept as they are",
+    "not_undone": "completed since, not undone",
+    "stuck": "held as stuck, not signalled",
+}
+
+
+@command(
+    words="ID", least=1, most=1, options=(REASON, JSON), examples=("stoker workflow cancel 7 --reason 'wrong branch'",)
+)
+def cancel(given: Given) -> int:
+    return _ask("cancel", given, {})
+
+
+@command(words="ID", least=1, most=1, options=(REASON, JSON), examples=("stoker workflow pause 7",))
+def pause(given: Given) -> int:
+    """What runs goes on; nothing more of it starts."""
+    return _ask("pause", given, {})
+
+
+@command(
+    words="ID",
+    least=1,
+    most=1,
+    options=(
+        Option("--from", "STEP", "take this step and everything behind it again", to="from"),
+        Option("--strategy", "NAME", "for every step that did not complete, instead of its own: restart, skip, …"),
+        Option("--explain", None, "change nothing: show which steps would run, and why"),
+        WAIT,
+        REASON,
+        JSON,
+    ),
+    examples=(
+        "stoker workflow resume 7",
+        "stoker workflow resume 7 --from build --strategy restart --explain",
+    ),
+)
+def resume(given: Given) -> int:
+    asked = {key: given[key] for key in ("from", "strategy", "explain") if given[key]}
+    return _ask("resume", given, asked)
+
+
+@command(
+    words="ID",
+    least=1,
+    most=1,
+    options=(
+        Option("--failed", None, "the steps that failed, and what waited for them (the default)"),
+        Option("--all", None, "every step, also those that succeeded"),
+        Option("--step", "STEP", "this step and everything behind it"),
+        WAIT,
+        REASON,
+        JSON,
+    ),
+    examples=("stoker workflow retry 7", "stoker workflow retry 7 --step link --wait", "stoker workflow retry 7 --all"),
+)
+def retry(given: Given) -> int:
+    if sum(map(bool, (given["failed"], given["all"], given["step"]))) > 1:
+        raise UsageError("--failed, --all and --step exclude one another")
+    asked = {"again": "all" if given["all"] else "failed"} | ({"step": given["step"]} if given["step"] else {})
+    return _ask("retry", given, asked)
+
+
+@command(
+    words="ID",
+    least=1,
+    most=1,
+    options=(
+        Option("--to", "ID|latest", "the checkpoint to go back to"),
+        Option("--redo", None, "run again also what was completed since"),
+        Option("--resume", None, "go on at once instead of waiting, paused, for a person"),
+        REASON,
+        JSON,
+    ),
+    examples=(
+        "stoker checkpoint ls 7",
+        "stoker workflow rollback 7 --to latest",
+        "stoker workflow rollback 7 --to 112 --redo --resume --reason 'bad input data'",
+    ),
+)
+def rollback(given: Given) -> int:
+    if given["to"] is None:
+        raise UsageError(
+            "missing --to", hint=f"--to latest, or an id that `stoker checkpoint ls {given['words'][0]}` lists"
+        )
+    to = given["to"] if given["to"] == "latest" else values.integer(given["to"].removeprefix("#"))
+    return _ask("rollback", given, {"to": to} | {key: True for key in ("redo", "resume") if given[key]})
+
+
+@command(
+    words="ID STEP NEED[:ok|failed|any]",
+    least=3,
+    most=3,
+    options=(REASON, JSON),
+    examples=("stoker workflow add-need 7 deploy approval", "stoker workflow add-need 7 report tests:any"),
+)
+def add_need(given: Given) -> int:
+    """STEP then waits for NEED too; a cycle is refused."""
+    return _need("add_need", given)
+
+
+@command(
+    words="ID STEP NEED",
+    least=3,
+    most=3,
+    options=(REASON, JSON),
+    examples=("stoker workflow remove-need 7 deploy approval --reason 'approved by mail'",),
+)
+def remove_need(given: Given) -> int:
+    """STEP no longer waits for NEED."""
+    return _need("remove_need", given)
+
+
+def _need(verb: str, given: Given) -> int:
+    _, step, word = given["words"]
+    need, colon, end = word.rpartition(":")
+    if end not in ("ok", "failed", "any"):
+        need, colon = word, ""  # the colon belongs to a step that an `each` made: `compile:3`
+    return _ask(verb, given, {"step": step, "need": need} | ({"on": end} if colon else {}))
+
+
+def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
+    ident = workflow_id(given["words"][0])
+    reason = {"reason": given["reason"]} if given["reason"] else {}
+    answer = call(given, f"workflow.{verb}", {"id": ident, **asked, **reason})
+    if given["json"]:
+        render.json_document(answer)
+    else:
+        _print_answer(ident, answer)
+    render.flush()
+    return until_ended(given, ident) if given.get("wait") else 0
+
+
+def _print_answer(ident: int, answer: dict[str, Any]) -> None:
+    render.line(f"{ident} {answer.get('state', '-')}")
+    for key, words in TOLD.items():
+        if answer.get(key):
+            render.note(f"{words}: {few(answer[key], 20)}")

@@ -1,0 +1,86 @@
+"""`stoker workflow wait`, and the `--wait` of other commands: staying with a workflow until it has ended.
+
+Owns what counts as an end (also: only a person can move it on) and what it means for a shell. Refuses to poll: it looks
+again when the log of changes says that something may have ended.
+"""
+
+from __future__ import annotations
+
+from stoker.cli import render
+from stoker.cli.connection import patiently
+from stoker.cli.options import JSON, command
+from stoker.cli.steps import few, workflow_id
+from stoker.core.errors import DaemonUnreachable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stoker.cli.options import Given
+    from stoker.rpc.client import Client
+
+ENDED = ("succeeded", "failed", "cancelled")
+BAD = ("held", "failed", "expired", "cancelled")
+
+
+@command(
+    words="ID…",
+    least=1,
+    most=None,
+    options=(JSON,),
+    examples=(
+        "stoker workflow wait 7 && deploy",
+        "stoker workflow ls --state running --ids | xargs stoker workflow wait",
+    ),
+)
+def wait(given: Given) -> int:
+    """0 if all of them succeeded, else 1."""
+    return max(until_ended(given, workflow_id(word)) for word in given["words"])
+
+
+def until_ended(given: Given, ident: int) -> int:
+    """Wait until a workflow has ended, or only a person can move it on; 0 if it succeeded. Tells how it ended."""
+    workflow = patiently(given, lambda client: _to_the_end(client, ident))
+    if given["json"]:
+        render.json_document({key: workflow[key] for key in ("id", "name", "state", "counts")})
+    if workflow["state"] == "succeeded":
+        return 0
+    bad = [f"{step['name']} ({step['state']})" for step in workflow["steps"] if step["state"] in BAD]
+    named = f": {few(bad, 5)}" if bad else ""
+    told = workflow["state"] if workflow["state"] in ENDED else "waits for a person"
+    render.note(f"workflow {ident} {told}{named}")
+    render.hint(
+        f"stoker workflow show {ident} --analyse" if workflow["state"] == "failed" else f"stoker workflow show {ident}"
+    )
+    return 1
+
+
+def _to_the_end(client: Client, ident: int) -> dict[str, Any]:
+    # The cursor first, so that no change falls between the look and the stream.
+    seen = client.status()["last_seq"]
+    workflow = client.workflow(ident)
+    jobs = {step["job"] for step in workflow["steps"]}
+    if _still(workflow):
+        return workflow
+    for notification in client.stream("watch", {"after": seen, "job": None}):
+        if any(_concerns(change, ident, jobs) for change in notification["changes"]):
+            workflow = client.workflow(ident)
+            if _still(workflow):
+                return workflow
+    raise DaemonUnreachable("the daemon ended the stream of changes")
+
+
+def _concerns(change: dict[str, Any], ident: int, jobs: set[int]) -> bool:
+    """Whether a workflow may have come to its end with this change."""
+    return (change["kind"] == "workflow" and change["subject"] == str(ident)) or (
+        change["to"] == "held" and change["job"] in jobs
+    )
+
+
+def _still(workflow: dict[str, Any]) -> bool:
+    """Whether nothing of it moves by itself any more: ended, or held steps are all that is left."""
+    if workflow["state"] in ENDED:
+        return True
+    return bool(workflow["counts"].get("held")) and not any(
+        workflow["counts"].get(state) for state in ("running", "queued")
+    )

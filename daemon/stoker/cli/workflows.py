@@ -1,0 +1,225 @@
+"""Workflows: submit, ls, show.
+
+Owns which facts of a workflow are shown. Refuses to judge a flow: the daemon says every mistake, flowfile.py in which
+file it is.
+"""
+
+from __future__ import annotations
+
+from stoker.cli import outcome, render, values
+from stoker.cli.connection import call, connect
+from stoker.cli.options import JSON, Option, command
+from stoker.cli.steps import WAIT, few, groups, need_told, workflow_id
+from stoker.core.errors import FlowInvalid, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stoker.cli.options import Given
+    from stoker.rpc.client import Client
+    from stoker.rpc.shapes import WorkflowAccepted
+
+STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
+SHOWN = 30
+PAGE = 1000
+
+
+def states(text: str) -> list[str]:
+    """`failed,running`."""
+    wanted = text.split(",")
+    for state in wanted:
+        if state not in STATES:
+            raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(STATES)}")
+    return wanted
+
+
+@command(
+    words="FILE|-",
+    least=1,
+    most=1,
+    options=(
+        Option("--param", "NAME=VALUE", "fill in a parameter of the flow; repeatable", convert=values.pair, many=True),
+        Option("--idempotency-key", "TEXT", "the same key again gives the same workflow"),
+        Option("--dry-run", None, "store nothing: show the order of the steps and how many could run at once"),
+        WAIT,
+        JSON,
+    ),
+    examples=(
+        "stoker workflow submit build.toml",
+        "stoker workflow submit --param version=1.4 --dry-run build.toml",
+        "generate | stoker workflow submit -                  # TOML, or JSON when it begins with {",
+        "stoker workflow submit --wait nightly.toml || mail -s 'nightly failed' ops < /dev/null",
+    ),
+)
+def submit(given: Given) -> int:
+    from stoker.cli import flowfile  # noqa: PLC0415 - only a submit reads files
+
+    (source,) = given["words"]
+    flow = flowfile.complete(flowfile.read(source))
+    flowfile.check_size(source, flow)
+    key = given["idempotency_key"]
+    with connect(given) as client:
+        try:
+            answer = client.submit_workflow(flow, dict(given["param"]), idempotency_key=key, dry_run=given["dry_run"])
+        except FlowInvalid as refusal:
+            raise flowfile.told(source, flow, refusal) from None
+    if given["dry_run"]:
+        _print_plan(answer, as_json=given["json"])
+        return 0
+    render.line(render.json_text(answer) if given["json"] else answer["id"])
+    render.flush()
+    if answer["existing"]:
+        render.note(f"workflow {answer['id']} was submitted before with this key")
+    if not given["wait"]:
+        return 0
+    from stoker.cli.workflow_wait import until_ended  # noqa: PLC0415 - after the submit: steps start while this loads
+
+    return until_ended(given, answer["id"] or 0)
+
+
+def _print_plan(answer: WorkflowAccepted, *, as_json: bool) -> None:
+    if as_json:
+        render.json_document(answer)
+        return
+    layers = answer["layers"]
+    widest = max(map(len, layers))
+    render.line(f"{len(answer['steps'])} steps in {len(layers)} layers, at most {widest} of them at once")
+    rows = [(number, len(layer), few(groups(layer))) for number, layer in enumerate(layers, 1)]
+    render.table(("LAYER", "STEPS", "WHICH"), rows)
+
+
+@command(
+    options=(
+        Option("--state", "STATE,…", "only these states", convert=states),
+        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.integer),
+        Option("--all", None, "no limit"),
+        Option("-q --ids", None, "only the ids, one a line"),
+        JSON,
+    ),
+    examples=(
+        "stoker workflow ls",
+        "stoker workflow ls --state failed --ids | xargs -n1 stoker workflow retry --failed",
+    ),
+)
+def ls(given: Given) -> int:
+    most = None if given["all"] else given["limit"] or SHOWN
+    with connect(given) as client:
+        found, more = _newest(client, given["state"] or [], most)
+    if given["json"]:
+        render.json_document({"workflows": found, "more": more})
+    elif given["ids"]:
+        for workflow in found:
+            render.line(workflow["id"])
+    else:
+        _print_workflows(found)
+    if more and not given["json"]:
+        render.note(f"the newest {len(found)} are shown; --all or --limit N shows more")
+    return 0
+
+
+def _newest(client: Client, wanted: list[str], most: int | None) -> tuple[list[dict[str, Any]], bool]:
+    found: list[dict[str, Any]] = []
+    before = None
+    while most is None or len(found) <= most:
+        limit = PAGE if most is None else min(PAGE, most + 1 - len(found))
+        page = client.call("workflow.list", {"states": wanted, "limit": limit, "before": before}, again=True)
+        found += page["workflows"]
+        before = page["next"]
+        if before is None:
+            break
+    return found[:most], most is not None and len(found) > most
+
+
+def _print_workflows(found: list[dict[str, Any]]) -> None:
+    import time  # noqa: PLC0415 - only a list tells ages
+
+    now_ms = time.time_ns() // 1_000_000
+    rows = [
+        (
+            workflow["id"],
+            workflow["state"],
+            f"{_done(workflow['counts'])}/{sum(workflow['counts'].values())}",
+            _others(workflow["counts"]) or "-",
+            render.span(now_ms - workflow["created_at"]),
+            render.span((workflow["finished_at"] or now_ms) - workflow["created_at"]),
+            workflow["name"],
+        )
+        for workflow in found
+    ]
+    render.table(("ID", "STATE", "DONE", "STEPS", "AGE", "TOOK", "NAME"), rows)
+
+
+def _done(counts: dict[str, int]) -> int:
+    return sum(counts.get(state, 0) for state in ("succeeded", "skipped", "superseded"))
+
+
+def _others(counts: dict[str, int]) -> str:
+    """`2 running, 1 failed`."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if state != "succeeded")
+
+
+@command(
+    words="ID",
+    least=1,
+    most=1,
+    options=(
+        Option("--analyse", None, "of one that failed: what it was, and the next command"),
+        JSON,
+    ),
+    examples=("stoker workflow show 7", "stoker workflow show 7 --analyse", "stoker workflow show 7 --json"),
+)
+def show(given: Given) -> int:
+    params = {"id": workflow_id(given["words"][0])} | ({"analyse": True} if given["analyse"] else {})
+    workflow = call(given, "workflow.get", params)
+    if given["json"]:
+        render.json_document(workflow)
+        return 0
+    render.facts(_facts(workflow))
+    render.line()
+    _print_steps(workflow["steps"])
+    if given["analyse"]:
+        render.line()
+        print_analysis(workflow.get("analysis"))
+    return 0
+
+
+def _facts(workflow: dict[str, Any]) -> list[tuple[str, object]]:
+    counts = workflow["counts"]
+    return [
+        ("workflow", workflow["id"]),
+        ("name", workflow["name"]),
+        ("state", workflow["state"]),
+        ("steps", ", ".join(f"{count} {state}" for state, count in counts.items())),
+        ("created", render.when(workflow["created_at"])),
+        ("finished", workflow["finished_at"] and render.when(workflow["finished_at"])),
+        ("trace", workflow["trace_id"]),
+    ]
+
+
+def _print_steps(steps: list[dict[str, Any]]) -> None:
+    rows: list[tuple[object, ...]] = [
+        (
+            step["name"],
+            step["job"],
+            step["state"],
+            outcome.result(step) or "-",
+            step["attempts"],
+            "" if step["critical"] else "may fail",
+            few([need_told(need) for need in step["needs"]]),
+        )
+        for step in steps
+    ]
+    headers = ["STEP", "JOB", "STATE", "WHY", "TRY", "REMARK", "NEEDS"]
+    if not any(row[5] for row in rows):
+        headers.remove("REMARK")
+        rows = [(*row[:5], row[6]) for row in rows]
+    render.table(headers, rows)
+
+
+def print_analysis(analysis: Any) -> None:
+    """What the daemon makes of a failed workflow, in its own words."""
+    if not analysis:
+        render.note("there is nothing to analyse: no step of it failed")
+        return
+    render.text(render.sorted_text(analysis))

@@ -1,0 +1,194 @@
+"""One connection to the daemon: requests and their answers, streams, and what happens when it breaks.
+
+Owns the conversation for `rpc.client`, which gives it nouns: a request that may be asked twice is sent once more after
+a lost answer, no other is. Refuses threads: give each its own. Standard library only, and little of it: every shell
+command pays for what is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from errno import EACCES, EPERM
+
+from stoker.core import errors
+from stoker.core.errors import DaemonUnreachable, PermissionDenied, StokerError
+from stoker.rpc import wire
+
+TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import BufferedReader
+    from typing import Any, Self
+
+START_HINT = "start it with `stokerd`, or name its socket with --socket or STOKER_SOCKET"
+
+
+class Conversation:
+    """A connection to the daemon, made when it is first needed.
+
+    `socket_path` defaults to STOKER_SOCKET or the user's daemon; `timeout_s` bounds each answer, waits excepted.
+    Every method raises the StokerError that the daemon answered, or DaemonUnreachable.
+    """
+
+    def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float | None = 30.0) -> None:
+        self.socket_path = os.fspath(socket_path) if socket_path else _default_path()
+        self.timeout_s = timeout_s
+        self._socket: socket.socket | None = None
+        self._reader: BufferedReader
+        self._last_id = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; the next call connects again."""
+        if self._socket:
+            self._reader.close()
+            self._socket.close()
+            self._socket = None
+
+    def call(self, method: str, params: object = None, *, again: bool = False, patient: bool = False) -> Any:
+        """The result of `method`. `again`: may be asked twice, if an answer is lost; `patient`: no time limit."""
+        self._last_id += 1
+        request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params or {}}
+        frame = wire.encode(request)
+        timeout_s = None if patient else self.timeout_s
+        reused = self._socket is not None
+        try:
+            return self._exchange(frame, timeout_s)
+        except _Lost as lost:
+            # On a connection that went stale between two calls the daemon never saw the request.
+            if not (again or (reused and not lost.sent)):
+                raise
+        return self._exchange(frame, timeout_s)
+
+    def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
+        """The notifications of a method that streams, over a connection of its own; closing the iterator ends them."""
+        line = Conversation(self.socket_path, timeout_s=self.timeout_s)
+        try:
+            number = line.call(method, params)["stream"]
+        except BaseException:
+            line.close()
+            raise
+        notifications = line._notifications(number)
+        next(notifications)  # begun: from here on it hangs up when it is dropped, also if nobody ever asks for more
+        return notifications
+
+    def _read(self, method: str, **params: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.call(method, params, again=True)
+        return answer
+
+    def _exchange(self, frame: bytes, timeout_s: float | None) -> Any:
+        """Send one request and wait for its answer. Any other end than an answer closes the connection."""
+        answered = False
+        try:
+            connected = self._socket or self._connect()
+            connected.settimeout(timeout_s)
+            refused = self._send(connected, frame)
+            answer = refused or self._answer(self._last_id)
+            answered = refused is None and answer["id"] is not None
+        except TimeoutError:
+            raise DaemonUnreachable(f"no answer within {timeout_s:g} s", hint="see `stoker status`") from None
+        except OSError as error:
+            raise _Lost(f"the connection broke: {error.strerror}", sent=True) from error
+        finally:
+            if not answered:
+                self.close()
+        if "error" in answer:
+            raise _error(answer["error"])
+        return answer["result"]
+
+    def _connect(self) -> socket.socket:
+        connecting = socket.socket(socket.AF_UNIX)
+        try:
+            connecting.connect(self.socket_path)
+        except OSError as error:
+            connecting.close()
+            raise _unreachable(self.socket_path, error) from error
+        self._socket = connecting
+        self._reader = connecting.makefile("rb")
+        return connecting
+
+    def _send(self, connected: socket.socket, frame: bytes) -> dict[str, Any] | None:
+        """None once sent; else what the daemon said before it hung up (too many connections, not permitted)."""
+        try:
+            connected.sendall(frame)
+        except ConnectionError:
+            farewell = self._farewell()
+            if farewell is None:
+                raise _Lost("the daemon closed the connection", sent=False) from None
+            return farewell
+        return None
+
+    def _farewell(self) -> dict[str, Any] | None:
+        try:
+            return self._next()
+        except (ConnectionError, _Lost):
+            return None
+
+    def _answer(self, request_id: int) -> dict[str, Any]:
+        """The answer to our request; one without an id is about the connection itself."""
+        while True:
+            message = self._next()
+            if "method" not in message and message.get("id") in {request_id, None}:
+                return message
+
+    def _next(self) -> dict[str, Any]:
+        line = self._reader.readline()
+        if not line.endswith(b"\n"):
+            raise _Lost("the daemon closed the connection", sent=True)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _notifications(self, number: int) -> Iterator[dict[str, Any]]:
+        with self:
+            if self._socket:
+                self._socket.settimeout(None)
+            yield {}
+            while True:
+                params = self._next().get("params", {})
+                if params.get("stream") != number:
+                    continue
+                if params.get("error"):
+                    raise _error(params["error"])
+                if params.get("end"):
+                    return
+                yield params
+
+
+class _Lost(DaemonUnreachable):
+    """The connection ended before the answer. `sent`: the daemon may have read the request."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message, hint="the daemon stopped or restarted: ask again, or see its log")
+        self.sent = sent
+
+
+def _default_path() -> str:
+    from stoker.paths import socket_path  # noqa: PLC0415 - not needed by a job, which is told its socket
+
+    return os.fspath(socket_path(None, os.environ, os.getuid()))
+
+
+def _error(answer: dict[str, Any]) -> StokerError:
+    """The class of core.errors that the daemon raised, by its code; StokerError for one from a newer daemon."""
+    details = dict(answer.get("data", {}))
+    code, hint = details.pop("code", "internal"), details.pop("hint", None)
+    transient = details.pop("transient", False)
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, StokerError) and kind.code == code:
+            return kind(answer["message"], hint=hint, **details)
+    return StokerError(answer["message"], hint=hint, code=code, transient=transient, **details)
+
+
+def _unreachable(path: str, error: OSError) -> StokerError:
+    if error.errno in {EACCES, EPERM}:
+        return PermissionDenied(f"{path}: {error.strerror}", hint="run as the daemon's user or as root")
+    if isinstance(error, BlockingIOError):
+        return DaemonUnreachable(f"{path}: too many clients are waiting to be let in", hint="try again")
+    return DaemonUnreachable(f"no daemon answers at {path} ({error.strerror or error})", hint=START_HINT)

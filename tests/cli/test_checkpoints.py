@@ -1,0 +1,179 @@
+"""Checkpoints on the command line and in Python, from inside real jobs and from beside them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker import checkpoint
+from stoker.core.errors import CheckpointTooLarge, UsageError
+from tests.support import work
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+
+def ran(daemon: DaemonProcess, script: str, *options: str) -> str:
+    """The id of a job that ran a shell script and succeeded."""
+    done = daemon.cli("run", *options, "--", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    return daemon.cli("ls", "--ids", "--limit", "1").stdout.strip()
+
+
+def ids(daemon: DaemonProcess, *arguments: str) -> list[str]:
+    """Oldest first."""
+    return daemon.cli("checkpoint", "ls", *arguments, "--ids", "--all").stdout.split()[::-1]
+
+
+def test_save_when_asked_inside_a_job_then_it_is_listed_shown_and_exported(daemon: DaemonProcess) -> None:
+    job = ran(
+        daemon, "printf 'a\\0b' | stoker checkpoint save --status half; echo '{\"n\": 2}' | stoker checkpoint save"
+    )
+    binary, text = ids(daemon, "--job", job)
+
+    listed = daemon.cli("checkpoint", "ls", "--job", job)
+    shown = json.loads(daemon.cli("checkpoint", "show", "--json", text).stdout)
+    summary = daemon.cli("checkpoint", "show", binary)
+    exported = daemon.cli("checkpoint", "export", binary)
+    chain = [json.loads(line) for line in daemon.cli("checkpoint", "export", "--job", job).stdout.splitlines()]
+
+    assert "half" in listed.stdout
+    assert (shown["data"], shown["kind"], shown["job"]) == ({"n": 2}, "progress", int(job))
+    assert '"binary": true' in summary.stdout
+    assert exported.stdout == "a\0b"
+    assert [one["data"] for one in chain] == [{"base64": "YQBi"}, {"n": 2}]
+
+
+def test_diff_when_two_checkpoints_differ_then_only_that_is_shown(daemon: DaemonProcess) -> None:
+    saves = """for n in 1 2; do printf '{"z": %s, "a": 0}' $n | stoker checkpoint save; done"""
+    job = ran(daemon, f"{saves}; stoker checkpoint save < /dev/null")
+    one, two, empty = ids(daemon, f"j{job}")
+
+    differing = daemon.cli("checkpoint", "diff", one, two)
+    same = daemon.cli("checkpoint", "diff", one, one)
+
+    assert [line for line in differing.stdout.splitlines()[2:] if line[0] in "+-"] == ['-  "z": 1', '+  "z": 2']
+    assert (same.returncode, same.stdout) == (0, "")
+    assert daemon.cli("checkpoint", "export", empty).stdout == ""
+
+
+def test_save_when_no_job_asks_then_it_is_a_usage_error(daemon: DaemonProcess) -> None:
+    done = daemon.cli("checkpoint", "save", input="1")
+
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "STOKER_TOKEN" in done.stderr
+
+
+def test_save_when_it_is_larger_than_the_limit_then_nothing_is_sent(daemon: DaemonProcess) -> None:
+    # The socket does not exist: whoever tried to send would say so.
+    job = ran(daemon, "head -c 10000001 /dev/zero | STOKER_SOCKET=/nowhere stoker checkpoint save 2>&1; echo $?")
+
+    assert daemon.cli("logs", job).stdout.splitlines() == [
+        "stoker: stdin: more than 10000000 bytes, the limit of a checkpoint",
+        "hint: write the data to a file and save its path",
+        "65",
+    ]
+
+
+def test_save_when_it_is_as_large_as_allowed_then_the_next_attempt_is_handed_every_byte(daemon: DaemonProcess) -> None:
+    script = """
+        if [ -e "$STOKER_CHECKPOINT" ]; then md5sum < "$STOKER_CHECKPOINT"; exit 0; fi
+        head -c 10000000 /dev/urandom > data; md5sum < data; stoker checkpoint save < data > id; exit 1
+    """
+    options = ("--max-attempts", "2", "--base-delay", "1ms", "--working-dir", str(daemon.home))
+    job = ran(daemon, script, *options)
+
+    first, second = (daemon.cli("logs", job, "--attempt", str(attempt)).stdout for attempt in (1, 2))
+    exported = daemon.cli(
+        "checkpoint", "export", (daemon.home / "id").read_text().strip(), "-o", str(daemon.home / "out")
+    )
+
+    assert first == second != ""
+    assert exported.returncode == 0
+    assert (daemon.home / "out").read_bytes() == (daemon.home / "data").read_bytes()
+
+
+def test_save_when_the_daemon_is_away_then_it_is_tried_until_it_is_back(
+    daemon: DaemonProcess, gate: work.Gate, tmp_path: Path
+) -> None:
+    script = f"echo up > {tmp_path}/up; read _ < {gate.path}; echo 1 | stoker checkpoint save"
+    job = daemon.cli("submit", "--survive", "--", "sh", "-c", script).stdout.strip()
+    with daemon.client() as client:
+        work.running(client, int(job))
+    daemon.kill9()
+    gate.open()
+
+    daemon.start()
+
+    assert daemon.cli("wait", job).returncode == 0
+    assert len(ids(daemon, "--job", job)) == 1
+
+
+PROGRAM = """
+import stoker
+said = stoker.checkpoint.load()
+if said is None:
+    stoker.checkpoint.save({"b": 1, "a": [2]}, status="first")
+    stoker.checkpoint.output(rows=3, name="x")
+    stoker.checkpoint.output(more="yes")
+    raise SystemExit(1)
+print(said.decode(), stoker.checkpoint.inputs())
+stoker.checkpoint.output(rows=4)
+"""
+
+
+def test_python_when_a_job_uses_it_then_state_and_values_are_handed_on(daemon: DaemonProcess) -> None:
+    first = {"command": sys.executable, "args": ["-c", PROGRAM], "max_attempts": 2, "base_delay_ms": 1}
+    reader = "import stoker; print(stoker.checkpoint.inputs())"
+    then = {"command": sys.executable, "args": ["-c", reader], "needs": ["first"]}
+    flow = {"name": "py", "steps": {"first": first, "then": then}}
+    with daemon.client() as client:
+        accepted = client.submit_workflow(flow)
+        ids_of = accepted["steps"]
+        assert accepted["id"] is not None
+        client.wait(*(job for job in ids_of.values() if job))
+        told = [b"".join(client.logs(job)).decode() for job in ids_of.values() if job]
+        saved = [one for one in client.checkpoints(workflow=accepted["id"])["checkpoints"] if one["kind"] == "progress"]
+        data = client.checkpoint_data(saved[0]["id"])
+
+    assert told == ['{"a": [2], "b": 1} {}\n', "{'first': {'rows': '4'}}\n"]
+    assert ([one["status"] for one in saved], data) == (["first"], b'{"a": [2], "b": 1}')
+
+
+def test_python_when_this_is_no_job_then_every_call_that_needs_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TOKEN", "SOCKET", "CHECKPOINT", "OUTPUT", "INPUTS"):
+        monkeypatch.delenv(f"STOKER_{name}", raising=False)
+
+    for call in (checkpoint.load, lambda: checkpoint.save(b""), lambda: checkpoint.output(a=1)):
+        with pytest.raises(UsageError, match="no job"):
+            call()
+    assert checkpoint.inputs() == {}
+
+
+def test_python_when_the_data_is_too_large_then_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOKER_TOKEN", "t")
+    monkeypatch.setenv("STOKER_SOCKET", "/nowhere")
+
+    with pytest.raises(CheckpointTooLarge):
+        checkpoint.save(bytes(checkpoint.MAX_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", {"b": "2"}), ("a=1\n", {"a": "1", "b": "2"}), ('{"a": 1, "b": 1}', {"a": 1, "b": "2"})],
+)
+def test_output_when_something_was_handed_on_before_then_it_is_added_to(
+    before: str, after: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "output"
+    path.write_text(before)
+    monkeypatch.setenv("STOKER_OUTPUT", str(path))
+
+    checkpoint.output(b="2")
+
+    assert json.loads(path.read_text()) == after
