@@ -18,6 +18,7 @@ from stoker.core.model import Change, Job, State
 from stoker.core.requests import LogChunk, LogFeed
 from stoker.engine.book import Book
 from stoker.engine.feeds import tell
+from stoker.engine.views import laid_over
 from stoker.process.capture import follow as follow_log
 from stoker.process.capture import log_path, tail_offset
 from stoker.store import jobs
@@ -31,8 +32,7 @@ async def job_now(engine: Engine, job_id: int) -> Job:
     found = await engine.reader.run(jobs.by_ids, [job_id])
     if job_id not in found:
         raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
-    run = engine.book.runs.get(job_id)
-    return run.job if run is not None and found[job_id].state is run.job.state else found[job_id]
+    return laid_over(found[job_id], engine.book)[0]
 
 
 def change_view(change: Change) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 from stoker.core.limits import describe
 from stoker.core.model import Attempt, Job
 from stoker.core.suspicion import suspicion
-from stoker.engine.book import Book
+from stoker.engine.book import Book, Run
 from stoker.process.capture import log_path
 
 _SPEC_FIELDS = (
@@ -32,8 +32,7 @@ _JOB_FIELDS = (
 
 def job_view(job: Job, book: Book, state_dir: Path) -> dict[str, Any]:
     """A job as `job.get` and `job.list` show it."""
-    run = book.runs.get(job.id)
-    job = job if run is None else run.job
+    job, run = laid_over(job, book)
     view: dict[str, Any] = {"id": job.id}
     view |= {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
@@ -42,6 +41,18 @@ def job_view(job: Job, book: Book, state_dir: Path) -> dict[str, Any]:
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
     return view
+
+
+def laid_over(job: Job, book: Book) -> tuple[Job, Run | None]:
+    """The job as memory has it, with its run, where memory knows only more of what is committed.
+
+    An attempt whose commit is under way is told of by nobody: whoever asked for its log next would hear that there is
+    no such attempt.
+    """
+    run = book.runs.get(job.id)
+    if run is None or (run.job.state, run.job.attempts) != (job.state, job.attempts):
+        return job, None
+    return run.job, run
 
 
 def attempt_view(job: Job, attempt: Attempt, book: Book) -> dict[str, Any]:
