@@ -52,6 +52,17 @@ def test_why_when_the_last_run_saved_and_went_at_once_then_it_says_so() -> None:
     assert told.message == "saved its state and asked to be run again (exit 75); the next try is in 0.6s"
 
 
+def test_why_when_a_worker_owes_a_sign_of_life_then_it_says_since_when_and_what_follows() -> None:
+    of = job(State.RUNNING, asked=spec(heartbeat_ms=1_000), attempts=2, pid=9)
+
+    told = why(of, attempt=attempt(of), unheard_ms=60_000)
+
+    assert (told.code, told.details) == ("unresponsive", {"silent_ms": 60_000})
+    assert told.message == (
+        "is running (attempt 2, pid 9) and has given no sign of life for 60.0s; it is stopped in 120.0s"
+    )
+
+
 @pytest.mark.parametrize("run_at", [None, NOW.wall - 1])
 def test_why_when_a_backoff_has_just_ended_then_it_is_not_taken_for_a_start_time(run_at: int | None) -> None:
     told = why(job(State.WAITING, asked=spec(max_attempts=3, run_at=run_at), failures=1, wake_at=NOW.steady))

@@ -108,7 +108,7 @@ def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
         f"{job['attempts']}/{job['max_attempts']}",
         render.span(now_ms - job["created_at"]),
         render.span(_ran_ms(job, now_ms)),
-        title(job),
+        title(job) + (f"  [{told}]" if (told := outcome.said(job)) else ""),
     )
 
 
@@ -162,6 +162,8 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("queue", f"{job['queue']}, priority {job['priority']}"),
         ("pid", job["pid"]),
         ("attempts", _budget(job)),
+        ("says", outcome.said(job) or None),
+        ("sign of life", job["last_heartbeat"] and render.when(job["last_heartbeat"])),
         ("created", render.when(job["created_at"])),
         ("not before", job["run_at"] and render.when(job["run_at"])),
         ("started", job["started_at"] and render.when(job["started_at"])),

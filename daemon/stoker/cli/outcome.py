@@ -92,3 +92,10 @@ def _signal_name(number: int) -> str:
         return Signals(number).name
     except ValueError:
         return f"SIGRTMIN+{number - 34}"
+
+
+def said(job: dict[str, Any]) -> str:
+    """What its worker reports of itself, in a few words."""
+    percent = None if job.get("progress") is None else f"{job['progress']}%"
+    silent = "no sign of life" if job.get("unresponsive") else None
+    return ", ".join(word for word in (silent, percent, job.get("status_text")) if word)

@@ -22,7 +22,8 @@ from stoker.core.workflow import Intent
 class Scene(Struct, frozen=True, kw_only=True):
     """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts.
 
-    `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep.
+    `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
+    `unheard_ms`: how long a worker that was warned of has given no sign of life;
     `intent`: what is wanted of its workflow, if it is a step.
     """
 
@@ -42,6 +43,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     silent: bool = False
     asleep: bool = False
     intent: Intent = Intent.RUN
+    unheard_ms: int | None = None
 
 
 class Blocker(Struct, frozen=True):
@@ -177,7 +179,12 @@ def _running(job: Job, scene: Scene) -> Blocker:
     if attempt is not None and scene.silent:
         message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"
         return Blocker("running", message, "stoker status", {"launcher": attempt.launcher})
-    return Blocker("running", f"is running (attempt {job.attempts}{pid})", f"stoker logs -f {job.id}")
+    message = f"is running (attempt {job.attempts}{pid})"
+    if scene.unheard_ms is None:
+        return Blocker("running", message, f"stoker logs -f {job.id}")
+    left_ms = max(0, job.spec.unresponsive_kill_ms - scene.unheard_ms)
+    unheard = f" and has given no sign of life for {seconds(scene.unheard_ms)}; it is stopped {_when(left_ms)}"
+    return Blocker("unresponsive", message + unheard, f"stoker logs {job.id}", {"silent_ms": scene.unheard_ms})
 
 
 def _next_step(job: Job, attempt: Attempt, scene: Scene) -> str:

@@ -26,6 +26,17 @@ class Run(Struct):
     attempt: Attempt
 
 
+class Said(Struct):
+    """What the worker of an open attempt said of itself last; `unresponsive`: it owes a sign of life."""
+
+    progress: int | None = None
+    status: str | None = None
+    last_heartbeat: int | None = None
+    ready: bool = False
+    unresponsive: bool = False
+    ignored: int = 0
+
+
 class Book:
     """Memory of the engine, kept equal to the committed rows by `enter`."""
 
@@ -48,6 +59,7 @@ class Book:
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.flows = Flows()
         self.exchange: Exchange | None = None  # where workers leave what they hand on
+        self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
 
     def by_run(self, run_id: str) -> Run | None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stoker.config import Config
+from stoker.core import events as ev
 from stoker.core.clock import SystemClock
-from stoker.core.model import STOKER, ExecutionMode, Queue, QueueClass, State
+from stoker.core.model import STOKER, Attempt, ExecutionMode, Job, Queue, QueueClass, State
 from stoker.core.throttle import Pressure
 from stoker.engine import maintenance
 from stoker.engine.book import Book, Run
@@ -23,19 +24,20 @@ from stoker.engine.drain import Drain
 from stoker.engine.effects import Effects
 from stoker.engine.feeds import Feeds
 from stoker.engine.housekeeping import Housekeeping
-from stoker.engine.inbox import Change, Dependents, Reports, Settle
+from stoker.engine.inbox import Alarms, Change, Dependents, Reports, Settle
 from stoker.engine.intake import Intake
 from stoker.engine.intents import Intents
 from stoker.engine.limits import Limits
 from stoker.engine.loop import Loop
+from stoker.engine.notices import Notices
 from stoker.engine.provisions import Provisions
 from stoker.engine.recovery import RecoveryService
 from stoker.engine.safety import SafeMode, safe_mode
 from stoker.engine.specs import Specs
 from stoker.engine.throttle import Throttle
-from stoker.engine.timers import Timers
+from stoker.engine.timers import Alarm, Timers
 from stoker.engine.turn import Turn
-from stoker.executors.base import Ended, Executor, Lost, Report
+from stoker.executors.base import Ended, Executor, Lost, Report, Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
@@ -78,13 +80,18 @@ class Engine:
         self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.telemetry, self._act)
         self.tokens = around.tokens
         self.book.exchange = self._exchange = around.exchange
-        self.provisions = Provisions(
-            opened.reader, around.exchange, self.book, lambda mode, starts: executors[mode].start(starts), self.report
-        )
+        self.notices = Notices(
+            self.book, around.exchange, self.timers, self.clock, self._alarm, self.local.launchers.pid_of
+        )  # fmt: skip
+        self._executors = executors
+        self.provisions = Provisions(opened.reader, around.exchange, self.book, self._start, self.report)
         self.effects = Effects(
             self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post, self.provisions.start
         )
-        self.limits = Limits(self.timers, self.clock, self.loop, self.local.signal, self._hear_out)
+        self.limits = Limits(
+            self.timers, self.clock, self.loop, self.local.signal, self._hear_out, self.notices.judge,
+            self.notices.begin_anew,
+        )  # fmt: skip
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.checks = CommandChecks(self.clock, around.base["PATH"])
         self.intents = Intents(self.book, opened.reader, self.loop)
@@ -111,11 +118,25 @@ class Engine:
 
     def _act(self, turn: Turn) -> None:
         self.effects.act(turn)
+        self.notices.close(effect.run_id for effect in turn.effects if isinstance(effect, ev.Settled))
         self.limits.rearm()
         self.intents.look(turn.flows)
 
+    def _start(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
+        for start in starts:
+            if start.job.spec.speaks:
+                self.notices.open(start.attempt.run_id)
+        self._executors[mode].start(starts)
+
+    def _arm(self, job: Job, attempt: Attempt, started: int) -> None:
+        self.timers.arm(job, attempt, started)
+        self.notices.began(job, attempt, started)
+
+    def _alarm(self, alarm: Alarm) -> None:
+        self.loop.post(Alarms([alarm], self.local.signal))
+
     def _tick(self) -> None:
-        self.limits.look()
+        self.limits.look(self.config.cpu.sample_ms)
         self.housekeeping.tick()
 
     def _nudge(self) -> None:
@@ -136,7 +157,7 @@ class Engine:
                     rest,
                     self.effects.told,
                     self.clock.steady_from_boot,
-                    self.timers.arm,
+                    self._arm,
                     self._unknown,
                     self.drain.under_way,
                 )
@@ -161,6 +182,7 @@ class Engine:
         if self.config.throttle.freeze_running:
             low = [run.attempt.run_id for run in self.book.runs.values() if self._is_low(run)]
             self.local.freeze(low, frozen=pressure.throttled)
+            self.notices.excuse(low, frozen=pressure.throttled)
         self.loop.nudge()
 
     def _is_low(self, run: Run) -> bool:
@@ -229,6 +251,7 @@ class Engine:
         self.throttle.stop()
         await self.housekeeping.close()
         self.limits.stop()
+        self.notices.stop()
         await self.recovery.close()
         await self.intents.close()
         await self.provisions.close()

@@ -186,6 +186,8 @@ class Alarms(Message):
             match alarm.limit:
                 case Limit.TIMEOUT:
                     turn.step(alarm.job_id, ev.StopWanted(reason=StopReason.TIMEOUT))
+                case Limit.UNRESPONSIVE:
+                    turn.step(alarm.job_id, ev.StopWanted(reason=StopReason.UNRESPONSIVE))
                 case Limit.DEADLINE:
                     turn.step(alarm.job_id, ev.DeadlinePassed())
                 case Limit.WARN:

@@ -146,6 +146,7 @@ class Service:
             ended=await engine.reader.run(attempts.newest_end, job.id) if job.spec.limits and run is None else None,
             closed=engine.dispatcher.closed,
             silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
+            unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
             intent=book.flows.intent_of(job),
         )

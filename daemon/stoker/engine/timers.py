@@ -10,9 +10,11 @@ import heapq
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.clock import Now
 from stoker.core.model import Attempt, Job
+from stoker.core.notice import judge_silence
 
 # A wall clock that is set forward tells nobody, so wall limits are looked at again this often.
 WALL_RECHECK_MS = 1_000
@@ -22,6 +24,8 @@ class Limit(StrEnum):
     WARN = "warn"
     TIMEOUT = "timeout"
     DEADLINE = "deadline"
+    HEARTBEAT = "heartbeat"
+    UNRESPONSIVE = "unresponsive"
 
 
 class Alarm(Struct, frozen=True, order=True):
@@ -50,6 +54,8 @@ class Timers:
             if spec.warn_signal is not None:
                 warn_at = started + max(0, spec.timeout_ms - spec.warn_before_ms)
                 self._push(self._steady, job, attempt, warn_at, Limit.WARN)
+        if spec.heartbeat_ms is not None:
+            self._push(self._steady, job, attempt, started + (judge_silence(spec, 0).look_in_ms or 0), Limit.HEARTBEAT)
         if spec.deadline is not None:
             self._push(self._wall, job, attempt, spec.deadline, Limit.DEADLINE)
             if spec.warn_signal is not None:
@@ -57,6 +63,10 @@ class Timers:
 
     def _push(self, heap: list[Alarm], job: Job, attempt: Attempt, at: int, limit: Limit) -> None:
         heapq.heappush(heap, Alarm(at, job.id, attempt.run_id, limit))
+
+    def look_again(self, alarm: Alarm, at: int) -> None:
+        """The same alarm, later (steady)."""
+        heapq.heappush(self._steady, replace(alarm, at=at))
 
     def pend(self, job: Job, now: Now) -> None:
         """A job waits or is queued: its own limits may come before what was due next."""

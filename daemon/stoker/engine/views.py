@@ -38,6 +38,12 @@ def job_view(job: Job, book: Book, state_dir: Path) -> dict[str, Any]:
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
     view["spec_hash"] = job.spec_hash.hex()
+    said = None if run is None else book.said.get(run.attempt.run_id)
+    view["progress"] = said and said.progress
+    view["status_text"] = said and said.status
+    view["last_heartbeat"] = said and said.last_heartbeat
+    view["notices_ignored"] = said and said.ignored
+    view["unresponsive"] = said is not None and said.unresponsive
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
     return view

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.limits import Limits
+from stoker.core.model import Job
 from stoker.core.tokens import Tokens
 from stoker.executors.base import Start
 from stoker.executors.leaves import Leaves
@@ -43,6 +44,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
         return {
             **self.base,
             **job.spec.env,
+            **self._reporting(job, attempt.run_id),
             "STOKER_JOB_ID": str(job.id),
             "STOKER_ATTEMPT": str(attempt.ordinal),
             "STOKER_RUN_ID": attempt.run_id,
@@ -54,6 +56,13 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             "STOKER_INPUTS": start.inputs,
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }
+
+    def _reporting(self, job: Job, run_id: str) -> dict[str, str]:
+        """In the words of systemd (sd_notify(3), sd_watchdog_enabled(3)), so that its services need no change."""
+        told = {"NOTIFY_SOCKET": self.exchange.notice_address(run_id)} if job.spec.speaks else {}
+        if job.spec.heartbeat_ms is not None:
+            told["WATCHDOG_USEC"] = str(job.spec.heartbeat_ms * 1_000)
+        return told
 
     def order(self, start: Start) -> LaunchOrder:
         """What the launcher is told. The attempt's leaf is made here, as the worker must find it."""

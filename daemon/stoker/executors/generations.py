@@ -49,6 +49,11 @@ class Generations:
         client = self._clients.get(launcher)
         return launcher in self._greeting or (client is not None and client.stuck)
 
+    def pid_of(self, launcher: str) -> int | None:
+        """Its process, while it is connected."""
+        client = self._clients.get(launcher)
+        return None if client is None else client.pid
+
     @property
     def all(self) -> list[LauncherClient]:
         """Also those of earlier daemons that have not answered us yet."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from stoker.paths import SOCKET_PATH_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from pathlib import Path
@@ -53,6 +55,14 @@ class Exchange:
     def checkpoint(self, run_id: str) -> str:
         """Where a worker finds its newest checkpoint, if there is one."""
         return f"{self._root}/{run_id}.checkpoint"
+
+    def notice_address(self, run_id: str) -> str:
+        """Where a worker speaks to the daemon: a path, or an abstract name (`@`) where a path would be too long.
+
+        The address of a socket has 107 bytes, and a worker cannot borrow our descriptor of the directory.
+        """
+        path = f"{self._root}/{run_id}.notify"
+        return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else f"@stoker-{run_id}"
 
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
         """Lay a checkpoint ready, before the worker begins."""

@@ -72,6 +72,7 @@ class LogEvent(StrEnum):
     TASK_FAILED = "task_failed", WARNING
     TASK_TIMEOUT = "task_timeout", WARNING
     WORKER_UNRESPONSIVE = "worker_unresponsive", WARNING
+    WORKER_UNHEARD = "worker_unheard", WARNING
     WORKER_LEAKED = "worker_leaked", WARNING
     HANDLER_RAISED = "handler_raised", ERROR
 

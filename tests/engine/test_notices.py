@@ -1,0 +1,268 @@
+"""What workers say on their sockets is shown, what is no saying is counted, and silence warns and then stops.
+
+The words are sent by `systemd-notify` where the host has it, and by plain sockets everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.work import alive, end_of, lines, running, shell, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.work import Gate
+
+SYSTEMD_NOTIFY = shutil.which("systemd-notify")
+PATIENCE_S = 30.0
+
+# Says each of its arguments (as Latin-1), then waits for the gate.
+SPEAK = """
+import os, socket, sys
+def say(words, to=os.environ["NOTIFY_SOCKET"]):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(words, "\\0" + to[1:] if to[0] == "@" else to)
+for words in sys.argv[2:]:
+    say(words.encode("latin-1"))
+open(sys.argv[1]).read(1)
+"""
+
+
+def speaker(gate: Gate, *words: str, **options: Any) -> dict[str, Any]:
+    return {"command": sys.executable, "args": ["-c", SPEAK, str(gate.path), *words], "notify": True, **options}
+
+
+def beating(beats: Path, every_s: float = 0.05) -> str:
+    """A script that gives signs of life for as long as there is a file."""
+    say = "import os, socket, sys, time\n"
+    say += "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+    say += "while True:\n"
+    say += f"    if os.path.exists({str(beats)!r}):\n"
+    say += "        try: s.sendto(b'WATCHDOG=1', os.environ['NOTIFY_SOCKET'])\n"
+    say += "        except OSError: pass\n"
+    return say + f"    time.sleep({every_s})\n"
+
+
+def beater(beats: Path, **options: Any) -> dict[str, Any]:
+    beats.touch()
+    asked = {"heartbeat_ms": 50, "unresponsive_warn_ms": 300, "unresponsive_kill_ms": 3_000, "grace_ms": 200}
+    return {"command": sys.executable, "args": ["-c", beating(beats)], **asked, **options}
+
+
+def said(client: stoker.Client, job: int, field: str, value: object) -> dict[str, Any]:
+    """The job, once its worker has said so."""
+    until(lambda: client.get(job)[field] == value, PATIENCE_S, why=f"{field} = {value!r}")
+    found: dict[str, Any] = dict(client.get(job))
+    return found
+
+
+# --- what is said -------------------------------------------------------------------------------------------
+
+
+def test_notice_when_a_worker_reports_then_ls_show_and_top_show_it(shared: DaemonProcess, gate: Gate) -> None:
+    with shared.client() as client:
+        job = submit(client, speaker(gate, "READY=1", "X_STOKER_PROGRESS=42\nSTATUS=half \x1b[31mway"))
+        found = said(client, job, "progress", 42)
+        (listed,) = [each for each in client.call("job.list", {"states": ["running"]})["jobs"] if each["id"] == job]
+
+        assert (found["status_text"], listed["progress"]) == ("half \x1b[31mway", 42)
+        for command in (["ls"], ["show", str(job)], ["top"]):
+            shown = shared.cli(*command).stdout
+            assert "42%, half" in shown, command
+            assert "\x1b[31m" not in shown
+
+        gate.open()
+        assert end_of(client, job)[0] == "succeeded"
+        assert client.get(job)["progress"] is None
+    assert not list((shared.state_dir / "work").glob("*.notify"))
+
+
+@pytest.mark.skipif(SYSTEMD_NOTIFY is None, reason="no systemd-notify here")
+def test_notice_when_systemd_notify_says_it_then_it_is_heard_and_the_program_is_not_kept_waiting(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    script = (
+        f"{SYSTEMD_NOTIFY} --status='real words' X_STOKER_PROGRESS=7; echo $? >> {out}; "
+        f"{SYSTEMD_NOTIFY} WATCHDOG=1; echo $? >> {out}; read _ < {gate.path}"
+    )
+
+    job = submit(client, shell(script, notify=True))
+
+    found = said(client, job, "status_text", "real words")
+    until(lambda: client.get(job)["last_heartbeat"], PATIENCE_S, why="a sign of life")
+    assert found["progress"] == 7
+    until(lambda: lines(out) == ["0", "0"], PATIENCE_S, why="both to be over, well before any limit of theirs")
+
+
+def test_notice_when_it_is_hostile_then_it_is_ignored_and_counted_and_what_follows_is_heard(
+    client: stoker.Client, gate: Gate
+) -> None:
+    bad = ["no assignment", "STATUS=" + "x" * 5_000, "X_STOKER_PROGRESS=400", "STATUS=\xff", "=", "\n"]
+
+    job = submit(client, speaker(gate, "STATUS=before", *bad, "X_STOKER_PROGRESS=1"))
+
+    found = said(client, job, "progress", 1)
+    assert (found["status_text"], found["notices_ignored"]) == ("before", len(bad))
+
+
+def test_notice_when_it_comes_from_outside_of_the_tree_then_it_is_ignored(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    job = submit(client, speaker(gate, "STATUS=mine"))
+    said(client, job, "status_text", "mine")
+    (name,) = (shared.state_dir / "work").glob(f"{job}.*.notify")
+    assert name.stat().st_mode & 0o777 == 0o600
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"STATUS=not mine", str(name))
+
+    until(lambda: client.get(job)["notices_ignored"] == 1, PATIENCE_S, why="the stranger to be counted")
+    assert client.get(job)["status_text"] == "mine"
+
+
+def test_notice_when_nobody_asked_then_there_is_no_socket(client: stoker.Client, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    job = submit(client, shell(f'echo "${{NOTIFY_SOCKET-none}} ${{WATCHDOG_USEC-none}}" > {out}'))
+
+    assert end_of(client, job)[0] == "succeeded"
+    assert lines(out) == ["none none"]
+
+
+def test_notice_when_the_state_directory_has_a_long_name_then_an_abstract_name_is_used(gate: Gate) -> None:
+    daemon = DaemonProcess()
+    daemon.state_dir = daemon.home / ("long" * 30)
+    with daemon, daemon.client() as client:
+        job = submit(client, speaker(gate, "STATUS=from afar"))
+
+        said(client, job, "status_text", "from afar")
+
+
+# --- silence ------------------------------------------------------------------------------------------------
+
+
+def test_heartbeat_when_it_comes_then_the_worker_is_left_alone_whatever_the_limits(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    job = submit(client, beater(tmp_path / "beats"))
+    running(client, job)
+    first = until(lambda: client.get(job)["last_heartbeat"], PATIENCE_S, why="a sign of life")
+
+    until(lambda: client.get(job)["last_heartbeat"] > first + 3_500, PATIENCE_S, why="life far beyond the limit")
+
+    assert (client.get(job)["state"], client.get(job)["unresponsive"]) == ("running", False)
+    client.call("job.cancel", {"id": job})
+
+
+def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_of_and_then_killed_and_retried_as_its_spec_says(
+    shared: DaemonProcess, client: stoker.Client, tmp_path: Path
+) -> None:
+    job = submit(client, beater(tmp_path / "beats", unresponsive_kill_ms=2_000, max_attempts=2, base_delay_ms=1))
+    pids = []
+    for _ in range(2):
+        until(lambda: client.get(job)["last_heartbeat"], PATIENCE_S, why="a sign of life")
+        pids.append(client.get(job)["pid"])
+        os.kill(pids[-1], signal.SIGSTOP)
+        until(lambda: client.why(job)["code"] == "unresponsive", PATIENCE_S, why="the warning")
+        until(lambda: not alive(pids[-1]), PATIENCE_S, why="the stop")
+
+    assert end_of(client, job) == ("failed", "unresponsive")
+
+    attempts = client.history(job)["attempts"]
+    assert [attempt["stop_reason"] for attempt in attempts] == ["unresponsive", "unresponsive"]
+    assert client.get(job)["failures"] == 2
+    warnings = [event for event in shared.events("worker_unresponsive") if event["job"] == job]
+    assert {event["level"] for event in warnings} == {"warning"}
+    assert [event["stopping"] for event in warnings if "stopping" in event] == [False, False]
+
+
+def test_heartbeat_when_it_comes_again_after_the_warning_then_nothing_was_wrong(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    beats = tmp_path / "beats"
+    job = submit(client, beater(beats, unresponsive_kill_ms=60_000))
+    until(lambda: client.get(job)["last_heartbeat"], PATIENCE_S, why="a sign of life")
+    beats.unlink()
+    said(client, job, "unresponsive", value=True)
+
+    beats.touch()
+
+    said(client, job, "unresponsive", value=False)
+    assert client.why(job)["code"] == "running"
+    client.call("job.cancel", {"id": job})
+
+
+def test_heartbeat_when_only_other_words_come_then_that_is_no_sign_of_life(client: stoker.Client, gate: Gate) -> None:
+    limits = {"heartbeat_ms": 50, "unresponsive_warn_ms": 200, "unresponsive_kill_ms": 400}
+
+    job = submit(client, speaker(gate, "STATUS=busy", "READY=1", **limits))
+
+    assert end_of(client, job) == ("failed", "unresponsive")
+
+
+def test_trigger_when_a_worker_calls_itself_hung_then_it_is_stopped_at_once(client: stoker.Client, gate: Gate) -> None:
+    job = submit(client, speaker(gate, "WATCHDOG=trigger"))
+
+    assert end_of(client, job) == ("failed", "unresponsive")
+
+
+def test_heartbeat_when_the_daemon_stood_still_for_longer_than_the_limit_then_no_worker_is_blamed(
+    tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, beater(tmp_path / "beats", unresponsive_warn_ms=2_500))
+        first = until(lambda: client.get(job)["last_heartbeat"], PATIENCE_S, why="a sign of life")
+        clock = submit(client, shell("sleep 5"))
+        running(client, clock)
+        pid = client.get(clock)["pid"]
+        daemon.signal(signal.SIGSTOP)
+        until(lambda: not alive(pid), PATIENCE_S, why="the time to pass, which a process tells")
+        daemon.signal(signal.SIGCONT)
+
+        until(lambda: client.get(job)["last_heartbeat"] > first + 5_000, PATIENCE_S, why="a sign of life behind it")
+        assert client.get(job)["state"] == "running"
+
+
+# --- another daemon -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adopted(daemon: DaemonProcess, tmp_path: Path) -> tuple[DaemonProcess, int]:
+    """A daemon that was killed and started again, and the job that survived it, giving signs of life all the time."""
+    with daemon.client() as client:
+        job = submit(client, beater(tmp_path / "beats", survive=True, unresponsive_kill_ms=2_000))
+        until(lambda: client.get(job)["last_heartbeat"], PATIENCE_S, why="a sign of life")
+    daemon.kill9()
+    daemon.start()
+    return daemon, job
+
+
+def test_heartbeat_when_another_daemon_adopts_the_worker_then_it_is_heard_at_the_same_name(
+    adopted: tuple[DaemonProcess, int],
+) -> None:
+    daemon, job = adopted
+    with daemon.client() as client:
+        until(lambda: client.get(job)["last_heartbeat"], PATIENCE_S, why="a sign of life after the start")
+
+        assert client.get(job)["attempts"] == 1
+
+
+def test_heartbeat_when_an_adopted_worker_falls_silent_then_it_is_stopped_too(
+    adopted: tuple[DaemonProcess, int], tmp_path: Path
+) -> None:
+    daemon, job = adopted
+    (tmp_path / "beats").unlink()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "unresponsive")
