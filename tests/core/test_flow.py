@@ -8,6 +8,7 @@ import pytest
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.flow import (
+    MAX_EDGES,
     MAX_MISTAKES,
     MAX_STEPS,
     Flow,
@@ -127,6 +128,14 @@ def test_plan_when_there_are_too_many_steps_then_the_limit_is_named() -> None:
     found = mistakes_of(flow({"a": step(each=items), "b": step(each=items)}))
 
     assert found == {"steps": f"{MAX_STEPS + 2} steps; the limit is {MAX_STEPS}"}
+
+
+def test_plan_when_few_words_ask_for_millions_of_needs_then_it_is_refused_before_they_are_made() -> None:
+    items = tuple("x" for _ in range(MAX_STEPS // 2))
+
+    found = mistakes_of(flow({"a": step(each=items), "b": step(each=items, needs=("a",))}))
+
+    assert found == {"steps": f"{len(items) ** 2} needs between steps; the limit is {MAX_EDGES}"}
 
 
 def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() -> None:

@@ -30,6 +30,7 @@ from stoker.core.requests import (
 from stoker.core.workflow import Edge, Strategy
 
 MAX_STEPS = 10_000
+MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
 MAX_MISTAKES = 50  # in one answer: a broken generator makes the same mistake in every step
 ITEM = "item"
 _WORD = re.compile(r"\{\{\s*([^{}\s]*)\s*\}\}")
@@ -108,13 +109,11 @@ def plan(flow: Flow, given: Mapping[str, str], strategies: Iterable[str]) -> Pla
     """Fill in parameters, fan out, order. Raises FlowInvalid with every mistake at once."""
     words, mistakes = _parameters(flow, given)
     known = set(strategies)
+    refuse(_too_many(flow))
     groups: dict[str, list[Planned]] = {}
     for name, step in flow.steps.items():
         mistakes += _step_mistakes(flow, name, step, known)
         groups[name] = _fan_out(flow, name, step, words, mistakes)
-    total = sum(map(len, groups.values()))
-    if total > MAX_STEPS:
-        mistakes.append(Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow"))
     others = {name: [need.step for need in _edges(step) if need.step != name] for name, step in flow.steps.items()}
     cycle = find_cycle(others)
     if cycle:
@@ -171,9 +170,6 @@ def layers(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return found
 
 
-# --- parts --------------------------------------------------------------------------------------------------
-
-
 def _edges(step: StepParams) -> list[Edge]:
     return [Edge(need) if isinstance(need, str) else Edge(need.step, need.on) for need in step.needs]
 
@@ -186,6 +182,20 @@ def _parameters(flow: Flow, given: Mapping[str, str]) -> tuple[dict[str, str], l
         if name not in flow.parameters
     ]
     return {name: given.get(name, default) for name, default in flow.parameters.items()}, mistakes
+
+
+def _too_many(flow: Flow) -> list[Mistake]:
+    """Counted before anything is made of it: a few bytes can ask for millions."""
+    sizes = {name: 1 if step.each is UNSET else len(step.each) for name, step in flow.steps.items()}
+    if (total := sum(sizes.values())) > MAX_STEPS:
+        return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]
+    edges = sum(
+        sizes[name] * sum(sizes.get(need.step, 0) for need in _edges(step)) for name, step in flow.steps.items()
+    )
+    if edges > MAX_EDGES:
+        told = f"{edges} needs between steps; the limit is {MAX_EDGES}"
+        return [Mistake("steps", told, "put one step between both sides")]
+    return []
 
 
 def _step_mistakes(flow: Flow, name: str, step: StepParams, strategies: set[str]) -> list[Mistake]:

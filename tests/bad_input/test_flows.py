@@ -1,0 +1,171 @@
+"""Workflows that could never run, and flows made to hang the daemon: refused at once, with the path, nothing stored.
+
+Owns what is wrong with a flow as the daemon hears it, and what a very large one does to other clients meanwhile. A
+broken checkpoint or output is tests/engine/test_checkpoints.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import InvalidParams
+from tests.support.flows import flow, flow_end, send
+from tests.support.work import shell
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.rpc import RawClient
+
+untouched = pytest.mark.usefixtures("untouched")
+OK: dict[str, Any] = {"command": "true"}
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "cycle": (flow({"a": {**OK, "needs": ["c"]}, "b": {**OK, "needs": ["a"]}, "c": {**OK, "needs": ["b"]}}), "cycle"),
+    "self need": (flow({"a": {**OK, "needs": ["a"]}}), "steps.a.needs[0]: a step cannot need itself"),
+    "unknown need": (flow({"a": {**OK, "needs": ["b"]}}), "steps.a.needs[0]: there is no step 'b'"),
+    "need named twice": (
+        flow({"a": OK, "b": {**OK, "needs": ["a", "a"]}}),
+        "steps.b.needs[1]: step 'a' is named twice",
+    ),
+    "unknown resource": (flow({"a": {**OK, "resources": {"nowhere": 1}}}), "steps.a.resources.nowhere"),
+    "weight above capacity": (flow({"a": {**OK, "resources": {"small": 3}}}), "steps.a.resources.small"),
+    "weight of nothing": (flow({"a": {**OK, "resources": {"small": 0}}}), "steps.a.resources"),
+    "unknown queue": (flow({"a": {**OK, "queue": "nowhere"}}), "steps.a.queue"),
+    "unknown command": (flow({"a": {"command": "no-such-command-here"}}), "steps.a.command"),
+    "unknown strategy": (flow({"a": {**OK, "resume": "nope"}}), "steps.a.resume"),
+    "unknown parameter": (flow({"a": {"command": "{{who}}"}}), "steps.a.command"),
+    "unknown field": (flow({"a": {**OK, "colour": "red"}}), "steps.a.colour"),
+    "width without a list": (flow({"a": {**OK, "width": 2}}), "steps.a.width"),
+    "an empty list": (flow({"a": {**OK, "each": []}}), "steps.a.each"),
+    "no steps": (flow({}), "steps: a workflow has at least one step"),
+    "steps of wrong type": ({"name": "x", "steps": [OK]}, "steps"),
+    "no name": ({"steps": {"a": OK}}, "name"),
+    "a step that is no object": ({"name": "flow", "steps": {"a": "true"}}, "steps.a"),
+    "a step's name with a space": (flow({"a b": OK}), "steps.a b"),
+    "nested without end": (flow({"a": {**OK, "env": {"A": [[[[{}]]]]}}}), "steps.a.env"),
+}
+
+
+@pytest.fixture(scope="module")
+def small(shared: DaemonProcess) -> None:
+    with shared.client() as client:
+        client.call("resource.set", {"name": "small", "capacity": 2})
+
+
+@pytest.mark.usefixtures("small")
+@untouched
+@pytest.mark.parametrize("case", WRONG)
+def test_flow_when_it_could_never_run_then_the_place_is_named(bystander: stoker.Client, case: str) -> None:
+    sent, expected = WRONG[case]
+
+    with pytest.raises(InvalidParams) as refused:
+        send(bystander, sent)
+
+    assert expected in refused.value.message
+
+
+@untouched
+@pytest.mark.parametrize(
+    ("steps", "paths"),
+    [
+        ({"a": {"x": "y"}, "b": {**OK, "args": 1, "priority": "x"}}, ["a.x", "a.command", "b.args", "b.priority"]),
+        ({"a": {**OK, "needs": ["a", "x"]}, "b": {**OK, "width": 1}}, ["a.needs[0]", "a.needs[1]", "b.width"]),
+        ({"a": {**OK, "queue": "x"}, "b": {**OK, "resources": {"x": 1}}}, ["a.queue", "b.resources.x"]),
+    ],
+    ids=["shape", "graph", "host"],
+)  # fmt: skip
+def test_flow_when_it_has_many_mistakes_then_all_of_them_are_told_at_once(
+    bystander: stoker.Client, steps: dict[str, Any], paths: list[str]
+) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        send(bystander, flow(steps))
+
+    assert sorted(error["path"] for error in refused.value.details["errors"]) == sorted(f"steps.{p}" for p in paths)
+
+
+@untouched
+def test_flow_when_a_step_stands_in_it_twice_then_the_frame_is_refused(raw: RawClient) -> None:
+    steps = b'{"a":{"command":"true"},"a":{"command":"false"}}'
+    raw.say(b'{"jsonrpc":"2.0","id":1,"method":"workflow.submit","params":{"flow":{"name":"x","steps":%b}}}\n' % steps)
+
+    answer = raw.hear()
+
+    assert "error" in answer
+    assert "twice" in answer["error"]["message"]
+
+
+# --- made to hang it -------------------------------------------------------------------------------------------
+
+
+def many(steps: int) -> dict[str, Any]:
+    return flow({f"s{number}": OK for number in range(steps)})
+
+
+def fan(items: int, times: int = 1, **more: Any) -> dict[str, Any]:
+    each = ["x"] * items
+    return flow({f"s{number}": {**OK, "each": each, **(more if number else {})} for number in range(times)})
+
+
+HUGE = {
+    "as many steps as a frame holds": many(30_000),
+    "a list of a hundred thousand": fan(100_000),
+    "twenty lists of ten thousand": fan(10_000, 20),
+    "five thousand that each need five thousand": fan(5_000, 2, needs=["s0"]),
+    "a chain that closes": flow({f"s{n}": {**OK, "needs": [f"s{(n + 1) % 9_000}"]} for n in range(9_000)}),
+}
+
+
+class Asking(threading.Thread):
+    """Another client that asks all the while, and the longest that it had to wait is told by the daemon's own log."""
+
+    def __init__(self, client: stoker.Client) -> None:
+        super().__init__(daemon=True)
+        self._client = client
+        self._enough = threading.Event()
+        self.answers = 0
+
+    def run(self) -> None:
+        while not self._enough.is_set():
+            self._client.call("system.health")
+            self.answers += 1
+
+    def finish(self) -> int:
+        self._enough.set()
+        self.join(30)
+        return self.answers
+
+
+@untouched
+@pytest.mark.parametrize("case", HUGE)
+def test_flow_when_it_is_made_to_hang_the_daemon_then_it_is_refused_while_others_are_answered(
+    shared: DaemonProcess, bystander: stoker.Client, case: str
+) -> None:
+    with shared.client() as other:
+        asking = Asking(other)
+        asking.start()
+
+        with pytest.raises(InvalidParams) as refused:
+            send(bystander, HUGE[case])
+
+        assert asking.finish() > 0
+    assert refused.value.code in {"flow_invalid", "frame_too_large"}
+    assert shared.events("loop_stalled") == []
+
+
+def test_flow_when_it_has_as_many_steps_as_are_allowed_then_it_is_taken_and_others_are_answered_meanwhile(
+    shared: DaemonProcess, bystander: stoker.Client
+) -> None:
+    asked = {**shell("exit 0"), "each": ["x"] * 10_000, "width": 1}
+    with shared.client() as other:
+        asking = Asking(other)
+        asking.start()
+        answer = send(bystander, flow({"all": asked}))
+        assert asking.finish() > 0
+
+    assert len(answer["steps"]) == 10_000
+    bystander.call("workflow.cancel", {"id": answer["id"]})
+    assert flow_end(bystander, answer["id"]) == "cancelled"
