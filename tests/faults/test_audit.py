@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.audit import Audit
 from tests.support.daemon import DaemonProcess
+from tests.support.flows import flow, send
 from tests.support.ledger import Ledger
 from tests.support.torture import SETTINGS, become_quiet
 from tests.support.work import submit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+UNGUARD = "DROP TRIGGER checkpoints_are_immutable;"
 LIES = {
     "an answer for a job that is not there": ("answer k9 9", "is lost"),
     "two jobs for one key": ("answer k1 2", "was answered with jobs"),
@@ -31,17 +33,31 @@ LIES = {
     "another exit code": ("UPDATE attempts SET exit_code = 3 WHERE job_id = 1", "its own last word"),
     "an end that was not seen": ("UPDATE attempts SET outcome = 'unseen' WHERE job_id = 1", "recorded as unseen"),
     "a state without a change": ("UPDATE jobs SET state = 'cancelled' WHERE id = 1", "its last change says"),
+    "a checkpoint that is missing": ("DELETE FROM checkpoints WHERE seq = 2", "in place 2"),
+    "a checkpoint that was touched": (f"{UNGUARD} UPDATE checkpoints SET status = 'x' WHERE seq = 2", "its checksum"),
+    "a checkpoint with another parent": (f"{UNGUARD} UPDATE checkpoints SET parent = 9 WHERE seq = 2", "builds on 9"),
+    "a step that its chain does not know of": ("UPDATE jobs SET reason = 'user' WHERE step = 'a'", "checkpoints say"),
+    "a transition that nobody recorded": (
+        "DELETE FROM checkpoints WHERE seq = (SELECT max(seq) FROM checkpoints WHERE kind = 'step')",
+        "its ends of steps",
+    ),
+    "a workflow that ended before its steps": ("UPDATE jobs SET state = 'running' WHERE step = 'b'", "its steps are"),
 }
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[tuple[Path, Ledger]]:
-    """Two unsafe jobs that succeeded, and their witness."""
+    """Two unsafe jobs and a workflow that succeeded, and their witness."""
     with DaemonProcess(SETTINGS) as daemon:
         ledger = Ledger(daemon.home / "ledger")
         with daemon.client() as client:
             for key in ("k1", "k2"):
                 ledger.answer(key, submit(client, ledger.send(key, ledger.spec(key))))
+            steps = {"a": ledger.spec("k3"), "b": {**ledger.spec("k3"), "needs": ["a"]}}
+            for step in steps.values():
+                del step["idempotency_key"]
+            answer = send(client, ledger.send("k3", flow(steps)), idempotency_key="k3")
+            ledger.answer("k3", answer["steps"]["a"])
         become_quiet(daemon)
         assert daemon.stop() == 0
         yield daemon.state_dir / "stoker.db", ledger
@@ -76,7 +92,7 @@ def test_audit_when_something_was_forged_then_it_is_named(run: tuple[Path, Ledge
             written.append(f"START {first.run_id} 1 1 -")
         case _:
             with sqlite3.connect(copy) as connection:
-                connection.execute(forgery)
+                connection.executescript(forgery)
             connection.close()
     work.write_text("".join(f"{line}\n" for line in written))
 

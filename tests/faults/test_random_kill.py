@@ -66,5 +66,5 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then
     until(lambda: not list(tortured.processes()), why="the end of every process of this instance")
     assert list((tortured.state_dir / "outcomes").glob("*")) == []
     assert faults.fired["daemon"] * faults.fired["launcher"] > 0
-    assert load.done["answered"] > 0
+    assert min(load.done["answered"], load.done["workflow"]) > 0
     assert min(audit.policies()[policy] for policy in POLICIES) > 0

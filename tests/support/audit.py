@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.support.chains import broken_links, chains_of, unlike_changes, wrong_context
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
@@ -46,6 +48,8 @@ class Audit:
             for row in connection.execute("SELECT * FROM attempts ORDER BY job_id, ordinal"):
                 self.attempts[row["job_id"]].append(dict(row))
             self.changes = [dict(row) for row in connection.execute("SELECT * FROM changes ORDER BY seq")]
+            self.workflows = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM workflows")}
+            self.chains = chains_of(connection)
             self._integrity = [row[0] for row in connection.execute("PRAGMA integrity_check")]
             self._strays = connection.execute("PRAGMA foreign_key_check").fetchall()
         finally:
@@ -55,6 +59,7 @@ class Audit:
         """Every breach of every promise that can be seen once all is quiet."""
         return [
             *self.submits(), *self.runs(), *self.overlaps(), *self.outcomes(), *self.log_of_changes(), *self.storage(),
+            *self.workflow_chains(),
         ]  # fmt: skip
 
     # --- promise 1: answered is on disk, once ---
@@ -74,7 +79,7 @@ class Audit:
         for job, count in Counter(self.keys.values()).items():
             if count > 1:
                 yield f"job {job} has {count} keys"
-        for job in self.jobs.keys() - set(self.keys.values()):
+        for job in {job for job, row in self.jobs.items() if row["workflow_id"] is None} - set(self.keys.values()):
             yield f"job {job} has no key: it was stored twice"
 
     # --- promise 2: never again unless it may ---
@@ -177,6 +182,24 @@ class Audit:
         yield from (f"integrity_check: {found}" for found in self._integrity if found != "ok")
         yield from (f"foreign_key_check: {tuple(found)}" for found in self._strays)
 
+    # --- workflows: the chain says what the rows say ---
+
+    def workflow_chains(self) -> Iterator[str]:
+        for workflow, row in self.workflows.items():
+            links = self.chains.get(f"w{workflow}", [])
+            steps = {job["step"]: job for job in self.jobs.values() if job["workflow_id"] == workflow}
+            moves = [change for change in self.changes if change["job_id"] in {job["id"] for job in steps.values()}]
+            yield from broken_links(f"workflow {workflow}", links)
+            holds = {name: self.attempts[job["id"]][-1]["holds"] for name, job in steps.items() if job["attempts"]}
+            yield from wrong_context(f"workflow {workflow}", links, steps, holds)
+            yield from unlike_changes(f"workflow {workflow}", links, moves)
+            ended = all(job["state"] in FINAL for job in steps.values())
+            if ended != (row["finished_at"] is not None):
+                yield f"workflow {workflow} is {row['state']}, its steps are {[job['state'] for job in steps.values()]}"
+        for name, links in self.chains.items():
+            if name.startswith("j"):
+                yield from broken_links(f"chain {name}", links)
+
     # --- liveness ---
 
     def unfinished(self) -> list[str]:
@@ -209,4 +232,5 @@ class Audit:
             "outcomes": dict(Counter(attempt["outcome"] for attempt in attempts)),
             "adopted": sum(attempt["adopted"] for attempt in attempts),
             "changes": len(self.changes),
+            "workflows": dict(Counter(row["state"] for row in self.workflows.values())),
         }

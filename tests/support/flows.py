@@ -1,7 +1,7 @@
 """Workflows in tests: sent, waited for, and asked about.
 
-Owns the few questions that many tests ask of a workflow and of its chain of checkpoints. Refuses daemons: it is given
-clients.
+Owns the few questions that many tests ask of a workflow and of its chain of checkpoints, and the workflows of tortures.
+Refuses daemons: it is given clients.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from tests.support.facts import until
 from tests.support.work import shell
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import random
 
     import stoker
+    from tests.support.ledger import Ledger
 
 ENDED = {"succeeded", "failed", "cancelled"}
 
@@ -88,5 +89,14 @@ def context(client: stoker.Client, checkpoint: int) -> dict[str, Any]:
     return found
 
 
-def counted(ledger: Path) -> list[str]:
-    return ledger.read_text().splitlines() if ledger.exists() else []
+def draw_flow(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
+    """The request for a workflow of a torture: none of its steps waits for a person, whatever the faults do."""
+    steps: dict[str, dict[str, Any]] = {}
+    for number in range(dice.randrange(2, 5)):
+        needs = [{"step": name, "on": dice.choice(["ok", "ok", "any", "failed"])} for name in steps]
+        promises: dict[str, Any] = {"on_orphan": dice.choice(["fail", "requeue"]), "survive": dice.random() < 0.3}
+        spec = ledger.spec(key, lasts_s=dice.choice([0, 0, 0.02, 0.1]), code=dice.choice([0, 0, 0, 9]), **promises)
+        del spec["idempotency_key"]
+        chosen = [need for need in needs if dice.random() < 0.6]
+        steps[f"s{number}"] = {**spec, "grace_ms": 100, "max_orphanings": 1000, "needs": chosen}
+    return {"flow": flow(steps), "idempotency_key": key}

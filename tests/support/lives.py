@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from stoker.core.errors import AlreadyFinished, AttemptMayLive, DaemonUnreachable, DiskFull, NotAllowed
 from tests.support.audit import Audit
 from tests.support.facts import NeverCame, until
+from tests.support.flows import draw_flow
 from tests.support.ledger import Ledger
 from tests.support.strace import SYSCALLS, Point, Strace, draw, points
 from tests.support.torture import FDS_ALLOWED, LIVE, become_quiet, count_fds, draw_job, zombies_of
@@ -71,9 +72,10 @@ class Lives:
         return [point for turn in turns if (point := next(turn, None)) is not None]
 
     def work(self) -> None:
-        """One job alone, many at once, a cancel, and the ends of what is short; the daemon may die under any of it."""
+        """A job alone, a workflow, many at once, a cancel, the ends of what is short; the daemon may die under any."""
         with contextlib.suppress(DaemonUnreachable, NeverCame), self.daemon.client(timeout_s=5) as client:
             self._submit(client, 1)
+            self._submit_flow(client)
             jobs = self._submit(client, 6)
             with contextlib.suppress(AlreadyFinished, AttemptMayLive, NotAllowed):
                 client.cancel(jobs[0])
@@ -88,6 +90,13 @@ class Lives:
         for key, answer in zip(keys, answers, strict=True):
             self.ledger.answer(key, answer["id"])
         return [answer["id"] for answer in answers]
+
+    def _submit_flow(self, client: stoker.Client) -> None:
+        """Its key stands for its first step."""
+        key = f"k{self._number}"
+        self._number += 1
+        sent = self.ledger.send(key, draw_flow(self.dice, self.ledger, key))
+        self.ledger.answer(key, min(client.call("workflow.submit", sent)["steps"].values()))
 
     def accepted(self, client: stoker.Client) -> bool:
         """Whether a job more is taken; the one reason for a no is the full disk."""

@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 from stoker.core.errors import DaemonUnreachable, StokerError, StorageFailed
 from tests.support.daemon import DaemonDied, DaemonProcess
 from tests.support.facts import NeverCame, until
+from tests.support.flows import draw_flow
 from tests.support.ledger import Ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import stoker
 
 SETTINGS = """
@@ -95,19 +98,37 @@ class Load(threading.Thread):
         elif drawn < 0.2:
             self._retry(client)
         elif drawn < 0.35 and self._lost:
-            self._submit(client, [self._lost.pop(self._dice.randrange(len(self._lost)))])
+            self._submit_again(client, self._lost.pop(self._dice.randrange(len(self._lost))))
         elif drawn < 0.5:
             self._submit(client, [self._draw() for _ in range(self._dice.randrange(2, 6))])
+        elif drawn < 0.6:
+            self._submit_flow(client, self._draw(draw_flow))
         else:
             self._submit(client, [self._draw()])
         if self._dice.random() < 0.2:
             self._make_room(client)
 
-    def _draw(self) -> str:
+    def _draw(self, draw: Callable[[random.Random, Ledger, str], dict[str, Any]] = draw_job) -> str:
         self._number += 1
         key = f"k{self._number}"
-        self._ledger.send(key, draw_job(self._dice, self._ledger, key))
+        self._ledger.send(key, draw(self._dice, self._ledger, key))
         return key
+
+    def _submit_again(self, client: stoker.Client, key: str) -> None:
+        if "flow" in self._ledger.sent[key]:
+            self._submit_flow(client, key)
+        else:
+            self._submit(client, [key])
+
+    def _submit_flow(self, client: stoker.Client, key: str) -> None:
+        """Its key stands for its first step."""
+        try:
+            answer = client.call("workflow.submit", self._ledger.sent[key])
+        except NOT_TOLD:
+            self._lost.append(key)
+            raise
+        self._ledger.answer(key, min(answer["steps"].values()))
+        self.done["workflow"] += 1
 
     def _submit(self, client: stoker.Client, keys: list[str]) -> None:
         jobs = [self._ledger.sent[key] for key in keys]

@@ -270,4 +270,6 @@ def _book(snapshot: Snapshot) -> Book:
     book.flows.load(snapshot.flows, snapshot.chain_heads)
     for job, attempt in snapshot.runs:
         book.open(job, attempt)
+        if job.workflow_id in book.flows.runs:
+            book.flows.runs[job.workflow_id].enter(job)  # what it holds is not in the row of its workflow
     return book

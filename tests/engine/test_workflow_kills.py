@@ -1,0 +1,168 @@
+"""kill -9 of the daemon at any moment of a workflow: every step runs as promised, and the chain says what the rows say.
+
+Owns the moments (right after the answer, while a step runs, between steps, in a pause, in a cancel) and asks the audit
+after the last life. Killing at single syscalls, with workflows in the mix, is in tests/faults.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.audit import Audit
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.flows import flow, flow_end, look, send, stand
+from tests.support.ledger import Ledger
+from tests.support.work import running
+
+if TYPE_CHECKING:
+    import stoker
+
+SETTINGS = "[daemon]\nmax_running = 4\n[cpu]\nthrottle_threshold = 100\n"
+
+
+class Told:
+    """A daemon, a ledger, and workflows whose submits stand in it."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.daemon = daemon
+        self.ledger = Ledger(daemon.home / "ledger")
+
+    def step(self, *needs: Any, lasts_s: float = 0, code: int = 0, **options: Any) -> dict[str, Any]:
+        spec = self.ledger.spec("", lasts_s=lasts_s, code=code, on_orphan="requeue", grace_ms=100, **options)
+        del spec["idempotency_key"]
+        return {**spec, "needs": list(needs)}
+
+    def send(self, client: stoker.Client, steps: dict[str, Any], key: str = "k") -> dict[str, Any]:
+        self.ledger.send(key, flow(steps))
+        answer = send(client, flow(steps), idempotency_key=key)
+        self.ledger.answer(key, min(answer["steps"].values()))
+        return answer
+
+    def again(self) -> None:
+        self.daemon.kill9()
+        self.daemon.start()
+
+    def audit(self) -> Audit:
+        """After the last life."""
+        self.daemon.kill9()
+        return Audit(self.daemon.state_dir / "stoker.db", self.ledger)
+
+
+@pytest.fixture
+def told() -> Any:
+    with DaemonProcess(SETTINGS) as daemon:
+        yield Told(daemon)
+
+
+def test_workflow_when_the_daemon_dies_right_after_the_answer_then_all_of_it_still_runs_once(told: Told) -> None:
+    steps = {"a": told.step(), "b": told.step("a"), "c": told.step("a", code=3), "d": told.step("c"),
+             "e": told.step({"step": "c", "on": "failed"})}  # fmt: skip
+    with told.daemon.client() as client:
+        answer = told.send(client, steps)
+    told.again()
+
+    with told.daemon.client() as client:
+        assert flow_end(client, answer["id"]) == "failed"
+        assert stand(client, answer["id"]) == {
+            "a": "succeeded", "b": "succeeded", "c": "failed", "d": "skipped", "e": "succeeded"
+        }  # fmt: skip
+    audit = told.audit()
+    assert audit.complaints() == []
+    assert Counter(line.job for line in told.ledger.lines() if line.what == "END") == {
+        answer["steps"][name]: 1 for name in "abce"
+    }
+
+
+def test_workflow_when_the_daemon_dies_at_every_line_of_its_ledger_then_no_completed_step_runs_again(
+    told: Told,
+) -> None:
+    with told.daemon.client() as client:
+        client.call("resource.set", {"name": "tool", "capacity": 2})
+        names = [f"s{number}" for number in range(8)]
+        needs = [[], ["s0"], ["s0"], ["s1", "s2"], ["s3"], ["s3"], ["s4", "s5"], ["s6"]]
+        steps = {name: told.step(*need, lasts_s=0.05, resources={"tool": 1})
+                 for name, need in zip(names, needs, strict=True)}  # fmt: skip
+        answer = told.send(client, steps)
+
+    kills = 0
+    while kills < 12:
+        said = told.ledger.count()
+        with told.daemon.client() as client:
+            until(lambda said=said: told.ledger.count() > said or look(client, answer["id"])["state"] == "succeeded",  # type: ignore[misc]
+                  why="a line more")  # fmt: skip
+            if look(client, answer["id"])["state"] == "succeeded":
+                break
+        told.again()
+        kills += 1
+    with told.daemon.client() as client:
+        assert flow_end(client, answer["id"]) == "succeeded"
+
+    audit = told.audit()
+    assert audit.complaints() == []
+    assert kills > 3
+    for attempts in audit.attempts.values():
+        assert [attempt["outcome"] for attempt in attempts].index("exit") == len(attempts) - 1
+
+
+def test_chain_when_a_step_holds_something_through_a_restart_then_the_next_whole_context_says_so(told: Told) -> None:
+    with told.daemon.client() as client:
+        client.call("resource.set", {"name": "tool", "capacity": 2})
+        answer = told.send(client, {"a": told.step(lasts_s=30, survive=True, resources={"tool": 2}), "b": told.step()})
+        running(client, answer["steps"]["a"])
+        until(lambda: stand(client, answer["id"])["b"] == "succeeded", why="the other step")
+    told.again()
+
+    with told.daemon.client() as client:
+        client.call("workflow.pause", {"id": answer["id"]})  # a change of state leaves a whole context
+        assert stand(client, answer["id"])["a"] == "running"
+
+    assert told.audit().complaints() == []
+
+
+@pytest.mark.parametrize("verb", ["workflow.pause", "workflow.cancel"])
+def test_workflow_when_the_daemon_dies_after_a_verb_then_the_verb_still_holds(told: Told, verb: str) -> None:
+    steps = {"a": told.step(lasts_s=20, survive=True), "b": told.step("a")}
+    with told.daemon.client() as client:
+        answer = told.send(client, steps)
+        running(client, answer["steps"]["a"])
+        client.call(verb, {"id": answer["id"]})
+
+    told.again()
+
+    with told.daemon.client() as client:
+        if verb == "workflow.pause":
+            assert look(client, answer["id"])["state"] == "paused"
+            assert stand(client, answer["id"]) == {"a": "running", "b": "waiting"}
+            client.call("workflow.cancel", {"id": answer["id"]})
+        assert flow_end(client, answer["id"]) == "cancelled"
+        assert stand(client, answer["id"]) == {"a": "cancelled", "b": "cancelled"}
+    assert told.audit().complaints() == []
+
+
+def test_workflow_when_it_is_paused_and_the_daemon_dies_then_a_width_still_bounds_it_after_a_retry(
+    told: Told, tmp_path: Path
+) -> None:
+    steps = {"all": {**told.step(lasts_s=0.1), "each": ["1", "2", "3", "4"], "width": 1}}
+    with told.daemon.client() as client:
+        answer = told.send(client, steps)
+    told.again()
+    with told.daemon.client() as client:
+        assert flow_end(client, answer["id"]) == "succeeded"
+    told.again()  # nothing of it is in memory now
+
+    with told.daemon.client() as client:
+        client.call("workflow.retry", {"id": answer["id"], "again": "all"})
+        assert flow_end(client, answer["id"]) == "succeeded"
+
+    audit = told.audit()
+    assert audit.complaints() == []
+    most, now = 0, 0
+    for line in told.ledger.lines():
+        now += {"START": 1, "END": -1}.get(line.what, 0)
+        most = max(most, now)
+    assert most <= 1 + sum(len(attempts) > 2 for attempts in audit.attempts.values())  # one that was killed has no END

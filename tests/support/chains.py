@@ -1,0 +1,85 @@
+"""What must be true of any chain of checkpoints, asked of the rows: every breach is one sentence.
+
+Owns the questions that the audit (tests/support/audit.py) and the tests of checkpoints share. Refuses to trust what
+the daemon says of a chain; only sealing and rebuilding are its own code, as that is what is asked about.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stoker.core.checkpoint import Checkpoint, Kind, opened
+from stoker.core.context import rebuild
+from stoker.core.errors import StokerError
+from stoker.store import checkpoints
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping, Sequence
+
+ALL = f"SELECT {checkpoints.COLUMNS} FROM checkpoints ORDER BY chain, seq"
+
+
+def chains_of(connection: sqlite3.Connection) -> dict[str, list[Checkpoint]]:
+    """Every chain, oldest link first."""
+    found: defaultdict[str, list[Checkpoint]] = defaultdict(list)
+    for row in connection.execute(ALL):
+        link = checkpoints.from_row(tuple(row))
+        found[link.chain].append(link)
+    return dict(found)
+
+
+def broken_links(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
+    """Without gaps, each built on the one before, each as it was sealed."""
+    before = None
+    for number, link in enumerate(links, start=1):
+        if link.seq != number:
+            yield f"{of}: checkpoint {link.id} has seq {link.seq} in place {number}"
+        if link.parent != before:
+            yield f"{of}: checkpoint {link.id} builds on {link.parent}, not on {before}"
+        before = link.id
+        try:
+            opened(link)
+        except StokerError as error:
+            yield f"{of}: {error.message}"
+
+
+def wrong_context(
+    of: str, links: Sequence[Checkpoint], steps: Mapping[str, Mapping[str, Any]], holds: Mapping[str, str]
+) -> Iterator[str]:
+    """Rebuilt to its head, the chain says of every step what its rows say.
+
+    `steps`: rows of jobs by step; `holds`: of open attempts, by step, as their rows have it.
+    """
+    whole = [place for place, link in enumerate(links) if link.kind is Kind.CONTEXT]
+    if not whole:
+        yield f"{of} has no whole context"
+        return
+    context = rebuild(links[whole[-1] :])
+    told = {name: (stood.job, stood.state.value, stood.reason) for name, stood in context.steps.items()}
+    is_so = {name: (row["id"], row["state"], row["reason"]) for name, row in steps.items()}
+    if told != is_so:
+        yield f"{of}: its checkpoints say {told}, the rows {is_so}"
+    for name, row in steps.items():
+        held = msgspec.json.decode(holds[name]) if row["state"] == "running" else {}
+        if context.holds.get(name, {}) != held:
+            yield f"{of}: step {name} holds {context.holds.get(name, {})} by its checkpoints, {held} by its row"
+
+
+def unlike_changes(of: str, links: Sequence[Checkpoint], moves: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One transition for each change of a step, in their order, and one end for each attempt that ended."""
+    told = [msgspec.json.decode(link.data) for link in links if link.kind is Kind.TRANSITION]
+    seen = [(move["job_id"], move["from_state"], move["to_state"]) for move in moves if move["from_state"] is not None]
+    if [(each["job"], each["from"], each["to"]) for each in told] != seen:
+        yield f"{of}: its transitions are {told}, its changes {seen}"
+    ends = [msgspec.json.decode(link.data) for link in links if link.kind is Kind.STEP]
+    ended = [
+        (move["job_id"], attempt["run_id"].split(".")[1])
+        for move in moves
+        if (attempt := msgspec.json.decode(move["payload"]).get("attempt", {})).get("outcome")
+    ]
+    if [(each["job"], str(each["attempt"])) for each in ends] != ended:
+        yield f"{of}: its ends of steps are {[(each['job'], each['attempt']) for each in ends]}, its changes {ended}"
