@@ -41,7 +41,10 @@ LIES = {
         "DELETE FROM checkpoints WHERE seq = (SELECT max(seq) FROM checkpoints WHERE kind = 'step')",
         "its ends of steps",
     ),
-    "a workflow that ended before its steps": ("UPDATE jobs SET state = 'running' WHERE step = 'b'", "its steps are"),
+    "a workflow that ended before its steps": (
+        "UPDATE jobs SET state = 'running', reason = NULL, finished_at = NULL WHERE step = 'b'",
+        "its steps are",
+    ),
 }
 
 
