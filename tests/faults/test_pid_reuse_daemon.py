@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 WORKERS = min(int(os.environ.get("STOKER_FAULTS", "6")), 60)
 ROUNDS = max(1, int(os.environ.get("STOKER_FAULTS", "6")) // WORKERS)
+PATIENCE = 10
 MISSING = reuse.why_not()
 SETTINGS = f"[daemon]\nmax_running = {WORKERS + 2}\n"
 
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
-    pytest.mark.timeout(120 + 60 * ROUNDS),
+    pytest.mark.timeout(300 + 60 * ROUNDS),
 ]
 
 # What a kernel before 6.9 is to the daemon: the one function that reads inodes has nothing to say.
@@ -87,7 +88,6 @@ class Crowd:
 
     def signalled(self) -> list[list[str]]:
         """What any decoy got; their numbers are free again."""
-        assert len(self.decoys) > len(self.pids) // 2, "the numbers were not used again"
         got = [decoy.got() for decoy in self.decoys]
         self.leave()
         return [names for names in got if names]
@@ -161,8 +161,13 @@ ENDS: dict[Callable[[Crowd], None], set[tuple[str, str]]] = {
 def test_strangers_when_they_have_the_numbers_of_workers_then_no_daemon_signals_them(
     crowd: Crowd, happen: Callable[[Crowd], None]
 ) -> None:
-    for _ in range(ROUNDS):
+    reused = 0
+    for _ in range(PATIENCE * ROUNDS):  # on a busy host others are quicker: what counts is how many were had in all
         happen(crowd)
 
         assert crowd.ends() <= ENDS[happen]
+        reused += len(crowd.decoys)
         assert crowd.signalled() == []
+        if reused >= ROUNDS * WORKERS // 2:
+            return
+    raise AssertionError(f"only {reused} numbers were used again")
