@@ -60,6 +60,7 @@ Skip            skipped   skipped   no        skipped   live   done      skipped
 Hold            held      held      no        no        no     done      done    done      done    done       done
 Release         no        no        no        queued    live   done      done    done      done    done       done
 Reset           queued    queued    bug       queued    live   queued    queued  queued    queued  queued     queued
+Rewired         queued    queued    bug       held      live   bug       bug     cancelled expired bug        skipped
 Restart         no        no        running   queued    live   queued    queued  queued    queued  queued     queued
 """
 
@@ -86,6 +87,7 @@ EVENTS: dict[str, ev.Event] = {
     "Cancel": ev.Cancel(),
     "Retry": ev.Retry(),
     "Reset": ev.Reset(),
+    "Rewired": ev.Rewired(needs=(), needs_open=0),
     "Skip": ev.Skip(),
     "Hold": ev.Hold(),
     "Release": ev.Release(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from stoker.core.model import STOKER, Actor, Attempt, NeedOn, Outcome, Reason, StopReason
+from stoker.core.model import STOKER, Actor, Attempt, Need, NeedOn, Outcome, Reason, StopReason
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -79,6 +79,15 @@ class Reset(Event, frozen=True):
 
     needs_open: int = 0
     floor: int = 0
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
+
+
+class Rewired(Event, frozen=True):
+    """A person gave a step that has not started other needs; `needs_open`: how many of them are open."""
+
+    needs: tuple[Need, ...]
+    needs_open: int
 
 
 class Cancel(Event, frozen=True):

@@ -87,6 +87,7 @@ class Mistake(NamedTuple):
     path: str
     message: str
     hint: str | None = None
+    cycle: tuple[str, ...] = ()
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -135,6 +136,7 @@ def refuse(mistakes: list[Mistake]) -> None:
     raise FlowInvalid(
         f"the flow has {len(mistakes)} {'mistake' if len(mistakes) == 1 else 'mistakes'}{more}: {told}{rest}",
         hint=shown[0].hint, path=shown[0].path, errors=errors,
+        **next(({"cycle": one.cycle} for one in mistakes if one.cycle), {}),
     )  # fmt: skip
 
 
@@ -155,6 +157,7 @@ def cycle_mistake(cycle: list[str]) -> Mistake:
         f"steps.{first}.needs",
         f"a cycle: {' -> '.join(cycle)} (each is needed by the next)",
         "take one of these needs out",
+        tuple(cycle),
     )
 
 

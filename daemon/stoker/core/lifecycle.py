@@ -165,6 +165,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Skip: verbs.skip,
             ev.Hold: verbs.hold,
             ev.Reset: verbs.reset,
+            ev.Rewired: verbs.rewire,
         },
     ),
     **_rows([State.WAITING], {ev.Woke: _wake, ev.NeedMet: _need_met}),
@@ -194,6 +195,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Cancel: verbs.cancel,
             ev.Retry: verbs.retry,
             ev.Reset: verbs.reset,
+            ev.Rewired: verbs.rewire,
             ev.Skip: verbs.skip,
             ev.Release: verbs.release,
             ev.Restart: verbs.restart,
@@ -201,6 +203,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     ),
     **_rows(FINAL, {ev.Retry: verbs.retry, ev.Reset: verbs.reset, ev.Restart: verbs.restart}),
     **_rows([State.FAILED, State.CANCELLED, State.EXPIRED], {ev.Skip: verbs.skip}),
+    **_rows([State.CANCELLED, State.EXPIRED, State.SKIPPED], {ev.Rewired: verbs.rewire}),
 }
 
 _HINTS: dict[type[ev.Event], str] = {

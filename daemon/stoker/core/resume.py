@@ -69,6 +69,8 @@ class Wish(Struct, frozen=True, kw_only=True):
     strategy: str | None = None
     start: str | None = None
     explain: bool = False
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
 
     @property
     def plain(self) -> bool:

@@ -15,7 +15,7 @@ from stoker.core import events as ev
 from stoker.core.clock import Now
 from stoker.core.errors import AttemptMayLive, ConfirmationNeeded, InvalidParams
 from stoker.core.model import Attempt, Job, Reason, Spec, State, StopReason
-from stoker.core.steps import Step, end, expiry, expiry_by_now, ready, stop_for
+from stoker.core.steps import Step, blocked, end, expiry, expiry_by_now, ready, stop_for
 
 
 def may_live(job: Job, ordinal: int) -> AttemptMayLive:
@@ -52,7 +52,22 @@ def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Step:
 def reset(job: Job, attempt: Attempt | None, event: ev.Reset, now: Now) -> Step:
     """As a retry, but behind its needs, and for a step that may not even have run."""
     _no_attempt(job, attempt)
-    return _again(job, now, job.spec, needs_open=event.needs_open, checkpoint_floor=event.floor)
+    spec = replace(
+        job.spec,
+        timeout_ms=event.timeout_ms if event.timeout_ms is not None else job.spec.timeout_ms,
+        max_attempts=event.max_attempts if event.max_attempts is not None else job.spec.max_attempts,
+    )
+    return _again(job, now, spec, needs_open=event.needs_open, checkpoint_floor=event.floor)
+
+
+def rewire(job: Job, attempt: Attempt | None, event: ev.Rewired, now: Now) -> Step:
+    """Other needs for a step that has not started; one that is out of the line stays out."""
+    _no_attempt(job, attempt)
+    rewired = replace(job, spec=replace(job.spec, needs=event.needs), needs_open=event.needs_open)
+    if job.state not in (State.WAITING, State.QUEUED):
+        return Step(rewired)
+    expires_at = expiry(rewired, now) if job.attempts == 0 else job.expires_at
+    return Step(replace(rewired, state=State.WAITING if blocked(rewired, now) else State.QUEUED, expires_at=expires_at))
 
 
 def _again(job: Job, now: Now, spec: Spec, **changes: Any) -> Step:

@@ -11,17 +11,30 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from stoker.core import events as ev
 from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, WorkflowNotFound
-from stoker.core.model import FINAL, Actor, State, StopReason
+from stoker.core.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.needs import need_met
-from stoker.core.workflow import Intent, Step, reopened
+from stoker.core.workflow import Intent, Step, behind, reopened
 from stoker.engine.flows import FlowRun, open_steps
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 
 Decision = Callable[[Turn, FlowRun], dict[str, Any]]
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """Other limits for steps that are taken again; None: as they were."""
+
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
+
+
+NO_BUDGET = Budget()
 
 
 class FlowCommand(Message):
@@ -74,7 +87,9 @@ def cancel(turn: Turn, run: FlowRun, actor: Actor) -> dict[str, Any]:
     return {"stuck": left}
 
 
-def again(turn: Turn, run: FlowRun, reset: Collection[str], cause: str, actor: Actor) -> dict[str, Any]:
+def again(
+    turn: Turn, run: FlowRun, reset: Collection[str], cause: str, actor: Actor, budget: Budget = NO_BUDGET
+) -> dict[str, Any]:
     """Take these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, cause)
     running = sorted(name for name in reset if run.jobs[name] in turn.book.runs)
@@ -85,13 +100,30 @@ def again(turn: Turn, run: FlowRun, reset: Collection[str], cause: str, actor: A
         )  # fmt: skip
     check_deadlines(turn, run, reset)
     turn.intend(run, Intent.RUN, cause, actor)
-    put_back(turn, run, reset, actor)
+    put_back(turn, run, reset, actor, budget=budget)
     return {"reset": sorted(reset)}
 
 
+def skip(turn: Turn, run: FlowRun, name: str, actor: Actor) -> dict[str, Any]:
+    """This step need not run: what waits for it goes on, and what was skipped for its failure is taken again."""
+    must_not_go_back(run, "skip")
+    steps = list(run.steps.values())
+    turn.step(run.jobs[run.known(name)], ev.Skip(actor=actor))
+    hit = behind(steps, [name]) - {name}
+    lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
+    check_deadlines(turn, run, lost)
+    if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
+        turn.intend(run, Intent.RUN, "skip", actor, step=name)
+    put_back(turn, run, lost, actor)
+    without = sorted(one for one in hit if run.states[one] not in FINAL)
+    warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
+    return {"step": name, "going_on": without, "warning": warning}
+
+
 def put_back(
-    turn: Turn, run: FlowRun, reset: Collection[str], actor: Actor, floors: Mapping[str, int] | None = None
-) -> None:
+    turn: Turn, run: FlowRun, reset: Collection[str], actor: Actor, floors: Mapping[str, int] | None = None,
+    budget: Budget = NO_BUDGET,
+) -> None:  # fmt: skip
     """Reset these steps behind their needs. None of them has an open attempt."""
     by_name = {step.name: step for step in run.steps.values()}
     turn.drop_needs({by_name[name].job_id for name in reset})
@@ -101,7 +133,7 @@ def put_back(
         for edge in opened:
             turn.need(step.job_id, by_name[edge.step].job_id, edge.on)
         floor = turn.job(step.job_id).checkpoint_floor if floors is None else floors.get(name, 0)
-        turn.step(step.job_id, ev.Reset(actor=actor, needs_open=len(opened), floor=floor))
+        turn.step(step.job_id, ev.Reset(actor=actor, needs_open=len(opened), floor=floor, **asdict(budget)))
     for name in reset:
         _skip_where_hopeless(turn, run, by_name[name], reset, by_name)
 

@@ -41,6 +41,12 @@ def steps_of(workflow: Workflow) -> tuple[Step, ...]:
     return _blueprint(workflow.flow).steps
 
 
+def rewritten(run: FlowRun) -> Workflow:
+    """The row of a workflow whose steps have changed."""
+    made = replace(_blueprint(run.workflow.flow), steps=tuple(run.steps.values()))
+    return replace(run.workflow, flow=msgspec.json.encode(made).decode())
+
+
 def width_of(workflow_id: int, group: str) -> str:
     """The name under which the steps of one `each` share their width."""
     return f"w{workflow_id}.{group}"

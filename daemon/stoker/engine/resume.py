@@ -67,7 +67,7 @@ def decide(turn: Turn, run: FlowRun, *, wish: Wish, chosen: Chosen, actor: Actor
     commands.check_deadlines(turn, run, reset)
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in set(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)
-    _carry_out(turn, run, acts, reset, actor)
+    _carry_out(turn, run, acts, actor, commands.Budget(timeout_ms=wish.timeout_ms, max_attempts=wish.max_attempts))
     return told | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
 
 
@@ -99,15 +99,17 @@ def _must_lead_anywhere(run: FlowRun, wish: Wish, acts: Mapping[str, Act]) -> No
     raise NotAllowed(f"workflow {ident} is {state}, so resume does not apply", hint=f"stoker workflow show {ident}")
 
 
-def _carry_out(turn: Turn, run: FlowRun, acts: Mapping[str, Act], reset: list[str], actor: Actor) -> None:
+def _carry_out(
+    turn: Turn, run: FlowRun, acts: Mapping[str, Act], actor: Actor, budget: commands.Budget
+) -> None:  # fmt: skip
     for name, act in acts.items():
         if act is Act.SKIP:
             turn.step(run.jobs[name], ev.Skip(actor=actor))
         elif act is Act.FAIL and run.states[name] is State.HELD:
             turn.step(run.jobs[name], ev.Cancel(actor=actor))
-    afresh = run.head.seq
+    afresh, reset = run.head.seq, [name for name, act in acts.items() if act in RESET]
     floors = {name: afresh if acts[name] is Act.RESTART else run.floors.get(name, 0) for name in reset}
-    commands.put_back(turn, run, reset, actor, floors)
+    commands.put_back(turn, run, reset, actor, floors, budget)
 
 
 def _view(run: FlowRun, decision: Decision) -> dict[str, Any]:

@@ -14,18 +14,20 @@ import msgspec
 
 from stoker.core import flow as flows
 from stoker.core import strategies
-from stoker.core.errors import StokerError, WorkflowNotFound
-from stoker.core.model import Actor
+from stoker.core.errors import FlowInvalid, StokerError, WorkflowNotFound
+from stoker.core.model import Actor, NeedOn
 from stoker.core.resume import Wish
 from stoker.core.rollback import target_of
 from stoker.core.workflow import Again, Step, WorkflowFilter, behind, to_reset
-from stoker.engine import chains, resume, rollback
+from stoker.engine import chains, resume, rewiring, rollback
 from stoker.engine import flow_commands as commands
 from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
 from stoker.engine.flows import Blueprint, FlowRun
 from stoker.engine.turn import Turn
 from stoker.store import workflows
 from stoker.store.workflows import Found
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
     from stoker.engine.engine import Engine
@@ -49,6 +51,7 @@ class Workflows:
         try:
             plan = flows.plan(request.flow, request.parameters, strategies.known())
         except StokerError as error:
+            _tell_cycle(error, flow=request.flow.name)
             future.set_exception(error)
             return future
         places = {step.name: engine.checks.place(step.sent) for step in plan.steps}
@@ -88,18 +91,40 @@ class Workflows:
         """Stop all of it."""
         return self.command(workflow_id, partial(commands.cancel, actor=actor))
 
-    def retry(self, workflow_id: int, again: Again, step: str | None, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+    def retry(
+        self, workflow_id: int, again: Again, step: str | None, actor: Actor, **budget: int | None
+    ) -> asyncio.Future[dict[str, Any]]:
         """Take steps again: those that failed, all, or one and everything behind it."""
 
         def decide(turn: Turn, run: FlowRun) -> dict[str, Any]:
+            commands.must_not_go_back(run, "retry")
             steps = list(run.steps.values())
             if step is not None:
                 reset = behind(steps, [run.known(step)])
             else:
                 reset = to_reset(again, steps, run.states, run.reasons)
-            return commands.again(turn, run, reset, "retry", actor)
+            return commands.again(turn, run, reset, "retry", actor, commands.Budget(**budget))
 
         return self.command(workflow_id, decide)
+
+    def skip(self, workflow_id: int, step: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """A step need not run; what is behind it goes on."""
+        return self.command(workflow_id, partial(commands.skip, name=step, actor=actor))
+
+    def add_need(
+        self, workflow_id: int, step: str, need: str, on: NeedOn, actor: Actor
+    ) -> asyncio.Future[dict[str, Any]]:
+        """A step waits for another, too."""
+        decision = partial(rewiring.add_need, name=step, need=need, on=on, actor=actor)
+        future = self.command(workflow_id, decision)
+        future.add_done_callback(
+            lambda done: _tell_cycle(None if done.cancelled() else done.exception(), workflow=workflow_id)
+        )
+        return future
+
+    def remove_need(self, workflow_id: int, step: str, need: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """A step does not wait for another any more."""
+        return self.command(workflow_id, partial(rewiring.remove_need, name=step, need=need, actor=actor))
 
     async def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> dict[str, Any]:
         """Go on from a pause, or from an end that was none; or explain what would run, and why."""
@@ -133,6 +158,11 @@ class Workflows:
         if not found:
             raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
         return found[0]
+
+
+def _tell_cycle(error: BaseException | None, **where: object) -> None:
+    if isinstance(error, FlowInvalid) and "cycle" in error.details:
+        log(LogEvent.DEPENDENCY_CYCLE_DETECTED, cycle=list(error.details["cycle"]), **where)
 
 
 def _view(found: Found) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from stoker.core.errors import InvalidParams
-from stoker.core.model import QueueClass, State
+from stoker.core.model import NeedOn, QueueClass, State
 from stoker.core.requests import (
     Bound,
+    Budget,
     Delay,
     Duration,
     Instant,
@@ -143,6 +144,20 @@ class WorkflowRetryParams(WorkflowParams, frozen=True, kw_only=True):
 
     again: Again = Again.FAILED
     step: Name | None = None
+    timeout_ms: Duration | None = None
+    max_attempts: Budget | None = None
+
+
+class WorkflowStepParams(WorkflowParams, frozen=True, kw_only=True):
+    step: Name
+
+
+class WorkflowNeedParams(WorkflowStepParams, frozen=True, kw_only=True):
+    need: Name
+
+
+class WorkflowAddNeedParams(WorkflowNeedParams, frozen=True, kw_only=True):
+    on: NeedOn = NeedOn.OK
 
 
 class WorkflowResumeParams(WorkflowParams, frozen=True, kw_only=True):
@@ -151,6 +166,8 @@ class WorkflowResumeParams(WorkflowParams, frozen=True, kw_only=True):
     strategy: Name | None = None
     start: Name | None = msgspec.field(default=None, name="from")
     explain: bool = False
+    timeout_ms: Duration | None = None
+    max_attempts: Budget | None = None
 
 
 class WorkflowRollbackParams(WorkflowParams, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stoker.core.checkpoint import chain_of
 from stoker.core.errors import InvalidParams
-from stoker.core.model import Actor
+from stoker.core.model import Actor, NeedOn
 from stoker.core.requests import CheckpointPart
 from stoker.core.resume import Wish
 from stoker.core.workflow import Again, WorkflowFilter
@@ -17,11 +17,14 @@ from stoker.rpc.flows import WorkflowSubmitParams, read_flow
 from stoker.rpc.schema import (
     CheckpointGetParams,
     CheckpointListParams,
+    WorkflowAddNeedParams,
     WorkflowListParams,
+    WorkflowNeedParams,
     WorkflowParams,
     WorkflowResumeParams,
     WorkflowRetryParams,
     WorkflowRollbackParams,
+    WorkflowStepParams,
 )
 from stoker.rpc.table import Method, Role
 
@@ -40,7 +43,12 @@ class Workflows(Protocol):
     def list(self, wanted: WorkflowFilter) -> Awaitable[Reply]: ...
     def pause(self, workflow_id: int, actor: Actor) -> Awaitable[Reply]: ...
     def cancel(self, workflow_id: int, actor: Actor) -> Awaitable[Reply]: ...
-    def retry(self, workflow_id: int, again: Again, step: str | None, actor: Actor) -> Awaitable[Reply]: ...
+    def retry(
+        self, workflow_id: int, again: Again, step: str | None, actor: Actor, **budget: int | None
+    ) -> Awaitable[Reply]: ...
+    def skip(self, workflow_id: int, step: str, actor: Actor) -> Awaitable[Reply]: ...
+    def add_need(self, workflow_id: int, step: str, need: str, on: NeedOn, actor: Actor) -> Awaitable[Reply]: ...
+    def remove_need(self, workflow_id: int, step: str, need: str, actor: Actor) -> Awaitable[Reply]: ...
     def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> Awaitable[Reply]: ...
     def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool
@@ -83,11 +91,28 @@ def _cancel(service: Service, peer: Peer, params: WorkflowParams) -> object:
 
 
 def _retry(service: Service, peer: Peer, params: WorkflowRetryParams) -> object:
-    return service.workflows.retry(params.id, params.again, params.step, Actor(peer.uid, params.reason))
+    budget = {"timeout_ms": params.timeout_ms, "max_attempts": params.max_attempts}
+    return service.workflows.retry(params.id, params.again, params.step, Actor(peer.uid, params.reason), **budget)
+
+
+def _skip(service: Service, peer: Peer, params: WorkflowStepParams) -> object:
+    return service.workflows.skip(params.id, params.step, Actor(peer.uid, params.reason))
+
+
+def _add_need(service: Service, peer: Peer, params: WorkflowAddNeedParams) -> object:
+    actor = Actor(peer.uid, params.reason)
+    return service.workflows.add_need(params.id, params.step, params.need, params.on, actor)
+
+
+def _remove_need(service: Service, peer: Peer, params: WorkflowNeedParams) -> object:
+    return service.workflows.remove_need(params.id, params.step, params.need, Actor(peer.uid, params.reason))
 
 
 def _resume(service: Service, peer: Peer, params: WorkflowResumeParams) -> object:
-    wish = Wish(strategy=params.strategy, start=params.start, explain=params.explain)
+    wish = Wish(
+        strategy=params.strategy, start=params.start, explain=params.explain, timeout_ms=params.timeout_ms,
+        max_attempts=params.max_attempts,
+    )  # fmt: skip
     return service.workflows.resume(params.id, wish, Actor(peer.uid, params.reason))
 
 
@@ -120,6 +145,9 @@ WORKFLOW_METHODS: dict[str, Method[Any]] = {
     "checkpoint.get": Method(CheckpointGetParams, Role.OWNER, _get_checkpoint),
     "checkpoint.list": Method(CheckpointListParams, Role.OWNER, _list_checkpoints),
     "workflow.retry": Method(WorkflowRetryParams, Role.OWNER, _retry),
+    "workflow.skip": Method(WorkflowStepParams, Role.OWNER, _skip),
+    "workflow.add_need": Method(WorkflowAddNeedParams, Role.OWNER, _add_need),
+    "workflow.remove_need": Method(WorkflowNeedParams, Role.OWNER, _remove_need),
     "workflow.resume": Method(WorkflowResumeParams, Role.OWNER, _resume),
     "workflow.rollback": Method(WorkflowRollbackParams, Role.OWNER, _rollback),
 }

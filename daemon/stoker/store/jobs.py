@@ -64,7 +64,7 @@ UPDATE jobs SET state = ?, reason = ?, pid = ?, attempts = ?, failures = ?, orph
     checkpoint_floor = ?
 WHERE id = ?
 """
-UPDATE_SPEC = "UPDATE jobs SET deadline = ?, timeout_ms = ?, spec_hash = ? WHERE id = ?"
+UPDATE_SPEC = "UPDATE jobs SET deadline = ?, timeout_ms = ?, max_attempts = ?, policy = ?, spec_hash = ? WHERE id = ?"
 BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
 OF_WORKFLOWS = f"""
 SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))
@@ -109,17 +109,26 @@ def spec_hash(spec: Spec) -> bytes:
     return hashlib.blake2b(_encode(spec), digest_size=16).digest()
 
 
+def _policy_of(spec: Spec) -> str:
+    return _encode(Policy(**{name: getattr(spec, name) for name in _POLICY_FIELDS})).decode()
+
+
+def spec_row(job: Job) -> tuple[Any, ...]:
+    """The parameters of UPDATE_SPEC: what of a spec a person may change."""
+    spec = job.spec
+    return (spec.deadline, spec.timeout_ms, spec.max_attempts, _policy_of(spec), job.spec_hash, job.id)
+
+
 def insert_row(job: Job) -> tuple[Any, ...]:
     """The parameters of INSERT."""
     spec = job.spec
-    policy = Policy(**{name: getattr(spec, name) for name in _POLICY_FIELDS})
     return (
         job.id, spec.queue, spec.name, job.state.value, job.reason and job.reason.value, spec.priority,
         spec.execution_mode.value, spec.command, _encode(spec.args).decode(), _encode(spec.env).decode(),
         spec.working_dir, job.pid, job.attempts, job.failures, job.orphanings, spec.max_attempts,
         spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan.value, spec.survive,
         spec.run_at, job.needs_open, job.wake_at, job.expires_at, job.order_key, job.owner_uid, job.trace_id,
-        _encode(policy).decode(), job.spec_hash, job.created_at, job.started_at, job.finished_at, job.exit_code,
+        _policy_of(spec), job.spec_hash, job.created_at, job.started_at, job.finished_at, job.exit_code,
         job.signal, job.workflow_id, job.step, job.checkpoint_floor,
     )  # fmt: skip
 

@@ -98,7 +98,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> bytes:
     _many(connection, jobs.INSERT_KEY, [(k.owner_uid, k.key, k.spec_hash, k.job_id, k.created_at) for k in batch.keys])
     _many(connection, attempts.SETTLE, [attempts.settle_row(attempt) for attempt in ended], exact=True)
     _many(connection, jobs.UPDATE, [jobs.update_row(job) for job in batch.jobs.values()], exact=True)
-    _many(connection, jobs.UPDATE_SPEC, [_spec_row(job) for job in batch.respecified.values()], exact=True)
+    _many(connection, jobs.UPDATE_SPEC, [jobs.spec_row(job) for job in batch.respecified.values()], exact=True)
     _many(connection, attempts.INSERT, [_attempt_row(batch, attempt) for attempt in batch.new_attempts.values()])
     _many(connection, attempts.UPDATE, [attempts.update_row(attempt) for attempt in going], exact=True)
     _many(connection, workflows.INSERT, [workflows.insert_row(one) for one in batch.new_workflows.values()])
@@ -110,10 +110,6 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> bytes:
     rows, head = changes.insert_rows(batch.changes, head)
     _many(connection, changes.INSERT, rows)
     return head
-
-
-def _spec_row(job: Job) -> tuple[Any, ...]:
-    return (job.spec.deadline, job.spec.timeout_ms, job.spec_hash, job.id)
 
 
 def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:

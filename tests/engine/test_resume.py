@@ -1,0 +1,214 @@
+"""Resuming under a real daemon: from a pause and from an end, by strategy, from a step, explained, limited in time.
+
+Owns what a person sees of a resume. Which step runs and why is the core's to test.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import FlowInvalid, NotAllowed, ResumeTimeout, StepNotFound, StrategyFailed, StrategyNotFound
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.flows import chain, flow, job_of, look, send, sent_flow, settled, stand, step
+from tests.support.work import lines, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import stoker
+    from tests.support.work import Gate
+
+MODULE = """
+import threading
+
+from stoker.core.strategies import Interrupted, strategy
+from stoker.core.workflow import Strategy
+
+
+@strategy("skip-b")
+def skip_b(step: Interrupted) -> Strategy:
+    return Strategy.SKIP if step.step == "b" else Strategy.RESTART
+
+
+@strategy("wrong")
+def wrong(step: Interrupted) -> str:
+    return "sideways"
+
+
+@strategy("slow")
+def slow(step: Interrupted) -> str:
+    threading.Event().wait(2)
+    return "restart"
+"""
+SETTINGS = '[daemon]\nmax_running = 8\nhandlers = ["plans"]\n[workflows]\nresume_timeout_ms = 1000\n'
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DaemonProcess]:
+    process = DaemonProcess(SETTINGS)
+    (process.home / "plans.py").write_text(MODULE)
+    process.environ["PYTHONPATH"] = str(process.home)
+    with process:
+        yield process
+
+
+def resume(client: stoker.Client, workflow: int, **options: Any) -> dict[str, Any]:
+    said: dict[str, Any] = client.call("workflow.resume", {"id": workflow, **options})
+    return said
+
+
+def failed_flow(client: stoker.Client, tmp_path: Path, **options: Any) -> int:
+    """a is done, b fails until the flag is there, c is behind b, d fails like b and is behind nothing."""
+    ledger, flag = tmp_path / "ledger", tmp_path / "flag"
+    fails = f"test -e {flag}"
+    steps = {
+        "a": step(f"echo a >> {ledger}"),
+        "b": step(f"echo b >> {ledger}; {fails}", "a", **options),
+        "c": step(f"echo c >> {ledger}", "b"),
+        "d": step(fails),
+    }
+    workflow = sent_flow(client, steps)
+    assert settled(client, workflow) == "failed"
+    return workflow
+
+
+def test_resume_when_paused_then_it_goes_on(client: stoker.Client, gate: Gate) -> None:
+    workflow = sent_flow(client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a")})
+    running(client, job_of(client, workflow, "a"))
+    client.call("workflow.pause", {"id": workflow})
+    gate.open()
+
+    assert resume(client, workflow)["state"] == "running"
+
+    assert settled(client, workflow) == "succeeded"
+
+
+def test_resume_when_it_failed_then_what_was_completed_is_not_run_again(client: stoker.Client, tmp_path: Path) -> None:
+    workflow = failed_flow(client, tmp_path)
+    (tmp_path / "flag").touch()
+
+    said = resume(client, workflow)
+
+    assert (said["reset"], said["kept"]) == (["b", "c", "d"], ["a"])
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert lines(tmp_path / "ledger") == ["a", "b", "b", "c"]
+
+
+def test_resume_when_cancelled_then_the_rest_is_run(client: stoker.Client, gate: Gate, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    waits = f"echo b >> {ledger}; read _ < {gate.path}; :"
+    workflow = sent_flow(client, {"a": step("exit 0"), "b": step(waits, "a"), "c": step("exit 0", "b")})
+    until(lambda: lines(ledger), why="the second step")
+    client.call("workflow.cancel", {"id": workflow})
+    assert settled(client, workflow) == "cancelled"
+    gate.open()
+
+    resume(client, workflow)
+
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert lines(ledger) == ["b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wanted"),
+    [
+        ("skip", {"a": "succeeded", "b": "skipped", "c": "succeeded", "d": "skipped"}),
+        ("restart", {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "succeeded"}),
+        ("adopt", {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "succeeded"}),
+        ("skip-b", {"a": "succeeded", "b": "skipped", "c": "succeeded", "d": "succeeded"}),
+    ],
+)
+def test_strategy_when_named_for_this_resume_then_it_is_used_instead_of_the_steps_own(
+    client: stoker.Client, tmp_path: Path, strategy: str, wanted: dict[str, str]
+) -> None:
+    workflow = failed_flow(client, tmp_path, resume="fail")
+    (tmp_path / "flag").touch()
+
+    resume(client, workflow, strategy=strategy)
+
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert stand(client, workflow) == wanted
+
+
+def test_strategy_when_a_step_says_fail_then_it_stays_and_what_needs_it_stays_skipped(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    workflow = failed_flow(client, tmp_path, resume="fail")
+    (tmp_path / "flag").touch()
+
+    said = resume(client, workflow)
+
+    assert said["reset"] == ["d"]
+    settled(client, workflow, "failed")
+    assert stand(client, workflow) == {"a": "succeeded", "b": "failed", "c": "skipped", "d": "succeeded"}
+
+
+def test_strategy_when_unknown_then_the_known_are_listed_and_nothing_changes(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    workflow = failed_flow(client, tmp_path)
+
+    with pytest.raises(StrategyNotFound, match="restart, from_checkpoint, skip, fail, adopt, skip-b, slow, wrong"):
+        resume(client, workflow, strategy="nope")
+    with pytest.raises(FlowInvalid, match="skip-b"):
+        send(client, flow({"a": step("exit 0", resume="nope")}))
+
+    assert look(client, workflow)["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "error", "told"), [("wrong", StrategyFailed, "sideways"), ("slow", ResumeTimeout, "within 1000 ms")]
+)
+def test_strategy_when_it_fails_or_takes_too_long_then_nothing_changes(
+    client: stoker.Client, tmp_path: Path, strategy: str, error: type[Exception], told: str
+) -> None:
+    workflow = failed_flow(client, tmp_path)
+
+    with pytest.raises(error, match=told):
+        resume(client, workflow, strategy=strategy)
+
+    assert look(client, workflow)["state"] == "failed"
+
+
+def test_from_when_a_step_is_named_then_only_it_and_what_is_behind_it_runs(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    workflow = failed_flow(client, tmp_path)
+    (tmp_path / "flag").touch()
+
+    said = resume(client, workflow, **{"from": "b"})
+
+    assert said["reset"] == ["b", "c"]
+    settled(client, workflow, "failed")
+    assert stand(client, workflow) == {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "failed"}
+    with pytest.raises(StepNotFound):
+        resume(client, workflow, **{"from": "z"})
+
+
+def test_explain_when_asked_then_each_step_says_whether_it_runs_and_why_and_nothing_changes(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    workflow = failed_flow(client, tmp_path, resume="fail")
+    before = chain(client, workflow=workflow)
+
+    said = resume(client, workflow, explain=True)
+
+    told = {one["step"]: (one["runs"], one["action"]) for one in said["steps"]}
+    assert told == {"a": (False, "keep"), "b": (False, "fail"), "c": (False, "leave"), "d": (True, "from_checkpoint")}
+    assert next(one["why"] for one in said["steps"] if one["step"] == "c") == "it needs b ok, which stays failed"
+    assert (look(client, workflow)["state"], chain(client, workflow=workflow)) == ("failed", before)
+
+
+def test_resume_when_there_is_nothing_to_resume_then_it_is_refused(client: stoker.Client, gate: Gate) -> None:
+    done = sent_flow(client, {"a": step("exit 0")})
+    goes_on = sent_flow(client, {"a": step(f"read _ < {gate.path}; :")})
+    settled(client, done)
+
+    with pytest.raises(NotAllowed, match="no step of it would run"):
+        resume(client, done)
+    with pytest.raises(NotAllowed, match="resume does not apply"):
+        resume(client, goes_on)

@@ -1,0 +1,214 @@
+"""Needs added and removed by hand, steps skipped, retries with another limit, under a real daemon.
+
+Owns what a person changes of a workflow's graph while it is there. Which cycles are found is the core's to test.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed, StepNotFound
+from tests.support.facts import until
+from tests.support.flows import flow, job_of, look, send, sent_flow, settled, stand, step
+from tests.support.work import lines, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+SETTINGS = "[daemon]\nmax_running = 8\n"
+
+
+def needs_of(client: stoker.Client, workflow: int, name: str) -> list[dict[str, str]]:
+    (found,) = [one["needs"] for one in look(client, workflow)["steps"] if one["name"] == name]
+    needs: list[dict[str, str]] = found
+    return needs
+
+
+def test_add_need_when_the_step_has_not_started_then_it_waits_for_both(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    ledger, other = tmp_path / "ledger", tmp_path / "other"
+    steps = {
+        "a": step(f"read _ < {gate.path}; :"),
+        "b": step(f"until test -e {other}; do :; done; echo b >> {ledger}"),
+        "c": step(f"echo c >> {ledger}", "a"),
+    }
+    workflow = sent_flow(client, steps)
+    running(client, job_of(client, workflow, "a"), job_of(client, workflow, "b"))
+
+    said = client.call("workflow.add_need", {"id": workflow, "step": "c", "need": "b", "on": "any"})
+    gate.open()
+
+    assert said["needs"] == needs_of(client, workflow, "c") == [{"step": "a", "on": "ok"}, {"step": "b", "on": "any"}]
+    until(lambda: stand(client, workflow)["a"] == "succeeded", why="the first need")
+    assert stand(client, workflow)["c"] == "waiting"
+    other.touch()
+    assert settled(client, workflow) == "succeeded"
+    assert lines(ledger) == ["b", "c"]
+
+
+def test_add_need_when_it_makes_a_cycle_then_it_is_refused_and_named_step_by_step(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    workflow = sent_flow(
+        client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a"), "c": step("exit 0", "b")}
+    )
+
+    with pytest.raises(FlowInvalid, match=r"b -> c -> b|c -> b -> c"):
+        client.call("workflow.add_need", {"id": workflow, "step": "b", "need": "c"})
+    with pytest.raises(FlowInvalid, match="b -> b"):
+        client.call("workflow.add_need", {"id": workflow, "step": "b", "need": "b"})
+
+    assert needs_of(client, workflow, "b") == [{"step": "a", "on": "ok"}]
+    told = [event for event in shared.events("dependency_cycle_detected") if event.get("workflow") == workflow]
+    assert sorted(set(told[0]["cycle"])) == ["b", "c"]
+    gate.open()
+    assert settled(client, workflow) == "succeeded"
+
+
+def test_submit_when_the_flow_has_a_cycle_then_it_is_logged_with_its_steps(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
+    with pytest.raises(FlowInvalid, match="a cycle"):
+        send(client, flow({"x": step("exit 0", "y"), "y": step("exit 0", "x")}, name="round"))
+
+    (told,) = [event for event in shared.events("dependency_cycle_detected") if event.get("flow") == "round"]
+    assert set(told["cycle"]) == {"x", "y"}
+
+
+def test_remove_need_when_it_was_the_last_open_one_then_the_step_starts(client: stoker.Client, gate: Gate) -> None:
+    workflow = sent_flow(client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a")})
+    running(client, job_of(client, workflow, "a"))
+
+    said = client.call("workflow.remove_need", {"id": workflow, "step": "b", "need": "a", "reason": "not needed"})
+
+    assert said["needs"] == []
+    until(lambda: stand(client, workflow)["b"] == "succeeded", why="the step that waits no more")
+    gate.open()
+    assert settled(client, workflow) == "succeeded"
+
+
+def test_remove_need_when_the_step_was_skipped_for_it_then_a_resume_runs_it(client: stoker.Client) -> None:
+    workflow = sent_flow(client, {"a": step("exit 1"), "b": step("exit 0", "a")})
+    assert settled(client, workflow) == "failed"
+
+    client.call("workflow.remove_need", {"id": workflow, "step": "b", "need": "a"})
+    client.call("workflow.resume", {"id": workflow, "strategy": "skip"})
+
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert stand(client, workflow) == {"a": "skipped", "b": "succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "error", "told"),
+    [
+        ("add_need", {"step": "b", "need": "c"}, NotAllowed, "step b has started"),
+        ("add_need", {"step": "c", "need": "a"}, InvalidParams, "needs a already"),
+        ("add_need", {"step": "c", "need": "f"}, InvalidParams, "can never be met"),
+        ("add_need", {"step": "c", "need": "z"}, StepNotFound, "no step 'z'"),
+        ("remove_need", {"step": "c", "need": "b"}, InvalidParams, "it needs: a"),
+        ("remove_need", {"step": "z", "need": "b"}, StepNotFound, "no step 'z'"),
+        ("skip", {"step": "z"}, StepNotFound, "no step 'z'"),
+        ("skip", {"step": "b"}, NotAllowed, "running"),
+    ],
+)
+def test_change_when_it_does_not_apply_then_it_is_refused_and_nothing_changes(
+    client: stoker.Client, gate: Gate, method: str, params: dict[str, str], error: type[Exception], told: str
+) -> None:
+    waits = f"read _ < {gate.path}; :"
+    workflow = sent_flow(
+        client, {"a": step(waits), "b": step(waits), "c": step("exit 0", "a"), "f": step("exit 1", critical=False)}
+    )
+    running(client, job_of(client, workflow, "b"))
+    until(lambda: stand(client, workflow)["f"] == "failed", why="the failure")
+    before = look(client, workflow)["steps"]
+
+    with pytest.raises(error, match=told):
+        client.call(f"workflow.{method}", {"id": workflow, **params})
+
+    after = look(client, workflow)["steps"]
+    assert [one["needs"] for one in after] == [one["needs"] for one in before]
+    gate.open()
+    assert settled(client, workflow) == "succeeded"
+
+
+def test_needs_when_changed_then_the_next_daemon_knows_them(daemon: DaemonProcess, gate: Gate, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    steps = {
+        "a": step(f"read _ < {gate.path}; echo a >> {ledger}", survive=True),
+        "b": step(f"echo b >> {ledger}", "a"),
+        "c": step(f"echo c >> {ledger}", "a"),
+    }
+    with daemon.client() as client:
+        workflow = sent_flow(client, steps)
+        running(client, job_of(client, workflow, "a"))
+        client.call("workflow.add_need", {"id": workflow, "step": "b", "need": "c"})
+        client.call("workflow.remove_need", {"id": workflow, "step": "b", "need": "a"})
+
+    daemon.kill9()
+    daemon.start()
+
+    with daemon.client() as client:
+        assert needs_of(client, workflow, "b") == [{"step": "c", "on": "ok"}]
+        gate.open()
+        assert settled(client, workflow) == "succeeded"
+    assert lines(ledger) == ["a", "c", "b"]
+
+
+def test_skip_when_a_step_failed_then_what_was_skipped_for_it_runs_with_a_warning(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    steps = {
+        "a": step("exit 1"),
+        "b": step(f"echo b >> {ledger}", "a"),
+        "c": step(f"echo c >> {ledger}", "b"),
+    }
+    workflow = sent_flow(client, steps)
+    assert settled(client, workflow) == "failed"
+
+    said = client.call("workflow.skip", {"id": workflow, "step": "a", "reason": "known bad"})
+
+    assert said["going_on"] == ["b", "c"]
+    assert "b, c will run without what a was to do" in said["warning"]
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert lines(ledger) == ["b", "c"]
+    (change,) = [one for one in client.history(job_of(client, workflow, "a"))["changes"] if one["cause"] == "skip"]
+    assert change["note"] == "known bad"
+
+
+def test_retry_when_another_limit_is_given_then_the_steps_have_it(client: stoker.Client, tmp_path: Path) -> None:
+    flag, ledger = tmp_path / "flag", tmp_path / "ledger"
+    script = f"echo x >> {ledger}; test -e {flag} || exec sleep 600"
+    workflow = sent_flow(client, {"a": step(script, timeout_ms=100, grace_ms=50), "b": step("exit 0", "a")})
+    assert settled(client, workflow) == "failed"
+
+    flag.touch()
+    client.call("workflow.retry", {"id": workflow, "timeout_ms": 60_000, "max_attempts": 3})
+
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    found = client.get(job_of(client, workflow, "a"))
+    assert (found["timeout_ms"], found["max_attempts"], found["attempts"]) == (60_000, 3, 2)
+
+
+def test_cancel_when_one_step_is_cancelled_then_those_behind_it_are_told(client: stoker.Client, gate: Gate) -> None:
+    workflow = sent_flow(
+        client,
+        {
+            "a": step(f"read _ < {gate.path}; :"),
+            "b": step("exit 0", "a"),
+            "c": step("exit 0", {"step": "a", "on": "failed"}),
+        },
+    )
+    running(client, job_of(client, workflow, "a"))
+
+    client.call("job.cancel", {"id": job_of(client, workflow, "a")})
+
+    assert settled(client, workflow) == "failed"
+    assert stand(client, workflow) == {"a": "cancelled", "b": "skipped", "c": "succeeded"}
