@@ -9,7 +9,6 @@ import pytest
 from stoker.core.errors import FlowInvalid
 from stoker.core.flow import (
     MAX_EDGES,
-    MAX_MISTAKES,
     MAX_STEPS,
     Flow,
     StepDefaults,
@@ -19,6 +18,7 @@ from stoker.core.flow import (
     layers,
     plan,
 )
+from stoker.core.mistakes import MAX_MISTAKES
 from stoker.core.model import NeedOn
 from stoker.core.workflow import Edge, Strategy
 

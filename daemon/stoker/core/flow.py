@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from stoker.core.errors import FlowInvalid
+from stoker.core.mistakes import Mistake, refuse
 from stoker.core.model import NeedOn
 from stoker.core.requests import (
     MAX_NEEDS,
@@ -31,7 +31,6 @@ from stoker.core.workflow import Edge, Strategy
 
 MAX_STEPS = 10_000
 MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
-MAX_MISTAKES = 50  # in one answer: a broken generator makes the same mistake in every step
 ITEM = "item"
 _WORD = re.compile(r"\{\{\s*([^{}\s]*)\s*\}\}")
 
@@ -81,15 +80,6 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-class Mistake(NamedTuple):
-    """One thing that is wrong: where, what, and what to do."""
-
-    path: str
-    message: str
-    hint: str | None = None
-    cycle: tuple[str, ...] = ()
-
-
 class Planned(Struct, frozen=True, kw_only=True):
     """One step to be made: the job as sent, its needs by name, and which `each` it came from."""
 
@@ -122,22 +112,6 @@ def plan(flow: Flow, given: Mapping[str, str], strategies: Iterable[str]) -> Pla
     refuse(mistakes)
     widths = {name: step.width for name, step in flow.steps.items() if isinstance(step.width, int)}
     return Plan(steps=_ordered(flow, groups), widths=widths)
-
-
-def refuse(mistakes: list[Mistake]) -> None:
-    """Raise FlowInvalid unless there are none."""
-    if not mistakes:
-        return
-    shown = mistakes[:MAX_MISTAKES]
-    more = f" (and {len(mistakes) - len(shown)} more)" if len(mistakes) > len(shown) else ""
-    told = "; ".join(f"{one.path}: {one.message}" for one in shown[:3])
-    rest = f"; {len(shown) - 3} more below" if len(shown) > 3 else ""  # noqa: PLR2004 - what fits into a line
-    errors = [{"path": one.path, "message": one.message, "hint": one.hint} for one in shown]
-    raise FlowInvalid(
-        f"the flow has {len(mistakes)} {'mistake' if len(mistakes) == 1 else 'mistakes'}{more}: {told}{rest}",
-        hint=shown[0].hint, path=shown[0].path, errors=errors,
-        **next(({"cycle": one.cycle} for one in mistakes if one.cycle), {}),
-    )  # fmt: skip
 
 
 def find_cycle(needs: Mapping[str, Iterable[str]]) -> list[str]:

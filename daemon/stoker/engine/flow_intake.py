@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from stoker.core import flow as flows
 from stoker.core.errors import IdempotencyConflict, QueueFull, StokerError
+from stoker.core.mistakes import Mistake, refuse
 from stoker.core.model import Actor, Need, Spec
 from stoker.core.trace import new_trace_id
 from stoker.core.workflow import Step, Workflow, WorkflowState
@@ -117,7 +118,7 @@ class FlowSubmission(Message):
         """What every step asks for; needs are ids already. Raises FlowInvalid with all mistakes, or QueueFull."""
         first = turn.book.last_id + 1
         ids = {step.name: first + index for index, step in enumerate(self._offer.plan.steps)}
-        mistakes: list[flows.Mistake] = []
+        mistakes: list[Mistake] = []
         ahead: Counter[str] = Counter()
         specs = []
         for step in self._offer.plan.steps:
@@ -127,7 +128,7 @@ class FlowSubmission(Message):
                 raise
             except StokerError as error:
                 mistakes.append(_mistake(step, error))
-        flows.refuse(list(dict.fromkeys(mistakes)))
+        refuse(list(dict.fromkeys(mistakes)))
         return specs
 
     def _spec(self, turn: Turn, step: flows.Planned, ids: Mapping[str, int], ahead: Counter[str]) -> Spec:
@@ -181,9 +182,9 @@ class FlowSubmission(Message):
         return FlowRun(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
 
 
-def _mistake(step: flows.Planned, error: StokerError) -> flows.Mistake:
+def _mistake(step: flows.Planned, error: StokerError) -> Mistake:
     """An error about a step, placed in the flow; the steps of one `each` share theirs."""
     where = f"steps.{step.group or step.name}"
     path = error.details.get("path")
     message = error.message.removeprefix(f"{path}: ") if path else error.message
-    return flows.Mistake(f"{where}.{path}" if path else where, message, error.hint)
+    return Mistake(f"{where}.{path}" if path else where, message, error.hint)

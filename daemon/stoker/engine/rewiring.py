@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from stoker.core import events as ev
 from stoker.core.errors import InvalidParams, NotAllowed
-from stoker.core.flow import cycle_mistake, find_cycle, refuse
+from stoker.core.flow import cycle_mistake, find_cycle
+from stoker.core.mistakes import refuse
 from stoker.core.model import Actor, Need, NeedOn, Reason, State
 from stoker.core.needs import need_met
 from stoker.core.workflow import Edge, Step

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from stoker.core.errors import InvalidParams
-from stoker.core.flow import Flow, FlowRequest, Mistake, StepDefaults, StepParams, refuse
+from stoker.core.flow import Flow, FlowRequest, StepDefaults, StepParams
+from stoker.core.mistakes import Mistake, refuse
 from stoker.core.requests import Name, Params, Text, Title
 from stoker.rpc.schema import read_params
 
