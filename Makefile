@@ -8,7 +8,7 @@ TESTS  ?= tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo run test test-faults check format bench clean
+.PHONY: help venv tools demo run test test-faults test-mutants check format bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARG
 
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
 	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation -s --timeout 7200 $(ARGS)
+
+test-mutants: $(READY) tools ## sabotage the code one line at a time: a test must notice each (ARGS='--only NAME' or '--list')
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 check: $(READY) ## what a machine can say without running it: format, lint, types, imports
 	$(BIN)/ruff format --check .

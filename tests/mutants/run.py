@@ -1,0 +1,95 @@
+"""`make test-mutants`: sabotage the product one line at a time, and see a test notice each time.
+
+Owns the order (all selected tests without sabotage first, else a mutant proves nothing), the table as it is printed,
+and the exit status: zero only if every mutant is caught, or could not be tried here because its tests are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.mutants.checkout import ROOT, Checkout, Verdict
+from tests.mutants.mutants import Mutant, mutants
+
+LIMIT_S = 300.0
+TEST_LIMIT_S = 120
+
+
+def main() -> int:
+    chosen = _chosen()
+    stale = {name: told for name, one in chosen.items() if (told := one.stale(ROOT)) is not None}
+    for name, told in stale.items():
+        _say(f"{name}: {told}")
+    if stale:
+        return 1
+    began = time.monotonic()
+    with Checkout() as copy:
+        skipped = _skipped_when_sound(copy, chosen)
+        if skipped is None:
+            return 1
+        survivors = [name for name, one in chosen.items() if not _caught(copy, name, one, skipped)]
+    _say(f"{len(chosen)} mutants, {len(survivors)} survived, {time.monotonic() - began:.0f} s")
+    return 1 if survivors else 0
+
+
+def _chosen() -> dict[str, Mutant]:
+    parser = argparse.ArgumentParser(prog="make test-mutants ARGS=")
+    parser.add_argument("--only", action="append", metavar="NAME", help="this one; may stand more than once")
+    parser.add_argument("--list", action="store_true", help="name them and the promises they break, and do nothing")
+    asked = parser.parse_args()
+    known = mutants()
+    unknown = set(asked.only or ()) - known.keys()
+    if unknown:
+        parser.error(f"there is no mutant {', '.join(sorted(unknown))}; see --list")
+    chosen = {name: known[name] for name in asked.only or known}
+    if asked.list:
+        for name, one in chosen.items():
+            _say(f"{name:40} {one.promise}")
+        raise SystemExit(0)
+    return chosen
+
+
+def _skipped_when_sound(copy: Checkout, chosen: dict[str, Mutant]) -> set[str] | None:
+    """The tests that cannot run here; None when one is red without any sabotage."""
+    tests = list(dict.fromkeys(test for one in chosen.values() for test in one.tests))
+    said = copy.test(tests, LIMIT_S * len(tests))
+    _say(f"{'(no sabotage)':40} {len(said.passed)} pass, {len(said.skipped)} skipped  {said.seconds:.0f} s")
+    bad = said.failed + said.hung
+    if bad or said.complaint:
+        _say(said.complaint or f"red without any sabotage: {', '.join(bad)}")
+        return None
+    return set(said.skipped)
+
+
+def _caught(copy: Checkout, name: str, mutant: Mutant, skipped: set[str]) -> bool:
+    """One row of the table; a mutant of which all tests are skipped here is told of and passes."""
+    with copy.changed(mutant.file, mutant.sabotaged(copy.root)):
+        said = copy.test(mutant.tests, LIMIT_S, "--exitfirst", f"--timeout={TEST_LIMIT_S}")
+    by = said.failed + (said.hung if mutant.hang else [])
+    cannot = not by and bool(said.skipped) and set(said.skipped) <= skipped and not said.passed
+    _say(f"{name:40} {_told(said, by, cannot=cannot)}  {said.seconds:.0f} s")
+    return bool(by) or cannot
+
+
+def _told(said: Verdict, by: list[str], *, cannot: bool) -> str:
+    if by:
+        return by[0]
+    if cannot:
+        return "not tried: its tests are skipped here"
+    if said.hung:
+        return f"SURVIVED: a hang is no catch: {said.hung[0]}"
+    return f"SURVIVED {said.complaint or ''}"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
