@@ -427,13 +427,19 @@ async def test_settle_when_the_disk_is_full_then_the_end_of_running_work_is_stil
     disk_directory: StateDirectory, open_at: Open
 ) -> None:
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
-    going = [running(ident) for ident in range(1, 9)]
+    going = [running(ident) for ident in range(1, 65)]  # more than the WAL has room for as it is
     await state.writer.commit(replace_batch(accepted(*(of for of, _ in going)), *(live for _, live in going)))
     fill(disk_directory.root)
 
-    for of, live in going:
-        await state.writer.commit(
-            Batch(jobs={of.id: job(State.SUCCEEDED, id=of.id, attempts=1)}, attempts={live.run_id: over(live)})
-        )
+    async def settle() -> None:
+        for of, live in going:
+            ended = job(State.SUCCEEDED, id=of.id, attempts=1)
+            await state.writer.commit(Batch(jobs={of.id: ended}, attempts={live.run_id: over(live)}))
 
+    settled = asyncio.ensure_future(settle())
+    await until_async(lambda: settled.done() or state.writer.waiting, why="all ends on disk")
+    assert not state.writer.waiting, "there was no room for them"
+    await settled
+
+    assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)
     assert await state.reader.run(attempts.open_attempts) == []
