@@ -32,14 +32,15 @@ PR_SET_CHILD_SUBREAPER = 36
 LOOK_S = 0.05
 INTERRUPTED = 2
 PATIENCE_S = 5.0
+WORDS = 110  # characters of why a test failed
 SEED = "1"  # one that catches: chosen once, by trying
 
 
 class Verdict(NamedTuple):
-    """What became of the tests, by name. `complaint`: pytest itself came to no result."""
+    """What became of the tests, by name; how they failed, in a few words. `complaint`: pytest came to no result."""
 
     passed: list[str]
-    failed: list[str]
+    failed: dict[str, str]
     hung: list[str]
     skipped: list[str]
     seconds: float
@@ -118,10 +119,10 @@ class Checkout:
                 _end(pytest)
         seconds = time.monotonic() - began
         if status is None:
-            return Verdict([], [], ["all of them together"], [], seconds)
+            return Verdict([], {}, ["all of them together"], [], seconds)
         if not self._report.exists() or status >= INTERRUPTED:
             told = (self.root / ".output").read_text(errors="replace")[-2_000:]
-            return Verdict([], [], [], [], seconds, f"pytest ended with {status}: {told}")
+            return Verdict([], {}, [], [], seconds, f"pytest ended with {status}: {told}")
         return _read(self._report, seconds)
 
 
@@ -132,14 +133,15 @@ def _write(path: Path, text: str) -> None:
 
 
 def _read(report: Path, seconds: float) -> Verdict:
-    found = Verdict([], [], [], [], seconds)
+    found = Verdict([], {}, [], [], seconds)
     for case in ET.parse(report).iter("testcase"):
         name = case.get("name") or "?"
         bad = [one for one in case if one.tag in ("failure", "error")]
-        if any("from pytest-timeout" in (one.get("message") or "") for one in bad):
+        told = " ".join(one.get("message") or "" for one in bad)
+        if "from pytest-timeout" in told:
             found.hung.append(name)
         elif bad:
-            found.failed.append(name)
+            found.failed[name] = " ".join(told.split())[:WORDS]
         elif case.find("skipped") is not None:
             found.skipped.append(name)
         else:

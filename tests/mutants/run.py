@@ -46,7 +46,7 @@ def _chosen() -> dict[str, Mutant]:
     chosen = {name: known[name] for name in asked.only or known}
     if asked.list:
         for name, one in chosen.items():
-            _say(f"{name:40} {one.promise}")
+            _say(f"{name:36} {one.promise}")
         raise SystemExit(0)
     return chosen
 
@@ -55,8 +55,8 @@ def _skipped_when_sound(copy: Checkout, chosen: dict[str, Mutant]) -> set[str] |
     """The tests that cannot run here; None when one is red without any sabotage."""
     tests = list(dict.fromkeys(test for one in chosen.values() for test in one.tests))
     said = copy.test(tests, LIMIT_S * len(tests))
-    _say(f"{'(no sabotage)':40} {len(said.passed)} pass, {len(said.skipped)} skipped  {said.seconds:.0f} s")
-    bad = said.failed + said.hung
+    _row("(no sabotage)", said, f"{len(said.passed)} passed, {len(said.skipped)} skipped")
+    bad = [*said.failed, *said.hung]
     if bad or said.complaint:
         _say(said.complaint or f"red without any sabotage: {', '.join(bad)}")
         return None
@@ -67,9 +67,9 @@ def _caught(copy: Checkout, name: str, mutant: Mutant, skipped: set[str]) -> boo
     """One row of the table; a mutant of which all tests are skipped here is told of and passes."""
     with copy.changed(mutant.file, mutant.sabotaged(copy.root)):
         said = copy.test(mutant.tests, LIMIT_S, "--exitfirst", f"--timeout={TEST_LIMIT_S}")
-    by = said.failed + (said.hung if mutant.hang else [])
+    by = [f"{test}: {why}" for test, why in said.failed.items()] + (said.hung if mutant.hang else [])
     cannot = not by and bool(said.skipped) and set(said.skipped) <= skipped and not said.passed
-    _say(f"{name:40} {_told(said, by, cannot=cannot)}  {said.seconds:.0f} s")
+    _row(name, said, _told(said, by, cannot=cannot))
     return bool(by) or cannot
 
 
@@ -80,7 +80,11 @@ def _told(said: Verdict, by: list[str], *, cannot: bool) -> str:
         return "not tried: its tests are skipped here"
     if said.hung:
         return f"SURVIVED: a hang is no catch: {said.hung[0]}"
-    return f"SURVIVED {said.complaint or ''}"
+    return f"SURVIVED {said.complaint or ''}".rstrip()
+
+
+def _row(name: str, said: Verdict, text: str) -> None:
+    _say(f"{name:36} {said.seconds:4.0f} s  {text}")
 
 
 def _say(text: str) -> None:
