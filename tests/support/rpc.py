@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from stoker.rpc.table import Reply
+    from stoker.rpc.worker_methods import Workers
     from stoker.rpc.workflow_methods import Checkpoints, Workflows
 
 READ_TIMEOUT_S = 10.0
@@ -69,6 +70,10 @@ class MemoryService:
     @property
     def checkpoints(self) -> Checkpoints:
         raise AssertionError("what is asked of checkpoints is asked of a real daemon")
+
+    @property
+    def workers(self) -> Workers:
+        raise AssertionError("what is asked of workers is asked of a real daemon")
 
     @property
     def workflows(self) -> Workflows:

@@ -41,6 +41,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "history": ("jobs:history", "every change of a job and each of its attempts"),
         "watch": ("follow:watch", "changes as they happen"),
         "status": ("admin:status", "the daemon, its queues, pressure and launchers"),
+        "worker": ("workers:worker", "what the worker of a job does: CPU, memory, files, signs of life"),
+        "debug": ("workers:debug", "a shell in a job's directory and environment"),
         "top": ("top:top", "status and running jobs, refreshed"),
     },
     "step in": {

@@ -93,6 +93,8 @@ class Engine:
             self.notices.begin_anew,
         )  # fmt: skip
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
+        self.instance = opened.instance.id
+        self.around = around
         self.checks = CommandChecks(self.clock, around.base["PATH"])
         self.intents = Intents(self.book, opened.reader, self.loop)
         self.housekeeping = Housekeeping(

@@ -56,7 +56,7 @@ class Provisions:
                 task.add_done_callback(self._tasks.discard)
 
     async def _provide(self, mode: ExecutionMode, start: Start) -> None:
-        provided = replace(start, inputs=await self._inputs(start.job))
+        provided = replace(start, inputs=await self.inputs(start.job))
         data = await self._checkpoint(start.job)
         if data is not None:
             await asyncio.to_thread(self._exchange.put_checkpoint, start.attempt.run_id, data)
@@ -70,7 +70,8 @@ class Provisions:
         else:
             self._start(mode, [provided])
 
-    async def _inputs(self, job: Job) -> str:
+    async def inputs(self, job: Job) -> str:
+        """What its needs handed on, as JSON by step or job id."""
         ids = [need.job for need in job.spec.needs]
         if not ids:
             return "{}"

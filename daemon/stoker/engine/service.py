@@ -36,6 +36,7 @@ from stoker.engine.inbox import Change, Command, standing
 from stoker.engine.intake import Answers, Offer, Submission
 from stoker.engine.turn import Turn
 from stoker.engine.views import attempt_view, job_view
+from stoker.engine.workers import Workers
 from stoker.engine.workflows import Workflows
 from stoker.executors.in_process import HANDLERS
 from stoker.process.identity import is_asleep
@@ -50,6 +51,7 @@ class Service:
         self._engine = engine
         self.workflows = Workflows(engine)
         self.checkpoints = Checkpoints(engine)
+        self.workers = Workers(engine)
         self._facts = facts
         self._health = health
 

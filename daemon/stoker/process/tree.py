@@ -72,7 +72,7 @@ async def sweep(
     reached: set[tuple[int, int]] = set()
     wait_s = grace_ms / 1_000
     for attempt in range(ROUNDS):
-        members = await asyncio.to_thread(_find, instance, wanted, mains or {})
+        members = await asyncio.to_thread(find, instance, wanted, mains or {})
         try:
             if not members:
                 return SweepResult(len(reached))
@@ -123,7 +123,7 @@ class Member(Struct, frozen=True):
     start_ticks: int
 
 
-def _find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> list[Member]:
+def find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> list[Member]:
     """The living processes of these runs, pinned."""
     found: dict[int, Member] = {}
     for run_id, pids in identities.scan(instance).runs.items():

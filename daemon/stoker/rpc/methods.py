@@ -46,6 +46,7 @@ from stoker.rpc.schema import (
     read_params,
 )
 from stoker.rpc.table import Kind, Later, Method, Peer, Reply, Role, Stream
+from stoker.rpc.worker_methods import WORKER_METHODS, Workers
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS, Checkpoints, Workflows
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Service(Protocol):
     def drain(self, *, stop: bool) -> Awaitable[Reply]: ...
     @property
     def workflows(self) -> Workflows: ...
+    @property
+    def workers(self) -> Workers: ...
     @property
     def checkpoints(self) -> Checkpoints: ...
 
@@ -245,4 +248,5 @@ METHODS: dict[str, Method[Any]] = {
     "system.drain": Method(DrainParams, Role.ADMIN, lambda service, _, params: service.drain(stop=params.stop)),
     "watch": Method(WatchParams, Role.OWNER, _watch, Kind.STREAM),
     **WORKFLOW_METHODS,
+    **WORKER_METHODS,
 }

@@ -56,6 +56,12 @@ class ListParams(Params, frozen=True, kw_only=True):
     before: JobId | None = None
 
 
+class WorkerParams(Params, frozen=True, kw_only=True):
+    """The worker of which job."""
+
+    job: JobId
+
+
 class VerbParams(JobParam, frozen=True, kw_only=True):
     reason: Note | None = None
 

@@ -1,0 +1,132 @@
+"""Looking at a worker, and standing where it stands: `stoker worker`, `stoker debug`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import NotAllowed
+from tests.support.facts import until
+from tests.support.work import end_of, lines, running, shell, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+SETTINGS = "[queues.stopped]\npaused = true\n"
+PATIENCE_S = 30.0
+MIB = 1 << 20
+
+
+def look(client: stoker.Client, job: int) -> dict[str, Any]:
+    return dict(client.call("worker.get", {"job": job}))
+
+
+def test_worker_when_it_has_a_tree_then_every_process_of_it_is_seen_and_nothing_else(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    beside = submit(client, gate.spec())
+    script = f"setsid sh -c 'echo $$ >> {out}; read _ < {gate.path}' & echo $$ >> {out}; read _ < {gate.path}"
+    job = submit(client, shell(script))
+    running(client, job, beside)
+    until(lambda: len(lines(out)) == 2, PATIENCE_S, why="the tree")
+
+    found = look(client, job)
+
+    assert sorted(str(process["pid"]) for process in found["processes"]) == sorted(lines(out))
+    assert found["processes"][0]["pid"] == found["pid"] == client.get(job)["pid"]
+    assert (found["children"], found["state"], found["launcher_state"]) == (1, "sleeping", "ok")
+    assert found["open_files"] >= 6
+    assert all(process["name"] == "sh" for process in found["processes"])
+
+
+def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_told(client: stoker.Client) -> None:
+    script = f"held = bytearray({64 * MIB})\nwhile True: pass"
+    job = submit(client, {"command": sys.executable, "args": ["-c", script]})
+    running(client, job)
+
+    busy = until(lambda: (seen := look(client, job))["cpu_percent"] > 0 and seen["memory_bytes"] > 64 * MIB and seen,
+                 PATIENCE_S, why="work")  # fmt: skip
+
+    assert busy["cpu_ms"] > 0
+    assert busy["processes"][0]["state"] in ("running", "sleeping")
+    client.call("job.cancel", {"id": job})
+
+
+@pytest.mark.parametrize("queue", ["stopped", "default"])
+def test_worker_when_there_is_none_then_it_says_why(client: stoker.Client, queue: str) -> None:
+    job = submit(client, shell("exit 0", queue=queue))
+    if queue == "default":
+        end_of(client, job)
+
+    with pytest.raises(NotAllowed) as refused:
+        look(client, job)
+
+    assert refused.value.hint == f"stoker why {job}"
+
+
+def test_worker_when_shown_then_what_it_said_stands_beside_what_it_does(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    say = "import os, socket; s = socket.socket(1, 2); s.sendto(b'X_STOKER_PROGRESS=5', os.environ['NOTIFY_SOCKET'])"
+    job = submit(client, {"command": sys.executable, "args": ["-c", f"{say}; open('{gate.path}').read(1)"],
+                          "notify": True})  # fmt: skip
+    until(lambda: client.get(job)["progress"] == 5, PATIENCE_S, why="progress")
+
+    shown = shared.cli("worker", str(job))
+    told = json.loads(shared.cli("worker", str(job), "--json").stdout)
+
+    assert shown.returncode == 0
+    assert "5%" in shown.stdout
+    assert f"{told['pid']} " in shown.stdout
+    assert told["said"]["progress"] == 5
+
+
+# --- debug --------------------------------------------------------------------------------------------------
+
+
+def test_debug_when_asked_for_then_the_shell_stands_where_the_job_does_and_can_do_nothing_in_its_name(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    job = submit(client, gate.spec(working_dir=str(tmp_path), env={"MODE": "fast", "A": "x y"}, notify=True))
+    running(client, job)
+    own = {**shared.environ, "SHELL": "/bin/sh", "STOKER_RUN_ID": "1.1.0", "STOKER_TOKEN": "mine", "MINE": "1"}
+    own |= {"STOKER_SOCKET": str(shared.socket), "NOTIFY_SOCKET": "/mine", "TRACEPARENT": "mine"}
+    shared.environ, kept = own, shared.environ
+    try:
+        shell_ran = shared.cli("debug", str(job), input="pwd; env -0 | tr '\\0' '\\n'; exit 7")
+    finally:
+        shared.environ = kept
+
+    assert shell_ran.returncode == 7
+    first, *said = shell_ran.stdout.splitlines()
+    seen = dict(line.split("=", 1) for line in said)
+    assert first == os.path.realpath(tmp_path)
+    assert (seen["MODE"], seen["A"], seen["STOKER_JOB_ID"], seen["STOKER_ATTEMPT"]) == ("fast", "x y", str(job), "1")
+    assert seen["PATH"] == shared.environ["PATH"]
+    private = {"STOKER_RUN_ID", "STOKER_INSTANCE", "STOKER_TOKEN", "STOKER_OUTPUT", "NOTIFY_SOCKET", "TRACEPARENT"}
+    assert not private & set(seen)
+    assert "MINE" not in seen
+
+
+def test_debug_when_the_directory_is_gone_then_it_says_so(
+    shared: DaemonProcess, client: stoker.Client, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    job = submit(client, shell("exit 0", working_dir=str(home)))
+    end_of(client, job)
+    home.rmdir()
+
+    failed = shared.cli("debug", str(job))
+
+    assert failed.returncode != 0
+    assert str(home) in failed.stderr
