@@ -248,3 +248,17 @@ def test_changes_when_a_job_runs_then_state_and_log_of_changes_agree(client: sto
     end_of(client, job)
 
     assert changes(client, job)[-1]["to"] == state(client, job)
+
+
+def test_watch_when_it_begins_at_the_last_change_that_status_tells_then_that_is_never_ahead_of_the_log(
+    client: stoker.Client,
+) -> None:
+    seen = []
+    for _ in range(50):
+        client.submit_many([OK] * 10)  # commits are under way while it is asked
+        last_seq = client.status()["last_seq"]
+        client.watch(after=last_seq).close()  # type: ignore[attr-defined]
+        seen.append(last_seq)
+
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0]

@@ -92,7 +92,7 @@ def status_view(engine: Engine) -> dict[str, Any]:
             "since": pressure.since,
             "throttle_events": pressure.events,
         },
-        "last_seq": book.last_seq,
+        "last_seq": engine.feeds.seq,  # what can be read: memory is ahead of it while a commit is under way
     }
 
 
