@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
     from stoker.cli.options import Given
 
-# What an answer may tell beside the state, and the words for it; in this order.
+# What an answer may tell beside the state, and the words for it; in this order. What is only kept is for --json.
 TOLD = {
     "running": "still running",
-    "stopped": "stopped",
+    "stopping": "being stopped",
     "reset": "taken again",
-    "skipped": "skipped",
-    "kept": "kept as they are",
-    "not_undone": "completed since, not undone",
+    "not_undone": "completed since, and not undone",
     "stuck": "held as stuck, not signalled",
 }
+MOST_TOLD = 20
 
 
 @command(
@@ -63,6 +62,8 @@ def pause(given: Given) -> int:
     ),
 )
 def resume(given: Given) -> int:
+    if given["explain"] and given["wait"]:
+        raise UsageError("--explain changes nothing, so there is nothing to --wait for")
     asked = {key: given[key] for key in ("from", "strategy", "explain") if given[key]}
     return _ask("resume", given, asked)
 
@@ -152,6 +153,8 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
     answer = call(given, f"workflow.{verb}", {"id": ident, **asked, **reason})
     if given["json"]:
         render.json_document(answer)
+    elif given.get("explain"):
+        _print_plan(answer["steps"])
     else:
         _print_answer(ident, answer)
     render.flush()
@@ -159,7 +162,22 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
 
 
 def _print_answer(ident: int, answer: dict[str, Any]) -> None:
-    render.line(f"{ident} {answer.get('state', '-')}")
+    render.line(f"{ident} {answer['state']}")
+    to = answer.get("to")
+    if to:
+        render.note(f"back to checkpoint {to['checkpoint']} (seq {to['seq']})")
+        if to["damaged"]:
+            render.note(
+                f"checkpoint {to['damaged']} on the way there is damaged: what it and later ones said is not known"
+            )
     for key, words in TOLD.items():
         if answer.get(key):
-            render.note(f"{words}: {few(answer[key], 20)}")
+            render.note(f"{words}: {few(answer[key], MOST_TOLD)}")
+
+
+def _print_plan(steps: list[dict[str, Any]]) -> None:
+    rows = [
+        (step["step"], step["job"], step["state"], "yes" if step["runs"] else "no", step["action"], step["why"])
+        for step in steps
+    ]
+    render.table(("STEP", "JOB", "STATE", "RUNS", "ACTION", "BECAUSE"), rows)

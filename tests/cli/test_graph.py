@@ -1,0 +1,187 @@
+"""The graph of a workflow, drawn without a daemon: layers, folding, and names that try to be something else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from stoker.cli import graph, main
+from stoker.cli.drawings import DRAWINGS, Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SVG = "{http://www.w3.org/2000/svg}"
+EVIL = 'a"]; <script>&\\ --> \x1b[31m #quot; \u202e'
+
+
+def nodes(*edges: tuple[str, list[str]]) -> list[Node]:
+    return [Node(name, [(need, "ok") for need in needs], None) for name, needs in edges]
+
+
+def names(layers: list[list[Node]]) -> list[list[str]]:
+    return [[node.name for node in layer] for layer in layers]
+
+
+def drawn(name: str, of: list[Node], title: str = "t") -> str:
+    return DRAWINGS[name](title, graph.layered("t", of))
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main.guarded(["workflow", "graph", *arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def flow_file(folder: Path, steps: dict[str, Any]) -> str:
+    path = folder / "flow.json"
+    path.write_text(json.dumps({"name": "x", "steps": steps}))
+    return str(path)
+
+
+def test_layers_when_steps_need_one_another_then_each_stands_behind_all_that_it_needs() -> None:
+    layers = graph.layered("t", nodes(("d", ["b", "c"]), ("b", ["a"]), ("c", ["a"]), ("a", [])))
+
+    assert names(layers) == [["a"], ["b", "c"], ["d"]]
+
+
+def test_layers_when_edges_would_cross_then_steps_stand_beside_what_they_need() -> None:
+    layers = graph.layered("t", nodes(("a", []), ("z", []), ("b", ["z"]), ("y", ["a"])))
+
+    assert names(layers) == [["a", "z"], ["y", "b"]]
+
+
+def test_folding_when_one_entry_made_many_steps_then_they_are_one_node_in_their_worst_state() -> None:
+    made = [Node(f"compile:{number}", [("init", "ok")], "succeeded") for number in range(1, 4)]
+    made[1].state = "failed"
+    link = Node("link", [(node.name, "ok") for node in made], "skipped")
+
+    folded = graph.folded([Node("init", [], "succeeded"), *made, link])
+
+    assert [(node.label, node.state, node.standing) for node in folded] == [
+        ("init", "succeeded", "succeeded"),
+        ("compile x3", "failed", "2 succeeded, 1 failed"),
+        ("link", "skipped", "skipped"),
+    ]  # fmt: skip
+    assert folded[2].needs == [("compile", "ok")]
+
+
+def test_text_when_a_layer_is_long_then_what_wants_to_be_looked_at_is_shown_and_the_rest_counted() -> None:
+    layer = [Node(f"s{number:04}", [], "succeeded") for number in range(1_000)]
+    layer[700].state = "failed"
+
+    lines = [line for line, _ in graph.text_lines("t", graph.layered("t", layer), every=False)]
+
+    assert lines[0] == "t: 1000 steps, 1 layers"
+    assert any("✗ s0700" in line for line in lines)
+    assert lines[-1] == "   … 980 more: 980 succeeded"
+    assert len(graph.text_lines("t", [layer], every=True)) == 1_001
+
+
+def test_text_when_a_step_needs_many_then_the_first_are_named() -> None:
+    many = nodes(*((f"s{number}", []) for number in range(9)), ("last", [f"s{number}" for number in range(9)]))
+
+    line, _ = graph.text_lines("t", graph.layered("t", many), every=False)[-1]
+
+    assert line.endswith("← s0 s1 s2 s3 s4 … 4 more")
+
+
+@pytest.mark.parametrize("form", ["text", *DRAWINGS])
+def test_graph_when_a_flow_has_a_thousand_steps_then_every_format_holds(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs = {f"s{number}": [f"s{number // 3}"] if number else [] for number in range(1_000)}
+    source = flow_file(tmp_path, {name: {"command": "true", "needs": own} for name, own in needs.items()})
+
+    status, out, err = shown(capsys, source, "--format", form, "--all")
+
+    assert status == 0
+    assert len(set(re.findall(r"\bs\d+\b", out))) >= 1_000
+    assert ("maxEdges" in err) == (form == "mermaid")
+
+
+def test_svg_when_drawn_then_it_is_xml_with_a_box_a_step_and_a_path_a_need() -> None:
+    of = nodes(("a", []), ("b", ["a"]), ("c", ["a", "b"]))
+
+    root = ET.fromstring(drawn("svg", of))
+
+    labels = [text.text for text in root.iter(f"{SVG}text")]
+    assert labels == ["t", "a", "b", "c"]
+    assert len([path for path in root.iter(f"{SVG}path") if path.get("d", "").startswith("M0 0 ") is False]) == 3
+    assert float(root.get("width", "0")) > 3 * 40
+
+
+def test_svg_when_names_are_hostile_then_they_stay_text() -> None:
+    root = ET.fromstring(drawn("svg", nodes((EVIL, []), ("\ufffe", [EVIL])), title=EVIL))
+
+    assert list(root.iter("script")) == []
+    assert any("<script>&" in (text.text or "") for text in root.iter(f"{SVG}text"))
+
+
+def test_dot_when_names_are_hostile_then_they_stay_text() -> None:
+    text = drawn("dot", nodes((EVIL, []), ("b", [EVIL])), title=EVIL)
+
+    for line in text.splitlines():
+        assert len(re.findall(r'(?<!\\)(?:\\\\)*"', line)) % 2 == 0
+    assert "\x1b" not in text
+    assert "s0 -> s1;" in text
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
+def test_dot_when_graphviz_reads_it_then_it_is_accepted() -> None:
+    text = drawn("dot", nodes((EVIL, []), ("b", [EVIL])), title=EVIL)
+
+    done = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_mermaid_when_names_are_hostile_then_they_stay_text() -> None:
+    text = drawn("mermaid", [Node(EVIL, [], "failed"), Node("b", [(EVIL, "failed")], "running")], title=EVIL)
+
+    first = next(line for line in text.splitlines() if line.startswith("    s0["))
+    assert re.fullmatch(r'    s0\["[^"<>\\]*"\]:::failed', first)
+    assert "    s0 -. failed .-> s1" in text
+    assert "classDef running" in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({"a": {"needs": ["b"]}, "b": {"needs": ["a"]}}, "a cycle: "),
+        ({"a": {"needs": ["z"]}}, "there is no step 'z'"),
+        ({"a": 1}, "a flow has [steps.NAME] tables"),
+        ({}, "a flow has [steps.NAME] tables"),
+    ],
+)
+def test_graph_when_a_file_makes_none_then_it_says_why(
+    steps: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = shown(capsys, flow_file(tmp_path, steps))
+
+    assert (status, out) == (65, "")
+    assert said in err
+
+
+def test_graph_when_it_goes_to_a_file_then_that_is_whole_and_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = flow_file(
+        tmp_path, {"a": {"each": ["1", "2"]}, "b": {"needs": [{"step": "a", "on": "any"}], "critical": False}}
+    )
+
+    status, out, _ = shown(capsys, source, "--format", "svg", "-o", str(tmp_path / "x.svg"))
+    _, listed, _ = shown(capsys, source, "--json")
+
+    assert (status, out) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.json", "x.svg"]
+    labels = [text.text for text in ET.parse(tmp_path / "x.svg").getroot().iter(f"{SVG}text")]
+    assert labels == ["x", "a x2", "b (may fail)"]
+    assert json.loads(listed)["layers"] == [["a"], ["b"]]

@@ -1,0 +1,266 @@
+"""Workflows on the command line against a real daemon: from a flow file to its end, and stepping in on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import flows, work
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CYCLE = 'name = "x"\n[steps.a]\ncommand = "true"\nneeds = ["b"]\n[steps.b]\ncommand = "true"\nneeds = ["a"]\n'
+EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "build-flow.toml"
+
+
+@pytest.fixture(scope="module")
+def daemon_of_all() -> Iterator[DaemonProcess]:
+    """One for all tests that change nothing."""
+    with DaemonProcess() as running:
+        yield running
+
+
+def written(folder: Path, text: str, name: str = "flow.toml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def sent(daemon: DaemonProcess, folder: Path, steps: dict[str, dict[str, Any]]) -> str:
+    """The id of a workflow that must be accepted."""
+    source = written(folder, json.dumps(flows.flow(steps)), "flow.json")
+    done = daemon.cli("workflow", "submit", source)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_tells_its_part(daemon: DaemonProcess) -> None:
+    planned = daemon.cli("workflow", "submit", "--dry-run", str(EXAMPLE))
+    done = daemon.cli("workflow", "submit", "--wait", "--param", "version=1.4", str(EXAMPLE))
+    listed, shown = daemon.cli("workflow", "ls"), daemon.cli("workflow", "show", "1")
+    drawn = daemon.cli("workflow", "graph", "1")
+    job = json.loads(daemon.cli("workflow", "show", "--json", "1").stdout)["steps"][4]["job"]
+    log, of_job, jobs = daemon.cli("logs", str(job)), daemon.cli("show", str(job)), daemon.cli("ls")
+    kinds = [
+        one["kind"] for one in json.loads(daemon.cli("checkpoint", "ls", "1", "--all", "--json").stdout)["checkpoints"]
+    ]
+
+    assert planned.stdout.splitlines()[0] == "7 steps in 5 layers, at most 3 of them at once"
+    assert "compile:1..3" in planned.stdout
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert "succeeded" in listed.stdout
+    assert "report" in shown.stdout
+    assert "may fail" in shown.stdout
+    assert "✓ compile x3" in drawn.stdout
+    assert log.stdout.count(".o") == 3
+    assert "workflow     1, step link" in of_job.stdout
+    assert "w1 build/link: " in jobs.stdout
+    assert kinds.count("progress") == 3
+
+
+def test_submit_when_a_flow_has_mistakes_then_each_has_its_line_and_nothing_is_stored(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    source = written(
+        tmp_path,
+        'name = "x"\n[steps.a]\ncommand = "true"\ntimeout = "90s"\n[steps."b.c"]\ncommand = "true"\ntimeout_ms = "2m"\n'
+        '[steps.d]\ncomand = "true"\n',
+    )
+
+    done = daemon.cli("workflow", "submit", source)
+
+    told = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (65, "")
+    assert told[0] == f"stoker: {source} has 4 mistakes; nothing was stored"
+    assert (
+        f"  {source}: steps.a.timeout: no such field (durations in a flow are whole milliseconds: timeout_ms = 90000)"
+        in told
+    )
+    assert f"  {source}: steps.d.comand: no such field (did you mean command?)" in told
+    assert "timeout_ms = 120000" in done.stderr
+    assert daemon.cli("workflow", "ls", "--ids").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ('name = "x"\n[steps.a\n', "flow.toml", "flow.toml:2:9: "),
+        ('name = "x"\nname = "y"\n', "flow.toml", "flow.toml:2:"),
+        ('name = "', "flow.toml", "flow.toml:1"),
+        ("started = 2026-01-01\n", "flow.toml", "started: date 2026-01-01 is nothing a flow can hold"),
+        ('{"name": "x",\n "steps": }', "flow.json", "flow.json:2:11: "),
+        ('{"name": "x", "name": "y"}', "flow.json", "name: this key stands twice"),
+        ("[1]", "flow.json", "not a JSON object"),
+        ("x = " + "[" * 3000, "flow.toml", "flow.toml"),
+        (CYCLE, "flow.toml", "a cycle: "),
+        ('name = "x"\n[steps.a]\ncommand = "true"\nneeds = ["a", "z"]\n', "flow.toml", "there is no step 'z'"),
+        ('name = "x"\n[steps.a]\ncommand = "/no/such/program"\n', "flow.toml", "steps.a.command"),
+    ],
+)  # fmt: skip
+def test_submit_when_a_file_is_wrong_then_it_says_where(
+    daemon_of_all: DaemonProcess, tmp_path: Path, text: str, name: str, said: str
+) -> None:
+    done = daemon_of_all.cli("workflow", "submit", written(tmp_path, text, name))
+
+    assert (done.returncode, done.stdout) == (65, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_submit_when_the_flow_does_not_fit_a_frame_then_it_says_so(daemon: DaemonProcess, tmp_path: Path) -> None:
+    steps = {f"s{number}": flows.step("x" * 200) for number in range(5_000)}
+
+    done = daemon.cli("workflow", "submit", written(tmp_path, json.dumps(flows.flow(steps)), "flow.json"))
+
+    assert done.returncode == 65
+    assert "at most 1020.0K can be sent" in done.stderr
+
+
+def test_submit_when_a_flow_comes_through_a_pipe_then_its_first_character_tells_what_it_is(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    toml = 'name = "x"\n[steps.a]\ncommand = "pwd"\n'
+    first = daemon.cli("workflow", "submit", "--idempotency-key", "k", "-", input=toml, cwd=tmp_path)
+    again = daemon.cli("workflow", "submit", "--idempotency-key", "k", "-", input=toml, cwd=tmp_path)
+    second = daemon.cli("workflow", "submit", "-", input=json.dumps(flows.flow({"a": flows.step("true")})))
+    waited = daemon.cli("workflow", "wait", "1", "w2")
+
+    assert [done.stdout for done in (first, again, second)] == ["1\n", "1\n", "2\n"]
+    assert "submitted before" in again.stderr
+    assert (waited.returncode, waited.stdout, waited.stderr) == (0, "", "")
+    assert daemon.cli("logs", "1").stdout == f"{tmp_path}\n"
+
+
+def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_can_make_it_good(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    steps = {"a": flows.step("true"), "b": flows.step(f"test -e {tmp_path}/fixed", "a"), "c": flows.step("true", "b")}
+    flow = sent(daemon, tmp_path, steps)
+
+    failed = daemon.cli("workflow", "wait", flow)
+    (tmp_path / "fixed").touch()
+    retried = daemon.cli("workflow", "retry", flow, "--failed", "--wait", "--reason", "mended")
+    of_step = daemon.cli("workflow", "retry", flow, "--step", "c")
+    daemon.cli("workflow", "wait", flow)
+
+    assert (failed.returncode, failed.stderr.splitlines()[0]) == (1, "stoker: workflow 1 failed: b (failed)")
+    assert (retried.returncode, retried.stdout) == (0, "1 running\n")
+    assert retried.stderr == "stoker: taken again: b c\n"
+    assert of_step.stderr == "stoker: taken again: c\n"
+
+
+def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
+    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+) -> None:
+    command, *args = gate.pass_by()
+    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
+    daemon.cli("hold", "2")
+    gate.open()
+
+    waited = daemon.cli("workflow", "wait", flow)
+
+    assert waited.returncode == 1
+    assert "workflow 1 waits for a person: b (held)" in waited.stderr
+
+
+def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
+    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+) -> None:
+    command, *args = gate.pass_by()
+    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
+    with daemon.client() as client:
+        work.running(client, 1)
+        paused = daemon.cli("workflow", "pause", flow)
+        gate.open()
+        client.wait(1)
+        until(lambda: work.state(client, 2) == "queued", why="a step that could start")
+    why = daemon.cli("why", "2")
+
+    resumed = daemon.cli("workflow", "resume", flow, "--wait")
+
+    assert (paused.stdout, paused.stderr) == ("1 paused\n", "stoker: still running: a\n")
+    assert why.stdout == "workflow 1, of which it is step 'b', is paused\nnext: stoker workflow resume 1\n"
+    assert (resumed.returncode, resumed.stdout) == (0, "1 running\n")
+
+
+def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_nothing_changes(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    flow = sent(daemon, tmp_path, {"a": flows.step("true"), "b": flows.step("exit 3", "a")})
+    daemon.cli("workflow", "wait", flow)
+
+    explained = daemon.cli("workflow", "resume", flow, "--from", "a", "--strategy", "restart", "--explain")
+    unknown = daemon.cli("workflow", "resume", flow, "--strategy", "nope")
+    shown = json.loads(daemon.cli("workflow", "show", flow, "--json").stdout)
+
+    assert [line.split()[:4] for line in explained.stdout.splitlines()] == [
+        ["STEP", "JOB", "STATE", "RUNS"], ["a", "1", "succeeded", "no"], ["b", "2", "failed", "yes"],
+    ]  # fmt: skip
+    assert unknown.returncode == 65
+    assert "from_checkpoint" in unknown.stderr
+    assert shown["state"] == "failed"
+
+
+def test_rollback_when_steps_were_completed_since_then_they_are_named_as_not_undone(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    flow = sent(daemon, tmp_path, {"a": flows.step("true"), "b": flows.step("exit 3", "a")})
+    daemon.cli("workflow", "wait", flow)
+
+    without = daemon.cli("workflow", "rollback", flow)
+    done = daemon.cli("workflow", "rollback", flow, "--to", "1")
+    state = daemon.cli("workflow", "ls", "--state", "paused", "--ids")
+
+    assert (without.returncode, "--to latest" in without.stderr) == (64, True)
+    assert done.returncode == 0
+    assert "stoker: back to checkpoint 1 (seq 1)" in done.stderr
+    assert "stoker: taken again: b" in done.stderr
+    assert "stoker: completed since, and not undone: a" in done.stderr
+    assert state.stdout == "1\n"
+
+
+def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    flow = sent(daemon, tmp_path, {"a": flows.step("sleep 60"), "b": flows.step("true", "a")})
+
+    cancelled = daemon.cli("workflow", "cancel", flow, "--reason", "wrong branch")
+    waited = daemon.cli("workflow", "wait", flow, "--json")
+    again = daemon.cli("workflow", "cancel", flow)
+
+    assert cancelled.returncode == 0
+    assert (waited.returncode, json.loads(waited.stdout)["state"]) == (1, "cancelled")
+    assert again.returncode == 65
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["workflow", "show", "99"], "there is no workflow 99"),
+        (["workflow", "show", "x"], "'x' is not the id of a workflow"),
+        (["workflow", "retry", "1", "--all", "--failed"], "exclude one another"),
+        (["workflow", "ls", "--state", "done"], "no state 'done'"),
+        (["workflow", "submit", "/no/such/file"], "cannot read /no/such/file"),
+        (["workflow", "submit", "x", "--param", "a"], "'a' is not KEY=VALUE"),
+        (["workflow", "resume", "1", "--explain", "--wait"], "nothing to --wait for"),
+        (["checkpoint", "show", "99"], "there is no checkpoint 99"),
+        (["checkpoint", "show", "x"], "'x' is not the id of a checkpoint"),
+        (["checkpoint", "ls"], "name a workflow"),
+        (["checkpoint", "export"], "name a checkpoint"),
+        (["checkpoint", "export", "1", "--job", "2"], "name a checkpoint"),
+    ],
+)
+def test_commands_when_asked_for_what_is_not_there_then_they_say_so(
+    daemon_of_all: DaemonProcess, arguments: list[str], said: str
+) -> None:
+    done = daemon_of_all.cli(*arguments)
+
+    assert done.returncode in {64, 65}
+    assert said in done.stderr
+    assert done.stdout == ""
