@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCK = re.compile(r"^(?:<!-- (?P<mark>.*?) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"^\$ (?P<command>.*)\n(?P<output>(?:(?!\$ ).*\n)*)", re.MULTILINE)
+COMMAND = re.compile(r"^\$ (?P<command>.*\n(?:> .*\n)*)(?P<output>(?:(?!\$ ).*\n)*)", re.MULTILINE)
 ANY_LINES = r"(?:.*\n)*"
 
 
@@ -88,17 +88,20 @@ def test_output_when_it_is_not_as_shown_then_the_difference_is_told() -> None:
 def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon: DaemonProcess) -> None:
     if "needs socat" in block.mark and shutil.which("socat") is None:
         pytest.skip("socat is not installed")
-    steps = [(found["command"], found["output"]) for found in COMMAND.finditer(block.text)]
+    if "needs flow.toml" in block.mark:
+        (flow,) = (other.text for other in blocks(README) if other.language == "toml" and "a file" in other.mark)
+        (daemon.home / "flow.toml").write_text(flow)
+    steps = [(found["command"].replace("\n> ", "\n"), found["output"]) for found in COMMAND.finditer(block.text)]
     mark = "-- the next command --"
 
-    script = "".join(f"{command}\necho; echo '{mark}'\n" for command, _ in steps)
+    script = "".join(f"{command}echo; echo '{mark}'\n" for command, _ in steps)
     typed = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{script}"],
         env=environ(daemon), cwd=daemon.home, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
     seen = typed.stdout.split(f"\n{mark}\n")
-    told = [f"$ {command}\n{differences(shown, text)}" for (command, shown), text in zip(steps, seen, strict=False)
+    told = [f"$ {command}{differences(shown, text)}" for (command, shown), text in zip(steps, seen, strict=False)
             if differences(shown, text)]  # fmt: skip
     assert len(seen) == len(steps) + 1, typed.stdout
     assert told == []

@@ -21,7 +21,7 @@ def __getattr__(name: str) -> object:
 
         return Client
     if name == "checkpoint":
-        import importlib  # noqa: PLC0415 - `from stoker import checkpoint` would ask here again
+        import stoker.checkpoint as loaded  # noqa: PLC0415 - `from stoker import checkpoint` would ask here again
 
-        return importlib.import_module("stoker.checkpoint")
+        return loaded
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ import stoker
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Desk
+    from tests.support.daemon import DaemonProcess
 
 SOURCE = str(Path(stoker.__file__).parent.parent)
 # Each of these costs at least a twentieth of a bare start of Python.
@@ -18,7 +19,11 @@ TOO_HEAVY = {
     "argparse", "asyncio", "datetime", "difflib", "importlib.metadata", "inspect", "logging", "msgspec", "psutil",
     "shlex", "shutil", "structlog", "subprocess", "tempfile", "threading", "traceback", "uuid", "uvloop",
 }  # fmt: skip
-OF_OTHER_COMMANDS = {"batch", "follow", "jobs", "admin", "queues", "settings", "completion", "top", "verbs", "outcome"}
+SAVE = f'printf 1 | {sys.executable} -I -S -c "$PROGRAM" checkpoint save'
+OF_OTHER_COMMANDS = {
+    "batch", "follow", "jobs", "admin", "queues", "settings", "completion", "top", "verbs", "outcome", "workflows",
+    "graph",
+}  # fmt: skip
 
 PROGRAM = f"""
 import sys
@@ -42,3 +47,16 @@ def test_submit_when_it_ran_then_nothing_heavy_was_loaded(desk: Desk) -> None:
     assert "stoker.rpc.client" in loaded
     assert loaded & TOO_HEAVY == set()
     assert loaded & {f"stoker.cli.{name}" for name in OF_OTHER_COMMANDS} == set()
+
+
+def test_checkpoint_save_when_it_ran_then_it_loaded_little_more_than_a_submit(daemon: DaemonProcess) -> None:
+    done = daemon.cli("run", "--env", f"PROGRAM={PROGRAM}", "--", "sh", "-c", SAVE)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    checkpoint, modules = done.stdout.splitlines()
+    loaded = set(modules.split())
+    assert checkpoint == "1"
+    assert "stoker.rpc.conversation" in loaded
+    assert loaded & TOO_HEAVY == set()
+    assert loaded & {f"stoker.cli.{name}" for name in (*OF_OTHER_COMMANDS, "spec")} == set()
+    assert "stoker.rpc.client" not in loaded

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CYCLE = 'name = "x"\n[steps.a]\ncommand = "true"\nneeds = ["b"]\n[steps.b]\ncommand = "true"\nneeds = ["a"]\n'
-EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "build-flow.toml"
+EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "flows" / "build.toml"
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ CHAINS = {"w": "workflow", "j": "job"}
     ),
 )
 def save(given: Given) -> int:
-    from stoker import checkpoint  # noqa: PLC0415 - the rest of this module only looks
+    import stoker.checkpoint as checkpoint  # noqa: PLC0415, PLR0402 - loaded here alone, and by its own name
 
     checkpoint.must_be_job()
     if sys.stdin.isatty():

@@ -163,6 +163,7 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
 
 def _print_answer(ident: int, answer: dict[str, Any]) -> None:
     render.line(f"{ident} {answer['state']}")
+    render.flush()  # ahead of the notes where both go to the same place
     to = answer.get("to")
     if to:
         render.note(f"back to checkpoint {to['checkpoint']} (seq {to['seq']})")
