@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import InvalidParams, JobNotFound, WaitTimeout
-from tests.support.work import Gate, changes, end_of, running, shell, state, submit
+from tests.support.work import Gate, changes, end_of, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,7 +255,7 @@ def test_watch_when_it_begins_at_the_last_change_that_status_tells_then_that_is_
 ) -> None:
     seen = []
     for _ in range(50):
-        client.submit_many([OK] * 10)  # commits are under way while it is asked
+        submit_many(client, [OK] * 10)  # commits are under way while it is asked
         last_seq = client.status()["last_seq"]
         client.watch(after=last_seq).close()  # type: ignore[attr-defined]
         seen.append(last_seq)
