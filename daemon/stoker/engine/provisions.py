@@ -28,6 +28,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB, its name included
+AGAIN_S = 1.0
 TRIED = 20  # damaged checkpoints in a row: beyond them somebody has to look
 
 Starter = Callable[[ExecutionMode, Sequence[Start]], None]
@@ -59,7 +60,7 @@ class Provisions:
         provided = replace(start, inputs=await self.inputs(start.job))
         data = await self._checkpoint(start.job)
         if data is not None:
-            await asyncio.to_thread(self._exchange.put_checkpoint, start.attempt.run_id, data)
+            await self._lay_ready(start.attempt.run_id, data)
         run = self._book.by_run(start.attempt.run_id)
         if run is None:
             return
@@ -69,6 +70,17 @@ class Provisions:
             self._sink([Ended(start.attempt.run_id, _too_much(len(provided.inputs)))])
         else:
             self._start(mode, [provided])
+
+    async def _lay_ready(self, run_id: str, data: bytes) -> None:
+        """However long there is no room for it: an attempt that began without would begin at zero."""
+        while (run := self._book.by_run(run_id)) is not None and run.attempt.stop_reason is None:
+            try:
+                await asyncio.to_thread(self._exchange.put_checkpoint, run_id, data)
+            except OSError as error:
+                log(LogEvent.CHECKPOINT_FAILED, job=run.job.id, attempt=run.attempt.ordinal, error=error)
+                await asyncio.sleep(AGAIN_S)  # nothing tells when there is room again
+            else:
+                return
 
     async def inputs(self, job: Job) -> str:
         """What its needs handed on, as JSON by step or job id."""
