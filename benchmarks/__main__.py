@@ -12,7 +12,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import client_start, depth, footprint, hostile, latency, recovery, submits, table, throughput
+from benchmarks import client_start, depth, footprint, hostile, latency, recovery, submits, table, throughput, workflows
 from benchmarks.harness import FULL, QUICK, Scale
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "client": client_start.rows,
     "depth": depth.rows,
     "recovery": recovery.rows,
+    "workflows": workflows.rows,
 }
 
 

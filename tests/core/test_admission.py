@@ -42,6 +42,38 @@ def test_admit_when_a_workflow_is_paused_then_its_steps_let_others_pass() -> Non
     assert ids(admit([line("a", step, queued(2))], 2, {}, throttled=False, barred={8})) == [1, 2]
 
 
+def test_admit_when_a_job_is_passed_over_for_a_resource_then_its_line_says_so() -> None:
+    short, barred = queued(1, tool=2), job(id=2, workflow_id=7, asked=spec(resources={"tool": 2}))
+    served = line("a", short, barred, queued(3, tool=1))
+
+    assert ids(admit([served], 3, {"tool": 1}, throttled=False, barred={7})) == [3]
+    assert served.short == [short]
+
+
+TOOLS = ("a", "b", "c")
+demands = st.dictionaries(st.sampled_from(TOOLS), st.integers(1, 3), max_size=3)
+
+
+@given(st.lists(demands, max_size=25), st.integers(1, 4), st.data())
+def test_admit_when_jobs_share_resources_in_any_way_then_none_is_overdrawn_and_all_get_their_turn(
+    asked: list[dict[str, int]], slots: int, data: st.DataObject
+) -> None:
+    ready = [job(id=number, asked=spec(resources=demand)) for number, demand in enumerate(asked, start=1)]
+    capacity, holding = dict.fromkeys(TOOLS, 3), list[Job]()
+
+    while ready or holding:
+        used = Counter[str]()
+        for each in holding:
+            used.update(each.spec.resources)
+        free = {name: capacity[name] - used[name] for name in TOOLS}
+        assert min(free.values()) >= 0
+        picks = admit([line("a", *ready)], slots - len(holding), free, throttled=False)
+        ready = [each for each in ready if each not in picks]
+        holding += picks
+        assert holding, "somebody can always go on"
+        holding.pop(data.draw(st.integers(0, len(holding) - 1)))
+
+
 @pytest.mark.parametrize("slots", [0, -1])
 def test_admit_when_there_is_no_slot_then_nothing_starts(slots: int) -> None:
     assert admit([line("a", queued(1))], slots, {}, throttled=False) == []

@@ -280,6 +280,37 @@ def test_save_when_refused_then_it_is_logged_and_counted(daemon: DaemonProcess) 
     assert (event["level"], "token" in event["error"]) == ("warning", True), event
 
 
+def test_checkpoint_when_it_cannot_be_laid_ready_then_the_attempt_waits_for_room_and_begins_where_the_last_one_was(
+    daemon: DaemonProcess, saver: Saver
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, saver.spec())
+        save(client, saver.token(), b"kept")
+        (daemon.state_dir / "work").rmdir()  # as a full disk: a file cannot be made
+        saver.fail(1)
+        until(lambda: daemon.events("checkpoint_failed"), why="the warning")
+        assert [event["job"] for event in daemon.events("checkpoint_failed")][:1] == [job]
+
+        (daemon.state_dir / "work").mkdir()
+
+        assert saver.seen(2) == b"kept"
+
+
+def test_checkpoint_when_it_cannot_be_laid_ready_then_its_job_can_still_be_cancelled(
+    daemon: DaemonProcess, saver: Saver
+) -> None:
+    with daemon.client() as client:
+        job = submit(client, saver.spec())
+        save(client, saver.token(), b"kept")
+        (daemon.state_dir / "work").rmdir()
+        saver.fail(1)
+        until(lambda: daemon.events("checkpoint_failed"), why="the warning")
+
+        client.cancel(job)
+
+        assert end_of(client, job) == ("cancelled", "user")
+
+
 # --- what a worker hands on --------------------------------------------------------------------------------
 
 

@@ -11,12 +11,14 @@ import pytest
 
 from stoker.core.errors import InvalidParams, ResourceNotFound
 from tests.support.facts import until
+from tests.support.flows import flow, send
 from tests.support.work import Gate, end_of, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import stoker
+    from tests.support.daemon import DaemonProcess
 
 SETTINGS = "[daemon]\nmax_running = 8\n"
 TRUE = shell("exit 0")
@@ -150,6 +152,47 @@ def test_resource_when_more_is_asked_than_there_is_then_the_submit_is_refused(cl
         submit(client, TRUE, resources={"small": 3})
 
     assert refused.value.details["path"] == "resources.small"
+
+
+def test_exhaustion_when_jobs_wait_for_a_resource_then_each_is_told_of_once_with_the_holders(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    capacity(client, crane=2)
+    holder = submit(client, gate.spec(), resources={"crane": 2})
+    running(client, holder)
+
+    waiting = [submit(client, TRUE, resources={"crane": 1}) for _ in range(3)]
+    for _ in range(5):  # turns in which they are passed over again
+        end_of(client, submit(client, TRUE))
+    gate.open()
+    client.wait(*waiting)
+
+    told = [event for event in shared.events("resource_exhausted") if event["job"] in waiting]
+    assert sorted(event["job"] for event in told) == waiting
+    assert {(event["level"], str(event["resources"]), str(event["holders"])) for event in told} == {
+        ("warning", "['crane']", f"{{'crane': [{holder}]}}")
+    }
+
+
+def test_resources_when_jobs_and_steps_take_overlapping_pairs_in_opposite_orders_then_all_end_and_none_overlap(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    names = ["fork0", "fork1", "fork2", "fork3"]
+    capacity(client, **dict.fromkeys(names, 1))
+    eat = 'exec 8>>"$1" 9>>"$2"; flock --nonblock 8 && flock --nonblock 9 && sleep 0.01'
+
+    def philosopher(number: int) -> dict[str, Any]:
+        pair = [names[number % 4], names[(number + 1) % 4]]
+        taken = dict.fromkeys(pair if number % 2 else reversed(pair), 1)
+        locks = [str(tmp_path / name) for name in pair]
+        return {**shell(eat), "args": ["-c", eat, "sh", *locks], "resources": taken}
+
+    jobs = [answer["id"] for answer in submit_many(client, [philosopher(number) for number in range(40)])]
+    steps = send(client, flow({f"s{number}": philosopher(number) for number in range(40)}))
+
+    ends = client.wait(*jobs, *steps["steps"].values(), timeout_s=60)
+    assert {end["state"] for end in ends} == {"succeeded"}
+    assert [resource(client, name)["used"] for name in names] == [0, 0, 0, 0]
 
 
 def test_resource_when_hundreds_of_jobs_lack_it_then_one_behind_them_all_still_starts(

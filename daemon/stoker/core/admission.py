@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from stoker.core.model import Job, Queue, QueueClass
 
@@ -25,6 +25,7 @@ class Line(Struct):
     served: int = 0
     taken: int = 0
     position: int = 0
+    short: list[Job] = field(default_factory=list)  # passed over: a resource was not free
 
     def open_for_more(self) -> bool:
         cap = self.queue.max_running
@@ -78,6 +79,8 @@ def _take(line: Line, left: dict[str, int], barred: Container[int]) -> Job | Non
                 left[name] -= amount
             line.taken += 1
             return job
+        if job.spec.resources and job.workflow_id not in barred:
+            line.short.append(job)
     return None
 
 

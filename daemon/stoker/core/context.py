@@ -67,6 +67,9 @@ def rebuild(links: Sequence[Checkpoint]) -> Context:
     last = links[0]
     for link in links[1:]:
         _must_follow(last, link)
+        if link.kind is Kind.PROGRESS:  # a job's own words: they say nothing of where the steps stand
+            last = link
+            continue
         try:
             data = opened(link)
         except CheckpointDamaged:

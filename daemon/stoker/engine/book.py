@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from stoker.core.admission import Line
+from stoker.core.checkpoint import Head
 from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
 from stoker.engine.flows import Flows
 from stoker.engine.line import ReadyLine
@@ -61,6 +62,8 @@ class Book:
         self.exchange: Exchange | None = None  # where workers leave what they hand on
         self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
+        self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
+        self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
 
     def by_run(self, run_id: str) -> Run | None:
         """The open attempt with that id."""
@@ -73,6 +76,7 @@ class Book:
             self._count(before, -1)
             if before.state is State.QUEUED:
                 self.lines[before.spec.queue].remove(before)
+                self.short.discard(job.id)
         self._count(job, 1)
         if job.state is State.QUEUED:
             self.lines[job.spec.queue].add(job)
@@ -112,6 +116,7 @@ class Book:
         del self.runs[run.job.id]
         del self.jobs_by_run[run.attempt.run_id]
         self.saved.pop(run.attempt.run_id, None)
+        self.heads.pop(run.attempt.run_id, None)
         self.running[run.job.spec.queue] -= 1
         self.used.subtract(run.job.spec.resources)
 

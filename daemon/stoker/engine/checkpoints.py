@@ -12,7 +12,7 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, Any
 
-from stoker.core.checkpoint import MAX_BYTES, Checkpoint, Head, Kind, chain_of, opened
+from stoker.core.checkpoint import MAX_BYTES, MAX_CHAIN, Checkpoint, Head, Kind, chain_of, opened
 from stoker.core.context import view
 from stoker.core.errors import (
     CheckpointNotFound,
@@ -22,7 +22,9 @@ from stoker.core.errors import (
     SafeMode,
     StaleAttempt,
 )
+from stoker.core.model import Job
 from stoker.core.requests import CheckpointPart
+from stoker.engine.book import Book
 from stoker.engine.chains import context_at
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
@@ -42,8 +44,10 @@ class Save(Message):
     """A checkpoint that a running attempt wants kept."""
 
     def __init__(
-        self, run_id: str, data: bytes, status: str, min_interval_ms: int, future: asyncio.Future[dict[str, Any]]
-    ) -> None:
+        self, book: Book, run_id: str, data: bytes, status: str, min_interval_ms: int,
+        future: asyncio.Future[dict[str, Any]],
+    ) -> None:  # fmt: skip
+        self._book = book
         self._run_id = run_id
         self._job_id = int(run_id.split(".", 1)[0])
         self._data = data
@@ -52,7 +56,10 @@ class Save(Message):
         self._future = future
 
     def want(self, wanted: Wanted) -> None:
-        wanted.chains.add(f"j{self._job_id}")
+        """The end of a chain is read once for each attempt: a save in a row costs its commit and no look more."""
+        run = self._book.by_run(self._run_id)
+        if run is not None and run.job.workflow_id is None and self._run_id not in self._book.heads:
+            wanted.chains.add(f"j{self._job_id}")
 
     def fail(self, error: Exception) -> None:
         if not self._future.done():
@@ -63,19 +70,28 @@ class Save(Message):
         if run is None:
             raise StaleAttempt(f"attempt {self._run_id} is over: it cannot save a checkpoint any more")
         self._keep_distance(turn)
-        job, flows = run.job, turn.book.flows
-        flow = None if job.workflow_id is None else flows.runs[job.workflow_id]
-        chain = chain_of(job.workflow_id, job.id)
-        head = turn.heads.get(chain) or (flow.head if flow is not None else turn.loaded.heads.get(chain, Head()))
-        made = flows.seal_next(chain, head, Kind.PROGRESS, self._status, self._data, turn.now.wall, job, self._run_id)
-        after = Head(made.id, made.seq, head.since_context)
-        if flow is not None:
-            flow.head = after
-        else:
-            turn.heads[chain] = after
-        turn.checkpoint(made)
+        made = self._keep(turn, run.job)
         turn.book.saved[self._run_id] = turn.now.steady
         turn.answers.append(lambda: self._answer({"id": made.id, "seq": made.seq, "bytes": made.size}))
+
+    def _keep(self, turn: Turn, job: Job) -> Checkpoint:
+        """The newest link of its workflow's chain, or of its own."""
+        flows, chain, now = turn.book.flows, chain_of(job.workflow_id, job.id), turn.now.wall
+        flow = None if job.workflow_id is None else flows.runs[job.workflow_id]
+        if flow is not None:
+            head = flow.head
+        else:
+            head = turn.book.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
+        made = flows.seal_next(chain, head, Kind.PROGRESS, self._status, self._data, now, job, self._run_id)
+        after = Head(made.id, made.seq, head.since_context + 1)
+        turn.checkpoint(made)
+        if flow is None:
+            turn.book.heads[self._run_id] = after
+            return made
+        flow.head = after
+        if after.since_context >= MAX_CHAIN:
+            turn.checkpoint(flows.context(flow, now))
+        return made
 
     def _keep_distance(self, turn: Turn) -> None:
         last = turn.book.saved.get(self._run_id)
@@ -111,7 +127,7 @@ class Checkpoints:
             future.set_result({"received": len(self._uploads[run_id])})
             return future
         interval = self._engine.config.checkpoints.min_interval_ms
-        self._engine.loop.post(Save(run_id, data, part.status, interval, future))
+        self._engine.loop.post(Save(self._engine.book, run_id, data, part.status, interval, future))
         return future
 
     def _collect(self, part: CheckpointPart) -> tuple[str, bytes | None]:

@@ -8,7 +8,7 @@ has a launcher to name in it, and is committed before anything is started.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from stoker.core import events as ev
 from stoker.core.admission import Line, admit, fits, paused
@@ -17,6 +17,10 @@ from stoker.engine.book import Book
 from stoker.engine.turn import Turn
 from stoker.executors.base import Executor
 from stoker.store.loading import Wanted
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+SHOWN_HOLDERS = 20
 
 
 class Dispatcher:
@@ -45,6 +49,7 @@ class Dispatcher:
         lines = self._book.admission_lines()
         for job in admit(lines, free, self._book.free(), throttled=self.throttled, barred=self._book.flows.barred):
             self._open(turn, job)
+        self._tell_short(turn, [job for line in lines for job in line.short if job.id not in self._book.short])
         return self._free() > 0 and self._look_further()
 
     def _open(self, turn: Turn, job: Job) -> None:
@@ -61,6 +66,18 @@ class Dispatcher:
         )
         turn.loaded.jobs.setdefault(job.id, job)
         turn.step(job.id, ev.Dispatched(attempt=attempt))
+
+    def _tell_short(self, turn: Turn, jobs: Sequence[Job]) -> None:
+        """Once for each job that must wait for a resource; a width is no shortage, it is what was asked for."""
+        free = self._book.free() if jobs else {}
+        for job in jobs:
+            self._book.short.add(job.id)
+            lacks = {name: amount for name, amount in job.spec.resources.items() if free.get(name, 0) < amount}
+            named = sorted(lacks.keys() - self._book.flows.widths.keys())
+            if named:
+                holders = {name: self._book.holders(name)[:SHOWN_HOLDERS] for name in named}
+                about = {"job": job.id, "queue": job.spec.queue, "resources": named, "holders": holders}
+                turn.answers.append(lambda about=about: log(LogEvent.RESOURCE_EXHAUSTED, **about))  # type: ignore[misc]
 
     def _look_further(self) -> bool:
         """Slots are free: read more of a queue whose window is empty, or full of jobs that lack a resource."""

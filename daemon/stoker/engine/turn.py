@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core import events as ev
-from stoker.core.checkpoint import Checkpoint, Head
+from stoker.core.checkpoint import Checkpoint
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.lifecycle import step
@@ -60,7 +60,6 @@ class Turn:
         self.transitions: list[Transition] = []
         self.verdicts: list[tuple[Workflow, Workflow]] = []  # workflows whose state changed
         self.flows: set[int] = set()  # workflows of which something changed in this turn
-        self.heads: dict[str, Head] = {}  # of chains of plain jobs that grew in this turn
         self.flush = False
         book.flows.load(loaded.flows, loaded.heads)
 

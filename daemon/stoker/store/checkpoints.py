@@ -27,7 +27,11 @@ LAST_PROGRESS = "SELECT max(seq) FROM checkpoints WHERE job_id = ? AND kind = 'p
 LAST_OF_KIND = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = ? ORDER BY seq DESC LIMIT 1
 """  # noqa: S608 - constants only
-SPAN = f"SELECT {COLUMNS} FROM checkpoints WHERE chain = ? AND seq BETWEEN ? AND ? ORDER BY seq"  # noqa: S608 - constants only
+# Without what jobs saved themselves: a hundred of them may have a gigabyte, and a context needs none of it.
+SPAN = f"""
+SELECT {COLUMNS.replace("data", "iif(kind = 'progress', x'', data)")} FROM checkpoints
+WHERE chain = ? AND seq BETWEEN ? AND ? ORDER BY seq
+"""  # noqa: S608 - constants only
 PAGE = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3
 """  # noqa: S608 - constants only
@@ -98,7 +102,7 @@ def step_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[in
 
 
 def up_to(connection: sqlite3.Connection, chain: str, seq: int) -> list[Checkpoint]:
-    """From the last full context at or below `seq` to `seq`, oldest first."""
+    """From the last full context at or below `seq` to `seq`, oldest first; what jobs saved without their data."""
     start = connection.execute(CONTEXT_SEQ, (chain, seq)).fetchone()[0]
     return [from_row(row) for row in connection.execute(SPAN, (chain, start or 1, seq))]
 
