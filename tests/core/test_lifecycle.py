@@ -178,6 +178,35 @@ def test_restart_when_the_job_is_safe_then_nobody_is_asked(state: State) -> None
     assert after.job.state is (State.RUNNING if live else State.QUEUED)
 
 
+RUN = "7.1.0000000000000001"
+
+
+@pytest.mark.parametrize(
+    ("how", "effects"),
+    [
+        ({}, (ev.Stop(RUN, 42),)),
+        ({"force": True}, (ev.Stop(RUN, 0),)),
+        ({"reassign": True}, (ev.Stop(RUN, 42), ev.Reassign(RUN))),
+        ({"force": True, "reassign": True}, (ev.Stop(RUN, 0), ev.Reassign(RUN))),
+    ],
+)
+def test_restart_when_it_is_not_to_wait_then_the_effects_say_for_what(
+    how: dict[str, Any], effects: tuple[ev.Effect, ...]
+) -> None:
+    of, live = running(spec(grace_ms=42))
+
+    after = step(of, live, ev.Restart(yes=True, **how), NOW)
+
+    assert after == Step(of, replace(live, stop_reason=StopReason.RESTART), effects)
+
+
+def test_restart_when_a_stop_is_under_way_then_it_is_hastened_and_keeps_its_reason() -> None:
+    of, live = running(spec(grace_ms=42), StopReason.CANCEL)
+
+    assert step(of, live, ev.Restart(yes=True), NOW) == Step(of)
+    assert step(of, live, ev.Restart(yes=True, force=True), NOW) == Step(of, effects=(ev.Stop(RUN, 0),))
+
+
 # --- the first state, and waiting -------------------------------------------------------------------------
 
 

@@ -52,6 +52,14 @@ def test_why_when_the_last_run_saved_and_went_at_once_then_it_says_so() -> None:
     assert told.message == "saved its state and asked to be run again (exit 75); the next try is in 0.6s"
 
 
+def test_why_when_a_restart_could_not_be_proven_then_it_does_not_say_that_nothing_was_signalled() -> None:
+    of = job(State.HELD, reason=Reason.STUCK, attempts=1)
+
+    told = why(of, attempt=attempt(of, stop_reason=StopReason.RESTART))
+
+    assert told.message == "was to start anew, and nobody can prove that its last worker is gone"
+
+
 def test_why_when_a_worker_owes_a_sign_of_life_then_it_says_since_when_and_what_follows() -> None:
     of = job(State.RUNNING, asked=spec(heartbeat_ms=1_000), attempts=2, pid=9)
 

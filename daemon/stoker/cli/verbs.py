@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REASON = Option("--reason", "TEXT", "why, for the history")
 YES = Option("--yes", None, "run it a second time although it is not marked safe")
+FORCE = Option("--force", None, "SIGKILL at once, without its grace")
+REASSIGN = Option("--reassign", None, "also where its launcher does not answer; held if its end cannot be proven")
 TIMEOUT = Option("--timeout", "DURATION", "new limit of one attempt", convert=values.duration, to="timeout_ms")
 DEADLINE = Option("--deadline", "TIME", "new deadline: 2026-12-01T10:00 or +2h", convert=values.moment)
 IDS = "ID…"
@@ -46,7 +48,13 @@ def retry(given: Given) -> int:
     return _each("retry", given)
 
 
-@command(words=IDS, least=1, most=None, options=(YES, REASON, JSON), examples=("stoker restart 42 --yes",))
+@command(
+    words=IDS,
+    least=1,
+    most=None,
+    options=(YES, FORCE, REASSIGN, REASON, JSON),
+    examples=("stoker restart 42 --yes", "stoker restart 42 --force --reassign --yes"),
+)
 def restart(given: Given) -> int:
     return _each("restart", given)
 
@@ -69,7 +77,7 @@ def skip(given: Given) -> int:
 def _each(verb: str, given: Given) -> int:
     """The worst exit status of all; answers are told as they come."""
     ids = [values.job_id(word) for word in given["words"]]
-    extra = {to: given[to] for to in ("reason", "timeout_ms", "deadline", "yes") if given.get(to)}
+    extra = {to: given[to] for to in ("reason", "timeout_ms", "deadline", "yes", "force", "reassign") if given.get(to)}
     answers: list[dict[str, Any]] = []
     status = 0
     with connect(given) as client:

@@ -116,9 +116,14 @@ class Release(Event, frozen=True):
 
 
 class Restart(Event, frozen=True):
-    """Stop what runs and start anew; `yes` is wanted for an unsafe job."""
+    """Stop what runs and start anew; `yes` is wanted for an unsafe job.
+
+    `force`: without its grace. `reassign`: also where its launcher does not answer, if its end can be proven.
+    """
 
     yes: bool = False
+    force: bool = False
+    reassign: bool = False
 
 
 VERBS: dict[str, type[Event]] = {
@@ -144,6 +149,12 @@ class Stop(Effect, frozen=True):
 
     run_id: str
     grace_ms: int
+
+
+class Reassign(Effect, frozen=True):
+    """A stop of this attempt need not wait for a launcher that does not answer: its end may be proven without it."""
+
+    run_id: str
 
 
 class Settled(Effect, frozen=True):

@@ -159,12 +159,17 @@ class CheckpointPart(Params, frozen=True, kw_only=True):
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):
-    """What comes with a verb. `deadline` and `timeout_ms` are for retry; `yes` lets an unsafe job run again."""
+    """What comes with a verb. `deadline` and `timeout_ms` are for retry, `force` and `reassign` for restart.
+
+    `yes` lets an unsafe job run again.
+    """
 
     reason_note: str | None = None
     yes: bool = False
     timeout_ms: int | None = None
     deadline: int | None = None
+    force: bool = False
+    reassign: bool = False
 
 
 class JobFilter(Struct, frozen=True, kw_only=True):

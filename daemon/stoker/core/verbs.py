@@ -105,8 +105,13 @@ def restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> S
 
 
 def restart_running(job: Job, attempt: Attempt | None, event: ev.Restart, _now: Now) -> Step:
+    """A stop that is under way keeps its reason; it can still be hastened, and its launcher gone round."""
     _confirmed(job, event)
-    return stop_for(job, attempt, StopReason.RESTART)
+    assert attempt is not None, "a running job has an open attempt"
+    wanted = stop_for(job, attempt, StopReason.RESTART)
+    stops: tuple[ev.Effect, ...] = (ev.Stop(attempt.run_id, 0),) if event.force else wanted.effects
+    around: tuple[ev.Effect, ...] = (ev.Reassign(attempt.run_id),) if event.reassign else ()
+    return Step(wanted.job, wanted.attempt, stops + around)
 
 
 def _confirmed(job: Job, event: ev.Restart) -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from stoker.core.admission import paused
 from stoker.core.clock import Now
-from stoker.core.model import Attempt, Job, Queue, Reason, State
+from stoker.core.model import Attempt, Job, Queue, Reason, State, StopReason
 from stoker.core.suspicion import suspicion
 from stoker.core.workflow import Intent
 
@@ -214,6 +214,8 @@ def _held(job: Job, scene: Scene) -> Blocker:
         why = f"ended{_reason(job)} while nobody could tell whose its worker was, so a person must decide"
     if scene.attempt is not None:
         identity = scene.attempt.identity
+        if job.reason is Reason.STUCK and scene.attempt.stop_reason is StopReason.RESTART:
+            why = "was to start anew, and nobody can prove that its last worker is gone"
         told = f"; look at pid {identity.pid}" if identity is not None else ""
         return Blocker("held", why + told, f"stoker show {job.id}", {"reason": job.reason})
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"

@@ -77,6 +77,10 @@ class Effects:
                 run = self._book.by_run(effect.run_id)
                 if run is not None:
                     self._executors[run.job.spec.execution_mode].stop(effect.run_id, effect.grace_ms)
+            elif isinstance(effect, ev.Reassign):
+                run = self._book.by_run(effect.run_id)
+                if run is not None:
+                    self._executors[run.job.spec.execution_mode].reassign(effect.run_id, run.attempt.identity)
 
     def _settle(self, turn: Turn) -> None:
         settled = [effect.run_id for effect in turn.effects if isinstance(effect, ev.Settled)]
@@ -113,7 +117,7 @@ class Effects:
         if run is None:
             return
         for command in self._stopping.pop(run_id, ()):
-            command.answer(standing(run.job, stopping=True))
+            command.answer(standing(run.job, stopping=run.job.state is State.RUNNING))
 
     def _conclude(self, turn: Turn) -> None:
         """Attempts are over: verbs that waited for their stop hear whether it worked."""

@@ -19,7 +19,7 @@ from stoker.core.needs import need_met
 from stoker.core.requests import JobStanding, Verb
 from stoker.engine.timers import Alarm, Limit
 from stoker.engine.turn import Turn
-from stoker.executors.base import Began, Delivered, Ended, Refused, Report
+from stoker.executors.base import Began, Delivered, Ended, Refused, Report, Unproven
 from stoker.process.outcomes import cut_short
 from stoker.store.instance import seen
 from stoker.store.loading import Wanted
@@ -123,6 +123,8 @@ class Reports(Message):
                     turn.answers.append(lambda report=report: self._told(report))  # type: ignore[misc]
                 case Refused():
                     self._refused(turn, report)
+                case Unproven() if turn.book.by_run(report.run_id) is not None:
+                    turn.step(int(report.run_id.split(".", 1)[0]), ev.Stuck(actor=Actor(note=report.why)))
 
     def _began(self, turn: Turn, report: Began) -> None:
         run = turn.book.by_run(report.run_id)

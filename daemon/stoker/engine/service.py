@@ -265,5 +265,5 @@ def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:
         case Verb.RETRY:
             return ev.Retry(actor=actor, deadline=options.deadline, timeout_ms=options.timeout_ms)
         case Verb.RESTART:
-            return ev.Restart(actor=actor, yes=options.yes)
+            return ev.Restart(actor=actor, yes=options.yes, force=options.force, reassign=options.reassign)
     return ev.VERBS[verb.value](actor=actor)

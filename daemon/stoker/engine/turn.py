@@ -98,6 +98,7 @@ class Turn:
         job = self._respecified(before, after.job)
         touched = None if after.attempt is attempt else after.attempt
         if touched is None and job == before:
+            self.effects.extend(after.effects)
             return job
         self._store(job, attempt, touched)
         self.book.enter(before, job, touched)

@@ -54,13 +54,20 @@ class Refused(Struct, frozen=True):
     why: str
 
 
+class Unproven(Struct, frozen=True):
+    """It was to be taken from a launcher that does not answer, and nobody can prove that it is over."""
+
+    run_id: str
+    why: str
+
+
 class Lost(Struct, frozen=True):
     """The launcher died under us: what it ran has to be found out as at a start."""
 
     launcher: str
 
 
-Report = Began | Ended | Delivered | Refused | Lost
+Report = Began | Ended | Delivered | Refused | Unproven | Lost
 Sink = Callable[[Sequence[Report]], None]
 
 
@@ -76,6 +83,9 @@ class Executor(Protocol):
 
     def stop(self, run_id: str, grace_ms: int) -> None:
         """Walk the stop ladder over the attempt's tree; `Ended` follows."""
+
+    def reassign(self, run_id: str, identity: Identity | None) -> None:
+        """Its stop need not wait for whoever runs it, where that does not answer: `Ended` or `Unproven` follows."""
 
     def signal(self, run_id: str, signum: int) -> None:
         """Send one signal to the main process, as a warning."""

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
-from stoker.core.model import IN_PROCESS, Outcome, OutcomeKind
+from stoker.core.model import IN_PROCESS, Identity, Outcome, OutcomeKind
 from stoker.executors.base import Began, Delivered, Ended, Sink, Start
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -103,6 +103,9 @@ class InProcessExecutor:
             task.cancel()
             log(LogEvent.WORKER_UNRESPONSIVE, run_id=run_id, error="the handler goes on after it was cancelled")
             asyncio.get_running_loop().call_later(CANCEL_AGAIN_S, self._stop_again, run_id, task)
+
+    def reassign(self, run_id: str, identity: Identity | None) -> None:
+        """Nobody stands between us and a handler, so there is nobody to go round."""
 
     def signal(self, run_id: str, signum: int) -> None:
         """A handler gets no signals."""

@@ -21,6 +21,7 @@ from stoker.executors.base import Began, Delivered, Ended, Lost, Report, Sink, S
 from stoker.executors.environment import Surroundings
 from stoker.executors.generations import Generations
 from stoker.executors.outcome import reports_of
+from stoker.executors.without_launcher import stop_all, take_away
 from stoker.process import messages
 from stoker.process.client import LauncherClient
 from stoker.process.outcomes import outcome_of
@@ -47,7 +48,8 @@ class LocalExecutor:
         self._graces: dict[str, int] = {}
         self._ladders: dict[str, Ladder] = {}
         self._orphans: dict[str, Identity | None] = {}
-        self._strikes: dict[str, asyncio.Task[SweepResult]] = {}
+        self._strikes: dict[str, list[asyncio.Task[SweepResult]]] = {}
+        self._reassigned: dict[str, Identity | None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- who runs what ---
@@ -117,6 +119,7 @@ class LocalExecutor:
 
     def stop(self, run_id: str, grace_ms: int) -> None:
         self.freeze([run_id], frozen=False)  # a frozen process would see its SIGTERM only with SIGKILL
+        self._graces[run_id] = min(grace_ms, self._graces.get(run_id, grace_ms))
         client = self._of_run.get(run_id)
         if client is not None:
             self._climb(run_id, client, grace_ms)
@@ -125,22 +128,34 @@ class LocalExecutor:
         elif run_id in self._orphans:
             self._spawn(self._stop_orphan(run_id, grace_ms))
 
+    def reassign(self, run_id: str, identity: Identity | None) -> None:
+        self._reassigned[run_id] = identity
+        client = self._of_run.get(run_id)
+        if run_id not in self._orphans and (client is None or client.stuck):
+            self._spawn(self._take_away(run_id))
+
+    async def _take_away(self, run_id: str) -> None:
+        if run_id in self._reassigned:
+            identity, grace_ms = self._reassigned.pop(run_id), self._graces.get(run_id, 0)
+            self._sink([await take_away(self._around, run_id, identity, grace_ms)])
+
     def _climb(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
         if run_id in self._ladders:
+            if not grace_ms:
+                self._ladders[run_id].hasten()
             return
         ladder = self._ladders[run_id] = Ladder(client, run_id, grace_ms)
         self._spawn(self._tell_delivery(run_id, ladder))
 
     def _strike(self, run_id: str) -> None:
         """Its launcher is stuck, and a stop holds all the same: we signal whoever is proven to be of this run."""
-        if run_id not in self._strikes:
-            grace_ms = self._graces.get(run_id, 0)
-            self._strikes[run_id] = self._spawn(sweep(self._around.instance, [run_id], grace_ms=grace_ms))
+        grace_ms, strikes = self._graces.get(run_id, 0), self._strikes.setdefault(run_id, [])
+        if not (strikes and grace_ms):
+            strikes.append(self._spawn(sweep(self._around.instance, [run_id], grace_ms=grace_ms)))
 
     def _struck(self, run_id: str) -> bool:
         """Whether a signal of ours, and not of its launcher, came before its end."""
-        strike = self._strikes.get(run_id)
-        return strike is not None and (not strike.done() or strike.result().killed > 0)
+        return any(not strike.done() or strike.result().killed > 0 for strike in self._strikes.get(run_id, ()))
 
     async def _tell_delivery(self, run_id: str, ladder: Ladder) -> None:
         try:
@@ -155,12 +170,7 @@ class LocalExecutor:
         self._end_orphan(run_id, stopped=True)
 
     async def _sweep(self, run_id: str, grace_ms: int) -> None:
-        identity = self._orphans.get(run_id)
-        mains = {} if identity is None else {run_id: identity}
-        result = await sweep(self._around.instance, [run_id], grace_ms=grace_ms, mains=mains)
-        while result.left:  # an uninterruptible sleep: the attempt stays open until there is proof
-            result = await sweep(self._around.instance, [run_id], grace_ms=0, mains=mains)
-        await self._around.leaves.empty(run_id)
+        await stop_all(self._around, run_id, self._orphans.get(run_id), grace_ms)
 
     def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
         if run_id in self._orphans:
@@ -181,6 +191,7 @@ class LocalExecutor:
             self._graces.pop(run_id, None)
             self._orphans.pop(run_id, None)
             self._strikes.pop(run_id, None)
+            self._reassigned.pop(run_id, None)
             ladder = self._ladders.pop(run_id, None)
             if ladder is not None:
                 ladder.end()
@@ -234,6 +245,7 @@ class LocalExecutor:
         for run_id in self._ladders:
             if self._of_run.get(run_id) is self.launchers[launcher]:
                 self._strike(run_id)
+                self._spawn(self._take_away(run_id))
 
     def _began(self, launcher: str, started: messages.Started) -> Began:
         identity = self.launchers[launcher].identity(started)

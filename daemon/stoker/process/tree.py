@@ -42,7 +42,13 @@ class Ladder:
     async def begin(self) -> bool:
         """Whether the first signal came before the exit. Raises ConnectionError when the launcher is lost."""
         self._timer = asyncio.get_running_loop().call_later(self._grace_ms / 1_000, self._kill)
-        return await self._client.signal(self._run_id, signal.SIGTERM)
+        return await self._client.signal(self._run_id, signal.SIGTERM if self._grace_ms else signal.SIGKILL)
+
+    def hasten(self) -> None:
+        """No more grace."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._kill()
 
     def _kill(self) -> None:
         if self._ended or self._client.lost:

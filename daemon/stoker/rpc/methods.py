@@ -154,6 +154,8 @@ def _verb(verb: Verb, params: type[VerbParams] = VerbParams) -> Method[Any]:
             yes=getattr(sent, "yes", False),
             timeout_ms=getattr(sent, "timeout_ms", None),
             deadline=getattr(sent, "deadline", None),
+            force=getattr(sent, "force", False),
+            reassign=getattr(sent, "reassign", False),
         )
         return service.command(verb, sent.id, peer.uid, options)
 

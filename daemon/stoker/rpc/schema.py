@@ -66,11 +66,16 @@ class VerbParams(JobParam, frozen=True, kw_only=True):
     reason: Note | None = None
 
 
-class RestartParams(VerbParams, frozen=True, kw_only=True):
+class AgainParams(VerbParams, frozen=True, kw_only=True):
     yes: bool = False
 
 
-class RetryParams(RestartParams, frozen=True, kw_only=True):
+class RestartParams(AgainParams, frozen=True, kw_only=True):
+    force: bool = False
+    reassign: bool = False
+
+
+class RetryParams(AgainParams, frozen=True, kw_only=True):
     timeout_ms: Duration | None = None
     deadline: Instant | None = None
 

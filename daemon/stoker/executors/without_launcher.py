@@ -1,0 +1,45 @@
+"""Ending a run without the help of a launcher: because there is none any more, or because it does not answer.
+
+Owns what is proof enough. Refuses to believe in an end that it cannot prove: a run whose launch was never confirmed may
+still be started by its launcher when that wakes up, and what sleeps in the kernel may wake up too. A run that is to go
+on elsewhere is `Unproven` then, and its job held. Invariant: `Ended` is said only of a run that began, whose main
+process is gone and of which a fresh look at /proc finds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from stoker.core.clock import wall_ms
+from stoker.core.model import Identity, Outcome, OutcomeKind
+from stoker.executors.base import Ended, Unproven
+from stoker.executors.environment import Surroundings
+from stoker.process.identity import Verdict, verdict
+from stoker.process.tree import sweep
+
+PATIENCE_S = 10.0  # for a cgroup whose last process has been killed
+
+
+async def stop_all(around: Surroundings, run_id: str, identity: Identity | None, grace_ms: int) -> None:
+    """Stop whoever is proven to be of a run that no launcher owns; returns when nothing of it is left."""
+    mains = {} if identity is None else {run_id: identity}
+    result = await sweep(around.instance, [run_id], grace_ms=grace_ms, mains=mains)
+    while result.left:  # an uninterruptible sleep: the attempt stays open until there is proof
+        result = await sweep(around.instance, [run_id], grace_ms=0, mains=mains)
+    await around.leaves.empty(run_id)
+
+
+async def take_away(around: Surroundings, run_id: str, identity: Identity | None, grace_ms: int) -> Ended | Unproven:
+    """Stop whoever is proven to be of a run whose launcher is silent, and say whether it is proven to be over."""
+    if identity is None:
+        return Unproven(run_id, "its launcher does not answer, and may still start what it was told to start")
+    swept = await sweep(around.instance, [run_id], grace_ms=grace_ms, mains={run_id: identity})
+    if swept.left:
+        return Unproven(run_id, f"pid {', '.join(map(str, swept.left))} cannot be brought to an end")
+    try:
+        await asyncio.wait_for(around.leaves.empty(run_id), PATIENCE_S)
+    except TimeoutError:
+        return Unproven(run_id, "its control group does not become empty")
+    if await asyncio.to_thread(verdict, identity, around.instance, run_id) is Verdict.UNPROVABLE:
+        return Unproven(run_id, f"nobody can tell whether pid {identity.pid} is still its worker")
+    return Ended(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))

@@ -1,0 +1,156 @@
+"""Restarts that do not wait: `--force` for a grace, `--reassign` for a launcher that does not answer.
+
+A launcher is made silent by SIGSTOP. Owns that no second worker is ever there while the first may be.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.facts import until
+from tests.support.work import alive, changes, end_of, lines, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+SETTINGS = "[launcher]\nstuck_ms = 1000\n"
+PATIENCE_S = 30.0
+AGES_MS = 3_600_000
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> Path:
+    return tmp_path / "said"
+
+
+def stubborn(gate: Gate, said: Path, **options: Any) -> dict[str, Any]:
+    """It ignores SIGTERM and waits for the gate; each run leaves a line."""
+    script = (
+        f"trap '' TERM; echo $STOKER_ATTEMPT >> {said}; while [ -p {gate.path} ]; do read _ < {gate.path}; done; exit 0"
+    )
+    return shell(script, grace_ms=AGES_MS, **options)
+
+
+def restart(client: stoker.Client, job: int, **how: bool) -> None:
+    client.call("job.restart", {"id": job, "yes": True, **how})
+
+
+def launcher_of(client: stoker.Client, job: int) -> int:
+    name = client.history(job)["attempts"][-1]["launcher"]
+    pids: dict[str, int] = {one["id"]: one["pid"] for one in client.status()["launchers"]}
+    return pids[name]
+
+
+# --- force --------------------------------------------------------------------------------------------------
+
+
+def test_restart_when_forced_then_there_is_no_grace(client: stoker.Client, gate: Gate, said: Path) -> None:
+    job = submit(client, stubborn(gate, said))
+    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+
+    restart(client, job, force=True)
+
+    until(lambda: lines(said) == ["1", "2"], PATIENCE_S, why="the second run")
+    gate.open()
+    assert end_of(client, job) == ("succeeded", "exit")
+    first, _ = client.history(job)["attempts"]
+    assert (first["stop_reason"], first["signal"]) == ("restart", 9)
+
+
+def test_restart_when_a_stop_is_under_way_then_force_hastens_it_and_its_reason_stays(
+    client: stoker.Client, gate: Gate, said: Path
+) -> None:
+    job = submit(client, stubborn(gate, said))
+    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+    client.call("job.cancel", {"id": job})
+    assert state(client, job) == "running"
+
+    restart(client, job, force=True)
+
+    assert end_of(client, job) == ("cancelled", "user")
+    assert lines(said) == ["1"]
+
+
+# --- reassign -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silenced(shared: DaemonProcess) -> Iterator[list[int]]:
+    """Launchers that a test stopped; they go on behind it, so that the next one finds none that is stuck."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
+    with shared.client() as client:
+        until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), PATIENCE_S, why="launchers")
+
+
+def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere_once_the_first_is_gone(
+    client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
+) -> None:
+    job = submit(client, stubborn(gate, said))
+    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+    running(client, job)
+    pid, launcher = client.get(job)["pid"], launcher_of(client, job)
+    os.kill(launcher, signal.SIGSTOP)
+    silenced.append(launcher)
+
+    restart(client, job, force=True, reassign=True)
+
+    until(lambda: lines(said) == ["1", "2"], PATIENCE_S, why="the second run")
+    assert not alive(pid)
+    assert launcher_of(client, job) != launcher
+    os.kill(launcher, signal.SIGCONT)  # what it has to tell now is of a run that is settled
+    until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), PATIENCE_S, why="its answer")
+    gate.open()
+    assert end_of(client, job) == ("succeeded", "exit")
+    assert lines(said) == ["1", "2"]
+    assert [attempt["outcome"] for attempt in client.history(job)["attempts"]] == ["unseen", "exit"]
+
+
+def test_reassign_when_nobody_knows_whether_the_run_began_then_the_job_is_held_and_never_runs_twice(
+    client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
+) -> None:
+    other = submit(client, gate.spec())
+    running(client, other)
+    launcher = launcher_of(client, other)
+    os.kill(launcher, signal.SIGSTOP)
+    silenced.append(launcher)
+    job = submit(client, shell(f"echo $STOKER_ATTEMPT >> {said}", on_orphan="requeue"))
+    until(lambda: state(client, job) == "running", PATIENCE_S, why="the launch")
+
+    restart(client, job, force=True, reassign=True)
+
+    until(lambda: state(client, job) == "held", PATIENCE_S, why="the doubt")
+    assert "nobody can prove that its last worker is gone" in client.why(job)["message"]
+    (doubt,) = changes(client, job, "stuck")
+    assert "may still start" in doubt["note"]
+    os.kill(launcher, signal.SIGCONT)
+    until(lambda: client.history(job)["attempts"][0]["outcome"], PATIENCE_S, why="the word of the launcher")
+    assert state(client, job) == "held"
+    assert lines(said) in ([], ["1"])
+    client.call("job.cancel", {"id": job})
+
+
+def test_reassign_when_the_launcher_answers_then_it_is_a_restart_as_any(
+    client: stoker.Client, gate: Gate, said: Path
+) -> None:
+    job = submit(client, stubborn(gate, said))
+    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+
+    restart(client, job, force=True, reassign=True)
+
+    until(lambda: lines(said) == ["1", "2"], PATIENCE_S, why="the second run")
+    gate.open()
+    assert end_of(client, job) == ("succeeded", "exit")
+    assert client.history(job)["attempts"][0]["outcome"] == "signal"
