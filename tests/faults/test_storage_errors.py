@@ -23,7 +23,7 @@ from tests.support.facts import until
 from tests.support.lives import Lives
 from tests.support.strace import Call, Strace
 from tests.support.torture import SETTINGS
-from tests.support.work import Gate, end_of, running, shell, submit
+from tests.support.work import Gate, alive, end_of, running, shell, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,6 +201,33 @@ def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_starts_recovers_a
     status = small_disk.stop()
 
     assert (end, refused, status) == (("failed", "exit"), True, 0)
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["room again", "still full"])
+def test_outcome_when_its_launcher_cannot_write_it_down_on_a_full_disk_then_it_is_kept_until_it_is_settled(
+    small_disk: DaemonProcess, *, room: bool
+) -> None:
+    """No daemon is there to be told, and no file takes it."""
+    gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
+    with small_disk.client() as client:
+        job = submit(client, gate.spec("exit 3"), survive=True)
+        running(client, job)
+        worker = client.get(job)["pid"]
+    small_disk.kill9()
+    fill(filler)
+
+    gate.open()
+    until(lambda: not alive(worker), why="the end of the worker")
+    (log,) = until(lambda: list((small_disk.state_dir / "outcomes").glob("*.log")), why="the launcher's attempt")
+    whole_lines = log.read_bytes().split(b"\n")[:-1]
+    if room:
+        filler.unlink()
+    small_disk.start()
+    with small_disk.client() as client:
+        end = end_of(client, job)
+
+    assert whole_lines == []
+    assert end == ("failed", "exit")
 
 
 def fill(filler: Path) -> None:
