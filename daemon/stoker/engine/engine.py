@@ -17,6 +17,7 @@ from stoker.core.clock import SystemClock
 from stoker.core.model import STOKER, Attempt, ExecutionMode, Job, Queue, QueueClass, State
 from stoker.core.throttle import Pressure
 from stoker.engine import maintenance
+from stoker.engine.archive import Archives
 from stoker.engine.book import Book, Run
 from stoker.engine.commands import CommandChecks
 from stoker.engine.dispatcher import Dispatcher
@@ -96,6 +97,7 @@ class Engine:
         self.instance = opened.instance.id
         self.around = around
         self.checks = CommandChecks(self.clock, around.base["PATH"])
+        self.archives = Archives(opened.reader, directory.root)
         self.intents = Intents(self.book, opened.reader, self.loop)
         self.housekeeping = Housekeeping(
             directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock,
@@ -123,6 +125,7 @@ class Engine:
         self.notices.close(effect.run_id for effect in turn.effects if isinstance(effect, ev.Settled))
         self.limits.rearm()
         self.intents.look(turn.flows)
+        self.archives.look(turn)
 
     def _start(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
         for start in starts:
@@ -209,6 +212,7 @@ class Engine:
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
         self.limits.rearm()
         self.intents.look(self.book.flows.runs)
+        self._spawn(self.archives.catch_up())
         self.throttle.start()
         self.housekeeping.tick()
         if self.dispatcher.closed == "recovering":
@@ -256,6 +260,7 @@ class Engine:
         self.notices.stop()
         await self.recovery.close()
         await self.intents.close()
+        await self.archives.close()
         await self.provisions.close()
         await self.in_process.close()
         await self.local.close()

@@ -7,13 +7,14 @@ chain is rebuilt from at most `MAX_CHAIN` of them; a workflow's state is `core.w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from stoker.core.analysis import Ending
 from stoker.core.checkpoint import MAX_CHAIN, Checkpoint, Head, Kind, encode, seal
 from stoker.core.context import Stood
 from stoker.core.errors import StepNotFound
@@ -39,6 +40,18 @@ _blueprint = msgspec.json.Decoder(Blueprint).decode
 def steps_of(workflow: Workflow) -> tuple[Step, ...]:
     """The steps of a workflow as it was accepted, or rewired since."""
     return _blueprint(workflow.flow).steps
+
+
+def endings(found: Found, jobs: Mapping[int, Job]) -> tuple[int, list[Ending]]:
+    """A workflow as an analysis asks for it. `jobs`: of its steps."""
+    steps = {step.job_id: step for step in steps_of(found.workflow)}
+    return found.workflow.id, [
+        Ending(
+            name=one.step, job=one.job_id, state=one.state, reason=one.reason, attempts=one.attempts,
+            critical=steps[one.job_id].critical, timeout_ms=jobs[one.job_id].spec.timeout_ms,
+        )
+        for one in found.steps
+    ]  # fmt: skip
 
 
 def rewritten(run: FlowRun) -> Workflow:

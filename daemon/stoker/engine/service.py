@@ -34,6 +34,7 @@ from stoker.engine.feeds import ended
 from stoker.engine.health import Health
 from stoker.engine.inbox import Change, Command, standing
 from stoker.engine.intake import Answers, Offer, Submission
+from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
 from stoker.engine.views import attempt_view, job_view
 from stoker.engine.workers import Workers
@@ -241,7 +242,9 @@ class Service:
 
     async def status(self) -> dict[str, Any]:
         """How the daemon stands."""
-        return reading.status_view(self._engine) | self._facts()
+        engine = self._engine
+        found = await stale(engine.reader, engine.book, engine.clock.now().wall, engine.config.workflows.stale_ms)
+        return reading.status_view(engine) | self._facts() | {"stale_checkpoints": found}
 
     async def health(self) -> dict[str, Any]:
         """Whether the parts that matter answer."""

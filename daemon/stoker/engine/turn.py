@@ -58,7 +58,7 @@ class Turn:
         self.effects: list[ev.Effect] = []
         self.answers: list[Callable[[], None]] = []
         self.transitions: list[Transition] = []
-        self.verdicts: list[tuple[Workflow, Workflow]] = []  # workflows whose state changed
+        self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
         self.flows: set[int] = set()  # workflows of which something changed in this turn
         self.flush = False
         book.flows.load(loaded.flows, loaded.heads)
@@ -194,7 +194,7 @@ class Turn:
                 payload = {"finished_at": after.finished_at}
                 cause = after.state.value
                 self._change("workflow", str(workflow_id), before.state, after.state, cause, payload, STOKER)
-                self.verdicts.append((before, after))
+                self.verdicts.append((before, after, sorted(run.broken)))
                 self.checkpoint(flows.context(run, self.now.wall))
 
     def finish(self) -> Batch:

@@ -14,6 +14,7 @@ import msgspec
 
 from stoker.core import flow as flows
 from stoker.core import strategies
+from stoker.core.analysis import analyse
 from stoker.core.errors import FlowInvalid, StokerError, WorkflowNotFound
 from stoker.core.model import Actor, NeedOn
 from stoker.core.resume import Wish
@@ -22,8 +23,10 @@ from stoker.core.workflow import Again, Step, WorkflowFilter, behind, to_reset
 from stoker.engine import chains, resume, rewiring, rollback
 from stoker.engine import flow_commands as commands
 from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
-from stoker.engine.flows import Blueprint, FlowRun
+from stoker.engine.flows import Blueprint, FlowRun, endings
+from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
+from stoker.store import jobs as job_rows
 from stoker.store import workflows
 from stoker.store.workflows import Found
 from stoker.telemetry.events import LogEvent
@@ -72,10 +75,20 @@ class Workflows:
             post()
         return future
 
-    async def get(self, workflow_id: int) -> dict[str, Any]:
-        """One workflow with all its steps."""
+    async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
+        """One workflow with all its steps, and why it failed if that is asked and it did."""
         found = await self._found(workflow_id)
-        return _view(found) | {"steps": _steps(found)}
+        engine, jobs = self._engine, {one.job_id for one in found.steps}
+        limit_ms = engine.config.workflows.stale_ms
+        told = _view(found) | {
+            "steps": _steps(found),
+            "archive": await asyncio.to_thread(engine.archives.path, found),
+            "stale": await stale(engine.reader, engine.book, engine.clock.now().wall, limit_ms, jobs),
+        }
+        if analysed:
+            steps = await engine.reader.run(job_rows.of_workflows, [workflow_id])
+            told["analysis"] = analyse(*endings(found, steps))
+        return told
 
     async def list(self, wanted: WorkflowFilter) -> dict[str, Any]:
         """Workflows that match, newest first."""

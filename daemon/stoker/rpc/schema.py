@@ -127,6 +127,11 @@ class WorkflowParams(Params, frozen=True, kw_only=True):
     reason: Note | None = None
 
 
+class WorkflowGetParams(Params, frozen=True, kw_only=True):
+    id: JobId
+    analyse: bool = False
+
+
 class CheckpointGetParams(Params, frozen=True, kw_only=True):
     """`offset` asks for a piece of the data; `context` for the whole workflow as it was then."""
 

@@ -18,6 +18,7 @@ from stoker.rpc.schema import (
     CheckpointGetParams,
     CheckpointListParams,
     WorkflowAddNeedParams,
+    WorkflowGetParams,
     WorkflowListParams,
     WorkflowNeedParams,
     WorkflowParams,
@@ -39,7 +40,7 @@ class Workflows(Protocol):
     """What the engine offers about workflows."""
 
     def submit(self, request: FlowRequest, peer_uid: int) -> Awaitable[object]: ...
-    def get(self, workflow_id: int) -> Awaitable[Reply]: ...
+    def get(self, workflow_id: int, *, analysed: bool) -> Awaitable[Reply]: ...
     def list(self, wanted: WorkflowFilter) -> Awaitable[Reply]: ...
     def pause(self, workflow_id: int, actor: Actor) -> Awaitable[Reply]: ...
     def cancel(self, workflow_id: int, actor: Actor) -> Awaitable[Reply]: ...
@@ -75,6 +76,10 @@ class Service(Protocol):
 
 def _submit(service: Service, peer: Peer, params: WorkflowSubmitParams) -> object:
     return service.workflows.submit(read_flow(params), peer.uid)
+
+
+def _get(service: Service, _peer: Peer, params: WorkflowGetParams) -> object:
+    return service.workflows.get(params.id, analysed=params.analyse)
 
 
 def _list(service: Service, _peer: Peer, params: WorkflowListParams) -> object:
@@ -137,7 +142,7 @@ def _list_checkpoints(service: Service, _peer: Peer, params: CheckpointListParam
 
 WORKFLOW_METHODS: dict[str, Method[Any]] = {
     "workflow.submit": Method(WorkflowSubmitParams, Role.OWNER, _submit),
-    "workflow.get": Method(WorkflowParams, Role.OWNER, lambda service, _, params: service.workflows.get(params.id)),
+    "workflow.get": Method(WorkflowGetParams, Role.OWNER, _get),
     "workflow.list": Method(WorkflowListParams, Role.OWNER, _list),
     "workflow.pause": Method(WorkflowParams, Role.OWNER, _pause),
     "workflow.cancel": Method(WorkflowParams, Role.OWNER, _cancel),

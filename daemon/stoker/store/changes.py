@@ -28,6 +28,10 @@ SELECT (SELECT value FROM meta WHERE key = 'changes_purged'), (SELECT value FROM
 """
 COLUMNS = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload"
 OF_JOB = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? ORDER BY seq"  # noqa: S608 - constants only
+FIRST_OF_JOB = "SELECT coalesce(min(seq), 0) FROM changes WHERE job_id = ?"
+OF_WORKFLOW = f"""
+SELECT {COLUMNS} FROM changes WHERE seq > ? AND seq <= ? AND kind = 'workflow' AND subject = ? ORDER BY seq
+"""  # noqa: S608 - constants only
 AFTER = f"SELECT {COLUMNS} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
 
 _encode = msgspec.json.Encoder().encode
@@ -64,6 +68,17 @@ def from_row(row: tuple[Any, ...]) -> Change:
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Change]:
     """Everything that ever changed about a job."""
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
+
+
+def first_of_job(connection: sqlite3.Connection, job_id: int) -> int:
+    """The seq of the oldest change of a job that is there; 0 for none."""
+    return int(connection.execute(FIRST_OF_JOB, (job_id,)).fetchone()[0])
+
+
+def of_workflow(connection: sqlite3.Connection, workflow_id: int, after: int, up_to: int) -> list[Change]:
+    """What changed about a workflow itself, behind `after` and not behind `up_to`."""
+    rows = connection.execute(OF_WORKFLOW, (after, up_to, str(workflow_id)))
+    return [from_row(row) for row in rows]
 
 
 def after(connection: sqlite3.Connection, seq: int, limit: int) -> list[Change]:

@@ -10,6 +10,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from stoker.core.checkpoint import Checkpoint, Head, Kind
 
 COLUMNS = "id, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum"
@@ -24,6 +26,11 @@ SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq
 ORDER BY seq DESC LIMIT ?
 """  # noqa: S608 - constants only
 LAST_PROGRESS = "SELECT max(seq) FROM checkpoints WHERE job_id = ? AND kind = 'progress'"
+NEWEST_AT = """
+SELECT job_id, at FROM checkpoints WHERE id IN (
+    SELECT (SELECT id FROM checkpoints WHERE job_id = value ORDER BY seq DESC LIMIT 1) FROM json_each(?)
+)
+"""
 LAST_OF_KIND = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = ? ORDER BY seq DESC LIMIT 1
 """  # noqa: S608 - constants only
@@ -35,6 +42,7 @@ WHERE chain = ? AND seq BETWEEN ? AND ? ORDER BY seq
 PAGE = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3
 """  # noqa: S608 - constants only
+BEHIND = f"SELECT {COLUMNS} FROM checkpoints WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
 BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"  # noqa: S608 - constants only
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'checkpoints'), 0)"
 
@@ -91,6 +99,11 @@ def last_progress(connection: sqlite3.Connection, job_id: int) -> int:
     return int(connection.execute(LAST_PROGRESS, (job_id,)).fetchone()[0] or 0)
 
 
+def newest_at(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, int]:
+    """When the newest checkpoint was made that tells of each of these jobs, if there is one."""
+    return dict(connection.execute(NEWEST_AT, (msgspec.json.encode(list(job_ids)).decode(),)))
+
+
 def step_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, Checkpoint]:
     """The newest end of each of these jobs, if it left one."""
     found = {}
@@ -105,6 +118,11 @@ def up_to(connection: sqlite3.Connection, chain: str, seq: int) -> list[Checkpoi
     """From the last full context at or below `seq` to `seq`, oldest first; what jobs saved without their data."""
     start = connection.execute(CONTEXT_SEQ, (chain, seq)).fetchone()[0]
     return [from_row(row) for row in connection.execute(SPAN, (chain, start or 1, seq))]
+
+
+def behind(connection: sqlite3.Connection, chain: str, seq: int, limit: int) -> list[Checkpoint]:
+    """Checkpoints of a chain behind `seq`, oldest first."""
+    return [from_row(row) for row in connection.execute(BEHIND, (chain, seq, limit))]
 
 
 def page(connection: sqlite3.Connection, chain: str, before_seq: int | None, limit: int) -> list[Checkpoint]:

@@ -28,6 +28,10 @@ OF_JOBS = """
 SELECT DISTINCT workflow_id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND workflow_id IS NOT NULL
 """
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'workflows'), 0)"
+FAILED = """
+SELECT id, finished_at FROM (SELECT id, state, finished_at FROM workflows ORDER BY id DESC LIMIT ?)
+WHERE state = 'failed'
+"""
 PAGE = f"""
 SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
     AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2))) ORDER BY id DESC LIMIT ?3
@@ -91,6 +95,11 @@ def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Found]:
 def of_jobs(connection: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
     """The workflows that these jobs are steps of."""
     return {row[0] for row in connection.execute(OF_JOBS, (_ids(ids),))}
+
+
+def failed(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
+    """Id and end of those that failed, among the newest `limit`."""
+    return [(ident, at) for ident, at in connection.execute(FAILED, (limit,))]
 
 
 def page(

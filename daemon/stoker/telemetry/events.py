@@ -86,6 +86,7 @@ class LogEvent(StrEnum):
     RESOURCE_EXHAUSTED = "resource_exhausted", WARNING
     DEPENDENCY_CYCLE_DETECTED = "dependency_cycle_detected", WARNING
     WORKFLOW_ROLLED_BACK = "workflow_rolled_back", WARNING
+    ARCHIVE_FAILED = "archive_failed", ERROR
     WORKFLOW_FAILED = "workflow_failed", WARNING
     CHECKPOINT_DAMAGED = "checkpoint_damaged", WARNING
     CHECKPOINT_FAILED = "checkpoint_failed", WARNING

@@ -1,0 +1,175 @@
+"""A workflow that failed is told of, and archived whole: flow, steps, changes, checkpoints, the ends of its logs.
+
+Owns what goes into the file, read in small portions so that nobody waits for it, and the look at a start for ends that
+an earlier life did not get to. Refuses to run beside another of its kind. Invariants: one file for each end of a
+workflow, written once; where it cannot be written it is logged, and the next start tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stoker.core.analysis import analyse
+from stoker.core.checkpoint import Checkpoint, Kind, opened
+from stoker.core.errors import CheckpointDamaged
+from stoker.core.model import Job
+from stoker.core.workflow import WorkflowState
+from stoker.engine.flows import endings
+from stoker.engine.turn import Turn
+from stoker.ops.archive import ArchiveFile, path_of, tail
+from stoker.process.capture import log_path
+from stoker.store import attempts, changes, checkpoints, jobs, workflows
+from stoker.store.reader import Reader
+from stoker.store.workflows import Found
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+FORMAT = 1
+PORTION = 200  # rows of one read
+SPAN = 20_000  # changes looked through in one read
+TAIL_BYTES = 64 * 1024
+LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow: the newest steps have theirs left out beyond it
+SHOWN = 20
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Archives:
+    """Writes archives, one at a time."""
+
+    def __init__(self, reader: Reader, state_dir: Path) -> None:
+        self._reader = reader
+        self._state_dir = state_dir
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._one = asyncio.Lock()
+
+    def look(self, turn: Turn) -> None:
+        """After a commit: which workflows failed in it."""
+        for _, after, broken in turn.verdicts:
+            if after.state is WorkflowState.FAILED:
+                log(LogEvent.WORKFLOW_FAILED, workflow=after.id, name=after.name, trace_id=after.trace_id,
+                    steps=broken[:SHOWN], failed=len(broken))  # fmt: skip
+                self._spawn([after.id])
+
+    async def catch_up(self) -> None:
+        """At a start: ends that were committed and not archived."""
+        failed = await self._reader.run(workflows.failed, SPAN)
+        missing = await asyncio.to_thread(_missing, self._state_dir, failed)
+        if missing:
+            self._spawn(missing)
+
+    def path(self, found: Found) -> str | None:
+        """Where the archive of this end is, if it is there."""
+        at = found.workflow.finished_at
+        if found.workflow.state is not WorkflowState.FAILED or at is None:
+            return None
+        path = path_of(self._state_dir, found.workflow.id, at)
+        return str(path) if path.exists() else None
+
+    def _spawn(self, ids: Sequence[int]) -> None:
+        task = asyncio.ensure_future(self._archive(ids))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _archive(self, ids: Sequence[int]) -> None:
+        for ident in ids:
+            async with self._one:
+                (found,) = await self._reader.run(workflows.by_ids, [ident])
+                at = found.workflow.finished_at
+                if found.workflow.state is WorkflowState.FAILED and at is not None:
+                    await self._write(found, path_of(self._state_dir, ident, at))
+
+    async def _write(self, found: Found, path: Path) -> None:
+        file = ArchiveFile(path)
+        try:
+            if not await asyncio.to_thread(file.open):
+                return
+            try:
+                async for pieces in self._pieces(found):
+                    await asyncio.to_thread(file.add, pieces)
+                await asyncio.to_thread(file.keep)
+            except BaseException:
+                file.discard()
+                raise
+        except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nothing depends on it
+            log(LogEvent.ARCHIVE_FAILED, workflow=found.workflow.id, path=str(path), error=error)
+
+    async def _pieces(self, found: Found) -> AsyncGenerator[list[bytes], None]:
+        """One JSON object, in pieces: every list is closed where the next begins."""
+        steps = await self._reader.run(jobs.of_workflows, [found.workflow.id])
+        workflow = msgspec.to_builtins(found.workflow)
+        flow = msgspec.Raw(workflow.pop("flow").encode())
+        workflow["flow_hash"] = found.workflow.flow_hash.hex()
+        head = {"format": FORMAT, "workflow": workflow, "flow": flow, "analysis": analyse(*endings(found, steps))}
+        yield [_encode(head)[:-1]]
+        for name, rows in (
+            ("steps", self._steps(steps)), ("changes", self._changes(found, steps)),
+            ("attempts", self._attempts(steps)), ("checkpoints", self._checkpoints(found)), ("logs", self._logs(steps)),
+        ):  # fmt: skip
+            first = f',"{name}":['.encode()
+            async for portion in rows:
+                for row in portion:
+                    yield [first, _encode(row)]
+                    first = b","
+            yield [b"]" if first == b"," else first + b"]"]
+        yield [b"}\n"]
+
+    async def _steps(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        for job in steps.values():
+            yield [msgspec.structs.asdict(job) | {"spec_hash": job.spec_hash.hex()}]
+
+    async def _changes(self, found: Found, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        """Of the workflow itself, then of each step; nothing of either is older than its first step."""
+        first = await self._reader.run(changes.first_of_job, min(steps))
+        last = await self._reader.run(changes.last)
+        for after in range(max(0, first - 2), last[0], SPAN):
+            of_flow = await self._reader.run(changes.of_workflow, found.workflow.id, after, after + SPAN)
+            yield list(of_flow)
+        for job_id in steps:
+            yield list(await self._reader.run(changes.of_job, job_id))
+
+    async def _attempts(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        for job_id in steps:
+            yield list(await self._reader.run(attempts.of_job, job_id))
+
+    async def _checkpoints(self, found: Found) -> AsyncGenerator[list[Any], None]:
+        chain, seq = f"w{found.workflow.id}", 0
+        while links := await self._reader.run(checkpoints.behind, chain, seq, PORTION):
+            yield [_told(link) for link in links]
+            seq = links[-1].seq
+
+    async def _logs(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        left = LOGS_BYTES
+        for job in steps.values():
+            if job.attempts:
+                path = log_path(self._state_dir, job.id, job.attempts)
+                data, size = await asyncio.to_thread(tail, path, min(TAIL_BYTES, left))
+                left -= len(data)
+                text = data.decode(errors="replace")
+                yield [{"job": job.id, "step": job.step, "attempt": job.attempts, "bytes": size, "tail": text}]
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _missing(state_dir: Path, ends: Sequence[tuple[int, int]]) -> list[int]:
+    return [ident for ident, at in ends if not path_of(state_dir, ident, at).exists()]
+
+
+def _told(link: Checkpoint) -> dict[str, Any]:
+    """A checkpoint with its data: our own as the JSON that it is, a job's own in base64."""
+    told: dict[str, Any] = msgspec.structs.asdict(link) | {"checksum": link.checksum.hex()}
+    try:
+        data = opened(link)
+    except CheckpointDamaged:
+        return told | {"damaged": True, "data": base64.b64encode(link.data).decode()}
+    plain = link.kind is not Kind.PROGRESS
+    return told | {"data": msgspec.Raw(data) if plain else base64.b64encode(data).decode()}

@@ -1,0 +1,176 @@
+"""The plan of a resume: a row for each way in which a step can stand, and what strategies and proofs make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from stoker.core import strategies
+from stoker.core.errors import StrategyFailed, StrategyNotFound
+from stoker.core.model import NeedOn, Reason, State
+from stoker.core.resume import Act, Asked, Decision, Standing, Wish, plan, stopped_short
+from stoker.core.strategies import Interrupted
+from stoker.core.workflow import Edge, Step, Strategy
+
+DONE = Standing(State.SUCCEEDED, Reason.EXIT, 1)
+FAILED = Standing(State.FAILED, Reason.EXIT, 1)
+BLOCKED = Standing(State.SKIPPED, Reason.DEPENDENCY)
+RESTART = {"a": ("restart", Strategy.RESTART)}
+
+
+def steps(*needs: Edge) -> list[Step]:
+    """a, and b behind it."""
+    return [Step(name="b", job_id=2, needs=needs or (Edge("a"),)), Step(name="a", job_id=1)]
+
+
+def planned(a: Standing, b: Standing = BLOCKED, *needs: Edge, **asked: Any) -> dict[str, Decision]:
+    return {one.step: one for one in plan(steps(*needs), {"a": a, "b": b}, Asked(**asked))}
+
+
+@pytest.mark.parametrize(
+    ("standing", "act", "runs"),
+    [
+        (DONE, Act.KEEP, False),
+        (Standing(State.SUPERSEDED, None, 1), Act.KEEP, False),
+        (Standing(State.SKIPPED, Reason.USER), Act.KEEP, False),
+        (Standing(State.WAITING), Act.WAIT, True),
+        (Standing(State.QUEUED, None, 3), Act.WAIT, True),
+        (Standing(State.RUNNING, None, 1, live=True), Act.WAIT, True),
+        (Standing(State.HELD, Reason.STUCK, 1, live=True), Act.WAIT, True),
+        (FAILED, Act.RESTART, True),
+        (Standing(State.HELD, Reason.POISON, 3), Act.RESTART, True),
+        (Standing(State.CANCELLED, Reason.USER, 1), Act.RESTART, True),
+        (Standing(State.CANCELLED, Reason.USER), Act.AGAIN, True),
+        (Standing(State.EXPIRED, Reason.TTL), Act.AGAIN, True),
+        (Standing(State.HELD, Reason.USER), Act.AGAIN, True),
+        (BLOCKED, Act.AGAIN, True),
+    ],
+)
+def test_plan_when_a_step_stands_anyhow_then_it_runs_only_if_it_did_not_complete(
+    standing: Standing, act: Act, *, runs: bool
+) -> None:
+    found = planned(standing, chosen=RESTART)["a"]
+
+    assert (found.act, found.runs) == (act, runs)
+    assert found.why
+
+
+@pytest.mark.parametrize(
+    ("strategy", "a", "b"),
+    [
+        (Strategy.RESTART, Act.RESTART, Act.AGAIN),
+        (Strategy.FROM_CHECKPOINT, Act.FROM_CHECKPOINT, Act.AGAIN),
+        (Strategy.ADOPT, Act.FROM_CHECKPOINT, Act.AGAIN),
+        (Strategy.SKIP, Act.SKIP, Act.AGAIN),
+        (Strategy.FAIL, Act.FAIL, Act.LEAVE),
+    ],
+)
+def test_strategy_when_chosen_then_it_decides_the_step_and_what_can_follow(strategy: Strategy, a: Act, b: Act) -> None:
+    found = planned(FAILED, chosen={"a": ("own", strategy)})
+
+    assert (found["a"].act, found["b"].act) == (a, b)
+    assert f"strategy own, which chose {strategy.value}" in found["a"].why
+
+
+@pytest.mark.parametrize(
+    ("on", "a", "b"),
+    [
+        (NeedOn.FAILED, FAILED, Act.AGAIN),
+        (NeedOn.ANY, FAILED, Act.AGAIN),
+        (NeedOn.OK, FAILED, Act.LEAVE),
+        (NeedOn.FAILED, DONE, Act.LEAVE),
+        (NeedOn.OK, DONE, Act.AGAIN),
+    ],
+)
+def test_need_when_it_stays_as_it_is_then_the_step_behind_it_runs_only_if_it_is_met(
+    on: NeedOn, a: Standing, b: Act
+) -> None:
+    found = planned(a, BLOCKED, Edge("a", on), chosen={"a": ("fail", Strategy.FAIL)})
+
+    assert found["b"].act is b
+
+
+def test_need_when_it_is_held_and_left_then_the_step_behind_it_may_still_run() -> None:
+    held = Standing(State.HELD, Reason.USER, 1)
+
+    assert planned(held, chosen={"a": ("fail", Strategy.FAIL)})["b"].act is Act.AGAIN
+
+
+def test_scope_when_a_step_is_named_then_the_others_stay() -> None:
+    found = planned(FAILED, FAILED, Edge("a", NeedOn.FAILED), scope={"b"}, chosen={"b": ("restart", Strategy.RESTART)})
+
+    assert (found["a"].act, found["b"].act) == (Act.LEAVE, Act.RESTART)
+
+
+def test_pause_when_nothing_else_is_asked_then_what_stopped_short_stays() -> None:
+    found = planned(FAILED, Standing(State.WAITING), pressing=False)
+
+    assert (found["a"].act, found["b"].act) == (Act.LEAVE, Act.WAIT)
+
+
+def test_proof_when_it_does_not_hold_then_a_completed_step_runs_again_and_so_does_what_was_proven_behind_it() -> None:
+    changed = planned(DONE, DONE, changed={"a": "its environment has changed"}, verified={"b"})
+    unproven = planned(DONE, DONE, changed={"a": "its environment has changed"})
+    proven = planned(DONE, DONE, verified={"a", "b"})
+
+    assert (changed["a"].act, changed["b"].act) == (Act.RESTART, Act.RESTART)
+    assert "its environment has changed" in changed["a"].why
+    assert "builds on a, which runs again" in changed["b"].why
+    assert (unproven["a"].act, unproven["b"].act) == (Act.RESTART, Act.KEEP)
+    assert (proven["a"].act, proven["b"].act) == (Act.KEEP, Act.KEEP)
+
+
+def test_wish_when_nothing_is_named_then_it_is_plain() -> None:
+    assert Wish().plain
+    assert not Wish(strategy="restart").plain
+    assert not Wish(start="a").plain
+
+
+def test_stopped_short_when_the_step_never_started_or_was_skipped_for_another_then_no_strategy_is_asked() -> None:
+    assert stopped_short(FAILED)
+    assert not stopped_short(Standing(State.SKIPPED, Reason.DEPENDENCY, 2))
+    assert not stopped_short(DONE)
+
+
+# --- the registry -------------------------------------------------------------------------------------------
+
+SHORT = Interrupted(workflow=7, step="a", job=1, state=State.FAILED, reason=Reason.EXIT, attempts=1, failures=1)
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    before = dict(strategies.STRATEGIES)
+    yield
+    strategies.STRATEGIES.clear()
+    strategies.STRATEGIES.update(before)
+
+
+def test_registry_when_a_strategy_is_registered_then_it_is_known_and_asked() -> None:
+    strategies.strategy("by-hand")(lambda step: "skip" if step.failures else Strategy.FAIL)
+
+    assert strategies.known()[-1] == "by-hand"
+    assert strategies.choose("by-hand", SHORT) is Strategy.SKIP
+    assert strategies.choose("restart", SHORT) is Strategy.RESTART
+
+
+@pytest.mark.parametrize("name", ["restart", "by-hand"])
+def test_registry_when_a_name_is_taken_then_it_is_refused(name: str) -> None:
+    strategies.STRATEGIES["by-hand"] = lambda _: Strategy.FAIL
+
+    with pytest.raises(ValueError, match=name):
+        strategies.strategy(name)(lambda _: Strategy.SKIP)
+
+
+def test_registry_when_a_name_is_unknown_then_the_known_are_listed() -> None:
+    with pytest.raises(StrategyNotFound, match=r"'nope' \(there are: restart, from_checkpoint, skip, fail, adopt"):
+        strategies.choose("nope", SHORT)
+
+
+@pytest.mark.parametrize("said", ["sideways", None])
+def test_registry_when_a_strategy_names_none_of_ours_then_it_has_failed(said: Any) -> None:
+    strategies.strategy("odd")(lambda _: said)
+
+    with pytest.raises(StrategyFailed, match="'odd' failed for step a: ValueError"):
+        strategies.choose("odd", SHORT)

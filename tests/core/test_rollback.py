@@ -1,0 +1,44 @@
+"""The way back to a checkpoint: what is taken again, what stays, what cannot be undone."""
+
+from __future__ import annotations
+
+import pytest
+
+from stoker.core.context import Context, Stood
+from stoker.core.model import Reason, State
+from stoker.core.rollback import Target, Way, target_of, way_back
+from stoker.core.workflow import Step
+
+STEPS = [Step(name=name, job_id=number) for number, name in enumerate("abcde", 1)]
+NOW = {"a": State.SUCCEEDED, "b": State.SUCCEEDED, "c": State.RUNNING, "d": State.SKIPPED, "e": State.SKIPPED}
+REASONS = {"a": Reason.EXIT, "b": Reason.EXIT, "c": None, "d": Reason.USER, "e": Reason.DEPENDENCY}
+
+
+def test_target_when_made_from_a_context_then_it_remembers_what_was_completed_and_which_floors_held() -> None:
+    steps = {
+        "a": Stood(1, State.SUCCEEDED, Reason.EXIT),
+        "b": Stood(2, State.RUNNING, floor=4),
+        "c": Stood(3, State.SKIPPED, Reason.USER),
+        "d": Stood(4, State.SKIPPED, Reason.DEPENDENCY),
+        "e": Stood(5, State.SUPERSEDED),
+    }
+    context = Context(chain="w1", seq=9, steps=steps, holds={})
+
+    target = target_of(context, 33, redo=True, resume=False, uid=1000)
+
+    assert target == Target(checkpoint=33, seq=9, done=("a", "c", "e"), floors={"b": 4}, redo=True, uid=1000)
+
+
+@pytest.mark.parametrize(("redo", "reset"), [(False, ("c", "d", "e")), (True, ("c", "d", "e", "b"))])
+def test_way_when_steps_were_completed_since_then_they_are_named_and_stay_unless_asked_for(
+    *, redo: bool, reset: tuple[str, ...]
+) -> None:
+    target = Target(checkpoint=1, seq=1, done=("a",), redo=redo)
+
+    assert way_back(target, STEPS, NOW, REASONS) == Way(reset=reset, kept=("a",), not_undone=("b",))
+
+
+def test_way_when_a_step_had_been_skipped_at_the_checkpoint_then_it_stays_skipped() -> None:
+    target = Target(checkpoint=1, seq=1, done=("a", "b", "d"))
+
+    assert way_back(target, STEPS, NOW, REASONS) == Way(reset=("c", "e"), kept=("a", "b", "d"), not_undone=())

@@ -1,0 +1,142 @@
+"""A workflow that failed, under a real daemon: told of, archived whole and once, analysed; what stands still is shown.
+
+Owns the event, the file and the words. Which cause follows from what is the core's to test.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.support.facts import until
+from tests.support.flows import chain, job_of, look, sent_flow, settled, step
+from tests.support.work import running, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+SETTINGS = "[daemon]\nmax_running = 8\n[workflows]\nstale_ms = 1\n"
+
+
+def archive_of(client: stoker.Client, workflow: int) -> str:
+    path: str = until(lambda: look(client, workflow)["archive"], why=f"the archive of workflow {workflow}")
+    return path
+
+
+def unpacked(path: str) -> dict[str, Any]:
+    with gzip.open(path) as packed:
+        found: dict[str, Any] = json.load(packed)
+    return found
+
+
+def test_failed_workflow_when_it_ends_then_it_is_told_and_archived_whole(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
+    workflow = sent_flow(
+        client,
+        {"a": step("echo key=value > $STOKER_OUTPUT"), "b": step("echo broken; exit 3", "a"), "c": step("exit 0", "b")},
+    )
+    assert settled(client, workflow) == "failed"
+
+    path = archive_of(client, workflow)
+
+    finished_at = look(client, workflow)["finished_at"]
+    assert path == str(shared.state_dir / "archive" / f"workflow-{workflow}-{finished_at}.json.gz")
+    kept = unpacked(path)
+    assert (kept["workflow"]["state"], sorted(kept["flow"]["flow"]["steps"])) == ("failed", ["a", "b", "c"])
+    assert [one["step"] for one in kept["steps"]] == ["a", "b", "c"]
+    assert [one["seq"] for one in kept["checkpoints"]] == [one["seq"] for one in chain(client, workflow=workflow)]
+    assert {one["step"]: one["tail"] for one in kept["logs"]} == {"a": "", "b": "broken\n"}
+    causes = [one["cause"] for one in kept["changes"] if one["kind"] == "workflow"]
+    assert (causes[0], causes[-1]) == ("submitted", "failed")
+    assert {one["job_id"] for one in kept["attempts"]} == {job_of(client, workflow, name) for name in "ab"}
+    (told,) = [event for event in shared.events("workflow_failed") if event["workflow"] == workflow]
+    assert told["steps"] == ["b", "c"]
+
+
+def test_archive_when_a_workflow_fails_again_then_each_end_has_its_own(client: stoker.Client) -> None:
+    workflow = sent_flow(client, {"a": step("exit 1")})
+    settled(client, workflow)
+    first = archive_of(client, workflow)
+
+    client.call("workflow.retry", {"id": workflow})
+
+    second = until(lambda: (path := look(client, workflow)["archive"]) != first and path, why="another archive")
+    assert unpacked(first)["workflow"]["finished_at"] < unpacked(str(second))["workflow"]["finished_at"]
+
+
+def test_archive_when_the_daemon_died_before_it_was_written_then_the_next_start_writes_it(
+    daemon: DaemonProcess,
+) -> None:
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": step("exit 1")})
+        settled(client, workflow)
+        path = archive_of(client, workflow)
+        before = unpacked(path)
+    daemon.kill9()
+    for left in (daemon.state_dir / "archive").iterdir():
+        left.unlink()
+    (daemon.state_dir / "archive" / f"workflow-{workflow}-0.json.gz.new").touch()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert unpacked(archive_of(client, workflow)) == before
+
+
+def test_archive_when_it_cannot_be_written_then_that_is_logged_and_nothing_else_happens(
+    daemon: DaemonProcess,
+) -> None:
+    (daemon.state_dir / "archive").write_text("in the way")
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": step("exit 1")})
+
+        assert settled(client, workflow) == "failed"
+
+        until(lambda: daemon.events("archive_failed"), why="the complaint")
+        assert look(client, workflow)["archive"] is None
+        assert client.call("system.health")["ok"]
+
+
+def test_analysis_when_asked_then_it_says_why_and_what_to_type(client: stoker.Client) -> None:
+    late = sent_flow(client, {"a": step("exec sleep 600", timeout_ms=100), "b": step("exit 0", "a")})
+    well = sent_flow(client, {"a": step("exit 0")})
+    settled(client, late)
+    settled(client, well)
+
+    analysis = look_into(client, late)
+
+    assert analysis is not None
+    assert (analysis["scope"], analysis["critical"], analysis["roots"], analysis["blocked"]) == (
+        "partial", True, ["a"], ["b"],
+    )  # fmt: skip
+    assert analysis["causes"] == {"timeout": ["a"], "dependency": ["b"]}
+    assert analysis["next"] == f"stoker workflow retry {late} --failed --timeout 1s"
+    assert look_into(client, well) is None
+
+
+def look_into(client: stoker.Client, workflow: int) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
+    return found
+
+
+def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported(
+    client: stoker.Client, gate: Gate
+) -> None:
+    workflow = sent_flow(client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a")})
+    plain = submit(client, gate.spec())
+    running(client, job_of(client, workflow, "a"), plain)
+
+    (told,) = until(lambda: look(client, workflow)["stale"], why="the stale step")
+
+    assert (told["step"], told["job"]) == ("a", job_of(client, workflow, "a"))
+    assert told["age_ms"] > 1
+    of_all = [one["job"] for one in client.call("system.status")["stale_checkpoints"]]
+    assert told["job"] in of_all
+    assert plain not in of_all
+    gate.open()
+    assert settled(client, workflow) == "succeeded"
+    assert look(client, workflow)["stale"] == []
