@@ -174,7 +174,9 @@ class Host(RuleBasedStateMachine):
         elif not seen or effective in (StopReason.SHUTDOWN, StopReason.ORPHANED):
             life.unseen = True
             life.unseen_ends += effective is not StopReason.SHUTDOWN
-            assert job_after.state not in (State.SUCCEEDED, State.WAITING)
+            assert job_after.state is not State.SUCCEEDED
+            # Taken again at once; only a wall clock that was set back to before `run_at` makes it wait.
+            assert job_after.state is not State.WAITING or blocked(job_after, self.now)
         elif job_after.state is not State.SUCCEEDED:
             life.seen_failures += 1
 
