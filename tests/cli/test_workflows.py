@@ -145,7 +145,8 @@ def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_can_make_
 
     failed = daemon.cli("workflow", "wait", flow)
     (tmp_path / "fixed").touch()
-    retried = daemon.cli("workflow", "retry", flow, "--failed", "--wait", "--reason", "mended")
+    limits = ("--timeout", "30s", "--max-attempts", "2")
+    retried = daemon.cli("workflow", "retry", flow, "--failed", "--wait", "--reason", "mended", *limits)
     of_step = daemon.cli("workflow", "retry", flow, "--step", "c")
     daemon.cli("workflow", "wait", flow)
 
@@ -153,6 +154,7 @@ def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_can_make_
     assert (retried.returncode, retried.stdout) == (0, "1 running\n")
     assert retried.stderr == "stoker: taken again: b c\n"
     assert of_step.stderr == "stoker: taken again: c\n"
+    assert "timeout      30.0s an attempt" in daemon.cli("show", "2").stdout
 
 
 def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
@@ -223,6 +225,30 @@ def test_rollback_when_steps_were_completed_since_then_they_are_named_as_not_und
     assert "stoker: taken again: b" in done.stderr
     assert "stoker: completed since, and not undone: a" in done.stderr
     assert state.stdout == "1\n"
+
+
+def test_needs_when_they_are_changed_by_hand_then_the_graph_shows_them_and_a_cycle_is_refused(
+    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+) -> None:
+    command, *args = gate.pass_by()
+    steps = {"a": {"command": command, "args": args}, "b": flows.step("true", "a"), "c": flows.step("true", "a")}
+    flow = sent(daemon, tmp_path, steps)
+
+    added = daemon.cli("workflow", "add-need", flow, "c", "b:any")
+    drawn = daemon.cli("workflow", "graph", flow)
+    cycle = daemon.cli("workflow", "add-need", flow, "b", "c")
+    removed = daemon.cli("workflow", "remove-need", flow, "c", "b", "--reason", "not for this one")
+    skipped = daemon.cli("workflow", "skip", flow, "b")
+    gate.open()
+    waited = daemon.cli("workflow", "wait", flow)
+
+    assert (added.stdout, added.stderr) == ("1 running\n", "stoker: c needs: a b(any)\n")
+    assert drawn.stdout.splitlines()[-1].endswith("← a b(any)")
+    assert cycle.returncode == 65
+    assert "a cycle: " in cycle.stderr
+    assert removed.stderr == "stoker: c needs: a\n"
+    assert (skipped.returncode, waited.returncode) == (0, 0)
+    assert "skipped" in daemon.cli("workflow", "show", flow).stdout
 
 
 def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(

@@ -64,6 +64,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "workflow resume": ("workflow_verbs:resume", "go on with a workflow, also from a chosen step"),
         "workflow cancel": ("workflow_verbs:cancel", "stop all of a workflow"),
         "workflow retry": ("workflow_verbs:retry", "take steps again: those that failed, one, or all"),
+        "workflow skip": ("workflow_verbs:skip", "call a step done so that those behind it go on"),
         "workflow rollback": ("workflow_verbs:rollback", "put a workflow back to one of its checkpoints"),
         "workflow add-need": ("workflow_verbs:add_need", "let a step wait for one more"),
         "workflow remove-need": ("workflow_verbs:remove_need", "let a step wait for one less"),

@@ -1,4 +1,4 @@
-"""Stepping in on a whole workflow: cancel, pause, resume, retry, rollback, add-need, remove-need.
+"""Stepping in on a whole workflow: cancel, pause, resume, retry, rollback, skip, add-need, remove-need.
 
 Owns their options and how their answers read. Refuses to judge: what is taken again, stopped or skipped is the daemon's
 plan, and it is told as it was answered.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from stoker.cli import render, values
 from stoker.cli.connection import call
 from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import WAIT, few, workflow_id
-from stoker.cli.verbs import REASON
+from stoker.cli.steps import WAIT, few, need_told, workflow_id
+from stoker.cli.verbs import REASON, TIMEOUT
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
 
@@ -29,6 +29,8 @@ TOLD = {
     "stuck": "held as stuck, not signalled",
 }
 MOST_TOLD = 20
+LIMITS = ("timeout_ms", "max_attempts")  # of the steps that are taken again
+MAX_ATTEMPTS = Option("--max-attempts", "N", "new budget of seen failures", convert=values.integer)
 
 
 @command(
@@ -52,6 +54,8 @@ def pause(given: Given) -> int:
         Option("--from", "STEP", "take this step and everything behind it again", to="from"),
         Option("--strategy", "NAME", "for every step that did not complete, instead of its own: restart, skip, …"),
         Option("--explain", None, "change nothing: show which steps would run, and why"),
+        TIMEOUT,
+        MAX_ATTEMPTS,
         WAIT,
         REASON,
         JSON,
@@ -64,7 +68,7 @@ def pause(given: Given) -> int:
 def resume(given: Given) -> int:
     if given["explain"] and given["wait"]:
         raise UsageError("--explain changes nothing, so there is nothing to --wait for")
-    asked = {key: given[key] for key in ("from", "strategy", "explain") if given[key]}
+    asked = {key: given[key] for key in ("from", "strategy", "explain", *LIMITS) if given[key]}
     return _ask("resume", given, asked)
 
 
@@ -76,16 +80,24 @@ def resume(given: Given) -> int:
         Option("--failed", None, "the steps that failed, and what waited for them (the default)"),
         Option("--all", None, "every step, also those that succeeded"),
         Option("--step", "STEP", "this step and everything behind it"),
+        TIMEOUT,
+        MAX_ATTEMPTS,
         WAIT,
         REASON,
         JSON,
     ),
-    examples=("stoker workflow retry 7", "stoker workflow retry 7 --step link --wait", "stoker workflow retry 7 --all"),
+    examples=(
+        "stoker workflow retry 7",
+        "stoker workflow retry 7 --failed --timeout 20m",
+        "stoker workflow retry 7 --step link --wait",
+        "stoker workflow retry 7 --all",
+    ),
 )
 def retry(given: Given) -> int:
     if sum(map(bool, (given["failed"], given["all"], given["step"]))) > 1:
         raise UsageError("--failed, --all and --step exclude one another")
-    asked = {"again": "all" if given["all"] else "failed"} | ({"step": given["step"]} if given["step"] else {})
+    asked: dict[str, Any] = {"again": "all" if given["all"] else "failed"}
+    asked |= {key: given[key] for key in ("step", *LIMITS) if given[key]}
     return _ask("retry", given, asked)
 
 
@@ -113,6 +125,18 @@ def rollback(given: Given) -> int:
         )
     to = given["to"] if given["to"] == "latest" else values.integer(given["to"].removeprefix("#"))
     return _ask("rollback", given, {"to": to} | {key: True for key in ("redo", "resume") if given[key]})
+
+
+@command(
+    words="ID STEP",
+    least=2,
+    most=2,
+    options=(REASON, JSON),
+    examples=("stoker workflow skip 7 tests --reason 'flaky today; checked by hand'",),
+)
+def skip(given: Given) -> int:
+    """Call a step done, so that those behind it go on."""
+    return _ask("skip", given, {"step": given["words"][1]})
 
 
 @command(
@@ -164,6 +188,10 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
 def _print_answer(ident: int, answer: dict[str, Any]) -> None:
     render.line(f"{ident} {answer['state']}")
     render.flush()  # ahead of the notes where both go to the same place
+    if "needs" in answer:
+        render.note(
+            f"{answer['step']} needs: {few([need_told(need) for need in answer['needs']], MOST_TOLD) or 'nothing'}"
+        )
     to = answer.get("to")
     if to:
         render.note(f"back to checkpoint {to['checkpoint']} (seq {to['seq']})")

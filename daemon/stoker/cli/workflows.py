@@ -180,7 +180,7 @@ def show(given: Given) -> int:
     _print_steps(workflow["steps"])
     if given["analyse"]:
         render.line()
-        print_analysis(workflow.get("analysis"))
+        _print_analysis(workflow.get("analysis"))
     return 0
 
 
@@ -194,7 +194,13 @@ def _facts(workflow: dict[str, Any]) -> list[tuple[str, object]]:
         ("created", render.when(workflow["created_at"])),
         ("finished", workflow["finished_at"] and render.when(workflow["finished_at"])),
         ("trace", workflow["trace_id"]),
+        ("archive", workflow.get("archive")),
+        *(("stale", _stale(one)) for one in workflow.get("stale") or ()),
     ]
+
+
+def _stale(one: dict[str, Any]) -> str:
+    return f"{one['step']} (job {one['job']}) runs and has left no checkpoint for {render.span(one['age_ms'])}"
 
 
 def _print_steps(steps: list[dict[str, Any]]) -> None:
@@ -217,9 +223,13 @@ def _print_steps(steps: list[dict[str, Any]]) -> None:
     render.table(headers, rows)
 
 
-def print_analysis(analysis: Any) -> None:
+def _print_analysis(analysis: dict[str, Any] | None) -> None:
     """What the daemon makes of a failed workflow, in its own words."""
     if not analysis:
         render.note("there is nothing to analyse: no step of it failed")
         return
-    render.text(render.sorted_text(analysis))
+    render.line(render.visible(analysis["message"]))
+    critical = "a critical step is among them" if analysis["critical"] else "no critical step is among them"
+    causes = [(cause.replace("_", " "), few(groups(names))) for cause, names in analysis["causes"].items()]
+    render.facts([("failure", f"{analysis['scope']}; {critical}"), *causes])
+    render.line(f"next: {render.visible(analysis['next'])}")
