@@ -74,9 +74,11 @@ def test_flow_when_it_could_never_run_then_the_place_is_named(bystander: stoker.
     [
         ({"a": {"x": "y"}, "b": {**OK, "args": 1, "priority": "x"}}, ["a.x", "a.command", "b.args", "b.priority"]),
         ({"a": {**OK, "needs": ["a", "x"]}, "b": {**OK, "width": 1}}, ["a.needs[0]", "a.needs[1]", "b.width"]),
+        ({"a": {**OK, "args": 1, "needs": ["x"]}, "b": {**OK, "width": 1}, "c": 1, "d": {**OK, "each": 1, "width": 2}},
+         ["a.args", "a.needs[0]", "b.width", "c", "d.each"]),
         ({"a": {**OK, "queue": "x"}, "b": {**OK, "resources": {"x": 1}}}, ["a.queue", "b.resources.x"]),
     ],
-    ids=["shape", "graph", "host"],
+    ids=["shape", "graph", "both", "host"],
 )  # fmt: skip
 def test_flow_when_it_has_many_mistakes_then_all_of_them_are_told_at_once(
     bystander: stoker.Client, steps: dict[str, Any], paths: list[str]

@@ -71,13 +71,14 @@ class Flow(Struct, frozen=True, kw_only=True):
 
 
 class FlowRequest(Struct, frozen=True, kw_only=True):
-    """A request to accept a flow; `raw` is its JSON as it was sent."""
+    """A request to accept a flow; `raw` is its JSON as it was sent, `mistakes` what is wrong with its shape."""
 
     flow: Flow
     raw: msgspec.Raw
     parameters: dict[str, str] = {}
     idempotency_key: str | None = None
     dry_run: bool = False
+    mistakes: tuple[Mistake, ...] = ()
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -96,9 +97,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     widths: dict[str, int]
 
 
-def plan(flow: Flow, given: Mapping[str, str], strategies: Iterable[str]) -> Plan:
-    """Fill in parameters, fan out, order. Raises FlowInvalid with every mistake at once."""
-    words, mistakes = _parameters(flow, given)
+def plan(
+    flow: Flow, given: Mapping[str, str], strategies: Iterable[str], mistakes_of_shape: Iterable[Mistake] = ()
+) -> Plan:
+    """Fill in parameters, fan out, order. Raises FlowInvalid with every mistake at once, those of its shape too."""
+    words, mistakes_of_parameters = _parameters(flow, given)
+    mistakes = [*mistakes_of_shape, *mistakes_of_parameters]
     known = set(strategies)
     refuse(_too_many(flow))
     groups: dict[str, list[Planned]] = {}

@@ -52,7 +52,7 @@ class Workflows:
             future.set_exception(engine.safe_mode.refusal())
             return future
         try:
-            plan = flows.plan(request.flow, request.parameters, strategies.known())
+            plan = flows.plan(request.flow, request.parameters, strategies.known(), request.mistakes)
         except StokerError as error:
             _tell_cycle(error, flow=request.flow.name)
             future.set_exception(error)

@@ -42,7 +42,10 @@ class _StepName(Params, frozen=True, kw_only=True):
 
 
 def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
-    """The request, each part of the right shape. Raises FlowInvalid with every mistake."""
+    """The request, each part of the right shape, and the mistakes of those that were not: the graph is judged as well.
+
+    Raises FlowInvalid where so much is wrong that there is no flow to judge.
+    """
     mistakes: list[Mistake] = []
     head = _head(params.flow, mistakes)
     defaults = StepDefaults()
@@ -51,17 +54,27 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
     steps = {}
     for name, sent in head.steps.items():
         _read({"step": name}, _StepName, f"steps.{name}", mistakes)
-        step = _read(sent, StepParams, f"steps.{name}", mistakes)
-        if step is not None:
-            steps[name] = step
+        steps[name] = _read(sent, StepParams, f"steps.{name}", mistakes) or _sound_part(sent)
     if not head.steps:
-        mistakes.append(Mistake("steps", "a workflow has at least one step"))
-    refuse(mistakes)
+        refuse([*mistakes, Mistake("steps", "a workflow has at least one step")])
     flow = Flow(name=head.name, steps=steps, parameters=head.parameters, defaults=defaults, verify=head.verify)
     return FlowRequest(
         flow=flow, raw=msgspec.Raw(msgspec.json.encode(params.flow)), parameters=params.parameters,
-        idempotency_key=params.idempotency_key, dry_run=params.dry_run,
+        idempotency_key=params.idempotency_key, dry_run=params.dry_run, mistakes=tuple(mistakes),
     )  # fmt: skip
+
+
+def _sound_part(sent: Any) -> StepParams:
+    """What of a step can be read, for the graph to be judged: with a broken `each`, its needs alone."""
+    fields = sent if isinstance(sent, dict) else {}
+    stand_ins = _STAND_INS[StepParams]
+    sound = {name: value for name, value in fields.items() if not _alone({**stand_ins, name: value}, StepParams, "")}
+    if "each" in fields and "each" not in sound:
+        sound = {name: sound[name] for name in ("needs",) if name in sound}
+    try:
+        return msgspec.convert({**stand_ins, **sound}, StepParams)
+    except (msgspec.ValidationError, InvalidParams):  # fields that are sound only one by one
+        return StepParams(command=stand_ins["command"])
 
 
 def _head(sent: dict[str, Any], mistakes: list[Mistake]) -> FlowHead:
