@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import AttemptNotFound
+from stoker.process.capture import log_of
 from tests.support.work import Gate, end_of, running, shell, submit
 
 if TYPE_CHECKING:
@@ -40,6 +41,24 @@ def test_log_when_followed_then_lines_come_while_the_worker_waits_and_it_ends_wi
 
     assert first == b"before\n"
     assert rest == b"after\n"
+
+
+def test_log_when_it_is_there_before_its_attempt_then_the_job_is_held_until_a_person_has_looked(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
+    """The disk is ahead of the database: this number was used in a life that the database has forgotten."""
+    job = submit(client, shell("exit 0")) + 1
+    path = log_of(shared.state_dir, f"{job}.1.forgotten")
+    path.parent.mkdir(parents=True)
+    path.write_text("of that life\n")
+
+    assert submit(client, shell("echo over it")) == job
+
+    assert end_of(client, job) == ("held", "lost")
+    assert path.read_text() == "of that life\n"
+    client.call("job.release", {"id": job})
+    assert end_of(client, job) == ("succeeded", "exit")
+    assert read(client, job) == b"over it\n"
 
 
 def test_log_when_followed_before_the_job_starts_then_it_waits_for_it(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from stoker.process.messages import Exited, Started
+from stoker.process.messages import Exited, Refusal, Started
 from tests.support.facts import until_async
 from tests.support.instance import log_of
 
@@ -67,6 +67,20 @@ async def test_log_when_it_is_made_then_it_and_its_directories_are_private(host:
     assert log_of(order) == "hello\n"
     assert path.stat().st_mode & 0o777 == 0o600
     assert {parent.stat().st_mode & 0o777 for parent in list(path.parents)[:3]} == {0o700}
+
+
+async def test_log_when_it_is_there_already_then_nothing_is_started_and_it_stays_as_it_is(host: LauncherHost) -> None:
+    client = await host.start()
+    order = host.order("echo", "over it")
+    path = Path(order.log)
+    path.parent.mkdir(parents=True)
+    path.write_text("of a run that the database has forgotten\n")
+
+    refused = await host.refused(client, order)
+
+    assert refused.why is Refusal.LOG_EXISTS
+    assert host.count(Started) == 0
+    assert path.read_text() == "of a run that the database has forgotten\n"
 
 
 async def test_log_when_a_worker_floods_it_and_goes_on_then_the_disk_is_bounded_and_offsets_stay(
