@@ -33,7 +33,7 @@ LOOK_S = 0.05
 INTERRUPTED = 2
 PATIENCE_S = 5.0
 WORDS = 110  # characters of why a test failed
-SEED = "1"  # one that catches: chosen once, by trying
+SEED = "4"  # one that catches: chosen once, by trying
 
 
 class Verdict(NamedTuple):
