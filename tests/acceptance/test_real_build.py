@@ -1,0 +1,204 @@
+"""Real work that is cut off again and again: a C library built as a workflow, and one long job that saves its progress.
+
+Owns the way to the source (a Debian source package, with lists and a cache of the test's own; without a network the
+test is skipped) and the compile graph: a step for each object file, then archive, link and the library's own tests.
+Each run of a worker leaves lines in a ledger, so that what ran twice is seen outside.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.flows import chain, flow, flow_end, send
+from tests.support.work import Gate, end_of, kill9, lines, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KILLS = 10
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SETTINGS = "[daemon]\nmax_running = 2\n[cpu]\nthrottle_threshold = 100\n"
+RECORDED = 'echo "START $STOKER_RUN_ID" >> {ledger}; {command} && echo "END $STOKER_RUN_ID" >> {ledger}'
+TESTS = {
+    "example": "./example example.gz | grep -F 'zlib version'",
+    "minigzip": 'test "$(echo hello world | ./minigzip | ./minigzip -d)" = "hello world"',
+    "infcover": "./infcover",
+}
+
+
+# --- the source ---------------------------------------------------------------------------------------------
+
+
+def fetch(package: str, folder: Path) -> Path:
+    """Unpack the upstream source of a Debian package into `folder`. Skips where it cannot be had."""
+    if shutil.which("apt-get") is None or shutil.which("cc") is None or shutil.which("ar") is None:
+        pytest.skip("apt-get, cc and ar are wanted")
+    for name in ("lists/partial", "cache/archives/partial", "parts"):
+        (folder / name).mkdir(parents=True)
+    (folder / "parts" / "source.list").write_text(_lines_of_sources())
+    own = {"Dir::Etc::sourcelist": "/dev/null", "Dir::Etc::sourceparts": folder / "parts", "APT::Sandbox::User": "root",
+           "Dir::State::lists": folder / "lists", "Dir::Cache": folder / "cache"}  # fmt: skip
+    options = [word for name, value in own.items() for word in ("-o", f"{name}={value}")]
+    for asked in (["update"], ["source", "--download-only", package]):
+        done = subprocess.run(
+            ["apt-get", *options, *asked], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        if done.returncode != 0:
+            pytest.skip(f"the source of {package} cannot be had: {done.stderr.strip()[-200:]}")
+    (packed,) = folder.glob("*.orig.tar.*")
+    with tarfile.open(packed) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # early 3.11 has none
+        archive.extractall(folder / "source")
+    (unpacked,) = (folder / "source").iterdir()
+    return unpacked
+
+
+def _lines_of_sources() -> str:
+    """A deb-src line for each place from which this machine takes the packages of its own release."""
+    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
+    told = subprocess.run(
+        [*asked, "Created-By: Packages", "Component: main"], capture_output=True, text=True, check=False
+    )
+    places = [place for place in dict.fromkeys(told.stdout.splitlines()) if "debian" in place.split()[0]]
+    if not places:
+        pytest.skip("apt knows of no place with packages of Debian")
+    signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+    return "".join(f"deb-src {signed}{place}\n" for place in places)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fetch("zlib", tmp_path_factory.mktemp("zlib"))
+
+
+@pytest.fixture
+def builder() -> Iterator[DaemonProcess]:
+    with DaemonProcess(SETTINGS) as running:
+        yield running
+
+
+# --- the build ----------------------------------------------------------------------------------------------
+
+
+def graph(source: Path, out: Path, ledger: Path) -> dict[str, Any]:
+    """A step for each object file, one for the archive, and a link and a test for each of its programs."""
+
+    def step(command: str, *needs: str) -> dict[str, Any]:
+        script = RECORDED.format(ledger=ledger, command=command)
+        return {"command": "/bin/sh", "args": ["-c", script], "needs": list(needs)}
+
+    compile_ = f"cc -O1 -DHAVE_UNISTD_H -I{source} -c"
+    parts = {f"{path.stem}.o": step(f"{compile_} {path}") for path in sorted(source.glob("*.c"))}
+    steps = {**parts, "libz.a": step(f"ar rcs libz.a {' '.join(parts)}", *parts)}
+    for program, test in TESTS.items():
+        steps[f"{program}.o"] = step(f"{compile_} {source}/test/{program}.c")
+        steps[program] = step(f"cc -o {program} {program}.o libz.a", f"{program}.o", "libz.a")
+        steps[f"test-{program}"] = step(test, program)
+    defaults = {"working_dir": str(out), "on_orphan": "requeue", "max_orphanings": KILLS + 1, "grace_ms": 500}
+    return flow(steps, defaults=defaults)
+
+
+def ends(ledger: Path) -> int:
+    return sum(line.startswith("END") for line in lines(ledger))
+
+
+@pytest.mark.timeout(300)
+def test_build_when_the_daemon_is_killed_ten_times_then_the_library_passes_its_tests_and_no_step_is_built_again(
+    builder: DaemonProcess, source: Path, tmp_path: Path
+) -> None:
+    ledger = builder.home / "ledger"
+    with builder.client() as client:
+        answer = send(client, graph(source, tmp_path, ledger))
+
+    for kill in range(KILLS):
+        until(lambda kill=kill: ends(ledger) > 2 * kill, timeout_s=60, why="two steps more")  # type: ignore[misc]
+        builder.kill9()
+        builder.start()
+
+    with builder.client() as client:
+        assert flow_end(client, answer["id"], timeout_s=120) == "succeeded"
+        attempts = {name: client.history(job)["attempts"] for name, job in answer["steps"].items()}
+        kinds = [link["kind"] for link in chain(client, workflow=answer["id"])]
+    for name, tried in attempts.items():
+        assert [attempt["exit_code"] for attempt in tried].index(0) == len(tried) - 1, name
+    begun = [line.split()[1] for line in lines(ledger) if line.startswith("START")]
+    assert len(begun) == len(set(begun))
+    assert {attempt["run_id"] for tried in attempts.values() for attempt in tried} >= set(begun)
+    assert kinds.count("step") == sum(map(len, attempts.values()))
+    assert all((tmp_path / program).stat().st_mode & 0o111 for program in TESTS)
+
+
+# --- one long job -------------------------------------------------------------------------------------------
+
+LONG = """
+import json, sys
+import stoker
+ledger, gate, last = open(sys.argv[1], "a", buffering=1), sys.argv[2], int(sys.argv[3])
+state = json.loads(stoker.checkpoint.load() or '{"n": 0, "x": 1}')
+print("BEGIN", state["n"], file=ledger)
+saves = 0
+while state["n"] < last:
+    state["n"] += 1
+    state["x"] = (state["x"] * 6364136223846793005 + state["n"]) % 2**64
+    if state["n"] % 100 == 0:
+        stoker.checkpoint.save(state, status=f"{state['n']} of {last}")
+        print("SAVED", state["n"], file=ledger)
+        saves += 1
+        if saves == 3:
+            try:
+                open(gate).read()
+            except FileNotFoundError:
+                pass
+print("RESULT", state["x"], file=ledger)
+"""
+
+
+def uninterrupted(last: int) -> int:
+    x = 1
+    for n in range(1, last + 1):
+        x = (x * 6364136223846793005 + n) % 2**64
+    return x
+
+
+@pytest.mark.timeout(300)
+def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_it_ends_as_if_nothing_had_been(
+    builder: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    ledger, last = tmp_path / "ledger", 100 * (3 * KILLS + 10)
+    spec = {"command": sys.executable, "args": ["-c", LONG, str(ledger), str(gate.path), str(last)]}
+    promises = {"max_attempts": KILLS + 1, "base_delay_ms": 1, "on_orphan": "requeue", "max_orphanings": KILLS + 1}
+    with builder.client() as client:
+        job = submit(client, {**spec, **promises, "grace_ms": 500})
+
+    for kill in range(KILLS):
+        until(lambda kill=kill: _saved(ledger) >= 3 * (kill + 1), timeout_s=60, why="three saves more")  # type: ignore[misc]
+        if kill % 2:
+            builder.kill9()
+            builder.start()
+        else:
+            with builder.client() as client:
+                kill9(until(lambda: client.get(job)["pid"], why="its pid"))
+    gate.open()
+
+    with builder.client() as client:
+        assert end_of(client, job, timeout_s=60) == ("succeeded", "exit")
+        assert len(client.history(job)["attempts"]) == KILLS + 1
+        assert client.get(job)["orphanings"] == KILLS // 2
+    said = [line.split() for line in lines(ledger)]
+    assert ["RESULT", str(uninterrupted(last))] == said[-1]
+    begun = [int(words[1]) for words in said if words[0] == "BEGIN"]
+    assert begun == [300 * number for number in range(KILLS + 1)]  # each where the last save was: nothing done twice
+    assert [int(words[1]) for words in said if words[0] == "SAVED"] == list(range(100, last + 1, 100))
+
+
+def _saved(ledger: Path) -> int:
+    return sum(line.startswith("SAVED") for line in lines(ledger))
