@@ -1,0 +1,187 @@
+"""When a silence counts against a worker, and when not: real sockets, and a clock that the test sets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.clock import Now
+from stoker.engine.book import Book
+from stoker.engine.notices import BURST, Notices
+from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.process.exchange import Exchange
+from tests.support.facts import until_async
+from tests.support.jobs import attempt, job, running, spec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ASKED = spec(heartbeat_ms=1_000, unresponsive_warn_ms=30_000, unresponsive_kill_ms=180_000)
+START = 1_000_000
+
+
+class SetClock:
+    """Steady time as the test says."""
+
+    def __init__(self) -> None:
+        self.steady = START
+
+    def now(self) -> Now:
+        return Now(self.steady, self.steady)
+
+
+class Room:
+    """One run that is listened to."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.clock, self.timers, self.triggered = SetClock(), Timers(), list[Alarm]()
+        self.book = Book({}, {}, 0, 0)
+        self.exchange = Exchange(state_dir)
+        self.exchange.prepare(())
+        self.job, self.attempt = running(ASKED)
+        self.run_id = self.attempt.run_id
+        self.book.open(self.job, self.attempt)
+        self.notices = Notices(
+            self.book, self.exchange, self.timers, self.clock, self.triggered.append, lambda _: os.getppid()
+        )  # fmt: skip
+
+    def begin(self) -> None:
+        self.notices.open(self.run_id)
+        self.timers.arm(self.job, self.attempt, self.clock.steady)
+        self.notices.began(self.job, self.attempt, self.clock.steady)
+
+    def pass_ms(self, milliseconds: int) -> list[Alarm]:
+        """The alarms that follow from what is due then."""
+        self.clock.steady += milliseconds
+        due = self.timers.take_due(self.clock.now())
+        judged = [self.notices.judge(alarm, self.clock.now()) for alarm in due if alarm.limit is Limit.HEARTBEAT]
+        return [alarm for alarm in judged if alarm is not None]
+
+    def say(self, words: bytes) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(words, self.exchange.notice_address(self.run_id))
+
+    def unresponsive(self) -> bool:
+        return self.book.said[self.run_id].unresponsive
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    made = Room(tmp_path)
+    yield made
+    made.notices.stop()
+
+
+async def test_silence_when_nothing_comes_then_the_warning_and_the_stop_come_in_their_time(room: Room) -> None:
+    room.begin()
+
+    assert room.pass_ms(29_999) == []
+    assert not room.unresponsive()
+    assert room.pass_ms(1) == []
+    assert room.unresponsive()
+    assert room.notices.silent_ms(room.run_id) == 30_000
+    assert room.pass_ms(149_999) == []
+    (stop,) = room.pass_ms(1)
+    assert (stop.limit, stop.run_id, stop.job_id) == (Limit.UNRESPONSIVE, room.run_id, room.job.id)
+    assert room.pass_ms(10**9) == []
+
+
+async def test_silence_when_a_sign_of_life_lies_in_the_socket_then_it_is_heard_before_anything_is_judged(
+    room: Room,
+) -> None:
+    room.begin()
+    room.say(b"WATCHDOG=1")
+
+    assert room.pass_ms(10**9) == []
+
+    assert not room.unresponsive()
+    assert room.book.said[room.run_id].last_heartbeat == room.clock.steady
+
+
+async def test_silence_when_we_did_not_run_ourselves_then_it_begins_anew(room: Room) -> None:
+    room.begin()
+    room.clock.steady += 10**9
+    room.notices.begin_anew()
+
+    assert room.pass_ms(29_999) == []
+    assert not room.unresponsive()
+    assert room.pass_ms(180_001 - 29_999)[0].limit is Limit.UNRESPONSIVE
+
+
+async def test_silence_when_we_froze_the_worker_then_it_owes_nothing_until_it_runs_again(room: Room) -> None:
+    room.begin()
+    room.notices.excuse([room.run_id], frozen=True)
+    for _ in range(20):
+        assert room.pass_ms(30_000) == []
+    room.notices.excuse([room.run_id], frozen=False)
+
+    assert room.pass_ms(29_999) == []
+    assert not room.unresponsive()
+    assert room.pass_ms(1) == []
+    assert room.unresponsive()
+
+
+async def test_silence_when_the_worker_began_late_then_it_counts_from_there(room: Room) -> None:
+    room.notices.open(room.run_id)
+    room.clock.steady += 500_000
+    room.timers.arm(room.job, room.attempt, room.clock.steady)
+    room.notices.began(room.job, room.attempt, room.clock.steady)
+
+    assert room.pass_ms(29_999) == []
+    assert not room.unresponsive()
+
+
+async def test_silence_when_nobody_can_hear_the_run_then_it_is_not_silent(room: Room) -> None:
+    Path(room.exchange.notice_address(room.run_id)).mkdir()
+    room.begin()
+
+    assert room.pass_ms(10**9) == []
+    assert room.notices.silent_ms(room.run_id) is None
+
+
+async def test_close_when_the_run_is_settled_then_nothing_of_it_is_left(room: Room) -> None:
+    room.begin()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    room.notices.close([room.run_id, "8.1.0000000000000000"])
+
+    assert not Path(room.exchange.notice_address(room.run_id)).exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
+    assert room.pass_ms(10**9) == []
+
+
+async def test_trigger_when_a_worker_calls_itself_hung_then_there_is_an_alarm_at_once(room: Room) -> None:
+    room.begin()
+    room.say(b"WATCHDOG=trigger")
+
+    await until_async(lambda: room.triggered, why="the alarm")
+
+    assert [(alarm.limit, alarm.run_id) for alarm in room.triggered] == [(Limit.UNRESPONSIVE, room.run_id)]
+
+
+async def test_flood_when_it_comes_then_it_is_taken_in_bursts_and_the_last_word_is_heard_all_the_same(
+    room: Room,
+) -> None:
+    room.begin()
+    for number in range(3 * BURST):
+        words = b"STATUS=%d" % number if number % 2 else b"nonsense"
+        sent = room.book.said[room.run_id].ignored + 1
+        room.say(words)
+        if number % 2 == 0:
+            await until_async(lambda sent=sent: room.book.said[room.run_id].ignored == sent, why="it to be counted")  # type: ignore[misc]
+
+    await until_async(lambda: room.book.said[room.run_id].status == str(3 * BURST - 1), why="the last word")
+
+    assert room.book.said[room.run_id].ignored == 3 * BURST // 2
+
+
+def test_notice_address_when_a_path_would_be_too_long_then_it_is_abstract(tmp_path: Path) -> None:
+    of = attempt(job())
+    short, long = Exchange(tmp_path), Exchange(tmp_path / ("x" * 90))
+
+    assert short.notice_address(of.run_id) == f"{tmp_path}/work/{of.run_id}.notify"
+    assert long.notice_address(of.run_id) == f"@stoker-{of.run_id}"
