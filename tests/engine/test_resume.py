@@ -212,3 +212,66 @@ def test_resume_when_there_is_nothing_to_resume_then_it_is_refused(client: stoke
         resume(client, done)
     with pytest.raises(NotAllowed, match="resume does not apply"):
         resume(client, goes_on)
+
+
+def proven_flow(client: stoker.Client, tmp_path: Path) -> int:
+    """a hands on what is in a file, b is proven by it, c fails until the flag is there."""
+    (tmp_path / "value").write_text("one")
+    steps = {
+        "a": step(f'echo "value=$(cat {tmp_path}/value)" > $STOKER_OUTPUT; echo a >> {tmp_path}/ledger'),
+        "b": step(f"echo b >> {tmp_path}/ledger", "a", verify=True),
+        "c": step(f"test -e {tmp_path}/flag", "b"),
+    }
+    workflow = sent_flow(client, steps)
+    assert settled(client, workflow) == "failed"
+    return workflow
+
+
+def why(client: stoker.Client, workflow: int, name: str, **options: Any) -> str:
+    steps = resume(client, workflow, explain=True, **options)["steps"]
+    return str(next(one["why"] for one in steps if one["step"] == name))
+
+
+def test_proof_when_nothing_has_changed_then_a_completed_step_is_kept(client: stoker.Client, tmp_path: Path) -> None:
+    workflow = proven_flow(client, tmp_path)
+
+    assert why(client, workflow, "b") == "it was completed, and nothing that it was made of has changed"
+
+    (tmp_path / "flag").touch()
+    resume(client, workflow)
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert lines(tmp_path / "ledger") == ["a", "b"]
+
+
+def test_proof_when_what_it_needs_handed_on_something_else_then_it_runs_again(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    workflow = proven_flow(client, tmp_path)
+    (tmp_path / "value").write_text("two")
+    client.call("job.retry", {"id": job_of(client, workflow, "a")})
+    until(lambda: len(lines(tmp_path / "ledger")) == 3, why="the first step again")
+    settled(client, workflow, "failed")
+
+    assert why(client, workflow, "b") == "it was completed, but what it needs has handed on something else"
+    assert why(client, workflow, "b", verify=False) == "it was completed"
+
+    (tmp_path / "flag").touch()
+    resume(client, workflow)
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert lines(tmp_path / "ledger") == ["a", "b", "a", "b"]
+
+
+def test_proof_when_the_environment_of_workers_is_another_then_it_says_so(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    with daemon.client() as client:
+        workflow = proven_flow(client, tmp_path)
+        before = why(client, workflow, "b")
+    daemon.restart()
+    with daemon.client() as client:
+        assert why(client, workflow, "b") == before
+    daemon.environ["LANG"] = "C"
+    daemon.restart()
+
+    with daemon.client() as client:
+        assert why(client, workflow, "b") == "it was completed, but its environment has changed"

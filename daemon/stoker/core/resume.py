@@ -64,11 +64,15 @@ class Decision(Struct, frozen=True):
 
 
 class Wish(Struct, frozen=True, kw_only=True):
-    """What a person asked. `start`: the step to resume from; `strategy`: instead of the steps' own."""
+    """What a person asked. `start`: the step to resume from; `strategy`: instead of the steps' own.
+
+    `verify` set to false takes the word of completed steps that ask to be verified.
+    """
 
     strategy: str | None = None
     start: str | None = None
     explain: bool = False
+    verify: bool = True
     timeout_ms: int | None = None
     max_attempts: int | None = None
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from stoker.core.analysis import analyse
+from stoker.core.analysis import Ending, analyse
 from stoker.core.checkpoint import Checkpoint, Kind, opened
 from stoker.core.errors import CheckpointDamaged
 from stoker.core.model import Job
 from stoker.core.workflow import WorkflowState
-from stoker.engine.flows import endings
+from stoker.engine.flows import steps_of
 from stoker.engine.turn import Turn
 from stoker.ops.archive import ArchiveFile, path_of, tail
 from stoker.process.capture import log_path
@@ -38,6 +38,18 @@ LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow: the newest steps h
 SHOWN = 20
 
 _encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def endings(found: Found, jobs: Mapping[int, Job]) -> tuple[int, list[Ending]]:
+    """A workflow as an analysis asks for it. `jobs`: of its steps."""
+    steps = {step.job_id: step for step in steps_of(found.workflow)}
+    return found.workflow.id, [
+        Ending(
+            name=one.step, job=one.job_id, state=one.state, reason=one.reason, attempts=one.attempts,
+            critical=steps[one.job_id].critical, timeout_ms=jobs[one.job_id].spec.timeout_ms,
+        )
+        for one in found.steps
+    ]  # fmt: skip
 
 
 class Archives:

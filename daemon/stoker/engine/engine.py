@@ -15,6 +15,7 @@ from stoker.config import Config
 from stoker.core import events as ev
 from stoker.core.clock import SystemClock
 from stoker.core.model import STOKER, Attempt, ExecutionMode, Job, Queue, QueueClass, State
+from stoker.core.proof import digest
 from stoker.core.throttle import Pressure
 from stoker.engine import maintenance
 from stoker.engine.archive import Archives
@@ -77,6 +78,7 @@ class Engine:
             ExecutionMode.SUBPROCESS: self.local,
             ExecutionMode.IN_PROCESS: self.in_process,
         }
+        self.book.flows.surroundings = digest(dict(around.base))
         self.dispatcher = Dispatcher(self.book, executors, config.daemon.slots)
         self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.telemetry, self._act)
         self.tokens = around.tokens

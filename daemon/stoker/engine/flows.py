@@ -14,11 +14,11 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from stoker.core.analysis import Ending
 from stoker.core.checkpoint import MAX_CHAIN, Checkpoint, Head, Kind, encode, seal
 from stoker.core.context import Stood
 from stoker.core.errors import StepNotFound
 from stoker.core.model import FINAL, Attempt, Job, Reason, State
+from stoker.core.proof import digest, proof
 from stoker.core.workflow import ENDED, Intent, Step, Workflow, is_broken, state_of
 from stoker.store.workflows import Found
 
@@ -42,16 +42,9 @@ def steps_of(workflow: Workflow) -> tuple[Step, ...]:
     return _blueprint(workflow.flow).steps
 
 
-def endings(found: Found, jobs: Mapping[int, Job]) -> tuple[int, list[Ending]]:
-    """A workflow as an analysis asks for it. `jobs`: of its steps."""
-    steps = {step.job_id: step for step in steps_of(found.workflow)}
-    return found.workflow.id, [
-        Ending(
-            name=one.step, job=one.job_id, state=one.state, reason=one.reason, attempts=one.attempts,
-            critical=steps[one.job_id].critical, timeout_ms=jobs[one.job_id].spec.timeout_ms,
-        )
-        for one in found.steps
-    ]  # fmt: skip
+def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | None]:
+    """The hash of what each needed step handed on."""
+    return {edge.step: outputs.get(edge.step) for edge in step.needs}
 
 
 def rewritten(run: FlowRun) -> Workflow:
@@ -77,6 +70,7 @@ class FlowRun(Struct):
     widths: dict[str, int] = field(default_factory=dict)
     holds: dict[str, dict[str, int]] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)  # hashes of what steps handed on
     _jobs: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -89,6 +83,14 @@ class FlowRun(Struct):
         if len(self._jobs) != len(self.steps):
             self._jobs.update({step.name: job_id for job_id, step in self.steps.items()})
         return self._jobs
+
+    def hand_on(self, job: Job, attempt: Attempt) -> None:
+        """What the newest attempt of a step left for those behind it, if it did."""
+        output = None if attempt.outcome is None else attempt.outcome.output
+        if output is None:
+            self.outputs.pop(job.step or "", None)
+        else:
+            self.outputs[job.step or ""] = digest(output)
 
     def known(self, step: str) -> str:
         """The same name, if there is such a step. Raises StepNotFound."""
@@ -119,6 +121,7 @@ def open_flow(found: Found, head: Head) -> FlowRun:
     steps = {step.job_id: step for step in made.steps}
     widths = {width_of(found.workflow.id, group): width for group, width in made.widths.items()}
     run = FlowRun(found.workflow, steps, {}, {}, set(), head, widths)
+    run.outputs = {steps[job_id].name: digest(text) for job_id, text in found.outputs.items()}
     for standing in found.steps:
         step = steps[standing.job_id]
         run.states[step.name] = standing.state
@@ -137,6 +140,7 @@ class Flows:
         self.last_checkpoint = last_checkpoint
         self.runs: dict[int, FlowRun] = {}
         self.barred: set[int] = set()  # of which nothing may start now
+        self.surroundings = ""  # hash of what every worker is given
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
 
     def load(self, found: Iterable[Found], heads: dict[str, Head]) -> None:
@@ -171,6 +175,8 @@ class Flows:
         assert job.workflow_id is not None, "only steps are told of"
         run = self.runs[job.workflow_id]
         run.enter(job)
+        if attempt is not None:
+            run.hand_on(job, attempt)
         if before is None:
             return []  # the submission as a whole leaves one context
         told = {
@@ -185,10 +191,17 @@ class Flows:
         }
         left = [self.link(run, Kind.TRANSITION, job.state.value, told, at, job)]
         if attempt is not None and attempt.outcome is not None:
-            left.append(self.link(run, Kind.STEP, job.state.value, _end(run, job, attempt), at, job))
+            left.append(self.link(run, Kind.STEP, job.state.value, self._end(run, job, attempt), at, job))
         if run.head.since_context >= MAX_CHAIN:
             left.append(self.context(run, at))
         return left
+
+    def _end(self, run: FlowRun, job: Job, attempt: Attempt) -> dict[str, Any]:
+        """The end of an attempt, with what the step was made of where it asks to be verified."""
+        step, told = run.steps[job.id], _end(run, job, attempt)
+        if not step.verify or job.state is not State.SUCCEEDED:
+            return told
+        return told | {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
 
     def judge(self, run: FlowRun, now: int) -> Workflow:
         """The workflow as its steps make it."""

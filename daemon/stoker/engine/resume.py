@@ -12,26 +12,46 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from stoker.core import events as ev
 from stoker.core import strategies
-from stoker.core.errors import NotAllowed, ResumeTimeout
+from stoker.core.checkpoint import Checkpoint, opened
+from stoker.core.errors import CheckpointDamaged, NotAllowed, ResumeTimeout
 from stoker.core.model import Actor, State
+from stoker.core.proof import difference, digest, proof
 from stoker.core.resume import RESET, Act, Asked, Decision, Standing, Wish, plan, stopped_short
 from stoker.core.strategies import Interrupted
 from stoker.core.workflow import Intent, Step, Strategy, behind
 from stoker.engine import flow_commands as commands
-from stoker.engine.flows import FlowRun, steps_of
+from stoker.engine.flows import FlowRun, needed_outputs, steps_of
 from stoker.engine.turn import Turn
+from stoker.store import checkpoints
+from stoker.store import jobs as job_rows
+from stoker.store.reader import Reader
 from stoker.store.workflows import Found
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
 
 Chosen = dict[str, tuple[str, Strategy]]
 
 
-async def look(found: Found, wish: Wish, limit_ms: int) -> Chosen:
-    """What strategies choose for each step that stopped short. Raises ResumeTimeout; changes nothing."""
+class Seen(Struct, frozen=True):
+    """What was found out before the turn: the word of strategies, and which proofs do not hold."""
+
+    chosen: Chosen
+    changed: dict[str, str]
+    verified: frozenset[str]
+
+
+async def look(reader: Reader, found: Found, wish: Wish, surroundings: str, limit_ms: int) -> Seen:
+    """Ask strategies and prove what is completed. Raises ResumeTimeout; changes nothing."""
     try:
         async with asyncio.timeout(limit_ms / 1_000):
-            return await asyncio.to_thread(_choose, found, wish)
+            chosen = await asyncio.to_thread(_choose, found, wish)
+            verified = _verified(found) if wish.verify else {}
+            return Seen(chosen, await _changed(reader, found, verified, surroundings), frozenset(verified))
     except TimeoutError as error:
         raise ResumeTimeout(
             f"workflow {found.workflow.id}: the resume was not ready within {limit_ms} ms; nothing was changed",
@@ -54,10 +74,47 @@ def _choose(found: Found, wish: Wish) -> Chosen:
     return chosen
 
 
-def decide(turn: Turn, run: FlowRun, *, wish: Wish, chosen: Chosen, actor: Actor) -> dict[str, Any]:
+def _verified(found: Found) -> dict[str, Step]:
+    """The completed steps that are kept only as long as their proof holds."""
+    steps = {step.job_id: step for step in steps_of(found.workflow)}
+    return {
+        one.step: steps[one.job_id]
+        for one in found.steps
+        if one.state is State.SUCCEEDED and steps[one.job_id].verify
+    }  # fmt: skip
+
+
+async def _changed(reader: Reader, found: Found, steps: Mapping[str, Step], surroundings: str) -> dict[str, str]:
+    """Which of these steps are not what they were made of any more, and what has changed."""
+    jobs = await reader.run(job_rows.by_ids, [step.job_id for step in steps.values()])
+    ends = await reader.run(checkpoints.step_ends, list(jobs))
+    names = {one.job_id: one.step for one in found.steps}
+    outputs = {names[job_id]: digest(text) for job_id, text in found.outputs.items()}
+    changed = {}
+    for name, step in steps.items():
+        now = proof(jobs[step.job_id].spec, surroundings, needed_outputs(step, outputs))
+        told = difference(_proof_in(ends.get(step.job_id)), now)
+        if told is not None:
+            changed[name] = told
+    return changed
+
+
+def _proof_in(end: Checkpoint | None) -> dict[str, str] | None:
+    """What the checkpoint of a step's end says that it was made of; None where nothing sound does."""
+    if end is None:
+        return None
+    try:
+        told: dict[str, str] | None = msgspec.json.decode(opened(end)).get("proof")
+    except CheckpointDamaged as damaged:
+        log(LogEvent.CHECKPOINT_DAMAGED, job=end.job_id, checkpoint=end.id, error=damaged)
+        return None
+    return told
+
+
+def decide(turn: Turn, run: FlowRun, *, wish: Wish, seen: Seen, actor: Actor) -> dict[str, Any]:
     """Carry the plan out, or only show it. Raises NotAllowed where there is nothing to resume."""
     commands.must_not_go_back(run, "resume")
-    decisions = _plan(turn, run, wish, chosen)
+    decisions = _plan(turn, run, wish, seen)
     told = {"steps": [_view(run, decision) for decision in decisions]}
     if wish.explain:
         return told
@@ -71,15 +128,18 @@ def decide(turn: Turn, run: FlowRun, *, wish: Wish, chosen: Chosen, actor: Actor
     return told | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
 
 
-def _plan(turn: Turn, run: FlowRun, wish: Wish, chosen: Chosen) -> list[Decision]:
+def _plan(turn: Turn, run: FlowRun, wish: Wish, seen: Seen) -> list[Decision]:
     steps = list(run.steps.values())
     standings = {step.name: _standing(turn, run, step) for step in steps}
     scope = None if wish.start is None else behind(steps, [run.known(wish.start)])
     pressing = run.workflow.ended or not wish.plain
     for name, standing in standings.items():
-        if pressing and stopped_short(standing) and name not in chosen:
+        if pressing and stopped_short(standing) and name not in seen.chosen:
             raise NotAllowed(f"step {name} ended while the resume was being prepared", hint="ask again")
-    return plan(steps, standings, Asked(scope=scope, chosen=chosen, pressing=pressing))
+    asked = Asked(
+        scope=scope, chosen=seen.chosen, pressing=pressing, changed=seen.changed, verified=seen.verified
+    )  # fmt: skip
+    return plan(steps, standings, asked)
 
 
 def _standing(turn: Turn, run: FlowRun, step: Step) -> Standing:
@@ -118,6 +178,6 @@ def _view(run: FlowRun, decision: Decision) -> dict[str, Any]:
             "action": decision.act, "why": decision.why}  # fmt: skip
 
 
-def decision(wish: Wish, chosen: Chosen, actor: Actor) -> commands.Decision:
+def decision(wish: Wish, seen: Seen, actor: Actor) -> commands.Decision:
     """`decide`, as a command takes it."""
-    return partial(decide, wish=wish, chosen=chosen, actor=actor)
+    return partial(decide, wish=wish, seen=seen, actor=actor)

@@ -22,8 +22,9 @@ from stoker.core.rollback import target_of
 from stoker.core.workflow import Again, Step, WorkflowFilter, behind, to_reset
 from stoker.engine import chains, resume, rewiring, rollback
 from stoker.engine import flow_commands as commands
+from stoker.engine.archive import endings
 from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
-from stoker.engine.flows import Blueprint, FlowRun, endings
+from stoker.engine.flows import Blueprint, FlowRun
 from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
 from stoker.store import jobs as job_rows
@@ -142,8 +143,9 @@ class Workflows:
     async def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> dict[str, Any]:
         """Go on from a pause, or from an end that was none; or explain what would run, and why."""
         found = await self._found(workflow_id)
-        chosen = await resume.look(found, wish, self._engine.config.workflows.resume_timeout_ms)
-        return await self.command(workflow_id, resume.decision(wish, chosen, actor))
+        engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
+        seen = await resume.look(engine.reader, found, wish, engine.book.flows.surroundings, limit_ms)
+        return await self.command(workflow_id, resume.decision(wish, seen, actor))
 
     async def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool

@@ -182,6 +182,7 @@ class WorkflowResumeParams(WorkflowParams, frozen=True, kw_only=True):
     strategy: Name | None = None
     start: Name | None = msgspec.field(default=None, name="from")
     explain: bool = False
+    verify: bool = True
     timeout_ms: Duration | None = None
     max_attempts: Budget | None = None
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from stoker.core.model import Reason, State
 from stoker.core.workflow import Intent, Workflow, WorkflowState
+from stoker.store import attempts
 
 COLUMNS = "id, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at"
 INSERT = f"INSERT INTO workflows ({COLUMNS}) VALUES ({', '.join('?' * 11)})"  # noqa: S608 - constants only
@@ -51,10 +52,11 @@ class Standing(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """A workflow with all its steps."""
+    """A workflow with all its steps. `outputs`: what jobs handed on, where a step asks to be verified by it."""
 
     workflow: Workflow
     steps: tuple[Standing, ...]
+    outputs: dict[int, str] = {}
 
 
 def insert_row(workflow: Workflow) -> tuple[Any, ...]:
@@ -112,12 +114,21 @@ def page(
 
 def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[Found]:
     steps: dict[int, list[Standing]] = {workflow.id: [] for workflow in workflows}
-    for workflow_id, job_id, step, state, reason, failures, attempts, floor in (
+    for workflow_id, job_id, step, state, reason, failures, tries, floor in (
         connection.execute(STEPS, (_ids(steps),)) if steps else ()
     ):
         known = None if reason is None else Reason(reason)
-        steps[workflow_id].append(Standing(job_id, step, State(state), known, failures, attempts, floor))
-    return [Found(workflow, tuple(steps[workflow.id])) for workflow in workflows]
+        steps[workflow_id].append(Standing(job_id, step, State(state), known, failures, tries, floor))
+    return [
+        Found(workflow, tuple(steps[workflow.id]), _outputs(connection, workflow, steps[workflow.id]))
+        for workflow in workflows
+    ]
+
+
+def _outputs(connection: sqlite3.Connection, workflow: Workflow, steps: Iterable[Standing]) -> dict[int, str]:
+    """Read only where it may be asked for: outputs can be large, and most workflows do not verify."""
+    verifies = '"verify":true' in workflow.flow
+    return attempts.outputs(connection, [one.job_id for one in steps]) if verifies else {}
 
 
 def _ids(ids: Iterable[int]) -> str:
