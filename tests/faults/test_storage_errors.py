@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -18,8 +19,10 @@ import pytest
 
 from stoker.core.errors import DaemonUnreachable, DiskFull
 from tests.support import strace
+from tests.support.chains import broken_links, chains_of
 from tests.support.daemon import DaemonDied, DaemonProcess
 from tests.support.facts import until
+from tests.support.flows import flow, flow_end, send
 from tests.support.lives import Lives
 from tests.support.strace import Call, Strace
 from tests.support.torture import SETTINGS
@@ -180,6 +183,37 @@ def test_disk_when_really_full_then_submits_are_refused_work_is_settled_and_all_
     assert ends == [("failed", "exit")] * len(jobs)
     assert full
     assert small_disk.stop() == 0
+
+
+def test_checkpoint_when_the_disk_is_full_then_a_save_is_refused_and_told_and_the_workflow_goes_on_whole(
+    small_disk: DaemonProcess,
+) -> None:
+    gate, filler, token = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler", small_disk.home / "token"
+    saves = gate.spec()["args"][-1]
+    steps = {"a": shell(f"echo $STOKER_TOKEN > {token}.part; mv {token}.part {token}; {saves}")}
+    with small_disk.client() as client:
+        answer = send(client, flow(steps))
+        until(token.exists, why="the token of the step")
+        part = {"token": token.read_text().strip(), "data": "eA=="}
+        kept = client.call("checkpoint.save", part)["seq"]
+
+        fill(filler)
+        until(lambda: not accepted(client), why="submits to be refused")
+        with pytest.raises(DiskFull):
+            client.call("checkpoint.save", part)
+        told = until(lambda: small_disk.events("checkpoint_failed"), why="the warning")
+        filler.unlink()
+        until(lambda: accepted(client), why="a daemon that accepts again by itself")
+        again = client.call("checkpoint.save", part)["seq"]
+        gate.open()
+
+        assert flow_end(client, answer["id"]) == "succeeded"
+    small_disk.kill9()
+    with sqlite3.connect(small_disk.state_dir / "stoker.db") as database:
+        links = chains_of(database)["w1"]
+    database.close()
+    assert (again, len(told)) == (kept + 1, 1)
+    assert list(broken_links("workflow 1", links)) == []
 
 
 def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_starts_recovers_and_ends_in_order(
