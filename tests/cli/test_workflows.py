@@ -157,6 +157,28 @@ def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_can_make_
     assert "timeout      30.0s an attempt" in daemon.cli("show", "2").stdout
 
 
+def test_show_when_a_failure_is_analysed_then_it_says_what_it_was_and_the_next_command(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    slow = flows.step("sleep 60", timeout_ms=100)
+    flow = sent(daemon, tmp_path, {"a": slow, "b": flows.step("true", "a"), "c": flows.step("exit 2", critical=False)})
+    daemon.cli("workflow", "wait", flow)
+
+    told = daemon.cli("workflow", "show", flow, "--analyse")
+    archive = json.loads(daemon.cli("workflow", "show", flow, "--json", "--analyse").stdout)["analysis"]
+    good = sent(daemon, tmp_path, {"a": flows.step("true")})
+    daemon.cli("workflow", "wait", good)
+    nothing = daemon.cli("workflow", "show", good, "--analyse")
+
+    last = told.stdout.splitlines()[-6:]
+    assert last[0].startswith("2 of 3 steps failed: a ran for longer than allowed")
+    assert last[1] == "failure     partial; a critical step is among them"
+    assert {tuple(line.split()) for line in last[2:5]} == {("timeout", "a"), ("dependency", "b"), ("exit", "c")}
+    assert last[5] == "next: stoker workflow retry 1 --failed --timeout 1s"
+    assert archive["blocked"] == ["b"]
+    assert "nothing to analyse" in nothing.stderr
+
+
 def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:

@@ -158,6 +158,7 @@ def layered(source: str, nodes: list[Node]) -> Layers:
     from graphlib import CycleError, TopologicalSorter  # noqa: PLC0415 - only for graphs
 
     by_name = {node.name: node for node in nodes}
+    order = {node.name: number for number, node in enumerate(nodes)}
     sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
     try:
         sorter.prepare()
@@ -169,7 +170,7 @@ def layered(source: str, nodes: list[Node]) -> Layers:
     layers: Layers = []
     while sorter.is_active():
         ready = sorter.get_ready()
-        _place([by_name[name] for name in ready], layers)
+        _place([by_name[name] for name in sorted(ready, key=order.__getitem__)], layers)
         sorter.done(*ready)
     return layers
 
@@ -181,7 +182,7 @@ def _place(nodes: Iterable[Node], layers: Layers) -> None:
     def middle(node: Node) -> float:
         return sum(rows[need] for need, _ in node.needs) / len(node.needs) if node.needs else 0.0
 
-    layers.append(sorted(nodes, key=lambda node: (middle(node), node.name)))
+    layers.append(sorted(nodes, key=middle))
 
 
 # --- text ---------------------------------------------------------------------------------------------------
