@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker import Client
+from stoker.cli import workflow_wait
 from tests.support import flows, work
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -185,12 +187,41 @@ def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
     command, *args = gate.pass_by()
     flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
     daemon.cli("hold", "2")
-    gate.open()
 
+    class Opening(Client):
+        """Its gate opens once changes are listened to."""
+
+        def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
+            listening = super().stream(method, params)
+            gate.open()
+            return listening
+
+    with Opening(str(daemon.socket)) as client:
+        counts = workflow_wait.to_the_end(client, int(flow))["counts"]
     waited = daemon.cli("workflow", "wait", flow)
 
+    assert counts == {"succeeded": 1, "held": 1}
     assert waited.returncode == 1
     assert "workflow 1 waits for a person: b (held)" in waited.stderr
+
+
+@pytest.mark.parametrize(
+    ("states", "still"),
+    [
+        (["held", "waiting"], True),  # the second needs the first
+        (["held", "succeeded"], True),
+        (["succeeded", "held"], True),
+        (["succeeded", "waiting"], False),
+        (["waiting", "held"], False),  # between two attempts
+        (["running", "held"], False),
+        (["held", "queued"], False),
+    ],
+)
+def test_wait_when_a_step_is_held_then_it_goes_on_while_another_will_move(states: list[str], still: bool) -> None:  # noqa: FBT001
+    needs: list[list[dict[str, str]]] = [[], [{"step": "a", "on": "ok"}]]
+    steps = [{"name": name, "state": state, "needs": own} for name, state, own in zip("ab", states, needs, strict=True)]
+
+    assert workflow_wait._still({"state": "running", "steps": steps}) is still
 
 
 def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(

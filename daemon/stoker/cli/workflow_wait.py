@@ -9,6 +9,7 @@ from __future__ import annotations
 from stoker.cli import render
 from stoker.cli.connection import patiently
 from stoker.cli.options import JSON, command
+from stoker.cli.outcome import FINAL
 from stoker.cli.steps import few, workflow_id
 from stoker.core.errors import DaemonUnreachable
 
@@ -40,7 +41,7 @@ def wait(given: Given) -> int:
 
 def until_ended(given: Given, ident: int) -> int:
     """Wait until a workflow has ended, or only a person can move it on; 0 if it succeeded. Tells how it ended."""
-    workflow = patiently(given, lambda client: _to_the_end(client, ident))
+    workflow = patiently(given, lambda client: to_the_end(client, ident))
     if given["json"]:
         render.json_document({key: workflow[key] for key in ("id", "name", "state", "counts")})
     if workflow["state"] == "succeeded":
@@ -55,7 +56,7 @@ def until_ended(given: Given, ident: int) -> int:
     return 1
 
 
-def _to_the_end(client: Client, ident: int) -> dict[str, Any]:
+def to_the_end(client: Client, ident: int) -> dict[str, Any]:
     # The cursor first, so that no change falls between the look and the stream.
     seen = client.status()["last_seq"]
     workflow = client.workflow(ident)
@@ -63,24 +64,32 @@ def _to_the_end(client: Client, ident: int) -> dict[str, Any]:
     if _still(workflow):
         return workflow
     for notification in client.stream("watch", {"after": seen, "job": None}):
-        if any(_concerns(change, ident, jobs) for change in notification["changes"]):
+        if any(_concerns(change, workflow, jobs) for change in notification["changes"]):
             workflow = client.workflow(ident)
             if _still(workflow):
                 return workflow
     raise DaemonUnreachable("the daemon ended the stream of changes")
 
 
-def _concerns(change: dict[str, Any], ident: int, jobs: set[int]) -> bool:
-    """Whether a workflow may have come to its end with this change."""
-    return (change["kind"] == "workflow" and change["subject"] == str(ident)) or (
-        change["to"] == "held" and change["job"] in jobs
-    )
+def _concerns(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) -> bool:
+    """Whether nothing of a workflow may move any more behind this change: it ended, or what is left is held."""
+    if change["kind"] == "workflow":
+        return bool(change["subject"] == str(workflow["id"]))
+    if change["job"] not in jobs:
+        return False
+    return change["to"] == "held" or (change["to"] in FINAL and bool(workflow["counts"].get("held")))
 
 
 def _still(workflow: dict[str, Any]) -> bool:
-    """Whether nothing of it moves by itself any more: ended, or held steps are all that is left."""
+    """Whether nothing of it moves by itself any more: ended, or held steps are all that the others wait for."""
     if workflow["state"] in ENDED:
         return True
-    return bool(workflow["counts"].get("held")) and not any(
-        workflow["counts"].get(state) for state in ("running", "queued")
-    )
+    states = {step["name"]: step["state"] for step in workflow["steps"]}
+    return "held" in states.values() and not any(_moves(step, states) for step in workflow["steps"])
+
+
+def _moves(step: dict[str, Any], states: dict[str, str]) -> bool:
+    """Whether it runs, or will: also one that waits for a time alone, as between two attempts."""
+    if step["state"] == "waiting":
+        return all(states[need["step"]] in FINAL for need in step["needs"])
+    return step["state"] in ("running", "queued")
