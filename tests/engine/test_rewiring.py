@@ -12,14 +12,13 @@ import pytest
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed, StepNotFound
 from tests.support.facts import until
 from tests.support.flows import flow, job_of, look, send, sent_flow, settled, stand, step
-from tests.support.work import lines, running
+from tests.support.work import Gate, end_of, lines, running, shell, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import stoker
     from tests.support.daemon import DaemonProcess
-    from tests.support.work import Gate
 
 SETTINGS = "[daemon]\nmax_running = 8\n"
 
@@ -195,6 +194,48 @@ def test_retry_when_another_limit_is_given_then_the_steps_have_it(client: stoker
     assert settled(client, workflow, "succeeded") == "succeeded"
     found = client.get(job_of(client, workflow, "a"))
     assert (found["timeout_ms"], found["max_attempts"], found["attempts"]) == (60_000, 3, 2)
+
+
+def test_retry_when_a_need_of_the_round_before_was_met_meanwhile_then_it_does_not_count_twice(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    """It let a step start before all of its needs were met, at the next start of the daemon."""
+    first = Gate(tmp_path / "first")
+    steps = {
+        "a": step(f"read _ < {first.path}; :"),
+        "c": step(f"read _ < {gate.path}; :", survive=True),
+        "d": step("exit 0", "a", "c"),
+    }
+    with daemon.client() as client:
+        workflow = sent_flow(client, steps)
+        running(client, job_of(client, workflow, "a"), job_of(client, workflow, "c"))
+        client.call("job.cancel", {"id": job_of(client, workflow, "d")})
+        first.open()
+        until(lambda: stand(client, workflow)["a"] == "succeeded", 30, why="the first need")
+        client.call("workflow.retry", {"id": workflow})
+        assert stand(client, workflow)["d"] == "waiting"
+
+    daemon.kill9()
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+        assert stand(client, workflow)["d"] == "waiting"
+        gate.open()
+        assert settled(client, workflow, "succeeded") == "succeeded"
+
+
+def test_retry_when_a_step_of_a_cancelled_workflow_is_asked_for_then_it_runs(client: stoker.Client, gate: Gate) -> None:
+    workflow = sent_flow(client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a")})
+    running(client, job_of(client, workflow, "a"))
+    client.call("workflow.cancel", {"id": workflow})
+    assert settled(client, workflow) == "cancelled"
+    gate.open()
+
+    client.call("job.retry", {"id": job_of(client, workflow, "a")})
+
+    until(lambda: stand(client, workflow)["a"] == "succeeded", 30, why="the step that was asked for again")
+    assert stand(client, workflow)["b"] == "cancelled"
 
 
 def test_cancel_when_one_step_is_cancelled_then_those_behind_it_are_told(client: stoker.Client, gate: Gate) -> None:

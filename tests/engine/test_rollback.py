@@ -15,7 +15,7 @@ import pytest
 from stoker.core.errors import CheckpointNotFound, NotAllowed, WorkflowNotFound
 from tests.support.facts import until
 from tests.support.flows import chain, job_of, look, sent_flow, settled, stand, step
-from tests.support.work import lines, running
+from tests.support.work import kill9, lines, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,8 +126,9 @@ def test_rollback_when_under_way_then_only_a_cancel_or_another_rollback_is_taken
     assert stand(client, workflow) == {"a": "cancelled", "b": "cancelled"}
 
 
+@pytest.mark.parametrize("moment", ["answered", "stopped"])
 def test_rollback_when_the_daemon_dies_on_the_way_then_the_next_start_finishes_it(
-    stopped_daemon: DaemonProcess, tmp_path: Path
+    stopped_daemon: DaemonProcess, tmp_path: Path, moment: str
 ) -> None:
     ready = tmp_path / "ready"
     stubborn = step(f"trap '' TERM; echo x >> {ready}; while :; do read _ < /dev/zero; done", "a", grace_ms=2_000)
@@ -135,7 +136,11 @@ def test_rollback_when_the_daemon_dies_on_the_way_then_the_next_start_finishes_i
     with stopped_daemon.client() as client:
         workflow = sent_flow(client, {"a": step("exit 0"), "b": stubborn, "c": step("exit 0", "b")})
         until(lambda: lines(ready), why="a worker that ignores SIGTERM")
+        running(client, job_of(client, workflow, "b"))
+        pid = client.get(job_of(client, workflow, "b"))["pid"]
         roll_back(client, workflow)
+    if moment == "stopped":  # the second half may be committed by now, or not
+        kill9(pid)
 
     stopped_daemon.kill9()
     stopped_daemon.start()

@@ -250,7 +250,14 @@ class Turn:
         self.transitions.append(Transition(event, before, job, attempt, change))
         if job.workflow_id is not None:
             self.flows.add(job.workflow_id)
+            if isinstance(event, (ev.Retry, ev.Restart)) and not job.final:
+                self._want_again(self.book.flows.runs[job.workflow_id], job, actor)
             self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at, attempt))
+
+    def _want_again(self, run: FlowRun, job: Job, actor: Actor) -> None:
+        """A person wants a step of a cancelled workflow again: so it is not to be cancelled any more."""
+        if run.workflow.intent is Intent.CANCEL:
+            self.intend(run, Intent.RUN, "retry", actor, step=job.step)
 
     def _change(
         self,
