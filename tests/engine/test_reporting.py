@@ -12,6 +12,7 @@ from stoker.core.errors import InvalidParams
 from stoker.core.model import ExecutionMode, Spec
 from stoker.engine.specs import check_reporting
 from tests.support.facts import until
+from tests.support.flows import flow, flow_end, send
 from tests.support.work import changes, end_of, lines, shell, submit
 
 if TYPE_CHECKING:
@@ -87,6 +88,19 @@ def test_checkpoint_exit_when_the_daemon_drains_then_what_saved_on_sigterm_is_ru
         assert end_of(client, job) == (("succeeded", "exit") if code == 3 else ("failed", "shutdown"))
         found = client.get(job)
     assert (found["failures"], found["orphanings"]) == (0, 0)
+
+
+def test_checkpoint_exit_when_it_is_a_step_then_what_is_behind_it_runs_once_and_only_after_its_last_run(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    loop = shell(f"echo loop >> {said}; [ $STOKER_ATTEMPT = 3 ] || exit 75", checkpoint_exit_code=75, base_delay_ms=1)
+    after = {**shell(f"echo after >> {said}"), "needs": ["loop"]}
+
+    answer = send(client, flow({"loop": loop, "after": after}))
+
+    assert flow_end(client, answer["id"]) == "succeeded"
+    assert lines(said) == ["loop", "loop", "loop", "after"]
 
 
 # --- what cannot be asked -----------------------------------------------------------------------------------
