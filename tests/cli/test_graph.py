@@ -118,6 +118,17 @@ def test_svg_when_drawn_then_it_is_xml_with_a_box_a_step_and_a_path_a_need() -> 
     assert float(root.get("width", "0")) > 3 * 40
 
 
+def test_svg_when_a_need_reaches_over_a_layer_then_it_passes_beside_the_boxes_in_between() -> None:
+    root = ET.fromstring(drawn("svg", nodes(("a", []), ("b", ["a"]), ("c", ["a", "b"]))))
+
+    boxes = [(float(box.get("y", "0")), float(box.get("height", "0"))) for box in root.iter(f"{SVG}rect")][1:]
+    lanes = [
+        float(found[1]) for path in root.iter(f"{SVG}path") if (found := re.search(r"([\d.]+)H", path.get("d", "")))
+    ]
+    assert len(lanes) == 1
+    assert not any(top <= lane <= top + height for lane in lanes for top, height in boxes)
+
+
 def test_svg_when_names_are_hostile_then_they_stay_text() -> None:
     root = ET.fromstring(drawn("svg", nodes((EVIL, []), ("\ufffe", [EVIL])), title=EVIL))
 

@@ -164,12 +164,22 @@ def _laid_out(layers: Sequence[Sequence[Node]]) -> tuple[dict[str, Place], int, 
 
 
 def _curve(start: Place, end: Place, on: str) -> str:
-    x1, y1, x2, y2 = start[0] + start[2], start[1], end[0], end[1]
-    bend = max(20.0, (x2 - x1) / 2)
-    dashed = "" if on == "ok" else ' stroke-dasharray="5 3"'
-    told = "" if on == "ok" else f"<title>{_xml(on)}</title>"
-    path = f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
-    return f'<path d="{path}"{dashed}>{told}</path>' if told else f'<path d="{path}"{dashed}/>'
+    path = _way(start[0] + start[2], start[1], end[0], end[1])
+    if on == "ok":
+        return f'<path d="{path}"/>'
+    return f'<path d="{path}" stroke-dasharray="5 3"><title>{_xml(on)}</title></path>'
+
+
+def _way(x1: float, y1: float, x2: float, y2: float) -> str:
+    """To the next layer in one bend; over other layers through the lane between two rows, not behind their boxes."""
+    bend = GAP / 2
+    if x2 - x1 <= GAP + 1:
+        return f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    lane, leave, arrive = y1 + (ROW if y2 > y1 else -ROW) / 2, x1 + GAP, x2 - GAP
+    return (
+        f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {leave - bend:.1f} {lane:.1f} {leave:.1f} {lane:.1f}"
+        f"H{arrive:.1f}C{arrive + bend:.1f} {lane:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    )
 
 
 def _box(node: Node, place: Place) -> str:
