@@ -11,6 +11,7 @@ import pytest
 from stoker.core.errors import InvalidParams
 from stoker.core.model import ExecutionMode, Spec
 from stoker.engine.specs import check_reporting
+from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow, flow_end, send
 from tests.support.work import changes, end_of, lines, shell, submit
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import stoker
-    from tests.support.daemon import DaemonProcess
 
 # --- saved, run me again ------------------------------------------------------------------------------------
 
@@ -70,23 +70,24 @@ def test_checkpoint_exit_when_runs_are_short_then_they_begin_no_closer_together_
 
 @pytest.mark.parametrize("code", [3, 143])
 def test_checkpoint_exit_when_the_daemon_drains_then_what_saved_on_sigterm_is_run_again_by_the_next_one(
-    daemon: DaemonProcess, tmp_path: Path, code: int
+    tmp_path: Path, code: int
 ) -> None:
     """143 is no word of its own here: the job is unsafe, and its end is nobody's."""
     said = tmp_path / "said"
     script = (
-        f"echo $STOKER_ATTEMPT >> {said}; [ $STOKER_ATTEMPT = 2 ] && exit 0; "
-        f'trap "exit {code}" TERM; while :; do sleep 0.05; done'
+        f'trap "exit {code}" TERM; echo $STOKER_ATTEMPT >> {said}; [ $STOKER_ATTEMPT = 2 ] && exit 0; '
+        f"while :; do sleep 0.05; done"
     )
-    with daemon.client() as client:
-        job = submit(client, shell(script), checkpoint_exit_code=3, base_delay_ms=1)
-        until(lambda: lines(said), why="the first run")
+    with DaemonProcess("[daemon]\ndrain_timeout_ms = 50\n") as daemon:
+        with daemon.client() as client:
+            job = submit(client, shell(script), checkpoint_exit_code=3, base_delay_ms=1)
+            until(lambda: lines(said), why="the first run")
 
-    daemon.restart()
+        daemon.restart()
 
-    with daemon.client() as client:
-        assert end_of(client, job) == (("succeeded", "exit") if code == 3 else ("failed", "shutdown"))
-        found = client.get(job)
+        with daemon.client() as client:
+            assert end_of(client, job) == (("succeeded", "exit") if code == 3 else ("failed", "shutdown"))
+            found = client.get(job)
     assert (found["failures"], found["orphanings"]) == (0, 0)
 
 
