@@ -150,15 +150,14 @@ def _resume(scale: Scale) -> Row:
         with RawConnection(process.socket) as connection:
             made = _submit(connection, [_flow(INTERRUPTED)] * flows)
             until(lambda: _running(connection) == flows, timeout_s=120, why="the second step of every workflow")
-            status = connection.call("system.status")
-            seq, launcher = status["last_seq"], status["launchers"][-1]["pid"]
+            launcher = connection.call("system.status")["launchers"][-1]["pid"]
             until(lambda: len(_children(launcher)) == flows, timeout_s=120, why="a worker for each of them")
         process.kill9()
         begin = time.time()
         process.start(timeout_s=120)
         ready_s = time.time() - begin
         second = {jobs["b"] for jobs in made}
-        back = until(lambda: _back(process, seq, second), timeout_s=120, why="every workflow to go on")
+        back = until(lambda: _back(process, begin, second), timeout_s=120, why="every workflow to go on")
         waited = [at / 1e3 - begin for at in back]
     figures = f"the last after {max(waited):.2f} s, READY after {ready_s:.2f} s"
     return Row(f"{flows:,} interrupted workflows: from start to their next step, p90", [_p90(waited)], 5, 2.5, figures,
@@ -173,12 +172,13 @@ def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def _back(process: DaemonProcess, seq: int, jobs: set[int]) -> list[int]:
-    """When each of these jobs was started again (UTC ms); empty until all of them were."""
+def _back(process: DaemonProcess, begin: float, jobs: set[int]) -> list[int]:
+    """When each of these jobs was started again (UTC ms) since `begin`; empty until all of them were."""
     with closing(sqlite3.connect(f"file:{process.state_dir}/stoker.db?mode=ro", uri=True)) as reader:
         found = dict(
             reader.execute(
-                "SELECT job_id, at FROM changes WHERE seq > ? AND cause = 'dispatched' ORDER BY seq DESC", (seq,)
+                "SELECT job_id, at FROM changes WHERE at >= ? AND cause = 'dispatched' ORDER BY seq DESC",
+                (begin * 1e3,),
             ).fetchall()
         )
     return [found[job] for job in jobs] if jobs <= found.keys() else []
