@@ -8,13 +8,15 @@ passed over with a warning, and the one before it is given.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import Checkpoint, opened
+from stoker.core.checkpoint import opened
 from stoker.core.clock import wall_ms
 from stoker.core.errors import CheckpointDamaged
 from stoker.core.model import ExecutionMode, Job, Outcome, OutcomeKind
@@ -50,26 +52,38 @@ class Provisions:
         plain = [start for start in starts if not _wants(start.job)]
         if plain:
             self._start(mode, plain)
-        for start in starts:
-            if _wants(start.job):
-                task = asyncio.ensure_future(self._provide(mode, start))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
+        again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
+        for together in [first, *again] if first else again:
+            task = asyncio.ensure_future(self._provide(mode, together))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _provide(self, mode: ExecutionMode, start: Start) -> None:
-        provided = replace(start, inputs=await self.inputs(start.job))
-        data = await self._checkpoint(start.job)
-        if data is not None:
-            await self._lay_ready(start.attempt.run_id, data)
+    async def _provide(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
+        """One look for all of them: a hop to the reader costs as much as a start."""
+        provided = []
+        for start, found in zip(starts, await self._reader.run(_look, [start.job for start in starts]), strict=True):
+            for damaged in found.damaged:
+                log(LogEvent.CHECKPOINT_DAMAGED, job=start.job.id, checkpoint=damaged.details["id"], error=damaged)
+            if found.data is not None:
+                await self._lay_ready(start.attempt.run_id, found.data)
+            if self._may_begin(start, found.inputs):
+                provided.append(replace(start, inputs=found.inputs))
+        if provided:
+            self._start(mode, provided)
+
+    def _may_begin(self, start: Start, inputs: str) -> bool:
+        """Whether it is still wanted and can be given what it needs; else its end is told."""
         run = self._book.by_run(start.attempt.run_id)
         if run is None:
-            return
+            return False
         if run.attempt.stop_reason is not None:
             self._sink([Ended(start.attempt.run_id, NEVER_STARTED)])
-        elif len(provided.inputs) > MAX_INPUTS_BYTES:
-            self._sink([Ended(start.attempt.run_id, _too_much(len(provided.inputs)))])
-        else:
-            self._start(mode, [provided])
+            return False
+        if len(inputs) > MAX_INPUTS_BYTES:
+            self._sink([Ended(start.attempt.run_id, _too_much(len(inputs)))])
+            return False
+        return True
 
     async def _lay_ready(self, run_id: str, data: bytes) -> None:
         """However long there is no room for it: an attempt that began without would begin at zero."""
@@ -84,22 +98,7 @@ class Provisions:
 
     async def inputs(self, job: Job) -> str:
         """What its needs handed on, as JSON by step or job id."""
-        ids = [need.job for need in job.spec.needs]
-        if not ids:
-            return "{}"
-        outputs = await self._reader.run(attempts.outputs, ids)
-        names = await self._reader.run(jobs.steps, list(outputs))
-        said: dict[str, Any] = {
-            names.get(job_id, str(job_id)): msgspec.Raw(text.encode()) for job_id, text in outputs.items()
-        }
-        return msgspec.json.encode(said, order="sorted").decode()
-
-    async def _checkpoint(self, job: Job) -> bytes | None:
-        for checkpoint in await self._reader.run(checkpoints.progress, job.id, job.checkpoint_floor, TRIED):
-            data = _sound(checkpoint)
-            if data is not None:
-                return data
-        return None
+        return await self._reader.run(_inputs, job)
 
     async def close(self) -> None:
         """What is not started by now is for recovery to find."""
@@ -118,9 +117,36 @@ def _too_much(size: int) -> Outcome:
     return Outcome(kind=OutcomeKind.SPAWN_ERROR, error=told, ended_at=wall_ms())
 
 
-def _sound(checkpoint: Checkpoint) -> bytes | None:
-    try:
-        return opened(checkpoint)
-    except CheckpointDamaged as damaged:
-        log(LogEvent.CHECKPOINT_DAMAGED, job=checkpoint.job_id, checkpoint=checkpoint.id, error=damaged)
-        return None
+class _Found(Struct, frozen=True):
+    """What is there for one start."""
+
+    inputs: str
+    data: bytes | None
+    damaged: Sequence[CheckpointDamaged]
+
+
+def _look(connection: sqlite3.Connection, asked: Sequence[Job]) -> list[_Found]:
+    return [_Found(_inputs(connection, job), *_newest(connection, job)) for job in asked]
+
+
+def _inputs(connection: sqlite3.Connection, job: Job) -> str:
+    outputs = attempts.outputs(connection, [need.job for need in job.spec.needs]) if job.spec.needs else {}
+    if not outputs:
+        return "{}"
+    names = jobs.steps(connection, list(outputs))
+    said: dict[str, Any] = {
+        names.get(job_id, str(job_id)): msgspec.Raw(text.encode()) for job_id, text in outputs.items()
+    }
+    return msgspec.json.encode(said, order="sorted").decode()
+
+
+def _newest(connection: sqlite3.Connection, job: Job) -> tuple[bytes | None, list[CheckpointDamaged]]:
+    """The newest that is sound, and those above it that are not; what is below is not even read."""
+    damaged: list[CheckpointDamaged] = []
+    if job.attempts > 1:
+        for checkpoint in checkpoints.progress(connection, job.id, job.checkpoint_floor, TRIED):
+            try:
+                return opened(checkpoint), damaged
+            except CheckpointDamaged as error:
+                damaged.append(error)
+    return None, damaged

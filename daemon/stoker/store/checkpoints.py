@@ -7,7 +7,7 @@ does, where the data is used. Invariant: what is read back is byte for byte what
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -84,9 +84,9 @@ def by_id(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
     return None if row is None else from_row(row)
 
 
-def progress(connection: sqlite3.Connection, job_id: int, floor: int, limit: int) -> list[Checkpoint]:
-    """What a job saved itself above `floor`, newest first."""
-    return [from_row(row) for row in connection.execute(PROGRESS, (job_id, floor, limit))]
+def progress(connection: sqlite3.Connection, job_id: int, floor: int, limit: int) -> Iterator[Checkpoint]:
+    """What a job saved itself above `floor`, newest first; each is read when it is asked for."""
+    return (from_row(row) for row in connection.execute(PROGRESS, (job_id, floor, limit)))
 
 
 def progress_up_to(connection: sqlite3.Connection, job_id: int, floor: int, seq: int, limit: int) -> list[Checkpoint]:
