@@ -74,13 +74,17 @@ def test_job_when_it_is_updated_then_everything_but_its_spec_is_as_it_was_told(
         assert jobs.by_ids(database, [before.id]) == {before.id: told}
 
 
-def test_job_when_a_retry_changes_its_limits_then_spec_and_checksum_follow(database: sqlite3.Connection) -> None:
+def test_job_when_a_person_changes_its_limits_or_needs_then_spec_and_checksum_follow(
+    database: sqlite3.Connection,
+) -> None:
     put(database, [job(id=1)])
-    asked = spec(deadline=5, timeout_ms=6)
+    asked = spec(deadline=5, timeout_ms=6, max_attempts=7, needs=(Need(9),))
+    changed = job(id=1, asked=asked)
 
-    database.execute(jobs.UPDATE_SPEC, (5, 6, spec_hash(asked), 1))
+    database.execute(jobs.UPDATE_SPEC, jobs.spec_row(changed))
 
-    assert jobs.by_ids(database, [1]) == {1: job(id=1, asked=asked)}
+    assert jobs.by_ids(database, [1]) == {1: changed}
+    assert changed.spec_hash == spec_hash(asked)
 
 
 def test_jobs_when_some_do_not_exist_then_only_the_others_come_back(database: sqlite3.Connection) -> None:
