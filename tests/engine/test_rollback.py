@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -149,3 +151,22 @@ def test_rollback_when_the_daemon_dies_on_the_way_then_the_next_start_finishes_i
         settled(client, workflow, "paused")
         assert stand(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
         assert lines(ready) == ["x"]
+
+
+def test_rollback_when_the_daemon_died_between_its_halves_then_the_next_start_finishes_it(
+    daemon: DaemonProcess,
+) -> None:
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 1", "a")})
+        assert settled(client, workflow) == "failed"
+    daemon.kill9()
+    target = '{"checkpoint":1,"seq":1,"done":["a"]}'
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database, database:
+        first_half = "UPDATE workflows SET state = 'rolling_back', intent = 'rollback', finished_at = NULL, target = ?"
+        assert database.execute(first_half, (target,)).rowcount == 1
+
+    daemon.start()
+
+    with daemon.client() as client:
+        settled(client, workflow, "paused")
+        assert stand(client, workflow) == {"a": "succeeded", "b": "queued"}
