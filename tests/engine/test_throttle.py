@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.work import end_of, running, shell, state, submit
+from tests.support.work import end_of, shell, state, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def test_throttle_when_the_cpu_is_busy_then_low_queues_wait_others_go_on_and_it_
 ) -> None:
     with DaemonProcess(SETTINGS, ENVIRON) as daemon, daemon.client() as client:
         goes_on = submit(client, gate.spec(), queue="bulk")
-        running(client, goes_on)
+        until(lambda: client.get(goes_on)["pid"], timeout_s=60, why="a moment in which the neighbours are quiet")
         with burning():
             until(lambda: client.status()["pressure"]["throttled"], timeout_s=30, why="pressure")
             low = submit(client, OK, queue="bulk")

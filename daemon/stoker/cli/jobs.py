@@ -163,7 +163,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("pid", job["pid"]),
         ("attempts", _budget(job)),
         ("says", outcome.said(job) or None),
-        ("sign of life", job["last_heartbeat"] and render.when(job["last_heartbeat"])),
+        ("sign of life", job.get("last_heartbeat") and render.when(job["last_heartbeat"])),
         ("created", render.when(job["created_at"])),
         ("not before", job["run_at"] and render.when(job["run_at"])),
         ("started", job["started_at"] and render.when(job["started_at"])),
