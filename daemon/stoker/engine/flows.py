@@ -54,8 +54,8 @@ def rewritten(run: FlowRun) -> Workflow:
 
 
 def width_of(workflow_id: int, group: str) -> str:
-    """The name under which the steps of one `each` share their width."""
-    return f"w{workflow_id}.{group}"
+    """The name under which the steps of one `each` share their width; a person cannot give it to a resource."""
+    return f"w{workflow_id}/{group}"
 
 
 class FlowRun(Struct):
