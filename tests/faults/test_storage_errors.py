@@ -66,6 +66,11 @@ def small_disk() -> Iterator[DaemonProcess]:
         daemon.end()
 
 
+def borne(call: Call) -> bool:
+    """Whether the daemon may go on: no promise rests on an archive, which the next start writes again."""
+    return call == PASSED_OVER or call.file == "archive" or call.file.endswith(".json.gz.new")
+
+
 @traced
 @long
 def test_promises_when_a_sync_fails_then_the_daemon_stops_and_nothing_answered_is_lost(
@@ -84,7 +89,7 @@ def test_promises_when_a_sync_fails_then_the_daemon_stops_and_nothing_answered_i
         hit = [call for call in around.calls() if call.injected]
         struck.update(f"{call.syscall} {call.file}" for call in hit[:1])
         lives.fired += bool(hit)
-        if all(call == PASSED_OVER for call in hit):
+        if all(borne(call) for call in hit):
             tortured.kill9()
         else:
             assert tortured.wait(30) == EX_IOERR, f"{hit}\n{tortured.tail()}"
