@@ -136,6 +136,12 @@ def test_expectations_when_counted_then_every_state_and_every_event_is_there() -
     assert {event for _, event in TABLE} <= {type(event) for event in EVENTS.values()}
 
 
+def test_retry_when_the_job_ran_before_then_it_is_told_to_have_run_since_the_new_start_only() -> None:
+    ran = job(State.FAILED, attempts=1, started_at=5, finished_at=9, reason=Reason.EXIT)
+
+    assert step(ran, None, ev.Retry(), NOW).job.started_at is None
+
+
 # --- refusals ---------------------------------------------------------------------------------------------
 
 
@@ -454,7 +460,7 @@ def test_ended_when_the_job_is_over_then_attempt_job_and_dependents_hear_of_it_i
     after = step(of, live, ev.Ended(outcome=exited(0, ended_at=99, user_ms=5)), NOW)
 
     end = exited(0, ended_at=99, user_ms=5)
-    finished = job(State.SUCCEEDED, attempts=1, reason=Reason.EXIT, exit_code=0, finished_at=NOW.wall)
+    finished = job(State.SUCCEEDED, attempts=1, reason=Reason.EXIT, exit_code=0, finished_at=99)
     assert after.job == finished
     assert after.attempt == replace(live, outcome=end, ended_at=99)
     assert after.effects == (ev.Settled(live.run_id), ev.TellDependents(7))

@@ -87,7 +87,7 @@ def _disk(disk: dict[str, Any]) -> str:
 
 
 @command(
-    options=(Option("--stop", None, "stop running jobs too, also those that would survive the daemon"), JSON),
+    options=(Option("--stop", None, "stop also those that would survive the daemon"), JSON),
     examples=("stoker drain", "stoker drain --stop"),
 )
 def drain(given: Given) -> int:
@@ -95,5 +95,10 @@ def drain(given: Given) -> int:
     if given["json"]:
         render.json_document(answer)
     else:
-        render.note("draining: nothing new starts, and the daemon leaves when its running jobs have ended")
+        whom = (
+            "jobs that still run are stopped"
+            if given["stop"]
+            else "those that still run and do not survive are stopped"
+        )
+        render.note(f"draining: nothing new starts; after [daemon] drain_timeout_ms {whom}, and the daemon leaves")
     return 0

@@ -117,7 +117,9 @@ def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
         return None
     if job["state"] == "running":
         return int(now_ms - job["started_at"])
-    return int(job["finished_at"] - job["started_at"]) if job["finished_at"] is not None else None
+    if job["finished_at"] is None or job["state"] == "skipped":  # a person skipped it long after it ran
+        return None
+    return max(0, int(job["finished_at"] - job["started_at"]))
 
 
 def title(job: dict[str, Any]) -> str:

@@ -141,7 +141,10 @@ def resource_ls(given: Given) -> int:
 
 def _capacity(given: Given) -> tuple[str, int]:
     if len(given["words"]) == 1:
-        return values.amount(given["words"][0])
+        word = given["words"][0]
+        if "=" not in word:
+            raise UsageError(f"{word}: how many there are is missing", hint=f"stoker resource set {word}=1")
+        return values.amount(word)
     name, count = given["words"]
     return name, values.integer(count)
 

@@ -99,5 +99,6 @@ def _each(verb: str, given: Given) -> int:
 
 
 def _told(answer: dict[str, Any]) -> str:
-    state = "stopping" if answer.get("stopping") else outcome.result(answer) or answer["state"]
+    by_hand = answer["state"] if answer.get("reason") == "user" else None
+    state = "stopping" if answer.get("stopping") else by_hand or outcome.result(answer) or answer["state"]
     return f"{answer['id']} {state}"

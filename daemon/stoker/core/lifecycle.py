@@ -84,7 +84,9 @@ def _apply(job: Job, verdict: Verdict, event: ev.Ended, now: Now) -> Step:
     )
     if verdict.state in FINAL:
         assert verdict.reason is not None
-        return end(charged, verdict.state, verdict.reason, now)
+        ended = end(charged, verdict.state, verdict.reason, now)
+        # It may have ended while no daemon was there to see it.
+        return replace(ended, job=replace(ended.job, finished_at=event.outcome.ended_at or now.wall))
     if verdict.state is State.HELD:
         return Step(replace(charged, state=State.HELD, reason=verdict.reason))
     wake_at = None if verdict.delay_ms is None else now.steady + verdict.delay_ms

@@ -78,7 +78,15 @@ def _again(job: Job, now: Now, spec: Spec, **changes: Any) -> Step:
             hint=f"stoker retry {job.id} --deadline +1h",
             path="deadline",
         )
-    blank = {"failures": 0, "orphanings": 0, "needs_open": 0, "wake_at": None, "exit_code": None, "signal": None}
+    blank = {
+        "started_at": None,
+        "failures": 0,
+        "orphanings": 0,
+        "needs_open": 0,
+        "wake_at": None,
+        "exit_code": None,
+        "signal": None,
+    }
     fresh = replace(job, spec=spec, **(blank | changes))
     return Step(ready(fresh, now, expires_at=expiry(fresh, now)))
 

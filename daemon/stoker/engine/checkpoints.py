@@ -200,7 +200,7 @@ class Checkpoints:
     async def _found(self, ident: int) -> Checkpoint:
         found = await self._engine.reader.run(rows.by_id, ident)
         if found is None:
-            raise CheckpointNotFound(f"there is no checkpoint {ident}", hint="stoker checkpoint ls", id=ident)
+            raise CheckpointNotFound(f"there is no checkpoint {ident}", hint="stoker checkpoint ls WORKFLOW", id=ident)
         return found
 
 

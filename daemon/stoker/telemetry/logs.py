@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 import msgspec
 import structlog
 
+from stoker.core.errors import StokerError
 from stoker.telemetry.events import LogEvent, Severity
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def _shaped(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> dic
         if value is None:
             continue
         line[key] = REDACTED if _is_secret(key) else _harmless(value)
-        if isinstance(value, BaseException) and event.severity >= Severity.ERROR:
+        # An error of the world says all there is to say; a bug is looked for by its stack.
+        is_bug = isinstance(value, BaseException) and not isinstance(value, StokerError)
+        if is_bug and event.severity >= Severity.ERROR:
             line["stack"] = _stack_of(value)
     return line
 
