@@ -33,9 +33,12 @@ MASKED = (
 )  # fmt: skip
 POWEROFF = signal.SIGRTMIN + 4
 
-# In the mount namespace that lives as long as the container: the overlay, and what is made opaque or masked in it.
+# In the mount namespace that lives as long as the container: the overlay, and what is made opaque or masked in it. The
+# disks of other tests are let go of first: a copy of their mounts would keep their loop devices for as long.
 HOLD = """set -e
 mount --make-rprivate /
+awk '{ for (i = 7; i < NF; i++) if ($i == "-" && $(i + 2) ~ /^.dev.loop/) print $5 }' /proc/self/mountinfo |
+  while read -r disk; do umount --lazy "$disk"; done
 mount -t tmpfs -o size=1g container "$1"
 mkdir -p "$1/up/etc/systemd/system" "$1/up/var/log" "$1/work" "$1/root"
 for level in 2 3 4 5 S; do mkdir "$1/up/etc/rc$level.d"; done
