@@ -38,7 +38,7 @@ POWEROFF = signal.SIGRTMIN + 4
 HOLD = """set -e
 mount --make-rprivate /
 awk '{ for (i = 7; i < NF; i++) if ($i == "-" && $(i + 2) ~ /^.dev.loop/) print $5 }' /proc/self/mountinfo |
-  while read -r disk; do umount --lazy "$disk"; done
+  while read -r disk; do umount --lazy "$disk" 2> /dev/null || :; done  # it may be gone by itself
 mount -t tmpfs -o size=1g container "$1"
 mkdir -p "$1/up/etc/systemd/system" "$1/up/var/log" "$1/work" "$1/root"
 for level in 2 3 4 5 S; do mkdir "$1/up/etc/rc$level.d"; done
