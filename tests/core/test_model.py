@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.limits import NO_LIMITS, Limits
 from stoker.core.model import FINAL, LIVE, OnOrphan, Reason, Spec, State
@@ -35,6 +36,14 @@ def test_spec_when_only_a_command_is_said_then_the_rest_has_the_promised_default
         "success_exit_codes": (0,), "queue": "default", "priority": 0,
     }  # fmt: skip
     assert {name: getattr(asked, name) for name in promised} == promised
+
+
+def test_spec_when_its_worker_is_to_report_then_it_gets_a_socket() -> None:
+    asked = Spec(command="true", working_dir="/")
+
+    assert not asked.speaks
+    assert replace(asked, notify=True).speaks
+    assert replace(asked, heartbeat_ms=1_000).speaks
 
 
 @pytest.mark.parametrize("on_orphan", OnOrphan)

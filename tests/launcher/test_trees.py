@@ -82,12 +82,11 @@ async def test_signal_when_it_is_a_warning_then_only_the_main_process_gets_it_an
     client = await host.start()
     script = (
         "import os, signal, sys\n"
-        "heard = []\n"
-        f"signal.signal({int(signum)}, lambda *_: heard.append(1))\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, [{int(signum)}])\n"
         "child = os.fork()\n"
         "if child == 0:\n    open(sys.argv[1]).read()\n"
         "print('up', flush=True)\n"
-        "signal.pause()\n"
+        f"signal.sigwait([{int(signum)}])\n"
         "print('child lives', os.waitpid(child, os.WNOHANG) == (0, 0), flush=True)\n"
         "os.kill(child, 9)\n"
     )

@@ -67,15 +67,11 @@ def rebuild(links: Sequence[Checkpoint]) -> Context:
     last = links[0]
     for link in links[1:]:
         _must_follow(last, link)
-        if link.kind is Kind.PROGRESS:  # a job's own words: they say nothing of where the steps stand
-            last = link
-            continue
-        try:
-            data = opened(link)
-        except CheckpointDamaged:
-            return Context(chain=last.chain, seq=last.seq, steps=steps, holds=holds, damaged=link.id)
-        if link.kind is Kind.TRANSITION:
-            _lay(msgspec.json.decode(data, type=_Transition), steps, holds)
+        if link.kind is Kind.TRANSITION:  # what the others say is not where the steps stand
+            try:
+                _lay(msgspec.json.decode(opened(link), type=_Transition), steps, holds)
+            except CheckpointDamaged:
+                return Context(chain=last.chain, seq=last.seq, steps=steps, holds=holds, damaged=link.id)
         last = link
     return Context(chain=last.chain, seq=last.seq, steps=steps, holds=holds)
 
