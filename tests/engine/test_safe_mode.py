@@ -19,6 +19,7 @@ from tests.support import past
 from tests.support.batches import tables
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
+from tests.support.flows import flow, step
 from tests.support.work import alive, end_of, kill9, running, shell, submit
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
 SETTINGS = "[recovery]\ntimeout_ms = 1000\n"
 KEPT = ("jobs", "attempts", "changes", "needs", "queues")
+CHANGING: dict[str, dict[str, Any]] = {
+    "job.submit": shell("exit 0"),
+    "job.cancel": {"id": 1},
+    "workflow.submit": {"flow": flow({"a": step("exit 0")})},
+    "workflow.pause": {"id": 1},
+    "checkpoint.save": {"token": "1.1.0:0", "data": ""},
+    "queue.pause": {"name": "default"},
+}
 
 
 @pytest.fixture
@@ -65,21 +74,29 @@ def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> tuple[list[int],
     return jobs, workers
 
 
+def refusal(client: stoker.Client, method: str, **params: Any) -> StokerError:
+    """The answer to what would change something."""
+    with pytest.raises(StokerError) as refused:
+        client.call(method, params)
+    return refused.value
+
+
 def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
     """Safe mode as people and programs meet it."""
     shown = daemon.cli("status")
     with daemon.client() as client:
         status = client.status()
         assert client.call("system.health")["ok"], "the watchdog must not end what stays up on purpose"
-        with pytest.raises(StokerError) as refusal:
-            submit(client, shell("exit 0"))
+        refusals = [refusal(client, method, **params) for method, params in CHANGING.items()]
     sent = daemon.cli("submit", "true")
     assert status["mode"] == "safe"
     assert why in status["safe_mode"]
     assert then in status["safe_mode_next"]
     assert "safe mode" in shown.stdout
     assert then in shown.stdout
-    assert (refusal.value.code, refusal.value.transient) == ("safe_mode", True)
+    assert {(refused.code, refused.transient) for refused in refusals} == {("safe_mode", True)}
+    told = f"the daemon is in safe mode and changes nothing: {status['safe_mode']}"
+    assert {refused.message for refused in refusals} == {told}
     assert sent.returncode == EX_TEMPFAIL
     assert "hint: stoker status" in sent.stderr
     assert daemon.events("safe_mode_entered")

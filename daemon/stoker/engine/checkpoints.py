@@ -19,7 +19,6 @@ from stoker.core.errors import (
     CheckpointTooLarge,
     CheckpointTooSoon,
     InvalidParams,
-    SafeMode,
     StaleAttempt,
 )
 from stoker.core.model import Job
@@ -134,7 +133,7 @@ class Checkpoints:
         """The run, and the whole data once its last piece is there."""
         engine = self._engine
         if engine.safe_mode is not None:
-            raise SafeMode(f"the daemon is in safe mode and changes nothing: {engine.safe_mode}", hint="stoker status")
+            raise engine.safe_mode.refusal()
         if engine.intake.closed is not None and engine.intake.closed.code == "disk_full":
             raise engine.intake.closed
         run_id = engine.tokens.run_of(part.token)
