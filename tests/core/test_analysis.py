@@ -5,13 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.analysis import Analysis, Cause, Ending, analyse
-from stoker.core.model import Reason, State
+from stoker.core.limits import Bounds, Limits
+from stoker.core.model import Attempt, Outcome, OutcomeKind, Reason, State
 
 
 def ending(name: str, reason: Reason | None, state: State = State.FAILED, **options: Any) -> Ending:
     return Ending(name=name, job=ord(name), state=state, reason=reason, **{"attempts": 1, **options})
+
+
+def ended(kind: OutcomeKind, limits: Limits | None = None, **outcome: Any) -> dict[str, Any]:
+    bounds = None if limits is None else Bounds(rlimit=limits)
+    run = Attempt(run_id="98.1.0", job_id=98, ordinal=1, launcher="l", created_at=0, bounds=bounds)
+    return {"ended": replace(run, ended_at=1, outcome=Outcome(kind=kind, **outcome))}
+
+
+def unborn(error: str) -> dict[str, Any]:
+    return ended(OutcomeKind.SPAWN_ERROR, error=error)
 
 
 def ok(name: str) -> Ending:
@@ -40,6 +52,59 @@ def test_analysis_when_one_step_failed_for_any_reason_then_it_has_a_cause_and_a_
     assert found.next.startswith("stoker ")
     assert "{" not in found.next
     assert (found.scope, found.critical, found.roots) == ("partial", True, ["b"])
+
+
+EXIT, SIGNAL = OutcomeKind.EXIT, OutcomeKind.SIGNAL
+CPU, FILE = Limits(cpu_seconds=1), Limits(file_size_bytes=1)
+EXPIRED: dict[str, Any] = {"state": State.EXPIRED, "attempts": 0}
+
+
+@pytest.mark.parametrize(
+    ("reason", "options", "cause", "following"),
+    [
+        (Reason.SIGNAL, ended(SIGNAL, signal=24), Cause.CPU, "stoker show 98"),
+        (Reason.EXIT, ended(EXIT, CPU, exit_code=128 + 24), Cause.CPU, "stoker show 98"),  # a shell told of it
+        (Reason.SIGNAL, ended(SIGNAL, signal=25), Cause.FILE_SIZE, "stoker show 98"),
+        (Reason.EXIT, ended(EXIT, FILE, exit_code=128 + 25), Cause.FILE_SIZE, "stoker show 98"),
+        (Reason.EXIT, ended(EXIT, exit_code=128 + 25), Cause.EXIT, "stoker logs 98"),  # nothing bounded it: who knows
+        (Reason.EXIT, ended(EXIT, CPU, exit_code=128 + 25), Cause.EXIT, "stoker logs 98"),
+        (Reason.UNRESPONSIVE, ended(SIGNAL, CPU, signal=24), Cause.UNRESPONSIVE, "stoker workflow retry 7 --failed"),
+        (Reason.OOM, ended(OutcomeKind.OOM, signal=9), Cause.MEMORY, "stoker show 98"),
+        (Reason.SPAWN_ERROR, unborn("make: Cannot allocate memory"), Cause.MEMORY, "stoker status"),
+        (Reason.SPAWN_ERROR, unborn("log /x/1.log: No space left on device"), Cause.DISK, "stoker status"),
+        (Reason.SPAWN_ERROR, unborn("log /x/1.log: Disk quota exceeded"), Cause.DISK, "stoker status"),
+        (Reason.SPAWN_ERROR, unborn("make: Resource temporarily unavailable"), Cause.PROCESSES, "stoker show 98"),
+        (Reason.SPAWN_ERROR, unborn("make: No such file or directory"), Cause.COMMAND, "stoker logs 98"),
+        (Reason.SPAWN_ERROR, ended(OutcomeKind.SPAWN_ERROR), Cause.COMMAND, "stoker logs 98"),
+        (Reason.SPAWN_ERROR, {}, Cause.COMMAND, "stoker logs 98"),
+        (Reason.TTL, {"resources": ("repo",), **EXPIRED}, Cause.RESOURCES, "stoker resource ls"),
+        (Reason.TTL, EXPIRED, Cause.ROOM, "stoker queue"),
+        (Reason.DEADLINE, EXPIRED, Cause.ROOM, "stoker queue"),
+        (Reason.DEADLINE, ended(SIGNAL, signal=15), Cause.DEADLINE, "stoker retry 98 --deadline +1h"),
+    ],
+)  # fmt: skip
+def test_analysis_when_a_step_ran_into_a_limit_or_wanted_for_something_then_that_is_its_cause(
+    reason: Reason, options: dict[str, Any], cause: Cause, following: str
+) -> None:
+    found = analysed(ok("a"), ending("b", reason, **options))
+
+    assert (found.causes, found.next) == ({cause: ["b"]}, following)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"reason": Reason.TTL, "resources": ("repo", "seat"), **EXPIRED}, "(b: it asks for repo, seat)"),
+        ({"reason": Reason.EXIT, **ended(EXIT, Limits(open_files=9), exit_code=1)}, "its log may tell: open files)"),
+        ({"reason": Reason.EXIT, **ended(EXIT, exit_code=1)}, "that is none of success; 1 failed otherwise"),
+    ],
+)  # fmt: skip
+def test_message_when_more_is_known_of_the_step_that_is_named_then_it_is_told(
+    options: dict[str, Any], told: str
+) -> None:
+    found = analysed(ending("b", **options), ending("c", Reason.USER))
+
+    assert told in found.message
 
 
 @pytest.mark.parametrize(
@@ -76,7 +141,7 @@ def test_analysis_when_only_needs_were_not_met_then_those_steps_are_the_roots() 
 
 
 def test_analysis_when_limits_were_too_short_then_twice_the_longest_is_proposed() -> None:
-    endings = [ending("a", Reason.TIMEOUT, timeout_ms=1_500), ending("b", Reason.DEADLINE), ending("c", Reason.EXIT)]
+    endings = [ending("a", Reason.TIMEOUT, timeout_ms=1_500), ending("b", Reason.TIMEOUT), ending("c", Reason.EXIT)]
 
     found = analysed(*endings)
 

@@ -118,6 +118,33 @@ def test_analysis_when_asked_then_it_says_why_and_what_to_type(client: stoker.Cl
     assert look_into(client, well) is None
 
 
+def test_analysis_when_steps_ran_into_limits_and_waited_for_a_resource_then_each_has_its_cause(
+    client: stoker.Client, gate: Gate
+) -> None:
+    client.call("resource.set", {"name": "press", "capacity": 1})
+    holder = submit(client, gate.spec(), resources={"press": 1})
+    running(client, holder)
+    full = step("exec head -c 100000 /dev/zero", limits={"file_size_bytes": 4_096})
+    workflow = sent_flow(
+        client,
+        {
+            "full": full,
+            "waits": {"each": ["1", "2"], "width": 1, **step("exit 0", resources={"press": 1}, ttl_ms=100)},
+        },
+    )  # fmt: skip
+    settled(client, workflow)
+
+    analysis = look_into(client, workflow)
+
+    assert analysis is not None
+    assert analysis["causes"] == {"file_size_limit": ["full"], "resources": ["waits:1", "waits:2"]}
+    assert (analysis["scope"], analysis["next"]) == ("systemic", "stoker resource ls")
+    assert (
+        "waits:1 and 1 more waited for longer than allowed before there was room (waits:1: it asks for press)"
+        in (analysis["message"])
+    )
+
+
 def look_into(client: stoker.Client, workflow: int) -> dict[str, Any] | None:
     found: dict[str, Any] | None = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
     return found

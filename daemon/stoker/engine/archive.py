@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import msgspec
 from stoker.core.analysis import Ending, analyse
 from stoker.core.checkpoint import Checkpoint, Kind, opened
 from stoker.core.errors import CheckpointDamaged
-from stoker.core.model import Job
+from stoker.core.model import Job, State
 from stoker.core.workflow import WorkflowState
-from stoker.engine.flows import steps_of
+from stoker.engine.flows import blueprint, width_of
 from stoker.engine.turn import Turn
 from stoker.ops.archive import ArchiveFile, path_of, tail
 from stoker.process.capture import log_path
@@ -40,16 +40,26 @@ SHOWN = 20
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-def endings(found: Found, jobs: Mapping[int, Job]) -> tuple[int, list[Ending]]:
-    """A workflow as an analysis asks for it. `jobs`: of its steps."""
-    steps = {step.job_id: step for step in steps_of(found.workflow)}
+async def endings(reader: Reader, found: Found) -> tuple[int, list[Ending]]:
+    """A workflow as an analysis asks for it."""
+    ids = [one.job_id for one in found.steps if one.state is not State.SUCCEEDED]
+    made, specs = blueprint(found.workflow), await reader.run(jobs.by_ids, ids)
+    ended = await reader.run(attempts.newest_ends, [one.job_id for one in found.steps if one.attempts])
+    steps = {step.job_id: step for step in made.steps}
+    widths = {width_of(found.workflow.id, group) for group in made.widths}
     return found.workflow.id, [
         Ending(
             name=one.step, job=one.job_id, state=one.state, reason=one.reason, attempts=one.attempts,
-            critical=steps[one.job_id].critical, timeout_ms=jobs[one.job_id].spec.timeout_ms,
+            critical=steps[one.job_id].critical, ended=ended.get(one.job_id),
+            **_asked(specs[one.job_id], widths) if one.job_id in specs else {},
         )
         for one in found.steps
     ]  # fmt: skip
+
+
+def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
+    resources = tuple(name for name in sorted(job.spec.resources) if name not in widths)
+    return {"timeout_ms": job.spec.timeout_ms, "resources": resources}
 
 
 class Archives:
@@ -118,7 +128,12 @@ class Archives:
         workflow = msgspec.to_builtins(found.workflow)
         flow = msgspec.Raw(workflow.pop("flow").encode())
         workflow["flow_hash"] = found.workflow.flow_hash.hex()
-        head = {"format": FORMAT, "workflow": workflow, "flow": flow, "analysis": analyse(*endings(found, steps))}
+        head = {
+            "format": FORMAT,
+            "workflow": workflow,
+            "flow": flow,
+            "analysis": analyse(*await endings(self._reader, found)),
+        }
         yield [_encode(head)[:-1]]
         for name, rows in (
             ("steps", self._steps(steps)), ("changes", self._changes(found, steps)),

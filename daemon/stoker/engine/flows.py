@@ -34,12 +34,17 @@ class Blueprint(Struct, frozen=True, kw_only=True):
     widths: dict[str, int] = {}
 
 
-_blueprint = msgspec.json.Decoder(Blueprint).decode
+_decode = msgspec.json.Decoder(Blueprint).decode
+
+
+def blueprint(workflow: Workflow) -> Blueprint:
+    """What a workflow was made of."""
+    return _decode(workflow.flow)
 
 
 def steps_of(workflow: Workflow) -> tuple[Step, ...]:
     """The steps of a workflow as it was accepted, or rewired since."""
-    return _blueprint(workflow.flow).steps
+    return blueprint(workflow).steps
 
 
 def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | None]:
@@ -49,7 +54,7 @@ def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | No
 
 def rewritten(run: FlowRun) -> Workflow:
     """The row of a workflow whose steps have changed."""
-    made = replace(_blueprint(run.workflow.flow), steps=tuple(run.steps.values()))
+    made = replace(blueprint(run.workflow), steps=tuple(run.steps.values()))
     return replace(run.workflow, flow=msgspec.json.encode(made).decode())
 
 
@@ -117,7 +122,7 @@ class FlowRun(Struct):
 
 def open_flow(found: Found, head: Head) -> FlowRun:
     """What is on disk of a workflow, as memory keeps it."""
-    made = _blueprint(found.workflow.flow)
+    made = blueprint(found.workflow)
     steps = {step.job_id: step for step in made.steps}
     widths = {width_of(found.workflow.id, group): width for group, width in made.widths.items()}
     run = FlowRun(found.workflow, steps, {}, {}, set(), head, widths)

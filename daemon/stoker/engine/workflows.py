@@ -10,8 +10,6 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from stoker.core import flow as flows
 from stoker.core import strategies
 from stoker.core.analysis import analyse
@@ -24,10 +22,9 @@ from stoker.engine import chains, resume, rewiring, rollback
 from stoker.engine import flow_commands as commands
 from stoker.engine.archive import endings
 from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
-from stoker.engine.flows import Blueprint, FlowRun
+from stoker.engine.flows import FlowRun, steps_of
 from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
-from stoker.store import jobs as job_rows
 from stoker.store import workflows
 from stoker.store.workflows import Found
 from stoker.telemetry.events import LogEvent
@@ -35,8 +32,6 @@ from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
     from stoker.engine.engine import Engine
-
-_blueprint = msgspec.json.Decoder(Blueprint).decode
 
 
 class Workflows:
@@ -87,8 +82,7 @@ class Workflows:
             "stale": await stale(engine.reader, engine.book, engine.clock.now().wall, limit_ms, jobs),
         }
         if analysed:
-            steps = await engine.reader.run(job_rows.of_workflows, [workflow_id])
-            told["analysis"] = analyse(*endings(found, steps))
+            told["analysis"] = analyse(*await endings(engine.reader, found))
         return told
 
     async def list(self, wanted: WorkflowFilter) -> dict[str, Any]:
@@ -200,7 +194,7 @@ def _view(found: Found) -> dict[str, Any]:
 
 
 def _steps(found: Found) -> list[dict[str, Any]]:
-    by_job: dict[int, Step] = {step.job_id: step for step in _blueprint(found.workflow.flow).steps}
+    by_job: dict[int, Step] = {step.job_id: step for step in steps_of(found.workflow)}
     return [
         {
             "name": standing.step,

@@ -123,6 +123,12 @@ def newest_end(connection: sqlite3.Connection, job_id: int) -> Attempt | None:
     return None if row is None else from_row(row)
 
 
+def newest_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, Attempt]:
+    """The newest run that is over of each of these jobs, where there is one."""
+    found = {job_id: newest_end(connection, job_id) for job_id in job_ids}
+    return {job_id: attempt for job_id, attempt in found.items() if attempt is not None}
+
+
 def outputs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:
     """What the newest run of each of these jobs handed on, if it did; ends of older runs do not count."""
     rows = connection.execute(OUTPUTS, (msgspec.json.encode(list(job_ids)).decode(),))
