@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import InvalidParams, JobNotFound, WaitTimeout
+from stoker.core.errors import InvalidParams, JobNotFound, QueueNotFound, WaitTimeout
 from tests.support.work import Gate, changes, end_of, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
@@ -241,6 +241,18 @@ def test_get_when_the_job_is_unknown_then_the_error_says_so(client: stoker.Clien
     for method in ("job.get", "job.history", "job.why"):
         with pytest.raises(JobNotFound):
             client.call(method, {"id": 777_777})
+
+
+def test_watch_when_the_job_is_unknown_then_it_is_refused_and_not_waited_for(client: stoker.Client) -> None:
+    with pytest.raises(JobNotFound):
+        client.watch(after=0, job=777_777)
+
+
+def test_list_when_the_queue_is_unknown_then_the_error_names_those_that_are_there(client: stoker.Client) -> None:
+    with pytest.raises(QueueNotFound, match="default, stopped") as refused:
+        client.list(queue="nowhere")
+
+    assert refused.value.details["path"] == "queue"
 
 
 def test_changes_when_a_job_runs_then_state_and_log_of_changes_agree(client: stoker.Client) -> None:

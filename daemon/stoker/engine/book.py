@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from stoker.core.admission import Line
 from stoker.core.checkpoint import Head
+from stoker.core.errors import QueueNotFound
 from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
 from stoker.engine.flows import Flows
 from stoker.engine.line import ReadyLine
@@ -64,6 +65,16 @@ class Book:
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
         self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
+
+    def queue(self, name: str, path: str) -> Queue:
+        """The queue that a request names at `path`. Raises QueueNotFound."""
+        queue = self.queues.get(name)
+        if queue is None:
+            known = ", ".join(sorted(self.queues))
+            raise QueueNotFound(
+                f"{path}: there is no queue {name!r} (there are: {known})", hint=f"stoker queue set {name}", path=path
+            )
+        return queue
 
     def by_run(self, run_id: str) -> Run | None:
         """The open attempt with that id."""

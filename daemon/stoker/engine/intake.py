@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from stoker.core import events as ev
 from stoker.core.admission import order_key
-from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, QueueNotFound, StokerError
+from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, StokerError
 from stoker.core.model import Job, Queue, Spec, State
 from stoker.core.needs import need_met
 from stoker.core.requests import JobParams, JobWork, SubmitAnswer
@@ -65,14 +65,7 @@ class Intake:
 
     def queue(self, turn: Turn, sent: JobWork) -> Queue:
         """The queue that is asked for. Raises QueueNotFound."""
-        name = sent.queue if isinstance(sent.queue, str) else "default"
-        queue = turn.book.queues.get(name)
-        if queue is None:
-            known = ", ".join(sorted(turn.book.queues))
-            raise QueueNotFound(
-                f"queue: there is no queue {name!r} (there are: {known})", hint=f"stoker queue set {name}", path="queue"
-            )
-        return queue
+        return turn.book.queue(sent.queue if isinstance(sent.queue, str) else "default", "queue")
 
     def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
         """Backpressure: bounded lines say no. `ahead`: jobs about to be accepted. Raises QueueFull."""
