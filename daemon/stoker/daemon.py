@@ -35,7 +35,7 @@ from stoker.executors.leaves import Leaves
 from stoker.paths import socket_path, state_dir
 from stoker.process.exchange import Exchange
 from stoker.process.identity import boot_id, pid_namespace
-from stoker.rpc.address import bind_socket, lock_socket
+from stoker.rpc.address import bind_socket, check_address, lock_socket, unlock_socket
 from stoker.rpc.server import Server
 from stoker.store import reader
 from stoker.store.directory import StateDirectory
@@ -79,6 +79,8 @@ class Daemon:
         given = sdnotify.listeners(self._environ, os.getpid())
         self._supervision.starting("opening the state")
         leaves = Leaves.below(self._config.cgroup.root)
+        if not given:
+            check_address(self._address)
         self._directory.prepare()
         if not given:
             self._lock = lock_socket(self._address)
@@ -200,7 +202,7 @@ class Daemon:
         if self._lock is not None:
             if self._server is not None:  # else whatever is there is not ours
                 self._address.unlink(missing_ok=True)
-            os.close(self._lock)
+            unlock_socket(self._address, self._lock)
         self._notifier.close()
         log(LogEvent.DAEMON_STOPPED)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
+from fcntl import flock
 from pathlib import Path
 
 import pytest
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, ConfigInvalid
-from stoker.rpc.address import bind_socket, lock_socket
+from stoker.rpc.address import bind_socket, lock_socket, unlock_socket
 
 
 def mode_of(path: Path) -> int:
@@ -85,6 +87,37 @@ def test_lock_when_another_holds_it_then_its_pid_is_named(tmp_path: Path) -> Non
 
     os.close(lock)
     os.close(lock_socket(path))
+
+
+def test_unlock_when_done_then_no_file_stays_and_who_had_waited_with_it_open_takes_none_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    path, lock = tmp_path / "s.sock", tmp_path / "s.sock.lock"
+    unlock_socket(path, lock_socket(path))
+    assert list(tmp_path.iterdir()) == []
+    held = lock_socket(path)
+    taken = iter([lambda: unlock_socket(path, held)])
+
+    def removed_between_open_and_lock(fd: int, how: int) -> None:
+        next(taken, lambda: None)()
+        flock(fd, how)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fcntl, "flock", removed_between_open_and_lock)
+        fd = lock_socket(path)
+
+    assert os.path.samestat(os.fstat(fd), lock.stat())
+    unlock_socket(path, fd)
+
+
+def test_lock_when_something_else_lies_at_the_path_then_it_is_refused_and_no_file_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    path.write_text("precious")
+
+    with pytest.raises(CannotCreate, match="no socket"):
+        lock_socket(path)
+
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_lock_when_the_directory_cannot_be_made_then_the_error_says_why(tmp_path: Path) -> None:

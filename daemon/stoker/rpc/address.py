@@ -24,12 +24,41 @@ if TYPE_CHECKING:
 
 
 def lock_socket(path: Path) -> int:
-    """Take `<path>.lock` and give its descriptor: whoever keeps it open may bind `path`.
+    """Take `<path>.lock` and give its descriptor: whoever keeps it open may bind `path`, until `unlock_socket`.
 
     Raises AlreadyRunning, naming the holder, and CannotCreate. Makes the parent directory (0700) if it is missing.
     """
+    check_address(path)
+    lock = _lock_of(path)
+    # Whoever held it may have removed it before we got it: then it is nobody's lock any more.
+    while not _is_still(lock, fd := _take_lock(path, lock)):
+        os.close(fd)
+    with contextlib.suppress(OSError):  # who holds it is for eyes; on a full disk the lock itself still counts
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def unlock_socket(path: Path, fd: int) -> None:
+    """Give the lock back, its file too: it says who serves here, and nobody does."""
+    with contextlib.suppress(OSError):  # a file that stays is no harm
+        _lock_of(path).unlink()
+    os.close(fd)
+
+
+def check_address(path: Path) -> None:
+    """Refuse what no socket could ever be bound to, before anything is made. Raises ConfigInvalid or CannotCreate."""
     _check_length(path)
-    lock = path.with_name(f"{path.name}.lock")
+    with contextlib.suppress(OSError):  # what cannot be looked at says so when it is bound
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise CannotCreate(f"{path} exists and is no socket", hint="move it away, or choose another --socket")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _take_lock(path: Path, lock: Path) -> int:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -41,15 +70,19 @@ def lock_socket(path: Path) -> int:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
         os.close(fd)
         raise _in_use(path, f"pid {holder}" if holder else "another daemon") from None
-    with contextlib.suppress(OSError):  # who holds it is for eyes; on a full disk the lock itself still counts
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _is_still(lock: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(lock.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def bind_socket(path: Path, mode: int = 0o600) -> socket.socket:
     """A stream socket bound to `path`. Call it with the lock held: a socket that nobody answers on is replaced."""
-    _check_length(path)
+    check_address(path)
     _remove_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -70,8 +103,7 @@ def _check_length(path: Path) -> None:
 
 def _remove_stale(path: Path) -> None:
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise CannotCreate(f"{path} exists and is no socket", hint="move it away, or choose another --socket")
+        path.lstat()
         if _answers(path):
             raise _in_use(path, "a server without its lock")
         path.unlink()

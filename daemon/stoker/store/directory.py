@@ -21,6 +21,7 @@ from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefu
 from stoker.store.birth import mark_of
 
 PRIVATE = 0o077
+ANOTHER = "name another with --state-dir"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 ROOM_TO_START = 1024 * 1024  # the index of the WAL, the new epoch, the settling of what was found
 
@@ -56,12 +57,14 @@ class StateDirectory:
     def prepare(self) -> None:
         """Make the directory, or check that it is ours. Raises CannotCreate or StateRefused."""
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        if not missing and not self.root.is_dir():
+            raise CannotCreate(f"state directory {self.root} is a file, not a directory", hint=ANOTHER)
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in reversed(missing):
                 _sync_once(path.parent)
         except OSError as error:
-            raise CannotCreate(f"state directory {self.root}: {error.strerror}") from error
+            raise CannotCreate(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         self.check()
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StateRefused(f"state directory {self.root} is not writable", hint=f"chmod 700 {self.root}")
@@ -71,13 +74,11 @@ class StateDirectory:
         try:
             found = self.root.stat()
         except OSError as error:
-            raise StateRefused(
-                f"state directory {self.root}: {error.strerror}", hint="name another with --state-dir"
-            ) from error
+            raise StateRefused(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         if found.st_uid != os.geteuid():
             raise StateRefused(
                 f"state directory {self.root} belongs to uid {found.st_uid}, not to uid {os.geteuid()}",
-                hint="choose another with --state-dir",
+                hint=ANOTHER,
             )
         if found.st_mode & PRIVATE:
             raise StateRefused(
@@ -120,9 +121,7 @@ class StateDirectory:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
-            raise StateRefused(
-                f"{path}: {error.strerror}: no daemon ever had this directory", hint="name another with --state-dir"
-            ) from error
+            raise StateRefused(f"{path}: {error.strerror}: no daemon ever had this directory", hint=ANOTHER) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
