@@ -214,6 +214,17 @@ def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:
     assert len({why(job(State.HELD, reason=reason)).message for reason in HELD_FOR}) == len(HELD_FOR)
 
 
+def test_why_when_a_held_orphan_was_stopped_by_us_then_it_is_not_said_to_have_ended_unseen() -> None:
+    of = job(State.HELD, reason=Reason.ORPHANED)
+
+    by_us, unseen = (
+        why(of, ended=attempt(of, stop_reason=reason)).message for reason in (StopReason.ORPHANED, StopReason.TIMEOUT)
+    )
+
+    assert by_us == "ran on while no daemon watched it and was stopped for that, so a person must decide"
+    assert unseen == "ended while nobody saw it, so a person must decide"
+
+
 @pytest.mark.parametrize(
     ("fields", "how"),
     [

@@ -39,9 +39,15 @@ def recovery(client: stoker.Client) -> dict[str, Any]:
 # --- kill -9 of the daemon ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("on_orphan", "expected"), [("fail", ("failed", "orphaned")), ("hold", ("held", "orphaned"))])
+@pytest.mark.parametrize(
+    ("on_orphan", "expected", "why"),
+    [
+        ("fail", ("failed", "orphaned"), "is failed (orphaned)"),
+        ("hold", ("held", "orphaned"), "ran on while no daemon watched it and was stopped"),
+    ],
+)
 def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_its_job_ends_by_on_orphan(
-    daemon: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str]
+    daemon: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str], why: str
 ) -> None:
     with daemon.client() as client:
         job = submit(client, gate.spec(), on_orphan=on_orphan, max_attempts=5)
@@ -56,6 +62,7 @@ def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_its_job_ends_b
         assert end_of(client, job) == expected
         assert not alive(pid)
         assert client.get(job)["attempts"] == 1
+        assert client.why(job)["message"].startswith(why)
         assert recovery(client)["stopped"] == 1
         assert daemon.events("job_orphaned" if on_orphan == "fail" else "job_held")
 

@@ -218,6 +218,8 @@ def _held(job: Job, scene: Scene) -> Blocker:
             why = "was to start anew, and nobody can prove that its last worker is gone"
         told = f"; look at pid {identity.pid}" if identity is not None else ""
         return Blocker("held", why + told, f"stoker show {job.id}", {"reason": job.reason})
+    if job.reason is Reason.ORPHANED and scene.ended is not None and scene.ended.stop_reason is StopReason.ORPHANED:
+        why = "ran on while no daemon watched it and was stopped for that, so a person must decide"
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"
     return Blocker("held", why, hint, {"reason": job.reason})
 

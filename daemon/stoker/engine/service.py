@@ -14,8 +14,8 @@ import msgspec
 from msgspec import UNSET
 
 from stoker.core import events as ev
-from stoker.core.errors import HandlerNotFound, InvalidParams, QueueNotFound, WaitTimeout
-from stoker.core.model import Actor, ExecutionMode, Job, Queue, Resource, State
+from stoker.core.errors import HandlerNotFound, InvalidParams, WaitTimeout
+from stoker.core.model import Actor, Attempt, ExecutionMode, Job, Queue, Resource, State
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
@@ -108,7 +108,9 @@ class Service:
         return view
 
     async def list(self, wanted: JobFilter) -> dict[str, Any]:
-        """Jobs that match, newest first."""
+        """Jobs that match, newest first. Raises QueueNotFound."""
+        if wanted.queue is not None:
+            self._engine.book.queue(wanted.queue, "queue")
         page = await self._engine.reader.run(reader.page, wanted)
         views = [job_view(job, self._engine.book, self._engine.state_dir) for job in page.jobs]
         return {"jobs": views, "next": page.next}
@@ -146,13 +148,18 @@ class Service:
             holders={name: book.holders(name) for name in job.spec.resources},
             open_needs=await engine.reader.run(job_rows.open_needs, job.id) if job.needs_open else (),
             attempt=None if run is None else run.attempt,
-            ended=await engine.reader.run(attempts.newest_end, job.id) if job.spec.limits and run is None else None,
+            ended=await self._newest_end(job) if run is None else None,
             closed=engine.dispatcher.closed,
             silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
             unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
             intent=book.flows.intent_of(job),
         )
+
+    async def _newest_end(self, job: Job) -> Attempt | None:
+        """The attempt that ended last, where it says more than the job does."""
+        wanted = bool(job.spec.limits) or job.state is State.HELD
+        return await self._engine.reader.run(attempts.newest_end, job.id) if wanted else None
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         """Wait until the jobs have ended, or one of them has."""
@@ -207,10 +214,7 @@ class Service:
         """Start nothing of a queue, or go on."""
 
         def change(turn: Turn) -> dict[str, Any]:
-            queue = turn.book.queues.get(name)
-            if queue is None:
-                known = ", ".join(sorted(turn.book.queues))
-                raise QueueNotFound(f"name: there is no queue {name!r} (there are: {known})", hint="stoker queue")
+            queue = turn.book.queue(name, "name")
             cause = "paused" if paused else "resumed"
             turn.set_queue(msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
             return {"name": name, "paused": paused}
@@ -256,7 +260,9 @@ class Service:
         return {"draining": True}
 
     async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
-        """The log of changes as it grows."""
+        """The log of changes as it grows. Raises JobNotFound."""
+        if job_id is not None:
+            await reading.job_now(self._engine, job_id)
         if after_seq is not None and after_seq > self._engine.feeds.seq:
             newest = self._engine.feeds.seq
             raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
