@@ -124,6 +124,10 @@ def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(
         (["show", "x"], "'x' is not a job id"),
         (["ls", "--state", "done"], "--state: no state 'done'"),
         (["workflow", "sbmit"], "no command 'workflow sbmit'"),
+        (["ls", "--all", "--limit", "3"], "--all and --limit contradict each other"),
+        (["ls", "--limit", "0"], "--limit: 0 is less than 1"),
+        (["logs", "1", "--attempt", "0"], "--attempt: 0 is less than 1"),
+        (["submit", "--priority", "9" * 20, "true"], "--priority: a number of 20 digits is out of range"),
     ],
 )
 def test_stoker_when_the_command_line_is_wrong_then_it_exits_64_and_nothing_is_sent(
@@ -282,8 +286,11 @@ def test_wait_when_there_are_several_then_one_failure_is_1(desk: Desk) -> None:
     desk.has(1, "failed", exit_code=7)
     desk.has(2, "succeeded", exit_code=0)
 
+    desk.has(3, "skipped", reason="user", exit_code=1)
+
     assert desk.stoker("wait", "1", "2").status == 1
     assert desk.stoker("wait", "2", "2") == (0, "", "")
+    assert desk.stoker("wait", "2", "3") == (0, "", "stoker: job 3 skipped: by a person\n")
 
 
 def test_wait_when_the_daemon_is_restarted_then_it_goes_on_waiting(desk: Desk) -> None:
@@ -314,6 +321,27 @@ def test_logs_when_there_is_a_hole_then_a_marker_stands_for_it(desk: Desk) -> No
         {"attempt": 1, "offset": 6, "hole": 100},
         {"attempt": 1, "offset": 106, "text": "\\xffend\n"},
     ]
+
+
+def test_logs_when_the_command_could_not_be_executed_then_it_says_so_where_there_is_nothing_to_print(
+    desk: Desk,
+) -> None:
+    attempts = [{"ordinal": 1, "outcome": "spawn_error", "error": "/x: No such file or directory"}]
+    desk.has(1, "failed", reason="spawn_error", attempts_list=attempts)
+    desk.service.log = []
+
+    for options in ((), ("-f",), ("--attempt", "1"), ("--json",)):
+        ended = desk.stoker("logs", "1", *options)
+
+        told = "attempt 1 wrote nothing: the command could not be executed: /x: No such file or directory"
+        assert ended == (0, "", f"stoker: {told}\n")
+
+
+def test_logs_when_an_attempt_wrote_nothing_then_nothing_is_said(desk: Desk) -> None:
+    desk.has(1, "succeeded", attempts_list=[{"ordinal": 1, "outcome": "exit", "error": None}])
+    desk.service.log = []
+
+    assert desk.stoker("logs", "1") == (0, "", "")
 
 
 def test_logs_when_the_job_has_not_started_then_it_says_so(desk: Desk) -> None:
@@ -356,6 +384,15 @@ def test_show_when_names_have_escapes_then_they_are_spelled_out(desk: Desk) -> N
     assert "\x1b" not in ended.out
     assert "failed: exit code 7" in ended.out
     assert "/bin/sh -c 'exit 7'" in ended.out
+
+
+def test_ls_when_more_runs_were_made_than_are_charged_then_no_share_of_the_tries_is_claimed(desk: Desk) -> None:
+    desk.has(1, "failed", attempts=2, max_attempts=3)
+    desk.has(2, "failed", attempts=3, max_attempts=1)
+
+    tries = [line.split()[5] for line in desk.stoker("ls").out.splitlines()]
+
+    assert tries == ["TRY", "3", "2/3"]
 
 
 def test_show_when_there_is_no_such_job_then_it_exits_65(desk: Desk) -> None:

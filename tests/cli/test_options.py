@@ -102,6 +102,12 @@ def test_explain_when_a_command_is_listed_then_it_exists_with_examples_that_pars
     )
 
 
+def test_explain_when_a_command_says_more_of_itself_then_that_is_in_its_help() -> None:
+    asked = main.load(ROWS["wait"][0])
+
+    assert "124 for a time limit" in asked.explain("wait", "")
+
+
 def test_overview_when_printed_then_every_command_has_its_line() -> None:
     lines = main.overview().splitlines()
 

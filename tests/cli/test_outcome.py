@@ -32,6 +32,7 @@ def standing(
         (standing("failed", "orphaned", None, None), 1, "job 42 failed: nobody saw how it ended"),
         (standing("held", "stuck"), 1, "job 42 held: a process may be alive that cannot be proven to be its own"),
         (standing("failed", "spawn_error"), 1, "job 42 failed: the command could not be executed"),
+        (standing("skipped", "user", 1), 0, "job 42 skipped: by a person"),
         (standing("skipped", "dependency"), 1, "job 42 skipped: a job it needs can no longer end as it must"),
     ],
 )
@@ -46,6 +47,22 @@ def test_sentence_when_the_kernel_said_why_then_its_words_are_passed_on() -> Non
     where = standing("failed", "spawn_error") | {"attempts_list": [{"error": None}, {"error": "No such file"}]}
 
     assert outcome.sentence(where) == "job 42 failed: the command could not be executed: No such file"
+
+
+@pytest.mark.parametrize(
+    ("where", "well"),
+    [
+        (standing("succeeded", "exit", 3), True),
+        (standing("skipped", "user"), True),
+        (standing("skipped", "dependency"), False),
+        (standing("superseded", "superseded"), False),
+        (standing("failed", "exit", 0), False),
+    ],
+)
+def test_well_when_a_job_has_ended_then_it_means_that_what_needs_it_goes_on(
+    where: dict[str, Any], *, well: bool
+) -> None:
+    assert outcome.well(where) is well
 
 
 def test_result_when_shown_in_a_column_then_it_is_short() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.cli import render
-from stoker.core.errors import ConfigInvalid
+from stoker.core.errors import CannotCreate, ConfigInvalid
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Terminal(io.TextIOWrapper):
@@ -136,6 +141,46 @@ def test_log_text_when_there_is_a_hole_then_a_marker_says_how_much(capfdbinary: 
     render.LogText(raw=False).hole(3 << 20)
 
     assert capfdbinary.readouterr().out == b"\n[stoker: 3.0M of this log were dropped here]\n"
+
+
+@pytest.mark.parametrize("place", ["no/such/directory", "."])
+def test_sink_when_the_file_cannot_be_made_then_it_is_named_as_typed_and_nothing_is_left(
+    tmp_path: Path, place: str
+) -> None:
+    path = f"{tmp_path}/{place}"
+
+    with pytest.raises(CannotCreate, match=f"cannot write {path}: ") as refused, render.Sink(path) as write:
+        write(b"lost")
+
+    assert refused.value.exit_status == 73
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sink_when_the_file_is_complete_then_it_takes_the_place_of_the_old_one_else_the_old_one_stays(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "out"
+    with render.Sink(str(path)) as write:
+        write(b"old")
+
+    with pytest.raises(TypeError), render.Sink(str(path)) as write:
+        write("torn, as this is no bytes")  # type: ignore[arg-type]
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sink_when_it_is_no_file_then_it_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    with render.Sink(str(pipe)) as write:
+        write(b"through")
+
+    assert os.read(reader, 100) == b"through"
+    assert pipe.is_fifo()
+    os.close(reader)
 
 
 def test_error_when_there_are_several_mistakes_then_each_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:

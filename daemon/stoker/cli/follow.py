@@ -39,6 +39,7 @@ class Attendance:
         self._attempt = attempt
         self._offset: int | None = None
         self.tail_lines: int | None = None
+        self.silent = True
 
     def to_the_end(self, client: Client) -> dict[str, Any]:
         """Show each attempt as it is written until no further one comes; the job as it stands then."""
@@ -69,6 +70,7 @@ class Attendance:
         for piece in client.stream("job.logs", where):
             data = a2b_base64(piece["data"]) if "data" in piece else None
             self._show(piece, data)
+            self.silent = False
             self._offset = piece["offset"] + (piece["hole"] if data is None else len(data))
 
 
@@ -139,7 +141,9 @@ def _told(standing: dict[str, Any]) -> int:
     ),
 )
 def wait(given: Given) -> int:
-    """One job: its own code. Several: 0 if all that were waited for succeeded, else 1."""
+    """Exit status of one job: its own code, 128+N for a signal, 124 for a time limit, 1 for any other bad end.
+    A job that a person skipped has ended well (0): what needs it goes on. Of several: 0 if all ended well, else 1.
+    """
     jobs = [values.job_id(word) for word in given["words"]]
     until = None if given["timeout"] is None else time.monotonic() + given["timeout"] / 1_000
 
@@ -155,7 +159,7 @@ def wait(given: Given) -> int:
         for standing in ended:
             render.line(standing["id"])
     statuses = [_told(standing) for standing in ended]
-    return statuses[0] if len(jobs) == 1 else int(any(standing["state"] != "succeeded" for standing in ended))
+    return statuses[0] if len(jobs) == 1 else int(not all(map(outcome.well, ended)))
 
 
 @command(
@@ -164,7 +168,7 @@ def wait(given: Given) -> int:
     most=1,
     options=(
         Option("-f --follow", None, "go on as it is written, through retries, until the job has ended"),
-        Option("--attempt", "N", "of this attempt (default: the last)", convert=values.integer),
+        Option("--attempt", "N", "of this attempt (default: the last)", convert=values.positive),
         Option("-n --lines", "N", "only the last N lines", convert=values.integer),
         Option("--raw", None, "do not make terminal escapes harmless"),
         Option("--json", None, "print JSON, one piece a line"),
@@ -186,7 +190,18 @@ def logs(given: Given) -> int:
         patiently(given, attendance.to_the_end)
     else:
         patiently(given, lambda client: attendance.one_attempt(client, follow=given["follow"]))
+    if attendance.silent:
+        _tell_why_silent(call(given, "job.get", {"id": job["id"]}), attempt)
     return 0
+
+
+def _tell_why_silent(job: dict[str, Any], ordinal: int) -> None:
+    """A log without a byte is an answer, too, unless nothing ever ran that could have written."""
+    for attempt in job.get("attempts_list", ()):
+        if attempt["ordinal"] >= ordinal and attempt["outcome"] == "spawn_error":
+            render.note(
+                f"attempt {attempt['ordinal']} wrote nothing: {outcome.SENTENCES['spawn_error']}: {attempt['error']}"
+            )
 
 
 def _shower(*, raw: bool) -> Show:

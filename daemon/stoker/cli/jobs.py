@@ -1,19 +1,19 @@
-"""Looking at jobs: ls, show, why, history.
+"""Looking at jobs: ls, show, why.
 
 Owns which columns and facts are shown and in which order. Refuses to compute what the daemon knows: it
-renders job.list, job.get, job.why and job.history.
+renders job.list, job.get and job.why.
 """
 
 from __future__ import annotations
 
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, connect
+from stoker.cli.history import print_attempts, typed_limits
 from stoker.cli.options import JSON, Option, command
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from stoker.cli.options import Given
@@ -42,7 +42,7 @@ def states(text: str) -> list[str]:
         Option("--queue", "NAME", "only this queue"),
         Option("--name", "TEXT", "only jobs of this name"),
         Option("--label", "K=V", "only jobs with this label"),
-        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.integer),
+        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
         Option("--all", None, "no limit"),
         Option("-q --ids", None, "only the ids, one a line"),
         JSON,
@@ -54,6 +54,8 @@ def states(text: str) -> list[str]:
     ),
 )
 def ls(given: Given) -> int:
+    if given["all"] and given["limit"]:
+        raise UsageError("--all and --limit contradict each other")
     most = None if given["all"] else given["limit"] or SHOWN
     wanted = {key: given[key] for key in ("queue", "name", "label") if given[key]}
     with connect(given) as client:
@@ -105,11 +107,17 @@ def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
         outcome.result(job) or "-",
         job["queue"],
         job["priority"],
-        f"{job['attempts']}/{job['max_attempts']}",
+        _tries(job),
         render.span(now_ms - job["created_at"]),
         render.span(_ran_ms(job, now_ms)),
         title(job) + (f"  [{told}]" if (told := outcome.said(job)) else ""),
     )
+
+
+def _tries(job: dict[str, Any]) -> str:
+    """`2/3`: of the tries that are allowed. Runs that were charged to none (orphaned, taken again) may be more: `4`."""
+    attempts, allowed = job["attempts"], job["max_attempts"]
+    return f"{attempts}/{allowed}" if attempts <= allowed else str(attempts)
 
 
 def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
@@ -146,7 +154,7 @@ def show(given: Given) -> int:
     render.facts(_facts(job))
     if job.get("attempts_list"):
         render.line()
-        _print_attempts(job["attempts_list"])
+        print_attempts(job["attempts_list"])
     return 0
 
 
@@ -176,7 +184,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("on orphan", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
         ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
         ("resources", _pairs(job["resources"])),
-        ("limits", _pairs(dict(_limits(job["limits"] or {})))),
+        ("limits", _pairs(dict(typed_limits(job["limits"] or {})))),
         ("nice", job["nice"] or None),
         ("labels", _pairs(job["labels"])),
         ("env", _pairs(job["env_vars"])),
@@ -198,59 +206,6 @@ def _pairs(values_by_name: dict[str, Any]) -> str | None:
     return " ".join(f"{name}={value}" for name, value in values_by_name.items()) or None
 
 
-def _limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]]:
-    """Limits as one types them: `memory`, `64.0M`."""
-    for name, field in values.LIMITS.items():
-        value = by_field.get(field)
-        if value is not None:
-            unit = field.rpartition("_")[2]
-            yield name, render.size(value) if unit == "bytes" else f"{value}s" if unit == "seconds" else value
-
-
-def _print_attempts(attempts: list[dict[str, Any]]) -> None:
-    headers = ["TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK"]
-    rows = [_attempt_row(attempt) for attempt in attempts]
-    if any(attempt["limits"] for attempt in attempts):
-        headers.insert(-1, "IN FORCE")
-        rows = [
-            (*row[:-1], _in_force(attempt["limits"] or {}), row[-1])
-            for row, attempt in zip(rows, attempts, strict=True)
-        ]
-    render.table(headers, rows)
-
-
-def _in_force(limits: dict[str, dict[str, Any]]) -> str:
-    """`memory=64.0M:cgroup processes:none`: each limit that was asked for, how far it goes and what keeps it."""
-    shown = dict(_limits({field: limit["value"] for field, limit in limits.items()}))
-    typed = {field: name for name, field in values.LIMITS.items()}
-    names = {typed[field]: limit["by"] for field, limit in limits.items()}
-    return " ".join(f"{name}={shown[name]}:{by}" if name in shown else f"{name}:{by}" for name, by in names.items())
-
-
-def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
-    started, ended = attempt["started_at"], attempt["ended_at"]
-    cpu_ms = None if attempt["user_ms"] is None else attempt["user_ms"] + (attempt["system_ms"] or 0)
-    rss_kib = attempt["max_rss_kib"]
-    return (
-        attempt["ordinal"],
-        render.when(started),
-        render.span(ended - started if started is not None and ended is not None else None),
-        _attempt_outcome(attempt),
-        render.span(cpu_ms),
-        render.size(rss_kib and rss_kib * 1024),
-        render.size(attempt["log_bytes"]),
-        attempt["error"]
-        or (f"stopped: {attempt['stop_reason']}" if attempt["stop_reason"] else attempt["suspicion"] or ""),
-    )
-
-
-def _attempt_outcome(attempt: dict[str, Any]) -> str:
-    if attempt["outcome"] is None:
-        return f"running, pid {attempt['pid']}" if attempt.get("pid") else "running"
-    number = {"exit": attempt["exit_code"], "signal": attempt["signal"]}.get(attempt["outcome"])
-    return attempt["outcome"] if number is None else f"{attempt['outcome']} {number}"
-
-
 @command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker why 42",))
 def why(given: Given) -> int:
     answer = call(given, "job.why", {"id": values.job_id(given["words"][0])})
@@ -261,40 +216,3 @@ def why(given: Given) -> int:
     if answer.get("hint"):
         render.line(f"next: {render.visible(answer['hint'])}")
     return 0
-
-
-@command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker history 42",))
-def history(given: Given) -> int:
-    answer = call(given, "job.history", {"id": values.job_id(given["words"][0])})
-    if given["json"]:
-        render.json_document(answer)
-        return 0
-    render.table(("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS"), [_change_row(c) for c in answer["changes"]])
-    if answer["attempts"]:
-        render.line()
-        _print_attempts(answer["attempts"])
-    return 0
-
-
-def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
-    actor = change["actor_uid"]
-    details = [f"“{change['note']}”"] if change["note"] else []
-    details += [_detail(name, value) for name, value in change["details"].items() if _worth_a_column(name, value)]
-    return (
-        change["seq"],
-        render.when(change["at"]),
-        change["from"] or "-",
-        change["to"] or "-",
-        change["cause"],
-        "stoker" if actor is None else f"uid {actor}",
-        " ".join(details),
-    )
-
-
-def _worth_a_column(name: str, value: object) -> bool:
-    """Records that rebuild a job or an attempt are for `--json`; the state has its own columns."""
-    return value is not None and name not in ("state", "key") and not isinstance(value, dict | list)
-
-
-def _detail(name: str, value: Any) -> str:
-    return f"{name}={render.when(value) if name.endswith('_at') else value}"

@@ -38,7 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "ls": ("jobs:ls", "list jobs: running first, then what waits, then what ended"),
         "show": ("jobs:show", "everything about a job"),
         "why": ("jobs:why", "the one thing a job is waiting for, and the next command"),
-        "history": ("jobs:history", "every change of a job and each of its attempts"),
+        "history": ("history:history", "every change of a job and each of its attempts"),
         "watch": ("follow:watch", "changes as they happen"),
         "status": ("admin:status", "the daemon, its queues, pressure and launchers"),
         "worker": ("workers:worker", "what the worker of a job does: CPU, memory, files, signs of life"),

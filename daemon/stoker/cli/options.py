@@ -123,7 +123,8 @@ class Command:
             raise UsageError(f"unexpected argument {given['words'][self.most]!r}")
 
     def explain(self, name: str, summary: str) -> str:
-        lines = [f"usage: stoker {name} [OPTION…] {self.words}".rstrip(), "", summary, "", "options:"]
+        more = [line.strip() for line in (self.run.__doc__ or "").splitlines()]
+        lines = [f"usage: stoker {name} [OPTION…] {self.words}".rstrip(), "", summary, *more, "", "options:"]
         lines += [f"  {_signature(option):<32} {option.description}" for option in self.options]
         lines += ["", "examples:", *(f"  {example}" for example in self.examples)]
         return "\n".join(lines)
@@ -138,7 +139,10 @@ def command(
     examples: Sequence[str] = (),
     greedy: bool = False,
 ) -> Callable[[Callable[[Given], int]], Command]:
-    """Decorator: the function becomes a Command; it gets the parsed values, returns the exit status."""
+    """Decorator: the function becomes a Command; it gets the parsed values, returns the exit status.
+
+    Its docstring stands in the help, behind the summary.
+    """
 
     def bind(run: Callable[[Given], int]) -> Command:
         return Command(run, words=words, least=least, most=most, options=options, examples=examples, greedy=greedy)

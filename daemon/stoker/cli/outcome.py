@@ -18,7 +18,7 @@ SENTENCES = {
     "deadline": "its deadline passed",
     "ttl": "did not start within its ttl",
     "oom": "killed for want of memory",
-    "unresponsive": "stopped: it had ceased to report",
+    "unresponsive": "stopped: no sign of life in time, or it said itself that it hangs (WATCHDOG=trigger)",
     "orphaned": "nobody saw how it ended",
     "lost": "it outlived a daemon, and nobody saw how it ended",
     "stuck": "a process may be alive that cannot be proven to be its own",
@@ -40,12 +40,18 @@ def ended(standing: dict[str, Any]) -> bool:
     return standing["state"] in FINAL or standing["state"] == "held"
 
 
+def well(standing: dict[str, Any]) -> bool:
+    """It ended as those that need it want it: it succeeded, or a person called it done."""
+    by_hand = standing["state"] == "skipped" and standing.get("reason") != "dependency"
+    return standing["state"] == "succeeded" or by_hand
+
+
 def exit_status(standing: dict[str, Any]) -> int:
     """What `run` and `wait` of one job exit with."""
     state, reason = standing["state"], standing.get("reason")
     code, signal = standing.get("exit_code"), standing.get("signal")
-    if state == "succeeded":
-        return code or 0
+    if well(standing):
+        return code or 0 if state == "succeeded" else 0
     if reason in ("timeout", "deadline", "ttl"):
         return TIME_LIMIT
     if state == "failed" and reason in ("exit", "signal", "oom"):

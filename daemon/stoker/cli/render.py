@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
+from stoker.core.errors import CannotCreate
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -220,27 +222,42 @@ class LogText:
 
 
 class Sink:
-    """Where a command puts what it produces: a file that is replaced whole once it is complete, or stdout."""
+    """Where a command puts what it produces: a file that is replaced whole once it is complete, or stdout.
+
+    What is there and is no file (a device, a pipe) is written to: nothing may take its place.
+    """
 
     def __init__(self, path: str | None) -> None:
+        path = path or "-"
         self._path = None if path == "-" else path
-        self._beside = f"{self._path}.{os.getpid()}"
+        self._whole = os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - as below
+        self._target = f"{path}.{os.getpid()}" if self._whole else path
         self._stdout = LogText(raw=False)
 
     def __enter__(self) -> Callable[[bytes], object]:
         if self._path is None:
             return self._stdout.write
-        self._file = open(self._beside, "xb")  # noqa: PTH123 - pathlib only to open a file; closed at the exit
+        try:
+            self._file = open(self._target, "xb" if self._whole else "wb")  # noqa: PTH123 - pathlib only to open a file
+        except OSError as failure:
+            raise self._cannot(failure) from None
         return self._file.write
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._path is None:
             return
-        self._file.close()
-        if kind is None:
-            os.replace(self._beside, self._path)  # noqa: PTH105 - as above
-        else:
-            os.unlink(self._beside)  # noqa: PTH108 - as above
+        try:
+            self._file.close()
+            if self._whole and kind is None:
+                os.replace(self._target, self._path)  # noqa: PTH105 - as above
+        except OSError as failure:
+            raise self._cannot(failure) from None
+        finally:
+            if self._whole and os.path.exists(self._target):  # noqa: PTH110 - as above
+                os.unlink(self._target)  # noqa: PTH108 - as above
+
+    def _cannot(self, failure: OSError) -> CannotCreate:
+        return CannotCreate(f"cannot write {self._path}: {failure.strerror}")
 
 
 # --- stderr -----------------------------------------------------------------------------------------------

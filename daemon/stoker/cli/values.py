@@ -68,9 +68,19 @@ def moment(text: str) -> int:
 
 def integer(text: str) -> int:
     digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS):
+    if not (digits.isascii() and digits.isdigit()):
         raise UsageError(f"{text!r} is not a whole number")
+    if len(digits) > MOST_DIGITS:
+        raise UsageError(f"a number of {len(digits)} digits is out of range")
     return int(text)
+
+
+def positive(text: str) -> int:
+    """A count of at least one."""
+    count = integer(text)
+    if count < 1:
+        raise UsageError(f"{text} is less than 1")
+    return count
 
 
 def number(text: str) -> float:

@@ -135,7 +135,6 @@ def rollback(given: Given) -> int:
     examples=("stoker workflow skip 7 tests --reason 'flaky today; checked by hand'",),
 )
 def skip(given: Given) -> int:
-    """Call a step done, so that those behind it go on."""
     return _ask("skip", given, {"step": given["words"][1]})
 
 

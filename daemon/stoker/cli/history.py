@@ -1,0 +1,108 @@
+"""What lies behind a job: history, and the table of its attempts.
+
+Owns which facts of an attempt and of a change are shown. Refuses to compute what the daemon knows: it renders
+job.history, and the attempts of job.get for `show`.
+"""
+
+from __future__ import annotations
+
+from stoker.cli import render, values
+from stoker.cli.connection import call
+from stoker.cli.options import JSON, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from stoker.cli.options import Given
+
+
+@command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker history 42",))
+def history(given: Given) -> int:
+    answer = call(given, "job.history", {"id": values.job_id(given["words"][0])})
+    if given["json"]:
+        render.json_document(answer)
+        return 0
+    render.table(("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS"), [_change_row(c) for c in answer["changes"]])
+    if answer["attempts"]:
+        render.line()
+        print_attempts(answer["attempts"])
+    return 0
+
+
+def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
+    actor = change["actor_uid"]
+    details = [f"“{change['note']}”"] if change["note"] else []
+    details += [_detail(name, value) for name, value in change["details"].items() if _worth_a_column(name, value)]
+    return (
+        change["seq"],
+        render.when(change["at"]),
+        change["from"] or "-",
+        change["to"] or "-",
+        change["cause"],
+        "stoker" if actor is None else f"uid {actor}",
+        " ".join(details),
+    )
+
+
+def _worth_a_column(name: str, value: object) -> bool:
+    """Records that rebuild a job or an attempt are for `--json`; the state has its own columns."""
+    return value is not None and name not in ("state", "key") and not isinstance(value, dict | list)
+
+
+def _detail(name: str, value: Any) -> str:
+    return f"{name}={render.when(value) if name.endswith('_at') else value}"
+
+
+def typed_limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]]:
+    """Limits as one types them: `memory`, `64.0M`."""
+    for name, field in values.LIMITS.items():
+        value = by_field.get(field)
+        if value is not None:
+            unit = field.rpartition("_")[2]
+            yield name, render.size(value) if unit == "bytes" else f"{value}s" if unit == "seconds" else value
+
+
+def print_attempts(attempts: list[dict[str, Any]]) -> None:
+    headers = ["TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK"]
+    rows = [_attempt_row(attempt) for attempt in attempts]
+    if any(attempt["limits"] for attempt in attempts):
+        headers.insert(-1, "IN FORCE")
+        rows = [
+            (*row[:-1], _in_force(attempt["limits"] or {}), row[-1])
+            for row, attempt in zip(rows, attempts, strict=True)
+        ]
+    render.table(headers, rows)
+
+
+def _in_force(limits: dict[str, dict[str, Any]]) -> str:
+    """`memory=64.0M:cgroup processes:none`: each limit that was asked for, how far it goes and what keeps it."""
+    shown = dict(typed_limits({field: limit["value"] for field, limit in limits.items()}))
+    typed = {field: name for name, field in values.LIMITS.items()}
+    names = {typed[field]: limit["by"] for field, limit in limits.items()}
+    return " ".join(f"{name}={shown[name]}:{by}" if name in shown else f"{name}:{by}" for name, by in names.items())
+
+
+def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
+    started, ended = attempt["started_at"], attempt["ended_at"]
+    cpu_ms = None if attempt["user_ms"] is None else attempt["user_ms"] + (attempt["system_ms"] or 0)
+    rss_kib = attempt["max_rss_kib"]
+    return (
+        attempt["ordinal"],
+        render.when(started),
+        render.span(ended - started if started is not None and ended is not None else None),
+        _attempt_outcome(attempt),
+        render.span(cpu_ms),
+        render.size(rss_kib and rss_kib * 1024),
+        render.size(attempt["log_bytes"]),
+        attempt["error"]
+        or (f"stopped: {attempt['stop_reason']}" if attempt["stop_reason"] else attempt["suspicion"] or ""),
+    )
+
+
+def _attempt_outcome(attempt: dict[str, Any]) -> str:
+    if attempt["outcome"] is None:
+        return f"running, pid {attempt['pid']}" if attempt.get("pid") else "running"
+    number = {"exit": attempt["exit_code"], "signal": attempt["signal"]}.get(attempt["outcome"])
+    return attempt["outcome"] if number is None else f"{attempt['outcome']} {number}"
