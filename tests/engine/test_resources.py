@@ -174,6 +174,31 @@ def test_exhaustion_when_jobs_wait_for_a_resource_then_each_is_told_of_once_with
     }
 
 
+def test_exhaustion_when_a_step_waited_for_its_width_first_then_the_shortage_behind_it_is_told_once(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    capacity(client, lathe=2)
+    fan_out = {"each": ["1", "2"], "width": 1, **gate.spec(), "resources": {"lathe": 1}}
+    first, second = send(client, flow({"turn": fan_out}))["steps"].values()
+    running(client, first)
+    end_of(client, submit(client, TRUE))  # a turn in which the width alone is missing
+    holder = submit(client, gate.spec(), resources={"lathe": 1})
+    running(client, holder)
+    until(lambda: told_of(shared, second), 30, why="the shortage")
+    for _ in range(3):
+        end_of(client, submit(client, TRUE))
+    gate.open()
+    client.wait(second)
+
+    assert [(event["resources"], event["holders"]) for event in told_of(shared, second)] == [
+        (["lathe"], {"lathe": [first, holder]})
+    ]
+
+
+def told_of(daemon: DaemonProcess, job: int) -> list[dict[str, Any]]:
+    return [event for event in daemon.events("resource_exhausted") if event["job"] == job]
+
+
 def test_resources_when_jobs_and_steps_take_overlapping_pairs_in_opposite_orders_then_all_end_and_none_overlap(
     client: stoker.Client, tmp_path: Path
 ) -> None:

@@ -71,10 +71,10 @@ class Dispatcher:
         """Once for each job that must wait for a resource; a width is no shortage, it is what was asked for."""
         free = self._book.free() if jobs else {}
         for job in jobs:
-            self._book.short.add(job.id)
             lacks = {name: amount for name, amount in job.spec.resources.items() if free.get(name, 0) < amount}
             named = sorted(lacks.keys() - self._book.flows.widths.keys())
             if named:
+                self._book.short.add(job.id)
                 holders = {name: self._book.holders(name)[:SHOWN_HOLDERS] for name in named}
                 about = {"job": job.id, "queue": job.spec.queue, "resources": named, "holders": holders}
                 turn.answers.append(lambda about=about: log(LogEvent.RESOURCE_EXHAUSTED, **about))  # type: ignore[misc]
