@@ -6,7 +6,9 @@ after the last life. Killing at single syscalls, with workflows in the mix, is i
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,9 @@ import pytest
 from tests.support.audit import Audit
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import flow, flow_end, look, send, stand
+from tests.support.flows import chain, context, flow, flow_end, look, send, stand
 from tests.support.ledger import Ledger
-from tests.support.work import running
+from tests.support.work import end_of, kill9, running
 
 if TYPE_CHECKING:
     import stoker
@@ -51,6 +53,12 @@ class Told:
         """After the last life."""
         self.daemon.kill9()
         return Audit(self.daemon.state_dir / "stoker.db", self.ledger)
+
+
+def rows(daemon: DaemonProcess, sql: str) -> list[Any]:
+    """What a person with sqlite3 would see, or do."""
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database, database:
+        return database.execute(sql).fetchall()
 
 
 @pytest.fixture
@@ -120,6 +128,29 @@ def test_chain_when_a_step_holds_something_through_a_restart_then_the_next_whole
     with told.daemon.client() as client:
         client.call("workflow.pause", {"id": answer["id"]})  # a change of state leaves a whole context
         assert stand(client, answer["id"])["a"] == "running"
+
+    assert told.audit().complaints() == []
+
+
+def test_chain_when_nobody_can_prove_whose_a_worker_is_then_its_step_still_holds_what_it_took(told: Told) -> None:
+    with told.daemon.client() as client:
+        client.call("resource.set", {"name": "tool", "capacity": 2})
+        answer = told.send(client, {"a": told.step(lasts_s=30, resources={"tool": 2}), "b": told.step("a")})
+        running(client, answer["steps"]["a"])
+        (launcher,) = client.status()["launchers"]
+        until(lambda: rows(told.daemon, "SELECT 1 FROM attempts WHERE pid NOT NULL"), 30, why="its identity on disk")
+    told.daemon.kill9()
+    kill9(launcher["pid"])
+    rows(told.daemon, "UPDATE attempts SET pid_namespace = 1")  # of a container, say, that was there then
+    told.daemon.start()
+
+    with told.daemon.client() as client:
+        assert end_of(client, answer["steps"]["a"]) == ("held", "stuck")
+        newest = chain(client, workflow=answer["id"])[-1]["id"]
+        assert context(client, newest)["holds"] == {"a": {"tool": 2}}
+        (tool,) = client.call("resource.list")["resources"]
+        assert (tool["used"], tool["holders"]) == (2, [answer["steps"]["a"]])
+        client.call("workflow.pause", {"id": answer["id"]})
 
     assert told.audit().complaints() == []
 

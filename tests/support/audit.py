@@ -190,7 +190,10 @@ class Audit:
             steps = {job["step"]: job for job in self.jobs.values() if job["workflow_id"] == workflow}
             moves = [change for change in self.changes if change["job_id"] in {job["id"] for job in steps.values()}]
             yield from broken_links(f"workflow {workflow}", links)
-            holds = {name: self.attempts[job["id"]][-1]["holds"] for name, job in steps.items() if job["attempts"]}
+            holds = {
+                name: run["holds"] for name, job in steps.items() for run in self.attempts[job["id"]]
+                if run["ended_at"] is None
+            }  # fmt: skip
             yield from wrong_context(f"workflow {workflow}", links, steps, holds)
             yield from unlike_changes(f"workflow {workflow}", links, moves)
             ended = all(job["state"] in FINAL for job in steps.values())

@@ -63,8 +63,8 @@ def wrong_context(
     is_so = {name: (row["id"], row["state"], row["reason"]) for name, row in steps.items()}
     if told != is_so:
         yield f"{of}: its checkpoints say {told}, the rows {is_so}"
-    for name, row in steps.items():
-        held = msgspec.json.decode(holds[name]) if row["state"] == "running" else {}
+    for name in steps:
+        held = msgspec.json.decode(holds.get(name, "{}"))
         if context.holds.get(name, {}) != held:
             yield f"{of}: step {name} holds {context.holds.get(name, {})} by its checkpoints, {held} by its row"
 

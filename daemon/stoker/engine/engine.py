@@ -280,5 +280,5 @@ def _book(snapshot: Snapshot) -> Book:
     for job, attempt in snapshot.runs:
         book.open(job, attempt)
         if job.workflow_id in book.flows.runs:
-            book.flows.runs[job.workflow_id].enter(job)  # what it holds is not in the row of its workflow
+            book.flows.runs[job.workflow_id].enter(job, live=True)  # what it holds is not in the row of its workflow
     return book

@@ -104,8 +104,8 @@ class FlowRun(Struct):
             raise StepNotFound(f"step: workflow {self.workflow.id} has no step {step!r} (it has: {known})", path="step")
         return step
 
-    def enter(self, job: Job) -> None:
-        """A step was taken by this job."""
+    def enter(self, job: Job, *, live: bool) -> None:
+        """A step was taken by this job. `live`: an attempt of it is open, and holds what it asked for."""
         step = self.steps[job.id]
         self.states[step.name] = job.state
         self.reasons[step.name] = job.reason
@@ -114,7 +114,7 @@ class FlowRun(Struct):
             self.broken.add(step.name)
         else:
             self.broken.discard(step.name)
-        if job.state is State.RUNNING and job.spec.resources:
+        if live and job.spec.resources:
             self.holds[step.name] = job.spec.resources
         else:
             self.holds.pop(step.name, None)
@@ -175,11 +175,13 @@ class Flows:
         else:
             self.barred.add(run.workflow.id)
 
-    def tell(self, before: Job | None, job: Job, at: int, attempt: Attempt | None = None) -> list[Checkpoint]:
-        """A step of a workflow was taken: the checkpoints that it leaves."""
+    def tell(
+        self, before: Job | None, job: Job, at: int, attempt: Attempt | None = None, *, live: bool
+    ) -> list[Checkpoint]:
+        """A step was taken: the checkpoints that it leaves. `attempt`: the one touched; `live`: one is open."""
         assert job.workflow_id is not None, "only steps are told of"
         run = self.runs[job.workflow_id]
-        run.enter(job)
+        run.enter(job, live=live)
         if attempt is not None:
             run.hand_on(job, attempt)
         if before is None:

@@ -252,7 +252,8 @@ class Turn:
             self.flows.add(job.workflow_id)
             if isinstance(event, (ev.Retry, ev.Restart)) and not job.final:
                 self._want_again(self.book.flows.runs[job.workflow_id], job, actor)
-            self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at, attempt))
+            live = job.id in self.book.runs
+            self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at, attempt, live=live))
 
     def _want_again(self, run: FlowRun, job: Job, actor: Actor) -> None:
         """A person wants a step of a cancelled workflow again: so it is not to be cancelled any more."""
