@@ -15,7 +15,7 @@ import pytest
 
 from stoker.core.errors import ChainBroken
 from tests.support.facts import until
-from tests.support.flows import chain, context, look, sent_flow, settled, stand, step
+from tests.support.flows import chain, context, look, sent_flow, settled, step
 from tests.support.work import lines
 
 if TYPE_CHECKING:
@@ -112,59 +112,111 @@ def test_rollback_when_a_step_had_saved_then_only_what_was_saved_by_then_counts(
     assert settled(client, workflow) == "cancelled"
 
 
-def failed_and_down(daemon: DaemonProcess) -> tuple[int, list[dict[str, Any]]]:
-    with daemon.client() as client:
-        workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 1", "a")})
+class Copies:
+    """So many workflows that failed alike, one for each checkpoint that such a run leaves; and the daemon is down.
+
+    `done[seq]`: the steps that were completed at a checkpoint, as it was told before anything was harmed.
+    """
+
+    def __init__(self, daemon: DaemonProcess, home: Path) -> None:
+        self.flag = home / "flag"
+        steps = {
+            "a": step("exit 0"), "b": step("echo half | stoker checkpoint save", "a"),
+            "c": step(f"test -e {self.flag}", "b"),
+        }  # fmt: skip
+        with daemon.client() as client:
+            first = self._failed(client, steps)
+            self.links = chain(client, workflow=first)
+            states = [context(client, link["id"])["steps"] for link in self.links]
+            self.done = [{name for name, stood in each.items() if stood["state"] in DONE} for each in states]
+            self.flows = [first, *(sent_flow(client, steps) for _ in self.links[1:])]
+            for workflow in self.flows:
+                assert settled(client, workflow) == "failed"
+            self.ids = [[link["id"] for link in chain(client, workflow=workflow)] for workflow in self.flows]
+        assert {len(ids) for ids in self.ids} == {len(self.links)}
+        daemon.kill9()
+        self.flag.touch()
+
+    def _failed(self, client: stoker.Client, steps: dict[str, dict[str, Any]]) -> int:
+        workflow = sent_flow(client, steps)
         assert settled(client, workflow) == "failed"
-        links = chain(client, workflow=workflow)
-    daemon.kill9()
-    return workflow, links
+        return workflow
 
+    def each(self) -> list[tuple[int, list[int], int]]:
+        """A workflow, its checkpoints, and the place of the one that is to be harmed; each place once."""
+        return [(workflow, ids, place) for place, (workflow, ids) in enumerate(zip(self.flows, self.ids, strict=True))]
 
-@pytest.mark.parametrize("kind", ["transition", "context"])
-def test_chain_when_a_link_is_damaged_then_the_one_before_is_used_with_a_warning(
-    daemon: DaemonProcess, kind: str
-) -> None:
-    workflow, links = failed_and_down(daemon)
-    damaged = next(link for link in reversed(links) if link["kind"] == kind and link["seq"] > 1)
-    harm(daemon, "UPDATE checkpoints SET status = 'other' WHERE id = ?", damaged["id"])
+    def kind(self, place: int) -> str:
+        return str(self.links[place]["kind"])
 
-    daemon.start()
-
-    with daemon.client() as client:
-        said = roll_back(client, workflow, damaged["id"])
-        assert said["to"] == {"checkpoint": damaged["id"], "seq": damaged["seq"] - 1, "damaged": damaged["id"]}
-        settled(client, workflow, "paused")
-        assert stand(client, workflow) == {"a": "succeeded", "b": "queued"}
-    assert damaged["id"] in [event["checkpoint"] for event in daemon.events("checkpoint_damaged")]
-
-
-def test_chain_when_a_parent_is_missing_then_it_stops_and_says_what_a_person_can_do(daemon: DaemonProcess) -> None:
-    workflow, links = failed_and_down(daemon)
-    harm(daemon, "DELETE FROM checkpoints WHERE id = ?", links[2]["id"])
-
-    daemon.start()
-
-    with daemon.client() as client:
-        with pytest.raises(ChainBroken, match=f"checkpoint {links[2]['id']}, which is not there") as refused:
-            roll_back(client, workflow, links[3]["id"])
-        assert "roll back to one before the gap" in str(refused.value.hint)
-        assert look(client, workflow)["state"] == "failed"
-        roll_back(client, workflow, links[1]["id"])
-        assert settled(client, workflow, "paused") == "paused"
-
-
-def test_chain_when_its_very_beginning_is_damaged_then_it_stops_and_says_what_a_person_can_do(
-    daemon: DaemonProcess,
-) -> None:
-    workflow, links = failed_and_down(daemon)
-    harm(daemon, "UPDATE checkpoints SET status = 'other' WHERE id = ?", links[0]["id"])
-
-    daemon.start()
-
-    with daemon.client() as client:
-        with pytest.raises(ChainBroken, match="there is none before it") as refused:
-            roll_back(client, workflow, links[1]["id"])
-        assert "stoker workflow resume" in str(refused.value.hint)
-        client.call("workflow.resume", {"id": workflow, "strategy": "skip"})
+    def goes_back(self, client: stoker.Client, workflow: int, to: int | str, place: int) -> dict[str, Any]:
+        """It goes back to where it was at that place, and on to its end; what the answer says of the checkpoint."""
+        said = roll_back(client, workflow, to, redo=True, resume=True)
+        assert said["reset"] == sorted({"a", "b", "c"} - self.done[place]), (workflow, place, said)
         assert settled(client, workflow, "succeeded") == "succeeded"
+        return dict(said["to"])
+
+
+def test_chain_when_each_link_of_a_run_is_damaged_in_turn_then_the_one_before_is_used_with_a_warning(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    copies = Copies(daemon, tmp_path)
+    for _, ids, place in copies.each():
+        harm(daemon, "UPDATE checkpoints SET status = 'other' WHERE id = ?", ids[place])
+
+    daemon.start()
+
+    fell_back = []
+    with daemon.client() as client:
+        for workflow, ids, place in copies.each():
+            harmed, seq = ids[place], place + 1
+            if place == 0:
+                with pytest.raises(ChainBroken, match="there is none before it") as refused:
+                    roll_back(client, workflow, harmed)
+                assert "stoker workflow resume" in str(refused.value.hint)
+                client.call("workflow.resume", {"id": workflow, "strategy": "skip"})
+                assert settled(client, workflow, "succeeded") == "succeeded"
+            elif copies.kind(place) in {"step", "progress"}:  # where steps stand is not said there
+                to = copies.goes_back(client, workflow, harmed, place)
+                assert to == {"checkpoint": harmed, "seq": seq, "damaged": None}
+            else:
+                to = copies.goes_back(client, workflow, harmed, place - 1)
+                assert to == {"checkpoint": harmed, "seq": seq - 1, "damaged": harmed}
+                fell_back.append(harmed)
+    assert {copies.kind(place) for _, ids, place in copies.each() if ids[place] in fell_back} == {
+        "transition", "context"
+    }  # fmt: skip
+    warned = {event["checkpoint"] for event in daemon.events("checkpoint_damaged") if event["level"] == "warning"}
+    assert warned >= {*fell_back, copies.ids[0][0]}
+
+
+def test_chain_when_each_link_of_a_run_is_missing_in_turn_then_it_stops_and_the_way_round_it_works(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    copies = Copies(daemon, tmp_path)
+    for _, ids, place in copies.each():
+        harm(daemon, "DELETE FROM checkpoints WHERE id = ?", ids[place])
+
+    daemon.start()
+
+    last, stopped = len(copies.links) - 1, 0
+    with daemon.client() as client:
+        for workflow, ids, place in copies.each():
+            if place == last:  # the whole context of the end
+                to = copies.goes_back(client, workflow, "latest", place - 1)
+                assert to == {"checkpoint": ids[place - 1], "seq": place, "damaged": None}
+                continue
+            if copies.kind(place + 1) == "context":  # nothing before it is needed
+                assert copies.goes_back(client, workflow, ids[place + 1], place + 1)["damaged"] is None
+                continue
+            told = f"builds on checkpoint {ids[place]}, which is not there" if place else "no whole context was found"
+            with pytest.raises(ChainBroken, match=told) as refused:
+                roll_back(client, workflow, ids[place + 1])
+            assert "stoker " in str(refused.value.hint)
+            assert look(client, workflow)["state"] == "failed"
+            stopped += 1
+            if place:  # as the hint says
+                copies.goes_back(client, workflow, ids[place - 1], place - 1)
+            else:
+                copies.goes_back(client, workflow, "latest", last)
+    assert stopped == last - 1
