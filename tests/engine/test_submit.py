@@ -9,9 +9,12 @@ import json
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueNotFound, StokerError
+from stoker.core.requests import JobParams
+from stoker.engine.intake import key_digest
 from tests.support.rpc import RawClient, request
 from tests.support.work import end_of, lines, shell, submit, submit_many
 
@@ -108,6 +111,13 @@ def test_key_when_the_daemon_was_killed_meanwhile_then_it_is_remembered(daemon: 
             submit(client, shell("exit 1", idempotency_key="once"))
 
     assert (again["id"], again["existing"]) == (job, True)
+
+
+def test_key_when_an_earlier_version_stored_it_then_the_same_spec_still_has_its_hash() -> None:
+    said = {"command": "sha256sum", "args": ["/etc/hosts"], "env": {"A": "b"}, "needs": [3, {"job": 4, "on": "any"}],
+            "limits": {"memory_bytes": 1}, "idempotency_key": "nightly/1"}  # fmt: skip
+
+    assert key_digest(msgspec.convert(said, JobParams)).hex() == "c3b752fd8bfab2d0636e9af643c56318"
 
 
 def test_key_when_it_stands_twice_in_one_batch_then_one_job_is_stored(client: stoker.Client) -> None:

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec import field
+from msgspec.structs import asdict, replace
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.limits import Limits
-from stoker.core.model import Need, NeedOn, Queue, QueueClass, Resource, State
+from stoker.core.model import Need, NeedOn, Queue, QueueClass, Resource, Spec, State
 from stoker.core.requests import JobFilter
 from stoker.store import attempts, jobs, queues, reader, recoveries, snapshot
 from stoker.store.jobs import Dependent, Keyed, Policy, spec_hash
@@ -99,6 +100,24 @@ def test_spec_hash_when_anything_is_asked_differently_then_it_differs() -> None:
 
     assert len({spec_hash(one) for one in asked}) == len(asked)
     assert all(len(spec_hash(one)) == 16 for one in asked)
+
+
+class Grown(Spec, frozen=True, kw_only=True):
+    """A Spec of a version to come."""
+
+    later: int = 0
+    more: dict[str, int] = field(default_factory=dict)
+
+
+def test_spec_hash_when_stored_by_an_earlier_version_then_it_still_holds() -> None:
+    said = {"args": ("/etc/hosts",), "env": {"A": "b"}, "resources": {"gpu": 1}, "needs": (Need(job=3),),
+            "limits": Limits(memory_bytes=1)}  # fmt: skip
+    asked, grown = spec(**said), Grown(**asdict(spec(**said)))
+
+    assert spec_hash(spec()).hex() == "b65fbf555b4989f111444e117fd706eb"
+    assert spec_hash(asked).hex() == "c9472f22fcbb84805e31248bf820e9e6"
+    assert spec_hash(grown) == spec_hash(asked)
+    assert len({spec_hash(one) for one in (grown, replace(grown, later=1), replace(grown, more={"a": 1}))}) == 3
 
 
 def test_policy_when_nothing_is_written_then_its_defaults_are_those_of_the_file_format() -> None:

@@ -163,7 +163,7 @@ class Submission(Message):
         if offer.problem is not None:
             raise offer.problem
         sent = offer.sent
-        digest = _digest(sent) if sent.idempotency_key else b""
+        digest = key_digest(sent) if sent.idempotency_key else b""
         known = self._known(turn, sent.idempotency_key, digest) if sent.idempotency_key else None
         if known is not None:
             return known
@@ -220,8 +220,8 @@ class Submission(Message):
         turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id, None)
 
 
-def _digest(sent: JobParams) -> bytes:
-    """The hash of a spec as it was sent, the key itself left out."""
+def key_digest(sent: JobParams) -> bytes:
+    """The hash of a spec as it was sent, its key too. What was not said is left out: later fields change no hash."""
     return hashlib.blake2b(msgspec.json.encode(sent), digest_size=16).digest()
 
 

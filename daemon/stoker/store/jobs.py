@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import fields
 
 from stoker.core.limits import Limits
 from stoker.core.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
@@ -104,9 +106,32 @@ LEFT JOIN jobs ON jobs.id = idempotency.job_id WHERE idempotency.owner_uid = ? A
 """
 
 
+# What the hashes of the first version cover, in their order. A field that came later counts only where it is said: so a
+# hash that an earlier version stored stays right. Neither this list nor the defaults of later fields ever change.
+FIRST_HASHED = (
+    "command", "working_dir", "args", "env", "stdin", "name", "labels", "queue", "priority", "execution_mode",
+    "max_attempts", "base_delay_ms", "backoff_factor", "max_delay_ms", "success_exit_codes", "no_retry_exit_codes",
+    "checkpoint_exit_code", "ttl_ms", "deadline", "timeout_ms", "grace_ms", "warn_signal", "warn_before_ms", "notify",
+    "heartbeat_ms", "unresponsive_warn_ms", "unresponsive_kill_ms", "run_at", "needs", "on_orphan", "max_orphanings",
+    "survive", "resources", "limits", "nice", "max_log_bytes", "traceparent",
+)  # fmt: skip
+
+
 def spec_hash(spec: Spec) -> bytes:
-    """The checksum of a spec: BLAKE2b-128 of its JSON."""
-    return hashlib.blake2b(_encode(spec), digest_size=16).digest()
+    """The checksum of a spec: BLAKE2b-128 of its JSON, without later fields at their defaults."""
+    covered = {name: getattr(spec, name) for name in FIRST_HASHED}
+    for name, default in _later_fields(type(spec)):
+        value = getattr(spec, name)
+        if value != default:
+            covered[name] = value
+    return hashlib.blake2b(_encode(covered), digest_size=16).digest()
+
+
+@cache
+def _later_fields(kind: type[Spec]) -> list[tuple[str, object]]:
+    """Name and default of each that the first hashes do not cover."""
+    later = [one for one in fields(kind) if one.name not in FIRST_HASHED]
+    return [(one.name, one.default if one.default_factory is NODEFAULT else one.default_factory()) for one in later]
 
 
 def _policy_of(spec: Spec) -> str:
