@@ -39,8 +39,8 @@ def blocks(text: str) -> list[Block]:
     return [Block(found["mark"] or "", found["language"], found["text"]) for found in BLOCK.finditer(text)]
 
 
-def to_run(language: str) -> list[Block]:
-    return [block for block in blocks(README) if block.language == language and block.mark.startswith("run")]
+def to_run(language: str, mark: str = "run") -> list[Block]:
+    return [block for block in blocks(README) if block.language == language and block.mark.startswith(mark)]
 
 
 def unmarked(text: str) -> list[str]:
@@ -59,8 +59,12 @@ def differences(shown: str, seen: str) -> str:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess() as running:
-        yield running
+    process = DaemonProcess('[daemon]\nhandlers = ["plans"]\n')
+    (module,) = to_run("python", "run: plans.py")
+    (process.home / "plans.py").write_text(module.text)
+    process.environ["PYTHONPATH"] = str(process.home)
+    with process:
+        yield process
 
 
 def environ(daemon: DaemonProcess) -> dict[str, str]:
@@ -107,8 +111,8 @@ def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon:
     assert told == []
 
 
-@pytest.mark.parametrize("block", to_run("python"), ids=["client"])
-def test_program_when_run_then_it_ends_well(block: Block, daemon: DaemonProcess) -> None:
+def test_program_when_run_then_it_ends_well(daemon: DaemonProcess) -> None:
+    block = to_run("python")[0]
     ran = subprocess.run(
         [sys.executable, "-c", block.text], env=environ(daemon), capture_output=True, text=True, check=False
     )

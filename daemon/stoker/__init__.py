@@ -1,17 +1,19 @@
 """Stoker: a durable job daemon for one Linux host.
 
-Owns the public names of the package: `Client`, `checkpoint` (for programs that run as jobs) and `__version__`. Refuses
-to import anything before it is asked for: `stoker submit` in a shell loop pays for every module here.
+Owns the public names of the package: `Client`, `checkpoint` (for programs that run as jobs), `strategy` (for modules
+that the daemon loads) and `__version__`. Refuses to import anything before it is asked for: `stoker submit` in a shell
+loop pays for every module here.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["Client", "__version__", "checkpoint"]
+__all__ = ["Client", "__version__", "checkpoint", "strategy"]
 
 TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
 if TYPE_CHECKING:
     from stoker import checkpoint
+    from stoker.core.strategies import strategy
     from stoker.rpc.client import Client
 
 
@@ -24,4 +26,8 @@ def __getattr__(name: str) -> object:
         import stoker.checkpoint as loaded  # noqa: PLC0415 - `from stoker import checkpoint` would ask here again
 
         return loaded
+    if name == "strategy":
+        from stoker.core.strategies import strategy  # noqa: PLC0415 - as above
+
+        return strategy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

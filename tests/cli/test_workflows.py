@@ -247,16 +247,19 @@ def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
 def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_nothing_changes(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    flow = sent(daemon, tmp_path, {"a": flows.step("true"), "b": flows.step("exit 3", "a")})
+    flow = sent(daemon, tmp_path, {"a": flows.step("true", verify=True), "b": flows.step("exit 3", "a")})
     daemon.cli("workflow", "wait", flow)
 
     explained = daemon.cli("workflow", "resume", flow, "--from", "a", "--strategy", "restart", "--explain")
+    trusted = daemon.cli("workflow", "resume", flow, "--no-verify", "--explain")
     unknown = daemon.cli("workflow", "resume", flow, "--strategy", "nope")
     shown = json.loads(daemon.cli("workflow", "show", flow, "--json").stdout)
 
     assert [line.split()[:4] for line in explained.stdout.splitlines()] == [
         ["STEP", "JOB", "STATE", "RUNS"], ["a", "1", "succeeded", "no"], ["b", "2", "failed", "yes"],
     ]  # fmt: skip
+    assert "it was completed, and nothing that it was made of has changed" in explained.stdout
+    assert "made of" not in trusted.stdout
     assert unknown.returncode == 65
     assert "from_checkpoint" in unknown.stderr
     assert shown["state"] == "failed"

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import FlowInvalid, NotAllowed, ResumeTimeout, StepNotFound, StrategyFailed, StrategyNotFound
+from stoker.core.errors import (
+    FlowInvalid,
+    InvalidParams,
+    NotAllowed,
+    ResumeTimeout,
+    StepNotFound,
+    StrategyFailed,
+    StrategyNotFound,
+)
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import chain, flow, job_of, look, send, sent_flow, settled, stand, step
@@ -25,22 +33,21 @@ if TYPE_CHECKING:
 MODULE = """
 import threading
 
-from stoker.core.strategies import Interrupted, strategy
-from stoker.core.workflow import Strategy
+import stoker
 
 
-@strategy("skip-b")
-def skip_b(step: Interrupted) -> Strategy:
-    return Strategy.SKIP if step.step == "b" else Strategy.RESTART
+@stoker.strategy("skip-b")
+def skip_b(step):
+    return "skip" if step.step == "b" else "restart"
 
 
-@strategy("wrong")
-def wrong(step: Interrupted) -> str:
+@stoker.strategy("wrong")
+def wrong(step):
     return "sideways"
 
 
-@strategy("slow")
-def slow(step: Interrupted) -> str:
+@stoker.strategy("slow")
+def slow(step):
     threading.Event().wait(2)
     return "restart"
 """
@@ -214,6 +221,70 @@ def test_resume_when_there_is_nothing_to_resume_then_it_is_refused(client: stoke
         resume(client, goes_on)
 
 
+def test_limits_when_named_for_this_resume_then_the_steps_taken_again_have_them_and_no_other(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    third_time = f"echo x >> {ledger}; test $(wc -l < {ledger}) -ge 3"
+    steps = {
+        "done": step("exit 0"), "late": step(f"read _ < {gate.path}; :", timeout_ms=100, on_orphan="requeue"),
+        "flaky": step(third_time, base_delay_ms=1, on_orphan="requeue"), "behind": step("exit 0", "late", "flaky"),
+    }  # fmt: skip
+    with daemon.client() as client:
+        workflow = sent_flow(client, steps)
+        assert settled(client, workflow) == "failed"
+        before = limits_of(client, workflow)
+        resume(client, workflow, explain=True, timeout_ms=600_000, max_attempts=2)
+        assert limits_of(client, workflow) == before
+
+        said = resume(client, workflow, timeout_ms=600_000, max_attempts=2)
+        assert said["reset"] == ["behind", "flaky", "late"]
+    daemon.kill9()
+    daemon.start()
+    with daemon.client() as client:
+        assert limits_of(client, workflow) == {**dict.fromkeys(said["reset"], (600_000, 2)), "done": before["done"]}
+        gate.open()
+        assert settled(client, workflow, "succeeded") == "succeeded"
+
+
+def limits_of(client: stoker.Client, workflow: int) -> dict[str, tuple[int | None, int]]:
+    jobs = {one["name"]: client.get(one["job"]) for one in look(client, workflow)["steps"]}
+    return {name: (job["timeout_ms"], job["max_attempts"]) for name, job in jobs.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "path"),
+    [({"timeout_ms": 0}, "timeout_ms"), ({"max_attempts": 0}, "max_attempts"), ({"verify": 1}, "verify")],
+)
+def test_limits_when_out_of_range_then_the_resume_is_refused_and_nothing_changes(
+    client: stoker.Client, tmp_path: Path, wrong: dict[str, Any], path: str
+) -> None:
+    workflow = failed_flow(client, tmp_path)
+
+    with pytest.raises(InvalidParams) as refused:
+        resume(client, workflow, **wrong)
+
+    assert refused.value.details["path"] == path
+    assert look(client, workflow)["state"] == "failed"
+
+
+@pytest.mark.parametrize("limit", ["timeout_ms", "max_attempts"])
+def test_limits_when_no_step_would_be_taken_again_then_the_resume_is_refused(
+    client: stoker.Client, gate: Gate, limit: str
+) -> None:
+    workflow = sent_flow(client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a")})
+    running(client, job_of(client, workflow, "a"))
+    client.call("workflow.pause", {"id": workflow})
+
+    with pytest.raises(InvalidParams, match=f"{limit}: no step would be taken again"):
+        resume(client, workflow, **{limit: 9})
+
+    assert look(client, workflow)["state"] == "paused"
+    gate.open()
+    resume(client, workflow)
+    assert settled(client, workflow) == "succeeded"
+
+
 def proven_flow(client: stoker.Client, tmp_path: Path) -> int:
     """a hands on what is in a file, b is proven by it, c fails until the flag is there."""
     (tmp_path / "value").write_text("one")
@@ -259,6 +330,22 @@ def test_proof_when_what_it_needs_handed_on_something_else_then_it_runs_again(
     resume(client, workflow)
     assert settled(client, workflow, "succeeded") == "succeeded"
     assert lines(tmp_path / "ledger") == ["a", "b", "a", "b"]
+
+
+def test_proof_when_it_is_not_to_be_verified_then_a_completed_step_is_kept_whatever_has_changed(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    workflow = proven_flow(client, tmp_path)
+    (tmp_path / "value").write_text("two")
+    (tmp_path / "flag").touch()
+    client.call("job.retry", {"id": job_of(client, workflow, "a")})
+    until(lambda: len(lines(tmp_path / "ledger")) == 3, 30, why="the first step again")
+    settled(client, workflow, "failed")
+
+    assert resume(client, workflow, verify=False)["kept"] == ["a", "b"]
+
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert lines(tmp_path / "ledger") == ["a", "b", "a"]
 
 
 def test_proof_when_the_environment_of_workers_is_another_then_it_says_so(

@@ -54,6 +54,7 @@ def pause(given: Given) -> int:
         Option("--from", "STEP", "take this step and everything behind it again", to="from"),
         Option("--strategy", "NAME", "for every step that did not complete, instead of its own: restart, skip, …"),
         Option("--explain", None, "change nothing: show which steps would run, and why"),
+        Option("--no-verify", None, "keep completed steps that asked to be verified, whatever has changed"),
         TIMEOUT,
         MAX_ATTEMPTS,
         WAIT,
@@ -69,7 +70,7 @@ def resume(given: Given) -> int:
     if given["explain"] and given["wait"]:
         raise UsageError("--explain changes nothing, so there is nothing to --wait for")
     asked = {key: given[key] for key in ("from", "strategy", "explain", *LIMITS) if given[key]}
-    return _ask("resume", given, asked)
+    return _ask("resume", given, asked | ({"verify": False} if given["no_verify"] else {}))
 
 
 @command(

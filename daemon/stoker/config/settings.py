@@ -54,7 +54,7 @@ class DaemonSettings(Section, frozen=True):
     env_allow: Annotated[tuple[Variable, ...], says("variables of the daemon's environment that workers get")] = (
         ENV_ALLOW
     )
-    handlers: Annotated[tuple[Module, ...], says("Python modules whose in-process handlers are loaded")] = ()
+    handlers: Annotated[tuple[Module, ...], says("Python modules to load: in-process handlers, resume strategies")] = ()
 
     @property
     def slots(self) -> int:

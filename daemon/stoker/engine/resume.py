@@ -8,7 +8,7 @@ nothing changed. Invariant: `explain` is the same plan, not carried out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from msgspec import Struct
 from stoker.core import events as ev
 from stoker.core import strategies
 from stoker.core.checkpoint import Checkpoint, opened
-from stoker.core.errors import CheckpointDamaged, NotAllowed, ResumeTimeout
+from stoker.core.errors import CheckpointDamaged, InvalidParams, NotAllowed, ResumeTimeout
 from stoker.core.model import Actor, State
 from stoker.core.proof import difference, digest, proof
 from stoker.core.resume import RESET, Act, Asked, Decision, Standing, Wish, plan, stopped_short
@@ -121,6 +121,7 @@ def decide(turn: Turn, run: FlowRun, *, wish: Wish, seen: Seen, actor: Actor) ->
     acts = {decision.step: decision.act for decision in decisions}
     _must_lead_anywhere(run, wish, acts)
     reset = [name for name, act in acts.items() if act in RESET]
+    _must_have_use(wish, reset)
     commands.check_deadlines(turn, run, reset)
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in set(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)
@@ -157,6 +158,14 @@ def _must_lead_anywhere(run: FlowRun, wish: Wish, acts: Mapping[str, Act]) -> No
             hint=f"stoker workflow resume {ident} --explain", state=state,
         )  # fmt: skip
     raise NotAllowed(f"workflow {ident} is {state}, so resume does not apply", hint=f"stoker workflow show {ident}")
+
+
+def _must_have_use(wish: Wish, reset: Collection[str]) -> None:
+    """Limits are for steps that are taken again; those that only go on keep theirs, and nobody is left to wonder."""
+    for path in ("timeout_ms", "max_attempts"):
+        if getattr(wish, path) is not None and not reset:
+            raise InvalidParams(f"{path}: no step would be taken again, so it would change nothing", path=path,
+                                hint="without it, what was stopped goes on with the limits that it has")  # fmt: skip
 
 
 def _carry_out(
