@@ -194,6 +194,18 @@ def test_defaults_when_one_is_out_of_range_then_its_path_is_named_and_the_queue_
     assert "wrong" not in {queue["name"] for queue in client.call("queue.list")["queues"]}
 
 
+def test_defaults_when_they_contradict_each_other_then_the_queue_is_left_as_it_was(client: stoker.Client) -> None:
+    client.call("queue.set", {"name": "torn", "defaults": {"max_delay_ms": 10, "unresponsive_kill_ms": 60_000}})
+
+    for said in ({"base_delay_ms": 20}, {"checkpoint_exit_code": 0}):
+        with pytest.raises(InvalidParams) as refused:
+            client.call("queue.set", {"name": "torn", "defaults": said})
+        assert refused.value.details["path"] == f"defaults.{next(iter(said))}"
+
+    assert queue(client, "torn")["defaults"] == {"max_delay_ms": 10, "unresponsive_kill_ms": 60_000}
+    assert end_of(client, submit(client, shell("exit 0"), queue="torn")) == ("succeeded", "exit")
+
+
 def test_class_when_changed_live_then_it_is_shown_and_recorded(shared: DaemonProcess, client: stoker.Client) -> None:
     cursor = client.status()["last_seq"]
     client.call("queue.set", {"name": "moved", "class": "low", "reason": "it is bulk work"})

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import InvalidParams
-from stoker.core.model import ExecutionMode, Spec
-from stoker.engine.specs import check_reporting
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow, flow_end, send
@@ -124,13 +122,5 @@ def test_submit_when_a_report_could_not_be_told_from_another_then_it_is_refused(
 ) -> None:
     with pytest.raises(InvalidParams) as refused:
         submit(client, shell("exit 0"), **asked)
-
-    assert refused.value.details["path"] == path
-
-
-@pytest.mark.parametrize(("asked", "path"), [({"notify": True}, "notify"), ({"heartbeat_ms": 1_000}, "heartbeat_ms")])
-def test_reporting_when_there_is_no_process_then_it_is_refused(asked: dict[str, Any], path: str) -> None:
-    with pytest.raises(InvalidParams) as refused:
-        check_reporting(Spec(command="x", working_dir="/", execution_mode=ExecutionMode.IN_PROCESS, **asked))
 
     assert refused.value.details["path"] == path

@@ -28,6 +28,7 @@ MAX_ARGV_BYTES = 128 * 1024
 MAX_VARIABLES = 256
 MAX_LABELS = 32
 MAX_NEEDS = 1_000
+MIN_MEMORY_BYTES = 1 << 20  # no program begins with less
 MAX_DURATION_MS = 10 * 366 * 86_400_000
 MAX_SHOWN = 80  # of a value or a name in a message: it goes to terminals and logs
 
@@ -82,7 +83,7 @@ class NeedParams(Params, frozen=True, kw_only=True):
 
 
 class LimitParams(Params, frozen=True, kw_only=True):
-    memory_bytes: Bytes | None = None
+    memory_bytes: Annotated[int, Meta(ge=MIN_MEMORY_BYTES, le=MAX_INT)] | None = None
     cpu_seconds: Bytes | None = None
     processes: Bytes | None = None
     open_files: Bytes | None = None

@@ -26,6 +26,7 @@ from stoker.core.requests import (
     QueueSettings,
     Verb,
 )
+from stoker.core.units import duration
 from stoker.core.why import Scene, explain
 from stoker.engine import reading
 from stoker.engine.checkpoints import Checkpoints
@@ -177,7 +178,8 @@ class Service:
                 future.cancel()
         if not done or (len(done) < len(futures) and not any_one):
             missing = [job_id for job_id, future in futures.items() if future not in done]
-            raise WaitTimeout(f"job {missing[0]} has not ended within {timeout_ms} ms", hint=f"stoker why {missing[0]}")
+            told = f"job {missing[0]} has not ended within {duration(timeout_ms or 0)}"
+            raise WaitTimeout(told, hint=f"stoker why {missing[0]}", id=missing[0])
         return [futures[job_id].result() for job_id in job_ids if futures[job_id] in done]
 
     async def logs(
@@ -205,7 +207,9 @@ class Service:
             }
             if settings.defaults is not UNSET:
                 said["defaults"] = before.defaults | msgspec.to_builtins(settings.defaults)
-            turn.set_queue(msgspec.structs.replace(before, **said), "set", Actor(peer_uid, note))
+            queue = msgspec.structs.replace(before, **said)
+            self._engine.intake.specs.check_defaults(queue)
+            turn.set_queue(queue, "set", Actor(peer_uid, note))
             return {"name": settings.name}
 
         return self._change(change)

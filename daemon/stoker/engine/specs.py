@@ -6,7 +6,7 @@ than the request itself. Refuses to store. Invariant: a Spec that leaves here ca
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -14,12 +14,22 @@ from msgspec.structs import replace
 
 from stoker.config import Config
 from stoker.core.clock import Now
+from stoker.core.contradictions import refuse_contradictions
 from stoker.core.errors import InvalidParams, ResourceNotFound
 from stoker.core.limits import Limits
 from stoker.core.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
 from stoker.core.requests import JobDefaults, JobParams, JobWork
+from stoker.core.units import instant
 
 _SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")
+
+
+class Merged(NamedTuple):
+    """What the jobs of a queue get that do not say: `values`, and which of them the queue itself `said`."""
+
+    queue: Queue
+    said: tuple[str, ...]
+    values: dict[str, Any]
 
 
 class Specs:
@@ -36,24 +46,36 @@ class Specs:
             "grace_ms": config.jobs.grace_ms,
             "max_log_bytes": config.jobs.max_log_bytes,
         }
-        self._merged: dict[str, tuple[Queue, dict[str, Any]]] = {}
+        self._merged: dict[str, Merged] = {}
 
-    def _defaults(self, queue: Queue) -> dict[str, Any]:
+    def _defaults(self, queue: Queue) -> Merged:
         known = self._merged.get(queue.name)
-        if known is None or known[0] is not queue:
+        if known is None or known.queue is not queue:
             said = msgspec.convert(queue.defaults, JobDefaults)
             values = {name: value for name in said.__struct_fields__ if (value := getattr(said, name)) is not UNSET}
-            known = (queue, self._settings | values | {"queue": queue.name})
+            known = Merged(queue, tuple(values), self._settings | values | {"queue": queue.name})
             self._merged[queue.name] = known
-        return known[1]
+        return known
+
+    def check_defaults(self, queue: Queue) -> None:
+        """Refuse a queue whose defaults contradict each other. Raises InvalidParams."""
+        merged = self._defaults(queue)
+        try:
+            # Of the rest it is open whether it has an effect on a job.
+            said = {"base_delay_ms"}.intersection(merged.said)
+            refuse_contradictions(Spec(command="", **merged.values), said, merged.said)
+        except InvalidParams as error:
+            raise error.within("defaults") from None
 
     def resolve(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> Spec:
-        """The whole spec that `sent` asks for in `queue`."""
+        """The whole spec that `sent` asks for in `queue`. Raises InvalidParams where it contradicts itself."""
+        merged = self._defaults(queue)
         words = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
         words["needs"] = needs
         if sent.limits is not UNSET:
             words["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
-        spec = Spec(**(self._defaults(queue) | words))
+        spec = Spec(**(merged.values | words))
+        refuse_contradictions(spec, words, merged.said)
         if spec.execution_mode is ExecutionMode.IN_PROCESS and sent.on_orphan is UNSET:
             return replace(spec, on_orphan=OnOrphan.REQUEUE)
         return spec
@@ -69,42 +91,16 @@ def needs_of(sent: JobParams) -> tuple[Need, ...]:
 def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:
     """Refuse what could never run. Raises InvalidParams or ResourceNotFound."""
     if spec.deadline is not None and spec.deadline <= now.wall:
-        raise InvalidParams(
-            f"deadline: {spec.deadline} has passed (it is {now.wall} now)", path="deadline", hint="--deadline +1h"
-        )
+        told = f"deadline: {instant(spec.deadline)} has passed (it is {instant(now.wall)} now)"
+        raise InvalidParams(told, path="deadline", hint="--deadline +1h")
     if spec.deadline is not None and spec.run_at is not None and spec.run_at >= spec.deadline:
-        raise InvalidParams(f"run_at: {spec.run_at} is not before the deadline {spec.deadline}", path="run_at")
-    if spec.warn_signal is not None and spec.timeout_ms is None and spec.deadline is None:
-        raise InvalidParams("warn_signal: there is no limit to warn of", path="warn_signal", hint="add --timeout")
-    check_reporting(spec)
+        told = f"run_at: {instant(spec.run_at)} is not before the deadline, {instant(spec.deadline)}"
+        raise InvalidParams(told, path="run_at", hint="a later deadline, or an earlier run_at")
     ids = [need.job for need in spec.needs]
     if len(set(ids)) != len(ids):
         raise InvalidParams("needs: a job is named twice", path="needs")
     for name, amount in spec.resources.items():
         _check_resource(name, amount, resources)
-
-
-def check_reporting(spec: Spec) -> None:
-    """Refuse what a worker could not say, or what could not be told apart. Raises InvalidParams."""
-    code, beat_ms = spec.checkpoint_exit_code, spec.heartbeat_ms
-    for field in ("success_exit_codes", "no_retry_exit_codes"):
-        if code is not None and code in getattr(spec, field):
-            raise InvalidParams(
-                f"checkpoint_exit_code: {code} is among {field} too; it can mean only one thing",
-                hint="75 (EX_TEMPFAIL) is a usual choice",
-                path="checkpoint_exit_code",
-            )
-    if spec.speaks and spec.execution_mode is ExecutionMode.IN_PROCESS:
-        field = "notify" if beat_ms is None else "heartbeat_ms"
-        raise InvalidParams(f"{field}: a handler inside the daemon has no process that could report", path=field)
-    for field in ("unresponsive_warn_ms", "unresponsive_kill_ms"):
-        limit_ms = getattr(spec, field)
-        if beat_ms is not None and beat_ms >= limit_ms:
-            raise InvalidParams(
-                f"heartbeat_ms: {beat_ms} is not less than {field}, {limit_ms}: a healthy worker would pass it",
-                hint=f"a larger {field}",
-                path="heartbeat_ms",
-            )
 
 
 def _check_resource(name: str, amount: int, resources: dict[str, Resource]) -> None:

@@ -17,20 +17,22 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_SHOWN
+from stoker.core.requests import MAX_INT, MAX_SHOWN
+from stoker.core.units import spoken
 
 _MESSAGE = re.compile(r"^(?P<problem>.*?)(?: - at (?P<key>`key(?: in .*?)?` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _TOKEN = re.compile(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]")
 _FIELD = re.compile(r"(?P<what>unknown|required) field `(?P<name>.*)`", re.DOTALL)
 _EXPECTED = re.compile(r"Expected (`(?!str` matching).*?)(?:, got .*?)?(?: - at .*)?$", re.DOTALL)
+_OUT_OF_RANGE = re.compile(r"Expected `(int|float)` [<>]=")
 _SAFE_KEY = re.compile(r"[!-~]+")
 
 _HINTS = {
     "command": 'the program to run, as in "command": "sha256sum"',
     "args": 'a list of strings, as in "args": ["-c", "echo hi"]',
     "working_dir": "an absolute path of a directory",
-    "deadline": "UTC milliseconds since 1970, as `date +%s%3N` prints",
-    "run_at": "UTC milliseconds since 1970, as `date +%s%3N` prints",
+    "deadline": "on the wire in UTC milliseconds since 1970, as `date +%s%3N` prints",
+    "run_at": "on the wire in UTC milliseconds since 1970, as `date +%s%3N` prints",
     "needs": 'ids of jobs, or {"job": 42, "on": "any"}',
     "traceparent": "a W3C trace context: 00-<32 hex digits>-<16 hex digits>-01",
     "label": "as in team=blue",
@@ -131,12 +133,30 @@ def _about_field(place: Place, within: str, what: str, name: str) -> InvalidPara
 
 
 def _about_value(place: Place, within: str, said: str) -> InvalidParams:
+    beyond = _beyond(place) if _OUT_OF_RANGE.match(said) else None
+    if beyond is not None:
+        return _complain(place, within, beyond, _limit(place))
     shown = json.dumps(place.value)
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}..."
     expected = _EXPECTED.match(said)
     problem = f"expected {expected[1]}, got {shown}".replace("`", "") if expected else f"not allowed: {shown}"
     return _complain(place, within, problem, _limit(place))
+
+
+def _beyond(place: Place) -> str | None:
+    """Which end of its range a number is beyond, in the unit of its field; None where no range says so."""
+    field = _field_of(place)
+    for meta in _metas(place.kind):
+        if meta.ge is not None and place.value < meta.ge:
+            return f"{spoken(field, place.value)} is less than {spoken(field, meta.ge)}, the least"
+        if meta.le is not None and place.value > meta.le:
+            return f"{spoken(field, place.value)} is more than {spoken(field, meta.le)}, the most"
+    return None
+
+
+def _field_of(place: Place) -> str:
+    return next((step.lstrip(".") for step in reversed(place.steps) if step.startswith(".")), "")
 
 
 def _limit(place: Place) -> str | None:
@@ -150,7 +170,14 @@ def _limit(place: Place) -> str | None:
     metas = _metas(place.kind)
     if any(meta.pattern for meta in metas):
         return _NAME_HINT
-    return next((f"{meta.ge} to {meta.le}" for meta in metas if meta.ge is not None and meta.le is not None), None)
+    return next((_range(_field_of(place), meta) for meta in metas if meta.ge is not None and meta.le is not None), None)
+
+
+def _range(field: str, meta: Meta) -> str:
+    assert meta.ge is not None
+    assert meta.le is not None
+    least = spoken(field, meta.ge)
+    return f"at least {least}" if meta.le == MAX_INT else f"{least} to {spoken(field, meta.le)}"
 
 
 def _metas(kind: Any) -> list[Meta]:

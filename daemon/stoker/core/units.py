@@ -1,0 +1,51 @@
+"""Durations, sizes and instants as people write them: exact, and as the command line reads them.
+
+Owns the spelling (`90s`, `64M`, `2026-12-01T10:00:00Z`) and which field of a spec carries which unit. Refuses rounding:
+what is told in an error must be what was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+DURATIONS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+SIZES = {"T": 1 << 40, "G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "B": 1}
+INSTANTS = ("deadline", "run_at")
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as every time here
+
+
+def spoken(field: str, value: float) -> str:
+    """The value of a field with its unit, as in `timeout_ms`, `memory_bytes`, `deadline`."""
+    if not isinstance(value, int):
+        return repr(value)
+    unit = field.rpartition("_")[2]
+    if unit == "ms":
+        return duration(value)
+    if unit == "bytes":
+        return size(value)
+    return instant(value) if field in INSTANTS else str(value)
+
+
+def duration(milliseconds: int) -> str:
+    return _largest(milliseconds, DURATIONS)
+
+
+def size(count: int) -> str:
+    return _largest(count, SIZES)
+
+
+def instant(at_ms: int) -> str:
+    """UTC epoch milliseconds as a time; the bare number where no calendar has it."""
+    try:
+        at = EPOCH + timedelta(milliseconds=at_ms)
+    except OverflowError:
+        return str(at_ms)
+    return at.isoformat(timespec="milliseconds" if at_ms % 1_000 else "seconds") + "Z"
+
+
+def _largest(count: int, units: Mapping[str, int]) -> str:
+    """In the largest unit that leaves no rest."""
+    *_, smallest = units
+    unit = next((unit for unit, factor in units.items() if count and count % factor == 0), smallest)
+    return f"{count // units[unit]}{unit}"

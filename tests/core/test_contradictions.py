@@ -1,0 +1,106 @@
+"""Every rule is broken by something that can be asked, and by nothing that is asked usually."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stoker.core.contradictions import RULES, refuse_contradictions
+from stoker.core.errors import InvalidParams
+from stoker.core.limits import Limits
+from stoker.core.model import ExecutionMode
+from tests.support.jobs import spec
+
+HANDLER = {"execution_mode": ExecutionMode.IN_PROCESS}
+
+BROKEN: list[tuple[dict[str, Any], str, str]] = [
+    (HANDLER | {"env": {"A": "b"}}, "env", "no effect on a handler"),
+    (HANDLER | {"stdin": "x"}, "stdin", "no effect on a handler"),
+    (HANDLER | {"limits": Limits(open_files=9)}, "limits", "no effect on a handler"),
+    (HANDLER | {"nice": 3}, "nice", "no effect on a handler"),
+    (HANDLER | {"survive": True}, "survive", "no effect on a handler"),
+    (HANDLER | {"warn_signal": 10, "warn_before_ms": 1, "timeout_ms": 9}, "warn_signal", "no effect on a handler"),
+    (HANDLER | {"notify": True}, "notify", "no process that could report"),
+    (HANDLER | {"heartbeat_ms": 1}, "heartbeat_ms", "no process that could report"),
+    ({"base_delay_ms": 7_200_000}, "base_delay_ms", "2h is more than max_delay_ms, 1h"),
+    ({"base_delay_ms": 2, "max_delay_ms": 1}, "base_delay_ms", "2ms is more than max_delay_ms, 1ms"),
+    ({"warn_signal": 9, "warn_before_ms": 1, "timeout_ms": 9}, "warn_signal", "SIGKILL cannot warn"),
+    ({"warn_signal": 19, "warn_before_ms": 1, "timeout_ms": 9}, "warn_signal", "SIGSTOP cannot warn"),
+    ({"warn_signal": 10, "warn_before_ms": 1}, "warn_signal", "no limit to warn of"),
+    ({"warn_signal": 10, "deadline": 1}, "warn_signal", "no sooner than the limit"),
+    ({"warn_before_ms": 1, "timeout_ms": 9}, "warn_before_ms", "no effect without warn_signal"),
+    (
+        {"warn_before_ms": 9, "timeout_ms": 9, "warn_signal": 10},
+        "warn_before_ms",
+        "9ms is not less than timeout_ms, 9ms",
+    ),
+    ({"checkpoint_exit_code": 0}, "checkpoint_exit_code", "0 is among success_exit_codes, too"),
+    (
+        {"checkpoint_exit_code": 75, "no_retry_exit_codes": (64, 75)},
+        "checkpoint_exit_code",
+        "75 is among no_retry_exit_codes, too",
+    ),
+    ({"unresponsive_warn_ms": 1}, "unresponsive_warn_ms", "no effect without heartbeat_ms"),
+    ({"unresponsive_kill_ms": 1}, "unresponsive_kill_ms", "no effect without heartbeat_ms"),
+    ({"heartbeat_ms": 30_000}, "heartbeat_ms", "30s is not less than unresponsive_warn_ms, 30s"),
+    ({"heartbeat_ms": 5, "unresponsive_kill_ms": 5}, "heartbeat_ms", "5ms is not less than unresponsive_kill_ms, 5ms"),
+    (
+        {"heartbeat_ms": 1, "unresponsive_warn_ms": 240_000},
+        "unresponsive_warn_ms",
+        "4m is more than unresponsive_kill_ms, 3m",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "field", "problem"), BROKEN)
+def test_spec_when_a_rule_is_broken_then_field_values_and_what_to_do_are_told(
+    asked: dict[str, Any], field: str, problem: str
+) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        refuse_contradictions(spec(**asked), asked)
+
+    assert refused.value.details == {"path": field}
+    assert refused.value.message.startswith(f"{field}: ")
+    assert problem in refused.value.message
+    assert refused.value.hint
+
+
+def test_rules_when_counted_then_each_is_broken_above() -> None:
+    fired = {id(next(rule for rule in RULES if rule.field == field and rule.broken(spec(**asked), asked)))
+             for asked, field, _ in BROKEN}  # fmt: skip
+
+    assert fired == {id(rule) for rule in RULES}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"max_delay_ms": 1},
+        {"base_delay_ms": 1, "max_delay_ms": 1},
+        {"warn_signal": 10, "warn_before_ms": 8, "timeout_ms": 9},
+        {"warn_signal": 10, "warn_before_ms": 8, "deadline": 1},
+        {"warn_before_ms": 0},
+        {"checkpoint_exit_code": 75},
+        {"checkpoint_exit_code": None},
+        {"heartbeat_ms": 10_000},
+        {"heartbeat_ms": 1, "unresponsive_kill_ms": 5},
+        {"heartbeat_ms": 1, "unresponsive_warn_ms": 180_000},
+        HANDLER,
+    ],
+)
+def test_spec_when_it_says_what_has_an_effect_then_it_is_taken(asked: dict[str, Any]) -> None:
+    refuse_contradictions(spec(**asked), asked)
+
+
+def test_spec_when_its_queue_says_what_has_no_effect_on_this_job_then_it_is_taken() -> None:
+    by_queue = {"nice": 3, "survive": True, "base_delay_ms": 9, "unresponsive_kill_ms": 1}
+
+    refuse_contradictions(spec(**HANDLER, **by_queue, max_delay_ms=1), {"max_delay_ms"}, by_queue)
+
+
+def test_spec_when_its_queue_contradicts_it_then_it_is_refused() -> None:
+    with pytest.raises(InvalidParams, match="is among success_exit_codes"):
+        refuse_contradictions(spec(checkpoint_exit_code=3, success_exit_codes=(3,)), ["success_exit_codes"],
+                              ["checkpoint_exit_code"])  # fmt: skip
