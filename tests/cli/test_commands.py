@@ -15,6 +15,7 @@ from tests.support.rpc import ServerThread
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Desk
+    from tests.support.daemon import DaemonProcess
 
 
 # --- submit -----------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_submit_when_the_daemon_refuses_then_its_message_hint_and_status_are_pas
     ended = desk.stoker("submit", "--env", "LD_PRELOAD=x", "true")
 
     assert ended.status == 65
-    assert ended.err.startswith("stoker: env.LD_PRELOAD: refused")
+    assert ended.err.startswith("stoker: --env LD_PRELOAD=x: refused")
     assert "\nhint: " in ended.err
 
 
@@ -293,6 +294,16 @@ def test_wait_when_there_are_several_then_one_failure_is_1(desk: Desk) -> None:
     assert desk.stoker("wait", "2", "3") == (0, "", "stoker: job 3 skipped: by a person\n")
 
 
+def test_wait_when_nothing_ends_in_time_then_the_time_is_told_as_it_was_typed(daemon: DaemonProcess) -> None:
+    daemon.cli("queue", "pause", "default")
+    job = daemon.cli("submit", "true").stdout.strip()
+
+    waited = daemon.cli("wait", job, "--timeout", "0.01s")
+
+    told = f"stoker: job {job} has not ended within 0.01s\nhint: stoker why {job}\n"
+    assert (waited.returncode, waited.stdout, waited.stderr) == (75, "", told)
+
+
 def test_wait_when_the_daemon_is_restarted_then_it_goes_on_waiting(desk: Desk) -> None:
     desk.has(1, "running")
     waiting = desk.process("wait", "1")
@@ -395,6 +406,22 @@ def test_ls_when_more_runs_were_made_than_are_charged_then_no_share_of_the_tries
     assert tries == ["TRY", "3", "2/3"]
 
 
+@pytest.mark.parametrize("option", ["--queue", "--name", "--label"])
+def test_ls_when_a_filter_is_empty_then_it_is_refused_and_not_left_out(desk: Desk, option: str) -> None:
+    desk.has(1)
+
+    ended = desk.stoker("ls", option, "", "--ids")
+
+    assert (ended.status, ended.out) == (65, "")
+    assert ended.err.startswith(f"stoker: {option} '': ")
+
+
+def test_queue_when_it_does_not_exist_then_its_name_needs_no_field(daemon: DaemonProcess) -> None:
+    paused = daemon.cli("queue", "pause", "nowhere")
+
+    assert paused.stderr.startswith("stoker: there is no queue 'nowhere' (there are: default)\n")
+
+
 def test_show_when_there_is_no_such_job_then_it_exits_65(desk: Desk) -> None:
     assert desk.stoker("show", "9") == (65, "", "stoker: there is no job 9\nhint: stoker ls\n")
 
@@ -421,9 +448,11 @@ def test_retry_when_options_are_given_then_they_are_sent(desk: Desk) -> None:
     desk.has(1, "failed")
 
     desk.stoker("retry", "1", "--timeout", "20m", "--deadline", "2026-12-01T08:00Z")
+    refused = desk.stoker("retry", "1", "--timeout", "0s")
 
-    (_, _, options) = desk.service.commands[0]
+    ((_, _, options),) = desk.service.commands
     assert (options.timeout_ms, options.deadline) == (1_200_000, 1_796_112_000_000)
+    assert (refused.status, refused.err.partition(",")[0]) == (65, "stoker: --timeout 0s: 0ms is less than 1ms")
 
 
 # --- the program ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from binascii import a2b_base64
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, patiently
 from stoker.cli.options import JSON, Option, command
-from stoker.core.errors import DaemonUnreachable, StokerError
+from stoker.core.errors import DaemonUnreachable, StokerError, WaitTimeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,13 @@ def _told(standing: dict[str, Any]) -> int:
     most=None,
     options=(
         Option("--any", None, "until one of them has ended; its id is printed"),
-        Option("--timeout", "DURATION", "give up waiting (exit 75); the jobs go on", convert=values.duration),
+        Option(
+            "--timeout",
+            "DURATION",
+            "give up waiting (exit 75); the jobs go on",
+            convert=values.duration,
+            to="timeout_ms",
+        ),
         JSON,
     ),
     examples=(
@@ -145,13 +151,17 @@ def wait(given: Given) -> int:
     A job that a person skipped has ended well (0): what needs it goes on. Of several: 0 if all ended well, else 1.
     """
     jobs = [values.job_id(word) for word in given["words"]]
-    until = None if given["timeout"] is None else time.monotonic() + given["timeout"] / 1_000
+    until = None if given["timeout_ms"] is None else time.monotonic() + given["timeout_ms"] / 1_000
 
     def for_them(client: Client) -> list[Standing]:
         left_s = None if until is None else max(0.0, until - time.monotonic())
         return client.wait(*jobs, any_one=given["any"], timeout_s=left_s)
 
-    standings = patiently(given, for_them)
+    try:
+        standings = patiently(given, for_them)
+    except WaitTimeout as late:  # the daemon was told what was left of it
+        late.message = f"job {late.details['id']} has not ended within {given['typed']['timeout_ms'][-1][1]}"
+        raise
     ended = [standing for standing in standings if outcome.ended(standing)]
     if given["json"]:
         render.json_document(standings)
@@ -169,7 +179,7 @@ def wait(given: Given) -> int:
     options=(
         Option("-f --follow", None, "go on as it is written, through retries, until the job has ended"),
         Option("--attempt", "N", "of this attempt (default: the last)", convert=values.positive),
-        Option("-n --lines", "N", "only the last N lines", convert=values.integer),
+        Option("-n --lines", "N", "only the last N lines", convert=values.integer, to="tail_lines"),
         Option("--raw", None, "do not make terminal escapes harmless"),
         Option("--json", None, "print JSON, one piece a line"),
     ),
@@ -185,7 +195,7 @@ def logs(given: Given) -> int:
         return 0
     show = _print_piece if given["json"] else _shower(raw=given["raw"])
     attendance = Attendance(job["id"], show, attempt=attempt)
-    attendance.tail_lines = given["lines"]
+    attendance.tail_lines = given["tail_lines"]
     if given["follow"] and given["attempt"] is None:
         patiently(given, attendance.to_the_end)
     else:
@@ -198,10 +208,10 @@ def logs(given: Given) -> int:
 def _tell_why_silent(job: dict[str, Any], ordinal: int) -> None:
     """A log without a byte is an answer, too, unless nothing ever ran that could have written."""
     for attempt in job.get("attempts_list", ()):
-        if attempt["ordinal"] >= ordinal and attempt["outcome"] == "spawn_error":
-            render.note(
-                f"attempt {attempt['ordinal']} wrote nothing: {outcome.SENTENCES['spawn_error']}: {attempt['error']}"
-            )
+        if attempt["ordinal"] >= ordinal and attempt["error"]:
+            what = outcome.SENTENCES.get(attempt["outcome"], "its handler failed")
+            last = attempt["error"].rstrip().rpartition("\n")[2]
+            render.note(f"attempt {attempt['ordinal']} wrote nothing: {what}: {last}")
 
 
 def _shower(*, raw: bool) -> Show:

@@ -57,7 +57,7 @@ def ls(given: Given) -> int:
     if given["all"] and given["limit"]:
         raise UsageError("--all and --limit contradict each other")
     most = None if given["all"] else given["limit"] or SHOWN
-    wanted = {key: given[key] for key in ("queue", "name", "label") if given[key]}
+    wanted = {key: given[key] for key in ("queue", "name", "label") if given[key] is not None}
     with connect(given) as client:
         found, more = sections(client, given["state"], wanted, most)
     if given["json"]:

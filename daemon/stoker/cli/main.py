@@ -145,7 +145,12 @@ def dispatch(arguments: Sequence[str]) -> int:
         return 0
     asked.check_words(options)
     options["socket"] = options["socket"] or given["socket"]
-    return asked.run(options)
+    try:
+        return asked.run(options)
+    except StokerError as failure:
+        from stoker.cli.typed import as_typed  # noqa: PLC0415 - only after a failure
+
+        raise as_typed(failure, asked, options) from None
 
 
 def load(target: str) -> Command:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    # Values by `Option.to`: None, False or [] for what was not given. `words` has the rest.
+    # Values by `Option.to`: None, False or [] for what was not given. `words` has the rest, `typed` by `Option.to` how
+    # each value was spelled.
     Given = dict[str, Any]
 
 
@@ -60,6 +61,7 @@ class Option:
             given[self.to].append(value)
         else:
             given[self.to] = value
+        given["typed"].setdefault(self.to, []).append((self.names[-1], text))
 
 
 JSON = Option("--json", None, "print JSON")
@@ -101,6 +103,7 @@ class Command:
         given: Given = {option.to: option.absent() for option in self.options}
         words: list[str] = []
         given["words"] = words
+        given["typed"] = {}
         rest = iter(arguments)
         for argument in rest:
             if argument == "--":

@@ -77,7 +77,8 @@ def skip(given: Given) -> int:
 def _each(verb: str, given: Given) -> int:
     """The worst exit status of all; answers are told as they come."""
     ids = [values.job_id(word) for word in given["words"]]
-    extra = {to: given[to] for to in ("reason", "timeout_ms", "deadline", "yes", "force", "reassign") if given.get(to)}
+    sent = ("reason", "timeout_ms", "deadline", "yes", "force", "reassign")
+    extra = {to: given[to] for to in sent if given.get(to) is not None and given[to] is not False}
     answers: list[dict[str, Any]] = []
     status = 0
     with connect(given) as client:

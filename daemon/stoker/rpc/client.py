@@ -103,7 +103,7 @@ class Client(Conversation):
         dry_run: bool = False,
     ) -> WorkflowAccepted:
         """Store a workflow, all of its steps or none. Raises FlowInvalid, with every mistake in its details."""
-        key = idempotency_key or os.urandom(16).hex()
+        key = os.urandom(16).hex() if idempotency_key is None else idempotency_key
         params = {"flow": flow, "parameters": parameters or {}, "idempotency_key": key, "dry_run": dry_run}
         answer: WorkflowAccepted = self.call("workflow.submit", params, again=True)
         return answer
@@ -143,7 +143,7 @@ class Client(Conversation):
 
 def _with_key(job: JobSpec) -> JobSpec:
     """The same job with an idempotency key, so that sending it twice stores it once."""
-    return job if job.get("idempotency_key") else {**job, "idempotency_key": os.urandom(16).hex()}
+    return job if job.get("idempotency_key") is not None else {**job, "idempotency_key": os.urandom(16).hex()}
 
 
 def _parts(jobs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:

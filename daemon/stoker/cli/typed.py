@@ -1,0 +1,48 @@
+"""What the daemon says of a field, in the words of the command line: `--timeout 0s` for `timeout_ms`.
+
+Owns the way back from a field to the option that was typed for it. Refuses to judge: sentence, hint and exit status are
+the daemon's. Loaded after a failure only.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stoker.cli.options import Command, Given
+    from stoker.core.errors import StokerError
+
+
+def as_typed(failure: StokerError, asked: Command, given: Given) -> StokerError:
+    """The same error; its place and the fields that it names are those that a person typed."""
+    path = str(failure.details.get("path", ""))
+    message = failure.message
+    place = _place(path, asked, given)
+    if path and place is not None and message.startswith(f"{path}: "):
+        message = f"{place}{message[len(path) :]}" if place else message[len(path) + 2 :]
+    options = {option.to: option.names[-1] for option in asked.options if "_" in option.to}
+    field = re.compile(rf"\b({'|'.join(options)})\b") if options else None
+
+    def in_words(text: str) -> str:
+        return field.sub(lambda found: options[found[1]], text) if field else text
+
+    failure.message = in_words(message)
+    failure.hint = failure.hint and in_words(failure.hint)
+    return failure
+
+
+def _place(path: str, asked: Command, given: Given) -> str | None:
+    """What was typed for a path; "" for the words of the command, None for what nobody typed."""
+    root, *inner = re.split(r"(?=[.\[])", path, maxsplit=1)
+    typed: list[tuple[str, str]] | None = given["typed"].get(root)
+    values = given.get(root)
+    if typed is None:
+        return "" if path.upper() in re.findall(r"\w+", asked.words) else None
+    if not inner or not isinstance(values, list) or len(values) != len(typed):
+        return shlex.join(typed[-1])
+    for number, (option, value) in enumerate(zip(typed, values, strict=True)):
+        if inner == [f"[{number}]"] or (isinstance(value, tuple) and inner == [f".{value[0]}"]):
+            return shlex.join(option)
+    return None
