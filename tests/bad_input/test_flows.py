@@ -68,6 +68,7 @@ def test_flow_when_it_could_never_run_then_the_place_is_named(bystander: stoker.
     assert expected in refused.value.message
 
 
+@pytest.mark.usefixtures("small")
 @untouched
 @pytest.mark.parametrize(
     ("steps", "paths"),
@@ -76,9 +77,24 @@ def test_flow_when_it_could_never_run_then_the_place_is_named(bystander: stoker.
         ({"a": {**OK, "needs": ["a", "x"]}, "b": {**OK, "width": 1}}, ["a.needs[0]", "a.needs[1]", "b.width"]),
         ({"a": {**OK, "args": 1, "needs": ["x"]}, "b": {**OK, "width": 1}, "c": 1, "d": {**OK, "each": 1, "width": 2}},
          ["a.args", "a.needs[0]", "b.width", "c", "d.each"]),
-        ({"a": {**OK, "queue": "x"}, "b": {**OK, "resources": {"x": 1}}}, ["a.queue", "b.resources.x"]),
+        ({"a": {**OK, "queue": "x", "resources": {"y": 1, "small": 3}, "deadline": 10**12, "warn_signal": 1},
+          "b": {"command": "no-such-command", "resources": {"x": 1}}},
+         ["a.queue", "a.resources.y", "a.resources.small", "b.command", "b.resources.x"]),
+        ({"a": {**OK, "deadline": 10**12, "run_at": 10**12, "resources": {"x": 1}}},
+         ["a.deadline", "a.run_at", "a.resources.x"]),
+        ({"a": {"command": "no-such-command", "needs": ["b"]}, "b": {**OK, "needs": ["a"], "queue": "x"},
+          "c": {**OK, "args": ["{{x}}"], "resources": {"x": 1}}, "d": {"command": "{{x}}", "queue": "y"},
+          "e": {"command": "no-such-command", "timeout": 1}, "f": {"command": "./no-such-command", "cwd": "/"},
+          "g": {**OK, "args": 1, "queue": "z"}},
+         ["a.command", "b.needs", "b.queue", "c.args[0]", "c.resources.x", "d.command", "d.queue", "e.command",
+          "e.timeout", "f.cwd", "g.args", "g.queue"]),
+        ({"a": {**OK, "env": {"A": 1, "B": "b", "C": 2}, "args": ["a", 1, 2], "needs": ["b", {"step": "b", "on": "x"}]},
+          "b": OK},
+         ["a.env.A", "a.env.C", "a.args[1]", "a.args[2]", "a.needs[1].on"]),
+        ({"a": {"command": "no-such-command-{{item}}", "each": ["1", 2]}}, ["a.each[1]"]),
+        ({"a": {**OK, "args": ["x" * 60_000] * 3, "queue": "x"}}, ["a.args", "a.queue"]),
     ],
-    ids=["shape", "graph", "both", "host"],
+    ids=["shape", "graph", "both", "host", "promises", "everything", "parts", "items", "too much together"],
 )  # fmt: skip
 def test_flow_when_it_has_many_mistakes_then_all_of_them_are_told_at_once(
     bystander: stoker.Client, steps: dict[str, Any], paths: list[str]
@@ -87,6 +103,45 @@ def test_flow_when_it_has_many_mistakes_then_all_of_them_are_told_at_once(
         send(bystander, flow(steps))
 
     assert sorted(error["path"] for error in refused.value.details["errors"]) == sorted(f"steps.{p}" for p in paths)
+
+
+@untouched
+@pytest.mark.parametrize(
+    ("head", "paths"),
+    [
+        ({"parameters": {"a": 1, "b": [2]}, "defaults": {"timeout": "90s", "env": {"X": 1}}, "colour": "red"},
+         ["parameters.a", "parameters.b", "defaults.timeout", "defaults.env.X", "colour", "steps.c.args[1]",
+          "steps.c.queue"]),
+        ({"parameters": 7, "defaults": 1},
+         ["parameters", "defaults", "steps.c.args[0]", "steps.c.args[1]", "steps.c.queue"]),
+        ({"parameters": {"a": "x"}, "defaults": {"queue": 7, "timeout": "90s"}, "verify": "yes"},
+         ["defaults.queue", "defaults.timeout", "verify", "steps.c.args[1]", "steps.c.queue", "steps.b.command"]),
+    ],
+    ids=["parts", "whole", "what steps say themselves"],
+)  # fmt: skip
+def test_flow_when_its_head_is_wrong_then_its_steps_are_judged_all_the_same(
+    bystander: stoker.Client, head: dict[str, Any], paths: list[str]
+) -> None:
+    steps = {"c": {**OK, "args": ["{{a}}", "{{x}}"], "queue": "nowhere"}, "b": {"command": "no-such-command"}}
+
+    with pytest.raises(InvalidParams) as refused:
+        send(bystander, flow(steps, **head))
+
+    assert sorted(error["path"] for error in refused.value.details["errors"]) == sorted(paths)
+
+
+@untouched
+def test_flow_when_a_need_is_wrong_then_the_hint_is_for_steps(bystander: stoker.Client) -> None:
+    steps = {"a": {**OK, "needs": "b"}, "b": {**OK, "needs": [{"step": "a", "on": "maybe"}]}}
+
+    with pytest.raises(InvalidParams) as refused:
+        send(bystander, flow(steps))
+
+    hints = {error["path"]: error["hint"] for error in refused.value.details["errors"]}
+    assert hints == {
+        "steps.a.needs": 'a list of steps, as in ["compile", {"step": "test", "on": "any"}]',
+        "steps.b.needs[0].on": "one of: ok, failed, any",
+    }
 
 
 @untouched
@@ -109,7 +164,9 @@ def many(steps: int) -> dict[str, Any]:
 
 def fan(items: int, times: int = 1, **more: Any) -> dict[str, Any]:
     each = ["x"] * items
-    return flow({f"s{number}": {**OK, "each": each, **(more if number else {})} for number in range(times)})
+    return flow(
+        {f"s{number}": {**OK, "each": each, **(more if number or times == 1 else {})} for number in range(times)}
+    )
 
 
 HUGE = {
@@ -117,6 +174,10 @@ HUGE = {
     "a list of a hundred thousand": fan(100_000),
     "twenty lists of ten thousand": fan(10_000, 20),
     "five thousand that each need five thousand": fan(5_000, 2, needs=["s0"]),
+    "ten thousand that each need what is not there": flow({f"s{n}": {**OK, "needs": ["x"]} for n in range(10_000)}),
+    "as many wrong steps as a frame holds": flow({f"s{n}": {"comand": "true"} for n in range(25_000)}),
+    "ten thousand times ten thousand arguments": fan(10_000, args=["{{item}}"] * 10_000),
+    "a parameter in itself": flow({"a": {**OK, "stdin": "{{p}}" * 10_000}}, parameters={"p": "x" * 60_000}),
     "a chain that closes": flow({f"s{n}": {**OK, "needs": [f"s{(n + 1) % 9_000}"]} for n in range(9_000)}),
 }
 

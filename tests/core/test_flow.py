@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.flow import (
+    MAX_CHARACTERS,
     MAX_EDGES,
     MAX_STEPS,
+    MOST_SEARCHED,
     Flow,
+    FlowRequest,
+    Plan,
     StepDefaults,
     StepNeed,
     StepParams,
@@ -18,7 +23,7 @@ from stoker.core.flow import (
     layers,
     plan,
 )
-from stoker.core.mistakes import MAX_MISTAKES
+from stoker.core.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.core.model import NeedOn
 from stoker.core.workflow import Edge, Strategy
 
@@ -31,18 +36,25 @@ def flow(steps: dict[str, StepParams], **fields: Any) -> Flow:
     return Flow(name="build", steps=steps, **fields)
 
 
+def asked(sent: Flow, **more: Any) -> FlowRequest:
+    return FlowRequest(flow=sent, raw=msgspec.Raw(b"{}"), **more)
+
+
+def made_of(sent: Flow, **given: str) -> Plan:
+    """The plan of a flow, the good one or what is wrong with the other."""
+    return plan(asked(sent, parameters=given), list(Strategy))
+
+
 def mistakes_of(sent: Flow, **given: str) -> dict[str, str]:
-    """What plan() refuses, by path."""
-    with pytest.raises(FlowInvalid) as refused:
-        plan(sent, given, list(Strategy))
-    return {one["path"]: one["message"] for one in refused.value.details["errors"]}
+    """What is wrong with a flow, by path."""
+    return {one.path: one.message for one in made_of(sent, **given).mistakes}
 
 
 def test_plan_when_steps_need_each_other_then_they_stand_in_an_order_they_could_run_in() -> None:
     after_get = StepNeed(step="get", on=NeedOn.ANY)
     sent = flow({"link": step(needs=("compile",)), "compile": step(needs=(after_get,)), "get": step()})
 
-    made = plan(sent, {}, list(Strategy))
+    made = made_of(sent)
 
     assert [one.name for one in made.steps] == ["get", "compile", "link"]
     assert [one.needs for one in made.steps] == [(), (Edge("get", NeedOn.ANY),), (Edge("compile"),)]
@@ -54,7 +66,7 @@ def test_plan_when_parameters_are_given_then_every_text_of_a_step_is_filled() ->
         stdin="{{out}}", name="make {{out}}",
     )  # fmt: skip
 
-    made = plan(flow({"a": said}, parameters={"tool": "cc", "out": "x"}), {"out": "y"}, list(Strategy)).steps[0].sent
+    made = made_of(flow({"a": said}, parameters={"tool": "cc", "out": "x"}), out="y").steps[0].sent
 
     assert (made.command, made.args, made.env) == ("cc", ("-o", "y", "${HOME}"), {"OUT": "y"})
     assert (made.working_dir, made.stdin, made.name) == ("/y", "y", "make y")
@@ -63,7 +75,7 @@ def test_plan_when_parameters_are_given_then_every_text_of_a_step_is_filled() ->
 def test_plan_when_a_step_has_items_then_each_becomes_a_step_and_needs_are_of_all() -> None:
     sent = flow({"compile": step(args=("{{item}}",), each=("a.c", "b.c"), width=1), "link": step(needs=("compile",))})
 
-    made = plan(sent, {}, list(Strategy))
+    made = made_of(sent)
 
     assert [(one.name, one.group, one.sent.args) for one in made.steps[:2]] == [
         ("compile:1", "compile", ("a.c",)),
@@ -77,7 +89,7 @@ def test_plan_when_the_flow_has_defaults_then_a_step_that_says_nothing_gets_them
     defaults = StepDefaults(working_dir="/src", env={"A": "1", "B": "1"}, max_attempts=3, resume="restart")
     steps = {"a": step(), "b": step(working_dir="/b", env={"B": "2"}, max_attempts=1, resume="skip", verify=False)}
 
-    first, second = plan(flow(steps, defaults=defaults, verify=True), {}, list(Strategy)).steps
+    first, second = made_of(flow(steps, defaults=defaults, verify=True)).steps
 
     assert (first.sent.working_dir, first.sent.env, first.sent.max_attempts) == ("/src", {"A": "1", "B": "1"}, 3)
     assert (first.sent.resume, first.sent.verify) == ("restart", True)
@@ -107,10 +119,9 @@ def test_plan_when_much_is_wrong_then_every_mistake_is_told_at_once() -> None:
 
 
 def test_plan_when_a_name_is_nearly_right_then_the_hint_says_which() -> None:
-    with pytest.raises(FlowInvalid) as refused:
-        plan(flow({"compile": step(), "link": step(needs=("compil",))}), {}, list(Strategy))
+    (mistake,) = made_of(flow({"compile": step(), "link": step(needs=("compil",))})).mistakes
 
-    assert refused.value.hint == "did you mean compile?"
+    assert mistake.hint == "did you mean compile?"
 
 
 def test_plan_when_steps_need_each_other_in_a_circle_then_the_cycle_is_named_step_by_step() -> None:
@@ -141,10 +152,82 @@ def test_plan_when_few_words_ask_for_millions_of_needs_then_it_is_refused_before
 def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() -> None:
     steps = {f"s{number}": step(needs=("nowhere",)) for number in range(MAX_MISTAKES + 10)}
 
-    with pytest.raises(FlowInvalid, match=rf"{MAX_MISTAKES + 10} mistakes \(and 10 more\)") as refused:
-        plan(flow(steps), {}, list(Strategy))
+    with pytest.raises(
+        FlowInvalid, match=f"{MAX_MISTAKES + 10} mistakes, of which the first {MAX_MISTAKES}"
+    ) as refused:
+        refuse(list(made_of(flow(steps)).mistakes))
 
     assert len(refused.value.details["errors"]) == MAX_MISTAKES
+
+
+def test_plan_when_a_cycle_is_in_it_then_its_steps_are_there_to_be_looked_at_with_their_words() -> None:
+    steps = {"a": step(needs=("b",)), "b": step("{{x}}", needs=("a",)), "c": step(each=("1", "2"))}
+
+    made = made_of(flow(steps))
+
+    assert [mistake.path for mistake in made.mistakes] == ["steps.b.needs", "steps.b.command"]
+    assert [(one.name, one.needs, one.locatable) for one in made.steps] == [
+        ("a", (), True), ("b", (), False), ("c:1", (), True), ("c:2", (), True)
+    ]  # fmt: skip
+
+
+def test_plan_when_there_are_too_many_steps_then_the_first_of_each_list_is_looked_at() -> None:
+    items = tuple(f"{number}" for number in range(MAX_STEPS + 1))
+
+    made = made_of(flow({"a": step("{{item}}", each=items), "b": step("{{x}}", needs=("z",))}))
+
+    assert [mistake.path for mistake in made.mistakes] == ["steps.b.needs[0]", "steps", "steps.b.command"]
+    assert [one.sent.command for one in made.steps] == ["0", "{{x}}"]
+
+
+def test_plan_when_steps_were_misread_then_each_says_what_of_it_can_be_believed() -> None:
+    sent = asked(
+        flow({"a": step(), "b": step(), "c": step()}),
+        mistakes=(Mistake("steps.a.args", "x"),), unsure=frozenset({"a", "b"}), unlocatable=frozenset({"b"}),
+    )  # fmt: skip
+
+    made = plan(sent, None)
+
+    assert made.mistakes == sent.mistakes
+    assert [(one.sure, one.locatable) for one in made.steps] == [(False, True), (False, False), (True, True)]
+
+
+def test_plan_when_nobody_can_say_which_strategies_there_are_then_none_is_judged() -> None:
+    assert plan(asked(flow({"a": step(resume="own")})), None).mistakes == ()
+
+
+def test_plan_when_a_list_makes_the_same_mistake_of_each_item_then_it_is_told_once() -> None:
+    found = made_of(flow({"a": step(args=("{{x}}",), each=tuple("abc"))})).mistakes
+
+    assert [mistake.path for mistake in found] == ["steps.a.args[0]"]
+
+
+def test_plan_when_a_list_makes_many_mistakes_of_each_item_then_those_of_the_first_are_enough() -> None:
+    words = tuple(f"{{{{x{number}}}}}" for number in range(MAX_MISTAKES))
+
+    assert len(made_of(flow({"a": step(args=words, each=tuple("abc"))})).mistakes) == MAX_MISTAKES
+
+
+def test_refuse_when_there_is_no_mistake_then_nothing_is_raised() -> None:
+    refuse([])
+
+
+def test_plan_when_few_words_ask_for_gigabytes_then_it_is_refused_before_they_are_made() -> None:
+    large = {"e" * count: "{{p}}" for count in range(1, 250)}
+    steps = {f"s{number}": step(env=large) for number in range(20)}
+
+    found = mistakes_of(flow(steps, parameters={"p": "x" * 60_000}))
+
+    assert list(found) == ["steps"]
+    assert str(MAX_CHARACTERS) in found["steps"]
+
+
+def test_plan_when_every_name_is_wrong_then_hints_are_looked_for_only_where_they_will_be_told() -> None:
+    steps = {f"step{number}": step(needs=("stepp",)) for number in range(MAX_MISTAKES + 10)}
+    many = {f"step{number}": step(needs=("stepp",)) for number in range(MOST_SEARCHED + 1)}
+
+    assert [bool(one.hint) for one in made_of(flow(steps)).mistakes] == [True] * MAX_MISTAKES + [False] * 10
+    assert not any(one.hint for one in made_of(flow(many)).mistakes)
 
 
 def test_layers_when_steps_could_run_together_then_they_stand_in_one() -> None:

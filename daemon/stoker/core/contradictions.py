@@ -7,7 +7,7 @@ jobs may have no effect on one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -141,7 +141,13 @@ BY_FIELD = {field: [rule for rule in RULES if rule.field == field] for field in 
 
 def refuse_contradictions(spec: Spec, said: Said, by_queue: Iterable[str] = ()) -> None:
     """`said` of the job itself, and what its queue says. Raises InvalidParams for the first rule that is broken."""
+    for problem in contradictions(spec, said, by_queue):
+        raise problem
+
+
+def contradictions(spec: Spec, said: Said, by_queue: Iterable[str] = ()) -> Iterator[InvalidParams]:
+    """Every rule that is broken."""
     for field in chain(said, by_queue):
         for rule in BY_FIELD.get(field, ()):
             if rule.broken(spec, said):
-                raise InvalidParams(f"{field}: {rule.told(spec)}", hint=rule.hint, path=field)
+                yield InvalidParams(f"{field}: {rule.told(spec)}", hint=rule.hint, path=field)

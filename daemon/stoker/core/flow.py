@@ -1,21 +1,22 @@
-"""A workflow as it is sent, and what becomes of it before anything is stored: every mistake, or a plan of steps.
+"""A workflow as it is sent, and what becomes of it before anything is stored: a plan of steps, and every mistake.
 
-Owns the shape of a flow, parameters (`{{name}}`), fan-out (`each`), and the order of the graph. Refuses the host and
-the database: queues and resources are looked up by the engine. Invariants: a plan that exists has no cycle, no unknown
-need and at most `MAX_STEPS` steps; its steps stand in an order in which they could run one after the other.
+Owns the shape of a flow, fan-out (`each`), and the order of the graph. Refuses the host and the database: queues and
+resources are looked up by the engine. Invariants: a plan has at most `MAX_STEPS` steps and `MAX_CHARACTERS` of text;
+one without mistakes has no cycle and no unknown need, and its steps stand in an order in which they could run. A plan
+with mistakes has steps so that the host can be asked about them, too: one answer tells all.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from stoker.core.mistakes import Mistake, refuse
+from stoker.core.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.model import NeedOn
 from stoker.core.requests import (
     MAX_NEEDS,
@@ -27,12 +28,13 @@ from stoker.core.requests import (
     Params,
     Text,
 )
+from stoker.core.words import Filled, Template, Words, named
 from stoker.core.workflow import Edge, Strategy
 
 MAX_STEPS = 10_000
 MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
-ITEM = "item"
-_WORD = re.compile(r"\{\{\s*([^{}\s]*)\s*\}\}")
+MAX_CHARACTERS = 64 << 20  # of all steps, filled in: a list in a flow of 1 MiB can ask for gigabytes
+MOST_SEARCHED = 1_000  # names, for the one that was meant
 
 
 class StepNeed(Params, frozen=True, kw_only=True):
@@ -71,7 +73,11 @@ class Flow(Struct, frozen=True, kw_only=True):
 
 
 class FlowRequest(Struct, frozen=True, kw_only=True):
-    """A request to accept a flow; `raw` is its JSON as it was sent, `mistakes` what is wrong with its shape."""
+    """A request to accept a flow; `raw` is its JSON as it was sent.
+
+    `mistakes` are those of its shape. Where they touch a step, it is `unsure`: not all that was meant is in it; of one
+    that is `unlocatable`, nobody knows where its program is.
+    """
 
     flow: Flow
     raw: msgspec.Raw
@@ -79,41 +85,47 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     dry_run: bool = False
     mistakes: tuple[Mistake, ...] = ()
+    unsure: frozenset[str] = frozenset()
+    unlocatable: frozenset[str] = frozenset()
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """One step to be made: the job as sent, its needs by name, and which `each` it came from."""
+    """One step to be made: the job as sent, its needs by name, and which `each` it came from.
+
+    `sure`: it says all that was meant. `locatable`: at least what says where its program is does.
+    """
 
     name: str
     sent: StepParams
-    needs: tuple[Edge, ...]
+    needs: tuple[Edge, ...] = ()
     group: str | None = None
+    sure: bool = True
+    locatable: bool = True
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Steps in an order in which they could run; `widths`: how many groups may run at once."""
+    """Steps in an order in which they could run; `widths`: how many of a group may run at once."""
 
     steps: tuple[Planned, ...]
-    widths: dict[str, int]
+    widths: dict[str, int] = {}
+    mistakes: tuple[Mistake, ...] = ()
 
 
-def plan(
-    flow: Flow, given: Mapping[str, str], strategies: Iterable[str], mistakes_of_shape: Iterable[Mistake] = ()
-) -> Plan:
-    """Fill in parameters, fan out, order. Raises FlowInvalid with every mistake at once, those of its shape too."""
-    words, mistakes_of_parameters = _parameters(flow, given)
-    mistakes = [*mistakes_of_shape, *mistakes_of_parameters]
-    known = set(strategies)
-    refuse(_too_many(flow))
-    groups: dict[str, list[Planned]] = {}
+def plan(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
+    """Fill in parameters, fan out, order. `strategies` are those that are known; None where nobody can say."""
+    flow = request.flow
+    mistakes = [*request.mistakes, *_unknown_parameters(flow, request.parameters)]
     for name, step in flow.steps.items():
-        mistakes += _step_mistakes(flow, name, step, known)
-        groups[name] = _fan_out(flow, name, step, words, mistakes)
+        _judge(flow, name, step, strategies, mistakes)
     others = {name: [need.step for need in _edges(step) if need.step != name] for name, step in flow.steps.items()}
-    cycle = find_cycle(others)
-    if cycle:
+    if cycle := find_cycle(others):
         mistakes.append(cycle_mistake(cycle))
-    refuse(mistakes)
+    excess = _too_many(flow)
+    mistakes += excess
+    groups = _fan_out(request, mistakes, of_each=1 if excess else None)
+    if mistakes:
+        steps = tuple(step for group in groups.values() for step in group)
+        return Plan(steps=steps, mistakes=tuple(dict.fromkeys(mistakes)))
     widths = {name: step.width for name, step in flow.steps.items() if isinstance(step.width, int)}
     return Plan(steps=_ordered(flow, groups), widths=widths)
 
@@ -155,14 +167,13 @@ def _edges(step: StepParams) -> list[Edge]:
     return [Edge(need) if isinstance(need, str) else Edge(need.step, need.on) for need in step.needs]
 
 
-def _parameters(flow: Flow, given: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
-    known = ", ".join(sorted(flow.parameters)) or "none"
-    mistakes = [
+def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
+    known = named(flow.parameters)
+    return [
         Mistake(f"parameters.{name}", f"the flow has no such parameter (it has: {known})")
         for name in given
         if name not in flow.parameters
     ]
-    return {name: given.get(name, default) for name, default in flow.parameters.items()}, mistakes
 
 
 def _too_many(flow: Flow) -> list[Mistake]:
@@ -179,56 +190,66 @@ def _too_many(flow: Flow) -> list[Mistake]:
     return []
 
 
-def _step_mistakes(flow: Flow, name: str, step: StepParams, strategies: set[str]) -> list[Mistake]:
+def _judge(
+    flow: Flow, name: str, step: StepParams, strategies: Collection[str] | None, mistakes: list[Mistake]
+) -> None:
+    """What of a step does not go with the rest of its flow."""
     path = f"steps.{name}"
-    mistakes = []
-    names = [need.step for need in _edges(step)]
-    for index, need in enumerate(names):
+    seen: set[str] = set()
+    for index, need in enumerate(edge.step for edge in _edges(step)):
         if need == name:
             mistakes.append(Mistake(f"{path}.needs[{index}]", "a step cannot need itself"))
         elif need not in flow.steps:
-            mistakes.append(Mistake(f"{path}.needs[{index}]", f"there is no step {need!r}", _nearest(need, flow.steps)))
-        elif need in names[:index]:
+            # What is not shown needs no hint, and it takes long to find one.
+            hint = _nearest(need, flow.steps) if len(mistakes) < MAX_MISTAKES else None
+            mistakes.append(Mistake(f"{path}.needs[{index}]", f"there is no step {need!r}", hint))
+        elif need in seen:
             mistakes.append(Mistake(f"{path}.needs[{index}]", f"step {need!r} is named twice"))
-    if step.resume not in strategies:
+        seen.add(need)
+    if strategies is not None and step.resume not in strategies:
         told = f"there is no resume strategy {step.resume!r} (there are: {', '.join(sorted(strategies))})"
         mistakes.append(Mistake(f"{path}.resume", told))
     if step.width is not UNSET and step.each is UNSET:
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
-    return mistakes
 
 
-def _nearest(word: str, known: Iterable[str]) -> str | None:
+def _nearest(word: str, known: Collection[str]) -> str | None:
     import difflib  # noqa: PLC0415 - only when something is wrong
 
-    near = difflib.get_close_matches(word, list(known), 1)
+    near = difflib.get_close_matches(word, known, 1) if len(known) <= MOST_SEARCHED else []
     return f"did you mean {near[0]}?" if near else None
 
 
-def _fan_out(
-    flow: Flow, name: str, step: StepParams, words: Mapping[str, str], mistakes: list[Mistake]
-) -> list[Planned]:
-    """The steps that one entry of the flow becomes; needs are still by entry."""
-    sent = _with_defaults(flow, step)
-    if sent.each is UNSET:
-        return [_planned(name, None, sent, words, mistakes)]
-    return [
-        _planned(f"{name}:{number}", name, sent, {**words, ITEM: item}, mistakes if number == 1 else [])
-        for number, item in enumerate(sent.each, 1)
-    ]
+def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) -> dict[str, list[Planned]]:
+    """The steps that each entry of the flow becomes, without their needs; of every `each` the first `of_each`."""
+    flow = request.flow
+    words = Words({name: request.parameters.get(name, said) for name, said in flow.parameters.items()})
+    groups: dict[str, list[Planned]] = {}
+    size = 0
+    for name, step in islice(flow.steps.items(), MAX_STEPS):
+        sent = _with_defaults(flow, step)
+        found: dict[Mistake, None] = {}  # in order, and of an `each` those of all its items once
+        groups[name] = []
+        template = Template(sent, words, of_items=sent.each is not UNSET)
+        for number, item in enumerate([None] if sent.each is UNSET else sent.each[:of_each], 1):
+            made = template.fill(item)
+            groups[name].append(_planned(request, name, None if sent.each is UNSET else number, made))
+            if len(found) < MAX_MISTAKES:
+                found.update((one._replace(path=f"steps.{name}.{one.path}"), None) for one in made.mistakes)
+            size += made.size
+            if size > MAX_CHARACTERS:
+                told = f"all of their texts together, filled in, have more than {MAX_CHARACTERS} characters"
+                mistakes += [*found, Mistake("steps", told, "split the flow, or let steps read files")]
+                return groups
+        mistakes += found
+    return groups
 
 
-def _planned(
-    name: str, group: str | None, sent: StepParams, words: Mapping[str, str], mistakes: list[Mistake]
-) -> Planned:
-    path = f"steps.{group or name}"
-    filled = _filled(sent, words, lambda where, word: mistakes.append(_no_word(f"{path}.{where}", word, words)))
-    return Planned(name=name, sent=filled, needs=tuple(_edges(sent)), group=group)
-
-
-def _no_word(path: str, word: str, words: Mapping[str, str]) -> Mistake:
-    known = ", ".join(sorted(words)) or "none"
-    return Mistake(path, f"{{{{{word}}}}}: no such parameter (there are: {known})", "declare it under [parameters]")
+def _planned(request: FlowRequest, name: str, number: int | None, made: Filled[StepParams]) -> Planned:
+    return Planned(
+        name=name if number is None else f"{name}:{number}", sent=made.step, group=None if number is None else name,
+        sure=name not in request.unsure, locatable=made.locatable and name not in request.unlocatable,
+    )  # fmt: skip
 
 
 def _with_defaults(flow: Flow, step: StepParams) -> StepParams:
@@ -247,35 +268,11 @@ def _with_defaults(flow: Flow, step: StepParams) -> StepParams:
     return msgspec.structs.replace(step, **changes)
 
 
-def _filled(sent: StepParams, words: Mapping[str, str], missing: Callable[[str, str], None]) -> StepParams:
-    """The step with every `{{name}}` replaced."""
-
-    def fill(where: str, text: str) -> str:
-        def word(match: re.Match[str]) -> str:
-            if match[1] not in words:
-                missing(where, match[1])
-            return words.get(match[1], "")
-
-        return _WORD.sub(word, text) if "{{" in text else text
-
-    changes: dict[str, Any] = {"command": fill("command", sent.command)}
-    for field in ("working_dir", "stdin", "name"):
-        value = getattr(sent, field)
-        if isinstance(value, str):
-            changes[field] = fill(field, value)
-    if sent.args is not UNSET:
-        changes["args"] = tuple(fill(f"args[{index}]", arg) for index, arg in enumerate(sent.args))
-    if sent.env is not UNSET:
-        changes["env"] = {name: fill(f"env.{name}", value) for name, value in sent.env.items()}
-    return msgspec.structs.replace(sent, **changes)
-
-
 def _ordered(flow: Flow, groups: Mapping[str, list[Planned]]) -> tuple[Planned, ...]:
     """Every step behind all that it needs; a need of an `each` is one of each of its steps."""
-    order = TopologicalSorter({name: [edge.step for edge in _edges(step)] for name, step in flow.steps.items()})
-    ordered = []
-    for name in order.static_order():
-        for planned in groups[name]:
-            edges = [Edge(other.name, edge.on) for edge in planned.needs for other in groups[edge.step]]
-            ordered.append(msgspec.structs.replace(planned, needs=tuple(edges)))
+    needs = {name: _edges(step) for name, step in flow.steps.items()}
+    ordered: list[Planned] = []
+    for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in needs.items()}).static_order():
+        edges = tuple(Edge(other.name, edge.on) for edge in needs[name] for other in groups[edge.step])
+        ordered += (msgspec.structs.replace(planned, needs=edges) for planned in groups[name])
     return tuple(ordered)

@@ -27,12 +27,12 @@ def refuse(mistakes: list[Mistake]) -> None:
     if not mistakes:
         return
     shown = mistakes[:MAX_MISTAKES]
-    more = f" (and {len(mistakes) - len(shown)} more)" if len(mistakes) > len(shown) else ""
+    first = f", of which the first {len(shown)} are told" if len(mistakes) > len(shown) else ""
     told = "; ".join(f"{one.path}: {one.message}" for one in shown[:3])
     rest = f"; {len(shown) - 3} more below" if len(shown) > 3 else ""  # noqa: PLR2004 - what fits into a line
     errors = [{"path": one.path, "message": one.message, "hint": one.hint} for one in shown]
     raise FlowInvalid(
-        f"the flow has {len(mistakes)} {'mistake' if len(mistakes) == 1 else 'mistakes'}{more}: {told}{rest}",
+        f"the flow has {len(mistakes)} {'mistake' if len(mistakes) == 1 else 'mistakes'}{first}: {told}{rest}",
         hint=shown[0].hint, path=shown[0].path, errors=errors,
         **next(({"cycle": one.cycle} for one in mistakes if one.cycle), {}),
     )  # fmt: skip

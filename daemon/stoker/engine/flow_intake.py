@@ -1,6 +1,7 @@
 """Taking a workflow in: all of its steps in one commit, or every mistake in one answer.
 
-Owns what happens between a plan and its rows. Refuses shape and graph: `core.flow` has seen to those. Invariants: a
+Owns what happens between a plan and its rows, and what the host has against it: queues, resources, capacities. Refuses
+shape and graph: `core.flow` has seen to those, and what it found wrong is told in the same answer. Invariants: a
 workflow is accepted whole or not at all; its steps get consecutive ids in an order in which they could run.
 """
 
@@ -18,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core import flow as flows
-from stoker.core.errors import IdempotencyConflict, QueueFull, StokerError
+from stoker.core.errors import IdempotencyConflict, QueueNotFound, StokerError
 from stoker.core.mistakes import Mistake, refuse
 from stoker.core.model import Actor, Need, Spec
 from stoker.core.trace import new_trace_id
@@ -26,7 +27,7 @@ from stoker.core.workflow import Step, Workflow, WorkflowState
 from stoker.engine.flows import Blueprint, FlowRun, width_of
 from stoker.engine.inbox import Message
 from stoker.engine.intake import Intake
-from stoker.engine.specs import check
+from stoker.engine.specs import problems, problems_of_resources
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Keyed
 from stoker.store.loading import Wanted
@@ -47,10 +48,10 @@ class FlowOffer(Struct, frozen=True, kw_only=True):
 
 
 class FlowAnswer(Struct, frozen=True, kw_only=True):
-    """`id` is None for a dry run; `existing`: the idempotency key was known, and this is its workflow."""
+    """`id` and `state` are None for a dry run; `existing`: the key was known, and this is its workflow."""
 
     id: int | None
-    state: WorkflowState
+    state: WorkflowState | None
     steps: dict[str, int | None]
     layers: list[list[str]]
     existing: bool = False
@@ -77,9 +78,11 @@ class FlowSubmission(Message):
 
     def decide(self, turn: Turn) -> None:
         """All or nothing: everything that can refuse a step is asked before the first is stored."""
-        if self._intake.closed is not None:
+        # A flow that is wrong is so tomorrow, too: "try again" would be no answer to it, and no key knows it.
+        wrong = bool(self._offer.plan.mistakes)
+        if self._intake.closed is not None and not wrong:
             raise self._intake.closed
-        answer = self._known(turn) or self._take(turn)
+        answer = (None if wrong else self._known(turn)) or self._take(turn)
         turn.answers.append(lambda: None if self._future.done() else self._future.set_result(answer))
 
     def _take(self, turn: Turn) -> FlowAnswer:
@@ -87,7 +90,7 @@ class FlowSubmission(Message):
         layers = self._layers()
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
-            return FlowAnswer(id=None, state=WorkflowState.RUNNING, steps=steps, layers=layers)
+            return FlowAnswer(id=None, state=None, steps=steps, layers=layers)
         run = self._accept(turn, specs)
         made = {step.name: step.job_id for step in run.steps.values()}
         return FlowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**made}, layers=layers)
@@ -116,32 +119,39 @@ class FlowSubmission(Message):
 
     def _specs(self, turn: Turn) -> list[Spec]:
         """What every step asks for; needs are ids already. Raises FlowInvalid with all mistakes, or QueueFull."""
+        plan = self._offer.plan
         first = turn.book.last_id + 1
-        ids = {step.name: first + index for index, step in enumerate(self._offer.plan.steps)}
-        mistakes: list[Mistake] = []
-        ahead: Counter[str] = Counter()
+        ids = {step.name: first + index for index, step in enumerate(plan.steps)}
+        mistakes = [*plan.mistakes]
         specs = []
-        for step in self._offer.plan.steps:
-            try:
-                specs.append(self._spec(turn, step, ids, ahead))
-            except QueueFull:
-                raise
-            except StokerError as error:
-                mistakes.append(_mistake(step, error))
+        for step in plan.steps:
+            spec, found = self._spec(turn, step, ids)
+            mistakes += (_mistake(step, error) for error in found)
+            specs.append(spec)
         refuse(list(dict.fromkeys(mistakes)))
+        ahead: Counter[str] = Counter()
+        for spec in specs:
+            self._intake.check_room(turn, turn.book.queues[spec.queue], ahead)
+            ahead[spec.queue] += 1
         return specs
 
-    def _spec(self, turn: Turn, step: flows.Planned, ids: Mapping[str, int], ahead: Counter[str]) -> Spec:
+    def _spec(self, turn: Turn, step: flows.Planned, ids: Mapping[str, int]) -> tuple[Spec, list[StokerError]]:
+        """What a step asks for, and all that this host has against it."""
         problem = self._offer.problems.get(step.name)
-        if problem is not None:
-            raise problem
-        queue = self._intake.queue(turn, step.sent)
-        self._intake.check_room(turn, queue, ahead)
-        ahead[queue.name] += 1
+        found: list[StokerError] = [] if problem is None else [problem]
+        judge = step.sure
+        try:
+            queue = self._intake.queue(turn, step.sent)
+        except QueueNotFound as error:
+            found.append(error)
+            queue, judge = turn.book.queues["default"], False  # its own would have had defaults of its own
         needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
-        spec = self._intake.specs.resolve(step.sent, queue, needs)
-        check(spec, turn.now, turn.book.resources)
-        return spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")
+        spec, contradictions = self._intake.specs.read(step.sent, queue, needs)
+        if judge:
+            found += (*contradictions, *problems(spec, turn.now, turn.book.resources))
+        else:
+            found += problems_of_resources(spec, turn.book.resources)
+        return (spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")), found
 
     def _accept(self, turn: Turn, specs: Sequence[Spec]) -> FlowRun:
         run = self._run(turn)

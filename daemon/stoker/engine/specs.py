@@ -6,6 +6,7 @@ than the request itself. Refuses to store. Invariant: a Spec that leaves here ca
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,8 +15,8 @@ from msgspec.structs import replace
 
 from stoker.config import Config
 from stoker.core.clock import Now
-from stoker.core.contradictions import refuse_contradictions
-from stoker.core.errors import InvalidParams, ResourceNotFound
+from stoker.core.contradictions import contradictions, refuse_contradictions
+from stoker.core.errors import InvalidParams, ResourceNotFound, StokerError
 from stoker.core.limits import Limits
 from stoker.core.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
 from stoker.core.requests import JobDefaults, JobParams, JobWork
@@ -69,16 +70,23 @@ class Specs:
 
     def resolve(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> Spec:
         """The whole spec that `sent` asks for in `queue`. Raises InvalidParams where it contradicts itself."""
+        spec, problems = self.read(sent, queue, needs)
+        for problem in problems:
+            raise problem
+        return spec
+
+    def read(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> tuple[Spec, Iterator[InvalidParams]]:
+        """The whole spec that `sent` asks for in `queue`, and in what it contradicts itself."""
         merged = self._defaults(queue)
         words = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
         words["needs"] = needs
         if sent.limits is not UNSET:
             words["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
         spec = Spec(**(merged.values | words))
-        refuse_contradictions(spec, words, merged.said)
+        problems = contradictions(spec, words, merged.said)
         if spec.execution_mode is ExecutionMode.IN_PROCESS and sent.on_orphan is UNSET:
-            return replace(spec, on_orphan=OnOrphan.REQUEUE)
-        return spec
+            return replace(spec, on_orphan=OnOrphan.REQUEUE), problems
+        return spec, problems
 
 
 def needs_of(sent: JobParams) -> tuple[Need, ...]:
@@ -90,30 +98,31 @@ def needs_of(sent: JobParams) -> tuple[Need, ...]:
 
 def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:
     """Refuse what could never run. Raises InvalidParams or ResourceNotFound."""
+    for problem in problems(spec, now, resources):
+        raise problem
+
+
+def problems(spec: Spec, now: Now, resources: dict[str, Resource]) -> Iterator[StokerError]:
+    """Everything because of which it could never run."""
     if spec.deadline is not None and spec.deadline <= now.wall:
         told = f"deadline: {instant(spec.deadline)} has passed (it is {instant(now.wall)} now)"
-        raise InvalidParams(told, path="deadline", hint="--deadline +1h")
+        yield InvalidParams(told, path="deadline", hint="--deadline +1h")
     if spec.deadline is not None and spec.run_at is not None and spec.run_at >= spec.deadline:
         told = f"run_at: {instant(spec.run_at)} is not before the deadline, {instant(spec.deadline)}"
-        raise InvalidParams(told, path="run_at", hint="a later deadline, or an earlier run_at")
+        yield InvalidParams(told, path="run_at", hint="a later deadline, or an earlier run_at")
     ids = [need.job for need in spec.needs]
     if len(set(ids)) != len(ids):
-        raise InvalidParams("needs: a job is named twice", path="needs")
+        yield InvalidParams("needs: a job is named twice", path="needs")
+    yield from problems_of_resources(spec, resources)
+
+
+def problems_of_resources(spec: Spec, resources: dict[str, Resource]) -> Iterator[StokerError]:
+    """What it wants to hold and nobody has, or not so much of it."""
     for name, amount in spec.resources.items():
-        _check_resource(name, amount, resources)
-
-
-def _check_resource(name: str, amount: int, resources: dict[str, Resource]) -> None:
-    known = resources.get(name)
-    if known is None:
-        raise ResourceNotFound(
-            f"resources.{name}: there is no such resource",
-            hint=f"stoker resource set {name} {amount}",
-            path=f"resources.{name}",
-        )
-    if amount > known.capacity:
-        raise InvalidParams(
-            f"resources.{name}: {amount} is more than its capacity, {known.capacity}",
-            hint=f"stoker resource set {name} {amount}",
-            path=f"resources.{name}",
-        )
+        path, hint = f"resources.{name}", f"stoker resource set {name} {amount}"
+        known = resources.get(name)
+        if known is None:
+            yield ResourceNotFound(f"{path}: there is no such resource", hint=hint, path=path)
+        elif amount > known.capacity:
+            told = f"{path}: {amount} is more than its capacity, {known.capacity}"
+            yield InvalidParams(told, hint=hint, path=path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.core import flow as flows
 from stoker.core import strategies
 from stoker.core.analysis import analyse
-from stoker.core.errors import FlowInvalid, StokerError, WorkflowNotFound
+from stoker.core.errors import FlowInvalid, WorkflowNotFound
 from stoker.core.model import Actor, NeedOn
 from stoker.core.resume import Wish
 from stoker.core.rollback import target_of
@@ -47,13 +47,9 @@ class Workflows:
         if engine.safe_mode is not None:
             future.set_exception(engine.safe_mode.refusal())
             return future
-        try:
-            plan = flows.plan(request.flow, request.parameters, strategies.known(), request.mistakes)
-        except StokerError as error:
-            _tell_cycle(error, flow=request.flow.name)
-            future.set_exception(error)
-            return future
-        places = {step.name: engine.checks.place(step.sent) for step in plan.steps}
+        future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
+        plan = flows.plan(request, strategies.known())
+        places = {step.name: engine.checks.place(step.sent) for step in plan.steps if step.locatable}
         unknown = engine.checks.unknown(list(places.values()))
 
         def post(_looked: object = None) -> None:
@@ -125,9 +121,7 @@ class Workflows:
         """A step waits for another, too."""
         decision = partial(rewiring.add_need, name=step, need=need, on=on, actor=actor)
         future = self.command(workflow_id, decision)
-        future.add_done_callback(
-            lambda done: _tell_cycle(None if done.cancelled() else done.exception(), workflow=workflow_id)
-        )
+        future.add_done_callback(lambda done: _tell_cycle(done, workflow=workflow_id))
         return future
 
     def remove_need(self, workflow_id: int, step: str, need: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
@@ -169,7 +163,8 @@ class Workflows:
         return found[0]
 
 
-def _tell_cycle(error: BaseException | None, **where: object) -> None:
+def _tell_cycle(done: asyncio.Future[Any], **where: object) -> None:
+    error = None if done.cancelled() else done.exception()
     if isinstance(error, FlowInvalid) and "cycle" in error.details:
         log(LogEvent.DEPENDENCY_CYCLE_DETECTED, cycle=list(error.details["cycle"]), **where)
 

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stoker.core.errors import InvalidParams
+from stoker.core.flow import StepParams
 from stoker.core.requests import MAX_INT, MAX_SHOWN
 from stoker.core.units import spoken
 
@@ -36,6 +37,10 @@ _HINTS = {
     "needs": 'ids of jobs, or {"job": 42, "on": "any"}',
     "traceparent": "a W3C trace context: 00-<32 hex digits>-<16 hex digits>-01",
     "label": "as in team=blue",
+}
+# What a step has under the same name as a job, and means otherwise.
+_HINTS_OF: dict[type[Struct], dict[str, str]] = {
+    StepParams: {"needs": 'a list of steps, as in ["compile", {"step": "test", "on": "any"}]'},
 }
 _NAME_HINT = "letters, digits and . _ : -, at most 64, the first a letter or digit"
 
@@ -58,7 +63,11 @@ def complaint(said: str, value: object, params: type[Struct], within: str) -> In
     if found["key"]:
         return _about_key(place, within)
     field = _FIELD.search(found["problem"])
-    return _about_field(place, within, field["what"], field["name"]) if field else _about_value(place, within, said)
+    return (
+        _about_field(place, within, field["what"], field["name"])
+        if field
+        else _about_value(place, within, said, params)
+    )
 
 
 def moved(error: InvalidParams, within: str) -> InvalidParams:
@@ -132,16 +141,17 @@ def _about_field(place: Place, within: str, what: str, name: str) -> InvalidPara
     )
 
 
-def _about_value(place: Place, within: str, said: str) -> InvalidParams:
+def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> InvalidParams:
+    limit = _limit(place, params)
     beyond = _beyond(place) if _OUT_OF_RANGE.match(said) else None
     if beyond is not None:
-        return _complain(place, within, beyond, _limit(place))
+        return _complain(place, within, beyond, limit)
     shown = json.dumps(place.value)
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}..."
     expected = _EXPECTED.match(said)
     problem = f"expected {expected[1]}, got {shown}".replace("`", "") if expected else f"not allowed: {shown}"
-    return _complain(place, within, problem, _limit(place))
+    return _complain(place, within, problem, limit)
 
 
 def _beyond(place: Place) -> str | None:
@@ -159,14 +169,15 @@ def _field_of(place: Place) -> str:
     return next((step.lstrip(".") for step in reversed(place.steps) if step.startswith(".")), "")
 
 
-def _limit(place: Place) -> str | None:
+def _limit(place: Place, params: type[Struct]) -> str | None:
     """What is allowed at a place: in words where there are some, else as its type has it."""
-    field = place.steps[0].lstrip(".") if place.steps else ""
-    if field in _HINTS:
-        return _HINTS[field]
     enums = [kind for kind in _alternatives(place.kind) if isinstance(kind, type) and issubclass(kind, Enum)]
     if enums:
         return f"one of: {', '.join(str(member.value) for kind in enums for member in kind)}"
+    field = place.steps[0].lstrip(".") if place.steps else ""
+    hint = _HINTS_OF.get(params, {}).get(field) or _HINTS.get(field)
+    if hint is not None:
+        return hint
     metas = _metas(place.kind)
     if any(meta.pattern for meta in metas):
         return _NAME_HINT

@@ -118,10 +118,10 @@ class Change(TypedDict, total=False):
 
 
 class WorkflowAccepted(TypedDict):
-    """`id` is None for a dry run; `steps`: the job of each; `existing`: the idempotency key was known."""
+    """`id` and `state` are None for a dry run; `steps`: the job of each; `existing`: the idempotency key was known."""
 
     id: int | None
-    state: WorkflowState
+    state: WorkflowState | None
     steps: dict[str, int | None]
     layers: list[list[str]]
     existing: bool

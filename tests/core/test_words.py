@@ -1,0 +1,94 @@
+"""The words of a flow: filled into every text of a step, and never into more than its field may hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, JobWork
+from stoker.core.words import MOST_NAMED, Filled, Template, Words, named
+
+
+def filled(parameters: dict[str, str], item: str | None = None, **fields: Any) -> Filled[JobWork]:
+    sent = JobWork(**{"command": "true", **fields})
+    return Template(sent, Words(parameters), of_items=item is not None).fill(item)
+
+
+def told(made: Filled[JobWork]) -> dict[str, str]:
+    return {mistake.path: mistake.message for mistake in made.mistakes}
+
+
+def test_fill_when_every_text_has_words_then_each_is_replaced_and_the_rest_is_as_it_was() -> None:
+    made = filled(
+        {"a": "1", "b": ""}, "x",
+        command="/{{a}}", args=("-{{ item }}", "{{b}}", "${HOME}", "{{"), env={"A": "{{a}}{{item}}", "B": "b"},
+        working_dir="/{{a}}", stdin="{{b}}.", name="n {{a}}",
+    )  # fmt: skip
+
+    assert made.mistakes == []
+    assert (made.step.command, made.step.args, made.step.env) == (
+        "/1", ("-x", "", "${HOME}", "{{"), {"A": "1x", "B": "b"}
+    )  # fmt: skip
+    assert (made.step.working_dir, made.step.stdin, made.step.name) == ("/1", ".", "n 1")
+    assert made.locatable
+
+
+def test_fill_when_a_word_is_not_known_then_its_text_stays_and_the_mistake_says_which_are() -> None:
+    made = filled({"known": "1"}, command="{{nope}}", args=("{{item}}{{item}}", "{{known}}"), env={"A": "{{nope}}"})
+
+    assert told(made) == {
+        "command": "{{nope}}: no such parameter (there are: known)",
+        "args[0]": "{{item}}: no such parameter (there are: known)",
+        "env.A": "{{nope}}: no such parameter (there are: known)",
+    }
+    assert len(made.mistakes) == 3
+    assert (made.step.command, made.step.args) == ("{{nope}}", ("{{item}}{{item}}", "1"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [({"command": "{{x}}"}, False), ({"working_dir": "/{{x}}"}, False), ({"env": {"PATH": "{{x}}"}}, False),
+     ({"env": {"A": "{{x}}"}}, True), ({"args": ("{{x}}",)}, True)],
+)  # fmt: skip
+def test_fill_when_a_word_is_missing_then_it_matters_for_the_program_where_it_stands(
+    fields: dict[str, Any],
+    known: bool,  # noqa: FBT001
+) -> None:
+    assert filled({}, **fields).locatable is known
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "{{long}}"}, {"name": "filled in, it is not what it must be: Expected str of length <= 200"}),
+        ({"command": "{{none}}"}, {"command": "filled in, it is not what it must be: Expected str of length >= 1"}),
+        (
+            {"stdin": "{{long}}{{long}}"},
+            {"stdin": f"filled in, it has {MAX_TEXT + 2} characters; the limit is {MAX_TEXT}"},
+        ),
+        ({"args": ("{{long}}",) * 5}, {"args": f"filled in, they take more than {MAX_ARGV_BYTES} bytes"}),
+        (
+            {"args": ("{{wide}}",) * 3},
+            {"args": f"command and arguments take 180007 bytes; the limit is {MAX_ARGV_BYTES}"},
+        ),
+    ],
+    ids=["too long", "empty", "beyond any text", "too many", "too many bytes"],
+)  # fmt: skip
+def test_fill_when_a_text_outgrows_its_field_then_that_is_a_mistake(
+    fields: dict[str, Any], said: dict[str, str]
+) -> None:
+    made = filled({"long": "x" * (MAX_TEXT // 2 + 1), "wide": "é" * 30_000, "none": ""}, **fields)
+
+    assert told(made) == said
+
+
+def test_fill_when_texts_are_small_and_many_then_their_number_counts() -> None:
+    assert filled({}, args=("",) * 1_000).size > 10_000
+    assert filled({"p": "x" * 10_000}, stdin="{{p}}").size > 9_000
+
+
+def test_names_when_there_are_many_then_the_first_are_told() -> None:
+    assert named([]) == "none"
+    assert named(["b", "a"]) == "a, b"
+    assert named(f"p{number:02}" for number in range(MOST_NAMED + 2)).endswith("p19, and 2 more")
