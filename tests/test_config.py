@@ -141,6 +141,24 @@ def test_load_when_many_things_are_wrong_then_all_are_named_at_once(tmp_path: Pa
     ]
 
 
+def test_load_when_the_defaults_of_a_queue_contradict_each_other_then_it_is_named(tmp_path: Path) -> None:
+    text = """
+        [retry]
+        max_delay_ms = 10_000
+        [queues.slow.defaults]
+        base_delay_ms = 20_000
+        [queues.torn.defaults]
+        checkpoint_exit_code = 0
+        [queues.fine.defaults]
+        base_delay_ms = 10_000
+        unresponsive_kill_ms = 1
+    """
+    assert mistakes(tmp_path, text) == [
+        "[queues.slow.defaults] base_delay_ms: 20s is more than max_delay_ms, 10s",
+        "[queues.torn.defaults] checkpoint_exit_code: 0 is among success_exit_codes, too; it can mean only one thing",
+    ]
+
+
 def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
     text = """
         [queues]

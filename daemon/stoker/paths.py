@@ -39,11 +39,16 @@ def socket_path(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
     """
     asked = flag or environ.get("STOKER_SOCKET") or os.path.join(_runtime_dir(environ, uid), SOCKET_NAME)
     path = os.path.abspath(asked)
+    check_length(path)
+    return path
+
+
+def check_length(path: str) -> None:
+    """Raises ConfigInvalid for a path that no socket can have."""
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES:
         message = f"the socket's path is {length} bytes long, the kernel takes {SOCKET_PATH_BYTES}: {path}"
         raise ConfigInvalid(message, hint="name a shorter one with --socket or STOKER_SOCKET", errors=[message])
-    return path
 
 
 def config_files(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -191,6 +191,15 @@ def test_error_when_there_are_several_mistakes_then_each_has_its_line(capsys: py
     assert captured.out == ""
 
 
+def test_error_when_the_only_mistake_is_the_message_then_it_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    render.error(ConfigInvalid("stoker.toml: a is wrong", errors=["a is wrong"]))
+    render.error(ConfigInvalid("stoker.toml has 1 mistake", errors=["a is wrong"]))
+
+    assert (
+        capsys.readouterr().err == "stoker: stoker.toml: a is wrong\nstoker: stoker.toml has 1 mistake\n  a is wrong\n"
+    )
+
+
 def test_progress_when_nobody_watches_then_it_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     render.progress("10 stored")
     render.aside("job 1")

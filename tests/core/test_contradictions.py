@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from stoker.core.contradictions import RULES, refuse_contradictions
-from stoker.core.errors import InvalidParams
+from stoker.core.contradictions import RULES, contradictions, contradictions_of_defaults
 from stoker.core.limits import Limits
 from stoker.core.model import ExecutionMode
 from tests.support.jobs import spec
@@ -57,13 +56,11 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
 def test_spec_when_a_rule_is_broken_then_field_values_and_what_to_do_are_told(
     asked: dict[str, Any], field: str, problem: str
 ) -> None:
-    with pytest.raises(InvalidParams) as refused:
-        refuse_contradictions(spec(**asked), asked)
+    told = [one for one in contradictions(spec(**asked), asked) if problem in one.message]
 
-    assert refused.value.details == {"path": field}
-    assert refused.value.message.startswith(f"{field}: ")
-    assert problem in refused.value.message
-    assert refused.value.hint
+    assert [one.details for one in told] == [{"path": field}]
+    assert told[0].message.startswith(f"{field}: ")
+    assert told[0].hint
 
 
 def test_rules_when_counted_then_each_is_broken_above() -> None:
@@ -91,16 +88,26 @@ def test_rules_when_counted_then_each_is_broken_above() -> None:
     ],
 )
 def test_spec_when_it_says_what_has_an_effect_then_it_is_taken(asked: dict[str, Any]) -> None:
-    refuse_contradictions(spec(**asked), asked)
+    assert list(contradictions(spec(**asked), asked)) == []
 
 
 def test_spec_when_its_queue_says_what_has_no_effect_on_this_job_then_it_is_taken() -> None:
     by_queue = {"nice": 3, "survive": True, "base_delay_ms": 9, "unresponsive_kill_ms": 1}
 
-    refuse_contradictions(spec(**HANDLER, **by_queue, max_delay_ms=1), {"max_delay_ms"}, by_queue)
+    assert list(contradictions(spec(**HANDLER, **by_queue, max_delay_ms=1), {"max_delay_ms"}, by_queue)) == []
 
 
 def test_spec_when_its_queue_contradicts_it_then_it_is_refused() -> None:
-    with pytest.raises(InvalidParams, match="is among success_exit_codes"):
-        refuse_contradictions(spec(checkpoint_exit_code=3, success_exit_codes=(3,)), ["success_exit_codes"],
-                              ["checkpoint_exit_code"])  # fmt: skip
+    torn = spec(checkpoint_exit_code=3, success_exit_codes=(3,))
+
+    (told,) = contradictions(torn, ["success_exit_codes"], ["checkpoint_exit_code"])
+
+    assert "is among success_exit_codes" in told.message
+
+
+def test_defaults_when_they_contradict_each_other_then_each_is_told_once_and_what_may_have_an_effect_is_not() -> None:
+    by_queue = {"base_delay_ms": 9, "max_delay_ms": 1, "heartbeat_ms": 5, "unresponsive_kill_ms": 5, "nice": 3}
+
+    told = contradictions_of_defaults(spec(**by_queue), by_queue)
+
+    assert [one.details["path"] for one in told] == ["base_delay_ms", "heartbeat_ms"]

@@ -270,8 +270,11 @@ def note(text: str) -> None:
 
 def error(failure: StokerError, *, where: str = "") -> None:
     note(where + failure.message)
-    for mistake in failure.details.get("errors", ()):
-        print(f"  {visible(str(mistake))}", file=sys.stderr)
+    mistakes = [str(mistake) for mistake in failure.details.get("errors", ())]
+    if len(mistakes) == 1 and mistakes[0] in failure.message:
+        mistakes.clear()
+    for mistake in mistakes:
+        print(f"  {visible(mistake)}", file=sys.stderr)
     if failure.hint:
         hint(failure.hint)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from stoker import config, paths
 from stoker.cli import render
 from stoker.cli.options import JSON, Option, command
-from stoker.core.errors import UsageError
+from stoker.core.errors import ConfigInvalid, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ def _file(given: Given) -> Path | None:
 )
 def check(given: Given) -> int:
     file = config.find(_file(given), os.environ)
-    config.load(file, os.environ)
+    try:
+        config.load(file, os.environ)
+    except ConfigInvalid as wrong:
+        wrong.hint = "stoker config show lists every key"
+        raise
     render.line(f"{file}: ok" if file else "no file, only defaults and environment: ok")
     return 0
 

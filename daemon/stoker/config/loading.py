@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Union, get_args
 
 import msgspec
-from msgspec import Struct, UnsetType, inspect
+from msgspec import UNSET, Struct, UnsetType, inspect
 
 from stoker.config.mistakes import nearest, rejected, unknown
 from stoker.config.settings import SECTIONS, Config, QueueSection
+from stoker.core.contradictions import contradictions_of_defaults
 from stoker.core.errors import ConfigInvalid
+from stoker.core.model import Spec
 from stoker.core.requests import JobDefaults
 from stoker.paths import config_files
 
@@ -123,7 +125,17 @@ class _Reader:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
                 self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
+        for name, queue in config.queues.items():
+            self._check_defaults(f"queues.{name}.defaults", config.job_defaults(), queue.defaults)
         return config
+
+    def _check_defaults(self, section: str, settings: dict[str, Any], defaults: JobDefaults | UnsetType) -> None:
+        """What a queue asks for all of its jobs must be possible."""
+        if isinstance(defaults, UnsetType):
+            return
+        said = {name: value for name in defaults.__struct_fields__ if (value := getattr(defaults, name)) is not UNSET}
+        problems = contradictions_of_defaults(Spec(command="", **settings | said), said)
+        self.errors += [f"[{section}] {problem.message}" for problem in problems]
 
     def _read_queues(self, queues: Any) -> None:
         if not self._is_table("queues", queues):

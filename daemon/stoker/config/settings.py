@@ -9,7 +9,7 @@ Invariants: the defaults are valid by their own bounds; durations are millisecon
 """
 
 import os
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -254,6 +254,19 @@ class Config(Struct, frozen=True, kw_only=True):
     otel: OtelSettings = OtelSettings()
     disk: DiskSettings = DiskSettings()
     queues: dict[str, QueueSection] = field(default_factory=dict)
+
+    def job_defaults(self) -> dict[str, Any]:
+        """What a job gets, by the fields of its spec, where neither it nor its queue says."""
+        return {
+            "working_dir": "/",
+            "base_delay_ms": self.retry.base_delay_ms,
+            "backoff_factor": self.retry.backoff_factor,
+            "max_delay_ms": self.retry.max_delay_ms,
+            "max_orphanings": self.recovery.max_orphanings,
+            "survive": self.recovery.survive,
+            "grace_ms": self.jobs.grace_ms,
+            "max_log_bytes": self.jobs.max_log_bytes,
+        }
 
     def throttle_policy(self) -> Policy:
         """The thresholds in the form that core/throttle.py judges by."""

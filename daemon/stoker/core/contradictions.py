@@ -139,15 +139,14 @@ RULES = (
 BY_FIELD = {field: [rule for rule in RULES if rule.field == field] for field in {rule.field for rule in RULES}}
 
 
-def refuse_contradictions(spec: Spec, said: Said, by_queue: Iterable[str] = ()) -> None:
-    """`said` of the job itself, and what its queue says. Raises InvalidParams for the first rule that is broken."""
-    for problem in contradictions(spec, said, by_queue):
-        raise problem
-
-
 def contradictions(spec: Spec, said: Said, by_queue: Iterable[str] = ()) -> Iterator[InvalidParams]:
-    """Every rule that is broken."""
-    for field in chain(said, by_queue):
+    """Every rule that is broken. `said` of the job itself, and what its queue says."""
+    for field in dict.fromkeys(chain(said, by_queue)):
         for rule in BY_FIELD.get(field, ()):
             if rule.broken(spec, said):
                 yield InvalidParams(f"{field}: {rule.told(spec)}", hint=rule.hint, path=field)
+
+
+def contradictions_of_defaults(spec: Spec, by_queue: Collection[str]) -> Iterator[InvalidParams]:
+    """`spec`: a job that says nothing itself. What its queue says may have no effect on it, but must be possible."""
+    return contradictions(spec, {"base_delay_ms"}.intersection(by_queue), by_queue)

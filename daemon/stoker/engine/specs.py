@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from stoker.config import Config
 from stoker.core.clock import Now
-from stoker.core.contradictions import contradictions, refuse_contradictions
+from stoker.core.contradictions import contradictions, contradictions_of_defaults
 from stoker.core.errors import InvalidParams, ResourceNotFound, StokerError
 from stoker.core.limits import Limits
 from stoker.core.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
@@ -37,16 +37,7 @@ class Specs:
     """Makes specs; keeps the merged defaults of each queue."""
 
     def __init__(self, config: Config) -> None:
-        self._settings = {
-            "working_dir": "/",
-            "base_delay_ms": config.retry.base_delay_ms,
-            "backoff_factor": config.retry.backoff_factor,
-            "max_delay_ms": config.retry.max_delay_ms,
-            "max_orphanings": config.recovery.max_orphanings,
-            "survive": config.recovery.survive,
-            "grace_ms": config.jobs.grace_ms,
-            "max_log_bytes": config.jobs.max_log_bytes,
-        }
+        self._settings = config.job_defaults()
         self._merged: dict[str, Merged] = {}
 
     def _defaults(self, queue: Queue) -> Merged:
@@ -61,12 +52,8 @@ class Specs:
     def check_defaults(self, queue: Queue) -> None:
         """Refuse a queue whose defaults contradict each other. Raises InvalidParams."""
         merged = self._defaults(queue)
-        try:
-            # Of the rest it is open whether it has an effect on a job.
-            said = {"base_delay_ms"}.intersection(merged.said)
-            refuse_contradictions(Spec(command="", **merged.values), said, merged.said)
-        except InvalidParams as error:
-            raise error.within("defaults") from None
+        for problem in contradictions_of_defaults(Spec(command="", **merged.values), merged.said):
+            raise problem.within("defaults")
 
     def resolve(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> Spec:
         """The whole spec that `sent` asks for in `queue`. Raises InvalidParams where it contradicts itself."""

@@ -16,8 +16,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stoker.core.errors import AlreadyRunning, CannotCreate, ConfigInvalid
-from stoker.paths import SOCKET_PATH_BYTES
+from stoker.core.errors import AlreadyRunning, CannotCreate
+from stoker.paths import check_length
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -48,7 +48,7 @@ def unlock_socket(path: Path, fd: int) -> None:
 
 def check_address(path: Path) -> None:
     """Refuse what no socket could ever be bound to, before anything is made. Raises ConfigInvalid or CannotCreate."""
-    _check_length(path)
+    check_length(os.fspath(path))
     with contextlib.suppress(OSError):  # what cannot be looked at says so when it is bound
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise CannotCreate(f"{path} exists and is no socket", hint="move it away, or choose another --socket")
@@ -92,13 +92,6 @@ def bind_socket(path: Path, mode: int = 0o600) -> socket.socket:
         bound.close()
         _cannot_create(path, error)
     return bound
-
-
-def _check_length(path: Path) -> None:
-    length = len(os.fsencode(path))
-    if length > SOCKET_PATH_BYTES:
-        problem = f"the socket's path is {length} bytes long, the kernel takes {SOCKET_PATH_BYTES}: {path}"
-        raise ConfigInvalid(problem, hint="name a shorter one with --socket or STOKER_SOCKET", errors=[problem])
 
 
 def _remove_stale(path: Path) -> None:

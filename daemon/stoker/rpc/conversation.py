@@ -191,4 +191,8 @@ def _unreachable(path: str, error: OSError) -> StokerError:
         return PermissionDenied(f"{path}: {error.strerror}", hint="run as the daemon's user or as root")
     if isinstance(error, BlockingIOError):
         return DaemonUnreachable(f"{path}: too many clients are waiting to be let in", hint="try again")
+    if error.errno is None:  # Python itself refused the path
+        from stoker.paths import check_length  # noqa: PLC0415 - as in `_default_path`
+
+        check_length(path)
     return DaemonUnreachable(f"no daemon answers at {path} ({error.strerror or error})", hint=START_HINT)
