@@ -15,8 +15,8 @@ import pytest
 
 from stoker.core.errors import ChainBroken
 from tests.support.facts import until
-from tests.support.flows import chain, context, look, sent_flow, settled, step
-from tests.support.work import lines
+from tests.support.flows import chain, context, job_of, look, sent_flow, settled, step
+from tests.support.work import changes, lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +110,38 @@ def test_rollback_when_a_step_had_saved_then_only_what_was_saved_by_then_counts(
     assert lines(given) == ["none", "early", "late", "none", "again"]
     client.call("workflow.cancel", {"id": workflow})
     assert settled(client, workflow) == "cancelled"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_rollback_when_repeated_to_the_latest_then_what_the_first_left_behind_does_not_count_again(
+    daemon: DaemonProcess, tmp_path: Path, *, restarted: bool
+) -> None:
+    given = tmp_path / "given"
+    saves = (
+        f'cat "$STOKER_CHECKPOINT" >> {given} || echo none >> {given}; echo x | stoker checkpoint save; exec sleep 600'
+    )
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": step(saves, grace_ms=100, on_orphan="requeue")})
+        first = chain(client, workflow=workflow)[0]["id"]
+        until(
+            lambda: "progress" in [link["kind"] for link in chain(client, workflow=workflow)], 30, why="what it saved"
+        )
+        roll_back(client, workflow, first)
+        settled(client, workflow, "paused")
+    if restarted:
+        daemon.kill9()
+        daemon.start()
+    with daemon.client() as client:
+        roll_back(client, workflow, "latest")
+        settled(client, workflow, "paused")
+
+        client.call("workflow.resume", {"id": workflow})
+
+        until(lambda: len(lines(given)) == 2, 30, why="the second attempt")
+        assert lines(given) == ["none", "none"]
+        assert [change["cause"] for change in changes(client, job_of(client, workflow, "a"))].count("reset") == 1
+        client.call("workflow.cancel", {"id": workflow})
+        settled(client, workflow, "cancelled")
 
 
 class Copies:

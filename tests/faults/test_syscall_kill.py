@@ -18,6 +18,7 @@ from stoker.core.errors import DaemonUnreachable
 from tests.support import strace
 from tests.support.daemon import DaemonDied, DaemonProcess
 from tests.support.lives import Lives
+from tests.support.rollbacks import Rollbacks
 from tests.support.strace import Attached, Point, Strace, points
 from tests.support.work import alive
 
@@ -86,3 +87,19 @@ def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
     sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: {len(drawn)} of {len(every)} points: ")
     assert lives.complaints() == []
     assert lives.fired > len(drawn) // 5
+
+
+def test_rollback_when_the_daemon_is_killed_at_any_syscall_then_the_workflow_is_before_it_or_after_it_and_ends(
+    tortured: DaemonProcess, seed: int
+) -> None:
+    lives = Rollbacks(tortured, seed, LIVES // 2)
+    every, starting = lives.explore_rollback()
+    drawn = lives.draw(every)
+
+    for point in drawn:
+        lives.live(point, starting)
+
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: {len(drawn)} of {len(every)} points: {lives.found} ")
+    assert lives.complaints() == []
+    assert lives.fired > len(drawn) // 5
+    assert lives.found["after"] > 0

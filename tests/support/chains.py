@@ -59,8 +59,8 @@ def wrong_context(
         yield f"{of} has no whole context"
         return
     context = rebuild(links[whole[-1] :])
-    told = {name: (stood.job, stood.state.value, stood.reason) for name, stood in context.steps.items()}
-    is_so = {name: (row["id"], row["state"], row["reason"]) for name, row in steps.items()}
+    told = {name: (stood.job, stood.state.value, stood.reason, stood.floor) for name, stood in context.steps.items()}
+    is_so = {name: (row["id"], row["state"], row["reason"], row["checkpoint_floor"]) for name, row in steps.items()}
     if told != is_so:
         yield f"{of}: its checkpoints say {told}, the rows {is_so}"
     for name in steps:

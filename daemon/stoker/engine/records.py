@@ -17,6 +17,7 @@ MUTABLE = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
     "finished_at", "exit_code", "signal", "checkpoint_floor",
 )  # fmt: skip
+DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it is no change to tell of
 
 
 def cause_of(event: type[ev.Event]) -> str:

@@ -23,7 +23,7 @@ from stoker.core.model import STOKER, Actor, Attempt, Change, Job, NeedOn, Outco
 from stoker.core.workflow import Intent, Workflow, WorkflowState
 from stoker.engine.book import Book, Run
 from stoker.engine.flows import FlowRun
-from stoker.engine.records import CAUSES, difference, standing
+from stoker.engine.records import CAUSES, DERIVED, difference, standing
 from stoker.executors.base import Began
 from stoker.process.exchange import NO_OUTPUT
 from stoker.store.instance import seen
@@ -102,8 +102,9 @@ class Turn:
             return job
         self._store(job, attempt, touched)
         self.book.enter(before, job, touched)
-        if touched is not None or job.state is not before.state:
-            self._record(event, before, job, touched, difference(before, job, attempt, touched), event.actor)
+        told = difference(before, job, attempt, touched)
+        if touched is not None or told.keys() - DERIVED:
+            self._record(event, before, job, touched, told, event.actor)
         self.effects.extend(after.effects)
         return job
 
