@@ -17,6 +17,7 @@ import pytest
 
 from stoker.config import load
 from tests.support.daemon import DaemonProcess
+from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon:
     script = "".join(f"{command}echo; echo '{mark}'\n" for command, _ in steps)
     typed = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{script}"],
-        env=environ(daemon), cwd=daemon.home, capture_output=True, text=True, timeout=60, check=False,
+        env=environ(daemon), cwd=daemon.home, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
 
     seen = typed.stdout.split(f"\n{mark}\n")

@@ -13,13 +13,14 @@ import pytest
 
 from stoker.core.errors import ConfigInvalid
 from stoker.sdnotify import Notifier, is_private, listeners, strip
+from tests.support.facts import DEADLINE_S
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(5)
+        listening.settimeout(DEADLINE_S)
         yield listening
 
 
@@ -44,7 +45,7 @@ def test_notifier_when_the_address_is_abstract_then_it_is_reached() -> None:
     name = f"stoker-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind("\0" + name)
-        listening.settimeout(5)
+        listening.settimeout(DEADLINE_S)
         notifier = Notifier("@" + name)
         assert notifier.watchdog()
         assert listening.recv(64) == b"WATCHDOG=1"

@@ -111,7 +111,6 @@ def ends(ledger: Path) -> int:
     return sum(line.startswith("END") for line in lines(ledger))
 
 
-@pytest.mark.timeout(300)
 def test_build_when_the_daemon_is_killed_ten_times_then_the_library_passes_its_tests_and_no_step_is_built_again(
     builder: DaemonProcess, source: Path, tmp_path: Path
 ) -> None:
@@ -120,7 +119,7 @@ def test_build_when_the_daemon_is_killed_ten_times_then_the_library_passes_its_t
         answer = send(client, graph(source, tmp_path, ledger))
 
     for kill in range(KILLS):
-        until(lambda kill=kill: ends(ledger) > 2 * kill, timeout_s=60, why="two steps more")  # type: ignore[misc]
+        until(lambda kill=kill: ends(ledger) > 2 * kill, why="two steps more")  # type: ignore[misc]
         builder.kill9()
         builder.start()
 
@@ -169,7 +168,6 @@ def uninterrupted(last: int) -> int:
     return x
 
 
-@pytest.mark.timeout(300)
 def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_it_ends_as_if_nothing_had_been(
     builder: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
@@ -180,7 +178,7 @@ def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_it_ends_as_if_n
         job = submit(client, {**spec, **promises, "grace_ms": 500})
 
     for kill in range(KILLS):
-        until(lambda kill=kill: _saved(ledger) >= 3 * (kill + 1), timeout_s=60, why="three saves more")  # type: ignore[misc]
+        until(lambda kill=kill: _saved(ledger) >= 3 * (kill + 1), why="three saves more")  # type: ignore[misc]
         if kill % 2:
             builder.kill9()
             builder.start()
@@ -190,7 +188,7 @@ def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_it_ends_as_if_n
     gate.open()
 
     with builder.client() as client:
-        assert end_of(client, job, timeout_s=60) == ("succeeded", "exit")
+        assert end_of(client, job) == ("succeeded", "exit")
         assert len(client.history(job)["attempts"]) == KILLS + 1
         assert client.get(job)["orphanings"] == KILLS // 2
     said = [line.split() for line in lines(ledger)]

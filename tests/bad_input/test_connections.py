@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import request
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ CAP = 64  # rpc.max_connections_per_uid
 
 def connect(daemon: DaemonProcess) -> socket.socket:
     connected = socket.socket(socket.AF_UNIX)
-    connected.settimeout(10)
+    connected.settimeout(DEADLINE_S)
     connected.connect(str(daemon.socket))
     return connected
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import InvalidParams
+from tests.support.facts import DEADLINE_S
 from tests.support.flows import flow, flow_end, send
 from tests.support.work import shell
 
@@ -198,7 +199,7 @@ class Asking(threading.Thread):
 
     def finish(self) -> int:
         self._enough.set()
-        self.join(30)
+        self.join(DEADLINE_S)
         return self.answers
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.facts import DEADLINE_S
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a direct
 def refused(daemon: DaemonProcess, *arguments: str) -> tuple[int, str]:
     """Exit status and stderr of a start that must fail."""
     daemon.spawn(*arguments)
-    return daemon.wait(timeout_s=20), daemon.stderr.read_text()
+    return daemon.wait(), daemon.stderr.read_text()
 
 
 def lock_of(daemon: DaemonProcess) -> Path:
@@ -189,7 +190,7 @@ def test_state_directory_when_it_cannot_be_written_then_it_is_refused(stopped_da
 
     result = subprocess.run(
         [*command, "--socket", str(stopped_daemon.socket)],
-        env=stopped_daemon.environ, capture_output=True, text=True, check=False, timeout=20,
+        env=stopped_daemon.environ, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
     )  # fmt: skip
 
     assert result.returncode == 78, result.stderr

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli.conftest import DeskService, view
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import ServerThread
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def test_run_when_interrupted_then_the_job_is_cancelled_and_its_end_is_told(desk
 
     running.send_signal(signal.SIGINT)
 
-    out, err = running.communicate(timeout=20)
+    out, err = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130
     assert out.startswith(b"hello\n")
     assert b"cancelling job 1" in err
@@ -271,7 +271,7 @@ def test_run_when_interrupted_twice_then_the_job_is_left_to_the_daemon(
     until(lambda: desk.service.commands)
     running.send_signal(signal.SIGINT)
 
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130
     assert b"job 1 is left to the daemon" in err
     assert b"stoker logs -f 1" in err
@@ -315,7 +315,7 @@ def test_wait_when_the_daemon_is_restarted_then_it_goes_on_waiting(desk: Desk) -
 
     desk.server.stop()
     with successor:
-        _, err = waiting.communicate(timeout=20)
+        _, err = waiting.communicate(timeout=DEADLINE_S)
 
     assert waiting.returncode == 7
     assert b"waiting for it to come back" in err
@@ -480,7 +480,7 @@ def test_stoker_when_the_reader_of_its_output_left_then_it_ends_quietly(desk: De
     listing.stdout.close()
     listing.stdout = None
 
-    _, err = listing.communicate(timeout=20)
+    _, err = listing.communicate(timeout=DEADLINE_S)
 
     assert (listing.returncode, err) == (141, b"")
 

@@ -71,7 +71,7 @@ def test_rollback_when_to_each_checkpoint_of_a_run_then_exactly_what_was_not_don
         said = roll_back(client, workflow, link["id"], redo=True, resume=True)
         assert said["to"] == {"checkpoint": link["id"], "seq": link["seq"], "damaged": None}
         assert said["reset"] == missing
-        until(partial(has_lines, ledger, len(before) + len(missing)), 30, why="the steps")
+        until(partial(has_lines, ledger, len(before) + len(missing)), why="the steps")
         assert settled(client, workflow, "succeeded") == "succeeded"
         assert sorted(lines(ledger)[len(before) :]) == missing
         tried.append(missing)
@@ -91,7 +91,7 @@ def test_rollback_when_a_step_had_saved_then_only_what_was_saved_by_then_counts(
     workflow = sent_flow(client, {"a": step(script, grace_ms=100)})
 
     def save(attempt: int, text: str) -> int:
-        until(lambda: len(lines(tokens)) == attempt, 30, why=f"attempt {attempt}")
+        until(lambda: len(lines(tokens)) == attempt, why=f"attempt {attempt}")
         data = base64.b64encode(text.encode()).decode()
         made: int = client.call("checkpoint.save", {"token": lines(tokens)[-1], "data": data})["id"]
         return made
@@ -103,9 +103,9 @@ def test_rollback_when_a_step_had_saved_then_only_what_was_saved_by_then_counts(
     roll_back(client, workflow, late, resume=True)
     save(3, "last")
     roll_back(client, workflow, chain(client, workflow=workflow)[0]["id"], resume=True)
-    until(lambda: len(lines(given)) == 4, 30, why="the fourth attempt")
+    until(lambda: len(lines(given)) == 4, why="the fourth attempt")
     roll_back(client, workflow, again, resume=True)
-    until(lambda: len(lines(given)) == 5, 30, why="the fifth attempt")
+    until(lambda: len(lines(given)) == 5, why="the fifth attempt")
 
     assert lines(given) == ["none", "early", "late", "none", "again"]
     client.call("workflow.cancel", {"id": workflow})

@@ -20,12 +20,20 @@ if TYPE_CHECKING:
     from tests.support.work import Gate
 
 HURRIED = "[daemon]\ndrain_timeout_ms = 200\nmax_running = 2\n"
+PATIENT = "[daemon]\ndrain_timeout_ms = 3_600_000\n"
 
 
 @pytest.fixture
 def hurried(stopped_daemon: DaemonProcess) -> DaemonProcess:
     """A daemon that gives running jobs 200 ms to end."""
     stopped_daemon.config.write_text(HURRIED)
+    return stopped_daemon.start()
+
+
+@pytest.fixture
+def patient(stopped_daemon: DaemonProcess) -> DaemonProcess:
+    """A daemon that ends before anybody gives up only where it waits for no job."""
+    stopped_daemon.config.write_text(PATIENT)
     return stopped_daemon.start()
 
 
@@ -177,46 +185,46 @@ def test_drain_when_asked_to_stop_survivors_too_then_nothing_is_left_running(
         assert end_of(client, job) == ("failed", "shutdown")
 
 
-def test_drain_when_asked_twice_then_it_does_not_wait_for_jobs_any_longer(daemon: DaemonProcess, gate: Gate) -> None:
-    with daemon.client() as client:
+def test_drain_when_asked_twice_then_it_does_not_wait_for_jobs_any_longer(patient: DaemonProcess, gate: Gate) -> None:
+    with patient.client() as client:
         job = submit(client, gate.spec())
         running(client, job)
-        daemon.signal(signal.SIGTERM)
+        patient.signal(signal.SIGTERM)
         until(lambda: client.status()["mode"] == "draining", why="the drain")
 
-    daemon.signal(signal.SIGTERM)
+    patient.signal(signal.SIGTERM)
 
-    assert daemon.wait(timeout_s=20) == 0
-    daemon.start()
-    with daemon.client() as client:
+    assert patient.wait() == 0
+    patient.start()
+    with patient.client() as client:
         assert end_of(client, job) == ("failed", "shutdown")
 
 
 def test_drain_when_clients_wait_or_watch_then_they_are_told_and_the_daemon_still_exits(
-    daemon: DaemonProcess, gate: Gate
+    patient: DaemonProcess, gate: Gate
 ) -> None:
-    with daemon.client() as client, daemon.client() as watcher:
+    with patient.client() as client, patient.client() as watcher:
         job = submit(client, gate.spec(), survive=True)
         running(client, job)
         stream = watcher.watch(after=0)
         next(stream)
 
-        assert daemon.stop(timeout_s=20) == 0
+        assert patient.stop() == 0
 
     gate.open()
-    daemon.start()
-    with daemon.client() as client:
+    patient.start()
+    with patient.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
         assert changes(client, job, "adopted") or client.history(job)["attempts"][0]["outcome"] == "exit"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_drain_when_nothing_runs_then_the_daemon_ends_at_once_and_leaves_no_process_and_no_socket(
-    daemon: DaemonProcess, signum: signal.Signals
+    patient: DaemonProcess, signum: signal.Signals
 ) -> None:
-    daemon.signal(signum)
+    patient.signal(signum)
 
-    assert daemon.wait(timeout_s=10) == 0
+    assert patient.wait() == 0
 
-    until(lambda: not list(daemon.processes()), why="the end of the launcher")
-    assert not daemon.socket.exists()
+    until(lambda: not list(patient.processes()), why="the end of the launcher")
+    assert not patient.socket.exists()

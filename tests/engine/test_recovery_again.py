@@ -61,7 +61,7 @@ def test_stop_when_the_daemon_is_killed_again_and_again_in_the_middle_then_it_wa
     for life in range(LIVES):
         daemon.kill9()
         daemon.start()
-        until(lambda life=life: lines(said).count("term") > life, 30, why="the first step of the ladder")  # type: ignore[misc]
+        until(lambda life=life: lines(said).count("term") > life, why="the first step of the ladder")  # type: ignore[misc]
 
     assert alive(pid)
     with daemon.client() as client:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import InvalidParams, ResourceNotFound
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 from tests.support.flows import flow, send
 from tests.support.work import Gate, end_of, running, shell, state, submit, submit_many
 
@@ -184,7 +184,7 @@ def test_exhaustion_when_a_step_waited_for_its_width_first_then_the_shortage_beh
     end_of(client, submit(client, TRUE))  # a turn in which the width alone is missing
     holder = submit(client, gate.spec(), resources={"lathe": 1})
     running(client, holder)
-    until(lambda: told_of(shared, second), 30, why="the shortage")
+    until(lambda: told_of(shared, second), why="the shortage")
     for _ in range(3):
         end_of(client, submit(client, TRUE))
     gate.open()
@@ -215,7 +215,7 @@ def test_resources_when_jobs_and_steps_take_overlapping_pairs_in_opposite_orders
     jobs = [answer["id"] for answer in submit_many(client, [philosopher(number) for number in range(40)])]
     steps = send(client, flow({f"s{number}": philosopher(number) for number in range(40)}))
 
-    ends = client.wait(*jobs, *steps["steps"].values(), timeout_s=60)
+    ends = client.wait(*jobs, *steps["steps"].values(), timeout_s=DEADLINE_S)
     assert {end["state"] for end in ends} == {"succeeded"}
     assert [resource(client, name)["used"] for name in names] == [0, 0, 0, 0]
 

@@ -339,7 +339,7 @@ def test_proof_when_it_is_not_to_be_verified_then_a_completed_step_is_kept_whate
     (tmp_path / "value").write_text("two")
     (tmp_path / "flag").touch()
     client.call("job.retry", {"id": job_of(client, workflow, "a")})
-    until(lambda: len(lines(tmp_path / "ledger")) == 3, 30, why="the first step again")
+    until(lambda: len(lines(tmp_path / "ledger")) == 3, why="the first step again")
     settled(client, workflow, "failed")
 
     assert resume(client, workflow, verify=False)["kept"] == ["a", "b"]

@@ -211,7 +211,7 @@ def test_retry_when_a_need_of_the_round_before_was_met_meanwhile_then_it_does_no
         running(client, job_of(client, workflow, "a"), job_of(client, workflow, "c"))
         client.call("job.cancel", {"id": job_of(client, workflow, "d")})
         first.open()
-        until(lambda: stand(client, workflow)["a"] == "succeeded", 30, why="the first need")
+        until(lambda: stand(client, workflow)["a"] == "succeeded", why="the first need")
         client.call("workflow.retry", {"id": workflow})
         assert stand(client, workflow)["d"] == "waiting"
 
@@ -234,7 +234,7 @@ def test_retry_when_a_step_of_a_cancelled_workflow_is_asked_for_then_it_runs(cli
 
     client.call("job.retry", {"id": job_of(client, workflow, "a")})
 
-    until(lambda: stand(client, workflow)["a"] == "succeeded", 30, why="the step that was asked for again")
+    until(lambda: stand(client, workflow)["a"] == "succeeded", why="the step that was asked for again")
     assert stand(client, workflow)["b"] == "cancelled"
 
 

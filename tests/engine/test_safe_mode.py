@@ -121,7 +121,7 @@ def test_plan_when_two_attempts_claim_one_process_then_the_daemon_stays_readable
         assert (answer.returncode, answer.stderr) == (0, ""), read
     for verb in (("cancel", str(jobs[0])), ("queue", "pause", "default"), ("resource", "set", "gpu=1")):
         assert daemon.cli(*verb).returncode == EX_TEMPFAIL, verb
-    assert daemon.stop(timeout_s=30) == 0
+    assert daemon.stop() == 0
     assert kept(daemon) == before
     assert all(alive(pid) for pid in workers)
 
@@ -154,7 +154,7 @@ def test_limit_when_recovery_takes_longer_then_nothing_was_done_and_the_next_sta
     daemon.start()
 
     assert_safe(daemon, "not over within 1000 ms", "raise timeout_ms in [recovery]")
-    assert daemon.stop(timeout_s=30) == 0
+    assert daemon.stop() == 0
     assert kept(daemon) == before
     os.kill(launcher["pid"], signal.SIGCONT)
     daemon.start()
@@ -179,7 +179,7 @@ def test_witness_when_it_cannot_be_read_then_its_file_and_what_to_do_with_it_are
 
     assert_safe(daemon, str(damaged), "move the file aside")
     assert alive(pid)
-    assert daemon.stop(timeout_s=30) == 0
+    assert daemon.stop() == 0
     assert damaged.read_bytes() == b"no outcome\n"
     damaged.unlink()
     daemon.start()
@@ -203,7 +203,7 @@ def test_witness_when_it_cannot_be_read_under_a_living_daemon_then_what_others_r
         until(lambda: client.status()["safe_mode"], why="safe mode")
     assert_safe(daemon, "not an outcome", "move the file aside")
     assert alive(pid)
-    assert daemon.stop(timeout_s=30) == 0
+    assert daemon.stop() == 0
 
 
 def damage_outcomes(daemon: DaemonProcess, launcher: str) -> Path:

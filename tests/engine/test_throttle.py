@@ -55,9 +55,9 @@ def test_throttle_when_the_cpu_is_busy_then_low_queues_wait_others_go_on_and_it_
 ) -> None:
     with DaemonProcess(SETTINGS, ENVIRON) as daemon, daemon.client() as client:
         goes_on = submit(client, gate.spec(), queue="bulk")
-        until(lambda: client.get(goes_on)["pid"], timeout_s=60, why="a moment in which the neighbours are quiet")
+        until(lambda: client.get(goes_on)["pid"], why="a moment in which the neighbours are quiet")
         with burning():
-            until(lambda: client.status()["pressure"]["throttled"], timeout_s=30, why="pressure")
+            until(lambda: client.status()["pressure"]["throttled"], why="pressure")
             low = submit(client, OK, queue="bulk")
             high, normal = submit(client, OK, queue="urgent"), submit(client, OK)
 
@@ -68,10 +68,10 @@ def test_throttle_when_the_cpu_is_busy_then_low_queues_wait_others_go_on_and_it_
             assert pressure["throttle_events"] >= 1
             assert pressure["levels"]["cpu"] > 0
 
-        assert end_of(client, low, timeout_s=60) == ("succeeded", "exit")
+        assert end_of(client, low) == ("succeeded", "exit")
         gate.open()
         assert end_of(client, goes_on) == ("succeeded", "exit")
-        until(lambda: not client.status()["pressure"]["throttled"], timeout_s=60, why="the end of the pressure")
+        until(lambda: not client.status()["pressure"]["throttled"], why="the end of the pressure")
         assert daemon.events("queue_throttled")
         assert daemon.events("queue_unthrottled")
         assert "cpu" in daemon.events("queue_throttled")[0]["causes"]

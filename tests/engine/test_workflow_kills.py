@@ -138,7 +138,7 @@ def test_chain_when_nobody_can_prove_whose_a_worker_is_then_its_step_still_holds
         answer = told.send(client, {"a": told.step(lasts_s=30, resources={"tool": 2}), "b": told.step("a")})
         running(client, answer["steps"]["a"])
         (launcher,) = client.status()["launchers"]
-        until(lambda: rows(told.daemon, "SELECT 1 FROM attempts WHERE pid NOT NULL"), 30, why="its identity on disk")
+        until(lambda: rows(told.daemon, "SELECT 1 FROM attempts WHERE pid NOT NULL"), why="its identity on disk")
     told.daemon.kill9()
     kill9(launcher["pid"])
     rows(told.daemon, "UPDATE attempts SET pid_namespace = 1")  # of a container, say, that was there then

@@ -73,7 +73,7 @@ def daemon(delegated: Path) -> Iterator[DaemonProcess]:
 
 @pytest.fixture(scope="module")
 def client(daemon: DaemonProcess) -> Iterator[stoker.Client]:
-    with daemon.client(timeout_s=60) as connected:
+    with daemon.client() as connected:
         yield connected
 
 
@@ -105,14 +105,14 @@ def test_memory_when_a_worker_takes_more_than_its_limit_then_it_failed_of_oom_an
 
     job = submit(client, shell(f"exec {EATER}"), limits=limits, max_attempts=2, base_delay_ms=1)
 
-    assert end_of(client, job, timeout_s=60) == ("failed", "oom")
+    assert end_of(client, job) == ("failed", "oom")
     told = attempts(client, job)
     assert [(attempt["outcome"], attempt["signal"], attempt["stopped"]) for attempt in told] == [("oom", 9, False)] * 2
     assert told[0]["limits"] == {"memory_bytes": {"by": "cgroup", "value": MEMORY, "wanted": MEMORY}}
     assert told[0]["suspicion"] is None  # it was seen
     assert [event["job"] for event in daemon.events("resource_exhausted")] == [job]
     gate.open()
-    assert end_of(client, other, timeout_s=60) == ("succeeded", "exit")
+    assert end_of(client, other) == ("succeeded", "exit")
     until(lambda: not leaves(delegated), why="the end of every leaf")
 
 
@@ -122,7 +122,7 @@ def test_memory_when_only_a_child_was_killed_for_it_then_the_main_process_still_
 ) -> None:
     job = submit(client, shell(f"{EATER}; exit {code}"), limits={"memory_bytes": MEMORY})
 
-    assert end_of(client, job, timeout_s=60) == end
+    assert end_of(client, job) == end
     (attempt,) = attempts(client, job)
     assert (attempt["outcome"], attempt["exit_code"], attempt["signal"]) == ("oom", code, None)
 
@@ -134,13 +134,13 @@ def test_processes_when_a_worker_forks_without_end_then_its_tree_stays_bounded_a
     job = submit(client, bomb, limits={"processes": PROCESSES})
     leaf = leaf_of(client, job)
 
-    until(lambda: "max 0" not in (leaf / "pids.events").read_text(), timeout_s=60, why="a fork that was refused")
+    until(lambda: "max 0" not in (leaf / "pids.events").read_text(), why="a fork that was refused")
 
     until(lambda: len((leaf / "cgroup.procs").read_text().split()) == PROCESSES, why="as many as it may have")
     assert attempts(client, job)[0]["limits"] == {
         "processes": {"by": "cgroup", "value": PROCESSES, "wanted": PROCESSES}
     }
-    assert end_of(client, submit(client, shell("exit 0")), timeout_s=60) == ("succeeded", "exit")
+    assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
     client.cancel(job)
-    assert end_of(client, job, timeout_s=60) == ("cancelled", "user")
+    assert end_of(client, job) == ("cancelled", "user")
     until(lambda: not leaves(delegated), why="the end of every leaf")

@@ -227,7 +227,7 @@ def test_launcher_when_killed_beside_one_that_is_stuck_then_its_jobs_are_recover
         running(client, job)
 
         kill9(next(one["pid"] for one in client.status()["launchers"] if one["state"] == "ok"))
-        until(lambda: client.get(job)["attempts"] == 2, timeout_s=30, why="a second attempt")
+        until(lambda: client.get(job)["attempts"] == 2, why="a second attempt")
         gate.open()
         end, meanwhile = end_of(client, job), state(client, hanging)
 
@@ -281,7 +281,7 @@ def test_stops_when_a_launcher_is_stuck_then_they_are_carried_out_all_the_same_a
         until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
         client.cancel(late)
         for pid in pids:
-            until(lambda pid=pid: not alive(pid), timeout_s=30, why=f"the end of {pid}")  # type: ignore[misc]
+            until(lambda pid=pid: not alive(pid), why=f"the end of {pid}")  # type: ignore[misc]
         before = [state(client, job) for job in (early, late)]
         dead.close()
         ends = [end_of(client, job) for job in (early, late, hanging)]

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support import reuse
 from tests.support.daemon import BIN, DaemonProcess
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 from tests.support.policies import MANY_ROOMS, POLICIES, Six, identities_on_disk
 from tests.support.work import kill9
 
@@ -256,7 +256,7 @@ def kill_both(six: Six, launcher: int | None = None) -> None:
 def cancel_all(six: Six) -> socket.socket:
     """Ask for six cancels, and return once they are committed; the answers are still to come."""
     asked = socket.socket(socket.AF_UNIX)
-    asked.settimeout(30)
+    asked.settimeout(DEADLINE_S)
     asked.connect(str(six.daemon.socket))
     calls = [{"jsonrpc": "2.0", "id": job, "method": "job.cancel", "params": {"id": job}} for job in six.jobs.values()]
     asked.sendall(b"".join(json.dumps(call).encode() + b"\n" for call in calls))
@@ -298,7 +298,6 @@ def agree(cell: str, told: str) -> bool:
     return re.fullmatch(cell.replace("/", " ").replace("?", "[012]"), told) is not None
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("row", table())
 def test_fates_when_something_happens_to_daemon_launcher_or_worker_then_each_policy_ends_as_designed(
     six: Six, row: str

@@ -64,8 +64,8 @@ def test_hostile_worker_when_it_is_ended_in_every_way_then_nothing_of_it_is_left
         ends = [harm.end(client) for harm in (cancelled, late, finished)]
 
         assert ends == [("cancelled", "user"), ("failed", "timeout"), ("succeeded", "exit")]
-        until(lambda: not any(harm.alive() for harm in (cancelled, late, finished)), 30, why="the end of all of it")
-        until(lambda: tally(daemon) == before, 30, why=f"what there was before, {before}, not {tally(daemon)}")
+        until(lambda: not any(harm.alive() for harm in (cancelled, late, finished)), why="the end of all of it")
+        until(lambda: tally(daemon) == before, why=f"what there was before, {before}, not {tally(daemon)}")
 
 
 @pytest.mark.parametrize("ends", ["cancel", "timeout"])
@@ -80,7 +80,7 @@ def test_worker_when_its_child_has_stopped_it_then_it_can_be_ended_all_the_same(
             client.cancel(harm.job)
 
         assert harm.end(client) == {"cancel": ("cancelled", "user"), "timeout": ("failed", "timeout")}[ends]
-        until(lambda: not harm.alive(), 30, why="the end of all of it")
+        until(lambda: not harm.alive(), why="the end of all of it")
 
 
 # --- its log ------------------------------------------------------------------------------------------------
@@ -104,15 +104,15 @@ def test_flood_when_it_goes_on_without_end_then_the_disk_stays_bounded_also_whil
         assert_bounded_while_it_grows(log)
         client.cancel(harm.job)
         assert harm.end(client) == ("cancelled", "user")
-    until(lambda: not harm.alive(), 30, why="the end of all of it")
-    until(lambda: disk_bytes(log) <= MAX_LOG_BYTES, 30, why="a bounded log")
+    until(lambda: not harm.alive(), why="the end of all of it")
+    until(lambda: disk_bytes(log) <= MAX_LOG_BYTES, why="a bounded log")
 
 
 def assert_bounded_while_it_grows(log: int) -> None:
     """Whatever was written before, so much more is written now, and what it takes comes down again meanwhile."""
     before = os.fstat(log).st_size
-    until(lambda: os.fstat(log).st_size > before + 4 * BETWEEN_LOOKS, 60, why="a flood")
-    until(lambda: disk_bytes(log) <= MAX_LOG_BYTES + BETWEEN_LOOKS, 60, why="a hole")
+    until(lambda: os.fstat(log).st_size > before + 4 * BETWEEN_LOOKS, why="a flood")
+    until(lambda: disk_bytes(log) <= MAX_LOG_BYTES + BETWEEN_LOOKS, why="a hole")
 
 
 # --- its launcher -------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_launcher_when_its_own_worker_kills_it_then_all_of_its_jobs_end_honestly
             shell(f"[ -e {daemon.home}/second ] || {{ touch {daemon.home}/second; exec sleep 600; }}"),
             on_orphan="requeue",
         )
-        until((daemon.home / "second").exists, 30, why="the first start of the safe job")
+        until((daemon.home / "second").exists, why="the first start of the safe job")
         (first,) = launchers(daemon.state_dir)
 
         harm = Harm(daemon, client, "kill_launcher", "stay")
@@ -138,7 +138,7 @@ def test_launcher_when_its_own_worker_kills_it_then_all_of_its_jobs_end_honestly
         assert end_of(client, safe) == ("succeeded", "exit")
         assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
         assert first not in launchers(daemon.state_dir)
-    until(lambda: not harm.alive(), 30, why="the end of all of it")
+    until(lambda: not harm.alive(), why="the end of all of it")
 
 
 def test_launcher_when_its_own_worker_stops_it_then_new_jobs_run_and_it_is_told_who_is_stuck(
@@ -150,7 +150,7 @@ def test_launcher_when_its_own_worker_stops_it_then_new_jobs_run_and_it_is_told_
         (stopped,) = launchers(daemon.state_dir).values()
 
         caught = submit(client, shell(":"))  # on its way to a launcher that nobody knows yet to be stopped
-        until(lambda: "stuck" in states_of_launchers(client), 30, why="a stuck launcher")
+        until(lambda: "stuck" in states_of_launchers(client), why="a stuck launcher")
 
         assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
         assert [client.get(job)["state"] for job in (harm.job, caught)] == ["running", "running"]
@@ -159,8 +159,8 @@ def test_launcher_when_its_own_worker_stops_it_then_new_jobs_run_and_it_is_told_
 
         assert harm.end(client) == ("cancelled", "user")
         assert end_of(client, caught) == ("succeeded", "exit")
-        until(lambda: len(launchers(daemon.state_dir)) == 1, 30, why="the end of the older launcher")
-    until(lambda: not harm.alive(), 30, why="the end of all of it")
+        until(lambda: len(launchers(daemon.state_dir)) == 1, why="the end of the older launcher")
+    until(lambda: not harm.alive(), why="the end of all of it")
 
 
 def states_of_launchers(client: stoker.Client) -> list[str]:
@@ -186,5 +186,5 @@ def test_daemonised_worker_when_daemon_and_launcher_were_killed_then_the_next_st
     with daemon.client() as client:
         assert harm.end(client) == ("failed", "orphaned")
         assert client.status()["recovery"]["stopped"] == 1
-        until(lambda: not harm.alive(), 30, why="the end of all of it")
+        until(lambda: not harm.alive(), why="the end of all of it")
         assert "stopped" in daemon.cli("status").stdout

@@ -21,6 +21,7 @@ from stoker.process.evidence import Testimony
 from stoker.process.messages import Exited, Gone
 from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
 from tests.support import reuse
+from tests.support.facts import DEADLINE_S
 from tests.support.instance import LauncherHost
 from tests.support.reuse import Child, Decoy, Herd, take
 
@@ -37,7 +38,7 @@ GRACE_MS = 200
 
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
-    pytest.mark.timeout(120 + REUSES),
+    pytest.mark.timeout(300 + REUSES),
 ]
 
 
@@ -47,10 +48,12 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if request.param == "no pidfs":
         monkeypatch.setattr(identities, "pidfs_inode", lambda _pidfd: None)
     made = Herd(tmp_path / "never")
-    for _ in range(REUSES):
-        made.worker()
-    yield made
-    made.end()
+    try:
+        for _ in range(REUSES):
+            made.worker()
+        yield made
+    finally:
+        made.end()
 
 
 async def look(herd: Herd) -> dict[str, Finding]:
@@ -189,9 +192,9 @@ async def test_survivor_when_it_ends_and_its_number_is_used_again_then_its_end_i
     early, _ = await asyncio.wait(waits, timeout=0.05)
     herd.reuse_all()
 
-    await asyncio.wait_for(asyncio.gather(*waits), 30)
+    await asyncio.wait_for(asyncio.gather(*waits), DEADLINE_S)
     late = [await_end(known, herd.instance, run_id) for run_id, known in herd.known.items()]
-    await asyncio.wait_for(asyncio.gather(*late), 30)
+    await asyncio.wait_for(asyncio.gather(*late), DEADLINE_S)
     result = await sweep(herd.instance, list(herd.known), grace_ms=GRACE_MS, mains=herd.known)
 
     assert (early, result.killed, result.left) == (set(), 0, ())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import sys
 from collections import Counter
@@ -90,8 +91,9 @@ class PowerCuts:
         return self.daemon.stderr.read_bytes().count(b"\n")
 
     def cut(self, flag: int) -> None:
-        """All at once: the disk first, as nothing that is done afterwards must count."""
+        """All at once: a daemon that saw its disk go would have something to say about it."""
         device = self.disk.where.stat().st_dev
+        self.daemon.signal(signal.SIGSTOP)
         self.disk.lose_power(flag)
         self.killed_launchers |= launchers(self.daemon.state_dir).keys()
         self.daemon.kill_all()
@@ -129,7 +131,7 @@ def _finished(recovery: dict[str, int | None]) -> dict[str, int]:
     return {name: count for name, count in recovery.items() if count is not None} if recovery["finished_at"] else {}
 
 
-@pytest.mark.timeout(120 + 10 * CYCLES)
+@pytest.mark.timeout(300 + 10 * CYCLES)
 def test_promises_when_the_power_fails_under_load_then_all_are_kept_and_nobody_is_signalled(
     cut_off: PowerCuts, seed: int
 ) -> None:
@@ -171,7 +173,7 @@ def test_promises_when_the_power_fails_under_load_then_all_are_kept_and_nobody_i
 
 
 @pytest.mark.skipif(UNTRACED is not None, reason=str(UNTRACED))
-@pytest.mark.timeout(120 + 10 * FIRST_STARTS)
+@pytest.mark.timeout(300 + 10 * FIRST_STARTS)
 def test_daemon_when_the_power_fails_at_any_moment_of_its_first_start_then_the_next_one_starts(
     cut_off: PowerCuts, seed: int
 ) -> None:
@@ -192,7 +194,7 @@ def test_daemon_when_the_power_fails_at_any_moment_of_its_first_start_then_the_n
             raise AssertionError(f"after a cut at {tuple(point)}: {died}") from died
         assert daemon.stop() == 0
 
-    assert cut_off.fired["in time"] > len(drawn) // 2
+    assert cut_off.fired["in time"] >= len(drawn) / 2
 
 
 def _die_at(point: Point, cut_off: PowerCuts, around: Strace) -> None:
@@ -201,15 +203,14 @@ def _die_at(point: Point, cut_off: PowerCuts, around: Strace) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     os.sync()
     around.set(f"trace={point.syscall}", point.kill())
-    with suppress(DaemonDied, DaemonUnreachable):
+    try:
         cut_off.daemon.start()
-    process = cut_off.daemon.process
-    assert process is not None
-    cut_off.fired["in time"] += process.poll() == -9
+    except (DaemonDied, DaemonUnreachable):
+        cut_off.fired["in time"] += cut_off.daemon.wait() == -9
 
 
 @pytest.mark.skipif(UNTRACED is not None, reason=str(UNTRACED))
-@pytest.mark.timeout(120 + 10 * CONTROLS)
+@pytest.mark.timeout(300 + 10 * CONTROLS)
 def test_answers_when_the_power_fails_and_syncs_did_nothing_then_jobs_are_lost(cut_off: PowerCuts, seed: int) -> None:
     dice, daemon, ledger = random.Random(f"control {seed}"), cut_off.daemon, cut_off.ledger
     around = Strace(daemon)

@@ -99,7 +99,7 @@ def test_launcher_when_it_hangs_for_ever_then_another_takes_over_and_the_watchdo
         (launcher,) = client.status()["launchers"]
 
         service.kill(launcher["pid"], "STOP")
-        until(lambda: service.events("daemon_well"), 60, "the daemon is well again, with another launcher")
+        until(lambda: service.events("daemon_well"), why="the daemon is well again, with another launcher")
 
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
         assert client.get(stuck)["state"] == "running"

@@ -32,7 +32,7 @@ MISSING = strace.why_not()
 
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
-    pytest.mark.timeout(120 + 5 * LIVES),
+    pytest.mark.timeout(300 + 5 * LIVES),
 ]
 
 

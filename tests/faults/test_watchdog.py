@@ -46,7 +46,7 @@ class Manager:
         self._daemon.spawn(
             environ={"NOTIFY_SOCKET": str(self._daemon.home / "manager"), "WATCHDOG_USEC": str(WATCHDOG_S * 1_000_000)}
         )
-        until(lambda: "READY=1" in self.listen(), 30, "READY=1")
+        until(lambda: "READY=1" in self.listen(), why="READY=1")
 
     def listen(self) -> list[str]:
         """Every assignment so far."""
@@ -134,8 +134,8 @@ def test_watchdog_when_one_part_hangs_then_it_falls_silent_for_that_alone_until_
             assert manager.beats() == beats
 
         if part == "launcher":
-            until(lambda: stopped_daemon.events("daemon_well"), 30, "another launcher")
-    until(lambda: manager.beats() > beats, 30, "a sign of life")
+            until(lambda: stopped_daemon.events("daemon_well"), why="another launcher")
+    until(lambda: manager.beats() > beats, why="a sign of life")
     assert len(stopped_daemon.events("launcher_started")) == (2 if part == "launcher" else 1)
 
 
@@ -146,10 +146,10 @@ def test_manager_when_a_daemon_starts_runs_and_drains_then_it_hears_every_stage(
     manager.start()
     with stopped_daemon.client() as client:
         running(client, submit(client, gate.spec()))
-    until(lambda: "STATUS=1 running, 0 queued" in manager.listen(), 30, "the status")
+    until(lambda: "STATUS=1 running, 0 queued" in manager.listen(), why="the status")
 
     stopped_daemon.signal(signal.SIGTERM)
-    until(lambda: "STATUS=draining: 1 running" in manager.listen(), 30, "the drain")
+    until(lambda: "STATUS=draining: 1 running" in manager.listen(), why="the drain")
     gate.open()
     assert stopped_daemon.wait() == 0
 

@@ -238,7 +238,7 @@ async def test_socket_when_a_stranger_connects_then_it_is_turned_away(host: Laun
     asking = (
         "import os, socket, sys\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[2])\n"
-        "s.settimeout(10); print('closed' if s.recv(1) == b'' else 'open')\n"
+        "s.settimeout(60); print('closed' if s.recv(1) == b'' else 'open')\n"
     )
     order = host.python(asking)
     order = msgspec.structs.replace(order, argv=(*order.argv, str(socket)))

@@ -48,7 +48,7 @@ async def test_peer_when_it_never_reads_then_runs_go_on_and_every_outcome_is_kep
     answered_beyond_any_buffer = [{"op": "list", "tag": tag, "run_ids": ["x" * 60_000]} for tag in range(40)]
 
     deaf.say(*answered_beyond_any_buffer, *(said(order, 2) for order in orders))
-    await until_async(lambda: all(Path(order.log).exists() for order in orders[-1:]), timeout_s=30, why="the last run")
+    await until_async(lambda: all(Path(order.log).exists() for order in orders[-1:]), why="the last run")
     deaf.close()
 
     await until_async(lambda: ended(client.facts.pid), why="the end of the launcher")

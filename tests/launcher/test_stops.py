@@ -12,7 +12,7 @@ import pytest
 
 from stoker.process.identity import read_stat
 from stoker.process.messages import Exited, Started
-from tests.support.facts import until_async
+from tests.support.facts import DEADLINE_S, until_async
 from tests.support.instance import Stranger, ended, log_of
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ async def test_kill_when_the_tree_runs_away_by_forking_then_all_of_it_ends(host:
     order = host.python(RUNNERS)
     await host.running(client, order, "up")
 
-    await asyncio.wait_for(insist(client, order), 30)
+    await asyncio.wait_for(insist(client, order), DEADLINE_S)
 
     await end_of_tree(host, order)
     assert await until_async(lambda: not host.workers(), why="the end of all of them")

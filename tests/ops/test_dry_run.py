@@ -78,7 +78,7 @@ def followed(daemon: DaemonProcess) -> dict[int, tuple[str, str | None]]:
 def end(daemon: DaemonProcess) -> None:
     """Kill it with nothing running; its launcher then leaves by itself, and takes its files with it."""
     daemon.kill9()
-    until(lambda: not list(daemon.processes()), timeout_s=30, why="the end of the launcher")
+    until(lambda: not list(daemon.processes()), why="the end of the launcher")
 
 
 def leave(daemon: DaemonProcess, gate: Gate) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stoker.process.capture import CHUNK, Chunk, follow, log_of, log_path, remove_empty, tail_offset
+from tests.support.facts import DEADLINE_S
 
 KIB = 1024
 
@@ -40,7 +41,7 @@ class Follower:
         self._chunks = follow(path, offset=offset, closed=self.closed)
 
     async def next(self) -> Chunk:
-        return await asyncio.wait_for(anext(self._chunks), 10)
+        return await asyncio.wait_for(anext(self._chunks), DEADLINE_S)
 
     async def text(self, size: int) -> bytes:
         data = b""

@@ -16,7 +16,7 @@ import pytest
 from stoker.core.errors import ConfigInvalid
 from stoker.core.limits import Limits
 from stoker.process.cgroup import Cgroups, find_root, is_delegated, read_mounts
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +117,7 @@ def test_leaf_when_killed_then_all_in_it_end(root: Path, sleeper: subprocess.Pop
 
     leaf.kill()
 
-    assert sleeper.wait(10) == -9
+    assert sleeper.wait(DEADLINE_S) == -9
     assert populated
     assert until(lambda: not leaf.populated)
 

@@ -14,7 +14,7 @@ import pytest
 from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
 from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
-from tests.support.facts import until, until_async
+from tests.support.facts import DEADLINE_S, until, until_async
 from tests.support.instance import Stranger, ended, log_of
 from tests.support.torture import count_fds
 
@@ -195,7 +195,7 @@ async def test_await_end_when_the_process_ends_then_it_returns_and_not_before(ho
     waited = not waiting.done()
     os.kill(who.pid, signal.SIGKILL)
 
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, DEADLINE_S)
     assert waited
 
 
@@ -205,7 +205,7 @@ async def test_await_end_when_the_process_is_not_ours_then_it_returns_at_once(ho
     os.kill(who.pid, signal.SIGKILL)
     await host.gone_from_proc(who.pid)
 
-    await asyncio.wait_for(await_end(who, host.instance, order.run_id), 10)
+    await asyncio.wait_for(await_end(who, host.instance, order.run_id), DEADLINE_S)
 
 
 # --- the ladder

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
 from stoker.rpc.wire import MAX_FRAME_BYTES
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import MemoryService, RawClient, ServerThread, request
 
 if TYPE_CHECKING:
@@ -340,7 +340,7 @@ def test_reading_when_too_much_is_in_flight_then_it_stops_until_answers_leave(
     assert sent < 2000 * len(frame), "the rest waits in the client"
     server.service.hold_submits = False
     server.on_loop(server.service.release_submits)
-    client.socket.settimeout(10)
+    client.socket.settimeout(DEADLINE_S)
     answers = [client.hear() for _ in range(sent // len(frame))]
     assert all("result" in answer for answer in answers)
 

@@ -144,7 +144,7 @@ class Container:
              "bash", "-c", BOOT, "boot", str(self._mounts / "root"), self.name, uuid.uuid4().hex, *binds],
             stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
         )  # fmt: skip
-        until(self._up, timeout_s=60, why="the boot of the container")
+        until(self._up, why="the boot of the container")
         return self
 
     def _up(self) -> bool:
@@ -192,7 +192,7 @@ class Container:
 
     def end(self) -> None:
         """Kill whatever lives in it, and leave nothing. Twice is as good as once."""
-        until(self._cgroup_removed, timeout_s=60, why="the end of the container's cgroup")
+        until(self._cgroup_removed, why="the end of the container's cgroup")
         for process in (self._machine, self._holder):
             if process is not None:
                 process.kill()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import stoker
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ class DaemonProcess:
             raise DaemonDied("not started")
         return self.process.pid
 
-    def start(self, *arguments: str, timeout_s: float = 30.0) -> Self:
+    def start(self, *arguments: str, timeout_s: float = DEADLINE_S) -> Self:
         """Start and wait for READY=1, then for an answer."""
         notify_path = self.home / "notify"
         notify_path.unlink(missing_ok=True)
@@ -109,10 +109,10 @@ class DaemonProcess:
             os.close(pidfd)
         raise DaemonDied(f"not ready within {timeout_s} s; stderr: {self.tail()}")
 
-    def client(self, timeout_s: float = 30.0) -> stoker.Client:
+    def client(self, timeout_s: float = DEADLINE_S) -> stoker.Client:
         return stoker.Client(str(self.socket), timeout_s=timeout_s)
 
-    def cli(self, *arguments: str, timeout_s: float = 60.0, **options: Any) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout_s: float = DEADLINE_S, **options: Any) -> subprocess.CompletedProcess[str]:
         """`stoker ARGUMENTS` against this daemon, output captured."""
         environ = {**self.environ, "STOKER_SOCKET": str(self.socket)}
         command = [str(self.programs / "stoker"), *arguments]
@@ -121,7 +121,10 @@ class DaemonProcess:
         )
 
     def signal(self, signum: signal.Signals) -> None:
-        os.kill(self.pid, signum)
+        """Nothing to one that has ended and was waited for: its number may be anybody's."""
+        if self.process is None:
+            raise DaemonDied("not started")
+        self.process.send_signal(signum)
 
     def wait(self, timeout_s: float = 90.0) -> int:
         """The exit status of a daemon that is on its way out."""

@@ -64,7 +64,7 @@ class Disk:
         if self._guard is not None:
             self._guard.communicate()
             self._guard = None
-        until(lambda: not self._devices(), timeout_s=30, why=f"the end of the loop device of {self._image}")
+        until(lambda: not self._devices(), why=f"the end of the loop device of {self._image}")
 
     def _devices(self) -> str:
         return subprocess.check_output(["losetup", "--associated", str(self._image)], text=True)

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAUSE_S = 0.01
+# Of every wait in the tests. It costs nothing while all is well, and a busy machine is no finding.
+DEADLINE_S = 60.0
 
 
 class NeverCame(AssertionError):
     """The fact did not come before its deadline."""
 
 
-def until(fact: Callable[[], T], timeout_s: float = 15.0, why: str = "") -> T:
+def until(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -> T:
     """Ask `fact` until it answers something true; give that back."""
     deadline = time.monotonic() + timeout_s
     while not (seen := fact()):
@@ -32,7 +34,7 @@ def until(fact: Callable[[], T], timeout_s: float = 15.0, why: str = "") -> T:
     return seen
 
 
-async def until_async(fact: Callable[[], T], timeout_s: float = 15.0, why: str = "") -> T:
+async def until_async(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -> T:
     """`until` for a test that shares its loop with what it watches."""
     deadline = time.monotonic() + timeout_s
     while not (seen := fact()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 from tests.support.work import shell
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def stand(client: stoker.Client, workflow: int) -> dict[str, str]:
     return {step["name"]: step["state"] for step in look(client, workflow)["steps"]}
 
 
-def flow_end(client: stoker.Client, workflow: int, timeout_s: float = 30.0) -> str:
+def flow_end(client: stoker.Client, workflow: int, timeout_s: float = DEADLINE_S) -> str:
     """The state in which a workflow ends."""
     until(lambda: look(client, workflow)["state"] in ENDED, timeout_s, why=f"the end of workflow {workflow}")
     return str(look(client, workflow)["state"])
 
 
-def settled(client: stoker.Client, workflow: int, *states: str, timeout_s: float = 30.0) -> str:
+def settled(client: stoker.Client, workflow: int, *states: str, timeout_s: float = DEADLINE_S) -> str:
     """The state, once it is one of these; by default, once it has ended."""
     wanted = states or ENDED
     until(lambda: look(client, workflow)["state"] in wanted, timeout_s, why=f"workflow {workflow} {wanted}")

@@ -39,7 +39,7 @@ class Harm:
         self.job = submit(client, {**spec, **COMMON, **options})
 
     def await_deed(self) -> None:
-        until(lambda: list(self.directory.glob("ready.*")), 30, why=f"the deed of {self.deed}")
+        until(lambda: list(self.directory.glob("ready.*")), why=f"the deed of {self.deed}")
 
     def open_log(self) -> int:
         """Its log as it is, whatever became of the name; closed with the test's process."""

@@ -25,7 +25,7 @@ from stoker.process.connection import dial
 from stoker.process.identity import read_stat
 from stoker.process.launchers import start_launcher
 from stoker.process.messages import Exited, Gone, LaunchOrder, Refused, Report, RunState, Setup, Started
-from tests.support.facts import until, until_async
+from tests.support.facts import DEADLINE_S, until, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,7 +184,7 @@ class Wire:
     """A connection to a launcher without a client: for what no client of ours would say."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(10)
+        sock.settimeout(DEADLINE_S)
         self._sock = sock
         self._stream = sock.makefile("rb")
 

@@ -75,7 +75,7 @@ class Six:
         with self.daemon.client() as client:
             self.submit(client)
             running(client, *self.jobs.values())
-        until(lambda: len(self.starts()) == len(POLICIES), timeout_s=30, why="six STARTs")
+        until(lambda: len(self.starts()) == len(POLICIES), why="six STARTs")
 
     def starts(self) -> list[Start]:
         """What workers said; a decoy with the same command line knows no job."""
@@ -117,12 +117,12 @@ class Six:
     def fates(self) -> dict[str, str]:
         """Wait until those that must not go on have ended, open the gate, wait for all; and for every worker's end."""
         with self.daemon.client() as client:
-            until(lambda: self._settled(client), timeout_s=60, why="the ends of those that may not survive")
+            until(lambda: self._settled(client), why="the ends of those that may not survive")
             for pid in self.workers():
                 os.kill(pid, signal.SIGCONT)
             self.gate.open()
-            until(lambda: self._ended(client), timeout_s=60, why="six ends")
-            until(lambda: not self.workers(), timeout_s=30, why="the end of every worker")
+            until(lambda: self._ended(client), why="six ends")
+            until(lambda: not self.workers(), why="the end of every worker")
             return self.standings(client)
 
     def _settled(self, client: stoker.Client) -> bool:

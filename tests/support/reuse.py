@@ -108,7 +108,7 @@ def end(pids: Sequence[int]) -> None:
     for pidfd in pidfds:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     for pidfd in pidfds:
-        until(lambda pidfd=pidfd: _reaped(pidfd), timeout_s=30, why="the end of a worker")  # type: ignore[misc]
+        until(lambda pidfd=pidfd: _reaped(pidfd), why="the end of a worker")  # type: ignore[misc]
         os.close(pidfd)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import stoker
 from tests.support.container import REPOSITORY, Container
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from typing import Self
@@ -101,11 +101,11 @@ class Service:
 
     def restarted(self, before: int) -> int:
         """The pid of the daemon that followed `before`, once it is ready."""
-        until(lambda: self.pid not in (0, before) and self.show("ActiveState") == "active", 30, "another daemon")
+        until(lambda: self.pid not in (0, before) and self.show("ActiveState") == "active", why="another daemon")
         return self.pid
 
     def client(self) -> stoker.Client:
-        return stoker.Client(str(self.container.root / SOCKET), timeout_s=30)
+        return stoker.Client(str(self.container.root / SOCKET), timeout_s=DEADLINE_S)
 
     def kill(self, pid: int, signal: str) -> None:
         self.container.run("kill", f"-{signal}", str(pid))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.core.errors import DaemonUnreachable, StokerError, StorageFailed
 from tests.support.daemon import DaemonDied, DaemonProcess
-from tests.support.facts import NeverCame, until
+from tests.support.facts import DEADLINE_S, NeverCame, until
 from tests.support.flows import draw_flow
 from tests.support.ledger import Ledger
 
@@ -80,16 +80,15 @@ class Load(threading.Thread):
         self.done: Counter[str] = Counter()
 
     def run(self) -> None:
-        client = self._daemon.client()
-        while not self._enough.is_set():
-            try:
-                self._step(client)
-            except NOT_TOLD:
-                self._enough.wait(0.01)
-            except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
-                self.broken = error
-                return
-        client.close()
+        with self._daemon.client() as client:
+            while not self._enough.is_set():
+                try:
+                    self._step(client)
+                except NOT_TOLD:
+                    self._enough.wait(0.01)
+                except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
+                    self.broken = error
+                    return
 
     def _step(self, client: stoker.Client) -> None:
         drawn = self._dice.random()
@@ -179,7 +178,7 @@ class Load(threading.Thread):
     def finish(self) -> None:
         """Stop, and raise what ended the thread before its time."""
         self._enough.set()
-        self.join(60)
+        self.join(DEADLINE_S)
         if self.broken is not None:
             raise self.broken
         assert not self.is_alive(), "the client hangs"
@@ -277,7 +276,7 @@ def zombies_of(pid: int) -> list[str]:
     return dead
 
 
-def become_quiet(daemon: DaemonProcess, timeout_s: float = 60.0) -> None:
+def become_quiet(daemon: DaemonProcess, timeout_s: float = DEADLINE_S) -> None:
     """Faults are over: wait until nothing waits, is queued or runs any more."""
     with daemon.client() as client:
         try:

@@ -10,7 +10,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +69,7 @@ def state(client: stoker.Client, job: int) -> str:
     return found
 
 
-def end_of(client: stoker.Client, job: int, timeout_s: float = 30.0) -> tuple[str, str | None]:
+def end_of(client: stoker.Client, job: int, timeout_s: float = DEADLINE_S) -> tuple[str, str | None]:
     """State and reason in which a job ended, or was held."""
     (standing,) = client.wait(job, timeout_s=timeout_s)
     return standing["state"], standing["reason"]
