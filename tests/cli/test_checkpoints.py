@@ -62,6 +62,33 @@ def test_diff_when_two_checkpoints_differ_then_only_that_is_shown(daemon: Daemon
     assert daemon.cli("checkpoint", "export", empty).stdout == ""
 
 
+def test_diff_when_it_is_asked_for_json_then_each_place_is_told_with_both_sides(daemon: DaemonProcess) -> None:
+    first, second = {"a": [1, {"b": 2}], "c": True, "e": "x"}, {"a": [1, {"b": 3}, 4], "c": 1, "d": None, "e": "x"}
+    saves = "; ".join(f"echo '{json.dumps(data)}' | stoker checkpoint save" for data in (first, second, "text"))
+    job = ran(daemon, f"{saves}; printf 'a\\0' | stoker checkpoint save")
+    one, two, text, binary = ids(daemon, "--job", job)
+
+    def told(old: str, new: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(daemon.cli("checkpoint", "diff", "--json", old, new).stdout)
+        return found
+
+    assert told(one, two) == {"old": int(one), "new": int(two), "changes": [
+        {"path": "a[1].b", "old": 2, "new": 3}, {"path": "a[2]", "new": 4}, {"path": "c", "old": True, "new": 1},
+        {"path": "d", "new": None},
+    ]}  # fmt: skip
+    assert told(one, one)["changes"] == []
+    assert told(two, text)["changes"] == [{"path": "", "old": second, "new": "text"}]
+    assert told(text, binary)["changes"][0]["new"]["bytes"] == 2
+
+
+def test_ls_when_a_job_saved_nothing_then_that_is_said(daemon: DaemonProcess) -> None:
+    job = ran(daemon, "true")
+
+    done = daemon.cli("checkpoint", "ls", "--job", job)
+
+    assert (done.returncode, done.stderr) == (0, f"stoker: job {job} has saved no checkpoint\n")
+
+
 def test_save_when_no_job_asks_then_it_is_a_usage_error(daemon: DaemonProcess) -> None:
     done = daemon.cli("checkpoint", "save", input="1")
 

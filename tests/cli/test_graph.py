@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SVG = "{http://www.w3.org/2000/svg}"
+OK = {"command": "true"}
+FANNED = {"a": {**OK, "each": ["1", "2"]}, "b": {**OK, "needs": [{"step": "a", "on": "any"}], "critical": False}}
 EVIL = 'a"]; <script>&\\ --> \x1b[31m #quot; \u202e'
 
 
@@ -30,7 +32,7 @@ def names(layers: list[list[Node]]) -> list[list[str]]:
 
 
 def drawn(name: str, of: list[Node], title: str = "t") -> str:
-    return DRAWINGS[name](title, graph.layered("t", of))
+    return DRAWINGS[name](title, graph.layered(of))
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -47,13 +49,13 @@ def flow_file(folder: Path, steps: dict[str, Any]) -> str:
 
 
 def test_layers_when_steps_need_one_another_then_each_stands_behind_all_that_it_needs() -> None:
-    layers = graph.layered("t", nodes(("d", ["b", "c"]), ("b", ["a"]), ("c", ["a"]), ("a", [])))
+    layers = graph.layered(nodes(("d", ["b", "c"]), ("b", ["a"]), ("c", ["a"]), ("a", [])))
 
     assert names(layers) == [["a"], ["b", "c"], ["d"]]
 
 
 def test_layers_when_edges_would_cross_then_steps_stand_beside_what_they_need() -> None:
-    layers = graph.layered("t", nodes(("s9", []), ("s10", []), ("b", ["s10"]), ("y", ["s9"]), ("a", ["s9"])))
+    layers = graph.layered(nodes(("s9", []), ("s10", []), ("b", ["s10"]), ("y", ["s9"]), ("a", ["s9"])))
 
     assert names(layers) == [["s9", "s10"], ["y", "a", "b"]]
 
@@ -77,9 +79,9 @@ def test_text_when_a_layer_is_long_then_what_wants_to_be_looked_at_is_shown_and_
     layer = [Node(f"s{number:04}", [], "succeeded") for number in range(1_000)]
     layer[700].state = "failed"
 
-    lines = [line for line, _ in graph.text_lines("t", graph.layered("t", layer), every=False)]
+    lines = [line for line, _ in graph.text_lines("t", graph.layered(layer), every=False)]
 
-    assert lines[0] == "t: 1000 steps, 1 layers"
+    assert lines[0] == "t: 1000 steps, 1 layer"
     assert any("✗ s0700" in line for line in lines)
     assert lines[-1] == "   … 980 more: 980 succeeded"
     assert len(graph.text_lines("t", [layer], every=True)) == 1_001
@@ -88,7 +90,7 @@ def test_text_when_a_layer_is_long_then_what_wants_to_be_looked_at_is_shown_and_
 def test_text_when_a_step_needs_many_then_the_first_are_named() -> None:
     many = nodes(*((f"s{number}", []) for number in range(9)), ("last", [f"s{number}" for number in range(9)]))
 
-    line, _ = graph.text_lines("t", graph.layered("t", many), every=False)[-1]
+    line, _ = graph.text_lines("t", graph.layered(many), every=False)[-1]
 
     assert line.endswith("← s0 s1 s2 s3 s4 … 4 more")
 
@@ -166,33 +168,58 @@ def test_mermaid_when_names_are_hostile_then_they_stay_text() -> None:
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ({"a": {"needs": ["b"]}, "b": {"needs": ["a"]}}, "a cycle: "),
-        ({"a": {"needs": ["z"]}}, "there is no step 'z'"),
-        ({"a": 1}, "a flow has [steps.NAME] tables"),
-        ({}, "a flow has [steps.NAME] tables"),
+        ({"a": {**OK, "needs": ["b"]}, "b": {**OK, "needs": ["a"]}}, ["steps.b.needs: a cycle: a -> b -> a"]),
+        ({"a": {**OK, "needs": ["z"]}, "b": {"timeout": "90s"}},
+         ["steps.a.needs[0]: there is no step 'z'", "steps.b.command: this field is missing", "timeout_ms = 90000"]),
+        ({"a": 1}, ["steps.a: expected object, got 1"]),
+        ({}, ["steps: a workflow has at least one step"]),
     ],
-)
+)  # fmt: skip
 def test_graph_when_a_file_makes_none_then_it_says_why(
-    steps: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    steps: dict[str, Any], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = shown(capsys, flow_file(tmp_path, steps))
 
     assert (status, out) == (65, "")
-    assert said in err
+    assert [one for one in said if one not in err] == []
 
 
 def test_graph_when_it_goes_to_a_file_then_that_is_whole_and_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = flow_file(
-        tmp_path, {"a": {"each": ["1", "2"]}, "b": {"needs": [{"step": "a", "on": "any"}], "critical": False}}
-    )
+    source = flow_file(tmp_path, FANNED)
 
     status, out, _ = shown(capsys, source, "--format", "svg", "-o", str(tmp_path / "x.svg"))
-    _, listed, _ = shown(capsys, source, "--json")
+    shown(capsys, source, "--json", "-o", str(tmp_path / "x.json"))
 
     assert (status, out) == (0, "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.json", "x.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.json", "x.json", "x.svg"]
     labels = [text.text for text in ET.parse(tmp_path / "x.svg").getroot().iter(f"{SVG}text")]
     assert labels == ["x", "a x2", "b (may fail)"]
-    assert json.loads(listed)["layers"] == [["a"], ["b"]]
+    assert json.loads((tmp_path / "x.json").read_text())["layers"] == [["a"], ["b"]]
+
+
+def test_graph_when_a_file_has_a_list_then_all_its_steps_are_shown_where_that_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = flow_file(tmp_path, FANNED)
+
+    _, folded, _ = shown(capsys, source)
+    _, every, _ = shown(capsys, source, "--all")
+
+    assert folded.splitlines() == ["x: 3 steps, 2 layers", "1  • a x2", "2  • b (may fail)    ← a(any)"]
+    assert every.splitlines()[1:] == ["1  • a:1", "   • a:2", "2  • b (may fail)    ← a:1(any) a:2(any)"]
+
+
+def test_graph_when_it_is_asked_for_json_then_that_has_what_each_step_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = shown(capsys, flow_file(tmp_path, FANNED), "--json")
+    status, _, err = shown(capsys, flow_file(tmp_path, FANNED), "--json", "--format", "dot")
+
+    told = json.loads(out)
+    assert told["layers"] == [["a"], ["b"]]
+    assert [(step["name"], step["count"], step["critical"], step["needs"]) for step in told["steps"]] == [
+        ("a", 2, True, []), ("b", 1, False, [{"step": "a", "on": "any"}])
+    ]  # fmt: skip
+    assert (status, "exclude one another" in err) == (64, True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker import Client
-from stoker.cli import workflow_wait
+from stoker.cli import workflow_verbs, workflow_wait
+from stoker.core.workflow import Strategy
 from tests.support import flows, work
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -205,6 +206,38 @@ def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
     assert "workflow 1 waits for a person: b (held)" in waited.stderr
 
 
+def test_wait_when_its_patience_ends_first_then_it_says_so_and_the_workflow_goes_on(
+    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+) -> None:
+    command, *args = gate.pass_by()
+    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}})
+
+    late = daemon.cli("workflow", "wait", flow, "--timeout", "200ms")
+    now = daemon.cli("workflow", "wait", flow, "--timeout", "0s", "--json")
+    gate.open()
+    done = daemon.cli("workflow", "wait", flow, "--timeout", "1h")
+    over = daemon.cli("workflow", "wait", flow, "--timeout", "0s", "--json")
+
+    assert (late.returncode, late.stdout) == (75, "")
+    assert late.stderr == "stoker: workflow 1 has not ended within 200ms\nhint: stoker workflow show 1\n"
+    assert (now.returncode, now.stdout) == (75, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (over.returncode, json.loads(over.stdout)["state"]) == (0, "succeeded")
+
+
+def test_dry_run_when_it_is_asked_for_json_then_nothing_in_it_claims_to_be_stored(
+    daemon_of_all: DaemonProcess,
+) -> None:
+    planned = json.loads(daemon_of_all.cli("workflow", "submit", "--dry-run", "--json", str(EXAMPLE)).stdout)
+
+    assert (planned["id"], planned["state"], set(planned["steps"].values())) == (None, None, {None})
+    assert planned["layers"][0] == ["configure"]
+
+
+def test_strategies_when_help_lists_them_then_they_are_all_of_our_own() -> None:
+    assert set(workflow_verbs.STRATEGIES) == set(Strategy)
+
+
 @pytest.mark.parametrize(
     ("states", "still"),
     [
@@ -334,6 +367,9 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["checkpoint", "show", "99"], "there is no checkpoint 99"),
         (["checkpoint", "show", "x"], "'x' is not the id of a checkpoint"),
         (["checkpoint", "ls"], "name a workflow"),
+        (["checkpoint", "ls", "77"], "there is no workflow 77\nhint: stoker workflow ls"),
+        (["checkpoint", "ls", "--job", "77"], "there is no job 77\nhint: stoker ls --all"),
+        (["checkpoint", "export", "--workflow", "77"], "there is no workflow 77"),
         (["checkpoint", "export"], "name a checkpoint"),
         (["checkpoint", "export", "1", "--job", "2"], "name a checkpoint"),
     ],

@@ -1,7 +1,7 @@
 """Checkpoints: save (from inside a job), ls, show, export, diff.
 
-Owns how the data of a checkpoint reads: JSON sorted, text as it is, anything else summarised. Refuses to carry data to
-the daemon itself: `stoker.checkpoint` does, for programs and for this command alike. What `save` loads is counted.
+Owns which checkpoints are meant and what is shown of them (their data reads as contents.py says). Refuses to carry data
+to the daemon itself: `stoker.checkpoint` does, for programs and for this command alike. What `save` loads is counted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 
 from stoker.cli import render, values
 from stoker.cli.connection import connect
+from stoker.cli.contents import changes, plain, readable
 from stoker.cli.options import JSON, Option, command
 from stoker.core.errors import EX_IOERR, CheckpointDamaged, CheckpointTooLarge, UsageError
 
@@ -85,6 +86,8 @@ def ls(given: Given) -> int:
     else:
         headers = ("ID", "SEQ", "KIND", "STEP", "JOB", "SIZE", "AT", "STATUS")
         render.table(headers, [_row(one) for one in found])
+        if not found:
+            render.note(f"job {given['job']} has saved no checkpoint")
         if more:
             render.note(f"the newest {len(found)} are shown; --all or --limit N shows more")
     return 0
@@ -109,13 +112,13 @@ def show(given: Given) -> int:
         about = client.call("checkpoint.get", {"id": ident, "context": given["context"]}, again=True)
         data = b"" if given["context"] else client.checkpoint_data(ident)
     if given["context"]:
-        (render.sorted_document if given["json"] else _for_eyes)(about)
+        render.sorted_document(about) if given["json"] else render.text(render.sorted_text(about))
     elif given["json"]:
-        render.sorted_document({**about, "data": _plain(data)})
+        render.sorted_document({**about, "data": plain(data)})
     else:
         render.facts(_facts(about))
         render.line()
-        render.text(_readable(data))
+        render.text(readable(data))
     return 0
 
 
@@ -165,7 +168,7 @@ def export(given: Given) -> int:
 
 def _whole(client: Client, one: CheckpointView) -> dict[str, Any]:
     try:
-        return {**one, "data": _plain(client.checkpoint_data(one["id"]), lossless=True)}
+        return {**one, "data": plain(client.checkpoint_data(one["id"]), lossless=True)}
     except CheckpointDamaged as damaged:
         return {**one, "error": damaged.message}
 
@@ -174,66 +177,38 @@ def _whole(client: Client, one: CheckpointView) -> dict[str, Any]:
     words="OLD NEW",
     least=2,
     most=2,
-    options=(Option("--context", None, "compare the whole workflow as it was at each"),),
-    examples=("stoker checkpoint diff 12 15", "stoker checkpoint diff --context 12 15"),
+    options=(Option("--context", None, "compare the whole workflow as it was at each"), JSON),
+    examples=(
+        "stoker checkpoint diff 12 15",
+        "stoker checkpoint diff --context 12 15",
+        "stoker checkpoint diff 12 15 --json | jq -r '.changes[].path'",
+    ),
 )
 def diff(given: Given) -> int:
     """Prints nothing where there is no difference."""
-    import difflib  # noqa: PLC0415 - `save` compares nothing
-
     old, new = map(_ident, given["words"])
     with connect(given) as client:
-        before, after = (_text_of(client, ident, whole=given["context"]) for ident in (old, new))
-    sides = (f"checkpoint {old}", f"checkpoint {new}")
-    for line in difflib.unified_diff(before.splitlines(), after.splitlines(), *sides, lineterm=""):
+        sides = [_content(client, ident, whole=given["context"]) for ident in (old, new)]
+    if given["json"]:
+        found = changes(*(plain(side) if isinstance(side, bytes) else side for side in sides))
+        render.sorted_document({"old": old, "new": new, "changes": list(found)})
+        return 0
+    import difflib  # noqa: PLC0415 - `save` compares nothing
+
+    texts = (readable(side) if isinstance(side, bytes) else render.sorted_text(side) for side in sides)
+    before, after = (text.splitlines() for text in texts)
+    names = (f"checkpoint {old}", f"checkpoint {new}")
+    for line in difflib.unified_diff(before, after, *names, lineterm=""):
         colour = {"+": render.GREEN, "-": render.RED, "@": render.CYAN}.get(line[:1], "")
         render.line(render.paint(render.visible(line, keep="\t"), colour))
     return 0
 
 
-def _text_of(client: Client, ident: int, *, whole: bool) -> str:
+def _content(client: Client, ident: int, *, whole: bool) -> Any:
+    """The bytes that were saved, or the whole workflow at that checkpoint."""
     if whole:
-        return render.sorted_text(client.call("checkpoint.get", {"id": ident, "context": True}, again=True))
-    return _readable(client.checkpoint_data(ident))
-
-
-# --- data ---------------------------------------------------------------------------------------------------
-
-
-def _plain(data: bytes, *, lossless: bool = False) -> Any:
-    """The value of JSON, text as text, and of anything else its size and hash (`lossless`: base64)."""
-    import json  # noqa: PLC0415 - loaded by the transport already
-
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return _summary(data, lossless=lossless)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return _summary(data, lossless=lossless) if min(text, default=" ") < "\t" else text
-
-
-def _summary(data: bytes, *, lossless: bool) -> dict[str, Any]:
-    if lossless:
-        from binascii import b2a_base64  # noqa: PLC0415 - loaded by the transport already
-
-        return {"base64": b2a_base64(data, newline=False).decode()}
-    from hashlib import sha256  # noqa: PLC0415 - only for binary data
-
-    return {"binary": True, "bytes": len(data), "sha256": sha256(data).hexdigest(), "begins": data[:32].hex(" ")}
-
-
-def _readable(data: bytes) -> str:
-    """The same as lines for eyes and diffs."""
-    plain = _plain(data)
-    if isinstance(plain, str) and not data.startswith(b'"'):
-        return plain
-    return render.sorted_text(plain)
-
-
-def _for_eyes(value: Any) -> None:
-    render.text(render.sorted_text(value))
+        return client.call("checkpoint.get", {"id": ident, "context": True}, again=True)
+    return client.checkpoint_data(ident)
 
 
 # --- chains -------------------------------------------------------------------------------------------------

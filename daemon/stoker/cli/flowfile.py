@@ -11,6 +11,7 @@ import sys
 
 from stoker.cli import render, values
 from stoker.cli.spec import found, here
+from stoker.cli.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
 from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict
 
@@ -58,8 +59,8 @@ def check_size(source: str, flow: dict[str, Any]) -> None:
         )
 
 
-def told(source: str, flow: dict[str, Any], refusal: StokerError) -> StokerError:
-    """The daemon's refusal in the words of the file: every mistake on a line of its own."""
+def told(source: str, flow: dict[str, Any], refusal: StokerError, then: str = "") -> StokerError:
+    """A refusal in the words of the file, every mistake on a line of its own; and what follows from it."""
     mistakes = refusal.details.get("errors")
     if not isinstance(refusal, FlowInvalid) or not mistakes:
         return refusal
@@ -70,11 +71,7 @@ def told(source: str, flow: dict[str, Any], refusal: StokerError) -> StokerError
         where = f"{source}: {path}: " if path and not message.startswith(path) else f"{source}: "
         lines.append(where + message + (f" ({hint})" if hint else ""))
     head = refusal.message.partition(": ")[0].removeprefix("the flow ")
-    return FlowInvalid(f"{source} {head}; nothing was stored", errors=lines)
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return FlowInvalid(f"{source} {head}{then}", errors=lines)
 
 
 # --- reading ------------------------------------------------------------------------------------------------

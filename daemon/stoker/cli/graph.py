@@ -10,8 +10,8 @@ from stoker.cli import render
 from stoker.cli.connection import call
 from stoker.cli.drawings import DRAWINGS, Node, sign
 from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import few, need_told, workflow_id
-from stoker.core.errors import FlowInvalid
+from stoker.cli.steps import counted, few, need_told, workflow_id
+from stoker.core.errors import FlowInvalid, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,27 +59,32 @@ URGENT = (
 )
 def graph(given: Given) -> int:
     (word,) = given["words"]
+    if given["json"] and given["format"]:
+        raise UsageError("--json and --format exclude one another")
     title, steps = _of_workflow(given, word) if _is_id(word) else _of_file(word)
     nodes = steps if given["all"] else folded(steps)
-    layers = layered(word, nodes)
-    if given["json"]:
-        render.json_document({"title": title, "layers": [[node.name for node in layer] for layer in layers]})
-        return 0
-    name = given["format"] or "text"
-    if name == "mermaid" and sum(len(node.needs) for node in nodes) > MERMAID_EDGES:
+    layers = layered(nodes)
+    form = "json" if given["json"] else given["format"] or "text"
+    if form == "mermaid" and sum(len(node.needs) for node in nodes) > MERMAID_EDGES:
         render.note(f"Mermaid draws at most {MERMAID_EDGES} needs unless its maxEdges is raised where it is drawn")
-    if name == "text":
-        lines = text_lines(title, layers, every=given["all"])
-        if given["output"] is None:
-            for line, colour in lines:
-                render.line(render.paint(render.visible(line), colour))
-            return 0
-        drawn = "\n".join(render.visible(line) for line, _ in lines) + "\n"
+    if given["output"] is None and form == "json":
+        render.json_document(_as_json(title, layers))
+    elif given["output"] is None and form == "text":
+        for line, colour in text_lines(title, layers, every=given["all"]):
+            render.line(render.paint(render.visible(line), colour))
     else:
-        drawn = DRAWINGS[name](title, layers)
-    with render.Sink(given["output"]) as write:
-        write(drawn.encode())
+        with render.Sink(given["output"]) as write:
+            write(_drawn(form, title, layers, every=given["all"]).encode())
     return 0
+
+
+def _drawn(form: str, title: str, layers: Layers, *, every: bool) -> str:
+    match form:
+        case "json":
+            return render.json_text(_as_json(title, layers)) + "\n"
+        case "text":
+            return "".join(f"{render.visible(line)}\n" for line, _ in text_lines(title, layers, every=every))
+    return DRAWINGS[form](title, layers)
 
 
 def _is_id(word: str) -> bool:
@@ -101,28 +106,20 @@ def _of_workflow(given: Given, word: str) -> tuple[str, list[Node]]:
 
 
 def _of_file(source: str) -> tuple[str, list[Node]]:
-    """What a flow file says, as far as a drawing needs it. Raises FlowInvalid where it makes no graph."""
+    """The steps of a flow file. Raises FlowInvalid with every mistake that can be known without a daemon."""
     from stoker.cli import flowfile  # noqa: PLC0415 - only for files
+    from stoker.rpc.flows import planned  # noqa: PLC0415 - as above
 
     flow = flowfile.read(source)
-    steps = flow.get("steps")
-    hint = f"stoker workflow submit --dry-run {source} tells every mistake"
-    if not (isinstance(steps, dict) and steps and all(isinstance(step, dict) for step in steps.values())):
-        raise FlowInvalid(f"{source}: steps: a flow has [steps.NAME] tables", hint=hint)
-    nodes = []
-    for name, step in steps.items():
-        needs = [need if isinstance(need, dict) else {"step": str(need)} for need in _listed(step.get("needs"))]
-        edges = [(str(need.get("step")), str(need.get("on", "ok"))) for need in needs]
-        unknown = [other for other, _ in edges if other not in steps]
-        if unknown:
-            raise FlowInvalid(f"{source}: steps.{name}.needs: there is no step {unknown[0]!r}", hint=hint)
-        each = _listed(step.get("each"))
-        nodes.append(Node(name, edges, None, critical=step.get("critical") is not False, count=len(each) or 1))
-    return str(flow.get("name", source)), nodes
-
-
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+    try:
+        plan = planned(flow)
+    except FlowInvalid as refusal:
+        raise flowfile.told(source, flow, refusal) from None
+    nodes = [
+        Node(step.name, [(need.step, need.on.value) for need in step.needs], None, critical=step.sent.critical)
+        for step in plan.steps
+    ]
+    return str(flow["name"]), nodes
 
 
 # --- shape --------------------------------------------------------------------------------------------------
@@ -153,20 +150,14 @@ def _merged(name: str, members: list[Node]) -> Node:
     return Node(name, list(needs), worst, critical=first.critical, count=count, states=states)
 
 
-def layered(source: str, nodes: list[Node]) -> Layers:
-    """Nodes that could run at the same time, layer by layer, in the order of what they need. Raises FlowInvalid."""
-    from graphlib import CycleError, TopologicalSorter  # noqa: PLC0415 - only for graphs
+def layered(nodes: list[Node]) -> Layers:
+    """Nodes that could run at the same time, layer by layer, in the order of what they need."""
+    from graphlib import TopologicalSorter  # noqa: PLC0415 - only for graphs
 
     by_name = {node.name: node for node in nodes}
     order = {node.name: number for number, node in enumerate(nodes)}
     sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
-    try:
-        sorter.prepare()
-    except CycleError as cycle:
-        told = " -> ".join(cycle.args[1])
-        raise FlowInvalid(
-            f"{source}: a cycle: {told} (each is needed by the next)", hint="take one of these needs out"
-        ) from None
+    sorter.prepare()  # a workflow has no cycle: neither the daemon nor `planned` takes one
     layers: Layers = []
     while sorter.is_active():
         ready = sorter.get_ready()
@@ -185,13 +176,30 @@ def _place(nodes: Iterable[Node], layers: Layers) -> None:
     layers.append(sorted(nodes, key=middle))
 
 
+def _as_json(title: str, layers: Layers) -> dict[str, Any]:
+    """`layers`: the names; `steps`: what each stands for, and what it needs."""
+    steps = [
+        {
+            "name": node.name,
+            "count": node.count,
+            "state": node.state,
+            "states": node.states,
+            "critical": node.critical,
+            "needs": [{"step": need, "on": on} for need, on in node.needs],
+        }
+        for layer in layers
+        for node in layer
+    ]
+    return {"title": title, "layers": [[node.name for node in layer] for layer in layers], "steps": steps}
+
+
 # --- text ---------------------------------------------------------------------------------------------------
 
 
 def text_lines(title: str, layers: Layers, *, every: bool) -> list[tuple[str, str]]:
     """Lines and their colours: a step a line, with what it needs; long layers and long lists of needs are folded."""
     total = sum(node.count for layer in layers for node in layer)
-    lines = [(f"{title}: {total} {'step' if total == 1 else 'steps'}, {len(layers)} layers", render.BOLD)]
+    lines = [(f"{title}: {counted(total, 'step')}, {counted(len(layers), 'layer')}", render.BOLD)]
     shown = [_shown(layer, every=every) for layer in layers]
     width = max((len(node.label) for layer, _ in shown for node in layer), default=0)
     state_width = max((len(node.standing) for layer, _ in shown for node in layer), default=0)

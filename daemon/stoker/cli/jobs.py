@@ -27,18 +27,9 @@ SHOWN = 30
 PAGE = 1000
 
 
-def states(text: str) -> list[str]:
-    """`failed,held`."""
-    wanted = text.split(",")
-    for state in wanted:
-        if state not in STATES:
-            raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(STATES)}")
-    return wanted
-
-
 @command(
     options=(
-        Option("--state", "STATE,…", "only these states", convert=states),
+        Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
         Option("--queue", "NAME", "only this queue"),
         Option("--name", "TEXT", "only jobs of this name"),
         Option("--label", "K=V", "only jobs with this label"),

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from stoker.core.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 DURATIONS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SIZES = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LONGEST_MS = 36_500 * DURATIONS["d"]
@@ -21,6 +25,19 @@ LIMITS = {
     "open-files": "open_files",
     "file-size": "file_size_bytes",
 }
+
+
+def states(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """`failed,held` → each of them, if they are known."""
+
+    def convert(text: str) -> list[str]:
+        wanted = text.split(",")
+        for state in wanted:
+            if state not in known:
+                raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(known)}")
+        return wanted
+
+    return convert
 
 
 def duration(text: str) -> int:

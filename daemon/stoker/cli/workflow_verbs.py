@@ -29,6 +29,7 @@ TOLD = {
     "stuck": "held as stuck, not signalled",
 }
 MOST_TOLD = 20
+STRATEGIES = ("restart", "from_checkpoint", "skip", "fail", "adopt")  # `core.workflow.Strategy`; a test compares them
 LIMITS = ("timeout_ms", "max_attempts")  # of the steps that are taken again
 MAX_ATTEMPTS = Option("--max-attempts", "N", "new budget of seen failures", convert=values.integer)
 
@@ -52,7 +53,11 @@ def pause(given: Given) -> int:
     most=1,
     options=(
         Option("--from", "STEP", "take this step and everything behind it again", to="from"),
-        Option("--strategy", "NAME", "for every step that did not complete, instead of its own: restart, skip, …"),
+        Option(
+            "--strategy",
+            "NAME",
+            f"for every step that did not complete, instead of its own: {', '.join(STRATEGIES)}, or one of your own",
+        ),
         Option("--explain", None, "change nothing: show which steps would run, and why"),
         Option("--no-verify", None, "keep completed steps that asked to be verified, whatever has changed"),
         TIMEOUT,

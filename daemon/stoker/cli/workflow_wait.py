@@ -6,12 +6,15 @@ again when the log of changes says that something may have ended.
 
 from __future__ import annotations
 
-from stoker.cli import render
+import signal
+import time
+
+from stoker.cli import render, values
 from stoker.cli.connection import patiently
-from stoker.cli.options import JSON, command
+from stoker.cli.options import JSON, Option, command
 from stoker.cli.outcome import FINAL
 from stoker.cli.steps import few, workflow_id
-from stoker.core.errors import DaemonUnreachable
+from stoker.core.errors import DaemonUnreachable, WaitTimeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,20 +31,39 @@ BAD = ("held", "failed", "expired", "cancelled")
     words="ID…",
     least=1,
     most=None,
-    options=(JSON,),
+    options=(
+        Option(
+            "--timeout",
+            "DURATION",
+            "give up waiting (exit 75); the workflows go on",
+            convert=values.duration,
+            to="timeout_ms",
+        ),
+        JSON,
+    ),
     examples=(
         "stoker workflow wait 7 && deploy",
+        "stoker workflow wait 7 --timeout 1h",
         "stoker workflow ls --state running --ids | xargs stoker workflow wait",
     ),
 )
 def wait(given: Given) -> int:
     """0 if all of them succeeded, else 1."""
-    return max(until_ended(given, workflow_id(word)) for word in given["words"])
+    until = None if given["timeout_ms"] is None else time.monotonic() + given["timeout_ms"] / 1_000
+    idents = [workflow_id(word) for word in given["words"]]
+    try:
+        return max(until_ended(given, ident, until) for ident in idents)
+    except WaitTimeout as late:
+        late.message = f"{late.message} within {given['typed']['timeout_ms'][-1][1]}"
+        raise
 
 
-def until_ended(given: Given, ident: int) -> int:
-    """Wait until a workflow has ended, or only a person can move it on; 0 if it succeeded. Tells how it ended."""
-    workflow = patiently(given, lambda client: to_the_end(client, ident))
+def until_ended(given: Given, ident: int, until: float | None = None) -> int:
+    """Wait until a workflow has ended, or only a person can move it on; 0 if it succeeded. Tells how it ended.
+
+    `until`: monotonic seconds. Raises WaitTimeout.
+    """
+    workflow = patiently(given, lambda client: to_the_end(client, ident, until))
     if given["json"]:
         render.json_document({key: workflow[key] for key in ("id", "name", "state", "counts")})
     if workflow["state"] == "succeeded":
@@ -56,19 +78,44 @@ def until_ended(given: Given, ident: int) -> int:
     return 1
 
 
-def to_the_end(client: Client, ident: int) -> dict[str, Any]:
+def to_the_end(client: Client, ident: int, until: float | None = None) -> dict[str, Any]:
     # The cursor first, so that no change falls between the look and the stream.
     seen = client.status()["last_seq"]
     workflow = client.workflow(ident)
     jobs = {step["job"] for step in workflow["steps"]}
     if _still(workflow):
         return workflow
-    for notification in client.stream("watch", {"after": seen, "job": None}):
-        if any(_concerns(change, workflow, jobs) for change in notification["changes"]):
-            workflow = client.workflow(ident)
-            if _still(workflow):
-                return workflow
+    with _Alarm(ident, until):
+        for notification in client.stream("watch", {"after": seen, "job": None}):
+            if any(_concerns(change, workflow, jobs) for change in notification["changes"]):
+                workflow = client.workflow(ident)
+                if _still(workflow):
+                    return workflow
     raise DaemonUnreachable("the daemon ended the stream of changes")
+
+
+class _Alarm:
+    """Raises WaitTimeout at `until`, out of a stream that may have nothing to say for days."""
+
+    def __init__(self, ident: int, until: float | None) -> None:
+        self._late = WaitTimeout(f"workflow {ident} has not ended", hint=f"stoker workflow show {ident}")
+        self._until = until
+
+    def __enter__(self) -> None:
+        if self._until is None:
+            return
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise self._late
+        signal.signal(signal.SIGALRM, self._ring)
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+
+    def __exit__(self, *_: object) -> None:
+        if self._until is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _ring(self, *_: object) -> None:
+        raise self._late
 
 
 def _concerns(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) -> bool:

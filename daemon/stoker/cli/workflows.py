@@ -10,7 +10,7 @@ from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, connect
 from stoker.cli.options import JSON, Option, command
 from stoker.cli.steps import WAIT, few, groups, need_told, workflow_id
-from stoker.core.errors import FlowInvalid, UsageError
+from stoker.core.errors import FlowInvalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 SHOWN = 30
 PAGE = 1000
-
-
-def states(text: str) -> list[str]:
-    """`failed,running`."""
-    wanted = text.split(",")
-    for state in wanted:
-        if state not in STATES:
-            raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(STATES)}")
-    return wanted
 
 
 @command(
@@ -63,7 +54,7 @@ def submit(given: Given) -> int:
         try:
             answer = client.submit_workflow(flow, dict(given["param"]), idempotency_key=key, dry_run=given["dry_run"])
         except FlowInvalid as refusal:
-            raise flowfile.told(source, flow, refusal) from None
+            raise flowfile.told(source, flow, refusal, "; nothing was stored") from None
     if given["dry_run"]:
         _print_plan(answer, as_json=given["json"])
         return 0
@@ -91,7 +82,7 @@ def _print_plan(answer: WorkflowAccepted, *, as_json: bool) -> None:
 
 @command(
     options=(
-        Option("--state", "STATE,…", "only these states", convert=states),
+        Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
         Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.integer),
         Option("--all", None, "no limit"),
         Option("-q --ids", None, "only the ids, one a line"),

@@ -26,6 +26,7 @@ from stoker.core.requests import CheckpointPart
 from stoker.engine.book import Book
 from stoker.engine.chains import context_at
 from stoker.engine.inbox import Message
+from stoker.engine.reading import job_now, workflow_found
 from stoker.engine.turn import Turn
 from stoker.store import checkpoints as rows
 from stoker.store.loading import Wanted
@@ -190,9 +191,11 @@ class Checkpoints:
         found = await self._found(ident)
         return view(await context_at(self._engine.reader, found.chain, found.seq))
 
-    async def list(self, chain: str, before_seq: int | None, limit: int) -> dict[str, Any]:
-        """Checkpoints of a chain, newest first."""
-        found = await self._engine.reader.run(rows.page, chain, before_seq, limit)
+    async def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> dict[str, Any]:
+        """Checkpoints of a workflow, else of a job, newest first. Raises WorkflowNotFound or JobNotFound."""
+        found = await self._engine.reader.run(rows.page, chain_of(workflow, job), before_seq, limit)
+        if not found:  # of something that has none, or of nothing at all
+            await (job_now(self._engine, job) if workflow is None else workflow_found(self._engine, workflow))
         following = found[-1].seq if len(found) == limit and found[-1].seq > 1 else None
         return {"checkpoints": [_view(each) for each in found], "next": following}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stoker.core.admission import paused
-from stoker.core.errors import AttemptNotFound, JobNotFound
+from stoker.core.errors import AttemptNotFound, JobNotFound, WorkflowNotFound
 from stoker.core.model import Change, Job, State
 from stoker.core.requests import LogChunk, LogFeed
 from stoker.engine.book import Book
@@ -21,7 +21,8 @@ from stoker.engine.feeds import tell
 from stoker.engine.views import laid_over
 from stoker.process.capture import follow as follow_log
 from stoker.process.capture import log_path, tail_offset
-from stoker.store import jobs
+from stoker.store import jobs, workflows
+from stoker.store.workflows import Found
 
 if TYPE_CHECKING:
     from stoker.engine.engine import Engine
@@ -33,6 +34,14 @@ async def job_now(engine: Engine, job_id: int) -> Job:
     if job_id not in found:
         raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
     return laid_over(found[job_id], engine.book)[0]
+
+
+async def workflow_found(engine: Engine, workflow_id: int) -> Found:
+    """A workflow as it is on disk. Raises WorkflowNotFound."""
+    found = await engine.reader.run(workflows.by_ids, [workflow_id])
+    if not found:
+        raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
+    return found[0]
 
 
 def change_view(change: Change) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.core import flow as flows
 from stoker.core import strategies
 from stoker.core.analysis import analyse
-from stoker.core.errors import FlowInvalid, WorkflowNotFound
+from stoker.core.errors import FlowInvalid
 from stoker.core.model import Actor, NeedOn
 from stoker.core.resume import Wish
 from stoker.core.rollback import target_of
@@ -23,6 +23,7 @@ from stoker.engine import flow_commands as commands
 from stoker.engine.archive import endings
 from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
 from stoker.engine.flows import FlowRun, steps_of
+from stoker.engine.reading import workflow_found
 from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
 from stoker.store import workflows
@@ -69,7 +70,7 @@ class Workflows:
 
     async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
         """One workflow with all its steps, and why it failed if that is asked and it did."""
-        found = await self._found(workflow_id)
+        found = await workflow_found(self._engine, workflow_id)
         engine, jobs = self._engine, {one.job_id for one in found.steps}
         limit_ms = engine.config.workflows.stale_ms
         told = _view(found) | {
@@ -130,7 +131,7 @@ class Workflows:
 
     async def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> dict[str, Any]:
         """Go on from a pause, or from an end that was none; or explain what would run, and why."""
-        found = await self._found(workflow_id)
+        found = await workflow_found(self._engine, workflow_id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
         seen = await resume.look(engine.reader, found, wish, engine.book.flows.surroundings, limit_ms)
         return await self.command(workflow_id, resume.decision(wish, seen, actor))
@@ -139,7 +140,7 @@ class Workflows:
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool
     ) -> dict[str, Any]:
         """Go back to a checkpoint, by default the newest: stop what runs, then put back what was not completed."""
-        await self._found(workflow_id)
+        await workflow_found(self._engine, workflow_id)
         reader = self._engine.reader
         checkpoint = await chains.target(reader, workflow_id, to)
         context = await chains.context_at(reader, checkpoint.chain, checkpoint.seq)
@@ -155,12 +156,6 @@ class Workflows:
         else:
             self._engine.loop.post(commands.FlowCommand(workflow_id, decision, future))
         return future
-
-    async def _found(self, workflow_id: int) -> Found:
-        found = await self._engine.reader.run(workflows.by_ids, [workflow_id])
-        if not found:
-            raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
-        return found[0]
 
 
 def _tell_cycle(done: asyncio.Future[Any], **where: object) -> None:

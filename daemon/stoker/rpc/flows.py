@@ -16,8 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from stoker.core.errors import InvalidParams
-from stoker.core.flow import Flow, FlowRequest, StepDefaults, StepParams
-from stoker.core.mistakes import MAX_MISTAKES, Mistake
+from stoker.core.flow import Flow, FlowRequest, Plan, StepDefaults, StepParams, plan
+from stoker.core.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.core.requests import MAX_SHOWN, Name, Params, Text, Title
 from stoker.rpc.schema import read_params
 
@@ -79,6 +79,13 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
         idempotency_key=params.idempotency_key, dry_run=params.dry_run, mistakes=tuple(mistakes),
         unsure=frozenset(unsure), unlocatable=frozenset(name for name, of in unsure.items() if _hides_program(of)),
     )  # fmt: skip
+
+
+def planned(flow: dict[str, Any]) -> Plan:
+    """The plan of a flow that nobody runs yet. Raises FlowInvalid with every mistake that no host is asked about."""
+    made = plan(read_flow(WorkflowSubmitParams(flow=flow)), None)
+    refuse(list(made.mistakes))
+    return made
 
 
 def _declared(said: object) -> dict[str, str]:

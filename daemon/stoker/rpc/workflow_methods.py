@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stoker.core.checkpoint import chain_of
 from stoker.core.errors import InvalidParams
 from stoker.core.model import Actor, NeedOn
 from stoker.core.requests import CheckpointPart
@@ -62,7 +61,7 @@ class Checkpoints(Protocol):
     def save(self, part: CheckpointPart) -> Awaitable[Reply]: ...
     def get(self, ident: int, offset: int | None) -> Awaitable[Reply]: ...
     def context(self, ident: int) -> Awaitable[Reply]: ...
-    def list(self, chain: str, before_seq: int | None, limit: int) -> Awaitable[Reply]: ...
+    def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> Awaitable[Reply]: ...
 
 
 class Service(Protocol):
@@ -136,8 +135,7 @@ def _get_checkpoint(service: Service, _peer: Peer, params: CheckpointGetParams) 
 def _list_checkpoints(service: Service, _peer: Peer, params: CheckpointListParams) -> object:
     if (params.workflow is None) == (params.job is None):
         raise InvalidParams("params: name one of workflow and job", path="workflow", hint="stoker checkpoint ls 7")
-    chain = chain_of(params.workflow, params.job or 0)
-    return service.checkpoints.list(chain, params.before_seq, params.limit)
+    return service.checkpoints.list(params.workflow, params.job or 0, params.before_seq, params.limit)
 
 
 WORKFLOW_METHODS: dict[str, Method[Any]] = {
