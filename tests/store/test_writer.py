@@ -17,12 +17,13 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from stoker.core.checkpoint import Checkpoint, Kind, seal
 from stoker.core.errors import StorageFailed
 from stoker.core.model import Queue, Resource, State
 from stoker.store import attempts, changes, jobs
 from stoker.store.directory import StateDirectory
 from stoker.store.recoveries import Recovery
-from stoker.store.writer import Batch, NewKey, store
+from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch, NewKey, store
 from tests.support.batches import accepted, change, newest, tables
 from tests.support.facts import until_async
 from tests.support.jobs import attempt, exited, job, spec
@@ -202,6 +203,35 @@ def test_batch_when_it_holds_anything_then_it_wants_a_commit(batch: Batch) -> No
     assert batch
 
 
+MEGABYTE = 1 << 20
+
+
+def saved(seq: int, size: int) -> Checkpoint:
+    told = Checkpoint(
+        id=seq, chain="j1", seq=seq, parent=seq - 1 or None, kind=Kind.PROGRESS, status="", at=0, data=bytes(size),
+        size=size, encoding="plain",
+    )  # fmt: skip
+    return seal(told)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [lambda n: Batch(checkpoints=[saved(n, 2 * MEGABYTE)]),
+     lambda n: Batch(new_jobs={n: job(id=n, asked=spec(stdin="x" * MEGABYTE))},
+                     changes=[change(n, payload={"stdin": "x" * MEGABYTE})]),
+     lambda n: accepted(*(job(id=500 * n + i) for i in range(500)), seq=500 * n - 499)],
+    ids=["checkpoints", "specs", "rows"],
+)  # fmt: skip
+async def test_commit_when_much_is_written_in_whatever_way_then_the_wal_begins_anew(
+    state: Opened, directory: StateDirectory, batch: Callable[[int], Batch]
+) -> None:
+    for number in range(1, 31):
+        await state.writer.commit(batch(number))
+
+    wal = directory.database.with_name(directory.database.name + "-wal")
+    assert 0 < wal.stat().st_size < 2 * CHECKPOINT_PAGES * PAGE_BYTES
+
+
 # --- the chain ----------------------------------------------------------------------------------------------
 
 
@@ -252,7 +282,7 @@ def test_chain_when_a_value_was_forged_then_it_breaks(
 
 
 def test_chain_when_a_batch_fails_then_the_head_stays_where_it_was(database: sqlite3.Connection) -> None:
-    head = store(database, accepted(job(id=1)), bytes(32))
+    head = store(database, accepted(job(id=1)), bytes(32)).head
 
     with pytest.raises(sqlite3.IntegrityError):
         store(database, accepted(job(id=1), seq=2), head)
@@ -263,14 +293,14 @@ def test_chain_when_a_batch_fails_then_the_head_stays_where_it_was(database: sql
 def test_chain_when_all_of_it_was_purged_then_numbers_and_hashes_go_on_from_what_was_left_in_meta(
     database: sqlite3.Connection,
 ) -> None:
-    head = store(database, accepted(job(id=1), job(id=2)), bytes(32))
+    head = store(database, accepted(job(id=1), job(id=2)), bytes(32)).head
     database.executemany(
         "INSERT INTO meta (key, value) VALUES (?, ?)", [("changes_purged", 2), ("changes_purged_hash", head)]
     )
     database.execute("DELETE FROM changes")
 
     assert changes.last(database) == (2, head)
-    assert store(database, accepted(job(id=3), seq=3), head) == changes.last(database)[1]
+    assert store(database, accepted(job(id=3), seq=3), head).head == changes.last(database)[1]
 
 
 def test_changes_when_read_back_then_payload_and_order_are_as_told(database: sqlite3.Connection) -> None:

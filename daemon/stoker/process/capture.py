@@ -42,7 +42,7 @@ class Chunk(Struct, frozen=True):
 
 def log_path(state_dir: Path, job_id: int, ordinal: int) -> Path:
     """`logs/<id / 1000>/<id>/<attempt>.log`."""
-    return state_dir / "logs" / str(job_id // 1000) / str(job_id) / f"{ordinal}.log"
+    return state_dir / f"logs/{job_id // 1000}/{job_id}/{ordinal}.log"
 
 
 def log_of(state_dir: Path, run_id: str) -> Path:

@@ -21,6 +21,7 @@ INSERT = """
 INSERT INTO changes (seq, at, kind, subject, job_id, from_state, to_state, cause, actor_uid, payload, hash)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+PAYLOAD = 9  # its place among the parameters of INSERT
 LAST = "SELECT seq, hash FROM changes ORDER BY seq DESC LIMIT 1"
 # A purge removes a prefix and leaves its end here: the numbers and the chain go on from it.
 PURGED = """

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from msgspec import Struct, field
 
@@ -28,7 +28,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ROOM_AGAIN_S = 1.0
-CHECKPOINT_CHANGES = 1_000  # a change alone in its commit is some eight pages of WAL, in a large one hardly one
+# Of WAL, then it begins anew: to overwrite costs a sync half of what growing does, and it must not grow without bound.
+CHECKPOINT_PAGES = 2_000
+PAGE_BYTES = 4_096
+COMMIT_PAGES = 6  # of tables, indexes and sqlite_sequence, whatever is written
 
 
 class NewKey(Struct, frozen=True):
@@ -65,6 +68,13 @@ class Batch(Struct):
         return any((self.changes, self.jobs, self.attempts, self.checkpoints, self.meta, self.recovery is not None))
 
 
+class Stored(NamedTuple):
+    """The new head of the hash chain, and about how many pages of WAL the transaction took."""
+
+    head: bytes
+    pages: int
+
+
 def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]], *, exact: bool = False) -> None:
     if not rows:
         return
@@ -73,20 +83,20 @@ def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]],
         raise sqlite3.IntegrityError(f"{hit} of {len(rows)} rows were there to update: {sql.split()[1]}")
 
 
-def store(connection: sqlite3.Connection, batch: Batch, head: bytes) -> bytes:
-    """Write the batch as one transaction; returns the new head of the hash chain."""
+def store(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
+    """Write the batch as one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        head = _write(connection, batch, head)
+        stored = _write(connection, batch, head)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return head
+    return stored
 
 
-def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> bytes:
+def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     ended = [attempt for attempt in batch.attempts.values() if not attempt.open]
     going = [attempt for attempt in batch.attempts.values() if attempt.open]
     _many(connection, queues.UPSERT_QUEUE, [queues.queue_row(queue) for queue in batch.queues.values()])
@@ -109,7 +119,13 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> bytes:
         connection.execute(recoveries.UPSERT, recoveries.row(batch.recovery))
     rows, head = changes.insert_rows(batch.changes, head)
     _many(connection, changes.INSERT, rows)
-    return head
+    return Stored(head, _pages(batch, rows))
+
+
+def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
+    """What is large comes in the data of a checkpoint, or in a job and again in the payload of its change."""
+    data = sum(len(each.data) for each in batch.checkpoints) + 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
+    return COMMIT_PAGES + len(batch.changes) + len(batch.checkpoints) + data // PAGE_BYTES
 
 
 def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
@@ -135,8 +151,7 @@ class Writer:
         if not await self._stored(batch):
             self._room.give_up()
             await self._store_later(batch)
-        self._since_checkpoint += len(batch.changes)
-        if self._since_checkpoint >= CHECKPOINT_CHANGES:
+        if self._since_checkpoint >= CHECKPOINT_PAGES:
             await self.checkpoint()
 
     async def _store_later(self, batch: Batch) -> None:
@@ -150,12 +165,14 @@ class Writer:
     async def _stored(self, batch: Batch) -> bool:
         """False when there was no room: then it was rolled back whole."""
         try:
-            self._head = await self._database.run(store, batch, self._head)
+            stored = await self._database.run(store, batch, self._head)
         except sqlite3.Error as error:
             if not is_full(error, self._room.path.parent):
                 raise StorageFailed(f"commit: {error}") from error
             self.full = True
             return False
+        self._head = stored.head
+        self._since_checkpoint += stored.pages
         return True
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
