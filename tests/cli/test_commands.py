@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,7 +360,10 @@ def test_logs_when_an_attempt_wrote_nothing_then_nothing_is_said(desk: Desk) -> 
 def test_logs_when_the_job_has_not_started_then_it_says_so(desk: Desk) -> None:
     desk.has(1)
 
+    desk.has(2, "cancelled", attempts=0)
+
     assert desk.stoker("logs", "1") == (0, "", "stoker: job 1 has not started\nhint: stoker why 1\n")
+    assert desk.stoker("logs", "2") == (0, "", "stoker: job 2 never started\nhint: stoker why 2\n")
 
 
 # --- looking ----------------------------------------------------------------------------------------------
@@ -416,6 +421,21 @@ def test_ls_when_a_filter_is_empty_then_it_is_refused_and_not_left_out(desk: Des
     assert ended.err.startswith(f"stoker: {option} '': ")
 
 
+def test_queue_when_it_has_defaults_then_they_are_shown_and_told_of_as_they_are_typed(daemon: DaemonProcess) -> None:
+    plain = daemon.cli("queue")
+    defaults = ("timeout=20m", "survive=yes", "success-exit-codes=0,3", "backoff-factor=1.5", "on-orphan=hold")
+    daemon.cli("queue", "set", "bulk", *(word for default in defaults for word in ("--default", default)))
+
+    shown = daemon.cli("queue")
+    torn = daemon.cli("queue", "set", "bulk", "--default", "base-delay=5h")
+    unknown = daemon.cli("queue", "set", "bulk", "--default", "queue=x")
+
+    assert "DEFAULTS" not in plain.stdout
+    assert {word for word in shown.stdout.splitlines()[1].split() if "=" in word} == set(defaults)
+    assert torn.stderr.startswith("stoker: --default base-delay=5h: 5h is more than max-delay, 1h\n")
+    assert "known: priority, max-attempts, base-delay" in unknown.stderr
+
+
 def test_queue_when_it_does_not_exist_then_its_name_needs_no_field(daemon: DaemonProcess) -> None:
     paused = daemon.cli("queue", "pause", "nowhere")
 
@@ -470,6 +490,24 @@ def test_stoker_when_it_has_a_bug_then_one_line_says_so_and_debug_shows_more(
     assert "Traceback" not in plain.err
     assert plain.err.startswith("stoker: internal error, a bug of stoker itself: TypeError: ")
     assert debug.err.startswith("Traceback")
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_stoker_when_a_standard_stream_is_closed_then_it_works_and_says_nothing_in_a_wrong_place(
+    desk: Desk, closed: str
+) -> None:
+    stoker = f"{sys.executable} -m stoker.cli.main --socket {desk.socket}"
+    desk.has(1)
+
+    told = [
+        subprocess.run(["sh", "-c", f"{stoker} {arguments} {closed}"], capture_output=True, text=True, check=False)
+        for arguments in ("ls", "show 9")
+    ]
+
+    assert [done.returncode for done in told] == [0, 65]
+    assert bool(told[0].stdout) == ("1>" not in closed)
+    assert told[1].stdout == ""
+    assert [bool(done.stderr) for done in told] == [False, "2>" not in closed]
 
 
 def test_stoker_when_the_reader_of_its_output_left_then_it_ends_quietly(desk: Desk) -> None:

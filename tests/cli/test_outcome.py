@@ -29,7 +29,7 @@ def standing(
         (standing("expired", "deadline"), 124, "job 42 expired: its deadline passed"),
         (standing("expired", "ttl"), 124, "job 42 expired: did not start within its ttl"),
         (standing("cancelled", "user", None, 15), 1, "job 42 cancelled: by a person"),
-        (standing("failed", "orphaned", None, None), 1, "job 42 failed: nobody saw how it ended"),
+        (standing("failed", "orphaned", None, None), 1, "job 42 failed: it ran or ended while no daemon watched it"),
         (standing("held", "stuck"), 1, "job 42 held: a process may be alive that cannot be proven to be its own"),
         (standing("failed", "spawn_error"), 1, "job 42 failed: the command could not be executed"),
         (standing("skipped", "user", 1), 0, "job 42 skipped: by a person"),

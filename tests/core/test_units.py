@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stoker.cli import values
-from stoker.core.units import duration, instant, size, spoken
+from stoker.core.units import duration, instant, size, span, spoken
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,23 @@ from stoker.core.units import duration, instant, size, spoken
 def test_duration_when_told_then_it_is_exact_and_can_be_typed(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text
     assert values.duration(text) == milliseconds
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (-5, "0.00s"),
+        (250, "0.25s"),
+        (12_000, "12.0s"),
+        (59_940, "59.9s"),
+        (192_999, "3m12s"),
+        (7_500_000, "2h05m"),
+        (3_600_000, "1h00m"),
+        (273_600_000, "3d04h"),
+    ],
+)
+def test_span_when_told_then_two_figures_matter(milliseconds: int, text: str) -> None:
+    assert span(milliseconds) == text
 
 
 @pytest.mark.parametrize(

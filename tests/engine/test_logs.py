@@ -132,7 +132,7 @@ def test_log_when_there_is_no_such_attempt_then_the_error_says_how_many_there_ar
     job = submit(client, shell("exit 0"))
     end_of(client, job)
 
-    with pytest.raises(AttemptNotFound, match="has 1 attempts"):
+    with pytest.raises(AttemptNotFound, match=f"has no attempt {options['attempt']}; its newest is 1"):
         read(client, job, **options)
 
 

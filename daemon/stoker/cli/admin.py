@@ -67,7 +67,7 @@ def _pressure(pressure: dict[str, Any]) -> str:
     measured = [f"{gauge} {level:.0f}%" for gauge, level in pressure["levels"].items()]
     causes = " and ".join(pressure["causes"])
     state = f"low queues are throttled by {causes}" if pressure["throttled"] else "nothing is throttled"
-    return ", ".join([*measured, state, f"{pressure['throttle_events']} throttlings so far"])
+    return ", ".join([*measured, state, f"throttlings so far: {pressure['throttle_events']}"])
 
 
 def _launcher(launcher: dict[str, Any]) -> str:

@@ -190,7 +190,7 @@ def logs(given: Given) -> int:
     job = call(given, "job.get", {"id": values.job_id(word)})
     attempt = given["attempt"] or max(1, job["attempts"])
     if not job["attempts"] and not (given["follow"] and not outcome.ended(job)):
-        render.note(f"job {job['id']} has not started")
+        render.note(f"job {job['id']} {'never started' if job['state'] in outcome.FINAL else 'has not started'}")
         render.hint(f"stoker why {job['id']}")
         return 0
     show = _print_piece if given["json"] else _shower(raw=given["raw"])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stoker.cli.options import Given
 
 EX_SOFTWARE = 70
+STDOUT, STDERR = 1, 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -97,12 +98,22 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 
 def main() -> NoReturn:
     """Entry point of the `stoker` script."""
+    _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the locale cannot spell is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     status = guarded(sys.argv[1:])
     # Everything is flushed, and nothing else needs Python's own tear-down: a seventh of a submit.
     os._exit(status)
+
+
+def _open_standard_streams() -> None:
+    """What the caller closed (`>&-`) leads to nowhere, not to the socket that would be opened next."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(STDOUT, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", closefd=False)
 
 
 def guarded(arguments: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ SENTENCES = {
     "ttl": "did not start within its ttl",
     "oom": "killed for want of memory",
     "unresponsive": "stopped: no sign of life in time, or it said itself that it hangs (WATCHDOG=trigger)",
-    "orphaned": "nobody saw how it ended",
+    "orphaned": "it ran or ended while no daemon watched it",
     "lost": "it outlived a daemon, and nobody saw how it ended",
     "stuck": "a process may be alive that cannot be proven to be its own",
     "poison": "too many of its attempts ended unseen",

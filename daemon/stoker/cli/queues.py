@@ -32,14 +32,36 @@ def ls(given: Given) -> int:
 
 
 def print_queues(queues: list[dict[str, Any]]) -> None:
-    headers = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED")
-    render.table(headers, [_queue_row(queue) for queue in queues])
+    headers: tuple[str, ...] = (
+        "QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED",
+    )  # fmt: skip
+    rows = [_queue_row(queue) for queue in queues]
+    if any(queue["defaults"] for queue in queues):
+        rows = [(*row, _defaults(queue)) for queue, row in zip(queues, rows, strict=True)]
+        headers += ("DEFAULTS",)
+    render.table(headers, rows)
 
 
 def _queue_row(queue: dict[str, Any]) -> tuple[object, ...]:
     state = "paused" if queue["paused"] else "throttled" if queue["throttled"] else "open"
     counts = (queue["running"], queue["queued"], queue["waiting"])
     return (queue["name"], queue["class"], state, *counts, _bound(queue["max_running"]), _bound(queue["max_queued"]))
+
+
+def _defaults(queue: dict[str, Any]) -> str:
+    """As one types them: `timeout=20m survive=yes`."""
+    names = {option.to: option.names[-1].removeprefix("--") for option in SPEC}
+    return " ".join(f"{names.get(field, field)}={_typed(field, value)}" for field, value in queue["defaults"].items())
+
+
+def _typed(field: str, value: Any) -> str:
+    from stoker.core.units import spoken  # noqa: PLC0415 - only for queues that have defaults
+
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return spoken(field, value) if isinstance(value, int) else str(value)
 
 
 def _bound(count: int | None) -> object:

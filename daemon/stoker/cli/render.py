@@ -90,18 +90,10 @@ def when(at_ms: int | None) -> str:
 
 
 def span(duration_ms: float | None) -> str:
-    """`0.25s`, `12.0s`, `3m12s`, `2h05m`, `3d04h`: two figures that matter."""
-    if duration_ms is None:
-        return "-"
-    seconds = max(0, duration_ms) / 1_000
-    if seconds < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.2f}s" if seconds < 10 else f"{seconds:.1f}s"  # noqa: PLR2004
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d{hour:02}h"
-    return f"{hour}h{minute:02}m" if hour else f"{minute}m{second:02}s"
+    """`12.0s`, `3m12s`; `-` where there is none."""
+    from stoker.core import units  # noqa: PLC0415 - submit shows no durations
+
+    return "-" if duration_ms is None else units.span(duration_ms)
 
 
 def size(count: float | None) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 
+from stoker.cli.spec import SPEC
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stoker.cli.options import Command, Given
@@ -23,10 +25,11 @@ def as_typed(failure: StokerError, asked: Command, given: Given) -> StokerError:
     if path and place is not None and message.startswith(f"{path}: "):
         message = f"{place}{message[len(path) :]}" if place else message[len(path) + 2 :]
     options = {option.to: option.names[-1] for option in asked.options if "_" in option.to}
-    field = re.compile(rf"\b({'|'.join(options)})\b") if options else None
+    if "defaults" in given["typed"]:  # of a queue: options of submit without their dashes
+        options |= {option.to: option.names[-1].removeprefix("--") for option in SPEC}
 
     def in_words(text: str) -> str:
-        return field.sub(lambda found: options[found[1]], text) if field else text
+        return re.sub(r"\w+", lambda word: options.get(word[0], word[0]), text)
 
     failure.message = in_words(message)
     failure.hint = failure.hint and in_words(failure.hint)

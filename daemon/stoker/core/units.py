@@ -1,7 +1,7 @@
 """Durations, sizes and instants as people write them: exact, and as the command line reads them.
 
-Owns the spelling (`90s`, `64M`, `2026-12-01T10:00:00Z`) and which field of a spec carries which unit. Refuses rounding:
-what is told in an error must be what was sent.
+Owns the spelling (`90s`, `64M`, `2026-12-01T10:00:00Z`) and which field of a spec carries which unit. Refuses rounding
+but in `span`, how long something took or will take: what is told in an error must be what was sent.
 """
 
 from __future__ import annotations
@@ -29,6 +29,19 @@ def spoken(field: str, value: float) -> str:
 
 def duration(milliseconds: int) -> str:
     return _largest(milliseconds, DURATIONS)
+
+
+def span(milliseconds: float) -> str:
+    """For reading only: `0.25s`, `12.0s`, `3m12s`, `2h05m`, `3d04h`, two figures that matter."""
+    seconds = max(0, milliseconds) / 1_000
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.2f}s" if seconds < 10 else f"{seconds:.1f}s"  # noqa: PLR2004 - figures that matter
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    return f"{hour}h{minute:02}m" if hour else f"{minute}m{second:02}s"
 
 
 def size(count: int) -> str:

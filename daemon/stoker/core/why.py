@@ -16,6 +16,7 @@ from stoker.core.admission import paused
 from stoker.core.clock import Now
 from stoker.core.model import Attempt, Job, Queue, Reason, State, StopReason
 from stoker.core.suspicion import suspicion
+from stoker.core.units import span
 from stoker.core.workflow import Intent
 
 
@@ -183,7 +184,7 @@ def _running(job: Job, scene: Scene) -> Blocker:
     if scene.unheard_ms is None:
         return Blocker("running", message, f"stoker logs -f {job.id}")
     left_ms = max(0, job.spec.unresponsive_kill_ms - scene.unheard_ms)
-    unheard = f" and has given no sign of life for {seconds(scene.unheard_ms)}; it is stopped {_when(left_ms)}"
+    unheard = f" and has given no sign of life for {span(scene.unheard_ms)}; it is stopped {_when(left_ms)}"
     return Blocker("unresponsive", message + unheard, f"stoker logs {job.id}", {"silent_ms": scene.unheard_ms})
 
 
@@ -247,9 +248,4 @@ def _with_code(job: Job) -> str:
 
 
 def _when(milliseconds: int) -> str:
-    return f"in {seconds(milliseconds)}" if milliseconds else "now"
-
-
-def seconds(milliseconds: int) -> str:
-    """A duration for people, as in `1.5s`."""
-    return f"{milliseconds / 1000:.1f}s"
+    return f"in {span(milliseconds)}" if milliseconds else "now"

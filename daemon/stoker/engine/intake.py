@@ -227,5 +227,5 @@ def key_digest(sent: JobParams) -> bytes:
 
 def _full(message: str, queue: str) -> QueueFull:
     return QueueFull(
-        message, hint=f"try again in a second, or: stoker queue {queue}", retry_after_ms=RETRY_HINT_MS, queue=queue
+        message, hint="try again in a second; stoker queue shows who waits", retry_after_ms=RETRY_HINT_MS, queue=queue
     )

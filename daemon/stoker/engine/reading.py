@@ -127,7 +127,7 @@ async def log_feed(
     """A reader of one attempt's log, by default the newest attempt's. Raises AttemptNotFound."""
     wanted = job.attempts if ordinal is None else ordinal
     if wanted > job.attempts or (wanted == 0 and not follow):
-        told = f"has {job.attempts} attempts" if job.attempts else "has not started yet"
+        told = f"has no attempt {wanted}; its newest is {job.attempts}" if job.attempts else "has not started yet"
         raise AttemptNotFound(f"job {job.id} {told}", hint=f"stoker why {job.id}", id=job.id)
     return LogFeed(wanted or 1, _chunks(engine, job, wanted or 1, offset, tail_lines, follow=follow))
 
