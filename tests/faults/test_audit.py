@@ -33,6 +33,12 @@ LIES = {
     "another exit code": ("UPDATE attempts SET exit_code = 3 WHERE job_id = 1", "its own last word"),
     "an end that was not seen": ("UPDATE attempts SET outcome = 'unseen' WHERE job_id = 1", "recorded as unseen"),
     "a state without a change": ("UPDATE jobs SET state = 'cancelled' WHERE id = 1", "its last change says"),
+    "a budget that no change tells of": ("UPDATE jobs SET failures = 1 WHERE id = 1", "what its changes say"),
+    "a spec that no change tells of": ("UPDATE jobs SET spec_hash = zeroblob(16) WHERE id = 1", "another spec"),
+    "a floor that its chain does not know of": (
+        "UPDATE jobs SET checkpoint_floor = 2 WHERE step = 'a'",
+        "its checkpoints say",
+    ),
     "a checkpoint that is missing": ("DELETE FROM checkpoints WHERE seq = 2", "in place 2"),
     "a checkpoint that was touched": (f"{UNGUARD} UPDATE checkpoints SET status = 'x' WHERE seq = 2", "its checksum"),
     "a checkpoint with another parent": (f"{UNGUARD} UPDATE checkpoints SET parent = 9 WHERE seq = 2", "builds on 9"),

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from stoker.core.model import Spec
+from stoker.engine.records import DERIVED, MUTABLE
+from stoker.store.jobs import spec_hash
 from tests.support.chains import broken_links, chains_of, unlike_changes, wrong_context
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 UNSEEN = {"unseen", "never_started"}
 FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped"}
 AGAIN = {"retry", "restart", "release"}
+AT_FIRST = dict.fromkeys(("attempts", "failures", "orphanings", "checkpoint_floor"), 0)
 CHAINED = "seq, at, kind, subject, from_state, to_state, cause, actor_uid"
 
 
@@ -167,6 +171,22 @@ class Audit:
             if states.get(job) != row["state"]:
                 yield f"job {job} is {row['state']}, its last change says {states.get(job)}"
             yield from self._settled(job)
+            yield from self._rebuilt(job)
+
+    def _rebuilt(self, job: int) -> Iterator[str]:
+        """The payloads of its changes, applied in order, give its row; since when it runs is told when that is over."""
+        told: dict[str, Any] = {**AT_FIRST}
+        for change in self.changes:
+            if change["job_id"] == job:
+                payload = json.loads(change["payload"])
+                told |= payload.pop("job", {}) | payload
+        running = {"started_at"} if any(run["ended_at"] is None for run in self.attempts[job]) else set()
+        asked = [name for name in MUTABLE if name not in DERIVED | running]
+        unlike = {name: (told.get(name), value) for name in asked if told.get(name) != (value := self.jobs[job][name])}
+        if unlike:
+            yield f"job {job}: what its changes say, and what its row does: {unlike}"
+        if spec_hash(msgspec.convert(told["spec"], Spec)) != self.jobs[job]["spec_hash"]:
+            yield f"job {job}: its changes tell of another spec than its row"
 
     def _settled(self, job: int) -> Iterator[str]:
         told = Counter(

@@ -52,6 +52,8 @@ def difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt 
         payload["spec"] = job.spec
     if touched is not None:
         payload["attempt"] = _attempt_difference(attempt, touched)
+        if touched.outcome is not None:
+            payload["started_at"] = job.started_at  # noted when the worker began, which is no change of its own
     return payload
 
 
@@ -62,7 +64,7 @@ def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any
     elif after.stop_reason is not before.stop_reason:
         told["stop_reason"] = after.stop_reason
     if after.outcome is not None:
-        told |= {"identity": after.identity, "outcome": after.outcome}
+        told |= {"identity": after.identity, "outcome": after.outcome, "started_at": after.started_at}
         if after.bounds is not None:
             told["bounds"] = after.bounds
     return told
