@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.core.errors import EX_CONFIG, ConfigInvalid
+from stoker.core.errors import EX_CONFIG, ConfigInvalid, UsageError
 from stoker.paths import config_files, socket_path, state_dir
 
 HOME = {"HOME": "/home/ann"}
@@ -24,6 +24,13 @@ def test_state_dir_when_each_source_speaks_then_the_earlier_one_wins() -> None:
         environ[name] = value
         assert state_dir(None, environ) == expected
     assert state_dir("/flag", environ) == "/flag"
+
+
+def test_path_when_a_flag_is_empty_then_it_is_refused_and_not_the_usual_place() -> None:
+    with pytest.raises(UsageError, match="--state-dir is empty"):
+        state_dir("", HOME)
+    with pytest.raises(UsageError, match="--socket is empty"):
+        socket_path("", HOME, 1000)
 
 
 def test_state_dir_when_relative_then_it_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from stoker.core.errors import ConfigInvalid
+from stoker.core.errors import ConfigInvalid, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +25,8 @@ SOCKET_PATH_BYTES = 107
 
 
 def state_dir(flag: str | None, environ: Mapping[str, str]) -> str:
-    """`--state-dir`, STOKER_STATE_DIR, systemd's STATE_DIRECTORY, else $XDG_STATE_HOME/stoker."""
-    asked = flag or environ.get("STOKER_STATE_DIR") or _of_systemd("STATE_DIRECTORY", environ)
+    """`--state-dir`, STOKER_STATE_DIR, systemd's STATE_DIRECTORY, else $XDG_STATE_HOME/stoker. Raises UsageError."""
+    asked = _said("--state-dir", flag) or environ.get("STOKER_STATE_DIR") or _of_systemd("STATE_DIRECTORY", environ)
     if asked:
         return os.path.abspath(asked)
     return os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
@@ -35,9 +35,11 @@ def state_dir(flag: str | None, environ: Mapping[str, str]) -> str:
 def socket_path(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
     """`--socket`, STOKER_SOCKET, systemd's RUNTIME_DIRECTORY, else the default for this user.
 
-    Raises ConfigInvalid for a path that is longer than a socket's address may be.
+    Raises UsageError, and ConfigInvalid for a path that is longer than a socket's address may be.
     """
-    asked = flag or environ.get("STOKER_SOCKET") or os.path.join(_runtime_dir(environ, uid), SOCKET_NAME)
+    asked = (
+        _said("--socket", flag) or environ.get("STOKER_SOCKET") or os.path.join(_runtime_dir(environ, uid), SOCKET_NAME)
+    )
     path = os.path.abspath(asked)
     check_length(path)
     return path
@@ -54,6 +56,13 @@ def check_length(path: str) -> None:
 def config_files(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The files that may hold settings; the first that exists is read."""
     return (os.path.join(_xdg("XDG_CONFIG_HOME", ".config", environ), "stoker", "stoker.toml"), SYSTEM_CONFIG)
+
+
+def _said(option: str, flag: str | None) -> str | None:
+    """A flag without a path is a variable that was not set, and no wish for the usual place."""
+    if flag == "":
+        raise UsageError(f"{option} is empty", hint="name a path, or leave it out")
+    return flag
 
 
 def _runtime_dir(environ: Mapping[str, str], uid: int) -> str:

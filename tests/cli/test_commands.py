@@ -127,6 +127,8 @@ def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(
         (["show", "x"], "'x' is not a job id"),
         (["ls", "--state", "done"], "--state: no state 'done'"),
         (["workflow", "sbmit"], "no command 'workflow sbmit'"),
+        (["ls", "--socket", ""], "--socket: an empty path"),
+        (["--socket=", "ls"], "--socket: an empty path"),
         (["ls", "--all", "--limit", "3"], "--all and --limit contradict each other"),
         (["ls", "--limit", "0"], "--limit: 0 is less than 1"),
         (["logs", "1", "--attempt", "0"], "--attempt: 0 is less than 1"),

@@ -123,5 +123,5 @@ def test_lock_when_something_else_lies_at_the_path_then_it_is_refused_and_no_fil
 def test_lock_when_the_directory_cannot_be_made_then_the_error_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(CannotCreate, match="file"):
+    with pytest.raises(CannotCreate, match="file is no directory"):
         lock_socket(tmp_path / "file" / "s.sock")

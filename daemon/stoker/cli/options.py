@@ -64,9 +64,15 @@ class Option:
         given["typed"].setdefault(self.to, []).append((self.names[-1], text))
 
 
+def _path(text: str) -> str:
+    if not text:
+        raise UsageError("an empty path", hint="name a path, or leave it out")
+    return text
+
+
 JSON = Option("--json", None, "print JSON")
 COMMON = (
-    Option("--socket", "PATH", "the daemon's socket (else STOKER_SOCKET, else the usual places)"),
+    Option("--socket", "PATH", "the daemon's socket (else STOKER_SOCKET, else the usual places)", convert=_path),
     Option("--debug", None, "on an internal error show the traceback"),
     Option("-h --help", None, "show this text"),
 )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+ANOTHER = "choose another --socket or STOKER_SOCKET"
+
+
 def lock_socket(path: Path) -> int:
     """Take `<path>.lock` and give its descriptor: whoever keeps it open may bind `path`, until `unlock_socket`.
 
@@ -50,6 +53,8 @@ def check_address(path: Path) -> None:
     """Refuse what no socket could ever be bound to, before anything is made. Raises ConfigInvalid or CannotCreate."""
     check_length(os.fspath(path))
     with contextlib.suppress(OSError):  # what cannot be looked at says so when it is bound
+        if path.parent.exists() and not path.parent.is_dir():
+            raise CannotCreate(f"{path.parent} is no directory", hint=ANOTHER)
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise CannotCreate(f"{path} exists and is no socket", hint="move it away, or choose another --socket")
 
@@ -118,4 +123,4 @@ def _in_use(path: Path, holder: str) -> AlreadyRunning:
 
 def _cannot_create(path: Path, error: OSError) -> NoReturn:
     why = error.strerror or str(error)
-    raise CannotCreate(f"{path}: {why}", hint="choose another --socket or STOKER_SOCKET") from error
+    raise CannotCreate(f"{path}: {why}", hint=ANOTHER) from error

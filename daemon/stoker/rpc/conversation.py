@@ -33,7 +33,7 @@ class Conversation:
     """
 
     def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float | None = 30.0) -> None:
-        self.socket_path = os.fspath(socket_path) if socket_path else _default_path()
+        self.socket_path = _default_path() if socket_path is None else os.fspath(socket_path)
         self.timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._reader: BufferedReader

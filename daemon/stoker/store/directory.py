@@ -57,12 +57,12 @@ class StateDirectory:
     def prepare(self) -> None:
         """Make the directory, or check that it is ours. Raises CannotCreate or StateRefused."""
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
-        if not missing and not self.root.is_dir():
-            raise CannotCreate(f"state directory {self.root} is a file, not a directory", hint=ANOTHER)
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in reversed(missing):
                 _sync_once(path.parent)
+        except FileExistsError as error:
+            raise CannotCreate(f"state directory {self.root} is there and is no directory", hint=ANOTHER) from error
         except OSError as error:
             raise CannotCreate(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         self.check()
