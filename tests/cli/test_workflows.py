@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker import Client
-from stoker.cli import workflow_verbs, workflow_wait
+from stoker.cli import flowfile, workflow_verbs, workflow_wait
 from stoker.core.workflow import Strategy
 from tests.support import flows, work
 from tests.support.daemon import DaemonProcess
@@ -257,6 +257,90 @@ def test_wait_when_a_step_is_held_then_it_goes_on_while_another_will_move(states
     assert workflow_wait._still({"state": "running", "steps": steps}) is still
 
 
+@pytest.mark.parametrize(("second", "still"), [("queued", True), ("waiting", True), ("running", False)])
+def test_wait_when_a_workflow_is_paused_then_it_goes_on_while_something_runs(second: str, still: bool) -> None:  # noqa: FBT001
+    steps = [{"name": name, "state": state, "needs": []} for name, state in (("a", "succeeded"), ("b", second))]
+
+    assert workflow_wait._still({"state": "paused", "steps": steps}) is still
+
+
+def test_wait_when_a_workflow_is_paused_and_what_ran_ends_then_a_person_is_named_as_the_one_to_go_on(
+    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+) -> None:
+    command, *args = gate.pass_by()
+    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
+    with daemon.client() as client:
+        work.running(client, 1)
+    daemon.cli("workflow", "pause", flow)
+
+    class Opening(Client):
+        """Its gate opens once changes are listened to."""
+
+        def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
+            listening = super().stream(method, params)
+            gate.open()
+            return listening
+
+    with Opening(str(daemon.socket)) as client:
+        state = workflow_wait.to_the_end(client, int(flow))["state"]
+    waited = daemon.cli("workflow", "wait", flow)
+
+    assert state == "paused"
+    assert (waited.returncode, waited.stderr) == (
+        1, "stoker: workflow 1 is paused\nhint: stoker workflow resume 1\n"
+    )  # fmt: skip
+
+
+def test_skip_when_others_wait_for_the_step_then_they_are_named(daemon: DaemonProcess, tmp_path: Path) -> None:
+    flow = sent(daemon, tmp_path, {"a": flows.step("exit 1"), "b": flows.step("sleep 60", "a")})
+    daemon.cli("workflow", "wait", flow)
+    listed = daemon.cli("workflow", "ls").stdout.splitlines()[1].split()
+
+    skipped = daemon.cli("workflow", "skip", flow, "a")
+
+    assert listed[:3] == ["1", "failed", "0/2"]
+    assert (skipped.stdout, skipped.stderr) == ("1 running\n", "stoker: run without what a was to do: b\n")
+
+
+def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(daemon: DaemonProcess, tmp_path: Path) -> None:
+    flow = sent(daemon, tmp_path, {"a": flows.step("true")})
+    daemon.cli("workflow", "wait", flow)
+
+    done = daemon.cli("workflow", "retry", flow)
+
+    assert (done.returncode, done.stdout) == (0, "1 succeeded\n")
+    assert done.stderr.startswith("stoker: no step of it failed, so none is taken again")
+
+
+def test_submit_when_mistakes_are_of_many_kinds_then_they_are_told_from_the_top_to_the_end_of_the_file(
+    daemon_of_all: DaemonProcess,
+) -> None:
+    text = (
+        'name = "x"\n[steps.a]\ncommand = "no-such-program"\nqueue = "nope"\nargs = ["{{x}}"]\nneeds = ["z"]\n'
+        '[steps.b]\ntimeout_ms = "2m"\ncommand = "true"\n[steps.a2]\ncommand = "true"\nwidth = 2\n'
+    )
+
+    done = daemon_of_all.cli("workflow", "submit", "-", input=text)
+    empty = daemon_of_all.cli("workflow", "submit", "-", input="")
+
+    first, *told = done.stderr.splitlines()
+    assert first == "stoker: stdin has 6 mistakes; nothing was stored"
+    assert [line.split(": ")[1] for line in told] == [
+        "steps.a.command", "steps.a.queue", "steps.a.args[0]", "steps.a.needs[0]", "steps.b.timeout_ms",
+        "steps.a2.width",
+    ]  # fmt: skip
+    assert "a table [steps.NAME] in TOML" in empty.stderr
+
+
+def test_complete_when_path_is_in_the_defaults_then_a_step_with_variables_of_its_own_has_it_too(tmp_path: Path) -> None:
+    (tmp_path / "tool").touch(mode=0o755)
+    step = {"command": "tool", "env": {"A": "1"}}
+
+    made = flowfile.complete({"defaults": {"env": {"PATH": str(tmp_path)}}, "steps": {"a": step}})
+
+    assert made["steps"]["a"]["command"] == str(tmp_path / "tool")
+
+
 def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
@@ -286,6 +370,7 @@ def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_n
     explained = daemon.cli("workflow", "resume", flow, "--from", "a", "--strategy", "restart", "--explain")
     trusted = daemon.cli("workflow", "resume", flow, "--no-verify", "--explain")
     unknown = daemon.cli("workflow", "resume", flow, "--strategy", "nope")
+    lost = daemon.cli("workflow", "resume", flow, "--from", "nope")
     shown = json.loads(daemon.cli("workflow", "show", flow, "--json").stdout)
 
     assert [line.split()[:4] for line in explained.stdout.splitlines()] == [
@@ -295,6 +380,7 @@ def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_n
     assert "made of" not in trusted.stdout
     assert unknown.returncode == 65
     assert "from_checkpoint" in unknown.stderr
+    assert lost.stderr.splitlines()[0] == "stoker: --from nope: workflow 1 has no step 'nope' (it has: a, b)"
     assert shown["state"] == "failed"
 
 
@@ -326,12 +412,17 @@ def test_needs_when_they_are_changed_by_hand_then_the_graph_shows_them_and_a_cyc
     added = daemon.cli("workflow", "add-need", flow, "c", "b:any")
     drawn = daemon.cli("workflow", "graph", flow)
     cycle = daemon.cli("workflow", "add-need", flow, "b", "c")
+    itself, unknown = (daemon.cli("workflow", "add-need", flow, "b", need) for need in ("b", "z"))
+    conditional = daemon.cli("workflow", "remove-need", flow, "c", "b:any")
     removed = daemon.cli("workflow", "remove-need", flow, "c", "b", "--reason", "not for this one")
     skipped = daemon.cli("workflow", "skip", flow, "b")
     gate.open()
     waited = daemon.cli("workflow", "wait", flow)
 
     assert (added.stdout, added.stderr) == ("1 running\n", "stoker: c needs: a b(any)\n")
+    assert itself.stderr == "stoker: a cycle: b -> b, each needed by the next\nhint: stoker workflow graph 1\n"
+    assert unknown.stderr.splitlines()[0] == "stoker: workflow 1 has no step 'z' (it has: a, b, c)"
+    assert conditional.stderr == "stoker: step c does not need 'b:any' (it needs: a, b)\n"
     assert drawn.stdout.splitlines()[-1].endswith("← a b(any)")
     assert cycle.returncode == 65
     assert "a cycle: " in cycle.stderr
@@ -362,11 +453,23 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["workflow", "retry", "1", "--all", "--failed"], "exclude one another"),
         (["workflow", "ls", "--state", "done"], "no state 'done'"),
         (["workflow", "submit", "/no/such/file"], "cannot read /no/such/file"),
+        (["workflow", "submit", ""], "cannot read '': "),
+        (["workflow", "submit", "x", "--dry-run", "--wait"], "nothing to --wait for"),
+        (["workflow", "graph", "/no/such/file"], "hint: the id of a workflow, or a flow file"),
+        (["workflow", "ls", "--limit", "0"], "--limit: 0 is less than 1"),
+        (["workflow", "ls", "--limit", "1", "--all"], "--all and --limit contradict each other"),
+        (["workflow", "rollback", "1", "--to", "x"], "--to: 'x' is not the id of a checkpoint"),
+        (["workflow", "retry", "1", "--timeout", "0s"], "--timeout 0s: "),
+        (["workflow", "resume", "1", "--timeout", "0s"], "--timeout 0s: "),
+        (["workflow", "resume", "1", "--max-attempts", "0"], "--max-attempts: 0 is less than 1"),
         (["workflow", "submit", "x", "--param", "a"], "'a' is not KEY=VALUE"),
         (["workflow", "resume", "1", "--explain", "--wait"], "nothing to --wait for"),
         (["checkpoint", "show", "99"], "there is no checkpoint 99"),
         (["checkpoint", "show", "x"], "'x' is not the id of a checkpoint"),
         (["checkpoint", "ls"], "name a workflow"),
+        (["checkpoint", "ls", "1", "--job", "2"], "name only one of them"),
+        (["checkpoint", "ls", "x"], "'x' is not the id of a workflow\nhint: stoker workflow ls"),
+        (["checkpoint", "ls", "1", "--limit", "0"], "--limit: 0 is less than 1"),
         (["checkpoint", "ls", "77"], "there is no workflow 77\nhint: stoker workflow ls"),
         (["checkpoint", "ls", "--job", "77"], "there is no job 77\nhint: stoker ls --all"),
         (["checkpoint", "export", "--workflow", "77"], "there is no workflow 77"),

@@ -12,6 +12,7 @@ from stoker.cli import render, values
 from stoker.cli.connection import connect
 from stoker.cli.contents import changes, plain, readable
 from stoker.cli.options import JSON, Option, command
+from stoker.cli.steps import checkpoint_id, workflow_id
 from stoker.core.errors import EX_IOERR, CheckpointDamaged, CheckpointTooLarge, UsageError
 
 TYPE_CHECKING = False
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 SHOWN = 30
 PAGE = 1000
 OF_JOB = Option("--job", "ID", "of this job instead of a workflow", convert=values.job_id)
-CHAINS = {"w": "workflow", "j": "job"}
 
 
 @command(
@@ -64,7 +64,7 @@ def save(given: Given) -> int:
     most=1,
     options=(
         OF_JOB,
-        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.integer),
+        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
         Option("--all", None, "no limit"),
         Option("-q --ids", None, "only the ids, one a line"),
         JSON,
@@ -72,7 +72,7 @@ def save(given: Given) -> int:
     examples=("stoker checkpoint ls 7", "stoker checkpoint ls --job 42", "stoker checkpoint ls 7 --ids --limit 1"),
 )
 def ls(given: Given) -> int:
-    most = None if given["all"] else given["limit"] or SHOWN
+    most = values.most(given, SHOWN)
     with connect(given) as client:
         pages = _newest_first(client, _chain(client, given), given["job"])
         found = [one for one, _ in zip(pages, range(most + 1), strict=False)] if most is not None else list(pages)
@@ -107,7 +107,7 @@ def _row(one: CheckpointView) -> tuple[object, ...]:
     examples=("stoker checkpoint show 12", "stoker checkpoint show 12 --context", "stoker checkpoint show 12 --json"),
 )
 def show(given: Given) -> int:
-    ident = _ident(given["words"][0])
+    ident = checkpoint_id(given["words"][0])
     with connect(given) as client:
         about = client.call("checkpoint.get", {"id": ident, "context": given["context"]}, again=True)
         data = b"" if given["context"] else client.checkpoint_data(ident)
@@ -155,7 +155,7 @@ def export(given: Given) -> int:
     damaged = 0
     with connect(given) as client, render.Sink(given["output"]) as write:
         if not of_chain:
-            write(client.checkpoint_data(_ident(given["words"][0])))
+            write(client.checkpoint_data(checkpoint_id(given["words"][0])))
             return 0
         for one in reversed(list(_newest_first(client, _chain(client, given), given["job"]))):
             said = _whole(client, one)
@@ -186,7 +186,7 @@ def _whole(client: Client, one: CheckpointView) -> dict[str, Any]:
 )
 def diff(given: Given) -> int:
     """Prints nothing where there is no difference."""
-    old, new = map(_ident, given["words"])
+    old, new = map(checkpoint_id, given["words"])
     with connect(given) as client:
         sides = [_content(client, ident, whole=given["context"]) for ident in (old, new)]
     if given["json"]:
@@ -214,22 +214,22 @@ def _content(client: Client, ident: int, *, whole: bool) -> Any:
 # --- chains -------------------------------------------------------------------------------------------------
 
 
-def _ident(text: str) -> int:
-    digits = text.removeprefix("#")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= values.MOST_DIGITS):
-        raise UsageError(f"{text!r} is not the id of a checkpoint", hint="stoker checkpoint ls 7")
-    return int(digits)
-
-
 def _chain(client: Client, given: Given) -> dict[str, int]:
     """`{"workflow": 7}` or `{"job": 42}`; the checkpoints of a step stand in the chain of its workflow."""
     workflow, job = given.get("workflow"), given["job"]
+    named = [word for word in (*given["words"], workflow, job) if word is not None]
+    if len(named) != 1:
+        told = (
+            "name only one of them: a workflow, or a job with --job"
+            if named
+            else "name a workflow, or a job with --job"
+        )
+        raise UsageError(told, hint="stoker checkpoint ls 7")
     for word in given["words"]:
-        kind = CHAINS.get(word[:1])
-        number = values.job_id(word[1:] if kind else word)
-        workflow, job = (workflow, number) if kind == "job" else (number, job)
-    if (workflow is None) == (job is None):
-        raise UsageError("name a workflow, or a job with --job", hint="stoker checkpoint ls 7")
+        if word.startswith("j"):
+            job = values.job_id(word[1:])
+        else:
+            workflow = workflow_id(word)
     given["job"] = job
     if workflow is None and job is not None:
         workflow = client.get(job).get("workflow_id")

@@ -28,6 +28,7 @@ def read(source: str) -> dict[str, Any]:
     """The flow of a file, or of stdin (`-`). Raises ParseError with file and line, or FlowInvalid."""
     raw = _bytes(source)
     is_json = source.endswith(".json") or (not source.endswith(".toml") and raw.lstrip()[:1] == b"{")
+    source = shown(source)
     flow = _json(source, raw) if is_json else _toml(source, raw)
     foreign = [f"{source}: {path}: {problem}" for path, problem in _foreign(flow, "")]
     if foreign:
@@ -44,8 +45,13 @@ def complete(flow: dict[str, Any]) -> dict[str, Any]:
     for step in steps.values() if isinstance(steps, dict) else ():
         command = step.get("command") if isinstance(step, dict) else None
         if isinstance(command, str) and "{{" not in command and step.get("execution_mode") != "in_process":
-            step["command"] = found(command, step.get("env") or _env(defaults))
+            step["command"] = found(command, {**_env(defaults), **_env(step)})
     return flow
+
+
+def shown(source: str) -> str:
+    """The name of a source in messages."""
+    return "stdin" if source == "-" else source or "''"
 
 
 def check_size(source: str, flow: dict[str, Any]) -> None:
@@ -54,7 +60,7 @@ def check_size(source: str, flow: dict[str, Any]) -> None:
     if size > MAX_FRAME_BYTES - ENVELOPE_BYTES:
         most = render.size(MAX_FRAME_BYTES - ENVELOPE_BYTES)
         raise FrameTooLarge(
-            f"{source}: a flow of {render.size(size)}; at most {most} can be sent",
+            f"{shown(source)}: a flow of {render.size(size)}; at most {most} can be sent",
             hint="`each` makes many steps of one entry, and [defaults] says once what all have in common",
         )
 
@@ -64,8 +70,8 @@ def told(source: str, flow: dict[str, Any], refusal: StokerError, then: str = ""
     mistakes = refusal.details.get("errors")
     if not isinstance(refusal, FlowInvalid) or not mistakes:
         return refusal
-    lines = []
-    for mistake in mistakes:
+    source, lines = shown(source), []
+    for mistake in sorted(mistakes, key=lambda mistake: _position(flow, str(mistake["path"]))):
         path, message = str(mistake["path"]), str(mistake["message"])
         hint = _duration_hint(flow, path) or mistake.get("hint")
         where = f"{source}: {path}: " if path and not message.startswith(path) else f"{source}: "
@@ -84,7 +90,7 @@ def _bytes(source: str) -> bytes:
         with open(source, "rb") as file:  # noqa: PTH123 - pathlib only to open a file
             return file.read()
     except OSError as failure:
-        raise UsageError(f"cannot read {source}: {failure.strerror}") from None
+        raise UsageError(f"cannot read {shown(source)}: {failure.strerror}") from None
 
 
 def _json(source: str, raw: bytes) -> dict[str, Any]:
@@ -136,8 +142,9 @@ def _foreign(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, f"{type(value).__name__} {value} is nothing a flow can hold: write text, or milliseconds since 1970"
 
 
-def _env(defaults: object) -> object:
-    return defaults.get("env") if isinstance(defaults, dict) else None
+def _env(said: object) -> dict[str, Any]:
+    env = said.get("env") if isinstance(said, dict) else None
+    return env if isinstance(env, dict) else {}
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -157,11 +164,26 @@ def _duration_hint(flow: dict[str, Any], path: str) -> str | None:
 
 
 def _at(flow: dict[str, Any], path: str) -> Any:
-    """What stands at `path`; names of steps may have dots in them."""
+    """What stands at `path`."""
+    for _, value, rest in _along(flow, path):
+        if not rest:
+            return value
+    return None
+
+
+def _position(flow: dict[str, Any], path: str) -> list[int]:
+    """Where `path` stands in its file: mistakes are told from the top to the end."""
+    return [index for index, _, _ in _along(flow, path)]
+
+
+def _along(flow: dict[str, Any], path: str) -> Iterator[tuple[int, Any, str]]:
+    """The number and the value of each key on the way, and what is left of the path; names of steps may have dots."""
     value: Any = flow
     while path and isinstance(value, dict):
-        key = max((key for key in value if path == key or path.startswith(f"{key}.")), key=len, default=None)
+        known = (key for key in value if path == key or path.startswith((f"{key}.", f"{key}[")))
+        key = max(known, key=len, default=None)
         if key is None:
-            return None
-        value, path = value[key], path[len(key) + 1 :]
-    return None if path else value
+            return
+        number = list(value).index(key)
+        value, path = value[key], path[len(key) :].removeprefix(".")
+        yield number, value, path

@@ -110,7 +110,11 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
     from stoker.cli import flowfile  # noqa: PLC0415 - only for files
     from stoker.rpc.flows import planned  # noqa: PLC0415 - as above
 
-    flow = flowfile.read(source)
+    try:
+        flow = flowfile.read(source)
+    except UsageError as failure:
+        failure.hint = "the id of a workflow, or a flow file"
+        raise
     try:
         plan = planned(flow)
     except FlowInvalid as refusal:

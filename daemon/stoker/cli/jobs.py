@@ -10,7 +10,6 @@ from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, connect
 from stoker.cli.history import print_attempts, typed_limits
 from stoker.cli.options import JSON, Option, command
-from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,9 +44,7 @@ PAGE = 1000
     ),
 )
 def ls(given: Given) -> int:
-    if given["all"] and given["limit"]:
-        raise UsageError("--all and --limit contradict each other")
-    most = None if given["all"] else given["limit"] or SHOWN
+    most = values.most(given, SHOWN)
     wanted = {key: given[key] for key in ("queue", "name", "label") if given[key] is not None}
     with connect(given) as client:
         found, more = sections(client, given["state"], wanted, most)

@@ -21,6 +21,14 @@ def workflow_id(text: str) -> int:
         raise UsageError(f"{text!r} is not the id of a workflow", hint="stoker workflow ls") from None
 
 
+def checkpoint_id(text: str) -> int:
+    """`112` or `#112`."""
+    try:
+        return values.job_id(text)
+    except UsageError:
+        raise UsageError(f"{text!r} is not the id of a checkpoint", hint="stoker checkpoint ls WORKFLOW") from None
+
+
 def groups(names: list[str]) -> list[str]:
     """`compile:1 compile:2 compile:3` as `compile:1..3`: what one `each` made is told as one."""
     numbers: dict[str, list[int]] = {}

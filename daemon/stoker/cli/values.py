@@ -11,6 +11,7 @@ from stoker.core.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
 DURATIONS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SIZES = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -25,6 +26,13 @@ LIMITS = {
     "open-files": "open_files",
     "file-size": "file_size_bytes",
 }
+
+
+def most(given: dict[str, Any], usual: int) -> int | None:
+    """How many `--limit` and `--all` ask for; None for no limit."""
+    if given["all"] and given["limit"]:
+        raise UsageError("--all and --limit contradict each other")
+    return None if given["all"] else given["limit"] or usual
 
 
 def states(known: Sequence[str]) -> Callable[[str], list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from stoker.cli import render, values
 from stoker.cli.connection import call
 from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import WAIT, few, need_told, workflow_id
+from stoker.cli.steps import WAIT, checkpoint_id, few, need_told, workflow_id
 from stoker.cli.verbs import REASON, TIMEOUT
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
@@ -31,7 +31,13 @@ TOLD = {
 MOST_TOLD = 20
 STRATEGIES = ("restart", "from_checkpoint", "skip", "fail", "adopt")  # `core.workflow.Strategy`; a test compares them
 LIMITS = ("timeout_ms", "max_attempts")  # of the steps that are taken again
-MAX_ATTEMPTS = Option("--max-attempts", "N", "new budget of seen failures", convert=values.integer)
+LATEST = "latest"
+MAX_ATTEMPTS = Option("--max-attempts", "N", "new budget of seen failures", convert=values.positive)
+
+
+def _target(text: str) -> int | str:
+    """`latest`, `112` or `#112`."""
+    return text if text == LATEST else checkpoint_id(text)
 
 
 @command(
@@ -74,7 +80,8 @@ def pause(given: Given) -> int:
 def resume(given: Given) -> int:
     if given["explain"] and given["wait"]:
         raise UsageError("--explain changes nothing, so there is nothing to --wait for")
-    asked = {key: given[key] for key in ("from", "strategy", "explain", *LIMITS) if given[key]}
+    asked = {key: given[key] for key in ("from", "strategy", *LIMITS) if given[key] is not None}
+    asked |= {"explain": True} if given["explain"] else {}
     return _ask("resume", given, asked | ({"verify": False} if given["no_verify"] else {}))
 
 
@@ -103,7 +110,7 @@ def retry(given: Given) -> int:
     if sum(map(bool, (given["failed"], given["all"], given["step"]))) > 1:
         raise UsageError("--failed, --all and --step exclude one another")
     asked: dict[str, Any] = {"again": "all" if given["all"] else "failed"}
-    asked |= {key: given[key] for key in ("step", *LIMITS) if given[key]}
+    asked |= {key: given[key] for key in ("step", *LIMITS) if given[key] is not None}
     return _ask("retry", given, asked)
 
 
@@ -112,7 +119,7 @@ def retry(given: Given) -> int:
     least=1,
     most=1,
     options=(
-        Option("--to", "ID|latest", "the checkpoint to go back to"),
+        Option("--to", "ID|latest", "the checkpoint to go back to", convert=_target),
         Option("--redo", None, "run again also what was completed since"),
         Option("--resume", None, "go on at once instead of waiting, paused, for a person"),
         REASON,
@@ -129,8 +136,7 @@ def rollback(given: Given) -> int:
         raise UsageError(
             "missing --to", hint=f"--to latest, or an id that `stoker checkpoint ls {given['words'][0]}` lists"
         )
-    to = given["to"] if given["to"] == "latest" else values.integer(given["to"].removeprefix("#"))
-    return _ask("rollback", given, {"to": to} | {key: True for key in ("redo", "resume") if given[key]})
+    return _ask("rollback", given, {"to": given["to"]} | {key: True for key in ("redo", "resume") if given[key]})
 
 
 @command(
@@ -153,7 +159,11 @@ def skip(given: Given) -> int:
 )
 def add_need(given: Given) -> int:
     """STEP then waits for NEED too; a cycle is refused."""
-    return _need("add_need", given)
+    _, step, word = given["words"]
+    need, colon, end = word.rpartition(":")
+    if end not in ("ok", "failed", "any"):
+        need, colon = word, ""  # the colon belongs to a step that an `each` made: `compile:3`
+    return _ask("add_need", given, {"step": step, "need": need} | ({"on": end} if colon else {}))
 
 
 @command(
@@ -165,15 +175,8 @@ def add_need(given: Given) -> int:
 )
 def remove_need(given: Given) -> int:
     """STEP no longer waits for NEED."""
-    return _need("remove_need", given)
-
-
-def _need(verb: str, given: Given) -> int:
-    _, step, word = given["words"]
-    need, colon, end = word.rpartition(":")
-    if end not in ("ok", "failed", "any"):
-        need, colon = word, ""  # the colon belongs to a step that an `each` made: `compile:3`
-    return _ask(verb, given, {"step": step, "need": need} | ({"on": end} if colon else {}))
+    _, step, need = given["words"]
+    return _ask("remove_need", given, {"step": step, "need": need})
 
 
 def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
@@ -186,6 +189,8 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
         _print_plan(answer["steps"])
     else:
         _print_answer(ident, answer)
+        if verb == "retry" and not answer["reset"]:
+            render.note("no step of it failed, so none is taken again; --all or --step NAME takes others")
     render.flush()
     return until_ended(given, ident) if given.get("wait") else 0
 
@@ -207,6 +212,8 @@ def _print_answer(ident: int, answer: dict[str, Any]) -> None:
     for key, words in TOLD.items():
         if answer.get(key):
             render.note(f"{words}: {few(answer[key], MOST_TOLD)}")
+    if answer.get("going_on"):
+        render.note(f"run without what {answer['step']} was to do: {few(answer['going_on'], MOST_TOLD)}")
 
 
 def _print_plan(steps: list[dict[str, Any]]) -> None:

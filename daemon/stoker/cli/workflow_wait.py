@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from stoker.rpc.client import Client
 
 ENDED = ("succeeded", "failed", "cancelled")
+# What is said of an end that is none of success, and the next command.
+NOT_WELL = {
+    "failed": ("failed", "show {} --analyse"),
+    "cancelled": ("cancelled", "show {}"),
+    "paused": ("is paused", "resume {}"),
+}
 BAD = ("held", "failed", "expired", "cancelled")
 
 
@@ -70,11 +76,9 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
         return 0
     bad = [f"{step['name']} ({step['state']})" for step in workflow["steps"] if step["state"] in BAD]
     named = f": {few(bad, 5)}" if bad else ""
-    told = workflow["state"] if workflow["state"] in ENDED else "waits for a person"
+    told, hint = NOT_WELL.get(workflow["state"], ("waits for a person", "show {}"))
     render.note(f"workflow {ident} {told}{named}")
-    render.hint(
-        f"stoker workflow show {ident} --analyse" if workflow["state"] == "failed" else f"stoker workflow show {ident}"
-    )
+    render.hint(f"stoker workflow {hint.format(ident)}")
     return 1
 
 
@@ -124,14 +128,17 @@ def _concerns(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) 
         return bool(change["subject"] == str(workflow["id"]))
     if change["job"] not in jobs:
         return False
-    return change["to"] == "held" or (change["to"] in FINAL and bool(workflow["counts"].get("held")))
+    stands = workflow["state"] == "paused" or bool(workflow["counts"].get("held"))
+    return change["to"] == "held" or (stands and change["to"] != "running")
 
 
 def _still(workflow: dict[str, Any]) -> bool:
-    """Whether nothing of it moves by itself any more: ended, or held steps are all that the others wait for."""
+    """Whether nothing of it moves by itself any more: ended, paused, or held steps are all that the others wait for."""
     if workflow["state"] in ENDED:
         return True
     states = {step["name"]: step["state"] for step in workflow["steps"]}
+    if workflow["state"] == "paused":
+        return "running" not in states.values()
     return "held" in states.values() and not any(_moves(step, states) for step in workflow["steps"])
 
 

@@ -10,7 +10,7 @@ from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, connect
 from stoker.cli.options import JSON, Option, command
 from stoker.cli.steps import WAIT, few, groups, need_told, workflow_id
-from stoker.core.errors import FlowInvalid
+from stoker.core.errors import FlowInvalid, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ PAGE = 1000
     ),
 )
 def submit(given: Given) -> int:
+    if given["dry_run"] and given["wait"]:
+        raise UsageError("--dry-run stores nothing, so there is nothing to --wait for")
     from stoker.cli import flowfile  # noqa: PLC0415 - only a submit reads files
 
     (source,) = given["words"]
@@ -83,7 +85,7 @@ def _print_plan(answer: WorkflowAccepted, *, as_json: bool) -> None:
 @command(
     options=(
         Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
-        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.integer),
+        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
         Option("--all", None, "no limit"),
         Option("-q --ids", None, "only the ids, one a line"),
         JSON,
@@ -94,7 +96,7 @@ def _print_plan(answer: WorkflowAccepted, *, as_json: bool) -> None:
     ),
 )
 def ls(given: Given) -> int:
-    most = None if given["all"] else given["limit"] or SHOWN
+    most = values.most(given, SHOWN)
     with connect(given) as client:
         found, more = _newest(client, given["state"] or [], most)
     if given["json"]:
@@ -142,7 +144,7 @@ def _print_workflows(found: list[dict[str, Any]]) -> None:
 
 
 def _done(counts: dict[str, int]) -> int:
-    return sum(counts.get(state, 0) for state in ("succeeded", "skipped", "superseded"))
+    return sum(counts.get(state, 0) for state in ("succeeded", "superseded"))
 
 
 def _others(counts: dict[str, int]) -> str:

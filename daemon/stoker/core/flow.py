@@ -145,7 +145,7 @@ def cycle_mistake(cycle: list[str]) -> Mistake:
     first = cycle[1]
     return Mistake(
         f"steps.{first}.needs",
-        f"a cycle: {' -> '.join(cycle)} (each is needed by the next)",
+        f"a cycle: {' -> '.join(cycle)}, each needed by the next",
         "take one of these needs out",
         tuple(cycle),
     )

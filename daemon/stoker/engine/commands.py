@@ -21,6 +21,7 @@ from stoker.core.requests import JobWork
 KEEP_MS = 1_000
 KEEP_MANY = 4_096
 PATIENCE_S = 2.0
+HINT = "name it by its whole path, or put its directory into PATH in env"
 
 Place = tuple[str, str, str]  # command, working_dir, PATH
 
@@ -71,7 +72,7 @@ class CommandChecks:
         if said is None:
             return None
         field, message = said
-        return InvalidParams(message, path=field, hint="stoker submit --help" if field == "command" else None)
+        return InvalidParams(message, path=field, hint=HINT if field == "command" else None)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

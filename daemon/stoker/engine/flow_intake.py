@@ -102,10 +102,12 @@ class FlowSubmission(Message):
         if known is None:
             return None
         if known.spec_hash != self._digest or known.workflow_id is None:
-            what = f"job {known.job_id}" if known.workflow_id is None else f"workflow {known.workflow_id}"
+            job, workflow = known.job_id, known.workflow_id
+            what = f"job {job}" if workflow is None else f"workflow {workflow}"
+            look = f"show {job}" if workflow is None else f"workflow show {workflow}"
             raise IdempotencyConflict(
                 f"idempotency_key: {key!r} was used for {what} with another spec", path="idempotency_key",
-                hint="choose another key",
+                hint=f"stoker {look}, or choose another key",
             )  # fmt: skip
         run = turn.book.flows.runs[known.workflow_id]
         turn.flows.add(known.workflow_id)  # one that has ended was loaded for this answer, and is forgotten again

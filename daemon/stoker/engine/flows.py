@@ -19,6 +19,7 @@ from stoker.core.context import Stood
 from stoker.core.errors import StepNotFound
 from stoker.core.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.proof import digest, proof
+from stoker.core.words import named
 from stoker.core.workflow import ENDED, Intent, Step, Workflow, is_broken, state_of
 from stoker.store.workflows import Found
 
@@ -97,11 +98,11 @@ class FlowRun(Struct):
         else:
             self.outputs[job.step or ""] = digest(output)
 
-    def known(self, step: str) -> str:
-        """The same name, if there is such a step. Raises StepNotFound."""
+    def known(self, step: str, path: str = "step") -> str:
+        """The same name, if there is such a step. Raises StepNotFound about `path`."""
         if step not in self.states:
-            known = ", ".join(list(self.states)[:20])
-            raise StepNotFound(f"step: workflow {self.workflow.id} has no step {step!r} (it has: {known})", path="step")
+            told = f"{path}: workflow {self.workflow.id} has no step {step!r} (it has: {named(self.states)})"
+            raise StepNotFound(told, path=path, hint=f"stoker workflow show {self.workflow.id}")
         return step
 
     def enter(self, job: Job, *, live: bool) -> None:

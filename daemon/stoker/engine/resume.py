@@ -132,7 +132,7 @@ def decide(turn: Turn, run: FlowRun, *, wish: Wish, seen: Seen, actor: Actor) ->
 def _plan(turn: Turn, run: FlowRun, wish: Wish, seen: Seen) -> list[Decision]:
     steps = list(run.steps.values())
     standings = {step.name: _standing(turn, run, step) for step in steps}
-    scope = None if wish.start is None else behind(steps, [run.known(wish.start)])
+    scope = None if wish.start is None else behind(steps, [run.known(wish.start, "from")])
     pressing = run.workflow.ended or not wish.plain
     for name, standing in standings.items():
         if pressing and stopped_short(standing) and name not in seen.chosen:

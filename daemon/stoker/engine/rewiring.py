@@ -12,9 +12,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from stoker.core import events as ev
-from stoker.core.errors import InvalidParams, NotAllowed
+from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from stoker.core.flow import cycle_mistake, find_cycle
-from stoker.core.mistakes import refuse
 from stoker.core.model import Actor, Need, NeedOn, Reason, State
 from stoker.core.needs import need_met
 from stoker.core.workflow import Edge, Step
@@ -28,13 +27,16 @@ PENDING = (State.WAITING, State.QUEUED)
 def add_need(turn: Turn, run: FlowRun, *, name: str, need: str, on: NeedOn, actor: Actor) -> dict[str, Any]:
     """The step waits for another, too. Raises FlowInvalid for a cycle."""
     step = _changeable(turn, run, name)
-    run.known(need)
+    run.known(need, "need")
     if any(edge.step == need for edge in step.needs):
         raise InvalidParams(f"need: step {name} needs {need} already", path="need")
     needs = {one.name: [edge.step for edge in one.needs] for one in run.steps.values()}
     needs[name] = [*needs[name], need]
     cycle = [name, name] if name == need else find_cycle(needs)
-    refuse([cycle_mistake(cycle)] if cycle else [])
+    if cycle:
+        mistake = cycle_mistake(cycle)
+        raise FlowInvalid(f"need: {mistake.message}", path="need", cycle=cycle,
+                          hint=f"stoker workflow graph {run.workflow.id}")  # fmt: skip
     needed = turn.job(run.jobs[need])
     if need_met(on, needed) is False:
         raise InvalidParams(f"need: step {need} has ended ({needed.state.value}), so this need can never be met",

@@ -69,7 +69,7 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
         if missed := own | {field for field in hidden if field == "env" or field not in sent}:
             unsure[name] = missed
     if not head.steps and "steps" not in wrong:
-        mistakes.append(Mistake("steps", "a workflow has at least one step"))
+        mistakes.append(Mistake("steps", "a workflow has at least one step", _OF_HEAD["steps"]))
     flow = Flow(
         name=head.name, steps=steps, defaults=defaults, verify=head.verify,
         parameters=_declared(params.flow["parameters"]) if "parameters" in wrong else head.parameters,
@@ -112,6 +112,10 @@ _STAND_INS: dict[type[Any], dict[str, Any]] = {
     StepParams: {"command": "true"},
     FlowHead: {"name": "flow", "steps": {}},
     StepDefaults: {},
+}
+_OF_HEAD = {
+    "name": 'a name for the flow, as in name = "build"',
+    "steps": 'at least one step: a table [steps.NAME] in TOML, "steps": {"NAME": {...}} in JSON',
 }
 _ITEMS = ["item"]  # for a list that is wrong: its word is known all the same
 
@@ -179,4 +183,5 @@ def _tell(
         found, stands = moved
         if path.startswith(found):
             path = stands + path.removeprefix(found)
-        mistakes.append(Mistake(f"{place}.{path}".lstrip(".") if path != "params" else place, told, error.hint))
+        where = f"{place}.{path}".lstrip(".") if path != "params" else place
+        mistakes.append(Mistake(where, told, error.hint or _OF_HEAD.get(where)))
