@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from stoker.core.clock import Clock
 from stoker.core.model import State
-from stoker.core.recovery import Fact, Finding, RecoveryPlan, plan, validate
+from stoker.core.recovery import Action, Fact, Finding, RecoveryPlan, plan, validate
 from stoker.engine.book import Book, Run
 from stoker.engine.inbox import Settle
 from stoker.engine.loop import Loop
@@ -41,7 +41,7 @@ from stoker.telemetry.otel import Telemetry
 
 GREETING_S = 5.0
 LEAKED_GRACE_MS = 1_000
-
+LOOK_AGAIN_S = 5.0
 
 T = TypeVar("T")
 
@@ -89,6 +89,7 @@ class RecoveryService:
         assert followed.row is not None, "a start is remembered"
         self._row, self._ends = followed.row, followed.ends
         self._spawn(self._finish(found)).add_done_callback(self._loop.fall_with)
+        self._spawn(self._keep_looking())
 
     async def launcher_lost(self, launcher: str) -> None:
         """A launcher died under a living daemon: the same facts, the same events. Where they cannot be trusted: too."""
@@ -117,6 +118,25 @@ class RecoveryService:
         self._take_over(found)
         await self._follow(found.plan, None)
         await self._forget(found)
+
+    async def _keep_looking(self) -> None:
+        """Whom nobody could prove may be gone, or proven, a moment later."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)  # nothing tells of the end of a process that is not known to be ours
+            held = [run for run in self._book.runs.values() if run.job.state is State.HELD]
+            stuck = [run for run in held if not self._local.owns(run.attempt.run_id)]
+            try:
+                if stuck:
+                    await self._look_again(stuck)
+            except Exception as error:  # noqa: BLE001 - as in `launcher_lost`
+                self._distrust(error)
+                return
+
+    async def _look_again(self, stuck: Sequence[Run]) -> None:
+        found = await self._weigh(stuck, ())
+        if found.plan.count(Action.HOLD_STUCK) < len(stuck):
+            self._take_over(found)
+            await self._follow(found.plan, None)
 
     # --- launchers of earlier lives ---
 

@@ -63,6 +63,10 @@ class LocalExecutor:
         """How many runs that launcher has."""
         return sum(owner is client for owner in self._of_run.values())
 
+    def owns(self, run_id: str) -> bool:
+        """Whether its end will be heard of, from a launcher or because it is watched or stopped as an orphan."""
+        return run_id in self._of_run or run_id in self._orphans
+
     async def begin(self) -> None:
         """A launcher for all that comes; those of earlier daemons go once they have nothing left to do."""
         await self.launchers.begin()
