@@ -525,6 +525,22 @@ def test_stoker_when_the_reader_of_its_output_left_then_it_ends_quietly(desk: De
     assert (listing.returncode, err) == (141, b"")
 
 
+@pytest.mark.parametrize("command", [("watch",), ("logs", "-f", "1")])
+def test_stoker_when_the_reader_left_while_there_is_nothing_to_say_then_it_does_not_wait_for_something(
+    desk: Desk, command: tuple[str, ...]
+) -> None:
+    desk.has(1, "running", attempts=1)
+    desk.service.log = []
+    following = desk.process(*command)
+    assert following.stdout is not None
+    following.stdout.close()
+    following.stdout = None
+
+    _, err = following.communicate(timeout=30)
+
+    assert (following.returncode, err) == (141, b"")
+
+
 def test_help_when_asked_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:
     assert desk.stoker("queue", "--help").out.endswith("see also: queue ls, queue pause, queue resume, queue set\n")
     assert desk.stoker("submit", "--timeout", "5s", "-h").out.startswith("usage: stoker submit")

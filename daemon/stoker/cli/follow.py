@@ -1,13 +1,18 @@
 """Staying with jobs: logs, wait, watch, and the second half of `run`.
 
 Owns what was shown so far (attempt, offset, sequence number), so that a restart of the daemon interrupts
-nothing but the flow. Refuses to poll: it reads streams, and asks again only when one says that something changed.
+nothing but the flow, and the leaving when nobody reads any more. Refuses to poll: it reads streams, and asks again
+only when one says that something changed.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import sys
 import time
+from _thread import start_new_thread
 from binascii import a2b_base64
 
 from stoker.cli import outcome, render, values
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     Show = Callable[[dict[str, Any], bytes | None], None]
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 class Attendance:
@@ -193,6 +199,8 @@ def logs(given: Given) -> int:
         render.note(f"job {job['id']} {'never started' if job['state'] in outcome.FINAL else 'has not started'}")
         render.hint(f"stoker why {job['id']}")
         return 0
+    if given["follow"]:
+        leave_with_the_reader()
     show = _print_piece if given["json"] else _shower(raw=given["raw"])
     attendance = Attendance(job["id"], show, attempt=attempt)
     attendance.tail_lines = given["tail_lines"]
@@ -254,8 +262,21 @@ def watch(given: Given) -> int:
                 _print_change(change, as_json=given["json"])
                 seen = change["seq"]
 
+    leave_with_the_reader()
     patiently(given, follow)
     return 0
+
+
+def leave_with_the_reader() -> None:
+    """Of `watch | head` one would hear only at the next write, which may never come."""
+
+    def wait_and_leave() -> None:
+        reader = select.poll()
+        reader.register(sys.stdout, 0)  # an error is told unasked; files and terminals have none
+        reader.poll()
+        os._exit(BROKEN_PIPE)
+
+    start_new_thread(wait_and_leave, ())
 
 
 def _print_change(change: dict[str, Any], *, as_json: bool) -> None:
