@@ -25,6 +25,7 @@ _MESSAGE = re.compile(r"^(?P<problem>.*?)(?: - at (?P<key>`key(?: in .*?)?` in )
 _TOKEN = re.compile(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]")
 _FIELD = re.compile(r"(?P<what>unknown|required) field `(?P<name>.*)`", re.DOTALL)
 _EXPECTED = re.compile(r"Expected (`(?!str` matching).*?)(?:, got .*?)?(?: - at .*)?$", re.DOTALL)
+_UNITS = {"ms": "milliseconds", "bytes": "bytes", "seconds": "seconds"}
 _OUT_OF_RANGE = re.compile(r"Expected `(int|float)` [<>]=")
 _SAFE_KEY = re.compile(r"[!-~]+")
 
@@ -151,7 +152,8 @@ def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> 
         shown = f"{shown[:MAX_SHOWN]}..."
     expected = _EXPECTED.match(said)
     problem = f"expected {expected[1]}, got {shown}".replace("`", "") if expected else f"not allowed: {shown}"
-    return _complain(place, within, problem, limit)
+    unit = _UNITS.get(_field_of(place).rpartition("_")[2])
+    return _complain(place, within, problem, f"a whole number of {unit}, {limit}" if unit and limit else limit)
 
 
 def _beyond(place: Place) -> str | None:
