@@ -182,20 +182,46 @@ def test_state_directory_when_it_cannot_be_made_then_it_is_told(stopped_daemon: 
     assert place in said
 
 
+def refused_unprivileged(daemon: DaemonProcess, *arguments: str) -> tuple[int, str]:
+    """The same for one whom permissions bind: root may do anything, unless it gives that up."""
+    command = [str(daemon.programs / "stokerd"), "--socket", str(daemon.socket), *arguments]
+    if os.geteuid() == 0:
+        without = "-dac_override,-dac_read_search"
+        command = ["setpriv", "--bounding-set", without, "--inh-caps", without, *command]
+    ended = subprocess.run(command, env=daemon.environ, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    return ended.returncode, ended.stderr
+
+
 def test_state_directory_when_it_cannot_be_written_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.state_dir.mkdir(mode=0o500)
-    command = [str(stopped_daemon.programs / "stokerd"), "--state-dir", str(stopped_daemon.state_dir)]
-    if os.geteuid() == 0:  # root may write anywhere, unless it gives that up
-        command = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override", *command]
 
-    result = subprocess.run(
-        [*command, "--socket", str(stopped_daemon.socket)],
-        env=stopped_daemon.environ, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
-    )  # fmt: skip
+    status, said = refused_unprivileged(stopped_daemon, "--state-dir", str(stopped_daemon.state_dir))
 
-    assert result.returncode == 78, result.stderr
-    assert f"chmod 700 {stopped_daemon.state_dir}" in result.stderr
+    assert status == 78, said
+    assert f"chmod 700 {stopped_daemon.state_dir}" in said
     assert list(stopped_daemon.state_dir.iterdir()) == []
+
+
+def test_state_directory_when_it_cannot_even_be_looked_at_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
+    shut = stopped_daemon.home / "shut"
+    shut.mkdir(mode=0o000)
+
+    status, said = refused_unprivileged(stopped_daemon, "--state-dir", str(shut / "state"))
+
+    assert status == 73, said
+    assert f"stokerd: state directory {shut}/state: Permission denied\nhint: name another" in said
+
+
+def test_settings_when_nobody_can_see_whether_there_are_some_then_they_are_not_passed_over(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    shut = stopped_daemon.home / ".config"
+    shut.mkdir(mode=0o000)
+
+    status, said = refused_unprivileged(stopped_daemon, "--state-dir", str(stopped_daemon.state_dir))
+
+    assert status == 78, said
+    assert f"stokerd: {shut}/stoker/stoker.toml: cannot be read: Permission denied" in said
 
 
 def test_state_directory_when_it_is_a_file_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:

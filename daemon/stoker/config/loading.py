@@ -49,7 +49,14 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     """The file that `load` reads: the one asked for, else the first that exists, else none."""
     if path is not None:
         return path
-    return next((file for file in map(Path, config_files(environ)) if file.is_file()), None)
+    return next((file for file in map(Path, config_files(environ)) if _may_be_there(file)), None)
+
+
+def _may_be_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except PermissionError:  # what it says may matter: `load` refuses rather than pass it over
+        return True
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:

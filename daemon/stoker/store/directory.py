@@ -56,8 +56,8 @@ class StateDirectory:
 
     def prepare(self) -> None:
         """Make the directory, or check that it is ours. Raises CannotCreate or StateRefused."""
-        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         try:
+            missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in reversed(missing):
                 _sync_once(path.parent)
