@@ -5,13 +5,15 @@ Owns what a person changes of a workflow's graph while it is there. Which cycles
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed, StepNotFound
 from tests.support.facts import until
-from tests.support.flows import flow, job_of, look, send, sent_flow, settled, stand, step
+from tests.support.flows import chain, flow, job_of, look, send, sent_flow, settled, stand, step
 from tests.support.work import Gate, end_of, lines, running, shell, submit
 
 if TYPE_CHECKING:
@@ -180,6 +182,30 @@ def test_skip_when_a_step_failed_then_what_was_skipped_for_it_runs_with_a_warnin
     assert lines(ledger) == ["b", "c"]
     (change,) = [one for one in client.history(job_of(client, workflow, "a"))["changes"] if one["cause"] == "skip"]
     assert change["note"] == "known bad"
+
+
+def test_skip_when_what_was_skipped_for_it_is_overdue_then_it_is_refused_and_nothing_changes(
+    client: stoker.Client,
+) -> None:
+    late = flow({"a": step("exit 1"), "b": step("exit 0", "a", deadline=0)})
+
+    def failed_in_time() -> int:
+        """A busy machine may take longer to send it, or to fail, than its deadline leaves."""
+        late["steps"]["b"]["deadline"] = wall_ms() + 300
+        with contextlib.suppress(FlowInvalid):
+            made = int(send(client, late)["id"])
+            settled(client, made)
+            return made if stand(client, made)["b"] == "skipped" else 0
+        return 0
+
+    workflow = until(failed_in_time, 30, why="a workflow that failed ahead of its deadline")
+    until(lambda: wall_ms() > late["steps"]["b"]["deadline"], why="the deadline")
+    before = (stand(client, workflow), chain(client, workflow=workflow))
+
+    with pytest.raises(InvalidParams, match="step b: its deadline has passed"):
+        client.call("workflow.skip", {"id": workflow, "step": "a"})
+
+    assert (stand(client, workflow), chain(client, workflow=workflow)) == before
 
 
 def test_retry_when_another_limit_is_given_then_the_steps_have_it(client: stoker.Client, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import msgspec
 from stoker.core.model import Spec
 from stoker.engine.records import DERIVED, MUTABLE
 from stoker.store.jobs import spec_hash
-from tests.support.chains import broken_links, chains_of, unlike_changes, wrong_context
+from tests.support.chains import broken_links, chains_of, unlike_changes, unlike_memory, wrong_context
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 
 UNSEEN = {"unseen", "never_started"}
 FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped"}
-AGAIN = {"retry", "restart", "release"}
+AGAIN = {"retry", "restart", "release", "reset"}
 AT_FIRST = dict.fromkeys(("attempts", "failures", "orphanings", "checkpoint_floor"), 0)
 CHAINED = "seq, at, kind, subject, from_state, to_state, cause, actor_uid"
+
+
+def _asks_again(change: dict[str, Any]) -> bool:
+    """By a person: also a rollback, which stops what runs so that it is taken again."""
+    return change["cause"] in AGAIN or (change["cause"] == "stop_wanted" and '"restart"' in change["payload"])
 
 
 class Audit:
@@ -109,7 +114,7 @@ class Audit:
         seen = sum(
             attempt["outcome"] not in UNSEEN and attempt["outcome"] is not None for attempt in self.attempts[job][:-1]
         )
-        asked = sum(change["job_id"] == job and change["cause"] in AGAIN for change in self.changes)
+        asked = sum(change["job_id"] == job and _asks_again(change) for change in self.changes)
         budget = (row["max_attempts"] - 1) * (1 + asked)  # a retry by hand begins the count anew
         if starts > 1 + min(seen, budget) + asked:
             yield f"unsafe job {job} began {starts} times after {seen} seen ends, {asked} asked for"
@@ -215,6 +220,7 @@ class Audit:
                 if run["ended_at"] is None
             }  # fmt: skip
             yield from wrong_context(f"workflow {workflow}", links, steps, holds)
+            yield from unlike_memory(f"workflow {workflow}", links)
             yield from unlike_changes(f"workflow {workflow}", links, moves)
             ended = all(job["state"] in FINAL for job in steps.values())
             if ended != (row["finished_at"] is not None):

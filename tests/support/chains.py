@@ -7,9 +7,11 @@ the daemon says of a chain; only sealing and rebuilding are its own code, as tha
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from stoker.core.checkpoint import Checkpoint, Kind, opened
 from stoker.core.context import rebuild
@@ -67,6 +69,16 @@ def wrong_context(
         held = msgspec.json.decode(holds.get(name, "{}"))
         if context.holds.get(name, {}) != held:
             yield f"{of}: step {name} holds {context.holds.get(name, {})} by its checkpoints, {held} by its row"
+
+
+def unlike_memory(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
+    """Each whole context, which tells what the daemon's memory knew, is what the chain before it gives by itself."""
+    whole = [place for place, link in enumerate(links) if link.kind is Kind.CONTEXT]
+    for since, place in pairwise(whole):
+        rebuilt = replace(rebuild(links[since:place]), seq=links[place].seq)
+        known = rebuild(links[place : place + 1])
+        if rebuilt != known:
+            yield f"{of}: memory knew {known} at checkpoint {links[place].id}, its chain gives {rebuilt}"
 
 
 def unlike_changes(of: str, links: Sequence[Checkpoint], moves: Sequence[Mapping[str, Any]]) -> Iterator[str]:

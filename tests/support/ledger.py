@@ -27,6 +27,7 @@ case "$4" in
     fork) sleep "$2" & ;;
     daemonise) setsid sh -c 'sleep 5 & sleep 5' & ;;
     stubborn) trap '' TERM ;;
+    saves) stoker checkpoint save </proc/uptime >/dev/null; echo "attempt=$STOKER_ATTEMPT" >"$STOKER_OUTPUT" ;;
     once) [ "$STOKER_ATTEMPT" = 1 ] || set -- "$1" 0 "$3" ;;
 esac
 [ "$2" = 0 ] || sleep "$2"

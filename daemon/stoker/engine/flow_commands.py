@@ -107,11 +107,10 @@ def again(
 def skip(turn: Turn, run: FlowRun, name: str, actor: Actor) -> dict[str, Any]:
     """This step need not run: what waits for it goes on, and what was skipped for its failure is taken again."""
     must_not_go_back(run, "skip")
-    steps = list(run.steps.values())
-    turn.step(run.jobs[run.known(name)], ev.Skip(actor=actor))
-    hit = behind(steps, [name]) - {name}
+    hit = behind(run.steps.values(), [run.known(name)]) - {name}
     lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
     check_deadlines(turn, run, lost)
+    turn.step(run.jobs[name], ev.Skip(actor=actor))
     if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
         turn.intend(run, Intent.RUN, "skip", actor, step=name)
     put_back(turn, run, lost, actor)

@@ -1,0 +1,170 @@
+"""Large workflows, and clients that step in on them at random: what a torture of workflows is made of.
+
+Owns the shape of such workflows, the verbs and how often each is asked, and the way to its end of one that was left
+anywhere. Refuses faults and judgement. Invariant: all that is drawn comes from the seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from stoker.core.errors import NotAllowed, StokerError
+from tests.support.facts import until
+from tests.support.flows import ENDED, chain, flow, look, send
+from tests.support.torture import NOT_TOLD
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.ledger import Ledger
+
+RESOURCES = {"press": 2, "lathe": 3}
+STRATEGIES = ["restart", "from_checkpoint", "skip", "fail", "adopt"]
+
+
+def large_flow(dice: random.Random, ledger: Ledger, steps: int) -> dict[str, Any]:
+    """About so many steps: layers, groups with a width, resources, checkpoints, proofs, every policy."""
+    made: dict[str, dict[str, Any]] = {}
+    size = 0
+    while size < steps:
+        needs = [
+            {"step": name, "on": dice.choices(["ok", "any", "failed"], [12, 3, 1])[0]}
+            for name in dice.sample(sorted(made), min(len(made), dice.randrange(3)))
+        ]
+        made[f"s{len(made)}"] = step = _step(dice, ledger, needs)
+        if dice.random() < 0.2:
+            step |= {"each": [str(number) for number in range(dice.randrange(2, 12))], "width": dice.randrange(1, 4)}
+        size += len(step.get("each", "1"))
+    return flow(made)
+
+
+def _step(dice: random.Random, ledger: Ledger, needs: list[dict[str, str]]) -> dict[str, Any]:
+    trouble = dice.choice(["-", "-", "-", "-", "saves", "once"])
+    spec = ledger.spec(
+        "", lasts_s=dice.choice([0, 0, 0, 0.02, 0.2]), code=dice.choice([0] * 14 + [9]), trouble=trouble,
+        on_orphan=dice.choice(["requeue", "requeue", "requeue", "fail", "hold"]), survive=dice.random() < 0.3,
+        max_orphanings=1000, grace_ms=100, max_attempts=dice.choice([1, 1, 2]), base_delay_ms=1,
+    )  # fmt: skip
+    del spec["idempotency_key"]
+    taken = dice.choice([{}, {}, {"press": 1}, {"lathe": 2}, {"press": 2, "lathe": 1}])
+    about = {"resume": dice.choice(STRATEGIES), "verify": dice.random() < 0.3, "critical": dice.random() < 0.7}
+    return {**spec, "needs": needs, "resources": taken, **about}
+
+
+class Meddler(threading.Thread):
+    """Asks one thing after the other of these workflows until told to stop; what is refused is counted."""
+
+    def __init__(self, daemon: DaemonProcess, workflows: list[int], seed: str) -> None:
+        super().__init__(name=f"meddler {seed}", daemon=True)
+        self._daemon = daemon
+        self._workflows = workflows
+        self._dice = random.Random(f"meddler {seed}")
+        self._enough = threading.Event()
+        self.broken: BaseException | None = None
+        self.done: Counter[str] = Counter()
+
+    def run(self) -> None:
+        with self._daemon.client() as client:
+            while not self._enough.is_set():
+                try:
+                    self._step(client)
+                except NOT_TOLD:
+                    self._enough.wait(0.01)
+                except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
+                    self.broken = error
+                    return
+
+    def _step(self, client: stoker.Client) -> None:
+        workflow = self._dice.choice(self._workflows)
+        method, params = self._draw(client, workflow)
+        try:
+            client.call(method, params)
+            self.done[method] += 1
+        except NOT_TOLD:
+            raise
+        except StokerError as error:
+            if error.code == "internal":
+                raise
+            self.done[f"{method} refused: {error.code}"] += 1
+        self._enough.wait(self._dice.random() * 0.1)
+
+    def _draw(self, client: stoker.Client, workflow: int) -> tuple[str, dict[str, Any]]:
+        """Mostly what lets it go on, so that there is something to meddle with."""
+        dice, steps = self._dice, look(client, workflow)["steps"]
+        step = dice.choice(steps)
+        kind = dice.choices(
+            ["resume", "retry", "rollback", "pause", "skip", "cancel", "job", "resource", "need"],
+            [8, 5, 4, 3, 2, 1, 4, 2, 1],
+        )[0]
+        match kind:
+            case "resume":
+                asked = dice.choice([{}, {}, {"strategy": dice.choice(STRATEGIES)}, {"from": step["name"]},
+                                     {"verify": False}, {"explain": True}])  # fmt: skip
+            case "retry":
+                asked = dice.choice([{}, {"again": "all"}, {"again": "incomplete"}, {"step": step["name"]},
+                                     {"max_attempts": 2}])  # fmt: skip
+            case "rollback":
+                links = chain(client, workflow=workflow)
+                asked = {"to": dice.choice(["latest", dice.choice(links)["id"]]), "redo": dice.random() < 0.2,
+                         "resume": dice.random() < 0.7}  # fmt: skip
+            case "skip":
+                asked = {"step": step["name"]}
+            case "job":
+                verb = dice.choice(["cancel", "retry", "hold", "release", "skip", "restart"])
+                return f"job.{verb}", {"id": step["job"]} | ({"yes": True} if verb == "restart" else {})
+            case "resource":
+                name = dice.choice(sorted(RESOURCES))
+                return "resource.set", {"name": name, "capacity": dice.randrange(RESOURCES[name] + 2)}
+            case "need":
+                verb = dice.choice(["add_need", "remove_need"])
+                return f"workflow.{verb}", {"id": workflow, "step": step["name"], "need": dice.choice(steps)["name"]}
+            case _:
+                asked = {}
+        return f"workflow.{kind}", {"id": workflow, **asked}
+
+    def finish(self) -> None:
+        """Stop, and raise what ended the thread before its time."""
+        self._enough.set()
+        self.join(60)
+        if self.broken is not None:
+            raise self.broken
+        assert not self.is_alive(), "the client hangs"
+
+
+def begun(client: stoker.Client, dice: random.Random, ledger: Ledger, *, flows: int, steps: int) -> list[int]:
+    """So many large workflows, and the resources that they want."""
+    furnish(client)
+    ids = []
+    for number in range(flows):
+        key, sent = f"k{number}", large_flow(dice, ledger, steps)
+        ledger.send(key, sent)
+        answer = send(client, sent, idempotency_key=key)
+        ledger.answer(key, min(answer["steps"].values()))
+        ids.append(answer["id"])
+    return ids
+
+
+def furnish(client: stoker.Client) -> None:
+    for name, capacity in RESOURCES.items():
+        client.call("resource.set", {"name": name, "capacity": capacity})
+
+
+def to_its_end(client: stoker.Client, workflow: int, timeout_s: float) -> str:
+    """Wherever it was left: what is paused goes on, and what waits for a person is let go."""
+    until(lambda: _pushed(client, workflow) in ENDED, timeout_s, why=f"the end of workflow {workflow}")
+    return str(look(client, workflow)["state"])
+
+
+def _pushed(client: stoker.Client, workflow: int) -> str:
+    found = look(client, workflow)
+    with contextlib.suppress(NotAllowed):  # it went on by itself since
+        if found["state"] == "paused":
+            client.call("workflow.resume", {"id": workflow})
+        for step in found["steps"]:
+            if step["state"] == "held":
+                client.call("job.cancel", {"id": step["job"]})
+    return str(found["state"])
