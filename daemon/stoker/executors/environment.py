@@ -18,7 +18,7 @@ from stoker.core.model import Job
 from stoker.core.tokens import Tokens
 from stoker.executors.base import Start
 from stoker.executors.leaves import Leaves
-from stoker.process.capture import log_path
+from stoker.process.capture import log_name
 from stoker.process.cgroup import Leaf
 from stoker.process.exchange import Exchange
 from stoker.process.messages import LaunchOrder, Setup
@@ -74,7 +74,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             argv=(job.spec.command, *job.spec.args),
             env=self.variables(start),
             working_dir=job.spec.working_dir,
-            log=str(log_path(self.state_dir, job.id, attempt.ordinal)),
+            log=f"{self.state_dir}/{log_name(job.id, attempt.ordinal)}",
             max_log_bytes=job.spec.max_log_bytes,
             stdin=job.spec.stdin,
             setup=_setup(job.spec.limits, job.spec.nice, leaf),

@@ -40,9 +40,14 @@ class Chunk(Struct, frozen=True):
         return self.offset + (self.hole_bytes if self.data is None else len(self.data))
 
 
+def log_name(job_id: int, ordinal: int) -> str:
+    """Where a log is in the state directory: `logs/<id / 1000>/<id>/<attempt>.log`."""
+    return f"logs/{job_id // 1000}/{job_id}/{ordinal}.log"
+
+
 def log_path(state_dir: Path, job_id: int, ordinal: int) -> Path:
-    """`logs/<id / 1000>/<id>/<attempt>.log`."""
-    return state_dir / f"logs/{job_id // 1000}/{job_id}/{ordinal}.log"
+    """The path of a log."""
+    return state_dir / log_name(job_id, ordinal)
 
 
 def log_of(state_dir: Path, run_id: str) -> Path:
