@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.errors import HandlerNotFound
+from stoker.core.errors import FlowInvalid, HandlerNotFound
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.work import changes, end_of, lines, state, submit
@@ -174,6 +174,15 @@ def test_handler_when_there_is_none_of_that_name_then_the_submit_names_those_the
         call(client, "nope")
 
     assert refused.value.details["path"] == "command"
+
+
+def test_handler_when_a_step_names_none_that_there_is_then_the_flow_is_refused_with_its_place(
+    client: stoker.Client,
+) -> None:
+    with pytest.raises(
+        FlowInvalid, match=r"steps.a.command: no in-process handler is called 'nope' \(there are: .*flaky"
+    ):
+        client.submit_workflow({"name": "x", "steps": {"a": {"command": "nope", "execution_mode": "in_process"}}})
 
 
 def test_handler_when_the_daemon_is_killed_then_the_job_is_requeued(own: DaemonProcess, tmp_path: Path) -> None:

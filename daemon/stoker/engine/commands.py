@@ -1,29 +1,32 @@
-"""What can be known of a command before it is stored: that its directory and its program are there.
+"""What can be known of a command before it is stored: that its directory and its program, or its handler, are there.
 
 Owns the look at the file system, which never happens on the loop: a dead network mount would hang all
-clients. Answers are kept for a second, so a stream of similar jobs costs one look. Where the look itself
-hangs, the job is accepted and the launcher finds out.
+clients. Answers are kept for a second. Where the look itself hangs, the job is accepted and the launcher
+finds out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from stoker.core.clock import Clock
-from stoker.core.errors import InvalidParams
+from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
 from stoker.core.model import ExecutionMode
 from stoker.core.requests import JobWork
+from stoker.executors.in_process import HANDLERS
 
-KEEP_MS = 1_000
+KEEP_MS = 1_000  # so that a stream of similar jobs costs one look
 KEEP_MANY = 4_096
 PATIENCE_S = 2.0
 HINT = "name it by its whole path, or put its directory into PATH in env"
 
 Place = tuple[str, str, str]  # command, working_dir, PATH
+Said = tuple[str, str] | None  # field and message of what is wrong there
 
 
 class CommandChecks:
@@ -32,10 +35,29 @@ class CommandChecks:
     def __init__(self, clock: Clock, default_path: str) -> None:
         self._clock = clock
         self._default_path = default_path
-        self._known: dict[Place, tuple[int, tuple[str, str] | None]] = {}
+        self._known: dict[Place, tuple[int, Said]] = {}
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="command-check")
 
-    def place(self, sent: JobWork) -> Place | None:
+    def find(self, jobs: Sequence[JobWork], then: Callable[[list[StokerError | None]], None]) -> None:
+        """Give `then` what speaks against each of `jobs`: at once where all of it is known, else after a look."""
+        places = [self._place(job) for job in jobs]
+        limit = self._clock.now().steady - KEEP_MS
+        asked = [place for place in dict.fromkeys(places) if place is not None]
+        # Kept here, too: other looks may push out of memory what this request relies on.
+        found = {place: known[1] for place in asked if (known := self._known.get(place)) and known[0] >= limit}
+        unknown = [place for place in asked if place not in found]
+
+        def answer(looked: asyncio.Task[dict[Place, Said]] | None = None) -> None:
+            if looked is not None:
+                found.update(looked.result())
+            then([_error(job, found.get(place) if place else None) for job, place in zip(jobs, places, strict=True)])
+
+        if unknown:
+            asyncio.ensure_future(self._look(unknown)).add_done_callback(answer)
+        else:
+            answer()
+
+    def _place(self, sent: JobWork) -> Place | None:
         """What has to be looked at for a job; None where there is nothing to look at."""
         if sent.execution_mode is ExecutionMode.IN_PROCESS:
             return None
@@ -43,42 +65,45 @@ class CommandChecks:
         path = sent.env.get("PATH", self._default_path) if isinstance(sent.env, dict) else self._default_path
         return (sent.command, directory, path)
 
-    def unknown(self, places: Sequence[Place | None]) -> list[Place]:
-        """Which of `places` were not looked at within the last second."""
-        limit = self._clock.now().steady - KEEP_MS
-        return [
-            place
-            for place in dict.fromkeys(places)
-            if place is not None and (place not in self._known or self._known[place][0] < limit)
-        ]
+    async def _look(self, places: Sequence[Place]) -> dict[Place, Said]:
+        """What was found; what was not looked at in time is not in it, nor what a stop of the daemon cuts off."""
+        found: dict[Place, Said] = {}
+        late = Event()
 
-    async def look(self, places: Sequence[Place]) -> None:
-        """Look at all of them; a look that hangs counts as fine."""
-        loop = asyncio.get_running_loop()
+        def look() -> None:
+            for place in places:
+                if late.is_set():
+                    return
+                found[place] = problem(*place)
+
         try:
-            found = await asyncio.wait_for(
-                loop.run_in_executor(self._threads, lambda: [problem(*place) for place in places]), PATIENCE_S
-            )
-        except TimeoutError:
-            found = [None] * len(places)
+            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, look), PATIENCE_S)
+        except (TimeoutError, RuntimeError):
+            late.set()
+        seen = found.copy()
         if len(self._known) > KEEP_MANY:
             self._known.clear()
         now = self._clock.now().steady
-        self._known.update({place: (now, said) for place, said in zip(places, found, strict=True)})
-
-    def problem(self, place: Place | None) -> InvalidParams | None:
-        """What was found wrong, as the error to answer with."""
-        said = None if place is None else self._known.get(place, (0, None))[1]
-        if said is None:
-            return None
-        field, message = said
-        return InvalidParams(message, path=field, hint=HINT if field == "command" else None)
+        self._known.update({place: (now, said) for place, said in seen.items()})
+        return seen
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def problem(command: str, working_dir: str, path: str) -> tuple[str, str] | None:
+def _error(sent: JobWork, said: Said) -> StokerError | None:
+    """What was found wrong with a job, as the error to answer with."""
+    if sent.execution_mode is ExecutionMode.IN_PROCESS and sent.command not in HANDLERS:
+        known = ", ".join(sorted(HANDLERS)) or "none"
+        told = f"command: no in-process handler is called {sent.command!r} (there are: {known})"
+        return HandlerNotFound(told, path="command")
+    if said is None:
+        return None
+    field, message = said
+    return InvalidParams(message, path=field, hint=HINT if field == "command" else None)
+
+
+def problem(command: str, working_dir: str, path: str) -> Said:
     """(field, message) of what keeps this command from being executed, or None."""
     directory = Path(working_dir)
     try:
@@ -92,14 +117,14 @@ def problem(command: str, working_dir: str, path: str) -> tuple[str, str] | None
         return ("working_dir", f"working_dir: {working_dir}: {error.strerror}")
 
 
-def _program_problem(command: str, directory: Path, path: str) -> tuple[str, str] | None:
+def _program_problem(command: str, directory: Path, path: str) -> Said:
     if "/" not in command:
-        candidates = [directory / entry / command for entry in path.split(":")]
-        if any(_executable(candidate) for candidate in candidates):
+        # Not pathlib: a flow may ask for ten thousand programs at once.
+        if any(_executable(os.path.join(directory, entry, command)) for entry in path.split(":")):  # noqa: PTH118
             return None
         return ("command", f"command: {command!r} was not found along PATH={path}")
     program = directory / command
-    if _executable(program):
+    if _executable(str(program)):
         return None
     if not program.exists():
         return ("command", f"command: {command} does not exist")
@@ -107,5 +132,5 @@ def _program_problem(command: str, directory: Path, path: str) -> tuple[str, str
     return ("command", f"command: {command} {what}")
 
 
-def _executable(program: Path) -> bool:
-    return program.is_file() and os.access(program, os.X_OK)
+def _executable(program: str) -> bool:
+    return os.access(program, os.X_OK) and os.path.isfile(program)  # noqa: PTH113 - as above

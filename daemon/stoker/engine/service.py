@@ -14,8 +14,8 @@ import msgspec
 from msgspec import UNSET
 
 from stoker.core import events as ev
-from stoker.core.errors import HandlerNotFound, InvalidParams, WaitTimeout
-from stoker.core.model import Actor, Attempt, ExecutionMode, Job, Queue, Resource, State
+from stoker.core.errors import InvalidParams, StokerError, WaitTimeout
+from stoker.core.model import Actor, Attempt, Job, Queue, Resource, State
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
@@ -40,7 +40,6 @@ from stoker.engine.turn import Turn
 from stoker.engine.views import attempt_view, job_view
 from stoker.engine.workers import Workers
 from stoker.engine.workflows import Workflows
-from stoker.executors.in_process import HANDLERS
 from stoker.process.identity import is_asleep
 from stoker.store import attempts, changes, reader
 from stoker.store import jobs as job_rows
@@ -66,28 +65,13 @@ class Service:
         if engine.safe_mode is not None:
             future.set_exception(engine.safe_mode.refusal())
             return future
-        places = [engine.checks.place(job) for job in jobs]
-        unknown = engine.checks.unknown(places)
 
-        def post(_looked: object = None) -> None:
-            offers = [Offer(job, engine.checks.problem(place)) for job, place in zip(jobs, places, strict=True)]
-            offers = [self._with_handler(offer) for offer in offers]
+        def post(problems: list[StokerError | None]) -> None:
+            offers = [Offer(job, problem) for job, problem in zip(jobs, problems, strict=True)]
             engine.loop.post(Submission(engine.intake, offers, peer_uid, atomic=atomic, future=future))
 
-        if unknown:
-            asyncio.ensure_future(engine.checks.look(unknown)).add_done_callback(post)
-        else:
-            post()
+        engine.checks.find(jobs, post)
         return future
-
-    def _with_handler(self, offer: Offer) -> Offer:
-        if offer.sent.execution_mode is not ExecutionMode.IN_PROCESS or offer.sent.command in HANDLERS:
-            return offer
-        known = ", ".join(sorted(HANDLERS)) or "none"
-        missing = HandlerNotFound(
-            f"command: no in-process handler is called {offer.sent.command!r} (there are: {known})", path="command"
-        )
-        return Offer(offer.sent, missing)
 
     def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
         """Carry out a verb on a job."""

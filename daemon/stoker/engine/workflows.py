@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.core import flow as flows
 from stoker.core import strategies
 from stoker.core.analysis import analyse
-from stoker.core.errors import FlowInvalid
+from stoker.core.errors import FlowInvalid, StokerError
 from stoker.core.model import Actor, NeedOn
 from stoker.core.resume import Wish
 from stoker.core.rollback import target_of
@@ -50,22 +50,17 @@ class Workflows:
             return future
         future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
         plan = flows.plan(request, strategies.known())
-        places = {step.name: engine.checks.place(step.sent) for step in plan.steps if step.locatable}
-        unknown = engine.checks.unknown(list(places.values()))
+        located = [step for step in plan.steps if step.locatable]
 
-        def post(_looked: object = None) -> None:
-            found = {name: engine.checks.problem(place) for name, place in places.items()}
+        def post(problems: list[StokerError | None]) -> None:
             offer = FlowOffer(
                 name=request.flow.name, sent=request.raw, parameters={**request.flow.parameters, **request.parameters},
-                plan=plan, problems={name: problem for name, problem in found.items() if problem is not None},
+                plan=plan, problems={step.name: found for step, found in zip(located, problems, strict=True) if found},
                 owner_uid=peer_uid, key=request.idempotency_key, dry_run=request.dry_run,
             )  # fmt: skip
             engine.loop.post(FlowSubmission(engine.intake, offer, future))
 
-        if unknown:
-            asyncio.ensure_future(engine.checks.look(unknown)).add_done_callback(post)
-        else:
-            post()
+        engine.checks.find([step.sent for step in located], post)
         return future
 
     async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
