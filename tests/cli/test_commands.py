@@ -127,6 +127,11 @@ def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(
         (["show", "x"], "'x' is not a job id"),
         (["ls", "--state", "done"], "--state: no state 'done'"),
         (["workflow", "sbmit"], "no command 'workflow sbmit'"),
+        (["submit", "--working-dir", "", "true"], "--working-dir: an empty path"),
+        (["submit", "--env", "", "true"], "--env: an empty name"),
+        (["submit", "--stdin", "", "true"], "--stdin: cannot read '': No such file"),
+        (["submit", "--batch", ""], "cannot read '': No such file"),
+        (["submit", "--after", "0", "true"], "--after: '0' is not a job id"),
         (["ls", "--socket", ""], "--socket: an empty path"),
         (["--socket=", "ls"], "--socket: an empty path"),
         (["ls", "--all", "--limit", "3"], "--all and --limit contradict each other"),
@@ -539,6 +544,11 @@ def test_stoker_when_the_reader_left_while_there_is_nothing_to_say_then_it_does_
     _, err = following.communicate(timeout=30)
 
     assert (following.returncode, err) == (141, b"")
+
+
+def test_config_check_when_the_name_of_the_file_is_empty_then_it_is_no_file_and_not_the_usual_one(desk: Desk) -> None:
+    for arguments in (("",), ("--config", "")):
+        assert desk.stoker("config", "check", *arguments).status == 78
 
 
 def test_help_when_asked_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:

@@ -62,6 +62,7 @@ def test_instant_when_told_then_it_is_a_time_or_where_no_calendar_has_it_the_num
     [
         ("timeout_ms", 60_000, "1m"),
         ("memory_bytes", 1 << 20, "1M"),
+        ("cpu_seconds", 60, "60s"),
         ("deadline", 1_796_112_000_000, "2026-12-01T08:00:00Z"),
         ("run_at", 1_796_112_000_000, "2026-12-01T08:00:00Z"),
         ("priority", 60_000, "60000"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stoker.core.limits import Bounds, Limits
-from stoker.core.model import FINAL, Identity, Job, Queue, QueueClass, Reason, State, StopReason
+from stoker.core.model import FINAL, Identity, Job, Need, NeedOn, Queue, QueueClass, Reason, State, StopReason
 from stoker.core.why import Blocker, Scene, explain
 from stoker.core.workflow import Intent
 from tests.support.jobs import NOW, attempt, exited, job, spec
@@ -259,6 +259,21 @@ def test_why_when_a_job_is_over_then_it_says_how_and_offers_a_retry_only_where_t
 
     assert (told.code, told.message) == ("final", f"is {state.value} (user)")
     assert told.hint == ("stoker retry 7" if state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None)
+
+
+def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> None:
+    few, many = ([Need(job_id, NeedOn.FAILED) for job_id in range(1, last)] for last in (3, 9))
+
+    told = [
+        why(job(State.SKIPPED, asked=spec(needs=tuple(needs)), reason=Reason.DEPENDENCY)) for needs in (few, many, ())
+    ]
+
+    assert [one.message for one in told] == [
+        "is skipped (dependency): it needed job 1 (failed), 2 (failed)",
+        "is skipped (dependency): it needed job 1 (failed), 2 (failed), 3 (failed), 4 (failed), 5 (failed) and 3 more",
+        "is skipped (dependency)",
+    ]
+    assert [one.hint for one in told] == ["stoker why 1", "stoker why 1", None]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def _pieces(source: str) -> Iterator[list[Line]]:
             yield [(number + i, line) for i, line in enumerate(lines, 1) if line.strip()]
             number += len(lines)
     except OSError as failure:
-        raise UsageError(f"cannot read {source}: {failure.strerror}") from None
+        raise UsageError(f"cannot read {source or repr(source)}: {failure.strerror}") from None
     if rest.strip():
         yield [(number + 1, rest)]
 

@@ -22,8 +22,8 @@ CONFIG = Option("--config", "FILE", "this file (else the first that exists of `s
 
 
 def _file(given: Given) -> Path | None:
-    chosen = given["config"] or next(iter(given["words"]), None)
-    return Path(chosen).absolute() if chosen else None
+    chosen = next(iter(given["words"]), None) if given["config"] is None else given["config"]
+    return None if chosen is None else Path(chosen).absolute()
 
 
 @command(

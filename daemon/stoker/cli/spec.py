@@ -28,12 +28,16 @@ def variable(text: str) -> tuple[str, str]:
     """`K=V`, or `K` with the value that the caller's environment has."""
     if "=" in text:
         return values.pair(text)
+    if not text:
+        raise UsageError("an empty name", hint="write NAME=VALUE, or NAME for the value that it has here")
     if text not in os.environ:
         raise UsageError(f"{text} is not set here", hint=f"write {text}=VALUE")
     return text, os.environ[text]
 
 
 def directory(text: str) -> str:
+    if not text:
+        raise UsageError("an empty path", hint="name a directory, or leave it out for this one")
     return os.path.abspath(text)  # noqa: PTH100 - pathlib costs as much as all of the client
 
 
@@ -43,7 +47,7 @@ def input_text(text: str) -> str:
         with open(0 if text == "-" else text, "rb", closefd=text != "-") as file:
             data = file.read(STDIN_LIMIT_BYTES + 1)
     except OSError as failure:
-        raise UsageError(f"cannot read {text}: {failure.strerror}") from None
+        raise UsageError(f"cannot read {text or repr(text)}: {failure.strerror}") from None
     if len(data) > STDIN_LIMIT_BYTES:
         raise UsageError("more than 64 KiB of stdin", hint="let the job open the file: sh -c 'CMD < FILE'")
     try:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 )
 def submit(given: Given) -> int:
     fields = given_fields(given)
-    if given["batch"]:
+    if given["batch"] is not None:
         return _batch(given, fields)
     if given["atomic"]:
         raise UsageError("--atomic is for --batch")

@@ -71,7 +71,7 @@ def size(text: str) -> int:
         raise UsageError(f"{text!r}: no unit {unit!r}", hint="the units are B K M G T, powers of 1024")
     amount = number * SIZES[unit]
     if amount > LARGEST_BYTES:
-        raise UsageError(f"{text} is beyond any file")
+        raise UsageError(f"{text} is more than any memory or file holds")
     return int(amount)
 
 
@@ -122,7 +122,7 @@ def bound(text: str) -> int | None:
 
 def job_id(text: str) -> int:
     digits = text.removeprefix("#")
-    if not (digits.isascii() and digits.isdigit() and 0 < len(digits) <= MOST_DIGITS):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS and int(digits)):
         raise UsageError(f"{text!r} is not a job id", hint="stoker ls lists them")
     return int(digits)
 

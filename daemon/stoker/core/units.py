@@ -24,6 +24,8 @@ def spoken(field: str, value: float) -> str:
         return duration(value)
     if unit == "bytes":
         return size(value)
+    if unit == "seconds":
+        return f"{value}s"
     return instant(value) if field in INSTANTS else str(value)
 
 

@@ -227,8 +227,18 @@ def _held(job: Job, scene: Scene) -> Blocker:
 
 def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
+    if job.reason is Reason.DEPENDENCY and job.spec.needs:
+        return _unmet(job)
     suspected = _suspected(scene) if job.state is State.FAILED else ""
     return Blocker("final", f"is {job.state.value}{_reason(job)}{suspected}", hint, {"reason": job.reason})
+
+
+def _unmet(job: Job) -> Blocker:
+    needs = [f"{need.job} ({need.on.value})" for need in job.spec.needs]
+    more = f" and {len(needs) - 5} more" if len(needs) > 5 else ""  # noqa: PLR2004 - what fits into a line
+    message = f"is {job.state.value} (dependency): it needed job {', '.join(needs[:5])}{more}"
+    ids = [need.job for need in job.spec.needs]
+    return Blocker("final", message, f"stoker why {ids[0]}", {"reason": job.reason, "needs": ids})
 
 
 def _suspected(scene: Scene) -> str:
