@@ -39,6 +39,10 @@ LIES = {
         "UPDATE jobs SET checkpoint_floor = 2 WHERE step = 'a'",
         "its checkpoints say",
     ),
+    "a transition that memory did not know of": (
+        "UPDATE checkpoints SET data = replace(data, 'succeeded', 'cancelled') WHERE kind = 'transition'",
+        "memory knew",
+    ),
     "a checkpoint that is missing": ("DELETE FROM checkpoints WHERE seq = 2", "in place 2"),
     "a checkpoint that was touched": (f"{UNGUARD} UPDATE checkpoints SET status = 'x' WHERE seq = 2", "its checksum"),
     "a checkpoint with another parent": (f"{UNGUARD} UPDATE checkpoints SET parent = 9 WHERE seq = 2", "builds on 9"),

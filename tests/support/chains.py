@@ -75,8 +75,12 @@ def unlike_memory(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
     """Each whole context, which tells what the daemon's memory knew, is what the chain before it gives by itself."""
     whole = [place for place, link in enumerate(links) if link.kind is Kind.CONTEXT]
     for since, place in pairwise(whole):
-        rebuilt = replace(rebuild(links[since:place]), seq=links[place].seq)
-        known = rebuild(links[place : place + 1])
+        try:
+            rebuilt = replace(rebuild(links[since:place]), seq=links[place].seq)
+            known = rebuild(links[place : place + 1])
+        except StokerError as error:
+            yield f"{of}: {error.message}"
+            return
         if rebuilt != known:
             yield f"{of}: memory knew {known} at checkpoint {links[place].id}, its chain gives {rebuilt}"
 
