@@ -40,7 +40,7 @@ LIES = {
         "its checkpoints say",
     ),
     "a transition that memory did not know of": (
-        "UPDATE checkpoints SET data = replace(data, 'succeeded', 'cancelled') WHERE kind = 'transition'",
+        f"{UNGUARD} UPDATE checkpoints SET status = 'x' WHERE kind = 'transition'",
         "memory knew",
     ),
     "a checkpoint that is missing": ("DELETE FROM checkpoints WHERE seq = 2", "in place 2"),
