@@ -341,6 +341,20 @@ def test_complete_when_path_is_in_the_defaults_then_a_step_with_variables_of_its
     assert made["steps"]["a"]["command"] == str(tmp_path / "tool")
 
 
+def test_wait_when_it_is_interrupted_then_it_says_that_the_workflow_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow_wait, "patiently", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        workflow_wait.until_ended({}, 7)
+
+    assert capsys.readouterr().err == "stoker: workflow 7 goes on\nhint: stoker workflow cancel 7 ends it\n"
+
+
 def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
@@ -370,8 +384,10 @@ def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_n
     explained = daemon.cli("workflow", "resume", flow, "--from", "a", "--strategy", "restart", "--explain")
     trusted = daemon.cli("workflow", "resume", flow, "--no-verify", "--explain")
     unknown = daemon.cli("workflow", "resume", flow, "--strategy", "nope")
-    lost = daemon.cli("workflow", "resume", flow, "--from", "nope")
     shown = json.loads(daemon.cli("workflow", "show", flow, "--json").stdout)
+    lost = daemon.cli("workflow", "resume", flow, "--from", "nope")
+    daemon.cli("workflow", "skip", flow, "b")
+    done = daemon.cli("workflow", "resume", flow, "--from", "b", "--strategy", "skip")
 
     assert [line.split()[:4] for line in explained.stdout.splitlines()] == [
         ["STEP", "JOB", "STATE", "RUNS"], ["a", "1", "succeeded", "no"], ["b", "2", "failed", "yes"],
@@ -380,8 +396,9 @@ def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_n
     assert "made of" not in trusted.stdout
     assert unknown.returncode == 65
     assert "from_checkpoint" in unknown.stderr
-    assert lost.stderr.splitlines()[0] == "stoker: --from nope: workflow 1 has no step 'nope' (it has: a, b)"
     assert shown["state"] == "failed"
+    assert lost.stderr.splitlines()[0] == "stoker: --from nope: workflow 1 has no step 'nope' (it has: a, b)"
+    assert done.stderr.endswith("hint: stoker workflow resume 1 --from b --strategy skip --explain\n")
 
 
 def test_rollback_when_steps_were_completed_since_then_they_are_named_as_not_undone(

@@ -69,7 +69,12 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
 
     `until`: monotonic seconds. Raises WaitTimeout.
     """
-    workflow = patiently(given, lambda client: to_the_end(client, ident, until))
+    try:
+        workflow = patiently(given, lambda client: to_the_end(client, ident, until))
+    except KeyboardInterrupt:
+        render.note(f"workflow {ident} goes on")
+        render.hint(f"stoker workflow cancel {ident} ends it")
+        raise
     if given["json"]:
         render.json_document({key: workflow[key] for key in ("id", "name", "state", "counts")})
     if workflow["state"] == "succeeded":

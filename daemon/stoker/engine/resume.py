@@ -153,9 +153,11 @@ def _must_lead_anywhere(run: FlowRun, wish: Wish, acts: Mapping[str, Act]) -> No
     if any(act in RESET or act is Act.SKIP for act in acts.values()) or run.workflow.intent is Intent.PAUSE:
         return
     if run.workflow.ended or not wish.plain:
+        asked = {"--from": wish.start, "--strategy": wish.strategy}
+        same = "".join(f" {option} {name}" for option, name in asked.items() if name is not None)
         raise NotAllowed(
             f"workflow {ident} is {state}, and no step of it would run: see why",
-            hint=f"stoker workflow resume {ident} --explain", state=state,
+            hint=f"stoker workflow resume {ident}{same} --explain", state=state,
         )  # fmt: skip
     raise NotAllowed(f"workflow {ident} is {state}, so resume does not apply", hint=f"stoker workflow show {ident}")
 
