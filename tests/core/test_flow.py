@@ -9,6 +9,7 @@ import pytest
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.flow import (
+    ENDS_TOLD,
     MAX_CHARACTERS,
     MAX_EDGES,
     MAX_STEPS,
@@ -131,6 +132,16 @@ def test_plan_when_steps_need_each_other_in_a_circle_then_the_cycle_is_named_ste
 
     assert path.endswith(".needs")
     assert set(message.removeprefix("a cycle: ").split(",")[0].split(" -> ")) == {"a", "b", "c"}
+
+
+def test_plan_when_a_cycle_is_very_long_then_both_ends_are_told() -> None:
+    steps = {f"s{number}": step(needs=(f"s{(number + 1) % 1_000}",)) for number in range(1_000)}
+
+    (mistake,) = made_of(flow(steps)).mistakes
+
+    assert mistake.message.count(" -> ") == 2 * ENDS_TOLD
+    assert f"… {1_001 - 2 * ENDS_TOLD} more …" in mistake.message
+    assert len(mistake.cycle) == 1_001
 
 
 def test_plan_when_there_are_too_many_steps_then_the_limit_is_named() -> None:

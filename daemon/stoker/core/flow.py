@@ -34,6 +34,7 @@ from stoker.core.workflow import Edge, Strategy
 MAX_STEPS = 10_000
 MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
 MAX_CHARACTERS = 64 << 20  # of all steps, filled in: a list in a flow of 1 MiB can ask for gigabytes
+ENDS_TOLD = 10  # steps at either end of a cycle: all of them are in the details of the error
 MOST_SEARCHED = 1_000  # names, for the one that was meant
 
 
@@ -141,11 +142,13 @@ def find_cycle(needs: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def cycle_mistake(cycle: list[str]) -> Mistake:
-    """The mistake that names a cycle step by step."""
+    """The mistake that names a cycle step by step; of a very long one both ends."""
     first = cycle[1]
+    between = len(cycle) - 2 * ENDS_TOLD
+    told = cycle if between <= 0 else [*cycle[:ENDS_TOLD], f"… {between} more …", *cycle[-ENDS_TOLD:]]
     return Mistake(
         f"steps.{first}.needs",
-        f"a cycle: {' -> '.join(cycle)}, each needed by the next",
+        f"a cycle: {' -> '.join(told)}, each needed by the next",
         "take one of these needs out",
         tuple(cycle),
     )

@@ -49,7 +49,6 @@ class LogEvent(StrEnum):
     CONFIG_REFUSED = "config_refused", ERROR
     HANDLERS_LOADED = "handlers_loaded", INFO
     CLOCK_JUMPED = "clock_jumped", WARNING
-    LOOP_STALLED = "loop_stalled", WARNING
     LIBRARY_MESSAGE = "library_message", WARNING
 
     # --- jobs ---
