@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 PAUSE_S = 0.01
@@ -42,6 +42,19 @@ async def until_async(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why:
             raise NeverCame(_complaint(seen, timeout_s, why))
         await asyncio.sleep(PAUSE_S)
     return seen
+
+
+def scales(first_ms: int) -> Iterator[int]:
+    """Limits for a test to try, each four times the last, until what is to be limited was there in time.
+
+    A busy machine may need longer to start a worker than a short limit lasts. The test leaves the loop with what it
+    prepared; it fails when even a limit of a minute was too short.
+    """
+    limit_ms = first_ms
+    while limit_ms < 4 * DEADLINE_S * 1_000:
+        yield limit_ms
+        limit_ms *= 4
+    raise NeverCame("what is to be limited was never there in time")
 
 
 def _complaint(seen: object, timeout_s: float, why: str) -> str:
