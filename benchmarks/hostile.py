@@ -30,9 +30,11 @@ def rows(scale: Scale) -> Iterator[Row]:
         connection.wait([asked])
         line = request("job.get", {"id": asked})
         idle = [_answer_ms(connection, line) for _ in range(scale.rounds)]
-        for deed in DEEDS:
-            _begin(connection, deed, process.home)
+        begun = [_begin(connection, deed, process.home) for deed in DEEDS]
         beside = [_answer_ms(connection, line) for _ in range(scale.rounds)]
+        for job in begun:  # a chain that loses its launcher outruns whoever cleans up
+            connection.ask(request("job.cancel", {"id": job}))
+        connection.call("job.wait", ids=begun)
     for name, at in (("p50", 0), ("p99", 1)):
         base = statistics.median(measured[at] for measured in idle)
         figures = f"idle {base:.2f} ms, beside them {statistics.median(measured[at] for measured in beside):.2f} ms"
@@ -40,14 +42,21 @@ def rows(scale: Scale) -> Iterator[Row]:
         yield Row(f"job.get beside a flooding and a forking job, {name}", ratios, 20, 5, figures, unit="x")
 
 
-def _begin(connection: RawConnection, deed: str, home: Path) -> None:
-    """The worker has done its deed, and goes on with it."""
+def _begin(connection: RawConnection, deed: str, home: Path) -> int:
+    """The worker of that job has done its deed, and goes on with it."""
     directory = home / deed
     directory.mkdir()
     args = ["-I", "-S", hostile.__file__, deed, "stay"]
-    spec = {"command": sys.executable, "args": args, "working_dir": str(directory), "max_log_bytes": 1 << 20}
-    ids_of([connection.ask(request("job.submit", spec))])
+    spec = {
+        "command": sys.executable,
+        "args": args,
+        "working_dir": str(directory),
+        "max_log_bytes": 1 << 20,
+        "grace_ms": 100,
+    }
+    (job,) = ids_of([connection.ask(request("job.submit", spec))])
     until(lambda: list(directory.glob("ready.*")), 30, why=f"the deed of {deed}")
+    return job
 
 
 def _answer_ms(connection: RawConnection, line: bytes) -> tuple[float, float]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.process.identity import read_stat
-from stoker.process.messages import Exited, Started
+from stoker.process.messages import Exited, RunState, Started
+from tests.support import strace
 from tests.support.facts import DEADLINE_S, until_async
-from tests.support.instance import Stranger, ended, log_of
+from tests.support.instance import Stranger, children_of, ended, log_of
+from tests.support.strace import Attached
 
 if TYPE_CHECKING:
     from stoker.process.client import LauncherClient
@@ -200,16 +202,28 @@ for _ in range(4):
     os.fork()
 print("up", flush=True)
 while True:
+    os.getcwd()  # gone with the test, and so are they
     if os.fork():
         os._exit(0)
     os.setsid()
 """
+# As many at the most, so that a launcher that lets them pile up does not take the host's last numbers.
+LINKS = 4_000
+CHAIN = f"""\
+import os, sys
+print("up", flush=True)
+for _ in range({LINKS}):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+open(sys.argv[1]).read()
+"""
 
 
-async def insist(client: LauncherClient, order: LaunchOrder) -> None:
-    """What the ladder does: SIGKILL again until nothing is there to get it."""
-    while await client.signal(order.run_id, KILL):
-        pass
+async def insist(host: LauncherHost, client: LauncherClient, order: LaunchOrder) -> None:
+    """What the ladder does: SIGKILL again and again until the run is over, whomever each of them met."""
+    while await host.state(client, order) is not RunState.ENDED:
+        await client.signal(order.run_id, KILL)
 
 
 async def test_kill_when_the_tree_runs_away_by_forking_then_all_of_it_ends(host: LauncherHost) -> None:
@@ -217,10 +231,30 @@ async def test_kill_when_the_tree_runs_away_by_forking_then_all_of_it_ends(host:
     order = host.python(RUNNERS)
     await host.running(client, order, "up")
 
-    await asyncio.wait_for(insist(client, order), DEADLINE_S)
+    await asyncio.wait_for(insist(host, client, order), DEADLINE_S)
 
-    await end_of_tree(host, order)
     assert await until_async(lambda: not host.workers(), why="the end of all of them")
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+async def test_kill_when_the_tree_forks_faster_than_the_launcher_looks_then_its_dead_do_not_pile_up(
+    host: LauncherHost,
+) -> None:
+    """They kept their numbers until a signal was delivered, and that could last until the host had none left."""
+    client = await host.start()
+    order, trace, most = host.python(CHAIN), host.home / "trace", 0
+    slow = Attached(client.facts.pid, trace, "trace=openat", "inject=openat:delay_enter=2ms")
+    await host.running(client, order, "up")
+
+    killing = asyncio.ensure_future(insist(host, client, order))
+    while not killing.done():
+        most = max(most, len(children_of(client.facts.pid)))
+        await asyncio.sleep(0)
+    slow.detach()
+
+    await killing
+    assert trace.read_text().count("(DELAYED)") > 10
+    assert most < LINKS // 4
 
 
 async def test_signal_when_others_run_the_same_command_then_they_never_get_it(host: LauncherHost) -> None:

@@ -50,13 +50,18 @@ class Kin:
         return sum(len(owners) != 1 for owners in self._adopted.values())
 
     def survey(self) -> bool:
-        """Takes in whoever landed on us since the last time. Returns whether there was anybody."""
+        """Takes in whoever landed on us since the last time. Returns whether there was anybody.
+
+        Those who have ended by now are collected at once: of a tree that forks faster than we look there would be more
+        at each look, each look would take longer, and soon no process could be started on the host.
+        """
         mains, adopted = self._runs.mains, self._adopted
         strangers = [pid for pid in self._read_children() if pid not in mains and pid not in adopted]
-        if strangers:
+        living = [pid for pid in strangers if not _collect(pid)]
+        if living:
             # Who can be an owner: the open runs, and those of an adopted process that died and left us its own.
             suspects = self._bereft | self._runs.open_ids()
-            adopted.update((pid, self._find_owners(pid, suspects)) for pid in strangers)
+            adopted.update((pid, self._find_owners(pid, suspects)) for pid in living)
         self._bereft = frozenset()
         return bool(strangers)
 
@@ -135,6 +140,11 @@ class Kin:
         for pid, owners in tuple(self._adopted.items()):
             if owners == {run.run_id}:
                 yield from _family(pid)
+
+
+def _collect(pid: int) -> bool:
+    """Whether that child of ours has ended; then it is no more. What it parented landed on us before it ended."""
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
 
 
 def _family(pid: int) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import bounds, kernel, logs
 from .command import SpawnFailedError
-from .kin import Kin
+from .kin import MAX_PASSES, Kin
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
 from .shelf import Shelf
 from .spawn import Spawner
@@ -74,14 +74,18 @@ class Launcher:
     def reap(self) -> None:
         """Collects whoever ended, tells how, and notices what they left."""
         ended = self._collect()
-        while self._kin.survey():
+        for _ in range(MAX_PASSES):
+            settled = not self._kin.survey()
+            if settled:
+                break
             ended += self._collect()  # the stranger may itself have ended by now
         if ended:
             self._note_sigterm()
         for run, status, usage in ended:
             self._record_exit(run, status, usage)
-        for run in [run for run in self._closing.values() if not self._kin.has(run.run_id)]:
-            self._record_gone(run)
+        if settled:  # else some tree forks faster than we look: the next death has us look again
+            for run in [run for run in self._closing.values() if not self._kin.has(run.run_id)]:
+                self._record_gone(run)
         self._kin.stop_leaked()
 
     def write_outcomes(self) -> None:
