@@ -104,11 +104,12 @@ def test_cancel_when_asked_twice_then_the_second_hears_that_it_is_stopping(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
-    job = submit(client, shell(f"trap '' TERM; echo > {said}; while :; do read _ < {gate.path}; done"), grace_ms=300)
+    job = submit(client, shell(f"trap '' TERM; echo > {said}; read _ < {gate.path}; :"), grace_ms=3_600_000)
     until(lambda: lines(said), why="the trap")
 
     first, second = client.cancel(job), client.cancel(job)
 
+    gate.open()
     assert first["stopping"]
     assert second["stopping"]
     assert end_of(client, job) == ("cancelled", "user")
