@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.support.work import Gate
 
 SETTINGS = "[launcher]\nstuck_ms = 1000\n"
-PATIENCE_S = 30.0
 AGES_MS = 3_600_000
 
 
@@ -55,11 +54,11 @@ def launcher_of(client: stoker.Client, job: int) -> int:
 
 def test_restart_when_forced_then_there_is_no_grace(client: stoker.Client, gate: Gate, said: Path) -> None:
     job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+    until(lambda: lines(said) == ["1"], why="the first run")
 
     restart(client, job, force=True)
 
-    until(lambda: lines(said) == ["1", "2"], PATIENCE_S, why="the second run")
+    until(lambda: lines(said) == ["1", "2"], why="the second run")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
     first, _ = client.history(job)["attempts"]
@@ -70,7 +69,7 @@ def test_restart_when_a_stop_is_under_way_then_force_hastens_it_and_its_reason_s
     client: stoker.Client, gate: Gate, said: Path
 ) -> None:
     job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+    until(lambda: lines(said) == ["1"], why="the first run")
     client.call("job.cancel", {"id": job})
     assert state(client, job) == "running"
 
@@ -92,14 +91,14 @@ def silenced(shared: DaemonProcess) -> Iterator[list[int]]:
         if alive(pid):
             os.kill(pid, signal.SIGCONT)
     with shared.client() as client:
-        until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), PATIENCE_S, why="launchers")
+        until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), why="launchers")
 
 
 def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere_once_the_first_is_gone(
     client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
 ) -> None:
     job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+    until(lambda: lines(said) == ["1"], why="the first run")
     running(client, job)
     pid, launcher = client.get(job)["pid"], launcher_of(client, job)
     os.kill(launcher, signal.SIGSTOP)
@@ -107,11 +106,11 @@ def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere_
 
     restart(client, job, force=True, reassign=True)
 
-    until(lambda: lines(said) == ["1", "2"], PATIENCE_S, why="the second run")
+    until(lambda: lines(said) == ["1", "2"], why="the second run")
     assert not alive(pid)
     assert launcher_of(client, job) != launcher
     os.kill(launcher, signal.SIGCONT)  # what it has to tell now is of a run that is settled
-    until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), PATIENCE_S, why="its answer")
+    until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), why="its answer")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
     assert lines(said) == ["1", "2"]
@@ -127,16 +126,16 @@ def test_reassign_when_nobody_knows_whether_the_run_began_then_the_job_is_held_a
     os.kill(launcher, signal.SIGSTOP)
     silenced.append(launcher)
     job = submit(client, shell(f"echo $STOKER_ATTEMPT >> {said}", on_orphan="requeue"))
-    until(lambda: state(client, job) == "running", PATIENCE_S, why="the launch")
+    until(lambda: state(client, job) == "running", why="the launch")
 
     restart(client, job, force=True, reassign=True)
 
-    until(lambda: state(client, job) == "held", PATIENCE_S, why="the doubt")
+    until(lambda: state(client, job) == "held", why="the doubt")
     assert "nobody can prove that its last worker is gone" in client.why(job)["message"]
     (doubt,) = changes(client, job, "stuck")
     assert "may still start" in doubt["note"]
     os.kill(launcher, signal.SIGCONT)
-    until(lambda: client.history(job)["attempts"][0]["outcome"], PATIENCE_S, why="the word of the launcher")
+    until(lambda: client.history(job)["attempts"][0]["outcome"], why="the word of the launcher")
     assert state(client, job) == "held"
     assert lines(said) in ([], ["1"])
     client.call("job.cancel", {"id": job})
@@ -146,11 +145,11 @@ def test_reassign_when_the_launcher_answers_then_it_is_a_restart_as_any(
     client: stoker.Client, gate: Gate, said: Path
 ) -> None:
     job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], PATIENCE_S, why="the first run")
+    until(lambda: lines(said) == ["1"], why="the first run")
 
     restart(client, job, force=True, reassign=True)
 
-    until(lambda: lines(said) == ["1", "2"], PATIENCE_S, why="the second run")
+    until(lambda: lines(said) == ["1", "2"], why="the second run")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
     assert client.history(job)["attempts"][0]["outcome"] == "signal"

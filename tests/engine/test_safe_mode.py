@@ -23,13 +23,12 @@ from tests.support.flows import flow, step
 from tests.support.work import alive, end_of, kill9, running, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import stoker
     from tests.support.work import Gate
 
-SETTINGS = "[recovery]\ntimeout_ms = 1000\n"
+HURRIED = "[recovery]\ntimeout_ms = 1000\n"
 KEPT = ("jobs", "attempts", "changes", "needs", "queues")
 CHANGING: dict[str, dict[str, Any]] = {
     "job.submit": shell("exit 0"),
@@ -39,12 +38,6 @@ CHANGING: dict[str, dict[str, Any]] = {
     "checkpoint.save": {"token": "1.1.0:0", "data": ""},
     "queue.pause": {"name": "default"},
 }
-
-
-@pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess(SETTINGS) as running:
-        yield running
 
 
 def pids(client: stoker.Client, *jobs: int) -> list[int]:
@@ -151,12 +144,14 @@ def test_limit_when_recovery_takes_longer_then_nothing_was_done_and_the_next_sta
     before = kept(daemon)
     os.kill(launcher["pid"], signal.SIGSTOP)
 
+    daemon.config.write_text(HURRIED)
     daemon.start()
 
     assert_safe(daemon, "not over within 1000 ms", "raise timeout_ms in [recovery]")
     assert daemon.stop() == 0
     assert kept(daemon) == before
     os.kill(launcher["pid"], signal.SIGCONT)
+    daemon.config.write_text("")
     daemon.start()
     with daemon.client() as client:
         assert client.get(job)["pid"] == pid

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tests.support.work import Gate
 
 SETTINGS = "[queues.stopped]\npaused = true\n"
-PATIENCE_S = 30.0
 MIB = 1 << 20
 
 
@@ -37,7 +36,7 @@ def test_worker_when_it_has_a_tree_then_every_process_of_it_is_seen_and_nothing_
     script = f"setsid sh -c 'echo $$ >> {out}; read _ < {gate.path}' & echo $$ >> {out}; read _ < {gate.path}"
     job = submit(client, shell(script))
     running(client, job, beside)
-    until(lambda: len(lines(out)) == 2, PATIENCE_S, why="the tree")
+    until(lambda: len(lines(out)) == 2, why="the tree")
 
     found = look(client, job)
 
@@ -54,7 +53,7 @@ def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_told(client: stok
     running(client, job)
 
     busy = until(lambda: (seen := look(client, job))["cpu_percent"] > 0 and seen["memory_bytes"] > 64 * MIB and seen,
-                 PATIENCE_S, why="work")  # fmt: skip
+                 why="work")  # fmt: skip
 
     assert busy["cpu_ms"] > 0
     assert busy["processes"][0]["state"] in ("running", "sleeping")
@@ -79,7 +78,7 @@ def test_worker_when_shown_then_what_it_said_stands_beside_what_it_does(
     say = "import os, socket; s = socket.socket(1, 2); s.sendto(b'X_STOKER_PROGRESS=5', os.environ['NOTIFY_SOCKET'])"
     job = submit(client, {"command": sys.executable, "args": ["-c", f"{say}; open('{gate.path}').read(1)"],
                           "notify": True})  # fmt: skip
-    until(lambda: client.get(job)["progress"] == 5, PATIENCE_S, why="progress")
+    until(lambda: client.get(job)["progress"] == 5, why="progress")
 
     shown = shared.cli("worker", str(job))
     told = json.loads(shared.cli("worker", str(job), "--json").stdout)

@@ -126,7 +126,7 @@ def test_watchdog_when_one_part_hangs_then_it_falls_silent_for_that_alone_until_
     until(lambda: manager.beats() > 1, why="signs of life")
 
     with HANGS[part](stopped_daemon):
-        until(lambda: [part] in silences(stopped_daemon), 30, f"silence for the {part} alone")
+        until(lambda: [part] in silences(stopped_daemon), why=f"silence for the {part} alone")
         beats = manager.beats()
         if part != "launcher":  # that one is replaced, and the daemon is well again
             with stopped_daemon.client() as client:

@@ -175,7 +175,8 @@ class LauncherHost:
                 os.kill(pid, signal.SIGKILL)
         for pid in self.children:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):  # it lives, so its number is its own
+                    os.kill(pid, signal.SIGKILL)
         # Launchers are reaped by the loop, where start_launcher asked it to.
         return not left and not any((PROC / str(pid)).exists() for pid in self.launchers)
 
