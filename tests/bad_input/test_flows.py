@@ -177,6 +177,7 @@ HUGE = {
     "five thousand that each need five thousand": fan(5_000, 2, needs=["s0"]),
     "ten thousand that each need what is not there": flow({f"s{n}": {**OK, "needs": ["x"]} for n in range(10_000)}),
     "as many wrong steps as a frame holds": flow({f"s{n}": {"comand": "true"} for n in range(25_000)}),
+    "as many wrong fields as a frame holds": flow({"a": {**OK, **{f"z{n}": 0 for n in range(90_000)}}}),
     "ten thousand times ten thousand arguments": fan(10_000, args=["{{item}}"] * 10_000),
     "a parameter in itself": flow({"a": {**OK, "stdin": "{{p}}" * 10_000}}, parameters={"p": "x" * 60_000}),
     "a chain that closes": flow({f"s{n}": {**OK, "needs": [f"s{(n + 1) % 9_000}"]} for n in range(9_000)}),
