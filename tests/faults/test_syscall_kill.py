@@ -25,7 +25,9 @@ from tests.support.work import alive
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIVES = int(os.environ.get("STOKER_FAULTS", "20"))
+PARTS = 4  # each on a state of its own, and so on any processor
+POINTS = int(os.environ.get("STOKER_FAULTS", "80"))
+LIVES = max(1, POINTS // PARTS)
 # A start makes its epoch durable before it recovers: killed there twice in a row, it was in the recovery of a recovery.
 AT_THE_EPOCH = [Point("fdatasync", 1)] * 2
 MISSING = strace.why_not()
@@ -36,10 +38,11 @@ pytestmark = [
 ]
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 def test_promises_when_the_daemon_is_killed_at_any_syscall_then_all_are_kept(
-    tortured: DaemonProcess, seed: int
+    tortured: DaemonProcess, seed: int, part: int
 ) -> None:
-    lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
+    lives, around = Lives(tortured, seed + part, LIVES), Strace(tortured)
     every = lives.explore(around)
     drawn = [*AT_THE_EPOCH, *lives.draw_with_recoveries(every)]
 
@@ -54,16 +57,17 @@ def test_promises_when_the_daemon_is_killed_at_any_syscall_then_all_are_kept(
     around.set("trace=none")
     tortured.start()
 
-    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: {len(drawn)} of {len(every)} points: ")
+    sys.stderr.write(f"\nSTOKER_SEED={seed} part {part}: {len(drawn)} of {len(every)} points: ")
     assert lives.complaints() == []
     assert lives.fired > len(drawn) // 5
     assert lives.twice_before_ready > 0
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
-    tortured: DaemonProcess, seed: int, tmp_path: Path
+    tortured: DaemonProcess, seed: int, part: int, tmp_path: Path
 ) -> None:
-    lives = Lives(tortured, seed, LIVES)
+    lives = Lives(tortured, seed + part, LIVES)
     attached = Attached(lives.newest_launcher()[1], tmp_path / "trace")
     lives.work()
     attached.detach()
@@ -84,7 +88,7 @@ def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
             tortured.kill9()
             tortured.start()
 
-    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: {len(drawn)} of {len(every)} points: ")
+    sys.stderr.write(f"\nSTOKER_SEED={seed} part {part}: {len(drawn)} of {len(every)} points: ")
     assert lives.complaints() == []
     assert lives.fired > len(drawn) // 5
 
@@ -92,14 +96,16 @@ def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
 def test_rollback_when_the_daemon_is_killed_at_any_syscall_then_the_workflow_is_before_it_or_after_it_and_ends(
     tortured: DaemonProcess, seed: int
 ) -> None:
-    lives = Rollbacks(tortured, seed, LIVES // 2)
+    lives = Rollbacks(tortured, seed, POINTS // 8)
     every, starting = lives.explore_rollback()
     drawn = lives.draw(every)
 
     for point in drawn:
         lives.live(point, starting)
 
-    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={LIVES}: {len(drawn)} of {len(every)} points: {lives.found} ")
+    sys.stderr.write(
+        f"\nSTOKER_SEED={seed} STOKER_FAULTS={POINTS}: {len(drawn)} of {len(every)} points: {lives.found} "
+    )
     assert lives.complaints() == []
     assert lives.fired > len(drawn) // 5
     assert lives.found["after"] > 0
