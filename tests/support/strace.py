@@ -70,6 +70,7 @@ SYSCALLS = [
 ]
 CALL = re.compile(r"^(\d+) +(\w+)\((?:\d+<([^>]*)>)?")
 INJECTED = "(INJECTED)"  # behind a syscall that was given an error; not behind one that was given a signal
+LEAVES_S = 10
 OPTIONS = ("-f", "-y", "-b", "execve")
 
 
@@ -148,7 +149,13 @@ class Attached:
         """Twice is as good as once."""
         if not self._ended():
             self._process.terminate()
-        if self._process.stderr is not None and not self._process.stderr.closed:
+        if self._process.stderr is None or self._process.stderr.closed:
+            return
+        try:
+            self._process.communicate(timeout=LEAVES_S)
+        except subprocess.TimeoutExpired:
+            # Told to leave just as its process was killed, it waits for the main thread, which ends behind the others.
+            self._process.kill()
             self._process.communicate()
 
 
