@@ -117,8 +117,10 @@ def test_flow_when_it_has_many_mistakes_then_all_of_them_are_told_at_once(
          ["parameters", "defaults", "steps.c.args[0]", "steps.c.args[1]", "steps.c.queue"]),
         ({"parameters": {"a": "x"}, "defaults": {"queue": 7, "timeout": "90s"}, "verify": "yes"},
          ["defaults.queue", "defaults.timeout", "verify", "steps.c.args[1]", "steps.c.queue", "steps.b.command"]),
+        ({"parameters": {"a": "x"}, "defaults": {"queue": 7}, "steps": {"a": 1, "b": "queue"}},
+         ["defaults.queue", "steps.a", "steps.b"]),
     ],
-    ids=["parts", "whole", "what steps say themselves"],
+    ids=["parts", "whole", "what steps say themselves", "a step that is none"],
 )  # fmt: skip
 def test_flow_when_its_head_is_wrong_then_its_steps_are_judged_all_the_same(
     bystander: stoker.Client, head: dict[str, Any], paths: list[str]
@@ -126,7 +128,7 @@ def test_flow_when_its_head_is_wrong_then_its_steps_are_judged_all_the_same(
     steps = {"c": {**OK, "args": ["{{a}}", "{{x}}"], "queue": "nowhere"}, "b": {"command": "no-such-command"}}
 
     with pytest.raises(InvalidParams) as refused:
-        send(bystander, flow(steps, **head))
+        send(bystander, {"name": "flow", "steps": steps, **head})
 
     assert sorted(error["path"] for error in refused.value.details["errors"]) == sorted(paths)
 
@@ -178,6 +180,9 @@ HUGE = {
     "ten thousand that each need what is not there": flow({f"s{n}": {**OK, "needs": ["x"]} for n in range(10_000)}),
     "as many wrong steps as a frame holds": flow({f"s{n}": {"comand": "true"} for n in range(25_000)}),
     "as many wrong fields as a frame holds": flow({"a": {**OK, **{f"z{n}": 0 for n in range(90_000)}}}),
+    "many steps that take many wrong defaults": flow(
+        {f"s{n}": OK for n in range(12_000)}, defaults={f"z{n}": 0 for n in range(40_000)}
+    ),
     "ten thousand times ten thousand arguments": fan(10_000, args=["{{item}}"] * 10_000),
     "a parameter in itself": flow({"a": {**OK, "stdin": "{{p}}" * 10_000}}, parameters={"p": "x" * 60_000}),
     "a chain that closes": flow({f"s{n}": {**OK, "needs": [f"s{(n + 1) % 9_000}"]} for n in range(9_000)}),

@@ -20,7 +20,7 @@ from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, AbsolutePath, JobWork
 
 ITEM = "item"
 MOST_NAMED = 20  # parameters, in one message
-OVERHEAD = 32  # of a text in memory and in a row, in characters: many small ones are large too
+OVERHEAD = 64  # of a text in memory and in a row, in characters: many small ones are large too
 _WORD = re.compile(r"\{\{\s*([^{}\s]*)\s*\}\}")
 _SINGLE = {"command": Path, "working_dir": AbsolutePath, "stdin": Text, "name": Title}
 _OF_PROGRAM = frozenset({"command", "working_dir", "env.PATH"})

@@ -60,13 +60,16 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
     mistakes: list[Mistake] = []
     head, wrong = _read(params.flow, FlowHead, "", mistakes)
     defaults, hidden = _read(head.defaults, StepDefaults, "defaults", mistakes)
+    if len(hidden) > MAX_MISTAKES:
+        hidden = _OF_PROGRAM  # nobody can say what was meant, and to ask each step about each of them takes long
     steps: dict[str, StepParams] = {}
     unsure: dict[str, frozenset[str]] = {}
     for name, sent in head.steps.items():
         if not _STEP_NAME.match(name):
             mistakes.append(Mistake(f"steps.{name[:MAX_SHOWN]}", "not a name of a step", _STEP_NAME_HINT))
         steps[name], own = _read(sent, StepParams, f"steps.{name}", mistakes)
-        if missed := own | {field for field in hidden if field == "env" or field not in sent}:
+        said = sent if isinstance(sent, dict) else {}
+        if missed := own | {field for field in hidden if field == "env" or field not in said}:
             unsure[name] = missed
     if not head.steps and "steps" not in wrong:
         mistakes.append(Mistake("steps", "a workflow has at least one step", _OF_HEAD["steps"]))
