@@ -14,8 +14,10 @@ import pytest
 from stoker.process.launchers import find_launchers
 from stoker.process.messages import Exited, RunState
 from stoker.process.outcomes import read_outcomes
+from tests.support import strace
 from tests.support.facts import until_async
 from tests.support.instance import ended
+from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
     from stoker.process.messages import LaunchOrder
@@ -150,6 +152,29 @@ async def test_outcome_when_it_is_written_then_file_and_directory_are_synced(hos
     assert [line.partition("(")[0] for line in calls] == ["write", "fsync", "fsync"]
     assert f"{client.launcher}.log>" in calls[1]
     assert "/outcomes>" in calls[2]
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+@pytest.mark.parametrize(
+    "fault",
+    ["openat:error=ENOSPC:when=1", "write:error=ENOSPC:when=1", "fsync:error=EIO:when=1", "fsync:error=EIO:when=2"],
+    ids=["no room for the file", "no room for the line", "no sync of the file", "no sync of the directory"],
+)
+async def test_outcome_when_the_disk_fails_while_it_is_written_then_it_is_written_again_before_the_launcher_leaves(
+    host: LauncherHost, fault: str
+) -> None:
+    client = await host.start()
+    order, trace = host.order("/bin/false"), host.home / "trace"
+    await host.run(client, order)
+    attached = Attached(client.facts.pid, trace, f"trace={fault.partition(':')[0]}", f"inject={fault}")
+
+    client.close()
+
+    await host.gone_from_proc(client.facts.pid)
+    attached.detach()
+    assert [call.injected for call in calls_of(trace)].count(True) == 1
+    ((_, outcomes),) = read_outcomes(host.state_dir)
+    assert set(outcomes) == {host.said(Exited, order)}
 
 
 async def test_outcome_when_a_line_is_read_then_it_is_what_was_said_on_the_socket(host: LauncherHost) -> None:

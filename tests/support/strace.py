@@ -116,9 +116,7 @@ class Strace:
 
     def calls(self) -> list[Call]:
         """What was traced in this life, in order."""
-        lines = self.trace.read_text(errors="replace").splitlines() if self.trace.exists() else []
-        found = [(call, line) for line in lines if (call := CALL.match(line))]
-        return [Call(call[2], PurePath(call[3] or "").name, INJECTED in line) for call, line in found]
+        return calls_of(self.trace)
 
     def injected(self) -> int:
         """How many faults have struck in this life."""
@@ -131,6 +129,13 @@ class Call(NamedTuple):
     syscall: str
     file: str
     injected: bool
+
+
+def calls_of(trace: Path) -> list[Call]:
+    """What was traced, in order."""
+    lines = trace.read_text(errors="replace").splitlines() if trace.exists() else []
+    found = [(call, line) for line in lines if (call := CALL.match(line))]
+    return [Call(call[2], PurePath(call[3] or "").name, INJECTED in line) for call, line in found]
 
 
 class Attached:
