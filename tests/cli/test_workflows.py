@@ -43,6 +43,19 @@ def sent(daemon: DaemonProcess, folder: Path, steps: dict[str, dict[str, Any]]) 
     return done.stdout.strip()
 
 
+class Opening(Client):
+    """Opens a gate once changes are listened to."""
+
+    def __init__(self, socket: str, gate: work.Gate) -> None:
+        super().__init__(socket)
+        self._gate = gate
+
+    def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
+        listening = super().stream(method, params)
+        self._gate.open()
+        return listening
+
+
 def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_tells_its_part(daemon: DaemonProcess) -> None:
     planned = daemon.cli("workflow", "submit", "--dry-run", str(EXAMPLE))
     done = daemon.cli("workflow", "submit", "--wait", "--param", "version=1.4", str(EXAMPLE))
@@ -189,15 +202,7 @@ def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
     flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
     daemon.cli("hold", "2")
 
-    class Opening(Client):
-        """Its gate opens once changes are listened to."""
-
-        def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
-            listening = super().stream(method, params)
-            gate.open()
-            return listening
-
-    with Opening(str(daemon.socket)) as client:
+    with Opening(str(daemon.socket), gate) as client:
         counts = workflow_wait.to_the_end(client, int(flow))["counts"]
     waited = daemon.cli("workflow", "wait", flow)
 
@@ -273,15 +278,7 @@ def test_wait_when_a_workflow_is_paused_and_what_ran_ends_then_a_person_is_named
         work.running(client, 1)
     daemon.cli("workflow", "pause", flow)
 
-    class Opening(Client):
-        """Its gate opens once changes are listened to."""
-
-        def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
-            listening = super().stream(method, params)
-            gate.open()
-            return listening
-
-    with Opening(str(daemon.socket)) as client:
+    with Opening(str(daemon.socket), gate) as client:
         state = workflow_wait.to_the_end(client, int(flow))["state"]
     waited = daemon.cli("workflow", "wait", flow)
 

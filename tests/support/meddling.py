@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from stoker.core.errors import NotAllowed, StokerError
+from stoker.core.errors import NotAllowed
 from tests.support.facts import until
 from tests.support.flows import ENDED, chain, flow, look, send
-from tests.support.torture import NOT_TOLD
+from tests.support.restless import Restless
 
 if TYPE_CHECKING:
     import stoker
@@ -55,46 +53,20 @@ def _step(dice: random.Random, ledger: Ledger, needs: list[dict[str, str]]) -> d
     return {**spec, "needs": needs, "resources": taken, **about}
 
 
-class Meddler(threading.Thread):
+class Meddler(Restless):
     """Asks one thing after the other of these workflows until told to stop; what is refused is counted."""
 
     def __init__(self, daemon: DaemonProcess, workflows: list[int], seed: str) -> None:
-        super().__init__(name=f"meddler {seed}", daemon=True)
-        self._daemon = daemon
+        super().__init__(daemon, f"meddler {seed}")
         self._workflows = workflows
-        self._dice = random.Random(f"meddler {seed}")
-        self._enough = threading.Event()
-        self.broken: BaseException | None = None
-        self.done: Counter[str] = Counter()
 
-    def run(self) -> None:
-        with self._daemon.client() as client:
-            while not self._enough.is_set():
-                try:
-                    self._step(client)
-                except NOT_TOLD:
-                    self._enough.wait(0.01)
-                except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
-                    self.broken = error
-                    return
-
-    def _step(self, client: stoker.Client) -> None:
-        workflow = self._dice.choice(self._workflows)
-        method, params = self._draw(client, workflow)
-        try:
-            client.call(method, params)
-            self.done[method] += 1
-        except NOT_TOLD:
-            raise
-        except StokerError as error:
-            if error.code == "internal":
-                raise
-            self.done[f"{method} refused: {error.code}"] += 1
-        self._enough.wait(self._dice.random() * 0.1)
+    def step(self, client: stoker.Client) -> None:
+        self.ask(client, *self._draw(client, self.dice.choice(self._workflows)))
+        self.enough.wait(self.dice.random() * 0.1)
 
     def _draw(self, client: stoker.Client, workflow: int) -> tuple[str, dict[str, Any]]:
         """Mostly what lets it go on, so that there is something to meddle with."""
-        dice, steps = self._dice, look(client, workflow)["steps"]
+        dice, steps = self.dice, look(client, workflow)["steps"]
         step = dice.choice(steps)
         kind = dice.choices(
             ["resume", "retry", "rollback", "pause", "skip", "cancel", "job", "resource", "need"],
@@ -125,14 +97,6 @@ class Meddler(threading.Thread):
             case _:
                 asked = {}
         return f"workflow.{kind}", {"id": workflow, **asked}
-
-    def finish(self) -> None:
-        """Stop, and raise what ended the thread before its time."""
-        self._enough.set()
-        self.join(60)
-        if self.broken is not None:
-            raise self.broken
-        assert not self.is_alive(), "the client hangs"
 
 
 def begun(client: stoker.Client, dice: random.Random, ledger: Ledger, *, flows: int, steps: int) -> list[int]:

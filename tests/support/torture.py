@@ -11,16 +11,15 @@ import contextlib
 import os
 import random
 import signal
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoker.core.errors import DaemonUnreachable, StokerError, StorageFailed
 from tests.support.daemon import DaemonDied, DaemonProcess
 from tests.support.facts import DEADLINE_S, NeverCame, until
 from tests.support.flows import draw_flow
 from tests.support.ledger import Ledger
+from tests.support.restless import NOT_TOLD, Restless
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +39,6 @@ POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True)
 LIVE = ["waiting", "queued", "running"]
 MOST_LIVE = 40
 FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are just leaving
-NOT_TOLD = (DaemonUnreachable, StorageFailed)  # whether it was done is not known; a later answer may tell
 
 
 def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
@@ -65,52 +63,36 @@ def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
     return ledger.spec(key, lasts_s=lasts_s, **common)
 
 
-class Load(threading.Thread):
+class Load(Restless):
     """Submits, cancels and retries until told to stop; what was not answered is sometimes sent again, sometimes not."""
 
     def __init__(self, daemon: DaemonProcess, ledger: Ledger, seed: int) -> None:
-        super().__init__(name="load", daemon=True)
-        self._daemon = daemon
+        super().__init__(daemon, f"load {seed}")
         self._ledger = ledger
-        self._dice = random.Random(f"load {seed}")
-        self._enough = threading.Event()
         self._number = 0
         self._lost: list[str] = []
-        self.broken: BaseException | None = None
-        self.done: Counter[str] = Counter()
 
-    def run(self) -> None:
-        with self._daemon.client() as client:
-            while not self._enough.is_set():
-                try:
-                    self._step(client)
-                except NOT_TOLD:
-                    self._enough.wait(0.01)
-                except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
-                    self.broken = error
-                    return
-
-    def _step(self, client: stoker.Client) -> None:
-        drawn = self._dice.random()
+    def step(self, client: stoker.Client) -> None:
+        drawn = self.dice.random()
         if drawn < 0.15:
             self._cancel(client)
         elif drawn < 0.2:
             self._retry(client)
         elif drawn < 0.35 and self._lost:
-            self._submit_again(client, self._lost.pop(self._dice.randrange(len(self._lost))))
+            self._submit_again(client, self._lost.pop(self.dice.randrange(len(self._lost))))
         elif drawn < 0.5:
-            self._submit(client, [self._draw() for _ in range(self._dice.randrange(2, 6))])
+            self._submit(client, [self._draw() for _ in range(self.dice.randrange(2, 6))])
         elif drawn < 0.6:
             self._submit_flow(client, self._draw(draw_flow))
         else:
             self._submit(client, [self._draw()])
-        if self._dice.random() < 0.2:
+        if self.dice.random() < 0.2:
             self._make_room(client)
 
     def _draw(self, draw: Callable[[random.Random, Ledger, str], dict[str, Any]] = draw_job) -> str:
         self._number += 1
         key = f"k{self._number}"
-        self._ledger.send(key, draw(self._dice, self._ledger, key))
+        self._ledger.send(key, draw(self.dice, self._ledger, key))
         return key
 
     def _submit_again(self, client: stoker.Client, key: str) -> None:
@@ -135,9 +117,9 @@ class Load(threading.Thread):
             if len(jobs) == 1:
                 answers = [client.call("job.submit", jobs[0])]
             else:
-                answers = client.call("job.submit_many", {"jobs": jobs, "atomic": self._dice.random() < 0.5})["jobs"]
+                answers = client.call("job.submit_many", {"jobs": jobs, "atomic": self.dice.random() < 0.5})["jobs"]
         except NOT_TOLD:
-            if self._dice.random() < 0.7:  # the rest is never asked about again: each may be there, once
+            if self.dice.random() < 0.7:  # the rest is never asked about again: each may be there, once
                 self._lost += keys
             raise
         for key, answer in zip(keys, answers, strict=True):
@@ -149,39 +131,22 @@ class Load(threading.Thread):
 
     def _some_job(self, client: stoker.Client, states: list[str]) -> int | None:
         jobs = client.list(states=states, limit=30)["jobs"]
-        return self._dice.choice(jobs)["id"] if jobs else None
+        return self.dice.choice(jobs)["id"] if jobs else None
 
     def _cancel(self, client: stoker.Client) -> None:
         job = self._some_job(client, LIVE)
         if job is not None:
-            self._ask(client, "job.cancel", job)
+            self.ask(client, "job.cancel", {"id": job})
 
     def _retry(self, client: stoker.Client) -> None:
         job = self._some_job(client, ["failed", "cancelled", "held"])
         if job is not None:
-            self._ask(client, "job.retry", job)
-
-    def _ask(self, client: stoker.Client, method: str, job: int) -> None:
-        try:
-            client.call(method, {"id": job})
-            self.done[method] += 1
-        except NOT_TOLD:
-            raise
-        except StokerError as error:
-            self.done[f"{method} refused: {error.code}"] += 1
+            self.ask(client, "job.retry", {"id": job})
 
     def _make_room(self, client: stoker.Client) -> None:
         """Wait until less is under way than could drown the machine."""
-        while not self._enough.is_set() and len(client.list(states=LIVE, limit=200)["jobs"]) > MOST_LIVE:
-            self._enough.wait(0.02)
-
-    def finish(self) -> None:
-        """Stop, and raise what ended the thread before its time."""
-        self._enough.set()
-        self.join(DEADLINE_S)
-        if self.broken is not None:
-            raise self.broken
-        assert not self.is_alive(), "the client hangs"
+        while not self.enough.is_set() and len(client.list(states=LIVE, limit=200)["jobs"]) > MOST_LIVE:
+            self.enough.wait(0.02)
 
 
 class Faults:
