@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections import defaultdict
 from itertools import zip_longest
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.support.daemon import BIN
@@ -21,7 +21,6 @@ from tests.support.facts import until
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tests.support.daemon import DaemonProcess
 
@@ -144,6 +143,7 @@ class Attached:
     def __init__(self, pid: int, trace: Path, *expressions: str) -> None:
         asked = [word for expression in expressions for word in ("-e", expression)]
         command = ["strace", *OPTIONS, "-o", str(trace), *asked, "-p", str(pid)]
+        self._pid = pid
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
         until(lambda: self._ended() or _is_traced(pid), why=f"strace on {pid}")
 
@@ -151,7 +151,7 @@ class Attached:
         return self._process.poll() is not None
 
     def detach(self) -> None:
-        """Twice is as good as once."""
+        """Whom a fault has met is dead by then. Twice is as good as once."""
         if not self._ended():
             self._process.terminate()
         if self._process.stderr is None or self._process.stderr.closed:
@@ -162,11 +162,21 @@ class Attached:
             # Told to leave just as its process was killed, it waits for the main thread, which ends behind the others.
             self._process.kill()
             self._process.communicate()
+        until(lambda: _rests(self._pid), why=f"rest for {self._pid}")
 
 
 def _is_traced(pid: int) -> bool:
     with open(f"/proc/{pid}/status") as status:  # noqa: PTH123 - a read of /proc
         return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status)
+
+
+def _rests(pid: int) -> bool:
+    """Whether it has ended or every thread sleeps: a signal that strace left it with comes before it sleeps again."""
+    try:
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return not Path(f"/proc/{pid}").exists()
+    return all(stat.rpartition(")")[2].split()[0] in "STZX" for stat in stats)
 
 
 def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS, before: str | None = None) -> list[Point]:
