@@ -258,7 +258,7 @@ async def test_kill_when_the_tree_forks_faster_than_the_launcher_looks_then_its_
 
     await killing
     assert trace.read_text().count("(DELAYED)") > 10
-    assert most < LINKS // 4
+    assert most < LINKS * 3 // 4  # nearly all of them without that; some, where the launcher waits for a processor
 
 
 async def test_signal_when_others_run_the_same_command_then_they_never_get_it(host: LauncherHost) -> None:
