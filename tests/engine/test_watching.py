@@ -6,6 +6,7 @@ Owns that nobody who listens misses, doubles or reorders anything.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,18 @@ def test_history_when_an_attempt_has_ended_then_it_shows_process_times_and_use(c
     assert attempt["created_at"] <= attempt["started_at"] + 1
     assert attempt["started_at"] <= attempt["ended_at"] + 1
     assert (attempt["outcome"], attempt["exit_code"], attempt["log_bytes"]) == ("exit", 2, 6)
-    assert attempt["max_rss_kib"] > 0
+    assert attempt["max_rss_kib"] is None  # less than its launcher: nobody knows
+
+
+def test_history_when_a_worker_took_more_memory_than_its_launcher_then_it_is_told(client: stoker.Client) -> None:
+    taken_kib = 100 * 1024
+    hungry = {"command": sys.executable, "args": ["-ISc", f"b'x' * ({taken_kib} << 10)"]}
+    job = submit(client, hungry)
+    end_of(client, job)
+
+    (attempt,) = client.history(job)["attempts"]
+
+    assert taken_kib < attempt["max_rss_kib"] < 4 * taken_kib
 
 
 def test_why_when_the_job_runs_or_has_ended_then_it_says_that(client: stoker.Client, gate: Gate) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
 from tests.support.service import Service
 from tests.support.torture import SETTINGS
 from tests.support.work import Gate
@@ -59,3 +61,24 @@ def shared_gate(service: Service) -> Iterator[Gate]:
     gate = Gate(service.shared / "gate")
     yield gate
     gate.open()
+
+
+SMALL = "[disk]\nmin_free_bytes = 2_000_000\nreserve_bytes = 1_000_000\n"
+
+
+@pytest.fixture
+def small_disk() -> Iterator[DaemonProcess]:
+    """A daemon whose state directory is a file system of twelve megabytes."""
+    daemon = DaemonProcess(SETTINGS + SMALL)
+    daemon.state_dir.mkdir(mode=0o700)
+    command = ["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs", str(daemon.state_dir)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        daemon.end()
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield daemon.start()
+    finally:
+        until(daemon._all_killed, why="the end of every process of this instance")
+        subprocess.run(["umount", "--lazy", str(daemon.state_dir)], check=True)
+        daemon.end()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import subprocess
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -21,17 +20,14 @@ from stoker.core.errors import DaemonUnreachable, DiskFull
 from tests.support import strace
 from tests.support.chains import broken_links, chains_of
 from tests.support.daemon import DaemonDied, DaemonProcess
+from tests.support.disks import fill
 from tests.support.facts import until
 from tests.support.flows import flow, flow_end, send
 from tests.support.lives import Lives
 from tests.support.strace import Call, Strace
-from tests.support.torture import SETTINGS
 from tests.support.work import Gate, alive, end_of, running, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     import stoker
 
 LIVES = int(os.environ.get("STOKER_FAULTS", "8"))
@@ -42,28 +38,9 @@ SYNCS = ["fdatasync", "fsync"]
 WRITES = ["pwrite64", "fallocate"]
 # SQLite does not look at what its sync of the directory said; ours, behind it, does.
 PASSED_OVER = Call("fdatasync", "state", injected=True)
-SMALL = "[disk]\nmin_free_bytes = 2_000_000\nreserve_bytes = 1_000_000\n"
 
 traced = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 long = pytest.mark.timeout(300 + 8 * LIVES)
-
-
-@pytest.fixture
-def small_disk() -> Iterator[DaemonProcess]:
-    """A daemon whose state directory is a file system of twelve megabytes."""
-    daemon = DaemonProcess(SETTINGS + SMALL)
-    daemon.state_dir.mkdir(mode=0o700)
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs", str(daemon.state_dir)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        daemon.end()
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield daemon.start()
-    finally:
-        until(daemon._all_killed, why="the end of every process of this instance")
-        subprocess.run(["umount", "--lazy", str(daemon.state_dir)], check=True)
-        daemon.end()
 
 
 def borne(call: Call) -> bool:
@@ -267,10 +244,3 @@ def test_outcome_when_its_launcher_cannot_write_it_down_on_a_full_disk_then_it_i
 
     assert whole_lines == []
     assert end == ("failed", "exit")
-
-
-def fill(filler: Path) -> None:
-    """To the last byte."""
-    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))

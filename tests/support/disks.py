@@ -6,6 +6,7 @@ its pipe ends, and a pipe ends with the test, however that ended; a loop device 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -130,3 +131,10 @@ def why_not(kind: str, scratch: Path) -> str | None:
             return None
     except subprocess.CalledProcessError as error:
         return f"no {kind} can be mounted here: {error.stderr.decode(errors='replace').strip()}"
+
+
+def fill(filler: Path) -> None:
+    """To the last byte."""
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))

@@ -133,8 +133,8 @@ class Checkpoints:
     def _collect(self, part: CheckpointPart) -> tuple[str, bytes | None]:
         """The run, and the whole data once its last piece is there."""
         engine = self._engine
-        if engine.safe_mode is not None:
-            raise engine.safe_mode.refusal()
+        if (refusal := engine.refusal()) is not None:
+            raise refusal
         if engine.intake.closed is not None and engine.intake.closed.code == "disk_full":
             raise engine.intake.closed
         run_id = engine.tokens.run_of(part.token)

@@ -31,7 +31,19 @@ class Dispatcher:
         self._executors = executors
         self.slots = slots
         self.throttled = False
-        self.closed: str | None = "recovering"  # why nothing is started at all
+        self._closed_for = ["recovering"]
+
+    @property
+    def closed(self) -> str | None:
+        """Why nothing is started at all, if so: the newest reason of those that hold."""
+        return self._closed_for[-1] if self._closed_for else None
+
+    def close(self, why: str) -> None:
+        self._closed_for.append(why)
+
+    def open(self, why: str) -> None:
+        """That reason holds no longer; others may."""
+        self._closed_for.remove(why)
 
     def want(self, wanted: Wanted) -> None:
         """Ask for the front of queues that ran low."""

@@ -68,7 +68,7 @@ class Drain:
             self._hurry.set()
             return
         log(LogEvent.DAEMON_DRAINING, running=len(self._book.runs))
-        self._dispatcher.closed = "draining"
+        self._dispatcher.close("draining")
         self._intake.closed = Draining("the daemon is draining and takes no jobs", hint="try again when it is back")
         self._task = asyncio.ensure_future(self._drain())
 

@@ -77,6 +77,8 @@ class Effects:
                 run = self._book.by_run(effect.run_id)
                 if run is not None:
                     self._executors[run.job.spec.execution_mode].stop(effect.run_id, effect.grace_ms)
+                if effect.run_id in self._stopping:
+                    asyncio.get_running_loop().call_later(PATIENCE_S, self._answer_stopping, effect.run_id)
             elif isinstance(effect, ev.Reassign):
                 run = self._book.by_run(effect.run_id)
                 if run is not None:
@@ -103,9 +105,8 @@ class Effects:
     # --- verbs that wait for their stop ---
 
     def await_delivery(self, run_id: str, command: Command) -> None:
-        """Answer `command` when it is known whether the stop came before the exit."""
+        """Answer `command` when its stop is on disk, and it is known whether it came before the exit."""
         self._stopping.setdefault(run_id, []).append(command)
-        asyncio.get_running_loop().call_later(PATIENCE_S, self._answer_stopping, run_id)
 
     def told(self, report: Delivered) -> None:
         """The launcher says what became of the first signal."""

@@ -14,6 +14,7 @@ from typing import Any
 from stoker.config import Config
 from stoker.core import events as ev
 from stoker.core.clock import SystemClock
+from stoker.core.errors import DiskFull, StokerError
 from stoker.core.model import STOKER, Attempt, ExecutionMode, Job, Queue, QueueClass, State
 from stoker.core.proof import digest
 from stoker.core.throttle import Pressure
@@ -49,6 +50,8 @@ from stoker.store.open import Opened
 from stoker.store.snapshot import Snapshot
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+
+NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 
 
 class Engine:
@@ -217,8 +220,7 @@ class Engine:
         self._spawn(self.archives.catch_up())
         self.throttle.start()
         self.housekeeping.tick()
-        if self.dispatcher.closed == "recovering":
-            self.dispatcher.closed = None
+        self.dispatcher.open("recovering")
         self.loop.nudge()
 
     def _distrust(self, error: Exception) -> None:
@@ -226,8 +228,16 @@ class Engine:
         self.safe_mode = safe_mode(error, self.config.recovery.timeout_ms)
         log(LogEvent.RECOVERY_FAILED, error=error)
         log(LogEvent.SAFE_MODE_ENTERED, reason=self.safe_mode.why)
-        self.dispatcher.closed = self.safe_mode.why
+        self.dispatcher.close(self.safe_mode.why)
         self.drain.hands_off = True
+
+    def refusal(self) -> StokerError | None:
+        """Why nothing can be changed now, if so."""
+        if self.safe_mode is not None:
+            return self.safe_mode.refusal()
+        if self.loop.waiting:
+            return DiskFull(NO_ROOM, hint="free some space: what is under way, limits and stops too, then goes on")
+        return None
 
     def describe(self) -> str:
         """In a line, for `systemctl status`."""

@@ -116,7 +116,7 @@ class Housekeeping:
             hint="free some space: accepted jobs are safe, and submits are taken again by themselves",
         )
         self._intake.closed = self._intake.closed or full
-        self._dispatcher.closed = self._dispatcher.closed or FULL
+        self._dispatcher.close(FULL)
 
     def _reopen(self) -> None:
         try:
@@ -131,8 +131,7 @@ class Housekeeping:
         # Only what was closed here is opened again: a drain may have begun meanwhile.
         if isinstance(self._intake.closed, DiskFull):
             self._intake.closed = None
-        if self._dispatcher.closed == FULL:
-            self._dispatcher.closed = None
+        self._dispatcher.open(FULL)
         self._loop.nudge()
 
 

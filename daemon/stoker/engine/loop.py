@@ -83,9 +83,14 @@ class Loop:
         self.post(Barrier(done))
         await done
 
+    @property
+    def waiting(self) -> bool:
+        """Its commit waits for room on the disk: no turn is taken before there is some."""
+        return self._writer.waiting
+
     async def answers(self) -> None:
-        """Return when it takes turns, or while its commit waits for room on the disk: then nothing here hangs."""
-        if not self._writer.waiting:
+        """Return when it takes turns, or while it waits for room on the disk: then nothing here hangs."""
+        if not self.waiting:
             await self.barrier()
 
     async def run(self) -> None:

@@ -80,11 +80,16 @@ def resource_views(book: Book) -> list[dict[str, Any]]:
     ]
 
 
+def _mode(engine: Engine) -> str:
+    refusal = engine.refusal()
+    return (engine.dispatcher.closed or "running") if refusal is None else refusal.message
+
+
 def status_view(engine: Engine) -> dict[str, Any]:
     """The part of `system.status` that the engine knows."""
     book, pressure = engine.book, engine.throttle.pressure
     return {
-        "mode": "safe" if engine.safe_mode else (engine.dispatcher.closed or "running"),
+        "mode": "safe" if engine.safe_mode else _mode(engine),
         "safe_mode": engine.safe_mode and engine.safe_mode.why,
         "safe_mode_next": engine.safe_mode and engine.safe_mode.next,
         "max_running": engine.dispatcher.slots,

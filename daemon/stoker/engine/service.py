@@ -62,8 +62,8 @@ class Service:
         """Accept jobs; the future holds one answer a job, after the commit of all of them."""
         engine = self._engine
         future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
-        if engine.safe_mode is not None:
-            future.set_exception(engine.safe_mode.refusal())
+        if (refusal := engine.refusal()) is not None:
+            future.set_exception(refusal)
             return future
 
         def post(problems: list[StokerError | None]) -> None:
@@ -77,8 +77,8 @@ class Service:
         """Carry out a verb on a job."""
         engine = self._engine
         future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
-        if engine.safe_mode is not None:
-            future.set_exception(engine.safe_mode.refusal())
+        if (refusal := engine.refusal()) is not None:
+            future.set_exception(refusal)
             return future
         event = _event(verb, Actor(peer_uid, options.reason_note), options)
         engine.loop.post(Command(verb, job_id, event, future, engine.effects.await_delivery))
@@ -224,8 +224,8 @@ class Service:
 
     def _change(self, change: Callable[[Turn], dict[str, Any]]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._engine.safe_mode is not None:
-            future.set_exception(self._engine.safe_mode.refusal())
+        if (refusal := self._engine.refusal()) is not None:
+            future.set_exception(refusal)
         else:
             self._engine.loop.post(Change(change, future))
         return future

@@ -45,8 +45,8 @@ class Workflows:
         """Accept a workflow whole, or refuse it with every mistake at once."""
         engine = self._engine
         future: asyncio.Future[FlowAnswer] = asyncio.get_running_loop().create_future()
-        if engine.safe_mode is not None:
-            future.set_exception(engine.safe_mode.refusal())
+        if (refusal := engine.refusal()) is not None:
+            future.set_exception(refusal)
             return future
         future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
         plan = flows.plan(request, strategies.known())
@@ -146,8 +146,8 @@ class Workflows:
     def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
         """Decide something about a whole workflow in one turn."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        if self._engine.safe_mode is not None:
-            future.set_exception(self._engine.safe_mode.refusal())
+        if (refusal := self._engine.refusal()) is not None:
+            future.set_exception(refusal)
         else:
             self._engine.loop.post(commands.FlowCommand(workflow_id, decision, future))
         return future

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -23,8 +24,6 @@ from .shelf import Shelf
 from .spawn import Spawner
 
 if TYPE_CHECKING:
-    import resource
-
     from .frames import Message
     from .outcomes import OutcomeLog
 
@@ -231,7 +230,7 @@ class Launcher:
             "left": 0,
             "user_ms": int(usage.ru_utime * 1_000),
             "system_ms": int(usage.ru_stime * 1_000),
-            "max_rss_kib": usage.ru_maxrss,
+            "max_rss_kib": usage.ru_maxrss if usage.ru_maxrss > _own_max_rss_kib() else None,
             "log_bytes": run.log.size() if run.log is not None else 0,
             "oom": oom,
             "at_boot_ms": kernel.now_at_boot_ms(),
@@ -269,6 +268,11 @@ def _kill(pid: int, signum: int) -> bool:
     except PermissionError:
         return False
     return True
+
+
+def _own_max_rss_kib() -> int:
+    """A child that is between spawn and exec has our memory, and the kernel remembers the most that it had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _create_log(path: str) -> int:

@@ -122,7 +122,8 @@ class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
 
     `stopped`: a stopping signal of ours was delivered before. `shutdown`: one of somebody else killed it, after the
     launcher had been told to end as well. `left`: processes of its tree that still live; when it is not 0, Gone
-    follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for.
+    follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for; the last is None where
+    it was no more than the launcher's own, which the kernel counts for a child that has not executed its program yet.
     """
 
     run_id: str
@@ -136,7 +137,7 @@ class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     left: int = 0
     user_ms: int = 0
     system_ms: int = 0
-    max_rss_kib: int = 0
+    max_rss_kib: int | None = None
     log_bytes: int = 0
     oom: bool = False
 

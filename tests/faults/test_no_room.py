@@ -1,0 +1,91 @@
+"""A disk so full that not even the reserve is left: nothing is decided, nothing is answered, and that is said.
+
+Owns that state, made for certain: the reserve is given up first, then its room is taken. Refuses to go on before the
+daemon says that it waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import DiskFull, StokerError
+from stoker.engine.effects import PATIENCE_S
+from stoker.engine.engine import NO_ROOM
+from tests.support.disks import fill
+from tests.support.facts import until
+from tests.support.work import Gate, end_of, running, state, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+
+def written(client: stoker.Client) -> object:
+    """A commit: what is left of a page takes some."""
+    return client.call("queue.pause", {"name": "default"})
+
+
+def test_cancel_when_there_is_no_room_for_it_then_it_is_not_answered_and_what_follows_is_refused(
+    small_disk: DaemonProcess,
+) -> None:
+    gate, where = Gate(small_disk.home / "gate"), small_disk.state_dir
+    answers: list[object] = []
+
+    def cancel() -> None:
+        with small_disk.client() as asking:
+            try:
+                answers.append(asking.cancel(job))
+            except StokerError as error:
+                answers.append(error.code)
+
+    with small_disk.client() as client:
+        job = submit(client, gate.spec(), survive=True)
+        running(client, job)
+        fill(where / "filler")
+        until(lambda: written(client) and not (where / "reserve").exists(), why="the reserve to be given up")
+        fill(where / "more")
+
+        asked = threading.Thread(target=cancel)
+        asked.start()
+        until(lambda: client.status()["mode"] == NO_ROOM, why="a commit that waits for room")
+        began = time.monotonic()
+        with pytest.raises(DiskFull, match="until there is room"):
+            client.call("queue.resume", {"name": "default"})
+        until(lambda: time.monotonic() > began + PATIENCE_S + 0.5, why="the end of its patience")
+        told = list(answers)
+    small_disk.kill9()
+    asked.join()
+    (where / "more").unlink()
+    (where / "filler").unlink()
+    small_disk.start()
+
+    with small_disk.client() as client:
+        causes = [change["cause"] for change in client.history(job)["changes"]]
+        gate.open()
+        end = end_of(client, job)
+    assert (told, answers) == ([], ["daemon_unreachable"])
+    assert "cancel" not in causes
+    assert end == ("succeeded", "exit")
+
+
+def test_start_when_the_disk_is_full_then_it_starts_no_job_before_there_is_room(small_disk: DaemonProcess) -> None:
+    gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
+    with small_disk.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = submit(client, gate.spec())
+    small_disk.kill9()
+    fill(filler)
+    small_disk.start()
+
+    with small_disk.client() as client:
+        client.call("queue.resume", {"name": "default"})
+        blocked, stood = client.why(job)["message"], state(client, job)
+        filler.unlink()
+        gate.open()
+        end = end_of(client, job)
+    assert "the disk is full" in blocked
+    assert (stood, end) == ("queued", ("succeeded", "exit"))
