@@ -6,8 +6,6 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TESTS  ?= tests
 ARGS   ?=
-# Most of the suite waits for processes, and leaves a processor idle meanwhile.
-WORKERS ?= $(shell expr 2 '*' $$(nproc))
 
 .DEFAULT_GOAL := help
 .PHONY: help venv tools demo run test test-faults test-mutants check format bench clean
@@ -37,7 +35,7 @@ run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends
 	@exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
 
 test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARGS='-k name' for pytest
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report= $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report= $(TESTS) $(ARGS)
 	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --include='daemon/stoker/core/*' --fail-under=100 --skip-covered
 
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
