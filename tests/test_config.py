@@ -95,8 +95,20 @@ def test_load_when_variables_are_of_each_kind_then_each_is_read_as_its_key(tmp_p
 
 
 def test_load_when_a_stoker_variable_is_no_setting_then_it_is_left_alone(tmp_path: Path) -> None:
-    environ = {"STOKER_SOCKET": "/s", "STOKER_STATE_DIR": "/d", "STOKER_JOB_ID": "7", "STOKER_CPU_NONSENSE": "x"}
+    given_to_jobs = ("JOB_ID", "ATTEMPT", "RUN_ID", "INSTANCE", "SOCKET", "TOKEN", "CHECKPOINT", "INPUTS", "OUTPUT")
+    others = ("STATE_DIR", "LAUNCHER", "PROGRESS", "SEED", "FAULTS", "KEEP", "CPUS")
+    environ = {f"STOKER_{name}": "7" for name in (*given_to_jobs, *others)}
     assert load(written(tmp_path, ""), environ) == Config()
+
+
+def test_load_when_a_variable_names_no_key_of_its_section_then_it_is_a_mistake_as_in_the_file(tmp_path: Path) -> None:
+    environ = {"STOKER_CPU_THROTTLE_TRESHOLD": "50", "STOKER_CPU_NONSENSE": "x", "STOKER_JOBS_GRACE_MS": "-1"}
+    assert mistakes(tmp_path, "[cpu]\nthrottle_treshold = 90\n", **environ) == [
+        "[cpu] throttle_treshold: unknown key; did you mean throttle_threshold?",
+        "STOKER_JOBS_GRACE_MS = '-1': expected a whole number from 0 to 316_224_000_000",
+        "STOKER_CPU_NONSENSE: unknown key",
+        "STOKER_CPU_THROTTLE_TRESHOLD: unknown key; did you mean STOKER_CPU_THROTTLE_THRESHOLD?",
+    ]
 
 
 def test_environment_table_when_built_then_it_has_a_name_for_every_key() -> None:

@@ -1,7 +1,7 @@
 """stokerd: builds the daemon, starts it in order, stops it in reverse.
 
-Owns the command line, the signals and the exit status. Refuses logic: what happens is in the parts. The order is
-that of DESIGN section 7: lock the directory and the socket, open the state, recover, and only then listen.
+Owns the command line, the signals and the exit status. Refuses logic: what happens is in the parts. The order
+loses nothing: lock the directory and the socket, open the state, recover, and only then listen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one `stoker submit` loads: the budget of DESIGN section 14, kept as a list of what must not be there."""
+"""What one `stoker submit` loads: its budget of time, kept as a list of what must not be there."""
 
 from __future__ import annotations
 

@@ -34,6 +34,22 @@ def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
     assert bool(said) == bool(done.stderr)
 
 
+@pytest.mark.parametrize("json", [[], ["--json"]], ids=["id", "json"])
+def test_submit_when_its_answer_cannot_be_printed_then_the_error_names_the_job_that_is_stored(
+    daemon: DaemonProcess, json: list[str]
+) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [daemon.programs / "stoker", "--socket", daemon.socket, "submit", *json, "--", "true"],
+            stdout=full, stderr=subprocess.PIPE, env=daemon.environ, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    with daemon.client() as client:
+        (job,) = client.list()["jobs"]
+    assert done.returncode == 74
+    assert f"job {job['id']} is stored, but its answer cannot be printed: No space left on device" in done.stderr
+
+
 def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: DaemonProcess) -> None:
     daemon.cli("queue", "set", "bulk", "--class", "high", "--max-running", "1")
     daemon.cli("queue", "pause", "bulk", "--reason", "later")

@@ -1,4 +1,4 @@
-"""The transition table in full, against a table written by hand from DESIGN section 4.
+"""The transition table in full, against a table written by hand.
 
 `EXPECTED` names for each state and event where the job goes, or the error that refuses it and changes nothing. The
 column `stuck` is a held job whose attempt is still open. What an end means is in test_verdict.py.

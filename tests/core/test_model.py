@@ -1,4 +1,4 @@
-"""The nouns and the closed lists, as DESIGN writes them: names that clients, logs and the database depend on."""
+"""The nouns and the closed lists, written out once more: names that clients, logs and the database depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a start: every fact under every promise, against a table from DESIGN section 7.4, and every bad plan."""
+"""The plan of a start: every fact under every promise, against a table, and every bad plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backoff: the formula of DESIGN section 4 to the millisecond, its jitter, and which failures are permanent."""
+"""Backoff: the formula to the millisecond, its jitter, and which failures are permanent."""
 
 from __future__ import annotations
 

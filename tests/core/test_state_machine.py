@@ -1,8 +1,8 @@
 """A whole host of jobs under a simulated clock: any events, in any order that the world can produce them.
 
 Owns a tiny daemon around the pure core: it submits, admits, ends, stops, forgets (a daemon that died) and recovers,
-and keeps its own account of what was promised. Refuses to know the table: what must hold is written here from DESIGN
-sections 2 and 4. A job's story is told by `Tale`, which checks each step against the one before.
+and keeps its own account of what was promised. Refuses to know the table: what must hold is written here from the
+promises. A job's story is told by `Tale`, which checks each step against the one before.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from stoker.core.recovery import Action, Fact, Finding, plan, validate
 from stoker.core.steps import submitted
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 
-# DESIGN section 4, "leaves to". Beyond its letter, and meant by it: what a person lets go on waits where something
-# else still holds it (a release during a backoff, a retry ahead of `run_at`).
+# Where each state leaves to. What a person lets go on waits where something else still holds it (a release during a
+# backoff, a retry ahead of `run_at`).
 PENDING = {State.QUEUED, State.WAITING}
 STOPPED = {State.HELD, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED}
 LEAVES_TO: dict[State, set[State]] = {
@@ -158,7 +158,7 @@ class Host(RuleBasedStateMachine):
         assert (job_after.failures, job_after.orphanings) == (life.seen_failures, life.unseen_ends), event
 
     def account(self, life: Life, end: Outcome, job_after: Job) -> None:
-        """Charge the end by what DESIGN says of it, not by what the code made of it."""
+        """Charge the end by what was promised of it, not by what the code made of it."""
         assert life.attempt is not None
         stop = life.attempt.stop_reason
         seen = end.kind not in (OutcomeKind.UNSEEN, OutcomeKind.NEVER_STARTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stoker.cli import values
-from stoker.core.units import duration, instant, size, span, spoken
+from stoker.core.units import duration, instant, size, span, spoken, volume
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,11 @@ def test_instant_when_told_then_it_is_a_time_or_where_no_calendar_has_it_the_num
 )
 def test_spoken_when_a_field_has_a_unit_then_its_value_has_it(field: str, value: float, text: str) -> None:
     assert spoken(field, value) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0B"), (1_023, "1023B"), (1_978_368, "1.9M"), (64 << 20, "64.0M"), (5 << 30, "5.0G"), (3 << 50, "3072.0T")],
+)
+def test_volume_when_told_then_it_is_short(count: int, text: str) -> None:
+    assert volume(count) == text

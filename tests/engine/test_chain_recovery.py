@@ -1,6 +1,6 @@
 """Recovery along a chain of checkpoints under a real daemon: from each of a run, and with links damaged or missing.
 
-Owns C6 as a person meets it. What a rebuild makes of links is the core's to test.
+Owns what a person meets of it. What a rebuild makes of links is the core's to test.
 """
 
 from __future__ import annotations

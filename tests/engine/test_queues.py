@@ -1,6 +1,6 @@
 """Queues: how many run at once, how many may wait, pausing, defaults, set live and in the settings file.
 
-Owns the promises of COVERAGE A10 and A15 that concern one queue. Every test makes a queue of its own.
+Owns the promises that concern one queue. Every test makes a queue of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The matrix of fates: every policy of a job against all that can happen to daemon, launcher and worker.
 
-Owns the table, worked out from DESIGN sections 2, 4, 6 and 7, and one function for each row that makes it happen to six
+Owns the table, worked out from the promises, and one function for each row that makes it happen to six
 jobs at once. A cell says state, reason and how often the job was STARTed; a row holds only if no worker is left, and
 no two workers of a job were ever there at once. Refuses luck: what is a race elsewhere is stopped here at its point.
 """

@@ -131,13 +131,16 @@ def _toml(source: str, raw: bytes) -> dict[str, Any]:
 
 
 def _foreign(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """What TOML has and the wire has not."""
+    """What TOML has and no job can have."""
     if isinstance(value, dict):
         for key, inner in value.items():
+            yield from _foreign(key, path)
             yield from _foreign(inner, f"{path}.{key}".lstrip("."))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _foreign(inner, f"{path}[{index}]")
+    elif isinstance(value, str) and "\0" in value:
+        yield path, f"NUL at character {value.index(chr(0))}: no command or file name can hold one"
     elif not isinstance(value, str | int | float):
         yield path, f"{type(value).__name__} {value} is nothing a flow can hold: write text, or milliseconds since 1970"
 

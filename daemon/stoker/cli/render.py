@@ -100,11 +100,9 @@ def size(count: float | None) -> str:
     """Bytes in powers of 1024: `812B`, `64.0M`."""
     if count is None:
         return "-"
-    for unit in "BKMGT":
-        if count < 1024 or unit == "T":  # noqa: PLR2004 - the next unit
-            break
-        count /= 1024
-    return f"{count:.0f}B" if unit == "B" else f"{count:.1f}{unit}"
+    from stoker.core import units  # noqa: PLC0415 - submit shows no sizes
+
+    return units.volume(count)
 
 
 # --- stdout -----------------------------------------------------------------------------------------------
@@ -112,6 +110,15 @@ def size(count: float | None) -> str:
 
 def line(text: object = "") -> None:
     print(text)
+
+
+def receipt(what: str, answer: object) -> None:
+    """Print what a submit was answered; where that fails, the error says that it was stored all the same."""
+    try:
+        line(answer)
+        flush()
+    except OSError as failure:
+        raise OSError(failure.errno, failure.strerror, f"{what} is stored, but its answer cannot be printed") from None
 
 
 def flush() -> None:

@@ -45,7 +45,7 @@ def submit(given: Given) -> int:
     if given["atomic"]:
         raise UsageError("--atomic is for --batch")
     answer = _submit(given, fields)
-    render.line(render.json_text(answer) if given["json"] else answer["id"])
+    render.receipt(f"job {answer['id']}", render.json_text(answer) if given["json"] else answer["id"])
     return 0
 
 

@@ -60,8 +60,7 @@ def submit(given: Given) -> int:
     if given["dry_run"]:
         _print_plan(answer, as_json=given["json"])
         return 0
-    render.line(render.json_text(answer) if given["json"] else answer["id"])
-    render.flush()
+    render.receipt(f"workflow {answer['id']}", render.json_text(answer) if given["json"] else answer["id"])
     if answer["existing"]:
         render.note(f"workflow {answer['id']} was submitted before with this key")
     if not given["wait"]:

@@ -3,8 +3,8 @@
 Owns where the file is looked for, the closed table of environment names, and which of two sources wins (the
 environment). Refuses half a file: one mistake refuses it whole, and every mistake is named at once.
 
-Invariants: a Config that `load` returns satisfies every bound and every rule between keys; other `STOKER_*`
-variables are not settings and are left alone.
+Invariants: a Config that `load` returns satisfies every bound and every rule between keys; of other `STOKER_*`
+variables those that begin as a section does are mistakes, and all else (what jobs are given) is left alone.
 """
 
 from __future__ import annotations
@@ -125,6 +125,15 @@ class _Reader:
             except msgspec.ValidationError:
                 self._wrong.add((section, key))
                 self.errors.append(rejected(variable, environ[variable], type_))
+        for section in SECTIONS:
+            self._name_unknown(f"STOKER_{section}_".upper(), environ)
+
+    def _name_unknown(self, prefix: str, environ: Mapping[str, str]) -> None:
+        known = {variable.removeprefix(prefix): variable for variable in ENVIRONMENT if variable.startswith(prefix)}
+        for variable in sorted(environ):
+            key = variable.removeprefix(prefix)
+            if key != variable and variable not in ENVIRONMENT:
+                self.errors.append(unknown(variable, "key", known.get(nearest(key, known) or "")))
 
     def finish(self) -> Config:
         config = msgspec.convert({**self._said, "queues": self._queues}, Config)

@@ -1,4 +1,4 @@
-"""Time as a parameter: the two clocks of DESIGN section 4 and the one impure class that reads them.
+"""Time as a parameter: wall and steady, and the one impure class that reads them.
 
 Owns the difference between wall time (UTC, may jump) and steady time. Refuses timers and sleeping.
 Steady time runs with CLOCK_BOOTTIME and starts at the wall time of the first daemon of this boot, so it

@@ -1,4 +1,4 @@
-"""The nouns of DESIGN section 1 as frozen values: Spec, Job, Attempt, Queue, Resource, Change.
+"""The nouns of Stoker as frozen values: Spec, Job, Attempt, Queue, Resource, Change.
 
 Owns the closed lists (states, reasons, modes) and the shape of every row the store keeps. Refuses I/O,
 clocks and SQL. Times are integer UTC milliseconds (`*_at`) or milliseconds of duration (`*_ms`).
@@ -19,7 +19,7 @@ from stoker.core.limits import NO_LIMITS, Bounds, Limits
 
 
 class State(StrEnum):
-    """Where a job stands (DESIGN section 4)."""
+    """Where a job stands."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -38,7 +38,7 @@ LIVE = frozenset(State) - FINAL
 
 
 class Reason(StrEnum):
-    """Why a job is final or held: the closed list of DESIGN section 4."""
+    """Why a job is final or held: a closed list."""
 
     EXIT = "exit"
     SIGNAL = "signal"
@@ -223,7 +223,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """What proves that a process is the one we started (DESIGN section 6)."""
+    """What proves that a process is the one we started."""
 
     pid: int
     start_ticks: int

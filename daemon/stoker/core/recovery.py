@@ -1,6 +1,6 @@
 """What a start makes of the attempts that an earlier life left open: `plan(rows, findings)`.
 
-Owns the reading of facts (DESIGN section 7.4), the event that each decision is, and the check that a plan is one
+Owns the reading of facts, the event that each decision is, and the check that a plan is one
 that may be followed. Refuses to signal or to write: an action becomes an ordinary event for `lifecycle.step`.
 Invariants: each open attempt has exactly one action; no process is named twice; only a proven worker is stopped or
 adopted; only a live launcher's word makes an attempt "never started"; the same facts again change nothing more.

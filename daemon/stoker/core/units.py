@@ -1,7 +1,7 @@
 """Durations, sizes and instants as people write them: exact, and as the command line reads them.
 
 Owns the spelling (`90s`, `64M`, `2026-12-01T10:00:00Z`) and which field of a spec carries which unit. Refuses rounding
-but in `span`, how long something took or will take: what is told in an error must be what was sent.
+but in `span` and `volume`, of what was measured: what is told in an error must be what was sent.
 """
 
 from __future__ import annotations
@@ -48,6 +48,15 @@ def span(milliseconds: float) -> str:
 
 def size(count: int) -> str:
     return _largest(count, SIZES)
+
+
+def volume(count: float) -> str:
+    """For reading only: `812B`, `64.0M`, in powers of 1024."""
+    for unit in "BKMG":
+        if count < 1024:  # noqa: PLR2004 - the next unit
+            return f"{count:.0f}B" if unit == "B" else f"{count:.1f}{unit}"
+        count /= 1024
+    return f"{count:.1f}T"
 
 
 def instant(at_ms: int) -> str:

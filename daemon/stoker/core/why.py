@@ -1,6 +1,6 @@
 """The one thing that keeps a job from running now: `explain(job, scene)`.
 
-Owns the closed list of blockers (DESIGN section 4) and the sentence for each. Refuses to look anything up and
+Owns the closed list of blockers and the sentence for each. Refuses to look anything up and
 to store: a blocker is computed when somebody asks. The order of the checks is the order in which the daemon
 itself would say no.
 """

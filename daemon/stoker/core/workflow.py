@@ -1,6 +1,6 @@
 """The life of a workflow: what its steps make of it, and what a person may ask of all of them at once.
 
-Owns the states of DESIGN section 4 and the pure plans for resume, retry and rollback. Refuses to run anything: steps
+Owns the states of a workflow and the pure plans for resume, retry and rollback. Refuses to run anything: steps
 are jobs and go through `lifecycle.step`. Invariants: the state of a workflow follows from what is wanted of it and
 from the states of its steps, and is never set otherwise; a completed step is not run again unless a person asks.
 """

@@ -11,6 +11,7 @@ import asyncio
 from stoker.core.clock import Clock, Now
 from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.model import State
+from stoker.core.units import volume
 from stoker.engine import maintenance
 from stoker.engine.book import Book
 from stoker.engine.dispatcher import Dispatcher
@@ -112,7 +113,7 @@ class Housekeeping:
         self.full = True
         log(LogEvent.DISK_FULL, free_bytes=self.free_bytes, min_free_bytes=self._min_free)
         full = DiskFull(
-            f"{self.free_bytes} bytes are free under {self._directory.root}, {self._min_free} are wanted",
+            f"{self._directory.root}: {shortage(self.free_bytes, self._min_free)}",
             hint="free some space: accepted jobs are safe, and submits are taken again by themselves",
         )
         self._intake.closed = self._intake.closed or full
@@ -133,6 +134,13 @@ class Housekeeping:
             self._intake.closed = None
         self._dispatcher.open(FULL)
         self._loop.nudge()
+
+
+def shortage(free: int, least: int) -> str:
+    """Why nothing is accepted: a quota, or a low threshold, lets a commit find no room ahead of it."""
+    if free < least:
+        return f"{volume(free)} are free, less than the {volume(least)} that are kept free"
+    return f"a commit found no room, though {volume(free)} are free"
 
 
 def _skew(now: Now) -> int:

@@ -1,4 +1,4 @@
-"""How jobs and attempts look to clients: plain dicts with the words of DESIGN.
+"""How jobs and attempts look to clients: plain dicts in the words of the protocol.
 
 Owns the names of fields on the wire. Refuses lookups: it is given values. What is in memory (pid, a stop under
 way) is laid over what was committed, because descriptive rows reach the disk a little later.

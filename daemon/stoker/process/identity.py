@@ -1,6 +1,6 @@
 """Whether a process is the one that was started: proof, or no proof.
 
-Owns the comparison of DESIGN section 6: other boot, other pid namespace, then a pidfd first and everything read
+Owns the comparison: other boot, other pid namespace, then a pidfd first and everything read
 behind it. Refuses signals and guesses. Invariants: `(pid, start ticks)` alone is never a proof; what cannot be
 read is unprovable, not absent; a pidfd is opened before anything is compared, so what was proven stays pinned.
 """

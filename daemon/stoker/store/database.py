@@ -1,6 +1,6 @@
 """A connection to the database, and what must be true of the files before SQLite may open them.
 
-Owns the pragmas, the single hop into a connection's thread, and the refusals of DESIGN section 7.2: SQLite
+Owns the pragmas, the single hop into a connection's thread, and what is refused before it opens: SQLite
 deletes a full WAL that lies beside a missing or empty database, so that is looked at first and nothing is
 touched. Invariant: one writer per database, readers are `query_only` and never checkpoint.
 """

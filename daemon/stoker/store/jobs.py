@@ -1,7 +1,7 @@
 """Rows of `jobs`, `needs` and `idempotency`.
 
-Owns how a Spec and a Job lie in columns. What DESIGN names is a column of its own; the rest of the spec is
-`policy`, one JSON object. Refuses to judge states. Invariant: reading back what was stored gives an equal
+Owns how a Spec and a Job lie in columns. What rows are chosen or ordered by is a column of its own; the rest of the
+spec is `policy`, one JSON object. Refuses to judge states. Invariant: reading back what was stored gives an equal
 Job, and the checksum of its Spec still matches.
 """
 

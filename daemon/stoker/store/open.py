@@ -1,6 +1,6 @@
 """Opening the state directory, in the one order that loses nothing.
 
-Owns the sequence of DESIGN section 7: lock, look at the files, open, migrate, compare with the note beside the
+Owns the sequence: lock, look at the files, open, migrate, compare with the note beside the
 database, begin a new epoch, read. Refuses a directory that is not ours or has lost something, with everything
 left as it was found.
 """
