@@ -72,6 +72,21 @@ async def test_outcome_when_the_daemon_goes_before_it_acknowledged_then_it_is_wr
     assert list(written(host)) == [unsettled.run_id]
 
 
+async def test_outcome_when_its_acknowledgement_waits_behind_many_orders_of_a_daemon_that_left_then_it_is_not_written(
+    host: LauncherHost,
+) -> None:
+    client = await host.start()
+    settled, orders = host.order("/bin/true"), [host.order("/bin/true") for _ in range(100)]
+    await host.run(client, settled)
+    client.launch(orders)
+    client.acknowledge([settled.run_id])
+
+    client.close()
+
+    await until_async(lambda: find_launchers(host.state_dir).alive == [])
+    assert set(written(host)) == {order.run_id for order in orders}
+
+
 async def test_outcome_when_a_daemon_is_there_then_nothing_is_written(host: LauncherHost) -> None:
     client = await host.start()
 

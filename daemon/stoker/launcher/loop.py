@@ -178,7 +178,8 @@ class Loop:
     def _tell(self) -> None:
         outbox = self._launcher.outbox
         if self._daemon is None:
-            self._write_outcomes()
+            if not self._inbox:  # else what it sent before it left is still to be obeyed, acknowledgements among it
+                self._write_outcomes()
         elif outbox:
             self._daemon.send(frames.pack(outbox))
             outbox.clear()
