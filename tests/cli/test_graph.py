@@ -60,6 +60,21 @@ def test_layers_when_edges_would_cross_then_steps_stand_beside_what_they_need() 
     assert names(layers) == [["s9", "s10"], ["y", "a", "b"]]
 
 
+def test_layers_when_the_chain_is_long_then_each_step_is_looked_at_a_few_times() -> None:
+    looked = 0
+
+    class Watched(Node):
+        def __getattribute__(self, name: str) -> Any:
+            nonlocal looked
+            looked += name == "name"
+            return super().__getattribute__(name)
+
+    layers = graph.layered([Watched(str(n), [(str(n - 1), "ok")] if n else [], None) for n in range(300)])
+
+    assert len(layers) == 300
+    assert 0 < looked <= 10 * 300
+
+
 def test_folding_when_one_entry_made_many_steps_then_they_are_one_node_in_their_worst_state() -> None:
     made = [Node(f"compile:{number}", [("init", "ok")], "succeeded") for number in range(1, 4)]
     made[1].state = "failed"

@@ -15,7 +15,7 @@ from stoker.core.errors import FlowInvalid, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from stoker.cli.options import Given
@@ -163,21 +163,22 @@ def layered(nodes: list[Node]) -> Layers:
     sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
     sorter.prepare()  # a workflow has no cycle: neither the daemon nor `planned` takes one
     layers: Layers = []
+    rows: dict[str, int] = {}
     while sorter.is_active():
         ready = sorter.get_ready()
-        _place([by_name[name] for name in sorted(ready, key=order.__getitem__)], layers)
+        layers.append(_placed([by_name[name] for name in sorted(ready, key=order.__getitem__)], rows))
+        rows |= {node.name: row for row, node in enumerate(layers[-1])}
         sorter.done(*ready)
     return layers
 
 
-def _place(nodes: Iterable[Node], layers: Layers) -> None:
+def _placed(nodes: Iterable[Node], rows: Mapping[str, int]) -> list[Node]:
     """A further layer; each node near the middle of those it needs, so that few edges cross."""
-    rows = {node.name: row for layer in layers for row, node in enumerate(layer)}
 
     def middle(node: Node) -> float:
         return sum(rows[need] for need, _ in node.needs) / len(node.needs) if node.needs else 0.0
 
-    layers.append(sorted(nodes, key=middle))
+    return sorted(nodes, key=middle)
 
 
 def _as_json(title: str, layers: Layers) -> dict[str, Any]:

@@ -9,7 +9,12 @@ from stoker.cli import values
 from stoker.cli.options import Option
 from stoker.core.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 MOST_NAMES = 8
+NO_WIDTHS: Mapping[str, int] = {}
 WAIT = Option("--wait", None, "until it has ended; exit 0 if it succeeded, else 1")
 
 
@@ -29,13 +34,14 @@ def checkpoint_id(text: str) -> int:
         raise UsageError(f"{text!r} is not the id of a checkpoint", hint="stoker checkpoint ls WORKFLOW") from None
 
 
-def groups(names: list[str]) -> list[str]:
-    """`compile:1 compile:2 compile:3` as `compile:1..3`: what one `each` made is told as one."""
+def groups(names: list[str], widths: Mapping[str, int] = NO_WIDTHS) -> list[str]:
+    """`compile:1 compile:2 compile:3` as `compile:1..3`, `compile:1..3 (width 2)`: what one `each` made is one."""
     numbers: dict[str, list[int]] = {}
     for name in names:
         group, colon, number = name.rpartition(":")
         numbers.setdefault(group if colon else name, []).append(int(number) if colon else 0)
-    return [_span(group, sorted(members)) for group, members in numbers.items()]
+    told = {group: f" (width {width})" for group, width in widths.items()}
+    return [_span(group, sorted(members)) + told.get(group, "") for group, members in numbers.items()]
 
 
 def _span(group: str, members: list[int]) -> str:

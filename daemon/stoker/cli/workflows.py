@@ -9,7 +9,7 @@ from __future__ import annotations
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, connect
 from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import WAIT, few, groups, need_told, workflow_id
+from stoker.cli.steps import WAIT, counted, few, groups, need_told, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ PAGE = 1000
     options=(
         Option("--param", "NAME=VALUE", "fill in a parameter of the flow; repeatable", convert=values.pair, many=True),
         Option("--idempotency-key", "TEXT", "the same key again gives the same workflow"),
-        Option("--dry-run", None, "store nothing: show the order of the steps and how many could run at once"),
+        Option("--dry-run", None, "store nothing: show the order of the steps"),
         WAIT,
         JSON,
     ),
@@ -58,7 +58,7 @@ def submit(given: Given) -> int:
         except FlowInvalid as refusal:
             raise flowfile.told(source, flow, refusal, "; nothing was stored") from None
     if given["dry_run"]:
-        _print_plan(answer, as_json=given["json"])
+        _print_plan(answer, flow, as_json=given["json"])
         return 0
     render.receipt(f"workflow {answer['id']}", render.json_text(answer) if given["json"] else answer["id"])
     if answer["existing"]:
@@ -70,14 +70,14 @@ def submit(given: Given) -> int:
     return until_ended(given, answer["id"] or 0)
 
 
-def _print_plan(answer: WorkflowAccepted, *, as_json: bool) -> None:
+def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         render.json_document(answer)
         return
     layers = answer["layers"]
-    widest = max(map(len, layers))
-    render.line(f"{len(answer['steps'])} steps in {len(layers)} layers, at most {widest} of them at once")
-    rows = [(number, len(layer), few(groups(layer))) for number, layer in enumerate(layers, 1)]
+    render.line(f"{counted(len(answer['steps']), 'step')} in {counted(len(layers), 'layer')}")
+    widths = {name: step["width"] for name, step in flow["steps"].items() if "width" in step}
+    rows = [(number, len(layer), few(groups(layer, widths))) for number, layer in enumerate(layers, 1)]
     render.table(("LAYER", "STEPS", "WHICH"), rows)
 
 
