@@ -28,7 +28,7 @@ def test_why_when_needs_are_open_then_it_names_them() -> None:
 def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
     told = why(job(State.WAITING, needs_open=9), open_needs=range(1, 10))
 
-    assert told.message == "waits for job 1, 2, 3, 4, 5 to end"
+    assert told.message == "waits for job 1, 2, 3, 4, 5 and 4 more to end"
     assert told.details == {"needs": list(range(1, 10))}
 
 
@@ -115,6 +115,7 @@ def test_why_when_a_queued_job_is_blocked_then_the_first_no_of_the_daemon_is_tol
     around: dict[str, Any] = {
         "queue": Queue(name="bulk", queue_class=QueueClass.LOW, max_running=2),
         "free": {"gpu": 1},
+        "capacity": {"gpu": 1},
     }
     for _, more, _ in QUEUED[: depth + 1]:
         around |= more
@@ -156,11 +157,20 @@ def test_why_when_a_queue_is_at_its_limit_then_the_hint_raises_it_by_one() -> No
 def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
     of = job(asked=spec(resources={"cpu": 1, "gpu": 2}))
 
-    told = why(of, free={"cpu": 5, "gpu": -1}, holders={"gpu": [8, 9]})
+    told = why(of, capacity={"cpu": 5, "gpu": 2}, free={"cpu": 5, "gpu": -1}, holders={"gpu": [8, 9]})
 
     assert told.message == "needs 2 of resource 'gpu', 0 free, held by job 8, 9"
     assert told.hint == "stoker show 8"
-    assert told.details == {"resource": "gpu", "wanted": 2, "free": -1, "holders": [8, 9]}
+    assert told.details == {"resource": "gpu", "wanted": 2, "capacity": 2, "free": -1, "holders": [8, 9]}
+
+
+def test_why_when_there_is_less_of_a_resource_than_is_asked_then_no_holder_is_blamed() -> None:
+    of = job(asked=spec(resources={"gpu": 2}))
+
+    told = why(of, capacity={"gpu": 1}, free={"gpu": 0}, holders={"gpu": [8]})
+
+    assert told.message == "needs 2 of resource 'gpu', and its capacity is 1"
+    assert told.hint == "stoker resource set gpu 2"
 
 
 def test_why_when_nobody_holds_a_resource_then_the_hint_makes_it_larger() -> None:
@@ -274,6 +284,15 @@ def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> Non
         "is skipped (dependency)",
     ]
     assert [one.hint for one in told] == ["stoker why 1", "stoker why 1", None]
+
+
+def test_why_when_some_needs_are_unmet_then_those_are_named_and_the_first_is_the_next_to_look_at() -> None:
+    needs = tuple(Need(job_id) for job_id in range(16, 23))
+
+    told = why(job(State.SKIPPED, asked=spec(needs=needs), reason=Reason.DEPENDENCY), unmet=[22])
+
+    assert (told.message, told.hint) == ("is skipped (dependency): it needed job 22 (ok)", "stoker why 22")
+    assert told.details["needs"] == list(range(16, 23))
 
 
 @pytest.mark.parametrize(

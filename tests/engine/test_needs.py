@@ -233,3 +233,16 @@ def test_need_when_the_daemon_died_between_the_end_and_its_dependents_then_the_n
         assert end_of(client, job) == ("succeeded", "exit")
         assert end_of(client, other) == ("skipped", "dependency")
         assert [change["cause"] for change in changes(client, other)] == ["submitted", "need_failed"]
+
+
+def test_why_when_one_of_many_needs_failed_then_that_one_is_named(client: stoker.Client) -> None:
+    fine = [submit(client, OK) for _ in range(6)]
+    broken = submit(client, FAILS)
+    client.wait(*fine, broken)
+    job = submit(client, OK, needs=[{"job": each} for each in (*fine, broken)])
+    assert end_of(client, job) == ("skipped", "dependency")
+
+    told = client.why(job)
+
+    assert told["message"] == f"is skipped (dependency): it needed job {broken} (ok)"
+    assert told["hint"] == f"stoker why {broken}"

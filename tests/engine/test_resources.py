@@ -45,7 +45,9 @@ def test_resource_when_it_is_taken_then_the_next_waits_and_why_names_the_holder(
     blocker = client.why(waits)
 
     assert blocker["code"] == "resource"
-    assert blocker["details"] == {"resource": "repo", "wanted": 1, "free": 0, "holders": [holder]}
+    assert blocker["details"] == {
+        "resource": "repo", "wanted": 1, "capacity": 1, "free": 0, "holders": [holder],
+    }  # fmt: skip
     assert resource(client, "repo") == {"name": "repo", "capacity": 1, "used": 1, "holders": [holder]}
     gate.open()
     assert end_of(client, waits) == ("succeeded", "exit")
@@ -218,6 +220,21 @@ def test_resources_when_jobs_and_steps_take_overlapping_pairs_in_opposite_orders
     ends = client.wait(*jobs, *steps["steps"].values(), timeout_s=DEADLINE_S)
     assert {end["state"] for end in ends} == {"succeeded"}
     assert [resource(client, name)["used"] for name in names] == [0, 0, 0, 0]
+
+
+def test_resource_when_its_capacity_is_taken_away_then_why_names_that_and_not_its_holder(
+    client: stoker.Client, gate: Gate
+) -> None:
+    capacity(client, lathe=1)
+    running(client, submit(client, gate.spec(), resources={"lathe": 1}))
+    waits = submit(client, TRUE, resources={"lathe": 1})
+    capacity(client, lathe=0)
+
+    told = client.why(waits)
+
+    assert told["message"] == "needs 1 of resource 'lathe', and its capacity is 0"
+    assert told["hint"] == "stoker resource set lathe 1"
+    gate.open()
 
 
 def test_resource_when_hundreds_of_jobs_lack_it_then_one_behind_them_all_still_starts(

@@ -19,13 +19,15 @@ from stoker.core.suspicion import suspicion
 from stoker.core.units import span
 from stoker.core.workflow import Intent
 
+MOST_NAMED = 5
+
 
 class Scene(Struct, frozen=True, kw_only=True):
     """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts.
 
     `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
     `unheard_ms`: how long a worker that was warned of has given no sign of life;
-    `intent`: what is wanted of its workflow, if it is a step.
+    `intent`: what is wanted of its workflow, if it is a step; `unmet`: the needs that ended otherwise than was needed.
     """
 
     now: Now
@@ -35,9 +37,11 @@ class Scene(Struct, frozen=True, kw_only=True):
     slots: int = 1
     ahead: int = 0
     throttled_by: Sequence[str] = ()
+    capacity: Mapping[str, int] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
     holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
     open_needs: Sequence[int] = ()
+    unmet: Sequence[int] = ()
     attempt: Attempt | None = None
     ended: Attempt | None = None
     closed: str | None = None
@@ -73,9 +77,8 @@ def explain(job: Job, scene: Scene) -> Blocker:
 def _waiting(job: Job, scene: Scene) -> Blocker:
     if job.needs_open:
         ids = list(scene.open_needs)
-        named = ", ".join(str(need) for need in ids[:5])
         hint = f"stoker why {ids[0]}" if ids else None
-        return Blocker("needs", f"waits for job {named} to end", hint, {"needs": ids})
+        return Blocker("needs", f"waits for job {_few(ids)} to end", hint, {"needs": ids})
     wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
@@ -154,13 +157,15 @@ def _lacking(job: Job, scene: Scene) -> Blocker | None:
 
 
 def _lacks(name: str, amount: int, scene: Scene) -> Blocker:
-    holders = list(scene.holders.get(name, ()))
-    held = f", held by job {', '.join(str(job) for job in holders[:5])}" if holders else ""
+    holders, free, capacity = list(scene.holders.get(name, ())), scene.free.get(name, 0), scene.capacity.get(name, 0)
+    held = f", held by job {_few(holders)}" if holders else ""
+    enough = amount <= capacity  # else it would change nothing that those who hold it end
     return Blocker(
         "resource",
-        f"needs {amount} of resource {name!r}, {max(0, scene.free.get(name, 0))} free{held}",
-        f"stoker show {holders[0]}" if holders else f"stoker resource set {name} {amount}",
-        {"resource": name, "wanted": amount, "free": scene.free.get(name, 0), "holders": holders},
+        f"needs {amount} of resource {name!r}, "
+        + (f"{max(0, free)} free{held}" if enough else f"and its capacity is {capacity}"),
+        f"stoker show {holders[0]}" if enough and holders else f"stoker resource set {name} {amount}",
+        {"resource": name, "wanted": amount, "capacity": capacity, "free": free, "holders": holders},
     )
 
 
@@ -228,17 +233,25 @@ def _held(job: Job, scene: Scene) -> Blocker:
 def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
     if job.reason is Reason.DEPENDENCY and job.spec.needs:
-        return _unmet(job)
+        return _unmet(job, scene)
     suspected = _suspected(scene) if job.state is State.FAILED else ""
     return Blocker("final", f"is {job.state.value}{_reason(job)}{suspected}", hint, {"reason": job.reason})
 
 
-def _unmet(job: Job) -> Blocker:
-    needs = [f"{need.job} ({need.on.value})" for need in job.spec.needs]
-    more = f" and {len(needs) - 5} more" if len(needs) > 5 else ""  # noqa: PLR2004 - what fits into a line
-    message = f"is {job.state.value} (dependency): it needed job {', '.join(needs[:5])}{more}"
-    ids = [need.job for need in job.spec.needs]
-    return Blocker("final", message, f"stoker why {ids[0]}", {"reason": job.reason, "needs": ids})
+def _unmet(job: Job, scene: Scene) -> Blocker:
+    """Of its needs those that it was skipped for, as far as is known: one may be gone, or have run again."""
+    needs = job.spec.needs
+    named = [need for need in needs if need.job in scene.unmet] or needs
+    told = _few([f"{need.job} ({need.on.value})" for need in named])
+    message = f"is {job.state.value} (dependency): it needed job {told}"
+    details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(scene.unmet)}
+    return Blocker("final", message, f"stoker why {named[0].job}", details)
+
+
+def _few(names: Sequence[object]) -> str:
+    """What fits into a line, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(str, names[:MOST_NAMED])) + more
 
 
 def _suspected(scene: Scene) -> str:

@@ -165,8 +165,11 @@ class Book:
 
     def free(self) -> dict[str, int]:
         """What is left of each resource."""
-        capacities = {name: resource.capacity for name, resource in self.resources.items()} | self.flows.widths
-        return {name: capacity - self.used[name] for name, capacity in capacities.items()}
+        return {name: capacity - self.used[name] for name, capacity in self.capacities().items()}
+
+    def capacities(self) -> dict[str, int]:
+        """How much there is of each resource; of how many steps of a group may run, too."""
+        return {name: resource.capacity for name, resource in self.resources.items()} | self.flows.widths
 
     def holders(self, name: str) -> list[int]:
         """Ids of the jobs whose open attempts hold some of a resource."""

@@ -15,7 +15,8 @@ from msgspec import UNSET
 
 from stoker.core import events as ev
 from stoker.core.errors import InvalidParams, StokerError, WaitTimeout
-from stoker.core.model import Actor, Attempt, Job, Queue, Resource, State
+from stoker.core.model import Actor, Attempt, Job, Queue, Reason, Resource, State
+from stoker.core.needs import need_met
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
@@ -129,9 +130,11 @@ class Service:
             slots=engine.dispatcher.slots,
             ahead=await engine.reader.run(job_rows.ahead, job) if job.state is State.QUEUED else 0,
             throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
+            capacity=book.capacities(),
             free=book.free(),
             holders={name: book.holders(name) for name in job.spec.resources},
             open_needs=await engine.reader.run(job_rows.open_needs, job.id) if job.needs_open else (),
+            unmet=await self._unmet(job) if job.reason is Reason.DEPENDENCY else (),
             attempt=None if run is None else run.attempt,
             ended=await self._newest_end(job) if run is None else None,
             closed=engine.dispatcher.closed,
@@ -140,6 +143,12 @@ class Service:
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
             intent=book.flows.intent_of(job),
         )
+
+    async def _unmet(self, job: Job) -> Sequence[int]:
+        """The needs of a job that was skipped for them, as far as they are still there and ended otherwise."""
+        needed = await self._engine.reader.run(job_rows.by_ids, [need.job for need in job.spec.needs])
+        needs = [need for need in job.spec.needs if need.job in needed]
+        return [need.job for need in needs if need_met(need.on, needed[need.job]) is False]
 
     async def _newest_end(self, job: Job) -> Attempt | None:
         """The attempt that ended last, where it says more than the job does."""
