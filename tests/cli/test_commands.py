@@ -210,6 +210,15 @@ def test_batch_when_atomic_and_one_line_is_bad_then_nothing_is_stored(desk: Desk
     assert desk.service.jobs == {}
 
 
+def test_submit_when_the_command_is_too_long_for_a_frame_then_the_hint_is_about_one_job(desk: Desk) -> None:
+    ended = desk.stoker("submit", "--", "echo", *(["x" * 1_000] * 1_500))
+
+    assert ended.status == 65
+    assert "a job of 1.4M; at most 976.6K can be sent" in ended.err
+    assert "into a script" in ended.err
+    assert desk.service.jobs == {}
+
+
 def test_batch_when_atomic_is_too_much_for_one_frame_then_it_is_refused(desk: Desk, tmp_path: Path) -> None:
     file = batch_file(tmp_path, *({"command": "true", "stdin": "x" * 60_000} for _ in range(20)))
 

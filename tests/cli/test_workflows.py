@@ -67,8 +67,8 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_tells_its_
         one["kind"] for one in json.loads(daemon.cli("checkpoint", "ls", "1", "--all", "--json").stdout)["checkpoints"]
     ]
 
-    assert planned.stdout.splitlines()[0] == "7 steps in 5 layers, at most 3 of them at once"
-    assert "compile:1..3" in planned.stdout
+    assert planned.stdout.splitlines()[0] == "7 steps in 5 layers"
+    assert "compile:1..3 (width 2)" in planned.stdout
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
     assert "succeeded" in listed.stdout
     assert "report" in shown.stdout
@@ -130,6 +130,14 @@ def test_submit_when_a_file_is_wrong_then_it_says_where(
     assert (done.returncode, done.stdout) == (65, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_dry_run_when_there_is_one_step_then_it_is_told_as_one(daemon: DaemonProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, json.dumps(flows.flow({"a": flows.step("true")})), "flow.json")
+
+    planned = daemon.cli("workflow", "submit", "--dry-run", source)
+
+    assert planned.stdout.splitlines()[0] == "1 step in 1 layer"
 
 
 def test_submit_when_the_flow_does_not_fit_a_frame_then_it_says_so(daemon: DaemonProcess, tmp_path: Path) -> None:
@@ -398,7 +406,7 @@ def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_n
     assert "from_checkpoint" in unknown.stderr
     assert shown["state"] == "failed"
     assert lost.stderr.splitlines()[0] == "stoker: --from nope: workflow 1 has no step 'nope' (it has: a, b)"
-    assert done.stderr.endswith("hint: stoker workflow resume 1 --from b --strategy skip --explain\n")
+    assert done.stderr.endswith("hint: stoker workflow retry 1 --step b\n")
 
 
 def test_rollback_when_steps_were_completed_since_then_they_are_named_as_not_undone(

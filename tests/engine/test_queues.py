@@ -132,6 +132,8 @@ def test_max_queued_when_the_line_is_full_then_queue_full_says_when_to_try_again
 
     assert refused.value.details["retry_after_ms"] > 0
     assert refused.value.details["queue"] == "short"
+    assert str(refused.value) == "queue 'short' holds 3 jobs not yet started, its limit max_queued is 3"
+    assert refused.value.hint == "stoker queue resume short"
     assert refused.value.transient
     client.call("queue.resume", {"name": "short"})
     client.wait(*jobs)
@@ -240,7 +242,7 @@ def test_queue_when_its_bound_is_global_then_all_queues_together_are_bounded(sto
     with stopped_daemon.client() as client:
         submit(client, TRUE, queue="a")
         job = submit(client, TRUE, queue="b")
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFull, match=r"hold 2 jobs not yet started, the limit \[jobs\] max_queued is 2"):
             submit(client, TRUE, queue="a")
 
         client.cancel(job)

@@ -217,6 +217,9 @@ def test_resume_when_there_is_nothing_to_resume_then_it_is_refused(client: stoke
 
     with pytest.raises(NotAllowed, match="no step of it would run"):
         resume(client, done)
+    with pytest.raises(NotAllowed, match="and all behind it were completed") as refused:
+        resume(client, done, **{"from": "a"})
+    assert refused.value.hint == f"stoker workflow retry {done} --step a"
     with pytest.raises(NotAllowed, match="resume does not apply"):
         resume(client, goes_on)
 

@@ -11,9 +11,9 @@ import os
 
 from stoker.cli import render
 from stoker.cli.connection import connect
-from stoker.cli.spec import complete
-from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, FrameTooLarge, InvalidParams, StokerError, UsageError
-from stoker.rpc.wire import encode, parse_strict
+from stoker.cli.spec import SENT_BYTES, complete, sent_size
+from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, InvalidParams, StokerError, UsageError
+from stoker.rpc.wire import parse_strict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     Line = tuple[int, bytes]
 
 READ_BYTES = 256 * 1024
-SENT_BYTES = 1_000_000  # of a frame's 1 MiB: the rest is for the envelope and the keys
 
 
 def submit_batch(given: Given, defaults: dict[str, Any]) -> int:
@@ -92,10 +91,7 @@ class Batch:
         if not isinstance(spec, dict):
             raise InvalidParams("not a JSON object", hint='write {"command": "sha256sum", "args": ["/etc/hosts"]}')
         spec = complete({**self._defaults, **spec})
-        size = len(encode(spec))
-        if size > SENT_BYTES:
-            raise FrameTooLarge(f"a job of {render.size(size)}; at most {render.size(SENT_BYTES)} can be sent")
-        return spec, size
+        return spec, sent_size(spec)
 
     def _send_all_or_none(self) -> None:
         if self._statuses:

@@ -49,7 +49,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "step in": {
         "cancel": ("verbs:cancel", "stop a job, or take it out of its queue"),
         "retry": ("verbs:retry", "queue an ended job again with a fresh budget"),
-        "restart": ("verbs:restart", "stop a running job and start it anew"),
+        "restart": ("verbs:restart", "begin a job anew; one that runs is stopped first"),
         "hold": ("verbs:hold", "keep a job from starting until it is released"),
         "release": ("verbs:release", "let a held job go on"),
         "skip": ("verbs:skip", "call a job done so that those that need it go on"),

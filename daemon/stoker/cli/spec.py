@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-from stoker.cli import values
+from stoker.cli import render, values
 from stoker.cli.options import Option
-from stoker.core.errors import UsageError
+from stoker.core.errors import FrameTooLarge, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stoker.cli.options import Given
 
 STDIN_LIMIT_BYTES = 64 * 1024
+SENT_BYTES = 1_000_000  # of a frame's 1 MiB: the rest is for the envelope and the keys
 FIELDS_OF_PAIRS = ("env", "labels", "resources", "limits")
 NOT_A_FIELD = ("safe", "in_process")
 
@@ -150,6 +151,19 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
     if isinstance(command, str) and spec.get("execution_mode") != "in_process":
         spec["command"] = found(command, spec.get("env"))
     return spec
+
+
+def sent_size(spec: dict[str, Any]) -> int:
+    """The bytes that a job takes in a frame. Raises FrameTooLarge for one that no frame holds."""
+    from stoker.rpc.wire import encode  # noqa: PLC0415 - only where a job is sent
+
+    size = len(encode(spec))
+    if size > SENT_BYTES:
+        raise FrameTooLarge(
+            f"a job of {render.size(size)}; at most {render.size(SENT_BYTES)} can be sent",
+            hint="put a long command into a script, and long arguments into a file that it reads",
+        )
+    return size
 
 
 def here() -> str:

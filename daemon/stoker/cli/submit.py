@@ -9,7 +9,7 @@ from __future__ import annotations
 from stoker.cli import render
 from stoker.cli.connection import connect
 from stoker.cli.options import JSON, Option, command
-from stoker.cli.spec import SPEC, complete, given_fields
+from stoker.cli.spec import SPEC, complete, given_fields, sent_size
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
@@ -75,6 +75,7 @@ def _submit(given: Given, fields: dict[str, Any]) -> Submitted:
         raise UsageError("missing the command", hint="stoker submit -- COMMAND [ARG…]")
     command_word, *arguments = given["words"]
     spec = complete({**fields, "command": command_word})
+    sent_size(spec | {"args": arguments})
     with connect(given) as client:
         answer = client.submit(spec.pop("command"), *arguments, **spec)
     if answer["existing"]:

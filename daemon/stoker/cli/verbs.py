@@ -56,6 +56,7 @@ def retry(given: Given) -> int:
     examples=("stoker restart 42 --yes", "stoker restart 42 --force --reassign --yes"),
 )
 def restart(given: Given) -> int:
+    """A job that has ended begins again as with retry, which does not ask whether an unsafe job may run twice."""
     return _each("restart", given)
 
 

@@ -58,7 +58,7 @@ def pause(given: Given) -> int:
     least=1,
     most=1,
     options=(
-        Option("--from", "STEP", "take this step and everything behind it again", to="from"),
+        Option("--from", "STEP", "only this step and those behind it, as far as they did not complete", to="from"),
         Option(
             "--strategy",
             "NAME",

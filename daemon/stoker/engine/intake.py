@@ -71,11 +71,11 @@ class Intake:
         """Backpressure: bounded lines say no. `ahead`: jobs about to be accepted. Raises QueueFull."""
         pending = turn.book.pending(queue.name) + ahead[queue.name]
         if queue.max_queued is not None and pending >= queue.max_queued:
-            raise _full(f"queue {queue.name!r} holds {pending} jobs, its limit max_queued", queue.name)
+            raise _full(f"queue {queue.name!r} holds", pending, "its limit max_queued", queue.max_queued, queue)
         if self._max_queued is not None:
             total = turn.book.total(State.QUEUED) + turn.book.total(State.WAITING) + ahead.total()
             if total >= self._max_queued:
-                raise _full(f"all queues together hold {total} jobs, the limit [jobs] max_queued", queue.name)
+                raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
 
     def accept(
         self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[tuple[int, str]], key: str | None = None,
@@ -225,7 +225,11 @@ def key_digest(sent: JobParams) -> bytes:
     return hashlib.blake2b(msgspec.json.encode(sent), digest_size=16).digest()
 
 
-def _full(message: str, queue: str) -> QueueFull:
+def _full(who: str, pending: int, limit: str, most: int, queue: Queue) -> QueueFull:
+    jobs = "1 job" if pending == 1 else f"{pending} jobs"
+    again = "try again in a second; stoker queue shows who waits"
     return QueueFull(
-        message, hint="try again in a second; stoker queue shows who waits", retry_after_ms=RETRY_HINT_MS, queue=queue
-    )
+        f"{who} {jobs} not yet started, {limit} is {most}",
+        hint=f"stoker queue resume {queue.name}" if queue.paused else again,
+        retry_after_ms=RETRY_HINT_MS, queue=queue.name,
+    )  # fmt: skip

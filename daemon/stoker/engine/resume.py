@@ -152,6 +152,11 @@ def _must_lead_anywhere(run: FlowRun, wish: Wish, acts: Mapping[str, Act]) -> No
     ident, state = run.workflow.id, run.workflow.state.value
     if any(act in RESET or act is Act.SKIP for act in acts.values()) or run.workflow.intent is Intent.PAUSE:
         return
+    if wish.start is not None and all(acts[name] is Act.KEEP for name in behind(run.steps.values(), [wish.start])):
+        raise NotAllowed(
+            f"step {wish.start} and all behind it were completed, and a resume keeps what was",
+            hint=f"stoker workflow retry {ident} --step {wish.start}", state=state,
+        )  # fmt: skip
     if run.workflow.ended or not wish.plain:
         asked = {"--from": wish.start, "--strategy": wish.strategy}
         same = "".join(f" {option} {name}" for option, name in asked.items() if name is not None)

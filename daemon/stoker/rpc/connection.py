@@ -135,7 +135,11 @@ class Connection(asyncio.Protocol):
             self._inbox.extend(read)
             self._stop_frame_timer()
         if self._framer.overflowed:
-            self._refuse(FrameTooLarge(f"a frame may have {MAX_FRAME_BYTES} bytes", hint="split the batch"))
+            self._refuse(
+                FrameTooLarge(
+                    f"a frame may have {MAX_FRAME_BYTES} bytes", hint="split a batch; put a long command into a script"
+                )
+            )
         self._take_turn()
 
     def go_on(self) -> None:
