@@ -122,6 +122,17 @@ def test_program_when_run_then_it_ends_well(daemon: DaemonProcess) -> None:
     assert "/etc/hosts" in ran.stdout
 
 
+def test_job_when_it_is_run_again_then_it_goes_on_from_its_checkpoint(daemon: DaemonProcess) -> None:
+    (block,) = to_run("python", "run: as a job")
+    first_fails = "import os\nprint(state)\nraise SystemExit(os.environ['STOKER_ATTEMPT'] == '1')\n"
+    ran = daemon.cli(
+        "run", "--max-attempts", "2", "--base-delay", "1ms", "--", sys.executable, "-c", block.text + first_fails
+    )
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.splitlines()[-1] == "{'epoch': 3}"
+
+
 @pytest.mark.parametrize("block", to_run("toml"), ids=["settings"])
 def test_settings_when_loaded_then_they_are_valid(block: Block, tmp_path: Path) -> None:
     (tmp_path / "stoker.toml").write_text(block.text)

@@ -560,6 +560,15 @@ def test_config_check_when_the_name_of_the_file_is_empty_then_it_is_no_file_and_
         assert desk.stoker("config", "check", *arguments).status == 78
 
 
+def test_config_check_when_asked_for_json_then_it_names_the_file(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "stoker.toml"
+    file.write_text("")
+
+    done = desk.stoker("config", "check", "--json", str(file))
+
+    assert (done.status, json.loads(done.out)) == (0, {"config": str(file), "ok": True})
+
+
 def test_help_when_asked_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:
     assert desk.stoker("queue", "--help").out.endswith("see also: queue ls, queue pause, queue resume, queue set\n")
     assert desk.stoker("submit", "--timeout", "5s", "-h").out.startswith("usage: stoker submit")

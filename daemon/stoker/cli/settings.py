@@ -29,7 +29,7 @@ def _file(given: Given) -> Path | None:
 @command(
     words="[FILE]",
     most=1,
-    options=(CONFIG,),
+    options=(CONFIG, JSON),
     examples=("stoker config check", "stoker config check ./stoker.toml && systemctl restart stoker"),
 )
 def check(given: Given) -> int:
@@ -39,7 +39,10 @@ def check(given: Given) -> int:
     except ConfigInvalid as wrong:
         wrong.hint = "stoker config show lists every key"
         raise
-    render.line(f"{file}: ok" if file else "no file, only defaults and environment: ok")
+    if given["json"]:
+        render.json_document({"config": file and str(file), "ok": True})
+    else:
+        render.line(f"{file}: ok" if file else "no file, only defaults and environment: ok")
     return 0
 
 
