@@ -140,6 +140,16 @@ def test_max_queued_when_the_line_is_full_then_queue_full_says_when_to_try_again
     assert end_of(client, submit(client, TRUE, queue="short")) == ("succeeded", "exit")
 
 
+def test_max_queued_when_the_queue_goes_on_then_the_hint_is_to_try_again(client: stoker.Client) -> None:
+    client.call("queue.set", {"name": "slow", "max_queued": 1, "max_running": 0})
+    submit(client, TRUE, queue="slow")
+
+    with pytest.raises(QueueFull, match="holds 1 job not yet started, its limit max_queued is 1") as refused:
+        submit(client, TRUE, queue="slow")
+
+    assert refused.value.hint == "try again in a second; stoker queue shows who waits"
+
+
 def test_max_queued_when_a_batch_is_larger_than_the_room_then_each_job_has_its_own_answer(
     client: stoker.Client,
 ) -> None:
@@ -213,7 +223,7 @@ def test_class_when_changed_live_then_it_is_shown_and_recorded(shared: DaemonPro
     client.call("queue.set", {"name": "moved", "class": "low", "reason": "it is bulk work"})
 
     with shared.client() as watcher:
-        change = next(iter(watcher.watch(after=cursor)))
+        change = next(one for one in watcher.watch(after=cursor) if one["kind"] == "queue")
 
     assert (change["kind"], change["subject"], change["cause"]) == ("queue", "moved", "set")
     assert queue(client, "moved")["class"] == "low"
