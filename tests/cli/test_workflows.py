@@ -43,6 +43,12 @@ def sent(daemon: DaemonProcess, folder: Path, steps: dict[str, dict[str, Any]]) 
     return done.stdout.strip()
 
 
+def sent_to(gate: work.Gate, daemon: DaemonProcess, folder: Path) -> str:
+    """The id of a workflow whose first step waits at the gate, and whose second needs it."""
+    command, *args = gate.pass_by()
+    return sent(daemon, folder, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
+
+
 class Opening(Client):
     """Opens a gate once changes are listened to."""
 
@@ -209,8 +215,7 @@ def test_show_when_a_failure_is_analysed_then_it_says_what_it_was_and_the_next_c
 def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
-    command, *args = gate.pass_by()
-    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
+    flow = sent_to(gate, daemon, tmp_path)
     daemon.cli("hold", "2")
 
     with Opening(str(daemon.socket), gate) as client:
@@ -283,8 +288,7 @@ def test_wait_when_a_workflow_is_paused_then_it_goes_on_while_something_runs(sec
 def test_wait_when_a_workflow_is_paused_and_what_ran_ends_then_a_person_is_named_as_the_one_to_go_on(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
-    command, *args = gate.pass_by()
-    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
+    flow = sent_to(gate, daemon, tmp_path)
     with daemon.client() as client:
         work.running(client, 1)
     daemon.cli("workflow", "pause", flow)
@@ -366,8 +370,7 @@ def test_wait_when_it_is_interrupted_then_it_says_that_the_workflow_goes_on(
 def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
-    command, *args = gate.pass_by()
-    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
+    flow = sent_to(gate, daemon, tmp_path)
     with daemon.client() as client:
         work.running(client, 1)
         paused = daemon.cli("workflow", "pause", flow)
