@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import stoker
     from tests.support.daemon import DaemonProcess
 
-GUARDS = ("checkpoints_are_immutable", "checkpoints_are_gapless")
+GUARDS = ("checkpoints_are_immutable", "checkpoints_are_gapless", "checkpoints_keep_their_tail")
 DONE = ("succeeded",)
 
 

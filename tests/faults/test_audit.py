@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-UNGUARD = "DROP TRIGGER checkpoints_are_immutable;"
+UNGUARD = "DROP TRIGGER checkpoints_are_immutable; DROP TRIGGER checkpoints_keep_their_tail;"
 LIES = {
     "an answer for a job that is not there": ("answer k9 9", "is lost"),
     "two jobs for one key": ("answer k1 2", "was answered with jobs"),
@@ -43,12 +43,12 @@ LIES = {
         f"{UNGUARD} UPDATE checkpoints SET status = 'x' WHERE kind = 'transition'",
         "memory knew",
     ),
-    "a checkpoint that is missing": ("DELETE FROM checkpoints WHERE seq = 2", "in place 2"),
+    "a checkpoint that is missing": (f"{UNGUARD} DELETE FROM checkpoints WHERE seq = 2", "in place 2"),
     "a checkpoint that was touched": (f"{UNGUARD} UPDATE checkpoints SET status = 'x' WHERE seq = 2", "its checksum"),
     "a checkpoint with another parent": (f"{UNGUARD} UPDATE checkpoints SET parent = 9 WHERE seq = 2", "builds on 9"),
     "a step that its chain does not know of": ("UPDATE jobs SET reason = 'user' WHERE step = 'a'", "checkpoints say"),
     "a transition that nobody recorded": (
-        "DELETE FROM checkpoints WHERE seq = (SELECT max(seq) FROM checkpoints WHERE kind = 'step')",
+        f"{UNGUARD} DELETE FROM checkpoints WHERE seq = (SELECT max(seq) FROM checkpoints WHERE kind = 'step')",
         "its ends of steps",
     ),
     "a workflow that ended before its steps": (

@@ -58,6 +58,10 @@ CREATE TABLE changes (
     payload    TEXT NOT NULL,
     hash       BLOB NOT NULL CHECK (length(hash) = 32)
 ) STRICT;
+CREATE TABLE checkpoint_purges (
+    chain TEXT PRIMARY KEY,
+    seq   INTEGER NOT NULL CHECK (seq >= 1)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE checkpoints (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     chain       TEXT NOT NULL,             -- w7: of workflow 7; j42: of job 42, which is a step of none
@@ -95,7 +99,7 @@ CREATE TABLE jobs (
                         OR reason = 'ttl' OR reason = 'oom' OR reason = 'unresponsive' OR reason = 'orphaned'
                         OR reason = 'lost' OR reason = 'stuck' OR reason = 'poison' OR reason = 'spawn_error'
                         OR reason = 'user' OR reason = 'superseded' OR reason = 'dependency'
-                        OR reason = 'shutdown'),
+                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output'),
     priority        INTEGER NOT NULL,
     execution_mode  TEXT NOT NULL CHECK (execution_mode = 'subprocess' OR execution_mode = 'in_process'
                         OR execution_mode = 'cluster'),
@@ -217,4 +221,9 @@ END;
 CREATE TRIGGER checkpoints_are_immutable BEFORE UPDATE ON checkpoints
 BEGIN
     SELECT raise(ABORT, 'checkpoints are immutable');
+END;
+CREATE TRIGGER checkpoints_keep_their_tail BEFORE DELETE ON checkpoints
+WHEN OLD.seq > coalesce((SELECT seq FROM checkpoint_purges WHERE chain = OLD.chain), 0)
+BEGIN
+    SELECT raise(ABORT, 'checkpoints are kept: purge removes a recorded prefix of a chain');
 END;

@@ -17,7 +17,7 @@ import pytest
 
 from stoker.core.errors import StateRefused
 from stoker.store import database as databases
-from stoker.store.migrate import Migration, difference, known, migrate
+from stoker.store.migrate import Migration, _apply, difference, known, migrate
 from tests.support.batches import put, tables
 from tests.support.jobs import job
 
@@ -219,6 +219,27 @@ def test_upgrade_when_a_migration_fails_then_nothing_of_it_stays(old: Path, tmp_
     with opened(old) as connection:
         assert tables(connection) == before
         assert pragma(connection, "user_version") == NEWEST
+
+
+def test_upgrade_when_a_list_of_words_grows_then_every_connection_takes_the_new_words(tmp_path: Path) -> None:
+    path, backups = tmp_path / "stoker.db", tmp_path / "backups"
+    with opened(path) as connection, opened(path) as reader:
+        connection.execute("PRAGMA foreign_keys = ON")
+        for migration in known()[:3]:
+            _apply(connection, migration)
+        put(connection, [job()])
+        before = connection.execute("SELECT * FROM jobs").fetchall()
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            reader.execute("UPDATE jobs SET reason = 'output'")
+
+        assert migrate(connection, backups) == NEWEST
+
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT * FROM jobs").fetchall() == before
+        for each in (connection, reader):
+            each.execute("UPDATE jobs SET reason = 'output'")
+            with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+                each.execute("UPDATE jobs SET reason = 'nonsense'")
 
 
 # --- the copy before it -------------------------------------------------------------------------------------

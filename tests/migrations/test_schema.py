@@ -328,3 +328,31 @@ def test_checkpoint_when_it_follows_the_last_of_its_chain_then_it_is_taken(furni
     insert(furnished, "checkpoints", CHECKPOINT, id=3, chain="w2")
 
     assert furnished.execute("SELECT count(*) FROM checkpoints").fetchone() == (3,)
+
+
+@pytest.fixture
+def chained(furnished: sqlite3.Connection) -> sqlite3.Connection:
+    """A chain of three checkpoints, and another of one."""
+    for seq in (1, 2, 3):
+        insert(furnished, "checkpoints", CHECKPOINT, id=seq, seq=seq)
+    insert(furnished, "checkpoints", CHECKPOINT, id=4, chain="w2")
+    return furnished
+
+
+@pytest.mark.parametrize("where", ["id = 3", "id = 1", "1"])
+def test_checkpoint_when_deleted_without_a_record_of_the_purge_then_the_schema_refuses(
+    chained: sqlite3.Connection, where: str
+) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="checkpoints are kept"):
+        chained.execute(f"DELETE FROM checkpoints WHERE {where}")
+
+
+def test_checkpoint_when_a_recorded_prefix_is_purged_then_only_that_can_go(chained: sqlite3.Connection) -> None:
+    chained.execute("INSERT INTO checkpoint_purges (chain, seq) VALUES ('w1', 2)")
+
+    chained.execute("DELETE FROM checkpoints WHERE chain = 'w1' AND seq <= 2")
+
+    for kept in ("chain = 'w1'", "chain = 'w2'"):
+        with pytest.raises(sqlite3.IntegrityError, match="checkpoints are kept"):
+            chained.execute(f"DELETE FROM checkpoints WHERE {kept}")
+    assert chained.execute("SELECT id FROM checkpoints ORDER BY id").fetchall() == [(3,), (4,)]

@@ -27,6 +27,8 @@ SENTENCES = {
     "user": "by a person",
     "superseded": "a newer job took its place",
     "dependency": "a job it needs can no longer end as it must",
+    "not_needed": "the failure that it waited for did not come",
+    "output": "what it handed on could not be taken",
     "shutdown": "it was stopped with the daemon",
 }
 

@@ -55,6 +55,8 @@ class Reason(StrEnum):
     USER = "user"
     SUPERSEDED = "superseded"
     DEPENDENCY = "dependency"
+    NOT_NEEDED = "not_needed"
+    OUTPUT = "output"
     SHUTDOWN = "shutdown"
 
 
