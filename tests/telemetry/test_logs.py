@@ -19,7 +19,7 @@ import pytest
 
 from stoker.telemetry import logs
 from stoker.telemetry.events import LogEvent
-from stoker.telemetry.logs import REDACTED, configure, log, lost_lines
+from stoker.telemetry.logs import REDACTED, configure, log
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -134,14 +134,6 @@ def test_log_when_an_event_is_an_error_then_an_exception_brings_its_stack(lines:
     assert "stack" not in warned
 
 
-def test_log_when_the_stream_is_full_then_the_line_is_counted_and_nothing_raised() -> None:
-    lost = lost_lines()
-    with Path("/dev/full").open("wb", buffering=0) as full:
-        configure("info", "json", full)
-        log(LogEvent.DISK_FULL)
-    assert lost_lines() == lost + 1
-
-
 def test_log_when_the_standard_library_warns_then_it_is_an_event_of_ours(lines: Lines) -> None:
     logging.getLogger("asyncio").error("task %s failed", 7, exc_info=raised(ValueError("no")))
     # Straight to our handler: pytest's own would raise on this one.
@@ -168,9 +160,10 @@ def test_log_when_on_a_console_then_it_is_readable_and_harmless() -> None:
 
 def test_log_when_the_format_is_auto_then_a_pipe_gets_json_and_a_terminal_does_not() -> None:
     script = (
-        "import io\nfrom stoker.telemetry.logs import configure, log\nfrom stoker.telemetry.events import LogEvent\n"
+        "import io\n"
+        "from stoker.telemetry.logs import configure, flush, log\nfrom stoker.telemetry.events import LogEvent\n"
         "class Tty(io.BytesIO):\n    def isatty(self):\n        return True\n"
-        "log(LogEvent.JOB_HELD)\nconfigure()\nlog(LogEvent.JOB_STARTED, job=1)\n"
+        "log(LogEvent.JOB_HELD)\nconfigure()\nlog(LogEvent.JOB_STARTED, job=1)\nflush()\n"
         "tty = Tty()\nconfigure(stream=tty)\nlog(LogEvent.JOB_STARTED, job=1)\nprint(tty.getvalue()[:1] != b'{')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)

@@ -45,10 +45,11 @@ class LogEvent(StrEnum):
     DAEMON_STOPPED = "daemon_stopped", INFO
     DAEMON_FAILED = "daemon_failed", CRITICAL
     SAFE_MODE_ENTERED = "safe_mode_entered", CRITICAL
-    CONFIG_LOADED = "config_loaded", INFO
+    CONFIG_RELOADED = "config_reloaded", INFO
     CONFIG_REFUSED = "config_refused", ERROR
     HANDLERS_LOADED = "handlers_loaded", INFO
     CLOCK_JUMPED = "clock_jumped", WARNING
+    LOG_LINES_LOST = "log_lines_lost", WARNING
     LIBRARY_MESSAGE = "library_message", WARNING
 
     # --- jobs ---

@@ -3,8 +3,8 @@
 Owns how an event becomes a line: `event level ts` first, secrets redacted, text bounded, nothing that could move a
 terminal's cursor. Refuses event names that are not in events.py, and severities chosen by callers.
 
-Invariants: `log` never raises, not even when stderr is gone or its disk is full, for what is being logged may be that
-very disk; it costs less than 10 µs a JSON line. The logger is one for the process, as stderr is.
+Invariants: `log` never raises and never waits, not even when stderr is blocked, gone or on a full disk
+(log_writer.py); it costs less than 10 µs a JSON line. The logger is one for the process, as stderr is.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import traceback
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 import structlog
 
 from stoker.core.errors import StokerError
 from stoker.telemetry.events import LogEvent, Severity
+from stoker.telemetry.log_writer import LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["auto", "json", "console"]
 
+STDERR: Final = 2
+FLUSH_S: Final = 1.0
 LONGEST_TEXT: Final = 4096
 LONGEST_LIST: Final = 100
 MAX_INT: Final = 2**63 - 1
@@ -46,6 +49,14 @@ _LEVEL_NAMES: Final = {severity: severity.name.lower() for severity in Severity}
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class LogStream(Protocol):
+    """Where finished lines go."""
+
+    def write(self, lines: bytes, /) -> object: ...
+
+    def isatty(self) -> bool: ...
+
+
 def log(event: LogEvent, **fields: Any) -> None:
     """Log `event`. Fields as the design names them: `job attempt queue workflow trace_id`, then whatever tells more.
 
@@ -56,14 +67,13 @@ def log(event: LogEvent, **fields: Any) -> None:
     _state.logger.msg(event, **fields)
 
 
-def configure(level: Level = "info", format: Format = "auto", stream: BinaryIO | None = None) -> None:  # noqa: A002
-    """Send events of `level` and above to `stream`, by default stderr without a buffer. Until then nothing is logged.
+def configure(level: Level = "info", format: Format = "auto", stream: LogStream | None = None) -> None:  # noqa: A002
+    """Send events of `level` and above to `stream`, by default stderr in the background. Until then nothing is logged.
 
     The standard library's root logger joins in: what asyncio warns of is an event too.
     """
-    stream = stream or open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115 - fd 2 is not ours to close
+    stream = stream or _stderr
     console = format == "console" or (format == "auto" and stream.isatty())
-    _state.threshold = Severity[level.upper()]
     _state.stream = stream
     _state.logger = structlog.wrap_logger(
         _Lines(),
@@ -71,6 +81,22 @@ def configure(level: Level = "info", format: Format = "auto", stream: BinaryIO |
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
     ).bind()
     logging.getLogger().addHandler(_BRIDGE)
+    set_level(level)
+
+
+def set_level(level: Level) -> None:
+    """Log events of `level` and above from now on."""
+    _state.threshold = Severity[level.upper()]
+
+
+def write_plain(text: str) -> None:
+    """Write text for people to stderr, behind the lines that wait there."""
+    _stderr.write(text.encode("utf-8", "backslashreplace"))
+
+
+def flush(timeout_s: float = FLUSH_S) -> None:
+    """Give lines that wait for stderr the time to be written, before the process exits."""
+    _stderr.flush(timeout_s)
 
 
 @contextmanager
@@ -88,15 +114,18 @@ def together() -> Iterator[None]:
 
 def lost_lines() -> int:
     """How many lines could not be written since the process began."""
-    return _state.lost_lines
+    return _stderr.lost_lines
+
+
+def _report_loss(lines: int) -> None:
+    log(LogEvent.LOG_LINES_LOST, lines=lines)
 
 
 class _State:
     threshold: int = Severity.CRITICAL + 1
     logger: Any = None
-    stream: BinaryIO | None = None
+    stream: LogStream | None = None
     held: list[bytes] | None = None
-    lost_lines: int = 0
 
 
 class _Lines:
@@ -110,12 +139,8 @@ class _Lines:
 
 
 def _write(lines: bytes) -> None:
-    try:
-        assert _state.stream is not None, "logging is configured before anything is logged"
-        _state.stream.write(lines)
-        _state.stream.flush()
-    except OSError:
-        _state.lost_lines += lines.count(b"\n")
+    assert _state.stream is not None, "logging is configured before anything is logged"
+    _state.stream.write(lines)
 
 
 class _Bridge(logging.Handler):
@@ -129,6 +154,7 @@ class _Bridge(logging.Handler):
 
 
 _state: Final = _State()
+_stderr: Final = LogWriter(STDERR, _report_loss)
 _BRIDGE: Final = _Bridge(logging.WARNING)
 
 # --- what a line says -------------------------------------------------------------------------------------
