@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import uvloop
 
 from stoker import __version__, sdnotify
-from stoker.config import Config, find, load
+from stoker.config import Config, Reloaded, find, load
 from stoker.core.errors import EX_IOERR, EX_USAGE, StokerError
 from stoker.core.tokens import Tokens
 from stoker.engine.engine import Engine
@@ -51,8 +51,9 @@ GC_THRESHOLDS = (10_000, 50, 100)
 class Daemon:
     """One life of the daemon, from lock to exit."""
 
-    def __init__(self, config: Config, root: Path, address: Path, environ: dict[str, str]) -> None:
+    def __init__(self, config: Config, file: Path | None, root: Path, address: Path, environ: dict[str, str]) -> None:
         self._config = config
+        self._config_file = file
         self._directory = StateDirectory(root)
         self._address = address
         self._environ = environ
@@ -64,6 +65,7 @@ class Daemon:
         self._server: Server | None = None
         self._lock: int | None = None
         self._turns: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Future[None] | None = None
 
     async def run(self) -> int:
         """Run until drained. Raises StokerError when it cannot start or storage fails."""
@@ -94,7 +96,7 @@ class Daemon:
         self._supervision.starting(f"recovering {len(engine.book.runs)} attempts")
         await self._recover(engine)
         listener = socket.socket(fileno=given[0].fd) if given else bind_socket(self._address)
-        service = Service(engine, self._facts, health)
+        service = Service(engine, self._facts, health, self._reload)
         rpc = self._config.rpc
         self._server = Server(
             service,
@@ -136,6 +138,29 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, engine.drain.begin)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        """The terminal that started us has closed, or a person asks to read the settings again: both mean a reload."""
+        self._reloading = asyncio.ensure_future(self._reload_or_log())
+
+    async def _reload_or_log(self) -> None:
+        assert self._engine is not None
+        try:
+            refusal = self._engine.refusal()
+            if refusal is not None:
+                raise refusal
+            await self._reload()
+        except StokerError as error:
+            log(LogEvent.CONFIG_REFUSED, error=error, hint=error.hint, errors=error.details.get("errors"))
+
+    async def _reload(self) -> Reloaded:
+        """Read the settings again. Raises ConfigInvalid: then the old ones stay in force, all of them."""
+        assert self._engine is not None
+        reloaded = await self._engine.apply(load(self._config_file, self._environ))
+        file = find(self._config_file, self._environ)
+        log(LogEvent.CONFIG_RELOADED, config=file, changed=reloaded.changed, needs_restart=reloaded.restart)
+        return reloaded
 
     def _tell_ready(self, engine: Engine, health: Health) -> None:
         self._began = time.monotonic()
@@ -177,6 +202,7 @@ class Daemon:
             "connections": 0 if self._server is None else self._server.connections,
             "launchers": launcher_views(engine),
             "recovery": engine.recovery.describe(),
+            "log_lines_lost": logs.lost_lines(),
             "disk": {"free_bytes": engine.housekeeping.free_bytes, "full": engine.housekeeping.full},
         }
 
@@ -240,6 +266,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `stokerd`; returns its exit status."""
+    _open_standard_streams()
+    # Until the daemon can reload, a terminal that closes must not end it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     asked = _arguments(argv)
     environ = dict(os.environ)
     try:
@@ -249,11 +278,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_handlers(config.daemon.handlers)
         root = Path(state_dir(asked.state_dir, environ))
         address = Path(socket_path(asked.socket, environ, os.geteuid()))
-        daemon = Daemon(config, root, address, environ)
+        daemon = Daemon(config, asked.config, root, address, environ)
         sdnotify.strip(os.environ)
         return uvloop.run(daemon.run())
     except StokerError as error:
         return _refuse(error)
+    finally:
+        logs.flush()
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null for each of 0, 1 and 2 that is closed (`stokerd 2>&-`): the database must not become stderr."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the kernel gives the lowest free number, which is `fd`
 
 
 def _refuse(error: StokerError) -> int:
@@ -261,9 +301,9 @@ def _refuse(error: StokerError) -> int:
     log(LogEvent.DAEMON_FAILED, error=error, code=error.code, hint=error.hint)
     problems = error.details.get("errors", ())
     for problem in problems if len(problems) > 1 else (error.message,):
-        sys.stderr.write(f"stokerd: {problem}\n")
+        logs.write_plain(f"stokerd: {problem}\n")
     if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+        logs.write_plain(f"hint: {error.hint}\n")
     return error.exit_status
 
 

@@ -74,7 +74,7 @@ class Life:
             directory: Any = SimpleNamespace(root=ROOT, aside=ROOT / "state.json", write_aside=lambda _aside: None)
             self.epoch, self.instance = who.epoch, who.id
             self.engine = Engine(CONFIG, directory, opened, around, lambda _left, _ms: None)
-            self.service = Service(self.engine, dict, SimpleNamespace())  # type: ignore[arg-type]
+            self.service = Service(self.engine, dict, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
             self.turns = self.loop.create_task(self.engine.loop.run())
             self.begin = self.loop.create_task(self.engine.begin())
 

@@ -187,6 +187,9 @@ class MemoryService:
     async def health(self) -> Reply:
         return {"ok": True}
 
+    async def reload(self) -> Reply:
+        return {"changed": [], "restart": []}
+
     async def drain(self, *, stop: bool) -> Reply:
         return {"draining": True}
 

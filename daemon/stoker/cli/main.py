@@ -90,6 +90,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "config": ("settings:show", "the settings in force, with defaults"),
         "config check": ("settings:check", "check a configuration; say every mistake at once"),
         "config show": ("settings:show", "the settings in force, with defaults"),
+        "config reload": ("settings:reload", "let the running daemon read its settings again (as SIGHUP does)"),
         "config path": ("settings:path", "which files and directories are used"),
         "completion": ("completion:completion", "print completions for bash, zsh or fish"),
     },

@@ -1,4 +1,4 @@
-"""`stoker config`: check, show, path. Works on files and environment alone; the daemon need not run.
+"""`stoker config`: check, show, path, reload. All but reload work on files and environment alone, without a daemon.
 
 Owns how settings are shown. Refuses to have rules of its own: what is valid, stoker.config says.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stoker import config, paths
 from stoker.cli import render
+from stoker.cli.connection import call
 from stoker.cli.options import JSON, Option, command
 from stoker.core.errors import ConfigInvalid, UsageError
 
@@ -75,4 +76,16 @@ def path(given: Given) -> int:
         used = file or "none, every setting is at its default"
         looked_for = ", ".join(candidates)
         render.facts([("config", used), ("looked for", looked_for), ("state dir", state_dir), ("socket", socket)])
+    return 0
+
+
+@command(options=(JSON,), examples=("stoker config check && stoker config reload",))
+def reload(given: Given) -> int:
+    answer = call(given, "system.reload", {})
+    if given["json"]:
+        render.json_document(answer)
+        return 0
+    render.line(f"changed: {', '.join(answer['changed']) or 'nothing'}")
+    if answer["restart"]:
+        render.note(f"these need a restart of stokerd: {', '.join(answer['restart'])}")
     return 0

@@ -1,11 +1,13 @@
 """The daemon's settings: `load` reads them, `describe` writes them, `Config` is what they are.
 
 Owns the public face of the package; settings.py owns the keys, loading.py files and environment, mistakes.py
-the words for what is wrong, describing.py the TOML text. Refuses to be changed at run time: a Config is frozen.
+the words for what is wrong, describing.py the TOML text, reloading.py what a running daemon can take up. A Config is
+frozen: a reload makes another.
 """
 
 from stoker.config.describing import describe
 from stoker.config.loading import ENVIRONMENT, find, load
+from stoker.config.reloading import Reloaded, merge_live
 from stoker.config.settings import Config, QueueSection
 
-__all__ = ["ENVIRONMENT", "Config", "QueueSection", "describe", "find", "load"]
+__all__ = ["ENVIRONMENT", "Config", "QueueSection", "Reloaded", "describe", "find", "load", "merge_live"]

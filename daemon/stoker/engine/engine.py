@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from stoker.config import Config
+from stoker.config import Config, Reloaded, merge_live
 from stoker.core import events as ev
 from stoker.core.clock import SystemClock
 from stoker.core.errors import DiskFull, StokerError
@@ -49,7 +49,7 @@ from stoker.store.directory import StateDirectory
 from stoker.store.open import Opened
 from stoker.store.snapshot import Snapshot
 from stoker.telemetry.events import LogEvent
-from stoker.telemetry.logs import log
+from stoker.telemetry.logs import log, set_level
 
 NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 
@@ -249,6 +249,18 @@ class Engine:
         """A launcher answers; in safe mode there need be none."""
         if self.safe_mode is None:
             await self.local.launchers.answers()
+
+    async def apply(self, asked: Config) -> Reloaded:
+        """Put the settings in force that a running daemon can change, and name those that need a restart."""
+        reloaded = merge_live(self.config, asked)
+        self.config = config = reloaded.config
+        set_level(config.log.level)
+        self.dispatcher.slots = config.daemon.slots
+        self.throttle.policy = config.throttle_policy()
+        self.intake.use(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
+        await self._declare_queues()
+        self.loop.nudge()
+        return reloaded
 
     async def _declare_queues(self) -> None:
         """Queues of the settings file, where they say something else than the database."""

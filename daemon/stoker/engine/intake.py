@@ -63,6 +63,10 @@ class Intake:
         self._max_queued = max_queued or None
         self.closed: StokerError | None = None  # why nothing is accepted now
 
+    def use(self, specs: Specs, ageing_ms: int, max_queued: int) -> None:
+        """Take jobs by other settings from now on."""
+        self.specs, self._ageing_ms, self._max_queued = specs, ageing_ms, max_queued or None
+
     def queue(self, turn: Turn, sent: JobWork) -> Queue:
         """The queue that is asked for. Raises QueueNotFound."""
         return turn.book.queue(sent.queue if isinstance(sent.queue, str) else "default", "queue")

@@ -7,12 +7,13 @@ Refuses framing, and refuses to decide: verbs become messages, answers come from
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
+from stoker.config import Reloaded
 from stoker.core import events as ev
 from stoker.core.errors import InvalidParams, StokerError, WaitTimeout
 from stoker.core.model import Actor, Attempt, Job, Queue, Reason, Resource, State
@@ -49,13 +50,20 @@ from stoker.store import jobs as job_rows
 class Service:
     """The engine as `rpc.methods` calls it."""
 
-    def __init__(self, engine: Engine, facts: Callable[[], dict[str, Any]], health: Health) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        facts: Callable[[], dict[str, Any]],
+        health: Health,
+        reload: Callable[[], Awaitable[Reloaded]],
+    ) -> None:
         self._engine = engine
         self.workflows = Workflows(engine)
         self.checkpoints = Checkpoints(engine)
         self.workers = Workers(engine)
         self._facts = facts
         self._health = health
+        self._reload = reload
 
     # --- jobs ---
 
@@ -250,6 +258,13 @@ class Service:
     async def health(self) -> dict[str, Any]:
         """Whether the parts that matter answer."""
         return await self._health.look()
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the settings again. Raises ConfigInvalid, and changes nothing then."""
+        if (refusal := self._engine.refusal()) is not None:
+            raise refusal
+        reloaded = await self._reload()
+        return {"changed": reloaded.changed, "restart": reloaded.restart}
 
     async def drain(self, *, stop: bool) -> dict[str, Any]:
         """Begin to drain; the daemon ends when it is done."""

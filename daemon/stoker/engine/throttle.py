@@ -22,7 +22,7 @@ class Throttle:
         ticked: Callable[[], None],
     ) -> None:  # fmt: skip
         self._probe = probe
-        self._policy = policy
+        self.policy = policy
         self._clock = clock
         self._interval_s = sample_ms / 1_000
         self._changed = changed
@@ -48,7 +48,7 @@ class Throttle:
     def _tick(self) -> None:
         self._schedule()
         now = self._clock.now()
-        self.pressure, changed = observe(self._policy, self.pressure, self._probe.sample(), now.wall)
+        self.pressure, changed = observe(self.policy, self.pressure, self._probe.sample(), now.wall)
         if changed:
             self._changed(self.pressure)
         self._ticked()

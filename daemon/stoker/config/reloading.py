@@ -1,0 +1,50 @@
+"""Which settings a running daemon takes up from a changed file, and which need a restart.
+
+Owns the closed list of live settings. Refuses to apply them: the engine does. Invariant: what needs a restart keeps its
+old value in the merged Config, so that the daemon never reports a setting that is not in force.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from stoker.config.settings import SECTIONS, Config
+
+# A section as a whole, or single keys of it.
+LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows"})
+LIVE_KEYS: Final = frozenset(
+    {
+        ("daemon", "max_running"),
+        ("recovery", "survive"),
+        ("recovery", "max_orphanings"),
+        ("cpu", "throttle_threshold"),
+        ("cpu", "resume_threshold"),
+        ("cpu", "smoothing"),
+        ("log", "level"),
+    }
+)
+
+
+class Reloaded(NamedTuple):
+    """`config` is in force from now on; `changed` and `restart` name keys as `section.key`, queues as `queues.name`."""
+
+    config: Config
+    changed: list[str]
+    restart: list[str]
+
+
+def merge_live(running: Config, asked: Config) -> Reloaded:
+    """`running` with every live setting of `asked`. A queue that the file no longer names stays as it is."""
+    changed, restart, sections = [], [], dict[str, Any]()
+    for name in SECTIONS:
+        before, after = getattr(running, name), getattr(asked, name)
+        differing = [key for key, value in msgspec.structs.asdict(after).items() if value != getattr(before, key)]
+        live = [key for key in differing if name in LIVE_SECTIONS or (name, key) in LIVE_KEYS]
+        changed += [f"{name}.{key}" for key in live]
+        restart += [f"{name}.{key}" for key in differing if key not in live]
+        sections[name] = replace(before, **{key: getattr(after, key) for key in live})
+    changed += [f"queues.{name}" for name, queue in asked.queues.items() if queue != running.queues.get(name)]
+    return Reloaded(Config(**sections, queues=asked.queues), changed, restart)

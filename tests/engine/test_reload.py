@@ -1,0 +1,59 @@
+"""Settings that a running daemon takes up: by SIGHUP, by `stoker config reload`, and by a terminal that closes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from tests.support.facts import until
+from tests.support.work import end_of, running, shell, submit
+
+if TYPE_CHECKING:
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+
+def events(daemon: DaemonProcess, name: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, daemon.stderr.read_text().splitlines())
+    return [line for line in lines if line["event"] == name]
+
+
+def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_are_named(daemon: DaemonProcess) -> None:
+    daemon.config.write_text('[daemon]\nmax_running = 7\n[rpc]\nmax_connections = 99\n[queues.bulk]\nclass = "low"\n')
+
+    done = daemon.cli("config", "reload")
+
+    assert done.stdout == "changed: daemon.max_running, queues.bulk\n"
+    assert "these need a restart of stokerd: rpc.max_connections" in done.stderr
+    with daemon.client() as client:
+        status = client.call("system.status")
+        submit(client, shell(":", queue="bulk"))
+    assert status["max_running"] == 7
+    assert [queue["class"] for queue in status["queues"] if queue["name"] == "bulk"] == ["low"]
+
+
+def test_reload_when_the_file_is_wrong_then_nothing_changes_and_every_mistake_is_told(daemon: DaemonProcess) -> None:
+    daemon.config.write_text("[daemon]\nmax_running = 7\nnonsense = 1\n[cpu]\nsmoothing = 9\n")
+
+    done = daemon.cli("config", "reload")
+    daemon.signal(signal.SIGHUP)
+
+    assert done.returncode == 78
+    (refused,) = until(lambda: events(daemon, "config_refused"))
+    assert len(refused["errors"]) == 2
+    with daemon.client() as client:
+        assert client.call("system.status")["max_running"] == 2 * len(os.sched_getaffinity(0))
+
+
+def test_hangup_when_jobs_run_then_the_daemon_and_they_go_on(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec())
+        running(client, job)
+
+        daemon.signal(signal.SIGHUP)
+        until(lambda: events(daemon, "config_reloaded"))
+        gate.open()
+
+        assert end_of(client, job) == ("succeeded", "exit")
