@@ -86,6 +86,21 @@ def test_submit_when_the_command_is_on_the_callers_path_then_it_is_sent_absolute
     assert [job.command for job in desk.service.jobs.values()] == [str(tool), "no-such-tool", "tool", "tool"]
 
 
+def test_submit_when_run_at_has_passed_then_the_job_is_taken_and_a_note_says_so(desk: Desk, tmp_path: Path) -> None:
+    lines = tmp_path / "jobs"
+    lines.write_text('{"command": "true"}\n{"command": "true", "run_at": 1700000000000}\n')
+
+    one = desk.stoker("submit", "--run-at", "2020-01-01T00:00Z", "true")
+    later = desk.stoker("submit", "--run-at", "+1h", "true")
+    batch = desk.stoker("submit", "--batch", str(lines))
+
+    assert (one.status, one.out) == (0, "1\n")
+    assert one.err.startswith("stoker: run_at, 20")
+    assert one.err.endswith(", has passed: the job starts as soon as there is room\n")
+    assert (later.err, batch.status) == ("", 0)
+    assert batch.err.startswith("stoker: line 2: run_at, ")
+
+
 def test_submit_when_stdin_is_a_file_then_its_text_is_sent_and_a_large_one_refused(desk: Desk, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("grün\n")

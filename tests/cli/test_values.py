@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.cli import values
+from stoker.core import units
 from stoker.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -21,6 +26,10 @@ from stoker.core.errors import UsageError
         ("1.5h", 5_400_000),
         ("0s", 0),
         ("0.25s", 250),
+        ("1h30m", 5_400_000),
+        ("3d04h", 273_600_000),
+        ("1m0.5s", 60_500),
+        ("2s500ms", 2_500),
     ],
 )
 def test_duration_when_it_has_a_unit_then_it_is_milliseconds(text: str, milliseconds: int) -> None:
@@ -44,12 +53,23 @@ def test_duration_when_the_number_is_bare_then_the_error_names_both_fixes() -> N
     assert caught.value.exit_status == 64
 
 
-@pytest.mark.parametrize("text", ["5w", "5S", "5sec"])
+@pytest.mark.parametrize("text", ["30m1h", "1h1h", "5ms1s"])
+def test_duration_when_its_units_do_not_fall_then_it_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="behind a smaller or equal unit"):
+        values.duration(text)
+
+
+@pytest.mark.parametrize("milliseconds", [59_900, 192_000, 5_400_000, 273_600_000])
+def test_duration_when_stoker_printed_it_then_it_is_read(milliseconds: int) -> None:
+    assert values.duration(units.span(milliseconds)) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["5w", "5S", "5sec", "1h5w"])
 def test_duration_when_the_unit_is_unknown_then_the_units_are_named(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         values.duration(text)
 
-    assert caught.value.hint == "the units are ms s m h d"
+    assert caught.value.hint == "the units are ms s m h d, as in 90s or 1h30m"
 
 
 def test_duration_when_it_is_absurd_then_it_is_refused() -> None:
@@ -95,6 +115,37 @@ def test_moment_when_it_has_no_offset_then_it_is_local_time(monkeypatch: pytest.
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A zone that skips 02:00 to 03:00 on 2027-03-28 and repeats it on 2027-10-31."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "problem", "hint"),
+    [
+        ("2027-03-28T02:30", "does not exist here", "write 2027-03-28T01:30:00+01:00 or 2027-03-28T03:30:00+02:00"),
+        ("2027-10-31T02:30", "comes twice here", "write 2027-10-31T02:30:00+02:00 or 2027-10-31T02:30:00+01:00"),
+    ],
+)
+def test_moment_when_the_clocks_skip_or_repeat_it_then_it_is_refused(text: str, problem: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        values.moment(text)
+
+    assert caught.value.hint == hint
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize("text", ["2027-03-28T01:59", "2027-03-28T03:00", "2027-10-31T01:59", "2027-10-31T02:30+02:00"])
+def test_moment_when_it_is_beside_a_change_of_the_clocks_then_it_is_taken(text: str) -> None:
+    assert values.moment(text) > 1_796_112_000_000
 
 
 @pytest.mark.parametrize("text", ["tomorrow", "10:00", "1796112000", "+2", ""])

@@ -11,7 +11,7 @@ import os
 
 from stoker.cli import render
 from stoker.cli.connection import connect
-from stoker.cli.spec import SENT_BYTES, complete, sent_size
+from stoker.cli.spec import SENT_BYTES, complete, overdue, sent_size
 from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, InvalidParams, StokerError, UsageError
 from stoker.rpc.wire import parse_strict
 
@@ -72,6 +72,8 @@ class Batch:
             except StokerError as failure:
                 self._refused(number, failure)
             else:
+                if remark := overdue(spec):
+                    render.note(f"line {number}: {remark}")
                 self._unsent.append((number, spec))
                 self._unsent_bytes += size
         if not self._atomic:

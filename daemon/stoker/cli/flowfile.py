@@ -10,7 +10,7 @@ import re
 import sys
 
 from stoker.cli import render, values
-from stoker.cli.spec import found, here
+from stoker.cli.spec import found, here, overdue
 from stoker.cli.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
 from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict
@@ -47,6 +47,15 @@ def complete(flow: dict[str, Any]) -> dict[str, Any]:
         if isinstance(command, str) and "{{" not in command and step.get("execution_mode") != "in_process":
             step["command"] = found(command, {**_env(defaults), **_env(step)})
     return flow
+
+
+def overdue_steps(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The steps whose `run_at` has passed, each with the remark for a person."""
+    steps = flow.get("steps")
+    for name, step in {"defaults": flow.get("defaults"), **(steps if isinstance(steps, dict) else {})}.items():
+        remark = overdue(step) if isinstance(step, dict) else None
+        if remark:
+            yield name, remark
 
 
 def shown(source: str) -> str:

@@ -153,6 +153,16 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
+def overdue(spec: dict[str, Any]) -> str | None:
+    """The remark for a `run_at` that has passed: the job is taken all the same and may start at once."""
+    import time  # noqa: PLC0415 - built in, and needed only where a time was given
+
+    run_at = spec.get("run_at")
+    if not isinstance(run_at, int) or not 0 <= run_at < time.time_ns() // 1_000_000:
+        return None
+    return f"run_at, {render.when(run_at)}, has passed: the job starts as soon as there is room"
+
+
 def sent_size(spec: dict[str, Any]) -> int:
     """The bytes that a job takes in a frame. Raises FrameTooLarge for one that no frame holds."""
     from stoker.rpc.wire import encode  # noqa: PLC0415 - only where a job is sent

@@ -11,6 +11,7 @@ from stoker.core.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
     from typing import Any
 
 DURATIONS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -49,16 +50,29 @@ def states(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def duration(text: str) -> int:
-    """`90s`, `1.5h`, `500ms` → milliseconds."""
-    number, unit = _quantity(text, "duration", "90s, 15m, 2h, 1d or 500ms")
-    if not unit:
-        raise UsageError(f"{text} has no unit", hint=f"write {text}s for seconds or {text}ms for milliseconds")
-    if unit not in DURATIONS:
-        raise UsageError(f"{text!r}: no unit {unit!r}", hint="the units are ms s m h d")
-    milliseconds = number * DURATIONS[unit]
+    """`90s`, `1.5h`, `500ms`, `1h30m` → milliseconds. Several units go from the largest down, as Stoker prints them."""
+    milliseconds, smallest = 0.0, float("inf")
+    for part in _parts(text):
+        number, unit = _quantity(part, "duration", "90s, 15m, 1h30m, 1d or 500ms")
+        if not unit:
+            raise UsageError(f"{text} has no unit", hint=f"write {text}s for seconds or {text}ms for milliseconds")
+        if unit not in DURATIONS:
+            raise UsageError(f"{text!r}: no unit {unit!r}", hint="the units are ms s m h d, as in 90s or 1h30m")
+        if DURATIONS[unit] >= smallest:
+            raise UsageError(
+                f"{text!r}: {unit} stands behind a smaller or equal unit", hint="write it like 1d2h or 1h30m"
+            )
+        smallest = DURATIONS[unit]
+        milliseconds += number * DURATIONS[unit]
     if milliseconds > LONGEST_MS:
         raise UsageError(f"{text} is more than a hundred years")
     return int(milliseconds)
+
+
+def _parts(text: str) -> list[str]:
+    """`1h30m` → `1h`, `30m`; what is no list of numbers with units comes back whole."""
+    cuts = [at for at in range(1, len(text)) if text[at - 1].isalpha() and not text[at].isalpha()]
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 def size(text: str) -> int:
@@ -76,7 +90,10 @@ def size(text: str) -> int:
 
 
 def moment(text: str) -> int:
-    """`+2h`, `2026-12-01T10:00` (local time) or with an offset → UTC epoch milliseconds."""
+    """`+2h`, `2026-12-01T10:00` (local time) or with an offset → UTC epoch milliseconds.
+
+    A local time that a change of the clocks skips or repeats is refused: it names no instant, or two.
+    """
     if text.startswith("+"):
         import time  # noqa: PLC0415 - rarely asked for
 
@@ -84,11 +101,27 @@ def moment(text: str) -> int:
     from datetime import datetime  # noqa: PLC0415 - rarely asked for
 
     try:
-        seconds = datetime.fromisoformat(text).timestamp()
+        at = datetime.fromisoformat(text)
+        seconds = at.timestamp()
+        if at.tzinfo is None:
+            _check_local(text, at)
     except (ValueError, OverflowError, OSError):
         hint = "write 2026-12-01T10:00 (local time), 2026-12-01T10:00Z, or +2h from now"
         raise UsageError(f"{text!r} is not a time", hint=hint) from None
     return round(seconds * 1_000)
+
+
+def _check_local(text: str, at: datetime) -> None:
+    """Refuse a local time that does not name exactly one instant. Raises UsageError."""
+    first, second = (at.replace(fold=fold).astimezone().isoformat() for fold in (0, 1))
+    if first == second:
+        return
+    if at.astimezone().replace(tzinfo=None) != at:
+        raise UsageError(
+            f"{text} does not exist here: the clocks skip it",
+            hint=f"write {min(first, second)} or {max(first, second)}",
+        )
+    raise UsageError(f"{text} comes twice here: the clocks are set back", hint=f"write {first} or {second}")
 
 
 def integer(text: str) -> int:

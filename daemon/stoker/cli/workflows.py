@@ -51,6 +51,8 @@ def submit(given: Given) -> int:
     (source,) = given["words"]
     flow = flowfile.complete(flowfile.read(source))
     flowfile.check_size(source, flow)
+    for name, remark in flowfile.overdue_steps(flow):
+        render.note(f"{name}: {remark}")
     key = given["idempotency_key"]
     with connect(given) as client:
         try:
