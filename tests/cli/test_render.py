@@ -126,6 +126,20 @@ def test_log_text_when_stdout_is_a_terminal_then_escapes_are_harmless_across_pie
     assert stdout.text() == "grün^[[2J\n\\xff\ttab\n"
 
 
+def test_log_text_when_escapes_were_spelled_out_then_a_person_is_told_of_raw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stdout = terminal(monkeypatch)
+    stderr = Terminal(io.BytesIO(), encoding="utf-8", newline="\n")
+    monkeypatch.setattr(sys, "stderr", stderr)
+
+    with render.LogText(raw=False) as text:
+        text.write(b"\x1b[31mred\x1b]0;title\x07\n")
+
+    assert stdout.text() == "\x1b[31mred^[]0;title^G\n\x1b[0m"
+    assert stderr.text() == "stoker: control characters of this log were shown as text; --raw passes them on\n"
+
+
 def test_log_text_when_raw_is_asked_then_a_terminal_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     stdout = terminal(monkeypatch)
 
@@ -134,10 +148,27 @@ def test_log_text_when_raw_is_asked_then_a_terminal_gets_every_byte(monkeypatch:
     assert stdout.text() == "\x1b[31mred"
 
 
-def test_log_text_when_there_is_a_hole_then_a_marker_says_how_much(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_log_text_when_a_pipe_meets_a_hole_then_the_marker_goes_to_stderr(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    text = render.LogText(raw=False)
+    text.write(b"head\n")
+    text.hole(3 << 20)
+    text.write(b"tail\n")
+
+    out, err = capfdbinary.readouterr()
+    assert out == b"head\ntail\n"
+    assert err.startswith(b"stoker: the output is incomplete: 3.0M of this log were dropped here")
+
+
+def test_log_text_when_a_terminal_meets_a_hole_then_the_marker_stands_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stdout = terminal(monkeypatch)
+
     render.LogText(raw=False).hole(3 << 20)
 
-    assert capfdbinary.readouterr().out == b"\n[stoker: 3.0M of this log were dropped here]\n"
+    assert stdout.text() == "\n[stoker: 3.0M of this log were dropped here]\n"
 
 
 @pytest.mark.parametrize("place", ["no/such/directory", "."])

@@ -34,6 +34,40 @@ def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
     assert bool(said) == bool(done.stderr)
 
 
+def test_run_when_the_last_line_has_no_newline_then_the_remark_stands_on_a_line_of_its_own(
+    daemon: DaemonProcess,
+) -> None:
+    job = ["run", "--", "sh", "-c", "printf half; exit 3"]
+    command = [str(daemon.programs / "stoker"), "--socket", str(daemon.socket), *job]
+
+    one_place = subprocess.run(
+        command,
+        env=daemon.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    two_places = subprocess.run(command, env=daemon.environ, capture_output=True, text=True, timeout=30, check=False)
+
+    assert one_place.stdout == "half\nstoker: job 1 failed: exit code 3\n"
+    assert (two_places.stdout, two_places.stderr) == ("half", "stoker: job 2 failed: exit code 3\n")
+
+
+def test_run_when_the_log_is_beyond_its_bound_then_stdout_has_only_what_the_job_wrote(daemon: DaemonProcess) -> None:
+    lines = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
+    job = daemon.cli("submit", "--max-log-bytes", "64K", "--", "sh", "-c", lines).stdout.strip()
+    daemon.cli("wait", job)
+
+    logs = daemon.cli("logs", job)
+
+    assert "stoker: the output is incomplete: " in logs.stderr
+    assert "stoker" not in logs.stdout
+    assert logs.stdout.startswith("line 0\n")
+    assert logs.stdout.endswith("line 19999\n")
+
+
 @pytest.mark.parametrize("json", [[], ["--json"]], ids=["id", "json"])
 def test_submit_when_its_answer_cannot_be_printed_then_the_error_names_the_job_that_is_stored(
     daemon: DaemonProcess, json: list[str]

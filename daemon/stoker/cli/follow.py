@@ -17,7 +17,7 @@ from binascii import a2b_base64
 
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, patiently
-from stoker.cli.options import JSON, Option, command
+from stoker.cli.options import JSON, RAW, Option, command
 from stoker.core.errors import DaemonUnreachable, StokerError, WaitTimeout
 
 TYPE_CHECKING = False
@@ -109,9 +109,9 @@ class Cancelling:
 def attend(given: Given, job: int) -> int:
     """The second half of `run`: the log as raw bytes, then the job's exit status."""
     render.aside(f"job {job}")
-    attendance = Attendance(job, _shower(raw=False))
     try:
-        with Cancelling(given, job) as cancelling:
+        with render.LogText(raw=given["raw"]) as text, Cancelling(given, job) as cancelling:
+            attendance = Attendance(job, _shower(text))
             standing = patiently(given, attendance.to_the_end)
     except KeyboardInterrupt:
         render.note(f"job {job} is left to the daemon")
@@ -186,7 +186,7 @@ def wait(given: Given) -> int:
         Option("-f --follow", None, "go on as it is written, through retries, until the job has ended"),
         Option("--attempt", "N", "of this attempt (default: the last)", convert=values.positive),
         Option("-n --lines", "N", "only the last N lines", convert=values.integer, to="tail_lines"),
-        Option("--raw", None, "do not make terminal escapes harmless"),
+        RAW,
         Option("--json", None, "print JSON, one piece a line"),
     ),
     examples=("stoker logs 42", "stoker logs -f 42", "stoker logs 42 --attempt 1 -n 20", "stoker logs 42 > build.log"),
@@ -201,13 +201,13 @@ def logs(given: Given) -> int:
         return 0
     if given["follow"]:
         leave_with_the_reader()
-    show = _print_piece if given["json"] else _shower(raw=given["raw"])
-    attendance = Attendance(job["id"], show, attempt=attempt)
-    attendance.tail_lines = given["tail_lines"]
-    if given["follow"] and given["attempt"] is None:
-        patiently(given, attendance.to_the_end)
-    else:
-        patiently(given, lambda client: attendance.one_attempt(client, follow=given["follow"]))
+    with render.LogText(raw=given["raw"]) as text:
+        attendance = Attendance(job["id"], _print_piece if given["json"] else _shower(text), attempt=attempt)
+        attendance.tail_lines = given["tail_lines"]
+        if given["follow"] and given["attempt"] is None:
+            patiently(given, attendance.to_the_end)
+        else:
+            patiently(given, lambda client: attendance.one_attempt(client, follow=given["follow"]))
     if attendance.silent:
         _tell_why_silent(call(given, "job.get", {"id": job["id"]}), attempt)
     return 0
@@ -222,9 +222,7 @@ def _tell_why_silent(job: dict[str, Any], ordinal: int) -> None:
             render.note(f"attempt {attempt['ordinal']} wrote nothing: {what}: {last}")
 
 
-def _shower(*, raw: bool) -> Show:
-    text = render.LogText(raw=raw)
-
+def _shower(text: render.LogText) -> Show:
     def show(piece: dict[str, Any], data: bytes | None) -> None:
         if data is None:
             text.hole(piece["hole"])

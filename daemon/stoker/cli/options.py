@@ -71,6 +71,7 @@ def _path(text: str) -> str:
 
 
 JSON = Option("--json", None, "print JSON")
+RAW = Option("--raw", None, "on a terminal pass on every control character, not only colours and progress bars")
 COMMON = (
     Option("--socket", "PATH", "the daemon's socket (else STOKER_SOCKET, else the usual places)", convert=_path),
     Option("--debug", None, "on an internal error show the traceback"),

@@ -1,8 +1,9 @@
 """The one place that prints: lines, tables, JSON, logs, errors, and how times and sizes read.
 
 Owns stdout and stderr. Refuses to let anything a job or a client named reach a terminal unfiltered: control
-characters, C1 codes and direction overrides become visible text. Bytes of logs pass untouched where stdout
-is no terminal. Colours only on a terminal, and never with NO_COLOR.
+characters, C1 codes and direction overrides become visible text; a log may colour its text and rewrite its line
+(terminal_text.py). Bytes of logs pass untouched where stdout is no terminal. Colours only on a terminal, and never with
+NO_COLOR.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from stoker.core.errors import CannotCreate
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, Self, TextIO
 
+    from stoker.cli.terminal_text import TerminalText
     from stoker.core.errors import StokerError
 
 RED, GREEN, YELLOW, CYAN, DIM, BOLD = "31", "32", "33", "36", "2", "1"
@@ -36,6 +38,7 @@ HOME_AND_CLEAR = "\x1b[H\x1b[J"
 WIDTH_OF_A_PIPE = 1 << 16
 
 _tables: dict[str, dict[int, str]] = {}
+_mid_line = False  # the last byte on stdout was no newline
 
 
 def on_terminal() -> bool:
@@ -202,22 +205,46 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
 
 
 class LogText:
-    """Log bytes to stdout: raw into pipes and with `--raw`, made harmless on a terminal."""
+    """Log bytes to stdout: untouched into pipes and with `--raw`; on a terminal colours and bars, the rest as text."""
 
     def __init__(self, *, raw: bool) -> None:
-        import codecs  # noqa: PLC0415 - loaded at Python's own start
+        self._terminal: TerminalText | None = None
+        if on_terminal() and not raw:
+            import codecs  # noqa: PLC0415 - loaded at Python's own start
 
-        self._decoder = None if raw or not on_terminal() else codecs.getincrementaldecoder("utf-8")("backslashreplace")
+            from stoker.cli.terminal_text import TerminalText  # noqa: PLC0415 - only for terminals
+
+            live = os.environ.get("TERM") != "dumb"
+            self._terminal = TerminalText(lambda: terminal_size()[0], visible, live=live, coloured=coloured())
+            self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def write(self, data: bytes) -> None:
-        if self._decoder is None:
+        global _mid_line  # noqa: PLW0603 - stdout is one for all of this process
+        if self._terminal is None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            print(visible(self._decoder.decode(data).replace("\r\n", "\n"), keep="\n\t"), end="", flush=True)
+            print(self._terminal.feed(self._decoder.decode(data)), end="", flush=True)
+        _mid_line = not data.endswith(b"\n") if data else _mid_line
 
     def hole(self, count: int) -> None:
-        self.write(f"\n[stoker: {size(count)} of this log were dropped here]\n".encode())
+        """What was dropped is told where a person sees it: among the lines on a terminal, else beside the output."""
+        missing = f"{size(count)} of this log were dropped here"
+        if on_terminal():
+            self.write(f"\n[stoker: {missing}]\n".encode())
+        else:
+            note(f"the output is incomplete: {missing}, beyond what its --max-log-bytes keeps")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The log is over. A person who saw `^[` is told how to see what it stood for."""
+        if self._terminal is None:
+            return
+        print(self._terminal.finish(), end="", flush=True)
+        if self._terminal.spelled_out:
+            aside("control characters of this log were shown as text; --raw passes them on")
 
 
 class Sink:
@@ -244,6 +271,7 @@ class Sink:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._path is None:
+            self._stdout.__exit__()
             return
         try:
             self._file.close()
@@ -263,8 +291,20 @@ class Sink:
 
 
 def note(text: str) -> None:
-    """A remark for the person; stdout stays clean for programs."""
+    """A remark for the person; stdout stays clean for programs. It begins a line of its own."""
+    global _mid_line  # noqa: PLW0603 - as in LogText
+    if _mid_line and _same_file(sys.stdout, sys.stderr):
+        print(file=sys.stderr)
+    _mid_line = False
     print(f"stoker: {visible(text)}", file=sys.stderr, flush=True)
+
+
+def _same_file(one: TextIO, other: TextIO) -> bool:
+    """Whether what is written to both ends up in one place: a terminal, or a file with `2>&1`."""
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (OSError, ValueError):
+        return False
 
 
 def error(failure: StokerError, *, where: str = "") -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from stoker.cli import render
 from stoker.cli.connection import connect
-from stoker.cli.options import JSON, Option, command
-from stoker.cli.spec import SPEC, complete, given_fields, sent_size
+from stoker.cli.options import JSON, RAW, Option, command
+from stoker.cli.spec import SPEC, complete, given_fields, overdue, sent_size
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
@@ -54,7 +54,7 @@ def submit(given: Given) -> int:
     least=1,
     most=None,
     greedy=True,
-    options=SPEC,
+    options=(*SPEC, RAW),
     examples=(
         "stoker run -- make test",
         "stoker run --timeout 2s -- sleep 60; echo $?      # 124: the time limit",
@@ -78,6 +78,8 @@ def _submit(given: Given, fields: dict[str, Any]) -> Submitted:
     sent_size(spec | {"args": arguments})
     with connect(given) as client:
         answer = client.submit(spec.pop("command"), *arguments, **spec)
+    if remark := overdue(spec):
+        render.note(remark)
     if answer["existing"]:
         render.note(f"job {answer['id']} was submitted before with this key ({answer['state']})")
     return answer

@@ -1,0 +1,144 @@
+"""What a log may do to a terminal: colour its text, and rewrite the line that it is on, as a progress bar does.
+
+Owns the reading of carriage returns and of the two escape sequences that are understood: colours (SGR) pass, "erase in
+line" is taken for what a rewrite does anyway. Everything else that a terminal would obey becomes text (`^[`). Pure:
+text in, text out.
+
+Invariant: what was written before the current line is never changed.
+"""
+
+from __future__ import annotations
+
+import re
+from unicodedata import combining, east_asian_width
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UNDERSTOOD = re.compile(r"\x1b\[([0-9;:]*)([mK])")
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-9;:]{0,40})?\Z")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+_LINE_END = re.compile(r"\r+\n")
+MOST_REMEMBERED = 8_192  # characters of a line: what is longer is no progress bar
+TAB = 8
+
+
+class TerminalText:
+    """Decoded pieces of a log in, what is printed out. `columns` is asked anew: windows are resized.
+
+    `spell` makes control characters visible, but for those that it is told to keep.
+
+    A line that is rewritten shows its newest state, cut to the width until it is complete. Where the terminal cannot
+    erase (`live` is false) only the last state is printed.
+    """
+
+    def __init__(self, columns: Callable[[], int], spell: Callable[..., str], *, live: bool, coloured: bool) -> None:
+        self._columns = columns
+        self._spell = spell
+        self._live = live
+        self._coloured = coloured
+        self._held = ""  # the beginning of an escape sequence
+        self._line = ""  # the newest state of the current line
+        self._shown = ""  # what of it stands on the terminal
+        self._returned = False  # the cursor was sent back; what comes next tells what for
+        self._rewritten = False
+        self._tinted = False
+        self.spelled_out = False
+
+    def feed(self, text: str) -> str:
+        text = self._held + text
+        unfinished = _UNFINISHED.search(text)
+        self._held = unfinished[0] if unfinished else ""
+        text = ("\r" if self._returned else "") + self._harmless(text.removesuffix(self._held))
+        body = text.rstrip("\r")
+        self._returned = len(body) < len(text)
+        *complete, current = _LINE_END.sub("\n", body).split("\n")
+        out = [self._part(line, ended=True) for line in complete]
+        return "".join([*out, self._part(current, ended=False)])
+
+    def finish(self) -> str:
+        """What is still to be printed once the log is over; the terminal gets its colours back."""
+        held, self._held = self._held, ""
+        text = self._spell(held)
+        self.spelled_out |= bool(text)
+        if self._rewritten and self._shown != self._line:
+            text = self._redrawn(self._line) + text
+        return text + ("\x1b[0m" if self._tinted else "")
+
+    def _harmless(self, text: str) -> str:
+        if text.isascii() and text.isprintable():
+            return text
+        pieces, start = [], 0
+        for sequence in _UNDERSTOOD.finditer(text):
+            pieces += [self._spelled(text[start : sequence.start()]), self._colour(sequence)]
+            start = sequence.end()
+        return "".join([*pieces, self._spelled(text[start:])])
+
+    def _spelled(self, text: str) -> str:
+        shown = self._spell(text, keep="\n\r\t")
+        self.spelled_out |= shown != text
+        return shown
+
+    def _colour(self, sequence: re.Match[str]) -> str:
+        if sequence[2] == "K" or not self._coloured:
+            return ""
+        self._tinted = sequence[1] not in ("", "0")
+        return sequence[0]
+
+    def _part(self, text: str, *, ended: bool) -> str:
+        """A piece of the current line, which `ended` completes."""
+        _, returned, newest = text.rpartition("\r")
+        self._rewritten |= bool(returned)
+        self._line = newest if returned else self._line + text
+        out = text
+        if self._rewritten:
+            whole = ended or len(self._line) > MOST_REMEMBERED
+            out = self._redrawn(self._line if whole else self._cut()) if whole or self._live else ""
+            self._rewritten = not whole
+        self._line = self._line[-MOST_REMEMBERED:]
+        if not self._rewritten:
+            self._shown = self._line
+        if ended:
+            self._line = self._shown = ""
+            return out + "\n"
+        return out
+
+    def _redrawn(self, text: str) -> str:
+        """What turns the shown state of the line, however many rows it takes, into `text`."""
+        shown, self._shown = self._shown, text
+        if text.startswith(shown):
+            return text[len(shown) :]
+        if not self._live:
+            return f"\r{text}"
+        rows = max(0, cells(shown) - 1) // max(1, self._columns())
+        up = f"\x1b[{rows}A" if rows else ""
+        return f"\r{up}\x1b[J{text}"
+
+    def _cut(self) -> str:
+        """The newest state as far as it fits a row. Colours take no room and are all kept."""
+        room, out, start = self._columns() - 1, [], 0
+        for sequence in [*_COLOUR.finditer(self._line), None]:
+            end = len(self._line) if sequence is None else sequence.start()
+            for char in self._line[start:end]:
+                room -= _width(char)
+                out += [char] if room >= 0 else []
+            if sequence is not None:
+                out.append(sequence[0])
+                start = sequence.end()
+        return "".join(out)
+
+
+def cells(text: str) -> int:
+    """How many columns `text` takes; a tab counts as the most that it can."""
+    if text.isascii() and text.isprintable():
+        return len(text)
+    return sum(map(_width, _COLOUR.sub("", text)))
+
+
+def _width(char: str) -> int:
+    if char == "\t":
+        return TAB
+    if combining(char):
+        return 0
+    return 2 if east_asian_width(char) in "WF" else 1
