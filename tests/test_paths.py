@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stoker.core.errors import EX_CONFIG, ConfigInvalid, UsageError
-from stoker.paths import config_files, socket_path, state_dir
+from stoker.paths import config_files, first_within_reach, socket_paths, state_dir
 
 HOME = {"HOME": "/home/ann"}
 
@@ -30,7 +30,7 @@ def test_path_when_a_flag_is_empty_then_it_is_refused_and_not_the_usual_place() 
     with pytest.raises(UsageError, match="--state-dir is empty"):
         state_dir("", HOME)
     with pytest.raises(UsageError, match="--socket is empty"):
-        socket_path("", HOME, 1000)
+        socket_paths("", HOME, 1000)
 
 
 def test_state_dir_when_relative_then_it_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -52,8 +52,9 @@ def test_state_dir_when_there_is_no_home_then_the_password_file_knows() -> None:
         ({"XDG_RUNTIME_DIR": "/run/user/1000"}, 1000, "/run/user/1000/stoker/stoker.sock"),
         ({"XDG_RUNTIME_DIR": "/run/user/0/"}, 0, "/run/stoker/stoker.sock"),
         ({"XDG_RUNTIME_DIR": "/tmp/mine"}, 0, "/tmp/mine/stoker/stoker.sock"),
-        ({"XDG_RUNTIME_DIR": "relative"}, 1000, "/run/stoker/stoker.sock"),
-        ({}, 1000, "/run/stoker/stoker.sock"),
+        ({"XDG_RUNTIME_DIR": "relative"}, 1000, "/run/user/1000/stoker/stoker.sock /run/stoker/stoker.sock"),
+        ({}, 1000, "/run/user/1000/stoker/stoker.sock /run/stoker/stoker.sock"),
+        ({}, 0, "/run/stoker/stoker.sock"),
         ({"RUNTIME_DIRECTORY": "/run/stoker-b", "XDG_RUNTIME_DIR": "/x"}, 1000, "/run/stoker-b/stoker.sock"),
         ({"RUNTIME_DIRECTORY": "/run/stoker-b", "STOKER_SOCKET": "/y.sock"}, 1000, "/y.sock"),
     ],
@@ -61,18 +62,23 @@ def test_state_dir_when_there_is_no_home_then_the_password_file_knows() -> None:
 def test_socket_path_when_no_flag_is_given_then_the_environment_decides(
     environ: dict[str, str], uid: int, expected: str
 ) -> None:
-    assert socket_path(None, environ, uid) == expected
+    assert socket_paths(None, environ, uid) == tuple(expected.split())
 
 
 def test_socket_path_when_a_flag_is_given_then_it_wins() -> None:
-    assert socket_path("/flag.sock", {"STOKER_SOCKET": "/y.sock"}, 1000) == "/flag.sock"
+    assert socket_paths("/flag.sock", {"STOKER_SOCKET": "/y.sock"}, 1000) == ("/flag.sock",)
+
+
+@pytest.mark.parametrize(("there", "chosen"), [("a b", "a"), ("b", "b"), ("", "b")])
+def test_first_within_reach_when_some_exist_then_the_best_is_chosen_else_the_last(there: str, chosen: str) -> None:
+    assert first_within_reach(("a", "b"), there.split().__contains__) == chosen
 
 
 def test_socket_path_when_at_the_kernels_limit_then_one_byte_more_is_refused() -> None:
     longest = "/" + "x" * 106
-    assert socket_path(longest, {}, 0) == longest
+    assert socket_paths(longest, {}, 0) == (longest,)
     with pytest.raises(ConfigInvalid, match="108 bytes long, the kernel takes 107") as refused:
-        socket_path(longest + "x", {}, 0)
+        socket_paths(longest + "x", {}, 0)
     assert refused.value.exit_status == EX_CONFIG
 
 

@@ -32,10 +32,11 @@ from stoker.engine.supervision import Supervision
 from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
 from stoker.executors.leaves import Leaves
-from stoker.paths import socket_path, state_dir
+from stoker.paths import first_within_reach, socket_paths, state_dir
 from stoker.process.exchange import Exchange
 from stoker.process.identity import boot_id, pid_namespace
-from stoker.rpc.address import bind_socket, check_address, lock_socket, unlock_socket
+from stoker.rpc.address import Address, check_address
+from stoker.rpc.address_watch import AddressWatch
 from stoker.rpc.server import Server
 from stoker.store import reader
 from stoker.store.directory import StateDirectory
@@ -55,7 +56,7 @@ class Daemon:
         self._config = config
         self._config_file = file
         self._directory = StateDirectory(root)
-        self._address = address
+        self._address = Address(address)
         self._environ = environ
         self._notifier = sdnotify.Notifier.of(environ)
         self._supervision = Supervision(self._notifier)
@@ -63,7 +64,7 @@ class Daemon:
         self._engine: Engine | None = None
         self._opened: Opened | None = None
         self._server: Server | None = None
-        self._lock: int | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._turns: asyncio.Task[None] | None = None
         self._reloading: asyncio.Future[None] | None = None
 
@@ -82,20 +83,21 @@ class Daemon:
         self._supervision.starting("opening the state")
         leaves = Leaves.below(self._config.cgroup.root)
         if not given:
-            check_address(self._address)
+            check_address(self._address.path)
         self._directory.prepare()
         if not given:
-            self._lock = lock_socket(self._address)
+            self._address.lock()
         self._opened = await open_state(self._directory, boot_id(), pid_namespace(), self._config.disk.reserve_bytes)
+        self._directory.remember()
         self._engine = engine = self._build(self._opened, leaves)
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
             {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.answers,
-             "launcher": engine.launcher_answers}
+             "launcher": engine.launcher_answers, "state": engine.state_is_in_place}
         )  # fmt: skip
         self._supervision.starting(f"recovering {len(engine.book.runs)} attempts")
         await self._recover(engine)
-        listener = socket.socket(fileno=given[0].fd) if given else bind_socket(self._address)
+        listener = socket.socket(fileno=given[0].fd) if given else self._address.bind()
         service = Service(engine, self._facts, health, self._reload)
         rpc = self._config.rpc
         self._server = Server(
@@ -106,6 +108,9 @@ class Daemon:
             frame_timeout_ms=rpc.frame_timeout_ms,
         )
         await self._server.start()
+        self._directory.name_socket(self._address.path)
+        if not given:
+            self._watch = asyncio.ensure_future(AddressWatch(self._address, self._server).run())
         self._listen_to_signals(engine)
         self._tell_ready(engine, health)
 
@@ -113,7 +118,7 @@ class Daemon:
         telemetry = otel.setup(self._config, version=__version__, instance=opened.instance.id)
         around = Surroundings(
             state_dir=self._directory.root,
-            socket=str(self._address),
+            socket=str(self._address.path),
             instance=opened.instance.id,
             tokens=Tokens(opened.instance.token_key),
             exchange=Exchange(self._directory.root),
@@ -169,7 +174,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        log(LogEvent.DAEMON_READY, socket=self._address, state_dir=self._directory.root, pid=os.getpid())
+        log(LogEvent.DAEMON_READY, socket=self._address.path, state_dir=self._directory.root, pid=os.getpid())
 
     # --- running ---
 
@@ -178,11 +183,14 @@ class Daemon:
         assert engine is not None
         assert turns is not None
         drained = asyncio.ensure_future(engine.drain.done.wait())
-        await asyncio.wait({drained, turns}, return_when=asyncio.FIRST_COMPLETED)
+        needed = {turns} if self._watch is None else {turns, self._watch}
+        await asyncio.wait({drained, *needed}, return_when=asyncio.FIRST_COMPLETED)
         if drained.done():
             return 0
         drained.cancel()
-        turns.result()
+        for task in needed:
+            if task.done():
+                task.result()
         return EX_IOERR
 
     def _facts(self) -> dict[str, Any]:
@@ -198,7 +206,7 @@ class Daemon:
             "epoch": opened.instance.epoch,
             "schema": opened.schema,
             "state_dir": str(self._directory.root),
-            "socket": str(self._address),
+            "socket": str(self._address.path),
             "connections": 0 if self._server is None else self._server.connections,
             "launchers": launcher_views(engine),
             "recovery": engine.recovery.describe(),
@@ -213,6 +221,8 @@ class Daemon:
         self._supervision.stopping()
         self._supervision.close()
         log(LogEvent.DAEMON_STOPPING)
+        if self._watch is not None:
+            self._watch.cancel()
         if self._server is not None:
             await self._server.stop()
         if self._engine is not None:
@@ -225,10 +235,7 @@ class Daemon:
             self._engine.telemetry.close()
         if self._opened is not None:
             await self._close_state(self._opened)
-        if self._lock is not None:
-            if self._server is not None:  # else whatever is there is not ours
-                self._address.unlink(missing_ok=True)
-            unlock_socket(self._address, self._lock)
+        self._address.release()
         self._notifier.close()
         log(LogEvent.DAEMON_STOPPED)
 
@@ -277,7 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(LogEvent.DAEMON_STARTING, version=__version__, pid=os.getpid(), config=find(asked.config, environ))
         load_handlers(config.daemon.handlers)
         root = Path(state_dir(asked.state_dir, environ))
-        address = Path(socket_path(asked.socket, environ, os.geteuid()))
+        places = socket_paths(asked.socket, environ, os.geteuid())
+        address = Path(first_within_reach(places, _session_exists))
         daemon = Daemon(config, asked.config, root, address, environ)
         sdnotify.strip(os.environ)
         return uvloop.run(daemon.run())
@@ -285,6 +293,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error)
     finally:
         logs.flush()
+
+
+def _session_exists(socket: str) -> bool:
+    """Whether the directory is there in which the daemon makes its own: logind makes it for a user's first session."""
+    return Path(socket).parent.parent.is_dir()
 
 
 def _open_standard_streams() -> None:

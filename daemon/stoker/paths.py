@@ -1,7 +1,8 @@
 """Where things are: the state directory, the socket, the files that may hold settings.
 
 Owns the order in which flags, environment and defaults are asked. Refuses to touch the file system: every answer
-follows from its arguments. Standard library only and no pathlib, which is slower to load than all of the client's rest.
+follows from its arguments, and where there are several places the caller looks. Standard library only and no pathlib,
+which is slower to load than all of the client's rest.
 
 Invariants: every path is absolute; a socket path fits what the kernel takes (unix(7), `sun_path`).
 """
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING
 from stoker.core.errors import ConfigInvalid, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 SYSTEM_CONFIG = "/etc/stoker/stoker.toml"
 SYSTEM_RUNTIME = "/run/stoker"
-ROOT_SESSION = "/run/user/0"
+USER_SESSIONS = "/run/user"
+ROOT_SESSION = f"{USER_SESSIONS}/0"
 SOCKET_NAME = "stoker.sock"
 SOCKET_PATH_BYTES = 107
 
@@ -32,17 +34,23 @@ def state_dir(flag: str | None, environ: Mapping[str, str]) -> str:
     return os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
 
 
-def socket_path(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
-    """`--socket`, STOKER_SOCKET, systemd's RUNTIME_DIRECTORY, else the default for this user.
+def socket_paths(flag: str | None, environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
+    """`--socket`, STOKER_SOCKET, systemd's RUNTIME_DIRECTORY, else the usual places for this user, best first.
 
-    Raises UsageError, and ConfigInvalid for a path that is longer than a socket's address may be.
+    There are two where XDG_RUNTIME_DIR is not set, as under cron, su and sudo: that of the user's session, and that of
+    the system's service. Raises UsageError, and ConfigInvalid for a path that is longer than a socket's address may be.
     """
-    asked = (
-        _said("--socket", flag) or environ.get("STOKER_SOCKET") or os.path.join(_runtime_dir(environ, uid), SOCKET_NAME)
-    )
-    path = os.path.abspath(asked)
-    check_length(path)
-    return path
+    asked = _said("--socket", flag) or environ.get("STOKER_SOCKET")
+    places = (asked,) if asked else (os.path.join(place, SOCKET_NAME) for place in _runtime_dirs(environ, uid))
+    paths = tuple(map(os.path.abspath, places))
+    for path in paths:
+        check_length(path)
+    return paths
+
+
+def first_within_reach(paths: tuple[str, ...], exists: Callable[[str], bool]) -> str:
+    """The first path that `exists` says yes to, else the last: the one for whoever is told that there is none."""
+    return next(filter(exists, paths), paths[-1])
 
 
 def check_length(path: str) -> None:
@@ -65,14 +73,15 @@ def _said(option: str, flag: str | None) -> str | None:
     return flag
 
 
-def _runtime_dir(environ: Mapping[str, str], uid: int) -> str:
+def _runtime_dirs(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     if of_systemd := _of_systemd("RUNTIME_DIRECTORY", environ):
-        return of_systemd
+        return (of_systemd,)
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     # What root runs is the system's service: the directory of root's own login session would hide it.
     if os.path.isabs(runtime) and not (uid == 0 and os.path.normpath(runtime) == ROOT_SESSION):
-        return os.path.join(runtime, "stoker")
-    return SYSTEM_RUNTIME
+        return (os.path.join(runtime, "stoker"),)
+    session = () if uid == 0 else (f"{USER_SESSIONS}/{uid}/stoker",)
+    return (*session, SYSTEM_RUNTIME)
 
 
 def _of_systemd(name: str, environ: Mapping[str, str]) -> str:

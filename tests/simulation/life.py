@@ -71,7 +71,9 @@ class Life:
                 state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
                 telemetry=Telemetry(), leaves=Leaves(), tokens=Tokens(who.token_key), exchange=NothingHandedOn(ROOT),
             )  # fmt: skip
-            directory: Any = SimpleNamespace(root=ROOT, aside=ROOT / "state.json", write_aside=lambda _aside: None)
+            directory: Any = SimpleNamespace(
+                root=ROOT, in_place=True, aside=ROOT / "state.json", write_aside=lambda _aside: None
+            )
             self.epoch, self.instance = who.epoch, who.id
             self.engine = Engine(CONFIG, directory, opened, around, lambda _left, _ms: None)
             self.service = Service(self.engine, dict, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]

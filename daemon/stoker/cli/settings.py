@@ -68,7 +68,7 @@ def path(given: Given) -> int:
     file = config.find(chosen, os.environ)
     candidates = [str(candidate) for candidate in paths.config_files(os.environ)]
     state_dir = str(paths.state_dir(given["state_dir"], os.environ))
-    socket = str(paths.socket_path(given["socket"], os.environ, os.getuid()))
+    socket = paths.first_within_reach(paths.socket_paths(given["socket"], os.environ, os.getuid()), os.path.exists)
     if given["json"]:
         found = {"config": file and str(file), "candidates": candidates, "state_dir": state_dir, "socket": socket}
         render.json_document(found)

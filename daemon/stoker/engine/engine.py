@@ -235,6 +235,8 @@ class Engine:
         """Why nothing can be changed now, if so."""
         if self.safe_mode is not None:
             return self.safe_mode.refusal()
+        if self.housekeeping.lost is not None:
+            return self.housekeeping.lost
         if self.loop.waiting:
             return DiskFull(NO_ROOM, hint="free some space: what is under way, limits and stops too, then goes on")
         return None
@@ -244,6 +246,11 @@ class Engine:
         if self.safe_mode is not None:
             return f"safe mode: {self.safe_mode.why}"
         return f"{len(self.book.runs)} running, {self.book.total(State.QUEUED)} queued"
+
+    async def state_is_in_place(self) -> None:
+        """Raises StateRefused when the state directory was removed or replaced under this daemon."""
+        if self.housekeeping.lost is not None:
+            raise self.housekeeping.lost
 
     async def launcher_answers(self) -> None:
         """A launcher answers; in safe mode there need be none."""

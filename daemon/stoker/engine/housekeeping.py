@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from stoker.core.clock import Clock, Now
-from stoker.core.errors import DiskFull, StorageFailed
+from stoker.core.errors import DiskFull, StateRefused, StorageFailed
 from stoker.core.model import State
 from stoker.core.units import volume
 from stoker.engine import maintenance
@@ -25,6 +25,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 FULL = "the disk is full"
+LOST = "the state directory is gone"
 ASIDE_TICKS = 60
 MAINTENANCE_TICKS = 3_600  # looked at every hour or so; the key makes it once a day
 SET_MS = 1_000  # the wall clock was set if it and steady time have come apart by so much
@@ -55,13 +56,16 @@ class Housekeeping:
         self.free_bytes = 0
         self.depths: dict[str, int] = {}  # replaced, never changed: an exporter's thread reads it
         self.full = False
+        self.lost: StateRefused | None = None
 
     def tick(self) -> None:
         """Called once a sample."""
         self._ticks += 1
         if self._book.described:
             self._loop.post(Flush())
-        self._look_at_disk()
+        self._check_place()
+        if self.lost is None:
+            self._look_at_disk()
         self._maintain()
         self.depths = {name: self._book.counts[name, State.QUEUED] for name in self._book.queues}
         if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq and self._noting is None:
@@ -81,6 +85,8 @@ class Housekeeping:
     def note(self) -> None:
         """Write `state.json`: what the database must at least hold from now on. Raises StorageFailed."""
         noted = self._book.committed_seq
+        if not self._directory.in_place:
+            return  # the note would lie beside another database, or beside none
         try:
             self._directory.write_aside(Aside(self._instance, self._schema, noted))
         except OSError as error:
@@ -101,6 +107,22 @@ class Housekeeping:
         """Once a day, some time after the start: maintenance must not delay what people wait for."""
         if self._ticks % MAINTENANCE_TICKS == 0:
             self._loop.post(maintenance.daily(self._intake, self._clock.now()))
+
+    def _check_place(self) -> None:
+        """What is written to a file without a name is not durable: accept nothing while the state is not in place."""
+        in_place = self._directory.in_place
+        if not in_place and self.lost is None:
+            root = self._directory.root
+            self.lost = StateRefused(
+                f"{root} was removed or replaced under the running daemon", hint="put it back, or stop stokerd"
+            )
+            log(LogEvent.STATE_LOST, state_dir=root)
+            self._dispatcher.close(LOST)
+        elif in_place and self.lost is not None:
+            self.lost = None
+            log(LogEvent.STATE_BACK, state_dir=self._directory.root)
+            self._dispatcher.open(LOST)
+            self._loop.nudge()
 
     def _look_at_disk(self) -> None:
         self.free_bytes = free_bytes(self._directory.root)

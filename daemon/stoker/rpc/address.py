@@ -1,8 +1,9 @@
 """The place where the daemon listens: a path in the file system, its lock and the socket bound to it.
 
-Owns the promise that no live server's socket is ever taken over, and that a socket has its mode from its first instant
-on. Refuses to listen or accept (server.py). The lock is `<path>.lock`, held for life by its open descriptor: only its
-holder may unlink a socket that nobody answers on.
+Owns the promise that no live server's socket is ever taken over, that a socket has its mode from its first instant on,
+and that a path which somebody removes under a living daemon (logind empties a runtime directory at logout) is bound
+again. Refuses to listen or accept (server.py). The lock is `<path>.lock`, held for life by its open descriptor: only
+its holder may unlink a socket that nobody answers on.
 """
 
 from __future__ import annotations
@@ -18,12 +19,57 @@ from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyRunning, CannotCreate
 from stoker.paths import check_length
+from stoker.store.birth import is_same_file
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
 
 ANOTHER = "choose another --socket or STOKER_SOCKET"
+
+
+class Address:
+    """The path of one daemon, from lock to release."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+        self._bound: os.stat_result | None = None
+
+    def lock(self) -> None:
+        """Raises AlreadyRunning or CannotCreate."""
+        self._lock = lock_socket(self.path)
+
+    def bind(self) -> socket.socket:
+        """A socket at the path, which must be locked. Raises AlreadyRunning or CannotCreate."""
+        bound = bind_socket(self.path)
+        self._bound = self.path.lstat()
+        return bound
+
+    @property
+    def removed(self) -> bool:
+        """Whether the socket that was bound is not at its path any more."""
+        return self._bound is not None and not is_same_file(self.path, self._bound)
+
+    def bind_again(self) -> socket.socket:
+        """A new socket after the old one was removed, perhaps with its lock and directory.
+
+        Raises AlreadyRunning when another daemon has taken the path, CannotCreate when it cannot be made now.
+        """
+        if self._lock is not None and not is_same_file(_lock_of(self.path), os.fstat(self._lock)):
+            fresh = lock_socket(self.path)
+            os.close(self._lock)
+            self._lock = fresh
+        return self.bind()
+
+    def release(self) -> None:
+        """Remove the socket, if it is still ours, and give the lock back. Harmless without either."""
+        if self._lock is None:
+            return
+        if self._bound is not None and not self.removed:
+            self.path.unlink(missing_ok=True)
+        unlock_socket(self.path, self._lock)
+        self._lock = None
 
 
 def lock_socket(path: Path) -> int:
@@ -34,7 +80,7 @@ def lock_socket(path: Path) -> int:
     check_address(path)
     lock = _lock_of(path)
     # Whoever held it may have removed it before we got it: then it is nobody's lock any more.
-    while not _is_still(lock, fd := _take_lock(path, lock)):
+    while not is_same_file(lock, os.fstat(fd := _take_lock(path, lock))):
         os.close(fd)
     with contextlib.suppress(OSError):  # who holds it is for eyes; on a full disk the lock itself still counts
         os.ftruncate(fd, 0)
@@ -43,9 +89,11 @@ def lock_socket(path: Path) -> int:
 
 
 def unlock_socket(path: Path, fd: int) -> None:
-    """Give the lock back, its file too: it says who serves here, and nobody does."""
+    """Give the lock back and remove its file, unless the file is another daemon's by now."""
+    lock = _lock_of(path)
     with contextlib.suppress(OSError):  # a file that stays is no harm
-        _lock_of(path).unlink()
+        if is_same_file(lock, os.fstat(fd)):
+            lock.unlink()
     os.close(fd)
 
 
@@ -76,13 +124,6 @@ def _take_lock(path: Path, lock: Path) -> int:
         os.close(fd)
         raise _in_use(path, f"pid {holder}" if holder else "another daemon") from None
     return fd
-
-
-def _is_still(lock: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(lock.lstat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
 
 
 def bind_socket(path: Path, mode: int = 0o600) -> socket.socket:

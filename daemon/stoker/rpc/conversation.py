@@ -170,9 +170,9 @@ class _Lost(DaemonUnreachable):
 
 
 def _default_path() -> str:
-    from stoker.paths import socket_path  # noqa: PLC0415 - not needed by a job, which is told its socket
+    from stoker.paths import first_within_reach, socket_paths  # noqa: PLC0415 - a job is told its socket
 
-    return os.fspath(socket_path(None, os.environ, os.getuid()))
+    return first_within_reach(socket_paths(None, os.environ, os.getuid()), os.path.exists)
 
 
 def _error(answer: dict[str, Any]) -> StokerError:

@@ -59,6 +59,13 @@ class Server:
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_unix_server(lambda: Connection(self), sock=self._listener, backlog=BACKLOG)
 
+    async def move(self, listener: socket.socket) -> None:
+        """Accept on another socket from now on; open connections go on."""
+        former, self._listener = self._listening, listener
+        await self.start()
+        if former is not None:
+            former.close()
+
     async def stop(self) -> None:
         """Let nobody in, answer what was asked, close. Takes at most `STOP_S`; streams and waits end at once."""
         if self._listening:

@@ -1,8 +1,8 @@
 """Which file a file is, across reboots and mounts: its inode number and the moment it was made.
 
-Owns the one call for it that Python lacks (statx(2)). Refuses device numbers where a birth time is to be had: they
-are dealt anew at each boot, in the order in which disks were found, so a disk that came up as another one would
-make everything on it look like a copy.
+Owns the one call for it that Python lacks (statx(2)), and the question whether a path still names a file. Refuses
+device numbers where a birth time is to be had: they are dealt anew at each boot, in the order in which disks were
+found, so a disk that came up as another one would make everything on it look like a copy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from pathlib import Path
 
 AT_EMPTY_PATH = 0x1000
 STATX_INO, STATX_BTIME = 0x100, 0x800
@@ -32,3 +33,11 @@ def mark_of(descriptor: int) -> str:
             return f"{INODE.unpack_from(found, INODE_AT)[0]}@{seconds}.{nanoseconds:09}"
     status = os.fstat(descriptor)
     return f"{status.st_dev}:{status.st_ino}"
+
+
+def is_same_file(path: Path, known: os.stat_result) -> bool:
+    """Whether `path` still names the file of this device and inode. Raises OSError where the path cannot be read."""
+    try:
+        return os.path.samestat(path.lstat(), known)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

@@ -12,15 +12,17 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
-from stoker.store.birth import mark_of
+from stoker.store.birth import is_same_file, mark_of
 
 PRIVATE = 0o077
+HOLDER_BYTES = 4_096
 ANOTHER = "name another with --state-dir"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 ROOM_TO_START = 1024 * 1024  # the index of the WAL, the new epoch, the settling of what was found
@@ -53,6 +55,7 @@ class StateDirectory:
         self.outcomes = root / "outcomes"
         self._lock: int | None = None
         self._entries: int | None = None
+        self._in_use: dict[Path, os.stat_result] = {}
 
     def prepare(self) -> None:
         """Make the directory, or check that it is ours. Raises CannotCreate or StateRefused."""
@@ -98,10 +101,10 @@ class StateDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            holder, ask = _holder(descriptor)
             os.close(descriptor)
             raise AlreadyRunning(
-                f"another stokerd (pid {holder}) holds {self.root}", hint="stoker status, or choose another --state-dir"
+                f"another stokerd (pid {holder}) holds {self.root}", hint=f"{ask}, or choose another --state-dir"
             ) from None
         self._lock = descriptor
         self._entries = _open(self.root)
@@ -115,6 +118,21 @@ class StateDirectory:
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return mark_of(descriptor)
 
+    def name_socket(self, socket: Path) -> None:
+        """Say in the lock file where the holder listens, for whoever finds the directory in use."""
+        assert self._lock is not None
+        with contextlib.suppress(OSError):
+            os.pwrite(self._lock, f"{os.getpid()}\n{socket}\n".encode("utf-8", "surrogateescape"), 0)
+
+    def remember(self) -> None:
+        """Note which files are in use, for `in_place`. Call it once the database is open."""
+        self._in_use = {path: path.lstat() for path in (self.root, self.root / "lock", self.database)}
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the directory, its lock and its database are still at their paths. Opens nothing."""
+        return all(is_same_file(path, known) for path, known in self._in_use.items())
+
     def share(self) -> str:
         """Keep daemons out for as long as somebody only looks; opens nothing for writing. Raises AlreadyRunning."""
         path = self.root / "lock"
@@ -125,9 +143,9 @@ class StateDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            holder, ask = _holder(descriptor)
             os.close(descriptor)
-            raise AlreadyRunning(f"stokerd (pid {holder}) runs on {self.root}", hint="stoker status") from None
+            raise AlreadyRunning(f"stokerd (pid {holder}) runs on {self.root}", hint=ask) from None
         self._lock = descriptor
         return mark_of(descriptor)
 
@@ -180,8 +198,11 @@ class StateDirectory:
         self.sync()
 
 
-def _holder(lock: int) -> str:
-    return os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+def _holder(lock: int) -> tuple[str, str]:
+    """The pid in a lock file, and the command that asks its holder how it is."""
+    pid, _, rest = os.pread(lock, HOLDER_BYTES, 0).decode(errors="replace").partition("\n")
+    socket = rest.partition("\n")[0]
+    return pid or "unknown", f"stoker --socket {shlex.quote(socket)} status" if socket else "stoker status"
 
 
 def _open(directory: Path) -> int:

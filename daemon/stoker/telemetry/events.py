@@ -102,6 +102,10 @@ class LogEvent(StrEnum):
     RECOVERY_FAILED = "recovery_failed", CRITICAL
 
     # --- the host and clients ---
+    SOCKET_LOST = "socket_lost", ERROR
+    SOCKET_RESTORED = "socket_restored", WARNING
+    STATE_LOST = "state_lost", CRITICAL
+    STATE_BACK = "state_back", WARNING
     DISK_FULL = "disk_full", ERROR
     DISK_OK = "disk_ok", INFO
     STORAGE_FAILED = "storage_failed", CRITICAL
