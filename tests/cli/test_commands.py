@@ -411,15 +411,62 @@ def test_ls_when_there_are_all_sorts_then_what_runs_comes_first_and_what_ended_l
     assert [line.split()[0] for line in shown.out.splitlines()] == ["ID", "4", "3", "2", "5", "1"]
 
 
-def test_ls_when_there_are_more_than_asked_for_then_it_says_so(desk: Desk) -> None:
-    for job in range(1, 6):
+def test_ls_when_some_are_left_off_then_it_says_so_unless_that_was_asked_for(desk: Desk) -> None:
+    for job in range(1, 32):
         desk.has(job)
 
-    assert desk.stoker("ls", "--limit", "5").err == ""
     cut = desk.stoker("ls", "--limit", "4", "--json")
-    assert desk.stoker("ls", "--limit", "4").err == "stoker: the first 4 are shown; --all or --limit N shows more\n"
-    assert [job["id"] for job in json.loads(cut.out)["jobs"]] == [5, 4, 3, 2]
+
+    assert desk.stoker("ls").err == "stoker: the first 30 are shown; --all or --limit N shows more\n"
+    assert [desk.stoker("ls", *words).err for words in (["--limit", "4"], ["--all"], ["--ids"])] == ["", "", ""]
+    assert [job["id"] for job in json.loads(cut.out)["jobs"]] == [31, 30, 29, 28]
     assert json.loads(cut.out)["more"] is True
+
+
+def test_ls_when_ids_are_asked_for_then_all_are_printed_unless_a_limit_is_given(desk: Desk) -> None:
+    for job in range(1, 1_203):
+        desk.has(job)
+
+    ids = desk.stoker("ls", "--ids").out.split()
+    some = desk.stoker("ls", "--ids", "--limit", "1100").out.split()
+
+    assert ids == [str(job) for job in range(1_202, 0, -1)]
+    assert some == ids[:1_100]
+
+
+def test_ls_when_many_jobs_are_held_then_newer_ones_are_seen_and_the_rest_is_told_of(desk: Desk) -> None:
+    for job in range(1, 61):
+        desk.has(job, "held" if job <= 40 else "succeeded")
+
+    shown = desk.stoker("ls")
+    all_held = desk.stoker("ls", "--state", "held", "--all").out.splitlines()
+
+    states = [line.split()[1] for line in shown.out.splitlines()[1:]]
+    assert (states.count("held"), states.count("succeeded")) == (10, 20)
+    assert shown.err == "stoker: more jobs are held than are shown: stoker ls --state held\n"
+    assert len(all_held) == 41
+
+
+def test_ls_when_held_jobs_leave_no_room_unused_then_more_of_them_are_shown(desk: Desk) -> None:
+    for job in range(1, 26):
+        desk.has(job, "held" if job <= 20 else "queued")
+
+    shown = desk.stoker("ls")
+
+    assert len(shown.out.splitlines()) == 26
+    assert shown.err == ""
+
+
+def test_ls_when_a_job_reports_then_its_words_stand_before_the_command(desk: Desk) -> None:
+    desk.has(1, "running", started_at=0, progress=40, status_text="encoding", command="/bin/echo", args=["x" * 200])
+    desk.has(2, "running", started_at=0)
+
+    said = desk.stoker("ls").out.splitlines()
+    desk.has(1, "running", started_at=0)
+
+    assert said[0].split()[-2:] == ["SAYS", "JOB"]
+    assert said[2].index("40%, encoding") < said[2].index("/bin/echo")
+    assert "SAYS" not in desk.stoker("ls").out
 
 
 def test_show_when_names_have_escapes_then_they_are_spelled_out(desk: Desk) -> None:
@@ -512,7 +559,7 @@ def test_retry_when_options_are_given_then_they_are_sent(desk: Desk) -> None:
 def test_stoker_when_it_has_a_bug_then_one_line_says_so_and_debug_shows_more(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stoker.cli.jobs.sections", None)
+    monkeypatch.setattr("stoker.cli.jobs.Overview", None)
 
     plain = desk.stoker("ls")
     debug = desk.stoker("ls", "--debug")

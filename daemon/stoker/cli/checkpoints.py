@@ -66,7 +66,7 @@ def save(given: Given) -> int:
         OF_JOB,
         Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
         Option("--all", None, "no limit"),
-        Option("-q --ids", None, "only the ids, one a line"),
+        Option("-q --ids", None, "only the ids, one a line; all of them unless --limit is given"),
         JSON,
     ),
     examples=("stoker checkpoint ls 7", "stoker checkpoint ls --job 42", "stoker checkpoint ls 7 --ids --limit 1"),
@@ -88,7 +88,7 @@ def ls(given: Given) -> int:
         render.table(headers, [_row(one) for one in found])
         if not found:
             render.note(f"job {given['job']} has saved no checkpoint")
-        if more:
+        if more and not given["limit"]:
             render.note(f"the newest {len(found)} are shown; --all or --limit N shows more")
     return 0
 

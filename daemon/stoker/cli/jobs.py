@@ -10,85 +10,67 @@ from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, connect
 from stoker.cli.history import print_attempts, typed_limits
 from stoker.cli.options import JSON, Option, command
+from stoker.cli.selection import FILTER, Overview, wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.options import Given
-    from stoker.rpc.client import Client
 
-STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
-# What one looks for first: what runs, what wants a person, what waits, what is over.
-SECTIONS = (("running",), ("held",), ("waiting", "queued"), outcome.FINAL)
-HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "JOB")
+HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "JOB")
+SAYS = HEADERS.index("SAYS")
+WIDEST_SAYING = 24
 SHOWN = 30
-PAGE = 1000
 
 
 @command(
     options=(
-        Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
-        Option("--queue", "NAME", "only this queue"),
-        Option("--name", "TEXT", "only jobs of this name"),
-        Option("--label", "K=V", "only jobs with this label"),
+        *FILTER,
         Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
         Option("--all", None, "no limit"),
-        Option("-q --ids", None, "only the ids, one a line"),
+        Option("-q --ids", None, "only the ids, one a line; all of them unless --limit is given"),
         JSON,
     ),
     examples=(
         "stoker ls",
         "stoker ls --state failed,held --label nightly=yes",
-        "stoker ls --state failed --ids | xargs stoker retry",
+        "stoker ls --state failed --ids | xargs stoker show",
     ),
 )
 def ls(given: Given) -> int:
     most = values.most(given, SHOWN)
-    wanted = {key: given[key] for key in ("queue", "name", "label") if given[key] is not None}
     with connect(given) as client:
-        found, more = sections(client, given["state"], wanted, most)
+        seen = Overview(client, given["state"], wanted(given), most)
     if given["json"]:
-        render.json_document({"jobs": found, "more": more})
+        render.json_document({"jobs": seen.jobs, "more": seen.more})
     elif given["ids"]:
-        for job in found:
+        for job in seen.jobs:
             render.line(job["id"])
     else:
-        _print_jobs(found)
-    if more and not given["json"] and not given["all"]:
-        render.note(f"the first {len(found)} are shown; --all or --limit N shows more")
+        _print_jobs(seen.jobs)
+        if seen.held_left_off:
+            render.note("more jobs are held than are shown: stoker ls --state held")
+        elif seen.more and not given["limit"]:
+            render.note(f"the first {len(seen.jobs)} are shown; --all or --limit N shows more")
     return 0
-
-
-def sections(
-    client: Client, only: list[str] | None, wanted: dict[str, Any], most: int | None
-) -> tuple[list[dict[str, Any]], bool]:
-    """Jobs section by section, newest first in each, and whether some were left off."""
-    found: list[dict[str, Any]] = []
-    for section in SECTIONS:
-        asked = [state for state in section if only is None or state in only]
-        before = None
-        while asked:
-            limit = PAGE if most is None else min(PAGE, most + 1 - len(found))
-            page = client.call("job.list", {**wanted, "states": asked, "limit": limit, "before": before})
-            found += page["jobs"]
-            if most is not None and len(found) > most:
-                return found[:most], True
-            before = page["next"]
-            if before is None:
-                break
-    return found, False
 
 
 def _print_jobs(found: list[dict[str, Any]]) -> None:
     import time  # noqa: PLC0415 - `why` needs no clock
 
-    now_ms = time.time_ns() // 1_000_000
-    render.table(HEADERS, [row(job, now_ms) for job in found])
+    render.table(*columns(found, time.time_ns() // 1_000_000))
+
+
+def columns(found: list[dict[str, Any]], now_ms: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Headers and rows of `ls` and `top`; what jobs say of themselves takes room only where one says something."""
+    rows = [row(job, now_ms) for job in found]
+    if any(line[SAYS] for line in rows):
+        return HEADERS, rows
+    return (*HEADERS[:SAYS], *HEADERS[SAYS + 1 :]), [(*line[:SAYS], *line[SAYS + 1 :]) for line in rows]
 
 
 def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
-    """One line of `ls` and `top`."""
     return (
         job["id"],
         "stopping" if job.get("stopping") else job["state"],
@@ -98,7 +80,8 @@ def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
         _tries(job),
         render.span(now_ms - job["created_at"]),
         render.span(_ran_ms(job, now_ms)),
-        title(job) + (f"  [{told}]" if (told := outcome.said(job)) else ""),
+        render.cut(outcome.said(job), WIDEST_SAYING),
+        title(job),
     )
 
 

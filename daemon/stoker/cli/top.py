@@ -10,6 +10,7 @@ import time
 from stoker.cli import admin, jobs, render, values
 from stoker.cli.connection import connect
 from stoker.cli.options import Option, command
+from stoker.cli.selection import Overview
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ def draw(client: Client) -> None:
     status = client.call("system.status", {})
     head = [f"{key:<9} {render.visible(str(value))}" for key, value in admin.summary(status)[:4] if value is not None]
     room = max(1, min(lines, jobs.SHOWN) - len(head) - 3)
-    found, _ = jobs.sections(client, ["running", "held", "waiting", "queued"], {}, room)
-    now_ms = time.time_ns() // 1_000_000
-    body = render.table_lines(jobs.HEADERS, [jobs.row(job, now_ms) for job in found], columns)
+    seen = Overview(client, ("running", "held", "waiting", "queued"), {}, room)
+    body = render.table_lines(*jobs.columns(seen.jobs, time.time_ns() // 1_000_000), columns)
     render.screen([*(render.cut(line, columns) for line in head), "", *body])

@@ -30,10 +30,10 @@ LIMITS = {
 
 
 def most(given: dict[str, Any], usual: int) -> int | None:
-    """How many `--limit` and `--all` ask for; None for no limit."""
+    """How many a list shows; None for no limit. Ids are for programs, which cannot see that some were left off."""
     if given["all"] and given["limit"]:
         raise UsageError("--all and --limit contradict each other")
-    return None if given["all"] else given["limit"] or usual
+    return None if given["all"] else given["limit"] or (None if given["ids"] else usual)
 
 
 def states(known: Sequence[str]) -> Callable[[str], list[str]]:

@@ -88,7 +88,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
         Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
         Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
         Option("--all", None, "no limit"),
-        Option("-q --ids", None, "only the ids, one a line"),
+        Option("-q --ids", None, "only the ids, one a line; all of them unless --limit is given"),
         JSON,
     ),
     examples=(
@@ -107,7 +107,7 @@ def ls(given: Given) -> int:
             render.line(workflow["id"])
     else:
         _print_workflows(found)
-    if more and not given["json"]:
+    if more and not (given["json"] or given["limit"]):
         render.note(f"the newest {len(found)} are shown; --all or --limit N shows more")
     return 0
 
