@@ -1,7 +1,8 @@
 """Stepping in: cancel, retry, restart, hold, release, skip.
 
-Owns their options. Refuses to judge: whether a verb applies to a job in its state is the daemon's table.
-Several ids are handled one by one; an error of one does not keep the others from being handled.
+Owns their options, and which states each verb is for when jobs are named by a filter. Refuses to judge: whether a verb
+applies to a job in its state is the daemon's table. Several jobs are handled one by one; an error of one does not keep
+the others from being handled.
 """
 
 from __future__ import annotations
@@ -9,50 +10,62 @@ from __future__ import annotations
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import connect
 from stoker.cli.options import JSON, Option, command
-from stoker.core.errors import StokerError
+from stoker.cli.selection import FILTER, filtered, matching, wanted
+from stoker.core.errors import StokerError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.options import Given
+    from stoker.rpc.client import Client
 
 REASON = Option("--reason", "TEXT", "why, for the history")
-YES = Option("--yes", None, "run it a second time although it is not marked safe")
-FORCE = Option("--force", None, "SIGKILL at once, without its grace")
+YES = Option("--yes", None, "act on every job that the filter names")
+YES_AGAIN = Option("--yes", None, "run it a second time although it is not marked safe; act on all that a filter names")
+FORCE = Option("--force", None, "SIGKILL at once, without its grace; an unsafe job wants --yes as well")
 REASSIGN = Option("--reassign", None, "also where its launcher does not answer; held if its end cannot be proven")
 TIMEOUT = Option("--timeout", "DURATION", "new limit of one attempt", convert=values.duration, to="timeout_ms")
 DEADLINE = Option("--deadline", "TIME", "new deadline: 2026-12-01T10:00 or +2h", convert=values.moment)
-IDS = "ID…"
+WORDS = "[ID…]"
+
+# What a filter without --state means: a test keeps these true to the daemon's table.
+APPLIES_TO = {
+    "cancel": ("waiting", "queued", "running", "held"),
+    "retry": ("held", *outcome.FINAL),
+    "restart": ("running", "held", *outcome.FINAL),
+    "hold": ("waiting", "queued"),
+    "release": ("held",),
+    "skip": ("waiting", "queued", "held", "failed", "cancelled", "expired"),
+}
 
 
 @command(
-    words=IDS,
-    least=1,
+    words=WORDS,
     most=None,
-    options=(REASON, JSON),
-    examples=("stoker cancel 42", "stoker ls --queue bulk --ids | xargs stoker cancel --reason 'wrong input'"),
+    options=(*FILTER, YES, REASON, JSON),
+    examples=("stoker cancel 42", "stoker cancel --queue bulk --state queued --yes --reason 'wrong input'"),
 )
 def cancel(given: Given) -> int:
+    """Without ids the filter says which jobs; without --yes their number is told and nothing happens."""
     return _each("cancel", given)
 
 
 @command(
-    words=IDS,
-    least=1,
+    words=WORDS,
     most=None,
-    options=(TIMEOUT, DEADLINE, REASON, JSON),
-    examples=("stoker retry 42 --timeout 20m", "stoker ls --state failed --ids | xargs stoker retry"),
+    options=(TIMEOUT, DEADLINE, *FILTER, YES, REASON, JSON),
+    examples=("stoker retry 42 --timeout 20m", "stoker retry --state failed --queue bulk --yes"),
 )
 def retry(given: Given) -> int:
+    """Without ids the filter says which jobs; without --yes their number is told and nothing happens."""
     return _each("retry", given)
 
 
 @command(
-    words=IDS,
-    least=1,
+    words=WORDS,
     most=None,
-    options=(YES, FORCE, REASSIGN, REASON, JSON),
+    options=(FORCE, REASSIGN, *FILTER, YES_AGAIN, REASON, JSON),
     examples=("stoker restart 42 --yes", "stoker restart 42 --force --reassign --yes"),
 )
 def restart(given: Given) -> int:
@@ -60,17 +73,32 @@ def restart(given: Given) -> int:
     return _each("restart", given)
 
 
-@command(words=IDS, least=1, most=None, options=(REASON, JSON), examples=("stoker hold 42 --reason 'ask Ada first'",))
+@command(
+    words=WORDS,
+    most=None,
+    options=(*FILTER, YES, REASON, JSON),
+    examples=("stoker hold 42 --reason 'ask Ada first'", "stoker hold --label team=blue --yes"),
+)
 def hold(given: Given) -> int:
     return _each("hold", given)
 
 
-@command(words=IDS, least=1, most=None, options=(REASON, JSON), examples=("stoker release 42",))
+@command(
+    words=WORDS,
+    most=None,
+    options=(*FILTER, YES, REASON, JSON),
+    examples=("stoker release 42", "stoker release --queue bulk --yes"),
+)
 def release(given: Given) -> int:
     return _each("release", given)
 
 
-@command(words=IDS, least=1, most=None, options=(REASON, JSON), examples=("stoker skip 42 --reason 'done by hand'",))
+@command(
+    words=WORDS,
+    most=None,
+    options=(*FILTER, YES, REASON, JSON),
+    examples=("stoker skip 42 --reason 'done by hand'",),
+)
 def skip(given: Given) -> int:
     return _each("skip", given)
 
@@ -78,16 +106,19 @@ def skip(given: Given) -> int:
 def _each(verb: str, given: Given) -> int:
     """The worst exit status of all; answers are told as they come."""
     ids = [values.job_id(word) for word in given["words"]]
-    sent = ("reason", "timeout_ms", "deadline", "yes", "force", "reassign")
+    if ids and filtered(given):
+        raise UsageError("ids and a filter exclude each other", hint=f"stoker {verb} {ids[0]}")
+    sent = ("reason", "timeout_ms", "deadline", "force", "reassign", *(["yes"] if verb == "restart" else []))
     extra = {to: given[to] for to in sent if given.get(to) is not None and given[to] is not False}
     answers: list[dict[str, Any]] = []
     status = 0
     with connect(given) as client:
-        for job in ids:
+        alone = len(ids) == 1
+        for job in ids or _selected(client, verb, given):
             try:
                 answer = client.call(f"job.{verb}", {"id": job, **extra})
             except StokerError as failure:
-                if len(ids) == 1 or failure.transient:
+                if alone or failure.transient:
                     raise
                 render.error(failure, where=f"job {job}: ")
                 status = max(status, failure.exit_status)
@@ -96,8 +127,29 @@ def _each(verb: str, given: Given) -> int:
                 if not given["json"]:
                     render.line(_told(answer))
     if given["json"]:
-        render.json_document(answers if len(ids) > 1 else answers[0])
+        render.json_document(answers[0] if alone else answers)
     return status
+
+
+def _selected(client: Client, verb: str, given: Given) -> list[int]:
+    """The jobs that the filter names, once the person has agreed to their number. Raises UsageError."""
+    if not filtered(given):
+        raise UsageError("missing ID…", hint=f"stoker {verb} 42, or a filter: stoker {verb} --queue bulk --yes")
+    found = list(matching(client, given["state"] or APPLIES_TO[verb], wanted(given)))
+    if found and not given["yes"]:
+        count = "1 job" if len(found) == 1 else f"{len(found)} jobs"
+        raise UsageError(f"{verb} would act on {count} ({_counts(found)})", hint="the same command with --yes does it")
+    if not found:
+        render.note("no job matches")
+    return [job["id"] for job in found]
+
+
+def _counts(found: list[dict[str, Any]]) -> str:
+    """`3 running, 34 queued`."""
+    counts: dict[str, int] = {}
+    for job in found:
+        counts[job["state"]] = counts.get(job["state"], 0) + 1
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 def _told(answer: dict[str, Any]) -> str:

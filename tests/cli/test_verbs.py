@@ -1,0 +1,92 @@
+"""Verbs on jobs that a filter names: how many are told, and nothing happens before a person has agreed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.cli.verbs import APPLIES_TO
+from stoker.core import events as ev
+from stoker.core.lifecycle import TABLE
+
+if TYPE_CHECKING:
+    from tests.support.daemon import DaemonProcess
+
+
+@pytest.fixture
+def daemon_with_two_queues(daemon: DaemonProcess) -> DaemonProcess:
+    """Jobs 1 to 3 wait in `bulk`, job 4 in `other`; both are paused."""
+    for queue in ("bulk", "other"):
+        daemon.cli("queue", "set", queue)
+        daemon.cli("queue", "pause", queue)
+    for queue in ("bulk", "bulk", "bulk", "other"):
+        daemon.cli("submit", "--queue", queue, "true")
+    return daemon
+
+
+def states(daemon: DaemonProcess) -> dict[int, str]:
+    return {job["id"]: job["state"] for job in json.loads(daemon.cli("ls", "--json").stdout)["jobs"]}
+
+
+def test_cancel_when_a_filter_names_jobs_then_their_number_is_told_and_nothing_happens(
+    daemon_with_two_queues: DaemonProcess,
+) -> None:
+    asked = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--state", "queued")
+
+    assert (asked.returncode, asked.stdout) == (64, "")
+    assert asked.stderr == (
+        "stoker: cancel would act on 3 jobs (3 queued)\nhint: the same command with --yes does it\n"
+    )
+    assert set(states(daemon_with_two_queues).values()) == {"queued"}
+
+
+def test_cancel_when_a_filter_is_agreed_to_then_all_that_match_and_no_other_are_cancelled(
+    daemon_with_two_queues: DaemonProcess,
+) -> None:
+    done = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--yes", "--reason", "wrong input")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 cancelled\n2 cancelled\n1 cancelled\n", "")
+    assert states(daemon_with_two_queues) == {1: "cancelled", 2: "cancelled", 3: "cancelled", 4: "queued"}
+    assert "wrong input" in daemon_with_two_queues.cli("history", "2").stdout
+
+
+def test_verbs_when_a_filter_follows_another_then_each_acts_on_what_it_can_change(
+    daemon_with_two_queues: DaemonProcess,
+) -> None:
+    cli = daemon_with_two_queues.cli
+    cli("cancel", "1", "2")
+
+    held = cli("hold", "--queue", "bulk", "--yes")
+    released = cli("release", "--queue", "bulk", "--yes")
+    again = cli("retry", "--queue", "bulk", "--state", "cancelled", "--yes", "--json")
+    nothing = cli("retry", "--queue", "bulk", "--state", "failed", "--yes")
+
+    assert (held.stdout, released.stdout) == ("3 held\n", "3 queued\n")
+    assert [answer["id"] for answer in json.loads(again.stdout)] == [2, 1]
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "stoker: no job matches\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cancel"], "missing ID…"),
+        (["cancel", "--yes"], "missing ID…"),
+        (["cancel", "--queue", "bulk", "1"], "ids and a filter exclude each other"),
+    ],
+)
+def test_verbs_when_it_is_unclear_which_jobs_are_meant_then_nothing_is_sent(
+    daemon_with_two_queues: DaemonProcess, arguments: list[str], message: str
+) -> None:
+    refused = daemon_with_two_queues.cli(*arguments)
+
+    assert (refused.returncode, refused.stdout) == (64, "")
+    assert message in refused.stderr
+    assert set(states(daemon_with_two_queues).values()) == {"queued"}
+
+
+def test_states_when_a_filter_names_none_then_they_are_those_that_the_daemon_allows() -> None:
+    allowed = {verb: {state.value for state, event in TABLE if event is ev.VERBS[verb]} for verb in APPLIES_TO}
+
+    assert {verb: set(states) for verb, states in APPLIES_TO.items()} == allowed
