@@ -179,6 +179,30 @@ def test_watch_when_it_begins_at_the_first_change_then_every_change_has_its_line
     assert seen == list(range(1, last_seq + 1))
 
 
+def test_show_when_logs_are_asked_for_then_the_end_of_the_newest_one_is_shown(daemon: DaemonProcess) -> None:
+    daemon.cli("run", "--", "sh", "-c", "seq 1 100; printf half")
+    daemon.cli("submit", "--run-at", "+1h", "true")
+
+    shown = daemon.cli("show", "1", "--logs")
+    as_json = json.loads(daemon.cli("show", "1", "--logs", "--json").stdout)
+    unstarted = daemon.cli("show", "2", "--logs")
+
+    expected = "\n".join(map(str, range(82, 101))) + "\nhalf"
+    assert shown.stdout.endswith(f"\n\nthe end of its log (stoker logs 1):\n{expected}\n")
+    assert as_json["log_tail"] == expected
+    assert unstarted.stdout.endswith("the end of its log (stoker logs 2): nothing\n")
+    assert "log_tail" not in json.loads(daemon.cli("show", "1", "--json").stdout)
+
+
+def test_submit_when_a_whole_command_line_is_given_as_one_word_then_the_hint_names_a_shell(
+    daemon: DaemonProcess,
+) -> None:
+    refused = daemon.cli("run", "--", "echo 'hi' there")
+
+    assert refused.returncode == 65
+    assert "hint: for a shell's command line: sh -c 'echo '\"'\"'hi'\"'\"' there'\n" in refused.stderr
+
+
 def test_top_when_there_is_no_terminal_then_it_prints_once(daemon: DaemonProcess) -> None:
     daemon.cli("submit", "sleep", "60")
 

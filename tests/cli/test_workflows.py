@@ -62,6 +62,20 @@ class Opening(Client):
         return listening
 
 
+def test_show_when_logs_are_asked_for_then_each_step_that_ran_shows_its_end(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    steps: dict[str, dict[str, Any]] = {"a": flows.step("echo of-a; exit 1"), "b": flows.step("true", "a")}
+    workflow = sent(daemon, tmp_path, steps)
+    daemon.cli("workflow", "wait", workflow)
+
+    shown = daemon.cli("workflow", "show", workflow, "--logs")
+    as_json = json.loads(daemon.cli("workflow", "show", workflow, "--logs", "--json").stdout)
+
+    assert shown.stdout.endswith("\n\na (stoker logs 1):\nof-a\n")
+    assert {step["name"]: step["log_tail"] for step in as_json["steps"]} == {"a": "of-a\n", "b": ""}
+
+
 def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_tells_its_part(daemon: DaemonProcess) -> None:
     planned = daemon.cli("workflow", "submit", "--dry-run", str(EXAMPLE))
     done = daemon.cli("workflow", "submit", "--wait", "--param", "version=1.4", str(EXAMPLE))

@@ -1,14 +1,16 @@
-"""What lies behind a job: history, and the table of its attempts.
+"""What lies behind a job: history, the table of its attempts, and the end of its log.
 
-Owns which facts of an attempt and of a change are shown. Refuses to compute what the daemon knows: it renders
-job.history, and the attempts of job.get for `show`.
+Owns which facts of an attempt and of a change are shown, and how much of a log `--logs` shows. Refuses to compute what
+the daemon knows: it renders job.history, and the attempts of job.get for `show`.
 """
 
 from __future__ import annotations
 
+from binascii import a2b_base64
+
 from stoker.cli import render, values
 from stoker.cli.connection import call
-from stoker.cli.options import JSON, command
+from stoker.cli.options import JSON, Option, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.options import Given
+    from stoker.rpc.client import Client
+
+TAIL_LINES = 20
+TAIL_BYTES = 64 * 1024
+LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of what it wrote")
 
 
 @command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker history 42",))
@@ -106,3 +113,22 @@ def _attempt_outcome(attempt: dict[str, Any]) -> str:
         return f"running, pid {attempt['pid']}" if attempt.get("pid") else "running"
     number = {"exit": attempt["exit_code"], "signal": attempt["signal"]}.get(attempt["outcome"])
     return attempt["outcome"] if number is None else f"{attempt['outcome']} {number}"
+
+
+def log_tail(client: Client, job: dict[str, Any]) -> bytes:
+    """The last lines that the newest attempt of a job wrote; nothing of one that never started."""
+    if not job["attempts"]:
+        return b""
+    asked = {"id": job["id"], "attempt": job["attempts"], "tail_lines": TAIL_LINES}
+    tail = b""
+    for piece in client.stream("job.logs", asked):
+        tail = (tail + a2b_base64(piece.get("data", "")))[-TAIL_BYTES:]
+    return tail
+
+
+def print_log_tail(title: str, tail: bytes) -> None:
+    render.line()
+    render.line(render.visible(title) if tail else f"{render.visible(title)} nothing")
+    if tail:
+        with render.LogText(raw=False) as text:
+            text.write(tail if tail.endswith(b"\n") else tail + b"\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, connect
-from stoker.cli.history import print_attempts, typed_limits
+from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
 from stoker.cli.options import JSON, Option, command
 from stoker.cli.selection import FILTER, Overview, wanted
 
@@ -35,7 +35,7 @@ SHOWN = 30
     examples=(
         "stoker ls",
         "stoker ls --state failed,held --label nightly=yes",
-        "stoker ls --state failed --ids | xargs stoker show",
+        "stoker ls --state failed --ids | xargs -n1 stoker show",
     ),
 )
 def ls(given: Given) -> int:
@@ -115,17 +115,25 @@ def command_line(job: dict[str, Any]) -> str:
 
 
 @command(
-    words="ID", least=1, most=1, options=(JSON,), examples=("stoker show 42", "stoker show 42 --json | jq .reason")
+    words="ID",
+    least=1,
+    most=1,
+    options=(LOGS, JSON),
+    examples=("stoker show 42", "stoker show 42 --logs", "stoker show 42 --json | jq .reason"),
 )
 def show(given: Given) -> int:
-    job = call(given, "job.get", {"id": values.job_id(given["words"][0])})
+    with connect(given) as client:
+        job = client.call("job.get", {"id": values.job_id(given["words"][0])})
+        log = log_tail(client, job) if given["logs"] else None
     if given["json"]:
-        render.json_document(job)
+        render.json_document(job if log is None else {**job, "log_tail": log.decode(errors="backslashreplace")})
         return 0
     render.facts(_facts(job))
     if job.get("attempts_list"):
         render.line()
         print_attempts(job["attempts_list"])
+    if log is not None:
+        print_log_tail(f"the end of its log (stoker logs {job['id']}):", log)
     return 0
 
 

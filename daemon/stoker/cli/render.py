@@ -208,6 +208,7 @@ class LogText:
     """Log bytes to stdout: untouched into pipes and with `--raw`; on a terminal colours and bars, the rest as text."""
 
     def __init__(self, *, raw: bool) -> None:
+        flush()  # what was printed as text comes before bytes
         self._terminal: TerminalText | None = None
         if on_terminal() and not raw:
             import codecs  # noqa: PLC0415 - loaded at Python's own start

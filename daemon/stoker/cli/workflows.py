@@ -7,7 +7,8 @@ file it is.
 from __future__ import annotations
 
 from stoker.cli import outcome, render, values
-from stoker.cli.connection import call, connect
+from stoker.cli.connection import connect
+from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.options import JSON, Option, command
 from stoker.cli.steps import WAIT, counted, few, groups, need_told, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
@@ -159,13 +160,18 @@ def _others(counts: dict[str, int]) -> str:
     most=1,
     options=(
         Option("--analyse", None, "of one that failed: what it was, and the next command"),
+        Option("--logs", None, f"also the last {TAIL_LINES} lines that each step wrote"),
         JSON,
     ),
-    examples=("stoker workflow show 7", "stoker workflow show 7 --analyse", "stoker workflow show 7 --json"),
+    examples=("stoker workflow show 7", "stoker workflow show 7 --analyse", "stoker workflow show 7 --logs"),
 )
 def show(given: Given) -> int:
     params = {"id": workflow_id(given["words"][0])} | ({"analyse": True} if given["analyse"] else {})
-    workflow = call(given, "workflow.get", params)
+    with connect(given) as client:
+        workflow = client.call("workflow.get", params)
+        logs = _logs(client, workflow["steps"]) if given["logs"] else {}
+    for step in workflow["steps"] if given["logs"] else ():
+        step["log_tail"] = logs.get(step["name"], b"").decode(errors="backslashreplace")
     if given["json"]:
         render.json_document(workflow)
         return 0
@@ -175,7 +181,19 @@ def show(given: Given) -> int:
     if given["analyse"]:
         render.line()
         _print_analysis(workflow.get("analysis"))
+    for step in workflow["steps"]:
+        if step["name"] in logs:
+            print_log_tail(f"{step['name']} (stoker logs {step['job']}):", logs[step["name"]])
     return 0
+
+
+def _logs(client: Client, steps: list[dict[str, Any]]) -> dict[str, bytes]:
+    """The ends of the logs of those steps that ran."""
+    return {
+        step["name"]: log_tail(client, {"id": step["job"], "attempts": step["attempts"]})
+        for step in steps
+        if step["attempts"]
+    }
 
 
 def _facts(workflow: dict[str, Any]) -> list[tuple[str, object]]:

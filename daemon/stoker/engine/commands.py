@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,7 +101,12 @@ def _error(sent: JobWork, said: Said) -> StokerError | None:
     if said is None:
         return None
     field, message = said
-    return InvalidParams(message, path=field, hint=HINT if field == "command" else None)
+    return InvalidParams(message, path=field, hint=_hint(sent.command) if field == "command" else None)
+
+
+def _hint(command: str) -> str:
+    """A whole command line where one program is named wants a shell."""
+    return f"for a shell's command line: sh -c {shlex.quote(command)}" if len(command.split()) > 1 else HINT
 
 
 def problem(command: str, working_dir: str, path: str) -> Said:
