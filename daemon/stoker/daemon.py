@@ -52,12 +52,21 @@ GC_THRESHOLDS = (10_000, 50, 100)
 class Daemon:
     """One life of the daemon, from lock to exit."""
 
-    def __init__(self, config: Config, file: Path | None, root: Path, address: Path, environ: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        file: Path | None,
+        root: Path,
+        address: Path,
+        environ: dict[str, str],
+        umask: int,
+    ) -> None:
         self._config = config
         self._config_file = file
         self._directory = StateDirectory(root)
         self._address = Address(address)
         self._environ = environ
+        self._umask = umask
         self._notifier = sdnotify.Notifier.of(environ)
         self._supervision = Supervision(self._notifier)
         self._began = time.monotonic()
@@ -124,6 +133,7 @@ class Daemon:
             exchange=Exchange(self._directory.root),
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
+            umask=self._umask,
             telemetry=telemetry,
             leaves=leaves,
         )
@@ -273,6 +283,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `stokerd`; returns its exit status."""
+    umask = os.umask(0o077)  # what is made from here on is private from its first instant
     _open_standard_streams()
     # Until the daemon can reload, a terminal that closes must not end it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -286,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = Path(state_dir(asked.state_dir, environ))
         places = socket_paths(asked.socket, environ, os.geteuid())
         address = Path(first_within_reach(places, _session_exists))
-        daemon = Daemon(config, asked.config, root, address, environ)
+        daemon = Daemon(config, asked.config, root, address, environ, umask)
         sdnotify.strip(os.environ)
         return uvloop.run(daemon.run())
     except StokerError as error:

@@ -41,7 +41,8 @@ def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:
         "execution_mode": "subprocess", "command": "/bin/echo", "args": ["hi"], "env_vars": {}, "working_dir": "/",
         "pid": None, "attempts": 0, "failures": 0, "orphanings": 0, "max_attempts": 1, "deadline": None,
         "ttl_ms": None, "timeout_ms": None, "grace_ms": 10_000, "on_orphan": "fail", "survive": False, "run_at": None,
-        "needs": [], "resources": {}, "limits": {}, "nice": 0, "labels": {}, "owner_uid": 0, "trace_id": "0" * 32,
+        "needs": [], "resources": {}, "limits": {}, "nice": 0, "umask": None, "labels": {},
+        "owner_uid": 0, "trace_id": "0" * 32,
         "created_at": AT_MS, "started_at": None, "finished_at": None, "exit_code": None, "signal": None,
         "log": None, "stopping": False,
     }  # fmt: skip

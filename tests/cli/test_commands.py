@@ -66,7 +66,7 @@ def test_submit_when_nothing_is_said_then_only_what_the_caller_knows_is_sent(des
 
     (job,) = desk.service.jobs.values()
     said = {key for key in job.__struct_fields__ if str(getattr(job, key)) != "UNSET"}
-    assert said == {"command", "args", "working_dir", "idempotency_key"}
+    assert said == {"command", "args", "working_dir", "umask", "idempotency_key"}
     assert (job.command, job.args, job.working_dir) == ("./here", ("-x",), str(Path.cwd()))
 
 

@@ -87,7 +87,7 @@ class LocalBench(Bench):
         }
         around = Surroundings(
             state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=1, base=PATH,
-            telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
+            umask=0o022, telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
             tokens=Tokens("00" * 32), exchange=Exchange(host.state_dir),
         )  # fmt: skip
         self.local = LocalExecutor(around, self.hear, lambda: None, stuck_ms=5_000)

@@ -135,7 +135,8 @@ def order_in(leaves: Leaves, limits: Limits) -> Any:
             return ""
 
     around = Surroundings(
-        state_dir=Path("/s"), socket="/s/sock", instance="aa", epoch=1, base={}, telemetry=Silent(), leaves=leaves,  # type: ignore[arg-type]
+        state_dir=Path("/s"), socket="/s/sock", instance="aa", epoch=1, base={}, umask=0o022,
+        telemetry=Silent(), leaves=leaves,  # type: ignore[arg-type]
         tokens=Tokens("00" * 32), exchange=Exchange(Path("/s")),
     )  # fmt: skip
     of = jobs.job(asked=jobs.spec(limits=limits))

@@ -69,7 +69,8 @@ class Life:
             opened = Opened(writer, Reader(disk), who, 1, found)  # type: ignore[arg-type]
             around = Surroundings(
                 state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
-                telemetry=Telemetry(), leaves=Leaves(), tokens=Tokens(who.token_key), exchange=NothingHandedOn(ROOT),
+                umask=0o022, telemetry=Telemetry(), leaves=Leaves(), tokens=Tokens(who.token_key),
+                exchange=NothingHandedOn(ROOT),
             )  # fmt: skip
             directory: Any = SimpleNamespace(
                 root=ROOT, in_place=True, aside=ROOT / "state.json", write_aside=lambda _aside: None

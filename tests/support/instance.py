@@ -85,6 +85,7 @@ class LauncherHost:
             "working_dir": str(self.home),
             "log": str(self.state_dir / "logs" / "0" / str(self._jobs) / f"{ordinal}.log"),
             "max_log_bytes": 1 << 26,
+            "umask": 0o077,
         }
         return LaunchOrder(epoch=epoch, run_id=run_id, argv=argv, **(values | fields))
 

@@ -10,7 +10,7 @@ import re
 import sys
 
 from stoker.cli import render, values
-from stoker.cli.spec import found, here, overdue
+from stoker.cli.spec import current_umask, found, here, overdue
 from stoker.cli.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
 from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict
@@ -39,8 +39,10 @@ def read(source: str) -> dict[str, Any]:
 def complete(flow: dict[str, Any]) -> dict[str, Any]:
     """The flow with what only the caller's side knows, as for a single job: where it stands, and its PATH."""
     defaults = flow.get("defaults", {})
-    if isinstance(defaults, dict) and "working_dir" not in defaults:
-        flow["defaults"] = {**defaults, "working_dir": here()}
+    if isinstance(defaults, dict):
+        flow["defaults"] = {"umask": current_umask(), **defaults}
+        if "working_dir" not in defaults:
+            flow["defaults"]["working_dir"] = here()
     steps = flow.get("steps")
     for step in steps.values() if isinstance(steps, dict) else ():
         command = step.get("command") if isinstance(step, dict) else None

@@ -165,6 +165,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("resources", _pairs(job["resources"])),
         ("limits", _pairs(dict(typed_limits(job["limits"] or {})))),
         ("nice", job["nice"] or None),
+        ("umask", None if job["umask"] is None else f"{job['umask']:03o}"),
         ("labels", _pairs(job["labels"])),
         ("env", _pairs(job["env_vars"])),
         ("trace", job["trace_id"]),

@@ -123,6 +123,7 @@ SPEC = (
         many=True,
     ),
     Option("--nice", "N", "-20 to 19: how far it steps back for others; below 0 as root only", convert=values.integer),
+    Option("--umask", "MODE", "as umask(1): 022 (default: the one here)", convert=values.umask),
     Option("--max-log-bytes", "SIZE", "head and tail of the log that are kept", convert=values.size),
     Option("--in-process", None, "COMMAND names a handler that runs inside the daemon", to="in_process"),
     Option("--traceparent", "W3C", "the trace it belongs to"),
@@ -147,8 +148,11 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec with what only the caller's side knows: where it stands, and what its PATH means by a name."""
     if "working_dir" not in spec:
         spec["working_dir"] = here()
+    if spec.get("execution_mode") == "in_process":
+        return spec
+    spec.setdefault("umask", current_umask())
     command = spec.get("command")
-    if isinstance(command, str) and spec.get("execution_mode") != "in_process":
+    if isinstance(command, str):
         spec["command"] = found(command, spec.get("env"))
     return spec
 
@@ -174,6 +178,13 @@ def sent_size(spec: dict[str, Any]) -> int:
             hint="put a long command into a script, and long arguments into a file that it reads",
         )
     return size
+
+
+def current_umask() -> int:
+    """The kernel tells it only to whoever sets another one."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def here() -> str:

@@ -19,6 +19,8 @@ SIZES = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LONGEST_MS = 36_500 * DURATIONS["d"]
 LARGEST_BYTES = 1 << 62
 MOST_DIGITS = 18  # always below 2^63
+LONGEST_UMASK = 4
+ALL_PERMISSIONS = 0o777
 LAST_EXIT_CODE = 255
 LIMITS = {
     "memory": "memory_bytes",
@@ -205,6 +207,14 @@ def exit_codes(text: str) -> list[int]:
             raise UsageError(f"{part!r} is no exit code or range within 0-255")
         codes.extend(range(low, high + 1))
     return codes
+
+
+def umask(text: str) -> int:
+    """`022`, `0022` or `0o022`: octal, as chmod(1) and umask(1) read it."""
+    digits = text.removeprefix("0o")
+    if not 1 <= len(digits) <= LONGEST_UMASK or not set(digits) <= set("01234567") or int(digits, 8) > ALL_PERMISSIONS:
+        raise UsageError(f"no umask {text!r}", hint="three octal digits, as `umask` prints: 022")
+    return int(digits, 8)
 
 
 def signal_number(text: str) -> int:

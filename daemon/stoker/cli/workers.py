@@ -85,4 +85,5 @@ def debug(given: Given) -> int:
     render.note(f"{shell} in {found['working_dir']} with the environment of job {found['id']}; exit leaves it")
     render.flush()
     sys.stderr.flush()
+    os.umask(found["umask"])
     os.execve(shell, [shell], own | found["env"])  # noqa: S606 - a shell is what was asked for

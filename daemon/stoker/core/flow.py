@@ -27,6 +27,7 @@ from stoker.core.requests import (
     Name,
     Params,
     Text,
+    Umask,
 )
 from stoker.core.words import Filled, Template, Words, named
 from stoker.core.workflow import Edge, Strategy
@@ -58,6 +59,7 @@ class StepDefaults(JobDefaults, frozen=True, kw_only=True):
     """What the steps of a flow may leave out because the flow says it for all."""
 
     working_dir: AbsolutePath | UnsetType = UNSET
+    umask: Umask | UnsetType | None = UNSET
     env: dict[Text, Text] | UnsetType = UNSET
     queue: Name | UnsetType = UNSET
     resume: Name | UnsetType = UNSET

@@ -145,6 +145,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     resources: dict[str, int] = field(default_factory=dict)
     limits: Limits = NO_LIMITS
     nice: int = 0
+    umask: int | None = None  # None: the one that the daemon was started with
     max_log_bytes: int = 64 * 1024 * 1024
     traceparent: str | None = None
 

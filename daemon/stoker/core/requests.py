@@ -50,6 +50,7 @@ Duration = Annotated[int, Meta(ge=1, le=MAX_DURATION_MS)]
 Instant = Annotated[int, Meta(ge=1_000_000_000_000, le=253_402_300_799_999)]
 TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
 ExitCode = Annotated[int, Meta(ge=0, le=255)]
+Umask = Annotated[int, Meta(ge=0, le=0o777)]
 ExitCodes = Annotated[tuple[ExitCode, ...], Meta(max_length=256)]
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -122,6 +123,7 @@ class JobWork(JobDefaults, frozen=True, kw_only=True):
     args: tuple[Text, ...] | UnsetType = UNSET
     env: dict[Text, Text] | UnsetType = UNSET
     working_dir: AbsolutePath | UnsetType = UNSET
+    umask: Umask | UnsetType | None = UNSET
     stdin: Text | UnsetType | None = UNSET
     name: Title | UnsetType | None = UNSET
     labels: Annotated[dict[Name, Title], Meta(max_length=MAX_LABELS)] | UnsetType = UNSET

@@ -22,7 +22,7 @@ _SPEC_FIELDS = (
     "max_attempts", "base_delay_ms", "backoff_factor", "max_delay_ms", "success_exit_codes", "no_retry_exit_codes",
     "checkpoint_exit_code", "notify", "heartbeat_ms", "unresponsive_warn_ms", "unresponsive_kill_ms",
     "deadline", "ttl_ms", "timeout_ms", "grace_ms", "warn_signal", "warn_before_ms", "on_orphan", "max_orphanings",
-    "survive", "run_at", "needs", "resources", "limits", "nice", "max_log_bytes", "traceparent",
+    "survive", "run_at", "needs", "resources", "limits", "nice", "umask", "max_log_bytes", "traceparent",
 )  # fmt: skip
 _JOB_FIELDS = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "pid", "owner_uid",

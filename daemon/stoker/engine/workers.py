@@ -66,12 +66,17 @@ class Workers:
         }
 
     async def environment(self, job_id: int) -> dict[str, Any]:
-        """Directory and variables of a job as its worker has them, but for what marks it. NotAllowed in-process."""
+        """What a worker of the job has: directory, umask, variables but for what marks it. NotAllowed in-process."""
         job = await reading.job_now(self._engine, job_id)
         if job.spec.execution_mode is ExecutionMode.IN_PROCESS:
             raise NotAllowed(f"job {job_id} is a handler of the daemon: it has no environment of its own")
         inputs = await self._engine.provisions.inputs(job)
-        return {"id": job_id, "working_dir": job.spec.working_dir, "env": self._variables(job, inputs)}
+        return {
+            "id": job_id,
+            "working_dir": job.spec.working_dir,
+            "umask": self._engine.around.umask_of(job),
+            "env": self._variables(job, inputs),
+        }
 
     def _variables(self, job: Job, inputs: str) -> dict[str, str]:
         around = self._engine.around

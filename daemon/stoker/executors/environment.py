@@ -33,6 +33,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     instance: str
     epoch: int
     base: Mapping[str, str]
+    umask: int
     telemetry: Telemetry
     leaves: Leaves
     tokens: Tokens
@@ -64,6 +65,10 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             told["WATCHDOG_USEC"] = str(job.spec.heartbeat_ms * 1_000)
         return told
 
+    def umask_of(self, job: Job) -> int:
+        """The job's own, which the client sends, else the one that the daemon was started with."""
+        return self.umask if job.spec.umask is None else job.spec.umask
+
     def order(self, start: Start) -> LaunchOrder:
         """What the launcher is told. The attempt's leaf is made here, as the worker must find it."""
         job, attempt = start.job, start.attempt
@@ -76,6 +81,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             working_dir=job.spec.working_dir,
             log=f"{self.state_dir}/{log_name(job.id, attempt.ordinal)}",
             max_log_bytes=job.spec.max_log_bytes,
+            umask=self.umask_of(job),
             stdin=job.spec.stdin,
             setup=_setup(job.spec.limits, job.spec.nice, leaf),
         )

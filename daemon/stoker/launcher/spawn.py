@@ -46,6 +46,13 @@ class Spawner:
         return pid
 
     def _spawn(self, order: Message, log: int) -> int:
+        ours = os.umask(order["umask"])
+        try:
+            return self._start(order, log)
+        finally:
+            os.umask(ours)
+
+    def _start(self, order: Message, log: int) -> int:
         start = _route(order["setup"] or {})
         if order["stdin"] is None:
             return start(order, self._null, log)

@@ -51,8 +51,8 @@ class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class LaunchOrder(Struct, frozen=True, kw_only=True, tag_field="op", tag="launch"):
     """Start one run. `argv[0]` is searched along the PATH of `env`, relative to `working_dir`.
 
-    `env` is the worker's whole environment; `log` is absolute and must not exist yet; `epoch` is the
-    daemon's, and the launcher refuses one older than any it has seen.
+    `env` is the worker's whole environment, `umask` its file mode creation mask (umask(2)); `log` is absolute and must
+    not exist yet; `epoch` is the daemon's, and the launcher refuses one older than any it has seen.
     """
 
     epoch: int
@@ -62,6 +62,7 @@ class LaunchOrder(Struct, frozen=True, kw_only=True, tag_field="op", tag="launch
     working_dir: str
     log: str
     max_log_bytes: int
+    umask: int
     stdin: str | None = None
     setup: Setup | None = None
 

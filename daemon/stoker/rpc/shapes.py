@@ -64,6 +64,7 @@ class JobOptions(TypedDict, total=False):
     resources: dict[str, int]
     limits: Limits
     nice: int
+    umask: int | None
     max_log_bytes: int
     idempotency_key: str | None
     traceparent: str

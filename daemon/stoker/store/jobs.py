@@ -43,6 +43,7 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     resources: dict[str, int] = field(default_factory=dict)
     limits: Limits = Limits()
     nice: int = 0
+    umask: int | None = None
     max_log_bytes: int = 67_108_864
     traceparent: str | None = None
 
