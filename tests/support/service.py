@@ -30,6 +30,15 @@ SETTINGS = "/etc/stoker/stoker.toml"
 DROP_INS = "/run/systemd/system/stoker.service.d"
 
 
+def open_programs(container: Container) -> None:
+    """Let every user of the container execute this test run's programs, which may lie in somebody's home.
+
+    The folders on the way are the container's own copies.
+    """
+    folders = {str(parent) for used in (REPOSITORY, STOKERD, Path(sys.base_prefix)) for parent in used.parents}
+    container.run("sh", "-c", 'chmod -f o+x "$@"; :', "open", *folders)
+
+
 class Service:
     """`stoker.service` in its container. `shared` is a directory with the same name inside and outside."""
 
@@ -58,9 +67,7 @@ class Service:
         write("/usr/lib/sysusers.d/stoker.conf", (UNITS / "sysusers.conf").read_text())
         write("/usr/lib/tmpfiles.d/stoker.conf", (UNITS / "tmpfiles.conf").read_text())
         write("/etc/systemd/system/stoker.service.d/path.conf", f"[Service]\nExecStart=\nExecStart={STOKERD}\n")
-        # The program may lie in somebody's home: the way there is opened in the container's own copy of these folders.
-        folders = {str(parent) for used in (REPOSITORY, STOKERD, Path(sys.base_prefix)) for parent in used.parents}
-        self.container.run("sh", "-c", 'chmod -f o+x "$@"; :', "open", *folders)
+        open_programs(self.container)
         self.container.run("systemd-sysusers")
         self.container.run("systemd-tmpfiles", "--create", "stoker.conf")
 
