@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ import msgspec
 import pytest
 
 from stoker.core.errors import AlreadyRunning
+from stoker.core.model import OutcomeKind
 from stoker.process.identity import boot_id, pid_namespace
 from stoker.process.messages import Exited, Refusal, RunState, Started
+from stoker.process.outcomes import outcome_of
 from tests.support.facts import until, until_async
 
 if TYPE_CHECKING:
@@ -49,7 +52,10 @@ async def test_hello_when_the_instance_is_another_then_it_is_refused(host: Launc
     assert wire.hear() == []
 
 
-async def test_hello_when_an_older_connection_has_unread_orders_then_they_are_obeyed_first(host: LauncherHost) -> None:
+@pytest.mark.parametrize("hung_up", [True, False])
+async def test_hello_when_an_older_connection_has_unread_orders_then_they_start_nothing(
+    host: LauncherHost, *, hung_up: bool
+) -> None:
     client = await host.start(epoch=1)
     # Together far more than the launcher reads at once: the last still waits in the socket when the new hello comes.
     orders = [host.staying(stdin="x" * 60_000) for _ in range(3)]
@@ -58,7 +64,8 @@ async def test_hello_when_an_older_connection_has_unread_orders_then_they_are_ob
     os.kill(client.facts.pid, 19)
     try:
         old.say(*[{"op": "launch", **msgspec.to_builtins(order), "epoch": 2} for order in orders])
-        old.close()
+        if hung_up:
+            old.close()
         new = host.wire(client.launcher)
         new.say(
             {"op": "hello", "version": 1, "epoch": 3, "instance": host.instance},
@@ -73,8 +80,13 @@ async def test_hello_when_an_older_connection_has_unread_orders_then_they_are_ob
 
     assert heard[0]["op"] == "hello"
     listed = heard[-1]
-    assert {run["state"] for run in listed["runs"]} == {"running"}
-    assert len(listed["runs"]) == len(orders)
+    runs = {run["run_id"]: run for run in listed["runs"]}
+    unread = orders if hung_up else orders[-1:]  # the first were read before anybody newer was there
+    assert {(runs[order.run_id]["state"], runs[order.run_id]["exit"]["declined"]) for order in unread} == {
+        ("ended", True)
+    }
+    assert not any(Path(order.log).exists() for order in unread)
+    assert len(runs) == len(orders)
 
 
 async def test_hello_when_a_newer_daemon_came_then_the_older_connection_is_ended(host: LauncherHost) -> None:
@@ -92,6 +104,40 @@ async def test_launch_when_its_epoch_is_older_than_the_hello_then_it_is_refused(
     refused = await host.refused(client, host.order("/bin/true", epoch=1))
 
     assert refused.why is Refusal.EPOCH
+
+
+async def test_launch_when_its_daemon_went_while_it_was_unread_then_it_starts_nothing(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    await host.running(client, host.staying())  # or it would leave with the last daemon
+    order = host.staying()
+    wire = host.wire(client.launcher)
+    wire.hello(host.instance, epoch=2)
+
+    os.kill(client.facts.pid, signal.SIGSTOP)
+    wire.say({**msgspec.to_builtins(order), "epoch": 2})
+    wire.close()
+    os.kill(client.facts.pid, signal.SIGCONT)
+
+    again = await host.reconnect(client.launcher, epoch=3)
+    runs = {run.run_id: run for run in await again.list_runs([order.run_id])}
+    exited = runs[order.run_id].exit
+    assert exited is not None
+    assert (runs[order.run_id].state, outcome_of(exited).kind) == (RunState.ENDED, OutcomeKind.NEVER_STARTED)
+    assert not Path(order.log).exists()
+
+
+@pytest.mark.parametrize("began", [True, False])
+async def test_launch_when_its_run_is_settled_then_it_is_refused(host: LauncherHost, *, began: bool) -> None:
+    client = await host.start()
+    order = host.order("/bin/true")
+    if began:
+        await host.run(client, order)
+    client.acknowledge([order.run_id])
+
+    refused = await host.refused(client, order)
+
+    assert refused.why is Refusal.TOMBSTONE
+    assert await client.list_runs() == []
 
 
 async def test_list_when_a_run_is_unknown_then_it_is_never_started(host: LauncherHost) -> None:

@@ -44,11 +44,15 @@ def accept(listener: socket.socket) -> Peer | None:
 
 
 class Peer:
-    """One connection. `open` turns False at its end, whichever side caused it; then nothing of it is left."""
+    """One connection. `open` turns False at its end, whichever side caused it; then nothing of it is left.
+
+    `abandoned`: its daemon has hung up, or a newer one has taken its place, while words of it may still be unread.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.open = True
         self.greeted = False
+        self.abandoned = False
         self.fd = sock.fileno()
         self._sock = sock
         self._unread = bytearray()

@@ -10,6 +10,7 @@ forgotten only when acknowledged, and is on disk before this process leaves.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -66,9 +67,15 @@ class Launcher:
         place = {"pid_namespace": kernel.pid_namespace(), "epoch": self._epoch, "leaked": self._kin.leaked}
         self.outbox = [{"op": "hello", "version": VERSION, **facts, **place}]
 
-    def obey(self, message: Message) -> None:
-        """KeyError, TypeError or ValueError for what is not of the contract."""
-        self._commands[message["op"]](message)
+    def obey(self, message: Message, *, late: bool = False) -> None:
+        """KeyError, TypeError or ValueError for what is not of the contract. `late`: its daemon is not there any more.
+
+        A late order may be hours old, and a newer daemon may be about to decide about its run: it starts nothing.
+        """
+        if late and message["op"] == "launch":
+            self._decline(message)
+        else:
+            self._commands[message["op"]](message)
 
     def reap(self) -> None:
         """Collects whoever ended, tells how, and notices what they left."""
@@ -165,13 +172,20 @@ class Launcher:
     def _refuse(self, run_id: str, why: str, text: str = "") -> None:
         self.outbox.append({"op": "refused", "run_id": run_id, "why": why, "error": text})
 
-    def _record_failure(self, order: Message, error: SpawnFailedError) -> None:
+    def _decline(self, order: Message) -> None:
+        """A run of a late order is over before it began, and that is an outcome to be kept and told like any other."""
+        if self._runs.refusal(order["run_id"]) is None:
+            gone = SpawnFailedError(errno.EAGAIN, "the daemon that ordered it had gone before it was started")
+            self._record_failure(order, gone, declined=True)
+
+    def _record_failure(self, order: Message, error: SpawnFailedError, *, declined: bool = False) -> None:
         run = Run(order["run_id"], 0, None, _cgroup_of(order))
         run.state = ENDED
         run.exit = {
             "op": "exit",
             "run_id": run.run_id,
             "spawn_error": {"errno": error.errno, "error": error.text, "transient": error.transient},
+            "declined": declined,
             "at_boot_ms": kernel.now_at_boot_ms(),
             "at_ms": kernel.now_ms(),
         }

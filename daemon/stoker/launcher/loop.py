@@ -5,7 +5,7 @@ message means. Each turn obeys for a bounded time, so that a batch of hundreds o
 news of those that ended, and says all there is to say in one frame.
 
 Invariants: messages are obeyed in the order they were sent; one daemon at a time; an old connection is read
-to its end before a new hello is answered.
+to its end before a new hello is answered; an order starts nothing once its daemon has hung up.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ class Loop:
             peer.flush()
             if not peer.blocked:
                 self._epoll.modify(peer.fd, select.EPOLLIN)
+        if events & select.EPOLLHUP:
+            peer.abandoned = True  # known before a word is read: what the words order may be long out of date
         if events & ~select.EPOLLOUT:
             self._hear(peer)
 
@@ -141,7 +143,7 @@ class Loop:
             if message["op"] == "hello":
                 self._take_over(peer, message)
             elif peer.greeted:
-                self._launcher.obey(message)
+                self._launcher.obey(message, late=peer.abandoned)
             else:
                 self._drop(peer, "no hello")
         except Exception as error:  # noqa: BLE001  (nothing that is sent here may end the parent of all workers)
@@ -161,11 +163,15 @@ class Loop:
             self._daemon = peer
 
     def _finish_others(self, peer: door.Peer) -> None:
-        """Obeys all that came from daemons before this one, wherever it still is, and ends their connections."""
+        """Obeys all that came from daemons before this one, wherever it still is, and ends their connections.
+
+        Their orders to start something are late: those runs are reported as never begun.
+        """
         others = [other for other in self._peers.values() if other.greeted and other is not peer]
         said = [item for item in self._inbox if item[0].greeted and item[0] is not peer]
         self._inbox = deque(item for item in self._inbox if not item[0].greeted or item[0] is peer)
         for other in others:
+            other.abandoned = True
             with contextlib.suppress(frames.BadFrameError):
                 said += [(other, message) for message in other.read_to_end()]
             self._forget(other)

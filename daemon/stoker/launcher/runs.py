@@ -2,8 +2,8 @@
 
 Owns one record a run and the messages made of it. Refuses processes, sockets and files.
 
-Invariants: a run_id that was answered "unknown" is never started; a main process's pid leads to its run
-only until it is reaped; `ended` means that nothing of the tree is left.
+Invariants: a run_id that was answered "unknown", or was acknowledged before any order for it came, is never started;
+a main process's pid leads to its run only until it is reaped; `ended` means that nothing of the tree is left.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ RUNNING = "running"
 CLOSING = "closing"
 ENDED = "ended"
 UNKNOWN = "unknown"
+MOST_SETTLED = 1_000
 
 
 class Run:
@@ -49,6 +50,7 @@ class Runs:
         self.mains: dict[int, Run] = {}
         self._held: dict[str, Run] = {}
         self._tombstones: set[str] = set()
+        self._settled: dict[str, None] = {}  # the newest, oldest first: of millions of runs not one may cost memory
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._held.values())
@@ -58,7 +60,7 @@ class Runs:
 
     def refusal(self, run_id: str) -> str | None:
         """Why this run may not be started, if so."""
-        if run_id in self._tombstones:
+        if run_id in self._tombstones or run_id in self._settled:
             return "tombstone"
         return "duplicate" if run_id in self._held else None
 
@@ -68,10 +70,17 @@ class Runs:
             self.mains[run.pid] = run
 
     def acknowledge(self, run_ids: Iterable[str]) -> list[Run]:
-        """Forgets and gives runs that are over; an ack of anything else changes nothing."""
-        over = [run for run_id in run_ids if (run := self._held.get(run_id)) is not None and run.state is ENDED]
-        for run in over:
-            self._held.pop(run.run_id, None)
+        """Forgets and gives runs that are over. One that is not held is settled all the same: it is never started."""
+        over = []
+        for run_id in run_ids:
+            run = self._held.get(run_id)
+            if run is None:
+                self._settled[run_id] = None
+            elif run.state is ENDED:
+                over.append(self._held.pop(run_id))
+                self._settled[run_id] = None
+        while len(self._settled) > MOST_SETTLED:
+            del self._settled[next(iter(self._settled))]
         return over
 
     def describe(self, asked: Iterable[str]) -> list[Message]:

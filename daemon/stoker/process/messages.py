@@ -121,6 +121,8 @@ class Started(Struct, frozen=True, kw_only=True, tag_field="op", tag="started"):
 class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     """The main process was reaped, or could not be started (`spawn_error`).
 
+    `declined`: nothing was started, as the daemon that ordered it had gone before the launcher came to the order; its
+    `spawn_error` is for daemons that do not know this word.
     `stopped`: a stopping signal of ours was delivered before. `shutdown`: one of somebody else killed it, after the
     launcher had been told to end as well. `left`: processes of its tree that still live; when it is not 0, Gone
     follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for; the last is None where
@@ -133,6 +135,7 @@ class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     exit_code: int | None = None
     signal: int | None = None
     spawn_error: SpawnError | None = None
+    declined: bool = False
     stopped: bool = False
     shutdown: bool = False
     left: int = 0

@@ -87,6 +87,8 @@ def _decode(path: Path, line: bytes) -> Exited:
 
 
 def _kind(exited: Exited) -> OutcomeKind:
+    if exited.declined:
+        return OutcomeKind.NEVER_STARTED
     if exited.spawn_error is not None:
         return OutcomeKind.SPAWN_ERROR
     if exited.oom:
