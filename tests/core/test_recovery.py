@@ -26,7 +26,7 @@ from stoker.core.recovery import (
 )
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
-# Columns: the job survives or not, and whether its stop was already wanted.
+# Columns: the job survives or not, and whether its stop was already wanted. An earlier daemon had begun each of them.
 EXPECTED = """
               unsurviving    surviving   unsurviving+stop surviving+stop
 ended         settle         settle      settle           settle
@@ -37,16 +37,29 @@ gone          unseen         unseen      unseen           unseen
 silent        wait           wait        wait             wait
 unprovable    hold_stuck     hold_stuck  hold_stuck       hold_stuck
 """
+# Where this daemon itself had begun it, and has only lost a connection or a launcher, one row is another.
+EXPECTED_OF_OWN = EXPECTED.replace(
+    "owned         stop/orphaned  adopt       stop/cancel      stop/cancel",
+    "owned         keep           keep        stop/cancel      stop/cancel",
+)
+EPOCH = 5
 
 
-def cells() -> list[tuple[Fact, str, str]]:
-    header, *rows = [line.split() for line in EXPECTED.strip().splitlines()]
-    return [(Fact(row[0]), column, cell) for row in rows for column, cell in zip(header, row[1:], strict=True)]
+def cells() -> list[tuple[int, Fact, str, str]]:
+    return [
+        (epoch, Fact(row[0]), column, cell)
+        for epoch, expected in ((EPOCH - 1, EXPECTED), (EPOCH, EXPECTED_OF_OWN))
+        for header, *rows in [[line.split() for line in expected.strip().splitlines()]]
+        for row in rows
+        for column, cell in zip(header, row[1:], strict=True)
+    ]
 
 
-def open_run(ident: int = 7, *, survive: bool = False, stop: StopReason | None = None) -> tuple[Job, Attempt]:
+def open_run(
+    ident: int = 7, *, survive: bool = False, stop: StopReason | None = None, epoch: int = EPOCH - 1
+) -> tuple[Job, Attempt]:
     of = job(State.RUNNING, id=ident, asked=spec(survive=survive), attempts=1)
-    return of, attempt(of, stop_reason=stop)
+    return of, attempt(of, stop_reason=stop, launcher=f"{epoch}-cafe0000")
 
 
 def process(pid: int) -> Identity:
@@ -59,16 +72,16 @@ def found(of: Attempt, fact: Fact, identity: Identity | None = None) -> Finding:
 
 
 def decided(row: tuple[Job, Attempt], fact: Fact, identity: Identity | None = None) -> Decision:
-    (decision,) = plan([row], {row[1].run_id: found(row[1], fact, identity)}).decisions
+    (decision,) = plan([row], {row[1].run_id: found(row[1], fact, identity)}, EPOCH).decisions
     return decision
 
 
-@pytest.mark.parametrize(("fact", "column", "cell"), cells())
+@pytest.mark.parametrize(("epoch", "fact", "column", "cell"), cells())
 def test_plan_when_a_fact_meets_a_promise_then_the_table_of_the_design_holds(
-    fact: Fact, column: str, cell: str
+    epoch: int, fact: Fact, column: str, cell: str
 ) -> None:
     promise, _, stopped = column.partition("+")
-    row = open_run(survive=promise == "surviving", stop=StopReason.CANCEL if stopped else None)
+    row = open_run(survive=promise == "surviving", stop=StopReason.CANCEL if stopped else None, epoch=epoch)
 
     decision = decided(row, fact)
 
@@ -81,8 +94,8 @@ def test_plan_when_a_fact_meets_a_promise_then_the_table_of_the_design_holds(
 
 
 def test_expectations_when_counted_then_every_fact_and_every_action_is_there() -> None:
-    assert {fact for fact, _, _ in cells()} == set(Fact)
-    assert {Action(cell.partition("/")[0]) for _, _, cell in cells()} == set(Action)
+    assert {fact for _, fact, _, _ in cells()} == set(Fact)
+    assert {Action(cell.partition("/")[0]) for *_, cell in cells()} == set(Action)
 
 
 @given(st.lists(st.tuples(st.sampled_from(Fact), st.booleans(), st.none() | st.sampled_from(StopReason)), max_size=8))
@@ -94,7 +107,7 @@ def test_plan_when_any_facts_are_found_then_it_is_valid_and_counts_each_attempt_
         row[1].run_id: found(row[1], fact, process(row[0].id)) for row, (fact, _, _) in zip(rows, facts, strict=True)
     }
 
-    made = plan(rows, findings)
+    made = plan(rows, findings, EPOCH)
 
     validate(made, rows)
     assert [decision.run_id for decision in made.decisions] == [live.run_id for _, live in rows]
@@ -103,7 +116,7 @@ def test_plan_when_any_facts_are_found_then_it_is_valid_and_counts_each_attempt_
 
 def test_plan_when_a_fact_is_missing_then_nothing_is_guessed() -> None:
     with pytest.raises(KeyError):
-        plan([open_run()], {})
+        plan([open_run()], {}, EPOCH)
 
 
 def test_validate_when_there_is_nothing_open_then_the_empty_plan_is_fine() -> None:
@@ -246,7 +259,7 @@ def recovered(rows: list[Row], findings: dict[str, Finding]) -> tuple[list[Row],
     """What is still open after a recovery, and what would be done."""
     left: list[Row] = []
     effects: list[ev.Effect] = []
-    made = plan(rows, findings)
+    made = plan(rows, findings, EPOCH)
     validate(made, rows)
     for (of, live), decision in zip(rows, made.decisions, strict=True):
         event = event_of(decision)

@@ -25,9 +25,18 @@ async def test_hear_when_a_launcher_dies_while_it_is_asked_then_the_others_are_h
     os.kill(dying.facts.pid, signal.SIGKILL)
     await until_async(lambda: dying.lost)
 
-    said = await evidence.hear([dying, other], [], {}, ())
+    ((client, said),) = await evidence.hear([dying, other], [], None)
 
-    assert list(said.held) == [order.run_id]
+    assert (client, [run.run_id for run in said]) == (other, [order.run_id])
+
+
+async def test_hear_when_a_launcher_is_silent_then_the_others_are_heard_in_their_time(host: LauncherHost) -> None:
+    silent, other = await host.start(), await host.start()
+    os.kill(silent.facts.pid, signal.SIGSTOP)
+
+    heard = await evidence.hear([silent, other], [], 0.2)
+
+    assert [client for client, _ in heard] == [other]
 
 
 def test_look_when_nothing_is_known_of_a_worker_of_another_namespace_then_it_is_not_called_gone() -> None:

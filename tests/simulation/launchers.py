@@ -132,12 +132,12 @@ class Watched(Launcher):
         super().__init__(launcher, instance, outcome_log)
         self._laws = laws
 
-    def obey(self, message: dict[str, Any]) -> None:
+    def obey(self, message: dict[str, Any], *, late: bool = False) -> None:
         if message["op"] == "ack":
             self._laws.acknowledged(message["run_ids"])
         elif message["op"] == "launch":
             self._laws.ordered(message["run_id"])
-        super().obey(message)
+        super().obey(message, late=late)
 
 
 class NoEpoll:
@@ -167,7 +167,9 @@ class Turns(Loop):
         self._launcher.reap()
         for wire in wires:
             if wire.words and wire.fd in self._peers:
-                self._serve(self._peers[wire.fd], select.EPOLLIN)
+                self._serve(
+                    self._peers[wire.fd], select.EPOLLIN if wire.daemon_end else select.EPOLLIN | select.EPOLLHUP
+                )
         self._obey()
         self._tell()
         return self._may_leave()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # What is done about an attempt, as people say it.
 WOULD = {
     "settle": "settle",
+    "keep": "let it go on",
     "adopt": "adopt",
     "stop": "stop",
     "requeue": "queue again",

@@ -259,6 +259,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
     def open(self) -> bool:
         return self.ended_at is None
 
+    @property
+    def epoch(self) -> int:
+        """Of the daemon that started its launcher, which is the one that opened it; 0 where it has no launcher."""
+        epoch, _, _ = self.launcher.partition("-")
+        return int(epoch) if epoch.isdecimal() else 0
+
 
 class Queue(Struct, frozen=True, kw_only=True):
     """A named line of jobs. None as a bound means unbounded; `defaults` fill what a spec leaves open."""

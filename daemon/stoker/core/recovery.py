@@ -1,4 +1,4 @@
-"""What a start makes of the attempts that an earlier life left open: `plan(rows, findings)`.
+"""What is made of open attempts after a start, or after the loss of a launcher: `plan(rows, findings, epoch)`.
 
 Owns the reading of facts, the event that each decision is, and the check that a plan is one
 that may be followed. Refuses to signal or to write: an action becomes an ordinary event for `lifecycle.step`.
@@ -48,6 +48,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 class Action(StrEnum):
     SETTLE = "settle"
+    KEEP = "keep"
     ADOPT = "adopt"
     STOP = "stop"
     REQUEUE = "requeue"
@@ -79,13 +80,13 @@ class PlanInvalid(Exception):
     """A plan that must not be followed; the daemon goes into safe mode."""
 
 
-def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding]) -> RecoveryPlan:
-    """One decision for each open attempt, in the order of the rows."""
-    return RecoveryPlan(tuple(_decide(job, attempt, findings[attempt.run_id]) for job, attempt in rows))
+def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding], epoch: int) -> RecoveryPlan:
+    """One decision for each open attempt, in the order of the rows. `epoch` is that of the daemon that plans."""
+    return RecoveryPlan(tuple(_decide(job, attempt, findings[attempt.run_id], epoch) for job, attempt in rows))
 
 
-def _decide(job: Job, attempt: Attempt, finding: Finding) -> Decision:
-    action, stop_reason = _action(job, attempt, finding)
+def _decide(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> Decision:
+    action, stop_reason = _action(job, attempt, finding, epoch)
     return Decision(
         run_id=attempt.run_id,
         job_id=job.id,
@@ -106,18 +107,22 @@ _WITHOUT_PROCESS = {
 }
 
 
-def _action(job: Job, attempt: Attempt, finding: Finding) -> tuple[Action, StopReason | None]:
+def _action(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> tuple[Action, StopReason | None]:
     if finding.fact in _WITHOUT_PROCESS:
         return _WITHOUT_PROCESS[finding.fact], None
     if attempt.stop_reason is not None:
         return Action.STOP, attempt.stop_reason
+    if finding.fact is Fact.OWNED and attempt.epoch == epoch:
+        return Action.KEEP, None  # only a connection was lost: this daemon started it, and its launcher still has it
     if job.spec.survive:
         return Action.ADOPT, None
     return Action.STOP, StopReason.ORPHANED
 
 
 def event_of(decision: Decision) -> ev.Event | None:
-    """The event that a decision is; None where nothing changes (a stop that was wanted before, a silent launcher)."""
+    """The event that a decision is; None where nothing changes: a stop that was wanted before, a run that goes on, a
+    silent launcher.
+    """
     if decision.action is Action.SETTLE:
         assert decision.finding.outcome is not None, "a valid plan settles with an outcome"
         return ev.Ended(outcome=decision.finding.outcome)
@@ -156,7 +161,7 @@ def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
     for decision in made.decisions:
         _check_evidence(decision)
         identity = decision.finding.identity
-        if identity is None or decision.action not in (Action.STOP, Action.ADOPT):
+        if identity is None or decision.action not in (Action.STOP, Action.ADOPT, Action.KEEP):
             continue
         process = (identity.pid_namespace, identity.pid, identity.start_ticks)
         if process in processes:
@@ -166,6 +171,8 @@ def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
 
 def _check_evidence(decision: Decision) -> None:
     fact = decision.finding.fact
+    if decision.action is Action.KEEP and fact is not Fact.OWNED:
+        raise PlanInvalid(f"{decision.run_id}: keep wants a launcher that has it, the fact is {fact.value}")
     if decision.action in (Action.STOP, Action.ADOPT) and fact not in (Fact.OWNED, Fact.ORPHANED):
         raise PlanInvalid(f"{decision.run_id}: {decision.action.value} wants a proven worker, the fact is {fact.value}")
     if decision.action is Action.REQUEUE and fact is not Fact.NEVER_STARTED:

@@ -112,8 +112,8 @@ class Engine:
             Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, self._tick
         )
         self.recovery = RecoveryService(
-            self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, state_dir=directory.root,
-            of=opened.instance,
+            self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, self.provisions.holds,
+            state_dir=directory.root, of=opened.instance,
         )  # fmt: skip
         maintenance.register(opened.writer, self.clock)
         self.drain = Drain(

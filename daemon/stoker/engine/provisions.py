@@ -46,6 +46,11 @@ class Provisions:
         self._start = start
         self._sink = sink
         self._tasks: set[asyncio.Task[None]] = set()
+        self._held: set[str] = set()
+
+    def holds(self, run_id: str) -> bool:
+        """Whether it is still with us: then no launcher was told of it, and none can have started it."""
+        return run_id in self._held
 
     def start(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
         """Start what needs nothing at once, the rest once it is laid ready."""
@@ -55,9 +60,17 @@ class Provisions:
         first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
         again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
         for together in [first, *again] if first else again:
-            task = asyncio.ensure_future(self._provide(mode, together))
+            self._held.update(start.attempt.run_id for start in together)
+            task = asyncio.ensure_future(self._let_go(mode, together))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _let_go(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
+        """They are held until their executor has them, or their end is told."""
+        try:
+            await self._provide(mode, starts)
+        finally:
+            self._held.difference_update(start.attempt.run_id for start in starts)
 
     async def _provide(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
         """One look for all of them: a hop to the reader costs as much as a start."""

@@ -28,7 +28,8 @@ from stoker.executors.local import LocalExecutor
 from stoker.process import evidence
 from stoker.process import identity as identities
 from stoker.process.capture import log_of, remove_empty
-from stoker.process.launchers import find_launchers, remove_remains
+from stoker.process.client import LauncherClient
+from stoker.process.launchers import LauncherDead, find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
 from stoker.process.messages import Run as HeldRun
 from stoker.process.outcomes import outcome_of, read_outcomes, remove_outcomes
@@ -39,7 +40,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
 
-GREETING_S = 5.0
+ANSWER_S = 5.0  # what is silent for longer is recovered when it answers
 LEAKED_GRACE_MS = 1_000
 LOOK_AGAIN_S = 5.0
 
@@ -47,13 +48,23 @@ T = TypeVar("T")
 
 
 class Found(Struct, frozen=True):
-    """What was looked at, what it said, and the valid plan that follows from it."""
+    """What was looked at, what it said, and the valid plan that follows from it. `heard`: launchers that answered."""
 
     plan: RecoveryPlan
     runs: Sequence[Run]
     findings: Mapping[str, Finding]
     testimony: evidence.Testimony
+    heard: Mapping[str, LauncherClient]
     outcome_logs: Sequence[Path]
+
+    @property
+    def whole_logs(self) -> list[Path]:
+        """Outcome logs that cannot have grown since they were read: a launcher writes only while nobody listens."""
+        return [path for path in self.outcome_logs if self._is_whole(path.stem)]
+
+    def _is_whole(self, launcher: str) -> bool:
+        client = self.heard.get(launcher)
+        return launcher not in self.testimony.silent if client is None else not client.lost
 
 
 class RecoveryService:
@@ -61,7 +72,7 @@ class RecoveryService:
 
     def __init__(
         self, book: Book, loop: Loop, local: LocalExecutor, clock: Clock, telemetry: Telemetry,
-        distrust: Callable[[Exception], None], *, state_dir: Path, of: Instance,
+        distrust: Callable[[Exception], None], unsent: Callable[[str], bool], *, state_dir: Path, of: Instance,
     ) -> None:  # fmt: skip
         self._book = book
         self._loop = loop
@@ -69,6 +80,7 @@ class RecoveryService:
         self._clock = clock
         self._telemetry = telemetry
         self._distrust = distrust
+        self._unsent = unsent
         self._state_dir = state_dir
         self._instance = of.id
         self._of = of
@@ -82,42 +94,59 @@ class RecoveryService:
         Raises PlanInvalid, TimeoutError, or what a witness raised: then nothing was changed and no worker signalled.
         """
         async with asyncio.timeout(limit_s):
-            silent = await self._reconnect()
-            found = await self._weigh_after_births(list(self._book.runs.values()), silent)
+            late = await self._reconnect()
+            found = await self._weigh_after_births(list(self._book.runs.values()))
         self._take_over(found)
         followed = await self._follow(found.plan, replace(self._row, **counts(found.plan)))
         assert followed.row is not None, "a start is remembered"
         self._row, self._ends = followed.row, followed.ends
+        self._wait_for(found.testimony.silent, late)
         self._spawn(self._finish(found)).add_done_callback(self._loop.fall_with)
         self._spawn(self._keep_looking())
 
+    def _wait_for(self, silent: frozenset[str], late: Mapping[str, asyncio.Task[Any]]) -> None:
+        """Recover the runs of each silent launcher when it answers; one that did so since is only told of."""
+        for launcher in sorted(silent):
+            log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
+            self._spawn(self._recover_late(launcher, late.get(launcher)))
+        for launcher in sorted(late.keys() - silent):
+            self._spawn(self._answered(late[launcher], launcher))
+
     async def launcher_lost(self, launcher: str) -> None:
-        """A launcher died under a living daemon: the same facts, the same events. Where they cannot be trusted: too."""
+        """Under a living daemon a launcher died, or only the connection to it: the same facts, the same events."""
+        await self._recover_late(launcher, self._spawn(self._local.launchers.reconnect(launcher)))
+
+    async def _recover_late(self, launcher: str, greeting: asyncio.Task[Any] | None) -> None:
+        """The runs of one launcher, however long it is silent; no other waits for it. None: it is connected already."""
         try:
-            if not await self._came_back(launcher):
+            if greeting is not None and not await self._answered(greeting, launcher):
                 await stop_unborn(await self._unborn(), self._instance)
             await self._recover_runs_of(launcher)
         except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nobody owns its runs
             self._distrust(error)
 
-    async def _came_back(self, launcher: str) -> bool:
-        """Whether only the connection was lost. A child of a dead launcher may still hold its lock: nobody answers."""
-        if launcher not in find_launchers(self._state_dir).alive:
-            return False
+    async def _answered(self, greeting: asyncio.Task[Any], launcher: str) -> bool:
+        """Whether it is ours (again); else it is proven dead. A child of a dead launcher may still hold its lock."""
         try:
-            await self._local.launchers.reconnect(launcher)
-        except OSError as error:
+            await greeting
+        except LauncherDead as error:
             log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
             return False
+        log(LogEvent.LAUNCHER_BACK, launcher=launcher)
         return True
 
     async def _recover_runs_of(self, launcher: str) -> None:
         await self._loop.barrier()  # what it said before is decided first: who its workers are, and which have ended
-        runs = [run for run in self._book.runs.values() if run.attempt.launcher == launcher]
-        found = await self._weigh(runs, (), launcher)
+        found = await self._weigh(self._runs_of(launcher), {launcher}, patience_s=None)
         self._take_over(found)
         await self._follow(found.plan, None)
         await self._forget(found)
+        self._local.retire_idle()
+
+    def _runs_of(self, launcher: str) -> list[Run]:
+        """Without those that it was not told of yet: proven never started, which is told when they are to be sent."""
+        runs = [run for run in self._book.runs.values() if run.attempt.launcher == launcher]
+        return [run for run in runs if not self._unsent(run.attempt.run_id)]
 
     async def _keep_looking(self) -> None:
         """Whom nobody could prove may be gone, or proven, a moment later."""
@@ -133,44 +162,26 @@ class RecoveryService:
                 return
 
     async def _look_again(self, stuck: Sequence[Run]) -> None:
-        found = await self._weigh(stuck, ())
-        if found.plan.count(Action.HOLD_STUCK) < len(stuck):
+        found = await self._weigh(stuck, {run.attempt.launcher for run in stuck})
+        if found.plan.count(Action.HOLD_STUCK) + found.plan.count(Action.WAIT) < len(stuck):
             self._take_over(found)
             await self._follow(found.plan, None)
 
     # --- launchers of earlier lives ---
 
-    async def _reconnect(self) -> set[str]:
-        """Connect to every launcher that lives; those that do not answer are recovered when they do."""
+    async def _reconnect(self) -> dict[str, asyncio.Task[Any]]:
+        """Connect to every launcher that lives; those that are silent are left with their greetings under way."""
         alive = find_launchers(self._state_dir).alive
-        greetings = {self._spawn(self._local.launchers.reconnect(launcher)): launcher for launcher in alive}
+        greetings = {launcher: self._spawn(self._local.launchers.reconnect(launcher)) for launcher in alive}
         if not greetings:
-            return set()
-        done, late = await asyncio.wait(greetings, timeout=GREETING_S)
-        for greeting in done:
-            self._answered(greeting, greetings[greeting])
-        for greeting in late:
-            log(LogEvent.LAUNCHER_STUCK, launcher=greetings[greeting])
-            self._spawn(self._recover_late(greeting, greetings[greeting]))
-        return {greetings[greeting] for greeting in late}
-
-    def _answered(self, greeting: asyncio.Future[Any], launcher: str) -> bool:
-        """Whether a launcher of an earlier life is ours now; one that died instead of answering is told of."""
-        error = greeting.exception()
-        if error is not None:
-            log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
-        return error is None
-
-    async def _recover_late(self, greeting: asyncio.Task[Any], launcher: str) -> None:
-        await asyncio.wait([greeting])
-        try:
-            if self._answered(greeting, launcher):
-                log(LogEvent.LAUNCHER_BACK, launcher=launcher)
-            else:
-                await stop_unborn(await self._unborn(), self._instance)
-            await self._recover_runs_of(launcher)
-        except Exception as error:  # noqa: BLE001 - as in `launcher_lost`
-            self._distrust(error)
+            return {}
+        done, _ = await asyncio.wait(greetings.values(), timeout=ANSWER_S)
+        for launcher, greeting in greetings.items():
+            if greeting in done and (error := greeting.exception()) is not None:
+                if not isinstance(error, LauncherDead):
+                    raise error
+                log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
+        return {launcher: greeting for launcher, greeting in greetings.items() if greeting not in done}
 
     async def _unborn(self) -> dict[str, list[int]]:
         """Children of dead launchers between fork and exec, by launcher: they would begin to work later, unseen."""
@@ -186,33 +197,40 @@ class RecoveryService:
 
     # --- plan and follow ---
 
-    async def _weigh_after_births(self, runs: Sequence[Run], silent: Collection[str]) -> Found:
+    async def _weigh_after_births(self, runs: Sequence[Run]) -> Found:
         """The plan, with nobody left who could begin to work behind it; none is signalled before a plan is valid."""
         unborn = await self._unborn()
-        found = await self._weigh(runs, silent)
+        found = await self._weigh(runs)
         if unborn:
             await stop_unborn(unborn, self._instance)
-            found = await self._weigh(runs, silent)
+            found = await self._weigh(runs)
         return found
 
-    async def _weigh(self, runs: Sequence[Run], silent: Collection[str], launcher: str | None = None) -> Found:
-        """Facts, and a valid plan of them; only looks. `launcher`: the one to be asked about; None at a start."""
-        logs = [(path, said) for path, said in read_outcomes(self._state_dir) if launcher in (None, path.stem)]
-        written = {exited.run_id: exited for _, said in logs for exited in said}
+    async def _weigh(
+        self, runs: Sequence[Run], among: Collection[str] | None = None, patience_s: float | None = ANSWER_S
+    ) -> Found:
+        """Facts, and a valid plan of them; only looks. `among`: the launchers to be asked; None at a start: all."""
+        # Before anybody is asked: who lived then and says nothing is silent, even if it dies meanwhile.
+        alive = set(find_launchers(self._state_dir).alive)
         attempts = [run.attempt for run in runs]
-        clients = [client for client in self._local.launchers if launcher in (None, client.launcher)]
-        testimony = await evidence.hear(clients, attempts, written, silent)
+        clients = [client for client in self._local.launchers if among is None or client.launcher in among]
+        heard = await evidence.hear(clients, attempts, patience_s)
+        names = {client.launcher: client for client, _ in heard}
+        logs = [(path, said) for path, said in read_outcomes(self._state_dir) if among is None or path.stem in among]
+        written = {exited.run_id: exited for _, said in logs for exited in said}
+        held = {run.run_id: (client, run) for client, answer in heard for run in answer}
+        testimony = evidence.Testimony(held, written, frozenset(alive - names.keys()))
         findings = (
             evidence.of_a_copy(attempts)
-            if launcher is None and self._of.copied
+            if among is None and self._of.copied
             else await evidence.find(
                 self._instance, attempts, testimony, self._of.foreign_epochs, self._of.hidden_epochs
             )
         )
         rows = [(run.job, run.attempt) for run in runs]
-        made = plan(rows, findings)
+        made = plan(rows, findings, self._of.epoch)
         validate(made, rows)
-        return Found(made, runs, findings, testimony, [path for path, _ in logs])
+        return Found(made, runs, findings, testimony, names, [path for path, _ in logs])
 
     def _take_over(self, found: Found) -> None:
         """Tell the executor who runs what, before the plan's effects reach it."""
@@ -221,6 +239,8 @@ class RecoveryService:
         for run in found.runs:
             run_id = run.attempt.run_id
             finding = found.findings[run_id]
+            if self._book.by_run(run_id) is None:
+                continue  # it was settled while we looked: nobody has it any more
             if run_id in held_runs:
                 client, held = held_runs[run_id]
                 self._local.own(run_id, client, run.job.spec.grace_ms)
@@ -253,7 +273,7 @@ class RecoveryService:
             self._settle_unknown(exited)
         if found.outcome_logs:
             await self._loop.barrier()
-            remove_outcomes(found.outcome_logs)
+            remove_outcomes(found.whole_logs)
             empty = [exited.run_id for exited in written.values() if not exited.log_bytes]
             await asyncio.to_thread(remove_empty, [log_of(self._state_dir, run_id) for run_id in empty])
 

@@ -2,7 +2,8 @@
 
 Owns which launcher is newest and who is connected. Refuses to know a run: whoever asks says which are whose.
 Invariants: a launcher that is lost or stuck while it is the newest is followed by a new one, asked for until it can
-be had; an older one is left to itself once it holds nothing, and then it ends.
+be had; an older one is left to itself once it holds nothing, and then it ends; one whose lock is held lives, whatever a
+connection to it says (a full backlog, no answer, a refusal, no descriptor left for us).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from stoker.core.errors import StokerError
+from stoker.core.errors import AlreadyRunning, StokerError
 from stoker.executors.environment import Surroundings
 from stoker.process.client import LauncherClient, Sink
-from stoker.process.launchers import start_launcher
+from stoker.process.launchers import LauncherDead, find_launchers, start_launcher
 from stoker.process.messages import LauncherLost
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 BEGIN_AGAIN_S = 1.0
+DIAL_AGAIN_S = 1.0
 
 
 class Generations:
@@ -80,18 +82,30 @@ class Generations:
             self._spawn(self._begin_again())
 
     async def reconnect(self, launcher: str) -> LauncherClient:
-        """Take over a launcher of an earlier daemon. Raises OSError when it is gone."""
+        """Take over a launcher that lives, however long it is silent. Raises LauncherDead once it is proven dead."""
+        try:
+            while (client := await self._greeted(launcher)) is None:  # noqa: ASYNC110 - nothing tells when it takes us
+                await asyncio.sleep(DIAL_AGAIN_S)
+        finally:
+            self._greeting.pop(launcher, None)
+        self._admit(client)
+        return client
+
+    async def _greeted(self, launcher: str) -> LauncherClient | None:
+        """One try. None where it lives and does not take us now: whatever went wrong, its lock decides."""
         client = LauncherClient(self._around.state_dir, launcher, self._hear, stuck_ms=self._stuck_ms)
         self._greeting[launcher] = client
         try:
             await client.connect()
             await client.hello(self._around.epoch, self._around.instance)
+        except (OSError, AlreadyRunning) as error:
+            client.close()
+            if launcher not in find_launchers(self._around.state_dir).alive:
+                raise LauncherDead(launcher) from error
+            return None
         except BaseException:
             client.close()  # else it would keep its outcomes for a daemon that does not listen
             raise
-        finally:
-            del self._greeting[launcher]
-        self._admit(client)
         return client
 
     def lose(self, launcher: str) -> LauncherClient:

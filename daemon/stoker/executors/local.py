@@ -70,6 +70,10 @@ class LocalExecutor:
     async def begin(self) -> None:
         """A launcher for all that comes; those of earlier daemons go once they have nothing left to do."""
         await self.launchers.begin()
+        self.retire_idle()
+
+    def retire_idle(self) -> None:
+        """Leave launchers that have none of our runs to themselves."""
         self._retire_idle(list(self.launchers))
 
     def _retire_idle(self, clients: Iterable[LauncherClient]) -> None:
@@ -210,7 +214,7 @@ class LocalExecutor:
         """Outcomes of runs that this daemon never had: whoever keeps them may forget them."""
         for client in self.launchers:
             client.acknowledge(run_ids)
-        self._retire_idle(list(self.launchers))
+        self.retire_idle()
 
     def tidy(self, open_ids: Container[str]) -> None:
         """Remove what earlier daemons left of attempts that are not open."""
@@ -282,6 +286,8 @@ class LocalExecutor:
         client = self.launchers.lose(launcher)
         for run_id in [run_id for run_id, owner in self._of_run.items() if owner is client]:
             del self._of_run[run_id]
+            if (ladder := self._ladders.pop(run_id, None)) is not None:
+                ladder.end()  # whoever is found to have the run is asked anew
         return Lost(launcher)
 
     # --- ending ---

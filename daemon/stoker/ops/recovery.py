@@ -70,7 +70,7 @@ def preview(root: str) -> dict[str, object]:
 def _preview(root: Path, seen: Seen) -> Preview:
     launchers = find_launchers(root)
     findings = _findings(root, seen, launchers)
-    made = plan(seen.runs, findings)
+    made = plan(seen.runs, findings, seen.epoch + 1)
     scan = identities.scan(seen.instance)
     ours = {attempt.run_id for _, attempt in seen.runs}
     return Preview(

@@ -7,8 +7,7 @@ decide and to signal. Invariant: every attempt asked about gets exactly one find
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -23,25 +22,26 @@ from stoker.process.outcomes import outcome_of
 class Testimony(Struct, frozen=True):
     """What launchers say: runs they hold, outcomes they wrote down, and which of them live but are silent."""
 
-    held: dict[str, tuple[LauncherClient, Run]] = field(default_factory=dict)
-    written: dict[str, Exited] = field(default_factory=dict)
-    silent: Collection[str] = ()
+    held: Mapping[str, tuple[LauncherClient, Run]] = field(default_factory=dict)
+    written: Mapping[str, Exited] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
 
 
 async def hear(
-    clients: Iterable[LauncherClient],
-    attempts: Sequence[Attempt],
-    written: Mapping[str, Exited],
-    silent: Collection[str],
-) -> Testimony:
-    """Ask these launchers for all they hold, and for the attempts that name them. One that dies says nothing."""
-    held = {}
+    clients: Iterable[LauncherClient], attempts: Sequence[Attempt], patience_s: float | None
+) -> list[tuple[LauncherClient, list[Run]]]:
+    """Ask all of these launchers at once for what they hold, and for the attempts that name them.
+
+    One that dies, or has not answered when the patience ends, is not in the result.
+    """
+    asked = {}
     for client in clients:
         named = [attempt.run_id for attempt in attempts if attempt.launcher == client.launcher]
-        with suppress(ConnectionError):
-            for run in await client.list_runs(named):
-                held[run.run_id] = (client, run)
-    return Testimony(held, dict(written), silent)
+        asked[client.list_runs(named)] = client
+    if not asked:
+        return []
+    done, _ = await asyncio.wait(asked, timeout=patience_s)
+    return [(client, answer.result()) for answer, client in asked.items() if answer in done and not answer.exception()]
 
 
 async def find(
@@ -117,20 +117,16 @@ def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden
     found = identities.scan(instance).runs
     findings = {
         attempt.run_id: _judge(
-            instance, attempt, found.get(attempt.run_id, ()), foreign=_epoch(attempt) <= foreign_epochs
+            instance, attempt, found.get(attempt.run_id, ()), foreign=attempt.epoch <= foreign_epochs
         )
         for attempt in attempts
     }
     for attempt in attempts:
         finding = findings[attempt.run_id]
-        if finding.fact is Fact.GONE and attempt.identity is None and _epoch(attempt) <= hidden_epochs:
+        if finding.fact is Fact.GONE and attempt.identity is None and attempt.epoch <= hidden_epochs:
             told = "it may run in the pid namespace of an earlier daemon, which cannot be seen from here"
             findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
     return findings
-
-
-def _epoch(attempt: Attempt) -> int:
-    return int(attempt.launcher.split("-", 1)[0])
 
 
 def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:

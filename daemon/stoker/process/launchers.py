@@ -32,6 +32,13 @@ READY = b"+"
 LOCK = 3
 
 
+class LauncherDead(Exception):
+    """Its lock could be taken: nothing of it can act any more."""
+
+    def __init__(self, launcher: str) -> None:
+        super().__init__(f"launcher {launcher} is dead")
+
+
 class Launchers(NamedTuple):
     alive: list[str]
     dead: list[str]

@@ -1,0 +1,72 @@
+"""A connection to a launcher that is lost while the launcher lives: nothing is stopped, nothing is lost.
+
+Owns the loss: `ss -K` needs a kernel option, so the launcher is made to hang up by a second daemon of the same epoch,
+a bare socket of the test that says hello and then goes away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stoker.process.connection import dial
+from tests.support.facts import until
+from tests.support.instance import Wire
+from tests.support.work import Gate, alive, end_of, running, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+
+def cut(daemon: DaemonProcess, launcher: str) -> None:
+    """The launcher ends the daemon's connection: somebody newer has said hello."""
+    mark = b"STOKER_INSTANCE="
+    with daemon.client() as client:
+        pid = next(one["pid"] for one in client.status()["launchers"] if one["id"] == launcher)
+    environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    instance = next(entry.removeprefix(mark).decode() for entry in environ if entry.startswith(mark))
+    wire = Wire(dial(daemon.state_dir, launcher))
+    wire.hello(instance, epoch=int(launcher.split("-", maxsplit=1)[0]))
+    wire.close()
+
+
+def newest(client: stoker.Client, job: int) -> dict[str, Any]:
+    attempt: dict[str, Any] = client.get(job)["attempts_list"][-1]
+    return attempt
+
+
+def test_connection_when_it_is_lost_and_the_launcher_lives_then_its_jobs_go_on(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        jobs = [submit(client, gate.spec("exit 3", survive=survive)) for survive in (False, True)]
+        running(client, *jobs)
+        launcher, pids = newest(client, jobs[0])["launcher"], [client.get(job)["pid"] for job in jobs]
+
+        cut(daemon, launcher)
+        until(lambda: daemon.events("launcher_back"), why="the connection to the launcher")
+        lived = [alive(pid) for pid in pids]
+        gate.open()
+        ends = [end_of(client, job) for job in jobs]
+        attempts = [client.get(job)["attempts"] for job in jobs]
+
+    assert lived == [True, True]
+    assert (ends, attempts) == ([("failed", "exit")] * 2, [1, 1])
+
+
+def test_connection_when_it_is_lost_while_a_stop_is_under_way_then_the_stop_goes_on(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        stubborn = f"trap '' TERM; echo ready; while :; do read _ < {gate.path}; done"
+        job = submit(client, {"command": "/bin/sh", "args": ["-c", stubborn], "grace_ms": 1_500})
+        running(client, job)
+        until(lambda: "ready" in daemon.cli("logs", str(job)).stdout, why="a worker that ignores SIGTERM")
+        client.call("job.cancel", {"id": job})
+
+        cut(daemon, newest(client, job)["launcher"])
+
+        end = end_of(client, job)
+
+    assert end == ("cancelled", "user")

@@ -1,0 +1,104 @@
+"""Launchers that live and cannot be spoken to now: whatever the socket says, only a free lock is death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.config import Config
+from stoker.core.tokens import Tokens
+from stoker.executors.environment import Surroundings
+from stoker.executors.generations import Generations
+from stoker.executors.leaves import Leaves
+from stoker.process.connection import dial
+from stoker.process.exchange import Exchange
+from stoker.process.launchers import LauncherDead
+from stoker.telemetry import otel
+from tests.support.facts import until_async
+from tests.support.instance import LauncherHost
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[LauncherHost]:
+    host = LauncherHost()
+    yield host
+    await host.end()
+
+
+def generations(host: LauncherHost, epoch: int) -> Generations:
+    around = Surroundings(
+        state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=epoch, base={},
+        telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
+        tokens=Tokens("00" * 32), exchange=Exchange(host.state_dir), umask=0o022,
+    )  # fmt: skip
+    return Generations(around, host.hear, lambda: None, stuck_ms=5_000)
+
+
+def fill_backlog(host: LauncherHost, launcher: str) -> list[socket.socket]:
+    """Connect until the kernel says EAGAIN, as restarts of the daemon beside a stuck launcher do."""
+    waiting: list[socket.socket] = []
+    while True:
+        try:
+            waiting.append(dial(host.state_dir, launcher))
+        except BlockingIOError:
+            return waiting
+
+
+async def test_reconnect_when_the_backlog_is_full_then_the_launcher_is_silent_and_not_dead(host: LauncherHost) -> None:
+    first = await host.start(epoch=1)
+    order = host.staying()
+    await host.running(first, order)
+    os.kill(first.facts.pid, signal.SIGSTOP)
+    waiting = fill_backlog(host, first.launcher)
+    known = generations(host, epoch=2)
+
+    taking = asyncio.ensure_future(known.reconnect(first.launcher))
+    await until_async(lambda: known.silent(first.launcher), why="the first try")
+    done, _ = await asyncio.wait([taking], timeout=0.1)
+    for sock in waiting:
+        sock.close()
+    os.kill(first.facts.pid, signal.SIGCONT)
+    client = await taking
+
+    assert not done
+    assert [run.run_id for run in await client.list_runs()] == [order.run_id]
+    await known.close()
+
+
+async def test_reconnect_when_the_launcher_obeys_a_newer_daemon_then_it_lives_all_the_same(host: LauncherHost) -> None:
+    first = await host.start(epoch=5)
+    known = generations(host, epoch=4)
+
+    taking = asyncio.ensure_future(known.reconnect(first.launcher))
+    await until_async(lambda: known.silent(first.launcher), why="the first try")
+    done, _ = await asyncio.wait([taking], timeout=0.1)
+
+    assert not done
+    assert known.silent(first.launcher)
+    os.kill(first.facts.pid, signal.SIGKILL)
+    with pytest.raises(LauncherDead):
+        await taking
+
+
+async def test_reconnect_when_its_socket_was_removed_then_it_lives_until_its_lock_is_free(host: LauncherHost) -> None:
+    first = await host.start(epoch=1)
+    (host.state_dir / "launchers" / f"{first.launcher}.sock").unlink()
+    known = generations(host, epoch=2)
+
+    taking = asyncio.ensure_future(known.reconnect(first.launcher))
+    await until_async(lambda: known.silent(first.launcher), why="the first try")
+    done, _ = await asyncio.wait([taking], timeout=0.1)
+
+    assert not done
+    first.close()  # it leaves: nothing runs and nobody is connected
+    with pytest.raises(LauncherDead):
+        await taking
+    assert not known.silent(first.launcher)
