@@ -332,7 +332,7 @@ def test_reading_when_too_much_is_in_flight_then_it_stops_until_answers_leave(
 ) -> None:
     server.service.hold_submits = True
     client.socket.setblocking(False)  # noqa: FBT003 - the name of the thing
-    frame = request("job.submit", command="x" * 4000)
+    frame = request("job.submit", command="x" * 3000)
 
     sent = fill(client.socket, frame)
     while len(server.service.held) < 1024:  # a busy machine takes its time between two reads

@@ -63,6 +63,7 @@ class MemoryService:
         self.follow_forever = False
         self.feeds_open = 0
         self.waits_open = 0
+        self.gets = 0
         self.crash_next = False
         self.hold_submits = False
         self.held: list[Callable[[], None]] = []
@@ -114,7 +115,13 @@ class MemoryService:
         answer.set_result(JobStanding(id=job_id, state=State.CANCELLED))
         return answer
 
+    @staticmethod
+    def large_job(size: int) -> JobParams:
+        """A job that makes every answer about it so large."""
+        return JobParams(command="x" * size)
+
     async def get(self, job_id: int) -> Reply:
+        self.gets += 1
         if self.crash_next:
             raise RuntimeError("a bug of ours")
         if job_id not in self.jobs:

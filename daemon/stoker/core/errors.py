@@ -111,6 +111,16 @@ class TooManyStreams(StokerError):
     code, transient, exit_status = "too_many_streams", True, EX_TEMPFAIL
 
 
+class TooManyWaits(StokerError):
+    code, transient, exit_status = "too_many_waits", True, EX_TEMPFAIL
+
+
+class AnswerTooLarge(StokerError):
+    """What a batch asks for does not fit one answer; nothing was changed."""
+
+    code, exit_status = "answer_too_large", EX_DATAERR
+
+
 class PermissionDenied(StokerError):
     code, exit_status = "permission_denied", EX_NOPERM
 

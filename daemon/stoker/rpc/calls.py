@@ -4,74 +4,51 @@ Owns what happens to a request: a value is answered at once, a future of the eng
 becomes a task (a task per submit would cost more than the submit). Refuses to touch bytes on the wire.
 
 Invariants: every request with an id is answered exactly once while its client is there; a batch gets one array, after
-its last answer. A client that goes away ends its streams and waits and nothing else: what it asked to change still
-happens, and a future of the engine is never cancelled from here.
+its last answer. A client that goes away ends its streams, waits and reads and nothing else: what it asked to change
+still happens, and a future of the engine is never cancelled from here. What a connection makes the daemon hold is
+bounded: requests and their bytes, jobs awaited, one read at a time, and none while its answers are not taken.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from stoker.core.errors import Draining, InvalidRequest, ParseError, StokerError
+from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerError, TooManyWaits
 from stoker.rpc import frames
-from stoker.rpc.envelope import id_of, read_call
 from stoker.rpc.streams import Streams
-from stoker.rpc.table import Kind, Later, Method
+from stoker.rpc.table import Kind, Later
+from stoker.rpc.wire import MAX_FRAME_BYTES
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stoker.core.requests import Params
-    from stoker.rpc.frames import RequestId
+    from stoker.rpc.envelope import Request
     from stoker.rpc.methods import Service
     from stoker.rpc.streams import Line
     from stoker.rpc.table import Peer
 
-MAX_BATCH = 1024
-
-
-class Batch:
-    """The answers of one array, sent together when the last is there."""
-
-    __slots__ = ("_frames", "_open")
-
-    def __init__(self, requests: int) -> None:
-        self._open = requests
-        self._frames: list[bytes] = []
-
-    def put(self, frame: bytes | None) -> bytes | None:
-        """Add an answer (None: nothing to say); gives the array when it was the last one and there is any."""
-        self._open -= 1
-        if frame is not None:
-            self._frames.append(frame)
-        return b"[%b]" % b",".join(self._frames) if self._frames and not self._open else None
-
-
-class Ticket:
-    """Where an answer goes, and for what."""
-
-    __slots__ = ("batch", "id", "name")
-
-    def __init__(self, request_id: RequestId | UnsetType, batch: Batch | None, name: str) -> None:
-        self.id = request_id
-        self.batch = batch
-        self.name = name
+MAX_IN_FLIGHT = 1024
+MAX_BYTES_IN_FLIGHT = 4 * MAX_FRAME_BYTES  # of requests that have no answer yet
+MAX_AWAITED = 10_000  # jobs, over all waits of a connection
 
 
 class Backend:
-    """What all connections share: the service, and what has been begun for it."""
+    """What all connections share: the service, what has been begun for it, and the thread that reads long frames."""
 
     def __init__(self, service: Service, max_streams: int) -> None:
         self.service = service
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Future[Any]] = set()
+        self.reading = ThreadPoolExecutor(1, thread_name_prefix="frames")
 
 
 class Calls:
@@ -82,11 +59,20 @@ class Calls:
         self._peer = peer
         self._streams = Streams(line, backend.streams, backend.max_streams, self.told)
         self._waits: set[asyncio.Future[Any]] = set()
-        self.in_flight = 0
+        self._reads: deque[Request] = deque()  # not begun yet
+        self._reading: asyncio.Future[Any] | None = None
+        self._awaited = 0
+        self._in_flight = 0
+        self._bytes_in_flight = 0
 
     def __bool__(self) -> bool:
         """Something is still owed to the client."""
-        return self.in_flight > 0 or len(self._streams) > 0
+        return self._in_flight > 0 or len(self._streams) > 0
+
+    @property
+    def full(self) -> bool:
+        """No further request may begin before one of those under way is answered."""
+        return self._in_flight >= MAX_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT
 
     def cancel_lasting(self) -> None:
         """End what could go on for as long as a job does: streams and waits."""
@@ -94,54 +80,70 @@ class Calls:
         for task in self._waits:
             task.cancel()
 
-    def receive(self, raw: bytes) -> None:
-        """Begin what one frame asks for. A blank line asks for nothing."""
-        try:
-            value = frames.read_frame(raw)
-        except ParseError as error:
-            if raw.strip():
-                self._line.send(frames.refusal(frames.likely_id(raw), error))
-            return
-        if type(value) is list:
-            self._begin_batch(value)
-        else:
-            self._begin(value, None)
+    def abandon(self) -> None:
+        """The client is gone: end what only it wanted. What it asked to change still happens."""
+        self.cancel_lasting()
+        self._reads.clear()
+        if self._reading is not None:
+            self._reading.cancel()
 
-    def _begin_batch(self, values: list[Any]) -> None:
-        if 0 < len(values) <= MAX_BATCH:
-            batch = Batch(len(values))
-            for value in values:
-                self._begin(value, batch)
+    def begin(self, request: Request) -> None:
+        """Begin what a request asks for, or refuse it."""
+        if request.error is not None:
+            self._refuse(request, request.error)
             return
-        error = InvalidRequest(f"a batch of {len(values)} requests; 1 to {MAX_BATCH} are allowed", hint="split it")
-        self._line.send(frames.refusal(None, error))
-
-    def _begin(self, value: Any, batch: Batch | None) -> None:
-        ticket = Ticket(id_of(value), batch, "?")
         try:
-            ticket.name, method, params = read_call(value)
-            if method.kind is Kind.STREAM:
-                self._begin_stream(ticket, method, params)
-                return
-            result = method.handler(self._service, self._peer, params)
-            if isinstance(result, Later) or hasattr(result, "__await__"):
-                self._defer(ticket, method.kind, result)
+            if request.method.kind is Kind.STREAM:
+                self._begin_stream(request)
+            elif request.method.kind is Kind.READ:
+                self._hold(request)
+                self._reads.append(request)
+                self.go_on_reading()
             else:
-                self._answer(ticket, result)
+                self._begin_call(request)
         except Exception as error:  # noqa: BLE001 - the boundary: the client gets an answer, whatever happened
-            self._refuse(ticket, error)
+            self._refuse(request, error)
 
-    def _begin_stream(self, ticket: Ticket, method: Method[Any], params: Params) -> None:
-        if ticket.batch or isinstance(ticket.id, UnsetType):
-            raise InvalidRequest(f"{ticket.name} streams: send it alone and with an id")
+    def _begin_call(self, request: Request) -> None:
+        if request.method.kind is Kind.WAIT:
+            self._check_awaited(len(request.params.ids))
+        result = request.method.handler(self._service, self._peer, request.params)
+        if not (isinstance(result, Later) or hasattr(result, "__await__")):
+            self._answer(request, result)
+            return
+        future, render = result if isinstance(result, Later) else (self._future_of(result, request.method.kind), None)
+        self._hold(request)
+        if request.method.kind is Kind.WAIT:
+            self._awaited += len(request.params.ids)
+        future.add_done_callback(partial(self._settled, request, render))
+
+    def _check_awaited(self, more: int) -> None:
+        if self._awaited + more > MAX_AWAITED:
+            raise TooManyWaits(
+                f"this connection awaits {self._awaited} jobs and asks for {more} more; the limit is {MAX_AWAITED}",
+                hint="wait for fewer at once, or open another connection",
+            )
+
+    def go_on_reading(self) -> None:
+        """Begin the next read, unless one is under way or the client has not taken the last answers."""
+        if self._reading is not None or not self._reads or not self._line.has_room():
+            return
+        request = self._reads.popleft()
+        result: Any = request.method.handler(self._service, self._peer, request.params)
+        self._reading = self._future_of(result, Kind.READ)
+        self._reading.add_done_callback(partial(self._read, request))
+
+    def _read(self, request: Request, future: asyncio.Future[Any]) -> None:
+        self._reading = None
+        self._settled(request, None, future)
+        self.go_on_reading()
+
+    def _begin_stream(self, request: Request) -> None:
+        if request.batch or request.id is UNSET:
+            raise InvalidRequest(f"{request.name} streams: send it alone and with an id")
         self._streams.check_room()
-        opening: Any = method.handler(self._service, self._peer, params)
-        self._streams.begin(ticket.id, ticket.name, opening)
-
-    def _defer(self, ticket: Ticket, kind: Kind, result: Any) -> None:
-        future, render = result if isinstance(result, Later) else (self._future_of(result, kind), None)
-        self.in_flight += 1
-        future.add_done_callback(partial(self._settled, ticket, render))
+        opening: Any = request.method.handler(self._service, self._peer, request.params)
+        self._streams.begin(request.id, request.name, opening)
 
     def _future_of(self, result: Awaitable[Any], kind: Kind) -> asyncio.Future[Any]:
         future = asyncio.ensure_future(result)
@@ -150,28 +152,38 @@ class Calls:
             future.add_done_callback(owner.discard)
         return future
 
-    def _settled(self, ticket: Ticket, render: Callable[[Any], object] | None, future: asyncio.Future[Any]) -> None:
-        self.in_flight -= 1
+    def _hold(self, request: Request) -> None:
+        self._in_flight += 1
+        self._bytes_in_flight += request.size
+
+    def _settled(self, request: Request, render: Callable[[Any], object] | None, future: asyncio.Future[Any]) -> None:
+        self._in_flight -= 1
+        self._bytes_in_flight -= request.size
+        if request.method.kind is Kind.WAIT:
+            self._awaited -= len(request.params.ids)
         try:
             result = future.result()
-            self._answer(ticket, render(result) if render else result)
+            self._answer(request, render(result) if render else result)
         except asyncio.CancelledError:
-            self._refuse(ticket, Draining("the daemon stopped before this was answered", hint="ask again"))
+            self._refuse(request, Draining("the daemon stopped before this was answered", hint="ask again"))
         except Exception as error:  # noqa: BLE001 - the boundary: the client gets an answer, whatever happened
-            self._refuse(ticket, error)
+            self._refuse(request, error)
         self._line.go_on()
 
-    def _answer(self, ticket: Ticket, result: object) -> None:
-        self._put(ticket, None if ticket.id is UNSET else frames.answer(ticket.id, result))
+    def _answer(self, request: Request, result: object) -> None:
+        frame = None if request.id is UNSET else frames.answer(request.id, result)
+        if frame and request.batch and request.method.kind is Kind.READ and not request.batch.takes(frame):
+            raise AnswerTooLarge("the answers of this batch are too large", hint="send its requests one by one")
+        self._put(request, frame)
 
-    def _refuse(self, ticket: Ticket, error: Exception) -> None:
-        told = self.told(ticket.name, error)
-        if ticket.id is UNSET and isinstance(told, InvalidRequest):
-            ticket.id = None  # not even a notification: somebody should hear of it
-        self._put(ticket, None if ticket.id is UNSET else frames.refusal(ticket.id, told))
+    def _refuse(self, request: Request, error: Exception) -> None:
+        told = self.told(request.name, error)
+        if request.id is UNSET and isinstance(told, InvalidRequest):
+            request.id = None  # not even a notification: somebody should hear of it
+        self._put(request, None if request.id is UNSET else frames.refusal(request.id, told))
 
-    def _put(self, ticket: Ticket, frame: bytes | None) -> None:
-        whole = ticket.batch.put(frame) if ticket.batch else frame
+    def _put(self, request: Request, frame: bytes | None) -> None:
+        whole = request.batch.put(frame) if request.batch else frame
         if whole is not None:
             self._line.send(whole)
 

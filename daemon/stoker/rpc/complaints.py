@@ -11,6 +11,7 @@ import difflib
 import json
 import re
 from enum import Enum
+from functools import cache, lru_cache
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -71,6 +72,12 @@ def complaint(said: str, value: object, params: type[Struct], within: str) -> In
     )
 
 
+def in_short(said: str, within: str) -> InvalidParams:
+    """The same without a search for words: of many mistakes in one request only the first get them."""
+    place = within or "params"
+    return InvalidParams(f"{place}: {said.encode('unicode_escape').decode()[:MAX_SHOWN]}", path=place)
+
+
 def moved(error: InvalidParams, within: str) -> InvalidParams:
     """The same error, with its path seen from the request instead of from the job."""
     if not within:
@@ -105,6 +112,7 @@ def _alternatives(kind: Any) -> list[Any]:
     return [inner for member in get_args(kind) for inner in _alternatives(member)]
 
 
+@cache
 def _fields(struct: type[Struct]) -> dict[str, Any]:
     """The types of the fields by the names that clients use."""
     hints = get_type_hints(struct, include_extras=True)
@@ -135,11 +143,14 @@ def _about_field(place: Place, within: str, what: str, name: str) -> InvalidPara
     if what == "required":
         return _complain(place, within, "this field is missing", _HINTS.get(name))
     (struct,) = [kind for kind in _alternatives(place.kind) if isinstance(kind, type) and issubclass(kind, Struct)]
+    return _complain(place, within, "no such field", _meant(name[:MAX_SHOWN], struct))
+
+
+@lru_cache
+def _meant(name: str, struct: type[Struct]) -> str:
     known = list(_fields(struct))
-    near = difflib.get_close_matches(name[:MAX_SHOWN], known, 1)
-    return _complain(
-        place, within, "no such field", f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    )
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> InvalidParams:

@@ -1,35 +1,41 @@
 """One client: its bytes in, its answers out, and when to read, to wait or to leave.
 
 Owns the transport, its backpressure, the frame timer and the end of the connection. Refuses to know what a request
-means (calls.py, streams.py).
+means (envelope.py, calls.py, streams.py).
 
-Invariants: the answers of one loop iteration leave in one write; nothing is read while 1 MiB waits to be sent or 1024
-requests are in flight; a client that shuts down its sending side still gets every answer; one that is gone costs
-nothing from then on.
+Invariants: whatever a client sends, it takes the loop for a few milliseconds at a time: a turn has a time limit, and
+frames that take long to read are read in a thread, one after the other. The answers of one loop iteration leave in one
+write; nothing is read while 1 MiB waits to be sent or too much is in flight; a client that shuts down its sending side
+still gets every answer; one that is gone costs nothing from then on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
 from stoker.rpc import frames
 from stoker.rpc.calls import Calls
+from stoker.rpc.envelope import requests_in
 from stoker.rpc.wire import MAX_FRAME_BYTES, Framer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from stoker.rpc.calls import Backend
+    from stoker.rpc.envelope import Request
     from stoker.rpc.table import Peer
 
 MAX_UNSENT_BYTES = 1024 * 1024
-MAX_IN_FLIGHT = 1024
+TURN_S = 0.005
+LONG_FRAME_BYTES = 16 * 1024  # reading may take 1 ms a KiB, for a flow in which everything is wrong
 HANG_UP_CHECK_S = 1.0
 LINGER_S = 1.0
 
@@ -54,6 +60,9 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._framer = Framer()
         self._inbox: deque[bytes] = deque()
+        self._requests: Iterator[Request] = iter(())  # of the frame that was taken out last
+        self._unbegun = False  # there may be more to begin
+        self._in_thread = False  # a frame is being read there, and those behind it wait
         self._turn_due = False
         self._out: list[bytes] = []
         self._unsent = 0
@@ -86,15 +95,19 @@ class Connection(asyncio.Protocol):
         self._gone = True
         self._gate.forget(self)
         self._stop_frame_timer()
-        self._inbox.clear()
-        self._calls.cancel_lasting()
+        self._drop_unread()
+        self._calls.abandon()
 
     def leave(self) -> None:
         """Read no more, answer what was asked, then close."""
         self._last_read = True
-        self._inbox.clear()
+        self._drop_unread()
         self._calls.cancel_lasting()
         self.go_on()
+
+    def _drop_unread(self) -> None:
+        self._inbox.clear()
+        self._requests = iter(())
 
     def abort(self) -> None:
         if not self._gone:
@@ -153,22 +166,57 @@ class Connection(asyncio.Protocol):
         if self._gone:
             return
         self._turn_due = True  # what is sent from here on needs no other turn
-        while self._inbox and self._has_room():
-            self._calls.receive(self._inbox.popleft())
+        until = time.perf_counter() + TURN_S
+        self._unbegun = True
+        while self._unbegun and self._takes_requests() and time.perf_counter() < until:
+            self._unbegun = self._begin_next()
+        self._calls.go_on_reading()
         self._flush()
         self._turn_due = False
-        if self._inbox and self._has_room():
+        if self._unbegun and self._takes_requests():
             self.go_on()
         elif self._last_read:
             self._leave_when_done()
         else:
             self._pace()
 
-    def _has_room(self) -> bool:
-        return self._calls.in_flight < MAX_IN_FLIGHT and self._room.is_set()
+    def _begin_next(self) -> bool:
+        """Begin the next request, or have the next frame read; False when there is none."""
+        request = next(self._requests, None)
+        if request is not None:
+            self._calls.begin(request)
+            return True
+        if not self._inbox:
+            return False
+        frame = self._inbox.popleft()
+        if len(frame) <= LONG_FRAME_BYTES:
+            self._requests = requests_in(frame)
+        else:
+            self._in_thread = True
+            reading = self._loop.run_in_executor(self._gate.backend.reading, lambda: list(requests_in(frame)))
+            reading.add_done_callback(self._frame_is_read)
+        return True
+
+    def _frame_is_read(self, reading: asyncio.Future[list[Request]]) -> None:
+        self._in_thread = False
+        if self._gone:
+            return
+        if (error := reading.exception()) is not None:
+            log(LogEvent.REQUEST_FAILED, method="?", uid=self.peer.uid, error=error)
+            self.abort()
+            return
+        self._requests = iter(reading.result())
+        self.go_on()
+
+    def _takes_requests(self) -> bool:
+        return not self._in_thread and not self._calls.full and self._room.is_set()
+
+    def has_room(self) -> bool:
+        """Whether the client takes its answers, so that more are worth making."""
+        return self._room.is_set()
 
     def _pace(self) -> None:
-        pause = bool(self._inbox) or not self._has_room()
+        pause = self._unbegun or not self._takes_requests()
         if pause != self._paused:
             self._paused = pause
             if pause:
@@ -240,7 +288,7 @@ class Connection(asyncio.Protocol):
             self._room.set()
 
     def _leave_when_done(self) -> None:
-        if self._inbox or self._calls or self._out or self._gone:
+        if self._unbegun or self._in_thread or self._calls or self._out or self._gone:
             return
         if self._refused:
             self._transport.write_eof()

@@ -13,9 +13,10 @@ from __future__ import annotations
 import base64
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from stoker.core.errors import StokerError
+from stoker.core.errors import InvalidParams, StokerError
+from stoker.core.mistakes import MAX_MISTAKES
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
@@ -105,27 +106,38 @@ def _only(answers: list[SubmitAnswer | StokerError]) -> SubmitAnswer:
     return answer
 
 
-def _submit_many(service: Service, peer: Peer, params: SubmitManyParams) -> object:
-    read = [_read_job(job, f"jobs[{index}]") for index, job in enumerate(params.jobs)]
-    bad = next((job for job in read if isinstance(job, StokerError)), None)
-    if bad and params.atomic:
-        raise bad
-    good = [job for job in read if isinstance(job, JobParams)]
-    render = partial(_slots, read)
-    return Later(service.submit(good, peer.uid, atomic=params.atomic), render) if good else render([])
+class JobBatch(NamedTuple):
+    """The jobs of a batch, each read or with its own mistake."""
+
+    jobs: list[JobParams | StokerError]
+    atomic: bool
+
+
+def _read_jobs(params: SubmitManyParams) -> JobBatch:
+    """Words are slow to find: the first mistakes get them, the others are told in those of the decoder."""
+    read: list[JobParams | StokerError] = []
+    wrong = 0
+    for index, job in enumerate(params.jobs):
+        try:
+            read.append(read_params(job, JobParams, f"jobs[{index}]", in_words=wrong < MAX_MISTAKES))
+        except InvalidParams as error:
+            if params.atomic:
+                raise
+            read.append(error)
+            wrong += 1
+    return JobBatch(read, params.atomic)
+
+
+def _submit_many(service: Service, peer: Peer, batch: JobBatch) -> object:
+    good = [job for job in batch.jobs if isinstance(job, JobParams)]
+    render = partial(_slots, batch.jobs)
+    return Later(service.submit(good, peer.uid, atomic=batch.atomic), render) if good else render([])
 
 
 def _slots(read: list[JobParams | StokerError], answers: list[SubmitAnswer | StokerError]) -> Reply:
     """One answer a job, in the order sent: its own mistake, or the next of the engine's answers."""
     answered = iter(answers)
     return {"jobs": [_slot(job if isinstance(job, StokerError) else next(answered), i) for i, job in enumerate(read)]}
-
-
-def _read_job(job: object, within: str) -> JobParams | StokerError:
-    try:
-        return read_params(job, JobParams, within)
-    except StokerError as error:
-        return error
 
 
 def _slot(answer: SubmitAnswer | StokerError, index: int) -> object:
@@ -227,9 +239,9 @@ def _set_resource(service: Service, peer: Peer, params: ResourceSetParams) -> ob
 
 METHODS: dict[str, Method[Any]] = {
     "job.submit": Method(JobParams, Role.OWNER, _submit),
-    "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many),
-    "job.get": Method(JobParam, Role.OWNER, lambda service, _, job: service.get(job.id)),
-    "job.list": Method(ListParams, Role.OWNER, _list),
+    "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many, reader=_read_jobs),
+    "job.get": Method(JobParam, Role.OWNER, lambda service, _, job: service.get(job.id), Kind.READ),
+    "job.list": Method(ListParams, Role.OWNER, _list, Kind.READ),
     "job.cancel": _verb(Verb.CANCEL),
     "job.retry": _verb(Verb.RETRY, RetryParams),
     "job.skip": _verb(Verb.SKIP),
@@ -238,8 +250,8 @@ METHODS: dict[str, Method[Any]] = {
     "job.restart": _verb(Verb.RESTART, RestartParams),
     "job.wait": Method(WaitParams, Role.OWNER, _wait, Kind.WAIT),
     "job.logs": Method(LogsParams, Role.OWNER, _logs, Kind.STREAM),
-    "job.why": Method(JobParam, Role.OWNER, lambda service, _, job: service.why(job.id)),
-    "job.history": Method(JobParam, Role.OWNER, lambda service, _, job: service.history(job.id)),
+    "job.why": Method(JobParam, Role.OWNER, lambda service, _, job: service.why(job.id), Kind.READ),
+    "job.history": Method(JobParam, Role.OWNER, lambda service, _, job: service.history(job.id), Kind.READ),
     "queue.list": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.queues()),
     "queue.set": Method(QueueSetParams, Role.OPERATOR, _set_queue),
     "queue.pause": Method(QueueParams, Role.OPERATOR, _pause),

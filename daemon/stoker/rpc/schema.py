@@ -28,7 +28,7 @@ from stoker.core.requests import (
     Title,
 )
 from stoker.core.workflow import Again, WorkflowState
-from stoker.rpc.complaints import complaint, moved
+from stoker.rpc.complaints import complaint, in_short, moved
 
 MAX_JOBS = 10_000
 P = TypeVar("P", bound=Params)
@@ -195,11 +195,15 @@ class WorkflowRollbackParams(WorkflowParams, frozen=True, kw_only=True):
     resume: bool = False
 
 
-def read_params(value: object, params: type[P], within: str = "") -> P:
-    """`value` as `params`. `within` is where the value stands in the request, as in `jobs[3]`."""
+def read_params(value: object, params: type[P], within: str = "", *, in_words: bool = True) -> P:
+    """`value` as `params`. `within` is where the value stands in the request, as in `jobs[3]`.
+
+    Raises InvalidParams, in words that help, or with `in_words` off in those of the decoder, which cost nothing.
+    """
     try:
         return msgspec.convert(value, params)
     except msgspec.ValidationError as error:
-        raise complaint(str(error), value, params, within) from None
+        found = complaint(str(error), value, params, within) if in_words else in_short(str(error), within)
+        raise found from None
     except InvalidParams as error:
         raise moved(error, within) from None

@@ -79,6 +79,7 @@ class Server:
             for connection in list(self._connections):
                 connection.abort()
             await self._empty.wait()
+        self.backend.reading.shutdown(wait=False, cancel_futures=True)
 
     @property
     def connections(self) -> int:

@@ -36,9 +36,13 @@ class Role(StrEnum):
 
 
 class Kind(StrEnum):
-    """How long an answer may take. What waits or streams ends with its client; a call never does."""
+    """How long an answer may take, and how large it may be. All but a call end with their client.
+
+    A read only looks, and its answer may be large: a connection gets one at a time. A wait says `ids`.
+    """
 
     CALL = "call"
+    READ = "read"
     WAIT = "wait"
     STREAM = "stream"
 
@@ -58,9 +62,14 @@ class Stream(NamedTuple):
 
 
 class Method(Struct, Generic[P], frozen=True):
-    """One row of the table; the handler gets the service, the peer and what was sent."""
+    """One row of the table; the handler gets the service, the peer and what was sent.
+
+    `reader` reads the parts of the parameters that have errors of their own (the jobs of a batch, a flow): the handler
+    gets what it returns. It knows no service, so that a long request can be read in a thread.
+    """
 
     params: type[P]
     role: Role
-    handler: Callable[[Any, Peer, P], object]
+    handler: Callable[[Any, Peer, Any], object]
     kind: Kind = Kind.CALL
+    reader: Callable[[P], object] | None = None

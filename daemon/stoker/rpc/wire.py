@@ -43,7 +43,7 @@ class Framer:
         return bool(self._partial)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that `data` completes, without their newlines."""
+        """The frames that `data` completes, without their newlines. A blank line asks for nothing and gives none."""
         if self.overflowed:
             return []
         *frames, rest = data.split(b"\n")
@@ -60,13 +60,18 @@ class Framer:
     def _within_limit(self, frames: list[bytes]) -> list[bytes]:
         for index, frame in enumerate(frames):
             if len(frame) > MAX_FRAME_BYTES:
-                return self._overflow(frames[:index])
-        return self._overflow(frames) if len(self._partial) > MAX_FRAME_BYTES else frames
+                return self._overflow(_not_blank(frames[:index]))
+        read = _not_blank(frames)
+        return self._overflow(read) if len(self._partial) > MAX_FRAME_BYTES else read
 
     def _overflow(self, before: list[bytes]) -> list[bytes]:
         self.overflowed = True
         self._partial.clear()
         return before
+
+
+def _not_blank(frames: list[bytes]) -> list[bytes]:
+    return [frame for frame in frames if frame and not frame.isspace()]
 
 
 def encode(value: object) -> bytes:

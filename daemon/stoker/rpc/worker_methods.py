@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stoker.rpc.schema import JobParam, WorkerParams
-from stoker.rpc.table import Method, Role
+from stoker.rpc.table import Kind, Method, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,6 +24,10 @@ class Workers(Protocol):
 
 
 WORKER_METHODS: dict[str, Method[Any]] = {
-    "worker.get": Method(WorkerParams, Role.OWNER, lambda service, _, params: service.workers.get(params.job)),
-    "job.environment": Method(JobParam, Role.OWNER, lambda service, _, job: service.workers.environment(job.id)),
+    "worker.get": Method(
+        WorkerParams, Role.OWNER, lambda service, _, params: service.workers.get(params.job), Kind.READ
+    ),
+    "job.environment": Method(
+        JobParam, Role.OWNER, lambda service, _, job: service.workers.environment(job.id), Kind.READ
+    ),
 }

@@ -26,7 +26,7 @@ from stoker.rpc.schema import (
     WorkflowRollbackParams,
     WorkflowStepParams,
 )
-from stoker.rpc.table import Method, Role
+from stoker.rpc.table import Kind, Method, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -73,8 +73,8 @@ class Service(Protocol):
     def checkpoints(self) -> Checkpoints: ...
 
 
-def _submit(service: Service, peer: Peer, params: WorkflowSubmitParams) -> object:
-    return service.workflows.submit(read_flow(params), peer.uid)
+def _submit(service: Service, peer: Peer, request: FlowRequest) -> object:
+    return service.workflows.submit(request, peer.uid)
 
 
 def _get(service: Service, _peer: Peer, params: WorkflowGetParams) -> object:
@@ -139,14 +139,14 @@ def _list_checkpoints(service: Service, _peer: Peer, params: CheckpointListParam
 
 
 WORKFLOW_METHODS: dict[str, Method[Any]] = {
-    "workflow.submit": Method(WorkflowSubmitParams, Role.OWNER, _submit),
-    "workflow.get": Method(WorkflowGetParams, Role.OWNER, _get),
-    "workflow.list": Method(WorkflowListParams, Role.OWNER, _list),
+    "workflow.submit": Method(WorkflowSubmitParams, Role.OWNER, _submit, reader=read_flow),
+    "workflow.get": Method(WorkflowGetParams, Role.OWNER, _get, Kind.READ),
+    "workflow.list": Method(WorkflowListParams, Role.OWNER, _list, Kind.READ),
     "workflow.pause": Method(WorkflowParams, Role.OWNER, _pause),
     "workflow.cancel": Method(WorkflowParams, Role.OWNER, _cancel),
     "checkpoint.save": Method(CheckpointPart, Role.OWNER, lambda service, _, part: service.checkpoints.save(part)),
-    "checkpoint.get": Method(CheckpointGetParams, Role.OWNER, _get_checkpoint),
-    "checkpoint.list": Method(CheckpointListParams, Role.OWNER, _list_checkpoints),
+    "checkpoint.get": Method(CheckpointGetParams, Role.OWNER, _get_checkpoint, Kind.READ),
+    "checkpoint.list": Method(CheckpointListParams, Role.OWNER, _list_checkpoints, Kind.READ),
     "workflow.retry": Method(WorkflowRetryParams, Role.OWNER, _retry),
     "workflow.skip": Method(WorkflowStepParams, Role.OWNER, _skip),
     "workflow.add_need": Method(WorkflowAddNeedParams, Role.OWNER, _add_need),

@@ -1,0 +1,129 @@
+"""What one connection may take of the daemon: time of its loop, and memory, whatever is sent."""
+
+from __future__ import annotations
+
+import json
+import select
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.facts import until
+from tests.support.rpc import ServerThread, request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.rpc import RawClient
+
+PINGS = 5
+
+
+@pytest.fixture
+def server() -> Iterator[ServerThread]:
+    with ServerThread() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: ServerThread) -> Iterator[RawClient]:
+    with server.connect() as connected:
+        yield connected
+
+
+def batch(*requests: bytes) -> bytes:
+    return b"[" + b",".join(each.strip() for each in requests) + b"]\n"
+
+
+# Each took the loop for seconds.
+SLOW = {
+    "wrong jobs": request("job.submit_many", jobs=[{"command": "true", f"no_{n}": 1} for n in range(10_000)]),
+    "wrong requests": batch(*[request("job.submit", n, **{f"no_field_{n}": 1}) for n in range(1_000)]),
+    "pipelined wrong requests": b"".join(request("job.submit", n, **{f"no_field_{n}": 1}) for n in range(1_000)),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_others_when_one_sends_what_is_slow_to_refuse_then_they_are_answered_meanwhile(
+    server: ServerThread, client: RawClient, kind: str
+) -> None:
+    with server.connect() as bystander:
+        client.say(SLOW[kind])
+        answered = 0
+        while kind.startswith("pipelined") or not select.select([client.socket], [], [], 0)[0]:
+            bystander.ask("system.health", 1)
+            answered += 1
+            if kind.startswith("pipelined") and answered >= PINGS:
+                break
+        told = [client.hear() for _ in range(1_000 if kind.startswith("pipelined") else 1)]
+
+    assert answered >= PINGS
+    assert told[-1] is not None
+
+
+def test_submit_many_when_all_are_wrong_then_each_is_told_and_the_first_in_words(client: RawClient) -> None:
+    told = client.ask("job.submit_many", jobs=[{"comand": "true"}] * 200)["result"]["jobs"]
+
+    assert [slot["error"]["data"]["path"] for slot in told[:2]] == ["jobs[0].comand", "jobs[1].comand"]
+    assert told[0]["error"]["data"]["hint"] == "did you mean command?"
+    assert told[-1]["error"]["message"].startswith("jobs[199]: ")
+    assert told[-1]["error"]["data"]["code"] == "invalid_params"
+
+
+def test_blank_lines_when_there_are_a_million_then_nothing_is_made_of_them(client: RawClient) -> None:
+    client.say(b"\n \t\r\n" * 250_000 + request("system.health", 7))
+
+    assert client.hear()["id"] == 7
+
+
+def test_order_when_a_long_frame_stands_before_a_short_one_then_it_is_carried_out_first(
+    client: RawClient, server: ServerThread
+) -> None:
+    jobs = [{"command": f"a{n}"} for n in range(3_000)]
+    client.say(request("job.submit_many", 1, jobs=jobs) + request("job.submit", 2, command="last"))
+
+    answers = {answer["id"]: answer for answer in (client.hear(), client.hear())}
+
+    assert answers[2]["result"]["id"] == 3_001
+    assert server.service.jobs[3_001].command == "last"
+
+
+def test_wait_when_a_connection_awaits_too_many_jobs_then_it_is_refused_and_the_others_stand(
+    client: RawClient, server: ServerThread
+) -> None:
+    server.service.follow_forever = True
+    client.say(request("job.wait", 1, ids=list(range(1, 9_001))))
+
+    refused = client.ask("job.wait", 2, ids=list(range(1, 1_101)))
+
+    assert (refused["id"], refused["error"]["data"]["code"]) == (2, "too_many_waits")
+    until(lambda: server.on_loop(lambda: server.service.waits_open) == 1)
+
+
+def test_reads_when_answers_are_large_and_not_taken_then_no_more_are_made(
+    client: RawClient, server: ServerThread
+) -> None:
+    server.service.jobs[1] = server.service.large_job(900_000)
+    client.say(b"".join(request("job.get", n, id=1) for n in range(150)))
+
+    until(lambda: server.on_loop(lambda: server.service.gets) > 0)
+    with server.connect() as bystander:
+        for _ in range(20):  # turns in which more could have been begun
+            bystander.ask("system.health")
+    begun = server.on_loop(lambda: server.service.gets)
+
+    assert begun < 10
+    assert [client.hear()["id"] for _ in range(150)] == list(range(150))
+
+
+def test_batch_when_its_answers_are_too_large_together_then_the_rest_is_refused(
+    client: RawClient, server: ServerThread
+) -> None:
+    server.service.jobs[1] = server.service.large_job(900_000)
+    client.say(batch(*[request("job.get", n, id=1) for n in range(10)]))
+
+    answers = {answer["id"]: answer for answer in client.hear()}
+
+    assert len(json.dumps(answers)) < 5 << 20
+    assert answers[0]["result"]["id"] == 1
+    assert answers[9]["error"]["data"]["code"] == "answer_too_large"
