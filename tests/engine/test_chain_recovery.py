@@ -252,3 +252,46 @@ def test_chain_when_each_link_of_a_run_is_missing_in_turn_then_it_stops_and_the_
             else:
                 copies.goes_back(client, workflow, "latest", last)
     assert stopped == last - 1
+
+
+def test_resume_when_the_chain_has_a_gap_then_it_stops_and_no_verify_goes_on_with_a_warning(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": step("exit 0"), "b": step(f"test -e {flag}", "a")})
+        assert settled(client, workflow) == "failed"
+        links = chain(client, workflow=workflow)
+    daemon.kill9()
+    last_context = [link for link in links if link["kind"] == "context"][-1]
+    harm(daemon, "DELETE FROM checkpoints WHERE id = ?", last_context["id"])
+    harm(daemon, "DELETE FROM checkpoints WHERE id = ?", links[1]["id"])
+    flag.touch()
+    daemon.start()
+
+    stopped = daemon.cli("workflow", "resume", str(workflow))
+
+    assert stopped.returncode == 74
+    assert f"builds on checkpoint {links[1]['id']}, which is not there" in stopped.stderr
+    assert f"stoker workflow resume {workflow} --no-verify" in stopped.stderr
+    resumed = daemon.cli("workflow", "resume", str(workflow), "--no-verify")
+    assert resumed.returncode == 0
+    assert "the states of the steps were taken from the database" in resumed.stderr
+    with daemon.client() as client:
+        assert settled(client, workflow) == "succeeded"
+        context(client, chain(client, workflow=workflow)[-1]["id"])  # whole again from here on
+
+
+def test_resume_when_a_checkpoint_is_damaged_then_it_goes_on_and_says_so(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": step("exit 1")})
+        assert settled(client, workflow) == "failed"
+        newest = chain(client, workflow=workflow)[-1]
+    daemon.kill9()
+    harm(daemon, "UPDATE checkpoints SET status = 'other' WHERE id = ?", newest["id"])
+    daemon.start()
+
+    resumed = daemon.cli("workflow", "resume", str(workflow))
+
+    assert resumed.returncode == 0
+    assert f"checkpoint {newest['id']} is damaged" in resumed.stderr

@@ -17,6 +17,8 @@ from tests.support.rpc import RawClient, request
 from tests.support.work import changes, end_of, running, shell, state, submit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import stoker
     from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
@@ -31,7 +33,7 @@ HOUR_MS = 3_600_000
         ("ok", "exit 0", ("succeeded", "exit")),
         ("ok", "exit 1", ("skipped", "dependency")),
         ("failed", "exit 1", ("succeeded", "exit")),
-        ("failed", "exit 0", ("skipped", "dependency")),
+        ("failed", "exit 0", ("skipped", "not_needed")),
         ("any", "exit 0", ("succeeded", "exit")),
         ("any", "exit 1", ("succeeded", "exit")),
     ],
@@ -231,7 +233,7 @@ def test_need_when_the_daemon_died_between_the_end_and_its_dependents_then_the_n
 
     with daemon.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
-        assert end_of(client, other) == ("skipped", "dependency")
+        assert end_of(client, other) == ("skipped", "not_needed")
         assert [change["cause"] for change in changes(client, other)] == ["submitted", "need_failed"]
 
 
@@ -246,3 +248,101 @@ def test_why_when_one_of_many_needs_failed_then_that_one_is_named(client: stoker
 
     assert told["message"] == f"is skipped (dependency): it needed job {broken} (ok)"
     assert told["hint"] == f"stoker why {broken}"
+
+
+# --- taken again ---
+
+
+def chain(client: stoker.Client, first: int) -> tuple[int, int]:
+    """Two more jobs, each behind the one before."""
+    second = submit(client, OK, needs=[first])
+    return second, submit(client, OK, needs=[second])
+
+
+def test_retry_when_dependents_were_skipped_for_it_then_they_run_after_it_at_any_distance(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    mended = tmp_path / "mended"
+    first = submit(client, shell(f"[ -e {mended} ]"))
+    second, third = chain(client, first)
+    assert end_of(client, third) == ("skipped", "dependency")
+    late = submit(client, OK, needs=[first])  # skipped as it was submitted
+    mended.touch()
+
+    standing = client.retry(first)
+
+    assert standing["taken_up"] == [second, late, third]
+    for job in (second, third, late):
+        assert end_of(client, job) == ("succeeded", "exit")
+    assert changes(client, third)[-1]["at"] >= changes(client, second)[-1]["at"]
+
+
+def test_retry_when_another_need_still_failed_then_the_dependent_stays_skipped(client: stoker.Client) -> None:
+    first, other = submit(client, FAILS), submit(client, FAILS)
+    job = submit(client, OK, needs=[first, other])
+    client.wait(first, other, job)
+
+    assert client.retry(first)["taken_up"] == []
+
+    assert end_of(client, first) == ("failed", "exit")
+    assert state(client, job) == "skipped"
+
+
+def test_skip_when_dependents_were_skipped_for_it_then_they_run(client: stoker.Client) -> None:
+    first = submit(client, FAILS)
+    second, third = chain(client, first)
+    assert end_of(client, third) == ("skipped", "dependency")
+
+    standing = client.call("job.skip", {"id": first})
+
+    assert standing["taken_up"] == [second, third]
+    assert end_of(client, third) == ("succeeded", "exit")
+
+
+def test_retry_when_a_handler_was_not_needed_then_it_waits_for_the_new_end(client: stoker.Client, gate: Gate) -> None:
+    work = submit(client, gate.spec("[ $STOKER_ATTEMPT = 1 ]"))
+    handler = submit(client, OK, needs=[{"job": work, "on": "failed"}])
+    after = submit(client, OK, needs=[handler])
+    gate.open()
+    assert end_of(client, after) == ("skipped", "not_needed")
+
+    assert client.retry(work)["taken_up"] == [handler, after]
+
+    assert end_of(client, work) == ("failed", "exit")
+    assert end_of(client, after) == ("succeeded", "exit")
+
+
+def test_retry_when_a_need_of_a_held_job_is_open_then_it_waits_for_it(client: stoker.Client, gate: Gate) -> None:
+    needed = submit(client, gate.spec())
+    job = submit(client, OK, needs=[needed])
+    client.call("job.hold", {"id": job})
+
+    assert client.retry(job)["state"] == "waiting"
+
+    running(client, needed)
+    assert state(client, job) == "waiting"
+    gate.open()
+    assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_retry_when_one_need_failed_and_another_is_open_then_only_the_open_one_is_waited_for(
+    client: stoker.Client, gate: Gate
+) -> None:
+    failed, pending = submit(client, FAILS), submit(client, gate.spec())
+    job = submit(client, OK, needs=[failed, pending])
+    assert end_of(client, job) == ("skipped", "dependency")
+
+    assert client.retry(job)["state"] == "waiting"
+
+    gate.open()
+    assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_retry_when_a_dependent_is_overdue_then_it_stays_skipped(client: stoker.Client) -> None:
+    first = submit(client, FAILS)
+    deadline = int(time.time() * 1000) + 1_500
+    job = submit(client, OK, needs=[first], deadline=deadline)
+    assert end_of(client, job) == ("skipped", "dependency")
+    until(lambda: time.time() * 1000 > deadline)
+
+    assert client.retry(first)["taken_up"] == []

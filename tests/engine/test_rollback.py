@@ -10,16 +10,25 @@ import os
 import signal
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.errors import CheckpointNotFound, NotAllowed, WorkflowNotFound
+from stoker.core.model import Reason, State
+from stoker.core.rollback import Target
+from stoker.core.workflow import Step, Workflow
+from stoker.engine import rollback
+from stoker.engine.flows import FlowRun
+from stoker.store import checkpoints
 from tests.support.facts import until
 from tests.support.flows import chain, job_of, look, sent_flow, settled, stand, step
 from tests.support.work import kill9, lines, running
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import stoker
@@ -170,3 +179,23 @@ def test_rollback_when_the_daemon_died_between_its_halves_then_the_next_start_fi
     with daemon.client() as client:
         settled(client, workflow, "paused")
         assert stand(client, workflow) == {"a": "succeeded", "b": "queued"}
+
+
+async def test_finish_when_another_rollback_is_asked_for_meanwhile_then_it_keeps_the_target_it_read_for() -> None:
+    early, late = (msgspec.json.encode(Target(checkpoint=seq, seq=seq)).decode() for seq in (1, 5))
+    workflow = Workflow(id=1, name="w", owner_uid=0, trace_id="0", flow="", flow_hash=b"", created_at=0, target=early)
+    run = FlowRun(workflow, {7: Step(name="a", job_id=7)}, {"a": State.FAILED}, {"a": Reason.EXIT}, set())
+    asked = []
+
+    class Reading:
+        """A reader that takes its time: a person asks for another rollback while it reads."""
+
+        async def run(self, query: Callable[..., Any], *_: object) -> Any:
+            asked.append(query)
+            run.workflow = replace(run.workflow, target=late)
+            return 9 if query is checkpoints.last_progress else []
+
+    message = await rollback.finish(Reading(), run)  # type: ignore[arg-type]
+
+    assert asked == [checkpoints.last_progress, checkpoints.progress_up_to]
+    assert message._target == early

@@ -13,8 +13,8 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, FlowInvalid, IdempotencyConflict, NotAllowed
 from tests.support.facts import until
-from tests.support.flows import chain, context, flow, flow_end, look, send, stand
-from tests.support.work import Gate, end_of, lines, running, shell, state, submit
+from tests.support.flows import chain, context, flow, flow_end, job_of, look, send, sent_flow, settled, stand, step
+from tests.support.work import Gate, changes, end_of, lines, running, shell, state, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -287,3 +287,47 @@ def test_flow_when_something_in_it_is_wrong_then_nothing_of_it_is_stored(client:
         send(client, flow({"a": OK, "b": {**OK, "queue": "nowhere"}}))
 
     assert submit(client, OK) == last + 1
+
+
+def test_workflow_when_a_handler_was_not_needed_then_it_succeeds_and_a_resume_keeps_it(client: stoker.Client) -> None:
+    steps = {
+        "work": step("exit 0"),
+        "alert": step("exit 0", {"step": "work", "on": "failed"}),
+        "ticket": step("exit 0", "alert"),
+        "done": step("exit 0", "work"),
+    }
+    workflow = sent_flow(client, steps)
+
+    assert settled(client, workflow) == "succeeded"
+
+    shown = {each["name"]: (each["state"], each["reason"]) for each in look(client, workflow)["steps"]}
+    assert shown["alert"] == shown["ticket"] == ("skipped", "not_needed")
+    assert shown["done"] == ("succeeded", "exit")
+    again = client.call("workflow.retry", {"id": workflow, "step": "work"})
+    assert again["reset"] == ["alert", "done", "ticket", "work"]
+    assert settled(client, workflow) == "succeeded"
+
+
+def test_retry_when_it_is_of_a_step_then_the_steps_skipped_for_it_are_taken_up_too(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    workflow = sent_flow(client, {"a": step(f"test -e {flag}"), "b": step("exit 0", "a"), "c": step("exit 0", "b")})
+    assert settled(client, workflow) == "failed"
+    flag.touch()
+
+    client.retry(job_of(client, workflow, "a"))
+
+    assert settled(client, workflow) == "succeeded"
+    assert stand(client, workflow) == dict.fromkeys("abc", "succeeded")
+
+
+def test_resume_when_a_strategy_skips_a_step_then_its_history_names_the_strategy(client: stoker.Client) -> None:
+    workflow = sent_flow(client, {"a": step("exit 1"), "b": step("exit 0", "a")})
+    assert settled(client, workflow) == "failed"
+
+    client.call("workflow.resume", {"id": workflow, "strategy": "skip", "reason": "not today"})
+
+    assert settled(client, workflow) == "succeeded"
+    (skipped,) = [each for each in changes(client, job_of(client, workflow, "a")) if each["cause"] == "skip"]
+    assert skipped["note"] == "resume strategy 'skip': not today"

@@ -129,8 +129,8 @@ def test_policy_when_nothing_is_written_then_its_defaults_are_those_of_the_file_
         "no_retry_exit_codes": (), "checkpoint_exit_code": None, "notify": False, "heartbeat_ms": None,
         "unresponsive_warn_ms": 30_000, "unresponsive_kill_ms": 180_000, "grace_ms": 10_000, "warn_signal": None,
         "warn_before_ms": 0, "needs": (),
-        "max_orphanings": 3, "resources": {}, "limits": Limits(), "nice": 0, "max_log_bytes": 67_108_864,
-        "traceparent": None,
+        "max_orphanings": 3, "resources": {}, "limits": Limits(), "nice": 0, "umask": None,
+        "max_log_bytes": 67_108_864, "traceparent": None,
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from stoker.cli import outcome, render, values
 from stoker.cli.connection import connect
 from stoker.cli.options import JSON, Option, command
 from stoker.cli.selection import FILTER, filtered, matching, wanted
+from stoker.cli.steps import few
 from stoker.core.errors import StokerError, UsageError
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ REASSIGN = Option("--reassign", None, "also where its launcher does not answer; 
 TIMEOUT = Option("--timeout", "DURATION", "new limit of one attempt", convert=values.duration, to="timeout_ms")
 DEADLINE = Option("--deadline", "TIME", "new deadline: 2026-12-01T10:00 or +2h", convert=values.moment)
 WORDS = "[ID…]"
+MOST_TOLD = 20
 
 # What a filter without --state means: a test keeps these true to the daemon's table.
 APPLIES_TO = {
@@ -125,10 +127,18 @@ def _each(verb: str, given: Given) -> int:
             else:
                 answers.append(answer)
                 if not given["json"]:
-                    render.line(_told(answer))
+                    _print_answer(answer)
     if given["json"]:
         render.json_document(answers[0] if alone else answers)
     return status
+
+
+def _print_answer(answer: dict[str, Any]) -> None:
+    render.line(_told(answer))
+    taken_up = answer.get("taken_up") or []
+    if taken_up:
+        render.flush()  # ahead of the note where both go to the same place
+        render.note(f"taken up again with it: {few([str(job) for job in taken_up], MOST_TOLD)}")
 
 
 def _selected(client: Client, verb: str, given: Given) -> list[int]:

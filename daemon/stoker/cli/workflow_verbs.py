@@ -65,7 +65,7 @@ def pause(given: Given) -> int:
             f"for every step that did not complete, instead of its own: {', '.join(STRATEGIES)}, or one of your own",
         ),
         Option("--explain", None, "change nothing: show which steps would run, and why"),
-        Option("--no-verify", None, "keep completed steps that asked to be verified, whatever has changed"),
+        Option("--no-verify", None, "keep completed steps that asked to be verified, and pass over a gap in the chain"),
         TIMEOUT,
         MAX_ATTEMPTS,
         WAIT,
@@ -187,6 +187,8 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
         render.json_document(answer)
     elif given.get("explain"):
         _print_plan(answer["steps"])
+        if answer.get("chain_warning"):
+            render.note(answer["chain_warning"])
     else:
         _print_answer(ident, answer)
         if verb == "retry" and not answer["reset"]:
@@ -202,6 +204,8 @@ def _print_answer(ident: int, answer: dict[str, Any]) -> None:
         render.note(
             f"{answer['step']} needs: {few([need_told(need) for need in answer['needs']], MOST_TOLD) or 'nothing'}"
         )
+    if answer.get("chain_warning"):
+        render.note(answer["chain_warning"])
     to = answer.get("to")
     if to:
         render.note(f"back to checkpoint {to['checkpoint']} (seq {to['seq']})")

@@ -24,10 +24,11 @@ class NeedMet(Event, frozen=True):
 
 
 class NeedFailed(Event, frozen=True):
-    """A need can no longer be met."""
+    """A need can no longer be met. `reason`: `dependency`, or `not_needed` where a failure was waited for."""
 
     needed: int
     on: NeedOn
+    reason: Reason = Reason.DEPENDENCY
 
 
 class Dispatched(Event, frozen=True):
@@ -95,10 +96,14 @@ class Cancel(Event, frozen=True):
 
 
 class Retry(Event, frozen=True):
-    """A person wants another run: budgets start afresh. `deadline` replaces one that has passed."""
+    """A person wants another run: budgets start afresh. `deadline` replaces one that has passed.
+
+    `needs_open`: how many of its needs have not ended yet; a need that ended otherwise than wanted is passed over.
+    """
 
     deadline: int | None = None
     timeout_ms: int | None = None
+    needs_open: int = 0
 
 
 class Skip(Event, frozen=True):
@@ -118,10 +123,12 @@ class Release(Event, frozen=True):
 class Restart(Event, frozen=True):
     """Stop what runs and start anew; `yes` is wanted for an unsafe job.
 
-    `force`: without its grace. `reassign`: also where its launcher does not answer, if its end can be proven.
+    `needs_open`: as for a retry, where nothing runs. `force`: without its grace. `reassign`: also where its launcher
+    does not answer, if its end can be proven.
     """
 
     yes: bool = False
+    needs_open: int = 0
     force: bool = False
     reassign: bool = False
 

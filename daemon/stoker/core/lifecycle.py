@@ -51,8 +51,8 @@ def _need_met(job: Job, _attempt: Attempt | None, _event: ev.NeedMet, now: Now) 
     return Step(met if blocked(met, now) or job.state is not State.WAITING else replace(met, state=State.QUEUED))
 
 
-def _need_failed(job: Job, _attempt: Attempt | None, _event: ev.NeedFailed, now: Now) -> Step:
-    return end(job, State.SKIPPED, Reason.DEPENDENCY, now)
+def _need_failed(job: Job, _attempt: Attempt | None, event: ev.NeedFailed, now: Now) -> Step:
+    return end(job, State.SKIPPED, event.reason, now)
 
 
 def _dispatch(job: Job, _attempt: Attempt | None, event: ev.Dispatched, _now: Now) -> Step:

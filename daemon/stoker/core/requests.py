@@ -205,7 +205,10 @@ class SubmitAnswer(Struct, frozen=True, gc=False):
 
 
 class JobStanding(Struct, frozen=True, kw_only=True, gc=False):
-    """Where a job stands. `stopping`: a stop is under way and the job is still running."""
+    """Where a job stands. `stopping`: a stop is under way and the job is still running.
+
+    `taken_up`: jobs that had been skipped for want of this one, and are to run again with it.
+    """
 
     id: int
     state: State
@@ -213,6 +216,7 @@ class JobStanding(Struct, frozen=True, kw_only=True, gc=False):
     exit_code: int | None = None
     signal: int | None = None
     stopping: bool = False
+    taken_up: tuple[int, ...] = ()
 
 
 class LogChunk(Protocol):

@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 from msgspec import Struct
 
 from stoker.core.model import FINAL, NeedOn, Reason, State
+from stoker.core.needs import skipped_for_need
 from stoker.core.workflow import Step, Strategy, is_done
 
 
@@ -98,7 +99,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 def stopped_short(standing: Standing) -> bool:
     """Whether the step was started and did not complete: a strategy says what then."""
     ended = standing.state in FINAL or standing.state is State.HELD
-    by_need = standing.state is State.SKIPPED and standing.reason is Reason.DEPENDENCY
+    by_need = skipped_for_need(standing.state, standing.reason)
     done = is_done(standing.state, standing.reason)
     return ended and standing.attempts > 0 and not (standing.live or by_need or done)
 
@@ -146,6 +147,9 @@ def _left(
 def _of_done(
     step: Step, standing: Standing, asked: Asked, decided: Mapping[str, Decision]
 ) -> tuple[Act, str]:  # fmt: skip
+    if standing.reason is Reason.NOT_NEEDED:
+        again = next((edge.step for edge in step.needs if decided[edge.step].runs), None)
+        return (Act.AGAIN, f"{again} runs again") if again is not None else (Act.KEEP, "it was not needed")
     if step.name in asked.changed:
         return Act.RESTART, f"it was completed, but {asked.changed[step.name]}"
     if step.name in asked.verified:

@@ -46,7 +46,7 @@ def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Step:
         deadline=event.deadline if event.deadline is not None else job.spec.deadline,
         timeout_ms=event.timeout_ms if event.timeout_ms is not None else job.spec.timeout_ms,
     )
-    return _again(job, now, spec)
+    return _again(job, now, spec, needs_open=event.needs_open)
 
 
 def reset(job: Job, attempt: Attempt | None, event: ev.Reset, now: Now) -> Step:
@@ -109,7 +109,7 @@ def release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> 
 
 def restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> Step:
     _confirmed(job, event)
-    return retry(job, attempt, ev.Retry(actor=event.actor), now)
+    return retry(job, attempt, ev.Retry(actor=event.actor, needs_open=event.needs_open), now)
 
 
 def restart_running(job: Job, attempt: Attempt | None, event: ev.Restart, _now: Now) -> Step:

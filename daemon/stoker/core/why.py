@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from stoker.core.admission import paused
 from stoker.core.clock import Now
 from stoker.core.model import Attempt, Job, Queue, Reason, State, StopReason
+from stoker.core.needs import UNMET
 from stoker.core.suspicion import suspicion
 from stoker.core.units import span
 from stoker.core.workflow import Intent
@@ -232,7 +233,7 @@ def _held(job: Job, scene: Scene) -> Blocker:
 
 def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
-    if job.reason is Reason.DEPENDENCY and job.spec.needs:
+    if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
     suspected = _suspected(scene) if job.state is State.FAILED else ""
     return Blocker("final", f"is {job.state.value}{_reason(job)}{suspected}", hint, {"reason": job.reason})
@@ -243,7 +244,7 @@ def _unmet(job: Job, scene: Scene) -> Blocker:
     needs = job.spec.needs
     named = [need for need in needs if need.job in scene.unmet] or needs
     told = _few([f"{need.job} ({need.on.value})" for need in named])
-    message = f"is {job.state.value} (dependency): it needed job {told}"
+    message = f"is {job.state.value}{_reason(job)}: it needed job {told}"
     details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(scene.unmet)}
     return Blocker("final", message, f"stoker why {named[0].job}", details)
 

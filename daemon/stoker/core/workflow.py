@@ -114,7 +114,7 @@ def state_of(intent: Intent, states: Mapping[str, State], broken: Collection[str
 
 def is_done(state: State, reason: Reason | None) -> bool:
     """Whether a step is behind its workflow for good: it ended well, or a person said that it need not run."""
-    return state in _GOOD or (state is State.SKIPPED and reason is not Reason.DEPENDENCY)
+    return state in _GOOD or (state is State.SKIPPED and reason is not Reason.DEPENDENCY)  # not needed is done
 
 
 def is_broken(step: Step, state: State, *, by_dependency: bool) -> bool:

@@ -40,6 +40,28 @@ async def context_at(reader: Reader, chain: str, seq: int) -> Context:
         return context if damaged is None else replace(context, damaged=context.damaged or damaged)
 
 
+async def check(reader: Reader, workflow_id: int, *, tolerant: bool) -> str | None:
+    """What is wrong with the chain of a workflow that is to go on from where its steps stand.
+
+    A resume rests on the rows of the steps, not on the chain, so damage is a warning; a gap stops it unless `tolerant`.
+    Raises ChainBroken.
+    """
+    newest = await target(reader, workflow_id, None)
+    try:
+        context = await context_at(reader, newest.chain, newest.seq)
+    except ChainBroken as broken:
+        if not tolerant:
+            broken.hint = (
+                f"stoker workflow resume {workflow_id} --no-verify goes on from the states of the steps; "
+                f"stoker checkpoint ls {workflow_id} shows what is there"
+            )
+            raise
+        return f"{broken.message}; the states of the steps were taken from the database"
+    if context.damaged is None:
+        return None
+    return f"checkpoint {context.damaged} is damaged; the states of the steps were taken from the database"
+
+
 async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpoint:
     """The checkpoint of a workflow with that id; None: its newest. Raises CheckpointNotFound."""
     chain, hint = f"w{workflow_id}", f"stoker checkpoint ls {workflow_id}"

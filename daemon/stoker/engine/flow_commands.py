@@ -19,6 +19,7 @@ from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, Workf
 from stoker.core.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.needs import need_met
 from stoker.core.workflow import Intent, Step, behind, reopened
+from stoker.engine.dependents import need_failed
 from stoker.engine.flows import FlowRun, open_steps
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
@@ -146,7 +147,7 @@ def _skip_where_hopeless(
             continue
         needed = turn.find(by_name[edge.step].job_id)
         if needed is not None and need_met(edge.on, needed) is False and not turn.job(step.job_id).final:
-            turn.step(step.job_id, ev.NeedFailed(needed=needed.id, on=edge.on))
+            turn.step(step.job_id, need_failed(edge.on, needed))
 
 
 def check_deadlines(turn: Turn, run: FlowRun, reset: Collection[str]) -> None:

@@ -17,6 +17,8 @@ from stoker.core.errors import AlreadyFinished
 from stoker.core.model import Actor, Job, Reason, State, StopReason
 from stoker.core.needs import need_met
 from stoker.core.requests import JobStanding, Verb
+from stoker.engine import dependents
+from stoker.engine.dependents import need_failed
 from stoker.engine.timers import Alarm, Limit
 from stoker.engine.turn import Turn
 from stoker.executors.base import Began, Delivered, Ended, Refused, Report, Unproven
@@ -40,10 +42,16 @@ class Message:
         raise error
 
 
-def standing(job: Job, *, stopping: bool = False) -> JobStanding:
+def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) -> JobStanding:
     """The short answer about a job."""
     return JobStanding(
-        id=job.id, state=job.state, reason=job.reason, exit_code=job.exit_code, signal=job.signal, stopping=stopping
+        id=job.id,
+        state=job.state,
+        reason=job.reason,
+        exit_code=job.exit_code,
+        signal=job.signal,
+        stopping=stopping,
+        taken_up=tuple(taken_up),
     )
 
 
@@ -66,12 +74,15 @@ class Command(Message):
 
     def want(self, wanted: Wanted) -> None:
         wanted.ids.add(self.job_id)
+        if isinstance(self._event, dependents.TAKES_UP):
+            wanted.skipped_behind.add(self.job_id)
 
     def decide(self, turn: Turn) -> None:
         run = turn.book.runs.get(self.job_id)
-        job = turn.step(self.job_id, self._event)
+        job = dependents.take_again(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
-            turn.answers.append(lambda: self.answer(standing(job)))
+            taken_up = dependents.take_up(turn, job, self._event)
+            turn.answers.append(lambda: self.answer(standing(job, taken_up=taken_up)))
         elif any(isinstance(effect, ev.Stop) and effect.run_id == run.attempt.run_id for effect in turn.effects):
             self._await_delivery(run.attempt.run_id, self)
         else:
@@ -235,9 +246,11 @@ class Dependents(Message):
             met = need_met(each.on, needed)
             if met is None:
                 continue
-            turn.batch.needs_met.append(pair)
-            event: ev.Event = ev.NeedMet() if met else ev.NeedFailed(needed=each.needed, on=each.on)
-            turn.step(each.job_id, event)
+            if met:
+                turn.batch.needs_met.append(pair)
+                turn.step(each.job_id, ev.NeedMet())
+            else:  # the row of this need stays: it tells who is taken up again with the needed job
+                turn.step(each.job_id, need_failed(each.on, needed))
         for job_id in self._job_ids:
             needed = turn.find(job_id)
             if needed is None or needed.final:  # else a retry came first, and its end is waited for

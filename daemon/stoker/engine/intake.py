@@ -25,6 +25,7 @@ from stoker.core.needs import need_met
 from stoker.core.requests import JobParams, JobWork, SubmitAnswer
 from stoker.core.steps import submitted
 from stoker.core.trace import new_trace_id, parse_traceparent
+from stoker.engine.dependents import need_failed
 from stoker.engine.inbox import Message
 from stoker.engine.specs import Specs, check, needs_of
 from stoker.engine.turn import Turn
@@ -45,7 +46,7 @@ class Offer(Struct, frozen=True):
 
 
 class Prepared(Struct, frozen=True):
-    """A job that will be accepted: its spec, and what its needs still wait for."""
+    """A job that will be accepted: its spec, and its needs that are not met."""
 
     spec: Spec
     open_needs: tuple[tuple[int, str], ...]
@@ -195,7 +196,9 @@ class Submission(Message):
         return SubmitAnswer(known.job_id, state, existing=True)
 
     def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[tuple[int, str], ...], ev.NeedFailed | None]:
-        still_open = []
+        """The needs that are not met yet, and the first that can never be."""
+        unmet: list[tuple[int, str]] = []
+        failed: ev.NeedFailed | None = None
         for index, need in enumerate(spec.needs):
             job = turn.find(need.job)
             if job is None or self._owner not in (0, job.owner_uid):
@@ -203,10 +206,10 @@ class Submission(Message):
                 raise JobNotFound(f"{path}: there is no job {need.job} of yours", hint="stoker ls --all", path=path)
             met = need_met(need.on, job)
             if met is False:
-                return (), ev.NeedFailed(needed=need.job, on=need.on)
-            if met is None:
-                still_open.append((need.job, need.on.value))
-        return tuple(still_open), None
+                failed = failed or need_failed(need.on, job)
+            if not met:
+                unmet.append((need.job, need.on.value))
+        return tuple(unmet), failed
 
     def _accept(self, turn: Turn, prepared: Prepared) -> SubmitAnswer:
         key = prepared.sent.idempotency_key or None

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core import events as ev
 from stoker.core import strategies
@@ -125,7 +126,10 @@ def decide(turn: Turn, run: FlowRun, *, wish: Wish, seen: Seen, actor: Actor) ->
     commands.check_deadlines(turn, run, reset)
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in set(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)
-    _carry_out(turn, run, acts, actor, commands.Budget(timeout_ms=wish.timeout_ms, max_attempts=wish.max_attempts))
+    chosen = {name: strategy for name, (strategy, _) in seen.chosen.items()}
+    _carry_out(
+        turn, run, acts, chosen, actor, commands.Budget(timeout_ms=wish.timeout_ms, max_attempts=wish.max_attempts)
+    )
     return told | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
 
 
@@ -176,11 +180,17 @@ def _must_have_use(wish: Wish, reset: Collection[str]) -> None:
 
 
 def _carry_out(
-    turn: Turn, run: FlowRun, acts: Mapping[str, Act], actor: Actor, budget: commands.Budget
-) -> None:  # fmt: skip
+    turn: Turn,
+    run: FlowRun,
+    acts: Mapping[str, Act],
+    chosen: Mapping[str, str],
+    actor: Actor,
+    budget: commands.Budget,
+) -> None:
     for name, act in acts.items():
         if act is Act.SKIP:
-            turn.step(run.jobs[name], ev.Skip(actor=actor))
+            note = f"resume strategy {chosen[name]!r}" + (f": {actor.note}" if actor.note else "")
+            turn.step(run.jobs[name], ev.Skip(actor=replace(actor, note=note)))
         elif act is Act.FAIL and run.states[name] is State.HELD:
             turn.step(run.jobs[name], ev.Cancel(actor=actor))
     afresh, reset = run.head.seq, [name for name, act in acts.items() if act in RESET]

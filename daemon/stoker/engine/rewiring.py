@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from stoker.core import events as ev
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from stoker.core.flow import cycle_mistake, find_cycle
-from stoker.core.model import Actor, Need, NeedOn, Reason, State
-from stoker.core.needs import need_met
+from stoker.core.model import Actor, Need, NeedOn, State
+from stoker.core.needs import need_met, skipped_for_need
 from stoker.core.workflow import Edge, Step
 from stoker.engine import flow_commands as commands
 from stoker.engine.flows import FlowRun, rewritten
@@ -58,7 +58,7 @@ def remove_need(turn: Turn, run: FlowRun, *, name: str, need: str, actor: Actor)
 def _changeable(turn: Turn, run: FlowRun, name: str) -> Step:
     commands.must_not_go_back(run, "this")
     job = turn.job(run.jobs[run.known(name)])
-    by_need = job.state is State.SKIPPED and job.reason is Reason.DEPENDENCY
+    by_need = skipped_for_need(job.state, job.reason)
     if job.id in turn.book.runs or not (job.state in PENDING or job.attempts == 0 or by_need):
         raise NotAllowed(
             f"step {name} has started ({job.state.value}), so its needs stay as they are",

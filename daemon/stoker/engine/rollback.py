@@ -116,8 +116,10 @@ class Finish(Message):
 
 async def finish(reader: Reader, run: FlowRun) -> Finish:
     """The second half, for a workflow of which nothing runs any more."""
-    assert run.workflow.target is not None, "a rollback has a target"
-    target = _target(run.workflow.target)
+    # Another rollback may be asked for while this one reads: what was read belongs to the target that was read for.
+    asked = run.workflow.target
+    assert asked is not None, "a rollback has a target"
+    target = _target(asked)
     way = way_back(target, run.steps.values(), run.states, run.reasons)
     before = {}
     for name in way.reset:
@@ -125,7 +127,7 @@ async def finish(reader: Reader, run: FlowRun) -> Finish:
         if await reader.run(checkpoints.last_progress, job_id) > target.seq or floor != old:
             saved = await reader.run(checkpoints.progress_up_to, job_id, old, target.seq, TRIED)
             before[name] = _sound(saved)
-    return Finish(run.workflow.id, run.workflow.target, before)
+    return Finish(run.workflow.id, asked, before)
 
 
 def _sound(saved: Sequence[Checkpoint]) -> Found | None:

@@ -16,8 +16,8 @@ from msgspec import UNSET
 from stoker.config import Reloaded
 from stoker.core import events as ev
 from stoker.core.errors import InvalidParams, StokerError, WaitTimeout
-from stoker.core.model import Actor, Attempt, Job, Queue, Reason, Resource, State
-from stoker.core.needs import need_met
+from stoker.core.model import Actor, Attempt, Job, Queue, Resource, State
+from stoker.core.needs import UNMET, need_met
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
@@ -142,7 +142,7 @@ class Service:
             free=book.free(),
             holders={name: book.holders(name) for name in job.spec.resources},
             open_needs=await engine.reader.run(job_rows.open_needs, job.id) if job.needs_open else (),
-            unmet=await self._unmet(job) if job.reason is Reason.DEPENDENCY else (),
+            unmet=await self._unmet(job) if job.reason in UNMET else (),
             attempt=None if run is None else run.attempt,
             ended=await self._newest_end(job) if run is None else None,
             closed=engine.dispatcher.closed,

@@ -128,8 +128,9 @@ class Workflows:
         """Go on from a pause, or from an end that was none; or explain what would run, and why."""
         found = await workflow_found(self._engine, workflow_id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
+        warning = await chains.check(engine.reader, workflow_id, tolerant=not (wish.plain and wish.verify))
         seen = await resume.look(engine.reader, found, wish, engine.book.flows.surroundings, limit_ms)
-        return await self.command(workflow_id, resume.decision(wish, seen, actor))
+        return await self.command(workflow_id, resume.decision(wish, seen, actor)) | {"chain_warning": warning}
 
     async def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool

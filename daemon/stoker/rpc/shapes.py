@@ -99,7 +99,7 @@ class NotSubmitted(TypedDict):
 
 
 class Standing(TypedDict, total=False):
-    """Where a job stands; `exit_code` or `signal` once it ended that way."""
+    """Where a job stands; `exit_code` or `signal` once it ended that way; `taken_up`: what runs again with it."""
 
     id: int
     state: State
@@ -107,6 +107,7 @@ class Standing(TypedDict, total=False):
     exit_code: int | None
     signal: int | None
     stopping: bool
+    taken_up: list[int]
 
 
 class Change(TypedDict, total=False):

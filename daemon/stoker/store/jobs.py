@@ -94,6 +94,18 @@ DEPENDENTS = """
 SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
 WHERE needs.needed IN (SELECT value FROM json_each(?)) AND jobs.state IN ('waiting', 'held')
 """
+SKIPPED_BEHIND = """
+WITH RECURSIVE behind (needed, job_id, on_end) AS (
+    SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
+    WHERE needs.needed IN (SELECT value FROM json_each(?))
+        AND jobs.state = 'skipped' AND jobs.reason IN ('dependency', 'not_needed')
+    UNION
+    SELECT needs.needed, needs.job_id, needs.on_end FROM behind
+    JOIN needs ON needs.needed = behind.job_id JOIN jobs ON jobs.id = needs.job_id
+    WHERE jobs.state = 'skipped' AND jobs.reason IN ('dependency', 'not_needed')
+)
+SELECT needed, job_id, on_end FROM behind
+"""
 NEEDED = "SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id WHERE jobs.state IN ('waiting', 'held')"
 UNTOLD = """
 SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id
@@ -232,6 +244,12 @@ class Dependent(Struct, frozen=True):
 def dependents(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Dependent]:
     """Who still waits for any of `ids`."""
     rows = connection.execute(DEPENDENTS, (_encode(list(ids)).decode(),))
+    return [Dependent(needed, job_id, NeedOn(on)) for needed, job_id, on in rows]
+
+
+def skipped_behind(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Dependent]:
+    """Who was skipped for want of any of `ids`, or of a job that was; without needs that have been met."""
+    rows = connection.execute(SKIPPED_BEHIND, (_encode(list(ids)).decode(),))
     return [Dependent(needed, job_id, NeedOn(on)) for needed, job_id, on in rows]
 
 

@@ -29,6 +29,7 @@ class Wanted(Struct):
     ids: set[int] = field(default_factory=set)
     keys: set[tuple[int, str]] = field(default_factory=set)
     dependents_of: set[int] = field(default_factory=set)
+    skipped_behind: set[int] = field(default_factory=set)
     run_ids: set[str] = field(default_factory=set)
     workflows: set[int] = field(default_factory=set)
     chains: set[str] = field(default_factory=set)
@@ -48,6 +49,7 @@ class Loaded(Struct):
     jobs: dict[int, Job] = field(default_factory=dict)
     keys: dict[tuple[int, str], Keyed] = field(default_factory=dict)
     dependents: list[Dependent] = field(default_factory=list)
+    skipped_behind: list[Dependent] = field(default_factory=list)
     known_runs: set[str] = field(default_factory=set)
     lines: dict[str, list[Job]] = field(default_factory=dict)
     due: Due = Due()
@@ -64,8 +66,13 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     if wanted.dependents_of:
         loaded.dependents = job_rows.dependents(connection, wanted.dependents_of)
         wanted.ids.update(wanted.dependents_of, (each.job_id for each in loaded.dependents))
+    if wanted.skipped_behind:
+        loaded.skipped_behind = job_rows.skipped_behind(connection, wanted.skipped_behind)
+        wanted.ids.update(wanted.skipped_behind, (each.job_id for each in loaded.skipped_behind))
     if wanted.ids:
         loaded.jobs = job_rows.by_ids(connection, wanted.ids)
+    if wanted.skipped_behind:
+        _load_needs(connection, wanted, loaded)
     if wanted.keys:
         loaded.keys = job_rows.by_keys(connection, wanted.keys)
     _load_workflows(connection, wanted, loaded)
@@ -73,6 +80,13 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         loaded.known_runs = attempts.known(connection, wanted.run_ids)
     loaded.lines = {queue: job_rows.ready(connection, queue, limit) for queue, limit in wanted.lines}
     return loaded
+
+
+def _load_needs(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
+    """What the jobs need that may be taken again."""
+    again = wanted.skipped_behind | {each.job_id for each in loaded.skipped_behind}
+    needed = {need.job for job_id in again if job_id in loaded.jobs for need in loaded.jobs[job_id].spec.needs}
+    loaded.jobs |= job_rows.by_ids(connection, needed - loaded.jobs.keys())
 
 
 def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
