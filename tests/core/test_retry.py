@@ -31,6 +31,14 @@ def test_delay_when_the_power_is_beyond_every_number_then_the_longest_delay_hold
     assert policy.delay_ms(1_000_000, luck=0.5) == 77
 
 
+@pytest.mark.parametrize("failures", [1, 103, 104, 1_025, 1_000_000])
+@pytest.mark.parametrize("factor", [1.0, 2.0, 1_000.0])
+def test_delay_when_the_base_is_zero_then_it_stays_zero(failures: int, factor: float) -> None:
+    policy = RetryPolicy.of(spec(base_delay_ms=0, backoff_factor=factor))
+
+    assert policy.delay_ms(failures, luck=0.5) == 0
+
+
 @given(
     failures=st.integers(1, 10**6),
     base=st.integers(0, 10**12),

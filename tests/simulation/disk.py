@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.process.messages import Exited
+from stoker.store.loading import Wanted, load
 from stoker.store.migrate import migrate
 from stoker.store.writer import Batch, store
 from tests.simulation.eventloop import answer
@@ -66,6 +67,11 @@ class Disk:
             loop.call_soon(answer, future, None, error)
 
     def _carry_out(self, function: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
+        if function is load:
+            wanted: Wanted = args[0]
+            loaded = load(self.database, wanted)
+            self.laws.turn_began(loaded.due.woken, wanted.now.steady)
+            return loaded
         if function is not store:
             return function(self.database, *args, **kw)
         failure, self.fails = self.fails, None

@@ -48,6 +48,7 @@ class Host:
         self.broken = broken
         self.pidfs = pidfs
         self.may_stop: Callable[[str], bool] = lambda _run_id: True
+        self.creep: Callable[[], int] = lambda: 0  # milliseconds that pass before a clock is read
         self.boots = 0
         self.wall = EPOCH_MS
         self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process truly ended
@@ -73,7 +74,14 @@ class Host:
         return f"boot-{self.boots}"
 
     def wall_ms(self) -> int:
+        """The wall clock, as the daemon reads it: no two reads need give the same time."""
+        self.pass_time(self.creep())
         return self.wall
+
+    def read_boot_ms(self) -> int:
+        """The time since boot, as the daemon reads it."""
+        self.pass_time(self.creep())
+        return self.boot_ms
 
     def pass_time(self, ms: int) -> None:
         self.boot_ms += ms

@@ -40,6 +40,15 @@ HELD = """
 SELECT id, on_orphan, reason FROM jobs WHERE state = 'held'
     AND NOT EXISTS (SELECT 1 FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL)
 """
+OVERDUE = """
+SELECT id, state FROM jobs WHERE (state = 'waiting' AND needs_open = 0 AND wake_at <= :steady)
+    OR (state IN ('waiting', 'queued') AND expires_at <= :steady)
+"""
+STILL_WAITING = """
+SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state = 'waiting' AND needs_open = 0
+    AND wake_at <= ?
+"""
+LATE_MS = 50  # a timer may be that late
 FINALS = {state.value for state in FINAL}
 
 
@@ -58,6 +67,7 @@ class Laws:
         self.starts: dict[int, list[str]] = {}
         self.answered: dict[int, str] = {}  # what clients were told: job id -> name
         self.looks: Counter[str] = Counter()
+        self._named_due: tuple[str, int] = ("[]", 0)
 
     def broken(self, text: str) -> None:
         self.first = self.first or text
@@ -175,6 +185,21 @@ class Laws:
         if outcome.kind in (OutcomeKind.EXIT, OutcomeKind.SIGNAL) and ends.get(run_id) != told:
             self.broken(f"{run_id} ended with {ends.get(run_id)} and was said to have ended with {told}")
 
+    # --- time
+
+    def idle(self, steady: int) -> None:
+        """Nothing moves any more but time: then nothing is due that nobody is going to look at."""
+        found = self._database.execute(OVERDUE, {"steady": steady - LATE_MS}).fetchall()
+        self.looks["idle"] += 1
+        for job_id, state in found:
+            self.broken(f"job {job_id} is still {state}, its time has come and nobody is going to look")
+
+    def turn_began(self, woken: Sequence[int], at: int) -> None:
+        """A turn has read what it wants to know. Those that the turn before it was told were due wait no more."""
+        for (job_id,) in self._look("due", STILL_WAITING, *self._named_due):
+            self.broken(f"job {job_id} was due, the turn was told so, and it still waits")
+        self._named_due = (json.dumps(woken), at)
+
     # --- everything at once
 
     def whole(self) -> None:
@@ -204,6 +229,7 @@ class Laws:
 
     def forget_uncommitted(self) -> None:
         """A new life begins with what is on disk."""
+        self._named_due = ("[]", 0)
         self.states = {
             int(str(job_id)): str(state) for job_id, state in self._database.execute("SELECT id, state FROM jobs")
         }

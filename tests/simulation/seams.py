@@ -56,7 +56,7 @@ def everywhere(world: World) -> dict[int, Any]:
     host, disk = world.host, world.disk
     pairs: list[tuple[Any, Any]] = [
         (clock.wall_ms, host.wall_ms),
-        (clock.boot_ms, lambda: host.boot_ms),
+        (clock.boot_ms, host.read_boot_ms),
         (identity.boot_id, lambda: host.boot_id),
         (identity.pid_namespace, lambda: 1),
         (identity.open_pidfd, host.open_pidfd),

@@ -23,6 +23,8 @@ from tests.simulation.wire import Wire
 
 CAPACITY = {"gpu": 2, "lock": 1}
 ENOUGH = 1 << 40
+CREEP = 0.1  # of the reads of a clock come late: before them, the host gave the CPU to somebody else
+STOLEN_MS = (1, 20, 300)
 
 
 class LawBroken(AssertionError):
@@ -38,6 +40,7 @@ class World:
         self.disk = Disk(self.host, CAPACITY, lies=lies)
         self.laws = self.disk.laws
         self.host.may_stop = self.laws.may_stop
+        self.host.creep = lambda: chance.choice(STOLEN_MS) if chance.random() < CREEP else 0
         self.launchers: dict[str, SimulatedLauncher] = {}
         self.life: Life | None = None
         self.clients = Clients(self.laws, chance)
@@ -65,8 +68,16 @@ class World:
             if why is not None:
                 self.done[why] += 1
                 self.end_life()
+            elif self._idle(self.life):
+                self.laws.idle(self.life.engine.clock.steady_from_boot(self.host.boot_ms))
         if self.laws.first is not None:
             raise LawBroken(self.laws.first)
+
+    def _idle(self, life: Life) -> bool:
+        """The daemon has done all that it is going to do before the next event or timer, and nothing holds it up."""
+        moving = life.loop.restless or life.loop.threads or self.disk.asked or any(wire.news for wire in life.wires)
+        held_up = self.free_bytes == 0 or any(one.stuck for one in self.living())
+        return life.ready and not (moving or held_up or any(one.restless for one in self.living()))
 
     def end_life(self) -> None:
         if self.life is not None:

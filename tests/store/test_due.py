@@ -118,7 +118,7 @@ def test_due_when_there_is_more_than_asked_for_then_it_says_so(
 def test_load_when_limits_are_wanted_then_the_jobs_they_name_come_along(database: sqlite3.Connection) -> None:
     put(database, [asked(ident=1, wake_at=NOW.steady), asked(ident=2, wake_at=NOW.steady + 1)])
 
-    loaded = load(database, Wanted(due=True, due_at=NOW))
+    loaded = load(database, Wanted(NOW, due=True))
 
     assert loaded.due.woken == (1,)
     assert set(loaded.jobs) == {1}
@@ -129,7 +129,7 @@ def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.
     database.execute(jobs.INSERT_NEED, (2, 1, "ok"))
     database.execute(jobs.INSERT_KEY, (0, "k", b"h", 1, 0))
 
-    loaded = load(database, Wanted(keys={(0, "k")}, dependents_of={1}, run_ids={"1.1.x"}, lines=[("bulk", 5)]))
+    loaded = load(database, Wanted(NOW, keys={(0, "k")}, dependents_of={1}, run_ids={"1.1.x"}, lines=[("bulk", 5)]))
 
     assert set(loaded.jobs) == {1, 2}
     assert [each.job_id for each in loaded.dependents] == [2]
@@ -141,16 +141,16 @@ def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.
 def test_load_when_no_job_is_asked_for_then_none_is_read(database: sqlite3.Connection) -> None:
     put(database, [job(id=1)])
 
-    assert load(database, Wanted(keys={(0, "k")})).jobs == {}
+    assert load(database, Wanted(NOW, keys={(0, "k")})).jobs == {}
 
 
 @pytest.mark.parametrize(
-    "wanted", [Wanted(ids={1}), Wanted(keys={(0, "")}), Wanted(dependents_of={1}), Wanted(run_ids={""}),
-               Wanted(lines=[("q", 1)]), Wanted(due=True)]
+    "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1}),
+               Wanted(NOW, run_ids={""}), Wanted(NOW, lines=[("q", 1)]), Wanted(NOW, due=True)]
 )  # fmt: skip
 def test_wanted_when_anything_is_asked_then_it_costs_a_hop_and_otherwise_none(wanted: Wanted) -> None:
     assert wanted
-    assert not Wanted()
+    assert not Wanted(NOW)
 
 
 # --- progress -----------------------------------------------------------------------------------------------

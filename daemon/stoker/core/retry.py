@@ -8,6 +8,7 @@ retries of jobs that failed together without letting a person's expectation of t
 
 from __future__ import annotations
 
+from math import log
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -52,11 +53,16 @@ class RetryPolicy(Struct, frozen=True):
 
     def delay_ms(self, failures: int, luck: float) -> int:
         """min(base · factor^(failures - 1), max) · uniform(0.9, 1.1), in whole milliseconds."""
-        try:
-            grown = self.base_delay_ms * self.backoff_factor ** (failures - 1)
-        except OverflowError:
-            grown = self.max_delay_ms
-        return round(min(grown, self.max_delay_ms) * (1 - JITTER + 2 * JITTER * luck))
+        return round(self._backoff_ms(failures) * (1 - JITTER + 2 * JITTER * luck))
+
+    def _backoff_ms(self, failures: int) -> float:
+        """The delay without jitter. Logarithms tell whether the limit is reached, as the power itself may overflow."""
+        base, longest = self.base_delay_ms, self.max_delay_ms
+        if base == 0 or base >= longest:
+            return min(base, longest)
+        if (failures - 1) * log(self.backoff_factor) >= log(longest / base):
+            return longest
+        return base * self.backoff_factor ** (failures - 1)
 
     def _permanent(self, outcome: Outcome) -> bool:
         match outcome.kind:

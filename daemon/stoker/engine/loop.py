@@ -2,8 +2,8 @@
 
 Owns the order "commit, then act, then announce", and that there is only one turn at a time. What arrives
 while a commit is in flight shares the next: that is the group commit. Refuses to know what messages mean and
-how effects are carried out. Invariant: no effect of a turn runs and no answer goes out before its rows are
-durable; a commit that is in doubt ends the daemon.
+how effects are carried out. Invariants: a turn has one `now`, for what it reads and for what it decides; no effect
+of a turn runs and no answer goes out before its rows are durable; a commit that is in doubt ends the daemon.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from stoker.core.clock import Clock
+from stoker.core.clock import Clock, Now
 from stoker.core.errors import StokerError
 from stoker.engine.book import Book
 from stoker.engine.inbox import Barrier, Broken, Message
@@ -110,7 +110,8 @@ class Loop:
 
     async def _turn(self, messages: Sequence[Message]) -> bool:
         """One turn; True when there is more to start at once."""
-        turn = Turn(self._book, self._clock.now(), await self._load(messages))
+        now = self._clock.now()
+        turn = Turn(self._book, now, await self._load(messages, now))
         for queue, jobs in turn.loaded.lines.items():
             self._book.lines[queue].refill(jobs)
         for message in messages:
@@ -130,11 +131,9 @@ class Loop:
         self._act(turn)
         return more
 
-    async def _load(self, messages: Sequence[Message]) -> Loaded:
-        wanted = Wanted(live_workflows=self._book.flows.runs)
+    async def _load(self, messages: Sequence[Message], now: Now) -> Loaded:
+        wanted = Wanted(now, live_workflows=self._book.flows.runs)
         for message in messages:
             message.want(wanted)
         self._dispatcher.want(wanted)
-        if wanted.due:
-            wanted.due_at = self._clock.now()
         return await self._writer.read(load, wanted) if wanted else Loaded()

@@ -24,8 +24,9 @@ DUE_LIMIT = 500
 
 
 class Wanted(Struct):
-    """Questions of one turn."""
+    """Questions of one turn, which takes place at `now`."""
 
+    now: Now
     ids: set[int] = field(default_factory=set)
     keys: set[tuple[int, str]] = field(default_factory=set)
     dependents_of: set[int] = field(default_factory=set)
@@ -36,7 +37,6 @@ class Wanted(Struct):
     live_workflows: Container[int] = ()  # in memory: need not be read
     lines: list[tuple[str, int]] = field(default_factory=list)
     due: bool = False
-    due_at: Now | None = None
 
     def __bool__(self) -> bool:
         asked = (self.ids, self.keys, self.dependents_of, self.run_ids, self.lines, self.due)
@@ -60,8 +60,8 @@ class Loaded(Struct):
 def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     """Answer all of `wanted`."""
     loaded = Loaded()
-    if wanted.due_at is not None:
-        loaded.due = due(connection, wanted.due_at, DUE_LIMIT)
+    if wanted.due:
+        loaded.due = due(connection, wanted.now, DUE_LIMIT)
         wanted.ids.update(loaded.due.woken, loaded.due.expired, loaded.due.overdue)
     if wanted.dependents_of:
         loaded.dependents = job_rows.dependents(connection, wanted.dependents_of)
