@@ -86,6 +86,36 @@ def test_verbs_when_it_is_unclear_which_jobs_are_meant_then_nothing_is_sent(
     assert set(states(daemon_with_two_queues).values()) == {"queued"}
 
 
+def test_edit_when_a_job_is_queued_then_what_was_typed_is_changed_and_told(
+    daemon_with_two_queues: DaemonProcess,
+) -> None:
+    cli = daemon_with_two_queues.cli
+
+    done = cli("edit", "1", "2", "--priority", "5", "--queue", "other", "--timeout", "1h30m", "--limit", "cpu=60s")
+    undone = cli("edit", "1", "--timeout", "none", "--limit", "cpu=none", "--reason", "on second thoughts")
+    shown = [cli("show", job).stdout for job in ("1", "2")]
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 queued\n2 queued\n", "")
+    assert undone.stdout == "1 queued\n"
+    assert ["queue        other, priority 5" in text for text in shown] == [True, True]
+    assert ["1h30m an attempt" in text for text in shown] == [False, True]
+    assert ["cpu=60s" in text for text in shown] == [False, True]
+    assert "on second thoughts" in cli("history", "1").stdout
+
+
+def test_edit_when_it_cannot_be_done_then_the_words_are_those_that_were_typed(
+    daemon_with_two_queues: DaemonProcess,
+) -> None:
+    cli = daemon_with_two_queues.cli
+    cli("cancel", "1")
+
+    assert "nothing to change" in cli("edit", "2").stderr
+    assert "job 1 has already finished (cancelled), so edit does not apply" in cli("edit", "1", "--name", "x").stderr
+    assert cli("edit", "2", "--timeout", "0s").stderr.startswith("stoker: --timeout 0s: ")
+    assert cli("edit", "2", "--queue", "nope").stderr.startswith("stoker: --queue nope: there is no queue 'nope'")
+    assert "no limit 'tape'" in cli("edit", "2", "--limit", "tape=none").stderr
+
+
 def test_states_when_a_filter_names_none_then_they_are_those_that_the_daemon_allows() -> None:
     allowed = {verb: {state.value for state, event in TABLE if event is ev.VERBS[verb]} for verb in APPLIES_TO}
 

@@ -61,6 +61,7 @@ Hold            held      held      no        no        no     done      done   
 Release         no        no        no        queued    live   done      done    done      done    done       done
 Reset           queued    queued    bug       queued    live   queued    queued  queued    queued  queued     queued
 Rewired         queued    queued    bug       held      live   bug       bug     cancelled expired bug        skipped
+Edit            waiting   queued    no        held      live   done      done    done      done    done       done
 Restart         no        no        running   queued    live   queued    queued  queued    queued  queued     queued
 """
 
@@ -92,6 +93,7 @@ EVENTS: dict[str, ev.Event] = {
     "Hold": ev.Hold(),
     "Release": ev.Release(),
     "Restart": ev.Restart(yes=True),
+    "Edit": ev.Edit(changes={"priority": 5}, moved_ms=-60_000),
 }
 
 

@@ -33,6 +33,7 @@ KEPT = ("jobs", "attempts", "changes", "needs", "queues")
 CHANGING: dict[str, dict[str, Any]] = {
     "job.submit": shell("exit 0"),
     "job.cancel": {"id": 1},
+    "job.edit": {"id": 1, "priority": 5},
     "workflow.submit": {"flow": flow({"a": step("exit 0")})},
     "workflow.pause": {"id": 1},
     "checkpoint.save": {"token": "1.1.0:0", "data": ""},

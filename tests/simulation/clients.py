@@ -12,13 +12,14 @@ from typing import Any
 
 from stoker.core.errors import StokerError
 from stoker.core.model import NeedOn, OnOrphan
-from stoker.core.requests import CommandOptions, JobParams, JobStanding, NeedParams, SubmitAnswer, Verb
+from stoker.core.requests import CommandOptions, JobChanges, JobParams, JobStanding, NeedParams, SubmitAnswer, Verb
 from stoker.engine.intake import Offer, Submission
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 from tests.simulation.life import Life
 
-VERBS = (Verb.CANCEL, Verb.CANCEL, Verb.RETRY, Verb.RETRY, Verb.SKIP, Verb.HOLD, Verb.RELEASE, Verb.RESTART)
+VERBS = (Verb.CANCEL, Verb.CANCEL, Verb.RETRY, Verb.RETRY, Verb.SKIP, Verb.HOLD, Verb.RELEASE, Verb.RESTART,
+         Verb.EDIT)  # fmt: skip
 UID = 1_000
 
 
@@ -95,7 +96,11 @@ class Clients:
 
     def _say(self, life: Life, verb: Verb, job_id: int, *, yes: bool) -> None:
         with life.loop.running():
-            future = life.service.command(verb, job_id, UID, CommandOptions(yes=yes))
+            if verb is Verb.EDIT:
+                changes = JobChanges(priority=self._chance.randrange(-3, 4), ttl_ms=self._chance.choice([None, 5_000]))
+                future = life.service.edit(job_id, changes, UID, None)
+            else:
+                future = life.service.command(verb, job_id, UID, CommandOptions(yes=yes))
             future.add_done_callback(lambda done: self._hear_verb(job_id, done))
 
     def _hear_verb(self, job_id: int, done: asyncio.Future[JobStanding]) -> None:

@@ -23,6 +23,7 @@ from stoker.core.model import State
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
+    JobChanges,
     JobFilter,
     JobParams,
     JobStanding,
@@ -114,6 +115,9 @@ class MemoryService:
         self.commands.append((verb, job_id, options))
         answer.set_result(JobStanding(id=job_id, state=State.CANCELLED))
         return answer
+
+    def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
+        raise AssertionError("edits are asked of a real daemon")
 
     @staticmethod
     def large_job(size: int) -> JobParams:

@@ -52,6 +52,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "restart": ("verbs:restart", "begin a job anew; one that runs is stopped first"),
         "hold": ("verbs:hold", "keep a job from starting until it is released"),
         "release": ("verbs:release", "let a held job go on"),
+        "edit": ("verbs:edit", "change the queue, priority, name or limits of a job that has not started"),
         "skip": ("verbs:skip", "call a job done so that those that need it go on"),
     },
     "many steps": {

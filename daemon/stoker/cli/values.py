@@ -150,6 +150,11 @@ def number(text: str) -> float:
         raise UsageError(f"{text!r} is not a number") from None
 
 
+def optional(convert: Callable[[str], Any]) -> Callable[[str], tuple[Any]]:
+    """A value or `none`, wrapped so that `none` differs from an option that was not given."""
+    return lambda text: (None if text == "none" else convert(text),)
+
+
 def bound(text: str) -> int | None:
     """A count, or `none` for no bound."""
     return None if text == "none" else integer(text)
@@ -181,12 +186,23 @@ def amount(text: str) -> tuple[str, int]:
 def limit(text: str) -> tuple[str, int]:
     """`memory=64M`, `cpu=60s`, `processes=100`, `open-files=1000`, `file-size=1G` → field of the spec, value."""
     name, value = pair(text)
-    name = name.replace("_", "-")
-    if name not in LIMITS:
-        raise UsageError(f"no limit {name!r}", hint=f"the limits are {', '.join(LIMITS)}")
+    name = _limit_name(name)
     if name == "cpu":
         return LIMITS[name], -(-duration(value) // 1_000)
     return LIMITS[name], size(value) if name in ("memory", "file-size") else integer(value)
+
+
+def limit_or_none(text: str) -> tuple[str, int | None]:
+    """The same, or `memory=none` to take a limit away."""
+    name, _, value = text.partition("=")
+    return (LIMITS[_limit_name(name)], None) if value == "none" else limit(text)
+
+
+def _limit_name(name: str) -> str:
+    name = name.replace("_", "-")
+    if name not in LIMITS:
+        raise UsageError(f"no limit {name!r}", hint=f"the limits are {', '.join(LIMITS)}")
+    return name
 
 
 def need(text: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Stepping in: cancel, retry, restart, hold, release, skip.
+"""Stepping in: cancel, retry, restart, hold, release, skip, edit.
 
 Owns their options, and which states each verb is for when jobs are named by a filter. Refuses to judge: whether a verb
 applies to a job in its state is the daemon's table. Several jobs are handled one by one; an error of one does not keep
@@ -28,6 +28,7 @@ FORCE = Option("--force", None, "SIGKILL at once, without its grace; an unsafe j
 REASSIGN = Option("--reassign", None, "also where its launcher does not answer; held if its end cannot be proven")
 TIMEOUT = Option("--timeout", "DURATION", "new limit of one attempt", convert=values.duration, to="timeout_ms")
 DEADLINE = Option("--deadline", "TIME", "new deadline: 2026-12-01T10:00 or +2h", convert=values.moment)
+OR_NO_DURATION = values.optional(values.duration)
 WORDS = "[ID…]"
 MOST_TOLD = 20
 
@@ -105,29 +106,70 @@ def skip(given: Given) -> int:
     return _each("skip", given)
 
 
+@command(
+    words="ID…",
+    least=1,
+    most=None,
+    options=(
+        Option("--queue", "NAME", "the line to stand in; its defaults are not taken over"),
+        Option("--priority", "N", "higher starts first", convert=values.integer),
+        Option("--name", "TEXT|none", "a name for people", convert=values.optional(str)),
+        Option("--max-attempts", "N", "tries before it has failed", convert=values.integer),
+        Option("--timeout", "DURATION|none", "limit of one attempt", convert=OR_NO_DURATION, to="timeout_ms"),
+        Option("--deadline", "TIME|none", "over by then", convert=values.optional(values.moment)),
+        Option("--ttl", "DURATION|none", "longest wait for the start, from now", convert=OR_NO_DURATION, to="ttl_ms"),
+        Option(
+            "--limit", "WHAT=N|none", "memory=64M cpu=none …; repeatable", convert=values.limit_or_none, to="limits",
+            many=True,
+        ),
+        REASON,
+        JSON,
+    ),
+    examples=("stoker edit 41 --priority 5", "stoker edit 41 42 --queue bulk --limit memory=2G --timeout none"),
+)  # fmt: skip
+def edit(given: Given) -> int:
+    """Refused once the job runs: what was started keeps its limits."""
+    changes = {to: given[to] for to in ("queue", "priority", "max_attempts") if given[to] is not None}
+    changes |= {to: given[to][0] for to in ("name", "timeout_ms", "deadline", "ttl_ms") if given[to] is not None}
+    if given["limits"]:
+        changes["limits"] = dict(given["limits"])
+    if not changes:
+        raise UsageError("nothing to change", hint="stoker edit --help lists what can be changed")
+    if given["reason"]:
+        changes["reason"] = given["reason"]
+    ids = [values.job_id(word) for word in given["words"]]
+    with connect(given) as client:
+        return _carry_out(client, "edit", ids, changes, given)
+
+
 def _each(verb: str, given: Given) -> int:
-    """The worst exit status of all; answers are told as they come."""
+    """Act on the jobs that are named, or on those that a filter names."""
     ids = [values.job_id(word) for word in given["words"]]
     if ids and filtered(given):
         raise UsageError("ids and a filter exclude each other", hint=f"stoker {verb} {ids[0]}")
     sent = ("reason", "timeout_ms", "deadline", "force", "reassign", *(["yes"] if verb == "restart" else []))
     extra = {to: given[to] for to in sent if given.get(to) is not None and given[to] is not False}
+    with connect(given) as client:
+        return _carry_out(client, verb, ids or _selected(client, verb, given), extra, given)
+
+
+def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any], given: Given) -> int:
+    """The worst exit status of all; answers are told as they come."""
+    alone = len(given["words"]) == 1
     answers: list[dict[str, Any]] = []
     status = 0
-    with connect(given) as client:
-        alone = len(ids) == 1
-        for job in ids or _selected(client, verb, given):
-            try:
-                answer = client.call(f"job.{verb}", {"id": job, **extra})
-            except StokerError as failure:
-                if alone or failure.transient:
-                    raise
-                render.error(failure, where=f"job {job}: ")
-                status = max(status, failure.exit_status)
-            else:
-                answers.append(answer)
-                if not given["json"]:
-                    _print_answer(answer)
+    for job in ids:
+        try:
+            answer = client.call(f"job.{verb}", {"id": job, **extra})
+        except StokerError as failure:
+            if alone or failure.transient:
+                raise
+            render.error(failure, where=f"job {job}: ")
+            status = max(status, failure.exit_status)
+        else:
+            answers.append(answer)
+            if not given["json"]:
+                _print_answer(answer)
     if given["json"]:
         render.json_document(answers[0] if alone else answers)
     return status

@@ -6,7 +6,9 @@ Verbs are the events that a person causes; they carry the actor.
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Any
+
+from msgspec import Struct, field
 
 from stoker.core.model import STOKER, Actor, Attempt, Need, NeedOn, Outcome, Reason, StopReason
 
@@ -133,6 +135,13 @@ class Restart(Event, frozen=True):
     reassign: bool = False
 
 
+class Edit(Event, frozen=True):
+    """Other values for fields of the spec. `moved_ms`: how far that moves the job in its queue, later is more."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    moved_ms: int = 0
+
+
 VERBS: dict[str, type[Event]] = {
     "cancel": Cancel,
     "retry": Retry,
@@ -140,6 +149,7 @@ VERBS: dict[str, type[Event]] = {
     "hold": Hold,
     "release": Release,
     "restart": Restart,
+    "edit": Edit,
 }
 
 

@@ -166,6 +166,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Cancel: verbs.cancel,
             ev.Skip: verbs.skip,
             ev.Hold: verbs.hold,
+            ev.Edit: verbs.edit,
             ev.Reset: verbs.reset,
             ev.Rewired: verbs.rewire,
         },
@@ -201,6 +202,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Skip: verbs.skip,
             ev.Release: verbs.release,
             ev.Restart: verbs.restart,
+            ev.Edit: verbs.edit,
         },
     ),
     **_rows(FINAL, {ev.Retry: verbs.retry, ev.Reset: verbs.reset, ev.Restart: verbs.restart}),
@@ -214,6 +216,7 @@ _HINTS: dict[type[ev.Event], str] = {
     ev.Skip: "stoker cancel {id}",
     ev.Hold: "stoker cancel {id}",
     ev.Release: "stoker show {id}",
+    ev.Edit: "stoker show {id}",
 }
 
 

@@ -108,7 +108,7 @@ class Need(Struct, frozen=True):
 
 
 class Spec(Struct, frozen=True, kw_only=True):
-    """What was asked, with every default filled in. Never changes after the submit was answered."""
+    """What was asked, with every default filled in. Once answered only a person changes it (edit, retry)."""
 
     command: str
     working_dir: str

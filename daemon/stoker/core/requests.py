@@ -69,6 +69,7 @@ class Verb(StrEnum):
     HOLD = "hold"
     RELEASE = "release"
     RESTART = "restart"
+    EDIT = "edit"
 
 
 class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -159,6 +160,29 @@ class CheckpointPart(Params, frozen=True, kw_only=True):
     status: Title = "saved"
     offset: Bound = 0
     more: bool = False
+
+
+class LimitChanges(Params, frozen=True, kw_only=True):
+    """As LimitParams; what is not said stays, and None takes a limit away."""
+
+    memory_bytes: Annotated[int, Meta(ge=MIN_MEMORY_BYTES, le=MAX_INT)] | UnsetType | None = UNSET
+    cpu_seconds: Bytes | UnsetType | None = UNSET
+    processes: Bytes | UnsetType | None = UNSET
+    open_files: Bytes | UnsetType | None = UNSET
+    file_size_bytes: Bytes | UnsetType | None = UNSET
+
+
+class JobChanges(Params, frozen=True, kw_only=True):
+    """What may be changed of a job that has not started; None takes a name or a limit away."""
+
+    queue: Name | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    name: Title | UnsetType | None = UNSET
+    max_attempts: Budget | UnsetType = UNSET
+    timeout_ms: Duration | UnsetType | None = UNSET
+    deadline: Instant | UnsetType | None = UNSET
+    ttl_ms: Duration | UnsetType | None = UNSET
+    limits: LimitChanges | UnsetType = UNSET
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):

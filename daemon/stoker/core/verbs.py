@@ -1,6 +1,6 @@
 """The verbs: what a person may do to a job, one rule for each.
 
-Owns cancel, retry, skip, hold, release and restart. Which state allows which is in the lifecycle's table. Refuses
+Owns cancel, retry, skip, hold, release, restart and edit. Which state allows which is in the lifecycle's table. Refuses
 to go round a live attempt: while one is open nothing starts another. Invariant: an unsafe job runs a second time
 only on an explicit retry, or on a restart that was confirmed.
 """
@@ -105,6 +105,16 @@ def release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> 
     _no_attempt(job, attempt)
     orphanings = 0 if job.reason is Reason.POISON else job.orphanings
     return Step(ready(job, now, orphanings=orphanings, expires_at=expiry_by_now(job, now)))
+
+
+def edit(job: Job, attempt: Attempt | None, event: ev.Edit, now: Now) -> Step:
+    """Only before a start: what runs was started by the spec as it is. A new ttl counts from now."""
+    _no_attempt(job, attempt)
+    spec = replace(job.spec, **event.changes)
+    edited = replace(job, spec=spec, order_key=job.order_key + event.moved_ms)
+    if spec.ttl_ms != job.spec.ttl_ms and job.attempts == 0:
+        edited = replace(edited, expires_at=expiry(edited, now))
+    return Step(edited)
 
 
 def restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> Step:

@@ -46,8 +46,8 @@ _BY_EVENT: dict[type[ev.Event], LogEvent] = {
 def log_event(transition: Transition) -> LogEvent | None:
     """The log event of a step; None for one that only jobs' history tells."""
     job, before, event = transition.job, transition.before, transition.event
-    if event is None:
-        return LogEvent.JOB_SUBMITTED
+    if event is None or isinstance(event, ev.Edit):
+        return LogEvent.JOB_SUBMITTED if event is None else LogEvent.JOB_EDITED
     if before is not None and before.state is State.RUNNING and job.state is State.RUNNING:
         return _BY_EVENT.get(type(event), LogEvent.JOB_STOPPING)
     if job.state is State.FAILED:

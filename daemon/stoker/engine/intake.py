@@ -74,13 +74,21 @@ class Intake:
 
     def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
         """Backpressure: bounded lines say no. `ahead`: jobs about to be accepted. Raises QueueFull."""
-        pending = turn.book.pending(queue.name) + ahead[queue.name]
-        if queue.max_queued is not None and pending >= queue.max_queued:
-            raise _full(f"queue {queue.name!r} holds", pending, "its limit max_queued", queue.max_queued, queue)
+        self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
             total = turn.book.total(State.QUEUED) + turn.book.total(State.WAITING) + ahead.total()
             if total >= self._max_queued:
                 raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
+
+    def check_queue_room(self, turn: Turn, queue: Queue, ahead: int) -> None:
+        """The bound of one queue. Raises QueueFull."""
+        pending = turn.book.pending(queue.name) + ahead
+        if queue.max_queued is not None and pending >= queue.max_queued:
+            raise _full(f"queue {queue.name!r} holds", pending, "its limit max_queued", queue.max_queued, queue)
+
+    def worth(self, priority: int) -> int:
+        """How many milliseconds of waiting a priority stands for."""
+        return priority * self._ageing_ms
 
     def accept(
         self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[tuple[int, str]], key: str | None = None,

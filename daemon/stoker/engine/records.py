@@ -15,7 +15,7 @@ from stoker.core.model import Attempt, Job
 # What of a job changes in its life; the rest is its spec.
 MUTABLE = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
-    "finished_at", "exit_code", "signal", "checkpoint_floor",
+    "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key",
 )  # fmt: skip
 DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it is no change to tell of
 

@@ -21,6 +21,7 @@ from stoker.core.needs import UNMET, need_met
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
+    JobChanges,
     JobFilter,
     JobParams,
     JobStanding,
@@ -32,6 +33,7 @@ from stoker.core.units import duration
 from stoker.core.why import Scene, explain
 from stoker.engine import reading
 from stoker.engine.checkpoints import Checkpoints
+from stoker.engine.editing import Editing
 from stoker.engine.engine import Engine
 from stoker.engine.feeds import ended
 from stoker.engine.health import Health
@@ -91,6 +93,16 @@ class Service:
             return future
         event = _event(verb, Actor(peer_uid, options.reason_note), options)
         engine.loop.post(Command(verb, job_id, event, future, engine.effects.await_delivery))
+        return future
+
+    def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
+        """Change what was asked of a job that has not started."""
+        future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
+        if (refusal := self._engine.refusal()) is not None:
+            future.set_exception(refusal)
+        else:
+            actor = Actor(peer_uid, note)
+            self._engine.loop.post(Editing(self._engine.intake, job_id, changes, actor, future))
         return future
 
     async def get(self, job_id: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from stoker.core.mistakes import MAX_MISTAKES
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
+    JobChanges,
     JobFilter,
     JobParams,
     JobStanding,
@@ -31,6 +32,7 @@ from stoker.core.requests import (
 )
 from stoker.rpc.schema import (
     DrainParams,
+    EditParams,
     JobParam,
     ListParams,
     LogsParams,
@@ -61,6 +63,9 @@ class Service(Protocol):
     def submit(
         self, jobs: list[JobParams], peer_uid: int, *, atomic: bool
     ) -> asyncio.Future[list[SubmitAnswer | StokerError]]: ...
+    def edit(
+        self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None
+    ) -> asyncio.Future[JobStanding]: ...
     def command(
         self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions
     ) -> asyncio.Future[JobStanding]: ...
@@ -175,6 +180,11 @@ def _verb(verb: Verb, params: type[VerbParams] = VerbParams) -> Method[Any]:
     return Method(params, Role.OWNER, handler)
 
 
+def _edit(service: Service, peer: Peer, params: EditParams) -> object:
+    changes = JobChanges(**{name: getattr(params, name) for name in JobChanges.__struct_fields__})
+    return service.edit(params.id, changes, peer.uid, params.reason)
+
+
 async def _wait(service: Service, _peer: Peer, params: WaitParams) -> Reply:
     return {"jobs": await service.wait(params.ids, any_one=params.any, timeout_ms=params.timeout_ms)}
 
@@ -242,6 +252,7 @@ METHODS: dict[str, Method[Any]] = {
     "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many, reader=_read_jobs),
     "job.get": Method(JobParam, Role.OWNER, lambda service, _, job: service.get(job.id), Kind.READ),
     "job.list": Method(ListParams, Role.OWNER, _list, Kind.READ),
+    "job.edit": Method(EditParams, Role.OWNER, _edit),
     "job.cancel": _verb(Verb.CANCEL),
     "job.retry": _verb(Verb.RETRY, RetryParams),
     "job.skip": _verb(Verb.SKIP),

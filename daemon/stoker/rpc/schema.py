@@ -20,6 +20,7 @@ from stoker.core.requests import (
     Delay,
     Duration,
     Instant,
+    JobChanges,
     JobDefaults,
     JobId,
     Name,
@@ -78,6 +79,11 @@ class RestartParams(AgainParams, frozen=True, kw_only=True):
 class RetryParams(AgainParams, frozen=True, kw_only=True):
     timeout_ms: Duration | None = None
     deadline: Instant | None = None
+
+
+class EditParams(JobChanges, frozen=True, kw_only=True):
+    id: JobId
+    reason: Note | None = None
 
 
 class WaitParams(Params, frozen=True, kw_only=True):

@@ -67,7 +67,11 @@ UPDATE jobs SET state = ?, reason = ?, pid = ?, attempts = ?, failures = ?, orph
     checkpoint_floor = ?
 WHERE id = ?
 """
-UPDATE_SPEC = "UPDATE jobs SET deadline = ?, timeout_ms = ?, max_attempts = ?, policy = ?, spec_hash = ? WHERE id = ?"
+UPDATE_SPEC = """
+UPDATE jobs SET queue = ?, name = ?, priority = ?, order_key = ?, deadline = ?, ttl_ms = ?, timeout_ms = ?,
+    max_attempts = ?, policy = ?, spec_hash = ?
+WHERE id = ?
+"""
 BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
 OF_WORKFLOWS = f"""
 SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))
@@ -154,7 +158,10 @@ def _policy_of(spec: Spec) -> str:
 def spec_row(job: Job) -> tuple[Any, ...]:
     """The parameters of UPDATE_SPEC: what of a spec a person may change."""
     spec = job.spec
-    return (spec.deadline, spec.timeout_ms, spec.max_attempts, _policy_of(spec), job.spec_hash, job.id)
+    return (
+        spec.queue, spec.name, spec.priority, job.order_key, spec.deadline, spec.ttl_ms, spec.timeout_ms,
+        spec.max_attempts, _policy_of(spec), job.spec_hash, job.id,
+    )  # fmt: skip
 
 
 def insert_row(job: Job) -> tuple[Any, ...]:

@@ -59,6 +59,7 @@ class LogEvent(StrEnum):
     JOB_RETRY_SCHEDULED = "job_retry_scheduled", INFO
     JOB_RETRIED = "job_retried", INFO
     JOB_RESTARTED = "job_restarted", INFO
+    JOB_EDITED = "job_edited", INFO
     JOB_REQUEUED = "job_requeued", INFO
     JOB_RELEASED = "job_released", INFO
     JOB_ADOPTED = "job_adopted", INFO

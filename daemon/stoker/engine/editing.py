@@ -1,0 +1,75 @@
+"""Editing a job that has not started: another queue, priority, name, or other limits.
+
+Owns the way from what a person wants changed to the edited spec, and the checks that a submit would have made of it.
+The change itself is a step of the lifecycle: one record in the log of changes, refused where an attempt is open. A job
+that moves takes nothing of its new queue's defaults: what was promised at its submit stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from stoker.core import events as ev
+from stoker.core.contradictions import contradictions
+from stoker.core.model import Actor, Job, Spec
+from stoker.core.requests import JobChanges, JobStanding
+from stoker.engine.inbox import Message, standing
+from stoker.engine.intake import Intake
+from stoker.engine.specs import problems
+from stoker.engine.turn import Turn
+from stoker.store.loading import Wanted
+
+
+class Editing(Message):
+    """The edit of one job, answered after its commit."""
+
+    def __init__(
+        self, intake: Intake, job_id: int, wanted: JobChanges, actor: Actor, future: asyncio.Future[JobStanding]
+    ) -> None:
+        self._intake = intake
+        self._job_id = job_id
+        self._wanted = wanted
+        self._actor = actor
+        self._future = future
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.ids.add(self._job_id)
+
+    def decide(self, turn: Turn) -> None:
+        job = turn.job(self._job_id)
+        changes = _changes(job.spec, self._wanted)
+        self._check(turn, job, changes)
+        moved_ms = self._intake.worth(job.spec.priority) - self._intake.worth(
+            changes.get("priority", job.spec.priority)
+        )
+        edited = turn.step(job.id, ev.Edit(actor=self._actor, changes=changes, moved_ms=moved_ms))
+        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(standing(edited)))
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def _check(self, turn: Turn, job: Job, changes: dict[str, Any]) -> None:
+        """What a submit would refuse of the changed fields. Raises InvalidParams, QueueNotFound or QueueFull."""
+        spec = replace(job.spec, **changes)
+        if spec.queue != job.spec.queue:
+            self._intake.check_queue_room(turn, turn.book.queue(spec.queue, "queue"), 0)
+        for problem in contradictions(spec, changes):
+            raise problem
+        for error in problems(spec, turn.now, turn.book.resources):
+            if error.details.get("path") in changes:
+                raise error
+
+
+def _changes(spec: Spec, wanted: JobChanges) -> dict[str, Any]:
+    """The fields of the spec that were said, with their new values; limits that were not said stay."""
+    said = {name: value for name in wanted.__struct_fields__ if (value := getattr(wanted, name)) is not UNSET}
+    if "limits" in said:
+        limits = msgspec.structs.asdict(said["limits"])
+        said["limits"] = replace(spec.limits, **{name: value for name, value in limits.items() if value is not UNSET})
+    return said
