@@ -40,6 +40,7 @@ from stoker.engine.specs import Specs
 from stoker.engine.throttle import Throttle
 from stoker.engine.timers import Alarm, Timers
 from stoker.engine.turn import Turn
+from stoker.engine.witnesses import LauncherWitnesses
 from stoker.executors.base import Ended, Executor, Lost, Report, Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.in_process import InProcessExecutor
@@ -95,7 +96,8 @@ class Engine:
             self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post, self.provisions.start
         )
         self.limits = Limits(
-            self.timers, self.clock, self.loop, self.local.signal, self._hear_out, self.notices.judge,
+            self.timers, self.clock, self.loop, self.local.signal,
+            LauncherWitnesses(self.book, self.local.launchers, self.loop, config.launcher.stuck_ms), self.notices.judge,
             self.notices.begin_anew,
         )  # fmt: skip
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
@@ -151,11 +153,6 @@ class Engine:
 
     def _nudge(self) -> None:
         self.loop.nudge()
-
-    async def _hear_out(self) -> None:
-        """Let every launcher say what it has to say, and let the loop decide it."""
-        await asyncio.gather(*(client.list_runs() for client in self.local.launchers), return_exceptions=True)
-        await self.loop.barrier()
 
     def report(self, reports: Sequence[Report]) -> None:
         """What executors tell; a lost launcher is a matter for recovery."""

@@ -1,19 +1,21 @@
 """Wakes the loop when a limit is due, and never for anything else.
 
 Owns the one timer behind all of `Timers`. Refuses to judge late: after a gap in its own time (the daemon was
-stopped, or the host slept) the launchers are asked first, so that an attempt that had ended in time is not
-said to have passed its limit; silence of workers in such a time is not held against them.
+stopped, or the host slept) each launcher is heard out before the limits of its attempts are judged, so that an attempt
+that had ended in time is not said to have passed its limit; silence of workers in such a time is not held against them.
+Invariant: no limit waits for a launcher other than that of its own attempt, and none for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 
 from stoker.core.clock import Clock, Now
 from stoker.engine.inbox import Alarms, Due
 from stoker.engine.loop import Loop
 from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.engine.witnesses import LauncherWitnesses
 from stoker.store.due import Due as DueNow
 
 GAP_MS = 2_000
@@ -24,20 +26,20 @@ class Limits:
 
     def __init__(
         self, timers: Timers, clock: Clock, loop: Loop, warn: Callable[[str, int], None],
-        hear_out: Callable[[], Awaitable[None]], judge: Callable[[Alarm, Now], Alarm | None],
-        overslept: Callable[[], None],
+        witnesses: LauncherWitnesses, judge: Callable[[Alarm, Now], Alarm | None], overslept: Callable[[], None],
     ) -> None:  # fmt: skip
         self._timers = timers
         self._clock = clock
         self._loop = loop
         self._warn = warn
-        self._hear_out = hear_out
+        self._witnesses = witnesses
         self._judge = judge
         self._overslept = overslept
         self._looked_at = clock.now().steady
         self._handle: asyncio.TimerHandle | None = None
         self._due_at: int | None = None
-        self._catching_up: asyncio.Task[None] | None = None
+        self._unheard: dict[str, list[Alarm]] = {}  # launchers that are being heard out, and what waits for that
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def rearm(self) -> None:
         """Look again when something is due next; cheap when that has not changed."""
@@ -47,7 +49,7 @@ class Limits:
         if self._handle is not None and due_at is not None and self._due_at is not None and self._due_at <= due_at:
             return
         self._cancel()
-        if delay is not None and self._catching_up is None:
+        if delay is not None:
             self._due_at = due_at
             self._handle = asyncio.get_running_loop().call_later(delay / 1_000, self._fire)
 
@@ -72,28 +74,41 @@ class Limits:
         self._handle = None
         if late > GAP_MS:
             self._overslept()
-            self._catching_up = asyncio.ensure_future(self._catch_up())
-        else:
-            self._post_due()
-
-    async def _catch_up(self) -> None:
-        try:
-            await self._hear_out()
-        finally:
-            self._catching_up = None
+            for launcher in self._witnesses.connected():
+                self._hear_out(launcher)
         self._post_due()
+
+    def _hear_out(self, launcher: str) -> None:
+        if launcher not in self._unheard:
+            self._unheard[launcher] = []
+            task = asyncio.ensure_future(self._post_heard(launcher))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._loop.fall_with)
+
+    async def _post_heard(self, launcher: str) -> None:
+        try:
+            await self._witnesses.hear_out(launcher)
+        finally:
+            alarms = self._unheard.pop(launcher)
+        self._post(alarms, self._clock.now())
 
     def _post_due(self) -> None:
         now = self._clock.now()
-        due = self._timers.take_due(now)
-        judged = [self._judge(alarm, now) if alarm.limit is Limit.HEARTBEAT else alarm for alarm in due]
-        alarms = [alarm for alarm in judged if alarm is not None]
-        if alarms:
-            self._loop.post(Alarms(alarms, self._warn))
+        heard: list[Alarm] = []
+        for alarm in self._timers.take_due(now):
+            self._unheard.get(self._witnesses.of_run(alarm.run_id) or "", heard).append(alarm)
+        self._post(heard, now)
         if self._timers.pending_due(now):
             self._timers.forget_pending()
             self._loop.post(Due(self._looked))
         self.rearm()
+
+    def _post(self, due: Sequence[Alarm], now: Now) -> None:
+        judged = [self._judge(alarm, now) if alarm.limit is Limit.HEARTBEAT else alarm for alarm in due]
+        alarms = [alarm for alarm in judged if alarm is not None]
+        if alarms:
+            self._loop.post(Alarms(alarms, self._warn))
 
     def _looked(self, due: DueNow) -> None:
         if due.more:
@@ -104,5 +119,5 @@ class Limits:
     def stop(self) -> None:
         """Post nothing more; harmless when nothing was armed."""
         self._cancel()
-        if self._catching_up is not None:
-            self._catching_up.cancel()
+        for task in self._tasks:
+            task.cancel()

@@ -1,0 +1,124 @@
+"""A launcher that hangs is its own affair: limits, starts and recoveries of everything else go on in their time.
+
+Owns the silence, a SIGSTOP. With a patience of ten minutes nobody calls the launcher stuck, so whatever goes on here
+does so without waiting for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.clock import boot_ms
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.torture import launchers
+from tests.support.work import Gate, alive, end_of, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATIENT = "[launcher]\nstuck_ms = 600_000\n[queues.stopped]\npaused = true\n"
+GAP_MS = 3_000
+
+
+@pytest.fixture
+def patient() -> Iterator[DaemonProcess]:
+    with DaemonProcess(PATIENT) as daemon:
+        yield daemon
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def suspend(daemon: DaemonProcess, until_ms: int) -> None:
+    """The daemon stands still until that time since boot."""
+    with stopped(daemon.pid):
+        until(lambda: boot_ms() >= until_ms, why="a pause of the daemon")
+
+
+def test_limits_when_a_launcher_hangs_and_the_daemon_was_paused_then_those_of_others_hold(
+    patient: DaemonProcess, gate: Gate
+) -> None:
+    with patient.client() as client:
+        silent = submit(client, gate.spec(survive=True))
+        running(client, silent)
+    patient.kill9()
+    patient.start()
+    ((_, old), (_, _)) = sorted(launchers(patient.state_dir).items(), key=lambda one: int(one[0].split("-")[0]))
+
+    with patient.client() as client, stopped(old):
+        jobs = [
+            submit(client, gate.spec(timeout_ms=500)),
+            submit(client, shell("exit 0"), queue="stopped", ttl_ms=500),
+        ]
+        running(client, jobs[0])
+        suspend(patient, boot_ms() + 500 + GAP_MS)
+        ends = [end_of(client, job) for job in jobs]
+        still = state(client, silent)
+    with patient.client() as client:
+        gate.open()
+        end = end_of(client, silent)
+
+    assert ends == [("failed", "timeout"), ("expired", "ttl")]
+    assert (still, end) == ("running", ("succeeded", "exit"))
+
+
+def test_limit_when_the_attempt_ended_in_time_while_the_daemon_was_paused_then_its_exit_stands(
+    patient: DaemonProcess, gate: Gate
+) -> None:
+    with patient.client() as client:
+        job = submit(client, gate.spec("exit 4", timeout_ms=2_000))
+        running(client, job)
+        pid = client.get(job)["pid"]
+        with stopped(patient.pid):
+            gate.open()
+            until(lambda: not alive(pid), why="the end of the worker")
+            after = boot_ms() + 2_000 + GAP_MS
+            until(lambda: boot_ms() >= after, why="a pause of the daemon")
+        end = end_of(client, job)
+
+    assert end == ("failed", "exit")
+
+
+def test_start_when_a_launcher_hangs_then_the_others_are_recovered_without_it(
+    patient: DaemonProcess, gate: Gate
+) -> None:
+    jobs = []
+    for _ in range(2):
+        with patient.client() as client:
+            jobs.append(submit(client, gate.spec("exit 5", survive=True)))
+            running(client, jobs[-1])
+        patient.kill9()
+        patient.start()
+    pids = launchers(patient.state_dir)
+
+    with patient.client() as client:
+        owners = [client.get(job)["attempts_list"][-1]["launcher"] for job in jobs]
+    patient.kill9()
+    with stopped(pids[owners[0]]):
+        patient.start()
+        with patient.client() as client:
+            fresh = end_of(client, submit(client, shell("exit 6")))
+            during = [state(client, job) for job in jobs]
+            adopted = [client.get(job)["attempts_list"][-1]["adopted"] for job in jobs]
+    with patient.client() as client:
+        until(
+            lambda: client.get(jobs[0])["attempts_list"][-1]["adopted"] == 3,
+            why="the adoption of a late launcher's run",
+        )
+        gate.open()
+        ends = [end_of(client, job) for job in jobs]
+
+    assert (fresh, during, adopted) == (("failed", "exit"), ["running", "running"], [2, 2])
+    assert ends == [("failed", "exit")] * 2
