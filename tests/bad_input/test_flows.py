@@ -39,6 +39,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown command": (flow({"a": {"command": "no-such-command-here"}}), "steps.a.command"),
     "unknown strategy": (flow({"a": {**OK, "resume": "nope"}}), "steps.a.resume"),
     "unknown parameter": (flow({"a": {"command": "{{who}}"}}), "steps.a.command"),
+    "an environment too large to hand over": (
+        {
+            **flow({"a": {**OK, "env": {f"V{number}": "{{long}}" for number in range(40)}}}),
+            "parameters": {"long": "x" * 60_000},
+        },
+        "steps.a.env: all variables together take 2400190 bytes",
+    ),
     "unknown field": (flow({"a": {**OK, "colour": "red"}}), "steps.a.colour"),
     "width without a list": (flow({"a": {**OK, "width": 2}}), "steps.a.width"),
     "an empty list": (flow({"a": {**OK, "each": []}}), "steps.a.each"),

@@ -89,3 +89,13 @@ def test_env_when_there_are_too_many_variables_then_they_are_refused_together() 
 
     assert JobParams(command="true", env=most).env == most
     assert refusal(env=most | {"ONE_MORE": ""}).details == {"path": "env"}
+
+
+def test_env_when_all_variables_together_are_too_large_then_the_largest_is_named() -> None:
+    value = "é" * 30_000
+    most = {f"V{number}": value for number in range(17)}
+
+    assert JobParams(command="true", env=most).env == most
+    refused = refusal(env=most | {"LARGE": value + "x"})
+    assert refused.details == {"path": "env"}
+    assert "1080083 bytes, most of them LARGE; the limit is 1048576" in refused.message

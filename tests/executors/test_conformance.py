@@ -295,3 +295,19 @@ async def test_start_when_the_launcher_it_names_is_not_there_then_it_never_start
     ended = await local.told(start.attempt.run_id, Ended)
     assert ended.outcome.kind is OutcomeKind.NEVER_STARTED
     assert not local.about(start.attempt.run_id, Began)
+
+
+async def test_start_when_no_frame_holds_its_order_then_it_alone_is_refused(local: LocalBench) -> None:
+    """As a job of an older version may be: today its submit would be refused."""
+    other = local.begin("stay")
+    await local.told(other, Began)
+    local.works["large"] = {**local.works["ok"], "stdin": "\x01" * 3_000_000}
+    run = local.begin("large")
+
+    ended = await local.told(run, Ended)
+
+    assert (ended.outcome.kind, ended.outcome.transient) == (OutcomeKind.SPAWN_ERROR, False)
+    assert "18" in ended.outcome.error
+    assert "bytes; a launcher takes" in ended.outcome.error
+    (client,) = local.local.launchers
+    assert [held.run_id for held in await client.list_runs()] == [other]

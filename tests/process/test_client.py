@@ -8,9 +8,19 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
-from stoker.process.messages import Exited, LauncherBack, LauncherLost, LauncherStuck, Started
+from stoker.process.messages import (
+    MAX_FRAME_BYTES,
+    Exited,
+    LauncherBack,
+    LauncherLost,
+    LauncherStuck,
+    RunState,
+    Started,
+)
+from stoker.process.outcomes import read_outcomes
 from tests.support.facts import until_async
 from tests.support.instance import log_of
 
@@ -114,16 +124,20 @@ async def test_client_when_it_is_closed_then_no_loss_is_told_and_twice_is_as_goo
     assert host.reports == []
 
 
-async def test_client_when_it_closes_behind_an_order_then_the_order_is_still_obeyed(host: LauncherHost) -> None:
+async def test_client_when_it_closes_behind_an_unread_order_then_that_starts_nothing(host: LauncherHost) -> None:
     client = await host.start()
     order = host.shell("echo ran")
 
-    client.launch([order])
-    client.close()
+    with frozen(client):
+        client.launch([order])
+        client.close()
+        await until_async(lambda: client._connection._transport is None, why="the end of the socket")
 
-    written = host.state_dir / "outcomes" / f"{client.launcher}.log"
-    await until_async(written.exists)
-    assert log_of(order) == "ran\n"
+    (exited,) = await until_async(
+        lambda: [exited for _, said in read_outcomes(host.state_dir) for exited in said],
+        why="the outcome, written down",
+    )
+    assert (exited.run_id, exited.declined, log_of(order)) == (order.run_id, True, "")
 
 
 async def test_list_when_it_follows_orders_then_it_is_a_barrier_behind_them(host: LauncherHost) -> None:
@@ -162,6 +176,30 @@ async def test_launch_when_the_batch_is_larger_than_a_frame_then_it_is_cut_and_n
 
     for order in orders:
         assert (await host.heard(Exited, order)).exit_code == 0
+
+
+async def test_launch_when_no_frame_holds_an_order_then_it_is_not_sent_and_the_others_are(host: LauncherHost) -> None:
+    client = await host.start()
+    staying, other = host.staying(), host.order("/bin/true")
+    await host.running(client, staying)
+    escaped = {f"V{number}": "\x01" * 60_000 for number in range(50)}  # six bytes each, in JSON
+
+    refused = client.launch([host.order("/bin/true", env=escaped), other])
+    await host.heard(Exited, other)
+
+    assert ["bytes; a launcher takes 16777214" in str(error) for error in refused.values()] == [True]
+    assert await host.state(client, staying) is RunState.RUNNING
+    assert not client.lost
+
+
+async def test_list_when_it_is_longer_than_an_order_may_be_then_it_is_heard(host: LauncherHost) -> None:
+    client = await host.start()
+    asked = [str(number) for number in range(450_000)]
+
+    listed = await client.list_runs(asked)
+
+    assert len(listed) == len(asked)
+    assert len(msgspec.json.encode(listed)) > MAX_FRAME_BYTES
 
 
 async def test_identity_when_a_run_began_then_it_is_of_this_boot_and_namespace(host: LauncherHost) -> None:

@@ -26,6 +26,8 @@ MAX_INT = 2**63 - 1  # what SQLite can keep
 MAX_TEXT = 64 * 1024
 MAX_ARGV_BYTES = 128 * 1024
 MAX_VARIABLES = 256
+# The kernel takes 2 MiB of arguments and environment, where nobody raised that. This leaves room for what Stoker adds.
+MAX_ENV_BYTES = 1024 * 1024
 MAX_LABELS = 32
 MAX_NEEDS = 1_000
 MIN_MEMORY_BYTES = 1 << 20  # no program begins with less
@@ -286,6 +288,20 @@ def _check_env(env: dict[str, str]) -> None:
     for name in env:
         if name in REFUSED_ENV or name.startswith(RESERVED_PREFIXES) or not ENV_NAME.match(name):
             raise _bad_variable(name)
+    if 4 * sum(map(len, env.values())) > MAX_ENV_BYTES:  # as above: seldom is anything encoded
+        _check_env_size(env)
+
+
+def _check_env_size(env: dict[str, str]) -> None:
+    size = sum(len(name) + len(value.encode()) + 2 for name, value in env.items())
+    if size > MAX_ENV_BYTES:
+        largest = max(env, key=lambda name: len(env[name]))
+        raise InvalidParams(
+            f"env: all variables together take {size} bytes, most of them {largest[:MAX_SHOWN]}; the limit is "
+            f"{MAX_ENV_BYTES}",
+            hint="pass large data by a file or by stdin",
+            path="env",
+        )
 
 
 def _bad_variable(name: str) -> InvalidParams:

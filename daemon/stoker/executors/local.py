@@ -24,6 +24,7 @@ from stoker.executors.outcome import reports_of
 from stoker.executors.without_launcher import stop_all, take_away
 from stoker.process import messages
 from stoker.process.client import LauncherClient
+from stoker.process.connection import AskTooLarge
 from stoker.process.outcomes import outcome_of
 from stoker.process.tree import Ladder, SweepResult, await_end, sweep
 from stoker.telemetry.events import LogEvent
@@ -117,7 +118,9 @@ class LocalExecutor:
             self.own(start.attempt.run_id, client, start.job.spec.grace_ms)
             orders.setdefault(client, []).append(self._around.order(start))
         for client, batch in orders.items():
-            client.launch(batch)
+            for run_id, error in client.launch(batch).items():
+                del self._of_run[run_id]
+                unsent.append(Ended(run_id, _never_fits(error)))
         if unsent:
             self._sink(unsent)
 
@@ -304,3 +307,9 @@ class LocalExecutor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.launchers.close()
+
+
+def _never_fits(error: AskTooLarge) -> Outcome:
+    """Its own fault, and it would be so again."""
+    told = f"command, arguments and environment cannot be handed over: {error}; pass large data by a file or by stdin"
+    return Outcome(kind=OutcomeKind.SPAWN_ERROR, error=told, ended_at=wall_ms())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stoker.core.errors import AlreadyRunning
 from stoker.core.model import Identity
-from stoker.process.connection import Connection, dial, peer_pid
+from stoker.process.connection import AskTooLarge, Connection, dial, peer_pid
 from stoker.process.messages import (
     Acknowledge,
     Answer,
@@ -93,11 +93,20 @@ class LauncherClient:
             raise RuntimeError("say hello first")
         return self._facts
 
-    def launch(self, orders: Sequence[LaunchOrder]) -> None:
-        """Each is answered by Started and later Exited, by Exited alone (spawn_error), or by Refused."""
+    def launch(self, orders: Sequence[LaunchOrder]) -> dict[str, AskTooLarge]:
+        """Each is answered by Started and later Exited, by Exited alone (spawn_error), or by Refused.
+
+        Those in the result were not sent.
+        """
+        too_large = {}
         for order in orders:
-            self._launching.add(order.run_id)
-            self._ask(order)
+            try:
+                self._ask(order)
+            except AskTooLarge as error:
+                too_large[order.run_id] = error
+            else:
+                self._launching.add(order.run_id)
+        return too_large
 
     def signal(self, run_id: str, signal: int, scope: Literal["tree", "main"] = "tree") -> asyncio.Future[bool]:
         """Whether it was delivered before the exit. ConnectionError when the launcher is lost before it answers."""

@@ -29,6 +29,16 @@ DECODER = msgspec.json.Decoder(list[Answer])
 ENCODER = msgspec.json.Encoder()
 # Half of what a launcher accepts, so that a batch is cut long before one message more could be too much.
 CUT_BYTES = MAX_FRAME_BYTES // 2
+MAX_ASK_BYTES = MAX_FRAME_BYTES - len("[]")
+# A launcher is ours, and may have run for months: what it says of its runs is as long as they are many.
+MAX_ANSWER_BYTES = 1 << 30
+
+
+class AskTooLarge(Exception):
+    """A message that no frame holds."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes; a launcher takes {MAX_ASK_BYTES}")
 
 
 def dial(state_dir: Path, launcher: str) -> socket.socket:
@@ -85,8 +95,14 @@ class Connection(asyncio.Protocol):
     # --- what the client calls
 
     def send(self, ask: Ask) -> None:
-        """Leaves with whatever else is sent in this turn of the loop; after the end it goes nowhere."""
-        self._unsent.append(ENCODER.encode(ask))
+        """Leaves with whatever else is sent in this turn of the loop; after the end it goes nowhere.
+
+        Raises AskTooLarge for what no launcher would take: it would hang up, on its other runs too.
+        """
+        message = ENCODER.encode(ask)
+        if len(message) > MAX_ASK_BYTES:
+            raise AskTooLarge(len(message))
+        self._unsent.append(message)
         if not self._flush_due:
             self._flush_due = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -104,7 +120,7 @@ class Connection(asyncio.Protocol):
         start = 0
         while len(self._unread) - start >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._unread, start)
-            if length > MAX_FRAME_BYTES:
+            if length > MAX_ANSWER_BYTES:
                 self._abandon()
                 break
             end = start + LENGTH.size + length
