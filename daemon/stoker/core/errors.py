@@ -290,6 +290,12 @@ class CorruptRecord(StokerError):
     code, exit_status = "corrupt_record", EX_IOERR
 
 
+class LogUnreadable(StokerError):
+    """What stands in the place of a log is no log: its worker put it there, or the disk fails."""
+
+    code, exit_status = "log_unreadable", EX_IOERR
+
+
 class CheckpointDamaged(StokerError):
     """A checkpoint does not match its checksum, so nobody is given it."""
 

@@ -22,8 +22,8 @@ from stoker.core.model import Job, State
 from stoker.core.workflow import WorkflowState
 from stoker.engine.flows import blueprint, width_of
 from stoker.engine.turn import Turn
-from stoker.ops.archive import ArchiveFile, path_of, tail
-from stoker.process.capture import log_path
+from stoker.ops.archive import ArchiveFile, path_of
+from stoker.process.capture import log_path, tail
 from stoker.store import attempts, changes, checkpoints, jobs, workflows
 from stoker.store.reader import Reader
 from stoker.store.workflows import Found
@@ -176,10 +176,14 @@ class Archives:
         for job in steps.values():
             if job.attempts:
                 path = log_path(self._state_dir, job.id, job.attempts)
-                data, size = await asyncio.to_thread(tail, path, min(TAIL_BYTES, left))
-                left -= len(data)
-                text = data.decode(errors="replace")
-                yield [{"job": job.id, "step": job.step, "attempt": job.attempts, "bytes": size, "tail": text}]
+                told = {"job": job.id, "step": job.step, "attempt": job.attempts}
+                try:
+                    data, size = await asyncio.to_thread(tail, path, min(TAIL_BYTES, left))
+                except OSError as error:
+                    yield [told | {"bytes": 0, "tail": "", "error": error.strerror}]
+                else:
+                    left -= len(data)
+                    yield [told | {"bytes": size, "tail": data.decode(errors="replace")}]
 
     async def close(self) -> None:
         for task in list(self._tasks):

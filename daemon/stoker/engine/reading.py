@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stoker.core.admission import paused
-from stoker.core.errors import AttemptNotFound, JobNotFound, WorkflowNotFound
+from stoker.core.errors import AttemptNotFound, JobNotFound, LogUnreadable, WorkflowNotFound
 from stoker.core.model import Change, Job, State
 from stoker.core.requests import LogChunk, LogFeed
 from stoker.engine.book import Book
@@ -151,6 +151,10 @@ async def _chunks(
             start = await asyncio.to_thread(tail_offset, path, tail_lines)
         async for chunk in follow_log(path, offset=start, closed=closed):
             yield chunk
+    except OSError as error:
+        raise LogUnreadable(
+            f"the log of job {job.id}, attempt {ordinal}, cannot be read: {error.strerror}", hint=f"ls -l {path}"
+        ) from error
     finally:
         if watcher is not None:
             watcher.cancel()

@@ -61,14 +61,3 @@ class ArchiveFile:
     def discard(self) -> None:
         self._raw.close()
         self._fresh.unlink(missing_ok=True)
-
-
-def tail(path: Path, limit: int) -> tuple[bytes, int]:
-    """The last bytes of a log and its whole size; nothing for one that is not there."""
-    try:
-        with path.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(0, size - limit))
-            return log.read(limit), size
-    except FileNotFoundError:
-        return b"", 0

@@ -17,8 +17,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from stoker.process.worker_files import open_regular
+
 CHUNK = 256 * 1024
 IN_MODIFY = 0x2
+LAST_WORDS_BYTES = 2_000
+TRACEBACK_BYTES = 8_000  # of a traceback; where it is longer, the end is what tells
+TRACEBACK = b"Traceback (most recent call last):"
 # Until the launcher has made the file there may not even be a directory to watch.
 APPEAR_S = 0.05
 # Every user has 128 inotify instances and a bound on watches, which anybody may use up; then the log is looked at.
@@ -93,14 +98,8 @@ async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
 
 def _open(path: Path) -> int | None:
     """None when there is no such log; nor when it was handed on while we opened it (launcher/shelf.py)."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
     with suppress(FileNotFoundError):
-        if os.path.samestat(path.lstat(), os.fstat(descriptor)):
-            return descriptor
-    os.close(descriptor)
+        return open_regular(path)
     return None
 
 
@@ -129,10 +128,40 @@ def _seek(descriptor: int, offset: int, what: int, size: int) -> int:
 def tail_offset(path: Path, lines: int) -> int:
     """Where the last `lines` lines begin; 0 when there are no more, or no log."""
     try:
-        with path.open("rb") as file:
-            return _line_start(file.fileno(), lines)
+        descriptor = open_regular(path)
     except FileNotFoundError:
         return 0
+    try:
+        return _line_start(descriptor, lines)
+    finally:
+        os.close(descriptor)
+
+
+def tail(path: Path, limit: int) -> tuple[bytes, int]:
+    """The last bytes of a log and its whole size; nothing of one that is not there. Raises OSError."""
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return b"", 0
+    try:
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, limit, max(0, size - limit)), size
+    finally:
+        os.close(descriptor)
+
+
+def last_words(path: Path) -> str | None:
+    """The end of a log, for the record of a failure: from its last Python traceback on, if it has one.
+
+    None where there is nothing, or nothing that can be read: the failure is recorded either way.
+    """
+    try:
+        found, _ = tail(path, TRACEBACK_BYTES)
+    except OSError:
+        return None
+    at = found.rfind(TRACEBACK)
+    words = found[at:] if at >= 0 else found[-LAST_WORDS_BYTES:]
+    return words.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}").strip() or None
 
 
 def _line_start(descriptor: int, lines: int) -> int:
@@ -162,7 +191,7 @@ def remove_empty(paths: Iterable[Path]) -> None:
     """Remove logs that nothing was written to, with their directories where those are empty then."""
     for path in paths:
         with suppress(FileNotFoundError):
-            if path.stat().st_size == 0:
+            if path.lstat().st_size == 0:
                 path.unlink()
                 _remove_directory(path.parent)
 

@@ -1,0 +1,54 @@
+"""Opening files in places that a worker can write to: its log, its outputs, its checkpoint.
+
+A worker runs as the same user, so what lies there may be a FIFO, a device, a link to another file, or a directory. An
+open of such a thing can block for ever, or read what was never meant. Invariant: what is returned is a descriptor of
+the regular file that has that name, and no open of this module blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class NotRegular(OSError):
+    """Something other than a regular file has that name."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", str(path))
+
+
+def open_regular(path: str | Path) -> int:
+    """A descriptor for reading. Raises FileNotFoundError (also where it lost its name meanwhile) or NotRegular."""
+    try:
+        descriptor = os.open(path, READ)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):  # a link, a socket, a device that is not there
+            raise NotRegular(path) from error
+        raise
+    try:
+        _check(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(path: str | Path, opened: os.stat_result) -> None:
+    if not stat.S_ISREG(opened.st_mode):
+        raise NotRegular(path)
+    if not os.path.samestat(os.lstat(path), opened):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def make_regular(path: str) -> int:
+    """A descriptor for writing to a new file, in place of whatever had that name."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - for many jobs a second, and Path costs more than the call
+    return os.open(path, MAKE, 0o600)
