@@ -19,7 +19,7 @@ from stoker.core.errors import CheckpointTooLarge, InvalidParams, StokerError, U
 
 TYPE_CHECKING = False  # not imported: `stoker checkpoint save` pays for every module here
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, BinaryIO
 
 MAX_BYTES = 10_000_000
 PIECE_BYTES = 512 * 1024  # 700 KB in base64, of a frame's 1 MiB
@@ -70,40 +70,81 @@ def load() -> bytes | None:
         return None
 
 
-def inputs() -> dict[str, dict[str, str]]:
-    """What each need handed on, by the name of its step, or its job's id outside a workflow."""
+def needs() -> dict[str, dict[str, Any]]:
+    """How each need ended, by the name of its step, or its job's id outside a workflow.
+
+    Of each its `state`, `reason`, `exit_code` and `outputs` (what it handed on).
+    """
+    path = os.environ.get("STOKER_INPUTS_FILE")
+    if not path:
+        return {}
     import json  # noqa: PLC0415 - not for one who only loads
 
-    said: dict[str, dict[str, str]] = json.loads(os.environ.get("STOKER_INPUTS") or "{}")
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as in `load`
+        said: dict[str, dict[str, Any]] = json.load(file)
     return said
 
 
+def inputs() -> dict[str, dict[str, str]]:
+    """What each need handed on, if it did, by the name of its step, or its job's id outside a workflow."""
+    return {name: end["outputs"] for name, end in needs().items() if end["outputs"]}
+
+
 def output(**values: Any) -> None:
-    """Hand `values` on to the steps that need this one; they are added to what was handed on before."""
-    import json  # noqa: PLC0415 - not for one who only loads
+    """Hand `values` on to the steps that need this one; they are added to what was handed on before.
+
+    Processes and threads of a job may call it at once. Raises InvalidParams for what the daemon would not take: a value
+    that JSON has no form for, or more than 64 KiB in all.
+    """
+    from stoker.core import outputs  # noqa: PLC0415 - not for one who only loads
 
     path = _told("STOKER_OUTPUT")
-    written = json.dumps({**_handed_on(path), **values})
-    # Replaced whole: a kill in the middle leaves what was there before.
-    beside = f"{path}-{os.getpid()}"
-    with open(beside, "w", encoding="utf-8") as file:  # noqa: PTH123 - as in `load`
-        file.write(written)
-    os.replace(beside, path)  # noqa: PTH105 - as in `load`
-
-
-def _handed_on(path: str) -> dict[str, Any]:
-    import json  # noqa: PLC0415 - not for one who only loads
-
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as in `load`
-            text = file.read()
-    except FileNotFoundError:
-        return {}
-    if text.lstrip().startswith("{"):
-        said: dict[str, Any] = json.loads(text)
-        return said
-    pairs = (line.partition("=") for line in text.splitlines() if line.strip())
-    return {key.strip(): value for key, _, value in pairs}
+        line = outputs.entry(values)
+        with _locked(path) as file:
+            file.seek(0)
+            before = file.read()
+            after = outputs.add(before, line)
+            if after.startswith(before):
+                _append(file, after[len(before) :])
+            else:
+                _replace(path, after)
+    except outputs.OutputRefused as refused:
+        raise InvalidParams(f"output: {refused}", path="output") from refused
+
+
+def _locked(path: str) -> BinaryIO:
+    """The file, to read and to append to; until it is closed no other process or thread of this job has it so."""
+    import fcntl  # noqa: PLC0415 - not for one who only loads
+
+    while True:
+        file = open(path, "a+b")  # noqa: PTH123, SIM115 - as in `load`; closed by the caller
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):  # noqa: PTH116 - as in `load`
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()  # it was replaced while we waited for it
+
+
+def _append(file: BinaryIO, data: bytes) -> None:
+    """Appended, as a shell of the job may have the file open and append to it, too."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        file.write(data)
+        file.flush()
+    except OSError:  # a part of a line would spoil the rest
+        os.ftruncate(file.fileno(), size)
+        raise
+
+
+def _replace(path: str, data: bytes) -> None:
+    """Replaced whole, under the lock: a kill in the middle leaves what was there before."""
+    beside = f"{path}-{os.getpid()}"
+    with open(beside, "wb") as file:  # noqa: PTH123 - as in `load`
+        file.write(data)
+    os.replace(beside, path)  # noqa: PTH105 - as in `load`
 
 
 def _packed(data: Any) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stoker import checkpoint
-from stoker.core.errors import CheckpointTooLarge, UsageError
+from stoker.core import outputs
+from stoker.core.errors import CheckpointTooLarge, InvalidParams, UsageError
 from tests.support import work
 
 if TYPE_CHECKING:
@@ -192,10 +194,10 @@ def test_python_when_the_data_is_too_large_then_nothing_is_sent(monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("", {"b": "2"}), ("a=1\n", {"a": "1", "b": "2"}), ('{"a": 1, "b": 1}', {"a": 1, "b": "2"})],
+    [("", {"b": "2"}), ("a=1", {"a": "1", "b": "2"}), ('{"a": 1, "b": 1}', {"a": "1", "b": "2"})],
 )
 def test_output_when_something_was_handed_on_before_then_it_is_added_to(
-    before: str, after: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: str, after: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "output"
     path.write_text(before)
@@ -203,4 +205,44 @@ def test_output_when_something_was_handed_on_before_then_it_is_added_to(
 
     checkpoint.output(b="2")
 
-    assert json.loads(path.read_text()) == after
+    assert outputs.read(path.read_bytes()) == after
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), "\ud800", "x" * outputs.MAX_BYTES])
+def test_output_when_a_value_would_not_be_taken_then_it_is_refused_and_the_rest_stays(
+    value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOKER_OUTPUT", str(tmp_path / "output"))
+    checkpoint.output(a=1)
+
+    with pytest.raises(InvalidParams, match="output: "):
+        checkpoint.output(b=value)
+
+    assert outputs.read((tmp_path / "output").read_bytes()) == {"a": "1"}
+
+
+MANY = """
+import sys, threading, stoker
+def say(number):
+    for time in range(20):
+        stoker.checkpoint.output(**{f"k{sys.argv[1]}_{number}": "x" * 100 + str(time)})
+threads = [threading.Thread(target=say, args=(number,)) for number in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_output_when_processes_and_threads_hand_on_at_once_then_no_key_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "output"
+    monkeypatch.setenv("STOKER_OUTPUT", str(path))
+
+    # Each key comes twenty times, so that what is there has to be made shorter while others add to it.
+    together = [subprocess.Popen([sys.executable, "-c", MANY, str(number)]) for number in range(8)]
+    codes = [each.wait() for each in together]
+
+    keys = {f"k{process}_{thread}": "x" * 100 + "19" for process in range(8) for thread in range(4)}
+    assert codes == [0] * 8
+    assert outputs.read(path.read_bytes()) == keys
+    assert [left.name for left in tmp_path.iterdir()] == ["output"]

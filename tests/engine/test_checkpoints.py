@@ -7,8 +7,11 @@ the test can read it, so every save here is one that a program inside the job co
 from __future__ import annotations
 
 import base64
+import json
 import random
+import shutil
 import sqlite3
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -286,7 +289,7 @@ def test_checkpoint_when_it_cannot_be_laid_ready_then_the_attempt_waits_for_room
     with daemon.client() as client:
         job = submit(client, saver.spec())
         save(client, saver.token(), b"kept")
-        (daemon.state_dir / "work").rmdir()  # as a full disk: a file cannot be made
+        shutil.rmtree(daemon.state_dir / "work")  # as a full disk: a file cannot be made
         saver.fail(1)
         until(lambda: daemon.events("checkpoint_failed"), why="the warning")
         assert [event["job"] for event in daemon.events("checkpoint_failed")][:1] == [job]
@@ -302,7 +305,7 @@ def test_checkpoint_when_it_cannot_be_laid_ready_then_its_job_can_still_be_cance
     with daemon.client() as client:
         job = submit(client, saver.spec())
         save(client, saver.token(), b"kept")
-        (daemon.state_dir / "work").rmdir()
+        shutil.rmtree(daemon.state_dir / "work")
         saver.fail(1)
         until(lambda: daemon.events("checkpoint_failed"), why="the warning")
 
@@ -317,42 +320,161 @@ def test_checkpoint_when_it_cannot_be_laid_ready_then_its_job_can_still_be_cance
 @pytest.mark.parametrize(
     ("script", "complaint"),
     [
-        ("echo nonsense > $STOKER_OUTPUT", "line 1 is not key=value"),
+        ("echo nonsense > $STOKER_OUTPUT", "line 1: not key=value"),
         ("echo '[1, 2]' > $STOKER_OUTPUT", "not key=value"),
         ("echo '{\"a\": ' > $STOKER_OUTPUT", "not a JSON object"),
         ("printf 'a=\\377' > $STOKER_OUTPUT", "not UTF-8"),
         ("head -c 70000 /dev/zero | tr '\\0' a > $STOKER_OUTPUT", "the limit is 65536"),
         ("rm -f $STOKER_OUTPUT; mkfifo $STOKER_OUTPUT", "not a regular file"),
-        ("rm -f $STOKER_OUTPUT; ln -s /etc/passwd $STOKER_OUTPUT", "symbolic link"),
+        ("rm -f $STOKER_OUTPUT; ln -s /etc/passwd $STOKER_OUTPUT", "not a regular file"),
         ("rm -f $STOKER_OUTPUT; mkdir $STOKER_OUTPUT", "not a regular file"),
     ],
 )
-def test_output_when_it_is_no_output_then_the_attempt_says_so_and_nothing_is_handed_on(
-    client: stoker.Client, tmp_path: Path, script: str, complaint: str
+def test_output_when_it_cannot_be_taken_then_the_step_fails_and_every_answer_says_why(
+    shared: DaemonProcess, client: stoker.Client, script: str, complaint: str
 ) -> None:
-    seen = tmp_path / "seen"
-    behind = {**shell(f'printf %s "$STOKER_INPUTS" > {seen}'), "needs": ["a"]}
+    answer = send(client, flow({"a": shell(script), "b": {**shell("exit 0"), "needs": ["a"]}}))
+    workflow, job = answer["id"], answer["steps"]["a"]
 
-    answer = send(client, flow({"a": shell(script), "b": behind}))
+    assert flow_end(client, workflow) == "failed"
 
-    assert flow_end(client, answer["id"]) == "succeeded"
-    (attempt,) = client.history(answer["steps"]["a"])["attempts"]
+    (attempt,) = client.history(job)["attempts"]
     assert attempt["error"].startswith("STOKER_OUTPUT: ")
-    assert complaint in attempt["error"].replace("Too many levels of symbolic links", "symbolic link")
-    assert seen.read_text() == "{}"
+    assert complaint in attempt["error"]
+    assert (client.get(job)["failures"], attempt["exit_code"]) == (1, 0)
+    steps = {step["name"]: (step["state"], step["reason"], step["error"]) for step in look(client, workflow)["steps"]}
+    assert steps == {"a": ("failed", "output", attempt["error"]), "b": ("skipped", "dependency", None)}
+    assert client.call("job.why", {"id": job})["message"] == f"is failed (output): {attempt['error']}"
+    analysis = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
+    assert (analysis["causes"]["output"], attempt["error"] in analysis["message"]) == (["a"], True)
+    (told,) = [event for event in shared.events("task_failed") if event["job"] == job]
+    assert (told["reason"], told["error"]) == ("output", attempt["error"])
 
 
-def test_inputs_when_they_are_too_large_for_an_environment_then_the_step_fails_and_says_what_to_do(
-    client: stoker.Client,
+def test_output_when_a_later_try_can_be_taken_then_the_step_succeeds_with_that(client: stoker.Client) -> None:
+    script = 'echo "try=$STOKER_ATTEMPT" > $STOKER_OUTPUT; [ $STOKER_ATTEMPT = 2 ] || echo nonsense >> $STOKER_OUTPUT'
+
+    job = submit(client, shell(script, max_attempts=2, base_delay_ms=1))
+
+    assert end_of(client, job) == ("succeeded", "exit")
+    assert [attempt["error"] is None for attempt in client.history(job)["attempts"]] == [False, True]
+
+
+def test_inputs_when_they_are_too_large_for_an_environment_then_the_file_has_them_all(
+    client: stoker.Client, tmp_path: Path
 ) -> None:
     talks = shell("printf a= > $STOKER_OUTPUT; head -c 60000 /dev/zero | tr '\\0' a >> $STOKER_OUTPUT")
+    reads = shell(f'cp "$STOKER_INPUTS_FILE" {tmp_path}/file; env > {tmp_path}/env')
 
-    answer = send(client, flow({"a": talks, "b": talks, "c": {**shell("exit 0"), "needs": ["a", "b"]}}))
+    answer = send(client, flow({"a": talks, "b": talks, "c": {**reads, "needs": ["a", "b"]}}))
+
+    assert flow_end(client, answer["id"]) == "succeeded"
+    end = {"state": "succeeded", "reason": "exit", "exit_code": 0, "outputs": {"a": "a" * 60_000}}
+    assert json.loads((tmp_path / "file").read_text()) == {"a": end, "b": end}
+    environ = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines())
+    assert "STOKER_INPUTS" not in environ
+    assert (environ["STOKER_WORKFLOW_ID"], environ["STOKER_STEP"]) == (str(answer["id"]), "c")
+
+
+def test_inputs_when_a_need_failed_or_handed_on_nothing_then_the_file_says_how_it_ended(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    reads = shell(f'cp "$STOKER_INPUTS_FILE" {tmp_path}/file; printf %s "$STOKER_INPUTS" > {tmp_path}/variable')
+    needs = ["quiet", {"step": "bad", "on": "failed"}]
+
+    answer = send(client, flow({
+        "quiet": shell("exit 0"), "bad": {**shell("echo why=disk > $STOKER_OUTPUT; exit 3"), "critical": False},
+        "last": {**reads, "needs": needs},
+    }))  # fmt: skip
+
+    assert flow_end(client, answer["id"]) == "succeeded"
+    assert json.loads((tmp_path / "file").read_text()) == {
+        "quiet": {"state": "succeeded", "reason": "exit", "exit_code": 0, "outputs": {}},
+        "bad": {"state": "failed", "reason": "exit", "exit_code": 3, "outputs": {"why": "disk"}},
+    }
+    assert json.loads((tmp_path / "variable").read_text()) == {"bad": {"why": "disk"}}
+
+
+def test_inputs_when_many_needs_hand_on_much_then_all_of_them_arrive(client: stoker.Client, tmp_path: Path) -> None:
+    talk = shell('printf "a=%02000d" 0 > $STOKER_OUTPUT')
+    steps = {f"s{number:04d}": talk for number in range(150)}
+    reads = {**shell(f'cp "$STOKER_INPUTS_FILE" {tmp_path}/file'), "needs": list(steps)}
+
+    answer = send(client, flow({**steps, "last": reads}))
+
+    assert flow_end(client, answer["id"]) == "succeeded"
+    found = json.loads((tmp_path / "file").read_text())
+    assert {name: len(end["outputs"]["a"]) for name, end in found.items()} == dict.fromkeys(steps, 2_000)
+
+
+def test_inputs_when_a_job_needs_nothing_then_its_file_is_there_and_cannot_be_written_by_mistake(
+    client: stoker.Client, shared: DaemonProcess, tmp_path: Path
+) -> None:
+    job = submit(client, shell(f'cat "$STOKER_INPUTS_FILE" > {tmp_path}/file; env > {tmp_path}/env'))
+
+    assert end_of(client, job) == ("succeeded", "exit")
+    assert (tmp_path / "file").read_text() == "{}\n"
+    assert not {"STOKER_WORKFLOW_ID", "STOKER_STEP"} & {line.partition("=")[0] for line in lines(tmp_path / "env")}
+    assert (shared.state_dir / "work" / "none").stat().st_mode & 0o777 == 0o400
+
+
+# --- why a failure failed ----------------------------------------------------------------------------------
+
+TRACEBACK = """
+def inner():
+    raise ValueError("no such colour")
+print("before", flush=True)
+try:
+    raise KeyError("first")
+except KeyError:
+    pass
+inner()
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "begins", "ends"),
+    [
+        (shell("echo one; echo 'disk is full' >&2; exit 3"), "one\n", "disk is full"),
+        (shell("echo gone >&2; kill -9 $$"), "gone", "gone"),
+        ({"command": sys.executable, "args": ["-c", TRACEBACK]}, "Traceback (most", "ValueError: no such colour"),
+        (shell("printf 'a\\377\\000b'; exit 1"), "a\ufffd\ufffdb", "b"),
+    ],
+    ids=["lines", "signal", "traceback", "binary"],
+)
+def test_failure_when_a_step_fails_by_itself_then_its_record_tells_what_it_said_last(
+    client: stoker.Client, shared: DaemonProcess, spec: dict[str, Any], begins: str, ends: str
+) -> None:
+    answer = send(client, flow({"a": spec}))
 
     assert flow_end(client, answer["id"]) == "failed"
-    assert {step["name"]: step["reason"] for step in look(client, answer["id"])["steps"]}["c"] == "spawn_error"
-    (attempt,) = client.history(answer["steps"]["c"])["attempts"]
-    assert "hand on paths" in attempt["error"]
+
+    (end,) = [one for one in chain(client, workflow=answer["id"]) if one["kind"] == "step"]
+    error = json.loads(read_back(client, end["id"]))["error"]
+    assert (error[: len(begins)], error[-len(ends) :]) == (begins, ends)
+    assert client.history(answer["steps"]["a"])["attempts"][0]["error"] == error
+    (told,) = [event for event in shared.events("task_failed") if event["job"] == answer["steps"]["a"]]
+    assert "error" not in told  # what a job writes may be confidential: it is not for the daemon's own log
+
+
+def test_failure_when_its_log_is_long_then_its_record_is_bounded(client: stoker.Client) -> None:
+    job = submit(client, shell("seq 100000; exit 1"))
+
+    end_of(client, job)
+
+    error = client.history(job)["attempts"][0]["error"]
+    assert (error[-6:], len(error) <= 2_000) == ("100000", True)
+
+
+@pytest.mark.parametrize("script", ["echo fine; exit 0", "exit 3"])
+def test_failure_when_there_is_none_or_it_said_nothing_then_there_is_no_error(
+    client: stoker.Client, script: str
+) -> None:
+    job = submit(client, shell(script))
+
+    end_of(client, job)
+
+    assert client.history(job)["attempts"][0]["error"] is None
 
 
 def test_files_when_a_run_is_over_then_nothing_of_it_is_left_in_the_directory_of_work(

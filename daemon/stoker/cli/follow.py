@@ -126,7 +126,7 @@ def _told(standing: dict[str, Any]) -> int:
     status = outcome.exit_status(standing)
     if status or standing["state"] != "succeeded":
         render.note(outcome.sentence(standing))
-        if standing["state"] == "held" or standing["reason"] == "spawn_error":
+        if standing["state"] == "held" or standing["reason"] in ("spawn_error", "output"):
             render.hint(f"stoker why {standing['id']}")
     return status
 
@@ -217,9 +217,9 @@ def _tell_why_silent(job: dict[str, Any], ordinal: int) -> None:
     """A log without a byte is an answer, too, unless nothing ever ran that could have written."""
     for attempt in job.get("attempts_list", ()):
         if attempt["ordinal"] >= ordinal and attempt["error"]:
-            what = outcome.SENTENCES.get(attempt["outcome"], "its handler failed")
-            last = attempt["error"].rstrip().rpartition("\n")[2]
-            render.note(f"attempt {attempt['ordinal']} wrote nothing: {what}: {last}")
+            reason = {"exception": "its handler failed", "exit": outcome.SENTENCES["output"]}
+            what = outcome.SENTENCES.get(attempt["outcome"]) or reason[attempt["outcome"]]
+            render.note(f"attempt {attempt['ordinal']} wrote nothing: {what}: {outcome.last_line(attempt['error'])}")
 
 
 def _shower(text: render.LogText) -> Show:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 
-from stoker.cli import render, values
+from stoker.cli import outcome, render, values
 from stoker.cli.connection import call
 from stoker.cli.options import JSON, Option, command
 
@@ -103,9 +103,13 @@ def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
         render.span(cpu_ms),
         render.size(rss_kib and rss_kib * 1024),
         render.size(attempt["log_bytes"]),
-        attempt["error"]
-        or (f"stopped: {attempt['stop_reason']}" if attempt["stop_reason"] else attempt["suspicion"] or ""),
+        _remark(attempt),
     )
+
+
+def _remark(attempt: dict[str, Any]) -> str:
+    stopped = attempt["stop_reason"] and f"stopped: {attempt['stop_reason']}"
+    return "; ".join(filter(None, (outcome.last_line(attempt["error"]), stopped, attempt["suspicion"])))
 
 
 def _attempt_outcome(attempt: dict[str, Any]) -> str:

@@ -72,7 +72,12 @@ def cause(standing: dict[str, Any]) -> str:
     said = SENTENCES.get(reason, reason)
     # Only job.get tells attempts; what the kernel said of a command is worth more than our words.
     error = next((attempt["error"] for attempt in reversed(standing.get("attempts_list", ()))), None)
-    return f"{said}: {error}" if error else said
+    return f"{said}: {last_line(error)}" if error else said
+
+
+def last_line(error: str | None) -> str:
+    """Of a traceback or the end of a log what says most."""
+    return (error or "").rstrip().rpartition("\n")[2]
 
 
 def sentence(standing: dict[str, Any]) -> str:

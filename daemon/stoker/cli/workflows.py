@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 SHOWN = 30
 PAGE = 1000
+REMARK_WIDTH = 80
 
 
 @command(
@@ -223,16 +224,21 @@ def _print_steps(steps: list[dict[str, Any]]) -> None:
             step["state"],
             outcome.result(step) or "-",
             step["attempts"],
-            "" if step["critical"] else "may fail",
             few([need_told(need) for need in step["needs"]]),
+            _remark(step),
         )
         for step in steps
     ]
-    headers = ["STEP", "JOB", "STATE", "WHY", "TRY", "REMARK", "NEEDS"]
-    if not any(row[5] for row in rows):
+    headers = ["STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK"]
+    if not any(row[-1] for row in rows):
         headers.remove("REMARK")
-        rows = [(*row[:5], row[6]) for row in rows]
+        rows = [row[:-1] for row in rows]
     render.table(headers, rows)
+
+
+def _remark(step: dict[str, Any]) -> str:
+    may_fail = None if step["critical"] else "may fail"
+    return "; ".join(filter(None, (may_fail, render.cut(outcome.last_line(step.get("error")), REMARK_WIDTH))))
 
 
 def _print_analysis(analysis: dict[str, Any] | None) -> None:

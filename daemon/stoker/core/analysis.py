@@ -40,6 +40,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     DEADLINE = "deadline"
     UNRESPONSIVE = "unresponsive"
+    OUTPUT = "output"
     SIGNAL = "signal"
     EXIT = "exit"
     PERSON = "person"
@@ -127,6 +128,7 @@ TABLE = (
     Row(Cause.TIMEOUT, _by(Reason.TIMEOUT), "ran for longer than allowed", _AGAIN + " --timeout {twice}s"),
     Row(Cause.DEADLINE, _by(Reason.DEADLINE), "was still running at its deadline", "stoker retry {job} --deadline +1h"),
     Row(Cause.UNRESPONSIVE, _by(Reason.UNRESPONSIVE), "gave no sign of life", _AGAIN),
+    Row(Cause.OUTPUT, _by(Reason.OUTPUT), "handed on what cannot be taken", _SHOW),
     Row(Cause.SIGNAL, _by(Reason.SIGNAL), "was ended by a signal", _LOGS),
     Row(Cause.PERSON, _by(Reason.USER), "was ended by a person", _EXPLAIN),
     Row(Cause.DEPENDENCY, _by(Reason.DEPENDENCY), "could not run, as what it needs did not end as needed",
@@ -199,6 +201,8 @@ def _more(one: Ending, cause: Cause) -> str | None:
     """What else is known of the step that is named."""
     if cause is Cause.RESOURCES:
         return f"it asks for {', '.join(one.resources)}"
+    if cause is Cause.OUTPUT:
+        return _error(one).partition("\n")[0] or None
     if cause in (Cause.EXIT, Cause.SIGNAL) and one.ended is not None:
         return suspicion(one.ended.bounds, one.outcome)
     return None

@@ -208,6 +208,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """The end of one attempt. `stopped`: a signal of ours was delivered before the exit.
 
     `shutdown`: a signal that was not ours killed it while the system or the service was stopping.
+    `output_refused`: what it handed on cannot be taken; `error` says why.
     """
 
     kind: OutcomeKind
@@ -216,6 +217,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     stopped: bool = False
     shutdown: bool = False
     transient: bool = False
+    output_refused: bool = False
     error: str | None = None
     ended_at: int | None = None
     user_ms: int | None = None

@@ -17,7 +17,7 @@ from stoker.core.model import OnOrphan, OutcomeKind, Reason, State, StopReason
 from stoker.core.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from stoker.core.model import Attempt, Job, Outcome
+    from stoker.core.model import Attempt, Job, Outcome, Spec
 
 
 class Verdict(Struct, frozen=True):
@@ -68,10 +68,22 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) 
         return _next_run(Verdict(State.QUEUED, delay_ms=_rest_of_base_delay(job, attempt, outcome, wall)), attempt)
     if not seen or stop in (StopReason.SHUTDOWN, StopReason.ORPHANED):
         return _unseen(job, Reason.SHUTDOWN if outcome.shutdown else _unseen_reason(attempt, stop))
-    if stop is None and outcome.kind in _OWN_WORD and outcome.exit_code in job.spec.success_exit_codes:
+    succeeded = stop is None and outcome.kind in _OWN_WORD and outcome.exit_code in job.spec.success_exit_codes
+    if succeeded and not outcome.output_refused:
         return Verdict(State.SUCCEEDED, Reason.EXIT)
-    reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]
+    if succeeded:
+        reason = Reason.OUTPUT  # the steps behind it would go on without what they were to be given
+    else:
+        reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]
     return _next_run(_failure(job, outcome, reason, wall, luck), attempt)
+
+
+def failed_by_itself(spec: Spec, outcome: Outcome) -> bool:
+    """Whether its own log may tell why: it ended without success, and nobody stopped it."""
+    if outcome.stopped or outcome.kind not in (OutcomeKind.EXIT, OutcomeKind.SIGNAL, OutcomeKind.OOM):
+        return False
+    code = outcome.exit_code
+    return code is None or code not in (*spec.success_exit_codes, spec.checkpoint_exit_code)
 
 
 def _next_run(verdict: Verdict, attempt: Attempt) -> Verdict:

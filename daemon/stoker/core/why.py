@@ -21,6 +21,8 @@ from stoker.core.units import span
 from stoker.core.workflow import Intent
 
 MOST_NAMED = 5
+NEWLINE = "\n"
+TOLD_BY_ATTEMPT = (Reason.OUTPUT, Reason.SPAWN_ERROR)  # what was wrong stands in the attempt alone
 
 
 class Scene(Struct, frozen=True, kw_only=True):
@@ -235,8 +237,14 @@ def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
-    suspected = _suspected(scene) if job.state is State.FAILED else ""
-    return Blocker("final", f"is {job.state.value}{_reason(job)}{suspected}", hint, {"reason": job.reason})
+    more = (_refused(job, scene) or _suspected(scene)) if job.state is State.FAILED else ""
+    return Blocker("final", f"is {job.state.value}{_reason(job)}{more}", hint, {"reason": job.reason})
+
+
+def _refused(job: Job, scene: Scene) -> str:
+    """What is wrong with what it handed on, or with its command."""
+    told = job.reason in TOLD_BY_ATTEMPT and scene.ended is not None and scene.ended.outcome
+    return f": {told.error.partition(NEWLINE)[0]}" if told and told.error else ""
 
 
 def _unmet(job: Job, scene: Scene) -> Blocker:

@@ -11,6 +11,7 @@ from typing import Any
 
 from stoker.core import events as ev
 from stoker.core.model import Attempt, Job, Reason, State
+from stoker.core.verdict import failed_by_itself
 from stoker.engine.turn import Transition
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log, together
@@ -79,7 +80,9 @@ def _fields(transition: Transition) -> dict[str, Any]:
             fields["stop_reason"] = attempt.stop_reason.value
         if attempt.outcome is not None:
             fields |= {"exit_code": attempt.outcome.exit_code, "signal": attempt.outcome.signal}
-            fields["error"] = attempt.outcome.error
+            # What a job wrote itself stays in its log and its record: it may be confidential, or long.
+            own = failed_by_itself(job.spec, attempt.outcome)
+            fields["error"] = None if own else attempt.outcome.error
     if job.reason is not None:
         fields["reason"] = job.reason.value
     if transition.change.actor_uid is not None:

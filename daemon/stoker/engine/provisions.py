@@ -1,4 +1,4 @@
-"""What an attempt is given beside its spec: the outputs of its needs and its newest checkpoint, read after its commit.
+"""What an attempt is given beside its spec: how its needs ended, and its newest checkpoint, read after its commit.
 
 Owns the way of such starts from the commit to their executor. Refuses to hold back any other: most jobs need nothing
 and start at once. Invariants: a start that was stopped or settled meanwhile is not made; a damaged checkpoint is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,19 +17,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.checkpoint import opened
-from stoker.core.clock import wall_ms
 from stoker.core.errors import CheckpointDamaged
-from stoker.core.model import ExecutionMode, Job, Outcome, OutcomeKind
+from stoker.core.model import ExecutionMode, Job
 from stoker.core.recovery import NEVER_STARTED
 from stoker.engine.book import Book
 from stoker.executors.base import Ended, Sink, Start
-from stoker.process.exchange import Exchange
-from stoker.store import attempts, checkpoints, jobs
+from stoker.process.exchange import Exchange, InputsFile
+from stoker.store import attempts, checkpoints
+from stoker.store.attempts import Needed
 from stoker.store.reader import Reader
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB, its name included
+MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB, its name and its last zero included
+PORTION = 50  # needs of one read: each may have handed on 64 KiB
 AGAIN_S = 1.0
 TRIED = 20  # damaged checkpoints in a row: beyond them somebody has to look
 
@@ -78,40 +79,43 @@ class Provisions:
         for start, found in zip(starts, await self._reader.run(_look, [start.job for start in starts]), strict=True):
             for damaged in found.damaged:
                 log(LogEvent.CHECKPOINT_DAMAGED, job=start.job.id, checkpoint=damaged.details["id"], error=damaged)
-            if found.data is not None:
-                await self._lay_ready(start.attempt.run_id, found.data)
-            if self._may_begin(start, found.inputs):
-                provided.append(replace(start, inputs=found.inputs))
+            inputs = Inputs(self._reader, [need.job for need in start.job.spec.needs], found.needed)
+            await self._lay_ready(start.attempt.run_id, found.data, inputs)
+            if self._may_begin(start):
+                provided.append(replace(start, inputs=inputs.variable))
         if provided:
             self._start(mode, provided)
 
-    def _may_begin(self, start: Start, inputs: str) -> bool:
-        """Whether it is still wanted and can be given what it needs; else its end is told."""
+    def _may_begin(self, start: Start) -> bool:
+        """Whether it is still wanted; else its end is told."""
         run = self._book.by_run(start.attempt.run_id)
         if run is None:
             return False
         if run.attempt.stop_reason is not None:
             self._sink([Ended(start.attempt.run_id, NEVER_STARTED)])
             return False
-        if len(inputs) > MAX_INPUTS_BYTES:
-            self._sink([Ended(start.attempt.run_id, _too_much(len(inputs)))])
-            return False
         return True
 
-    async def _lay_ready(self, run_id: str, data: bytes) -> None:
+    async def _lay_ready(self, run_id: str, data: bytes | None, inputs: Inputs) -> None:
         """However long there is no room for it: an attempt that began without would begin at zero."""
         while (run := self._book.by_run(run_id)) is not None and run.attempt.stop_reason is None:
             try:
-                await asyncio.to_thread(self._exchange.put_checkpoint, run_id, data)
+                if data is not None:
+                    await asyncio.to_thread(self._exchange.put_checkpoint, run_id, data)
+                if run.job.spec.needs:
+                    await inputs.write(self._exchange.inputs(run_id))
             except OSError as error:
                 log(LogEvent.CHECKPOINT_FAILED, job=run.job.id, attempt=run.attempt.ordinal, error=error)
                 await asyncio.sleep(AGAIN_S)  # nothing tells when there is room again
             else:
                 return
 
-    async def inputs(self, job: Job) -> str:
-        """What its needs handed on, as JSON by step or job id."""
-        return await self._reader.run(_inputs, job)
+    async def inputs(self, job: Job) -> str | None:
+        """What its needs handed on, as JSON by step or job id; None where that is too large for an environment."""
+        inputs = Inputs(self._reader, [need.job for need in job.spec.needs], [])
+        async for _ in inputs.ends():
+            pass
+        return inputs.variable
 
     async def close(self) -> None:
         """What is not started by now is for recovery to find."""
@@ -125,32 +129,70 @@ def _wants(job: Job) -> bool:
     return bool(job.spec.needs) or job.attempts > 1
 
 
-def _too_much(size: int) -> Outcome:
-    told = f"STOKER_INPUTS: the outputs of its needs take {size} bytes; the limit is {MAX_INPUTS_BYTES}: hand on paths"
-    return Outcome(kind=OutcomeKind.SPAWN_ERROR, error=told, ended_at=wall_ms())
+class Inputs:
+    """How the needs of one attempt ended and what they handed on, read in portions: a thousand can have 64 MB."""
+
+    def __init__(self, reader: Reader, needs: Sequence[int], first: Sequence[Needed]) -> None:
+        self._reader = reader
+        self._needs = needs
+        self._first = first
+        self._outputs: dict[str, msgspec.Raw] = {}
+        self._bytes = 0
+
+    @property
+    def variable(self) -> str | None:
+        """STOKER_INPUTS, once all of them were read; None where the kernel would refuse it."""
+        if self._bytes > MAX_INPUTS_BYTES:
+            return None
+        said = msgspec.json.encode(self._outputs, order="sorted")
+        return said.decode() if len(said) <= MAX_INPUTS_BYTES else None
+
+    async def write(self, path: str) -> None:
+        """STOKER_INPUTS_FILE. Raises OSError."""
+        file = await asyncio.to_thread(InputsFile, path)
+        try:
+            async for portion in self.ends():
+                await asyncio.to_thread(file.add, [(one.name, _end(one)) for one in portion])
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def ends(self) -> AsyncGenerator[Sequence[Needed], None]:
+        """Portion by portion; what fits into the variable is kept."""
+        self._outputs, self._bytes = {}, 0
+        for at in range(0, len(self._needs), PORTION):
+            portion = self._first if not at else ()
+            portion = portion or await self._reader.run(attempts.needed, self._needs[at : at + PORTION])
+            for one in portion:
+                self._keep(one)
+            yield portion
+
+    def _keep(self, one: Needed) -> None:
+        if one.output is not None:
+            self._bytes += len(one.output)
+            if self._bytes <= MAX_INPUTS_BYTES:
+                self._outputs[one.name] = msgspec.Raw(one.output.encode())
+
+
+def _end(one: Needed) -> dict[str, Any]:
+    outputs = msgspec.Raw(b"{}" if one.output is None else one.output.encode())
+    return {"state": one.state, "reason": one.reason, "exit_code": one.exit_code, "outputs": outputs}
 
 
 class _Found(Struct, frozen=True):
-    """What is there for one start."""
+    """What is there for one start: its first needs, its newest checkpoint, and the damaged ones above that."""
 
-    inputs: str
+    needed: Sequence[Needed]
     data: bytes | None
     damaged: Sequence[CheckpointDamaged]
 
 
 def _look(connection: sqlite3.Connection, asked: Sequence[Job]) -> list[_Found]:
-    return [_Found(_inputs(connection, job), *_newest(connection, job)) for job in asked]
+    return [_Found(_first_needed(connection, job), *_newest(connection, job)) for job in asked]
 
 
-def _inputs(connection: sqlite3.Connection, job: Job) -> str:
-    outputs = attempts.outputs(connection, [need.job for need in job.spec.needs]) if job.spec.needs else {}
-    if not outputs:
-        return "{}"
-    names = jobs.steps(connection, list(outputs))
-    said: dict[str, Any] = {
-        names.get(job_id, str(job_id)): msgspec.Raw(text.encode()) for job_id, text in outputs.items()
-    }
-    return msgspec.json.encode(said, order="sorted").decode()
+def _first_needed(connection: sqlite3.Connection, job: Job) -> Sequence[Needed]:
+    needs = [need.job for need in job.spec.needs[:PORTION]]
+    return attempts.needed(connection, needs) if needs else ()
 
 
 def _newest(connection: sqlite3.Connection, job: Job) -> tuple[bytes | None, list[CheckpointDamaged]]:

@@ -30,7 +30,7 @@ from stoker.core.requests import (
     Verb,
 )
 from stoker.core.units import duration
-from stoker.core.why import Scene, explain
+from stoker.core.why import TOLD_BY_ATTEMPT, Scene, explain
 from stoker.engine import reading
 from stoker.engine.checkpoints import Checkpoints
 from stoker.engine.editing import Editing
@@ -172,7 +172,7 @@ class Service:
 
     async def _newest_end(self, job: Job) -> Attempt | None:
         """The attempt that ended last, where it says more than the job does."""
-        wanted = bool(job.spec.limits) or job.state is State.HELD
+        wanted = bool(job.spec.limits) or job.state is State.HELD or job.reason in TOLD_BY_ATTEMPT
         return await self._engine.reader.run(attempts.newest_end, job.id) if wanted else None
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:

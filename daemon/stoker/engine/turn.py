@@ -19,7 +19,8 @@ from stoker.core.checkpoint import Checkpoint
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.lifecycle import step
-from stoker.core.model import STOKER, Actor, Attempt, Change, Job, NeedOn, OutcomeKind, Queue, Resource, State
+from stoker.core.model import STOKER, Actor, Attempt, Change, Job, NeedOn, Queue, Resource, State
+from stoker.core.verdict import failed_by_itself
 from stoker.core.workflow import Intent, Workflow, WorkflowState
 from stoker.engine.book import Book, Run
 from stoker.engine.flows import FlowRun
@@ -93,7 +94,7 @@ class Turn:
         run = self.book.runs.get(job_id)
         attempt = None if run is None else run.attempt
         if isinstance(event, ev.Ended):
-            event = self._handed_on(attempt, event)
+            event = self._with_leavings(before, attempt, event)
         after = step(before, attempt, event, self.now)
         job = self._respecified(before, after.job)
         touched = None if after.attempt is attempt else after.attempt
@@ -108,16 +109,18 @@ class Turn:
         self.effects.extend(after.effects)
         return job
 
-    def _handed_on(self, attempt: Attempt | None, event: ev.Ended) -> ev.Ended:
-        """The same end with what the run left for those behind it; one that cannot be read is told as an error."""
-        exchange = self.book.exchange
-        if exchange is None or attempt is None or event.outcome.kind is not OutcomeKind.EXIT:
+    def _with_leavings(self, job: Job, attempt: Attempt | None, event: ev.Ended) -> ev.Ended:
+        """The same end with what the run left: its outputs, or why they cannot be taken, and of a failure why."""
+        exchange, outcome = self.book.exchange, event.outcome
+        if exchange is None or attempt is None:
             return event
-        output = exchange.take(attempt.run_id)
-        if output is NO_OUTPUT:
+        output = NO_OUTPUT if outcome.exit_code is None else exchange.take(attempt.run_id)
+        words = exchange.last_words(attempt.run_id) if failed_by_itself(job.spec, outcome) else None
+        if output is NO_OUTPUT and words is None:
             return event
-        told = event.outcome.error if output.error is None else output.error
-        return replace(event, outcome=replace(event.outcome, output=output.text, error=told))
+        told = "\n".join(text for text in (outcome.error, output.error, words) if text) or None
+        refused = output.error is not None
+        return replace(event, outcome=replace(outcome, output=output.text, output_refused=refused, error=told))
 
     def begin(self, run: Run, began: Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""

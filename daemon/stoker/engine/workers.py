@@ -16,6 +16,7 @@ import msgspec
 from stoker.core.errors import NotAllowed, WaitTimeout
 from stoker.core.model import ExecutionMode, Job
 from stoker.engine import reading
+from stoker.executors.environment import place
 from stoker.process.observing import Seen, observe
 
 if TYPE_CHECKING:
@@ -78,13 +79,16 @@ class Workers:
             "env": self._variables(job, inputs),
         }
 
-    def _variables(self, job: Job, inputs: str) -> dict[str, str]:
+    def _variables(self, job: Job, inputs: str | None) -> dict[str, str]:
         around = self._engine.around
-        told = {"STOKER_JOB_ID": str(job.id), "STOKER_SOCKET": around.socket, "STOKER_INPUTS": inputs}
+        told = {**place(job), "STOKER_SOCKET": around.socket}
+        if inputs is not None:
+            told["STOKER_INPUTS"] = inputs
         run = self._engine.book.runs.get(job.id)
         if run is not None:
             told["STOKER_ATTEMPT"] = str(run.attempt.ordinal)
             told["STOKER_CHECKPOINT"] = around.exchange.checkpoint(run.attempt.run_id)
+            told["STOKER_INPUTS_FILE"] = around.exchange.inputs(run.attempt.run_id)
         return {**around.base, **job.spec.env, **told}
 
 

@@ -14,7 +14,7 @@ from stoker.core import flow as flows
 from stoker.core import strategies
 from stoker.core.analysis import analyse
 from stoker.core.errors import FlowInvalid, StokerError
-from stoker.core.model import Actor, NeedOn
+from stoker.core.model import Actor, NeedOn, State
 from stoker.core.resume import Wish
 from stoker.core.rollback import target_of
 from stoker.core.workflow import Again, Step, WorkflowFilter, behind, to_reset
@@ -26,13 +26,15 @@ from stoker.engine.flows import FlowRun, steps_of
 from stoker.engine.reading import workflow_found
 from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
-from stoker.store import workflows
+from stoker.store import attempts, workflows
 from stoker.store.workflows import Found
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
     from stoker.engine.engine import Engine
+
+ERROR_BYTES = 300  # of each of many steps; the whole stands in `job.get`
 
 
 class Workflows:
@@ -69,7 +71,7 @@ class Workflows:
         engine, jobs = self._engine, {one.job_id for one in found.steps}
         limit_ms = engine.config.workflows.stale_ms
         told = _view(found) | {
-            "steps": _steps(found),
+            "steps": _steps(found, await engine.reader.run(attempts.errors, _unsuccessful(found))),
             "archive": await asyncio.to_thread(engine.archives.path, found),
             "stale": await stale(engine.reader, engine.book, engine.clock.now().wall, limit_ms, jobs),
         }
@@ -179,7 +181,11 @@ def _view(found: Found) -> dict[str, Any]:
     }
 
 
-def _steps(found: Found) -> list[dict[str, Any]]:
+def _unsuccessful(found: Found) -> list[int]:
+    return [one.job_id for one in found.steps if one.attempts and one.state is not State.SUCCEEDED]
+
+
+def _steps(found: Found, errors: dict[int, str]) -> list[dict[str, Any]]:
     by_job: dict[int, Step] = {step.job_id: step for step in steps_of(found.workflow)}
     return [
         {
@@ -187,6 +193,7 @@ def _steps(found: Found) -> list[dict[str, Any]]:
             "job": standing.job_id,
             "state": standing.state,
             "reason": standing.reason,
+            "error": errors.get(standing.job_id, "")[-ERROR_BYTES:] or None,
             "attempts": standing.attempts,
             "failures": standing.failures,
             "needs": [{"step": edge.step, "on": edge.on} for edge in by_job[standing.job_id].needs],

@@ -17,11 +17,14 @@ from stoker.core.model import Attempt, Identity, Job, Outcome
 
 
 class Start(Struct, frozen=True):
-    """An attempt to start now; its row is on disk. `inputs`: what its needs handed on, as JSON by step or job id."""
+    """An attempt to start now; its row is on disk.
+
+    `inputs`: what its needs handed on, as JSON by step or job id; None where that is too large for an environment.
+    """
 
     job: Job
     attempt: Attempt
-    inputs: str = "{}"
+    inputs: str | None = "{}"
 
 
 class Began(Struct, frozen=True):

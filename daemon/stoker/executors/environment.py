@@ -46,7 +46,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             **self.base,
             **job.spec.env,
             **self._reporting(job, attempt.run_id),
-            "STOKER_JOB_ID": str(job.id),
+            **place(job),
             "STOKER_ATTEMPT": str(attempt.ordinal),
             "STOKER_RUN_ID": attempt.run_id,
             "STOKER_INSTANCE": self.instance,
@@ -54,7 +54,8 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             "STOKER_TOKEN": self.tokens.of(attempt.run_id),
             "STOKER_OUTPUT": self.exchange.output(attempt.run_id),
             "STOKER_CHECKPOINT": self.exchange.checkpoint(attempt.run_id),
-            "STOKER_INPUTS": start.inputs,
+            "STOKER_INPUTS_FILE": self.exchange.inputs(attempt.run_id) if job.spec.needs else self.exchange.no_inputs,
+            **({} if start.inputs is None else {"STOKER_INPUTS": start.inputs}),
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }
 
@@ -85,6 +86,14 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             stdin=job.spec.stdin,
             setup=_setup(job.spec.limits, job.spec.nice, leaf),
         )
+
+
+def place(job: Job) -> dict[str, str]:
+    """Which job it is, and which step of which workflow."""
+    told = {"STOKER_JOB_ID": str(job.id)}
+    if job.workflow_id is not None and job.step is not None:
+        told |= {"STOKER_WORKFLOW_ID": str(job.workflow_id), "STOKER_STEP": job.step}
+    return told
 
 
 def _setup(limits: Limits, nice: int, leaf: Leaf | None) -> Setup | None:

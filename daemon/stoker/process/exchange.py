@@ -1,28 +1,27 @@
 """The files through which daemon and worker hand data to each other, in `work/` of the state directory.
 
-Owns their names, and the reading of what a worker wrote: `key=value` lines or one JSON object of strings. Refuses what
-is no regular file, too large, or neither of the two; a worker can make a FIFO of it, or a terabyte. Invariant: names
-come from run ids alone, and the files of a run are gone once it is settled.
+Owns their names, and how they are opened: a worker can make a FIFO of its output, or a terabyte. What may stand in an
+output is said in `core.outputs`. Invariant: names come from run ids alone, and the files of a run are gone once it is
+settled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
+from stoker.core import outputs
 from stoker.paths import SOCKET_PATH_BYTES
+from stoker.process.capture import last_words, log_of
+from stoker.process.worker_files import make_regular, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from pathlib import Path
-
-MAX_OUTPUT_BYTES = 64 * 1024
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Output(Struct, frozen=True):
@@ -40,13 +39,16 @@ class Exchange:
 
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "work"
+        self._state_dir = state_dir
 
     def prepare(self, open_runs: Container[str]) -> None:
-        """Make the directory; remove what runs that are over left in it."""
+        """Make the directory and what all runs share; remove what runs that are over left in it."""
         self._root.mkdir(mode=0o700, exist_ok=True)
         for entry in os.scandir(self._root):
             if entry.name.rpartition(".")[0] not in open_runs:
                 self._remove(entry.path)
+        self._put(self.no_inputs, b"{}\n")
+        os.chmod(self.no_inputs, 0o400)  # noqa: PTH101 - a worker that writes to it by mistake is refused
 
     def output(self, run_id: str) -> str:
         """Where a worker writes what it hands on."""
@@ -55,6 +57,15 @@ class Exchange:
     def checkpoint(self, run_id: str) -> str:
         """Where a worker finds its newest checkpoint, if there is one."""
         return f"{self._root}/{run_id}.checkpoint"
+
+    def inputs(self, run_id: str) -> str:
+        """Where a worker finds how its needs ended, and what they handed on."""
+        return f"{self._root}/{run_id}.inputs"
+
+    @property
+    def no_inputs(self) -> str:
+        """The same for every worker that needs nothing."""
+        return f"{self._root}/none"
 
     def notice_address(self, run_id: str) -> str:
         """Where a worker speaks to the daemon: a path, or an abstract name (`@`) where a path would be too long.
@@ -66,35 +77,40 @@ class Exchange:
 
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
         """Lay a checkpoint ready, before the worker begins."""
-        fd = os.open(self.checkpoint(run_id), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+        self._put(self.checkpoint(run_id), data)
+
+    def _put(self, path: str, data: bytes) -> None:
+        with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(data)
 
     def take(self, run_id: str) -> Output:
         """What a run that is over wrote. Nothing is removed: that comes after the commit."""
         try:
-            fd = os.open(self.output(run_id), _FLAGS)
+            descriptor = open_regular(self.output(run_id))
         except FileNotFoundError:
             return NO_OUTPUT
         except OSError as error:
-            return Output(error=f"STOKER_OUTPUT: {error.strerror}")
+            return _refused(error.strerror)
         try:
-            about = os.fstat(fd)
-            if not stat.S_ISREG(about.st_mode):
-                return Output(error="STOKER_OUTPUT: not a regular file")
-            if about.st_size > MAX_OUTPUT_BYTES:
-                return Output(error=f"STOKER_OUTPUT: {about.st_size} bytes; the limit is {MAX_OUTPUT_BYTES}")
-            return read_output(os.read(fd, MAX_OUTPUT_BYTES))
+            size = os.fstat(descriptor).st_size
+            if size > outputs.MAX_BYTES:
+                return _refused(outputs.too_large(size))
+            return read_output(os.read(descriptor, outputs.MAX_BYTES))
         except OSError as error:
-            return Output(error=f"STOKER_OUTPUT: {error.strerror}")
+            return _refused(error.strerror)
         finally:
-            os.close(fd)
+            os.close(descriptor)
+
+    def last_words(self, run_id: str) -> str | None:
+        """What the log of a run that failed says of why, as far as it can be read."""
+        return last_words(log_of(self._state_dir, run_id))
 
     def remove(self, run_ids: Iterable[str]) -> None:
         """The files of runs whose end is committed."""
         for run_id in run_ids:
             self._remove(self.output(run_id))
             self._remove(self.checkpoint(run_id))
+            self._remove(self.inputs(run_id))
 
     def _remove(self, path: str) -> None:
         # A directory in its place is the worker's own doing; it hurts nobody and goes with the state directory.
@@ -102,42 +118,33 @@ class Exchange:
             os.unlink(path)  # noqa: PTH108 - for every job, and Path costs more than the call
 
 
+class InputsFile:
+    """STOKER_INPUTS_FILE as it comes to be, need by need: it may be far larger than memory should be."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(make_regular(path), "wb")  # noqa: PTH123, SIM115 - a descriptor, closed by `close`
+        self._before = b"{"
+
+    def add(self, ends: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Each need by name: its `state reason exit_code outputs`. Raises OSError."""
+        for name, end in ends:
+            self._file.write(self._before + msgspec.json.encode(name) + b":" + msgspec.json.encode(end))
+            self._before = b",\n"
+
+    def close(self) -> None:
+        """Whole from here on. Raises OSError."""
+        with self._file:
+            self._file.write(b"{}\n" if self._before == b"{" else b"}\n")
+
+
 def read_output(written: bytes) -> Output:
-    """An object of strings from JSON or from `key=value` lines; a value that is no string keeps its JSON."""
+    """What a text of a worker says, or what is wrong with it."""
     try:
-        text = written.decode()
-    except UnicodeDecodeError:
-        return Output(error="STOKER_OUTPUT: not UTF-8")
-    if not text.strip():
-        return NO_OUTPUT
-    try:
-        said = _object(text) if text.lstrip().startswith("{") else _lines(text)
-    except ValueError as error:
-        return Output(error=f"STOKER_OUTPUT: {error}")
-    except RecursionError:
-        return Output(error="STOKER_OUTPUT: nested too deeply")
-    return Output(text=msgspec.json.encode(said, order="sorted").decode())
+        values = outputs.read(written)
+    except outputs.OutputRefused as error:
+        return _refused(str(error))
+    return Output(text=msgspec.json.encode(values, order="sorted").decode()) if values else NO_OUTPUT
 
 
-def _object(text: str) -> dict[str, str]:
-    try:
-        said = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not a JSON object: {error}") from error
-    return {key: _text(value) for key, value in said.items()}
-
-
-def _text(value: msgspec.Raw) -> str:
-    found = msgspec.json.decode(value)
-    return found if isinstance(found, str) else bytes(value).decode().strip()
-
-
-def _lines(text: str) -> dict[str, str]:
-    said = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        key, found, value = line.partition("=")
-        if line.strip() and not (found and key.strip()):
-            raise ValueError(f"line {number} is not key=value: {line[:80]!r}")
-        if line.strip():
-            said[key.strip()] = value
-    return said
+def _refused(why: object) -> Output:
+    return Output(error=f"STOKER_OUTPUT: {why}")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from stoker.core.limits import Bounds
 from stoker.core.model import Attempt, Identity, Outcome, OutcomeKind, StopReason
@@ -40,6 +41,15 @@ SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ended_at IS NOT NULL ORDER B
 """  # noqa: S608 - constants only
 OUTPUTS = """
 SELECT job_id, output FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
+    AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
+"""
+NEEDED = """
+SELECT jobs.id, jobs.step, jobs.state, jobs.reason, jobs.exit_code, attempts.output FROM jobs
+LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.ordinal = jobs.attempts
+WHERE jobs.id IN (SELECT value FROM json_each(?)) ORDER BY jobs.id
+"""
+ERRORS = """
+SELECT job_id, error FROM attempts WHERE job_id IN (SELECT value FROM json_each(?)) AND error IS NOT NULL
     AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
 """
 KNOWN = "SELECT run_id FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))"
@@ -133,6 +143,31 @@ def outputs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int,
     """What the newest run of each of these jobs handed on, if it did; ends of older runs do not count."""
     rows = connection.execute(OUTPUTS, (msgspec.json.encode(list(job_ids)).decode(),))
     return {job_id: output for job_id, output in rows if output is not None}
+
+
+class Needed(Struct, frozen=True):
+    """How a job stands that another needs, and what its newest run handed on, as JSON."""
+
+    job: int
+    step: str | None
+    state: str
+    reason: str | None
+    exit_code: int | None
+    output: str | None
+
+    @property
+    def name(self) -> str:
+        return self.step or str(self.job)
+
+
+def needed(connection: sqlite3.Connection, job_ids: Iterable[int]) -> list[Needed]:
+    """Each of these jobs as those that need it are told of it; one that was purged is left out."""
+    return [Needed(*row) for row in connection.execute(NEEDED, (msgspec.json.encode(list(job_ids)).decode(),))]
+
+
+def errors(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:
+    """What went wrong in the newest run of each of these jobs, where that is known."""
+    return dict(connection.execute(ERRORS, (msgspec.json.encode(list(job_ids)).decode(),)))
 
 
 def known(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:

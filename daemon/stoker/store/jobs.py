@@ -76,7 +76,6 @@ BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?
 OF_WORKFLOWS = f"""
 SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - constants only
-STEPS = "SELECT id, step FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND step IS NOT NULL"
 READY = f"""
 SELECT {COLUMNS} FROM jobs WHERE queue = ? AND state = 'queued' ORDER BY order_key, id LIMIT ?
 """  # noqa: S608 - constants only
@@ -220,11 +219,6 @@ def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]
 def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
     """Every step of these workflows."""
     return {row[0]: from_row(row) for row in connection.execute(OF_WORKFLOWS, (_encode(list(ids)).decode(),))}
-
-
-def steps(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, str]:
-    """The steps that these jobs are, where they are any."""
-    return dict(connection.execute(STEPS, (_encode(list(ids)).decode(),)))
 
 
 def ready(connection: sqlite3.Connection, queue: str, limit: int) -> list[Job]:

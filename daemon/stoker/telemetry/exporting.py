@@ -32,6 +32,7 @@ from opentelemetry.trace import (
 
 from stoker.core.model import OutcomeKind, State
 from stoker.core.trace import TraceParent, attempt_span_id, derived_span_id, make_traceparent
+from stoker.core.verdict import failed_by_itself
 from stoker.telemetry import otel
 from stoker.telemetry.otel import Telemetry
 
@@ -119,7 +120,7 @@ class ExportingTelemetry(Telemetry):
             otel.ATTR_STOP_REASON: attempt.stop_reason,
         }
         span_id = attempt_span_id(attempt.run_id)
-        problem = None if _succeeded(job, outcome) else outcome.error or outcome.kind.value
+        problem = None if _succeeded(job, outcome) else _problem(job, outcome)
         self._span(otel.SPAN_ATTEMPT, job, span_id, (began, attempt.ended_at), attributes, problem=problem)
 
     def job_finished(self, job: Job) -> None:
@@ -216,7 +217,13 @@ def _began(attempt: Attempt) -> int:
 
 
 def _succeeded(job: Job, outcome: Outcome) -> bool:
-    return outcome.kind is OutcomeKind.EXIT and outcome.exit_code in job.spec.success_exit_codes
+    well = outcome.kind is OutcomeKind.EXIT and outcome.exit_code in job.spec.success_exit_codes
+    return well and not outcome.output_refused
+
+
+def _problem(job: Job, outcome: Outcome) -> str:
+    """What a job wrote itself leaves the host by no exporter."""
+    return outcome.kind.value if failed_by_itself(job.spec, outcome) else outcome.error or outcome.kind.value
 
 
 def _root_id(job: Job) -> str:
