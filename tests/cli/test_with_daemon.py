@@ -194,6 +194,25 @@ def test_show_when_logs_are_asked_for_then_the_end_of_the_newest_one_is_shown(da
     assert "log_tail" not in json.loads(daemon.cli("show", "1", "--json").stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["echo", "x" * 70_000], "stoker: args[0]: 70000 characters; the limit is 65536\n"),
+        (["x" * 5_000], "stoker: 5000 characters; the limit is 4096\n"),
+        (["--name", "x" * 300, "true"], f"stoker: --name {'x' * 80}…: 300 characters; the limit is 200\n"),
+        (["--queue", "x" * 300, "true"], f"stoker: --queue {'x' * 80}…: not allowed: "),
+    ],
+)
+def test_submit_when_something_is_too_long_then_the_message_is_short_and_names_the_limit(
+    daemon: DaemonProcess, arguments: list[str], message: str
+) -> None:
+    refused = daemon.cli("submit", *arguments)
+
+    assert refused.returncode == 65
+    assert refused.stderr.startswith(message)
+    assert max(map(len, refused.stderr.splitlines())) < 300
+
+
 def test_submit_when_a_whole_command_line_is_given_as_one_word_then_the_hint_names_a_shell(
     daemon: DaemonProcess,
 ) -> None:

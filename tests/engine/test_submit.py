@@ -98,6 +98,22 @@ def test_key_when_the_spec_differs_then_it_is_a_conflict_that_names_the_job(
     assert client.list()["jobs"][0]["id"] == before
 
 
+def test_key_when_it_was_used_for_another_spec_then_the_error_names_the_fields_that_differ(
+    client: stoker.Client,
+) -> None:
+    sent = shell("exit 0", idempotency_key="differs/1", working_dir="/", env={"TOKEN": "old"}, timeout_ms=5_000)
+    job = submit(client, sent)
+    others = {"working_dir": "/usr", "env": {"TOKEN": "new"}, "timeout_ms": 90_000, "name": "x", "args": ["y" * 100]}
+
+    with pytest.raises(IdempotencyConflict) as refused:
+        submit(client, {**sent, **others})
+
+    assert refused.value.message == (
+        f"idempotency_key: 'differs/1' was used for job {job} with another spec: working_dir is '/usr' and was '/';"
+        " args differs; env differs; name is 'x' and was not set; timeout_ms is 90s and was 5s"
+    )
+
+
 def test_key_when_the_daemon_was_killed_meanwhile_then_it_is_remembered(daemon: DaemonProcess) -> None:
     spec = shell("exit 0", idempotency_key="once")
     with daemon.client() as client:

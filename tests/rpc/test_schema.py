@@ -58,7 +58,7 @@ WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"command": "a", "deadline": 1_700_000_000}, "deadline", "1970-01-20T16:13:20Z is less than 2001-", "since 1970"),
     ({"command": "a", "run_at": True}, "run_at", "got true", None),
     ({"command": "a", "success_exit_codes": [256]}, "success_exit_codes[0]", "256 is more than 255", "0 to 255"),
-    ({"command": "a", "stdin": "x" * 65_537}, "stdin", "expected str of length <= 65536", None),
+    ({"command": "a", "stdin": "x" * 65_537}, "stdin", "65537 characters; the limit is 65536", None),
     ({"command": "a", "traceparent": "x"}, "traceparent", 'not allowed: "x"', "W3C"),
     ({"command": "a", "priority": 2**63}, "priority", "9223372036854775808 is more than 10000", None),
 ]

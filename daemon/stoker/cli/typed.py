@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stoker.cli.options import Command, Given
     from stoker.core.errors import StokerError
 
+MOST_SHOWN = 80  # characters of a value in a message
+
 
 def as_typed(failure: StokerError, asked: Command, given: Given) -> StokerError:
     """The same error; its place and the fields that it names are those that a person typed."""
@@ -44,8 +46,13 @@ def _place(path: str, asked: Command, given: Given) -> str | None:
     if typed is None:
         return "" if path.upper() in re.findall(r"\w+", asked.words) else None
     if not inner or not isinstance(values, list) or len(values) != len(typed):
-        return shlex.join(typed[-1])
+        return _shown(typed[-1])
     for number, (option, value) in enumerate(zip(typed, values, strict=True)):
         if inner == [f"[{number}]"] or (isinstance(value, tuple) and inner == [f".{value[0]}"]):
-            return shlex.join(option)
+            return _shown(option)
     return None
+
+
+def _shown(option: tuple[str, str]) -> str:
+    name, value = option
+    return shlex.join([name, value[:MOST_SHOWN]]) + ("…" if len(value) > MOST_SHOWN else "")

@@ -25,6 +25,7 @@ from stoker.core.needs import need_met
 from stoker.core.requests import JobParams, JobWork, SubmitAnswer
 from stoker.core.steps import submitted
 from stoker.core.trace import new_trace_id, parse_traceparent
+from stoker.core.units import spoken
 from stoker.engine.dependents import need_failed
 from stoker.engine.inbox import Message
 from stoker.engine.specs import Specs, check, needs_of
@@ -34,6 +35,7 @@ from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
 
 RETRY_HINT_MS = 1_000
+MOST_SHOWN = 80  # characters of a value in a message
 Answer = SubmitAnswer | StokerError
 Answers = list[Answer]
 
@@ -177,7 +179,7 @@ class Submission(Message):
             raise offer.problem
         sent = offer.sent
         digest = key_digest(sent) if sent.idempotency_key else b""
-        known = self._known(turn, sent.idempotency_key, digest) if sent.idempotency_key else None
+        known = self._known(turn, sent, sent.idempotency_key, digest) if sent.idempotency_key else None
         if known is not None:
             return known
         queue = self._intake.queue(turn, sent)
@@ -187,21 +189,41 @@ class Submission(Message):
         open_needs, failed = self._needs(turn, spec)
         return Prepared(spec, open_needs, failed, sent, digest)
 
-    def _known(self, turn: Turn, key: str, digest: bytes) -> SubmitAnswer | None:
+    def _known(self, turn: Turn, sent: JobParams, key: str, digest: bytes) -> SubmitAnswer | None:
         """The answer that this key was given before. Raises IdempotencyConflict."""
         known = turn.loaded.keys.get((self._owner, key))
         if known is None:
             return None
         if known.spec_hash != digest:
-            raise IdempotencyConflict(
-                f"idempotency_key: {key!r} was used for job {known.job_id} with another spec",
-                hint=f"stoker show {known.job_id}, or choose another key",
-                path="idempotency_key",
-                id=known.job_id,
-            )
+            raise self._conflict(turn, sent, known)
         job = turn.find(known.job_id)
         state = job.state if job is not None else State(known.state or State.SUCCEEDED)
         return SubmitAnswer(known.job_id, state, existing=True)
+
+    def _conflict(self, turn: Turn, sent: JobParams, known: Keyed) -> IdempotencyConflict:
+        """Names what differs, where the job is still there and the queue that is asked for is known."""
+        job = turn.find(known.job_id)
+        queue = turn.book.queues.get(sent.queue if isinstance(sent.queue, str) else "default")
+        differing = [] if job is None or queue is None else self._differing(job, sent, queue)
+        told = f": {'; '.join(differing)}" if differing else ""
+        return IdempotencyConflict(
+            f"idempotency_key: {sent.idempotency_key!r} was used for job {known.job_id} with another spec{told}",
+            hint=f"stoker show {known.job_id}, or choose another key",
+            path="idempotency_key",
+            id=known.job_id,
+        )
+
+    def _differing(self, job: Job, sent: JobParams, queue: Queue) -> list[str]:
+        """`working_dir is /b and was /a`, field by field; values that are long or may be secret are left out."""
+        asked, _ = self._intake.specs.read(sent, queue, needs_of(sent))
+        told = []
+        for name in Spec.__struct_fields__:
+            now, before = getattr(asked, name), getattr(job.spec, name)
+            if now != before:
+                short = name != "env" and max(len(str(now)), len(str(before))) <= MOST_SHOWN
+                was = f"is {_spoken(name, now)} and was {_spoken(name, before)}"
+                told.append(f"{name} {was if short else 'differs'}")
+        return told
 
     def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[tuple[int, str], ...], ev.NeedFailed | None]:
         """The needs that are not met yet, and the first that can never be."""
@@ -233,6 +255,12 @@ class Submission(Message):
             return
         turn.batch.keys.append(NewKey(self._owner, key, prepared.digest, job_id, turn.now.wall))
         turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id, None)
+
+
+def _spoken(name: str, value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(repr, value)) or "empty"
+    return "not set" if value is None else spoken(name, value) if isinstance(value, int) else repr(value)
 
 
 def key_digest(sent: JobParams) -> bytes:

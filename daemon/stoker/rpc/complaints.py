@@ -28,6 +28,8 @@ _FIELD = re.compile(r"(?P<what>unknown|required) field `(?P<name>.*)`", re.DOTAL
 _EXPECTED = re.compile(r"Expected (`(?!str` matching).*?)(?:, got .*?)?(?: - at .*)?$", re.DOTALL)
 _UNITS = {"ms": "milliseconds", "bytes": "bytes", "seconds": "seconds"}
 _OUT_OF_RANGE = re.compile(r"Expected `(int|float)` [<>]=")
+_TOO_LONG = re.compile(r"Expected `str` of length <= (\d+)")
+SHORTER = "shorten it; large data and long scripts go into a file that the job reads"
 _SAFE_KEY = re.compile(r"[!-~]+")
 
 _HINTS = {
@@ -158,6 +160,9 @@ def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> 
     beyond = _beyond(place) if _OUT_OF_RANGE.match(said) else None
     if beyond is not None:
         return _complain(place, within, beyond, limit)
+    too_long = _TOO_LONG.match(said)
+    if too_long:
+        return _complain(place, within, f"{len(place.value)} characters; the limit is {too_long[1]}", SHORTER)
     shown = json.dumps(place.value)
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}..."
