@@ -35,6 +35,9 @@ STATE_COLOURS = {
 }
 CLEAR_LINE = "\r\x1b[K"
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
+# The alternate screen, no cursor, no wrapping of long lines; and back.
+TAKE_SCREEN = "\x1b[?1049h\x1b[?25l\x1b[?7l"
+GIVE_SCREEN_BACK = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 WIDTH_OF_A_PIPE = 1 << 16
 
 _tables: dict[str, dict[int, str]] = {}
@@ -193,7 +196,16 @@ def cut(text: str, width: int) -> str:
 def screen(lines: Sequence[str]) -> None:
     """All of the terminal at once; just the lines where there is none."""
     text = "\n".join(lines)
-    print(f"{HOME_AND_CLEAR}{text}" if on_terminal() else text, flush=True)
+    # No newline behind the last line of a terminal: it would scroll.
+    print(f"{HOME_AND_CLEAR}{text}" if on_terminal() else text, end="" if on_terminal() else "\n", flush=True)
+
+
+def take_screen() -> None:
+    print(TAKE_SCREEN, end="", flush=True)
+
+
+def give_screen_back() -> None:
+    print(GIVE_SCREEN_BACK, end="", flush=True)
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> None:
