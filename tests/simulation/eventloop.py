@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tests.simulation.host import Host
@@ -103,7 +104,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine = task.get_coro()
             if coroutine is not None:
-                coroutine.close()
+                with suppress(RuntimeError):  # it awaits something in a `finally`, and there is no loop any more
+                    coroutine.close()
         self._ready.clear()
         self._scheduled.clear()
         self.errors.clear()

@@ -25,7 +25,7 @@ from stoker.launcher import complaints
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import logs as launcher_logs
 from stoker.launcher import loop as launcher_loop
-from stoker.process import capture, identity, launchers, outcomes, tree
+from stoker.process import capture, exchange, identity, launchers, outcomes, tree
 from stoker.process.client import LauncherClient
 from tests.simulation.launchers import SimulatedLog
 
@@ -51,6 +51,19 @@ class CalmProbe:
         return Sample()
 
 
+class InputsOfNobody:
+    """Simulated workers read no files."""
+
+    def __init__(self, _path: str) -> None:
+        """There is no directory that it could be in."""
+
+    def add(self, _ends: object) -> None:
+        """Nobody reads it."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
 def everywhere(world: World) -> dict[int, Any]:
     """By identity: what replaces a name wherever it was imported to."""
     host, disk = world.host, world.disk
@@ -70,6 +83,7 @@ def everywhere(world: World) -> dict[int, Any]:
         (outcomes.read_outcomes, disk.read_outcomes),
         (outcomes.remove_outcomes, disk.remove_outcomes),
         (capture.remove_empty, lambda _paths: None),
+        (exchange.InputsFile, InputsOfNobody),
         (probe.Probe, CalmProbe),
         (probe.free_bytes, lambda _path: world.free_bytes),
         (complaints.complain, world.hear_complaint),

@@ -76,7 +76,7 @@ class World:
     def _idle(self, life: Life) -> bool:
         """The daemon has done all that it is going to do before the next event or timer, and nothing holds it up."""
         moving = life.loop.restless or life.loop.threads or self.disk.asked or any(wire.news for wire in life.wires)
-        held_up = self.free_bytes == 0 or any(one.stuck for one in self.living())
+        held_up = life.engine.loop.waiting or any(one.stuck for one in self.living())
         return life.ready and not (moving or held_up or any(one.restless for one in self.living()))
 
     def end_life(self) -> None:
