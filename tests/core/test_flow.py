@@ -229,7 +229,6 @@ def test_plan_when_few_words_ask_for_gigabytes_then_it_is_refused_before_they_ar
 
     found = mistakes_of(flow(steps, parameters={"p": "x" * 60_000}))
 
-    assert list(found) == ["steps"]
     assert str(MAX_CHARACTERS) in found["steps"]
 
 
