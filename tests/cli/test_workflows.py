@@ -100,6 +100,20 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_tells_its_
     assert kinds.count("progress") == 3
 
 
+@pytest.mark.parametrize(("broken", "told"), [("compiling", ["the build of 1.4 failed"]), ("nothing", [])])
+def test_example_when_a_step_fails_then_somebody_is_told(
+    daemon: DaemonProcess, tmp_path: Path, broken: str, told: list[str]
+) -> None:
+    source = written(tmp_path, EXAMPLE.read_text().replace(f'"echo \\"{broken}', '"exit 1; echo \\"'), "build.toml")
+
+    done = daemon.cli("workflow", "submit", "--wait", "--param", "version=1.4", source)
+
+    steps = json.loads(daemon.cli("workflow", "show", "--json", "1").stdout)["steps"]
+    (report,) = [step["job"] for step in steps if step["name"] == "report"]
+    assert daemon.cli("logs", str(report)).stdout.splitlines() == told
+    assert done.returncode == bool(told)
+
+
 def test_submit_when_a_flow_has_mistakes_then_each_has_its_line_and_nothing_is_stored(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
