@@ -17,6 +17,7 @@ import msgspec
 
 from stoker.launcher.command import SpawnFailedError
 from stoker.launcher.door import Peer
+from stoker.launcher.kin import Delivery
 from stoker.launcher.launcher import Launcher
 from stoker.launcher.loop import FIRST_HELLO_S, Loop
 from stoker.launcher.runs import Run, Runs
@@ -61,11 +62,11 @@ class SimulatedKin:
     def count(self, run: Run) -> int:
         return sum(one.ended is None and not one.main for one in self._of(run.run_id))
 
-    def signal_tree(self, run: Run, signum: int) -> bool:
-        living = [one for one in self._of(run.run_id) if one.ended is None]
-        for one in living:
-            self._host.send(one, signum)
-        return bool(living)
+    def signal_tree(self, run: Run, delivery: Delivery) -> None:
+        for one in self._of(run.run_id):
+            if one.ended is None:
+                self._host.send(one, delivery._signum)
+                delivery._reached.add((one.pid, one.start_ticks))
 
 
 class SimulatedSpawner:

@@ -22,6 +22,7 @@ from stoker.core.throttle import Sample
 from stoker.engine import inbox, intake
 from stoker.host import probe
 from stoker.launcher import complaints
+from stoker.launcher import kin as launcher_kin
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import logs as launcher_logs
 from stoker.launcher import loop as launcher_loop
@@ -112,10 +113,11 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
             "os",
             Layer(os, wait4=host.wait4, close=lambda _fd: None, getpid=lambda: host.waiting, kill=host.kill),
         ),
+        (launcher_kin, "os", Layer(os, kill=host.kill)),
         (launcher_module, "_create_log", lambda _path: -1),
         (launcher_logs, "Log", SimulatedLog),
         (launcher_module, "Spawner", lambda: None),
-        (launcher_module, "Kin", lambda _runs: None),
+        (launcher_module, "Kin", lambda _runs, _instance: None),
         (
             launcher_module,
             "kernel",

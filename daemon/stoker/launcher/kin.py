@@ -24,20 +24,77 @@ if TYPE_CHECKING:
     from .runs import Run, Runs
 
 NONCE = b"STOKER_RUN_ID="
+INSTANCE = b"STOKER_INSTANCE="
 # Bounds for hostile trees, so that one signal never keeps the launcher: what is deeper or newer is met
 # by the next signal, and the ladder repeats SIGKILL until nothing is left.
 MAX_DEPTH = 64
 MAX_PASSES = 16
 NOT_CONTINUED = frozenset(
-    {signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
+    {0, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
 )
+
+
+class Delivery:
+    """One signal on its way through a tree: whom it reached, and whom the kernel does not let us signal.
+
+    A program that became another user, as sudo does, cannot be signalled by a launcher that is not root.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.refused: set[int] = set()
+        self._signum = signum
+        self._group: int | None = None
+        self._reached: set[tuple[int, int]] = set()
+
+    def __bool__(self) -> bool:
+        """Whether it reached anybody."""
+        return bool(self._reached)
+
+    @property
+    def met(self) -> int:
+        return len(self._reached) + len(self.refused)
+
+    def send_to_main(self, main: int) -> None:
+        """`main` is an unreaped child of ours, so its number is its own."""
+        self._kill(main, self._signum)
+
+    def send_to_group(self, main: int) -> None:
+        """To its leader among others. The kernel passes over members whom it does not let us signal in silence."""
+        self._group = main
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(main, self._signum)
+            if self._signum not in NOT_CONTINUED:
+                os.killpg(main, signal.SIGCONT)
+        self._kill(main, 0)
+
+    def _kill(self, main: int, signum: int) -> None:
+        try:
+            os.kill(main, signum)
+        except PermissionError:
+            self.refused.add(main)
+        else:
+            self._reached.add((main, 0))
+
+    def send(self, pid: int, pidfd: int) -> None:
+        """To each once: a member of the group is only asked whether it could be reached."""
+        try:
+            stat = kernel.read_stat(pid)
+            key = (pid, stat.start_ticks)
+            if key not in self._reached and pid not in self.refused:
+                _send(pidfd, 0 if stat.group == self._group else self._signum)
+                self._reached.add(key)
+        except PermissionError:
+            self.refused.add(pid)
+        except OSError:  # it has ended
+            return
 
 
 class Kin:
     """The adopted children, by pid: each with the run_ids that may own it. Exactly one means that it does."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, instance: str) -> None:
         self._runs = runs
+        self._instance = instance
         self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._adopted: dict[int, frozenset[str]] = {}
         self._bereft: frozenset[str] = frozenset()
@@ -73,6 +130,13 @@ class Kin:
         """Whether anything of this run's tree is left besides its main process and what that still parents."""
         return any(owners == {run_id} for owners in self._adopted.values())
 
+    def is_in_leaf(self, run: Run, pid: int) -> bool:
+        """Also of one that has ended."""
+        inside = _read_cgroup(pid)
+        if inside is None or run.cgroup is None:
+            return kernel.has_ended(pid)
+        return _is_inside(inside, run.cgroup)
+
     def count(self, run: Run) -> int:
         """How many processes of its tree live besides the main one."""
         return sum(1 for _ in self._members(run))
@@ -85,24 +149,22 @@ class Kin:
         for pid, owners in self._adopted.items():
             if len(owners) != 1 and not owners & open_ids:
                 for _, pidfd in _family(pid):
-                    _send(pidfd, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError, PermissionError):  # who is left stays counted
+                        _send(pidfd, signal.SIGKILL)
 
-    def signal_tree(self, run: Run, signum: int) -> bool:
-        """To every process of the tree once, also to those that appear meanwhile. Returns whether there was any."""
-        group = run.pid if run.pid in self._runs.mains else None
-        if group is not None:
+    def signal_tree(self, run: Run, delivery: Delivery) -> None:
+        """To every process of the tree once, also to those that appear meanwhile."""
+        if self._runs.main_lives(run):
             # The whole group at once, forks under way included. Its unreaped leader keeps the number its own.
-            _send_group(group, signum)
-        reached: set[tuple[int, int]] = set()
+            delivery.send_to_group(run.pid)
         self.survey()
         for _ in range(MAX_PASSES):
-            before = len(reached)
+            before = delivery.met
             for pid, pidfd in self._members(run):
-                _reach(pid, pidfd, signum, group, reached)
+                delivery.send(pid, pidfd)
             # Looked for last: what left a dying parent before we came to it has landed on us by now.
-            if not self.survey() and len(reached) == before:
+            if not self.survey() and delivery.met == before:
                 break
-        return group is not None or bool(reached)
 
     # --- inside
 
@@ -114,16 +176,13 @@ class Kin:
         return [int(pid) for pid in data.split()]
 
     def _find_owners(self, pid: int, suspects: frozenset[str]) -> frozenset[str]:
-        try:
-            claimed = _read_nonce(pid)
-            session = kernel.read_stat(pid).session
-        except OSError:  # it is a zombie by now, or not ours to read
-            claimed, session = None, 0
+        """What may not be read says nothing: a program that set its user id is found by its session or cgroup."""
+        claimed = _read_nonce(pid, self._instance)
         if claimed is not None:
             # The nonce of a run that is over: nobody open can own it.
             run = self._runs.get(claimed)
             return frozenset({claimed}) if run is not None and run.state is not ENDED else frozenset()
-        owner = self._runs.of_session(session) or self._find_by_cgroup(pid)
+        owner = self._runs.of_session(_read_session(pid)) or self._find_by_cgroup(pid)
         return frozenset({owner.run_id}) if owner is not None else suspects
 
     def _find_by_cgroup(self, pid: int) -> Run | None:
@@ -131,11 +190,11 @@ class Kin:
         inside = _read_cgroup(pid) if housed else None
         if inside is None:
             return None
-        return next((run for run in housed if run.cgroup is not None and run.cgroup.endswith(inside)), None)
+        return next((run for run in housed if run.cgroup is not None and _is_inside(inside, run.cgroup)), None)
 
     def _members(self, run: Run) -> Iterator[tuple[int, int]]:
         """The living processes of a tree but its main one, children before parents, each pinned by a pidfd."""
-        if run.pid in self._runs.mains:
+        if self._runs.main_lives(run):
             yield from _descendants(run.pid)
         for pid, owners in tuple(self._adopted.items()):
             if owners == {run.run_id}:
@@ -201,11 +260,24 @@ def _read_children_of(pid: int) -> list[int]:
     return children
 
 
-def _read_nonce(pid: int) -> str | None:
-    for variable in kernel.read_file(f"/proc/{pid}/environ").split(b"\0"):
-        if variable.startswith(NONCE):
-            return variable[len(NONCE) :].decode(errors="replace")
-    return None
+def _read_nonce(pid: int, instance: str) -> str | None:
+    """The run id in its environment, if it is of this instance: a worker may itself be a Stoker that runs jobs."""
+    try:
+        variables = kernel.read_file(f"/proc/{pid}/environ").split(b"\0")
+    except OSError:
+        return None
+    if INSTANCE + instance.encode() not in variables:
+        return None
+    nonce = next((variable for variable in variables if variable.startswith(NONCE)), None)
+    return None if nonce is None else nonce[len(NONCE) :].decode(errors="replace")
+
+
+def _read_session(pid: int) -> int:
+    """0, which nobody's session is, when the process has ended."""
+    try:
+        return kernel.read_stat(pid).session
+    except OSError:
+        return 0
 
 
 def _read_cgroup(pid: int) -> str | None:
@@ -217,30 +289,19 @@ def _read_cgroup(pid: int) -> str | None:
     return None
 
 
-def _reach(pid: int, pidfd: int, signum: int, group: int | None, reached: set[tuple[int, int]]) -> None:
-    try:
-        stat = kernel.read_stat(pid)
-    except OSError:
-        return
-    key = (pid, stat.start_ticks)
-    if key not in reached:
-        reached.add(key)
-        if stat.group != group:
-            _send(pidfd, signum)
+def _is_inside(cgroup: str, leaf: str) -> bool:
+    """Whether a process in `cgroup`, as the kernel names it, is in that leaf or in one that was made below it."""
+    while cgroup:
+        if leaf.endswith(cgroup):
+            return True
+        cgroup = cgroup.rpartition("/")[0]
+    return False
 
 
 def _send(pidfd: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        signal.pidfd_send_signal(pidfd, signum)
-        if signum not in NOT_CONTINUED:
-            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-
-
-def _send_group(group: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signum)
-        if signum not in NOT_CONTINUED:
-            os.killpg(group, signal.SIGCONT)
+    signal.pidfd_send_signal(pidfd, signum)
+    if signum not in NOT_CONTINUED:
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
 
 
 def _exists(pidfd: int) -> bool:

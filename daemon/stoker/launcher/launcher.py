@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from . import bounds, kernel, logs
 from .command import SpawnFailedError
-from .kin import MAX_PASSES, Kin
+from .kin import MAX_PASSES, Delivery, Kin
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
 from .shelf import Shelf
 from .spawn import Spawner
@@ -43,7 +43,7 @@ class Launcher:
         self._outcome_log = outcome_log
         self._epoch = 0
         self._runs = Runs()
-        self._kin = Kin(self._runs)
+        self._kin = Kin(self._runs, instance)
         self._closing: dict[str, Run] = {}
         self._spawner = Spawner()
         self._has_pidfs = kernel.has_pidfs()
@@ -127,11 +127,13 @@ class Launcher:
     def _signal(self, message: Message) -> None:
         self.reap()  # so that nothing is delivered to a zombie
         run = self._runs.get(message["run_id"])
-        delivered = run is not None and self._deliver(run, message["signal"], message["scope"])
-        if run is not None and run.state is RUNNING and delivered and message["signal"] in STOPPING:
+        delivery = Delivery(message["signal"])
+        if run is not None:
+            self._deliver(run, message["signal"], message["scope"], delivery)
+        if run is not None and run.state is RUNNING and delivery and message["signal"] in STOPPING:
             run.stopped = True
-        answer = {"op": "signalled", "run_id": message["run_id"], "tag": message["tag"], "delivered": delivered}
-        self.outbox.append(answer)
+        answer = {"op": "signalled", "run_id": message["run_id"], "tag": message["tag"], "delivered": bool(delivery)}
+        self.outbox.append({**answer, "refused": sorted(delivery.refused)})
 
     def _acknowledge(self, message: Message) -> None:
         for run in self._runs.acknowledge(message["run_ids"]):
@@ -194,15 +196,15 @@ class Launcher:
 
     # --- stopping
 
-    def _deliver(self, run: Run, signum: int, scope: str) -> bool:
-        if run.state is ENDED or (scope == "main" and run.state is CLOSING):
-            return False
+    def _deliver(self, run: Run, signum: int, scope: str, delivery: Delivery) -> None:
         if scope == "main":
-            return _kill(run.pid, signum)
-        if run.cgroup is not None and signum == signal.SIGKILL:
-            with contextlib.suppress(OSError):  # before Linux 5.14 there is no such file; the walk below remains
-                kernel.write_file(f"{run.cgroup}/cgroup.kill", b"1")
-        return self._kin.signal_tree(run, signum)
+            if run.state is RUNNING:
+                delivery.send_to_main(run.pid)
+        elif run.state is not ENDED:
+            killed = signum == signal.SIGKILL and run.cgroup is not None and _kill_cgroup(run.cgroup)
+            self._kin.signal_tree(run, delivery)
+            if killed:  # by the kernel, which needs no permission for that
+                delivery.refused -= {pid for pid in delivery.refused if self._kin.is_in_leaf(run, pid)}
 
     # --- ending
 
@@ -275,11 +277,11 @@ class Launcher:
             run.exit = {**run.exit, "left": max(1, self._kin.count(run))}
 
 
-def _kill(pid: int, signum: int) -> bool:
-    """False where the kernel does not let us: a program that set its user id."""
+def _kill_cgroup(cgroup: str) -> bool:
+    """False before Linux 5.14, where there is no such file: then only the walk through the tree remains."""
     try:
-        os.kill(pid, signum)
-    except PermissionError:
+        kernel.write_file(f"{cgroup}/cgroup.kill", b"1")
+    except OSError:
         return False
     return True
 

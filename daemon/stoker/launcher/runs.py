@@ -3,7 +3,8 @@
 Owns one record a run and the messages made of it. Refuses processes, sockets and files.
 
 Invariants: a run_id that was answered "unknown", or was acknowledged before any order for it came, is never started;
-a main process's pid leads to its run only until it is reaped; `ended` means that nothing of the tree is left.
+a main process's pid leads to its run only until it is reaped, and may then be that of another run; `ended` means that
+nothing of the tree is left.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Runs:
     def __init__(self) -> None:
         self.mains: dict[int, Run] = {}
         self._held: dict[str, Run] = {}
+        self._sessions: dict[int, Run] = {}  # by the pid of the leader: the newest run that had it
         self._tombstones: set[str] = set()
         self._settled: dict[str, None] = {}  # the newest, oldest first: of millions of runs not one may cost memory
 
@@ -67,7 +69,7 @@ class Runs:
     def hold(self, run: Run) -> None:
         self._held[run.run_id] = run
         if run.state is RUNNING:
-            self.mains[run.pid] = run
+            self.mains[run.pid] = self._sessions[run.pid] = run
 
     def acknowledge(self, run_ids: Iterable[str]) -> list[Run]:
         """Forgets and gives runs that are over. One that is not held is settled all the same: it is never started."""
@@ -77,11 +79,17 @@ class Runs:
             if run is None:
                 self._settled[run_id] = None
             elif run.state is ENDED:
-                over.append(self._held.pop(run_id))
+                over.append(self._forget(run_id))
                 self._settled[run_id] = None
         while len(self._settled) > MOST_SETTLED:
             del self._settled[next(iter(self._settled))]
         return over
+
+    def _forget(self, run_id: str) -> Run:
+        run = self._held.pop(run_id)
+        if self._sessions.get(run.pid) is run:
+            del self._sessions[run.pid]
+        return run
 
     def describe(self, asked: Iterable[str]) -> list[Message]:
         """Everything held, and what is unknown of what was asked: none of that will ever be started."""
@@ -90,11 +98,18 @@ class Runs:
         answers = [run.describe() for run in self]
         return answers + [{"run_id": run_id, "state": UNKNOWN} for run_id in unknown]
 
+    def main_lives(self, run: Run) -> bool:
+        """Whether its main process is not reaped yet. Once it is, a later run may have the same pid."""
+        return self.mains.get(run.pid) is run
+
     def of_session(self, session: int) -> Run | None:
-        """The open run whose main process leads, or led, this session; a living leader is surely the right one."""
-        if session in self.mains:
-            return self.mains[session]
-        return next((run for run in self if run.state is not ENDED and run.pid == session), None)
+        """The open run whose main process leads, or led, this session.
+
+        The kernel gives nobody a pid that is still the number of a session, so an older run with that pid has
+        nothing left in it.
+        """
+        run = self._sessions.get(session)
+        return None if run is None or run.state is ENDED else run
 
     def open_ids(self) -> set[str]:
         """Runs of which something may still live."""

@@ -19,6 +19,7 @@ from msgspec import Struct, field
 from stoker.core.model import Identity
 
 PROC = Path("/proc")
+TOP = Path("/")
 RUN = b"STOKER_RUN_ID="
 INSTANCE = b"STOKER_INSTANCE="
 LAUNCHER = b"STOKER_LAUNCHER="
@@ -158,8 +159,9 @@ def _is_in(pid: int, cgroup: str) -> bool:
         lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    path = next((line[3:] for line in lines if line.startswith("0::")), "")
-    return len(path) > 1 and cgroup.endswith(path)
+    shown = Path(next((line[3:] for line in lines if line.startswith("0::")), "/"))
+    # A worker may have made cgroups of its own below its leaf; the top itself may hold anybody.
+    return any(cgroup.endswith(str(path)) for path in (shown, *shown.parents) if path != TOP)
 
 
 class Marks(Struct, frozen=True):

@@ -1,0 +1,62 @@
+"""Processes of another user: a Stoker that is not root, and a program by which its workers become root.
+
+Owns the unprivileged uid, the wrapper that runs a program as that user, and the set-uid program (as sudo is one). The
+user may read every file, as the interpreter of this suite may be in root's home, and has no other privilege: it can
+neither signal a process of root nor read its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+UID = 64_242
+BECOME_ROOT = """
+#define _GNU_SOURCE
+#include <unistd.h>
+int main(int argc, char **argv) {
+    if (argc < 2 || setresgid(0, 0, 0) || setresuid(0, 0, 0)) return 1;
+    execv(argv[1], argv + 1);
+    return 2;
+}
+"""
+
+
+def why_not() -> str | None:
+    """What this machine lacks, if anything."""
+    if os.geteuid() != 0:
+        return "only root can act as another user"
+    lacking = [tool for tool in ("setpriv", "gcc") if shutil.which(tool) is None]
+    return f"not installed: {', '.join(lacking)}" if lacking else None
+
+
+def wrapper(path: Path, program: str) -> Path:
+    """A script that runs `program` as the other user."""
+    capability = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"
+    user = f"--reuid {UID} --regid {UID} --clear-groups"
+    path.write_text(f'#!/bin/sh\nexec setpriv {user} {capability} {program} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def become_root(directory: Path) -> Path:
+    """The set-uid program: what follows its name is executed as root."""
+    program = directory / "become-root"
+    subprocess.run(["gcc", "-x", "c", "-o", str(program), "-"], input=BECOME_ROOT, text=True, check=True)
+    program.chmod(0o4755)
+    return program
+
+
+def give(directory: Path) -> None:
+    """The directory and all in it belong to the other user from now on."""
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, UID, UID, follow_symlinks=False)
+
+
+def uids(pid: int) -> set[int]:
+    """Real, effective, saved and file system uid of a process."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    line = next(line for line in status if line.startswith("Uid:"))
+    return set(map(int, line.split()[1:]))
