@@ -115,6 +115,7 @@ class Daemon:
             max_connections=rpc.max_connections,
             max_connections_per_uid=rpc.max_connections_per_uid,
             frame_timeout_ms=rpc.frame_timeout_ms,
+            watched=engine.stalls.watched,
         )
         await self._server.start()
         self._directory.name_socket(self._address.path)

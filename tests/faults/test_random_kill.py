@@ -56,7 +56,7 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then
         client.call("system.drain", {"stop": True})
     status = tortured.wait()
 
-    audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers)
+    audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers, log=tortured.stderr)
     told = f"{dict(faults.fired)}; {dict(load.done)}; {audit.summary()}"
     sys.stderr.write(f"\nSTOKER_SEED={seed} part {part}, {faults.fired.total()} faults: {told}\n")
     assert status == 0

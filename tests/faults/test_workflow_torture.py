@@ -62,7 +62,7 @@ def test_workflows_when_many_step_in_and_the_daemon_is_killed_then_chain_memory_
         client.call("system.drain", {"stop": True})
     assert tortured.wait() == 0
 
-    audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers)
+    audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers, log=tortured.stderr)
     told = f"{dict(faults.fired)}; {dict(done(meddlers))}; {dict(ends)}; {audit.summary()}"
     sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={FAULTS}: {told}\n")
     assert audit.complaints() == []

@@ -18,7 +18,7 @@ from stoker.core.lifecycle import step
 from stoker.core.model import Job, State
 from stoker.store import jobs
 from stoker.store.due import Due, due
-from stoker.store.loading import Wanted, load
+from stoker.store.loading import DEPENDENTS_LIMIT, Portion, Wanted, load
 from tests.support.batches import put
 from tests.support.jobs import NOW, job, spec
 
@@ -129,10 +129,10 @@ def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.
     database.execute(jobs.INSERT_NEED, (2, 1, "ok"))
     database.execute(jobs.INSERT_KEY, (0, "k", b"h", 1, 0))
 
-    loaded = load(database, Wanted(NOW, keys={(0, "k")}, dependents_of={1}, run_ids={"1.1.x"}, lines=[("bulk", 5)]))
+    loaded = load(database, Wanted(NOW, keys={(0, "k")}, dependents_of={1: 0}, run_ids={"1.1.x"}, lines=[("bulk", 5)]))
 
     assert set(loaded.jobs) == {1, 2}
-    assert [each.job_id for each in loaded.dependents] == [2]
+    assert [(each.job_id, loaded.dependents[1].more) for each in loaded.dependents[1].told] == [(2, False)]
     assert set(loaded.keys) == {(0, "k")}
     assert loaded.known_runs == set()
     assert [one.id for one in loaded.lines["bulk"]] == [3]
@@ -144,8 +144,21 @@ def test_load_when_no_job_is_asked_for_then_none_is_read(database: sqlite3.Conne
     assert load(database, Wanted(NOW, keys={(0, "k")})).jobs == {}
 
 
+def test_load_when_many_wait_for_one_then_they_come_in_portions(database: sqlite3.Connection) -> None:
+    waiting = range(3, 3 + 2 * DEPENDENTS_LIMIT)
+    put(database, [job(id=1), job(id=2), *(job(State.WAITING, id=ident, needs_open=2) for ident in waiting)])
+    rows = [(ident, needed, "ok") for ident in waiting for needed in (1, 2)]
+    database.executemany(jobs.INSERT_NEED, rows)
+
+    first = load(database, Wanted(NOW, dependents_of={1: 0, 2: 0})).dependents
+    second = load(database, Wanted(NOW, dependents_of={1: first[1].last, 2: first[2].last})).dependents
+
+    assert [each.job_id for portion in (first[1], second[1]) for each in portion.told] == list(waiting)
+    assert (first[1].more, first[2]) == (True, Portion([], 0, more=True))
+
+
 @pytest.mark.parametrize(
-    "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1}),
+    "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1: 0}),
                Wanted(NOW, run_ids={""}), Wanted(NOW, lines=[("q", 1)]), Wanted(NOW, due=True)]
 )  # fmt: skip
 def test_wanted_when_anything_is_asked_then_it_costs_a_hop_and_otherwise_none(wanted: Wanted) -> None:

@@ -34,7 +34,7 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("what a job saved", checkpoints.PROGRESS, (1, 0, 1), "checkpoints_job"),
     ("live workflows", workflows.LIVE, (), "workflows_live"),
     ("outputs of needs", attempts.OUTPUTS, ("[1]",), "sqlite_autoindex_attempts_2"),
-    ("who needs a job", jobs.DEPENDENTS, ("[1]",), "needs_needed"),
+    ("who needs a job", jobs.DEPENDENTS, (1, 0, 9), "needs_needed"),
     ("needs of a job", jobs.OPEN_NEEDS, (1,), "PRIMARY KEY"),
     ("a key", jobs.BY_KEY, (0, "k"), "PRIMARY KEY"),
     ("known runs", attempts.KNOWN, ('["a"]',), "PRIMARY KEY"),

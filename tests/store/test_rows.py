@@ -163,11 +163,10 @@ def test_needs_when_some_wait_then_only_waiting_and_held_jobs_are_told(database:
     rows = [(number, 1, "ok") for number, _ in enumerate(State, 10)] + [(10, 2, "any"), (13, 3, "failed")]
     database.executemany(jobs.INSERT_NEED, rows)
 
-    told = jobs.dependents(database, [1, 3])
-
-    assert sorted(told, key=lambda each: (each.job_id, each.needed)) == [
-        Dependent(1, 10, NeedOn.OK), Dependent(1, 13, NeedOn.OK), Dependent(3, 13, NeedOn.FAILED),
-    ]  # fmt: skip
+    assert jobs.dependents(database, 1, 0, 9) == [Dependent(1, 10, NeedOn.OK), Dependent(1, 13, NeedOn.OK)]
+    assert jobs.dependents(database, 1, 0, 1) == [Dependent(1, 10, NeedOn.OK)]
+    assert jobs.dependents(database, 1, 10, 1) == [Dependent(1, 13, NeedOn.OK)]
+    assert jobs.dependents(database, 3, 0, 9) == [Dependent(3, 13, NeedOn.FAILED)]
     assert jobs.needed(database) == {1, 2, 3}
     assert jobs.open_needs(database, 10) == [1, 2]
 

@@ -42,10 +42,15 @@ class Audit:
     """What one database says, beside what the ledger saw.
 
     `killed`: ids of launchers that were killed. `newborn`: workers may have been killed before they began.
+    `log`: what the daemon wrote to its stderr in all its lives.
     """
 
-    def __init__(self, database: Path, ledger: Ledger, killed: Collection[str] = (), *, newborn: bool = False) -> None:
+    def __init__(
+        self, database: Path, ledger: Ledger, killed: Collection[str] = (), *, newborn: bool = False,
+        log: Path | None = None,
+    ) -> None:  # fmt: skip
         self._ledger = ledger
+        self._log = log
         self._newborn = newborn
         self._killed = set(killed)
         connection = sqlite3.connect(database)
@@ -68,7 +73,7 @@ class Audit:
         """Every breach of every promise that can be seen once all is quiet."""
         return [
             *self.submits(), *self.runs(), *self.overlaps(), *self.outcomes(), *self.log_of_changes(), *self.storage(),
-            *self.workflow_chains(),
+            *self.workflow_chains(), *self.stalls(),
         ]  # fmt: skip
 
     # --- promise 1: answered is on disk, once ---
@@ -206,6 +211,14 @@ class Audit:
     def storage(self) -> Iterator[str]:
         yield from (f"integrity_check: {found}" for found in self._integrity if found != "ok")
         yield from (f"foreign_key_check: {tuple(found)}" for found in self._strays)
+
+    # --- the loop: nothing keeps it for long ---
+
+    def stalls(self) -> Iterator[str]:
+        """The daemon itself tells of each turn and callback that computed for more than its limit."""
+        for line in () if self._log is None else self._log.read_text(errors="replace").splitlines():
+            if '"turn_slow"' in line or '"callback_slow"' in line:
+                yield f"the loop was kept too long: {line}"
 
     # --- workflows: the chain says what the rows say ---
 

@@ -211,7 +211,7 @@ class MemoryService:
 class ServerThread:
     """The server in a thread of its own, so that tests can block. `on_loop` runs a function in its loop."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self._limits = limits
         self._directory = TemporaryDirectory(prefix="stoker-")
         self.path = Path(self._directory.name) / "s.sock"

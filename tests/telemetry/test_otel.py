@@ -211,6 +211,8 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
     telemetry.throttle_began((Gauge.CPU, Gauge.MEMORY))
     telemetry.checkpoint_failed()
     telemetry.committed(64, 0.5)
+    telemetry.turn_was_slow()
+    telemetry.callback_was_slow()
     telemetry.watch_queue_depth(lambda: {"default": 5, "bulk": 0})
     metrics = memory.metrics()
     assert {name: sum(getattr(point, "value", 0) for point in points) for name, points in metrics.items()} == {
@@ -224,6 +226,8 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
         "job.run_ms": 0,
         "commit.batch_size": 0,
         "commit.ms": 0,
+        "loop.slow_turns": 1,
+        "loop.slow_callbacks": 1,
     }
     sums = {name: sum(getattr(point, "sum", 0) for point in points) for name, points in metrics.items()}
     assert (sums["job.wait_ms"], sums["job.run_ms"]) == (3_000, 5_000)
@@ -238,6 +242,8 @@ def test_metrics_when_nothing_has_happened_then_counters_stand_at_zero(memory: M
         "worker.retry_count": 0,
         "system.cpu_throttle_events": 0,
         "checkpoint.failures": 0,
+        "loop.slow_turns": 0,
+        "loop.slow_callbacks": 0,
     }
 
 

@@ -181,6 +181,7 @@ class Settled(Effect, frozen=True):
 
 
 class TellDependents(Effect, frozen=True):
-    """Jobs that need this one may go on, or never can."""
+    """Jobs that need this one may go on, or never can; those up to `after` know already."""
 
     job_id: int
+    after: int = 0

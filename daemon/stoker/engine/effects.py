@@ -7,7 +7,7 @@ to hear whether their stop came in time. Refuses to decide: all of it follows fr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from stoker.core import events as ev
 from stoker.core.clock import wall_ms
@@ -18,12 +18,13 @@ from stoker.engine.feeds import Feeds
 from stoker.engine.inbox import Command, Dependents, Message, standing
 from stoker.engine.provisions import Starter
 from stoker.engine.timers import Timers
-from stoker.engine.turn import Turn
+from stoker.engine.turn import Transition, Turn
 from stoker.executors.base import Delivered, Executor, Start
 from stoker.telemetry.otel import Telemetry
 
 # A launcher that does not answer must not keep a client waiting: the stop is on disk and will be carried out.
 PATIENCE_S = 3.0
+ANNOUNCED_AT_ONCE = 512
 
 
 class Effects:
@@ -59,7 +60,14 @@ class Effects:
         self._feeds.tell(turn.transitions, self._book.last_seq)
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
-            asyncio.get_running_loop().call_soon(announce, turn.transitions, self._telemetry, wall_ms())
+            asyncio.get_running_loop().call_soon(self._announce, turn.transitions, wall_ms())
+
+    def _announce(self, transitions: Sequence[Transition], committed_at: int) -> None:
+        """In pieces: each transition is a line of the log."""
+        announce(transitions[:ANNOUNCED_AT_ONCE], self._telemetry, committed_at)
+        rest = transitions[ANNOUNCED_AT_ONCE:]
+        if rest:
+            asyncio.get_running_loop().call_soon(self._announce, rest, committed_at)
 
     def _start(self, turn: Turn) -> None:
         starts: dict[ExecutionMode, list[Start]] = {}
@@ -92,8 +100,8 @@ class Effects:
             if self._book.exchange is not None:
                 self._book.exchange.remove(settled)
             self._conclude(turn)
-        ended = [effect.job_id for effect in turn.effects if isinstance(effect, ev.TellDependents)]
-        waited_for = [job_id for job_id in ended if job_id in self._book.needed]
+        ended = {effect.job_id: effect.after for effect in turn.effects if isinstance(effect, ev.TellDependents)}
+        waited_for = {job_id: after for job_id, after in ended.items() if job_id in self._book.needed}
         if waited_for:
             self._post(Dependents(waited_for))
 

@@ -51,6 +51,7 @@ from stoker.store.open import Opened
 from stoker.store.snapshot import Snapshot
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log, set_level
+from stoker.telemetry.stalls import Stalls
 
 NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 
@@ -76,7 +77,9 @@ class Engine:
         self._untold = opened.snapshot.untold
         self.timers = Timers()
         self.feeds = Feeds(opened.reader, self.book.last_seq)
-        self.local = LocalExecutor(around, self.report, self._nudge, stuck_ms=config.launcher.stuck_ms)
+        self.stalls = Stalls(self.telemetry)
+        watched = self.stalls.watched
+        self.local = LocalExecutor(around, watched(self.report), self._nudge, stuck_ms=config.launcher.stuck_ms)
         self.in_process = InProcessExecutor(self.report)
         executors: dict[ExecutionMode, Executor] = {
             ExecutionMode.SUBPROCESS: self.local,
@@ -84,7 +87,7 @@ class Engine:
         }
         self.book.flows.surroundings = digest(dict(around.base))
         self.dispatcher = Dispatcher(self.book, executors, config.daemon.slots)
-        self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.telemetry, self._act)
+        self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.stalls, self._act)
         self.tokens = around.tokens
         self.book.exchange = self._exchange = around.exchange
         self.notices = Notices(
@@ -111,7 +114,7 @@ class Engine:
             instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
         )  # fmt: skip
         self.throttle = Throttle(
-            Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, self._tick
+            Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, watched(self._tick)
         )
         self.recovery = RecoveryService(
             self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, self.provisions.holds,
@@ -207,7 +210,7 @@ class Engine:
             await self.local.close()  # without a daemon, launchers write outcomes down for the next start
             return
         await self._declare_queues()
-        self.loop.post(Dependents(self._untold))
+        self.loop.post(Dependents(dict.fromkeys(self._untold, 0)))
         self.local.tidy(self.book.jobs_by_run)
         self._exchange.prepare(self.book.jobs_by_run)
         await self.local.begin()

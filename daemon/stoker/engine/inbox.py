@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stoker.core import events as ev
@@ -24,6 +24,7 @@ from stoker.engine.turn import Turn
 from stoker.executors.base import Began, Delivered, Ended, Refused, Report, Unproven
 from stoker.process.outcomes import cut_short
 from stoker.store.instance import seen
+from stoker.store.jobs import Dependent
 from stoker.store.loading import Wanted
 
 
@@ -33,8 +34,11 @@ class Message:
     def want(self, wanted: Wanted) -> None:
         """Say what must be read first; by default nothing, as running jobs and queues are in memory."""
 
-    def decide(self, turn: Turn) -> None:
-        """Turn the message into steps. Raises StokerError, and has changed nothing then."""
+    def decide(self, turn: Turn) -> Iterator[None] | None:
+        """Turn the message into steps. Raises StokerError, and has changed nothing then.
+
+        One that may be long yields between its pieces: there the event loop may be given to others.
+        """
         raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
@@ -229,32 +233,40 @@ class Due(Message):
 
 
 class Dependents(Message):
-    """A needed job reached its end: those who wait for it go on, or never can."""
+    """Needed jobs reached their end: those who wait for them go on, or never can.
 
-    def __init__(self, job_ids: Sequence[int]) -> None:
-        self._job_ids = job_ids
+    `after`: by needed job, the last dependent that was told already. One turn tells a bounded number of dependents.
+    """
+
+    def __init__(self, after: Mapping[int, int]) -> None:
+        self._after = after
 
     def want(self, wanted: Wanted) -> None:
-        wanted.dependents_of.update(self._job_ids)
+        for needed, after in self._after.items():
+            wanted.dependents_of[needed] = min(after, wanted.dependents_of.get(needed, after))
 
-    def decide(self, turn: Turn) -> None:
-        for each in turn.loaded.dependents:
-            job, needed = turn.find(each.job_id), turn.find(each.needed)
-            pair = (each.job_id, each.needed)
-            if job is None or needed is None or not job.needs_open or job.final or not turn.still_needs(*pair):
-                continue
-            met = need_met(each.on, needed)
-            if met is None:
-                continue
-            if met:
-                turn.batch.needs_met.append(pair)
-                turn.step(each.job_id, ev.NeedMet())
-            else:  # the row of this need stays: it tells who is taken up again with the needed job
-                turn.step(each.job_id, need_failed(each.on, needed))
-        for job_id in self._job_ids:
-            needed = turn.find(job_id)
-            if needed is None or needed.final:  # else a retry came first, and its end is waited for
-                turn.book.needed.discard(job_id)
+    def decide(self, turn: Turn) -> Iterator[None]:
+        for needed, after in self._after.items():
+            portion = turn.loaded.dependents[needed]
+            for each in portion.told:
+                self._tell(turn, each)
+                yield
+            if portion.more:
+                turn.effects.append(ev.TellDependents(needed, max(after, portion.last)))
+            elif (job := turn.find(needed)) is None or job.final:  # else a retry came first: its end is waited for
+                turn.book.needed.discard(needed)
+
+    def _tell(self, turn: Turn, each: Dependent) -> None:
+        job, needed = turn.find(each.job_id), turn.find(each.needed)
+        pair = (each.job_id, each.needed)
+        if job is None or needed is None or not job.needs_open or job.final or not turn.still_needs(*pair):
+            return
+        met = need_met(each.on, needed)
+        if met:
+            turn.batch.needs_met.append(pair)
+            turn.step(each.job_id, ev.NeedMet())
+        elif met is False:  # the row of this need stays: it tells who is taken up again with the needed job
+            turn.step(each.job_id, need_failed(each.on, needed))
 
 
 class Flush(Message):

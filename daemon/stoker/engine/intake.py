@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -142,14 +142,14 @@ class Submission(Message):
         if not self._future.done():
             self._future.set_exception(error)
 
-    def decide(self, turn: Turn) -> None:
+    def decide(self, turn: Turn) -> Generator[None]:
         """Accept what can be accepted; the answers go out after the commit."""
         if self._intake.closed is not None:
             raise self._intake.closed
-        results = self._all(turn) if self._atomic else [self._each(turn, offer) for offer in self._offers]
+        results = yield from (self._all(turn) if self._atomic else self._each(turn))
         turn.answers.append(lambda: None if self._future.done() else self._future.set_result(results))
 
-    def _all(self, turn: Turn) -> Answers:
+    def _all(self, turn: Turn) -> Generator[None, None, Answers]:
         """Every job or none: nothing is accepted before all are known to be good."""
         keys = [offer.sent.idempotency_key for offer in self._offers if offer.sent.idempotency_key]
         if len(set(keys)) != len(keys):
@@ -164,9 +164,22 @@ class Submission(Message):
             prepared.append(one)
             if isinstance(one, Prepared):
                 ahead[one.spec.queue] += 1
-        return [one if isinstance(one, SubmitAnswer) else self._accept(turn, one) for one in prepared]
+            yield
+        answers: Answers = []
+        for one in prepared:
+            answers.append(one if isinstance(one, SubmitAnswer) else self._accept(turn, one))
+            yield
+        return answers
 
-    def _each(self, turn: Turn, offer: Offer) -> Answer:
+    def _each(self, turn: Turn) -> Generator[None, None, Answers]:
+        """Whatever is wrong with a job is the answer for that job only."""
+        answers: Answers = []
+        for offer in self._offers:
+            answers.append(self._one(turn, offer))
+            yield
+        return answers
+
+    def _one(self, turn: Turn, offer: Offer) -> Answer:
         try:
             prepared = self._prepare(turn, offer, Counter())
         except StokerError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from stoker.core.clock import Clock, Now
@@ -22,9 +22,10 @@ from stoker.engine.turn import Turn
 from stoker.store.directory import storage_error
 from stoker.store.loading import Loaded, Wanted, load
 from stoker.store.writer import Writer
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.stalls import Stalls
 
 TURN_LIMIT = 512
+BREATH = 128  # messages, pieces of long ones, and steps
 
 
 class Dispatcher(Protocol):
@@ -41,18 +42,19 @@ class Loop:
         book: Book,
         clock: Clock,
         dispatcher: Dispatcher,
-        telemetry: Telemetry,
+        stalls: Stalls,
         act: Callable[[Turn], None],
     ) -> None:
         self._writer = writer
         self._book = book
         self._clock = clock
         self._dispatcher = dispatcher
-        self._telemetry = telemetry
+        self._stalls = stalls
         self._act = act
         self._inbox: deque[Message] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._computing_since = 0.0  # CPU time of this thread
         self.turns = 0
 
     def post(self, message: Message) -> None:
@@ -112,24 +114,40 @@ class Loop:
         """One turn; True when there is more to start at once."""
         now = self._clock.now()
         turn = Turn(self._book, now, await self._load(messages, now))
+        self._computing_since = time.thread_time()
         for queue, jobs in turn.loaded.lines.items():
             self._book.lines[queue].refill(jobs)
-        for message in messages:
-            try:
-                message.decide(turn)
-            except StokerError as error:
-                message.fail(error)
+        await self._decide(turn, messages)
         more = self._dispatcher.dispatch(turn)
         batch = turn.finish()
+        self._measure("decide", turn, messages)
         if batch:
             began = time.perf_counter()
             await self._writer.commit(batch)
-            self._telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
+            self._stalls.telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
             self._book.committed_seq = self._book.last_seq
             self.turns += 1
+        self._computing_since = time.thread_time()
         self._book.flows.forget(turn.flows)
         self._act(turn)
+        self._measure("act", turn, messages)
         return more
+
+    async def _decide(self, turn: Turn, messages: Sequence[Message]) -> None:
+        """Decide all messages, and let others have the event loop after every so many pieces of work.
+
+        That is as harmless as to wait for the commit: only turns change the book, and this is the only turn.
+        """
+        breath = 0
+        for pieces, _ in enumerate(_pieces(turn, messages)):
+            if pieces + len(turn.transitions) - breath >= BREATH:
+                breath = pieces + len(turn.transitions)
+                self._measure("decide", turn, messages)
+                await asyncio.sleep(0)
+                self._computing_since = time.thread_time()
+
+    def _measure(self, part: str, turn: Turn, messages: Sequence[Message]) -> None:
+        self._stalls.measure_turn(self._computing_since, part, messages, len(turn.transitions))
 
     async def _load(self, messages: Sequence[Message], now: Now) -> Loaded:
         wanted = Wanted(now, live_workflows=self._book.flows.runs)
@@ -137,3 +155,13 @@ class Loop:
             message.want(wanted)
         self._dispatcher.want(wanted)
         return await self._writer.read(load, wanted) if wanted else Loaded()
+
+
+def _pieces(turn: Turn, messages: Sequence[Message]) -> Iterator[None]:
+    """Decide one message after the other, a long one piece by piece."""
+    for message in messages:
+        try:
+            yield from message.decide(turn) or ()
+        except StokerError as error:
+            message.fail(error)
+        yield

@@ -99,6 +99,8 @@ def status_view(engine: Engine) -> dict[str, Any]:
         "held": book.total(State.HELD),
         "queues": queue_views(engine),
         "resources": resource_views(book),
+        "slow_turns": engine.stalls.turns,
+        "slow_callbacks": engine.stalls.callbacks,
         "pressure": {
             "levels": {gauge.value: round(level, 1) for gauge, level in pressure.levels.items()},
             "throttled": pressure.throttled,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 from msgspec import Struct, field
@@ -40,8 +40,11 @@ class Recovered(Message):
         self._row = row
         self._done = done
 
-    def decide(self, turn: Turn) -> None:
-        jobs = [_carry_out(turn, decision) for decision in self._made.decisions]
+    def decide(self, turn: Turn) -> Iterator[None]:
+        jobs = []
+        for decision in self._made.decisions:
+            jobs.append(_carry_out(turn, decision))
+            yield
         followed = list(zip(self._made.decisions, jobs, strict=True))
         ends = Counter(job.state for decision, job in followed if job is not None and decision.action in ENDED)
         row = self._row

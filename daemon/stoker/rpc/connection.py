@@ -15,6 +15,7 @@ import asyncio
 import select
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
@@ -40,11 +41,15 @@ HANG_UP_CHECK_S = 1.0
 LINGER_S = 1.0
 
 
+Watched = Callable[[Callable[[], None]], Callable[[], None]]  # the same callback, with its CPU time measured
+
+
 class Gate(Protocol):
     """The server, as far as a connection needs to know it."""
 
     backend: Backend
     frame_timeout_s: float
+    watched: Watched
 
     def admit(self, connection: Connection, sock: socket.socket) -> Peer: ...
     def forget(self, connection: Connection) -> None: ...
@@ -58,6 +63,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._loop = asyncio.get_running_loop()
+        self._turn = gate.watched(self._take_turn)
         self._framer = Framer()
         self._inbox: deque[bytes] = deque()
         self._requests: Iterator[Request] = iter(())  # of the frame that was taken out last
@@ -153,13 +159,13 @@ class Connection(asyncio.Protocol):
                     f"a frame may have {MAX_FRAME_BYTES} bytes", hint="split a batch; put a long command into a script"
                 )
             )
-        self._take_turn()
+        self._turn()
 
     def go_on(self) -> None:
         """Something has changed: take a turn, once in an iteration of the loop however often this is called."""
         if not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self._take_turn)
+            self._loop.call_soon(self._turn)
 
     def _take_turn(self) -> None:
         """Take in what there is room for, send what is ready, and see whether to read, to wait or to leave."""

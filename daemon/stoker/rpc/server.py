@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from stoker.core.errors import PermissionDenied, StokerError, TooManyConnections
 from stoker.rpc.calls import Backend
-from stoker.rpc.connection import Connection
+from stoker.rpc.connection import Connection, Watched
 from stoker.rpc.table import Peer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -42,7 +42,9 @@ class Server:
         max_connections: int = 256,
         max_connections_per_uid: int = 64,
         frame_timeout_ms: int = 10_000,
+        watched: Watched = lambda callback: callback,
     ) -> None:
+        self.watched = watched
         self.frame_timeout_s = frame_timeout_ms / 1000
         self.max_connections = min(max_connections, _affordable_connections())
         self.max_connections_per_uid = max_connections_per_uid

@@ -95,7 +95,7 @@ DELETE_NEED = "DELETE FROM needs WHERE job_id = ? AND needed = ?"
 DROP_NEEDS = "DELETE FROM needs WHERE job_id = ?"
 DEPENDENTS = """
 SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
-WHERE needs.needed IN (SELECT value FROM json_each(?)) AND jobs.state IN ('waiting', 'held')
+WHERE needs.needed = ? AND needs.job_id > ? AND jobs.state IN ('waiting', 'held') ORDER BY needs.job_id LIMIT ?
 """
 SKIPPED_BEHIND = """
 WITH RECURSIVE behind (needed, job_id, on_end) AS (
@@ -242,9 +242,9 @@ class Dependent(Struct, frozen=True):
     on: NeedOn
 
 
-def dependents(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Dependent]:
-    """Who still waits for any of `ids`."""
-    rows = connection.execute(DEPENDENTS, (_encode(list(ids)).decode(),))
+def dependents(connection: sqlite3.Connection, needed: int, after: int, limit: int) -> list[Dependent]:
+    """The first `limit` of those behind job `after` that still wait for `needed`."""
+    rows = connection.execute(DEPENDENTS, (needed, after, limit))
     return [Dependent(needed, job_id, NeedOn(on)) for needed, job_id, on in rows]
 
 

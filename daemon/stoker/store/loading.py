@@ -7,7 +7,7 @@ asks for nothing and costs no hop.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -20,7 +20,9 @@ from stoker.store.due import Due, due
 from stoker.store.jobs import Dependent, Keyed
 from stoker.store.workflows import Found
 
+# Of one turn: each becomes a step, and a turn is to be short.
 DUE_LIMIT = 500
+DEPENDENTS_LIMIT = 200
 
 
 class Wanted(Struct):
@@ -29,7 +31,7 @@ class Wanted(Struct):
     now: Now
     ids: set[int] = field(default_factory=set)
     keys: set[tuple[int, str]] = field(default_factory=set)
-    dependents_of: set[int] = field(default_factory=set)
+    dependents_of: dict[int, int] = field(default_factory=dict)  # needed job: behind which dependent
     skipped_behind: set[int] = field(default_factory=set)
     run_ids: set[str] = field(default_factory=set)
     workflows: set[int] = field(default_factory=set)
@@ -43,12 +45,20 @@ class Wanted(Struct):
         return any((*asked, self.workflows, self.chains))
 
 
+class Portion(Struct, frozen=True):
+    """Some of the jobs that wait for one; `last`: the cursor behind them, `more`: whether there may be others."""
+
+    told: Sequence[Dependent] = ()
+    last: int = 0
+    more: bool = False
+
+
 class Loaded(Struct):
     """Their answers."""
 
     jobs: dict[int, Job] = field(default_factory=dict)
     keys: dict[tuple[int, str], Keyed] = field(default_factory=dict)
-    dependents: list[Dependent] = field(default_factory=list)
+    dependents: dict[int, Portion] = field(default_factory=dict)
     skipped_behind: list[Dependent] = field(default_factory=list)
     known_runs: set[str] = field(default_factory=set)
     lines: dict[str, list[Job]] = field(default_factory=dict)
@@ -64,8 +74,9 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         loaded.due = due(connection, wanted.now, DUE_LIMIT)
         wanted.ids.update(loaded.due.woken, loaded.due.expired, loaded.due.overdue)
     if wanted.dependents_of:
-        loaded.dependents = job_rows.dependents(connection, wanted.dependents_of)
-        wanted.ids.update(wanted.dependents_of, (each.job_id for each in loaded.dependents))
+        loaded.dependents = _portions(connection, wanted.dependents_of)
+        wanted.ids.update(wanted.dependents_of)
+        wanted.ids.update(each.job_id for portion in loaded.dependents.values() for each in portion.told)
     if wanted.skipped_behind:
         loaded.skipped_behind = job_rows.skipped_behind(connection, wanted.skipped_behind)
         wanted.ids.update(wanted.skipped_behind, (each.job_id for each in loaded.skipped_behind))
@@ -87,6 +98,17 @@ def _load_needs(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) 
     again = wanted.skipped_behind | {each.job_id for each in loaded.skipped_behind}
     needed = {need.job for job_id in again if job_id in loaded.jobs for need in loaded.jobs[job_id].spec.needs}
     loaded.jobs |= job_rows.by_ids(connection, needed - loaded.jobs.keys())
+
+
+def _portions(connection: sqlite3.Connection, wanted: Mapping[int, int]) -> dict[int, Portion]:
+    """The next dependents of each, no more than DEPENDENTS_LIMIT in all."""
+    portions = {}
+    left = DEPENDENTS_LIMIT
+    for needed, after in wanted.items():
+        told = job_rows.dependents(connection, needed, after, left) if left else []
+        left -= len(told)
+        portions[needed] = Portion(told, told[-1].job_id if told else after, more=not left)
+    return portions
 
 
 def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:

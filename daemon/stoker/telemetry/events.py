@@ -49,6 +49,8 @@ class LogEvent(StrEnum):
     CONFIG_REFUSED = "config_refused", ERROR
     HANDLERS_LOADED = "handlers_loaded", INFO
     CLOCK_JUMPED = "clock_jumped", WARNING
+    TURN_SLOW = "turn_slow", WARNING
+    CALLBACK_SLOW = "callback_slow", WARNING
     LOG_LINES_LOST = "log_lines_lost", WARNING
     LIBRARY_MESSAGE = "library_message", WARNING
 

@@ -90,8 +90,13 @@ class ExportingTelemetry(Telemetry):
         self._run_ms = meter.create_histogram(otel.METRIC_RUN_MS)
         self._batch_size = meter.create_histogram(otel.METRIC_BATCH_SIZE)
         self._commit_ms = meter.create_histogram(otel.METRIC_COMMIT_MS)
+        self._slow_turns = meter.create_counter(otel.METRIC_SLOW_TURNS)
+        self._slow_callbacks = meter.create_counter(otel.METRIC_SLOW_CALLBACKS)
         # A counter that nobody has counted up is not exported, and an alert on it would never know.
-        for counter in (self._orphans, self._zombies, self._retries, self._throttles, self._checkpoint_failures):
+        for counter in (
+            self._orphans, self._zombies, self._retries, self._throttles, self._checkpoint_failures, self._slow_turns,
+            self._slow_callbacks,
+        ):  # fmt: skip
             counter.add(0)
 
     def job_submitted(self, job: Job, committed_at: int) -> None:
@@ -145,6 +150,12 @@ class ExportingTelemetry(Telemetry):
 
     def checkpoint_failed(self) -> None:
         self._checkpoint_failures.add(1)
+
+    def turn_was_slow(self) -> None:
+        self._slow_turns.add(1)
+
+    def callback_was_slow(self) -> None:
+        self._slow_callbacks.add(1)
 
     def committed(self, requests: int, took_ms: float) -> None:
         self._batch_size.record(requests)

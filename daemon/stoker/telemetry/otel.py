@@ -38,6 +38,8 @@ METRIC_WAIT_MS: Final = "job.wait_ms"
 METRIC_RUN_MS: Final = "job.run_ms"
 METRIC_BATCH_SIZE: Final = "commit.batch_size"
 METRIC_COMMIT_MS: Final = "commit.ms"
+METRIC_SLOW_TURNS: Final = "loop.slow_turns"
+METRIC_SLOW_CALLBACKS: Final = "loop.slow_callbacks"
 
 ATTR_JOB: Final = "stoker.job.id"
 ATTR_NAME: Final = "stoker.job.name"
@@ -85,6 +87,12 @@ class Telemetry:
 
     def committed(self, requests: int, took_ms: float) -> None:
         """One group commit of so many requests is on disk."""
+
+    def turn_was_slow(self) -> None:
+        """A part of a turn kept the event loop for too long."""
+
+    def callback_was_slow(self) -> None:
+        """Something else kept the event loop for too long."""
 
     def watch_queue_depth(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Ask `read` for the queued jobs of each queue when they are exported.

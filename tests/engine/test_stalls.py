@@ -1,0 +1,89 @@
+"""The loop comes back: however much one event means, no turn computes for longer than its limit, as it says itself.
+
+Owns the events that mean much: the end of a job with thousands of dependents, a request of thousands of jobs, and
+thousands of limits that are due at once. The count of slow turns is asked, never a clock of the test.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.stalls import SLOW_S, Stalls
+from tests.support.facts import until
+from tests.support.work import submit, submit_many
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.work import Gate
+
+DEPENDENTS = 20_000
+DUE = 4_000
+AT_ONCE = 5_000
+SETTINGS = """
+[queues.still]
+"""
+
+
+def burn(cpu_s: float) -> None:
+    until_s = time.thread_time() + cpu_s
+    while time.thread_time() < until_s:
+        pass
+
+
+def slow(client: stoker.Client) -> tuple[int, int]:
+    status = client.status()
+    return (status["slow_turns"], status["slow_callbacks"])
+
+
+def pending(client: stoker.Client) -> tuple[int, int]:
+    """Queued and waiting jobs of the queue in which nothing starts."""
+    still = next(queue for queue in client.call("queue.list")["queues"] if queue["name"] == "still")
+    return (still["queued"], still["waiting"])
+
+
+def submit_still(client: stoker.Client, count: int, **words: object) -> None:
+    """Jobs of a queue in which nothing starts."""
+    client.call("queue.pause", {"name": "still"})
+    for _ in range(0, count, AT_ONCE):
+        submit_many(client, [{"command": "true", "queue": "still", **words}] * min(count, AT_ONCE))
+
+
+def test_stalls_when_a_turn_or_a_callback_computes_for_too_long_then_it_is_counted() -> None:
+    stalls = Stalls(Telemetry())
+
+    stalls.watched(burn)(SLOW_S / 2)
+    assert stalls.callbacks == 0
+    stalls.watched(burn)(SLOW_S * 1.1)
+    began = time.thread_time()
+    stalls.measure_turn(began, "decide", [stalls], 0)
+    assert stalls.turns == 0
+    burn(SLOW_S * 1.1)
+    stalls.measure_turn(began, "decide", [stalls], 0)
+
+    assert (stalls.turns, stalls.callbacks) == (1, 1)
+
+
+@pytest.mark.timeout(300)
+def test_turns_when_thousands_are_due_at_once_then_none_is_slow(client: stoker.Client) -> None:
+    submit_still(client, DUE, ttl_ms=1)
+
+    until(lambda: pending(client) == (0, 0), 120, why="all to expire")
+
+    assert client.list(states=["expired"], limit=1)["jobs"]
+    assert slow(client) == (0, 0)
+
+
+@pytest.mark.timeout(300)
+def test_turns_when_thousands_wait_for_one_end_then_none_is_slow(client: stoker.Client, gate: Gate) -> None:
+    needed = submit(client, gate.spec())
+    submit_still(client, DEPENDENTS, needs=[needed])
+    assert pending(client) == (0, DEPENDENTS)
+
+    gate.open()
+
+    until(lambda: pending(client) == (DEPENDENTS, 0), 120, why="all dependents to be told")
+    assert slow(client) == (0, 0)
