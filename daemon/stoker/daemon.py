@@ -256,6 +256,7 @@ class Daemon:
             if self._engine is not None and turns is not None and not turns.cancelled() and turns.exception() is None:
                 self._engine.housekeeping.note()
         finally:
+            await opened.queries.close()
             await opened.reader.close()
             await opened.writer.close()
             self._directory.unlock()

@@ -66,7 +66,7 @@ class DeskService(MemoryService):
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def get(self, job_id: int) -> Reply:
+    async def get(self, job_id: int, before: int | None, limit: int) -> Reply:
         if job_id not in self.views:
             raise JobNotFound(f"there is no job {job_id}", hint="stoker ls")
         return self.views[job_id]
@@ -78,7 +78,7 @@ class DeskService(MemoryService):
         return {"jobs": cut, "next": cut[-1]["id"] if len(found) > len(cut) else None}
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
-        views = [await self.get(job) for job in job_ids]
+        views = [await self.get(job, None, 1) for job in job_ids]
         self.waits_open += 1
         while not all(one["state"] in FINAL for one in views):
             await self.changed.wait()
@@ -98,12 +98,16 @@ class DeskService(MemoryService):
     async def logs(
         self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
     ) -> LogFeed:
-        await self.get(job_id)
-        return LogFeed(ordinal or 1, self._log(job_id, follow=follow))
+        await self.get(job_id, None, 1)
+        return LogFeed(ordinal or 1, self._log(job_id, ordinal or 1, follow=follow))
 
-    async def _log(self, job_id: int, *, follow: bool) -> AsyncGenerator[LogChunk, None]:
+    async def _log(self, job_id: int, ordinal: int, *, follow: bool) -> AsyncGenerator[LogChunk, None]:
         self.feeds_open += 1
         try:
+            while self.views[job_id]["attempts"] < ordinal:
+                if self.views[job_id]["state"] in (*FINAL, State.HELD):
+                    return
+                await self.changed.wait()
             for chunk in self.log:
                 yield chunk
             while follow and self.views[job_id]["state"] == "running":

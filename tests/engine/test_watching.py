@@ -5,9 +5,12 @@ Owns that nobody who listens misses, doubles or reorders anything.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sqlite3
 import sys
 import threading
+from binascii import a2b_base64
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -285,3 +288,91 @@ def test_watch_when_it_begins_at_the_last_change_that_status_tells_then_that_is_
 
     assert seen == sorted(seen)
     assert seen[-1] > seen[0]
+
+
+# --- pages, and who is woken --------------------------------------------------------------------------------
+
+
+def test_get_when_there_were_many_attempts_then_it_shows_the_newest_and_a_cursor_leads_to_the_others(
+    client: stoker.Client,
+) -> None:
+    job = submit(client, shell("exit 1"), max_attempts=5, base_delay_ms=0)
+    end_of(client, job)
+
+    newest = client.call("job.get", {"id": job, "limit": 2})
+    older = client.call("job.get", {"id": job, "limit": 4, "before": newest["attempts_before"]})
+
+    assert [attempt["ordinal"] for attempt in newest["attempts_list"]] == [4, 5]
+    assert [attempt["ordinal"] for attempt in older["attempts_list"]] == [1, 2, 3]
+    assert older["attempts_before"] is None
+
+
+def test_history_when_read_in_pages_then_every_change_comes_once_and_in_order(client: stoker.Client) -> None:
+    job = submit(client, shell("exit 1"), max_attempts=4, base_delay_ms=0)
+    end_of(client, job)
+    whole = [change["seq"] for change in client.history(job)["changes"]]
+
+    page = client.call("job.history", {"id": job, "limit": 2})
+    seen = [change["seq"] for change in page["changes"]]
+    while page["next"] is not None:
+        page = client.call("job.history", {"id": job, "limit": 2, "after": page["next"]})
+        seen += [change["seq"] for change in page["changes"]]
+
+    assert len(whole) > 4
+    assert seen == whole
+
+
+def test_log_when_the_next_attempt_is_followed_before_it_begins_then_it_comes(
+    client: stoker.Client, shared: DaemonProcess, gate: Gate
+) -> None:
+    job = submit(client, gate.spec('echo "attempt $STOKER_ATTEMPT"; exit 1'), max_attempts=2, base_delay_ms=0)
+    running(client, job)
+    with shared.client() as follower:
+        pieces = follower.stream("job.logs", {"id": job, "attempt": 2, "follow": True})
+        gate.open()
+
+        text = b"".join(a2b_base64(piece["data"]) for piece in pieces)
+
+    assert text.endswith(b"attempt 2\n")
+    assert b"attempt 1" not in text
+
+
+def test_starts_when_people_search_a_long_table_then_they_are_not_behind_them(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        end_of(client, submit(client, OK))
+    daemon.stop()
+    lengthen(daemon.state_dir / "stoker.db", 100_000)
+    daemon.start()
+    searched: list[int] = []
+
+    def search() -> None:
+        with daemon.client() as person:
+            person.list(label="no=body")
+            searched.append(1)
+
+    searches = [threading.Thread(target=search) for _ in range(8)]
+    with daemon.client() as client:
+        for thread in searches:
+            thread.start()
+        until(lambda: client.status()["connections"] >= 8, why="every one of them let in")
+        first = submit(client, OK)
+        second = submit(client, OK, needs=[first])
+        client.wait(second)
+        healthy, left = client.call("system.health")["ok"], 8 - len(searched)
+    for thread in searches:
+        thread.join()
+
+    assert healthy
+    assert left > 0
+
+
+def lengthen(path: Path, rows: int) -> None:
+    """Fill a database at rest with copies of its job 1, so that a search takes long."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        names = [row[1] for row in database.execute("PRAGMA table_info(jobs)") if row[1] != "id"]
+        columns = ", ".join(names)
+        database.execute(
+            f"INSERT INTO jobs ({columns}) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            f"SELECT {columns} FROM jobs, n WHERE jobs.id = 1",
+            (rows,),
+        )

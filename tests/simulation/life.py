@@ -66,7 +66,7 @@ class Life:
             who = instance.begin(disk.database, LOCK, host.boot_id, PID_NAMESPACE)
             writer = Writer(disk, found.head, Room(ROOT / "reserve", 0))  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
-            opened = Opened(writer, Reader(disk), who, 1, found)  # type: ignore[arg-type]
+            opened = Opened(writer, Reader(disk), Reader(disk), who, 1, found)  # type: ignore[arg-type]
             around = Surroundings(
                 state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
                 umask=0o022, telemetry=Telemetry(), leaves=Leaves(), tokens=Tokens(who.token_key),

@@ -55,6 +55,7 @@ async def open_at() -> AsyncIterator[Open]:
             state = await open_state(at, boot_id, pid_namespace, reserve_bytes)
             stack.push_async_callback(state.writer.close)
             stack.push_async_callback(state.reader.close)
+            stack.push_async_callback(state.queries.close)
             return state
 
         yield opened

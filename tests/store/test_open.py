@@ -32,6 +32,7 @@ async def one_life(open_at: Open, at: StateDirectory, boot_id: str = "boot", **w
     """Open and close, as a daemon that did nothing."""
     state = await open_at(at, boot_id, **where)
     await state.writer.close()
+    await state.queries.close()
     await state.reader.close()
     at.unlock()
     return state.instance
@@ -158,6 +159,7 @@ async def test_open_when_jobs_were_stored_then_the_next_life_reads_them_and_the_
     state = await open_at(directory)
     await state.writer.commit(accepted(job(id=1), job(State.WAITING, id=2)))
     await state.writer.close()
+    await state.queries.close()
     await state.reader.close()
     directory.unlock()
 
@@ -174,6 +176,7 @@ async def lived(directory: StateDirectory, open_at: Open) -> StateDirectory:
     state = await open_at(directory)
     await state.writer.commit(accepted(job(id=1), job(id=2)))
     await state.writer.close()
+    await state.queries.close()
     await state.reader.close()
     directory.unlock()
     return directory

@@ -15,9 +15,9 @@ from msgspec.structs import asdict, replace
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.limits import Limits
-from stoker.core.model import Need, NeedOn, Queue, QueueClass, Resource, Spec, State
+from stoker.core.model import Change, Need, NeedOn, Queue, QueueClass, Resource, Spec, State
 from stoker.core.requests import JobFilter
-from stoker.store import attempts, jobs, queues, reader, recoveries, snapshot
+from stoker.store import attempts, changes, jobs, queues, reader, recoveries, snapshot
 from stoker.store.jobs import Dependent, Keyed, Policy, spec_hash
 from stoker.store.recoveries import Recovery
 from tests.support import jobs as any_job
@@ -347,19 +347,50 @@ def test_page_when_a_filter_is_set_then_only_what_fits_comes_newest_first(
         job(State.FAILED, id=3), job(State.HELD, id=4), job(id=5, asked=spec(name="nightly", labels=labels)),
     ])  # fmt: skip
 
-    assert [one.id for one in reader.page(database, wanted).jobs] == ids
+    assert [one.id for one in reader.scan(database, wanted).jobs] == ids
 
 
-def test_page_when_there_are_more_then_the_cursor_leads_through_all_of_them(database: sqlite3.Connection) -> None:
-    put(database, [job(id=ident) for ident in range(1, 6)])
+def test_scan_when_the_table_is_longer_than_a_portion_then_the_cursor_leads_through_all_of_it(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SCANNED_ROWS", 2)
+    put(database, [job(id=ident, asked=spec(name=f"{ident % 5}")) for ident in range(1, 11)])
 
     seen: list[list[int]] = []
-    page = reader.page(database, JobFilter(limit=2))
-    while page.next is not None:
-        seen.append([one.id for one in page.jobs])
-        page = reader.page(database, JobFilter(limit=2, before=page.next))
+    scan = reader.scan(database, JobFilter(name="1"))
+    while scan.next is not None:
+        seen.append([one.id for one in scan.jobs])
+        scan = reader.scan(database, JobFilter(name="1", before=scan.next))
 
-    assert [*seen, [one.id for one in page.jobs]] == [[5, 4], [3, 2], [1]]
+    assert [*seen, [one.id for one in scan.jobs]] == [[], [6], [], [1]]
+
+
+def test_scan_when_the_jobs_are_large_then_a_portion_ends_at_its_bytes(database: sqlite3.Connection) -> None:
+    put(database, [job(id=ident, asked=spec(args=("x" * 100_000,))) for ident in range(1, 31)])
+
+    scan = reader.scan(database, JobFilter())
+
+    assert [one.id for one in scan.jobs] == list(range(30, 19, -1))
+    assert scan.next == 20
+
+
+def test_history_when_changes_are_large_then_a_page_ends_at_its_bytes_and_the_cursor_goes_on(
+    database: sqlite3.Connection,
+) -> None:
+    told = [change(seq, payload={"x": "y" * 400_000}) for seq in range(1, 6)]
+    rows, _ = changes.insert_rows(told, changes.GENESIS)
+    database.executemany(changes.INSERT, rows)
+
+    first, after = changes.page_of_job(database, 7, 0, 100)
+    rest, end = changes.page_of_job(database, 7, after or 0, 3)
+
+    assert ([one.seq for one in first], after) == ([1, 2], 2)
+    assert ([one.seq for one in rest], end) == ([3, 4], 4)
+
+
+def change(seq: int, payload: dict[str, str]) -> Change:
+    return Change(seq=seq, at=seq, kind="job", subject="7", from_state=None, to_state="queued", cause="x",
+                  actor_uid=None, payload=payload)  # fmt: skip
 
 
 def test_size_when_asked_then_it_is_that_of_the_database(database: sqlite3.Connection) -> None:

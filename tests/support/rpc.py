@@ -124,7 +124,7 @@ class MemoryService:
         """A job that makes every answer about it so large."""
         return JobParams(command="x" * size)
 
-    async def get(self, job_id: int) -> Reply:
+    async def get(self, job_id: int, before: int | None, limit: int) -> Reply:
         self.gets += 1
         if self.crash_next:
             raise RuntimeError("a bug of ours")
@@ -132,8 +132,8 @@ class MemoryService:
             raise JobNotFound(f"there is no job {job_id}", hint="stoker ls", job=job_id)
         return {"id": job_id, "command": self.jobs[job_id].command}
 
-    async def history(self, job_id: int) -> Reply:
-        return {"changes": [], "attempts": []}
+    async def history(self, job_id: int, after: int, limit: int) -> Reply:
+        return {"changes": [], "attempts": [], "next": None}
 
     async def why(self, job_id: int) -> Reply:
         return {"id": job_id, "state": "queued", "code": "slot", "message": "no room", "details": {}}

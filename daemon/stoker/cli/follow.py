@@ -18,7 +18,7 @@ from binascii import a2b_base64
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, patiently
 from stoker.cli.options import JSON, RAW, Option, command
-from stoker.core.errors import DaemonUnreachable, StokerError, WaitTimeout
+from stoker.core.errors import StokerError, WaitTimeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,22 +49,13 @@ class Attendance:
 
     def to_the_end(self, client: Client) -> dict[str, Any]:
         """Show each attempt as it is written until no further one comes; the job as it stands then."""
-        job = self._catch_up(client)
-        if outcome.ended(job):
-            return job
-        # From the first change on, so that none falls between the look above and this.
-        for _ in client.stream("watch", {"after": 0, "job": self._job}):
-            job = self._catch_up(client)
-            if outcome.ended(job):
-                return job
-        raise DaemonUnreachable("the daemon ended the stream of changes")
-
-    def _catch_up(self, client: Client) -> dict[str, Any]:
-        """Show what the attempts so far wrote, to their ends; the job as it stood before that."""
         job = client.get(self._job)
-        while self._attempt <= job["attempts"]:
+        while self._attempt <= job["attempts"] or not outcome.ended(job):
+            # The next attempt can be followed before it begins: this ends with it, or with the job.
             self.one_attempt(client, follow=True)
-            self._attempt, self._offset, self.tail_lines = self._attempt + 1, None, None
+            job = client.get(self._job)
+            if self._attempt <= job["attempts"]:
+                self._attempt, self._offset, self.tail_lines = self._attempt + 1, None, None
         return job
 
     def one_attempt(self, client: Client, *, follow: bool) -> None:
@@ -73,7 +64,7 @@ class Attendance:
             where["offset"] = self._offset
         elif self.tail_lines is not None:
             where["tail_lines"] = self.tail_lines
-        for piece in client.stream("job.logs", where):
+        for piece in client.follow("job.logs", where):
             data = a2b_base64(piece["data"]) if "data" in piece else None
             self._show(piece, data)
             self.silent = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from binascii import a2b_base64
 
 from stoker.cli import outcome, render, values
-from stoker.cli.connection import call
+from stoker.cli.connection import connect
 from stoker.cli.options import JSON, Option, command
 
 TYPE_CHECKING = False
@@ -27,14 +27,15 @@ LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of what it wrot
 
 @command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker history 42",))
 def history(given: Given) -> int:
-    answer = call(given, "job.history", {"id": values.job_id(given["words"][0])})
+    with connect(given) as client:
+        answer = client.history(values.job_id(given["words"][0]))
     if given["json"]:
         render.json_document(answer)
         return 0
     render.table(("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS"), [_change_row(c) for c in answer["changes"]])
     if answer["attempts"]:
         render.line()
-        print_attempts(answer["attempts"])
+        print_attempts(answer["attempts"], older=answer["attempts_before"])
     return 0
 
 
@@ -71,7 +72,8 @@ def typed_limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]
             yield name, render.size(value) if unit == "bytes" else f"{value}s" if unit == "seconds" else value
 
 
-def print_attempts(attempts: list[dict[str, Any]]) -> None:
+def print_attempts(attempts: list[dict[str, Any]], *, older: int | None = None) -> None:
+    """A table of attempts. `older`: the first that is shown, where there are others before it."""
     headers = ["TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK"]
     rows = [_attempt_row(attempt) for attempt in attempts]
     if any(attempt["limits"] for attempt in attempts):
@@ -81,6 +83,8 @@ def print_attempts(attempts: list[dict[str, Any]]) -> None:
             for row, attempt in zip(rows, attempts, strict=True)
         ]
     render.table(headers, rows)
+    if older is not None:
+        render.note(f"the {older - 1} attempts before are not shown")
 
 
 def _in_force(limits: dict[str, dict[str, Any]]) -> str:

@@ -131,7 +131,7 @@ def show(given: Given) -> int:
     render.facts(_facts(job))
     if job.get("attempts_list"):
         render.line()
-        print_attempts(job["attempts_list"])
+        print_attempts(job["attempts_list"], older=job.get("attempts_before"))
     if log is not None:
         print_log_tail(f"the end of its log (stoker logs {job['id']}):", log)
     return 0

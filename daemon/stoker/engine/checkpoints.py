@@ -189,18 +189,18 @@ class Checkpoints:
     async def context(self, ident: int) -> dict[str, Any]:
         """The whole workflow as it was at a checkpoint."""
         found = await self._found(ident)
-        return view(await context_at(self._engine.reader, found.chain, found.seq))
+        return view(await context_at(self._engine.queries, found.chain, found.seq))
 
     async def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> dict[str, Any]:
         """Checkpoints of a workflow, else of a job, newest first. Raises WorkflowNotFound or JobNotFound."""
-        found = await self._engine.reader.run(rows.page, chain_of(workflow, job), before_seq, limit)
+        found = await self._engine.queries.run(rows.page, chain_of(workflow, job), before_seq, limit)
         if not found:  # of something that has none, or of nothing at all
             await (job_now(self._engine, job) if workflow is None else workflow_found(self._engine, workflow))
         following = found[-1].seq if len(found) == limit and found[-1].seq > 1 else None
         return {"checkpoints": [_view(each) for each in found], "next": following}
 
     async def _found(self, ident: int) -> Checkpoint:
-        found = await self._engine.reader.run(rows.by_id, ident)
+        found = await self._engine.queries.run(rows.by_id, ident)
         if found is None:
             raise CheckpointNotFound(f"there is no checkpoint {ident}", hint="stoker checkpoint ls WORKFLOW", id=ident)
         return found

@@ -71,7 +71,8 @@ class Engine:
         self.state_dir: Path = directory.root
         self.safe_mode: SafeMode | None = None
         self.clock = SystemClock(opened.instance.anchor)
-        self.reader = opened.reader
+        self.reader = opened.reader  # for what the daemon itself needs, and is never behind a person's question
+        self.queries = opened.queries
         self.telemetry = around.telemetry
         self.book = _book(opened.snapshot)
         self._untold = opened.snapshot.untold
@@ -107,7 +108,7 @@ class Engine:
         self.instance = opened.instance.id
         self.around = around
         self.checks = CommandChecks(self.clock, around.base["PATH"])
-        self.archives = Archives(opened.reader, directory.root)
+        self.archives = Archives(opened.queries, directory.root)
         self.intents = Intents(self.book, opened.reader, self.loop)
         self.housekeeping = Housekeeping(
             directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock,

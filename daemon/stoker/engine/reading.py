@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 async def job_now(engine: Engine, job_id: int) -> Job:
     """The job as it stands, memory laid over what is committed. Raises JobNotFound."""
-    found = await engine.reader.run(jobs.by_ids, [job_id])
+    found = await engine.queries.run(jobs.by_ids, [job_id])
     if job_id not in found:
         raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
     return laid_over(found[job_id], engine.book)[0]
@@ -38,7 +38,7 @@ async def job_now(engine: Engine, job_id: int) -> Job:
 
 async def workflow_found(engine: Engine, workflow_id: int) -> Found:
     """A workflow as it is on disk. Raises WorkflowNotFound."""
-    found = await engine.reader.run(workflows.by_ids, [workflow_id])
+    found = await engine.queries.run(workflows.by_ids, [workflow_id])
     if not found:
         raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
     return found[0]
@@ -131,12 +131,15 @@ def launcher_views(engine: Engine) -> list[dict[str, Any]]:
 async def log_feed(
     engine: Engine, job: Job, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
 ) -> LogFeed:
-    """A reader of one attempt's log, by default the newest attempt's. Raises AttemptNotFound."""
-    wanted = job.attempts if ordinal is None else ordinal
-    if wanted > job.attempts or (wanted == 0 and not follow):
+    """A reader of one attempt's log, by default the newest attempt's; the next one can be followed before it begins.
+
+    Raises AttemptNotFound.
+    """
+    wanted = max(job.attempts, int(follow)) if ordinal is None else ordinal
+    if wanted > job.attempts + int(follow) or wanted == 0:
         told = f"has no attempt {wanted}; its newest is {job.attempts}" if job.attempts else "has not started yet"
         raise AttemptNotFound(f"job {job.id} {told}", hint=f"stoker why {job.id}", id=job.id)
-    return LogFeed(wanted or 1, _chunks(engine, job, wanted or 1, offset, tail_lines, follow=follow))
+    return LogFeed(wanted, _chunks(engine, job, wanted, offset, tail_lines, follow=follow))
 
 
 async def _chunks(

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from stoker.config import Reloaded
 from stoker.core import events as ev
-from stoker.core.errors import InvalidParams, StokerError, WaitTimeout
+from stoker.core.errors import InvalidParams, JobNotFound, StokerError, WaitTimeout
 from stoker.core.model import Actor, Attempt, Job, Queue, Resource, State
 from stoker.core.needs import UNMET, need_met
 from stoker.core.requests import (
@@ -37,7 +37,7 @@ from stoker.engine.editing import Editing
 from stoker.engine.engine import Engine
 from stoker.engine.feeds import ended
 from stoker.engine.health import Health
-from stoker.engine.inbox import Change, Command, standing
+from stoker.engine.inbox import Change, Command
 from stoker.engine.intake import Answers, Offer, Submission
 from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
@@ -47,6 +47,8 @@ from stoker.engine.workflows import Workflows
 from stoker.process.identity import is_asleep
 from stoker.store import attempts, changes, reader
 from stoker.store import jobs as job_rows
+
+ANY_ORDINAL = 2**31
 
 
 class Service:
@@ -105,32 +107,48 @@ class Service:
             self._engine.loop.post(Editing(self._engine.intake, job_id, changes, actor, future))
         return future
 
-    async def get(self, job_id: int) -> dict[str, Any]:
-        """One job with all its attempts."""
+    async def get(self, job_id: int, before: int | None, limit: int) -> dict[str, Any]:
+        """One job with its newest attempts, or the newest before that ordinal."""
         job = await reading.job_now(self._engine, job_id)
-        runs = await self._engine.reader.run(attempts.of_job, job_id)
         view = job_view(job, self._engine.book, self._engine.state_dir)
-        view["attempts_list"] = [attempt_view(job, attempt, self._engine.book) for attempt in runs]
-        return view
+        return view | await self._attempts(job, "attempts_list", before, limit)
+
+    async def _attempts(self, job: Job, name: str, before: int | None, limit: int) -> dict[str, Any]:
+        """A page of attempts, and the `before` of the page with older ones."""
+        runs = await self._engine.queries.run(attempts.page, job.id, before or ANY_ORDINAL, limit)
+        older = runs[0].ordinal if len(runs) == limit and runs[0].ordinal > 1 else None
+        shown = [attempt_view(job, attempt, self._engine.book) for attempt in runs]
+        return {name: shown, "attempts_before": older}
 
     async def list(self, wanted: JobFilter) -> dict[str, Any]:
         """Jobs that match, newest first. Raises QueueNotFound."""
         if wanted.queue is not None:
             self._engine.book.queue(wanted.queue, "queue")
-        page = await self._engine.reader.run(reader.page, wanted)
-        views = [job_view(job, self._engine.book, self._engine.state_dir) for job in page.jobs]
-        return {"jobs": views, "next": page.next}
+        found, following = await self._search(wanted)
+        views = [job_view(job, self._engine.book, self._engine.state_dir) for job in found]
+        return {"jobs": views, "next": following}
 
-    async def history(self, job_id: int) -> dict[str, Any]:
-        """Every change of a job and every attempt."""
+    async def _search(self, wanted: JobFilter) -> tuple[Sequence[Job], int | None]:
+        """A page of jobs, and the `before` of the next. In portions, so that a long search delays nobody else's."""
+        found: list[Job] = []
+        size, before = 0, wanted.before
+        while True:
+            portion = msgspec.structs.replace(wanted, before=before, limit=wanted.limit + 1 - len(found))
+            scan = await self._engine.queries.run(reader.scan, portion)
+            found += scan.jobs
+            size += scan.size
+            if len(found) > wanted.limit:
+                return found[: wanted.limit], found[wanted.limit - 1].id
+            if scan.next is None or size > reader.PAGE_BYTES:
+                return found, scan.next
+            before = scan.next
+
+    async def history(self, job_id: int, after: int, limit: int) -> dict[str, Any]:
+        """The changes of a job behind that sequence number, and its newest attempts."""
         job = await reading.job_now(self._engine, job_id)
-        log = await self._engine.reader.run(changes.of_job, job_id)
-        runs = await self._engine.reader.run(attempts.of_job, job_id)
-        return {
-            "id": job_id,
-            "changes": [reading.change_view(change) for change in log],
-            "attempts": [attempt_view(job, attempt, self._engine.book) for attempt in runs],
-        }
+        log, following = await self._engine.queries.run(changes.page_of_job, job_id, after, limit)
+        shown = [reading.change_view(change) for change in log]
+        return {"id": job_id, "changes": shown, "next": following} | await self._attempts(job, "attempts", None, limit)
 
     async def why(self, job_id: int) -> dict[str, Any]:
         """What blocks a job."""
@@ -148,12 +166,12 @@ class Service:
             queue_running=book.running[job.spec.queue],
             running=len(book.runs),
             slots=engine.dispatcher.slots,
-            ahead=await engine.reader.run(job_rows.ahead, job) if job.state is State.QUEUED else 0,
+            ahead=await engine.queries.run(job_rows.ahead, job) if job.state is State.QUEUED else 0,
             throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
             capacity=book.capacities(),
             free=book.free(),
             holders={name: book.holders(name) for name in job.spec.resources},
-            open_needs=await engine.reader.run(job_rows.open_needs, job.id) if job.needs_open else (),
+            open_needs=await engine.queries.run(job_rows.open_needs, job.id) if job.needs_open else (),
             unmet=await self._unmet(job) if job.reason in UNMET else (),
             attempt=None if run is None else run.attempt,
             ended=await self._newest_end(job) if run is None else None,
@@ -166,34 +184,35 @@ class Service:
 
     async def _unmet(self, job: Job) -> Sequence[int]:
         """The needs of a job that was skipped for them, as far as they are still there and ended otherwise."""
-        needed = await self._engine.reader.run(job_rows.by_ids, [need.job for need in job.spec.needs])
+        needed = await self._engine.queries.run(job_rows.by_ids, [need.job for need in job.spec.needs])
         needs = [need for need in job.spec.needs if need.job in needed]
         return [need.job for need in needs if need_met(need.on, needed[need.job]) is False]
 
     async def _newest_end(self, job: Job) -> Attempt | None:
         """The attempt that ended last, where it says more than the job does."""
         wanted = bool(job.spec.limits) or job.state is State.HELD or job.reason in TOLD_BY_ATTEMPT
-        return await self._engine.reader.run(attempts.newest_end, job.id) if wanted else None
+        return await self._engine.queries.run(attempts.newest_end, job.id) if wanted else None
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
-        """Wait until the jobs have ended, or one of them has."""
-        futures = {job_id: self._engine.feeds.wait_for(job_id) for job_id in dict.fromkeys(job_ids)}
+        """Wait until the jobs have ended, or one of them has. Raises JobNotFound, WaitTimeout, TooManyWaits."""
+        feeds = self._engine.feeds
+        waiter = feeds.await_ends(job_ids, any_one=any_one)
         try:
-            for job_id, future in futures.items():
-                job = await reading.job_now(self._engine, job_id)
-                if ended(job) and not future.done():
-                    future.set_result(standing(job))
-            timeout_s = None if timeout_ms is None else timeout_ms / 1_000
-            when = asyncio.FIRST_COMPLETED if any_one else asyncio.ALL_COMPLETED
-            done, _ = await asyncio.wait(futures.values(), timeout=timeout_s, return_when=when)
+            known = await self._engine.reader.run(job_rows.standings, tuple(waiter.left))
+            for job_id in job_ids:
+                if job_id not in known:
+                    raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
+                if ended(known[job_id].state):
+                    waiter.hear(known[job_id])
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1_000):
+                await waiter.done.wait()
+        except TimeoutError:
+            missing = next(job_id for job_id in job_ids if job_id in waiter.left)
+            told = f"job {missing} has not ended within {duration(timeout_ms or 0)}"
+            raise WaitTimeout(told, hint=f"stoker why {missing}", id=missing) from None
         finally:
-            for future in futures.values():
-                future.cancel()
-        if not done or (len(done) < len(futures) and not any_one):
-            missing = [job_id for job_id, future in futures.items() if future not in done]
-            told = f"job {missing[0]} has not ended within {duration(timeout_ms or 0)}"
-            raise WaitTimeout(told, hint=f"stoker why {missing[0]}", id=missing[0])
-        return [futures[job_id].result() for job_id in job_ids if futures[job_id] in done]
+            feeds.forget(waiter)
+        return [waiter.ends[job_id] for job_id in job_ids if job_id in waiter.ends]
 
     async def logs(
         self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
@@ -264,7 +283,7 @@ class Service:
     async def status(self) -> dict[str, Any]:
         """How the daemon stands."""
         engine = self._engine
-        found = await stale(engine.reader, engine.book, engine.clock.now().wall, engine.config.workflows.stale_ms)
+        found = await stale(engine.queries, engine.book, engine.clock.now().wall, engine.config.workflows.stale_ms)
         return reading.status_view(engine) | self._facts() | {"stale_checkpoints": found}
 
     async def health(self) -> dict[str, Any]:

@@ -71,17 +71,17 @@ class Workflows:
         engine, jobs = self._engine, {one.job_id for one in found.steps}
         limit_ms = engine.config.workflows.stale_ms
         told = _view(found) | {
-            "steps": _steps(found, await engine.reader.run(attempts.errors, _unsuccessful(found))),
+            "steps": _steps(found, await engine.queries.run(attempts.errors, _unsuccessful(found))),
             "archive": await asyncio.to_thread(engine.archives.path, found),
-            "stale": await stale(engine.reader, engine.book, engine.clock.now().wall, limit_ms, jobs),
+            "stale": await stale(engine.queries, engine.book, engine.clock.now().wall, limit_ms, jobs),
         }
         if analysed:
-            told["analysis"] = analyse(*await endings(engine.reader, found))
+            told["analysis"] = analyse(*await endings(engine.queries, found))
         return told
 
     async def list(self, wanted: WorkflowFilter) -> dict[str, Any]:
         """Workflows that match, newest first."""
-        found = await self._engine.reader.run(workflows.page, wanted.before, wanted.states, wanted.limit)
+        found = await self._engine.queries.run(workflows.page, wanted.before, wanted.states, wanted.limit)
         last = found[-1].workflow.id if len(found) == wanted.limit else None
         return {"workflows": [_view(each) for each in found], "next": last}
 
@@ -130,8 +130,8 @@ class Workflows:
         """Go on from a pause, or from an end that was none; or explain what would run, and why."""
         found = await workflow_found(self._engine, workflow_id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
-        warning = await chains.check(engine.reader, workflow_id, tolerant=not (wish.plain and wish.verify))
-        seen = await resume.look(engine.reader, found, wish, engine.book.flows.surroundings, limit_ms)
+        warning = await chains.check(engine.queries, workflow_id, tolerant=not (wish.plain and wish.verify))
+        seen = await resume.look(engine.queries, found, wish, engine.book.flows.surroundings, limit_ms)
         return await self.command(workflow_id, resume.decision(wish, seen, actor)) | {"chain_warning": warning}
 
     async def rollback(
@@ -139,7 +139,7 @@ class Workflows:
     ) -> dict[str, Any]:
         """Go back to a checkpoint, by default the newest: stop what runs, then put back what was not completed."""
         await workflow_found(self._engine, workflow_id)
-        reader = self._engine.reader
+        reader = self._engine.queries
         checkpoint = await chains.target(reader, workflow_id, to)
         context = await chains.context_at(reader, checkpoint.chain, checkpoint.seq)
         target = target_of(context, checkpoint.id, redo=redo, resume=resume, uid=actor.uid)

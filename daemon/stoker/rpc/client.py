@@ -85,7 +85,12 @@ class Client(Conversation):
         return self._read("job.why", id=job)
 
     def history(self, job: int) -> dict[str, Any]:
-        return self._read("job.history", id=job)
+        """Every change of a job, and its newest attempts."""
+        whole = page = self._read("job.history", id=job)
+        while page["next"] is not None:
+            page = self._read("job.history", id=job, after=page["next"])
+            whole["changes"] += page["changes"]
+        return whole
 
     def logs(self, job: int, attempt: int | None = None, *, follow: bool = False) -> Iterator[bytes]:
         """What an attempt (the newest) wrote; with `follow` until it ends. A hole in a bounded log gives nothing."""

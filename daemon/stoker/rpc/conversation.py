@@ -79,6 +79,19 @@ class Conversation:
         next(notifications)  # begun: from here on it hangs up when it is dropped, also if nobody ever asks for more
         return notifications
 
+    def follow(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
+        """The notifications of a method that streams, over this connection: until they end it serves nothing else."""
+        number = self.call(method, params)["stream"]
+        ended = False
+        try:
+            if self._socket:
+                self._socket.settimeout(None)
+            while not (ended := bool((params := self._notification(number)).get("end"))):
+                yield params
+        finally:
+            if not ended:
+                self.close()
+
     def _read(self, method: str, **params: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self.call(method, params, again=True)
         return answer
@@ -150,15 +163,17 @@ class Conversation:
             if self._socket:
                 self._socket.settimeout(None)
             yield {}
-            while True:
-                params = self._next().get("params", {})
-                if params.get("stream") != number:
-                    continue
+            while not (params := self._notification(number)).get("end"):
+                yield params
+
+    def _notification(self, number: int) -> dict[str, Any]:
+        """The next one of a stream. Raises the error that ended it."""
+        while True:
+            params: dict[str, Any] = self._next().get("params", {})
+            if params.get("stream") == number:
                 if params.get("error"):
                     raise _error(params["error"])
-                if params.get("end"):
-                    return
-                yield params
+                return params
 
 
 class _Lost(DaemonUnreachable):

@@ -33,6 +33,8 @@ from stoker.core.requests import (
 from stoker.rpc.schema import (
     DrainParams,
     EditParams,
+    GetParams,
+    HistoryParams,
     JobParam,
     ListParams,
     LogsParams,
@@ -69,9 +71,9 @@ class Service(Protocol):
     def command(
         self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions
     ) -> asyncio.Future[JobStanding]: ...
-    def get(self, job_id: int) -> Awaitable[Reply]: ...
+    def get(self, job_id: int, before: int | None, limit: int) -> Awaitable[Reply]: ...
     def list(self, wanted: JobFilter) -> Awaitable[Reply]: ...
-    def history(self, job_id: int) -> Awaitable[Reply]: ...
+    def history(self, job_id: int, after: int, limit: int) -> Awaitable[Reply]: ...
     def why(self, job_id: int) -> Awaitable[Reply]: ...
     def wait(
         self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None
@@ -150,6 +152,14 @@ def _slot(answer: SubmitAnswer | StokerError, index: int) -> object:
         return answer
     placed = str(answer.details.get("path", "")).startswith("jobs[")
     return {"error": (answer if placed else answer.within(f"jobs[{index}]")).to_wire()}
+
+
+def _get(service: Service, _peer: Peer, params: GetParams) -> object:
+    return service.get(params.id, params.before, params.limit)
+
+
+def _history(service: Service, _peer: Peer, params: HistoryParams) -> object:
+    return service.history(params.id, params.after, params.limit)
 
 
 def _list(service: Service, _peer: Peer, params: ListParams) -> object:
@@ -250,7 +260,7 @@ def _set_resource(service: Service, peer: Peer, params: ResourceSetParams) -> ob
 METHODS: dict[str, Method[Any]] = {
     "job.submit": Method(JobParams, Role.OWNER, _submit),
     "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many, reader=_read_jobs),
-    "job.get": Method(JobParam, Role.OWNER, lambda service, _, job: service.get(job.id), Kind.READ),
+    "job.get": Method(GetParams, Role.OWNER, _get, Kind.READ),
     "job.list": Method(ListParams, Role.OWNER, _list, Kind.READ),
     "job.edit": Method(EditParams, Role.OWNER, _edit),
     "job.cancel": _verb(Verb.CANCEL),
@@ -262,7 +272,7 @@ METHODS: dict[str, Method[Any]] = {
     "job.wait": Method(WaitParams, Role.OWNER, _wait, Kind.WAIT),
     "job.logs": Method(LogsParams, Role.OWNER, _logs, Kind.STREAM),
     "job.why": Method(JobParam, Role.OWNER, lambda service, _, job: service.why(job.id), Kind.READ),
-    "job.history": Method(JobParam, Role.OWNER, lambda service, _, job: service.history(job.id), Kind.READ),
+    "job.history": Method(HistoryParams, Role.OWNER, _history, Kind.READ),
     "queue.list": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.queues()),
     "queue.set": Method(QueueSetParams, Role.OPERATOR, _set_queue),
     "queue.pause": Method(QueueParams, Role.OPERATOR, _pause),

@@ -48,12 +48,29 @@ class JobParam(Params, frozen=True, kw_only=True):
     id: JobId
 
 
+PageLimit = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class GetParams(JobParam, frozen=True, kw_only=True):
+    """`before`: older attempts than that one."""
+
+    before: Annotated[int, Meta(ge=1)] | None = None
+    limit: PageLimit = 100
+
+
+class HistoryParams(JobParam, frozen=True, kw_only=True):
+    """`after`: changes behind that sequence number."""
+
+    after: Bound = 0
+    limit: PageLimit = 500
+
+
 class ListParams(Params, frozen=True, kw_only=True):
     states: tuple[State, ...] = ()
     queue: Name | None = None
     name: Title | None = None
     label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    limit: PageLimit = 100
     before: JobId | None = None
 
 
@@ -152,12 +169,12 @@ class CheckpointListParams(Params, frozen=True, kw_only=True):
     workflow: JobId | None = None
     job: JobId | None = None
     before_seq: JobId | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    limit: PageLimit = 100
 
 
 class WorkflowListParams(Params, frozen=True, kw_only=True):
     states: tuple[WorkflowState, ...] = ()
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    limit: PageLimit = 100
     before: JobId | None = None
 
 

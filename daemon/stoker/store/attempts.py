@@ -39,6 +39,9 @@ OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"  # 
 NEWEST_END = f"""
 SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ended_at IS NOT NULL ORDER BY ordinal DESC LIMIT 1
 """  # noqa: S608 - constants only
+PAGE = f"""
+SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ordinal < ? ORDER BY ordinal DESC LIMIT ?
+"""  # noqa: S608 - constants only
 OUTPUTS = """
 SELECT job_id, output FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
     AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
@@ -125,6 +128,11 @@ def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Attempt]:
     """All runs of a job, oldest first."""
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
+
+
+def page(connection: sqlite3.Connection, job_id: int, before: int, limit: int) -> list[Attempt]:
+    """Up to `limit` runs of a job, the newest before the ordinal `before`, oldest first."""
+    return [from_row(row) for row in connection.execute(PAGE, (job_id, before, limit))][::-1]
 
 
 def newest_end(connection: sqlite3.Connection, job_id: int) -> Attempt | None:

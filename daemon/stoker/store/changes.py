@@ -33,7 +33,16 @@ FIRST_OF_JOB = "SELECT coalesce(min(seq), 0) FROM changes WHERE job_id = ?"
 OF_WORKFLOW = f"""
 SELECT {COLUMNS} FROM changes WHERE seq > ? AND seq <= ? AND kind = 'workflow' AND subject = ? ORDER BY seq
 """  # noqa: S608 - constants only
-AFTER = f"SELECT {COLUMNS} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+OF_JOB_AFTER = f"""
+SELECT {COLUMNS} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
+"""  # noqa: S608 - constants only
+# What watchers are told needs no payload, which may be a megabyte of each.
+TOLD = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, 'null'"
+AFTER = f"SELECT {TOLD} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+TOLD_OF_JOB = f"""
+SELECT {TOLD} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
+"""  # noqa: S608 - constants only
+PAGE_BYTES = 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
 
@@ -71,6 +80,18 @@ def of_job(connection: sqlite3.Connection, job_id: int) -> list[Change]:
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
 
 
+def page_of_job(connection: sqlite3.Connection, job_id: int, after: int, limit: int) -> tuple[list[Change], int | None]:
+    """Up to `limit` changes of a job behind `after`, fewer where they are large, and the cursor of what is behind."""
+    found: list[Change] = []
+    size = 0
+    for row in connection.execute(OF_JOB_AFTER, (job_id, after, limit + 1)):
+        size += len(row[-1])
+        if len(found) == limit or (found and size > PAGE_BYTES):
+            return found, found[-1].seq
+        found.append(from_row(row))
+    return found, None
+
+
 def first_of_job(connection: sqlite3.Connection, job_id: int) -> int:
     """The seq of the oldest change of a job that is there; 0 for none."""
     return int(connection.execute(FIRST_OF_JOB, (job_id,)).fetchone()[0])
@@ -82,6 +103,11 @@ def of_workflow(connection: sqlite3.Connection, workflow_id: int, after: int, up
     return [from_row(row) for row in rows]
 
 
-def after(connection: sqlite3.Connection, seq: int, limit: int) -> list[Change]:
-    """Up to `limit` changes behind `seq`, in order."""
-    return [from_row(row) for row in connection.execute(AFTER, (seq, limit))]
+def after(connection: sqlite3.Connection, seq: int, limit: int, job_id: int | None = None) -> list[Change]:
+    """Up to `limit` changes (of a job) behind `seq`, in order, without what they changed."""
+    rows = (
+        connection.execute(AFTER, (seq, limit))
+        if job_id is None
+        else connection.execute(TOLD_OF_JOB, (job_id, seq, limit))
+    )
+    return [from_row(row) for row in rows]

@@ -19,6 +19,7 @@ from msgspec.structs import fields
 
 from stoker.core.limits import Limits
 from stoker.core.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
+from stoker.core.requests import JobStanding
 
 
 class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,6 +74,9 @@ UPDATE jobs SET queue = ?, name = ?, priority = ?, order_key = ?, deadline = ?, 
 WHERE id = ?
 """
 BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+STANDINGS = """
+SELECT id, state, reason, exit_code, signal FROM jobs WHERE id IN (SELECT value FROM json_each(?))
+"""
 OF_WORKFLOWS = f"""
 SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - constants only
@@ -214,6 +218,17 @@ def from_row(row: Sequence[Any]) -> Job:
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
     """The jobs among `ids` that exist."""
     return {row[0]: from_row(row) for row in connection.execute(BY_IDS, (_encode(list(ids)).decode(),))}
+
+
+def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, JobStanding]:
+    """Where the jobs among `ids` that exist stand, as committed."""
+    return {
+        ident: JobStanding(
+            id=ident, state=State(state), reason=None if reason is None else Reason(reason), exit_code=exit_code,
+            signal=signal,
+        )
+        for ident, state, reason, exit_code, signal in connection.execute(STANDINGS, (_encode(list(ids)).decode(),))
+    }  # fmt: skip
 
 
 def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:

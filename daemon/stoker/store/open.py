@@ -27,10 +27,11 @@ from stoker.store.writer import Writer
 
 
 class Opened(Struct, frozen=True):
-    """An open state directory."""
+    """An open state directory. `reader` is for the daemon itself, `queries` for what people ask."""
 
     writer: Writer
     reader: Reader
+    queries: Reader
     instance: Instance
     schema: int
     snapshot: Snapshot
@@ -71,13 +72,14 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> 
         _sync(directory)
         writer = await _writer(directory, database, found, reserve_bytes)
         reader = Reader(await open_reader(directory.database))
+        queries = Reader(await open_reader(directory.database))
     except sqlite3.Error as error:
         await database.close()
         raise refusal(error, directory.database, "look at it; it was not repaired") from error
     except BaseException:
         await database.close()
         raise
-    return Opened(writer, reader, life, schema, found)
+    return Opened(writer, reader, queries, life, schema, found)
 
 
 def _sync(directory: StateDirectory) -> None:

@@ -1,7 +1,8 @@
-"""Reads for clients, on a connection that cannot write.
+"""Reads on a connection that cannot write.
 
-Owns one `query_only` connection in a thread of its own, so that a long list never holds up a commit. Each
-call is one short transaction: an idle reader inside one would make the WAL grow without bound.
+Owns one `query_only` connection in a thread of its own, so that a read never holds up a commit. Each call is one short
+transaction: an idle reader inside one would make the WAL grow without bound. There are two: what people ask never
+stands before what the daemon itself needs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,18 @@ SIZE = "SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FR
 PING = "SELECT count(*) FROM sqlite_schema"
 
 
-class Page(Struct, frozen=True):
-    """Some jobs, newest first; `next` is the cursor of the page behind, if there is one."""
+FLOOR = "SELECT id FROM jobs WHERE id < ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+MAX_ID = 2**63 - 1
+SCANNED_ROWS = 10_000  # in one transaction: some tens of milliseconds, behind which others get their turn
+PAGE_BYTES = 1024 * 1024  # of jobs, as they lie in the database
+
+
+class Scan(Struct, frozen=True):
+    """Some jobs, newest first, and their bytes; what was not looked at is before the id `next`, if there is any."""
 
     jobs: list[Job]
     next: int | None
+    size: int
 
 
 class Reader:
@@ -59,14 +67,21 @@ def _in_transaction(
         connection.execute("COMMIT")
 
 
-def page(connection: sqlite3.Connection, wanted: JobFilter) -> Page:
-    """The jobs that match a filter."""
+def scan(connection: sqlite3.Connection, wanted: JobFilter) -> Scan:
+    """The jobs that match a filter, from the next portion of the table: a long search is done in several."""
+    before = wanted.before or MAX_ID
+    (floor,) = connection.execute(FLOOR, (before, SCANNED_ROWS)).fetchone() or (0,)
     conditions, parameters = _conditions(wanted)
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    sql = f"SELECT {jobs.COLUMNS} FROM jobs {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals and ? only
-    found = [jobs.from_row(row) for row in connection.execute(sql, (*parameters, wanted.limit + 1))]
-    more = len(found) > wanted.limit
-    return Page(found[: wanted.limit], found[wanted.limit - 1].id if more else None)
+    where = " AND ".join(["id < ? AND id >= ?", *conditions])
+    sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals and ? only
+    found: list[Job] = []
+    size = 0
+    for row in connection.execute(sql, (before, floor, *parameters, wanted.limit)):
+        found.append(jobs.from_row(row))
+        size += sum(len(text) for text in row if isinstance(text, str))
+        if size > PAGE_BYTES:
+            return Scan(found, found[-1].id, size)
+    return Scan(found, floor or None, size)
 
 
 def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
@@ -79,7 +94,7 @@ def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
         conditions.append("json_extract(policy, '$.labels') IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(policy, "
                           "'$.labels') WHERE key = ? AND value = ?)")  # fmt: skip
         parameters += wanted.label
-    for column, value in (("queue = ?", wanted.queue), ("name = ?", wanted.name), ("id < ?", wanted.before)):
+    for column, value in (("queue = ?", wanted.queue), ("name = ?", wanted.name)):
         if value is not None:
             conditions.append(column)
             parameters.append(value)
