@@ -2,21 +2,103 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.cli import completion, main
+from tests.support.daemon import BIN, DaemonProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
-def completed(line: str) -> set[str]:
+@pytest.fixture(scope="module")
+def busy() -> Iterator[DaemonProcess]:
+    """A queue `bulk` with jobs 1 (cancelled) and 2 (queued), a resource, a workflow of two steps."""
+    with DaemonProcess("[queues.bulk]\npaused = true\n") as daemon:
+        daemon.cli("resource", "set", "gpu=2")
+        for _ in range(2):
+            daemon.cli("submit", "--queue", "bulk", "true")
+        daemon.cli("cancel", "1")
+        steps = {name: {"command": "true", "queue": "bulk"} for name in ("compile", "link")}
+        daemon.cli("workflow", "submit", "-", input=json.dumps({"name": "x", "steps": steps}))
+        yield daemon
+
+
+def of_bash(daemon: DaemonProcess, line: str) -> set[str]:
+    return completed(line, {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)})
+
+
+def of_fish(daemon: DaemonProcess, line: str) -> set[str]:
+    environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
+    script = f"{completion.fish()}\ncomplete -C {completion._quoted(line)}"
+    done = subprocess.run(["fish", "-c", script], check=True, capture_output=True, text=True, cwd="/", env=environ)
+    return {row.split("\t")[0] for row in done.stdout.splitlines()}
+
+
+ASKED = [
+    ("stoker show ", {"1", "2", "3", "4"}),
+    ("stoker cancel ", {"2", "3", "4"}),
+    ("stoker retry ", {"1"}),
+    ("stoker workflow show ", {"1"}),
+    ("stoker workflow skip 1 ", {"compile", "link"}),
+    ("stoker workflow retry 1 --step ", {"compile", "link"}),
+    ("stoker workflow resume 1 --strategy ", {"restart", "from_checkpoint", "skip", "fail", "adopt"}),
+    ("stoker submit --queue b", {"bulk"}),
+    ("stoker queue pause ", {"bulk", "default"}),
+    ("stoker submit --resource ", {"gpu"}),
+    ("stoker ls --state ca", {"cancelled"}),
+    ("stoker workflow ls --state pa", {"paused"}),
+]
+
+
+@pytest.mark.parametrize(("line", "offered"), ASKED)
+def test_bash_when_names_and_ids_are_wanted_then_the_daemon_is_asked(
+    busy: DaemonProcess, line: str, offered: set[str]
+) -> None:
+    assert {word for word in of_bash(busy, line) if not word.startswith("-")} == offered
+
+
+@pytest.mark.parametrize(("line", "offered"), ASKED)
+def test_fish_when_names_and_ids_are_wanted_then_the_daemon_is_asked(
+    busy: DaemonProcess, line: str, offered: set[str]
+) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("no fish here")
+
+    assert offered <= of_fish(busy, line)
+
+
+def test_words_when_there_is_no_daemon_then_nothing_is_offered_and_nothing_is_said(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stoker.cli.main", "--socket", tmp_path / "none", "completion", "--words", "jobs"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_stokerd_when_it_is_completed_then_its_options_are_those_of_its_help() -> None:
+    shown = subprocess.run([BIN / "stokerd", "--help"], capture_output=True, text=True, check=True).stdout
+
+    assert {name for name, _, _ in completion.DAEMON} == set(re.findall(r"--[a-z-]+", shown.partition("options:")[2]))
+    assert completed("stokerd --st") == {"--state-dir"}
+
+
+def completed(line: str, environ: dict[str, str] | None = None) -> set[str]:
     """What bash offers behind `line`."""
     words = line.split(" ")
     script = f"""{completion.bash()}
 COMP_WORDS=({" ".join(f"'{word}'" for word in words)}); COMP_CWORD={len(words) - 1}
-_stoker; printf '%s\\n' "${{COMPREPLY[@]}}" """
-    done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd="/")
+_{words[0]}; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd="/", env=environ)
     return set(done.stdout.split())
 
 

@@ -1,27 +1,29 @@
 """`stoker completion bash|zsh|fish`: scripts made from the table of commands and the options of each.
 
-Owns the three dialects. Refuses a list of its own: a command or option that exists is completed, one that
-does not is not. The scripts ask no daemon; completing must be instant.
+Owns the three dialects. Refuses a list of its own: a command or option that exists is completed, one that does not is
+not. Commands, options and closed lists stand in the scripts; for ids and names they ask the daemon (candidates.py).
 """
 
 from __future__ import annotations
 
-from stoker.cli import main, render
-from stoker.cli.options import COMMON, Command, command
+from stoker.cli import candidates, main, render
+from stoker.cli.options import COMMON, Command, Option, command
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stoker.cli.options import Given, Option
+    from stoker.cli.options import Given
 
 BASH = """\
-# bash completion of stoker; put this in ~/.bashrc:  source <(stoker completion bash)
+# bash completion of stoker and stokerd; put this in ~/.bashrc:  source <(stoker completion bash)
 _stoker() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} name= part
-    for part in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    local word=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} name= part before= socket=
+    for part in "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}"; do
         [[ $part == -- ]] && {{ COMPREPLY=($(compgen -c -f -- "$word")); return; }}
+        [[ $before == --socket ]] && socket=$part
+        before=$part
         [[ $part == -* ]] && continue
         case "${{name:+$name }}$part" in {names}) name="${{name:+$name }}$part";; esac
     done
@@ -33,24 +35,58 @@ _stoker() {{
     esac
     [[ $word != -* && ${{#COMPREPLY[@]}} -eq 0 ]] && COMPREPLY=($(compgen -f -- "$word"))
 }}
-complete -F _stoker stoker"""
+_stoker_offer() {{
+    local words
+    words=$(command stoker ${{socket:+--socket "$socket"}} completion --words "$1" -- \
+        "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}" 2>/dev/null)
+    COMPREPLY+=($(compgen -W "$words" -- "$word"))
+}}
+complete -F _stoker stoker
+_stokerd() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}}
+    [[ $word == -* ]] && COMPREPLY=($(compgen -W "{daemon}" -- "$word")) || COMPREPLY=($(compgen -f -- "$word"))
+}}
+complete -F _stokerd stokerd"""
 
 ZSH = """\
-#compdef stoker
-# zsh completion of stoker; put this in ~/.zshrc:  source <(stoker completion zsh)
+#compdef stoker stokerd
+# zsh completion of stoker and stokerd; put this in ~/.zshrc:  source <(stoker completion zsh)
 autoload -U +X compinit bashcompinit
 (( $+functions[compdef] )) || compinit
 bashcompinit
 {bash}"""
 
+# Of stokerd: name, value, description. A test keeps them equal to its own help.
+DAEMON = (
+    ("--config", "FILE", "settings file instead of the usual places"),
+    ("--state-dir", "DIR", "where jobs are kept"),
+    ("--socket", "PATH", "where to listen"),
+    ("--version", None, "show program's version number and exit"),
+    ("--help", None, "show this help message and exit"),
+)
+
 
 @command(
     words="bash|zsh|fish",
-    least=1,
-    most=1,
+    most=None,
+    greedy=True,
+    options=(
+        Option(
+            "--words",
+            "KIND",
+            "for the scripts: words that may follow those given",
+            to="words_kind",
+        ),
+    ),
     examples=("source <(stoker completion bash)", "stoker completion fish > ~/.config/fish/completions/stoker.fish"),
 )
 def completion(given: Given) -> int:
+    if given["words_kind"] is not None:
+        for word in candidates.offered(given["socket"], given["words_kind"], given["words"]):
+            render.line(render.visible(word))
+        return 0
+    if len(given["words"]) != 1:
+        raise UsageError("name one shell", hint=f"there are: {', '.join(SHELLS)}")
     (shell,) = given["words"]
     if shell not in SHELLS:
         raise UsageError(f"no completions for {shell!r}", hint=f"there are: {', '.join(SHELLS)}")
@@ -71,15 +107,14 @@ def bash() -> str:
     replies = [("", _next_words("", names) + _names(COMMON))]
     replies += [(name, _next_words(name, names)) for name in names if name not in {row[0] for row in rows}]
     replies += [(name, _next_words(name, names) + _own_words(asked) + _names(asked.options)) for name, _, asked in rows]
-    commands = [_bash_case(name, words) for name, words in replies]
-    choices = [
-        _bash_case(f"{name} {option.names[-1]}", option.choices, "; return")
-        for name, _, asked in rows
-        for option in asked.options
-        if option.choices
-    ]
+    kinds = {name: candidates.of_words(name, asked) for name, _, asked in rows}
+    commands = [_bash_case(name, words, _bash_offer(kinds.get(name, ""))) for name, words in replies]
+    choices = [case for name, _, asked in rows for option in asked.options for case in _bash_values(name, option)]
     return BASH.format(
-        names="|".join(f'"{name}"' for name in names), choices="\n".join(choices), commands="\n".join(commands)
+        names="|".join(f'"{name}"' for name in names),
+        choices="\n".join(choices),
+        commands="\n".join(commands),
+        daemon=" ".join(name for name, _, _ in DAEMON),
     )
 
 
@@ -87,12 +122,28 @@ def _bash_case(pattern: str, words: Sequence[str], then: str = "") -> str:
     return f'        "{pattern}") COMPREPLY=($(compgen -W "{" ".join(words)}" -- "$word")){then};;'
 
 
+def _bash_offer(kind: str) -> str:
+    """Words of the daemon, where no option is begun."""
+    return f"; [[ $word == -* ]] || _stoker_offer {kind}" if kind else ""
+
+
+def _bash_values(name: str, option: Option) -> Iterator[str]:
+    """The values of an option, behind each of its names."""
+    kind = candidates.of_option(name, option)
+    closed = option.choices or candidates.CLOSED.get(kind, ())
+    for spelled in option.names:
+        if closed:
+            yield _bash_case(f"{name} {spelled}", closed, "; return")
+        elif kind:
+            yield f'        "{name} {spelled}") _stoker_offer {kind}; return;;'
+
+
 def zsh() -> str:
     return ZSH.format(bash=bash())
 
 
 def fish() -> str:
-    lines = ["# fish completion of stoker", "complete -c stoker -f"]
+    lines = ["# fish completion of stoker and stokerd", "complete -c stoker -f"]
     for name, summary, asked in _commands():
         first, _, second = name.partition(" ")
         here = f"__fish_seen_subcommand_from {first}"
@@ -101,19 +152,31 @@ def fish() -> str:
             here = f"{here}; and __fish_seen_subcommand_from {second}"
         else:
             lines.append(f"complete -c stoker -n __fish_use_subcommand -a {first} -d {_quoted(summary)}")
-        lines += [f"complete -c stoker -n '{here}' {_fish_option(option)}" for option in asked.options]
+        lines += [f"complete -c stoker -n '{here}' {_fish_option(name, option)}" for option in asked.options]
         lines += [f"complete -c stoker -n '{here}' -a {word}" for word in _own_words(asked)]
+        if kind := candidates.of_words(name, asked):
+            lines.append(f"complete -c stoker -n '{here}' -a {_quoted(_fish_offer(kind))}")
+    lines += [
+        f"complete -c stokerd -l {name[2:]} {'-rF' if value else ''} -d {_quoted(description)}"
+        for name, value, description in DAEMON
+    ]
     return "\n".join(lines)
 
 
-def _fish_option(option: Option) -> str:
-    names = [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names]
+def _fish_option(name: str, option: Option) -> str:
+    names = [f"-l {spelled[2:]}" if spelled.startswith("--") else f"-s {spelled[1:]}" for spelled in option.names]
+    kind = candidates.of_option(name, option)
+    closed = option.choices or candidates.CLOSED.get(kind, ())
     value = []
-    if option.choices:
-        value = [f"-xa {_quoted(' '.join(option.choices))}"]
+    if closed or kind:
+        value = [f"-xa {_quoted(' '.join(closed) if closed else _fish_offer(kind))}"]
     elif option.metavar:
         value = ["-rF" if "FILE" in option.metavar or option.metavar in ("DIR", "PATH") else "-x"]
     return " ".join([*names, *value, f"-d {_quoted(option.description)}"])
+
+
+def _fish_offer(kind: str) -> str:
+    return f"(command stoker completion --words {kind} -- (commandline -opc)[2..] 2>/dev/null)"
 
 
 def _next_words(name: str, names: list[str]) -> list[str]:

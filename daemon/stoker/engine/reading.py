@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from stoker.core import strategies
 from stoker.core.admission import paused
 from stoker.core.errors import AttemptNotFound, JobNotFound, LogUnreadable, WorkflowNotFound
 from stoker.core.model import Change, Job, State
@@ -108,6 +109,7 @@ def status_view(engine: Engine) -> dict[str, Any]:
             "since": pressure.since,
             "throttle_events": pressure.events,
         },
+        "strategies": strategies.known(),
         "last_seq": engine.feeds.seq,  # what can be read: memory is ahead of it while a commit is under way
     }
 
