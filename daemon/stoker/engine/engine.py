@@ -119,7 +119,7 @@ class Engine:
         )
         self.recovery = RecoveryService(
             self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, self.provisions.holds,
-            state_dir=directory.root, of=opened.instance,
+            state_dir=directory.root, of=opened.instance, stuck_ms=config.launcher.stuck_ms,
         )  # fmt: skip
         maintenance.register(opened.writer, self.clock)
         self.drain = Drain(

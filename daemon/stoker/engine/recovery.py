@@ -40,7 +40,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
 
-ANSWER_S = 5.0  # what is silent for longer is recovered when it answers
+PATIENCE_S = 5.0  # at most: what is silent for longer is recovered when it answers
 LEAKED_GRACE_MS = 1_000
 LOOK_AGAIN_S = 5.0
 
@@ -73,6 +73,7 @@ class RecoveryService:
     def __init__(
         self, book: Book, loop: Loop, local: LocalExecutor, clock: Clock, telemetry: Telemetry,
         distrust: Callable[[Exception], None], unsent: Callable[[str], bool], *, state_dir: Path, of: Instance,
+        stuck_ms: int,
     ) -> None:  # fmt: skip
         self._book = book
         self._loop = loop
@@ -81,6 +82,7 @@ class RecoveryService:
         self._telemetry = telemetry
         self._distrust = distrust
         self._unsent = unsent
+        self._patience_s = min(PATIENCE_S, stuck_ms / 1_000)
         self._state_dir = state_dir
         self._instance = of.id
         self._of = of
@@ -137,7 +139,7 @@ class RecoveryService:
 
     async def _recover_runs_of(self, launcher: str) -> None:
         await self._loop.barrier()  # what it said before is decided first: who its workers are, and which have ended
-        found = await self._weigh(self._runs_of(launcher), {launcher}, patience_s=None)
+        found = await self._weigh(self._runs_of(launcher), {launcher}, for_ever=True)
         self._take_over(found)
         await self._follow(found.plan, None)
         await self._forget(found)
@@ -175,7 +177,7 @@ class RecoveryService:
         greetings = {launcher: self._spawn(self._local.launchers.reconnect(launcher)) for launcher in alive}
         if not greetings:
             return {}
-        done, _ = await asyncio.wait(greetings.values(), timeout=ANSWER_S)
+        done, _ = await asyncio.wait(greetings.values(), timeout=self._patience_s)
         for launcher, greeting in greetings.items():
             if greeting in done and (error := greeting.exception()) is not None:
                 if not isinstance(error, LauncherDead):
@@ -207,14 +209,14 @@ class RecoveryService:
         return found
 
     async def _weigh(
-        self, runs: Sequence[Run], among: Collection[str] | None = None, patience_s: float | None = ANSWER_S
+        self, runs: Sequence[Run], among: Collection[str] | None = None, *, for_ever: bool = False
     ) -> Found:
         """Facts, and a valid plan of them; only looks. `among`: the launchers to be asked; None at a start: all."""
         # Before anybody is asked: who lived then and says nothing is silent, even if it dies meanwhile.
         alive = set(find_launchers(self._state_dir).alive)
         attempts = [run.attempt for run in runs]
         clients = [client for client in self._local.launchers if among is None or client.launcher in among]
-        heard = await evidence.hear(clients, attempts, patience_s)
+        heard = await evidence.hear(clients, attempts, None if for_ever else self._patience_s)
         names = {client.launcher: client for client, _ in heard}
         logs = [(path, said) for path, said in read_outcomes(self._state_dir) if among is None or path.stem in among]
         written = {exited.run_id: exited for _, said in logs for exited in said}
