@@ -169,20 +169,18 @@ def _send(socket_path: str, token: str, data: bytes, status: str) -> int:
     from stoker.rpc.conversation import Conversation  # noqa: PLC0415 - not for one who only loads
 
     with Conversation(socket_path) as daemon:
-        at = 0
+        at, upload = 0, None
         while True:
             piece = data[at : at + PIECE_BYTES]
             more = at + len(piece) < len(data)
             encoded = b2a_base64(piece, newline=False).decode()
-            said = daemon.call(
-                "checkpoint.save",
-                {"token": token, "data": encoded, "status": status, "offset": at, "more": more},
-            )
-            at += len(piece)
+            params = {"token": token, "data": encoded, "status": status, "offset": at, "more": more, "upload": upload}
+            said = daemon.call("checkpoint.save", params)
+            at, upload = at + len(piece), said.get("upload")
             if not more:
                 return int(said["id"])
 
 
 def _may_pass(error: StokerError) -> bool:
     """Whether the same could succeed a little later: also when the pieces sent so far went with an older daemon."""
-    return error.transient or (isinstance(error, InvalidParams) and error.details.get("path") == "offset")
+    return error.transient or (isinstance(error, InvalidParams) and error.details.get("path") == "upload")

@@ -15,20 +15,22 @@ from stoker.core.checkpoint import (
     Checkpoint,
     Kind,
     chain_of,
-    encode,
     opened,
+    pack,
     seal,
+    verified,
 )
 from stoker.core.errors import CheckpointDamaged, CheckpointTooLarge
 
 
 def sealed(data: bytes) -> Checkpoint:
-    encoding, packed = encode(data)
+    packed = pack(data)
     return seal(
         Checkpoint(
-            id=3, chain="w1", seq=2, parent=1, kind=Kind.PROGRESS, status="running", at=5, data=packed, size=len(data),
-            encoding=encoding, job_id=7, step="compile", run_id="7.1.a",
-        )
+            id=3, chain="w1", seq=2, parent=1, kind=Kind.PROGRESS, status="running", at=5,
+            data=packed.data, size=packed.size, encoding=packed.encoding, job_id=7, step="compile", run_id="7.1.a",
+        ),
+        packed.digest,
     )  # fmt: skip
 
 
@@ -44,19 +46,19 @@ def test_encode_when_the_data_is_above_the_limit_then_it_is_packed(size: int, en
     checkpoint = sealed(data)
 
     assert (checkpoint.encoding, checkpoint.size, opened(checkpoint)) == (encoding, size, data)
-    assert encode(data) == encode(data)
+    assert verified(checkpoint) == pack(data) == pack(data)
 
 
 def test_encode_when_the_data_is_too_large_then_the_error_names_size_and_limit() -> None:
     with pytest.raises(CheckpointTooLarge, match=rf"{MAX_BYTES + 1} bytes; the limit of a checkpoint is {MAX_BYTES}"):
-        encode(bytes(MAX_BYTES + 1))
+        pack(bytes(MAX_BYTES + 1))
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("chain", "w2"), ("seq", 3), ("parent", 2), ("kind", Kind.STEP), ("job_id", 8), ("step", "link"),
-        ("run_id", "7.2.b"), ("status", "failed"), ("version", 2), ("at", 6), ("encoding", "gzip"), ("size", 9),
+        ("run_id", "7.2.b"), ("status", "failed"), ("version", 1), ("at", 6), ("encoding", "gzip"), ("size", 9),
         ("data", b"other"), ("checksum", bytes(32)),
     ],
 )  # fmt: skip
@@ -65,6 +67,19 @@ def test_checkpoint_when_any_field_was_touched_then_it_is_not_opened(field: str,
         opened(replace(sealed(b"data"), **{field: value}))
 
     assert refused.value.hint is not None
+
+
+def test_checkpoint_when_it_is_of_the_first_version_then_it_is_still_opened() -> None:
+    """Its checksum was made by the release that stored it: SHA-256 over its fields, and over its data after them."""
+    old = Checkpoint(
+        id=3, chain="w1", seq=2, parent=1, kind=Kind.PROGRESS, status="half", at=5, data=b"data", size=4, job_id=7,
+        step="compile", run_id="7.1.a", version=1,
+        checksum=bytes.fromhex("fb9129f4e5519d6433d6a7eca558d8c350b163472358cfbf49cefdf8719c1e32"),
+    )  # fmt: skip
+
+    assert opened(old) == b"data"
+    with pytest.raises(CheckpointDamaged):
+        opened(replace(old, data=b"DATA"))
 
 
 def test_chain_when_a_job_is_no_step_then_it_has_its_own() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import Checkpoint, Kind, encode, seal
+from stoker.core.checkpoint import Checkpoint, Kind, pack, seal
 from stoker.core.context import Stood, rebuild, view
 from stoker.core.errors import ChainBroken, CheckpointDamaged
 from stoker.core.model import Reason, State
@@ -20,12 +20,13 @@ WHOLE = {
 
 
 def link(seq: int, kind: Kind, told: dict[str, Any]) -> Checkpoint:
-    encoding, packed = encode(msgspec.json.encode(told))
+    packed = pack(msgspec.json.encode(told))
     return seal(
         Checkpoint(
-            id=seq * 10, chain="w1", seq=seq, parent=(seq - 1) * 10 or None, kind=kind, status="", at=0, data=packed,
-            size=len(packed), encoding=encoding,
-        )
+            id=seq * 10, chain="w1", seq=seq, parent=(seq - 1) * 10 or None, kind=kind, status="", at=0,
+            data=packed.data, size=packed.size, encoding=packed.encoding,
+        ),
+        packed.digest,
     )  # fmt: skip
 
 

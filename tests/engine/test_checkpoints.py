@@ -70,7 +70,9 @@ def save(client: stoker.Client, token: str, data: bytes, **options: Any) -> dict
     pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)] or [b""]
     answer: dict[str, Any] = {}
     for number, piece in enumerate(pieces):
-        part = {"data": base64.b64encode(piece).decode(), "offset": number * PIECE, "more": number + 1 < len(pieces)}
+        part: dict[str, Any] = {"data": base64.b64encode(piece).decode(), "offset": number * PIECE}
+        part["more"] = number + 1 < len(pieces)
+        part["upload"] = answer.get("upload")
         answer = client.call("checkpoint.save", {"token": token, **part, **options})
     return answer
 
@@ -208,9 +210,13 @@ def test_pieces_when_one_is_missing_or_no_base64_then_the_upload_is_refused_and_
     token = saver.token()
     piece = {"token": token, "data": base64.b64encode(b"ab").decode()}
 
-    assert client.call("checkpoint.save", {**piece, "more": True}) == {"received": 2}
-    with pytest.raises(InvalidParams, match="offset"):
-        client.call("checkpoint.save", {**piece, "offset": 3})
+    begun = client.call("checkpoint.save", {**piece, "more": True})
+    assert begun["received"] == 2
+    with pytest.raises(InvalidParams, match="upload: missing"):
+        client.call("checkpoint.save", {**piece, "offset": 2})
+    for wrong in ("offset: 3, but 2 bytes", "there is no upload"):  # one that went wrong is over
+        with pytest.raises(InvalidParams, match=wrong):
+            client.call("checkpoint.save", {**piece, "offset": 3, "upload": begun["upload"]})
     with pytest.raises(InvalidParams, match="base64"):
         client.call("checkpoint.save", {"token": token, "data": "ab!"})
 

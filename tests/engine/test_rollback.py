@@ -193,9 +193,9 @@ async def test_finish_when_another_rollback_is_asked_for_meanwhile_then_it_keeps
         async def run(self, query: Callable[..., Any], *_: object) -> Any:
             asked.append(query)
             run.workflow = replace(run.workflow, target=late)
-            return 9 if query is checkpoints.last_progress else []
+            return 9 if query is checkpoints.last_progress else rollback.Looked(None, [])
 
     message = await rollback.finish(Reading(), run)  # type: ignore[arg-type]
 
-    assert asked == [checkpoints.last_progress, checkpoints.progress_up_to]
+    assert asked == [checkpoints.last_progress, rollback._newest_sound]
     assert message._target == early

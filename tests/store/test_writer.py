@@ -208,10 +208,10 @@ MEGABYTE = 1 << 20
 
 def saved(seq: int, size: int) -> Checkpoint:
     told = Checkpoint(
-        id=seq, chain="j1", seq=seq, parent=seq - 1 or None, kind=Kind.PROGRESS, status="", at=0, data=bytes(size),
-        size=size, encoding="plain",
+        id=seq, chain="j1", seq=seq, parent=seq - 1 or None, kind=Kind.PROGRESS, status="", at=0, size=size,
+        data=bytes(size), encoding="plain",
     )  # fmt: skip
-    return seal(told)
+    return seal(told, hashlib.sha256(told.data).digest())
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ class MemoryService:
         self.hold_submits = False
         self.held: list[Callable[[], None]] = []
 
+    def hung_up(self, connection: int) -> None:
+        """Nothing is kept for a connection here."""
+
     @property
     def checkpoints(self) -> Checkpoints:
         raise AssertionError("what is asked of checkpoints is asked of a real daemon")

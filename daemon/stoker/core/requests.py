@@ -155,11 +155,15 @@ class JobParams(JobWork, frozen=True, kw_only=True):
 
 
 class CheckpointPart(Params, frozen=True, kw_only=True):
-    """A checkpoint, or a piece of one: `more` says that another follows. `data` is base64."""
+    """A checkpoint, or a piece of one: `more` says that another follows. `data` is base64.
+
+    `upload`: of a piece behind the first, the number that the answer to the first gave.
+    """
 
     token: Annotated[str, Meta(max_length=200)]
     data: Annotated[str, Meta(max_length=1_000_000)]
     status: Title = "saved"
+    upload: Bound | None = None
     offset: Bound = 0
     more: bool = False
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Container, Sequence
+import sys
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from stoker.core.analysis import Ending, analyse
 from stoker.core.checkpoint import Checkpoint, Kind, opened
@@ -35,6 +37,8 @@ PORTION = 200  # rows of one read
 SPAN = 20_000  # changes looked through in one read
 TAIL_BYTES = 64 * 1024
 LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow: the newest steps have theirs left out beyond it
+DATA_BYTES = 64 * 1024 * 1024  # of all checkpoints of one workflow: the oldest have theirs left out beyond it
+TOGETHER_BYTES = 1024 * 1024  # of data in one read
 SHOWN = 20
 
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -113,8 +117,8 @@ class Archives:
             if not await asyncio.to_thread(file.open):
                 return
             try:
-                async for pieces in self._pieces(found):
-                    await asyncio.to_thread(file.add, pieces)
+                async for part in self._parts(found):
+                    await asyncio.to_thread(_add, file, part)
                 await asyncio.to_thread(file.keep)
             except BaseException:
                 file.discard()
@@ -122,8 +126,8 @@ class Archives:
         except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nothing depends on it
             log(LogEvent.ARCHIVE_FAILED, workflow=found.workflow.id, path=str(path), error=error)
 
-    async def _pieces(self, found: Found) -> AsyncGenerator[list[bytes], None]:
-        """One JSON object, in pieces: every list is closed where the next begins."""
+    async def _parts(self, found: Found) -> AsyncGenerator[bytes | Rows, None]:
+        """One JSON object: what is said as it is, and rows between, which a thread says."""
         steps = await self._reader.run(jobs.of_workflows, [found.workflow.id])
         workflow = msgspec.to_builtins(found.workflow)
         flow = msgspec.Raw(workflow.pop("flow").encode())
@@ -134,18 +138,19 @@ class Archives:
             "flow": flow,
             "analysis": analyse(*await endings(self._reader, found)),
         }
-        yield [_encode(head)[:-1]]
-        for name, rows in (
-            ("steps", self._steps(steps)), ("changes", self._changes(found, steps)),
-            ("attempts", self._attempts(steps)), ("checkpoints", self._checkpoints(found)), ("logs", self._logs(steps)),
+        yield _encode(head)[:-1]
+        for name, portions, tell in (
+            ("steps", self._steps(steps), _as_it_is), ("changes", self._changes(found, steps), _as_it_is),
+            ("attempts", self._attempts(steps), _as_it_is), ("checkpoints", self._checkpoints(found), _told),
+            ("logs", self._logs(steps), _as_it_is),
         ):  # fmt: skip
-            first = f',"{name}":['.encode()
-            async for portion in rows:
-                for row in portion:
-                    yield [first, _encode(row)]
-                    first = b","
-            yield [b"]" if first == b"," else first + b"]"]
-        yield [b"}\n"]
+            before = f',"{name}":['.encode()
+            async for portion in portions:
+                if portion:
+                    yield Rows(before, portion, tell)
+                    before = b","
+            yield b"]" if before == b"," else before + b"]"
+        yield b"}\n"
 
     async def _steps(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
         for job in steps.values():
@@ -165,11 +170,17 @@ class Archives:
         for job_id in steps:
             yield list(await self._reader.run(attempts.of_job, job_id))
 
-    async def _checkpoints(self, found: Found) -> AsyncGenerator[list[Any], None]:
+    async def _checkpoints(self, found: Found) -> AsyncGenerator[list[Checkpoint], None]:
+        """All of them; the newest have their data, as much as an archive may have, and never much of it in memory."""
         chain, seq = f"w{found.workflow.id}", 0
+        since = await self._reader.run(checkpoints.newest_within, chain, DATA_BYTES) or sys.maxsize
         while links := await self._reader.run(checkpoints.behind, chain, seq, PORTION):
-            yield [_told(link) for link in links]
             seq = links[-1].seq
+            for portion in _portions(links, since):
+                if portion[0].seq < since:
+                    yield portion
+                else:
+                    yield await self._reader.run(checkpoints.by_ids, [link.id for link in portion])
 
     async def _logs(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
         left = LOGS_BYTES
@@ -195,9 +206,47 @@ def _missing(state_dir: Path, ends: Sequence[tuple[int, int]]) -> list[int]:
     return [ident for ident, at in ends if not path_of(state_dir, ident, at).exists()]
 
 
+def _portions(links: Sequence[Checkpoint], since: int) -> list[list[Checkpoint]]:
+    """Those before `since`, which go without their data; then as many together as have little of it."""
+    portions, room = [[link for link in links if link.seq < since]], 0
+    for link in links:
+        if link.seq >= since:
+            if link.size > room:
+                portions.append([])
+                room = TOGETHER_BYTES
+            portions[-1].append(link)
+            room -= link.size
+    return [portion for portion in portions if portion]
+
+
+class Rows(Struct, frozen=True):
+    """Elements of a list, with what stands before them; `tell` makes of each what is said of it."""
+
+    before: bytes
+    rows: Sequence[Any]
+    tell: Callable[[Any], Any]
+
+
+def _add(file: ArchiveFile, part: bytes | Rows) -> None:
+    """In a thread: to say and to pack ten megabytes takes half a second."""
+    if isinstance(part, bytes):
+        file.add([part])
+        return
+    before = part.before
+    for row in part.rows:
+        file.add([before, _encode(part.tell(row))])
+        before = b","
+
+
+def _as_it_is(row: Any) -> Any:
+    return row
+
+
 def _told(link: Checkpoint) -> dict[str, Any]:
     """A checkpoint with its data: our own as the JSON that it is, a job's own in base64."""
     told: dict[str, Any] = msgspec.structs.asdict(link) | {"checksum": link.checksum.hex()}
+    if link.size and not link.data:
+        return told | {"data": None, "left_out": True}
     try:
         data = opened(link)
     except CheckpointDamaged:

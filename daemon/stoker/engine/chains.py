@@ -63,14 +63,14 @@ async def check(reader: Reader, workflow_id: int, *, tolerant: bool) -> str | No
 
 
 async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpoint:
-    """The checkpoint of a workflow with that id; None: its newest. Raises CheckpointNotFound."""
+    """The checkpoint of a workflow with that id, without its data; None: its newest. Raises CheckpointNotFound."""
     chain, hint = f"w{workflow_id}", f"stoker checkpoint ls {workflow_id}"
     if ident is None:
         newest = await reader.run(checkpoints.page, chain, None, 1)
         if not newest:
             raise CheckpointNotFound(f"workflow {workflow_id} has no checkpoint", hint=hint)
         return newest[0]
-    found = await reader.run(checkpoints.by_id, ident)
+    found = await reader.run(checkpoints.about, ident)
     if found is None:
         raise CheckpointNotFound(f"to: there is no checkpoint {ident}", hint=hint, path="to", id=ident)
     if found.chain != chain:

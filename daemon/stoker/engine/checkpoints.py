@@ -1,8 +1,8 @@
 """Checkpoints as clients see them: saved by a running attempt, listed and read by people.
 
-Owns uploads under way (a checkpoint may be larger than a frame) and the message that makes one a row. Refuses who has
-no token of a run that is open now: an old attempt cannot write over what a newer one knows. Invariants: a save that
-was answered is on disk; one that was refused left nothing; uploads take bounded memory and die with their run.
+Owns the way from a piece that was sent (`uploads`) to a row, and the reading of rows. Refuses who has no token of a run
+that is open now: an old attempt cannot write over what a newer one knows. Invariants: a save that was answered is on
+disk, whole; one that was refused left nothing; nothing large is packed, unpacked or hashed on the loop.
 """
 
 from __future__ import annotations
@@ -10,13 +10,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from stoker.core.checkpoint import MAX_BYTES, MAX_CHAIN, Checkpoint, Head, Kind, chain_of, opened
+import msgspec
+
+from stoker.core.checkpoint import (
+    GZIP_ABOVE_BYTES,
+    MAX_CHAIN,
+    Checkpoint,
+    Head,
+    Kind,
+    Packed,
+    chain_of,
+    opened,
+    pack,
+)
 from stoker.core.context import view
 from stoker.core.errors import (
     CheckpointNotFound,
-    CheckpointTooLarge,
     CheckpointTooSoon,
     InvalidParams,
     StaleAttempt,
@@ -28,6 +42,7 @@ from stoker.engine.chains import context_at
 from stoker.engine.inbox import Message
 from stoker.engine.reading import job_now, workflow_found
 from stoker.engine.turn import Turn
+from stoker.engine.uploads import Uploads
 from stoker.store import checkpoints as rows
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
@@ -37,20 +52,20 @@ if TYPE_CHECKING:
     from stoker.engine.engine import Engine
 
 PIECE_BYTES = 512 * 1024  # of one answer
-MAX_UPLOADS = 64
+UNPACKED_S = 10.0
 
 
 class Save(Message):
     """A checkpoint that a running attempt wants kept."""
 
     def __init__(
-        self, book: Book, run_id: str, data: bytes, status: str, min_interval_ms: int,
+        self, book: Book, run_id: str, packed: Packed, status: str, min_interval_ms: int,
         future: asyncio.Future[dict[str, Any]],
     ) -> None:  # fmt: skip
         self._book = book
         self._run_id = run_id
         self._job_id = int(run_id.split(".", 1)[0])
-        self._data = data
+        self._packed = packed
         self._status = status
         self._min_interval_ms = min_interval_ms
         self._future = future
@@ -68,7 +83,7 @@ class Save(Message):
     def decide(self, turn: Turn) -> None:
         run = turn.book.by_run(self._run_id)
         if run is None:
-            raise StaleAttempt(f"attempt {self._run_id} is over: it cannot save a checkpoint any more")
+            raise _stale(self._run_id)
         self._keep_distance(turn)
         made = self._keep(turn, run.job)
         turn.book.saved[self._run_id] = turn.now.steady
@@ -82,7 +97,7 @@ class Save(Message):
             head = flow.head
         else:
             head = turn.book.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
-        made = flows.seal_next(chain, head, Kind.PROGRESS, self._status, self._data, now, job, self._run_id)
+        made = flows.seal_next(chain, head, Kind.PROGRESS, self._status, self._packed, now, job, self._run_id)
         after = Head(made.id, made.seq, head.since_context + 1)
         turn.checkpoint(made)
         if flow is None:
@@ -112,26 +127,46 @@ class Checkpoints:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._uploads: dict[str, bytearray] = {}
+        self._uploads = Uploads(lambda run_id: engine.book.by_run(run_id) is not None)
+        # One at a time: packing takes a whole processor, and jobs want them too.
+        self._packer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unpacked = Unpacked()
 
-    def save(self, part: CheckpointPart) -> asyncio.Future[dict[str, Any]]:
+    def save(self, part: CheckpointPart, connection: int) -> asyncio.Future[dict[str, Any]]:
         """Take a checkpoint, or a piece of one; the answer to the last piece comes after its commit."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         future.add_done_callback(self._count_failure)
         try:
-            run_id, data = self._collect(part)
+            self._take(part, connection, future)
         except Exception as error:  # noqa: BLE001 - the caller of a future hears of it there
             future.set_exception(error)
-            return future
-        if data is None:
-            future.set_result({"received": len(self._uploads[run_id])})
-            return future
-        interval = self._engine.config.checkpoints.min_interval_ms
-        self._engine.loop.post(Save(self._engine.book, run_id, data, part.status, interval, future))
         return future
 
-    def _collect(self, part: CheckpointPart) -> tuple[str, bytes | None]:
-        """The run, and the whole data once its last piece is there."""
+    def hung_up(self, connection: int) -> None:
+        """What came over this connection and is not whole never will be."""
+        self._uploads.hung_up(connection)
+
+    def _take(self, part: CheckpointPart, connection: int, future: asyncio.Future[dict[str, Any]]) -> None:
+        run_id, piece = self._allowed(part), _decoded(part)
+        if part.offset == 0 and part.upload is None and not part.more:
+            self._keep(run_id, piece, part.status, future)
+            return
+        now = self._engine.clock.now().steady
+        if part.offset == 0 and part.upload is None:
+            upload = self._uploads.begin(run_id, connection, now)
+        else:
+            upload = self._uploads.find(part, run_id, connection)
+        self._uploads.add(upload, part.offset, piece, now)
+        if part.more:
+            future.set_result({"upload": upload.number, "received": len(upload.data)})
+            return
+        upload.whole = True
+        future.add_done_callback(lambda _: self._uploads.end(upload))
+        self._keep(run_id, upload.data, part.status, future)
+
+    def _allowed(self, part: CheckpointPart) -> str:
+        """The attempt that may save now."""
         engine = self._engine
         if (refusal := engine.refusal()) is not None:
             raise refusal
@@ -139,37 +174,32 @@ class Checkpoints:
             raise engine.intake.closed
         run_id = engine.tokens.run_of(part.token)
         if engine.book.by_run(run_id) is None:
-            raise StaleAttempt(f"attempt {run_id} is over: it cannot save a checkpoint any more")
+            raise _stale(run_id)
+        return run_id
+
+    def _keep(self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
+        """Post it, packed; a large one is packed in a thread, so that nobody else waits for it."""
+        if len(data) <= GZIP_ABOVE_BYTES:
+            self._post(run_id, pack(bytes(data)), status, future)
+            return
+        task = asyncio.ensure_future(self._pack_and_post(run_id, data, status, future))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pack_and_post(
+        self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]
+    ) -> None:
         try:
-            piece = base64.b64decode(part.data, validate=True)
-        except binascii.Error as error:
-            raise InvalidParams(f"data: not base64: {error}", path="data") from error
-        return run_id, self._add(run_id, part, piece)
+            packed = await asyncio.get_running_loop().run_in_executor(self._packer, lambda: pack(bytes(data)))
+        except Exception as error:  # noqa: BLE001 - as in `save`: whoever asked hears of it
+            if not future.done():
+                future.set_exception(error)
+        else:
+            self._post(run_id, packed, status, future)
 
-    def _add(self, run_id: str, part: CheckpointPart, piece: bytes) -> bytes | None:
-        if part.offset == 0:
-            self._uploads.pop(run_id, None)
-            if not part.more:
-                return piece
-            self._make_room()
-        upload = self._uploads.setdefault(run_id, bytearray())
-        if part.offset != len(upload):
-            raise InvalidParams(f"offset: {part.offset}, but {len(upload)} bytes were received", path="offset")
-        if len(upload) + len(piece) > MAX_BYTES:
-            del self._uploads[run_id]
-            raise CheckpointTooLarge(
-                f"data: more than {MAX_BYTES} bytes, the limit of a checkpoint",
-                hint="write the data to a file and save its path", path="data",
-            )  # fmt: skip
-        upload += piece
-        return None if part.more else bytes(self._uploads.pop(run_id))
-
-    def _make_room(self) -> None:
-        """Uploads of runs that ended in the middle of one are forgotten."""
-        for run_id in [run_id for run_id in self._uploads if self._engine.book.by_run(run_id) is None]:
-            del self._uploads[run_id]
-        if len(self._uploads) >= MAX_UPLOADS:
-            raise CheckpointTooSoon(f"{MAX_UPLOADS} checkpoints are being received", hint="try again in a second")
+    def _post(self, run_id: str, packed: Packed, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
+        interval = self._engine.config.checkpoints.min_interval_ms
+        self._engine.loop.post(Save(self._engine.book, run_id, packed, status, interval, future))
 
     def _count_failure(self, future: asyncio.Future[dict[str, Any]]) -> None:
         error = None if future.cancelled() else future.exception()
@@ -179,16 +209,22 @@ class Checkpoints:
 
     async def get(self, ident: int, offset: int | None) -> dict[str, Any]:
         """One checkpoint; `offset` asks for a piece of its data too, in base64."""
-        found = await self._found(ident)
         if offset is None:
-            return _view(found)
-        data = opened(found)
-        piece = base64.b64encode(data[offset : offset + PIECE_BYTES]).decode()
-        return _view(found) | {"offset": offset, "data": piece}
+            return _view(await self._found(rows.about, ident))
+        found, data = self._unpacked.take(ident) or await self._open(ident)
+        end = offset + PIECE_BYTES
+        if end < len(data):
+            self._unpacked.put(found, data)  # whoever reads a piece comes back for the next
+        return _view(found) | {"offset": offset, "data": base64.b64encode(data[offset:end]).decode()}
+
+    async def _open(self, ident: int) -> tuple[Checkpoint, bytes]:
+        found = await self._found(rows.by_id, ident)
+        data = await asyncio.get_running_loop().run_in_executor(self._packer, opened, found)
+        return msgspec.structs.replace(found, data=b""), data
 
     async def context(self, ident: int) -> dict[str, Any]:
         """The whole workflow as it was at a checkpoint."""
-        found = await self._found(ident)
+        found = await self._found(rows.about, ident)
         return view(await context_at(self._engine.queries, found.chain, found.seq))
 
     async def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> dict[str, Any]:
@@ -199,11 +235,47 @@ class Checkpoints:
         following = found[-1].seq if len(found) == limit and found[-1].seq > 1 else None
         return {"checkpoints": [_view(each) for each in found], "next": following}
 
-    async def _found(self, ident: int) -> Checkpoint:
-        found = await self._engine.queries.run(rows.by_id, ident)
+    async def _found(self, query: Callable[[sqlite3.Connection, int], Checkpoint | None], ident: int) -> Checkpoint:
+        found = await self._engine.queries.run(query, ident)
         if found is None:
             raise CheckpointNotFound(f"there is no checkpoint {ident}", hint="stoker checkpoint ls WORKFLOW", id=ident)
         return found
+
+
+class Unpacked:
+    """The data of the checkpoint that somebody is reading piece by piece: one, and only for a while."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Checkpoint, bytes] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def take(self, ident: int) -> tuple[Checkpoint, bytes] | None:
+        """What was put here of that checkpoint; nothing is left of anything then."""
+        kept = self._kept
+        self._forget()
+        return kept if kept is not None and kept[0].id == ident else None
+
+    def put(self, checkpoint: Checkpoint, data: bytes) -> None:
+        self._forget()
+        self._kept = checkpoint, data
+        self._timer = asyncio.get_running_loop().call_later(UNPACKED_S, self._forget)
+
+    def _forget(self) -> None:
+        self._kept = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _decoded(part: CheckpointPart) -> bytes:
+    try:
+        return base64.b64decode(part.data, validate=True)
+    except binascii.Error as error:
+        raise InvalidParams(f"data: not base64: {error}", path="data") from error
+
+
+def _stale(run_id: str) -> StaleAttempt:
+    return StaleAttempt(f"attempt {run_id} is over: it cannot save a checkpoint any more")
 
 
 def _view(checkpoint: Checkpoint) -> dict[str, Any]:

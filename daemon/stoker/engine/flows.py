@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import MAX_CHAIN, Checkpoint, Head, Kind, encode, seal
+from stoker.core.checkpoint import MAX_CHAIN, Checkpoint, Head, Kind, Packed, pack, seal
 from stoker.core.context import Stood
 from stoker.core.errors import StepNotFound
 from stoker.core.model import FINAL, Attempt, Job, Reason, State
@@ -232,24 +232,24 @@ class Flows:
         self, run: FlowRun, kind: Kind, status: str, told: dict[str, Any], at: int, job: Job | None = None
     ) -> Checkpoint:
         """The next checkpoint of a workflow's chain."""
-        checkpoint = self.seal_next(run.chain, run.head, kind, status, _encode(told), at, job)
+        checkpoint = self.seal_next(run.chain, run.head, kind, status, pack(_encode(told)), at, job)
         since = 0 if kind is Kind.CONTEXT else run.head.since_context + (kind is Kind.TRANSITION)
         run.head = Head(checkpoint.id, checkpoint.seq, since)
         return checkpoint
 
     def seal_next(
-        self, chain: str, head: Head, kind: Kind, status: str, data: bytes, at: int, job: Job | None = None,
+        self, chain: str, head: Head, kind: Kind, status: str, packed: Packed, at: int, job: Job | None = None,
         run_id: str | None = None,
     ) -> Checkpoint:  # fmt: skip
-        """The checkpoint behind `head`. Raises CheckpointTooLarge."""
-        encoding, packed = encode(data)
+        """The checkpoint behind `head`."""
         self.last_checkpoint += 1
         return seal(
             Checkpoint(
                 id=self.last_checkpoint, chain=chain, seq=head.seq + 1, parent=head.id or None, kind=kind,
-                status=status, at=at, data=packed, size=len(data), encoding=encoding, run_id=run_id,
+                status=status, at=at, data=packed.data, size=packed.size, encoding=packed.encoding, run_id=run_id,
                 job_id=None if job is None else job.id, step=None if job is None else job.step,
-            )
+            ),
+            packed.digest,
         )  # fmt: skip
 
     def forget(self, ids: Iterable[int]) -> None:

@@ -7,6 +7,7 @@ back only when no attempt of its workflow is open; a checkpoint that counts agai
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import Checkpoint, Kind, opened
+from stoker.core.checkpoint import Kind, Packed, verified
 from stoker.core.context import Context
 from stoker.core.errors import CheckpointDamaged, NotAllowed
 from stoker.core.model import Actor, State
@@ -61,7 +62,14 @@ class Found(Struct, frozen=True):
     """What a step saved before the target and is to begin from again; None: from the start."""
 
     run_id: str | None
-    data: bytes
+    packed: Packed
+
+
+class Looked(Struct, frozen=True):
+    """What was found, and the damaged ones above it."""
+
+    found: Found | None
+    damaged: Sequence[CheckpointDamaged]
 
 
 class Finish(Message):
@@ -107,7 +115,7 @@ class Finish(Message):
             flows = turn.book.flows
             job = turn.job(run.jobs[name])
             made = flows.seal_next(
-                run.chain, run.head, Kind.PROGRESS, "rolled back", found.data, turn.now.wall, job, found.run_id
+                run.chain, run.head, Kind.PROGRESS, "rolled back", found.packed, turn.now.wall, job, found.run_id
             )
             run.head = replace(run.head, id=made.id, seq=made.seq)
             turn.checkpoint(made)
@@ -125,15 +133,19 @@ async def finish(reader: Reader, run: FlowRun) -> Finish:
     for name in way.reset:
         job_id, floor, old = run.jobs[name], run.floors.get(name, 0), target.floors.get(name, 0)
         if await reader.run(checkpoints.last_progress, job_id) > target.seq or floor != old:
-            saved = await reader.run(checkpoints.progress_up_to, job_id, old, target.seq, TRIED)
-            before[name] = _sound(saved)
+            looked = await reader.run(_newest_sound, job_id, old, target.seq)
+            for damaged in looked.damaged:
+                log(LogEvent.CHECKPOINT_DAMAGED, job=job_id, checkpoint=damaged.details["id"], error=damaged)
+            before[name] = looked.found
     return Finish(run.workflow.id, asked, before)
 
 
-def _sound(saved: Sequence[Checkpoint]) -> Found | None:
-    for checkpoint in saved:
+def _newest_sound(connection: sqlite3.Connection, job_id: int, floor: int, seq: int) -> Looked:
+    """The newest of a job that is sound; what is below it is not even read."""
+    damaged: list[CheckpointDamaged] = []
+    for checkpoint in checkpoints.progress_up_to(connection, job_id, floor, seq, TRIED):
         try:
-            return Found(checkpoint.run_id, opened(checkpoint))
-        except CheckpointDamaged as damaged:
-            log(LogEvent.CHECKPOINT_DAMAGED, job=checkpoint.job_id, checkpoint=checkpoint.id, error=damaged)
-    return None
+            return Looked(Found(checkpoint.run_id, verified(checkpoint)), damaged)
+        except CheckpointDamaged as error:
+            damaged.append(error)
+    return Looked(None, damaged)

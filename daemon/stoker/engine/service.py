@@ -221,6 +221,10 @@ class Service:
         job = await reading.job_now(self._engine, job_id)
         return await reading.log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
 
+    def hung_up(self, connection: int) -> None:
+        """A client is gone, and with it what it had begun to send."""
+        self.checkpoints.hung_up(connection)
+
     # --- queues and resources ---
 
     async def queues(self) -> dict[str, Any]:

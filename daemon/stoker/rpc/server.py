@@ -14,6 +14,7 @@ import os
 import resource
 import socket
 import struct
+from itertools import count
 from typing import TYPE_CHECKING
 
 from stoker.core.errors import PermissionDenied, StokerError, TooManyConnections
@@ -52,6 +53,7 @@ class Server:
         self._listener = listener
         self._listening: asyncio.Server | None = None
         self._connections: dict[Connection, Peer] = {}
+        self._numbers = count(1)
         self._refusals = 0
         self._next_refusal_line = 0.0
         self._empty = asyncio.Event()
@@ -90,7 +92,7 @@ class Server:
     def admit(self, connection: Connection, sock: socket.socket) -> Peer:
         """Who is at the other end; raises if they may not come in."""
         pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        peer = Peer(uid, gid, pid)
+        peer = Peer(uid, gid, pid, next(self._numbers))
         try:
             self._check(peer)
         except StokerError as error:
@@ -101,7 +103,9 @@ class Server:
         return peer
 
     def forget(self, connection: Connection) -> None:
-        self._connections.pop(connection, None)
+        peer = self._connections.pop(connection, None)
+        if peer is not None:
+            self.backend.service.hung_up(peer.connection)
         if not self._connections:
             self._empty.set()
 

@@ -22,11 +22,12 @@ P = TypeVar("P", bound=Params)
 
 
 class Peer(NamedTuple):
-    """Who is at the other end (SO_PEERCRED)."""
+    """Who is at the other end (SO_PEERCRED), and over which connection, by a number that is used once."""
 
     uid: int
     gid: int
     pid: int
+    connection: int = 0
 
 
 class Role(StrEnum):

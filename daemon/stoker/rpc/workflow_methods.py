@@ -58,7 +58,7 @@ class Workflows(Protocol):
 class Checkpoints(Protocol):
     """What the engine offers about checkpoints."""
 
-    def save(self, part: CheckpointPart) -> Awaitable[Reply]: ...
+    def save(self, part: CheckpointPart, connection: int) -> Awaitable[Reply]: ...
     def get(self, ident: int, offset: int | None) -> Awaitable[Reply]: ...
     def context(self, ident: int) -> Awaitable[Reply]: ...
     def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> Awaitable[Reply]: ...
@@ -126,6 +126,10 @@ def _rollback(service: Service, peer: Peer, params: WorkflowRollbackParams) -> o
     return service.workflows.rollback(params.id, to, actor, redo=params.redo, resume=params.resume)
 
 
+def _save_checkpoint(service: Service, peer: Peer, part: CheckpointPart) -> object:
+    return service.checkpoints.save(part, peer.connection)
+
+
 def _get_checkpoint(service: Service, _peer: Peer, params: CheckpointGetParams) -> object:
     return (
         service.checkpoints.context(params.id) if params.context else service.checkpoints.get(params.id, params.offset)
@@ -144,7 +148,7 @@ WORKFLOW_METHODS: dict[str, Method[Any]] = {
     "workflow.list": Method(WorkflowListParams, Role.OWNER, _list, Kind.READ),
     "workflow.pause": Method(WorkflowParams, Role.OWNER, _pause),
     "workflow.cancel": Method(WorkflowParams, Role.OWNER, _cancel),
-    "checkpoint.save": Method(CheckpointPart, Role.OWNER, lambda service, _, part: service.checkpoints.save(part)),
+    "checkpoint.save": Method(CheckpointPart, Role.OWNER, _save_checkpoint),
     "checkpoint.get": Method(CheckpointGetParams, Role.OWNER, _get_checkpoint, Kind.READ),
     "checkpoint.list": Method(CheckpointListParams, Role.OWNER, _list_checkpoints, Kind.READ),
     "workflow.retry": Method(WorkflowRetryParams, Role.OWNER, _retry),

@@ -39,10 +39,20 @@ SPAN = f"""
 SELECT {COLUMNS.replace("data", "iif(kind = 'progress', x'', data)")} FROM checkpoints
 WHERE chain = ? AND seq BETWEEN ? AND ? ORDER BY seq
 """  # noqa: S608 - constants only
+# Whoever looks at a list, or at what a checkpoint is, needs no data: thirty may have a third of a gigabyte.
+WITHOUT_DATA = COLUMNS.replace("data", "x''")
 PAGE = f"""
-SELECT {COLUMNS} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3
+SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3
 """  # noqa: S608 - constants only
-BEHIND = f"SELECT {COLUMNS} FROM checkpoints WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+ABOUT = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE id = ?"  # noqa: S608 - constants only
+BEHIND = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+# The oldest of those that have no more than so many bytes together, counted from the newest.
+NEWEST_WITHIN = """
+SELECT min(seq) FROM (
+    SELECT seq, sum(size) OVER (ORDER BY seq DESC) AS together FROM checkpoints WHERE chain = ?
+) WHERE together <= ?
+"""
+BY_IDS = f"SELECT {COLUMNS} FROM checkpoints WHERE id IN (SELECT value FROM json_each(?)) ORDER BY seq"  # noqa: S608 - constants only
 BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"  # noqa: S608 - constants only
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'checkpoints'), 0)"
 
@@ -84,14 +94,27 @@ def by_id(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
     return None if row is None else from_row(row)
 
 
+def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Checkpoint]:
+    """These checkpoints of one chain, oldest first."""
+    return [from_row(row) for row in connection.execute(BY_IDS, (msgspec.json.encode(list(ids)).decode(),))]
+
+
+def about(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
+    """One checkpoint, without its data."""
+    row = connection.execute(ABOUT, (ident,)).fetchone()
+    return None if row is None else from_row(row)
+
+
 def progress(connection: sqlite3.Connection, job_id: int, floor: int, limit: int) -> Iterator[Checkpoint]:
     """What a job saved itself above `floor`, newest first; each is read when it is asked for."""
     return (from_row(row) for row in connection.execute(PROGRESS, (job_id, floor, limit)))
 
 
-def progress_up_to(connection: sqlite3.Connection, job_id: int, floor: int, seq: int, limit: int) -> list[Checkpoint]:
-    """What a job saved itself above `floor` and not behind `seq`, newest first."""
-    return [from_row(row) for row in connection.execute(PROGRESS_UP_TO, (job_id, floor, seq, limit))]
+def progress_up_to(
+    connection: sqlite3.Connection, job_id: int, floor: int, seq: int, limit: int
+) -> Iterator[Checkpoint]:
+    """What a job saved itself above `floor` and not behind `seq`, newest first; each is read when it is asked for."""
+    return (from_row(row) for row in connection.execute(PROGRESS_UP_TO, (job_id, floor, seq, limit)))
 
 
 def last_progress(connection: sqlite3.Connection, job_id: int) -> int:
@@ -121,10 +144,15 @@ def up_to(connection: sqlite3.Connection, chain: str, seq: int) -> list[Checkpoi
 
 
 def behind(connection: sqlite3.Connection, chain: str, seq: int, limit: int) -> list[Checkpoint]:
-    """Checkpoints of a chain behind `seq`, oldest first."""
+    """Checkpoints of a chain behind `seq`, oldest first, without their data."""
     return [from_row(row) for row in connection.execute(BEHIND, (chain, seq, limit))]
 
 
+def newest_within(connection: sqlite3.Connection, chain: str, limit: int) -> int:
+    """The seq from which on the checkpoints of a chain have at most `limit` bytes of data together; 0 if none fits."""
+    return int(connection.execute(NEWEST_WITHIN, (chain, limit)).fetchone()[0] or 0)
+
+
 def page(connection: sqlite3.Connection, chain: str, before_seq: int | None, limit: int) -> list[Checkpoint]:
-    """Checkpoints of a chain, newest first."""
+    """Checkpoints of a chain, newest first, without their data."""
     return [from_row(row) for row in connection.execute(PAGE, (chain, before_seq, limit))]

@@ -1,0 +1,95 @@
+"""Checkpoints on their way in, larger than a frame: piece by piece, each upload by itself.
+
+Owns the pieces until the last one is there. Refuses a piece that is not the next of its upload, or that comes over
+another connection than the first. Invariants: what a job sends at once is never mixed; uploads take bounded memory,
+as each has room for the largest checkpoint from its first piece on; one that stops halfway goes with its connection,
+with its attempt, or as soon as it is idle and its room is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stoker.core.checkpoint import MAX_BYTES
+from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidParams
+from stoker.core.requests import CheckpointPart
+
+MAX_UPLOADS = 8  # of ten megabytes each
+IDLE_MS = 5_000
+FROM_THE_BEGINNING = "send the checkpoint again from its beginning"
+
+
+class Upload:
+    """One checkpoint of which pieces are there."""
+
+    def __init__(self, number: int, run_id: str, connection: int) -> None:
+        self.number = number
+        self.run_id = run_id
+        self.connection = connection
+        self.data = bytearray()
+        self.heard_at = 0
+        self.whole = False  # all of it is there, and it is being kept
+
+
+class Uploads:
+    """The uploads of all jobs. `is_open` says whether an attempt may still save."""
+
+    def __init__(self, is_open: Callable[[str], bool]) -> None:
+        self._is_open = is_open
+        self._last = 0
+        self._under_way: dict[int, Upload] = {}
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def begin(self, run_id: str, connection: int, now_ms: int) -> Upload:
+        """Raises CheckpointTooSoon where there is no room. `now_ms` is steady."""
+        if len(self._under_way) >= MAX_UPLOADS:
+            self._make_room(now_ms)
+        self._last += 1
+        upload = self._under_way[self._last] = Upload(self._last, run_id, connection)
+        return upload
+
+    def _make_room(self, now_ms: int) -> None:
+        for upload in list(self._under_way.values()):
+            idle = now_ms - upload.heard_at >= IDLE_MS
+            if not upload.whole and (idle or not self._is_open(upload.run_id)):
+                self.end(upload)
+        if len(self._under_way) >= MAX_UPLOADS:
+            raise CheckpointTooSoon(f"{MAX_UPLOADS} large checkpoints are being received", hint="try again in a second")
+
+    def find(self, part: CheckpointPart, run_id: str, connection: int) -> Upload:
+        """The upload that a further piece is of. Raises InvalidParams."""
+        upload = None if part.upload is None else self._under_way.get(part.upload)
+        if upload is None or upload.whole or (upload.run_id, upload.connection) != (run_id, connection):
+            raise InvalidParams(f"upload: {_unknown(part.upload)}", path="upload", hint=FROM_THE_BEGINNING)
+        return upload
+
+    def add(self, upload: Upload, offset: int, piece: bytes, now_ms: int) -> None:
+        """Raises InvalidParams or CheckpointTooLarge; the upload is forgotten then, as nothing can come of it."""
+        if offset != len(upload.data):
+            self.end(upload)
+            told = f"offset: {offset}, but {len(upload.data)} bytes were received"
+            raise InvalidParams(told, path="offset", hint=FROM_THE_BEGINNING)
+        if len(upload.data) + len(piece) > MAX_BYTES:
+            self.end(upload)
+            raise CheckpointTooLarge(
+                f"data: more than {MAX_BYTES} bytes, the limit of a checkpoint",
+                hint="write the data to a file and save its path", path="data",
+            )  # fmt: skip
+        upload.data += piece
+        upload.heard_at = now_ms
+
+    def end(self, upload: Upload) -> None:
+        """It is kept, or nothing will come of it."""
+        self._under_way.pop(upload.number, None)
+
+    def hung_up(self, connection: int) -> None:
+        """Whoever sent over this connection is gone."""
+        for upload in [one for one in self._under_way.values() if one.connection == connection]:
+            if not upload.whole:
+                self.end(upload)
+
+
+def _unknown(number: int | None) -> str:
+    return "missing: the answer to the first piece says it" if number is None else f"there is no upload {number} here"

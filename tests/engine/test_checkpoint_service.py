@@ -1,0 +1,118 @@
+"""Large checkpoints beside a loop that must not wait: packed and unpacked in a thread, and unpacked once."""
+
+from __future__ import annotations
+
+import base64
+import random
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core import checkpoint as core
+from stoker.core.checkpoint import GZIP_ABOVE_BYTES, Checkpoint, Kind, Packed, pack, seal
+from stoker.core.requests import CheckpointPart
+from stoker.engine import archive, checkpoints
+from stoker.engine.checkpoints import Checkpoints, Save
+from stoker.store import checkpoints as rows
+from tests.support.facts import until_async
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def stored(data: bytes, ident: int = 1) -> Checkpoint:
+    packed = pack(data)
+    bare = Checkpoint(
+        id=ident, chain="j1", seq=ident, parent=None, kind=Kind.PROGRESS, status="", at=0,
+        data=packed.data, size=packed.size, encoding=packed.encoding,
+    )  # fmt: skip
+    return seal(bare, packed.digest)
+
+
+class Desk:
+    """What an engine is to checkpoints: a run that is open, a loop that takes messages, rows that are read."""
+
+    def __init__(self, *kept: Checkpoint) -> None:
+        self.kept = {one.id: one for one in kept}
+        self.reads: list[Callable[..., Any]] = []
+        self.posted: list[Save] = []
+        self.book = SimpleNamespace(by_run=lambda run_id: run_id)
+        self.intake = SimpleNamespace(closed=None)
+        self.tokens = SimpleNamespace(run_of=lambda token: token)
+        self.config = SimpleNamespace(checkpoints=SimpleNamespace(min_interval_ms=0))
+        self.clock = SimpleNamespace(now=lambda: SimpleNamespace(steady=0))
+        self.loop = SimpleNamespace(post=self.posted.append)
+        self.telemetry = SimpleNamespace(checkpoint_failed=lambda: None)
+        self.queries = self
+
+    def refusal(self) -> None:
+        return None
+
+    async def run(self, query: Callable[..., Any], ident: int) -> Checkpoint | None:
+        self.reads.append(query)
+        return self.kept.get(ident)
+
+
+@pytest.mark.parametrize(("size", "off_the_loop"), [(GZIP_ABOVE_BYTES, False), (GZIP_ABOVE_BYTES + 1, True)])
+async def test_save_when_it_is_large_then_it_is_packed_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch, size: int, *, off_the_loop: bool
+) -> None:
+    threads = []
+
+    def watched(data: bytes) -> Packed:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return core.pack(data)
+
+    monkeypatch.setattr(checkpoints, "pack", watched)
+    desk = Desk()
+    part = CheckpointPart(token="1.1.a", data=base64.b64encode(bytes(size)).decode())
+
+    Checkpoints(desk).save(part, 1)  # type: ignore[arg-type]
+    await until_async(lambda: desk.posted)
+
+    assert threads == [off_the_loop]
+    assert desk.posted[0]._packed == core.pack(bytes(size))
+
+
+async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = random.Random(1).randbytes(1_200_000)
+    desk, unpacked = Desk(stored(data), stored(b"x", 2)), []
+
+    def watched(checkpoint: Checkpoint) -> bytes:
+        unpacked.append(threading.current_thread() is not threading.main_thread())
+        return core.opened(checkpoint)
+
+    monkeypatch.setattr(checkpoints, "opened", watched)
+    service, read = Checkpoints(desk), b""  # type: ignore[arg-type]
+    while len(read) < len(data):
+        read += base64.b64decode((await service.get(1, len(read)))["data"])
+
+    assert read == data
+    assert unpacked == [True]
+    assert desk.reads == [rows.by_id]
+    assert service._unpacked.take(1) is None  # what was read to its end takes no memory
+
+
+async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
+    desk = Desk(stored(b"x"))
+
+    assert (await Checkpoints(desk).get(1, None))["bytes"] == 1  # type: ignore[arg-type]
+
+    assert desk.reads == [rows.about]
+
+
+def test_archive_when_checkpoints_are_large_then_few_are_read_together_and_the_oldest_go_without_data() -> None:
+    sizes = {1: 9_000_000, 2: 10, 3: archive.TOGETHER_BYTES, 4: 9_000_000, 5: 600_000, 6: 400_000, 7: 400_000}
+    links = [
+        Checkpoint(id=seq, chain="w1", seq=seq, parent=None, kind=Kind.PROGRESS, status="", at=0, data=b"", size=size)
+        for seq, size in sizes.items()
+    ]
+
+    portions = [[link.seq for link in portion] for portion in archive._portions(links, since=3)]
+
+    assert portions == [[1, 2], [3], [4], [5, 6], [7]]
+    assert archive._told(links[0])["left_out"]
