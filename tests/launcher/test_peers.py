@@ -11,7 +11,7 @@ import msgspec
 
 from stoker.process.outcomes import read_outcomes
 from tests.support.facts import until, until_async
-from tests.support.instance import ended
+from tests.support.instance import ended, log_of
 
 if TYPE_CHECKING:
     from stoker.process.messages import LaunchOrder
@@ -42,13 +42,13 @@ async def test_peer_when_it_hangs_up_behind_its_hello_then_nobody_counts_as_conn
 
 async def test_peer_when_it_never_reads_then_runs_go_on_and_every_outcome_is_kept(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
-    orders = [host.order("/bin/false") for _ in range(300)]
+    orders = [host.shell("echo said; exit 1") for _ in range(300)]
     deaf = host.wire(client.launcher)
     deaf.hello(host.instance, epoch=2)
     answered_beyond_any_buffer = [{"op": "list", "tag": tag, "run_ids": ["x" * 60_000]} for tag in range(40)]
 
     deaf.say(*answered_beyond_any_buffer, *(said(order, 2) for order in orders))
-    await until_async(lambda: all(Path(order.log).exists() for order in orders[-1:]), why="the last run")
+    await until_async(lambda: log_of(orders[-1]), why="the last run")
     deaf.close()
 
     await until_async(lambda: ended(client.facts.pid), why="the end of the launcher")

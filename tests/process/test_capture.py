@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stoker.process.capture import CHUNK, Chunk, follow, log_of, log_path, remove_empty, tail_offset
-from tests.support.facts import DEADLINE_S
+from stoker.process.capture import CHUNK, Chunk, follow, log_of, log_path, tail_offset
+from tests.support.facts import DEADLINE_S, until_async
 
 KIB = 1024
 
@@ -145,11 +145,36 @@ async def test_follow_when_the_log_comes_late_then_it_is_waited_for(log: Path) -
     waiting = asyncio.ensure_future(follower.text(5))
     await asyncio.sleep(0)
 
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)  # the follower makes it too
     path.write_bytes(b"late\n")
 
     assert await waiting == b"late\n"
     await follower.end()
+
+
+async def test_follow_when_another_reader_removed_the_directory_then_the_log_comes_all_the_same(log: Path) -> None:
+    path = log.parent / "7" / "1.log"
+    follower = Follower(path)
+    waiting = asyncio.ensure_future(follower.text(5))
+    await until_async(path.parent.is_dir)
+
+    path.parent.rmdir()
+    await until_async(path.parent.is_dir)
+    path.write_bytes(b"late\n")
+
+    assert await waiting == b"late\n"
+    await follower.end()
+
+
+async def test_follow_when_nothing_was_ever_written_then_nothing_is_left(log: Path) -> None:
+    path = log.parent / "7" / "1.log"
+    follower = Follower(path)
+    waiting = asyncio.ensure_future(follower.end())
+    await until_async(follower.closed.is_set)
+
+    await waiting
+
+    assert not path.parent.exists()
 
 
 async def test_follow_when_it_is_closed_while_waiting_then_the_last_words_still_come(log: Path) -> None:
@@ -223,15 +248,3 @@ def test_tail_when_there_is_no_log_then_it_begins_at_0(log: Path) -> None:
 def test_path_when_it_is_made_then_numbers_alone_make_it() -> None:
     assert log_path(Path("/s"), 12_345, 2) == Path("/s/logs/12/12345/2.log")
     assert log_of(Path("/s"), "7.3.deadbeef") == Path("/s/logs/0/7/3.log")
-
-
-def test_remove_empty_when_some_logs_are_then_only_those_go_and_their_directories(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a/1.log", "b/1.log", "b/2.log", "c/1.log", "d/1.log")]
-    for path in paths[:-1]:
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    paths[1].write_text("said")
-
-    remove_empty(paths)
-
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["b", "b/1.log"]

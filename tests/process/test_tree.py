@@ -15,7 +15,7 @@ from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
 from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
 from tests.support.facts import DEADLINE_S, until, until_async
-from tests.support.instance import Stranger, ended, log_of
+from tests.support.instance import Stranger, ended
 from tests.support.torture import count_fds
 
 if TYPE_CHECKING:
@@ -70,22 +70,22 @@ async def test_sweep_when_the_tree_is_larger_than_we_may_open_files_then_all_of_
 
 
 async def test_sweep_when_it_heeds_sigterm_then_it_may_clean_up_first(host: LauncherHost) -> None:
-    order = host.shell("trap 'echo cleaned; exit' TERM; sh -c 'echo up; read _ < $0' $0 & wait")
+    order = host.shell("trap 'touch cleaned; exit' TERM; sh -c 'echo up; read _ < $0' $0 & wait")
     await orphan(host, order, "up")
 
     await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
 
-    assert "cleaned" in log_of(order)
+    assert (host.home / "cleaned").exists()
 
 
 async def test_sweep_when_it_stopped_itself_then_sigterm_still_reaches_it(host: LauncherHost) -> None:
-    order = host.shell("trap 'echo cleaned; exit' TERM; echo up; kill -STOP $$")
+    order = host.shell("trap 'touch cleaned; exit' TERM; echo up; kill -STOP $$")
     who = await orphan(host, order, "up")
     await until_async(lambda: " T " in Path(f"/proc/{who.pid}/stat").read_text())
 
     await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
 
-    assert "cleaned" in log_of(order)
+    assert (host.home / "cleaned").exists()
 
 
 @pytest.mark.parametrize("grace_ms", [0, 50])

@@ -106,24 +106,49 @@ def be_born(host: Host, laws: Laws, worker: Process, environ: dict[str, str] | N
     laws.started(worker.run_id, host.working())
 
 
-class SimulatedLog:
-    """A log that something was written to: empty ones are shelved, and that is tested on real disks."""
+class SimulatedLogFile:
+    """A log that something was written to."""
 
-    def __init__(self, path: str, _fd: int, _max_bytes: int, _main: int) -> None:
-        self.path = path
+    size = 1
 
-    def size(self) -> int:
-        return 1
+    @classmethod
+    def new(cls, _path: str, _max_bytes: int) -> SimulatedLogFile:
+        return cls()
 
-    def main_ended(self) -> None:
-        """Nobody deletes it either."""
+
+class SimulatedOutput:
+    """The pipe of a worker that writes one byte."""
+
+    name = "pipe:[0]"
+
+    def __init__(self, log: SimulatedLogFile) -> None:
+        self.log = log
 
     def close(self) -> None:
         """Nothing was opened."""
 
-    def bound(self, _elapsed_s: float) -> float:
-        """Nothing grows here."""
-        return 1.0
+
+class SimulatedOutputs:
+    """Pipes are tested on real processes."""
+
+    idle = True
+
+    def refusal(self) -> None:
+        """The disk takes everything."""
+
+    def open(self, _run_id: str, log: SimulatedLogFile) -> tuple[SimulatedOutput, int]:
+        return SimulatedOutput(log), -1
+
+    def watch(self, output: SimulatedOutput) -> None:
+        """Nothing comes."""
+
+    catch_up = finish = watch
+
+    def read(self) -> None:
+        """Nothing is there."""
+
+    def take_over(self, _wanted: dict[str, Any]) -> None:
+        """Nobody writes."""
 
 
 class Watched(Launcher):

@@ -24,11 +24,10 @@ from stoker.host import probe
 from stoker.launcher import complaints
 from stoker.launcher import kin as launcher_kin
 from stoker.launcher import launcher as launcher_module
-from stoker.launcher import logs as launcher_logs
 from stoker.launcher import loop as launcher_loop
-from stoker.process import capture, exchange, identity, launchers, outcomes, tree
+from stoker.process import exchange, identity, launchers, outcomes, tree
 from stoker.process.client import LauncherClient
-from tests.simulation.launchers import SimulatedLog
+from tests.simulation.launchers import SimulatedLogFile, SimulatedOutputs
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -83,7 +82,6 @@ def everywhere(world: World) -> dict[int, Any]:
         (launchers.start_launcher, world.start_launcher),
         (outcomes.read_outcomes, disk.read_outcomes),
         (outcomes.remove_outcomes, disk.remove_outcomes),
-        (capture.remove_empty, lambda _paths: None),
         (exchange.InputsFile, InputsOfNobody),
         (probe.Probe, CalmProbe),
         (probe.free_bytes, lambda _path: world.free_bytes),
@@ -114,8 +112,8 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
             Layer(os, wait4=host.wait4, close=lambda _fd: None, getpid=lambda: host.waiting, kill=host.kill),
         ),
         (launcher_kin, "os", Layer(os, kill=host.kill)),
-        (launcher_module, "_create_log", lambda _path: -1),
-        (launcher_logs, "Log", SimulatedLog),
+        (launcher_module, "Outputs", SimulatedOutputs),
+        (launcher_module, "LogFile", SimulatedLogFile),
         (launcher_module, "Spawner", lambda: None),
         (launcher_module, "Kin", lambda _runs, _instance: None),
         (

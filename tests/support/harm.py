@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stoker.process.capture import log_path
 from tests.support import hostile
 from tests.support.facts import until
 from tests.support.torture import count_fds, launchers, zombies_of
@@ -32,6 +33,7 @@ class Harm:
 
     def __init__(self, daemon: DaemonProcess, client: stoker.Client, deed: str, then: str, **options: Any) -> None:
         self.deed = deed
+        self._state_dir = daemon.state_dir
         self.directory = daemon.home / f"harm.{deed}.{then}.{options.get('timeout_ms', 0)}"
         self.directory.mkdir()
         args = ["-I", "-S", hostile.__file__, deed, then]
@@ -42,9 +44,17 @@ class Harm:
         until(lambda: list(self.directory.glob("ready.*")), why=f"the deed of {self.deed}")
 
     def open_log(self) -> int:
-        """Its log as it is, whatever became of the name; closed with the test's process."""
-        main = next(pid for pid, told in living(self.directory) if "hostile.py" in told)
-        return os.open(f"/proc/{main}/fd/1", os.O_RDONLY)
+        """Its log as its launcher has it, whatever became of the name; closed with the test's process."""
+        log = until(self._open_log, why="a log")
+        assert log is not None
+        return log
+
+    def _open_log(self) -> int | None:
+        for pid in launchers(self._state_dir).values():
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                if str(fd.readlink()).startswith(f"{log_path(self._state_dir, self.job, 1)}"):
+                    return os.open(fd, os.O_RDONLY)
+        return None
 
     def end(self, client: stoker.Client) -> tuple[str, str | None]:
         return end_of(client, self.job, 60)

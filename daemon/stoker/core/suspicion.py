@@ -25,7 +25,7 @@ _NAMES = {
     "cpu_seconds": "CPU time",
     "processes": "processes",
     "open_files": "open files",
-    "file_size_bytes": "file size (its log counts too)",
+    "file_size_bytes": "file size",
 }
 
 

@@ -27,7 +27,6 @@ from stoker.executors.base import Ended
 from stoker.executors.local import LocalExecutor
 from stoker.process import evidence
 from stoker.process import identity as identities
-from stoker.process.capture import log_of, remove_empty
 from stoker.process.client import LauncherClient
 from stoker.process.launchers import LauncherDead, find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
@@ -250,7 +249,7 @@ class RecoveryService:
                 self._hear_again(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None
-                self._local.own_orphan(run_id, finding.identity, run.job.spec.grace_ms, adopt=adopt)
+                self._local.own_orphan(run_id, finding.identity, run.job.spec, adopt=adopt)
         ours = {run.attempt.run_id for run in found.runs}
         for run_id, (_, held) in held_runs.items():
             if run_id not in ours and held.exit is not None and held.state is RunState.ENDED:
@@ -269,15 +268,13 @@ class RecoveryService:
         return await done
 
     async def _forget(self, found: Found) -> None:
-        """Remove outcome logs, and logs that nothing was written to, once all that they say is committed."""
+        """Remove outcome logs once all that they say is committed."""
         written = found.testimony.written
         for exited in written.values():
             self._settle_unknown(exited)
         if found.outcome_logs:
             await self._loop.barrier()
             remove_outcomes(found.whole_logs)
-            empty = [exited.run_id for exited in written.values() if not exited.log_bytes]
-            await asyncio.to_thread(remove_empty, [log_of(self._state_dir, run_id) for run_id in empty])
 
     def _settle_unknown(self, exited: Exited) -> None:
         """An outcome whose attempt is settled, or was never ours: acknowledged, and recorded if nobody knows it."""

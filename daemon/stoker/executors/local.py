@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from stoker.core.clock import wall_ms
-from stoker.core.model import Identity, Outcome, OutcomeKind
+from stoker.core.model import Identity, Outcome, OutcomeKind, Spec
 from stoker.core.recovery import NEVER_STARTED
 from stoker.executors.base import Began, Delivered, Ended, Lost, Report, Sink, Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.generations import Generations
+from stoker.executors.orphan_logs import OrphanLogs
 from stoker.executors.outcome import reports_of
 from stoker.executors.without_launcher import stop_all, take_away
 from stoker.process import messages
@@ -42,7 +43,8 @@ class LocalExecutor:
         self._around = around
         self._sink = sink
         self._ready = ready
-        self.launchers = Generations(around, self.hear, ready, stuck_ms=stuck_ms)
+        self.launchers = Generations(around, self.hear, self._launcher_ready, stuck_ms=stuck_ms)
+        self._orphan_logs = OrphanLogs(around.state_dir, self.launchers)
         self._of_run: dict[str, LauncherClient] = {}
         self._exits: dict[str, messages.Exited] = {}
         self._gone: set[str] = set()
@@ -52,6 +54,10 @@ class LocalExecutor:
         self._strikes: dict[str, list[asyncio.Task[SweepResult]]] = {}
         self._reassigned: dict[str, Identity | None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _launcher_ready(self) -> None:
+        self._orphan_logs.ask()
+        self._ready()
 
     # --- who runs what ---
 
@@ -87,10 +93,11 @@ class LocalExecutor:
         self._of_run[run_id] = client
         self._graces[run_id] = grace_ms
 
-    def own_orphan(self, run_id: str, identity: Identity | None, grace_ms: int, *, adopt: bool) -> None:
+    def own_orphan(self, run_id: str, identity: Identity | None, spec: Spec, *, adopt: bool) -> None:
         """A run of an earlier daemon has lost its launcher; an adopted one is watched until it ends."""
         self._orphans[run_id] = identity
-        self._graces[run_id] = grace_ms
+        self._graces[run_id] = spec.grace_ms
+        self._orphan_logs.add(run_id, spec.max_log_bytes)
         if adopt:
             self._spawn(self._watch_orphan(run_id, identity))
         if adopt and identity is not None:
@@ -102,6 +109,7 @@ class LocalExecutor:
             await await_end(identity, self._around.instance, run_id)
         if run_id in self._orphans:
             await self._sweep(run_id, self._graces[run_id])
+            await self._orphan_logs.caught_up(run_id)
             self._end_orphan(run_id, stopped=False)
 
     # --- the executor protocol ---
@@ -177,7 +185,9 @@ class LocalExecutor:
             self._sink([Delivered(run_id, delivered)])
 
     async def _stop_orphan(self, run_id: str, grace_ms: int) -> None:
+        await self._orphan_logs.caught_up(run_id)  # else what it says while it is being stopped is lost with it
         await self._sweep(run_id, grace_ms)
+        await self._orphan_logs.caught_up(run_id)
         self._end_orphan(run_id, stopped=True)
 
     async def _sweep(self, run_id: str, grace_ms: int) -> None:
@@ -201,6 +211,7 @@ class LocalExecutor:
             self._gone.discard(run_id)
             self._graces.pop(run_id, None)
             self._orphans.pop(run_id, None)
+            self._orphan_logs.discard(run_id)
             self._strikes.pop(run_id, None)
             self._reassigned.pop(run_id, None)
             ladder = self._ladders.pop(run_id, None)

@@ -13,27 +13,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Trying again can help. The last two are met when the log is made: a full disk is no fault of the command.
-TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+# The host lacks something, or something of it fails: no fault of the job, and waiting can help.
+HOST_LACKS = frozenset(
+    {
+        errno.EAGAIN,  # processes of the user, or of a cgroup
+        errno.ENOMEM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOSPC,  # blocks, inodes, user namespaces' objects
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EROFS,
+        errno.ETXTBSY,  # somebody is writing the program
+    }
+)
 # A candidate that fails like this is passed over for the next directory of PATH, as execvp does.
 PASSED_OVER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
 
 
 class SpawnFailedError(Exception):
-    """Nothing was executed. `errno` is the kernel's word, `text` names what it was about."""
+    """Nothing was executed. `errno` is the kernel's word, `text` names what it was about.
 
-    def __init__(self, number: int, text: str) -> None:
+    `transient`: it is the host's fault and not the job's, so the same start may do later.
+    """
+
+    def __init__(self, number: int, text: str, *, transient: bool | None = None) -> None:
         super().__init__(text)
         self.errno = number
         self.text = text
+        self.transient = number in HOST_LACKS if transient is None else transient
 
     @classmethod
     def about(cls, subject: str, error: OSError) -> SpawnFailedError:
         return cls(error.errno or errno.EIO, f"{subject}: {error.strerror}")
 
-    @property
-    def transient(self) -> bool:
-        return self.errno in TRANSIENT
+    @classmethod
+    def of_host(cls, subject: str, error: OSError) -> SpawnFailedError:
+        """About what the host provides for every job: whatever is wrong with it, the job did not do it."""
+        return cls(error.errno or errno.EIO, f"{subject}: {error.strerror}", transient=True)
 
 
 def enter(working_dir: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import ctypes
 import os
+import resource
 import signal
 import time
 from typing import NamedTuple
@@ -35,6 +36,10 @@ IGNORED = (
     signal.SIGXFSZ,
 )
 
+# Each worker's pipe and log take a descriptor here. Workers get the limit that this process was started with: some
+# programs close every number below it.
+OPEN_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+
 libc = ctypes.CDLL(None, use_errno=True)
 # glibc has a 64-bit variant by name, musl has nothing else.
 _fallocate = getattr(libc, "fallocate64", libc.fallocate)
@@ -49,6 +54,18 @@ def become_subreaper() -> None:
 def ignore_signals() -> None:
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(signum, signal.SIG_IGN if signum in IGNORED else signal.SIG_DFL)
+
+
+def allow_open_files() -> None:
+    """As many descriptors as this process may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def restore_open_files() -> None:
+    """The limit that is inherited from here on is the one this process was started with."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
 
 
 def keep_pending(signum: int) -> None:
@@ -132,6 +149,12 @@ def write_file(path: str, text: bytes) -> None:
         os.write(fd, text)
     finally:
         os.close(fd)
+
+
+def read_environ(pid: int) -> dict[str, str]:
+    """The environment that a process was given. OSError when there is none, or it is not ours to read."""
+    variables = read_file(f"/proc/{pid}/environ").decode(errors="surrogateescape").split("\0")
+    return {name: value for name, _, value in (variable.partition("=") for variable in variables)}
 
 
 def boot_id() -> str:

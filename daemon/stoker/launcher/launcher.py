@@ -14,19 +14,20 @@ import errno
 import os
 import resource
 import signal
-import time
 from typing import TYPE_CHECKING
 
-from . import bounds, kernel, logs
+from . import bounds, kernel
 from .command import SpawnFailedError
 from .kin import MAX_PASSES, Delivery, Kin
+from .logs import LogExistsError, LogFile
+from .outputs import PIPE_VARIABLE, Outputs
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
-from .shelf import Shelf
 from .spawn import Spawner
 
 if TYPE_CHECKING:
     from .frames import Message
     from .outcomes import OutcomeLog
+    from .outputs import Output
 
 VERSION = 1
 # Signals that ask for the end. An exit after any other (a warning, a reload) is the worker's own.
@@ -36,8 +37,7 @@ STOPPING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGH
 class Launcher:
     def __init__(self, launcher: str, instance: str, outcome_log: OutcomeLog) -> None:
         self.outbox: list[Message] = []
-        self.bounds = logs.Bounds()
-        self.shelf = Shelf()
+        self.outputs = Outputs()
         self._launcher = launcher
         self._instance = instance
         self._outcome_log = outcome_log
@@ -48,11 +48,12 @@ class Launcher:
         self._spawner = Spawner()
         self._has_pidfs = kernel.has_pidfs()
         self._commands = {"list": self._list, "launch": self._launch, "signal": self._signal, "ack": self._acknowledge}
+        self._commands["read_logs"] = self._read_logs
 
     @property
     def idle(self) -> bool:
-        """Nothing lives below us, and no outcome is known to us alone."""
-        return not (self._runs.mains or self._closing or self._kin or self._runs.unwritten())
+        """Nothing lives below us, no output waits for its log, and no outcome is known to us alone."""
+        return self.outputs.idle and not (self._runs.mains or self._closing or self._kin or self._runs.unwritten())
 
     def refusal(self, hello: Message) -> str | None:
         """Why this daemon is not obeyed, if so."""
@@ -107,6 +108,7 @@ class Launcher:
 
     def _list(self, message: Message) -> None:
         self.reap()
+        self.outputs.read()  # a daemon that asks may be about to close a log
         for run in self._closing.values():
             self._note_left(run)
         runs = self._runs.describe(message["run_ids"])
@@ -119,7 +121,7 @@ class Launcher:
             return
         try:
             self._start(order)
-        except logs.LogExistsError as error:
+        except LogExistsError as error:
             self._refuse(order["run_id"], "log_exists", str(error))
         except SpawnFailedError as error:
             self._record_failure(order, error)
@@ -136,28 +138,29 @@ class Launcher:
         self.outbox.append({**answer, "refused": sorted(delivery.refused)})
 
     def _acknowledge(self, message: Message) -> None:
-        for run in self._runs.acknowledge(message["run_ids"]):
-            if run.log is not None and run.log.size() == 0:
-                self.shelf.put(run.log.path)
+        self._runs.acknowledge(message["run_ids"])
+
+    def _read_logs(self, message: Message) -> None:
+        self.outputs.take_over({run["run_id"]: run for run in message["runs"]})
 
     # --- starting
 
     def _start(self, order: Message) -> None:
         self._note_sigterm()
-        fd = self.shelf.take(order["log"]) or _create_log(order["log"])
+        output, writing_end = self._open_output(order)
+        order["env"][PIPE_VARIABLE] = output.name
         before_ns = kernel.now_at_boot_ns()
         try:
-            pid = self._spawner.spawn(order, fd)
+            pid = self._spawner.spawn(order, writing_end)
             after_ns = kernel.now_at_boot_ns()
-            log = logs.Log(order["log"], fd, order["max_log_bytes"], pid)
         except SpawnFailedError:
-            self.shelf.put(order["log"])
+            output.close()
             raise
         finally:
-            os.close(fd)
-        run = Run(order["run_id"], pid, log, _cgroup_of(order))
+            os.close(writing_end)
+        run = Run(order["run_id"], pid, output, _cgroup_of(order))
         self._runs.hold(run)
-        self.bounds.watch(run.run_id, log, time.monotonic())
+        self.outputs.watch(output)
         run.started = {
             "op": "started",
             "run_id": run.run_id,
@@ -170,6 +173,15 @@ class Launcher:
             "bounds": bounds.in_force(order["setup"] or {}),
         }
         self.outbox.append(run.started)
+
+    def _open_output(self, order: Message) -> tuple[Output, int]:
+        """Where it writes, looked at before anything starts: a log that cannot be written is the host's lack."""
+        try:
+            if (refusal := self.outputs.refusal()) is not None:
+                raise refusal
+            return self.outputs.open(order["run_id"], LogFile.new(order["log"], order["max_log_bytes"]))
+        except OSError as error:
+            raise SpawnFailedError.of_host(f"log {order['log']}", error) from error
 
     def _refuse(self, run_id: str, why: str, text: str = "") -> None:
         self.outbox.append({"op": "refused", "run_id": run_id, "why": why, "error": text})
@@ -232,8 +244,8 @@ class Launcher:
         return ended
 
     def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage) -> None:
-        if run.log is not None:
-            run.log.main_ended()
+        left = self._kin.has(run.run_id)
+        self._read_rest(run, over=not left)
         signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         oom = run.cgroup is not None and _was_out_of_memory(run.cgroup)
         run.exit = {
@@ -247,29 +259,31 @@ class Launcher:
             "user_ms": int(usage.ru_utime * 1_000),
             "system_ms": int(usage.ru_stime * 1_000),
             "max_rss_kib": usage.ru_maxrss if usage.ru_maxrss > _own_max_rss_kib() else None,
-            "log_bytes": run.log.size() if run.log is not None else 0,
+            "log_bytes": run.log_bytes,
             "oom": oom,
             "at_boot_ms": kernel.now_at_boot_ms(),
             "at_ms": kernel.now_ms(),
         }
-        if self._kin.has(run.run_id):
+        if left:
             run.state = CLOSING
             self._closing[run.run_id] = run
             self._note_left(run)
         else:
-            self._finish(run)
+            run.state = ENDED
         self.outbox.append(run.exit)
 
     def _record_gone(self, run: Run) -> None:
         del self._closing[run.run_id]
-        if run.exit is not None and run.log is not None:
-            run.exit = {**run.exit, "left": 0, "log_bytes": run.log.size()}
-        self._finish(run)
+        self._read_rest(run, over=True)
+        if run.exit is not None:
+            run.exit = {**run.exit, "left": 0, "log_bytes": run.log_bytes}
+        run.state = ENDED
         self.outbox.append({"op": "gone", "run_id": run.run_id})
 
-    def _finish(self, run: Run) -> None:
-        run.state = ENDED
-        self.bounds.forget(run.run_id)
+    def _read_rest(self, run: Run, *, over: bool) -> None:
+        """What it wrote is in its log before its end is told."""
+        if run.output is not None:
+            (self.outputs.finish if over else self.outputs.catch_up)(run.output)
 
     def _note_left(self, run: Run) -> None:
         """One at least, as `gone` is still to come."""
@@ -289,13 +303,6 @@ def _kill_cgroup(cgroup: str) -> bool:
 def _own_max_rss_kib() -> int:
     """A child that is between spawn and exec has our memory, and the kernel remembers the most that it had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _create_log(path: str) -> int:
-    try:
-        return logs.create(path)
-    except OSError as error:
-        raise SpawnFailedError.about(f"log {path}", error) from error
 
 
 def _cgroup_of(order: Message) -> str | None:

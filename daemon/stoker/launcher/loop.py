@@ -44,6 +44,7 @@ class Loop:
         self._epoll = select.epoll()
         self._epoll.register(listener, select.EPOLLIN)
         self._epoll.register(self._deaths, select.EPOLLIN)
+        self._epoll.register(launcher.outputs.fileno(), select.EPOLLIN)
         self._peers: dict[int, door.Peer] = {}
         self._daemon: door.Peer | None = None
         self._inbox: deque[tuple[door.Peer, Message]] = deque()
@@ -56,8 +57,7 @@ class Loop:
             self._wait()
             self._obey()
             self._tell()
-            self._look_at_logs()
-        self._launcher.shelf.clear()
+            self._resume_outputs()
 
     # --- waiting
 
@@ -68,14 +68,15 @@ class Loop:
                 self._launcher.reap()
             elif fd == self._listener.fileno():
                 self._accept()
+            elif fd == self._launcher.outputs.fileno():
+                self._read_outputs()
             elif (peer := self._peers.get(fd)) is not None:
                 self._serve(peer, events)
 
     def _pause(self) -> float | None:
         if self._inbox:
             return 0
-        launcher = self._launcher
-        due = [at for at in (launcher.bounds.due, launcher.shelf.due, self._write_at, self._leave_at) if at is not None]
+        due = [at for at in (self._launcher.outputs.due, self._write_at, self._leave_at) if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _may_leave(self) -> bool:
@@ -83,13 +84,21 @@ class Loop:
             return False
         return self._leave_at is None or time.monotonic() >= self._leave_at
 
-    def _look_at_logs(self) -> None:
-        now = time.monotonic()
-        bounds, shelf = self._launcher.bounds, self._launcher.shelf
-        if bounds.due is not None and now >= bounds.due:
-            bounds.look(now)
-        if shelf.due is not None and now >= shelf.due:
-            shelf.clear()
+    # --- what workers write
+
+    def _read_outputs(self) -> None:
+        outputs = self._launcher.outputs
+        outputs.read()
+        if outputs.resting:
+            self._epoll.modify(outputs.fileno(), 0)
+
+    def _resume_outputs(self) -> None:
+        outputs = self._launcher.outputs
+        if outputs.due is not None and time.monotonic() >= outputs.due:
+            rested = outputs.resting
+            outputs.resume(time.monotonic())
+            if rested and not outputs.resting:
+                self._epoll.modify(outputs.fileno(), select.EPOLLIN)
 
     # --- connections
 

@@ -52,6 +52,7 @@ def _parse(arguments: list[str]) -> Options:
 def _stand_apart() -> None:
     os.set_inheritable(LOCK, False)  # noqa: FBT003
     os.closerange(LOCK + 1, os.sysconf("SC_OPEN_MAX"))
+    kernel.allow_open_files()
     kernel.ignore_signals()
     kernel.keep_pending(signal.SIGTERM)
     kernel.become_subreaper()

@@ -64,6 +64,7 @@ def _become(order: Message, stdin: int, log: int) -> NoReturn:
     for source, target in ((stdin, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     _join_cgroup(setup.get("cgroup"))
+    kernel.restore_open_files()
     _lower_limits(limits)
     _renice(setup.get("nice") or 0)
     _change_user(setup.get("user"))

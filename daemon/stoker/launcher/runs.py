@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .frames import Message
-    from .logs import Log
+    from .outputs import Output
 
 RUNNING = "running"
 CLOSING = "closing"
@@ -27,12 +27,12 @@ MOST_SETTLED = 1_000
 class Run:
     """One run. `stopping`: the launcher was told to end while it ran. `written`: its outcome is in the outcome log."""
 
-    __slots__ = ("cgroup", "exit", "log", "pid", "run_id", "started", "state", "stopped", "stopping", "written")
+    __slots__ = ("cgroup", "exit", "output", "pid", "run_id", "started", "state", "stopped", "stopping", "written")
 
-    def __init__(self, run_id: str, pid: int, log: Log | None, cgroup: str | None) -> None:
+    def __init__(self, run_id: str, pid: int, output: Output | None, cgroup: str | None) -> None:
         self.run_id = run_id
         self.pid = pid
-        self.log = log
+        self.output = output
         self.cgroup = cgroup
         self.state = RUNNING
         self.started: Message | None = None
@@ -40,6 +40,10 @@ class Run:
         self.stopped = False
         self.stopping = False
         self.written = False
+
+    @property
+    def log_bytes(self) -> int:
+        return 0 if self.output is None else self.output.log.size
 
     def describe(self) -> Message:
         """Its element in the answer to `list`."""

@@ -18,7 +18,7 @@ from . import kernel, prepared
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, not_found
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .frames import Message
 
@@ -31,6 +31,7 @@ class Spawner:
 
     def __init__(self) -> None:
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._low_stdin, self._low_log = os.dup(self._null), os.dup(self._null)
         ours = int(kernel.read_file("/proc/self/oom_score_adj"))
         self._oom_score_adj = str(min(ours + OOM_SCORE_RAISE, OOM_SCORE_MAX)).encode()
 
@@ -54,13 +55,27 @@ class Spawner:
 
     def _start(self, order: Message, log: int) -> int:
         start = _route(order["setup"] or {})
-        if order["stdin"] is None:
-            return start(order, self._null, log)
-        stdin = _file_of(order["stdin"])
+        with self._numbered_low(log, self._low_log) as low_log:
+            if order["stdin"] is None:
+                return start(order, self._null, low_log)
+            stdin = _file_of(order["stdin"])
+            try:
+                with self._numbered_low(stdin, self._low_stdin) as low_stdin:
+                    return start(order, low_stdin, low_log)
+            finally:
+                os.close(stdin)
+
+    @contextlib.contextmanager
+    def _numbered_low(self, fd: int, reserved: int) -> Iterator[int]:
+        """posix_spawn takes no descriptor above the limit in force, and that is the worker's by then."""
+        if fd < kernel.OPEN_FILES:
+            yield fd
+            return
+        os.dup2(fd, reserved, inheritable=False)
         try:
-            return start(order, stdin, log)
+            yield reserved
         finally:
-            os.close(stdin)
+            os.dup2(self._null, reserved, inheritable=False)
 
     def _offer_to_oom_killer(self, pid: int) -> None:
         """Best effort: the victim shall be a worker, not the parent of all of them."""
@@ -101,11 +116,13 @@ def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
 
 
 def _posix_spawn(order: Message, stdin: int, log: int) -> int:
-    # Nobody else is in this process, so its working directory can be lent to the child.
+    # Nobody else is in this process, so its working directory and its limit can be lent to the child.
     enter(order["working_dir"])
+    kernel.restore_open_files()
     try:
         return _search_and_spawn(order["argv"], order["env"], stdin, log)
     finally:
+        kernel.allow_open_files()
         os.chdir("/")
 
 

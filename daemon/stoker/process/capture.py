@@ -1,7 +1,7 @@
 """Logs of attempts as readers see them: where they are, what is in them, what comes next.
 
 Owns paths (made of numbers, never of a client's words), the reading of holes, and following by inotify. Refuses
-to write: workers write straight into the file. Invariants: a chunk is data or a hole, never both; offsets are
+to write: the launcher does, from the first byte on. Invariants: a chunk is data or a hole, never both; offsets are
 those of the file, so a reader can come back where it was.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import ctypes
 import errno
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from stoker.process.worker_files import open_regular
 
 CHUNK = 256 * 1024
 IN_MODIFY = 0x2
+IN_CREATE = 0x100
+IN_DELETE_SELF = 0x400
 LAST_WORDS_BYTES = 2_000
 TRACEBACK_BYTES = 8_000  # of a traceback; where it is longer, the end is what tells
 TRACEBACK = b"Traceback (most recent call last):"
-# Until the launcher has made the file there may not even be a directory to watch.
-APPEAR_S = 0.05
-# Every user has 128 inotify instances and a bound on watches, which anybody may use up; then the log is looked at.
-NO_WATCH = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+# Every user has 128 inotify instances and a bound on watches, which anybody may use up; or the path is gone again. Then
+# the log is looked at.
+NO_WATCH = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOENT})
 LOOK_S = 0.2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,7 +78,7 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGene
             elif over:
                 return
             elif watch is None:
-                watch = _Watch(path)  # look once more after the watch stands, or a write between is missed
+                watch = _Watch(path, IN_MODIFY)  # look once more after the watch stands, or a write between is missed
             else:
                 await watch.changed(closed)
     finally:
@@ -87,17 +88,32 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGene
 
 
 async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
-    while True:
-        over = closed.is_set()
-        descriptor = _open(path)
-        if descriptor is not None or over:
-            return descriptor
-        with suppress(TimeoutError):
-            await asyncio.wait_for(closed.wait(), APPEAR_S)
+    """A log appears with its first byte; its directory is made here, to be told of that."""
+    watch: _Watch | None = None
+    try:
+        while True:
+            over = closed.is_set()
+            descriptor = _open(path)
+            if descriptor is not None or over:
+                break
+            if watch is None:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                watch = _Watch(path.parent, IN_CREATE | IN_DELETE_SELF)
+            else:
+                await watch.changed(closed)
+                watch.close()
+                watch = None
+    finally:
+        if watch is not None:
+            watch.close()
+    if descriptor is None:
+        with suppress(OSError):  # logs of other attempts are in it
+            path.parent.rmdir()
+    return descriptor
 
 
 def _open(path: Path) -> int | None:
-    """None when there is no such log; nor when it was handed on while we opened it (launcher/shelf.py)."""
+    """None when there is no such log."""
     with suppress(FileNotFoundError):
         return open_regular(path)
     return None
@@ -187,29 +203,12 @@ def _nth_from_end(block: bytes, number: int) -> int:
     return at
 
 
-def remove_empty(paths: Iterable[Path]) -> None:
-    """Remove logs that nothing was written to, with their directories where those are empty then."""
-    for path in paths:
-        with suppress(FileNotFoundError):
-            if path.lstat().st_size == 0:
-                path.unlink()
-                _remove_directory(path.parent)
-
-
-def _remove_directory(directory: Path) -> None:
-    try:
-        directory.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-            raise
-
-
 class _Watch:
-    """inotify(7) on one file, waited for on the loop; where there is none to be had, a look now and then."""
+    """inotify(7) on one path, waited for on the loop; where there is none to be had, a look now and then."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mask: int) -> None:
         self._event = asyncio.Event()
-        self._descriptor = _watched(path)
+        self._descriptor = _watched(path, mask)
         if self._descriptor is not None:
             asyncio.get_running_loop().add_reader(self._descriptor, self._readable, self._descriptor)
 
@@ -219,7 +218,7 @@ class _Watch:
                 self._event.set()
 
     async def changed(self, closed: asyncio.Event) -> None:
-        """Return when the file was written to (or may have been), or nobody will write any more."""
+        """Return when that happened (or may have), or nobody will write any more."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._event, closed)]
         patience_s = LOOK_S if self._descriptor is None else None
         try:
@@ -235,14 +234,12 @@ class _Watch:
             os.close(self._descriptor)
 
 
-def _watched(path: Path) -> int | None:
-    """An inotify descriptor on `path`; None where the user has used up what there is."""
+def _watched(path: Path, mask: int) -> int | None:
+    """An inotify descriptor on `path`; None where there can be none."""
     descriptor: int | None = None
     try:
         descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        _checked(_libc.inotify_add_watch(descriptor, os.fsencode(path), IN_MODIFY))
-    except FileNotFoundError:  # removed meanwhile: nothing will be told, and `closed` ends the wait
-        return descriptor
+        _checked(_libc.inotify_add_watch(descriptor, os.fsencode(path), mask))
     except OSError as error:
         if descriptor is not None:
             os.close(descriptor)
@@ -255,7 +252,5 @@ def _watched(path: Path) -> int | None:
 def _checked(result: int) -> int:
     if result < 0:
         number = ctypes.get_errno()
-        if number == errno.ENOENT:
-            raise FileNotFoundError(number, os.strerror(number))
         raise OSError(number, os.strerror(number))
     return result

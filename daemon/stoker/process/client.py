@@ -30,6 +30,8 @@ from stoker.process.messages import (
     LaunchOrder,
     ListAsk,
     Listed,
+    OrphanLog,
+    ReadLogs,
     Refused,
     Report,
     Run,
@@ -127,6 +129,10 @@ class LauncherClient:
         """The outcomes of these runs are committed: the launcher may forget them. Never answered."""
         if acknowledged := tuple(run_ids):
             self._connection.send(Acknowledge(run_ids=acknowledged))
+
+    def read_logs(self, logs: Iterable[OrphanLog]) -> None:
+        """Have it read on what runs of a dead launcher write. Never answered."""
+        self._connection.send(ReadLogs(runs=tuple(logs)))
 
     def identity(self, started: Started) -> Identity:
         """What later proves that a process is this one, without the launcher."""

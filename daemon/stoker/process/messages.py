@@ -91,7 +91,24 @@ class Acknowledge(Struct, frozen=True, kw_only=True, tag_field="op", tag="ack"):
     run_ids: tuple[str, ...]
 
 
-Ask = HelloAsk | ListAsk | LaunchOrder | SignalAsk | Acknowledge
+class OrphanLog(Struct, frozen=True, kw_only=True):
+    """The log of a run whose launcher died, as it was ordered."""
+
+    run_id: str
+    log: str
+    max_log_bytes: int
+
+
+class ReadLogs(Struct, frozen=True, kw_only=True, tag_field="op", tag="read_logs"):
+    """Read on what these runs write. Never answered; asking again is harmless.
+
+    No part of the frozen five: only a launcher that this daemon started itself is sure to know it.
+    """
+
+    runs: tuple[OrphanLog, ...]
+
+
+Ask = HelloAsk | ListAsk | LaunchOrder | SignalAsk | Acknowledge | ReadLogs
 
 
 # --- launcher to daemon -----------------------------------------------------------------------------------
