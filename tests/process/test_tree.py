@@ -164,6 +164,17 @@ async def test_sweep_when_it_forks_meanwhile_then_what_it_forked_is_swept_too(ho
     assert host.workers() == []
 
 
+async def test_sweep_when_a_nameless_child_outlives_its_parent_then_it_is_not_forgotten(host: LauncherHost) -> None:
+    deaf = 'trap "" TERM; echo hidden; read _ < $0'
+    order = host.shell(f"setsid env -i sh -c '{deaf}' $0 & read _ < $0")
+    await orphan(host, order, "hidden")
+
+    result = await sweep(host.instance, [order.run_id], grace_ms=100)
+
+    assert (result.killed, result.left) == (2, ())
+    assert host.workers() == []
+
+
 async def test_sweep_when_nothing_carries_the_run_then_nothing_is_done(host: LauncherHost) -> None:
     result = await sweep(host.instance, ["1.1.aa"], grace_ms=GRACE_MS)
 

@@ -1,7 +1,7 @@
 """Processes of another user: a Stoker that is not root, and a program by which its workers become root.
 
 Owns the unprivileged uid, the wrapper that runs a program as that user, and the set-uid program (as sudo is one). The
-user may read every file, as the interpreter of this suite may be in root's home, and has no other privilege: it can
+user may open every file, as the interpreter of this suite may be in root's home, and has no other privilege: it can
 neither signal a process of root nor read its environment.
 """
 
@@ -34,7 +34,7 @@ def why_not() -> str | None:
 
 def wrapper(path: Path, program: str) -> Path:
     """A script that runs `program` as the other user."""
-    capability = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"
+    capability = "--inh-caps +dac_override --ambient-caps +dac_override"
     user = f"--reuid {UID} --regid {UID} --clear-groups"
     path.write_text(f'#!/bin/sh\nexec setpriv {user} {capability} {program} "$@"\n')
     path.chmod(0o755)

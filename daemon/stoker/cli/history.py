@@ -113,7 +113,9 @@ def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
 
 def _remark(attempt: dict[str, Any]) -> str:
     stopped = attempt["stop_reason"] and f"stopped: {attempt['stop_reason']}"
-    return "; ".join(filter(None, (outcome.last_line(attempt["error"]), stopped, attempt["suspicion"])))
+    pids = ", ".join(map(str, attempt["unstoppable"]))
+    lives = pids and f"cannot signal pid {pids}"
+    return "; ".join(filter(None, (outcome.last_line(attempt["error"]), stopped, lives, attempt["suspicion"])))
 
 
 def _attempt_outcome(attempt: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts.
 
     `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
+    `unstoppable`: pids of its tree that the kernel does not let us signal;
     `unheard_ms`: how long a worker that was warned of has given no sign of life;
     `intent`: what is wanted of its workflow, if it is a step; `unmet`: the needs that ended otherwise than was needed.
     """
@@ -50,6 +51,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     closed: str | None = None
     silent: bool = False
     asleep: bool = False
+    unstoppable: Sequence[int] = ()
     intent: Intent = Intent.RUN
     unheard_ms: int | None = None
 
@@ -183,7 +185,12 @@ def _running(job: Job, scene: Scene) -> Blocker:
     attempt = scene.attempt
     if attempt is not None and attempt.stop_reason is not None:
         message = f"is being stopped ({attempt.stop_reason.value}); {_next_step(job, attempt, scene)}"
-        return Blocker("stopping", message, f"stoker wait {job.id}", {"stop_reason": attempt.stop_reason.value})
+        kill = " ".join(["sudo kill", *map(str, scene.unstoppable[:MOST_NAMED])])
+        hint = kill if scene.unstoppable else f"stoker wait {job.id}"
+        details: dict[str, Any] = {"stop_reason": attempt.stop_reason.value}
+        if scene.unstoppable:
+            details["unstoppable"] = list(scene.unstoppable)
+        return Blocker("stopping", message, hint, details)
     pid = "" if job.pid is None else f", pid {job.pid}"
     if attempt is not None and scene.silent:
         message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"
@@ -200,6 +207,9 @@ def _next_step(job: Job, attempt: Attempt, scene: Scene) -> str:
     """What follows a stop that was asked for, or what keeps it from being followed."""
     if scene.asleep:
         return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps in a file system that is dead"
+    if scene.unstoppable:
+        named = _few(scene.unstoppable)
+        return f"pid {named} became another user, whom this daemon may not signal: it is over when that has ended"
     return _unanswered(attempt) if scene.silent else "SIGKILL follows after its grace"
 
 

@@ -117,7 +117,7 @@ class Service:
         """A page of attempts, and the `before` of the page with older ones."""
         runs = await self._engine.queries.run(attempts.page, job.id, before or ANY_ORDINAL, limit)
         older = runs[0].ordinal if len(runs) == limit and runs[0].ordinal > 1 else None
-        shown = [attempt_view(job, attempt, self._engine.book) for attempt in runs]
+        shown = [self._attempt_view(job, attempt) for attempt in runs]
         return {name: shown, "attempts_before": older}
 
     async def list(self, wanted: JobFilter) -> dict[str, Any]:
@@ -150,6 +150,10 @@ class Service:
         shown = [reading.change_view(change) for change in log]
         return {"id": job_id, "changes": shown, "next": following} | await self._attempts(job, "attempts", None, limit)
 
+    def _attempt_view(self, job: Job, attempt: Attempt) -> dict[str, Any]:
+        unstoppable = self._engine.local.unstoppable.get(attempt.run_id, ())
+        return attempt_view(job, attempt, self._engine.book, unstoppable)
+
     async def why(self, job_id: int) -> dict[str, Any]:
         """What blocks a job."""
         job = await reading.job_now(self._engine, job_id)
@@ -179,6 +183,7 @@ class Service:
             silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
             unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
+            unstoppable=() if run is None else engine.local.unstoppable.get(run.attempt.run_id, ()),
             intent=book.flows.intent_of(job),
         )
 

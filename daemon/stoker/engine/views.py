@@ -6,6 +6,7 @@ way) is laid over what was committed, because descriptive rows reach the disk a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def laid_over(job: Job, book: Book) -> tuple[Job, Run | None]:
     return run.job, run
 
 
-def attempt_view(job: Job, attempt: Attempt, book: Book) -> dict[str, Any]:
-    """An attempt of that job as `job.get` and `job.history` show it."""
+def attempt_view(job: Job, attempt: Attempt, book: Book, unstoppable: Sequence[int]) -> dict[str, Any]:
+    """An attempt of that job as `job.get` and `job.history` show it. `unstoppable`: pids that may not be signalled."""
     run = book.by_run(attempt.run_id)
     attempt = attempt if run is None else run.attempt
     identity, outcome = attempt.identity, attempt.outcome
@@ -71,6 +72,7 @@ def attempt_view(job: Job, attempt: Attempt, book: Book) -> dict[str, Any]:
         for name in ("run_id", "ordinal", "launcher", "created_at", "started_at", "ended_at", "stop_reason", "adopted")
     }
     view["pid"] = None if identity is None else identity.pid
+    view["unstoppable"] = list(unstoppable)
     view["cgroup"] = None if identity is None else identity.cgroup
     view["outcome"] = None if outcome is None else outcome.kind
     told = msgspec.structs.asdict(outcome) if outcome is not None else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from stoker.process import messages
 from stoker.process.client import LauncherClient
 from stoker.process.connection import AskTooLarge
 from stoker.process.outcomes import outcome_of
-from stoker.process.tree import Ladder, SweepResult, await_end, sweep
+from stoker.process.tree import Ladder, Sweep, SweepResult, await_end
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -53,6 +54,8 @@ class LocalExecutor:
         self._orphans: dict[str, Identity | None] = {}
         self._strikes: dict[str, list[asyncio.Task[SweepResult]]] = {}
         self._reassigned: dict[str, Identity | None] = {}
+        self._pinned: set[str] = set()  # runs that were taken away, and something of them is known to live
+        self.unstoppable: dict[str, list[int]] = {}  # by run: pids that the kernel does not let us signal
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def _launcher_ready(self) -> None:
@@ -72,7 +75,7 @@ class LocalExecutor:
 
     def owns(self, run_id: str) -> bool:
         """Whether its end will be heard of, from a launcher or because it is watched or stopped as an orphan."""
-        return run_id in self._of_run or run_id in self._orphans
+        return run_id in self._of_run or run_id in self._orphans or run_id in self._pinned
 
     async def begin(self) -> None:
         """A launcher for all that comes; those of earlier daemons go once they have nothing left to do."""
@@ -108,7 +111,7 @@ class LocalExecutor:
         if identity is not None:
             await await_end(identity, self._around.instance, run_id)
         if run_id in self._orphans:
-            await self._sweep(run_id, self._graces[run_id])
+            await self._sweep_orphan(run_id, self._graces[run_id])
             await self._orphan_logs.caught_up(run_id)
             self._end_orphan(run_id, stopped=False)
 
@@ -156,7 +159,13 @@ class LocalExecutor:
     async def _take_away(self, run_id: str) -> None:
         if run_id in self._reassigned:
             identity, grace_ms = self._reassigned.pop(run_id), self._graces.get(run_id, 0)
-            self._sink([await take_away(self._around, run_id, identity, grace_ms)])
+            with self._sweep(run_id, identity) as sweep:
+                self._sink([await take_away(self._around, sweep, run_id, identity, grace_ms)])
+                self._pinned.add(run_id)
+                try:
+                    await sweep.await_end()
+                finally:
+                    self._pinned.discard(run_id)
 
     def _climb(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
         if run_id in self._ladders:
@@ -170,7 +179,7 @@ class LocalExecutor:
         """Its launcher is stuck, and a stop holds all the same: we signal whoever is proven to be of this run."""
         grace_ms, strikes = self._graces.get(run_id, 0), self._strikes.setdefault(run_id, [])
         if not (strikes and grace_ms):
-            strikes.append(self._spawn(sweep(self._around.instance, [run_id], grace_ms=grace_ms)))
+            strikes.append(self._spawn(self._sweep_once(run_id, grace_ms)))
 
     def _struck(self, run_id: str) -> bool:
         """Whether a signal of ours, and not of its launcher, came before its end."""
@@ -186,17 +195,43 @@ class LocalExecutor:
 
     async def _stop_orphan(self, run_id: str, grace_ms: int) -> None:
         await self._orphan_logs.caught_up(run_id)  # else what it says while it is being stopped is lost with it
-        await self._sweep(run_id, grace_ms)
+        await self._sweep_orphan(run_id, grace_ms)
         await self._orphan_logs.caught_up(run_id)
         self._end_orphan(run_id, stopped=True)
 
-    async def _sweep(self, run_id: str, grace_ms: int) -> None:
-        await stop_all(self._around, run_id, self._orphans.get(run_id), grace_ms)
+    async def _sweep_orphan(self, run_id: str, grace_ms: int) -> None:
+        with self._sweep(run_id, self._orphans.get(run_id)) as sweep:
+            await stop_all(self._around, sweep, run_id, grace_ms)
+
+    async def _sweep_once(self, run_id: str, grace_ms: int) -> SweepResult:
+        with self._sweep(run_id, None) as sweep:
+            return await sweep.stop(grace_ms)
+
+    def _sweep(self, run_id: str, identity: Identity | None) -> Sweep:
+        mains = {} if identity is None else {run_id: identity}
+        return Sweep(self._around.instance, [run_id], mains, partial(self._tell_unstoppable, run_id))
+
+    def _tell_unstoppable(self, run_id: str, pids: Sequence[int]) -> None:
+        """A stop goes on, as the rest of the tree may end, and the attempt stays open while these live."""
+        if not pids:
+            self.unstoppable.pop(run_id, None)
+        elif self.unstoppable.get(run_id) != pids:
+            self.unstoppable[run_id] = list(pids)
+            job_id, ordinal, _ = run_id.split(".")
+            log(LogEvent.WORKER_UNSTOPPABLE, job=int(job_id), attempt=int(ordinal), pids=self.unstoppable[run_id])
 
     def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
         if run_id in self._orphans:
             del self._orphans[run_id]
-            self._sink([Ended(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=stopped, ended_at=wall_ms()))])
+            outcome = Outcome(kind=OutcomeKind.UNSEEN, stopped=stopped, ended_at=wall_ms())
+            self._sink([self._over(run_id, outcome)])
+
+    def _over(self, run_id: str, outcome: Outcome) -> Ended:
+        pids = self.unstoppable.get(run_id)
+        if pids:
+            told = f"could not signal pid {', '.join(map(str, pids))}, which became another user; it ended by itself"
+            outcome = replace(outcome, error=told)
+        return Ended(run_id, outcome)
 
     def signal(self, run_id: str, signum: int) -> None:
         client = self._of_run.get(run_id)
@@ -214,6 +249,7 @@ class LocalExecutor:
             self._orphan_logs.discard(run_id)
             self._strikes.pop(run_id, None)
             self._reassigned.pop(run_id, None)
+            self.unstoppable.pop(run_id, None)
             ladder = self._ladders.pop(run_id, None)
             if ladder is not None:
                 ladder.end()
@@ -249,16 +285,26 @@ class LocalExecutor:
                     reports += self._went(message.run_id)
                 case messages.Refused():
                     reports += reports_of(message)
-                case messages.LauncherLost():
-                    reports.append(self._lost(launcher))
-                case messages.LauncherStuck():
-                    self._pass_over(launcher)
-                case messages.LauncherBack():
-                    log(LogEvent.LAUNCHER_BACK, launcher=launcher)
-                    self._retire_idle([self.launchers[launcher]])
-                    self._ready()
+                case messages.Signalled():
+                    self._tell_unstoppable(message.run_id, message.refused)
+                case _:
+                    reports += self._hear_standing(launcher, message)
         if reports:
             self._sink(reports)
+
+    def _hear_standing(
+        self, launcher: str, standing: messages.LauncherLost | messages.LauncherStuck | messages.LauncherBack
+    ) -> list[Report]:
+        match standing:
+            case messages.LauncherLost():
+                return [self._lost(launcher)]
+            case messages.LauncherStuck():
+                self._pass_over(launcher)
+            case messages.LauncherBack():
+                log(LogEvent.LAUNCHER_BACK, launcher=launcher)
+                self._retire_idle([self.launchers[launcher]])
+                self._ready()
+        return []
 
     def _pass_over(self, launcher: str) -> None:
         """It is stuck: new runs go elsewhere, its own go on, and those that are being stopped are stopped by us."""
@@ -281,7 +327,7 @@ class LocalExecutor:
         if not exited.left or exited.run_id in self._gone:
             if ladder is not None:
                 ladder.end()
-            reports.append(Ended(exited.run_id, outcome_of(exited)))
+            reports.append(self._over(exited.run_id, outcome_of(exited)))
             return
         if ladder is not None:
             self._ladders[exited.run_id] = ladder
@@ -293,7 +339,7 @@ class LocalExecutor:
     def _went(self, run_id: str) -> list[Report]:
         """Its tree is empty; after a reconnection that may be said before we were told of the exit."""
         self._gone.add(run_id)
-        return [Ended(run_id, outcome_of(self._exits[run_id]))] if run_id in self._exits else []
+        return [self._over(run_id, outcome_of(self._exits[run_id]))] if run_id in self._exits else []
 
     def _lost(self, launcher: str) -> Lost:
         log(LogEvent.LAUNCHER_LOST, launcher=launcher)

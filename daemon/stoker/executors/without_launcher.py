@@ -15,25 +15,29 @@ from stoker.core.model import Identity, Outcome, OutcomeKind
 from stoker.executors.base import Ended, Unproven
 from stoker.executors.environment import Surroundings
 from stoker.process.identity import Verdict, verdict
-from stoker.process.tree import sweep
+from stoker.process.tree import Sweep
 
 PATIENCE_S = 10.0  # for a cgroup whose last process has been killed
 
 
-async def stop_all(around: Surroundings, run_id: str, identity: Identity | None, grace_ms: int) -> None:
-    """Stop whoever is proven to be of a run that no launcher owns; returns when nothing of it is left."""
-    mains = {} if identity is None else {run_id: identity}
-    result = await sweep(around.instance, [run_id], grace_ms=grace_ms, mains=mains)
-    while result.left:  # an uninterruptible sleep: the attempt stays open until there is proof
-        result = await sweep(around.instance, [run_id], grace_ms=0, mains=mains)
+async def stop_all(around: Surroundings, sweep: Sweep, run_id: str, grace_ms: int) -> None:
+    """Stop whoever is proven to be of a run that no launcher owns; returns when nothing of it is left.
+
+    The attempt stays open while something is: in an uninterruptible sleep, or of a user whom we may not signal.
+    """
+    result = await sweep.stop(grace_ms)
+    while result.left:
+        result = await sweep.stop(0)
     await around.leaves.empty(run_id)
 
 
-async def take_away(around: Surroundings, run_id: str, identity: Identity | None, grace_ms: int) -> Ended | Unproven:
+async def take_away(
+    around: Surroundings, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
+) -> Ended | Unproven:
     """Stop whoever is proven to be of a run whose launcher is silent, and say whether it is proven to be over."""
     if identity is None:
         return Unproven(run_id, "its launcher does not answer, and may still start what it was told to start")
-    swept = await sweep(around.instance, [run_id], grace_ms=grace_ms, mains={run_id: identity})
+    swept = await sweep.stop(grace_ms)
     if swept.left:
         return Unproven(run_id, f"pid {', '.join(map(str, swept.left))} cannot be brought to an end")
     try:

@@ -176,6 +176,7 @@ class LauncherClient:
                 self.leaked = answer.leaked
                 self._settle(self._asked.pop(answer.tag, None), answer.runs)
             case Signalled():
+                reports.append(answer)
                 self._settle(self._asked.pop(answer.tag, None), answer.delivered)
             case Refused(run_id=str(run_id)):
                 self._launching.discard(run_id)

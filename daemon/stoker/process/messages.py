@@ -188,11 +188,15 @@ class Refused(Struct, frozen=True, kw_only=True, tag_field="op", tag="refused"):
 
 
 class Signalled(Struct, frozen=True, kw_only=True, tag_field="op", tag="signalled"):
-    """`delivered`: the main process had not ended when the signal was sent (or, once it had, something was left)."""
+    """`delivered`: it reached somebody before the exit (or, after that, of what was left).
+
+    `refused`: pids of its tree that the kernel does not let the launcher signal.
+    """
 
     run_id: str
     tag: int
     delivered: bool
+    refused: list[int] = []
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag_field="op", tag="hello"):
@@ -255,4 +259,4 @@ class LauncherBack(Struct, frozen=True):
     launcher: str
 
 
-Report = Started | Exited | Gone | Refused | LauncherLost | LauncherStuck | LauncherBack
+Report = Started | Exited | Gone | Refused | Signalled | LauncherLost | LauncherStuck | LauncherBack

@@ -54,7 +54,7 @@ def observe(instance: str, run_id: str, identity: Identity | None) -> list[Seen]
 
 @contextlib.contextmanager
 def _pinned(instance: str, run_id: str, identity: Identity | None) -> Iterator[list[Member]]:
-    members = find(instance, {run_id}, {} if identity is None else {run_id: identity})
+    members = list(find(instance, {run_id}, {} if identity is None else {run_id: identity}).values())
     try:
         yield members
     finally:

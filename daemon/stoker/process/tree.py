@@ -2,7 +2,8 @@
 
 Owns the order SIGTERM, grace, SIGKILL, proof. Refuses to signal what is not proven: a process is pinned by a
 pidfd before it is looked at, and is ours by its nonce, by its identity, or as a child of one that is. Invariant:
-a sweep returns only when a fresh look at /proc finds nothing of the runs, or says what is left.
+a sweep returns only when a fresh look at /proc finds nothing of the runs and all that it ever found has ended, or says
+what is left.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import resource
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
+from typing import Self
 
 from msgspec import Struct
 
@@ -27,6 +28,7 @@ from stoker.process.identity import Marks, Verdict
 KILL_AGAIN_S = 1.0
 ROUNDS = 20
 ROUND_S = 0.5
+LOOK_S = 5.0  # where nothing is left that may be signalled: for who joins it meanwhile
 
 
 class Ladder:
@@ -70,24 +72,77 @@ class SweepResult(Struct, frozen=True):
     left: tuple[int, ...] = ()
 
 
+class Sweep:
+    """Stops every process of some runs. `mains` are main processes whose identity is known, marks or not.
+
+    Each process that was found stays pinned until it has ended, as it may be found only once: a child with an emptied
+    environment is known by its parent, and its parent may die first. `refused` is told the pids that the kernel does
+    not let us signal, each time that there are others. Close it, or use it in a `with`.
+    """
+
+    def __init__(
+        self,
+        instance: str,
+        run_ids: Collection[str],
+        mains: Mapping[str, Identity] | None = None,
+        refused: Callable[[Sequence[int]], None] = lambda _pids: None,
+    ) -> None:
+        self._find = partial(find, instance, set(run_ids), mains or {})
+        self._tell_refused = refused
+        self._members: dict[int, Member] = {}
+        self._reached: set[tuple[int, int]] = set()
+        self._refused: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self._members.values():
+            os.close(member.pidfd)
+        self._members.clear()
+
+    async def stop(self, grace_ms: int) -> SweepResult:
+        """SIGTERM, grace, SIGKILL. Returns when a fresh look finds nothing and everything found before has ended."""
+        signum, wait_s = (signal.SIGTERM, grace_ms / 1_000) if grace_ms else (signal.SIGKILL, ROUND_S)
+        for _ in range(ROUNDS):
+            self._members = await asyncio.to_thread(self._find, dict(self._members))
+            self._let_go()
+            if not self._members:
+                break
+            self._signal(signum)
+            await _until_ended(list(self._members.values()), LOOK_S if self._all_refused() else wait_s)
+            self._let_go()
+            signum, wait_s = signal.SIGKILL, ROUND_S
+        return SweepResult(len(self._reached), tuple(self._members))
+
+    async def await_end(self) -> None:
+        """Return when everything that was found has ended."""
+        while self._members:
+            await _until_ended(list(self._members.values()), None)
+            self._let_go()
+
+    def _signal(self, signum: signal.Signals) -> None:
+        refused = sorted(_signal(list(self._members.values()), signum, self._reached))
+        if refused and refused != self._refused:
+            self._tell_refused(refused)
+        self._refused = refused
+
+    def _all_refused(self) -> bool:
+        return len(self._refused) == len(self._members)
+
+    def _let_go(self) -> None:
+        """Of those that have ended."""
+        for pid, member in list(self._members.items()):
+            if identities.has_ended(member.pidfd):
+                os.close(self._members.pop(pid).pidfd)
+
+
 async def sweep(
     instance: str, run_ids: Collection[str], *, grace_ms: int, mains: Mapping[str, Identity] | None = None
 ) -> SweepResult:
-    """Stop every process of these runs. `mains` are main processes whose identity is known, marks or not."""
-    wanted = set(run_ids)
-    reached: set[tuple[int, int]] = set()
-    wait_s = grace_ms / 1_000
-    for attempt in range(ROUNDS):
-        members = await asyncio.to_thread(find, instance, wanted, mains or {})
-        try:
-            if not members:
-                return SweepResult(len(reached))
-            _signal(members, signal.SIGTERM if attempt == 0 and wait_s else signal.SIGKILL, reached)
-            await _until_ended(members, wait_s if attempt == 0 and wait_s else ROUND_S)
-        finally:
-            for member in members:
-                os.close(member.pidfd)
-    return SweepResult(len(reached), tuple(member.pid for member in members))
+    """One sweep, for a bounded time."""
+    with Sweep(instance, run_ids, mains) as one:
+        return await one.stop(grace_ms)
 
 
 async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None:
@@ -129,9 +184,11 @@ class Member(Struct, frozen=True):
     start_ticks: int
 
 
-def find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> list[Member]:
-    """The living processes of these runs, pinned."""
-    found: dict[int, Member] = {}
+def find(
+    instance: str, run_ids: set[str], mains: Mapping[str, Identity], known: dict[int, Member] | None = None
+) -> dict[int, Member]:
+    """The living processes of these runs, pinned, by pid; `known` ones of them are there again, with what is below."""
+    found = {} if known is None else known
     for run_id, pids in identities.scan(instance).runs.items():
         for pid in pids if run_id in run_ids else ():
             _take(found, pid, partial(_carries, pid, instance, run_id))
@@ -143,7 +200,7 @@ def find(instance: str, run_ids: set[str], mains: Mapping[str, Identity]) -> lis
             else:
                 found[identity.pid] = Member(identity.pid, pidfd, identity.start_ticks)
     _take_descendants(found)
-    return list(found.values())
+    return found
 
 
 def _affordable_pins() -> int:
@@ -216,24 +273,31 @@ def _pin(pid: int) -> Member | None:
 # --- signalling -------------------------------------------------------------------------------------------
 
 
-def _signal(members: Sequence[Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> None:
+def _signal(members: Sequence[Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
+    """Gives the pids that the kernel does not let us signal: of programs that became another user."""
+    refused = []
     for member in members:
-        # A program that set its user id is out of our reach: it stays, and is told of as left.
-        with suppress(ProcessLookupError, PermissionError):
+        try:
             signal.pidfd_send_signal(member.pidfd, signum)
             if signum is not signal.SIGKILL:
                 signal.pidfd_send_signal(member.pidfd, signal.SIGCONT)
             reached.add((member.pid, member.start_ticks))
+        except ProcessLookupError:
+            continue
+        except PermissionError:
+            refused.append(member.pid)
+    return refused
 
 
-async def _until_ended(members: Sequence[Member], timeout_s: float) -> None:
+async def _until_ended(members: Sequence[Member], timeout_s: float | None) -> None:
     waits = [asyncio.ensure_future(_readable(member.pidfd)) for member in members]
     if not waits:
         return
-    _, late = await asyncio.wait(waits, timeout=timeout_s)
-    for wait in late:
-        wait.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
+    try:
+        await asyncio.wait(waits, timeout=timeout_s)
+    finally:
+        late = [wait for wait in waits if wait.cancel()]
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 async def _readable(pidfd: int) -> None:

@@ -76,6 +76,7 @@ class LogEvent(StrEnum):
     TASK_TIMEOUT = "task_timeout", WARNING
     WORKER_UNRESPONSIVE = "worker_unresponsive", WARNING
     WORKER_UNHEARD = "worker_unheard", WARNING
+    WORKER_UNSTOPPABLE = "worker_unstoppable", WARNING
     WORKER_LEAKED = "worker_leaked", WARNING
     HANDLER_RAISED = "handler_raised", ERROR
 

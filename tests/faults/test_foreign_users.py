@@ -1,0 +1,130 @@
+"""Workers that became root under a daemon that is not: what it may not signal it tells of, and never calls over.
+
+Owns a daemon of an unprivileged user, and a set-uid program as sudo is one. A deed counts when the kernel says that the
+process is root's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import foreign
+from tests.support.daemon import BIN, DaemonProcess
+from tests.support.facts import until
+from tests.support.work import alive, end_of, kill9, running, shell, state, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+
+pytestmark = pytest.mark.skipif(foreign.why_not() is not None, reason=str(foreign.why_not()))
+
+
+class Host:
+    """A daemon of the other user, and jobs whose child becomes root."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.daemon = daemon
+        self.work = daemon.home / "work"
+        self.work.mkdir()
+        self.program = foreign.become_root(self.work)
+        foreign.give(daemon.home)
+        os.chown(self.program, 0, 0)
+        self.program.chmod(0o4755)
+        self.rooted: set[int] = set()
+
+    def submit(self, client: stoker.Client, then: str = "wait", **options: Any) -> tuple[int, int]:
+        """A job, and the pid of its child once that is root's."""
+        said = self.work / f"said-{len(self.rooted)}"
+        script = f"{self.program} /bin/sleep 3600 & echo $! > {said}.new; mv {said}.new {said}; {then}"
+        job = submit(client, shell(script, working_dir=str(self.work), **options))
+        until(said.exists, why="the child's pid")
+        child = int(said.read_text())
+        until(lambda: foreign.uids(child) == {0}, why="a child that is root's")
+        self.rooted.add(child)
+        return job, child
+
+    def end(self) -> None:
+        for pid in filter(alive, self.rooted):
+            os.kill(pid, signal.SIGKILL)
+        for path in Path("/proc").glob("[0-9]*/cwd"):  # those of attempts that should never have been
+            if path.is_symlink() and os.path.realpath(path) == str(self.work):
+                os.kill(int(path.parts[2]), signal.SIGKILL)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    foreign.wrapper(programs / "stokerd", str(BIN / "stokerd"))
+    (programs / "stoker").symlink_to(BIN / "stoker")
+    daemon = DaemonProcess("[launcher]\nstuck_ms = 60000\n", programs=programs)
+    host = Host(daemon)
+    try:
+        daemon.start()
+        yield host
+    finally:
+        host.end()
+        daemon.end()
+
+
+def told(host: Host, client: stoker.Client, job: int, child: int) -> None:
+    """By an event, by `why`, and by the attempt."""
+    until(lambda: host.daemon.events("worker_unstoppable"), why="the event")
+    (event, *_) = host.daemon.events("worker_unstoppable")
+    assert (event["job"], event["attempt"], event["pids"]) == (job, 1, [child])
+    why = client.call("job.why", {"id": job})
+    assert f"pid {child} became another user" in why["message"]
+    assert why["hint"] == f"sudo kill {child}"
+    (attempt,) = client.history(job)["attempts"]
+    assert (attempt["unstoppable"], attempt["ended_at"]) == ([child], None)
+
+
+@pytest.mark.parametrize(
+    ("ends", "end"), [("cancel", ("cancelled", "user")), ("timeout", ("failed", "timeout"))], ids=["cancel", "timeout"]
+)
+def test_stop_when_a_child_became_root_then_it_is_told_and_the_attempt_is_not_closed(
+    host: Host, ends: str, end: tuple[str, str]
+) -> None:
+    with host.daemon.client() as client:
+        neighbour = submit(client, shell("exec sleep 3600"))
+        running(client, neighbour)
+        limit: dict[str, Any] = {"timeout_ms": 4_000} if ends == "timeout" else {}
+        job, child = host.submit(client, grace_ms=200, **limit)
+
+        if ends == "cancel":
+            assert client.call("job.cancel", {"id": job})["state"] == "running"
+        told(host, client, job, child)
+        until(lambda: not alive(client.get(job)["pid"] or 0), why="the end of the main process")
+        assert state(client, job) == "running"
+
+        kill9(child)
+        assert end_of(client, job) == end
+        (attempt,) = client.history(job)["attempts"]
+        assert f"could not signal pid {child}" in attempt["error"]
+        assert state(client, neighbour) == "running"
+        client.cancel(neighbour)
+
+
+def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancelled(host: Host) -> None:
+    with host.daemon.client() as client:
+        said = host.work / "up"
+        job = submit(client, {"command": str(host.program), "args": ["/bin/sh", "-c", f": > {said}; exec sleep 3600"]})
+        until(said.exists, why="a worker that is root's")
+        main = client.get(job)["pid"]
+        host.rooted.add(main)
+
+        client.call("job.cancel", {"id": job})
+        told(host, client, job, main)
+        assert state(client, job) == "running"
+        os.kill(main, signal.SIGHUP)
+
+        assert end_of(client, job) == ("failed", "signal")
+        (attempt,) = client.history(job)["attempts"]
+        assert (attempt["signal"], attempt["stopped"]) == (signal.SIGHUP, False)
