@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.simulation.host import STRANGE, Process
-from tests.simulation.launchers import be_born
+from tests.simulation.launchers import SimulatedLauncher, be_born
 from tests.simulation.life import Life
+from tests.simulation.wire import Wire
 from tests.simulation.world import ENOUGH, World
 
 Action = Callable[[World], None]
@@ -68,8 +69,8 @@ def _worker(world: World) -> None:
 def _time(world: World) -> None:
     """Mostly a little; sometimes to the next timer; in calm, to whatever comes."""
     life, draw = world.life, world.chance.random()
-    # While a daemon recovers, the next timer is the end of its patience.
-    due = life.loop.next_ms() if life is not None and life.ready else None
+    # A daemon that recovers gets its answers before its patience ends, where anybody is there to give them.
+    due = life.loop.next_ms() if life is not None and (life.ready or not world.moving(life)) else None
     if world.calm and world.life is not None and world.life.ready and draw > 0.99:
         world.host.pass_time(3_700_000)
     elif due is not None and draw < (0.5 if world.calm else 0.3):
@@ -177,12 +178,25 @@ def _disk_room(world: World) -> None:
 
 
 def _stick(world: World) -> None:
-    """A dead file system under a working directory: nothing is answered for a while."""
-    world.pick([one for one in world.living() if not one.stuck]).stuck = True
+    """A dead file system under a working directory: nothing is answered for a while, perhaps nobody gets through."""
+    one = world.pick([one for one in world.living() if not one.stuck])
+    one.stuck, one.full = True, world.chance.random() < 0.5
 
 
 def _unstick(world: World) -> None:
-    world.pick([one for one in world.living() if one.stuck]).stuck = False
+    one = world.pick([one for one in world.living() if one.stuck])
+    one.stuck = one.full = False
+
+
+def _cut(world: World) -> None:
+    """A launcher ends a connection and lives on."""
+    one, wire = world.pick(connections(world))
+    one.loop.hang_up(wire)
+
+
+def connections(world: World) -> list[tuple[SimulatedLauncher, Wire]]:
+    """Those of the living daemon to living launchers."""
+    return [(one, wire) for one in world.living() for wire in one.wires if wire.daemon_end and wire.launcher_end]
 
 
 def _drain(world: World) -> None:
@@ -198,7 +212,7 @@ FAULTS: dict[str, Action] = {
     "kill daemon": _kill_daemon, "kill launcher": _kill_launcher, "kill both": _kill_both,
     "kill launcher in spawn": _kill_in_spawn, "power loss": _power_loss, "reboot": _reboot, "reuse pid": _reuse_pid,
     "clock jump": _clock_jump, "suspend": _suspend, "I/O error": _io_error, "disk full": _disk_full,
-    "launcher stuck": _stick, "drain": _drain,
+    "launcher stuck": _stick, "connection cut": _cut, "drain": _drain,
 }  # fmt: skip
 RELIEF: dict[str, Action] = {
     "launcher back": _unstick, "room on disk": _disk_room, "clear held": _clear_held,
@@ -221,6 +235,7 @@ POSSIBLE: dict[str, Callable[[World], bool]] = {
     "kill launcher in spawn": lambda world: bool(world.living()),
     "power loss": lambda world: bool(world.disk.asked),
     "launcher stuck": lambda world: any(not one.stuck for one in world.living()),
+    "connection cut": lambda world: bool(connections(world)),
     "launcher back": lambda world: any(one.stuck for one in world.living()),
     "room on disk": lambda world: world.free_bytes == 0,
     "clear held": lambda world: world.life is not None and world.life.ready and bool(world.laws.held()),

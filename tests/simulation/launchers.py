@@ -188,6 +188,12 @@ class Turns(Loop):
     def admit(self, wire: Wire) -> None:
         self._peers[wire.fd] = Peer(Socket(wire))  # type: ignore[arg-type]
 
+    def hang_up(self, wire: Wire) -> None:
+        """End a connection, for whatever reason it may have."""
+        if (peer := self._peers.get(wire.fd)) is not None:
+            peer.close()
+            self._forget(peer)
+
     def turn(self, wires: list[Wire]) -> bool:
         """Reap, hear, obey, tell. True when it may leave."""
         self._launcher.reap()
@@ -209,6 +215,7 @@ class SimulatedLauncher:
     ) -> None:
         self.name = name
         self.stuck = False
+        self.full = False  # its backlog, of connections that earlier daemons left in it
         self.died_in_spawn = False
         self.wires: list[Wire] = []
         self._host = host

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from stoker.core.model import FINAL, Attempt, OutcomeKind
+from stoker.core.model import FINAL, Attempt, OutcomeKind, StopReason
 from stoker.store.writer import Batch
 from tests.simulation.host import Process
 
@@ -67,6 +67,7 @@ class Laws:
         self.starts: dict[int, list[str]] = {}
         self.answered: dict[int, str] = {}  # what clients were told: job id -> name
         self.looks: Counter[str] = Counter()
+        self.goes_on: Callable[[Attempt], bool] = lambda _attempt: False
         self._named_due: tuple[str, int] = ("[]", 0)
 
     def broken(self, text: str) -> None:
@@ -160,6 +161,7 @@ class Laws:
         for job in (*batch.new_jobs.values(), *batch.jobs.values()):
             if self.states.get(job.id) != job.state.value:
                 self.broken(f"job {job.id} became {job.state.value} without a change that says so")
+        self._orphaned(batch.attempts.values())
         closed = [attempt for attempt in batch.attempts.values() if not attempt.open]
         if closed:
             living = {one.run_id for one in workers}
@@ -170,6 +172,12 @@ class Laws:
             for (holds,) in self._look("use", HOLDS):
                 used.update(json.loads(str(holds)))
             self._bounded(used, "by open attempts")
+
+    def _orphaned(self, attempts: Iterable[Attempt]) -> None:
+        """A connection that is lost stops nothing."""
+        for attempt in attempts:
+            if attempt.open and attempt.stop_reason is StopReason.ORPHANED and self.goes_on(attempt):
+                self.broken(f"{attempt.run_id} is to be stopped as orphaned, and its daemon and its launcher live")
 
     def _closed(
         self, attempt: Attempt, living: set[str | None], ends: dict[str, tuple[int | None, int | None]]

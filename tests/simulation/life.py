@@ -104,9 +104,9 @@ class Life:
                 raise AssertionError(f"the loop ended: {error!r}") from error
             return "storage failed"
         if self.begin.done() and (error := self.begin.exception()) is not None:
-            if not isinstance(error, TimeoutError):
-                raise AssertionError(f"recovery failed: {error!r}") from error
-            return "recovery took too long"
+            raise AssertionError(f"recovery failed: {error!r}") from error
+        if self.engine.safe_mode is not None:
+            raise AssertionError(f"safe mode: {self.engine.safe_mode.why}")
         return "drained" if self.draining and self.engine.drain.done.is_set() else None
 
     def end(self) -> None:

@@ -6,12 +6,14 @@ that is the product's business, and the laws look. Invariant: the same choices m
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stoker.core.model import Attempt
 from stoker.process.client import LauncherClient
 from stoker.process.launchers import Launchers
 from tests.simulation.clients import Clients
@@ -40,6 +42,7 @@ class World:
         self.disk = Disk(self.host, CAPACITY, lies=lies)
         self.laws = self.disk.laws
         self.host.may_stop = self.laws.may_stop
+        self.laws.goes_on = self._goes_on
         self.host.creep = lambda: chance.choice(STOLEN_MS) if chance.random() < CREEP else 0
         self.launchers: dict[str, SimulatedLauncher] = {}
         self.life: Life | None = None
@@ -73,11 +76,20 @@ class World:
         if self.laws.first is not None:
             raise LawBroken(self.laws.first)
 
+    def _goes_on(self, attempt: Attempt) -> bool:
+        """Whether its launcher lives, and the daemon that started it too."""
+        launcher = self.launchers.get(attempt.launcher)
+        here = self.life is not None and self.life.epoch == attempt.epoch
+        return here and launcher is not None and launcher.alive
+
+    def moving(self, life: Life) -> bool:
+        """Whether anything can happen but that time passes, somebody comes, or a worker does something."""
+        asked = life.loop.restless or life.loop.threads or self.disk.asked or any(wire.news for wire in life.wires)
+        return bool(asked) or any(one.restless for one in self.living())
+
     def _idle(self, life: Life) -> bool:
         """The daemon has done all that it is going to do before the next event or timer, and nothing holds it up."""
-        moving = life.loop.restless or life.loop.threads or self.disk.asked or any(wire.news for wire in life.wires)
-        held_up = life.engine.loop.waiting or any(one.stuck for one in self.living())
-        return life.ready and not (moving or held_up or any(one.restless for one in self.living()))
+        return life.ready and not life.engine.loop.waiting and not self.moving(life)
 
     def end_life(self) -> None:
         if self.life is not None:
@@ -114,6 +126,9 @@ class World:
         launcher = self.launchers.get(client.launcher)
         if launcher is None or not launcher.held:
             raise ConnectionRefusedError(client.launcher)
+        if launcher.full:
+            self.done["EAGAIN on connect"] += 1
+            raise BlockingIOError(errno.EAGAIN, "its backlog is full")
         life = self.life
         assert life is not None, "only a daemon connects"
         self._fds += 1

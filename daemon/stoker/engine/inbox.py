@@ -178,6 +178,8 @@ class Settle(Message):
         wanted.ids.add(self._job_id)
 
     def decide(self, turn: Turn) -> None:
+        if turn.book.by_run(self._ended.run_id) is not None:
+            return  # it is open after all: its end is reported, and acknowledged behind the commit of that
         if self._ended.run_id not in turn.loaded.known_runs:
             told = {"run_id": self._ended.run_id, "outcome": self._ended.outcome}
             turn.record("system", self._ended.run_id, "unknown_outcome", told)
