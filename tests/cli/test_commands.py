@@ -43,8 +43,8 @@ def test_submit_when_options_are_given_then_they_are_fields_of_the_spec(
     desk.stoker("submit", *options.split(), "--", "sh", "-c", "true")
 
     (job,) = desk.service.jobs.values()
-    assert job.command.endswith("/sh")
-    assert job.command.startswith("/")
+    assert str(job.command).endswith("/sh")
+    assert str(job.command).startswith("/")
     assert (job.args, job.queue, job.priority, job.name) == (("-c", "true"), "bulk", -5, "film")
     assert (job.labels, job.env, job.working_dir) == ({"team": "blue"}, {"A": "b=c", "MODE": "fast"}, "/usr")
     assert (job.max_attempts, job.base_delay_ms, job.backoff_factor, job.max_delay_ms) == (3, 5_000, 1.5, 600_000)
@@ -198,7 +198,7 @@ def test_batch_when_all_lines_are_good_then_each_id_is_printed_in_order(desk: De
     assert ended == (0, "".join(f"{n}\n" for n in range(1, 2_501)), "")
     assert [job.args for job in desk.service.jobs.values()] == [(str(n),) for n in range(2_500)]
     assert {job.queue for job in desk.service.jobs.values()} == {"bulk"}
-    assert {job.command[-3:] for job in desk.service.jobs.values()} == {"/sh"}
+    assert {str(job.command)[-3:] for job in desk.service.jobs.values()} == {"/sh"}
 
 
 def test_batch_when_lines_are_bad_then_each_is_told_with_its_number_and_the_rest_stored(

@@ -7,6 +7,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams
 from stoker.core.events import VERBS
+from stoker.core.raw_bytes import AnyText
 from stoker.core.requests import DANGEROUS_ENV, MAX_ARGV_BYTES, MAX_VARIABLES, JobParams, Verb
 
 
@@ -85,7 +86,7 @@ def test_env_when_a_variable_is_reserved_then_it_is_refused(name: str) -> None:
 
 
 def test_env_when_there_are_too_many_variables_then_they_are_refused_together() -> None:
-    most = {f"V{number}": "" for number in range(MAX_VARIABLES)}
+    most: dict[str, AnyText] = {f"V{number}": "" for number in range(MAX_VARIABLES)}
 
     assert JobParams(command="true", env=most).env == most
     assert refusal(env=most | {"ONE_MORE": ""}).details == {"path": "env"}
@@ -93,7 +94,7 @@ def test_env_when_there_are_too_many_variables_then_they_are_refused_together() 
 
 def test_env_when_all_variables_together_are_too_large_then_the_largest_is_named() -> None:
     value = "é" * 30_000
-    most = {f"V{number}": value for number in range(17)}
+    most: dict[str, AnyText] = {f"V{number}": value for number in range(17)}
 
     assert JobParams(command="true", env=most).env == most
     refused = refusal(env=most | {"LARGE": value + "x"})

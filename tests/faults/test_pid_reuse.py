@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.raw_bytes import native
 from stoker.core.recovery import Fact
 from stoker.process import evidence, tree
 from stoker.process import identity as identities
@@ -220,7 +221,7 @@ class Numbers:
 
     def take(self, pid: int, order: LaunchOrder, environ: Mapping[str, str]) -> None:
         self.rounds += 1
-        decoy = take(pid, order.argv, environ)
+        decoy = take(pid, [native(text) for text in order.argv], environ)
         if decoy is not None:
             self.decoys.append(decoy)
 
@@ -243,7 +244,7 @@ async def test_run_when_it_ended_and_its_number_is_used_again_then_no_stop_of_it
         started = await host.running(client, order)
         os.kill(started.pid, signal.SIGKILL)
         await host.gone_from_proc(started.pid)
-        numbers.take(started.pid, order, order.env)
+        numbers.take(started.pid, order, {name: native(text) for name, text in order.env.items()})
         ladder = Ladder(client, order.run_id, 0)
 
         delivered = [await ladder.begin(), await client.signal(order.run_id, signal.SIGKILL)]

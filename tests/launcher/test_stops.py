@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.raw_bytes import native
 from stoker.process.identity import read_stat
 from stoker.process.messages import Exited, RunState, Started
 from tests.support import strace
@@ -266,7 +267,7 @@ async def test_signal_when_others_run_the_same_command_then_they_never_get_it(ho
     order, other = host.staying(), host.staying()
     await host.running(client, order)
     neighbour = await host.running(client, other)
-    decoy = Stranger(host, *order.argv)
+    decoy = Stranger(host, *map(native, order.argv))
     await until_async(lambda: same_command(decoy.pid, neighbour.pid), why="the decoy")
 
     await client.signal(order.run_id, TERM)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.raw_bytes import native
 from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
 from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
@@ -102,7 +103,7 @@ async def test_sweep_when_it_ignores_sigterm_then_sigkill_follows_the_grace(host
 async def test_sweep_when_others_look_the_same_then_they_are_never_signalled(host: LauncherHost) -> None:
     order = host.staying()
     await orphan(host, order)
-    argv = order.argv
+    argv = [native(text) for text in order.argv]
     decoys = [
         Stranger(host, *argv),
         Stranger(host, *argv, STOKER_RUN_ID=order.run_id),

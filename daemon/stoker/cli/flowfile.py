@@ -13,7 +13,7 @@ from stoker.cli import render, values
 from stoker.cli.spec import current_umask, found, here, overdue
 from stoker.cli.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
-from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict
+from stoker.rpc.wire import MAX_FRAME_BYTES, carried, encode, parse_strict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ def complete(flow: dict[str, Any]) -> dict[str, Any]:
     if isinstance(defaults, dict):
         flow["defaults"] = {"umask": current_umask(), **defaults}
         if "working_dir" not in defaults:
-            flow["defaults"]["working_dir"] = here()
+            flow["defaults"]["working_dir"] = carried(here())
     steps = flow.get("steps")
     for step in steps.values() if isinstance(steps, dict) else ():
         command = step.get("command") if isinstance(step, dict) else None
         if isinstance(command, str) and "{{" not in command and step.get("execution_mode") != "in_process":
-            step["command"] = found(command, {**_env(defaults), **_env(step)})
+            step["command"] = carried(found(command, {**_env(defaults), **_env(step)}))
     return flow
 
 

@@ -109,9 +109,24 @@ def title(job: dict[str, Any]) -> str:
 
 def command_line(job: dict[str, Any]) -> str:
     """The command as one could type it."""
+    return " ".join(quoted(word) for word in (job["command"], *job["args"]))
+
+
+def quoted(word: str | dict[str, str]) -> str:
+    """As a shell reads it: `'a b'`, and `$'caf\\xe9'` for bytes that are not UTF-8."""
     import shlex  # noqa: PLC0415 - submit quotes nothing
 
-    return shlex.join([job["command"], *job["args"]])
+    if isinstance(word, str):
+        return shlex.quote(word)
+    text = plain_text(word).replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + "'"
+
+
+def plain_text(word: str | dict[str, str]) -> str:
+    """A string of a spec as functions of the operating system take it."""
+    from binascii import a2b_base64  # noqa: PLC0415 - rarely needed
+
+    return word if isinstance(word, str) else a2b_base64(word["base64"]).decode("utf-8", "surrogateescape")
 
 
 @command(
@@ -147,7 +162,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("workflow", job.get("workflow_id") and f"{job['workflow_id']}, step {job['step']}"),
         ("state", f"{state}: {why}" if why else state),
         ("command", command_line(job)),
-        ("working dir", job["working_dir"]),
+        ("working dir", _shown(job["working_dir"])),
         ("queue", f"{job['queue']}, priority {job['priority']}"),
         ("pid", job["pid"]),
         ("attempts", _budget(job)),
@@ -167,10 +182,14 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("nice", job["nice"] or None),
         ("umask", None if job["umask"] is None else f"{job['umask']:03o}"),
         ("labels", _pairs(job["labels"])),
-        ("env", _pairs(job["env_vars"])),
+        ("env", _pairs({name: _shown(value) for name, value in job["env_vars"].items()})),
         ("trace", job["trace_id"]),
         ("log", job["log"]),
     ]
+
+
+def _shown(word: str | dict[str, str]) -> str:
+    return word if isinstance(word, str) else quoted(word)
 
 
 def _budget(job: dict[str, Any]) -> str:

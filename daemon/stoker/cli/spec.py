@@ -169,9 +169,10 @@ def overdue(spec: dict[str, Any]) -> str | None:
 
 def sent_size(spec: dict[str, Any]) -> int:
     """The bytes that a job takes in a frame. Raises FrameTooLarge for one that no frame holds."""
-    from stoker.rpc.wire import encode  # noqa: PLC0415 - only where a job is sent
+    from stoker.rpc.client import of_any_bytes  # noqa: PLC0415 - only where a job is sent
+    from stoker.rpc.wire import encode  # noqa: PLC0415 - as above
 
-    size = len(encode(spec))
+    size = len(encode(of_any_bytes(spec)))
     if size > SENT_BYTES:
         raise FrameTooLarge(
             f"a job of {render.size(size)}; at most {render.size(SENT_BYTES)} can be sent",

@@ -11,6 +11,7 @@ import sys
 
 from stoker.cli import render, values
 from stoker.cli.connection import call
+from stoker.cli.jobs import plain_text
 from stoker.cli.options import JSON, command
 from stoker.core.errors import UsageError
 
@@ -78,12 +79,13 @@ def debug(given: Given) -> int:
     own = {name: os.environ[name] for name in OF_THE_TERMINAL if name in os.environ}
     shell = os.environ.get("SHELL", "")
     shell = shell if shell.startswith("/") else "/bin/sh"
+    directory = plain_text(found["working_dir"])
     try:
-        os.chdir(found["working_dir"])
+        os.chdir(directory)
     except OSError as failure:
-        raise UsageError(f"{found['working_dir']}: {failure.strerror}", hint=f"stoker show {found['id']}") from None
-    render.note(f"{shell} in {found['working_dir']} with the environment of job {found['id']}; exit leaves it")
+        raise UsageError(f"{directory}: {failure.strerror}", hint=f"stoker show {found['id']}") from None
+    render.note(f"{shell} in {directory} with the environment of job {found['id']}; exit leaves it")
     render.flush()
     sys.stderr.flush()
     os.umask(found["umask"])
-    os.execve(shell, [shell], own | found["env"])  # noqa: S606 - a shell is what was asked for
+    os.execve(shell, [shell], own | {name: plain_text(value) for name, value in found["env"].items()})  # noqa: S606 - a shell is what was asked for

@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from stoker.core.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.model import NeedOn
+from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_NEEDS,
     AbsolutePath,
@@ -58,9 +59,9 @@ class StepParams(JobWork, frozen=True, kw_only=True):
 class StepDefaults(JobDefaults, frozen=True, kw_only=True):
     """What the steps of a flow may leave out because the flow says it for all."""
 
-    working_dir: AbsolutePath | UnsetType = UNSET
+    working_dir: AbsolutePath | RawBytes | UnsetType = UNSET
     umask: Umask | UnsetType | None = UNSET
-    env: dict[Text, Text] | UnsetType = UNSET
+    env: dict[Text, Text | RawBytes] | UnsetType = UNSET
     queue: Name | UnsetType = UNSET
     resume: Name | UnsetType = UNSET
 

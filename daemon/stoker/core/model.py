@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct, field
 
 from stoker.core.limits import NO_LIMITS, Bounds, Limits
+from stoker.core.raw_bytes import AnyText
 
 
 class State(StrEnum):
@@ -110,10 +111,10 @@ class Need(Struct, frozen=True):
 class Spec(Struct, frozen=True, kw_only=True):
     """What was asked, with every default filled in. Once answered only a person changes it (edit, retry)."""
 
-    command: str
-    working_dir: str
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
+    command: AnyText
+    working_dir: AnyText
+    args: tuple[AnyText, ...] = ()
+    env: dict[str, AnyText] = field(default_factory=dict)
     stdin: str | None = None
     name: str | None = None
     labels: dict[str, str] = field(default_factory=dict)

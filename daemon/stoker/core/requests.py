@@ -18,12 +18,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from stoker.core.errors import InvalidParams
 from stoker.core.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State
+from stoker.core.raw_bytes import AnyText, RawBytes, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
 MAX_INT = 2**63 - 1  # what SQLite can keep
 MAX_TEXT = 64 * 1024
+MAX_PATH = 4096
 MAX_ARGV_BYTES = 128 * 1024
 MAX_VARIABLES = 256
 # The kernel takes 2 MiB of arguments and environment, where nobody raised that. This leaves room for what Stoker adds.
@@ -35,8 +37,8 @@ MAX_DURATION_MS = 10 * 366 * 86_400_000
 MAX_SHOWN = 80  # of a value or a name in a message: it goes to terminals and logs
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
-Path = Annotated[str, Meta(min_length=1, max_length=4096)]
-AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
+Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
+AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=MAX_PATH)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")]
 Title = Annotated[str, Meta(min_length=1, max_length=200)]
 Note = Annotated[str, Meta(max_length=1_000)]
@@ -122,10 +124,10 @@ class JobDefaults(Params, frozen=True, kw_only=True):
 class JobWork(JobDefaults, frozen=True, kw_only=True):
     """What a job and a step of a workflow are asked alike; everything but `command` may be left out."""
 
-    command: Path
-    args: tuple[Text, ...] | UnsetType = UNSET
-    env: dict[Text, Text] | UnsetType = UNSET
-    working_dir: AbsolutePath | UnsetType = UNSET
+    command: Path | RawBytes
+    args: tuple[Text | RawBytes, ...] | UnsetType = UNSET
+    env: dict[Text, Text | RawBytes] | UnsetType = UNSET
+    working_dir: AbsolutePath | RawBytes | UnsetType = UNSET
     umask: Umask | UnsetType | None = UNSET
     stdin: Text | UnsetType | None = UNSET
     name: Title | UnsetType | None = UNSET
@@ -141,6 +143,7 @@ class JobWork(JobDefaults, frozen=True, kw_only=True):
     traceparent: TraceParent | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        _check_raw(self)
         if self.args is not UNSET:
             _check_argv(self.command, self.args)
         if self.env is not UNSET:
@@ -274,10 +277,28 @@ class ChangeFeed(NamedTuple):
     changes: AsyncGenerator[list[dict[str, Any]], None]
 
 
-def _check_argv(command: str, args: tuple[str, ...]) -> None:
+def _check_raw(work: JobWork) -> None:
+    """What the types of strings say of them, for bytes."""
+    if isinstance(work.command, RawBytes):
+        if not 1 <= len(work.command) <= MAX_PATH:
+            raise _beyond("command", f"1 to {MAX_PATH} bytes")
+        if work.execution_mode is ExecutionMode.IN_PROCESS:
+            raise InvalidParams("command: the name of a handler is text", path="command")
+    if isinstance(work.working_dir, RawBytes):
+        if len(work.working_dir) > MAX_PATH:
+            raise _beyond("working_dir", f"at most {MAX_PATH} bytes")
+        if not work.working_dir.data.startswith(b"/"):
+            raise InvalidParams("working_dir: not an absolute path", path="working_dir", hint="begin it with /")
+
+
+def _beyond(path: str, limit: str) -> InvalidParams:
+    return InvalidParams(f"{path}: a path has {limit}", path=path)
+
+
+def _check_argv(command: AnyText, args: tuple[AnyText, ...]) -> None:
     if 4 * (len(command) + sum(map(len, args)) + len(args)) <= MAX_ARGV_BYTES:
         return  # a character is at most four bytes: nothing to encode for the usual command
-    size = len(command.encode()) + sum(len(arg.encode()) + 1 for arg in args)
+    size = len(encoded(command)) + sum(len(encoded(arg)) + 1 for arg in args)
     if size > MAX_ARGV_BYTES:
         raise InvalidParams(
             f"args: command and arguments take {size} bytes; the limit is {MAX_ARGV_BYTES}",
@@ -286,7 +307,7 @@ def _check_argv(command: str, args: tuple[str, ...]) -> None:
         )
 
 
-def _check_env(env: dict[str, str]) -> None:
+def _check_env(env: Mapping[str, AnyText]) -> None:
     if len(env) > MAX_VARIABLES:
         raise InvalidParams(f"env: {len(env)} variables; the limit is {MAX_VARIABLES}", path="env")
     for name in env:
@@ -296,8 +317,8 @@ def _check_env(env: dict[str, str]) -> None:
         _check_env_size(env)
 
 
-def _check_env_size(env: dict[str, str]) -> None:
-    size = sum(len(name) + len(value.encode()) + 2 for name, value in env.items())
+def _check_env_size(env: Mapping[str, AnyText]) -> None:
+    size = sum(len(name) + len(encoded(value)) + 2 for name, value in env.items())
     if size > MAX_ENV_BYTES:
         largest = max(env, key=lambda name: len(env[name]))
         raise InvalidParams(

@@ -15,9 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
+from msgspec import UnsetType
+
 from stoker.core.clock import Clock
 from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
 from stoker.core.model import ExecutionMode
+from stoker.core.raw_bytes import AnyText, native, printable
 from stoker.core.requests import JobWork
 from stoker.executors.in_process import HANDLERS
 
@@ -62,9 +65,9 @@ class CommandChecks:
         """What has to be looked at for a job; None where there is nothing to look at."""
         if sent.execution_mode is ExecutionMode.IN_PROCESS:
             return None
-        directory = sent.working_dir if isinstance(sent.working_dir, str) else "/"
+        directory = "/" if isinstance(sent.working_dir, UnsetType) else native(sent.working_dir)
         path = sent.env.get("PATH", self._default_path) if isinstance(sent.env, dict) else self._default_path
-        return (sent.command, directory, path)
+        return (native(sent.command), directory, native(path))
 
     async def _look(self, places: Sequence[Place]) -> dict[Place, Said]:
         """What was found; what was not looked at in time is not in it, nor what a stop of the daemon cuts off."""
@@ -101,12 +104,13 @@ def _error(sent: JobWork, said: Said) -> StokerError | None:
     if said is None:
         return None
     field, message = said
-    return InvalidParams(message, path=field, hint=_hint(sent.command) if field == "command" else None)
+    return InvalidParams(printable(message), path=field, hint=_hint(sent.command) if field == "command" else None)
 
 
-def _hint(command: str) -> str:
+def _hint(command: AnyText) -> str:
     """A whole command line where one program is named wants a shell."""
-    return f"for a shell's command line: sh -c {shlex.quote(command)}" if len(command.split()) > 1 else HINT
+    line = printable(native(command))
+    return f"for a shell's command line: sh -c {shlex.quote(line)}" if len(line.split()) > 1 else HINT
 
 
 def problem(command: str, working_dir: str, path: str) -> Said:

@@ -15,6 +15,7 @@ import msgspec
 
 from stoker.core.errors import NotAllowed, WaitTimeout
 from stoker.core.model import ExecutionMode, Job
+from stoker.core.raw_bytes import AnyText
 from stoker.engine import reading
 from stoker.executors.environment import place
 from stoker.process.observing import Seen, observe
@@ -79,7 +80,7 @@ class Workers:
             "env": self._variables(job, inputs),
         }
 
-    def _variables(self, job: Job, inputs: str | None) -> dict[str, str]:
+    def _variables(self, job: Job, inputs: str | None) -> dict[str, AnyText]:
         around = self._engine.around
         told = {**place(job), "STOKER_SOCKET": around.socket}
         if inputs is not None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from stoker.core.limits import Limits
 from stoker.core.model import Job
+from stoker.core.raw_bytes import AnyText
 from stoker.core.tokens import Tokens
 from stoker.executors.base import Start
 from stoker.executors.leaves import Leaves
@@ -39,7 +40,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     tokens: Tokens
     exchange: Exchange
 
-    def variables(self, start: Start) -> dict[str, str]:
+    def variables(self, start: Start) -> dict[str, AnyText]:
         """The whole environment of a worker."""
         job, attempt = start.job, start.attempt
         return {

@@ -18,6 +18,7 @@ from msgspec import Struct
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
 from stoker.core.model import IN_PROCESS, Identity, Outcome, OutcomeKind
+from stoker.core.raw_bytes import native
 from stoker.executors.base import Began, Delivered, Ended, Sink, Start
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -80,8 +81,8 @@ class InProcessExecutor:
 
     def start(self, starts: Sequence[Start]) -> None:
         for start in starts:
-            call = Call(start.job.id, start.attempt.run_id, start.job.spec.args)
-            task = asyncio.get_running_loop().create_task(_outcome(start.job.spec.command, call))
+            call = Call(start.job.id, start.attempt.run_id, tuple(map(native, start.job.spec.args)))
+            task = asyncio.get_running_loop().create_task(_outcome(native(start.job.spec.command), call))
             self._tasks[call.run_id] = task
             task.add_done_callback(partial(self._ended, call.run_id))
         self._sink([Began(start.attempt.run_id, None, boot_ms()) for start in starts])

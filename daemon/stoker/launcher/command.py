@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from binascii import a2b_base64
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class SpawnFailedError(Exception):
     def __init__(self, number: int, text: str, *, transient: bool | None = None) -> None:
         super().__init__(text)
         self.errno = number
-        self.text = text
+        # What is no UTF-8 as `\xff`: the daemon stores this text.
+        self.text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         self.transient = number in HOST_LACKS if transient is None else transient
 
     @classmethod
@@ -51,6 +53,11 @@ class SpawnFailedError(Exception):
     def of_host(cls, subject: str, error: OSError) -> SpawnFailedError:
         """About what the host provides for every job: whatever is wrong with it, the job did not do it."""
         return cls(error.errno or errno.EIO, f"{subject}: {error.strerror}", transient=True)
+
+
+def native(text: str | dict[str, str]) -> str:
+    """As the functions of os take it: bytes that are no UTF-8 came as `{"base64": …}`."""
+    return text if isinstance(text, str) else a2b_base64(text["base64"]).decode("utf-8", "surrogateescape")
 
 
 def enter(working_dir: str) -> None:

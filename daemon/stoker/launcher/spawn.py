@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING
 
 from . import kernel, prepared
-from .command import PASSED_OVER, SpawnFailedError, candidates, enter, not_found
+from .command import PASSED_OVER, SpawnFailedError, candidates, enter, native, not_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,7 @@ class Spawner:
 
     def spawn(self, order: Message, log: int) -> int:
         """The pid of the worker's main process; SpawnFailedError when there is none."""
+        order = _in_native_text(order)
         try:
             pid = self._spawn(order, log)
         except OSError as error:
@@ -83,6 +84,12 @@ class Spawner:
             kernel.write_file(f"/proc/{pid}/oom_score_adj", self._oom_score_adj)
         except OSError:  # a set-user-id program is not ours to offer
             return
+
+
+def _in_native_text(order: Message) -> Message:
+    argv = [native(text) for text in order["argv"]]
+    env = {name: native(text) for name, text in order["env"].items()}
+    return {**order, "argv": argv, "env": env, "working_dir": native(order["working_dir"])}
 
 
 def _file_of(text: str) -> int:

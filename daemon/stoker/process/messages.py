@@ -16,6 +16,7 @@ from typing import Literal
 from msgspec import Struct
 
 from stoker.core.limits import Bounds, Limits
+from stoker.core.raw_bytes import AnyText
 
 VERSION = 1
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -52,14 +53,15 @@ class LaunchOrder(Struct, frozen=True, kw_only=True, tag_field="op", tag="launch
     """Start one run. `argv[0]` is searched along the PATH of `env`, relative to `working_dir`.
 
     `env` is the worker's whole environment, `umask` its file mode creation mask (umask(2)); `log` is absolute and must
-    not exist yet; `epoch` is the daemon's, and the launcher refuses one older than any it has seen.
+    not exist yet; `epoch` is the daemon's, and the launcher refuses one older than any it has seen. Bytes that are no
+    UTF-8 stand as `{"base64": "…"}`.
     """
 
     epoch: int
     run_id: str
-    argv: tuple[str, ...]
-    env: dict[str, str]
-    working_dir: str
+    argv: tuple[AnyText, ...]
+    env: dict[str, AnyText]
+    working_dir: AnyText
     log: str
     max_log_bytes: int
     umask: int

@@ -147,8 +147,24 @@ class Client(Conversation):
 
 
 def _with_key(job: JobSpec) -> JobSpec:
-    """The same job with an idempotency key, so that sending it twice stores it once."""
+    """The same job as a frame can hold it, with an idempotency key, so that sending it twice stores it once."""
+    job = of_any_bytes(job)
     return job if job.get("idempotency_key") is not None else {**job, "idempotency_key": os.urandom(16).hex()}
+
+
+def of_any_bytes(job: Any) -> Any:
+    """The same job; its command, arguments, variables and directory may have been names of files of any bytes."""
+    sent = {**job}
+    for field in ("command", "working_dir"):
+        if isinstance(sent.get(field), str):
+            sent[field] = wire.carried(sent[field])
+    if isinstance(sent.get("args"), list | tuple):
+        sent["args"] = [wire.carried(arg) if isinstance(arg, str) else arg for arg in sent["args"]]
+    if isinstance(sent.get("env"), dict):
+        sent["env"] = {
+            name: wire.carried(text) if isinstance(text, str) else text for name, text in sent["env"].items()
+        }
+    return sent
 
 
 def _parts(jobs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:

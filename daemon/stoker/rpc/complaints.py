@@ -30,6 +30,7 @@ _UNITS = {"ms": "milliseconds", "bytes": "bytes", "seconds": "seconds"}
 _OUT_OF_RANGE = re.compile(r"Expected `(int|float)` [<>]=")
 _TOO_LONG = re.compile(r"Expected `str` of length <= (\d+)")
 SHORTER = "shorten it; large data and long scripts go into a file that the job reads"
+_OR_BYTES = ("str | object", "str")  # the object is the form of bytes, which hardly anybody means
 _SAFE_KEY = re.compile(r"[!-~]+")
 
 _HINTS = {
@@ -160,6 +161,8 @@ def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> 
     beyond = _beyond(place) if _OUT_OF_RANGE.match(said) else None
     if beyond is not None:
         return _complain(place, within, beyond, limit)
+    if said.startswith("base64: "):
+        return _complain(place, within, said.partition(" - at ")[0].removeprefix("base64: "), None)
     too_long = _TOO_LONG.match(said)
     if too_long:
         return _complain(place, within, f"{len(place.value)} characters; the limit is {too_long[1]}", SHORTER)
@@ -167,7 +170,11 @@ def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> 
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}..."
     expected = _EXPECTED.match(said)
-    problem = f"expected {expected[1]}, got {shown}".replace("`", "") if expected else f"not allowed: {shown}"
+    problem = (
+        f"expected {expected[1]}, got {shown}".replace("`", "").replace(*_OR_BYTES)
+        if expected
+        else f"not allowed: {shown}"
+    )
     unit = _UNITS.get(_field_of(place).rpartition("_")[2])
     return _complain(place, within, problem, f"a whole number of {unit}, {limit}" if unit and limit else limit)
 

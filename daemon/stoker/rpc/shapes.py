@@ -28,11 +28,17 @@ class Limits(TypedDict, total=False):
     file_size_bytes: int
 
 
+class RawBytes(TypedDict):
+    """In place of a string: bytes that are not UTF-8, as base64."""
+
+    base64: str
+
+
 class JobOptions(TypedDict, total=False):
     """Everything of a job but its command and arguments."""
 
-    env: dict[str, str]
-    working_dir: str
+    env: dict[str, str | RawBytes]
+    working_dir: str | RawBytes
     stdin: str | None
     name: str | None
     labels: dict[str, str]
@@ -71,13 +77,13 @@ class JobOptions(TypedDict, total=False):
 
 
 class _Command(TypedDict):
-    command: str
+    command: str | RawBytes
 
 
 class JobSpec(_Command, JobOptions, total=False):
     """A job as it is sent."""
 
-    args: list[str]
+    args: list[str | RawBytes]
 
 
 class Submitted(TypedDict):

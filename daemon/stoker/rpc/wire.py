@@ -11,6 +11,7 @@ changes the frames.
 from __future__ import annotations
 
 import json
+from binascii import b2a_base64
 from math import isfinite
 
 from stoker.core.errors import ParseError
@@ -81,6 +82,17 @@ def encode(value: object) -> bytes:
     except ValueError:  # NaN, or a lone surrogate as Python makes of arguments that are not UTF-8
         _inspect(value, None, 1)
         raise
+
+
+def carried(text: str) -> Any:
+    """`text` as a frame can hold it: what Python made of bytes that are not UTF-8 goes as `{"base64": "…"}`."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return {"base64": b2a_base64(text.encode("utf-8", "surrogateescape"), newline=False).decode()}
+    return text
 
 
 def parse_strict(raw: bytes) -> Any:

@@ -19,6 +19,7 @@ from msgspec.structs import fields
 
 from stoker.core.limits import Limits
 from stoker.core.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
+from stoker.core.raw_bytes import AnyText
 from stoker.core.requests import JobStanding
 
 
@@ -52,8 +53,10 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
 _POLICY_FIELDS = Policy.__struct_fields__
 _encode = msgspec.json.Encoder().encode
 _policy = msgspec.json.Decoder(Policy).decode
-_args = msgspec.json.Decoder(tuple[str, ...]).decode
-_env = msgspec.json.Decoder(dict[str, str]).decode
+_args = msgspec.json.Decoder(tuple[AnyText, ...]).decode
+_env = msgspec.json.Decoder(dict[str, AnyText]).decode
+_text = msgspec.json.Decoder(AnyText).decode
+_IS_JSON = ("{", '"')  # how a column begins that is not the text itself
 
 COLUMNS = (
     "id, queue, name, state, reason, priority, execution_mode, command, args, env_vars, working_dir, pid, attempts, "
@@ -172,8 +175,8 @@ def insert_row(job: Job) -> tuple[Any, ...]:
     spec = job.spec
     return (
         job.id, spec.queue, spec.name, job.state.value, job.reason and job.reason.value, spec.priority,
-        spec.execution_mode.value, spec.command, _encode(spec.args).decode(), _encode(spec.env).decode(),
-        spec.working_dir, job.pid, job.attempts, job.failures, job.orphanings, spec.max_attempts,
+        spec.execution_mode.value, _text_column(spec.command), _encode(spec.args).decode(), _encode(spec.env).decode(),
+        _text_column(spec.working_dir), job.pid, job.attempts, job.failures, job.orphanings, spec.max_attempts,
         spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan.value, spec.survive,
         spec.run_at, job.needs_open, job.wake_at, job.expires_at, job.order_key, job.owner_uid, job.trace_id,
         _policy_of(spec), job.spec_hash, job.created_at, job.started_at, job.finished_at, job.exit_code,
@@ -190,6 +193,21 @@ def update_row(job: Job) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _text_column(text: AnyText) -> str:
+    """Text as it is; bytes, and text that would be taken for JSON, as JSON."""
+    return text if isinstance(text, str) and not text.startswith(_IS_JSON) else _encode(text).decode()
+
+
+def _of_text_column(column: str) -> AnyText:
+    if not column.startswith(_IS_JSON):
+        return column
+    try:
+        text: AnyText = _text(column)
+    except msgspec.DecodeError:  # written by an earlier version: every text stood as it is
+        return column
+    return text
+
+
 def from_row(row: Sequence[Any]) -> Job:
     """The Job that a row of COLUMNS says."""
     (
@@ -200,10 +218,10 @@ def from_row(row: Sequence[Any]) -> Job:
     ) = row  # fmt: skip
     rest = _policy(policy)
     spec = Spec(
-        command=command, working_dir=working_dir, args=_args(args), env=_env(env_vars), name=name, queue=queue,
-        priority=priority, execution_mode=ExecutionMode(mode), max_attempts=max_attempts,
-        backoff_factor=backoff_factor, deadline=deadline, ttl_ms=ttl_ms, timeout_ms=timeout_ms,
-        on_orphan=OnOrphan(on_orphan), survive=bool(survive), run_at=run_at,
+        command=_of_text_column(command), working_dir=_of_text_column(working_dir), args=_args(args),
+        env=_env(env_vars), name=name, queue=queue, priority=priority, execution_mode=ExecutionMode(mode),
+        max_attempts=max_attempts, backoff_factor=backoff_factor, deadline=deadline, ttl_ms=ttl_ms,
+        timeout_ms=timeout_ms, on_orphan=OnOrphan(on_orphan), survive=bool(survive), run_at=run_at,
         **{field_name: getattr(rest, field_name) for field_name in _POLICY_FIELDS},
     )  # fmt: skip
     return Job(
