@@ -75,9 +75,9 @@ def test_find_when_the_user_has_a_file_then_it_is_that_one(tmp_path: Path) -> No
 
 def test_load_when_the_environment_speaks_then_it_wins(tmp_path: Path) -> None:
     path = written(tmp_path, "[cpu]\nthrottle_threshold = 70\nresume_threshold = 60\n")
-    config = load(path, {"STOKER_CPU_THROTTLE_THRESHOLD": "85.5", "STOKER_RECOVERY_WINDOW_MS": "60_000"})
+    config = load(path, {"STOKER_CPU_THROTTLE_THRESHOLD": "85.5", "STOKER_RECOVERY_TIMEOUT_MS": "60_000"})
     assert (config.cpu.throttle_threshold, config.cpu.resume_threshold) == (85.5, 60.0)
-    assert config.recovery.window_ms == 60_000
+    assert config.recovery.timeout_ms == 60_000
 
 
 def test_load_when_variables_are_of_each_kind_then_each_is_read_as_its_key(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_load_when_a_variable_names_no_key_of_its_section_then_it_is_a_mistake_a
 
 def test_environment_table_when_built_then_it_has_a_name_for_every_key() -> None:
     assert len(ENVIRONMENT) == sum(len(msgspec.structs.fields(struct)) for struct in SECTIONS.values())
-    named = {"STOKER_RECOVERY_WINDOW_MS", "STOKER_CPU_THROTTLE_THRESHOLD", "STOKER_RETRY_BASE_DELAY_MS"}
+    named = {"STOKER_RECOVERY_TIMEOUT_MS", "STOKER_CPU_THROTTLE_THRESHOLD", "STOKER_RETRY_BASE_DELAY_MS"}
     assert named <= ENVIRONMENT.keys()
 
 

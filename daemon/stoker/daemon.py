@@ -22,7 +22,7 @@ import uvloop
 
 from stoker import __version__, sdnotify
 from stoker.config import Config, Reloaded, find, load
-from stoker.core.errors import EX_IOERR, EX_USAGE, StokerError
+from stoker.core.errors import EX_IOERR, EX_USAGE, StokerError, StorageFailed
 from stoker.core.tokens import Tokens
 from stoker.engine.engine import Engine
 from stoker.engine.health import PATIENCE_S, Health
@@ -324,6 +324,8 @@ def _open_standard_streams() -> None:
 
 def _refuse(error: StokerError) -> int:
     """Say on stderr what is wrong, as log line and for people."""
+    if isinstance(error, StorageFailed):
+        log(LogEvent.STORAGE_FAILED, error=error)
     log(LogEvent.DAEMON_FAILED, error=error, code=error.code, hint=error.hint)
     problems = error.details.get("errors", ())
     for problem in problems if len(problems) > 1 else (error.message,):

@@ -5,6 +5,7 @@ Owns the promises that concern one queue. Every test makes a queue of its own.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -259,3 +260,15 @@ def test_queue_when_its_bound_is_global_then_all_queues_together_are_bounded(sto
 
         until(lambda: submit(client, TRUE, queue="a"), why="room again")
         assert changes(client, job, "cancel")
+
+
+def test_log_when_a_queue_or_resource_changes_then_each_change_is_a_line(daemon: DaemonProcess) -> None:
+    daemon.cli("queue", "set", "bulk", "--max-running", "2")
+    daemon.cli("queue", "pause", "bulk")
+    daemon.cli("queue", "resume", "bulk")
+    daemon.cli("resource", "set", "gpu", "2")
+
+    until(lambda: daemon.events("resource_set"))
+    lines = [daemon.events(name)[-1] for name in ("queue_set", "queue_paused", "queue_resumed", "resource_set")]
+    assert [line.get("queue") or line.get("resource") for line in lines] == ["bulk", "bulk", "bulk", "gpu"]
+    assert {line["uid"] for line in lines} == {os.getuid()}

@@ -73,9 +73,6 @@ class RetrySettings(Section, frozen=True):
 class RecoverySettings(Section, frozen=True):
     """What happens at start to attempts that a former daemon left open."""
 
-    window_ms: Annotated[
-        int, between(0, MAX_DURATION_MS, "age at which an attempt without provable liveness counts as lost")
-    ] = 300_000
     timeout_ms: Annotated[
         int, between(1_000, MAX_DURATION_MS, "recovery that takes longer is given up: safe mode, nothing runs")
     ] = 300_000

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stoker.core import events as ev
-from stoker.core.model import Attempt, Job, Reason, State
+from stoker.core.model import Attempt, Change, Job, Reason, State
 from stoker.core.verdict import failed_by_itself
 from stoker.engine.turn import Transition
 from stoker.telemetry.events import LogEvent
@@ -59,6 +59,26 @@ def log_event(transition: Transition) -> LogEvent | None:
         again = before is not None and job.failures > before.failures
         return LogEvent.JOB_RETRY_SCHEDULED if again else LogEvent.JOB_REQUEUED
     return _BY_EVENT.get(type(event))
+
+
+_BY_CAUSE = {
+    ("queue", "paused"): LogEvent.QUEUE_PAUSED,
+    ("queue", "resumed"): LogEvent.QUEUE_RESUMED,
+    ("queue", "configured"): LogEvent.QUEUE_SET,
+    ("queue", "set"): LogEvent.QUEUE_SET,
+    ("resource", "set"): LogEvent.RESOURCE_SET,
+}
+
+
+def announce_settings(changes: Sequence[Change]) -> None:
+    """Log changes of queues and resources that are on disk."""
+    for change in changes:
+        log(
+            _BY_CAUSE[change.kind, change.cause],
+            **{change.kind: change.subject},
+            cause=change.cause,
+            uid=change.actor_uid,
+        )
 
 
 def announce(transitions: Sequence[Transition], telemetry: Telemetry, committed_at: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from stoker.core import events as ev
 from stoker.core.clock import wall_ms
 from stoker.core.model import ExecutionMode, State
-from stoker.engine.announce import announce
+from stoker.engine.announce import announce, announce_settings
 from stoker.engine.book import Book
 from stoker.engine.feeds import Feeds
 from stoker.engine.inbox import Command, Dependents, Message, standing
@@ -61,6 +61,7 @@ class Effects:
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
             asyncio.get_running_loop().call_soon(self._announce, turn.transitions, wall_ms())
+        announce_settings(turn.settings_changed)
 
     def _announce(self, transitions: Sequence[Transition], committed_at: int) -> None:
         """In pieces: each transition is a line of the log."""

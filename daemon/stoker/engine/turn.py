@@ -59,6 +59,7 @@ class Turn:
         self.effects: list[ev.Effect] = []
         self.answers: list[Callable[[], None]] = []
         self.transitions: list[Transition] = []
+        self.settings_changed: list[Change] = []  # of queues and resources
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
         self.flows: set[int] = set()  # workflows of which something changed in this turn
         self.flush = False
@@ -138,11 +139,13 @@ class Turn:
         self.batch.queues[queue.name] = queue
         self.book.add_queue(queue)
         self.record("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
+        self.settings_changed.append(self.batch.changes[-1])
 
     def set_resource(self, resource: Resource, actor: Actor) -> None:
         self.batch.resources[resource.name] = resource
         self.book.resources[resource.name] = resource
         self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
+        self.settings_changed.append(self.batch.changes[-1])
 
     def add_workflow(self, run: FlowRun, actor: Actor) -> None:
         """A workflow was accepted; its steps follow."""

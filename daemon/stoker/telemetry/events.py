@@ -47,8 +47,6 @@ class LogEvent(StrEnum):
     SAFE_MODE_ENTERED = "safe_mode_entered", CRITICAL
     CONFIG_RELOADED = "config_reloaded", INFO
     CONFIG_REFUSED = "config_refused", ERROR
-    HANDLERS_LOADED = "handlers_loaded", INFO
-    CLOCK_JUMPED = "clock_jumped", WARNING
     TURN_SLOW = "turn_slow", WARNING
     CALLBACK_SLOW = "callback_slow", WARNING
     LOG_LINES_LOST = "log_lines_lost", WARNING
@@ -113,6 +111,5 @@ class LogEvent(StrEnum):
     DISK_FULL = "disk_full", ERROR
     DISK_OK = "disk_ok", INFO
     STORAGE_FAILED = "storage_failed", CRITICAL
-    STORAGE_MIGRATED = "storage_migrated", INFO
     CLIENT_REFUSED = "client_refused", WARNING
     REQUEST_FAILED = "request_failed", ERROR
