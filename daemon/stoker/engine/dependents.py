@@ -8,7 +8,7 @@ still keeps from running. Invariant: all of it is decided in the turn of the ver
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from msgspec.structs import replace
 
@@ -36,8 +36,8 @@ def take_again(turn: Turn, job_id: int, event: ev.Event) -> Job:
     return job
 
 
-def take_up(turn: Turn, job: Job, event: ev.Event) -> list[int]:
-    """Take up what was skipped for want of `job` and may run after all. Gives the ids."""
+def take_up(turn: Turn, job: Job, event: ev.Event) -> Generator[None, None, list[int]]:
+    """Take up what was skipped for want of `job` and may run after all, one a piece. Returns the ids."""
     if not isinstance(event, TAKES_UP):
         return []
     behind: dict[int, list[int]] = {}
@@ -50,6 +50,7 @@ def take_up(turn: Turn, job: Job, event: ev.Event) -> list[int]:
             if _take_up_one(turn, turn.job(job_id), event):
                 taken.append(job_id)
                 ahead.append(job_id)
+                yield
     return taken
 
 

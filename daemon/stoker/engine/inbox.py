@@ -81,11 +81,11 @@ class Command(Message):
         if isinstance(self._event, dependents.TAKES_UP):
             wanted.skipped_behind.add(self.job_id)
 
-    def decide(self, turn: Turn) -> None:
+    def decide(self, turn: Turn) -> Iterator[None]:
         run = turn.book.runs.get(self.job_id)
         job = dependents.take_again(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
-            taken_up = dependents.take_up(turn, job, self._event)
+            taken_up = yield from dependents.take_up(turn, job, self._event)
             turn.answers.append(lambda: self.answer(standing(job, taken_up=taken_up)))
         elif any(isinstance(effect, ev.Stop) and effect.run_id == run.attempt.run_id for effect in turn.effects):
             self._await_delivery(run.attempt.run_id, self)
