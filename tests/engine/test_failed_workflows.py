@@ -151,7 +151,7 @@ def look_into(client: stoker.Client, workflow: int) -> dict[str, Any] | None:
 
 
 def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported(
-    client: stoker.Client, gate: Gate
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     workflow = sent_flow(client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a")})
     plain = submit(client, gate.spec())
@@ -164,6 +164,17 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     of_all = [one["job"] for one in client.call("system.status")["stale_checkpoints"]]
     assert told["job"] in of_all
     assert plain not in of_all
+
+    def ls() -> str:
+        return shared.cli("ls", "--state", "running").stdout
+
+    until(lambda: "no checkpoint for" in ls(), why="the look at what is stale")
+    assert ["no checkpoint for" in line for line in ls().splitlines()[1:]] == [False, True]  # the newest first
+    assert "has left no checkpoint for" in client.call("job.why", {"id": told["job"]})["message"]
+    assert f"a (job {told['job']}) runs and has left no checkpoint for" in shared.cli("status").stdout
+    (event,) = [event for event in shared.events("checkpoint_stale") if event["job"] == told["job"]]
+    assert (event["level"], event["workflow"], event["step"]) == ("warning", workflow, "a")
     gate.open()
     assert settled(client, workflow) == "succeeded"
     assert look(client, workflow)["stale"] == []
+    assert client.get(told["job"])["stale_ms"] is None

@@ -6,7 +6,7 @@ them; whether something is wrong is what `safe_mode`, `throttled`, `full` and `s
 
 from __future__ import annotations
 
-from stoker.cli import render
+from stoker.cli import outcome, render
 from stoker.cli.connection import call
 from stoker.cli.options import JSON, Option, command
 from stoker.cli.queues import print_queues
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stoker.cli.options import Given
 
 
+MOST_STALE = 5
 # What became of open attempts, in the order in which a person asks.
 RECOVERED = (
     ("settled", "settled"),
@@ -50,6 +51,7 @@ def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
         ("jobs", _jobs(answer)),
         ("pressure", _pressure(answer["pressure"])),
         *[("launcher", _launcher(launcher)) for launcher in answer["launchers"]],
+        *[("stale", told) for told in _stale(answer["stale_checkpoints"])],
         ("recovery", _recovery(answer["recovery"])),
         ("disk", _disk(answer["disk"])),
         ("state dir", answer["state_dir"]),
@@ -73,6 +75,11 @@ def _pressure(pressure: dict[str, Any]) -> str:
 def _launcher(launcher: dict[str, Any]) -> str:
     leaked = f", {launcher['leaked']} leaked" if launcher["leaked"] else ""
     return f"{launcher['id']}, pid {launcher['pid']}, {launcher['state']}, {launcher['running']} running{leaked}"
+
+
+def _stale(found: list[dict[str, Any]]) -> list[str]:
+    more = len(found) - MOST_STALE
+    return [*map(outcome.stale, found[:MOST_STALE]), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _recovery(recovery: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ time limit, 1 for every other end that is no success. Pure.
 
 from __future__ import annotations
 
+from stoker.cli import render
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -111,4 +113,14 @@ def said(job: dict[str, Any]) -> str:
     """What its worker reports of itself, in a few words."""
     percent = None if job.get("progress") is None else f"{job['progress']}%"
     silent = "no sign of life" if job.get("unresponsive") else None
-    return ", ".join(word for word in (silent, percent, job.get("status_text")) if word)
+    return ", ".join(word for word in (silent, percent, job.get("status_text"), _stale(job)) if word)
+
+
+def _stale(job: dict[str, Any]) -> str | None:
+    return f"no checkpoint for {render.span(job['stale_ms'])}" if job.get("stale_ms") else None
+
+
+def stale(one: dict[str, Any]) -> str:
+    """An attempt that has left no checkpoint for too long, as `status` and `workflow show` tell of it."""
+    what = f"job {one['job']}" if one["step"] is None else f"{one['step']} (job {one['job']})"
+    return f"{what} runs and has left no checkpoint for {render.span(one['age_ms'])}"

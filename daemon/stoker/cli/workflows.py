@@ -208,12 +208,8 @@ def _facts(workflow: dict[str, Any]) -> list[tuple[str, object]]:
         ("finished", workflow["finished_at"] and render.when(workflow["finished_at"])),
         ("trace", workflow["trace_id"]),
         ("archive", workflow.get("archive")),
-        *(("stale", _stale(one)) for one in workflow.get("stale") or ()),
+        *(("stale", outcome.stale(one)) for one in workflow.get("stale") or ()),
     ]
-
-
-def _stale(one: dict[str, Any]) -> str:
-    return f"{one['step']} (job {one['job']}) runs and has left no checkpoint for {render.span(one['age_ms'])}"
 
 
 def _print_steps(steps: list[dict[str, Any]]) -> None:

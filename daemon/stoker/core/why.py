@@ -30,7 +30,8 @@ class Scene(Struct, frozen=True, kw_only=True):
 
     `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
     `unstoppable`: pids of its tree that the kernel does not let us signal;
-    `unheard_ms`: how long a worker that was warned of has given no sign of life;
+    `unheard_ms`: how long a worker that was warned of has given no sign of life; `stale_ms`: how long one that saves
+    has left no checkpoint, if that is too long;
     `intent`: what is wanted of its workflow, if it is a step; `unmet`: the needs that ended otherwise than was needed.
     """
 
@@ -54,6 +55,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     unstoppable: Sequence[int] = ()
     intent: Intent = Intent.RUN
     unheard_ms: int | None = None
+    stale_ms: int | None = None
 
 
 class Blocker(Struct, frozen=True):
@@ -196,6 +198,9 @@ def _running(job: Job, scene: Scene) -> Blocker:
         message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"
         return Blocker("running", message, "stoker status", {"launcher": attempt.launcher})
     message = f"is running (attempt {job.attempts}{pid})"
+    if scene.unheard_ms is None and scene.stale_ms is not None:
+        stale = f" and has left no checkpoint for {span(scene.stale_ms)}: it may hang, or forget to save"
+        return Blocker("running", message + stale, f"stoker worker {job.id}", {"stale_ms": scene.stale_ms})
     if scene.unheard_ms is None:
         return Blocker("running", message, f"stoker logs -f {job.id}")
     left_ms = max(0, job.spec.unresponsive_kill_ms - scene.unheard_ms)

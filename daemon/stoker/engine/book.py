@@ -64,6 +64,7 @@ class Book:
         self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
+        self.stale: dict[str, int] = {}  # runs that have left no checkpoint for too long, and how long: as last seen
         self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
 
     def queue(self, name: str, path: str) -> Queue:

@@ -37,6 +37,7 @@ from stoker.engine.provisions import Provisions
 from stoker.engine.recovery import RecoveryService
 from stoker.engine.safety import SafeMode, safe_mode
 from stoker.engine.specs import Specs
+from stoker.engine.staleness import Staleness
 from stoker.engine.throttle import Throttle
 from stoker.engine.timers import Alarm, Timers
 from stoker.engine.turn import Turn
@@ -114,6 +115,7 @@ class Engine:
             directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock,
             instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
         )  # fmt: skip
+        self.staleness = Staleness(opened.queries, self.book, self.clock, self.loop, self._stale_ms)
         self.throttle = Throttle(
             Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, watched(self._tick)
         )
@@ -154,6 +156,10 @@ class Engine:
     def _tick(self) -> None:
         self.limits.look(self.config.cpu.sample_ms)
         self.housekeeping.tick()
+        self.staleness.tick()
+
+    def _stale_ms(self) -> int:
+        return self.config.workflows.stale_ms
 
     def _nudge(self) -> None:
         self.loop.nudge()
@@ -288,6 +294,7 @@ class Engine:
         """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
         self.throttle.stop()
         await self.housekeeping.close()
+        await self.staleness.close()
         self.limits.stop()
         self.notices.stop()
         await self.recovery.close()

@@ -39,7 +39,6 @@ from stoker.engine.feeds import ended
 from stoker.engine.health import Health
 from stoker.engine.inbox import Change, Command
 from stoker.engine.intake import Answers, Offer, Submission
-from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
 from stoker.engine.views import attempt_view, job_view
 from stoker.engine.workers import Workers
@@ -181,6 +180,7 @@ class Service:
             ended=await self._newest_end(job) if run is None else None,
             closed=engine.dispatcher.closed,
             silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
+            stale_ms=None if run is None else book.stale.get(run.attempt.run_id),
             unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
             unstoppable=() if run is None else engine.local.unstoppable.get(run.attempt.run_id, ()),
@@ -292,7 +292,7 @@ class Service:
     async def status(self) -> dict[str, Any]:
         """How the daemon stands."""
         engine = self._engine
-        found = await stale(engine.queries, engine.book, engine.clock.now().wall, engine.config.workflows.stale_ms)
+        found = await engine.staleness.find()
         return reading.status_view(engine) | self._facts() | {"stale_checkpoints": found}
 
     async def health(self) -> dict[str, Any]:

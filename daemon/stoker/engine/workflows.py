@@ -24,7 +24,6 @@ from stoker.engine.archive import endings
 from stoker.engine.flow_intake import FlowAnswer, FlowOffer, FlowSubmission
 from stoker.engine.flows import FlowRun, steps_of
 from stoker.engine.reading import workflow_found
-from stoker.engine.staleness import stale
 from stoker.engine.turn import Turn
 from stoker.store import attempts, workflows
 from stoker.store.workflows import Found
@@ -69,11 +68,10 @@ class Workflows:
         """One workflow with all its steps, and why it failed if that is asked and it did."""
         found = await workflow_found(self._engine, workflow_id)
         engine, jobs = self._engine, {one.job_id for one in found.steps}
-        limit_ms = engine.config.workflows.stale_ms
         told = _view(found) | {
             "steps": _steps(found, await engine.queries.run(attempts.errors, _unsuccessful(found))),
             "archive": await asyncio.to_thread(engine.archives.path, found),
-            "stale": await stale(engine.queries, engine.book, engine.clock.now().wall, limit_ms, jobs),
+            "stale": await engine.staleness.find(jobs),
         }
         if analysed:
             told["analysis"] = analyse(*await endings(engine.queries, found))

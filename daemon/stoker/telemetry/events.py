@@ -92,6 +92,7 @@ class LogEvent(StrEnum):
     WORKFLOW_FAILED = "workflow_failed", WARNING
     CHECKPOINT_DAMAGED = "checkpoint_damaged", WARNING
     CHECKPOINT_FAILED = "checkpoint_failed", WARNING
+    CHECKPOINT_STALE = "checkpoint_stale", WARNING
 
     # --- launchers and recovery ---
     LAUNCHER_STARTED = "launcher_started", INFO
