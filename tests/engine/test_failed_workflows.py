@@ -14,6 +14,8 @@ from tests.support.flows import chain, job_of, look, sent_flow, settled, step
 from tests.support.work import running, submit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import stoker
     from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
@@ -119,12 +121,12 @@ def test_analysis_when_asked_then_it_says_why_and_what_to_type(client: stoker.Cl
 
 
 def test_analysis_when_steps_ran_into_limits_and_waited_for_a_resource_then_each_has_its_cause(
-    client: stoker.Client, gate: Gate
+    client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     client.call("resource.set", {"name": "press", "capacity": 1})
     holder = submit(client, gate.spec(), resources={"press": 1})
     running(client, holder)
-    full = step("exec head -c 100000 /dev/zero", limits={"file_size_bytes": 4_096})
+    full = step(f"exec head -c 100000 /dev/zero > {tmp_path}/file", limits={"file_size_bytes": 4_096})
     workflow = sent_flow(
         client,
         {

@@ -12,7 +12,7 @@ import pytest
 from stoker.core.errors import LogUnreadable
 from tests.support.facts import until
 from tests.support.flows import flow, flow_end, look, send
-from tests.support.work import running
+from tests.support.work import shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,10 +35,11 @@ def test_log_when_its_worker_replaced_it_then_readers_are_refused_and_the_archiv
     daemon: DaemonProcess, gate: Gate, put: Callable[[Path], None]
 ) -> None:
     with daemon.client() as client:
-        answer = send(client, flow({"a": gate.spec("exit 3"), "b": {"command": "true"}}))
+        script = f"echo here; read _ < {gate.path}; exit 3"
+        answer = send(client, flow({"a": shell(script), "b": shell("exit 0")}))
         job = answer["steps"]["a"]
-        running(client, job)
         log = daemon.state_dir / f"logs/{job // 1000}/{job}/1.log"
+        until(log.exists, why="the log")
         log.unlink()
         put(log)
 

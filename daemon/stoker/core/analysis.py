@@ -121,7 +121,7 @@ TABLE = (
         of_host=True),
     Row(Cause.CPU, _at_limit(SIGXCPU, "cpu_seconds"), "was ended at its limit of CPU time", _SHOW),
     Row(Cause.FILE_SIZE, _at_limit(SIGXFSZ, "file_size_bytes"),
-        "was ended at its limit of file size, which counts its log too", _SHOW),
+        "was ended at its limit of file size", _SHOW),
     Row(Cause.RESOURCES, lambda one: one.reason is Reason.TTL and bool(one.resources),
         "waited for longer than allowed before there was room", "stoker resource ls", of_host=True),
     Row(Cause.ROOM, _never_began, "waited for longer than allowed before it could start", "stoker queue", of_host=True),
