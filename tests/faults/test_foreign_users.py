@@ -16,7 +16,8 @@ import pytest
 from tests.support import foreign
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
-from tests.support.work import alive, end_of, kill9, running, shell, state, submit
+from tests.support.torture import launchers
+from tests.support.work import alive, changes, end_of, kill9, running, shell, state, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,8 +116,11 @@ def test_stop_when_a_child_became_root_then_it_is_told_and_the_attempt_is_not_cl
 def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancelled(host: Host) -> None:
     with host.daemon.client() as client:
         said = host.work / "up"
-        job = submit(client, {"command": str(host.program), "args": ["/bin/sh", "-c", f": > {said}; exec sleep 3600"]})
+        script = f": > {said}; exec sleep 3600"
+        spec = {"command": str(host.program), "args": ["/bin/sh", "-c", script], "working_dir": str(host.work)}
+        job = submit(client, spec)
         until(said.exists, why="a worker that is root's")
+        running(client, job)
         main = client.get(job)["pid"]
         host.rooted.add(main)
 
@@ -128,3 +132,38 @@ def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancell
         assert end_of(client, job) == ("failed", "signal")
         (attempt,) = client.history(job)["attempts"]
         assert (attempt["signal"], attempt["stopped"]) == (signal.SIGHUP, False)
+
+
+@pytest.mark.parametrize("main_too", [False, True], ids=["main lives", "main has ended"])
+def test_safe_job_when_its_child_became_root_and_all_else_was_killed_then_it_starts_after_it(
+    host: Host, *, main_too: bool
+) -> None:
+    daemon = host.daemon
+    with daemon.client() as client:
+        job, child = host.submit(client, on_orphan="requeue", grace_ms=200)
+        main = client.get(job)["pid"]
+    daemon.kill9()
+    for pid in launchers(daemon.state_dir).values():
+        kill9(pid)
+    if main_too:
+        kill9(main)
+
+    for _ in range(2):  # also a daemon that did not see the main process
+        daemon.start()
+        with daemon.client() as client:
+            until(lambda: not alive(main), why="the end of the main process")
+            until(lambda: daemon.events("recovery_finished"), why="the end of the recovery")
+            assert client.get(job)["attempts"] == 1
+            assert client.get(job)["state"] in ("running", "held")
+        daemon.kill9()
+    assert alive(child)
+
+    daemon.start()
+    with daemon.client() as client:
+        kill9(child)
+        if state(client, job) == "held":
+            until(lambda: client.history(job)["attempts"][0]["ended_at"], why="the end of the attempt")
+            client.call("job.release", {"id": job})
+        until(lambda: client.get(job)["attempts"] == 2, why="the next attempt")
+        assert len(changes(client, job, "dispatched")) == 2
+        client.cancel(job)

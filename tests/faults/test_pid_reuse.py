@@ -156,11 +156,11 @@ async def test_worker_when_it_ends_between_its_proof_and_the_signal_then_the_str
     proven: list[tree.Member] = []
     real = tree._signal
 
-    def late(members: Sequence[tree.Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> None:
+    def late(members: Sequence[tree.Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
         if not proven:
             proven.extend(members)
             herd.reuse_all()
-        real(members, signum, reached)
+        return real(members, signum, reached)
 
     monkeypatch.setattr(tree, "_signal", late)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.support.instance import LauncherHost
 
 FAR = "setsid sh -c 'echo far $$; read _ < $0' $0"
+UNMARKED = "prlimit --rttime=unlimited"
 CGROUPS = Path("/sys/fs/cgroup/unified")
 needs_pids = pytest.mark.skipif(reuse.why_not() is not None, reason=str(reuse.why_not()))
 needs_users = pytest.mark.skipif(foreign.why_not() is not None, reason=str(foreign.why_not()))
@@ -121,7 +122,7 @@ async def test_stray_when_it_is_in_a_cgroup_below_the_leaf_then_its_run_is_not_o
     client = await host.start()
     await host.running(client, host.staying())  # else there is nobody else whose it could be
     nameless = "echo $$ > $1/below/cgroup.procs; echo nameless $$; read _ < $0"
-    script = f"( setsid env -i sh -c '{nameless}' $0 $1 & ); until grep -q nameless $2; do :; done; exit 3"
+    script = f"( {UNMARKED} setsid env -i sh -c '{nameless}' $0 $1 & ); until grep -q nameless $2; do :; done; exit 3"
     with leaf_of(host) as leaf:
         order = host.order("/bin/sh", "-c", script, str(host.never), str(leaf), **with_setup(cgroup=str(leaf)))
         order = replace(order, argv=(*order.argv, order.log))
@@ -132,6 +133,22 @@ async def test_stray_when_it_is_in_a_cgroup_below_the_leaf_then_its_run_is_not_o
         await client.signal(order.run_id, signal.SIGKILL)
         await host.gone(order)
         assert ended(pid_of(order, "nameless"))
+
+
+async def test_stray_when_it_is_nameless_then_it_is_the_runs_whose_mark_it_has(host: LauncherHost) -> None:
+    client = await host.start()
+    await host.running(client, host.staying())  # else there is nobody else whose it could be
+    order = host.shell("( setsid env -i sh -c 'echo nameless $$; read _ < $0' $0 & ) ; exit 3")
+
+    exited = await host.run(client, order)
+    listed = await client.list_runs()
+
+    assert exited.exit_code == 3
+    assert [run.state for run in listed] == [RunState.RUNNING, RunState.CLOSING]
+    await client.signal(order.run_id, signal.SIGKILL)
+    await host.gone(order)
+    assert ended(pid_of(order, "nameless"))
+    assert client.leaked == 0
 
 
 # --- other users
@@ -159,7 +176,7 @@ async def test_stray_when_it_became_root_then_its_run_is_not_over(
     with as_another_user(host, monkeypatch) as become_root:
         client = await host.start()
     await host.running(client, host.staying())
-    child = f"{become_root} /bin/sh -c 'echo rooted $$; echo > go; read _ < $0' $0"
+    child = f"{UNMARKED} {become_root} /bin/sh -c 'echo rooted $$; echo > go; read _ < $0' $0"
     order = host.shell(f"mkfifo go; ( {child} & ) ; read _ < go; exit 3")
     exited = await host.run(client, order)
     rooted = pid_of(order, "rooted")

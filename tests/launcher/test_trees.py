@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # Says its own pid, then stays; `$0` is the FIFO that nobody writes to.
 DEAF = "sh -c 'trap \"\" TERM HUP INT; echo deaf $$; read _ < $0' $0"
 FAR = "setsid sh -c 'echo far $$; read _ < $0' $0"
-# Out of the session, out of the parent's hands, and without a trace in the environment.
-NAMELESS = "setsid env -i sh -c 'echo nameless $$; read _ < $0' $0"
+# Out of the session, out of the parent's hands, and without a trace in the environment or in the limits.
+NAMELESS = "prlimit --rttime=unlimited setsid env -i sh -c 'echo nameless $$; read _ < $0' $0"
 
 
 def pid_of(order: LaunchOrder, name: str) -> int:

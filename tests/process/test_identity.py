@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from stoker.core.model import Identity
 from stoker.process import identity as identities
-from stoker.process.identity import Verdict, prove, scan, verdict
+from stoker.process.identity import Verdict, prove, read_marks, scan, verdict
 from tests.support.facts import until
-from tests.support.instance import Stranger
+from tests.support.instance import Stranger, log_of
 
 if TYPE_CHECKING:
     from stoker.process.messages import LaunchOrder
@@ -141,17 +141,33 @@ async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_nothing_then_nobod
     assert verdict(identity_of(child.pid, pidfs_inode=None), host.instance, "1.1.aa") is Verdict.UNPROVABLE
 
 
-async def test_proof_when_the_environment_is_emptied_then_only_the_inode_proves(
-    host: LauncherHost, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("shedding", "without_inode"),
+    [("env -i", Verdict.OURS), ("prlimit --rttime=unlimited env -i", Verdict.UNPROVABLE)],
+    ids=["its mark is left", "its mark is gone too"],
+)
+async def test_proof_when_the_environment_is_emptied_then_the_mark_or_only_the_inode_proves(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch, shedding: str, without_inode: Verdict
 ) -> None:
-    order = host.shell("echo up; exec env -i /bin/sh -c 'read _ < $0' $0")
+    order = host.shell(f"echo up; exec {shedding} /bin/sh -c 'read _ < $0' $0")
     client = await host.start()
     who = client.identity(await host.running(client, order, "up"))
-    until(lambda: host.instance.encode() not in Path(f"/proc/{who.pid}/environ").read_bytes())
+    until(lambda: b"read _" in Path(f"/proc/{who.pid}/cmdline").read_bytes() and not read_marks(who.pid).instance)
 
     assert verdict(who, host.instance, order.run_id) is Verdict.OURS
     monkeypatch.setattr(identities, "pidfs_inode", no_inode)
-    assert verdict(who, host.instance, order.run_id) is Verdict.UNPROVABLE
+    assert verdict(who, host.instance, order.run_id) is without_inode
+
+
+async def test_scan_when_a_child_daemonises_without_a_name_then_its_mark_tells_its_run(host: LauncherHost) -> None:
+    order = host.shell("( setsid env -i sh -c 'echo far $$; read _ < $0' $0 & ) ; exit 0")
+    client = await host.start()
+    await host.running(client, order, "far")
+    (far,) = [int(line.split()[1]) for line in log_of(order).splitlines()]
+
+    assert scan(host.instance).of_run(order.run_id) == [far]
+    assert scan(host.instance).of_run("1.1.0123456789abcdef") == []
+    assert identities.read_mark(client.facts.pid) == 0
 
 
 async def test_proof_when_the_boot_was_another_then_it_is_gone_whatever_runs_now(host: LauncherHost) -> None:

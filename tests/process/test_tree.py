@@ -142,7 +142,7 @@ async def test_sweep_when_a_child_emptied_its_environment_then_it_is_found_below
 
 
 async def test_sweep_when_the_main_process_shows_nothing_then_its_identity_proves_it(host: LauncherHost) -> None:
-    order = host.shell("exec env -i sh -c 'echo hidden; read _ < $0' $0")
+    order = host.shell("exec prlimit --rttime=unlimited env -i sh -c 'echo hidden; read _ < $0' $0")
     who = await orphan(host, order, "hidden")
 
     without = await sweep(host.instance, [order.run_id], grace_ms=0)
@@ -167,7 +167,7 @@ async def test_sweep_when_it_forks_meanwhile_then_what_it_forked_is_swept_too(ho
 
 async def test_sweep_when_a_nameless_child_outlives_its_parent_then_it_is_not_forgotten(host: LauncherHost) -> None:
     deaf = 'trap "" TERM; echo hidden; read _ < $0'
-    order = host.shell(f"setsid env -i sh -c '{deaf}' $0 & read _ < $0")
+    order = host.shell(f"prlimit --rttime=unlimited setsid env -i sh -c '{deaf}' $0 & read _ < $0")
     await orphan(host, order, "hidden")
 
     result = await sweep(host.instance, [order.run_id], grace_ms=100)

@@ -60,6 +60,7 @@ def _worker(world: World) -> None:
     elif not world.calm and chance.random() < 0.1:
         child = host.spawn(worker.pid, worker.session, again=True)
         child.run_id, child.environ, child.stubborn = worker.run_id, worker.environ, chance.random() < 0.3
+        child.mark = worker.mark
     elif not world.calm and chance.random() < 0.02:
         worker.sleeping = True
     elif world.calm or chance.random() < 0.3:

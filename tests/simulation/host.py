@@ -30,6 +30,7 @@ class Process:
         self.parent = parent
         self.session = session or pid
         self.environ = b""
+        self.mark = 0  # in its limits
         self.secret = False  # of another user: its environment cannot be read
         self.run_id: str | None = None
         self.launcher = ""
@@ -220,6 +221,10 @@ class Host:
         if process is not None and process.secret:
             raise PermissionError(errno.EACCES, "not yours")
         return b"" if process is None else process.environ
+
+    def read_mark(self, pid: int) -> int:
+        process = self.processes.get(pid)
+        return 0 if process is None or process.ended is not None else process.mark
 
     def pids(self) -> list[int]:
         return list(self.processes)

@@ -21,6 +21,7 @@ from stoker.launcher.kin import Delivery
 from stoker.launcher.launcher import Launcher
 from stoker.launcher.loop import FIRST_HELLO_S, Loop
 from stoker.launcher.runs import Run, Runs
+from stoker.process.identity import mark_of
 from stoker.process.messages import Exited
 from tests.simulation.host import Host, Process
 from tests.simulation.laws import Laws
@@ -87,6 +88,7 @@ class SimulatedSpawner:
         worker = host.spawn(host.waiting, again=self._chance.random() < 0.5)
         worker.main = worker.unborn = True
         worker.run_id = order["run_id"]
+        worker.mark = mark_of(order["run_id"])
         worker.stubborn = self._chance.random() < 0.2
         worker.environ = self.marks
         # Its descriptors are the launcher's, lock, listener and connections, until the exec closes them.

@@ -75,6 +75,7 @@ def everywhere(world: World) -> dict[int, Any]:
         (identity.open_pidfd, host.open_pidfd),
         (identity.read_stat, host.read_stat),
         (identity._read_environ, host.read_environ),
+        (identity.read_mark, host.read_mark),
         (identity.has_ended, host.has_ended),
         (identity.pids, host.pids),
         (launchers.find_launchers, lambda _state_dir: world.find_launchers()),

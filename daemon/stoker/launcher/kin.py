@@ -1,7 +1,7 @@
 """Whose a process is: what lands on the launcher as subreaper, and the trees of runs.
 
-Owns the adopted (children of ours that are no run's main process) and the walk down a tree. A stranger
-belongs to a run if it shows the run's nonce, sits in its session or cgroup, or no other run can have brought it.
+Owns the adopted (children of ours that are no run's main process) and the walk down a tree. A stranger belongs
+to a run if it shows the run's nonce or mark, sits in its session or cgroup, or no other run can have brought it.
 What cannot be told is leaked: counted, and stopped once every run that may own it is over.
 
 Invariants: a child of ours is unreaped, so its pid is its own; any other process is pinned by a pidfd and
@@ -16,6 +16,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from . import kernel
+from .marks import read_mark
 from .runs import ENDED
 
 if TYPE_CHECKING:
@@ -176,13 +177,14 @@ class Kin:
         return [int(pid) for pid in data.split()]
 
     def _find_owners(self, pid: int, suspects: frozenset[str]) -> frozenset[str]:
-        """What may not be read says nothing: a program that set its user id is found by its session or cgroup."""
+        """What may not be read says nothing: a program that set its user id is found by its mark, session or cgroup."""
         claimed = _read_nonce(pid, self._instance)
         if claimed is not None:
             # The nonce of a run that is over: nobody open can own it.
             run = self._runs.get(claimed)
             return frozenset({claimed}) if run is not None and run.state is not ENDED else frozenset()
-        owner = self._runs.of_session(_read_session(pid)) or self._find_by_cgroup(pid)
+        runs = self._runs
+        owner = runs.of_mark(read_mark(pid)) or runs.of_session(_read_session(pid)) or self._find_by_cgroup(pid)
         return frozenset({owner.run_id}) if owner is not None else suspects
 
     def _find_by_cgroup(self, pid: int) -> Run | None:

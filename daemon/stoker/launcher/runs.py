@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .marks import mark_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -114,6 +116,10 @@ class Runs:
         """
         run = self._sessions.get(session)
         return None if run is None or run.state is ENDED else run
+
+    def of_mark(self, mark: int) -> Run | None:
+        """The open run whose mark that is; 0 is nobody's."""
+        return next((run for run in self if mark and run.state is not ENDED and mark_of(run.run_id) == mark), None)
 
     def open_ids(self) -> set[str]:
         """Runs of which something may still live."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from . import kernel, prepared
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, native, not_found
+from .marks import Marker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,12 +28,13 @@ OOM_SCORE_RAISE = 500
 
 
 class Spawner:
-    """Holds what every spawn shares: /dev/null for stdin, and how workers stand with the OOM killer."""
+    """Holds what every spawn shares: /dev/null for stdin, the marker, and how workers stand with the OOM killer."""
 
     def __init__(self) -> None:
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._low_stdin, self._low_log = os.dup(self._null), os.dup(self._null)
         ours = int(kernel.read_file("/proc/self/oom_score_adj"))
+        self._marker = Marker()
         self._oom_score_adj = str(min(ours + OOM_SCORE_RAISE, OOM_SCORE_MAX)).encode()
 
     def spawn(self, order: Message, log: int) -> int:
@@ -50,7 +52,8 @@ class Spawner:
     def _spawn(self, order: Message, log: int) -> int:
         ours = os.umask(order["umask"])
         try:
-            return self._start(order, log)
+            with self._marker.lent(order["run_id"]):
+                return self._start(order, log)
         finally:
             os.umask(ours)
 

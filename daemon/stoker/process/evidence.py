@@ -114,19 +114,33 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
 
 def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden_epochs: int) -> dict[str, Finding]:
     """What /proc says of each; what it cannot show is not gone."""
-    found = identities.scan(instance).runs
+    found = identities.scan(instance)
     findings = {
-        attempt.run_id: _judge(
-            instance, attempt, found.get(attempt.run_id, ()), foreign=attempt.epoch <= foreign_epochs
-        )
+        attempt.run_id: _judge(instance, attempt, found.of_run(attempt.run_id), foreign=attempt.epoch <= foreign_epochs)
         for attempt in attempts
     }
+    sessions = identities.sessions()
     for attempt in attempts:
         finding = findings[attempt.run_id]
-        if finding.fact is Fact.GONE and attempt.identity is None and attempt.epoch <= hidden_epochs:
+        if finding.fact is Fact.GONE and (children := left_in_session(attempt.identity, sessions)):
+            told = f"pid {', '.join(map(str, children))} is in the session of its worker and shows no mark of any run"
+            findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
+        elif finding.fact is Fact.GONE and attempt.identity is None and attempt.epoch <= hidden_epochs:
             told = "it may run in the pid namespace of an earlier daemon, which cannot be seen from here"
             findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
     return findings
+
+
+def left_in_session(identity: Identity | None, sessions: Mapping[int, list[int]]) -> list[int]:
+    """Who is in the session that this main process began, now that it has ended.
+
+    Nearly always they are of its tree. But the number of a session that has ended may be that of another one by now.
+    """
+    here = (identities.boot_id(), identities.pid_namespace())
+    if identity is None or (identity.boot_id, identity.pid_namespace) != here:
+        return []
+    left = sessions.get(identity.pid, [])
+    return [] if identity.pid in left else left
 
 
 def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:

@@ -23,6 +23,8 @@ TOP = Path("/")
 RUN = b"STOKER_RUN_ID="
 INSTANCE = b"STOKER_INSTANCE="
 LAUNCHER = b"STOKER_LAUNCHER="
+MARKED_LIMIT = "Max realtime timeout"
+LOWEST_MARK = 1 << 61
 # On a host that forks without end there is always somebody new.
 SCAN_ROUNDS = 32
 # pidfd_open(2): nobody has that number, or by now it is a thread's (EINVAL; ENOENT since Linux 6.16).
@@ -140,18 +142,19 @@ def _compare(identity: Identity, instance: str, run_id: str, pidfd: int) -> Verd
 
 
 def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> Verdict:
-    """Without an inode: the nonce in its environment, or the cgroup that is its alone."""
+    """Without an inode: the nonce in its environment, the mark in its limits, or the cgroup that is its alone."""
     try:
         marks = read_marks(identity.pid)
-        inside = identity.cgroup is not None and _is_in(identity.pid, identity.cgroup)
     except PermissionError:
-        return Verdict.UNPROVABLE
+        marks = None
+    inside = identity.cgroup is not None and _is_in(identity.pid, identity.cgroup)
+    marked = read_mark(identity.pid) == mark_of(run_id)
     if has_ended(pidfd):
         return Verdict.GONE
-    if (marks.instance, marks.run_id) == (instance, run_id) or inside:
+    if inside or marked or (marks is not None and (marks.instance, marks.run_id) == (instance, run_id)):
         return Verdict.OURS
     # Same pid, same tick, no mark: it may have emptied its environment, or be a stranger. Nobody can tell.
-    return Verdict.UNPROVABLE if marks.run_id is None else Verdict.NOT_OURS
+    return Verdict.UNPROVABLE if marks is None or marks.run_id is None else Verdict.NOT_OURS
 
 
 def _is_in(pid: int, cgroup: str) -> bool:
@@ -162,6 +165,31 @@ def _is_in(pid: int, cgroup: str) -> bool:
     shown = Path(next((line[3:] for line in lines if line.startswith("0::")), "/"))
     # A worker may have made cgroups of its own below its leaf; the top itself may hold anybody.
     return any(cgroup.endswith(str(path)) for path in (shown, *shown.parents) if path != TOP)
+
+
+def mark_of(run_id: str) -> int:
+    """What the launcher sets as the limit of real-time CPU time for all processes of a run (launcher/marks.py)."""
+    return LOWEST_MARK | int(run_id.rpartition(".")[2], 16) & (LOWEST_MARK - 1)
+
+
+def read_mark(pid: int) -> int:
+    """Of any process, whoever's it is; 0 when it has none or is gone."""
+    try:
+        limits = (PROC / str(pid) / "limits").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    _, _, told = limits.partition(MARKED_LIMIT)
+    soft = told.split(maxsplit=1)[0] if told else ""
+    return int(soft) if soft.isdigit() and int(soft) >= LOWEST_MARK else 0
+
+
+def carries(pid: int, instance: str, run_id: str) -> bool:
+    """Whether it shows that it is of this run: by its environment, or by its mark, which outlives the environment."""
+    try:
+        marks = read_marks(pid)
+    except PermissionError:
+        marks = Marks()
+    return (marks.instance, marks.run_id) == (instance, run_id) or read_mark(pid) == mark_of(run_id)
 
 
 class Marks(Struct, frozen=True):
@@ -197,14 +225,21 @@ def _value(variables: list[bytes], name: bytes) -> str | None:
 
 
 class Scan(Struct, frozen=True):
-    """Processes that carry an instance's marks: by run, and by launcher for those that carry no run."""
+    """Processes that carry an instance's marks: by run, and by launcher for those that carry no run.
+
+    `marked`: by the mark in their limits, those whose environment shows nothing of us or may not be read.
+    """
 
     runs: dict[str, list[int]] = field(default_factory=dict)
     launchers: dict[str, list[int]] = field(default_factory=dict)
+    marked: dict[int, list[int]] = field(default_factory=dict)
+
+    def of_run(self, run_id: str) -> list[int]:
+        return [*self.runs.get(run_id, ()), *self.marked.get(mark_of(run_id), ())]
 
 
 def scan(instance: str) -> Scan:
-    """Look at every process (about 15 ms for 600). Those we may not read were not started by us.
+    """Look at every process (about 15 ms for 600).
 
     A tree may pass from parent to child between our list and our look, so newcomers are looked at until there are
     none; and a process shows nothing for a moment while it execs, so a bare one is looked at twice.
@@ -226,13 +261,26 @@ def _note(found: Scan, pid: int, instance: str) -> bool:
     try:
         environ = _read_environ(pid)
     except PermissionError:
-        return True
+        environ = b""
     marks = _marks(environ)
     if marks.instance == instance and marks.run_id is not None:
         found.runs.setdefault(marks.run_id, []).append(pid)
     elif marks.instance == instance and marks.launcher is not None:
         found.launchers.setdefault(marks.launcher, []).append(pid)
+    elif mark := read_mark(pid):
+        found.marked.setdefault(mark, []).append(pid)
+        return True
     return bool(environ)
+
+
+def sessions() -> dict[int, list[int]]:
+    """Who lives in each session."""
+    found: dict[int, list[int]] = {}
+    for pid in pids():
+        stat = read_stat(pid)
+        if stat is not None and not stat.ended:
+            found.setdefault(stat.session, []).append(pid)
+    return found
 
 
 def pids() -> list[int]:

@@ -189,9 +189,10 @@ def find(
 ) -> dict[int, Member]:
     """The living processes of these runs, pinned, by pid; `known` ones of them are there again, with what is below."""
     found = {} if known is None else known
-    for run_id, pids in identities.scan(instance).runs.items():
-        for pid in pids if run_id in run_ids else ():
-            _take(found, pid, partial(_carries, pid, instance, run_id))
+    scan = identities.scan(instance)
+    for run_id in run_ids:
+        for pid in scan.of_run(run_id):
+            _take(found, pid, partial(identities.carries, pid, instance, run_id))
     for run_id, identity in mains.items():
         said, pidfd = identities.prove(identity, instance, run_id)
         if said is Verdict.OURS and pidfd is not None:
@@ -242,11 +243,6 @@ def _take_descendants(found: dict[int, Member]) -> None:
                 _take(found, pid, partial(_is_child, pid, found[parent]))
                 if pid in found:
                     todo.append(pid)
-
-
-def _carries(pid: int, instance: str, run_id: str) -> bool:
-    marks = identities.read_marks(pid)
-    return (marks.instance, marks.run_id) == (instance, run_id)
 
 
 def _is_unborn(pid: int, shown: Marks) -> bool:

@@ -1,0 +1,56 @@
+"""The mark of a run, which its processes keep when they empty their environment or become another user.
+
+It is the soft limit RLIMIT_RTTIME: every child inherits it, an exec keeps it, and anybody may read it in
+/proc/PID/limits. It bounds how long a program with real-time scheduling may run without a pause; the values here, of
+70 000 years and more, bound nothing. Who sets that limit anew (`sudo` with pam_limits does) loses the mark, and is
+found by its session. The daemon reads the mark too (process/identity.py), by the same rule.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from typing import TYPE_CHECKING
+
+from . import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOWEST = 1 << 61
+LIMIT = b"Max realtime timeout"
+
+
+def mark_of(run_id: str) -> int:
+    """By the random part of its id. ValueError for what is no run id."""
+    return LOWEST | int(run_id.rpartition(".")[2], 16) & (LOWEST - 1)
+
+
+def read_mark(pid: int) -> int:
+    """0 when it has none."""
+    try:
+        limits = kernel.read_file(f"/proc/{pid}/limits")
+    except OSError:
+        return 0
+    line = next((line for line in limits.splitlines() if line.startswith(LIMIT)), b"")
+    soft = line.removeprefix(LIMIT).split()[:1]
+    return int(soft[0]) if soft and soft[0].isdigit() and int(soft[0]) >= LOWEST else 0
+
+
+class Marker:
+    """Lends the mark of a run to this process, for whoever is born meanwhile."""
+
+    def __init__(self) -> None:
+        self._ours, self._hard = resource.getrlimit(resource.RLIMIT_RTTIME)
+        self._may = self._hard == resource.RLIM_INFINITY or self._hard >= 2 * LOWEST
+
+    @contextlib.contextmanager
+    def lent(self, run_id: str) -> Iterator[None]:
+        if not self._may:
+            yield
+            return
+        resource.setrlimit(resource.RLIMIT_RTTIME, (mark_of(run_id), self._hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_RTTIME, (self._ours, self._hard))
