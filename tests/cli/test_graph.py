@@ -223,7 +223,11 @@ def test_graph_when_a_file_has_a_list_then_all_its_steps_are_shown_where_that_is
     _, every, _ = shown(capsys, source, "--all")
 
     assert folded.splitlines() == ["x: 3 steps, 2 layers", "1  • a x2", "2  • b (may fail)    ← a(any)"]
-    assert every.splitlines()[1:] == ["1  • a:1", "   • a:2", "2  • b (may fail)    ← a:1(any) a:2(any)"]
+    assert every.splitlines()[1:] == [
+        "1  •   a:1",
+        "   │ • a:2",
+        "2  •─╯ b (may fail)    ← a:1(any) a:2(any)",
+    ]
 
 
 def test_graph_when_it_is_asked_for_json_then_that_has_what_each_step_needs(

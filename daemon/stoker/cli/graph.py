@@ -6,7 +6,7 @@ dialects are in drawings.py). Refuses a daemon where a file is named: a flow can
 
 from __future__ import annotations
 
-from stoker.cli import render
+from stoker.cli import rails, render
 from stoker.cli.connection import call
 from stoker.cli.drawings import DRAWINGS, Node, sign
 from stoker.cli.options import JSON, Option, command
@@ -202,19 +202,22 @@ def _as_json(title: str, layers: Layers) -> dict[str, Any]:
 
 
 def text_lines(title: str, layers: Layers, *, every: bool) -> list[tuple[str, str]]:
-    """Lines and their colours: a step a line, with what it needs; long layers and long lists of needs are folded."""
+    """Lines and their colours: a step a line, with its edges; long layers and long lists of needs are folded."""
     total = sum(node.count for layer in layers for node in layer)
     lines = [(f"{title}: {counted(total, 'step')}, {counted(len(layers), 'layer')}", render.BOLD)]
     shown = [_shown(layer, every=every) for layer in layers]
     width = max((len(node.label) for layer, _ in shown for node in layer), default=0)
     state_width = max((len(node.standing) for layer, _ in shown for node in layer), default=0)
     number_width = len(str(len(layers)))
+    visible = [node for nodes, _ in shown for node in nodes]
+    signs = [sign(node.state) for node in visible]
+    edges = iter(rails.drawn(visible, signs) or signs)
     for number, (nodes, more) in enumerate(shown, 1):
         for place, node in enumerate(nodes):
             margin = str(number).rjust(number_width) if place == 0 else " " * number_width
             needs = [need_told({"step": need, "on": on}) for need, on in node.needs]
             told = f"← {few(needs, len(needs) if every else FEW_NEEDS)}" if needs else ""
-            line = f"{margin}  {sign(node.state)} {node.label.ljust(width)}  {node.standing.ljust(state_width)}  {told}"
+            line = f"{margin}  {next(edges)} {node.label.ljust(width)}  {node.standing.ljust(state_width)}  {told}"
             lines.append((line.rstrip(), render.STATE_COLOURS.get(node.state or "", "")))
         if more:
             lines.append((f"{' ' * number_width}  … {more}", render.DIM))
