@@ -33,6 +33,7 @@ from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
 from stoker.executors.leaves import Leaves
 from stoker.paths import first_within_reach, socket_paths, state_dir
+from stoker.process import open_files
 from stoker.process.exchange import Exchange
 from stoker.process.identity import boot_id, pid_namespace
 from stoker.rpc.address import Address, check_address
@@ -296,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.configure(config.log.level, config.log.format)
         log(LogEvent.DAEMON_STARTING, version=__version__, pid=os.getpid(), config=find(asked.config, environ))
         load_handlers(config.daemon.handlers)
+        open_files.take_more()
         root = Path(state_dir(asked.state_dir, environ))
         places = socket_paths(asked.socket, environ, os.geteuid())
         address = Path(first_within_reach(places, _session_exists))

@@ -23,8 +23,9 @@ FRAME_TIMEOUT_MS = 300
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[DaemonProcess]:
-    with DaemonProcess("", {"STOKER_RPC_FRAME_TIMEOUT_MS": str(FRAME_TIMEOUT_MS)}) as running:
+def shared(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
+    settings = getattr(request.module, "SETTINGS", "")
+    with DaemonProcess(settings, {"STOKER_RPC_FRAME_TIMEOUT_MS": str(FRAME_TIMEOUT_MS)}) as running:
         yield running
 
 

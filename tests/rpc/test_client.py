@@ -148,12 +148,38 @@ def test_call_when_nobody_listens_then_the_hint_says_what_to_start(tmp_path: Pat
     assert "stokerd" in (caught.value.hint or "")
 
 
-def test_call_when_there_are_too_many_connections_then_it_says_so() -> None:
+def test_call_when_there_are_too_many_connections_then_it_tries_again_and_says_so() -> None:
     with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as first:
         first.status()
 
-        with pytest.raises(TooManyConnections), stoker.Client(server.path) as second:
-            second.status()
+        with pytest.raises(TooManyConnections), stoker.Client(server.path, timeout_s=0.1) as second:
+            second.submit("true")
+
+
+def test_call_when_a_full_daemon_has_room_again_then_it_is_answered() -> None:
+    with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as second:
+        first = stoker.Client(server.path)
+        first.status()
+        submitting = threading.Thread(target=lambda: second.submit("true"))
+        submitting.start()
+        until(lambda: server.on_loop(lambda: len(server.server._connections)) > 1, why="a first refusal")
+        first.close()
+        submitting.join()
+
+        assert len(server.service.jobs) == 1
+
+
+def test_call_when_only_the_reserve_is_left_then_what_is_short_is_answered_and_what_lasts_is_not() -> None:
+    with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as first:
+        first.status()
+
+        with stoker.Client(server.path, timeout_s=0.1) as second:
+            assert second.status()["version"]
+            assert second.cancel(1)["id"] == 1
+            with pytest.raises(TooManyConnections):
+                second.stream("watch")
+        with server.connect() as idle:
+            assert idle.hear() is None, "a place of the reserve is not kept by who asks nothing"
 
 
 def test_call_when_the_daemon_was_restarted_between_two_calls_then_it_connects_again(server: ServerThread) -> None:

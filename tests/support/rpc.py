@@ -207,6 +207,11 @@ class MemoryService:
     async def drain(self, *, stop: bool) -> Reply:
         return {"draining": True}
 
+    async def find(self, peer_uid: int, key: str) -> Reply:
+        if key not in self.keys:
+            raise JobNotFound("no job was submitted with this key", hint="stoker ls")
+        return {"id": self.keys[key], "state": "queued", "existing": True}
+
     async def list(self, wanted: JobFilter) -> Reply:
         return {"jobs": [{"id": job_id} for job_id in self.jobs][: wanted.limit], "next": None}
 

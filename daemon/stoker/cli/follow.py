@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 from _thread import start_new_thread
@@ -17,23 +16,22 @@ from binascii import a2b_base64
 
 from stoker.cli import outcome, render, values
 from stoker.cli.connection import call, patiently
+from stoker.cli.leaving import BROKEN_PIPE, INTERRUPTED
 from stoker.cli.options import JSON, RAW, Option, command
-from stoker.core.errors import StokerError, WaitTimeout
+from stoker.core.errors import WaitTimeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Self
+    from typing import Any, NoReturn
 
+    from stoker.cli.leaving import Leaving
     from stoker.cli.options import Given
     from stoker.rpc.client import Client
     from stoker.rpc.shapes import Standing
 
     # A notification of job.logs, and its bytes (None for a hole).
     Show = Callable[[dict[str, Any], bytes | None], None]
-
-INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 
 class Attendance:
@@ -71,45 +69,18 @@ class Attendance:
             self._offset = piece["offset"] + (piece["hole"] if data is None else len(data))
 
 
-class Cancelling:
-    """The first Ctrl-C cancels the job and goes on reading; the second one is a KeyboardInterrupt."""
-
-    def __init__(self, given: Given, job: int) -> None:
-        self._given = given
-        self._job = job
-        self.interrupted = False
-
-    def __enter__(self) -> Self:
-        signal.signal(signal.SIGINT, self._cancel)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _cancel(self, *_: object) -> None:
-        # On a connection of its own: the handler interrupts whatever the others are doing.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        self.interrupted = True
-        render.note(f"cancelling job {self._job}; Ctrl-C again leaves it to the daemon")
-        try:
-            call(self._given, "job.cancel", {"id": self._job, "reason": "Ctrl-C"})
-        except StokerError as failure:
-            render.error(failure)
-
-
-def attend(given: Given, job: int) -> int:
+def attend(given: Given, job: int, leaving: Leaving) -> int:
     """The second half of `run`: the log as raw bytes, then the job's exit status."""
     render.aside(f"job {job}")
+    leave_with_the_reader(leaving.without_reader)
     try:
-        with render.LogText(raw=given["raw"]) as text, Cancelling(given, job) as cancelling:
+        with render.LogText(raw=given["raw"]) as text:
             attendance = Attendance(job, _shower(text))
-            standing = patiently(given, attendance.to_the_end)
-    except KeyboardInterrupt:
-        render.note(f"job {job} is left to the daemon")
-        render.hint(f"stoker logs -f {job}")
-        return INTERRUPTED
+            standing = patiently(given, attendance.to_the_end, known=True)
+    except BrokenPipeError:
+        leaving.without_reader()
     status = _told(standing)
-    return INTERRUPTED if cancelling.interrupted and standing["state"] == "cancelled" else status
+    return INTERRUPTED if leaving.cancelled and standing["state"] == "cancelled" else status
 
 
 def _told(standing: dict[str, Any]) -> int:
@@ -256,14 +227,18 @@ def watch(given: Given) -> int:
     return 0
 
 
-def leave_with_the_reader() -> None:
+def _leave() -> NoReturn:
+    os._exit(BROKEN_PIPE)
+
+
+def leave_with_the_reader(leave: Callable[[], NoReturn] = _leave) -> None:
     """Of `watch | head` one would hear only at the next write, which may never come."""
 
     def wait_and_leave() -> None:
         reader = select.poll()
         reader.register(sys.stdout, 0)  # an error is told unasked; files and terminals have none
         reader.poll()
-        os._exit(BROKEN_PIPE)
+        leave()
 
     start_new_thread(wait_and_leave, ())
 

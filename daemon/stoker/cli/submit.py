@@ -6,8 +6,8 @@ batches itself; follow.py and batch.py are loaded when asked for.
 
 from __future__ import annotations
 
-from stoker.cli import render
-from stoker.cli.connection import connect
+from stoker.cli import render, values
+from stoker.cli.handover import hand_over
 from stoker.cli.options import JSON, RAW, Option, command
 from stoker.cli.spec import SPEC, complete, given_fields, overdue, sent_size
 from stoker.core.errors import UsageError
@@ -16,8 +16,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from stoker.cli.leaving import Leaving
     from stoker.cli.options import Given
     from stoker.rpc.shapes import Submitted
+
+
+PATIENCE = Option(
+    "--patience",
+    "DURATION",
+    "while the daemon is full or restarting, try again for so long (2m)",
+    convert=values.duration,
+    to="patience_ms",
+)
 
 
 @command(
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     greedy=True,
     options=(
         *SPEC,
+        PATIENCE,
         Option("--batch", "FILE|-", "read one JSON spec a line; options become their defaults"),
         Option("--atomic", None, "with --batch: store all or nothing"),
         JSON,
@@ -54,7 +65,7 @@ def submit(given: Given) -> int:
     least=1,
     most=None,
     greedy=True,
-    options=(*SPEC, RAW),
+    options=(*SPEC, PATIENCE, RAW),
     examples=(
         "stoker run -- make test",
         "stoker run --timeout 2s -- sleep 60; echo $?      # 124: the time limit",
@@ -63,21 +74,30 @@ def submit(given: Given) -> int:
     ),
 )
 def run(given: Given) -> int:
-    """Ctrl-C cancels the job, a second one leaves it to the daemon."""
-    answer = _submit(given, given_fields(given))
-    from stoker.cli.follow import attend  # noqa: PLC0415 - after the submit: the job starts while this loads
+    """Ctrl-C cancels the job. A second one, SIGTERM, SIGHUP, or a reader of the output that leaves (`| head`) ends
+    only this command: the job goes on, and its id is told on stderr.
+    """
+    from stoker.cli.leaving import Leaving, Left  # noqa: PLC0415 - `submit` does not pay for it
 
-    return attend(given, answer["id"])
+    try:
+        with Leaving(given) as leaving:
+            answer = _submit(given, given_fields(given), leaving)
+            from stoker.cli.follow import attend  # noqa: PLC0415 - after the submit: the job starts while this loads
+
+            return attend(given, answer["id"], leaving)
+    except Left as left:
+        return left.exit_status
 
 
-def _submit(given: Given, fields: dict[str, Any]) -> Submitted:
+def _submit(given: Given, fields: dict[str, Any], leaving: Leaving | None = None) -> Submitted:
     if not given["words"]:
         raise UsageError("missing the command", hint="stoker submit -- COMMAND [ARG…]")
     command_word, *arguments = given["words"]
     spec = complete({**fields, "command": command_word})
     sent_size(spec | {"args": arguments})
-    with connect(given) as client:
-        answer = client.submit(spec.pop("command"), *arguments, **spec)
+    answer = hand_over(given, {**spec, "args": arguments}, leaving)
+    if leaving:
+        leaving.stored(answer["id"])
     if remark := overdue(spec):
         render.note(remark)
     if answer["existing"]:

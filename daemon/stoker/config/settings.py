@@ -138,8 +138,8 @@ class CgroupSettings(Section, frozen=True):
 class RpcSettings(Section, frozen=True):
     """The socket that clients talk to."""
 
-    max_connections: Annotated[int, between(1, 65_536, "open connections of all users")] = 256
-    max_connections_per_uid: Annotated[int, between(1, 65_536, "open connections of one user")] = 64
+    max_connections: Annotated[int, between(1, 65_536, "open connections of all users")] = 8192
+    max_connections_per_uid: Annotated[int, between(1, 65_536, "open connections of one user")] = 4096
     frame_timeout_ms: Annotated[int, between(100, 3_600_000, "time for a request to arrive whole")] = 10_000
 
 

@@ -28,6 +28,7 @@ class StokerError(Exception):
     transient: ClassVar[bool] = False
     rpc_code: ClassVar[int] = -32000
     exit_status: ClassVar[int] = 1
+    perhaps_done = False  # the answer was lost: what was asked may have been done all the same
 
     def __init__(self, message: str, *, hint: str | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -254,6 +255,12 @@ class WaitTimeout(StokerError):
 
 class DaemonUnreachable(StokerError):
     code, transient, exit_status = "daemon_unreachable", True, EX_UNAVAILABLE
+
+
+class NoAnswer(DaemonUnreachable):
+    """The daemon is there and did not answer in time; it may yet do what was asked."""
+
+    code, exit_status = "no_answer", EX_TEMPFAIL
 
 
 class ConfigInvalid(StokerError):

@@ -119,6 +119,13 @@ class Service:
         shown = [self._attempt_view(job, attempt) for attempt in runs]
         return {name: shown, "attempts_before": older}
 
+    async def find(self, peer_uid: int, key: str) -> dict[str, Any]:
+        """The job that this user submitted with that idempotency key. Raises JobNotFound."""
+        known = (await self._engine.queries.run(job_rows.by_keys, [(peer_uid, key)])).get((peer_uid, key))
+        if known is None or known.state is None:
+            raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
+        return {"id": known.job_id, "state": known.state, "existing": True}
+
     async def list(self, wanted: JobFilter) -> dict[str, Any]:
         """Jobs that match, newest first. Raises QueueNotFound."""
         if wanted.queue is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.core.errors import CannotCreate
+from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _lock(path: Path) -> int:
 def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int, lock: int) -> int:
     errors = os.fspath(state_dir / "launchers" / f"{launcher}.err")
     arguments = ["--state-dir", os.fspath(state_dir.resolve()), "--id", launcher, "--instance", instance]
-    return os.posix_spawn(
+    pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-S", "-X", "utf8", os.fspath(PROGRAM), *arguments],
         dict(_environment(launcher, instance)),
@@ -126,6 +127,8 @@ def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int, lock: 
         setsigmask=[],
         setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
     )
+    open_files.give_back(pid)  # before its first order, so every worker has it
+    return pid
 
 
 def _environment(launcher: str, instance: str) -> Iterator[tuple[str, str]]:

@@ -63,6 +63,11 @@ class Client(Conversation):
             answers += self.call("job.submit_many", {"jobs": part, "atomic": atomic}, again=True)["jobs"]
         return answers
 
+    def find(self, idempotency_key: str) -> Submitted:
+        """The job that was submitted with that key. Raises JobNotFound."""
+        found: Submitted = self.call("job.find", {"idempotency_key": idempotency_key}, again=True)
+        return found
+
     def get(self, job: int) -> dict[str, Any]:
         return self._read("job.get", id=job)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stoker.rpc.calls import Backend
+    from stoker.rpc.capacity import Capacity
     from stoker.rpc.envelope import Request
     from stoker.rpc.table import Peer
 
@@ -39,6 +40,7 @@ TURN_S = 0.005
 LONG_FRAME_BYTES = 16 * 1024  # reading may take 1 ms a KiB, for a flow in which everything is wrong
 HANG_UP_CHECK_S = 1.0
 LINGER_S = 1.0
+RESERVE_S = 1.0  # how long a connection may keep a place of the reserve and ask nothing
 
 
 Watched = Callable[[Callable[[], None]], Callable[[], None]]  # the same callback, with its CPU time measured
@@ -48,6 +50,7 @@ class Gate(Protocol):
     """The server, as far as a connection needs to know it."""
 
     backend: Backend
+    capacity: Capacity
     frame_timeout_s: float
     watched: Watched
 
@@ -56,7 +59,10 @@ class Gate(Protocol):
 
 
 class Connection(asyncio.Protocol):
+    """`ordinary`: it may ask for anything; one in the reserve only for what is short and brings no work."""
+
     peer: Peer
+    ordinary: bool
     _calls: Calls
     _transport: asyncio.Transport
 
@@ -94,6 +100,22 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._calls = Calls(self, self._gate.backend, self.peer)
+            if not self.ordinary:
+                self._loop.call_later(RESERVE_S, self._leave_reserve)
+
+    def _leave_reserve(self) -> None:
+        """Into an ordinary place, or away once nothing is under way."""
+        if self._gone or self.try_ordinary():
+            return
+        if not (self._unbegun or self._calls or self._out):
+            self._transport.close()
+        else:
+            self._loop.call_later(RESERVE_S, self._leave_reserve)
+
+    def try_ordinary(self) -> bool:
+        """Whether it has an ordinary place, if need be since now."""
+        self.ordinary = self.ordinary or self._gate.capacity.promote(self.peer.uid)
+        return self.ordinary
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if self._gone:
@@ -190,6 +212,8 @@ class Connection(asyncio.Protocol):
         """Begin the next request, or have the next frame read; False when there is none."""
         request = next(self._requests, None)
         if request is not None:
+            if request.error is None and request.method.lasts and not self.try_ordinary():
+                request.error = self._gate.capacity.refusal(self.peer.uid)
             self._calls.begin(request)
             return True
         if not self._inbox:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
+import time
 from errno import EACCES, EPERM
 
 from stoker.core import errors
-from stoker.core.errors import DaemonUnreachable, PermissionDenied, StokerError
+from stoker.core.errors import DaemonUnreachable, NoAnswer, PermissionDenied, StokerError, TooManyConnections
 from stoker.rpc import wire
 
 TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from typing import Any, Self
 
+PATIENCE_S = 120.0
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
 START_HINT = "start it with `stokerd`, or name its socket with --socket or STOKER_SOCKET"
 
 
@@ -35,6 +40,7 @@ class Conversation:
     def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float | None = 30.0) -> None:
         self.socket_path = _default_path() if socket_path is None else os.fspath(socket_path)
         self.timeout_s = timeout_s
+        self.patience_s = PATIENCE_S if timeout_s is None else timeout_s  # for a place in a daemon that is full
         self._socket: socket.socket | None = None
         self._reader: BufferedReader
         self._last_id = 0
@@ -60,12 +66,31 @@ class Conversation:
         timeout_s = None if patient else self.timeout_s
         reused = self._socket is not None
         try:
-            return self._exchange(frame, timeout_s)
+            return self._let_in(frame, timeout_s)
         except _Lost as lost:
             # On a connection that went stale between two calls the daemon never saw the request.
-            if not (again or (reused and not lost.sent)):
+            if not (again or (reused and not lost.perhaps_done)):
                 raise
-        return self._exchange(frame, timeout_s)
+            perhaps = lost.perhaps_done
+        try:
+            return self._let_in(frame, timeout_s)
+        except StokerError as failure:
+            failure.perhaps_done |= perhaps
+            raise
+
+    def _let_in(self, frame: bytes, timeout_s: float | None) -> Any:
+        """As `_exchange`; a daemon that has no place free has not looked at the request, and is asked again."""
+        give_up = time.monotonic() + self.patience_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return self._exchange(frame, timeout_s)
+            except TooManyConnections:
+                self.close()
+                if time.monotonic() + pause_s > give_up:
+                    raise
+            time.sleep(pause_s * (0.5 + os.urandom(1)[0] / 256))  # who was refused together must not come back so
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
     def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
         """The notifications of a method that streams, over a connection of its own; closing the iterator ends them."""
@@ -106,7 +131,9 @@ class Conversation:
             answer = refused or self._answer(self._last_id)
             answered = refused is None and answer["id"] is not None
         except TimeoutError:
-            raise DaemonUnreachable(f"no answer within {timeout_s:g} s", hint="see `stoker status`") from None
+            failure = NoAnswer(f"no answer within {timeout_s:g} s", hint="try again; see `stoker status`")
+            failure.perhaps_done = True
+            raise failure from None
         except OSError as error:
             raise _Lost(f"the connection broke: {error.strerror}", sent=True) from error
         finally:
@@ -119,6 +146,9 @@ class Conversation:
     def _connect(self) -> socket.socket:
         connecting = socket.socket(socket.AF_UNIX)
         try:
+            if self.timeout_s is not None:  # of a daemon that hangs the queue of those to be let in may be full
+                limit = struct.pack("ll", int(self.timeout_s), int(self.timeout_s % 1 * 1_000_000))
+                connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             connecting.connect(self.socket_path)
         except OSError as error:
             connecting.close()
@@ -181,7 +211,7 @@ class _Lost(DaemonUnreachable):
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message, hint="the daemon stopped or restarted: ask again, or see its log")
-        self.sent = sent
+        self.perhaps_done = sent
 
 
 def _default_path() -> str:
@@ -205,7 +235,7 @@ def _unreachable(path: str, error: OSError) -> StokerError:
     if error.errno in {EACCES, EPERM}:
         return PermissionDenied(f"{path}: {error.strerror}", hint="run as the daemon's user or as root")
     if isinstance(error, BlockingIOError):
-        return DaemonUnreachable(f"{path}: too many clients are waiting to be let in", hint="try again")
+        return NoAnswer(f"{path}: too many clients are waiting to be let in", hint="try again; see `stoker status`")
     if error.errno is None:  # Python itself refused the path
         from stoker.paths import check_length  # noqa: PLC0415 - as in `_default_path`
 

@@ -33,6 +33,7 @@ from stoker.core.requests import (
 from stoker.rpc.schema import (
     DrainParams,
     EditParams,
+    FindParams,
     GetParams,
     HistoryParams,
     JobParam,
@@ -72,6 +73,7 @@ class Service(Protocol):
         self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions
     ) -> asyncio.Future[JobStanding]: ...
     def get(self, job_id: int, before: int | None, limit: int) -> Awaitable[Reply]: ...
+    def find(self, peer_uid: int, key: str) -> Awaitable[Reply]: ...
     def list(self, wanted: JobFilter) -> Awaitable[Reply]: ...
     def history(self, job_id: int, after: int, limit: int) -> Awaitable[Reply]: ...
     def why(self, job_id: int) -> Awaitable[Reply]: ...
@@ -259,9 +261,12 @@ def _set_resource(service: Service, peer: Peer, params: ResourceSetParams) -> ob
 
 
 METHODS: dict[str, Method[Any]] = {
-    "job.submit": Method(JobParams, Role.OWNER, _submit),
-    "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many, reader=_read_jobs),
+    "job.submit": Method(JobParams, Role.OWNER, _submit, brings_work=True),
+    "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many, brings_work=True, reader=_read_jobs),
     "job.get": Method(GetParams, Role.OWNER, _get, Kind.READ),
+    "job.find": Method(
+        FindParams, Role.OWNER, lambda service, peer, sent: service.find(peer.uid, sent.idempotency_key), Kind.READ
+    ),
     "job.list": Method(ListParams, Role.OWNER, _list, Kind.READ),
     "job.edit": Method(EditParams, Role.OWNER, _edit),
     "job.cancel": _verb(Verb.CANCEL),

@@ -65,6 +65,10 @@ class HistoryParams(JobParam, frozen=True, kw_only=True):
     limit: PageLimit = 500
 
 
+class FindParams(Params, frozen=True, kw_only=True):
+    idempotency_key: Title
+
+
 class ListParams(Params, frozen=True, kw_only=True):
     states: tuple[State, ...] = ()
     queue: Name | None = None

@@ -1,7 +1,8 @@
 """The door: a listening socket, the connections behind it, and who is let in.
 
 Owns admission (peers by SO_PEERCRED, caps per user and over all, below the limit of open files so that one client
-cannot take the daemon's own descriptors) and the orderly end. Refuses to bind: address.py does, or systemd did.
+cannot take the daemon's own descriptors; capacity.py counts) and the orderly end. Refuses to bind: address.py does, or
+systemd did.
 
 Invariants: only root and the daemon's own user are served; a refused client gets one line that says why; `stop` may be
 called at any time, also twice or before `start`, and returns when no connection is left.
@@ -17,8 +18,9 @@ import struct
 from itertools import count
 from typing import TYPE_CHECKING
 
-from stoker.core.errors import PermissionDenied, StokerError, TooManyConnections
+from stoker.core.errors import PermissionDenied, StokerError
 from stoker.rpc.calls import Backend
+from stoker.rpc.capacity import RESERVE, Capacity
 from stoker.rpc.connection import Connection, Watched
 from stoker.rpc.table import Peer
 from stoker.telemetry.events import LogEvent
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 BACKLOG = 1024
 STOP_S = 2.0
 REFUSAL_LINE_S = 1.0
-TRY_AGAIN = "close some and try again; one connection serves any number of requests"
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred
 
 
@@ -40,16 +41,15 @@ class Server:
         service: Service,
         listener: socket.socket,
         *,
-        max_connections: int = 256,
-        max_connections_per_uid: int = 64,
+        max_connections: int = 8192,
+        max_connections_per_uid: int = 4096,
         frame_timeout_ms: int = 10_000,
         watched: Watched = lambda callback: callback,
     ) -> None:
         self.watched = watched
         self.frame_timeout_s = frame_timeout_ms / 1000
-        self.max_connections = min(max_connections, _affordable_connections())
-        self.max_connections_per_uid = max_connections_per_uid
-        self.backend = Backend(service, max_streams=self.max_connections)
+        self.capacity = Capacity(min(max_connections, _affordable_connections()), max_connections_per_uid)
+        self.backend = Backend(service, max_streams=self.capacity.most)
         self._listener = listener
         self._listening: asyncio.Server | None = None
         self._connections: dict[Connection, Peer] = {}
@@ -94,7 +94,9 @@ class Server:
         pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         peer = Peer(uid, gid, pid, next(self._numbers))
         try:
-            self._check(peer)
+            if uid not in (0, os.getuid()):
+                raise PermissionDenied(f"uid {uid} may not use this daemon", hint="ask its owner or root")
+            connection.ordinary = self.capacity.enter(uid)
         except StokerError as error:
             self._log_refusal(peer, error)
             raise
@@ -103,25 +105,11 @@ class Server:
         return peer
 
     def forget(self, connection: Connection) -> None:
-        peer = self._connections.pop(connection, None)
-        if peer is not None:
-            self.backend.service.hung_up(peer.connection)
+        peer = self._connections.pop(connection)
+        self.capacity.leave(peer.uid, ordinary=connection.ordinary)
+        self.backend.service.hung_up(peer.connection)
         if not self._connections:
             self._empty.set()
-
-    def _check(self, peer: Peer) -> None:
-        if peer.uid not in (0, os.getuid()):
-            raise PermissionDenied(f"uid {peer.uid} may not use this daemon", hint="ask its owner or root")
-        if len(self._connections) >= self.max_connections:
-            raise TooManyConnections(
-                f"{self.max_connections} connections are open, the limit (rpc.max_connections)", hint=TRY_AGAIN
-            )
-        of_this_user = sum(other.uid == peer.uid for other in self._connections.values())
-        if of_this_user >= self.max_connections_per_uid:
-            raise TooManyConnections(
-                f"uid {peer.uid} has {of_this_user} open connections, the limit (rpc.max_connections_per_uid)",
-                hint=TRY_AGAIN,
-            )
 
     def _log_refusal(self, peer: Peer, error: StokerError) -> None:
         """At most a line a second: a client that tries again and again must not fill the log."""
@@ -136,4 +124,4 @@ class Server:
 def _affordable_connections() -> int:
     """Half of the files this process may open: the rest is for logs, databases, launchers and pidfds."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, soft // 2)
+    return max(1, soft // 2 - RESERVE)

@@ -73,4 +73,10 @@ class Method(Struct, Generic[P], frozen=True):
     role: Role
     handler: Callable[[Any, Peer, Any], object]
     kind: Kind = Kind.CALL
+    brings_work: bool = False
     reader: Callable[[P], object] | None = None
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it needs an ordinary connection: the reserve is for what is short, and not for new work."""
+        return self.brings_work or self.kind in (Kind.WAIT, Kind.STREAM)

@@ -143,7 +143,7 @@ def _list_checkpoints(service: Service, _peer: Peer, params: CheckpointListParam
 
 
 WORKFLOW_METHODS: dict[str, Method[Any]] = {
-    "workflow.submit": Method(WorkflowSubmitParams, Role.OWNER, _submit, reader=read_flow),
+    "workflow.submit": Method(WorkflowSubmitParams, Role.OWNER, _submit, brings_work=True, reader=read_flow),
     "workflow.get": Method(WorkflowGetParams, Role.OWNER, _get, Kind.READ),
     "workflow.list": Method(WorkflowListParams, Role.OWNER, _list, Kind.READ),
     "workflow.pause": Method(WorkflowParams, Role.OWNER, _pause),

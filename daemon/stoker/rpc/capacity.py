@@ -1,0 +1,57 @@
+"""How many connections there may be, of each user and of all, and the reserve beyond that.
+
+Owns the counts. The reserve is for short requests that must get through while others wait or stream by the thousand:
+a cancel, a drain, the checkpoint of a running job. One user gets half of it, so that root always finds a place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from stoker.core.errors import TooManyConnections
+
+RESERVE = 32
+TRY_AGAIN = "try again in a moment; one connection serves any number of requests"
+
+
+class Capacity:
+    def __init__(self, most: int, most_of_user: int) -> None:
+        self.most = most
+        self.most_of_user = most_of_user
+        self._ordinary: Counter[int] = Counter()
+        self._reserved: Counter[int] = Counter()
+
+    def enter(self, uid: int) -> bool:
+        """Take a place; True for an ordinary one, False for one of the reserve. Raises TooManyConnections."""
+        refusal = self.refusal(uid)
+        if refusal is None:
+            self._ordinary[uid] += 1
+            return True
+        if self._reserved.total() >= RESERVE or self._reserved[uid] >= RESERVE // 2:
+            raise refusal
+        self._reserved[uid] += 1
+        return False
+
+    def promote(self, uid: int) -> bool:
+        """Exchange a place of the reserve for an ordinary one, if there is one."""
+        if self.refusal(uid) is not None:
+            return False
+        self._reserved[uid] -= 1
+        self._ordinary[uid] += 1
+        return True
+
+    def leave(self, uid: int, *, ordinary: bool) -> None:
+        (self._ordinary if ordinary else self._reserved)[uid] -= 1
+
+    def refusal(self, uid: int) -> TooManyConnections | None:
+        """Why there is no ordinary place for one more; None where there is."""
+        if self._ordinary.total() >= self.most:
+            return TooManyConnections(
+                f"{self.most} connections are open, the limit (rpc.max_connections)", hint=TRY_AGAIN
+            )
+        if self._ordinary[uid] >= self.most_of_user:
+            return TooManyConnections(
+                f"uid {uid} has {self.most_of_user} open connections, the limit (rpc.max_connections_per_uid)",
+                hint=TRY_AGAIN,
+            )
+        return None

@@ -1,0 +1,206 @@
+"""Handing jobs over to a daemon that is full, silent or being restarted, and ending `stoker run` before its job."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import NoAnswer
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import DEADLINE_S, until
+from tests.support.work import Gate, end_of, running, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PLACES = 8
+SETTINGS = f"[daemon]\nmax_running = 8\n[rpc]\nmax_connections_per_uid = {PLACES}\n"
+
+
+@pytest.fixture
+def crowded() -> Iterator[DaemonProcess]:
+    """A daemon with few places."""
+    with DaemonProcess(SETTINGS) as started:
+        yield started
+
+
+def begin(daemon: DaemonProcess, *arguments: str) -> subprocess.Popen[str]:
+    environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
+    command = [str(daemon.programs / "stoker"), *arguments]
+    return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, out, err
+
+
+def says(process: subprocess.Popen[str], words: str) -> str:
+    """The first line on stderr with these words."""
+    assert process.stderr is not None
+    return next(line for line in process.stderr if words in line)
+
+
+# --- a daemon that is full, or not there for a while ----------------------------------------------------------
+
+
+def test_run_when_more_come_than_there_are_places_then_each_runs_once_and_status_answers_beside_them(
+    crowded: DaemonProcess,
+) -> None:
+    runs = [begin(crowded, "run", "--", "sh", "-c", "sleep 0.1; exit 3") for _ in range(4 * PLACES)]
+    beside = [crowded.cli("status").returncode for _ in range(3)]
+    ends = [end(run) for run in runs]
+
+    assert [status for status, _, _ in ends] == [3] * len(runs)
+    assert beside == [0] * 3
+    with crowded.client() as client:
+        assert len(client.list(limit=1000)["jobs"]) == len(runs)
+
+
+def test_control_when_waits_hold_every_place_then_it_gets_through_and_so_does_a_checkpoint(
+    crowded: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    with crowded.client() as client:
+        job = submit(
+            client,
+            gate.spec("echo state | stoker checkpoint save"),
+            working_dir=str(tmp_path),
+            env={"PATH": crowded.environ["PATH"]},
+        )
+        running(client, job)
+    waits = [begin(crowded, "wait", str(job)) for _ in range(PLACES)]
+    with crowded.client() as client:
+        until(lambda: client.status()["connections"] > PLACES, why="every place taken")
+
+    for command in (["status"], ["queue", "pause", "default"], ["queue", "resume", "default"], ["hold", "99"]):
+        assert "connections are open" not in crowded.cli(*command).stderr
+    gate.open()
+
+    assert {end(wait)[0] for wait in waits} == {0}
+    assert crowded.cli("checkpoint", "ls", "--job", str(job)).stdout.count("saved") == 1
+
+
+def test_submit_when_the_daemon_dies_before_it_answers_then_it_tries_again_and_stores_one_job(
+    crowded: DaemonProcess,
+) -> None:
+    crowded.signal(signal.SIGSTOP)
+    submitting = begin(crowded, "submit", "--", "true")
+    until(lambda: pending(crowded), why="the request sent")
+    crowded.kill9()
+    said = says(submitting, "trying again")
+    crowded.start()
+    status, out, _ = end(submitting)
+
+    assert "daemon" in said
+    with crowded.client() as client:
+        jobs = [job["id"] for job in client.list()["jobs"]]
+    assert (status, [int(out)]) == (0, jobs)
+
+
+def test_submit_when_patience_is_over_then_it_says_that_the_job_is_not_stored(
+    crowded: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    with crowded.client() as client:
+        job = submit(client, gate.spec())
+    waits = [begin(crowded, "wait", str(job)) for _ in range(PLACES)]
+    with crowded.client() as client:
+        until(lambda: client.status()["connections"] > PLACES, why="every place taken")
+
+    refused = crowded.cli("submit", "--patience", "200ms", "--", "true")
+    gate.open()
+
+    assert refused.returncode == 75
+    assert "gave up; the job is not stored" in refused.stderr
+    assert {end(wait)[0] for wait in waits} == {0}
+
+
+def test_submit_when_nobody_is_there_then_it_says_so_at_once(crowded: DaemonProcess) -> None:
+    crowded.stop()
+
+    refused = crowded.cli("submit", "--", "true")
+
+    assert refused.returncode == 69
+    assert "trying again" not in refused.stderr
+
+
+def test_call_when_the_daemon_is_silent_then_the_status_is_try_again(crowded: DaemonProcess) -> None:
+    crowded.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(NoAnswer) as silent, crowded.client(timeout_s=0.2) as client:
+            client.status()
+    finally:
+        crowded.signal(signal.SIGCONT)
+
+    assert silent.value.exit_status == 75
+
+
+def pending(daemon: DaemonProcess) -> bool:
+    """Whether a client has connected to a daemon that is stopped."""
+    assert daemon.process is not None
+    listed = subprocess.run(["ss", "-xlH"], capture_output=True, text=True, check=False).stdout
+    return any(str(daemon.socket) in line and line.split()[2] != "0" for line in listed.splitlines())
+
+
+# --- ending run before its job --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_run_when_it_is_told_to_end_then_it_names_its_job_and_that_goes_on(
+    crowded: DaemonProcess, tmp_path: Path, signum: signal.Signals
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    spec = gate.spec("exit 0")
+    run = begin(crowded, "run", "--", spec["command"], *spec["args"])
+    with crowded.client() as client:
+        until(lambda: client.list()["jobs"], why="the job")
+        running(client, 1)
+        run.send_signal(signum)
+        status, _, err = end(run)
+        gate.open()
+
+        assert (status, end_of(client, 1)) == (128 + signum, ("succeeded", "exit"))
+    assert "job 1 is left to the daemon and goes on" in err
+
+
+def test_run_when_interrupted_before_the_daemon_answers_then_the_job_is_cancelled_once_it_is_known(
+    crowded: DaemonProcess,
+) -> None:
+    crowded.signal(signal.SIGSTOP)
+    run = begin(crowded, "run", "--", "sleep", "600")
+    until(lambda: pending(crowded), why="the request sent")
+    run.send_signal(signal.SIGINT)
+    says(run, "waiting for the daemon's answer")
+    crowded.signal(signal.SIGCONT)
+    said = says(run, "cancelling job 1")
+    status, _, _ = end(run)
+
+    assert "Ctrl-C again" in said
+    assert status == 130
+    with crowded.client() as client:
+        assert client.get(1)["state"] == "cancelled"
+
+
+def test_run_when_the_reader_of_its_output_leaves_then_it_names_its_job_and_that_goes_on(
+    crowded: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    run = begin(crowded, "run", "--", "sh", "-c", f"echo first; {gate.spec('exit 0')['args'][-1]}")
+    assert run.stdout is not None
+    assert run.stdout.readline() == "first\n"
+    run.stdout.close()
+    said = says(run, "job 1")
+    run.wait(DEADLINE_S)
+
+    assert said.startswith("stoker: job 1 is left to the daemon")
+    assert run.returncode == 141
+    gate.open()
+    with crowded.client() as client:
+        assert end_of(client, 1) == ("succeeded", "exit")
+    assert run.stderr is not None
+    run.stderr.close()
