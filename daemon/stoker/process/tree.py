@@ -106,13 +106,15 @@ class Sweep:
         signum, wait_s = (signal.SIGTERM, grace_ms / 1_000) if grace_ms else (signal.SIGKILL, ROUND_S)
         for _ in range(ROUNDS):
             self._members = await asyncio.to_thread(self._find, dict(self._members))
-            self._let_go()
             if not self._members:
                 break
+            self._let_go()  # one that ended since may have left a child that this look has missed
             self._signal(signum)
             await _until_ended(list(self._members.values()), LOOK_S if self._all_refused() else wait_s)
             self._let_go()
             signum, wait_s = signal.SIGKILL, ROUND_S
+        else:
+            self._members = await asyncio.to_thread(self._find, dict(self._members))
         return SweepResult(len(self._reached), tuple(self._members))
 
     async def await_end(self) -> None:
