@@ -6,13 +6,15 @@ The properties are checked on lines of any shape; the examples say what a person
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.admission import Line, admit, fits, order_key, paused
+from stoker.core.admission import Line, Room, order_key, paused
+from stoker.core.admission import admit as admit_within
 from stoker.core.model import Job, Queue, QueueClass
 from tests.support.jobs import job, spec
 
@@ -21,8 +23,25 @@ def queued(ident: int, queue: str = "default", **resources: int) -> Job:
     return job(id=ident, asked=spec(queue=queue, resources=resources))
 
 
+def lanes(ready: Sequence[Job]) -> list[list[Job]]:
+    """Those that ask for the same, each in the order of the queue, which is that of the ids."""
+    by_demand: dict[str, list[Job]] = {}
+    for one in ready:
+        by_demand.setdefault(str(sorted(one.spec.resources.items())), []).append(one)
+    return list(by_demand.values())
+
+
 def line(name: str, *ready: Job, running: int = 0, served: int = 0, **fields: Any) -> Line:
-    return Line(Queue(name=name, **fields), ready, running, served)
+    return Line(Queue(name=name, **fields), lanes(ready), running, served)
+
+
+PLENTY = dict.fromkeys(("a", "b", "c", "gpu", "net", "tool"), 100)
+
+
+def admit(
+    lines: list[Line], slots: int, free: dict[str, int], capacity: dict[str, int] = PLENTY, *, throttled: bool = False
+) -> list[Job]:
+    return admit_within(lines, slots, free, capacity, throttled=throttled)
 
 
 def ids(picks: list[Job]) -> list[int]:
@@ -30,23 +49,16 @@ def ids(picks: list[Job]) -> list[int]:
 
 
 def test_admit_when_slots_are_few_then_the_line_is_served_in_order() -> None:
-    lines = [line("a", queued(3), queued(1), queued(2))]
+    lines = [line("a", queued(1), queued(2), queued(3))]
 
-    assert ids(admit(lines, 2, {}, throttled=False)) == [3, 1]
-
-
-def test_admit_when_a_workflow_is_paused_then_its_steps_let_others_pass() -> None:
-    step = job(id=1, workflow_id=7)
-
-    assert ids(admit([line("a", step, queued(2))], 2, {}, throttled=False, barred={7})) == [2]
-    assert ids(admit([line("a", step, queued(2))], 2, {}, throttled=False, barred={8})) == [1, 2]
+    assert ids(admit(lines, 2, {})) == [1, 2]
 
 
 def test_admit_when_a_job_is_passed_over_for_a_resource_then_its_line_says_so() -> None:
-    short, barred = queued(1, tool=2), job(id=2, workflow_id=7, asked=spec(resources={"tool": 2}))
-    served = line("a", short, barred, queued(3, tool=1))
+    short = queued(1, tool=2)
+    served = line("a", short, queued(2, tool=2), queued(3, net=1))
 
-    assert ids(admit([served], 3, {"tool": 1}, throttled=False, barred={7})) == [3]
+    assert ids(admit([served], 3, {"tool": 1, "net": 1})) == [3]
     assert served.short == [short]
 
 
@@ -67,7 +79,7 @@ def test_admit_when_jobs_share_resources_in_any_way_then_none_is_overdrawn_and_a
             used.update(each.spec.resources)
         free = {name: capacity[name] - used[name] for name in TOOLS}
         assert min(free.values()) >= 0
-        picks = admit([line("a", *ready)], slots - len(holding), free, throttled=False)
+        picks = admit([line("a", *ready)], slots - len(holding), free, capacity)
         ready = [each for each in ready if each not in picks]
         holding += picks
         assert holding, "somebody can always go on"
@@ -76,7 +88,7 @@ def test_admit_when_jobs_share_resources_in_any_way_then_none_is_overdrawn_and_a
 
 @pytest.mark.parametrize("slots", [0, -1])
 def test_admit_when_there_is_no_slot_then_nothing_starts(slots: int) -> None:
-    assert admit([line("a", queued(1))], slots, {}, throttled=False) == []
+    assert admit([line("a", queued(1))], slots, {}) == []
 
 
 def test_admit_when_classes_compete_then_the_higher_goes_first_whatever_it_uses() -> None:
@@ -86,49 +98,48 @@ def test_admit_when_classes_compete_then_the_higher_goes_first_whatever_it_uses(
         line("high", queued(1), queued(2), queue_class=QueueClass.HIGH, running=50, served=99),
     ]
 
-    assert ids(admit(lines, 4, {}, throttled=False)) == [1, 2, 3, 4]
+    assert ids(admit(lines, 4, {})) == [1, 2, 3, 4]
 
 
 def test_admit_when_queues_of_a_class_compete_then_each_gets_its_share() -> None:
     lines = [line("a", *map(queued, range(10, 20))), line("b", *map(queued, range(20, 30)))]
 
-    assert ids(admit(lines, 4, {}, throttled=False)) == [10, 20, 11, 21]
+    assert ids(admit(lines, 4, {})) == [10, 20, 11, 21]
 
 
 def test_admit_when_one_queue_uses_less_then_it_catches_up_first() -> None:
     lines = [line("a", *map(queued, range(10, 20)), running=3), line("b", *map(queued, range(20, 30)), running=1)]
 
-    assert ids(admit(lines, 3, {}, throttled=False)) == [20, 21, 10]
+    assert ids(admit(lines, 3, {})) == [20, 21, 10]
 
 
 def test_admit_when_queues_use_the_same_then_the_one_served_less_goes_first() -> None:
     lines = [line("a", queued(1), served=5), line("b", queued(2), served=4)]
 
-    assert ids(admit(lines, 1, {}, throttled=False)) == [2]
+    assert ids(admit(lines, 1, {})) == [2]
 
 
 def test_admit_when_a_queue_is_at_its_limit_then_the_others_have_the_rest() -> None:
     lines = [line("a", queued(1), queued(2), max_running=3, running=2), line("b", queued(3), queued(4), queued(5))]
 
-    assert ids(admit(lines, 9, {}, throttled=False)) == [3, 4, 1, 5]
-    assert admit([line("a", queued(1), max_running=0)], 9, {}, throttled=False) == []
+    assert ids(admit(lines, 9, {})) == [3, 4, 1, 5]
+    assert admit([line("a", queued(1), max_running=0)], 9, {}) == []
 
 
 def test_admit_when_a_resource_lacks_then_the_job_is_passed_and_keeps_nothing() -> None:
     greedy, modest = queued(1, gpu=1, net=2), queued(2, gpu=1)
 
-    assert ids(admit([line("a", greedy, modest)], 9, {"gpu": 1, "net": 1}, throttled=False)) == [2]
+    assert ids(admit([line("a", greedy, modest)], 9, {"gpu": 1, "net": 1}, {"gpu": 1, "net": 1})) == [2]
 
 
 def test_admit_when_a_resource_is_taken_by_another_queue_then_it_is_gone_for_all() -> None:
     lines = [line("a", queued(1, gpu=2)), line("b", queued(2, gpu=1), queued(3))]
 
-    assert ids(admit(lines, 9, {"gpu": 2}, throttled=False)) == [1, 3]
+    assert ids(admit(lines, 9, {"gpu": 2})) == [1, 3]
 
 
 def test_admit_when_nobody_knows_the_resource_then_it_counts_as_full() -> None:
-    assert admit([line("a", queued(1, gpu=1))], 9, {}, throttled=False) == []
-    assert not fits(queued(1, gpu=1), {})
+    assert admit([line("a", queued(1, gpu=1))], 9, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -176,7 +187,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[Line], int, dict[str, int], bool]:
             max_running=draw(st.none() | st.integers(0, 5)),
             paused=draw(st.booleans()),
         )
-        lines.append(Line(queue, ready, draw(st.integers(0, 5)), draw(st.integers(0, 9))))
+        lines.append(Line(queue, lanes(ready), draw(st.integers(0, 5)), draw(st.integers(0, 9))))
     free = draw(st.dictionaries(st.sampled_from("ab"), st.integers(0, 4)))
     return lines, draw(st.integers(0, 12)), free, draw(st.booleans())
 
@@ -198,14 +209,96 @@ def test_admit_when_lines_are_of_any_shape_then_no_limit_is_passed_and_nothing_i
         used.update(pick.spec.resources)
     assert len(picks) == len({pick.id for pick in picks}) <= slots
     assert all(used[name] <= free.get(name, 0) for name in used)
-    left = {name: amount - used[name] for name, amount in free.items()}
+    room = Room({name: amount - used[name] for name, amount in free.items()}, PLENTY)
+    for each in lines:
+        if each.reserved is not None:
+            room.aside.update(each.reserved.spec.resources)
     for each in lines:
         cap = each.queue.max_running
-        room = cap is None or each.running + started[each.queue.name] < cap
-        open_to_start = room and not paused(each.queue, throttled=throttled)
+        has_room = cap is None or each.running + started[each.queue.name] < cap
+        open_to_start = has_room and not paused(each.queue, throttled=throttled)
         assert cap is None or started[each.queue.name] <= max(0, cap - each.running)
         assert not started[each.queue.name] or not paused(each.queue, throttled=throttled)
         taken = [pick.id for pick in picks if pick.spec.queue == each.queue.name]
-        assert taken == sorted(taken)
+        assert taken == sorted(taken) or each.short
         if open_to_start and len(picks) < slots:
-            assert not any(fits(one, left) for one in each.ready if one.id not in taken)
+            left = [one for lane in each.lanes for one in lane if one.id not in taken]
+            assert not any(room.fits(one.spec.resources) for one in left)
+
+
+# --- what is set aside --------------------------------------------------------------------------------------
+
+
+def test_admit_when_the_first_is_blocked_then_nobody_takes_what_it_waits_for() -> None:
+    first, rival, other = queued(1, gpu=2), queued(2, gpu=1), queued(3, net=1)
+    served = line("a", first, rival, other)
+
+    assert ids(admit([served], 9, {"gpu": 1, "net": 1})) == [3]
+    assert served.reserved == first
+
+
+def test_admit_when_more_is_free_than_the_first_needs_then_others_take_the_rest() -> None:
+    first, modest = queued(1, gpu=2, net=1), queued(2, net=1)
+
+    assert ids(admit([line("a", first, modest)], 9, {"gpu": 1, "net": 1})) == []
+    assert ids(admit([line("a", first, modest)], 9, {"gpu": 1, "net": 2})) == [2]
+
+
+def test_admit_when_another_queue_uses_less_then_it_still_leaves_the_blocked_what_it_needs() -> None:
+    blocked, rival = line("a", queued(1, gpu=2), running=5), line("b", queued(2, gpu=1), queued(3))
+
+    assert ids(admit([blocked, rival], 9, {"gpu": 1})) == [3]
+
+
+def test_admit_when_a_higher_class_asks_then_nothing_is_set_aside_against_it() -> None:
+    low = line("a", queued(1, gpu=2), queue_class=QueueClass.LOW)
+    high = line("b", queued(2, gpu=1), queue_class=QueueClass.HIGH)
+
+    assert ids(admit([low, high], 9, {"gpu": 1})) == [2]
+
+
+def test_admit_when_the_first_can_never_have_it_then_nothing_is_set_aside() -> None:
+    """More than the capacity, or a width of its own workflow, which nobody else could give back."""
+    too_much, width = queued(1, gpu=3), job(id=2, asked=spec(resources={"gpu": 1, "w7/fan": 1}))
+
+    assert ids(admit([line("a", too_much, width, queued(3, gpu=1))], 9, {"gpu": 1}, {"gpu": 2})) == [3]
+
+
+def test_admit_when_one_waits_for_what_is_set_aside_then_it_sets_nothing_aside() -> None:
+    first, second = line("a", queued(1, gpu=2)), line("b", queued(2, gpu=1, net=2), running=1)
+    third = line("c", queued(3, net=1), running=2)
+
+    assert ids(admit([first, second, third], 9, {"gpu": 1, "net": 2})) == [3]
+    assert second.reserved is None
+
+
+@given(st.lists(demands, min_size=1, max_size=12), st.integers(1, 3), st.data())
+def test_admit_when_a_job_is_first_and_others_stream_in_then_none_of_them_takes_what_it_waits_for(
+    stream: list[dict[str, int]], queues: int, data: st.DataObject
+) -> None:
+    """Its wait is counted in starts: of those that ask for what it lacks, none starts before it."""
+    capacity = dict.fromkeys("abc", 3)
+    greedy = job(id=0, asked=spec(queue="q0", resources=dict.fromkeys("ab", 3)))
+    holding = [job(id=1, asked=spec(queue="q0", resources={"a": 1})), job(id=2, asked=spec(resources={"b": 2}))]
+    number = 10
+
+    while True:
+        waiting: dict[str, list[Job]] = {f"q{index}": [] for index in range(queues)}
+        waiting["q0"].append(greedy)
+        for asked in stream:
+            number += 1
+            name = f"q{number % queues}"
+            waiting[name].append(job(id=number, asked=spec(queue=name, resources=asked)))
+        used = Counter[str]()
+        for each in holding:
+            used.update(each.spec.resources)
+        lines = [
+            line(name, *ready, running=data.draw(st.integers(0, 3)), served=data.draw(st.integers(0, 3)))
+            for name, ready in waiting.items()
+        ]
+        picks = admit(lines, 9, {name: capacity[name] - used[name] for name in capacity}, capacity)
+        if greedy in picks:
+            break
+        assert not [pick for pick in picks if pick.spec.resources.keys() & {"a", "b"}]
+        assert holding, "nobody holds anything, and it does not start"
+        holding.pop(data.draw(st.integers(0, len(holding) - 1)))

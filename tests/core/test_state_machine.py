@@ -252,8 +252,15 @@ class Host(RuleBasedStateMachine):
             ready = [life.job for life in self.lives.values() if life.job.state is State.QUEUED]
             mine = [of for of in ready if of.spec.queue == queue.name]
             running = sum(life.job.spec.queue == queue.name for life in live)
-            lines.append(Line(queue, mine, running, self.served[queue.name]))
-        for of in admit(lines, SLOTS - len(live), {RESOURCE.name: RESOURCE.capacity - held}, throttled=throttled):
+            lanes = [[of for of in mine if of.spec.resources.get(RESOURCE.name, 0) == amount] for amount in range(3)]
+            lines.append(Line(queue, lanes, running, self.served[queue.name]))
+        for of in admit(
+            lines,
+            SLOTS - len(live),
+            {RESOURCE.name: RESOURCE.capacity - held},
+            {RESOURCE.name: RESOURCE.capacity},
+            throttled=throttled,
+        ):
             life, ordinal = self.lives[of.id], of.attempts + 1
             assert ordinal == life.highest + 1, "an ordinal is used again"
             opened = Attempt(

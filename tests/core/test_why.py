@@ -161,7 +161,23 @@ def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
 
     assert told.message == "needs 2 of resource 'gpu', 0 free, held by job 8, 9"
     assert told.hint == "stoker show 8"
-    assert told.details == {"resource": "gpu", "wanted": 2, "capacity": 2, "free": -1, "holders": [8, 9]}
+    assert told.details == {
+        "resource": "gpu", "wanted": 2, "capacity": 2, "free": -1, "holders": [8, 9], "reserved": False,
+    }  # fmt: skip
+
+
+def test_why_when_a_resource_is_kept_for_a_blocked_job_then_both_sides_say_so() -> None:
+    first, other = job(id=3, asked=spec(resources={"gpu": 2})), job(id=4, asked=spec(resources={"gpu": 1}))
+    scene = {"capacity": {"gpu": 2}, "free": {"gpu": 1}, "holders": {"gpu": [8]}, "reserved": {3: {"gpu": 2}}}
+
+    kept, passed = why(first, **scene), why(other, **scene)
+
+    assert kept.message == (
+        "needs 2 of resource 'gpu', 1 free, held by job 8; it is the next to get it: what becomes free is kept for it"
+    )
+    assert (passed.code, passed.hint) == ("resource", "stoker why 3")
+    assert passed.message == "needs 1 of resource 'gpu'; 1 free, set aside for job 3, which goes first"
+    assert passed.details["set_aside_for"] == [3]
 
 
 def test_why_when_there_is_less_of_a_resource_than_is_asked_then_no_holder_is_blamed() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from stoker.core.errors import StateRefused
 from stoker.store import database as databases
+from stoker.store import jobs
 from stoker.store.migrate import Migration, _apply, difference, known, migrate
 from tests.support.batches import put, tables
 from tests.support.jobs import job
@@ -228,14 +229,14 @@ def test_upgrade_when_a_list_of_words_grows_then_every_connection_takes_the_new_
         for migration in known()[:3]:
             _apply(connection, migration)
         put(connection, [job()])
-        before = connection.execute("SELECT * FROM jobs").fetchall()
+        before = connection.execute(f"SELECT {jobs.COLUMNS} FROM jobs").fetchall()
         with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
             reader.execute("UPDATE jobs SET reason = 'output'")
 
         assert migrate(connection, backups) == NEWEST
 
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert connection.execute("SELECT * FROM jobs").fetchall() == before
+        assert connection.execute(f"SELECT {jobs.COLUMNS} FROM jobs").fetchall() == before
         for each in (connection, reader):
             each.execute("UPDATE jobs SET reason = 'output'")
             with pytest.raises(sqlite3.IntegrityError, match="CHECK"):

@@ -129,13 +129,15 @@ def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.
     database.execute(jobs.INSERT_NEED, (2, 1, "ok"))
     database.execute(jobs.INSERT_KEY, (0, "k", b"h", 1, 0))
 
-    loaded = load(database, Wanted(NOW, keys={(0, "k")}, dependents_of={1: 0}, run_ids={"1.1.x"}, lines=[("bulk", 5)]))
+    loaded = load(
+        database, Wanted(NOW, keys={(0, "k")}, dependents_of={1: 0}, run_ids={"1.1.x"}, lanes=[("bulk", None, 5)])
+    )
 
     assert set(loaded.jobs) == {1, 2}
     assert [(each.job_id, loaded.dependents[1].more) for each in loaded.dependents[1].told] == [(2, False)]
     assert set(loaded.keys) == {(0, "k")}
     assert loaded.known_runs == set()
-    assert [one.id for one in loaded.lines["bulk"]] == [3]
+    assert [one.id for one in loaded.lanes["bulk", None]] == [3]
 
 
 def test_load_when_no_job_is_asked_for_then_none_is_read(database: sqlite3.Connection) -> None:
@@ -159,7 +161,7 @@ def test_load_when_many_wait_for_one_then_they_come_in_portions(database: sqlite
 
 @pytest.mark.parametrize(
     "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1: 0}),
-               Wanted(NOW, run_ids={""}), Wanted(NOW, lines=[("q", 1)]), Wanted(NOW, due=True)]
+               Wanted(NOW, run_ids={""}), Wanted(NOW, lanes=[("q", None, 1)]), Wanted(NOW, due=True)]
 )  # fmt: skip
 def test_wanted_when_anything_is_asked_then_it_costs_a_hop_and_otherwise_none(wanted: Wanted) -> None:
     assert wanted

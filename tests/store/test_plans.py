@@ -19,8 +19,8 @@ AT = {"steady": 1, "wall": 1, "limit": 5}
 
 # Statement, parameters, and the index that must answer it.
 HOT: list[tuple[str, str, Any, str]] = [
-    ("front of a queue", jobs.READY, ("default", 5), "jobs_queued"),
-    ("jobs ahead", jobs.AHEAD, ("default", 0, 1), "jobs_queued"),
+    ("front of a queue", jobs.READY, ("default", None, "[]", 5), "jobs_queued"),
+    ("jobs ahead", jobs.AHEAD, ("[null]", "default", 0, 1), "jobs_queued"),
     ("backoffs that end", due.DUE_WAKE, AT, "jobs_wake"),
     ("run_at that came", due.DUE_RUN_AT, AT, "jobs_run_at"),
     ("ttls that passed", due.DUE_TTL, AT, "jobs_expires"),
@@ -87,7 +87,7 @@ def test_plan_when_a_hot_question_is_asked_then_an_index_answers_it(
     "statement", [jobs.READY, due.DUE_WAKE, due.NEXT_STEADY, due.NEXT_WALL, attempts.OF_JOB, changes.AFTER]
 )
 def test_plan_when_order_matters_then_nothing_is_sorted(planned: sqlite3.Connection, statement: str) -> None:
-    parameters = {jobs.READY: ("q", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1)}.get(statement, AT)
+    parameters = {jobs.READY: ("q", None, "[]", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1)}.get(statement, AT)
 
     assert not any("TEMP B-TREE" in line for line in plan(planned, statement, parameters))
 

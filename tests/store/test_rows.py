@@ -142,17 +142,17 @@ def test_ready_when_jobs_are_queued_then_they_come_by_order_key_then_by_age(data
     put(database, [job(id=ident, order_key=key) for ident, key in keys.items()])
     put(database, [job(id=5, order_key=-9, asked=spec(queue="other")), job(State.WAITING, id=6, order_key=-9)])
 
-    assert [one.id for one in jobs.ready(database, "default", 10)] == [2, 4, 1, 3]
-    assert [one.id for one in jobs.ready(database, "default", 2)] == [2, 4]
-    assert [one.id for one in jobs.ready(database, "other", 9)] == [5]
-    assert jobs.ready(database, "nobody", 9) == []
+    assert [one.id for one in jobs.ready(database, "default", None, (), 10)] == [2, 4, 1, 3]
+    assert [one.id for one in jobs.ready(database, "default", None, (), 2)] == [2, 4]
+    assert [one.id for one in jobs.ready(database, "other", None, (), 9)] == [5]
+    assert jobs.ready(database, "nobody", None, (), 9) == []
 
 
 def test_ahead_when_jobs_are_queued_then_only_those_before_it_in_its_queue_count(database: sqlite3.Connection) -> None:
     line = [job(id=ident, order_key=key) for ident, key in {1: 50, 2: -5, 3: 50}.items()]
     put(database, [*line, job(id=4, order_key=-9, asked=spec(queue="other")), job(State.HELD, id=5, order_key=-9)])
 
-    assert [jobs.ahead(database, one) for one in line] == [1, 0, 2]
+    assert [jobs.ahead(database, one, [None]) for one in line] == [1, 0, 2]
 
 
 # --- needs --------------------------------------------------------------------------------------------------
@@ -423,7 +423,8 @@ def test_snapshot_when_jobs_are_live_then_open_runs_come_whole_and_the_rest_as_c
 
     assert found.runs == [(going, attempt(going)), (stuck, attempt(stuck))]
     assert sorted(row for row in found.counts if row[1] != "running") == [
-        ("bulk", "queued", 1), ("default", "held", 1), ("default", "queued", 2), ("default", "waiting", 1),
+        ("bulk", "queued", None, 1), ("default", "held", None, 1), ("default", "queued", None, 2),
+        ("default", "waiting", None, 1),
     ]  # fmt: skip
     assert found.last_id == 9  # an id is never used again, not even a purged one
 

@@ -31,7 +31,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
     `unstoppable`: pids of its tree that the kernel does not let us signal;
     `unheard_ms`: how long a worker that was warned of has given no sign of life; `stale_ms`: how long one that saves
-    has left no checkpoint, if that is too long;
+    has left no checkpoint, if that is too long; `reserved`: what is set aside for which blocked job;
     `intent`: what is wanted of its workflow, if it is a step; `unmet`: the needs that ended otherwise than was needed.
     """
 
@@ -45,6 +45,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     capacity: Mapping[str, int] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
     holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    reserved: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     open_needs: Sequence[int] = ()
     unmet: Sequence[int] = ()
     attempt: Attempt | None = None
@@ -159,20 +160,51 @@ def _capped(_job: Job, scene: Scene) -> Blocker | None:
 def _lacking(job: Job, scene: Scene) -> Blocker | None:
     for name, amount in job.spec.resources.items():
         if scene.free.get(name, 0) < amount:
-            return _lacks(name, amount, scene)
+            return _lacks(job, name, amount, scene)
+    for name, amount in job.spec.resources.items():
+        if job.id not in scene.reserved and scene.free.get(name, 0) - _set_aside(name, scene) < amount:
+            return _set_aside_for_others(name, amount, scene)
     return None
 
 
-def _lacks(name: str, amount: int, scene: Scene) -> Blocker:
+def _set_aside(name: str, scene: Scene) -> int:
+    return sum(needs.get(name, 0) for needs in scene.reserved.values())
+
+
+def _set_aside_for_others(name: str, amount: int, scene: Scene) -> Blocker:
+    jobs, free = [job_id for job_id, needs in scene.reserved.items() if name in needs], scene.free.get(name, 0)
+    return Blocker(
+        "resource",
+        f"needs {amount} of resource {name!r}; {free} free, set aside for job {_few(jobs)}, which goes first",
+        f"stoker why {jobs[0]}",
+        {
+            "resource": name,
+            "wanted": amount,
+            "capacity": scene.capacity.get(name, 0),
+            "free": free,
+            "set_aside_for": jobs,
+        },
+    )
+
+
+def _lacks(job: Job, name: str, amount: int, scene: Scene) -> Blocker:
     holders, free, capacity = list(scene.holders.get(name, ())), scene.free.get(name, 0), scene.capacity.get(name, 0)
     held = f", held by job {_few(holders)}" if holders else ""
     enough = amount <= capacity  # else it would change nothing that those who hold it end
+    first = "; it is the next to get it: what becomes free is kept for it" if job.id in scene.reserved else ""
     return Blocker(
         "resource",
         f"needs {amount} of resource {name!r}, "
-        + (f"{max(0, free)} free{held}" if enough else f"and its capacity is {capacity}"),
+        + (f"{max(0, free)} free{held}{first}" if enough else f"and its capacity is {capacity}"),
         f"stoker show {holders[0]}" if enough and holders else f"stoker resource set {name} {amount}",
-        {"resource": name, "wanted": amount, "capacity": capacity, "free": free, "holders": holders},
+        {
+            "resource": name,
+            "wanted": amount,
+            "capacity": capacity,
+            "free": free,
+            "holders": holders,
+            "reserved": job.id in scene.reserved,
+        },
     )
 
 

@@ -8,7 +8,7 @@ attempts, whatever the state of their jobs; nothing is counted twice or by hand.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -17,7 +17,7 @@ from stoker.core.checkpoint import Head
 from stoker.core.errors import QueueNotFound
 from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
 from stoker.engine.flows import Flows
-from stoker.engine.line import ReadyLine
+from stoker.engine.ready_queue import Lane, ReadyQueue
 from stoker.process.exchange import Exchange
 
 
@@ -50,7 +50,7 @@ class Book:
         self.committed_seq = last_seq
         self.runs: dict[int, Run] = {}
         self.jobs_by_run: dict[str, int] = {}
-        self.lines: dict[str, ReadyLine] = {name: ReadyLine() for name in queues}
+        self.ready: dict[str, ReadyQueue] = {name: ReadyQueue() for name in queues}
         self.counts: Counter[tuple[str, State]] = Counter()
         self.running: Counter[str] = Counter()
         self.served: Counter[str] = Counter()  # turns taken, those slept through included
@@ -87,11 +87,11 @@ class Book:
         if before is not None:
             self._count(before, -1)
             if before.state is State.QUEUED:
-                self.lines[before.spec.queue].remove(before)
+                self.ready[before.spec.queue].remove(before)
                 self.short.discard(job.id)
         self._count(job, 1)
         if job.state is State.QUEUED:
-            self.lines[job.spec.queue].add(job)
+            self.ready[job.spec.queue].add(job, startable=job.workflow_id not in self.flows.barred)
         if attempt is not None:
             self._enter_attempt(job, attempt)
         elif job.id in self.runs:
@@ -135,14 +135,14 @@ class Book:
     def add_queue(self, queue: Queue) -> None:
         """A queue was made or changed."""
         self.queues[queue.name] = queue
-        self.lines.setdefault(queue.name, ReadyLine())
+        self.ready.setdefault(queue.name, ReadyQueue())
 
-    def load_counts(self, rows: Iterable[tuple[str, str, int]]) -> None:
+    def load_counts(self, rows: Iterable[tuple[str, str, str | None, int]]) -> None:
         """Start from what the database counts; a queue with queued jobs has its window read on first use."""
-        for queue, state, number in rows:
-            self.counts[queue, State(state)] = number
+        for queue, state, demand, number in rows:
+            self.counts[queue, State(state)] += number
             if state == State.QUEUED:
-                self.lines[queue].complete = False
+                self.ready[queue].count_in(demand, number)
 
     def pending(self, queue: str) -> int:
         """Jobs of a queue that have not started: waiting and queued."""
@@ -152,16 +152,19 @@ class Book:
         """Jobs in a live state, over all queues."""
         return sum(number for (_, counted), number in self.counts.items() if counted is state)
 
-    def hungry(self) -> list[str]:
-        """Queues whose window wants to be read before more is started."""
-        return [name for name, line in self.lines.items() if line.hungry]
+    def hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
+        """Queue, demand and lane of what is to be read before more is started."""
+        free = self.free() if any(len(ready.lanes) > 1 for ready in self.ready.values()) else {}
+        for name, ready in self.ready.items():
+            for demand, lane in ready.hungry(free):
+                yield name, demand, lane
 
     def admission_lines(self) -> list[Line]:
         """The queues with something ready, as admission looks at them."""
         return [
-            Line(self.queues[name], line.jobs, self.running[name], self.served[name])
-            for name, line in self.lines.items()
-            if line.jobs
+            Line(self.queues[name], ready.fronts(), self.running[name], self.served[name])
+            for name, ready in self.ready.items()
+            if ready.lanes
         ]
 
     def free(self) -> dict[str, int]:

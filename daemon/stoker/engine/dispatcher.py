@@ -8,10 +8,12 @@ has a launcher to name in it, and is committed before anything is started.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from stoker.core import events as ev
-from stoker.core.admission import Line, admit, fits, paused
+from stoker.core.admission import Line, admit, paused
 from stoker.core.model import Attempt, ExecutionMode, Job
 from stoker.engine.book import Book
 from stoker.engine.turn import Turn
@@ -21,6 +23,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 SHOWN_HOLDERS = 20
+LANES_AT_ONCE = 64  # to be read in one turn
 
 
 class Dispatcher:
@@ -31,6 +34,7 @@ class Dispatcher:
         self._executors = executors
         self.slots = slots
         self.throttled = False
+        self._barred: set[int] = set()  # workflows of which lanes hold nothing
         self._closed_for = ["recovering"]
 
     @property
@@ -46,9 +50,11 @@ class Dispatcher:
         self._closed_for.remove(why)
 
     def want(self, wanted: Wanted) -> None:
-        """Ask for the front of queues that ran low."""
+        """Ask for the front of lanes that ran low."""
         if self.closed is None and self._free() > 0:
-            wanted.lines = [(name, self._book.lines[name].capacity) for name in self._book.hungry()]
+            hungry = islice(self._book.hungry(), LANES_AT_ONCE)
+            wanted.lanes = [(name, demand, lane.capacity) for name, demand, lane in hungry]
+            wanted.barred = self._book.flows.barred
 
     def _free(self) -> int:
         return self.slots - len(self._book.runs)
@@ -58,11 +64,30 @@ class Dispatcher:
         free = self._free()
         if self.closed is not None or free <= 0:
             return False
+        self._heed_barred()
         lines = self._book.admission_lines()
-        for job in admit(lines, free, self._book.free(), throttled=self.throttled, barred=self._book.flows.barred):
+        for job in self._admit(lines, free):
             self._open(turn, job)
         self._tell_short(turn, [job for line in lines for job in line.short if job.id not in self._book.short])
-        return self._free() > 0 and self._look_further()
+        return self._free() > 0 and any(not self._paused(name) for name, _, _ in self._book.hungry())
+
+    def _admit(self, lines: Sequence[Line], slots: int) -> Sequence[Job]:
+        book = self._book
+        capacity = {name: resource.capacity for name, resource in book.resources.items()}
+        return admit(lines, slots, book.free(), capacity, throttled=self.throttled)
+
+    def reservations(self) -> dict[int, dict[str, int]]:
+        """What is set aside now, by job: as it would be with any number of slots."""
+        lines = self._book.admission_lines()
+        self._admit(lines, sys.maxsize)
+        return {line.reserved.id: line.reserved.spec.resources for line in lines if line.reserved is not None}
+
+    def _heed_barred(self) -> None:
+        """What lanes hold may start, as far as workflows are concerned: so they are read again when that changes."""
+        if self._book.flows.barred != self._barred:
+            self._barred = set(self._book.flows.barred)
+            for ready in self._book.ready.values():
+                ready.read_again()
 
     def _open(self, turn: Turn, job: Job) -> None:
         launcher = self._executors[job.spec.execution_mode].launcher
@@ -90,19 +115,6 @@ class Dispatcher:
                 holders = {name: self._book.holders(name)[:SHOWN_HOLDERS] for name in named}
                 about = {"job": job.id, "queue": job.spec.queue, "resources": named, "holders": holders}
                 turn.answers.append(lambda about=about: log(LogEvent.RESOURCE_EXHAUSTED, **about))  # type: ignore[misc]
-
-    def _look_further(self) -> bool:
-        """Slots are free: read more of a queue whose window is empty, or full of jobs that lack a resource."""
-        free, barred = self._book.free(), self._book.flows.barred
-        for line in self._book.admission_lines():
-            window = self._book.lines[line.queue.name]
-            if not window.complete and self._may_start(line) and not any(fits(job, free, barred) for job in line.ready):
-                window.widen()
-        return any(not self._paused(name) for name in self._book.hungry())
-
-    def _may_start(self, line: Line) -> bool:
-        cap = line.queue.max_running
-        return not self._paused(line.queue.name) and (cap is None or line.running < cap)
 
     def _paused(self, name: str) -> bool:
         return paused(self._book.queues[name], throttled=self.throttled)

@@ -115,8 +115,8 @@ class Loop:
         now = self._clock.now()
         turn = Turn(self._book, now, await self._load(messages, now))
         self._computing_since = time.thread_time()
-        for queue, jobs in turn.loaded.lines.items():
-            self._book.lines[queue].refill(jobs)
+        for (queue, demand), jobs in turn.loaded.lanes.items():
+            self._book.ready[queue].lanes[demand].refill(jobs)
         await self._decide(turn, messages)
         more = self._dispatcher.dispatch(turn)
         batch = turn.finish()

@@ -176,10 +176,11 @@ class Service:
             queue_running=book.running[job.spec.queue],
             running=len(book.runs),
             slots=engine.dispatcher.slots,
-            ahead=await engine.queries.run(job_rows.ahead, job) if job.state is State.QUEUED else 0,
+            ahead=await self._ahead(job) if job.state is State.QUEUED else 0,
             throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
             capacity=book.capacities(),
             free=book.free(),
+            reserved=engine.dispatcher.reservations() if job.state is State.QUEUED else {},
             holders={name: book.holders(name) for name in job.spec.resources},
             open_needs=await engine.queries.run(job_rows.open_needs, job.id) if job.needs_open else (),
             unmet=await self._unmet(job) if job.reason in UNMET else (),
@@ -193,6 +194,10 @@ class Service:
             unstoppable=() if run is None else engine.local.unstoppable.get(run.attempt.run_id, ()),
             intent=book.flows.intent_of(job),
         )
+
+    async def _ahead(self, job: Job) -> int:
+        demands = list(self._engine.book.ready[job.spec.queue].lanes)
+        return await self._engine.queries.run(job_rows.ahead, job, demands)
 
     async def _unmet(self, job: Job) -> Sequence[int]:
         """The needs of a job that was skipped for them, as far as they are still there and ended otherwise."""

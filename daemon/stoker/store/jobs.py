@@ -84,15 +84,20 @@ OF_WORKFLOWS = f"""
 SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - constants only
 READY = f"""
-SELECT {COLUMNS} FROM jobs WHERE queue = ? AND state = 'queued' ORDER BY order_key, id LIMIT ?
+SELECT {COLUMNS} FROM jobs WHERE queue = ? AND demand IS ? AND state = 'queued'
+    AND (workflow_id IS NULL OR workflow_id NOT IN (SELECT value FROM json_each(?))) ORDER BY order_key, id LIMIT ?
 """  # noqa: S608 - constants only
 COUNTS = """
-SELECT queue, 'queued', count(*) FROM jobs WHERE state = 'queued' GROUP BY queue
+SELECT queue, 'queued', demand, count(*) FROM jobs WHERE state = 'queued' GROUP BY queue, demand
 UNION ALL
-SELECT queue, state, count(*) FROM jobs WHERE state IN ('waiting', 'held') GROUP BY queue, state
+SELECT queue, state, NULL, count(*) FROM jobs WHERE state IN ('waiting', 'held') GROUP BY queue, state
 """
 AHEAD = """
-SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ? AND state = 'queued' AND (order_key, id) < (?, ?) LIMIT 10000)
+SELECT count(*) FROM (
+    SELECT 1 FROM json_each(?) AS demands JOIN jobs ON queue = ? AND demand IS demands.value
+        AND (order_key, jobs.id) < (?, ?)
+    WHERE state = 'queued' LIMIT 10000
+)
 """
 OPEN_NEEDS = "SELECT needed FROM needs WHERE job_id = ? ORDER BY needed"
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)"
@@ -254,14 +259,18 @@ def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int
     return {row[0]: from_row(row) for row in connection.execute(OF_WORKFLOWS, (_encode(list(ids)).decode(),))}
 
 
-def ready(connection: sqlite3.Connection, queue: str, limit: int) -> list[Job]:
-    """The first `limit` queued jobs of a queue, in the order in which they may start."""
-    return [from_row(row) for row in connection.execute(READY, (queue, limit))]
+def ready(
+    connection: sqlite3.Connection, queue: str, demand: str | None, barred: Iterable[int], limit: int
+) -> list[Job]:
+    """The first `limit` queued jobs of a queue that ask for these resources, without steps of barred workflows."""
+    rows = connection.execute(READY, (queue, demand, _encode(list(barred)).decode(), limit))
+    return [from_row(row) for row in rows]
 
 
-def ahead(connection: sqlite3.Connection, job: Job) -> int:
-    """How many queued jobs of its queue go before this one; counts to 10 000."""
-    return int(connection.execute(AHEAD, (job.spec.queue, job.order_key, job.id)).fetchone()[0])
+def ahead(connection: sqlite3.Connection, job: Job, demands: Iterable[str | None]) -> int:
+    """How many queued jobs of its queue, of these demands, go before this one; counts to 10 000."""
+    asked = _encode(list(demands)).decode()
+    return int(connection.execute(AHEAD, (asked, job.spec.queue, job.order_key, job.id)).fetchone()[0])
 
 
 def open_needs(connection: sqlite3.Connection, job_id: int) -> list[int]:

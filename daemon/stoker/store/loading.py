@@ -7,7 +7,7 @@ asks for nothing and costs no hop.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -37,11 +37,12 @@ class Wanted(Struct):
     workflows: set[int] = field(default_factory=set)
     chains: set[str] = field(default_factory=set)
     live_workflows: Container[int] = ()  # in memory: need not be read
-    lines: list[tuple[str, int]] = field(default_factory=list)
+    lanes: list[tuple[str, str | None, int]] = field(default_factory=list)  # queue, demand, how many jobs
+    barred: Collection[int] = ()  # workflows whose steps are no part of the lanes
     due: bool = False
 
     def __bool__(self) -> bool:
-        asked = (self.ids, self.keys, self.dependents_of, self.run_ids, self.lines, self.due)
+        asked = (self.ids, self.keys, self.dependents_of, self.run_ids, self.lanes, self.due)
         return any((*asked, self.workflows, self.chains))
 
 
@@ -61,7 +62,7 @@ class Loaded(Struct):
     dependents: dict[int, Portion] = field(default_factory=dict)
     skipped_behind: list[Dependent] = field(default_factory=list)
     known_runs: set[str] = field(default_factory=set)
-    lines: dict[str, list[Job]] = field(default_factory=dict)
+    lanes: dict[tuple[str, str | None], list[Job]] = field(default_factory=dict)
     due: Due = Due()
     flows: list[Found] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
@@ -89,7 +90,8 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     _load_workflows(connection, wanted, loaded)
     if wanted.run_ids:
         loaded.known_runs = attempts.known(connection, wanted.run_ids)
-    loaded.lines = {queue: job_rows.ready(connection, queue, limit) for queue, limit in wanted.lines}
+    for queue, demand, limit in wanted.lanes:
+        loaded.lanes[queue, demand] = job_rows.ready(connection, queue, demand, wanted.barred, limit)
     return loaded
 
 

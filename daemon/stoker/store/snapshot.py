@@ -23,7 +23,7 @@ class Snapshot(Struct, frozen=True):
     queues: dict[str, Queue]
     resources: dict[str, Resource]
     runs: list[tuple[Job, Attempt]]
-    counts: list[tuple[str, str, int]]
+    counts: list[tuple[str, str, str | None, int]]
     needed: set[int]
     untold: list[int]
     flows: list[Found]

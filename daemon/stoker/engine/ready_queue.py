@@ -1,0 +1,129 @@
+"""The ready jobs of one queue, as far as they are needed in memory.
+
+Owns one lane for each demand, which is what a job asks for of resources: where the first of a lane cannot start for
+want of a resource, none of them can, so nobody looks at the others. A lane holds the front of its order, the rest stays
+in the database: a million queued jobs cost no memory. Refuses to read the database: it says `hungry` and is given rows.
+Invariant: what a lane holds is a prefix of its order, but for steps of workflows from which nothing may start.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from stoker.core.admission import place
+from stoker.core.model import Job
+
+CAPACITY = 1_024
+# There may be as many lanes as there are jobs, and few jobs of one that asks for a resource start at a time.
+DEMANDING_CAPACITY = 64
+LOW_WATER = 8  # parts of the capacity
+
+_encode = msgspec.json.Encoder().encode
+
+
+def demand_of(job: Job) -> str | None:
+    """What it asks for of resources, as the column `jobs.demand` says it."""
+    return _encode(job.spec.resources).decode() if job.spec.resources else None
+
+
+class Lane:
+    """Queued jobs with one demand. `count`: how many there are, those that only the database has too."""
+
+    def __init__(self, resources: Mapping[str, int]) -> None:
+        self.resources = resources
+        self.jobs: list[Job] = []
+        self.count = 0
+        self.capacity = DEMANDING_CAPACITY if resources else CAPACITY
+        self._read_to_the_end = False
+
+    @property
+    def _complete(self) -> bool:
+        return self._read_to_the_end or len(self.jobs) == self.count
+
+    @property
+    def empty_handed(self) -> bool:
+        """There are jobs, and it is not known which is the first."""
+        return not self.jobs and not self._complete
+
+    @property
+    def low(self) -> bool:
+        """Whether it should be read anew before more of its jobs are started."""
+        return len(self.jobs) < self.capacity // LOW_WATER and not self._complete
+
+    def add(self, job: Job, *, startable: bool) -> None:
+        """A job became queued. `startable`: it is no step of a barred workflow."""
+        behind = not startable or (not self._complete and (not self.jobs or place(job) > place(self.jobs[-1])))
+        self.count += 1
+        if not behind:
+            insort(self.jobs, job, key=place)
+            if len(self.jobs) > self.capacity:
+                self.jobs.pop()
+                self._read_to_the_end = False
+
+    def remove(self, job: Job) -> None:
+        """A job is not queued any more, whether it is held here or not."""
+        self.count -= 1
+        at = bisect_left(self.jobs, place(job), key=place)
+        if at < len(self.jobs) and self.jobs[at].id == job.id:
+            del self.jobs[at]
+
+    def refill(self, jobs: Sequence[Job]) -> None:
+        """Hold the first `capacity` queued jobs of the database, without those of barred workflows."""
+        self.jobs = list(jobs)
+        self._read_to_the_end = len(jobs) < self.capacity
+
+    def read_again(self) -> None:
+        """Workflows were barred or are barred no longer: what is held may be of them, or lie behind theirs."""
+        self.jobs = []
+        self._read_to_the_end = False
+
+
+class ReadyQueue:
+    """All lanes of a queue, by demand."""
+
+    def __init__(self) -> None:
+        self.lanes: dict[str | None, Lane] = {}
+
+    def add(self, job: Job, *, startable: bool) -> None:
+        """A job became queued. `startable`: it is no step of a barred workflow."""
+        self._lane(demand_of(job), job.spec.resources).add(job, startable=startable)
+
+    def remove(self, job: Job) -> None:
+        """A job is not queued any more."""
+        demand = demand_of(job)
+        lane = self.lanes[demand]
+        lane.remove(job)
+        if lane.count == 0:
+            del self.lanes[demand]
+
+    def count_in(self, demand: str | None, number: int) -> None:
+        """So many jobs with that demand are in the database."""
+        self._lane(demand, msgspec.json.decode(demand, type=dict[str, int]) if demand else {}).count = number
+
+    def read_again(self) -> None:
+        """Forget what is held: the database knows it."""
+        for lane in self.lanes.values():
+            lane.read_again()
+
+    def _lane(self, demand: str | None, resources: Mapping[str, int]) -> Lane:
+        lane = self.lanes.get(demand)
+        if lane is None:
+            lane = self.lanes[demand] = Lane(resources)
+        return lane
+
+    def fronts(self) -> list[Sequence[Job]]:
+        """What each lane holds, in order."""
+        return [lane.jobs for lane in self.lanes.values() if lane.jobs]
+
+    def hungry(self, free: Mapping[str, int]) -> Iterator[tuple[str | None, Lane]]:
+        """Lanes to be read: of which the first job is unknown, or low ones that may start with what is free."""
+        for demand, lane in self.lanes.items():
+            if lane.empty_handed or (lane.low and fits(lane.resources, free)):
+                yield demand, lane
+
+
+def fits(resources: Mapping[str, int], free: Mapping[str, int]) -> bool:
+    return all(free.get(name, 0) >= amount for name, amount in resources.items())
