@@ -50,6 +50,7 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then
     while faults.fired.total() < FAULTS and load.is_alive():
         faults.strike()
     load.finish()
+    until(tortured.socket.exists, why="the socket, if it was removed last")
     become_quiet(tortured)
     fds_then, dead = count_fds(tortured.pid), zombies_of(tortured.pid)
     with tortured.client() as client:
@@ -66,5 +67,6 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then
     until(lambda: not list(tortured.processes()), why="the end of every process of this instance")
     assert list((tortured.state_dir / "outcomes").glob("*")) == []
     assert faults.fired["daemon"] * faults.fired["launcher"] > 0
+    assert faults.fired["socket"] + faults.fired["hangup"] > 0
     assert min(load.done["answered"], load.done["workflow"]) > 0
     assert min(audit.policies()[policy] for policy in POLICIES) > 0

@@ -35,6 +35,10 @@ stuck_ms = 20000
 [cpu]
 throttle_threshold = 100
 """
+FATES = [
+    "daemon", "daemon", "launcher", "daemon, launcher", "launcher, daemon", "starting", "socket", "hangup",
+    "hangup, daemon",
+]  # fmt: skip
 POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True), ("requeue", True), ("hold", True)]
 LIVE = ["waiting", "queued", "running"]
 MOST_LIVE = 40
@@ -150,7 +154,7 @@ class Load(Restless):
 
 
 class Faults:
-    """Kills daemon and launchers at drawn moments, and counts what really died."""
+    """Kills daemon and launchers, removes the socket and hangs up at drawn moments, and counts what really happened."""
 
     def __init__(self, daemon: DaemonProcess, ledger: Ledger, seed: int) -> None:
         self._daemon = daemon
@@ -158,16 +162,19 @@ class Faults:
         self._dice = random.Random(f"faults {seed}")
         self.fired: Counter[str] = Counter()
         self.killed_launchers: set[str] = set()
+        self._meet = {
+            "daemon": self._kill_daemon,
+            "launcher": self._kill_launcher,
+            "socket": self._remove_socket,
+            "hangup": self._hang_up,
+        }
 
     def strike(self) -> None:
         """One fate, met at a drawn line of the ledger; afterwards a daemon runs again."""
         self._await_lines(self._dice.randrange(12))
-        fate = self._dice.choice(["daemon", "daemon", "launcher", "daemon, launcher", "launcher, daemon", "starting"])
+        fate = self._dice.choice(FATES)
         for victim in fate.replace("starting", "daemon").split(", "):
-            if victim == "daemon":
-                self._kill_daemon()
-            else:
-                self._kill_launcher()
+            self._meet[victim]()
         if self._daemon.process is None:
             self._await_lines(self._dice.randrange(4))
             if fate == "starting":
@@ -201,6 +208,16 @@ class Faults:
 
     def _log_lines(self) -> int:
         return self._daemon.stderr.read_bytes().count(b"\n")
+
+    def _remove_socket(self) -> None:
+        """As logind does it at a logout; the daemon makes it again."""
+        self._daemon.socket.unlink(missing_ok=True)
+        self.fired["socket"] += 1
+
+    def _hang_up(self) -> None:
+        """As a terminal that closes does it; also one that reads the settings again."""
+        self._daemon.signal(signal.SIGHUP)
+        self.fired["hangup"] += 1
 
     def _kill_launcher(self) -> None:
         found = launchers(self._daemon.state_dir)
