@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.process.messages import Exited, RunState
+from stoker.process.messages import Exited, Leaked, RunState
 from tests.support.facts import until_async
 from tests.support.instance import children_of, ended, log_of
 
@@ -191,6 +191,7 @@ async def test_leaked_when_two_runs_may_own_it_then_it_is_counted_and_left_alone
     await client.list_runs()
 
     assert client.leaked == 1
+    assert [(said.count, said.stopped) for _, said in host.reports if isinstance(said, Leaked)] == [(1, 0)]
     assert host.count(Exited) == 0
     await client.signal(parent.run_id, signal.SIGKILL)
     await host.heard(Exited, parent)
@@ -210,9 +211,9 @@ async def test_leaked_when_no_open_run_can_own_it_then_it_is_stopped(host: Launc
     for order in (other, parent):
         await client.signal(order.run_id, signal.SIGKILL)
 
-    await until_async(lambda: ended(pid_of(parent, "nameless")))
-    await client.list_runs()
-    assert client.leaked == 0
+    await until_async(lambda: client.leaked == 0, why="the word that it was stopped, without being asked")
+    assert ended(pid_of(parent, "nameless"))
+    assert [(said.count, said.stopped) for _, said in host.reports if isinstance(said, Leaked)] == [(1, 0), (0, 1)]
     assert await host.state(client, later) is RunState.RUNNING
 
 

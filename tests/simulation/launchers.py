@@ -35,7 +35,7 @@ class DiedInSpawnError(BaseException):
 class SimulatedKin:
     """Whose a process is, as the host knows it: the real one's ways to find out have tests of their own."""
 
-    leaked = 0
+    leaked = stopped = 0
 
     def __init__(self, host: Host, runs: Runs) -> None:
         self._host = host

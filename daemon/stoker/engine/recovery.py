@@ -300,7 +300,8 @@ class RecoveryService:
         if not leaked:
             return 0
         result = await sweep(self._instance, leaked, grace_ms=LEAKED_GRACE_MS)
-        log(LogEvent.WORKER_LEAKED, processes=result.killed, runs=len(leaked))
+        if result.killed or result.left:  # else they ended while we looked, as at any restart
+            log(LogEvent.WORKER_LEAKED, processes=len(result.left), stopped=result.killed, runs=len(leaked))
         self._telemetry.zombies_cleaned(result.killed)
         return result.killed
 

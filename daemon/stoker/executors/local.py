@@ -293,9 +293,13 @@ class LocalExecutor:
             self._sink(reports)
 
     def _hear_standing(
-        self, launcher: str, standing: messages.LauncherLost | messages.LauncherStuck | messages.LauncherBack
+        self,
+        launcher: str,
+        standing: messages.Leaked | messages.LauncherLost | messages.LauncherStuck | messages.LauncherBack,
     ) -> list[Report]:
         match standing:
+            case messages.Leaked(count=count, stopped=stopped) if count or stopped:
+                log(LogEvent.WORKER_LEAKED, launcher=launcher, processes=count, stopped=stopped)
             case messages.LauncherLost():
                 return [self._lost(launcher)]
             case messages.LauncherStuck():

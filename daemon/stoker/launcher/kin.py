@@ -99,6 +99,8 @@ class Kin:
         self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._adopted: dict[int, frozenset[str]] = {}
         self._bereft: frozenset[str] = frozenset()
+        self._condemned: set[int] = set()
+        self.stopped = 0  # how many leaked processes have ended by our SIGKILL
 
     def __bool__(self) -> bool:
         return bool(self._adopted)
@@ -126,6 +128,8 @@ class Kin:
     def forget(self, pid: int) -> None:
         """An adopted child was reaped."""
         self._bereft |= self._adopted.pop(pid, frozenset())
+        self.stopped += pid in self._condemned
+        self._condemned.discard(pid)
 
     def has(self, run_id: str) -> bool:
         """Whether anything of this run's tree is left besides its main process and what that still parents."""
@@ -149,6 +153,7 @@ class Kin:
         open_ids = self._runs.open_ids()
         for pid, owners in self._adopted.items():
             if len(owners) != 1 and not owners & open_ids:
+                self._condemned.add(pid)
                 for _, pidfd in _family(pid):
                     with contextlib.suppress(ProcessLookupError, PermissionError):  # who is left stays counted
                         _send(pidfd, signal.SIGKILL)

@@ -42,6 +42,8 @@ class Launcher:
         self._instance = instance
         self._outcome_log = outcome_log
         self._epoch = 0
+        self._hears_leaked = False
+        self._told_leaked = (0, 0)
         self._runs = Runs()
         self._kin = Kin(self._runs, instance)
         self._closing: dict[str, Run] = {}
@@ -64,6 +66,8 @@ class Launcher:
     def greet(self, hello: Message) -> None:
         """To be called once everything an earlier daemon sent has been obeyed: nobody hears older words any more."""
         self._epoch = hello["epoch"]
+        self._hears_leaked = "leaked" in hello.get("hears", ())
+        self._told_leaked = self._kin.leaked, self._kin.stopped
         facts = {"launcher": self._launcher, "pid": os.getpid(), "boot_id": kernel.boot_id()}
         place = {"pid_namespace": kernel.pid_namespace(), "epoch": self._epoch, "leaked": self._kin.leaked}
         self.outbox = [{"op": "hello", "version": VERSION, **facts, **place}]
@@ -94,6 +98,15 @@ class Launcher:
             for run in [run for run in self._closing.values() if not self._kin.has(run.run_id)]:
                 self._record_gone(run)
         self._kin.stop_leaked()
+        self._tell_leaked()
+
+    def _tell_leaked(self) -> None:
+        """When it changes, if the daemon knows the word."""
+        told = self._kin.leaked, self._kin.stopped
+        if told != self._told_leaked and self._hears_leaked:
+            stopped = self._kin.stopped - self._told_leaked[1]
+            self.outbox.append({"op": "leaked", "count": self._kin.leaked, "stopped": stopped})
+        self._told_leaked = told
 
     def write_outcomes(self) -> None:
         """While nobody listens. OSError when the disk does not take them; then they stay unwritten."""

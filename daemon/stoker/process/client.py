@@ -28,6 +28,7 @@ from stoker.process.messages import (
     LauncherLost,
     LauncherStuck,
     LaunchOrder,
+    Leaked,
     ListAsk,
     Listed,
     OrphanLog,
@@ -166,12 +167,15 @@ class LauncherClient:
         if reports:
             self._sink(self.launcher, reports)
 
-    def _resolve(self, answer: Hello | Listed | Signalled | Refused, reports: list[Report]) -> None:
+    def _resolve(self, answer: Hello | Leaked | Listed | Signalled | Refused, reports: list[Report]) -> None:
         match answer:
             case Hello():
                 self._facts = answer
                 self.leaked = answer.leaked
                 self._settle(self._greeting, answer)
+            case Leaked():
+                self.leaked = answer.count
+                reports.append(answer)
             case Listed():
                 self.leaked = answer.leaked
                 self._settle(self._asked.pop(answer.tag, None), answer.runs)

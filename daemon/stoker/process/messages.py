@@ -70,9 +70,12 @@ class LaunchOrder(Struct, frozen=True, kw_only=True, tag_field="op", tag="launch
 
 
 class HelloAsk(Struct, frozen=True, kw_only=True, tag_field="op", tag="hello"):
+    """`hears`: what a launcher may say unasked besides what is frozen at version 1."""
+
     epoch: int
     instance: str
     version: int = VERSION
+    hears: tuple[str, ...] = ("leaked",)
 
 
 class ListAsk(Struct, frozen=True, kw_only=True, tag_field="op", tag="list"):
@@ -171,6 +174,13 @@ class Gone(Struct, frozen=True, kw_only=True, tag_field="op", tag="gone"):
     run_id: str
 
 
+class Leaked(Struct, frozen=True, kw_only=True, tag_field="op", tag="leaked"):
+    """`count` of its children belong to a run that nobody can tell; `stopped`: so many ended by its SIGKILL since."""
+
+    count: int
+    stopped: int
+
+
 class Refusal(StrEnum):
     """Why nothing was started. `log_exists`: the disk is ahead of the database. `instance` meets a hello only."""
 
@@ -237,7 +247,7 @@ class Listed(Struct, frozen=True, kw_only=True, tag_field="op", tag="list"):
     leaked: int = 0
 
 
-Answer = Hello | Listed | Started | Exited | Gone | Refused | Signalled
+Answer = Hello | Leaked | Listed | Started | Exited | Gone | Refused | Signalled
 
 
 # --- what the client itself tells -------------------------------------------------------------------------
@@ -261,4 +271,4 @@ class LauncherBack(Struct, frozen=True):
     launcher: str
 
 
-Report = Started | Exited | Gone | Refused | Signalled | LauncherLost | LauncherStuck | LauncherBack
+Report = Leaked | Started | Exited | Gone | Refused | Signalled | LauncherLost | LauncherStuck | LauncherBack
