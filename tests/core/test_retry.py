@@ -75,7 +75,6 @@ def test_decide_when_failures_are_counted_then_max_attempts_is_the_budget(
         (outcome(OutcomeKind.SIGNAL), False),
         (outcome(OutcomeKind.OOM), False),
         (outcome(OutcomeKind.SPAWN_ERROR), True),
-        (outcome(OutcomeKind.SPAWN_ERROR, transient=True), False),
         (outcome(OutcomeKind.EXCEPTION), True),
         (outcome(OutcomeKind.EXCEPTION, transient=True), False),
     ],

@@ -7,7 +7,21 @@ from typing import Any
 import pytest
 
 from stoker.core.limits import Bounds, Limits
-from stoker.core.model import FINAL, Identity, Job, Need, NeedOn, Queue, QueueClass, Reason, State, StopReason
+from stoker.core.model import (
+    FINAL,
+    Identity,
+    Job,
+    Need,
+    NeedOn,
+    Outcome,
+    OutcomeKind,
+    Queue,
+    QueueClass,
+    Reason,
+    State,
+    StopReason,
+)
+from stoker.core.shortage import Shortage
 from stoker.core.why import Blocker, Scene, explain
 from stoker.core.workflow import Intent
 from tests.support.jobs import NOW, attempt, exited, job, spec
@@ -344,3 +358,25 @@ def test_why_when_a_person_ended_the_job_then_no_limit_is_suspected() -> None:
     ended = attempt(bounds=Bounds(rlimit=Limits(memory_bytes=1)), outcome=exited(1), ended_at=1)
 
     assert "limit" not in why(job(State.CANCELLED, reason=Reason.USER), ended=ended).message
+
+
+def test_why_when_the_host_lets_nothing_start_then_that_blocks_a_queued_job() -> None:
+    shortage = Shortage(rounds=2, error="true: Cannot allocate memory", try_at=NOW.steady + 4_000)
+
+    blocker = why(job(State.QUEUED), shortage=shortage)
+
+    assert (blocker.code, blocker.hint) == ("host", "stoker status")
+    assert blocker.message == "the host lets nothing start (true: Cannot allocate memory); the next try is in 4.00s"
+
+
+def test_why_when_one_start_failed_then_the_host_is_not_blamed_for_others() -> None:
+    assert why(job(State.QUEUED), shortage=Shortage(rounds=1, error="Text file busy")).code == "slot"
+
+
+def test_why_when_the_host_could_not_start_a_job_then_it_waits_for_that_and_no_failure_is_told() -> None:
+    end = Outcome(kind=OutcomeKind.NEVER_STARTED, error="a: Text file busy", ended_at=1)
+
+    blocker = why(job(State.WAITING, wake_at=NOW.steady + 2_000), ended=attempt(outcome=end, ended_at=1))
+
+    assert blocker.code == "host"
+    assert "a: Text file busy" in blocker.message

@@ -50,6 +50,7 @@ def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
         ("next", answer["safe_mode_next"]),
         ("jobs", _jobs(answer)),
         ("pressure", _pressure(answer["pressure"])),
+        ("starts", _shortage(answer["host_shortage"])),
         *[("launcher", _launcher(launcher)) for launcher in answer["launchers"]],
         *[("stale", told) for told in _stale(answer["stale_checkpoints"])],
         ("recovery", _recovery(answer["recovery"])),
@@ -63,6 +64,13 @@ def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
 def _jobs(answer: dict[str, Any]) -> str:
     others = ", ".join(f"{answer[state]} {state}" for state in ("queued", "waiting", "held"))
     return f"{answer['running']} of at most {answer['max_running']} running, {others}"
+
+
+def _shortage(shortage: dict[str, Any] | None) -> str | None:
+    if shortage is None:
+        return None
+    next_try = render.span(shortage["next_try_in_ms"])
+    return f"the host lets nothing start: {shortage['error']}; jobs wait uncharged, the next try is in {next_try}"
 
 
 def _pressure(pressure: dict[str, Any]) -> str:

@@ -209,6 +209,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """The end of one attempt. `stopped`: a signal of ours was delivered before the exit.
 
     `shutdown`: a signal that was not ours killed it while the system or the service was stopping.
+    `transient`: a handler said so of its exception; of what never started, the host lacked something for it.
     `output_refused`: what it handed on cannot be taken; `error` says why.
     """
 

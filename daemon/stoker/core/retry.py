@@ -66,7 +66,9 @@ class RetryPolicy(Struct, frozen=True):
 
     def _permanent(self, outcome: Outcome) -> bool:
         match outcome.kind:
-            case OutcomeKind.SPAWN_ERROR | OutcomeKind.EXCEPTION:
+            case OutcomeKind.SPAWN_ERROR:
+                return True  # what the host lacked is told as a start that never was
+            case OutcomeKind.EXCEPTION:
                 return not outcome.transient
             case OutcomeKind.EXIT:
                 return outcome.exit_code in self.no_retry_exit_codes

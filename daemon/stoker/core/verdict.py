@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from stoker.core.model import OnOrphan, OutcomeKind, Reason, State, StopReason
 from stoker.core.retry import RetryPolicy
+from stoker.core.shortage import delay_ms
 
 if TYPE_CHECKING:
     from stoker.core.model import Attempt, Job, Outcome, Spec
@@ -62,7 +63,7 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) 
     if stop in _STOPPED:
         return _STOPPED[stop]
     if outcome.kind is OutcomeKind.NEVER_STARTED:
-        return AGAIN
+        return replace(AGAIN, delay_ms=delay_ms(job.attempts, job.failures)) if outcome.transient else AGAIN
     if _saved(job, outcome) and stop not in _FAILED_BY_STOP:
         # Also where the service stopped it: it went as it was asked to, and said that it can go on.
         return _next_run(Verdict(State.QUEUED, delay_ms=_rest_of_base_delay(job, attempt, outcome, wall)), attempt)

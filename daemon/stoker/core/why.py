@@ -14,8 +14,9 @@ from msgspec import Struct, field
 
 from stoker.core.admission import paused
 from stoker.core.clock import Now
-from stoker.core.model import Attempt, Job, Queue, Reason, State, StopReason
+from stoker.core.model import Attempt, Job, Outcome, OutcomeKind, Queue, Reason, State, StopReason
 from stoker.core.needs import UNMET
+from stoker.core.shortage import NO_SHORTAGE, Shortage
 from stoker.core.suspicion import suspicion
 from stoker.core.units import span
 from stoker.core.workflow import Intent
@@ -51,6 +52,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     attempt: Attempt | None = None
     ended: Attempt | None = None
     closed: str | None = None
+    shortage: Shortage = NO_SHORTAGE
     silent: bool = False
     asleep: bool = False
     unstoppable: Sequence[int] = ()
@@ -90,11 +92,21 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
     wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
+    if wake_ms and scene.ended is not None and (end := scene.ended.outcome) is not None and _lacked(end):
+        message = (
+            f"the host could not start it ({end.error}), which is not charged to it; the next try is {_when(wake_ms)}"
+        )
+        return Blocker("host", message, "stoker status", {"error": end.error, "next_try_in_ms": wake_ms})
     if wake_ms or (job.wake_at is not None and not run_ms):
         message = f"{_before_backoff(job)}; the next try is {_when(wake_ms)}"
         details = {"wake_in_ms": wake_ms, "failures": job.failures}
         return Blocker("backoff", message + _suspected(scene), f"stoker logs {job.id}", details)
     return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
+
+
+def _lacked(outcome: Outcome) -> bool:
+    """Of what never started, only a start that the host did not let happen is followed by a wait."""
+    return outcome.kind is OutcomeKind.NEVER_STARTED and outcome.error is not None
 
 
 def _before_backoff(job: Job) -> str:
@@ -105,7 +117,7 @@ def _before_backoff(job: Job) -> str:
 
 def _queued(job: Job, scene: Scene) -> Blocker:
     """The first of the checks that says no, in the order in which the daemon itself asks."""
-    for check in (_closed, _workflow, _paused, _throttled, _capped, _lacking, _no_slot):
+    for check in (_closed, _workflow, _paused, _throttled, _capped, _lacking, _no_slot, _short_host):
         blocker = check(job, scene)
         if blocker is not None:
             return blocker
@@ -213,6 +225,14 @@ def _no_slot(_job: Job, scene: Scene) -> Blocker | None:
         return None
     message = f"all {scene.slots} slots are taken; {scene.ahead} jobs of its queue go first"
     return Blocker("slot", message, "stoker ls --state running", {"slots": scene.slots, "ahead": scene.ahead})
+
+
+def _short_host(_job: Job, scene: Scene) -> Blocker | None:
+    if not scene.shortage.lasts:
+        return None
+    wait_ms = max(0, scene.shortage.try_at - scene.now.steady)
+    message = f"the host lets nothing start ({scene.shortage.error}); the next try is {_when(wait_ms)}"
+    return Blocker("host", message, "stoker status", {"error": scene.shortage.error, "next_try_in_ms": wait_ms})
 
 
 def _running(job: Job, scene: Scene) -> Blocker:

@@ -16,6 +16,7 @@ from stoker.core.admission import Line
 from stoker.core.checkpoint import Head
 from stoker.core.errors import QueueNotFound
 from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
+from stoker.core.shortage import NO_SHORTAGE
 from stoker.engine.flows import Flows
 from stoker.engine.ready_queue import Lane, ReadyQueue
 from stoker.process.exchange import Exchange
@@ -65,6 +66,7 @@ class Book:
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
         self.stale: dict[str, int] = {}  # runs that have left no checkpoint for too long, and how long: as last seen
+        self.shortage = NO_SHORTAGE
         self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
 
     def queue(self, name: str, path: str) -> Queue:

@@ -15,6 +15,7 @@ from itertools import islice
 from stoker.core import events as ev
 from stoker.core.admission import Line, admit, paused
 from stoker.core.model import Attempt, ExecutionMode, Job
+from stoker.core.shortage import startable, tried
 from stoker.engine.book import Book
 from stoker.engine.turn import Turn
 from stoker.executors.base import Executor
@@ -61,7 +62,7 @@ class Dispatcher:
 
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for all that may start; True when another look would find more."""
-        free = self._free()
+        free = startable(self._book.shortage, self._free(), turn.now)
         if self.closed is not None or free <= 0:
             return False
         self._heed_barred()
@@ -69,7 +70,8 @@ class Dispatcher:
         for job in self._admit(lines, free):
             self._open(turn, job)
         self._tell_short(turn, [job for line in lines for job in line.short if job.id not in self._book.short])
-        return self._free() > 0 and any(not self._paused(name) for name, _, _ in self._book.hungry())
+        left = startable(self._book.shortage, self._free(), turn.now)
+        return left > 0 and any(not self._paused(name) for name, _, _ in self._book.hungry())
 
     def _admit(self, lines: Sequence[Line], slots: int) -> Sequence[Job]:
         book = self._book
@@ -101,6 +103,8 @@ class Dispatcher:
             launcher=launcher,
             created_at=turn.now.wall,
         )
+        if self._book.shortage.lasts:
+            self._book.shortage = tried(self._book.shortage, turn.now)
         turn.loaded.jobs.setdefault(job.id, job)
         turn.step(job.id, ev.Dispatched(attempt=attempt))
 

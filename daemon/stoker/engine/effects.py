@@ -110,6 +110,9 @@ class Effects:
         for transition in turn.transitions:
             if transition.job.state in (State.WAITING, State.QUEUED):
                 self._timers.pend(transition.job, turn.now)
+        shortage = self._book.shortage
+        if shortage.lasts and shortage.try_at > turn.now.steady:
+            self._timers.pend_at(shortage.try_at, None)
 
     # --- verbs that wait for their stop ---
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from stoker.core import events as ev
 from stoker.core.errors import AlreadyFinished
-from stoker.core.model import Actor, Job, Reason, State, StopReason
+from stoker.core.model import Actor, Job, OutcomeKind, Reason, State, StopReason
 from stoker.core.needs import need_met
 from stoker.core.requests import JobStanding, Verb
 from stoker.engine import dependents
 from stoker.engine.dependents import need_failed
+from stoker.engine.host_shortage import end_shortage, note_failed_start
 from stoker.engine.timers import Alarm, Limit
 from stoker.engine.turn import Turn
 from stoker.executors.base import Began, Delivered, Ended, Refused, Report, Unproven
@@ -143,6 +144,8 @@ class Reports(Message):
 
     def _began(self, turn: Turn, report: Began) -> None:
         run = turn.book.by_run(report.run_id)
+        if turn.book.shortage.rounds and report.identity is not None:
+            end_shortage(turn)
         if run is None:
             return
         started = self._steady(report.boot_ms)
@@ -156,6 +159,8 @@ class Reports(Message):
             self._unknown(report)
             return
         outcome = cut_short(report.outcome) if self._stopping() else report.outcome
+        if outcome.kind is OutcomeKind.NEVER_STARTED and outcome.transient:
+            note_failed_start(turn, outcome.error)
         # Truly random: retries of jobs that failed together must not come back together.
         turn.step(run.job.id, ev.Ended(outcome=outcome, luck=random.random()))  # noqa: S311 - spreads load
 

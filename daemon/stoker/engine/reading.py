@@ -14,9 +14,11 @@ import msgspec
 
 from stoker.core import strategies
 from stoker.core.admission import paused
+from stoker.core.clock import Now
 from stoker.core.errors import AttemptNotFound, JobNotFound, LogUnreadable, WorkflowNotFound
 from stoker.core.model import Change, Job, State
 from stoker.core.requests import LogChunk, LogFeed
+from stoker.core.shortage import Shortage
 from stoker.engine.book import Book
 from stoker.engine.feeds import tell
 from stoker.engine.views import laid_over
@@ -110,8 +112,17 @@ def status_view(engine: Engine) -> dict[str, Any]:
             "throttle_events": pressure.events,
         },
         "strategies": strategies.known(),
+        "host_shortage": shortage_view(book.shortage, engine.clock.now()),
         "last_seq": engine.feeds.seq,  # what can be read: memory is ahead of it while a commit is under way
     }
+
+
+def shortage_view(shortage: Shortage, now: Now) -> dict[str, Any] | None:
+    """What keeps the host from starting anything; None while nothing does."""
+    if not shortage.lasts:
+        return None
+    next_try_ms = max(0, shortage.try_at - now.steady)
+    return {"error": shortage.error, "since": shortage.since, "next_try_in_ms": next_try_ms}
 
 
 def launcher_views(engine: Engine) -> list[dict[str, Any]]:

@@ -187,6 +187,7 @@ class Service:
             attempt=None if run is None else run.attempt,
             ended=await self._newest_end(job) if run is None else None,
             closed=engine.dispatcher.closed,
+            shortage=book.shortage,
             silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
             stale_ms=None if run is None else book.stale.get(run.attempt.run_id),
             unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
@@ -207,7 +208,8 @@ class Service:
 
     async def _newest_end(self, job: Job) -> Attempt | None:
         """The attempt that ended last, where it says more than the job does."""
-        wanted = bool(job.spec.limits) or job.state is State.HELD or job.reason in TOLD_BY_ATTEMPT
+        told = job.state in (State.HELD, State.WAITING) or job.reason in TOLD_BY_ATTEMPT
+        wanted = bool(job.spec.limits) or told
         return await self._engine.queries.run(attempts.newest_end, job.id) if wanted else None
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
@@ -308,8 +310,11 @@ class Service:
         return reading.status_view(engine) | self._facts() | {"stale_checkpoints": found}
 
     async def health(self) -> dict[str, Any]:
-        """Whether the parts that matter answer."""
-        return await self._health.look()
+        """Whether the parts that matter answer, and the host lets jobs start."""
+        found = await self._health.look()
+        shortage = self._engine.book.shortage
+        found["checks"]["starts"] = f"the host lets nothing start: {shortage.error}" if shortage.lasts else "ok"
+        return found | {"ok": found["ok"] and not shortage.lasts}
 
     async def reload(self) -> dict[str, Any]:
         """Read the settings again. Raises ConfigInvalid, and changes nothing then."""

@@ -17,6 +17,9 @@ from stoker.process.cgroup import Cgroups, Leaf, find_root
 
 # After the last process has ended the kernel may call its cgroup busy for some milliseconds more.
 BUSY = frozenset({errno.EBUSY, errno.ENOTEMPTY})
+# The host has no room for a cgroup now (EAGAIN: cgroup.max.descendants). Anything else means that there never is one:
+# the subtree is not ours to write after all, or takes no such limit.
+SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EIO})
 AGAIN_S = 0.05
 TRIES = 100
 
@@ -38,13 +41,15 @@ class Leaves:
         return cls(cgroups)
 
     def make(self, run_id: str, limits: Limits) -> Leaf | None:
-        """The leaf for an attempt that is about to start."""
+        """The leaf for an attempt that is about to start. OSError where the host has no room for one now."""
         if self._cgroups is None:
             return None
         try:
             return self._cgroups.make(run_id, limits)
-        except OSError:  # not ours to write after all, or the bound on cgroups is reached
+        except OSError as error:
             self._remove(run_id)
+            if error.errno in SHORTAGES:
+                raise
             return None
 
     async def empty(self, run_id: str) -> None:

@@ -126,12 +126,17 @@ class LocalExecutor:
             if client is None or client.lost or client.stuck:
                 unsent.append(Ended(start.attempt.run_id, NEVER_STARTED))
                 continue
+            try:
+                order = self._around.order(start)
+            except OSError as error:  # the daemon itself lacks what a start takes: descriptors, memory, a cgroup
+                unsent.append(Ended(start.attempt.run_id, _lacked(error)))
+                continue
             self.own(start.attempt.run_id, client, start.job.spec.grace_ms)
-            orders.setdefault(client, []).append(self._around.order(start))
+            orders.setdefault(client, []).append(order)
         for client, batch in orders.items():
-            for run_id, error in client.launch(batch).items():
+            for run_id, refusal in client.launch(batch).items():
                 del self._of_run[run_id]
-                unsent.append(Ended(run_id, _never_fits(error)))
+                unsent.append(Ended(run_id, _never_fits(refusal)))
         if unsent:
             self._sink(unsent)
 
@@ -368,6 +373,10 @@ class LocalExecutor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.launchers.close()
+
+
+def _lacked(error: OSError) -> Outcome:
+    return Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error=f"the daemon: {error}", ended_at=wall_ms())
 
 
 def _never_fits(error: AskTooLarge) -> Outcome:

@@ -6,6 +6,7 @@ keeps a command from being executed. Refuses to start anything.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from binascii import a2b_base64
@@ -32,6 +33,9 @@ HOST_LACKS = frozenset(
 PASSED_OVER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
 
 
+SHEBANG_BYTES = 256
+
+
 class SpawnFailedError(Exception):
     """Nothing was executed. `errno` is the kernel's word, `text` names what it was about.
 
@@ -53,6 +57,40 @@ class SpawnFailedError(Exception):
     def of_host(cls, subject: str, error: OSError) -> SpawnFailedError:
         """About what the host provides for every job: whatever is wrong with it, the job did not do it."""
         return cls(error.errno or errno.EIO, f"{subject}: {error.strerror}", transient=True)
+
+    @classmethod
+    def of_program(cls, name: str, path: str, error: OSError) -> SpawnFailedError:
+        """About a file that was found and could not be executed."""
+        return cls(error.errno or errno.EIO, f"{name}: {_explain(path, error)}")
+
+
+def _explain(path: str, error: OSError) -> str:
+    """The kernel says ENOENT also of a script whose interpreter is missing, and ENOEXEC of one that names none."""
+    if error.errno == errno.ENOEXEC:
+        return f"{error.strerror}: {path} is no program and does not begin with #!; to have a shell run it: sh {path}"
+    if error.errno != errno.ENOENT or not os.path.exists(path):  # noqa: PTH110
+        return error.strerror or str(error)
+    interpreter = _read_interpreter(path)
+    if interpreter is None:
+        return f"{error.strerror}: {path} is there, but not the loader that it was linked for"
+    if interpreter.endswith("\r"):
+        fix = f"sed -i 's/\\r$//' {path}"
+        return f"{error.strerror}: the first line of {path} ends with a carriage return, as in DOS: {fix}"
+    return f"{error.strerror}: {path} wants the interpreter {interpreter}, which does not exist"
+
+
+def _read_interpreter(path: str) -> str | None:
+    """As the kernel reads it; None where the file is no script, or not ours to read."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            begin = os.read(fd, SHEBANG_BYTES)
+        finally:
+            os.close(fd)
+        if begin.startswith(b"#!"):
+            words = begin[2:].split(b"\n", 1)[0].strip(b" \t").split(b" ", 1)
+            return words[0].decode(errors="replace")
+    return None
 
 
 def native(text: str | dict[str, str]) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REPORT_BYTES = 4_096
 NEVER_EXECUTED = 127
+# What an exec fails with at a limit of the job's own.
+LIMITED_BY = {errno.ENOMEM: "memory_bytes", errno.EAGAIN: "processes"}
 
 
 def fork_and_exec(order: Message, stdin: int, log: int) -> int:
@@ -39,8 +41,8 @@ def fork_and_exec(order: Message, stdin: int, log: int) -> int:
         os.close(report)
     if failure:
         os.waitpid(pid, 0)
-        number, _, text = failure.decode(errors="replace").partition(" ")
-        raise SpawnFailedError(int(number), text)
+        number, transient, text = failure.decode(errors="replace").split(" ", 2)
+        raise SpawnFailedError(int(number), text, transient=transient == "True")
     return pid
 
 
@@ -49,9 +51,9 @@ def _run_child(order: Message, stdin: int, log: int, report_end: int) -> NoRetur
     try:
         _become(order, stdin, log)
     except SpawnFailedError as error:
-        failure = f"{error.errno} {error.text}"
+        failure = f"{error.errno} {error.transient} {error.text}"
     except BaseException as error:  # noqa: BLE001  (the boundary of the forked child: it reports, then it is gone)
-        failure = f"{errno.EINVAL} {error!r}"
+        failure = f"{errno.EINVAL} {False} {error!r}"
     os.write(report_end, failure.encode(errors="replace")[:REPORT_BYTES])
     os._exit(NEVER_EXECUTED)
 
@@ -69,7 +71,7 @@ def _become(order: Message, stdin: int, log: int) -> NoReturn:
     _renice(setup.get("nice") or 0)
     _change_user(setup.get("user"))
     enter(order["working_dir"])
-    _exec(order["argv"], order["env"], limits.get("memory_bytes"))
+    _exec(order["argv"], order["env"], limits)
 
 
 def _reset_signals() -> None:
@@ -83,7 +85,7 @@ def open_leaf(cgroup: str) -> int:
     try:
         return os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise SpawnFailedError.about(f"cgroup {cgroup}", error) from error
+        raise SpawnFailedError.of_host(f"cgroup {cgroup}", error) from error
 
 
 def _join_cgroup(path: str | None) -> None:
@@ -92,7 +94,7 @@ def _join_cgroup(path: str | None) -> None:
     try:
         os.write(open_leaf(path), b"0")
     except OSError as error:
-        raise SpawnFailedError.about(f"cgroup {path}", error) from error
+        raise SpawnFailedError.of_host(f"cgroup {path}", error) from error
 
 
 def _lower_limits(limits: dict[str, int | None]) -> None:
@@ -120,19 +122,19 @@ def _change_user(user: Message | None) -> None:
         raise SpawnFailedError.about(f"user {user['uid']}", error) from error
 
 
-def _exec(argv: list[str], env: dict[str, str], memory_bytes: int | None) -> NoReturn:
+def _exec(argv: list[str], env: dict[str, str], limits: dict[str, int | None]) -> NoReturn:
     paths = list(candidates(argv[0], env))
-    refused: OSError | None = None
-    try:
-        if memory_bytes is not None:
-            bounds.lower("memory_bytes", memory_bytes)  # last: this interpreter may itself be larger
-        for path in paths:
-            try:
-                os.execve(path, argv, env)  # noqa: S606
-            except OSError as error:
-                if error.errno not in PASSED_OVER:
-                    raise
-                refused = error
-        raise refused or not_found(argv[0], env)
-    except OSError as error:
-        raise SpawnFailedError.about(argv[0], error) from error
+    refused: SpawnFailedError | None = None
+    memory_bytes = limits.get("memory_bytes")
+    if memory_bytes is not None:
+        bounds.lower("memory_bytes", memory_bytes)  # last: this interpreter may itself be larger
+    for path in paths:
+        try:
+            os.execve(path, argv, env)  # noqa: S606
+        except OSError as error:
+            refused = SpawnFailedError.of_program(argv[0], path, error)
+            if limits.get(LIMITED_BY.get(error.errno or 0, "")) is not None:
+                refused.transient = False  # the job asked for the limit that it met
+            if error.errno not in PASSED_OVER:
+                break
+    raise refused or SpawnFailedError.about(argv[0], not_found(argv[0], env))

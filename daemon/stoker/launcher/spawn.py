@@ -138,14 +138,14 @@ def _posix_spawn(order: Message, stdin: int, log: int) -> int:
 
 def _search_and_spawn(argv: list[str], env: dict[str, str], stdin: int, log: int) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
-    refused: OSError | None = None
+    refused: SpawnFailedError | None = None
     for path in candidates(argv[0], env):
         try:
             return os.posix_spawn(
                 path, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=kernel.IGNORED
             )
         except OSError as error:
+            refused = SpawnFailedError.of_program(argv[0], path, error)
             if error.errno not in PASSED_OVER:
-                raise
-            refused = error
+                break
     raise refused or not_found(argv[0], env)

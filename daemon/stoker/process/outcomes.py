@@ -87,7 +87,7 @@ def _decode(path: Path, line: bytes) -> Exited:
 
 
 def _kind(exited: Exited) -> OutcomeKind:
-    if exited.declined:
+    if exited.declined or (exited.spawn_error is not None and exited.spawn_error.transient):
         return OutcomeKind.NEVER_STARTED
     if exited.spawn_error is not None:
         return OutcomeKind.SPAWN_ERROR

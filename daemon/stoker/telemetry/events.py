@@ -109,6 +109,8 @@ class LogEvent(StrEnum):
     SOCKET_RESTORED = "socket_restored", WARNING
     STATE_LOST = "state_lost", CRITICAL
     STATE_BACK = "state_back", WARNING
+    HOST_SHORTAGE = "host_shortage", ERROR
+    HOST_SHORTAGE_OVER = "host_shortage_over", INFO
     DISK_FULL = "disk_full", ERROR
     DISK_OK = "disk_ok", INFO
     STORAGE_FAILED = "storage_failed", CRITICAL

@@ -1,0 +1,122 @@
+"""Starts that fail because the host lacks something: no job is charged, dispatch backs off and says so, and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.strace import Attached, calls_of, why_not
+from tests.support.torture import launchers
+from tests.support.work import end_of, shell, submit, submit_many
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import stoker
+
+JOBS = 40
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+@pytest.fixture
+def daemon() -> Iterator[DaemonProcess]:
+    with DaemonProcess("[daemon]\nmax_running = 4\n") as daemon:
+        yield daemon
+
+
+def injected(trace: Path) -> int:
+    return sum(call.injected for call in calls_of(trace))
+
+
+def shortage(client: stoker.Client) -> Any:
+    return client.status()["host_shortage"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("clone3,clone,vfork:error=EAGAIN", "Resource temporarily unavailable"),
+        ("clone3,clone,vfork:error=ENOMEM", "Cannot allocate memory"),
+        ("pipe2:error=EMFILE", "Too many open files"),
+        ("pipe2:error=ENFILE", "Too many open files in system"),
+        ("access:error=EROFS", "Permission denied"),
+        ("execve:error=ETXTBSY", "Text file busy"),
+        ("execve:error=EIO", "Input/output error"),
+    ],
+)
+def test_queue_when_the_host_lets_nothing_start_then_no_job_is_charged_and_all_run_later(
+    daemon: DaemonProcess, fault: str, told: str
+) -> None:
+    trace = daemon.home / "launcher.trace"
+    with daemon.client() as client:
+        assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
+        (launcher,) = launchers(daemon.state_dir).values()
+        strace = Attached(launcher, trace, f"inject={fault}")
+
+        jobs = [answer["id"] for answer in submit_many(client, [shell(":")] * JOBS)]
+        until(lambda: shortage(client), why="a shortage in the status")
+        standing = {client.get(job)["state"] for job in jobs}
+        blockers = {client.why(job)["code"] for job in jobs}
+        health = client.call("system.health")
+        answer = daemon.cli("status").stdout
+        assert injected(trace) > 0
+        strace.detach()
+
+        assert {end_of(client, job) for job in jobs} == {("succeeded", "exit")}
+        assert standing <= {"queued", "waiting", "running"}
+        assert "host" in blockers
+        assert not health["ok"]
+        assert told in health["checks"]["starts"]
+        assert "the host lets nothing start" in answer
+        assert {client.get(job)["failures"] for job in jobs} == {0}
+        assert shortage(client) is None
+        assert client.call("system.health")["ok"]
+    (begun,) = daemon.events("host_shortage")
+    assert told in begun["error"]
+    assert daemon.events("host_shortage_over")
+
+
+def test_job_when_its_own_file_is_busy_then_others_start_and_it_does_once_it_is_free(daemon: DaemonProcess) -> None:
+    program = daemon.home / "program"
+    program.write_bytes(Path("/bin/true").read_bytes())
+    program.chmod(0o755)
+    with daemon.client() as client:
+        with program.open("r+b"):
+            busy = submit(client, {"command": str(program)})
+            until(
+                lambda: client.get(busy)["attempts"] > 0 and client.get(busy)["state"] == "waiting",
+                why="a failed start",
+            )
+            assert client.why(busy)["code"] == "host"
+            assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
+
+        assert end_of(client, busy) == ("succeeded", "exit")
+        assert client.get(busy)["failures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("#!/no/such/interpreter -x\n", "wants the interpreter /no/such/interpreter, which does not exist"),
+        ("#!/bin/sh\r\necho\r\n", "ends with a carriage return"),
+        ("echo hello\n", "does not begin with #!; to have a shell run it: sh "),
+    ],
+    ids=["no interpreter", "carriage return", "no first line"],
+)
+@pytest.mark.parametrize("nice", [0, 1], ids=["plain", "prepared"])
+def test_script_when_the_kernel_cannot_run_it_then_the_reason_is_named(
+    daemon: DaemonProcess, text: str, told: str, nice: int
+) -> None:
+    script = daemon.home / "script"
+    script.write_bytes(text.encode())
+    script.chmod(0o755)
+    with daemon.client() as client:
+        job = submit(client, {"command": str(script), "nice": nice})
+
+        assert end_of(client, job) == ("failed", "spawn_error")
+        assert told in client.why(job)["message"]
