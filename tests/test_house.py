@@ -61,6 +61,7 @@ RULES = {
     "no sleeps": Rule(
         house.sleeps, without(TESTS, "tests/support/facts.py"), "import time\ndef test_x():\n    time.sleep(1)\n"
     ),
+    "line ends": Rule(house.splitlines, PRODUCT, "lines = text.splitlines()\n"),
     "test names": Rule(house.unspoken_test_names, TESTS, "def test_it():\n    pass\n"),
     "migration heads": Rule(
         house.migration_heads, sorted((ROOT / "migrations").glob("*.sql")), "CREATE TABLE t (x);\n"

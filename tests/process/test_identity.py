@@ -263,3 +263,18 @@ async def test_stat_when_the_name_is_hostile_then_the_fields_are_right(host: Lau
     assert stat is not None
     assert stat.parent == os.getpid()
     assert not stat.ended
+
+
+def test_cgroup_when_a_name_holds_a_carriage_return_then_it_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever may make a cgroup chooses its name, and the kernel shows it as it is."""
+    (tmp_path / "7").mkdir()
+    shown = tmp_path / "7" / "cgroup"
+    monkeypatch.setattr(identities, "PROC", tmp_path)
+
+    shown.write_bytes(b"5:devices:/evil\r0::/stoker/7.1.ab\n0::/\n")
+    assert not identities._is_in(7, "/sys/fs/cgroup/stoker/7.1.ab")
+
+    shown.write_bytes(b"5:devices:/evil\n0::/stoker/7.1.ab\n")
+    assert identities._is_in(7, "/sys/fs/cgroup/stoker/7.1.ab")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -62,6 +63,13 @@ def test_outcomes_when_a_whole_line_is_damaged_then_it_is_refused_by_name(
     log.write_bytes(line(exited("1.1.aa")) + damage + line(exited("2.1.bb")))
 
     with pytest.raises(CorruptRecord, match=r"3-cafe0000\.log"):
+        read_outcomes(tmp_path)
+
+
+def test_outcomes_when_a_fifo_has_the_name_of_a_log_then_nobody_waits_for_it(tmp_path: Path, log: Path) -> None:
+    os.mkfifo(log)
+
+    with pytest.raises(CorruptRecord, match="not a regular file"):
         read_outcomes(tmp_path)
 
 

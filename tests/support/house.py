@@ -78,6 +78,13 @@ def sleeps(source: str) -> Iterator[str]:
             yield f"line {call.lineno} sleeps; wait for a fact (tests/support/facts.py)"
 
 
+def splitlines(source: str) -> Iterator[str]:
+    """It ends a line at eleven marks; text from outside ends one at \\n, and the rest is data."""
+    for call in _calls(source):
+        if _dotted(call.func).split(".")[-1] == "splitlines":
+            yield f"line {call.lineno} splits at more than line ends; split('\\n')"
+
+
 def unspoken_test_names(source: str) -> Iterator[str]:
     for function in _functions(source):
         if function.name.startswith("test_") and not TEST_NAME.fullmatch(function.name):

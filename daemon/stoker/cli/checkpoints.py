@@ -196,7 +196,7 @@ def diff(given: Given) -> int:
     import difflib  # noqa: PLC0415 - `save` compares nothing
 
     texts = (readable(side) if isinstance(side, bytes) else render.sorted_text(side) for side in sides)
-    before, after = (text.splitlines() for text in texts)
+    before, after = (text.removesuffix("\n").split("\n") for text in texts)
     names = (f"checkpoint {old}", f"checkpoint {new}")
     for line in difflib.unified_diff(before, after, *names, lineterm=""):
         colour = {"+": render.GREEN, "-": render.RED, "@": render.CYAN}.get(line[:1], "")

@@ -133,7 +133,7 @@ class Command:
             raise UsageError(f"unexpected argument {given['words'][self.most]!r}")
 
     def explain(self, name: str, summary: str) -> str:
-        more = [line.strip() for line in (self.run.__doc__ or "").strip().splitlines()]
+        more = [line.strip() for line in (self.run.__doc__ or "").strip().split("\n")]
         lines = [f"usage: stoker {name} [OPTION…] {self.words}".rstrip(), "", summary, *more, "", "options:"]
         lines += [f"  {_signature(option):<32} {option.description}" for option in self.options]
         lines += ["", "examples:", *(f"  {example}" for example in self.examples)]

@@ -70,5 +70,5 @@ def _is_beyond_nproc(user: Message | None) -> bool:
 
 def _capabilities() -> int:
     status = kernel.read_file("/proc/self/status")
-    line = next(line for line in status.splitlines() if line.startswith(b"CapAmb:"))
+    line = next(line for line in status.split(b"\n") if line.startswith(b"CapAmb:"))
     return int(line.split()[1], 16)  # what an exec keeps of an ordinary user's

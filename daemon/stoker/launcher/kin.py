@@ -290,7 +290,7 @@ def _read_session(pid: int) -> int:
 def _read_cgroup(pid: int) -> str | None:
     """As the kernel names it, from the top of the hierarchy we see; None for the top itself, where anybody may be."""
     with contextlib.suppress(OSError):
-        for line in kernel.read_file(f"/proc/{pid}/cgroup").decode(errors="replace").splitlines():
+        for line in kernel.read_file(f"/proc/{pid}/cgroup").decode(errors="replace").split("\n"):
             if line.startswith("0::") and len(line) > len("0::/"):
                 return line.removeprefix("0::")
     return None

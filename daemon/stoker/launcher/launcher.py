@@ -326,7 +326,7 @@ def _cgroup_of(order: Message) -> str | None:
 def _was_out_of_memory(cgroup: str) -> bool:
     """Only where the kernel says so; a SIGKILL alone proves nothing."""
     with contextlib.suppress(OSError):
-        for line in kernel.read_file(f"{cgroup}/memory.events").splitlines():
+        for line in kernel.read_file(f"{cgroup}/memory.events").split(b"\n"):
             name, _, count = line.partition(b" ")
             if name == b"oom_kill":
                 return int(count) > 0

@@ -32,7 +32,7 @@ def read_mark(pid: int) -> int:
         limits = kernel.read_file(f"/proc/{pid}/limits")
     except OSError:
         return 0
-    line = next((line for line in limits.splitlines() if line.startswith(LIMIT)), b"")
+    line = next((line for line in limits.split(b"\n") if line.startswith(LIMIT)), b"")
     soft = line.removeprefix(LIMIT).split()[:1]
     return int(soft[0]) if soft and soft[0].isdigit() and int(soft[0]) >= LOWEST else 0
 

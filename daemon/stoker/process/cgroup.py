@@ -54,16 +54,16 @@ def is_delegated(cgroup: Path) -> bool:
 
 def read_mounts(mountinfo: str) -> Iterator[Path]:
     """Where cgroup v2 is mounted, by the text of /proc/self/mountinfo."""
-    for line in mountinfo.splitlines():
-        words = line.split()
+    for line in filter(None, mountinfo.split("\n")):
+        words = line.split(" ")
         separator = words.index("-")
         if words[separator + 1] == "cgroup2":
             yield Path(words[4])
 
 
 def _own_cgroup() -> Path | None:
-    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    mount = next(read_mounts(os.fsdecode(Path("/proc/self/mountinfo").read_bytes())), None)
+    lines = os.fsdecode(Path("/proc/self/cgroup").read_bytes()).split("\n")
     inside = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
     return None if mount is None or inside is None else mount / inside
 
@@ -147,10 +147,10 @@ class Cgroups:
 
 def _read_pairs(path: Path) -> dict[str, int]:
     try:
-        lines = path.read_text().splitlines()
+        text = path.read_text()
     except OSError:  # removed, or without that controller
         return {}
-    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
+    return {name: int(value) for name, _, value in (line.partition(" ") for line in text.split("\n") if line)}
 
 
 def _write(path: Path, text: str) -> None:

@@ -159,7 +159,8 @@ def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> Ver
 
 def _is_in(pid: int, cgroup: str) -> bool:
     try:
-        lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
+        # Bytes, and no line but the kernel's: whoever may make a cgroup may put a carriage return into its name.
+        lines = os.fsdecode((PROC / str(pid) / "cgroup").read_bytes()).split("\n")
     except (FileNotFoundError, ProcessLookupError):
         return False
     shown = Path(next((line[3:] for line in lines if line.startswith("0::")), "/"))

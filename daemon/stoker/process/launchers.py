@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stoker.core.errors import CannotCreate
 from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
+from stoker.process.worker_files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,7 +166,7 @@ async def _read_ready(ready: int) -> bytes:
 
 def _last_words(state_dir: Path, launcher: str) -> str:
     try:
-        words = (state_dir / "launchers" / f"{launcher}.err").read_bytes()
+        words = read_regular(state_dir / "launchers" / f"{launcher}.err")
     except OSError as error:
         return str(error)
     return words[-ERROR_TAIL_BYTES:].decode(errors="replace").strip() or "it said nothing"

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from stoker.core.errors import CorruptRecord
 from stoker.core.model import Outcome, OutcomeKind
 from stoker.process.messages import Exited
+from stoker.process.worker_files import NotRegular, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,7 +75,10 @@ def cut_short(outcome: Outcome) -> Outcome:
 
 
 def _read(path: Path) -> list[Exited]:
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = read_regular(path).split(b"\n")
+    except NotRegular as error:
+        raise CorruptRecord(f"{path}: {error.strerror}", hint="move it aside") from error
     whole, _torn = lines[:-1], lines[-1]
     return list({outcome.run_id: outcome for outcome in (_decode(path, line) for line in whole if line)}.values())
 

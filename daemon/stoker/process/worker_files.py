@@ -1,4 +1,4 @@
-"""Opening files in places that a worker can write to: its log, its outputs, its checkpoint.
+"""Opening files in places that a worker can write to: its log, its outputs, its checkpoint, the notes of launchers.
 
 A worker runs as the same user, so what lies there may be a FIFO, a device, a link to another file, or a directory. An
 open of such a thing can block for ever, or read what was never meant. Invariant: what is returned is a descriptor of
@@ -38,6 +38,12 @@ def open_regular(path: str | Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def read_regular(path: str | Path) -> bytes:
+    """All of it. Raises as `open_regular` does."""
+    with open(open_regular(path), "rb") as file:
+        return file.read()
 
 
 def _check(path: str | Path, opened: os.stat_result) -> None:
