@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,3 +122,38 @@ async def test_launcher_when_it_dies_then_its_zombie_is_reaped_while_we_live(hos
     os.kill(client.facts.pid, signal.SIGKILL)
 
     await until_async(lambda: not Path(f"/proc/{client.facts.pid}").exists())
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_start_when_the_launcher_hangs_then_it_is_given_up_and_nothing_of_it_is_left(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = tmp_path / "hanging.py"
+    hanging.write_text("import signal\nsignal.pause()\n")
+    monkeypatch.setattr(launchers, "PROGRAM", hanging)
+    monkeypatch.setattr(launchers, "START_S", 0.3)
+    before = descriptors()
+
+    with pytest.raises(CannotCreate, match="was not ready within"):
+        await host.start()
+
+    await until_async(lambda: not list(host.processes()), why="the end of a launcher that hangs")
+    await until_async(lambda: descriptors() == before, why="its descriptors, closed")
+    assert list((host.state_dir / "launchers").iterdir()) == []
+
+
+async def test_start_when_no_process_can_be_had_then_nothing_stays_open(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    before = descriptors()
+
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            await host.start()
+
+    assert descriptors() == before
+    assert list((host.state_dir / "launchers").iterdir()) == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from stoker.core.errors import AlreadyRunning, StokerError
 from stoker.executors.environment import Surroundings
@@ -20,6 +20,9 @@ from stoker.process.messages import LauncherLost
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
+T = TypeVar("T")
+
+SOON_S = 5.0
 BEGIN_AGAIN_S = 1.0
 DIAL_AGAIN_S = 1.0
 
@@ -36,7 +39,7 @@ class Generations:
         self._clients: dict[str, LauncherClient] = {}
         self._greeting: dict[str, LauncherClient] = {}
         self._leaving: set[LauncherClient] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     def __iter__(self) -> Iterator[LauncherClient]:
@@ -77,9 +80,11 @@ class Generations:
         await self._newest.list_runs()
 
     async def begin(self) -> None:
-        """The first one; where none can be had now, jobs wait for it and everything else goes on."""
-        if not await self._began():
-            self._spawn(self._begin_again())
+        """The first one; where none can be had soon, jobs wait for it and everything else goes on."""
+        first = self._spawn(self._began())
+        await asyncio.wait([first], timeout=SOON_S)
+        if not (first.done() and first.result()):
+            self._spawn(self._begin_again(first))
 
     async def reconnect(self, launcher: str) -> LauncherClient:
         """Take over a launcher that lives, however long it is silent. Raises LauncherDead once it is proven dead."""
@@ -145,8 +150,10 @@ class Generations:
             client.close()
             log(LogEvent.LAUNCHER_LEFT, launcher=client.launcher)
 
-    async def _begin_again(self) -> None:
+    async def _begin_again(self, first: asyncio.Task[bool] | None = None) -> None:
         """A launcher cannot be had while memory or disk are short: only time can tell when it can."""
+        if first is not None and await first:
+            return
         while not await self._began():  # noqa: ASYNC110 - nothing tells when there is memory again
             await asyncio.sleep(BEGIN_AGAIN_S)
 
@@ -176,7 +183,8 @@ class Generations:
             self._newest = None
             self._spawn(self._begin_again())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

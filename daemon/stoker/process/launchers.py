@@ -31,6 +31,7 @@ PROGRAM = Path(__file__).resolve().parent.parent / "launcher" / "__main__.py"
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 ERROR_TAIL_BYTES = 2_048
 READY = b"+"
+START_S = 30.0  # of an interpreter on a busy host; one that hangs in a dead file system is not waited for
 LOCK = 3
 
 
@@ -66,24 +67,59 @@ def remove_remains(state_dir: Path, launcher: str) -> None:
 async def start_launcher(
     state_dir: Path, epoch: int, instance: str, sink: Sink, *, stuck_ms: int = 5_000
 ) -> LauncherClient:
-    """A new launcher of this epoch, connected and greeted. CannotCreate with its own words when it dies first."""
+    """A new launcher of this epoch, connected and greeted.
+
+    CannotCreate, with its own words, when it dies first; also when it hangs, and then it is killed.
+    """
     launcher = f"{epoch}-{secrets.token_hex(4)}"
     for name in ("launchers", "outcomes"):
         (state_dir / name).mkdir(mode=0o700, exist_ok=True)
-    ready, ready_end = os.pipe2(os.O_CLOEXEC)
-    lock = _lock(state_dir / "launchers" / f"{launcher}.lock")
-    try:
-        pid = _spawn(state_dir, launcher, instance, ready_end, lock)
-    finally:
-        os.close(ready_end)
-        os.close(lock)
-    _reap_when_dead(pid)
-    if await _read_ready(ready) != READY:
-        raise CannotCreate(f"the launcher {launcher} did not start: {_last_words(state_dir, launcher)}")
+    ready, pidfd = _begin(state_dir, launcher, instance)
     client = LauncherClient(state_dir, launcher, sink, stuck_ms=stuck_ms)
-    await client.connect()
-    await client.hello(epoch, instance)
+    try:
+        async with asyncio.timeout(START_S):
+            await _until_ready(ready, state_dir, launcher)
+            await client.connect()
+            await client.hello(epoch, instance)
+    except BaseException as error:
+        client.close()
+        _give_up(state_dir, launcher, pidfd)
+        if isinstance(error, TimeoutError):
+            raise CannotCreate(f"the launcher {launcher} was not ready within {START_S:g} s") from error
+        raise
+    finally:
+        os.close(pidfd)
     return client
+
+
+def _begin(state_dir: Path, launcher: str, instance: str) -> tuple[int, int]:
+    """The process, as the pipe on which it says that it is ready and a pidfd; of a failure nothing stays open."""
+    path = state_dir / "launchers" / f"{launcher}.lock"
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+        ready, ready_end = os.pipe2(os.O_CLOEXEC)
+        ours.callback(os.close, ready)
+        its.callback(os.close, ready_end)
+        try:
+            lock = _lock(path)
+            its.callback(os.close, lock)
+            pidfd = _reap_when_dead(_spawn(state_dir, launcher, instance, ready_end, lock))
+        except OSError:
+            _remove_all(state_dir, launcher)
+            raise
+        ours.pop_all()
+    return ready, pidfd
+
+
+def _give_up(state_dir: Path, launcher: str, pidfd: int) -> None:
+    """It has run nothing and will not; one try a second must not leave three files each."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    _remove_all(state_dir, launcher)
+
+
+def _remove_all(state_dir: Path, launcher: str) -> None:
+    for suffix in (".sock", ".err", ".lock"):
+        (state_dir / "launchers" / launcher).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _epoch(path: Path) -> tuple[int, str]:
@@ -138,17 +174,32 @@ def _environment(launcher: str, instance: str) -> Iterator[tuple[str, str]]:
     yield "STOKER_LAUNCHER", launcher
 
 
-def _reap_when_dead(pid: int) -> None:
-    """A launcher outlives us or not; while we live, its zombie is ours to collect."""
+def _reap_when_dead(pid: int) -> int:
+    """A launcher outlives us or not; while we live, its zombie is ours to collect. Gives a pidfd for the caller."""
     loop = asyncio.get_running_loop()
-    pidfd = os.pidfd_open(pid)
+    pidfds: list[int] = []
+    try:
+        pidfds += [os.pidfd_open(pid), os.pidfd_open(pid)]
+    except OSError:  # no descriptor is left: an unreaped child's number is its own
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for pidfd in pidfds:
+            os.close(pidfd)
+        raise
+    watched, given = pidfds
 
     def reap() -> None:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
+        loop.remove_reader(watched)
+        os.close(watched)
         os.waitpid(pid, 0)
 
-    loop.add_reader(pidfd, reap)
+    loop.add_reader(watched, reap)
+    return given
+
+
+async def _until_ready(ready: int, state_dir: Path, launcher: str) -> None:
+    if await _read_ready(ready) != READY:
+        raise CannotCreate(f"the launcher {launcher} did not start: {_last_words(state_dir, launcher)}")
 
 
 async def _read_ready(ready: int) -> bytes:
