@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.errors import AttemptNotFound
+from stoker.core.errors import AttemptNotFound, LogUnreadable
 from stoker.process.capture import log_of
 from tests.support.work import Gate, end_of, running, shell, submit
 
@@ -123,6 +123,22 @@ def test_log_when_nothing_was_written_then_it_is_empty(client: stoker.Client) ->
 
     assert read(client, job) == b""
     assert read(client, job, follow=True) == b""
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_log_when_its_file_is_gone_then_that_is_said(
+    shared: DaemonProcess, client: stoker.Client, *, follow: bool
+) -> None:
+    job = submit(client, shell("echo said"))
+    end_of(client, job)
+    log_of(shared.state_dir, f"{job}.1.x").unlink()
+
+    with pytest.raises(LogUnreadable, match="is gone: 5 bytes were written to it"):
+        read(client, job, follow=follow)
+
+    told = shared.cli("logs", str(job))
+    assert told.returncode != 0
+    assert "is gone" in told.stderr
 
 
 @pytest.mark.parametrize("options", [{"attempt": 2}, {"attempt": 9, "follow": True}])

@@ -219,3 +219,19 @@ async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alon
     assert os.waitpid(child, os.WNOHANG) == (0, 0)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_waits_uncharged_and_runs_later(root: Path) -> None:
+    settings = f'[cgroup]\nroot = "{root}"\n'
+    with DaemonProcess(settings) as daemon, daemon.client() as client:
+        assert client.wait(client.submit("/bin/true")["id"])[0]["state"] == "succeeded"
+        until(lambda: leaves_of(root) == [])
+        (root / "cgroup.max.descendants").write_text("0")
+
+        jobs_sent = [client.submit("/bin/true")["id"] for _ in range(4)]
+        until(lambda: client.status()["host_shortage"], why="a shortage in the status")
+        (root / "cgroup.max.descendants").write_text("max")
+
+        for job in jobs_sent:
+            assert client.wait(job)[0]["state"] == "succeeded"
+            assert client.get(job)["failures"] == 0

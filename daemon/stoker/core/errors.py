@@ -298,7 +298,7 @@ class CorruptRecord(StokerError):
 
 
 class LogUnreadable(StokerError):
-    """What stands in the place of a log is no log: its worker put it there, or the disk fails."""
+    """What stands in the place of a log is no log (its worker put it there, or the disk fails), or it is gone."""
 
     code, exit_status = "log_unreadable", EX_IOERR
 

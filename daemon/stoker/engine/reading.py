@@ -6,6 +6,7 @@ Owns their shape. Refuses to change anything.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from stoker.engine.feeds import tell
 from stoker.engine.views import laid_over
 from stoker.process.capture import follow as follow_log
 from stoker.process.capture import log_path, tail_offset
-from stoker.store import jobs, workflows
+from stoker.store import attempts, jobs, workflows
 from stoker.store.workflows import Found
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ async def _chunks(
             start = await asyncio.to_thread(tail_offset, path, tail_lines)
         async for chunk in follow_log(path, offset=start, closed=closed):
             yield chunk
+        if not await asyncio.to_thread(os.path.lexists, path):
+            await _refuse_lost_log(engine, job, ordinal)
     except OSError as error:
         raise LogUnreadable(
             f"the log of job {job.id}, attempt {ordinal}, cannot be read: {error.strerror}", hint=f"ls -l {path}"
@@ -176,6 +179,17 @@ async def _chunks(
     finally:
         if watcher is not None:
             watcher.cancel()
+
+
+async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:
+    """An attempt that wrote nothing has no log. Raises LogUnreadable where it had one."""
+    newest = await engine.queries.run(attempts.page, job.id, ordinal + 1, 1)
+    outcome = newest[0].outcome if newest and newest[0].ordinal == ordinal else None
+    if outcome is not None and outcome.log_bytes:
+        raise LogUnreadable(
+            f"the log of job {job.id}, attempt {ordinal}, is gone: {outcome.log_bytes} bytes were written to it",
+            hint=f"ls -l {log_path(engine.state_dir, job.id, ordinal).parent}",
+        )
 
 
 async def _close_when_over(engine: Engine, job_id: int, ordinal: int, closed: asyncio.Event) -> None:
