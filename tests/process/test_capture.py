@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.process.capture import CHUNK, Chunk, follow, log_of, log_path, tail_offset
+from stoker.process.capture import CHUNK, LOOK_BACK_BYTES, Chunk, follow, log_of, log_path, tail_offset
 from tests.support.facts import DEADLINE_S, until_async
 
 KIB = 1024
@@ -243,6 +243,14 @@ def test_tail_when_lines_are_counted_from_the_end_then_they_begin_there(
 
 def test_tail_when_there_is_no_log_then_it_begins_at_0(log: Path) -> None:
     assert tail_offset(log, 10) == 0
+
+
+def test_tail_when_a_log_has_terabytes_without_a_line_then_only_its_end_is_looked_through(log: Path) -> None:
+    size = 8 << 40
+    log.touch()
+    os.truncate(log, size)
+
+    assert tail_offset(log, 3) == size - LOOK_BACK_BYTES
 
 
 def test_path_when_it_is_made_then_numbers_alone_make_it() -> None:

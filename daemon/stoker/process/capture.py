@@ -20,6 +20,7 @@ from msgspec import Struct
 from stoker.process.worker_files import open_regular
 
 CHUNK = 256 * 1024
+LOOK_BACK_BYTES = 1 << 28  # whoever runs as the daemon's user can make a log of terabytes without a byte in it
 IN_MODIFY = 0x2
 IN_CREATE = 0x100
 IN_DELETE_SELF = 0x400
@@ -142,7 +143,7 @@ def _seek(descriptor: int, offset: int, what: int, size: int) -> int:
 
 
 def tail_offset(path: Path, lines: int) -> int:
-    """Where the last `lines` lines begin; 0 when there are no more, or no log."""
+    """Where the last `lines` lines begin, looked for in the last 256 MiB; 0 when there are no more, or no log."""
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
@@ -185,15 +186,16 @@ def _line_start(descriptor: int, lines: int) -> int:
     if lines == 0:
         return size
     wanted = lines + 1 if size and os.pread(descriptor, 1, size - 1) == b"\n" else lines
-    while end > 0:
-        start = max(0, end - CHUNK)
+    last_look = max(0, size - LOOK_BACK_BYTES)
+    while end > last_look:
+        start = max(last_look, end - CHUNK)
         block = os.pread(descriptor, end - start, start)
         count = block.count(b"\n")
         if count >= wanted:
             return start + _nth_from_end(block, wanted) + 1
         wanted -= count
         end = start
-    return 0
+    return last_look
 
 
 def _nth_from_end(block: bytes, number: int) -> int:
