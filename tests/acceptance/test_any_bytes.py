@@ -107,6 +107,19 @@ def test_submit_when_bytes_are_wrong_then_the_field_is_named(
     assert refused.value.details["path"] == path
 
 
+def test_workflow_when_a_step_has_bytes_for_arguments_then_they_reach_it(daemon: DaemonProcess) -> None:
+    text = os.fsdecode(BYTES)
+    steps = {
+        "a": {"command": "printf", "args": ["%s", text]},
+        "b": {"command": "sh", "args": ["-c", 'printf %s "$NAME"']},
+    }
+    with daemon.client() as client:
+        sent = client.submit_workflow({"name": "x", "defaults": {"env": {"NAME": text}}, "steps": steps})
+        jobs = [job for job in sent["steps"].values() if job is not None]
+        assert {end_of(client, job) for job in jobs} == {("succeeded", "exit")}
+        assert [b"".join(client.logs(job)) for job in jobs] == [BYTES, BYTES]
+
+
 @pytest.mark.parametrize("argument", ["{", '{"base64": "eA=="}', '"quoted"'])
 def test_command_when_it_looks_like_the_form_of_bytes_then_it_is_taken_as_it_is(
     daemon: DaemonProcess, tmp_path: Path, argument: str

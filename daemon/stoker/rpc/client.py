@@ -114,7 +114,12 @@ class Client(Conversation):
     ) -> WorkflowAccepted:
         """Store a workflow, all of its steps or none. Raises FlowInvalid, with every mistake in its details."""
         key = os.urandom(16).hex() if idempotency_key is None else idempotency_key
-        params = {"flow": flow, "parameters": parameters or {}, "idempotency_key": key, "dry_run": dry_run}
+        params = {
+            "flow": _flow_of_any_bytes(flow),
+            "parameters": parameters or {},
+            "idempotency_key": key,
+            "dry_run": dry_run,
+        }
         answer: WorkflowAccepted = self.call("workflow.submit", params, again=True)
         return answer
 
@@ -169,6 +174,16 @@ def of_any_bytes(job: Any) -> Any:
         sent["env"] = {
             name: wire.carried(text) if isinstance(text, str) else text for name, text in sent["env"].items()
         }
+    return sent
+
+
+def _flow_of_any_bytes(flow: Mapping[str, Any]) -> dict[str, Any]:
+    """The same flow; its steps may have been named like files of any bytes, too."""
+    sent = {**flow}
+    if isinstance(defaults := sent.get("defaults"), dict):
+        sent["defaults"] = of_any_bytes(defaults)
+    if isinstance(steps := sent.get("steps"), dict):
+        sent["steps"] = {name: of_any_bytes(step) if isinstance(step, dict) else step for name, step in steps.items()}
     return sent
 
 
