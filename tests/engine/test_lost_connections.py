@@ -1,4 +1,4 @@
-"""A connection to a launcher that is lost while the launcher lives: nothing is stopped, nothing is lost.
+"""A lost connection to a launcher that lives stops nothing; a launcher that dies began nothing that it was not sent.
 
 Owns the loss: `ss -K` needs a kernel option, so the launcher is made to hang up by a second daemon of the same epoch,
 a bare socket of the test that says hello and then goes away.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.process.connection import dial
 from tests.support.facts import until
 from tests.support.instance import Wire
-from tests.support.work import Gate, alive, end_of, running, submit
+from tests.support.work import Gate, alive, end_of, kill9, lines, running, shell, state, submit
 
 if TYPE_CHECKING:
     import stoker
@@ -70,3 +70,30 @@ def test_connection_when_it_is_lost_while_a_stop_is_under_way_then_the_stop_goes
         end = end_of(client, job)
 
     assert end == ("cancelled", "user")
+
+
+def test_attempt_when_its_launcher_dies_before_it_was_sent_then_it_is_known_not_to_have_begun(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """It waits for the file of its inputs, which cannot be written as long as their directory is away."""
+    work, away, ledger = daemon.state_dir / "work", tmp_path / "away", tmp_path / "ledger"
+    with daemon.client() as client:
+        pid = client.status()["launchers"][0]["pid"]
+        needed = submit(client, shell("exit 0"))
+        end_of(client, needed)
+        work.rename(away)
+        work.touch()
+        job = submit(client, shell(f"echo START >> {ledger}", needs=[needed]))
+        until(lambda: daemon.events("checkpoint_failed"), why="an attempt that waits for its inputs")
+
+        kill9(pid)
+        until(lambda: [one["pid"] != pid for one in client.status()["launchers"]] == [True], why="another launcher")
+        until(lambda: daemon.events("recovery_planned")[1:], why="the recovery of what the dead one had")
+        during = (state(client, job), client.get(job)["attempts"])
+        work.unlink()
+        away.rename(work)
+        end = end_of(client, job)
+        attempts = client.get(job)["attempts"]
+
+    assert (during, end, attempts) == (("running", 1), ("succeeded", "exit"), 2)
+    assert lines(ledger) == ["START"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from stoker.core.model import FINAL, Attempt, OutcomeKind, StopReason
 from stoker.store.writer import Batch
@@ -201,6 +201,12 @@ class Laws:
         self.looks["idle"] += 1
         for job_id, state in found:
             self.broken(f"job {job_id} is still {state}, its time has come and nobody is going to look")
+
+    def owned(self, run_ids: Iterable[str], opened: Container[str]) -> None:
+        """Nobody is watched who has ended: a launcher would be kept for ever for such a run."""
+        for run_id in run_ids:
+            if run_id not in opened:
+                self.broken(f"{run_id} has ended, and its end is still waited for")
 
     def turn_began(self, woken: Sequence[int], at: int) -> None:
         """A turn has read what it wants to know. Those that the turn before it was told were due wait no more."""

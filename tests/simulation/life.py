@@ -86,6 +86,12 @@ class Life:
         """Whether clients are heard."""
         return self.begin.done() and not self.turns.done()
 
+    @property
+    def owned(self) -> list[str]:
+        """The runs whose end the executor waits for."""
+        local = self.engine.local
+        return [*local._of_run, *local._orphans]
+
     def drain(self) -> None:
         """SIGTERM."""
         self.draining = True
