@@ -77,6 +77,13 @@ def save(client: stoker.Client, token: str, data: bytes, **options: Any) -> dict
     return answer
 
 
+def failed_events(daemon: DaemonProcess, job: int) -> list[dict[str, Any]]:
+    """Log lines are written a little behind what they tell of."""
+    return until(
+        lambda: [event for event in daemon.events("task_failed") if event["job"] == job], why="the line in the log"
+    )
+
+
 def read_back(client: stoker.Client, ident: int) -> bytes:
     data = b""
     while True:
@@ -353,7 +360,7 @@ def test_output_when_it_cannot_be_taken_then_the_step_fails_and_every_answer_say
     assert client.call("job.why", {"id": job})["message"] == f"is failed (output): {attempt['error']}"
     analysis = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
     assert (analysis["causes"]["output"], attempt["error"] in analysis["message"]) == (["a"], True)
-    (told,) = [event for event in shared.events("task_failed") if event["job"] == job]
+    (told,) = failed_events(shared, job)
     assert (told["reason"], told["error"]) == ("output", attempt["error"])
 
 
@@ -459,7 +466,7 @@ def test_failure_when_a_step_fails_by_itself_then_its_record_tells_what_it_said_
     error = json.loads(read_back(client, end["id"]))["error"]
     assert (error[: len(begins)], error[-len(ends) :]) == (begins, ends)
     assert client.history(answer["steps"]["a"])["attempts"][0]["error"] == error
-    (told,) = [event for event in shared.events("task_failed") if event["job"] == answer["steps"]["a"]]
+    (told,) = failed_events(shared, answer["steps"]["a"])
     assert "error" not in told  # what a job writes may be confidential: it is not for the daemon's own log
 
 

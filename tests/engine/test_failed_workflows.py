@@ -174,7 +174,10 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     assert ["no checkpoint for" in line for line in ls().splitlines()[1:]] == [False, True]  # the newest first
     assert "has left no checkpoint for" in client.call("job.why", {"id": told["job"]})["message"]
     assert f"a (job {told['job']}) runs and has left no checkpoint for" in shared.cli("status").stdout
-    (event,) = [event for event in shared.events("checkpoint_stale") if event["job"] == told["job"]]
+    (event,) = until(
+        lambda: [event for event in shared.events("checkpoint_stale") if event["job"] == told["job"]],
+        why="the line in the log",
+    )
     assert (event["level"], event["workflow"], event["step"]) == ("warning", workflow, "a")
     gate.open()
     assert settled(client, workflow) == "succeeded"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,6 @@ from tests.support.facts import until
 from tests.support.work import end_of, lines, running, shell, submit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import stoker
     from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
@@ -111,6 +110,7 @@ def test_debug_when_asked_for_then_the_shell_stands_where_the_job_does_and_can_d
     assert first == os.path.realpath(tmp_path)
     assert (seen["MODE"], seen["A"], seen["STOKER_JOB_ID"], seen["STOKER_ATTEMPT"]) == ("fast", "x y", str(job), "1")
     assert seen["PATH"] == shared.environ["PATH"]
+    assert Path(seen["STOKER_INPUTS_FILE"]).read_text() == "{}\n"
     private = {"STOKER_RUN_ID", "STOKER_INSTANCE", "STOKER_TOKEN", "STOKER_OUTPUT", "NOTIFY_SOCKET", "TRACEPARENT"}
     assert not private & set(seen)
     assert "MINE" not in seen

@@ -89,7 +89,7 @@ class Workers:
         if run is not None:
             told["STOKER_ATTEMPT"] = str(run.attempt.ordinal)
             told["STOKER_CHECKPOINT"] = around.exchange.checkpoint(run.attempt.run_id)
-            told["STOKER_INPUTS_FILE"] = around.exchange.inputs(run.attempt.run_id)
+            told["STOKER_INPUTS_FILE"] = around.exchange.inputs(run.attempt.run_id, needs=bool(job.spec.needs))
         return {**around.base, **job.spec.env, **told}
 
 

@@ -55,7 +55,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             "STOKER_TOKEN": self.tokens.of(attempt.run_id),
             "STOKER_OUTPUT": self.exchange.output(attempt.run_id),
             "STOKER_CHECKPOINT": self.exchange.checkpoint(attempt.run_id),
-            "STOKER_INPUTS_FILE": self.exchange.inputs(attempt.run_id) if job.spec.needs else self.exchange.no_inputs,
+            "STOKER_INPUTS_FILE": self.exchange.inputs(attempt.run_id, needs=bool(job.spec.needs)),
             **({} if start.inputs is None else {"STOKER_INPUTS": start.inputs}),
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }

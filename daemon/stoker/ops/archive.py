@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
+from stoker.process.worker_files import make_regular
+
 DIRECTORY = "archive"
 
 
@@ -35,8 +37,7 @@ class ArchiveFile:
         if self._path.exists():
             return False
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._raw = os.fdopen(os.open(self._fresh, flags, 0o600), "wb")
+        self._raw = os.fdopen(make_regular(str(self._fresh)), "wb")
         self._packed = gzip.GzipFile(filename="", fileobj=self._raw, mode="wb", compresslevel=6, mtime=0)
         return True
 

@@ -47,8 +47,9 @@ class Exchange:
         for entry in os.scandir(self._root):
             if entry.name.rpartition(".")[0] not in open_runs:
                 self._remove(entry.path)
-        self._put(self.no_inputs, b"{}\n")
-        os.chmod(self.no_inputs, 0o400)  # noqa: PTH101 - a worker that writes to it by mistake is refused
+        shared = self.inputs("", needs=False)
+        self._put(shared, b"{}\n")
+        os.chmod(shared, 0o400)  # noqa: PTH101 - a worker that writes to it by mistake is refused
 
     def output(self, run_id: str) -> str:
         """Where a worker writes what it hands on."""
@@ -58,14 +59,9 @@ class Exchange:
         """Where a worker finds its newest checkpoint, if there is one."""
         return f"{self._root}/{run_id}.checkpoint"
 
-    def inputs(self, run_id: str) -> str:
-        """Where a worker finds how its needs ended, and what they handed on."""
-        return f"{self._root}/{run_id}.inputs"
-
-    @property
-    def no_inputs(self) -> str:
-        """The same for every worker that needs nothing."""
-        return f"{self._root}/none"
+    def inputs(self, run_id: str, *, needs: bool = True) -> str:
+        """Where a worker finds how its needs ended, and what they handed on; who needs nothing shares one file."""
+        return f"{self._root}/{run_id}.inputs" if needs else f"{self._root}/none"
 
     def notice_address(self, run_id: str) -> str:
         """Where a worker speaks to the daemon: a path, or an abstract name (`@`) where a path would be too long.
