@@ -8,7 +8,7 @@ TESTS  ?= tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo run test test-faults test-mutants check format bench clean
+.PHONY: help venv tools demo run test test-faults test-mutants check format bench soak clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ format: $(READY) ## put the code in the house's format
 
 bench: $(READY) ## the numbers of the README, as ratios in one run; ARGS='--quick' or '--only throughput'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY) ## a million short jobs: the daemon ends as large as it began; ARGS=--quick for a few
+	$(BIN)/python -m benchmarks --only soak $(ARGS)
 
 clean: ## what was made here, .local/ excepted: it may hold your jobs
 	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -12,7 +12,19 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import client_start, depth, footprint, hostile, latency, recovery, submits, table, throughput, workflows
+from benchmarks import (
+    client_start,
+    depth,
+    footprint,
+    hostile,
+    latency,
+    recovery,
+    soak,
+    submits,
+    table,
+    throughput,
+    workflows,
+)
 from benchmarks.harness import FULL, QUICK, Scale
 
 if TYPE_CHECKING:
@@ -28,7 +40,9 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "depth": depth.rows,
     "recovery": recovery.rows,
     "workflows": workflows.rows,
+    "soak": soak.rows,
 }
+LONG = {"soak"}  # only when asked for by name
 
 
 def main() -> int:
@@ -37,7 +51,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few jobs only: shows that it runs, not what it says")
     given = parser.parse_args()
     rows: list[table.Row] = []
-    for name in given.only or BENCHMARKS:
+    for name in given.only or [name for name in BENCHMARKS if name not in LONG]:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         rows += BENCHMARKS[name](QUICK if given.quick else FULL)
     print(

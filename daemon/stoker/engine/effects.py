@@ -100,6 +100,7 @@ class Effects:
                 executor.acknowledge(settled)
             if self._book.exchange is not None:
                 self._book.exchange.remove(settled)
+            self._timers.disarm(settled)
             self._conclude(turn)
         ended = {effect.job_id: effect.after for effect in turn.effects if isinstance(effect, ev.TellDependents)}
         waited_for = {job_id: after for job_id, after in ended.items() if job_id in self._book.needed}

@@ -128,7 +128,8 @@ class Loop:
             self._book.committed_seq = self._book.last_seq
             self.turns += 1
         self._computing_since = time.thread_time()
-        self._book.flows.forget(turn.flows)
+        # Also those that were read for a verb that was refused.
+        self._book.flows.forget(turn.flows | {found.workflow.id for found in turn.loaded.flows})
         self._act(turn)
         self._measure("act", turn, messages)
         return more

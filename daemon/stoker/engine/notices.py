@@ -84,6 +84,7 @@ class Notices:
             self._frozen.discard(run_id)
             if ear is not None:
                 self._shut(ear)
+                self._book.said.pop(run_id, None)
                 with contextlib.suppress(OSError):
                     os.unlink(self._exchange.notice_address(run_id))  # noqa: PTH108 - as in `process.exchange`
 

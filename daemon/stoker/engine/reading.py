@@ -103,6 +103,7 @@ def status_view(engine: Engine) -> dict[str, Any]:
         "held": book.total(State.HELD),
         "queues": queue_views(engine),
         "resources": resource_views(book),
+        "memory": memory_view(engine),
         "slow_turns": engine.stalls.turns,
         "slow_callbacks": engine.stalls.callbacks,
         "pressure": {
@@ -124,6 +125,19 @@ def shortage_view(shortage: Shortage, now: Now) -> dict[str, Any] | None:
         return None
     next_try_ms = max(0, shortage.try_at - now.steady)
     return {"error": shortage.error, "since": shortage.since, "next_try_in_ms": next_try_ms}
+
+
+def memory_view(engine: Engine) -> dict[str, int]:
+    """How much the daemon keeps in memory of each kind: what is live, and a bounded front of the queues."""
+    book = engine.book
+    return {
+        "attempts": len(book.runs),
+        "ready_jobs": sum(len(front) for ready in book.ready.values() for front in ready.fronts()),
+        "workflows": len(book.flows.runs),
+        "workers_heard": len(book.said),
+        "alarms": len(engine.timers),
+        "needed_jobs": len(book.needed),
+    }
 
 
 def launcher_views(engine: Engine) -> list[dict[str, Any]]:

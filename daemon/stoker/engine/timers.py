@@ -7,6 +7,8 @@ what is due. Durations run on the steady clock, `deadline` and `run_at` on the w
 from __future__ import annotations
 
 import heapq
+from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
@@ -18,6 +20,7 @@ from stoker.core.notice import judge_silence
 
 # A wall clock that is set forward tells nobody, so wall limits are looked at again this often.
 WALL_RECHECK_MS = 1_000
+IDLE_KEPT = 64
 
 
 class Limit(StrEnum):
@@ -38,11 +41,13 @@ class Alarm(Struct, frozen=True, order=True):
 
 
 class Timers:
-    """Heaps of alarms. An alarm whose attempt has ended is dropped when it comes up."""
+    """Heaps of alarms. Those of attempts that have ended are dropped once they are more than half of all."""
 
     def __init__(self) -> None:
         self._steady: list[Alarm] = []
         self._wall: list[Alarm] = []
+        self._armed: Counter[str] = Counter()  # alarms in the heaps, by run
+        self._idle = 0  # alarms in the heaps whose attempts have ended
         self.pending_steady: int | None = None
         self.pending_wall: int | None = None
 
@@ -61,12 +66,28 @@ class Timers:
             if spec.warn_signal is not None:
                 self._push(self._wall, job, attempt, spec.deadline - spec.warn_before_ms, Limit.WARN)
 
+    def __len__(self) -> int:
+        """How many alarms are kept."""
+        return len(self._steady) + len(self._wall)
+
     def _push(self, heap: list[Alarm], job: Job, attempt: Attempt, at: int, limit: Limit) -> None:
         heapq.heappush(heap, Alarm(at, job.id, attempt.run_id, limit))
+        self._armed[attempt.run_id] += 1
+
+    def disarm(self, run_ids: Iterable[str]) -> None:
+        """These attempts have ended. Their alarms may be due in a month, and must not be kept for so long."""
+        self._idle += sum(self._armed.pop(run_id, 0) for run_id in run_ids)
+        if self._idle > max(IDLE_KEPT, len(self) // 2):
+            self._steady = [alarm for alarm in self._steady if alarm.run_id in self._armed]
+            self._wall = [alarm for alarm in self._wall if alarm.run_id in self._armed]
+            heapq.heapify(self._steady)
+            heapq.heapify(self._wall)
+            self._idle = 0
 
     def look_again(self, alarm: Alarm, at: int) -> None:
         """The same alarm, later (steady)."""
         heapq.heappush(self._steady, replace(alarm, at=at))
+        self._armed[alarm.run_id] += 1
 
     def pend(self, job: Job, now: Now) -> None:
         """A job waits or is queued: its own limits may come before what was due next."""
@@ -93,7 +114,12 @@ class Timers:
 
     def take_due(self, now: Now) -> list[Alarm]:
         """Alarms of attempts that are due, removed."""
-        return [*_pop(self._steady, now.steady), *_pop(self._wall, now.wall)]
+        due = [*_pop(self._steady, now.steady), *_pop(self._wall, now.wall)]
+        live = [alarm for alarm in due if alarm.run_id in self._armed]
+        self._idle -= len(due) - len(live)
+        for alarm in live:
+            self._armed[alarm.run_id] -= 1
+        return live
 
     def delay_ms(self, now: Now) -> int | None:
         """How long nothing can become due; None: for ever."""

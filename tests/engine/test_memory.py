@@ -1,0 +1,73 @@
+"""Months in short: what the daemon keeps in memory after many jobs have ended is what it kept before them.
+
+Owns the kinds that once stayed: alarms of limits that are far away, what workers said, workflows that were read for a
+verb that was refused. It asks counts of the daemon itself; `make soak` weighs the process after a million jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import AlreadyFinished
+from stoker.engine.timers import IDLE_KEPT
+from tests.support.facts import until
+from tests.support.flows import flow, send, step
+from tests.support.work import shell, submit_many
+
+if TYPE_CHECKING:
+    import stoker
+
+SETTINGS = "[daemon]\nmax_running = 8\n"
+JOBS = 300
+FLOWS = 10
+DAY_MS = 86_400_000
+MONTH_MS = 30 * DAY_MS
+
+
+def short_job(dice: random.Random) -> dict[str, Any]:
+    """One that ends at once, with limits that are far away, and most often with a socket to report on."""
+    words: dict[str, Any] = {"timeout_ms": MONTH_MS, "notify": dice.random() < 0.7}
+    if dice.random() < 0.5:
+        words["deadline"] = time.time_ns() // 1_000_000 + MONTH_MS
+    if dice.random() < 0.2:
+        words |= {"warn_signal": int(signal.SIGUSR1), "warn_before_ms": DAY_MS}
+    return shell(f"exit {dice.choice([0, 0, 0, 1])}", **words)
+
+
+def memory(client: stoker.Client) -> dict[str, int]:
+    kept: dict[str, int] = client.status()["memory"]
+    return kept
+
+
+def idle(client: stoker.Client) -> bool:
+    status = client.status()
+    return not (status["running"] or status["queued"] or status["waiting"])
+
+
+def refuse_cancel(client: stoker.Client, step: int) -> None:
+    """A verb that does not apply: the step has ended, and its workflow too."""
+    with pytest.raises(AlreadyFinished):
+        client.call("job.cancel", {"id": step})
+
+
+def test_memory_when_many_jobs_have_ended_then_the_daemon_keeps_nothing_of_them(client: stoker.Client) -> None:
+    dice = random.Random(int(os.environ.get("STOKER_SEED", "1")))
+    before = memory(client)
+
+    ids = [answer["id"] for answer in submit_many(client, [short_job(dice) for _ in range(JOBS)])]
+    client.wait(*ids)
+    asked = flow({"one": step("exit 0"), "two": step("exit 0", "one")})
+    flows = [send(client, asked)["steps"] for _ in range(FLOWS)]
+    until(lambda: idle(client), why="the end of all workflows")
+    for steps in flows:
+        refuse_cancel(client, steps["two"])
+
+    after = memory(client)
+    assert after.pop("alarms") <= before.pop("alarms") + IDLE_KEPT
+    assert after == before
