@@ -127,3 +127,12 @@ def test_batch_when_its_answers_are_too_large_together_then_the_rest_is_refused(
     assert len(json.dumps(answers)) < 5 << 20
     assert answers[0]["result"]["id"] == 1
     assert answers[9]["error"]["data"]["code"] == "answer_too_large"
+
+
+def test_reads_when_one_is_refused_at_once_then_those_behind_it_are_answered(client: RawClient) -> None:
+    client.say(b"".join(request("checkpoint.list", n) for n in range(3)) + request("job.list", 3))
+
+    answers = {answer["id"]: answer for answer in (client.hear() for _ in range(4))}
+
+    assert [answers[n]["error"]["data"]["code"] for n in range(3)] == ["invalid_params"] * 3
+    assert answers[3]["result"]["jobs"] == []

@@ -129,9 +129,12 @@ class Calls:
         if self._reading is not None or not self._reads or not self._line.has_room():
             return
         request = self._reads.popleft()
-        result: Any = request.method.handler(self._service, self._peer, request.params)
-        self._reading = self._future_of(result, Kind.READ)
+        self._reading = self._future_of(self._result_of(request), Kind.READ)
         self._reading.add_done_callback(partial(self._read, request))
+
+    async def _result_of(self, request: Request) -> Any:
+        """A handler may refuse before it returns what there is to wait for."""
+        return await request.method.handler(self._service, self._peer, request.params)  # type: ignore[misc]
 
     def _read(self, request: Request, future: asyncio.Future[Any]) -> None:
         self._reading = None

@@ -1,0 +1,205 @@
+"""A crowd that says anything: requests of every method, right and wrong, broken frames, rude clients.
+
+Owns the dice (`Phrases`) and the book-keeping of each connection (`Talker`): which ids are owed an answer, what came.
+Refuses to judge the content of answers; it notes what no answer may ever be (`Talker.faults`).
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+from typing import TYPE_CHECKING, Any
+
+from stoker.core.errors import ParseError
+from stoker.rpc.methods import METHODS
+from stoker.rpc.table import Kind
+from stoker.rpc.wire import parse_strict
+from tests.support.facts import DEADLINE_S
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+NOT_ASKED = frozenset({"system.drain"})  # ends the daemon, as it should
+NAMES = [name for name in METHODS if name not in NOT_ASKED]
+READ_BYTES = 1 << 16
+JUNK: list[Any] = [
+    None, True, -1, 0, 2**63 - 1, -(2**63), 1e308, "", "\0", "x" * 300, "é\u2028", [], {}, [[]], {"": None}, [1] * 50,
+    {"a": {"b": [{}]}}, "../../etc/passwd", ["ok", 5], {"step": 1},
+]  # fmt: skip
+BROKEN = [
+    b"\n" * 5_000, b" \t\r\n" * 500, b"{\n", b"nonsense\n", b"[]\n", b"[1,2,3]\n", b"null\n", b'"text"\n',
+    b"\xff\xfe\n",
+    b'{"jsonrpc":"2.0","id":1,"id":2,"method":"job.get"}\n', b"[" * 40 + b"]" * 40 + b"\n", b'{"a":NaN}\n',
+    b'{"jsonrpc":"2.0","id":[],"method":"job.get"}\n', b'{"method":"' + b"x" * 70_000 + b'"}\n',
+    b"[" + b"1," * 1_500 + b"1]\n", b'{"a":"\\ud800"}\n',
+]  # fmt: skip
+
+
+def is_strict(line: bytes) -> bool:
+    try:
+        parse_strict(line)
+    except ParseError:
+        return False
+    return True
+
+
+class Phrases:
+    """Everything that is said, drawn from one seed."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._by_field: dict[str, Callable[[], Any]] = {
+            "id": self._ident, "job": self._ident, "before": self._ident, "to": self._ident, "workflow": self._ident,
+            "ids": lambda: [self._ident() for _ in range(dice.randint(1, 20))],
+            "command": lambda: dice.choice(["true", "false", "/no/such/program", "sh"]),
+            "args": lambda: [["-c", "exit 3"], [], ["x"] * dice.randint(0, 300)][dice.randrange(3)],
+            "env": lambda: {f"A{n}": "b" for n in range(dice.randint(0, 5))},
+            "queue": lambda: dice.choice(["default", "q1", "no such queue"]),
+            "name": lambda: dice.choice(["default", "q1", "a", "s1"]),
+            "jobs": self._jobs, "flow": self._flow, "needs": lambda: [self._ident()],
+            "step": self._step, "need": self._step, "from": self._step,
+            "states": lambda: [dice.choice(["queued", "failed", "running"])],
+            "reason": lambda: "because", "follow": lambda: dice.random() < 0.2, "limit": lambda: dice.randint(1, 1_000),
+            "timeout_ms": lambda: dice.randint(1, 300), "label": lambda: "a=b", "labels": lambda: {"a": "b"},
+            "token": lambda: "1.1.0:0", "data": lambda: "AAAA", "idempotency_key": lambda: f"k{dice.randrange(9)}",
+            "max_attempts": lambda: dice.randint(1, 3), "base_delay_ms": lambda: 0, "after": lambda: dice.randrange(99),
+        }  # fmt: skip
+
+    def frame(self) -> tuple[bytes, list[tuple[int, str]]]:
+        """Some bytes, and the (id, method) of the requests in them that are owed an answer."""
+        kind = self._dice.random()
+        if kind < 0.15:
+            return self._dice.choice(BROKEN), []
+        requests = [self._request() for _ in range(1 if kind < 0.85 else self._dice.randint(2, 60))]
+        waits = any(METHODS[request["method"]].kind is Kind.WAIT for request in requests)
+        # An array is answered after its last request, which a wait may hold up.
+        values: list[Any] = [requests] if len(requests) > 1 and not waits else requests
+        lines = [json.dumps(value).encode() for value in values]
+        owed = [
+            (request["id"], request["method"])
+            for line, value in zip(lines, values, strict=True)
+            if is_strict(line)  # else the frame is refused as a whole
+            for request in (value if isinstance(value, list) else [value])
+        ]
+        return b"\n".join(lines) + b"\n", owed
+
+    def _request(self) -> dict[str, Any]:
+        method = self._dice.choice(NAMES)
+        return {"jsonrpc": "2.0", "id": self._number(), "method": method, "params": self._params(method)}
+
+    def _number(self) -> int:
+        return self._dice.getrandbits(52)
+
+    def _params(self, method: str) -> Any:
+        if self._dice.random() < 0.03:
+            return self._dice.choice(JUNK)
+        struct = METHODS[method].params
+        required = struct.__struct_encode_fields__[: -len(struct.__struct_defaults__) or None]
+        params = {
+            field: self._value(field)
+            for field in struct.__struct_encode_fields__
+            if field in required or self._dice.random() < 0.25
+        }
+        if self._dice.random() < 0.1:
+            params[f"unknown_{self._dice.randrange(99)}"] = self._dice.choice(JUNK)
+        return params
+
+    def _value(self, field: str) -> Any:
+        known = self._by_field.get(field)
+        return known() if known and self._dice.random() < 0.9 else self._dice.choice(JUNK)
+
+    def _ident(self) -> int:
+        return self._dice.randint(1, 60)
+
+    def _step(self) -> str:
+        return f"s{self._dice.randrange(6)}"
+
+    def _jobs(self) -> list[Any]:
+        many = self._dice.choice([1, 3, 40, 3_000])
+        wrong = self._dice.random() < 0.5 or many > 100
+        return [{"command": "true", **({f"no_{n}": 1} if wrong else {})} for n in range(many)]
+
+    def _flow(self) -> dict[str, Any]:
+        steps: dict[str, Any] = {}
+        for number in range(self._dice.choice([1, 4, 6, 500])):
+            step: dict[str, Any] = {"command": self._dice.choice(["true", "true", "false"])}
+            if number and self._dice.random() < 0.6:
+                step["needs"] = [f"s{self._dice.randrange(number + 1)}"]
+            if self._dice.random() < 0.05 or number > 10:
+                step[f"wrong_{number}"] = self._dice.choice(JUNK)
+            steps[f"s{number}"] = step
+        return {"name": "fuzzed", "steps": steps}
+
+
+class Talker:
+    """One connection: says what it is told as fast as the daemon takes it, and reads when it feels like it."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(path))
+        self.socket.setblocking(False)  # noqa: FBT003 - the name of the thing
+        self.owed: dict[int, str] = {}
+        self.faults: list[str] = []
+        self.hung_up = False
+        self._unsent = bytearray()
+        self._unread = bytearray()
+
+    def say(self, data: bytes, owed: list[tuple[int, str]]) -> None:
+        self._unsent += data
+        self.owed.update(owed)
+        self.push()
+
+    def push(self) -> None:
+        try:
+            while self._unsent and not self.hung_up:
+                del self._unsent[: self.socket.send(self._unsent)]
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self.hung_up = True
+
+    def listen(self) -> None:
+        try:
+            while data := self.socket.recv(READ_BYTES):
+                self._unread += data
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:
+            self.hung_up = True
+        else:
+            self.hung_up = True
+        *lines, rest = self._unread.split(b"\n")
+        self._unread = bytearray(rest)
+        for line in lines:
+            self._hear(json.loads(line))
+
+    def _hear(self, said: Any) -> None:
+        for message in said if isinstance(said, list) else [said]:
+            if "method" in message:
+                continue
+            name = self.owed.pop(message["id"], None)
+            if message["id"] is not None and name is None and "result" in message:
+                self.faults.append(f"nobody asked for {message}")
+            if message.get("error", {}).get("data", {}).get("code") == "internal":
+                self.faults.append(f"{name}: {message['error']}")
+
+    def calls_owed(self) -> list[str]:
+        """The methods without an answer, but those that wait or stream."""
+        return [name for name in self.owed.values() if METHODS[name].kind not in (Kind.WAIT, Kind.STREAM)]
+
+    def settle(self) -> Iterator[str]:
+        """Say and hear all that is left; give the methods that stay without an answer."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            while not self.hung_up and (self._unsent or self.calls_owed()):
+                if not selector.select(0.01 if self._unsent else DEADLINE_S) and not self._unsent:
+                    break
+                self.listen()
+                self.push()
+        yield from [] if self.hung_up else self.calls_owed()
+
+    def close(self) -> None:
+        self.socket.close()
