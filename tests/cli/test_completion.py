@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.cli import completion, main
 from tests.support.daemon import BIN, DaemonProcess
+from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +79,38 @@ def test_fish_when_names_and_ids_are_wanted_then_the_daemon_is_asked(
         pytest.skip("no fish here")
 
     assert offered <= of_fish(busy, line)
+
+
+def test_zsh_when_a_name_has_begun_then_the_tab_key_ends_it(busy: DaemonProcess, tmp_path: Path) -> None:
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("no zsh here")
+    (tmp_path / "completion").write_text(completion.zsh())
+    environ = {**busy.environ, "STOKER_SOCKET": str(busy.socket), "HOME": str(tmp_path), "TERM": "dumb"}
+    master, slave = pty.openpty()
+    with subprocess.Popen([zsh, "-f", "-i"], stdin=slave, stdout=slave, stderr=slave, env=environ) as shell:
+        os.close(slave)
+        try:
+            os.write(master, b"source ~/completion; echo rea''dy\n")
+            seen = read_until(master, "ready\r")
+            os.write(master, b"stoker queue pause bu\t")
+            seen += read_until(master, "bulk")
+        finally:
+            shell.kill()
+    os.close(master)
+
+    assert "pause bulk" in seen.replace("\x08", "")
+    assert "_stoker:" not in seen, "an error of the script"
+
+
+def read_until(terminal: int, text: str) -> str:
+    """What a terminal says, up to `text`."""
+    seen, until = "", time.monotonic() + DEADLINE_S
+    while text not in seen and time.monotonic() < until:
+        ready, _, _ = select.select([terminal], [], [], 1)
+        seen += os.read(terminal, 65536).decode(errors="replace") if ready else ""
+    assert text in seen
+    return seen
 
 
 def test_words_when_there_is_no_daemon_then_nothing_is_offered_and_nothing_is_said(tmp_path: Path) -> None:
