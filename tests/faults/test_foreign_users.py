@@ -40,10 +40,10 @@ class Host:
         self.program.chmod(0o4755)
         self.rooted: set[int] = set()
 
-    def submit(self, client: stoker.Client, then: str = "wait", **options: Any) -> tuple[int, int]:
-        """A job, and the pid of its child once that is root's."""
+    def submit(self, client: stoker.Client, *, before: str = "", **options: Any) -> tuple[int, int]:
+        """A job, and the pid of its child once that is root's; `before`: what it sheds before that."""
         said = self.work / f"said-{len(self.rooted)}"
-        script = f"{self.program} /bin/sleep 3600 & echo $! > {said}.new; mv {said}.new {said}; {then}"
+        script = f"{before} {self.program} /bin/sleep 3600 & echo $! > {said}.new; mv {said}.new {said}; wait"
         job = submit(client, shell(script, working_dir=str(self.work), **options))
         until(said.exists, why="the child's pid")
         child = int(said.read_text())
@@ -135,13 +135,15 @@ def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancell
 
 
 @pytest.mark.parametrize("main_too", [False, True], ids=["main lives", "main has ended"])
+@pytest.mark.parametrize("sheds", ["", "prlimit --rttime=unlimited"], ids=["marked", "as sudo does it"])
 def test_safe_job_when_its_child_became_root_and_all_else_was_killed_then_it_starts_after_it(
-    host: Host, *, main_too: bool
+    host: Host, *, main_too: bool, sheds: str
 ) -> None:
     daemon = host.daemon
     with daemon.client() as client:
-        job, child = host.submit(client, on_orphan="requeue", grace_ms=200)
+        job, child = host.submit(client, before=sheds, on_orphan="requeue", grace_ms=200)
         main = client.get(job)["pid"]
+        assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")  # its pid rides with that commit
     daemon.kill9()
     for pid in launchers(daemon.state_dir).values():
         kill9(pid)

@@ -205,8 +205,13 @@ class LocalExecutor:
         self._end_orphan(run_id, stopped=True)
 
     async def _sweep_orphan(self, run_id: str, grace_ms: int) -> None:
-        with self._sweep(run_id, self._orphans.get(run_id)) as sweep:
-            await stop_all(self._around, sweep, run_id, grace_ms)
+        """What cannot be proven to be over is not ours any more: recovery looks at it again and again."""
+        identity = self._orphans.get(run_id)
+        with self._sweep(run_id, identity) as sweep:
+            unproven = await stop_all(self._around, sweep, run_id, identity, grace_ms)
+        if unproven is not None and run_id in self._orphans:
+            del self._orphans[run_id]
+            self._sink([unproven])
 
     async def _sweep_once(self, run_id: str, grace_ms: int) -> SweepResult:
         with self._sweep(run_id, None) as sweep:

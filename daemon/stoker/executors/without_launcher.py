@@ -14,21 +14,32 @@ from stoker.core.clock import wall_ms
 from stoker.core.model import Identity, Outcome, OutcomeKind
 from stoker.executors.base import Ended, Unproven
 from stoker.executors.environment import Surroundings
-from stoker.process.identity import Verdict, verdict
+from stoker.process.identity import Verdict, left_in_session, verdict
 from stoker.process.tree import Sweep
 
 PATIENCE_S = 10.0  # for a cgroup whose last process has been killed
 
 
-async def stop_all(around: Surroundings, sweep: Sweep, run_id: str, grace_ms: int) -> None:
-    """Stop whoever is proven to be of a run that no launcher owns; returns when nothing of it is left.
+async def stop_all(
+    around: Surroundings, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
+) -> Unproven | None:
+    """Stop whoever is proven to be of a run that no launcher owns; returns when nothing of that is left.
 
-    The attempt stays open while something is: in an uninterruptible sleep, or of a user whom we may not signal.
+    The attempt stays open while something is: in an uninterruptible sleep, or of a user whom we may not signal; and it
+    is Unproven that it is over while somebody is in its session.
     """
     result = await sweep.stop(grace_ms)
     while result.left:
         result = await sweep.stop(0)
     await around.leaves.empty(run_id)
+    return await _look_into_session(run_id, identity)
+
+
+async def _look_into_session(run_id: str, identity: Identity | None) -> Unproven | None:
+    left = await asyncio.to_thread(left_in_session, identity)
+    if not left:
+        return None
+    return Unproven(run_id, f"pid {', '.join(map(str, left))} is in the session of its worker, which has ended")
 
 
 async def take_away(
@@ -46,4 +57,5 @@ async def take_away(
         return Unproven(run_id, "its control group does not become empty")
     if await asyncio.to_thread(verdict, identity, around.instance, run_id) is Verdict.UNPROVABLE:
         return Unproven(run_id, f"nobody can tell whether pid {identity.pid} is still its worker")
-    return Ended(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))
+    unproven = await _look_into_session(run_id, identity)
+    return unproven or Ended(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))

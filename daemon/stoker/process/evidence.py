@@ -122,25 +122,13 @@ def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden
     sessions = identities.sessions()
     for attempt in attempts:
         finding = findings[attempt.run_id]
-        if finding.fact is Fact.GONE and (children := left_in_session(attempt.identity, sessions)):
-            told = f"pid {', '.join(map(str, children))} is in the session of its worker and shows no mark of any run"
+        if finding.fact is Fact.GONE and (left := identities.left_in_session(attempt.identity, sessions)):
+            told = f"pid {', '.join(map(str, left))} is in the session of its worker, which has ended"
             findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
         elif finding.fact is Fact.GONE and attempt.identity is None and attempt.epoch <= hidden_epochs:
             told = "it may run in the pid namespace of an earlier daemon, which cannot be seen from here"
             findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
     return findings
-
-
-def left_in_session(identity: Identity | None, sessions: Mapping[int, list[int]]) -> list[int]:
-    """Who is in the session that this main process began, now that it has ended.
-
-    Nearly always they are of its tree. But the number of a session that has ended may be that of another one by now.
-    """
-    here = (identities.boot_id(), identities.pid_namespace())
-    if identity is None or (identity.boot_id, identity.pid_namespace) != here:
-        return []
-    left = sessions.get(identity.pid, [])
-    return [] if identity.pid in left else left
 
 
 def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -282,6 +283,17 @@ def sessions() -> dict[int, list[int]]:
         if stat is not None and not stat.ended:
             found.setdefault(stat.session, []).append(pid)
     return found
+
+
+def left_in_session(identity: Identity | None, among: Mapping[int, list[int]] | None = None) -> list[int]:
+    """Who is in the session that this main process began, now that it has ended. `among`: what `sessions` said.
+
+    Nearly always they are of its tree. But the number of a session that has ended may be that of another one by now.
+    """
+    if identity is None or (identity.boot_id, identity.pid_namespace) != (boot_id(), pid_namespace()):
+        return []
+    left = (sessions() if among is None else among).get(identity.pid, [])
+    return [] if identity.pid in left else left
 
 
 def pids() -> list[int]:
