@@ -204,3 +204,14 @@ def test_run_when_the_reader_of_its_output_leaves_then_it_names_its_job_and_that
         assert end_of(client, 1) == ("succeeded", "exit")
     assert run.stderr is not None
     run.stderr.close()
+
+
+def test_submit_when_its_queue_is_full_then_it_says_when_to_try_again(crowded: DaemonProcess) -> None:
+    crowded.cli("queue", "set", "small", "--max-queued", "1")
+    crowded.cli("queue", "pause", "small")
+    crowded.cli("submit", "--queue", "small", "--", "true")
+
+    refused = crowded.cli("submit", "--queue", "small", "--", "true")
+
+    assert refused.returncode == 75
+    assert "; try again in 1" in refused.stderr

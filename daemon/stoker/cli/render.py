@@ -321,7 +321,8 @@ def _same_file(one: TextIO, other: TextIO) -> bool:
 
 
 def error(failure: StokerError, *, where: str = "") -> None:
-    note(where + failure.message)
+    after_ms = failure.details.get("retry_after_ms")
+    note(where + failure.message + (f"; try again in {span(after_ms)}" if after_ms else ""))
     mistakes = [str(mistake) for mistake in failure.details.get("errors", ())]
     if len(mistakes) == 1 and mistakes[0] in failure.message:
         mistakes.clear()

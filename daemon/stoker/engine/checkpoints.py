@@ -114,7 +114,7 @@ class Save(Message):
         if wait > 0:
             raise CheckpointTooSoon(
                 f"the last checkpoint of this attempt is less than {self._min_interval_ms} ms old",
-                hint=f"try again in {wait} ms ([checkpoints] min_interval_ms)", retry_after_ms=wait,
+                hint="[checkpoints] min_interval_ms", retry_after_ms=wait,
             )  # fmt: skip
 
     def _answer(self, said: dict[str, Any]) -> None:

@@ -283,7 +283,7 @@ def key_digest(sent: JobParams) -> bytes:
 
 def _full(who: str, pending: int, limit: str, most: int, queue: Queue) -> QueueFull:
     jobs = "1 job" if pending == 1 else f"{pending} jobs"
-    again = "try again in a second; stoker queue shows who waits"
+    again = "stoker queue shows who waits"
     return QueueFull(
         f"{who} {jobs} not yet started, {limit} is {most}",
         hint=f"stoker queue resume {queue.name}" if queue.paused else again,
