@@ -24,7 +24,7 @@ from stoker.core.model import (
 from stoker.core.shortage import Shortage
 from stoker.core.why import Blocker, Scene, explain
 from stoker.core.workflow import Intent
-from tests.support.jobs import NOW, attempt, exited, job, spec
+from tests.support.jobs import NOW, attempt, exited, job, running, spec
 
 LOW = Queue(name="bulk", queue_class=QueueClass.LOW)
 
@@ -380,3 +380,12 @@ def test_why_when_the_host_could_not_start_a_job_then_it_waits_for_that_and_no_f
 
     assert blocker.code == "host"
     assert "a: Text file busy" in blocker.message
+
+
+def test_why_when_the_worker_is_frozen_then_it_says_so_and_because_of_what() -> None:
+    of, live = running()
+    told = why(of, attempt=live, frozen=True, throttled_by=("cpu",))
+
+    assert told.code == "throttled"
+    assert "is frozen" in told.message
+    assert told.message.endswith("is of class low, and the host is busy (cpu)")

@@ -26,9 +26,12 @@ from tests.support import jobs
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until, until_async
 from tests.support.instance import ended
+from tests.support.work import end_of, running, shell, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.work import Gate
 
 RUN = "7.1.00000000000000aa"
 
@@ -235,3 +238,52 @@ def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_waits_uncharged_and
         for job in jobs_sent:
             assert client.wait(job)[0]["state"] == "succeeded"
             assert client.get(job)["failures"] == 0
+
+
+# --- frozen -------------------------------------------------------------------------------------------------
+
+BUSY, CALM = "throttle_threshold = 0.01\nresume_threshold = 0\n", "throttle_threshold = 100\n"
+
+
+def settings(root: Path, memory: str) -> str:
+    return (
+        f'[cgroup]\nroot = "{root}"\n[throttle]\nfreeze_running = true\n[queues.bulk]\nclass = "low"\n'
+        f"[cpu]\nsample_ms = 100\nthrottle_threshold = 100\n[memory]\n{memory}"
+    )
+
+
+def press(daemon: DaemonProcess, root: Path, memory: str) -> None:
+    daemon.config.write_text(settings(root, memory))
+    with daemon.client() as client:
+        client.call("system.reload")
+
+
+def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count_and_all_say_so(root: Path, gate: Gate) -> None:
+    """Another job with the same limit begins behind the freeze and passes it: so that of the frozen one was due."""
+    with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
+        low = submit(client, gate.spec(), queue="bulk", timeout_ms=2_000)
+        running(client, low)
+        press(daemon, root, BUSY)
+        until(lambda: client.get(low)["frozen"], why="the freeze")
+        other = submit(client, shell("exec sleep 600"), timeout_ms=2_000)
+
+        assert end_of(client, other) == ("failed", "timeout")
+
+        assert (client.get(low)["state"], client.get(low)["stopping"]) == ("running", False)
+        assert (client.why(low)["code"], client.why(low)["details"]) == ("throttled", {"frozen": True})
+        assert "frozen" in daemon.cli("ls").stdout
+        assert "running, frozen" in daemon.cli("show", str(low)).stdout
+        press(daemon, root, CALM)
+        gate.open()
+        assert end_of(client, low) == ("succeeded", "exit")
+
+
+def test_limit_when_the_worker_was_frozen_before_then_it_is_still_stopped_at_its_limit(root: Path, gate: Gate) -> None:
+    with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
+        low = submit(client, gate.spec(), queue="bulk", timeout_ms=1_500)
+        running(client, low)
+        press(daemon, root, BUSY)
+        until(lambda: client.get(low)["frozen"], why="the freeze")
+        press(daemon, root, CALM)
+
+        assert end_of(client, low) == ("failed", "timeout")

@@ -73,7 +73,7 @@ def columns(found: list[dict[str, Any]], now_ms: int) -> tuple[tuple[str, ...], 
 def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
     return (
         job["id"],
-        "stopping" if job.get("stopping") else job["state"],
+        "stopping" if job.get("stopping") else "frozen" if job.get("frozen") else job["state"],
         outcome.result(job) or "-",
         job["queue"],
         job["priority"],
@@ -153,7 +153,7 @@ def show(given: Given) -> int:
 
 
 def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
-    state = "running, stopping" if job.get("stopping") else job["state"]
+    state = job["state"] + (", stopping" if job.get("stopping") else ", frozen" if job.get("frozen") else "")
     # What a job that goes on has behind it stands in the table of its attempts.
     why = outcome.cause(job) if outcome.ended(job) else ""
     return [

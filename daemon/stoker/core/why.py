@@ -33,6 +33,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     `unstoppable`: pids of its tree that the kernel does not let us signal;
     `unheard_ms`: how long a worker that was warned of has given no sign of life; `stale_ms`: how long one that saves
     has left no checkpoint, if that is too long; `reserved`: what is set aside for which blocked job;
+    `frozen`: its worker was frozen, as its queue is throttled;
     `intent`: what is wanted of its workflow, if it is a step; `unmet`: the needs that ended otherwise than was needed.
     """
 
@@ -58,6 +59,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     unstoppable: Sequence[int] = ()
     intent: Intent = Intent.RUN
     unheard_ms: int | None = None
+    frozen: bool = False
     stale_ms: int | None = None
 
 
@@ -249,6 +251,10 @@ def _running(job: Job, scene: Scene) -> Blocker:
     if attempt is not None and scene.silent:
         message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"
         return Blocker("running", message, "stoker status", {"launcher": attempt.launcher})
+    if scene.frozen:
+        queue, causes = scene.queue.name, ", ".join(scene.throttled_by) or "until a moment ago"
+        message = f"is frozen (attempt {job.attempts}{pid}): queue {queue!r} is of class low, and the host is busy"
+        return Blocker("throttled", f"{message} ({causes})", "stoker status", {"frozen": True})
     message = f"is running (attempt {job.attempts}{pid})"
     if scene.unheard_ms is None and scene.stale_ms is not None:
         stale = f" and has left no checkpoint for {span(scene.stale_ms)}: it may hang, or forget to save"

@@ -18,6 +18,7 @@ from stoker.core.errors import QueueNotFound
 from stoker.core.model import FINAL, Attempt, Job, Queue, Resource, State
 from stoker.core.shortage import NO_SHORTAGE
 from stoker.engine.flows import Flows
+from stoker.engine.freezes import Freezes
 from stoker.engine.ready_queue import Lane, ReadyQueue
 from stoker.process.exchange import Exchange
 
@@ -67,6 +68,7 @@ class Book:
         self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
         self.stale: dict[str, int] = {}  # runs that have left no checkpoint for too long, and how long: as last seen
         self.shortage = NO_SHORTAGE
+        self.frozen = Freezes()
         self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
 
     def queue(self, name: str, path: str) -> Queue:
@@ -130,6 +132,7 @@ class Book:
         del self.runs[run.job.id]
         del self.jobs_by_run[run.attempt.run_id]
         self.saved.pop(run.attempt.run_id, None)
+        self.frozen.forget(run.attempt.run_id)
         self.heads.pop(run.attempt.run_id, None)
         self.running[run.job.spec.queue] -= 1
         self.used.subtract(run.job.spec.resources)

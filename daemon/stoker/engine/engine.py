@@ -13,7 +13,7 @@ from typing import Any
 
 from stoker.config import Config, Reloaded, merge_live
 from stoker.core import events as ev
-from stoker.core.clock import SystemClock
+from stoker.core.clock import Now, SystemClock
 from stoker.core.errors import DiskFull, StokerError
 from stoker.core.model import STOKER, Attempt, ExecutionMode, Job, Queue, QueueClass, State
 from stoker.core.proof import digest
@@ -39,7 +39,7 @@ from stoker.engine.safety import SafeMode, safe_mode
 from stoker.engine.specs import Specs
 from stoker.engine.staleness import Staleness
 from stoker.engine.throttle import Throttle
-from stoker.engine.timers import Alarm, Timers
+from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.engine.turn import Turn
 from stoker.engine.witnesses import LauncherWitnesses
 from stoker.executors.base import Ended, Executor, Lost, Report, Start
@@ -102,7 +102,7 @@ class Engine:
         )
         self.limits = Limits(
             self.timers, self.clock, self.loop, self.local.signal,
-            LauncherWitnesses(self.book, self.local.launchers, self.loop, config.launcher.stuck_ms), self.notices.judge,
+            LauncherWitnesses(self.book, self.local.launchers, self.loop, config.launcher.stuck_ms), self._judge,
             self.notices.begin_anew,
         )  # fmt: skip
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
@@ -198,9 +198,27 @@ class Engine:
             self.telemetry.throttle_began(pressure.causes)
         if self.config.throttle.freeze_running:
             low = [run.attempt.run_id for run in self.book.runs.values() if self._is_low(run)]
-            self.local.freeze(low, frozen=pressure.throttled)
-            self.notices.excuse(low, frozen=pressure.throttled)
+            self._freeze(low, frozen=pressure.throttled)
         self.loop.nudge()
+
+    def _freeze(self, run_ids: Sequence[str], *, frozen: bool) -> None:
+        felt, at = self.local.freeze(run_ids, frozen=frozen), self.clock.now().steady
+        (self.book.frozen.freeze if frozen else self.book.frozen.thaw)(felt, at)
+        self.notices.excuse(felt, frozen=frozen)
+
+    def _judge(self, alarm: Alarm, now: Now) -> Alarm | None:
+        """The alarm that follows from one that is due; None where it is to be looked at later."""
+        if alarm.limit is Limit.HEARTBEAT:
+            return self.notices.judge(alarm, now)
+        run = self.book.by_run(alarm.run_id)
+        of_run_time = alarm.limit is Limit.TIMEOUT or (
+            alarm.limit is Limit.WARN and run is not None and run.job.spec.deadline is None
+        )
+        later = self.book.frozen.postponed(alarm, now) if of_run_time else None
+        if later is None:
+            return alarm
+        self.timers.look_again(later, later.at)
+        return None
 
     def _is_low(self, run: Run) -> bool:
         return self.book.queues[run.job.spec.queue].queue_class is QueueClass.LOW

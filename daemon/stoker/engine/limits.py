@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from stoker.core.clock import Clock, Now
 from stoker.engine.inbox import Alarms, Due
 from stoker.engine.loop import Loop
-from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.engine.timers import Alarm, Timers
 from stoker.engine.witnesses import LauncherWitnesses
 from stoker.store.due import Due as DueNow
 
@@ -92,6 +92,7 @@ class Limits:
         finally:
             alarms = self._unheard.pop(launcher)
         self._post(alarms, self._clock.now())
+        self.rearm()
 
     def _post_due(self) -> None:
         now = self._clock.now()
@@ -105,7 +106,7 @@ class Limits:
         self.rearm()
 
     def _post(self, due: Sequence[Alarm], now: Now) -> None:
-        judged = [self._judge(alarm, now) if alarm.limit is Limit.HEARTBEAT else alarm for alarm in due]
+        judged = [self._judge(alarm, now) for alarm in due]
         alarms = [alarm for alarm in judged if alarm is not None]
         if alarms:
             self._loop.post(Alarms(alarms, self._warn))

@@ -193,6 +193,7 @@ class Service:
             unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
             unstoppable=() if run is None else engine.local.unstoppable.get(run.attempt.run_id, ()),
+            frozen=run is not None and run.attempt.run_id in book.frozen,
             intent=book.flows.intent_of(job),
         )
 

@@ -32,12 +32,13 @@ class Limit(StrEnum):
 
 
 class Alarm(Struct, frozen=True, order=True):
-    """A limit of one open attempt; `at` is on the clock of its heap."""
+    """A limit of one open attempt; `at` is on the clock of its heap, `granted_ms` how much later than at first."""
 
     at: int
     job_id: int
     run_id: str
     limit: Limit
+    granted_ms: int = 0
 
 
 class Timers:

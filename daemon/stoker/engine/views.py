@@ -46,6 +46,7 @@ def job_view(job: Job, book: Book, state_dir: Path) -> dict[str, Any]:
     view["notices_ignored"] = said and said.ignored
     view["unresponsive"] = said is not None and said.unresponsive
     view["stale_ms"] = run and book.stale.get(run.attempt.run_id)
+    view["frozen"] = run is not None and run.attempt.run_id in book.frozen
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
     return view

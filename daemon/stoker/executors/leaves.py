@@ -59,13 +59,16 @@ class Leaves:
         while cgroups is not None and cgroups.leaf(run_id).populated and self._kill(run_id):  # noqa: ASYNC110
             await asyncio.sleep(AGAIN_S)
 
-    def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> None:
-        """Stop the clock of these attempts, or let them go on; those without a leaf feel nothing."""
+    def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> list[str]:
+        """Freeze these attempts, or let them go on. Gives those that feel it: one without a leaf does not."""
+        felt = []
         for run_id in run_ids if self._cgroups is not None else ():
             assert self._cgroups is not None
             leaf = self._cgroups.leaf(run_id)
             with suppress(OSError):
                 (leaf.freeze if frozen else leaf.thaw)()
+                felt.append(run_id)
+        return felt
 
     def remove(self, run_ids: Iterable[str]) -> None:
         """These attempts are settled."""

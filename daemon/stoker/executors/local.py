@@ -140,9 +140,9 @@ class LocalExecutor:
         if unsent:
             self._sink(unsent)
 
-    def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> None:
-        """Freeze or thaw running attempts, where they have a cgroup."""
-        self._around.leaves.freeze(run_ids, frozen=frozen)
+    def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> list[str]:
+        """Freeze or thaw running attempts; gives those that feel it, as they have a cgroup."""
+        return self._around.leaves.freeze(run_ids, frozen=frozen)
 
     def stop(self, run_id: str, grace_ms: int) -> None:
         self.freeze([run_id], frozen=False)  # a frozen process would see its SIGTERM only with SIGKILL

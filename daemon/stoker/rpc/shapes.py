@@ -113,6 +113,7 @@ class Standing(TypedDict, total=False):
     exit_code: int | None
     signal: int | None
     stopping: bool
+    frozen: bool
     taken_up: list[int]
 
 

@@ -1,0 +1,51 @@
+"""For how long each running attempt was frozen: time that it could not use, so no limit of its run counts it.
+
+Owns when a freeze began and how long earlier ones took (steady milliseconds). Refuses to freeze anything: the executor
+does. It is memory of this daemon only: an attempt that outlives it begins anew with nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from stoker.core.clock import Now
+from stoker.engine.timers import Alarm
+
+
+class Freezes:
+    """By run id."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, int] = {}
+        self._before: Counter[str] = Counter()  # milliseconds of freezes that are over
+
+    def __contains__(self, run_id: str) -> bool:
+        """Whether it is frozen now."""
+        return run_id in self._since
+
+    def freeze(self, run_ids: Iterable[str], at: int) -> None:
+        for run_id in run_ids:
+            self._since.setdefault(run_id, at)
+
+    def thaw(self, run_ids: Iterable[str], at: int) -> None:
+        for run_id in run_ids:
+            if run_id in self._since:
+                self._before[run_id] += at - self._since.pop(run_id)
+
+    def frozen_ms(self, run_id: str, at: int) -> int:
+        """All of it until then."""
+        return self._before[run_id] + (at - self._since.get(run_id, at))
+
+    def forget(self, run_id: str) -> None:
+        self._since.pop(run_id, None)
+        self._before.pop(run_id, None)
+
+    def postponed(self, alarm: Alarm, now: Now) -> Alarm | None:
+        """A limit of the run time, later by the frozen time that it was not given yet; None where that is none."""
+        frozen_ms = self.frozen_ms(alarm.run_id, now.steady)
+        if frozen_ms <= alarm.granted_ms:
+            return None
+        return replace(alarm, at=alarm.at + frozen_ms - alarm.granted_ms, granted_ms=frozen_ms)
