@@ -76,6 +76,16 @@ async def test_save_when_it_is_large_then_it_is_packed_in_a_thread(
     assert desk.posted[0]._packed == core.pack(bytes(size))
 
 
+async def test_save_when_its_connection_ends_halfway_then_what_came_over_it_is_forgotten() -> None:
+    service = Checkpoints(Desk())  # type: ignore[arg-type]
+    for connection in (1, 2):
+        await service.save(CheckpointPart(token="1.1.a", data="YQ==", more=True), connection)
+
+    service.hung_up(1)
+
+    assert len(service._uploads) == 1
+
+
 async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -481,3 +481,14 @@ def test_stop_when_an_answer_never_comes_then_it_gives_up(client: RawClient, ser
     server.stop()
 
     assert client.hear() is None
+
+
+def test_connection_when_it_ends_then_the_service_is_told_which_it_was(server: ServerThread) -> None:
+    with server.connect() as stays:
+        stays.ask("system.health")
+        with server.connect() as goes:
+            goes.ask("system.health")
+
+        until(lambda: server.service.hung_up_on, why="word of the connection that is gone")
+
+        assert server.service.hung_up_on == [2]

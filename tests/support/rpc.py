@@ -63,6 +63,7 @@ class MemoryService:
         self.log: list[Chunk] = [Chunk(0, b"hello\n"), Chunk(6, None, 100), Chunk(106, b"\xffend\n")]
         self.follow_forever = False
         self.feeds_open = 0
+        self.hung_up_on: list[int] = []
         self.waits_open = 0
         self.gets = 0
         self.crash_next = False
@@ -70,7 +71,7 @@ class MemoryService:
         self.held: list[Callable[[], None]] = []
 
     def hung_up(self, connection: int) -> None:
-        """Nothing is kept for a connection here."""
+        self.hung_up_on.append(connection)
 
     @property
     def checkpoints(self) -> Checkpoints:
