@@ -46,12 +46,15 @@ def test_connection_when_it_is_lost_and_the_launcher_lives_then_its_jobs_go_on(
 
         cut(daemon, launcher)
         until(lambda: daemon.events("launcher_back"), why="the connection to the launcher")
+        until(lambda: daemon.events("recovery_planned")[1:], why="the plan for what it runs")
+        client.call("system.health")  # answered behind the turn that followed it
+        stops = [newest(client, job)["stop_reason"] for job in jobs]
         lived = [alive(pid) for pid in pids]
         gate.open()
         ends = [end_of(client, job) for job in jobs]
         attempts = [client.get(job)["attempts"] for job in jobs]
 
-    assert lived == [True, True]
+    assert (stops, lived) == ([None, None], [True, True])
     assert (ends, attempts) == ([("failed", "exit")] * 2, [1, 1])
 
 

@@ -122,3 +122,25 @@ def test_start_when_a_launcher_hangs_then_the_others_are_recovered_without_it(
 
     assert (fresh, during, adopted) == (("failed", "exit"), ["running", "running"], [2, 2])
     assert ends == [("failed", "exit")] * 2
+
+
+def test_cancel_when_the_launcher_has_been_silent_since_the_start_then_the_worker_is_stopped_all_the_same(
+    patient: DaemonProcess, gate: Gate
+) -> None:
+    with patient.client() as client:
+        job = submit(client, gate.spec(survive=True))
+        running(client, job)
+        pid = client.get(job)["pid"]
+    ((_, launcher),) = launchers(patient.state_dir).items()
+    patient.kill9()
+
+    with stopped(launcher):
+        patient.start()
+        with patient.client() as client:
+            client.call("job.cancel", {"id": job})
+            until(lambda: not alive(pid), why="the end of the worker")
+            during = state(client, job)
+    with patient.client() as client:
+        end = end_of(client, job)
+
+    assert (during, end) == ("running", ("cancelled", "user"))

@@ -218,8 +218,8 @@ class RecoveryService:
         heard = await evidence.hear(clients, attempts, None if for_ever else self._patience_s)
         names = {client.launcher: client for client, _ in heard}
         logs = [(path, said) for path, said in read_outcomes(self._state_dir) if among is None or path.stem in among]
-        written = {exited.run_id: exited for _, said in logs for exited in said}
-        held = {run.run_id: (client, run) for client, answer in heard for run in answer}
+        written = {exited.run_id: self._local.credit(exited) for _, said in logs for exited in said}
+        held = {run.run_id: (client, self._credited(run)) for client, answer in heard for run in answer}
         testimony = evidence.Testimony(held, written, frozenset(alive - names.keys()))
         findings = (
             evidence.of_a_copy(attempts)
@@ -232,6 +232,10 @@ class RecoveryService:
         made = plan(rows, findings, self._of.epoch)
         validate(made, rows)
         return Found(made, runs, findings, testimony, names, [path for path, _ in logs])
+
+    def _credited(self, run: HeldRun) -> HeldRun:
+        """With a stop of ours that its launcher slept through."""
+        return run if run.exit is None else replace(run, exit=self._local.credit(run.exit))
 
     def _take_over(self, found: Found) -> None:
         """Tell the executor who runs what, before the plan's effects reach it."""

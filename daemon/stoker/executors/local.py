@@ -154,6 +154,8 @@ class LocalExecutor:
                 self._strike(run_id)
         elif run_id in self._orphans:
             self._spawn(self._stop_orphan(run_id, grace_ms))
+        else:  # its launcher lives, and has not answered us yet
+            self._strike(run_id)
 
     def reassign(self, run_id: str, identity: Identity | None) -> None:
         self._reassigned[run_id] = identity
@@ -185,6 +187,10 @@ class LocalExecutor:
         grace_ms, strikes = self._graces.get(run_id, 0), self._strikes.setdefault(run_id, [])
         if not (strikes and grace_ms):
             strikes.append(self._spawn(self._sweep_once(run_id, grace_ms)))
+
+    def credit(self, exited: messages.Exited) -> messages.Exited:
+        """As its launcher tells it, and stopped where a signal of ours came before it: the launcher cannot know."""
+        return replace(exited, stopped=True) if self._struck(exited.run_id) else exited
 
     def _struck(self, run_id: str) -> bool:
         """Whether a signal of ours, and not of its launcher, came before its end."""
@@ -334,8 +340,7 @@ class LocalExecutor:
         return Began(started.run_id, identity, started.at_boot_ms, started.bounds)
 
     def _exited(self, exited: messages.Exited, reports: list[Report]) -> None:
-        if self._struck(exited.run_id):
-            exited = replace(exited, stopped=True)
+        exited = self.credit(exited)
         self._exits[exited.run_id] = exited
         ladder = self._ladders.pop(exited.run_id, None)
         if not exited.left or exited.run_id in self._gone:

@@ -1,0 +1,39 @@
+"""Which outcome logs may be removed: those to which no launcher can have written since they were read."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.recovery import RecoveryPlan
+from stoker.engine.recovery import Found
+from stoker.process.evidence import Testimony
+from tests.support.facts import until_async
+from tests.support.instance import LauncherHost
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[LauncherHost]:
+    host = LauncherHost()
+    yield host
+    await host.end()
+
+
+async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_kept(host: LauncherHost) -> None:
+    connected, lost = await host.start(), await host.start()
+    os.kill(lost.facts.pid, signal.SIGKILL)
+    await until_async(lambda: lost.lost, why="the loss of a connection")
+    silent, dead = "1-00000001", "1-00000002"
+    heard = {client.launcher: client for client in (connected, lost)}
+    logs = [Path(f"{launcher}.log") for launcher in (*heard, silent, dead)]
+
+    found = Found(RecoveryPlan(), [], {}, Testimony(silent=frozenset({silent})), heard, logs)
+
+    assert [path.stem for path in found.whole_logs] == [connected.launcher, dead]
