@@ -32,6 +32,7 @@ from stoker.engine.supervision import Supervision
 from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
 from stoker.executors.leaves import Leaves
+from stoker.host.threads import start_threads
 from stoker.paths import first_within_reach, socket_paths, state_dir
 from stoker.process import open_files
 from stoker.process.exchange import Exchange
@@ -48,6 +49,8 @@ from stoker.telemetry.logs import log
 
 # Jobs come and go in trees without cycles: looking for cycles ten times less often is a tenth of the CPU of a job.
 GC_THRESHOLDS = (10_000, 50, 100)
+
+DEFAULT_THREADS = 4  # for what may wait for a disk
 
 
 class Daemon:
@@ -81,6 +84,7 @@ class Daemon:
     async def run(self) -> int:
         """Run until drained. Raises StokerError when it cannot start or storage fails."""
         try:
+            asyncio.get_running_loop().set_default_executor(start_threads(DEFAULT_THREADS, "files"))
             await self._start()
             return await self._until_done()
         finally:

@@ -11,7 +11,7 @@ from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.strace import Attached, calls_of, why_not
 from tests.support.torture import launchers
-from tests.support.work import end_of, shell, submit, submit_many
+from tests.support.work import end_of, kill9, shell, submit, submit_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,29 @@ def test_queue_when_the_host_lets_nothing_start_then_no_job_is_charged_and_all_r
     (begun,) = daemon.events("host_shortage")
     assert told in begun["error"]
     assert daemon.events("host_shortage_over")
+
+
+def test_daemon_when_no_thread_can_be_started_any_more_then_it_answers_all_the_same(daemon: DaemonProcess) -> None:
+    trace = daemon.home / "daemon.trace"
+    with daemon.client() as client:
+        strace = Attached(daemon.pid, trace, "inject=clone3,clone,vfork:error=EAGAIN")
+
+        specs = [shell(":", env={"PADDING": "x" * 10_000}) for _ in range(JOBS)]  # a frame that a thread reads
+        jobs = [answer["id"] for answer in submit_many(client, specs)]
+        ends = {end_of(client, job) for job in jobs}
+        read = b"".join(client.logs(jobs[0]))
+        job = submit(client, shell("exec sleep 600"))
+        until(lambda: client.get(job)["pid"], why="a worker")
+        seen = client.call("worker.get", {"job": job})
+        kill9(launchers(daemon.state_dir).popitem()[1])
+        until(lambda: injected(trace), why="a launcher that could not be started")
+        waiting = submit(client, shell(":"))
+        strace.detach()
+        assert end_of(client, waiting) == ("succeeded", "exit")
+
+    assert (ends, read) == ({("succeeded", "exit")}, b"")
+    assert seen
+    assert not daemon.events("library_message")
 
 
 def test_job_when_its_own_file_is_busy_then_others_start_and_it_does_once_it_is_free(daemon: DaemonProcess) -> None:

@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partialmethod
 from types import ModuleType, SimpleNamespace
@@ -20,7 +21,7 @@ import stoker.daemon  # noqa: F401 - so that every module that may hold a name i
 from stoker.core import clock
 from stoker.core.throttle import Sample
 from stoker.engine import inbox, intake
-from stoker.host import probe
+from stoker.host import probe, threads
 from stoker.launcher import complaints
 from stoker.launcher import kin as launcher_kin
 from stoker.launcher import launcher as launcher_module
@@ -85,6 +86,7 @@ def everywhere(world: World) -> dict[int, Any]:
         (outcomes.remove_outcomes, disk.remove_outcomes),
         (exchange.InputsFile, InputsOfNobody),
         (probe.Probe, CalmProbe),
+        (threads.start_threads, lambda _count, _name: ThreadPoolExecutor(1)),  # none is started before it is used
         (probe.free_bytes, lambda _path: world.free_bytes),
         (complaints.complain, world.hear_complaint),
     ]

@@ -12,7 +12,6 @@ import base64
 import binascii
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,6 +42,7 @@ from stoker.engine.inbox import Message
 from stoker.engine.reading import job_now, workflow_found
 from stoker.engine.turn import Turn
 from stoker.engine.uploads import Uploads
+from stoker.host.threads import start_threads
 from stoker.store import checkpoints as rows
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
@@ -129,7 +129,7 @@ class Checkpoints:
         self._engine = engine
         self._uploads = Uploads(lambda run_id: engine.book.by_run(run_id) is not None)
         # One at a time: packing takes a whole processor, and jobs want them too.
-        self._packer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._packer = start_threads(1, "checkpoints")
         self._tasks: set[asyncio.Task[None]] = set()
         self._unpacked = Unpacked()
 

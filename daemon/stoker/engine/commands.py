@@ -11,7 +11,6 @@ import asyncio
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
@@ -23,6 +22,7 @@ from stoker.core.model import ExecutionMode
 from stoker.core.raw_bytes import AnyText, native, printable
 from stoker.core.requests import JobWork
 from stoker.executors.in_process import HANDLERS
+from stoker.host.threads import start_threads
 
 KEEP_MS = 1_000  # so that a stream of similar jobs costs one look
 KEEP_MANY = 4_096
@@ -40,7 +40,7 @@ class CommandChecks:
         self._clock = clock
         self._default_path = default_path
         self._known: dict[Place, tuple[int, Said]] = {}
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="command-check")
+        self._threads = start_threads(2, "command-check")
 
     def find(self, jobs: Sequence[JobWork], then: Callable[[list[StokerError | None]], None]) -> None:
         """Give `then` what speaks against each of `jobs`: at once where all of it is known, else after a look."""

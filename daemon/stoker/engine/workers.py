@@ -8,7 +8,6 @@ it write in the job's name, is in no environment that leaves here; whoever carri
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +17,7 @@ from stoker.core.model import ExecutionMode, Job
 from stoker.core.raw_bytes import AnyText
 from stoker.engine import reading
 from stoker.executors.environment import place
+from stoker.host.threads import start_threads
 from stoker.process.observing import Seen, observe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Workers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="worker-look")
+        self._threads = start_threads(2, "worker-look")
 
     async def get(self, job_id: int) -> dict[str, Any]:
         """What the worker of a job does now. Raises NotAllowed where there is none."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
 from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerError, TooManyWaits
+from stoker.host.threads import start_threads
 from stoker.rpc import frames
 from stoker.rpc.streams import Streams
 from stoker.rpc.table import Kind, Later
@@ -48,7 +48,7 @@ class Backend:
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Future[Any]] = set()
-        self.reading = ThreadPoolExecutor(1, thread_name_prefix="frames")
+        self.reading = start_threads(1, "frames")
 
 
 class Calls:
