@@ -130,9 +130,10 @@ def test_batch_when_its_answers_are_too_large_together_then_the_rest_is_refused(
 
 
 def test_reads_when_one_is_refused_at_once_then_those_behind_it_are_answered(client: RawClient) -> None:
-    client.say(b"".join(request("checkpoint.list", n) for n in range(3)) + request("job.list", 3))
+    asked = ["job.list", "checkpoint.list", "checkpoint.list", "job.list"]
+    client.say(b"".join(request(method, n) for n, method in enumerate(asked)))
 
-    answers = {answer["id"]: answer for answer in (client.hear() for _ in range(4))}
+    answers = {answer["id"]: answer for answer in (client.hear() for _ in asked)}
 
-    assert [answers[n]["error"]["data"]["code"] for n in range(3)] == ["invalid_params"] * 3
-    assert answers[3]["result"]["jobs"] == []
+    assert [answers[n]["error"]["data"]["code"] for n in (1, 2)] == ["invalid_params"] * 2
+    assert [answers[n]["result"]["jobs"] for n in (0, 3)] == [[], []]
