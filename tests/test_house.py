@@ -57,6 +57,11 @@ RULES = {
     "docstrings": Rule(house.missing_docstrings, without(EVERYTHING, "tests/"), '"""Short."""\nx = 1\n'),
     "stand-alone launcher": Rule(house.foreign_imports, LAUNCHER, "from ..core import model\n"),
     "one place prints": Rule(house.prints, without(PRODUCT, "daemon/stoker/cli/render.py"), "print('hello')\n"),
+    "no loose tasks": Rule(
+        house.loose_tasks,
+        without(PRODUCT, "daemon/stoker/background/"),
+        "def f():\n    asyncio.ensure_future(g())\n",
+    ),
     "one place says SQL": Rule(house.sql, without(PRODUCT, "daemon/stoker/store/"), 'ALL = "SELECT id FROM jobs"\n'),
     "no sleeps": Rule(
         house.sleeps, without(TESTS, "tests/support/facts.py"), "import time\ndef test_x():\n    time.sleep(1)\n"

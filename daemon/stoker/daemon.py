@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 import uvloop
 
 from stoker import __version__, sdnotify
+from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, find, load
-from stoker.core.errors import EX_IOERR, EX_USAGE, StokerError, StorageFailed
+from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, StokerError, StorageFailed
 from stoker.core.tokens import Tokens
 from stoker.engine.engine import Engine
 from stoker.engine.health import PATIENCE_S, Health
@@ -41,7 +42,7 @@ from stoker.rpc.address import Address, check_address
 from stoker.rpc.address_watch import AddressWatch
 from stoker.rpc.server import Server
 from stoker.store import reader
-from stoker.store.directory import StateDirectory
+from stoker.store.directory import StateDirectory, storage_error
 from stoker.store.open import Opened, open_state
 from stoker.telemetry import logs, otel
 from stoker.telemetry.events import LogEvent
@@ -72,14 +73,13 @@ class Daemon:
         self._environ = environ
         self._umask = umask
         self._notifier = sdnotify.Notifier.of(environ)
-        self._supervision = Supervision(self._notifier)
+        self._background = BackgroundTasks()
+        self._supervision = Supervision(self._notifier, self._background)
         self._began = time.monotonic()
         self._engine: Engine | None = None
         self._opened: Opened | None = None
         self._server: Server | None = None
-        self._watch: asyncio.Task[None] | None = None
         self._turns: asyncio.Task[None] | None = None
-        self._reloading: asyncio.Future[None] | None = None
 
     async def run(self) -> int:
         """Run until drained. Raises StokerError when it cannot start or storage fails."""
@@ -93,6 +93,7 @@ class Daemon:
     # --- starting ---
 
     async def _start(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._on_callback_error)
         given = sdnotify.listeners(self._environ, os.getpid())
         self._supervision.starting("opening the state")
         leaves = Leaves.below(self._config.cgroup.root)
@@ -125,7 +126,7 @@ class Daemon:
         await self._server.start()
         self._directory.name_socket(self._address.path)
         if not given:
-            self._watch = asyncio.ensure_future(AddressWatch(self._address, self._server).run())
+            self._background.start("watch of the socket", AddressWatch(self._address, self._server).run())
         self._listen_to_signals(engine)
         self._tell_ready(engine, health)
 
@@ -143,16 +144,17 @@ class Daemon:
             telemetry=telemetry,
             leaves=leaves,
         )
-        return Engine(self._config, self._directory, opened, around, self._supervision.draining)
+        return Engine(self._config, self._directory, opened, around, self._background, self._supervision.draining)
 
     async def _recover(self, engine: Engine) -> None:
         """Recover and begin to dispatch. Raises StorageFailed."""
         assert self._turns is not None
         begin = asyncio.ensure_future(engine.begin())
-        await asyncio.wait({begin, self._turns}, return_when=asyncio.FIRST_COMPLETED)
-        if self._turns.done():
+        needed: set[asyncio.Future[None]] = {begin, self._turns, self._background.failed}
+        await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
+        if not begin.done():
             begin.cancel()
-            self._turns.result()
+            self._raise_failure()
         begin.result()
 
     def _listen_to_signals(self, engine: Engine) -> None:
@@ -163,7 +165,7 @@ class Daemon:
 
     def _on_hangup(self) -> None:
         """The terminal that started us has closed, or a person asks to read the settings again: both mean a reload."""
-        self._reloading = asyncio.ensure_future(self._reload_or_log())
+        self._background.start("reload", self._reload_or_log())
 
     async def _reload_or_log(self) -> None:
         assert self._engine is not None
@@ -199,15 +201,30 @@ class Daemon:
         assert engine is not None
         assert turns is not None
         drained = asyncio.ensure_future(engine.drain.done.wait())
-        needed = {turns} if self._watch is None else {turns, self._watch}
-        await asyncio.wait({drained, *needed}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {drained, turns, self._background.failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if drained.done():
             return 0
         drained.cancel()
-        for task in needed:
-            if task.done():
-                task.result()
+        self._raise_failure()
         return EX_IOERR
+
+    def _raise_failure(self) -> None:
+        """Raise what the loop of job state or a background task has ended with, if one has."""
+        for part in (self._turns, self._background.failed):
+            if part is not None and part.done():
+                try:
+                    part.result()
+                except OSError as error:
+                    raise storage_error(self._directory.root, error) from error
+
+    def _on_callback_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback that raises has lost its timer or its answer: end, as for a task. Lost connections are logged."""
+        error = context.get("exception")
+        if "handle" in context and isinstance(error, Exception) and not isinstance(error, OSError):
+            self._background.fail("a callback", error)
+        else:
+            loop.default_exception_handler(context)
 
     def _facts(self) -> dict[str, Any]:
         """The part of `system.status` that the engine does not know."""
@@ -227,6 +244,7 @@ class Daemon:
             "launchers": launcher_views(engine),
             "recovery": engine.recovery.describe(),
             "log_lines_lost": logs.lost_lines(),
+            "retrying": dict(self._background.retrying),
             "disk": {"free_bytes": engine.housekeeping.free_bytes, "full": engine.housekeeping.full},
         }
 
@@ -237,8 +255,6 @@ class Daemon:
         self._supervision.stopping()
         self._supervision.close()
         log(LogEvent.DAEMON_STOPPING)
-        if self._watch is not None:
-            self._watch.cancel()
         if self._server is not None:
             await self._server.stop()
         if self._engine is not None:
@@ -256,10 +272,11 @@ class Daemon:
         log(LogEvent.DAEMON_STOPPED)
 
     async def _close_state(self, opened: Opened) -> None:
-        turns = self._turns
+        turns, failed = self._turns, self._background.failed.done()
         try:
-            if self._engine is not None and turns is not None and not turns.cancelled() and turns.exception() is None:
-                self._engine.housekeeping.note()
+            if self._engine is None or turns is None or failed or turns.cancelled() or turns.exception() is not None:
+                return
+            self._engine.housekeeping.note()
         finally:
             await opened.queries.close()
             await opened.reader.close()
@@ -305,13 +322,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = Path(state_dir(asked.state_dir, environ))
         places = socket_paths(asked.socket, environ, os.geteuid())
         address = Path(first_within_reach(places, _session_exists))
-        daemon = Daemon(config, asked.config, root, address, environ, umask)
         sdnotify.strip(os.environ)
-        return uvloop.run(daemon.run())
+        return uvloop.run(_live(config, asked.config, root, address, environ, umask))
     except StokerError as error:
         return _refuse(error)
+    except Exception as error:  # noqa: BLE001 - the last boundary: a bug of ours is told of as an event with its stack
+        log(LogEvent.DAEMON_FAILED, error=error, code=StokerError.code)
+        return EX_SOFTWARE
     finally:
         logs.flush()
+
+
+async def _live(*given: Any) -> int:
+    """A daemon is built inside of its event loop."""
+    return await Daemon(*given).run()
 
 
 def _session_exists(socket: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Now
 from stoker.core.requests import JobWork
 from stoker.engine import commands
@@ -32,13 +33,13 @@ async def told(checks: commands.CommandChecks, *names: str) -> list[bool]:
 
 
 @pytest.fixture
-def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> commands.CommandChecks:
+async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> commands.CommandChecks:
     monkeypatch.setattr(commands, "PATIENCE_S", 60.0)
     monkeypatch.setattr(commands, "KEEP_MANY", 2)
     (tmp_path / "tool").touch(mode=0o755)
     (tmp_path / "text").touch(mode=0o644)
     (tmp_path / "folder").mkdir()
-    return commands.CommandChecks(Standing(), f"/no/such/folder:{tmp_path}")
+    return commands.CommandChecks(Standing(), f"/no/such/folder:{tmp_path}", BackgroundTasks())
 
 
 async def test_find_when_much_was_looked_at_then_what_this_request_relies_on_is_told_all_the_same(

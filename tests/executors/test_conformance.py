@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.core.model import Attempt, ExecutionMode, OutcomeKind, State
 from stoker.core.tokens import Tokens
@@ -90,7 +91,7 @@ class LocalBench(Bench):
             umask=0o022, telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
             tokens=Tokens("00" * 32), exchange=Exchange(host.state_dir),
         )  # fmt: skip
-        self.local = LocalExecutor(around, self.hear, lambda: None, stuck_ms=5_000)
+        self.local = LocalExecutor(around, self.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
         self.executor = self.local
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.core.tokens import Tokens
 from stoker.executors.environment import Surroundings
@@ -39,7 +40,7 @@ def generations(host: LauncherHost, epoch: int) -> Generations:
         telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
         tokens=Tokens("00" * 32), exchange=Exchange(host.state_dir), umask=0o022,
     )  # fmt: skip
-    return Generations(around, host.hear, lambda: None, stuck_ms=5_000)
+    return Generations(around, host.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
 
 
 def fill_backlog(host: LauncherHost, launcher: str) -> list[socket.socket]:
@@ -70,7 +71,7 @@ async def test_reconnect_when_the_backlog_is_full_then_the_launcher_is_silent_an
 
     assert not done
     assert [run.run_id for run in await client.list_runs()] == [order.run_id]
-    await known.close()
+    known.close()
 
 
 async def test_reconnect_when_the_launcher_obeys_a_newer_daemon_then_it_lives_all_the_same(host: LauncherHost) -> None:

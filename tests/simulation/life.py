@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.config.settings import DaemonSettings
 from stoker.core.errors import StorageFailed
@@ -76,7 +77,8 @@ class Life:
                 root=ROOT, in_place=True, aside=ROOT / "state.json", write_aside=lambda _aside: None
             )
             self.epoch, self.instance = who.epoch, who.id
-            self.engine = Engine(CONFIG, directory, opened, around, lambda _left, _ms: None)
+            self.background = BackgroundTasks()
+            self.engine = Engine(CONFIG, directory, opened, around, self.background, lambda _left, _ms: None)
             self.service = Service(self.engine, dict, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
             self.turns = self.loop.create_task(self.engine.loop.run())
             self.begin = self.loop.create_task(self.engine.begin())
@@ -109,6 +111,8 @@ class Life:
             if not isinstance(error, StorageFailed):
                 raise AssertionError(f"the loop ended: {error!r}") from error
             return "storage failed"
+        if self.background.failed.done():
+            raise AssertionError("a background task failed") from self.background.failed.exception()
         if self.begin.done() and (error := self.begin.exception()) is not None:
             raise AssertionError(f"recovery failed: {error!r}") from error
         if self.engine.safe_mode is not None:

@@ -27,6 +27,17 @@ MIGRATION_NAME = re.compile(r"(\d{4})_[a-z]+(_[a-z0-9]+)+\.sql")
 RELEASE = re.compile(r"## \[(Unreleased|\d+\.\d+\.\d+)\]( - \d{4}-\d{2}-\d{2})?")
 KINDS_OF_CHANGE = {"### Added", "### Changed", "### Deprecated", "### Removed", "### Fixed", "### Security"}
 
+# Functions that start a task and wait for it, answer a client with its result, or make it an attempt's outcome.
+AWAITED_THERE = {
+    "_start", "_recover", "_until_done",  # daemon.py: the loop of job state, recovery, and the wait for a drain
+    "_until_empty",  # engine/drain.py
+    "_chunks",  # engine/reading.py
+    "start",  # executors/in_process.py: what a handler raises is the outcome of its attempt
+    "changed",  # process/capture.py
+    "_until_ended",  # process/tree.py
+    "_future_of", "begin",  # rpc/calls.py, rpc/streams.py: the client is answered with what is raised
+}  # fmt: skip
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -62,6 +73,14 @@ def prints(source: str) -> Iterator[str]:
     for call in _calls(source):
         if _dotted(call.func) == "print":
             yield f"line {call.lineno} prints; only cli/render.py does"
+
+
+def loose_tasks(source: str) -> Iterator[str]:
+    """A task that its function neither awaits nor cancels ends unheard; the names are those that were looked at."""
+    for function in _functions(source):
+        called = {_dotted(node.func).split(".")[-1] for node in ast.walk(function) if isinstance(node, ast.Call)}
+        if called & {"create_task", "ensure_future"} and function.name not in AWAITED_THERE:
+            yield f"{function.name} starts a task by itself; BackgroundTasks does (background/tasks.py)"
 
 
 def sql(source: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 EX_USAGE = 64
 EX_DATAERR = 65
 EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
 EX_CANTCREAT = 73
 EX_IOERR = 74
 EX_TEMPFAIL = 75
@@ -318,4 +319,4 @@ class ChainBroken(StokerError):
 class IllegalTransition(StokerError):
     """A bug of ours: an event met a state the table has no row for. Nothing changed."""
 
-    code, exit_status = "illegal_transition", 70
+    code, exit_status = "illegal_transition", EX_SOFTWARE

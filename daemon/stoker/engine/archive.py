@@ -11,12 +11,14 @@ import asyncio
 import base64
 import sys
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.analysis import Ending, analyse
 from stoker.core.checkpoint import Checkpoint, Kind, opened
 from stoker.core.errors import CheckpointDamaged
@@ -69,10 +71,10 @@ def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
 class Archives:
     """Writes archives, one at a time."""
 
-    def __init__(self, reader: Reader, state_dir: Path) -> None:
+    def __init__(self, reader: Reader, state_dir: Path, background: BackgroundTasks) -> None:
         self._reader = reader
         self._state_dir = state_dir
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = background
         self._one = asyncio.Lock()
 
     def look(self, turn: Turn) -> None:
@@ -81,14 +83,14 @@ class Archives:
             if after.state is WorkflowState.FAILED:
                 log(LogEvent.WORKFLOW_FAILED, workflow=after.id, name=after.name, trace_id=after.trace_id,
                     steps=broken[:SHOWN], failed=len(broken))  # fmt: skip
-                self._spawn([after.id])
+                self._begin([after.id])
 
     async def catch_up(self) -> None:
         """At a start: ends that were committed and not archived."""
         failed = await self._reader.run(workflows.failed, SPAN)
         missing = await asyncio.to_thread(_missing, self._state_dir, failed)
         if missing:
-            self._spawn(missing)
+            self._begin(missing)
 
     def path(self, found: Found) -> str | None:
         """Where the archive of this end is, if it is there."""
@@ -98,18 +100,16 @@ class Archives:
         path = path_of(self._state_dir, found.workflow.id, at)
         return str(path) if path.exists() else None
 
-    def _spawn(self, ids: Sequence[int]) -> None:
-        task = asyncio.ensure_future(self._archive(ids))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _archive(self, ids: Sequence[int]) -> None:
+    def _begin(self, ids: Sequence[int]) -> None:
         for ident in ids:
-            async with self._one:
-                (found,) = await self._reader.run(workflows.by_ids, [ident])
-                at = found.workflow.finished_at
-                if found.workflow.state is WorkflowState.FAILED and at is not None:
-                    await self._write(found, path_of(self._state_dir, ident, at))
+            self._background.retry(f"archive of workflow {ident}", partial(self._archive, ident))
+
+    async def _archive(self, ident: int) -> None:
+        async with self._one:
+            (found,) = await self._reader.run(workflows.by_ids, [ident])
+            at = found.workflow.finished_at
+            if found.workflow.state is WorkflowState.FAILED and at is not None:
+                await self._write(found, path_of(self._state_dir, ident, at))
 
     async def _write(self, found: Found, path: Path) -> None:
         file = ArchiveFile(path)
@@ -195,11 +195,6 @@ class Archives:
                 else:
                     left -= len(data)
                     yield [told | {"bytes": size, "tail": data.decode(errors="replace")}]
-
-    async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _missing(state_dir: Path, ends: Sequence[tuple[int, int]]) -> list[int]:

@@ -130,7 +130,6 @@ class Checkpoints:
         self._uploads = Uploads(lambda run_id: engine.book.by_run(run_id) is not None)
         # One at a time: packing takes a whole processor, and jobs want them too.
         self._packer = start_threads(1, "checkpoints")
-        self._tasks: set[asyncio.Task[None]] = set()
         self._unpacked = Unpacked()
 
     def save(self, part: CheckpointPart, connection: int) -> asyncio.Future[dict[str, Any]]:
@@ -182,9 +181,7 @@ class Checkpoints:
         if len(data) <= GZIP_ABOVE_BYTES:
             self._post(run_id, pack(bytes(data)), status, future)
             return
-        task = asyncio.ensure_future(self._pack_and_post(run_id, data, status, future))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._engine.background.start(f"packing of {run_id}", self._pack_and_post(run_id, data, status, future))
 
     async def _pack_and_post(
         self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]

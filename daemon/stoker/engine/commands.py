@@ -16,6 +16,7 @@ from threading import Event
 
 from msgspec import UnsetType
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
 from stoker.core.model import ExecutionMode
@@ -36,7 +37,8 @@ Said = tuple[str, str] | None  # field and message of what is wrong there
 class CommandChecks:
     """Finds out whether commands could be executed, in a thread of its own."""
 
-    def __init__(self, clock: Clock, default_path: str) -> None:
+    def __init__(self, clock: Clock, default_path: str, background: BackgroundTasks) -> None:
+        self._background = background
         self._clock = clock
         self._default_path = default_path
         self._known: dict[Place, tuple[int, Said]] = {}
@@ -51,13 +53,15 @@ class CommandChecks:
         found = {place: known[1] for place in asked if (known := self._known.get(place)) and known[0] >= limit}
         unknown = [place for place in asked if place not in found]
 
-        def answer(looked: asyncio.Task[dict[Place, Said]] | None = None) -> None:
-            if looked is not None:
-                found.update(looked.result())
+        def answer() -> None:
             then([_error(job, found.get(place) if place else None) for job, place in zip(jobs, places, strict=True)])
 
+        async def look() -> None:
+            found.update(await self._look(unknown))
+            answer()
+
         if unknown:
-            asyncio.ensure_future(self._look(unknown)).add_done_callback(answer)
+            self._background.start("look for commands", look())
         else:
             answer()
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core import events as ev
 from stoker.core.errors import Draining
 from stoker.core.model import State, StopReason
@@ -45,14 +46,15 @@ class Drain:
     """Empties the house once; asked again, it stops waiting for jobs to end by themselves."""
 
     def __init__(
-        self, book: Book, loop: Loop, intake: Intake, dispatcher: Dispatcher, feeds: Feeds, *, timeout_ms: int,
-        progress: Callable[[int, int], None],
+        self, book: Book, loop: Loop, intake: Intake, dispatcher: Dispatcher, feeds: Feeds,
+        background: BackgroundTasks, *, timeout_ms: int, progress: Callable[[int, int], None],
     ) -> None:  # fmt: skip
         self._book = book
         self._loop = loop
         self._intake = intake
         self._dispatcher = dispatcher
         self._feeds = feeds
+        self._background = background
         self._timeout_s = timeout_ms / 1_000
         self._progress = progress
         self._hurry = asyncio.Event()
@@ -70,7 +72,7 @@ class Drain:
         log(LogEvent.DAEMON_DRAINING, running=len(self._book.runs))
         self._dispatcher.close("draining")
         self._intake.closed = Draining("the daemon is draining and takes no jobs", hint="try again when it is back")
-        self._task = asyncio.ensure_future(self._drain())
+        self._task = self._background.start("drain", self._drain())
 
     def under_way(self) -> bool:
         """Whether the service is stopping."""

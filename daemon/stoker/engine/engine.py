@@ -7,10 +7,10 @@ Invariant: every report of an executor reaches the loop as a message, in the ord
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, merge_live
 from stoker.core import events as ev
 from stoker.core.clock import Now, SystemClock
@@ -66,8 +66,10 @@ class Engine:
         directory: StateDirectory,
         opened: Opened,
         around: Surroundings,
+        background: BackgroundTasks,
         progress: Callable[[int, int], None],
     ) -> None:
+        self.background = background
         self.config = config
         self.state_dir: Path = directory.root
         self.safe_mode: SafeMode | None = None
@@ -81,7 +83,9 @@ class Engine:
         self.feeds = Feeds(opened.reader, self.book.last_seq)
         self.stalls = Stalls(self.telemetry)
         watched = self.stalls.watched
-        self.local = LocalExecutor(around, watched(self.report), self._nudge, stuck_ms=config.launcher.stuck_ms)
+        self.local = LocalExecutor(
+            around, watched(self.report), self._nudge, background, stuck_ms=config.launcher.stuck_ms
+        )
         self.in_process = InProcessExecutor(self.report)
         executors: dict[ExecutionMode, Executor] = {
             ExecutionMode.SUBPROCESS: self.local,
@@ -96,40 +100,46 @@ class Engine:
             self.book, around.exchange, self.timers, self.clock, self._alarm, self.local.launchers.pid_of
         )  # fmt: skip
         self._executors = executors
-        self.provisions = Provisions(opened.reader, around.exchange, self.book, self._start, self.report)
+        self.provisions = Provisions(
+            opened.reader, around.exchange, self.book, self._start, self.report, background
+        )  # fmt: skip
         self.effects = Effects(
             self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post, self.provisions.start
         )
         self.limits = Limits(
             self.timers, self.clock, self.loop, self.local.signal,
             LauncherWitnesses(self.book, self.local.launchers, self.loop, config.launcher.stuck_ms), self._judge,
-            self.notices.begin_anew,
+            self.notices.begin_anew, background,
         )  # fmt: skip
         self.intake = Intake(Specs(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.instance = opened.instance.id
         self.around = around
-        self.checks = CommandChecks(self.clock, around.base["PATH"])
-        self.archives = Archives(opened.queries, directory.root)
-        self.intents = Intents(self.book, opened.reader, self.loop)
+        self.checks = CommandChecks(self.clock, around.base["PATH"], background)
+        self.archives = Archives(opened.queries, directory.root, background)
+        self.intents = Intents(self.book, opened.reader, self.loop, background)
         self.housekeeping = Housekeeping(
-            directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock,
+            directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock, background,
             instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
         )  # fmt: skip
-        self.staleness = Staleness(opened.queries, self.book, self.clock, self.loop, self._stale_ms)
+        self.staleness = Staleness(opened.queries, self.book, self.clock, background, self._stale_ms)
         self.throttle = Throttle(
             Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, watched(self._tick)
         )
+        maintenance.register(opened.writer, self.clock)
+        self._build_beginning_and_end(opened, progress)
+        self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
+
+    def _build_beginning_and_end(self, opened: Opened, progress: Callable[[int, int], None]) -> None:
+        """Recovery and drain."""
+        config, background = self.config, self.background
         self.recovery = RecoveryService(
             self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, self.provisions.holds,
-            state_dir=directory.root, of=opened.instance, stuck_ms=config.launcher.stuck_ms,
+            background, state_dir=self.state_dir, of=opened.instance, stuck_ms=config.launcher.stuck_ms,
         )  # fmt: skip
-        maintenance.register(opened.writer, self.clock)
         self.drain = Drain(
-            self.book, self.loop, self.intake, self.dispatcher, self.feeds, timeout_ms=config.daemon.drain_timeout_ms,
-            progress=progress,
+            self.book, self.loop, self.intake, self.dispatcher, self.feeds, background,
+            timeout_ms=config.daemon.drain_timeout_ms, progress=progress,
         )  # fmt: skip
-        self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- between the parts ---
 
@@ -180,15 +190,10 @@ class Engine:
                 )
             )
         for launcher in lost:
-            self._spawn(self.recovery.launcher_lost(launcher))
+            self.recovery.launcher_lost(launcher)
 
     def _unknown(self, ended: Ended) -> None:
         self.loop.post(Settle(ended, self.local.acknowledge_unknown))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _pressed(self, pressure: Pressure) -> None:
         self.dispatcher.throttled = pressure.throttled
@@ -242,7 +247,7 @@ class Engine:
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
         self.limits.rearm()
         self.intents.look(self.book.flows.runs)
-        self._spawn(self.archives.catch_up())
+        self.background.retry("archives of earlier failures", self.archives.catch_up)
         self.throttle.start()
         self.housekeeping.tick()
         self.dispatcher.open("recovering")
@@ -312,17 +317,11 @@ class Engine:
         """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
         self.throttle.stop()
         await self.housekeeping.close()
-        await self.staleness.close()
         self.limits.stop()
         self.notices.stop()
-        await self.recovery.close()
-        await self.intents.close()
-        await self.archives.close()
-        await self.provisions.close()
+        await self.background.close()
         await self.in_process.close()
         await self.local.close()
-        for task in list(self._tasks):
-            task.cancel()
         self.checks.close()
 
 

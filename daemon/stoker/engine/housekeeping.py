@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock, Now
 from stoker.core.errors import DiskFull, StateRefused, StorageFailed
 from stoker.core.model import State
@@ -37,7 +38,7 @@ class Housekeeping:
 
     def __init__(
         self, directory: StateDirectory, writer: Writer, loop: Loop, book: Book, intake: Intake, dispatcher: Dispatcher,
-        clock: Clock, *, instance: str, schema: int, min_free_bytes: int,
+        clock: Clock, background: BackgroundTasks, *, instance: str, schema: int, min_free_bytes: int,
     ) -> None:  # fmt: skip
         self._directory = directory
         self._writer = writer
@@ -46,13 +47,14 @@ class Housekeeping:
         self._intake = intake
         self._dispatcher = dispatcher
         self._clock = clock
+        self._background = background
         self._instance = instance
         self._schema = schema
         self._min_free = min_free_bytes
         self._ticks = 0
         self._noted = -1
         self._skew = _skew(clock.now())
-        self._noting: asyncio.Future[None] | None = None
+        self._noting: asyncio.Task[None] | None = None
         self.free_bytes = 0
         self.depths: dict[str, int] = {}  # replaced, never changed: an exporter's thread reads it
         self.full = False
@@ -68,14 +70,12 @@ class Housekeeping:
             self._look_at_disk()
         self._maintain()
         self.depths = {name: self._book.counts[name, State.QUEUED] for name in self._book.queues}
-        if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq and self._noting is None:
-            self._noting = asyncio.ensure_future(asyncio.to_thread(self.note))
-            self._noting.add_done_callback(self._wrote_note)
+        if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq and not self._is_noting():
+            self._noting = self._background.start("state.json", asyncio.to_thread(self.note))
         self._note_clocks()
 
-    def _wrote_note(self, noting: asyncio.Future[None]) -> None:
-        self._noting = None
-        self._loop.fall_with(noting)
+    def _is_noting(self) -> bool:
+        return self._noting is not None and not self._noting.done()
 
     async def close(self) -> None:
         """Let a note that is being written come to its end: the next writer of it is the end of the daemon."""

@@ -7,9 +7,10 @@ to decide what a rollback means. Invariant: one follow-up of a workflow at a tim
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from functools import partial
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core import events as ev
 from stoker.core.workflow import Intent
 from stoker.engine import rollback
@@ -41,11 +42,12 @@ class Cancelled(Message):
 class Intents:
     """Follows up on workflows of which nothing runs any more."""
 
-    def __init__(self, book: Book, reader: Reader, loop: Loop) -> None:
+    def __init__(self, book: Book, reader: Reader, loop: Loop, background: BackgroundTasks) -> None:
         self._book = book
         self._reader = reader
         self._loop = loop
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._background = background
+        self._under_way: set[int] = set()
 
     def look(self, workflow_ids: Iterable[int]) -> None:
         """Something of these workflows changed, or a start found them."""
@@ -53,9 +55,10 @@ class Intents:
             run = self._book.flows.runs.get(workflow_id)
             if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
                 continue
-            if workflow_id not in self._tasks and not _runs(self._book, run):
-                task = self._tasks[workflow_id] = asyncio.ensure_future(self._follow_up(run))
-                task.add_done_callback(lambda _, done=workflow_id: self._tasks.pop(done))  # type: ignore[misc]
+            if workflow_id not in self._under_way and not _runs(self._book, run):
+                self._under_way.add(workflow_id)
+                following = self._background.retry(f"end of workflow {workflow_id}", partial(self._follow_up, run))
+                following.add_done_callback(lambda _, done=workflow_id: self._under_way.discard(done))  # type: ignore[misc]
 
     async def _follow_up(self, run: FlowRun) -> None:
         if run.workflow.intent is Intent.ROLLBACK:
@@ -63,12 +66,6 @@ class Intents:
         else:
             self._loop.post(Cancelled(run.workflow.id))
         await self._loop.barrier()
-
-    async def close(self) -> None:
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _runs(book: Book, run: FlowRun) -> bool:

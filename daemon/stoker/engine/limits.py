@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock, Now
 from stoker.engine.inbox import Alarms, Due
 from stoker.engine.loop import Loop
@@ -27,6 +28,7 @@ class Limits:
     def __init__(
         self, timers: Timers, clock: Clock, loop: Loop, warn: Callable[[str, int], None],
         witnesses: LauncherWitnesses, judge: Callable[[Alarm, Now], Alarm | None], overslept: Callable[[], None],
+        background: BackgroundTasks,
     ) -> None:  # fmt: skip
         self._timers = timers
         self._clock = clock
@@ -35,11 +37,11 @@ class Limits:
         self._witnesses = witnesses
         self._judge = judge
         self._overslept = overslept
+        self._background = background
         self._looked_at = clock.now().steady
         self._handle: asyncio.TimerHandle | None = None
         self._due_at: int | None = None
         self._unheard: dict[str, list[Alarm]] = {}  # launchers that are being heard out, and what waits for that
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def rearm(self) -> None:
         """Look again when something is due next; cheap when that has not changed."""
@@ -81,10 +83,7 @@ class Limits:
     def _hear_out(self, launcher: str) -> None:
         if launcher not in self._unheard:
             self._unheard[launcher] = []
-            task = asyncio.ensure_future(self._post_heard(launcher))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(self._loop.fall_with)
+            self._background.start(f"limits at launcher {launcher}", self._post_heard(launcher))
 
     async def _post_heard(self, launcher: str) -> None:
         try:
@@ -120,5 +119,3 @@ class Limits:
     def stop(self) -> None:
         """Post nothing more; harmless when nothing was armed."""
         self._cancel()
-        for task in self._tasks:
-            task.cancel()

@@ -17,9 +17,8 @@ from typing import Protocol
 from stoker.core.clock import Clock, Now
 from stoker.core.errors import StokerError
 from stoker.engine.book import Book
-from stoker.engine.inbox import Barrier, Broken, Message
+from stoker.engine.inbox import Barrier, Message
 from stoker.engine.turn import Turn
-from stoker.store.directory import storage_error
 from stoker.store.loading import Loaded, Wanted, load
 from stoker.store.writer import Writer
 from stoker.telemetry.stalls import Stalls
@@ -61,14 +60,6 @@ class Loop:
         """Hand something in; safe from any callback of the loop's thread."""
         self._inbox.append(message)
         self._wake.set()
-
-    def fall_with(self, task: asyncio.Future[None]) -> None:
-        """As a task's done callback: what fails on its own must not fail unseen, so the loop ends with it."""
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, OSError):
-            error = storage_error("recovery", error)
-        if error is not None:
-            self.post(Broken(error))
 
     def nudge(self) -> None:
         """Something outside changed (pressure, a launcher): see whether more may start."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.checkpoint import opened
 from stoker.core.errors import CheckpointDamaged
 from stoker.core.model import ExecutionMode, Job
@@ -32,6 +35,7 @@ from stoker.telemetry.logs import log
 MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB, its name and its last zero included
 PORTION = 50  # needs of one read: each may have handed on 64 KiB
 AGAIN_S = 1.0
+TRIES = 20
 TRIED = 20  # damaged checkpoints in a row: beyond them somebody has to look
 
 Starter = Callable[[ExecutionMode, Sequence[Start]], None]
@@ -40,13 +44,14 @@ Starter = Callable[[ExecutionMode, Sequence[Start]], None]
 class Provisions:
     """Lays ready what starts need, then lets them start."""
 
-    def __init__(self, reader: Reader, exchange: Exchange, book: Book, start: Starter, sink: Sink) -> None:
+    def __init__(self, reader: Reader, exchange: Exchange, book: Book, start: Starter, sink: Sink,
+                 background: BackgroundTasks) -> None:  # fmt: skip
         self._reader = reader
         self._exchange = exchange
         self._book = book
         self._start = start
         self._sink = sink
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = background
         self._held: set[str] = set()
 
     def holds(self, run_id: str) -> bool:
@@ -62,16 +67,20 @@ class Provisions:
         again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
         for together in [first, *again] if first else again:
             self._held.update(start.attempt.run_id for start in together)
-            task = asyncio.ensure_future(self._let_go(mode, together))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            work = partial(self._let_go, mode, together, count(1))
+            self._background.retry(f"inputs of {together[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
 
-    async def _let_go(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
-        """They are held until their executor has them, or their end is told."""
-        try:
-            await self._provide(mode, starts)
-        finally:
-            self._held.difference_update(start.attempt.run_id for start in starts)
+    async def _let_go(self, mode: ExecutionMode, starts: Sequence[Start], tries: Iterator[int]) -> None:
+        """They are held until their executor has them, or their end is told; while they cannot be read, too.
+
+        After TRIES they are given back as never started: a queued job can expire.
+        """
+        wanted = [start for start in starts if self._may_begin(start)]
+        if next(tries) <= TRIES:
+            await self._provide(mode, wanted)
+        else:
+            self._sink([Ended(start.attempt.run_id, NEVER_STARTED) for start in wanted])
+        self._held.difference_update(start.attempt.run_id for start in starts)
 
     async def _provide(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
         """One look for all of them: a hop to the reader costs as much as a start."""
@@ -116,12 +125,6 @@ class Provisions:
         async for _ in inputs.ends():
             pass
         return inputs.variable
-
-    async def close(self) -> None:
-        """What is not started by now is for recovery to find."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _wants(job: Job) -> bool:

@@ -184,6 +184,8 @@ async def _chunks(
             start = await asyncio.to_thread(tail_offset, path, tail_lines)
         async for chunk in follow_log(path, offset=start, closed=closed):
             yield chunk
+        if watcher is not None:
+            await watcher  # a stream whose end could not be watched ends with that error
         if not await asyncio.to_thread(os.path.lexists, path):
             await _refuse_lost_log(engine, job, ordinal)
     except OSError as error:
@@ -207,13 +209,15 @@ async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:
 
 
 async def _close_when_over(engine: Engine, job_id: int, ordinal: int, closed: asyncio.Event) -> None:
-    """Set `closed` when that attempt is over, or will never begin."""
+    """Set `closed` when that attempt is over, or will never begin, or when nobody can tell any more."""
     feed = engine.feeds.watch(engine.feeds.seq, job_id)
-    if not _over(engine, await job_now(engine, job_id), ordinal):
-        async for _ in feed.changes:
-            if _over(engine, await job_now(engine, job_id), ordinal):
-                break
-    closed.set()
+    try:
+        if not _over(engine, await job_now(engine, job_id), ordinal):
+            async for _ in feed.changes:
+                if _over(engine, await job_now(engine, job_id), ordinal):
+                    break
+    finally:
+        closed.set()
 
 
 def _over(engine: Engine, job: Job, ordinal: int) -> bool:

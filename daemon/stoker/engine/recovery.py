@@ -8,14 +8,14 @@ Refuses to be a second actor: `core.recovery` plans, and each decision becomes a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.core.model import State
 from stoker.core.recovery import Action, Fact, Finding, RecoveryPlan, plan, validate
@@ -43,8 +43,6 @@ PATIENCE_S = 5.0  # at most: what is silent for longer is recovered when it answ
 LEAKED_GRACE_MS = 1_000
 LOOK_AGAIN_S = 5.0
 
-T = TypeVar("T")
-
 
 class Found(Struct, frozen=True):
     """What was looked at, what it said, and the valid plan that follows from it. `heard`: launchers that answered."""
@@ -71,8 +69,8 @@ class RecoveryService:
 
     def __init__(
         self, book: Book, loop: Loop, local: LocalExecutor, clock: Clock, telemetry: Telemetry,
-        distrust: Callable[[Exception], None], unsent: Callable[[str], bool], *, state_dir: Path, of: Instance,
-        stuck_ms: int,
+        distrust: Callable[[Exception], None], unsent: Callable[[str], bool], background: BackgroundTasks, *,
+        state_dir: Path, of: Instance, stuck_ms: int,
     ) -> None:  # fmt: skip
         self._book = book
         self._loop = loop
@@ -85,7 +83,7 @@ class RecoveryService:
         self._state_dir = state_dir
         self._instance = of.id
         self._of = of
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = background.group()
         self._row = Recovery(epoch=of.epoch, started_at=clock.now().wall)
         self._ends: Mapping[State, int] = {}
 
@@ -102,39 +100,50 @@ class RecoveryService:
         assert followed.row is not None, "a start is remembered"
         self._row, self._ends = followed.row, followed.ends
         self._wait_for(found.testimony.silent, late)
-        self._spawn(self._finish(found)).add_done_callback(self._loop.fall_with)
-        self._spawn(self._keep_looking())
+        self._background.start("end of the recovery", self._finish(found))
+        self._background.retry("looks at stuck attempts", self._keep_looking)
 
-    def _wait_for(self, silent: frozenset[str], late: Mapping[str, asyncio.Task[Any]]) -> None:
+    def _wait_for(self, silent: frozenset[str], late: Mapping[str, asyncio.Task[LauncherDead | None]]) -> None:
         """Recover the runs of each silent launcher when it answers; one that did so since is only told of."""
         for launcher in sorted(silent):
             log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
-            self._spawn(self._recover_late(launcher, late.get(launcher)))
+            self._recover_when_it_answers(launcher, late.get(launcher))
         for launcher in sorted(late.keys() - silent):
-            self._spawn(self._answered(late[launcher], launcher))
+            self._background.start(f"late answer of {launcher}", self._answered(late[launcher], launcher))
 
-    async def launcher_lost(self, launcher: str) -> None:
+    def launcher_lost(self, launcher: str) -> None:
         """Under a living daemon a launcher died, or only the connection to it: the same facts, the same events."""
-        await self._recover_late(launcher, self._spawn(self._local.launchers.reconnect(launcher)))
+        self._recover_when_it_answers(launcher, self._greet(launcher))
 
-    async def _recover_late(self, launcher: str, greeting: asyncio.Task[Any] | None) -> None:
+    def _recover_when_it_answers(self, launcher: str, greeting: asyncio.Task[LauncherDead | None] | None) -> None:
         """The runs of one launcher, however long it is silent; no other waits for it. None: it is connected already."""
-        try:
-            if greeting is not None and not await self._answered(greeting, launcher):
-                await stop_unborn(await self._unborn(), self._instance)
-            await self._recover_runs_of(launcher)
-        except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nobody owns its runs
-            self._distrust(error)
 
-    async def _answered(self, greeting: asyncio.Task[Any], launcher: str) -> bool:
-        """Whether it is ours (again); else it is proven dead. A child of a dead launcher may still hold its lock."""
+        async def recover() -> None:
+            await self._or_distrust(self._recover_late(launcher, greeting))
+
+        self._background.retry(f"runs of launcher {launcher}", recover)
+
+    async def _or_distrust(self, work: Awaitable[None]) -> bool:
+        """Whether `work` came to its end. An OSError is for whoever tries again; any other error ends all trust."""
         try:
-            await greeting
-        except LauncherDead as error:
-            log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
+            await work
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nobody owns the runs
+            self._distrust(error)
             return False
-        log(LogEvent.LAUNCHER_BACK, launcher=launcher)
         return True
+
+    async def _recover_late(self, launcher: str, greeting: asyncio.Task[LauncherDead | None] | None) -> None:
+        if greeting is not None and not await self._answered(greeting, launcher):
+            await stop_unborn(await self._unborn(), self._instance)
+        await self._recover_runs_of(launcher)
+
+    async def _answered(self, greeting: asyncio.Task[LauncherDead | None], launcher: str) -> bool:
+        """Whether it is ours (again); else it is proven dead. A child of a dead launcher may still hold its lock."""
+        dead = await asyncio.shield(greeting)
+        log(LogEvent.LAUNCHER_BACK if dead is None else LogEvent.LAUNCHER_LOST, launcher=launcher, error=dead)
+        return dead is None
 
     async def _recover_runs_of(self, launcher: str) -> None:
         await self._loop.barrier()  # what it said before is decided first: who its workers are, and which have ended
@@ -155,11 +164,7 @@ class RecoveryService:
             await asyncio.sleep(LOOK_AGAIN_S)  # nothing tells of the end of a process that is not known to be ours
             held = [run for run in self._book.runs.values() if run.job.state is State.HELD]
             stuck = [run for run in held if not self._local.owns(run.attempt.run_id)]
-            try:
-                if stuck:
-                    await self._look_again(stuck)
-            except Exception as error:  # noqa: BLE001 - as in `launcher_lost`
-                self._distrust(error)
+            if stuck and not await self._or_distrust(self._look_again(stuck)):
                 return
 
     async def _look_again(self, stuck: Sequence[Run]) -> None:
@@ -170,18 +175,16 @@ class RecoveryService:
 
     # --- launchers of earlier lives ---
 
-    async def _reconnect(self) -> dict[str, asyncio.Task[Any]]:
+    async def _reconnect(self) -> dict[str, asyncio.Task[LauncherDead | None]]:
         """Connect to every launcher that lives; those that are silent are left with their greetings under way."""
         alive = find_launchers(self._state_dir).alive
-        greetings = {launcher: self._spawn(self._local.launchers.reconnect(launcher)) for launcher in alive}
+        greetings = {launcher: self._greet(launcher) for launcher in alive}
         if not greetings:
             return {}
         done, _ = await asyncio.wait(greetings.values(), timeout=self._patience_s)
         for launcher, greeting in greetings.items():
-            if greeting in done and (error := greeting.exception()) is not None:
-                if not isinstance(error, LauncherDead):
-                    raise error
-                log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=error)
+            if greeting in done and (dead := greeting.result()) is not None:
+                log(LogEvent.LAUNCHER_LOST, launcher=launcher, error=dead)
         return {launcher: greeting for launcher, greeting in greetings.items() if greeting not in done}
 
     async def _unborn(self) -> dict[str, list[int]]:
@@ -190,11 +193,17 @@ class RecoveryService:
         alive = set(find_launchers(self._state_dir).alive)  # after the look: one born in between is no remains
         return {launcher: pids for launcher, pids in found.launchers.items() if launcher not in alive}
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _greet(self, launcher: str) -> asyncio.Task[LauncherDead | None]:
+        """Take a launcher over, however long it is silent; the result says that it is dead, if it is."""
+
+        async def greet() -> LauncherDead | None:
+            try:
+                await self._local.launchers.reconnect(launcher)
+            except LauncherDead as dead:
+                return dead
+            return None
+
+        return self._background.retry(f"greeting of launcher {launcher}", greet)
 
     # --- plan and follow ---
 
@@ -319,6 +328,4 @@ class RecoveryService:
                        "took_ms": took_ms}  # fmt: skip
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.engine.book import Book
-from stoker.engine.loop import Loop
 from stoker.store import checkpoints
 from stoker.store.reader import Reader
 from stoker.telemetry.events import LogEvent
@@ -26,11 +26,12 @@ LOOKS = 4  # while the limit passes
 class Staleness:
     """Looks now and then; what it found last is in `book.stale`, for lists."""
 
-    def __init__(self, reader: Reader, book: Book, clock: Clock, loop: Loop, limit_ms: Callable[[], int]) -> None:
+    def __init__(self, reader: Reader, book: Book, clock: Clock, background: BackgroundTasks,
+                 limit_ms: Callable[[], int]) -> None:  # fmt: skip
         self._reader = reader
         self._book = book
         self._clock = clock
-        self._loop = loop
+        self._background = background
         self._limit_ms = limit_ms
         self._due = 0
         self._told: dict[str, int] = {}  # of runs that were logged: the checkpoint since which they are stale
@@ -58,10 +59,9 @@ class Staleness:
     def tick(self) -> None:
         """Called once a sample; looks when it is time."""
         now = self._clock.now().steady
-        if now >= self._due and self._looking is None:
+        if now >= self._due and (self._looking is None or self._looking.done()):
             self._due = now + min(LONGEST_PAUSE_MS, self._limit_ms() // LOOKS)
-            self._looking = asyncio.ensure_future(self._look())
-            self._looking.add_done_callback(self._looked)
+            self._looking = self._background.retry("look for stale checkpoints", self._look)
 
     async def _look(self) -> None:
         found = await self.find()
@@ -74,12 +74,3 @@ class Staleness:
                 )  # fmt: skip
         self._told = {one["run_id"]: one["checkpoint_at"] for one in found}
         self._book.stale = {one["run_id"]: one["age_ms"] for one in found}
-
-    def _looked(self, looking: asyncio.Task[None]) -> None:
-        self._looking = None
-        self._loop.fall_with(looking)
-
-    async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait({self._looking})

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.engine.health import PATIENCE_S, Health
 from stoker.sdnotify import Notifier
 from stoker.telemetry.events import LogEvent
@@ -28,8 +29,9 @@ LOOKS_IN_PATIENCE = 4
 class Supervision:
     """Speaks for one life of the daemon."""
 
-    def __init__(self, notifier: Notifier) -> None:
+    def __init__(self, notifier: Notifier, background: BackgroundTasks) -> None:
         self._notifier = notifier
+        self._background = background
         self._describe: Callable[[], str] = str
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -66,7 +68,7 @@ class Supervision:
 
     def _go_on_with(self, work: Coroutine[Any, Any, None]) -> None:
         self.close()
-        self._task = asyncio.ensure_future(work)
+        self._task = self._background.start("signs of life", work)
 
     async def _ask_for_time(self) -> None:
         while self._notifier.listened_to:

@@ -9,9 +9,9 @@ connection to it says (a full backlog, no answer, a refusal, no descriptor left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import AlreadyRunning, StokerError
 from stoker.executors.environment import Surroundings
 from stoker.process.client import LauncherClient, Sink
@@ -19,8 +19,6 @@ from stoker.process.launchers import LauncherDead, find_launchers, start_launche
 from stoker.process.messages import LauncherLost
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-
-T = TypeVar("T")
 
 SOON_S = 5.0
 BEGIN_AGAIN_S = 1.0
@@ -30,8 +28,11 @@ DIAL_AGAIN_S = 1.0
 class Generations:
     """`hear` gets what launchers say; `ready` is called when one can take runs (again)."""
 
-    def __init__(self, around: Surroundings, hear: Sink, ready: Callable[[], None], *, stuck_ms: int) -> None:
+    def __init__(
+        self, around: Surroundings, hear: Sink, ready: Callable[[], None], background: BackgroundTasks, *, stuck_ms: int
+    ) -> None:
         self._around = around
+        self._background = background
         self._hear = hear
         self._ready = ready
         self._stuck_ms = stuck_ms
@@ -39,7 +40,6 @@ class Generations:
         self._clients: dict[str, LauncherClient] = {}
         self._greeting: dict[str, LauncherClient] = {}
         self._leaving: set[LauncherClient] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     def __iter__(self) -> Iterator[LauncherClient]:
@@ -81,10 +81,10 @@ class Generations:
 
     async def begin(self) -> None:
         """The first one; where none can be had soon, jobs wait for it and everything else goes on."""
-        first = self._spawn(self._began())
+        first = self._background.start("first launcher", self._began())
         await asyncio.wait([first], timeout=SOON_S)
         if not (first.done() and first.result()):
-            self._spawn(self._begin_again(first))
+            self._background.start("new launcher", self._begin_again(first))
 
     async def reconnect(self, launcher: str) -> LauncherClient:
         """Take over a launcher that lives, however long it is silent. Raises LauncherDead once it is proven dead."""
@@ -127,14 +127,11 @@ class Generations:
         """None of our runs is its any more. It is left once it has said that it holds no other either."""
         if client not in (self._newest, *self._leaving) and not self._closing:
             self._leaving.add(client)
-            self._spawn(self._leave(client))
+            self._background.start(f"farewell to launcher {client.launcher}", self._leave(client))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Leave the launchers to themselves: they keep every outcome."""
         self._closing = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._clients:
             self._clients.popitem()[1].close()
 
@@ -181,10 +178,4 @@ class Generations:
     def _renew(self, client: LauncherClient) -> None:
         if client is self._newest and not self._closing:
             self._newest = None
-            self._spawn(self._begin_again())
-
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+            self._background.start("new launcher", self._begin_again())

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import wall_ms
 from stoker.core.model import Identity, Outcome, OutcomeKind, Spec
 from stoker.core.recovery import NEVER_STARTED
@@ -32,19 +32,20 @@ from stoker.process.tree import Ladder, Sweep, SweepResult, await_end
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-T = TypeVar("T")
-
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class LocalExecutor:
     """Runs subprocesses through launchers."""
 
-    def __init__(self, around: Surroundings, sink: Sink, ready: Callable[[], None], *, stuck_ms: int) -> None:
+    def __init__(
+        self, around: Surroundings, sink: Sink, ready: Callable[[], None], background: BackgroundTasks, *, stuck_ms: int
+    ) -> None:
         self._around = around
+        self._background = background.group()
         self._sink = sink
         self._ready = ready
-        self.launchers = Generations(around, self.hear, self._launcher_ready, stuck_ms=stuck_ms)
+        self.launchers = Generations(around, self.hear, self._launcher_ready, self._background, stuck_ms=stuck_ms)
         self._orphan_logs = OrphanLogs(around.state_dir, self.launchers)
         self._of_run: dict[str, LauncherClient] = {}
         self._exits: dict[str, messages.Exited] = {}
@@ -56,7 +57,6 @@ class LocalExecutor:
         self._reassigned: dict[str, Identity | None] = {}
         self._pinned: set[str] = set()  # runs that were taken away, and something of them is known to live
         self.unstoppable: dict[str, list[int]] = {}  # by run: pids that the kernel does not let us signal
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     def _launcher_ready(self) -> None:
         self._orphan_logs.ask()
@@ -102,7 +102,7 @@ class LocalExecutor:
         self._graces[run_id] = spec.grace_ms
         self._orphan_logs.add(run_id, spec.max_log_bytes)
         if adopt:
-            self._spawn(self._watch_orphan(run_id, identity))
+            self._background.retry(f"watch of {run_id}", partial(self._watch_orphan, run_id, identity))
         if adopt and identity is not None:
             self._sink([Began(run_id, identity, identity.start_ticks * 1_000 // TICKS_PER_S)])
 
@@ -153,7 +153,7 @@ class LocalExecutor:
             if client.stuck:
                 self._strike(run_id)
         elif run_id in self._orphans:
-            self._spawn(self._stop_orphan(run_id, grace_ms))
+            self._background.retry(f"stop of {run_id}", partial(self._stop_orphan, run_id, grace_ms))
         else:  # its launcher lives, and has not answered us yet
             self._strike(run_id)
 
@@ -161,18 +161,21 @@ class LocalExecutor:
         self._reassigned[run_id] = identity
         client = self._of_run.get(run_id)
         if run_id not in self._orphans and (client is None or client.stuck):
-            self._spawn(self._take_away(run_id))
+            self._take_away(run_id)
 
-    async def _take_away(self, run_id: str) -> None:
+    def _take_away(self, run_id: str) -> None:
         if run_id in self._reassigned:
-            identity, grace_ms = self._reassigned.pop(run_id), self._graces.get(run_id, 0)
-            with self._sweep(run_id, identity) as sweep:
-                self._sink([await take_away(self._around, sweep, run_id, identity, grace_ms)])
-                self._pinned.add(run_id)
-                try:
-                    await sweep.await_end()
-                finally:
-                    self._pinned.discard(run_id)
+            identity = self._reassigned.pop(run_id)
+            self._background.retry(f"taking {run_id} away", partial(self._taken_away, run_id, identity))
+
+    async def _taken_away(self, run_id: str, identity: Identity | None) -> None:
+        with self._sweep(run_id, identity) as sweep:
+            self._sink([await take_away(self._around, sweep, run_id, identity, self._graces.get(run_id, 0))])
+            self._pinned.add(run_id)
+            try:
+                await sweep.await_end()
+            finally:
+                self._pinned.discard(run_id)
 
     def _climb(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
         if run_id in self._ladders:
@@ -180,13 +183,14 @@ class LocalExecutor:
                 self._ladders[run_id].hasten()
             return
         ladder = self._ladders[run_id] = Ladder(client, run_id, grace_ms)
-        self._spawn(self._tell_delivery(run_id, ladder))
+        self._background.start(f"first signal to {run_id}", self._tell_delivery(run_id, ladder))
 
     def _strike(self, run_id: str) -> None:
         """Its launcher is stuck, and a stop holds all the same: we signal whoever is proven to be of this run."""
         grace_ms, strikes = self._graces.get(run_id, 0), self._strikes.setdefault(run_id, [])
         if not (strikes and grace_ms):
-            strikes.append(self._spawn(self._sweep_once(run_id, grace_ms)))
+            strike = partial(self._sweep_once, run_id, grace_ms)
+            strikes.append(self._background.retry(f"strike at {run_id}", strike))
 
     def credit(self, exited: messages.Exited) -> messages.Exited:
         """As its launcher tells it, and stopped where a signal of ours came before it: the launcher cannot know."""
@@ -333,7 +337,7 @@ class LocalExecutor:
         for run_id in self._ladders:
             if self._of_run.get(run_id) is self.launchers[launcher]:
                 self._strike(run_id)
-                self._spawn(self._take_away(run_id))
+                self._take_away(run_id)
 
     def _began(self, launcher: str, started: messages.Started) -> Began:
         identity = self.launchers[launcher].identity(started)
@@ -371,18 +375,10 @@ class LocalExecutor:
 
     # --- ending ---
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     async def close(self) -> None:
         """Leave the launchers to themselves: they keep every outcome."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.launchers.close()
+        self.launchers.close()
+        await self._background.close()
 
 
 def _lacked(error: OSError) -> Outcome:

@@ -51,6 +51,8 @@ class LogEvent(StrEnum):
     CALLBACK_SLOW = "callback_slow", WARNING
     LOG_LINES_LOST = "log_lines_lost", WARNING
     LIBRARY_MESSAGE = "library_message", WARNING
+    BACKGROUND_RETRIED = "background_retried", ERROR
+    BACKGROUND_FAILED = "background_failed", CRITICAL
 
     # --- jobs ---
     JOB_SUBMITTED = "job_submitted", DEBUG  # job_started tells the same a moment later
