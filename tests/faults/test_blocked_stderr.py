@@ -100,7 +100,7 @@ def test_start_when_standard_streams_are_closed_then_no_file_takes_their_place(
 
     home.process = subprocess.Popen(["sh", "-c", command], env=home.environ)
 
-    until(home.socket.exists)
+    until(lambda: home.cli("status").returncode == 0, why="the first answer")
     with home.client() as client:
         assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
     assert Path(f"/proc/{home.pid}/fd/2").readlink() == Path(os.devnull)
