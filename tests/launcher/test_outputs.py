@@ -210,13 +210,12 @@ async def test_output_when_a_child_daemonised_then_its_words_come_too(host: Laun
     assert run.exit.log_bytes == len("main\nlate\n")
 
 
-async def test_output_when_runs_need_more_descriptors_than_the_soft_limit_then_all_run(host: LauncherHost) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
-    try:
-        client = await host.start()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+async def test_output_when_runs_need_more_descriptors_than_the_soft_limit_then_all_run(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr("stoker.process.open_files._GIVEN", (128, hard))  # as if the daemon had been started with it
+    client = await host.start()
     orders = [host.shell("ulimit -Sn; read _ < $0") for _ in range(80)]  # each takes a pipe and a log
 
     for order in orders:
