@@ -174,3 +174,18 @@ def test_registry_when_a_strategy_names_none_of_ours_then_it_has_failed(said: An
 
     with pytest.raises(StrategyFailed, match="'odd' failed for step a: ValueError"):
         strategies.choose("odd", SHORT)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(SystemExit(7), "SystemExit: 7"), (ValueError("\ud800"), r"ValueError: \\ud800")]
+)
+def test_choose_when_a_strategy_exits_or_is_no_unicode_then_it_has_failed(
+    error: BaseException, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(_step: Interrupted) -> str:
+        raise error
+
+    monkeypatch.setitem(strategies.STRATEGIES, "odd", odd)
+
+    with pytest.raises(StrategyFailed, match=told):
+        strategies.choose("odd", SHORT)

@@ -39,6 +39,11 @@ async def fail(call: Call) -> None:
     raise ValueError("of no use: " + " ".join(call.args))
 
 
+@handler("mojibake")
+async def mojibake(call: Call) -> None:
+    raise ValueError("\\ud800 and \\udcff")
+
+
 @handler("flaky")
 async def flaky(call: Call) -> None:
     await note(call)
@@ -119,6 +124,15 @@ def test_handler_when_it_raises_then_the_job_fails_for_good_with_the_traceback(c
     (attempt,) = client.history(job)["attempts"]
     assert attempt["outcome"] == "exception"
     assert "ValueError: of no use: at all" in attempt["error"]
+
+
+def test_handler_when_its_error_is_not_unicode_then_it_is_stored_escaped(client: stoker.Client) -> None:
+    job = call(client, "mojibake")
+
+    assert end_of(client, job) == ("failed", "exit")
+
+    (attempt,) = client.history(job)["attempts"]
+    assert "ValueError: \\ud800 and \\udcff" in attempt["error"]
 
 
 def test_handler_when_it_raises_transient_then_it_is_tried_again(client: stoker.Client, tmp_path: Path) -> None:

@@ -52,3 +52,8 @@ def native(text: AnyText) -> str:
 def printable(text: str) -> str:
     """Native text in a message: bytes that are not UTF-8 as `\\xff`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def storable(text: str) -> str:
+    """Text of somebody's code as SQLite and JSON can hold it: a lone surrogate becomes an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

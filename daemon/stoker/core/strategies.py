@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from stoker.core.errors import StrategyFailed, StrategyNotFound
 from stoker.core.model import Reason, State
+from stoker.core.raw_bytes import storable
 from stoker.core.workflow import Strategy
 
 
@@ -64,8 +65,9 @@ def choose(name: str, step: Interrupted) -> Strategy:
         return Strategy(name)
     try:
         return Strategy(STRATEGIES[name](step))
-    except Exception as error:  # a service boundary: the function is the user's
+    except BaseException as error:
+        told = storable(f"{type(error).__name__}: {error}")
         raise StrategyFailed(
-            f"the resume strategy {name!r} failed for step {step.step}: {type(error).__name__}: {error}",
+            f"the resume strategy {name!r} failed for step {step.step}: {told}",
             hint=f"stoker workflow resume {step.workflow} --strategy from_checkpoint", step=step.step,
         ) from error  # fmt: skip

@@ -18,7 +18,7 @@ from msgspec import Struct
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
 from stoker.core.model import IN_PROCESS, Identity, Outcome, OutcomeKind
-from stoker.core.raw_bytes import native
+from stoker.core.raw_bytes import native, storable
 from stoker.executors.base import Began, Delivered, Ended, Sink, Start
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -131,7 +131,7 @@ async def _outcome(command: str, call: Call) -> Outcome:
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001 - the boundary of a handler: not even its sys.exit() escapes
-        told = "".join(traceback.format_exception(error))[-ERROR_LIMIT:]
+        told = storable("".join(traceback.format_exception(error)))[-ERROR_LIMIT:]
         transient = isinstance(error, Transient)
         return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=told, ended_at=wall_ms())
     return Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=wall_ms())
