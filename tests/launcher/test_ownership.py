@@ -13,7 +13,6 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.launcher.runs import CLOSING, ENDED, Run, Runs
-from stoker.process import open_files
 from stoker.process.messages import Exited, RunState
 from tests.support import foreign, reuse
 from tests.support.facts import until, until_async
@@ -168,8 +167,6 @@ def as_another_user(host: LauncherHost, monkeypatch: pytest.MonkeyPatch) -> Iter
     program.chmod(0o4755)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(python))
-        # Nobody raised the limit of this process, and that of another user's is not ours to set.
-        patch.setattr(open_files, "give_back", lambda _pid: None)
         yield str(program)
 
 

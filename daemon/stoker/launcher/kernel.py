@@ -36,9 +36,8 @@ IGNORED = (
     signal.SIGXFSZ,
 )
 
-# Each worker's pipe and log take a descriptor here. Workers get the limit that this process was started with: some
-# programs close every number below it.
-OPEN_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+# What workers get, once the daemon has said so; some programs close every number below it.
+worker_open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 libc = ctypes.CDLL(None, use_errno=True)
 # glibc has a 64-bit variant by name, musl has nothing else.
@@ -56,16 +55,22 @@ def ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN if signum in IGNORED else signal.SIG_DFL)
 
 
+def give_workers_open_files(soft_limit: int) -> None:
+    """The limit of workers from here on: the one that the daemon was started with, before it raised its own."""
+    global worker_open_files  # noqa: PLW0603 - of this process, as its signal dispositions are
+    worker_open_files = soft_limit
+
+
 def allow_open_files() -> None:
-    """As many descriptors as this process may have."""
+    """As many descriptors as this process may have: each worker's pipe and log take one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def restore_open_files() -> None:
-    """The limit that is inherited from here on is the one this process was started with."""
+    """The limit that is inherited from here on is that of workers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(worker_open_files, hard), hard))
 
 
 def keep_pending(signum: int) -> None:

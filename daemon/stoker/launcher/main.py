@@ -1,4 +1,4 @@
-"""Builds one launcher and runs it: `python -I -S .../launcher --state-dir DIR --id ID --instance HEX`.
+"""Builds one launcher and runs it: `python -I -S .../launcher --state-dir DIR --id ID --instance HEX --open-files N`.
 
 Owns what this process is: subreaper, deaf to signals (a SIGTERM is taken note of), holder of `launchers/<id>.lock` for
 life, with no descriptor of whoever started it. Writes one byte to stdout when it listens, then leaves stdout.
@@ -26,11 +26,12 @@ class Options(NamedTuple):
     state_dir: str
     id: str
     instance: str
+    open_files: int
 
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    _stand_apart()
+    _stand_apart(options.open_files)
     os.chdir("/")
     directory = os.open(f"{options.state_dir}/launchers", OPEN_DIRECTORY)
     listener = door.listen(directory, f"{options.id}.sock")
@@ -46,12 +47,13 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> Options:
     """Only our own daemon writes these, always all of them; argparse would be the largest import of all."""
     named = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    return Options(named["--state-dir"], named["--id"], named["--instance"])
+    return Options(named["--state-dir"], named["--id"], named["--instance"], int(named["--open-files"]))
 
 
-def _stand_apart() -> None:
+def _stand_apart(open_files: int) -> None:
     os.set_inheritable(LOCK, False)  # noqa: FBT003
     os.closerange(LOCK + 1, os.sysconf("SC_OPEN_MAX"))
+    kernel.give_workers_open_files(open_files)
     kernel.allow_open_files()
     kernel.ignore_signals()
     kernel.keep_pending(signal.SIGTERM)

@@ -72,7 +72,7 @@ class Spawner:
     @contextlib.contextmanager
     def _numbered_low(self, fd: int, reserved: int) -> Iterator[int]:
         """posix_spawn takes no descriptor above the limit in force, and that is the worker's by then."""
-        if fd < kernel.OPEN_FILES:
+        if fd < kernel.worker_open_files:
             yield fd
             return
         os.dup2(fd, reserved, inheritable=False)

@@ -150,7 +150,8 @@ def _lock(path: Path) -> int:
 def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int, lock: int) -> int:
     errors = os.fspath(state_dir / "launchers" / f"{launcher}.err")
     arguments = ["--state-dir", os.fspath(state_dir.resolve()), "--id", launcher, "--instance", instance]
-    pid = os.posix_spawn(
+    arguments += ["--open-files", str(open_files.given())]
+    return os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-S", "-X", "utf8", os.fspath(PROGRAM), *arguments],
         dict(_environment(launcher, instance)),
@@ -164,8 +165,6 @@ def _spawn(state_dir: Path, launcher: str, instance: str, ready_end: int, lock: 
         setsigmask=[],
         setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
     )
-    open_files.give_back(pid)  # before its first order, so every worker has it
-    return pid
 
 
 def _environment(launcher: str, instance: str) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,6 @@ def take_more() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def give_back(pid: int) -> None:
-    """Set the limit of a child to what the daemon was started with."""
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, _GIVEN)
+def given() -> int:
+    """The soft limit that the daemon was started with, for those that it starts."""
+    return _GIVEN[0]
