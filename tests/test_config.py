@@ -12,7 +12,7 @@ from stoker.config import ENVIRONMENT, Config, describe, find, load
 from stoker.config.describing import help_of
 from stoker.config.settings import SECTIONS
 from stoker.core.errors import EX_CONFIG, ConfigInvalid
-from stoker.core.model import Queue, QueueClass
+from stoker.core.job.model import Queue, QueueClass
 from stoker.core.throttle import Band, Gauge
 
 CONFIG = Path(__file__).parents[1] / "config"

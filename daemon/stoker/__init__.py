@@ -13,7 +13,7 @@ __all__ = ["Client", "__version__", "checkpoint", "strategy"]
 TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
 if TYPE_CHECKING:
     from stoker import checkpoint
-    from stoker.core.strategies import strategy
+    from stoker.core.workflow.strategies import strategy
     from stoker.rpc.client import Client
 
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> object:
 
         return loaded
     if name == "strategy":
-        from stoker.core.strategies import strategy  # noqa: PLC0415 - as above
+        from stoker.core.workflow.strategies import strategy  # noqa: PLC0415 - as above
 
         return strategy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

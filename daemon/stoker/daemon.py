@@ -25,28 +25,28 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, find, load
 from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, StokerError, StorageFailed
 from stoker.core.tokens import Tokens
-from stoker.engine.engine import Engine
-from stoker.engine.health import PATIENCE_S, Health
-from stoker.engine.reading import launcher_views
-from stoker.engine.service import Service
-from stoker.engine.supervision import Supervision
+from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import Surroundings, allowed
 from stoker.executors.in_process import load_handlers
-from stoker.executors.leaves import Leaves
 from stoker.host.threads import start_threads
 from stoker.paths import first_within_reach, socket_paths, state_dir
 from stoker.process import open_files
-from stoker.process.exchange import Exchange
 from stoker.process.identity import boot_id, pid_namespace
+from stoker.process.work_files import WorkFiles
 from stoker.rpc.address import Address, check_address
 from stoker.rpc.address_watch import AddressWatch
 from stoker.rpc.server import Server
+from stoker.service.assembly import Engine
+from stoker.service.service import Service
+from stoker.service.status import launcher_views
 from stoker.store import reader
 from stoker.store.directory import StateDirectory, storage_error
 from stoker.store.open import Opened, open_state
 from stoker.telemetry import logs, otel
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+from stoker.upkeep.health import PATIENCE_S, Health
+from stoker.upkeep.watchdog import Watchdog
 
 # Jobs come and go in trees without cycles: looking for cycles ten times less often is a tenth of the CPU of a job.
 GC_THRESHOLDS = (10_000, 50, 100)
@@ -74,7 +74,7 @@ class Daemon:
         self._umask = umask
         self._notifier = sdnotify.Notifier.of(environ)
         self._background = BackgroundTasks()
-        self._supervision = Supervision(self._notifier, self._background)
+        self._supervision = Watchdog(self._notifier, self._background)
         self._began = time.monotonic()
         self._engine: Engine | None = None
         self._opened: Opened | None = None
@@ -96,7 +96,7 @@ class Daemon:
         asyncio.get_running_loop().set_exception_handler(self._on_callback_error)
         given = sdnotify.listeners(self._environ, os.getpid())
         self._supervision.starting("opening the state")
-        leaves = Leaves.below(self._config.cgroup.root)
+        leaves = AttemptCgroups.below(self._config.cgroup.root)
         if not given:
             check_address(self._address.path)
         self._directory.prepare()
@@ -130,14 +130,14 @@ class Daemon:
         self._listen_to_signals(engine)
         self._tell_ready(engine, health)
 
-    def _build(self, opened: Opened, leaves: Leaves) -> Engine:
+    def _build(self, opened: Opened, leaves: AttemptCgroups) -> Engine:
         telemetry = otel.setup(self._config, version=__version__, instance=opened.instance.id)
         around = Surroundings(
             state_dir=self._directory.root,
             socket=str(self._address.path),
             instance=opened.instance.id,
             tokens=Tokens(opened.instance.token_key),
-            exchange=Exchange(self._directory.root),
+            exchange=WorkFiles(self._directory.root),
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             umask=self._umask,

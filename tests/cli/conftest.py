@@ -17,7 +17,7 @@ import pytest
 
 from stoker.cli import main
 from stoker.core.errors import JobNotFound
-from stoker.core.model import State
+from stoker.core.job.model import State
 from stoker.core.requests import ChangeFeed, CommandOptions, JobFilter, JobStanding, LogFeed, Verb
 from tests.support.rpc import MemoryService, ServerThread
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from stoker.cli import graph, main
-from stoker.cli.drawings import DRAWINGS, Node
+from stoker.cli.kit.drawings import DRAWINGS, Node
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.cli import main, values
-from stoker.cli.options import Command, Option, command
+from stoker.cli import main
+from stoker.cli.kit import values
+from stoker.cli.kit.parser import Command, Option, command
 from stoker.core.errors import UsageError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stoker.cli import outcome
+from stoker.cli.kit import outcome
 
 
 def standing(

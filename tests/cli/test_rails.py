@@ -7,7 +7,7 @@ import random
 import pytest
 
 from stoker.cli import graph, rails
-from stoker.cli.drawings import Node
+from stoker.cli.kit.drawings import Node
 
 
 def nodes(edges: dict[str, str]) -> list[Node]:

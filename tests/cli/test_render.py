@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.cli import render
+from stoker.cli.kit import render
 from stoker.core.errors import CannotCreate, ConfigInvalid
 
 if TYPE_CHECKING:

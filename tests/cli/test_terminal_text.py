@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from stoker.cli.render import visible
-from stoker.cli.terminal_text import TerminalText, cells
+from stoker.cli.kit.render import visible
+from stoker.cli.kit.terminal_text import TerminalText, cells
 
 COLUMNS = 20
 SEQUENCE = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])")

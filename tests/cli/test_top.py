@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.cli.render import GIVE_SCREEN_BACK, TAKE_SCREEN
+from stoker.cli.kit.render import GIVE_SCREEN_BACK, TAKE_SCREEN
 from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.cli import values
+from stoker.cli.kit import values
 from stoker.core import units
 from stoker.core.errors import UsageError
 

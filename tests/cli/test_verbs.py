@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.cli.verbs import APPLIES_TO
-from stoker.core import events as ev
-from stoker.core.lifecycle import TABLE
+from stoker.core.job import events as ev
+from stoker.core.job.lifecycle import TABLE
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess

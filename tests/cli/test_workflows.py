@@ -10,7 +10,7 @@ import pytest
 
 from stoker import Client
 from stoker.cli import flowfile, workflow_verbs, workflow_wait
-from stoker.core.workflow import Strategy
+from stoker.core.workflow.state import Strategy
 from tests.support import flows, work
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.admission import Line, Room, order_key, paused
-from stoker.core.admission import admit as admit_within
-from stoker.core.model import Job, Queue, QueueClass
+from stoker.core.job.admission import AdmissionQueue, Room, order_key, paused
+from stoker.core.job.admission import admit as admit_within
+from stoker.core.job.model import Job, Queue, QueueClass
 from tests.support.jobs import job, spec
 
 
@@ -31,15 +31,20 @@ def lanes(ready: Sequence[Job]) -> list[list[Job]]:
     return list(by_demand.values())
 
 
-def line(name: str, *ready: Job, running: int = 0, served: int = 0, **fields: Any) -> Line:
-    return Line(Queue(name=name, **fields), lanes(ready), running, served)
+def line(name: str, *ready: Job, running: int = 0, served: int = 0, **fields: Any) -> AdmissionQueue:
+    return AdmissionQueue(Queue(name=name, **fields), lanes(ready), running, served)
 
 
 PLENTY = dict.fromkeys(("a", "b", "c", "gpu", "net", "tool"), 100)
 
 
 def admit(
-    lines: list[Line], slots: int, free: dict[str, int], capacity: dict[str, int] = PLENTY, *, throttled: bool = False
+    lines: list[AdmissionQueue],
+    slots: int,
+    free: dict[str, int],
+    capacity: dict[str, int] = PLENTY,
+    *,
+    throttled: bool = False,
 ) -> list[Job]:
     return admit_within(lines, slots, free, capacity, throttled=throttled)
 
@@ -174,7 +179,7 @@ def test_order_key_when_a_priority_is_higher_then_it_is_worth_so_much_waiting() 
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> tuple[list[Line], int, dict[str, int], bool]:
+def scenes(draw: st.DrawFn) -> tuple[list[AdmissionQueue], int, dict[str, int], bool]:
     lines = []
     for number in range(draw(st.integers(0, 4))):
         ready = [
@@ -187,7 +192,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[Line], int, dict[str, int], bool]:
             max_running=draw(st.none() | st.integers(0, 5)),
             paused=draw(st.booleans()),
         )
-        lines.append(Line(queue, lanes(ready), draw(st.integers(0, 5)), draw(st.integers(0, 9))))
+        lines.append(AdmissionQueue(queue, lanes(ready), draw(st.integers(0, 5)), draw(st.integers(0, 9))))
     free = draw(st.dictionaries(st.sampled_from("ab"), st.integers(0, 4)))
     return lines, draw(st.integers(0, 12)), free, draw(st.booleans())
 
@@ -197,7 +202,7 @@ demands = st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), max_size=2)
 
 @given(scenes())
 def test_admit_when_lines_are_of_any_shape_then_no_limit_is_passed_and_nothing_is_left_undone(
-    scene: tuple[list[Line], int, dict[str, int], bool],
+    scene: tuple[list[AdmissionQueue], int, dict[str, int], bool],
 ) -> None:
     lines, slots, free, throttled = scene
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.analysis import Analysis, Cause, Ending, analyse
-from stoker.core.limits import Bounds, Limits
-from stoker.core.model import Attempt, Outcome, OutcomeKind, Reason, State
+from stoker.core.job.limits import Bounds, Limits
+from stoker.core.job.model import Attempt, Outcome, OutcomeKind, Reason, State
+from stoker.core.workflow.analysis import Analysis, Cause, Ending, analyse
 
 
 def ending(name: str, reason: Reason | None, state: State = State.FAILED, **options: Any) -> Ending:

@@ -9,25 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import (
+from stoker.core.errors import CheckpointDamaged, CheckpointTooLarge
+from stoker.core.workflow.checkpoint import (
     GZIP_ABOVE_BYTES,
     MAX_BYTES,
     Checkpoint,
-    Kind,
+    CheckpointKind,
     chain_of,
     opened,
     pack,
     seal,
     verified,
 )
-from stoker.core.errors import CheckpointDamaged, CheckpointTooLarge
 
 
 def sealed(data: bytes) -> Checkpoint:
     packed = pack(data)
     return seal(
         Checkpoint(
-            id=3, chain="w1", seq=2, parent=1, kind=Kind.PROGRESS, status="running", at=5,
+            id=3, chain="w1", seq=2, parent=1, kind=CheckpointKind.PROGRESS, status="running", at=5,
             data=packed.data, size=packed.size, encoding=packed.encoding, job_id=7, step="compile", run_id="7.1.a",
         ),
         packed.digest,
@@ -57,7 +57,7 @@ def test_encode_when_the_data_is_too_large_then_the_error_names_size_and_limit()
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("chain", "w2"), ("seq", 3), ("parent", 2), ("kind", Kind.STEP), ("job_id", 8), ("step", "link"),
+        ("chain", "w2"), ("seq", 3), ("parent", 2), ("kind", CheckpointKind.STEP), ("job_id", 8), ("step", "link"),
         ("run_id", "7.2.b"), ("status", "failed"), ("version", 1), ("at", 6), ("encoding", "gzip"), ("size", 9),
         ("data", b"other"), ("checksum", bytes(32)),
     ],
@@ -72,8 +72,8 @@ def test_checkpoint_when_any_field_was_touched_then_it_is_not_opened(field: str,
 def test_checkpoint_when_it_is_of_the_first_version_then_it_is_still_opened() -> None:
     """Its checksum was made by the release that stored it: SHA-256 over its fields, and over its data after them."""
     old = Checkpoint(
-        id=3, chain="w1", seq=2, parent=1, kind=Kind.PROGRESS, status="half", at=5, data=b"data", size=4, job_id=7,
-        step="compile", run_id="7.1.a", version=1,
+        id=3, chain="w1", seq=2, parent=1, kind=CheckpointKind.PROGRESS, status="half", at=5, data=b"data", size=4,
+        job_id=7, step="compile", run_id="7.1.a", version=1,
         checksum=bytes.fromhex("fb9129f4e5519d6433d6a7eca558d8c350b163472358cfbf49cefdf8719c1e32"),
     )  # fmt: skip
 

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import Checkpoint, Kind, pack, seal
-from stoker.core.context import Stood, rebuild, view
 from stoker.core.errors import ChainBroken, CheckpointDamaged
-from stoker.core.model import Reason, State
+from stoker.core.job.model import Reason, State
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, pack, seal
+from stoker.core.workflow.context import Stood, rebuild, view
 
 WHOLE = {
     "steps": {"a": {"job": 1, "state": "queued", "reason": None}, "b": {"job": 2, "state": "waiting"}},
@@ -19,7 +19,7 @@ WHOLE = {
 }
 
 
-def link(seq: int, kind: Kind, told: dict[str, Any]) -> Checkpoint:
+def link(seq: int, kind: CheckpointKind, told: dict[str, Any]) -> Checkpoint:
     packed = pack(msgspec.json.encode(told))
     return seal(
         Checkpoint(
@@ -31,13 +31,13 @@ def link(seq: int, kind: Kind, told: dict[str, Any]) -> Checkpoint:
 
 
 def moved(seq: int, step: str, job: int, to: str, **told: Any) -> Checkpoint:
-    return link(seq, Kind.TRANSITION, {"step": step, "job": job, "to": to, **told})
+    return link(seq, CheckpointKind.TRANSITION, {"step": step, "job": job, "to": to, **told})
 
 
 CHAIN = [
-    link(1, Kind.CONTEXT, WHOLE),
+    link(1, CheckpointKind.CONTEXT, WHOLE),
     moved(2, "a", 1, "running", holds={"repo": 1}),
-    link(3, Kind.PROGRESS, {"any": "thing"}),
+    link(3, CheckpointKind.PROGRESS, {"any": "thing"}),
     moved(4, "a", 1, "succeeded", reason="exit", holds={}),
     moved(5, "b", 2, "queued"),
 ]

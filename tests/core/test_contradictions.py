@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stoker.core.contradictions import RULES, contradictions, contradictions_of_defaults
-from stoker.core.limits import Limits
-from stoker.core.model import ExecutionMode
+from stoker.core.job.limits import Limits
+from stoker.core.job.model import ExecutionMode
+from stoker.core.job.spec_rules import RULES, contradictions, contradictions_of_defaults
 from tests.support.jobs import spec
 
 HANDLER = {"execution_mode": ExecutionMode.IN_PROCESS}

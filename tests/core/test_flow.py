@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from stoker.core.errors import FlowInvalid
-from stoker.core.flow import (
+from stoker.core.job.model import NeedOn
+from stoker.core.workflow.definition import (
     ENDS_TOLD,
     MAX_CHARACTERS,
     MAX_EDGES,
@@ -24,9 +25,8 @@ from stoker.core.flow import (
     layers,
     plan,
 )
-from stoker.core.mistakes import MAX_MISTAKES, Mistake, refuse
-from stoker.core.model import NeedOn
-from stoker.core.workflow import Edge, Strategy
+from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
+from stoker.core.workflow.state import Edge, Strategy
 
 
 def step(command: str = "true", **fields: Any) -> StepParams:

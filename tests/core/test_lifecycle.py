@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from stoker.core import events as ev
 from stoker.core.clock import Now
 from stoker.core.errors import (
     AlreadyFinished,
@@ -22,8 +21,9 @@ from stoker.core.errors import (
     NotAllowed,
     StokerError,
 )
-from stoker.core.lifecycle import TABLE, step
-from stoker.core.model import (
+from stoker.core.job import events as ev
+from stoker.core.job.lifecycle import TABLE, step
+from stoker.core.job.model import (
     Actor,
     Attempt,
     Job,
@@ -35,7 +35,7 @@ from stoker.core.model import (
     State,
     StopReason,
 )
-from stoker.core.steps import Step, blocked, submitted
+from stoker.core.job.transition import Transitioned, blocked, submitted
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, job, running, spec
 
 # A state: the job goes (or stays) there. `no`: NotAllowed. `live`: AttemptMayLive. `done`: AlreadyFinished.
@@ -205,14 +205,14 @@ def test_restart_when_it_is_not_to_wait_then_the_effects_say_for_what(
 
     after = step(of, live, ev.Restart(yes=True, **how), NOW)
 
-    assert after == Step(of, replace(live, stop_reason=StopReason.RESTART), effects)
+    assert after == Transitioned(of, replace(live, stop_reason=StopReason.RESTART), effects)
 
 
 def test_restart_when_a_stop_is_under_way_then_it_is_hastened_and_keeps_its_reason() -> None:
     of, live = running(spec(grace_ms=42), StopReason.CANCEL)
 
-    assert step(of, live, ev.Restart(yes=True), NOW) == Step(of)
-    assert step(of, live, ev.Restart(yes=True, force=True), NOW) == Step(of, effects=(ev.Stop(RUN, 0),))
+    assert step(of, live, ev.Restart(yes=True), NOW) == Transitioned(of)
+    assert step(of, live, ev.Restart(yes=True, force=True), NOW) == Transitioned(of, effects=(ev.Stop(RUN, 0),))
 
 
 # --- the first state, and waiting -------------------------------------------------------------------------
@@ -246,19 +246,19 @@ def test_submitted_when_something_must_happen_first_then_it_waits(
 def test_woke_when_something_else_holds_the_job_then_nothing_changes(still: dict[str, Any]) -> None:
     before = job(State.WAITING, **still)
 
-    assert step(before, None, ev.Woke(), NOW) == Step(before)
+    assert step(before, None, ev.Woke(), NOW) == Transitioned(before)
 
 
 def test_woke_when_the_backoff_is_over_then_it_is_forgotten() -> None:
     after = step(job(State.WAITING, wake_at=NOW.steady), None, ev.Woke(), NOW)
 
-    assert after == Step(job(State.QUEUED, wake_at=None))
+    assert after == Transitioned(job(State.QUEUED, wake_at=None))
 
 
 def test_need_met_when_another_need_is_open_then_it_waits_on() -> None:
     after = step(job(State.WAITING, needs_open=2), None, ev.NeedMet(), NOW)
 
-    assert after == Step(job(State.WAITING, needs_open=1))
+    assert after == Transitioned(job(State.WAITING, needs_open=1))
 
 
 def test_need_met_when_run_at_is_still_ahead_then_it_waits_on() -> None:
@@ -266,20 +266,20 @@ def test_need_met_when_run_at_is_still_ahead_then_it_waits_on() -> None:
 
     after = step(job(State.WAITING, asked=asked, needs_open=1), None, ev.NeedMet(), NOW)
 
-    assert after == Step(job(State.WAITING, asked=asked, needs_open=0))
+    assert after == Transitioned(job(State.WAITING, asked=asked, needs_open=0))
 
 
 def test_need_met_when_the_job_is_held_then_a_person_still_decides() -> None:
     after = step(job(State.HELD, needs_open=1), None, ev.NeedMet(), NOW)
 
-    assert after == Step(job(State.HELD, needs_open=0))
+    assert after == Transitioned(job(State.HELD, needs_open=0))
 
 
 def test_need_failed_when_the_job_waits_then_it_is_skipped_and_its_own_dependents_are_told() -> None:
     after = step(job(State.WAITING, needs_open=2), None, ev.NeedFailed(needed=3, on=NeedOn.OK), NOW)
 
     expected = job(State.SKIPPED, needs_open=2, reason=Reason.DEPENDENCY, finished_at=NOW.wall)
-    assert after == Step(expected, effects=(ev.TellDependents(7),))
+    assert after == Transitioned(expected, effects=(ev.TellDependents(7),))
 
 
 # --- ttl and deadline -------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_limit_when_the_job_never_started_then_it_expires_for_that_reason(
 
     after = step(before, None, event, NOW)
 
-    assert after == Step(
+    assert after == Transitioned(
         job(State.EXPIRED, reason=reason, wake_at=None, expires_at=None), effects=(ev.TellDependents(7),)
     )
 
@@ -387,7 +387,7 @@ def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry
     of, live = running(spec(max_attempts=5, grace_ms=33))
 
     stopping = step(of, live, ev.DeadlinePassed(), NOW)
-    assert stopping == Step(of, replace(live, stop_reason=StopReason.DEADLINE), (ev.Stop(live.run_id, 33),))
+    assert stopping == Transitioned(of, replace(live, stop_reason=StopReason.DEADLINE), (ev.Stop(live.run_id, 33),))
     ended = step(of, stopping.attempt, ev.Ended(outcome=exited(0, stopped=True)), NOW)
 
     assert (ended.job.state, ended.job.reason) == (State.FAILED, Reason.DEADLINE)
@@ -401,7 +401,7 @@ def test_dispatched_when_the_job_is_queued_then_its_attempt_is_opened_and_launch
 
     after = step(job(State.QUEUED, attempts=3, wake_at=5), None, ev.Dispatched(attempt=opened), NOW)
 
-    assert after == Step(job(State.RUNNING, attempts=4), opened, (ev.Launch(opened),))
+    assert after == Transitioned(job(State.RUNNING, attempts=4), opened, (ev.Launch(opened),))
 
 
 STOPS: list[tuple[ev.Event, StopReason]] = [
@@ -420,7 +420,7 @@ def test_stop_when_nothing_stopped_it_before_then_the_intent_is_kept_and_the_lad
 
     after = step(of, live, event, NOW)
 
-    assert after == Step(of, replace(live, stop_reason=reason), (ev.Stop(live.run_id, 42),))
+    assert after == Transitioned(of, replace(live, stop_reason=reason), (ev.Stop(live.run_id, 42),))
 
 
 @pytest.mark.parametrize("first", StopReason)
@@ -444,13 +444,13 @@ def test_refused_when_the_disk_knows_more_then_the_job_is_held_and_nothing_is_ch
 
     end = Outcome(kind=OutcomeKind.NEVER_STARTED, error="log_exists", ended_at=NOW.wall)
     closed = replace(live, outcome=end, ended_at=NOW.wall)
-    assert after == Step(replace(of, state=State.HELD, reason=Reason.LOST), closed, (ev.Settled(live.run_id),))
+    assert after == Transitioned(replace(of, state=State.HELD, reason=Reason.LOST), closed, (ev.Settled(live.run_id),))
 
 
 def test_adopted_when_the_job_runs_then_only_the_attempt_remembers() -> None:
     of, live = running()
 
-    assert step(of, live, ev.Adopted(), NOW) == Step(of, replace(live, adopted=1))
+    assert step(of, live, ev.Adopted(), NOW) == Transitioned(of, replace(live, adopted=1))
 
 
 # --- the end of an attempt --------------------------------------------------------------------------------
@@ -585,23 +585,23 @@ def test_verb_when_nothing_runs_then_the_job_ends_at_once_and_dependents_are_tol
 ) -> None:
     after = step(job(state, wake_at=5, expires_at=6), None, event, NOW)
 
-    assert after == Step(job(end, reason=Reason.USER), effects=(ev.TellDependents(7),))
+    assert after == Transitioned(job(end, reason=Reason.USER), effects=(ev.TellDependents(7),))
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.EXPIRED])
 def test_skip_when_the_job_has_ended_badly_then_dependents_are_told_again(state: State) -> None:
     after = step(job(state, finished_at=1), None, ev.Skip(), NOW)
 
-    assert after == Step(job(State.SKIPPED, reason=Reason.USER), effects=(ev.TellDependents(7),))
+    assert after == Transitioned(job(State.SKIPPED, reason=Reason.USER), effects=(ev.TellDependents(7),))
 
 
 @pytest.mark.parametrize("state", [State.WAITING, State.QUEUED])
 def test_hold_when_the_job_is_pending_then_only_its_state_changes(state: State) -> None:
     before = job(state, needs_open=1, wake_at=5, expires_at=6)
 
-    assert step(before, None, ev.Hold(), NOW) == Step(replace(before, state=State.HELD, reason=Reason.USER))
+    assert step(before, None, ev.Hold(), NOW) == Transitioned(replace(before, state=State.HELD, reason=Reason.USER))
     doubted = step(before, None, ev.Hold(reason=Reason.LOST), NOW)
-    assert doubted == Step(replace(before, state=State.HELD, reason=Reason.LOST))
+    assert doubted == Transitioned(replace(before, state=State.HELD, reason=Reason.LOST))
 
 
 @pytest.mark.parametrize(
@@ -612,19 +612,19 @@ def test_hold_when_the_job_is_pending_then_only_its_state_changes(state: State) 
 def test_release_when_something_still_holds_the_job_then_it_waits(still: dict[str, Any]) -> None:
     after = step(job(State.HELD, **still), None, ev.Release(), NOW)
 
-    assert after == Step(job(State.WAITING, **still))
+    assert after == Transitioned(job(State.WAITING, **still))
 
 
 def test_release_when_nothing_holds_the_job_then_it_keeps_budgets_and_is_queued() -> None:
     after = step(job(State.HELD, failures=2, orphanings=3, attempts=5, expires_at=9), None, ev.Release(), NOW)
 
-    assert after == Step(job(State.QUEUED, failures=2, orphanings=3, attempts=5, expires_at=9))
+    assert after == Transitioned(job(State.QUEUED, failures=2, orphanings=3, attempts=5, expires_at=9))
 
 
 def test_release_when_the_job_is_poison_then_its_unseen_ends_are_counted_afresh() -> None:
     before = job(State.HELD, reason=Reason.POISON, failures=2, orphanings=3, attempts=5)
 
-    assert step(before, None, ev.Release(), NOW) == Step(job(State.QUEUED, failures=2, attempts=5))
+    assert step(before, None, ev.Release(), NOW) == Transitioned(job(State.QUEUED, failures=2, attempts=5))
 
 
 @pytest.mark.parametrize("event", [ev.Retry(), ev.Restart(yes=True)], ids=["retry", "restart"])
@@ -636,7 +636,7 @@ def test_retry_when_the_job_has_ended_then_budgets_needs_and_ttl_start_afresh(ev
 
     after = step(before, None, event, NOW)
 
-    assert after == Step(job(State.QUEUED, asked=asked, attempts=4, expires_at=NOW.steady + 50))
+    assert after == Transitioned(job(State.QUEUED, asked=asked, attempts=4, expires_at=NOW.steady + 50))
 
 
 def test_retry_when_run_at_is_still_ahead_then_it_waits_and_the_ttl_does_not_count_yet() -> None:
@@ -644,7 +644,7 @@ def test_retry_when_run_at_is_still_ahead_then_it_waits_and_the_ttl_does_not_cou
 
     after = step(job(State.CANCELLED, asked=asked), None, ev.Retry(), NOW)
 
-    assert after == Step(job(State.WAITING, asked=asked))
+    assert after == Transitioned(job(State.WAITING, asked=asked))
 
 
 @pytest.mark.parametrize("deadline", [NOW.wall, NOW.wall - 1])

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stoker.core.limits import NO_LIMITS, Bounds, Limits, describe
-from stoker.core.model import Outcome, OutcomeKind
-from stoker.core.suspicion import suspicion
+from stoker.core.job.limits import NO_LIMITS, Bounds, Limits, describe
+from stoker.core.job.model import Outcome, OutcomeKind
+from stoker.core.job.suspicion import suspicion
 
 ALL = Limits(memory_bytes=1, cpu_seconds=2, processes=3, open_files=4, file_size_bytes=5)
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.limits import NO_LIMITS, Limits
-from stoker.core.model import FINAL, LIVE, OnOrphan, Reason, Spec, State
+from stoker.core.job.limits import NO_LIMITS, Limits
+from stoker.core.job.model import FINAL, LIVE, OnOrphan, Reason, Spec, State
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.model import NeedOn, Reason, State
-from stoker.core.needs import need_met
+from stoker.core.job.dependencies import need_met
+from stoker.core.job.model import NeedOn, Reason, State
 from tests.support.jobs import job
 
 # T: met. F: never can be. -: still open.

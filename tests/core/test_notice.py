@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.notice import MAX_NOTICE_BYTES, MAX_STATUS, Notice, Silence, judge_silence, read_notice
+from stoker.core.job.notice import MAX_NOTICE_BYTES, MAX_STATUS, Notice, Silence, judge_silence, read_notice
 from tests.support.jobs import spec
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.model import Spec
-from stoker.core.proof import difference, digest, proof
+from stoker.core.job.model import Spec
+from stoker.core.workflow.fingerprint import difference, digest, proof
 
 SPEC = Spec(command="cc", working_dir="/src", args=("-c", "a.c"), env={"B": "2", "A": "1"})
 THEN = proof(SPEC, "base", {"a": "x", "b": None})

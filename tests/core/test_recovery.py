@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from stoker.core import events as ev
-from stoker.core.lifecycle import step
-from stoker.core.model import Attempt, Identity, Job, OnOrphan, State, StopReason
-from stoker.core.recovery import (
+from stoker.core.job import events as ev
+from stoker.core.job.lifecycle import step
+from stoker.core.job.model import Attempt, Identity, Job, OnOrphan, State, StopReason
+from stoker.core.job.recovery import (
     NEVER_STARTED,
     UNSEEN,
     Action,
-    Decision,
     Fact,
     Finding,
     PlanInvalid,
+    RecoveryDecision,
     RecoveryPlan,
     event_of,
     foresee,
@@ -71,7 +71,7 @@ def found(of: Attempt, fact: Fact, identity: Identity | None = None) -> Finding:
     return Finding(run_id=of.run_id, fact=fact, evidence="as seen", outcome=end, identity=identity)
 
 
-def decided(row: tuple[Job, Attempt], fact: Fact, identity: Identity | None = None) -> Decision:
+def decided(row: tuple[Job, Attempt], fact: Fact, identity: Identity | None = None) -> RecoveryDecision:
     (decision,) = plan([row], {row[1].run_id: found(row[1], fact, identity)}, EPOCH).decisions
     return decision
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from stoker.core.errors import InvalidParams
-from stoker.core.events import VERBS
+from stoker.core.job.events import VERBS
 from stoker.core.raw_bytes import AnyText
 from stoker.core.requests import DANGEROUS_ENV, MAX_ARGV_BYTES, MAX_VARIABLES, JobParams, Verb
 

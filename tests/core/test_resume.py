@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from stoker.core import strategies
 from stoker.core.errors import StrategyFailed, StrategyNotFound
-from stoker.core.model import NeedOn, Reason, State
-from stoker.core.resume import Act, Asked, Decision, Standing, Wish, plan, stopped_short
-from stoker.core.strategies import Interrupted
-from stoker.core.workflow import Edge, Step, Strategy
+from stoker.core.job.model import NeedOn, Reason, State
+from stoker.core.workflow import strategies
+from stoker.core.workflow.resume import Act, Asked, ResumeDecision, ResumeStanding, Wish, plan, stopped_short
+from stoker.core.workflow.state import Edge, Step, Strategy
+from stoker.core.workflow.strategies import Interrupted
 
-DONE = Standing(State.SUCCEEDED, Reason.EXIT, 1)
-FAILED = Standing(State.FAILED, Reason.EXIT, 1)
-BLOCKED = Standing(State.SKIPPED, Reason.DEPENDENCY)
+DONE = ResumeStanding(State.SUCCEEDED, Reason.EXIT, 1)
+FAILED = ResumeStanding(State.FAILED, Reason.EXIT, 1)
+BLOCKED = ResumeStanding(State.SKIPPED, Reason.DEPENDENCY)
 RESTART = {"a": ("restart", Strategy.RESTART)}
 
 
@@ -25,7 +25,7 @@ def steps(*needs: Edge) -> list[Step]:
     return [Step(name="b", job_id=2, needs=needs or (Edge("a"),)), Step(name="a", job_id=1)]
 
 
-def planned(a: Standing, b: Standing = BLOCKED, *needs: Edge, **asked: Any) -> dict[str, Decision]:
+def planned(a: ResumeStanding, b: ResumeStanding = BLOCKED, *needs: Edge, **asked: Any) -> dict[str, ResumeDecision]:
     return {one.step: one for one in plan(steps(*needs), {"a": a, "b": b}, Asked(**asked))}
 
 
@@ -33,23 +33,23 @@ def planned(a: Standing, b: Standing = BLOCKED, *needs: Edge, **asked: Any) -> d
     ("standing", "act", "runs"),
     [
         (DONE, Act.KEEP, False),
-        (Standing(State.SUPERSEDED, None, 1), Act.KEEP, False),
-        (Standing(State.SKIPPED, Reason.USER), Act.KEEP, False),
-        (Standing(State.WAITING), Act.WAIT, True),
-        (Standing(State.QUEUED, None, 3), Act.WAIT, True),
-        (Standing(State.RUNNING, None, 1, live=True), Act.WAIT, True),
-        (Standing(State.HELD, Reason.STUCK, 1, live=True), Act.WAIT, True),
+        (ResumeStanding(State.SUPERSEDED, None, 1), Act.KEEP, False),
+        (ResumeStanding(State.SKIPPED, Reason.USER), Act.KEEP, False),
+        (ResumeStanding(State.WAITING), Act.WAIT, True),
+        (ResumeStanding(State.QUEUED, None, 3), Act.WAIT, True),
+        (ResumeStanding(State.RUNNING, None, 1, live=True), Act.WAIT, True),
+        (ResumeStanding(State.HELD, Reason.STUCK, 1, live=True), Act.WAIT, True),
         (FAILED, Act.RESTART, True),
-        (Standing(State.HELD, Reason.POISON, 3), Act.RESTART, True),
-        (Standing(State.CANCELLED, Reason.USER, 1), Act.RESTART, True),
-        (Standing(State.CANCELLED, Reason.USER), Act.AGAIN, True),
-        (Standing(State.EXPIRED, Reason.TTL), Act.AGAIN, True),
-        (Standing(State.HELD, Reason.USER), Act.AGAIN, True),
+        (ResumeStanding(State.HELD, Reason.POISON, 3), Act.RESTART, True),
+        (ResumeStanding(State.CANCELLED, Reason.USER, 1), Act.RESTART, True),
+        (ResumeStanding(State.CANCELLED, Reason.USER), Act.AGAIN, True),
+        (ResumeStanding(State.EXPIRED, Reason.TTL), Act.AGAIN, True),
+        (ResumeStanding(State.HELD, Reason.USER), Act.AGAIN, True),
         (BLOCKED, Act.AGAIN, True),
     ],
 )
 def test_plan_when_a_step_stands_anyhow_then_it_runs_only_if_it_did_not_complete(
-    standing: Standing, act: Act, *, runs: bool
+    standing: ResumeStanding, act: Act, *, runs: bool
 ) -> None:
     found = planned(standing, chosen=RESTART)["a"]
 
@@ -85,7 +85,7 @@ def test_strategy_when_chosen_then_it_decides_the_step_and_what_can_follow(strat
     ],
 )
 def test_need_when_it_stays_as_it_is_then_the_step_behind_it_runs_only_if_it_is_met(
-    on: NeedOn, a: Standing, b: Act
+    on: NeedOn, a: ResumeStanding, b: Act
 ) -> None:
     found = planned(a, BLOCKED, Edge("a", on), chosen={"a": ("fail", Strategy.FAIL)})
 
@@ -93,7 +93,7 @@ def test_need_when_it_stays_as_it_is_then_the_step_behind_it_runs_only_if_it_is_
 
 
 def test_need_when_it_is_held_and_left_then_the_step_behind_it_may_still_run() -> None:
-    held = Standing(State.HELD, Reason.USER, 1)
+    held = ResumeStanding(State.HELD, Reason.USER, 1)
 
     assert planned(held, chosen={"a": ("fail", Strategy.FAIL)})["b"].act is Act.AGAIN
 
@@ -105,7 +105,7 @@ def test_scope_when_a_step_is_named_then_the_others_stay() -> None:
 
 
 def test_pause_when_nothing_else_is_asked_then_what_stopped_short_stays() -> None:
-    found = planned(FAILED, Standing(State.WAITING), pressing=False)
+    found = planned(FAILED, ResumeStanding(State.WAITING), pressing=False)
 
     assert (found["a"].act, found["b"].act) == (Act.LEAVE, Act.WAIT)
 
@@ -130,7 +130,7 @@ def test_wish_when_nothing_is_named_then_it_is_plain() -> None:
 
 def test_stopped_short_when_the_step_never_started_or_was_skipped_for_another_then_no_strategy_is_asked() -> None:
     assert stopped_short(FAILED)
-    assert not stopped_short(Standing(State.SKIPPED, Reason.DEPENDENCY, 2))
+    assert not stopped_short(ResumeStanding(State.SKIPPED, Reason.DEPENDENCY, 2))
     assert not stopped_short(DONE)
 
 

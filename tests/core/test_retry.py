@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.model import Outcome, OutcomeKind
-from stoker.core.retry import GIVE_UP, RetryDecision, RetryPolicy
+from stoker.core.job.model import Outcome, OutcomeKind
+from stoker.core.job.retry import GIVE_UP, RetryDecision, RetryPolicy
 from tests.support.jobs import exited, outcome, spec
 
 HOUR_MS = 3_600_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.context import Context, Stood
-from stoker.core.model import Reason, State
-from stoker.core.rollback import Target, Way, target_of, way_back
-from stoker.core.workflow import Step
+from stoker.core.job.model import Reason, State
+from stoker.core.workflow.context import Context, Stood
+from stoker.core.workflow.rollback import Target, Way, target_of, way_back
+from stoker.core.workflow.state import Step
 
 STEPS = [Step(name=name, job_id=number) for number, name in enumerate("abcde", 1)]
 NOW = {"a": State.SUCCEEDED, "b": State.SUCCEEDED, "c": State.RUNNING, "d": State.SKIPPED, "e": State.SKIPPED}

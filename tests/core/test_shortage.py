@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stoker.core.clock import Now
-from stoker.core.model import Outcome, OutcomeKind, State
+from stoker.core.job.model import Outcome, OutcomeKind, State
+from stoker.core.job.verdict import judge
 from stoker.core.shortage import (
     BASE_PAUSE_MS,
     MAX_DELAY_MS,
@@ -17,7 +18,6 @@ from stoker.core.shortage import (
     startable,
     tried,
 )
-from stoker.core.verdict import judge
 from tests.support.jobs import running, spec
 
 FREE = 8

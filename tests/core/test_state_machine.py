@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
 
-from stoker.core import events as ev
-from stoker.core.admission import Line, admit
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, NotAllowed
-from stoker.core.lifecycle import step
-from stoker.core.model import (
+from stoker.core.job import events as ev
+from stoker.core.job.admission import AdmissionQueue, admit
+from stoker.core.job.dependencies import need_met
+from stoker.core.job.lifecycle import step
+from stoker.core.job.model import (
     FINAL,
     Attempt,
     Job,
@@ -36,9 +37,8 @@ from stoker.core.model import (
     State,
     StopReason,
 )
-from stoker.core.needs import need_met
-from stoker.core.recovery import Action, Fact, Finding, plan, validate
-from stoker.core.steps import submitted
+from stoker.core.job.recovery import Action, Fact, Finding, plan, validate
+from stoker.core.job.transition import submitted
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 
 # Where each state leaves to. What a person lets go on waits where something else still holds it (a release during a
@@ -253,7 +253,7 @@ class Host(RuleBasedStateMachine):
             mine = [of for of in ready if of.spec.queue == queue.name]
             running = sum(life.job.spec.queue == queue.name for life in live)
             lanes = [[of for of in mine if of.spec.resources.get(RESOURCE.name, 0) == amount] for amount in range(3)]
-            lines.append(Line(queue, lanes, running, self.served[queue.name]))
+            lines.append(AdmissionQueue(queue, lanes, running, self.served[queue.name]))
         for of in admit(
             lines,
             SLOTS - len(live),

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.throttle import Band, Gauge, Policy, Pressure, Sample, observe
+from stoker.core.throttle import Band, Gauge, Pressure, Sample, ThrottlePolicy, observe
 
-POLICY = Policy(bands={Gauge.CPU: Band(90, 80), Gauge.MEMORY: Band(95, 90)}, smoothing=1.0)
-SLOW = Policy(bands=POLICY.bands, smoothing=0.4)
+POLICY = ThrottlePolicy(bands={Gauge.CPU: Band(90, 80), Gauge.MEMORY: Band(95, 90)}, smoothing=1.0)
+SLOW = ThrottlePolicy(bands=POLICY.bands, smoothing=0.4)
 
 
-def after(policy: Policy, *samples: Sample) -> Pressure:
+def after(policy: ThrottlePolicy, *samples: Sample) -> Pressure:
     pressure = Pressure()
     for at, sample in enumerate(samples):
         pressure, _ = observe(policy, pressure, sample, at)
@@ -75,13 +75,13 @@ def test_observe_when_a_gauge_has_no_band_then_it_is_shown_and_never_a_cause() -
 
 
 def test_observe_when_the_kernel_smooths_a_gauge_itself_then_it_is_taken_as_it_is() -> None:
-    policy = Policy(bands={Gauge.IO_FULL: Band(20, 16)}, smoothing=0.1)
+    policy = ThrottlePolicy(bands={Gauge.IO_FULL: Band(20, 16)}, smoothing=0.1)
     pressure = after(policy, Sample(io_full=0), Sample(io_full=21))
     assert pressure.causes == (Gauge.IO_FULL,)
 
 
 def test_observe_when_the_threshold_is_100_then_nothing_throttles() -> None:
-    never = Policy(bands={Gauge.CPU: Band(100, 80)}, smoothing=1.0)
+    never = ThrottlePolicy(bands={Gauge.CPU: Band(100, 80)}, smoothing=1.0)
     assert not after(never, Sample(cpu=100)).throttled
 
 
@@ -90,7 +90,7 @@ percents = st.floats(0, 100)
 
 @given(st.lists(percents, min_size=1), st.floats(0.01, 1))
 def test_observe_when_samples_are_any_then_the_level_stays_in_their_range(levels: list[float], weight: float) -> None:
-    policy = Policy(bands=POLICY.bands, smoothing=weight)
+    policy = ThrottlePolicy(bands=POLICY.bands, smoothing=weight)
     level = after(policy, *[Sample(cpu=level) for level in levels]).level(Gauge.CPU)
     assert level is not None
     assert min(levels) - 1e-9 <= level <= max(levels) + 1e-9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.cli import values
+from stoker.cli.kit import values
 from stoker.core.units import duration, instant, size, span, spoken, volume
 
 

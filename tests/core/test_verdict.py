@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.model import OnOrphan, Outcome, OutcomeKind, Reason, Spec, State, StopReason
-from stoker.core.verdict import Verdict, judge
+from stoker.core.job.model import OnOrphan, Outcome, OutcomeKind, Reason, Spec, State, StopReason
+from stoker.core.job.verdict import Verdict, judge
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, outcome, running, spec
 
 # Rows: the stop that was committed. Columns: the end, for the stops with the signal delivered before it.

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from stoker.core.limits import Bounds, Limits
-from stoker.core.model import (
+from stoker.core.explain import Blocker, Scene, explain
+from stoker.core.job.limits import Bounds, Limits
+from stoker.core.job.model import (
     FINAL,
     Identity,
     Job,
@@ -22,8 +23,7 @@ from stoker.core.model import (
     StopReason,
 )
 from stoker.core.shortage import Shortage
-from stoker.core.why import Blocker, Scene, explain
-from stoker.core.workflow import Intent
+from stoker.core.workflow.state import Intent
 from tests.support.jobs import NOW, attempt, exited, job, running, spec
 
 LOW = Queue(name="bulk", queue_class=QueueClass.LOW)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, JobWork
-from stoker.core.words import MOST_NAMED, Filled, Template, Words, named
+from stoker.core.workflow.template import MOST_NAMED, Filled, Template, TemplateNames, named
 
 
 def filled(parameters: dict[str, str], item: str | None = None, **fields: Any) -> Filled[JobWork]:
     sent = JobWork(**{"command": "true", **fields})
-    return Template(sent, Words(parameters), of_items=item is not None).fill(item)
+    return Template(sent, TemplateNames(parameters), of_items=item is not None).fill(item)
 
 
 def told(made: Filled[JobWork]) -> dict[str, str]:

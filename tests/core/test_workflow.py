@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.model import NeedOn, Reason, State
-from stoker.core.workflow import (
+from stoker.core.job.model import NeedOn, Reason, State
+from stoker.core.workflow.state import (
     Again,
     Edge,
     Intent,

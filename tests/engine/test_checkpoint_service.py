@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core import checkpoint as core
-from stoker.core.checkpoint import GZIP_ABOVE_BYTES, Checkpoint, Kind, Packed, pack, seal
 from stoker.core.requests import CheckpointPart
-from stoker.engine import archive, checkpoints
-from stoker.engine.checkpoints import Checkpoints, Save
+from stoker.core.workflow import checkpoint as core
+from stoker.core.workflow.checkpoint import GZIP_ABOVE_BYTES, Checkpoint, CheckpointKind, Packed, pack, seal
+from stoker.service import checkpoints
+from stoker.service.checkpoints import CheckpointService, Save
 from stoker.store import checkpoints as rows
+from stoker.workflows import archive
 from tests.support.facts import until_async
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def stored(data: bytes, ident: int = 1) -> Checkpoint:
     packed = pack(data)
     bare = Checkpoint(
-        id=ident, chain="j1", seq=ident, parent=None, kind=Kind.PROGRESS, status="", at=0,
+        id=ident, chain="j1", seq=ident, parent=None, kind=CheckpointKind.PROGRESS, status="", at=0,
         data=packed.data, size=packed.size, encoding=packed.encoding,
     )  # fmt: skip
     return seal(bare, packed.digest)
@@ -69,7 +70,7 @@ async def test_save_when_it_is_large_then_it_is_packed_in_a_thread(
     desk = Desk()
     part = CheckpointPart(token="1.1.a", data=base64.b64encode(bytes(size)).decode())
 
-    Checkpoints(desk).save(part, 1)  # type: ignore[arg-type]
+    CheckpointService(desk).save(part, 1)  # type: ignore[arg-type]
     await until_async(lambda: desk.posted)
 
     assert threads == [off_the_loop]
@@ -77,7 +78,7 @@ async def test_save_when_it_is_large_then_it_is_packed_in_a_thread(
 
 
 async def test_save_when_its_connection_ends_halfway_then_what_came_over_it_is_forgotten() -> None:
-    service = Checkpoints(Desk())  # type: ignore[arg-type]
+    service = CheckpointService(Desk())  # type: ignore[arg-type]
     for connection in (1, 2):
         await service.save(CheckpointPart(token="1.1.a", data="YQ==", more=True), connection)
 
@@ -97,7 +98,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
         return core.opened(checkpoint)
 
     monkeypatch.setattr(checkpoints, "opened", watched)
-    service, read = Checkpoints(desk), b""  # type: ignore[arg-type]
+    service, read = CheckpointService(desk), b""  # type: ignore[arg-type]
     while len(read) < len(data):
         read += base64.b64decode((await service.get(1, len(read)))["data"])
 
@@ -110,7 +111,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
 async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
     desk = Desk(stored(b"x"))
 
-    assert (await Checkpoints(desk).get(1, None))["bytes"] == 1  # type: ignore[arg-type]
+    assert (await CheckpointService(desk).get(1, None))["bytes"] == 1  # type: ignore[arg-type]
 
     assert desk.reads == [rows.about]
 
@@ -118,7 +119,9 @@ async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
 def test_archive_when_checkpoints_are_large_then_few_are_read_together_and_the_oldest_go_without_data() -> None:
     sizes = {1: 9_000_000, 2: 10, 3: archive.TOGETHER_BYTES, 4: 9_000_000, 5: 600_000, 6: 400_000, 7: 400_000}
     links = [
-        Checkpoint(id=seq, chain="w1", seq=seq, parent=None, kind=Kind.PROGRESS, status="", at=0, data=b"", size=size)
+        Checkpoint(
+            id=seq, chain="w1", seq=seq, parent=None, kind=CheckpointKind.PROGRESS, status="", at=0, data=b"", size=size
+        )
         for seq, size in sizes.items()
     ]
 

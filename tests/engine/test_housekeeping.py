@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.engine.housekeeping import shortage
+from stoker.upkeep.housekeeping import shortage
 
 
 @pytest.mark.parametrize(

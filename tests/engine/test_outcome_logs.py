@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.recovery import RecoveryPlan
-from stoker.engine.recovery import Found
+from stoker.core.job.recovery import RecoveryPlan
 from stoker.process.evidence import Testimony
+from stoker.upkeep.recovery import RecoveryFindings
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
 
@@ -34,6 +34,6 @@ async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_ke
     heard = {client.launcher: client for client in (connected, lost)}
     logs = [Path(f"{launcher}.log") for launcher in (*heard, silent, dead)]
 
-    found = Found(RecoveryPlan(), [], {}, Testimony(silent=frozenset({silent})), heard, logs)
+    found = RecoveryFindings(RecoveryPlan(), [], {}, Testimony(silent=frozenset({silent})), heard, logs)
 
     assert [path.stem for path in found.whole_logs] == [connected.launcher, dead]

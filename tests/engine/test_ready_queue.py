@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stoker.core.model import State
+from stoker.core.job.model import State
 from stoker.engine.ready_queue import CAPACITY, DEMANDING_CAPACITY, ReadyQueue, demand_of
 from tests.support.jobs import job, spec
 
 if TYPE_CHECKING:
-    from stoker.core.model import Job
+    from stoker.core.job.model import Job
 
 MANY = 20_000
 

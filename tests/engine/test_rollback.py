@@ -17,12 +17,12 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.errors import CheckpointNotFound, NotAllowed, WorkflowNotFound
-from stoker.core.model import Reason, State
-from stoker.core.rollback import Target
-from stoker.core.workflow import Step, Workflow
-from stoker.engine import rollback
-from stoker.engine.flows import FlowRun
+from stoker.core.job.model import Reason, State
+from stoker.core.workflow.rollback import Target
+from stoker.core.workflow.state import Step, Workflow
+from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store import checkpoints
+from stoker.workflows import rollback
 from tests.support.facts import until
 from tests.support.flows import chain, job_of, look, sent_flow, settled, stand, step
 from tests.support.work import kill9, lines, running
@@ -184,7 +184,7 @@ def test_rollback_when_the_daemon_died_between_its_halves_then_the_next_start_fi
 async def test_finish_when_another_rollback_is_asked_for_meanwhile_then_it_keeps_the_target_it_read_for() -> None:
     early, late = (msgspec.json.encode(Target(checkpoint=seq, seq=seq)).decode() for seq in (1, 5))
     workflow = Workflow(id=1, name="w", owner_uid=0, trace_id="0", flow="", flow_hash=b"", created_at=0, target=early)
-    run = FlowRun(workflow, {7: Step(name="a", job_id=7)}, {"a": State.FAILED}, {"a": Reason.EXIT}, set())
+    run = LiveWorkflow(workflow, {7: Step(name="a", job_id=7)}, {"a": State.FAILED}, {"a": Reason.EXIT}, set())
     asked = []
 
     class Reading:

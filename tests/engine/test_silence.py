@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.clock import Now
-from stoker.engine.book import Book
-from stoker.engine.notices import BURST, Notices
+from stoker.engine.heartbeats import BURST, Heartbeats
+from stoker.engine.memory import LiveState
 from stoker.engine.timers import Alarm, Limit, Timers
-from stoker.process.exchange import Exchange
+from stoker.process.work_files import WorkFiles
 from tests.support.facts import until_async
 from tests.support.jobs import attempt, job, running, spec
 
@@ -39,13 +39,13 @@ class Room:
 
     def __init__(self, state_dir: Path) -> None:
         self.clock, self.timers, self.triggered = SetClock(), Timers(), list[Alarm]()
-        self.book = Book({}, {}, 0, 0)
-        self.exchange = Exchange(state_dir)
+        self.book = LiveState({}, {}, 0, 0)
+        self.exchange = WorkFiles(state_dir)
         self.exchange.prepare(())
         self.job, self.attempt = running(ASKED)
         self.run_id = self.attempt.run_id
         self.book.open(self.job, self.attempt)
-        self.notices = Notices(
+        self.notices = Heartbeats(
             self.book, self.exchange, self.timers, self.clock, self.triggered.append, lambda _: os.getppid()
         )  # fmt: skip
 
@@ -181,7 +181,7 @@ async def test_flood_when_it_comes_then_it_is_taken_in_bursts_and_the_last_word_
 
 def test_notice_address_when_a_path_would_be_too_long_then_it_is_abstract(tmp_path: Path) -> None:
     of = attempt(job())
-    short, long = Exchange(tmp_path), Exchange(tmp_path / ("x" * 90))
+    short, long = WorkFiles(tmp_path), WorkFiles(tmp_path / ("x" * 90))
 
     assert short.notice_address(of.run_id) == f"{tmp_path}/work/{of.run_id}.notify"
     assert long.notice_address(of.run_id) == f"@stoker-{of.run_id}"

@@ -14,7 +14,7 @@ import pytest
 
 from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueNotFound, StokerError
 from stoker.core.requests import JobParams
-from stoker.engine.intake import key_digest
+from stoker.engine.submit import key_digest
 from tests.support.rpc import RawClient, request
 from tests.support.work import end_of, lines, shell, submit, submit_many
 

@@ -12,12 +12,12 @@ import pytest
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.core.tokens import Tokens
+from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import Surroundings
-from stoker.executors.generations import Generations
-from stoker.executors.leaves import Leaves
+from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.connection import dial
-from stoker.process.exchange import Exchange
 from stoker.process.launchers import LauncherDead
+from stoker.process.work_files import WorkFiles
 from stoker.telemetry import otel
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
@@ -34,13 +34,13 @@ async def host() -> AsyncIterator[LauncherHost]:
     await host.end()
 
 
-def generations(host: LauncherHost, epoch: int) -> Generations:
+def generations(host: LauncherHost, epoch: int) -> LauncherPool:
     around = Surroundings(
         state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=epoch, base={},
-        telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=Leaves(),
-        tokens=Tokens("00" * 32), exchange=Exchange(host.state_dir), umask=0o022,
+        telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=AttemptCgroups(),
+        tokens=Tokens("00" * 32), exchange=WorkFiles(host.state_dir), umask=0o022,
     )  # fmt: skip
-    return Generations(around, host.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
+    return LauncherPool(around, host.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
 
 
 def fill_backlog(host: LauncherHost, launcher: str) -> list[socket.socket]:

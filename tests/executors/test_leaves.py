@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.limits import Limits
+from stoker.core.job.limits import Limits
 from stoker.core.tokens import Tokens
+from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Start
 from stoker.executors.environment import Surroundings
-from stoker.executors.leaves import Leaves
 from stoker.process.cgroup import Cgroups, read_mounts
-from stoker.process.exchange import Exchange
+from stoker.process.work_files import WorkFiles
 from tests.support import jobs
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until, until_async
@@ -132,7 +132,7 @@ def test_orphan_when_launcher_and_environment_are_gone_then_its_leaf_still_gives
 # --- the parts
 
 
-def order_in(leaves: Leaves, limits: Limits) -> Any:
+def order_in(leaves: AttemptCgroups, limits: Limits) -> Any:
     class Silent:
         def traceparent(self, *_: object) -> str:
             return ""
@@ -140,7 +140,7 @@ def order_in(leaves: Leaves, limits: Limits) -> Any:
     around = Surroundings(
         state_dir=Path("/s"), socket="/s/sock", instance="aa", epoch=1, base={}, umask=0o022,
         telemetry=Silent(), leaves=leaves,  # type: ignore[arg-type]
-        tokens=Tokens("00" * 32), exchange=Exchange(Path("/s")),
+        tokens=Tokens("00" * 32), exchange=WorkFiles(Path("/s")),
     )  # fmt: skip
     of = jobs.job(asked=jobs.spec(limits=limits))
     return around.order(Start(of, replace(jobs.attempt(of), run_id=RUN)))
@@ -150,13 +150,13 @@ LIMITS = Limits(memory_bytes=1 << 30, processes=64, open_files=100)
 
 
 def test_order_when_there_is_no_root_then_limits_are_left_to_the_process() -> None:
-    assert order_in(Leaves(), LIMITS).setup.limits == LIMITS
-    assert order_in(Leaves(), LIMITS).setup.cgroup is None
-    assert order_in(Leaves(), Limits()).setup is None
+    assert order_in(AttemptCgroups(), LIMITS).setup.limits == LIMITS
+    assert order_in(AttemptCgroups(), LIMITS).setup.cgroup is None
+    assert order_in(AttemptCgroups(), Limits()).setup is None
 
 
 def test_order_when_the_leaf_has_no_controllers_then_limits_are_left_to_the_process(root: Path) -> None:
-    setup = order_in(Leaves.below(str(root)), LIMITS).setup
+    setup = order_in(AttemptCgroups.below(str(root)), LIMITS).setup
 
     assert setup.cgroup == str(root / f"run-{RUN}")
     assert setup.limits == LIMITS
@@ -172,7 +172,7 @@ def test_order_when_the_leaf_bounds_the_tree_then_the_process_is_not_bounded_too
     for name in ("memory.max", "pids.max"):
         (leaf / name).touch()
 
-    setup = order_in(Leaves(cgroups), LIMITS).setup
+    setup = order_in(AttemptCgroups(cgroups), LIMITS).setup
 
     assert setup.limits == Limits(open_files=100)
     assert setup.born_inside
@@ -180,13 +180,13 @@ def test_order_when_the_leaf_bounds_the_tree_then_the_process_is_not_bounded_too
 
 
 def test_order_when_no_leaf_can_be_made_then_the_attempt_runs_without_one(tmp_path: Path) -> None:
-    setup = order_in(Leaves(Cgroups(tmp_path / "gone")), LIMITS).setup
+    setup = order_in(AttemptCgroups(Cgroups(tmp_path / "gone")), LIMITS).setup
 
     assert (setup.cgroup, setup.limits) == (None, LIMITS)
 
 
 async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(root: Path) -> None:
-    leaves = Leaves(Cgroups(root))
+    leaves = AttemptCgroups(Cgroups(root))
     leaf = leaves.make(RUN, Limits())
     assert leaf is not None
     child = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
@@ -199,7 +199,7 @@ async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(
 
 
 def test_remove_leftovers_when_the_attempt_is_open_then_its_empty_leaf_stays(root: Path) -> None:
-    leaves = Leaves(Cgroups(root))
+    leaves = AttemptCgroups(Cgroups(root))
     leaves.make(RUN, Limits())
     leaves.make("8.1.bb", Limits())
 
@@ -209,7 +209,7 @@ def test_remove_leftovers_when_the_attempt_is_open_then_its_empty_leaf_stays(roo
 
 
 async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alone(root: Path) -> None:
-    leaves = Leaves(Cgroups(root))
+    leaves = AttemptCgroups(Cgroups(root))
     leaf = leaves.make(RUN, Limits())
     assert leaf is not None
     leaves.make("8.1.bb", Limits())

@@ -14,7 +14,7 @@ import pytest
 
 from stoker.core.errors import DiskFull, StokerError
 from stoker.engine.effects import PATIENCE_S
-from stoker.engine.engine import NO_ROOM
+from stoker.service.assembly import NO_ROOM
 from tests.support.disks import fill
 from tests.support.facts import until
 from tests.support.work import Gate, end_of, running, state, submit

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.job.recovery import Fact
 from stoker.core.raw_bytes import native
-from stoker.core.recovery import Fact
 from stoker.process import evidence, tree
 from stoker.process import identity as identities
 from stoker.process.evidence import Testimony
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from stoker.core.recovery import Finding
+    from stoker.core.job.recovery import Finding
     from stoker.process.messages import LaunchOrder
 
 REUSES = int(os.environ.get("STOKER_FAULTS", "12"))

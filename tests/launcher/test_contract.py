@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from stoker.core.errors import AlreadyRunning
-from stoker.core.model import OutcomeKind
+from stoker.core.job.model import OutcomeKind
 from stoker.process.identity import boot_id, pid_namespace
-from stoker.process.messages import Exited, Refusal, RunState, Started
+from stoker.process.messages import Exited, HelloRefusal, RunState, Started
 from stoker.process.outcomes import outcome_of
 from tests.support.facts import until, until_async
 
@@ -103,7 +103,7 @@ async def test_launch_when_its_epoch_is_older_than_the_hello_then_it_is_refused(
 
     refused = await host.refused(client, host.order("/bin/true", epoch=1))
 
-    assert refused.why is Refusal.EPOCH
+    assert refused.why is HelloRefusal.EPOCH
 
 
 async def test_launch_when_its_daemon_went_while_it_was_unread_then_it_starts_nothing(host: LauncherHost) -> None:
@@ -136,7 +136,7 @@ async def test_launch_when_its_run_is_settled_then_it_is_refused(host: LauncherH
 
     refused = await host.refused(client, order)
 
-    assert refused.why is Refusal.TOMBSTONE
+    assert refused.why is HelloRefusal.TOMBSTONE
     assert await client.list_runs() == []
 
 
@@ -148,7 +148,7 @@ async def test_list_when_a_run_is_unknown_then_it_is_never_started(host: Launche
     refused = await host.refused(client, order)
 
     assert state is RunState.UNKNOWN
-    assert refused.why is Refusal.TOMBSTONE
+    assert refused.why is HelloRefusal.TOMBSTONE
     assert not Path(order.log).exists()
 
 
@@ -178,7 +178,7 @@ async def test_launch_when_the_run_is_held_already_then_it_is_a_duplicate(host: 
 
     refused = await host.refused(client, order)
 
-    assert refused.why is Refusal.DUPLICATE
+    assert refused.why is HelloRefusal.DUPLICATE
     assert host.count(Started) == 1
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from stoker.process.messages import Exited, Refusal, Started
+from stoker.process.messages import Exited, HelloRefusal, Started
 from tests.support.facts import until_async
 from tests.support.instance import log_of
 
@@ -73,7 +73,7 @@ async def test_log_when_it_is_there_already_then_nothing_is_started_and_it_stays
 
     refused = await host.refused(client, order)
 
-    assert refused.why is Refusal.LOG_EXISTS
+    assert refused.why is HelloRefusal.LOG_EXISTS
     assert host.count(Started) == 0
     assert path.read_text() == "of a run that the database has forgotten\n"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.limits import NO_LIMITS, Bounds, Limits
+from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
 from stoker.process.cgroup import read_mounts
 from stoker.process.messages import Exited, Setup, Started, User
 from tests.support.facts import until, until_async

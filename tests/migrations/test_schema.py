@@ -12,9 +12,19 @@ from typing import Any
 
 import pytest
 
-from stoker.core.checkpoint import Kind
-from stoker.core.model import FINAL, ExecutionMode, NeedOn, OnOrphan, OutcomeKind, QueueClass, Reason, State, StopReason
-from stoker.core.workflow import ENDED, Intent, WorkflowState
+from stoker.core.job.model import (
+    FINAL,
+    ExecutionMode,
+    NeedOn,
+    OnOrphan,
+    OutcomeKind,
+    QueueClass,
+    Reason,
+    State,
+    StopReason,
+)
+from stoker.core.workflow.checkpoint import CheckpointKind
+from stoker.core.workflow.state import ENDED, Intent, WorkflowState
 
 GOLDEN = Path(__file__).with_name("schema.golden.sql")
 
@@ -80,7 +90,7 @@ CLOSED: list[tuple[str, str, list[str]]] = [
     ("attempts", "outcome", [*OutcomeKind]),
     ("workflows", "state", [*WorkflowState]),
     ("workflows", "intent", [*Intent]),
-    ("checkpoints", "kind", [*Kind]),
+    ("checkpoints", "kind", [*CheckpointKind]),
     ("checkpoints", "encoding", ["plain", "gzip"]),
     ("changes", "kind", ["job", "workflow", "queue", "resource", "schedule", "system"]),
 ]

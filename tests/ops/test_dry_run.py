@@ -16,7 +16,7 @@ import pytest
 
 from stoker.core.errors import EX_CONFIG, EX_TEMPFAIL, EX_USAGE
 from stoker.store.directory import StateDirectory
-from stoker.store.looking import looking
+from stoker.store.inspect import looking
 from tests.support import past
 from tests.support.facts import until
 from tests.support.work import Gate, alive, kill9, running, shell, submit

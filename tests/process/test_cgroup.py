@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import ConfigInvalid
-from stoker.core.limits import Limits
+from stoker.core.job.limits import Limits
 from stoker.process.cgroup import Cgroups, find_root, is_delegated, read_mounts
 from tests.support.facts import DEADLINE_S, until
 

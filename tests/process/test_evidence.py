@@ -10,9 +10,9 @@ import signal
 
 import pytest
 
-from stoker.core.recovery import Fact
+from stoker.core.job.recovery import Fact
 from stoker.process import evidence
-from stoker.process.identity import Stat
+from stoker.process.identity import ProcessStat
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
 from tests.support.jobs import attempt
@@ -48,8 +48,8 @@ def test_look_when_nothing_is_known_of_a_worker_of_another_namespace_then_it_is_
     assert found[after.run_id].fact is Fact.GONE
 
 
-def stat(parent: int = 1, session: int = 40, ticks: int = 7) -> Stat:
-    return Stat("S", parent, session, 1, ticks)
+def stat(parent: int = 1, session: int = 40, ticks: int = 7) -> ProcessStat:
+    return ProcessStat("S", parent, session, 1, ticks)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,9 @@ def stat(parent: int = 1, session: int = 40, ticks: int = 7) -> Stat:
         pytest.param({12: stat(session=40), 40: stat()}, id="its own parent is dead"),
     ],
 )
-def test_leader_when_numbers_wrapped_within_a_tick_then_the_main_process_is_told(living: dict[int, Stat]) -> None:
+def test_leader_when_numbers_wrapped_within_a_tick_then_the_main_process_is_told(
+    living: dict[int, ProcessStat],
+) -> None:
     leader = evidence._leader(living)
 
     assert leader is not None

@@ -8,30 +8,30 @@ from pathlib import Path
 import pytest
 
 from stoker.core.outputs import MAX_BYTES
-from stoker.process.exchange import NO_OUTPUT, Exchange, Output
+from stoker.process.work_files import NO_OUTPUT, Output, WorkFiles
 
 RUN = "7.1.00000000000000ab"
 
 
 @pytest.fixture
-def exchange(tmp_path: Path) -> Exchange:
-    made = Exchange(tmp_path)
+def exchange(tmp_path: Path) -> WorkFiles:
+    made = WorkFiles(tmp_path)
     made.prepare(set())
     return made
 
 
-def test_take_when_nothing_was_written_then_there_is_nothing(exchange: Exchange) -> None:
+def test_take_when_nothing_was_written_then_there_is_nothing(exchange: WorkFiles) -> None:
     assert exchange.take(RUN) is NO_OUTPUT
 
 
-def test_take_when_it_is_too_large_then_the_limit_is_named(exchange: Exchange) -> None:
+def test_take_when_it_is_too_large_then_the_limit_is_named(exchange: WorkFiles) -> None:
     Path(exchange.output(RUN)).write_bytes(b"a=" + b"x" * MAX_BYTES)
 
     assert f"the limit is {MAX_BYTES}" in str(exchange.take(RUN).error)
 
 
 def test_take_when_a_worker_made_something_else_of_it_then_nothing_blocks_and_nothing_is_followed(
-    exchange: Exchange, tmp_path: Path
+    exchange: WorkFiles, tmp_path: Path
 ) -> None:
     os.mkfifo(exchange.output("1.1.a"))
     Path(exchange.output("2.1.a")).symlink_to("/etc/passwd")
@@ -44,14 +44,14 @@ def test_take_when_a_worker_made_something_else_of_it_then_nothing_blocks_and_no
     assert [path.name for path in (tmp_path / "work").glob("*.*")] == ["3.1.a.output"]
 
 
-def test_take_when_the_text_cannot_be_read_then_the_error_says_where(exchange: Exchange) -> None:
+def test_take_when_the_text_cannot_be_read_then_the_error_says_where(exchange: WorkFiles) -> None:
     Path(exchange.output(RUN)).write_bytes(b"a=1\nnonsense\n")
 
     assert exchange.take(RUN) == Output(error="STOKER_OUTPUT: line 2: not key=value: 'nonsense'")
 
 
 def test_put_when_something_else_has_its_name_then_that_is_replaced_and_not_written_to(
-    exchange: Exchange, tmp_path: Path
+    exchange: WorkFiles, tmp_path: Path
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("safe")
@@ -65,7 +65,9 @@ def test_put_when_something_else_has_its_name_then_that_is_replaced_and_not_writ
     assert victim.read_text() == "safe"
 
 
-def test_prepare_when_runs_are_over_then_their_files_go_and_the_others_stay(exchange: Exchange, tmp_path: Path) -> None:
+def test_prepare_when_runs_are_over_then_their_files_go_and_the_others_stay(
+    exchange: WorkFiles, tmp_path: Path
+) -> None:
     exchange.put_checkpoint(RUN, b"data")
     exchange.put_checkpoint("8.1.b", b"data")
     Path(exchange.output(RUN)).write_text("a=1")

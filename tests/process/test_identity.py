@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.model import Identity
+from stoker.core.job.model import Identity
 from stoker.process import identity as identities
-from stoker.process.identity import Verdict, prove, read_marks, scan, verdict
+from stoker.process.identity import IdentityVerdict, prove, read_marks, scan, verdict
 from tests.support.facts import until
 from tests.support.instance import Stranger, log_of
 
@@ -65,7 +65,7 @@ async def test_proof_when_the_worker_lives_then_it_is_ours_and_pinned(host: Laun
 
     said, pidfd = prove(who, host.instance, order.run_id)
 
-    assert said is Verdict.OURS
+    assert said is IdentityVerdict.OURS
     assert pidfd is not None
     assert not identities.has_ended(pidfd)
     os.kill(who.pid, 9)
@@ -80,7 +80,7 @@ async def test_proof_when_the_worker_has_ended_then_it_is_gone(host: LauncherHos
     os.kill(who.pid, 9)
     await host.gone_from_proc(who.pid)
 
-    assert prove(who, host.instance, order.run_id) == (Verdict.GONE, None)
+    assert prove(who, host.instance, order.run_id) == (IdentityVerdict.GONE, None)
 
 
 async def test_proof_when_only_its_zombie_is_left_then_it_is_gone(host: LauncherHost) -> None:
@@ -89,7 +89,7 @@ async def test_proof_when_only_its_zombie_is_left_then_it_is_gone(host: Launcher
     until(child.ended)
 
     assert Path(f"/proc/{child.pid}").exists()
-    assert verdict(who, host.instance, "1.1.aa") is Verdict.GONE
+    assert verdict(who, host.instance, "1.1.aa") is IdentityVerdict.GONE
 
 
 async def test_proof_when_the_number_is_a_threads_by_now_then_it_is_gone(host: LauncherHost) -> None:
@@ -100,7 +100,7 @@ async def test_proof_when_the_number_is_a_threads_by_now_then_it_is_gone(host: L
         assert thread.native_id is not None
         who = replace(identity_of(os.getpid()), pid=thread.native_id)
 
-        assert prove(who, host.instance, "1.1.aa") == (Verdict.GONE, None)
+        assert prove(who, host.instance, "1.1.aa") == (IdentityVerdict.GONE, None)
     finally:
         done.set()
         thread.join()
@@ -113,7 +113,7 @@ async def test_proof_when_the_process_started_at_another_time_then_it_is_not_our
 
     other = replace(who, start_ticks=who.start_ticks - 1)
 
-    assert prove(other, host.instance, order.run_id) == (Verdict.NOT_OURS, None)
+    assert prove(other, host.instance, order.run_id) == (IdentityVerdict.NOT_OURS, None)
 
 
 async def test_proof_when_the_inode_is_another_then_all_else_does_not_count(host: LauncherHost) -> None:
@@ -123,7 +123,7 @@ async def test_proof_when_the_inode_is_another_then_all_else_does_not_count(host
 
     other = replace(who, pidfs_inode=who.pidfs_inode + 1)
 
-    assert verdict(other, host.instance, order.run_id) is Verdict.NOT_OURS
+    assert verdict(other, host.instance, order.run_id) is IdentityVerdict.NOT_OURS
 
 
 async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_another_run_then_it_is_not_ours(
@@ -131,30 +131,30 @@ async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_another_run_then_i
 ) -> None:
     child = Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="2.1.bb", STOKER_INSTANCE=host.instance)
 
-    assert verdict(identity_of(child.pid, pidfs_inode=None), host.instance, "1.1.aa") is Verdict.NOT_OURS
-    assert verdict(identity_of(child.pid, pidfs_inode=None), "another", "2.1.bb") is Verdict.NOT_OURS
+    assert verdict(identity_of(child.pid, pidfs_inode=None), host.instance, "1.1.aa") is IdentityVerdict.NOT_OURS
+    assert verdict(identity_of(child.pid, pidfs_inode=None), "another", "2.1.bb") is IdentityVerdict.NOT_OURS
 
 
 async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_nothing_then_nobody_can_tell(host: LauncherHost) -> None:
     child = Stranger(host, "/bin/sleep", "600")
 
-    assert verdict(identity_of(child.pid, pidfs_inode=None), host.instance, "1.1.aa") is Verdict.UNPROVABLE
+    assert verdict(identity_of(child.pid, pidfs_inode=None), host.instance, "1.1.aa") is IdentityVerdict.UNPROVABLE
 
 
 @pytest.mark.parametrize(
     ("shedding", "without_inode"),
-    [("env -i", Verdict.OURS), ("prlimit --rttime=unlimited env -i", Verdict.UNPROVABLE)],
+    [("env -i", IdentityVerdict.OURS), ("prlimit --rttime=unlimited env -i", IdentityVerdict.UNPROVABLE)],
     ids=["its mark is left", "its mark is gone too"],
 )
 async def test_proof_when_the_environment_is_emptied_then_the_mark_or_only_the_inode_proves(
-    host: LauncherHost, monkeypatch: pytest.MonkeyPatch, shedding: str, without_inode: Verdict
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch, shedding: str, without_inode: IdentityVerdict
 ) -> None:
     order = host.shell(f"echo up; exec {shedding} /bin/sh -c 'read _ < $0' $0")
     client = await host.start()
     who = client.identity(await host.running(client, order, "up"))
     until(lambda: b"read _" in Path(f"/proc/{who.pid}/cmdline").read_bytes() and not read_marks(who.pid).instance)
 
-    assert verdict(who, host.instance, order.run_id) is Verdict.OURS
+    assert verdict(who, host.instance, order.run_id) is IdentityVerdict.OURS
     monkeypatch.setattr(identities, "pidfs_inode", no_inode)
     assert verdict(who, host.instance, order.run_id) is without_inode
 
@@ -174,19 +174,19 @@ async def test_proof_when_the_boot_was_another_then_it_is_gone_whatever_runs_now
     order = host.staying()
     who = await worker(host, order)
 
-    assert prove(replace(who, boot_id="0" * 36), host.instance, order.run_id) == (Verdict.GONE, None)
+    assert prove(replace(who, boot_id="0" * 36), host.instance, order.run_id) == (IdentityVerdict.GONE, None)
 
 
 async def test_proof_when_the_pid_namespace_is_another_then_nobody_can_tell(host: LauncherHost) -> None:
     order = host.staying()
     who = await worker(host, order)
 
-    assert prove(replace(who, pid_namespace=1), host.instance, order.run_id) == (Verdict.UNPROVABLE, None)
+    assert prove(replace(who, pid_namespace=1), host.instance, order.run_id) == (IdentityVerdict.UNPROVABLE, None)
 
 
 LOOK = """
 import sys, msgspec
-from stoker.core.model import Identity
+from stoker.core.job.model import Identity
 from stoker.process.identity import verdict
 print(verdict(msgspec.json.decode(sys.argv[1], type=Identity), *sys.argv[2:]))
 """
@@ -225,7 +225,7 @@ async def test_proof_when_the_environment_may_not_be_read_then_nobody_can_tell(h
     nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all"]
 
     assert look_from(nobody, who, host.instance, "1.1.aa") == "unprovable"
-    assert verdict(who, host.instance, "1.1.aa") is Verdict.OURS
+    assert verdict(who, host.instance, "1.1.aa") is IdentityVerdict.OURS
 
 
 async def test_scan_when_processes_carry_marks_then_each_is_found_under_its_run(host: LauncherHost) -> None:

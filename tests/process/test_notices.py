@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.notice import MAX_NOTICE_BYTES
+from stoker.core.job.notice import MAX_NOTICE_BYTES
 from stoker.process.notices import Datagram, listen, may_speak, receive
 from tests.support.facts import until
 

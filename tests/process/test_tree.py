@@ -20,7 +20,7 @@ from tests.support.instance import Stranger, ended
 from tests.support.torture import count_fds
 
 if TYPE_CHECKING:
-    from stoker.core.model import Identity
+    from stoker.core.job.model import Identity
     from stoker.process.messages import LaunchOrder
     from tests.support.instance import LauncherHost
 

@@ -11,9 +11,9 @@ import random
 from typing import Any
 
 from stoker.core.errors import StokerError
-from stoker.core.model import NeedOn, OnOrphan
+from stoker.core.job.model import NeedOn, OnOrphan
 from stoker.core.requests import CommandOptions, JobChanges, JobParams, JobStanding, NeedParams, SubmitAnswer, Verb
-from stoker.engine.intake import Offer, Submission
+from stoker.engine.submit import Offer, Submission
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 from tests.simulation.life import Life

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from stoker.process.identity import Stat
+from stoker.process.identity import ProcessStat
 
 TICK_MS = 10
 FIRST_FD = 1_000_000  # far from any real descriptor: a simulated one that reaches the kernel is an error there
@@ -209,12 +209,12 @@ class Host:
             raise ProcessLookupError(errno.ESRCH, "gone")
         self.send(self.pidfds[fd], signum)
 
-    def read_stat(self, pid: int) -> Stat | None:
+    def read_stat(self, pid: int) -> ProcessStat | None:
         process = self.processes.get(pid)
         if process is None:
             return None
         state = "S" if process.ended is None else "Z"
-        return Stat(state, process.parent, process.session, 1, process.start_ticks)
+        return ProcessStat(state, process.parent, process.session, 1, process.start_ticks)
 
     def read_environ(self, pid: int) -> bytes:
         process = self.processes.get(pid)

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from stoker.launcher.command import SpawnFailedError
-from stoker.launcher.door import Peer
-from stoker.launcher.kin import Delivery
 from stoker.launcher.launcher import Launcher
-from stoker.launcher.loop import FIRST_HELLO_S, Loop
+from stoker.launcher.listener import DaemonPeer
+from stoker.launcher.loop import FIRST_HELLO_S, LauncherLoop
+from stoker.launcher.process_tree import Delivery
 from stoker.launcher.runs import Run, Runs
 from stoker.process.identity import mark_of
 from stoker.process.messages import Exited
@@ -175,7 +175,7 @@ class NoEpoll:
         """Nobody waits."""
 
 
-class Turns(Loop):
+class Turns(LauncherLoop):
     """The real loop, one turn at a time."""
 
     def __init__(self, launcher: Launcher, now_s: float) -> None:
@@ -188,7 +188,7 @@ class Turns(Loop):
         self._write_at = None
 
     def admit(self, wire: Wire) -> None:
-        self._peers[wire.fd] = Peer(Socket(wire))  # type: ignore[arg-type]
+        self._peers[wire.fd] = DaemonPeer(Socket(wire))  # type: ignore[arg-type]
 
     def hang_up(self, wire: Wire) -> None:
         """End a connection, for whatever reason it may have."""

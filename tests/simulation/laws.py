@@ -12,7 +12,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from stoker.core.model import FINAL, Attempt, OutcomeKind, StopReason
+from stoker.core.job.model import FINAL, Attempt, OutcomeKind, StopReason
 from stoker.store.writer import Batch
 from tests.simulation.host import Process
 

@@ -15,15 +15,15 @@ from stoker.config import Config
 from stoker.config.settings import DaemonSettings
 from stoker.core.errors import StorageFailed
 from stoker.core.tokens import Tokens
-from stoker.engine.engine import Engine
-from stoker.engine.service import Service
+from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import Surroundings
-from stoker.executors.leaves import Leaves
-from stoker.process.exchange import NO_OUTPUT, Exchange, Output
+from stoker.process.work_files import NO_OUTPUT, Output, WorkFiles
+from stoker.service.assembly import Engine
+from stoker.service.service import Service
 from stoker.store import instance, snapshot
 from stoker.store.open import Opened
 from stoker.store.reader import Reader
-from stoker.store.room import Room
+from stoker.store.reserve import Reserve
 from stoker.store.writer import Writer
 from stoker.telemetry.otel import Telemetry
 from tests.simulation.disk import Disk
@@ -41,7 +41,7 @@ PID_NAMESPACE = 1
 CONFIG = Config(daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000))
 
 
-class NothingHandedOn(Exchange):
+class NothingHandedOn(WorkFiles):
     """Simulated workers write no files, and there is no directory that they could be in."""
 
     def prepare(self, open_runs: Container[str]) -> None:
@@ -65,12 +65,12 @@ class Life:
         found = snapshot.read(disk.database)
         with self.loop.running():
             who = instance.begin(disk.database, LOCK, host.boot_id, PID_NAMESPACE)
-            writer = Writer(disk, found.head, Room(ROOT / "reserve", 0))  # type: ignore[arg-type]
+            writer = Writer(disk, found.head, Reserve(ROOT / "reserve", 0))  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
             opened = Opened(writer, Reader(disk), Reader(disk), who, 1, found)  # type: ignore[arg-type]
             around = Surroundings(
                 state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
-                umask=0o022, telemetry=Telemetry(), leaves=Leaves(), tokens=Tokens(who.token_key),
+                umask=0o022, telemetry=Telemetry(), leaves=AttemptCgroups(), tokens=Tokens(who.token_key),
                 exchange=NothingHandedOn(ROOT),
             )  # fmt: skip
             directory: Any = SimpleNamespace(

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import stoker.daemon  # noqa: F401 - so that every module that may hold a name is there
 from stoker.core import clock
 from stoker.core.throttle import Sample
-from stoker.engine import inbox, intake
+from stoker.engine import messages, submit
 from stoker.host import probe, threads
 from stoker.launcher import complaints
-from stoker.launcher import kin as launcher_kin
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import loop as launcher_loop
-from stoker.process import exchange, identity, launchers, outcomes, tree
+from stoker.launcher import process_tree as launcher_kin
+from stoker.process import identity, launchers, outcomes, tree, work_files
 from stoker.process.client import LauncherClient
 from tests.simulation.launchers import SimulatedLogFile, SimulatedOutputs
 
@@ -84,7 +84,7 @@ def everywhere(world: World) -> dict[int, Any]:
         (launchers.start_launcher, world.start_launcher),
         (outcomes.read_outcomes, disk.read_outcomes),
         (outcomes.remove_outcomes, disk.remove_outcomes),
-        (exchange.InputsFile, InputsOfNobody),
+        (work_files.InputsFile, InputsOfNobody),
         (probe.Probe, CalmProbe),
         (threads.start_threads, lambda _count, _name: ThreadPoolExecutor(1)),  # none is started before it is used
         (probe.free_bytes, lambda _path: world.free_bytes),
@@ -105,8 +105,8 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
         (tree, "os", Layer(os, close=host.close)),
         (tree, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
-        (inbox, "random", world.chance),
-        (intake, "os", Layer(os, urandom=world.chance.randbytes)),
+        (messages, "random", world.chance),
+        (submit, "os", Layer(os, urandom=world.chance.randbytes)),
         (LauncherClient, "connect", partialmethod(_connect, world)),
         (launcher_loop, "time", SimpleNamespace(monotonic=lambda: host.boot_ms / 1_000)),
         (

@@ -11,13 +11,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stoker.process.connection import Connection
+    from stoker.process.connection import LauncherConnection
 
 
 class Wire(asyncio.WriteTransport):
     """One connection. What was written before an end died can still be read at the other."""
 
-    def __init__(self, fd: int, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, fd: int, connection: LauncherConnection, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self.fd = fd
         self.to_launcher: deque[bytes] = deque()
@@ -76,7 +76,7 @@ class Wire(asyncio.WriteTransport):
 
 
 class Socket:
-    """The launcher's end, as `launcher.door.Peer` uses a socket."""
+    """The launcher's end, as `launcher.listener.Peer` uses a socket."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire

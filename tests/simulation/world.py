@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stoker.core.model import Attempt
+from stoker.core.job.model import Attempt
 from stoker.process.client import LauncherClient
 from stoker.process.launchers import Launchers
 from tests.simulation.clients import Clients

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import Checkpoint, Kind
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind
 from stoker.store import checkpoints
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def chain(database: sqlite3.Connection) -> list[Checkpoint]:
     """Five of one chain, oldest first, and one of another."""
     made = [
         Checkpoint(
-            id=seq, chain="w1", seq=seq, parent=seq - 1 or None, kind=Kind.PROGRESS, status="", at=0, size=size,
-            data=b"x" * size, checksum=bytes(32),
+            id=seq, chain="w1", seq=seq, parent=seq - 1 or None, kind=CheckpointKind.PROGRESS, status="", at=0,
+            size=size, data=b"x" * size, checksum=bytes(32),
         )
         for seq, size in enumerate(SIZES, 1)
     ]  # fmt: skip

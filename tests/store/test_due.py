@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stoker.core import events as ev
 from stoker.core.clock import Now
-from stoker.core.lifecycle import step
-from stoker.core.model import Job, State
+from stoker.core.job import events as ev
+from stoker.core.job.lifecycle import step
+from stoker.core.job.model import Job, State
 from stoker.store import jobs
 from stoker.store.due import Due, due
 from stoker.store.loading import DEPENDENTS_LIMIT, Portion, Wanted, load

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import AlreadyRunning, StateRefused
-from stoker.core.model import State
+from stoker.core.job.model import State
 from stoker.store.directory import Aside, StateDirectory
 from tests.store.conftest import RESERVE_BYTES
 from tests.store.test_database import content

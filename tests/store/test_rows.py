@@ -14,11 +14,11 @@ from msgspec import field
 from msgspec.structs import asdict, replace
 
 from stoker.core.errors import CorruptRecord
-from stoker.core.limits import Limits
-from stoker.core.model import Change, Need, NeedOn, Queue, QueueClass, Resource, Spec, State
+from stoker.core.job.limits import Limits
+from stoker.core.job.model import Change, Need, NeedOn, Queue, QueueClass, Resource, Spec, State
 from stoker.core.requests import JobFilter
 from stoker.store import attempts, changes, jobs, queues, reader, recoveries, snapshot
-from stoker.store.jobs import Dependent, Keyed, Policy, spec_hash
+from stoker.store.jobs import Dependent, Keyed, SpecRemainder, spec_hash
 from stoker.store.recoveries import Recovery
 from tests.support import jobs as any_job
 from tests.support.batches import put
@@ -27,7 +27,7 @@ from tests.support.jobs import attempt, job, spec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stoker.core.model import Attempt, Job
+    from stoker.core.job.model import Attempt, Job
 
 one_database = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 
@@ -122,7 +122,7 @@ def test_spec_hash_when_stored_by_an_earlier_version_then_it_still_holds() -> No
 
 def test_policy_when_nothing_is_written_then_its_defaults_are_those_of_the_file_format() -> None:
     """These values are in no file: changing one would change every job that was ever stored."""
-    read = msgspec.json.decode(b"{}", type=Policy)
+    read = msgspec.json.decode(b"{}", type=SpecRemainder)
 
     assert msgspec.structs.asdict(read) == {
         "stdin": None, "labels": {}, "base_delay_ms": 1_000, "max_delay_ms": 3_600_000, "success_exit_codes": (0,),

@@ -17,9 +17,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import Checkpoint, Kind, seal
 from stoker.core.errors import StorageFailed
-from stoker.core.model import Queue, Resource, State
+from stoker.core.job.model import Queue, Resource, State
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, seal
 from stoker.store import attempts, changes, jobs
 from stoker.store.directory import StateDirectory
 from stoker.store.recoveries import Recovery
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from stoker.core.model import Attempt, Job
+    from stoker.core.job.model import Attempt, Job
     from stoker.store.open import Opened
     from tests.store.conftest import Open
 
@@ -208,7 +208,7 @@ MEGABYTE = 1 << 20
 
 def saved(seq: int, size: int) -> Checkpoint:
     told = Checkpoint(
-        id=seq, chain="j1", seq=seq, parent=seq - 1 or None, kind=Kind.PROGRESS, status="", at=0, size=size,
+        id=seq, chain="j1", seq=seq, parent=seq - 1 or None, kind=CheckpointKind.PROGRESS, status="", at=0, size=size,
         data=bytes(size), encoding="plain",
     )  # fmt: skip
     return seal(told, hashlib.sha256(told.data).digest())

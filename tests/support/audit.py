@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stoker.core.model import Spec
-from stoker.engine.records import DERIVED, MUTABLE
+from stoker.core.job.model import Spec
+from stoker.engine.change_log import DERIVED, MUTABLE
 from stoker.store.jobs import spec_hash
 from tests.support.chains import broken_links, chains_of, unlike_changes, unlike_memory, wrong_context
 

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stoker.core.model import Attempt, Change, Job
+from stoker.core.job.model import Attempt, Change, Job
 from stoker.store import attempts, changes, jobs
 from stoker.store.writer import Batch
 

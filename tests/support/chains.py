@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from stoker.core.checkpoint import Checkpoint, Kind, opened
-from stoker.core.context import rebuild
 from stoker.core.errors import StokerError
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
+from stoker.core.workflow.context import rebuild
 from stoker.store import checkpoints
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def wrong_context(
 
     `steps`: rows of jobs by step; `holds`: of open attempts, by step, as their rows have it.
     """
-    whole = [place for place, link in enumerate(links) if link.kind is Kind.CONTEXT]
+    whole = [place for place, link in enumerate(links) if link.kind is CheckpointKind.CONTEXT]
     if not whole:
         yield f"{of} has no whole context"
         return
@@ -73,7 +73,7 @@ def wrong_context(
 
 def unlike_memory(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
     """Each whole context, which tells what the daemon's memory knew, is what the chain before it gives by itself."""
-    whole = [place for place, link in enumerate(links) if link.kind is Kind.CONTEXT]
+    whole = [place for place, link in enumerate(links) if link.kind is CheckpointKind.CONTEXT]
     for since, place in pairwise(whole):
         try:
             rebuilt = replace(rebuild(links[since:place]), seq=links[place].seq)
@@ -87,11 +87,11 @@ def unlike_memory(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
 
 def unlike_changes(of: str, links: Sequence[Checkpoint], moves: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """One transition for each change of a step, in their order, and one end for each attempt that ended."""
-    told = [msgspec.json.decode(link.data) for link in links if link.kind is Kind.TRANSITION]
+    told = [msgspec.json.decode(link.data) for link in links if link.kind is CheckpointKind.TRANSITION]
     seen = [(move["job_id"], move["from_state"], move["to_state"]) for move in moves if move["from_state"] is not None]
     if [(each["job"], each["from"], each["to"]) for each in told] != seen:
         yield f"{of}: its transitions are {told}, its changes {seen}"
-    ends = [msgspec.json.decode(link.data) for link in links if link.kind is Kind.STEP]
+    ends = [msgspec.json.decode(link.data) for link in links if link.kind is CheckpointKind.STEP]
     ended = [
         (move["job_id"], attempt["run_id"].split(".")[1])
         for move in moves

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.core.errors import ParseError
 from stoker.rpc.methods import METHODS
-from stoker.rpc.table import Kind
+from stoker.rpc.table import MethodKind
 from stoker.rpc.wire import parse_strict
 from tests.support.facts import DEADLINE_S
 
@@ -74,7 +74,7 @@ class Phrases:
         if kind < 0.15:
             return self._dice.choice(BROKEN), []
         requests = [self._request() for _ in range(1 if kind < 0.85 else self._dice.randint(2, 60))]
-        waits = any(METHODS[request["method"]].kind is Kind.WAIT for request in requests)
+        waits = any(METHODS[request["method"]].kind is MethodKind.WAIT for request in requests)
         # An array is answered after its last request, which a wait may hold up.
         values: list[Any] = [requests] if len(requests) > 1 and not waits else requests
         lines = [json.dumps(value).encode() for value in values]
@@ -188,7 +188,7 @@ class Talker:
 
     def calls_owed(self) -> list[str]:
         """The methods without an answer, but those that wait or stream."""
-        return [name for name in self.owed.values() if METHODS[name].kind not in (Kind.WAIT, Kind.STREAM)]
+        return [name for name in self.owed.values() if METHODS[name].kind not in (MethodKind.WAIT, MethodKind.STREAM)]
 
     def settle(self) -> Iterator[str]:
         """Say and hear all that is left; give the methods that stay without an answer."""

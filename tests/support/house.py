@@ -30,8 +30,8 @@ KINDS_OF_CHANGE = {"### Added", "### Changed", "### Deprecated", "### Removed", 
 # Functions that start a task and wait for it, answer a client with its result, or make it an attempt's outcome.
 AWAITED_THERE = {
     "_start", "_recover", "_until_done",  # daemon.py: the loop of job state, recovery, and the wait for a drain
-    "_until_empty",  # engine/drain.py
-    "_chunks",  # engine/reading.py
+    "_until_empty",  # upkeep/drain.py
+    "_chunks",  # service/status.py
     "start",  # executors/in_process.py: what a handler raises is the outcome of its attempt
     "changed",  # process/capture.py
     "_until_ended",  # process/tree.py
@@ -72,7 +72,7 @@ def foreign_imports(source: str) -> Iterator[str]:
 def prints(source: str) -> Iterator[str]:
     for call in _calls(source):
         if _dotted(call.func) == "print":
-            yield f"line {call.lineno} prints; only cli/render.py does"
+            yield f"line {call.lineno} prints; only cli/kit/render.py does"
 
 
 def loose_tasks(source: str) -> Iterator[str]:

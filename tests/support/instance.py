@@ -24,7 +24,7 @@ from stoker.process.client import LauncherClient
 from stoker.process.connection import dial
 from stoker.process.identity import read_stat
 from stoker.process.launchers import start_launcher
-from stoker.process.messages import Exited, Gone, LaunchOrder, Refused, Report, RunState, Setup, Started
+from stoker.process.messages import Exited, Gone, LaunchOrder, LaunchRefused, Report, RunState, Setup, Started
 from tests.support.facts import DEADLINE_S, until, until_async
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ class LauncherHost:
     async def gone_from_proc(self, pid: int) -> None:
         await until_async(lambda: not (PROC / str(pid)).exists(), why=f"the end of {pid}")
 
-    async def refused(self, client: LauncherClient, order: LaunchOrder) -> Refused:
+    async def refused(self, client: LauncherClient, order: LaunchOrder) -> LaunchRefused:
         client.launch([order])
-        return await self.heard(Refused, order)
+        return await self.heard(LaunchRefused, order)
 
     async def state(self, client: LauncherClient, order: LaunchOrder) -> RunState:
         runs = await client.list_runs([order.run_id])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
-from stoker.core.limits import Bounds, Limits
-from stoker.core.model import (
+from stoker.core.job.limits import Bounds, Limits
+from stoker.core.job.model import (
     FINAL,
     Attempt,
     ExecutionMode,

@@ -13,7 +13,7 @@ from itertools import cycle, islice, product
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.core.clock import wall_ms
-from stoker.core.model import IN_PROCESS, Attempt, ExecutionMode, Identity, Job, OnOrphan, State
+from stoker.core.job.model import IN_PROCESS, Attempt, ExecutionMode, Identity, Job, OnOrphan, State
 from stoker.process.identity import boot_id, pid_namespace, read_stat
 from stoker.store import attempts, jobs
 from tests.support.jobs import job, spec

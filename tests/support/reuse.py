@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from stoker.core.model import Attempt, Identity
+from stoker.core.job.model import Attempt, Identity
 from stoker.process import identity as identities
 from tests.support.facts import until
 

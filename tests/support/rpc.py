@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import uvloop
 
 from stoker.core.errors import JobNotFound, StokerError
-from stoker.core.model import State
+from stoker.core.job.model import State
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from stoker.rpc.table import Reply
-    from stoker.rpc.worker_methods import Workers
-    from stoker.rpc.workflow_methods import Checkpoints, Workflows
+    from stoker.rpc.worker_methods import WorkerCalls
+    from stoker.rpc.workflow_methods import CheckpointCalls, WorkflowCalls
 
 READ_TIMEOUT_S = 10.0
 Changes = list[dict[str, Any]]
@@ -74,15 +74,15 @@ class MemoryService:
         self.hung_up_on.append(connection)
 
     @property
-    def checkpoints(self) -> Checkpoints:
+    def checkpoints(self) -> CheckpointCalls:
         raise AssertionError("what is asked of checkpoints is asked of a real daemon")
 
     @property
-    def workers(self) -> Workers:
+    def workers(self) -> WorkerCalls:
         raise AssertionError("what is asked of workers is asked of a real daemon")
 
     @property
-    def workflows(self) -> Workflows:
+    def workflows(self) -> WorkflowCalls:
         raise AssertionError("what is asked of workflows is asked of a real daemon")
 
     def submit(

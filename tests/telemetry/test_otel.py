@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from stoker.config import Config
 from stoker.config.settings import OtelSettings
 from stoker.core.errors import CannotCreate, ConfigInvalid
-from stoker.core.model import Attempt, Job, Outcome, OutcomeKind, Reason, Spec, State, StopReason
+from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.throttle import Gauge
 from stoker.core.trace import parse_traceparent
 from stoker.telemetry import exporting, otel

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-from stoker.cli import render
-from stoker.cli.connection import connect
-from stoker.cli.spec import SENT_BYTES, complete, overdue, sent_size
+from stoker.cli.kit import render
+from stoker.cli.kit.connection import connect
+from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
 from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, InvalidParams, StokerError, UsageError
 from stoker.rpc.wire import parse_strict
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
 
     Line = tuple[int, bytes]
@@ -31,7 +31,7 @@ READ_BYTES = 256 * 1024
 def submit_batch(given: Given, defaults: dict[str, Any]) -> int:
     """0 if every line became a job; else the exit status that all failures share, or 1."""
     with connect(given) as client:
-        batch = Batch(client, defaults, atomic=given["atomic"], as_json=given["json"])
+        batch = SubmitBatch(client, defaults, atomic=given["atomic"], as_json=given["json"])
         for lines in _pieces(given["batch"]):
             batch.take(lines)
         return batch.finish()
@@ -52,7 +52,7 @@ def _pieces(source: str) -> Iterator[list[Line]]:
         yield [(number + 1, rest)]
 
 
-class Batch:
+class SubmitBatch:
     """Jobs on their way: `take` lines as they come, then `finish`."""
 
     def __init__(self, client: Client, defaults: dict[str, Any], *, atomic: bool, as_json: bool) -> None:

@@ -6,8 +6,8 @@ at once, nothing is offered.
 
 from __future__ import annotations
 
-from stoker.cli.selection import STATES, matching
-from stoker.cli.steps import workflow_id
+from stoker.cli.kit.selection import STATES, matching
+from stoker.cli.kit.steps import workflow_id
 from stoker.cli.verbs import APPLIES_TO
 from stoker.core.errors import StokerError, UsageError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from stoker.cli.options import Command, Option
+    from stoker.cli.kit.parser import Command, Option
     from stoker.rpc.client import Client
 
 PATIENCE_S = 1.0

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from stoker.cli import render, values
-from stoker.cli.connection import connect
-from stoker.cli.contents import changes, plain, readable
-from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import checkpoint_id, workflow_id
+from stoker.cli.kit import render, values
+from stoker.cli.kit.checkpoint_text import changes, plain, readable
+from stoker.cli.kit.connection import connect
+from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.steps import checkpoint_id, workflow_id
 from stoker.core.errors import EX_IOERR, CheckpointDamaged, CheckpointTooLarge, UsageError
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
     from stoker.rpc.shapes import CheckpointView
 

@@ -6,15 +6,16 @@ not. Commands, options and closed lists stand in the scripts; for ids and names 
 
 from __future__ import annotations
 
-from stoker.cli import candidates, main, render
-from stoker.cli.options import COMMON, Command, Option, command
+from stoker.cli import candidates, main
+from stoker.cli.kit import render
+from stoker.cli.kit.parser import COMMON, Command, Option, command
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
 
 BASH = """\
 # bash completion of stoker and stokerd; put this in ~/.bashrc:  source <(stoker completion bash)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import sys
 
-from stoker.cli import render, values
-from stoker.cli.spec import current_umask, found, here, overdue
-from stoker.cli.steps import counted
+from stoker.cli.kit import render, values
+from stoker.cli.kit.spec import current_umask, found, here, overdue
+from stoker.cli.kit.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
 from stoker.rpc.wire import MAX_FRAME_BYTES, carried, encode, parse_strict
 

@@ -14,10 +14,10 @@ import time
 from _thread import start_new_thread
 from binascii import a2b_base64
 
-from stoker.cli import outcome, render, values
-from stoker.cli.connection import call, patiently
+from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.connection import call, patiently
+from stoker.cli.kit.parser import JSON, RAW, Option, command
 from stoker.cli.leaving import BROKEN_PIPE, INTERRUPTED
-from stoker.cli.options import JSON, RAW, Option, command
 from stoker.core.errors import WaitTimeout
 
 TYPE_CHECKING = False
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from stoker.cli.kit.parser import Given
     from stoker.cli.leaving import Leaving
-    from stoker.cli.options import Given
     from stoker.rpc.client import Client
-    from stoker.rpc.shapes import Standing
+    from stoker.rpc.shapes import StandingShape
 
     # A notification of job.logs, and its bytes (None for a hole).
     Show = Callable[[dict[str, Any], bytes | None], None]
@@ -121,7 +121,7 @@ def wait(given: Given) -> int:
     jobs = [values.job_id(word) for word in given["words"]]
     until = None if given["timeout_ms"] is None else time.monotonic() + given["timeout_ms"] / 1_000
 
-    def for_them(client: Client) -> list[Standing]:
+    def for_them(client: Client) -> list[StandingShape]:
         left_s = None if until is None else max(0.0, until - time.monotonic())
         return client.wait(*jobs, any_one=given["any"], timeout_s=left_s)
 

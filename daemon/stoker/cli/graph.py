@@ -6,11 +6,12 @@ dialects are in drawings.py). Refuses a daemon where a file is named: a flow can
 
 from __future__ import annotations
 
-from stoker.cli import rails, render
-from stoker.cli.connection import call
-from stoker.cli.drawings import DRAWINGS, Node, sign
-from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import counted, few, need_told, workflow_id
+from stoker.cli import rails
+from stoker.cli.kit import render
+from stoker.cli.kit.connection import call
+from stoker.cli.kit.drawings import DRAWINGS, Node, sign
+from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.steps import counted, few, need_told, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
 
     Layers = list[list[Node]]
 

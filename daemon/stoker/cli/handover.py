@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 
-from stoker.cli import render
-from stoker.cli.connection import PASSING, PATIENCE_S, Patience, connect
+from stoker.cli.kit import render
+from stoker.cli.kit.connection import PASSING, PATIENCE_S, Patience, connect
 from stoker.core.errors import DaemonUnreachable, JobNotFound, NoAnswer, StokerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from stoker.cli.kit.parser import Given
     from stoker.cli.leaving import Leaving
-    from stoker.cli.options import Given
     from stoker.rpc.client import Client
     from stoker.rpc.shapes import Submitted
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 
-from stoker.cli import outcome, render, values
-from stoker.cli.connection import connect
-from stoker.cli.options import JSON, Option, command
+from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.connection import connect
+from stoker.cli.kit.parser import JSON, Option, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
 
 TAIL_LINES = 20

@@ -6,17 +6,17 @@ renders job.list, job.get and job.why.
 
 from __future__ import annotations
 
-from stoker.cli import outcome, render, values
-from stoker.cli.connection import call, connect
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
-from stoker.cli.options import JSON, Option, command
-from stoker.cli.selection import FILTER, Overview, wanted
+from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.connection import call, connect
+from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.selection import FILTER, Overview, wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
 
 HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "JOB")
 SAYS = HEADERS.index("SAYS")

@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import signal
 
-from stoker.cli import render
-from stoker.cli.connection import call
+from stoker.cli.kit import render
+from stoker.cli.kit.connection import call
 from stoker.core.errors import StokerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn, Self
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141

@@ -11,8 +11,8 @@ import io
 import os
 import sys
 
-from stoker.cli import render
-from stoker.cli.options import COMMON, Command, Option, command, nearest
+from stoker.cli.kit import render
+from stoker.cli.kit.parser import COMMON, Command, Option, command, nearest
 from stoker.core.errors import EX_IOERR, StokerError, UsageError
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
 
 EX_SOFTWARE = 70
 STDOUT, STDERR = 1, 2
@@ -161,7 +161,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     try:
         return asked.run(options)
     except StokerError as failure:
-        from stoker.cli.typed import as_typed  # noqa: PLC0415 - only after a failure
+        from stoker.cli.kit.error_words import as_typed  # noqa: PLC0415 - only after a failure
 
         raise as_typed(failure, asked, options) from None
 

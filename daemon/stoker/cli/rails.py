@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from stoker.cli.drawings import Node
+    from stoker.cli.kit.drawings import Node
 
 MOST_COLUMNS = 16
 # How a column is joined to the node: by the side of it that the node is on, and whether its line goes on there.

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 
 from stoker import paths
-from stoker.cli import render
-from stoker.cli.options import JSON, Option, command
+from stoker.cli.kit import render
+from stoker.cli.kit.parser import JSON, Option, command
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
 
 # What is done about an attempt, as people say it.
 WOULD = {

@@ -6,18 +6,18 @@ batches itself; follow.py and batch.py are loaded when asked for.
 
 from __future__ import annotations
 
-from stoker.cli import render, values
 from stoker.cli.handover import hand_over
-from stoker.cli.options import JSON, RAW, Option, command
-from stoker.cli.spec import SPEC, complete, given_fields, overdue, sent_size
+from stoker.cli.kit import render, values
+from stoker.cli.kit.parser import JSON, RAW, Option, command
+from stoker.cli.kit.spec import SPEC, complete, given_fields, overdue, sent_size
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from stoker.cli.kit.parser import Given
     from stoker.cli.leaving import Leaving
-    from stoker.cli.options import Given
     from stoker.rpc.shapes import Submitted
 
 

@@ -13,16 +13,17 @@ import termios
 import time
 import tty
 
-from stoker.cli import admin, jobs, render, values
-from stoker.cli.connection import connect
-from stoker.cli.options import Option, command
-from stoker.cli.selection import Overview
+from stoker.cli import admin, jobs
+from stoker.cli.kit import render, values
+from stoker.cli.kit.connection import connect
+from stoker.cli.kit.parser import Option, command
+from stoker.cli.kit.selection import Overview
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Self
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
 
 SHORTEST_MS = 100

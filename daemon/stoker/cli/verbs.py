@@ -7,18 +7,18 @@ the others from being handled.
 
 from __future__ import annotations
 
-from stoker.cli import outcome, render, values
-from stoker.cli.connection import connect
-from stoker.cli.options import JSON, Option, command
-from stoker.cli.selection import FILTER, filtered, matching, wanted
-from stoker.cli.steps import few
+from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.connection import connect
+from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.selection import FILTER, filtered, matching, wanted
+from stoker.cli.kit.steps import few
 from stoker.core.errors import StokerError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
 
 REASON = Option("--reason", "TEXT", "why, for the history")

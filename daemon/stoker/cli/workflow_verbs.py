@@ -6,10 +6,10 @@ plan, and it is told as it was answered.
 
 from __future__ import annotations
 
-from stoker.cli import render, values
-from stoker.cli.connection import call
-from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import WAIT, checkpoint_id, few, need_told, workflow_id
+from stoker.cli.kit import render, values
+from stoker.cli.kit.connection import call
+from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_told, workflow_id
 from stoker.cli.verbs import REASON, TIMEOUT
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
 
 # What an answer may tell beside the state, and the words for it; in this order. What is only kept is for --json.
 TOLD = {
@@ -29,7 +29,13 @@ TOLD = {
     "stuck": "held as stuck, not signalled",
 }
 MOST_TOLD = 20
-STRATEGIES = ("restart", "from_checkpoint", "skip", "fail", "adopt")  # `core.workflow.Strategy`; a test compares them
+STRATEGIES = (
+    "restart",
+    "from_checkpoint",
+    "skip",
+    "fail",
+    "adopt",
+)  # `core.workflow.state.Strategy`; a test compares them
 LIMITS = ("timeout_ms", "max_attempts")  # of the steps that are taken again
 LATEST = "latest"
 MAX_ATTEMPTS = Option("--max-attempts", "N", "new budget of seen failures", convert=values.positive)

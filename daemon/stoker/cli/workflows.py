@@ -6,18 +6,18 @@ file it is.
 
 from __future__ import annotations
 
-from stoker.cli import outcome, render, values
-from stoker.cli.connection import connect
 from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
-from stoker.cli.options import JSON, Option, command
-from stoker.cli.steps import WAIT, counted, few, groups, need_told, workflow_id
+from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.connection import connect
+from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.steps import WAIT, counted, few, groups, need_told, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stoker.cli.options import Given
+    from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
     from stoker.rpc.shapes import WorkflowAccepted
 

@@ -19,9 +19,9 @@ from msgspec import UNSET, Struct, UnsetType, inspect
 
 from stoker.config.mistakes import nearest, rejected, unknown
 from stoker.config.settings import SECTIONS, Config, QueueSection
-from stoker.core.contradictions import contradictions_of_defaults
 from stoker.core.errors import ConfigInvalid
-from stoker.core.model import Spec
+from stoker.core.job.model import Spec
+from stoker.core.job.spec_rules import contradictions_of_defaults
 from stoker.core.requests import JobDefaults
 from stoker.paths import config_files
 

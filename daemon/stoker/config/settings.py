@@ -14,9 +14,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from stoker.core.model import Queue, QueueClass
+from stoker.core.job.model import Queue, QueueClass
 from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
-from stoker.core.throttle import Band, Gauge, Policy
+from stoker.core.throttle import Band, Gauge, ThrottlePolicy
 
 MILLION: Final = 1_000_000
 TIB: Final = 1 << 40
@@ -265,7 +265,7 @@ class Config(Struct, frozen=True, kw_only=True):
             "max_log_bytes": self.jobs.max_log_bytes,
         }
 
-    def throttle_policy(self) -> Policy:
+    def throttle_policy(self) -> ThrottlePolicy:
         """The thresholds in the form that core/throttle.py judges by."""
         bands = {
             Gauge.CPU: Band(self.cpu.throttle_threshold, self.cpu.resume_threshold),
@@ -274,7 +274,7 @@ class Config(Struct, frozen=True, kw_only=True):
         for gauge in (Gauge.CPU_SOME, Gauge.IO_FULL, Gauge.MEMORY_FULL):
             if limit := getattr(self.psi, gauge.value):
                 bands[gauge] = Band(limit, limit * PSI_RESUME_SHARE)
-        return Policy(bands=bands, smoothing=self.cpu.smoothing)
+        return ThrottlePolicy(bands=bands, smoothing=self.cpu.smoothing)
 
 
 SECTIONS: Final[dict[str, type[Section]]] = {

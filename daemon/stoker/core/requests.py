@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from stoker.core.errors import InvalidParams
-from stoker.core.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State
+from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State
 from stoker.core.raw_bytes import AnyText, RawBytes, encoded
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ REFUSED_ENV = RESERVED_ENV | DANGEROUS_ENV
 
 
 class Verb(StrEnum):
-    """What a person may do to a job; `core.lifecycle` says in which state."""
+    """What a person may do to a job; `core.job.lifecycle` says in which state."""
 
     CANCEL = "cancel"
     RETRY = "retry"

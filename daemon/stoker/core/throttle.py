@@ -47,7 +47,7 @@ class Band(Struct, frozen=True):
     resume: float
 
 
-class Policy(Struct, frozen=True, kw_only=True):
+class ThrottlePolicy(Struct, frozen=True, kw_only=True):
     """The bands of the gauges that count, and the weight of the newest sample, in (0, 1]."""
 
     bands: dict[Gauge, Band]
@@ -71,7 +71,7 @@ class Pressure(Struct, frozen=True, kw_only=True):
         return self.levels.get(gauge)
 
 
-def observe(policy: Policy, before: Pressure, sample: Sample, at_ms: int) -> tuple[Pressure, bool]:
+def observe(policy: ThrottlePolicy, before: Pressure, sample: Sample, at_ms: int) -> tuple[Pressure, bool]:
     """The pressure after one more sample, and whether `throttled` changed by it."""
     levels = _levels(policy, before, sample)
     causes = tuple(gauge for gauge in levels if _is_cause(policy, before, gauge, levels[gauge]))
@@ -81,7 +81,7 @@ def observe(policy: Policy, before: Pressure, sample: Sample, at_ms: int) -> tup
     return msgspec.structs.replace(after, since=at_ms, events=before.events + after.throttled), True
 
 
-def _levels(policy: Policy, before: Pressure, sample: Sample) -> dict[Gauge, float]:
+def _levels(policy: ThrottlePolicy, before: Pressure, sample: Sample) -> dict[Gauge, float]:
     levels = {}
     for gauge in Gauge:
         value: float | None = getattr(sample, gauge.value)
@@ -93,7 +93,7 @@ def _levels(policy: Policy, before: Pressure, sample: Sample) -> dict[Gauge, flo
     return levels
 
 
-def _is_cause(policy: Policy, before: Pressure, gauge: Gauge, level: float) -> bool:
+def _is_cause(policy: ThrottlePolicy, before: Pressure, gauge: Gauge, level: float) -> bool:
     band = policy.bands.get(gauge)
     if band is None:
         return False

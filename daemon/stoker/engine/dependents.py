@@ -12,10 +12,10 @@ from collections.abc import Generator, Sequence
 
 from msgspec.structs import replace
 
-from stoker.core import events as ev
-from stoker.core.model import Job, Need, NeedOn
-from stoker.core.needs import need_met, skipped_for_need, unmet_reason
-from stoker.core.workflow import Intent
+from stoker.core.job import events as ev
+from stoker.core.job.dependencies import need_met, skipped_for_need, unmet_reason
+from stoker.core.job.model import Job, Need, NeedOn
+from stoker.core.workflow.state import Intent
 from stoker.engine.turn import Turn
 
 TAKES_UP = (ev.Retry, ev.Restart, ev.Skip)

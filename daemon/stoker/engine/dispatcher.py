@@ -1,7 +1,7 @@
 """Starts what may start: asks admission and opens the attempts.
 
 Owns the slots of this host and the switch that keeps everything waiting (before recovery, while draining, on a
-full disk). Refuses to choose: `core.admission` does. Invariant: an attempt is opened only while its executor
+full disk). Refuses to choose: `core.job.admission` does. Invariant: an attempt is opened only while its executor
 has a launcher to name in it, and is committed before anything is started.
 """
 
@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from stoker.core import events as ev
-from stoker.core.admission import Line, admit, paused
-from stoker.core.model import Attempt, ExecutionMode, Job
+from stoker.core.job import events as ev
+from stoker.core.job.admission import AdmissionQueue, admit, paused
+from stoker.core.job.model import Attempt, ExecutionMode, Job
 from stoker.core.shortage import startable, tried
-from stoker.engine.book import Book
+from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.executors.base import Executor
 from stoker.store.loading import Wanted
@@ -30,7 +30,7 @@ LANES_AT_ONCE = 64  # to be read in one turn
 class Dispatcher:
     """Opens attempts while there are free slots."""
 
-    def __init__(self, book: Book, executors: Mapping[ExecutionMode, Executor], slots: int) -> None:
+    def __init__(self, book: LiveState, executors: Mapping[ExecutionMode, Executor], slots: int) -> None:
         self._book = book
         self._executors = executors
         self.slots = slots
@@ -73,7 +73,7 @@ class Dispatcher:
         left = startable(self._book.shortage, self._free(), turn.now)
         return left > 0 and any(not self._paused(name) for name, _, _ in self._book.hungry())
 
-    def _admit(self, lines: Sequence[Line], slots: int) -> Sequence[Job]:
+    def _admit(self, lines: Sequence[AdmissionQueue], slots: int) -> Sequence[Job]:
         book = self._book
         capacity = {name: resource.capacity for name, resource in book.resources.items()}
         return admit(lines, slots, book.free(), capacity, throttled=self.throttled)

@@ -14,13 +14,13 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from stoker.core import events as ev
-from stoker.core.contradictions import contradictions
-from stoker.core.model import Actor, Job, Spec
+from stoker.core.job import events as ev
+from stoker.core.job.model import Actor, Job, Spec
+from stoker.core.job.spec_rules import contradictions
 from stoker.core.requests import JobChanges, JobStanding
-from stoker.engine.inbox import Message, standing
-from stoker.engine.intake import Intake
-from stoker.engine.specs import problems
+from stoker.engine.messages import Message, standing
+from stoker.engine.spec_defaults import problems
+from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 

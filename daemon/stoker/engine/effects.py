@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from stoker.core import events as ev
 from stoker.core.clock import wall_ms
-from stoker.core.model import ExecutionMode, State
-from stoker.engine.announce import announce, announce_settings
-from stoker.engine.book import Book
-from stoker.engine.feeds import Feeds
-from stoker.engine.inbox import Command, Dependents, Message, standing
-from stoker.engine.provisions import Starter
+from stoker.core.job import events as ev
+from stoker.core.job.model import ExecutionMode, State
+from stoker.engine.attempt_inputs import Starter
+from stoker.engine.log_events import announce, announce_settings
+from stoker.engine.memory import LiveState
+from stoker.engine.messages import Dependents, Message, VerbCommand, standing
+from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.engine.turn import Transition, Turn
 from stoker.executors.base import Delivered, Executor, Start
@@ -32,10 +32,10 @@ class Effects:
 
     def __init__(
         self,
-        book: Book,
+        book: LiveState,
         executors: Mapping[ExecutionMode, Executor],
         timers: Timers,
-        feeds: Feeds,
+        feeds: Subscriptions,
         telemetry: Telemetry,
         post: Callable[[Message], None],
         start: Starter,
@@ -47,7 +47,7 @@ class Effects:
         self._telemetry = telemetry
         self._post = post
         self._start_with_provisions = start
-        self._stopping: dict[str, list[Command]] = {}
+        self._stopping: dict[str, list[VerbCommand]] = {}
 
     def act(self, turn: Turn) -> None:
         """Everything that follows from a committed turn, in order: effects, answers, announcements."""
@@ -117,7 +117,7 @@ class Effects:
 
     # --- verbs that wait for their stop ---
 
-    def await_delivery(self, run_id: str, command: Command) -> None:
+    def await_delivery(self, run_id: str, command: VerbCommand) -> None:
         """Answer `command` when its stop is on disk, and it is known whether it came before the exit."""
         self._stopping.setdefault(run_id, []).append(command)
 

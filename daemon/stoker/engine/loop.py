@@ -16,8 +16,8 @@ from typing import Protocol
 
 from stoker.core.clock import Clock, Now
 from stoker.core.errors import StokerError
-from stoker.engine.book import Book
-from stoker.engine.inbox import Barrier, Message
+from stoker.engine.memory import LiveState
+from stoker.engine.messages import Barrier, Message
 from stoker.engine.turn import Turn
 from stoker.store.loading import Loaded, Wanted, load
 from stoker.store.writer import Writer
@@ -27,7 +27,7 @@ TURN_LIMIT = 512
 BREATH = 128  # messages, pieces of long ones, and steps
 
 
-class Dispatcher(Protocol):
+class TurnDispatcher(Protocol):
     def want(self, wanted: Wanted) -> None: ...
     def dispatch(self, turn: Turn) -> bool: ...
 
@@ -38,9 +38,9 @@ class Loop:
     def __init__(
         self,
         writer: Writer,
-        book: Book,
+        book: LiveState,
         clock: Clock,
-        dispatcher: Dispatcher,
+        dispatcher: TurnDispatcher,
         stalls: Stalls,
         act: Callable[[Turn], None],
     ) -> None:

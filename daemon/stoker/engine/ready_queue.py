@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from stoker.core.admission import place
-from stoker.core.model import Job
+from stoker.core.job.admission import place
+from stoker.core.job.model import Job
 
 CAPACITY = 1_024
 # There may be as many lanes as there are jobs, and few jobs of one that asks for a resource start at a time.

@@ -15,8 +15,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
-from stoker.core.model import Attempt, Job
-from stoker.core.notice import judge_silence
+from stoker.core.job.model import Attempt, Job
+from stoker.core.job.notice import judge_silence
 
 # A wall clock that is set forward tells nobody, so wall limits are looked at again this often.
 WALL_RECHECK_MS = 1_000

@@ -14,19 +14,19 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core import events as ev
-from stoker.core.checkpoint import Checkpoint
 from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
-from stoker.core.lifecycle import step
-from stoker.core.model import STOKER, Actor, Attempt, Change, Job, NeedOn, Queue, Resource, State
-from stoker.core.verdict import failed_by_itself
-from stoker.core.workflow import Intent, Workflow, WorkflowState
-from stoker.engine.book import Book, Run
-from stoker.engine.flows import FlowRun
-from stoker.engine.records import CAUSES, DERIVED, difference, standing
+from stoker.core.job import events as ev
+from stoker.core.job.lifecycle import step
+from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, NeedOn, Queue, Resource, State
+from stoker.core.job.verdict import failed_by_itself
+from stoker.core.workflow.checkpoint import Checkpoint
+from stoker.core.workflow.state import Intent, Workflow, WorkflowState
+from stoker.engine.change_log import CAUSES, DERIVED, difference, standing
+from stoker.engine.memory import LiveState, OpenRun
+from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.executors.base import Began
-from stoker.process.exchange import NO_OUTPUT
+from stoker.process.work_files import NO_OUTPUT
 from stoker.store.instance import seen
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
@@ -51,7 +51,7 @@ class Transition(Struct, frozen=True):
 class Turn:
     """Collects decisions; `Loop` commits and carries them out."""
 
-    def __init__(self, book: Book, now: Now, loaded: Loaded) -> None:
+    def __init__(self, book: LiveState, now: Now, loaded: Loaded) -> None:
         self.book = book
         self.now = now
         self.loaded = loaded
@@ -123,7 +123,7 @@ class Turn:
         refused = output.error is not None
         return replace(event, outcome=replace(outcome, output=output.text, output_refused=refused, error=told))
 
-    def begin(self, run: Run, began: Began, at: int) -> None:
+    def begin(self, run: OpenRun, began: Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
         run.attempt = replace(run.attempt, identity=began.identity, bounds=began.bounds, started_at=at)
         run.job = replace(run.job, pid=began.identity and began.identity.pid, started_at=run.job.started_at or at)
@@ -147,7 +147,7 @@ class Turn:
         self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
         self.settings_changed.append(self.batch.changes[-1])
 
-    def add_workflow(self, run: FlowRun, actor: Actor) -> None:
+    def add_workflow(self, run: LiveWorkflow, actor: Actor) -> None:
         """A workflow was accepted; its steps follow."""
         workflow = run.workflow
         self.book.flows.add(run)
@@ -157,7 +157,7 @@ class Turn:
         self._change("workflow", str(workflow.id), None, workflow.state, "submitted", payload, actor)
 
     def intend(
-        self, run: FlowRun, intent: Intent, cause: str, actor: Actor, *, target: str | None = None, **told: Any
+        self, run: LiveWorkflow, intent: Intent, cause: str, actor: Actor, *, target: str | None = None, **told: Any
     ) -> None:
         """A person wants something else of a workflow; its state follows at the end of the turn."""
         before = run.workflow
@@ -262,7 +262,7 @@ class Turn:
             live = job.id in self.book.runs
             self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at, attempt, live=live))
 
-    def _want_again(self, run: FlowRun, job: Job, actor: Actor) -> None:
+    def _want_again(self, run: LiveWorkflow, job: Job, actor: Actor) -> None:
         """A person wants a step of a cancelled workflow again: so it is not to be cancelled any more."""
         if run.workflow.intent is Intent.CANCEL:
             self.intend(run, Intent.RUN, "retry", actor, step=job.step)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stoker.core.checkpoint import MAX_BYTES
 from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidParams
 from stoker.core.requests import CheckpointPart
+from stoker.core.workflow.checkpoint import MAX_BYTES
 
 MAX_UPLOADS = 8  # of ten megabytes each
 IDLE_MS = 5_000

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from stoker.engine.book import Book
 from stoker.engine.loop import Loop
-from stoker.executors.generations import Generations
+from stoker.engine.memory import LiveState
+from stoker.executors.launcher_pool import LauncherPool
 
 
 class LauncherWitnesses:
     """The launchers that are connected."""
 
-    def __init__(self, book: Book, launchers: Generations, loop: Loop, patience_ms: int) -> None:
+    def __init__(self, book: LiveState, launchers: LauncherPool, loop: Loop, patience_ms: int) -> None:
         self._book = book
         self._launchers = launchers
         self._loop = loop

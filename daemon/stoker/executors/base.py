@@ -12,8 +12,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from stoker.core.limits import Bounds
-from stoker.core.model import Attempt, Identity, Job, Outcome
+from stoker.core.job.limits import Bounds
+from stoker.core.job.model import Attempt, Identity, Job, Outcome
 
 
 class Start(Struct, frozen=True):
@@ -36,7 +36,7 @@ class Began(Struct, frozen=True):
     bounds: Bounds | None = None
 
 
-class Ended(Struct, frozen=True):
+class AttemptEnded(Struct, frozen=True):
     """The attempt is over and nothing of its tree is left."""
 
     run_id: str
@@ -50,7 +50,7 @@ class Delivered(Struct, frozen=True):
     delivered: bool
 
 
-class Refused(Struct, frozen=True):
+class StartRefused(Struct, frozen=True):
     """The executor will not start this attempt: its disk knows more than our database."""
 
     run_id: str
@@ -70,7 +70,7 @@ class Lost(Struct, frozen=True):
     launcher: str
 
 
-Report = Began | Ended | Delivered | Refused | Unproven | Lost
+Report = Began | AttemptEnded | Delivered | StartRefused | Unproven | Lost
 Sink = Callable[[Sequence[Report]], None]
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.limits import Limits
-from stoker.core.model import Job
+from stoker.core.job.limits import Limits
+from stoker.core.job.model import Job
 from stoker.core.raw_bytes import AnyText
 from stoker.core.tokens import Tokens
+from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Start
-from stoker.executors.leaves import Leaves
 from stoker.process.capture import log_name
 from stoker.process.cgroup import Leaf
-from stoker.process.exchange import Exchange
 from stoker.process.messages import LaunchOrder, Setup
+from stoker.process.work_files import WorkFiles
 from stoker.telemetry.otel import Telemetry
 
 
@@ -36,9 +36,9 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     base: Mapping[str, str]
     umask: int
     telemetry: Telemetry
-    leaves: Leaves
+    leaves: AttemptCgroups
     tokens: Tokens
-    exchange: Exchange
+    exchange: WorkFiles
 
     def variables(self, start: Start) -> dict[str, AnyText]:
         """The whole environment of a worker."""

@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
-from stoker.core.model import IN_PROCESS, Identity, Outcome, OutcomeKind
+from stoker.core.job.model import IN_PROCESS, Identity, Outcome, OutcomeKind
 from stoker.core.raw_bytes import native, storable
-from stoker.executors.base import Began, Delivered, Ended, Sink, Start
+from stoker.executors.base import AttemptEnded, Began, Delivered, Sink, Start
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -89,7 +89,7 @@ class InProcessExecutor:
 
     def _ended(self, run_id: str, task: asyncio.Task[Outcome]) -> None:
         del self._tasks[run_id]
-        self._sink([Ended(run_id, _cancelled() if task.cancelled() else task.result())])
+        self._sink([AttemptEnded(run_id, _cancelled() if task.cancelled() else task.result())])
 
     def stop(self, run_id: str, grace_ms: int) -> None:
         """A task has no second, harder signal: one that goes on is cancelled again and again, and told of."""

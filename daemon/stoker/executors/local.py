@@ -16,11 +16,11 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import wall_ms
-from stoker.core.model import Identity, Outcome, OutcomeKind, Spec
-from stoker.core.recovery import NEVER_STARTED
-from stoker.executors.base import Began, Delivered, Ended, Lost, Report, Sink, Start
+from stoker.core.job.model import Identity, Outcome, OutcomeKind, Spec
+from stoker.core.job.recovery import NEVER_STARTED
+from stoker.executors.base import AttemptEnded, Began, Delivered, Lost, Report, Sink, Start
 from stoker.executors.environment import Surroundings
-from stoker.executors.generations import Generations
+from stoker.executors.launcher_pool import LauncherPool
 from stoker.executors.orphan_logs import OrphanLogs
 from stoker.executors.outcome import reports_of
 from stoker.executors.without_launcher import stop_all, take_away
@@ -45,7 +45,7 @@ class LocalExecutor:
         self._background = background.group()
         self._sink = sink
         self._ready = ready
-        self.launchers = Generations(around, self.hear, self._launcher_ready, self._background, stuck_ms=stuck_ms)
+        self.launchers = LauncherPool(around, self.hear, self._launcher_ready, self._background, stuck_ms=stuck_ms)
         self._orphan_logs = OrphanLogs(around.state_dir, self.launchers)
         self._of_run: dict[str, LauncherClient] = {}
         self._exits: dict[str, messages.Exited] = {}
@@ -124,19 +124,19 @@ class LocalExecutor:
         for start in starts:
             client = self.launchers.get(start.attempt.launcher)
             if client is None or client.lost or client.stuck:
-                unsent.append(Ended(start.attempt.run_id, NEVER_STARTED))
+                unsent.append(AttemptEnded(start.attempt.run_id, NEVER_STARTED))
                 continue
             try:
                 order = self._around.order(start)
             except OSError as error:  # the daemon itself lacks what a start takes: descriptors, memory, a cgroup
-                unsent.append(Ended(start.attempt.run_id, _lacked(error)))
+                unsent.append(AttemptEnded(start.attempt.run_id, _lacked(error)))
                 continue
             self.own(start.attempt.run_id, client, start.job.spec.grace_ms)
             orders.setdefault(client, []).append(order)
         for client, batch in orders.items():
             for run_id, refusal in client.launch(batch).items():
                 del self._of_run[run_id]
-                unsent.append(Ended(run_id, _never_fits(refusal)))
+                unsent.append(AttemptEnded(run_id, _never_fits(refusal)))
         if unsent:
             self._sink(unsent)
 
@@ -246,12 +246,12 @@ class LocalExecutor:
             outcome = Outcome(kind=OutcomeKind.UNSEEN, stopped=stopped, ended_at=wall_ms())
             self._sink([self._over(run_id, outcome)])
 
-    def _over(self, run_id: str, outcome: Outcome) -> Ended:
+    def _over(self, run_id: str, outcome: Outcome) -> AttemptEnded:
         pids = self.unstoppable.get(run_id)
         if pids:
             told = f"could not signal pid {', '.join(map(str, pids))}, which became another user; it ended by itself"
             outcome = replace(outcome, error=told)
-        return Ended(run_id, outcome)
+        return AttemptEnded(run_id, outcome)
 
     def signal(self, run_id: str, signum: int) -> None:
         client = self._of_run.get(run_id)
@@ -303,7 +303,7 @@ class LocalExecutor:
                     self._exited(message, reports)
                 case messages.Gone():
                     reports += self._went(message.run_id)
-                case messages.Refused():
+                case messages.LaunchRefused():
                     reports += reports_of(message)
                 case messages.Signalled():
                     self._tell_unstoppable(message.run_id, message.refused)

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
-from stoker.executors.generations import Generations
+from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.capture import log_of
 from stoker.process.messages import OrphanLog
 
@@ -20,7 +20,7 @@ PATIENCE_S = 2.0
 class OrphanLogs:
     """`ask` is to be called whenever there is a new launcher."""
 
-    def __init__(self, state_dir: Path, launchers: Generations) -> None:
+    def __init__(self, state_dir: Path, launchers: LauncherPool) -> None:
         self._state_dir = state_dir
         self._launchers = launchers
         self._logs: dict[str, OrphanLog] = {}

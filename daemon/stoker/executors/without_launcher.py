@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 
 from stoker.core.clock import wall_ms
-from stoker.core.model import Identity, Outcome, OutcomeKind
-from stoker.executors.base import Ended, Unproven
+from stoker.core.job.model import Identity, Outcome, OutcomeKind
+from stoker.executors.base import AttemptEnded, Unproven
 from stoker.executors.environment import Surroundings
-from stoker.process.identity import Verdict, left_in_session, verdict
+from stoker.process.identity import IdentityVerdict, left_in_session, verdict
 from stoker.process.tree import Sweep
 
 PATIENCE_S = 10.0  # for a cgroup whose last process has been killed
@@ -44,7 +44,7 @@ async def _look_into_session(run_id: str, identity: Identity | None) -> Unproven
 
 async def take_away(
     around: Surroundings, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
-) -> Ended | Unproven:
+) -> AttemptEnded | Unproven:
     """Stop whoever is proven to be of a run whose launcher is silent, and say whether it is proven to be over."""
     if identity is None:
         return Unproven(run_id, "its launcher does not answer, and may still start what it was told to start")
@@ -55,7 +55,7 @@ async def take_away(
         await asyncio.wait_for(around.leaves.empty(run_id), PATIENCE_S)
     except TimeoutError:
         return Unproven(run_id, "its control group does not become empty")
-    if await asyncio.to_thread(verdict, identity, around.instance, run_id) is Verdict.UNPROVABLE:
+    if await asyncio.to_thread(verdict, identity, around.instance, run_id) is IdentityVerdict.UNPROVABLE:
         return Unproven(run_id, f"nobody can tell whether pid {identity.pid} is still its worker")
     unproven = await _look_into_session(run_id, identity)
-    return unproven or Ended(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))
+    return unproven or AttemptEnded(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from . import bounds, kernel
 from .command import SpawnFailedError
-from .kin import MAX_PASSES, Delivery, Kin
 from .logs import LogExistsError, LogFile
 from .outputs import PIPE_VARIABLE, Outputs
+from .process_tree import MAX_PASSES, Delivery, ProcessTree
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
 from .spawn import Spawner
 
@@ -45,7 +45,7 @@ class Launcher:
         self._hears_leaked = False
         self._told_leaked = (0, 0)
         self._runs = Runs()
-        self._kin = Kin(self._runs, instance)
+        self._kin = ProcessTree(self._runs, instance)
         self._closing: dict[str, Run] = {}
         self._spawner = Spawner()
         self._has_pidfs = kernel.has_pidfs()

@@ -18,7 +18,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from . import door, frames, kernel
+from . import frames, kernel
+from . import listener as door
 from .complaints import complain
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ MAX_PEERS = 16
 SIGNALFD_BYTES = 128 * 32
 
 
-class Loop:
+class LauncherLoop:
     def __init__(self, launcher: Launcher, listener: socket.socket) -> None:
         self._launcher = launcher
         self._listener = listener
@@ -45,9 +46,9 @@ class Loop:
         self._epoll.register(listener, select.EPOLLIN)
         self._epoll.register(self._deaths, select.EPOLLIN)
         self._epoll.register(launcher.outputs.fileno(), select.EPOLLIN)
-        self._peers: dict[int, door.Peer] = {}
-        self._daemon: door.Peer | None = None
-        self._inbox: deque[tuple[door.Peer, Message]] = deque()
+        self._peers: dict[int, door.DaemonPeer] = {}
+        self._daemon: door.DaemonPeer | None = None
+        self._inbox: deque[tuple[door.DaemonPeer, Message]] = deque()
         self._leave_at: float | None = time.monotonic() + FIRST_HELLO_S
         self._write_at: float | None = None
 
@@ -110,7 +111,7 @@ class Loop:
         elif peer is not None:
             peer.close()
 
-    def _serve(self, peer: door.Peer, events: int) -> None:
+    def _serve(self, peer: door.DaemonPeer, events: int) -> None:
         if events & select.EPOLLOUT:
             peer.flush()
             if not peer.blocked:
@@ -120,7 +121,7 @@ class Loop:
         if events & ~select.EPOLLOUT:
             self._hear(peer)
 
-    def _hear(self, peer: door.Peer) -> None:
+    def _hear(self, peer: door.DaemonPeer) -> None:
         try:
             self._inbox.extend((peer, message) for message in peer.read())
         except frames.BadFrameError as error:
@@ -128,12 +129,12 @@ class Loop:
         if not peer.open:
             self._forget(peer)
 
-    def _drop(self, peer: door.Peer, why: str) -> None:
+    def _drop(self, peer: door.DaemonPeer, why: str) -> None:
         complain(f"connection dropped: {why}")
         peer.close()
         self._forget(peer)
 
-    def _forget(self, peer: door.Peer) -> None:
+    def _forget(self, peer: door.DaemonPeer) -> None:
         """What it had sent is still obeyed: that is what the sender's death cannot undo."""
         if self._peers.get(peer.fd) is peer:  # by now the number may be somebody else's
             del self._peers[peer.fd]
@@ -147,7 +148,7 @@ class Loop:
         while self._inbox and time.monotonic() < turn_ends:
             self._handle(*self._inbox.popleft())
 
-    def _handle(self, peer: door.Peer, message: Message) -> None:
+    def _handle(self, peer: door.DaemonPeer, message: Message) -> None:
         try:
             if message["op"] == "hello":
                 self._take_over(peer, message)
@@ -158,7 +159,7 @@ class Loop:
         except Exception as error:  # noqa: BLE001  (nothing that is sent here may end the parent of all workers)
             self._drop(peer, f"{message.get('op')!r:.40}: {error!r}")
 
-    def _take_over(self, peer: door.Peer, hello: Message) -> None:
+    def _take_over(self, peer: door.DaemonPeer, hello: Message) -> None:
         refusal = self._launcher.refusal(hello)
         if refusal is not None:
             peer.send(frames.pack([{"op": "refused", "why": refusal}]))
@@ -171,7 +172,7 @@ class Loop:
         if peer.open:  # else it hung up behind its hello, and is not there to be told anything
             self._daemon = peer
 
-    def _finish_others(self, peer: door.Peer) -> None:
+    def _finish_others(self, peer: door.DaemonPeer) -> None:
         """Obeys all that came from daemons before this one, wherever it still is, and ends their connections.
 
         Their orders to start something are late: those runs are reported as never begun.

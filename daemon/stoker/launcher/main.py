@@ -10,9 +10,10 @@ import os
 import signal
 from typing import NamedTuple
 
-from . import door, kernel
+from . import kernel
+from . import listener as door
 from .launcher import Launcher
-from .loop import Loop
+from .loop import LauncherLoop
 from .outcomes import OutcomeLog
 
 READY = b"+"
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
     directory = os.open(f"{options.state_dir}/launchers", OPEN_DIRECTORY)
     listener = door.listen(directory, f"{options.id}.sock")
     outcome_log = OutcomeLog(f"{options.state_dir}/outcomes", options.id)
-    loop = Loop(Launcher(options.id, options.instance, outcome_log), listener)
+    loop = LauncherLoop(Launcher(options.id, options.instance, outcome_log), listener)
     _say_ready()
     loop.run()
     for name in (f"{options.id}.sock", f"{options.id}.lock"):

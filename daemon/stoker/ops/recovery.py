@@ -16,17 +16,27 @@ from msgspec.structs import replace
 
 from stoker.core.clock import Now, wall_ms
 from stoker.core.errors import AlreadyRunning
-from stoker.core.model import Attempt, Job
-from stoker.core.recovery import Action, Decision, Fact, Finding, PlanInvalid, RecoveryPlan, foresee, plan, validate
+from stoker.core.job.model import Attempt, Job
+from stoker.core.job.recovery import (
+    Action,
+    Fact,
+    Finding,
+    PlanInvalid,
+    RecoveryDecision,
+    RecoveryPlan,
+    foresee,
+    plan,
+    validate,
+)
 from stoker.process import evidence
 from stoker.process import identity as identities
 from stoker.process.launchers import Launchers, find_launchers
 from stoker.process.outcomes import read_outcomes
 from stoker.store.directory import StateDirectory
-from stoker.store.looking import Seen, looking
+from stoker.store.inspect import InspectedState, looking
 
 
-class Step(Struct, frozen=True):
+class PlannedStep(Struct, frozen=True):
     """One open attempt: what was found, what would be done and why, and what its job would be `then`."""
 
     job: int
@@ -50,7 +60,7 @@ class Preview(Struct, frozen=True):
     epoch: int
     copied: bool
     launchers: dict[str, bool]
-    steps: list[Step]
+    steps: list[PlannedStep]
     unborn: list[int]
     leaked: dict[str, list[int]]
     invalid: str | None
@@ -67,7 +77,7 @@ def preview(root: str) -> dict[str, object]:
         raise AlreadyRunning(told, hint="stoker status shows what the last recovery did") from error
 
 
-def _preview(root: Path, seen: Seen) -> Preview:
+def _preview(root: Path, seen: InspectedState) -> Preview:
     launchers = find_launchers(root)
     findings = _findings(root, seen, launchers)
     made = plan(seen.runs, findings, seen.epoch + 1)
@@ -86,7 +96,7 @@ def _preview(root: Path, seen: Seen) -> Preview:
     )
 
 
-def _findings(root: Path, seen: Seen, launchers: Launchers) -> Mapping[str, Finding]:
+def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping[str, Finding]:
     attempts = [attempt for _, attempt in seen.runs]
     if seen.copied:
         return evidence.of_a_copy(attempts)
@@ -113,11 +123,11 @@ def _unasked(attempt: Attempt, looked: Finding) -> Finding:
     return Finding(run_id=attempt.run_id, fact=Fact.SILENT, evidence=told, launcher=attempt.launcher)
 
 
-def _step(job: Job, attempt: Attempt, decision: Decision) -> Step:
+def _step(job: Job, attempt: Attempt, decision: RecoveryDecision) -> PlannedStep:
     wall = wall_ms()
     after = foresee(job, attempt, decision, Now(wall=wall, steady=wall))
     identity = decision.finding.identity
-    return Step(
+    return PlannedStep(
         job=job.id, name=job.spec.name, attempt=attempt.ordinal, run_id=attempt.run_id, found=decision.finding.fact,
         would=decision.action, then=after.state.value, reason=after.reason and after.reason.value, why=decision.why,
         pid=None if identity is None else identity.pid, launcher=attempt.launcher,

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from stoker.core.errors import ConfigInvalid
-from stoker.core.limits import Limits
+from stoker.core.job.limits import Limits
 
 MARKS = ("user.delegate", "trusted.delegate")
 LEAF = "run-"

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from stoker.core.errors import AlreadyRunning
-from stoker.core.model import Identity
-from stoker.process.connection import AskTooLarge, Connection, dial, peer_pid
+from stoker.core.job.model import Identity
+from stoker.process.connection import AskTooLarge, LauncherConnection, dial, peer_pid
 from stoker.process.messages import (
     Acknowledge,
     Answer,
@@ -28,14 +28,14 @@ from stoker.process.messages import (
     LauncherLost,
     LauncherStuck,
     LaunchOrder,
+    LaunchRefused,
     Leaked,
     ListAsk,
     Listed,
+    ListedRun,
     OrphanLog,
     ReadLogs,
-    Refused,
     Report,
-    Run,
     SignalAsk,
     Signalled,
     Started,
@@ -64,7 +64,7 @@ class LauncherClient:
         self._state_dir = state_dir
         self._sink = sink
         self._tick_s = stuck_ms / 1_000 / SILENT_TICKS
-        self._connection = Connection(self._receive, self._lose)
+        self._connection = LauncherConnection(self._receive, self._lose)
         self._tags = itertools.count(1)
         self._facts: Hello | None = None
         self._greeting: asyncio.Future[Hello] | None = None
@@ -117,7 +117,7 @@ class LauncherClient:
         self._ask(SignalAsk(tag=tag, run_id=run_id, signal=signal, scope=scope))
         return answer
 
-    def list_runs(self, run_ids: Iterable[str] = ()) -> asyncio.Future[list[Run]]:
+    def list_runs(self, run_ids: Iterable[str] = ()) -> asyncio.Future[list[ListedRun]]:
         """A snapshot of all runs it holds, and of `run_ids`; what it calls unknown it will never start.
 
         Reports that the sink hears while you await the snapshot are newer than it.
@@ -167,7 +167,7 @@ class LauncherClient:
         if reports:
             self._sink(self.launcher, reports)
 
-    def _resolve(self, answer: Hello | Leaked | Listed | Signalled | Refused, reports: list[Report]) -> None:
+    def _resolve(self, answer: Hello | Leaked | Listed | Signalled | LaunchRefused, reports: list[Report]) -> None:
         match answer:
             case Hello():
                 self._facts = answer
@@ -182,10 +182,10 @@ class LauncherClient:
             case Signalled():
                 reports.append(answer)
                 self._settle(self._asked.pop(answer.tag, None), answer.delivered)
-            case Refused(run_id=str(run_id)):
+            case LaunchRefused(run_id=str(run_id)):
                 self._launching.discard(run_id)
                 reports.append(answer)
-            case Refused():
+            case LaunchRefused():
                 self._reject(AlreadyRunning(f"launcher {self.launcher} obeys another daemon ({answer.why})"))
 
     def _settle(self, waiting: asyncio.Future[Any] | None, value: object) -> None:

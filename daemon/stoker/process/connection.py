@@ -64,7 +64,7 @@ def peer_pid(sock: socket.socket) -> int:
     return int(pid)
 
 
-class Connection(asyncio.Protocol):
+class LauncherConnection(asyncio.Protocol):
     """Calls `received` once for every frame and `lost` once, when the other side is gone or broken."""
 
     def __init__(self, received: Callable[[list[Answer]], None], lost: Callable[[], None]) -> None:

@@ -11,25 +11,25 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from stoker.core.model import IN_PROCESS, Attempt, Identity
-from stoker.core.recovery import Fact, Finding
+from stoker.core.job.model import IN_PROCESS, Attempt, Identity
+from stoker.core.job.recovery import Fact, Finding
 from stoker.process import identity as identities
 from stoker.process.client import LauncherClient
-from stoker.process.messages import Exited, Run, RunState
+from stoker.process.messages import Exited, ListedRun, RunState
 from stoker.process.outcomes import outcome_of
 
 
 class Testimony(Struct, frozen=True):
     """What launchers say: runs they hold, outcomes they wrote down, and which of them live but are silent."""
 
-    held: Mapping[str, tuple[LauncherClient, Run]] = field(default_factory=dict)
+    held: Mapping[str, tuple[LauncherClient, ListedRun]] = field(default_factory=dict)
     written: Mapping[str, Exited] = field(default_factory=dict)
     silent: frozenset[str] = frozenset()
 
 
 async def hear(
     clients: Iterable[LauncherClient], attempts: Sequence[Attempt], patience_s: float | None
-) -> list[tuple[LauncherClient, list[Run]]]:
+) -> list[tuple[LauncherClient, list[ListedRun]]]:
     """Ask all of these launchers at once for what they hold, and for the attempts that name them.
 
     One that dies, or has not answered when the patience ends, is not in the result.
@@ -89,7 +89,7 @@ def told(attempt: Attempt, testimony: Testimony) -> Finding | None:
     return None
 
 
-def _held(attempt: Attempt, client: LauncherClient, run: Run) -> Finding:
+def _held(attempt: Attempt, client: LauncherClient, run: ListedRun) -> Finding:
     match run.state:
         case RunState.UNKNOWN:
             return Finding(run_id=run.run_id, fact=Fact.NEVER_STARTED, evidence="its launcher never got it")
@@ -139,11 +139,11 @@ def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: boo
 
     if attempt.identity is not None:
         verdict = identities.verdict(attempt.identity, instance, attempt.run_id)
-        if verdict is identities.Verdict.OURS and foreign:
+        if verdict is identities.IdentityVerdict.OURS and foreign:
             return finding(Fact.UNPROVABLE, f"pid {attempt.identity.pid} runs for the directory that this is a copy of")
-        if verdict is identities.Verdict.OURS:
+        if verdict is identities.IdentityVerdict.OURS:
             return finding(Fact.ORPHANED, f"pid {attempt.identity.pid} is proven to be its worker")
-        if verdict is identities.Verdict.UNPROVABLE:
+        if verdict is identities.IdentityVerdict.UNPROVABLE:
             return finding(Fact.UNPROVABLE, f"nobody can prove whose process pid {attempt.identity.pid} is")
     living = {pid: stat for pid in pids if (stat := identities.read_stat(pid)) and not stat.ended}
     if living:
@@ -153,12 +153,12 @@ def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: boo
     return finding(Fact.GONE, "its launcher is dead and no process of it is left")
 
 
-def _leader(living: Mapping[int, identities.Stat]) -> Identity | None:
+def _leader(living: Mapping[int, identities.ProcessStat]) -> Identity | None:
     """The main process, whose identity may not have reached the disk in time: nobody's child here, the first to begin,
     and the leader of its session. In one tick many may begin, and a number that wrapped says nothing of who was first.
     """
 
-    def place(one: tuple[int, identities.Stat]) -> tuple[bool, int, bool, int]:
+    def place(one: tuple[int, identities.ProcessStat]) -> tuple[bool, int, bool, int]:
         pid, stat = one
         return (stat.parent in living, stat.start_ticks, stat.session != pid, pid)
 

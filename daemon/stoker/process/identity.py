@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from stoker.core.model import Identity
+from stoker.core.job.model import Identity
 
 PROC = Path("/proc")
 TOP = Path("/")
@@ -32,7 +32,7 @@ SCAN_ROUNDS = 32
 NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 
 
-class Verdict(StrEnum):
+class IdentityVerdict(StrEnum):
     OURS = "ours"
     GONE = "gone"
     NOT_OURS = "not_ours"
@@ -50,7 +50,7 @@ def pid_namespace() -> int:
     return Path("/proc/self/ns/pid").stat().st_ino
 
 
-class Stat(Struct, frozen=True):
+class ProcessStat(Struct, frozen=True):
     """The fields of /proc/PID/stat that matter here (proc_pid_stat(5))."""
 
     state: str
@@ -65,14 +65,14 @@ class Stat(Struct, frozen=True):
         return self.state in "ZX" and self.threads <= 1
 
 
-def read_stat(pid: int) -> Stat | None:
+def read_stat(pid: int) -> ProcessStat | None:
     """None when there is no such process."""
     try:
         text = (PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     words = text[text.rindex(b")") + 2 :].split()
-    return Stat(words[0].decode(), int(words[1]), int(words[3]), int(words[17]), int(words[19]))
+    return ProcessStat(words[0].decode(), int(words[1]), int(words[3]), int(words[17]), int(words[19]))
 
 
 def is_asleep(identity: Identity) -> bool:
@@ -106,7 +106,7 @@ def pidfs_inode(pidfd: int) -> int | None:
     return os.fstat(pidfd).st_ino
 
 
-def verdict(identity: Identity, instance: str, run_id: str) -> Verdict:
+def verdict(identity: Identity, instance: str, run_id: str) -> IdentityVerdict:
     """As `prove`, for those who only want to know."""
     said, pidfd = prove(identity, instance, run_id)
     if pidfd is not None:
@@ -114,35 +114,35 @@ def verdict(identity: Identity, instance: str, run_id: str) -> Verdict:
     return said
 
 
-def prove(identity: Identity, instance: str, run_id: str) -> tuple[Verdict, int | None]:
+def prove(identity: Identity, instance: str, run_id: str) -> tuple[IdentityVerdict, int | None]:
     """Whether the process at `identity.pid` is that worker; with OURS comes its pidfd, for the caller to close."""
     if identity.boot_id != boot_id():
-        return Verdict.GONE, None
+        return IdentityVerdict.GONE, None
     if identity.pid_namespace != pid_namespace():
-        return Verdict.UNPROVABLE, None
+        return IdentityVerdict.UNPROVABLE, None
     pidfd = open_pidfd(identity.pid)
     if pidfd is None:
-        return Verdict.GONE, None
+        return IdentityVerdict.GONE, None
     said = _compare(identity, instance, run_id, pidfd)
-    if said is Verdict.OURS:
+    if said is IdentityVerdict.OURS:
         return said, pidfd
     os.close(pidfd)
     return said, None
 
 
-def _compare(identity: Identity, instance: str, run_id: str, pidfd: int) -> Verdict:
+def _compare(identity: Identity, instance: str, run_id: str, pidfd: int) -> IdentityVerdict:
     stat = read_stat(identity.pid)
     if stat is None or stat.ended:
-        return Verdict.GONE
+        return IdentityVerdict.GONE
     if identity.start_ticks not in (0, stat.start_ticks):  # 0: could not be read when it started
-        return Verdict.NOT_OURS
+        return IdentityVerdict.NOT_OURS
     inode = None if identity.pidfs_inode is None else pidfs_inode(pidfd)
     if inode is not None:
-        return Verdict.OURS if inode == identity.pidfs_inode else Verdict.NOT_OURS
+        return IdentityVerdict.OURS if inode == identity.pidfs_inode else IdentityVerdict.NOT_OURS
     return _by_marks(identity, instance, run_id, pidfd)
 
 
-def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> Verdict:
+def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> IdentityVerdict:
     """Without an inode: the nonce in its environment, the mark in its limits, or the cgroup that is its alone."""
     try:
         marks = read_marks(identity.pid)
@@ -151,11 +151,11 @@ def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> Ver
     inside = identity.cgroup is not None and _is_in(identity.pid, identity.cgroup)
     marked = read_mark(identity.pid) == mark_of(run_id)
     if has_ended(pidfd):
-        return Verdict.GONE
+        return IdentityVerdict.GONE
     if inside or marked or (marks is not None and (marks.instance, marks.run_id) == (instance, run_id)):
-        return Verdict.OURS
+        return IdentityVerdict.OURS
     # Same pid, same tick, no mark: it may have emptied its environment, or be a stranger. Nobody can tell.
-    return Verdict.UNPROVABLE if marks is None or marks.run_id is None else Verdict.NOT_OURS
+    return IdentityVerdict.UNPROVABLE if marks is None or marks.run_id is None else IdentityVerdict.NOT_OURS
 
 
 def _is_in(pid: int, cgroup: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from stoker.core.limits import Bounds, Limits
+from stoker.core.job.limits import Bounds, Limits
 from stoker.core.raw_bytes import AnyText
 
 VERSION = 1
@@ -181,7 +181,7 @@ class Leaked(Struct, frozen=True, kw_only=True, tag_field="op", tag="leaked"):
     stopped: int
 
 
-class Refusal(StrEnum):
+class HelloRefusal(StrEnum):
     """Why nothing was started. `log_exists`: the disk is ahead of the database. `instance` meets a hello only."""
 
     EPOCH = "epoch"
@@ -191,10 +191,10 @@ class Refusal(StrEnum):
     LOG_EXISTS = "log_exists"
 
 
-class Refused(Struct, frozen=True, kw_only=True, tag_field="op", tag="refused"):
+class LaunchRefused(Struct, frozen=True, kw_only=True, tag_field="op", tag="refused"):
     """Nothing was started; without a run_id it is the hello that was refused."""
 
-    why: Refusal
+    why: HelloRefusal
     run_id: str | None = None
     error: str = ""
 
@@ -232,7 +232,7 @@ class RunState(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Run(Struct, frozen=True, kw_only=True):
+class ListedRun(Struct, frozen=True, kw_only=True):
     """What a launcher holds of one run. `exit` is there from `closing` on, its `left` as of now."""
 
     run_id: str
@@ -243,11 +243,11 @@ class Run(Struct, frozen=True, kw_only=True):
 
 class Listed(Struct, frozen=True, kw_only=True, tag_field="op", tag="list"):
     tag: int
-    runs: list[Run]
+    runs: list[ListedRun]
     leaked: int = 0
 
 
-Answer = Hello | Leaked | Listed | Started | Exited | Gone | Refused | Signalled
+Answer = Hello | Leaked | Listed | Started | Exited | Gone | LaunchRefused | Signalled
 
 
 # --- what the client itself tells -------------------------------------------------------------------------
@@ -271,4 +271,4 @@ class LauncherBack(Struct, frozen=True):
     launcher: str
 
 
-Report = Leaked | Started | Exited | Gone | Refused | Signalled | LauncherLost | LauncherStuck | LauncherBack
+Report = Leaked | Started | Exited | Gone | LaunchRefused | Signalled | LauncherLost | LauncherStuck | LauncherBack

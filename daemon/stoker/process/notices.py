@@ -14,7 +14,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from stoker.core.notice import MAX_NOTICE_BYTES
+from stoker.core.job.notice import MAX_NOTICE_BYTES
 from stoker.process.identity import read_stat
 
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7))

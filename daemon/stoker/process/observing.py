@@ -21,12 +21,12 @@ from stoker.process.tree import Member, find
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stoker.core.model import Identity
+    from stoker.core.job.model import Identity
 
 SAMPLE_S = 0.2
 
 
-class Seen(Struct, frozen=True, kw_only=True):
+class ProcessSample(Struct, frozen=True, kw_only=True):
     """One process. `cpu_percent` is of one core, over the moment of the look; None: it may not be read."""
 
     pid: int
@@ -40,7 +40,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     open_files: int | None
 
 
-def observe(instance: str, run_id: str, identity: Identity | None) -> list[Seen]:
+def observe(instance: str, run_id: str, identity: Identity | None) -> list[ProcessSample]:
     """Every process of that run, the main process first where it is left."""
     with _pinned(instance, run_id, identity) as members:
         before = {member.pid: _cpu_s(member.pid) for member in members}
@@ -69,13 +69,13 @@ def _cpu_s(pid: int) -> float:
     return 0.0
 
 
-def _look(member: Member, cpu_before_s: float, took_s: float) -> Seen | None:
+def _look(member: Member, cpu_before_s: float, took_s: float) -> ProcessSample | None:
     """None for one that has ended: what was read may be of another by then."""
     try:
         process = psutil.Process(member.pid)
         with process.oneshot():
             cpu_s = _cpu_s(member.pid)
-            seen = Seen(
+            seen = ProcessSample(
                 pid=member.pid,
                 parent=process.ppid(),
                 name=(PROC / str(member.pid) / "comm").read_text(errors="replace").strip(),

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.core.errors import CorruptRecord
-from stoker.core.model import Outcome, OutcomeKind
+from stoker.core.job.model import Outcome, OutcomeKind
 from stoker.process.messages import Exited
 from stoker.process.worker_files import NotRegular, read_regular
 

@@ -19,10 +19,10 @@ from typing import Self
 
 from msgspec import Struct
 
-from stoker.core.model import Identity
+from stoker.core.job.model import Identity
 from stoker.process import identity as identities
 from stoker.process.client import LauncherClient
-from stoker.process.identity import Marks, Verdict
+from stoker.process.identity import IdentityVerdict, Marks
 
 # A fork bomb may outrun one walk, and a process in an uninterruptible sleep dies late: SIGKILL is said again.
 KILL_AGAIN_S = 1.0
@@ -167,7 +167,7 @@ async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None
 async def await_end(identity: Identity, instance: str, run_id: str) -> None:
     """Return when that process has ended, or is proven not to be there."""
     said, pidfd = identities.prove(identity, instance, run_id)
-    if said is not Verdict.OURS or pidfd is None:
+    if said is not IdentityVerdict.OURS or pidfd is None:
         return
     try:
         await _readable(pidfd)
@@ -197,7 +197,7 @@ def find(
             _take(found, pid, partial(identities.carries, pid, instance, run_id))
     for run_id, identity in mains.items():
         said, pidfd = identities.prove(identity, instance, run_id)
-        if said is Verdict.OURS and pidfd is not None:
+        if said is IdentityVerdict.OURS and pidfd is not None:
             if identity.pid in found:
                 os.close(pidfd)
             else:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyRunning, CannotCreate
 from stoker.paths import check_length
-from stoker.store.birth import is_same_file
+from stoker.store.file_identity import is_same_file
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -22,7 +22,7 @@ from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerE
 from stoker.host.threads import start_threads
 from stoker.rpc import frames
 from stoker.rpc.streams import Streams
-from stoker.rpc.table import Kind, Later
+from stoker.rpc.table import Later, MethodKind
 from stoker.rpc.wire import MAX_FRAME_BYTES
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stoker.rpc.envelope import Request
-    from stoker.rpc.methods import Service
-    from stoker.rpc.streams import Line
+    from stoker.rpc.methods import ServiceCalls
+    from stoker.rpc.streams import Answerer
     from stoker.rpc.table import Peer
 
 MAX_IN_FLIGHT = 1024
@@ -43,7 +43,7 @@ MAX_AWAITED = 10_000  # jobs, over all waits of a connection
 class Backend:
     """What all connections share: the service, what has been begun for it, and the thread that reads long frames."""
 
-    def __init__(self, service: Service, max_streams: int) -> None:
+    def __init__(self, service: ServiceCalls, max_streams: int) -> None:
         self.service = service
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
@@ -52,7 +52,7 @@ class Backend:
 
 
 class Calls:
-    def __init__(self, line: Line, backend: Backend, peer: Peer) -> None:
+    def __init__(self, line: Answerer, backend: Backend, peer: Peer) -> None:
         self._line = line
         self._service = backend.service
         self._tasks = backend.tasks
@@ -93,9 +93,9 @@ class Calls:
             self._refuse(request, request.error)
             return
         try:
-            if request.method.kind is Kind.STREAM:
+            if request.method.kind is MethodKind.STREAM:
                 self._begin_stream(request)
-            elif request.method.kind is Kind.READ:
+            elif request.method.kind is MethodKind.READ:
                 self._hold(request)
                 self._reads.append(request)
                 self.go_on_reading()
@@ -105,7 +105,7 @@ class Calls:
             self._refuse(request, error)
 
     def _begin_call(self, request: Request) -> None:
-        if request.method.kind is Kind.WAIT:
+        if request.method.kind is MethodKind.WAIT:
             self._check_awaited(len(request.params.ids))
         result = request.method.handler(self._service, self._peer, request.params)
         if not (isinstance(result, Later) or hasattr(result, "__await__")):
@@ -113,7 +113,7 @@ class Calls:
             return
         future, render = result if isinstance(result, Later) else (self._future_of(result, request.method.kind), None)
         self._hold(request)
-        if request.method.kind is Kind.WAIT:
+        if request.method.kind is MethodKind.WAIT:
             self._awaited += len(request.params.ids)
         future.add_done_callback(partial(self._settled, request, render))
 
@@ -129,7 +129,7 @@ class Calls:
         if self._reading is not None or not self._reads or not self._line.has_room():
             return
         request = self._reads.popleft()
-        self._reading = self._future_of(self._result_of(request), Kind.READ)
+        self._reading = self._future_of(self._result_of(request), MethodKind.READ)
         self._reading.add_done_callback(partial(self._read, request))
 
     async def _result_of(self, request: Request) -> Any:
@@ -148,9 +148,9 @@ class Calls:
         opening: Any = request.method.handler(self._service, self._peer, request.params)
         self._streams.begin(request.id, request.name, opening)
 
-    def _future_of(self, result: Awaitable[Any], kind: Kind) -> asyncio.Future[Any]:
+    def _future_of(self, result: Awaitable[Any], kind: MethodKind) -> asyncio.Future[Any]:
         future = asyncio.ensure_future(result)
-        for owner in (self._tasks, self._waits) if kind is Kind.WAIT else (self._tasks,):
+        for owner in (self._tasks, self._waits) if kind is MethodKind.WAIT else (self._tasks,):
             owner.add(future)
             future.add_done_callback(owner.discard)
         return future
@@ -162,7 +162,7 @@ class Calls:
     def _settled(self, request: Request, render: Callable[[Any], object] | None, future: asyncio.Future[Any]) -> None:
         self._in_flight -= 1
         self._bytes_in_flight -= request.size
-        if request.method.kind is Kind.WAIT:
+        if request.method.kind is MethodKind.WAIT:
             self._awaited -= len(request.params.ids)
         try:
             result = future.result()
@@ -175,7 +175,7 @@ class Calls:
 
     def _answer(self, request: Request, result: object) -> None:
         frame = None if request.id is UNSET else frames.answer(request.id, result)
-        if frame and request.batch and request.method.kind is Kind.READ and not request.batch.takes(frame):
+        if frame and request.batch and request.method.kind is MethodKind.READ and not request.batch.takes(frame):
             raise AnswerTooLarge("the answers of this batch are too large", hint="send its requests one by one")
         self._put(request, frame)
 

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from typing import Any, Unpack
 
     from stoker.rpc.shapes import (
-        Change,
+        ChangeShape,
         CheckpointPage,
         JobOptions,
         JobSpec,
         NotSubmitted,
-        Standing,
+        StandingShape,
         Submitted,
         WorkflowAccepted,
     )
@@ -71,19 +71,19 @@ class Client(Conversation):
     def get(self, job: int) -> dict[str, Any]:
         return self._read("job.get", id=job)
 
-    def wait(self, *jobs: int, any_one: bool = False, timeout_s: float | None = None) -> list[Standing]:
+    def wait(self, *jobs: int, any_one: bool = False, timeout_s: float | None = None) -> list[StandingShape]:
         """Wait until all the jobs (or any one) are final or held. Raises WaitTimeout."""
         params = {"ids": jobs, "any": any_one, "timeout_ms": None if timeout_s is None else int(timeout_s * 1000)}
-        standings: list[Standing] = self.call("job.wait", params, again=True, patient=True)["jobs"]
+        standings: list[StandingShape] = self.call("job.wait", params, again=True, patient=True)["jobs"]
         return standings
 
-    def cancel(self, job: int, reason: str | None = None) -> Standing:
-        standing: Standing = self.call("job.cancel", {"id": job, "reason": reason})
+    def cancel(self, job: int, reason: str | None = None) -> StandingShape:
+        standing: StandingShape = self.call("job.cancel", {"id": job, "reason": reason})
         return standing
 
-    def retry(self, job: int, reason: str | None = None, **options: Any) -> Standing:
+    def retry(self, job: int, reason: str | None = None, **options: Any) -> StandingShape:
         """Queue a finished job again; options: yes timeout_ms deadline."""
-        standing: Standing = self.call("job.retry", {"id": job, "reason": reason, **options})
+        standing: StandingShape = self.call("job.retry", {"id": job, "reason": reason, **options})
         return standing
 
     def why(self, job: int) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Client(Conversation):
     def status(self) -> dict[str, Any]:
         return self._read("system.status")
 
-    def watch(self, after: int | None = None, job: int | None = None) -> Iterator[Change]:
+    def watch(self, after: int | None = None, job: int | None = None) -> Iterator[ChangeShape]:
         """Changes as they are committed, from behind the sequence number `after` (default: from now on)."""
         batches = self.stream("watch", {"after": after, "job": job})
         return (change for batch in batches for change in batch["changes"])

@@ -54,11 +54,11 @@ class Gate(Protocol):
     frame_timeout_s: float
     watched: Watched
 
-    def admit(self, connection: Connection, sock: socket.socket) -> Peer: ...
-    def forget(self, connection: Connection) -> None: ...
+    def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer: ...
+    def forget(self, connection: ClientConnection) -> None: ...
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """`ordinary`: it may ask for anything; one in the reserve only for what is short and brings no work."""
 
     peer: Peer

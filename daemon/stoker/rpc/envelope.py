@@ -32,7 +32,7 @@ _FIELDS = frozenset({"jsonrpc", "id", "method", "params"})
 _EXAMPLE = 'as in {"jsonrpc":"2.0","id":1,"method":"job.get","params":{"id":42}}'
 
 
-class Batch:
+class RequestBatch:
     """The answers of one array, sent together when the last is there."""
 
     __slots__ = ("_bytes", "_frames", "_open")
@@ -60,7 +60,7 @@ class Request:
 
     __slots__ = ("batch", "error", "id", "method", "name", "params", "size")
 
-    def __init__(self, request_id: RequestId | UnsetType, size: int, batch: Batch | None = None) -> None:
+    def __init__(self, request_id: RequestId | UnsetType, size: int, batch: RequestBatch | None = None) -> None:
         self.id = request_id
         self.size = size
         self.batch = batch
@@ -80,7 +80,7 @@ def requests_in(raw: bytes) -> Iterator[Request]:
     if type(value) is not list:
         yield _request(value, len(raw), None)
     elif 0 < len(value) <= MAX_BATCH:
-        batch = Batch(len(value))
+        batch = RequestBatch(len(value))
         for each in value:
             yield _request(each, len(raw) // len(value), batch)
     else:
@@ -94,7 +94,7 @@ def _refused(request_id: RequestId, error: StokerError, size: int) -> Request:
     return request
 
 
-def _request(value: Any, size: int, batch: Batch | None) -> Request:
+def _request(value: Any, size: int, batch: RequestBatch | None) -> Request:
     request = Request(id_of(value), size, batch)
     try:
         request.name, request.method, request.params = read_call(value)

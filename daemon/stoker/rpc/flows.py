@@ -1,8 +1,9 @@
-"""Reading a flow: from the JSON of a workflow to `core.flow.Flow`, or every mistake of shape at once.
+"""Reading a flow: from the JSON of a workflow to `core.workflow.definition.Flow`, or every mistake of shape at once.
 
 Owns the walk over the steps: each is read on its own, field by field once it is known to be wrong, so that a person
-hears of all mistakes in one go. Refuses the graph: `core.flow.plan` sees to needs and cycles. Invariant: what is right
-in a flow is read, whatever else is wrong, and words are found for no more mistakes than are told.
+hears of all mistakes in one go. Refuses the graph: `core.workflow.definition.plan` sees to needs and cycles.
+Invariant: what is right in a flow is read, whatever else is wrong, and words are found for no more mistakes than are
+told.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from stoker.core.errors import InvalidParams
-from stoker.core.flow import Flow, FlowRequest, Plan, StepDefaults, StepParams, plan
-from stoker.core.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.core.requests import MAX_SHOWN, Name, Params, Text, Title
+from stoker.core.workflow.definition import Flow, FlowRequest, Plan, StepDefaults, StepParams, plan
+from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.rpc.schema import read_params
 
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}\Z")

@@ -31,7 +31,7 @@ class Answer(Struct, tag_field="jsonrpc", tag="2.0"):
     result: object
 
 
-class Refusal(Struct, tag_field="jsonrpc", tag="2.0"):
+class FrameRefusal(Struct, tag_field="jsonrpc", tag="2.0"):
     id: RequestId
     error: dict[str, Any]
 
@@ -80,7 +80,7 @@ def answer(request_id: RequestId, result: object) -> bytes:
 
 
 def refusal(request_id: RequestId, error: StokerError) -> bytes:
-    return _encode(Refusal(request_id, error.to_wire()))
+    return _encode(FrameRefusal(request_id, error.to_wire()))
 
 
 def notification(method: str, params: dict[str, Any]) -> bytes:

@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from stoker.core.errors import InvalidParams, StokerError
-from stoker.core.mistakes import MAX_MISTAKES
 from stoker.core.requests import (
     ChangeFeed,
     CommandOptions,
@@ -30,6 +29,7 @@ from stoker.core.requests import (
     SubmitAnswer,
     Verb,
 )
+from stoker.core.workflow.mistakes import MAX_MISTAKES
 from stoker.rpc.schema import (
     DrainParams,
     EditParams,
@@ -51,16 +51,16 @@ from stoker.rpc.schema import (
     WatchParams,
     read_params,
 )
-from stoker.rpc.table import Kind, Later, Method, Peer, Reply, Role, Stream
-from stoker.rpc.worker_methods import WORKER_METHODS, Workers
-from stoker.rpc.workflow_methods import WORKFLOW_METHODS, Checkpoints, Workflows
+from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Role, Stream
+from stoker.rpc.worker_methods import WORKER_METHODS, WorkerCalls
+from stoker.rpc.workflow_methods import WORKFLOW_METHODS, CheckpointCalls, WorkflowCalls
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Awaitable, Sequence
 
 
-class Service(Protocol):
+class ServiceCalls(Protocol):
     """What the engine offers. Futures and awaitables fail with a StokerError, or with a bug of ours."""
 
     def submit(
@@ -95,17 +95,17 @@ class Service(Protocol):
     def reload(self) -> Awaitable[Reply]: ...
     def hung_up(self, connection: int) -> None: ...
     @property
-    def workflows(self) -> Workflows: ...
+    def workflows(self) -> WorkflowCalls: ...
     @property
-    def workers(self) -> Workers: ...
+    def workers(self) -> WorkerCalls: ...
     @property
-    def checkpoints(self) -> Checkpoints: ...
+    def checkpoints(self) -> CheckpointCalls: ...
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
 
 
-def _submit(service: Service, peer: Peer, params: JobParams) -> Later:
+def _submit(service: ServiceCalls, peer: Peer, params: JobParams) -> Later:
     return Later(service.submit([params], peer.uid, atomic=True), _only)
 
 
@@ -138,7 +138,7 @@ def _read_jobs(params: SubmitManyParams) -> JobBatch:
     return JobBatch(read, params.atomic)
 
 
-def _submit_many(service: Service, peer: Peer, batch: JobBatch) -> object:
+def _submit_many(service: ServiceCalls, peer: Peer, batch: JobBatch) -> object:
     good = [job for job in batch.jobs if isinstance(job, JobParams)]
     render = partial(_slots, batch.jobs)
     return Later(service.submit(good, peer.uid, atomic=batch.atomic), render) if good else render([])
@@ -157,15 +157,15 @@ def _slot(answer: SubmitAnswer | StokerError, index: int) -> object:
     return {"error": (answer if placed else answer.within(f"jobs[{index}]")).to_wire()}
 
 
-def _get(service: Service, _peer: Peer, params: GetParams) -> object:
+def _get(service: ServiceCalls, _peer: Peer, params: GetParams) -> object:
     return service.get(params.id, params.before, params.limit)
 
 
-def _history(service: Service, _peer: Peer, params: HistoryParams) -> object:
+def _history(service: ServiceCalls, _peer: Peer, params: HistoryParams) -> object:
     return service.history(params.id, params.after, params.limit)
 
 
-def _list(service: Service, _peer: Peer, params: ListParams) -> object:
+def _list(service: ServiceCalls, _peer: Peer, params: ListParams) -> object:
     key, _, value = (params.label or "").partition("=")
     wanted = JobFilter(
         states=params.states,
@@ -179,7 +179,7 @@ def _list(service: Service, _peer: Peer, params: ListParams) -> object:
 
 
 def _verb(verb: Verb, params: type[VerbParams] = VerbParams) -> Method[Any]:
-    def handler(service: Service, peer: Peer, sent: VerbParams) -> object:
+    def handler(service: ServiceCalls, peer: Peer, sent: VerbParams) -> object:
         options = CommandOptions(
             reason_note=sent.reason,
             yes=getattr(sent, "yes", False),
@@ -193,19 +193,19 @@ def _verb(verb: Verb, params: type[VerbParams] = VerbParams) -> Method[Any]:
     return Method(params, Role.OWNER, handler)
 
 
-def _edit(service: Service, peer: Peer, params: EditParams) -> object:
+def _edit(service: ServiceCalls, peer: Peer, params: EditParams) -> object:
     changes = JobChanges(**{name: getattr(params, name) for name in JobChanges.__struct_fields__})
     return service.edit(params.id, changes, peer.uid, params.reason)
 
 
-async def _wait(service: Service, _peer: Peer, params: WaitParams) -> Reply:
+async def _wait(service: ServiceCalls, _peer: Peer, params: WaitParams) -> Reply:
     return {"jobs": await service.wait(params.ids, any_one=params.any, timeout_ms=params.timeout_ms)}
 
 
 # --- streams ------------------------------------------------------------------------------------------------
 
 
-async def _logs(service: Service, _peer: Peer, params: LogsParams) -> Stream:
+async def _logs(service: ServiceCalls, _peer: Peer, params: LogsParams) -> Stream:
     feed = await service.logs(params.id, params.attempt, params.offset, params.tail_lines, follow=params.follow)
     return Stream({"attempt": feed.attempt}, _log_notifications(feed))
 
@@ -223,7 +223,7 @@ def _log_notification(attempt: int, chunk: LogChunk) -> Reply:
     return {**where, "data": base64.b64encode(chunk.data).decode()}
 
 
-async def _watch(service: Service, _peer: Peer, params: WatchParams) -> Stream:
+async def _watch(service: ServiceCalls, _peer: Peer, params: WatchParams) -> Stream:
     feed = await service.watch(params.after, params.job)
     return Stream({"seq": feed.seq}, _change_notifications(feed))
 
@@ -237,7 +237,7 @@ async def _change_notifications(feed: ChangeFeed) -> AsyncGenerator[Reply, None]
 # --- queues and resources -------------------------------------------------------------------------------------
 
 
-def _set_queue(service: Service, peer: Peer, params: QueueSetParams) -> object:
+def _set_queue(service: ServiceCalls, peer: Peer, params: QueueSetParams) -> object:
     settings = QueueSettings(
         name=params.name,
         queue_class=params.queue_class,
@@ -248,26 +248,29 @@ def _set_queue(service: Service, peer: Peer, params: QueueSetParams) -> object:
     return service.set_queue(settings, peer.uid, params.reason)
 
 
-def _pause(service: Service, peer: Peer, params: QueueParams) -> object:
+def _pause(service: ServiceCalls, peer: Peer, params: QueueParams) -> object:
     return service.pause_queue(params.name, peer.uid, params.reason, paused=True)
 
 
-def _resume(service: Service, peer: Peer, params: QueueParams) -> object:
+def _resume(service: ServiceCalls, peer: Peer, params: QueueParams) -> object:
     return service.pause_queue(params.name, peer.uid, params.reason, paused=False)
 
 
-def _set_resource(service: Service, peer: Peer, params: ResourceSetParams) -> object:
+def _set_resource(service: ServiceCalls, peer: Peer, params: ResourceSetParams) -> object:
     return service.set_resource(params.name, params.capacity, peer.uid, params.reason)
 
 
 METHODS: dict[str, Method[Any]] = {
     "job.submit": Method(JobParams, Role.OWNER, _submit, brings_work=True),
     "job.submit_many": Method(SubmitManyParams, Role.OWNER, _submit_many, brings_work=True, reader=_read_jobs),
-    "job.get": Method(GetParams, Role.OWNER, _get, Kind.READ),
+    "job.get": Method(GetParams, Role.OWNER, _get, MethodKind.READ),
     "job.find": Method(
-        FindParams, Role.OWNER, lambda service, peer, sent: service.find(peer.uid, sent.idempotency_key), Kind.READ
+        FindParams,
+        Role.OWNER,
+        lambda service, peer, sent: service.find(peer.uid, sent.idempotency_key),
+        MethodKind.READ,
     ),
-    "job.list": Method(ListParams, Role.OWNER, _list, Kind.READ),
+    "job.list": Method(ListParams, Role.OWNER, _list, MethodKind.READ),
     "job.edit": Method(EditParams, Role.OWNER, _edit),
     "job.cancel": _verb(Verb.CANCEL),
     "job.retry": _verb(Verb.RETRY, RetryParams),
@@ -275,10 +278,10 @@ METHODS: dict[str, Method[Any]] = {
     "job.hold": _verb(Verb.HOLD),
     "job.release": _verb(Verb.RELEASE),
     "job.restart": _verb(Verb.RESTART, RestartParams),
-    "job.wait": Method(WaitParams, Role.OWNER, _wait, Kind.WAIT),
-    "job.logs": Method(LogsParams, Role.OWNER, _logs, Kind.STREAM),
-    "job.why": Method(JobParam, Role.OWNER, lambda service, _, job: service.why(job.id), Kind.READ),
-    "job.history": Method(HistoryParams, Role.OWNER, _history, Kind.READ),
+    "job.wait": Method(WaitParams, Role.OWNER, _wait, MethodKind.WAIT),
+    "job.logs": Method(LogsParams, Role.OWNER, _logs, MethodKind.STREAM),
+    "job.why": Method(JobParam, Role.OWNER, lambda service, _, job: service.why(job.id), MethodKind.READ),
+    "job.history": Method(HistoryParams, Role.OWNER, _history, MethodKind.READ),
     "queue.list": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.queues()),
     "queue.set": Method(QueueSetParams, Role.OPERATOR, _set_queue),
     "queue.pause": Method(QueueParams, Role.OPERATOR, _pause),
@@ -289,7 +292,7 @@ METHODS: dict[str, Method[Any]] = {
     "system.health": Method(NoParams, Role.OWNER, lambda service, _peer, _none: service.health()),
     "system.reload": Method(NoParams, Role.ADMIN, lambda service, _peer, _none: service.reload()),
     "system.drain": Method(DrainParams, Role.ADMIN, lambda service, _, params: service.drain(stop=params.stop)),
-    "watch": Method(WatchParams, Role.OWNER, _watch, Kind.STREAM),
+    "watch": Method(WatchParams, Role.OWNER, _watch, MethodKind.STREAM),
     **WORKFLOW_METHODS,
     **WORKER_METHODS,
 }

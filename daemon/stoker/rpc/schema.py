@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from stoker.core.errors import InvalidParams
-from stoker.core.model import NeedOn, QueueClass, State
+from stoker.core.job.model import NeedOn, QueueClass, State
 from stoker.core.requests import (
     Bound,
     Budget,
@@ -28,8 +28,8 @@ from stoker.core.requests import (
     Params,
     Title,
 )
-from stoker.core.workflow import Again, WorkflowState
-from stoker.rpc.complaints import complaint, in_short, moved
+from stoker.core.workflow.state import Again, WorkflowState
+from stoker.rpc.param_errors import complaint, in_short, moved
 
 MAX_JOBS = 10_000
 P = TypeVar("P", bound=Params)

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 from stoker.core.errors import PermissionDenied, StokerError
 from stoker.rpc.calls import Backend
 from stoker.rpc.capacity import RESERVE, Capacity
-from stoker.rpc.connection import Connection, Watched
+from stoker.rpc.connection import ClientConnection, Watched
 from stoker.rpc.table import Peer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
-    from stoker.rpc.methods import Service
+    from stoker.rpc.methods import ServiceCalls
 
 BACKLOG = 1024
 STOP_S = 2.0
@@ -38,7 +38,7 @@ _CREDENTIALS = struct.Struct("=iII")  # struct ucred
 class Server:
     def __init__(
         self,
-        service: Service,
+        service: ServiceCalls,
         listener: socket.socket,
         *,
         max_connections: int = 8192,
@@ -52,7 +52,7 @@ class Server:
         self.backend = Backend(service, max_streams=self.capacity.most)
         self._listener = listener
         self._listening: asyncio.Server | None = None
-        self._connections: dict[Connection, Peer] = {}
+        self._connections: dict[ClientConnection, Peer] = {}
         self._numbers = count(1)
         self._refusals = 0
         self._next_refusal_line = 0.0
@@ -61,7 +61,9 @@ class Server:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_unix_server(lambda: Connection(self), sock=self._listener, backlog=BACKLOG)
+        self._listening = await loop.create_unix_server(
+            lambda: ClientConnection(self), sock=self._listener, backlog=BACKLOG
+        )
 
     async def move(self, listener: socket.socket) -> None:
         """Accept on another socket from now on; open connections go on."""
@@ -89,7 +91,7 @@ class Server:
     def connections(self) -> int:
         return len(self._connections)
 
-    def admit(self, connection: Connection, sock: socket.socket) -> Peer:
+    def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer:
         """Who is at the other end; raises if they may not come in."""
         pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         peer = Peer(uid, gid, pid, next(self._numbers))
@@ -104,7 +106,7 @@ class Server:
         self._empty.clear()
         return peer
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         peer = self._connections.pop(connection)
         self.capacity.leave(peer.uid, ordinary=connection.ordinary)
         self.backend.service.hung_up(peer.connection)

@@ -15,12 +15,12 @@ State = Literal[
 WorkflowState = Literal["running", "paused", "succeeded", "failed", "cancelled", "rolling_back"]
 
 
-class Need(TypedDict, total=False):
+class NeedShape(TypedDict, total=False):
     job: int
     on: Literal["ok", "failed", "any"]
 
 
-class Limits(TypedDict, total=False):
+class LimitsShape(TypedDict, total=False):
     memory_bytes: int
     cpu_seconds: int
     processes: int
@@ -63,12 +63,12 @@ class JobOptions(TypedDict, total=False):
     unresponsive_warn_ms: int
     unresponsive_kill_ms: int
     run_at: int | None
-    needs: list[int | Need]
+    needs: list[int | NeedShape]
     on_orphan: Literal["fail", "requeue", "hold"]
     max_orphanings: int
     survive: bool
     resources: dict[str, int]
-    limits: Limits
+    limits: LimitsShape
     nice: int
     umask: int | None
     max_log_bytes: int
@@ -104,7 +104,7 @@ class NotSubmitted(TypedDict):
     error: Failure
 
 
-class Standing(TypedDict, total=False):
+class StandingShape(TypedDict, total=False):
     """Where a job stands; `exit_code` or `signal` once it ended that way; `taken_up`: what runs again with it."""
 
     id: int
@@ -117,7 +117,7 @@ class Standing(TypedDict, total=False):
     taken_up: list[int]
 
 
-class Change(TypedDict, total=False):
+class ChangeShape(TypedDict, total=False):
     seq: int
     at: int
     kind: str

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_STREAMS = 16
 
 
-class Line(Protocol):
+class Answerer(Protocol):
     """A connection, as far as whoever answers needs to know it."""
 
     def send(self, frame: bytes) -> None: ...
@@ -39,7 +39,7 @@ class Line(Protocol):
 class Streams:
     def __init__(
         self,
-        line: Line,
+        line: Answerer,
         everywhere: set[asyncio.Task[None]],
         most: int,
         told: Callable[[str, Exception], StokerError],

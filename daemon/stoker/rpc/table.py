@@ -36,7 +36,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class Kind(StrEnum):
+class MethodKind(StrEnum):
     """How long an answer may take, and how large it may be. All but a call end with their client.
 
     A read only looks, and its answer may be large: a connection gets one at a time. A wait says `ids`.
@@ -72,11 +72,11 @@ class Method(Struct, Generic[P], frozen=True):
     params: type[P]
     role: Role
     handler: Callable[[Any, Peer, Any], object]
-    kind: Kind = Kind.CALL
+    kind: MethodKind = MethodKind.CALL
     brings_work: bool = False
     reader: Callable[[P], object] | None = None
 
     @property
     def lasts(self) -> bool:
         """Whether it needs an ordinary connection: the reserve is for what is short, and not for new work."""
-        return self.brings_work or self.kind in (Kind.WAIT, Kind.STREAM)
+        return self.brings_work or self.kind in (MethodKind.WAIT, MethodKind.STREAM)

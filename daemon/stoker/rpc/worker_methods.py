@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stoker.rpc.schema import JobParam, WorkerParams
-from stoker.rpc.table import Kind, Method, Role
+from stoker.rpc.table import Method, MethodKind, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stoker.rpc.table import Reply
 
 
-class Workers(Protocol):
+class WorkerCalls(Protocol):
     """What the engine offers about workers."""
 
     def get(self, job_id: int) -> Awaitable[Reply]: ...
@@ -25,9 +25,9 @@ class Workers(Protocol):
 
 WORKER_METHODS: dict[str, Method[Any]] = {
     "worker.get": Method(
-        WorkerParams, Role.OWNER, lambda service, _, params: service.workers.get(params.job), Kind.READ
+        WorkerParams, Role.OWNER, lambda service, _, params: service.workers.get(params.job), MethodKind.READ
     ),
     "job.environment": Method(
-        JobParam, Role.OWNER, lambda service, _, job: service.workers.environment(job.id), Kind.READ
+        JobParam, Role.OWNER, lambda service, _, job: service.workers.environment(job.id), MethodKind.READ
     ),
 }

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from stoker.core.limits import Bounds
-from stoker.core.model import Attempt, Identity, Outcome, OutcomeKind, StopReason
+from stoker.core.job.limits import Bounds
+from stoker.core.job.model import Attempt, Identity, Outcome, OutcomeKind, StopReason
 
 COLUMNS = (
     "run_id, job_id, ordinal, launcher, created_at, pid, start_ticks, boot_id, pid_namespace, pidfs_inode, cgroup, "

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from stoker.core.model import Change
+from stoker.core.job.model import Change
 
 GENESIS = bytes(32)
 

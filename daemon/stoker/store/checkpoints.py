@@ -1,7 +1,7 @@
 """Rows of `checkpoints`: chains that only grow.
 
-Owns how a checkpoint lies in columns and the few ways in which chains are read. Refuses to verify: `core.checkpoint`
-does, where the data is used. Invariant: what is read back is byte for byte what was stored.
+Owns how a checkpoint lies in columns and the few ways in which chains are read. Refuses to verify:
+`core.workflow.checkpoint` does, where the data is used. Invariant: what is read back is byte for byte what was stored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from stoker.core.checkpoint import Checkpoint, Head, Kind
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, Head
 
 COLUMNS = "id, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum"
 INSERT = f"INSERT INTO checkpoints ({COLUMNS}) VALUES ({', '.join('?' * 15)})"  # noqa: S608 - constants only
@@ -72,8 +72,9 @@ def from_row(row: Sequence[Any]) -> Checkpoint:
         ident, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum,
     ) = row  # fmt: skip
     return Checkpoint(
-        id=ident, chain=chain, seq=seq, parent=parent, kind=Kind(kind), job_id=job_id, step=step, run_id=run_id,
-        status=status, version=version, at=at, encoding=encoding, size=size, data=data, checksum=checksum,
+        id=ident, chain=chain, seq=seq, parent=parent, kind=CheckpointKind(kind), job_id=job_id, step=step,
+        run_id=run_id, status=status, version=version, at=at, encoding=encoding, size=size, data=data,
+        checksum=checksum,
     )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def step_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[in
     """The newest end of each of these jobs, if it left one."""
     found = {}
     for job_id in job_ids:
-        row = connection.execute(LAST_OF_KIND, (job_id, Kind.STEP.value)).fetchone()
+        row = connection.execute(LAST_OF_KIND, (job_id, CheckpointKind.STEP.value)).fetchone()
         if row is not None:
             found[job_id] = from_row(row)
     return found

@@ -18,7 +18,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from stoker.core.errors import DiskFull, StateRefused, StorageFailed
-from stoker.store.room import is_full
+from stoker.store.reserve import is_full
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
-from stoker.store.birth import is_same_file, mark_of
+from stoker.store.file_identity import is_same_file, mark_of
 
 PRIVATE = 0o077
 HOLDER_BYTES = 4_096

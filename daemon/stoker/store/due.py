@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from stoker.core.clock import Now
 
-# `blocked` in core/lifecycle.py says the same of one job: nothing else may hold it back.
+# `blocked` in core/job/lifecycle.py says the same of one job: nothing else may hold it back.
 DUE_WAKE = """
 SELECT id FROM jobs WHERE state = 'waiting' AND wake_at IS NOT NULL AND wake_at <= :steady
     AND needs_open = 0 AND (run_at IS NULL OR run_at <= :wall) LIMIT :limit

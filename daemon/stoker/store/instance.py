@@ -43,7 +43,7 @@ def ids(connection: sqlite3.Connection) -> set[str]:
 def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace: int) -> Instance:
     """Begin a new life of the daemon on this database: the epoch grows by one, durably, before anything else.
 
-    `lock`: which file the directory's lock is (store/birth.py). `pid_namespace`: its inode.
+    `lock`: which file the directory's lock is (store/file_identity.py). `pid_namespace`: its inode.
     """
     known = meta(connection)
     copied = known.get("lock_mark", lock) != lock

@@ -17,13 +17,13 @@ import msgspec
 from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import fields
 
-from stoker.core.limits import Limits
-from stoker.core.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
+from stoker.core.job.limits import Limits
+from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
 from stoker.core.raw_bytes import AnyText
 from stoker.core.requests import JobStanding
 
 
-class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SpecRemainder(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The columns' remainder of a Spec. These defaults are part of the file format: they never change."""
 
     stdin: str | None = None
@@ -50,9 +50,9 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
 
 
-_POLICY_FIELDS = Policy.__struct_fields__
+_POLICY_FIELDS = SpecRemainder.__struct_fields__
 _encode = msgspec.json.Encoder().encode
-_policy = msgspec.json.Decoder(Policy).decode
+_policy = msgspec.json.Decoder(SpecRemainder).decode
 _args = msgspec.json.Decoder(tuple[AnyText, ...]).decode
 _env = msgspec.json.Decoder(dict[str, AnyText]).decode
 _text = msgspec.json.Decoder(AnyText).decode
@@ -163,7 +163,7 @@ def _later_fields(kind: type[Spec]) -> list[tuple[str, object]]:
 
 
 def _policy_of(spec: Spec) -> str:
-    return _encode(Policy(**{name: getattr(spec, name) for name in _POLICY_FIELDS})).decode()
+    return _encode(SpecRemainder(**{name: getattr(spec, name) for name in _POLICY_FIELDS})).decode()
 
 
 def spec_row(job: Job) -> tuple[Any, ...]:

@@ -11,14 +11,14 @@ from collections.abc import Collection, Container, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from stoker.core.checkpoint import Head
 from stoker.core.clock import Now
-from stoker.core.model import Job
+from stoker.core.job.model import Job
+from stoker.core.workflow.checkpoint import Head
 from stoker.store import attempts, checkpoints, workflows
 from stoker.store import jobs as job_rows
 from stoker.store.due import Due, due
 from stoker.store.jobs import Dependent, Keyed
-from stoker.store.workflows import Found
+from stoker.store.workflows import StoredWorkflow
 
 # Of one turn: each becomes a step, and a turn is to be short.
 DUE_LIMIT = 500
@@ -64,7 +64,7 @@ class Loaded(Struct):
     known_runs: set[str] = field(default_factory=set)
     lanes: dict[tuple[str, str | None], list[Job]] = field(default_factory=dict)
     due: Due = Due()
-    flows: list[Found] = field(default_factory=list)
+    flows: list[StoredWorkflow] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
 
 

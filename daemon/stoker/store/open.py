@@ -21,7 +21,7 @@ from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.instance import Instance
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.reader import Reader
-from stoker.store.room import Room
+from stoker.store.reserve import Reserve
 from stoker.store.snapshot import Snapshot
 from stoker.store.writer import Writer
 
@@ -92,7 +92,7 @@ def _sync(directory: StateDirectory) -> None:
 
 
 async def _writer(directory: StateDirectory, database: Database, found: Snapshot, reserve_bytes: int) -> Writer:
-    writer = Writer(database, found.head, Room(directory.reserve, reserve_bytes))
+    writer = Writer(database, found.head, Reserve(directory.reserve, reserve_bytes))
     try:
         writer.keep_reserve()
     except OSError as error:

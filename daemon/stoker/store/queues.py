@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from stoker.core.model import Queue, QueueClass, Resource
+from stoker.core.job.model import Queue, QueueClass, Resource
 
 UPSERT_QUEUE = """
 INSERT INTO queues (name, class, max_running, max_queued, paused, defaults) VALUES (?, ?, ?, ?, ?, ?)

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from msgspec import Struct
 
 from stoker.core.errors import StorageFailed
-from stoker.core.model import Job
+from stoker.core.job.model import Job
 from stoker.core.requests import JobFilter
 from stoker.store import jobs
 from stoker.store.database import Database

@@ -10,11 +10,11 @@ import sqlite3
 
 from msgspec import Struct
 
-from stoker.core.checkpoint import Head
 from stoker.core.errors import CorruptRecord
-from stoker.core.model import Attempt, Job, Queue, Resource
+from stoker.core.job.model import Attempt, Job, Queue, Resource
+from stoker.core.workflow.checkpoint import Head
 from stoker.store import attempts, changes, checkpoints, jobs, queues, workflows
-from stoker.store.workflows import Found
+from stoker.store.workflows import StoredWorkflow
 
 
 class Snapshot(Struct, frozen=True):
@@ -26,7 +26,7 @@ class Snapshot(Struct, frozen=True):
     counts: list[tuple[str, str, str | None, int]]
     needed: set[int]
     untold: list[int]
-    flows: list[Found]
+    flows: list[StoredWorkflow]
     chain_heads: dict[str, Head]
     last_workflow: int
     last_checkpoint: int

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from stoker.core.model import Reason, State
-from stoker.core.workflow import Intent, Workflow, WorkflowState
+from stoker.core.job.model import Reason, State
+from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.store import attempts
 
 COLUMNS = "id, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at"
@@ -39,7 +39,7 @@ SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
 """  # noqa: S608 - constants only
 
 
-class Standing(Struct, frozen=True):
+class StepStanding(Struct, frozen=True):
     """Where the job of one step stands."""
 
     job_id: int
@@ -51,11 +51,11 @@ class Standing(Struct, frozen=True):
     floor: int = 0
 
 
-class Found(Struct, frozen=True):
+class StoredWorkflow(Struct, frozen=True):
     """A workflow with all its steps. `outputs`: what jobs handed on, where a step asks to be verified by it."""
 
     workflow: Workflow
-    steps: tuple[Standing, ...]
+    steps: tuple[StepStanding, ...]
     outputs: dict[int, str] = {}
 
 
@@ -83,12 +83,12 @@ def from_row(row: Sequence[Any]) -> Workflow:
     )  # fmt: skip
 
 
-def live(connection: sqlite3.Connection) -> list[Found]:
+def live(connection: sqlite3.Connection) -> list[StoredWorkflow]:
     """Every workflow that has not ended."""
     return _with_steps(connection, [from_row(row) for row in connection.execute(LIVE)])
 
 
-def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Found]:
+def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[StoredWorkflow]:
     """The workflows among `ids` that exist."""
     rows = connection.execute(BY_IDS, (_ids(ids),))
     return _with_steps(connection, [from_row(row) for row in rows])
@@ -106,26 +106,26 @@ def failed(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
 
 def page(
     connection: sqlite3.Connection, before: int | None, states: Collection[WorkflowState], limit: int
-) -> list[Found]:
+) -> list[StoredWorkflow]:
     """Workflows newest first, from below `before`. Empty `states` means all."""
     wanted = msgspec.json.encode([state.value for state in states]).decode()
     return _with_steps(connection, [from_row(row) for row in connection.execute(PAGE, (before, wanted, limit))])
 
 
-def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[Found]:
-    steps: dict[int, list[Standing]] = {workflow.id: [] for workflow in workflows}
+def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[StoredWorkflow]:
+    steps: dict[int, list[StepStanding]] = {workflow.id: [] for workflow in workflows}
     for workflow_id, job_id, step, state, reason, failures, tries, floor in (
         connection.execute(STEPS, (_ids(steps),)) if steps else ()
     ):
         known = None if reason is None else Reason(reason)
-        steps[workflow_id].append(Standing(job_id, step, State(state), known, failures, tries, floor))
+        steps[workflow_id].append(StepStanding(job_id, step, State(state), known, failures, tries, floor))
     return [
-        Found(workflow, tuple(steps[workflow.id]), _outputs(connection, workflow, steps[workflow.id]))
+        StoredWorkflow(workflow, tuple(steps[workflow.id]), _outputs(connection, workflow, steps[workflow.id]))
         for workflow in workflows
     ]
 
 
-def _outputs(connection: sqlite3.Connection, workflow: Workflow, steps: Iterable[Standing]) -> dict[int, str]:
+def _outputs(connection: sqlite3.Connection, workflow: Workflow, steps: Iterable[StepStanding]) -> dict[int, str]:
     """Read only where it may be asked for: outputs can be large, and most workflows do not verify."""
     verifies = '"verify":true' in workflow.flow
     return attempts.outputs(connection, [one.job_id for one in steps]) if verifies else {}

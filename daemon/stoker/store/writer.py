@@ -16,13 +16,13 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from msgspec import Struct, field
 
-from stoker.core.checkpoint import Checkpoint
 from stoker.core.errors import DiskFull, StorageFailed
-from stoker.core.model import Attempt, Change, Job, Queue, Resource
-from stoker.core.workflow import Workflow
+from stoker.core.job.model import Attempt, Change, Job, Queue, Resource
+from stoker.core.workflow.checkpoint import Checkpoint
+from stoker.core.workflow.state import Workflow
 from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, upkeep, workflows
 from stoker.store.database import Database
-from stoker.store.room import Room, is_full
+from stoker.store.reserve import Reserve, is_full
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,7 +135,7 @@ def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
 class Writer:
     """Turns batches into commits, one at a time. `full`: a commit found no room; `waiting`: one waits for it now."""
 
-    def __init__(self, database: Database, head: bytes, room: Room) -> None:
+    def __init__(self, database: Database, head: bytes, room: Reserve) -> None:
         self._database = database
         self._head = head
         self._room = room

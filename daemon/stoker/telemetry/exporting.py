@@ -30,9 +30,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from stoker.core.model import OutcomeKind, State
+from stoker.core.job.model import OutcomeKind, State
+from stoker.core.job.verdict import failed_by_itself
 from stoker.core.trace import TraceParent, attempt_span_id, derived_span_id, make_traceparent
-from stoker.core.verdict import failed_by_itself
 from stoker.telemetry import otel
 from stoker.telemetry.otel import Telemetry
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from stoker.core.model import Attempt, Job, Outcome
+    from stoker.core.job.model import Attempt, Job, Outcome
     from stoker.core.throttle import Gauge
 
 CLOSING_S: Final = 2.0

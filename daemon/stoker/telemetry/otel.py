@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from stoker.config import Config
-    from stoker.core.model import Attempt, Job
+    from stoker.core.job.model import Attempt, Job
     from stoker.core.throttle import Gauge
 
 SERVICE_NAME: Final = "stoker"

@@ -1,0 +1,222 @@
+"""Drawings of a graph of steps: Mermaid, DOT, SVG.
+
+Owns what a node is to a drawing, its colour by state, and the escaping of each dialect: a name is text wherever it
+stands, whatever it contains. Refuses to lay out for the two that do it themselves. Pure.
+"""
+
+from __future__ import annotations
+
+from stoker.cli.kit.render import visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SIGNS = {
+    "waiting": "·", "queued": "○", "running": "▶", "held": "‖", "succeeded": "✓", "failed": "✗", "cancelled": "⊘",
+    "expired": "✗", "superseded": "»", "skipped": "↷",
+}  # fmt: skip
+# Fill and border; readable on white, and told apart also without colours by the word in the node.
+COLOURS = {
+    "waiting": ("#f3f4f6", "#9ca3af"), "queued": ("#e5e7eb", "#6b7280"), "running": ("#cffafe", "#0891b2"),
+    "held": ("#fef3c7", "#d97706"), "succeeded": ("#dcfce7", "#16a34a"), "failed": ("#fee2e2", "#dc2626"),
+    "cancelled": ("#fef9c3", "#ca8a04"), "expired": ("#ffe4e6", "#be123c"), "superseded": ("#ede9fe", "#7c3aed"),
+    "skipped": ("#f5f5f4", "#a8a29e"),
+}  # fmt: skip
+PLAIN = ("#ffffff", "#6b7280")
+# Of the SVG, in pixels.
+CHAR, FONT, PAD, ROW, BOX, GAP, TOP, MARGIN = 7.3, 12, 10, 46, 32, 70, 40, 20
+MOST_CHARS = 40
+
+
+class Node:
+    """A step, or the `count` steps that one `each` made; `states` says how many of those are in each."""
+
+    __slots__ = ("count", "critical", "name", "needs", "state", "states")
+
+    def __init__(
+        self,
+        name: str,
+        needs: list[tuple[str, str]],
+        state: str | None,
+        *,
+        critical: bool = True,
+        count: int = 1,
+        states: dict[str, int] | None = None,
+    ) -> None:
+        self.name = name
+        self.needs = needs
+        self.state = state
+        self.critical = critical
+        self.count = count
+        self.states = states or {}
+
+    @property
+    def label(self) -> str:
+        """`compile x12`, `notify (may fail)`."""
+        times = f" x{self.count}" if self.count > 1 else ""
+        return f"{self.name}{times}{'' if self.critical else ' (may fail)'}"
+
+    @property
+    def standing(self) -> str:
+        """`running`, or of several `9 succeeded, 3 running`."""
+        if len(self.states) > 1:
+            return ", ".join(f"{count} {state}" for state, count in self.states.items())
+        return self.state or ""
+
+
+def sign(state: str | None) -> str:
+    return SIGNS.get(state or "", "•")
+
+
+# --- Mermaid ------------------------------------------------------------------------------------------------
+
+_MERMAID = {ord(char): f"#{ord(char)};" for char in '"#<>&;`\\'}
+
+
+def mermaid(title: str, layers: Sequence[Sequence[Node]]) -> str:
+    ids = _ids(layers)
+    lines = [f"%% {visible(title)}", "flowchart LR"]
+    lines += [f'    {ids[node.name]}["{_label(node).translate(_MERMAID)}"]{_class(node)}' for node in _nodes(layers)]
+    for need, on, node in _edges(layers):
+        arrow = "-->" if on == "ok" else f"-. {on} .->"
+        lines.append(f"    {ids[need]} {arrow} {ids[node.name]}")
+    used = sorted({node.state for node in _nodes(layers) if node.state in COLOURS})
+    lines += [
+        f"    classDef {state} fill:{COLOURS[state][0]},stroke:{COLOURS[state][1]},color:#111827" for state in used
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _class(node: Node) -> str:
+    return f":::{node.state}" if node.state in COLOURS else ""
+
+
+# --- DOT ----------------------------------------------------------------------------------------------------
+
+
+def dot(title: str, layers: Sequence[Sequence[Node]]) -> str:
+    ids = _ids(layers)
+    lines = [
+        f"digraph {_quoted(title)} {{",
+        "    rankdir=LR;",
+        '    node [shape=box, style="rounded,filled", fontname="sans-serif"];',
+    ]
+    for node in _nodes(layers):
+        fill, border = COLOURS.get(node.state or "", PLAIN)
+        lines.append(f'    {ids[node.name]} [label={_quoted(_label(node))}, fillcolor="{fill}", color="{border}"];')
+    for need, on, node in _edges(layers):
+        style = "" if on == "ok" else f' [label={_quoted(on)}, style="dashed"]'
+        lines.append(f"    {ids[need]} -> {ids[node.name]}{style};")
+    return "\n".join([*lines, "}", ""])
+
+
+def _quoted(text: str) -> str:
+    escaped = visible(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+# --- SVG ----------------------------------------------------------------------------------------------------
+
+_XML = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;", 0xFFFE: "", 0xFFFF: ""}
+
+_STYLE = f'font-family="monospace" font-size="{FONT}"'
+_TIP = (
+    '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<path d="M0 0 8 4 0 8z" fill="#6b7280"/></marker></defs>'
+)
+
+
+def svg(title: str, layers: Sequence[Sequence[Node]]) -> str:
+    """Layers from left to right; an edge leaves a box at its right and enters at the left."""
+    places, width, height = _laid_out(layers)
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" {_STYLE}>',
+        f"<title>{_xml(title)}</title>",
+        _TIP,
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{MARGIN}" y="24" font-weight="bold">{_xml(title)}</text>',
+        '<g fill="none" stroke="#6b7280" marker-end="url(#tip)">',
+        *(_curve(places[need], places[node.name], on) for need, on, node in _edges(layers)),
+        "</g>",
+        *(_box(node, places[node.name]) for node in _nodes(layers)),
+        "</svg>",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+Place = tuple[float, float, float]  # left, middle, width of a box
+
+
+def _laid_out(layers: Sequence[Sequence[Node]]) -> tuple[dict[str, Place], int, int]:
+    tallest = max(map(len, layers), default=1)
+    places: dict[str, Place] = {}
+    left = float(MARGIN)
+    for layer in layers:
+        box = max((min(MOST_CHARS, len(_label(node))) for node in layer), default=1) * CHAR + 2 * PAD
+        first = TOP + (tallest - len(layer)) * ROW / 2 + ROW / 2
+        for row, node in enumerate(layer):
+            places[node.name] = (left, first + row * ROW, box)
+        left += box + GAP
+    return places, round(left - GAP + MARGIN), TOP + tallest * ROW + MARGIN
+
+
+def _curve(start: Place, end: Place, on: str) -> str:
+    path = _way(start[0] + start[2], start[1], end[0], end[1])
+    if on == "ok":
+        return f'<path d="{path}"/>'
+    return f'<path d="{path}" stroke-dasharray="5 3"><title>{_xml(on)}</title></path>'
+
+
+def _way(x1: float, y1: float, x2: float, y2: float) -> str:
+    """To the next layer in one bend; over other layers through the lane between two rows, not behind their boxes."""
+    bend = GAP / 2
+    if x2 - x1 <= GAP + 1:
+        return f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    lane, leave, arrive = y1 + (ROW if y2 > y1 else -ROW) / 2, x1 + GAP, x2 - GAP
+    return (
+        f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {leave - bend:.1f} {lane:.1f} {leave:.1f} {lane:.1f}"
+        f"H{arrive:.1f}C{arrive + bend:.1f} {lane:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    )
+
+
+def _box(node: Node, place: Place) -> str:
+    left, middle, width = place
+    fill, border = COLOURS.get(node.state or "", PLAIN)
+    label = _label(node)
+    shown = label if len(label) <= MOST_CHARS else label[: MOST_CHARS - 1] + "…"
+    return (
+        f'<g><title>{_xml(label)}</title><rect x="{left:.1f}" y="{middle - BOX / 2:.1f}" width="{width:.1f}"'
+        f' height="{BOX}" rx="6" fill="{fill}" stroke="{border}"/>'
+        f'<text x="{left + width / 2:.1f}" y="{middle + FONT / 3:.1f}" text-anchor="middle">{_xml(shown)}</text></g>'
+    )
+
+
+def _xml(text: str) -> str:
+    return visible(text).translate(_XML)
+
+
+# --- all of them --------------------------------------------------------------------------------------------
+
+
+def _nodes(layers: Sequence[Sequence[Node]]) -> Iterator[Node]:
+    for layer in layers:
+        yield from layer
+
+
+def _edges(layers: Sequence[Sequence[Node]]) -> Iterator[tuple[str, str, Node]]:
+    return ((need, on, node) for node in _nodes(layers) for need, on in node.needs)
+
+
+def _ids(layers: Sequence[Sequence[Node]]) -> dict[str, str]:
+    """Names that every dialect takes: `s0`, `s1`; what a step is called stands in its label."""
+    return {node.name: f"s{number}" for number, node in enumerate(_nodes(layers))}
+
+
+def _label(node: Node) -> str:
+    return visible(f"{sign(node.state)} {node.label}" if node.state else node.label)
+
+
+DRAWINGS = {"mermaid": mermaid, "dot": dot, "svg": svg}

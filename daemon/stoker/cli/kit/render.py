@@ -1,0 +1,352 @@
+"""The one place that prints: lines, tables, JSON, logs, errors, and how times and sizes read.
+
+Owns stdout and stderr. Refuses to let anything a job or a client named reach a terminal unfiltered: control
+characters, C1 codes and direction overrides become visible text; a log may colour its text and rewrite its line
+(terminal_text.py). Bytes of logs pass untouched where stdout is no terminal. Colours only on a terminal, and never with
+NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from stoker.core.errors import CannotCreate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Self, TextIO
+
+    from stoker.cli.kit.terminal_text import TerminalText
+    from stoker.core.errors import StokerError
+
+RED, GREEN, YELLOW, CYAN, DIM, BOLD = "31", "32", "33", "36", "2", "1"
+STATE_COLOURS = {
+    "running": CYAN,
+    "succeeded": GREEN,
+    "failed": RED,
+    "expired": RED,
+    "cancelled": YELLOW,
+    "held": YELLOW,
+    "paused": YELLOW,
+    "throttled": YELLOW,
+    "waiting": DIM,
+}
+CLEAR_LINE = "\r\x1b[K"
+HOME_AND_CLEAR = "\x1b[H\x1b[J"
+# The alternate screen, no cursor, no wrapping of long lines; and back.
+TAKE_SCREEN = "\x1b[?1049h\x1b[?25l\x1b[?7l"
+GIVE_SCREEN_BACK = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+WIDTH_OF_A_PIPE = 1 << 16
+
+_tables: dict[str, dict[int, str]] = {}
+_mid_line = False  # the last byte on stdout was no newline
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def coloured() -> bool:
+    return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines; endless columns where nobody looks."""
+    try:
+        size = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return WIDTH_OF_A_PIPE, WIDTH_OF_A_PIPE
+    return size.columns or 80, size.lines or 24
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """`text` with nothing in it that moves a cursor, hides or reorders. `keep`: control characters let through."""
+    if text.isascii() and text.isprintable():
+        return text
+    return text.translate(_stand_ins(keep))
+
+
+def _stand_ins(keep: str) -> dict[int, str]:
+    if keep not in _tables:
+        # Direction marks and overrides, line and paragraph separators, lone surrogates.
+        hidden = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+        table = {code: f"\\u{code:04x}" for code in hidden}
+        table.update({code: f"\\x{code:02x}" for code in range(0x80, 0xA0)})
+        table.update({code: f"^{chr(code ^ 64)}" for code in (*range(32), 127) if chr(code) not in keep})
+        _tables[keep] = table
+    return _tables[keep]
+
+
+def paint(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if colour and coloured() else text
+
+
+def when(at_ms: int | None) -> str:
+    """UTC milliseconds as local time."""
+    if at_ms is None:
+        return "-"
+    import time  # noqa: PLC0415 - submit shows no times
+
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1_000))
+
+
+def span(duration_ms: float | None) -> str:
+    """`12.0s`, `3m12s`; `-` where there is none."""
+    from stoker.core import units  # noqa: PLC0415 - submit shows no durations
+
+    return "-" if duration_ms is None else units.span(duration_ms)
+
+
+def size(count: float | None) -> str:
+    """Bytes in powers of 1024: `812B`, `64.0M`."""
+    if count is None:
+        return "-"
+    from stoker.core import units  # noqa: PLC0415 - submit shows no sizes
+
+    return units.volume(count)
+
+
+# --- stdout -----------------------------------------------------------------------------------------------
+
+
+def line(text: object = "") -> None:
+    print(text)
+
+
+def receipt(what: str, answer: object) -> None:
+    """Print what a submit was answered; where that fails, the error says that it was stored all the same."""
+    try:
+        line(answer)
+        flush()
+    except OSError as failure:
+        raise OSError(failure.errno, failure.strerror, f"{what} is stored, but its answer cannot be printed") from None
+
+
+def flush() -> None:
+    print(end="", flush=True)
+
+
+def json_text(value: Any) -> str:
+    """One line, pure ASCII: escapes of every kind are harmless in it."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    return json.dumps(value, separators=(",", ":"))
+
+
+def json_document(value: Any) -> None:
+    """One document: indented for eyes, compact for programs."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    print(json.dumps(value, indent=2) if on_terminal() else json_text(value))
+
+
+def sorted_text(value: Any) -> str:
+    """JSON made for eyes and diffs: keys sorted, a value a line."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def sorted_document(value: Any) -> None:
+    """The same for programs too: pure ASCII."""
+    import json  # noqa: PLC0415 - loaded by the transport already
+
+    print(json.dumps(value, indent=2, sort_keys=True))
+
+
+def text(block: str) -> None:
+    """Lines that somebody else wrote."""
+    print(visible(block, keep="\n\t"))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Left-aligned columns, numbers right-aligned, the last one cut to the terminal's width."""
+    for text in table_lines(headers, rows, terminal_size()[0]):
+        print(text)
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]], columns: int) -> list[str]:
+    texts = [[visible(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
+    widths[-1] = min(widths[-1], max(8, columns - sum(widths[:-1]) - 2 * len(widths) + 2))
+    numeric = [all(isinstance(cell, int) or cell == "-" for cell in column) for column in zip(*rows, strict=True)]
+    align = [str.rjust if number else str.ljust for number in numeric or [False] * len(headers)]
+
+    def laid_out(cells: Sequence[str], colours: Sequence[str]) -> str:
+        fitted = [adjust(cut(cell, width), width) for adjust, cell, width in zip(align, cells, widths, strict=True)]
+        fitted[-1] = fitted[-1].rstrip()
+        return "  ".join(map(paint, fitted, colours)).rstrip()
+
+    lines = [laid_out(headers, [BOLD] * len(headers))]
+    for cells in texts:
+        named = zip(headers, cells, strict=True)
+        lines.append(laid_out(cells, [STATE_COLOURS.get(cell, "") if name == "STATE" else "" for name, cell in named]))
+    return lines
+
+
+def cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def screen(lines: Sequence[str]) -> None:
+    """All of the terminal at once; just the lines where there is none."""
+    text = "\n".join(lines)
+    # No newline behind the last line of a terminal: it would scroll.
+    print(f"{HOME_AND_CLEAR}{text}" if on_terminal() else text, end="" if on_terminal() else "\n", flush=True)
+
+
+def take_screen() -> None:
+    print(TAKE_SCREEN, end="", flush=True)
+
+
+def give_screen_back() -> None:
+    print(GIVE_SCREEN_BACK, end="", flush=True)
+
+
+def facts(pairs: Sequence[tuple[str, object]]) -> None:
+    """`key  value` lines; what is None is left out."""
+    shown = [(key, value) for key, value in pairs if value is not None]
+    width = max((len(key) for key, _ in shown), default=0)
+    for key, value in shown:
+        print(f"{key.ljust(width)}  {visible(str(value))}")
+
+
+class LogText:
+    """Log bytes to stdout: untouched into pipes and with `--raw`; on a terminal colours and bars, the rest as text."""
+
+    def __init__(self, *, raw: bool) -> None:
+        flush()  # what was printed as text comes before bytes
+        self._terminal: TerminalText | None = None
+        if on_terminal() and not raw:
+            import codecs  # noqa: PLC0415 - loaded at Python's own start
+
+            from stoker.cli.kit.terminal_text import TerminalText  # noqa: PLC0415 - only for terminals
+
+            live = os.environ.get("TERM") != "dumb"
+            self._terminal = TerminalText(lambda: terminal_size()[0], visible, live=live, coloured=coloured())
+            self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, data: bytes) -> None:
+        global _mid_line  # noqa: PLW0603 - stdout is one for all of this process
+        if self._terminal is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            print(self._terminal.feed(self._decoder.decode(data)), end="", flush=True)
+        _mid_line = not data.endswith(b"\n") if data else _mid_line
+
+    def hole(self, count: int) -> None:
+        """What was dropped is told where a person sees it: among the lines on a terminal, else beside the output."""
+        missing = f"{size(count)} of this log were dropped here"
+        if on_terminal():
+            self.write(f"\n[stoker: {missing}]\n".encode())
+        else:
+            note(f"the output is incomplete: {missing}, beyond what its --max-log-bytes keeps")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The log is over. A person who saw `^[` is told how to see what it stood for."""
+        if self._terminal is None:
+            return
+        print(self._terminal.finish(), end="", flush=True)
+        if self._terminal.spelled_out:
+            aside("control characters of this log were shown as text; --raw passes them on")
+
+
+class Sink:
+    """Where a command puts what it produces: a file that is replaced whole once it is complete, or stdout.
+
+    What is there and is no file (a device, a pipe) is written to: nothing may take its place.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        path = path or "-"
+        self._path = None if path == "-" else path
+        self._whole = os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - as below
+        self._target = f"{path}.{os.getpid()}" if self._whole else path
+        self._stdout = LogText(raw=False)
+
+    def __enter__(self) -> Callable[[bytes], object]:
+        if self._path is None:
+            return self._stdout.write
+        try:
+            self._file = open(self._target, "xb" if self._whole else "wb")  # noqa: PTH123 - pathlib only to open a file
+        except OSError as failure:
+            raise self._cannot(failure) from None
+        return self._file.write
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._path is None:
+            self._stdout.__exit__()
+            return
+        try:
+            self._file.close()
+            if self._whole and kind is None:
+                os.replace(self._target, self._path)  # noqa: PTH105 - as above
+        except OSError as failure:
+            raise self._cannot(failure) from None
+        finally:
+            if self._whole and os.path.exists(self._target):  # noqa: PTH110 - as above
+                os.unlink(self._target)  # noqa: PTH108 - as above
+
+    def _cannot(self, failure: OSError) -> CannotCreate:
+        return CannotCreate(f"cannot write {self._path}: {failure.strerror}")
+
+
+# --- stderr -----------------------------------------------------------------------------------------------
+
+
+def note(text: str) -> None:
+    """A remark for the person; stdout stays clean for programs. It begins a line of its own."""
+    global _mid_line  # noqa: PLW0603 - as in LogText
+    if _mid_line and _same_file(sys.stdout, sys.stderr):
+        print(file=sys.stderr)
+    _mid_line = False
+    print(f"stoker: {visible(text)}", file=sys.stderr, flush=True)
+
+
+def _same_file(one: TextIO, other: TextIO) -> bool:
+    """Whether what is written to both ends up in one place: a terminal, or a file with `2>&1`."""
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (OSError, ValueError):
+        return False
+
+
+def error(failure: StokerError, *, where: str = "") -> None:
+    after_ms = failure.details.get("retry_after_ms")
+    note(where + failure.message + (f"; try again in {span(after_ms)}" if after_ms else ""))
+    mistakes = [str(mistake) for mistake in failure.details.get("errors", ())]
+    if len(mistakes) == 1 and mistakes[0] in failure.message:
+        mistakes.clear()
+    for mistake in mistakes:
+        print(f"  {visible(mistake)}", file=sys.stderr)
+    if failure.hint:
+        hint(failure.hint)
+
+
+def hint(text: str) -> None:
+    print(f"hint: {visible(text)}", file=sys.stderr, flush=True)
+
+
+def aside(text: str) -> None:
+    """A note only for a person who is watching: a script that keeps stderr is not told."""
+    if sys.stderr.isatty():
+        note(text)
+
+
+def trace(text: str) -> None:
+    print(visible(text, keep="\n"), file=sys.stderr, end="")
+
+
+def progress(text: str) -> None:
+    """A line that the next one replaces; nothing unless a person is watching and stdout goes elsewhere."""
+    if sys.stderr.isatty() and not on_terminal():
+        print(CLEAR_LINE + text, end="", file=sys.stderr, flush=True)

@@ -1,0 +1,67 @@
+"""How workflows and their steps are named on the command line, where there may be thousands of them.
+
+Owns the folding of long lists of names and the words for a need. Pure.
+"""
+
+from __future__ import annotations
+
+from stoker.cli.kit import values
+from stoker.cli.kit.parser import Option
+from stoker.core.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MOST_NAMES = 8
+NO_WIDTHS: Mapping[str, int] = {}
+WAIT = Option("--wait", None, "until it has ended; exit 0 if it succeeded, else 1")
+
+
+def workflow_id(text: str) -> int:
+    """`7`, `#7` or `w7`."""
+    try:
+        return values.job_id(text.removeprefix("w"))
+    except UsageError:
+        raise UsageError(f"{text!r} is not the id of a workflow", hint="stoker workflow ls") from None
+
+
+def checkpoint_id(text: str) -> int:
+    """`112` or `#112`."""
+    try:
+        return values.job_id(text)
+    except UsageError:
+        raise UsageError(f"{text!r} is not the id of a checkpoint", hint="stoker checkpoint ls WORKFLOW") from None
+
+
+def groups(names: list[str], widths: Mapping[str, int] = NO_WIDTHS) -> list[str]:
+    """`compile:1 compile:2 compile:3` as `compile:1..3`, `compile:1..3 (width 2)`: what one `each` made is one."""
+    numbers: dict[str, list[int]] = {}
+    for name in names:
+        group, colon, number = name.rpartition(":")
+        numbers.setdefault(group if colon else name, []).append(int(number) if colon else 0)
+    told = {group: f" (width {width})" for group, width in widths.items()}
+    return [_span(group, sorted(members)) + told.get(group, "") for group, members in numbers.items()]
+
+
+def _span(group: str, members: list[int]) -> str:
+    first, last = members[0], members[-1]
+    if not last:
+        return group
+    return f"{group}:{first}" if first == last else f"{group}:{first}..{last}"
+
+
+def few(names: list[str], most: int = MOST_NAMES) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" … {len(names) - most} more" if len(names) > most else ""
+    return " ".join(names[:most]) + more
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def need_told(need: dict[str, str]) -> str:
+    """`compile`, `compile:failed`."""
+    return need["step"] if need["on"] == "ok" else f"{need['step']}({need['on']})"

@@ -1,0 +1,356 @@
+"""The one thing that keeps a job from running now: `explain(job, scene)`.
+
+Owns the closed list of blockers and the sentence for each. Refuses to look anything up and
+to store: a blocker is computed when somebody asks. The order of the checks is the order in which the daemon
+itself would say no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from stoker.core.clock import Now
+from stoker.core.job.admission import paused
+from stoker.core.job.dependencies import UNMET
+from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Queue, Reason, State, StopReason
+from stoker.core.job.suspicion import suspicion
+from stoker.core.shortage import NO_SHORTAGE, Shortage
+from stoker.core.units import span
+from stoker.core.workflow.state import Intent
+
+MOST_NAMED = 5
+NEWLINE = "\n"
+TOLD_BY_ATTEMPT = (Reason.OUTPUT, Reason.SPAWN_ERROR)  # what was wrong stands in the attempt alone
+
+
+class Scene(Struct, frozen=True, kw_only=True):
+    """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts.
+
+    `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
+    `unstoppable`: pids of its tree that the kernel does not let us signal;
+    `unheard_ms`: how long a worker that was warned of has given no sign of life; `stale_ms`: how long one that saves
+    has left no checkpoint, if that is too long; `reserved`: what is set aside for which blocked job;
+    `frozen`: its worker was frozen, as its queue is throttled;
+    `intent`: what is wanted of its workflow, if it is a step; `unmet`: the needs that ended otherwise than was needed.
+    """
+
+    now: Now
+    queue: Queue
+    queue_running: int = 0
+    running: int = 0
+    slots: int = 1
+    ahead: int = 0
+    throttled_by: Sequence[str] = ()
+    capacity: Mapping[str, int] = field(default_factory=dict)
+    free: Mapping[str, int] = field(default_factory=dict)
+    holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    reserved: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    open_needs: Sequence[int] = ()
+    unmet: Sequence[int] = ()
+    attempt: Attempt | None = None
+    ended: Attempt | None = None
+    closed: str | None = None
+    shortage: Shortage = NO_SHORTAGE
+    silent: bool = False
+    asleep: bool = False
+    unstoppable: Sequence[int] = ()
+    intent: Intent = Intent.RUN
+    unheard_ms: int | None = None
+    frozen: bool = False
+    stale_ms: int | None = None
+
+
+class Blocker(Struct, frozen=True):
+    """A stable code, a sentence, the next command, and what it was computed from."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def explain(job: Job, scene: Scene) -> Blocker:
+    """Why the job is where it is, in one sentence."""
+    match job.state:
+        case State.WAITING:
+            return _waiting(job, scene)
+        case State.QUEUED:
+            return _queued(job, scene)
+        case State.RUNNING:
+            return _running(job, scene)
+        case State.HELD:
+            return _held(job, scene)
+    return _final(job, scene)
+
+
+def _waiting(job: Job, scene: Scene) -> Blocker:
+    if job.needs_open:
+        ids = list(scene.open_needs)
+        hint = f"stoker why {ids[0]}" if ids else None
+        return Blocker("needs", f"waits for job {_few(ids)} to end", hint, {"needs": ids})
+    wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
+    run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
+    # Both may just have passed: then the next turn of the daemon queues the job.
+    if wake_ms and scene.ended is not None and (end := scene.ended.outcome) is not None and _lacked(end):
+        message = (
+            f"the host could not start it ({end.error}), which is not charged to it; the next try is {_when(wake_ms)}"
+        )
+        return Blocker("host", message, "stoker status", {"error": end.error, "next_try_in_ms": wake_ms})
+    if wake_ms or (job.wake_at is not None and not run_ms):
+        message = f"{_before_backoff(job)}; the next try is {_when(wake_ms)}"
+        details = {"wake_in_ms": wake_ms, "failures": job.failures}
+        return Blocker("backoff", message + _suspected(scene), f"stoker logs {job.id}", details)
+    return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
+
+
+def _lacked(outcome: Outcome) -> bool:
+    """Of what never started, only a start that the host did not let happen is followed by a wait."""
+    return outcome.kind is OutcomeKind.NEVER_STARTED and outcome.error is not None
+
+
+def _before_backoff(job: Job) -> str:
+    if job.exit_code is not None and job.exit_code == job.spec.checkpoint_exit_code:
+        return f"saved its state and asked to be run again (exit {job.exit_code})"
+    return f"failed {job.failures} of {job.spec.max_attempts} times"
+
+
+def _queued(job: Job, scene: Scene) -> Blocker:
+    """The first of the checks that says no, in the order in which the daemon itself asks."""
+    for check in (_closed, _workflow, _paused, _throttled, _capped, _lacking, _no_slot, _short_host):
+        blocker = check(job, scene)
+        if blocker is not None:
+            return blocker
+    return Blocker("slot", "may start at any moment", None, {"ahead": scene.ahead})
+
+
+def _closed(_job: Job, scene: Scene) -> Blocker | None:
+    if scene.closed is None:
+        return None
+    return Blocker("slot", f"the daemon starts nothing now: {scene.closed}", "stoker status", {"closed": scene.closed})
+
+
+def _workflow(job: Job, scene: Scene) -> Blocker | None:
+    if scene.intent is Intent.RUN:
+        return None
+    ident = job.workflow_id
+    what, hint = {
+        Intent.PAUSE: ("is paused", f"stoker workflow resume {ident}"),
+        Intent.ROLLBACK: ("is being rolled back", f"stoker workflow show {ident}"),
+        Intent.CANCEL: ("is being cancelled", f"stoker workflow show {ident}"),
+    }[scene.intent]
+    message = f"workflow {ident}, of which it is step {job.step!r}, {what}"
+    return Blocker("workflow_paused", message, hint, {"workflow": ident, "step": job.step, "intent": scene.intent})
+
+
+def _paused(_job: Job, scene: Scene) -> Blocker | None:
+    name = scene.queue.name
+    if not scene.queue.paused:
+        return None
+    return Blocker("queue_paused", f"queue {name!r} is paused", f"stoker queue resume {name}", {"queue": name})
+
+
+def _throttled(_job: Job, scene: Scene) -> Blocker | None:
+    if not scene.throttled_by or not paused(scene.queue, throttled=True):
+        return None
+    message = f"queue {scene.queue.name!r} is of class low, and the host is busy ({', '.join(scene.throttled_by)})"
+    return Blocker("throttled", message, "stoker status", {"causes": list(scene.throttled_by)})
+
+
+def _capped(_job: Job, scene: Scene) -> Blocker | None:
+    queue = scene.queue
+    if queue.max_running is None or scene.queue_running < queue.max_running:
+        return None
+    return Blocker(
+        "queue_full",
+        f"queue {queue.name!r} runs {scene.queue_running} jobs, its limit max_running",
+        f"stoker queue set {queue.name} --max-running {queue.max_running + 1}",
+        {"max_running": queue.max_running},
+    )
+
+
+def _lacking(job: Job, scene: Scene) -> Blocker | None:
+    for name, amount in job.spec.resources.items():
+        if scene.free.get(name, 0) < amount:
+            return _lacks(job, name, amount, scene)
+    for name, amount in job.spec.resources.items():
+        if job.id not in scene.reserved and scene.free.get(name, 0) - _set_aside(name, scene) < amount:
+            return _set_aside_for_others(name, amount, scene)
+    return None
+
+
+def _set_aside(name: str, scene: Scene) -> int:
+    return sum(needs.get(name, 0) for needs in scene.reserved.values())
+
+
+def _set_aside_for_others(name: str, amount: int, scene: Scene) -> Blocker:
+    jobs, free = [job_id for job_id, needs in scene.reserved.items() if name in needs], scene.free.get(name, 0)
+    return Blocker(
+        "resource",
+        f"needs {amount} of resource {name!r}; {free} free, set aside for job {_few(jobs)}, which goes first",
+        f"stoker why {jobs[0]}",
+        {
+            "resource": name,
+            "wanted": amount,
+            "capacity": scene.capacity.get(name, 0),
+            "free": free,
+            "set_aside_for": jobs,
+        },
+    )
+
+
+def _lacks(job: Job, name: str, amount: int, scene: Scene) -> Blocker:
+    holders, free, capacity = list(scene.holders.get(name, ())), scene.free.get(name, 0), scene.capacity.get(name, 0)
+    held = f", held by job {_few(holders)}" if holders else ""
+    enough = amount <= capacity  # else it would change nothing that those who hold it end
+    first = "; it is the next to get it: what becomes free is kept for it" if job.id in scene.reserved else ""
+    return Blocker(
+        "resource",
+        f"needs {amount} of resource {name!r}, "
+        + (f"{max(0, free)} free{held}{first}" if enough else f"and its capacity is {capacity}"),
+        f"stoker show {holders[0]}" if enough and holders else f"stoker resource set {name} {amount}",
+        {
+            "resource": name,
+            "wanted": amount,
+            "capacity": capacity,
+            "free": free,
+            "holders": holders,
+            "reserved": job.id in scene.reserved,
+        },
+    )
+
+
+def _no_slot(_job: Job, scene: Scene) -> Blocker | None:
+    if scene.running < scene.slots:
+        return None
+    message = f"all {scene.slots} slots are taken; {scene.ahead} jobs of its queue go first"
+    return Blocker("slot", message, "stoker ls --state running", {"slots": scene.slots, "ahead": scene.ahead})
+
+
+def _short_host(_job: Job, scene: Scene) -> Blocker | None:
+    if not scene.shortage.lasts:
+        return None
+    wait_ms = max(0, scene.shortage.try_at - scene.now.steady)
+    message = f"the host lets nothing start ({scene.shortage.error}); the next try is {_when(wait_ms)}"
+    return Blocker("host", message, "stoker status", {"error": scene.shortage.error, "next_try_in_ms": wait_ms})
+
+
+def _running(job: Job, scene: Scene) -> Blocker:
+    attempt = scene.attempt
+    if attempt is not None and attempt.stop_reason is not None:
+        message = f"is being stopped ({attempt.stop_reason.value}); {_next_step(job, attempt, scene)}"
+        kill = " ".join(["sudo kill", *map(str, scene.unstoppable[:MOST_NAMED])])
+        hint = kill if scene.unstoppable else f"stoker wait {job.id}"
+        details: dict[str, Any] = {"stop_reason": attempt.stop_reason.value}
+        if scene.unstoppable:
+            details["unstoppable"] = list(scene.unstoppable)
+        return Blocker("stopping", message, hint, details)
+    pid = "" if job.pid is None else f", pid {job.pid}"
+    if attempt is not None and scene.silent:
+        message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"
+        return Blocker("running", message, "stoker status", {"launcher": attempt.launcher})
+    if scene.frozen:
+        queue, causes = scene.queue.name, ", ".join(scene.throttled_by) or "until a moment ago"
+        message = f"is frozen (attempt {job.attempts}{pid}): queue {queue!r} is of class low, and the host is busy"
+        return Blocker("throttled", f"{message} ({causes})", "stoker status", {"frozen": True})
+    message = f"is running (attempt {job.attempts}{pid})"
+    if scene.unheard_ms is None and scene.stale_ms is not None:
+        stale = f" and has left no checkpoint for {span(scene.stale_ms)}: it may hang, or forget to save"
+        return Blocker("running", message + stale, f"stoker worker {job.id}", {"stale_ms": scene.stale_ms})
+    if scene.unheard_ms is None:
+        return Blocker("running", message, f"stoker logs -f {job.id}")
+    left_ms = max(0, job.spec.unresponsive_kill_ms - scene.unheard_ms)
+    unheard = f" and has given no sign of life for {span(scene.unheard_ms)}; it is stopped {_when(left_ms)}"
+    return Blocker("unresponsive", message + unheard, f"stoker logs {job.id}", {"silent_ms": scene.unheard_ms})
+
+
+def _next_step(job: Job, attempt: Attempt, scene: Scene) -> str:
+    """What follows a stop that was asked for, or what keeps it from being followed."""
+    if scene.asleep:
+        return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps in a file system that is dead"
+    if scene.unstoppable:
+        named = _few(scene.unstoppable)
+        return f"pid {named} became another user, whom this daemon may not signal: it is over when that has ended"
+    return _unanswered(attempt) if scene.silent else "SIGKILL follows after its grace"
+
+
+def _unanswered(attempt: Attempt) -> str:
+    return f"its launcher {attempt.launcher} lives and does not answer"
+
+
+_HELD = {
+    Reason.USER: "was held by a person",
+    Reason.POISON: "ended unseen too often: it may be what brings the host down",
+    Reason.STUCK: "its worker may still be alive and nobody can prove whose it is, so it was not signalled",
+    Reason.ORPHANED: "ended while nobody saw it, so a person must decide",
+    Reason.LOST: "was lost: nobody knows how, or whether, it ended",
+    Reason.SHUTDOWN: "was stopped with the daemon, and it asked for a person to decide",
+}
+
+
+def _held(job: Job, scene: Scene) -> Blocker:
+    why = _HELD.get(job.reason or Reason.USER)
+    if why is None:  # what became of an attempt that was held as stuck
+        why = f"ended{_reason(job)} while nobody could tell whose its worker was, so a person must decide"
+    if scene.attempt is not None:
+        identity = scene.attempt.identity
+        if job.reason is Reason.STUCK and scene.attempt.stop_reason is StopReason.RESTART:
+            why = "was to start anew, and nobody can prove that its last worker is gone"
+        told = f"; look at pid {identity.pid}" if identity is not None else ""
+        return Blocker("held", why + told, f"stoker show {job.id}", {"reason": job.reason})
+    if job.reason is Reason.ORPHANED and scene.ended is not None and scene.ended.stop_reason is StopReason.ORPHANED:
+        why = "ran on while no daemon watched it and was stopped for that, so a person must decide"
+    hint = f"stoker release {job.id}, or stoker cancel {job.id}"
+    return Blocker("held", why, hint, {"reason": job.reason})
+
+
+def _final(job: Job, scene: Scene) -> Blocker:
+    hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
+    if job.reason in UNMET and job.spec.needs:
+        return _unmet(job, scene)
+    more = (_refused(job, scene) or _suspected(scene)) if job.state is State.FAILED else ""
+    return Blocker("final", f"is {job.state.value}{_reason(job)}{more}", hint, {"reason": job.reason})
+
+
+def _refused(job: Job, scene: Scene) -> str:
+    """What is wrong with what it handed on, or with its command."""
+    told = job.reason in TOLD_BY_ATTEMPT and scene.ended is not None and scene.ended.outcome
+    return f": {told.error.partition(NEWLINE)[0]}" if told and told.error else ""
+
+
+def _unmet(job: Job, scene: Scene) -> Blocker:
+    """Of its needs those that it was skipped for, as far as is known: one may be gone, or have run again."""
+    needs = job.spec.needs
+    named = [need for need in needs if need.job in scene.unmet] or needs
+    told = _few([f"{need.job} ({need.on.value})" for need in named])
+    message = f"is {job.state.value}{_reason(job)}: it needed job {told}"
+    details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(scene.unmet)}
+    return Blocker("final", message, f"stoker why {named[0].job}", details)
+
+
+def _few(names: Sequence[object]) -> str:
+    """What fits into a line, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(str, names[:MOST_NAMED])) + more
+
+
+def _suspected(scene: Scene) -> str:
+    """Which limit the last end may be due to."""
+    clause = None if scene.ended is None else suspicion(scene.ended.bounds, scene.ended.outcome)
+    return "" if clause is None else f"; {clause}"
+
+
+def _reason(job: Job) -> str:
+    return "" if job.reason is None else f" ({job.reason.value}{_with_code(job)})"
+
+
+def _with_code(job: Job) -> str:
+    if job.reason is Reason.EXIT and job.exit_code is not None:
+        return f" {job.exit_code}"
+    return f" {job.signal}" if job.reason is Reason.SIGNAL and job.signal is not None else ""
+
+
+def _when(milliseconds: int) -> str:
+    return f"in {span(milliseconds)}" if milliseconds else "now"

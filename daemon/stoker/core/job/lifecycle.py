@@ -1,0 +1,242 @@
+"""The life of a job: `step(job, attempt, event, now)` and the table behind it.
+
+Owns every change of state there is. The table is the documentation, the oracle of the tests and the source
+of the state diagram. Refuses to await, read a clock or draw a number. Invariants: an event without a row
+raises and changes nothing; a job never gets a second attempt while one is open; an unsafe job never leaves
+an unseen end for `queued` unless a person says so; the first stop reason wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from stoker.core.clock import Now
+from stoker.core.errors import AlreadyFinished, IllegalTransition, NotAllowed
+from stoker.core.job import events as ev
+from stoker.core.job import verbs
+from stoker.core.job.model import FINAL, Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
+from stoker.core.job.transition import Transitioned, blocked, end, expiry, expiry_by_now, ready, stop_for
+from stoker.core.job.verdict import Verdict, judge, reason_of_stuck
+
+Rule = Callable[[Job, Attempt | None, Any, Now], Transitioned]
+
+
+def step(job: Job, attempt: Attempt | None, event: ev.Event, now: Now) -> Transitioned:
+    """Apply `event` to `job` and its open `attempt` (None if none is open).
+
+    Raises NotAllowed (a verb that does not apply) or IllegalTransition (a bug of ours); both change nothing.
+    """
+    rule = TABLE.get((job.state, type(event)))
+    if rule is None:
+        raise refusal(job, event)
+    return rule(job, attempt, event, now)
+
+
+# --- rules ------------------------------------------------------------------------------------------------
+
+
+def _wake(job: Job, _attempt: Attempt | None, _event: ev.Woke, now: Now) -> Transitioned:
+    if blocked(job, now):
+        return Transitioned(job)
+    return Transitioned(replace(job, state=State.QUEUED, wake_at=None, expires_at=expiry_by_now(job, now)))
+
+
+def _need_met(job: Job, _attempt: Attempt | None, _event: ev.NeedMet, now: Now) -> Transitioned:
+    met = replace(job, needs_open=job.needs_open - 1)
+    if met.needs_open == 0:
+        met = replace(met, expires_at=expiry(met, now))
+    return Transitioned(
+        met if blocked(met, now) or job.state is not State.WAITING else replace(met, state=State.QUEUED)
+    )
+
+
+def _need_failed(job: Job, _attempt: Attempt | None, event: ev.NeedFailed, now: Now) -> Transitioned:
+    return end(job, State.SKIPPED, event.reason, now)
+
+
+def _dispatch(job: Job, _attempt: Attempt | None, event: ev.Dispatched, _now: Now) -> Transitioned:
+    started = replace(job, state=State.RUNNING, attempts=event.attempt.ordinal, wake_at=None)
+    return Transitioned(started, event.attempt, (ev.Launch(event.attempt),))
+
+
+def _stop(job: Job, attempt: Attempt | None, event: ev.StopWanted, _now: Now) -> Transitioned:
+    return stop_for(job, attempt, event.reason)
+
+
+def _ended(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Transitioned:
+    """The one rule with branches: what the end of an attempt means for its job."""
+    assert attempt is not None, "a running job has an open attempt"
+    closed = _close(attempt, event, now)
+    verdict = judge(job, attempt, event.outcome, now.wall, event.luck)
+    after = _apply(job, verdict, event, now)
+    return Transitioned(after.job, closed, (ev.Settled(attempt.run_id), *after.effects))
+
+
+def _apply(job: Job, verdict: Verdict, event: ev.Ended, now: Now) -> Transitioned:
+    charged = replace(
+        job,
+        failures=job.failures + verdict.failure,
+        orphanings=job.orphanings + verdict.orphaning,
+        exit_code=event.outcome.exit_code,
+        signal=event.outcome.signal,
+        pid=None,
+    )
+    if verdict.state in FINAL:
+        assert verdict.reason is not None
+        ended = end(charged, verdict.state, verdict.reason, now)
+        # It may have ended while no daemon was there to see it.
+        return replace(ended, job=replace(ended.job, finished_at=event.outcome.ended_at or now.wall))
+    if verdict.state is State.HELD:
+        return Transitioned(replace(charged, state=State.HELD, reason=verdict.reason))
+    wake_at = None if verdict.delay_ms is None else now.steady + verdict.delay_ms
+    # The ttl is a limit of the wait for the first start, and that may be still to come.
+    expires_at = job.expires_at if event.outcome.kind is OutcomeKind.NEVER_STARTED else None
+    return Transitioned(ready(charged, now, wake_at=wake_at, expires_at=expires_at))
+
+
+def _close(attempt: Attempt, event: ev.Ended, now: Now) -> Attempt:
+    return replace(attempt, outcome=event.outcome, ended_at=event.outcome.ended_at or now.wall)
+
+
+def _ended_while_held(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Transitioned:
+    """A stuck attempt turned out to be over: a person still decides, unless one had cancelled it."""
+    assert attempt is not None, "only a held job with an open attempt gets an end"
+    end = event.outcome
+    known = replace(job, reason=reason_of_stuck(end), pid=None, exit_code=end.exit_code, signal=end.signal)
+    after = _unless_cancelled(known, attempt, now)
+    return Transitioned(after.job, _close(attempt, event, now), (ev.Settled(attempt.run_id), *after.effects))
+
+
+def _unless_cancelled(job: Job, attempt: Attempt, now: Now) -> Transitioned:
+    """The held job as it is, or its end where a cancel had been wanted: a cancel outlives whatever comes between."""
+    if attempt.stop_reason is StopReason.CANCEL:
+        return end(job, State.CANCELLED, Reason.USER, now)
+    return Transitioned(job)
+
+
+def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> Transitioned:
+    """Nothing was started, and nothing may be until a person has looked."""
+    assert attempt is not None, "a running job has an open attempt"
+    outcome = Outcome(kind=OutcomeKind.NEVER_STARTED, error=event.why, ended_at=now.wall)
+    closed = replace(attempt, outcome=outcome, ended_at=now.wall)
+    after = _unless_cancelled(replace(job, state=State.HELD, reason=Reason.LOST), attempt, now)
+    return Transitioned(after.job, closed, (ev.Settled(attempt.run_id), *after.effects))
+
+
+def _adopt(job: Job, attempt: Attempt | None, _event: ev.Adopted, _now: Now) -> Transitioned:
+    assert attempt is not None, "a running job has an open attempt"
+    return Transitioned(job, replace(attempt, adopted=attempt.adopted + 1))
+
+
+def _stuck(job: Job, attempt: Attempt | None, _event: ev.Stuck, _now: Now) -> Transitioned:
+    """Nobody can tell; found so again at a later start, it changes nothing."""
+    assert attempt is not None, "only an open attempt can be stuck"
+    return Transitioned(replace(job, state=State.HELD, reason=Reason.STUCK), attempt)
+
+
+def _expire_ttl(job: Job, _attempt: Attempt | None, _event: ev.TtlPassed, now: Now) -> Transitioned:
+    return end(job, State.EXPIRED, Reason.TTL, now)
+
+
+def _expire_deadline(job: Job, _attempt: Attempt | None, _event: ev.DeadlinePassed, now: Now) -> Transitioned:
+    return end(job, State.EXPIRED, Reason.DEADLINE, now)
+
+
+def _stop_at_deadline(job: Job, attempt: Attempt | None, _event: ev.DeadlinePassed, _now: Now) -> Transitioned:
+    return stop_for(job, attempt, StopReason.DEADLINE)
+
+
+# --- the table --------------------------------------------------------------------------------------------
+
+_PENDING = (State.WAITING, State.QUEUED)
+
+
+def _rows(states: Iterable[State], rules: dict[type[ev.Event], Rule]) -> dict[tuple[State, type[ev.Event]], Rule]:
+    return {(state, event): rule for state in states for event, rule in rules.items()}
+
+
+TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
+    **_rows(
+        _PENDING,
+        {
+            ev.TtlPassed: _expire_ttl,
+            ev.DeadlinePassed: _expire_deadline,
+            ev.NeedFailed: _need_failed,
+            ev.Cancel: verbs.cancel,
+            ev.Skip: verbs.skip,
+            ev.Hold: verbs.hold,
+            ev.Edit: verbs.edit,
+            ev.Reset: verbs.reset,
+            ev.Rewired: verbs.rewire,
+        },
+    ),
+    **_rows([State.WAITING], {ev.Woke: _wake, ev.NeedMet: _need_met}),
+    **_rows([State.QUEUED], {ev.Dispatched: _dispatch}),
+    **_rows(
+        [State.RUNNING],
+        {
+            ev.StopWanted: _stop,
+            ev.Ended: _ended,
+            ev.Refused: _refused,
+            ev.Adopted: _adopt,
+            ev.Stuck: _stuck,
+            ev.DeadlinePassed: _stop_at_deadline,
+            ev.Cancel: verbs.cancel_running,
+            ev.Restart: verbs.restart_running,
+        },
+    ),
+    **_rows(
+        [State.HELD],
+        {
+            ev.Ended: _ended_while_held,
+            ev.StopWanted: _stop,
+            ev.Adopted: _adopt,
+            ev.Stuck: _stuck,
+            ev.NeedMet: _need_met,
+            ev.NeedFailed: _need_failed,
+            ev.Cancel: verbs.cancel,
+            ev.Retry: verbs.retry,
+            ev.Reset: verbs.reset,
+            ev.Rewired: verbs.rewire,
+            ev.Skip: verbs.skip,
+            ev.Release: verbs.release,
+            ev.Restart: verbs.restart,
+            ev.Edit: verbs.edit,
+        },
+    ),
+    **_rows(FINAL, {ev.Retry: verbs.retry, ev.Reset: verbs.reset, ev.Restart: verbs.restart}),
+    **_rows([State.FAILED, State.CANCELLED, State.EXPIRED], {ev.Skip: verbs.skip}),
+    **_rows([State.CANCELLED, State.EXPIRED, State.SKIPPED], {ev.Rewired: verbs.rewire}),
+}
+
+_HINTS: dict[type[ev.Event], str] = {
+    ev.Retry: "stoker why {id}",
+    ev.Restart: "stoker why {id}",
+    ev.Skip: "stoker cancel {id}",
+    ev.Hold: "stoker cancel {id}",
+    ev.Release: "stoker show {id}",
+    ev.Edit: "stoker show {id}",
+}
+
+
+def refusal(job: Job, event: ev.Event) -> NotAllowed | IllegalTransition:
+    """The error for an event that has no row: a clear no for a verb, a bug for anything else."""
+    verb = type(event).__name__.lower()
+    if type(event) not in ev.VERBS.values():
+        return IllegalTransition(f"job {job.id}: no row for {type(event).__name__} in state {job.state.value}")
+    if job.state is State.RUNNING and isinstance(event, ev.Retry):
+        return verbs.may_live(job, job.attempts)
+    if job.final:
+        return AlreadyFinished(
+            f"job {job.id} has already finished ({job.state.value}), so {verb} does not apply",
+            hint=f"stoker show {job.id}",
+            state=job.state.value,
+        )
+    return NotAllowed(
+        f"job {job.id} is {job.state.value}, so {verb} does not apply",
+        hint=_HINTS.get(type(event), "stoker show {id}").format(id=job.id),
+        state=job.state.value,
+    )

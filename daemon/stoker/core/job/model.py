@@ -1,0 +1,310 @@
+"""The nouns of Stoker as frozen values: Spec, Job, Attempt, Queue, Resource, Change.
+
+Owns the closed lists (states, reasons, modes) and the shape of every row the store keeps. Refuses I/O,
+clocks and SQL. Times are integer UTC milliseconds (`*_at`) or milliseconds of duration (`*_ms`).
+
+Invariants: a Spec is immutable and says everything about what was asked; a Job adds only where it stands;
+a Job is `running` or `held` while it has an open Attempt, never anything else.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
+from stoker.core.raw_bytes import AnyText
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    HELD = "held"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    SUPERSEDED = "superseded"
+    SKIPPED = "skipped"
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED})
+LIVE = frozenset(State) - FINAL
+
+
+class Reason(StrEnum):
+    """Why a job is final or held: a closed list."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    TIMEOUT = "timeout"
+    DEADLINE = "deadline"
+    TTL = "ttl"
+    OOM = "oom"
+    UNRESPONSIVE = "unresponsive"
+    ORPHANED = "orphaned"
+    LOST = "lost"
+    STUCK = "stuck"
+    POISON = "poison"
+    SPAWN_ERROR = "spawn_error"
+    USER = "user"
+    SUPERSEDED = "superseded"
+    DEPENDENCY = "dependency"
+    NOT_NEEDED = "not_needed"
+    OUTPUT = "output"
+    SHUTDOWN = "shutdown"
+
+
+class StopReason(StrEnum):
+    """Why a stop was wanted; the first one wins and is committed before the first signal."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    DEADLINE = "deadline"
+    SHUTDOWN = "shutdown"
+    SUPERSEDED = "superseded"
+    UNRESPONSIVE = "unresponsive"
+    ORPHANED = "orphaned"
+    RESTART = "restart"
+
+
+class OnOrphan(StrEnum):
+    """What an unseen end means for the job: `requeue` marks it safe."""
+
+    FAIL = "fail"
+    REQUEUE = "requeue"
+    HOLD = "hold"
+
+
+class ExecutionMode(StrEnum):
+    SUBPROCESS = "subprocess"
+    IN_PROCESS = "in_process"
+
+
+class QueueClass(StrEnum):
+    """Order in which queues are served; `low` is what the throttle pauses."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class NeedOn(StrEnum):
+    """Which end of a needed job satisfies the need."""
+
+    OK = "ok"
+    FAILED = "failed"
+    ANY = "any"
+
+
+class Need(Struct, frozen=True):
+    job: int
+    on: NeedOn = NeedOn.OK
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """What was asked, with every default filled in. Once answered only a person changes it (edit, retry)."""
+
+    command: AnyText
+    working_dir: AnyText
+    args: tuple[AnyText, ...] = ()
+    env: dict[str, AnyText] = field(default_factory=dict)
+    stdin: str | None = None
+    name: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    queue: str = "default"
+    priority: int = 0
+    execution_mode: ExecutionMode = ExecutionMode.SUBPROCESS
+    max_attempts: int = 1
+    base_delay_ms: int = 1_000
+    backoff_factor: float = 2.0
+    max_delay_ms: int = 3_600_000
+    success_exit_codes: tuple[int, ...] = (0,)
+    no_retry_exit_codes: tuple[int, ...] = ()
+    checkpoint_exit_code: int | None = None
+    ttl_ms: int | None = None
+    deadline: int | None = None
+    timeout_ms: int | None = None
+    grace_ms: int = 10_000
+    warn_signal: int | None = None
+    warn_before_ms: int = 0
+    notify: bool = False
+    heartbeat_ms: int | None = None
+    unresponsive_warn_ms: int = 30_000
+    unresponsive_kill_ms: int = 180_000
+    run_at: int | None = None
+    needs: tuple[Need, ...] = ()
+    on_orphan: OnOrphan = OnOrphan.FAIL
+    max_orphanings: int = 3
+    survive: bool = False
+    resources: dict[str, int] = field(default_factory=dict)
+    limits: Limits = NO_LIMITS
+    nice: int = 0
+    umask: int | None = None  # None: the one that the daemon was started with
+    max_log_bytes: int = 64 * 1024 * 1024
+    traceparent: str | None = None
+
+    @property
+    def safe(self) -> bool:
+        """May be started again after an end that nobody saw."""
+        return self.on_orphan is OnOrphan.REQUEUE
+
+    @property
+    def speaks(self) -> bool:
+        """Its worker gets a socket to report on."""
+        return self.notify or self.heartbeat_ms is not None
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """One row of `jobs`: a Spec and where it stands."""
+
+    id: int
+    spec: Spec
+    spec_hash: bytes
+    owner_uid: int
+    trace_id: str
+    state: State
+    reason: Reason | None = None
+    attempts: int = 0
+    failures: int = 0
+    orphanings: int = 0
+    needs_open: int = 0
+    wake_at: int | None = None
+    expires_at: int | None = None
+    order_key: int = 0
+    pid: int | None = None
+    created_at: int = 0
+    started_at: int | None = None
+    finished_at: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    workflow_id: int | None = None
+    step: str | None = None
+    checkpoint_floor: int = 0
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+
+class OutcomeKind(StrEnum):
+    """How an attempt ended, as far as anyone saw."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    OOM = "oom"
+    SPAWN_ERROR = "spawn_error"
+    EXCEPTION = "exception"
+    UNSEEN = "unseen"
+    NEVER_STARTED = "never_started"
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit.
+
+    `shutdown`: a signal that was not ours killed it while the system or the service was stopping.
+    `transient`: a handler said so of its exception; of what never started, the host lacked something for it.
+    `output_refused`: what it handed on cannot be taken; `error` says why.
+    """
+
+    kind: OutcomeKind
+    exit_code: int | None = None
+    signal: int | None = None
+    stopped: bool = False
+    shutdown: bool = False
+    transient: bool = False
+    output_refused: bool = False
+    error: str | None = None
+    ended_at: int | None = None
+    user_ms: int | None = None
+    system_ms: int | None = None
+    max_rss_kib: int | None = None
+    log_bytes: int | None = None
+    output: str | None = None
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """What proves that a process is the one we started."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    pid_namespace: int
+    pidfs_inode: int | None = None
+    cgroup: str | None = None
+
+
+IN_PROCESS = "in-process"  # the launcher of attempts that are handlers of the daemon itself
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One row of `attempts`: one run of a job."""
+
+    run_id: str
+    job_id: int
+    ordinal: int
+    launcher: str
+    created_at: int
+    identity: Identity | None = None
+    stop_reason: StopReason | None = None
+    adopted: int = 0
+    started_at: int | None = None
+    ended_at: int | None = None
+    outcome: Outcome | None = None
+    bounds: Bounds | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.ended_at is None
+
+    @property
+    def epoch(self) -> int:
+        """Of the daemon that started its launcher, which is the one that opened it; 0 where it has no launcher."""
+        epoch, _, _ = self.launcher.partition("-")
+        return int(epoch) if epoch.isdecimal() else 0
+
+
+class Queue(Struct, frozen=True, kw_only=True):
+    """A named line of jobs. None as a bound means unbounded; `defaults` fill what a spec leaves open."""
+
+    name: str
+    queue_class: QueueClass = QueueClass.NORMAL
+    max_running: int | None = None
+    max_queued: int | None = None
+    paused: bool = False
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+class Resource(Struct, frozen=True, kw_only=True):
+    name: str
+    capacity: int
+
+
+class Actor(Struct, frozen=True):
+    """Who caused a change: a uid for people, None for Stoker itself; `note` is their `--reason`."""
+
+    uid: int | None = None
+    note: str | None = None
+
+
+STOKER = Actor()
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """One entry of the log of changes; `seq` is gapless, `payload` rebuilds what changed."""
+
+    seq: int
+    at: int
+    kind: str
+    subject: str
+    from_state: str | None
+    to_state: str | None
+    cause: str
+    actor_uid: int | None
+    payload: msgspec.Raw | dict[str, Any]

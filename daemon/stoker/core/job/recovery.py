@@ -1,0 +1,181 @@
+"""What is made of open attempts after a start, or after the loss of a launcher: `plan(rows, findings, epoch)`.
+
+Owns the reading of facts, the event that each decision is, and the check that a plan is one
+that may be followed. Refuses to signal or to write: an action becomes an ordinary event for `lifecycle.step`.
+Invariants: each open attempt has exactly one action; no process is named twice; only a proven worker is stopped or
+adopted; only a live launcher's word makes an attempt "never started"; the same facts again change nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.core.clock import Now
+from stoker.core.job import events as ev
+from stoker.core.job.lifecycle import step
+from stoker.core.job.model import Attempt, Identity, Job, Outcome, OutcomeKind, StopReason
+
+UNSEEN = Outcome(kind=OutcomeKind.UNSEEN)
+NEVER_STARTED = Outcome(kind=OutcomeKind.NEVER_STARTED)
+
+
+class Fact(StrEnum):
+    """What is known about an open attempt."""
+
+    ENDED = "ended"  # its launcher, alive or by its outcome log, tells how
+    OWNED = "owned"  # runs under a connected launcher
+    ORPHANED = "orphaned"  # runs, proven ours, and nobody is its launcher
+    NEVER_STARTED = "never_started"  # its own launcher, alive, never got it
+    GONE = "gone"  # proven not to run any more, nobody saw the end
+    SILENT = "silent"  # its launcher lives but does not answer
+    UNPROVABLE = "unprovable"  # may run; nobody can prove that it is ours
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """The fact about one attempt, with its evidence in words and values."""
+
+    run_id: str
+    fact: Fact
+    evidence: str
+    outcome: Outcome | None = None
+    identity: Identity | None = None
+    launcher: str | None = None
+
+
+class Action(StrEnum):
+    SETTLE = "settle"
+    KEEP = "keep"
+    ADOPT = "adopt"
+    STOP = "stop"
+    REQUEUE = "requeue"
+    UNSEEN = "unseen"
+    HOLD_STUCK = "hold_stuck"
+    WAIT = "wait"
+
+
+class RecoveryDecision(Struct, frozen=True, kw_only=True):
+    """What to do about one attempt and why. `resumed`: the stop was wanted, and on disk, before."""
+
+    run_id: str
+    job_id: int
+    action: Action
+    why: str
+    finding: Finding
+    stop_reason: StopReason | None = None
+    resumed: bool = False
+
+
+class RecoveryPlan(Struct, frozen=True):
+    decisions: tuple[RecoveryDecision, ...] = ()
+
+    def count(self, action: Action) -> int:
+        return sum(decision.action is action for decision in self.decisions)
+
+
+class PlanInvalid(Exception):
+    """A plan that must not be followed; the daemon goes into safe mode."""
+
+
+def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding], epoch: int) -> RecoveryPlan:
+    """One decision for each open attempt, in the order of the rows. `epoch` is that of the daemon that plans."""
+    return RecoveryPlan(tuple(_decide(job, attempt, findings[attempt.run_id], epoch) for job, attempt in rows))
+
+
+def _decide(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> RecoveryDecision:
+    action, stop_reason = _action(job, attempt, finding, epoch)
+    return RecoveryDecision(
+        run_id=attempt.run_id,
+        job_id=job.id,
+        action=action,
+        why=finding.evidence,
+        finding=finding,
+        stop_reason=stop_reason,
+        resumed=attempt.stop_reason is not None,
+    )
+
+
+_WITHOUT_PROCESS = {
+    Fact.ENDED: Action.SETTLE,
+    Fact.NEVER_STARTED: Action.REQUEUE,
+    Fact.GONE: Action.UNSEEN,
+    Fact.UNPROVABLE: Action.HOLD_STUCK,
+    Fact.SILENT: Action.WAIT,
+}
+
+
+def _action(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> tuple[Action, StopReason | None]:
+    if finding.fact in _WITHOUT_PROCESS:
+        return _WITHOUT_PROCESS[finding.fact], None
+    if attempt.stop_reason is not None:
+        return Action.STOP, attempt.stop_reason
+    if finding.fact is Fact.OWNED and attempt.epoch == epoch:
+        return Action.KEEP, None  # only a connection was lost: this daemon started it, and its launcher still has it
+    if job.spec.survive:
+        return Action.ADOPT, None
+    return Action.STOP, StopReason.ORPHANED
+
+
+def event_of(decision: RecoveryDecision) -> ev.Event | None:
+    """The event that a decision is; None where nothing changes: a stop that was wanted before, a run that goes on, a
+    silent launcher.
+    """
+    if decision.action is Action.SETTLE:
+        assert decision.finding.outcome is not None, "a valid plan settles with an outcome"
+        return ev.Ended(outcome=decision.finding.outcome)
+    if decision.action is Action.STOP and decision.stop_reason is not None and not decision.resumed:
+        return ev.StopWanted(reason=decision.stop_reason)
+    return _ALWAYS.get(decision.action)
+
+
+def foresee(job: Job, attempt: Attempt, decision: RecoveryDecision, now: Now) -> Job:
+    """The job once a decision is followed to its end, as far as that can be known: a wait leaves it as it is."""
+    event = event_of(decision)
+    if decision.action is Action.STOP:
+        if event is not None:
+            stopping = step(job, attempt, event, now)
+            job, attempt = stopping.job, stopping.attempt or attempt
+        event = ev.Ended(outcome=replace(UNSEEN, stopped=True))
+    return job if event is None else step(job, attempt, event, now).job
+
+
+_ALWAYS: dict[Action, ev.Event] = {
+    Action.ADOPT: ev.Adopted(),
+    Action.REQUEUE: ev.Ended(outcome=NEVER_STARTED),
+    Action.UNSEEN: ev.Ended(outcome=UNSEEN),
+    Action.HOLD_STUCK: ev.Stuck(),
+}
+
+
+def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
+    """Check a plan against the rows it is for. Raises PlanInvalid."""
+    wanted = [attempt.run_id for _, attempt in rows]
+    named = [decision.run_id for decision in made.decisions]
+    if sorted(wanted) != sorted(named):
+        missing = sorted(set(wanted) ^ set(named)) or sorted(run for run in named if named.count(run) > 1)
+        raise PlanInvalid(f"each open attempt wants exactly one decision; not so for {', '.join(missing[:5])}")
+    processes: dict[tuple[int, int, int], str] = {}
+    for decision in made.decisions:
+        _check_evidence(decision)
+        identity = decision.finding.identity
+        if identity is None or decision.action not in (Action.STOP, Action.ADOPT, Action.KEEP):
+            continue
+        process = (identity.pid_namespace, identity.pid, identity.start_ticks)
+        if process in processes:
+            raise PlanInvalid(f"process {identity.pid} is claimed by {processes[process]} and by {decision.run_id}")
+        processes[process] = decision.run_id
+
+
+def _check_evidence(decision: RecoveryDecision) -> None:
+    fact = decision.finding.fact
+    if decision.action is Action.KEEP and fact is not Fact.OWNED:
+        raise PlanInvalid(f"{decision.run_id}: keep wants a launcher that has it, the fact is {fact.value}")
+    if decision.action in (Action.STOP, Action.ADOPT) and fact not in (Fact.OWNED, Fact.ORPHANED):
+        raise PlanInvalid(f"{decision.run_id}: {decision.action.value} wants a proven worker, the fact is {fact.value}")
+    if decision.action is Action.REQUEUE and fact is not Fact.NEVER_STARTED:
+        raise PlanInvalid(f"{decision.run_id}: requeue wants a launcher's word, the fact is {fact.value}")
+    if decision.action is Action.SETTLE and decision.finding.outcome is None:
+        raise PlanInvalid(f"{decision.run_id}: settle wants an outcome")

@@ -1,0 +1,152 @@
+"""What a spec may not ask for: two things that exclude each other, or one that could have no effect.
+
+Owns the table of such rules by the field that is at fault. Refuses what wants more than the spec to know it: clocks,
+resources, the host. Invariants: a field that nobody asked for is never at fault; what a job's queue says for all of its
+jobs may have no effect on one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from stoker.core.errors import InvalidParams
+from stoker.core.job.model import ExecutionMode, Spec
+from stoker.core.units import duration
+
+NEVER_CAUGHT = {9: "SIGKILL", 19: "SIGSTOP"}  # signal(7)
+Said = Collection[str]  # names of fields
+
+
+class Rule(NamedTuple):
+    """`broken` by a spec, of which so much was said for this job alone; `told` of the spec."""
+
+    field: str
+    broken: Callable[[Spec, Said], bool]
+    told: Callable[[Spec], str]
+    hint: str
+
+
+def _clash(field: str) -> Rule:
+    """The exit code that means "saved" can mean nothing else."""
+    return Rule(
+        "checkpoint_exit_code",
+        lambda spec, _: spec.checkpoint_exit_code in getattr(spec, field),
+        lambda spec: f"{spec.checkpoint_exit_code} is among {field}, too; it can mean only one thing",
+        "75 (EX_TEMPFAIL) is a usual choice",
+    )
+
+
+def _too_slow(field: str) -> Rule:
+    """A worker that keeps its word is not called silent."""
+    return Rule(
+        "heartbeat_ms",
+        lambda spec, _: spec.heartbeat_ms is not None and spec.heartbeat_ms >= getattr(spec, field),
+        lambda spec: (
+            f"{duration(spec.heartbeat_ms or 0)} is not less than {field}, {duration(getattr(spec, field))}: a healthy"
+            " worker would pass it"
+        ),
+        f"give a larger {field}",
+    )
+
+
+def _unasked(field: str) -> Rule:
+    return Rule(
+        field,
+        lambda spec, said: field in said and spec.heartbeat_ms is None,
+        lambda _: "it has no effect without heartbeat_ms",
+        "give heartbeat_ms, too: how often the job gives a sign of life",
+    )
+
+
+def _no_process(field: str) -> Rule:
+    return Rule(
+        field,
+        lambda spec, said: spec.execution_mode is ExecutionMode.IN_PROCESS and field in said,
+        lambda _: "it has no effect on a handler, which runs inside the daemon and has no process",
+        f"leave {field} out",
+    )
+
+
+RULES = (
+    *map(_no_process, ("env", "stdin", "limits", "nice", "survive", "warn_signal")),
+    Rule(
+        "notify",
+        lambda spec, _: spec.notify and spec.execution_mode is ExecutionMode.IN_PROCESS,
+        lambda _: "a handler inside the daemon has no process that could report",
+        "leave notify out",
+    ),
+    Rule(
+        "heartbeat_ms",
+        lambda spec, _: spec.speaks and spec.execution_mode is ExecutionMode.IN_PROCESS,
+        lambda _: "a handler inside the daemon has no process that could report",
+        "leave heartbeat_ms out",
+    ),
+    Rule(
+        "base_delay_ms",
+        lambda spec, said: "base_delay_ms" in said and spec.base_delay_ms > spec.max_delay_ms,
+        lambda spec: f"{duration(spec.base_delay_ms)} is more than max_delay_ms, {duration(spec.max_delay_ms)}",
+        "give a larger max_delay_ms, too",
+    ),
+    Rule(
+        "warn_signal",
+        lambda spec, _: spec.warn_signal in NEVER_CAUGHT,
+        lambda spec: f"{NEVER_CAUGHT[spec.warn_signal or 0]} cannot warn, as no program can catch it",
+        "USR1 (10) is a usual choice",
+    ),
+    Rule(
+        "warn_signal",
+        lambda spec, _: spec.warn_signal is not None and spec.timeout_ms is None and spec.deadline is None,
+        lambda _: "there is no limit to warn of",
+        "give timeout_ms or a deadline, too",
+    ),
+    Rule(
+        "warn_signal",
+        lambda spec, _: spec.warn_signal is not None and spec.warn_before_ms == 0,
+        lambda _: "it would come no sooner than the limit itself",
+        "give warn_before_ms, too: how far ahead",
+    ),
+    Rule(
+        "warn_before_ms",
+        lambda spec, _: spec.warn_signal is None and spec.warn_before_ms > 0,
+        lambda _: "it has no effect without warn_signal",
+        "give warn_signal, too",
+    ),
+    Rule(
+        "warn_before_ms",
+        lambda spec, _: spec.timeout_ms is not None and spec.warn_before_ms >= spec.timeout_ms,
+        lambda spec: (
+            f"{duration(spec.warn_before_ms)} is not less than timeout_ms, {duration(spec.timeout_ms or 0)}:"
+            " the warning would come as the job starts"
+        ),
+        "give a smaller warn_before_ms",
+    ),
+    *map(_clash, ("success_exit_codes", "no_retry_exit_codes")),
+    *map(_unasked, ("unresponsive_warn_ms", "unresponsive_kill_ms")),
+    *map(_too_slow, ("unresponsive_warn_ms", "unresponsive_kill_ms")),
+    Rule(
+        "unresponsive_warn_ms",
+        lambda spec, said: "unresponsive_warn_ms" in said and spec.unresponsive_warn_ms > spec.unresponsive_kill_ms,
+        lambda spec: (
+            f"{duration(spec.unresponsive_warn_ms)} is more than unresponsive_kill_ms,"
+            f" {duration(spec.unresponsive_kill_ms)}: the job would be stopped before it is warned of"
+        ),
+        "give a larger unresponsive_kill_ms, too",
+    ),
+)
+
+BY_FIELD = {field: [rule for rule in RULES if rule.field == field] for field in {rule.field for rule in RULES}}
+
+
+def contradictions(spec: Spec, said: Said, by_queue: Iterable[str] = ()) -> Iterator[InvalidParams]:
+    """Every rule that is broken. `said` of the job itself, and what its queue says."""
+    for field in dict.fromkeys(chain(said, by_queue)):
+        for rule in BY_FIELD.get(field, ()):
+            if rule.broken(spec, said):
+                yield InvalidParams(f"{field}: {rule.told(spec)}", hint=rule.hint, path=field)
+
+
+def contradictions_of_defaults(spec: Spec, by_queue: Collection[str]) -> Iterator[InvalidParams]:
+    """`spec`: a job that says nothing itself. What its queue says may have no effect on it, but must be possible."""
+    return contradictions(spec, {"base_delay_ms"}.intersection(by_queue), by_queue)

@@ -1,0 +1,214 @@
+"""Why a workflow failed, read from how its steps ended, and what a person would type next.
+
+Owns the table of causes: how each is told from an end, how it is said, the next command, and whether the host is to
+blame. Refuses to look anything up and to guess: what only may be (`suspicion`) is said as such. Invariants: a step that
+was only skipped for another is never a root; there is always one next command.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+
+from stoker.core.job.model import FINAL, Attempt, Outcome, Reason, State
+from stoker.core.job.suspicion import SIGXCPU, SIGXFSZ, suspicion
+from stoker.core.workflow.state import is_done
+
+SYSTEMIC_LEAST = 2  # one failure alone says nothing of the rest
+SYSTEMIC_SHARE = 0.5
+OF_A_SHELL = 128  # added to the signal that ended what it ran
+NO_ROOM = ("No space left on device", "Disk quota exceeded")
+NO_MEMORY = ("Cannot allocate memory",)
+NO_PROCESS = ("Resource temporarily unavailable",)
+
+
+class Cause(StrEnum):
+    """What kinds of failure there are; the first of equally frequent ones is told."""
+
+    MEMORY = "out_of_memory"
+    DISK = "disk"
+    ORPHANED = "orphaned"
+    PROCESSES = "process_limit"
+    COMMAND = "command"
+    CPU = "cpu_limit"
+    FILE_SIZE = "file_size_limit"
+    RESOURCES = "resources"
+    ROOM = "room"
+    TIMEOUT = "timeout"
+    DEADLINE = "deadline"
+    UNRESPONSIVE = "unresponsive"
+    OUTPUT = "output"
+    SIGNAL = "signal"
+    EXIT = "exit"
+    PERSON = "person"
+    DEPENDENCY = "dependency"
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How one step stands. `resources`: the named ones that it takes; `ended`: its newest run that is over."""
+
+    name: str
+    job: int
+    state: State
+    reason: Reason | None = None
+    critical: bool = True
+    attempts: int = 0
+    timeout_ms: int | None = None
+    resources: tuple[str, ...] = ()
+    ended: Attempt | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return None if self.ended is None else self.ended.outcome
+
+
+class Row(Struct, frozen=True):
+    """One cause: which ends are its, what is said of a step, the next command. `of_host`: not any one step's fault."""
+
+    cause: Cause
+    is_so: Callable[[Ending], bool]
+    said: str
+    next: str
+    of_host: bool = False
+
+
+def _by(*reasons: Reason) -> Callable[[Ending], bool]:
+    return lambda one: one.reason in reasons
+
+
+def _unborn(*words: str) -> Callable[[Ending], bool]:
+    """It could not be started, and the system's own words say for want of what."""
+    return lambda one: one.reason is Reason.SPAWN_ERROR and any(word in _error(one) for word in words)
+
+
+def _error(one: Ending) -> str:
+    return "" if one.outcome is None else one.outcome.error or ""
+
+
+def _at_limit(signum: int, limit: str) -> Callable[[Ending], bool]:
+    """Ended by the signal that the kernel sends at that limit, or a shell says so of what it ran under that limit."""
+
+    def is_so(one: Ending) -> bool:
+        if one.ended is None or one.outcome is None or one.reason not in (Reason.SIGNAL, Reason.EXIT):
+            return False
+        bounds = one.ended.bounds
+        limited = bounds is not None and getattr(bounds.rlimit, limit) is not None
+        return one.outcome.signal == signum or (limited and one.outcome.exit_code == OF_A_SHELL + signum)
+
+    return is_so
+
+
+def _never_began(one: Ending) -> bool:
+    return one.reason is Reason.TTL or (one.reason is Reason.DEADLINE and one.state is State.EXPIRED)
+
+
+_AGAIN = "stoker workflow retry {id} --failed"
+_EXPLAIN = "stoker workflow resume {id} --explain"
+_SHOW, _LOGS = "stoker show {job}", "stoker logs {job}"
+_UNSEEN = (Reason.ORPHANED, Reason.LOST, Reason.STUCK, Reason.POISON, Reason.SHUTDOWN)
+# The first row that is so; the last is for every other end.
+TABLE = (
+    Row(Cause.MEMORY, _by(Reason.OOM), "ran out of memory", _SHOW, of_host=True),
+    Row(Cause.MEMORY, _unborn(*NO_MEMORY), "could not be started for want of memory", "stoker status", of_host=True),
+    Row(Cause.DISK, _unborn(*NO_ROOM), "could not be started: the disk is full", "stoker status", of_host=True),
+    Row(Cause.PROCESSES, _unborn(*NO_PROCESS), "could not be started: too many processes", _SHOW, of_host=True),
+    Row(Cause.COMMAND, _by(Reason.SPAWN_ERROR), "could not be started: the command is not there, or may not be run",
+        _LOGS),
+    Row(Cause.ORPHANED, _by(*_UNSEEN), "ended unseen, as after a crash of the daemon or the host", _EXPLAIN,
+        of_host=True),
+    Row(Cause.CPU, _at_limit(SIGXCPU, "cpu_seconds"), "was ended at its limit of CPU time", _SHOW),
+    Row(Cause.FILE_SIZE, _at_limit(SIGXFSZ, "file_size_bytes"),
+        "was ended at its limit of file size", _SHOW),
+    Row(Cause.RESOURCES, lambda one: one.reason is Reason.TTL and bool(one.resources),
+        "waited for longer than allowed before there was room", "stoker resource ls", of_host=True),
+    Row(Cause.ROOM, _never_began, "waited for longer than allowed before it could start", "stoker queue", of_host=True),
+    Row(Cause.TIMEOUT, _by(Reason.TIMEOUT), "ran for longer than allowed", _AGAIN + " --timeout {twice}s"),
+    Row(Cause.DEADLINE, _by(Reason.DEADLINE), "was still running at its deadline", "stoker retry {job} --deadline +1h"),
+    Row(Cause.UNRESPONSIVE, _by(Reason.UNRESPONSIVE), "gave no sign of life", _AGAIN),
+    Row(Cause.OUTPUT, _by(Reason.OUTPUT), "handed on what cannot be taken", _SHOW),
+    Row(Cause.SIGNAL, _by(Reason.SIGNAL), "was ended by a signal", _LOGS),
+    Row(Cause.PERSON, _by(Reason.USER), "was ended by a person", _EXPLAIN),
+    Row(Cause.DEPENDENCY, _by(Reason.DEPENDENCY), "could not run, as what it needs did not end as needed",
+        "stoker workflow graph {id}"),
+    Row(Cause.EXIT, lambda _: True, "ended with an exit code that is none of success", _LOGS),
+)  # fmt: skip
+
+
+class Analysis(Struct, frozen=True, kw_only=True):
+    """`causes`: the steps of each; `roots`: those that failed by themselves; `blocked`: those that never could run."""
+
+    scope: str
+    critical: bool
+    causes: dict[Cause, list[str]]
+    roots: list[str]
+    blocked: list[str]
+    message: str
+    next: str
+
+
+def analyse(workflow_id: int, endings: Sequence[Ending]) -> Analysis | None:
+    """What there is to say; None where nothing failed."""
+    bad = [(one, _row(one)) for one in endings if _is_bad(one)]
+    if not bad:
+        return None
+    causes: dict[Cause, list[str]] = {}
+    for one, row in bad:
+        causes.setdefault(row.cause, []).append(one.name)
+    roots = [(one, row) for one, row in bad if row.cause is not Cause.DEPENDENCY] or bad
+    frequent = Counter(row.cause for _, row in roots)
+    main = max(Cause, key=lambda cause: frequent[cause])
+    first, row = next((one, row) for one, row in roots if row.cause is main)
+    scope = "systemic" if _is_systemic(endings, len(roots), frequent[main], row) else "partial"
+    return Analysis(
+        scope=scope,
+        critical=any(one.critical for one, _ in bad),
+        causes=causes,
+        roots=[one.name for one, _ in roots],
+        blocked=causes.get(Cause.DEPENDENCY, []),
+        message=_message(first, row, frequent[main], len(roots), len(endings)),
+        next=row.next.format(id=workflow_id, job=first.job, twice=_twice_s(endings)),
+    )
+
+
+def _is_bad(one: Ending) -> bool:
+    return (one.state in FINAL or one.state is State.HELD) and not is_done(one.state, one.reason)
+
+
+def _row(one: Ending) -> Row:
+    return next(row for row in TABLE if row.is_so(one))
+
+
+def _is_systemic(endings: Sequence[Ending], roots: int, frequent: int, main: Row) -> bool:
+    """Several steps fell to the host, or to one cause at least half of all that were tried."""
+    if frequent < SYSTEMIC_LEAST:
+        return False
+    tried = sum(1 for one in endings if one.attempts) or roots
+    return main.of_host or frequent >= tried * SYSTEMIC_SHARE
+
+
+def _message(first: Ending, row: Row, frequent: int, roots: int, steps: int) -> str:
+    others = f" and {frequent - 1} more" if frequent > 1 else ""
+    also = f"; {roots - frequent} failed otherwise" if roots > frequent else ""
+    more = _more(first, row.cause)
+    told = "" if more is None else f" ({first.name}: {more})"
+    return f"{roots} of {steps} steps failed: {first.name}{others} {row.said}{told}{also}"
+
+
+def _more(one: Ending, cause: Cause) -> str | None:
+    """What else is known of the step that is named."""
+    if cause is Cause.RESOURCES:
+        return f"it asks for {', '.join(one.resources)}"
+    if cause is Cause.OUTPUT:
+        return _error(one).partition("\n")[0] or None
+    if cause in (Cause.EXIT, Cause.SIGNAL) and one.ended is not None:
+        return suspicion(one.ended.bounds, one.outcome)
+    return None
+
+
+def _twice_s(endings: Sequence[Ending]) -> int:
+    """Twice the longest limit that was too short, in seconds."""
+    limits = [one.timeout_ms for one in endings if one.reason is Reason.TIMEOUT and one.timeout_ms]
+    return max(1, -(-2 * max(limits, default=1_800_000) // 1_000))

@@ -1,0 +1,99 @@
+"""The context of a workflow at one moment, rebuilt along its chain of checkpoints.
+
+Owns what a context is and how transitions are laid over the last whole one. Refuses a chain with a hole: what is
+missing is named, and what a person can do. Invariant: a rebuilt context is exactly what the daemon knew at that seq,
+or there is none; a damaged link ends the rebuild at the one before it, and the answer says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core.errors import ChainBroken, CheckpointDamaged
+from stoker.core.job.model import Reason, State
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
+
+
+class Stood(Struct, frozen=True):
+    """Where one step stood. `floor`: its own checkpoints up to that seq did not count any more."""
+
+    job: int
+    state: State
+    reason: Reason | None = None
+    floor: int = 0
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """A workflow at `seq`. `damaged`: the checkpoint at which the rebuild had to end."""
+
+    chain: str
+    seq: int
+    steps: dict[str, Stood]
+    holds: dict[str, dict[str, int]]
+    damaged: int | None = None
+
+
+class _Whole(Struct, frozen=True):
+    steps: dict[str, Stood]
+    holds: dict[str, dict[str, int]] = {}
+
+
+class _Transition(Struct, frozen=True):
+    step: str
+    job: int
+    to: State
+    reason: Reason | None = None
+    floor: int = 0
+    holds: dict[str, int] = {}
+
+
+def rebuild(links: Sequence[Checkpoint]) -> Context:
+    """The context at the end of `links`: a chain from a whole context on, oldest first.
+
+    Raises ChainBroken where a link is missing, CheckpointDamaged where the whole context itself is damaged.
+    """
+    if not links or links[0].kind is not CheckpointKind.CONTEXT:
+        at = links[0].seq if links else 0
+        raise ChainBroken(
+            f"no whole context was found at or before checkpoint {at}: nothing can be rebuilt from the rest",
+            hint="stoker checkpoint ls shows what is there; resume from a step with stoker workflow resume --from",
+        )
+    first = msgspec.json.decode(opened(links[0]), type=_Whole)
+    steps, holds = dict(first.steps), dict(first.holds)
+    last = links[0]
+    for link in links[1:]:
+        _must_follow(last, link)
+        if link.kind is CheckpointKind.TRANSITION:  # what the others say is not where the steps stand
+            try:
+                _lay(msgspec.json.decode(opened(link), type=_Transition), steps, holds)
+            except CheckpointDamaged:
+                return Context(chain=last.chain, seq=last.seq, steps=steps, holds=holds, damaged=link.id)
+        last = link
+    return Context(chain=last.chain, seq=last.seq, steps=steps, holds=holds)
+
+
+def _must_follow(last: Checkpoint, link: Checkpoint) -> None:
+    if link.seq == last.seq + 1 and link.parent == last.id:
+        return
+    raise ChainBroken(
+        f"checkpoint {link.id} ({link.chain}, seq {link.seq}) builds on checkpoint {link.parent}, which is not there",
+        hint="roll back to one before the gap: stoker checkpoint ls", id=link.id, parent=link.parent,
+    )  # fmt: skip
+
+
+def _lay(told: _Transition, steps: dict[str, Stood], holds: dict[str, dict[str, int]]) -> None:
+    steps[told.step] = Stood(told.job, told.to, told.reason, told.floor)
+    if told.holds:
+        holds[told.step] = told.holds
+    else:
+        holds.pop(told.step, None)
+
+
+def view(context: Context) -> dict[str, Any]:
+    """The context for people and diffs: plain values, sorted by step."""
+    plain: dict[str, Any] = msgspec.to_builtins(context, order="sorted")
+    return plain

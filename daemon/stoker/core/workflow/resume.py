@@ -1,0 +1,176 @@
+"""The plan of a resume: for each step of a workflow whether it runs, and why.
+
+Owns the rules. Refuses to look and to act: how steps stand, what strategies chose and what was proven is given.
+Invariants: a completed step is never taken again, unless it asked to be verified and its proof does not hold; a step
+that runs is left to run; a strategy is only asked about a step that started and stopped short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
+from graphlib import TopologicalSorter
+
+from msgspec import Struct
+
+from stoker.core.job.dependencies import skipped_for_need
+from stoker.core.job.model import FINAL, NeedOn, Reason, State
+from stoker.core.workflow.state import Step, Strategy, is_done
+
+
+class Act(StrEnum):
+    """What becomes of a step. `again`: it never started, and is taken behind its needs; `wait`: it goes on as it is."""
+
+    KEEP = "keep"
+    RESTART = "restart"
+    FROM_CHECKPOINT = "from_checkpoint"
+    AGAIN = "again"
+    SKIP = "skip"
+    FAIL = "fail"
+    WAIT = "wait"
+    LEAVE = "leave"
+
+
+RESET = frozenset({Act.RESTART, Act.FROM_CHECKPOINT, Act.AGAIN})
+RUNS = RESET | {Act.WAIT}
+_OPEN = frozenset({State.WAITING, State.QUEUED, State.RUNNING})
+_BY_STRATEGY = {
+    Strategy.RESTART: Act.RESTART,
+    Strategy.FROM_CHECKPOINT: Act.FROM_CHECKPOINT,
+    Strategy.SKIP: Act.SKIP,
+    Strategy.FAIL: Act.FAIL,
+    Strategy.ADOPT: Act.FROM_CHECKPOINT,
+}
+
+
+class ResumeStanding(Struct, frozen=True):
+    """Where a step stands. `live`: an attempt of it is open."""
+
+    state: State
+    reason: Reason | None = None
+    attempts: int = 0
+    live: bool = False
+
+
+class ResumeDecision(Struct, frozen=True):
+    """What a resume does with one step."""
+
+    step: str
+    act: Act
+    why: str
+
+    @property
+    def runs(self) -> bool:
+        return self.act in RUNS
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """What a person asked. `start`: the step to resume from; `strategy`: instead of the steps' own.
+
+    `verify` set to false takes the word of completed steps that ask to be verified.
+    """
+
+    strategy: str | None = None
+    start: str | None = None
+    explain: bool = False
+    verify: bool = True
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        return self.strategy is None and self.start is None
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What a resume is made of. `scope`: the steps it is about, None for all; `chosen`: what strategies said, by step.
+
+    `changed`: completed steps whose proof does not hold, and what changed; `verified`: completed steps with a proof.
+    `pressing`: also steps that stopped short in a workflow that goes on are taken.
+    """
+
+    scope: Collection[str] | None = None
+    chosen: Mapping[str, tuple[str, Strategy]] = {}
+    changed: Mapping[str, str] = {}
+    verified: Collection[str] = ()
+    pressing: bool = True
+
+
+def stopped_short(standing: ResumeStanding) -> bool:
+    """Whether the step was started and did not complete: a strategy says what then."""
+    ended = standing.state in FINAL or standing.state is State.HELD
+    by_need = skipped_for_need(standing.state, standing.reason)
+    done = is_done(standing.state, standing.reason)
+    return ended and standing.attempts > 0 and not (standing.live or by_need or done)
+
+
+def plan(steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: Asked) -> list[ResumeDecision]:
+    """One decision a step, in an order in which they could run."""
+    by_name = {step.name: step for step in steps}
+    order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
+    decided: dict[str, ResumeDecision] = {}
+    for name in order.static_order():
+        act, why = _decide(by_name[name], standings, asked, decided)
+        decided[name] = ResumeDecision(name, act, why)
+    return list(decided.values())
+
+
+def _decide(
+    step: Step, standings: Mapping[str, ResumeStanding], asked: Asked, decided: Mapping[str, ResumeDecision]
+) -> tuple[Act, str]:
+    standing = standings[step.name]
+    if is_done(standing.state, standing.reason):
+        return _of_done(step, standing, asked, decided)
+    if standing.live or standing.state in _OPEN:
+        return Act.WAIT, "it runs, and is left to run" if standing.live else "it has not run yet"
+    left = _left(step, standings, asked, decided)
+    if left is not None:
+        return Act.LEAVE, left
+    if not stopped_short(standing):
+        return Act.AGAIN, f"it was {_told(standing)} and never started"
+    name, meant = asked.chosen[step.name]
+    own = f"strategy {name}" if name == meant else f"strategy {name}, which chose {meant.value}"
+    return _BY_STRATEGY[meant], f"it ended as {_told(standing)}; {own}"
+
+
+def _left(
+    step: Step, standings: Mapping[str, ResumeStanding], asked: Asked, decided: Mapping[str, ResumeDecision]
+) -> str | None:  # fmt: skip
+    """Why a step that did not complete stays as it is, if it does."""
+    if asked.scope is not None and step.name not in asked.scope:
+        return "it is not behind the step to resume from"
+    if not asked.pressing:
+        return f"it stays {standings[step.name].state.value}: name a strategy, or retry it"
+    return _hopeless(step, standings, decided)
+
+
+def _of_done(
+    step: Step, standing: ResumeStanding, asked: Asked, decided: Mapping[str, ResumeDecision]
+) -> tuple[Act, str]:  # fmt: skip
+    if standing.reason is Reason.NOT_NEEDED:
+        again = next((edge.step for edge in step.needs if decided[edge.step].runs), None)
+        return (Act.AGAIN, f"{again} runs again") if again is not None else (Act.KEEP, "it was not needed")
+    if step.name in asked.changed:
+        return Act.RESTART, f"it was completed, but {asked.changed[step.name]}"
+    if step.name in asked.verified:
+        again = next((edge.step for edge in step.needs if decided[edge.step].runs), None)
+        if again is not None:
+            return Act.RESTART, f"it was completed, but builds on {again}, which runs again"
+        return Act.KEEP, "it was completed, and nothing that it was made of has changed"
+    return Act.KEEP, "it was skipped by a person" if standing.state is State.SKIPPED else "it was completed"
+
+
+def _hopeless(step: Step, standings: Mapping[str, ResumeStanding], decided: Mapping[str, ResumeDecision]) -> str | None:
+    """The need that can never be met, if the rest of the plan is followed."""
+    for edge in step.needs:
+        need, standing = decided[edge.step], standings[edge.step]
+        if need.runs or edge.on is NeedOn.ANY or standing.state not in FINAL:
+            continue
+        good = need.act in (Act.KEEP, Act.SKIP)
+        if good is (edge.on is NeedOn.FAILED):
+            return f"it needs {edge.step} {edge.on.value}, which stays {'ok' if good else standing.state.value}"
+    return None
+
+
+def _told(standing: ResumeStanding) -> str:
+    return standing.state.value if standing.reason is None else f"{standing.state.value} ({standing.reason.value})"

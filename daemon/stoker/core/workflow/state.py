@@ -1,0 +1,175 @@
+"""The life of a workflow: what its steps make of it, and what a person may ask of all of them at once.
+
+Owns the states of a workflow and the pure plans for resume, retry and rollback. Refuses to run anything: steps
+are jobs and go through `lifecycle.step`. Invariants: the state of a workflow follows from what is wanted of it and
+from the states of its steps, and is never set otherwise; a completed step is not run again unless a person asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+
+from stoker.core.job.model import FINAL, NeedOn, Reason, State
+
+
+class WorkflowState(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ROLLING_BACK = "rolling_back"
+
+
+ENDED = frozenset({WorkflowState.SUCCEEDED, WorkflowState.FAILED, WorkflowState.CANCELLED})
+
+
+class Intent(StrEnum):
+    """What is wanted of a workflow; `rollback` lasts until nothing of it runs any more."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+    ROLLBACK = "rollback"
+
+
+class Strategy(StrEnum):
+    """What a resume does with a step that did not complete; handlers may register more."""
+
+    RESTART = "restart"
+    FROM_CHECKPOINT = "from_checkpoint"
+    SKIP = "skip"
+    FAIL = "fail"
+    ADOPT = "adopt"
+
+
+class Edge(Struct, frozen=True):
+    """One need of a step."""
+
+    step: str
+    on: NeedOn = NeedOn.OK
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """What the workflow knows of a step beside its job."""
+
+    name: str
+    job_id: int
+    needs: tuple[Edge, ...] = ()
+    critical: bool = True
+    resume: str = Strategy.FROM_CHECKPOINT.value
+    verify: bool = False
+
+
+class Workflow(Struct, frozen=True, kw_only=True):
+    """One row of `workflows`. `flow` is the JSON of what was asked."""
+
+    id: int
+    name: str
+    owner_uid: int
+    trace_id: str
+    flow: str
+    flow_hash: bytes
+    created_at: int
+    state: WorkflowState = WorkflowState.RUNNING
+    intent: Intent = Intent.RUN
+    target: str | None = None
+    finished_at: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class WorkflowFilter(Struct, frozen=True, kw_only=True):
+    """Which workflows to list, newest first; `before` is the cursor. Empty `states` means all."""
+
+    states: tuple[WorkflowState, ...] = ()
+    before: int | None = None
+    limit: int = 100
+
+
+# How a step stands when it counts against its workflow: skipped by a person is a yes, by a failed need is a no.
+_GOOD = frozenset({State.SUCCEEDED, State.SUPERSEDED})
+
+
+def state_of(intent: Intent, states: Mapping[str, State], broken: Collection[str]) -> WorkflowState:
+    """What the workflow is. `states`: of every step; `broken`: critical steps that ended other than well."""
+    if any(state not in FINAL for state in states.values()):
+        match intent:
+            case Intent.PAUSE:
+                return WorkflowState.PAUSED
+            case Intent.ROLLBACK:
+                return WorkflowState.ROLLING_BACK
+        return WorkflowState.RUNNING
+    if intent is Intent.ROLLBACK:
+        return WorkflowState.ROLLING_BACK
+    if intent is Intent.CANCEL:
+        return WorkflowState.CANCELLED
+    return WorkflowState.FAILED if broken else WorkflowState.SUCCEEDED
+
+
+def is_done(state: State, reason: Reason | None) -> bool:
+    """Whether a step is behind its workflow for good: it ended well, or a person said that it need not run."""
+    return state in _GOOD or (state is State.SKIPPED and reason is not Reason.DEPENDENCY)  # not needed is done
+
+
+def is_broken(step: Step, state: State, *, by_dependency: bool) -> bool:
+    """Whether this end of a step is a failure of its workflow."""
+    if not step.critical or state not in FINAL or state in _GOOD:
+        return False
+    return state is not State.SKIPPED or by_dependency
+
+
+# --- going back ---------------------------------------------------------------------------------------------
+
+
+class Again(StrEnum):
+    """Which steps are taken again."""
+
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    ALL = "all"
+
+
+_UNDONE = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED, State.HELD})
+
+
+def to_reset(
+    again: Again, steps: Iterable[Step], states: Mapping[str, State], reasons: Mapping[str, Reason | None]
+) -> set[str]:
+    """The steps that are to be taken again, those that run included."""
+    if again is Again.ALL:
+        return {step.name for step in steps}
+    failed = {
+        step.name
+        for step in steps
+        if states[step.name] in _UNDONE
+        or (states[step.name] is State.SKIPPED and reasons[step.name] is Reason.DEPENDENCY)
+    }
+    if again is Again.FAILED:
+        return failed
+    return failed | {step.name for step in steps if states[step.name] not in FINAL}
+
+
+def behind(steps: Iterable[Step], roots: Iterable[str]) -> set[str]:
+    """`roots` and everything that needs them, at whatever distance."""
+    needed_by: dict[str, list[str]] = {}
+    for step in steps:
+        for edge in step.needs:
+            needed_by.setdefault(edge.step, []).append(step.name)
+    found, ahead = set(), list(roots)
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found.add(name)
+            ahead += needed_by.get(name, [])
+    return found
+
+
+def reopened(step: Step, reset: Collection[str], states: Mapping[str, State]) -> list[Edge]:
+    """The needs of a step that are open again once `reset` went back."""
+    return [edge for edge in step.needs if edge.step in reset or states[edge.step] not in FINAL]

@@ -1,0 +1,210 @@
+"""What an attempt is given beside its spec: how its needs ended, and its newest checkpoint, read after its commit.
+
+Owns the way of such starts from the commit to their executor. Refuses to hold back any other: most jobs need nothing
+and start at once. Invariants: a start that was stopped or settled meanwhile is not made; a damaged checkpoint is
+passed over with a warning, and the one before it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.background.tasks import BackgroundTasks
+from stoker.core.errors import CheckpointDamaged
+from stoker.core.job.model import ExecutionMode, Job
+from stoker.core.job.recovery import NEVER_STARTED
+from stoker.core.workflow.checkpoint import opened
+from stoker.engine.memory import LiveState
+from stoker.executors.base import AttemptEnded, Sink, Start
+from stoker.process.work_files import InputsFile, WorkFiles
+from stoker.store import attempts, checkpoints
+from stoker.store.attempts import Needed
+from stoker.store.reader import Reader
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB, its name and its last zero included
+PORTION = 50  # needs of one read: each may have handed on 64 KiB
+AGAIN_S = 1.0
+TRIES = 20
+TRIED = 20  # damaged checkpoints in a row: beyond them somebody has to look
+
+Starter = Callable[[ExecutionMode, Sequence[Start]], None]
+
+
+class AttemptInputs:
+    """Lays ready what starts need, then lets them start."""
+
+    def __init__(self, reader: Reader, exchange: WorkFiles, book: LiveState, start: Starter, sink: Sink,
+                 background: BackgroundTasks) -> None:  # fmt: skip
+        self._reader = reader
+        self._exchange = exchange
+        self._book = book
+        self._start = start
+        self._sink = sink
+        self._background = background
+        self._held: set[str] = set()
+
+    def holds(self, run_id: str) -> bool:
+        """Whether it is still with us: then no launcher was told of it, and none can have started it."""
+        return run_id in self._held
+
+    def start(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
+        """Start what needs nothing at once, the rest once it is laid ready."""
+        plain = [start for start in starts if not _wants(start.job)]
+        if plain:
+            self._start(mode, plain)
+        first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
+        again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
+        for together in [first, *again] if first else again:
+            self._held.update(start.attempt.run_id for start in together)
+            work = partial(self._let_go, mode, together, count(1))
+            self._background.retry(f"inputs of {together[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
+
+    async def _let_go(self, mode: ExecutionMode, starts: Sequence[Start], tries: Iterator[int]) -> None:
+        """They are held until their executor has them, or their end is told; while they cannot be read, too.
+
+        After TRIES they are given back as never started: a queued job can expire.
+        """
+        wanted = [start for start in starts if self._may_begin(start)]
+        if next(tries) <= TRIES:
+            await self._provide(mode, wanted)
+        else:
+            self._sink([AttemptEnded(start.attempt.run_id, NEVER_STARTED) for start in wanted])
+        self._held.difference_update(start.attempt.run_id for start in starts)
+
+    async def _provide(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
+        """One look for all of them: a hop to the reader costs as much as a start."""
+        provided = []
+        for start, found in zip(starts, await self._reader.run(_look, [start.job for start in starts]), strict=True):
+            for damaged in found.damaged:
+                log(LogEvent.CHECKPOINT_DAMAGED, job=start.job.id, checkpoint=damaged.details["id"], error=damaged)
+            inputs = Inputs(self._reader, [need.job for need in start.job.spec.needs], found.needed)
+            await self._lay_ready(start.attempt.run_id, found.data, inputs)
+            if self._may_begin(start):
+                provided.append(replace(start, inputs=inputs.variable))
+        if provided:
+            self._start(mode, provided)
+
+    def _may_begin(self, start: Start) -> bool:
+        """Whether it is still wanted; else its end is told."""
+        run = self._book.by_run(start.attempt.run_id)
+        if run is None:
+            return False
+        if run.attempt.stop_reason is not None:
+            self._sink([AttemptEnded(start.attempt.run_id, NEVER_STARTED)])
+            return False
+        return True
+
+    async def _lay_ready(self, run_id: str, data: bytes | None, inputs: Inputs) -> None:
+        """However long there is no room for it: an attempt that began without would begin at zero."""
+        while (run := self._book.by_run(run_id)) is not None and run.attempt.stop_reason is None:
+            try:
+                if data is not None:
+                    await asyncio.to_thread(self._exchange.put_checkpoint, run_id, data)
+                if run.job.spec.needs:
+                    await inputs.write(self._exchange.inputs(run_id))
+            except OSError as error:
+                log(LogEvent.CHECKPOINT_FAILED, job=run.job.id, attempt=run.attempt.ordinal, error=error)
+                await asyncio.sleep(AGAIN_S)  # nothing tells when there is room again
+            else:
+                return
+
+    async def inputs(self, job: Job) -> str | None:
+        """What its needs handed on, as JSON by step or job id; None where that is too large for an environment."""
+        inputs = Inputs(self._reader, [need.job for need in job.spec.needs], [])
+        async for _ in inputs.ends():
+            pass
+        return inputs.variable
+
+
+def _wants(job: Job) -> bool:
+    """Whether anything could be there for it: a first attempt without needs has nothing to read."""
+    return bool(job.spec.needs) or job.attempts > 1
+
+
+class Inputs:
+    """How the needs of one attempt ended and what they handed on, read in portions: a thousand can have 64 MB."""
+
+    def __init__(self, reader: Reader, needs: Sequence[int], first: Sequence[Needed]) -> None:
+        self._reader = reader
+        self._needs = needs
+        self._first = first
+        self._outputs: dict[str, msgspec.Raw] = {}
+        self._bytes = 0
+
+    @property
+    def variable(self) -> str | None:
+        """STOKER_INPUTS, once all of them were read; None where the kernel would refuse it."""
+        if self._bytes > MAX_INPUTS_BYTES:
+            return None
+        said = msgspec.json.encode(self._outputs, order="sorted")
+        return said.decode() if len(said) <= MAX_INPUTS_BYTES else None
+
+    async def write(self, path: str) -> None:
+        """STOKER_INPUTS_FILE. Raises OSError."""
+        file = await asyncio.to_thread(InputsFile, path)
+        try:
+            async for portion in self.ends():
+                await asyncio.to_thread(file.add, [(one.name, _end(one)) for one in portion])
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def ends(self) -> AsyncGenerator[Sequence[Needed], None]:
+        """Portion by portion; what fits into the variable is kept."""
+        self._outputs, self._bytes = {}, 0
+        for at in range(0, len(self._needs), PORTION):
+            portion = self._first if not at else ()
+            portion = portion or await self._reader.run(attempts.needed, self._needs[at : at + PORTION])
+            for one in portion:
+                self._keep(one)
+            yield portion
+
+    def _keep(self, one: Needed) -> None:
+        if one.output is not None:
+            self._bytes += len(one.output)
+            if self._bytes <= MAX_INPUTS_BYTES:
+                self._outputs[one.name] = msgspec.Raw(one.output.encode())
+
+
+def _end(one: Needed) -> dict[str, Any]:
+    outputs = msgspec.Raw(b"{}" if one.output is None else one.output.encode())
+    return {"state": one.state, "reason": one.reason, "exit_code": one.exit_code, "outputs": outputs}
+
+
+class _Found(Struct, frozen=True):
+    """What is there for one start: its first needs, its newest checkpoint, and the damaged ones above that."""
+
+    needed: Sequence[Needed]
+    data: bytes | None
+    damaged: Sequence[CheckpointDamaged]
+
+
+def _look(connection: sqlite3.Connection, asked: Sequence[Job]) -> list[_Found]:
+    return [_Found(_first_needed(connection, job), *_newest(connection, job)) for job in asked]
+
+
+def _first_needed(connection: sqlite3.Connection, job: Job) -> Sequence[Needed]:
+    needs = [need.job for need in job.spec.needs[:PORTION]]
+    return attempts.needed(connection, needs) if needs else ()
+
+
+def _newest(connection: sqlite3.Connection, job: Job) -> tuple[bytes | None, list[CheckpointDamaged]]:
+    """The newest that is sound, and those above it that are not; what is below is not even read."""
+    damaged: list[CheckpointDamaged] = []
+    if job.attempts > 1:
+        for checkpoint in checkpoints.progress(connection, job.id, job.checkpoint_floor, TRIED):
+            try:
+                return opened(checkpoint), damaged
+            except CheckpointDamaged as error:
+                damaged.append(error)
+    return None, damaged

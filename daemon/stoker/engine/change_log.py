@@ -1,0 +1,70 @@
+"""What the log of changes says of a job: the cause by name, and what rebuilds the row.
+
+Owns the payload of a change. Refuses to decide when one is written: every step leaves one (`turn`). Invariant: the
+payloads of a job's changes, applied in order, give its row and those of its attempts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from stoker.core.job import events as ev
+from stoker.core.job.model import Attempt, Job
+
+# What of a job changes in its life; the rest is its spec.
+MUTABLE = (
+    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
+    "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key",
+)  # fmt: skip
+DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it is no change to tell of
+
+
+def cause_of(event: type[ev.Event]) -> str:
+    """The name of an event in the log of changes, as in `need_met`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
+
+
+CAUSES = {event: cause_of(event) for event in ev.Event.__subclasses__()}
+
+
+def standing(job: Job) -> dict[str, Any]:
+    """What rebuilds the row of a new job beside its spec."""
+    return {
+        "owner_uid": job.owner_uid,
+        "trace_id": job.trace_id,
+        "order_key": job.order_key,
+        "created_at": job.created_at,
+        "state": job.state,
+        "needs_open": job.needs_open,
+        "expires_at": job.expires_at,
+        "workflow_id": job.workflow_id,
+        "step": job.step,
+    }
+
+
+def difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt | None) -> dict[str, Any]:
+    """What a step changed: enough to apply it again to the row before."""
+    payload: dict[str, Any] = {
+        name: value for name in MUTABLE if (value := getattr(job, name)) != getattr(before, name)
+    }
+    if job.spec is not before.spec:
+        payload["spec"] = job.spec
+    if touched is not None:
+        payload["attempt"] = _attempt_difference(attempt, touched)
+        if touched.outcome is not None:
+            payload["started_at"] = job.started_at  # noted when the worker began, which is no change of its own
+    return payload
+
+
+def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any]:
+    told: dict[str, Any] = {"run_id": after.run_id}
+    if before is None:
+        told |= {"ordinal": after.ordinal, "launcher": after.launcher}
+    elif after.stop_reason is not before.stop_reason:
+        told["stop_reason"] = after.stop_reason
+    if after.outcome is not None:
+        told |= {"identity": after.identity, "outcome": after.outcome, "started_at": after.started_at}
+        if after.bounds is not None:
+            told["bounds"] = after.bounds
+    return told

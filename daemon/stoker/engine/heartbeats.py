@@ -1,0 +1,182 @@
+"""Hears what workers say of themselves: one socket for each attempt that asked for one.
+
+Owns the sockets, and what was said last (`Book.said`). Refuses to stop anything: a silence that lasted too long, or a
+`WATCHDOG=trigger`, becomes an alarm for the loop. Invariants: what lies in a socket is heard before its run's silence
+is judged; a run that nobody can hear (its socket could not be bound) is not silent; after a time in which we ourselves
+did not run, or the worker was kept from running, the watch begins anew; a flood costs us a bounded share of the CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from stoker.core.clock import Clock, Now
+from stoker.core.job.model import Attempt, Job
+from stoker.core.job.notice import Notice, judge_silence, read_notice
+from stoker.engine.memory import LiveState, Said
+from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.process.notices import Datagram, listen, may_speak, receive
+from stoker.process.work_files import WorkFiles
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+BURST = 16
+PAUSE_S = 0.1
+
+
+class Ear(Struct):
+    """The socket of one run. `heard_at`: its last sign of life, or since when it is owed one (steady)."""
+
+    run_id: str
+    socket: socket.socket
+    heard_at: int
+
+
+class Heartbeats:
+    """`trigger` gets the alarm of a worker that calls itself hung; `reaper` gives the pid of a launcher."""
+
+    def __init__(
+        self, book: LiveState, exchange: WorkFiles, timers: Timers, clock: Clock, trigger: Callable[[Alarm], None],
+        reaper: Callable[[str], int | None],
+    ) -> None:  # fmt: skip
+        self._book = book
+        self._exchange = exchange
+        self._timers = timers
+        self._clock = clock
+        self._trigger = trigger
+        self._reaper = reaper
+        self._ears: dict[str, Ear] = {}
+        self._frozen: set[str] = set()
+
+    # --- the sockets ---
+
+    def open(self, run_id: str) -> None:
+        """Listen to a run, before its worker is there or again after a start. Where that fails, it runs unheard."""
+        try:
+            sock = listen(self._exchange.notice_address(run_id))
+        except OSError as error:
+            log(LogEvent.WORKER_UNHEARD, run_id=run_id, error=error)
+            return
+        ear = self._ears[run_id] = Ear(run_id, sock, self._clock.now().steady)
+        self._book.said[run_id] = Said()
+        self._listen(ear)
+
+    def began(self, job: Job, attempt: Attempt, started: int) -> None:
+        """Its worker runs since `started` (steady), perhaps since before this daemon."""
+        if not job.spec.speaks:
+            return
+        ear = self._ears.get(attempt.run_id)
+        if ear is None:
+            self.open(attempt.run_id)
+        else:
+            ear.heard_at = max(ear.heard_at, started)
+
+    def close(self, run_ids: Iterable[str]) -> None:
+        """These runs are settled."""
+        for run_id in run_ids if self._ears else ():
+            ear = self._ears.pop(run_id, None)
+            self._frozen.discard(run_id)
+            if ear is not None:
+                self._shut(ear)
+                self._book.said.pop(run_id, None)
+                with contextlib.suppress(OSError):
+                    os.unlink(self._exchange.notice_address(run_id))  # noqa: PTH108 - as in `process.work_files`
+
+    def stop(self) -> None:
+        """Hear nothing more; names stay for the next daemon to bind again."""
+        for ear in self._ears.values():
+            self._shut(ear)
+        self._ears.clear()
+
+    def _shut(self, ear: Ear) -> None:
+        asyncio.get_running_loop().remove_reader(ear.socket.fileno())
+        ear.socket.close()
+
+    # --- hearing ---
+
+    def _listen(self, ear: Ear) -> None:
+        if self._ears.get(ear.run_id) is ear:
+            asyncio.get_running_loop().add_reader(ear.socket.fileno(), self._hear, ear)
+
+    def _hear(self, ear: Ear) -> None:
+        """What is there; whoever has more to say than a burst waits, and its kernel queue with it."""
+        for _ in range(BURST):
+            datagram = receive(ear.socket)
+            if datagram is None:
+                return
+            self._take(ear, datagram)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(ear.socket.fileno())
+        loop.call_later(PAUSE_S, self._listen, ear)
+
+    def _take(self, ear: Ear, datagram: Datagram) -> None:
+        run = self._book.by_run(ear.run_id)
+        said = self._book.said[ear.run_id]
+        identity = None if run is None else run.attempt.identity
+        reaper = None if run is None else self._reaper(run.attempt.launcher)
+        notice = read_notice(datagram.data)
+        if notice is None or not may_speak(datagram, None if identity is None else identity.pid, reaper):
+            said.ignored += 1
+        else:
+            self._note(ear, said, notice)
+
+    def _note(self, ear: Ear, said: Said, notice: Notice) -> None:
+        now = self._clock.now()
+        if notice.alive:
+            ear.heard_at, said.last_heartbeat, said.unresponsive = now.steady, now.wall, False
+        said.ready = said.ready or notice.ready
+        said.status = said.status if notice.status is None else notice.status
+        said.progress = said.progress if notice.progress is None else notice.progress
+        if notice.trigger:
+            self._trigger(Alarm(now.steady, int(ear.run_id.partition(".")[0]), ear.run_id, Limit.UNRESPONSIVE))
+
+    # --- silence ---
+
+    def judge(self, alarm: Alarm, now: Now) -> Alarm | None:
+        """A heartbeat is due: the alarm that follows from its absence, if one does; else it is looked at again."""
+        ear, run = self._ears.get(alarm.run_id), self._book.by_run(alarm.run_id)
+        if ear is None or run is None or run.attempt.stop_reason is not None:
+            return None
+        self._hear(ear)
+        if alarm.run_id in self._frozen:
+            ear.heard_at = now.steady
+        silence = judge_silence(run.job.spec, now.steady - ear.heard_at)
+        said = self._book.said[alarm.run_id]
+        if silence.warn and not said.unresponsive:
+            said.unresponsive = True
+            log(
+                LogEvent.WORKER_UNRESPONSIVE, job=run.job.id, attempt=run.attempt.ordinal, queue=run.job.spec.queue,
+                trace_id=run.job.trace_id, silent_ms=now.steady - ear.heard_at, stopping=silence.stop,
+            )  # fmt: skip
+        if silence.stop:
+            return Alarm(now.steady, alarm.job_id, alarm.run_id, Limit.UNRESPONSIVE)
+        assert silence.look_in_ms is not None, "a silence that stops nothing is looked at again"
+        self._timers.look_again(alarm, now.steady + silence.look_in_ms)
+        return None
+
+    def begin_anew(self, run_ids: Iterable[str] | None = None) -> None:
+        """These workers, or all, could not be heard or not speak for a while: their silence begins now."""
+        now = self._clock.now().steady
+        for run_id in list(self._ears) if run_ids is None else run_ids:
+            ear = self._ears.get(run_id)
+            if ear is not None:
+                ear.heard_at = now
+
+    def excuse(self, run_ids: Iterable[str], *, frozen: bool) -> None:
+        """We froze these workers, or let them go on: who cannot run owes no sign of life."""
+        for run_id in run_ids:
+            (self._frozen.add if frozen else self._frozen.discard)(run_id)
+        self.begin_anew(run_ids)
+
+    def silent_ms(self, run_id: str) -> int | None:
+        """How long a worker that was warned of has been silent."""
+        ear, said = self._ears.get(run_id), self._book.said.get(run_id)
+        if ear is None or said is None or not said.unresponsive:
+            return None
+        return self._clock.now().steady - ear.heard_at

@@ -1,0 +1,185 @@
+"""What the engine keeps in memory: open attempts, the front of every queue, and counts of what is live.
+
+Owns the only copy of running jobs that anyone decides by. Refuses to decide and to store. Everything here
+can be read again from the database, and at a start it is. Invariant: use of a resource is the sum over open
+attempts, whatever the state of their jobs; nothing is counted twice or by hand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from stoker.core.errors import QueueNotFound
+from stoker.core.job.admission import AdmissionQueue
+from stoker.core.job.model import FINAL, Attempt, Job, Queue, Resource, State
+from stoker.core.shortage import NO_SHORTAGE
+from stoker.core.workflow.checkpoint import Head
+from stoker.engine.freezes import Freezes
+from stoker.engine.ready_queue import Lane, ReadyQueue
+from stoker.engine.workflow_memory import LiveWorkflows
+from stoker.process.work_files import WorkFiles
+
+
+class OpenRun(Struct):
+    """A job with an open attempt."""
+
+    job: Job
+    attempt: Attempt
+
+
+class Said(Struct):
+    """What the worker of an open attempt said of itself last; `unresponsive`: it owes a sign of life."""
+
+    progress: int | None = None
+    status: str | None = None
+    last_heartbeat: int | None = None
+    ready: bool = False
+    unresponsive: bool = False
+    ignored: int = 0
+
+
+class LiveState:
+    """Memory of the engine, kept equal to the committed rows by `enter`."""
+
+    def __init__(self, queues: dict[str, Queue], resources: dict[str, Resource], last_id: int, last_seq: int) -> None:
+        self.queues = queues
+        self.resources = resources
+        self.last_id = last_id
+        self.last_seq = last_seq
+        self.committed_seq = last_seq
+        self.runs: dict[int, OpenRun] = {}
+        self.jobs_by_run: dict[str, int] = {}
+        self.ready: dict[str, ReadyQueue] = {name: ReadyQueue() for name in queues}
+        self.counts: Counter[tuple[str, State]] = Counter()
+        self.running: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()  # turns taken, those slept through included
+        self._turn = 0
+        self.used: Counter[str] = Counter()
+        self.described: dict[str, int] = {}  # runs whose facts wait for a commit to ride with, since when (steady)
+        self.steady_noted = 0  # when the database was last told where steady time has come to
+        self.needed: set[int] = set()  # jobs that a waiting job still needs
+        self.flows = LiveWorkflows()
+        self.exchange: WorkFiles | None = None  # where workers leave what they hand on
+        self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
+        self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
+        self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
+        self.stale: dict[str, int] = {}  # runs that have left no checkpoint for too long, and how long: as last seen
+        self.shortage = NO_SHORTAGE
+        self.frozen = Freezes()
+        self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
+
+    def queue(self, name: str, path: str) -> Queue:
+        """The queue that a request names at `path`. Raises QueueNotFound."""
+        queue = self.queues.get(name)
+        if queue is None:
+            known = ", ".join(sorted(self.queues))
+            raise QueueNotFound(
+                f"{path}: there is no queue {name!r} (there are: {known})", hint=f"stoker queue set {name}", path=path
+            )
+        return queue
+
+    def by_run(self, run_id: str) -> OpenRun | None:
+        """The open attempt with that id."""
+        job_id = self.jobs_by_run.get(run_id)
+        return None if job_id is None else self.runs[job_id]
+
+    def enter(self, before: Job | None, job: Job, attempt: Attempt | None) -> None:
+        """Take over what a step made of a job and, if it touched one, of its attempt."""
+        if before is not None:
+            self._count(before, -1)
+            if before.state is State.QUEUED:
+                self.ready[before.spec.queue].remove(before)
+                self.short.discard(job.id)
+        self._count(job, 1)
+        if job.state is State.QUEUED:
+            self.ready[job.spec.queue].add(job, startable=job.workflow_id not in self.flows.barred)
+        if attempt is not None:
+            self._enter_attempt(job, attempt)
+        elif job.id in self.runs:
+            self.runs[job.id].job = job
+
+    def _count(self, job: Job, step: int) -> None:
+        if job.state not in FINAL:
+            self.counts[job.spec.queue, job.state] += step
+
+    def _enter_attempt(self, job: Job, attempt: Attempt) -> None:
+        run = self.runs.get(job.id)
+        if not attempt.open:
+            if run is not None:
+                self._forget(run)
+        elif run is not None and run.attempt.run_id == attempt.run_id:
+            run.job, run.attempt = job, attempt
+        else:
+            self.open(job, attempt)
+
+    def open(self, job: Job, attempt: Attempt) -> None:
+        """Remember an open attempt: it takes a slot and its resources."""
+        self.runs[job.id] = OpenRun(job, attempt)
+        self.jobs_by_run[attempt.run_id] = job.id
+        self.running[job.spec.queue] += 1
+        self._serve(job.spec.queue)
+        self.used.update(job.spec.resources)
+
+    def _serve(self, queue: str) -> None:
+        """A queue that was idle joins at the present turn: what it did not ask for is not owed to it."""
+        self._turn = max(self._turn, self.served[queue])
+        self.served[queue] = self._turn + 1
+
+    def _forget(self, run: OpenRun) -> None:
+        del self.runs[run.job.id]
+        del self.jobs_by_run[run.attempt.run_id]
+        self.saved.pop(run.attempt.run_id, None)
+        self.frozen.forget(run.attempt.run_id)
+        self.heads.pop(run.attempt.run_id, None)
+        self.running[run.job.spec.queue] -= 1
+        self.used.subtract(run.job.spec.resources)
+
+    def add_queue(self, queue: Queue) -> None:
+        """A queue was made or changed."""
+        self.queues[queue.name] = queue
+        self.ready.setdefault(queue.name, ReadyQueue())
+
+    def load_counts(self, rows: Iterable[tuple[str, str, str | None, int]]) -> None:
+        """Start from what the database counts; a queue with queued jobs has its window read on first use."""
+        for queue, state, demand, number in rows:
+            self.counts[queue, State(state)] += number
+            if state == State.QUEUED:
+                self.ready[queue].count_in(demand, number)
+
+    def pending(self, queue: str) -> int:
+        """Jobs of a queue that have not started: waiting and queued."""
+        return self.counts[queue, State.QUEUED] + self.counts[queue, State.WAITING]
+
+    def total(self, state: State) -> int:
+        """Jobs in a live state, over all queues."""
+        return sum(number for (_, counted), number in self.counts.items() if counted is state)
+
+    def hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
+        """Queue, demand and lane of what is to be read before more is started."""
+        free = self.free() if any(len(ready.lanes) > 1 for ready in self.ready.values()) else {}
+        for name, ready in self.ready.items():
+            for demand, lane in ready.hungry(free):
+                yield name, demand, lane
+
+    def admission_lines(self) -> list[AdmissionQueue]:
+        """The queues with something ready, as admission looks at them."""
+        return [
+            AdmissionQueue(self.queues[name], ready.fronts(), self.running[name], self.served[name])
+            for name, ready in self.ready.items()
+            if ready.lanes
+        ]
+
+    def free(self) -> dict[str, int]:
+        """What is left of each resource."""
+        return {name: capacity - self.used[name] for name, capacity in self.capacities().items()}
+
+    def capacities(self) -> dict[str, int]:
+        """How much there is of each resource; of how many steps of a group may run, too."""
+        return {name: resource.capacity for name, resource in self.resources.items()} | self.flows.widths
+
+    def holders(self, name: str) -> list[int]:
+        """Ids of the jobs whose open attempts hold some of a resource."""
+        return sorted(run.job.id for run in self.runs.values() if name in run.job.spec.resources)

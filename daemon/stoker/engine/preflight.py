@@ -1,0 +1,150 @@
+"""What can be known of a command before it is stored: that its directory and its program, or its handler, are there.
+
+Owns the look at the file system, which never happens on the loop: a dead network mount would hang all
+clients. Answers are kept for a second. Where the look itself hangs, the job is accepted and the launcher
+finds out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+
+from msgspec import UnsetType
+
+from stoker.background.tasks import BackgroundTasks
+from stoker.core.clock import Clock
+from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
+from stoker.core.job.model import ExecutionMode
+from stoker.core.raw_bytes import AnyText, native, printable
+from stoker.core.requests import JobWork
+from stoker.executors.in_process import HANDLERS
+from stoker.host.threads import start_threads
+
+KEEP_MS = 1_000  # so that a stream of similar jobs costs one look
+KEEP_MANY = 4_096
+PATIENCE_S = 2.0
+HINT = "name it by its whole path, or put its directory into PATH in env"
+
+Place = tuple[str, str, str]  # command, working_dir, PATH
+Said = tuple[str, str] | None  # field and message of what is wrong there
+
+
+class Preflight:
+    """Finds out whether commands could be executed, in a thread of its own."""
+
+    def __init__(self, clock: Clock, default_path: str, background: BackgroundTasks) -> None:
+        self._background = background
+        self._clock = clock
+        self._default_path = default_path
+        self._known: dict[Place, tuple[int, Said]] = {}
+        self._threads = start_threads(2, "command-check")
+
+    def find(self, jobs: Sequence[JobWork], then: Callable[[list[StokerError | None]], None]) -> None:
+        """Give `then` what speaks against each of `jobs`: at once where all of it is known, else after a look."""
+        places = [self._place(job) for job in jobs]
+        limit = self._clock.now().steady - KEEP_MS
+        asked = [place for place in dict.fromkeys(places) if place is not None]
+        # Kept here, too: other looks may push out of memory what this request relies on.
+        found = {place: known[1] for place in asked if (known := self._known.get(place)) and known[0] >= limit}
+        unknown = [place for place in asked if place not in found]
+
+        def answer() -> None:
+            then([_error(job, found.get(place) if place else None) for job, place in zip(jobs, places, strict=True)])
+
+        async def look() -> None:
+            found.update(await self._look(unknown))
+            answer()
+
+        if unknown:
+            self._background.start("look for commands", look())
+        else:
+            answer()
+
+    def _place(self, sent: JobWork) -> Place | None:
+        """What has to be looked at for a job; None where there is nothing to look at."""
+        if sent.execution_mode is ExecutionMode.IN_PROCESS:
+            return None
+        directory = "/" if isinstance(sent.working_dir, UnsetType) else native(sent.working_dir)
+        path = sent.env.get("PATH", self._default_path) if isinstance(sent.env, dict) else self._default_path
+        return (native(sent.command), directory, native(path))
+
+    async def _look(self, places: Sequence[Place]) -> dict[Place, Said]:
+        """What was found; what was not looked at in time is not in it, nor what a stop of the daemon cuts off."""
+        found: dict[Place, Said] = {}
+        late = Event()
+
+        def look() -> None:
+            for place in places:
+                if late.is_set():
+                    return
+                found[place] = problem(*place)
+
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, look), PATIENCE_S)
+        except (TimeoutError, RuntimeError):
+            late.set()
+        seen = found.copy()
+        if len(self._known) > KEEP_MANY:
+            self._known.clear()
+        now = self._clock.now().steady
+        self._known.update({place: (now, said) for place, said in seen.items()})
+        return seen
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _error(sent: JobWork, said: Said) -> StokerError | None:
+    """What was found wrong with a job, as the error to answer with."""
+    if sent.execution_mode is ExecutionMode.IN_PROCESS and sent.command not in HANDLERS:
+        known = ", ".join(sorted(HANDLERS)) or "none"
+        told = f"command: no in-process handler is called {sent.command!r} (there are: {known})"
+        return HandlerNotFound(told, path="command")
+    if said is None:
+        return None
+    field, message = said
+    return InvalidParams(printable(message), path=field, hint=_hint(sent.command) if field == "command" else None)
+
+
+def _hint(command: AnyText) -> str:
+    """A whole command line where one program is named wants a shell."""
+    line = printable(native(command))
+    return f"for a shell's command line: sh -c {shlex.quote(line)}" if len(line.split()) > 1 else HINT
+
+
+def problem(command: str, working_dir: str, path: str) -> Said:
+    """(field, message) of what keeps this command from being executed, or None."""
+    directory = Path(working_dir)
+    try:
+        if not directory.is_dir():
+            what = "is not a directory" if directory.exists() else "does not exist"
+            return ("working_dir", f"working_dir: {working_dir} {what}")
+        if not os.access(directory, os.X_OK):
+            return ("working_dir", f"working_dir: {working_dir} may not be entered (no x permission)")
+        return _program_problem(command, directory, path)
+    except OSError as error:
+        return ("working_dir", f"working_dir: {working_dir}: {error.strerror}")
+
+
+def _program_problem(command: str, directory: Path, path: str) -> Said:
+    if "/" not in command:
+        # Not pathlib: a flow may ask for ten thousand programs at once.
+        if any(_executable(os.path.join(directory, entry, command)) for entry in path.split(":")):  # noqa: PTH118
+            return None
+        return ("command", f"command: {command!r} was not found along PATH={path}")
+    program = directory / command
+    if _executable(str(program)):
+        return None
+    if not program.exists():
+        return ("command", f"command: {command} does not exist")
+    what = "is a directory" if program.is_dir() else "is not executable"
+    return ("command", f"command: {command} {what}")
+
+
+def _executable(program: str) -> bool:
+    return os.access(program, os.X_OK) and os.path.isfile(program)  # noqa: PTH113 - as above

@@ -1,0 +1,115 @@
+"""From what was sent to the Spec that is stored: defaults filled in, promises checked.
+
+Owns the layers of defaults (settings, then the queue's, then what was sent) and the checks that want more
+than the request itself. Refuses to store. Invariant: a Spec that leaves here can be kept as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from stoker.config import Config
+from stoker.core.clock import Now
+from stoker.core.errors import InvalidParams, ResourceNotFound, StokerError
+from stoker.core.job.limits import Limits
+from stoker.core.job.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
+from stoker.core.job.spec_rules import contradictions, contradictions_of_defaults
+from stoker.core.requests import JobDefaults, JobParams, JobWork
+from stoker.core.units import instant
+
+_SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")
+
+
+class Merged(NamedTuple):
+    """What the jobs of a queue get that do not say: `values`, and which of them the queue itself `said`."""
+
+    queue: Queue
+    said: tuple[str, ...]
+    values: dict[str, Any]
+
+
+class SpecDefaults:
+    """Makes specs; keeps the merged defaults of each queue."""
+
+    def __init__(self, config: Config) -> None:
+        self._settings = config.job_defaults()
+        self._merged: dict[str, Merged] = {}
+
+    def _defaults(self, queue: Queue) -> Merged:
+        known = self._merged.get(queue.name)
+        if known is None or known.queue is not queue:
+            said = msgspec.convert(queue.defaults, JobDefaults)
+            values = {name: value for name in said.__struct_fields__ if (value := getattr(said, name)) is not UNSET}
+            known = Merged(queue, tuple(values), self._settings | values | {"queue": queue.name})
+            self._merged[queue.name] = known
+        return known
+
+    def check_defaults(self, queue: Queue) -> None:
+        """Refuse a queue whose defaults contradict each other. Raises InvalidParams."""
+        merged = self._defaults(queue)
+        for problem in contradictions_of_defaults(Spec(command="", **merged.values), merged.said):
+            raise problem.within("defaults")
+
+    def resolve(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> Spec:
+        """The whole spec that `sent` asks for in `queue`. Raises InvalidParams where it contradicts itself."""
+        spec, problems = self.read(sent, queue, needs)
+        for problem in problems:
+            raise problem
+        return spec
+
+    def read(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> tuple[Spec, Iterator[InvalidParams]]:
+        """The whole spec that `sent` asks for in `queue`, and in what it contradicts itself."""
+        merged = self._defaults(queue)
+        words = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
+        words["needs"] = needs
+        if sent.limits is not UNSET:
+            words["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
+        spec = Spec(**(merged.values | words))
+        problems = contradictions(spec, words, merged.said)
+        if spec.execution_mode is ExecutionMode.IN_PROCESS and sent.on_orphan is UNSET:
+            return replace(spec, on_orphan=OnOrphan.REQUEUE), problems
+        return spec, problems
+
+
+def needs_of(sent: JobParams) -> tuple[Need, ...]:
+    """The needs of a job as they are stored."""
+    if sent.needs is UNSET:
+        return ()
+    return tuple(Need(need) if isinstance(need, int) else Need(need.job, need.on) for need in sent.needs)
+
+
+def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:
+    """Refuse what could never run. Raises InvalidParams or ResourceNotFound."""
+    for problem in problems(spec, now, resources):
+        raise problem
+
+
+def problems(spec: Spec, now: Now, resources: dict[str, Resource]) -> Iterator[StokerError]:
+    """Everything because of which it could never run."""
+    if spec.deadline is not None and spec.deadline <= now.wall:
+        told = f"deadline: {instant(spec.deadline)} has passed (it is {instant(now.wall)} now)"
+        yield InvalidParams(told, path="deadline", hint="--deadline +1h")
+    if spec.deadline is not None and spec.run_at is not None and spec.run_at >= spec.deadline:
+        told = f"run_at: {instant(spec.run_at)} is not before the deadline, {instant(spec.deadline)}"
+        yield InvalidParams(told, path="run_at", hint="a later deadline, or an earlier run_at")
+    ids = [need.job for need in spec.needs]
+    if len(set(ids)) != len(ids):
+        yield InvalidParams("needs: a job is named twice", path="needs")
+    yield from problems_of_resources(spec, resources)
+
+
+def problems_of_resources(spec: Spec, resources: dict[str, Resource]) -> Iterator[StokerError]:
+    """What it wants to hold and nobody has, or not so much of it."""
+    for name, amount in spec.resources.items():
+        path, hint = f"resources.{name}", f"stoker resource set {name} {amount}"
+        known = resources.get(name)
+        if known is None:
+            yield ResourceNotFound(f"{path}: there is no such resource", hint=hint, path=path)
+        elif amount > known.capacity:
+            told = f"{path}: {amount} is more than its capacity, {known.capacity}"
+            yield InvalidParams(told, hint=hint, path=path)

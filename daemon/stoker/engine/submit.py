@@ -1,0 +1,291 @@
+"""Taking jobs in: one Submission is one request, answered after the commit that holds all of it.
+
+Owns what happens between a well-formed request and its rows: queue bounds, idempotency, needs, the first
+state. Refuses framing and paths. Invariants: all or each, as asked; the same key and spec give the same job;
+an error stores nothing of its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, StokerError
+from stoker.core.job import events as ev
+from stoker.core.job.admission import order_key
+from stoker.core.job.dependencies import need_met
+from stoker.core.job.model import Job, Queue, Spec, State
+from stoker.core.job.transition import submitted
+from stoker.core.requests import JobParams, JobWork, SubmitAnswer
+from stoker.core.trace import new_trace_id, parse_traceparent
+from stoker.core.units import spoken
+from stoker.engine.dependents import need_failed
+from stoker.engine.messages import Message
+from stoker.engine.spec_defaults import SpecDefaults, check, needs_of
+from stoker.engine.turn import Turn
+from stoker.store.jobs import Keyed, spec_hash
+from stoker.store.loading import Wanted
+from stoker.store.writer import NewKey
+
+RETRY_HINT_MS = 1_000
+MOST_SHOWN = 80  # characters of a value in a message
+Answer = SubmitAnswer | StokerError
+Answers = list[Answer]
+
+
+class Offer(Struct, frozen=True):
+    """One job of a request; `problem` is what was found wrong before it came here."""
+
+    sent: JobParams
+    problem: StokerError | None = None
+
+
+class Prepared(Struct, frozen=True):
+    """A job that will be accepted: its spec, and its needs that are not met."""
+
+    spec: Spec
+    open_needs: tuple[tuple[int, str], ...]
+    failed_need: ev.NeedFailed | None
+    sent: JobParams
+    digest: bytes
+
+
+class Intake:
+    """What every submission needs to know of the daemon, and the one place where a job becomes a row."""
+
+    def __init__(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
+        self.specs = specs
+        self._ageing_ms = ageing_ms
+        self._max_queued = max_queued or None
+        self.closed: StokerError | None = None  # why nothing is accepted now
+
+    def use(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
+        """Take jobs by other settings from now on."""
+        self.specs, self._ageing_ms, self._max_queued = specs, ageing_ms, max_queued or None
+
+    def queue(self, turn: Turn, sent: JobWork) -> Queue:
+        """The queue that is asked for. Raises QueueNotFound."""
+        return turn.book.queue(sent.queue if isinstance(sent.queue, str) else "default", "queue")
+
+    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
+        """Backpressure: bounded lines say no. `ahead`: jobs about to be accepted. Raises QueueFull."""
+        self.check_queue_room(turn, queue, ahead[queue.name])
+        if self._max_queued is not None:
+            total = turn.book.total(State.QUEUED) + turn.book.total(State.WAITING) + ahead.total()
+            if total >= self._max_queued:
+                raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
+
+    def check_queue_room(self, turn: Turn, queue: Queue, ahead: int) -> None:
+        """The bound of one queue. Raises QueueFull."""
+        pending = turn.book.pending(queue.name) + ahead
+        if queue.max_queued is not None and pending >= queue.max_queued:
+            raise _full(f"queue {queue.name!r} holds", pending, "its limit max_queued", queue.max_queued, queue)
+
+    def worth(self, priority: int) -> int:
+        """How many milliseconds of waiting a priority stands for."""
+        return priority * self._ageing_ms
+
+    def accept(
+        self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[tuple[int, str]], key: str | None = None,
+        **about: Any,
+    ) -> Job:  # fmt: skip
+        """Store a job that nothing speaks against; `about` is what its workflow says of it."""
+        now, book = turn.now, turn.book
+        book.last_id += 1
+        parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
+        about.setdefault("trace_id", parent.trace_id if parent else new_trace_id(os.urandom(16)))
+        job = Job(
+            id=book.last_id,
+            spec=spec,
+            spec_hash=spec_hash(spec),
+            owner_uid=owner_uid,
+            state=State.WAITING,
+            needs_open=len(open_needs),
+            order_key=order_key(now.steady, spec.priority, self._ageing_ms),
+            created_at=now.wall,
+            **about,
+        )
+        book.needed.update(needed for needed, _ in open_needs)
+        job = submitted(job, now)
+        turn.insert(job, key, [(job.id, needed, on) for needed, on in open_needs])
+        return job
+
+
+class Submission(Message):
+    """A request to accept jobs."""
+
+    def __init__(
+        self, intake: Intake, offers: Sequence[Offer], owner_uid: int, *, atomic: bool, future: asyncio.Future[Answers]
+    ) -> None:
+        self._intake = intake
+        self._offers = offers
+        self._owner = owner_uid
+        self._atomic = atomic
+        self._future = future
+
+    def want(self, wanted: Wanted) -> None:
+        """Keys and needed jobs must be looked up."""
+        for offer in self._offers:
+            if offer.sent.idempotency_key:
+                wanted.keys.add((self._owner, offer.sent.idempotency_key))
+            if offer.sent.needs:
+                wanted.ids.update(need if isinstance(need, int) else need.job for need in offer.sent.needs)
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def decide(self, turn: Turn) -> Generator[None]:
+        """Accept what can be accepted; the answers go out after the commit."""
+        if self._intake.closed is not None:
+            raise self._intake.closed
+        results = yield from (self._all(turn) if self._atomic else self._each(turn))
+        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(results))
+
+    def _all(self, turn: Turn) -> Generator[None, None, Answers]:
+        """Every job or none: nothing is accepted before all are known to be good."""
+        keys = [offer.sent.idempotency_key for offer in self._offers if offer.sent.idempotency_key]
+        if len(set(keys)) != len(keys):
+            raise InvalidParams("idempotency_key: a key stands twice in one atomic request", path="idempotency_key")
+        ahead: Counter[str] = Counter()
+        prepared = []
+        for index, offer in enumerate(self._offers):
+            try:
+                one = self._prepare(turn, offer, ahead)
+            except StokerError as error:
+                raise error.within(f"jobs[{index}]") if len(self._offers) > 1 else error from None
+            prepared.append(one)
+            if isinstance(one, Prepared):
+                ahead[one.spec.queue] += 1
+            yield
+        answers: Answers = []
+        for one in prepared:
+            answers.append(one if isinstance(one, SubmitAnswer) else self._accept(turn, one))
+            yield
+        return answers
+
+    def _each(self, turn: Turn) -> Generator[None, None, Answers]:
+        """Whatever is wrong with a job is the answer for that job only."""
+        answers: Answers = []
+        for offer in self._offers:
+            answers.append(self._one(turn, offer))
+            yield
+        return answers
+
+    def _one(self, turn: Turn, offer: Offer) -> Answer:
+        try:
+            prepared = self._prepare(turn, offer, Counter())
+        except StokerError as error:
+            return error
+        return prepared if isinstance(prepared, SubmitAnswer) else self._accept(turn, prepared)
+
+    def _prepare(self, turn: Turn, offer: Offer, ahead: Counter[str]) -> Prepared | SubmitAnswer:
+        """Everything that can refuse a job, in one place; changes nothing. `ahead`: jobs about to be accepted."""
+        if offer.problem is not None:
+            raise offer.problem
+        sent = offer.sent
+        digest = key_digest(sent) if sent.idempotency_key else b""
+        known = self._known(turn, sent, sent.idempotency_key, digest) if sent.idempotency_key else None
+        if known is not None:
+            return known
+        queue = self._intake.queue(turn, sent)
+        self._intake.check_room(turn, queue, ahead)
+        spec = self._intake.specs.resolve(sent, queue, needs_of(sent))
+        check(spec, turn.now, turn.book.resources)
+        open_needs, failed = self._needs(turn, spec)
+        return Prepared(spec, open_needs, failed, sent, digest)
+
+    def _known(self, turn: Turn, sent: JobParams, key: str, digest: bytes) -> SubmitAnswer | None:
+        """The answer that this key was given before. Raises IdempotencyConflict."""
+        known = turn.loaded.keys.get((self._owner, key))
+        if known is None:
+            return None
+        if known.spec_hash != digest:
+            raise self._conflict(turn, sent, known)
+        job = turn.find(known.job_id)
+        state = job.state if job is not None else State(known.state or State.SUCCEEDED)
+        return SubmitAnswer(known.job_id, state, existing=True)
+
+    def _conflict(self, turn: Turn, sent: JobParams, known: Keyed) -> IdempotencyConflict:
+        """Names what differs, where the job is still there and the queue that is asked for is known."""
+        job = turn.find(known.job_id)
+        queue = turn.book.queues.get(sent.queue if isinstance(sent.queue, str) else "default")
+        differing = [] if job is None or queue is None else self._differing(job, sent, queue)
+        told = f": {'; '.join(differing)}" if differing else ""
+        return IdempotencyConflict(
+            f"idempotency_key: {sent.idempotency_key!r} was used for job {known.job_id} with another spec{told}",
+            hint=f"stoker show {known.job_id}, or choose another key",
+            path="idempotency_key",
+            id=known.job_id,
+        )
+
+    def _differing(self, job: Job, sent: JobParams, queue: Queue) -> list[str]:
+        """`working_dir is /b and was /a`, field by field; values that are long or may be secret are left out."""
+        asked, _ = self._intake.specs.read(sent, queue, needs_of(sent))
+        told = []
+        for name in Spec.__struct_fields__:
+            now, before = getattr(asked, name), getattr(job.spec, name)
+            if now != before:
+                short = name != "env" and max(len(str(now)), len(str(before))) <= MOST_SHOWN
+                was = f"is {_spoken(name, now)} and was {_spoken(name, before)}"
+                told.append(f"{name} {was if short else 'differs'}")
+        return told
+
+    def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[tuple[int, str], ...], ev.NeedFailed | None]:
+        """The needs that are not met yet, and the first that can never be."""
+        unmet: list[tuple[int, str]] = []
+        failed: ev.NeedFailed | None = None
+        for index, need in enumerate(spec.needs):
+            job = turn.find(need.job)
+            if job is None or self._owner not in (0, job.owner_uid):
+                path = f"needs[{index}]"
+                raise JobNotFound(f"{path}: there is no job {need.job} of yours", hint="stoker ls --all", path=path)
+            met = need_met(need.on, job)
+            if met is False:
+                failed = failed or need_failed(need.on, job)
+            if not met:
+                unmet.append((need.job, need.on.value))
+        return tuple(unmet), failed
+
+    def _accept(self, turn: Turn, prepared: Prepared) -> SubmitAnswer:
+        key = prepared.sent.idempotency_key or None
+        job = self._intake.accept(turn, prepared.spec, self._owner, prepared.open_needs, key)
+        self._remember_key(turn, prepared, job.id)
+        if prepared.failed_need is not None:
+            turn.step(job.id, prepared.failed_need)
+        return SubmitAnswer(job.id, turn.job(job.id).state)
+
+    def _remember_key(self, turn: Turn, prepared: Prepared, job_id: int) -> None:
+        key = prepared.sent.idempotency_key
+        if not key:
+            return
+        turn.batch.keys.append(NewKey(self._owner, key, prepared.digest, job_id, turn.now.wall))
+        turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id, None)
+
+
+def _spoken(name: str, value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(repr, value)) or "empty"
+    return "not set" if value is None else spoken(name, value) if isinstance(value, int) else repr(value)
+
+
+def key_digest(sent: JobParams) -> bytes:
+    """The hash of a spec as it was sent, its key too. What was not said is left out: later fields change no hash."""
+    return hashlib.blake2b(msgspec.json.encode(sent), digest_size=16).digest()
+
+
+def _full(who: str, pending: int, limit: str, most: int, queue: Queue) -> QueueFull:
+    jobs = "1 job" if pending == 1 else f"{pending} jobs"
+    again = "stoker queue shows who waits"
+    return QueueFull(
+        f"{who} {jobs} not yet started, {limit} is {most}",
+        hint=f"stoker queue resume {queue.name}" if queue.paused else again,
+        retry_after_ms=RETRY_HINT_MS, queue=queue.name,
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+"""Those who are told what happened: waiters for the end of jobs, and readers of the log of changes.
+
+Owns who waits for which job, and the cursors of readers. Refuses to hold a slow reader's backlog: one that falls behind
+reads the rest from the database, by its cursor. Invariants: nothing is told before its commit; who waits for a job is
+woken by changes of that job alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from stoker.core.errors import TooManyWaits
+from stoker.core.job.model import FINAL, Change, State
+from stoker.core.requests import ChangeFeed, JobStanding
+from stoker.engine.messages import standing
+from stoker.engine.turn import Transition
+from stoker.store import changes
+from stoker.store.reader import Reader
+
+PAGE = 500
+MAX_AWAITED = 200_000  # jobs over all waits: some 50 MB
+
+
+class Waiter:
+    """One who waits for the ends of some jobs, or for the first of them. `done` is set then."""
+
+    __slots__ = ("_any_one", "done", "ends", "left")
+
+    def __init__(self, job_ids: Sequence[int], *, any_one: bool) -> None:
+        self.left = set(job_ids)
+        self.ends: dict[int, JobStanding] = {}
+        self.done = asyncio.Event()
+        self._any_one = any_one
+
+    def hear(self, end: JobStanding) -> None:
+        """A job has ended, or is held: the first time counts."""
+        if end.id in self.left:
+            self.left.remove(end.id)
+            self.ends[end.id] = end
+            if self._any_one or not self.left:
+                self.done.set()
+
+
+class Subscriptions:
+    """Wakes those who wait."""
+
+    def __init__(self, reader: Reader, seq: int) -> None:
+        self._reader = reader
+        self._waiters: defaultdict[int, set[Waiter]] = defaultdict(set)
+        self._awaited = 0
+        self._followers: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
+        self._news = asyncio.Event()
+        self.seq = seq
+
+    def await_ends(self, job_ids: Sequence[int], *, any_one: bool) -> Waiter:
+        """Begin to wait for the next ends of jobs; `forget` ends it. Raises TooManyWaits."""
+        waiter = Waiter(job_ids, any_one=any_one)
+        if self._awaited + len(waiter.left) > MAX_AWAITED:
+            raise TooManyWaits(f"{self._awaited} jobs are awaited, the limit is {MAX_AWAITED}", hint="try again later")
+        self._awaited += len(waiter.left)
+        for job_id in waiter.left:
+            self._waiters[job_id].add(waiter)
+        return waiter
+
+    def forget(self, waiter: Waiter) -> None:
+        """It waits no more."""
+        self._awaited -= len(waiter.left) + len(waiter.ends)
+        for job_id in (*waiter.left, *waiter.ends):
+            _leave(self._waiters, job_id, waiter)
+
+    def tell(self, transitions: Sequence[Transition], last_seq: int) -> None:
+        """These steps are on disk."""
+        if self._waiters or self._followers:
+            for transition in transitions:
+                self._tell_of_job(transition)
+        if last_seq > self.seq:
+            self.seq = last_seq
+            self._news.set()
+            self._news = asyncio.Event()
+
+    def _tell_of_job(self, transition: Transition) -> None:
+        job = transition.job
+        if job.id in self._waiters and ended(job.state):
+            for waiter in self._waiters[job.id]:
+                waiter.hear(standing(job))
+        for follower in self._followers.get(job.id, ()):
+            follower.set()
+
+    async def news(self) -> None:
+        """Return at the next commit that changes something."""
+        await self._news.wait()
+
+    def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
+        """Changes behind a cursor; None: from now on."""
+        cursor = self.seq if after_seq is None else after_seq
+        return ChangeFeed(cursor, self._follow(cursor) if job_id is None else self._follow_job(cursor, job_id))
+
+    async def _follow(self, cursor: int) -> AsyncGenerator[list[dict[str, Any]], None]:
+        while True:
+            news = self._news
+            page = await self._reader.run(changes.after, cursor, PAGE) if cursor < self.seq else []
+            if page:
+                cursor = page[-1].seq
+                yield [tell(change) for change in page]
+            elif cursor >= self.seq:
+                await news.wait()
+
+    async def _follow_job(self, cursor: int, job_id: int) -> AsyncGenerator[list[dict[str, Any]], None]:
+        news = asyncio.Event()
+        self._followers[job_id].add(news)
+        try:
+            while True:
+                news.clear()
+                while page := await self._reader.run(changes.after, cursor, PAGE, job_id):
+                    cursor = page[-1].seq
+                    yield [tell(change) for change in page]
+                await news.wait()
+        finally:
+            _leave(self._followers, job_id, news)
+
+
+def _leave(places: dict[int, set[Any]], job_id: int, who: object) -> None:
+    places[job_id].discard(who)
+    if not places[job_id]:
+        del places[job_id]
+
+
+def ended(state: State) -> bool:
+    """Whether nothing more will happen by itself to a job in this state."""
+    return state in FINAL or state is State.HELD
+
+
+def tell(change: Change) -> dict[str, Any]:
+    """A change as clients read it."""
+    return {
+        "seq": change.seq,
+        "at": change.at,
+        "kind": change.kind,
+        "subject": change.subject,
+        "job": int(change.subject) if change.kind == "job" else None,
+        "from": change.from_state,
+        "to": change.to_state,
+        "cause": change.cause,
+        "actor_uid": change.actor_uid,
+    }

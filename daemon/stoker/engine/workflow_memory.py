@@ -1,0 +1,300 @@
+"""Workflows in memory: where each step of a live workflow stands, and the checkpoint that every transition leaves.
+
+Owns the head of each chain and the derived state of each workflow. Refuses to start or stop anything: it hears of
+steps that were taken. Invariants: every transition of a step leaves exactly one checkpoint, in the same commit; a
+chain is rebuilt from at most `MAX_CHAIN` of them; a workflow's state is `core.workflow.state.state_of`, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from stoker.core.errors import StepNotFound
+from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
+from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, pack, seal
+from stoker.core.workflow.context import Stood
+from stoker.core.workflow.fingerprint import digest, proof
+from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, is_broken, state_of
+from stoker.core.workflow.template import named
+from stoker.store.workflows import StoredWorkflow
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Blueprint(Struct, frozen=True, kw_only=True):
+    """What `workflows.flow` holds: the flow as it was sent, what filled it in, and its steps with their jobs."""
+
+    flow: msgspec.Raw
+    parameters: dict[str, str]
+    steps: tuple[Step, ...]
+    widths: dict[str, int] = {}
+
+
+_decode = msgspec.json.Decoder(Blueprint).decode
+
+
+def blueprint(workflow: Workflow) -> Blueprint:
+    """What a workflow was made of."""
+    return _decode(workflow.flow)
+
+
+def steps_of(workflow: Workflow) -> tuple[Step, ...]:
+    """The steps of a workflow as it was accepted, or rewired since."""
+    return blueprint(workflow).steps
+
+
+def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | None]:
+    """The hash of what each needed step handed on."""
+    return {edge.step: outputs.get(edge.step) for edge in step.needs}
+
+
+def rewritten(run: LiveWorkflow) -> Workflow:
+    """The row of a workflow whose steps have changed."""
+    made = replace(blueprint(run.workflow), steps=tuple(run.steps.values()))
+    return replace(run.workflow, flow=msgspec.json.encode(made).decode())
+
+
+def width_of(workflow_id: int, group: str) -> str:
+    """The name under which the steps of one `each` share their width; a person cannot give it to a resource."""
+    return f"w{workflow_id}/{group}"
+
+
+class LiveWorkflow(Struct):
+    """One workflow and its steps; `steps` by job."""
+
+    workflow: Workflow
+    steps: dict[int, Step]
+    states: dict[str, State]
+    reasons: dict[str, Reason | None]
+    broken: set[str]
+    head: Head = Head()
+    widths: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, dict[str, int]] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)  # hashes of what steps handed on
+    _jobs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def chain(self) -> str:
+        return f"w{self.workflow.id}"
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """The job of each step."""
+        if len(self._jobs) != len(self.steps):
+            self._jobs.update({step.name: job_id for job_id, step in self.steps.items()})
+        return self._jobs
+
+    def hand_on(self, job: Job, attempt: Attempt) -> None:
+        """What the newest attempt of a step left for those behind it, if it did."""
+        output = None if attempt.outcome is None else attempt.outcome.output
+        if output is None:
+            self.outputs.pop(job.step or "", None)
+        else:
+            self.outputs[job.step or ""] = digest(output)
+
+    def known(self, step: str, path: str = "step") -> str:
+        """The same name, if there is such a step. Raises StepNotFound about `path`."""
+        if step not in self.states:
+            told = f"{path}: workflow {self.workflow.id} has no step {step!r} (it has: {named(self.states)})"
+            raise StepNotFound(told, path=path, hint=f"stoker workflow show {self.workflow.id}")
+        return step
+
+    def enter(self, job: Job, *, live: bool) -> None:
+        """A step was taken by this job. `live`: an attempt of it is open, and holds what it asked for."""
+        step = self.steps[job.id]
+        self.states[step.name] = job.state
+        self.reasons[step.name] = job.reason
+        self.floors[step.name] = job.checkpoint_floor
+        if is_broken(step, job.state, by_dependency=job.reason is Reason.DEPENDENCY):
+            self.broken.add(step.name)
+        else:
+            self.broken.discard(step.name)
+        if live and job.spec.resources:
+            self.holds[step.name] = job.spec.resources
+        else:
+            self.holds.pop(step.name, None)
+
+
+def open_flow(found: StoredWorkflow, head: Head) -> LiveWorkflow:
+    """What is on disk of a workflow, as memory keeps it."""
+    made = blueprint(found.workflow)
+    steps = {step.job_id: step for step in made.steps}
+    widths = {width_of(found.workflow.id, group): width for group, width in made.widths.items()}
+    run = LiveWorkflow(found.workflow, steps, {}, {}, set(), head, widths)
+    run.outputs = {steps[job_id].name: digest(text) for job_id, text in found.outputs.items()}
+    for standing in found.steps:
+        step = steps[standing.job_id]
+        run.states[step.name] = standing.state
+        run.reasons[step.name] = standing.reason
+        run.floors[step.name] = standing.floor
+        if is_broken(step, standing.state, by_dependency=standing.reason is Reason.DEPENDENCY):
+            run.broken.add(step.name)
+    return run
+
+
+class LiveWorkflows:
+    """Every live workflow, and those that the present turn has brought back."""
+
+    def __init__(self, last_id: int = 0, last_checkpoint: int = 0) -> None:
+        self.last_id = last_id
+        self.last_checkpoint = last_checkpoint
+        self.runs: dict[int, LiveWorkflow] = {}
+        self.barred: set[int] = set()  # of which nothing may start now
+        self.surroundings = ""  # hash of what every worker is given
+        self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
+
+    def load(self, found: Iterable[StoredWorkflow], heads: dict[str, Head]) -> None:
+        """Take in what was read; what is in memory already is newer."""
+        for each in found:
+            if each.workflow.id not in self.runs:
+                self.add(open_flow(each, heads.get(f"w{each.workflow.id}", Head())))
+
+    def add(self, run: LiveWorkflow) -> None:
+        self.runs[run.workflow.id] = run
+        self.widths |= run.widths
+        self._bar(run)
+
+    def intend(self, run: LiveWorkflow, intent: Intent, target: str | None = None) -> None:
+        """A person wants something else of it."""
+        run.workflow = replace(run.workflow, intent=intent, target=target)
+        self._bar(run)
+
+    def intent_of(self, job: Job) -> Intent:
+        """What is wanted of the workflow of a job; a job of its own is wanted to run."""
+        run = None if job.workflow_id is None else self.runs.get(job.workflow_id)
+        return Intent.RUN if run is None else run.workflow.intent
+
+    def _bar(self, run: LiveWorkflow) -> None:
+        if run.workflow.intent is Intent.RUN:
+            self.barred.discard(run.workflow.id)
+        else:
+            self.barred.add(run.workflow.id)
+
+    def tell(
+        self, before: Job | None, job: Job, at: int, attempt: Attempt | None = None, *, live: bool
+    ) -> list[Checkpoint]:
+        """A step was taken: the checkpoints that it leaves. `attempt`: the one touched; `live`: one is open."""
+        assert job.workflow_id is not None, "only steps are told of"
+        run = self.runs[job.workflow_id]
+        run.enter(job, live=live)
+        if attempt is not None:
+            run.hand_on(job, attempt)
+        if before is None:
+            return []  # the submission as a whole leaves one context
+        told = {
+            "step": job.step,
+            "job": job.id,
+            "from": before.state,
+            "to": job.state,
+            "reason": job.reason,
+            "attempt": job.attempts,
+            "floor": job.checkpoint_floor,
+            "holds": run.holds.get(job.step or "", {}),
+        }
+        left = [self.link(run, CheckpointKind.TRANSITION, job.state.value, told, at, job)]
+        if attempt is not None and attempt.outcome is not None:
+            left.append(self.link(run, CheckpointKind.STEP, job.state.value, self._end(run, job, attempt), at, job))
+        if run.head.since_context >= MAX_CHAIN:
+            left.append(self.context(run, at))
+        return left
+
+    def _end(self, run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
+        """The end of an attempt, with what the step was made of where it asks to be verified."""
+        step, told = run.steps[job.id], _end(run, job, attempt)
+        if not step.verify or job.state is not State.SUCCEEDED:
+            return told
+        return told | {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
+
+    def judge(self, run: LiveWorkflow, now: int) -> Workflow:
+        """The workflow as its steps make it."""
+        workflow = run.workflow
+        state = state_of(workflow.intent, run.states, run.broken)
+        finished_at = (workflow.finished_at or now) if state in ENDED else None
+        run.workflow = replace(workflow, state=state, finished_at=finished_at)
+        return run.workflow
+
+    def context(self, run: LiveWorkflow, at: int) -> Checkpoint:
+        """The whole workflow in one checkpoint: nothing before it is needed to rebuild what follows."""
+        steps = {
+            step.name: Stood(step.job_id, run.states[step.name], run.reasons[step.name], run.floors.get(step.name, 0))
+            for step in run.steps.values()
+        }
+        told = {"workflow": run.workflow.id, "state": run.workflow.state, "steps": steps, "holds": run.holds}
+        return self.link(run, CheckpointKind.CONTEXT, run.workflow.state.value, told, at)
+
+    def link(
+        self,
+        run: LiveWorkflow,
+        kind: CheckpointKind,
+        status: str,
+        told: dict[str, Any],
+        at: int,
+        job: Job | None = None,
+    ) -> Checkpoint:
+        """The next checkpoint of a workflow's chain."""
+        checkpoint = self.seal_next(run.chain, run.head, kind, status, pack(_encode(told)), at, job)
+        since = 0 if kind is CheckpointKind.CONTEXT else run.head.since_context + (kind is CheckpointKind.TRANSITION)
+        run.head = Head(checkpoint.id, checkpoint.seq, since)
+        return checkpoint
+
+    def seal_next(
+        self, chain: str, head: Head, kind: CheckpointKind, status: str, packed: Packed, at: int,
+        job: Job | None = None, run_id: str | None = None,
+    ) -> Checkpoint:  # fmt: skip
+        """The checkpoint behind `head`."""
+        self.last_checkpoint += 1
+        return seal(
+            Checkpoint(
+                id=self.last_checkpoint, chain=chain, seq=head.seq + 1, parent=head.id or None, kind=kind,
+                status=status, at=at, data=packed.data, size=packed.size, encoding=packed.encoding, run_id=run_id,
+                job_id=None if job is None else job.id, step=None if job is None else job.step,
+            ),
+            packed.digest,
+        )  # fmt: skip
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Workflows that ended take no memory."""
+        for workflow_id in ids:
+            run = self.runs.get(workflow_id)
+            if run is not None and run.workflow.ended:
+                del self.runs[workflow_id]
+                for name in run.widths:
+                    del self.widths[name]
+                self.barred.discard(workflow_id)
+
+
+def _end(run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
+    """All there is to say of the end of one attempt of a step."""
+    outcome, identity = attempt.outcome, attempt.identity
+    assert outcome is not None, "only an ended attempt has an end"
+    return {
+        "workflow": run.workflow.id,
+        "type": run.workflow.name,
+        "step": job.step,
+        "job": job.id,
+        "attempt": attempt.ordinal,
+        "status": job.state,
+        "reason": job.reason,
+        "output": None if outcome.output is None else msgspec.Raw(outcome.output.encode()),
+        "outcome": outcome.kind,
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "error": outcome.error,
+        "worker": {"launcher": attempt.launcher, "pid": None if identity is None else identity.pid},
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+        "user_ms": outcome.user_ms,
+        "system_ms": outcome.system_ms,
+        "max_rss_kib": outcome.max_rss_kib,
+    }
+
+
+def open_steps(run: LiveWorkflow) -> list[int]:
+    """The jobs of steps that have not ended."""
+    return [step.job_id for step in run.steps.values() if run.states[step.name] not in FINAL]

@@ -1,0 +1,146 @@
+"""The files through which daemon and worker hand data to each other, in `work/` of the state directory.
+
+Owns their names, and how they are opened: a worker can make a FIFO of its output, or a terabyte. What may stand in an
+output is said in `core.outputs`. Invariant: names come from run ids alone, and the files of a run are gone once it is
+settled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core import outputs
+from stoker.paths import SOCKET_PATH_BYTES
+from stoker.process.capture import last_words, log_of
+from stoker.process.worker_files import make_regular, open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+    from pathlib import Path
+
+
+class Output(Struct, frozen=True):
+    """What a run handed on, as JSON of an object of strings; `error` says what was wrong with it instead."""
+
+    text: str | None = None
+    error: str | None = None
+
+
+NO_OUTPUT = Output()
+
+
+class WorkFiles:
+    """The files of all runs of one instance."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._root = state_dir / "work"
+        self._state_dir = state_dir
+
+    def prepare(self, open_runs: Container[str]) -> None:
+        """Make the directory and what all runs share; remove what runs that are over left in it."""
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        for entry in os.scandir(self._root):
+            if entry.name.rpartition(".")[0] not in open_runs:
+                self._remove(entry.path)
+        shared = self.inputs("", needs=False)
+        self._put(shared, b"{}\n")
+        os.chmod(shared, 0o400)  # noqa: PTH101 - a worker that writes to it by mistake is refused
+
+    def output(self, run_id: str) -> str:
+        """Where a worker writes what it hands on."""
+        return f"{self._root}/{run_id}.output"
+
+    def checkpoint(self, run_id: str) -> str:
+        """Where a worker finds its newest checkpoint, if there is one."""
+        return f"{self._root}/{run_id}.checkpoint"
+
+    def inputs(self, run_id: str, *, needs: bool = True) -> str:
+        """Where a worker finds how its needs ended, and what they handed on; who needs nothing shares one file."""
+        return f"{self._root}/{run_id}.inputs" if needs else f"{self._root}/none"
+
+    def notice_address(self, run_id: str) -> str:
+        """Where a worker speaks to the daemon: a path, or an abstract name (`@`) where a path would be too long.
+
+        The address of a socket has 107 bytes, and a worker cannot borrow our descriptor of the directory.
+        """
+        path = f"{self._root}/{run_id}.notify"
+        return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else f"@stoker-{run_id}"
+
+    def put_checkpoint(self, run_id: str, data: bytes) -> None:
+        """Lay a checkpoint ready, before the worker begins."""
+        self._put(self.checkpoint(run_id), data)
+
+    def _put(self, path: str, data: bytes) -> None:
+        with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(data)
+
+    def take(self, run_id: str) -> Output:
+        """What a run that is over wrote. Nothing is removed: that comes after the commit."""
+        try:
+            descriptor = open_regular(self.output(run_id))
+        except FileNotFoundError:
+            return NO_OUTPUT
+        except OSError as error:
+            return _refused(error.strerror)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size > outputs.MAX_BYTES:
+                return _refused(outputs.too_large(size))
+            return read_output(os.read(descriptor, outputs.MAX_BYTES))
+        except OSError as error:
+            return _refused(error.strerror)
+        finally:
+            os.close(descriptor)
+
+    def last_words(self, run_id: str) -> str | None:
+        """What the log of a run that failed says of why, as far as it can be read."""
+        return last_words(log_of(self._state_dir, run_id))
+
+    def remove(self, run_ids: Iterable[str]) -> None:
+        """The files of runs whose end is committed."""
+        for run_id in run_ids:
+            self._remove(self.output(run_id))
+            self._remove(self.checkpoint(run_id))
+            self._remove(self.inputs(run_id))
+
+    def _remove(self, path: str) -> None:
+        # A directory in its place is the worker's own doing; it hurts nobody and goes with the state directory.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+            os.unlink(path)  # noqa: PTH108 - for every job, and Path costs more than the call
+
+
+class InputsFile:
+    """STOKER_INPUTS_FILE as it comes to be, need by need: it may be far larger than memory should be."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(make_regular(path), "wb")  # noqa: PTH123, SIM115 - a descriptor, closed by `close`
+        self._before = b"{"
+
+    def add(self, ends: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Each need by name: its `state reason exit_code outputs`. Raises OSError."""
+        for name, end in ends:
+            self._file.write(self._before + msgspec.json.encode(name) + b":" + msgspec.json.encode(end))
+            self._before = b",\n"
+
+    def close(self) -> None:
+        """Whole from here on. Raises OSError."""
+        with self._file:
+            self._file.write(b"{}\n" if self._before == b"{" else b"}\n")
+
+
+def read_output(written: bytes) -> Output:
+    """What a text of a worker says, or what is wrong with it."""
+    try:
+        values = outputs.read(written)
+    except outputs.OutputRefused as error:
+        return _refused(str(error))
+    return Output(text=msgspec.json.encode(values, order="sorted").decode()) if values else NO_OUTPUT
+
+
+def _refused(why: object) -> Output:
+    return Output(error=f"STOKER_OUTPUT: {why}")

@@ -1,0 +1,232 @@
+"""The sentence that says what is wrong with a parameter: path, problem, value, limit, what to do.
+
+Owns the way from msgspec's message to one that a person can act on. msgspec names fields and indexes but writes `[...]`
+for the entry of a mapping and knows no hints: the path is walked again here, through the value and its type at once.
+Refuses to validate: what is wrong has been found before. Nothing here runs for a request that is right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from enum import Enum
+from functools import cache, lru_cache
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from stoker.core.errors import InvalidParams
+from stoker.core.requests import MAX_INT, MAX_SHOWN
+from stoker.core.units import spoken
+from stoker.core.workflow.definition import StepParams
+
+_MESSAGE = re.compile(r"^(?P<problem>.*?)(?: - at (?P<key>`key(?: in .*?)?` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
+_TOKEN = re.compile(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]")
+_FIELD = re.compile(r"(?P<what>unknown|required) field `(?P<name>.*)`", re.DOTALL)
+_EXPECTED = re.compile(r"Expected (`(?!str` matching).*?)(?:, got .*?)?(?: - at .*)?$", re.DOTALL)
+_UNITS = {"ms": "milliseconds", "bytes": "bytes", "seconds": "seconds"}
+_OUT_OF_RANGE = re.compile(r"Expected `(int|float)` [<>]=")
+_TOO_LONG = re.compile(r"Expected `str` of length <= (\d+)")
+SHORTER = "shorten it; large data and long scripts go into a file that the job reads"
+_OR_BYTES = ("str | object", "str")  # the object is the form of bytes, which hardly anybody means
+_SAFE_KEY = re.compile(r"[!-~]+")
+
+_HINTS = {
+    "command": 'the program to run, as in "command": "sha256sum"',
+    "args": 'a list of strings, as in "args": ["-c", "echo hi"]',
+    "working_dir": "an absolute path of a directory",
+    "deadline": "on the wire in UTC milliseconds since 1970, as `date +%s%3N` prints",
+    "run_at": "on the wire in UTC milliseconds since 1970, as `date +%s%3N` prints",
+    "needs": 'ids of jobs, or {"job": 42, "on": "any"}',
+    "traceparent": "a W3C trace context: 00-<32 hex digits>-<16 hex digits>-01",
+    "label": "as in team=blue",
+}
+# What a step has under the same name as a job, and means otherwise.
+_HINTS_OF: dict[type[Struct], dict[str, str]] = {
+    StepParams: {"needs": 'a list of steps, as in ["compile", {"step": "test", "on": "any"}]'},
+}
+_NAME_HINT = "letters, digits and . _ : -, at most 64, the first a letter or digit"
+
+
+class Place(NamedTuple):
+    """Where the problem is: the steps to it, what stands there, and what type should."""
+
+    steps: tuple[str, ...]
+    value: Any
+    kind: Any
+
+
+def complaint(said: str, value: object, params: type[Struct], within: str) -> InvalidParams:
+    """`said` is msgspec's message about `value`; `within` is where the value stands in its request."""
+    found = _MESSAGE.match(said)
+    assert found  # every part of the pattern is optional
+    place = Place((), value, params)
+    for token in _TOKEN.findall(found["path"] or ""):
+        place = _step(place, *token)
+    if found["key"]:
+        return _about_key(place, within)
+    field = _FIELD.search(found["problem"])
+    return (
+        _about_field(place, within, field["what"], field["name"])
+        if field
+        else _about_value(place, within, said, params)
+    )
+
+
+def in_short(said: str, within: str) -> InvalidParams:
+    """The same without a search for words: of many mistakes in one request only the first get them."""
+    place = within or "params"
+    return InvalidParams(f"{place}: {said.encode('unicode_escape').decode()[:MAX_SHOWN]}", path=place)
+
+
+def moved(error: InvalidParams, within: str) -> InvalidParams:
+    """The same error, with its path seen from the request instead of from the job."""
+    if not within:
+        return error
+    return InvalidParams(f"{within}.{error.message}", hint=error.hint, path=f"{within}.{error.details['path']}")
+
+
+# --- walking ------------------------------------------------------------------------------------------------
+
+
+def _step(place: Place, field: str, index: str, _entry: str) -> Place:
+    """One step further into the value and its type."""
+    for kind in _alternatives(place.kind):
+        origin = get_origin(kind)
+        if field and isinstance(kind, type) and issubclass(kind, Struct):
+            inner = _fields(kind)[field]
+            return Place((*place.steps, f".{field}"), place.value[field], inner)
+        if index and origin in {tuple, list}:
+            return Place((*place.steps, f"[{index}]"), place.value[int(index)], get_args(kind)[0])
+        if not field and not index and origin is dict:
+            key = _first_refused(place.value, kind)
+            return Place((*place.steps, f".{_shown_key(key)}"), place.value[key], get_args(kind)[1])
+    raise AssertionError(f"no step {field or index} in {place.kind}")
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """The types of a union, without their annotations."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) is dict or get_origin(kind) in {tuple, list} or not get_args(kind):
+        return [kind]
+    return [inner for member in get_args(kind) for inner in _alternatives(member)]
+
+
+@cache
+def _fields(struct: type[Struct]) -> dict[str, Any]:
+    """The types of the fields by the names that clients use."""
+    hints = get_type_hints(struct, include_extras=True)
+    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
+
+
+def _first_refused(mapping: dict[str, Any], kind: Any) -> str:
+    """The first key whose entry would be refused alone."""
+    for key, item in mapping.items():
+        try:
+            msgspec.convert({key: item}, kind)
+        except msgspec.ValidationError:
+            return key
+    raise AssertionError("a mapping was refused, and none of its entries")
+
+
+# --- saying -------------------------------------------------------------------------------------------------
+
+
+def _about_key(place: Place, within: str) -> InvalidParams:
+    (mapping,) = [kind for kind in _alternatives(place.kind) if get_origin(kind) is dict]
+    key = _first_refused(place.value, mapping)
+    return _complain(place._replace(steps=(*place.steps, f".{_shown_key(key)}")), within, "not a name", _NAME_HINT)
+
+
+def _about_field(place: Place, within: str, what: str, name: str) -> InvalidParams:
+    place = place._replace(steps=(*place.steps, f".{_shown_key(name)}"))
+    if what == "required":
+        return _complain(place, within, "this field is missing", _HINTS.get(name))
+    (struct,) = [kind for kind in _alternatives(place.kind) if isinstance(kind, type) and issubclass(kind, Struct)]
+    return _complain(place, within, "no such field", _meant(name[:MAX_SHOWN], struct))
+
+
+@lru_cache
+def _meant(name: str, struct: type[Struct]) -> str:
+    known = list(_fields(struct))
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> InvalidParams:
+    limit = _limit(place, params)
+    beyond = _beyond(place) if _OUT_OF_RANGE.match(said) else None
+    if beyond is not None:
+        return _complain(place, within, beyond, limit)
+    if said.startswith("base64: "):
+        return _complain(place, within, said.partition(" - at ")[0].removeprefix("base64: "), None)
+    too_long = _TOO_LONG.match(said)
+    if too_long:
+        return _complain(place, within, f"{len(place.value)} characters; the limit is {too_long[1]}", SHORTER)
+    shown = json.dumps(place.value)
+    if len(shown) > MAX_SHOWN:
+        shown = f"{shown[:MAX_SHOWN]}..."
+    expected = _EXPECTED.match(said)
+    problem = (
+        f"expected {expected[1]}, got {shown}".replace("`", "").replace(*_OR_BYTES)
+        if expected
+        else f"not allowed: {shown}"
+    )
+    unit = _UNITS.get(_field_of(place).rpartition("_")[2])
+    return _complain(place, within, problem, f"a whole number of {unit}, {limit}" if unit and limit else limit)
+
+
+def _beyond(place: Place) -> str | None:
+    """Which end of its range a number is beyond, in the unit of its field; None where no range says so."""
+    field = _field_of(place)
+    for meta in _metas(place.kind):
+        if meta.ge is not None and place.value < meta.ge:
+            return f"{spoken(field, place.value)} is less than {spoken(field, meta.ge)}, the least"
+        if meta.le is not None and place.value > meta.le:
+            return f"{spoken(field, place.value)} is more than {spoken(field, meta.le)}, the most"
+    return None
+
+
+def _field_of(place: Place) -> str:
+    return next((step.lstrip(".") for step in reversed(place.steps) if step.startswith(".")), "")
+
+
+def _limit(place: Place, params: type[Struct]) -> str | None:
+    """What is allowed at a place: in words where there are some, else as its type has it."""
+    enums = [kind for kind in _alternatives(place.kind) if isinstance(kind, type) and issubclass(kind, Enum)]
+    if enums:
+        return f"one of: {', '.join(str(member.value) for kind in enums for member in kind)}"
+    field = place.steps[0].lstrip(".") if place.steps else ""
+    hint = _HINTS_OF.get(params, {}).get(field) or _HINTS.get(field)
+    if hint is not None:
+        return hint
+    metas = _metas(place.kind)
+    if any(meta.pattern for meta in metas):
+        return _NAME_HINT
+    return next((_range(_field_of(place), meta) for meta in metas if meta.ge is not None and meta.le is not None), None)
+
+
+def _range(field: str, meta: Meta) -> str:
+    assert meta.ge is not None
+    assert meta.le is not None
+    least = spoken(field, meta.ge)
+    return f"at least {least}" if meta.le == MAX_INT else f"{least} to {spoken(field, meta.le)}"
+
+
+def _metas(kind: Any) -> list[Meta]:
+    own = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Meta)]
+    members = () if get_origin(kind) in {dict, tuple, list} else get_args(kind)
+    return own + [meta for member in members for meta in _metas(member)]
+
+
+def _complain(place: Place, within: str, problem: str, hint: str | None) -> InvalidParams:
+    path = f"{within}{''.join(place.steps)}".lstrip(".") or "params"
+    return InvalidParams(f"{path}: {problem}", hint=hint, path=path)
+
+
+def _shown_key(key: str) -> str:
+    """A key as it may be printed: terminals and logs read these paths."""
+    return (key if _SAFE_KEY.fullmatch(key) else key.encode("unicode_escape").decode())[:MAX_SHOWN]

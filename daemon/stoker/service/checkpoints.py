@@ -1,0 +1,294 @@
+"""Checkpoints as clients see them: saved by a running attempt, listed and read by people.
+
+Owns the way from a piece that was sent (`uploads`) to a row, and the reading of rows. Refuses who has no token of a run
+that is open now: an old attempt cannot write over what a newer one knows. Invariants: a save that was answered is on
+disk, whole; one that was refused left nothing; nothing large is packed, unpacked or hashed on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stoker.core.errors import (
+    CheckpointNotFound,
+    CheckpointTooSoon,
+    InvalidParams,
+    StaleAttempt,
+)
+from stoker.core.job.model import Job
+from stoker.core.requests import CheckpointPart
+from stoker.core.workflow.checkpoint import (
+    GZIP_ABOVE_BYTES,
+    MAX_CHAIN,
+    Checkpoint,
+    CheckpointKind,
+    Head,
+    Packed,
+    chain_of,
+    opened,
+    pack,
+)
+from stoker.core.workflow.context import view
+from stoker.engine.memory import LiveState
+from stoker.engine.messages import Message
+from stoker.engine.turn import Turn
+from stoker.engine.uploads import Uploads
+from stoker.host.threads import start_threads
+from stoker.service.status import job_now, workflow_found
+from stoker.store import checkpoints as rows
+from stoker.store.loading import Wanted
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+from stoker.workflows.chain import context_at
+
+if TYPE_CHECKING:
+    from stoker.service.assembly import Engine
+
+PIECE_BYTES = 512 * 1024  # of one answer
+UNPACKED_S = 10.0
+
+
+class Save(Message):
+    """A checkpoint that a running attempt wants kept."""
+
+    def __init__(
+        self, book: LiveState, run_id: str, packed: Packed, status: str, min_interval_ms: int,
+        future: asyncio.Future[dict[str, Any]],
+    ) -> None:  # fmt: skip
+        self._book = book
+        self._run_id = run_id
+        self._job_id = int(run_id.split(".", 1)[0])
+        self._packed = packed
+        self._status = status
+        self._min_interval_ms = min_interval_ms
+        self._future = future
+
+    def want(self, wanted: Wanted) -> None:
+        """The end of a chain is read once for each attempt: a save in a row costs its commit and no look more."""
+        run = self._book.by_run(self._run_id)
+        if run is not None and run.job.workflow_id is None and self._run_id not in self._book.heads:
+            wanted.chains.add(f"j{self._job_id}")
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def decide(self, turn: Turn) -> None:
+        run = turn.book.by_run(self._run_id)
+        if run is None:
+            raise _stale(self._run_id)
+        self._keep_distance(turn)
+        made = self._keep(turn, run.job)
+        turn.book.saved[self._run_id] = turn.now.steady
+        turn.answers.append(lambda: self._answer({"id": made.id, "seq": made.seq, "bytes": made.size}))
+
+    def _keep(self, turn: Turn, job: Job) -> Checkpoint:
+        """The newest link of its workflow's chain, or of its own."""
+        flows, chain, now = turn.book.flows, chain_of(job.workflow_id, job.id), turn.now.wall
+        flow = None if job.workflow_id is None else flows.runs[job.workflow_id]
+        if flow is not None:
+            head = flow.head
+        else:
+            head = turn.book.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
+        made = flows.seal_next(chain, head, CheckpointKind.PROGRESS, self._status, self._packed, now, job, self._run_id)
+        after = Head(made.id, made.seq, head.since_context + 1)
+        turn.checkpoint(made)
+        if flow is None:
+            turn.book.heads[self._run_id] = after
+            return made
+        flow.head = after
+        if after.since_context >= MAX_CHAIN:
+            turn.checkpoint(flows.context(flow, now))
+        return made
+
+    def _keep_distance(self, turn: Turn) -> None:
+        last = turn.book.saved.get(self._run_id)
+        wait = 0 if last is None else last + self._min_interval_ms - turn.now.steady
+        if wait > 0:
+            raise CheckpointTooSoon(
+                f"the last checkpoint of this attempt is less than {self._min_interval_ms} ms old",
+                hint="[checkpoints] min_interval_ms", retry_after_ms=wait,
+            )  # fmt: skip
+
+    def _answer(self, said: dict[str, Any]) -> None:
+        if not self._future.done():
+            self._future.set_result(said)
+
+
+class CheckpointService:
+    """Checkpoints as `rpc.methods` calls them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._uploads = Uploads(lambda run_id: engine.book.by_run(run_id) is not None)
+        # One at a time: packing takes a whole processor, and jobs want them too.
+        self._packer = start_threads(1, "checkpoints")
+        self._unpacked = Unpacked()
+
+    def save(self, part: CheckpointPart, connection: int) -> asyncio.Future[dict[str, Any]]:
+        """Take a checkpoint, or a piece of one; the answer to the last piece comes after its commit."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(self._count_failure)
+        try:
+            self._take(part, connection, future)
+        except Exception as error:  # noqa: BLE001 - the caller of a future hears of it there
+            future.set_exception(error)
+        return future
+
+    def hung_up(self, connection: int) -> None:
+        """What came over this connection and is not whole never will be."""
+        self._uploads.hung_up(connection)
+
+    def _take(self, part: CheckpointPart, connection: int, future: asyncio.Future[dict[str, Any]]) -> None:
+        run_id, piece = self._allowed(part), _decoded(part)
+        if part.offset == 0 and part.upload is None and not part.more:
+            self._keep(run_id, piece, part.status, future)
+            return
+        now = self._engine.clock.now().steady
+        if part.offset == 0 and part.upload is None:
+            upload = self._uploads.begin(run_id, connection, now)
+        else:
+            upload = self._uploads.find(part, run_id, connection)
+        self._uploads.add(upload, part.offset, piece, now)
+        if part.more:
+            future.set_result({"upload": upload.number, "received": len(upload.data)})
+            return
+        upload.whole = True
+        future.add_done_callback(lambda _: self._uploads.end(upload))
+        self._keep(run_id, upload.data, part.status, future)
+
+    def _allowed(self, part: CheckpointPart) -> str:
+        """The attempt that may save now."""
+        engine = self._engine
+        if (refusal := engine.refusal()) is not None:
+            raise refusal
+        if engine.intake.closed is not None and engine.intake.closed.code == "disk_full":
+            raise engine.intake.closed
+        run_id = engine.tokens.run_of(part.token)
+        if engine.book.by_run(run_id) is None:
+            raise _stale(run_id)
+        return run_id
+
+    def _keep(self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
+        """Post it, packed; a large one is packed in a thread, so that nobody else waits for it."""
+        if len(data) <= GZIP_ABOVE_BYTES:
+            self._post(run_id, pack(bytes(data)), status, future)
+            return
+        self._engine.background.start(f"packing of {run_id}", self._pack_and_post(run_id, data, status, future))
+
+    async def _pack_and_post(
+        self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]
+    ) -> None:
+        try:
+            packed = await asyncio.get_running_loop().run_in_executor(self._packer, lambda: pack(bytes(data)))
+        except Exception as error:  # noqa: BLE001 - as in `save`: whoever asked hears of it
+            if not future.done():
+                future.set_exception(error)
+        else:
+            self._post(run_id, packed, status, future)
+
+    def _post(self, run_id: str, packed: Packed, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
+        interval = self._engine.config.checkpoints.min_interval_ms
+        self._engine.loop.post(Save(self._engine.book, run_id, packed, status, interval, future))
+
+    def _count_failure(self, future: asyncio.Future[dict[str, Any]]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            log(LogEvent.CHECKPOINT_FAILED, error=error)
+            self._engine.telemetry.checkpoint_failed()
+
+    async def get(self, ident: int, offset: int | None) -> dict[str, Any]:
+        """One checkpoint; `offset` asks for a piece of its data too, in base64."""
+        if offset is None:
+            return _view(await self._found(rows.about, ident))
+        found, data = self._unpacked.take(ident) or await self._open(ident)
+        end = offset + PIECE_BYTES
+        if end < len(data):
+            self._unpacked.put(found, data)  # whoever reads a piece comes back for the next
+        return _view(found) | {"offset": offset, "data": base64.b64encode(data[offset:end]).decode()}
+
+    async def _open(self, ident: int) -> tuple[Checkpoint, bytes]:
+        found = await self._found(rows.by_id, ident)
+        data = await asyncio.get_running_loop().run_in_executor(self._packer, opened, found)
+        return msgspec.structs.replace(found, data=b""), data
+
+    async def context(self, ident: int) -> dict[str, Any]:
+        """The whole workflow as it was at a checkpoint."""
+        found = await self._found(rows.about, ident)
+        return view(await context_at(self._engine.queries, found.chain, found.seq))
+
+    async def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> dict[str, Any]:
+        """Checkpoints of a workflow, else of a job, newest first. Raises WorkflowNotFound or JobNotFound."""
+        found = await self._engine.queries.run(rows.page, chain_of(workflow, job), before_seq, limit)
+        if not found:  # of something that has none, or of nothing at all
+            await (job_now(self._engine, job) if workflow is None else workflow_found(self._engine, workflow))
+        following = found[-1].seq if len(found) == limit and found[-1].seq > 1 else None
+        return {"checkpoints": [_view(each) for each in found], "next": following}
+
+    async def _found(self, query: Callable[[sqlite3.Connection, int], Checkpoint | None], ident: int) -> Checkpoint:
+        found = await self._engine.queries.run(query, ident)
+        if found is None:
+            raise CheckpointNotFound(f"there is no checkpoint {ident}", hint="stoker checkpoint ls WORKFLOW", id=ident)
+        return found
+
+
+class Unpacked:
+    """The data of the checkpoint that somebody is reading piece by piece: one, and only for a while."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Checkpoint, bytes] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def take(self, ident: int) -> tuple[Checkpoint, bytes] | None:
+        """What was put here of that checkpoint; nothing is left of anything then."""
+        kept = self._kept
+        self._forget()
+        return kept if kept is not None and kept[0].id == ident else None
+
+    def put(self, checkpoint: Checkpoint, data: bytes) -> None:
+        self._forget()
+        self._kept = checkpoint, data
+        self._timer = asyncio.get_running_loop().call_later(UNPACKED_S, self._forget)
+
+    def _forget(self) -> None:
+        self._kept = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _decoded(part: CheckpointPart) -> bytes:
+    try:
+        return base64.b64decode(part.data, validate=True)
+    except binascii.Error as error:
+        raise InvalidParams(f"data: not base64: {error}", path="data") from error
+
+
+def _stale(run_id: str) -> StaleAttempt:
+    return StaleAttempt(f"attempt {run_id} is over: it cannot save a checkpoint any more")
+
+
+def _view(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "id": checkpoint.id,
+        "chain": checkpoint.chain,
+        "seq": checkpoint.seq,
+        "parent": checkpoint.parent,
+        "kind": checkpoint.kind,
+        "job": checkpoint.job_id,
+        "step": checkpoint.step,
+        "run_id": checkpoint.run_id,
+        "status": checkpoint.status,
+        "version": checkpoint.version,
+        "at": checkpoint.at,
+        "encoding": checkpoint.encoding,
+        "bytes": checkpoint.size,
+        "checksum": checkpoint.checksum.hex(),
+    }

@@ -1,0 +1,348 @@
+"""What the daemon offers to clients: every method of the protocol, as plain calls.
+
+Owns the way from a request to the loop (for what changes something) or to the reader (for what only looks).
+Refuses framing, and refuses to decide: verbs become messages, answers come from committed state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from stoker.config import Reloaded
+from stoker.core.errors import InvalidParams, JobNotFound, StokerError, WaitTimeout
+from stoker.core.explain import TOLD_BY_ATTEMPT, Scene, explain
+from stoker.core.job import events as ev
+from stoker.core.job.dependencies import UNMET, need_met
+from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource, State
+from stoker.core.requests import (
+    ChangeFeed,
+    CommandOptions,
+    JobChanges,
+    JobFilter,
+    JobParams,
+    JobStanding,
+    LogFeed,
+    QueueSettings,
+    Verb,
+)
+from stoker.core.units import duration
+from stoker.engine.editing import Editing
+from stoker.engine.messages import TurnChange, VerbCommand
+from stoker.engine.submit import Answers, Offer, Submission
+from stoker.engine.subscriptions import ended
+from stoker.engine.turn import Turn
+from stoker.process.identity import is_asleep
+from stoker.service import status as reading
+from stoker.service.assembly import Engine
+from stoker.service.checkpoints import CheckpointService
+from stoker.service.views import attempt_view, job_view
+from stoker.service.workers import WorkerService
+from stoker.service.workflows import WorkflowService
+from stoker.store import attempts, changes, reader
+from stoker.store import jobs as job_rows
+from stoker.upkeep.health import Health
+
+ANY_ORDINAL = 2**31
+
+
+class Service:
+    """The engine as `rpc.methods` calls it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        facts: Callable[[], dict[str, Any]],
+        health: Health,
+        reload: Callable[[], Awaitable[Reloaded]],
+    ) -> None:
+        self._engine = engine
+        self.workflows = WorkflowService(engine)
+        self.checkpoints = CheckpointService(engine)
+        self.workers = WorkerService(engine)
+        self._facts = facts
+        self._health = health
+        self._reload = reload
+
+    # --- jobs ---
+
+    def submit(self, jobs: list[JobParams], peer_uid: int, *, atomic: bool) -> asyncio.Future[Answers]:
+        """Accept jobs; the future holds one answer a job, after the commit of all of them."""
+        engine = self._engine
+        future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+        if (refusal := engine.refusal()) is not None:
+            future.set_exception(refusal)
+            return future
+
+        def post(problems: list[StokerError | None]) -> None:
+            offers = [Offer(job, problem) for job, problem in zip(jobs, problems, strict=True)]
+            engine.loop.post(Submission(engine.intake, offers, peer_uid, atomic=atomic, future=future))
+
+        engine.checks.find(jobs, post)
+        return future
+
+    def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
+        """Carry out a verb on a job."""
+        engine = self._engine
+        future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
+        if (refusal := engine.refusal()) is not None:
+            future.set_exception(refusal)
+            return future
+        event = _event(verb, Actor(peer_uid, options.reason_note), options)
+        engine.loop.post(VerbCommand(verb, job_id, event, future, engine.effects.await_delivery))
+        return future
+
+    def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
+        """Change what was asked of a job that has not started."""
+        future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
+        if (refusal := self._engine.refusal()) is not None:
+            future.set_exception(refusal)
+        else:
+            actor = Actor(peer_uid, note)
+            self._engine.loop.post(Editing(self._engine.intake, job_id, changes, actor, future))
+        return future
+
+    async def get(self, job_id: int, before: int | None, limit: int) -> dict[str, Any]:
+        """One job with its newest attempts, or the newest before that ordinal."""
+        job = await reading.job_now(self._engine, job_id)
+        view = job_view(job, self._engine.book, self._engine.state_dir)
+        return view | await self._attempts(job, "attempts_list", before, limit)
+
+    async def _attempts(self, job: Job, name: str, before: int | None, limit: int) -> dict[str, Any]:
+        """A page of attempts, and the `before` of the page with older ones."""
+        runs = await self._engine.queries.run(attempts.page, job.id, before or ANY_ORDINAL, limit)
+        older = runs[0].ordinal if len(runs) == limit and runs[0].ordinal > 1 else None
+        shown = [self._attempt_view(job, attempt) for attempt in runs]
+        return {name: shown, "attempts_before": older}
+
+    async def find(self, peer_uid: int, key: str) -> dict[str, Any]:
+        """The job that this user submitted with that idempotency key. Raises JobNotFound."""
+        known = (await self._engine.queries.run(job_rows.by_keys, [(peer_uid, key)])).get((peer_uid, key))
+        if known is None or known.state is None:
+            raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
+        return {"id": known.job_id, "state": known.state, "existing": True}
+
+    async def list(self, wanted: JobFilter) -> dict[str, Any]:
+        """Jobs that match, newest first. Raises QueueNotFound."""
+        if wanted.queue is not None:
+            self._engine.book.queue(wanted.queue, "queue")
+        found, following = await self._search(wanted)
+        views = [job_view(job, self._engine.book, self._engine.state_dir) for job in found]
+        return {"jobs": views, "next": following}
+
+    async def _search(self, wanted: JobFilter) -> tuple[Sequence[Job], int | None]:
+        """A page of jobs, and the `before` of the next. In portions, so that a long search delays nobody else's."""
+        found: list[Job] = []
+        size, before = 0, wanted.before
+        while True:
+            portion = msgspec.structs.replace(wanted, before=before, limit=wanted.limit + 1 - len(found))
+            scan = await self._engine.queries.run(reader.scan, portion)
+            found += scan.jobs
+            size += scan.size
+            if len(found) > wanted.limit:
+                return found[: wanted.limit], found[wanted.limit - 1].id
+            if scan.next is None or size > reader.PAGE_BYTES:
+                return found, scan.next
+            before = scan.next
+
+    async def history(self, job_id: int, after: int, limit: int) -> dict[str, Any]:
+        """The changes of a job behind that sequence number, and its newest attempts."""
+        job = await reading.job_now(self._engine, job_id)
+        log, following = await self._engine.queries.run(changes.page_of_job, job_id, after, limit)
+        shown = [reading.change_view(change) for change in log]
+        return {"id": job_id, "changes": shown, "next": following} | await self._attempts(job, "attempts", None, limit)
+
+    def _attempt_view(self, job: Job, attempt: Attempt) -> dict[str, Any]:
+        unstoppable = self._engine.local.unstoppable.get(attempt.run_id, ())
+        return attempt_view(job, attempt, self._engine.book, unstoppable)
+
+    async def why(self, job_id: int) -> dict[str, Any]:
+        """What blocks a job."""
+        job = await reading.job_now(self._engine, job_id)
+        blocker = explain(job, await self._scene(job))
+        view = {"id": job.id, "state": job.state, "code": blocker.code, "message": blocker.message}
+        return view | {"hint": blocker.hint, "details": blocker.details}
+
+    async def _scene(self, job: Job) -> Scene:
+        engine, book = self._engine, self._engine.book
+        run = book.runs.get(job.id)
+        return Scene(
+            now=engine.clock.now(),
+            queue=book.queues[job.spec.queue],
+            queue_running=book.running[job.spec.queue],
+            running=len(book.runs),
+            slots=engine.dispatcher.slots,
+            ahead=await self._ahead(job) if job.state is State.QUEUED else 0,
+            throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
+            capacity=book.capacities(),
+            free=book.free(),
+            reserved=engine.dispatcher.reservations() if job.state is State.QUEUED else {},
+            holders={name: book.holders(name) for name in job.spec.resources},
+            open_needs=await engine.queries.run(job_rows.open_needs, job.id) if job.needs_open else (),
+            unmet=await self._unmet(job) if job.reason in UNMET else (),
+            attempt=None if run is None else run.attempt,
+            ended=await self._newest_end(job) if run is None else None,
+            closed=engine.dispatcher.closed,
+            shortage=book.shortage,
+            silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
+            stale_ms=None if run is None else book.stale.get(run.attempt.run_id),
+            unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
+            asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
+            unstoppable=() if run is None else engine.local.unstoppable.get(run.attempt.run_id, ()),
+            frozen=run is not None and run.attempt.run_id in book.frozen,
+            intent=book.flows.intent_of(job),
+        )
+
+    async def _ahead(self, job: Job) -> int:
+        demands = list(self._engine.book.ready[job.spec.queue].lanes)
+        return await self._engine.queries.run(job_rows.ahead, job, demands)
+
+    async def _unmet(self, job: Job) -> Sequence[int]:
+        """The needs of a job that was skipped for them, as far as they are still there and ended otherwise."""
+        needed = await self._engine.queries.run(job_rows.by_ids, [need.job for need in job.spec.needs])
+        needs = [need for need in job.spec.needs if need.job in needed]
+        return [need.job for need in needs if need_met(need.on, needed[need.job]) is False]
+
+    async def _newest_end(self, job: Job) -> Attempt | None:
+        """The attempt that ended last, where it says more than the job does."""
+        told = job.state in (State.HELD, State.WAITING) or job.reason in TOLD_BY_ATTEMPT
+        wanted = bool(job.spec.limits) or told
+        return await self._engine.queries.run(attempts.newest_end, job.id) if wanted else None
+
+    async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
+        """Wait until the jobs have ended, or one of them has. Raises JobNotFound, WaitTimeout, TooManyWaits."""
+        feeds = self._engine.feeds
+        waiter = feeds.await_ends(job_ids, any_one=any_one)
+        try:
+            known = await self._engine.reader.run(job_rows.standings, tuple(waiter.left))
+            for job_id in job_ids:
+                if job_id not in known:
+                    raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
+                if ended(known[job_id].state):
+                    waiter.hear(known[job_id])
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1_000):
+                await waiter.done.wait()
+        except TimeoutError:
+            missing = next(job_id for job_id in job_ids if job_id in waiter.left)
+            told = f"job {missing} has not ended within {duration(timeout_ms or 0)}"
+            raise WaitTimeout(told, hint=f"stoker why {missing}", id=missing) from None
+        finally:
+            feeds.forget(waiter)
+        return [waiter.ends[job_id] for job_id in job_ids if job_id in waiter.ends]
+
+    async def logs(
+        self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
+    ) -> LogFeed:
+        """One attempt's log; with `follow`, until the attempt is over."""
+        job = await reading.job_now(self._engine, job_id)
+        return await reading.log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
+
+    def hung_up(self, connection: int) -> None:
+        """A client is gone, and with it what it had begun to send."""
+        self.checkpoints.hung_up(connection)
+
+    # --- queues and resources ---
+
+    async def queues(self) -> dict[str, Any]:
+        """Every queue and what is in it."""
+        return {"queues": reading.queue_views(self._engine)}
+
+    def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
+        """Make or change a queue."""
+
+        def change(turn: Turn) -> dict[str, Any]:
+            before = turn.book.queues.get(settings.name, Queue(name=settings.name))
+            said = {
+                name: value
+                for name in ("queue_class", "max_running", "max_queued")
+                if (value := getattr(settings, name)) is not UNSET
+            }
+            if settings.defaults is not UNSET:
+                said["defaults"] = before.defaults | msgspec.to_builtins(settings.defaults)
+            queue = msgspec.structs.replace(before, **said)
+            self._engine.intake.specs.check_defaults(queue)
+            turn.set_queue(queue, "set", Actor(peer_uid, note))
+            return {"name": settings.name}
+
+        return self._change(change)
+
+    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Any]:
+        """Start nothing of a queue, or go on."""
+
+        def change(turn: Turn) -> dict[str, Any]:
+            queue = turn.book.queue(name, "name")
+            cause = "paused" if paused else "resumed"
+            turn.set_queue(msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
+            return {"name": name, "paused": paused}
+
+        return self._change(change)
+
+    async def resources(self) -> dict[str, Any]:
+        """Every resource, what is used of it and by whom."""
+        return {"resources": reading.resource_views(self._engine.book)}
+
+    def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
+        """Make a resource or change its capacity."""
+
+        def change(turn: Turn) -> dict[str, Any]:
+            turn.set_resource(Resource(name=name, capacity=capacity), Actor(peer_uid, note))
+            return {"name": name, "capacity": capacity}
+
+        return self._change(change)
+
+    def _change(self, change: Callable[[Turn], dict[str, Any]]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if (refusal := self._engine.refusal()) is not None:
+            future.set_exception(refusal)
+        else:
+            self._engine.loop.post(TurnChange(change, future))
+        return future
+
+    # --- the daemon ---
+
+    async def status(self) -> dict[str, Any]:
+        """How the daemon stands."""
+        engine = self._engine
+        found = await engine.staleness.find()
+        return reading.status_view(engine) | self._facts() | {"stale_checkpoints": found}
+
+    async def health(self) -> dict[str, Any]:
+        """Whether the parts that matter answer, and the host lets jobs start."""
+        found = await self._health.look()
+        shortage = self._engine.book.shortage
+        found["checks"]["starts"] = f"the host lets nothing start: {shortage.error}" if shortage.lasts else "ok"
+        return found | {"ok": found["ok"] and not shortage.lasts}
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the settings again. Raises ConfigInvalid, and changes nothing then."""
+        if (refusal := self._engine.refusal()) is not None:
+            raise refusal
+        reloaded = await self._reload()
+        return {"changed": reloaded.changed, "restart": reloaded.restart}
+
+    async def drain(self, *, stop: bool) -> dict[str, Any]:
+        """Begin to drain; the daemon ends when it is done."""
+        self._engine.drain.begin(stop_survivors=stop)
+        return {"draining": True}
+
+    async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
+        """The log of changes as it grows. Raises JobNotFound."""
+        if job_id is not None:
+            await reading.job_now(self._engine, job_id)
+        if after_seq is not None and after_seq > self._engine.feeds.seq:
+            newest = self._engine.feeds.seq
+            raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
+        return self._engine.feeds.watch(after_seq, job_id)
+
+
+def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:
+    match verb:
+        case Verb.RETRY:
+            return ev.Retry(actor=actor, deadline=options.deadline, timeout_ms=options.timeout_ms)
+        case Verb.RESTART:
+            return ev.Restart(actor=actor, yes=options.yes, force=options.force, reassign=options.reassign)
+    return ev.VERBS[verb.value](actor=actor)

@@ -1,0 +1,227 @@
+"""Answers that are put together from several places: status, queues, resources, history, logs.
+
+Owns their shape. Refuses to change anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stoker.core.clock import Now
+from stoker.core.errors import AttemptNotFound, JobNotFound, LogUnreadable, WorkflowNotFound
+from stoker.core.job.admission import paused
+from stoker.core.job.model import Change, Job, State
+from stoker.core.requests import LogChunk, LogFeed
+from stoker.core.shortage import Shortage
+from stoker.core.workflow import strategies
+from stoker.engine.memory import LiveState
+from stoker.engine.subscriptions import tell
+from stoker.process.capture import follow as follow_log
+from stoker.process.capture import log_path, tail_offset
+from stoker.service.views import laid_over
+from stoker.store import attempts, jobs, workflows
+from stoker.store.workflows import StoredWorkflow
+
+if TYPE_CHECKING:
+    from stoker.service.assembly import Engine
+
+
+async def job_now(engine: Engine, job_id: int) -> Job:
+    """The job as it stands, memory laid over what is committed. Raises JobNotFound."""
+    found = await engine.queries.run(jobs.by_ids, [job_id])
+    if job_id not in found:
+        raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
+    return laid_over(found[job_id], engine.book)[0]
+
+
+async def workflow_found(engine: Engine, workflow_id: int) -> StoredWorkflow:
+    """A workflow as it is on disk. Raises WorkflowNotFound."""
+    found = await engine.queries.run(workflows.by_ids, [workflow_id])
+    if not found:
+        raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
+    return found[0]
+
+
+def change_view(change: Change) -> dict[str, Any]:
+    """A change with what it changed."""
+    details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
+    note = details.pop("note", None)
+    return tell(change) | {"note": note, "details": details}
+
+
+def queue_views(engine: Engine) -> list[dict[str, Any]]:
+    """Every queue with its counts."""
+    book, throttled = engine.book, engine.throttle.pressure.throttled
+    return [
+        {
+            "name": queue.name,
+            "class": queue.queue_class,
+            "max_running": queue.max_running,
+            "max_queued": queue.max_queued,
+            "paused": queue.paused,
+            "throttled": not queue.paused and paused(queue, throttled=throttled),
+            "defaults": queue.defaults,
+            "queued": book.counts[queue.name, State.QUEUED],
+            "waiting": book.counts[queue.name, State.WAITING],
+            "held": book.counts[queue.name, State.HELD],
+            "running": book.running[queue.name],
+        }
+        for queue in sorted(book.queues.values(), key=lambda queue: queue.name)
+    ]
+
+
+def resource_views(book: LiveState) -> list[dict[str, Any]]:
+    """Every resource with its use."""
+    return [
+        {"name": name, "capacity": resource.capacity, "used": book.used[name], "holders": book.holders(name)}
+        for name, resource in sorted(book.resources.items())
+    ]
+
+
+def _mode(engine: Engine) -> str:
+    refusal = engine.refusal()
+    return (engine.dispatcher.closed or "running") if refusal is None else refusal.message
+
+
+def status_view(engine: Engine) -> dict[str, Any]:
+    """The part of `system.status` that the engine knows."""
+    book, pressure = engine.book, engine.throttle.pressure
+    return {
+        "mode": "safe" if engine.safe_mode else _mode(engine),
+        "safe_mode": engine.safe_mode and engine.safe_mode.why,
+        "safe_mode_next": engine.safe_mode and engine.safe_mode.next,
+        "max_running": engine.dispatcher.slots,
+        "running": len(book.runs),
+        "queued": book.total(State.QUEUED),
+        "waiting": book.total(State.WAITING),
+        "held": book.total(State.HELD),
+        "queues": queue_views(engine),
+        "resources": resource_views(book),
+        "memory": memory_view(engine),
+        "slow_turns": engine.stalls.turns,
+        "slow_callbacks": engine.stalls.callbacks,
+        "pressure": {
+            "levels": {gauge.value: round(level, 1) for gauge, level in pressure.levels.items()},
+            "throttled": pressure.throttled,
+            "causes": [cause.value for cause in pressure.causes],
+            "since": pressure.since,
+            "throttle_events": pressure.events,
+        },
+        "strategies": strategies.known(),
+        "host_shortage": shortage_view(book.shortage, engine.clock.now()),
+        "last_seq": engine.feeds.seq,  # what can be read: memory is ahead of it while a commit is under way
+    }
+
+
+def shortage_view(shortage: Shortage, now: Now) -> dict[str, Any] | None:
+    """What keeps the host from starting anything; None while nothing does."""
+    if not shortage.lasts:
+        return None
+    next_try_ms = max(0, shortage.try_at - now.steady)
+    return {"error": shortage.error, "since": shortage.since, "next_try_in_ms": next_try_ms}
+
+
+def memory_view(engine: Engine) -> dict[str, int]:
+    """How much the daemon keeps in memory of each kind: what is live, and a bounded front of the queues."""
+    book = engine.book
+    return {
+        "attempts": len(book.runs),
+        "ready_jobs": sum(len(front) for ready in book.ready.values() for front in ready.fronts()),
+        "workflows": len(book.flows.runs),
+        "workers_heard": len(book.said),
+        "alarms": len(engine.timers),
+        "needed_jobs": len(book.needed),
+    }
+
+
+def launcher_views(engine: Engine) -> list[dict[str, Any]]:
+    """The launchers of `system.status`."""
+    launchers = engine.local.launchers
+    running = Counter(run.attempt.launcher for run in engine.book.runs.values())
+    return [
+        {
+            "id": client.launcher,
+            "pid": client.pid,
+            "state": "stuck" if launchers.silent(client.launcher) else "ok",
+            "running": running[client.launcher],
+            "leaked": client.leaked,
+        }
+        for client in launchers.all
+    ]
+
+
+async def log_feed(
+    engine: Engine, job: Job, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
+) -> LogFeed:
+    """A reader of one attempt's log, by default the newest attempt's; the next one can be followed before it begins.
+
+    Raises AttemptNotFound.
+    """
+    wanted = max(job.attempts, int(follow)) if ordinal is None else ordinal
+    if wanted > job.attempts + int(follow) or wanted == 0:
+        told = f"has no attempt {wanted}; its newest is {job.attempts}" if job.attempts else "has not started yet"
+        raise AttemptNotFound(f"job {job.id} {told}", hint=f"stoker why {job.id}", id=job.id)
+    return LogFeed(wanted, _chunks(engine, job, wanted, offset, tail_lines, follow=follow))
+
+
+async def _chunks(
+    engine: Engine, job: Job, ordinal: int, offset: int | None, tail_lines: int | None, *, follow: bool
+) -> AsyncGenerator[LogChunk, None]:
+    closed = asyncio.Event()
+    watcher = asyncio.ensure_future(_close_when_over(engine, job.id, ordinal, closed)) if follow else None
+    path = log_path(engine.state_dir, job.id, ordinal)
+    try:
+        if watcher is None:
+            closed.set()
+        start = offset or 0
+        if tail_lines is not None:
+            start = await asyncio.to_thread(tail_offset, path, tail_lines)
+        async for chunk in follow_log(path, offset=start, closed=closed):
+            yield chunk
+        if watcher is not None:
+            await watcher  # a stream whose end could not be watched ends with that error
+        if not await asyncio.to_thread(os.path.lexists, path):
+            await _refuse_lost_log(engine, job, ordinal)
+    except OSError as error:
+        raise LogUnreadable(
+            f"the log of job {job.id}, attempt {ordinal}, cannot be read: {error.strerror}", hint=f"ls -l {path}"
+        ) from error
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+
+
+async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:
+    """An attempt that wrote nothing has no log. Raises LogUnreadable where it had one."""
+    newest = await engine.queries.run(attempts.page, job.id, ordinal + 1, 1)
+    outcome = newest[0].outcome if newest and newest[0].ordinal == ordinal else None
+    if outcome is not None and outcome.log_bytes:
+        raise LogUnreadable(
+            f"the log of job {job.id}, attempt {ordinal}, is gone: {outcome.log_bytes} bytes were written to it",
+            hint=f"ls -l {log_path(engine.state_dir, job.id, ordinal).parent}",
+        )
+
+
+async def _close_when_over(engine: Engine, job_id: int, ordinal: int, closed: asyncio.Event) -> None:
+    """Set `closed` when that attempt is over, or will never begin, or when nobody can tell any more."""
+    feed = engine.feeds.watch(engine.feeds.seq, job_id)
+    try:
+        if not _over(engine, await job_now(engine, job_id), ordinal):
+            async for _ in feed.changes:
+                if _over(engine, await job_now(engine, job_id), ordinal):
+                    break
+    finally:
+        closed.set()
+
+
+def _over(engine: Engine, job: Job, ordinal: int) -> bool:
+    run = engine.book.runs.get(job.id)
+    open_ordinal = run.attempt.ordinal if run is not None else None
+    started = job.attempts >= ordinal
+    return (started and open_ordinal != ordinal) or (not started and (job.final or job.state is State.HELD))

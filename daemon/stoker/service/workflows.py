@@ -1,0 +1,201 @@
+"""What the daemon offers to clients about workflows, as plain calls.
+
+Owns the way from a request to the loop and the shape of what is shown of a workflow. Refuses framing and decisions:
+plans are made in core, steps in turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from stoker.core.errors import FlowInvalid, StokerError
+from stoker.core.job.model import Actor, NeedOn, State
+from stoker.core.workflow import definition as flows
+from stoker.core.workflow import strategies
+from stoker.core.workflow.analysis import analyse
+from stoker.core.workflow.resume import Wish
+from stoker.core.workflow.rollback import target_of
+from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
+from stoker.engine.turn import Turn
+from stoker.engine.workflow_memory import LiveWorkflow, steps_of
+from stoker.service.status import workflow_found
+from stoker.store import attempts, workflows
+from stoker.store.workflows import StoredWorkflow
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+from stoker.workflows import chain, commands, dependencies, resume, rollback
+from stoker.workflows.archive import endings
+from stoker.workflows.submit import FlowAnswer, FlowOffer, FlowSubmission
+
+if TYPE_CHECKING:
+    from stoker.service.assembly import Engine
+
+ERROR_BYTES = 300  # of each of many steps; the whole stands in `job.get`
+
+
+class WorkflowService:
+    """Workflows as `rpc.methods` calls them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def submit(self, request: flows.FlowRequest, peer_uid: int) -> asyncio.Future[FlowAnswer]:
+        """Accept a workflow whole, or refuse it with every mistake at once."""
+        engine = self._engine
+        future: asyncio.Future[FlowAnswer] = asyncio.get_running_loop().create_future()
+        if (refusal := engine.refusal()) is not None:
+            future.set_exception(refusal)
+            return future
+        future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
+        plan = flows.plan(request, strategies.known())
+        located = [step for step in plan.steps if step.locatable]
+
+        def post(problems: list[StokerError | None]) -> None:
+            offer = FlowOffer(
+                name=request.flow.name, sent=request.raw, parameters={**request.flow.parameters, **request.parameters},
+                plan=plan, problems={step.name: found for step, found in zip(located, problems, strict=True) if found},
+                owner_uid=peer_uid, key=request.idempotency_key, dry_run=request.dry_run,
+            )  # fmt: skip
+            engine.loop.post(FlowSubmission(engine.intake, offer, future))
+
+        engine.checks.find([step.sent for step in located], post)
+        return future
+
+    async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
+        """One workflow with all its steps, and why it failed if that is asked and it did."""
+        found = await workflow_found(self._engine, workflow_id)
+        engine, jobs = self._engine, {one.job_id for one in found.steps}
+        told = _view(found) | {
+            "steps": _steps(found, await engine.queries.run(attempts.errors, _unsuccessful(found))),
+            "archive": await asyncio.to_thread(engine.archives.path, found),
+            "stale": await engine.staleness.find(jobs),
+        }
+        if analysed:
+            told["analysis"] = analyse(*await endings(engine.queries, found))
+        return told
+
+    async def list(self, wanted: WorkflowFilter) -> dict[str, Any]:
+        """Workflows that match, newest first."""
+        found = await self._engine.queries.run(workflows.page, wanted.before, wanted.states, wanted.limit)
+        last = found[-1].workflow.id if len(found) == wanted.limit else None
+        return {"workflows": [_view(each) for each in found], "next": last}
+
+    def pause(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """Start nothing more of it."""
+        return self.command(workflow_id, partial(commands.pause, actor=actor))
+
+    def cancel(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """Stop all of it."""
+        return self.command(workflow_id, partial(commands.cancel, actor=actor))
+
+    def retry(
+        self, workflow_id: int, again: Again, step: str | None, actor: Actor, **budget: int | None
+    ) -> asyncio.Future[dict[str, Any]]:
+        """Take steps again: those that failed, all, or one and everything behind it."""
+
+        def decide(turn: Turn, run: LiveWorkflow) -> dict[str, Any]:
+            commands.must_not_go_back(run, "retry")
+            steps = list(run.steps.values())
+            if step is not None:
+                reset = behind(steps, [run.known(step)])
+            else:
+                reset = to_reset(again, steps, run.states, run.reasons)
+            return commands.again(turn, run, reset, "retry", actor, commands.Budget(**budget))
+
+        return self.command(workflow_id, decide)
+
+    def skip(self, workflow_id: int, step: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """A step need not run; what is behind it goes on."""
+        return self.command(workflow_id, partial(commands.skip, name=step, actor=actor))
+
+    def add_need(
+        self, workflow_id: int, step: str, need: str, on: NeedOn, actor: Actor
+    ) -> asyncio.Future[dict[str, Any]]:
+        """A step waits for another, too."""
+        decision = partial(dependencies.add_need, name=step, need=need, on=on, actor=actor)
+        future = self.command(workflow_id, decision)
+        future.add_done_callback(lambda done: _tell_cycle(done, workflow=workflow_id))
+        return future
+
+    def remove_need(self, workflow_id: int, step: str, need: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+        """A step does not wait for another any more."""
+        return self.command(workflow_id, partial(dependencies.remove_need, name=step, need=need, actor=actor))
+
+    async def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> dict[str, Any]:
+        """Go on from a pause, or from an end that was none; or explain what would run, and why."""
+        found = await workflow_found(self._engine, workflow_id)
+        engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
+        warning = await chain.check(engine.queries, workflow_id, tolerant=not (wish.plain and wish.verify))
+        seen = await resume.look(engine.queries, found, wish, engine.book.flows.surroundings, limit_ms)
+        return await self.command(workflow_id, resume.decision(wish, seen, actor)) | {"chain_warning": warning}
+
+    async def rollback(
+        self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool
+    ) -> dict[str, Any]:
+        """Go back to a checkpoint, by default the newest: stop what runs, then put back what was not completed."""
+        await workflow_found(self._engine, workflow_id)
+        reader = self._engine.queries
+        checkpoint = await chain.target(reader, workflow_id, to)
+        context = await chain.context_at(reader, checkpoint.chain, checkpoint.seq)
+        target = target_of(context, checkpoint.id, redo=redo, resume=resume, uid=actor.uid)
+        decision = partial(rollback.begin, target=target, context=context, actor=actor)
+        return await self.command(workflow_id, decision)
+
+    def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
+        """Decide something about a whole workflow in one turn."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if (refusal := self._engine.refusal()) is not None:
+            future.set_exception(refusal)
+        else:
+            self._engine.loop.post(commands.FlowCommand(workflow_id, decision, future))
+        return future
+
+
+def _tell_cycle(done: asyncio.Future[Any], **where: object) -> None:
+    error = None if done.cancelled() else done.exception()
+    if isinstance(error, FlowInvalid) and "cycle" in error.details:
+        log(LogEvent.DEPENDENCY_CYCLE_DETECTED, cycle=list(error.details["cycle"]), **where)
+
+
+def _view(found: StoredWorkflow) -> dict[str, Any]:
+    """As it is on disk: memory is ahead of it while a commit is under way."""
+    workflow = found.workflow
+    counts: dict[str, int] = {}
+    for standing in found.steps:
+        counts[standing.state.value] = counts.get(standing.state.value, 0) + 1
+    return {
+        "id": workflow.id,
+        "name": workflow.name,
+        "state": workflow.state,
+        "intent": workflow.intent,
+        "owner_uid": workflow.owner_uid,
+        "trace_id": workflow.trace_id,
+        "created_at": workflow.created_at,
+        "finished_at": workflow.finished_at,
+        "counts": counts,
+    }
+
+
+def _unsuccessful(found: StoredWorkflow) -> list[int]:
+    return [one.job_id for one in found.steps if one.attempts and one.state is not State.SUCCEEDED]
+
+
+def _steps(found: StoredWorkflow, errors: dict[int, str]) -> list[dict[str, Any]]:
+    by_job: dict[int, Step] = {step.job_id: step for step in steps_of(found.workflow)}
+    return [
+        {
+            "name": standing.step,
+            "job": standing.job_id,
+            "state": standing.state,
+            "reason": standing.reason,
+            "error": errors.get(standing.job_id, "")[-ERROR_BYTES:] or None,
+            "attempts": standing.attempts,
+            "failures": standing.failures,
+            "needs": [{"step": edge.step, "on": edge.on} for edge in by_job[standing.job_id].needs],
+            "critical": by_job[standing.job_id].critical,
+            "resume": by_job[standing.job_id].resume,
+        }
+        for standing in found.steps
+    ]

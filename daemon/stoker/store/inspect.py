@@ -1,0 +1,65 @@
+"""What an idle state directory holds, read without changing a byte of it.
+
+Owns the order of such a look: keep daemons out, refuse what a daemon would refuse, read. Refuses to open anything for
+writing. Invariant: while a look lasts no daemon can start on the directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from msgspec import Struct
+
+from stoker.core.errors import StateRefused
+from stoker.core.job.model import Attempt, Job
+from stoker.store import snapshot
+from stoker.store.database import examine, look
+from stoker.store.directory import StateDirectory
+from stoker.store.migrate import known, schema_of
+from stoker.store.open import doubt
+from stoker.store.queues import meta
+
+
+class InspectedState(Struct, frozen=True):
+    """Who the directory is, and what an earlier life left open. `epoch` is that of the last start."""
+
+    instance: str
+    epoch: int
+    copied: bool
+    foreign_epochs: int
+    hidden_epochs: int
+    runs: list[tuple[Job, Attempt]]
+
+
+@contextmanager
+def looking(directory: StateDirectory) -> Iterator[InspectedState]:
+    """Hold the directory still. Raises AlreadyRunning where a daemon has it, StateRefused where none could start."""
+    directory.check()
+    lock = directory.share()
+    try:
+        yield _read(directory, lock)
+    finally:
+        directory.unlock()
+
+
+def _read(directory: StateDirectory, lock: str) -> InspectedState:
+    aside = directory.read_aside()
+    if not examine(directory.database, directory.aside):
+        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it makes one")
+    with look(directory.database) as connection:
+        doubt(connection, aside)
+        if schema_of(connection) < known()[-1].number:
+            raise StateRefused(
+                f"the database has schema {schema_of(connection)}, older than this program's {known()[-1].number}",
+                hint="look with the older stoker, or start stokerd: it migrates first",
+            )
+        facts = meta(connection)
+        return InspectedState(
+            instance=facts["instance"],
+            epoch=facts["epoch"],
+            copied=facts.get("lock_mark", lock) != lock,
+            foreign_epochs=facts.get("foreign_epochs", 0),
+            hidden_epochs=facts.get("hidden_epochs", 0),
+            runs=snapshot.open_runs(connection),
+        )

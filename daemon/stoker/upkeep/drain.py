@@ -1,0 +1,117 @@
+"""Ending in order: nothing new is started, what runs gets time, the rest is stopped, survivors are left.
+
+Owns the steps between SIGTERM and an empty house. Refuses to stop a survivor unless asked to, or unless the host goes
+down: then it would not outlive us, and gets its grace from us instead of a signal from strangers. Invariant: every stop
+is a committed intent of the ordinary kind, so a daemon that dies while draining recovers as from any death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from stoker.background.tasks import BackgroundTasks
+from stoker.core.errors import Draining
+from stoker.core.job import events as ev
+from stoker.core.job.model import State, StopReason
+from stoker.engine.dispatcher import Dispatcher
+from stoker.engine.loop import Loop
+from stoker.engine.memory import LiveState, OpenRun
+from stoker.engine.messages import Message
+from stoker.engine.submit import Intake
+from stoker.engine.subscriptions import Subscriptions
+from stoker.engine.turn import Turn
+from stoker.host import shutdown
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+# A worker in an uninterruptible sleep outlives SIGKILL: leave it to the next start instead of hanging here.
+AFTER_KILL_S = 10.0
+
+
+class StopRuns(Message):
+    """Stop what still runs, because the daemon ends."""
+
+    def __init__(self, chosen: Callable[[OpenRun], bool]) -> None:
+        self._chosen = chosen
+
+    def decide(self, turn: Turn) -> None:
+        for run in list(turn.book.runs.values()):
+            if run.job.state is State.RUNNING and self._chosen(run):
+                turn.step(run.job.id, ev.StopWanted(reason=StopReason.SHUTDOWN))
+
+
+class Drain:
+    """Empties the house once; asked again, it stops waiting for jobs to end by themselves."""
+
+    def __init__(
+        self, book: LiveState, loop: Loop, intake: Intake, dispatcher: Dispatcher, feeds: Subscriptions,
+        background: BackgroundTasks, *, timeout_ms: int, progress: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
+        self._book = book
+        self._loop = loop
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._feeds = feeds
+        self._background = background
+        self._timeout_s = timeout_ms / 1_000
+        self._progress = progress
+        self._hurry = asyncio.Event()
+        self._stop_survivors = False
+        self.hands_off = False  # safe mode: whatever runs is left as it is
+        self._task: asyncio.Task[None] | None = None
+        self.done = asyncio.Event()
+
+    def begin(self, *, stop_survivors: bool = False) -> None:
+        """Start to drain; a second call hurries."""
+        self._stop_survivors = self._stop_survivors or stop_survivors
+        if self._task is not None:
+            self._hurry.set()
+            return
+        log(LogEvent.DAEMON_DRAINING, running=len(self._book.runs))
+        self._dispatcher.close("draining")
+        self._intake.closed = Draining("the daemon is draining and takes no jobs", hint="try again when it is back")
+        self._task = self._background.start("drain", self._drain())
+
+    def under_way(self) -> bool:
+        """Whether the service is stopping."""
+        return self._task is not None
+
+    def _leaving(self, run: OpenRun) -> bool:
+        """Whether a run has to end before the daemon does."""
+        return (
+            not self.hands_off and run.job.state is State.RUNNING and (self._stop_survivors or not run.job.spec.survive)
+        )
+
+    def _left(self) -> list[OpenRun]:
+        return [run for run in self._book.runs.values() if self._leaving(run)]
+
+    async def _drain(self) -> None:
+        if any(run.job.spec.survive for run in self._book.runs.values()) and not self._stop_survivors:
+            self._stop_survivors |= await asyncio.to_thread(shutdown.is_under_way)
+        await self._until_empty(self._timeout_s)
+        if self._left():
+            self._loop.post(StopRuns(self._leaving))
+            with contextlib.suppress(TimeoutError):  # no room for the intents: what runs is left to its launcher
+                await asyncio.wait_for(self._loop.barrier(), AFTER_KILL_S)
+            grace_ms = max((run.job.spec.grace_ms for run in self._left()), default=0)
+            self._hurry.clear()
+            await self._until_empty(grace_ms / 1_000 + AFTER_KILL_S)
+        self.done.set()
+
+    async def _until_empty(self, timeout_s: float) -> None:
+        """Wait until nothing is left, the time is over, or somebody hurries."""
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        end = asyncio.get_running_loop().time() + timeout_s
+        try:
+            while self._left() and not hurry.done():
+                wait_s = end - asyncio.get_running_loop().time()
+                if wait_s <= 0:
+                    return
+                self._progress(len(self._left()), round(wait_s * 1_000))
+                news = asyncio.ensure_future(self._feeds.news())
+                await asyncio.wait({news, hurry}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+        finally:
+            hurry.cancel()

@@ -1,0 +1,90 @@
+"""A plan as a message: all of its decisions are one turn, and so one commit.
+
+Owns the way from a decision to a step, and the sums of what came of them. Refuses to plan and to look. Invariant: the
+row that remembers a recovery is in the commit of its steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from stoker.core.job import events as ev
+from stoker.core.job.model import Job, State
+from stoker.core.job.recovery import Action, RecoveryDecision, RecoveryPlan, event_of
+from stoker.engine.messages import Message
+from stoker.engine.turn import Turn
+from stoker.store.recoveries import Recovery
+
+
+class Followed(Struct, frozen=True):
+    """The row as it was committed, and the states of the jobs whose end nobody saw."""
+
+    row: Recovery | None = None
+    ends: Mapping[State, int] = field(default_factory=dict)
+
+
+ENDED = (Action.REQUEUE, Action.UNSEEN, Action.HOLD_STUCK)  # the decisions that say by themselves what the job becomes
+
+
+class Recovered(Message):
+    """Follow a plan; answered after the commit."""
+
+    def __init__(self, made: RecoveryPlan, row: Recovery | None, done: asyncio.Future[Followed]) -> None:
+        self._made = made
+        self._row = row
+        self._done = done
+
+    def decide(self, turn: Turn) -> Iterator[None]:
+        jobs = []
+        for decision in self._made.decisions:
+            jobs.append(_carry_out(turn, decision))
+            yield
+        followed = list(zip(self._made.decisions, jobs, strict=True))
+        ends = Counter(job.state for decision, job in followed if job is not None and decision.action in ENDED)
+        row = self._row
+        if row is not None:
+            plan = [msgspec.to_builtins(decision) | {"then": job and job.state} for decision, job in followed]
+            again = ends[State.QUEUED] + ends[State.WAITING]
+            row = turn.batch.recovery = replace(row, plan=msgspec.json.encode(plan).decode(), requeued=again)
+        turn.answers.append(lambda: None if self._done.done() else self._done.set_result(Followed(row, ends)))
+
+
+class Remembered(Message):
+    """The end of a recovery, for its row."""
+
+    def __init__(self, row: Recovery) -> None:
+        self._row = row
+
+    def decide(self, turn: Turn) -> None:
+        turn.batch.recovery = self._row
+
+
+def _carry_out(turn: Turn, decision: RecoveryDecision) -> Job | None:
+    """The job as it is then; None when it ended between the look and now, and its end was heard."""
+    run = turn.book.by_run(decision.run_id)
+    if run is None:
+        return None
+    event = event_of(decision)
+    if event is not None:
+        return turn.step(decision.job_id, event)
+    if decision.action is Action.STOP:
+        turn.effects.append(ev.Stop(decision.run_id, run.job.spec.grace_ms))
+    return run.job
+
+
+def counts(made: RecoveryPlan) -> dict[str, int]:
+    """How many of each kind, as columns of the row name them."""
+    return {
+        "settled": made.count(Action.SETTLE),
+        "adopted": made.count(Action.ADOPT),
+        "stopped": made.count(Action.STOP),
+        "requeued": made.count(Action.REQUEUE),
+        "unseen": made.count(Action.UNSEEN),
+        "stuck": made.count(Action.HOLD_STUCK),
+    }

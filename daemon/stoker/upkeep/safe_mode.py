@@ -1,0 +1,41 @@
+"""Safe mode: why nothing is changed any more, and what a person does about it.
+
+Owns the words. Refuses to enter or to leave: the engine enters, only a new start leaves.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from stoker.core.errors import SafeMode as Refusal
+from stoker.core.errors import StokerError
+from stoker.core.job.recovery import PlanInvalid
+
+LOOK = (
+    "stop the daemon; `stoker recover --dry-run` shows what cannot be decided: end the processes that it names, "
+    "then start the daemon again"
+)
+
+
+class SafeModeState(Struct, frozen=True):
+    """`why` it was entered, and the `next` step."""
+
+    why: str
+    next: str
+
+    def refusal(self) -> Refusal:
+        """The answer to whoever wants something changed."""
+        return Refusal(f"the daemon is in safe mode and changes nothing: {self.why}", hint="stoker status")
+
+
+def safe_mode(error: Exception, timeout_ms: int) -> SafeModeState:
+    """What follows from a recovery that raised `error`."""
+    match error:
+        case PlanInvalid():
+            return SafeModeState(f"the plan of the recovery is not valid: {error}", LOOK)
+        case TimeoutError():
+            why = f"recovery was not over within {timeout_ms} ms"
+            return SafeModeState(why, "start the daemon again; if it needs that long, raise timeout_ms in [recovery]")
+        case StokerError(hint=str(hint)):
+            return SafeModeState(f"recovery failed: {error.message}", f"{hint}; then start the daemon again")
+    return SafeModeState(f"recovery failed: {type(error).__name__}: {error}", LOOK)

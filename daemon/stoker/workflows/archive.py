@@ -1,0 +1,250 @@
+"""A workflow that failed is told of, and archived whole: flow, steps, changes, checkpoints, the ends of its logs.
+
+Owns what goes into the file, read in small portions so that nobody waits for it, and the look at a start for ends that
+an earlier life did not get to. Refuses to run beside another of its kind. Invariants: one file for each end of a
+workflow, written once; where it cannot be written it is logged, and the next start tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stoker.background.tasks import BackgroundTasks
+from stoker.core.errors import CheckpointDamaged
+from stoker.core.job.model import Job, State
+from stoker.core.workflow.analysis import Ending, analyse
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
+from stoker.core.workflow.state import WorkflowState
+from stoker.engine.turn import Turn
+from stoker.engine.workflow_memory import blueprint, width_of
+from stoker.ops.archive import ArchiveFile, path_of
+from stoker.process.capture import log_path, tail
+from stoker.store import attempts, changes, checkpoints, jobs, workflows
+from stoker.store.reader import Reader
+from stoker.store.workflows import StoredWorkflow
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+FORMAT = 1
+PORTION = 200  # rows of one read
+SPAN = 20_000  # changes looked through in one read
+TAIL_BYTES = 64 * 1024
+LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow: the newest steps have theirs left out beyond it
+DATA_BYTES = 64 * 1024 * 1024  # of all checkpoints of one workflow: the oldest have theirs left out beyond it
+TOGETHER_BYTES = 1024 * 1024  # of data in one read
+SHOWN = 20
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+async def endings(reader: Reader, found: StoredWorkflow) -> tuple[int, list[Ending]]:
+    """A workflow as an analysis asks for it."""
+    ids = [one.job_id for one in found.steps if one.state is not State.SUCCEEDED]
+    made, specs = blueprint(found.workflow), await reader.run(jobs.by_ids, ids)
+    ended = await reader.run(attempts.newest_ends, [one.job_id for one in found.steps if one.attempts])
+    steps = {step.job_id: step for step in made.steps}
+    widths = {width_of(found.workflow.id, group) for group in made.widths}
+    return found.workflow.id, [
+        Ending(
+            name=one.step, job=one.job_id, state=one.state, reason=one.reason, attempts=one.attempts,
+            critical=steps[one.job_id].critical, ended=ended.get(one.job_id),
+            **_asked(specs[one.job_id], widths) if one.job_id in specs else {},
+        )
+        for one in found.steps
+    ]  # fmt: skip
+
+
+def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
+    resources = tuple(name for name in sorted(job.spec.resources) if name not in widths)
+    return {"timeout_ms": job.spec.timeout_ms, "resources": resources}
+
+
+class Archives:
+    """Writes archives, one at a time."""
+
+    def __init__(self, reader: Reader, state_dir: Path, background: BackgroundTasks) -> None:
+        self._reader = reader
+        self._state_dir = state_dir
+        self._background = background
+        self._one = asyncio.Lock()
+
+    def look(self, turn: Turn) -> None:
+        """After a commit: which workflows failed in it."""
+        for _, after, broken in turn.verdicts:
+            if after.state is WorkflowState.FAILED:
+                log(LogEvent.WORKFLOW_FAILED, workflow=after.id, name=after.name, trace_id=after.trace_id,
+                    steps=broken[:SHOWN], failed=len(broken))  # fmt: skip
+                self._begin([after.id])
+
+    async def catch_up(self) -> None:
+        """At a start: ends that were committed and not archived."""
+        failed = await self._reader.run(workflows.failed, SPAN)
+        missing = await asyncio.to_thread(_missing, self._state_dir, failed)
+        if missing:
+            self._begin(missing)
+
+    def path(self, found: StoredWorkflow) -> str | None:
+        """Where the archive of this end is, if it is there."""
+        at = found.workflow.finished_at
+        if found.workflow.state is not WorkflowState.FAILED or at is None:
+            return None
+        path = path_of(self._state_dir, found.workflow.id, at)
+        return str(path) if path.exists() else None
+
+    def _begin(self, ids: Sequence[int]) -> None:
+        for ident in ids:
+            self._background.retry(f"archive of workflow {ident}", partial(self._archive, ident))
+
+    async def _archive(self, ident: int) -> None:
+        async with self._one:
+            (found,) = await self._reader.run(workflows.by_ids, [ident])
+            at = found.workflow.finished_at
+            if found.workflow.state is WorkflowState.FAILED and at is not None:
+                await self._write(found, path_of(self._state_dir, ident, at))
+
+    async def _write(self, found: StoredWorkflow, path: Path) -> None:
+        file = ArchiveFile(path)
+        try:
+            if not await asyncio.to_thread(file.open):
+                return
+            try:
+                async for part in self._parts(found):
+                    await asyncio.to_thread(_add, file, part)
+                await asyncio.to_thread(file.keep)
+            except BaseException:
+                file.discard()
+                raise
+        except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nothing depends on it
+            log(LogEvent.ARCHIVE_FAILED, workflow=found.workflow.id, path=str(path), error=error)
+
+    async def _parts(self, found: StoredWorkflow) -> AsyncGenerator[bytes | Rows, None]:
+        """One JSON object: what is said as it is, and rows between, which a thread says."""
+        steps = await self._reader.run(jobs.of_workflows, [found.workflow.id])
+        workflow = msgspec.to_builtins(found.workflow)
+        flow = msgspec.Raw(workflow.pop("flow").encode())
+        workflow["flow_hash"] = found.workflow.flow_hash.hex()
+        head = {
+            "format": FORMAT,
+            "workflow": workflow,
+            "flow": flow,
+            "analysis": analyse(*await endings(self._reader, found)),
+        }
+        yield _encode(head)[:-1]
+        for name, portions, tell in (
+            ("steps", self._steps(steps), _as_it_is), ("changes", self._changes(found, steps), _as_it_is),
+            ("attempts", self._attempts(steps), _as_it_is), ("checkpoints", self._checkpoints(found), _told),
+            ("logs", self._logs(steps), _as_it_is),
+        ):  # fmt: skip
+            before = f',"{name}":['.encode()
+            async for portion in portions:
+                if portion:
+                    yield Rows(before, portion, tell)
+                    before = b","
+            yield b"]" if before == b"," else before + b"]"
+        yield b"}\n"
+
+    async def _steps(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        for job in steps.values():
+            yield [msgspec.structs.asdict(job) | {"spec_hash": job.spec_hash.hex()}]
+
+    async def _changes(self, found: StoredWorkflow, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        """Of the workflow itself, then of each step; nothing of either is older than its first step."""
+        first = await self._reader.run(changes.first_of_job, min(steps))
+        last = await self._reader.run(changes.last)
+        for after in range(max(0, first - 2), last[0], SPAN):
+            of_flow = await self._reader.run(changes.of_workflow, found.workflow.id, after, after + SPAN)
+            yield list(of_flow)
+        for job_id in steps:
+            yield list(await self._reader.run(changes.of_job, job_id))
+
+    async def _attempts(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        for job_id in steps:
+            yield list(await self._reader.run(attempts.of_job, job_id))
+
+    async def _checkpoints(self, found: StoredWorkflow) -> AsyncGenerator[list[Checkpoint], None]:
+        """All of them; the newest have their data, as much as an archive may have, and never much of it in memory."""
+        chain, seq = f"w{found.workflow.id}", 0
+        since = await self._reader.run(checkpoints.newest_within, chain, DATA_BYTES) or sys.maxsize
+        while links := await self._reader.run(checkpoints.behind, chain, seq, PORTION):
+            seq = links[-1].seq
+            for portion in _portions(links, since):
+                if portion[0].seq < since:
+                    yield portion
+                else:
+                    yield await self._reader.run(checkpoints.by_ids, [link.id for link in portion])
+
+    async def _logs(self, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+        left = LOGS_BYTES
+        for job in steps.values():
+            if job.attempts:
+                path = log_path(self._state_dir, job.id, job.attempts)
+                told = {"job": job.id, "step": job.step, "attempt": job.attempts}
+                try:
+                    data, size = await asyncio.to_thread(tail, path, min(TAIL_BYTES, left))
+                except OSError as error:
+                    yield [told | {"bytes": 0, "tail": "", "error": error.strerror}]
+                else:
+                    left -= len(data)
+                    yield [told | {"bytes": size, "tail": data.decode(errors="replace")}]
+
+
+def _missing(state_dir: Path, ends: Sequence[tuple[int, int]]) -> list[int]:
+    return [ident for ident, at in ends if not path_of(state_dir, ident, at).exists()]
+
+
+def _portions(links: Sequence[Checkpoint], since: int) -> list[list[Checkpoint]]:
+    """Those before `since`, which go without their data; then as many together as have little of it."""
+    portions, room = [[link for link in links if link.seq < since]], 0
+    for link in links:
+        if link.seq >= since:
+            if link.size > room:
+                portions.append([])
+                room = TOGETHER_BYTES
+            portions[-1].append(link)
+            room -= link.size
+    return [portion for portion in portions if portion]
+
+
+class Rows(Struct, frozen=True):
+    """Elements of a list, with what stands before them; `tell` makes of each what is said of it."""
+
+    before: bytes
+    rows: Sequence[Any]
+    tell: Callable[[Any], Any]
+
+
+def _add(file: ArchiveFile, part: bytes | Rows) -> None:
+    """In a thread: to say and to pack ten megabytes takes half a second."""
+    if isinstance(part, bytes):
+        file.add([part])
+        return
+    before = part.before
+    for row in part.rows:
+        file.add([before, _encode(part.tell(row))])
+        before = b","
+
+
+def _as_it_is(row: Any) -> Any:
+    return row
+
+
+def _told(link: Checkpoint) -> dict[str, Any]:
+    """A checkpoint with its data: our own as the JSON that it is, a job's own in base64."""
+    told: dict[str, Any] = msgspec.structs.asdict(link) | {"checksum": link.checksum.hex()}
+    if link.size and not link.data:
+        return told | {"data": None, "left_out": True}
+    try:
+        data = opened(link)
+    except CheckpointDamaged:
+        return told | {"damaged": True, "data": base64.b64encode(link.data).decode()}
+    plain = link.kind is not CheckpointKind.PROGRESS
+    return told | {"data": msgspec.Raw(data) if plain else base64.b64encode(data).decode()}

@@ -1,0 +1,81 @@
+"""Reading a chain of checkpoints back into a context, as far as it is sound.
+
+Owns the fall back: where the whole context that a rebuild begins from is damaged, the one before it is taken, up to
+the damage. Refuses a chain with a hole, as `core.workflow.context` does. Invariant: what is answered is exactly what
+was known at the seq that it names, and `damaged` says where more would have been.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from stoker.core.errors import ChainBroken, CheckpointDamaged, CheckpointNotFound
+from stoker.core.workflow.checkpoint import Checkpoint
+from stoker.core.workflow.context import Context, rebuild
+from stoker.store import checkpoints
+from stoker.store.reader import Reader
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+
+async def context_at(reader: Reader, chain: str, seq: int) -> Context:
+    """The context at `seq`, or at the newest sound checkpoint before it. Raises ChainBroken."""
+    damaged = None
+    while True:
+        links = await reader.run(checkpoints.up_to, chain, seq)
+        try:
+            context = rebuild(links)
+        except CheckpointDamaged as error:
+            damaged, seq = links[0].id, links[0].seq - 1
+            log(LogEvent.CHECKPOINT_DAMAGED, checkpoint=damaged, chain=chain, error=error)
+            if not seq:
+                raise ChainBroken(
+                    f"checkpoint {damaged} ({chain}, seq 1) is damaged, and there is none before it",
+                    hint="a later one may be sound: stoker checkpoint ls; or resume with stoker workflow resume",
+                    id=damaged,
+                ) from error  # fmt: skip
+            continue
+        if context.damaged is not None:
+            log(LogEvent.CHECKPOINT_DAMAGED, checkpoint=context.damaged, chain=chain, used_seq=context.seq)
+        return context if damaged is None else replace(context, damaged=context.damaged or damaged)
+
+
+async def check(reader: Reader, workflow_id: int, *, tolerant: bool) -> str | None:
+    """What is wrong with the chain of a workflow that is to go on from where its steps stand.
+
+    A resume rests on the rows of the steps, not on the chain, so damage is a warning; a gap stops it unless `tolerant`.
+    Raises ChainBroken.
+    """
+    newest = await target(reader, workflow_id, None)
+    try:
+        context = await context_at(reader, newest.chain, newest.seq)
+    except ChainBroken as broken:
+        if not tolerant:
+            broken.hint = (
+                f"stoker workflow resume {workflow_id} --no-verify goes on from the states of the steps; "
+                f"stoker checkpoint ls {workflow_id} shows what is there"
+            )
+            raise
+        return f"{broken.message}; the states of the steps were taken from the database"
+    if context.damaged is None:
+        return None
+    return f"checkpoint {context.damaged} is damaged; the states of the steps were taken from the database"
+
+
+async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpoint:
+    """The checkpoint of a workflow with that id, without its data; None: its newest. Raises CheckpointNotFound."""
+    chain, hint = f"w{workflow_id}", f"stoker checkpoint ls {workflow_id}"
+    if ident is None:
+        newest = await reader.run(checkpoints.page, chain, None, 1)
+        if not newest:
+            raise CheckpointNotFound(f"workflow {workflow_id} has no checkpoint", hint=hint)
+        return newest[0]
+    found = await reader.run(checkpoints.about, ident)
+    if found is None:
+        raise CheckpointNotFound(f"to: there is no checkpoint {ident}", hint=hint, path="to", id=ident)
+    if found.chain != chain:
+        of = f"workflow {found.chain[1:]}" if found.chain.startswith("w") else f"job {found.chain[1:]}"
+        raise CheckpointNotFound(
+            f"to: checkpoint {ident} is one of {of}, not of workflow {workflow_id}", hint=hint, path="to", id=ident
+        )
+    return found

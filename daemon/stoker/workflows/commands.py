@@ -1,0 +1,192 @@
+"""What a person asks of a whole workflow: pause, resume, cancel, retry, roll back.
+
+Owns the translation into events for its steps, all in one turn. Refuses to judge single steps: `lifecycle.step` does.
+Invariants: a refusal changes nothing; a step that runs is never reset, it is stopped first, and what was completed is
+not taken again unless that was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, WorkflowNotFound
+from stoker.core.job import events as ev
+from stoker.core.job.dependencies import need_met
+from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
+from stoker.core.workflow.state import Intent, Step, behind, reopened
+from stoker.engine.dependents import need_failed
+from stoker.engine.messages import Message
+from stoker.engine.turn import Turn
+from stoker.engine.workflow_memory import LiveWorkflow, open_steps
+from stoker.store.loading import Wanted
+
+Decision = Callable[[Turn, LiveWorkflow], dict[str, Any]]
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """Other limits for steps that are taken again; None: as they were."""
+
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
+
+
+NO_BUDGET = Budget()
+
+
+class FlowCommand(Message):
+    """One request about one workflow, decided by `decision` with all its steps at hand."""
+
+    def __init__(self, workflow_id: int, decision: Decision, future: asyncio.Future[dict[str, Any]]) -> None:
+        self._workflow_id = workflow_id
+        self._decision = decision
+        self._future = future
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.workflows.add(self._workflow_id)
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def decide(self, turn: Turn) -> None:
+        run = turn.book.flows.runs.get(self._workflow_id)
+        if run is None:
+            raise WorkflowNotFound(f"there is no workflow {self._workflow_id}", hint="stoker workflow ls")
+        turn.flows.add(self._workflow_id)
+        said = self._decision(turn, run)
+        turn.answers.append(lambda: self._answer({"id": run.workflow.id, "state": run.workflow.state, **said}))
+
+    def _answer(self, said: dict[str, Any]) -> None:
+        if not self._future.done():
+            self._future.set_result(said)
+
+
+def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
+    """Start nothing more of it; what runs goes on."""
+    _must_be_open(run, "pause")
+    must_not_go_back(run, "pause")
+    turn.intend(run, Intent.PAUSE, "paused", actor)
+    return {"running": [name for name, state in run.states.items() if state is State.RUNNING]}
+
+
+def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
+    """Stop what runs and take the rest out; the answer does not wait for the stops."""
+    _must_be_open(run, "cancel")
+    turn.intend(run, Intent.CANCEL, "cancelled", actor)
+    left = []
+    for job_id in open_steps(run):
+        attempt_open = job_id in turn.book.runs
+        if turn.job(job_id).state is State.HELD and attempt_open:
+            left.append(run.steps[job_id].name)  # stuck: nobody can prove what it is, so it is not signalled
+        else:
+            turn.step(job_id, ev.Cancel(actor=actor))
+    return {"stuck": left}
+
+
+def again(
+    turn: Turn, run: LiveWorkflow, reset: Collection[str], cause: str, actor: Actor, budget: Budget = NO_BUDGET
+) -> dict[str, Any]:
+    """Take these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
+    must_not_go_back(run, cause)
+    running = sorted(name for name in reset if run.jobs[name] in turn.book.runs)
+    if running:
+        raise NotAllowed(
+            f"step {running[0]} has an open attempt, so it cannot be taken again now",
+            hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first", steps=running,
+        )  # fmt: skip
+    check_deadlines(turn, run, reset)
+    turn.intend(run, Intent.RUN, cause, actor)
+    put_back(turn, run, reset, actor, budget=budget)
+    return {"reset": sorted(reset)}
+
+
+def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> dict[str, Any]:
+    """This step need not run: what waits for it goes on, and what was skipped for its failure is taken again."""
+    must_not_go_back(run, "skip")
+    hit = behind(run.steps.values(), [run.known(name)]) - {name}
+    lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
+    check_deadlines(turn, run, lost)
+    turn.step(run.jobs[name], ev.Skip(actor=actor))
+    if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
+        turn.intend(run, Intent.RUN, "skip", actor, step=name)
+    put_back(turn, run, lost, actor)
+    without = sorted(one for one in hit if run.states[one] not in FINAL)
+    warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
+    return {"step": name, "going_on": without, "warning": warning}
+
+
+def put_back(
+    turn: Turn, run: LiveWorkflow, reset: Collection[str], actor: Actor, floors: Mapping[str, int] | None = None,
+    budget: Budget = NO_BUDGET,
+) -> None:  # fmt: skip
+    """Reset these steps behind their needs. None of them has an open attempt."""
+    by_name = {step.name: step for step in run.steps.values()}
+    turn.drop_needs({by_name[name].job_id for name in reset})
+    for name in sorted(reset, key=lambda name: by_name[name].job_id):
+        step = by_name[name]
+        opened = reopened(step, reset, run.states)
+        for edge in opened:
+            turn.need(step.job_id, by_name[edge.step].job_id, edge.on)
+        floor = turn.job(step.job_id).checkpoint_floor if floors is None else floors.get(name, 0)
+        turn.step(step.job_id, ev.Reset(actor=actor, needs_open=len(opened), floor=floor, **asdict(budget)))
+    for name in reset:
+        _skip_where_hopeless(turn, run, by_name[name], reset, by_name)
+
+
+def _skip_where_hopeless(
+    turn: Turn, run: LiveWorkflow, step: Step, reset: Collection[str], by_name: Mapping[str, Step]
+) -> None:
+    """A need that ended otherwise than wanted and is not taken again can never be met."""
+    for edge in step.needs:
+        if edge.step in reset or run.states[edge.step] not in FINAL:
+            continue
+        needed = turn.find(by_name[edge.step].job_id)
+        if needed is not None and need_met(edge.on, needed) is False and not turn.job(step.job_id).final:
+            turn.step(step.job_id, need_failed(edge.on, needed))
+
+
+def check_deadlines(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:
+    """Before the first step is touched. Raises InvalidParams."""
+    for name in overdue(turn, run, reset):
+        raise InvalidParams(
+            f"step {name}: its deadline has passed, so it cannot be taken again",
+            hint=f"stoker retry {run.jobs[name]} --deadline +1h",
+        )
+
+
+def overdue(turn: Turn, run: LiveWorkflow, names: Collection[str]) -> list[str]:
+    """Those of these steps whose deadline has passed."""
+    deadlines = {name: turn.job(run.jobs[name]).spec.deadline for name in names}
+    return [name for name, deadline in deadlines.items() if deadline is not None and deadline <= turn.now.wall]
+
+
+def stop_all(turn: Turn, run: LiveWorkflow, actor: Actor) -> list[str]:
+    """Stop every step that runs, to be taken again later."""
+    stopped = []
+    for job_id, step in run.steps.items():
+        if job_id in turn.book.runs and turn.job(job_id).state is State.RUNNING:
+            turn.step(job_id, ev.StopWanted(actor=actor, reason=StopReason.RESTART))
+            stopped.append(step.name)
+    return stopped
+
+
+def must_not_go_back(run: LiveWorkflow, verb: str) -> None:
+    """While a rollback is under way nothing else may be asked, but to cancel it all, or to go back elsewhere."""
+    if run.workflow.intent is Intent.ROLLBACK:
+        raise NotAllowed(
+            f"workflow {run.workflow.id} is rolling back, so {verb} does not apply yet: what runs is being stopped",
+            hint=f"stoker workflow show {run.workflow.id}", state=run.workflow.state.value,
+        )  # fmt: skip
+
+
+def _must_be_open(run: LiveWorkflow, verb: str) -> None:
+    if run.workflow.ended:
+        raise AlreadyFinished(
+            f"workflow {run.workflow.id} has already ended ({run.workflow.state.value}), so {verb} does not apply",
+            hint=f"stoker workflow show {run.workflow.id}", state=run.workflow.state.value,
+        )  # fmt: skip

@@ -1,0 +1,89 @@
+"""Needs of a workflow's steps, added and removed by hand.
+
+Owns the one turn in which the flow, the step's job and the rows of open needs change together. Refuses steps that have
+started, a need that can never be met, and a cycle, which is named step by step. Invariant: after it the graph is one
+that a submit would have taken.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
+from stoker.core.job import events as ev
+from stoker.core.job.dependencies import need_met, skipped_for_need
+from stoker.core.job.model import Actor, Need, NeedOn, State
+from stoker.core.workflow.definition import cycle_mistake, find_cycle
+from stoker.core.workflow.state import Edge, Step
+from stoker.engine.turn import Turn
+from stoker.engine.workflow_memory import LiveWorkflow, rewritten
+from stoker.workflows import commands
+
+PENDING = (State.WAITING, State.QUEUED)
+
+
+def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> dict[str, Any]:
+    """The step waits for another, too. Raises FlowInvalid for a cycle."""
+    step = _changeable(turn, run, name)
+    run.known(need, "need")
+    if any(edge.step == need for edge in step.needs):
+        raise InvalidParams(f"need: step {name} needs {need} already", path="need")
+    needs = {one.name: [edge.step for edge in one.needs] for one in run.steps.values()}
+    needs[name] = [*needs[name], need]
+    cycle = [name, name] if name == need else find_cycle(needs)
+    if cycle:
+        mistake = cycle_mistake(cycle)
+        raise FlowInvalid(f"need: {mistake.message}", path="need", cycle=cycle,
+                          hint=f"stoker workflow graph {run.workflow.id}")  # fmt: skip
+    needed = turn.job(run.jobs[need])
+    if need_met(on, needed) is False:
+        raise InvalidParams(f"need: step {need} has ended ({needed.state.value}), so this need can never be met",
+                            path="need", hint=f"stoker workflow show {run.workflow.id}")  # fmt: skip
+    return _rewire(turn, run, replace(step, needs=(*step.needs, Edge(need, on))), "need_added", Edge(need, on), actor)
+
+
+def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: Actor) -> dict[str, Any]:
+    """The step does not wait for another any more."""
+    step = _changeable(turn, run, name)
+    removed = next((edge for edge in step.needs if edge.step == need), None)
+    if removed is None:
+        known = ", ".join(edge.step for edge in step.needs) or "nothing"
+        raise InvalidParams(f"need: step {name} does not need {need!r} (it needs: {known})", path="need")
+    left = tuple(edge for edge in step.needs if edge is not removed)
+    return _rewire(turn, run, replace(step, needs=left), "need_removed", removed, actor)
+
+
+def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
+    commands.must_not_go_back(run, "this")
+    job = turn.job(run.jobs[run.known(name)])
+    by_need = skipped_for_need(job.state, job.reason)
+    if job.id in turn.book.runs or not (job.state in PENDING or job.attempts == 0 or by_need):
+        raise NotAllowed(
+            f"step {name} has started ({job.state.value}), so its needs stay as they are",
+            hint=f"stoker workflow show {run.workflow.id}", step=name,
+        )  # fmt: skip
+    return run.steps[job.id]
+
+
+def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> dict[str, Any]:
+    job = turn.job(step.job_id)
+    turn.drop_needs({job.id})
+    opened = [] if job.final else [one for one in step.needs if _is_open(turn, run, one)]
+    for one in opened:
+        turn.need(job.id, run.jobs[one.step], one.on)
+    needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
+    after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, needs_open=len(opened)))
+    run.steps[job.id] = step
+    run.workflow = rewritten(run)
+    turn.batch.workflows[run.workflow.id] = run.workflow
+    payload = {"step": step.name, "job": job.id, "need": edge.step, "on": edge.on, "note": actor.note}
+    turn.record("workflow", str(run.workflow.id), cause, payload, actor)
+    told = [{"step": one.step, "on": one.on} for one in step.needs]
+    return {"step": step.name, "needs": told, "step_state": after.state}
+
+
+def _is_open(turn: Turn, run: LiveWorkflow, edge: Edge) -> bool:
+    """A need that failed, of which the step has not been told yet, is still open: it is about to be told."""
+    return need_met(edge.on, turn.job(run.jobs[edge.step])) is not True

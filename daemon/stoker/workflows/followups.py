@@ -1,0 +1,72 @@
+"""What is wanted of a workflow and cannot be done at once: it is done when the last of its attempts has ended.
+
+Owns the looking, after each turn and at a start (a daemon may have died in between), and what then follows: the second
+half of a rollback, and the end of steps that came back to the queue while their workflow was being cancelled. Refuses
+to decide what a rollback means. Invariant: one follow-up of a workflow at a time; done twice, it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from stoker.background.tasks import BackgroundTasks
+from stoker.core.job import events as ev
+from stoker.core.workflow.state import Intent
+from stoker.engine.loop import Loop
+from stoker.engine.memory import LiveState
+from stoker.engine.messages import Message
+from stoker.engine.turn import Turn
+from stoker.engine.workflow_memory import LiveWorkflow, open_steps
+from stoker.store.loading import Wanted
+from stoker.store.reader import Reader
+from stoker.workflows import rollback
+
+
+class Cancelled(Message):
+    """The steps of a cancelled workflow that were stopped for another reason, and would be tried again."""
+
+    def __init__(self, workflow_id: int) -> None:
+        self._workflow_id = workflow_id
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.workflows.add(self._workflow_id)
+
+    def decide(self, turn: Turn) -> None:
+        run = turn.book.flows.runs.get(self._workflow_id)
+        if run is not None and run.workflow.intent is Intent.CANCEL and not _runs(turn.book, run):
+            for job_id in open_steps(run):
+                turn.step(job_id, ev.Cancel())
+
+
+class FollowUps:
+    """Follows up on workflows of which nothing runs any more."""
+
+    def __init__(self, book: LiveState, reader: Reader, loop: Loop, background: BackgroundTasks) -> None:
+        self._book = book
+        self._reader = reader
+        self._loop = loop
+        self._background = background
+        self._under_way: set[int] = set()
+
+    def look(self, workflow_ids: Iterable[int]) -> None:
+        """Something of these workflows changed, or a start found them."""
+        for workflow_id in list(workflow_ids):
+            run = self._book.flows.runs.get(workflow_id)
+            if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
+                continue
+            if workflow_id not in self._under_way and not _runs(self._book, run):
+                self._under_way.add(workflow_id)
+                following = self._background.retry(f"end of workflow {workflow_id}", partial(self._follow_up, run))
+                following.add_done_callback(lambda _, done=workflow_id: self._under_way.discard(done))  # type: ignore[misc]
+
+    async def _follow_up(self, run: LiveWorkflow) -> None:
+        if run.workflow.intent is Intent.ROLLBACK:
+            self._loop.post(await rollback.finish(self._reader, run))
+        else:
+            self._loop.post(Cancelled(run.workflow.id))
+        await self._loop.barrier()
+
+
+def _runs(book: LiveState, run: LiveWorkflow) -> bool:
+    return any(job_id in book.runs for job_id in run.steps)

@@ -1,0 +1,158 @@
+"""Rollback: what runs of a workflow is stopped first, and once nothing runs the steps are put back, in one commit.
+
+Owns both halves. The first commits the intent with the stops; the second follows when the last attempt has ended, in
+this life of the daemon or in the next. Refuses to undo: what was completed since is named. Invariants: a step is put
+back only when no attempt of its workflow is open; a checkpoint that counts again is appended anew, never edited.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.core.errors import CheckpointDamaged, NotAllowed
+from stoker.core.job.model import Actor, State
+from stoker.core.workflow.checkpoint import CheckpointKind, Packed, verified
+from stoker.core.workflow.context import Context
+from stoker.core.workflow.rollback import Target, Way, way_back
+from stoker.core.workflow.state import Intent
+from stoker.engine.messages import Message
+from stoker.engine.turn import Turn
+from stoker.engine.workflow_memory import LiveWorkflow
+from stoker.store import checkpoints
+from stoker.store.loading import Wanted
+from stoker.store.reader import Reader
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+from stoker.workflows import commands
+
+TRIED = 20  # damaged checkpoints of one step in a row: beyond them it starts afresh
+_encode = msgspec.json.Encoder(order="sorted").encode
+_target = msgspec.json.Decoder(Target).decode
+
+
+def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor: Actor) -> dict[str, Any]:
+    """Stop what runs, start nothing more. Raises NotAllowed where there is nothing to take back."""
+    way = way_back(target, run.steps.values(), run.states, run.reasons)
+    if run.workflow.ended and not way.reset:
+        raise NotAllowed(
+            f"workflow {run.workflow.id} has nothing to take back: every step was completed, and is not undone",
+            hint=f"stoker workflow rollback {run.workflow.id} --to {target.checkpoint} --redo",
+            not_undone=list(way.not_undone),
+        )  # fmt: skip
+    commands.check_deadlines(turn, run, way.reset)
+    to: dict[str, Any] = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
+    told: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone)}
+    turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=_encode(target).decode(), **told)
+    stopping = commands.stop_all(turn, run, actor)
+    stuck = [step.name for job_id, step in run.steps.items() if _is_stuck(turn, job_id)]
+    return {**told, "reset": sorted(way.reset), "kept": sorted(way.kept), "stopping": stopping, "stuck": stuck}
+
+
+def _is_stuck(turn: Turn, job_id: int) -> bool:
+    return job_id in turn.book.runs and turn.job(job_id).state is State.HELD
+
+
+class SavedProgress(Struct, frozen=True):
+    """What a step saved before the target and is to begin from again; None: from the start."""
+
+    run_id: str | None
+    packed: Packed
+
+
+class Looked(Struct, frozen=True):
+    """What was found, and the damaged ones above it."""
+
+    found: SavedProgress | None
+    damaged: Sequence[CheckpointDamaged]
+
+
+class Finish(Message):
+    """Put the steps back. `before`: of those that saved something since the target, what counts again."""
+
+    def __init__(self, workflow_id: int, target: str, before: Mapping[str, SavedProgress | None]) -> None:
+        self._workflow_id = workflow_id
+        self._target = target
+        self._before = before
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.workflows.add(self._workflow_id)
+
+    def decide(self, turn: Turn) -> None:
+        run = turn.book.flows.runs.get(self._workflow_id)
+        if run is None or run.workflow.target != self._target or run.workflow.intent is not Intent.ROLLBACK:
+            return  # another word was given meanwhile
+        if any(job_id in turn.book.runs for job_id in run.steps):
+            return
+        target = _target(self._target)
+        actor = Actor(target.uid)
+        way, overdue = self._way(turn, run, target)
+        to = {"checkpoint": target.checkpoint, "seq": target.seq}
+        told: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone), "overdue": overdue}
+        told["reset"] = sorted(way.reset)
+        floors = {name: self._floor(turn, run, name) for name in way.reset}
+        intent = Intent.RUN if target.resume else Intent.PAUSE
+        turn.intend(run, intent, "rolled_back", actor, **told)
+        commands.put_back(turn, run, way.reset, actor, floors)
+        turn.answers.append(lambda: log(LogEvent.WORKFLOW_ROLLED_BACK, workflow=run.workflow.id, **told))
+
+    def _way(self, turn: Turn, run: LiveWorkflow, target: Target) -> tuple[Way, list[str]]:
+        """The way from how it stands now. A step whose deadline came meanwhile cannot be taken again: it stays."""
+        way = way_back(target, run.steps.values(), run.states, run.reasons)
+        overdue = sorted(commands.overdue(turn, run, way.reset))
+        return replace(way, reset=tuple(name for name in way.reset if name not in overdue)), overdue
+
+    def _floor(self, turn: Turn, run: LiveWorkflow, name: str) -> int:
+        if name not in self._before:
+            return run.floors.get(name, 0)
+        floor, found = run.head.seq, self._before[name]
+        if found is not None:
+            flows = turn.book.flows
+            job = turn.job(run.jobs[name])
+            made = flows.seal_next(
+                run.chain,
+                run.head,
+                CheckpointKind.PROGRESS,
+                "rolled back",
+                found.packed,
+                turn.now.wall,
+                job,
+                found.run_id,
+            )
+            run.head = replace(run.head, id=made.id, seq=made.seq)
+            turn.checkpoint(made)
+        return floor
+
+
+async def finish(reader: Reader, run: LiveWorkflow) -> Finish:
+    """The second half, for a workflow of which nothing runs any more."""
+    # Another rollback may be asked for while this one reads: what was read belongs to the target that was read for.
+    asked = run.workflow.target
+    assert asked is not None, "a rollback has a target"
+    target = _target(asked)
+    way = way_back(target, run.steps.values(), run.states, run.reasons)
+    before = {}
+    for name in way.reset:
+        job_id, floor, old = run.jobs[name], run.floors.get(name, 0), target.floors.get(name, 0)
+        if await reader.run(checkpoints.last_progress, job_id) > target.seq or floor != old:
+            looked = await reader.run(_newest_sound, job_id, old, target.seq)
+            for damaged in looked.damaged:
+                log(LogEvent.CHECKPOINT_DAMAGED, job=job_id, checkpoint=damaged.details["id"], error=damaged)
+            before[name] = looked.found
+    return Finish(run.workflow.id, asked, before)
+
+
+def _newest_sound(connection: sqlite3.Connection, job_id: int, floor: int, seq: int) -> Looked:
+    """The newest of a job that is sound; what is below it is not even read."""
+    damaged: list[CheckpointDamaged] = []
+    for checkpoint in checkpoints.progress_up_to(connection, job_id, floor, seq, TRIED):
+        try:
+            return Looked(SavedProgress(checkpoint.run_id, verified(checkpoint)), damaged)
+        except CheckpointDamaged as error:
+            damaged.append(error)
+    return Looked(None, damaged)

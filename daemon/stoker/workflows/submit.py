@@ -1,0 +1,203 @@
+"""Taking a workflow in: all of its steps in one commit, or every mistake in one answer.
+
+Owns what happens between a plan and its rows, and what the host has against it: queues, resources, capacities. Refuses
+shape and graph: `core.workflow.definition` has seen to those, and what it found wrong is told in the same answer.
+Invariants: a workflow is accepted whole or not at all; its steps get consecutive ids in an order in which they could
+run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.core.errors import IdempotencyConflict, QueueNotFound, StokerError
+from stoker.core.job.model import Actor, Need, Spec
+from stoker.core.trace import new_trace_id
+from stoker.core.workflow import definition as flows
+from stoker.core.workflow.mistakes import Mistake, refuse
+from stoker.core.workflow.state import Step, Workflow, WorkflowState
+from stoker.engine.messages import Message
+from stoker.engine.spec_defaults import problems, problems_of_resources
+from stoker.engine.submit import Intake
+from stoker.engine.turn import Turn
+from stoker.engine.workflow_memory import Blueprint, LiveWorkflow, width_of
+from stoker.store.jobs import Keyed
+from stoker.store.loading import Wanted
+from stoker.store.writer import NewKey
+
+
+class FlowOffer(Struct, frozen=True, kw_only=True):
+    """A workflow as it was sent, and its plan. `problems`: what was found wrong with commands, by step."""
+
+    name: str
+    sent: msgspec.Raw
+    parameters: dict[str, str]
+    plan: flows.Plan
+    problems: Mapping[str, StokerError]
+    owner_uid: int
+    key: str | None = None
+    dry_run: bool = False
+
+
+class FlowAnswer(Struct, frozen=True, kw_only=True):
+    """`id` and `state` are None for a dry run; `existing`: the key was known, and this is its workflow."""
+
+    id: int | None
+    state: WorkflowState | None
+    steps: dict[str, int | None]
+    layers: list[list[str]]
+    existing: bool = False
+
+
+class FlowSubmission(Message):
+    """A request to accept a workflow."""
+
+    def __init__(self, intake: Intake, offer: FlowOffer, future: asyncio.Future[FlowAnswer]) -> None:
+        self._intake = intake
+        self._offer = offer
+        self._future = future
+        self._digest = hashlib.blake2b(
+            bytes(offer.sent) + msgspec.json.encode(offer.parameters, order="sorted"), digest_size=16
+        ).digest()
+
+    def want(self, wanted: Wanted) -> None:
+        if self._offer.key:
+            wanted.keys.add((self._offer.owner_uid, self._offer.key))
+
+    def fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def decide(self, turn: Turn) -> None:
+        """All or nothing: everything that can refuse a step is asked before the first is stored."""
+        # A flow that is wrong is so tomorrow, too: "try again" would be no answer to it, and no key knows it.
+        wrong = bool(self._offer.plan.mistakes)
+        if self._intake.closed is not None and not wrong:
+            raise self._intake.closed
+        answer = (None if wrong else self._known(turn)) or self._take(turn)
+        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(answer))
+
+    def _take(self, turn: Turn) -> FlowAnswer:
+        specs = self._specs(turn)
+        layers = self._layers()
+        if self._offer.dry_run:
+            steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
+            return FlowAnswer(id=None, state=None, steps=steps, layers=layers)
+        run = self._accept(turn, specs)
+        made = {step.name: step.job_id for step in run.steps.values()}
+        return FlowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**made}, layers=layers)
+
+    def _known(self, turn: Turn) -> FlowAnswer | None:
+        """The answer that this key was given before. Raises IdempotencyConflict."""
+        key = self._offer.key
+        known = turn.loaded.keys.get((self._offer.owner_uid, key)) if key else None
+        if known is None:
+            return None
+        if known.spec_hash != self._digest or known.workflow_id is None:
+            job, workflow = known.job_id, known.workflow_id
+            what = f"job {job}" if workflow is None else f"workflow {workflow}"
+            look = f"show {job}" if workflow is None else f"workflow show {workflow}"
+            raise IdempotencyConflict(
+                f"idempotency_key: {key!r} was used for {what} with another spec", path="idempotency_key",
+                hint=f"stoker {look}, or choose another key",
+            )  # fmt: skip
+        run = turn.book.flows.runs[known.workflow_id]
+        turn.flows.add(known.workflow_id)  # one that has ended was loaded for this answer, and is forgotten again
+        made = {step.name: step.job_id for step in run.steps.values()}
+        return FlowAnswer(
+            id=known.workflow_id, state=run.workflow.state, steps={**made}, layers=self._layers(), existing=True
+        )
+
+    def _layers(self) -> list[list[str]]:
+        return flows.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
+
+    def _specs(self, turn: Turn) -> list[Spec]:
+        """What every step asks for; needs are ids already. Raises FlowInvalid with all mistakes, or QueueFull."""
+        plan = self._offer.plan
+        first = turn.book.last_id + 1
+        ids = {step.name: first + index for index, step in enumerate(plan.steps)}
+        mistakes = [*plan.mistakes]
+        specs = []
+        for step in plan.steps:
+            spec, found = self._spec(turn, step, ids)
+            mistakes += (_mistake(step, error) for error in found)
+            specs.append(spec)
+        refuse(list(dict.fromkeys(mistakes)))
+        ahead: Counter[str] = Counter()
+        for spec in specs:
+            self._intake.check_room(turn, turn.book.queues[spec.queue], ahead)
+            ahead[spec.queue] += 1
+        return specs
+
+    def _spec(self, turn: Turn, step: flows.Planned, ids: Mapping[str, int]) -> tuple[Spec, list[StokerError]]:
+        """What a step asks for, and all that this host has against it."""
+        problem = self._offer.problems.get(step.name)
+        found: list[StokerError] = [] if problem is None else [problem]
+        judge = step.sure
+        try:
+            queue = self._intake.queue(turn, step.sent)
+        except QueueNotFound as error:
+            found.append(error)
+            queue, judge = turn.book.queues["default"], False  # its own would have had defaults of its own
+        needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
+        spec, contradictions = self._intake.specs.read(step.sent, queue, needs)
+        if judge:
+            found += (*contradictions, *problems(spec, turn.now, turn.book.resources))
+        else:
+            found += problems_of_resources(spec, turn.book.resources)
+        return (spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")), found
+
+    def _accept(self, turn: Turn, specs: Sequence[Spec]) -> LiveWorkflow:
+        run = self._run(turn)
+        owner = Actor(self._offer.owner_uid)
+        turn.add_workflow(run, owner)
+        about: dict[str, Any] = {"workflow_id": run.workflow.id, "trace_id": run.workflow.trace_id}
+        for step, spec, meta in zip(self._offer.plan.steps, specs, run.steps.values(), strict=True):
+            width = width_of(run.workflow.id, step.group) if step.group in self._offer.plan.widths else None
+            limited = spec if width is None else replace(spec, resources=spec.resources | {width: 1})
+            needs = [(need.job, need.on.value) for need in spec.needs]
+            job = self._intake.accept(turn, limited, owner.uid or 0, needs, step=step.name, **about)
+            assert job.id == meta.job_id, "a workflow's steps have consecutive ids"
+        turn.checkpoint(turn.book.flows.context(run, turn.now.wall))
+        if self._offer.key:
+            first = next(iter(run.steps))
+            turn.batch.keys.append(NewKey(self._offer.owner_uid, self._offer.key, self._digest, first, turn.now.wall))
+            turn.loaded.keys[self._offer.owner_uid, self._offer.key] = Keyed(self._digest, first, None, run.workflow.id)
+        return run
+
+    def _run(self, turn: Turn) -> LiveWorkflow:
+        """The workflow before its first step is stored."""
+        offer, book = self._offer, turn.book
+        book.flows.last_id += 1
+        steps = tuple(
+            Step(
+                name=step.name, job_id=book.last_id + 1 + index, needs=step.needs, critical=step.sent.critical,
+                resume=step.sent.resume, verify=bool(step.sent.verify),
+            )
+            for index, step in enumerate(offer.plan.steps)
+        )  # fmt: skip
+        made = Blueprint(flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths)
+        workflow = Workflow(
+            id=book.flows.last_id, name=offer.name, owner_uid=offer.owner_uid,
+            trace_id=new_trace_id(os.urandom(16)), flow=msgspec.json.encode(made).decode(), flow_hash=self._digest,
+            created_at=turn.now.wall,
+        )  # fmt: skip
+        widths = {width_of(workflow.id, group): width for group, width in offer.plan.widths.items()}
+        return LiveWorkflow(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
+
+
+def _mistake(step: flows.Planned, error: StokerError) -> Mistake:
+    """An error about a step, placed in the flow; the steps of one `each` share theirs."""
+    where = f"steps.{step.group or step.name}"
+    path = error.details.get("path")
+    message = error.message.removeprefix(f"{path}: ") if path else error.message
+    return Mistake(f"{where}.{path}" if path else where, message, error.hint)
