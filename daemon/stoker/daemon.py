@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -305,8 +306,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `stokerd`; returns its exit status."""
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The command `stokerd`."""
+    status = live(argv)
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError):  # what a handler printed for a reader that is gone
+            sys.stdout.flush()
+    # The state is closed and the log is written. Python would now wait for threads that may hang for ever.
+    os._exit(status)
+
+
+def live(argv: Sequence[str] | None) -> int:
+    """The whole life of the daemon; returns its exit status."""
     umask = os.umask(0o077)  # what is made from here on is private from its first instant
     _open_standard_streams()
     # Until the daemon can reload, a terminal that closes must not end it.
@@ -366,4 +377,4 @@ def _refuse(error: StokerError) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

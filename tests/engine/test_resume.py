@@ -18,6 +18,7 @@ from stoker.core.errors import (
     StrategyFailed,
     StrategyNotFound,
 )
+from stoker.workflows.resume import MAX_HANGING
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import chain, flow, job_of, look, send, sent_flow, settled, stand, step
@@ -50,6 +51,13 @@ def wrong(step):
 def slow(step):
     threading.Event().wait(2)
     return "restart"
+
+
+@stoker.strategy("endless")
+def endless(step):
+    with open(__file__ + ".asked", "a") as asked:
+        asked.write(f"{step.workflow}\\n")
+    threading.Event().wait()
 """
 SETTINGS = '[daemon]\nmax_running = 8\nhandlers = ["plans"]\n[workflows]\nresume_timeout_ms = 1000\n'
 
@@ -159,7 +167,9 @@ def test_strategy_when_unknown_then_the_known_are_listed_and_nothing_changes(
 ) -> None:
     workflow = failed_flow(client, tmp_path)
 
-    with pytest.raises(StrategyNotFound, match="restart, from_checkpoint, skip, fail, adopt, skip-b, slow, wrong"):
+    with pytest.raises(
+        StrategyNotFound, match="restart, from_checkpoint, skip, fail, adopt, endless, skip-b, slow, wrong"
+    ):
         resume(client, workflow, strategy="nope")
     with pytest.raises(FlowInvalid, match="skip-b"):
         send(client, flow({"a": step("exit 0", resume="nope")}))
@@ -179,6 +189,39 @@ def test_strategy_when_it_fails_or_takes_too_long_then_nothing_changes(
         resume(client, workflow, strategy=strategy)
 
     assert look(client, workflow)["state"] == "failed"
+
+
+def test_strategy_when_it_never_returns_then_others_answer_and_the_daemon_ends(tmp_path: Path) -> None:
+    daemon = DaemonProcess(SETTINGS)
+    (daemon.home / "plans.py").write_text(MODULE)
+    daemon.environ["PYTHONPATH"] = str(daemon.home)
+    with daemon, daemon.client() as client:
+        workflow = failed_flow(client, tmp_path)
+        for _ in range(6):
+            with pytest.raises(ResumeTimeout):
+                resume(client, workflow, strategy="endless")
+        until(lambda: lines(daemon.home / "plans.py.asked") == [str(workflow)] * 6)
+
+        logs = daemon.cli("logs", str(job_of(client, workflow, "b")), "-n", "3")
+        assert (logs.returncode, look(client, workflow)["state"]) == (0, "failed")
+        assert daemon.stop() == 0
+        assert "daemon_stopped" in daemon.tail()
+
+
+def test_strategy_when_too_many_never_return_then_no_other_is_asked(tmp_path: Path) -> None:
+    daemon = DaemonProcess(SETTINGS.replace("1000", "100"))
+    (daemon.home / "plans.py").write_text(MODULE)
+    daemon.environ["PYTHONPATH"] = str(daemon.home)
+    with daemon, daemon.client() as client:
+        workflow = failed_flow(client, tmp_path)
+        for _ in range(MAX_HANGING):
+            with pytest.raises(ResumeTimeout):
+                resume(client, workflow, strategy="endless")
+
+        with pytest.raises(StrategyFailed, match=f"{MAX_HANGING} resume strategies have not returned"):
+            resume(client, workflow, strategy="endless")
+
+        assert look(client, workflow)["state"] == "failed"
 
 
 def test_from_when_a_step_is_named_then_only_it_and_what_is_behind_it_runs(

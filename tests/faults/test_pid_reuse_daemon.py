@@ -39,11 +39,10 @@ pytestmark = [
 
 # What a kernel before 6.9 is to the daemon: the one function that reads inodes has nothing to say.
 OLD_KERNEL = """#!{python}
-import sys
 from stoker.process import identity
 identity.pidfs_inode = lambda _pidfd: None
 from stoker.daemon import main
-sys.exit(main())
+main()
 """
 
 

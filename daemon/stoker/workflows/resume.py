@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.errors import CheckpointDamaged, InvalidParams, NotAllowed, ResumeTimeout
+from stoker.core.errors import CheckpointDamaged, InvalidParams, NotAllowed, ResumeTimeout, StrategyFailed
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, State
 from stoker.core.workflow import strategies
@@ -27,6 +27,7 @@ from stoker.core.workflow.state import Intent, Step, Strategy, behind
 from stoker.core.workflow.strategies import Interrupted
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, needed_outputs, steps_of
+from stoker.host.threads import count_threads, run_apart
 from stoker.store import checkpoints
 from stoker.store import jobs as job_rows
 from stoker.store.reader import Reader
@@ -34,6 +35,9 @@ from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import commands
+
+THREAD_NAME = "resume-strategy"
+MAX_HANGING = 16  # a strategy that never returns keeps its thread until the daemon ends
 
 Chosen = dict[str, tuple[str, Strategy]]
 
@@ -50,7 +54,7 @@ async def look(reader: Reader, found: StoredWorkflow, wish: Wish, surroundings: 
     """Ask strategies and prove what is completed. Raises ResumeTimeout; changes nothing."""
     try:
         async with asyncio.timeout(limit_ms / 1_000):
-            chosen = await asyncio.to_thread(_choose, found, wish)
+            chosen = await _chosen(found, wish)
             verified = _verified(found) if wish.verify else {}
             return ResumeFacts(chosen, await _changed(reader, found, verified, surroundings), frozenset(verified))
     except TimeoutError as error:
@@ -60,13 +64,36 @@ async def look(reader: Reader, found: StoredWorkflow, wish: Wish, surroundings: 
         ) from error
 
 
-def _choose(found: StoredWorkflow, wish: Wish) -> Chosen:
-    steps = {step.job_id: step for step in steps_of(found.workflow)}
+async def _chosen(found: StoredWorkflow, wish: Wish) -> Chosen:
+    """Ask the strategies in a thread: one of the user's own may never return, so it gets no thread of a pool."""
     strategies.check([wish.strategy] if wish.strategy is not None else [])
+    names = _strategy_names(found, wish)
+    choose = partial(_choose, found, names)
+    if not strategies.STRATEGIES.keys() & set(names.values()):
+        return await asyncio.to_thread(choose)
+    if count_threads(THREAD_NAME) >= MAX_HANGING:
+        raise StrategyFailed(
+            f"{MAX_HANGING} resume strategies have not returned yet: no other one is asked",
+            hint=f"stoker workflow resume {found.workflow.id} --strategy from_checkpoint",
+        )
+    return await run_apart(choose, THREAD_NAME)
+
+
+def _strategy_names(found: StoredWorkflow, wish: Wish) -> dict[str, str]:
+    """The strategy of each step that stopped short, by step."""
+    steps = {step.job_id: step for step in steps_of(found.workflow)}
+    return {
+        one.step: wish.strategy or steps[one.job_id].resume
+        for one in found.steps
+        if stopped_short(ResumeStanding(one.state, one.reason, one.attempts))
+    }
+
+
+def _choose(found: StoredWorkflow, names: Mapping[str, str]) -> Chosen:
     chosen = {}
     for one in found.steps:
-        if stopped_short(ResumeStanding(one.state, one.reason, one.attempts)):
-            name = wish.strategy or steps[one.job_id].resume
+        name = names.get(one.step)
+        if name is not None:
             shown = Interrupted(
                 workflow=found.workflow.id, step=one.step, job=one.job_id, state=one.state, reason=one.reason,
                 attempts=one.attempts, failures=one.failures,
