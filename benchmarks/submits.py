@@ -118,7 +118,9 @@ def _written(database: Path, ids: Sequence[int]) -> list[Written]:
     """The rows that these submits left, read from the daemon's own database (this process never writes it)."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
         marks = ",".join("?" * len(ids))
-        jobs = reader.execute(f"SELECT * FROM jobs WHERE id IN ({marks}) ORDER BY id", ids).fetchall()
+        # Generated columns are read by `*` and cannot be written.
+        columns = ",".join(row[1] for row in reader.execute("PRAGMA table_info(jobs)"))
+        jobs = reader.execute(f"SELECT {columns} FROM jobs WHERE id IN ({marks}) ORDER BY id", ids).fetchall()
         changes = reader.execute(f"SELECT * FROM changes WHERE job_id IN ({marks}) ORDER BY job_id", ids).fetchall()
     return [Written(job, change) for job, change in zip(jobs, changes, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 import threading
@@ -47,6 +48,8 @@ class Desk:
         self.loop = SimpleNamespace(post=self.posted.append)
         self.telemetry = SimpleNamespace(checkpoint_failed=lambda: None)
         self.queries = self
+        self.tasks: list[asyncio.Future[None]] = []
+        self.background = SimpleNamespace(start=lambda _name, work: self.tasks.append(asyncio.ensure_future(work)))
 
     def refusal(self) -> None:
         return None
@@ -70,8 +73,10 @@ async def test_save_when_it_is_large_then_it_is_packed_in_a_thread(
     desk = Desk()
     part = CheckpointPart(token="1.1.a", data=base64.b64encode(bytes(size)).decode())
 
-    CheckpointService(desk).save(part, 1)  # type: ignore[arg-type]
+    service = CheckpointService(desk)  # type: ignore[arg-type]
+    saving = service.save(part, 1)
     await until_async(lambda: desk.posted)
+    assert not saving.done()
 
     assert threads == [off_the_loop]
     assert desk.posted[0]._packed == core.pack(bytes(size))

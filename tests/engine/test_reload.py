@@ -21,12 +21,14 @@ def events(daemon: DaemonProcess, name: str) -> list[dict[str, Any]]:
 
 
 def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_are_named(daemon: DaemonProcess) -> None:
-    daemon.config.write_text('[daemon]\nmax_running = 7\n[rpc]\nmax_connections = 99\n[queues.bulk]\nclass = "low"\n')
+    daemon.config.write_text(
+        '[daemon]\nmax_running = 7\n[rpc]\nframe_timeout_ms = 9000\n[queues.bulk]\nclass = "low"\n'
+    )
 
     done = daemon.cli("config", "reload")
 
     assert done.stdout == "changed: daemon.max_running, queues.bulk\n"
-    assert "these need a restart of stokerd: rpc.max_connections" in done.stderr
+    assert "these need a restart of stokerd: rpc.frame_timeout_ms" in done.stderr
     with daemon.client() as client:
         status = client.call("system.status")
         submit(client, shell(":", queue="bulk"))

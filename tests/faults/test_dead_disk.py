@@ -155,7 +155,11 @@ def test_worker_when_nobody_can_prove_whose_it_is_then_it_is_held_as_stuck_unsig
     patient: DaemonProcess, disk: Disk
 ) -> None:
     with patient.client() as client:
-        bare = shell(f"exec env -i sh -c ': > {disk.where}/x'", resources={"tape": 1}, on_orphan="requeue")
+        bare = shell(
+            f"exec prlimit --rttime=unlimited env -i sh -c ': > {disk.where}/x'",
+            resources={"tape": 1},
+            on_orphan="requeue",
+        )
         job = submit(client, bare)
         waiting = submit(client, shell(":", resources={"tape": 1}))
         pid = asleep(client, job)

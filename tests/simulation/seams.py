@@ -118,7 +118,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
         (launcher_module, "Outputs", SimulatedOutputs),
         (launcher_module, "LogFile", SimulatedLogFile),
         (launcher_module, "Spawner", lambda: None),
-        (launcher_module, "Kin", lambda _runs, _instance: None),
+        (launcher_module, "ProcessTree", lambda _runs, _instance: None),
         (
             launcher_module,
             "kernel",

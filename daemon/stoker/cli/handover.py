@@ -27,7 +27,9 @@ def hand_over(given: Given, spec: dict[str, Any], leaving: Leaving | None = None
 
     `existing` in the answer means that somebody else stored it with the same key.
     """
-    key = spec["idempotency_key"] = spec.get("idempotency_key") or os.urandom(16).hex()
+    key = spec.get("idempotency_key")
+    if key is None:  # an empty one is a mistake, which the daemon tells
+        key = spec["idempotency_key"] = os.urandom(16).hex()
     patience: Patience | None = None
     sent = False
     while True:
