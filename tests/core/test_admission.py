@@ -277,6 +277,13 @@ def test_admit_when_one_waits_for_what_is_set_aside_then_it_sets_nothing_aside()
     assert second.reserved is None
 
 
+@pytest.mark.parametrize("younger", [{"gpu": 2}, {"gpu": 1, "net": 1}], ids=["more of it", "something else too"])
+def test_admit_when_a_younger_one_needs_more_than_is_free_then_the_older_starts(younger: dict[str, int]) -> None:
+    first, second = line("a", queued(1, gpu=1)), line("b", queued(2, "b", **younger))
+
+    assert ids(admit([first, second], 9, {"gpu": 1, "net": 0})) == [1]
+
+
 @given(st.lists(demands, min_size=1, max_size=12), st.integers(1, 3), st.data())
 def test_admit_when_a_job_is_first_and_others_stream_in_then_none_of_them_takes_what_it_waits_for(
     stream: list[dict[str, int]], queues: int, data: st.DataObject

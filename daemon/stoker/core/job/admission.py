@@ -31,6 +31,7 @@ class AdmissionQueue(Struct):
     taken: int = 0
     short: list[Job] = field(default_factory=list)  # the first of each lane that was passed over
     reserved: Job | None = None  # what it needs is set aside
+    aside: Counter[str] = field(default_factory=Counter)  # what of that is free now
     judged: bool = False  # whether anything is set aside for one of its jobs
     _at: list[int] = field(default_factory=list)
     _heads: list[tuple[tuple[int, int], int]] = field(default_factory=list)
@@ -55,7 +56,7 @@ class AdmissionQueue(Struct):
         self._at[number] = at
         self.taken += 1
         if self.reserved is lane[at - 1]:
-            self.reserved, self.judged = None, False
+            self.reserved, self.aside, self.judged = None, Counter(), False
         if at < len(lane):
             heapreplace(self._heads, (place(lane[at]), number))
         else:
@@ -74,24 +75,28 @@ class Room(Struct):
     capacity: Mapping[str, int]  # of what others could give back; a width of a workflow is none of these
     aside: Counter[str] = field(default_factory=Counter)
 
-    def fits(self, needs: Mapping[str, int], *, reserved: bool = False) -> bool:
-        """Whether that much is free and not set aside for others. `reserved`: it is set aside for these needs."""
-        aside = self.aside - Counter(needs) if reserved else self.aside
-        return all(self.free.get(name, 0) - aside[name] >= amount for name, amount in needs.items())
+    def fits(self, needs: Mapping[str, int], own: Counter[str] | None = None) -> bool:
+        """Whether that much is free and not set aside for others. `own`: what is set aside for these needs."""
+        others = self.aside - (own or Counter())
+        return all(self.free.get(name, 0) - others[name] >= amount for name, amount in needs.items())
 
-    def take(self, needs: Mapping[str, int], *, reserved: bool) -> None:
+    def take(self, needs: Mapping[str, int], own: Counter[str] | None = None) -> None:
         for name, amount in needs.items():
             self.free[name] -= amount
-        if reserved:
-            self.aside -= Counter(needs)
+        self.aside -= own or Counter()
 
-    def set_aside(self, needs: Mapping[str, int]) -> bool:
-        """Keep this much for one job; False where it waits for what is set aside for another."""
+    def set_aside(self, needs: Mapping[str, int]) -> Counter[str] | None:
+        """Keep what is free for one job, as far as it needs it; None where it waits for what is kept for another.
+
+        Never more than is free: nobody else is to wait for what this one still lacks.
+        """
         free = all(self.free.get(name, 0) >= amount for name, amount in needs.items())
         if free and not self.fits(needs):
-            return False
-        self.aside.update({name: amount for name, amount in needs.items() if name in self.capacity})
-        return True
+            return None
+        left = {name: self.free.get(name, 0) - self.aside[name] for name in needs if name in self.capacity}
+        own = Counter({name: max(0, min(needs[name], spare)) for name, spare in left.items()})
+        self.aside.update(own)
+        return own
 
     def awaitable(self, needs: Mapping[str, int]) -> bool:
         """Whether all that is missing comes when others give it back."""
@@ -151,9 +156,9 @@ def _take(line: AdmissionQueue, room: Room) -> Job | None:
     """The first job of the line whose resources are all free; takes them."""
     while line.open_for_more():
         job = line.first()
-        reserved = line.reserved is job
-        if room.fits(job.spec.resources, reserved=reserved):
-            room.take(job.spec.resources, reserved=reserved)
+        own = line.aside if line.reserved is job else None
+        if room.fits(job.spec.resources, own):
+            room.take(job.spec.resources, own)
             line.take_first()
             return job
         _reserve(line, room)
@@ -167,4 +172,6 @@ def _reserve(line: AdmissionQueue, room: Room) -> None:
     needs = job.spec.resources
     if not line.judged and needs and room.awaitable(needs):
         line.judged = True
-        line.reserved = job if room.set_aside(needs) else None
+        own = room.set_aside(needs)
+        if own is not None:
+            line.reserved, line.aside = job, own
