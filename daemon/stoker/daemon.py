@@ -246,7 +246,7 @@ class Daemon:
             "recovery": engine.recovery.describe(),
             "log_lines_lost": logs.lost_lines(),
             "retrying": dict(self._background.retrying),
-            "disk": {"free_bytes": engine.housekeeping.free_bytes, "full": engine.housekeeping.full},
+            "disk": {"free_bytes": engine.housekeeping.measure_disk(), "full": engine.housekeeping.full},
         }
 
     # --- stopping ---

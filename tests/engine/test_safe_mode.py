@@ -120,6 +120,31 @@ def test_plan_when_two_attempts_claim_one_process_then_the_daemon_stays_readable
     assert all(alive(pid) for pid in workers)
 
 
+def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        job = submit(client, gate.spec())
+        (pid,) = pids(client, job)
+    daemon.kill9()
+    past.forget_start(daemon.state_dir / "stoker.db", job)
+    before = kept(daemon)
+    told = f"job {job} is queued, but its attempt 1 (run {job}.1."
+
+    preview = daemon.cli("recover", "--dry-run", "--state-dir", str(daemon.state_dir))
+    daemon.start()
+
+    assert (preview.returncode, preview.stderr) == (1, "")
+    assert told in preview.stdout
+    assert_safe(daemon, told, "restore a backup")
+    shown = daemon.cli("status").stdout
+    assert "given up, what was open is left as it is" in shown
+    assert "nothing was open" not in shown
+    with daemon.client() as client:
+        assert client.status()["disk"]["free_bytes"] > 0
+    assert daemon.stop() == 0
+    assert kept(daemon) == before
+    assert alive(pid)
+
+
 def test_safe_mode_when_its_cause_is_gone_then_the_next_start_recovers(daemon: DaemonProcess, gate: Gate) -> None:
     jobs, workers = two_claim_one_process(daemon, gate)
     daemon.start()

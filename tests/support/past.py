@@ -78,6 +78,13 @@ def claim(database: Path, jobs: Sequence[int], pid: int) -> None:
         connection.executemany(CLAIM, [(*identity, job_id) for job_id in jobs])
 
 
+def forget_start(database: Path, job_id: int) -> None:
+    """The job is queued while its attempt is open: a row that no daemon writes."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        changed = connection.execute("UPDATE jobs SET state = 'queued' WHERE id = ?", (job_id,))
+        assert changed.rowcount == 1, "the job is there"
+
+
 def leave_queued(database: Path, count: int) -> None:
     """So many jobs in the default queue."""
     with closing(sqlite3.connect(database)) as connection, connection:

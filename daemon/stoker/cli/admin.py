@@ -53,7 +53,7 @@ def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
         ("starts", _shortage(answer["host_shortage"])),
         *[("launcher", _launcher(launcher)) for launcher in answer["launchers"]],
         *[("stale", told) for told in _stale(answer["stale_checkpoints"])],
-        ("recovery", _recovery(answer["recovery"])),
+        ("recovery", _recovery(answer["recovery"], safe_mode=answer["safe_mode"])),
         ("disk", _disk(answer["disk"])),
         ("state dir", answer["state_dir"]),
         ("socket", answer["socket"]),
@@ -90,9 +90,11 @@ def _stale(found: list[dict[str, Any]]) -> list[str]:
     return [*map(outcome.stale, found[:MOST_STALE]), *([f"and {more} more"] if more > 0 else [])]
 
 
-def _recovery(recovery: dict[str, Any]) -> str:
+def _recovery(recovery: dict[str, Any], *, safe_mode: str | None) -> str:
     """What the last start did with what it found open."""
     did = [f"{recovery[count]} {words}" for count, words in RECOVERED if recovery[count]]
+    if safe_mode and recovery["took_ms"] is None and not did:
+        return f"given up, what was open is left as it is; began {render.when(recovery['started_at'])}"
     took = "not over yet" if recovery["took_ms"] is None else f"took {render.span(recovery['took_ms'])}"
     return f"{', '.join(did) or 'nothing was open'}; began {render.when(recovery['started_at'])}, {took}"
 

@@ -125,8 +125,14 @@ class Housekeeping:
             self._dispatcher.open(LOST)
             self._loop.nudge()
 
+    def measure_disk(self) -> int:
+        """Free bytes now: `status` asks itself, because nothing ticks in safe mode."""
+        if self._directory.root.exists():  # else it was removed, and the last measure is what is known
+            self.free_bytes = free_bytes(self._directory.root)
+        return self.free_bytes
+
     def _look_at_disk(self) -> None:
-        self.free_bytes = free_bytes(self._directory.root)
+        self.measure_disk()
         if not self.full and (self._writer.full or self.free_bytes < self._min_free):
             self._close()
         elif self.full and self.free_bytes > self._min_free * ROOM_AGAIN:

@@ -9,12 +9,14 @@ from msgspec import Struct
 
 from stoker.core.errors import SafeMode as Refusal
 from stoker.core.errors import StokerError
-from stoker.core.job.recovery import PlanInvalid
+from stoker.core.job.recovery import PlanInvalid, RowInvalid
 
 LOOK = (
     "stop the daemon; `stoker recover --dry-run` shows what cannot be decided: end the processes that it names, "
     "then start the daemon again"
 )
+
+RESTORE = "stop the daemon, restore a backup of the database, then start the daemon again"
 
 
 class SafeModeState(Struct, frozen=True):
@@ -31,6 +33,8 @@ class SafeModeState(Struct, frozen=True):
 def safe_mode(error: Exception, timeout_ms: int) -> SafeModeState:
     """What follows from a recovery that raised `error`."""
     match error:
+        case RowInvalid():
+            return SafeModeState(f"the database contradicts itself: {error}", RESTORE)
         case PlanInvalid():
             return SafeModeState(f"the plan of the recovery is not valid: {error}", LOOK)
         case TimeoutError():

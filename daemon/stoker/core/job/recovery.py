@@ -16,9 +16,10 @@ from msgspec.structs import replace
 
 from stoker.core.clock import Now
 from stoker.core.job import events as ev
-from stoker.core.job.lifecycle import step
+from stoker.core.job.lifecycle import TABLE, step
 from stoker.core.job.model import Attempt, Identity, Job, Outcome, OutcomeKind, StopReason
 
+MOST_NAMED = 5  # rows that one message names
 UNSEEN = Outcome(kind=OutcomeKind.UNSEEN)
 NEVER_STARTED = Outcome(kind=OutcomeKind.NEVER_STARTED)
 
@@ -80,6 +81,10 @@ class PlanInvalid(Exception):
     """A plan that must not be followed; the daemon goes into safe mode."""
 
 
+class RowInvalid(PlanInvalid):
+    """A row that no daemon writes: no plan can be made of it, whatever the processes do."""
+
+
 def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding], epoch: int) -> RecoveryPlan:
     """One decision for each open attempt, in the order of the rows. `epoch` is that of the daemon that plans."""
     return RecoveryPlan(tuple(_decide(job, attempt, findings[attempt.run_id], epoch) for job, attempt in rows))
@@ -132,7 +137,9 @@ def event_of(decision: RecoveryDecision) -> ev.Event | None:
 
 
 def foresee(job: Job, attempt: Attempt, decision: RecoveryDecision, now: Now) -> Job:
-    """The job once a decision is followed to its end, as far as that can be known: a wait leaves it as it is."""
+    """The job once a decision is followed to its end; a wait, or a row that is not valid, leaves it as it is."""
+    if not _may_have_attempt(job):
+        return job
     event = event_of(decision)
     if decision.action is Action.STOP:
         if event is not None:
@@ -151,7 +158,9 @@ _ALWAYS: dict[Action, ev.Event] = {
 
 
 def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
-    """Check a plan against the rows it is for. Raises PlanInvalid."""
+    """Check the rows, and a plan against them. Raises PlanInvalid."""
+    rows = list(rows)
+    _check_rows(rows)
     wanted = [attempt.run_id for _, attempt in rows]
     named = [decision.run_id for decision in made.decisions]
     if sorted(wanted) != sorted(named):
@@ -167,6 +176,22 @@ def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
         if process in processes:
             raise PlanInvalid(f"process {identity.pid} is claimed by {processes[process]} and by {decision.run_id}")
         processes[process] = decision.run_id
+
+
+def _may_have_attempt(job: Job) -> bool:
+    """An attempt is open only in a state in which it can end."""
+    return (job.state, ev.Ended) in TABLE
+
+
+def _check_rows(rows: Iterable[tuple[Job, Attempt]]) -> None:
+    broken = [
+        f"job {job.id} is {job.state.value}, but its attempt {attempt.ordinal} (run {attempt.run_id}) is open"
+        for job, attempt in rows
+        if not _may_have_attempt(job)
+    ]
+    if broken:
+        more = f"; and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
+        raise RowInvalid("; ".join(broken[:MOST_NAMED]) + more)
 
 
 def _check_evidence(decision: RecoveryDecision) -> None:
