@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Now
 from stoker.core.requests import JobWork
 from stoker.engine import preflight
+from tests.support.facts import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,4 +57,71 @@ async def test_find_when_much_was_looked_at_then_what_this_request_relies_on_is_
 
 async def test_find_when_a_name_stands_for_no_program_then_that_is_told(checks: preflight.Preflight) -> None:
     assert await told(checks, "text", "folder", "tool") == [True, True, False]
+    checks.close()
+
+
+class DeadMount:
+    """The look at directories as on a mount whose server is gone: what is asked of `/dead...` waits until `back`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.back = threading.Event()
+        self._problem = preflight.problem
+        monkeypatch.setattr(preflight, "problem", self.problem)
+        monkeypatch.setattr(preflight, "PATIENCE_S", 0.2)
+
+    def problem(self, command: str, working_dir: str, path: str) -> preflight.Said:
+        self.asked.append(working_dir)
+        if working_dir.startswith("/dead"):
+            self.back.wait()
+        return self._problem(command, working_dir, path)
+
+
+def ask_in(checks: preflight.Preflight, directory: str) -> asyncio.Future[list[StokerError | None]]:
+    """What will be told of a program that is nowhere, to be started in that directory."""
+    answered: asyncio.Future[list[StokerError | None]] = asyncio.get_running_loop().create_future()
+    checks.find([JobWork(command="no-tool", working_dir=directory)], answered.set_result)
+    return answered
+
+
+async def test_find_when_a_directory_hangs_then_it_is_not_asked_again_until_it_answers(
+    checks: preflight.Preflight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = DeadMount(monkeypatch)
+    try:
+        while not checks._hanging:
+            assert await ask_in(checks, "/dead") == [None]
+        again = ask_in(checks, "/dead")
+        assert again.done()
+        assert again.result() == [None]
+        monkeypatch.setattr(preflight, "PATIENCE_S", 60.0)
+        assert await ask_in(checks, "/") != [None]  # another directory is looked at as ever
+    finally:
+        mount.back.set()
+
+    await until_async(lambda: not checks._hanging)
+
+    assert await ask_in(checks, "/dead") != [None]
+    assert mount.asked == ["/dead", "/", "/dead"]
+    checks.close()
+
+
+async def test_find_when_every_thread_hangs_then_jobs_are_accepted_without_a_look(
+    checks: preflight.Preflight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = DeadMount(monkeypatch)
+    try:
+        while len(checks._hanging) < preflight.THREADS:
+            await ask_in(checks, f"/dead/{len(checks._hanging)}")
+        accepted = ask_in(checks, "/")
+        assert accepted.done()
+        assert accepted.result() == [None]
+        assert mount.asked == ["/dead/0", "/dead/1"]
+    finally:
+        mount.back.set()
+
+    await until_async(lambda: not checks._hanging)
+
+    monkeypatch.setattr(preflight, "PATIENCE_S", 60.0)
+    assert await ask_in(checks, "/") != [None]
     checks.close()

@@ -2,7 +2,7 @@
 
 Owns the look at the file system, which never happens on the loop: a dead network mount would hang all
 clients. Answers are kept for a second. Where the look itself hangs, the job is accepted and the launcher
-finds out.
+finds out; nobody waits for that directory again until the look has come back.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from stoker.host.threads import start_threads
 KEEP_MS = 1_000  # so that a stream of similar jobs costs one look
 KEEP_MANY = 4_096
 PATIENCE_S = 2.0
+THREADS = 2
 HINT = "name it by its whole path, or put its directory into PATH in env"
 
 Place = tuple[str, str, str]  # command, working_dir, PATH
+Directories = tuple[str, str]  # working_dir, PATH
 Said = tuple[str, str] | None  # field and message of what is wrong there
 
 
@@ -42,7 +44,8 @@ class Preflight:
         self._clock = clock
         self._default_path = default_path
         self._known: dict[Place, tuple[int, Said]] = {}
-        self._threads = start_threads(2, "command-check")
+        self._threads = start_threads(THREADS, "command-check")
+        self._hanging: dict[asyncio.Future[None], Directories] = {}  # looks that have not come back in time
 
     def find(self, jobs: Sequence[JobWork], then: Callable[[list[StokerError | None]], None]) -> None:
         """Give `then` what speaks against each of `jobs`: at once where all of it is known, else after a look."""
@@ -51,7 +54,7 @@ class Preflight:
         asked = [place for place in dict.fromkeys(places) if place is not None]
         # Kept here, too: other looks may push out of memory what this request relies on.
         found = {place: known[1] for place in asked if (known := self._known.get(place)) and known[0] >= limit}
-        unknown = [place for place in asked if place not in found]
+        unknown = [place for place in asked if place not in found and not self._is_hanging(place)]
 
         def answer() -> None:
             then([_error(job, found.get(place) if place else None) for job, place in zip(jobs, places, strict=True)])
@@ -65,6 +68,10 @@ class Preflight:
         else:
             answer()
 
+    def _is_hanging(self, place: Place) -> bool:
+        """Whether a look there would only wait: for that directory, or for a thread, as all of them hang."""
+        return len(self._hanging) >= THREADS or place[1:] in self._hanging.values()
+
     def _place(self, sent: JobWork) -> Place | None:
         """What has to be looked at for a job; None where there is nothing to look at."""
         if sent.execution_mode is ExecutionMode.IN_PROCESS:
@@ -77,18 +84,29 @@ class Preflight:
         """What was found; what was not looked at in time is not in it, nor what a stop of the daemon cuts off."""
         found: dict[Place, Said] = {}
         late = Event()
+        begun: list[Place] = []
 
         def look() -> None:
             for place in places:
                 if late.is_set():
                     return
+                begun.append(place)
                 found[place] = problem(*place)
 
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, look), PATIENCE_S)
-        except (TimeoutError, RuntimeError):
-            late.set()
+            looking = asyncio.get_running_loop().run_in_executor(self._threads, look)
+        except RuntimeError:  # the daemon stops, and its threads are closed
+            return {}
+        await asyncio.wait({looking}, timeout=PATIENCE_S)
+        late.set()
         seen = found.copy()
+        if looking.done():
+            looking.result()
+        elif begun:
+            self._hanging[looking] = begun[-1][1:]
+            looking.add_done_callback(self._hanging.pop)
+        else:
+            looking.cancel()
         if len(self._known) > KEEP_MANY:
             self._known.clear()
         now = self._clock.now().steady
