@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -95,3 +96,20 @@ def test_write_when_the_disk_is_full_then_the_line_is_lost_and_nothing_raised() 
         writer.write(LINE)
         assert writer.flush(10)
     assert writer.lost_lines == 1
+
+
+def test_write_when_no_thread_can_be_started_then_the_line_waits_for_one(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LogWriter(pipe.writer, lambda _lost: None)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as host:
+        host.setattr(threading.Thread, "start", refuse)
+        writer.write(b"first\n")
+    writer.write(b"second\n")
+
+    assert writer.flush(10)
+    assert pipe.read() == b"first\nsecond\n"

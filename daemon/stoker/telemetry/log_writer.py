@@ -10,6 +10,7 @@ that exits waits for the thread no longer than `flush` is told to.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -48,9 +49,7 @@ class LogWriter:
             self._waiting.append(lines)
             self._waiting_bytes += len(lines)
             if self._thread is None:
-                # A daemon thread: a reader that never reads must not keep the process from its end.
-                self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-                self._thread.start()
+                self._start_thread()
             elif not self._writing:
                 self._changed.notify()
 
@@ -58,6 +57,14 @@ class LogWriter:
         """Wait until all is written, at most `timeout_s`. Returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout_s)
+
+    def _start_thread(self) -> None:
+        """Where the host has no thread to give, the lines wait, and the next one tries again."""
+        # A daemon thread: a reader that never reads must not keep the process from its end.
+        thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while True:
