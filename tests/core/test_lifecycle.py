@@ -49,7 +49,7 @@ NeedFailed      skipped   skipped   bug       skipped   -      bug       bug    
 Dispatched      bug       running   bug       bug       bug    bug       bug     bug       bug     bug        bug
 StopWanted      bug       bug       running   none      held   bug       bug     bug       bug     bug        bug
 Ended           bug       bug       succeeded none      held   bug       bug     bug       bug     bug        bug
-Refused         bug       bug       held      bug       bug    bug       bug     bug       bug     bug        bug
+Refused         bug       bug       held      none      held   bug       bug     bug       bug     bug        bug
 Adopted         bug       bug       running   none      held   bug       bug     bug       bug     bug        bug
 Stuck           bug       bug       held      none      held   bug       bug     bug       bug     bug        bug
 TtlPassed       expired   expired   bug       bug       bug    bug       bug     bug       bug     bug        bug
@@ -142,6 +142,16 @@ def test_retry_when_the_job_ran_before_then_it_is_told_to_have_run_since_the_new
     ran = job(State.FAILED, attempts=1, started_at=5, finished_at=9, reason=Reason.EXIT)
 
     assert step(ran, None, ev.Retry(), NOW).job.started_at is None
+
+
+def test_refused_when_the_job_is_stuck_by_now_then_its_attempt_closes_as_never_started() -> None:
+    stuck = job(State.HELD, attempts=1, reason=Reason.STUCK)
+
+    after = step(stuck, attempt(stuck), ev.Refused(why="log_exists"), NOW)
+
+    assert (after.job.state, after.effects) == (State.HELD, (ev.Settled(attempt(stuck).run_id),))
+    assert after.attempt is not None
+    assert after.attempt.outcome == Outcome(kind=OutcomeKind.NEVER_STARTED, error="log_exists", ended_at=NOW.wall)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------

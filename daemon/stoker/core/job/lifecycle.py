@@ -126,6 +126,12 @@ def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> 
     return Transitioned(after.job, closed, (ev.Settled(attempt.run_id), *after.effects))
 
 
+def _refused_while_held(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> Transitioned:
+    """A launcher that had been silent wakes and refuses an order whose attempt is stuck by now: it never started."""
+    outcome = Outcome(kind=OutcomeKind.NEVER_STARTED, error=event.why, ended_at=now.wall)
+    return _ended_while_held(job, attempt, ev.Ended(outcome=outcome), now)
+
+
 def _adopt(job: Job, attempt: Attempt | None, _event: ev.Adopted, _now: Now) -> Transitioned:
     assert attempt is not None, "a running job has an open attempt"
     return Transitioned(job, replace(attempt, adopted=attempt.adopted + 1))
@@ -192,6 +198,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
         [State.HELD],
         {
             ev.Ended: _ended_while_held,
+            ev.Refused: _refused_while_held,
             ev.StopWanted: _stop,
             ev.Adopted: _adopt,
             ev.Stuck: _stuck,
