@@ -7,6 +7,7 @@ its own. Invariant: a full disk stops acceptance, never truth: running work is s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock, Now
@@ -127,7 +128,7 @@ class Housekeeping:
 
     def measure_disk(self) -> int:
         """Free bytes now: `status` asks itself, because nothing ticks in safe mode."""
-        if self._directory.root.exists():  # else it was removed, and the last measure is what is known
+        with contextlib.suppress(FileNotFoundError):  # it was removed: the last measure is what is known
             self.free_bytes = free_bytes(self._directory.root)
         return self.free_bytes
 
