@@ -141,6 +141,11 @@ class DaemonProcess:
         self.signal(signal.SIGKILL)
         self.wait()
 
+    def restart_quietly(self) -> int:
+        """Start after a drain that left nothing running, and stop again; gives the exit status."""
+        self.start()
+        return self.stop()
+
     def restart(self) -> Self:
         self.stop()
         return self.start()
