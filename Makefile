@@ -38,7 +38,7 @@ run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends
 test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARGS='-k name' for pytest
 	@[ "$(TESTS)" != tests ] || echo 'every test takes about 12 minutes on two cores; the slowest are listed at the end'
 	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15 --durations-min 5 --cov --cov-report= $(TESTS) $(ARGS)
-	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --include='daemon/stoker/core/*' --fail-under=98 --skip-covered
+	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --include='daemon/stoker/core/*' --fail-under=100 --skip-covered
 
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
 	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation -s --timeout 7200 $(ARGS)

@@ -19,6 +19,7 @@ from stoker.core.job.recovery import (
     PlanInvalid,
     RecoveryDecision,
     RecoveryPlan,
+    RowInvalid,
     event_of,
     foresee,
     plan,
@@ -287,3 +288,24 @@ def test_recovery_when_it_meets_the_same_facts_again_then_it_changes_nothing_mor
 
     assert twice == once
     assert not [effect for effect in effects if isinstance(effect, ev.Launch | ev.Settled)]
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "is queued, but its attempt 1"), (7, "; and 2 more")])
+def test_validate_when_a_row_contradicts_itself_then_it_is_named_and_foreseen_as_it_is(count: int, told: str) -> None:
+    broken = job(State.QUEUED, attempts=1)
+    rows = [(broken, attempt(broken, run_id=f"7.1.{number:016x}")) for number in range(count)]
+
+    with pytest.raises(RowInvalid, match=told):
+        validate(RecoveryPlan(()), rows)
+
+    (decision,) = plan([rows[0]], {rows[0][1].run_id: found(rows[0][1], Fact.GONE)}, EPOCH).decisions
+    assert foresee(*rows[0], decision, NOW) == broken
+
+
+def test_validate_when_a_kept_attempt_has_no_launcher_then_the_plan_is_refused() -> None:
+    of = job(State.RUNNING, attempts=1)
+    row = of, attempt(of)
+    kept = replace(decided(row, Fact.GONE), action=Action.KEEP)
+
+    with pytest.raises(PlanInvalid, match="keep wants a launcher"):
+        validate(RecoveryPlan((kept,)), [row])

@@ -189,3 +189,12 @@ def test_choose_when_a_strategy_exits_or_is_no_unicode_then_it_has_failed(
 
     with pytest.raises(StrategyFailed, match=told):
         strategies.choose("odd", SHORT)
+
+
+@pytest.mark.parametrize(("standing", "act"), [(FAILED, Act.AGAIN), (DONE, Act.KEEP)])
+def test_plan_when_a_handler_was_not_needed_then_it_waits_only_for_what_runs_again(
+    standing: ResumeStanding, act: Act
+) -> None:
+    handler = ResumeStanding(State.SKIPPED, Reason.NOT_NEEDED)
+
+    assert planned(standing, handler, Edge("a", NeedOn.FAILED), chosen=RESTART)["b"].act is act

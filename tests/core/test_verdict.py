@@ -278,3 +278,11 @@ def test_judge_when_a_run_saved_before_the_stop_came_then_it_is_run_again(stop: 
 @pytest.mark.parametrize("end", [exited(74), outcome(OutcomeKind.SIGNAL), outcome(OutcomeKind.SPAWN_ERROR)])
 def test_judge_when_another_end_is_seen_then_nothing_was_saved(end: Outcome) -> None:
     assert verdict_of(SAVED, None, end).failure == 1
+
+
+def test_judge_when_the_output_was_refused_then_it_is_a_seen_failure() -> None:
+    of, open_attempt = running()
+
+    verdict = judge(of, open_attempt, exited(0, output_refused=True), NOW.wall, 0.5)
+
+    assert (verdict.state, verdict.reason, verdict.failure) == (State.FAILED, Reason.OUTPUT, True)

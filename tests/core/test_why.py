@@ -389,3 +389,31 @@ def test_why_when_the_worker_is_frozen_then_it_says_so_and_because_of_what() -> 
     assert told.code == "throttled"
     assert "is frozen" in told.message
     assert told.message.endswith("is of class low, and the host is busy (cpu)")
+
+
+def test_why_when_a_worker_became_another_user_then_it_names_the_process_and_the_command() -> None:
+    of, open_attempt = running(stop_reason=StopReason.CANCEL)
+
+    told = why(of, attempt=open_attempt, unstoppable=[41])
+
+    assert (told.code, told.hint, told.details["unstoppable"]) == ("stopping", "sudo kill 41", [41])
+    assert "pid 41 became another user" in told.message
+
+
+def test_why_when_a_running_job_is_frozen_then_it_says_so_and_why() -> None:
+    of, open_attempt = running()
+
+    told = why(of, attempt=open_attempt, frozen=True, throttled_by=["cpu"])
+
+    assert (told.code, told.details) == ("throttled", {"frozen": True})
+    assert "is frozen" in told.message
+    assert "(cpu)" in told.message
+
+
+def test_why_when_a_running_job_left_no_checkpoint_for_long_then_it_says_for_how_long() -> None:
+    of, open_attempt = running()
+
+    told = why(of, attempt=open_attempt, stale_ms=60_000)
+
+    assert (told.code, told.details) == ("running", {"stale_ms": 60_000})
+    assert "has left no checkpoint for" in told.message
