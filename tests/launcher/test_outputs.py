@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import subprocess
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from msgspec.structs import replace
 
 from stoker.process.messages import Exited, OrphanLog, Setup, Started, User
-from tests.support.facts import until_async
+from tests.support.facts import until, until_async
 from tests.support.instance import ended, log_of
 
 if TYPE_CHECKING:
@@ -75,6 +77,42 @@ async def test_output_when_a_worker_opens_it_anew_then_nothing_is_lost(
     assert log_of(order) == "one\ntwo\nthree\n"
     assert exited.exit_code == 0
     assert exited.log_bytes == len("one\ntwo\nthree\n")
+
+
+async def test_output_when_its_directory_is_removed_meanwhile_then_nothing_is_lost(host: LauncherHost) -> None:
+    client = await host.start()
+    for _ in range(100):
+        order = host.shell("echo said")
+        with ImpatientReader(Path(order.log).parent) as reader:
+            await host.run(client, order)
+            await until_async(lambda: log_of(order) == "said\n", why="the log")  # noqa: B023
+        assert reader.removed > 0
+
+
+class ImpatientReader(threading.Thread):
+    """Makes the directory of a log and removes it, as a reader does that leaves before there is a log."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.removed = 0
+        self._directory = directory
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        until(lambda: self.removed > 0, why="the first removal")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._closed.is_set():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # the log is in it
+                self._directory.rmdir()
+                self.removed += 1
 
 
 @ROOT_ONLY

@@ -24,6 +24,8 @@ DISCARD = os.O_WRONLY | os.O_CLOEXEC
 # A pipe holds this much at most, unless a privileged worker enlarged it.
 PORTION_BYTES = 1 << 20
 STAT_BLOCK_BYTES = 512
+# A reader removes a directory that it made and that stayed empty, perhaps just before we make the log in it.
+OPEN_TRIES = 8
 
 
 class LogExistsError(Exception):
@@ -57,8 +59,7 @@ class LogFile:
     def continued(cls, path: str, max_bytes: int) -> LogFile | None:
         """The log of a run whose launcher died. None while another launcher writes it, which its lock shows."""
         log = cls(path, max_bytes)
-        _make_directory(os.path.dirname(path))  # noqa: PTH120
-        fd = os.open(path, CONTINUE, 0o600)
+        fd = _open_in_its_directory(path, CONTINUE)
         try:
             _require_regular(fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,10 +105,9 @@ class LogFile:
 
     def _create(self) -> int:
         try:
-            _make_directory(os.path.dirname(self.path))  # noqa: PTH120
-            return os.open(self.path, CREATE, 0o600)
+            return _open_in_its_directory(self.path, CREATE)
         except OSError as error:
-            if error.errno in HOST_LACKS:
+            if error.errno in HOST_LACKS or error.errno == errno.ENOENT:
                 raise
             return self._discard(error)
 
@@ -133,6 +133,15 @@ class LogFile:
                 self._discard(error)
             else:
                 self._hole_bytes = end - start
+
+
+def _open_in_its_directory(path: str, flags: int) -> int:
+    """Make the directory of a log and open the log in it. OSError; ENOENT when the directory was removed each time."""
+    for _ in range(OPEN_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags, 0o600)
+        _make_directory(os.path.dirname(path))  # noqa: PTH120
+    return os.open(path, flags, 0o600)
 
 
 def _require_regular(fd: int) -> None:

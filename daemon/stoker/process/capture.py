@@ -89,8 +89,9 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGene
 
 
 async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
-    """A log appears with its first byte; its directory is made here, to be told of that."""
+    """A log appears with its first byte. Its directory is made here to watch it, and removed if it stays empty."""
     watch: _Watch | None = None
+    directory_made = False
     try:
         while True:
             over = closed.is_set()
@@ -99,6 +100,7 @@ async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
                 break
             if watch is None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                directory_made = True
                 watch = _Watch(path.parent, IN_CREATE | IN_DELETE_SELF)
             else:
                 await watch.changed(closed)
@@ -107,7 +109,7 @@ async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
     finally:
         if watch is not None:
             watch.close()
-    if descriptor is None:
+    if descriptor is None and directory_made:
         with suppress(OSError):  # logs of other attempts are in it
             path.parent.rmdir()
     return descriptor
