@@ -54,6 +54,7 @@ def test_workflows_when_many_step_in_and_the_daemon_is_killed_then_chain_memory_
         faults.strike()
     for meddler in meddlers:
         meddler.finish()
+    faults.finish()
     with tortured.client() as client:
         meddling.furnish(client)
         ends = Counter(meddling.to_its_end(client, workflow, 60 + FAULTS) for workflow in flows)

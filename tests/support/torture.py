@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stoker.core.errors import DaemonUnreachable
 from tests.support.daemon import DaemonDied, DaemonProcess
 from tests.support.facts import DEADLINE_S, NeverCame, until
 from tests.support.flows import draw_flow
@@ -180,6 +181,16 @@ class Faults:
             if fate == "starting":
                 self._kill_starting()
             self._daemon.start()
+
+    def finish(self) -> None:
+        """Faults are over: wait until the daemon has made its socket again, if that was removed last."""
+        until(self._answered, why="an answer after the last fault")
+
+    def _answered(self) -> bool:
+        with contextlib.suppress(DaemonUnreachable), self._daemon.client() as client:
+            client.call("system.health")
+            return True
+        return False
 
     def _await_lines(self, more: int) -> None:
         """Until the jobs have said so many lines more; a moment when nothing runs is a moment too."""
