@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker import Client
-from stoker.cli import flowfile, workflow_verbs, workflow_wait
+from stoker.cli import flowfile, workflow_control, workflow_wait
 from stoker.core.workflow.state import Strategy
 from tests.support import flows, work
 from tests.support.daemon import DaemonProcess
@@ -284,7 +284,7 @@ def test_dry_run_when_it_is_asked_for_json_then_nothing_in_it_claims_to_be_store
 
 
 def test_strategies_when_help_lists_them_then_they_are_all_of_our_own() -> None:
-    assert set(workflow_verbs.STRATEGIES) == set(Strategy)
+    assert set(workflow_control.STRATEGIES) == set(Strategy)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
-"""`stoker completion bash|zsh|fish`: scripts made from the table of commands and the options of each.
+"""`stoker completion bash|zsh|fish`: scripts generated from the table of commands and their options.
 
-Owns the three dialects. Refuses a list of its own: a command or option that exists is completed, one that does not is
-not. Commands, options and closed lists stand in the scripts; for ids and names they ask the daemon (candidates.py).
+Owns the three dialects. The scripts hold commands, options and closed lists; they ask the daemon for ids and names
+(completion_words.py).
 """
 
 from __future__ import annotations
 
-from stoker.cli import candidates, main
+from stoker.cli import completion_words, main
 from stoker.cli.kit import render
 from stoker.cli.kit.parser import COMMON, Command, Option, command
 from stoker.core.errors import UsageError
@@ -83,7 +83,7 @@ DAEMON = (
 )
 def completion(given: Given) -> int:
     if given["words_kind"] is not None:
-        for word in candidates.offered(given["socket"], given["words_kind"], given["words"]):
+        for word in completion_words.offered(given["socket"], given["words_kind"], given["words"]):
             render.line(render.visible(word))
         return 0
     if len(given["words"]) != 1:
@@ -108,7 +108,7 @@ def bash() -> str:
     replies = [("", _next_words("", names) + _names(COMMON))]
     replies += [(name, _next_words(name, names)) for name in names if name not in {row[0] for row in rows}]
     replies += [(name, _next_words(name, names) + _own_words(asked) + _names(asked.options)) for name, _, asked in rows]
-    kinds = {name: candidates.of_words(name, asked) for name, _, asked in rows}
+    kinds = {name: completion_words.of_words(name, asked) for name, _, asked in rows}
     commands = [_bash_case(name, words, _bash_offer(kinds.get(name, ""))) for name, words in replies]
     choices = [case for name, _, asked in rows for option in asked.options for case in _bash_values(name, option)]
     return BASH.format(
@@ -130,8 +130,8 @@ def _bash_offer(kind: str) -> str:
 
 def _bash_values(name: str, option: Option) -> Iterator[str]:
     """The values of an option, behind each of its names."""
-    kind = candidates.of_option(name, option)
-    closed = option.choices or candidates.CLOSED.get(kind, ())
+    kind = completion_words.of_option(name, option)
+    closed = option.choices or completion_words.CLOSED.get(kind, ())
     for spelled in option.names:
         if closed:
             yield _bash_case(f"{name} {spelled}", closed, "; return")
@@ -155,7 +155,7 @@ def fish() -> str:
             lines.append(f"complete -c stoker -n __fish_use_subcommand -a {first} -d {_quoted(summary)}")
         lines += [f"complete -c stoker -n '{here}' {_fish_option(name, option)}" for option in asked.options]
         lines += [f"complete -c stoker -n '{here}' -a {word}" for word in _own_words(asked)]
-        if kind := candidates.of_words(name, asked):
+        if kind := completion_words.of_words(name, asked):
             lines.append(f"complete -c stoker -n '{here}' -a {_quoted(_fish_offer(kind))}")
     lines += [
         f"complete -c stokerd -l {name[2:]} {'-rF' if value else ''} -d {_quoted(description)}"
@@ -166,8 +166,8 @@ def fish() -> str:
 
 def _fish_option(name: str, option: Option) -> str:
     names = [f"-l {spelled[2:]}" if spelled.startswith("--") else f"-s {spelled[1:]}" for spelled in option.names]
-    kind = candidates.of_option(name, option)
-    closed = option.choices or candidates.CLOSED.get(kind, ())
+    kind = completion_words.of_option(name, option)
+    closed = option.choices or completion_words.CLOSED.get(kind, ())
     value = []
     if closed or kind:
         value = [f"-xa {_quoted(' '.join(closed) if closed else _fish_offer(kind))}"]

@@ -1,8 +1,7 @@
-"""Staying with jobs: logs, wait, watch, and the second half of `run`.
+"""Following jobs: `logs`, `wait`, `watch`, and the second half of `run`.
 
-Owns what was shown so far (attempt, offset, sequence number), so that a restart of the daemon interrupts
-nothing but the flow, and the leaving when nobody reads any more. Refuses to poll: it reads streams, and asks again
-only when one says that something changed.
+Owns how far the output was shown (attempt, offset, sequence number), so that following goes on where it was when the
+daemon comes back, and ends when the reader of stdout is gone. It reads streams and never polls.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from binascii import a2b_base64
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import call, patiently
 from stoker.cli.kit.parser import JSON, RAW, Option, command
-from stoker.cli.leaving import BROKEN_PIPE, INTERRUPTED
+from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED
 from stoker.core.errors import WaitTimeout
 
 TYPE_CHECKING = False
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from stoker.cli.kit.parser import Given
-    from stoker.cli.leaving import Leaving
+    from stoker.cli.run_interrupt import RunInterrupt
     from stoker.rpc.client import Client
     from stoker.rpc.shapes import StandingShape
 
@@ -69,18 +68,18 @@ class Attendance:
             self._offset = piece["offset"] + (piece["hole"] if data is None else len(data))
 
 
-def attend(given: Given, job: int, leaving: Leaving) -> int:
+def attend(given: Given, job: int, interrupt: RunInterrupt) -> int:
     """The second half of `run`: the log as raw bytes, then the job's exit status."""
     render.aside(f"job {job}")
-    leave_with_the_reader(leaving.without_reader)
+    leave_with_the_reader(interrupt.without_reader)
     try:
         with render.LogText(raw=given["raw"]) as text:
             attendance = Attendance(job, _shower(text))
             standing = patiently(given, attendance.to_the_end, known=True)
     except BrokenPipeError:
-        leaving.without_reader()
+        interrupt.without_reader()
     status = _told(standing)
-    return INTERRUPTED if leaving.cancelled and standing["state"] == "cancelled" else status
+    return INTERRUPTED if interrupt.cancelled and standing["state"] == "cancelled" else status
 
 
 def _told(standing: dict[str, Any]) -> int:

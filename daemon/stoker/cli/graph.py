@@ -6,8 +6,7 @@ dialects are in drawings.py). Refuses a daemon where a file is named: a flow can
 
 from __future__ import annotations
 
-from stoker.cli import rails
-from stoker.cli.kit import render
+from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
 from stoker.cli.kit.parser import JSON, Option, command
@@ -212,7 +211,7 @@ def text_lines(title: str, layers: Layers, *, every: bool) -> list[tuple[str, st
     number_width = len(str(len(layers)))
     visible = [node for nodes, _ in shown for node in nodes]
     signs = [sign(node.state) for node in visible]
-    edges = iter(rails.drawn(visible, signs) or signs)
+    edges = iter(graph_edges.drawn(visible, signs) or signs)
     for number, (nodes, more) in enumerate(shown, 1):
         for place, node in enumerate(nodes):
             margin = str(number).rjust(number_width) if place == 0 else " " * number_width

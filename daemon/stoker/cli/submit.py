@@ -6,10 +6,10 @@ batches itself; follow.py and batch.py are loaded when asked for.
 
 from __future__ import annotations
 
-from stoker.cli.handover import hand_over
 from stoker.cli.kit import render, values
 from stoker.cli.kit.parser import JSON, RAW, Option, command
 from stoker.cli.kit.spec import SPEC, complete, given_fields, overdue, sent_size
+from stoker.cli.submit_once import submit_once
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.kit.parser import Given
-    from stoker.cli.leaving import Leaving
+    from stoker.cli.run_interrupt import RunInterrupt
     from stoker.rpc.shapes import Submitted
 
 
@@ -77,27 +77,27 @@ def run(given: Given) -> int:
     """Ctrl-C cancels the job. A second one, SIGTERM, SIGHUP, or a reader of the output that leaves (`| head`) ends
     only this command: the job goes on, and its id is told on stderr.
     """
-    from stoker.cli.leaving import Leaving, Left  # noqa: PLC0415 - `submit` does not pay for it
+    from stoker.cli.run_interrupt import LeftJobRunning, RunInterrupt  # noqa: PLC0415 - `submit` does not pay for it
 
     try:
-        with Leaving(given) as leaving:
-            answer = _submit(given, given_fields(given), leaving)
+        with RunInterrupt(given) as interrupt:
+            answer = _submit(given, given_fields(given), interrupt)
             from stoker.cli.follow import attend  # noqa: PLC0415 - after the submit: the job starts while this loads
 
-            return attend(given, answer["id"], leaving)
-    except Left as left:
+            return attend(given, answer["id"], interrupt)
+    except LeftJobRunning as left:
         return left.exit_status
 
 
-def _submit(given: Given, fields: dict[str, Any], leaving: Leaving | None = None) -> Submitted:
+def _submit(given: Given, fields: dict[str, Any], interrupt: RunInterrupt | None = None) -> Submitted:
     if not given["words"]:
         raise UsageError("missing the command", hint="stoker submit -- COMMAND [ARG…]")
     command_word, *arguments = given["words"]
     spec = complete({**fields, "command": command_word})
     sent_size(spec | {"args": arguments})
-    answer = hand_over(given, {**spec, "args": arguments}, leaving)
-    if leaving:
-        leaving.stored(answer["id"])
+    answer = submit_once(given, {**spec, "args": arguments}, interrupt)
+    if interrupt:
+        interrupt.stored(answer["id"])
     if remark := overdue(spec):
         render.note(remark)
     if answer["existing"]:

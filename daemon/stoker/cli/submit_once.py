@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.kit.parser import Given
-    from stoker.cli.leaving import Leaving
+    from stoker.cli.run_interrupt import RunInterrupt
     from stoker.rpc.client import Client
     from stoker.rpc.shapes import Submitted
 
 
-def hand_over(given: Given, spec: dict[str, Any], leaving: Leaving | None = None) -> Submitted:
+def submit_once(given: Given, spec: dict[str, Any], interrupt: RunInterrupt | None = None) -> Submitted:
     """Store one job, once, however often that takes. Raises what it met last, and says then what is known of the job.
 
     `existing` in the answer means that somebody else stored it with the same key.
@@ -33,15 +33,15 @@ def hand_over(given: Given, spec: dict[str, Any], leaving: Leaving | None = None
     patience: Patience | None = None
     sent = False
     while True:
-        if leaving:
-            leaving.asks(key)
+        if interrupt:
+            interrupt.asks(key)
         try:
             with connect(given) as client:
                 client.patience_s = 0.0  # ours
                 answer = _submit_or_find(client, spec, sent=sent)
         except StokerError as failure:
-            if leaving:
-                leaving.unanswered()
+            if interrupt:
+                interrupt.unanswered()
             sent = sent or failure.perhaps_done
             patience = patience or _patience_with(given, failure, sent=sent)
             if patience.over or not isinstance(failure, PASSING):

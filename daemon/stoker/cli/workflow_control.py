@@ -6,11 +6,11 @@ plan, and it is told as it was answered.
 
 from __future__ import annotations
 
+from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Option, command
 from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_told, workflow_id
-from stoker.cli.verbs import REASON, TIMEOUT
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
 

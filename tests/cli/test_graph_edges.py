@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from stoker.cli import graph, rails
+from stoker.cli import graph
+from stoker.cli.kit import graph_edges
 from stoker.cli.kit.drawings import Node
 
 
@@ -18,7 +19,7 @@ def nodes(edges: dict[str, str]) -> list[Node]:
 
 def drawing(edges: dict[str, str]) -> list[str]:
     ordered = nodes(edges)
-    return rails.drawn(ordered, [node.name for node in ordered]) or []
+    return graph_edges.drawn(ordered, [node.name for node in ordered]) or []
 
 
 def read_back(lines: list[str]) -> dict[str, set[str]]:
@@ -90,11 +91,11 @@ def test_drawing_when_graphs_are_random_then_what_is_read_back_is_what_was_drawn
 
 
 def test_drawing_when_too_many_columns_would_be_open_then_there_is_none() -> None:
-    many = [Node(str(number), [], None) for number in range(rails.MOST_COLUMNS + 1)]
+    many = [Node(str(number), [], None) for number in range(graph_edges.MOST_COLUMNS + 1)]
     last = Node("last", [(node.name, "ok") for node in many], None)
 
-    assert rails.drawn([*many, last], ["*"] * (len(many) + 1)) is None
-    assert rails.drawn([*many[1:], last], ["*"] * len(many)) is not None
+    assert graph_edges.drawn([*many, last], ["*"] * (len(many) + 1)) is None
+    assert graph_edges.drawn([*many[1:], last], ["*"] * len(many)) is not None
 
 
 def test_text_when_it_has_edges_then_signs_stand_in_them_and_labels_in_a_column() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.cli.verbs import APPLIES_TO
+from stoker.cli.control import APPLIES_TO
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import TABLE
 

@@ -25,7 +25,7 @@ BROKEN_PIPE = 141
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Left(BaseException):
+class LeftJobRunning(BaseException):
     """`run` ends here, and its job does not; raised out of whatever was being done."""
 
     def __init__(self, signum: int) -> None:
@@ -33,7 +33,7 @@ class Left(BaseException):
         self.exit_status = 128 + signum
 
 
-class Leaving:
+class RunInterrupt:
     """Signals while a job is handed over and followed. `job` is its id, once it has one."""
 
     def __init__(self, given: Given) -> None:
@@ -84,14 +84,14 @@ class Leaving:
             render.hint(f"the same command with --idempotency-key {self._key} gives its id, and runs it no second time")
         else:
             render.note("no job was stored")
-        raise Left(signum)
+        raise LeftJobRunning(signum)
 
     def _leave(self, signum: int) -> None:
         if signum == signal.SIGINT and not self.cancelled:
             self._cancel()
             return
         self.say_goodbye()
-        raise Left(signum)
+        raise LeftJobRunning(signum)
 
     def say_goodbye(self) -> None:
         render.note(f"job {self._job} is left to the daemon and goes on")

@@ -6,9 +6,9 @@ at once, nothing is offered.
 
 from __future__ import annotations
 
+from stoker.cli.control import APPLIES_TO
 from stoker.cli.kit.selection import STATES, matching
 from stoker.cli.kit.steps import workflow_id
-from stoker.cli.verbs import APPLIES_TO
 from stoker.core.errors import StokerError, UsageError
 
 TYPE_CHECKING = False
