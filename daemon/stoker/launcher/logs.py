@@ -95,11 +95,11 @@ class LogFile:
     def close(self) -> None:
         if self._fd is None:
             return
+        if self.size == 0 and not self._discarding:  # it was continued, and nothing came
+            with contextlib.suppress(OSError):  # before the lock goes, or another launcher may write to it already
+                os.unlink(self.path)  # noqa: PTH108
         os.close(self._fd)
         self._fd = None
-        if self.size == 0 and not self._discarding:  # it was continued, and nothing came
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)  # noqa: PTH108
 
     # --- inside
 
