@@ -96,7 +96,7 @@ def test_analysis_when_a_step_ran_into_a_limit_or_wanted_for_something_then_that
     [
         ({"reason": Reason.TTL, "resources": ("repo", "seat"), **EXPIRED}, "(b: it asks for repo, seat)"),
         ({"reason": Reason.EXIT, **ended(EXIT, Limits(open_files=9), exit_code=1)}, "its log may tell: open files)"),
-        ({"reason": Reason.EXIT, **ended(EXIT, exit_code=1)}, "that is none of success; 1 failed otherwise"),
+        ({"reason": Reason.EXIT, **ended(EXIT, exit_code=1)}, "b exited with 1 (success codes: 0); 1 failed otherwise"),
     ],
 )  # fmt: skip
 def test_message_when_more_is_known_of_the_step_that_is_named_then_it_is_told(
@@ -146,4 +146,6 @@ def test_analysis_when_limits_were_too_short_then_twice_the_longest_is_proposed(
     found = analysed(*endings)
 
     assert found.next == "stoker workflow retry 7 --failed --timeout 3s"
-    assert found.message == "3 of 3 steps failed: a and 1 more ran for longer than allowed; 1 failed otherwise"
+    assert (
+        found.message == "3 of 3 steps failed: a ran for longer than allowed, and 1 more likewise; 1 failed otherwise"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stoker.cli.kit import values
-from stoker.core.units import duration, instant, size, span, spoken, volume
+from stoker.core.units import duration, exit_codes, instant, size, span, spoken, volume
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,11 @@ def test_spoken_when_a_field_has_a_unit_then_its_value_has_it(field: str, value:
 )
 def test_volume_when_told_then_it_is_short(count: int, text: str) -> None:
     assert volume(count) == text
+
+
+@pytest.mark.parametrize(
+    ("codes", "text"), [((0,), "0"), ((3, 0, 3), "0,3"), ((0, 64, 65, 66, 78), "0,64-66,78"), (range(256), "0-255")]
+)
+def test_exit_codes_when_shown_then_runs_are_ranges_and_can_be_typed(codes: list[int], text: str) -> None:
+    assert exit_codes(codes) == text
+    assert values.exit_codes(text) == sorted(set(codes))

@@ -297,7 +297,8 @@ def test_why_when_a_held_job_may_still_live_then_no_verb_is_offered_that_would_b
 def test_why_when_a_job_is_over_then_it_says_how_and_offers_a_retry_only_where_that_makes_sense(state: State) -> None:
     told = why(job(state))
 
-    assert (told.code, told.message) == ("final", f"is {state.value} (user)")
+    ended = state.value if state in (State.SUCCEEDED, State.FAILED, State.EXPIRED) else f"was {state.value}"
+    assert (told.code, told.message) == ("final", f"{ended} (user)")
     assert told.hint == ("stoker retry 7" if state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None)
 
 
@@ -309,9 +310,9 @@ def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> Non
     ]
 
     assert [one.message for one in told] == [
-        "is skipped (dependency): it needed job 1 (failed), 2 (failed)",
-        "is skipped (dependency): it needed job 1 (failed), 2 (failed), 3 (failed), 4 (failed), 5 (failed) and 3 more",
-        "is skipped (dependency)",
+        "was skipped (dependency): it needed job 1 (failed), 2 (failed)",
+        "was skipped (dependency): it needed job 1 (failed), 2 (failed), 3 (failed), 4 (failed), 5 (failed) and 3 more",
+        "was skipped (dependency)",
     ]
     assert [one.hint for one in told] == ["stoker why 1", "stoker why 1", None]
 
@@ -321,19 +322,19 @@ def test_why_when_some_needs_are_unmet_then_those_are_named_and_the_first_is_the
 
     told = why(job(State.SKIPPED, asked=spec(needs=needs), reason=Reason.DEPENDENCY), unmet=[22])
 
-    assert (told.message, told.hint) == ("is skipped (dependency): it needed job 22 (ok)", "stoker why 22")
+    assert (told.message, told.hint) == ("was skipped (dependency): it needed job 22 (ok)", "stoker why 22")
     assert told.details["needs"] == list(range(16, 23))
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"reason": Reason.EXIT, "exit_code": 3}, "is failed (exit 3)"),
-        ({"reason": Reason.EXIT}, "is failed (exit)"),
-        ({"reason": Reason.SIGNAL, "signal": 9}, "is failed (signal 9)"),
-        ({"reason": Reason.SIGNAL}, "is failed (signal)"),
-        ({"reason": Reason.TIMEOUT, "signal": 9}, "is failed (timeout)"),
-        ({"reason": None}, "is failed"),
+        ({"reason": Reason.EXIT, "exit_code": 3}, "failed: exited with 3 (success codes: 0)"),
+        ({"reason": Reason.EXIT}, "failed (exit)"),
+        ({"reason": Reason.SIGNAL, "signal": 9}, "failed (signal 9)"),
+        ({"reason": Reason.SIGNAL}, "failed (signal)"),
+        ({"reason": Reason.TIMEOUT, "signal": 9}, "failed (timeout)"),
+        ({"reason": None}, "failed"),
     ],
 )
 def test_why_when_a_job_failed_then_its_code_is_told(fields: dict[str, Any], message: str) -> None:

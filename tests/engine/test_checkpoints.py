@@ -357,7 +357,7 @@ def test_output_when_it_cannot_be_taken_then_the_step_fails_and_every_answer_say
     assert (client.get(job)["failures"], attempt["exit_code"]) == (1, 0)
     steps = {step["name"]: (step["state"], step["reason"], step["error"]) for step in look(client, workflow)["steps"]}
     assert steps == {"a": ("failed", "output", attempt["error"]), "b": ("skipped", "dependency", None)}
-    assert client.call("job.why", {"id": job})["message"] == f"is failed (output): {attempt['error']}"
+    assert client.call("job.why", {"id": job})["message"] == f"failed (output): {attempt['error']}"
     analysis = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
     assert (analysis["causes"]["output"], attempt["error"] in analysis["message"]) == (["a"], True)
     (told,) = failed_events(shared, job)

@@ -42,7 +42,7 @@ def recovery(client: stoker.Client) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("on_orphan", "expected", "why"),
     [
-        ("fail", ("failed", "orphaned"), "is failed (orphaned)"),
+        ("fail", ("failed", "orphaned"), "failed (orphaned)"),
         ("hold", ("held", "orphaned"), "ran on while no daemon watched it and was stopped"),
     ],
 )

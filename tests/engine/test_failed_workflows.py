@@ -142,7 +142,7 @@ def test_analysis_when_steps_ran_into_limits_and_waited_for_a_resource_then_each
     assert analysis["causes"] == {"file_size_limit": ["full"], "resources": ["waits:1", "waits:2"]}
     assert (analysis["scope"], analysis["next"]) == ("systemic", "stoker resource ls")
     assert (
-        "waits:1 and 1 more waited for longer than allowed before there was room (waits:1: it asks for press)"
+        "waits:1 waited for longer than allowed before there was room (waits:1: it asks for press), and 1 more likewise"
         in (analysis["message"])
     )
 

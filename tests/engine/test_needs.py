@@ -246,7 +246,7 @@ def test_why_when_one_of_many_needs_failed_then_that_one_is_named(client: stoker
 
     told = client.why(job)
 
-    assert told["message"] == f"is skipped (dependency): it needed job {broken} (ok)"
+    assert told["message"] == f"was skipped (dependency): it needed job {broken} (ok)"
     assert told["hint"] == f"stoker why {broken}"
 
 

@@ -11,6 +11,7 @@ from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Option, command
 from stoker.cli.kit.spec import SPEC
 from stoker.core.errors import UsageError
+from stoker.core.units import exit_codes, spoken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,12 +56,10 @@ def _defaults(queue: dict[str, Any]) -> str:
 
 
 def _typed(field: str, value: Any) -> str:
-    from stoker.core.units import spoken  # noqa: PLC0415 - only for queues that have defaults
-
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        return exit_codes(value)
     return spoken(field, value) if isinstance(value, int) else str(value)
 
 

@@ -18,7 +18,7 @@ from stoker.core.job.dependencies import UNMET
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Queue, Reason, State, StopReason
 from stoker.core.job.suspicion import suspicion
 from stoker.core.shortage import NO_SHORTAGE, Shortage
-from stoker.core.units import span
+from stoker.core.units import exited_with, span
 from stoker.core.workflow.state import Intent
 
 MOST_NAMED = 5
@@ -306,12 +306,22 @@ def _held(job: Job, scene: Scene) -> Blocker:
     return Blocker("held", why, hint, {"reason": job.reason})
 
 
+_ENDED = {
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.CANCELLED: "was cancelled",
+    State.EXPIRED: "expired",
+    State.SUPERSEDED: "was superseded",
+    State.SKIPPED: "was skipped",
+}
+
+
 def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
     more = (_refused(job, scene) or _suspected(scene)) if job.state is State.FAILED else ""
-    return Blocker("final", f"is {job.state.value}{_reason(job)}{more}", hint, {"reason": job.reason})
+    return Blocker("final", f"{_ENDED[job.state]}{_reason(job)}{more}", hint, {"reason": job.reason})
 
 
 def _refused(job: Job, scene: Scene) -> str:
@@ -325,7 +335,7 @@ def _unmet(job: Job, scene: Scene) -> Blocker:
     needs = job.spec.needs
     named = [need for need in needs if need.job in scene.unmet] or needs
     told = _few([f"{need.job} ({need.on.value})" for need in named])
-    message = f"is {job.state.value}{_reason(job)}: it needed job {told}"
+    message = f"{_ENDED[job.state]}{_reason(job)}: it needed job {told}"
     details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(scene.unmet)}
     return Blocker("final", message, f"stoker why {named[0].job}", details)
 
@@ -343,13 +353,14 @@ def _suspected(scene: Scene) -> str:
 
 
 def _reason(job: Job) -> str:
-    return "" if job.reason is None else f" ({job.reason.value}{_with_code(job)})"
+    if job.reason is Reason.EXIT and job.exit_code is not None and job.state is State.FAILED:
+        return f": {exited_with(job.exit_code, job.spec.success_exit_codes)}"
+    return "" if job.reason is None else f" ({job.reason.value}{_with_number(job)})"
 
 
-def _with_code(job: Job) -> str:
-    if job.reason is Reason.EXIT and job.exit_code is not None:
-        return f" {job.exit_code}"
-    return f" {job.signal}" if job.reason is Reason.SIGNAL and job.signal is not None else ""
+def _with_number(job: Job) -> str:
+    number = {Reason.EXIT: job.exit_code, Reason.SIGNAL: job.signal}.get(job.reason or Reason.USER)
+    return "" if number is None else f" {number}"
 
 
 def _when(milliseconds: int) -> str:

@@ -6,7 +6,7 @@ but in `span` and `volume`, of what was measured: what is told in an error must 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 DURATIONS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
@@ -66,6 +66,21 @@ def instant(at_ms: int) -> str:
     except OverflowError:
         return str(at_ms)
     return at.isoformat(timespec="milliseconds" if at_ms % 1_000 else "seconds") + "Z"
+
+
+def exited_with(code: int, success_codes: Sequence[int]) -> str:
+    return f"exited with {code} (success codes: {exit_codes(success_codes)})"
+
+
+def exit_codes(codes: Sequence[int]) -> str:
+    """Codes and ranges as the command line reads them: `0,64-78`."""
+    ranges: list[tuple[int, int]] = []
+    for code in sorted(set(codes)):
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], code)
+        else:
+            ranges.append((code, code))
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _largest(count: int, units: Mapping[str, int]) -> str:

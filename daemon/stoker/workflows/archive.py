@@ -65,7 +65,11 @@ async def endings(reader: Reader, found: StoredWorkflow) -> tuple[int, list[Endi
 
 def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
     resources = tuple(name for name in sorted(job.spec.resources) if name not in widths)
-    return {"timeout_ms": job.spec.timeout_ms, "resources": resources}
+    return {
+        "timeout_ms": job.spec.timeout_ms,
+        "success_exit_codes": job.spec.success_exit_codes,
+        "resources": resources,
+    }
 
 
 class Archives:

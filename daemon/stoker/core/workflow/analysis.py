@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from stoker.core.job.model import FINAL, Attempt, Outcome, Reason, State
 from stoker.core.job.suspicion import SIGXCPU, SIGXFSZ, suspicion
+from stoker.core.units import exited_with
 from stoker.core.workflow.state import is_done
 
 SYSTEMIC_LEAST = 2  # one failure alone says nothing of the rest
@@ -57,6 +58,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     critical: bool = True
     attempts: int = 0
     timeout_ms: int | None = None
+    success_exit_codes: tuple[int, ...] = (0,)
     resources: tuple[str, ...] = ()
     ended: Attempt | None = None
 
@@ -133,7 +135,7 @@ TABLE = (
     Row(Cause.PERSON, _by(Reason.USER), "was ended by a person", _EXPLAIN),
     Row(Cause.DEPENDENCY, _by(Reason.DEPENDENCY), "could not run, as what it needs did not end as needed",
         "stoker workflow graph {id}"),
-    Row(Cause.EXIT, lambda _: True, "ended with an exit code that is none of success", _LOGS),
+    Row(Cause.EXIT, lambda _: True, "failed", _LOGS),
 )  # fmt: skip
 
 
@@ -190,11 +192,19 @@ def _is_systemic(endings: Sequence[Ending], roots: int, frequent: int, main: Row
 
 
 def _message(first: Ending, row: Row, frequent: int, roots: int, steps: int) -> str:
-    others = f" and {frequent - 1} more" if frequent > 1 else ""
+    others = f", and {frequent - 1} more likewise" if frequent > 1 else ""
     also = f"; {roots - frequent} failed otherwise" if roots > frequent else ""
     more = _more(first, row.cause)
-    told = "" if more is None else f" ({first.name}: {more})"
-    return f"{roots} of {steps} steps failed: {first.name}{others} {row.said}{told}{also}"
+    remark = "" if more is None else f" ({first.name}: {more})"
+    return f"{roots} of {steps} steps failed: {first.name} {_ended(first, row)}{remark}{others}{also}"
+
+
+def _ended(one: Ending, row: Row) -> str:
+    """How one step ended, as a predicate: `exited with 3 (success codes: 0)`."""
+    code = None if one.outcome is None else one.outcome.exit_code
+    if row.cause is not Cause.EXIT or code is None:
+        return row.said
+    return exited_with(code, one.success_exit_codes)
 
 
 def _more(one: Ending, cause: Cause) -> str | None:
