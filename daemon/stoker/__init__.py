@@ -10,7 +10,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 __all__ = ["Client", "__version__", "checkpoint", "strategy"]
 
-TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
 if TYPE_CHECKING:
     from stoker import checkpoint
     from stoker.core.workflow.strategies import strategy

@@ -17,7 +17,7 @@ SOURCE = str(Path(stoker.__file__).parent.parent)
 # Each of these costs at least a twentieth of a bare start of Python.
 TOO_HEAVY = {
     "argparse", "asyncio", "datetime", "difflib", "importlib.metadata", "inspect", "logging", "msgspec", "psutil",
-    "shlex", "shutil", "structlog", "subprocess", "tempfile", "threading", "traceback", "uuid", "uvloop",
+    "shlex", "shutil", "structlog", "subprocess", "tempfile", "threading", "traceback", "typing", "uuid", "uvloop",
 }  # fmt: skip
 SAVE = f'printf 1 | {sys.executable} -I -S -c "$PROGRAM" checkpoint save'
 OF_OTHER_COMMANDS = {

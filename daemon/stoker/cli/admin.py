@@ -6,17 +6,12 @@ them; whether something is wrong is what `safe_mode`, `throttled`, `full` and `s
 
 from __future__ import annotations
 
+from typing import Any
+
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.queues import print_queues
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-
 
 MOST_STALE = 5
 # What became of open attempts, in the order in which a person asks.

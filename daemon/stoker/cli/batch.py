@@ -8,22 +8,18 @@ told with its number and the others go on (`--atomic`: one bad line, and nothing
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import connect
+from stoker.cli.kit.parser import Given
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
 from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, InvalidParams, StokerError, UsageError
+from stoker.rpc.client import Client
 from stoker.rpc.wire import parse_strict
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-    from stoker.rpc.client import Client
-
-    Line = tuple[int, bytes]
+Line = tuple[int, bytes]
 
 READ_BYTES = 256 * 1024
 

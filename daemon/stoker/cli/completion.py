@@ -6,16 +6,12 @@ Owns the three dialects. The scripts hold commands, options and closed lists; th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from stoker.cli import completion_words, main
 from stoker.cli.kit import render
-from stoker.cli.kit.parser import COMMON, Command, Option, command
+from stoker.cli.kit.parser import COMMON, Command, Given, Option, command
 from stoker.core.errors import UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from stoker.cli.kit.parser import Given
 
 BASH = """\
 # bash completion of stoker and stokerd; put this in ~/.bashrc:  source <(stoker completion bash)

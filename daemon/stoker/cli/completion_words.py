@@ -6,18 +6,15 @@ at once, nothing is offered.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from stoker.cli.control import APPLIES_TO
+from stoker.cli.kit.parser import Command, Option
 from stoker.cli.kit.selection import STATES, matching
 from stoker.cli.kit.steps import workflow_id
 from stoker.core.errors import StokerError, UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
-    from stoker.cli.kit.parser import Command, Option
-    from stoker.rpc.client import Client
+from stoker.rpc.client import Client
 
 PATIENCE_S = 1.0
 MOST_IDS = 100
@@ -57,8 +54,6 @@ def of_words(name: str, asked: Command) -> str:
 
 def offered(socket: str | None, kind: str, line: Sequence[str]) -> list[str]:
     """The words of a kind; `line`: what was typed before."""
-    from stoker.rpc.client import Client  # noqa: PLC0415 - only to ask a daemon
-
     look = KINDS.get(kind) or (_jobs_for(kind.removeprefix("jobs-")) if kind.startswith("jobs-") else None)
     if look is None:
         return []

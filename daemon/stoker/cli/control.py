@@ -7,19 +7,15 @@ the others from being handled.
 
 from __future__ import annotations
 
+from typing import Any
+
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.selection import FILTER, filtered, matching, wanted
 from stoker.cli.kit.steps import few
 from stoker.core.errors import StokerError, UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-    from stoker.rpc.client import Client
+from stoker.rpc.client import Client
 
 REASON = Option("--reason", "TEXT", "why, for the history")
 YES = Option("--yes", None, "act on every job that the filter names")

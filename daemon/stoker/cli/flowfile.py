@@ -6,19 +6,18 @@ directory), and the words for what the daemon refused. Refuses to judge a flow: 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+import tomllib
+from collections.abc import Iterator
+from typing import Any
 
 from stoker.cli.kit import render, values
 from stoker.cli.kit.spec import current_umask, found, here, overdue
 from stoker.cli.kit.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
 from stoker.rpc.wire import MAX_FRAME_BYTES, carried, encode, parse_strict
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
 
 ENVELOPE_BYTES = 4096
 _AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$", re.DOTALL)
@@ -105,8 +104,6 @@ def _bytes(source: str) -> bytes:
 
 
 def _json(source: str, raw: bytes) -> dict[str, Any]:
-    import json  # noqa: PLC0415 - only for flows
-
     try:
         json.loads(raw)
     except json.JSONDecodeError as wrong:
@@ -123,8 +120,6 @@ def _json(source: str, raw: bytes) -> dict[str, Any]:
 
 
 def _toml(source: str, raw: bytes) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - only for flows
-
     try:
         text = raw.decode()
     except UnicodeDecodeError as failure:

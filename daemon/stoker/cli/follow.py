@@ -12,25 +12,21 @@ import sys
 import time
 from _thread import start_new_thread
 from binascii import a2b_base64
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import call, patiently
-from stoker.cli.kit.parser import JSON, RAW, Option, command
-from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED
+from stoker.cli.kit.parser import JSON, RAW, Given, Option, command
+from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED, RunInterrupt
 from stoker.core.errors import WaitTimeout
+from stoker.rpc.client import Client
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, NoReturn
-
-    from stoker.cli.kit.parser import Given
-    from stoker.cli.run_interrupt import RunInterrupt
-    from stoker.rpc.client import Client
     from stoker.rpc.shapes import StandingShape
 
-    # A notification of job.logs, and its bytes (None for a hole).
-    Show = Callable[[dict[str, Any], bytes | None], None]
+# A notification of job.logs, and its bytes (None for a hole).
+Show = Callable[[dict[str, Any], bytes | None], None]
 
 
 class Attendance:

@@ -6,21 +6,19 @@ dialects are in drawings.py). Refuses a daemon where a file is named: a flow can
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
+from typing import Any
+
+from stoker.cli import flowfile
 from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import counted, few, need_told, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-
-    Layers = list[list[Node]]
+Layers = list[list[Node]]
 
 MOST_IN_A_LAYER = 20
 FEW_NEEDS = 5
@@ -107,7 +105,6 @@ def _of_workflow(given: Given, word: str) -> tuple[str, list[Node]]:
 
 def _of_file(source: str) -> tuple[str, list[Node]]:
     """The steps of a flow file. Raises FlowInvalid with every mistake that can be known without a daemon."""
-    from stoker.cli import flowfile  # noqa: PLC0415 - only for files
     from stoker.rpc.flows import planned  # noqa: PLC0415 - as above
 
     try:
@@ -156,8 +153,6 @@ def _merged(name: str, members: list[Node]) -> Node:
 
 def layered(nodes: list[Node]) -> Layers:
     """Nodes that could run at the same time, layer by layer, in the order of what they need."""
-    from graphlib import TopologicalSorter  # noqa: PLC0415 - only for graphs
-
     by_name = {node.name: node for node in nodes}
     order = {node.name: number for number, node in enumerate(nodes)}
     sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})

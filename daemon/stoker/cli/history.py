@@ -7,18 +7,13 @@ the daemon knows: it renders job.history, and the attempts of job.get for `show`
 from __future__ import annotations
 
 from binascii import a2b_base64
+from collections.abc import Iterator
+from typing import Any
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Option, command
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-    from stoker.rpc.client import Client
+from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.rpc.client import Client
 
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024

@@ -6,17 +6,16 @@ renders job.list, job.get and job.why.
 
 from __future__ import annotations
 
+import shlex
+import time
+from binascii import a2b_base64
+from typing import Any
+
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import call, connect
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.selection import FILTER, Overview, wanted
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
 
 HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "JOB")
 SAYS = HEADERS.index("SAYS")
@@ -57,8 +56,6 @@ def ls(given: Given) -> int:
 
 
 def _print_jobs(found: list[dict[str, Any]]) -> None:
-    import time  # noqa: PLC0415 - `why` needs no clock
-
     render.table(*columns(found, time.time_ns() // 1_000_000))
 
 
@@ -114,8 +111,6 @@ def command_line(job: dict[str, Any]) -> str:
 
 def quoted(word: str | dict[str, str]) -> str:
     """As a shell reads it: `'a b'`, and `$'caf\\xe9'` for bytes that are not UTF-8."""
-    import shlex  # noqa: PLC0415 - submit quotes nothing
-
     if isinstance(word, str):
         return shlex.quote(word)
     text = plain_text(word).replace("\\", "\\\\").replace("'", "\\'")
@@ -124,8 +119,6 @@ def quoted(word: str | dict[str, str]) -> str:
 
 def plain_text(word: str | dict[str, str]) -> str:
     """A string of a spec as functions of the operating system take it."""
-    from binascii import a2b_base64  # noqa: PLC0415 - rarely needed
-
     return word if isinstance(word, str) else a2b_base64(word["base64"]).decode("utf-8", "surrogateescape")
 
 

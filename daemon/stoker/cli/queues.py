@@ -6,18 +6,14 @@ names a field of a spec, and the daemon says what it takes.
 
 from __future__ import annotations
 
+from typing import Any
+
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import call, connect
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.spec import SPEC
 from stoker.core.errors import UsageError
 from stoker.core.units import exit_codes, spoken
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
 
 REASON = Option("--reason", "TEXT", "why, for the log of changes")
 

@@ -6,17 +6,12 @@ Owns how such a plan reads. Refuses to recover: a daemon does that by itself at 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from stoker import paths
 from stoker.cli.kit import render
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.core.errors import UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
 
 # What is done about an attempt, as people say it.
 WOULD = {

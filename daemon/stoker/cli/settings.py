@@ -12,12 +12,8 @@ from pathlib import Path
 from stoker import config, paths
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.core.errors import ConfigInvalid, UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stoker.cli.kit.parser import Given
 
 CONFIG = Option("--config", "FILE", "this file (else the first that exists of `stoker config path`)")
 

@@ -12,19 +12,14 @@ import sys
 import termios
 import time
 import tty
+from typing import Any, NoReturn, Self
 
 from stoker.cli import admin, jobs
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import Option, command
+from stoker.cli.kit.parser import Given, Option, command
 from stoker.cli.kit.selection import Overview
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, NoReturn, Self
-
-    from stoker.cli.kit.parser import Given
-    from stoker.rpc.client import Client
+from stoker.rpc.client import Client
 
 SHORTEST_MS = 100
 LIVE = ("running", "held", "waiting", "queued")

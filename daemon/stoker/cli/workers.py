@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from stoker.cli.jobs import plain_text
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, command
+from stoker.cli.kit.parser import JSON, Given, command
 from stoker.core.errors import UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
 
 HEADERS = ("PID", "PARENT", "STATE", "CPU%", "CPU", "MEMORY", "FILES", "THREADS", "NAME")
 OF_THE_TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "LINES")

@@ -6,19 +6,15 @@ plan, and it is told as it was answered.
 
 from __future__ import annotations
 
+from typing import Any
+
 from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_told, workflow_id
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
 
 # What an answer may tell beside the state, and the words for it; in this order. What is only kept is for --json.
 TOLD = {

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Any
 
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import patiently
 from stoker.cli.kit.outcome import FINAL
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import few, workflow_id
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-    from stoker.rpc.client import Client
+from stoker.rpc.client import Client
 
 ENDED = ("succeeded", "failed", "cancelled")
 # What is said of an end that is none of success, and the next command.

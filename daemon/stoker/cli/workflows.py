@@ -6,19 +6,20 @@ file it is.
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING, Any
+
+from stoker.cli import flowfile
 from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import WAIT, counted, few, groups, need_told, workflow_id
+from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import FlowInvalid, UsageError
+from stoker.rpc.client import Client
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-    from stoker.rpc.client import Client
     from stoker.rpc.shapes import WorkflowAccepted
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
@@ -48,8 +49,6 @@ REMARK_WIDTH = 80
 def submit(given: Given) -> int:
     if given["dry_run"] and given["wait"]:
         raise UsageError("--dry-run stores nothing, so there is nothing to --wait for")
-    from stoker.cli import flowfile  # noqa: PLC0415 - only a submit reads files
-
     (source,) = given["words"]
     flow = flowfile.complete(flowfile.read(source))
     flowfile.check_size(source, flow)
@@ -69,8 +68,6 @@ def submit(given: Given) -> int:
         render.note(f"workflow {answer['id']} was submitted before with this key")
     if not given["wait"]:
         return 0
-    from stoker.cli.workflow_wait import until_ended  # noqa: PLC0415 - after the submit: steps start while this loads
-
     return until_ended(given, answer["id"] or 0)
 
 
@@ -128,8 +125,6 @@ def _newest(client: Client, wanted: list[str], most: int | None) -> tuple[list[d
 
 
 def _print_workflows(found: list[dict[str, Any]]) -> None:
-    import time  # noqa: PLC0415 - only a list tells ages
-
     now_ms = time.time_ns() // 1_000_000
     rows = [
         (

@@ -9,7 +9,9 @@ Exit statuses follow sysexits.h, JSON-RPC numbers section 5.1 of the JSON-RPC 2.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, Self
 
 EX_USAGE = 64
 EX_DATAERR = 65

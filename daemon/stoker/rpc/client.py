@@ -17,7 +17,7 @@ from binascii import a2b_base64
 from stoker.rpc import wire
 from stoker.rpc.conversation import Conversation
 
-TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, Unpack

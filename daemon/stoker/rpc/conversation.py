@@ -18,7 +18,7 @@ from stoker.core import errors
 from stoker.core.errors import DaemonUnreachable, NoAnswer, PermissionDenied, StokerError, TooManyConnections
 from stoker.rpc import wire
 
-TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedReader

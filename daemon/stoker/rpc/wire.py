@@ -16,7 +16,7 @@ from math import isfinite
 
 from stoker.core.errors import ParseError
 
-TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any

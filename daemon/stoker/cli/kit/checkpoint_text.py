@@ -5,6 +5,9 @@ Owns these readings: for eyes, for programs, and without a loss. Refuses to ask 
 
 from __future__ import annotations
 
+import json
+from binascii import b2a_base64
+
 from stoker.cli.kit import render
 
 TYPE_CHECKING = False
@@ -15,8 +18,6 @@ if TYPE_CHECKING:
 
 def plain(data: bytes, *, lossless: bool = False) -> Any:
     """The value of JSON, text as text, and of anything else its size and hash (`lossless`: base64)."""
-    import json  # noqa: PLC0415 - loaded by the transport already
-
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -29,8 +30,6 @@ def plain(data: bytes, *, lossless: bool = False) -> Any:
 
 def _summary(data: bytes, *, lossless: bool) -> dict[str, Any]:
     if lossless:
-        from binascii import b2a_base64  # noqa: PLC0415 - loaded by the transport already
-
         return {"base64": b2a_base64(data, newline=False).decode()}
     from hashlib import sha256  # noqa: PLC0415 - only for binary data
 

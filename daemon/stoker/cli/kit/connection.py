@@ -7,6 +7,7 @@ days and upgrades happen."""
 from __future__ import annotations
 
 import os
+import time
 
 from stoker.cli.kit import render
 from stoker.core.errors import DaemonUnreachable, Draining, TooManyConnections
@@ -27,7 +28,7 @@ PASSING = (DaemonUnreachable, Draining, TooManyConnections)
 
 
 def connect(given: Given) -> Client:
-    from stoker.rpc.client import Client  # noqa: PLC0415 - `--help` and completions need no socket
+    from stoker.rpc.client import Client  # noqa: PLC0415 - `checkpoint save` does without it
 
     return Client(given["socket"])
 
@@ -75,17 +76,14 @@ class Patience:
     """Pauses between attempts, longer and longer, never all alike, and the moment to give up."""
 
     def __init__(self, seconds: float) -> None:
-        import time  # noqa: PLC0415 - only for those who wait
-
-        self._time = time
         self._give_up = time.monotonic() + seconds
         self._pause_s = FIRST_PAUSE_S
 
     @property
     def over(self) -> bool:
-        return self._time.monotonic() >= self._give_up
+        return time.monotonic() >= self._give_up
 
     def pause(self) -> None:
         # Who was refused together must not come back together.
-        self._time.sleep(self._pause_s * (0.5 + os.urandom(1)[0] / 256))
+        time.sleep(self._pause_s * (0.5 + os.urandom(1)[0] / 256))
         self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)

@@ -6,11 +6,9 @@ stands, whatever it contains. Refuses to lay out for the two that do it themselv
 
 from __future__ import annotations
 
-from stoker.cli.kit.render import visible
+from collections.abc import Iterator, Sequence
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from stoker.cli.kit.render import visible
 
 SIGNS = {
     "waiting": "·", "queued": "○", "running": "▶", "held": "‖", "succeeded": "✓", "failed": "✗", "cancelled": "⊘",

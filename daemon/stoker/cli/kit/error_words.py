@@ -9,12 +9,9 @@ from __future__ import annotations
 import re
 import shlex
 
+from stoker.cli.kit.parser import Command, Given
 from stoker.cli.kit.spec import SPEC
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stoker.cli.kit.parser import Command, Given
-    from stoker.core.errors import StokerError
+from stoker.core.errors import StokerError
 
 MOST_SHOWN = 80  # characters of a value in a message
 

@@ -7,11 +7,9 @@ Refuses more columns than a person can follow. Pure.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence
 
-    from stoker.cli.kit.drawings import Node
+from stoker.cli.kit.drawings import Node
 
 MOST_COLUMNS = 16
 # How a column is joined to the node: by the side of it that the node is on, and whether its line goes on there.

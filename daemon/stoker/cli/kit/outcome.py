@@ -6,11 +6,10 @@ time limit, 1 for every other end that is no success. Pure.
 
 from __future__ import annotations
 
-from stoker.cli.kit import render
+from signal import Signals
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from stoker.cli.kit import render
 
 TIME_LIMIT = 124
 FINAL = ("succeeded", "failed", "cancelled", "expired", "superseded", "skipped")
@@ -101,8 +100,6 @@ def result(standing: dict[str, Any]) -> str:
 
 
 def _signal_name(number: int) -> str:
-    from signal import Signals  # noqa: PLC0415 - only for jobs that died of one
-
     try:
         return Signals(number).name
     except ValueError:

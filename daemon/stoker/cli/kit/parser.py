@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from stoker.core.errors import UsageError
 
-TYPE_CHECKING = False  # not imported: `typing` alone is a tenth of the budget of `stoker submit`
+TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    # Values by `Option.to`: None, False or [] for what was not given. `words` has the rest, `typed` by `Option.to` how
-    # each value was spelled.
+    # The parsed command line by `Option.to`: None, False or [] where an option was not given. `words` holds the
+    # positional arguments, `typed` each option as it was spelled, by `Option.to`.
     Given = dict[str, Any]
+else:
+    Given = dict
 
 
 class Option:

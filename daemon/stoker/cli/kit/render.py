@@ -8,8 +8,11 @@ NO_COLOR.
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 import sys
+import time
 
 from stoker.core.errors import CannotCreate
 
@@ -90,8 +93,6 @@ def when(at_ms: int | None) -> str:
     """UTC milliseconds as local time."""
     if at_ms is None:
         return "-"
-    import time  # noqa: PLC0415 - submit shows no times
-
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1_000))
 
 
@@ -133,29 +134,21 @@ def flush() -> None:
 
 def json_text(value: Any) -> str:
     """One line, pure ASCII: escapes of every kind are harmless in it."""
-    import json  # noqa: PLC0415 - loaded by the transport already
-
     return json.dumps(value, separators=(",", ":"))
 
 
 def json_document(value: Any) -> None:
     """One document: indented for eyes, compact for programs."""
-    import json  # noqa: PLC0415 - loaded by the transport already
-
     print(json.dumps(value, indent=2) if on_terminal() else json_text(value))
 
 
 def sorted_text(value: Any) -> str:
     """JSON made for eyes and diffs: keys sorted, a value a line."""
-    import json  # noqa: PLC0415 - loaded by the transport already
-
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
 
 
 def sorted_document(value: Any) -> None:
     """The same for programs too: pure ASCII."""
-    import json  # noqa: PLC0415 - loaded by the transport already
-
     print(json.dumps(value, indent=2, sort_keys=True))
 
 
@@ -223,8 +216,6 @@ class LogText:
         flush()  # what was printed as text comes before bytes
         self._terminal: TerminalText | None = None
         if on_terminal() and not raw:
-            import codecs  # noqa: PLC0415 - loaded at Python's own start
-
             from stoker.cli.kit.terminal_text import TerminalText  # noqa: PLC0415 - only for terminals
 
             live = os.environ.get("TERM") != "dumb"

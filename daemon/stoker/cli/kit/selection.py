@@ -6,16 +6,13 @@ Refuses to filter by itself: the daemon does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from stoker.cli.kit import outcome, values
-from stoker.cli.kit.parser import Option
+from stoker.cli.kit.parser import Given, Option
+from stoker.rpc.client import Client
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any
-
-    from stoker.cli.kit.parser import Given
-    from stoker.rpc.client import Client
 STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
 # What one looks for first: what runs, what wants a person, what waits, what is over.
 SECTIONS = (("running",), ("held",), ("waiting", "queued"), outcome.FINAL)

@@ -8,10 +8,13 @@ defaults and the daemon's settings apply.
 from __future__ import annotations
 
 import os
+import time
 
 from stoker.cli.kit import render, values
 from stoker.cli.kit.parser import Option
 from stoker.core.errors import FrameTooLarge, UsageError
+from stoker.rpc.client import of_any_bytes
+from stoker.rpc.wire import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,8 +162,6 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
 
 def overdue(spec: dict[str, Any]) -> str | None:
     """The remark for a `run_at` that has passed: the job is taken all the same and may start at once."""
-    import time  # noqa: PLC0415 - built in, and needed only where a time was given
-
     run_at = spec.get("run_at")
     if not isinstance(run_at, int) or not 0 <= run_at < time.time_ns() // 1_000_000:
         return None
@@ -169,9 +170,6 @@ def overdue(spec: dict[str, Any]) -> str | None:
 
 def sent_size(spec: dict[str, Any]) -> int:
     """The bytes that a job takes in a frame. Raises FrameTooLarge for one that no frame holds."""
-    from stoker.rpc.client import of_any_bytes  # noqa: PLC0415 - only where a job is sent
-    from stoker.rpc.wire import encode  # noqa: PLC0415 - as above
-
     size = len(encode(of_any_bytes(spec)))
     if size > SENT_BYTES:
         raise FrameTooLarge(

@@ -10,11 +10,8 @@ Invariant: what was written before the current line is never changed.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from unicodedata import combining, east_asian_width
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _UNDERSTOOD = re.compile(r"\x1b\[([0-9;:]*)([mK])")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;:]{0,40})?\Z")

@@ -6,6 +6,8 @@ spellings of the fix. Pure but for `moment`, which asks the clock for `+2h`.
 
 from __future__ import annotations
 
+import time
+
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
@@ -97,8 +99,6 @@ def moment(text: str) -> int:
     A local time that a change of the clocks skips or repeats is refused: it names no instant, or two.
     """
     if text.startswith("+"):
-        import time  # noqa: PLC0415 - rarely asked for
-
         return time.time_ns() // 1_000_000 + duration(text[1:])
     from datetime import datetime  # noqa: PLC0415 - rarely asked for
 
