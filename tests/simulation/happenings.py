@@ -16,6 +16,7 @@ from tests.simulation.world import ENOUGH, World
 
 Action = Callable[[World], None]
 LEAPS_MS = (-30 * 86_400_000, -3_600_000, -500, 500, 3_600_000, 30 * 86_400_000)
+IDENTIFIED = "SELECT 1 FROM attempts WHERE run_id = ? AND pid IS NOT NULL"
 EXITS = ((0, None), (0, None), (1, None), (64, None), (None, 11))
 
 
@@ -58,13 +59,32 @@ def _worker(world: World) -> None:
     elif worker.unborn:
         be_born(host, world.laws, worker)
     elif not world.calm and chance.random() < 0.1:
-        child = host.spawn(worker.pid, worker.session, again=True)
-        child.run_id, child.environ, child.stubborn = worker.run_id, worker.environ, chance.random() < 0.3
-        child.mark = worker.mark
+        _fork(world, worker)
     elif not world.calm and chance.random() < 0.02:
         worker.sleeping = True
     elif world.calm or chance.random() < 0.3:
         host.die(worker, *world.pick(list(EXITS)))
+
+
+def _fork(world: World, worker: Process) -> None:
+    """Some children hide: in another session, without an environment, as another user; never in all ways at once."""
+    host, chance = world.host, world.chance
+    child = host.spawn(worker.pid, worker.session, again=True)
+    child.run_id, child.environ, child.mark = worker.run_id, worker.environ, worker.mark
+    child.stubborn = chance.random() < 0.3
+    child.secret = child.rooted = worker.rooted or chance.random() < 0.1
+    if chance.random() < 0.2:
+        child.environ = b""
+        world.done["emptied environment"] += 1
+    child.stayed = worker.stayed
+    if child.mark and chance.random() < 0.2:
+        child.session, child.stayed = child.pid, False
+    elif (
+        child.stayed and chance.random() < 0.2 and world.disk.database.execute(IDENTIFIED, (worker.run_id,)).fetchone()
+    ):
+        # As sudo does it, which stays in the session. Whose that is can be told once the pid of its leader is on disk.
+        child.mark = 0
+    world.done["became root"] += child.rooted
 
 
 def _time(world: World) -> None:
@@ -139,7 +159,7 @@ def _power_loss(world: World) -> None:
 def _reuse_pid(world: World) -> None:
     """A stranger gets the number of a worker that just died; most often of one whose launcher had died before."""
     mains = [worker for worker in world.host.workers() if worker.main and not worker.unborn]
-    orphans = [worker for worker in mains if worker.parent == 1]
+    orphans = [worker for worker in mains if worker.parent == 1 and world.host.is_alone(worker)]
     if orphans:
         worker = world.pick(orphans)
         world.host.die(worker, *world.pick(list(EXITS)))

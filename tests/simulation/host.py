@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from types import SimpleNamespace
 
+from stoker.launcher import kernel
 from stoker.process.identity import ProcessStat
 
 TICK_MS = 10
@@ -29,9 +30,11 @@ class Process:
         self.inode = inode
         self.parent = parent
         self.session = session or pid
+        self.stayed = True  # in the session that its run's main process began
         self.environ = b""
         self.mark = 0  # in its limits
         self.secret = False  # of another user: its environment cannot be read
+        self.rooted = False  # became root under a Stoker that is not: it cannot be signalled either
         self.run_id: str | None = None
         self.launcher = ""
         self.main = False
@@ -54,6 +57,7 @@ class Host:
         self.wall = EPOCH_MS
         self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process truly ended
         self.waiting: int = 0  # pid of the launcher that runs now
+        self.reuses = 0
         self._inodes = 0
         self._fds = FIRST_FD
         self.boot()
@@ -90,6 +94,14 @@ class Host:
 
     # --- processes
 
+    def is_free(self, pid: int) -> bool:
+        """The kernel gives nobody a pid that is still the number of a session."""
+        return all(one.session != pid for one in self.processes.values())
+
+    def is_alone(self, process: Process) -> bool:
+        """In its session, whose number is free once it has ended."""
+        return all(one is process or one.session != process.pid for one in self.processes.values())
+
     def replace(self, dead: Process) -> Process:
         """A stranger on the pid of somebody who just died, within the same tick."""
         self.freed.remove(dead.pid)
@@ -104,7 +116,11 @@ class Host:
 
     def spawn(self, parent: int, session: int = 0, *, again: bool = False) -> Process:
         """A new process; `again`: on a pid that was somebody else's before."""
-        pid = self.freed.pop() if again and self.freed else self._next_pid()
+        free = [pid for pid in self.freed if self.is_free(pid)] if again else []
+        pid = free[-1] if free else self._next_pid()
+        if free:
+            self.freed.remove(pid)
+            self.reuses += 1
         process = Process(pid, self.boot_ms // TICK_MS, self._next_inode(), parent, session)
         self.processes[pid] = process
         return process
@@ -171,7 +187,55 @@ class Host:
     # --- what a launcher asks the kernel
 
     def kill(self, pid: int, signum: int) -> None:
+        self._permit(self.processes[pid])
         self.send(self.processes[pid], signum)
+
+    def killpg(self, group: int, signum: int) -> None:
+        """Whom it does not let us signal the kernel passes over, unless there is nobody else."""
+        members = [one for one in self.processes.values() if one.session == group]
+        for one in [one for one in members if not one.rooted] or members:
+            self._permit(one)
+            self.send(one, signum)
+
+    def _permit(self, process: Process) -> None:
+        if process.rooted:
+            raise PermissionError(errno.EPERM, "not yours")
+
+    def waitpid(self, pid: int, _options: int) -> tuple[int, int]:
+        if self.processes[pid].ended is None:
+            return 0, 0
+        self._free(self.processes[pid])
+        return pid, 0
+
+    def children(self, _fd: int, size: int, offset: int) -> bytes:
+        """Of the launcher that runs now, as its file in /proc tells them."""
+        return self._children_of(self.waiting)[offset : offset + size]
+
+    def _children_of(self, parent: int) -> bytes:
+        return b"".join(b"%d " % pid for pid, one in self.processes.items() if one.parent == parent)
+
+    def read_file(self, path: str) -> bytes:
+        """Of a process in /proc."""
+        _, _, pid, *inside = path.split("/")
+        if int(pid) not in self.processes:
+            raise FileNotFoundError(errno.ENOENT, path)
+        return self.read_environ(int(pid)) if inside == ["environ"] else self._children_of(int(pid))
+
+    def read_launcher_stat(self, pid: int) -> kernel.Stat:
+        process = self.processes.get(pid)
+        if process is None:
+            raise FileNotFoundError(errno.ENOENT, str(pid))
+        state = b"S" if process.ended is None else b"Z"
+        return kernel.Stat(state, process.parent, process.session, process.session, 1, process.start_ticks)
+
+    def is_over(self, pid: int) -> bool:
+        return pid not in self.processes or self.processes[pid].ended is not None
+
+    def pidfd_open(self, pid: int) -> int:
+        fd = self.open_pidfd(pid)
+        if fd is None:
+            raise ProcessLookupError(errno.ESRCH, str(pid))
+        return fd
 
     def wait4(self, _pid: int, _options: int) -> tuple[int, int, object]:
         mine = [process for process in self.processes.values() if process.parent == self.waiting]
@@ -207,6 +271,7 @@ class Host:
     def pidfd_send_signal(self, fd: int, signum: int) -> None:
         if self.pidfds[fd].ended is not None:
             raise ProcessLookupError(errno.ESRCH, "gone")
+        self._permit(self.pidfds[fd])
         self.send(self.pidfds[fd], signum)
 
     def read_stat(self, pid: int) -> ProcessStat | None:

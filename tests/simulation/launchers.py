@@ -19,8 +19,6 @@ from stoker.launcher.command import SpawnFailedError
 from stoker.launcher.launcher import Launcher
 from stoker.launcher.listener import DaemonPeer
 from stoker.launcher.loop import FIRST_HELLO_S, LauncherLoop
-from stoker.launcher.process_tree import Delivery
-from stoker.launcher.runs import Run, Runs
 from stoker.process.identity import mark_of
 from stoker.process.messages import Exited
 from tests.simulation.host import Host, Process
@@ -30,44 +28,6 @@ from tests.simulation.wire import Socket, Wire
 
 class DiedInSpawnError(BaseException):
     """The launcher was killed between fork and exec: its child goes on without it."""
-
-
-class SimulatedKin:
-    """Whose a process is, as the host knows it: the real one's ways to find out have tests of their own."""
-
-    leaked = stopped = 0
-
-    def __init__(self, host: Host, runs: Runs) -> None:
-        self._host = host
-        self._runs = runs
-
-    def _of(self, run_id: str) -> list[Process]:
-        return [one for one in self._host.processes.values() if one.run_id == run_id]
-
-    def __bool__(self) -> bool:
-        mains = self._runs.mains
-        return any(one.parent == self._host.waiting and pid not in mains for pid, one in self._host.processes.items())
-
-    def survey(self) -> bool:
-        return False
-
-    def forget(self, pid: int) -> None:
-        """Nothing is remembered of it."""
-
-    def stop_leaked(self) -> None:
-        """Nothing is leaked on this host."""
-
-    def has(self, run_id: str) -> bool:
-        return any(not one.main for one in self._of(run_id))
-
-    def count(self, run: Run) -> int:
-        return sum(one.ended is None and not one.main for one in self._of(run.run_id))
-
-    def signal_tree(self, run: Run, delivery: Delivery) -> None:
-        for one in self._of(run.run_id):
-            if one.ended is None:
-                self._host.send(one, delivery._signum)
-                delivery._reached.add((one.pid, one.start_ticks))
 
 
 class SimulatedSpawner:
@@ -229,7 +189,6 @@ class SimulatedLauncher:
         self.spawner.launcher = name
         core = Watched(name, instance, log, laws)
         core._spawner = self.spawner  # type: ignore[assignment]
-        core._kin = SimulatedKin(host, core._runs)  # type: ignore[assignment]
         core._has_pidfs = host.pidfs
         self.core = core
         self.loop = Turns(core, host.boot_ms / 1_000)

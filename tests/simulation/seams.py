@@ -25,7 +25,7 @@ from stoker.host import probe, threads
 from stoker.launcher import complaints
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import loop as launcher_loop
-from stoker.launcher import process_tree as launcher_kin
+from stoker.launcher import process_tree as launcher_tree
 from stoker.process import identity, launchers, outcomes, tree, work_files
 from stoker.process.client import LauncherClient
 from tests.simulation.launchers import SimulatedLogFile, SimulatedOutputs
@@ -114,11 +114,32 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
             "os",
             Layer(os, wait4=host.wait4, close=lambda _fd: None, getpid=lambda: host.waiting, kill=host.kill),
         ),
-        (launcher_kin, "os", Layer(os, kill=host.kill)),
+        (
+            launcher_tree,
+            "os",
+            Layer(
+                os,
+                open=lambda _path, _flags: -1,
+                pread=host.children,
+                getpid=lambda: host.waiting,
+                kill=host.kill,
+                killpg=host.killpg,
+                waitpid=host.waitpid,
+                pidfd_open=host.pidfd_open,
+                close=host.close,
+                listdir=lambda path: [path.split("/")[2]],
+            ),
+        ),
+        (launcher_tree, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
+        (
+            launcher_tree,
+            "kernel",
+            SimpleNamespace(read_file=host.read_file, read_stat=host.read_launcher_stat, has_ended=host.is_over),
+        ),
+        (launcher_tree, "read_mark", host.read_mark),
         (launcher_module, "Outputs", SimulatedOutputs),
         (launcher_module, "LogFile", SimulatedLogFile),
         (launcher_module, "Spawner", lambda: None),
-        (launcher_module, "ProcessTree", lambda _runs, _instance: None),
         (
             launcher_module,
             "kernel",

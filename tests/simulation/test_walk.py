@@ -20,7 +20,17 @@ from tests.simulation.walk import Walk
 from tests.simulation.world import LawBroken
 
 # What a fault must have led to, to have been one.
-CONSEQUENCES = ("EAGAIN on connect", "died in spawn", "storage failed", "launcher back", "room on disk", "drained")
+CONSEQUENCES = (
+    "EAGAIN on connect",
+    "died in spawn",
+    "storage failed",
+    "launcher back",
+    "room on disk",
+    "drained",
+    "pid used again",
+    "emptied environment",
+    "became root",
+)
 STEPS = 100_000
 EPISODE = 2_500
 LENGTH = max(1, int(os.environ.get("STOKER_FAULTS", "0")) // 50)

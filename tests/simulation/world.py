@@ -61,6 +61,7 @@ class World:
         """Let one thing happen. Raises LawBroken, or whatever escaped from the product."""
         action(self)
         self.done[name] += 1
+        self.done["pid used again"] = self.host.reuses
         for one in self.launchers.values():
             if one.wires and not one.alive:
                 one.hang_up()
