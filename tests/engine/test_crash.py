@@ -188,6 +188,7 @@ def test_launcher_when_killed_under_a_living_daemon_then_its_jobs_end_honestly_a
 
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
         if "survive" in options:
+            until(lambda: daemon.events("recovery_planned")[1:], why="the adoption of its worker")
             assert (state(client, job), alive(pid)) == ("running", True)
             gate.open()
         assert end_of(client, job) == expected

@@ -51,6 +51,7 @@ def test_log_when_a_survivors_launcher_was_killed_then_what_it_writes_still_come
     kill_launcher(daemon)
     if daemon_dies:
         daemon.start()
+    until(lambda: daemon.events("recovery_planned")[1:], why="the adoption of its worker")
 
     gate.open()
 
