@@ -12,7 +12,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from stoker.core.job.model import FINAL, Attempt, OutcomeKind, StopReason
+from stoker.core.job.model import FINAL, Attempt, OutcomeKind, RunId, StopReason
 from stoker.store.writer import Batch
 from tests.simulation.host import Process
 
@@ -53,7 +53,7 @@ FINALS = {state.value for state in FINAL}
 
 
 def job_of(run_id: str) -> int:
-    return int(run_id.partition(".")[0])
+    return RunId.parse(run_id).job_id
 
 
 class Laws:

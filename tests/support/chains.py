@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.core.errors import StokerError
+from stoker.core.job.model import RunId
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
 from stoker.core.workflow.context import rebuild
 from stoker.store import checkpoints
@@ -93,9 +94,9 @@ def unlike_changes(of: str, links: Sequence[Checkpoint], moves: Sequence[Mapping
         yield f"{of}: its transitions are {told}, its changes {seen}"
     ends = [msgspec.json.decode(link.data) for link in links if link.kind is CheckpointKind.STEP]
     ended = [
-        (move["job_id"], attempt["run_id"].split(".")[1])
+        (move["job_id"], RunId.parse(attempt["run_id"]).ordinal)
         for move in moves
         if (attempt := msgspec.json.decode(move["payload"]).get("attempt", {})).get("outcome")
     ]
-    if [(each["job"], str(each["attempt"])) for each in ends] != ended:
+    if [(each["job"], each["attempt"]) for each in ends] != ended:
         yield f"{of}: its ends of steps are {[(each['job'], each['attempt']) for each in ends]}, its changes {ended}"

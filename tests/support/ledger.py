@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stoker.core.job.model import RunId
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -48,7 +50,7 @@ class Line(NamedTuple):
 
     @property
     def job(self) -> int:
-        return int(self.run_id.split(".", 1)[0])
+        return RunId.parse(self.run_id).job_id
 
 
 class Ledger:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from stoker.core.job.model import Attempt, Identity
+from stoker.core.job.model import Attempt, Identity, RunId
 from stoker.process import identity as identities
 from tests.support.facts import until
 
@@ -143,7 +143,7 @@ class Herd:
     def attempts(self) -> list[Attempt]:
         """Their rows: open, of a launcher that is dead."""
         return [
-            Attempt(run_id=run_id, job_id=int(run_id.split(".")[0]), ordinal=1, launcher="1-dead0000",
+            Attempt(run_id=run_id, job_id=RunId.parse(run_id).job_id, ordinal=1, launcher="1-dead0000",
                     created_at=1, identity=identity)
             for run_id, identity in self.known.items()
         ]  # fmt: skip

@@ -14,6 +14,8 @@ import re
 
 from msgspec import Struct
 
+from stoker.core.job.model import RunId
+
 TRACE_ID_BYTES = 16
 SAMPLED = 0x01
 _FORMAT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
@@ -58,5 +60,5 @@ def derived_span_id(*parts: object) -> str:
 
 
 def attempt_span_id(run_id: str) -> str:
-    """The span of one attempt: the random part of its run_id (`<job>.<attempt>.<16 hex digits>`)."""
-    return run_id.rpartition(".")[2]
+    """The span of one attempt: the random part of its run id."""
+    return RunId.parse(run_id).nonce

@@ -14,7 +14,7 @@ from itertools import islice
 
 from stoker.core.job import events as ev
 from stoker.core.job.admission import AdmissionQueue, admit, paused
-from stoker.core.job.model import Attempt, ExecutionMode, Job
+from stoker.core.job.model import Attempt, ExecutionMode, Job, RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
@@ -97,7 +97,7 @@ class Dispatcher:
             return
         ordinal = job.attempts + 1
         attempt = Attempt(
-            run_id=f"{job.id}.{ordinal}.{secrets.token_hex(8)}",
+            run_id=str(RunId(job.id, ordinal, secrets.token_hex(8))),
             job_id=job.id,
             ordinal=ordinal,
             launcher=launcher,

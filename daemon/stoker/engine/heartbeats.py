@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from stoker.core.clock import Clock, Now
-from stoker.core.job.model import Attempt, Job
+from stoker.core.job.model import Attempt, Job, RunId
 from stoker.core.job.notice import Notice, judge_silence, read_notice
 from stoker.engine.memory import LiveState, Said
 from stoker.engine.timers import Alarm, Limit, Timers
@@ -134,7 +134,7 @@ class Heartbeats:
         said.status = said.status if notice.status is None else notice.status
         said.progress = said.progress if notice.progress is None else notice.progress
         if notice.trigger:
-            self._trigger(Alarm(now.steady, int(ear.run_id.partition(".")[0]), ear.run_id, Limit.UNRESPONSIVE))
+            self._trigger(Alarm(now.steady, RunId.parse(ear.run_id).job_id, ear.run_id, Limit.UNRESPONSIVE))
 
     # --- silence ---
 

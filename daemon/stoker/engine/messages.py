@@ -15,7 +15,7 @@ from typing import Any
 from stoker.core.errors import AlreadyFinished
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met
-from stoker.core.job.model import Actor, Job, OutcomeKind, Reason, State, StopReason
+from stoker.core.job.model import Actor, Job, OutcomeKind, Reason, RunId, State, StopReason
 from stoker.core.requests import JobStanding, Verb
 from stoker.engine import dependents
 from stoker.engine.dependents import need_failed
@@ -140,7 +140,7 @@ class Reports(Message):
                 case StartRefused():
                     self._refused(turn, report)
                 case Unproven() if turn.book.by_run(report.run_id) is not None:
-                    turn.step(int(report.run_id.split(".", 1)[0]), ev.Stuck(actor=Actor(note=report.why)))
+                    turn.step(RunId.parse(report.run_id).job_id, ev.Stuck(actor=Actor(note=report.why)))
 
     def _began(self, turn: Turn, report: Began) -> None:
         run = turn.book.by_run(report.run_id)
@@ -176,7 +176,7 @@ class Settle(Message):
     def __init__(self, ended: AttemptEnded, acknowledge: Callable[[Sequence[str]], None]) -> None:
         self._ended = ended
         self._acknowledge = acknowledge
-        self._job_id = int(ended.run_id.split(".", 1)[0])
+        self._job_id = RunId.parse(ended.run_id).job_id
 
     def want(self, wanted: Wanted) -> None:
         wanted.run_ids.add(self._ended.run_id)

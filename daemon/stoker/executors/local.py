@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import wall_ms
-from stoker.core.job.model import Identity, Outcome, OutcomeKind, Spec
+from stoker.core.job.model import Identity, Outcome, OutcomeKind, RunId, Spec
 from stoker.core.job.recovery import NEVER_STARTED
 from stoker.executors.base import AttemptEnded, Began, Delivered, Lost, Report, Sink, Start
 from stoker.executors.environment import Surroundings
@@ -237,8 +237,8 @@ class LocalExecutor:
             self.unstoppable.pop(run_id, None)
         elif self.unstoppable.get(run_id) != pids:
             self.unstoppable[run_id] = list(pids)
-            job_id, ordinal, _ = run_id.split(".")
-            log(LogEvent.WORKER_UNSTOPPABLE, job=int(job_id), attempt=int(ordinal), pids=self.unstoppable[run_id])
+            run = RunId.parse(run_id)
+            log(LogEvent.WORKER_UNSTOPPABLE, job=run.job_id, attempt=run.ordinal, pids=self.unstoppable[run_id])
 
     def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
         if run_id in self._orphans:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from stoker.core.job.model import RunId
 from stoker.process.worker_files import open_regular
 
 CHUNK = 256 * 1024
@@ -58,9 +59,9 @@ def log_path(state_dir: Path, job_id: int, ordinal: int) -> Path:
 
 
 def log_of(state_dir: Path, run_id: str) -> Path:
-    """The log of the attempt with that run_id (`<job>.<attempt>.<nonce>`)."""
-    job_id, ordinal, _ = run_id.split(".")
-    return log_path(state_dir, int(job_id), int(ordinal))
+    """The log of the attempt with that run id."""
+    run = RunId.parse(run_id)
+    return log_path(state_dir, run.job_id, run.ordinal)
 
 
 async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGenerator[Chunk, None]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from stoker.core.job.model import Identity
+from stoker.core.job.model import Identity, RunId
 
 PROC = Path("/proc")
 TOP = Path("/")
@@ -171,7 +171,7 @@ def _is_in(pid: int, cgroup: str) -> bool:
 
 def mark_of(run_id: str) -> int:
     """What the launcher sets as the limit of real-time CPU time for all processes of a run (launcher/marks.py)."""
-    return LOWEST_MARK | int(run_id.rpartition(".")[2], 16) & (LOWEST_MARK - 1)
+    return LOWEST_MARK | int(RunId.parse(run_id).nonce, 16) & (LOWEST_MARK - 1)
 
 
 def read_mark(pid: int) -> int:

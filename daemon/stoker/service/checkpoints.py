@@ -22,7 +22,7 @@ from stoker.core.errors import (
     InvalidParams,
     StaleAttempt,
 )
-from stoker.core.job.model import Job
+from stoker.core.job.model import Job, RunId
 from stoker.core.requests import CheckpointPart
 from stoker.core.workflow.checkpoint import (
     GZIP_ABOVE_BYTES,
@@ -64,7 +64,7 @@ class Save(Message):
     ) -> None:  # fmt: skip
         self._book = book
         self._run_id = run_id
-        self._job_id = int(run_id.split(".", 1)[0])
+        self._job_id = RunId.parse(run_id).job_id
         self._packed = packed
         self._status = status
         self._min_interval_ms = min_interval_ms

@@ -243,6 +243,23 @@ class Identity(Struct, frozen=True, kw_only=True):
 IN_PROCESS = "in-process"  # the launcher of attempts that are handlers of the daemon itself
 
 
+class RunId(Struct, frozen=True):
+    """The name of an attempt wherever it is known: `<job>.<attempt>.<16 random hex digits>`."""
+
+    job_id: int
+    ordinal: int
+    nonce: str
+
+    @classmethod
+    def parse(cls, text: str) -> RunId:
+        """Raises ValueError for any other text."""
+        job_id, ordinal, nonce = text.split(".")
+        return cls(int(job_id), int(ordinal), nonce)
+
+    def __str__(self) -> str:
+        return f"{self.job_id}.{self.ordinal}.{self.nonce}"
+
+
 class Attempt(Struct, frozen=True, kw_only=True):
     """One row of `attempts`: one run of a job."""
 
