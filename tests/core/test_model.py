@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.job.limits import NO_LIMITS, Limits
-from stoker.core.job.model import FINAL, LIVE, OnOrphan, Reason, Spec, State
+from stoker.core.job.model import FINAL, LIVE, OnOrphan, Reason, RunId, Spec, State
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 
@@ -74,3 +74,11 @@ def test_spec_when_it_exists_then_nobody_can_change_it() -> None:
     with pytest.raises(AttributeError):
         asked.command = "rm"  # type: ignore[misc]
     assert NOW.wall != NOW.steady
+
+
+def test_run_id_when_parsed_then_it_is_written_again_and_anything_else_is_refused() -> None:
+    assert RunId.parse("42.1.00ff00ff00ff00ff") == RunId(42, 1, "00ff00ff00ff00ff")
+    assert str(RunId(42, 1, "00ff00ff00ff00ff")) == "42.1.00ff00ff00ff00ff"
+    for text in ("", "42", "42.1", "42.one.ff", "4.2.1.ff"):
+        with pytest.raises(ValueError, match=r"unpack|invalid literal"):
+            RunId.parse(text)

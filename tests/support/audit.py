@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stoker.core.job.model import Spec
+from stoker.core.workflow.checkpoint import chain_of
 from stoker.engine.change_log import DERIVED, MUTABLE
 from stoker.store.jobs import spec_hash
 from tests.support.chains import broken_links, chains_of, unlike_changes, unlike_memory, wrong_context
@@ -224,7 +225,7 @@ class Audit:
 
     def workflow_chains(self) -> Iterator[str]:
         for workflow, row in self.workflows.items():
-            links = self.chains.get(f"w{workflow}", [])
+            links = self.chains.get(chain_of(workflow), [])
             steps = {job["step"]: job for job in self.jobs.values() if job["workflow_id"] == workflow}
             moves = [change for change in self.changes if change["job_id"] in {job["id"] for job in steps.values()}]
             yield from broken_links(f"workflow {workflow}", links)

@@ -22,6 +22,7 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import CheckpointDamaged
 from stoker.core.job.model import ExecutionMode, Job
 from stoker.core.job.recovery import NEVER_STARTED
+from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import opened
 from stoker.engine.memory import LiveState
 from stoker.executors.base import AttemptEnded, Sink, Start
@@ -147,7 +148,7 @@ class Inputs:
         """STOKER_INPUTS, once all of them were read; None where the kernel would refuse it."""
         if self._bytes > MAX_INPUTS_BYTES:
             return None
-        said = msgspec.json.encode(self._outputs, order="sorted")
+        said = encode_sorted(self._outputs)
         return said.decode() if len(said) <= MAX_INPUTS_BYTES else None
 
     async def write(self, path: str) -> None:

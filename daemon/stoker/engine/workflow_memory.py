@@ -16,14 +16,13 @@ from msgspec.structs import replace
 
 from stoker.core.errors import StepNotFound
 from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
-from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, pack, seal
+from stoker.core.sorted_json import encode_sorted
+from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
 from stoker.core.workflow.context import Stood
 from stoker.core.workflow.fingerprint import digest, proof
 from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, is_broken, state_of
 from stoker.core.workflow.template import named
 from stoker.store.workflows import StoredWorkflow
-
-_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class Blueprint(Struct, frozen=True, kw_only=True):
@@ -81,7 +80,7 @@ class LiveWorkflow(Struct):
 
     @property
     def chain(self) -> str:
-        return f"w{self.workflow.id}"
+        return chain_of(self.workflow.id)
 
     @property
     def jobs(self) -> dict[str, int]:
@@ -153,7 +152,7 @@ class LiveWorkflows:
         """Take in what was read; what is in memory already is newer."""
         for each in found:
             if each.workflow.id not in self.runs:
-                self.add(open_flow(each, heads.get(f"w{each.workflow.id}", Head())))
+                self.add(open_flow(each, heads.get(chain_of(each.workflow.id), Head())))
 
     def add(self, run: LiveWorkflow) -> None:
         self.runs[run.workflow.id] = run
@@ -238,7 +237,7 @@ class LiveWorkflows:
         job: Job | None = None,
     ) -> Checkpoint:
         """The next checkpoint of a workflow's chain."""
-        checkpoint = self.seal_next(run.chain, run.head, kind, status, pack(_encode(told)), at, job)
+        checkpoint = self.seal_next(run.chain, run.head, kind, status, pack(encode_sorted(told)), at, job)
         since = 0 if kind is CheckpointKind.CONTEXT else run.head.since_context + (kind is CheckpointKind.TRANSITION)
         run.head = Head(checkpoint.id, checkpoint.seq, since)
         return checkpoint

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from stoker.process.worker_files import make_regular
+from stoker.files import make_regular, sync
 
 DIRECTORY = "archive"
 
@@ -53,11 +53,7 @@ class ArchiveFile:
         os.fsync(self._raw.fileno())
         self._raw.close()
         self._fresh.replace(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(self._path.parent)
 
     def discard(self) -> None:
         self._raw.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from stoker.core.job.model import RunId
-from stoker.process.worker_files import open_regular
+from stoker.files import open_regular
 
 CHUNK = 256 * 1024
 LOOK_BACK_BYTES = 1 << 28  # whoever runs as the daemon's user can make a log of terabytes without a byte in it

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.core.errors import CannotCreate
+from stoker.files import read_regular
 from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
-from stoker.process.worker_files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

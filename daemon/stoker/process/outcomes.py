@@ -9,7 +9,6 @@ other line that cannot be read is damage and is not passed over.
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,8 @@ from msgspec.structs import replace
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.job.model import Outcome, OutcomeKind
+from stoker.files import NotRegular, read_regular, sync
 from stoker.process.messages import Exited
-from stoker.process.worker_files import NotRegular, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +44,7 @@ def remove_outcomes(paths: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
         directories.add(path.parent)
     for directory in directories:
-        _sync(directory)
+        sync(directory)
 
 
 def outcome_of(exited: Exited) -> Outcome:
@@ -98,11 +97,3 @@ def _kind(exited: Exited) -> OutcomeKind:
     if exited.oom:
         return OutcomeKind.OOM
     return OutcomeKind.SIGNAL if exited.signal is not None else OutcomeKind.EXIT
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -15,9 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core import outputs
+from stoker.core.sorted_json import encode_sorted
+from stoker.files import make_regular, open_regular
 from stoker.paths import SOCKET_PATH_BYTES
 from stoker.process.capture import last_words, log_of
-from stoker.process.worker_files import make_regular, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -139,7 +140,7 @@ def read_output(written: bytes) -> Output:
         values = outputs.read(written)
     except outputs.OutputRefused as error:
         return _refused(str(error))
-    return Output(text=msgspec.json.encode(values, order="sorted").decode()) if values else NO_OUTPUT
+    return Output(text=encode_sorted(values).decode()) if values else NO_OUTPUT
 
 
 def _refused(why: object) -> Output:

@@ -74,7 +74,7 @@ class Save(Message):
         """The end of a chain is read once for each attempt: a save in a row costs its commit and no look more."""
         run = self._book.by_run(self._run_id)
         if run is not None and run.job.workflow_id is None and self._run_id not in self._book.heads:
-            wanted.chains.add(f"j{self._job_id}")
+            wanted.chains.add(chain_of(None, self._job_id))
 
     def fail(self, error: Exception) -> None:
         if not self._future.done():

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
+from stoker.files import sync
 from stoker.store.file_identity import is_same_file, mark_of
 
 PRIVATE = 0o077
@@ -63,7 +64,7 @@ class StateDirectory:
             missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in reversed(missing):
-                _sync_once(path.parent)
+                sync(path.parent)
         except FileExistsError as error:
             raise CannotCreate(f"state directory {self.root} is there and is no directory", hint=ANOTHER) from error
         except OSError as error:
@@ -107,7 +108,7 @@ class StateDirectory:
                 f"another stokerd (pid {holder}) holds {self.root}", hint=f"{ask}, or choose another --state-dir"
             ) from None
         self._lock = descriptor
-        self._entries = _open(self.root)
+        self._entries = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if os.fstat(descriptor).st_size == 0:  # a lock that a power loss takes back would leave what looks like a copy
             try:
                 self.sync()
@@ -172,7 +173,7 @@ class StateDirectory:
         is older than the WAL, so the kernel tells us of that error too.
         """
         if self._entries is None:
-            _sync_once(self.root)
+            sync(self.root)
         else:
             os.fsync(self._entries)
 
@@ -203,15 +204,3 @@ def _holder(lock: int) -> tuple[str, str]:
     pid, _, rest = os.pread(lock, HOLDER_BYTES, 0).decode(errors="replace").partition("\n")
     socket = rest.partition("\n")[0]
     return pid or "unknown", f"stoker --socket {shlex.quote(socket)} status" if socket else "stoker status"
-
-
-def _open(directory: Path) -> int:
-    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _sync_once(directory: Path) -> None:
-    descriptor = _open(directory)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from stoker.core.clock import Now
 from stoker.core.job.model import Job
-from stoker.core.workflow.checkpoint import Head
+from stoker.core.workflow.checkpoint import Head, chain_of
 from stoker.store import attempts, checkpoints, workflows
 from stoker.store import jobs as job_rows
 from stoker.store.due import Due, due
@@ -122,6 +122,6 @@ def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Load
         loaded.flows = workflows.by_ids(connection, asleep)
     if wanted.workflows:
         loaded.jobs |= job_rows.of_workflows(connection, wanted.workflows)
-    chains = wanted.chains | {f"w{found.workflow.id}" for found in loaded.flows}
+    chains = wanted.chains | {chain_of(found.workflow.id) for found in loaded.flows}
     if chains:
         loaded.heads = checkpoints.heads(connection, chains)

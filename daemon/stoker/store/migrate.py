@@ -8,7 +8,6 @@ existing database is copied to `backups/` first, and the copy is verified.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sqlite3
 from contextlib import closing
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from stoker.core.clock import wall_ms
 from stoker.core.errors import StateRefused
+from stoker.files import sync
 from stoker.store.database import APPLICATION_ID
 
 _NAME = re.compile(r"(\d{4})_[a-z]+(_[a-z0-9]+)+\.sql")
@@ -125,7 +125,7 @@ def _copy(connection: sqlite3.Connection, target: Path) -> None:
     try:
         _copy_whole(connection, target)
         for path in (target, target.parent):
-            _sync(path)
+            sync(path)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -154,11 +154,3 @@ def difference(connection: sqlite3.Connection, copy: sqlite3.Connection) -> str 
         if counted[0] != counted[1]:
             return f"{counted[1]} of {counted[0]} rows of {table}"
     return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.job.model import Attempt, Job, Queue, Resource
-from stoker.core.workflow.checkpoint import Head
+from stoker.core.workflow.checkpoint import Head, chain_of
 from stoker.store import attempts, changes, checkpoints, jobs, queues, workflows
 from stoker.store.workflows import StoredWorkflow
 
@@ -47,7 +47,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         needed=jobs.needed(connection),
         untold=jobs.untold(connection),
         flows=flows,
-        chain_heads=checkpoints.heads(connection, [f"w{found.workflow.id}" for found in flows]),
+        chain_heads=checkpoints.heads(connection, [chain_of(found.workflow.id) for found in flows]),
         last_workflow=connection.execute(workflows.LAST_ID).fetchone()[0],
         last_checkpoint=connection.execute(checkpoints.LAST_ID).fetchone()[0],
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],

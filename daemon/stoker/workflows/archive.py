@@ -21,8 +21,9 @@ from msgspec import Struct
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import CheckpointDamaged
 from stoker.core.job.model import Job, State
+from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.analysis import Ending, analyse
-from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, chain_of, opened
 from stoker.core.workflow.state import WorkflowState
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import blueprint, width_of
@@ -42,8 +43,6 @@ LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow: the newest steps h
 DATA_BYTES = 64 * 1024 * 1024  # of all checkpoints of one workflow: the oldest have theirs left out beyond it
 TOGETHER_BYTES = 1024 * 1024  # of data in one read
 SHOWN = 20
-
-_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 async def endings(reader: Reader, found: StoredWorkflow) -> tuple[int, list[Ending]]:
@@ -142,7 +141,7 @@ class Archives:
             "flow": flow,
             "analysis": analyse(*await endings(self._reader, found)),
         }
-        yield _encode(head)[:-1]
+        yield encode_sorted(head)[:-1]
         for name, portions, tell in (
             ("steps", self._steps(steps), _as_it_is), ("changes", self._changes(found, steps), _as_it_is),
             ("attempts", self._attempts(steps), _as_it_is), ("checkpoints", self._checkpoints(found), _told),
@@ -176,7 +175,7 @@ class Archives:
 
     async def _checkpoints(self, found: StoredWorkflow) -> AsyncGenerator[list[Checkpoint], None]:
         """All of them; the newest have their data, as much as an archive may have, and never much of it in memory."""
-        chain, seq = f"w{found.workflow.id}", 0
+        chain, seq = chain_of(found.workflow.id), 0
         since = await self._reader.run(checkpoints.newest_within, chain, DATA_BYTES) or sys.maxsize
         while links := await self._reader.run(checkpoints.behind, chain, seq, PORTION):
             seq = links[-1].seq
@@ -233,7 +232,7 @@ def _add(file: ArchiveFile, part: bytes | Rows) -> None:
         return
     before = part.before
     for row in part.rows:
-        file.add([before, _encode(part.tell(row))])
+        file.add([before, encode_sorted(part.tell(row))])
         before = b","
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stoker.core.errors import ChainBroken, CheckpointDamaged, CheckpointNotFound
-from stoker.core.workflow.checkpoint import Checkpoint
+from stoker.core.workflow.checkpoint import Checkpoint, chain_of, owner_of
 from stoker.core.workflow.context import Context, rebuild
 from stoker.store import checkpoints
 from stoker.store.reader import Reader
@@ -64,7 +64,7 @@ async def check(reader: Reader, workflow_id: int, *, tolerant: bool) -> str | No
 
 async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpoint:
     """The checkpoint of a workflow with that id, without its data; None: its newest. Raises CheckpointNotFound."""
-    chain, hint = f"w{workflow_id}", f"stoker checkpoint ls {workflow_id}"
+    chain, hint = chain_of(workflow_id), f"stoker checkpoint ls {workflow_id}"
     if ident is None:
         newest = await reader.run(checkpoints.page, chain, None, 1)
         if not newest:
@@ -74,8 +74,6 @@ async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpo
     if found is None:
         raise CheckpointNotFound(f"to: there is no checkpoint {ident}", hint=hint, path="to", id=ident)
     if found.chain != chain:
-        of = f"workflow {found.chain[1:]}" if found.chain.startswith("w") else f"job {found.chain[1:]}"
-        raise CheckpointNotFound(
-            f"to: checkpoint {ident} is one of {of}, not of workflow {workflow_id}", hint=hint, path="to", id=ident
-        )
+        message = f"to: checkpoint {ident} is one of {owner_of(found.chain)}, not of workflow {workflow_id}"
+        raise CheckpointNotFound(message, hint=hint, path="to", id=ident)
     return found

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import CheckpointDamaged, NotAllowed
 from stoker.core.job.model import Actor, State
+from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import CheckpointKind, Packed, verified
 from stoker.core.workflow.context import Context
 from stoker.core.workflow.rollback import Target, Way, way_back
@@ -32,7 +33,6 @@ from stoker.telemetry.logs import log
 from stoker.workflows import commands
 
 TRIED = 20  # damaged checkpoints of one step in a row: beyond them it starts afresh
-_encode = msgspec.json.Encoder(order="sorted").encode
 _target = msgspec.json.Decoder(Target).decode
 
 
@@ -48,7 +48,7 @@ def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor
     commands.check_deadlines(turn, run, way.reset)
     to: dict[str, Any] = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
     told: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone)}
-    turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=_encode(target).decode(), **told)
+    turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encode_sorted(target).decode(), **told)
     stopping = commands.stop_all(turn, run, actor)
     stuck = [step.name for job_id, step in run.steps.items() if _is_stuck(turn, job_id)]
     return {**told, "reset": sorted(way.reset), "kept": sorted(way.kept), "stopping": stopping, "stuck": stuck}

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import IdempotencyConflict, QueueNotFound, StokerError
 from stoker.core.job.model import Actor, Need, Spec
+from stoker.core.sorted_json import encode_sorted
 from stoker.core.trace import new_trace_id
 from stoker.core.workflow import definition as flows
 from stoker.core.workflow.mistakes import Mistake, refuse
@@ -65,9 +66,7 @@ class FlowSubmission(Message):
         self._intake = intake
         self._offer = offer
         self._future = future
-        self._digest = hashlib.blake2b(
-            bytes(offer.sent) + msgspec.json.encode(offer.parameters, order="sorted"), digest_size=16
-        ).digest()
+        self._digest = hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters), digest_size=16).digest()
 
     def want(self, wanted: Wanted) -> None:
         if self._offer.key:

@@ -58,9 +58,14 @@ class Head(Struct, frozen=True):
     since_context: int = 0
 
 
-def chain_of(workflow_id: int | None, job_id: int) -> str:
-    """A step's checkpoints stand in the chain of its workflow."""
+def chain_of(workflow_id: int | None, job_id: int | None = None) -> str:
+    """The chain of a workflow, which its steps share, or of a job that is no step."""
     return f"j{job_id}" if workflow_id is None else f"w{workflow_id}"
+
+
+def owner_of(chain: str) -> str:
+    """The workflow or job that a chain belongs to, for messages."""
+    return f"{'workflow' if chain.startswith('w') else 'job'} {chain[1:]}"
 
 
 class Packed(Struct, frozen=True):

@@ -10,11 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-import msgspec
-
 from stoker.core.job.model import Spec
-
-_encode = msgspec.json.Encoder(order="sorted").encode
+from stoker.core.sorted_json import encode_sorted
 
 _SAID = {
     "command": "its command or arguments have changed",
@@ -27,7 +24,7 @@ _SAID = {
 
 def digest(value: object) -> str:
     """The hash of anything that JSON can say."""
-    return hashlib.blake2b(_encode(value), digest_size=16).hexdigest()
+    return hashlib.blake2b(encode_sorted(value), digest_size=16).hexdigest()
 
 
 def proof(spec: Spec, surroundings: str, outputs: Mapping[str, str | None]) -> dict[str, str]:

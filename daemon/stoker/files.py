@@ -1,8 +1,8 @@
-"""Opening files in places that a worker can write to: its log, its outputs, its checkpoint, the notes of launchers.
+"""Opening files where a worker can write, and making files and names durable.
 
-A worker runs as the same user, so what lies there may be a FIFO, a device, a link to another file, or a directory. An
-open of such a thing can block for ever, or read what was never meant. Invariant: what is returned is a descriptor of
-the regular file that has that name, and no open of this module blocks.
+A worker runs as the same user as the daemon. It may put a FIFO, a device, a link or a directory in the place of its
+log, its output, its checkpoint or a launcher's files: an open of these can block for ever or lead to another file.
+Invariant: every descriptor returned here is of the regular file that has that name, and no open blocks.
 """
 
 from __future__ import annotations
@@ -44,6 +44,15 @@ def read_regular(path: str | Path) -> bytes:
     """All of it. Raises as `open_regular` does."""
     with open(open_regular(path), "rb") as file:
         return file.read()
+
+
+def sync(path: str | Path) -> None:
+    """Make the data of a file, or the names in a directory, durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check(path: str | Path, opened: os.stat_result) -> None:
