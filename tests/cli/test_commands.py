@@ -95,10 +95,10 @@ def test_submit_when_run_at_has_passed_then_the_job_is_taken_and_a_note_says_so(
     batch = desk.stoker("submit", "--batch", str(lines))
 
     assert (one.status, one.out) == (0, "1\n")
-    assert one.err.startswith("stoker: run_at, 20")
-    assert one.err.endswith(", has passed: the job starts as soon as there is room\n")
+    assert one.err.startswith("stoker: the start time 20")
+    assert one.err.endswith(" has passed: the job starts as soon as there is room\n")
     assert (later.err, batch.status) == ("", 0)
-    assert batch.err.startswith("stoker: line 2: run_at, ")
+    assert batch.err.startswith("stoker: line 2: the start time ")
 
 
 def test_submit_when_stdin_is_a_file_then_its_text_is_sent_and_a_large_one_refused(desk: Desk, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(
         (["submit", "--stdin", "/no/such/file", "true"], "--stdin: cannot read /no/such/file: No such file"),
         (["submit", "--batch", "/no/such/file"], "cannot read /no/such/file: No such file"),
         (["submit", "--batch", "-", "true"], "--batch and a command exclude each other"),
-        (["submit", "--atomic", "true"], "--atomic is for --batch"),
+        (["submit", "--atomic", "true"], "--atomic needs --batch"),
         (["run"], "missing -- COMMAND"),
         (["sbmit"], "no command 'sbmit'"),
         (["queue", "puase"], "no command 'queue puase'"),
@@ -229,7 +229,7 @@ def test_submit_when_the_command_is_too_long_for_a_frame_then_the_hint_is_about_
     ended = desk.stoker("submit", "--", "echo", *(["x" * 1_000] * 1_500))
 
     assert ended.status == 65
-    assert "a job of 1.4M; at most 976.6K can be sent" in ended.err
+    assert "the job takes 1.4M; at most 976.6K can be sent" in ended.err
     assert "into a script" in ended.err
     assert desk.service.jobs == {}
 
@@ -254,7 +254,7 @@ def test_batch_when_atomic_is_too_much_for_one_frame_then_it_is_refused(desk: De
         ({"state": "failed", "exit_code": 7}, 7, "stoker: job 1 failed: exit code 7\n"),
         ({"state": "failed", "reason": "signal", "signal": 9}, 137, "stoker: job 1 failed: signal 9 (SIGKILL)\n"),
         ({"state": "failed", "reason": "timeout"}, 124, "stoker: job 1 failed: stopped at its time limit (timeout)\n"),
-        ({"state": "held", "reason": "poison"}, 1, "stoker: job 1 held: too many of its attempts ended unseen\n"),
+        ({"state": "held", "reason": "poison"}, 1, "stoker: job 1 held: too many attempts ended unseen\n"),
     ],
 )
 def test_run_when_the_job_has_ended_then_its_log_is_copied_and_its_code_passed_on(
@@ -306,7 +306,7 @@ def test_run_when_interrupted_twice_then_the_job_is_left_to_the_daemon(
 
     _, err = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130
-    assert b"job 1 is left to the daemon" in err
+    assert b"job 1 goes on without this command" in err
     assert b"stoker logs -f 1" in err
 
 
@@ -417,7 +417,7 @@ def test_ls_when_some_are_left_off_then_it_says_so_unless_that_was_asked_for(des
 
     cut = desk.stoker("ls", "--limit", "4", "--json")
 
-    assert desk.stoker("ls").err == "stoker: the first 30 are shown; --all or --limit N shows more\n"
+    assert desk.stoker("ls").err == "stoker: only the first 30 jobs are shown; --all or --limit N shows more\n"
     assert [desk.stoker("ls", *words).err for words in (["--limit", "4"], ["--all"], ["--ids"])] == ["", "", ""]
     assert [job["id"] for job in json.loads(cut.out)["jobs"]] == [31, 30, 29, 28]
     assert json.loads(cut.out)["more"] is True
@@ -443,7 +443,7 @@ def test_ls_when_many_jobs_are_held_then_newer_ones_are_seen_and_the_rest_is_tol
 
     states = [line.split()[1] for line in shown.out.splitlines()[1:]]
     assert (states.count("held"), states.count("succeeded")) == (10, 20)
-    assert shown.err == "stoker: more jobs are held than are shown: stoker ls --state held\n"
+    assert shown.err == "stoker: not all held jobs are shown: stoker ls --state held\n"
     assert len(all_held) == 41
 
 
@@ -566,7 +566,7 @@ def test_stoker_when_it_has_a_bug_then_one_line_says_so_and_debug_shows_more(
 
     assert plain.status == debug.status == 70
     assert "Traceback" not in plain.err
-    assert plain.err.startswith("stoker: internal error, a bug of stoker itself: TypeError: ")
+    assert plain.err.startswith("stoker: internal error, a bug in stoker: TypeError: ")
     assert debug.err.startswith("Traceback")
 
 

@@ -65,7 +65,7 @@ def test_verbs_when_a_filter_follows_another_then_each_acts_on_what_it_can_chang
 
     assert (held.stdout, released.stdout) == ("3 held\n", "3 queued\n")
     assert [answer["id"] for answer in json.loads(again.stdout)] == [2, 1]
-    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "stoker: no job matches\n")
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "stoker: no job matches the filter\n")
 
 
 @pytest.mark.parametrize(

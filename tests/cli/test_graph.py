@@ -82,7 +82,7 @@ def test_folding_when_one_entry_made_many_steps_then_they_are_one_node_in_their_
 
     folded = graph.folded([Node("init", [], "succeeded"), *made, link])
 
-    assert [(node.label, node.state, node.standing) for node in folded] == [
+    assert [(node.label, node.state, node.state_text) for node in folded] == [
         ("init", "succeeded", "succeeded"),
         ("compile x3", "failed", "2 succeeded, 1 failed"),
         ("link", "skipped", "skipped"),
@@ -94,18 +94,18 @@ def test_text_when_a_layer_is_long_then_what_wants_to_be_looked_at_is_shown_and_
     layer = [Node(f"s{number:04}", [], "succeeded") for number in range(1_000)]
     layer[700].state = "failed"
 
-    lines = [line for line, _ in graph.text_lines("t", graph.layered(layer), every=False)]
+    lines = [line for line, _ in graph.text_lines("t", graph.layered(layer), unfolded=False)]
 
     assert lines[0] == "t: 1000 steps, 1 layer"
     assert any("✗ s0700" in line for line in lines)
     assert lines[-1] == "   … 980 more: 980 succeeded"
-    assert len(graph.text_lines("t", [layer], every=True)) == 1_001
+    assert len(graph.text_lines("t", [layer], unfolded=True)) == 1_001
 
 
 def test_text_when_a_step_needs_many_then_the_first_are_named() -> None:
     many = nodes(*((f"s{number}", []) for number in range(9)), ("last", [f"s{number}" for number in range(9)]))
 
-    line, _ = graph.text_lines("t", graph.layered(many), every=False)[-1]
+    line, _ = graph.text_lines("t", graph.layered(many), unfolded=False)[-1]
 
     assert line.endswith("← s0 s1 s2 s3 s4 … 4 more")
 
@@ -241,4 +241,4 @@ def test_graph_when_it_is_asked_for_json_then_that_has_what_each_step_needs(
     assert [(step["name"], step["count"], step["critical"], step["needs"]) for step in told["steps"]] == [
         ("a", 2, True, []), ("b", 1, False, [{"step": "a", "on": "any"}])
     ]  # fmt: skip
-    assert (status, "exclude one another" in err) == (64, True)
+    assert (status, "exclude each other" in err) == (64, True)

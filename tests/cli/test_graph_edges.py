@@ -19,7 +19,7 @@ def nodes(edges: dict[str, str]) -> list[Node]:
 
 def drawing(edges: dict[str, str]) -> list[str]:
     ordered = nodes(edges)
-    return graph_edges.drawn(ordered, [node.name for node in ordered]) or []
+    return graph_edges.edge_columns(ordered, [node.name for node in ordered]) or []
 
 
 def read_back(lines: list[str]) -> dict[str, set[str]]:
@@ -94,15 +94,15 @@ def test_drawing_when_too_many_columns_would_be_open_then_there_is_none() -> Non
     many = [Node(str(number), [], None) for number in range(graph_edges.MOST_COLUMNS + 1)]
     last = Node("last", [(node.name, "ok") for node in many], None)
 
-    assert graph_edges.drawn([*many, last], ["*"] * (len(many) + 1)) is None
-    assert graph_edges.drawn([*many[1:], last], ["*"] * len(many)) is not None
+    assert graph_edges.edge_columns([*many, last], ["*"] * (len(many) + 1)) is None
+    assert graph_edges.edge_columns([*many[1:], last], ["*"] * len(many)) is not None
 
 
 def test_text_when_it_has_edges_then_signs_stand_in_them_and_labels_in_a_column() -> None:
     made = [Node("a", [], "succeeded"), Node("b", [("a", "ok")], "running"), Node("c", [("a", "any")], "waiting"),
             Node("d", [("b", "ok"), ("c", "ok")], "waiting")]  # fmt: skip
 
-    lines = [line for line, _ in graph.text_lines("t", graph.layered(made), every=False)]
+    lines = [line for line, _ in graph.text_lines("t", graph.layered(made), unfolded=False)]
 
     assert lines[1:] == [
         "1  ✓   a  succeeded",

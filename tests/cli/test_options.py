@@ -113,5 +113,5 @@ def test_overview_when_printed_then_every_command_has_its_line() -> None:
     lines = main.overview().splitlines()
 
     for name, (_, summary) in ROWS.items():
-        assert f"  {name:<20} {summary}" in lines
+        assert f"  {name:<22} {summary}" in lines
     assert max(map(len, lines)) <= 100

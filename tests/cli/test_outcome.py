@@ -23,17 +23,17 @@ def standing(
         (standing("failed", "exit", 7), 7, "job 42 failed: exit code 7"),
         (standing("failed", "exit", 0), 1, "job 42 failed: exit code 0"),
         (standing("failed", "signal", None, 9), 137, "job 42 failed: signal 9 (SIGKILL)"),
-        (standing("failed", "oom", None, 9), 137, "job 42 failed: killed for want of memory"),
+        (standing("failed", "oom", None, 9), 137, "job 42 failed: killed because memory ran out"),
         (standing("failed", "timeout", None, 15), 124, "job 42 failed: stopped at its time limit (timeout)"),
         (standing("failed", "deadline", None, 15), 124, "job 42 failed: its deadline passed"),
         (standing("expired", "deadline"), 124, "job 42 expired: its deadline passed"),
-        (standing("expired", "ttl"), 124, "job 42 expired: did not start within its ttl"),
+        (standing("expired", "ttl"), 124, "job 42 expired: did not start within its time to live (ttl)"),
         (standing("cancelled", "user", None, 15), 1, "job 42 cancelled: by a person"),
-        (standing("failed", "orphaned", None, None), 1, "job 42 failed: it ran or ended while no daemon watched it"),
-        (standing("held", "stuck"), 1, "job 42 held: a process may be alive that cannot be proven to be its own"),
+        (standing("failed", "orphaned", None, None), 1, "job 42 failed: ran or ended while no daemon was there"),
+        (standing("held", "stuck"), 1, "job 42 held: a process may be alive that cannot be proven to belong to it"),
         (standing("failed", "spawn_error"), 1, "job 42 failed: the command could not be executed"),
         (standing("skipped", "user", 1), 0, "job 42 skipped: by a person"),
-        (standing("skipped", "dependency"), 1, "job 42 skipped: a job it needs can no longer end as it must"),
+        (standing("skipped", "dependency"), 1, "job 42 skipped: a job it needs can no longer end as needed"),
     ],
 )
 def test_exit_status_when_a_job_has_ended_then_it_and_the_sentence_say_how(
@@ -62,7 +62,7 @@ def test_sentence_when_the_kernel_said_why_then_its_words_are_passed_on() -> Non
 def test_well_when_a_job_has_ended_then_it_means_that_what_needs_it_goes_on(
     where: dict[str, Any], *, well: bool
 ) -> None:
-    assert outcome.well(where) is well
+    assert outcome.ended_well(where) is well
 
 
 def test_result_when_shown_in_a_column_then_it_is_short() -> None:

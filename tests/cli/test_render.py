@@ -137,7 +137,7 @@ def test_log_text_when_escapes_were_spelled_out_then_a_person_is_told_of_raw(
         text.write(b"\x1b[31mred\x1b]0;title\x07\n")
 
     assert stdout.text() == "\x1b[31mred^[]0;title^G\n\x1b[0m"
-    assert stderr.text() == "stoker: control characters of this log were shown as text; --raw passes them on\n"
+    assert stderr.text() == "stoker: control characters in this log are shown as text; --raw passes them on\n"
 
 
 def test_log_text_when_raw_is_asked_then_a_terminal_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:

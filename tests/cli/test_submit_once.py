@@ -167,7 +167,7 @@ def test_run_when_it_is_told_to_end_then_it_names_its_job_and_that_goes_on(
         gate.open()
 
         assert (status, end_of(client, 1)) == (128 + signum, ("succeeded", "exit"))
-    assert "job 1 is left to the daemon and goes on" in err
+    assert "job 1 goes on without this command" in err
 
 
 def test_run_when_interrupted_before_the_daemon_answers_then_the_job_is_cancelled_once_it_is_known(
@@ -199,7 +199,7 @@ def test_run_when_the_reader_of_its_output_leaves_then_it_names_its_job_and_that
     said = says(run, "job 1")
     run.wait(DEADLINE_S)
 
-    assert said.startswith("stoker: job 1 is left to the daemon")
+    assert said.startswith("stoker: job 1 goes on without this command")
     assert run.returncode == 141
     gate.open()
     with crowded.client() as client:

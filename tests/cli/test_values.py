@@ -55,7 +55,7 @@ def test_duration_when_the_number_is_bare_then_the_error_names_both_fixes() -> N
 
 @pytest.mark.parametrize("text", ["30m1h", "1h1h", "5ms1s"])
 def test_duration_when_its_units_do_not_fall_then_it_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="behind a smaller or equal unit"):
+    with pytest.raises(UsageError, match="follows a smaller or equal unit"):
         values.duration(text)
 
 

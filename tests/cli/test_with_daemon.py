@@ -81,7 +81,7 @@ def test_submit_when_its_answer_cannot_be_printed_then_the_error_names_the_job_t
     with daemon.client() as client:
         (job,) = client.list()["jobs"]
     assert done.returncode == 74
-    assert f"job {job['id']} is stored, but its answer cannot be printed: No space left on device" in done.stderr
+    assert f"job {job['id']} is stored, but its id cannot be printed: No space left on device" in done.stderr
 
 
 def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: DaemonProcess) -> None:
@@ -188,9 +188,9 @@ def test_show_when_logs_are_asked_for_then_the_end_of_the_newest_one_is_shown(da
     unstarted = daemon.cli("show", "2", "--logs")
 
     expected = "\n".join(map(str, range(82, 101))) + "\nhalf"
-    assert shown.stdout.endswith(f"\n\nthe end of its log (stoker logs 1):\n{expected}\n")
+    assert shown.stdout.endswith(f"\n\nthe last lines of its log (stoker logs 1):\n{expected}\n")
     assert as_json["log_tail"] == expected
-    assert unstarted.stdout.endswith("the end of its log (stoker logs 2): nothing\n")
+    assert unstarted.stdout.endswith("the last lines of its log (stoker logs 2): nothing\n")
     assert "log_tail" not in json.loads(daemon.cli("show", "1", "--json").stdout)
 
 

@@ -143,7 +143,7 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_its_line_and_nothing_is_s
         ('name = "x"\n[steps.a\n', "flow.toml", "flow.toml:2:9: "),
         ('name = "x"\nname = "y"\n', "flow.toml", "flow.toml:2:"),
         ('name = "', "flow.toml", "flow.toml:1"),
-        ("started = 2026-01-01\n", "flow.toml", "started: date 2026-01-01 is nothing a flow can hold"),
+        ("started = 2026-01-01\n", "flow.toml", "started: a flow cannot hold the date 2026-01-01"),
         (r'steps.a.args = ["a\u0000b"]', "flow.toml", "flow.toml has 1 mistake\n"),
         (r'steps.a.args = ["ok", "a\u0000b"]', "flow.toml", "flow.toml: steps.a.args[1]: NUL at character 1"),
         (r'steps.a.env."A\u0000" = "1"', "flow.toml", "flow.toml: steps.a.env: NUL at character 1"),
@@ -213,8 +213,8 @@ def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_can_make_
 
     assert (failed.returncode, failed.stderr.splitlines()[0]) == (1, "stoker: workflow 1 failed: b (failed)")
     assert (retried.returncode, retried.stdout) == (0, "1 running\n")
-    assert retried.stderr == "stoker: taken again: b c\n"
-    assert of_step.stderr == "stoker: taken again: c\n"
+    assert retried.stderr == "stoker: queued again: b c\n"
+    assert of_step.stderr == "stoker: queued again: c\n"
     assert "timeout      30.0s an attempt" in daemon.cli("show", "2").stdout
 
 
@@ -233,7 +233,7 @@ def test_show_when_a_failure_is_analysed_then_it_says_what_it_was_and_the_next_c
 
     last = told.stdout.splitlines()[-6:]
     assert last[0].startswith("2 of 3 steps failed: a ran for longer than allowed")
-    assert last[1] == "failure     partial; a critical step is among them"
+    assert last[1] == "failure     partial; a critical step failed"
     assert {tuple(line.split()) for line in last[2:5]} == {("timeout", "a"), ("dependency", "b"), ("exit", "c")}
     assert last[5] == "next: stoker workflow retry 1 --failed --timeout 1s"
     assert archive["blocked"] == ["b"]
@@ -247,7 +247,7 @@ def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
     daemon.cli("hold", "2")
 
     with Opening(str(daemon.socket), gate) as client:
-        counts = workflow_wait.to_the_end(client, int(flow))["counts"]
+        counts = workflow_wait.wait_until_still(client, int(flow))["counts"]
     waited = daemon.cli("workflow", "wait", flow)
 
     assert counts == {"succeeded": 1, "held": 1}
@@ -303,14 +303,14 @@ def test_wait_when_a_step_is_held_then_it_goes_on_while_another_will_move(states
     needs: list[list[dict[str, str]]] = [[], [{"step": "a", "on": "ok"}]]
     steps = [{"name": name, "state": state, "needs": own} for name, state, own in zip("ab", states, needs, strict=True)]
 
-    assert workflow_wait._still({"state": "running", "steps": steps}) is still
+    assert workflow_wait._is_still({"state": "running", "steps": steps}) is still
 
 
 @pytest.mark.parametrize(("second", "still"), [("queued", True), ("waiting", True), ("running", False)])
 def test_wait_when_a_workflow_is_paused_then_it_goes_on_while_something_runs(second: str, still: bool) -> None:  # noqa: FBT001
     steps = [{"name": name, "state": state, "needs": []} for name, state in (("a", "succeeded"), ("b", second))]
 
-    assert workflow_wait._still({"state": "paused", "steps": steps}) is still
+    assert workflow_wait._is_still({"state": "paused", "steps": steps}) is still
 
 
 def test_wait_when_a_workflow_is_paused_and_what_ran_ends_then_a_person_is_named_as_the_one_to_go_on(
@@ -322,7 +322,7 @@ def test_wait_when_a_workflow_is_paused_and_what_ran_ends_then_a_person_is_named
     daemon.cli("workflow", "pause", flow)
 
     with Opening(str(daemon.socket), gate) as client:
-        state = workflow_wait.to_the_end(client, int(flow))["state"]
+        state = workflow_wait.wait_until_still(client, int(flow))["state"]
     waited = daemon.cli("workflow", "wait", flow)
 
     assert state == "paused"
@@ -339,7 +339,7 @@ def test_skip_when_others_wait_for_the_step_then_they_are_named(daemon: DaemonPr
     skipped = daemon.cli("workflow", "skip", flow, "a")
 
     assert listed[:3] == ["1", "failed", "0/2"]
-    assert (skipped.stdout, skipped.stderr) == ("1 running\n", "stoker: run without what a was to do: b\n")
+    assert (skipped.stdout, skipped.stderr) == ("1 running\n", "stoker: run without the result of a: b\n")
 
 
 def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(daemon: DaemonProcess, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(daemon: Daemo
     done = daemon.cli("workflow", "retry", flow)
 
     assert (done.returncode, done.stdout) == (0, "1 succeeded\n")
-    assert done.stderr.startswith("stoker: no step of it failed, so none is taken again")
+    assert done.stderr.startswith("stoker: no step failed, so no step was queued again")
 
 
 def test_submit_when_mistakes_are_of_many_kinds_then_they_are_told_from_the_top_to_the_end_of_the_file(
@@ -453,8 +453,8 @@ def test_rollback_when_steps_were_completed_since_then_they_are_named_as_not_und
     assert (without.returncode, "--to latest" in without.stderr) == (64, True)
     assert done.returncode == 0
     assert "stoker: back to checkpoint 1 (seq 1)" in done.stderr
-    assert "stoker: taken again: b" in done.stderr
-    assert "stoker: completed since, and not undone: a" in done.stderr
+    assert "stoker: queued again: b" in done.stderr
+    assert "stoker: completed since then and not undone: a" in done.stderr
     assert state.stdout == "1\n"
 
 
@@ -506,12 +506,12 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
     [
         (["workflow", "show", "99"], "there is no workflow 99"),
         (["workflow", "show", "x"], "'x' is not the id of a workflow"),
-        (["workflow", "retry", "1", "--all", "--failed"], "exclude one another"),
+        (["workflow", "retry", "1", "--all", "--failed"], "exclude each other"),
         (["workflow", "ls", "--state", "done"], "no state 'done'"),
         (["workflow", "submit", "/no/such/file"], "cannot read /no/such/file"),
         (["workflow", "submit", ""], "cannot read '': "),
-        (["workflow", "submit", "x", "--dry-run", "--wait"], "nothing to --wait for"),
-        (["workflow", "graph", "/no/such/file"], "hint: the id of a workflow, or a flow file"),
+        (["workflow", "submit", "x", "--dry-run", "--wait"], "nothing to wait for"),
+        (["workflow", "graph", "/no/such/file"], "hint: name the id of a workflow, or a flow file"),
         (["workflow", "ls", "--limit", "0"], "--limit: 0 is less than 1"),
         (["workflow", "ls", "--limit", "1", "--all"], "--all and --limit contradict each other"),
         (["workflow", "rollback", "1", "--to", "x"], "--to: 'x' is not the id of a checkpoint"),
@@ -519,11 +519,11 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["workflow", "resume", "1", "--timeout", "0s"], "--timeout 0s: "),
         (["workflow", "resume", "1", "--max-attempts", "0"], "--max-attempts: 0 is less than 1"),
         (["workflow", "submit", "x", "--param", "a"], "'a' is not KEY=VALUE"),
-        (["workflow", "resume", "1", "--explain", "--wait"], "nothing to --wait for"),
+        (["workflow", "resume", "1", "--explain", "--wait"], "nothing to wait for"),
         (["checkpoint", "show", "99"], "there is no checkpoint 99"),
         (["checkpoint", "show", "x"], "'x' is not the id of a checkpoint"),
-        (["checkpoint", "ls"], "name a workflow"),
-        (["checkpoint", "ls", "1", "--job", "2"], "name only one of them"),
+        (["checkpoint", "ls"], "name one: a workflow"),
+        (["checkpoint", "ls", "1", "--job", "2"], "name only one: a workflow"),
         (["checkpoint", "ls", "x"], "'x' is not the id of a workflow\nhint: stoker workflow ls"),
         (["checkpoint", "ls", "1", "--limit", "0"], "--limit: 0 is less than 1"),
         (["checkpoint", "ls", "77"], "there is no workflow 77\nhint: stoker workflow ls"),

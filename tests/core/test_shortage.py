@@ -1,4 +1,4 @@
-"""When dispatch backs off because the host lets nothing start, and when it goes on."""
+"""When dispatch backs off because the host cannot start a process, and when it goes on."""
 
 from __future__ import annotations
 

@@ -367,7 +367,7 @@ def test_why_when_the_host_lets_nothing_start_then_that_blocks_a_queued_job() ->
     blocker = why(job(State.QUEUED), shortage=shortage)
 
     assert (blocker.code, blocker.hint) == ("host", "stoker status")
-    assert blocker.message == "the host lets nothing start (true: Cannot allocate memory); the next try is in 4.00s"
+    assert blocker.message == "the host cannot start a process (true: Cannot allocate memory); the next try is in 4.00s"
 
 
 def test_why_when_one_start_failed_then_the_host_is_not_blamed_for_others() -> None:

@@ -72,7 +72,7 @@ def test_queue_when_the_host_lets_nothing_start_then_no_job_is_charged_and_all_r
         assert "host" in blockers
         assert not health["ok"]
         assert told in health["checks"]["starts"]
-        assert "the host lets nothing start" in answer
+        assert "the host cannot start a process" in answer
         assert {client.get(job)["failures"] for job in jobs} == {0}
         assert shortage(client) is None
         assert client.call("system.health")["ok"]

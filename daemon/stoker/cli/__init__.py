@@ -1,5 +1,4 @@
-"""The `stoker` command: parse, call, render.
+"""The `stoker` command: parse, call the daemon, render.
 
-Owns the words people type and the text they read. Refuses decisions (the daemon makes them) and heavy
-imports (a shell loop of submits pays for each one). One table in main.py names every command.
+Owns the words people type and the text they read. The daemon makes every decision. main.py has the table of commands.
 """

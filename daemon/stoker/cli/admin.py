@@ -1,7 +1,6 @@
 """The daemon as a whole: status and drain.
 
-Owns the order in which its facts are read: is it well, what does it do, what holds it back. Refuses to judge
-them; whether something is wrong is what `safe_mode`, `throttled`, `full` and `state` say.
+Owns the facts of `status` and their order: what it is, what it does, what holds it back.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.queues import print_queues
 
 MOST_STALE = 5
-# What became of open attempts, in the order in which a person asks.
+# What a start did with unfinished attempts, in the order in which it is shown.
 RECOVERED = (
     ("settled", "settled"),
     ("adopted", "adopted"),
@@ -41,13 +40,13 @@ def status(given: Given) -> int:
 def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("stokerd", f"{answer['version']}, pid {answer['pid']}, up {render.span(answer['uptime_ms'])}"),
-        ("mode", f"safe mode, nothing is changed: {answer['safe_mode']}" if answer["safe_mode"] else answer["mode"]),
+        ("mode", f"safe mode, changes are refused: {answer['safe_mode']}" if answer["safe_mode"] else answer["mode"]),
         ("next", answer["safe_mode_next"]),
         ("jobs", _jobs(answer)),
         ("pressure", _pressure(answer["pressure"])),
         ("starts", _shortage(answer["host_shortage"])),
         *[("launcher", _launcher(launcher)) for launcher in answer["launchers"]],
-        *[("stale", told) for told in _stale(answer["stale_checkpoints"])],
+        *[("stale", remark) for remark in _stale(answer["stale_checkpoints"])],
         ("recovery", _recovery(answer["recovery"], safe_mode=answer["safe_mode"])),
         ("disk", _disk(answer["disk"])),
         ("state dir", answer["state_dir"]),
@@ -65,14 +64,14 @@ def _shortage(shortage: dict[str, Any] | None) -> str | None:
     if shortage is None:
         return None
     next_try = render.span(shortage["next_try_in_ms"])
-    return f"the host lets nothing start: {shortage['error']}; jobs wait uncharged, the next try is in {next_try}"
+    return f"the host cannot start a process: {shortage['error']}; jobs wait, uncharged; next try in {next_try}"
 
 
 def _pressure(pressure: dict[str, Any]) -> str:
     measured = [f"{gauge} {level:.0f}%" for gauge, level in pressure["levels"].items()]
     causes = " and ".join(pressure["causes"])
-    state = f"low queues are throttled by {causes}" if pressure["throttled"] else "nothing is throttled"
-    return ", ".join([*measured, state, f"throttlings so far: {pressure['throttle_events']}"])
+    state = f"queues of class low are throttled by {causes}" if pressure["throttled"] else "not throttled"
+    return ", ".join([*measured, state, f"throttled {pressure['throttle_events']} times so far"])
 
 
 def _launcher(launcher: dict[str, Any]) -> str:
@@ -80,26 +79,26 @@ def _launcher(launcher: dict[str, Any]) -> str:
     return f"{launcher['id']}, pid {launcher['pid']}, {launcher['state']}, {launcher['running']} running{leaked}"
 
 
-def _stale(found: list[dict[str, Any]]) -> list[str]:
-    more = len(found) - MOST_STALE
-    return [*map(outcome.stale, found[:MOST_STALE]), *([f"and {more} more"] if more > 0 else [])]
+def _stale(attempts: list[dict[str, Any]]) -> list[str]:
+    more = len(attempts) - MOST_STALE
+    return [*map(outcome.stale, attempts[:MOST_STALE]), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _recovery(recovery: dict[str, Any], *, safe_mode: str | None) -> str:
-    """What the last start did with what it found open."""
-    did = [f"{recovery[count]} {words}" for count, words in RECOVERED if recovery[count]]
-    if safe_mode and recovery["took_ms"] is None and not did:
-        return f"given up, what was open is left as it is; began {render.when(recovery['started_at'])}"
-    took = "not over yet" if recovery["took_ms"] is None else f"took {render.span(recovery['took_ms'])}"
-    return f"{', '.join(did) or 'nothing was open'}; began {render.when(recovery['started_at'])}, {took}"
+    """What the last start did with unfinished attempts."""
+    counts = [f"{recovery[count]} {words}" for count, words in RECOVERED if recovery[count]]
+    if safe_mode and recovery["took_ms"] is None and not counts:
+        return f"stopped, unfinished attempts are unchanged; began {render.when(recovery['started_at'])}"
+    took = "still going on" if recovery["took_ms"] is None else f"took {render.span(recovery['took_ms'])}"
+    return f"{', '.join(counts) or 'no unfinished attempts'}; began {render.when(recovery['started_at'])}, {took}"
 
 
 def _disk(disk: dict[str, Any]) -> str:
-    return f"{render.size(disk['free_bytes'])} free{', FULL: nothing is accepted' if disk['full'] else ''}"
+    return f"{render.size(disk['free_bytes'])} free{', FULL: new jobs are refused' if disk['full'] else ''}"
 
 
 @command(
-    options=(Option("--stop", None, "stop also those that would survive the daemon"), JSON),
+    options=(Option("--stop", None, "also stop the jobs that survive the daemon"), JSON),
     examples=("stoker drain", "stoker drain --stop"),
 )
 def drain(given: Given) -> int:
@@ -107,10 +106,8 @@ def drain(given: Given) -> int:
     if given["json"]:
         render.json_document(answer)
     else:
-        whom = (
-            "jobs that still run are stopped"
-            if given["stop"]
-            else "those that still run and do not survive are stopped"
+        which = "jobs that still run" if given["stop"] else "jobs that still run and were not submitted with --survive"
+        render.note(
+            f"draining: no job starts; after [daemon] drain_timeout_ms {which} are stopped and the daemon exits"
         )
-        render.note(f"draining: nothing new starts; after [daemon] drain_timeout_ms {whom}, and the daemon leaves")
     return 0

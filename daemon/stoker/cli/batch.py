@@ -1,8 +1,8 @@
-"""`stoker submit --batch`: one JSON spec a line in, one id a line out, as answers come.
+"""`stoker submit --batch`: one JSON object per line in, one id per line out, as the answers come.
 
-Owns the reading of lines and the telling of what became of each. What one read gives is sent at once, so a file
-goes in large pieces and what a slow producer pipes in is stored as it comes. Refuses to stop at a bad line: it is
-told with its number and the others go on (`--atomic`: one bad line, and nothing is stored).
+Owns reading the lines and reporting on each. All complete lines of one read are sent together: a file goes in large
+requests, and the output of a slow producer is stored as it comes. A bad line is reported with its number and the others
+are stored; with `--atomic` one bad line keeps all from being stored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def submit_batch(given: Given, defaults: dict[str, Any]) -> int:
 
 
 def _pieces(source: str) -> Iterator[list[Line]]:
-    """Numbered lines, as many as each read completes. Raises UsageError for a file that cannot be read."""
+    """The numbered lines that each read completes. Raises UsageError for a file that cannot be read."""
     try:
         descriptor = 0 if source == "-" else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         number, rest = 0, b""
@@ -42,14 +42,14 @@ def _pieces(source: str) -> Iterator[list[Line]]:
             *lines, rest = (rest + data).split(b"\n")
             yield [(number + i, line) for i, line in enumerate(lines, 1) if line.strip()]
             number += len(lines)
-    except OSError as failure:
-        raise UsageError(f"cannot read {source or repr(source)}: {failure.strerror}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {source or repr(source)}: {error.strerror}") from None
     if rest.strip():
         yield [(number + 1, rest)]
 
 
 class SubmitBatch:
-    """Jobs on their way: `take` lines as they come, then `finish`."""
+    """Submits lines as they come: call `take` for each piece, then `finish`."""
 
     def __init__(self, client: Client, defaults: dict[str, Any], *, atomic: bool, as_json: bool) -> None:
         self._client = client
@@ -65,8 +65,8 @@ class SubmitBatch:
         for number, line in lines:
             try:
                 spec, size = self._read(line)
-            except StokerError as failure:
-                self._refused(number, failure)
+            except StokerError as error:
+                self._refuse(number, error)
             else:
                 if remark := overdue(spec):
                     render.note(f"line {number}: {remark}")
@@ -84,7 +84,7 @@ class SubmitBatch:
         return self._statuses[0] if len(set(self._statuses)) == 1 else 1
 
     def _read(self, line: bytes) -> tuple[dict[str, Any], int]:
-        """The job of one line and its size. Whatever would make the daemon refuse a whole frame is found here."""
+        """The job of one line and its size. Raises here what would make the daemon refuse all jobs of a request."""
         spec = parse_strict(line)
         if not isinstance(spec, dict):
             raise InvalidParams("not a JSON object", hint='write {"command": "sha256sum", "args": ["/etc/hosts"]}')
@@ -93,12 +93,12 @@ class SubmitBatch:
 
     def _send_all_or_none(self) -> None:
         if self._statuses:
-            render.note("nothing was stored: --atomic is all or none")
+            render.note("nothing was stored: --atomic stores all jobs or none")
         elif self._unsent_bytes > SENT_BYTES:
             much, most = render.size(self._unsent_bytes), render.size(SENT_BYTES)
             raise UsageError(
                 f"--atomic stores at most {most} at once, and this is {much}",
-                hint="without --atomic, an idempotency_key in each line makes sending all of it again harmless",
+                hint="leave out --atomic; with an idempotency_key in each line, a repeated batch stores nothing twice",
             )
         else:
             self._send()
@@ -109,22 +109,22 @@ class SubmitBatch:
             return
         answers = self._client.submit_many([spec for _, spec in sent], atomic=self._atomic)
         for (number, _), answer in zip(sent, answers, strict=True):
-            self._tell(number, answer)
+            self._report(number, answer)
         render.flush()
         render.progress(f"{self._stored} stored, {len(self._statuses)} refused")
 
-    def _tell(self, number: int, answer: Any) -> None:
+    def _report(self, number: int, answer: Any) -> None:
         if "error" in answer:
-            # Its path begins with the place in a frame, which says nothing here.
+            # The path begins with the position in the request (`jobs[3].`): the line number replaces it.
             message = answer["error"]["message"].split("].", 1)[-1]
             transient = answer["error"]["data"].get("transient")
-            failure = StokerError(message, hint=answer["error"]["data"].get("hint"))
-            self._refused(number, failure, EX_TEMPFAIL if transient else EX_DATAERR)
+            error = StokerError(message, hint=answer["error"]["data"].get("hint"))
+            self._refuse(number, error, EX_TEMPFAIL if transient else EX_DATAERR)
         else:
             self._stored += 1
             render.line(render.json_text(answer) if self._as_json else answer["id"])
 
-    def _refused(self, number: int, failure: StokerError, status: int | None = None) -> None:
+    def _refuse(self, number: int, error: StokerError, status: int | None = None) -> None:
         render.progress("")
-        render.error(failure, where=f"line {number}: ")
-        self._statuses.append(failure.exit_status if status is None else status)
+        render.error(error, where=f"line {number}: ")
+        self._statuses.append(error.exit_status if status is None else status)

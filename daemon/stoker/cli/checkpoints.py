@@ -1,7 +1,7 @@
 """Checkpoints: save (from inside a job), ls, show, export, diff.
 
-Owns which checkpoints are meant and what is shown of them (their data reads as contents.py says). Refuses to carry data
-to the daemon itself: `stoker.checkpoint` does, for programs and for this command alike. What `save` loads is counted.
+Owns which checkpoints a command is about and what is shown of them; kit/checkpoint_text.py makes their data readable.
+`save` uses `stoker.checkpoint`, as programs do; a test bounds the modules that it loads.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ if TYPE_CHECKING:
 
 SHOWN = 30
 PAGE = 1000
-OF_JOB = Option("--job", "ID", "of this job instead of a workflow", convert=values.job_id)
+OF_JOB = Option("--job", "ID", "the checkpoints of this job", convert=values.job_id)
 
 
 @command(
     options=(
-        Option("--status", "TEXT", "a few words on how far it is"),
-        Option("--patience", "DURATION", "keep trying so long (default: 60s)", convert=values.duration),
+        Option("--status", "TEXT", "a few words on the progress"),
+        Option(
+            "--patience", "DURATION", "how long to try while the daemon is away (default: 60s)", convert=values.duration
+        ),
         JSON,
     ),
     examples=(
         "stoker checkpoint save --status 'epoch 12' < model.bin",
-        'echo "$line" | stoker checkpoint save                     # inside a job: STOKER_TOKEN says whose it is',
+        'echo "$line" | stoker checkpoint save                     # inside a job, which STOKER_TOKEN names',
         'start=$(cat "$STOKER_CHECKPOINT" 2>/dev/null || echo 0)   # what the last attempt saved',
     ),
 )
 def save(given: Given) -> int:
-    import stoker.checkpoint as checkpoint  # noqa: PLC0415, PLR0402 - loaded here alone, and by its own name
+    import stoker.checkpoint as checkpoint  # noqa: PLC0415, PLR0402 - only for `save`; `from stoker` would load it by __getattr__
 
     checkpoint.must_be_job()
     if sys.stdin.isatty():
@@ -54,8 +56,8 @@ def save(given: Given) -> int:
             hint="write the data to a file and save its path",
         )
     more = {} if given["patience"] is None else {"patience_s": given["patience"] / 1_000}
-    made = checkpoint.save(data, given["status"] or "saved", **more)
-    render.line(render.json_text({"id": made, "bytes": len(data)}) if given["json"] else made)
+    new_id = checkpoint.save(data, given["status"] or "saved", **more)
+    render.line(render.json_text({"id": new_id, "bytes": len(data)}) if given["json"] else new_id)
     return 0
 
 
@@ -64,9 +66,9 @@ def save(given: Given) -> int:
     most=1,
     options=(
         OF_JOB,
-        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
-        Option("--all", None, "no limit"),
-        Option("-q --ids", None, "only the ids, one a line; all of them unless --limit is given"),
+        Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
+        Option("--all", None, "show all"),
+        Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
         JSON,
     ),
     examples=("stoker checkpoint ls 7", "stoker checkpoint ls --job 42", "stoker checkpoint ls 7 --ids --limit 1"),
@@ -75,35 +77,35 @@ def ls(given: Given) -> int:
     most = values.most(given, SHOWN)
     with connect(given) as client:
         pages = _newest_first(client, _chain(client, given), given["job"])
-        found = [one for one, _ in zip(pages, range(most + 1), strict=False)] if most is not None else list(pages)
-    more = most is not None and len(found) > most
-    found = found[:most]
+        rows = [row for row, _ in zip(pages, range(most + 1), strict=False)] if most is not None else list(pages)
+    more = most is not None and len(rows) > most
+    rows = rows[:most]
     if given["json"]:
-        render.json_document({"checkpoints": found, "more": more})
+        render.json_document({"checkpoints": rows, "more": more})
     elif given["ids"]:
-        for one in found:
-            render.line(one["id"])
+        for row in rows:
+            render.line(row["id"])
     else:
         headers = ("ID", "SEQ", "KIND", "STEP", "JOB", "SIZE", "AT", "STATUS")
-        render.table(headers, [_row(one) for one in found])
-        if not found:
+        render.table(headers, [_cells(row) for row in rows])
+        if not rows:
             render.note(f"job {given['job']} has saved no checkpoint")
         if more and not given["limit"]:
-            render.note(f"the newest {len(found)} are shown; --all or --limit N shows more")
+            render.note(f"only the newest {len(rows)} checkpoints are shown; --all or --limit N shows more")
     return 0
 
 
-def _row(one: CheckpointView) -> tuple[object, ...]:
-    size = render.size(one["bytes"])
-    at = render.when(one["at"])
-    return one["id"], one["seq"], one["kind"], one["step"] or "-", one["job"] or "-", size, at, one["status"]
+def _cells(row: CheckpointView) -> tuple[object, ...]:
+    size = render.size(row["bytes"])
+    at = render.when(row["at"])
+    return row["id"], row["seq"], row["kind"], row["step"] or "-", row["job"] or "-", size, at, row["status"]
 
 
 @command(
     words="ID",
     least=1,
     most=1,
-    options=(Option("--context", None, "the whole workflow as it was at this checkpoint"), JSON),
+    options=(Option("--context", None, "show the whole workflow as it was at this checkpoint"), JSON),
     examples=("stoker checkpoint show 12", "stoker checkpoint show 12 --context", "stoker checkpoint show 12 --json"),
 )
 def show(given: Given) -> int:
@@ -141,43 +143,43 @@ def _facts(about: dict[str, Any]) -> list[tuple[str, object]]:
     words="[ID]",
     most=1,
     options=(
-        Option("--workflow", "ID", "every checkpoint of a workflow, a JSON object a line", convert=values.job_id),
+        Option("--workflow", "ID", "all checkpoints of a workflow, one JSON object per line", convert=values.job_id),
         OF_JOB,
         Option("-o --output", "FILE", "write to this file instead of stdout"),
     ),
     examples=("stoker checkpoint export 12 > state.bin", "stoker checkpoint export --workflow 7 -o run7.ndjson"),
 )
 def export(given: Given) -> int:
-    """Of one checkpoint its bytes; of a chain a line each, oldest first."""
-    of_chain = given["workflow"] is not None or given["job"] is not None
-    if of_chain == bool(given["words"]):
-        raise UsageError("name a checkpoint, or one of --workflow and --job", hint="stoker checkpoint export 12")
+    """For one checkpoint print its bytes; for a workflow or job one line per checkpoint, oldest first."""
+    whole_chain = given["workflow"] is not None or given["job"] is not None
+    if whole_chain == bool(given["words"]):
+        raise UsageError("name a checkpoint, or give --workflow or --job", hint="stoker checkpoint export 12")
     damaged = 0
     with connect(given) as client, render.Sink(given["output"]) as write:
-        if not of_chain:
+        if not whole_chain:
             write(client.checkpoint_data(checkpoint_id(given["words"][0])))
             return 0
         for one in reversed(list(_newest_first(client, _chain(client, given), given["job"]))):
-            said = _whole(client, one)
-            damaged += "error" in said
-            write(render.json_text(said).encode() + b"\n")
+            record = _with_data(client, one)
+            damaged += "error" in record
+            write(render.json_text(record).encode() + b"\n")
     if damaged:
-        render.note(f"{damaged} of them do not match their checksums: their lines have an `error` and no data")
+        render.note(f"{damaged} checkpoints do not match their checksums: their lines have an `error` and no data")
     return EX_IOERR if damaged else 0
 
 
-def _whole(client: Client, one: CheckpointView) -> dict[str, Any]:
+def _with_data(client: Client, one: CheckpointView) -> dict[str, Any]:
     try:
         return {**one, "data": plain(client.checkpoint_data(one["id"]), lossless=True)}
-    except CheckpointDamaged as damaged:
-        return {**one, "error": damaged.message}
+    except CheckpointDamaged as error:
+        return {**one, "error": error.message}
 
 
 @command(
     words="OLD NEW",
     least=2,
     most=2,
-    options=(Option("--context", None, "compare the whole workflow as it was at each"), JSON),
+    options=(Option("--context", None, "compare the whole workflow as it was at each checkpoint"), JSON),
     examples=(
         "stoker checkpoint diff 12 15",
         "stoker checkpoint diff --context 12 15",
@@ -185,7 +187,7 @@ def _whole(client: Client, one: CheckpointView) -> dict[str, Any]:
     ),
 )
 def diff(given: Given) -> int:
-    """Prints nothing where there is no difference."""
+    """Prints nothing if there is no difference."""
     old, new = map(checkpoint_id, given["words"])
     with connect(given) as client:
         sides = [_content(client, ident, whole=given["context"]) for ident in (old, new)]
@@ -193,7 +195,7 @@ def diff(given: Given) -> int:
         found = changes(*(plain(side) if isinstance(side, bytes) else side for side in sides))
         render.sorted_document({"old": old, "new": new, "changes": list(found)})
         return 0
-    import difflib  # noqa: PLC0415 - `save` compares nothing
+    import difflib  # noqa: PLC0415 - only for `diff`
 
     texts = (readable(side) if isinstance(side, bytes) else render.sorted_text(side) for side in sides)
     before, after = (text.removesuffix("\n").split("\n") for text in texts)
@@ -205,7 +207,7 @@ def diff(given: Given) -> int:
 
 
 def _content(client: Client, ident: int, *, whole: bool) -> Any:
-    """The bytes that were saved, or the whole workflow at that checkpoint."""
+    """The saved bytes, or the whole workflow at that checkpoint."""
     if whole:
         return client.call("checkpoint.get", {"id": ident, "context": True}, again=True)
     return client.checkpoint_data(ident)
@@ -215,16 +217,13 @@ def _content(client: Client, ident: int, *, whole: bool) -> Any:
 
 
 def _chain(client: Client, given: Given) -> dict[str, int]:
-    """`{"workflow": 7}` or `{"job": 42}`; the checkpoints of a step stand in the chain of its workflow."""
+    """`{"workflow": 7}` or `{"job": 42}`. The checkpoints of a step are in the chain of its workflow."""
     workflow, job = given.get("workflow"), given["job"]
     named = [word for word in (*given["words"], workflow, job) if word is not None]
     if len(named) != 1:
-        told = (
-            "name only one of them: a workflow, or a job with --job"
-            if named
-            else "name a workflow, or a job with --job"
+        raise UsageError(
+            f"name {'only ' if named else ''}one: a workflow, or a job with --job", hint="stoker checkpoint ls 7"
         )
-        raise UsageError(told, hint="stoker checkpoint ls 7")
     for word in given["words"]:
         if word.startswith("j"):
             job = values.job_id(word[1:])
@@ -235,7 +234,7 @@ def _chain(client: Client, given: Given) -> dict[str, int]:
         workflow = client.get(job).get("workflow_id")
     if workflow is not None:
         return {"workflow": workflow}
-    assert job is not None, "one of the two was named"
+    assert job is not None, "either a workflow or a job was named"
     return {"job": job}
 
 

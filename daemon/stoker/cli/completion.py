@@ -53,7 +53,7 @@ autoload -U +X compinit bashcompinit
 bashcompinit
 {bash}"""
 
-# Of stokerd: name, value, description. A test keeps them equal to its own help.
+# Options of stokerd: name, value, description. A test compares them with its own help.
 DAEMON = (
     ("--config", "FILE", "settings file instead of the usual places"),
     ("--state-dir", "DIR", "where jobs are kept"),
@@ -71,7 +71,7 @@ DAEMON = (
         Option(
             "--words",
             "KIND",
-            "for the scripts: words that may follow those given",
+            "used by the scripts: print the words of this kind",
             to="words_kind",
         ),
     ),
@@ -79,20 +79,20 @@ DAEMON = (
 )
 def completion(given: Given) -> int:
     if given["words_kind"] is not None:
-        for word in completion_words.offered(given["socket"], given["words_kind"], given["words"]):
+        for word in completion_words.words_of_kind(given["socket"], given["words_kind"], given["words"]):
             render.line(render.visible(word))
         return 0
     if len(given["words"]) != 1:
-        raise UsageError("name one shell", hint=f"there are: {', '.join(SHELLS)}")
+        raise UsageError("name one shell", hint=f"the shells are: {', '.join(SHELLS)}")
     (shell,) = given["words"]
     if shell not in SHELLS:
-        raise UsageError(f"no completions for {shell!r}", hint=f"there are: {', '.join(SHELLS)}")
+        raise UsageError(f"no completions for {shell!r}", hint=f"the shells are: {', '.join(SHELLS)}")
     render.line(SHELLS[shell]())
     return 0
 
 
 def _commands() -> Iterator[tuple[str, str, Command]]:
-    """Name, summary and Command of every row; those that read words of their own."""
+    """Name, summary and Command of every row."""
     for rows in main.COMMANDS.values():
         for name, (target, summary) in rows.items():
             yield name, summary, main.load(target)
@@ -103,10 +103,10 @@ def bash() -> str:
     names = sorted({name for name, _, _ in rows} | {name.split()[0] for name, _, _ in rows})
     replies = [("", _next_words("", names) + _names(COMMON))]
     replies += [(name, _next_words(name, names)) for name in names if name not in {row[0] for row in rows}]
-    replies += [(name, _next_words(name, names) + _own_words(asked) + _names(asked.options)) for name, _, asked in rows]
-    kinds = {name: completion_words.of_words(name, asked) for name, _, asked in rows}
+    replies += [(name, _next_words(name, names) + _own_words(each) + _names(each.options)) for name, _, each in rows]
+    kinds = {name: completion_words.argument_kind(name, each) for name, _, each in rows}
     commands = [_bash_case(name, words, _bash_offer(kinds.get(name, ""))) for name, words in replies]
-    choices = [case for name, _, asked in rows for option in asked.options for case in _bash_values(name, option)]
+    choices = [case for name, _, each in rows for option in each.options for case in _bash_values(name, option)]
     return BASH.format(
         names="|".join(f'"{name}"' for name in names),
         choices="\n".join(choices),
@@ -120,13 +120,13 @@ def _bash_case(pattern: str, words: Sequence[str], then: str = "") -> str:
 
 
 def _bash_offer(kind: str) -> str:
-    """Words of the daemon, where no option is begun."""
+    """Ask the daemon for words, unless an option is being typed."""
     return f"; [[ $word == -* ]] || _stoker_offer {kind}" if kind else ""
 
 
 def _bash_values(name: str, option: Option) -> Iterator[str]:
-    """The values of an option, behind each of its names."""
-    kind = completion_words.of_option(name, option)
+    """The values of an option, after each of its names."""
+    kind = completion_words.option_kind(name, option)
     closed = option.choices or completion_words.CLOSED.get(kind, ())
     for spelled in option.names:
         if closed:
@@ -141,7 +141,7 @@ def zsh() -> str:
 
 def fish() -> str:
     lines = ["# fish completion of stoker and stokerd", "complete -c stoker -f"]
-    for name, summary, asked in _commands():
+    for name, summary, each in _commands():
         first, _, second = name.partition(" ")
         here = f"__fish_seen_subcommand_from {first}"
         if second:
@@ -149,9 +149,9 @@ def fish() -> str:
             here = f"{here}; and __fish_seen_subcommand_from {second}"
         else:
             lines.append(f"complete -c stoker -n __fish_use_subcommand -a {first} -d {_quoted(summary)}")
-        lines += [f"complete -c stoker -n '{here}' {_fish_option(name, option)}" for option in asked.options]
-        lines += [f"complete -c stoker -n '{here}' -a {word}" for word in _own_words(asked)]
-        if kind := completion_words.of_words(name, asked):
+        lines += [f"complete -c stoker -n '{here}' {_fish_option(name, option)}" for option in each.options]
+        lines += [f"complete -c stoker -n '{here}' -a {word}" for word in _own_words(each)]
+        if kind := completion_words.argument_kind(name, each):
             lines.append(f"complete -c stoker -n '{here}' -a {_quoted(_fish_offer(kind))}")
     lines += [
         f"complete -c stokerd -l {name[2:]} {'-rF' if value else ''} -d {_quoted(description)}"
@@ -162,7 +162,7 @@ def fish() -> str:
 
 def _fish_option(name: str, option: Option) -> str:
     names = [f"-l {spelled[2:]}" if spelled.startswith("--") else f"-s {spelled[1:]}" for spelled in option.names]
-    kind = completion_words.of_option(name, option)
+    kind = completion_words.option_kind(name, option)
     closed = option.choices or completion_words.CLOSED.get(kind, ())
     value = []
     if closed or kind:
@@ -183,9 +183,9 @@ def _next_words(name: str, names: list[str]) -> list[str]:
     return [word for word in behind if word and " " not in word]
 
 
-def _own_words(asked: Command) -> list[str]:
-    """`bash|zsh|fish`: words that are a closed list."""
-    return asked.words.split("|") if "|" in asked.words else []
+def _own_words(each: Command) -> list[str]:
+    """The words of `bash|zsh|fish`."""
+    return each.words.split("|") if "|" in each.words else []
 
 
 def _names(options: tuple[Option, ...]) -> list[str]:

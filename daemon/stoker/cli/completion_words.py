@@ -1,7 +1,7 @@
-"""What completions offer beside commands and options: ids, queues, states, steps, strategies, resources.
+"""The words that completions offer besides commands and options: ids, queues, states, steps, strategies, resources.
 
-Owns which kind of word stands where, and where the words come from. Refuses to fail or to wait: where no daemon answers
-at once, nothing is offered.
+Owns which kind of word an option or argument takes, and which request lists the words. If no daemon answers at once,
+nothing is offered.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from stoker.rpc.client import Client
 PATIENCE_S = 1.0
 MOST_IDS = 100
 WORKFLOW_STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
-# Options by the kind of their values; those with a closed list of choices say so themselves.
-OF_OPTIONS = {
+# The kind of an option's values; options with `choices` need no kind.
+OPTION_KINDS = {
     "--queue": "queues",
     "--state": "states",
     "--after": "jobs",
@@ -32,17 +32,17 @@ OF_OPTIONS = {
 }
 
 
-def of_option(name: str, option: Option) -> str:
-    """The kind of the values of an option of the command `name`; empty where nothing is known of them."""
+def option_kind(name: str, option: Option) -> str:
+    """The kind of an option's values for the command `name`; empty if there is none."""
     if option.choices or not option.metavar:
         return ""
-    kind = OF_OPTIONS.get(option.names[-1], "")
+    kind = OPTION_KINDS.get(option.names[-1], "")
     return f"workflow-{kind}" if kind == "states" and name.startswith("workflow") else kind
 
 
-def of_words(name: str, asked: Command) -> str:
-    """The kind of the words of a command."""
-    group, first = name.split(maxsplit=1)[0], asked.words.strip("[]")
+def argument_kind(name: str, command: Command) -> str:
+    """The kind of a command's positional arguments."""
+    group, first = name.split(maxsplit=1)[0], command.words.strip("[]")
     if group in ("queue", "resource"):
         return f"{group}s" if first else ""
     if first == "WORKFLOW" or (group == "workflow" and first.startswith("ID")):
@@ -52,14 +52,14 @@ def of_words(name: str, asked: Command) -> str:
     return f"jobs-{name}" if name in APPLIES_TO else "jobs"
 
 
-def offered(socket: str | None, kind: str, line: Sequence[str]) -> list[str]:
-    """The words of a kind; `line`: what was typed before."""
-    look = KINDS.get(kind) or (_jobs_for(kind.removeprefix("jobs-")) if kind.startswith("jobs-") else None)
-    if look is None:
+def words_of_kind(socket: str | None, kind: str, line: Sequence[str]) -> list[str]:
+    """The words of a kind; `line`: the words typed before."""
+    query = KINDS.get(kind) or (_jobs_for(kind.removeprefix("jobs-")) if kind.startswith("jobs-") else None)
+    if query is None:
         return []
     try:
         with Client(socket, timeout_s=PATIENCE_S) as client:
-            return look(client, line)
+            return query(client, line)
     except (StokerError, OSError):
         return []
 
@@ -69,23 +69,23 @@ def _jobs(client: Client, _line: Sequence[str]) -> list[str]:
 
 
 def _jobs_for(verb: str) -> Callable[[Client, Sequence[str]], list[str]]:
-    """Only those that the verb can change."""
+    """Only the jobs that the command can change."""
     states = APPLIES_TO.get(verb, STATES)
     return lambda client, _line: [str(job["id"]) for job in matching(client, states, {}, MOST_IDS)]
 
 
 def _workflows(client: Client, _line: Sequence[str]) -> list[str]:
-    found = client.call("workflow.list", {"limit": MOST_IDS}, again=True)["workflows"]
-    return [str(workflow["id"]) for workflow in found]
+    page = client.call("workflow.list", {"limit": MOST_IDS}, again=True)
+    return [str(workflow["id"]) for workflow in page["workflows"]]
 
 
 def _steps(client: Client, line: Sequence[str]) -> list[str]:
-    """Of the workflow that was typed before."""
+    """The steps of the workflow that was typed before."""
     return [step["name"] for step in client.workflow(next(_ids(line)))["steps"]]
 
 
 def _workflow_words(client: Client, line: Sequence[str]) -> list[str]:
-    """A workflow, and behind it its steps."""
+    """Workflows first, then the steps of the one that was typed."""
     return _steps(client, line) if any(_ids(line)) else _workflows(client, line)
 
 
@@ -106,5 +106,5 @@ KINDS: dict[str, Callable[[Client, Sequence[str]], list[str]]] = {
     "resources": lambda client, _line: [one["name"] for one in client.call("resource.list", {})["resources"]],
     "strategies": lambda client, _line: list(client.status()["strategies"]),
 }
-# Known without a daemon: they stand in the scripts.
+# Closed lists, which the scripts contain.
 CLOSED = {"states": STATES, "workflow-states": WORKFLOW_STATES}

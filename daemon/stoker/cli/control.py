@@ -1,34 +1,36 @@
-"""Stepping in: cancel, retry, restart, hold, release, skip, edit.
+"""Controlling jobs: cancel, retry, restart, hold, release, skip, edit.
 
-Owns their options, and which states each verb is for when jobs are named by a filter. Refuses to judge: whether a verb
-applies to a job in its state is the daemon's table. Several jobs are handled one by one; an error of one does not keep
-the others from being handled.
+Owns their options, and the states of the jobs that a filter selects. The daemon decides whether a command applies to a
+job. Several jobs are handled one by one; an error of one does not stop the others.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
-from stoker.cli.kit.selection import FILTER, filtered, matching, wanted
-from stoker.cli.kit.steps import few
+from stoker.cli.kit.selection import FILTER, filter_fields, has_filter, matching
+from stoker.cli.kit.steps import counted, few
 from stoker.core.errors import StokerError, UsageError
 from stoker.rpc.client import Client
 
-REASON = Option("--reason", "TEXT", "why, for the history")
-YES = Option("--yes", None, "act on every job that the filter names")
-YES_AGAIN = Option("--yes", None, "run it a second time although it is not marked safe; act on all that a filter names")
-FORCE = Option("--force", None, "SIGKILL at once, without its grace; an unsafe job wants --yes as well")
-REASSIGN = Option("--reassign", None, "also where its launcher does not answer; held if its end cannot be proven")
-TIMEOUT = Option("--timeout", "DURATION", "new limit of one attempt", convert=values.duration, to="timeout_ms")
+REASON = Option("--reason", "TEXT", "why, for the history of the job")
+YES = Option("--yes", None, "act on every job that matches the filter")
+YES_AGAIN = Option("--yes", None, "run a job again that is not marked safe; act on every job that matches the filter")
+FORCE = Option("--force", None, "SIGKILL at once, without the grace; a job that is not marked safe needs --yes too")
+REASSIGN = Option(
+    "--reassign", None, "also if its launcher does not answer; if its end cannot be proven the job is held"
+)
+TIMEOUT = Option("--timeout", "DURATION", "new time limit of an attempt", convert=values.duration, to="timeout_ms")
 DEADLINE = Option("--deadline", "TIME", "new deadline: 2026-12-01T10:00 or +2h", convert=values.moment)
 OR_NO_DURATION = values.optional(values.duration)
 WORDS = "[ID…]"
-MOST_TOLD = 20
+MOST_SHOWN = 20
 
-# What a filter without --state means: a test keeps these true to the daemon's table.
+# The states that a filter without --state selects. A test compares them with the daemon's table.
 APPLIES_TO = {
     "cancel": ("waiting", "queued", "running", "held"),
     "retry": ("held", *outcome.FINAL),
@@ -46,7 +48,7 @@ APPLIES_TO = {
     examples=("stoker cancel 42", "stoker cancel --queue bulk --state queued --yes --reason 'wrong input'"),
 )
 def cancel(given: Given) -> int:
-    """Without ids the filter says which jobs; without --yes their number is told and nothing happens."""
+    """Name jobs by their ids or by a filter. A filter without --yes changes nothing: it prints how many jobs match."""
     return _each("cancel", given)
 
 
@@ -57,7 +59,7 @@ def cancel(given: Given) -> int:
     examples=("stoker retry 42 --timeout 20m", "stoker retry --state failed --queue bulk --yes"),
 )
 def retry(given: Given) -> int:
-    """Without ids the filter says which jobs; without --yes their number is told and nothing happens."""
+    """Name jobs by their ids or by a filter. A filter without --yes changes nothing: it prints how many jobs match."""
     return _each("retry", given)
 
 
@@ -68,7 +70,7 @@ def retry(given: Given) -> int:
     examples=("stoker restart 42 --yes", "stoker restart 42 --force --reassign --yes"),
 )
 def restart(given: Given) -> int:
-    """A job that has ended begins again as with retry, which does not ask whether an unsafe job may run twice."""
+    """A job that has ended is queued again, as `stoker retry` does without asking for --yes."""
     return _each("restart", given)
 
 
@@ -107,24 +109,34 @@ def skip(given: Given) -> int:
     least=1,
     most=None,
     options=(
-        Option("--queue", "NAME", "the line to stand in; its defaults are not taken over"),
-        Option("--priority", "N", "higher starts first", convert=values.integer),
+        Option("--queue", "NAME", "the queue to move to; its defaults are not applied"),
+        Option("--priority", "N", "jobs with a higher priority start first", convert=values.integer),
         Option("--name", "TEXT|none", "a name for people", convert=values.optional(str)),
-        Option("--max-attempts", "N", "tries before it has failed", convert=values.integer),
-        Option("--timeout", "DURATION|none", "limit of one attempt", convert=OR_NO_DURATION, to="timeout_ms"),
-        Option("--deadline", "TIME|none", "over by then", convert=values.optional(values.moment)),
-        Option("--ttl", "DURATION|none", "longest wait for the start, from now", convert=OR_NO_DURATION, to="ttl_ms"),
+        Option("--max-attempts", "N", "attempts before the job has failed", convert=values.integer),
+        Option("--timeout", "DURATION|none", "time limit of an attempt", convert=OR_NO_DURATION, to="timeout_ms"),
+        Option("--deadline", "TIME|none", "the job must have ended by then", convert=values.optional(values.moment)),
         Option(
-            "--limit", "WHAT=N|none", "memory=64M cpu=none …; repeatable", convert=values.limit_or_none, to="limits",
+            "--ttl",
+            "DURATION|none",
+            "expires if it has not started in this time, from now",
+            convert=OR_NO_DURATION,
+            to="ttl_ms",
+        ),
+        Option(
+            "--limit",
+            "WHAT=N|none",
+            "memory=64M, cpu=none …; repeatable",
+            convert=values.limit_or_none,
+            to="limits",
             many=True,
         ),
         REASON,
         JSON,
     ),
     examples=("stoker edit 41 --priority 5", "stoker edit 41 42 --queue bulk --limit memory=2G --timeout none"),
-)  # fmt: skip
+)
 def edit(given: Given) -> int:
-    """Refused once the job runs: what was started keeps its limits."""
+    """A job that runs or has ended is refused."""
     changes = {to: given[to] for to in ("queue", "priority", "max_attempts") if given[to] is not None}
     changes |= {to: given[to][0] for to in ("name", "timeout_ms", "deadline", "ttl_ms") if given[to] is not None}
     if given["limits"]:
@@ -139,9 +151,9 @@ def edit(given: Given) -> int:
 
 
 def _each(verb: str, given: Given) -> int:
-    """Act on the jobs that are named, or on those that a filter names."""
+    """Act on the jobs that are named by their ids or by a filter."""
     ids = [values.job_id(word) for word in given["words"]]
-    if ids and filtered(given):
+    if ids and has_filter(given):
         raise UsageError("ids and a filter exclude each other", hint=f"stoker {verb} {ids[0]}")
     sent = ("reason", "timeout_ms", "deadline", "force", "reassign", *(["yes"] if verb == "restart" else []))
     extra = {to: given[to] for to in sent if given.get(to) is not None and given[to] is not False}
@@ -150,18 +162,18 @@ def _each(verb: str, given: Given) -> int:
 
 
 def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any], given: Given) -> int:
-    """The worst exit status of all; answers are told as they come."""
+    """Act on each job and print its answer; the highest exit status of all."""
     alone = len(given["words"]) == 1
     answers: list[dict[str, Any]] = []
     status = 0
     for job in ids:
         try:
             answer = client.call(f"job.{verb}", {"id": job, **extra})
-        except StokerError as failure:
-            if alone or failure.transient:
+        except StokerError as error:
+            if alone or error.transient:
                 raise
-            render.error(failure, where=f"job {job}: ")
-            status = max(status, failure.exit_status)
+            render.error(error, where=f"job {job}: ")
+            status = max(status, error.exit_status)
         else:
             answers.append(answer)
             if not given["json"]:
@@ -172,35 +184,33 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
-    render.line(_told(answer))
+    render.line(_result(answer))
     taken_up = answer.get("taken_up") or []
     if taken_up:
-        render.flush()  # ahead of the note where both go to the same place
-        render.note(f"taken up again with it: {few([str(job) for job in taken_up], MOST_TOLD)}")
+        render.flush()  # before the note, where both go to the same place
+        render.note(f"also queued again: {few([str(job) for job in taken_up], MOST_SHOWN)}")
 
 
 def _selected(client: Client, verb: str, given: Given) -> list[int]:
-    """The jobs that the filter names, once the person has agreed to their number. Raises UsageError."""
-    if not filtered(given):
-        raise UsageError("missing ID…", hint=f"stoker {verb} 42, or a filter: stoker {verb} --queue bulk --yes")
-    found = list(matching(client, given["state"] or APPLIES_TO[verb], wanted(given)))
-    if found and not given["yes"]:
-        count = "1 job" if len(found) == 1 else f"{len(found)} jobs"
-        raise UsageError(f"{verb} would act on {count} ({_counts(found)})", hint="the same command with --yes does it")
-    if not found:
-        render.note("no job matches")
-    return [job["id"] for job in found]
+    """The jobs that match the filter. Raises UsageError without --yes, with their number."""
+    if not has_filter(given):
+        raise UsageError("missing ID…", hint=f"stoker {verb} 42, or with a filter: stoker {verb} --queue bulk --yes")
+    jobs = list(matching(client, given["state"] or APPLIES_TO[verb], filter_fields(given)))
+    if jobs and not given["yes"]:
+        count = counted(len(jobs), "job")
+        raise UsageError(f"{verb} would act on {count} ({_counts(jobs)})", hint="the same command with --yes does it")
+    if not jobs:
+        render.note("no job matches the filter")
+    return [job["id"] for job in jobs]
 
 
-def _counts(found: list[dict[str, Any]]) -> str:
+def _counts(jobs: list[dict[str, Any]]) -> str:
     """`3 running, 34 queued`."""
-    counts: dict[str, int] = {}
-    for job in found:
-        counts[job["state"]] = counts.get(job["state"], 0) + 1
+    counts = Counter(job["state"] for job in jobs)
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def _told(answer: dict[str, Any]) -> str:
+def _result(answer: dict[str, Any]) -> str:
     by_hand = answer["state"] if answer.get("reason") == "user" else None
     state = "stopping" if answer.get("stopping") else by_hand or outcome.result(answer) or answer["state"]
     return f"{answer['id']} {state}"

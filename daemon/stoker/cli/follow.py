@@ -25,12 +25,12 @@ from stoker.rpc.client import Client
 if TYPE_CHECKING:
     from stoker.rpc.shapes import StandingShape
 
-# A notification of job.logs, and its bytes (None for a hole).
+# A notification of job.logs and its bytes (None where bytes were dropped).
 Show = Callable[[dict[str, Any], bytes | None], None]
 
 
-class Attendance:
-    """One reader of one job: the attempt and the offset that come next."""
+class LogReader:
+    """Reads the log of one job. Holds the attempt and the offset that come next, so that it can be resumed."""
 
     def __init__(self, job: int, show: Show, *, attempt: int = 1) -> None:
         self._job = job
@@ -41,10 +41,10 @@ class Attendance:
         self.silent = True
 
     def to_the_end(self, client: Client) -> dict[str, Any]:
-        """Show each attempt as it is written until no further one comes; the job as it stands then."""
+        """Show each attempt as it is written until the job has ended; returns the job."""
         job = client.get(self._job)
         while self._attempt <= job["attempts"] or not outcome.ended(job):
-            # The next attempt can be followed before it begins: this ends with it, or with the job.
+            # An attempt can be followed before it begins: the stream ends with the attempt or with the job.
             self.one_attempt(client, follow=True)
             job = client.get(self._job)
             if self._attempt <= job["attempts"]:
@@ -64,22 +64,22 @@ class Attendance:
             self._offset = piece["offset"] + (piece["hole"] if data is None else len(data))
 
 
-def attend(given: Given, job: int, interrupt: RunInterrupt) -> int:
-    """The second half of `run`: the log as raw bytes, then the job's exit status."""
+def follow_run(given: Given, job: int, interrupt: RunInterrupt) -> int:
+    """The second half of `run`: print the log, then return the job's exit status."""
     render.aside(f"job {job}")
-    leave_with_the_reader(interrupt.without_reader)
+    exit_with_reader(interrupt.reader_gone)
     try:
         with render.LogText(raw=given["raw"]) as text:
-            attendance = Attendance(job, _shower(text))
-            standing = patiently(given, attendance.to_the_end, known=True)
+            reader = LogReader(job, _printer(text))
+            job_end = patiently(given, reader.to_the_end, known=True)
     except BrokenPipeError:
-        interrupt.without_reader()
-    status = _told(standing)
-    return INTERRUPTED if interrupt.cancelled and standing["state"] == "cancelled" else status
+        interrupt.reader_gone()
+    status = _report(job_end)
+    return INTERRUPTED if interrupt.cancelled and job_end["state"] == "cancelled" else status
 
 
-def _told(standing: dict[str, Any]) -> int:
-    """The exit status for a job; how it ended goes to stderr unless that was a plain success."""
+def _report(standing: dict[str, Any]) -> int:
+    """The exit status for a job; prints on stderr how it ended, except for a plain success."""
     status = outcome.exit_status(standing)
     if status or standing["state"] != "succeeded":
         render.note(outcome.sentence(standing))
@@ -93,7 +93,7 @@ def _told(standing: dict[str, Any]) -> int:
     least=1,
     most=None,
     options=(
-        Option("--any", None, "until one of them has ended; its id is printed"),
+        Option("--any", None, "return when one of them has ended, and print its id"),
         Option(
             "--timeout",
             "DURATION",
@@ -110,8 +110,8 @@ def _told(standing: dict[str, Any]) -> int:
     ),
 )
 def wait(given: Given) -> int:
-    """Exit status of one job: its own code, 128+N for a signal, 124 for a time limit, 1 for any other bad end.
-    A job that a person skipped has ended well (0): what needs it goes on. Of several: 0 if all ended well, else 1.
+    """Exit status for one job: its exit code, 128+N for a signal, 124 for a time limit, 1 for any other failure,
+    0 for a job that a person skipped. For several jobs: 0 if all of them succeeded or were skipped by a person, else 1.
     """
     jobs = [values.job_id(word) for word in given["words"]]
     until = None if given["timeout_ms"] is None else time.monotonic() + given["timeout_ms"] / 1_000
@@ -122,8 +122,8 @@ def wait(given: Given) -> int:
 
     try:
         standings = patiently(given, for_them)
-    except WaitTimeout as late:  # the daemon was told what was left of it
-        late.message = f"job {late.details['id']} has not ended within {given['typed']['timeout_ms'][-1][1]}"
+    except WaitTimeout as error:  # its message has what was left of the time: name the time that was typed
+        error.message = f"job {error.details['id']} has not ended within {given['typed']['timeout_ms'][-1][1]}"
         raise
     ended = [standing for standing in standings if outcome.ended(standing)]
     if given["json"]:
@@ -131,8 +131,8 @@ def wait(given: Given) -> int:
     elif given["any"]:
         for standing in ended:
             render.line(standing["id"])
-    statuses = [_told(standing) for standing in ended]
-    return statuses[0] if len(jobs) == 1 else int(not all(map(outcome.well, ended)))
+    statuses = [_report(standing) for standing in ended]
+    return statuses[0] if len(jobs) == 1 else int(not all(map(outcome.ended_well, ended)))
 
 
 @command(
@@ -140,11 +140,11 @@ def wait(given: Given) -> int:
     least=1,
     most=1,
     options=(
-        Option("-f --follow", None, "go on as it is written, through retries, until the job has ended"),
-        Option("--attempt", "N", "of this attempt (default: the last)", convert=values.positive),
+        Option("-f --follow", None, "follow the log through all retries until the job has ended"),
+        Option("--attempt", "N", "the log of this attempt (default: the last one)", convert=values.positive),
         Option("-n --lines", "N", "only the last N lines", convert=values.integer, to="tail_lines"),
         RAW,
-        Option("--json", None, "print JSON, one piece a line"),
+        Option("--json", None, "print JSON, one piece of the log per line"),
     ),
     examples=("stoker logs 42", "stoker logs -f 42", "stoker logs 42 --attempt 1 -n 20", "stoker logs 42 > build.log"),
 )
@@ -157,29 +157,29 @@ def logs(given: Given) -> int:
         render.hint(f"stoker why {job['id']}")
         return 0
     if given["follow"]:
-        leave_with_the_reader()
+        exit_with_reader()
     with render.LogText(raw=given["raw"]) as text:
-        attendance = Attendance(job["id"], _print_piece if given["json"] else _shower(text), attempt=attempt)
-        attendance.tail_lines = given["tail_lines"]
+        reader = LogReader(job["id"], _print_piece if given["json"] else _printer(text), attempt=attempt)
+        reader.tail_lines = given["tail_lines"]
         if given["follow"] and given["attempt"] is None:
-            patiently(given, attendance.to_the_end)
+            patiently(given, reader.to_the_end)
         else:
-            patiently(given, lambda client: attendance.one_attempt(client, follow=given["follow"]))
-    if attendance.silent:
-        _tell_why_silent(call(given, "job.get", {"id": job["id"]}), attempt)
+            patiently(given, lambda client: reader.one_attempt(client, follow=given["follow"]))
+    if reader.silent:
+        _explain_empty_log(call(given, "job.get", {"id": job["id"]}), attempt)
     return 0
 
 
-def _tell_why_silent(job: dict[str, Any], ordinal: int) -> None:
-    """A log without a byte is an answer, too, unless nothing ever ran that could have written."""
+def _explain_empty_log(job: dict[str, Any], ordinal: int) -> None:
+    """An empty log needs no remark, unless the command never ran."""
     for attempt in job.get("attempts_list", ()):
         if attempt["ordinal"] >= ordinal and attempt["error"]:
             reason = {"exception": "its handler failed", "exit": outcome.SENTENCES["output"]}
-            what = outcome.SENTENCES.get(attempt["outcome"]) or reason[attempt["outcome"]]
-            render.note(f"attempt {attempt['ordinal']} wrote nothing: {what}: {outcome.last_line(attempt['error'])}")
+            message = outcome.SENTENCES.get(attempt["outcome"]) or reason[attempt["outcome"]]
+            render.note(f"attempt {attempt['ordinal']} wrote nothing: {message}: {outcome.last_line(attempt['error'])}")
 
 
-def _shower(text: render.LogText) -> Show:
+def _printer(text: render.LogText) -> Show:
     def show(piece: dict[str, Any], data: bytes | None) -> None:
         if data is None:
             text.hole(piece["hole"])
@@ -198,9 +198,11 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
 
 @command(
     options=(
-        Option("--job", "ID", "only of this job", convert=values.job_id),
-        Option("--after", "SEQ", "begin behind this change (default: with the next one)", convert=values.integer),
-        Option("--json", None, "print JSON, one change a line"),
+        Option("--job", "ID", "only changes of this job", convert=values.job_id),
+        Option(
+            "--after", "SEQ", "start after this change, 0 for all (default: only new changes)", convert=values.integer
+        ),
+        Option("--json", None, "print JSON, one change per line"),
     ),
     examples=("stoker watch", "stoker watch --job 42", "stoker watch --after 0 --json"),
 )
@@ -210,14 +212,14 @@ def watch(given: Given) -> int:
     def follow(client: Client) -> None:
         nonlocal seen
         if seen is None:
-            # Named from the first moment on: what changes while the daemon restarts is not missed.
+            # Start from a known change, so that none is missed while the daemon restarts.
             seen = client.status()["last_seq"]
         for notification in client.stream("watch", {"after": seen, "job": given["job"]}):
             for change in notification["changes"]:
                 _print_change(change, as_json=given["json"])
                 seen = change["seq"]
 
-    leave_with_the_reader()
+    exit_with_reader()
     patiently(given, follow)
     return 0
 
@@ -226,12 +228,12 @@ def _leave() -> NoReturn:
     os._exit(BROKEN_PIPE)
 
 
-def leave_with_the_reader(leave: Callable[[], NoReturn] = _leave) -> None:
-    """Of `watch | head` one would hear only at the next write, which may never come."""
+def exit_with_reader(leave: Callable[[], NoReturn] = _leave) -> None:
+    """Exit as soon as the reader of stdout does: in `watch | head` the next write may never come."""
 
     def wait_and_leave() -> None:
         reader = select.poll()
-        reader.register(sys.stdout, 0)  # an error is told unasked; files and terminals have none
+        reader.register(sys.stdout, 0)  # poll always reports an error; files and terminals have none
         reader.poll()
         leave()
 

@@ -1,7 +1,7 @@
-"""`stoker workflow graph`: the steps of a workflow or of a flow file, and what needs what, in a terminal or drawn.
+"""`stoker workflow graph`: the steps of a workflow or of a flow file and their needs, as text or as a drawing.
 
-Owns the graph as it is shown: the layers, what one `each` made folded into one node, and the choice of format (the
-dialects are in drawings.py). Refuses a daemon where a file is named: a flow can be drawn before anybody runs it.
+Owns the shape of the graph: its layers, the nodes that stand for all steps of one `each`, and the choice of the format
+(drawings.py has the dialects). A flow file is drawn without a daemon.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
 from stoker.cli.kit.parser import JSON, Given, Option, command
-from stoker.cli.kit.steps import counted, few, need_told, workflow_id
+from stoker.cli.kit.steps import counted, few, need_text, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
 
 Layers = list[list[Node]]
@@ -23,7 +23,7 @@ Layers = list[list[Node]]
 MOST_IN_A_LAYER = 20
 FEW_NEEDS = 5
 MERMAID_EDGES = 500  # Mermaid's own default of `maxEdges`, which a drawing cannot raise
-# What stands for a folded group, and what is shown first in a long layer: that which wants to be looked at.
+# The state of a folded group is the first of these that one of its steps has; long layers show steps in this order.
 URGENT = (
     "held",
     "failed",
@@ -43,14 +43,14 @@ URGENT = (
     least=1,
     most=1,
     options=(
-        Option("--format", "NAME", "how (default: for a terminal)", choices=("text", *DRAWINGS)),
-        Option("--all", None, "every step: fold nothing"),
+        Option("--format", "NAME", "format of the drawing (default: text)", choices=("text", *DRAWINGS)),
+        Option("--all", None, "show every step: fold no groups"),
         Option("-o --output", "FILE", "write to this file instead of stdout"),
         JSON,
     ),
     examples=(
         "stoker workflow graph 7",
-        "stoker workflow graph build.toml                     # no daemon is asked",
+        "stoker workflow graph build.toml                     # needs no daemon",
         "stoker workflow graph 7 --format svg -o build.svg",
         "stoker workflow graph 7 --format dot | dot -Tpng > build.png",
     ),
@@ -58,30 +58,30 @@ URGENT = (
 def graph(given: Given) -> int:
     (word,) = given["words"]
     if given["json"] and given["format"]:
-        raise UsageError("--json and --format exclude one another")
+        raise UsageError("--json and --format exclude each other")
     title, steps = _of_workflow(given, word) if _is_id(word) else _of_file(word)
     nodes = steps if given["all"] else folded(steps)
     layers = layered(nodes)
     form = "json" if given["json"] else given["format"] or "text"
     if form == "mermaid" and sum(len(node.needs) for node in nodes) > MERMAID_EDGES:
-        render.note(f"Mermaid draws at most {MERMAID_EDGES} needs unless its maxEdges is raised where it is drawn")
+        render.note(f"Mermaid draws at most {MERMAID_EDGES} edges unless its setting maxEdges is raised")
     if given["output"] is None and form == "json":
         render.json_document(_as_json(title, layers))
     elif given["output"] is None and form == "text":
-        for line, colour in text_lines(title, layers, every=given["all"]):
+        for line, colour in text_lines(title, layers, unfolded=given["all"]):
             render.line(render.paint(render.visible(line), colour))
     else:
         with render.Sink(given["output"]) as write:
-            write(_drawn(form, title, layers, every=given["all"]).encode())
+            write(_render(form, title, layers, unfolded=given["all"]).encode())
     return 0
 
 
-def _drawn(form: str, title: str, layers: Layers, *, every: bool) -> str:
+def _render(form: str, title: str, layers: Layers, *, unfolded: bool) -> str:
     match form:
         case "json":
             return render.json_text(_as_json(title, layers)) + "\n"
         case "text":
-            return "".join(f"{render.visible(line)}\n" for line, _ in text_lines(title, layers, every=every))
+            return "".join(f"{render.visible(line)}\n" for line, _ in text_lines(title, layers, unfolded=unfolded))
     return DRAWINGS[form](title, layers)
 
 
@@ -104,18 +104,18 @@ def _of_workflow(given: Given, word: str) -> tuple[str, list[Node]]:
 
 
 def _of_file(source: str) -> tuple[str, list[Node]]:
-    """The steps of a flow file. Raises FlowInvalid with every mistake that can be known without a daemon."""
-    from stoker.rpc.flows import planned  # noqa: PLC0415 - as above
+    """The steps of a flow file. Raises FlowInvalid with every mistake that can be found without a daemon."""
+    from stoker.rpc.flows import planned  # noqa: PLC0415 - msgspec, only for files
 
     try:
         flow = flowfile.read(source)
-    except UsageError as failure:
-        failure.hint = "the id of a workflow, or a flow file"
+    except UsageError as error:
+        error.hint = "name the id of a workflow, or a flow file"
         raise
     try:
         plan = planned(flow)
-    except FlowInvalid as refusal:
-        raise flowfile.told(source, flow, refusal) from None
+    except FlowInvalid as error:
+        raise flowfile.located(source, flow, error) from None
     nodes = [
         Node(step.name, [(need.step, need.on.value) for need in step.needs], None, critical=step.sent.critical)
         for step in plan.steps
@@ -127,7 +127,7 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
 
 
 def folded(nodes: list[Node]) -> list[Node]:
-    """The same graph with the steps of each `each` (`compile:1`, `compile:2`) as one node."""
+    """The graph with the steps that one `each` made (`compile:1`, `compile:2`) as one node."""
     members: dict[str, list[Node]] = {}
     for node in nodes:
         members.setdefault(_group(node.name), []).append(node)
@@ -152,11 +152,11 @@ def _merged(name: str, members: list[Node]) -> Node:
 
 
 def layered(nodes: list[Node]) -> Layers:
-    """Nodes that could run at the same time, layer by layer, in the order of what they need."""
+    """Layers of nodes that could run at the same time; each layer needs only earlier ones."""
     by_name = {node.name: node for node in nodes}
     order = {node.name: number for number, node in enumerate(nodes)}
     sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
-    sorter.prepare()  # a workflow has no cycle: neither the daemon nor `planned` takes one
+    sorter.prepare()  # raises on a cycle, which the daemon and `planned` have refused
     layers: Layers = []
     rows: dict[str, int] = {}
     while sorter.is_active():
@@ -168,7 +168,7 @@ def layered(nodes: list[Node]) -> Layers:
 
 
 def _placed(nodes: Iterable[Node], rows: Mapping[str, int]) -> list[Node]:
-    """A further layer; each node near the middle of those it needs, so that few edges cross."""
+    """The nodes of a layer in order, each near the middle of those it needs, so that few edges cross."""
 
     def middle(node: Node) -> float:
         return sum(rows[need] for need, _ in node.needs) / len(node.needs) if node.needs else 0.0
@@ -177,7 +177,7 @@ def _placed(nodes: Iterable[Node], rows: Mapping[str, int]) -> list[Node]:
 
 
 def _as_json(title: str, layers: Layers) -> dict[str, Any]:
-    """`layers`: the names; `steps`: what each stands for, and what it needs."""
+    """`layers` has the names, `steps` what each of them stands for and needs."""
     steps = [
         {
             "name": node.name,
@@ -196,32 +196,32 @@ def _as_json(title: str, layers: Layers) -> dict[str, Any]:
 # --- text ---------------------------------------------------------------------------------------------------
 
 
-def text_lines(title: str, layers: Layers, *, every: bool) -> list[tuple[str, str]]:
-    """Lines and their colours: a step a line, with its edges; long layers and long lists of needs are folded."""
+def text_lines(title: str, layers: Layers, *, unfolded: bool) -> list[tuple[str, str]]:
+    """Lines and their colours: one line per node, with its edges; long layers and lists of needs are shortened."""
     total = sum(node.count for layer in layers for node in layer)
     lines = [(f"{title}: {counted(total, 'step')}, {counted(len(layers), 'layer')}", render.BOLD)]
-    shown = [_shown(layer, every=every) for layer in layers]
+    shown = [_shown(layer, unfolded=unfolded) for layer in layers]
     width = max((len(node.label) for layer, _ in shown for node in layer), default=0)
-    state_width = max((len(node.standing) for layer, _ in shown for node in layer), default=0)
+    state_width = max((len(node.state_text) for layer, _ in shown for node in layer), default=0)
     number_width = len(str(len(layers)))
     visible = [node for nodes, _ in shown for node in nodes]
     signs = [sign(node.state) for node in visible]
-    edges = iter(graph_edges.drawn(visible, signs) or signs)
+    edges = iter(graph_edges.edge_columns(visible, signs) or signs)
     for number, (nodes, more) in enumerate(shown, 1):
         for place, node in enumerate(nodes):
             margin = str(number).rjust(number_width) if place == 0 else " " * number_width
-            needs = [need_told({"step": need, "on": on}) for need, on in node.needs]
-            told = f"← {few(needs, len(needs) if every else FEW_NEEDS)}" if needs else ""
-            line = f"{margin}  {next(edges)} {node.label.ljust(width)}  {node.standing.ljust(state_width)}  {told}"
+            needs = [need_text({"step": need, "on": on}) for need, on in node.needs]
+            arrow = f"← {few(needs, len(needs) if unfolded else FEW_NEEDS)}" if needs else ""
+            line = f"{margin}  {next(edges)} {node.label.ljust(width)}  {node.state_text.ljust(state_width)}  {arrow}"
             lines.append((line.rstrip(), render.STATE_COLOURS.get(node.state or "", "")))
         if more:
             lines.append((f"{' ' * number_width}  … {more}", render.DIM))
     return lines
 
 
-def _shown(layer: list[Node], *, every: bool) -> tuple[list[Node], str]:
-    """The nodes of a layer that get a line, and what is said of the others."""
-    if every or len(layer) <= MOST_IN_A_LAYER:
+def _shown(layer: list[Node], *, unfolded: bool) -> tuple[list[Node], str]:
+    """The nodes of a layer that get a line, and a summary of the others."""
+    if unfolded or len(layer) <= MOST_IN_A_LAYER:
         return layer, ""
     urgent = sorted(layer, key=lambda node: URGENT.index(node.state) if node.state else 0)
     kept = {node.name for node in urgent[:MOST_IN_A_LAYER]}

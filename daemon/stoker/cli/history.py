@@ -1,7 +1,6 @@
-"""What lies behind a job: history, the table of its attempts, and the end of its log.
+"""`stoker history`, the table of attempts, and the last lines of a log.
 
-Owns which facts of an attempt and of a change are shown, and how much of a log `--logs` shows. Refuses to compute what
-the daemon knows: it renders job.history, and the attempts of job.get for `show`.
+Owns which facts of an attempt and of a change are shown, and how much of a log `--logs` shows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from stoker.rpc.client import Client
 
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024
-LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of what it wrote")
+LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of its log")
 
 
 @command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker history 42",))
@@ -37,7 +36,7 @@ def history(given: Given) -> int:
 def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
     actor = change["actor_uid"]
     details = [f"“{change['note']}”"] if change["note"] else []
-    details += [_detail(name, value) for name, value in change["details"].items() if _worth_a_column(name, value)]
+    details += [_detail(name, value) for name, value in change["details"].items() if _is_shown(name, value)]
     return (
         change["seq"],
         render.when(change["at"]),
@@ -49,8 +48,8 @@ def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _worth_a_column(name: str, value: object) -> bool:
-    """Records that rebuild a job or an attempt are for `--json`; the state has its own columns."""
+def _is_shown(name: str, value: object) -> bool:
+    """Nested records are for --json; the state has its own columns."""
     return value is not None and name not in ("state", "key") and not isinstance(value, dict | list)
 
 
@@ -59,7 +58,7 @@ def _detail(name: str, value: Any) -> str:
 
 
 def typed_limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]]:
-    """Limits as one types them: `memory`, `64.0M`."""
+    """Limits as the command line writes them: `memory`, `64.0M`."""
     for name, field in values.LIMITS.items():
         value = by_field.get(field)
         if value is not None:
@@ -68,7 +67,7 @@ def typed_limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]
 
 
 def print_attempts(attempts: list[dict[str, Any]], *, older: int | None = None) -> None:
-    """A table of attempts. `older`: the first that is shown, where there are others before it."""
+    """A table of attempts. `older`: the number of the first one shown, if earlier ones were left out."""
     headers = ["TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK"]
     rows = [_attempt_row(attempt) for attempt in attempts]
     if any(attempt["limits"] for attempt in attempts):
@@ -79,11 +78,11 @@ def print_attempts(attempts: list[dict[str, Any]], *, older: int | None = None) 
         ]
     render.table(headers, rows)
     if older is not None:
-        render.note(f"the {older - 1} attempts before are not shown")
+        render.note(f"{older - 1} earlier attempts are not shown")
 
 
 def _in_force(limits: dict[str, dict[str, Any]]) -> str:
-    """`memory=64.0M:cgroup processes:none`: each limit that was asked for, how far it goes and what keeps it."""
+    """`memory=64.0M:cgroup processes:none`: each requested limit, its value, and what enforces it."""
     shown = dict(typed_limits({field: limit["value"] for field, limit in limits.items()}))
     typed = {field: name for name, field in values.LIMITS.items()}
     names = {typed[field]: limit["by"] for field, limit in limits.items()}
@@ -109,8 +108,8 @@ def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
 def _remark(attempt: dict[str, Any]) -> str:
     stopped = attempt["stop_reason"] and f"stopped: {attempt['stop_reason']}"
     pids = ", ".join(map(str, attempt["unstoppable"]))
-    lives = pids and f"cannot signal pid {pids}"
-    return "; ".join(filter(None, (outcome.last_line(attempt["error"]), stopped, lives, attempt["suspicion"])))
+    unstoppable = pids and f"cannot signal pid {pids}"
+    return "; ".join(filter(None, (outcome.last_line(attempt["error"]), stopped, unstoppable, attempt["suspicion"])))
 
 
 def _attempt_outcome(attempt: dict[str, Any]) -> str:
@@ -121,7 +120,7 @@ def _attempt_outcome(attempt: dict[str, Any]) -> str:
 
 
 def log_tail(client: Client, job: dict[str, Any]) -> bytes:
-    """The last lines that the newest attempt of a job wrote; nothing of one that never started."""
+    """The last lines of the log of a job's newest attempt; empty if it never started."""
     if not job["attempts"]:
         return b""
     asked = {"id": job["id"], "attempt": job["attempts"], "tail_lines": TAIL_LINES}

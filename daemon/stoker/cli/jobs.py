@@ -1,7 +1,6 @@
-"""Looking at jobs: ls, show, why.
+"""Inspecting jobs: ls, show, why.
 
-Owns which columns and facts are shown and in which order. Refuses to compute what the daemon knows: it
-renders job.list, job.get and job.why.
+Owns which columns and facts are shown, and their order. All values come from the daemon.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, t
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
-from stoker.cli.kit.selection import FILTER, Overview, wanted
+from stoker.cli.kit.selection import FILTER, Overview, filter_fields
 
 HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "JOB")
 SAYS = HEADERS.index("SAYS")
-WIDEST_SAYING = 24
+SAYS_WIDTH = 24
 SHOWN = 30
 
 
 @command(
     options=(
         *FILTER,
-        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
-        Option("--all", None, "no limit"),
-        Option("-q --ids", None, "only the ids, one a line; all of them unless --limit is given"),
+        Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
+        Option("--all", None, "show all"),
+        Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
         JSON,
     ),
     examples=(
@@ -40,28 +39,28 @@ SHOWN = 30
 def ls(given: Given) -> int:
     most = values.most(given, SHOWN)
     with connect(given) as client:
-        seen = Overview(client, given["state"], wanted(given), most)
+        overview = Overview(client, given["state"], filter_fields(given), most)
     if given["json"]:
-        render.json_document({"jobs": seen.jobs, "more": seen.more})
+        render.json_document({"jobs": overview.jobs, "more": overview.more})
     elif given["ids"]:
-        for job in seen.jobs:
+        for job in overview.jobs:
             render.line(job["id"])
     else:
-        _print_jobs(seen.jobs)
-        if seen.held_left_off:
-            render.note("more jobs are held than are shown: stoker ls --state held")
-        elif seen.more and not given["limit"]:
-            render.note(f"the first {len(seen.jobs)} are shown; --all or --limit N shows more")
+        _print_jobs(overview.jobs)
+        if overview.held_left_off:
+            render.note("not all held jobs are shown: stoker ls --state held")
+        elif overview.more and not given["limit"]:
+            render.note(f"only the first {len(overview.jobs)} jobs are shown; --all or --limit N shows more")
     return 0
 
 
-def _print_jobs(found: list[dict[str, Any]]) -> None:
-    render.table(*columns(found, time.time_ns() // 1_000_000))
+def _print_jobs(jobs: list[dict[str, Any]]) -> None:
+    render.table(*columns(jobs, time.time_ns() // 1_000_000))
 
 
-def columns(found: list[dict[str, Any]], now_ms: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Headers and rows of `ls` and `top`; what jobs say of themselves takes room only where one says something."""
-    rows = [row(job, now_ms) for job in found]
+def columns(jobs: list[dict[str, Any]], now_ms: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Headers and rows of `ls` and `top`. The column SAYS is left out if no job reports anything."""
+    rows = [row(job, now_ms) for job in jobs]
     if any(line[SAYS] for line in rows):
         return HEADERS, rows
     return (*HEADERS[:SAYS], *HEADERS[SAYS + 1 :]), [(*line[:SAYS], *line[SAYS + 1 :]) for line in rows]
@@ -77,13 +76,13 @@ def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
         _tries(job),
         render.span(now_ms - job["created_at"]),
         render.span(_ran_ms(job, now_ms)),
-        render.cut(outcome.said(job), WIDEST_SAYING),
+        render.cut(outcome.reports(job), SAYS_WIDTH),
         title(job),
     )
 
 
 def _tries(job: dict[str, Any]) -> str:
-    """`2/3`: of the tries that are allowed. Runs that were charged to none (orphaned, taken again) may be more: `4`."""
+    """`2/3`: attempts of those allowed. `4` if there were more: orphaned and restarted ones are not charged."""
     attempts, allowed = job["attempts"], job["max_attempts"]
     return f"{attempts}/{allowed}" if attempts <= allowed else str(attempts)
 
@@ -93,7 +92,7 @@ def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
         return None
     if job["state"] == "running":
         return int(now_ms - job["started_at"])
-    if job["finished_at"] is None or job["state"] == "skipped":  # a person skipped it long after it ran
+    if job["finished_at"] is None or job["state"] == "skipped":  # a person may have skipped it long after it ran
         return None
     return max(0, int(job["finished_at"] - job["started_at"]))
 
@@ -105,12 +104,12 @@ def title(job: dict[str, Any]) -> str:
 
 
 def command_line(job: dict[str, Any]) -> str:
-    """The command as one could type it."""
+    """The command as a shell would read it."""
     return " ".join(quoted(word) for word in (job["command"], *job["args"]))
 
 
 def quoted(word: str | dict[str, str]) -> str:
-    """As a shell reads it: `'a b'`, and `$'caf\\xe9'` for bytes that are not UTF-8."""
+    """Quoted for a shell: `'a b'`, and `$'caf\\xe9'` for bytes that are not UTF-8."""
     if isinstance(word, str):
         return shlex.quote(word)
     text = plain_text(word).replace("\\", "\\\\").replace("'", "\\'")
@@ -118,7 +117,7 @@ def quoted(word: str | dict[str, str]) -> str:
 
 
 def plain_text(word: str | dict[str, str]) -> str:
-    """A string of a spec as functions of the operating system take it."""
+    """A string of a spec as the functions of `os` take it."""
     return word if isinstance(word, str) else a2b_base64(word["base64"]).decode("utf-8", "surrogateescape")
 
 
@@ -141,13 +140,13 @@ def show(given: Given) -> int:
         render.line()
         print_attempts(job["attempts_list"], older=job.get("attempts_before"))
     if log is not None:
-        print_log_tail(f"the end of its log (stoker logs {job['id']}):", log)
+        print_log_tail(f"the last lines of its log (stoker logs {job['id']}):", log)
     return 0
 
 
 def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
     state = job["state"] + (", stopping" if job.get("stopping") else ", frozen" if job.get("frozen") else "")
-    # What a job that goes on has behind it stands in the table of its attempts.
+    # Earlier ends of a job that goes on are in the table of its attempts.
     why = outcome.cause(job) if outcome.ended(job) else ""
     return [
         ("job", job["id"]),
@@ -155,11 +154,11 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("workflow", job.get("workflow_id") and f"{job['workflow_id']}, step {job['step']}"),
         ("state", f"{state}: {why}" if why else state),
         ("command", command_line(job)),
-        ("working dir", _shown(job["working_dir"])),
+        ("working dir", _text(job["working_dir"])),
         ("queue", f"{job['queue']}, priority {job['priority']}"),
         ("pid", job["pid"]),
         ("attempts", _budget(job)),
-        ("says", outcome.said(job) or None),
+        ("says", outcome.reports(job) or None),
         ("sign of life", job.get("last_heartbeat") and render.when(job["last_heartbeat"])),
         ("created", render.when(job["created_at"])),
         ("not before", job["run_at"] and render.when(job["run_at"])),
@@ -175,13 +174,13 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("nice", job["nice"] or None),
         ("umask", None if job["umask"] is None else f"{job['umask']:03o}"),
         ("labels", _pairs(job["labels"])),
-        ("env", _pairs({name: _shown(value) for name, value in job["env_vars"].items()})),
+        ("env", _pairs({name: _text(value) for name, value in job["env_vars"].items()})),
         ("trace", job["trace_id"]),
         ("log", job["log"]),
     ]
 
 
-def _shown(word: str | dict[str, str]) -> str:
+def _text(word: str | dict[str, str]) -> str:
     return word if isinstance(word, str) else quoted(word)
 
 

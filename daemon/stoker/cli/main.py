@@ -1,8 +1,10 @@
-"""The `stoker` command: the table of all commands, dispatch, exit codes, and errors as people see them.
+"""The `stoker` command: the table of all commands, dispatch, exit codes, and how errors are printed.
 
-Owns COMMANDS: a command without a row does not exist. Only the module of the one that was asked for is
-imported. Refuses tracebacks: an error of the world is `stoker: message` and `hint: next command`, a bug of
-ours one line (the traceback with --debug).
+Owns COMMANDS: a command without a row does not exist, and only the module of the command that was typed is imported.
+Modules that `submit` loads avoid slow imports (tests/cli/test_startup.py lists them); all others import as usual.
+
+A user never sees a traceback: an error prints `stoker: message` and `hint: next command`; a bug of Stoker itself prints
+one line (with --debug the traceback).
 """
 
 from __future__ import annotations
@@ -27,73 +29,73 @@ STDOUT, STDERR = 1, 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-# Group → command → (module:function, what it does). Two words: a command of a command.
+# Group → command → (module:function, summary). A name of two words is a subcommand.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
-    "hand work over": {
+    "submit": {
         "submit": ("submit:submit", "store a job and print its id"),
-        "run": ("submit:run", "submit, follow the log, exit with the job's code"),
-        "wait": ("follow:wait", "wait for jobs to end; of one job pass its code on"),
+        "run": ("submit:run", "submit a job, follow its log, exit with its exit code"),
+        "wait": ("follow:wait", "wait until jobs have ended; for one job, exit with its exit code"),
         "logs": ("follow:logs", "print or follow what a job wrote"),
     },
-    "look": {
-        "ls": ("jobs:ls", "list jobs: running first, then what waits, then what ended"),
-        "show": ("jobs:show", "everything about a job"),
-        "why": ("jobs:why", "the one thing a job is waiting for, and the next command"),
-        "history": ("history:history", "every change of a job and each of its attempts"),
-        "watch": ("follow:watch", "changes as they happen"),
-        "status": ("admin:status", "the daemon, its queues, pressure and launchers"),
-        "worker": ("workers:worker", "what the worker of a job does: CPU, memory, files, signs of life"),
-        "debug": ("workers:debug", "a shell in a job's directory and environment"),
-        "top": ("top:top", "status and running jobs, refreshed"),
+    "inspect": {
+        "ls": ("jobs:ls", "list jobs: running, held, waiting, then ended"),
+        "show": ("jobs:show", "everything about one job"),
+        "why": ("jobs:why", "why a job is not running, or how it ended, and the next command"),
+        "history": ("history:history", "every change of a job, and its attempts"),
+        "watch": ("follow:watch", "print changes as they happen"),
+        "status": ("admin:status", "the daemon, its queues, load and launchers"),
+        "worker": ("workers:worker", "the processes of a running job: CPU, memory, open files"),
+        "debug": ("workers:debug", "open a shell in a job's directory and environment"),
+        "top": ("top:top", "status and live jobs, refreshed"),
     },
-    "step in": {
-        "cancel": ("control:cancel", "stop a job, or take it out of its queue"),
-        "retry": ("control:retry", "queue an ended job again with a fresh budget"),
-        "restart": ("control:restart", "begin a job anew; one that runs is stopped first"),
+    "control": {
+        "cancel": ("control:cancel", "stop a running job, or take a job out of its queue"),
+        "retry": ("control:retry", "queue an ended job again, with a fresh retry budget"),
+        "restart": ("control:restart", "run a job from the start; a running one is stopped first"),
         "hold": ("control:hold", "keep a job from starting until it is released"),
-        "release": ("control:release", "let a held job go on"),
-        "edit": ("control:edit", "change the queue, priority, name or limits of a job that has not started"),
-        "skip": ("control:skip", "call a job done so that those that need it go on"),
+        "release": ("control:release", "let a held job start"),
+        "edit": ("control:edit", "change queue, priority, name or limits of a job that has not started"),
+        "skip": ("control:skip", "mark a job as done, so that the jobs that need it start"),
     },
-    "many steps": {
+    "workflows and checkpoints": {
         "workflow": ("workflows:ls", "list workflows"),
-        "workflow submit": ("workflows:submit", "store a flow of steps from a file and print its id"),
+        "workflow submit": ("workflows:submit", "store a workflow from a flow file and print its id"),
         "workflow ls": ("workflows:ls", "list workflows"),
-        "workflow show": ("workflows:show", "a workflow and every step of it"),
-        "workflow graph": ("graph:graph", "draw what needs what: in the terminal, Mermaid, DOT, SVG"),
-        "workflow wait": ("workflow_wait:wait", "wait for workflows to end"),
-        "workflow pause": ("workflow_control:pause", "start nothing more of a workflow"),
-        "workflow resume": ("workflow_control:resume", "go on with a workflow, also from a chosen step"),
-        "workflow cancel": ("workflow_control:cancel", "stop all of a workflow"),
-        "workflow retry": ("workflow_control:retry", "take steps again: those that failed, one, or all"),
-        "workflow skip": ("workflow_control:skip", "call a step done so that those behind it go on"),
-        "workflow rollback": ("workflow_control:rollback", "put a workflow back to one of its checkpoints"),
-        "workflow add-need": ("workflow_control:add_need", "let a step wait for one more"),
-        "workflow remove-need": ("workflow_control:remove_need", "let a step wait for one less"),
+        "workflow show": ("workflows:show", "a workflow and all its steps"),
+        "workflow graph": ("graph:graph", "draw the steps and their needs: terminal, Mermaid, DOT, SVG"),
+        "workflow wait": ("workflow_wait:wait", "wait until workflows have ended"),
+        "workflow pause": ("workflow_control:pause", "start no further steps of a workflow"),
+        "workflow resume": ("workflow_control:resume", "continue a workflow, also from a chosen step"),
+        "workflow cancel": ("workflow_control:cancel", "stop all steps of a workflow"),
+        "workflow retry": ("workflow_control:retry", "run steps again: the failed ones, one, or all"),
+        "workflow skip": ("workflow_control:skip", "mark a step as done, so that the steps that need it start"),
+        "workflow rollback": ("workflow_control:rollback", "set a workflow back to one of its checkpoints"),
+        "workflow add-need": ("workflow_control:add_need", "make a step wait for another step"),
+        "workflow remove-need": ("workflow_control:remove_need", "make a step no longer wait for another step"),
         "checkpoint": ("checkpoints:ls", "list the checkpoints of a workflow or a job"),
-        "checkpoint save": ("checkpoints:save", "inside a job: keep stdin as its newest checkpoint"),
+        "checkpoint save": ("checkpoints:save", "inside a job: save stdin as its newest checkpoint"),
         "checkpoint ls": ("checkpoints:ls", "list the checkpoints of a workflow or a job"),
-        "checkpoint show": ("checkpoints:show", "what a checkpoint holds, or the whole workflow at it"),
+        "checkpoint show": ("checkpoints:show", "the data of a checkpoint, or the workflow at that time"),
         "checkpoint export": ("checkpoints:export", "the bytes of a checkpoint, or a whole chain as JSON lines"),
-        "checkpoint diff": ("checkpoints:diff", "what differs between two checkpoints"),
+        "checkpoint diff": ("checkpoints:diff", "the differences between two checkpoints"),
     },
     "administer": {
         "queue": ("queues:ls", "list queues"),
         "queue ls": ("queues:ls", "list queues"),
-        "queue pause": ("queues:pause", "start nothing more from a queue"),
-        "queue resume": ("queues:resume", "start from a queue again"),
-        "queue set": ("queues:set_queue", "make or change a queue: class, bounds, defaults"),
-        "resource": ("queues:resource_ls", "list resources and who holds them"),
-        "resource ls": ("queues:resource_ls", "list resources and who holds them"),
+        "queue pause": ("queues:pause", "start no further jobs of a queue"),
+        "queue resume": ("queues:resume", "start jobs of a paused queue again"),
+        "queue set": ("queues:set_queue", "create or change a queue: class, bounds, defaults"),
+        "resource": ("queues:resource_ls", "list resources and the jobs that hold them"),
+        "resource ls": ("queues:resource_ls", "list resources and the jobs that hold them"),
         "resource set": ("queues:resource_set", "set the capacity of a resource"),
-        "drain": ("admin:drain", "start nothing more, let running jobs end, stop the daemon"),
-        "recover": ("recovery:recover", "what a start would do with jobs left running (--dry-run)"),
+        "drain": ("admin:drain", "start no further jobs, let running jobs end, then stop the daemon"),
+        "recover": ("recovery:recover", "what a daemon start would do with unfinished attempts (--dry-run)"),
         "config": ("settings:show", "the settings in force, with defaults"),
-        "config check": ("settings:check", "check a configuration; say every mistake at once"),
+        "config check": ("settings:check", "check a settings file and report every mistake"),
         "config show": ("settings:show", "the settings in force, with defaults"),
-        "config reload": ("settings:reload", "let the running daemon read its settings again (as SIGHUP does)"),
-        "config path": ("settings:path", "which files and directories are used"),
-        "completion": ("completion:completion", "print completions for bash, zsh or fish"),
+        "config reload": ("settings:reload", "make the running daemon read its settings again (as SIGHUP does)"),
+        "config path": ("settings:path", "the files and directories in use"),
+        "completion": ("completion:completion", "print shell completions for bash, zsh or fish"),
     },
 }
 
@@ -102,15 +104,15 @@ def main() -> NoReturn:
     """Entry point of the `stoker` script."""
     _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the locale cannot spell is no reason to fail.
+        # Do not fail on a character that the locale cannot encode.
         sys.stdout.reconfigure(errors="backslashreplace")
     status = guarded(sys.argv[1:])
-    # Everything is flushed, and nothing else needs Python's own tear-down: a seventh of a submit.
+    # Everything is flushed: skip Python's own tear-down, a seventh of the time of a submit.
     os._exit(status)
 
 
 def _open_standard_streams() -> None:
-    """What the caller closed (`>&-`) leads to nowhere, not to the socket that would be opened next."""
+    """Open descriptors that the caller closed (`>&-`) on /dev/null: else the socket would get their number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         pass
     os.close(descriptor)
@@ -119,25 +121,25 @@ def _open_standard_streams() -> None:
 
 
 def guarded(arguments: Sequence[str]) -> int:
-    """The exit status, with every exception turned into one and told."""
+    """The exit status; every exception is printed and becomes one."""
     try:
         status = dispatch(arguments)
         render.flush()
-    except StokerError as failure:
+    except StokerError as error:
         _flush_quietly()
-        render.error(failure)
-        return failure.exit_status
+        render.error(error)
+        return error.exit_status
     except KeyboardInterrupt:
         _flush_quietly()
         return INTERRUPTED
     except BrokenPipeError:
         _flush_quietly()
         return BROKEN_PIPE
-    except OSError as failure:
+    except OSError as error:
         _flush_quietly()
-        render.note(f"{failure.filename or 'input or output'}: {failure.strerror or failure}")
+        render.note(f"{error.filename or 'input or output'}: {error.strerror or error}")
         return EX_IOERR
-    except Exception as bug:  # noqa: BLE001 - the boundary: no traceback ever reaches a user unasked
+    except Exception as bug:  # noqa: BLE001 - the boundary: users see a traceback only with --debug
         _flush_quietly()
         return _report(bug, arguments)
     return status
@@ -151,24 +153,24 @@ def dispatch(arguments: Sequence[str]) -> int:
         return program.run(given)
     name, rest = _named(words)
     target, summary = _rows()[name]
-    asked = load(target)
-    options = asked.parse(rest)
+    selected = load(target)
+    options = selected.parse(rest)
     if options["help"]:
-        render.line(_help(asked, name, summary))
+        render.line(_help(selected, name, summary))
         return 0
-    asked.check_words(options)
+    selected.check_words(options)
     options["socket"] = options["socket"] or given["socket"]
     try:
-        return asked.run(options)
-    except StokerError as failure:
-        from stoker.cli.kit.error_words import as_typed  # noqa: PLC0415 - only after a failure
+        return selected.run(options)
+    except StokerError as error:
+        from stoker.cli.kit.error_words import as_typed  # noqa: PLC0415 - only after an error
 
-        raise as_typed(failure, asked, options) from None
+        raise as_typed(error, selected, options) from None
 
 
 def load(target: str) -> Command:
     module, _, function = target.partition(":")
-    # Not importlib: it would be one more module to load.
+    # importlib would be one more module to load.
     loaded = getattr(__import__(f"stoker.cli.{module}", fromlist=[function]), function)
     assert isinstance(loaded, Command)
     return loaded
@@ -182,7 +184,7 @@ def load(target: str) -> Command:
     examples=("stoker run -- make test", "stoker ls", "stoker submit --help"),
 )
 def program(given: Given) -> int:
-    """`stoker` itself: what stands ahead of the command, and what happens without one."""
+    """`stoker` itself: the options before the command, and the overview when no command is given."""
     if given["version"]:
         from stoker import __version__  # noqa: PLC0415 - needed only here
 
@@ -196,10 +198,10 @@ def overview() -> str:
     lines = ["usage: stoker [OPTION…] COMMAND …", "", "A durable job daemon for one Linux host.", ""]
     for group, rows in COMMANDS.items():
         lines.append(f"{group}:")
-        lines += [f"  {name:<20} {summary}" for name, (_, summary) in rows.items()]
+        lines += [f"  {name:<22} {summary}" for name, (_, summary) in rows.items()]
         lines.append("")
     lines += [
-        "`stoker COMMAND --help` explains one command with examples.",
+        "`stoker COMMAND --help` explains a command, with examples.",
         f"Every command takes {', '.join(option.names[-1] for option in COMMON)}.",
     ]
     return "\n".join(lines)
@@ -210,26 +212,26 @@ def _rows() -> dict[str, tuple[str, str]]:
 
 
 def _named(words: list[str]) -> tuple[str, list[str]]:
-    """The command that `words` begin with, and what is left for it."""
+    """The name of the command at the start of `words`, and the words that follow it."""
     rows = _rows()
     first, two = words[0], " ".join(words[:2])
     if two in rows:
         return two, words[2:]
     below = [name for name in rows if name.startswith(f"{first} ")]
     if below and len(words) > 1 and not words[1].startswith("-"):
-        raise UsageError(f"no command {two!r}", hint=f"there are: {', '.join(below)}")
+        raise UsageError(f"no command {two!r}", hint=f"the commands are: {', '.join(below)}")
     if first not in rows:
         raise UsageError(f"no command {first!r}", hint=nearest(first, rows) or "stoker --help lists the commands")
     return first, words[1:]
 
 
-def _help(asked: Command, name: str, summary: str) -> str:
+def _help(selected: Command, name: str, summary: str) -> str:
     below = [other for other in _rows() if other.startswith(f"{name} ")]
-    return asked.explain(name, summary) + (f"\n\nsee also: {', '.join(below)}" if below else "")
+    return selected.explain(name, summary) + (f"\n\nsee also: {', '.join(below)}" if below else "")
 
 
 def _flush_quietly() -> None:
-    """What was printed before a failure comes before its message; a reader that left is no second failure."""
+    """Print pending output before the error message; ignore a reader that is gone."""
     try:
         render.flush()
     except OSError:
@@ -241,9 +243,9 @@ def _report(bug: Exception, arguments: Sequence[str]) -> int:
         import traceback  # noqa: PLC0415 - only for a bug
 
         render.trace(traceback.format_exc())
-    what = f"{type(bug).__name__}: {bug}"
-    hint = "report it with the output of the same command and --debug, and of: stoker --version"
-    render.error(StokerError(f"internal error, a bug of stoker itself: {what}", hint=hint))
+    hint = "report it with the output of the same command with --debug, and of: stoker --version"
+    message = f"internal error, a bug in stoker: {type(bug).__name__}: {bug}"
+    render.error(StokerError(message, hint=hint))
     return EX_SOFTWARE
 
 

@@ -1,7 +1,6 @@
 """Queues and resources: list, pause, resume, set.
 
-Owns how their settings are typed and shown. Refuses to know which defaults a queue may have: `--default`
-names a field of a spec, and the daemon says what it takes.
+Owns how their settings are typed and shown. The daemon decides which defaults a queue may have.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from stoker.cli.kit.spec import SPEC
 from stoker.core.errors import UsageError
 from stoker.core.units import exit_codes, spoken
 
-REASON = Option("--reason", "TEXT", "why, for the log of changes")
+REASON = Option("--reason", "TEXT", "why, for the history of changes")
 
 
 @command(options=(JSON,), examples=("stoker queue", "stoker queue ls --json"))
@@ -46,7 +45,7 @@ def _queue_row(queue: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _defaults(queue: dict[str, Any]) -> str:
-    """As one types them: `timeout=20m survive=yes`."""
+    """As the command line writes them: `timeout=20m survive=yes`."""
     names = {option.to: option.names[-1].removeprefix("--") for option in SPEC}
     return " ".join(f"{names.get(field, field)}={_typed(field, value)}" for field, value in queue["defaults"].items())
 
@@ -91,18 +90,18 @@ def _reason(given: Given) -> dict[str, str]:
 
 
 def _count_or_none(text: str) -> tuple[int | None]:
-    """Wrapped, so that `none` (no bound) differs from an option that was not given."""
+    """In a tuple, so that `none` (no bound) differs from an option that was not given."""
     return (None if text == "none" else values.integer(text),)
 
 
 def _default(text: str) -> tuple[str, Any]:
-    """`timeout=20m`: an option of submit without its dashes, as the field of a spec."""
+    """`timeout=20m`: an option of submit without its dashes, as a field of the spec."""
     name, value = values.pair(text)
     option = next((option for option in SPEC if f"--{name}" in option.names and not option.many), None)
     if option is None:
         raise UsageError(f"no default {name!r}", hint="write an option of submit without dashes: timeout=20m")
     if option.metavar is None and value not in ("yes", "no"):
-        raise UsageError(f"{name} is yes or no")
+        raise UsageError(f"{name}={value}: write {name}=yes or {name}=no")
     return option.to, option.convert(value) if option.metavar else value == "yes"
 
 
@@ -111,13 +110,18 @@ def _default(text: str) -> tuple[str, Any]:
     least=1,
     most=1,
     options=(
-        Option("--class", "CLASS", "high before normal before low", choices=("high", "normal", "low")),
-        Option("--max-running", "N|none", "jobs at once", convert=_count_or_none),
-        Option("--max-queued", "N|none", "jobs that may wait; more are refused", convert=_count_or_none),
+        Option(
+            "--class",
+            "CLASS",
+            "jobs of class high start before normal, normal before low",
+            choices=("high", "normal", "low"),
+        ),
+        Option("--max-running", "N|none", "at most N jobs run at once", convert=_count_or_none),
+        Option("--max-queued", "N|none", "at most N jobs wait; further ones are refused", convert=_count_or_none),
         Option(
             "--default",
             "K=V",
-            "what its jobs get unless they say otherwise: timeout=20m; repeatable",
+            "default of an option of submit for its jobs: timeout=20m; repeatable",
             convert=_default,
             to="defaults",
             many=True,
@@ -160,7 +164,7 @@ def _capacity(given: Given) -> tuple[str, int]:
     if len(given["words"]) == 1:
         word = given["words"][0]
         if "=" not in word:
-            raise UsageError(f"{word}: how many there are is missing", hint=f"stoker resource set {word}=1")
+            raise UsageError(f"{word}: the capacity is missing", hint=f"stoker resource set {word}=1")
         return values.amount(word)
     name, count = given["words"]
     return name, values.integer(count)

@@ -1,8 +1,8 @@
-"""What becomes of the job when `stoker run` is told to end.
+"""Signals during `stoker run`: which of them cancel the job, and which end only the command.
 
-Owns the rule, and the signals from before the job is handed over: Ctrl-C cancels the job, everything else (a second
-Ctrl-C, SIGTERM, SIGHUP, a reader of the output that left) leaves it to the daemon and says so with its id. Never in
-silence: whoever ends `run` hears whether there is a job. Loads nothing that `run` does not need before its submit.
+The first Ctrl-C cancels the job. Anything else (a second Ctrl-C, SIGTERM, SIGHUP, a reader of the output that is gone)
+ends only the command: the job goes on, and its id is printed on stderr. A signal during the submit waits for the
+answer, so that the command can always say whether there is a job. Loaded before the submit: keep it small.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BROKEN_PIPE = 141
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class LeftJobRunning(BaseException):
-    """`run` ends here, and its job does not; raised out of whatever was being done."""
+class RunLeft(BaseException):
+    """Ends `run` from a signal handler; the job, if there is one, goes on."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -34,12 +34,12 @@ class LeftJobRunning(BaseException):
 
 
 class RunInterrupt:
-    """Signals while a job is handed over and followed. `job` is its id, once it has one."""
+    """Handles signals from before the job is submitted until its end."""
 
     def __init__(self, given: Given) -> None:
         self._given = given
         self._job: int | None = None
-        self._asking = False
+        self._submitting = False
         self._pending: int | None = None
         self._key = ""
         self.cancelled = False
@@ -47,68 +47,70 @@ class RunInterrupt:
     def __enter__(self) -> Self:
         for signum in ENDING:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we
-                signal.signal(signum, self._told)
+                signal.signal(signum, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         for signum in ENDING:
             signal.signal(signum, signal.SIG_DFL)
 
-    def asks(self, key: str) -> None:
-        """The job is being sent: a first signal waits for the answer, which tells the id."""
-        self._asking, self._key = True, key
+    def begin_submit(self, key: str) -> None:
+        """The job is being sent: a first signal waits for the answer, which has the id."""
+        self._submitting, self._key = True, key
 
-    def unanswered(self) -> None:
-        """It was not stored, or nobody knows: a signal that came meanwhile counts now."""
-        self._asking = False
+    def submit_failed(self) -> None:
+        """The submit was refused or its answer lost: handle a signal that came meanwhile."""
+        self._submitting = False
         if self._pending is not None:
             self._leave_without_job(self._pending)
 
-    def stored(self, job: int) -> None:
-        self._asking, self._job = False, job
+    def submit_answered(self, job: int) -> None:
+        self._submitting, self._job = False, job
         if self._pending is not None:
             self._leave(self._pending)
 
-    def _told(self, signum: int, _frame: object) -> None:
+    def _handle(self, signum: int, _frame: object) -> None:
         if self._job is not None:
             self._leave(signum)
-        elif self._asking and self._pending is None:
+        elif self._submitting and self._pending is None:
             self._pending = signum
-            render.note("the job is being handed over: waiting for the daemon's answer; again leaves without it")
+            render.note(
+                "the job is being submitted: waiting for the daemon's answer; a second signal leaves without it"
+            )
         else:
             self._leave_without_job(signum)
 
     def _leave_without_job(self, signum: int) -> None:
-        if self._asking:
-            render.note("left before the daemon answered: the job may be stored")
-            render.hint(f"the same command with --idempotency-key {self._key} gives its id, and runs it no second time")
+        if self._submitting:
+            render.note("left before the daemon answered, so the job may be stored")
+            render.hint(f"the same command with --idempotency-key {self._key} prints its id and does not run it twice")
         else:
             render.note("no job was stored")
-        raise LeftJobRunning(signum)
+        raise RunLeft(signum)
 
     def _leave(self, signum: int) -> None:
         if signum == signal.SIGINT and not self.cancelled:
             self._cancel()
             return
-        self.say_goodbye()
-        raise LeftJobRunning(signum)
+        self._print_goodbye()
+        raise RunLeft(signum)
 
-    def say_goodbye(self) -> None:
-        render.note(f"job {self._job} is left to the daemon and goes on")
+    def _print_goodbye(self) -> None:
+        render.note(f"job {self._job} goes on without this command")
         render.hint(f"stoker logs -f {self._job}, or stoker cancel {self._job}")
 
     def _cancel(self) -> None:
-        # On a connection of its own: the handler interrupts whatever the others are doing.
+        # On its own connection: the signal may have interrupted a request on another one.
         self.cancelled = True
-        render.note(f"cancelling job {self._job}; Ctrl-C again leaves it to the daemon")
+        render.note(f"cancelling job {self._job}; Ctrl-C again leaves at once")
         try:
             call(self._given, "job.cancel", {"id": self._job, "reason": "Ctrl-C"})
-        except StokerError as failure:
-            render.error(failure)
+        except StokerError as error:
+            render.error(error)
 
-    def without_reader(self) -> NoReturn:
-        """Nobody reads the output any more, as in `run | head -1`: end, from whatever thread."""
+    def reader_gone(self) -> NoReturn:
+        """End the process because the reader of the output is gone, as in `run | head -1`. From any thread."""
         try:
-            self.say_goodbye()
+            self._print_goodbye()
         finally:
             os._exit(BROKEN_PIPE)

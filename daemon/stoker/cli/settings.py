@@ -1,6 +1,6 @@
-"""`stoker config`: check, show, path, reload. All but reload work on files and environment alone, without a daemon.
+"""`stoker config`: check, show, path, reload. All but reload work without a daemon, from files and environment.
 
-Owns how settings are shown. Refuses to have rules of its own: what is valid, stoker.config says.
+Owns how settings are shown; `stoker.config` decides what is valid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.core.errors import ConfigInvalid, UsageError
 
-CONFIG = Option("--config", "FILE", "this file (else the first that exists of `stoker config path`)")
+CONFIG = Option(
+    "--config", "FILE", "the settings file (default: the first that exists of those in `stoker config path`)"
+)
 
 
 def _file(given: Given) -> Path | None:
@@ -33,13 +35,13 @@ def check(given: Given) -> int:
     file = config.find(_file(given), os.environ)
     try:
         config.load(file, os.environ)
-    except ConfigInvalid as wrong:
-        wrong.hint = "stoker config show lists every key"
+    except ConfigInvalid as error:
+        error.hint = "stoker config show lists every key"
         raise
     if given["json"]:
         render.json_document({"config": file and str(file), "ok": True})
     else:
-        render.line(f"{file}: ok" if file else "no file, only defaults and environment: ok")
+        render.line(f"{file}: ok" if file else "no settings file, only defaults and environment: ok")
     return 0
 
 
@@ -54,7 +56,7 @@ def show(given: Given) -> int:
 
 
 @command(
-    options=(CONFIG, Option("--state-dir", "DIR", "as given to stokerd"), JSON),
+    options=(CONFIG, Option("--state-dir", "DIR", "the state directory, as given to stokerd"), JSON),
     examples=("stoker config path",),
 )
 def path(given: Given) -> int:
@@ -66,12 +68,13 @@ def path(given: Given) -> int:
     state_dir = str(paths.state_dir(given["state_dir"], os.environ))
     socket = paths.first_within_reach(paths.socket_paths(given["socket"], os.environ, os.getuid()), os.path.exists)
     if given["json"]:
-        found = {"config": file and str(file), "candidates": candidates, "state_dir": state_dir, "socket": socket}
-        render.json_document(found)
+        render.json_document(
+            {"config": file and str(file), "candidates": candidates, "state_dir": state_dir, "socket": socket}
+        )
     else:
-        used = file or "none, every setting is at its default"
-        looked_for = ", ".join(candidates)
-        render.facts([("config", used), ("looked for", looked_for), ("state dir", state_dir), ("socket", socket)])
+        used = file or "no file: every setting has its default"
+        searched = ", ".join(candidates)
+        render.facts([("config", used), ("searched", searched), ("state dir", state_dir), ("socket", socket)])
     return 0
 
 
@@ -83,5 +86,5 @@ def reload(given: Given) -> int:
         return 0
     render.line(f"changed: {', '.join(answer['changed']) or 'nothing'}")
     if answer["restart"]:
-        render.note(f"these need a restart of stokerd: {', '.join(answer['restart'])}")
+        render.note(f"these settings need a restart of stokerd: {', '.join(answer['restart'])}")
     return 0

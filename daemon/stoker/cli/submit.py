@@ -1,7 +1,7 @@
-"""`stoker submit` and `stoker run`: hand a command over; for `run`, stay with it.
+"""`stoker submit` and `stoker run`: submit a command as a job; `run` then follows it to its end.
 
-Owns the hot path: what this module imports, every submit in a shell loop pays for. Refuses to follow or to read
-batches itself; follow.py and batch.py are loaded when asked for.
+Every submit in a shell loop pays for the imports of this module: following (follow.py) and batches (batch.py) are
+loaded when they are needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = Option(
     "--patience",
     "DURATION",
-    "while the daemon is full or restarting, try again for so long (2m)",
+    "how long to try again while the daemon is full or restarting (default: 2m)",
     convert=values.duration,
     to="patience_ms",
 )
@@ -37,8 +37,8 @@ PATIENCE = Option(
     options=(
         *SPEC,
         PATIENCE,
-        Option("--batch", "FILE|-", "read one JSON spec a line; options become their defaults"),
-        Option("--atomic", None, "with --batch: store all or nothing"),
+        Option("--batch", "FILE|-", "submit one job per line, each a JSON object; options are the defaults of all"),
+        Option("--atomic", None, "with --batch: store all jobs or none"),
         JSON,
     ),
     examples=(
@@ -54,7 +54,7 @@ def submit(given: Given) -> int:
     if given["batch"] is not None:
         return _batch(given, fields)
     if given["atomic"]:
-        raise UsageError("--atomic is for --batch")
+        raise UsageError("--atomic needs --batch")
     answer = _submit(given, fields)
     render.receipt(f"job {answer['id']}", render.json_text(answer) if given["json"] else answer["id"])
     return 0
@@ -74,30 +74,30 @@ def submit(given: Given) -> int:
     ),
 )
 def run(given: Given) -> int:
-    """Ctrl-C cancels the job. A second one, SIGTERM, SIGHUP, or a reader of the output that leaves (`| head`) ends
-    only this command: the job goes on, and its id is told on stderr.
+    """Ctrl-C cancels the job. A second Ctrl-C, SIGTERM, SIGHUP, or a reader of the output that exits (`| head`)
+    ends only this command: the job goes on, and its id is printed on stderr.
     """
-    from stoker.cli.run_interrupt import LeftJobRunning, RunInterrupt  # noqa: PLC0415 - `submit` does not pay for it
+    from stoker.cli.run_interrupt import RunInterrupt, RunLeft  # noqa: PLC0415 - only for `run`
 
     try:
         with RunInterrupt(given) as interrupt:
             answer = _submit(given, given_fields(given), interrupt)
-            from stoker.cli.follow import attend  # noqa: PLC0415 - after the submit: the job starts while this loads
+            from stoker.cli.follow import follow_run  # noqa: PLC0415 - loads while the job starts
 
-            return attend(given, answer["id"], interrupt)
-    except LeftJobRunning as left:
-        return left.exit_status
+            return follow_run(given, answer["id"], interrupt)
+    except RunLeft as end:
+        return end.exit_status
 
 
 def _submit(given: Given, fields: dict[str, Any], interrupt: RunInterrupt | None = None) -> Submitted:
     if not given["words"]:
-        raise UsageError("missing the command", hint="stoker submit -- COMMAND [ARG…]")
+        raise UsageError("missing the command of the job", hint="stoker submit -- COMMAND [ARG…]")
     command_word, *arguments = given["words"]
     spec = complete({**fields, "command": command_word})
     sent_size(spec | {"args": arguments})
     answer = submit_once(given, {**spec, "args": arguments}, interrupt)
     if interrupt:
-        interrupt.stored(answer["id"])
+        interrupt.submit_answered(answer["id"])
     if remark := overdue(spec):
         render.note(remark)
     if answer["existing"]:
@@ -107,7 +107,7 @@ def _submit(given: Given, fields: dict[str, Any], interrupt: RunInterrupt | None
 
 def _batch(given: Given, defaults: dict[str, Any]) -> int:
     if given["words"]:
-        raise UsageError("--batch and a command exclude each other", hint="the lines of the batch name the commands")
-    from stoker.cli.batch import submit_batch  # noqa: PLC0415 - one submit does not pay for it
+        raise UsageError("--batch and a command exclude each other", hint="each line of the batch has its own command")
+    from stoker.cli.batch import submit_batch  # noqa: PLC0415 - only for batches
 
     return submit_batch(given, defaults)

@@ -1,7 +1,7 @@
-"""`stoker top`: the daemon, its queues and the jobs that run or wait, drawn again every so often.
+"""`stoker top`: the daemon, its queues and live jobs, redrawn again and again.
 
-Owns the refreshing screen, what is left off where it is small, and its keys. Refuses to leave the terminal in another
-state than it found it in, however it ends. Without a terminal it prints once.
+Owns the screen, what is left out where it is small, and the keys. The terminal gets its state back however `top` ends.
+Without a terminal it prints once.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from stoker.rpc.client import Client
 SHORTEST_MS = 100
 LIVE = ("running", "held", "waiting", "queued")
 KEYS = "q quit   space refresh"
-# Of the columns of `ls`, what a narrow screen can do without, first of all the first.
+# Columns of `ls` that a narrow screen leaves out, in this order.
 DISPENSABLE = ("PRIO", "TRY", "AGE", "WHY", "QUEUE", "RAN", "SAYS")
-LEAST_OF_A_COMMAND = 20
+MIN_COMMAND_WIDTH = 20
 QUEUE_HEADERS = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "HELD")
-FEWEST_QUEUES = 2
+MIN_QUEUE_LINES = 2
 
 
 @command(
-    options=(Option("--every", "DURATION", "time between two looks (default: 1s)", convert=values.duration),),
+    options=(Option("--every", "DURATION", "time between two refreshes (default: 1s)", convert=values.duration),),
     examples=("stoker top", "stoker top --every 250ms"),
 )
 def top(given: Given) -> int:
-    """Keys: q quits, space looks at once."""
+    """Keys: q quits, space refreshes at once."""
     pause_s = max(SHORTEST_MS, given["every"] or 1_000) / 1_000
     with connect(given) as client:
         if not render.on_terminal():
-            render.screen(drawn(client))
+            render.screen(screen_lines(client))
             return 0
         with Terminal() as terminal:
             while True:
-                render.screen(drawn(client))
+                render.screen(screen_lines(client))
                 if terminal.key(pause_s) in ("q", "Q"):
                     return 0
 
 
 class Terminal:
-    """The screen for ourselves, and keys without Enter; on exit everything is as it was."""
+    """The alternate screen, and keys without Enter; on exit the terminal is as it was."""
 
     def __enter__(self) -> Self:
         self._modes = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _leave)
-        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a shell would go on with our screen
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z: the shell would go on in our screen
         if self._modes is not None:
             tty.setcbreak(sys.stdin)
         render.take_screen()
@@ -68,7 +68,7 @@ class Terminal:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._modes)
 
     def key(self, within_s: float) -> str:
-        """The key that is pressed within that time, or nothing."""
+        """The key that is pressed within that time, or an empty string."""
         if self._modes is None:
             time.sleep(within_s)
             return ""
@@ -81,16 +81,16 @@ def _leave(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def drawn(client: Client) -> list[str]:
-    """One screen, asked for first and printed in one piece, so that it does not flicker."""
+def screen_lines(client: Client) -> list[str]:
+    """The lines of one screen. All requests are made before anything is printed, so that it does not flicker."""
     columns, lines = render.terminal_size()
     status = client.call("system.status", {})
     head = [render.cut(line, columns) for line in _head(status)]
     room = min(lines, jobs.SHOWN + len(head) + len(status["queues"])) - len(head) - 2  # for a blank line and the keys
-    queues = _queues(status["queues"], max(FEWEST_QUEUES, room // 3), columns)
+    queues = _queues(status["queues"], max(MIN_QUEUE_LINES, room // 3), columns)
     left = max(1, room - len(queues) - 2)  # for a blank line and the headers
-    seen = Overview(client, LIVE, {}, left)
-    headers, rows = _fitting(*jobs.columns(seen.jobs, time.time_ns() // 1_000_000), columns)
+    overview = Overview(client, LIVE, {}, left)
+    headers, rows = _fitting(*jobs.columns(overview.jobs, time.time_ns() // 1_000_000), columns)
     screen = [*head, "", *queues, "", *render.table_lines(headers, rows, columns)]
     if not render.on_terminal():
         return screen
@@ -99,7 +99,7 @@ def drawn(client: Client) -> list[str]:
 
 
 def _head(status: dict[str, Any]) -> list[str]:
-    """What is wrong comes first: a daemon in safe mode says nothing else."""
+    """The facts that fit a small screen; safe mode is part of the first line."""
     facts = dict(admin.summary(status))
     shown = [("stokerd", f"{status['version']}, up {render.span(status['uptime_ms'])}, {facts['mode']}")]
     shown += [(key, str(facts[key])) for key in ("next", "jobs", "pressure") if facts.get(key)]
@@ -107,7 +107,7 @@ def _head(status: dict[str, Any]) -> list[str]:
 
 
 def _queues(queues: list[dict[str, Any]], most: int, columns: int) -> list[str]:
-    """A line a queue, the busiest first where there is no room for all."""
+    """One line per queue; where there is no room for all, the busiest ones first."""
     busiest = sorted(queues, key=lambda queue: -(queue["running"] + queue["queued"] + queue["waiting"] + queue["held"]))
     shown = busiest[: max(1, most - 2)] if len(queues) > most - 1 else queues
     rows = [
@@ -126,10 +126,10 @@ def _queues(queues: list[dict[str, Any]], most: int, columns: int) -> list[str]:
 def _fitting(
     headers: tuple[str, ...], rows: list[tuple[object, ...]], columns: int
 ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """The same table without what a narrow screen has no room for."""
+    """The same table without the columns that do not fit the screen."""
     for name in (*DISPENSABLE, "HELD", "WAITING", "CLASS"):
         widths = [max(len(str(cell)) for cell in column) for column in zip(headers, *rows, strict=True)]
-        last = min(widths[-1], LEAST_OF_A_COMMAND)
+        last = min(widths[-1], MIN_COMMAND_WIDTH)
         if sum(widths[:-1]) + last + 2 * (len(widths) - 1) <= columns:
             break
         if name in headers:

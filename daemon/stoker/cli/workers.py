@@ -1,7 +1,7 @@
-"""Looking at the worker of a job, and standing where it stands: worker, debug.
+"""Inspecting workers: `worker` shows the processes of a running job, `debug` opens a shell where the job runs.
 
-Owns how a worker is shown and the shell of `debug`. Refuses to hand anything to that shell that would make it a worker,
-or let it speak in the job's name: the daemon gives its variables, and none of the caller's Stoker variables go along.
+The shell must not act in the job's name: it gets the variables that the daemon names, and no Stoker variable of the
+caller.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from stoker.cli.kit.parser import JSON, Given, command
 from stoker.core.errors import UsageError
 
 HEADERS = ("PID", "PARENT", "STATE", "CPU%", "CPU", "MEMORY", "FILES", "THREADS", "NAME")
-OF_THE_TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "LINES")
+TERMINAL_VARIABLES = ("TERM", "COLORTERM", "COLUMNS", "LINES")
 
 
 @command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker worker 42", "stoker worker 42 --json"))
 def worker(given: Given) -> int:
-    found = call(given, "worker.get", {"job": values.job_id(given["words"][0])})
+    view = call(given, "worker.get", {"job": values.job_id(given["words"][0])})
     if given["json"]:
-        render.json_document(found)
+        render.json_document(view)
         return 0
-    render.facts(_facts(found))
-    if found["processes"]:
+    render.facts(_facts(view))
+    if view["processes"]:
         render.line()
-        render.table(HEADERS, [_row(process) for process in found["processes"]])
+        render.table(HEADERS, [_row(process) for process in view["processes"]])
     return 0
 
 
-def _facts(found: dict[str, Any]) -> list[tuple[str, object]]:
-    said = found["said"] or {}
-    silent_ms = found["silent_ms"]
+def _facts(view: dict[str, Any]) -> list[tuple[str, object]]:
+    reports = view["said"] or {}
+    silent_ms = view["silent_ms"]
     return [
-        ("job", f"{found['job']}, attempt {found['attempt']}"),
-        ("state", found["state"] + (f", being stopped ({found['stopping']})" if found["stopping"] else "")),
-        ("pid", found["pid"]),
-        ("launcher", f"{found['launcher']}, {found['launcher_state']}"),
-        ("started", found["started_at"] and render.when(found["started_at"])),
-        ("cpu", f"{found['cpu_percent']}% of a core now, {render.span(found['cpu_ms'])} so far"),
-        ("memory", render.size(found["memory_bytes"])),
-        ("open files", found["open_files"]),
-        ("children", found["children"]),
-        ("progress", None if said.get("progress") is None else f"{said['progress']}%"),
-        ("status", said.get("status")),
-        ("sign of life", said.get("last_heartbeat") and render.when(said["last_heartbeat"])),
+        ("job", f"{view['job']}, attempt {view['attempt']}"),
+        ("state", view["state"] + (f", being stopped ({view['stopping']})" if view["stopping"] else "")),
+        ("pid", view["pid"]),
+        ("launcher", f"{view['launcher']}, {view['launcher_state']}"),
+        ("started", view["started_at"] and render.when(view["started_at"])),
+        ("cpu", f"{view['cpu_percent']}% of a core now, {render.span(view['cpu_ms'])} so far"),
+        ("memory", render.size(view["memory_bytes"])),
+        ("open files", view["open_files"]),
+        ("children", view["children"]),
+        ("progress", None if reports.get("progress") is None else f"{reports['progress']}%"),
+        ("status", reports.get("status")),
+        ("sign of life", reports.get("last_heartbeat") and render.when(reports["last_heartbeat"])),
         ("silent for", silent_ms and render.span(silent_ms)),
-        ("ignored", said.get("ignored") or None),
+        ("ignored", reports.get("ignored") or None),
     ]
 
 
@@ -70,17 +70,17 @@ def _row(process: dict[str, Any]) -> tuple[object, ...]:
 
 @command(words="ID", least=1, most=1, examples=("stoker debug 42",))
 def debug(given: Given) -> int:
-    found = call(given, "job.environment", {"id": values.job_id(given["words"][0])})
-    own = {name: os.environ[name] for name in OF_THE_TERMINAL if name in os.environ}
+    job = call(given, "job.environment", {"id": values.job_id(given["words"][0])})
+    own = {name: os.environ[name] for name in TERMINAL_VARIABLES if name in os.environ}
     shell = os.environ.get("SHELL", "")
     shell = shell if shell.startswith("/") else "/bin/sh"
-    directory = plain_text(found["working_dir"])
+    directory = plain_text(job["working_dir"])
     try:
         os.chdir(directory)
-    except OSError as failure:
-        raise UsageError(f"{directory}: {failure.strerror}", hint=f"stoker show {found['id']}") from None
-    render.note(f"{shell} in {directory} with the environment of job {found['id']}; exit leaves it")
+    except OSError as error:
+        raise UsageError(f"{directory}: {error.strerror}", hint=f"stoker show {job['id']}") from None
+    render.note(f"{shell} in {directory} with the environment of job {job['id']}; type exit to leave it")
     render.flush()
     sys.stderr.flush()
-    os.umask(found["umask"])
-    os.execve(shell, [shell], own | {name: plain_text(value) for name, value in found["env"].items()})  # noqa: S606 - a shell is what was asked for
+    os.umask(job["umask"])
+    os.execve(shell, [shell], own | {name: plain_text(value) for name, value in job["env"].items()})  # noqa: S606 - the command opens a shell

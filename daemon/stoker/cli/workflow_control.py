@@ -1,7 +1,6 @@
-"""Stepping in on a whole workflow: cancel, pause, resume, retry, rollback, skip, add-need, remove-need.
+"""Controlling a whole workflow: cancel, pause, resume, retry, rollback, skip, add-need, remove-need.
 
-Owns their options and how their answers read. Refuses to judge: what is taken again, stopped or skipped is the daemon's
-plan, and it is told as it was answered.
+Owns their options and how the answers are printed. The daemon decides which steps run again, are stopped or skipped.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, Option, command
-from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_told, workflow_id
+from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
 
-# What an answer may tell beside the state, and the words for it; in this order. What is only kept is for --json.
-TOLD = {
+# The lists in an answer that are printed besides the state, in this order. Others are for --json only.
+REPORTED = {
     "running": "still running",
     "stopping": "being stopped",
-    "reset": "taken again",
-    "not_undone": "completed since, and not undone",
-    "stuck": "held as stuck, not signalled",
+    "reset": "queued again",
+    "not_undone": "completed since then and not undone",
+    "stuck": "held as stuck, without a signal",
 }
-MOST_TOLD = 20
+MOST_SHOWN = 20
 STRATEGIES = (
     "restart",
     "from_checkpoint",
@@ -34,7 +33,9 @@ STRATEGIES = (
 )  # `core.workflow.state.Strategy`; a test compares them
 LIMITS = ("timeout_ms", "max_attempts")  # of the steps that are taken again
 LATEST = "latest"
-MAX_ATTEMPTS = Option("--max-attempts", "N", "new budget of seen failures", convert=values.positive)
+MAX_ATTEMPTS = Option(
+    "--max-attempts", "N", "new limit of failures for the steps that run again", convert=values.positive
+)
 
 
 def _target(text: str) -> int | str:
@@ -51,7 +52,7 @@ def cancel(given: Given) -> int:
 
 @command(words="ID", least=1, most=1, options=(REASON, JSON), examples=("stoker workflow pause 7",))
 def pause(given: Given) -> int:
-    """What runs goes on; nothing more of it starts."""
+    """Steps that run go on; no further steps start."""
     return _ask("pause", given, {})
 
 
@@ -60,14 +61,14 @@ def pause(given: Given) -> int:
     least=1,
     most=1,
     options=(
-        Option("--from", "STEP", "only this step and those behind it, as far as they did not complete", to="from"),
+        Option("--from", "STEP", "only this step and those that depend on it, unless they completed", to="from"),
         Option(
             "--strategy",
             "NAME",
-            f"for every step that did not complete, instead of its own: {', '.join(STRATEGIES)}, or one of your own",
+            f"for all steps that did not complete: {', '.join(STRATEGIES)}, or one of your own",
         ),
-        Option("--explain", None, "change nothing: show which steps would run, and why"),
-        Option("--no-verify", None, "keep completed steps that asked to be verified, and pass over a gap in the chain"),
+        Option("--explain", None, "change nothing: print which steps would run, and why"),
+        Option("--no-verify", None, "keep completed steps with verify = true, and ignore a gap in the checkpoints"),
         TIMEOUT,
         MAX_ATTEMPTS,
         WAIT,
@@ -81,7 +82,7 @@ def pause(given: Given) -> int:
 )
 def resume(given: Given) -> int:
     if given["explain"] and given["wait"]:
-        raise UsageError("--explain changes nothing, so there is nothing to --wait for")
+        raise UsageError("--explain changes nothing, so there is nothing to wait for", hint="leave out --wait")
     asked = {key: given[key] for key in ("from", "strategy", *LIMITS) if given[key] is not None}
     asked |= {"explain": True} if given["explain"] else {}
     return _ask("resume", given, asked | ({"verify": False} if given["no_verify"] else {}))
@@ -92,9 +93,9 @@ def resume(given: Given) -> int:
     least=1,
     most=1,
     options=(
-        Option("--failed", None, "the steps that failed, and what waited for them (the default)"),
+        Option("--failed", None, "the steps that failed and those that need them (the default)"),
         Option("--all", None, "every step, also those that succeeded"),
-        Option("--step", "STEP", "this step and everything behind it"),
+        Option("--step", "STEP", "this step and all that depend on it"),
         TIMEOUT,
         MAX_ATTEMPTS,
         WAIT,
@@ -110,7 +111,7 @@ def resume(given: Given) -> int:
 )
 def retry(given: Given) -> int:
     if sum(map(bool, (given["failed"], given["all"], given["step"]))) > 1:
-        raise UsageError("--failed, --all and --step exclude one another")
+        raise UsageError("--failed, --all and --step exclude each other")
     asked: dict[str, Any] = {"again": "all" if given["all"] else "failed"}
     asked |= {key: given[key] for key in ("step", *LIMITS) if given[key] is not None}
     return _ask("retry", given, asked)
@@ -121,9 +122,9 @@ def retry(given: Given) -> int:
     least=1,
     most=1,
     options=(
-        Option("--to", "ID|latest", "the checkpoint to go back to", convert=_target),
-        Option("--redo", None, "run again also what was completed since"),
-        Option("--resume", None, "go on at once instead of waiting, paused, for a person"),
+        Option("--to", "ID|latest", "the checkpoint to return to", convert=_target),
+        Option("--redo", None, "also run steps again that completed since then"),
+        Option("--resume", None, "continue at once; else the workflow stays paused"),
         REASON,
         JSON,
     ),
@@ -160,11 +161,11 @@ def skip(given: Given) -> int:
     examples=("stoker workflow add-need 7 deploy approval", "stoker workflow add-need 7 report tests:any"),
 )
 def add_need(given: Given) -> int:
-    """STEP then waits for NEED too; a cycle is refused."""
+    """STEP then also waits for NEED. A cycle is refused."""
     _, step, word = given["words"]
     need, colon, end = word.rpartition(":")
     if end not in ("ok", "failed", "any"):
-        need, colon = word, ""  # the colon belongs to a step that an `each` made: `compile:3`
+        need, colon = word, ""  # the colon is part of the name of a step that `each` made: `compile:3`
     return _ask("add_need", given, {"step": step, "need": need} | ({"on": end} if colon else {}))
 
 
@@ -194,17 +195,17 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
     else:
         _print_answer(ident, answer)
         if verb == "retry" and not answer["reset"]:
-            render.note("no step of it failed, so none is taken again; --all or --step NAME takes others")
+            render.note("no step failed, so no step was queued again; --all or --step NAME queues others")
     render.flush()
     return until_ended(given, ident) if given.get("wait") else 0
 
 
 def _print_answer(ident: int, answer: dict[str, Any]) -> None:
     render.line(f"{ident} {answer['state']}")
-    render.flush()  # ahead of the notes where both go to the same place
+    render.flush()  # before the notes, where both go to the same place
     if "needs" in answer:
         render.note(
-            f"{answer['step']} needs: {few([need_told(need) for need in answer['needs']], MOST_TOLD) or 'nothing'}"
+            f"{answer['step']} needs: {few([need_text(need) for need in answer['needs']], MOST_SHOWN) or 'nothing'}"
         )
     if answer.get("chain_warning"):
         render.note(answer["chain_warning"])
@@ -212,14 +213,12 @@ def _print_answer(ident: int, answer: dict[str, Any]) -> None:
     if to:
         render.note(f"back to checkpoint {to['checkpoint']} (seq {to['seq']})")
         if to["damaged"]:
-            render.note(
-                f"checkpoint {to['damaged']} on the way there is damaged: what it and later ones said is not known"
-            )
-    for key, words in TOLD.items():
+            render.note(f"checkpoint {to['damaged']} is damaged: its data and that of later ones was not used")
+    for key, words in REPORTED.items():
         if answer.get(key):
-            render.note(f"{words}: {few(answer[key], MOST_TOLD)}")
+            render.note(f"{words}: {few(answer[key], MOST_SHOWN)}")
     if answer.get("going_on"):
-        render.note(f"run without what {answer['step']} was to do: {few(answer['going_on'], MOST_TOLD)}")
+        render.note(f"run without the result of {answer['step']}: {few(answer['going_on'], MOST_SHOWN)}")
 
 
 def _print_plan(steps: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
-"""`stoker workflow wait`, and the `--wait` of other commands: staying with a workflow until it has ended.
+"""`stoker workflow wait`, and the `--wait` of other commands.
 
-Owns what counts as an end (also: only a person can move it on) and what it means for a shell. Refuses to poll: it looks
-again when the log of changes says that something may have ended.
+Owns what counts as an end (also that only a person can continue the workflow) and its exit status. It never polls: it
+reads the workflow again when the log of changes has a change that may have ended it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from stoker.core.errors import DaemonUnreachable, WaitTimeout
 from stoker.rpc.client import Client
 
 ENDED = ("succeeded", "failed", "cancelled")
-# What is said of an end that is none of success, and the next command.
-NOT_WELL = {
+# For each state other than success: its words, and the next command.
+REMARKS = {
     "failed": ("failed", "show {} --analyse"),
     "cancelled": ("cancelled", "show {}"),
     "paused": ("is paused", "resume {}"),
@@ -36,7 +36,7 @@ BAD = ("held", "failed", "expired", "cancelled")
         Option(
             "--timeout",
             "DURATION",
-            "give up waiting (exit 75); the workflows go on",
+            "stop waiting after this time (exit 75); the workflows go on",
             convert=values.duration,
             to="timeout_ms",
         ),
@@ -49,23 +49,23 @@ BAD = ("held", "failed", "expired", "cancelled")
     ),
 )
 def wait(given: Given) -> int:
-    """0 if all of them succeeded, else 1."""
+    """Exit status 0 if all of them succeeded, else 1. Returns early if only a person can continue a workflow."""
     until = None if given["timeout_ms"] is None else time.monotonic() + given["timeout_ms"] / 1_000
     idents = [workflow_id(word) for word in given["words"]]
     try:
         return max(until_ended(given, ident, until) for ident in idents)
-    except WaitTimeout as late:
-        late.message = f"{late.message} within {given['typed']['timeout_ms'][-1][1]}"
+    except WaitTimeout as error:
+        error.message = f"{error.message} within {given['typed']['timeout_ms'][-1][1]}"
         raise
 
 
 def until_ended(given: Given, ident: int, until: float | None = None) -> int:
-    """Wait until a workflow has ended, or only a person can move it on; 0 if it succeeded. Tells how it ended.
+    """Wait until a workflow has ended, or only a person can continue it. Prints how it ended; 0 if it succeeded.
 
     `until`: monotonic seconds. Raises WaitTimeout.
     """
     try:
-        workflow = patiently(given, lambda client: to_the_end(client, ident, until))
+        workflow = patiently(given, lambda client: wait_until_still(client, ident, until))
     except KeyboardInterrupt:
         render.note(f"workflow {ident} goes on")
         render.hint(f"stoker workflow cancel {ident} ends it")
@@ -76,33 +76,33 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
         return 0
     bad = [f"{step['name']} ({step['state']})" for step in workflow["steps"] if step["state"] in BAD]
     named = f": {few(bad, 5)}" if bad else ""
-    told, hint = NOT_WELL.get(workflow["state"], ("waits for a person", "show {}"))
-    render.note(f"workflow {ident} {told}{named}")
+    remark, hint = REMARKS.get(workflow["state"], ("waits for a person", "show {}"))
+    render.note(f"workflow {ident} {remark}{named}")
     render.hint(f"stoker workflow {hint.format(ident)}")
     return 1
 
 
-def to_the_end(client: Client, ident: int, until: float | None = None) -> dict[str, Any]:
-    # The cursor first, so that no change falls between the look and the stream.
-    seen = client.status()["last_seq"]
+def wait_until_still(client: Client, ident: int, until: float | None = None) -> dict[str, Any]:
+    # Read the cursor first, so that no change is missed between reading the workflow and following it.
+    cursor = client.status()["last_seq"]
     workflow = client.workflow(ident)
     jobs = {step["job"] for step in workflow["steps"]}
-    if _still(workflow):
+    if _is_still(workflow):
         return workflow
     with _Alarm(ident, until):
-        for notification in client.stream("watch", {"after": seen, "job": None}):
-            if any(_concerns(change, workflow, jobs) for change in notification["changes"]):
+        for notification in client.stream("watch", {"after": cursor, "job": None}):
+            if any(_may_end(change, workflow, jobs) for change in notification["changes"]):
                 workflow = client.workflow(ident)
-                if _still(workflow):
+                if _is_still(workflow):
                     return workflow
     raise DaemonUnreachable("the daemon ended the stream of changes")
 
 
 class _Alarm:
-    """Raises WaitTimeout at `until`, out of a stream that may have nothing to say for days."""
+    """Raises WaitTimeout at `until`, also while a stream is silent for days."""
 
     def __init__(self, ident: int, until: float | None) -> None:
-        self._late = WaitTimeout(f"workflow {ident} has not ended", hint=f"stoker workflow show {ident}")
+        self._timeout = WaitTimeout(f"workflow {ident} has not ended", hint=f"stoker workflow show {ident}")
         self._until = until
 
     def __enter__(self) -> None:
@@ -110,7 +110,7 @@ class _Alarm:
             return
         left_s = self._until - time.monotonic()
         if left_s <= 0:
-            raise self._late
+            raise self._timeout
         signal.signal(signal.SIGALRM, self._ring)
         signal.setitimer(signal.ITIMER_REAL, left_s)
 
@@ -119,11 +119,11 @@ class _Alarm:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _ring(self, *_: object) -> None:
-        raise self._late
+        raise self._timeout
 
 
-def _concerns(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) -> bool:
-    """Whether nothing of a workflow may move any more behind this change: it ended, or what is left is held."""
+def _may_end(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) -> bool:
+    """Whether the workflow may be still after this change: it ended, or its remaining steps are held."""
     if change["kind"] == "workflow":
         return bool(change["subject"] == str(workflow["id"]))
     if change["job"] not in jobs:
@@ -132,8 +132,8 @@ def _concerns(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) 
     return change["to"] == "held" or (stands and change["to"] != "running")
 
 
-def _still(workflow: dict[str, Any]) -> bool:
-    """Whether nothing of it moves by itself any more: ended, paused, or held steps are all that the others wait for."""
+def _is_still(workflow: dict[str, Any]) -> bool:
+    """Whether only a person can change it: it ended, is paused, or all open steps are held or wait for held ones."""
     if workflow["state"] in ENDED:
         return True
     states = {step["name"]: step["state"] for step in workflow["steps"]}
@@ -143,7 +143,7 @@ def _still(workflow: dict[str, Any]) -> bool:
 
 
 def _moves(step: dict[str, Any], states: dict[str, str]) -> bool:
-    """Whether it runs, or will: also one that waits for a time alone, as between two attempts."""
+    """Whether the step runs or will run by itself, also one that waits only for a time, as between two attempts."""
     if step["state"] == "waiting":
         return all(states[need["step"]] in FINAL for need in step["needs"])
     return step["state"] in ("running", "queued")

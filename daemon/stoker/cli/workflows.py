@@ -1,7 +1,6 @@
 """Workflows: submit, ls, show.
 
-Owns which facts of a workflow are shown. Refuses to judge a flow: the daemon says every mistake, flowfile.py in which
-file it is.
+Owns which facts of a workflow are shown. The daemon checks a flow; flowfile.py maps its mistakes to places in the file.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
-from stoker.cli.kit.steps import WAIT, counted, few, groups, need_told, workflow_id
+from stoker.cli.kit.steps import WAIT, counted, few, groups, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import FlowInvalid, UsageError
 from stoker.rpc.client import Client
@@ -33,9 +32,9 @@ REMARK_WIDTH = 80
     least=1,
     most=1,
     options=(
-        Option("--param", "NAME=VALUE", "fill in a parameter of the flow; repeatable", convert=values.pair, many=True),
-        Option("--idempotency-key", "TEXT", "the same key again gives the same workflow"),
-        Option("--dry-run", None, "store nothing: show the order of the steps"),
+        Option("--param", "NAME=VALUE", "value of a parameter of the flow; repeatable", convert=values.pair, many=True),
+        Option("--idempotency-key", "TEXT", "a second submit with the same key returns the same workflow"),
+        Option("--dry-run", None, "store nothing: check the file and print the order of the steps"),
         WAIT,
         JSON,
     ),
@@ -48,7 +47,7 @@ REMARK_WIDTH = 80
 )
 def submit(given: Given) -> int:
     if given["dry_run"] and given["wait"]:
-        raise UsageError("--dry-run stores nothing, so there is nothing to --wait for")
+        raise UsageError("--dry-run stores nothing, so there is nothing to wait for", hint="leave out --wait")
     (source,) = given["words"]
     flow = flowfile.complete(flowfile.read(source))
     flowfile.check_size(source, flow)
@@ -58,8 +57,8 @@ def submit(given: Given) -> int:
     with connect(given) as client:
         try:
             answer = client.submit_workflow(flow, dict(given["param"]), idempotency_key=key, dry_run=given["dry_run"])
-        except FlowInvalid as refusal:
-            raise flowfile.told(source, flow, refusal, "; nothing was stored") from None
+        except FlowInvalid as error:
+            raise flowfile.located(source, flow, error, "; nothing was stored") from None
     if given["dry_run"]:
         _print_plan(answer, flow, as_json=given["json"])
         return 0
@@ -85,9 +84,9 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
 @command(
     options=(
         Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
-        Option("--limit", "N", f"at most so many (default: {SHOWN})", convert=values.positive),
-        Option("--all", None, "no limit"),
-        Option("-q --ids", None, "only the ids, one a line; all of them unless --limit is given"),
+        Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
+        Option("--all", None, "show all"),
+        Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
         JSON,
     ),
     examples=(
@@ -98,33 +97,33 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
 def ls(given: Given) -> int:
     most = values.most(given, SHOWN)
     with connect(given) as client:
-        found, more = _newest(client, given["state"] or [], most)
+        workflows, more = _newest(client, given["state"] or [], most)
     if given["json"]:
-        render.json_document({"workflows": found, "more": more})
+        render.json_document({"workflows": workflows, "more": more})
     elif given["ids"]:
-        for workflow in found:
+        for workflow in workflows:
             render.line(workflow["id"])
     else:
-        _print_workflows(found)
+        _print_workflows(workflows)
     if more and not (given["json"] or given["limit"]):
-        render.note(f"the newest {len(found)} are shown; --all or --limit N shows more")
+        render.note(f"only the newest {len(workflows)} workflows are shown; --all or --limit N shows more")
     return 0
 
 
-def _newest(client: Client, wanted: list[str], most: int | None) -> tuple[list[dict[str, Any]], bool]:
-    found: list[dict[str, Any]] = []
+def _newest(client: Client, states: list[str], most: int | None) -> tuple[list[dict[str, Any]], bool]:
+    workflows: list[dict[str, Any]] = []
     before = None
-    while most is None or len(found) <= most:
-        limit = PAGE if most is None else min(PAGE, most + 1 - len(found))
-        page = client.call("workflow.list", {"states": wanted, "limit": limit, "before": before}, again=True)
-        found += page["workflows"]
+    while most is None or len(workflows) <= most:
+        limit = PAGE if most is None else min(PAGE, most + 1 - len(workflows))
+        page = client.call("workflow.list", {"states": states, "limit": limit, "before": before}, again=True)
+        workflows += page["workflows"]
         before = page["next"]
         if before is None:
             break
-    return found[:most], most is not None and len(found) > most
+    return workflows[:most], most is not None and len(workflows) > most
 
 
-def _print_workflows(found: list[dict[str, Any]]) -> None:
+def _print_workflows(workflows: list[dict[str, Any]]) -> None:
     now_ms = time.time_ns() // 1_000_000
     rows = [
         (
@@ -136,7 +135,7 @@ def _print_workflows(found: list[dict[str, Any]]) -> None:
             render.span((workflow["finished_at"] or now_ms) - workflow["created_at"]),
             workflow["name"],
         )
-        for workflow in found
+        for workflow in workflows
     ]
     render.table(("ID", "STATE", "DONE", "STEPS", "AGE", "TOOK", "NAME"), rows)
 
@@ -155,8 +154,8 @@ def _others(counts: dict[str, int]) -> str:
     least=1,
     most=1,
     options=(
-        Option("--analyse", None, "of one that failed: what it was, and the next command"),
-        Option("--logs", None, f"also the last {TAIL_LINES} lines that each step wrote"),
+        Option("--analyse", None, "also why it failed, and the next command"),
+        Option("--logs", None, f"also the last {TAIL_LINES} lines of the log of each step"),
         JSON,
     ),
     examples=("stoker workflow show 7", "stoker workflow show 7 --analyse", "stoker workflow show 7 --logs"),
@@ -184,7 +183,7 @@ def show(given: Given) -> int:
 
 
 def _logs(client: Client, steps: list[dict[str, Any]]) -> dict[str, bytes]:
-    """The ends of the logs of those steps that ran."""
+    """The last lines of the log of each step that ran."""
     return {
         step["name"]: log_tail(client, {"id": step["job"], "attempts": step["attempts"]})
         for step in steps
@@ -215,7 +214,7 @@ def _print_steps(steps: list[dict[str, Any]]) -> None:
             step["state"],
             outcome.result(step) or "-",
             step["attempts"],
-            few([need_told(need) for need in step["needs"]]),
+            few([need_text(need) for need in step["needs"]]),
             _remark(step),
         )
         for step in steps
@@ -233,12 +232,12 @@ def _remark(step: dict[str, Any]) -> str:
 
 
 def _print_analysis(analysis: dict[str, Any] | None) -> None:
-    """What the daemon makes of a failed workflow, in its own words."""
+    """The daemon's analysis of a failed workflow."""
     if not analysis:
-        render.note("there is nothing to analyse: no step of it failed")
+        render.note("nothing to analyse: no step failed")
         return
     render.line(render.visible(analysis["message"]))
-    critical = "a critical step is among them" if analysis["critical"] else "no critical step is among them"
+    critical = "a critical step failed" if analysis["critical"] else "no critical step failed"
     causes = [(cause.replace("_", " "), few(groups(names))) for cause, names in analysis["causes"].items()]
     render.facts([("failure", f"{analysis['scope']}; {critical}"), *causes])
     render.line(f"next: {render.visible(analysis['next'])}")

@@ -233,7 +233,7 @@ def _short_host(_job: Job, scene: Scene) -> Blocker | None:
     if not scene.shortage.lasts:
         return None
     wait_ms = max(0, scene.shortage.try_at - scene.now.steady)
-    message = f"the host lets nothing start ({scene.shortage.error}); the next try is {_when(wait_ms)}"
+    message = f"the host cannot start a process ({scene.shortage.error}); the next try is {_when(wait_ms)}"
     return Blocker("host", message, "stoker status", {"error": scene.shortage.error, "next_try_in_ms": wait_ms})
 
 

@@ -314,7 +314,7 @@ class Service:
         """Whether the parts that matter answer, and the host lets jobs start."""
         found = await self._health.look()
         shortage = self._engine.book.shortage
-        found["checks"]["starts"] = f"the host lets nothing start: {shortage.error}" if shortage.lasts else "ok"
+        found["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
         return found | {"ok": found["ok"] and not shortage.lasts}
 
     async def reload(self) -> dict[str, Any]:

@@ -1,4 +1,1 @@
-"""What the commands share: options, rendering, values, the connection.
-
-Owns the only place that prints (render.py). Refuses commands: those stand one folder up.
-"""
+"""What the commands share: options, values, the connection, rendering (render.py is the one place that prints)."""

@@ -1,6 +1,6 @@
-"""What the data of a checkpoint reads as: JSON as its value, text as it is, anything else summarised; and what differs.
+"""The data of a checkpoint for people and programs, and the differences between two checkpoints. Pure.
 
-Owns these readings: for eyes, for programs, and without a loss. Refuses to ask the daemon for anything. Pure.
+Owns three forms: JSON as its value, text as text, and other bytes as a summary (or base64, where no byte may be lost).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plain(data: bytes, *, lossless: bool = False) -> Any:
-    """The value of JSON, text as text, and of anything else its size and hash (`lossless`: base64)."""
+    """JSON as its value, text as text, anything else as its size and hash (`lossless`: base64)."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -37,7 +37,7 @@ def _summary(data: bytes, *, lossless: bool) -> dict[str, Any]:
 
 
 def readable(data: bytes) -> str:
-    """The same as lines for eyes and diffs."""
+    """The same as lines of text."""
     value = plain(data)
     if isinstance(value, str) and not data.startswith(b'"'):
         return value
@@ -45,22 +45,22 @@ def readable(data: bytes) -> str:
 
 
 def changes(before: Any, after: Any) -> Iterator[dict[str, Any]]:
-    """What differs, place by place; a side on which a place is missing is left out."""
-    ahead = [("", {"old": before, "new": after})]
-    while ahead:  # not recursive: JSON may be nested deeper than Python calls
-        path, sides = ahead.pop()
+    """Each path at which the values differ, with `old` and `new`; a side without that path is left out."""
+    pending = [("", {"old": before, "new": after})]
+    while pending:  # JSON may be nested deeper than Python can recurse
+        path, sides = pending.pop()
         kinds = {type(side) for side in sides.values()}
-        if len(sides) == 2 and kinds in ({dict}, {list}):  # noqa: PLR2004 - both have it
-            ahead += reversed(_inner(path, sides))
+        if len(sides) == 2 and kinds in ({dict}, {list}):  # noqa: PLR2004 - old and new
+            pending += reversed(_inner(path, sides))
         elif len(sides) == 1 or len(set(map(render.json_text, sides.values()))) > 1:
             yield {"path": path, **sides}
 
 
 def _inner(path: str, sides: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(sides["old"], dict):
-        places: dict[Any, str] = {key: f"{path}.{key}".lstrip(".") for key in sorted({*sides["old"], *sides["new"]})}
+        paths: dict[Any, str] = {key: f"{path}.{key}".lstrip(".") for key in sorted({*sides["old"], *sides["new"]})}
         parts = sides
     else:
-        places = {index: f"{path}[{index}]" for index in range(max(map(len, sides.values())))}
+        paths = {index: f"{path}[{index}]" for index in range(max(map(len, sides.values())))}
         parts = {name: dict(enumerate(side)) for name, side in sides.items()}
-    return [(place, {name: side[key] for name, side in parts.items() if key in side}) for key, place in places.items()]
+    return [(path, {name: side[key] for name, side in parts.items() if key in side}) for key, path in paths.items()]

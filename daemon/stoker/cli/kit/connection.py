@@ -1,8 +1,9 @@
-"""The way to the daemon: a connection, one request, and patience while the daemon is full or being restarted.
+"""The connection to the daemon, one request on it, and waiting while the daemon is full or restarts.
 
-Owns when to try again. Refuses it for a first contact with a daemon that is not there: that is said at once. One that
-answered and then went away, that is starting or draining, or that has no place free is waited for, because jobs take
-days and upgrades happen."""
+Owns when to try again. A daemon that does not answer the first contact is reported at once. A daemon that answered
+before, that is starting or draining, or that has no free connection is waited for: jobs take days, and daemons are
+upgraded meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from stoker.rpc.client import Client
 
 PATIENCE_S = 120.0
-CHEAPEST = "queue.list"  # answered from memory: whether anybody is there
+PROBE = "queue.list"  # answered from memory
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-PASSING = (DaemonUnreachable, Draining, TooManyConnections)
+TEMPORARY = (DaemonUnreachable, Draining, TooManyConnections)
 
 
 def connect(given: Given) -> Client:
@@ -34,38 +35,37 @@ def connect(given: Given) -> Client:
 
 
 def call(given: Given, method: str, params: dict[str, Any]) -> Any:
-    """One request and its result."""
     with connect(given) as client:
         return client.call(method, params)
 
 
 def patiently(given: Given, action: Callable[[Client], Any], *, known: bool = False) -> Any:
-    """What `action`, which only looks, gives; called again with a new connection when the daemon goes away under it.
+    """The result of `action`, which changes nothing: it is called again whenever the connection breaks.
 
-    `known`: the daemon has answered before, so that it is waited for from the first.
+    `known`: the daemon has answered before, so wait for it even on the first contact.
     """
     client = connect(given)
     if not known:
-        client.call(CHEAPEST)
+        client.call(PROBE)
     while True:
         with client:
             try:
                 return action(client)
-            except (*PASSING, ConnectionResetError):
+            except (*TEMPORARY, ConnectionResetError):
                 pass
         client = _reconnect(given)
 
 
 def _reconnect(given: Given) -> Client:
-    """A connection to the daemon once it is back. Raises what it met last when that takes too long."""
+    """A new connection once the daemon is back. Raises the last error when that takes too long."""
     render.note("the daemon went away; waiting for it to come back")
     patience = Patience(PATIENCE_S)
     while True:
         patience.pause()
         client = connect(given)
         try:
-            client.call(CHEAPEST)
-        except PASSING:
+            client.call(PROBE)
+        except TEMPORARY:
             if patience.over:
                 raise
         else:
@@ -73,7 +73,7 @@ def _reconnect(given: Given) -> Client:
 
 
 class Patience:
-    """Pauses between attempts, longer and longer, never all alike, and the moment to give up."""
+    """Pauses between attempts, each longer than the last and with jitter, and the time to give up."""
 
     def __init__(self, seconds: float) -> None:
         self._give_up = time.monotonic() + seconds
@@ -84,6 +84,6 @@ class Patience:
         return time.monotonic() >= self._give_up
 
     def pause(self) -> None:
-        # Who was refused together must not come back together.
+        # Jitter: clients that were refused at the same time must not return at the same time.
         time.sleep(self._pause_s * (0.5 + os.urandom(1)[0] / 256))
         self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)

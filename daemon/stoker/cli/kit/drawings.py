@@ -1,7 +1,7 @@
-"""Drawings of a graph of steps: Mermaid, DOT, SVG.
+"""Drawings of a graph of steps: Mermaid, DOT, SVG. Pure.
 
-Owns what a node is to a drawing, its colour by state, and the escaping of each dialect: a name is text wherever it
-stands, whatever it contains. Refuses to lay out for the two that do it themselves. Pure.
+Owns nodes, their colours by state, and the escaping of each dialect: a name is text wherever it is used. Mermaid and
+DOT lay the graph out themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SIGNS = {
     "waiting": "·", "queued": "○", "running": "▶", "held": "‖", "succeeded": "✓", "failed": "✗", "cancelled": "⊘",
     "expired": "✗", "superseded": "»", "skipped": "↷",
 }  # fmt: skip
-# Fill and border; readable on white, and told apart also without colours by the word in the node.
+# Fill and border, readable on white. The sign in the node shows the state without colours too.
 COLOURS = {
     "waiting": ("#f3f4f6", "#9ca3af"), "queued": ("#e5e7eb", "#6b7280"), "running": ("#cffafe", "#0891b2"),
     "held": ("#fef3c7", "#d97706"), "succeeded": ("#dcfce7", "#16a34a"), "failed": ("#fee2e2", "#dc2626"),
@@ -22,13 +22,13 @@ COLOURS = {
     "skipped": ("#f5f5f4", "#a8a29e"),
 }  # fmt: skip
 PLAIN = ("#ffffff", "#6b7280")
-# Of the SVG, in pixels.
+# Sizes in the SVG, in pixels.
 CHAR, FONT, PAD, ROW, BOX, GAP, TOP, MARGIN = 7.3, 12, 10, 46, 32, 70, 40, 20
 MOST_CHARS = 40
 
 
 class Node:
-    """A step, or the `count` steps that one `each` made; `states` says how many of those are in each."""
+    """A step, or the `count` steps that one `each` made; `states` counts these by state."""
 
     __slots__ = ("count", "critical", "name", "needs", "state", "states")
 
@@ -56,8 +56,8 @@ class Node:
         return f"{self.name}{times}{'' if self.critical else ' (may fail)'}"
 
     @property
-    def standing(self) -> str:
-        """`running`, or of several `9 succeeded, 3 running`."""
+    def state_text(self) -> str:
+        """`running`, or for several steps `9 succeeded, 3 running`."""
         if len(self.states) > 1:
             return ", ".join(f"{count} {state}" for state, count in self.states.items())
         return self.state or ""
@@ -126,7 +126,7 @@ _TIP = (
 
 
 def svg(title: str, layers: Sequence[Sequence[Node]]) -> str:
-    """Layers from left to right; an edge leaves a box at its right and enters at the left."""
+    """Layers from left to right. An edge leaves a box on the right and enters one on the left."""
     places, width, height = _laid_out(layers)
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
@@ -169,7 +169,7 @@ def _curve(start: Place, end: Place, on: str) -> str:
 
 
 def _way(x1: float, y1: float, x2: float, y2: float) -> str:
-    """To the next layer in one bend; over other layers through the lane between two rows, not behind their boxes."""
+    """One bend to the next layer; past other layers along the gap between two rows, so that no box hides the edge."""
     bend = GAP / 2
     if x2 - x1 <= GAP + 1:
         return f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
@@ -196,7 +196,7 @@ def _xml(text: str) -> str:
     return visible(text).translate(_XML)
 
 
-# --- all of them --------------------------------------------------------------------------------------------
+# --- for all formats --------------------------------------------------------------------------------------------
 
 
 def _nodes(layers: Sequence[Sequence[Node]]) -> Iterator[Node]:
@@ -209,7 +209,7 @@ def _edges(layers: Sequence[Sequence[Node]]) -> Iterator[tuple[str, str, Node]]:
 
 
 def _ids(layers: Sequence[Sequence[Node]]) -> dict[str, str]:
-    """Names that every dialect takes: `s0`, `s1`; what a step is called stands in its label."""
+    """Identifiers that every dialect accepts: `s0`, `s1`. The label has the name of the step."""
     return {node.name: f"s{number}" for number, node in enumerate(_nodes(layers))}
 
 

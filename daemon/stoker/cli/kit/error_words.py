@@ -1,7 +1,6 @@
-"""What the daemon says of a field, in the words of the command line: `--timeout 0s` for `timeout_ms`.
+"""Errors of the daemon in the words of the command line: `--timeout 0s` instead of `timeout_ms`.
 
-Owns the way back from a field to the option that was typed for it. Refuses to judge: sentence, hint and exit status are
-the daemon's. Loaded after a failure only.
+Owns the mapping from a field of the protocol to the option that was typed for it. Loaded only after an error.
 """
 
 from __future__ import annotations
@@ -16,32 +15,32 @@ from stoker.core.errors import StokerError
 MOST_SHOWN = 80  # characters of a value in a message
 
 
-def as_typed(failure: StokerError, asked: Command, given: Given) -> StokerError:
-    """The same error; its place and the fields that it names are those that a person typed."""
-    path = str(failure.details.get("path", ""))
-    message = failure.message
-    place = _place(path, asked, given)
+def as_typed(error: StokerError, command: Command, given: Given) -> StokerError:
+    """The same error, with the options as they were typed in place of fields of the protocol."""
+    path = str(error.details.get("path", ""))
+    message = error.message
+    place = _place(path, command, given)
     if path and place is not None and message.startswith(f"{path}: "):
         message = f"{place}{message[len(path) :]}" if place else message[len(path) + 2 :]
-    options = {option.to: option.names[-1] for option in asked.options if "_" in option.to}
-    if "defaults" in given["typed"]:  # of a queue: options of submit without their dashes
+    options = {option.to: option.names[-1] for option in command.options if "_" in option.to}
+    if "defaults" in given["typed"]:  # defaults of a queue are typed without dashes
         options |= {option.to: option.names[-1].removeprefix("--") for option in SPEC}
 
     def in_words(text: str) -> str:
         return re.sub(r"\w+", lambda word: options.get(word[0], word[0]), text)
 
-    failure.message = in_words(message)
-    failure.hint = failure.hint and in_words(failure.hint)
-    return failure
+    error.message = in_words(message)
+    error.hint = error.hint and in_words(error.hint)
+    return error
 
 
-def _place(path: str, asked: Command, given: Given) -> str | None:
-    """What was typed for a path; "" for the words of the command, None for what nobody typed."""
+def _place(path: str, command: Command, given: Given) -> str | None:
+    """The option that was typed for a path; "" for a positional argument, None if it was not typed."""
     root, *inner = re.split(r"(?=[.\[])", path, maxsplit=1)
     typed: list[tuple[str, str]] | None = given["typed"].get(root)
     values = given.get(root)
     if typed is None:
-        return "" if path.upper() in re.findall(r"\w+", asked.words) else None
+        return "" if path.upper() in re.findall(r"\w+", command.words) else None
     if not inner or not isinstance(values, list) or len(values) != len(typed):
         return _shown(typed[-1])
     for number, (option, value) in enumerate(zip(typed, values, strict=True)):

@@ -1,8 +1,8 @@
-"""The edges of a graph as box-drawing characters, a line for each node, as `git log --graph` has them.
+"""The edges of a graph as box-drawing characters, one line per node, in the manner of `git log --graph`. Pure.
 
-Owns the columns: a node that others need keeps its column until the last of them was drawn. A node stands right below
-the one that it needs, or is joined to it from the side; a line that passes behind a column touches nothing (`─│─`).
-Refuses more columns than a person can follow. Pure.
+A node keeps its column until the last node that needs it is drawn. A node is drawn right below the one that it needs,
+or is joined to it from the side; a line that crosses a column does not touch it (`─│─`). A graph that needs too many
+columns is not drawn.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Collection, Sequence
 from stoker.cli.kit.drawings import Node
 
 MOST_COLUMNS = 16
-# How a column is joined to the node: by the side of it that the node is on, and whether its line goes on there.
+# The character that joins a column to the line of a node, by the side of the node that the column is on.
 GOES_ON = {"left": "├", "middle": "┼", "right": "┤"}
 ENDS = {"left": "╰", "middle": "┴", "right": "╯"}
 
 
-def drawn(nodes: Sequence[Node], signs: Sequence[str]) -> list[str] | None:
-    """Each node's part of the drawing, all of one width; a node must stand behind all that it needs.
+def edge_columns(nodes: Sequence[Node], signs: Sequence[str]) -> list[str] | None:
+    """The edges on the line of each node, all of one width. A node must come after all nodes that it needs.
 
-    Needs of nodes that are not there are left out. None where there are no edges, or too many at once.
+    Needs of nodes that are not in the list are left out. None if there are no edges, or too many columns.
     """
-    shown = {node.name for node in nodes}
-    needs = [[need for need, _ in node.needs if need in shown] for node in nodes]
+    names = {node.name for node in nodes}
+    needs = [[need for need, _ in node.needs if need in names] for node in nodes]
     if not any(needs):
         return None
     last_use = {need: index for index, needed in enumerate(needs) for need in needed}
     columns: list[str | None] = []
     lines: list[str] = []
-    above = -1  # the column of the node in the line before, unless others need it
+    above = -1  # the column of the previous node, unless other nodes need that one
     for index, node in enumerate(nodes):
         joined = [at for at, name in enumerate(columns) if name in needs[index]]
         ending = [at for at in joined if last_use[columns[at] or ""] == index]
@@ -46,7 +46,7 @@ def drawn(nodes: Sequence[Node], signs: Sequence[str]) -> list[str] | None:
 
 
 def _free(columns: list[str | None], avoided: int) -> int:
-    """A column that nobody uses; not the one right below a node that has nothing to do with this one."""
+    """A free column, but not `avoided`: it is right below a node that this one does not need."""
     for at, name in enumerate(columns):
         if name is None and at != avoided:
             return at

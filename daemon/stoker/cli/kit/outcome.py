@@ -1,7 +1,7 @@
-"""How a job stands, said as an exit status and as a sentence.
+"""How a job ended, as an exit status and in words. Pure.
 
-Owns the mapping from state and reason to what a shell sees: the job's own code, 128+N for a signal, 124 for a
-time limit, 1 for every other end that is no success. Pure.
+Owns the mapping from state and reason to an exit status: the job's own code, 128+N for a signal, 124 for a time limit,
+1 for every other end that is not a success.
 """
 
 from __future__ import annotations
@@ -17,43 +17,41 @@ FINAL = ("succeeded", "failed", "cancelled", "expired", "superseded", "skipped")
 SENTENCES = {
     "timeout": "stopped at its time limit (timeout)",
     "deadline": "its deadline passed",
-    "ttl": "did not start within its ttl",
-    "oom": "killed for want of memory",
-    "unresponsive": "stopped: no sign of life in time, or it said itself that it hangs (WATCHDOG=trigger)",
-    "orphaned": "it ran or ended while no daemon watched it",
-    "lost": "it outlived a daemon, and nobody saw how it ended",
-    "stuck": "a process may be alive that cannot be proven to be its own",
-    "poison": "too many of its attempts ended unseen",
+    "ttl": "did not start within its time to live (ttl)",
+    "oom": "killed because memory ran out",
+    "unresponsive": "stopped: no sign of life in time, or it reported itself as hanging (WATCHDOG=trigger)",
+    "orphaned": "ran or ended while no daemon was there",
+    "lost": "outlived a daemon, and its end was not seen",
+    "stuck": "a process may be alive that cannot be proven to belong to it",
+    "poison": "too many attempts ended unseen",
     "spawn_error": "the command could not be executed",
     "user": "by a person",
     "superseded": "a newer job took its place",
-    "dependency": "a job it needs can no longer end as it must",
-    "not_needed": "the failure that it waited for did not come",
-    "output": "what it handed on could not be taken",
-    "shutdown": "it was stopped with the daemon",
+    "dependency": "a job it needs can no longer end as needed",
+    "not_needed": "the failure that it waited for did not happen",
+    "output": "its output for other steps could not be read",
+    "shutdown": "stopped with the daemon",
 }
-
-
-# What the kernel says with a signal that hardly anybody has met.
+# Signals of the kernel that few people know.
 MEANINGS = {24: ", CPU time limit exceeded", 25: ", file size limit exceeded"}
 
 
 def ended(standing: dict[str, Any]) -> bool:
-    """No further attempt comes by itself: final, or held for a person."""
+    """Whether no further attempt starts by itself: the state is final, or the job is held for a person."""
     return standing["state"] in FINAL or standing["state"] == "held"
 
 
-def well(standing: dict[str, Any]) -> bool:
-    """It ended as those that need it want it: it succeeded, or a person called it done."""
+def ended_well(standing: dict[str, Any]) -> bool:
+    """Whether it counts as done: it succeeded, or a person skipped it."""
     by_hand = standing["state"] == "skipped" and standing.get("reason") != "dependency"
     return standing["state"] == "succeeded" or by_hand
 
 
 def exit_status(standing: dict[str, Any]) -> int:
-    """What `run` and `wait` of one job exit with."""
+    """The exit status of `run`, and of `wait` for one job."""
     state, reason = standing["state"], standing.get("reason")
     code, signal = standing.get("exit_code"), standing.get("signal")
-    if well(standing):
+    if ended_well(standing):
         return code or 0 if state == "succeeded" else 0
     if reason in ("timeout", "deadline", "ttl"):
         return TIME_LIMIT
@@ -63,21 +61,21 @@ def exit_status(standing: dict[str, Any]) -> int:
 
 
 def cause(standing: dict[str, Any]) -> str:
-    """`exit code 7`, `signal 9 (SIGKILL)`, or why else; empty for a plain success."""
+    """`exit code 7`, `signal 9 (SIGKILL)` or another reason; empty for a plain success."""
     reason: str | None = standing.get("reason")
     code, signal = standing.get("exit_code"), standing.get("signal")
     if reason == "signal" and signal:
         return f"signal {signal} ({_signal_name(signal)}{MEANINGS.get(signal, '')})"
     if reason in (None, "exit"):
         return f"exit code {code}" if code or (code == 0 and standing["state"] == "failed") else ""
-    said = SENTENCES.get(reason, reason)
-    # Only job.get tells attempts; what the kernel said of a command is worth more than our words.
+    text = SENTENCES.get(reason, reason)
+    # Only job.get has attempts. Their error, such as the kernel's, says more than the reason.
     error = next((attempt["error"] for attempt in reversed(standing.get("attempts_list", ()))), None)
-    return f"{said}: {last_line(error)}" if error else said
+    return f"{text}: {last_line(error)}" if error else text
 
 
 def last_line(error: str | None) -> str:
-    """Of a traceback or the end of a log what says most."""
+    """The last line of a traceback or of a log, which says most."""
     return (error or "").rstrip().rpartition("\n")[2]
 
 
@@ -88,7 +86,7 @@ def sentence(standing: dict[str, Any]) -> str:
 
 
 def result(standing: dict[str, Any]) -> str:
-    """The same for a column of a table: `exit 7`, `signal 9`, `timeout`."""
+    """The cause for a column of a table: `exit 7`, `signal 9`, `timeout`."""
     reason: str | None = standing.get("reason")
     if standing["state"] == "succeeded" and not standing.get("exit_code"):
         return ""
@@ -106,8 +104,8 @@ def _signal_name(number: int) -> str:
         return f"SIGRTMIN+{number - 34}"
 
 
-def said(job: dict[str, Any]) -> str:
-    """What its worker reports of itself, in a few words."""
+def reports(job: dict[str, Any]) -> str:
+    """Progress and status that the job reported, and warnings about silence."""
     percent = None if job.get("progress") is None else f"{job['progress']}%"
     silent = "no sign of life" if job.get("unresponsive") else None
     return ", ".join(word for word in (silent, percent, job.get("status_text"), _stale(job)) if word)
@@ -118,6 +116,6 @@ def _stale(job: dict[str, Any]) -> str | None:
 
 
 def stale(one: dict[str, Any]) -> str:
-    """An attempt that has left no checkpoint for too long, as `status` and `workflow show` tell of it."""
+    """An attempt that has saved no checkpoint for too long, for `status` and `workflow show`."""
     what = f"job {one['job']}" if one["step"] is None else f"{one['step']} (job {one['job']})"
-    return f"{what} runs and has left no checkpoint for {render.span(one['age_ms'])}"
+    return f"{what} has saved no checkpoint for {render.span(one['age_ms'])}"

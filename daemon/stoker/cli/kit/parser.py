@@ -1,9 +1,9 @@
-"""What a command accepts: its options and words, as a literal that parses, explains and completes itself.
+"""The options and arguments of a command, as a literal from which it is parsed, explained and completed.
 
-Owns the grammar (`--opt value`, `--opt=value`, `-n5`, `--` ends options) and the help text. Refuses
-prefixes of option names: a script that works today must not turn ambiguous tomorrow.
-Not argparse: that costs a third of a bare Python's start for forty options, and this literal is also what the
-completions are generated from.
+Owns the grammar (`--opt value`, `--opt=value`, `-n5`, `--` ends options) and the help text. An option cannot be
+abbreviated: a later option could make the abbreviation in a script ambiguous.
+argparse would take a third of the time of a bare Python start for forty options, and the completions are generated from
+these literals too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Option:
         return None if self.metavar else False
 
     def read(self, text: str, given: Given) -> None:
-        """Put the converted value in `given`; an error of conversion names the option."""
+        """Put the converted value in `given`; a conversion error names the option."""
         if self.choices and text not in self.choices:
             raise UsageError(f"{self.names[-1]}: {text!r} is not one of {', '.join(self.choices)}")
         try:
@@ -68,23 +68,28 @@ class Option:
 
 def _path(text: str) -> str:
     if not text:
-        raise UsageError("an empty path", hint="name a path, or leave it out")
+        raise UsageError("an empty path", hint="name a path, or leave the option out")
     return text
 
 
 JSON = Option("--json", None, "print JSON")
-RAW = Option("--raw", None, "on a terminal pass on every control character, not only colours and progress bars")
+RAW = Option("--raw", None, "on a terminal, pass on every control character, not only colours and progress bars")
 COMMON = (
-    Option("--socket", "PATH", "the daemon's socket (else STOKER_SOCKET, else the usual places)", convert=_path),
-    Option("--debug", None, "on an internal error show the traceback"),
-    Option("-h --help", None, "show this text"),
+    Option(
+        "--socket",
+        "PATH",
+        "the daemon's socket (default: STOKER_SOCKET, else as `stoker config path` says)",
+        convert=_path,
+    ),
+    Option("--debug", None, "show the traceback of an internal error"),
+    Option("-h --help", None, "show this help"),
 )
 
 
 class Command:
-    """A function and what it accepts. `words` names its positional arguments, `least`..`most` of them.
+    """A function and the arguments it accepts. `words` names its `least` to `most` positional arguments.
 
-    `greedy`: the first word ends the options, as in `stoker run make -j4`.
+    `greedy`: the first positional argument ends the options, as in `stoker run make -j4`.
     """
 
     def __init__(
@@ -107,7 +112,7 @@ class Command:
         self.greedy = greedy
 
     def parse(self, arguments: Sequence[str]) -> Given:
-        """Raises UsageError. After `--help` nothing else matters."""
+        """Raises UsageError. Stops at `--help`."""
         by_name = {name: option for option in self.options for name in option.names}
         given: Given = {option.to: option.absent() for option in self.options}
         words: list[str] = []
@@ -130,7 +135,7 @@ class Command:
     def check_words(self, given: Given) -> None:
         count = len(given["words"])
         if count < self.least:
-            raise UsageError(f"missing {self.words}")
+            raise UsageError(f"missing {self.words}", hint="--help shows the usage")
         if self.most is not None and count > self.most:
             raise UsageError(f"unexpected argument {given['words'][self.most]!r}")
 
@@ -151,9 +156,9 @@ def command(
     examples: Sequence[str] = (),
     greedy: bool = False,
 ) -> Callable[[Callable[[Given], int]], Command]:
-    """Decorator: the function becomes a Command; it gets the parsed values, returns the exit status.
+    """Make a function a Command: it gets the parsed values and returns the exit status.
 
-    Its docstring stands in the help, behind the summary.
+    The help prints its docstring below the summary.
     """
 
     def bind(run: Callable[[Given], int]) -> Command:
@@ -187,8 +192,8 @@ def _split(argument: str) -> tuple[str, str | None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """A hint for a typo."""
-    import difflib  # noqa: PLC0415 - only after a mistake
+    """A hint for a misspelt name."""
+    import difflib  # noqa: PLC0415 - only after a misspelt name
 
     close = difflib.get_close_matches(name, known, 1)
     return f"did you mean {close[0]}?" if close else None

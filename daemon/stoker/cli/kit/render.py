@@ -1,9 +1,8 @@
-"""The one place that prints: lines, tables, JSON, logs, errors, and how times and sizes read.
+"""The one place that prints: lines, tables, JSON, logs, errors, and the formats of times and sizes.
 
-Owns stdout and stderr. Refuses to let anything a job or a client named reach a terminal unfiltered: control
-characters, C1 codes and direction overrides become visible text; a log may colour its text and rewrite its line
-(terminal_text.py). Bytes of logs pass untouched where stdout is no terminal. Colours only on a terminal, and never with
-NO_COLOR.
+Owns stdout and stderr. Text from jobs and clients reaches a terminal only with its control characters, C1 codes and
+direction marks spelled out; a log may colour its text and rewrite its line (terminal_text.py). Log bytes pass unchanged
+where stdout is not a terminal. Colours only on a terminal, and never with NO_COLOR.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ STATE_COLOURS = {
 }
 CLEAR_LINE = "\r\x1b[K"
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
-# The alternate screen, no cursor, no wrapping of long lines; and back.
+# Alternate screen on, cursor and line wrapping off; and back.
 TAKE_SCREEN = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 GIVE_SCREEN_BACK = "\x1b[?7h\x1b[?25h\x1b[?1049l"
-WIDTH_OF_A_PIPE = 1 << 16
+NO_LIMIT = 1 << 16
 
 _tables: dict[str, dict[int, str]] = {}
-_mid_line = False  # the last byte on stdout was no newline
+_mid_line = False  # whether the last byte on stdout was not a newline
 
 
 def on_terminal() -> bool:
@@ -56,11 +55,11 @@ def coloured() -> bool:
 
 
 def terminal_size() -> tuple[int, int]:
-    """Columns and lines; endless columns where nobody looks."""
+    """Columns and lines; a very large number of both if stdout is not a terminal."""
     try:
         size = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
-        return WIDTH_OF_A_PIPE, WIDTH_OF_A_PIPE
+        return NO_LIMIT, NO_LIMIT
     return size.columns or 80, size.lines or 24
 
 
@@ -68,13 +67,13 @@ def terminal_size() -> tuple[int, int]:
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    """`text` with nothing in it that moves a cursor, hides or reorders. `keep`: control characters let through."""
+    """`text` with control characters and direction marks spelled out, except those in `keep`."""
     if text.isascii() and text.isprintable():
         return text
-    return text.translate(_stand_ins(keep))
+    return text.translate(_replacements(keep))
 
 
-def _stand_ins(keep: str) -> dict[int, str]:
+def _replacements(keep: str) -> dict[int, str]:
     if keep not in _tables:
         # Direction marks and overrides, line and paragraph separators, lone surrogates.
         hidden = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
@@ -98,7 +97,7 @@ def when(at_ms: int | None) -> str:
 
 def span(duration_ms: float | None) -> str:
     """`12.0s`, `3m12s`; `-` where there is none."""
-    from stoker.core import units  # noqa: PLC0415 - submit shows no durations
+    from stoker.core import units  # noqa: PLC0415 - datetime is slow to load
 
     return "-" if duration_ms is None else units.span(duration_ms)
 
@@ -107,7 +106,7 @@ def size(count: float | None) -> str:
     """Bytes in powers of 1024: `812B`, `64.0M`."""
     if count is None:
         return "-"
-    from stoker.core import units  # noqa: PLC0415 - submit shows no sizes
+    from stoker.core import units  # noqa: PLC0415 - as above
 
     return units.volume(count)
 
@@ -119,13 +118,13 @@ def line(text: object = "") -> None:
     print(text)
 
 
-def receipt(what: str, answer: object) -> None:
-    """Print what a submit was answered; where that fails, the error says that it was stored all the same."""
+def receipt(noun: str, answer: object) -> None:
+    """Print the answer to a submit. If that fails, the error says that the job is stored all the same."""
     try:
         line(answer)
         flush()
-    except OSError as failure:
-        raise OSError(failure.errno, failure.strerror, f"{what} is stored, but its answer cannot be printed") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{noun} is stored, but its id cannot be printed") from None
 
 
 def flush() -> None:
@@ -133,32 +132,32 @@ def flush() -> None:
 
 
 def json_text(value: Any) -> str:
-    """One line, pure ASCII: escapes of every kind are harmless in it."""
+    """One line of ASCII, in which every control character is escaped."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def json_document(value: Any) -> None:
-    """One document: indented for eyes, compact for programs."""
+    """One document: indented on a terminal, else on one line."""
     print(json.dumps(value, indent=2) if on_terminal() else json_text(value))
 
 
 def sorted_text(value: Any) -> str:
-    """JSON made for eyes and diffs: keys sorted, a value a line."""
+    """JSON for people and diffs: sorted keys, one value per line."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
 
 
 def sorted_document(value: Any) -> None:
-    """The same for programs too: pure ASCII."""
+    """The same in ASCII, for programs."""
     print(json.dumps(value, indent=2, sort_keys=True))
 
 
 def text(block: str) -> None:
-    """Lines that somebody else wrote."""
+    """Print text from outside."""
     print(visible(block, keep="\n\t"))
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Left-aligned columns, numbers right-aligned, the last one cut to the terminal's width."""
+    """Text left-aligned, numbers right-aligned, the last column cut to the terminal's width."""
     for text in table_lines(headers, rows, terminal_size()[0]):
         print(text)
 
@@ -187,9 +186,9 @@ def cut(text: str, width: int) -> str:
 
 
 def screen(lines: Sequence[str]) -> None:
-    """All of the terminal at once; just the lines where there is none."""
+    """Redraw the whole terminal; without a terminal just print the lines."""
     text = "\n".join(lines)
-    # No newline behind the last line of a terminal: it would scroll.
+    # A newline after the last line of a terminal would scroll it.
     print(f"{HOME_AND_CLEAR}{text}" if on_terminal() else text, end="" if on_terminal() else "\n", flush=True)
 
 
@@ -202,7 +201,7 @@ def give_screen_back() -> None:
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> None:
-    """`key  value` lines; what is None is left out."""
+    """`key  value` lines, without the values that are None."""
     shown = [(key, value) for key, value in pairs if value is not None]
     width = max((len(key) for key, _ in shown), default=0)
     for key, value in shown:
@@ -210,10 +209,10 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
 
 
 class LogText:
-    """Log bytes to stdout: untouched into pipes and with `--raw`; on a terminal colours and bars, the rest as text."""
+    """Writes log bytes to stdout. On a terminal without `--raw`, only colours and progress bars keep their effect."""
 
     def __init__(self, *, raw: bool) -> None:
-        flush()  # what was printed as text comes before bytes
+        flush()  # text that was printed before comes first
         self._terminal: TerminalText | None = None
         if on_terminal() and not raw:
             from stoker.cli.kit.terminal_text import TerminalText  # noqa: PLC0415 - only for terminals
@@ -232,45 +231,45 @@ class LogText:
         _mid_line = not data.endswith(b"\n") if data else _mid_line
 
     def hole(self, count: int) -> None:
-        """What was dropped is told where a person sees it: among the lines on a terminal, else beside the output."""
+        """Report dropped bytes: on a terminal in the text, else on stderr."""
         missing = f"{size(count)} of this log were dropped here"
         if on_terminal():
             self.write(f"\n[stoker: {missing}]\n".encode())
         else:
-            note(f"the output is incomplete: {missing}, beyond what its --max-log-bytes keeps")
+            note(f"the output is incomplete: {missing}, beyond the job's --max-log-bytes")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The log is over. A person who saw `^[` is told how to see what it stood for."""
+        """End of the log: reset the colours, and explain `^[` if it was printed."""
         if self._terminal is None:
             return
         print(self._terminal.finish(), end="", flush=True)
         if self._terminal.spelled_out:
-            aside("control characters of this log were shown as text; --raw passes them on")
+            aside("control characters in this log are shown as text; --raw passes them on")
 
 
 class Sink:
-    """Where a command puts what it produces: a file that is replaced whole once it is complete, or stdout.
+    """The output of a command: stdout, or a file that is replaced as a whole once it is complete.
 
-    What is there and is no file (a device, a pipe) is written to: nothing may take its place.
+    An existing path that is not a regular file (a device, a pipe) is written to and not replaced.
     """
 
     def __init__(self, path: str | None) -> None:
         path = path or "-"
         self._path = None if path == "-" else path
-        self._whole = os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - as below
-        self._target = f"{path}.{os.getpid()}" if self._whole else path
+        self._replace = os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - as below
+        self._target = f"{path}.{os.getpid()}" if self._replace else path
         self._stdout = LogText(raw=False)
 
     def __enter__(self) -> Callable[[bytes], object]:
         if self._path is None:
             return self._stdout.write
         try:
-            self._file = open(self._target, "xb" if self._whole else "wb")  # noqa: PTH123 - pathlib only to open a file
-        except OSError as failure:
-            raise self._cannot(failure) from None
+            self._file = open(self._target, "xb" if self._replace else "wb")  # noqa: PTH123 - pathlib only to open a file
+        except OSError as error:
+            raise self._cannot(error) from None
         return self._file.write
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -279,23 +278,23 @@ class Sink:
             return
         try:
             self._file.close()
-            if self._whole and kind is None:
+            if self._replace and kind is None:
                 os.replace(self._target, self._path)  # noqa: PTH105 - as above
-        except OSError as failure:
-            raise self._cannot(failure) from None
+        except OSError as error:
+            raise self._cannot(error) from None
         finally:
-            if self._whole and os.path.exists(self._target):  # noqa: PTH110 - as above
+            if self._replace and os.path.exists(self._target):  # noqa: PTH110 - as above
                 os.unlink(self._target)  # noqa: PTH108 - as above
 
-    def _cannot(self, failure: OSError) -> CannotCreate:
-        return CannotCreate(f"cannot write {self._path}: {failure.strerror}")
+    def _cannot(self, error: OSError) -> CannotCreate:
+        return CannotCreate(f"cannot write {self._path}: {error.strerror}")
 
 
 # --- stderr -----------------------------------------------------------------------------------------------
 
 
 def note(text: str) -> None:
-    """A remark for the person; stdout stays clean for programs. It begins a line of its own."""
+    """A message on stderr, on a line of its own; stdout stays clean for programs."""
     global _mid_line  # noqa: PLW0603 - as in LogText
     if _mid_line and _same_file(sys.stdout, sys.stderr):
         print(file=sys.stderr)
@@ -304,7 +303,7 @@ def note(text: str) -> None:
 
 
 def _same_file(one: TextIO, other: TextIO) -> bool:
-    """Whether what is written to both ends up in one place: a terminal, or a file with `2>&1`."""
+    """Whether both write to the same terminal or file, as with `2>&1`."""
     try:
         return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
     except (OSError, ValueError):
@@ -328,7 +327,7 @@ def hint(text: str) -> None:
 
 
 def aside(text: str) -> None:
-    """A note only for a person who is watching: a script that keeps stderr is not told."""
+    """A note that is printed only if stderr is a terminal."""
     if sys.stderr.isatty():
         note(text)
 
@@ -338,6 +337,6 @@ def trace(text: str) -> None:
 
 
 def progress(text: str) -> None:
-    """A line that the next one replaces; nothing unless a person is watching and stdout goes elsewhere."""
+    """A line that the next one replaces. Printed only if stderr is a terminal and stdout is not."""
     if sys.stderr.isatty() and not on_terminal():
         print(CLEAR_LINE + text, end="", file=sys.stderr, flush=True)

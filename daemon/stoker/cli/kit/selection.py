@@ -1,7 +1,6 @@
-"""Which jobs a command is about: the options of a filter, and the jobs that match it.
+"""Which jobs a command is about: the options of a filter, and the matching jobs.
 
-Owns the words of the filter, the order in which a person looks at jobs, and what is left off for want of room.
-Refuses to filter by itself: the daemon does.
+Owns the options of the filter and the order in which jobs are shown. The daemon applies the filter.
 """
 
 from __future__ import annotations
@@ -14,31 +13,31 @@ from stoker.cli.kit.parser import Given, Option
 from stoker.rpc.client import Client
 
 STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
-# What one looks for first: what runs, what wants a person, what waits, what is over.
+# The order in which jobs are shown: running, held for a person, waiting, ended.
 SECTIONS = (("running",), ("held",), ("waiting", "queued"), outcome.FINAL)
 HELD = SECTIONS[1]
 FILTER = (
-    Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
-    Option("--queue", "NAME", "only this queue"),
-    Option("--name", "TEXT", "only jobs of this name"),
+    Option("--state", "STATE,…", "only jobs in these states", convert=values.states(STATES)),
+    Option("--queue", "NAME", "only jobs of this queue"),
+    Option("--name", "TEXT", "only jobs with this name"),
     Option("--label", "K=V", "only jobs with this label"),
 )
 PAGE = 1000
 
 
-def wanted(given: Given) -> dict[str, str]:
-    """The fields of job.list that were given, beside the states."""
+def filter_fields(given: Given) -> dict[str, str]:
+    """The parameters of job.list that were given, except the states."""
     return {key: given[key] for key in ("queue", "name", "label") if given[key] is not None}
 
 
-def filtered(given: Given) -> bool:
+def has_filter(given: Given) -> bool:
     return any(given[option.to] is not None for option in FILTER)
 
 
 def matching(
     client: Client, states: Sequence[str], fields: dict[str, str], most: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Jobs in one of `states` that match, newest first, read page by page; all of them unless `most` says how many."""
+    """The matching jobs in one of `states`, newest first, read page by page; at most `most`."""
     before, left = None, most
     while states and (left is None or left > 0):
         limit = PAGE if left is None else min(PAGE, left)
@@ -51,23 +50,23 @@ def matching(
 
 
 class Overview:
-    """Jobs section by section, newest first in each, as many as there is room for.
+    """At most `most` jobs, section by section, newest first in each.
 
-    Held jobs stay until a person acts, so they take at most a third of the room from those that are newer.
-    `more`: some were left off; `held_left_off`: held ones are among them.
+    Held jobs stay until a person acts: they take at most a third of the room, unless other jobs leave more.
+    `more`: some jobs were left out; `held_left_off`: held ones are among them.
     """
 
     def __init__(self, client: Client, only: Sequence[str] | None, fields: dict[str, str], most: int | None) -> None:
-        found, room = {}, most
+        sections, room = {}, most
         for section in SECTIONS:
             states = [state for state in section if only is None or state in only]
-            one_more = None if room is None else room + 1  # which tells that there are more
-            found[section] = list(matching(client, states, fields, one_more))
+            one_more = None if room is None else room + 1  # one more than fits shows that there are more
+            sections[section] = list(matching(client, states, fields, one_more))
             if room is not None and section != HELD:
-                room = max(0, room - len(found[section]))
-        others = sum(len(jobs) for section, jobs in found.items() if section != HELD)
-        held = found[HELD] if most is None else found[HELD][: max(most // 3, most - others)]
-        self.held_left_off = len(held) < len(found[HELD])
-        jobs = [job for section in SECTIONS for job in (held if section == HELD else found[section])]
+                room = max(0, room - len(sections[section]))
+        others = sum(len(jobs) for section, jobs in sections.items() if section != HELD)
+        held = sections[HELD] if most is None else sections[HELD][: max(most // 3, most - others)]
+        self.held_left_off = len(held) < len(sections[HELD])
+        jobs = [job for section in SECTIONS for job in (held if section == HELD else sections[section])]
         self.jobs = jobs[:most]
         self.more = self.held_left_off or len(jobs) > len(self.jobs)

@@ -1,6 +1,6 @@
-"""How workflows and their steps are named on the command line, where there may be thousands of them.
+"""How workflows, steps and checkpoints are named on the command line. Pure.
 
-Owns the folding of long lists of names and the words for a need. Pure.
+Owns reading their ids and shortening long lists of names: a workflow may have thousands of steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 8
 NO_WIDTHS: Mapping[str, int] = {}
-WAIT = Option("--wait", None, "until it has ended; exit 0 if it succeeded, else 1")
+WAIT = Option("--wait", None, "wait until it has ended; exit 0 if it succeeded, else 1")
 
 
 def workflow_id(text: str) -> int:
@@ -35,13 +35,13 @@ def checkpoint_id(text: str) -> int:
 
 
 def groups(names: list[str], widths: Mapping[str, int] = NO_WIDTHS) -> list[str]:
-    """`compile:1 compile:2 compile:3` as `compile:1..3`, `compile:1..3 (width 2)`: what one `each` made is one."""
+    """The steps that one `each` made as one word: `compile:1..3`, or `compile:1..3 (width 2)`."""
     numbers: dict[str, list[int]] = {}
     for name in names:
         group, colon, number = name.rpartition(":")
         numbers.setdefault(group if colon else name, []).append(int(number) if colon else 0)
-    told = {group: f" (width {width})" for group, width in widths.items()}
-    return [_span(group, sorted(members)) + told.get(group, "") for group, members in numbers.items()]
+    suffixes = {group: f" (width {width})" for group, width in widths.items()}
+    return [_span(group, sorted(members)) + suffixes.get(group, "") for group, members in numbers.items()]
 
 
 def _span(group: str, members: list[int]) -> str:
@@ -52,7 +52,7 @@ def _span(group: str, members: list[int]) -> str:
 
 
 def few(names: list[str], most: int = MOST_NAMES) -> str:
-    """The first of many names, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     more = f" … {len(names) - most} more" if len(names) > most else ""
     return " ".join(names[:most]) + more
 
@@ -62,6 +62,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def need_told(need: dict[str, str]) -> str:
-    """`compile`, `compile:failed`."""
+def need_text(need: dict[str, str]) -> str:
+    """`compile`, `compile(failed)`."""
     return need["step"] if need["on"] == "ok" else f"{need['step']}({need['on']})"

@@ -1,10 +1,9 @@
-"""What a log may do to a terminal: colour its text, and rewrite the line that it is on, as a progress bar does.
+"""What a log may do to a terminal: colour its text, and rewrite its current line, as a progress bar does. Pure.
 
-Owns the reading of carriage returns and of the two escape sequences that are understood: colours (SGR) pass, "erase in
-line" is taken for what a rewrite does anyway. Everything else that a terminal would obey becomes text (`^[`). Pure:
-text in, text out.
+Owns carriage returns and two escape sequences: colours (SGR) pass, and "erase in line" is dropped, as a rewrite erases
+anyway. All other control characters become text (`^[`).
 
-Invariant: what was written before the current line is never changed.
+Invariant: lines before the current one never change.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ import re
 from collections.abc import Callable
 from unicodedata import combining, east_asian_width
 
-_UNDERSTOOD = re.compile(r"\x1b\[([0-9;:]*)([mK])")
+_PASSED = re.compile(r"\x1b\[([0-9;:]*)([mK])")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;:]{0,40})?\Z")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _LINE_END = re.compile(r"\r+\n")
-MOST_REMEMBERED = 8_192  # characters of a line: what is longer is no progress bar
+MOST_REMEMBERED = 8_192  # characters of a line: a longer line is no progress bar
 TAB = 8
 
 
 class TerminalText:
-    """Decoded pieces of a log in, what is printed out. `columns` is asked anew: windows are resized.
+    """Turns decoded pieces of a log into the text to print. `columns` is called each time, as windows are resized.
 
-    `spell` makes control characters visible, but for those that it is told to keep.
+    `spell` makes control characters visible, except those in its argument `keep`.
 
-    A line that is rewritten shows its newest state, cut to the width until it is complete. Where the terminal cannot
-    erase (`live` is false) only the last state is printed.
+    A line that is rewritten shows its newest state, cut to the width until the line is complete. If the terminal cannot
+    erase (`live` is false), only the last state is printed.
     """
 
     def __init__(self, columns: Callable[[], int], spell: Callable[..., str], *, live: bool, coloured: bool) -> None:
@@ -35,10 +34,10 @@ class TerminalText:
         self._spell = spell
         self._live = live
         self._coloured = coloured
-        self._held = ""  # the beginning of an escape sequence
+        self._held = ""  # the start of an unfinished escape sequence
         self._line = ""  # the newest state of the current line
-        self._shown = ""  # what of it stands on the terminal
-        self._returned = False  # the cursor was sent back; what comes next tells what for
+        self._shown = ""  # the part of it that is on the terminal
+        self._returned = False  # a carriage return came last: the next piece decides its meaning
         self._rewritten = False
         self._tinted = False
         self.spelled_out = False
@@ -55,7 +54,7 @@ class TerminalText:
         return "".join([*out, self._part(current, ended=False)])
 
     def finish(self) -> str:
-        """What is still to be printed once the log is over; the terminal gets its colours back."""
+        """The text to print at the end of the log: the rest, and a reset of the colours."""
         held, self._held = self._held, ""
         text = self._spell(held)
         self.spelled_out |= bool(text)
@@ -67,7 +66,7 @@ class TerminalText:
         if text.isascii() and text.isprintable():
             return text
         pieces, start = [], 0
-        for sequence in _UNDERSTOOD.finditer(text):
+        for sequence in _PASSED.finditer(text):
             pieces += [self._spelled(text[start : sequence.start()]), self._colour(sequence)]
             start = sequence.end()
         return "".join([*pieces, self._spelled(text[start:])])
@@ -84,7 +83,7 @@ class TerminalText:
         return sequence[0]
 
     def _part(self, text: str, *, ended: bool) -> str:
-        """A piece of the current line, which `ended` completes."""
+        """Print a piece of the current line; `ended`: it completes the line."""
         _, returned, newest = text.rpartition("\r")
         self._rewritten |= bool(returned)
         self._line = newest if returned else self._line + text
@@ -102,7 +101,7 @@ class TerminalText:
         return out
 
     def _redrawn(self, text: str) -> str:
-        """What turns the shown state of the line, however many rows it takes, into `text`."""
+        """The output that replaces the shown state of the line, which may take several rows, by `text`."""
         shown, self._shown = self._shown, text
         if text.startswith(shown):
             return text[len(shown) :]
@@ -113,7 +112,7 @@ class TerminalText:
         return f"\r{up}\x1b[J{text}"
 
     def _cut(self) -> str:
-        """The newest state as far as it fits a row. Colours take no room and are all kept."""
+        """The part of the newest state that fits a row, with all its colours, which take no room."""
         room, out, start = self._columns() - 1, [], 0
         for sequence in [*_COLOUR.finditer(self._line), None]:
             end = len(self._line) if sequence is None else sequence.start()
@@ -127,7 +126,7 @@ class TerminalText:
 
 
 def cells(text: str) -> int:
-    """How many columns `text` takes; a tab counts as the most that it can."""
+    """The columns that `text` takes; a tab counts as its largest width."""
     if text.isascii() and text.isprintable():
         return len(text)
     return sum(map(_width, _COLOUR.sub("", text)))

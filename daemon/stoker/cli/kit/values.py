@@ -1,7 +1,7 @@
-"""What people type for durations, sizes, times and lists, turned into what the wire carries.
+"""The values that people type: durations, sizes, times, lists. Pure except for `moment`, which reads the clock.
 
-Owns the units. Refuses bare numbers: `--timeout 30` could be seconds or milliseconds, so the error names both
-spellings of the fix. Pure but for `moment`, which asks the clock for `+2h`.
+Owns the units. A number without a unit is refused: `--timeout 30` could mean seconds or milliseconds, so the error
+names both ways to write it.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ LIMITS = {
 
 
 def most(given: dict[str, Any], usual: int) -> int | None:
-    """How many a list shows; None for no limit. Ids are for programs, which cannot see that some were left off."""
+    """How many rows a list shows; None for all. With `--ids` all, as a program cannot see that some are missing."""
     if given["all"] and given["limit"]:
         raise UsageError("--all and --limit contradict each other")
     return None if given["all"] else given["limit"] or (None if given["ids"] else usual)
 
 
 def states(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """`failed,held` → each of them, if they are known."""
+    """`failed,held` → both states. Raises UsageError for an unknown one."""
 
     def convert(text: str) -> list[str]:
-        wanted = text.split(",")
-        for state in wanted:
+        listed = text.split(",")
+        for state in listed:
             if state not in known:
                 raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(known)}")
-        return wanted
+        return listed
 
     return convert
 
 
 def duration(text: str) -> int:
-    """`90s`, `1.5h`, `500ms`, `1h30m` → milliseconds. Several units go from the largest down, as Stoker prints them."""
+    """`90s`, `1.5h`, `500ms`, `1h30m` → milliseconds. Several units must go from the largest to the smallest."""
     milliseconds, smallest = 0.0, float("inf")
     for part in _parts(text):
         number, unit = _quantity(part, "duration", "90s, 15m, 1h30m, 1d or 500ms")
@@ -63,9 +63,7 @@ def duration(text: str) -> int:
         if unit not in DURATIONS:
             raise UsageError(f"{text!r}: no unit {unit!r}", hint="the units are ms s m h d, as in 90s or 1h30m")
         if DURATIONS[unit] >= smallest:
-            raise UsageError(
-                f"{text!r}: {unit} stands behind a smaller or equal unit", hint="write it like 1d2h or 1h30m"
-            )
+            raise UsageError(f"{text!r}: {unit} follows a smaller or equal unit", hint="write it like 1d2h or 1h30m")
         smallest = DURATIONS[unit]
         milliseconds += number * DURATIONS[unit]
     if milliseconds > LONGEST_MS:
@@ -74,7 +72,7 @@ def duration(text: str) -> int:
 
 
 def _parts(text: str) -> list[str]:
-    """`1h30m` → `1h`, `30m`; what is no list of numbers with units comes back whole."""
+    """`1h30m` → `1h`, `30m`; any other text stays whole."""
     cuts = [at for at in range(1, len(text)) if text[at - 1].isalpha() and not text[at].isalpha()]
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
@@ -96,11 +94,11 @@ def size(text: str) -> int:
 def moment(text: str) -> int:
     """`+2h`, `2026-12-01T10:00` (local time) or with an offset → UTC epoch milliseconds.
 
-    A local time that a change of the clocks skips or repeats is refused: it names no instant, or two.
+    Raises UsageError for a local time that a change of the clocks skips or repeats: it names no instant, or two.
     """
     if text.startswith("+"):
         return time.time_ns() // 1_000_000 + duration(text[1:])
-    from datetime import datetime  # noqa: PLC0415 - rarely asked for
+    from datetime import datetime  # noqa: PLC0415 - slow to load, rarely needed
 
     try:
         at = datetime.fromisoformat(text)
@@ -151,7 +149,7 @@ def number(text: str) -> float:
 
 
 def optional(convert: Callable[[str], Any]) -> Callable[[str], tuple[Any]]:
-    """A value or `none`, wrapped so that `none` differs from an option that was not given."""
+    """Convert a value or `none`, in a tuple, so that `none` differs from an option that was not given."""
     return lambda text: (None if text == "none" else convert(text),)
 
 
@@ -206,7 +204,7 @@ def _limit_name(name: str) -> str:
 
 
 def need(text: str) -> dict[str, object]:
-    """`42`, `42:failed`, `42:any`: the job to wait for and the end of it that counts."""
+    """`42`, `42:failed`, `42:any`: the job to wait for, and how it must end."""
     job, _, end = text.partition(":")
     if end not in ("", "ok", "failed", "any"):
         raise UsageError(f"{text!r}: {end!r} is not one of ok, failed, any")
@@ -237,7 +235,7 @@ def signal_number(text: str) -> int:
     """`USR1`, `SIGUSR1` or `10`."""
     if text.isascii() and text.isdigit():
         return integer(text)
-    from signal import Signals  # noqa: PLC0415 - rarely asked for
+    from signal import Signals  # noqa: PLC0415 - slow to load, rarely needed
 
     try:
         return Signals["SIG" + text.upper().removeprefix("SIG")].value
@@ -246,7 +244,7 @@ def signal_number(text: str) -> int:
 
 
 def _quantity(text: str, noun: str, examples: str) -> tuple[float, str]:
-    """The number in front and the letters behind; exact for whole numbers."""
+    """The number and the unit; exact for whole numbers."""
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     if not (digits.isascii() and digits.replace(".", "", 1).isdigit() and len(digits) <= MOST_DIGITS):
         raise UsageError(f"{text!r} is not a {noun}", hint=f"write it like {examples}")
