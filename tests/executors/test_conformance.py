@@ -14,10 +14,11 @@ import pytest
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
+from stoker.core.job.events import Began, Delivered, Ended
 from stoker.core.job.model import Attempt, ExecutionMode, OutcomeKind, State
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
-from stoker.executors.base import AttemptEnded, Began, Delivered, Executor, Report, Start
+from stoker.executors.base import Executor, Report, Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.in_process import HANDLERS, Call, InProcessExecutor
 from stoker.executors.local import LocalExecutor
@@ -65,7 +66,7 @@ class Bench:
         return start.attempt.run_id
 
     def about(self, run_id: str, kind: type[Any]) -> list[Any]:
-        return [report for report in self.reports if isinstance(report, kind) and report.run_id == run_id]
+        return [report.event for report in self.reports if report.run_id == run_id and isinstance(report.event, kind)]
 
     async def told(self, run_id: str, kind: type[Any]) -> Any:
         """The first report of that kind about this run."""
@@ -73,7 +74,7 @@ class Bench:
 
     async def settled(self) -> None:
         """A run from start to end later, nothing of before can still be under way."""
-        await self.told(self.begin("ok"), AttemptEnded)
+        await self.told(self.begin("ok"), Ended)
 
 
 class LocalBench(Bench):
@@ -91,7 +92,7 @@ class LocalBench(Bench):
             umask=0o022, telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=AttemptCgroups(),
             tokens=Tokens("00" * 32), exchange=WorkFiles(host.state_dir),
         )  # fmt: skip
-        self.local = LocalExecutor(around, self.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
+        self.local = LocalExecutor(around, self.hear, lambda: None, lambda _: None, BackgroundTasks(), stuck_ms=5_000)
         self.executor = self.local
 
 
@@ -152,16 +153,16 @@ class _local:  # noqa: N801 - used as a function
 async def test_start_when_the_work_is_done_then_it_began_and_ended_once_in_that_order(bench: Bench) -> None:
     run = bench.begin("ok")
 
-    ended = await bench.told(run, AttemptEnded)
+    ended = await bench.told(run, Ended)
 
     assert (ended.outcome.kind, ended.outcome.exit_code, ended.outcome.stopped) == (OutcomeKind.EXIT, 0, False)
     assert ended.outcome.ended_at > 0
     await bench.settled()
-    assert [type(report) for report in bench.reports if report.run_id == run] == [Began, AttemptEnded]  # type: ignore[union-attr]
+    assert [type(report.event) for report in bench.reports if report.run_id == run] == [Began, Ended]
 
 
 async def test_start_when_the_work_fails_then_the_outcome_is_no_success(bench: Bench) -> None:
-    ended = await bench.told(bench.begin("fail"), AttemptEnded)
+    ended = await bench.told(bench.begin("fail"), Ended)
 
     assert ended.outcome.exit_code != 0
     assert ended.outcome.kind in (OutcomeKind.EXIT, OutcomeKind.EXCEPTION)
@@ -174,9 +175,9 @@ async def test_start_when_many_come_at_once_then_each_ends_exactly_once(bench: B
     bench.executor.start(starts)
 
     for start in starts:
-        await bench.told(start.attempt.run_id, AttemptEnded)
+        await bench.told(start.attempt.run_id, Ended)
     await bench.settled()
-    assert all(len(bench.about(start.attempt.run_id, AttemptEnded)) == 1 for start in starts)
+    assert all(len(bench.about(start.attempt.run_id, Ended)) == 1 for start in starts)
 
 
 async def test_stop_when_the_work_goes_on_then_it_is_delivered_and_the_end_says_stopped(bench: Bench) -> None:
@@ -185,10 +186,10 @@ async def test_stop_when_the_work_goes_on_then_it_is_delivered_and_the_end_says_
 
     bench.executor.stop(run, GRACE_MS)
 
-    assert (await bench.told(run, AttemptEnded)).outcome.stopped
+    assert (await bench.told(run, Ended)).outcome.stopped
     await bench.settled()
     assert {report.delivered for report in bench.about(run, Delivered)} <= {True}
-    assert len(bench.about(run, AttemptEnded)) == 1
+    assert len(bench.about(run, Ended)) == 1
 
 
 async def test_stop_when_it_comes_at_once_after_the_start_then_the_work_still_ends_once(bench: Bench) -> None:
@@ -196,9 +197,9 @@ async def test_stop_when_it_comes_at_once_after_the_start_then_the_work_still_en
 
     bench.executor.stop(run, GRACE_MS)
 
-    await bench.told(run, AttemptEnded)
+    await bench.told(run, Ended)
     await bench.settled()
-    assert len(bench.about(run, AttemptEnded)) == 1
+    assert len(bench.about(run, Ended)) == 1
 
 
 async def test_stop_when_asked_twice_then_there_is_one_end(bench: Bench) -> None:
@@ -208,20 +209,20 @@ async def test_stop_when_asked_twice_then_there_is_one_end(bench: Bench) -> None
     bench.executor.stop(run, GRACE_MS)
     bench.executor.stop(run, GRACE_MS)
 
-    await bench.told(run, AttemptEnded)
+    await bench.told(run, Ended)
     await bench.settled()
-    assert len(bench.about(run, AttemptEnded)) == 1
+    assert len(bench.about(run, Ended)) == 1
 
 
 async def test_stop_when_the_work_has_ended_then_the_exit_stands_and_nothing_was_delivered(bench: Bench) -> None:
     run = bench.begin("ok")
-    ended = await bench.told(run, AttemptEnded)
+    ended = await bench.told(run, Ended)
 
     bench.executor.stop(run, GRACE_MS)
 
     await bench.settled()
     assert not ended.outcome.stopped
-    assert bench.about(run, AttemptEnded) == [ended]
+    assert bench.about(run, Ended) == [ended]
     assert not any(report.delivered for report in bench.about(run, Delivered))
 
 
@@ -232,9 +233,9 @@ async def test_stop_when_one_of_two_is_meant_then_the_other_goes_on(bench: Bench
 
     bench.executor.stop(one, GRACE_MS)
 
-    await bench.told(one, AttemptEnded)
+    await bench.told(one, Ended)
     await bench.settled()
-    assert not bench.about(other, AttemptEnded)
+    assert not bench.about(other, Ended)
 
 
 @pytest.mark.parametrize("call", ["stop", "signal", "acknowledge"])
@@ -252,20 +253,20 @@ async def test_unknown_run_when_anything_is_asked_of_it_then_nothing_happens_to_
             bench.executor.acknowledge([unknown])
 
     await bench.settled()
-    assert not bench.about(run, AttemptEnded)
+    assert not bench.about(run, Ended)
     assert not any(report.delivered for report in bench.about(unknown, Delivered))
-    assert not bench.about(unknown, AttemptEnded)
+    assert not bench.about(unknown, Ended)
 
 
 async def test_acknowledge_when_repeated_then_it_is_harmless(bench: Bench) -> None:
     run = bench.begin("ok")
-    await bench.told(run, AttemptEnded)
+    await bench.told(run, Ended)
 
     bench.executor.acknowledge([run])
     bench.executor.acknowledge([run, run])
 
     await bench.settled()
-    assert len(bench.about(run, AttemptEnded)) == 1
+    assert len(bench.about(run, Ended)) == 1
 
 
 async def test_launcher_when_asked_then_attempts_have_somebody_to_name(bench: Bench) -> None:
@@ -277,7 +278,7 @@ async def test_launcher_when_asked_then_attempts_have_somebody_to_name(bench: Be
 
 async def test_outcome_when_not_acknowledged_then_it_is_kept_and_afterwards_forgotten(local: LocalBench) -> None:
     run = local.begin("fail")
-    await local.told(run, AttemptEnded)
+    await local.told(run, Ended)
     (client,) = local.local.launchers
 
     kept = {held.run_id: held.state for held in await client.list_runs([run])}
@@ -293,7 +294,7 @@ async def test_start_when_the_launcher_it_names_is_not_there_then_it_never_start
 
     local.executor.start([start])
 
-    ended = await local.told(start.attempt.run_id, AttemptEnded)
+    ended = await local.told(start.attempt.run_id, Ended)
     assert ended.outcome.kind is OutcomeKind.NEVER_STARTED
     assert not local.about(start.attempt.run_id, Began)
 
@@ -305,7 +306,7 @@ async def test_start_when_no_frame_holds_its_order_then_it_alone_is_refused(loca
     local.works["large"] = {**local.works["ok"], "stdin": "\x01" * 3_000_000}
     run = local.begin("large")
 
-    ended = await local.told(run, AttemptEnded)
+    ended = await local.told(run, Ended)
 
     assert (ended.outcome.kind, ended.outcome.transient) == (OutcomeKind.SPAWN_ERROR, False)
     assert "18" in ended.outcome.error

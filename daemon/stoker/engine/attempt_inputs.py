@@ -21,11 +21,10 @@ from msgspec.structs import replace
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import CheckpointDamaged
 from stoker.core.job.model import ExecutionMode, Job
-from stoker.core.job.recovery import NEVER_STARTED
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import opened
 from stoker.engine.memory import LiveState
-from stoker.executors.base import AttemptEnded, Sink, Start
+from stoker.executors.base import Sink, Start, never_started
 from stoker.process.work_files import InputsFile, WorkFiles
 from stoker.store import attempts, checkpoints
 from stoker.store.attempts import Needed
@@ -80,7 +79,7 @@ class AttemptInputs:
         if next(tries) <= TRIES:
             await self._provide(mode, wanted)
         else:
-            self._sink([AttemptEnded(start.attempt.run_id, NEVER_STARTED) for start in wanted])
+            self._sink([never_started(start) for start in wanted])
         self._held.difference_update(start.attempt.run_id for start in starts)
 
     async def _provide(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
@@ -102,7 +101,7 @@ class AttemptInputs:
         if run is None:
             return False
         if run.attempt.stop_reason is not None:
-            self._sink([AttemptEnded(start.attempt.run_id, NEVER_STARTED)])
+            self._sink([never_started(start)])
             return False
         return True
 

@@ -19,7 +19,7 @@ from stoker.engine.messages import Dependents, Message, VerbCommand, standing
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.engine.turn import Transition, Turn
-from stoker.executors.base import Delivered, Executor, Start
+from stoker.executors.base import Executor, Start
 from stoker.telemetry.otel import Telemetry
 
 # A launcher that does not answer must not keep a client waiting: the stop is on disk and will be carried out.
@@ -121,10 +121,10 @@ class Effects:
         """Answer `command` when its stop is on disk, and it is known whether it came before the exit."""
         self._stopping.setdefault(run_id, []).append(command)
 
-    def told(self, report: Delivered) -> None:
+    def delivered(self, run_id: str, delivery: ev.Delivered) -> None:
         """The launcher says what became of the first signal."""
-        if report.delivered:
-            self._answer_stopping(report.run_id)
+        if delivery.delivered:
+            self._answer_stopping(run_id)
 
     def _answer_stopping(self, run_id: str) -> None:
         run = self._book.by_run(run_id)

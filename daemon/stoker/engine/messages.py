@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from stoker.core.errors import AlreadyFinished
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met
-from stoker.core.job.model import Actor, Job, OutcomeKind, Reason, RunId, State, StopReason
+from stoker.core.job.model import Actor, Job, Outcome, OutcomeKind, Reason, RunId, State, StopReason
 from stoker.core.requests import JobStanding, Verb
 from stoker.engine import dependents
 from stoker.engine.dependents import need_failed
 from stoker.engine.host_shortage import end_shortage, note_failed_start
+from stoker.engine.memory import OpenRun
 from stoker.engine.timers import Alarm, Limit
 from stoker.engine.turn import Turn
-from stoker.executors.base import AttemptEnded, Began, Delivered, Report, StartRefused, Unproven
+from stoker.executors.base import Report
 from stoker.process.outcomes import cut_short
 from stoker.store.instance import seen
 from stoker.store.jobs import Dependent
@@ -116,13 +118,19 @@ class VerbCommand(Message):
 
 
 class Reports(Message):
-    """What executors tell. Facts come before limits: see `Alarms`."""
+    """Reports of executors. Facts come before limits: see `Alarms`."""
 
-    def __init__(self, reports: Sequence[Report], told: Callable[[Delivered], None], steady: Callable[[int], int],
-                 arm: Callable[[Job, Any, int], None], unknown: Callable[[AttemptEnded], None],
-                 stopping: Callable[[], bool]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        reports: Sequence[Report],
+        delivered: Callable[[str, ev.Delivered], None],
+        steady: Callable[[int], int],
+        arm: Callable[[Job, Any, int], None],
+        unknown: Callable[[str, Outcome], None],
+        stopping: Callable[[], bool],
+    ) -> None:
         self._reports = reports
-        self._told = told
+        self._delivered = delivered
         self._steady = steady
         self._arm = arm
         self._unknown = unknown
@@ -130,69 +138,62 @@ class Reports(Message):
 
     def decide(self, turn: Turn) -> None:
         for report in self._reports:
-            match report:
-                case Began():
-                    self._began(turn, report)
-                case AttemptEnded():
-                    self._ended(turn, report)
-                case Delivered():
-                    turn.answers.append(lambda report=report: self._told(report))  # type: ignore[misc]
-                case StartRefused():
-                    self._refused(turn, report)
-                case Unproven() if turn.book.by_run(report.run_id) is not None:
-                    turn.step(RunId.parse(report.run_id).job_id, ev.Stuck(actor=Actor(note=report.why)))
+            run = turn.book.by_run(report.run_id)
+            match report.event:
+                case ev.Began() as began:
+                    self._began(turn, run, began)
+                case ev.Ended(outcome=outcome) if run is None:
+                    self._unknown(report.run_id, outcome)
+                case ev.Ended(outcome=outcome) if run is not None:
+                    self._ended(turn, run.job.id, outcome)
+                case ev.Delivered() as delivery:
+                    turn.answers.append(partial(self._delivered, report.run_id, delivery))
+                case ev.Refused() | ev.Stuck() as event if run is not None:
+                    turn.step(run.job.id, event)
 
-    def _began(self, turn: Turn, report: Began) -> None:
-        run = turn.book.by_run(report.run_id)
-        if turn.book.shortage.rounds and report.identity is not None:
+    def _began(self, turn: Turn, run: OpenRun | None, began: ev.Began) -> None:
+        if turn.book.shortage.rounds and began.identity is not None:
             end_shortage(turn)
         if run is None:
             return
-        started = self._steady(report.boot_ms)
+        started = self._steady(began.boot_ms)
         if run.attempt.started_at is None:  # else it was adopted, and only its limits are set again
-            turn.begin(run, report, turn.now.wall - max(0, turn.now.steady - started))
+            turn.begin(run, began, turn.now.wall - max(0, turn.now.steady - started))
         self._arm(run.job, run.attempt, started)
 
-    def _ended(self, turn: Turn, report: AttemptEnded) -> None:
-        run = turn.book.by_run(report.run_id)
-        if run is None:
-            self._unknown(report)
-            return
-        outcome = cut_short(report.outcome) if self._stopping() else report.outcome
+    def _ended(self, turn: Turn, job_id: int, outcome: Outcome) -> None:
+        if self._stopping():
+            outcome = cut_short(outcome)
         if outcome.kind is OutcomeKind.NEVER_STARTED and outcome.transient:
             note_failed_start(turn, outcome.error)
         # Truly random: retries of jobs that failed together must not come back together.
-        turn.step(run.job.id, ev.Ended(outcome=outcome, luck=random.random()))  # noqa: S311 - spreads load
-
-    def _refused(self, turn: Turn, report: StartRefused) -> None:
-        run = turn.book.by_run(report.run_id)
-        if run is not None:
-            turn.step(run.job.id, ev.Refused(why=report.why))
+        turn.step(job_id, ev.Ended(outcome=outcome, luck=random.random()))  # noqa: S311 - spreads load
 
 
 class Settle(Message):
     """Outcomes of attempts that are not in memory: known ones are acknowledged, unknown ones recorded."""
 
-    def __init__(self, ended: AttemptEnded, acknowledge: Callable[[Sequence[str]], None]) -> None:
-        self._ended = ended
+    def __init__(self, run_id: str, outcome: Outcome, acknowledge: Callable[[Sequence[str]], None]) -> None:
+        self._run_id = run_id
+        self._outcome = outcome
         self._acknowledge = acknowledge
-        self._job_id = RunId.parse(ended.run_id).job_id
+        self._job_id = RunId.parse(run_id).job_id
 
     def want(self, wanted: Wanted) -> None:
-        wanted.run_ids.add(self._ended.run_id)
+        wanted.run_ids.add(self._run_id)
         wanted.ids.add(self._job_id)
 
     def decide(self, turn: Turn) -> None:
-        if turn.book.by_run(self._ended.run_id) is not None:
+        if turn.book.by_run(self._run_id) is not None:
             return  # it is open after all: its end is reported, and acknowledged behind the commit of that
-        if self._ended.run_id not in turn.loaded.known_runs:
-            told = {"run_id": self._ended.run_id, "outcome": self._ended.outcome}
-            turn.record("system", self._ended.run_id, "unknown_outcome", told)
+        if self._run_id not in turn.loaded.known_runs:
+            told = {"run_id": self._run_id, "outcome": self._outcome}
+            turn.record("system", self._run_id, "unknown_outcome", told)
             job = turn.find(self._job_id)
             if job is not None and job.state in (State.WAITING, State.QUEUED):
-                note = f"an outcome of {self._ended.run_id} that nobody expected"
+                note = f"an outcome of {self._run_id} that nobody expected"
                 turn.step(job.id, ev.Hold(actor=Actor(note=note), reason=Reason.LOST))
-        turn.answers.append(lambda: self._acknowledge([self._ended.run_id]))
+        turn.answers.append(lambda: self._acknowledge([self._run_id]))
 
 
 class Alarms(Message):

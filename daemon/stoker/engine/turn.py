@@ -25,7 +25,6 @@ from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, standing
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.workflow_memory import LiveWorkflow
-from stoker.executors.base import Began
 from stoker.process.work_files import NO_OUTPUT
 from stoker.store.instance import seen
 from stoker.store.jobs import spec_hash
@@ -123,7 +122,7 @@ class Turn:
         refused = output.error is not None
         return replace(event, outcome=replace(outcome, output=output.text, output_refused=refused, error=told))
 
-    def begin(self, run: OpenRun, began: Began, at: int) -> None:
+    def begin(self, run: OpenRun, began: ev.Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
         run.attempt = replace(run.attempt, identity=began.identity, bounds=began.bounds, started_at=at)
         run.job = replace(run.job, pid=began.identity and began.identity.pid, started_at=run.job.started_at or at)

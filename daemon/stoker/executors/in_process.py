@@ -17,9 +17,10 @@ from msgspec import Struct
 
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.errors import ConfigInvalid
+from stoker.core.job import events as ev
 from stoker.core.job.model import IN_PROCESS, Identity, Outcome, OutcomeKind
 from stoker.core.raw_bytes import native, storable
-from stoker.executors.base import AttemptEnded, Began, Delivered, Sink, Start
+from stoker.executors.base import Report, Sink, Start
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -85,11 +86,12 @@ class InProcessExecutor:
             task = asyncio.get_running_loop().create_task(_outcome(native(start.job.spec.command), call))
             self._tasks[call.run_id] = task
             task.add_done_callback(partial(self._ended, call.run_id))
-        self._sink([Began(start.attempt.run_id, None, boot_ms()) for start in starts])
+        self._sink([Report(start.attempt.run_id, ev.Began(None, boot_ms())) for start in starts])
 
     def _ended(self, run_id: str, task: asyncio.Task[Outcome]) -> None:
         del self._tasks[run_id]
-        self._sink([AttemptEnded(run_id, _cancelled() if task.cancelled() else task.result())])
+        outcome = _cancelled() if task.cancelled() else task.result()
+        self._sink([Report(run_id, ev.Ended(outcome=outcome))])
 
     def stop(self, run_id: str, grace_ms: int) -> None:
         """A task has no second, harder signal: one that goes on is cancelled again and again, and told of."""
@@ -97,7 +99,7 @@ class InProcessExecutor:
         if task is not None:
             task.cancel()
             asyncio.get_running_loop().call_later(grace_ms / 1_000, self._stop_again, run_id, task)
-        self._sink([Delivered(run_id, delivered=task is not None)])
+        self._sink([Report(run_id, ev.Delivered(delivered=task is not None))])
 
     def _stop_again(self, run_id: str, task: asyncio.Task[Outcome]) -> None:
         if not task.done():

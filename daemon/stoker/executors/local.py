@@ -16,18 +16,17 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import wall_ms
+from stoker.core.job import events as ev
 from stoker.core.job.model import Identity, Outcome, OutcomeKind, RunId, Spec
-from stoker.core.job.recovery import NEVER_STARTED
-from stoker.executors.base import AttemptEnded, Began, Delivered, Lost, Report, Sink, Start
+from stoker.executors.base import Report, Sink, Start, never_started
 from stoker.executors.environment import Surroundings
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.executors.orphan_logs import OrphanLogs
-from stoker.executors.outcome import reports_of
 from stoker.executors.without_launcher import stop_all, take_away
 from stoker.process import messages
 from stoker.process.client import LauncherClient
 from stoker.process.connection import AskTooLarge
-from stoker.process.outcomes import outcome_of
+from stoker.process.outcomes import began_of, outcome_of, refusal_of
 from stoker.process.tree import Ladder, Sweep, SweepResult, await_end
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -36,15 +35,23 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class LocalExecutor:
-    """Runs subprocesses through launchers."""
+    """Runs subprocesses through launchers. `lost` gets the id of a launcher that died, for recovery."""
 
     def __init__(
-        self, around: Surroundings, sink: Sink, ready: Callable[[], None], background: BackgroundTasks, *, stuck_ms: int
+        self,
+        around: Surroundings,
+        sink: Sink,
+        ready: Callable[[], None],
+        lost: Callable[[str], None],
+        background: BackgroundTasks,
+        *,
+        stuck_ms: int,
     ) -> None:
         self._around = around
         self._background = background.group()
         self._sink = sink
         self._ready = ready
+        self._lost = lost
         self.launchers = LauncherPool(around, self.hear, self._launcher_ready, self._background, stuck_ms=stuck_ms)
         self._orphan_logs = OrphanLogs(around.state_dir, self.launchers)
         self._of_run: dict[str, LauncherClient] = {}
@@ -104,7 +111,7 @@ class LocalExecutor:
         if adopt:
             self._background.retry(f"watch of {run_id}", partial(self._watch_orphan, run_id, identity))
         if adopt and identity is not None:
-            self._sink([Began(run_id, identity, identity.start_ticks * 1_000 // TICKS_PER_S)])
+            self._sink([Report(run_id, ev.Began(identity, identity.start_ticks * 1_000 // TICKS_PER_S))])
 
     async def _watch_orphan(self, run_id: str, identity: Identity | None) -> None:
         """Its attempt ends with its main process; what that left behind, perhaps before we came, is stopped."""
@@ -124,19 +131,19 @@ class LocalExecutor:
         for start in starts:
             client = self.launchers.get(start.attempt.launcher)
             if client is None or client.lost or client.stuck:
-                unsent.append(AttemptEnded(start.attempt.run_id, NEVER_STARTED))
+                unsent.append(never_started(start))
                 continue
             try:
                 order = self._around.order(start)
             except OSError as error:  # the daemon itself lacks what a start takes: descriptors, memory, a cgroup
-                unsent.append(AttemptEnded(start.attempt.run_id, _lacked(error)))
+                unsent.append(Report(start.attempt.run_id, ev.Ended(outcome=_lacked(error))))
                 continue
             self.own(start.attempt.run_id, client, start.job.spec.grace_ms)
             orders.setdefault(client, []).append(order)
         for client, batch in orders.items():
             for run_id, refusal in client.launch(batch).items():
                 del self._of_run[run_id]
-                unsent.append(AttemptEnded(run_id, _never_fits(refusal)))
+                unsent.append(Report(run_id, ev.Ended(outcome=_never_fits(refusal))))
         if unsent:
             self._sink(unsent)
 
@@ -170,7 +177,8 @@ class LocalExecutor:
 
     async def _taken_away(self, run_id: str, identity: Identity | None) -> None:
         with self._sweep(run_id, identity) as sweep:
-            self._sink([await take_away(self._around, sweep, run_id, identity, self._graces.get(run_id, 0))])
+            event = await take_away(self._around, sweep, run_id, identity, self._graces.get(run_id, 0))
+            self._sink([Report(run_id, event)])
             self._pinned.add(run_id)
             try:
                 await sweep.await_end()
@@ -206,7 +214,7 @@ class LocalExecutor:
         except ConnectionError:
             return  # the launcher is lost: recovery speaks next
         if run_id not in self._exits:
-            self._sink([Delivered(run_id, delivered)])
+            self._sink([Report(run_id, ev.Delivered(delivered))])
 
     async def _stop_orphan(self, run_id: str, grace_ms: int) -> None:
         await self._orphan_logs.caught_up(run_id)  # else what it says while it is being stopped is lost with it
@@ -218,10 +226,10 @@ class LocalExecutor:
         """What cannot be proven to be over is not ours any more: recovery looks at it again and again."""
         identity = self._orphans.get(run_id)
         with self._sweep(run_id, identity) as sweep:
-            unproven = await stop_all(self._around, sweep, run_id, identity, grace_ms)
-        if unproven is not None and run_id in self._orphans:
+            stuck = await stop_all(self._around, sweep, run_id, identity, grace_ms)
+        if stuck is not None and run_id in self._orphans:
             del self._orphans[run_id]
-            self._sink([unproven])
+            self._sink([Report(run_id, stuck)])
 
     async def _sweep_once(self, run_id: str, grace_ms: int) -> SweepResult:
         with self._sweep(run_id, None) as sweep:
@@ -246,12 +254,12 @@ class LocalExecutor:
             outcome = Outcome(kind=OutcomeKind.UNSEEN, stopped=stopped, ended_at=wall_ms())
             self._sink([self._over(run_id, outcome)])
 
-    def _over(self, run_id: str, outcome: Outcome) -> AttemptEnded:
+    def _over(self, run_id: str, outcome: Outcome) -> Report:
         pids = self.unstoppable.get(run_id)
         if pids:
             told = f"could not signal pid {', '.join(map(str, pids))}, which became another user; it ended by itself"
             outcome = replace(outcome, error=told)
-        return AttemptEnded(run_id, outcome)
+        return Report(run_id, ev.Ended(outcome=outcome))
 
     def signal(self, run_id: str, signum: int) -> None:
         client = self._of_run.get(run_id)
@@ -304,11 +312,11 @@ class LocalExecutor:
                 case messages.Gone():
                     reports += self._went(message.run_id)
                 case messages.LaunchRefused():
-                    reports += reports_of(message)
+                    reports += self._refused(message)
                 case messages.Signalled():
                     self._tell_unstoppable(message.run_id, message.refused)
                 case _:
-                    reports += self._hear_standing(launcher, message)
+                    self._hear_standing(launcher, message)
         if reports:
             self._sink(reports)
 
@@ -316,19 +324,18 @@ class LocalExecutor:
         self,
         launcher: str,
         standing: messages.Leaked | messages.LauncherLost | messages.LauncherStuck | messages.LauncherBack,
-    ) -> list[Report]:
+    ) -> None:
         match standing:
             case messages.Leaked(count=count, stopped=stopped) if count or stopped:
                 log(LogEvent.WORKER_LEAKED, launcher=launcher, processes=count, stopped=stopped)
             case messages.LauncherLost():
-                return [self._lost(launcher)]
+                self._lose(launcher)
             case messages.LauncherStuck():
                 self._pass_over(launcher)
             case messages.LauncherBack():
                 log(LogEvent.LAUNCHER_BACK, launcher=launcher)
                 self._retire_idle([self.launchers[launcher]])
                 self._ready()
-        return []
 
     def _pass_over(self, launcher: str) -> None:
         """It is stuck: new runs go elsewhere, its own go on, and those that are being stopped are stopped by us."""
@@ -339,9 +346,12 @@ class LocalExecutor:
                 self._strike(run_id)
                 self._take_away(run_id)
 
-    def _began(self, launcher: str, started: messages.Started) -> Began:
-        identity = self.launchers[launcher].identity(started)
-        return Began(started.run_id, identity, started.at_boot_ms, started.bounds)
+    def _began(self, launcher: str, started: messages.Started) -> Report:
+        return Report(started.run_id, began_of(started, self.launchers[launcher].identity(started)))
+
+    def _refused(self, refused: messages.LaunchRefused) -> list[Report]:
+        event = refusal_of(refused)
+        return [] if event is None or refused.run_id is None else [Report(refused.run_id, event)]
 
     def _exited(self, exited: messages.Exited, reports: list[Report]) -> None:
         exited = self.credit(exited)
@@ -364,16 +374,14 @@ class LocalExecutor:
         self._gone.add(run_id)
         return [self._over(run_id, outcome_of(self._exits[run_id]))] if run_id in self._exits else []
 
-    def _lost(self, launcher: str) -> Lost:
+    def _lose(self, launcher: str) -> None:
         log(LogEvent.LAUNCHER_LOST, launcher=launcher)
         client = self.launchers.lose(launcher)
         for run_id in [run_id for run_id, owner in self._of_run.items() if owner is client]:
             del self._of_run[run_id]
             if (ladder := self._ladders.pop(run_id, None)) is not None:
                 ladder.end()  # whoever is found to have the run is asked anew
-        return Lost(launcher)
-
-    # --- ending ---
+        self._lost(launcher)
 
     async def close(self) -> None:
         """Leave the launchers to themselves: they keep every outcome."""

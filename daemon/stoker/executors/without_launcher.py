@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 
 from stoker.core.clock import wall_ms
-from stoker.core.job.model import Identity, Outcome, OutcomeKind
-from stoker.executors.base import AttemptEnded, Unproven
+from stoker.core.job import events as ev
+from stoker.core.job.model import Actor, Identity, Outcome, OutcomeKind
 from stoker.executors.environment import Surroundings
 from stoker.process.identity import IdentityVerdict, left_in_session, verdict
 from stoker.process.tree import Sweep
@@ -22,7 +22,7 @@ PATIENCE_S = 10.0  # for a cgroup whose last process has been killed
 
 async def stop_all(
     around: Surroundings, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
-) -> Unproven | None:
+) -> ev.Stuck | None:
     """Stop whoever is proven to be of a run that no launcher owns; returns when nothing of that is left.
 
     The attempt stays open while something is: in an uninterruptible sleep, or of a user whom we may not signal; and it
@@ -32,30 +32,34 @@ async def stop_all(
     while result.left:
         result = await sweep.stop(0)
     await around.leaves.empty(run_id)
-    return await _look_into_session(run_id, identity)
+    return await _look_into_session(identity)
 
 
-async def _look_into_session(run_id: str, identity: Identity | None) -> Unproven | None:
+async def _look_into_session(identity: Identity | None) -> ev.Stuck | None:
     left = await asyncio.to_thread(left_in_session, identity)
     if not left:
         return None
-    return Unproven(run_id, f"pid {', '.join(map(str, left))} is in the session of its worker, which has ended")
+    return _stuck(f"pid {', '.join(map(str, left))} is in the session of its worker, which has ended")
 
 
 async def take_away(
     around: Surroundings, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
-) -> AttemptEnded | Unproven:
+) -> ev.Ended | ev.Stuck:
     """Stop whoever is proven to be of a run whose launcher is silent, and say whether it is proven to be over."""
     if identity is None:
-        return Unproven(run_id, "its launcher does not answer, and may still start what it was told to start")
+        return _stuck("its launcher does not answer, and may still start what it was told to start")
     swept = await sweep.stop(grace_ms)
     if swept.left:
-        return Unproven(run_id, f"pid {', '.join(map(str, swept.left))} cannot be brought to an end")
+        return _stuck(f"pid {', '.join(map(str, swept.left))} cannot be brought to an end")
     try:
         await asyncio.wait_for(around.leaves.empty(run_id), PATIENCE_S)
     except TimeoutError:
-        return Unproven(run_id, "its control group does not become empty")
+        return _stuck("its control group does not become empty")
     if await asyncio.to_thread(verdict, identity, around.instance, run_id) is IdentityVerdict.UNPROVABLE:
-        return Unproven(run_id, f"nobody can tell whether pid {identity.pid} is still its worker")
-    unproven = await _look_into_session(run_id, identity)
-    return unproven or AttemptEnded(run_id, Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))
+        return _stuck(f"nobody can tell whether pid {identity.pid} is still its worker")
+    stuck = await _look_into_session(identity)
+    return stuck or ev.Ended(outcome=Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))
+
+
+def _stuck(why: str) -> ev.Stuck:
+    return ev.Stuck(actor=Actor(note=why))

@@ -16,9 +16,11 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.core.errors import CorruptRecord
-from stoker.core.job.model import Outcome, OutcomeKind
+from stoker.core.job import events as ev
+from stoker.core.job.model import Identity, Outcome, OutcomeKind
+from stoker.core.job.recovery import NEVER_STARTED
 from stoker.files import NotRegular, read_regular, sync
-from stoker.process.messages import Exited
+from stoker.process.messages import Exited, HelloRefusal, LaunchRefused, Started
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +47,17 @@ def remove_outcomes(paths: Iterable[Path]) -> None:
         directories.add(path.parent)
     for directory in directories:
         sync(directory)
+
+
+def began_of(started: Started, identity: Identity) -> ev.Began:
+    return ev.Began(identity, started.at_boot_ms, started.bounds)
+
+
+def refusal_of(refused: LaunchRefused) -> ev.Refused | ev.Ended | None:
+    """What a refused launch means for its attempt; nothing where the launcher had the same order before."""
+    if refused.why is HelloRefusal.LOG_EXISTS:
+        return ev.Refused(why=f"{refused.error}: the disk is ahead of the database")
+    return None if refused.why is HelloRefusal.DUPLICATE else ev.Ended(outcome=NEVER_STARTED)
 
 
 def outcome_of(exited: Exited) -> Outcome:

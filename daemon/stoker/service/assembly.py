@@ -15,7 +15,7 @@ from stoker.config import Config, Reloaded, merge_live
 from stoker.core.clock import Now, SystemClock
 from stoker.core.errors import DiskFull, StokerError
 from stoker.core.job import events as ev
-from stoker.core.job.model import STOKER, Attempt, ExecutionMode, Job, Queue, QueueClass, State
+from stoker.core.job.model import STOKER, Attempt, ExecutionMode, Job, Outcome, Queue, QueueClass, State
 from stoker.core.throttle import Pressure
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
@@ -33,7 +33,7 @@ from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.engine.turn import Turn
 from stoker.engine.witnesses import LauncherWitnesses
-from stoker.executors.base import AttemptEnded, Executor, Lost, Report, Start
+from stoker.executors.base import Executor, Report, Start
 from stoker.executors.environment import Surroundings
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
@@ -84,7 +84,7 @@ class Engine:
         self.stalls = Stalls(self.telemetry)
         watched = self.stalls.watched
         self.local = LocalExecutor(
-            around, watched(self.report), self._nudge, background, stuck_ms=config.launcher.stuck_ms
+            around, watched(self.report), self._nudge, self._lost, background, stuck_ms=config.launcher.stuck_ms
         )
         self.in_process = InProcessExecutor(self.report)
         executors: dict[ExecutionMode, Executor] = {
@@ -175,25 +175,23 @@ class Engine:
         self.loop.nudge()
 
     def report(self, reports: Sequence[Report]) -> None:
-        """What executors tell; a lost launcher is a matter for recovery."""
-        lost = [report.launcher for report in reports if isinstance(report, Lost)]
-        rest = [report for report in reports if not isinstance(report, Lost)]
-        if rest:
-            self.loop.post(
-                Reports(
-                    rest,
-                    self.effects.told,
-                    self.clock.steady_from_boot,
-                    self._arm,
-                    self._unknown,
-                    self.drain.under_way,
-                )
+        """Hand what executors report to the loop."""
+        self.loop.post(
+            Reports(
+                reports,
+                self.effects.delivered,
+                self.clock.steady_from_boot,
+                self._arm,
+                self._unknown,
+                self.drain.under_way,
             )
-        for launcher in lost:
-            self.recovery.launcher_lost(launcher)
+        )
 
-    def _unknown(self, ended: AttemptEnded) -> None:
-        self.loop.post(Settle(ended, self.local.acknowledge_unknown))
+    def _lost(self, launcher: str) -> None:
+        self.recovery.launcher_lost(launcher)
+
+    def _unknown(self, run_id: str, outcome: Outcome) -> None:
+        self.loop.post(Settle(run_id, outcome, self.local.acknowledge_unknown))
 
     def _pressed(self, pressure: Pressure) -> None:
         self.dispatcher.throttled = pressure.throttled

@@ -22,7 +22,6 @@ from stoker.core.job.recovery import Action, Fact, Finding, RecoveryPlan, plan, 
 from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.messages import Settle
-from stoker.executors.base import AttemptEnded
 from stoker.executors.local import LocalExecutor
 from stoker.process import evidence
 from stoker.process import identity as identities
@@ -291,8 +290,7 @@ class RecoveryService:
 
     def _settle_unknown(self, exited: Exited) -> None:
         """An outcome whose attempt is settled, or was never ours: acknowledged, and recorded if nobody knows it."""
-        ended = AttemptEnded(exited.run_id, outcome_of(exited))
-        self._loop.post(Settle(ended, self._local.acknowledge_unknown))
+        self._loop.post(Settle(exited.run_id, outcome_of(exited), self._local.acknowledge_unknown))
 
     async def _finish(self, found: RecoveryFindings) -> None:
         """What need not be over before the daemon is ready: tidying up, leaked processes, the end of the row."""

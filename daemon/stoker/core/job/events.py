@@ -10,7 +10,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from stoker.core.job.model import STOKER, Actor, Attempt, Need, NeedOn, Outcome, Reason, StopReason
+from stoker.core.job.limits import Bounds
+from stoker.core.job.model import STOKER, Actor, Attempt, Identity, Need, NeedOn, Outcome, Reason, StopReason
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -64,6 +65,23 @@ class Adopted(Event, frozen=True):
 
 class Stuck(Event, frozen=True):
     """Nobody can prove whether the worker lives."""
+
+
+class Began(Struct, frozen=True):
+    """The worker runs, since `boot_ms` milliseconds after boot. A handler of the daemon itself has no identity.
+
+    It changes no state, so it is no event of the table; neither is `Delivered`.
+    """
+
+    identity: Identity | None
+    boot_ms: int
+    bounds: Bounds | None = None
+
+
+class Delivered(Struct, frozen=True):
+    """Whether the first signal of a stop came before the end of the process."""
+
+    delivered: bool
 
 
 class TtlPassed(Event, frozen=True):
