@@ -538,7 +538,7 @@ def test_cancel_when_one_of_several_is_unknown_then_the_others_are_cancelled(des
     ended = desk.stoker("cancel", "1", "2", "3", "--reason", "wrong input")
 
     assert (ended.status, ended.out) == (65, "1 cancelled\n3 cancelled\n")
-    assert "job 2: there is no job 2" in ended.err
+    assert "stoker: there is no job 2" in ended.err
     assert {options.reason_note for _, _, options in desk.service.commands} == {"wrong input"}
 
 
@@ -632,7 +632,7 @@ def test_config_check_when_asked_for_json_then_it_names_the_file(desk: Desk, tmp
 
 
 def test_help_when_asked_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:
-    assert desk.stoker("queue", "--help").out.endswith("see also: queue ls, queue pause, queue resume, queue set\n")
+    assert desk.stoker("queue", "--help").out.endswith("subcommands: ls, pause, resume, set\n")
     assert desk.stoker("submit", "--timeout", "5s", "-h").out.startswith("usage: stoker submit")
     assert desk.stoker("--help").status == 0
     assert desk.stoker().status == 64

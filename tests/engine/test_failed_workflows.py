@@ -173,7 +173,7 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     until(lambda: "no checkpoint for" in ls(), why="the look at what is stale")
     assert ["no checkpoint for" in line for line in ls().splitlines()[1:]] == [False, True]  # the newest first
     assert "has left no checkpoint for" in client.call("job.why", {"id": told["job"]})["message"]
-    assert f"a (job {told['job']}) runs and has left no checkpoint for" in shared.cli("status").stdout
+    assert f"a (job {told['job']}) has saved no checkpoint for" in shared.cli("status").stdout
     (event,) = until(
         lambda: [event for event in shared.events("checkpoint_stale") if event["job"] == told["job"]],
         why="the line in the log",

@@ -28,7 +28,7 @@ def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_are
     done = daemon.cli("config", "reload")
 
     assert done.stdout == "changed: daemon.max_running, queues.bulk\n"
-    assert "these need a restart of stokerd: rpc.frame_timeout_ms" in done.stderr
+    assert "these settings need a restart of stokerd: rpc.frame_timeout_ms" in done.stderr
     with daemon.client() as client:
         status = client.call("system.status")
         submit(client, shell(":", queue="bulk"))

@@ -10,6 +10,7 @@ from typing import Any
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.steps import counted
 from stoker.cli.queues import print_queues
 
 MOST_STALE = 5
@@ -68,10 +69,12 @@ def _shortage(shortage: dict[str, Any] | None) -> str | None:
 
 
 def _pressure(pressure: dict[str, Any]) -> str:
-    measured = [f"{gauge} {level:.0f}%" for gauge, level in pressure["levels"].items()]
-    causes = " and ".join(pressure["causes"])
-    state = f"queues of class low are throttled by {causes}" if pressure["throttled"] else "not throttled"
-    return ", ".join([*measured, state, f"throttled {pressure['throttle_events']} times so far"])
+    """`cpu 75%, memory 3%, cpu some 9%, io full 0%; no queue is throttled`: names of two words are PSI."""
+    levels = ", ".join(f"{gauge.replace('_', ' ')} {level:.0f}%" for gauge, level in pressure["levels"].items())
+    causes = " and ".join(cause.replace("_", " ") for cause in pressure["causes"])
+    state = f"queues of class low are throttled by {causes}" if pressure["throttled"] else "no queue is throttled"
+    times = pressure["throttle_events"]
+    return f"{levels}; {state}" + (f" ({counted(times, 'time')} so far)" if times else "")
 
 
 def _launcher(launcher: dict[str, Any]) -> str:

@@ -172,7 +172,7 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
         except StokerError as error:
             if alone or error.transient:
                 raise
-            render.error(error, where=f"job {job}: ")
+            render.error(error, where="" if f"job {job}" in error.message else f"job {job}: ")
             status = max(status, error.exit_status)
         else:
             answers.append(answer)

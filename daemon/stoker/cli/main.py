@@ -217,17 +217,21 @@ def _named(words: list[str]) -> tuple[str, list[str]]:
     first, two = words[0], " ".join(words[:2])
     if two in rows:
         return two, words[2:]
-    below = [name for name in rows if name.startswith(f"{first} ")]
-    if below and len(words) > 1 and not words[1].startswith("-"):
-        raise UsageError(f"no command {two!r}", hint=f"the commands are: {', '.join(below)}")
+    subcommands = [name.removeprefix(f"{first} ") for name in rows if name.startswith(f"{first} ")]
+    if subcommands and len(words) > 1 and not words[1].startswith("-"):
+        raise UsageError(f"no command {two!r}", hint=f"the commands of {first} are: {', '.join(subcommands)}")
     if first not in rows:
         raise UsageError(f"no command {first!r}", hint=nearest(first, rows) or "stoker --help lists the commands")
     return first, words[1:]
 
 
 def _help(selected: Command, name: str, summary: str) -> str:
-    below = [other for other in _rows() if other.startswith(f"{name} ")]
-    return selected.explain(name, summary) + (f"\n\nsee also: {', '.join(below)}" if below else "")
+    return selected.explain(name, summary, render.terminal_size()[0]) + _see_also(name)
+
+
+def _see_also(name: str) -> str:
+    subcommands = [other.removeprefix(f"{name} ") for other in _rows() if other.startswith(f"{name} ")]
+    return f"\n\nsubcommands: {', '.join(subcommands)}" if subcommands else ""
 
 
 def _flush_quietly() -> None:

@@ -15,9 +15,7 @@ from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.core.errors import ConfigInvalid, UsageError
 
-CONFIG = Option(
-    "--config", "FILE", "the settings file (default: the first that exists of those in `stoker config path`)"
-)
+CONFIG = Option("--config", "FILE", "the settings file (default: see `stoker config path`)")
 
 
 def _file(given: Given) -> Path | None:
@@ -36,7 +34,7 @@ def check(given: Given) -> int:
     try:
         config.load(file, os.environ)
     except ConfigInvalid as error:
-        error.hint = "stoker config show lists every key"
+        error.hint = error.hint or "stoker config show lists every key"
         raise
     if given["json"]:
         render.json_document({"config": file and str(file), "ok": True})

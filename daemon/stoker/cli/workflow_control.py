@@ -65,7 +65,7 @@ def pause(given: Given) -> int:
         Option(
             "--strategy",
             "NAME",
-            f"for all steps that did not complete: {', '.join(STRATEGIES)}, or one of your own",
+            f"for all steps that did not complete: {', '.join(STRATEGIES)}, or your own",
         ),
         Option("--explain", None, "change nothing: print which steps would run, and why"),
         Option("--no-verify", None, "keep completed steps with verify = true, and ignore a gap in the checkpoints"),
@@ -193,15 +193,16 @@ def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
         if answer.get("chain_warning"):
             render.note(answer["chain_warning"])
     else:
-        _print_answer(ident, answer)
+        _print_answer(ident, answer, stopping=verb == "cancel")
         if verb == "retry" and not answer["reset"]:
             render.note("no step failed, so no step was queued again; --all or --step NAME queues others")
     render.flush()
     return until_ended(given, ident) if given.get("wait") else 0
 
 
-def _print_answer(ident: int, answer: dict[str, Any]) -> None:
-    render.line(f"{ident} {answer['state']}")
+def _print_answer(ident: int, answer: dict[str, Any], *, stopping: bool) -> None:
+    state = "stopping" if stopping and answer["state"] == "running" else answer["state"]
+    render.line(f"{ident} {state}")
     render.flush()  # before the notes, where both go to the same place
     if "needs" in answer:
         render.note(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stoker.rpc.shapes import WorkflowAccepted
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
+DONE = ("succeeded", "superseded")
 SHOWN = 30
 PAGE = 1000
 REMARK_WIDTH = 80
@@ -130,23 +131,23 @@ def _print_workflows(workflows: list[dict[str, Any]]) -> None:
             workflow["id"],
             workflow["state"],
             f"{_done(workflow['counts'])}/{sum(workflow['counts'].values())}",
-            _others(workflow["counts"]) or "-",
+            _not_done(workflow["counts"]) or "-",
             render.span(now_ms - workflow["created_at"]),
             render.span((workflow["finished_at"] or now_ms) - workflow["created_at"]),
             workflow["name"],
         )
         for workflow in workflows
     ]
-    render.table(("ID", "STATE", "DONE", "STEPS", "AGE", "TOOK", "NAME"), rows)
+    render.table(("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME"), rows)
 
 
 def _done(counts: dict[str, int]) -> int:
-    return sum(counts.get(state, 0) for state in ("succeeded", "superseded"))
+    return sum(counts.get(state, 0) for state in DONE)
 
 
-def _others(counts: dict[str, int]) -> str:
+def _not_done(counts: dict[str, int]) -> str:
     """`2 running, 1 failed`."""
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if state != "succeeded")
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if state not in DONE)
 
 
 @command(

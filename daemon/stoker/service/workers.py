@@ -41,8 +41,8 @@ class WorkerService:
         job = await status.job_now(self._engine, job_id)
         run = self._engine.book.runs.get(job_id)
         if run is None or job.spec.execution_mode is ExecutionMode.IN_PROCESS:
-            told = "runs inside the daemon" if run is not None else f"is {job.state.value}"
-            raise NotAllowed(f"job {job_id} {told}: it has no worker now", hint=f"stoker why {job_id}")
+            why = "runs inside the daemon" if run is not None else f"is not running ({job.state.value})"
+            raise NotAllowed(f"job {job_id} {why}, so it has no worker", hint=f"stoker why {job_id}")
         look = asyncio.get_running_loop().run_in_executor(
             self._threads, observe, self._engine.instance, run.attempt.run_id, run.attempt.identity
         )

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 else:
     Given = dict
 
+HELP_COLUMNS = 100
+NARROWEST_HELP = 60
+DESCRIPTION_COLUMN = 34  # of the help, where the descriptions of options begin
+
 
 class Option:
     """One option. Without a metavar it is a flag; `many` may be repeated and collects a list."""
@@ -78,7 +82,7 @@ COMMON = (
     Option(
         "--socket",
         "PATH",
-        "the daemon's socket (default: STOKER_SOCKET, else as `stoker config path` says)",
+        "the daemon's socket (default: see `stoker config path`)",
         convert=_path,
     ),
     Option("--debug", None, "show the traceback of an internal error"),
@@ -139,10 +143,19 @@ class Command:
         if self.most is not None and count > self.most:
             raise UsageError(f"unexpected argument {given['words'][self.most]!r}")
 
-    def explain(self, name: str, summary: str) -> str:
-        more = [line.strip() for line in (self.run.__doc__ or "").strip().split("\n")]
-        lines = [f"usage: stoker {name} [OPTION…] {self.words}".rstrip(), "", summary, *more, "", "options:"]
-        lines += [f"  {_signature(option):<32} {option.description}" for option in self.options]
+    def explain(self, name: str, summary: str, columns: int = HELP_COLUMNS) -> str:
+        """The help text; descriptions are wrapped to `columns`."""
+        import textwrap  # noqa: PLC0415 - only for help
+
+        width = max(NARROWEST_HELP, min(columns, HELP_COLUMNS))
+        more = " ".join((self.run.__doc__ or "").split())
+        lines = [f"usage: stoker {name} [OPTION…] {self.words}".rstrip(), "", *textwrap.wrap(summary, width)]
+        lines += ["", *textwrap.wrap(more, width)] if more else []
+        lines += ["", "options:"]
+        for option in self.options:
+            first, *others = textwrap.wrap(option.description, width - DESCRIPTION_COLUMN)
+            lines.append(f"  {_signature(option)}".ljust(DESCRIPTION_COLUMN - 1) + f" {first}")
+            lines += [" " * DESCRIPTION_COLUMN + other for other in others]
         lines += ["", "examples:", *(f"  {example}" for example in self.examples)]
         return "\n".join(lines)
 
