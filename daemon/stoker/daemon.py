@@ -27,7 +27,7 @@ from stoker.config import Config, Reloaded, find, load
 from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, StokerError, StorageFailed
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
-from stoker.executors.environment import Surroundings, allowed
+from stoker.executors.environment import WorkerContext, allowed
 from stoker.executors.in_process import load_handlers
 from stoker.host.threads import start_threads
 from stoker.paths import first_within_reach, socket_paths, state_dir
@@ -133,19 +133,19 @@ class Daemon:
 
     def _build(self, opened: Opened, leaves: AttemptCgroups) -> Engine:
         telemetry = otel.setup(self._config, version=__version__, instance=opened.instance.id)
-        around = Surroundings(
+        context = WorkerContext(
             state_dir=self._directory.root,
             socket=str(self._address.path),
             instance=opened.instance.id,
             tokens=Tokens(opened.instance.token_key),
-            exchange=WorkFiles(self._directory.root),
+            work_files=WorkFiles(self._directory.root),
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             umask=self._umask,
             telemetry=telemetry,
-            leaves=leaves,
+            cgroups=leaves,
         )
-        return Engine(self._config, self._directory, opened, around, self._background, self._supervision.draining)
+        return Engine(self._config, self._directory, opened, context, self._background, self._supervision.draining)
 
     async def _recover(self, engine: Engine) -> None:
         """Recover and begin to dispatch. Raises StorageFailed."""

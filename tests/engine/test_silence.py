@@ -40,13 +40,13 @@ class Room:
     def __init__(self, state_dir: Path) -> None:
         self.clock, self.timers, self.triggered = SetClock(), Timers(), list[Alarm]()
         self.book = LiveState({}, {}, 0, 0)
-        self.exchange = WorkFiles(state_dir)
-        self.exchange.prepare(())
+        self.work_files = WorkFiles(state_dir)
+        self.work_files.prepare(())
         self.job, self.attempt = running(ASKED)
         self.run_id = self.attempt.run_id
         self.book.open(self.job, self.attempt)
         self.notices = Heartbeats(
-            self.book, self.exchange, self.timers, self.clock, self.triggered.append, lambda _: os.getppid()
+            self.book, self.work_files, self.timers, self.clock, self.triggered.append, lambda _: os.getppid()
         )  # fmt: skip
 
     def begin(self) -> None:
@@ -63,7 +63,7 @@ class Room:
 
     def say(self, words: bytes) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(words, self.exchange.notice_address(self.run_id))
+            sock.sendto(words, self.work_files.notice_address(self.run_id))
 
     def unresponsive(self) -> bool:
         return self.book.said[self.run_id].unresponsive
@@ -136,7 +136,7 @@ async def test_silence_when_the_worker_began_late_then_it_counts_from_there(room
 
 
 async def test_silence_when_nobody_can_hear_the_run_then_it_is_not_silent(room: Room) -> None:
-    Path(room.exchange.notice_address(room.run_id)).mkdir()
+    Path(room.work_files.notice_address(room.run_id)).mkdir()
     room.begin()
 
     assert room.pass_ms(10**9) == []
@@ -149,7 +149,7 @@ async def test_close_when_the_run_is_settled_then_nothing_of_it_is_left(room: Ro
 
     room.notices.close([room.run_id, "8.1.0000000000000000"])
 
-    assert not Path(room.exchange.notice_address(room.run_id)).exists()
+    assert not Path(room.work_files.notice_address(room.run_id)).exists()
     assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
     assert room.pass_ms(10**9) == []
 

@@ -19,7 +19,7 @@ from stoker.core.job.model import Attempt, ExecutionMode, OutcomeKind, State
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Executor, Report, Start
-from stoker.executors.environment import Surroundings
+from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import HANDLERS, Call, InProcessExecutor
 from stoker.executors.local import LocalExecutor
 from stoker.process.messages import RunState
@@ -87,12 +87,12 @@ class LocalBench(Bench):
             "fail": {"command": "/bin/false"},
             "stay": {"command": "/bin/sh", "args": ("-c", f"read _ < {host.never}")},
         }
-        around = Surroundings(
+        context = WorkerContext(
             state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=1, base=PATH,
-            umask=0o022, telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=AttemptCgroups(),
-            tokens=Tokens("00" * 32), exchange=WorkFiles(host.state_dir),
+            umask=0o022, telemetry=otel.setup(Config(), version="0", instance=host.instance), cgroups=AttemptCgroups(),
+            tokens=Tokens("00" * 32), work_files=WorkFiles(host.state_dir),
         )  # fmt: skip
-        self.local = LocalExecutor(around, self.hear, lambda: None, lambda _: None, BackgroundTasks(), stuck_ms=5_000)
+        self.local = LocalExecutor(context, self.hear, lambda: None, lambda _: None, BackgroundTasks(), stuck_ms=5_000)
         self.executor = self.local
 
 

@@ -13,7 +13,7 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
-from stoker.executors.environment import Surroundings
+from stoker.executors.environment import WorkerContext
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.connection import dial
 from stoker.process.launchers import LauncherDead
@@ -35,12 +35,12 @@ async def host() -> AsyncIterator[LauncherHost]:
 
 
 def generations(host: LauncherHost, epoch: int) -> LauncherPool:
-    around = Surroundings(
+    context = WorkerContext(
         state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=epoch, base={},
-        telemetry=otel.setup(Config(), version="0", instance=host.instance), leaves=AttemptCgroups(),
-        tokens=Tokens("00" * 32), exchange=WorkFiles(host.state_dir), umask=0o022,
+        telemetry=otel.setup(Config(), version="0", instance=host.instance), cgroups=AttemptCgroups(),
+        tokens=Tokens("00" * 32), work_files=WorkFiles(host.state_dir), umask=0o022,
     )  # fmt: skip
-    return LauncherPool(around, host.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
+    return LauncherPool(context, host.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
 
 
 def fill_backlog(host: LauncherHost, launcher: str) -> list[socket.socket]:

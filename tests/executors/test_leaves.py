@@ -19,7 +19,7 @@ from stoker.core.job.limits import Limits
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Start
-from stoker.executors.environment import Surroundings
+from stoker.executors.environment import WorkerContext
 from stoker.process.cgroup import Cgroups, read_mounts
 from stoker.process.work_files import WorkFiles
 from tests.support import jobs
@@ -137,13 +137,13 @@ def order_in(leaves: AttemptCgroups, limits: Limits) -> Any:
         def traceparent(self, *_: object) -> str:
             return ""
 
-    around = Surroundings(
+    context = WorkerContext(
         state_dir=Path("/s"), socket="/s/sock", instance="aa", epoch=1, base={}, umask=0o022,
-        telemetry=Silent(), leaves=leaves,  # type: ignore[arg-type]
-        tokens=Tokens("00" * 32), exchange=WorkFiles(Path("/s")),
+        telemetry=Silent(), cgroups=leaves,  # type: ignore[arg-type]
+        tokens=Tokens("00" * 32), work_files=WorkFiles(Path("/s")),
     )  # fmt: skip
     of = jobs.job(asked=jobs.spec(limits=limits))
-    return around.order(Start(of, replace(jobs.attempt(of), run_id=RUN)))
+    return context.order(Start(of, replace(jobs.attempt(of), run_id=RUN)))
 
 
 LIMITS = Limits(memory_bytes=1 << 30, processes=64, open_files=100)

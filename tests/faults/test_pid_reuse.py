@@ -58,7 +58,7 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def look(herd: Herd) -> dict[str, Finding]:
-    return await evidence.find(herd.instance, herd.attempts(), Testimony())
+    return await evidence.gather(herd.instance, herd.attempts(), Testimony())
 
 
 class Swaps:
@@ -153,10 +153,10 @@ async def test_worker_when_it_ends_in_the_middle_of_the_stop_then_the_stranger_g
 async def test_worker_when_it_ends_between_its_proof_and_the_signal_then_the_stranger_gets_none(
     herd: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proven: list[tree.Member] = []
+    proven: list[tree.TreeMember] = []
     real = tree._signal
 
-    def late(members: Sequence[tree.Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
+    def late(members: Sequence[tree.TreeMember], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
         if not proven:
             proven.extend(members)
             herd.reuse_all()

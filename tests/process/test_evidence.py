@@ -25,7 +25,7 @@ async def test_hear_when_a_launcher_dies_while_it_is_asked_then_the_others_are_h
     os.kill(dying.facts.pid, signal.SIGKILL)
     await until_async(lambda: dying.lost)
 
-    ((client, said),) = await evidence.hear([dying, other], [], None)
+    ((client, said),) = await evidence.ask_launchers([dying, other], [], None)
 
     assert (client, [run.run_id for run in said]) == (other, [order.run_id])
 
@@ -34,7 +34,7 @@ async def test_hear_when_a_launcher_is_silent_then_the_others_are_heard_in_their
     silent, other = await host.start(), await host.start()
     os.kill(silent.facts.pid, signal.SIGSTOP)
 
-    heard = await evidence.hear([silent, other], [], 0.2)
+    heard = await evidence.ask_launchers([silent, other], [], 0.2)
 
     assert [client for client, _ in heard] == [other]
 
@@ -42,7 +42,7 @@ async def test_hear_when_a_launcher_is_silent_then_the_others_are_heard_in_their
 def test_look_when_nothing_is_known_of_a_worker_of_another_namespace_then_it_is_not_called_gone() -> None:
     before, after = attempt(launcher="3-cafe0000"), attempt(run_id="8.1.b", launcher="4-cafe0000")
 
-    found = evidence.look("ab" * 8, [before, after], 0, 3)
+    found = evidence.search_proc("ab" * 8, [before, after], 0, 3)
 
     assert found[before.run_id].fact is Fact.UNPROVABLE
     assert found[after.run_id].fact is Fact.GONE

@@ -16,8 +16,8 @@ from stoker.config.settings import DaemonSettings
 from stoker.core.errors import StorageFailed
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
-from stoker.executors.environment import Surroundings
-from stoker.process.work_files import NO_OUTPUT, Output, WorkFiles
+from stoker.executors.environment import WorkerContext
+from stoker.process.work_files import NO_OUTPUT, RunOutput, WorkFiles
 from stoker.service.assembly import Engine
 from stoker.service.service import Service
 from stoker.store import instance, snapshot
@@ -47,7 +47,7 @@ class NothingHandedOn(WorkFiles):
     def prepare(self, open_runs: Container[str]) -> None:
         pass
 
-    def take(self, run_id: str) -> Output:  # noqa: ARG002 - as its like
+    def take_output(self, run_id: str) -> RunOutput:  # noqa: ARG002 - as its like
         return NO_OUTPUT
 
     def remove(self, run_ids: Iterable[str]) -> None:
@@ -68,17 +68,17 @@ class Life:
             writer = Writer(disk, found.head, Reserve(ROOT / "reserve", 0))  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
             opened = Opened(writer, Reader(disk), Reader(disk), who, 1, found)  # type: ignore[arg-type]
-            around = Surroundings(
+            context = WorkerContext(
                 state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
-                umask=0o022, telemetry=Telemetry(), leaves=AttemptCgroups(), tokens=Tokens(who.token_key),
-                exchange=NothingHandedOn(ROOT),
+                umask=0o022, telemetry=Telemetry(), cgroups=AttemptCgroups(), tokens=Tokens(who.token_key),
+                work_files=NothingHandedOn(ROOT),
             )  # fmt: skip
             directory: Any = SimpleNamespace(
                 root=ROOT, in_place=True, aside=ROOT / "state.json", write_aside=lambda _aside: None
             )
             self.epoch, self.instance = who.epoch, who.id
             self.background = BackgroundTasks()
-            self.engine = Engine(CONFIG, directory, opened, around, self.background, lambda _left, _ms: None)
+            self.engine = Engine(CONFIG, directory, opened, context, self.background, lambda _left, _ms: None)
             self.service = Service(self.engine, dict, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
             self.turns = self.loop.create_task(self.engine.loop.run())
             self.begin = self.loop.create_task(self.engine.begin())

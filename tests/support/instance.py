@@ -24,13 +24,13 @@ from stoker.process.client import LauncherClient
 from stoker.process.connection import dial
 from stoker.process.identity import read_stat
 from stoker.process.launchers import start_launcher
-from stoker.process.messages import Exited, Gone, LaunchOrder, LaunchRefused, Report, RunState, Setup, Started
+from stoker.process.messages import Exited, Gone, LauncherReport, LaunchOrder, LaunchRefused, RunState, Setup, Started
 from tests.support.facts import DEADLINE_S, until, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-R = TypeVar("R", bound=Report)
+R = TypeVar("R", bound=LauncherReport)
 PROC = Path("/proc")
 
 
@@ -44,7 +44,7 @@ class LauncherHost:
         self.instance = secrets.token_hex(8)
         self.never = self.home / f"never-{self.instance}"
         os.mkfifo(self.never)
-        self.reports: list[tuple[str, Report]] = []
+        self.reports: list[tuple[str, LauncherReport]] = []
         self.clients: list[LauncherClient] = []
         self.launchers: list[int] = []
         self.children: list[int] = []
@@ -71,7 +71,7 @@ class LauncherHost:
         self._wires.append(Wire(dial(self.state_dir, launcher)))
         return self._wires[-1]
 
-    def hear(self, launcher: str, reports: list[Report]) -> None:
+    def hear(self, launcher: str, reports: list[LauncherReport]) -> None:
         self.reports += [(launcher, report) for report in reports]
 
     # --- runs ---
@@ -136,7 +136,7 @@ class LauncherHost:
         runs = await client.list_runs([order.run_id])
         return next(run.state for run in runs if run.run_id == order.run_id)
 
-    def count(self, kind: type[Report]) -> int:
+    def count(self, kind: type[LauncherReport]) -> int:
         return sum(isinstance(report, kind) for _, report in self.reports)
 
     # --- the end ---

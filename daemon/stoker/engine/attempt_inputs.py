@@ -44,10 +44,10 @@ Starter = Callable[[ExecutionMode, Sequence[Start]], None]
 class AttemptInputs:
     """Lays ready what starts need, then lets them start."""
 
-    def __init__(self, reader: Reader, exchange: WorkFiles, book: LiveState, start: Starter, sink: Sink,
+    def __init__(self, reader: Reader, work_files: WorkFiles, book: LiveState, start: Starter, sink: Sink,
                  background: BackgroundTasks) -> None:  # fmt: skip
         self._reader = reader
-        self._exchange = exchange
+        self._work_files = work_files
         self._book = book
         self._start = start
         self._sink = sink
@@ -110,9 +110,9 @@ class AttemptInputs:
         while (run := self._book.by_run(run_id)) is not None and run.attempt.stop_reason is None:
             try:
                 if data is not None:
-                    await asyncio.to_thread(self._exchange.put_checkpoint, run_id, data)
+                    await asyncio.to_thread(self._work_files.put_checkpoint, run_id, data)
                 if run.job.spec.needs:
-                    await inputs.write(self._exchange.inputs(run_id))
+                    await inputs.write(self._work_files.inputs(run_id))
             except OSError as error:
                 log(LogEvent.CHECKPOINT_FAILED, job=run.job.id, attempt=run.attempt.ordinal, error=error)
                 await asyncio.sleep(AGAIN_S)  # nothing tells when there is room again

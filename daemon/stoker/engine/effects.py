@@ -98,8 +98,8 @@ class Effects:
         if settled:
             for executor in self._executors.values():
                 executor.acknowledge(settled)
-            if self._book.exchange is not None:
-                self._book.exchange.remove(settled)
+            if self._book.work_files is not None:
+                self._book.work_files.remove(settled)
             self._timers.disarm(settled)
             self._conclude(turn)
         ended = {effect.job_id: effect.after for effect in turn.effects if isinstance(effect, ev.TellDependents)}

@@ -42,11 +42,11 @@ class Heartbeats:
     """`trigger` gets the alarm of a worker that calls itself hung; `reaper` gives the pid of a launcher."""
 
     def __init__(
-        self, book: LiveState, exchange: WorkFiles, timers: Timers, clock: Clock, trigger: Callable[[Alarm], None],
+        self, book: LiveState, work_files: WorkFiles, timers: Timers, clock: Clock, trigger: Callable[[Alarm], None],
         reaper: Callable[[str], int | None],
     ) -> None:  # fmt: skip
         self._book = book
-        self._exchange = exchange
+        self._work_files = work_files
         self._timers = timers
         self._clock = clock
         self._trigger = trigger
@@ -59,7 +59,7 @@ class Heartbeats:
     def open(self, run_id: str) -> None:
         """Listen to a run, before its worker is there or again after a start. Where that fails, it runs unheard."""
         try:
-            sock = listen(self._exchange.notice_address(run_id))
+            sock = listen(self._work_files.notice_address(run_id))
         except OSError as error:
             log(LogEvent.WORKER_UNHEARD, run_id=run_id, error=error)
             return
@@ -86,7 +86,7 @@ class Heartbeats:
                 self._shut(ear)
                 self._book.said.pop(run_id, None)
                 with contextlib.suppress(OSError):
-                    os.unlink(self._exchange.notice_address(run_id))  # noqa: PTH108 - as in `process.work_files`
+                    os.unlink(self._work_files.notice_address(run_id))  # noqa: PTH108 - as in `process.work_files`
 
     def stop(self) -> None:
         """Hear nothing more; names stay for the next daemon to bind again."""

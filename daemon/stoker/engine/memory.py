@@ -62,7 +62,7 @@ class LiveState:
         self.steady_noted = 0  # when the database was last told where steady time has come to
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.flows = LiveWorkflows()
-        self.exchange: WorkFiles | None = None  # where workers leave what they hand on
+        self.work_files: WorkFiles | None = None  # where workers leave what they hand on
         self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain

@@ -111,11 +111,11 @@ class Turn:
 
     def _with_leavings(self, job: Job, attempt: Attempt | None, event: ev.Ended) -> ev.Ended:
         """The same end with what the run left: its outputs, or why they cannot be taken, and of a failure why."""
-        exchange, outcome = self.book.exchange, event.outcome
-        if exchange is None or attempt is None:
+        work_files, outcome = self.book.work_files, event.outcome
+        if work_files is None or attempt is None:
             return event
-        output = NO_OUTPUT if outcome.exit_code is None else exchange.take(attempt.run_id)
-        words = exchange.last_words(attempt.run_id) if failed_by_itself(job.spec, outcome) else None
+        output = NO_OUTPUT if outcome.exit_code is None else work_files.take_output(attempt.run_id)
+        words = work_files.last_words(attempt.run_id) if failed_by_itself(job.spec, outcome) else None
         if output is NO_OUTPUT and words is None:
             return event
         told = "\n".join(text for text in (outcome.error, output.error, words) if text) or None

@@ -26,7 +26,7 @@ from stoker.process.work_files import WorkFiles
 from stoker.telemetry.otel import Telemetry
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
+class WorkerContext(Struct, frozen=True, kw_only=True):
     """What all workers of this daemon share."""
 
     state_dir: Path
@@ -36,9 +36,9 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     base: Mapping[str, str]
     umask: int
     telemetry: Telemetry
-    leaves: AttemptCgroups
+    cgroups: AttemptCgroups
     tokens: Tokens
-    exchange: WorkFiles
+    work_files: WorkFiles
 
     def variables(self, start: Start) -> dict[str, AnyText]:
         """The whole environment of a worker."""
@@ -53,16 +53,16 @@ class Surroundings(Struct, frozen=True, kw_only=True):
             "STOKER_INSTANCE": self.instance,
             "STOKER_SOCKET": self.socket,
             "STOKER_TOKEN": self.tokens.of(attempt.run_id),
-            "STOKER_OUTPUT": self.exchange.output(attempt.run_id),
-            "STOKER_CHECKPOINT": self.exchange.checkpoint(attempt.run_id),
-            "STOKER_INPUTS_FILE": self.exchange.inputs(attempt.run_id, needs=bool(job.spec.needs)),
+            "STOKER_OUTPUT": self.work_files.output(attempt.run_id),
+            "STOKER_CHECKPOINT": self.work_files.checkpoint(attempt.run_id),
+            "STOKER_INPUTS_FILE": self.work_files.inputs(attempt.run_id, needs=bool(job.spec.needs)),
             **({} if start.inputs is None else {"STOKER_INPUTS": start.inputs}),
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }
 
     def _reporting(self, job: Job, run_id: str) -> dict[str, str]:
         """In the words of systemd (sd_notify(3), sd_watchdog_enabled(3)), so that its services need no change."""
-        told = {"NOTIFY_SOCKET": self.exchange.notice_address(run_id)} if job.spec.speaks else {}
+        told = {"NOTIFY_SOCKET": self.work_files.notice_address(run_id)} if job.spec.speaks else {}
         if job.spec.heartbeat_ms is not None:
             told["WATCHDOG_USEC"] = str(job.spec.heartbeat_ms * 1_000)
         return told
@@ -74,7 +74,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     def order(self, start: Start) -> LaunchOrder:
         """What the launcher is told. The attempt's leaf is made here, as the worker must find it."""
         job, attempt = start.job, start.attempt
-        leaf = self.leaves.make(attempt.run_id, job.spec.limits)
+        leaf = self.cgroups.make(attempt.run_id, job.spec.limits)
         return LaunchOrder(
             epoch=self.epoch,
             run_id=attempt.run_id,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import AlreadyRunning, StokerError
-from stoker.executors.environment import Surroundings
+from stoker.executors.environment import WorkerContext
 from stoker.process.client import LauncherClient, Sink
 from stoker.process.launchers import LauncherDead, find_launchers, start_launcher
 from stoker.process.messages import LauncherLost
@@ -29,9 +29,15 @@ class LauncherPool:
     """`hear` gets what launchers say; `ready` is called when one can take runs (again)."""
 
     def __init__(
-        self, around: Surroundings, hear: Sink, ready: Callable[[], None], background: BackgroundTasks, *, stuck_ms: int
+        self,
+        context: WorkerContext,
+        hear: Sink,
+        ready: Callable[[], None],
+        background: BackgroundTasks,
+        *,
+        stuck_ms: int,
     ) -> None:
-        self._around = around
+        self._context = context
         self._background = background
         self._hear = hear
         self._ready = ready
@@ -98,14 +104,14 @@ class LauncherPool:
 
     async def _greeted(self, launcher: str) -> LauncherClient | None:
         """One try. None where it lives and does not take us now: whatever went wrong, its lock decides."""
-        client = LauncherClient(self._around.state_dir, launcher, self._hear, stuck_ms=self._stuck_ms)
+        client = LauncherClient(self._context.state_dir, launcher, self._hear, stuck_ms=self._stuck_ms)
         self._greeting[launcher] = client
         try:
             await client.connect()
-            await client.hello(self._around.epoch, self._around.instance)
+            await client.hello(self._context.epoch, self._context.instance)
         except (OSError, AlreadyRunning) as error:
             client.close()
-            if launcher not in find_launchers(self._around.state_dir).alive:
+            if launcher not in find_launchers(self._context.state_dir).alive:
                 raise LauncherDead(launcher) from error
             return None
         except BaseException:
@@ -155,10 +161,10 @@ class LauncherPool:
             await asyncio.sleep(BEGIN_AGAIN_S)
 
     async def _began(self) -> bool:
-        around = self._around
+        context = self._context
         try:
             client = await start_launcher(
-                around.state_dir, around.epoch, around.instance, self._hear, stuck_ms=self._stuck_ms
+                context.state_dir, context.epoch, context.instance, self._hear, stuck_ms=self._stuck_ms
             )
         except (StokerError, OSError) as error:
             log(LogEvent.LAUNCHER_LOST, error=error)

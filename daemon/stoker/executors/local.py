@@ -19,7 +19,7 @@ from stoker.core.clock import wall_ms
 from stoker.core.job import events as ev
 from stoker.core.job.model import Identity, Outcome, OutcomeKind, RunId, Spec
 from stoker.executors.base import Report, Sink, Start, never_started
-from stoker.executors.environment import Surroundings
+from stoker.executors.environment import WorkerContext
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.executors.orphan_logs import OrphanLogs
 from stoker.executors.without_launcher import stop_all, take_away
@@ -39,7 +39,7 @@ class LocalExecutor:
 
     def __init__(
         self,
-        around: Surroundings,
+        context: WorkerContext,
         sink: Sink,
         ready: Callable[[], None],
         lost: Callable[[str], None],
@@ -47,13 +47,13 @@ class LocalExecutor:
         *,
         stuck_ms: int,
     ) -> None:
-        self._around = around
+        self._context = context
         self._background = background.group()
         self._sink = sink
         self._ready = ready
         self._lost = lost
-        self.launchers = LauncherPool(around, self.hear, self._launcher_ready, self._background, stuck_ms=stuck_ms)
-        self._orphan_logs = OrphanLogs(around.state_dir, self.launchers)
+        self.launchers = LauncherPool(context, self.hear, self._launcher_ready, self._background, stuck_ms=stuck_ms)
+        self._orphan_logs = OrphanLogs(context.state_dir, self.launchers)
         self._of_run: dict[str, LauncherClient] = {}
         self._exits: dict[str, messages.Exited] = {}
         self._gone: set[str] = set()
@@ -116,7 +116,7 @@ class LocalExecutor:
     async def _watch_orphan(self, run_id: str, identity: Identity | None) -> None:
         """Its attempt ends with its main process; what that left behind, perhaps before we came, is stopped."""
         if identity is not None:
-            await await_end(identity, self._around.instance, run_id)
+            await await_end(identity, self._context.instance, run_id)
         if run_id in self._orphans:
             await self._sweep_orphan(run_id, self._graces[run_id])
             await self._orphan_logs.caught_up(run_id)
@@ -134,7 +134,7 @@ class LocalExecutor:
                 unsent.append(never_started(start))
                 continue
             try:
-                order = self._around.order(start)
+                order = self._context.order(start)
             except OSError as error:  # the daemon itself lacks what a start takes: descriptors, memory, a cgroup
                 unsent.append(Report(start.attempt.run_id, ev.Ended(outcome=_lacked(error))))
                 continue
@@ -149,7 +149,7 @@ class LocalExecutor:
 
     def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> list[str]:
         """Freeze or thaw running attempts; gives those that feel it, as they have a cgroup."""
-        return self._around.leaves.freeze(run_ids, frozen=frozen)
+        return self._context.cgroups.freeze(run_ids, frozen=frozen)
 
     def stop(self, run_id: str, grace_ms: int) -> None:
         self.freeze([run_id], frozen=False)  # a frozen process would see its SIGTERM only with SIGKILL
@@ -177,7 +177,7 @@ class LocalExecutor:
 
     async def _taken_away(self, run_id: str, identity: Identity | None) -> None:
         with self._sweep(run_id, identity) as sweep:
-            event = await take_away(self._around, sweep, run_id, identity, self._graces.get(run_id, 0))
+            event = await take_away(self._context, sweep, run_id, identity, self._graces.get(run_id, 0))
             self._sink([Report(run_id, event)])
             self._pinned.add(run_id)
             try:
@@ -226,7 +226,7 @@ class LocalExecutor:
         """What cannot be proven to be over is not ours any more: recovery looks at it again and again."""
         identity = self._orphans.get(run_id)
         with self._sweep(run_id, identity) as sweep:
-            stuck = await stop_all(self._around, sweep, run_id, identity, grace_ms)
+            stuck = await stop_all(self._context, sweep, run_id, identity, grace_ms)
         if stuck is not None and run_id in self._orphans:
             del self._orphans[run_id]
             self._sink([Report(run_id, stuck)])
@@ -237,7 +237,7 @@ class LocalExecutor:
 
     def _sweep(self, run_id: str, identity: Identity | None) -> Sweep:
         mains = {} if identity is None else {run_id: identity}
-        return Sweep(self._around.instance, [run_id], mains, partial(self._tell_unstoppable, run_id))
+        return Sweep(self._context.instance, [run_id], mains, partial(self._tell_unstoppable, run_id))
 
     def _tell_unstoppable(self, run_id: str, pids: Sequence[int]) -> None:
         """A stop goes on, as the rest of the tree may end, and the attempt stays open while these live."""
@@ -286,7 +286,7 @@ class LocalExecutor:
         for client, acknowledged in by_client.items():
             client.acknowledge(acknowledged)
         self._retire_idle(client for client in by_client if client is not self.launchers.newest)
-        self._around.leaves.remove(run_ids)
+        self._context.cgroups.remove(run_ids)
 
     def acknowledge_unknown(self, run_ids: Sequence[str]) -> None:
         """Outcomes of runs that this daemon never had: whoever keeps them may forget them."""
@@ -296,11 +296,11 @@ class LocalExecutor:
 
     def tidy(self, open_ids: Container[str]) -> None:
         """Remove what earlier daemons left of attempts that are not open."""
-        self._around.leaves.remove_leftovers(open_ids)
+        self._context.cgroups.remove_leftovers(open_ids)
 
     # --- what launchers say ---
 
-    def hear(self, launcher: str, said: list[messages.Report]) -> None:
+    def hear(self, launcher: str, said: list[messages.LauncherReport]) -> None:
         """One frame of a launcher."""
         reports: list[Report] = []
         for message in said if self.launchers.get(launcher) else ():

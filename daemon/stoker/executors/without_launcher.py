@@ -13,7 +13,7 @@ import asyncio
 from stoker.core.clock import wall_ms
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Identity, Outcome, OutcomeKind
-from stoker.executors.environment import Surroundings
+from stoker.executors.environment import WorkerContext
 from stoker.process.identity import IdentityVerdict, left_in_session, verdict
 from stoker.process.tree import Sweep
 
@@ -21,7 +21,7 @@ PATIENCE_S = 10.0  # for a cgroup whose last process has been killed
 
 
 async def stop_all(
-    around: Surroundings, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
+    context: WorkerContext, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
 ) -> ev.Stuck | None:
     """Stop whoever is proven to be of a run that no launcher owns; returns when nothing of that is left.
 
@@ -31,7 +31,7 @@ async def stop_all(
     result = await sweep.stop(grace_ms)
     while result.left:
         result = await sweep.stop(0)
-    await around.leaves.empty(run_id)
+    await context.cgroups.empty(run_id)
     return await _look_into_session(identity)
 
 
@@ -43,7 +43,7 @@ async def _look_into_session(identity: Identity | None) -> ev.Stuck | None:
 
 
 async def take_away(
-    around: Surroundings, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
+    context: WorkerContext, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
 ) -> ev.Ended | ev.Stuck:
     """Stop whoever is proven to be of a run whose launcher is silent, and say whether it is proven to be over."""
     if identity is None:
@@ -52,10 +52,10 @@ async def take_away(
     if swept.left:
         return _stuck(f"pid {', '.join(map(str, swept.left))} cannot be brought to an end")
     try:
-        await asyncio.wait_for(around.leaves.empty(run_id), PATIENCE_S)
+        await asyncio.wait_for(context.cgroups.empty(run_id), PATIENCE_S)
     except TimeoutError:
         return _stuck("its control group does not become empty")
-    if await asyncio.to_thread(verdict, identity, around.instance, run_id) is IdentityVerdict.UNPROVABLE:
+    if await asyncio.to_thread(verdict, identity, context.instance, run_id) is IdentityVerdict.UNPROVABLE:
         return _stuck(f"nobody can tell whether pid {identity.pid} is still its worker")
     stuck = await _look_into_session(identity)
     return stuck or ev.Ended(outcome=Outcome(kind=OutcomeKind.UNSEEN, stopped=True, ended_at=wall_ms()))

@@ -102,10 +102,10 @@ def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping
         return evidence.of_a_copy(attempts)
     written = {exited.run_id: exited for _, said in read_outcomes(root) for exited in said}
     testimony = evidence.Testimony(written=written)
-    told = {attempt.run_id: evidence.told(attempt, testimony) for attempt in attempts}
+    told = {attempt.run_id: evidence.without_proc(attempt, testimony) for attempt in attempts}
     known = {run_id: finding for run_id, finding in told.items() if finding is not None}
     untold = [attempt for attempt in attempts if attempt.run_id not in known]
-    looked = evidence.look(seen.instance, untold, seen.foreign_epochs, seen.hidden_epochs)
+    looked = evidence.search_proc(seen.instance, untold, seen.foreign_epochs, seen.hidden_epochs)
     return known | {
         attempt.run_id: _unasked(attempt, looked[attempt.run_id])
         if attempt.launcher in launchers.alive

@@ -26,6 +26,7 @@ from stoker.process.messages import (
     HelloAsk,
     LauncherBack,
     LauncherLost,
+    LauncherReport,
     LauncherStuck,
     LaunchOrder,
     LaunchRefused,
@@ -35,7 +36,6 @@ from stoker.process.messages import (
     ListedRun,
     OrphanLog,
     ReadLogs,
-    Report,
     SignalAsk,
     Signalled,
     Started,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-Sink = Callable[[str, list[Report]], None]
+Sink = Callable[[str, list[LauncherReport]], None]
 
 # Silence is counted in turns of our own loop, not by the clock: a daemon that was itself suspended or
 # starved for a minute must not blame the launcher for it.
@@ -156,7 +156,7 @@ class LauncherClient:
     def _receive(self, answers: list[Answer]) -> None:
         if self.lost:
             return
-        reports: list[Report] = []
+        reports: list[LauncherReport] = []
         self._hear(reports)
         for answer in answers:
             if isinstance(answer, Started | Exited | Gone):
@@ -167,7 +167,9 @@ class LauncherClient:
         if reports:
             self._sink(self.launcher, reports)
 
-    def _resolve(self, answer: Hello | Leaked | Listed | Signalled | LaunchRefused, reports: list[Report]) -> None:
+    def _resolve(
+        self, answer: Hello | Leaked | Listed | Signalled | LaunchRefused, reports: list[LauncherReport]
+    ) -> None:
         match answer:
             case Hello():
                 self._facts = answer
@@ -236,7 +238,7 @@ class LauncherClient:
         greeting_owed = self._greeting is not None and not self._greeting.done()
         return greeting_owed or bool(self._asked) or bool(self._launching)
 
-    def _hear(self, reports: list[Report]) -> None:
+    def _hear(self, reports: list[LauncherReport]) -> None:
         self._silent_ticks = 0
         if self.stuck:
             self.stuck = False

@@ -27,7 +27,7 @@ class Testimony(Struct, frozen=True):
     silent: frozenset[str] = frozenset()
 
 
-async def hear(
+async def ask_launchers(
     clients: Iterable[LauncherClient], attempts: Sequence[Attempt], patience_s: float | None
 ) -> list[tuple[LauncherClient, list[ListedRun]]]:
     """Ask all of these launchers at once for what they hold, and for the attempts that name them.
@@ -44,7 +44,7 @@ async def hear(
     return [(client, answer.result()) for answer, client in asked.items() if answer in done and not answer.exception()]
 
 
-async def find(
+async def gather(
     instance: str, attempts: Sequence[Attempt], testimony: Testimony, foreign_epochs: int = 0, hidden_epochs: int = 0
 ) -> dict[str, Finding]:
     """One finding for each attempt; /proc is looked at once, off the loop, for those nobody can tell about.
@@ -55,13 +55,13 @@ async def find(
     findings = {}
     untold = []
     for attempt in attempts:
-        finding = told(attempt, testimony)
+        finding = without_proc(attempt, testimony)
         if finding is None:
             untold.append(attempt)
         else:
             findings[attempt.run_id] = finding
     if untold:
-        findings |= await asyncio.to_thread(look, instance, untold, foreign_epochs, hidden_epochs)
+        findings |= await asyncio.to_thread(search_proc, instance, untold, foreign_epochs, hidden_epochs)
     return findings
 
 
@@ -75,7 +75,7 @@ def of_a_copy(attempts: Sequence[Attempt]) -> dict[str, Finding]:
     }
 
 
-def told(attempt: Attempt, testimony: Testimony) -> Finding | None:
+def without_proc(attempt: Attempt, testimony: Testimony) -> Finding | None:
     """What is known without a look at /proc."""
     run_id = attempt.run_id
     if attempt.launcher == IN_PROCESS:
@@ -112,7 +112,9 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
     return Finding(run_id=exited.run_id, fact=Fact.ENDED, evidence=evidence, outcome=outcome, launcher=launcher)
 
 
-def look(instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden_epochs: int) -> dict[str, Finding]:
+def search_proc(
+    instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden_epochs: int
+) -> dict[str, Finding]:
     """What /proc says of each; what it cannot show is not gone."""
     found = identities.scan(instance)
     findings = {

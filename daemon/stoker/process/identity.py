@@ -226,7 +226,7 @@ def _value(variables: list[bytes], name: bytes) -> str | None:
     return None if found is None else found[len(name) :].decode(errors="replace")
 
 
-class Scan(Struct, frozen=True):
+class MarkedProcesses(Struct, frozen=True):
     """Processes that carry an instance's marks: by run, and by launcher for those that carry no run.
 
     `marked`: by the mark in their limits, those whose environment shows nothing of us or may not be read.
@@ -240,13 +240,13 @@ class Scan(Struct, frozen=True):
         return [*self.runs.get(run_id, ()), *self.marked.get(mark_of(run_id), ())]
 
 
-def scan(instance: str) -> Scan:
+def scan(instance: str) -> MarkedProcesses:
     """Look at every process (about 15 ms for 600).
 
     A tree may pass from parent to child between our list and our look, so newcomers are looked at until there are
     none; and a process shows nothing for a moment while it execs, so a bare one is looked at twice.
     """
-    found = Scan()
+    found = MarkedProcesses()
     seen: set[int] = set()
     for _ in range(SCAN_ROUNDS):
         fresh = set(pids()) - seen
@@ -258,7 +258,7 @@ def scan(instance: str) -> Scan:
     return found
 
 
-def _note(found: Scan, pid: int, instance: str) -> bool:
+def _note(found: MarkedProcesses, pid: int, instance: str) -> bool:
     """False when the process showed nothing at all."""
     try:
         environ = _read_environ(pid)

@@ -271,4 +271,6 @@ class LauncherBack(Struct, frozen=True):
     launcher: str
 
 
-Report = Leaked | Started | Exited | Gone | LaunchRefused | Signalled | LauncherLost | LauncherStuck | LauncherBack
+LauncherReport = (
+    Leaked | Started | Exited | Gone | LaunchRefused | Signalled | LauncherLost | LauncherStuck | LauncherBack
+)

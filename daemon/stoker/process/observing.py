@@ -16,7 +16,7 @@ import psutil
 from msgspec import Struct
 
 from stoker.process.identity import PROC, has_ended
-from stoker.process.tree import Member, find
+from stoker.process.tree import TreeMember, find_members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,8 @@ def observe(instance: str, run_id: str, identity: Identity | None) -> list[Proce
 
 
 @contextlib.contextmanager
-def _pinned(instance: str, run_id: str, identity: Identity | None) -> Iterator[list[Member]]:
-    members = list(find(instance, {run_id}, {} if identity is None else {run_id: identity}).values())
+def _pinned(instance: str, run_id: str, identity: Identity | None) -> Iterator[list[TreeMember]]:
+    members = list(find_members(instance, {run_id}, {} if identity is None else {run_id: identity}).values())
     try:
         yield members
     finally:
@@ -69,7 +69,7 @@ def _cpu_s(pid: int) -> float:
     return 0.0
 
 
-def _look(member: Member, cpu_before_s: float, took_s: float) -> ProcessSample | None:
+def _look(member: TreeMember, cpu_before_s: float, took_s: float) -> ProcessSample | None:
     """None for one that has ended: what was read may be of another by then."""
     try:
         process = psutil.Process(member.pid)

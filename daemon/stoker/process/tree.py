@@ -87,9 +87,9 @@ class Sweep:
         mains: Mapping[str, Identity] | None = None,
         refused: Callable[[Sequence[int]], None] = lambda _pids: None,
     ) -> None:
-        self._find = partial(find, instance, set(run_ids), mains or {})
+        self._find = partial(find_members, instance, set(run_ids), mains or {})
         self._tell_refused = refused
-        self._members: dict[int, Member] = {}
+        self._members: dict[int, TreeMember] = {}
         self._reached: set[tuple[int, int]] = set()
         self._refused: list[int] = []
 
@@ -152,7 +152,7 @@ async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None
 
     Looked at again once pinned: by now a number may be that of a worker which a living launcher has started.
     """
-    members: dict[int, Member] = {}
+    members: dict[int, TreeMember] = {}
     for launcher, pids in found.items():
         for pid in pids:
             _take(members, pid, partial(_is_unborn, pid, Marks(instance=instance, launcher=launcher)))
@@ -178,7 +178,7 @@ async def await_end(identity: Identity, instance: str, run_id: str) -> None:
 # --- finding ----------------------------------------------------------------------------------------------
 
 
-class Member(Struct, frozen=True):
+class TreeMember(Struct, frozen=True):
     """A living process, pinned."""
 
     pid: int
@@ -186,9 +186,9 @@ class Member(Struct, frozen=True):
     start_ticks: int
 
 
-def find(
-    instance: str, run_ids: set[str], mains: Mapping[str, Identity], known: dict[int, Member] | None = None
-) -> dict[int, Member]:
+def find_members(
+    instance: str, run_ids: set[str], mains: Mapping[str, Identity], known: dict[int, TreeMember] | None = None
+) -> dict[int, TreeMember]:
     """The living processes of these runs, pinned, by pid; `known` ones of them are there again, with what is below."""
     found = {} if known is None else known
     scan = identities.scan(instance)
@@ -201,7 +201,7 @@ def find(
             if identity.pid in found:
                 os.close(pidfd)
             else:
-                found[identity.pid] = Member(identity.pid, pidfd, identity.start_ticks)
+                found[identity.pid] = TreeMember(identity.pid, pidfd, identity.start_ticks)
     _take_descendants(found)
     return found
 
@@ -215,7 +215,7 @@ def _affordable_pins() -> int:
     return max(1, soft // 4)
 
 
-def _take(found: dict[int, Member], pid: int, is_ours: Callable[[], bool]) -> None:
+def _take(found: dict[int, TreeMember], pid: int, is_ours: Callable[[], bool]) -> None:
     """Pin first, then look again at what made it ours: a pid that was reused in between fails."""
     member = None if pid in found or len(found) >= _affordable_pins() else _pin(pid)
     if member is None:
@@ -230,7 +230,7 @@ def _take(found: dict[int, Member], pid: int, is_ours: Callable[[], bool]) -> No
         os.close(member.pidfd)
 
 
-def _take_descendants(found: dict[int, Member]) -> None:
+def _take_descendants(found: dict[int, TreeMember]) -> None:
     """Children of ours are ours, also with an emptied environment."""
     children = defaultdict(list)
     for pid in identities.pids():
@@ -251,13 +251,13 @@ def _is_unborn(pid: int, shown: Marks) -> bool:
     return identities.read_marks(pid) == shown
 
 
-def _is_child(pid: int, parent: Member) -> bool:
+def _is_child(pid: int, parent: TreeMember) -> bool:
     """`pid` is pinned and names `parent`, which still is the process it was."""
     stat = identities.read_stat(pid)
     return stat is not None and stat.parent == parent.pid and not identities.has_ended(parent.pidfd)
 
 
-def _pin(pid: int) -> Member | None:
+def _pin(pid: int) -> TreeMember | None:
     pidfd = identities.open_pidfd(pid)
     if pidfd is None:
         return None
@@ -265,13 +265,13 @@ def _pin(pid: int) -> Member | None:
     if stat is None or stat.ended:
         os.close(pidfd)
         return None
-    return Member(pid, pidfd, stat.start_ticks)
+    return TreeMember(pid, pidfd, stat.start_ticks)
 
 
 # --- signalling -------------------------------------------------------------------------------------------
 
 
-def _signal(members: Sequence[Member], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
+def _signal(members: Sequence[TreeMember], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
     """Gives the pids that the kernel does not let us signal: of programs that became another user."""
     refused = []
     for member in members:
@@ -287,7 +287,7 @@ def _signal(members: Sequence[Member], signum: signal.Signals, reached: set[tupl
     return refused
 
 
-async def _until_ended(members: Sequence[Member], timeout_s: float | None) -> None:
+async def _until_ended(members: Sequence[TreeMember], timeout_s: float | None) -> None:
     waits = [asyncio.ensure_future(_readable(member.pidfd)) for member in members]
     if not waits:
         return

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Output(Struct, frozen=True):
+class RunOutput(Struct, frozen=True):
     """What a run handed on, as JSON of an object of strings; `error` says what was wrong with it instead."""
 
     text: str | None = None
     error: str | None = None
 
 
-NO_OUTPUT = Output()
+NO_OUTPUT = RunOutput()
 
 
 class WorkFiles:
@@ -80,7 +80,7 @@ class WorkFiles:
         with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(data)
 
-    def take(self, run_id: str) -> Output:
+    def take_output(self, run_id: str) -> RunOutput:
         """What a run that is over wrote. Nothing is removed: that comes after the commit."""
         try:
             descriptor = open_regular(self.output(run_id))
@@ -92,7 +92,7 @@ class WorkFiles:
             size = os.fstat(descriptor).st_size
             if size > outputs.MAX_BYTES:
                 return _refused(outputs.too_large(size))
-            return read_output(os.read(descriptor, outputs.MAX_BYTES))
+            return parse_output(os.read(descriptor, outputs.MAX_BYTES))
         except OSError as error:
             return _refused(error.strerror)
         finally:
@@ -134,14 +134,14 @@ class InputsFile:
             self._file.write(b"{}\n" if self._before == b"{" else b"}\n")
 
 
-def read_output(written: bytes) -> Output:
+def parse_output(written: bytes) -> RunOutput:
     """What a text of a worker says, or what is wrong with it."""
     try:
         values = outputs.read(written)
     except outputs.OutputRefused as error:
         return _refused(str(error))
-    return Output(text=encode_sorted(values).decode()) if values else NO_OUTPUT
+    return RunOutput(text=encode_sorted(values).decode()) if values else NO_OUTPUT
 
 
-def _refused(why: object) -> Output:
-    return Output(error=f"STOKER_OUTPUT: {why}")
+def _refused(why: object) -> RunOutput:
+    return RunOutput(error=f"STOKER_OUTPUT: {why}")

@@ -34,7 +34,7 @@ from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.engine.turn import Turn
 from stoker.engine.witnesses import LauncherWitnesses
 from stoker.executors.base import Executor, Report, Start
-from stoker.executors.environment import Surroundings
+from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
 from stoker.host.probe import Probe
@@ -65,7 +65,7 @@ class Engine:
         config: Config,
         directory: StateDirectory,
         opened: Opened,
-        around: Surroundings,
+        context: WorkerContext,
         background: BackgroundTasks,
         progress: Callable[[int, int], None],
     ) -> None:
@@ -76,7 +76,7 @@ class Engine:
         self.clock = SystemClock(opened.instance.anchor)
         self.reader = opened.reader  # for what the daemon itself needs, and is never behind a person's question
         self.queries = opened.queries
-        self.telemetry = around.telemetry
+        self.telemetry = context.telemetry
         self.book = _book(opened.snapshot)
         self._untold = opened.snapshot.untold
         self.timers = Timers()
@@ -84,24 +84,24 @@ class Engine:
         self.stalls = Stalls(self.telemetry)
         watched = self.stalls.watched
         self.local = LocalExecutor(
-            around, watched(self.report), self._nudge, self._lost, background, stuck_ms=config.launcher.stuck_ms
+            context, watched(self.report), self._nudge, self._lost, background, stuck_ms=config.launcher.stuck_ms
         )
         self.in_process = InProcessExecutor(self.report)
         executors: dict[ExecutionMode, Executor] = {
             ExecutionMode.SUBPROCESS: self.local,
             ExecutionMode.IN_PROCESS: self.in_process,
         }
-        self.book.flows.surroundings = digest(dict(around.base))
+        self.book.flows.surroundings = digest(dict(context.base))
         self.dispatcher = Dispatcher(self.book, executors, config.daemon.slots)
         self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.stalls, self._act)
-        self.tokens = around.tokens
-        self.book.exchange = self._exchange = around.exchange
+        self.tokens = context.tokens
+        self.book.work_files = self._work_files = context.work_files
         self.notices = Heartbeats(
-            self.book, around.exchange, self.timers, self.clock, self._alarm, self.local.launchers.pid_of
+            self.book, context.work_files, self.timers, self.clock, self._alarm, self.local.launchers.pid_of
         )  # fmt: skip
         self._executors = executors
         self.provisions = AttemptInputs(
-            opened.reader, around.exchange, self.book, self._start, self.report, background
+            opened.reader, context.work_files, self.book, self._start, self.report, background
         )  # fmt: skip
         self.effects = Effects(
             self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post, self.provisions.start
@@ -113,8 +113,8 @@ class Engine:
         )  # fmt: skip
         self.intake = Intake(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.instance = opened.instance.id
-        self.around = around
-        self.checks = Preflight(self.clock, around.base["PATH"], background)
+        self.context = context
+        self.checks = Preflight(self.clock, context.base["PATH"], background)
         self.archives = Archives(opened.queries, directory.root, background)
         self.intents = FollowUps(self.book, opened.reader, self.loop, background)
         self.housekeeping = Housekeeping(
@@ -240,7 +240,7 @@ class Engine:
         await self._declare_queues()
         self.loop.post(Dependents(dict.fromkeys(self._untold, 0)))
         self.local.tidy(self.book.jobs_by_run)
-        self._exchange.prepare(self.book.jobs_by_run)
+        self._work_files.prepare(self.book.jobs_by_run)
         await self.local.begin()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
         self.limits.rearm()

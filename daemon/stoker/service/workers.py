@@ -76,21 +76,21 @@ class WorkerService:
         return {
             "id": job_id,
             "working_dir": job.spec.working_dir,
-            "umask": self._engine.around.umask_of(job),
+            "umask": self._engine.context.umask_of(job),
             "env": self._variables(job, inputs),
         }
 
     def _variables(self, job: Job, inputs: str | None) -> dict[str, AnyText]:
-        around = self._engine.around
-        told = {**place(job), "STOKER_SOCKET": around.socket}
+        context = self._engine.context
+        told = {**place(job), "STOKER_SOCKET": context.socket}
         if inputs is not None:
             told["STOKER_INPUTS"] = inputs
         run = self._engine.book.runs.get(job.id)
         if run is not None:
             told["STOKER_ATTEMPT"] = str(run.attempt.ordinal)
-            told["STOKER_CHECKPOINT"] = around.exchange.checkpoint(run.attempt.run_id)
-            told["STOKER_INPUTS_FILE"] = around.exchange.inputs(run.attempt.run_id, needs=bool(job.spec.needs))
-        return {**around.base, **job.spec.env, **told}
+            told["STOKER_CHECKPOINT"] = context.work_files.checkpoint(run.attempt.run_id)
+            told["STOKER_INPUTS_FILE"] = context.work_files.inputs(run.attempt.run_id, needs=bool(job.spec.needs))
+        return {**context.base, **job.spec.env, **told}
 
 
 def _sums(run: OpenRun, seen: Sequence[ProcessSample]) -> dict[str, Any]:

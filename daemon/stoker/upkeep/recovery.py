@@ -223,7 +223,7 @@ class RecoveryService:
         alive = set(find_launchers(self._state_dir).alive)
         attempts = [run.attempt for run in runs]
         clients = [client for client in self._local.launchers if among is None or client.launcher in among]
-        heard = await evidence.hear(clients, attempts, None if for_ever else self._patience_s)
+        heard = await evidence.ask_launchers(clients, attempts, None if for_ever else self._patience_s)
         names = {client.launcher: client for client, _ in heard}
         logs = [(path, said) for path, said in read_outcomes(self._state_dir) if among is None or path.stem in among]
         written = {exited.run_id: self._local.credit(exited) for _, said in logs for exited in said}
@@ -232,7 +232,7 @@ class RecoveryService:
         findings = (
             evidence.of_a_copy(attempts)
             if among is None and self._of.copied
-            else await evidence.find(
+            else await evidence.gather(
                 self._instance, attempts, testimony, self._of.foreign_epochs, self._of.hidden_epochs
             )
         )

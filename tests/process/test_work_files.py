@@ -1,0 +1,79 @@
+"""The files between daemon and worker: what a worker made of them blocks nothing and is followed nowhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stoker.core.outputs import MAX_BYTES
+from stoker.process.work_files import NO_OUTPUT, RunOutput, WorkFiles
+
+RUN = "7.1.00000000000000ab"
+
+
+@pytest.fixture
+def work_files(tmp_path: Path) -> WorkFiles:
+    made = WorkFiles(tmp_path)
+    made.prepare(set())
+    return made
+
+
+def test_take_when_nothing_was_written_then_there_is_nothing(work_files: WorkFiles) -> None:
+    assert work_files.take_output(RUN) is NO_OUTPUT
+
+
+def test_take_when_it_is_too_large_then_the_limit_is_named(work_files: WorkFiles) -> None:
+    Path(work_files.output(RUN)).write_bytes(b"a=" + b"x" * MAX_BYTES)
+
+    assert f"the limit is {MAX_BYTES}" in str(work_files.take_output(RUN).error)
+
+
+def test_take_when_a_worker_made_something_else_of_it_then_nothing_blocks_and_nothing_is_followed(
+    work_files: WorkFiles, tmp_path: Path
+) -> None:
+    os.mkfifo(work_files.output("1.1.a"))
+    Path(work_files.output("2.1.a")).symlink_to("/etc/passwd")
+    Path(work_files.output("3.1.a")).mkdir()
+
+    assert work_files.take_output("1.1.a").error == "STOKER_OUTPUT: not a regular file"
+    assert work_files.take_output("2.1.a").error == "STOKER_OUTPUT: not a regular file"
+    assert work_files.take_output("3.1.a").error == "STOKER_OUTPUT: not a regular file"
+    work_files.remove(["1.1.a", "2.1.a", "3.1.a"])
+    assert [path.name for path in (tmp_path / "work").glob("*.*")] == ["3.1.a.output"]
+
+
+def test_take_when_the_text_cannot_be_read_then_the_error_says_where(work_files: WorkFiles) -> None:
+    Path(work_files.output(RUN)).write_bytes(b"a=1\nnonsense\n")
+
+    assert work_files.take_output(RUN) == RunOutput(error="STOKER_OUTPUT: line 2: not key=value: 'nonsense'")
+
+
+def test_put_when_something_else_has_its_name_then_that_is_replaced_and_not_written_to(
+    work_files: WorkFiles, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("safe")
+    Path(work_files.checkpoint("1.1.a")).symlink_to(victim)
+    os.mkfifo(work_files.checkpoint("2.1.a"))
+
+    for run in ("1.1.a", "2.1.a"):
+        work_files.put_checkpoint(run, b"data")
+
+    assert [Path(work_files.checkpoint(run)).read_bytes() for run in ("1.1.a", "2.1.a")] == [b"data", b"data"]
+    assert victim.read_text() == "safe"
+
+
+def test_prepare_when_runs_are_over_then_their_files_go_and_the_others_stay(
+    work_files: WorkFiles, tmp_path: Path
+) -> None:
+    work_files.put_checkpoint(RUN, b"data")
+    work_files.put_checkpoint("8.1.b", b"data")
+    Path(work_files.output(RUN)).write_text("a=1")
+
+    work_files.prepare({RUN})
+
+    assert sorted(path.name for path in (tmp_path / "work").glob("*.*")) == [f"{RUN}.checkpoint", f"{RUN}.output"]
+    assert oct((tmp_path / "work").stat().st_mode & 0o777) == "0o700"
+    assert oct(Path(work_files.checkpoint(RUN)).stat().st_mode & 0o777) == "0o600"
