@@ -299,9 +299,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Run the Stoker daemon in the foreground.",
         epilog="Settings: `stoker config show`. Exit status: 0 drained, 64-78 as in sysexits.h.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file instead of the usual places")
-    parser.add_argument("--state-dir", metavar="DIR", help="where jobs are kept")
-    parser.add_argument("--socket", metavar="PATH", help="where to listen")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: see `stoker config path`)")
+    parser.add_argument("--state-dir", metavar="DIR", help="directory of the database and logs")
+    parser.add_argument("--socket", metavar="PATH", help="path of the socket to listen on")
     parser.add_argument("--version", action="version", version=f"stokerd {__version__}")
     return parser.parse_args(argv)
 

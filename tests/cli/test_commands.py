@@ -508,8 +508,9 @@ def test_queue_when_it_has_defaults_then_they_are_shown_and_told_of_as_they_are_
     torn = daemon.cli("queue", "set", "bulk", "--default", "base-delay=5h")
     unknown = daemon.cli("queue", "set", "bulk", "--default", "queue=x")
 
-    assert "DEFAULTS" not in plain.stdout
-    assert {word for word in shown.stdout.splitlines()[1].split() if "=" in word} == set(defaults)
+    assert "defaults of" not in plain.stdout
+    assert shown.stdout.splitlines()[-1].split()[:3] == ["defaults", "of", "bulk"]
+    assert set(shown.stdout.splitlines()[-1].split()[3:]) == set(defaults)
     assert torn.stderr.startswith("stoker: --default base-delay=5h: 5h is more than max-delay, 1h\n")
     assert "known: priority, max-attempts, base-delay" in unknown.stderr
 

@@ -55,9 +55,9 @@ bashcompinit
 
 # Options of stokerd: name, value, description. A test compares them with its own help.
 DAEMON = (
-    ("--config", "FILE", "settings file instead of the usual places"),
-    ("--state-dir", "DIR", "where jobs are kept"),
-    ("--socket", "PATH", "where to listen"),
+    ("--config", "FILE", "settings file (default: see `stoker config path`)"),
+    ("--state-dir", "DIR", "directory of the database and logs"),
+    ("--socket", "PATH", "path of the socket to listen on"),
     ("--version", None, "show program's version number and exit"),
     ("--help", None, "show this help message and exit"),
 )

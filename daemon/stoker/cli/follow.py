@@ -246,5 +246,5 @@ def _print_change(change: dict[str, Any], *, as_json: bool) -> None:
     else:
         moved = f"{change['from'] or '-'} → {change['to'] or '-'}"
         what = f"{change['kind']} {render.visible(str(change['subject']))}"
-        render.line(f"{change['seq']:>8}  {render.when(change['at'])}  {what:<16}  {moved:<22}  {change['cause']}")
+        render.line(f"{change['seq']:>7}  {render.when(change['at'])}  {what:<12}  {moved:<22}  {change['cause']}")
     render.flush()

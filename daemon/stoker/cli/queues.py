@@ -31,11 +31,11 @@ def print_queues(queues: list[dict[str, Any]]) -> None:
     headers: tuple[str, ...] = (
         "QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED",
     )  # fmt: skip
-    rows = [_queue_row(queue) for queue in queues]
-    if any(queue["defaults"] for queue in queues):
-        rows = [(*row, _defaults(queue)) for queue, row in zip(queues, rows, strict=True)]
-        headers += ("DEFAULTS",)
-    render.table(headers, rows)
+    render.table(headers, [_queue_row(queue) for queue in queues])
+    defaults = [(f"defaults of {queue['name']}", _defaults(queue)) for queue in queues if queue["defaults"]]
+    if defaults:
+        render.line()
+        render.facts(defaults)
 
 
 def _queue_row(queue: dict[str, Any]) -> tuple[object, ...]:

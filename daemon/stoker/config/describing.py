@@ -21,16 +21,16 @@ from stoker.core.requests import JobDefaults
 WIDTH: Final = 116
 
 HEAD: Final = """\
-# Settings of stokerd. Every key is shown with its value; none has to be here.
+# Settings of stokerd. Every key is shown with its value; all keys are optional.
 #
-# Looked for at --config, $XDG_CONFIG_HOME/stoker/stoker.toml, /etc/stoker/stoker.toml; the first one found is read.
-# The environment wins: STOKER_<SECTION>_<KEY>, as in STOKER_CPU_THROTTLE_THRESHOLD=85; lists with commas.
-# Names end in their unit. `stoker config check` finds mistakes, all at once.
+# stokerd reads the file of --config, else $XDG_CONFIG_HOME/stoker/stoker.toml, else /etc/stoker/stoker.toml.
+# A variable STOKER_<SECTION>_<KEY> overrides a key, as in STOKER_CPU_THROTTLE_THRESHOLD=85; commas separate lists.
+# Names end with their unit. `stoker config check` reports every mistake at once.
 """
 
 QUEUES: Final = f"""\
 # Queues. One section each, named by a-z 0-9 . _ - (at most 64). The queue `default` (class normal) always exists.
-# What a section leaves out stays as it was set live with `stoker queue set`.
+# Keys that a section leaves out keep the values set with `stoker queue set`.
 #
 # [queues.bulk]
 # class = "low"
@@ -40,7 +40,7 @@ QUEUES: Final = f"""\
 # [queues.bulk.defaults]
 # max_attempts = 3
 #
-# The keys of `defaults`, all as in a job's spec:
+# The keys of `defaults`, with the meaning that they have in a job:
 {fill(", ".join(JobDefaults.__struct_fields__), width=WIDTH, initial_indent="#   ", subsequent_indent="#   ")}
 """
 

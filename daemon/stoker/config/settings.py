@@ -46,12 +46,12 @@ class Section(Struct, frozen=True, kw_only=True):
 class DaemonSettings(Section, frozen=True):
     """The daemon as a whole."""
 
-    max_running: Annotated[int, between(0, 100_000, "jobs at once; 0 = twice the CPUs")] = 0
+    max_running: Annotated[int, between(0, 100_000, "most jobs that run at once; 0 = twice the CPUs")] = 0
     drain_timeout_ms: Annotated[
-        int, between(0, MAX_DURATION_MS, "on SIGTERM, how long running jobs may go on before they are stopped")
+        int, between(0, MAX_DURATION_MS, "how long a drain (SIGTERM) lets running jobs go on before it stops them")
     ] = 60_000
-    path: Annotated[str, says('PATH of workers; "" = the daemon\'s own')] = ""
-    env_allow: Annotated[tuple[Variable, ...], says("variables of the daemon's environment that workers get")] = (
+    path: Annotated[str, says('PATH of workers; "" = PATH of the daemon')] = ""
+    env_allow: Annotated[tuple[Variable, ...], says("variables that workers get from the daemon's environment")] = (
         ENV_ALLOW
     )
     handlers: Annotated[tuple[Module, ...], says("Python modules to load: in-process handlers, resume strategies")] = ()
@@ -63,31 +63,36 @@ class DaemonSettings(Section, frozen=True):
 
 
 class RetrySettings(Section, frozen=True):
-    """How a failed job is tried again, where neither the job nor its queue says."""
+    """Retries of a job, unless the job or its queue sets its own."""
 
     base_delay_ms: Annotated[int, between(0, MAX_DURATION_MS, "delay before the first retry")] = 1_000
-    backoff_factor: Annotated[float, between(1, 1_000, "each later delay is this many times longer")] = 2.0
-    max_delay_ms: Annotated[int, between(0, MAX_DURATION_MS, "no delay is longer than this")] = 3_600_000
+    backoff_factor: Annotated[float, between(1, 1_000, "each further delay is this many times longer")] = 2.0
+    max_delay_ms: Annotated[int, between(0, MAX_DURATION_MS, "longest delay")] = 3_600_000
 
 
 class RecoverySettings(Section, frozen=True):
-    """What happens at start to attempts that a former daemon left open."""
+    """What a start does with attempts that an earlier daemon left unfinished."""
 
     timeout_ms: Annotated[
-        int, between(1_000, MAX_DURATION_MS, "recovery that takes longer is given up: safe mode, nothing runs")
+        int,
+        between(
+            1_000, MAX_DURATION_MS, "a longer recovery is given up: the daemon enters safe mode and starts nothing"
+        ),
     ] = 300_000
-    survive: Annotated[bool, says("let workers outlive the daemon, where neither job nor queue says")] = False
-    max_orphanings: Annotated[int, between(1, MILLION, "unseen ends after which a job is held as poison")] = 3
+    survive: Annotated[bool, says("workers outlive the daemon, unless the job or its queue says otherwise")] = False
+    max_orphanings: Annotated[int, between(1, MILLION, "after this many unseen ends a job is held as poison")] = 3
 
 
 class CpuSettings(Section, frozen=True):
     """When a busy CPU pauses queues of class low."""
 
-    throttle_threshold: Annotated[float, between(0, 100, "percent above which low queues pause; 100 = never")] = 90.0
-    resume_threshold: Annotated[float, between(0, 100, "percent below which they resume")] = 80.0
+    throttle_threshold: Annotated[
+        float, between(0, 100, "percent above which queues of class low pause; 100 = never")
+    ] = 90.0
+    resume_threshold: Annotated[float, between(0, 100, "percent below which they start jobs again")] = 80.0
     sample_ms: Annotated[int, between(100, 60_000, "how often CPU, memory and pressure are sampled")] = 1_000
     smoothing: Annotated[
-        float, Meta(gt=0, le=1, description="weight of the newest sample, CPU and memory alike; 1 = no smoothing")
+        float, Meta(gt=0, le=1, description="weight of the newest sample of CPU and memory; 1 = no smoothing")
     ] = 0.4
 
 
@@ -95,42 +100,43 @@ class MemorySettings(Section, frozen=True):
     """When scarce memory pauses queues of class low."""
 
     throttle_threshold: Annotated[
-        float, between(0, 100, "percent in use above which low queues pause; 100 = never")
+        float, between(0, 100, "percent in use above which queues of class low pause; 100 = never")
     ] = 95.0
-    resume_threshold: Annotated[float, between(0, 100, "percent below which they resume")] = 90.0
+    resume_threshold: Annotated[float, between(0, 100, "percent below which they start jobs again")] = 90.0
 
 
 class PsiSettings(Section, frozen=True):
-    """When the kernel's own measure of stalls pauses queues of class low (/proc/pressure, averages of 10 s)."""
+    """When PSI, the kernel's measure of stalls (/proc/pressure, averages of 10 s), pauses queues of class low."""
 
-    cpu_some: Annotated[float, between(0, 100, "percent of time some task waits for a CPU; 0 = off")] = 0.0
-    io_full: Annotated[float, between(0, 100, "percent of time every task waits for I/O; 0 = off")] = 0.0
-    memory_full: Annotated[float, between(0, 100, "percent of time every task waits for memory; 0 = off")] = 0.0
+    cpu_some: Annotated[float, between(0, 100, "percent of time in which some task waits for a CPU; 0 = off")] = 0.0
+    io_full: Annotated[float, between(0, 100, "percent of time in which all tasks wait for I/O; 0 = off")] = 0.0
+    memory_full: Annotated[float, between(0, 100, "percent of time in which all tasks wait for memory; 0 = off")] = 0.0
 
 
 class ThrottleSettings(Section, frozen=True):
-    """What a throttled queue means for jobs that run already."""
+    """What throttling does to jobs that already run."""
 
-    freeze_running: Annotated[bool, says("freeze running jobs of low queues too; needs a delegated cgroup")] = False
+    freeze_running: Annotated[bool, says("also freeze running jobs of class low; needs a delegated cgroup")] = False
 
 
 class LauncherSettings(Section, frozen=True):
-    """The process that is the parent of all workers."""
+    """The launcher: the process that is the parent of all workers."""
 
     stuck_ms: Annotated[
-        int, between(1_000, MAX_DURATION_MS, "silent for this long, it counts as stuck and new jobs get another")
+        int,
+        between(1_000, MAX_DURATION_MS, "a launcher that is silent for longer is stuck, and new jobs get another one"),
     ] = 5_000
 
 
 class CgroupSettings(Section, frozen=True):
-    """Where attempts get a control group of their own."""
+    """Where each attempt gets a control group of its own."""
 
     root: Annotated[
         str,
         Meta(
             pattern=r"^(|off|/.*)$",
             title='"", "off" or an absolute path',
-            description='directory of a cgroup v2 to use; "" = the one delegated to the daemon, "off" = none',
+            description='directory of a cgroup v2; "" = the one delegated to the daemon, "off" = no cgroups',
         ),
     ] = ""
 
@@ -140,36 +146,41 @@ class RpcSettings(Section, frozen=True):
 
     max_connections: Annotated[int, between(1, 65_536, "open connections of all users")] = 8192
     max_connections_per_uid: Annotated[int, between(1, 65_536, "open connections of one user")] = 4096
-    frame_timeout_ms: Annotated[int, between(100, 3_600_000, "time for a request to arrive whole")] = 10_000
+    frame_timeout_ms: Annotated[int, between(100, 3_600_000, "a request must be complete in this time")] = 10_000
 
 
 class JobsSettings(Section, frozen=True):
-    """What holds for every job, where neither the job nor its queue says."""
+    """Every job, unless the job or its queue sets its own."""
 
     grace_ms: Annotated[int, between(0, MAX_DURATION_MS, "time between SIGTERM and SIGKILL")] = 10_000
-    max_log_bytes: Annotated[int, between(4_096, TIB, "size of an attempt's log; head and tail are kept")] = 67_108_864
+    max_log_bytes: Annotated[
+        int, between(4_096, TIB, "most bytes of an attempt's log; a longer log keeps its head and tail")
+    ] = 67_108_864
     ageing_ms: Annotated[
-        int, between(0, MAX_DURATION_MS, "one step of priority is worth this much waiting; 0 = none")
+        int, between(0, MAX_DURATION_MS, "waiting this long raises the priority by one; 0 = never")
     ] = 60_000
-    max_queued: Annotated[int, between(0, MAX_INT, "jobs not yet started, all queues; 0 = unbounded")] = 0
+    max_queued: Annotated[int, between(0, MAX_INT, "most jobs of all queues that have not started; 0 = no limit")] = 0
 
 
 class CheckpointSettings(Section, frozen=True):
     """Checkpoints that jobs save while they run."""
 
     min_interval_ms: Annotated[
-        int, between(0, MAX_DURATION_MS, "an attempt that saves more often is told to try again; 0 = no limit")
+        int,
+        between(0, MAX_DURATION_MS, "shortest time between two saves of an attempt, which tries again; 0 = no limit"),
     ] = 0
 
 
 class WorkflowSettings(Section, frozen=True):
-    """Workflows that are taken up again, and those that seem to stand still."""
+    """Workflows that are resumed, and those that seem to stand still."""
 
     resume_timeout_ms: Annotated[
-        int, between(1, MAX_DURATION_MS, "looking at what a resume needs takes no longer; then nothing is changed")
+        int,
+        between(1, MAX_DURATION_MS, "a resume that takes longer to check its steps is given up and changes nothing"),
     ] = 300_000
     stale_ms: Annotated[
-        int, between(1, MAX_DURATION_MS, "age at which the newest checkpoint of a running attempt is reported")
+        int,
+        between(1, MAX_DURATION_MS, "age from which the newest checkpoint of a running attempt is reported as stale"),
     ] = 1_800_000
 
 
@@ -177,10 +188,10 @@ class LogSettings(Section, frozen=True):
     """The daemon's own log, on stderr."""
 
     level: Annotated[
-        Literal["debug", "info", "warning", "error", "critical"], says("least severity that is logged")
+        Literal["debug", "info", "warning", "error", "critical"], says("lowest severity that is logged")
     ] = "info"
     format: Annotated[
-        Literal["auto", "json", "console"], says("auto = console on a terminal, else one JSON object a line")
+        Literal["auto", "json", "console"], says("auto = console on a terminal, else one JSON object per line")
     ] = "auto"
 
 
@@ -188,40 +199,40 @@ class OtelSettings(Section, frozen=True):
     """OpenTelemetry: traces and metrics."""
 
     exporter: Annotated[
-        Literal["none", "otlp", "console"], says("where they go; otlp needs the extra stoker[otlp]")
+        Literal["none", "otlp", "console"], says("where traces and metrics go; otlp needs the extra stoker[otlp]")
     ] = "none"
     endpoint: Annotated[
         str,
         Meta(
             pattern=r"^(|https?://\S+)$",
             title='"" or an http(s) URL',
-            description='base URL of the collector; "" = the exporter\'s own default and variables',
+            description='base URL of the collector; "" = the exporter\'s default and OTEL_ variables',
         ),
     ] = ""
     prometheus_port: Annotated[
-        int, between(0, 65_535, "serve metrics on this local port; 0 = off; needs stoker[prometheus]")
+        int, between(0, 65_535, "serve metrics on this local port; 0 = off; needs the extra stoker[prometheus]")
     ] = 0
 
 
 class DiskSettings(Section, frozen=True):
-    """Room on the state directory's file system."""
+    """Free space on the file system of the state directory."""
 
-    min_free_bytes: Annotated[int, between(0, TIB, "with less than this free, submits are refused")] = 67_108_864
-    reserve_bytes: Annotated[int, between(0, TIB, "kept aside to record outcomes on a full disk; 0 = nothing")] = (
-        8_388_608
-    )
+    min_free_bytes: Annotated[int, between(0, TIB, "with less free space, submits are refused")] = 67_108_864
+    reserve_bytes: Annotated[
+        int, between(0, TIB, "kept in reserve to record outcomes on a full disk; 0 = no reserve")
+    ] = 8_388_608
 
 
 class QueueSection(Section, frozen=True):
-    """A queue declared in the file; what it leaves out stays as it was set live."""
+    """A queue declared in the file. Keys that it leaves out keep the values set with `stoker queue set`."""
 
-    queue_class: Annotated[QueueClass, says("high, normal or low; low is what the throttle pauses")] | UnsetType = (
-        field(default=UNSET, name="class")
-    )
-    max_running: Annotated[int, between(0, 100_000, "its jobs at once")] | UnsetType = UNSET
-    max_queued: Annotated[int, between(0, MAX_INT, "its jobs not yet started")] | UnsetType = UNSET
-    paused: Annotated[bool, says("start none of its jobs")] | UnsetType = UNSET
-    defaults: Annotated[JobDefaults, says("what its jobs get when they do not say")] | UnsetType = UNSET
+    queue_class: (
+        Annotated[QueueClass, says("high, normal or low; throttling pauses queues of class low")] | UnsetType
+    ) = field(default=UNSET, name="class")
+    max_running: Annotated[int, between(0, 100_000, "most jobs of the queue that run at once")] | UnsetType = UNSET
+    max_queued: Annotated[int, between(0, MAX_INT, "most jobs of the queue that have not started")] | UnsetType = UNSET
+    paused: Annotated[bool, says("start no jobs of the queue")] | UnsetType = UNSET
+    defaults: Annotated[JobDefaults, says("values that its jobs get unless they set their own")] | UnsetType = UNSET
 
     def over(self, queue: Queue) -> Queue:
         """`queue` with everything that this section says; start from `Queue(name=...)` for a new one."""
