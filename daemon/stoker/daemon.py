@@ -111,7 +111,7 @@ class Daemon:
             {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.answers,
              "launcher": engine.launcher_answers, "state": engine.state_is_in_place}
         )  # fmt: skip
-        self._supervision.starting(f"recovering {len(engine.book.runs)} attempts")
+        self._supervision.starting(f"recovering {len(engine.memory.runs)} attempts")
         await self._recover(engine)
         listener = socket.socket(fileno=given[0].fd) if given else self._address.bind()
         service = Service(engine, self._facts, health, self._reload)

@@ -39,26 +39,26 @@ class Room:
 
     def __init__(self, state_dir: Path) -> None:
         self.clock, self.timers, self.triggered = SetClock(), Timers(), list[Alarm]()
-        self.book = LiveState({}, {}, 0, 0)
+        self.memory = LiveState({}, {}, 0, 0)
         self.work_files = WorkFiles(state_dir)
         self.work_files.prepare(())
         self.job, self.attempt = running(ASKED)
         self.run_id = self.attempt.run_id
-        self.book.open(self.job, self.attempt)
-        self.notices = Heartbeats(
-            self.book, self.work_files, self.timers, self.clock, self.triggered.append, lambda _: os.getppid()
+        self.memory.open(self.job, self.attempt)
+        self.heartbeats = Heartbeats(
+            self.memory, self.work_files, self.timers, self.clock, self.triggered.append, lambda _: os.getppid()
         )  # fmt: skip
 
     def begin(self) -> None:
-        self.notices.open(self.run_id)
+        self.heartbeats.open(self.run_id)
         self.timers.arm(self.job, self.attempt, self.clock.steady)
-        self.notices.began(self.job, self.attempt, self.clock.steady)
+        self.heartbeats.began(self.job, self.attempt, self.clock.steady)
 
     def pass_ms(self, milliseconds: int) -> list[Alarm]:
         """The alarms that follow from what is due then."""
         self.clock.steady += milliseconds
         due = self.timers.take_due(self.clock.now())
-        judged = [self.notices.judge(alarm, self.clock.now()) for alarm in due if alarm.limit is Limit.HEARTBEAT]
+        judged = [self.heartbeats.judge(alarm, self.clock.now()) for alarm in due if alarm.limit is Limit.HEARTBEAT]
         return [alarm for alarm in judged if alarm is not None]
 
     def say(self, words: bytes) -> None:
@@ -66,14 +66,14 @@ class Room:
             sock.sendto(words, self.work_files.notice_address(self.run_id))
 
     def unresponsive(self) -> bool:
-        return self.book.said[self.run_id].unresponsive
+        return self.memory.said[self.run_id].unresponsive
 
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     made = Room(tmp_path)
     yield made
-    made.notices.stop()
+    made.heartbeats.stop()
 
 
 async def test_silence_when_nothing_comes_then_the_warning_and_the_stop_come_in_their_time(room: Room) -> None:
@@ -83,7 +83,7 @@ async def test_silence_when_nothing_comes_then_the_warning_and_the_stop_come_in_
     assert not room.unresponsive()
     assert room.pass_ms(1) == []
     assert room.unresponsive()
-    assert room.notices.silent_ms(room.run_id) == 30_000
+    assert room.heartbeats.silent_ms(room.run_id) == 30_000
     assert room.pass_ms(149_999) == []
     (stop,) = room.pass_ms(1)
     assert (stop.limit, stop.run_id, stop.job_id) == (Limit.UNRESPONSIVE, room.run_id, room.job.id)
@@ -99,13 +99,13 @@ async def test_silence_when_a_sign_of_life_lies_in_the_socket_then_it_is_heard_b
     assert room.pass_ms(10**9) == []
 
     assert not room.unresponsive()
-    assert room.book.said[room.run_id].last_heartbeat == room.clock.steady
+    assert room.memory.said[room.run_id].last_heartbeat == room.clock.steady
 
 
 async def test_silence_when_we_did_not_run_ourselves_then_it_begins_anew(room: Room) -> None:
     room.begin()
     room.clock.steady += 10**9
-    room.notices.begin_anew()
+    room.heartbeats.begin_anew()
 
     assert room.pass_ms(29_999) == []
     assert not room.unresponsive()
@@ -114,10 +114,10 @@ async def test_silence_when_we_did_not_run_ourselves_then_it_begins_anew(room: R
 
 async def test_silence_when_we_froze_the_worker_then_it_owes_nothing_until_it_runs_again(room: Room) -> None:
     room.begin()
-    room.notices.excuse([room.run_id], frozen=True)
+    room.heartbeats.excuse([room.run_id], frozen=True)
     for _ in range(20):
         assert room.pass_ms(30_000) == []
-    room.notices.excuse([room.run_id], frozen=False)
+    room.heartbeats.excuse([room.run_id], frozen=False)
 
     assert room.pass_ms(29_999) == []
     assert not room.unresponsive()
@@ -126,10 +126,10 @@ async def test_silence_when_we_froze_the_worker_then_it_owes_nothing_until_it_ru
 
 
 async def test_silence_when_the_worker_began_late_then_it_counts_from_there(room: Room) -> None:
-    room.notices.open(room.run_id)
+    room.heartbeats.open(room.run_id)
     room.clock.steady += 500_000
     room.timers.arm(room.job, room.attempt, room.clock.steady)
-    room.notices.began(room.job, room.attempt, room.clock.steady)
+    room.heartbeats.began(room.job, room.attempt, room.clock.steady)
 
     assert room.pass_ms(29_999) == []
     assert not room.unresponsive()
@@ -140,14 +140,14 @@ async def test_silence_when_nobody_can_hear_the_run_then_it_is_not_silent(room: 
     room.begin()
 
     assert room.pass_ms(10**9) == []
-    assert room.notices.silent_ms(room.run_id) is None
+    assert room.heartbeats.silent_ms(room.run_id) is None
 
 
 async def test_close_when_the_run_is_settled_then_nothing_of_it_is_left(room: Room) -> None:
     room.begin()
     before = len(list(Path("/proc/self/fd").iterdir()))
 
-    room.notices.close([room.run_id, "8.1.0000000000000000"])
+    room.heartbeats.close([room.run_id, "8.1.0000000000000000"])
 
     assert not Path(room.work_files.notice_address(room.run_id)).exists()
     assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
@@ -169,14 +169,14 @@ async def test_flood_when_it_comes_then_it_is_taken_in_bursts_and_the_last_word_
     room.begin()
     for number in range(3 * BURST):
         words = b"STATUS=%d" % number if number % 2 else b"nonsense"
-        sent = room.book.said[room.run_id].ignored + 1
+        sent = room.memory.said[room.run_id].ignored + 1
         room.say(words)
         if number % 2 == 0:
-            await until_async(lambda sent=sent: room.book.said[room.run_id].ignored == sent, why="it to be counted")  # type: ignore[misc]
+            await until_async(lambda sent=sent: room.memory.said[room.run_id].ignored == sent, why="it to be counted")  # type: ignore[misc]
 
-    await until_async(lambda: room.book.said[room.run_id].status == str(3 * BURST - 1), why="the last word")
+    await until_async(lambda: room.memory.said[room.run_id].status == str(3 * BURST - 1), why="the last word")
 
-    assert room.book.said[room.run_id].ignored == 3 * BURST // 2
+    assert room.memory.said[room.run_id].ignored == 3 * BURST // 2
 
 
 def test_notice_address_when_a_path_would_be_too_long_then_it_is_abstract(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.jobs import attempt, job
 STATE_DIR = Path("/nowhere")
 
 
-def book(of: OpenRun) -> LiveState:
+def memory(of: OpenRun) -> LiveState:
     made = LiveState({"default": Queue(name="default")}, {}, 7, 0)
     made.runs[of.job.id] = of
     return made
@@ -21,14 +21,14 @@ def book(of: OpenRun) -> LiveState:
 def test_job_when_memory_knows_its_pid_then_that_is_shown() -> None:
     running = job(State.RUNNING, attempts=1, pid=77)
 
-    shown = job_view(job(State.RUNNING, attempts=1), book(OpenRun(running, attempt(running))), STATE_DIR)
+    shown = job_view(job(State.RUNNING, attempts=1), memory(OpenRun(running, attempt(running))), STATE_DIR)
 
     assert shown["pid"] == 77
 
 
 def test_job_when_its_next_attempt_is_not_yet_committed_then_nobody_is_told_of_it() -> None:
     ahead = job(State.RUNNING, attempts=2, pid=77)
-    told = book(OpenRun(ahead, attempt(ahead)))
+    told = memory(OpenRun(ahead, attempt(ahead)))
 
     for committed in (job(State.QUEUED, attempts=1), job(State.RUNNING, attempts=1)):
         shown = job_view(committed, told, STATE_DIR)

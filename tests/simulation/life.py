@@ -123,5 +123,5 @@ class Life:
         """Killed: what it wrote to its sockets arrives, and nothing more comes from it."""
         for wire in self.wires:
             wire.cut()
-        self.engine.checks.close()
+        self.engine.preflight.close()
         self.loop.abandon()

@@ -74,7 +74,7 @@ class World:
                 self.end_life()
             elif self._idle(self.life):
                 self.laws.idle(self.life.engine.clock.steady_from_boot(self.host.boot_ms))
-                self.laws.owned(self.life.owned, self.life.engine.book.jobs_by_run)
+                self.laws.owned(self.life.owned, self.life.engine.memory.jobs_by_run)
         if self.laws.first is not None:
             raise LawBroken(self.laws.first)
 

@@ -44,11 +44,11 @@ Starter = Callable[[ExecutionMode, Sequence[Start]], None]
 class AttemptInputs:
     """Lays ready what starts need, then lets them start."""
 
-    def __init__(self, reader: Reader, work_files: WorkFiles, book: LiveState, start: Starter, sink: Sink,
+    def __init__(self, reader: Reader, work_files: WorkFiles, memory: LiveState, start: Starter, sink: Sink,
                  background: BackgroundTasks) -> None:  # fmt: skip
         self._reader = reader
         self._work_files = work_files
-        self._book = book
+        self._memory = memory
         self._start = start
         self._sink = sink
         self._background = background
@@ -97,7 +97,7 @@ class AttemptInputs:
 
     def _may_begin(self, start: Start) -> bool:
         """Whether it is still wanted; else its end is told."""
-        run = self._book.by_run(start.attempt.run_id)
+        run = self._memory.by_run(start.attempt.run_id)
         if run is None:
             return False
         if run.attempt.stop_reason is not None:
@@ -107,7 +107,7 @@ class AttemptInputs:
 
     async def _lay_ready(self, run_id: str, data: bytes | None, inputs: Inputs) -> None:
         """However long there is no room for it: an attempt that began without would begin at zero."""
-        while (run := self._book.by_run(run_id)) is not None and run.attempt.stop_reason is None:
+        while (run := self._memory.by_run(run_id)) is not None and run.attempt.stop_reason is None:
             try:
                 if data is not None:
                     await asyncio.to_thread(self._work_files.put_checkpoint, run_id, data)

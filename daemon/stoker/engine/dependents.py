@@ -28,7 +28,7 @@ def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
 
 def take_again(turn: Turn, job_id: int, event: ev.Event) -> Job:
     """Apply a verb; a retry or restart of what does not run waits for the needs that are still open."""
-    if not isinstance(event, (ev.Retry, ev.Restart)) or job_id in turn.book.runs:
+    if not isinstance(event, (ev.Retry, ev.Restart)) or job_id in turn.memory.runs:
         return turn.step(job_id, event)
     pending = [need for need in turn.job(job_id).spec.needs if _met(turn, need) is None]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
@@ -61,7 +61,7 @@ def _take_up_one(turn: Turn, job: Job, event: ev.Event) -> bool:
         return False
     pending = [need for need, each in met if each is None]
     if job.workflow_id is not None:
-        run = turn.book.flows.runs[job.workflow_id]
+        run = turn.memory.workflows.runs[job.workflow_id]
         if run.workflow.intent is Intent.CANCEL:
             turn.intend(run, Intent.RUN, "taken_up", event.actor, step=job.step)
     reset = ev.Reset(actor=event.actor, needs_open=len(pending), floor=job.checkpoint_floor)

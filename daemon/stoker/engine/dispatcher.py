@@ -30,8 +30,8 @@ LANES_AT_ONCE = 64  # to be read in one turn
 class Dispatcher:
     """Opens attempts while there are free slots."""
 
-    def __init__(self, book: LiveState, executors: Mapping[ExecutionMode, Executor], slots: int) -> None:
-        self._book = book
+    def __init__(self, memory: LiveState, executors: Mapping[ExecutionMode, Executor], slots: int) -> None:
+        self._memory = memory
         self._executors = executors
         self.slots = slots
         self.throttled = False
@@ -50,45 +50,45 @@ class Dispatcher:
         """That reason holds no longer; others may."""
         self._closed_for.remove(why)
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         """Ask for the front of lanes that ran low."""
         if self.closed is None and self._free() > 0:
-            hungry = islice(self._book.hungry(), LANES_AT_ONCE)
+            hungry = islice(self._memory.hungry(), LANES_AT_ONCE)
             wanted.lanes = [(name, demand, lane.capacity) for name, demand, lane in hungry]
-            wanted.barred = self._book.flows.barred
+            wanted.barred = self._memory.workflows.barred
 
     def _free(self) -> int:
-        return self.slots - len(self._book.runs)
+        return self.slots - len(self._memory.runs)
 
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for all that may start; True when another look would find more."""
-        free = startable(self._book.shortage, self._free(), turn.now)
+        free = startable(self._memory.shortage, self._free(), turn.now)
         if self.closed is not None or free <= 0:
             return False
         self._heed_barred()
-        lines = self._book.admission_lines()
+        lines = self._memory.admission_lines()
         for job in self._admit(lines, free):
             self._open(turn, job)
-        self._tell_short(turn, [job for line in lines for job in line.short if job.id not in self._book.short])
-        left = startable(self._book.shortage, self._free(), turn.now)
-        return left > 0 and any(not self._paused(name) for name, _, _ in self._book.hungry())
+        self._tell_short(turn, [job for line in lines for job in line.short if job.id not in self._memory.short])
+        left = startable(self._memory.shortage, self._free(), turn.now)
+        return left > 0 and any(not self._paused(name) for name, _, _ in self._memory.hungry())
 
     def _admit(self, lines: Sequence[AdmissionQueue], slots: int) -> Sequence[Job]:
-        book = self._book
-        capacity = {name: resource.capacity for name, resource in book.resources.items()}
-        return admit(lines, slots, book.free(), capacity, throttled=self.throttled)
+        memory = self._memory
+        capacity = {name: resource.capacity for name, resource in memory.resources.items()}
+        return admit(lines, slots, memory.free(), capacity, throttled=self.throttled)
 
     def reservations(self) -> dict[int, dict[str, int]]:
         """What is set aside now, by job: as it would be with any number of slots."""
-        lines = self._book.admission_lines()
+        lines = self._memory.admission_lines()
         self._admit(lines, sys.maxsize)
         return {line.reserved.id: line.reserved.spec.resources for line in lines if line.reserved is not None}
 
     def _heed_barred(self) -> None:
         """What lanes hold may start, as far as workflows are concerned: so they are read again when that changes."""
-        if self._book.flows.barred != self._barred:
-            self._barred = set(self._book.flows.barred)
-            for ready in self._book.ready.values():
+        if self._memory.workflows.barred != self._barred:
+            self._barred = set(self._memory.workflows.barred)
+            for ready in self._memory.ready.values():
                 ready.read_again()
 
     def _open(self, turn: Turn, job: Job) -> None:
@@ -103,22 +103,22 @@ class Dispatcher:
             launcher=launcher,
             created_at=turn.now.wall,
         )
-        if self._book.shortage.lasts:
-            self._book.shortage = tried(self._book.shortage, turn.now)
+        if self._memory.shortage.lasts:
+            self._memory.shortage = tried(self._memory.shortage, turn.now)
         turn.loaded.jobs.setdefault(job.id, job)
         turn.step(job.id, ev.Dispatched(attempt=attempt))
 
     def _tell_short(self, turn: Turn, jobs: Sequence[Job]) -> None:
         """Once for each job that must wait for a resource; a width is no shortage, it is what was asked for."""
-        free = self._book.free() if jobs else {}
+        free = self._memory.free() if jobs else {}
         for job in jobs:
             lacks = {name: amount for name, amount in job.spec.resources.items() if free.get(name, 0) < amount}
-            named = sorted(lacks.keys() - self._book.flows.widths.keys())
+            named = sorted(lacks.keys() - self._memory.workflows.widths.keys())
             if named:
-                self._book.short.add(job.id)
-                holders = {name: self._book.holders(name)[:SHOWN_HOLDERS] for name in named}
+                self._memory.short.add(job.id)
+                holders = {name: self._memory.holders(name)[:SHOWN_HOLDERS] for name in named}
                 about = {"job": job.id, "queue": job.spec.queue, "resources": named, "holders": holders}
                 turn.answers.append(lambda about=about: log(LogEvent.RESOURCE_EXHAUSTED, **about))  # type: ignore[misc]
 
     def _paused(self, name: str) -> bool:
-        return paused(self._book.queues[name], throttled=self.throttled)
+        return paused(self._memory.queues[name], throttled=self.throttled)

@@ -37,10 +37,10 @@ class Editing(Message):
         self._actor = actor
         self._future = future
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         wanted.ids.add(self._job_id)
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         job = turn.job(self._job_id)
         changes = _changes(job.spec, self._wanted)
         self._check(turn, job, changes)
@@ -58,10 +58,10 @@ class Editing(Message):
         """What a submit would refuse of the changed fields. Raises InvalidParams, QueueNotFound or QueueFull."""
         spec = replace(job.spec, **changes)
         if spec.queue != job.spec.queue:
-            self._intake.check_queue_room(turn, turn.book.queue(spec.queue, "queue"), 0)
+            self._intake.check_queue_room(turn, turn.memory.queue(spec.queue, "queue"), 0)
         for problem in contradictions(spec, changes):
             raise problem
-        for error in problems(spec, turn.now, turn.book.resources):
+        for error in problems(spec, turn.now, turn.memory.resources):
             if error.details.get("path") in changes:
                 raise error
 

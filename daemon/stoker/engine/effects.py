@@ -32,18 +32,18 @@ class Effects:
 
     def __init__(
         self,
-        book: LiveState,
+        memory: LiveState,
         executors: Mapping[ExecutionMode, Executor],
         timers: Timers,
-        feeds: Subscriptions,
+        subscriptions: Subscriptions,
         telemetry: Telemetry,
         post: Callable[[Message], None],
         start: Starter,
     ) -> None:
-        self._book = book
+        self._memory = memory
         self._executors = executors
         self._timers = timers
-        self._feeds = feeds
+        self._subscriptions = subscriptions
         self._telemetry = telemetry
         self._post = post
         self._start_with_provisions = start
@@ -57,7 +57,7 @@ class Effects:
         self._pend(turn)
         for answer in turn.answers:
             answer()
-        self._feeds.tell(turn.transitions, self._book.last_seq)
+        self._subscriptions.tell(turn.transitions, self._memory.last_seq)
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
             asyncio.get_running_loop().call_soon(self._announce, turn.transitions, wall_ms())
@@ -74,7 +74,7 @@ class Effects:
         starts: dict[ExecutionMode, list[Start]] = {}
         for effect in turn.effects:
             if isinstance(effect, ev.Launch):
-                run = self._book.by_run(effect.attempt.run_id)
+                run = self._memory.by_run(effect.attempt.run_id)
                 if run is not None:
                     starts.setdefault(run.job.spec.execution_mode, []).append(Start(run.job, run.attempt))
         for mode, batch in starts.items():
@@ -83,13 +83,13 @@ class Effects:
     def _stop(self, turn: Turn) -> None:
         for effect in turn.effects:
             if isinstance(effect, ev.Stop):
-                run = self._book.by_run(effect.run_id)
+                run = self._memory.by_run(effect.run_id)
                 if run is not None:
                     self._executors[run.job.spec.execution_mode].stop(effect.run_id, effect.grace_ms)
                 if effect.run_id in self._stopping:
                     asyncio.get_running_loop().call_later(PATIENCE_S, self._answer_stopping, effect.run_id)
             elif isinstance(effect, ev.Reassign):
-                run = self._book.by_run(effect.run_id)
+                run = self._memory.by_run(effect.run_id)
                 if run is not None:
                     self._executors[run.job.spec.execution_mode].reassign(effect.run_id, run.attempt.identity)
 
@@ -98,12 +98,12 @@ class Effects:
         if settled:
             for executor in self._executors.values():
                 executor.acknowledge(settled)
-            if self._book.work_files is not None:
-                self._book.work_files.remove(settled)
+            if self._memory.work_files is not None:
+                self._memory.work_files.remove(settled)
             self._timers.disarm(settled)
             self._conclude(turn)
         ended = {effect.job_id: effect.after for effect in turn.effects if isinstance(effect, ev.TellDependents)}
-        waited_for = {job_id: after for job_id, after in ended.items() if job_id in self._book.needed}
+        waited_for = {job_id: after for job_id, after in ended.items() if job_id in self._memory.needed}
         if waited_for:
             self._post(Dependents(waited_for))
 
@@ -111,7 +111,7 @@ class Effects:
         for transition in turn.transitions:
             if transition.job.state in (State.WAITING, State.QUEUED):
                 self._timers.pend(transition.job, turn.now)
-        shortage = self._book.shortage
+        shortage = self._memory.shortage
         if shortage.lasts and shortage.try_at > turn.now.steady:
             self._timers.pend_at(shortage.try_at, None)
 
@@ -127,7 +127,7 @@ class Effects:
             self._answer_stopping(run_id)
 
     def _answer_stopping(self, run_id: str) -> None:
-        run = self._book.by_run(run_id)
+        run = self._memory.by_run(run_id)
         if run is None:
             return
         for command in self._stopping.pop(run_id, ()):

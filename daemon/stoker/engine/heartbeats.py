@@ -1,9 +1,9 @@
-"""Hears what workers say of themselves: one socket for each attempt that asked for one.
+"""Receives what workers report of themselves (`sd_notify`): one socket for each attempt that asked for one.
 
-Owns the sockets, and what was said last (`Book.said`). Refuses to stop anything: a silence that lasted too long, or a
-`WATCHDOG=trigger`, becomes an alarm for the loop. Invariants: what lies in a socket is heard before its run's silence
-is judged; a run that nobody can hear (its socket could not be bound) is not silent; after a time in which we ourselves
-did not run, or the worker was kept from running, the watch begins anew; a flood costs us a bounded share of the CPU.
+Owns the sockets and the last report of each worker (`LiveState.said`). Refuses to stop anything: a silence that lasts
+too long, or `WATCHDOG=trigger`, becomes an alarm for the loop. Invariants: a socket is read before its silence is
+judged; a run whose socket could not be bound is not silent; the silence is counted anew after a time in which the
+daemon did not run or the worker was frozen; a flood of datagrams costs a bounded share of the CPU.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Heartbeats:
     """`trigger` gets the alarm of a worker that calls itself hung; `reaper` gives the pid of a launcher."""
 
     def __init__(
-        self, book: LiveState, work_files: WorkFiles, timers: Timers, clock: Clock, trigger: Callable[[Alarm], None],
+        self, memory: LiveState, work_files: WorkFiles, timers: Timers, clock: Clock, trigger: Callable[[Alarm], None],
         reaper: Callable[[str], int | None],
     ) -> None:  # fmt: skip
-        self._book = book
+        self._memory = memory
         self._work_files = work_files
         self._timers = timers
         self._clock = clock
@@ -64,7 +64,7 @@ class Heartbeats:
             log(LogEvent.WORKER_UNHEARD, run_id=run_id, error=error)
             return
         ear = self._ears[run_id] = Ear(run_id, sock, self._clock.now().steady)
-        self._book.said[run_id] = Said()
+        self._memory.said[run_id] = Said()
         self._listen(ear)
 
     def began(self, job: Job, attempt: Attempt, started: int) -> None:
@@ -84,7 +84,7 @@ class Heartbeats:
             self._frozen.discard(run_id)
             if ear is not None:
                 self._shut(ear)
-                self._book.said.pop(run_id, None)
+                self._memory.said.pop(run_id, None)
                 with contextlib.suppress(OSError):
                     os.unlink(self._work_files.notice_address(run_id))  # noqa: PTH108 - as in `process.work_files`
 
@@ -116,8 +116,8 @@ class Heartbeats:
         loop.call_later(PAUSE_S, self._listen, ear)
 
     def _take(self, ear: Ear, datagram: Datagram) -> None:
-        run = self._book.by_run(ear.run_id)
-        said = self._book.said[ear.run_id]
+        run = self._memory.by_run(ear.run_id)
+        said = self._memory.said[ear.run_id]
         identity = None if run is None else run.attempt.identity
         reaper = None if run is None else self._reaper(run.attempt.launcher)
         notice = read_notice(datagram.data)
@@ -140,14 +140,14 @@ class Heartbeats:
 
     def judge(self, alarm: Alarm, now: Now) -> Alarm | None:
         """A heartbeat is due: the alarm that follows from its absence, if one does; else it is looked at again."""
-        ear, run = self._ears.get(alarm.run_id), self._book.by_run(alarm.run_id)
+        ear, run = self._ears.get(alarm.run_id), self._memory.by_run(alarm.run_id)
         if ear is None or run is None or run.attempt.stop_reason is not None:
             return None
         self._hear(ear)
         if alarm.run_id in self._frozen:
             ear.heard_at = now.steady
         silence = judge_silence(run.job.spec, now.steady - ear.heard_at)
-        said = self._book.said[alarm.run_id]
+        said = self._memory.said[alarm.run_id]
         if silence.warn and not said.unresponsive:
             said.unresponsive = True
             log(
@@ -176,7 +176,7 @@ class Heartbeats:
 
     def silent_ms(self, run_id: str) -> int | None:
         """How long a worker that was warned of has been silent."""
-        ear, said = self._ears.get(run_id), self._book.said.get(run_id)
+        ear, said = self._ears.get(run_id), self._memory.said.get(run_id)
         if ear is None or said is None or not said.unresponsive:
             return None
         return self._clock.now().steady - ear.heard_at

@@ -1,4 +1,4 @@
-"""What failed starts tell of the host: kept in the book, and told to whoever reads the log.
+"""What failed starts tell of the host: kept in the memory, and told to whoever reads the log.
 
 Owns the two log events, of the begin and of the end. Refuses to judge: `core.shortage` does.
 """
@@ -13,14 +13,14 @@ from stoker.telemetry.logs import log
 
 def note_failed_start(turn: Turn, error: str | None) -> None:
     """A start failed for want of something of the host."""
-    before = turn.book.shortage
-    turn.book.shortage = start_failed(before, error, turn.now)
-    if turn.book.shortage.lasts and not before.lasts:
+    before = turn.memory.shortage
+    turn.memory.shortage = start_failed(before, error, turn.now)
+    if turn.memory.shortage.lasts and not before.lasts:
         turn.answers.append(lambda: log(LogEvent.HOST_SHORTAGE, error=error))
 
 
 def end_shortage(turn: Turn) -> None:
     """A start succeeded."""
-    before, turn.book.shortage = turn.book.shortage, NO_SHORTAGE
+    before, turn.memory.shortage = turn.memory.shortage, NO_SHORTAGE
     if before.lasts:
         turn.answers.append(lambda: log(LogEvent.HOST_SHORTAGE_OVER, since=before.since))

@@ -28,7 +28,7 @@ BREATH = 128  # messages, pieces of long ones, and steps
 
 
 class TurnDispatcher(Protocol):
-    def want(self, wanted: Wanted) -> None: ...
+    def declare_reads(self, wanted: Wanted) -> None: ...
     def dispatch(self, turn: Turn) -> bool: ...
 
 
@@ -38,14 +38,14 @@ class Loop:
     def __init__(
         self,
         writer: Writer,
-        book: LiveState,
+        memory: LiveState,
         clock: Clock,
         dispatcher: TurnDispatcher,
         stalls: Stalls,
         act: Callable[[Turn], None],
     ) -> None:
         self._writer = writer
-        self._book = book
+        self._memory = memory
         self._clock = clock
         self._dispatcher = dispatcher
         self._stalls = stalls
@@ -104,10 +104,10 @@ class Loop:
     async def _turn(self, messages: Sequence[Message]) -> bool:
         """One turn; True when there is more to start at once."""
         now = self._clock.now()
-        turn = Turn(self._book, now, await self._load(messages, now))
+        turn = Turn(self._memory, now, await self._load(messages, now))
         self._computing_since = time.thread_time()
         for (queue, demand), jobs in turn.loaded.lanes.items():
-            self._book.ready[queue].lanes[demand].refill(jobs)
+            self._memory.ready[queue].lanes[demand].refill(jobs)
         await self._decide(turn, messages)
         more = self._dispatcher.dispatch(turn)
         batch = turn.finish()
@@ -116,11 +116,11 @@ class Loop:
             began = time.perf_counter()
             await self._writer.commit(batch)
             self._stalls.telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
-            self._book.committed_seq = self._book.last_seq
+            self._memory.committed_seq = self._memory.last_seq
             self.turns += 1
         self._computing_since = time.thread_time()
         # Also those that were read for a verb that was refused.
-        self._book.flows.forget(turn.flows | {found.workflow.id for found in turn.loaded.flows})
+        self._memory.workflows.forget(turn.touched_workflows | {found.workflow.id for found in turn.loaded.workflows})
         self._act(turn)
         self._measure("act", turn, messages)
         return more
@@ -128,7 +128,7 @@ class Loop:
     async def _decide(self, turn: Turn, messages: Sequence[Message]) -> None:
         """Decide all messages, and let others have the event loop after every so many pieces of work.
 
-        That is as harmless as to wait for the commit: only turns change the book, and this is the only turn.
+        That is as harmless as to wait for the commit: only turns change the memory, and this is the only turn.
         """
         breath = 0
         for pieces, _ in enumerate(_pieces(turn, messages)):
@@ -142,10 +142,10 @@ class Loop:
         self._stalls.measure_turn(self._computing_since, part, messages, len(turn.transitions))
 
     async def _load(self, messages: Sequence[Message], now: Now) -> Loaded:
-        wanted = Wanted(now, live_workflows=self._book.flows.runs)
+        wanted = Wanted(now, live_workflows=self._memory.workflows.runs)
         for message in messages:
-            message.want(wanted)
-        self._dispatcher.want(wanted)
+            message.declare_reads(wanted)
+        self._dispatcher.declare_reads(wanted)
         return await self._writer.read(load, wanted) if wanted else Loaded()
 
 
@@ -153,7 +153,7 @@ def _pieces(turn: Turn, messages: Sequence[Message]) -> Iterator[None]:
     """Decide one message after the other, a long one piece by piece."""
     for message in messages:
         try:
-            yield from message.decide(turn) or ()
+            yield from message.apply_to(turn) or ()
         except StokerError as error:
             message.fail(error)
         yield

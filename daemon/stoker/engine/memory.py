@@ -61,7 +61,7 @@ class LiveState:
         self.described: dict[str, int] = {}  # runs whose facts wait for a commit to ride with, since when (steady)
         self.steady_noted = 0  # when the database was last told where steady time has come to
         self.needed: set[int] = set()  # jobs that a waiting job still needs
-        self.flows = LiveWorkflows()
+        self.workflows = LiveWorkflows()
         self.work_files: WorkFiles | None = None  # where workers leave what they hand on
         self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
@@ -95,7 +95,7 @@ class LiveState:
                 self.short.discard(job.id)
         self._count(job, 1)
         if job.state is State.QUEUED:
-            self.ready[job.spec.queue].add(job, startable=job.workflow_id not in self.flows.barred)
+            self.ready[job.spec.queue].add(job, startable=job.workflow_id not in self.workflows.barred)
         if attempt is not None:
             self._enter_attempt(job, attempt)
         elif job.id in self.runs:
@@ -178,7 +178,7 @@ class LiveState:
 
     def capacities(self) -> dict[str, int]:
         """How much there is of each resource; of how many steps of a group may run, too."""
-        return {name: resource.capacity for name, resource in self.resources.items()} | self.flows.widths
+        return {name: resource.capacity for name, resource in self.resources.items()} | self.workflows.widths
 
     def holders(self, name: str) -> list[int]:
         """Ids of the jobs whose open attempts hold some of a resource."""

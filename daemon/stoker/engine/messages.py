@@ -1,7 +1,7 @@
 """What the engine's loop takes in, one class for each kind of message.
 
 Owns the translation of messages into events for `lifecycle.step`. Each message says what must be read first
-(`want`), what it decides (`decide`) and how it is told of a refusal (`fail`). Refuses to await and to act.
+(`declare_reads`), what it decides (`apply_to`) and how it is told of a refusal (`fail`). Refuses to await and to act.
 Invariant: a message that fails has changed nothing of the turn it was in.
 """
 
@@ -34,10 +34,10 @@ from stoker.store.loading import Wanted
 class Message:
     """One entry of the inbox: decided in one turn, with all others that arrived meanwhile."""
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         """Say what must be read first; by default nothing, as running jobs and queues are in memory."""
 
-    def decide(self, turn: Turn) -> Iterator[None] | None:
+    def apply_to(self, turn: Turn) -> Iterator[None] | None:
         """Turn the message into steps. Raises StokerError, and has changed nothing then.
 
         One that may be long yields between its pieces: there the event loop may be given to others.
@@ -79,13 +79,13 @@ class VerbCommand(Message):
         self._future = future
         self._await_delivery = await_delivery
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         wanted.ids.add(self.job_id)
         if isinstance(self._event, dependents.TAKES_UP):
             wanted.skipped_behind.add(self.job_id)
 
-    def decide(self, turn: Turn) -> Iterator[None]:
-        run = turn.book.runs.get(self.job_id)
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        run = turn.memory.runs.get(self.job_id)
         job = dependents.take_again(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
             taken_up = yield from dependents.take_up(turn, job, self._event)
@@ -136,9 +136,9 @@ class Reports(Message):
         self._unknown = unknown
         self._stopping = stopping
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         for report in self._reports:
-            run = turn.book.by_run(report.run_id)
+            run = turn.memory.by_run(report.run_id)
             match report.event:
                 case ev.Began() as began:
                     self._began(turn, run, began)
@@ -152,7 +152,7 @@ class Reports(Message):
                     turn.step(run.job.id, event)
 
     def _began(self, turn: Turn, run: OpenRun | None, began: ev.Began) -> None:
-        if turn.book.shortage.rounds and began.identity is not None:
+        if turn.memory.shortage.rounds and began.identity is not None:
             end_shortage(turn)
         if run is None:
             return
@@ -179,12 +179,12 @@ class Settle(Message):
         self._acknowledge = acknowledge
         self._job_id = RunId.parse(run_id).job_id
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         wanted.run_ids.add(self._run_id)
         wanted.ids.add(self._job_id)
 
-    def decide(self, turn: Turn) -> None:
-        if turn.book.by_run(self._run_id) is not None:
+    def apply_to(self, turn: Turn) -> None:
+        if turn.memory.by_run(self._run_id) is not None:
             return  # it is open after all: its end is reported, and acknowledged behind the commit of that
         if self._run_id not in turn.loaded.known_runs:
             told = {"run_id": self._run_id, "outcome": self._outcome}
@@ -203,9 +203,9 @@ class Alarms(Message):
         self._alarms = alarms
         self._warn = warn
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         for alarm in self._alarms:
-            run = turn.book.by_run(alarm.run_id)
+            run = turn.memory.by_run(alarm.run_id)
             if run is None or run.job.state is not State.RUNNING:
                 continue
             match alarm.limit:
@@ -227,10 +227,10 @@ class DueJobs(Message):
     def __init__(self, done: Callable[[Any], None]) -> None:
         self._done = done
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         wanted.due = True
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         due = turn.loaded.due
         for kind, ids in ((ev.Woke, due.woken), (ev.TtlPassed, due.expired), (ev.DeadlinePassed, due.overdue)):
             for job_id in ids:
@@ -249,11 +249,11 @@ class Dependents(Message):
     def __init__(self, after: Mapping[int, int]) -> None:
         self._after = after
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         for needed, after in self._after.items():
             wanted.dependents_of[needed] = min(after, wanted.dependents_of.get(needed, after))
 
-    def decide(self, turn: Turn) -> Iterator[None]:
+    def apply_to(self, turn: Turn) -> Iterator[None]:
         for needed, after in self._after.items():
             portion = turn.loaded.dependents[needed]
             for each in portion.told:
@@ -262,7 +262,7 @@ class Dependents(Message):
             if portion.more:
                 turn.effects.append(ev.TellDependents(needed, max(after, portion.last)))
             elif (job := turn.find(needed)) is None or job.final:  # else a retry came first: its end is waited for
-                turn.book.needed.discard(needed)
+                turn.memory.needed.discard(needed)
 
     def _tell(self, turn: Turn, each: Dependent) -> None:
         job, needed = turn.find(each.job_id), turn.find(each.needed)
@@ -280,14 +280,14 @@ class Dependents(Message):
 class Flush(Message):
     """Facts that only describe have waited long enough for a commit to ride with."""
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         turn.flush = True
 
 
 class ClocksSeen(Message):
     """Both clocks are noted, for the next boot to go on from."""
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         turn.batch.meta.update(seen(turn.now))
 
 
@@ -297,7 +297,7 @@ class Broken(Message):
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def decide(self, turn: Turn) -> None:  # noqa: ARG002 - whatever the turn is
+    def apply_to(self, turn: Turn) -> None:  # noqa: ARG002 - whatever the turn is
         raise self._error
 
 
@@ -307,7 +307,7 @@ class Barrier(Message):
     def __init__(self, done: asyncio.Future[None]) -> None:
         self._done = done
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         turn.answers.append(lambda: None if self._done.done() else self._done.set_result(None))
 
 
@@ -322,6 +322,6 @@ class TurnChange(Message):
         if not self._future.done():
             self._future.set_exception(error)
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         answer = self._change(turn)
         turn.answers.append(lambda: None if self._future.done() else self._future.set_result(answer))

@@ -72,19 +72,19 @@ class Intake:
 
     def queue(self, turn: Turn, sent: JobWork) -> Queue:
         """The queue that is asked for. Raises QueueNotFound."""
-        return turn.book.queue(sent.queue if isinstance(sent.queue, str) else "default", "queue")
+        return turn.memory.queue(sent.queue if isinstance(sent.queue, str) else "default", "queue")
 
     def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
         """Backpressure: bounded lines say no. `ahead`: jobs about to be accepted. Raises QueueFull."""
         self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
-            total = turn.book.total(State.QUEUED) + turn.book.total(State.WAITING) + ahead.total()
+            total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()
             if total >= self._max_queued:
                 raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
 
     def check_queue_room(self, turn: Turn, queue: Queue, ahead: int) -> None:
         """The bound of one queue. Raises QueueFull."""
-        pending = turn.book.pending(queue.name) + ahead
+        pending = turn.memory.pending(queue.name) + ahead
         if queue.max_queued is not None and pending >= queue.max_queued:
             raise _full(f"queue {queue.name!r} holds", pending, "its limit max_queued", queue.max_queued, queue)
 
@@ -97,12 +97,12 @@ class Intake:
         **about: Any,
     ) -> Job:  # fmt: skip
         """Store a job that nothing speaks against; `about` is what its workflow says of it."""
-        now, book = turn.now, turn.book
-        book.last_id += 1
+        now, memory = turn.now, turn.memory
+        memory.last_id += 1
         parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
         about.setdefault("trace_id", parent.trace_id if parent else new_trace_id(os.urandom(16)))
         job = Job(
-            id=book.last_id,
+            id=memory.last_id,
             spec=spec,
             spec_hash=spec_hash(spec),
             owner_uid=owner_uid,
@@ -112,7 +112,7 @@ class Intake:
             created_at=now.wall,
             **about,
         )
-        book.needed.update(needed for needed, _ in open_needs)
+        memory.needed.update(needed for needed, _ in open_needs)
         job = submitted(job, now)
         turn.insert(job, key, [(job.id, needed, on) for needed, on in open_needs])
         return job
@@ -130,7 +130,7 @@ class Submission(Message):
         self._atomic = atomic
         self._future = future
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         """Keys and needed jobs must be looked up."""
         for offer in self._offers:
             if offer.sent.idempotency_key:
@@ -142,7 +142,7 @@ class Submission(Message):
         if not self._future.done():
             self._future.set_exception(error)
 
-    def decide(self, turn: Turn) -> Generator[None]:
+    def apply_to(self, turn: Turn) -> Generator[None]:
         """Accept what can be accepted; the answers go out after the commit."""
         if self._intake.closed is not None:
             raise self._intake.closed
@@ -198,7 +198,7 @@ class Submission(Message):
         queue = self._intake.queue(turn, sent)
         self._intake.check_room(turn, queue, ahead)
         spec = self._intake.specs.resolve(sent, queue, needs_of(sent))
-        check(spec, turn.now, turn.book.resources)
+        check(spec, turn.now, turn.memory.resources)
         open_needs, failed = self._needs(turn, spec)
         return Prepared(spec, open_needs, failed, sent, digest)
 
@@ -216,7 +216,7 @@ class Submission(Message):
     def _conflict(self, turn: Turn, sent: JobParams, known: Keyed) -> IdempotencyConflict:
         """Names what differs, where the job is still there and the queue that is asked for is known."""
         job = turn.find(known.job_id)
-        queue = turn.book.queues.get(sent.queue if isinstance(sent.queue, str) else "default")
+        queue = turn.memory.queues.get(sent.queue if isinstance(sent.queue, str) else "default")
         differing = [] if job is None or queue is None else self._differing(job, sent, queue)
         told = f": {'; '.join(differing)}" if differing else ""
         return IdempotencyConflict(

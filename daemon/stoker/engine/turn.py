@@ -2,7 +2,7 @@
 
 Owns the batch that is to be stored, the effects that wait for it and the answers that come after it. Every
 change of a job passes through `step` here, which is where the log of changes gets its record. Refuses to
-await. Invariant: what a turn has decided is in the book at once and on disk at its commit; nothing acts or
+await. Invariant: what a turn has decided is in the memory at once and on disk at its commit; nothing acts or
 answers before that.
 """
 
@@ -50,8 +50,8 @@ class Transition(Struct, frozen=True):
 class Turn:
     """Collects decisions; `Loop` commits and carries them out."""
 
-    def __init__(self, book: LiveState, now: Now, loaded: Loaded) -> None:
-        self.book = book
+    def __init__(self, memory: LiveState, now: Now, loaded: Loaded) -> None:
+        self.memory = memory
         self.now = now
         self.loaded = loaded
         self.batch = Batch()
@@ -60,9 +60,9 @@ class Turn:
         self.transitions: list[Transition] = []
         self.settings_changed: list[Change] = []  # of queues and resources
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
-        self.flows: set[int] = set()  # workflows of which something changed in this turn
+        self.touched_workflows: set[int] = set()  # workflows of which something changed in this turn
         self.flush = False
-        book.flows.load(loaded.flows, loaded.heads)
+        memory.workflows.load(loaded.workflows, loaded.heads)
 
     def find(self, job_id: int) -> Job | None:
         """The newest value of a job, whether decided in this turn, in memory or loaded."""
@@ -70,7 +70,7 @@ class Turn:
             return self.batch.new_jobs[job_id]
         if job_id in self.batch.jobs:
             return self.batch.jobs[job_id]
-        run = self.book.runs.get(job_id)
+        run = self.memory.runs.get(job_id)
         return run.job if run is not None else self.loaded.jobs.get(job_id)
 
     def job(self, job_id: int) -> Job:
@@ -84,14 +84,14 @@ class Turn:
         """A job was accepted."""
         self.batch.new_jobs[job.id] = job
         self.batch.needs.extend(needs)
-        self.book.enter(None, job, None)
+        self.memory.enter(None, job, None)
         payload = {"spec": job.spec, "job": standing(job), "key": key}
         self._record(None, None, job, None, payload, Actor(job.owner_uid))
 
     def step(self, job_id: int, event: ev.Event) -> Job:
         """Apply an event to a job and remember everything that follows from it."""
         before = self.job(job_id)
-        run = self.book.runs.get(job_id)
+        run = self.memory.runs.get(job_id)
         attempt = None if run is None else run.attempt
         if isinstance(event, ev.Ended):
             event = self._with_leavings(before, attempt, event)
@@ -102,7 +102,7 @@ class Turn:
             self.effects.extend(after.effects)
             return job
         self._store(job, attempt, touched)
-        self.book.enter(before, job, touched)
+        self.memory.enter(before, job, touched)
         told = difference(before, job, attempt, touched)
         if touched is not None or told.keys() - DERIVED:
             self._record(event, before, job, touched, told, event.actor)
@@ -111,7 +111,7 @@ class Turn:
 
     def _with_leavings(self, job: Job, attempt: Attempt | None, event: ev.Ended) -> ev.Ended:
         """The same end with what the run left: its outputs, or why they cannot be taken, and of a failure why."""
-        work_files, outcome = self.book.work_files, event.outcome
+        work_files, outcome = self.memory.work_files, event.outcome
         if work_files is None or attempt is None:
             return event
         output = NO_OUTPUT if outcome.exit_code is None else work_files.take_output(attempt.run_id)
@@ -128,7 +128,7 @@ class Turn:
         run.job = replace(run.job, pid=began.identity and began.identity.pid, started_at=run.job.started_at or at)
         if run.job.id in self.batch.jobs:
             self.batch.jobs[run.job.id] = run.job
-        self.book.described[run.attempt.run_id] = self.now.steady
+        self.memory.described[run.attempt.run_id] = self.now.steady
 
     def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
         """A change that is not one of a job."""
@@ -136,22 +136,22 @@ class Turn:
 
     def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:
         self.batch.queues[queue.name] = queue
-        self.book.add_queue(queue)
+        self.memory.add_queue(queue)
         self.record("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
         self.settings_changed.append(self.batch.changes[-1])
 
     def set_resource(self, resource: Resource, actor: Actor) -> None:
         self.batch.resources[resource.name] = resource
-        self.book.resources[resource.name] = resource
+        self.memory.resources[resource.name] = resource
         self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
         self.settings_changed.append(self.batch.changes[-1])
 
     def add_workflow(self, run: LiveWorkflow, actor: Actor) -> None:
         """A workflow was accepted; its steps follow."""
         workflow = run.workflow
-        self.book.flows.add(run)
+        self.memory.workflows.add(run)
         self.batch.new_workflows[workflow.id] = workflow
-        self.flows.add(workflow.id)
+        self.touched_workflows.add(workflow.id)
         payload = {"workflow": workflow, "note": actor.note}
         self._change("workflow", str(workflow.id), None, workflow.state, "submitted", payload, actor)
 
@@ -160,16 +160,16 @@ class Turn:
     ) -> None:
         """A person wants something else of a workflow; its state follows at the end of the turn."""
         before = run.workflow
-        self.book.flows.intend(run, intent, target)
+        self.memory.workflows.intend(run, intent, target)
         self.batch.workflows[before.id] = run.workflow
-        self.flows.add(before.id)
+        self.touched_workflows.add(before.id)
         payload = {"intent": intent, "target": target, "note": actor.note, **told}
         self._change("workflow", str(before.id), before.state, before.state, cause, payload, actor)
 
     def need(self, job_id: int, needed: int, on: NeedOn) -> None:
         """A job waits for another."""
         self.batch.needs.append((job_id, needed, on.value))
-        self.book.needed.add(needed)
+        self.memory.needed.add(needed)
 
     def drop_needs(self, job_ids: Collection[int]) -> None:
         """These jobs wait for nothing any more: what they wait for instead is said behind this."""
@@ -186,12 +186,12 @@ class Turn:
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.batch.checkpoints.append(checkpoint)
 
-    def _judge_flows(self) -> None:
+    def _judge_workflows(self) -> None:
         """What the steps of this turn made of their workflows."""
-        flows = self.book.flows
-        for workflow_id in sorted(self.flows):
-            run, is_new = flows.runs[workflow_id], workflow_id in self.batch.new_workflows
-            before, after = run.workflow, flows.judge(run, self.now.wall)
+        workflows = self.memory.workflows
+        for workflow_id in sorted(self.touched_workflows):
+            run, is_new = workflows.runs[workflow_id], workflow_id in self.batch.new_workflows
+            before, after = run.workflow, workflows.judge(run, self.now.wall)
             if is_new:
                 self.batch.new_workflows[workflow_id] = after
             elif after != before:
@@ -201,21 +201,21 @@ class Turn:
                 cause = after.state.value
                 self._change("workflow", str(workflow_id), before.state, after.state, cause, payload, STOKER)
                 self.verdicts.append((before, after, sorted(run.broken)))
-                self.checkpoint(flows.context(run, self.now.wall))
+                self.checkpoint(workflows.context(run, self.now.wall))
 
     def finish(self) -> Batch:
         """The batch, with the facts that were waiting for a ride; those of a job that ended by now need none."""
-        self._judge_flows()
+        self._judge_workflows()
         due = self.now.steady - (0 if self.flush else RIDE_AFTER_MS)
         if self.batch or self.flush:
-            for run_id in [run_id for run_id, since in self.book.described.items() if since <= due]:
-                del self.book.described[run_id]
-                run = self.book.by_run(run_id)
+            for run_id in [run_id for run_id, since in self.memory.described.items() if since <= due]:
+                del self.memory.described[run_id]
+                run = self.memory.by_run(run_id)
                 if run is not None:
                     self.batch.attempts.setdefault(run_id, run.attempt)
                     self.batch.jobs.setdefault(run.job.id, run.job)
-        if self.batch and self.now.steady >= self.book.steady_noted + NOTE_STEADY_MS:
-            self.book.steady_noted = self.now.steady
+        if self.batch and self.now.steady >= self.memory.steady_noted + NOTE_STEADY_MS:
+            self.memory.steady_noted = self.now.steady
             self.batch.meta.update(seen(self.now))
         return self.batch
 
@@ -255,11 +255,11 @@ class Turn:
         change = self._change("job", str(job.id), was, job.state, cause, payload, actor)
         self.transitions.append(Transition(event, before, job, attempt, change))
         if job.workflow_id is not None:
-            self.flows.add(job.workflow_id)
+            self.touched_workflows.add(job.workflow_id)
             if isinstance(event, (ev.Retry, ev.Restart)) and not job.final:
-                self._want_again(self.book.flows.runs[job.workflow_id], job, actor)
-            live = job.id in self.book.runs
-            self.batch.checkpoints.extend(self.book.flows.tell(before, job, change.at, attempt, live=live))
+                self._want_again(self.memory.workflows.runs[job.workflow_id], job, actor)
+            live = job.id in self.memory.runs
+            self.batch.checkpoints.extend(self.memory.workflows.tell(before, job, change.at, attempt, live=live))
 
     def _want_again(self, run: LiveWorkflow, job: Job, actor: Actor) -> None:
         """A person wants a step of a cancelled workflow again: so it is not to be cancelled any more."""
@@ -276,9 +276,9 @@ class Turn:
         payload: dict[str, Any],
         actor: Actor,
     ) -> Change:
-        self.book.last_seq += 1
+        self.memory.last_seq += 1
         change = Change(
-            seq=self.book.last_seq,
+            seq=self.memory.last_seq,
             at=self.now.wall,
             kind=kind,
             subject=subject,

@@ -17,8 +17,8 @@ from stoker.executors.launcher_pool import LauncherPool
 class LauncherWitnesses:
     """The launchers that are connected."""
 
-    def __init__(self, book: LiveState, launchers: LauncherPool, loop: Loop, patience_ms: int) -> None:
-        self._book = book
+    def __init__(self, memory: LiveState, launchers: LauncherPool, loop: Loop, patience_ms: int) -> None:
+        self._memory = memory
         self._launchers = launchers
         self._loop = loop
         self._patience_s = patience_ms / 1_000
@@ -29,7 +29,7 @@ class LauncherWitnesses:
 
     def of_run(self, run_id: str) -> str | None:
         """Who runs it; None where it has ended."""
-        run = self._book.by_run(run_id)
+        run = self._memory.by_run(run_id)
         return None if run is None else run.attempt.launcher
 
     async def hear_out(self, launcher: str) -> None:

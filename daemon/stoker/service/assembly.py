@@ -77,10 +77,10 @@ class Engine:
         self.reader = opened.reader  # for what the daemon itself needs, and is never behind a person's question
         self.queries = opened.queries
         self.telemetry = context.telemetry
-        self.book = _book(opened.snapshot)
+        self.memory = _read_memory(opened.snapshot)
         self._untold = opened.snapshot.untold
         self.timers = Timers()
-        self.feeds = Subscriptions(opened.reader, self.book.last_seq)
+        self.subscriptions = Subscriptions(opened.reader, self.memory.last_seq)
         self.stalls = Stalls(self.telemetry)
         watched = self.stalls.watched
         self.local = LocalExecutor(
@@ -91,37 +91,38 @@ class Engine:
             ExecutionMode.SUBPROCESS: self.local,
             ExecutionMode.IN_PROCESS: self.in_process,
         }
-        self.book.flows.surroundings = digest(dict(context.base))
-        self.dispatcher = Dispatcher(self.book, executors, config.daemon.slots)
-        self.loop = Loop(opened.writer, self.book, self.clock, self.dispatcher, self.stalls, self._act)
+        self.memory.workflows.surroundings = digest(dict(context.base))
+        self.dispatcher = Dispatcher(self.memory, executors, config.daemon.slots)
+        self.loop = Loop(opened.writer, self.memory, self.clock, self.dispatcher, self.stalls, self._act)
         self.tokens = context.tokens
-        self.book.work_files = self._work_files = context.work_files
-        self.notices = Heartbeats(
-            self.book, context.work_files, self.timers, self.clock, self._alarm, self.local.launchers.pid_of
+        self.memory.work_files = self._work_files = context.work_files
+        self.heartbeats = Heartbeats(
+            self.memory, context.work_files, self.timers, self.clock, self._alarm, self.local.launchers.pid_of
         )  # fmt: skip
         self._executors = executors
-        self.provisions = AttemptInputs(
-            opened.reader, context.work_files, self.book, self._start, self.report, background
+        self.attempt_inputs = AttemptInputs(
+            opened.reader, context.work_files, self.memory, self._start, self.report, background
         )  # fmt: skip
         self.effects = Effects(
-            self.book, executors, self.timers, self.feeds, self.telemetry, self.loop.post, self.provisions.start
-        )
-        self.limits = Deadlines(
+            self.memory, executors, self.timers, self.subscriptions, self.telemetry, self.loop.post,
+            self.attempt_inputs.start,
+        )  # fmt: skip
+        self.deadlines = Deadlines(
             self.timers, self.clock, self.loop, self.local.signal,
-            LauncherWitnesses(self.book, self.local.launchers, self.loop, config.launcher.stuck_ms), self._judge,
-            self.notices.begin_anew, background,
+            LauncherWitnesses(self.memory, self.local.launchers, self.loop, config.launcher.stuck_ms), self._judge,
+            self.heartbeats.begin_anew, background,
         )  # fmt: skip
         self.intake = Intake(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.instance = opened.instance.id
         self.context = context
-        self.checks = Preflight(self.clock, context.base["PATH"], background)
+        self.preflight = Preflight(self.clock, context.base["PATH"], background)
         self.archives = Archives(opened.queries, directory.root, background)
-        self.intents = FollowUps(self.book, opened.reader, self.loop, background)
+        self.followups = FollowUps(self.memory, opened.reader, self.loop, background)
         self.housekeeping = Housekeeping(
-            directory, opened.writer, self.loop, self.book, self.intake, self.dispatcher, self.clock, background,
+            directory, opened.writer, self.loop, self.memory, self.intake, self.dispatcher, self.clock, background,
             instance=opened.instance.id, schema=opened.schema, min_free_bytes=config.disk.min_free_bytes,
         )  # fmt: skip
-        self.staleness = Staleness(opened.queries, self.book, self.clock, background, self._stale_ms)
+        self.staleness = Staleness(opened.queries, self.memory, self.clock, background, self._stale_ms)
         self.throttle = Throttle(
             Probe(), config.throttle_policy(), self.clock, config.cpu.sample_ms, self._pressed, watched(self._tick)
         )
@@ -133,11 +134,11 @@ class Engine:
         """Recovery and drain."""
         config, background = self.config, self.background
         self.recovery = RecoveryService(
-            self.book, self.loop, self.local, self.clock, self.telemetry, self._distrust, self.provisions.holds,
+            self.memory, self.loop, self.local, self.clock, self.telemetry, self._distrust, self.attempt_inputs.holds,
             background, state_dir=self.state_dir, of=opened.instance, stuck_ms=config.launcher.stuck_ms,
         )  # fmt: skip
         self.drain = Drain(
-            self.book, self.loop, self.intake, self.dispatcher, self.feeds, background,
+            self.memory, self.loop, self.intake, self.dispatcher, self.subscriptions, background,
             timeout_ms=config.daemon.drain_timeout_ms, progress=progress,
         )  # fmt: skip
 
@@ -145,26 +146,26 @@ class Engine:
 
     def _act(self, turn: Turn) -> None:
         self.effects.act(turn)
-        self.notices.close(effect.run_id for effect in turn.effects if isinstance(effect, ev.Settled))
-        self.limits.rearm()
-        self.intents.look(turn.flows)
+        self.heartbeats.close(effect.run_id for effect in turn.effects if isinstance(effect, ev.Settled))
+        self.deadlines.rearm()
+        self.followups.look(turn.touched_workflows)
         self.archives.look(turn)
 
     def _start(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
         for start in starts:
             if start.job.spec.speaks:
-                self.notices.open(start.attempt.run_id)
+                self.heartbeats.open(start.attempt.run_id)
         self._executors[mode].start(starts)
 
     def _arm(self, job: Job, attempt: Attempt, started: int) -> None:
         self.timers.arm(job, attempt, started)
-        self.notices.began(job, attempt, started)
+        self.heartbeats.began(job, attempt, started)
 
     def _alarm(self, alarm: Alarm) -> None:
         self.loop.post(Alarms([alarm], self.local.signal))
 
     def _tick(self) -> None:
-        self.limits.look(self.config.cpu.sample_ms)
+        self.deadlines.look(self.config.cpu.sample_ms)
         self.housekeeping.tick()
         self.staleness.tick()
 
@@ -200,31 +201,31 @@ class Engine:
         if pressure.throttled:
             self.telemetry.throttle_began(pressure.causes)
         if self.config.throttle.freeze_running:
-            low = [run.attempt.run_id for run in self.book.runs.values() if self._is_low(run)]
+            low = [run.attempt.run_id for run in self.memory.runs.values() if self._is_low(run)]
             self._freeze(low, frozen=pressure.throttled)
         self.loop.nudge()
 
     def _freeze(self, run_ids: Sequence[str], *, frozen: bool) -> None:
         felt, at = self.local.freeze(run_ids, frozen=frozen), self.clock.now().steady
-        (self.book.frozen.freeze if frozen else self.book.frozen.thaw)(felt, at)
-        self.notices.excuse(felt, frozen=frozen)
+        (self.memory.frozen.freeze if frozen else self.memory.frozen.thaw)(felt, at)
+        self.heartbeats.excuse(felt, frozen=frozen)
 
     def _judge(self, alarm: Alarm, now: Now) -> Alarm | None:
         """The alarm that follows from one that is due; None where it is to be looked at later."""
         if alarm.limit is Limit.HEARTBEAT:
-            return self.notices.judge(alarm, now)
-        run = self.book.by_run(alarm.run_id)
+            return self.heartbeats.judge(alarm, now)
+        run = self.memory.by_run(alarm.run_id)
         of_run_time = alarm.limit is Limit.TIMEOUT or (
             alarm.limit is Limit.WARN and run is not None and run.job.spec.deadline is None
         )
-        later = self.book.frozen.postponed(alarm, now) if of_run_time else None
+        later = self.memory.frozen.postponed(alarm, now) if of_run_time else None
         if later is None:
             return alarm
         self.timers.look_again(later, later.at)
         return None
 
     def _is_low(self, run: OpenRun) -> bool:
-        return self.book.queues[run.job.spec.queue].queue_class is QueueClass.LOW
+        return self.memory.queues[run.job.spec.queue].queue_class is QueueClass.LOW
 
     # --- beginning and ending ---
 
@@ -239,12 +240,12 @@ class Engine:
             return
         await self._declare_queues()
         self.loop.post(Dependents(dict.fromkeys(self._untold, 0)))
-        self.local.tidy(self.book.jobs_by_run)
-        self._work_files.prepare(self.book.jobs_by_run)
+        self.local.tidy(self.memory.jobs_by_run)
+        self._work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
-        self.limits.rearm()
-        self.intents.look(self.book.flows.runs)
+        self.deadlines.rearm()
+        self.followups.look(self.memory.workflows.runs)
         self.background.retry("archives of earlier failures", self.archives.catch_up)
         self.throttle.start()
         self.housekeeping.tick()
@@ -273,7 +274,7 @@ class Engine:
         """In a line, for `systemctl status`."""
         if self.safe_mode is not None:
             return f"safe mode: {self.safe_mode.why}"
-        return f"{len(self.book.runs)} running, {self.book.total(State.QUEUED)} queued"
+        return f"{len(self.memory.runs)} running, {self.memory.total(State.QUEUED)} queued"
 
     async def state_is_in_place(self) -> None:
         """Raises StateRefused when the state directory was removed or replaced under this daemon."""
@@ -303,7 +304,7 @@ class Engine:
 
         def declare(turn: Turn) -> None:
             for name, section in self.config.queues.items():
-                before = turn.book.queues.get(name)
+                before = turn.memory.queues.get(name)
                 queue = section.over(before or Queue(name=name))
                 if queue != before:
                     turn.set_queue(queue, "configured", STOKER)
@@ -315,22 +316,24 @@ class Engine:
         """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
         self.throttle.stop()
         await self.housekeeping.close()
-        self.limits.stop()
-        self.notices.stop()
+        self.deadlines.stop()
+        self.heartbeats.stop()
         await self.background.close()
         await self.in_process.close()
         await self.local.close()
-        self.checks.close()
+        self.preflight.close()
 
 
-def _book(snapshot: Snapshot) -> LiveState:
-    book = LiveState(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
-    book.load_counts(snapshot.counts)
-    book.needed = snapshot.needed
-    book.flows.last_id, book.flows.last_checkpoint = snapshot.last_workflow, snapshot.last_checkpoint
-    book.flows.load(snapshot.flows, snapshot.chain_heads)
+def _read_memory(snapshot: Snapshot) -> LiveState:
+    memory = LiveState(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
+    memory.load_counts(snapshot.counts)
+    memory.needed = snapshot.needed
+    memory.workflows.last_id, memory.workflows.last_checkpoint = snapshot.last_workflow, snapshot.last_checkpoint
+    memory.workflows.load(snapshot.workflows, snapshot.chain_heads)
     for job, attempt in snapshot.runs:
-        book.open(job, attempt)
-        if job.workflow_id in book.flows.runs:
-            book.flows.runs[job.workflow_id].enter(job, live=True)  # what it holds is not in the row of its workflow
-    return book
+        memory.open(job, attempt)
+        if job.workflow_id in memory.workflows.runs:
+            memory.workflows.runs[job.workflow_id].enter(
+                job, live=True
+            )  # what it holds is not in the row of its workflow
+    return memory

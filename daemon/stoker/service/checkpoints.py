@@ -59,10 +59,10 @@ class Save(Message):
     """A checkpoint that a running attempt wants kept."""
 
     def __init__(
-        self, book: LiveState, run_id: str, packed: Packed, status: str, min_interval_ms: int,
+        self, memory: LiveState, run_id: str, packed: Packed, status: str, min_interval_ms: int,
         future: asyncio.Future[dict[str, Any]],
     ) -> None:  # fmt: skip
-        self._book = book
+        self._memory = memory
         self._run_id = run_id
         self._job_id = RunId.parse(run_id).job_id
         self._packed = packed
@@ -70,46 +70,48 @@ class Save(Message):
         self._min_interval_ms = min_interval_ms
         self._future = future
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         """The end of a chain is read once for each attempt: a save in a row costs its commit and no look more."""
-        run = self._book.by_run(self._run_id)
-        if run is not None and run.job.workflow_id is None and self._run_id not in self._book.heads:
+        run = self._memory.by_run(self._run_id)
+        if run is not None and run.job.workflow_id is None and self._run_id not in self._memory.heads:
             wanted.chains.add(chain_of(None, self._job_id))
 
     def fail(self, error: Exception) -> None:
         if not self._future.done():
             self._future.set_exception(error)
 
-    def decide(self, turn: Turn) -> None:
-        run = turn.book.by_run(self._run_id)
+    def apply_to(self, turn: Turn) -> None:
+        run = turn.memory.by_run(self._run_id)
         if run is None:
             raise _stale(self._run_id)
         self._keep_distance(turn)
         made = self._keep(turn, run.job)
-        turn.book.saved[self._run_id] = turn.now.steady
+        turn.memory.saved[self._run_id] = turn.now.steady
         turn.answers.append(lambda: self._answer({"id": made.id, "seq": made.seq, "bytes": made.size}))
 
     def _keep(self, turn: Turn, job: Job) -> Checkpoint:
         """The newest link of its workflow's chain, or of its own."""
-        flows, chain, now = turn.book.flows, chain_of(job.workflow_id, job.id), turn.now.wall
-        flow = None if job.workflow_id is None else flows.runs[job.workflow_id]
+        workflows, chain, now = turn.memory.workflows, chain_of(job.workflow_id, job.id), turn.now.wall
+        flow = None if job.workflow_id is None else workflows.runs[job.workflow_id]
         if flow is not None:
             head = flow.head
         else:
-            head = turn.book.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
-        made = flows.seal_next(chain, head, CheckpointKind.PROGRESS, self._status, self._packed, now, job, self._run_id)
+            head = turn.memory.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
+        made = workflows.seal_next(
+            chain, head, CheckpointKind.PROGRESS, self._status, self._packed, now, job, self._run_id
+        )
         after = Head(made.id, made.seq, head.since_context + 1)
         turn.checkpoint(made)
         if flow is None:
-            turn.book.heads[self._run_id] = after
+            turn.memory.heads[self._run_id] = after
             return made
         flow.head = after
         if after.since_context >= MAX_CHAIN:
-            turn.checkpoint(flows.context(flow, now))
+            turn.checkpoint(workflows.context(flow, now))
         return made
 
     def _keep_distance(self, turn: Turn) -> None:
-        last = turn.book.saved.get(self._run_id)
+        last = turn.memory.saved.get(self._run_id)
         wait = 0 if last is None else last + self._min_interval_ms - turn.now.steady
         if wait > 0:
             raise CheckpointTooSoon(
@@ -127,7 +129,7 @@ class CheckpointService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._uploads = Uploads(lambda run_id: engine.book.by_run(run_id) is not None)
+        self._uploads = Uploads(lambda run_id: engine.memory.by_run(run_id) is not None)
         # One at a time: packing takes a whole processor, and jobs want them too.
         self._packer = start_threads(1, "checkpoints")
         self._unpacked = Unpacked()
@@ -172,7 +174,7 @@ class CheckpointService:
         if engine.intake.closed is not None and engine.intake.closed.code == "disk_full":
             raise engine.intake.closed
         run_id = engine.tokens.run_of(part.token)
-        if engine.book.by_run(run_id) is None:
+        if engine.memory.by_run(run_id) is None:
             raise _stale(run_id)
         return run_id
 
@@ -196,7 +198,7 @@ class CheckpointService:
 
     def _post(self, run_id: str, packed: Packed, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
         interval = self._engine.config.checkpoints.min_interval_ms
-        self._engine.loop.post(Save(self._engine.book, run_id, packed, status, interval, future))
+        self._engine.loop.post(Save(self._engine.memory, run_id, packed, status, interval, future))
 
     def _count_failure(self, future: asyncio.Future[dict[str, Any]]) -> None:
         error = None if future.cancelled() else future.exception()

@@ -82,7 +82,7 @@ class Service:
             offers = [Offer(job, problem) for job, problem in zip(jobs, problems, strict=True)]
             engine.loop.post(Submission(engine.intake, offers, peer_uid, atomic=atomic, future=future))
 
-        engine.checks.find(jobs, post)
+        engine.preflight.find(jobs, post)
         return future
 
     def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
@@ -109,7 +109,7 @@ class Service:
     async def get(self, job_id: int, before: int | None, limit: int) -> dict[str, Any]:
         """One job with its newest attempts, or the newest before that ordinal."""
         job = await reading.job_now(self._engine, job_id)
-        view = job_view(job, self._engine.book, self._engine.state_dir)
+        view = job_view(job, self._engine.memory, self._engine.state_dir)
         return view | await self._attempts(job, "attempts_list", before, limit)
 
     async def _attempts(self, job: Job, name: str, before: int | None, limit: int) -> dict[str, Any]:
@@ -129,9 +129,9 @@ class Service:
     async def list(self, wanted: JobFilter) -> dict[str, Any]:
         """Jobs that match, newest first. Raises QueueNotFound."""
         if wanted.queue is not None:
-            self._engine.book.queue(wanted.queue, "queue")
+            self._engine.memory.queue(wanted.queue, "queue")
         found, following = await self._search(wanted)
-        views = [job_view(job, self._engine.book, self._engine.state_dir) for job in found]
+        views = [job_view(job, self._engine.memory, self._engine.state_dir) for job in found]
         return {"jobs": views, "next": following}
 
     async def _search(self, wanted: JobFilter) -> tuple[Sequence[Job], int | None]:
@@ -158,7 +158,7 @@ class Service:
 
     def _attempt_view(self, job: Job, attempt: Attempt) -> dict[str, Any]:
         unstoppable = self._engine.local.unstoppable.get(attempt.run_id, ())
-        return attempt_view(job, attempt, self._engine.book, unstoppable)
+        return attempt_view(job, attempt, self._engine.memory, unstoppable)
 
     async def why(self, job_id: int) -> dict[str, Any]:
         """What blocks a job."""
@@ -168,37 +168,37 @@ class Service:
         return view | {"hint": blocker.hint, "details": blocker.details}
 
     async def _scene(self, job: Job) -> Scene:
-        engine, book = self._engine, self._engine.book
-        run = book.runs.get(job.id)
+        engine, memory = self._engine, self._engine.memory
+        run = memory.runs.get(job.id)
         return Scene(
             now=engine.clock.now(),
-            queue=book.queues[job.spec.queue],
-            queue_running=book.running[job.spec.queue],
-            running=len(book.runs),
+            queue=memory.queues[job.spec.queue],
+            queue_running=memory.running[job.spec.queue],
+            running=len(memory.runs),
             slots=engine.dispatcher.slots,
             ahead=await self._ahead(job) if job.state is State.QUEUED else 0,
             throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
-            capacity=book.capacities(),
-            free=book.free(),
+            capacity=memory.capacities(),
+            free=memory.free(),
             reserved=engine.dispatcher.reservations() if job.state is State.QUEUED else {},
-            holders={name: book.holders(name) for name in job.spec.resources},
+            holders={name: memory.holders(name) for name in job.spec.resources},
             open_needs=await engine.queries.run(job_rows.open_needs, job.id) if job.needs_open else (),
             unmet=await self._unmet(job) if job.reason in UNMET else (),
             attempt=None if run is None else run.attempt,
             ended=await self._newest_end(job) if run is None else None,
             closed=engine.dispatcher.closed,
-            shortage=book.shortage,
+            shortage=memory.shortage,
             silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
-            stale_ms=None if run is None else book.stale.get(run.attempt.run_id),
-            unheard_ms=None if run is None else engine.notices.silent_ms(run.attempt.run_id),
+            stale_ms=None if run is None else memory.stale.get(run.attempt.run_id),
+            unheard_ms=None if run is None else engine.heartbeats.silent_ms(run.attempt.run_id),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
             unstoppable=() if run is None else engine.local.unstoppable.get(run.attempt.run_id, ()),
-            frozen=run is not None and run.attempt.run_id in book.frozen,
-            intent=book.flows.intent_of(job),
+            frozen=run is not None and run.attempt.run_id in memory.frozen,
+            intent=memory.workflows.intent_of(job),
         )
 
     async def _ahead(self, job: Job) -> int:
-        demands = list(self._engine.book.ready[job.spec.queue].lanes)
+        demands = list(self._engine.memory.ready[job.spec.queue].lanes)
         return await self._engine.queries.run(job_rows.ahead, job, demands)
 
     async def _unmet(self, job: Job) -> Sequence[int]:
@@ -215,8 +215,8 @@ class Service:
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         """Wait until the jobs have ended, or one of them has. Raises JobNotFound, WaitTimeout, TooManyWaits."""
-        feeds = self._engine.feeds
-        waiter = feeds.await_ends(job_ids, any_one=any_one)
+        subscriptions = self._engine.subscriptions
+        waiter = subscriptions.await_ends(job_ids, any_one=any_one)
         try:
             known = await self._engine.reader.run(job_rows.standings, tuple(waiter.left))
             for job_id in job_ids:
@@ -231,7 +231,7 @@ class Service:
             told = f"job {missing} has not ended within {duration(timeout_ms or 0)}"
             raise WaitTimeout(told, hint=f"stoker why {missing}", id=missing) from None
         finally:
-            feeds.forget(waiter)
+            subscriptions.forget(waiter)
         return [waiter.ends[job_id] for job_id in job_ids if job_id in waiter.ends]
 
     async def logs(
@@ -255,7 +255,7 @@ class Service:
         """Make or change a queue."""
 
         def change(turn: Turn) -> dict[str, Any]:
-            before = turn.book.queues.get(settings.name, Queue(name=settings.name))
+            before = turn.memory.queues.get(settings.name, Queue(name=settings.name))
             said = {
                 name: value
                 for name in ("queue_class", "max_running", "max_queued")
@@ -274,7 +274,7 @@ class Service:
         """Start nothing of a queue, or go on."""
 
         def change(turn: Turn) -> dict[str, Any]:
-            queue = turn.book.queue(name, "name")
+            queue = turn.memory.queue(name, "name")
             cause = "paused" if paused else "resumed"
             turn.set_queue(msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
             return {"name": name, "paused": paused}
@@ -283,7 +283,7 @@ class Service:
 
     async def resources(self) -> dict[str, Any]:
         """Every resource, what is used of it and by whom."""
-        return {"resources": reading.resource_views(self._engine.book)}
+        return {"resources": reading.resource_views(self._engine.memory)}
 
     def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
         """Make a resource or change its capacity."""
@@ -313,7 +313,7 @@ class Service:
     async def health(self) -> dict[str, Any]:
         """Whether the parts that matter answer, and the host lets jobs start."""
         found = await self._health.look()
-        shortage = self._engine.book.shortage
+        shortage = self._engine.memory.shortage
         found["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
         return found | {"ok": found["ok"] and not shortage.lasts}
 
@@ -333,10 +333,10 @@ class Service:
         """The log of changes as it grows. Raises JobNotFound."""
         if job_id is not None:
             await reading.job_now(self._engine, job_id)
-        if after_seq is not None and after_seq > self._engine.feeds.seq:
-            newest = self._engine.feeds.seq
+        if after_seq is not None and after_seq > self._engine.subscriptions.seq:
+            newest = self._engine.subscriptions.seq
             raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
-        return self._engine.feeds.watch(after_seq, job_id)
+        return self._engine.subscriptions.watch(after_seq, job_id)
 
 
 def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:

@@ -37,7 +37,7 @@ async def job_now(engine: Engine, job_id: int) -> Job:
     found = await engine.queries.run(jobs.by_ids, [job_id])
     if job_id not in found:
         raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
-    return laid_over(found[job_id], engine.book)[0]
+    return laid_over(found[job_id], engine.memory)[0]
 
 
 async def workflow_found(engine: Engine, workflow_id: int) -> StoredWorkflow:
@@ -57,7 +57,7 @@ def change_view(change: Change) -> dict[str, Any]:
 
 def queue_views(engine: Engine) -> list[dict[str, Any]]:
     """Every queue with its counts."""
-    book, throttled = engine.book, engine.throttle.pressure.throttled
+    memory, throttled = engine.memory, engine.throttle.pressure.throttled
     return [
         {
             "name": queue.name,
@@ -67,20 +67,20 @@ def queue_views(engine: Engine) -> list[dict[str, Any]]:
             "paused": queue.paused,
             "throttled": not queue.paused and paused(queue, throttled=throttled),
             "defaults": queue.defaults,
-            "queued": book.counts[queue.name, State.QUEUED],
-            "waiting": book.counts[queue.name, State.WAITING],
-            "held": book.counts[queue.name, State.HELD],
-            "running": book.running[queue.name],
+            "queued": memory.counts[queue.name, State.QUEUED],
+            "waiting": memory.counts[queue.name, State.WAITING],
+            "held": memory.counts[queue.name, State.HELD],
+            "running": memory.running[queue.name],
         }
-        for queue in sorted(book.queues.values(), key=lambda queue: queue.name)
+        for queue in sorted(memory.queues.values(), key=lambda queue: queue.name)
     ]
 
 
-def resource_views(book: LiveState) -> list[dict[str, Any]]:
+def resource_views(memory: LiveState) -> list[dict[str, Any]]:
     """Every resource with its use."""
     return [
-        {"name": name, "capacity": resource.capacity, "used": book.used[name], "holders": book.holders(name)}
-        for name, resource in sorted(book.resources.items())
+        {"name": name, "capacity": resource.capacity, "used": memory.used[name], "holders": memory.holders(name)}
+        for name, resource in sorted(memory.resources.items())
     ]
 
 
@@ -91,18 +91,18 @@ def _mode(engine: Engine) -> str:
 
 def status_view(engine: Engine) -> dict[str, Any]:
     """The part of `system.status` that the engine knows."""
-    book, pressure = engine.book, engine.throttle.pressure
+    memory, pressure = engine.memory, engine.throttle.pressure
     return {
         "mode": "safe" if engine.safe_mode else _mode(engine),
         "safe_mode": engine.safe_mode and engine.safe_mode.why,
         "safe_mode_next": engine.safe_mode and engine.safe_mode.next,
         "max_running": engine.dispatcher.slots,
-        "running": len(book.runs),
-        "queued": book.total(State.QUEUED),
-        "waiting": book.total(State.WAITING),
-        "held": book.total(State.HELD),
+        "running": len(memory.runs),
+        "queued": memory.total(State.QUEUED),
+        "waiting": memory.total(State.WAITING),
+        "held": memory.total(State.HELD),
         "queues": queue_views(engine),
-        "resources": resource_views(book),
+        "resources": resource_views(memory),
         "memory": memory_view(engine),
         "slow_turns": engine.stalls.turns,
         "slow_callbacks": engine.stalls.callbacks,
@@ -114,8 +114,8 @@ def status_view(engine: Engine) -> dict[str, Any]:
             "throttle_events": pressure.events,
         },
         "strategies": strategies.known(),
-        "host_shortage": shortage_view(book.shortage, engine.clock.now()),
-        "last_seq": engine.feeds.seq,  # what can be read: memory is ahead of it while a commit is under way
+        "host_shortage": shortage_view(memory.shortage, engine.clock.now()),
+        "last_seq": engine.subscriptions.seq,  # what can be read: memory is ahead of it while a commit is under way
     }
 
 
@@ -129,21 +129,21 @@ def shortage_view(shortage: Shortage, now: Now) -> dict[str, Any] | None:
 
 def memory_view(engine: Engine) -> dict[str, int]:
     """How much the daemon keeps in memory of each kind: what is live, and a bounded front of the queues."""
-    book = engine.book
+    memory = engine.memory
     return {
-        "attempts": len(book.runs),
-        "ready_jobs": sum(len(front) for ready in book.ready.values() for front in ready.fronts()),
-        "workflows": len(book.flows.runs),
-        "workers_heard": len(book.said),
+        "attempts": len(memory.runs),
+        "ready_jobs": sum(len(front) for ready in memory.ready.values() for front in ready.fronts()),
+        "workflows": len(memory.workflows.runs),
+        "workers_heard": len(memory.said),
         "alarms": len(engine.timers),
-        "needed_jobs": len(book.needed),
+        "needed_jobs": len(memory.needed),
     }
 
 
 def launcher_views(engine: Engine) -> list[dict[str, Any]]:
     """The launchers of `system.status`."""
     launchers = engine.local.launchers
-    running = Counter(run.attempt.launcher for run in engine.book.runs.values())
+    running = Counter(run.attempt.launcher for run in engine.memory.runs.values())
     return [
         {
             "id": client.launcher,
@@ -210,7 +210,7 @@ async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:
 
 async def _close_when_over(engine: Engine, job_id: int, ordinal: int, closed: asyncio.Event) -> None:
     """Set `closed` when that attempt is over, or will never begin, or when nobody can tell any more."""
-    feed = engine.feeds.watch(engine.feeds.seq, job_id)
+    feed = engine.subscriptions.watch(engine.subscriptions.seq, job_id)
     try:
         if not _over(engine, await job_now(engine, job_id), ordinal):
             async for _ in feed.changes:
@@ -221,7 +221,7 @@ async def _close_when_over(engine: Engine, job_id: int, ordinal: int, closed: as
 
 
 def _over(engine: Engine, job: Job, ordinal: int) -> bool:
-    run = engine.book.runs.get(job.id)
+    run = engine.memory.runs.get(job.id)
     open_ordinal = run.attempt.ordinal if run is not None else None
     started = job.attempts >= ordinal
     return (started and open_ordinal != ordinal) or (not started and (job.final or job.state is State.HELD))

@@ -31,42 +31,42 @@ _JOB_FIELDS = (
 )  # fmt: skip
 
 
-def job_view(job: Job, book: LiveState, state_dir: Path) -> dict[str, Any]:
+def job_view(job: Job, memory: LiveState, state_dir: Path) -> dict[str, Any]:
     """A job as `job.get` and `job.list` show it."""
-    job, run = laid_over(job, book)
+    job, run = laid_over(job, memory)
     view: dict[str, Any] = {"id": job.id}
     view |= {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
     view["spec_hash"] = job.spec_hash.hex()
-    said = None if run is None else book.said.get(run.attempt.run_id)
+    said = None if run is None else memory.said.get(run.attempt.run_id)
     view["progress"] = said and said.progress
     view["status_text"] = said and said.status
     view["last_heartbeat"] = said and said.last_heartbeat
     view["notices_ignored"] = said and said.ignored
     view["unresponsive"] = said is not None and said.unresponsive
-    view["stale_ms"] = run and book.stale.get(run.attempt.run_id)
-    view["frozen"] = run is not None and run.attempt.run_id in book.frozen
+    view["stale_ms"] = run and memory.stale.get(run.attempt.run_id)
+    view["frozen"] = run is not None and run.attempt.run_id in memory.frozen
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
     return view
 
 
-def laid_over(job: Job, book: LiveState) -> tuple[Job, OpenRun | None]:
+def laid_over(job: Job, memory: LiveState) -> tuple[Job, OpenRun | None]:
     """The job as memory has it, with its run, where memory knows only more of what is committed.
 
     An attempt whose commit is under way is told of by nobody: whoever asked for its log next would hear that there is
     no such attempt.
     """
-    run = book.runs.get(job.id)
+    run = memory.runs.get(job.id)
     if run is None or (run.job.state, run.job.attempts) != (job.state, job.attempts):
         return job, None
     return run.job, run
 
 
-def attempt_view(job: Job, attempt: Attempt, book: LiveState, unstoppable: Sequence[int]) -> dict[str, Any]:
+def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Sequence[int]) -> dict[str, Any]:
     """An attempt of that job as `job.get` and `job.history` show it. `unstoppable`: pids that may not be signalled."""
-    run = book.by_run(attempt.run_id)
+    run = memory.by_run(attempt.run_id)
     attempt = attempt if run is None else run.attempt
     identity, outcome = attempt.identity, attempt.outcome
     view: dict[str, Any] = {

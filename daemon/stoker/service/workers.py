@@ -39,7 +39,7 @@ class WorkerService:
     async def get(self, job_id: int) -> dict[str, Any]:
         """What the worker of a job does now. Raises NotAllowed where there is none."""
         job = await status.job_now(self._engine, job_id)
-        run = self._engine.book.runs.get(job_id)
+        run = self._engine.memory.runs.get(job_id)
         if run is None or job.spec.execution_mode is ExecutionMode.IN_PROCESS:
             why = "runs inside the daemon" if run is not None else f"is not running ({job.state.value})"
             raise NotAllowed(f"job {job_id} {why}, so it has no worker", hint=f"stoker why {job_id}")
@@ -53,7 +53,7 @@ class WorkerService:
         return self._about(run) | _sums(run, seen)
 
     def _about(self, run: OpenRun) -> dict[str, Any]:
-        launchers, attempt, said = self._engine.local.launchers, run.attempt, self._engine.book.said
+        launchers, attempt, said = self._engine.local.launchers, run.attempt, self._engine.memory.said
         known = launchers.get(attempt.launcher) is not None
         return {
             "job": run.job.id,
@@ -64,7 +64,7 @@ class WorkerService:
             "launcher": attempt.launcher,
             "launcher_state": "stuck" if launchers.silent(attempt.launcher) else "ok" if known else "gone",
             "said": said.get(attempt.run_id),
-            "silent_ms": self._engine.notices.silent_ms(attempt.run_id),
+            "silent_ms": self._engine.heartbeats.silent_ms(attempt.run_id),
         }
 
     async def environment(self, job_id: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class WorkerService:
         job = await status.job_now(self._engine, job_id)
         if job.spec.execution_mode is ExecutionMode.IN_PROCESS:
             raise NotAllowed(f"job {job_id} is a handler of the daemon: it has no environment of its own")
-        inputs = await self._engine.provisions.inputs(job)
+        inputs = await self._engine.attempt_inputs.inputs(job)
         return {
             "id": job_id,
             "working_dir": job.spec.working_dir,
@@ -85,7 +85,7 @@ class WorkerService:
         told = {**place(job), "STOKER_SOCKET": context.socket}
         if inputs is not None:
             told["STOKER_INPUTS"] = inputs
-        run = self._engine.book.runs.get(job.id)
+        run = self._engine.memory.runs.get(job.id)
         if run is not None:
             told["STOKER_ATTEMPT"] = str(run.attempt.ordinal)
             told["STOKER_CHECKPOINT"] = context.work_files.checkpoint(run.attempt.run_id)

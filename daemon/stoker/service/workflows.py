@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.core.errors import FlowInvalid, StokerError
 from stoker.core.job.model import Actor, NeedOn, State
-from stoker.core.workflow import definition as flows
-from stoker.core.workflow import strategies
+from stoker.core.workflow import definition, strategies
 from stoker.core.workflow.analysis import analyse
 from stoker.core.workflow.resume import Wish
 from stoker.core.workflow.rollback import target_of
@@ -41,7 +40,7 @@ class WorkflowService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def submit(self, request: flows.FlowRequest, peer_uid: int) -> asyncio.Future[FlowAnswer]:
+    def submit(self, request: definition.FlowRequest, peer_uid: int) -> asyncio.Future[FlowAnswer]:
         """Accept a workflow whole, or refuse it with every mistake at once."""
         engine = self._engine
         future: asyncio.Future[FlowAnswer] = asyncio.get_running_loop().create_future()
@@ -49,7 +48,7 @@ class WorkflowService:
             future.set_exception(refusal)
             return future
         future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
-        plan = flows.plan(request, strategies.known())
+        plan = definition.plan(request, strategies.known())
         located = [step for step in plan.steps if step.locatable]
 
         def post(problems: list[StokerError | None]) -> None:
@@ -60,7 +59,7 @@ class WorkflowService:
             )  # fmt: skip
             engine.loop.post(FlowSubmission(engine.intake, offer, future))
 
-        engine.checks.find([step.sent for step in located], post)
+        engine.preflight.find([step.sent for step in located], post)
         return future
 
     async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
@@ -128,7 +127,7 @@ class WorkflowService:
         found = await workflow_found(self._engine, workflow_id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
         warning = await chain.check(engine.queries, workflow_id, tolerant=not (wish.plain and wish.verify))
-        seen = await resume.look(engine.queries, found, wish, engine.book.flows.surroundings, limit_ms)
+        seen = await resume.look(engine.queries, found, wish, engine.memory.workflows.surroundings, limit_ms)
         return await self.command(workflow_id, resume.decision(wish, seen, actor)) | {"chain_warning": warning}
 
     async def rollback(

@@ -64,7 +64,7 @@ class Loaded(Struct):
     known_runs: set[str] = field(default_factory=set)
     lanes: dict[tuple[str, str | None], list[Job]] = field(default_factory=dict)
     due: Due = Due()
-    flows: list[StoredWorkflow] = field(default_factory=list)
+    workflows: list[StoredWorkflow] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
 
 
@@ -119,9 +119,9 @@ def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Load
     ids = wanted.workflows | {each.workflow_id for each in about if each.workflow_id is not None}
     asleep = [workflow_id for workflow_id in ids if workflow_id not in wanted.live_workflows]
     if asleep:
-        loaded.flows = workflows.by_ids(connection, asleep)
+        loaded.workflows = workflows.by_ids(connection, asleep)
     if wanted.workflows:
         loaded.jobs |= job_rows.of_workflows(connection, wanted.workflows)
-    chains = wanted.chains | {chain_of(found.workflow.id) for found in loaded.flows}
+    chains = wanted.chains | {chain_of(found.workflow.id) for found in loaded.workflows}
     if chains:
         loaded.heads = checkpoints.heads(connection, chains)

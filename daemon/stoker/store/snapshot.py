@@ -26,7 +26,7 @@ class Snapshot(Struct, frozen=True):
     counts: list[tuple[str, str, str | None, int]]
     needed: set[int]
     untold: list[int]
-    flows: list[StoredWorkflow]
+    workflows: list[StoredWorkflow]
     chain_heads: dict[str, Head]
     last_workflow: int
     last_checkpoint: int
@@ -38,7 +38,7 @@ class Snapshot(Struct, frozen=True):
 def read(connection: sqlite3.Connection) -> Snapshot:
     """Everything the engine keeps in memory."""
     last_seq, head = changes.last(connection)
-    flows = workflows.live(connection)
+    live = workflows.live(connection)
     return Snapshot(
         queues=queues.queues(connection),
         resources=queues.resources(connection),
@@ -46,8 +46,8 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),
         untold=jobs.untold(connection),
-        flows=flows,
-        chain_heads=checkpoints.heads(connection, [chain_of(found.workflow.id) for found in flows]),
+        workflows=live,
+        chain_heads=checkpoints.heads(connection, [chain_of(found.workflow.id) for found in live]),
         last_workflow=connection.execute(workflows.LAST_ID).fetchone()[0],
         last_checkpoint=connection.execute(checkpoints.LAST_ID).fetchone()[0],
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],

@@ -36,8 +36,8 @@ class StopRuns(Message):
     def __init__(self, chosen: Callable[[OpenRun], bool]) -> None:
         self._chosen = chosen
 
-    def decide(self, turn: Turn) -> None:
-        for run in list(turn.book.runs.values()):
+    def apply_to(self, turn: Turn) -> None:
+        for run in list(turn.memory.runs.values()):
             if run.job.state is State.RUNNING and self._chosen(run):
                 turn.step(run.job.id, ev.StopWanted(reason=StopReason.SHUTDOWN))
 
@@ -46,14 +46,14 @@ class Drain:
     """Empties the house once; asked again, it stops waiting for jobs to end by themselves."""
 
     def __init__(
-        self, book: LiveState, loop: Loop, intake: Intake, dispatcher: Dispatcher, feeds: Subscriptions,
+        self, memory: LiveState, loop: Loop, intake: Intake, dispatcher: Dispatcher, subscriptions: Subscriptions,
         background: BackgroundTasks, *, timeout_ms: int, progress: Callable[[int, int], None],
     ) -> None:  # fmt: skip
-        self._book = book
+        self._memory = memory
         self._loop = loop
         self._intake = intake
         self._dispatcher = dispatcher
-        self._feeds = feeds
+        self._subscriptions = subscriptions
         self._background = background
         self._timeout_s = timeout_ms / 1_000
         self._progress = progress
@@ -69,7 +69,7 @@ class Drain:
         if self._task is not None:
             self._hurry.set()
             return
-        log(LogEvent.DAEMON_DRAINING, running=len(self._book.runs))
+        log(LogEvent.DAEMON_DRAINING, running=len(self._memory.runs))
         self._dispatcher.close("draining")
         self._intake.closed = Draining("the daemon is draining and takes no jobs", hint="try again when it is back")
         self._task = self._background.start("drain", self._drain())
@@ -85,10 +85,10 @@ class Drain:
         )
 
     def _left(self) -> list[OpenRun]:
-        return [run for run in self._book.runs.values() if self._leaving(run)]
+        return [run for run in self._memory.runs.values() if self._leaving(run)]
 
     async def _drain(self) -> None:
-        if any(run.job.spec.survive for run in self._book.runs.values()) and not self._stop_survivors:
+        if any(run.job.spec.survive for run in self._memory.runs.values()) and not self._stop_survivors:
             self._stop_survivors |= await asyncio.to_thread(shutdown.is_under_way)
         await self._until_empty(self._timeout_s)
         if self._left():
@@ -110,7 +110,7 @@ class Drain:
                 if wait_s <= 0:
                     return
                 self._progress(len(self._left()), round(wait_s * 1_000))
-                news = asyncio.ensure_future(self._feeds.news())
+                news = asyncio.ensure_future(self._subscriptions.news())
                 await asyncio.wait({news, hurry}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 news.cancel()
         finally:

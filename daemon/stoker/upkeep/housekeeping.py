@@ -38,14 +38,14 @@ class Housekeeping:
     """Duties of one tick, in the order of their cost."""
 
     def __init__(
-        self, directory: StateDirectory, writer: Writer, loop: Loop, book: LiveState, intake: Intake,
+        self, directory: StateDirectory, writer: Writer, loop: Loop, memory: LiveState, intake: Intake,
         dispatcher: Dispatcher, clock: Clock, background: BackgroundTasks, *,
         instance: str, schema: int, min_free_bytes: int,
     ) -> None:  # fmt: skip
         self._directory = directory
         self._writer = writer
         self._loop = loop
-        self._book = book
+        self._memory = memory
         self._intake = intake
         self._dispatcher = dispatcher
         self._clock = clock
@@ -65,14 +65,14 @@ class Housekeeping:
     def tick(self) -> None:
         """Called once a sample."""
         self._ticks += 1
-        if self._book.described:
+        if self._memory.described:
             self._loop.post(Flush())
         self._check_place()
         if self.lost is None:
             self._look_at_disk()
         self._maintain()
-        self.depths = {name: self._book.counts[name, State.QUEUED] for name in self._book.queues}
-        if self._ticks % ASIDE_TICKS == 0 and self._noted != self._book.last_seq and not self._is_noting():
+        self.depths = {name: self._memory.counts[name, State.QUEUED] for name in self._memory.queues}
+        if self._ticks % ASIDE_TICKS == 0 and self._noted != self._memory.last_seq and not self._is_noting():
             self._noting = self._background.start("state.json", asyncio.to_thread(self.note))
         self._note_clocks()
 
@@ -86,7 +86,7 @@ class Housekeeping:
 
     def note(self) -> None:
         """Write `state.json`: what the database must at least hold from now on. Raises StorageFailed."""
-        noted = self._book.committed_seq
+        noted = self._memory.committed_seq
         if not self._directory.in_place:
             return  # the note would lie beside another database, or beside none
         try:

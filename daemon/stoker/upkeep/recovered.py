@@ -40,7 +40,7 @@ class Recovered(Message):
         self._row = row
         self._done = done
 
-    def decide(self, turn: Turn) -> Iterator[None]:
+    def apply_to(self, turn: Turn) -> Iterator[None]:
         jobs = []
         for decision in self._made.decisions:
             jobs.append(_carry_out(turn, decision))
@@ -61,13 +61,13 @@ class Remembered(Message):
     def __init__(self, row: Recovery) -> None:
         self._row = row
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         turn.batch.recovery = self._row
 
 
 def _carry_out(turn: Turn, decision: RecoveryDecision) -> Job | None:
     """The job as it is then; None when it ended between the look and now, and its end was heard."""
-    run = turn.book.by_run(decision.run_id)
+    run = turn.memory.by_run(decision.run_id)
     if run is None:
         return None
     event = event_of(decision)

@@ -67,11 +67,11 @@ class RecoveryService:
     """Recovers at start, and whenever a launcher dies or comes back."""
 
     def __init__(
-        self, book: LiveState, loop: Loop, local: LocalExecutor, clock: Clock, telemetry: Telemetry,
+        self, memory: LiveState, loop: Loop, local: LocalExecutor, clock: Clock, telemetry: Telemetry,
         distrust: Callable[[Exception], None], unsent: Callable[[str], bool], background: BackgroundTasks, *,
         state_dir: Path, of: Instance, stuck_ms: int,
     ) -> None:  # fmt: skip
-        self._book = book
+        self._memory = memory
         self._loop = loop
         self._local = local
         self._clock = clock
@@ -93,7 +93,7 @@ class RecoveryService:
         """
         async with asyncio.timeout(limit_s):
             late = await self._reconnect()
-            found = await self._weigh_after_births(list(self._book.runs.values()))
+            found = await self._weigh_after_births(list(self._memory.runs.values()))
         self._take_over(found)
         followed = await self._follow(found.plan, replace(self._row, **counts(found.plan)))
         assert followed.row is not None, "a start is remembered"
@@ -154,14 +154,14 @@ class RecoveryService:
 
     def _runs_of(self, launcher: str) -> list[OpenRun]:
         """Without those that it was not told of yet: proven never started, which is told when they are to be sent."""
-        runs = [run for run in self._book.runs.values() if run.attempt.launcher == launcher]
+        runs = [run for run in self._memory.runs.values() if run.attempt.launcher == launcher]
         return [run for run in runs if not self._unsent(run.attempt.run_id)]
 
     async def _keep_looking(self) -> None:
         """Whom nobody could prove may be gone, or proven, a moment later."""
         while True:
             await asyncio.sleep(LOOK_AGAIN_S)  # nothing tells of the end of a process that is not known to be ours
-            held = [run for run in self._book.runs.values() if run.job.state is State.HELD]
+            held = [run for run in self._memory.runs.values() if run.job.state is State.HELD]
             stuck = [run for run in held if not self._local.owns(run.attempt.run_id)]
             if stuck and not await self._or_distrust(self._look_again(stuck)):
                 return
@@ -252,7 +252,7 @@ class RecoveryService:
         for run in found.runs:
             run_id = run.attempt.run_id
             finding = found.findings[run_id]
-            if self._book.by_run(run_id) is None:
+            if self._memory.by_run(run_id) is None:
                 continue  # it was settled while we looked: nobody has it any more
             if run_id in held_runs:
                 client, held = held_runs[run_id]
@@ -307,7 +307,7 @@ class RecoveryService:
     async def _sweep_leaked(self) -> int:
         """Stop processes of this instance that no open attempt owns."""
         found = await asyncio.to_thread(identities.scan, self._instance)
-        leaked = [run_id for run_id in found.runs if run_id not in self._book.jobs_by_run]
+        leaked = [run_id for run_id in found.runs if run_id not in self._memory.jobs_by_run]
         if not leaked:
             return 0
         result = await sweep(self._instance, leaked, grace_ms=LEAKED_GRACE_MS)

@@ -24,12 +24,12 @@ LOOKS = 4  # while the limit passes
 
 
 class Staleness:
-    """Looks now and then; what it found last is in `book.stale`, for lists."""
+    """Looks now and then; what it found last is in `LiveState.stale`, for lists."""
 
-    def __init__(self, reader: Reader, book: LiveState, clock: Clock, background: BackgroundTasks,
+    def __init__(self, reader: Reader, memory: LiveState, clock: Clock, background: BackgroundTasks,
                  limit_ms: Callable[[], int]) -> None:  # fmt: skip
         self._reader = reader
-        self._book = book
+        self._memory = memory
         self._clock = clock
         self._background = background
         self._limit_ms = limit_ms
@@ -40,7 +40,7 @@ class Staleness:
     async def find(self, only: Collection[int] | None = None) -> list[dict[str, Any]]:
         """Running attempts whose newest checkpoint is older than the limit, oldest first."""
         wall, limit_ms = self._clock.now().wall, self._limit_ms()
-        runs = [run for run in self._book.runs.values() if only is None or run.job.id in only]
+        runs = [run for run in self._memory.runs.values() if only is None or run.job.id in only]
         newest = await self._reader.run(checkpoints.newest_at, [run.job.id for run in runs])
         found = [
             {
@@ -66,11 +66,11 @@ class Staleness:
     async def _look(self) -> None:
         found = await self.find()
         for one in found:
-            run = self._book.by_run(one["run_id"])
+            run = self._memory.by_run(one["run_id"])
             if run is not None and self._told.get(one["run_id"]) != one["checkpoint_at"]:
                 log(
                     LogEvent.CHECKPOINT_STALE, job=run.job.id, attempt=run.attempt.ordinal, queue=run.job.spec.queue,
                     trace_id=run.job.trace_id, workflow=run.job.workflow_id, step=run.job.step, age_ms=one["age_ms"],
                 )  # fmt: skip
         self._told = {one["run_id"]: one["checkpoint_at"] for one in found}
-        self._book.stale = {one["run_id"]: one["age_ms"] for one in found}
+        self._memory.stale = {one["run_id"]: one["age_ms"] for one in found}

@@ -46,18 +46,18 @@ class FlowCommand(Message):
         self._decision = decision
         self._future = future
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
 
     def fail(self, error: Exception) -> None:
         if not self._future.done():
             self._future.set_exception(error)
 
-    def decide(self, turn: Turn) -> None:
-        run = turn.book.flows.runs.get(self._workflow_id)
+    def apply_to(self, turn: Turn) -> None:
+        run = turn.memory.workflows.runs.get(self._workflow_id)
         if run is None:
             raise WorkflowNotFound(f"there is no workflow {self._workflow_id}", hint="stoker workflow ls")
-        turn.flows.add(self._workflow_id)
+        turn.touched_workflows.add(self._workflow_id)
         said = self._decision(turn, run)
         turn.answers.append(lambda: self._answer({"id": run.workflow.id, "state": run.workflow.state, **said}))
 
@@ -80,7 +80,7 @@ def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
     turn.intend(run, Intent.CANCEL, "cancelled", actor)
     left = []
     for job_id in open_steps(run):
-        attempt_open = job_id in turn.book.runs
+        attempt_open = job_id in turn.memory.runs
         if turn.job(job_id).state is State.HELD and attempt_open:
             left.append(run.steps[job_id].name)  # stuck: nobody can prove what it is, so it is not signalled
         else:
@@ -93,7 +93,7 @@ def again(
 ) -> dict[str, Any]:
     """Take these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, cause)
-    running = sorted(name for name in reset if run.jobs[name] in turn.book.runs)
+    running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
     if running:
         raise NotAllowed(
             f"step {running[0]} has an open attempt, so it cannot be taken again now",
@@ -169,7 +169,7 @@ def stop_all(turn: Turn, run: LiveWorkflow, actor: Actor) -> list[str]:
     """Stop every step that runs, to be taken again later."""
     stopped = []
     for job_id, step in run.steps.items():
-        if job_id in turn.book.runs and turn.job(job_id).state is State.RUNNING:
+        if job_id in turn.memory.runs and turn.job(job_id).state is State.RUNNING:
             turn.step(job_id, ev.StopWanted(actor=actor, reason=StopReason.RESTART))
             stopped.append(step.name)
     return stopped

@@ -59,7 +59,7 @@ def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     commands.must_not_go_back(run, "this")
     job = turn.job(run.jobs[run.known(name)])
     by_need = skipped_for_need(job.state, job.reason)
-    if job.id in turn.book.runs or not (job.state in PENDING or job.attempts == 0 or by_need):
+    if job.id in turn.memory.runs or not (job.state in PENDING or job.attempts == 0 or by_need):
         raise NotAllowed(
             f"step {name} has started ({job.state.value}), so its needs stay as they are",
             hint=f"stoker workflow show {run.workflow.id}", step=name,

@@ -29,12 +29,12 @@ class Cancelled(Message):
     def __init__(self, workflow_id: int) -> None:
         self._workflow_id = workflow_id
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
 
-    def decide(self, turn: Turn) -> None:
-        run = turn.book.flows.runs.get(self._workflow_id)
-        if run is not None and run.workflow.intent is Intent.CANCEL and not _runs(turn.book, run):
+    def apply_to(self, turn: Turn) -> None:
+        run = turn.memory.workflows.runs.get(self._workflow_id)
+        if run is not None and run.workflow.intent is Intent.CANCEL and not _runs(turn.memory, run):
             for job_id in open_steps(run):
                 turn.step(job_id, ev.Cancel())
 
@@ -42,8 +42,8 @@ class Cancelled(Message):
 class FollowUps:
     """Follows up on workflows of which nothing runs any more."""
 
-    def __init__(self, book: LiveState, reader: Reader, loop: Loop, background: BackgroundTasks) -> None:
-        self._book = book
+    def __init__(self, memory: LiveState, reader: Reader, loop: Loop, background: BackgroundTasks) -> None:
+        self._memory = memory
         self._reader = reader
         self._loop = loop
         self._background = background
@@ -52,10 +52,10 @@ class FollowUps:
     def look(self, workflow_ids: Iterable[int]) -> None:
         """Something of these workflows changed, or a start found them."""
         for workflow_id in list(workflow_ids):
-            run = self._book.flows.runs.get(workflow_id)
+            run = self._memory.workflows.runs.get(workflow_id)
             if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
                 continue
-            if workflow_id not in self._under_way and not _runs(self._book, run):
+            if workflow_id not in self._under_way and not _runs(self._memory, run):
                 self._under_way.add(workflow_id)
                 following = self._background.retry(f"end of workflow {workflow_id}", partial(self._follow_up, run))
                 following.add_done_callback(lambda _, done=workflow_id: self._under_way.discard(done))  # type: ignore[misc]
@@ -68,5 +68,5 @@ class FollowUps:
         await self._loop.barrier()
 
 
-def _runs(book: LiveState, run: LiveWorkflow) -> bool:
-    return any(job_id in book.runs for job_id in run.steps)
+def _runs(memory: LiveState, run: LiveWorkflow) -> bool:
+    return any(job_id in memory.runs for job_id in run.steps)

@@ -178,7 +178,7 @@ def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> list[
 
 def _standing(turn: Turn, run: LiveWorkflow, step: Step) -> ResumeStanding:
     job = turn.job(step.job_id)
-    return ResumeStanding(run.states[step.name], run.reasons[step.name], job.attempts, step.job_id in turn.book.runs)
+    return ResumeStanding(run.states[step.name], run.reasons[step.name], job.attempts, step.job_id in turn.memory.runs)
 
 
 def _must_lead_anywhere(run: LiveWorkflow, wish: Wish, acts: Mapping[str, Act]) -> None:

@@ -55,7 +55,7 @@ def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor
 
 
 def _is_stuck(turn: Turn, job_id: int) -> bool:
-    return job_id in turn.book.runs and turn.job(job_id).state is State.HELD
+    return job_id in turn.memory.runs and turn.job(job_id).state is State.HELD
 
 
 class SavedProgress(Struct, frozen=True):
@@ -80,14 +80,14 @@ class Finish(Message):
         self._target = target
         self._before = before
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
 
-    def decide(self, turn: Turn) -> None:
-        run = turn.book.flows.runs.get(self._workflow_id)
+    def apply_to(self, turn: Turn) -> None:
+        run = turn.memory.workflows.runs.get(self._workflow_id)
         if run is None or run.workflow.target != self._target or run.workflow.intent is not Intent.ROLLBACK:
             return  # another word was given meanwhile
-        if any(job_id in turn.book.runs for job_id in run.steps):
+        if any(job_id in turn.memory.runs for job_id in run.steps):
             return
         target = _target(self._target)
         actor = Actor(target.uid)
@@ -112,9 +112,9 @@ class Finish(Message):
             return run.floors.get(name, 0)
         floor, found = run.head.seq, self._before[name]
         if found is not None:
-            flows = turn.book.flows
+            workflows = turn.memory.workflows
             job = turn.job(run.jobs[name])
-            made = flows.seal_next(
+            made = workflows.seal_next(
                 run.chain,
                 run.head,
                 CheckpointKind.PROGRESS,

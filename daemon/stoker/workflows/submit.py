@@ -23,7 +23,7 @@ from stoker.core.errors import IdempotencyConflict, QueueNotFound, StokerError
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.trace import new_trace_id
-from stoker.core.workflow import definition as flows
+from stoker.core.workflow import definition
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
 from stoker.engine.messages import Message
@@ -42,7 +42,7 @@ class FlowOffer(Struct, frozen=True, kw_only=True):
     name: str
     sent: msgspec.Raw
     parameters: dict[str, str]
-    plan: flows.Plan
+    plan: definition.Plan
     problems: Mapping[str, StokerError]
     owner_uid: int
     key: str | None = None
@@ -68,7 +68,7 @@ class FlowSubmission(Message):
         self._future = future
         self._digest = hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters), digest_size=16).digest()
 
-    def want(self, wanted: Wanted) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
         if self._offer.key:
             wanted.keys.add((self._offer.owner_uid, self._offer.key))
 
@@ -76,7 +76,7 @@ class FlowSubmission(Message):
         if not self._future.done():
             self._future.set_exception(error)
 
-    def decide(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> None:
         """All or nothing: everything that can refuse a step is asked before the first is stored."""
         # A flow that is wrong is so tomorrow, too: "try again" would be no answer to it, and no key knows it.
         wrong = bool(self._offer.plan.mistakes)
@@ -109,20 +109,22 @@ class FlowSubmission(Message):
                 f"idempotency_key: {key!r} was used for {what} with another spec", path="idempotency_key",
                 hint=f"stoker {look}, or choose another key",
             )  # fmt: skip
-        run = turn.book.flows.runs[known.workflow_id]
-        turn.flows.add(known.workflow_id)  # one that has ended was loaded for this answer, and is forgotten again
+        run = turn.memory.workflows.runs[known.workflow_id]
+        turn.touched_workflows.add(
+            known.workflow_id
+        )  # one that has ended was loaded for this answer, and is forgotten again
         made = {step.name: step.job_id for step in run.steps.values()}
         return FlowAnswer(
             id=known.workflow_id, state=run.workflow.state, steps={**made}, layers=self._layers(), existing=True
         )
 
     def _layers(self) -> list[list[str]]:
-        return flows.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
+        return definition.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
 
     def _specs(self, turn: Turn) -> list[Spec]:
         """What every step asks for; needs are ids already. Raises FlowInvalid with all mistakes, or QueueFull."""
         plan = self._offer.plan
-        first = turn.book.last_id + 1
+        first = turn.memory.last_id + 1
         ids = {step.name: first + index for index, step in enumerate(plan.steps)}
         mistakes = [*plan.mistakes]
         specs = []
@@ -133,11 +135,11 @@ class FlowSubmission(Message):
         refuse(list(dict.fromkeys(mistakes)))
         ahead: Counter[str] = Counter()
         for spec in specs:
-            self._intake.check_room(turn, turn.book.queues[spec.queue], ahead)
+            self._intake.check_room(turn, turn.memory.queues[spec.queue], ahead)
             ahead[spec.queue] += 1
         return specs
 
-    def _spec(self, turn: Turn, step: flows.Planned, ids: Mapping[str, int]) -> tuple[Spec, list[StokerError]]:
+    def _spec(self, turn: Turn, step: definition.Planned, ids: Mapping[str, int]) -> tuple[Spec, list[StokerError]]:
         """What a step asks for, and all that this host has against it."""
         problem = self._offer.problems.get(step.name)
         found: list[StokerError] = [] if problem is None else [problem]
@@ -146,13 +148,13 @@ class FlowSubmission(Message):
             queue = self._intake.queue(turn, step.sent)
         except QueueNotFound as error:
             found.append(error)
-            queue, judge = turn.book.queues["default"], False  # its own would have had defaults of its own
+            queue, judge = turn.memory.queues["default"], False  # its own would have had defaults of its own
         needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
         spec, contradictions = self._intake.specs.read(step.sent, queue, needs)
         if judge:
-            found += (*contradictions, *problems(spec, turn.now, turn.book.resources))
+            found += (*contradictions, *problems(spec, turn.now, turn.memory.resources))
         else:
-            found += problems_of_resources(spec, turn.book.resources)
+            found += problems_of_resources(spec, turn.memory.resources)
         return (spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")), found
 
     def _accept(self, turn: Turn, specs: Sequence[Spec]) -> LiveWorkflow:
@@ -166,7 +168,7 @@ class FlowSubmission(Message):
             needs = [(need.job, need.on.value) for need in spec.needs]
             job = self._intake.accept(turn, limited, owner.uid or 0, needs, step=step.name, **about)
             assert job.id == meta.job_id, "a workflow's steps have consecutive ids"
-        turn.checkpoint(turn.book.flows.context(run, turn.now.wall))
+        turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
         if self._offer.key:
             first = next(iter(run.steps))
             turn.batch.keys.append(NewKey(self._offer.owner_uid, self._offer.key, self._digest, first, turn.now.wall))
@@ -175,18 +177,18 @@ class FlowSubmission(Message):
 
     def _run(self, turn: Turn) -> LiveWorkflow:
         """The workflow before its first step is stored."""
-        offer, book = self._offer, turn.book
-        book.flows.last_id += 1
+        offer, memory = self._offer, turn.memory
+        memory.workflows.last_id += 1
         steps = tuple(
             Step(
-                name=step.name, job_id=book.last_id + 1 + index, needs=step.needs, critical=step.sent.critical,
+                name=step.name, job_id=memory.last_id + 1 + index, needs=step.needs, critical=step.sent.critical,
                 resume=step.sent.resume, verify=bool(step.sent.verify),
             )
             for index, step in enumerate(offer.plan.steps)
         )  # fmt: skip
         made = Blueprint(flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths)
         workflow = Workflow(
-            id=book.flows.last_id, name=offer.name, owner_uid=offer.owner_uid,
+            id=memory.workflows.last_id, name=offer.name, owner_uid=offer.owner_uid,
             trace_id=new_trace_id(os.urandom(16)), flow=msgspec.json.encode(made).decode(), flow_hash=self._digest,
             created_at=turn.now.wall,
         )  # fmt: skip
@@ -194,7 +196,7 @@ class FlowSubmission(Message):
         return LiveWorkflow(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
 
 
-def _mistake(step: flows.Planned, error: StokerError) -> Mistake:
+def _mistake(step: definition.Planned, error: StokerError) -> Mistake:
     """An error about a step, placed in the flow; the steps of one `each` share theirs."""
     where = f"steps.{step.group or step.name}"
     path = error.details.get("path")
