@@ -124,6 +124,14 @@ def test_log_when_values_cannot_be_encoded_then_the_line_is_written_all_the_same
     assert (line["undecodable"], line["table"], line["pieces"]) == ("\\udcff", {"1": 2, "(3,)": 4}, [5])
 
 
+def test_log_when_the_text_of_an_error_is_not_unicode_then_its_stack_is_escaped(lines: Lines) -> None:
+    log(LogEvent.HANDLER_RAISED, error=ValueError("\udcff"))
+
+    (line,) = lines()
+
+    assert line["stack"].rstrip().endswith("ValueError: \\udcff")
+
+
 def test_log_when_an_event_is_an_error_then_an_exception_brings_its_stack(lines: Lines) -> None:
     error = raised(ValueError("no"))
     log(LogEvent.STORAGE_FAILED, error=error)

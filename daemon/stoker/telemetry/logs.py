@@ -235,7 +235,7 @@ def _bounded(text: str) -> str:
 
 def _stack_of(error: BaseException) -> str:
     """The end of the traceback, where the cause is."""
-    return "".join(traceback.format_exception(error))[-LONGEST_TEXT:]
+    return _text(lambda: "".join(traceback.format_exception(error))[-LONGEST_TEXT:], "unreadable stack")
 
 
 # --- how it is written ------------------------------------------------------------------------------------
