@@ -60,9 +60,10 @@ def differences(shown: str, seen: str) -> str:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[DaemonProcess]:
-    process = DaemonProcess('[daemon]\nhandlers = ["plans"]\n')
-    (module,) = to_run("python", "run: plans.py")
-    (process.home / "plans.py").write_text(module.text)
+    process = DaemonProcess('[daemon]\nhandlers = ["plans", "chores"]\n')
+    for name in ("plans.py", "chores.py"):
+        (module,) = to_run("python", f"run: {name}")
+        (process.home / name).write_text(module.text)
     process.environ["PYTHONPATH"] = str(process.home)
     with process:
         yield process

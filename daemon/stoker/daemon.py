@@ -28,7 +28,7 @@ from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, StokerError, Sto
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext, allowed
-from stoker.executors.in_process import load_handlers
+from stoker.executors.handlers import load_handlers
 from stoker.host.threads import start_threads
 from stoker.paths import first_within_reach, socket_paths, state_dir
 from stoker.process import open_files

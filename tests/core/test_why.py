@@ -341,6 +341,45 @@ def test_why_when_a_job_failed_then_its_code_is_told(fields: dict[str, Any], mes
     assert why(job(State.FAILED, **fields)).message == message
 
 
+@pytest.mark.parametrize(
+    ("reason", "outcome", "message"),
+    [
+        (
+            Reason.EXIT,
+            Outcome(kind=OutcomeKind.EXCEPTION, error="Traceback:\n  a line\nValueError: no\n"),
+            "failed: ValueError: no",
+        ),
+        (
+            Reason.SPAWN_ERROR,
+            Outcome(kind=OutcomeKind.SPAWN_ERROR, error="no such file\n(hint)"),
+            "failed (spawn_error): no such file",
+        ),
+        (
+            Reason.OUTPUT,
+            Outcome(kind=OutcomeKind.EXIT, exit_code=0, error="STOKER_OUTPUT: line 2: not key=value: 'x'"),
+            "failed (output): STOKER_OUTPUT: line 2: not key=value: 'x'",
+        ),
+        (Reason.EXIT, Outcome(kind=OutcomeKind.EXIT, exit_code=1, error="last words"), "failed (exit)"),
+        (Reason.EXIT, Outcome(kind=OutcomeKind.EXCEPTION), "failed (exit)"),
+    ],
+)
+def test_why_when_an_attempt_ended_with_an_error_then_it_is_told(
+    reason: Reason, outcome: Outcome, message: str
+) -> None:
+    ended = attempt(outcome=outcome, ended_at=1)
+
+    assert why(job(State.FAILED, reason=reason), ended=ended).message == message
+
+
+def test_why_when_outputs_cannot_be_taken_then_the_hint_names_file_forms_and_retry() -> None:
+    hint = why(job(State.FAILED, reason=Reason.OUTPUT)).hint
+
+    assert hint == (
+        "let the job write to $STOKER_OUTPUT lines KEY=VALUE, blocks that begin with KEY<<END and end with a line END, "
+        "or JSON objects; then: stoker retry 7"
+    )
+
+
 # --- limits that may have been the end ------------------------------------------------------------------------
 
 

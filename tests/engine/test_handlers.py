@@ -25,7 +25,7 @@ import asyncio
 import pathlib
 import sys
 
-from stoker.executors.in_process import Call, Transient, handler
+from stoker import Call, Transient, handler
 
 
 @handler("note")
@@ -124,6 +124,66 @@ def test_handler_when_it_raises_then_the_job_fails_for_good_with_the_traceback(c
     (attempt,) = client.history(job)["attempts"]
     assert attempt["outcome"] == "exception"
     assert "ValueError: of no use: at all" in attempt["error"]
+
+
+def test_handler_when_it_raises_then_the_log_says_so_with_the_stack(
+    client: stoker.Client, shared: DaemonProcess, tmp_path: Path
+) -> None:
+    tried_again = call(client, "flaky", str(tmp_path / "ledger"), max_attempts=5, base_delay_ms=1)
+    failed = call(client, "fail", "with a stack")
+
+    assert end_of(client, tried_again) == ("succeeded", "exit")
+    assert end_of(client, failed) == ("failed", "exit")
+
+    (event,) = [event for event in shared.events("handler_raised") if event["job"] in (tried_again, failed)]
+    assert (event["job"], event["command"]) == (failed, "fail")
+    assert "in fail" in str(event)
+
+
+@pytest.mark.parametrize(
+    ("code", "mistake"),
+    [
+        ("@stoker.handler('a')\ndef a(call): pass", "TypeError: the in-process handler 'a' is not an async function"),
+        ("for _ in 'ab': stoker.handler('a')(noop)", "ValueError: two in-process handlers are called 'a'"),
+    ],
+)
+def test_start_when_a_handler_cannot_be_registered_then_it_is_refused(
+    stopped_daemon: DaemonProcess, code: str, mistake: str
+) -> None:
+    (stopped_daemon.home / "orders.py").write_text(f"import stoker\nasync def noop(call): pass\n{code}\n")
+    stopped_daemon.environ["PYTHONPATH"] = str(stopped_daemon.home)
+    stopped_daemon.config.write_text(SETTINGS)
+
+    stopped_daemon.spawn()
+
+    assert stopped_daemon.wait() == 78
+    assert f"daemon.handlers: orders: {mistake}" in stopped_daemon.stderr.read_text()
+
+
+def test_handler_when_it_raises_then_why_and_logs_say_what(client: stoker.Client, shared: DaemonProcess) -> None:
+    job = call(client, "fail", "at all")
+    assert end_of(client, job) == ("failed", "exit")
+
+    assert client.why(job)["message"] == "failed: ValueError: of no use: at all"
+    logs = shared.cli("logs", str(job)).stderr
+    assert "wrote nothing: its handler failed: ValueError: of no use: at all\nTraceback" in logs
+    assert "in_process.py" not in logs
+
+
+def test_handler_when_it_is_gone_after_a_restart_then_its_job_says_so(own: DaemonProcess, tmp_path: Path) -> None:
+    with own.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = call(client, "note", str(tmp_path / "ledger"))
+    assert own.stop() == 0
+    own.config.write_text("")
+    own.start()
+
+    with own.client() as client:
+        client.call("queue.resume", {"name": "default"})
+        assert end_of(client, job) == ("failed", "exit")
+        message = client.why(job)["message"]
+
+    assert message == ("failed: there is no in-process handler 'note' any more; [daemon] handlers must name its module")
 
 
 def test_handler_when_its_error_is_not_unicode_then_it_is_stored_escaped(client: stoker.Client) -> None:

@@ -20,7 +20,8 @@ from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Executor, Report, Start
 from stoker.executors.environment import WorkerContext
-from stoker.executors.in_process import HANDLERS, Call, InProcessExecutor
+from stoker.executors.handlers import HANDLERS, Call
+from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
 from stoker.process.messages import RunState
 from stoker.process.work_files import WorkFiles

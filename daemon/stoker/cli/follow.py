@@ -177,6 +177,8 @@ def _explain_empty_log(job: dict[str, Any], ordinal: int) -> None:
             reason = {"exception": "its handler failed", "exit": outcome.SENTENCES["output"]}
             message = outcome.SENTENCES.get(attempt["outcome"]) or reason[attempt["outcome"]]
             render.note(f"attempt {attempt['ordinal']} wrote nothing: {message}: {outcome.last_line(attempt['error'])}")
+            if attempt["outcome"] == "exception":  # the log of a process would show its traceback too
+                render.trace(f"{attempt['error'].rstrip()}\n")
 
 
 def _printer(text: render.LogText) -> Show:

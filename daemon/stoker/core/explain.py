@@ -22,8 +22,8 @@ from stoker.core.units import exited_with, span
 from stoker.core.workflow.state import Intent
 
 MOST_NAMED = 5
+OUTPUT_FORMS = "lines KEY=VALUE, blocks that begin with KEY<<END and end with a line END, or JSON objects"
 NEWLINE = "\n"
-TOLD_BY_ATTEMPT = (Reason.OUTPUT, Reason.SPAWN_ERROR)  # what was wrong stands in the attempt alone
 
 
 class Scene(Struct, frozen=True, kw_only=True):
@@ -320,14 +320,24 @@ def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
-    more = (_refused(job, scene) or _suspected(scene)) if job.state is State.FAILED else ""
-    return Blocker("final", f"{_ENDED[job.state]}{_reason(job)}{more}", hint, {"reason": job.reason})
+    if job.state is not State.FAILED:
+        return Blocker("final", f"{_ENDED[job.state]}{_reason(job)}", hint, {"reason": job.reason})
+    if job.reason is Reason.OUTPUT:
+        hint = f"let the job write to $STOKER_OUTPUT {OUTPUT_FORMS}; then: stoker retry {job.id}"
+    cause = _error_of_attempt(job, scene) or _reason(job) + _suspected(scene)
+    return Blocker("final", f"failed{cause}", hint, {"reason": job.reason})
 
 
-def _refused(job: Job, scene: Scene) -> str:
-    """What is wrong with what it handed on, or with its command."""
-    told = job.reason in TOLD_BY_ATTEMPT and scene.ended is not None and scene.ended.outcome
-    return f": {told.error.partition(NEWLINE)[0]}" if told and told.error else ""
+def _error_of_attempt(job: Job, scene: Scene) -> str:
+    """The error of the last attempt, where it says more than the reason of the job."""
+    outcome = None if scene.ended is None else scene.ended.outcome
+    if outcome is None or not outcome.error:
+        return ""
+    if outcome.kind is OutcomeKind.EXCEPTION:  # the last line of a traceback
+        return f": {outcome.error.rstrip().rpartition(NEWLINE)[2]}"
+    if job.reason in (Reason.OUTPUT, Reason.SPAWN_ERROR):
+        return f"{_reason(job)}: {outcome.error.partition(NEWLINE)[0]}"
+    return ""
 
 
 def _unmet(job: Job, scene: Scene) -> Blocker:

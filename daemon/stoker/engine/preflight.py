@@ -22,7 +22,7 @@ from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import AnyText, native, printable
 from stoker.core.requests import JobWork
-from stoker.executors.in_process import HANDLERS
+from stoker.executors.handlers import HANDLERS
 from stoker.host.threads import start_threads
 
 KEEP_MS = 1_000  # so that a stream of similar jobs costs one look

@@ -1,72 +1,28 @@
 """In-process jobs: registered async handlers, run as tasks of the daemon.
 
-Owns the registry and the tasks. Refuses to let an exception escape: it becomes the attempt's outcome,
-permanent unless it says that it is transient. A handler ends with the daemon, so its job is requeued after a
-crash. Handlers must await often; they share the loop with everything else.
+Owns the tasks. Refuses to let an exception escape: it becomes the attempt's outcome, a failure for good unless it is
+`Transient`. A handler ends with the daemon, so its job is requeued after a crash.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-from msgspec import Struct
-
 from stoker.core.clock import boot_ms, wall_ms
-from stoker.core.errors import ConfigInvalid
 from stoker.core.job import events as ev
 from stoker.core.job.model import IN_PROCESS, Identity, Outcome, OutcomeKind
 from stoker.core.raw_bytes import native, storable
 from stoker.executors.base import Report, Sink, Start
+from stoker.executors.handlers import HANDLERS, Call, Transient
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 ERROR_LIMIT = 4_000
 CANCEL_AGAIN_S = 1.0
 CLOSE_ROUNDS = 5
-
-
-class Call(Struct, frozen=True):
-    """What a handler is given: the job's arguments and which run this is."""
-
-    job_id: int
-    run_id: str
-    args: tuple[str, ...]
-
-
-class Transient(Exception):
-    """Raised by a handler to say that another try may succeed."""
-
-
-Handler = Callable[[Call], Awaitable[None]]
-HANDLERS: dict[str, Handler] = {}
-
-
-def handler(name: str) -> Callable[[Handler], Handler]:
-    """Register an async function as the in-process command `name`."""
-
-    def register(function: Handler) -> Handler:
-        if name in HANDLERS:
-            raise ValueError(f"two in-process handlers are called {name!r}")
-        HANDLERS[name] = function
-        return function
-
-    return register
-
-
-def load_handlers(modules: Sequence[str]) -> None:
-    """Import the modules of `[daemon] handlers`. Raises ConfigInvalid naming all that fail."""
-    errors = []
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a service boundary: the module is the user's
-            errors.append(f"daemon.handlers: {module}: {type(error).__name__}: {error}")
-    if errors:
-        raise ConfigInvalid("; ".join(errors), errors=errors)
 
 
 class InProcessExecutor:
@@ -128,14 +84,20 @@ class InProcessExecutor:
 
 async def _outcome(command: str, call: Call) -> Outcome:
     """Run the handler; whatever it does becomes an outcome."""
+    if command not in HANDLERS:  # it was there when the job was submitted, before the last start of the daemon
+        error = f"there is no in-process handler {command!r} any more; [daemon] handlers must name its module"
+        return Outcome(kind=OutcomeKind.EXCEPTION, error=error, ended_at=wall_ms())
     try:
         await HANDLERS[command](call)
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001 - the boundary of a handler: not even its sys.exit() escapes
-        told = storable("".join(traceback.format_exception(error)))[-ERROR_LIMIT:]
-        transient = isinstance(error, Transient)
-        return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=told, ended_at=wall_ms())
+    except BaseException as raised:  # noqa: BLE001 - the boundary of a handler: not even its sys.exit() escapes
+        transient = isinstance(raised, Transient)
+        if not transient:
+            log(LogEvent.HANDLER_RAISED, job=call.job_id, run_id=call.run_id, command=command, error=raised)
+        frames = raised.__traceback__ and raised.__traceback__.tb_next  # without the frame of this function
+        trace = storable("".join(traceback.format_exception(type(raised), raised, frames)))[-ERROR_LIMIT:]
+        return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=trace, ended_at=wall_ms())
     return Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=wall_ms())
 
 

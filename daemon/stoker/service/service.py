@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from stoker.config import Reloaded
 from stoker.core.errors import InvalidParams, JobNotFound, StokerError, WaitTimeout
-from stoker.core.explain import TOLD_BY_ATTEMPT, Scene, explain
+from stoker.core.explain import Scene, explain
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import UNMET, need_met
 from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource, State
@@ -209,8 +209,7 @@ class Service:
 
     async def _newest_end(self, job: Job) -> Attempt | None:
         """The attempt that ended last, where it says more than the job does."""
-        told = job.state in (State.HELD, State.WAITING) or job.reason in TOLD_BY_ATTEMPT
-        wanted = bool(job.spec.limits) or told
+        wanted = bool(job.spec.limits) or job.state in (State.HELD, State.WAITING, State.FAILED)
         return await self._engine.queries.run(attempts.newest_end, job.id) if wanted else None
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:

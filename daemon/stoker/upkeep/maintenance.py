@@ -14,7 +14,7 @@ from stoker.core.clock import Clock, Now
 from stoker.core.job.model import ExecutionMode
 from stoker.core.requests import JobParams
 from stoker.engine.submit import Answers, Intake, Offer, Submission
-from stoker.executors.in_process import HANDLERS, Call
+from stoker.executors.handlers import HANDLERS, Call
 from stoker.store import upkeep
 from stoker.store.writer import Writer
 

@@ -1,0 +1,62 @@
+"""In-process handlers by name: ours, and those that Python modules register with `stoker.handler`.
+
+Owns the registry and what a handler is given and may raise. Modules named in `[daemon] handlers` fill it as they are
+imported. Refuses to run a handler: `in_process.py` does. Invariant: a name is given once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct
+
+from stoker.core.errors import ConfigInvalid
+
+
+class Call(Struct, frozen=True):
+    """What a handler is given: the arguments of the job, and which run of it this is."""
+
+    job_id: int
+    run_id: str
+    args: tuple[str, ...]
+
+
+class Transient(Exception):
+    """Raise it in a handler to say that another try may succeed; the retry policy of the job decides when."""
+
+
+Handler = Callable[[Call], Awaitable[None]]
+HANDLERS: dict[str, Handler] = {}
+
+
+def handler(name: str) -> Callable[[Handler], Handler]:
+    """Register an async function as the in-process command `name`.
+
+    It runs on the event loop of the daemon: it awaits whatever takes longer than a few milliseconds. It must be safe
+    to run twice, because a crash of the daemon ends it and its job is queued again. Whatever it raises fails its job
+    for good, except `Transient`. Raises ValueError if the name is taken, TypeError if the function is not async.
+    """
+
+    def register(function: Handler) -> Handler:
+        if name in HANDLERS:
+            raise ValueError(f"two in-process handlers are called {name!r}")
+        if not inspect.iscoroutinefunction(function):
+            raise TypeError(f"the in-process handler {name!r} is not an async function (write `async def`)")
+        HANDLERS[name] = function
+        return function
+
+    return register
+
+
+def load_handlers(modules: Sequence[str]) -> None:
+    """Import the modules of `[daemon] handlers`. Raises ConfigInvalid naming all that fail."""
+    errors = []
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - a service boundary: the module is the user's
+            errors.append(f"daemon.handlers: {module}: {type(error).__name__}: {error}")
+    if errors:
+        raise ConfigInvalid("; ".join(errors), errors=errors)
