@@ -103,12 +103,20 @@ def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon:
     script = "".join(f"{command}echo; echo '{mark}'\n" for command, _ in steps)
     typed = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{script}"],
-        env=environ(daemon), cwd=daemon.home, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
-    )  # fmt: skip
+        env=environ(daemon),
+        cwd=daemon.home,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
 
     seen = typed.stdout.split(f"\n{mark}\n")
-    told = [f"$ {command}{differences(shown, text)}" for (command, shown), text in zip(steps, seen, strict=False)
-            if differences(shown, text)]  # fmt: skip
+    told = [
+        f"$ {command}{differences(shown, text)}"
+        for (command, shown), text in zip(steps, seen, strict=False)
+        if differences(shown, text)
+    ]
     assert len(seen) == len(steps) + 1, typed.stdout
     assert told == []
 

@@ -69,8 +69,10 @@ def test_unit_when_a_key_is_misspelt_then_verification_says_so(tmp_path: Path) -
 
     result = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(broken)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert "WatchdogSeconds" in result.stderr
 

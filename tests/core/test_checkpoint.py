@@ -28,11 +28,22 @@ def sealed(data: bytes) -> Checkpoint:
     packed = pack(data)
     return seal(
         Checkpoint(
-            id=3, chain="w1", seq=2, parent=1, kind=CheckpointKind.PROGRESS, status="running", at=5,
-            data=packed.data, size=packed.size, encoding=packed.encoding, job_id=7, step="compile", run_id="7.1.a",
+            id=3,
+            chain="w1",
+            seq=2,
+            parent=1,
+            kind=CheckpointKind.PROGRESS,
+            status="running",
+            at=5,
+            data=packed.data,
+            size=packed.size,
+            encoding=packed.encoding,
+            job_id=7,
+            step="compile",
+            run_id="7.1.a",
         ),
         packed.digest,
-    )  # fmt: skip
+    )
 
 
 @given(st.binary(max_size=1_000))
@@ -73,10 +84,21 @@ def test_checkpoint_when_any_field_was_touched_then_it_is_not_opened(field: str,
 def test_checkpoint_when_it_is_of_the_first_version_then_it_is_still_opened() -> None:
     """Its checksum was made by the release that stored it: SHA-256 over its fields, and over its data after them."""
     old = Checkpoint(
-        id=3, chain="w1", seq=2, parent=1, kind=CheckpointKind.PROGRESS, status="half", at=5, data=b"data", size=4,
-        job_id=7, step="compile", run_id="7.1.a", version=1,
+        id=3,
+        chain="w1",
+        seq=2,
+        parent=1,
+        kind=CheckpointKind.PROGRESS,
+        status="half",
+        at=5,
+        data=b"data",
+        size=4,
+        job_id=7,
+        step="compile",
+        run_id="7.1.a",
+        version=1,
         checksum=bytes.fromhex("fb9129f4e5519d6433d6a7eca558d8c350b163472358cfbf49cefdf8719c1e32"),
-    )  # fmt: skip
+    )
 
     assert opened(old) == b"data"
     with pytest.raises(CheckpointDamaged):

@@ -23,11 +23,19 @@ def link(seq: int, kind: CheckpointKind, told: dict[str, Any]) -> Checkpoint:
     packed = pack(msgspec.json.encode(told))
     return seal(
         Checkpoint(
-            id=seq * 10, chain="w1", seq=seq, parent=(seq - 1) * 10 or None, kind=kind, status="", at=0,
-            data=packed.data, size=packed.size, encoding=packed.encoding,
+            id=seq * 10,
+            chain="w1",
+            seq=seq,
+            parent=(seq - 1) * 10 or None,
+            kind=kind,
+            status="",
+            at=0,
+            data=packed.data,
+            size=packed.size,
+            encoding=packed.encoding,
         ),
         packed.digest,
-    )  # fmt: skip
+    )
 
 
 def moved(seq: int, step: str, job: int, to: str, **told: Any) -> Checkpoint:

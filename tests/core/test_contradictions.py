@@ -64,8 +64,10 @@ def test_spec_when_a_rule_is_broken_then_field_values_and_what_to_do_are_told(
 
 
 def test_rules_when_counted_then_each_is_broken_above() -> None:
-    fired = {id(next(rule for rule in RULES if rule.field == field and rule.broken(spec(**asked), asked)))
-             for asked, field, _ in BROKEN}  # fmt: skip
+    fired = {
+        id(next(rule for rule in RULES if rule.field == field and rule.broken(spec(**asked), asked)))
+        for asked, field, _ in BROKEN
+    }
 
     assert fired == {id(rule) for rule in RULES}
 

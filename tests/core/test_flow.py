@@ -63,9 +63,13 @@ def test_plan_when_steps_need_each_other_then_they_stand_in_an_order_they_could_
 
 def test_plan_when_parameters_are_given_then_every_text_of_a_step_is_filled() -> None:
     said = step(
-        "{{tool}}", args=("-o", "{{ out }}", "${HOME}"), env={"OUT": "{{out}}"}, working_dir="/{{out}}",
-        stdin="{{out}}", name="make {{out}}",
-    )  # fmt: skip
+        "{{tool}}",
+        args=("-o", "{{ out }}", "${HOME}"),
+        env={"OUT": "{{out}}"},
+        working_dir="/{{out}}",
+        stdin="{{out}}",
+        name="make {{out}}",
+    )
 
     made = made_of(flow({"a": said}, parameters={"tool": "cc", "out": "x"}), out="y").steps[0].sent
 
@@ -178,8 +182,11 @@ def test_plan_when_a_cycle_is_in_it_then_its_steps_are_there_to_be_looked_at_wit
 
     assert [mistake.path for mistake in made.mistakes] == ["steps.b.needs", "steps.b.command"]
     assert [(one.name, one.needs, one.locatable) for one in made.steps] == [
-        ("a", (), True), ("b", (), False), ("c:1", (), True), ("c:2", (), True)
-    ]  # fmt: skip
+        ("a", (), True),
+        ("b", (), False),
+        ("c:1", (), True),
+        ("c:2", (), True),
+    ]
 
 
 def test_plan_when_there_are_too_many_steps_then_the_first_of_each_list_is_looked_at() -> None:
@@ -194,8 +201,10 @@ def test_plan_when_there_are_too_many_steps_then_the_first_of_each_list_is_looke
 def test_plan_when_steps_were_misread_then_each_says_what_of_it_can_be_believed() -> None:
     sent = asked(
         flow({"a": step(), "b": step(), "c": step()}),
-        mistakes=(Mistake("steps.a.args", "x"),), unsure=frozenset({"a", "b"}), unlocatable=frozenset({"b"}),
-    )  # fmt: skip
+        mistakes=(Mistake("steps.a.args", "x"),),
+        unsure=frozenset({"a", "b"}),
+        unlocatable=frozenset({"b"}),
+    )
 
     made = plan(sent, None)
 

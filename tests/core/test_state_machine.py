@@ -78,21 +78,31 @@ def asks(draw: st.DrawFn, now: Now, known: list[int]) -> Spec:
     deadline, run_at = draw(ahead), draw(ahead)
     needed = draw(st.sampled_from([(), (), (), *((ident,) for ident in known), tuple(known[-2:])]))
     return Spec(
-        command="work", working_dir="/", queue=draw(st.sampled_from([queue.name for queue in QUEUES])),
-        max_attempts=draw(st.integers(1, 4)), base_delay_ms=draw(st.sampled_from([0, 1, 1_000])),
-        no_retry_exit_codes=(64,), ttl_ms=draw(ahead), deadline=deadline and now.wall + deadline,
-        run_at=run_at and now.wall + run_at, on_orphan=draw(st.sampled_from(OnOrphan)),
-        max_orphanings=draw(st.integers(1, 3)), survive=draw(st.booleans()),
+        command="work",
+        working_dir="/",
+        queue=draw(st.sampled_from([queue.name for queue in QUEUES])),
+        max_attempts=draw(st.integers(1, 4)),
+        base_delay_ms=draw(st.sampled_from([0, 1, 1_000])),
+        no_retry_exit_codes=(64,),
+        ttl_ms=draw(ahead),
+        deadline=deadline and now.wall + deadline,
+        run_at=run_at and now.wall + run_at,
+        on_orphan=draw(st.sampled_from(OnOrphan)),
+        max_orphanings=draw(st.integers(1, 3)),
+        survive=draw(st.booleans()),
         resources=draw(st.sampled_from([{}, {}, {"gpu": 1}, {"gpu": 2}])),
         needs=tuple(Need(job=ident, on=draw(st.sampled_from(NeedOn))) for ident in needed),
-    )  # fmt: skip
+    )
 
 
 ends = st.builds(
     Outcome,
-    kind=st.sampled_from(OutcomeKind), exit_code=st.sampled_from([0, 1, 64]), signal=st.just(9),
-    stopped=st.booleans(), transient=st.booleans(),
-)  # fmt: skip
+    kind=st.sampled_from(OutcomeKind),
+    exit_code=st.sampled_from([0, 1, 64]),
+    signal=st.just(9),
+    stopped=st.booleans(),
+    transient=st.booleans(),
+)
 
 
 class Life(Struct):

@@ -176,8 +176,13 @@ def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
     assert told.message == "needs 2 of resource 'gpu', 0 free, held by job 8, 9"
     assert told.hint == "stoker show 8"
     assert told.details == {
-        "resource": "gpu", "wanted": 2, "capacity": 2, "free": -1, "holders": [8, 9], "reserved": False,
-    }  # fmt: skip
+        "resource": "gpu",
+        "wanted": 2,
+        "capacity": 2,
+        "free": -1,
+        "holders": [8, 9],
+        "reserved": False,
+    }
 
 
 def test_why_when_a_resource_is_kept_for_a_blocked_job_then_both_sides_say_so() -> None:

@@ -21,15 +21,22 @@ def told(made: Filled[JobWork]) -> dict[str, str]:
 
 def test_fill_when_every_text_has_words_then_each_is_replaced_and_the_rest_is_as_it_was() -> None:
     made = filled(
-        {"a": "1", "b": ""}, "x",
-        command="/{{a}}", args=("-{{ item }}", "{{b}}", "${HOME}", "{{"), env={"A": "{{a}}{{item}}", "B": "b"},
-        working_dir="/{{a}}", stdin="{{b}}.", name="n {{a}}",
-    )  # fmt: skip
+        {"a": "1", "b": ""},
+        "x",
+        command="/{{a}}",
+        args=("-{{ item }}", "{{b}}", "${HOME}", "{{"),
+        env={"A": "{{a}}{{item}}", "B": "b"},
+        working_dir="/{{a}}",
+        stdin="{{b}}.",
+        name="n {{a}}",
+    )
 
     assert made.mistakes == []
     assert (made.step.command, made.step.args, made.step.env) == (
-        "/1", ("-x", "", "${HOME}", "{{"), {"A": "1x", "B": "b"}
-    )  # fmt: skip
+        "/1",
+        ("-x", "", "${HOME}", "{{"),
+        {"A": "1x", "B": "b"},
+    )
     assert (made.step.working_dir, made.step.stdin, made.step.name) == ("/1", ".", "n 1")
     assert made.locatable
 

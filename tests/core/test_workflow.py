@@ -64,9 +64,7 @@ def test_state_when_every_step_has_ended_then_it_is_final_unless_it_goes_back(
 
 @pytest.mark.parametrize("state", list(WorkflowState))
 def test_workflow_when_in_a_state_then_it_has_ended_only_in_three(state: WorkflowState) -> None:
-    workflow = Workflow(
-        id=1, name="w", owner_uid=0, trace_id="", flow="{}", flow_hash=b"", created_at=0, state=state
-    )  # fmt: skip
+    workflow = Workflow(id=1, name="w", owner_uid=0, trace_id="", flow="{}", flow_hash=b"", created_at=0, state=state)
 
     assert workflow.ended == (state.value in ("succeeded", "failed", "cancelled"))
 

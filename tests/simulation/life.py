@@ -69,10 +69,17 @@ class Life:
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
             opened = Opened(writer, Reader(disk), Reader(disk), who, 1, found)  # type: ignore[arg-type]
             context = WorkerContext(
-                state_dir=ROOT, socket="s", instance=who.id, epoch=who.epoch, base={"PATH": "/bin"},
-                umask=0o022, telemetry=Telemetry(), cgroups=AttemptCgroups(), tokens=Tokens(who.token_key),
+                state_dir=ROOT,
+                socket="s",
+                instance=who.id,
+                epoch=who.epoch,
+                base={"PATH": "/bin"},
+                umask=0o022,
+                telemetry=Telemetry(),
+                cgroups=AttemptCgroups(),
+                tokens=Tokens(who.token_key),
                 work_files=NothingHandedOn(ROOT),
-            )  # fmt: skip
+            )
             directory: Any = SimpleNamespace(
                 root=ROOT, in_place=True, aside=ROOT / "state.json", write_aside=lambda _aside: None
             )

@@ -65,7 +65,10 @@ def test_machine_when_anything_happens_in_any_order_then_no_law_is_broken_and_al
     run_state_machine_as_test(
         hypothesis.seed(seed)(Machine),
         settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=30, deadline=None, database=None,
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
+            deadline=None,
+            database=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
-    )  # fmt: skip
+    )

@@ -84,10 +84,14 @@ def test_world_when_a_seed_is_walked_again_then_everything_happens_as_before(see
     walked = {
         subprocess.run(
             [sys.executable, "-c", f"from tests.simulation.walk import footprint; print(footprint({seed}))"],
-            env={**os.environ, "PYTHONHASHSEED": order}, cwd=ROOT, capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": order},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for order in ("1", "2")
-    }  # fmt: skip
+    }
 
     assert len(walked) == 1
     assert walked.pop().strip()

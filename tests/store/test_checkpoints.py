@@ -21,11 +21,19 @@ def chain(database: sqlite3.Connection) -> list[Checkpoint]:
     """Five of one chain, oldest first, and one of another."""
     made = [
         Checkpoint(
-            id=seq, chain="w1", seq=seq, parent=seq - 1 or None, kind=CheckpointKind.PROGRESS, status="", at=0,
-            size=size, data=b"x" * size, checksum=bytes(32),
+            id=seq,
+            chain="w1",
+            seq=seq,
+            parent=seq - 1 or None,
+            kind=CheckpointKind.PROGRESS,
+            status="",
+            at=0,
+            size=size,
+            data=b"x" * size,
+            checksum=bytes(32),
         )
         for seq, size in enumerate(SIZES, 1)
-    ]  # fmt: skip
+    ]
     other = replace(made[0], id=9, chain="w2")
     database.executemany(checkpoints.INSERT, [checkpoints.insert_row(one) for one in (*made, other)])
     return made

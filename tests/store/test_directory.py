@@ -203,8 +203,10 @@ def test_aside_when_power_is_lost_at_any_moment_then_one_of_the_two_notes_is_on_
         pytest.skip("strace is not installed: nothing can look on")
     seen = subprocess.run(
         [strace, "-f", "-y", "-e", "trace=fsync,rename", sys.executable, "-c", f"{program}(Aside('i', 1, 1))"],
-        capture_output=True, text=True, check=True,
-    ).stderr  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
 
     calls = re.findall(r"(fsync|rename)\(.*?(state\.new|state)[\">]", seen)
     assert calls == [("fsync", "state.new"), ("rename", "state.new"), ("fsync", "state")]

@@ -60,10 +60,15 @@ def test_wake_when_a_job_waits_then_it_is_due_exactly_when_nothing_holds_it(
 def test_limits_when_they_passed_then_only_pending_jobs_are_named(
     database: sqlite3.Connection, state: State, late: int
 ) -> None:
-    put(database, [
-        asked(state, ident=1, expires_at=NOW.steady - late), asked(state, ident=2, expires_at=NOW.steady + 1),
-        asked(state, ident=3, ask={"deadline": NOW.wall - late}), asked(state, ident=4, ask={"deadline": NOW.wall + 1}),
-    ])  # fmt: skip
+    put(
+        database,
+        [
+            asked(state, ident=1, expires_at=NOW.steady - late),
+            asked(state, ident=2, expires_at=NOW.steady + 1),
+            asked(state, ident=3, ask={"deadline": NOW.wall - late}),
+            asked(state, ident=4, ask={"deadline": NOW.wall + 1}),
+        ],
+    )
 
     found = due(database, NOW, LIMIT)
 
@@ -75,11 +80,14 @@ def test_limits_when_they_passed_then_only_pending_jobs_are_named(
 def test_due_when_several_limits_of_a_job_passed_then_it_is_named_once_and_the_deadline_goes_first(
     database: sqlite3.Connection,
 ) -> None:
-    put(database, [
-        asked(ident=1, wake_at=NOW.steady, expires_at=NOW.steady, ask={"deadline": NOW.wall, "run_at": NOW.wall}),
-        asked(ident=2, wake_at=NOW.steady, expires_at=NOW.steady, ask={"run_at": NOW.wall}),
-        asked(ident=3, wake_at=NOW.steady, ask={"run_at": NOW.wall}),
-    ])  # fmt: skip
+    put(
+        database,
+        [
+            asked(ident=1, wake_at=NOW.steady, expires_at=NOW.steady, ask={"deadline": NOW.wall, "run_at": NOW.wall}),
+            asked(ident=2, wake_at=NOW.steady, expires_at=NOW.steady, ask={"run_at": NOW.wall}),
+            asked(ident=3, wake_at=NOW.steady, ask={"run_at": NOW.wall}),
+        ],
+    )
 
     found = due(database, NOW, LIMIT)
 
@@ -93,11 +101,17 @@ def test_due_when_nothing_is_pending_then_there_is_nothing_to_wait_for(database:
 def test_next_when_several_moments_are_ahead_then_the_earliest_of_each_clock_is_told(
     database: sqlite3.Connection,
 ) -> None:
-    put(database, [
-        asked(ident=1, wake_at=NOW.steady + 9), asked(ident=2, wake_at=NOW.steady + 5), asked(ident=3, wake_at=1),
-        asked(State.QUEUED, ident=4, expires_at=NOW.steady + 7), asked(ident=5, ask={"run_at": NOW.wall + 8}),
-        asked(State.QUEUED, ident=6, ask={"deadline": NOW.wall + 6}),
-    ])  # fmt: skip
+    put(
+        database,
+        [
+            asked(ident=1, wake_at=NOW.steady + 9),
+            asked(ident=2, wake_at=NOW.steady + 5),
+            asked(ident=3, wake_at=1),
+            asked(State.QUEUED, ident=4, expires_at=NOW.steady + 7),
+            asked(ident=5, ask={"run_at": NOW.wall + 8}),
+            asked(State.QUEUED, ident=6, ask={"deadline": NOW.wall + 6}),
+        ],
+    )
 
     found = due(database, NOW, LIMIT)
 
@@ -181,12 +195,15 @@ def pending(draw: st.DrawFn) -> list[Job]:
 
     return [
         asked(
-            draw(st.sampled_from([State.WAITING, State.QUEUED, State.HELD])), ident=ident,
-            ask={"run_at": moment(NOW.wall), "deadline": moment(NOW.wall)}, wake_at=moment(NOW.steady),
-            expires_at=moment(NOW.steady), needs_open=draw(st.sampled_from([0, 0, 1])),
+            draw(st.sampled_from([State.WAITING, State.QUEUED, State.HELD])),
+            ident=ident,
+            ask={"run_at": moment(NOW.wall), "deadline": moment(NOW.wall)},
+            wake_at=moment(NOW.steady),
+            expires_at=moment(NOW.steady),
+            needs_open=draw(st.sampled_from([0, 0, 1])),
         )
         for ident in range(1, draw(st.integers(1, 6)) + 1)
-    ]  # fmt: skip
+    ]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)

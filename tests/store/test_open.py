@@ -168,8 +168,9 @@ async def test_open_when_jobs_were_stored_then_the_next_life_reads_them_and_the_
 
     assert (again.snapshot.last_id, again.snapshot.last_seq) == (2, 2)
     assert sorted(again.snapshot.counts) == [
-        ("default", "queued", None, 1), ("default", "waiting", None, 1),
-    ]  # fmt: skip
+        ("default", "queued", None, 1),
+        ("default", "waiting", None, 1),
+    ]
 
 
 @pytest.fixture

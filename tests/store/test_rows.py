@@ -125,13 +125,29 @@ def test_policy_when_nothing_is_written_then_its_defaults_are_those_of_the_file_
     read = msgspec.json.decode(b"{}", type=SpecRemainder)
 
     assert msgspec.structs.asdict(read) == {
-        "stdin": None, "labels": {}, "base_delay_ms": 1_000, "max_delay_ms": 3_600_000, "success_exit_codes": (0,),
-        "no_retry_exit_codes": (), "checkpoint_exit_code": None, "notify": False, "heartbeat_ms": None,
-        "unresponsive_warn_ms": 30_000, "unresponsive_kill_ms": 180_000, "grace_ms": 10_000, "warn_signal": None,
-        "warn_before_ms": 0, "needs": (),
-        "max_orphanings": 3, "resources": {}, "limits": Limits(), "nice": 0, "umask": None,
-        "max_log_bytes": 67_108_864, "traceparent": None,
-    }  # fmt: skip
+        "stdin": None,
+        "labels": {},
+        "base_delay_ms": 1_000,
+        "max_delay_ms": 3_600_000,
+        "success_exit_codes": (0,),
+        "no_retry_exit_codes": (),
+        "checkpoint_exit_code": None,
+        "notify": False,
+        "heartbeat_ms": None,
+        "unresponsive_warn_ms": 30_000,
+        "unresponsive_kill_ms": 180_000,
+        "grace_ms": 10_000,
+        "warn_signal": None,
+        "warn_before_ms": 0,
+        "needs": (),
+        "max_orphanings": 3,
+        "resources": {},
+        "limits": Limits(),
+        "nice": 0,
+        "umask": None,
+        "max_log_bytes": 67_108_864,
+        "traceparent": None,
+    }
 
 
 # --- the front of a queue -----------------------------------------------------------------------------------
@@ -342,10 +358,16 @@ def test_page_when_a_filter_is_set_then_only_what_fits_comes_newest_first(
     database: sqlite3.Connection, wanted: JobFilter, ids: list[int]
 ) -> None:
     labels = {"team": "a", "x": "y"}
-    put(database, [
-        job(id=1, asked=spec(name="nightly")), job(id=2, asked=spec(queue="bulk", labels={"team": "b"})),
-        job(State.FAILED, id=3), job(State.HELD, id=4), job(id=5, asked=spec(name="nightly", labels=labels)),
-    ])  # fmt: skip
+    put(
+        database,
+        [
+            job(id=1, asked=spec(name="nightly")),
+            job(id=2, asked=spec(queue="bulk", labels={"team": "b"})),
+            job(State.FAILED, id=3),
+            job(State.HELD, id=4),
+            job(id=5, asked=spec(name="nightly", labels=labels)),
+        ],
+    )
 
     assert [one.id for one in reader.scan(database, wanted).jobs] == ids
 
@@ -389,8 +411,17 @@ def test_history_when_changes_are_large_then_a_page_ends_at_its_bytes_and_the_cu
 
 
 def change(seq: int, payload: dict[str, str]) -> Change:
-    return Change(seq=seq, at=seq, kind="job", subject="7", from_state=None, to_state="queued", cause="x",
-                  actor_uid=None, payload=payload)  # fmt: skip
+    return Change(
+        seq=seq,
+        at=seq,
+        kind="job",
+        subject="7",
+        from_state=None,
+        to_state="queued",
+        cause="x",
+        actor_uid=None,
+        payload=payload,
+    )
 
 
 def test_size_when_asked_then_it_is_that_of_the_database(database: sqlite3.Connection) -> None:
@@ -423,9 +454,11 @@ def test_snapshot_when_jobs_are_live_then_open_runs_come_whole_and_the_rest_as_c
 
     assert found.runs == [(going, attempt(going)), (stuck, attempt(stuck))]
     assert sorted(row for row in found.counts if row[1] != "running") == [
-        ("bulk", "queued", None, 1), ("default", "held", None, 1), ("default", "queued", None, 2),
+        ("bulk", "queued", None, 1),
+        ("default", "held", None, 1),
+        ("default", "queued", None, 2),
         ("default", "waiting", None, 1),
-    ]  # fmt: skip
+    ]
     assert found.last_id == 9  # an id is never used again, not even a purged one
 
 

@@ -57,21 +57,32 @@ async def test_commit_when_a_turn_has_everything_then_all_of_it_is_there(state: 
     of, live = running()
     waiting = job(State.WAITING, id=2, needs_open=1)
     begun = Batch(
-        new_jobs={1: of, 2: waiting}, new_attempts={live.run_id: live}, holds={live.run_id: {"gpu": 1}},
-        keys=[NewKey(7, "k", b"h" * 16, 1, 0)], needs=[(2, 1, "ok")], queues={"bulk": Queue(name="bulk")},
-        resources={"gpu": Resource(name="gpu", capacity=1)}, meta={"fact": 1}, recovery=Recovery(epoch=1, started_at=0),
+        new_jobs={1: of, 2: waiting},
+        new_attempts={live.run_id: live},
+        holds={live.run_id: {"gpu": 1}},
+        keys=[NewKey(7, "k", b"h" * 16, 1, 0)],
+        needs=[(2, 1, "ok")],
+        queues={"bulk": Queue(name="bulk")},
+        resources={"gpu": Resource(name="gpu", capacity=1)},
+        meta={"fact": 1},
+        recovery=Recovery(epoch=1, started_at=0),
         changes=[change(1), change(2, subject="2"), change(3, kind="queue", subject="bulk")],
-    )  # fmt: skip
+    )
     await state.writer.commit(begun)
     end = over(live)
     finished = job(State.SUCCEEDED, id=1, attempts=1, exit_code=0)
     going = replace(waiting, needs_open=0, state=State.RUNNING, attempts=1)
     second = attempt(going)
 
-    await state.writer.commit(Batch(
-        jobs={1: finished, 2: going}, attempts={live.run_id: end}, new_attempts={second.run_id: second},
-        needs_met=[(2, 1)], changes=[change(4), change(5, subject="2")],
-    ))  # fmt: skip
+    await state.writer.commit(
+        Batch(
+            jobs={1: finished, 2: going},
+            attempts={live.run_id: end},
+            new_attempts={second.run_id: second},
+            needs_met=[(2, 1)],
+            changes=[change(4), change(5, subject="2")],
+        )
+    )
 
     found = await look(state)
     assert await state.writer.read(jobs.by_ids, [1, 2]) == {1: finished, 2: going}
@@ -208,9 +219,17 @@ MEGABYTE = 1 << 20
 
 def saved(seq: int, size: int) -> Checkpoint:
     told = Checkpoint(
-        id=seq, chain="j1", seq=seq, parent=seq - 1 or None, kind=CheckpointKind.PROGRESS, status="", at=0, size=size,
-        data=bytes(size), encoding="plain",
-    )  # fmt: skip
+        id=seq,
+        chain="j1",
+        seq=seq,
+        parent=seq - 1 or None,
+        kind=CheckpointKind.PROGRESS,
+        status="",
+        at=0,
+        size=size,
+        data=bytes(size),
+        encoding="plain",
+    )
     return seal(told, hashlib.sha256(told.data).digest())
 
 

@@ -47,9 +47,14 @@ class Audit:
     """
 
     def __init__(
-        self, database: Path, ledger: Ledger, killed: Collection[str] = (), *, newborn: bool = False,
+        self,
+        database: Path,
+        ledger: Ledger,
+        killed: Collection[str] = (),
+        *,
+        newborn: bool = False,
         log: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ledger = ledger
         self._log = log
         self._newborn = newborn
@@ -230,9 +235,11 @@ class Audit:
             moves = [change for change in self.changes if change["job_id"] in {job["id"] for job in steps.values()}]
             yield from broken_links(f"workflow {workflow}", links)
             holds = {
-                name: run["holds"] for name, job in steps.items() for run in self.attempts[job["id"]]
+                name: run["holds"]
+                for name, job in steps.items()
+                for run in self.attempts[job["id"]]
                 if run["ended_at"] is None
-            }  # fmt: skip
+            }
             yield from wrong_context(f"workflow {workflow}", links, steps, holds)
             yield from unlike_memory(f"workflow {workflow}", links)
             yield from unlike_changes(f"workflow {workflow}", links, moves)

@@ -138,12 +138,37 @@ class Container:
         binds = [f"--bind-ro={path}" for path in (REPOSITORY, sys.prefix, sys.base_prefix)]
         binds += [f"--bind={path}" for path in self._shared]
         self._machine = subprocess.Popen(
-            ["sh", "-c", 'echo 0 > "$1/cgroup.procs"; shift; exec "$@"', "join", str(self._cgroup),
-             "nsenter", "-m", f"--target={self._holder.pid}",
-             "unshare", "-m", "-C", "-p", "-f", "--mount-proc", "--kill-child", "--propagation", "private",
-             "bash", "-c", BOOT, "boot", str(self._mounts / "root"), self.name, uuid.uuid4().hex, *binds],
-            stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
-        )  # fmt: skip
+            [
+                "sh",
+                "-c",
+                'echo 0 > "$1/cgroup.procs"; shift; exec "$@"',
+                "join",
+                str(self._cgroup),
+                "nsenter",
+                "-m",
+                f"--target={self._holder.pid}",
+                "unshare",
+                "-m",
+                "-C",
+                "-p",
+                "-f",
+                "--mount-proc",
+                "--kill-child",
+                "--propagation",
+                "private",
+                "bash",
+                "-c",
+                BOOT,
+                "boot",
+                str(self._mounts / "root"),
+                self.name,
+                uuid.uuid4().hex,
+                *binds,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=self._console,
+            stderr=self._console,
+        )
         until(self._up, why="the boot of the container")
         return self
 
@@ -159,10 +184,31 @@ class Container:
         enter = 'echo 0 > "$1/payload/init.scope/cgroup.procs"; shift; exec "$@"'
         environ = ["env", "-i", f"PATH={os.environ['PATH']}", "HOME=/root", "TERM=dumb", "LANG=C.UTF-8"]
         done = subprocess.run(
-            ["sh", "-c", enter, "enter", str(self._cgroup),
-             "nsenter", f"--target={self._leader}", "-m", "-p", "-n", "-u", "-i", "-C", "-r", "-w", *environ, *command],
-            input=stdin, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            [
+                "sh",
+                "-c",
+                enter,
+                "enter",
+                str(self._cgroup),
+                "nsenter",
+                f"--target={self._leader}",
+                "-m",
+                "-p",
+                "-n",
+                "-u",
+                "-i",
+                "-C",
+                "-r",
+                "-w",
+                *environ,
+                *command,
+            ],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout.strip()

@@ -117,9 +117,12 @@ class DeadDirectory:
 
 def _guard(where: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        ["sh", "-c", GUARD, str(where)], stdin=subprocess.PIPE, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        ["sh", "-c", GUARD, str(where)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def why_not(kind: str, scratch: Path) -> str | None:

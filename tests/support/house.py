@@ -7,18 +7,22 @@ table in tests/test_house.py does, with a bad sample for each rule. Invariant: a
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
+import tokenize
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LONGEST_FUNCTION = 70
 LONGEST_FILE = 400
 DOCSTRING_LINES = range(3, 13)
 NOT_A_NOUN = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "base_utils", "shared"}
 TEST_NAME = re.compile(r"test_\w+_when_\w+_then_\w+")
+LITERALS = (ast.Dict, ast.Set, ast.List, ast.Tuple)
 SQL = re.compile(
     r"\b(SELECT\s.+\sFROM\s|INSERT\s+INTO\s|INSERT\s+OR\s|UPDATE\s+\w+\s+SET\s|DELETE\s+FROM\s|CREATE\s+(TABLE|INDEX)\s|PRAGMA\s)",
     re.DOTALL,
@@ -114,6 +118,32 @@ def names_that_are_no_noun(path: str) -> Iterator[str]:
     for part in path.removesuffix(".py").split("/"):
         if part in NOT_A_NOUN:
             yield f"{part} says nothing about what it owns"
+
+
+def shared_class_names(sources: Iterable[str]) -> Iterator[str]:
+    """One class name has one meaning in the whole product."""
+    classes = (
+        node.name for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)
+    )
+    yield from (f"{name} names {count} classes" for name, count in Counter(classes).items() if count > 1)
+
+
+def skipped_formatting(source: str) -> Iterator[str]:
+    """`# fmt: skip` is for tables of data: a literal that is named or returned, a row's columns, a test's cases."""
+    if "# fmt: skip" not in source:
+        return
+    tables = {getattr(node, "end_lineno", 0) for node in ast.walk(ast.parse(source)) if _is_table(node)}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and token.string == "# fmt: skip" and token.start[0] not in tables:
+            yield f"line {token.start[0]} is not formatted by ruff, and is no table of data"
+
+
+def _is_table(node: ast.AST) -> bool:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+        return True
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.Return):
+        return isinstance(node.value, LITERALS)
+    return isinstance(node, ast.Call) and _dotted(node.func) == "pytest.mark.parametrize"
 
 
 def migration_names(listing: str) -> Iterator[str]:

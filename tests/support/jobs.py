@@ -104,28 +104,52 @@ def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 limits = st.builds(
     Limits,
-    memory_bytes=maybe(positives), cpu_seconds=maybe(positives), processes=maybe(positives),
-    open_files=maybe(positives), file_size_bytes=maybe(positives),
-)  # fmt: skip
+    memory_bytes=maybe(positives),
+    cpu_seconds=maybe(positives),
+    processes=maybe(positives),
+    open_files=maybe(positives),
+    file_size_bytes=maybe(positives),
+)
 specs = st.builds(
     Spec,
-    command=texts, working_dir=texts, args=st.lists(texts, max_size=4).map(tuple),
-    env=st.dictionaries(names, texts, max_size=3), stdin=maybe(texts), name=maybe(texts),
-    labels=st.dictionaries(names, texts, max_size=3), queue=names, priority=st.integers(-10_000, 10_000),
-    execution_mode=st.sampled_from(ExecutionMode), max_attempts=positives, base_delay_ms=amounts,
-    backoff_factor=st.floats(1, 1e300), max_delay_ms=amounts,
+    command=texts,
+    working_dir=texts,
+    args=st.lists(texts, max_size=4).map(tuple),
+    env=st.dictionaries(names, texts, max_size=3),
+    stdin=maybe(texts),
+    name=maybe(texts),
+    labels=st.dictionaries(names, texts, max_size=3),
+    queue=names,
+    priority=st.integers(-10_000, 10_000),
+    execution_mode=st.sampled_from(ExecutionMode),
+    max_attempts=positives,
+    base_delay_ms=amounts,
+    backoff_factor=st.floats(1, 1e300),
+    max_delay_ms=amounts,
     success_exit_codes=st.lists(st.integers(0, 255), max_size=3).map(tuple),
-    no_retry_exit_codes=st.lists(st.integers(0, 255), max_size=3).map(tuple), ttl_ms=maybe(positives),
-    checkpoint_exit_code=maybe(st.integers(0, 255)), notify=st.booleans(), heartbeat_ms=maybe(positives),
-    unresponsive_warn_ms=positives, unresponsive_kill_ms=positives,
-    deadline=maybe(amounts), timeout_ms=maybe(positives), grace_ms=amounts, warn_signal=maybe(st.integers(1, 64)),
-    warn_before_ms=amounts, run_at=maybe(amounts),
+    no_retry_exit_codes=st.lists(st.integers(0, 255), max_size=3).map(tuple),
+    ttl_ms=maybe(positives),
+    checkpoint_exit_code=maybe(st.integers(0, 255)),
+    notify=st.booleans(),
+    heartbeat_ms=maybe(positives),
+    unresponsive_warn_ms=positives,
+    unresponsive_kill_ms=positives,
+    deadline=maybe(amounts),
+    timeout_ms=maybe(positives),
+    grace_ms=amounts,
+    warn_signal=maybe(st.integers(1, 64)),
+    warn_before_ms=amounts,
+    run_at=maybe(amounts),
     needs=st.lists(st.builds(Need, job=positives, on=st.sampled_from(NeedOn)), max_size=3).map(tuple),
-    on_orphan=st.sampled_from(OnOrphan), max_orphanings=positives, survive=st.booleans(),
-    resources=st.dictionaries(names, positives, max_size=3), nice=st.integers(-20, 19), max_log_bytes=positives,
+    on_orphan=st.sampled_from(OnOrphan),
+    max_orphanings=positives,
+    survive=st.booleans(),
+    resources=st.dictionaries(names, positives, max_size=3),
+    nice=st.integers(-20, 19),
+    max_log_bytes=positives,
     limits=limits,
     traceparent=maybe(texts),
-)  # fmt: skip
+)
 
 
 @st.composite
@@ -135,39 +159,66 @@ def jobs(draw: st.DrawFn, idents: st.SearchStrategy[int] = positives) -> Job:
     state = draw(st.sampled_from(State))
     ended = state in FINAL
     return Job(
-        id=draw(idents), spec=of, spec_hash=spec_hash(of), owner_uid=draw(amounts), trace_id=draw(texts), state=state,
+        id=draw(idents),
+        spec=of,
+        spec_hash=spec_hash(of),
+        owner_uid=draw(amounts),
+        trace_id=draw(texts),
+        state=state,
         reason=draw(st.sampled_from(Reason) if ended or state is State.HELD else maybe(st.sampled_from(Reason))),
-        attempts=draw(amounts), failures=draw(amounts), orphanings=draw(amounts), needs_open=draw(amounts),
-        wake_at=draw(maybe(amounts)), expires_at=draw(maybe(amounts)), order_key=draw(st.integers(-MAX, MAX)),
-        pid=draw(maybe(positives)) if state in (State.RUNNING, State.HELD) else None, created_at=draw(amounts),
-        started_at=draw(maybe(amounts)), finished_at=draw(amounts) if ended else None,
-        exit_code=draw(maybe(st.integers(0, 255))), signal=draw(maybe(st.integers(1, 64))),
-    )  # fmt: skip
+        attempts=draw(amounts),
+        failures=draw(amounts),
+        orphanings=draw(amounts),
+        needs_open=draw(amounts),
+        wake_at=draw(maybe(amounts)),
+        expires_at=draw(maybe(amounts)),
+        order_key=draw(st.integers(-MAX, MAX)),
+        pid=draw(maybe(positives)) if state in (State.RUNNING, State.HELD) else None,
+        created_at=draw(amounts),
+        started_at=draw(maybe(amounts)),
+        finished_at=draw(amounts) if ended else None,
+        exit_code=draw(maybe(st.integers(0, 255))),
+        signal=draw(maybe(st.integers(1, 64))),
+    )
 
 
 identities = st.builds(
     Identity,
-    pid=positives, start_ticks=amounts, boot_id=texts, pid_namespace=amounts, pidfs_inode=maybe(amounts),
+    pid=positives,
+    start_ticks=amounts,
+    boot_id=texts,
+    pid_namespace=amounts,
+    pidfs_inode=maybe(amounts),
     cgroup=maybe(texts),
-)  # fmt: skip
+)
 
 # `transient` is advice for the one judgement at the end and is not kept; `ended_at` is the attempt's.
 outcomes = st.builds(
     Outcome,
-    kind=st.sampled_from(OutcomeKind), exit_code=maybe(st.integers(0, 255)), signal=maybe(st.integers(1, 64)),
-    stopped=st.booleans(), error=maybe(texts), ended_at=amounts, user_ms=maybe(amounts), system_ms=maybe(amounts),
-    max_rss_kib=maybe(amounts), log_bytes=maybe(amounts),
-)  # fmt: skip
+    kind=st.sampled_from(OutcomeKind),
+    exit_code=maybe(st.integers(0, 255)),
+    signal=maybe(st.integers(1, 64)),
+    stopped=st.booleans(),
+    error=maybe(texts),
+    ended_at=amounts,
+    user_ms=maybe(amounts),
+    system_ms=maybe(amounts),
+    max_rss_kib=maybe(amounts),
+    log_bytes=maybe(amounts),
+)
 
 
 @st.composite
 def progressed(draw: st.DrawFn, of: Attempt) -> Attempt:
     """`of` with anything that can become of it while it is open."""
     return replace(
-        of, identity=draw(maybe(identities)), stop_reason=draw(maybe(st.sampled_from(StopReason))),
-        adopted=draw(st.integers(0, 9)), started_at=draw(maybe(amounts)),
+        of,
+        identity=draw(maybe(identities)),
+        stop_reason=draw(maybe(st.sampled_from(StopReason))),
+        adopted=draw(st.integers(0, 9)),
+        started_at=draw(maybe(amounts)),
         bounds=draw(maybe(st.builds(Bounds, cgroup=limits, rlimit=limits))),
-    )  # fmt: skip
+    )
 
 
 @st.composite

@@ -130,9 +130,12 @@ class Lives:
         until(lambda: not list(self.daemon.processes()), why="the end of every process of this instance")
         # A child of the launcher is traced until it execs, so the fault may meet a worker that never came to be.
         audit = Audit(
-            self.daemon.state_dir / "stoker.db", self.ledger, self.killed_launchers, newborn=True,
+            self.daemon.state_dir / "stoker.db",
+            self.ledger,
+            self.killed_launchers,
+            newborn=True,
             log=self.daemon.stderr,
-        )  # fmt: skip
+        )
         starting = f"{self.before_ready} before READY, {self.twice_before_ready} of them in the recovery of such a one"
         unfired = [tuple(point) for point in self.unfired]
         sys.stderr.write(f"{self.fired} fired ({starting}), not {unfired}; {audit.summary()}\n")

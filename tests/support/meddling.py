@@ -43,10 +43,17 @@ def large_flow(dice: random.Random, ledger: Ledger, steps: int) -> dict[str, Any
 def _step(dice: random.Random, ledger: Ledger, needs: list[dict[str, str]]) -> dict[str, Any]:
     trouble = dice.choice(["-", "-", "-", "-", "saves", "once"])
     spec = ledger.spec(
-        "", lasts_s=dice.choice([0, 0, 0, 0.02, 0.2]), code=dice.choice([0] * 14 + [9]), trouble=trouble,
-        on_orphan=dice.choice(["requeue", "requeue", "requeue", "fail", "hold"]), survive=dice.random() < 0.3,
-        max_orphanings=1000, grace_ms=100, max_attempts=dice.choice([1, 1, 2]), base_delay_ms=1,
-    )  # fmt: skip
+        "",
+        lasts_s=dice.choice([0, 0, 0, 0.02, 0.2]),
+        code=dice.choice([0] * 14 + [9]),
+        trouble=trouble,
+        on_orphan=dice.choice(["requeue", "requeue", "requeue", "fail", "hold"]),
+        survive=dice.random() < 0.3,
+        max_orphanings=1000,
+        grace_ms=100,
+        max_attempts=dice.choice([1, 1, 2]),
+        base_delay_ms=1,
+    )
     del spec["idempotency_key"]
     taken = dice.choice([{}, {}, {"press": 1}, {"lathe": 2}, {"press": 2, "lathe": 1}])
     about = {"resume": dice.choice(STRATEGIES), "verify": dice.random() < 0.3, "critical": dice.random() < 0.7}
@@ -74,11 +81,20 @@ class Meddler(Restless):
         )[0]
         match kind:
             case "resume":
-                asked = dice.choice([{}, {}, {"strategy": dice.choice(STRATEGIES)}, {"from": step["name"]},
-                                     {"verify": False}, {"explain": True}])  # fmt: skip
+                asked = dice.choice(
+                    [
+                        {},
+                        {},
+                        {"strategy": dice.choice(STRATEGIES)},
+                        {"from": step["name"]},
+                        {"verify": False},
+                        {"explain": True},
+                    ]
+                )
             case "retry":
-                asked = dice.choice([{}, {"again": "all"}, {"again": "incomplete"}, {"step": step["name"]},
-                                     {"max_attempts": 2}])  # fmt: skip
+                asked = dice.choice(
+                    [{}, {"again": "all"}, {"again": "incomplete"}, {"step": step["name"]}, {"max_attempts": 2}]
+                )
             case "rollback":
                 links = chain(client, workflow=workflow)
                 asked = {"to": dice.choice(["latest", dice.choice(links)["id"]]), "redo": dice.random() < 0.2,

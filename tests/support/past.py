@@ -100,9 +100,14 @@ def _run(ident: int, kind: Kind) -> tuple[Job, Attempt]:
     asked = spec(on_orphan=kind.on_orphan, survive=kind.survive, execution_mode=mode)
     of = job(State.RUNNING, id=ident, asked=asked, attempts=1, started_at=wall_ms())
     run = Attempt(
-        run_id=f"{ident}.1.{ident:016x}", job_id=ident, ordinal=1, launcher=IN_PROCESS if inside else DEAD,
-        created_at=wall_ms(), started_at=wall_ms(), identity=_identity(ident, kind.worker),
-    )  # fmt: skip
+        run_id=f"{ident}.1.{ident:016x}",
+        job_id=ident,
+        ordinal=1,
+        launcher=IN_PROCESS if inside else DEAD,
+        created_at=wall_ms(),
+        started_at=wall_ms(),
+        identity=_identity(ident, kind.worker),
+    )
     return of, run
 
 

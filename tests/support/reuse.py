@@ -39,9 +39,12 @@ def identity_of(pid: int) -> Identity:
     inode = os.fstat(pidfd).st_ino
     os.close(pidfd)
     return Identity(
-        pid=pid, start_ticks=stat.start_ticks, boot_id=identities.boot_id(),
-        pid_namespace=identities.pid_namespace(), pidfs_inode=inode,
-    )  # fmt: skip
+        pid=pid,
+        start_ticks=stat.start_ticks,
+        boot_id=identities.boot_id(),
+        pid_namespace=identities.pid_namespace(),
+        pidfs_inode=inode,
+    )
 
 
 class Child:
@@ -143,10 +146,16 @@ class Herd:
     def attempts(self) -> list[Attempt]:
         """Their rows: open, of a launcher that is dead."""
         return [
-            Attempt(run_id=run_id, job_id=RunId.parse(run_id).job_id, ordinal=1, launcher="1-dead0000",
-                    created_at=1, identity=identity)
+            Attempt(
+                run_id=run_id,
+                job_id=RunId.parse(run_id).job_id,
+                ordinal=1,
+                launcher="1-dead0000",
+                created_at=1,
+                identity=identity,
+            )
             for run_id, identity in self.known.items()
-        ]  # fmt: skip
+        ]
 
     def disguises(self, run_id: str) -> list[dict[str, str]]:
         """How a stranger may look: nameless, one of ours by name, one of ours by run."""

@@ -60,8 +60,11 @@ def run_tests(tests: Sequence[str], scratch: Path, timeout_s: float) -> Booted:
     # It bounds itself from within, and ends with whoever ran it: a kernel left behind would eat a processor.
     done = subprocess.run(
         ["setpriv", "--pdeathsig", "KILL", *kernel, *options],
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s + BOOT_S, check=False,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout_s + BOOT_S,
+        check=False,
+    )
     said = done.stdout.decode(errors="replace")
     ended = re.search(r"pytest ended with (\d+)", said)
     return Booted(None if ended is None else int(ended[1]), said)

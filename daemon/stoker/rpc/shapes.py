@@ -28,7 +28,7 @@ class LimitsShape(TypedDict, total=False):
     file_size_bytes: int
 
 
-class RawBytes(TypedDict):
+class RawBytesShape(TypedDict):
     """In place of a string: bytes that are not UTF-8, as base64."""
 
     base64: str
@@ -37,8 +37,8 @@ class RawBytes(TypedDict):
 class JobOptions(TypedDict, total=False):
     """Everything of a job but its command and arguments."""
 
-    env: dict[str, str | RawBytes]
-    working_dir: str | RawBytes
+    env: dict[str, str | RawBytesShape]
+    working_dir: str | RawBytesShape
     stdin: str | None
     name: str | None
     labels: dict[str, str]
@@ -77,13 +77,13 @@ class JobOptions(TypedDict, total=False):
 
 
 class _Command(TypedDict):
-    command: str | RawBytes
+    command: str | RawBytesShape
 
 
 class JobSpec(_Command, JobOptions, total=False):
     """A job as it is sent."""
 
-    args: list[str | RawBytes]
+    args: list[str | RawBytesShape]
 
 
 class Submitted(TypedDict):

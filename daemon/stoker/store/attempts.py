@@ -108,16 +108,32 @@ def from_row(row: Sequence[Any]) -> Attempt:
     outcome = None
     if kind is not None:
         outcome = Outcome(
-            kind=OutcomeKind(kind), exit_code=exit_code, signal=signal, stopped=bool(stopped), error=error,
-            ended_at=ended_at, user_ms=user_ms, system_ms=system_ms, max_rss_kib=rss, log_bytes=log_bytes,
+            kind=OutcomeKind(kind),
+            exit_code=exit_code,
+            signal=signal,
+            stopped=bool(stopped),
+            error=error,
+            ended_at=ended_at,
+            user_ms=user_ms,
+            system_ms=system_ms,
+            max_rss_kib=rss,
+            log_bytes=log_bytes,
             output=output,
-        )  # fmt: skip
+        )
     return Attempt(
-        run_id=run_id, job_id=job_id, ordinal=ordinal, launcher=launcher, created_at=created_at, identity=identity,
-        stop_reason=None if stop_reason is None else StopReason(stop_reason), adopted=adopted,
-        started_at=started_at, ended_at=ended_at, outcome=outcome,
+        run_id=run_id,
+        job_id=job_id,
+        ordinal=ordinal,
+        launcher=launcher,
+        created_at=created_at,
+        identity=identity,
+        stop_reason=None if stop_reason is None else StopReason(stop_reason),
+        adopted=adopted,
+        started_at=started_at,
+        ended_at=ended_at,
+        outcome=outcome,
         bounds=None if bounds is None else msgspec.json.decode(bounds, type=Bounds),
-    )  # fmt: skip
+    )
 
 
 def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:

@@ -70,9 +70,16 @@ def from_row(row: tuple[Any, ...]) -> Change:
     """The Change that a row of COLUMNS says; the payload stays undecoded."""
     seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload = row
     return Change(
-        seq=seq, at=at, kind=kind, subject=subject, from_state=from_state, to_state=to_state, cause=cause,
-        actor_uid=actor_uid, payload=msgspec.Raw(payload.encode()),
-    )  # fmt: skip
+        seq=seq,
+        at=at,
+        kind=kind,
+        subject=subject,
+        from_state=from_state,
+        to_state=to_state,
+        cause=cause,
+        actor_uid=actor_uid,
+        payload=msgspec.Raw(payload.encode()),
+    )
 
 
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Change]:

@@ -72,10 +72,22 @@ def from_row(row: Sequence[Any]) -> Checkpoint:
         ident, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum,
     ) = row  # fmt: skip
     return Checkpoint(
-        id=ident, chain=chain, seq=seq, parent=parent, kind=CheckpointKind(kind), job_id=job_id, step=step,
-        run_id=run_id, status=status, version=version, at=at, encoding=encoding, size=size, data=data,
+        id=ident,
+        chain=chain,
+        seq=seq,
+        parent=parent,
+        kind=CheckpointKind(kind),
+        job_id=job_id,
+        step=step,
+        run_id=run_id,
+        status=status,
+        version=version,
+        at=at,
+        encoding=encoding,
+        size=size,
+        data=data,
         checksum=checksum,
-    )  # fmt: skip
+    )
 
 
 def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, Head]:

@@ -223,19 +223,49 @@ def from_row(row: Sequence[Any]) -> Job:
     ) = row  # fmt: skip
     rest = _policy(policy)
     spec = Spec(
-        command=_of_text_column(command), working_dir=_of_text_column(working_dir), args=_args(args),
-        env=_env(env_vars), name=name, queue=queue, priority=priority, execution_mode=ExecutionMode(mode),
-        max_attempts=max_attempts, backoff_factor=backoff_factor, deadline=deadline, ttl_ms=ttl_ms,
-        timeout_ms=timeout_ms, on_orphan=OnOrphan(on_orphan), survive=bool(survive), run_at=run_at,
+        command=_of_text_column(command),
+        working_dir=_of_text_column(working_dir),
+        args=_args(args),
+        env=_env(env_vars),
+        name=name,
+        queue=queue,
+        priority=priority,
+        execution_mode=ExecutionMode(mode),
+        max_attempts=max_attempts,
+        backoff_factor=backoff_factor,
+        deadline=deadline,
+        ttl_ms=ttl_ms,
+        timeout_ms=timeout_ms,
+        on_orphan=OnOrphan(on_orphan),
+        survive=bool(survive),
+        run_at=run_at,
         **{field_name: getattr(rest, field_name) for field_name in _POLICY_FIELDS},
-    )  # fmt: skip
+    )
     return Job(
-        id=ident, spec=spec, spec_hash=digest, owner_uid=owner_uid, trace_id=trace_id, state=State(state),
-        reason=None if reason is None else Reason(reason), attempts=attempts, failures=failures,
-        orphanings=orphanings, needs_open=needs_open, wake_at=wake_at, expires_at=expires_at, order_key=order_key,
-        pid=pid, created_at=created_at, started_at=started_at, finished_at=finished_at, exit_code=exit_code,
-        signal=signal, workflow_id=workflow_id, step=step, checkpoint_floor=checkpoint_floor,
-    )  # fmt: skip
+        id=ident,
+        spec=spec,
+        spec_hash=digest,
+        owner_uid=owner_uid,
+        trace_id=trace_id,
+        state=State(state),
+        reason=None if reason is None else Reason(reason),
+        attempts=attempts,
+        failures=failures,
+        orphanings=orphanings,
+        needs_open=needs_open,
+        wake_at=wake_at,
+        expires_at=expires_at,
+        order_key=order_key,
+        pid=pid,
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        exit_code=exit_code,
+        signal=signal,
+        workflow_id=workflow_id,
+        step=step,
+        checkpoint_floor=checkpoint_floor,
+    )
 
 
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
@@ -247,11 +277,14 @@ def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, J
     """Where the jobs among `ids` that exist stand, as committed."""
     return {
         ident: JobStanding(
-            id=ident, state=State(state), reason=None if reason is None else Reason(reason), exit_code=exit_code,
+            id=ident,
+            state=State(state),
+            reason=None if reason is None else Reason(reason),
+            exit_code=exit_code,
             signal=signal,
         )
         for ident, state, reason, exit_code, signal in connection.execute(STANDINGS, (_encode(list(ids)).decode(),))
-    }  # fmt: skip
+    }
 
 
 def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:

@@ -91,8 +91,10 @@ def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
         conditions.append(f"state IN ({', '.join('?' * len(wanted.states))})")
         parameters += [state.value for state in wanted.states]
     if wanted.label is not None:
-        conditions.append("json_extract(policy, '$.labels') IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(policy, "
-                          "'$.labels') WHERE key = ? AND value = ?)")  # fmt: skip
+        conditions.append(
+            "json_extract(policy, '$.labels') IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(policy, "
+            "'$.labels') WHERE key = ? AND value = ?)"
+        )
         parameters += wanted.label
     for column, value in (("queue = ?", wanted.queue), ("name = ?", wanted.name)):
         if value is not None:

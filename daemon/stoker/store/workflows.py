@@ -78,9 +78,18 @@ def from_row(row: Sequence[Any]) -> Workflow:
     """The Workflow that a row of COLUMNS says."""
     ident, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at = row
     return Workflow(
-        id=ident, name=name, state=WorkflowState(state), intent=Intent(intent), target=target, owner_uid=owner_uid,
-        trace_id=trace_id, flow=flow, flow_hash=flow_hash, created_at=created_at, finished_at=finished_at,
-    )  # fmt: skip
+        id=ident,
+        name=name,
+        state=WorkflowState(state),
+        intent=Intent(intent),
+        target=target,
+        owner_uid=owner_uid,
+        trace_id=trace_id,
+        flow=flow,
+        flow_hash=flow_hash,
+        created_at=created_at,
+        finished_at=finished_at,
+    )
 
 
 def live(connection: sqlite3.Connection) -> list[StoredWorkflow]:

@@ -46,9 +46,17 @@ class Drain:
     """Empties the house once; asked again, it stops waiting for jobs to end by themselves."""
 
     def __init__(
-        self, memory: LiveState, loop: Loop, intake: Intake, dispatcher: Dispatcher, subscriptions: Subscriptions,
-        background: BackgroundTasks, *, timeout_ms: int, progress: Callable[[int, int], None],
-    ) -> None:  # fmt: skip
+        self,
+        memory: LiveState,
+        loop: Loop,
+        intake: Intake,
+        dispatcher: Dispatcher,
+        subscriptions: Subscriptions,
+        background: BackgroundTasks,
+        *,
+        timeout_ms: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
         self._memory = memory
         self._loop = loop
         self._intake = intake

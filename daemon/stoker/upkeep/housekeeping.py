@@ -38,10 +38,20 @@ class Housekeeping:
     """Duties of one tick, in the order of their cost."""
 
     def __init__(
-        self, directory: StateDirectory, writer: Writer, loop: Loop, memory: LiveState, intake: Intake,
-        dispatcher: Dispatcher, clock: Clock, background: BackgroundTasks, *,
-        instance: str, schema: int, min_free_bytes: int,
-    ) -> None:  # fmt: skip
+        self,
+        directory: StateDirectory,
+        writer: Writer,
+        loop: Loop,
+        memory: LiveState,
+        intake: Intake,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        background: BackgroundTasks,
+        *,
+        instance: str,
+        schema: int,
+        min_free_bytes: int,
+    ) -> None:
         self._directory = directory
         self._writer = writer
         self._loop = loop

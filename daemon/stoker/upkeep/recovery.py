@@ -67,10 +67,20 @@ class RecoveryService:
     """Recovers at start, and whenever a launcher dies or comes back."""
 
     def __init__(
-        self, memory: LiveState, loop: Loop, local: LocalExecutor, clock: Clock, telemetry: Telemetry,
-        distrust: Callable[[Exception], None], unsent: Callable[[str], bool], background: BackgroundTasks, *,
-        state_dir: Path, of: Instance, stuck_ms: int,
-    ) -> None:  # fmt: skip
+        self,
+        memory: LiveState,
+        loop: Loop,
+        local: LocalExecutor,
+        clock: Clock,
+        telemetry: Telemetry,
+        distrust: Callable[[Exception], None],
+        unsent: Callable[[str], bool],
+        background: BackgroundTasks,
+        *,
+        state_dir: Path,
+        of: Instance,
+        stuck_ms: int,
+    ) -> None:
         self._memory = memory
         self._loop = loop
         self._local = local
@@ -322,8 +332,11 @@ class RecoveryService:
         del told["plan"]
         finished = self._row.finished_at
         took_ms = None if finished is None else finished - self._row.started_at
-        return told | {"failed": self._ends.get(State.FAILED, 0), "held": self._ends.get(State.HELD, 0),
-                       "took_ms": took_ms}  # fmt: skip
+        return told | {
+            "failed": self._ends.get(State.FAILED, 0),
+            "held": self._ends.get(State.HELD, 0),
+            "took_ms": took_ms,
+        }
 
     async def close(self) -> None:
         await self._background.close()

@@ -26,8 +26,9 @@ LOOKS = 4  # while the limit passes
 class Staleness:
     """Looks now and then; what it found last is in `LiveState.stale`, for lists."""
 
-    def __init__(self, reader: Reader, memory: LiveState, clock: Clock, background: BackgroundTasks,
-                 limit_ms: Callable[[], int]) -> None:  # fmt: skip
+    def __init__(
+        self, reader: Reader, memory: LiveState, clock: Clock, background: BackgroundTasks, limit_ms: Callable[[], int]
+    ) -> None:
         self._reader = reader
         self._memory = memory
         self._clock = clock
@@ -69,8 +70,14 @@ class Staleness:
             run = self._memory.by_run(one["run_id"])
             if run is not None and self._told.get(one["run_id"]) != one["checkpoint_at"]:
                 log(
-                    LogEvent.CHECKPOINT_STALE, job=run.job.id, attempt=run.attempt.ordinal, queue=run.job.spec.queue,
-                    trace_id=run.job.trace_id, workflow=run.job.workflow_id, step=run.job.step, age_ms=one["age_ms"],
-                )  # fmt: skip
+                    LogEvent.CHECKPOINT_STALE,
+                    job=run.job.id,
+                    attempt=run.attempt.ordinal,
+                    queue=run.job.spec.queue,
+                    trace_id=run.job.trace_id,
+                    workflow=run.job.workflow_id,
+                    step=run.job.step,
+                    age_ms=one["age_ms"],
+                )
         self._told = {one["run_id"]: one["checkpoint_at"] for one in found}
         self._memory.stale = {one["run_id"]: one["age_ms"] for one in found}

@@ -18,9 +18,14 @@ class Throttle:
     """Samples until it is stopped; `changed` is called when low queues begin or cease to wait."""
 
     def __init__(
-        self, probe: Probe, policy: ThrottlePolicy, clock: Clock, sample_ms: int, changed: Callable[[Pressure], None],
+        self,
+        probe: Probe,
+        policy: ThrottlePolicy,
+        clock: Clock,
+        sample_ms: int,
+        changed: Callable[[Pressure], None],
         ticked: Callable[[], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._probe = probe
         self.policy = policy
         self._clock = clock

@@ -84,8 +84,14 @@ class Archives:
         """After a commit: which workflows failed in it."""
         for _, after, broken in turn.verdicts:
             if after.state is WorkflowState.FAILED:
-                log(LogEvent.WORKFLOW_FAILED, workflow=after.id, name=after.name, trace_id=after.trace_id,
-                    steps=broken[:SHOWN], failed=len(broken))  # fmt: skip
+                log(
+                    LogEvent.WORKFLOW_FAILED,
+                    workflow=after.id,
+                    name=after.name,
+                    trace_id=after.trace_id,
+                    steps=broken[:SHOWN],
+                    failed=len(broken),
+                )
                 self._begin([after.id])
 
     async def catch_up(self) -> None:
@@ -143,10 +149,12 @@ class Archives:
         }
         yield encode_sorted(head)[:-1]
         for name, portions, tell in (
-            ("steps", self._steps(steps), _as_it_is), ("changes", self._changes(found, steps), _as_it_is),
-            ("attempts", self._attempts(steps), _as_it_is), ("checkpoints", self._checkpoints(found), _told),
+            ("steps", self._steps(steps), _as_it_is),
+            ("changes", self._changes(found, steps), _as_it_is),
+            ("attempts", self._attempts(steps), _as_it_is),
+            ("checkpoints", self._checkpoints(found), _told),
             ("logs", self._logs(steps), _as_it_is),
-        ):  # fmt: skip
+        ):
             before = f',"{name}":['.encode()
             async for portion in portions:
                 if portion:

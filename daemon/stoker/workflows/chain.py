@@ -33,7 +33,7 @@ async def context_at(reader: Reader, chain: str, seq: int) -> Context:
                     f"checkpoint {damaged} ({chain}, seq 1) is damaged, and there is none before it",
                     hint="a later one may be sound: stoker checkpoint ls; or resume with stoker workflow resume",
                     id=damaged,
-                ) from error  # fmt: skip
+                ) from error
             continue
         if context.damaged is not None:
             log(LogEvent.CHECKPOINT_DAMAGED, checkpoint=context.damaged, chain=chain, used_seq=context.seq)

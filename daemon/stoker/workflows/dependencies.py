@@ -35,12 +35,16 @@ def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn,
     cycle = [name, name] if name == need else find_cycle(needs)
     if cycle:
         mistake = cycle_mistake(cycle)
-        raise FlowInvalid(f"need: {mistake.message}", path="need", cycle=cycle,
-                          hint=f"stoker workflow graph {run.workflow.id}")  # fmt: skip
+        raise FlowInvalid(
+            f"need: {mistake.message}", path="need", cycle=cycle, hint=f"stoker workflow graph {run.workflow.id}"
+        )
     needed = turn.job(run.jobs[need])
     if need_met(on, needed) is False:
-        raise InvalidParams(f"need: step {need} has ended ({needed.state.value}), so this need can never be met",
-                            path="need", hint=f"stoker workflow show {run.workflow.id}")  # fmt: skip
+        raise InvalidParams(
+            f"need: step {need} has ended ({needed.state.value}), so this need can never be met",
+            path="need",
+            hint=f"stoker workflow show {run.workflow.id}",
+        )
     return _rewire(turn, run, replace(step, needs=(*step.needs, Edge(need, on))), "need_added", Edge(need, on), actor)
 
 
@@ -62,8 +66,9 @@ def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     if job.id in turn.memory.runs or not (job.state in PENDING or job.attempts == 0 or by_need):
         raise NotAllowed(
             f"step {name} has started ({job.state.value}), so its needs stay as they are",
-            hint=f"stoker workflow show {run.workflow.id}", step=name,
-        )  # fmt: skip
+            hint=f"stoker workflow show {run.workflow.id}",
+            step=name,
+        )
     return run.steps[job.id]
 
 

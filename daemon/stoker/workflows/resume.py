@@ -95,9 +95,14 @@ def _choose(found: StoredWorkflow, names: Mapping[str, str]) -> Chosen:
         name = names.get(one.step)
         if name is not None:
             shown = Interrupted(
-                workflow=found.workflow.id, step=one.step, job=one.job_id, state=one.state, reason=one.reason,
-                attempts=one.attempts, failures=one.failures,
-            )  # fmt: skip
+                workflow=found.workflow.id,
+                step=one.step,
+                job=one.job_id,
+                state=one.state,
+                reason=one.reason,
+                attempts=one.attempts,
+                failures=one.failures,
+            )
             chosen[one.step] = (name, strategies.choose(name, shown))
     return chosen
 
@@ -106,10 +111,8 @@ def _verified(found: StoredWorkflow) -> dict[str, Step]:
     """The completed steps that are kept only as long as their proof holds."""
     steps = {step.job_id: step for step in steps_of(found.workflow)}
     return {
-        one.step: steps[one.job_id]
-        for one in found.steps
-        if one.state is State.SUCCEEDED and steps[one.job_id].verify
-    }  # fmt: skip
+        one.step: steps[one.job_id] for one in found.steps if one.state is State.SUCCEEDED and steps[one.job_id].verify
+    }
 
 
 async def _changed(
@@ -170,9 +173,7 @@ def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> list[
     for name, standing in standings.items():
         if pressing and stopped_short(standing) and name not in seen.chosen:
             raise NotAllowed(f"step {name} ended while the resume was being prepared", hint="ask again")
-    asked = Asked(
-        scope=scope, chosen=seen.chosen, pressing=pressing, changed=seen.changed, verified=seen.verified
-    )  # fmt: skip
+    asked = Asked(scope=scope, chosen=seen.chosen, pressing=pressing, changed=seen.changed, verified=seen.verified)
     return plan(steps, standings, asked)
 
 
@@ -188,15 +189,17 @@ def _must_lead_anywhere(run: LiveWorkflow, wish: Wish, acts: Mapping[str, Act]) 
     if wish.start is not None and all(acts[name] is Act.KEEP for name in behind(run.steps.values(), [wish.start])):
         raise NotAllowed(
             f"step {wish.start} and all behind it were completed, and a resume keeps what was",
-            hint=f"stoker workflow retry {ident} --step {wish.start}", state=state,
-        )  # fmt: skip
+            hint=f"stoker workflow retry {ident} --step {wish.start}",
+            state=state,
+        )
     if run.workflow.ended or not wish.plain:
         asked = {"--from": wish.start, "--strategy": wish.strategy}
         same = "".join(f" {option} {name}" for option, name in asked.items() if name is not None)
         raise NotAllowed(
             f"workflow {ident} is {state}, and no step of it would run: see why",
-            hint=f"stoker workflow resume {ident}{same} --explain", state=state,
-        )  # fmt: skip
+            hint=f"stoker workflow resume {ident}{same} --explain",
+            state=state,
+        )
     raise NotAllowed(f"workflow {ident} is {state}, so resume does not apply", hint=f"stoker workflow show {ident}")
 
 
@@ -204,8 +207,11 @@ def _must_have_use(wish: Wish, reset: Collection[str]) -> None:
     """Limits are for steps that are taken again; those that only go on keep theirs, and nobody is left to wonder."""
     for path in ("timeout_ms", "max_attempts"):
         if getattr(wish, path) is not None and not reset:
-            raise InvalidParams(f"{path}: no step would be taken again, so it would change nothing", path=path,
-                                hint="without it, what was stopped goes on with the limits that it has")  # fmt: skip
+            raise InvalidParams(
+                f"{path}: no step would be taken again, so it would change nothing",
+                path=path,
+                hint="without it, what was stopped goes on with the limits that it has",
+            )
 
 
 def _carry_out(

@@ -44,7 +44,7 @@ def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor
             f"workflow {run.workflow.id} has nothing to take back: every step was completed, and is not undone",
             hint=f"stoker workflow rollback {run.workflow.id} --to {target.checkpoint} --redo",
             not_undone=list(way.not_undone),
-        )  # fmt: skip
+        )
     commands.check_deadlines(turn, run, way.reset)
     to: dict[str, Any] = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
     told: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone)}

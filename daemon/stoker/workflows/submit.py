@@ -106,9 +106,10 @@ class FlowSubmission(Message):
             what = f"job {job}" if workflow is None else f"workflow {workflow}"
             look = f"show {job}" if workflow is None else f"workflow show {workflow}"
             raise IdempotencyConflict(
-                f"idempotency_key: {key!r} was used for {what} with another spec", path="idempotency_key",
+                f"idempotency_key: {key!r} was used for {what} with another spec",
+                path="idempotency_key",
                 hint=f"stoker {look}, or choose another key",
-            )  # fmt: skip
+            )
         run = turn.memory.workflows.runs[known.workflow_id]
         turn.touched_workflows.add(
             known.workflow_id
@@ -181,17 +182,25 @@ class FlowSubmission(Message):
         memory.workflows.last_id += 1
         steps = tuple(
             Step(
-                name=step.name, job_id=memory.last_id + 1 + index, needs=step.needs, critical=step.sent.critical,
-                resume=step.sent.resume, verify=bool(step.sent.verify),
+                name=step.name,
+                job_id=memory.last_id + 1 + index,
+                needs=step.needs,
+                critical=step.sent.critical,
+                resume=step.sent.resume,
+                verify=bool(step.sent.verify),
             )
             for index, step in enumerate(offer.plan.steps)
-        )  # fmt: skip
+        )
         made = Blueprint(flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths)
         workflow = Workflow(
-            id=memory.workflows.last_id, name=offer.name, owner_uid=offer.owner_uid,
-            trace_id=new_trace_id(os.urandom(16)), flow=msgspec.json.encode(made).decode(), flow_hash=self._digest,
+            id=memory.workflows.last_id,
+            name=offer.name,
+            owner_uid=offer.owner_uid,
+            trace_id=new_trace_id(os.urandom(16)),
+            flow=msgspec.json.encode(made).decode(),
+            flow_hash=self._digest,
             created_at=turn.now.wall,
-        )  # fmt: skip
+        )
         widths = {width_of(workflow.id, group): width for group, width in offer.plan.widths.items()}
         return LiveWorkflow(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
 

@@ -82,8 +82,9 @@ def pack(data: bytes) -> Packed:
     if len(data) > MAX_BYTES:
         raise CheckpointTooLarge(
             f"data: {len(data)} bytes; the limit of a checkpoint is {MAX_BYTES}",
-            hint="write the data to a file and save its path", path="data",
-        )  # fmt: skip
+            hint="write the data to a file and save its path",
+            path="data",
+        )
     if len(data) <= GZIP_ABOVE_BYTES:
         return Packed("plain", data, len(data), _digest(data))
     # The same bytes for the same data: no time of packing in the header.
@@ -102,8 +103,9 @@ def verified(checkpoint: Checkpoint) -> Packed:
     if _checksum(checkpoint, digest) != checkpoint.checksum:
         raise CheckpointDamaged(
             f"checkpoint {checkpoint.id} ({checkpoint.chain}, seq {checkpoint.seq}) does not match its checksum",
-            hint=f"stoker checkpoint ls {checkpoint.chain}", id=checkpoint.id,
-        )  # fmt: skip
+            hint=f"stoker checkpoint ls {checkpoint.chain}",
+            id=checkpoint.id,
+        )
     return Packed(checkpoint.encoding, checkpoint.data, checkpoint.size, digest)
 
 

@@ -81,8 +81,10 @@ def _must_follow(last: Checkpoint, link: Checkpoint) -> None:
         return
     raise ChainBroken(
         f"checkpoint {link.id} ({link.chain}, seq {link.seq}) builds on checkpoint {link.parent}, which is not there",
-        hint="roll back to one before the gap: stoker checkpoint ls", id=link.id, parent=link.parent,
-    )  # fmt: skip
+        hint="roll back to one before the gap: stoker checkpoint ls",
+        id=link.id,
+        parent=link.parent,
+    )
 
 
 def _lay(told: _Transition, steps: dict[str, Stood], holds: dict[str, dict[str, int]]) -> None:

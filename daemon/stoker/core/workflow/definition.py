@@ -253,9 +253,12 @@ def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None)
 
 def _planned(request: FlowRequest, name: str, number: int | None, made: Filled[StepParams]) -> Planned:
     return Planned(
-        name=name if number is None else f"{name}:{number}", sent=made.step, group=None if number is None else name,
-        sure=name not in request.unsure, locatable=made.locatable and name not in request.unlocatable,
-    )  # fmt: skip
+        name=name if number is None else f"{name}:{number}",
+        sent=made.step,
+        group=None if number is None else name,
+        sure=name not in request.unsure,
+        locatable=made.locatable and name not in request.unlocatable,
+    )
 
 
 def _with_defaults(flow: Flow, step: StepParams) -> StepParams:

@@ -33,6 +33,8 @@ def refuse(mistakes: list[Mistake]) -> None:
     errors = [{"path": one.path, "message": one.message, "hint": one.hint} for one in shown]
     raise FlowInvalid(
         f"the flow has {len(mistakes)} {'mistake' if len(mistakes) == 1 else 'mistakes'}{first}: {told}{rest}",
-        hint=shown[0].hint, path=shown[0].path, errors=errors,
+        hint=shown[0].hint,
+        path=shown[0].path,
+        errors=errors,
         **next(({"cycle": one.cycle} for one in mistakes if one.cycle), {}),
-    )  # fmt: skip
+    )

@@ -135,7 +135,7 @@ def _decide(
 
 def _left(
     step: Step, standings: Mapping[str, ResumeStanding], asked: Asked, decided: Mapping[str, ResumeDecision]
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Why a step that did not complete stays as it is, if it does."""
     if asked.scope is not None and step.name not in asked.scope:
         return "it is not behind the step to resume from"
@@ -146,7 +146,7 @@ def _left(
 
 def _of_done(
     step: Step, standing: ResumeStanding, asked: Asked, decided: Mapping[str, ResumeDecision]
-) -> tuple[Act, str]:  # fmt: skip
+) -> tuple[Act, str]:
     if standing.reason is Reason.NOT_NEEDED:
         again = next((edge.step for edge in step.needs if decided[edge.step].runs), None)
         return (Act.AGAIN, f"{again} runs again") if again is not None else (Act.KEEP, "it was not needed")

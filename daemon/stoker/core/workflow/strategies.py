@@ -69,5 +69,6 @@ def choose(name: str, step: Interrupted) -> Strategy:
         told = storable(f"{type(error).__name__}: {error}")
         raise StrategyFailed(
             f"the resume strategy {name!r} failed for step {step.step}: {told}",
-            hint=f"stoker workflow resume {step.workflow} --strategy from_checkpoint", step=step.step,
-        ) from error  # fmt: skip
+            hint=f"stoker workflow resume {step.workflow} --strategy from_checkpoint",
+            step=step.step,
+        ) from error
