@@ -136,7 +136,7 @@ def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemo
     assert told in preview.stdout
     assert_safe(daemon, told, "restore a backup")
     shown = daemon.cli("status").stdout
-    assert "stopped, unfinished attempts are unchanged" in shown
+    assert "given up, unfinished attempts are unchanged" in shown
     assert "no unfinished attempts" not in shown
     with daemon.client() as client:
         assert client.status()["disk"]["free_bytes"] > 0

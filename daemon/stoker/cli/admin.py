@@ -91,7 +91,7 @@ def _recovery(recovery: dict[str, Any], *, safe_mode: str | None) -> str:
     """What the last start did with unfinished attempts."""
     counts = [f"{recovery[count]} {words}" for count, words in RECOVERED if recovery[count]]
     if safe_mode and recovery["took_ms"] is None and not counts:
-        return f"stopped, unfinished attempts are unchanged; began {render.when(recovery['started_at'])}"
+        return f"given up, unfinished attempts are unchanged; began {render.when(recovery['started_at'])}"
     took = "still going on" if recovery["took_ms"] is None else f"took {render.span(recovery['took_ms'])}"
     return f"{', '.join(counts) or 'no unfinished attempts'}; began {render.when(recovery['started_at'])}, {took}"
 

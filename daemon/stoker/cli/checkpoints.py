@@ -192,8 +192,8 @@ def diff(given: Given) -> int:
     with connect(given) as client:
         sides = [_content(client, ident, whole=given["context"]) for ident in (old, new)]
     if given["json"]:
-        found = changes(*(plain(side) if isinstance(side, bytes) else side for side in sides))
-        render.sorted_document({"old": old, "new": new, "changes": list(found)})
+        differences = changes(*(plain(side) if isinstance(side, bytes) else side for side in sides))
+        render.sorted_document({"old": old, "new": new, "changes": list(differences)})
         return 0
     import difflib  # noqa: PLC0415 - only for `diff`
 

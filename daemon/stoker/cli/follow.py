@@ -71,7 +71,7 @@ def follow_run(given: Given, job: int, interrupt: RunInterrupt) -> int:
     try:
         with render.LogText(raw=given["raw"]) as text:
             reader = LogReader(job, _printer(text))
-            job_end = patiently(given, reader.to_the_end, known=True)
+            job_end = patiently(given, reader.to_the_end, answered=True)
     except BrokenPipeError:
         interrupt.reader_gone()
     status = _report(job_end)
@@ -209,17 +209,17 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
     examples=("stoker watch", "stoker watch --job 42", "stoker watch --after 0 --json"),
 )
 def watch(given: Given) -> int:
-    seen: int | None = given["after"]
+    cursor: int | None = given["after"]
 
     def follow(client: Client) -> None:
-        nonlocal seen
-        if seen is None:
+        nonlocal cursor
+        if cursor is None:
             # Start from a known change, so that none is missed while the daemon restarts.
-            seen = client.status()["last_seq"]
-        for notification in client.stream("watch", {"after": seen, "job": given["job"]}):
+            cursor = client.status()["last_seq"]
+        for notification in client.stream("watch", {"after": cursor, "job": given["job"]}):
             for change in notification["changes"]:
                 _print_change(change, as_json=given["json"])
-                seen = change["seq"]
+                cursor = change["seq"]
 
     exit_with_reader()
     patiently(given, follow)

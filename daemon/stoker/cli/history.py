@@ -123,9 +123,9 @@ def log_tail(client: Client, job: dict[str, Any]) -> bytes:
     """The last lines of the log of a job's newest attempt; empty if it never started."""
     if not job["attempts"]:
         return b""
-    asked = {"id": job["id"], "attempt": job["attempts"], "tail_lines": TAIL_LINES}
+    params = {"id": job["id"], "attempt": job["attempts"], "tail_lines": TAIL_LINES}
     tail = b""
-    for piece in client.stream("job.logs", asked):
+    for piece in client.stream("job.logs", params):
         tail = (tail + a2b_base64(piece.get("data", "")))[-TAIL_BYTES:]
     return tail
 

@@ -28,9 +28,7 @@ def ls(given: Given) -> int:
 
 
 def print_queues(queues: list[dict[str, Any]]) -> None:
-    headers: tuple[str, ...] = (
-        "QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED",
-    )  # fmt: skip
+    headers = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED")
     render.table(headers, [_queue_row(queue) for queue in queues])
     defaults = [(f"defaults of {queue['name']}", _defaults(queue)) for queue in queues if queue["defaults"]]
     if defaults:

@@ -85,8 +85,8 @@ def _sum(steps: list[dict[str, Any]]) -> str:
 def _row(step: dict[str, Any]) -> tuple[object, ...]:
     # `?`: the launcher has not answered yet, and its answer decides.
     then = "?" if step["would"] == "wait" else " ".join(filter(None, (step["then"], step["reason"])))
-    found = step["found"].replace("_", " ")
-    return (step["job"], step["name"] or "-", step["attempt"], found, WOULD[step["would"]], then, step["why"])
+    state = step["found"].replace("_", " ")
+    return (step["job"], step["name"] or "-", step["attempt"], state, WOULD[step["would"]], then, step["why"])
 
 
 def _pids(pids: list[int]) -> str:

@@ -47,13 +47,13 @@ def _target(text: str) -> int | str:
     words="ID", least=1, most=1, options=(REASON, JSON), examples=("stoker workflow cancel 7 --reason 'wrong branch'",)
 )
 def cancel(given: Given) -> int:
-    return _ask("cancel", given, {})
+    return _call("cancel", given, {})
 
 
 @command(words="ID", least=1, most=1, options=(REASON, JSON), examples=("stoker workflow pause 7",))
 def pause(given: Given) -> int:
     """Steps that run go on; no further steps start."""
-    return _ask("pause", given, {})
+    return _call("pause", given, {})
 
 
 @command(
@@ -83,9 +83,9 @@ def pause(given: Given) -> int:
 def resume(given: Given) -> int:
     if given["explain"] and given["wait"]:
         raise UsageError("--explain changes nothing, so there is nothing to wait for", hint="leave out --wait")
-    asked = {key: given[key] for key in ("from", "strategy", *LIMITS) if given[key] is not None}
-    asked |= {"explain": True} if given["explain"] else {}
-    return _ask("resume", given, asked | ({"verify": False} if given["no_verify"] else {}))
+    params = {key: given[key] for key in ("from", "strategy", *LIMITS) if given[key] is not None}
+    params |= {"explain": True} if given["explain"] else {}
+    return _call("resume", given, params | ({"verify": False} if given["no_verify"] else {}))
 
 
 @command(
@@ -112,9 +112,9 @@ def resume(given: Given) -> int:
 def retry(given: Given) -> int:
     if sum(map(bool, (given["failed"], given["all"], given["step"]))) > 1:
         raise UsageError("--failed, --all and --step exclude each other")
-    asked: dict[str, Any] = {"again": "all" if given["all"] else "failed"}
-    asked |= {key: given[key] for key in ("step", *LIMITS) if given[key] is not None}
-    return _ask("retry", given, asked)
+    params: dict[str, Any] = {"again": "all" if given["all"] else "failed"}
+    params |= {key: given[key] for key in ("step", *LIMITS) if given[key] is not None}
+    return _call("retry", given, params)
 
 
 @command(
@@ -139,7 +139,7 @@ def rollback(given: Given) -> int:
         raise UsageError(
             "missing --to", hint=f"--to latest, or an id that `stoker checkpoint ls {given['words'][0]}` lists"
         )
-    return _ask("rollback", given, {"to": given["to"]} | {key: True for key in ("redo", "resume") if given[key]})
+    return _call("rollback", given, {"to": given["to"]} | {key: True for key in ("redo", "resume") if given[key]})
 
 
 @command(
@@ -150,7 +150,7 @@ def rollback(given: Given) -> int:
     examples=("stoker workflow skip 7 tests --reason 'flaky today; checked by hand'",),
 )
 def skip(given: Given) -> int:
-    return _ask("skip", given, {"step": given["words"][1]})
+    return _call("skip", given, {"step": given["words"][1]})
 
 
 @command(
@@ -166,7 +166,7 @@ def add_need(given: Given) -> int:
     need, colon, end = word.rpartition(":")
     if end not in ("ok", "failed", "any"):
         need, colon = word, ""  # the colon is part of the name of a step that `each` made: `compile:3`
-    return _ask("add_need", given, {"step": step, "need": need} | ({"on": end} if colon else {}))
+    return _call("add_need", given, {"step": step, "need": need} | ({"on": end} if colon else {}))
 
 
 @command(
@@ -179,13 +179,13 @@ def add_need(given: Given) -> int:
 def remove_need(given: Given) -> int:
     """STEP no longer waits for NEED."""
     _, step, need = given["words"]
-    return _ask("remove_need", given, {"step": step, "need": need})
+    return _call("remove_need", given, {"step": step, "need": need})
 
 
-def _ask(verb: str, given: Given, asked: dict[str, Any]) -> int:
+def _call(verb: str, given: Given, params: dict[str, Any]) -> int:
     ident = workflow_id(given["words"][0])
     reason = {"reason": given["reason"]} if given["reason"] else {}
-    answer = call(given, f"workflow.{verb}", {"id": ident, **asked, **reason})
+    answer = call(given, f"workflow.{verb}", {"id": ident, **params, **reason})
     if given["json"]:
         render.json_document(answer)
     elif given.get("explain"):

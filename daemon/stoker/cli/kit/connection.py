@@ -39,13 +39,13 @@ def call(given: Given, method: str, params: dict[str, Any]) -> Any:
         return client.call(method, params)
 
 
-def patiently(given: Given, action: Callable[[Client], Any], *, known: bool = False) -> Any:
+def patiently(given: Given, action: Callable[[Client], Any], *, answered: bool = False) -> Any:
     """The result of `action`, which changes nothing: it is called again whenever the connection breaks.
 
-    `known`: the daemon has answered before, so wait for it even on the first contact.
+    `answered`: the daemon has answered before, so wait for it even on the first contact.
     """
     client = connect(given)
-    if not known:
+    if not answered:
         client.call(PROBE)
     while True:
         with client:

@@ -204,11 +204,11 @@ def _split(argument: str) -> tuple[str, str | None]:
     return argument[:2], argument[2:] or None
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, names: Iterable[str]) -> str | None:
     """A hint for a misspelt name."""
     import difflib  # noqa: PLC0415 - only after a misspelt name
 
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]}?" if close else None
 
 

@@ -40,14 +40,14 @@ def most(given: dict[str, Any], usual: int) -> int | None:
     return None if given["all"] else given["limit"] or (None if given["ids"] else usual)
 
 
-def states(known: Sequence[str]) -> Callable[[str], list[str]]:
+def states(valid: Sequence[str]) -> Callable[[str], list[str]]:
     """`failed,held` → both states. Raises UsageError for an unknown one."""
 
     def convert(text: str) -> list[str]:
         listed = text.split(",")
         for state in listed:
-            if state not in known:
-                raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(known)}")
+            if state not in valid:
+                raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(valid)}")
         return listed
 
     return convert
