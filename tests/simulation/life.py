@@ -99,7 +99,7 @@ class Life:
     def owned(self) -> list[str]:
         """The runs whose end the executor waits for."""
         local = self.engine.local
-        return [*local._of_run, *local._orphans]
+        return [*local._clients, *local._orphans]
 
     def drain(self) -> None:
         """SIGTERM."""

@@ -6,6 +6,7 @@ nothing, as it may be about a file of that one job. Invariant: a start that succ
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -14,6 +15,11 @@ from msgspec.structs import replace
 if TYPE_CHECKING:
     from stoker.core.clock import Now
 
+# The host lacks something now, and the same call may succeed later. The launcher has a list of its own for the start of
+# a program (launcher/command.py), as it imports nothing of ours.
+SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+)  # EAGAIN: processes of a user, or cgroups (cgroup.max.descendants)
 BASE_PAUSE_MS = 1_000
 MAX_PAUSE_MS = 30_000
 # A job that failed for it is passed over for a while, as another one may find what it needs.

@@ -1,4 +1,4 @@
-"""Those who run attempts: local subprocesses and in-process handlers, behind one protocol.
+"""What runs attempts: local subprocesses and in-process handlers, behind one protocol.
 
-Owns the translation between an attempt and whatever carries it out. Refuses states, retries and SQL.
+Owns the translation between an attempt and the process or task that carries it out. Refuses states, retries and SQL.
 """

@@ -1,8 +1,8 @@
-"""The cgroup of each attempt, where a subtree was delegated: made before the order, removed after the acknowledgement.
+"""A cgroup for each attempt, where a subtree was delegated to the daemon.
 
-Owns when a leaf comes and goes. Refuses to stand in the way of a job: where no leaf can be made, the attempt runs
-without one and rlimits bound it. Invariants: an acknowledged attempt's leaf is emptied before it is removed; what could
-not be removed is met again at the next start; the leaf of an open attempt is never touched there.
+Owns when it is made (before the launch order) and removed (after the acknowledgement). Where no cgroup can be made the
+attempt runs without one, and rlimits bound it. Invariants: a cgroup is emptied before it is removed; one that could not
+be removed is tried again at the next start; that of an open attempt is left alone there.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 
 from stoker.core.job.limits import Limits
+from stoker.core.shortage import SHORTAGES
 from stoker.process.cgroup import Cgroups, Leaf, find_root
 
 # After the last process has ended the kernel may call its cgroup busy for some milliseconds more.
 BUSY = frozenset({errno.EBUSY, errno.ENOTEMPTY})
-# The host has no room for a cgroup now (EAGAIN: cgroup.max.descendants). Anything else means that there never is one:
-# the subtree is not ours to write after all, or takes no such limit.
-SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EIO})
-AGAIN_S = 0.05
+RETRY_S = 0.05
 TRIES = 100
 
 
 class AttemptCgroups:
-    """One leaf for each attempt, or none at all without a `cgroups`."""
+    """One cgroup (a `Leaf`) for each attempt; without a `cgroups` all methods do nothing."""
 
     def __init__(self, cgroups: Cgroups | None = None) -> None:
         self._cgroups = cgroups
 
     @classmethod
     def below(cls, setting: str) -> AttemptCgroups:
-        """In the subtree that `[cgroup] root` names. ConfigInvalid when that is none."""
+        """In the subtree that `[cgroup] root` names. Raises ConfigInvalid if that is no cgroup v2."""
         root = find_root(setting)
         if root is None:
             return cls()
@@ -41,7 +39,10 @@ class AttemptCgroups:
         return cls(cgroups)
 
     def make(self, run_id: str, limits: Limits) -> Leaf | None:
-        """The leaf for an attempt that is about to start. OSError where the host has no room for one now."""
+        """The cgroup for an attempt that is about to start. Raises OSError where the host lacks room for one now.
+
+        Any other error will not pass: the subtree is not ours to write after all, or takes no such limit.
+        """
         if self._cgroups is None:
             return None
         try:
@@ -53,22 +54,22 @@ class AttemptCgroups:
             return None
 
     async def empty(self, run_id: str) -> None:
-        """End whatever is left of an attempt that no launcher owns, though its environment shows nothing."""
+        """Kill all processes in the cgroup of an attempt that no launcher owns, and wait for their end."""
         cgroups = self._cgroups
-        # A look now and then, as most leaves are empty by now; what sits in an uninterruptible call ends late.
+        # Polled, as most cgroups are empty already; a process in an uninterruptible call ends late.
         while cgroups is not None and cgroups.leaf(run_id).populated and self._kill(run_id):  # noqa: ASYNC110
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
     def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> list[str]:
-        """Freeze these attempts, or let them go on. Gives those that feel it: one without a leaf does not."""
-        felt = []
+        """Freeze or thaw these attempts. Gives those that have a cgroup, as only these can be frozen."""
+        frozen_ids = []
         for run_id in run_ids if self._cgroups is not None else ():
             assert self._cgroups is not None
             leaf = self._cgroups.leaf(run_id)
             with suppress(OSError):
                 (leaf.freeze if frozen else leaf.thaw)()
-                felt.append(run_id)
-        return felt
+                frozen_ids.append(run_id)
+        return frozen_ids
 
     def remove(self, run_ids: Iterable[str]) -> None:
         """These attempts are settled."""
@@ -77,7 +78,7 @@ class AttemptCgroups:
                 self._remove_in_time(run_id, TRIES)
 
     def remove_leftovers(self, open_ids: Container[str]) -> None:
-        """What earlier lives could not remove. What is not empty stays: only its own attempt may empty it."""
+        """Remove the empty cgroups that earlier daemons left of attempts that are not open."""
         if self._cgroups is not None:
             for run_id in self._cgroups.run_ids():
                 if run_id not in open_ids:
@@ -86,10 +87,10 @@ class AttemptCgroups:
     def _remove_in_time(self, run_id: str, tries: int) -> None:
         if not self._remove(run_id) and tries:
             self._kill(run_id)
-            asyncio.get_running_loop().call_later(AGAIN_S, self._remove_in_time, run_id, tries - 1)
+            asyncio.get_running_loop().call_later(RETRY_S, self._remove_in_time, run_id, tries - 1)
 
     def _kill(self, run_id: str) -> bool:
-        """False where the kernel has no such thing, before Linux 5.14."""
+        """False before Linux 5.14, which brought cgroup.kill."""
         assert self._cgroups is not None
         with suppress(OSError):
             self._cgroups.leaf(run_id).kill()
@@ -97,7 +98,7 @@ class AttemptCgroups:
         return False
 
     def _remove(self, run_id: str) -> bool:
-        """False while it is busy."""
+        """False while the kernel calls it busy."""
         assert self._cgroups is not None
         try:
             self._cgroups.leaf(run_id).remove()

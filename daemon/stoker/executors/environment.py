@@ -1,7 +1,7 @@
-"""What a worker is given: its environment and its launch order.
+"""The environment of a worker, and its launch order.
 
-Owns the allowlist and the STOKER_* variables. Refuses everything else of the daemon's environment: a worker
-must not inherit what the daemon was given for itself (NOTIFY_SOCKET, LISTEN_FDS, credentials).
+Owns the allowlist and the STOKER_* variables. Refuses everything else of the daemon's environment: a worker must not
+inherit NOTIFY_SOCKET, LISTEN_FDS or credentials that were meant for the daemon.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stoker.telemetry.otel import Telemetry
 
 
 class WorkerContext(Struct, frozen=True, kw_only=True):
-    """What all workers of this daemon share."""
+    """Settings and parts that all workers of this daemon share. `base`: the variables that each of them gets."""
 
     state_dir: Path
     socket: str
@@ -46,8 +46,8 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
         return {
             **self.base,
             **job.spec.env,
-            **self._reporting(job, attempt.run_id),
-            **place(job),
+            **self._notify_variables(job, attempt.run_id),
+            **job_variables(job),
             "STOKER_ATTEMPT": str(attempt.ordinal),
             "STOKER_RUN_ID": attempt.run_id,
             "STOKER_INSTANCE": self.instance,
@@ -60,19 +60,19 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }
 
-    def _reporting(self, job: Job, run_id: str) -> dict[str, str]:
-        """In the words of systemd (sd_notify(3), sd_watchdog_enabled(3)), so that its services need no change."""
-        told = {"NOTIFY_SOCKET": self.work_files.notice_address(run_id)} if job.spec.speaks else {}
+    def _notify_variables(self, job: Job, run_id: str) -> dict[str, str]:
+        """Those of sd_notify(3) and sd_watchdog_enabled(3), so that programs made for systemd need no change."""
+        variables = {"NOTIFY_SOCKET": self.work_files.notice_address(run_id)} if job.spec.speaks else {}
         if job.spec.heartbeat_ms is not None:
-            told["WATCHDOG_USEC"] = str(job.spec.heartbeat_ms * 1_000)
-        return told
+            variables["WATCHDOG_USEC"] = str(job.spec.heartbeat_ms * 1_000)
+        return variables
 
     def umask_of(self, job: Job) -> int:
-        """The job's own, which the client sends, else the one that the daemon was started with."""
+        """The umask that the client sent with the job, else the one that the daemon was started with."""
         return self.umask if job.spec.umask is None else job.spec.umask
 
     def order(self, start: Start) -> LaunchOrder:
-        """What the launcher is told. The attempt's leaf is made here, as the worker must find it."""
+        """The order for the launcher. Makes the attempt's cgroup, which must exist first. Raises OSError."""
         job, attempt = start.job, start.attempt
         leaf = self.cgroups.make(attempt.run_id, job.spec.limits)
         return LaunchOrder(
@@ -89,19 +89,19 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
         )
 
 
-def place(job: Job) -> dict[str, str]:
-    """Which job it is, and which step of which workflow."""
-    told = {"STOKER_JOB_ID": str(job.id)}
+def job_variables(job: Job) -> dict[str, str]:
+    """The variables that name the job, and its step and workflow if it has them."""
+    variables = {"STOKER_JOB_ID": str(job.id)}
     if job.workflow_id is not None and job.step is not None:
-        told |= {"STOKER_WORKFLOW_ID": str(job.workflow_id), "STOKER_STEP": job.step}
-    return told
+        variables |= {"STOKER_WORKFLOW_ID": str(job.workflow_id), "STOKER_STEP": job.step}
+    return variables
 
 
 def _setup(limits: Limits, nice: int, leaf: Leaf | None) -> Setup | None:
-    """None where a plain spawn will do: a fork costs twice as much."""
+    """None where a plain spawn is enough: a fork costs twice as much."""
     if leaf is None:
         return Setup(limits=limits or None, nice=nice) if limits or nice else None
-    # What the leaf bounds for the whole tree needs no bound for each process.
+    # A limit that the cgroup enforces for the whole tree is not set for each process as well.
     rest = replace(limits, **dict.fromkeys(leaf.in_force))
     of_leaf = Limits(**{name: getattr(limits, name) for name in leaf.in_force})
     return Setup(limits=rest or None, leaf_limits=of_leaf or None, nice=nice, cgroup=str(leaf.path))

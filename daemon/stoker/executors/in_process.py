@@ -50,7 +50,7 @@ class InProcessExecutor:
         self._sink([Report(run_id, ev.Ended(outcome=outcome))])
 
     def stop(self, run_id: str, grace_ms: int) -> None:
-        """A task has no second, harder signal: one that goes on is cancelled again and again, and told of."""
+        """A task has no SIGKILL: one that goes on is cancelled again every second, and logged."""
         task = self._tasks.get(run_id)
         if task is not None:
             task.cancel()
@@ -64,16 +64,16 @@ class InProcessExecutor:
             asyncio.get_running_loop().call_later(CANCEL_AGAIN_S, self._stop_again, run_id, task)
 
     def reassign(self, run_id: str, identity: Identity | None) -> None:
-        """Nobody stands between us and a handler, so there is nobody to go round."""
+        """A handler has no launcher, so a stop never waits for one."""
 
     def signal(self, run_id: str, signum: int) -> None:
         """A handler gets no signals."""
 
     def acknowledge(self, run_ids: Sequence[str]) -> None:
-        """Nothing is kept: a handler's outcome dies with the daemon, and so does the handler."""
+        """No outcome is kept here: handler and outcome both end with the daemon."""
 
     async def close(self) -> None:
-        """Cancel what still runs and wait until it is over; a handler that never heeds that does not hold us up."""
+        """Cancel the handlers and wait for their end, but not for ever."""
         for _ in range(CLOSE_ROUNDS):
             tasks = set(self._tasks.values())
             for task in tasks:

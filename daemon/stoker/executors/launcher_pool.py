@@ -1,9 +1,9 @@
-"""The launchers of one instance as this daemon knows them: the newest takes new runs, older ones run empty.
+"""The launchers of one instance as this daemon sees them: the newest takes new runs, older ones run empty.
 
-Owns which launcher is newest and who is connected. Refuses to know a run: whoever asks says which are whose.
-Invariants: a launcher that is lost or stuck while it is the newest is followed by a new one, asked for until it can
-be had; an older one is left to itself once it holds nothing, and then it ends; one whose lock is held lives, whatever a
-connection to it says (a full backlog, no answer, a refusal, no descriptor left for us).
+Owns which launcher is newest and which are connected; the caller knows which runs are whose. Invariants: when the
+newest is lost or stuck, another is started, with tries until one succeeds; an older one is left once it holds nothing,
+and then it ends; one whose lock is held lives, whatever happened to a connection (a full backlog, no answer, a refusal,
+no descriptor left for us).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from stoker.process.messages import LauncherLost
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-SOON_S = 5.0
-BEGIN_AGAIN_S = 1.0
-DIAL_AGAIN_S = 1.0
+FIRST_LAUNCHER_S = 5.0
+START_AGAIN_S = 1.0
+CONNECT_AGAIN_S = 1.0
 
 
 class LauncherPool:
-    """`hear` gets what launchers say; `ready` is called when one can take runs (again)."""
+    """`receive` gets the messages of launchers; `ready` is called when one can take runs (again)."""
 
     def __init__(
         self,
         context: WorkerContext,
-        hear: Sink,
+        receive: Sink,
         ready: Callable[[], None],
         background: BackgroundTasks,
         *,
@@ -39,12 +39,12 @@ class LauncherPool:
     ) -> None:
         self._context = context
         self._background = background
-        self._hear = hear
+        self._receive = receive
         self._ready = ready
         self._stuck_ms = stuck_ms
         self._newest: LauncherClient | None = None
         self._clients: dict[str, LauncherClient] = {}
-        self._greeting: dict[str, LauncherClient] = {}
+        self._connecting: dict[str, LauncherClient] = {}
         self._leaving: set[LauncherClient] = set()
         self._closing = False
 
@@ -52,30 +52,30 @@ class LauncherPool:
         return iter(self._clients.values())
 
     def get(self, launcher: str | None) -> LauncherClient | None:
-        """The one with that id, if it is connected."""
+        """The launcher with that id, if it is connected."""
         return self._clients.get(launcher) if launcher is not None else None
 
     def silent(self, launcher: str) -> bool:
-        """It lives and does not answer; what it runs goes on."""
+        """Whether it lives and does not answer; its runs go on."""
         client = self._clients.get(launcher)
-        return launcher in self._greeting or (client is not None and client.stuck)
+        return launcher in self._connecting or (client is not None and client.stuck)
 
     def pid_of(self, launcher: str) -> int | None:
-        """Its process, while it is connected."""
+        """The pid of a launcher that is connected."""
         client = self._clients.get(launcher)
         return None if client is None else client.pid
 
     @property
     def all(self) -> list[LauncherClient]:
-        """Also those of earlier daemons that have not answered us yet."""
-        return [*self._greeting.values(), *self._clients.values()]
+        """The connected ones, and those of earlier daemons that have not answered us yet."""
+        return [*self._connecting.values(), *self._clients.values()]
 
     def __getitem__(self, launcher: str) -> LauncherClient:
         return self._clients[launcher]
 
     @property
     def newest(self) -> LauncherClient | None:
-        """The one for new runs, while it answers."""
+        """The launcher for new runs, while it answers."""
         newest = self._newest
         return None if newest is None or newest.lost or newest.stuck else newest
 
@@ -86,26 +86,26 @@ class LauncherPool:
         await self._newest.list_runs()
 
     async def begin(self) -> None:
-        """The first one; where none can be had soon, jobs wait for it and everything else goes on."""
-        first = self._background.start("first launcher", self._began())
-        await asyncio.wait([first], timeout=SOON_S)
+        """Start the first launcher. If that takes long or fails, jobs wait for it and everything else goes on."""
+        first = self._background.start("first launcher", self._start_one())
+        await asyncio.wait([first], timeout=FIRST_LAUNCHER_S)
         if not (first.done() and first.result()):
-            self._background.start("new launcher", self._begin_again(first))
+            self._background.start("new launcher", self._start_until_one_runs(first))
 
     async def reconnect(self, launcher: str) -> LauncherClient:
         """Take over a launcher that lives, however long it is silent. Raises LauncherDead once it is proven dead."""
         try:
-            while (client := await self._greeted(launcher)) is None:  # noqa: ASYNC110 - nothing tells when it takes us
-                await asyncio.sleep(DIAL_AGAIN_S)
+            while (client := await self._connect(launcher)) is None:  # noqa: ASYNC110 - no event says that it takes us
+                await asyncio.sleep(CONNECT_AGAIN_S)
         finally:
-            self._greeting.pop(launcher, None)
+            self._connecting.pop(launcher, None)
         self._admit(client)
         return client
 
-    async def _greeted(self, launcher: str) -> LauncherClient | None:
-        """One try. None where it lives and does not take us now: whatever went wrong, its lock decides."""
-        client = LauncherClient(self._context.state_dir, launcher, self._hear, stuck_ms=self._stuck_ms)
-        self._greeting[launcher] = client
+    async def _connect(self, launcher: str) -> LauncherClient | None:
+        """Try once. Gives None if it failed and the launcher's lock says that it lives."""
+        client = LauncherClient(self._context.state_dir, launcher, self._receive, stuck_ms=self._stuck_ms)
+        self._connecting[launcher] = client
         try:
             await client.connect()
             await client.hello(self._context.epoch, self._context.instance)
@@ -115,22 +115,22 @@ class LauncherPool:
                 raise LauncherDead(launcher) from error
             return None
         except BaseException:
-            client.close()  # else it would keep its outcomes for a daemon that does not listen
+            client.close()  # else the launcher would keep its outcomes for a daemon that does not listen
             raise
         return client
 
-    def lose(self, launcher: str) -> LauncherClient:
-        """It is gone, or its connection is."""
+    def remove_lost(self, launcher: str) -> LauncherClient:
+        """The launcher died, or its connection broke."""
         client = self._clients.pop(launcher)
-        self._renew(client)
+        self._replace(client)
         return client
 
-    def pass_over(self, launcher: str) -> None:
-        """It is stuck: it keeps its runs, another one takes what is new."""
-        self._renew(self._clients[launcher])
+    def replace_stuck(self, launcher: str) -> None:
+        """The launcher keeps its runs; another one takes new runs."""
+        self._replace(self._clients[launcher])
 
     def retire(self, client: LauncherClient) -> None:
-        """None of our runs is its any more. It is left once it has said that it holds no other either."""
+        """The launcher has no run of ours. Leave it once it answers that it holds no other run either."""
         if client not in (self._newest, *self._leaving) and not self._closing:
             self._leaving.add(client)
             self._background.start(f"farewell to launcher {client.launcher}", self._leave(client))
@@ -145,7 +145,7 @@ class LauncherPool:
         try:
             held = await client.list_runs()
         except ConnectionError:
-            return  # lost: it is heard of in its own way
+            return  # lost: the client reports that itself
         finally:
             self._leaving.discard(client)
         if not held and self._clients.get(client.launcher) is client:
@@ -153,18 +153,18 @@ class LauncherPool:
             client.close()
             log(LogEvent.LAUNCHER_LEFT, launcher=client.launcher)
 
-    async def _begin_again(self, first: asyncio.Task[bool] | None = None) -> None:
-        """A launcher cannot be had while memory or disk are short: only time can tell when it can."""
+    async def _start_until_one_runs(self, first: asyncio.Task[bool] | None = None) -> None:
+        """No launcher starts while memory or disk are short, and no event says when that is over."""
         if first is not None and await first:
             return
-        while not await self._began():  # noqa: ASYNC110 - nothing tells when there is memory again
-            await asyncio.sleep(BEGIN_AGAIN_S)
+        while not await self._start_one():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(START_AGAIN_S)
 
-    async def _began(self) -> bool:
+    async def _start_one(self) -> bool:
         context = self._context
         try:
             client = await start_launcher(
-                context.state_dir, context.epoch, context.instance, self._hear, stuck_ms=self._stuck_ms
+                context.state_dir, context.epoch, context.instance, self._receive, stuck_ms=self._stuck_ms
             )
         except (StokerError, OSError) as error:
             log(LogEvent.LAUNCHER_LOST, error=error)
@@ -176,12 +176,12 @@ class LauncherPool:
         return True
 
     def _admit(self, client: LauncherClient) -> None:
-        """From here on it is listened to; what became of it since it answered is heard now."""
+        """Take its messages from here on. It may have been lost since it answered."""
         self._clients[client.launcher] = client
         if client.lost:
-            self._hear(client.launcher, [LauncherLost(client.launcher)])
+            self._receive(client.launcher, [LauncherLost(client.launcher)])
 
-    def _renew(self, client: LauncherClient) -> None:
+    def _replace(self, client: LauncherClient) -> None:
         if client is self._newest and not self._closing:
             self._newest = None
-            self._background.start("new launcher", self._begin_again())
+            self._background.start("new launcher", self._start_until_one_runs())

@@ -1,7 +1,7 @@
-"""Logs of runs whose launcher died: the newest launcher reads on what they write.
+"""Logs of runs whose launcher died: the newest launcher reads their output from then on.
 
-Owns which runs that is for, and that every new launcher is asked again. No wait in here is long: where no launcher can
-be had, the workers' bytes wait in their pipes, and a stop goes on all the same.
+Owns the list of these runs, and asks every new launcher again. Waits are short: without a launcher the output stays in
+the workers' pipes, and a stop must not wait for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.capture import log_of
 from stoker.process.messages import OrphanLog
 
-PATIENCE_S = 2.0
+CATCH_UP_S = 2.0
 
 
 class OrphanLogs:
-    """`ask` is to be called whenever there is a new launcher."""
+    """Call `ask` whenever there is a new launcher."""
 
     def __init__(self, state_dir: Path, launchers: LauncherPool) -> None:
         self._state_dir = state_dir
@@ -30,7 +30,7 @@ class OrphanLogs:
     def add(self, run_id: str, max_log_bytes: int) -> None:
         log = str(log_of(self._state_dir, run_id))
         self._logs[run_id] = OrphanLog(run_id=run_id, log=log, max_log_bytes=max_log_bytes)
-        if not self._unasked:  # one look at /proc finds the pipes of all that are added now
+        if not self._unasked:  # one search of /proc finds the pipes of all that are added in this turn
             asyncio.get_running_loop().call_soon(self.ask)
         self._unasked.add(run_id)
 
@@ -39,7 +39,7 @@ class OrphanLogs:
         self._unasked.discard(run_id)
 
     def ask(self) -> None:
-        """Ask the newest launcher for all of them; one that reads a log already goes on."""
+        """Ask the newest launcher to read all of them; a log that it reads already is not affected."""
         newest = self._launchers.newest
         if newest is not None and self._logs:
             newest.read_logs(self._logs.values())
@@ -48,9 +48,9 @@ class OrphanLogs:
             self._asked = asyncio.Event()
 
     async def caught_up(self, run_id: str) -> None:
-        """Return when what it wrote before is in its log, or nobody could be had to read it."""
+        """Return when all that the run has written is in its log, or no launcher could read it in time."""
         with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(CATCH_UP_S):
                 while run_id in self._unasked:
                     await self._asked.wait()
                 if self._launchers.newest is not None:

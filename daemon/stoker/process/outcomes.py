@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import CorruptRecord
 from stoker.core.job import events as ev
 from stoker.core.job.model import Identity, Outcome, OutcomeKind
 from stoker.core.job.recovery import NEVER_STARTED
 from stoker.files import NotRegular, read_regular, sync
+from stoker.process.connection import AskTooLarge
 from stoker.process.messages import Exited, HelloRefusal, LaunchRefused, Started
 
 if TYPE_CHECKING:
@@ -58,6 +60,18 @@ def refusal_of(refused: LaunchRefused) -> ev.Refused | ev.Ended | None:
     if refused.why is HelloRefusal.LOG_EXISTS:
         return ev.Refused(why=f"{refused.error}: the disk is ahead of the database")
     return None if refused.why is HelloRefusal.DUPLICATE else ev.Ended(outcome=NEVER_STARTED)
+
+
+def order_failed(error: OSError) -> Outcome:
+    """The daemon itself could not make the launch order."""
+    return Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error=f"the daemon: {error}", ended_at=wall_ms())
+
+
+def order_too_large(error: AskTooLarge) -> Outcome:
+    """The job's own fault, so another try would fail in the same way."""
+    hint = "pass large data by a file or by stdin"
+    message = f"command, arguments and environment cannot be handed over: {error}; {hint}"
+    return Outcome(kind=OutcomeKind.SPAWN_ERROR, error=message, ended_at=wall_ms())
 
 
 def outcome_of(exited: Exited) -> Outcome:

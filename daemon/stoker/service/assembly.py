@@ -240,7 +240,7 @@ class Engine:
             return
         await self._declare_queues()
         self.loop.post(Dependents(dict.fromkeys(self._untold, 0)))
-        self.local.tidy(self.memory.jobs_by_run)
+        self.local.remove_leftovers(self.memory.jobs_by_run)
         self._work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran

@@ -157,7 +157,7 @@ class Service:
         return {"id": job_id, "changes": shown, "next": following} | await self._attempts(job, "attempts", None, limit)
 
     def _attempt_view(self, job: Job, attempt: Attempt) -> dict[str, Any]:
-        unstoppable = self._engine.local.unstoppable.get(attempt.run_id, ())
+        unstoppable = self._engine.local.unstoppable(attempt.run_id)
         return attempt_view(job, attempt, self._engine.memory, unstoppable)
 
     async def why(self, job_id: int) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Service:
             stale_ms=None if run is None else memory.stale.get(run.attempt.run_id),
             unheard_ms=None if run is None else engine.heartbeats.silent_ms(run.attempt.run_id),
             asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
-            unstoppable=() if run is None else engine.local.unstoppable.get(run.attempt.run_id, ()),
+            unstoppable=() if run is None else engine.local.unstoppable(run.attempt.run_id),
             frozen=run is not None and run.attempt.run_id in memory.frozen,
             intent=memory.workflows.intent_of(job),
         )

@@ -15,7 +15,7 @@ import msgspec
 from stoker.core.errors import NotAllowed, WaitTimeout
 from stoker.core.job.model import ExecutionMode, Job
 from stoker.core.raw_bytes import AnyText
-from stoker.executors.environment import place
+from stoker.executors.environment import job_variables
 from stoker.host.threads import start_threads
 from stoker.process.observing import ProcessSample, observe
 from stoker.service import status
@@ -82,7 +82,7 @@ class WorkerService:
 
     def _variables(self, job: Job, inputs: str | None) -> dict[str, AnyText]:
         context = self._engine.context
-        told = {**place(job), "STOKER_SOCKET": context.socket}
+        told = {**job_variables(job), "STOKER_SOCKET": context.socket}
         if inputs is not None:
             told["STOKER_INPUTS"] = inputs
         run = self._engine.memory.runs.get(job.id)

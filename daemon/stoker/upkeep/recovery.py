@@ -236,7 +236,7 @@ class RecoveryService:
         heard = await evidence.ask_launchers(clients, attempts, None if for_ever else self._patience_s)
         names = {client.launcher: client for client, _ in heard}
         logs = [(path, said) for path, said in read_outcomes(self._state_dir) if among is None or path.stem in among]
-        written = {exited.run_id: self._local.credit(exited) for _, said in logs for exited in said}
+        written = {exited.run_id: self._local.credit_stop(exited) for _, said in logs for exited in said}
         held = {run.run_id: (client, self._credited(run)) for client, answer in heard for run in answer}
         testimony = evidence.Testimony(held, written, frozenset(alive - names.keys()))
         findings = (
@@ -253,7 +253,7 @@ class RecoveryService:
 
     def _credited(self, run: HeldRun) -> HeldRun:
         """With a stop of ours that its launcher slept through."""
-        return run if run.exit is None else replace(run, exit=self._local.credit(run.exit))
+        return run if run.exit is None else replace(run, exit=self._local.credit_stop(run.exit))
 
     def _take_over(self, found: RecoveryFindings) -> None:
         """Tell the executor who runs what, before the plan's effects reach it."""
@@ -280,9 +280,9 @@ class RecoveryService:
     def _hear_again(self, launcher: str, held: HeldRun) -> None:
         """What was said of a run while nobody listened: since when it runs, and that its main process has ended."""
         if held.started is not None and held.state is not RunState.ENDED:
-            self._local.hear(launcher, [held.started])
+            self._local.receive(launcher, [held.started])
         if held.exit is not None and held.state is RunState.CLOSING:
-            self._local.hear(launcher, [held.exit])
+            self._local.receive(launcher, [held.exit])
 
     async def _follow(self, made: RecoveryPlan, row: Recovery | None) -> Followed:
         done: asyncio.Future[Followed] = asyncio.get_running_loop().create_future()
