@@ -52,6 +52,7 @@ Ended           bug       bug       succeeded none      held   bug       bug    
 Refused         bug       bug       held      none      held   bug       bug     bug       bug     bug        bug
 Adopted         bug       bug       running   none      held   bug       bug     bug       bug     bug        bug
 Stuck           bug       bug       held      none      held   bug       bug     bug       bug     bug        bug
+AttemptMissing  bug       bug       none      bug       bug    bug       bug     bug       bug     bug        bug
 TtlPassed       expired   expired   bug       bug       bug    bug       bug     bug       bug     bug        bug
 DeadlinePassed  expired   expired   running   bug       bug    bug       bug     bug       bug     bug        bug
 Cancel          cancelled cancelled running   cancelled live   done      done    done      done    done       done
@@ -83,6 +84,7 @@ EVENTS: dict[str, ev.Event] = {
     "Refused": ev.Refused(why="log_exists"),
     "Adopted": ev.Adopted(),
     "Stuck": ev.Stuck(),
+    "AttemptMissing": ev.AttemptMissing(),
     "TtlPassed": ev.TtlPassed(),
     "DeadlinePassed": ev.DeadlinePassed(),
     "Cancel": ev.Cancel(),
@@ -127,6 +129,13 @@ def test_step_when_an_event_meets_a_state_then_the_table_of_the_design_holds(
         assert (before, live) == scene(column, event)
     else:
         assert step(before, live, EVENTS[event], NOW).job.state == State(cell)
+
+
+def test_step_when_a_running_job_has_no_attempt_then_it_is_held_as_lost() -> None:
+    held = step(job(State.RUNNING, attempts=1, pid=5), None, ev.AttemptMissing(), NOW)
+
+    assert (held.job.state, held.job.reason, held.job.pid) == (State.HELD, Reason.LOST, None)
+    assert (held.attempt, held.effects) == (None, ())
 
 
 def test_expectations_when_counted_then_every_state_and_every_event_is_there() -> None:

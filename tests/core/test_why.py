@@ -346,6 +346,15 @@ def test_why_when_a_job_failed_then_its_code_is_told(fields: dict[str, Any], mes
     assert why(job(State.FAILED, **fields)).message == message
 
 
+@pytest.mark.parametrize("ordinal", [None, 1])
+def test_why_when_the_last_attempt_of_a_lost_job_is_missing_then_it_says_so(ordinal: int | None) -> None:
+    ended = ordinal and attempt(ordinal=ordinal, outcome=exited(1), ended_at=1)
+
+    message = why(job(State.HELD, reason=Reason.LOST, attempts=2), ended=ended).message
+
+    assert message == "was lost: the database has no attempt 2 of it, as if it was damaged or restored in part"
+
+
 @pytest.mark.parametrize(
     ("reason", "outcome", "message"),
     [

@@ -292,6 +292,8 @@ _HELD = {
 
 def _held(job: Job, scene: Scene) -> Blocker:
     why = _HELD.get(job.reason or Reason.USER)
+    if job.reason is Reason.LOST and scene.attempt is None and _last_attempt(scene) < job.attempts:
+        why = f"was lost: the database has no attempt {job.attempts} of it, as if it was damaged or restored in part"
     if why is None:  # what became of an attempt that was held as stuck
         why = f"ended{_reason(job)} while nobody could tell whose its worker was, so a person must decide"
     if scene.attempt is not None:
@@ -304,6 +306,10 @@ def _held(job: Job, scene: Scene) -> Blocker:
         why = "ran on while no daemon watched it and was stopped for that, so a person must decide"
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"
     return Blocker("held", why, hint, {"reason": job.reason})
+
+
+def _last_attempt(scene: Scene) -> int:
+    return 0 if scene.ended is None else scene.ended.ordinal
 
 
 _ENDED = {

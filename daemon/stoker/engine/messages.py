@@ -196,6 +196,21 @@ class Settle(Message):
         turn.answers.append(lambda: self._acknowledge([self._run_id]))
 
 
+class AttemptsMissing(Message):
+    """Jobs that were read as running without an open attempt: a person decides about them."""
+
+    def __init__(self, job_ids: Sequence[int]) -> None:
+        self._job_ids = job_ids
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.ids.update(self._job_ids)
+
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        for job_id in self._job_ids:
+            turn.step(job_id, ev.AttemptMissing())
+            yield
+
+
 class Alarms(Message):
     """Limits of running attempts that are due."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from stoker.background.tasks import BackgroundTasks
@@ -45,6 +46,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log, set_level
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
+from stoker.upkeep.damaged_rows import hold_jobs_without_attempt
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.recovery import RecoveryService
@@ -247,6 +249,9 @@ class Engine:
         self.deadlines.rearm()
         self.followups.look(self.memory.workflows.runs)
         self.background.retry("archives of earlier failures", self.archives.catch_up)
+        self.background.retry(
+            "search for jobs without an attempt", partial(hold_jobs_without_attempt, self.queries, self.loop)
+        )
         self.throttle.start()
         self.housekeeping.tick()
         self.dispatcher.open("recovering")

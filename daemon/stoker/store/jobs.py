@@ -99,6 +99,10 @@ SELECT count(*) FROM (
     WHERE state = 'queued' LIMIT 10000
 )
 """
+RUNNING_WITHOUT_ATTEMPT = """
+SELECT id FROM jobs WHERE state = 'running'
+    AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)
+"""
 OPEN_NEEDS = "SELECT needed FROM needs WHERE job_id = ? ORDER BY needed"
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)"
 
@@ -332,6 +336,11 @@ def skipped_behind(connection: sqlite3.Connection, ids: Iterable[int]) -> list[D
 def needed(connection: sqlite3.Connection) -> set[int]:
     """Ids of all jobs that some waiting job still needs."""
     return {row[0] for row in connection.execute(NEEDED)}
+
+
+def running_without_attempt(connection: sqlite3.Connection) -> list[int]:
+    """Jobs that are stored as running while no attempt of them is open, which no commit of ours leaves behind."""
+    return [row[0] for row in connection.execute(RUNNING_WITHOUT_ATTEMPT)]
 
 
 def untold(connection: sqlite3.Connection) -> list[int]:

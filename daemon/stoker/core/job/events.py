@@ -67,6 +67,10 @@ class Stuck(Event, frozen=True):
     """Nobody can prove whether the worker lives."""
 
 
+class AttemptMissing(Event, frozen=True):
+    """The job is stored as running, and no attempt of it is open: rows were damaged, or restored in part."""
+
+
 class Began(Struct, frozen=True):
     """The worker runs, since `boot_ms` milliseconds after boot. A handler of the daemon itself has no identity.
 

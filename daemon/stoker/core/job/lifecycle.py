@@ -143,6 +143,11 @@ def _stuck(job: Job, attempt: Attempt | None, _event: ev.Stuck, _now: Now) -> Tr
     return Transitioned(replace(job, state=State.HELD, reason=Reason.STUCK), attempt)
 
 
+def _attempt_missing(job: Job, attempt: Attempt | None, _event: ev.AttemptMissing, _now: Now) -> Transitioned:
+    assert attempt is None, "an open attempt is there"
+    return Transitioned(replace(job, state=State.HELD, reason=Reason.LOST, pid=None))
+
+
 def _expire_ttl(job: Job, _attempt: Attempt | None, _event: ev.TtlPassed, now: Now) -> Transitioned:
     return end(job, State.EXPIRED, Reason.TTL, now)
 
@@ -189,6 +194,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Refused: _refused,
             ev.Adopted: _adopt,
             ev.Stuck: _stuck,
+            ev.AttemptMissing: _attempt_missing,
             ev.DeadlinePassed: _stop_at_deadline,
             ev.Cancel: verbs.cancel_running,
             ev.Restart: verbs.restart_running,

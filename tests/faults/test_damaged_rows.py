@@ -1,0 +1,55 @@
+"""Rows that contradict themselves, as a restore in part or a repaired database leaves them.
+
+Owns jobs that are stored as running while no attempt of them is open: the next start holds them for a person.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.facts import until
+from tests.support.work import Gate, changes, end_of, running, state, submit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+DAMAGES = {
+    "the attempt is missing": (
+        "DELETE FROM attempts WHERE job_id = ?",
+        "was lost: the database has no attempt 1 of it, as if it was damaged or restored in part",
+    ),
+    "the attempt has ended": (
+        "UPDATE attempts SET ended_at = created_at, outcome = 'exit', exit_code = 0 WHERE job_id = ?",
+        "was lost: nobody knows how, or whether, it ended",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_start_when_a_running_job_has_no_open_attempt_then_it_is_held_and_why_says_so(
+    daemon: DaemonProcess, tmp_path: Path, damage: str, words: str
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    with daemon.client() as client:
+        job = submit(client, gate.spec())
+        running(client, job)
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        assert database.execute(damage, [job]).rowcount == 1
+    database.close()
+
+    daemon.start()
+
+    with daemon.client() as client:
+        until(lambda: state(client, job) == "held", why="the job is held")
+        blocker = client.why(job)
+        assert (blocker["message"], blocker["hint"]) == (words, f"stoker release {job}, or stoker cancel {job}")
+        assert [change["cause"] for change in changes(client, job)][-1] == "attempt_missing"
+        gate.open()
+        client.call("job.release", {"id": job})
+        assert end_of(client, job) == ("succeeded", "exit")
