@@ -1,8 +1,8 @@
-"""Real work that is cut off again and again: a C library built as a workflow, and one long job that saves its progress.
+"""Real work, interrupted again and again: a C library built as a workflow, and a long job that saves its progress.
 
-Owns the way to the source (a Debian source package, with lists and a cache of the test's own; without a network the
-test is skipped) and the compile graph: a step for each object file, then archive, link and the library's own tests.
-Each run of a worker leaves lines in a ledger, so that what ran twice is seen outside.
+Owns getting the source (a Debian source package, with package lists and a cache of the test's own; without a network
+the test is skipped) and the build graph: a step for each object file, then archive, link and the library's own tests.
+Each run of a worker writes a line into a ledger, which shows from outside what ran twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TESTS = {
 
 
 def fetch(package: str, folder: Path) -> Path:
-    """Unpack the upstream source of a Debian package into `folder`. Skips where it cannot be had."""
+    """Unpack the upstream source of a Debian package into `folder`. Skips the test if it cannot be downloaded."""
     if shutil.which("apt-get") is None or shutil.which("cc") is None or shutil.which("ar") is None:
         pytest.skip("apt-get, cc and ar are wanted")
     for name in ("lists/partial", "cache/archives/partial", "parts"):
@@ -63,7 +63,7 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 def _lines_of_sources() -> str:
-    """A deb-src line for each place from which this machine takes the packages of its own release."""
+    """A deb-src line for each source of packages of this machine's release."""
     asked = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
     told = subprocess.run(
         [*asked, "Created-By: Packages", "Component: main"], capture_output=True, text=True, check=False
@@ -111,7 +111,7 @@ def ends(ledger: Path) -> int:
     return sum(line.startswith("END") for line in lines(ledger))
 
 
-def test_build_when_the_daemon_is_killed_ten_times_then_the_library_passes_its_tests_and_no_step_is_built_again(
+def test_build_when_the_daemon_is_killed_ten_times_then_no_step_is_built_again(
     builder: DaemonProcess, source: Path, tmp_path: Path
 ) -> None:
     ledger = builder.home / "ledger"
@@ -168,7 +168,7 @@ def uninterrupted(last: int) -> int:
     return x
 
 
-def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_it_ends_as_if_nothing_had_been(
+def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_its_result_is_right(
     builder: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     ledger, last = tmp_path / "ledger", 100 * (3 * KILLS + 10)

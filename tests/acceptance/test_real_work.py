@@ -1,7 +1,8 @@
-"""Real work: a job for every file of Python's own standard library, compared with the same computed here.
+"""Real work: one job for every file of Python's standard library, compared with the same results computed here.
 
-Half of the jobs ask `sha256sum`, half ask `gzip` for a compressed size, in a queue each; every fiftieth fails twice
-before it succeeds. Each run of a worker leaves a line in a ledger, so that what ran twice, or never, is seen outside.
+Half of the jobs run `sha256sum`, half run `gzip` for a compressed size, each half in a queue of its own; every fiftieth
+job fails twice before it succeeds. Each run of a worker writes a line into a ledger, which shows from outside what ran
+twice, or never.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ echo "$2" >> "$1"
 
 
 class Task(NamedTuple):
-    """A job as the test knows it: what it is to compute, and how many runs that takes."""
+    """A job, its expected result, and the number of runs that it takes."""
 
     file: Path
     queue: str
@@ -102,7 +103,7 @@ def views(client: stoker.Client) -> dict[int, dict[str, Any]]:
             return found
 
 
-def test_standard_library_when_a_job_computes_each_file_then_every_result_is_right_and_none_ran_twice(
+def test_library_when_jobs_compute_each_file_then_all_are_right_and_run_once(
     workers: DaemonProcess,
 ) -> None:
     ledger = workers.home / "ledger"

@@ -1,7 +1,7 @@
-"""The command line against the real door (rpc/) with an engine in memory behind it.
+"""The command line against the real server (rpc/) with an engine in memory behind it.
 
-Owns `Desk`: a server whose jobs are what a test says they are, and `stoker` run in this process or as one of its
-own. Refuses to judge: tests assert.
+Owns `Desk`: a server whose jobs are those that a test sets, and `stoker` run in this process or as a process of its
+own.
 """
 # ruff: noqa: ARG002 - the engine's signatures, of which this one needs only a part
 

@@ -1,4 +1,4 @@
-"""Checkpoints on the command line and in Python, from inside real jobs and from beside them."""
+"""Checkpoints on the command line and in Python, from inside real jobs and from outside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ids(daemon: DaemonProcess, *arguments: str) -> list[str]:
     return daemon.cli("checkpoint", "ls", *arguments, "--ids", "--all").stdout.split()[::-1]
 
 
-def test_save_when_asked_inside_a_job_then_it_is_listed_shown_and_exported(daemon: DaemonProcess) -> None:
+def test_save_when_a_job_calls_it_then_the_checkpoint_is_listed_shown_and_exported(daemon: DaemonProcess) -> None:
     job = ran(
         daemon, "printf 'a\\0b' | stoker checkpoint save --status half; echo '{\"n\": 2}' | stoker checkpoint save"
     )
@@ -64,7 +64,7 @@ def test_diff_when_two_checkpoints_differ_then_only_that_is_shown(daemon: Daemon
     assert daemon.cli("checkpoint", "export", empty).stdout == ""
 
 
-def test_diff_when_it_is_asked_for_json_then_each_place_is_told_with_both_sides(daemon: DaemonProcess) -> None:
+def test_diff_when_json_is_given_then_each_path_has_both_sides(daemon: DaemonProcess) -> None:
     first, second = {"a": [1, {"b": 2}], "c": True, "e": "x"}, {"a": [1, {"b": 3}, 4], "c": 1, "d": None, "e": "x"}
     saves = "; ".join(f"echo '{json.dumps(data)}' | stoker checkpoint save" for data in (first, second, "text"))
     job = ran(daemon, f"{saves}; printf 'a\\0' | stoker checkpoint save")
@@ -83,7 +83,7 @@ def test_diff_when_it_is_asked_for_json_then_each_place_is_told_with_both_sides(
     assert told(text, binary)["changes"][0]["new"]["bytes"] == 2
 
 
-def test_ls_when_a_job_saved_nothing_then_that_is_said(daemon: DaemonProcess) -> None:
+def test_ls_when_a_job_saved_no_checkpoint_then_a_remark_says_so(daemon: DaemonProcess) -> None:
     job = ran(daemon, "true")
 
     done = daemon.cli("checkpoint", "ls", "--job", job)
@@ -109,7 +109,7 @@ def test_save_when_it_is_larger_than_the_limit_then_nothing_is_sent(daemon: Daem
     ]
 
 
-def test_save_when_it_is_as_large_as_allowed_then_the_next_attempt_is_handed_every_byte(daemon: DaemonProcess) -> None:
+def test_save_when_the_data_has_the_largest_size_then_the_next_attempt_gets_it_all(daemon: DaemonProcess) -> None:
     script = """
         if [ -e "$STOKER_CHECKPOINT" ]; then md5sum < "$STOKER_CHECKPOINT"; exit 0; fi
         head -c 10000000 /dev/urandom > data; md5sum < data; stoker checkpoint save < data > id; exit 1
@@ -209,7 +209,7 @@ def test_output_when_something_was_handed_on_before_then_it_is_added_to(
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), "\ud800", "x" * outputs.MAX_BYTES])
-def test_output_when_a_value_would_not_be_taken_then_it_is_refused_and_the_rest_stays(
+def test_output_when_a_value_cannot_be_passed_on_then_it_is_refused_alone(
     value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STOKER_OUTPUT", str(tmp_path / "output"))

@@ -61,7 +61,7 @@ def test_submit_when_options_are_given_then_they_are_fields_of_the_spec(
     assert job.limits.cpu_seconds == 60  # type: ignore[union-attr]
 
 
-def test_submit_when_nothing_is_said_then_only_what_the_caller_knows_is_sent(desk: Desk) -> None:
+def test_submit_when_no_option_is_given_then_only_the_callers_facts_are_sent(desk: Desk) -> None:
     desk.stoker("submit", "./here", "-x")
 
     (job,) = desk.service.jobs.values()
@@ -166,7 +166,7 @@ def test_stoker_when_the_command_line_is_wrong_then_it_exits_64_and_nothing_is_s
     assert desk.service.jobs == {}
 
 
-def test_submit_when_the_daemon_refuses_then_its_message_hint_and_status_are_passed_on(desk: Desk) -> None:
+def test_submit_when_the_daemon_refuses_then_message_hint_and_status_are_its_own(desk: Desk) -> None:
     ended = desk.stoker("submit", "--env", "LD_PRELOAD=x", "true")
 
     assert ended.status == 65
@@ -201,9 +201,7 @@ def test_batch_when_all_lines_are_good_then_each_id_is_printed_in_order(desk: De
     assert {str(job.command)[-3:] for job in desk.service.jobs.values()} == {"/sh"}
 
 
-def test_batch_when_lines_are_bad_then_each_is_told_with_its_number_and_the_rest_stored(
-    desk: Desk, tmp_path: Path
-) -> None:
+def test_batch_when_lines_are_bad_then_each_is_numbered_and_the_others_are_stored(desk: Desk, tmp_path: Path) -> None:
     good = {"command": "true"}
     file = batch_file(tmp_path, good, "nope", "", "[1]", {"command": 1}, '{"command":"\\ud800"}', good)
 
@@ -225,7 +223,7 @@ def test_batch_when_atomic_and_one_line_is_bad_then_nothing_is_stored(desk: Desk
     assert desk.service.jobs == {}
 
 
-def test_submit_when_the_command_is_too_long_for_a_frame_then_the_hint_is_about_one_job(desk: Desk) -> None:
+def test_submit_when_the_command_does_not_fit_a_frame_then_the_hint_is_about_one_job(desk: Desk) -> None:
     ended = desk.stoker("submit", "--", "echo", *(["x" * 1_000] * 1_500))
 
     assert ended.status == 65
@@ -277,7 +275,7 @@ def test_run_when_the_job_is_tried_twice_then_both_logs_are_shown(desk: Desk) ->
     assert desk.stoker("run", "true") == (0, "hello\nhello\n", "")
 
 
-def test_run_when_interrupted_then_the_job_is_cancelled_and_its_end_is_told(desk: Desk) -> None:
+def test_run_when_interrupted_then_the_job_is_cancelled_and_its_end_printed(desk: Desk) -> None:
     desk.has(1, "running", attempts=1)
     running = desk.process("run", "--", "sleep", "60")
     until(lambda: desk.service.feeds_open)
@@ -327,7 +325,7 @@ def test_wait_when_there_are_several_then_one_failure_is_1(desk: Desk) -> None:
     assert desk.stoker("wait", "2", "3") == (0, "", "stoker: job 3 skipped: by a person\n")
 
 
-def test_wait_when_nothing_ends_in_time_then_the_time_is_told_as_it_was_typed(daemon: DaemonProcess) -> None:
+def test_wait_when_nothing_ends_in_time_then_the_message_has_the_typed_time(daemon: DaemonProcess) -> None:
     daemon.cli("queue", "pause", "default")
     job = daemon.cli("submit", "true").stdout.strip()
 
@@ -367,7 +365,7 @@ def test_logs_when_there_is_a_hole_then_a_marker_stands_for_it(desk: Desk) -> No
     ]
 
 
-def test_logs_when_the_command_could_not_be_executed_then_it_says_so_where_there_is_nothing_to_print(
+def test_logs_when_the_command_could_not_be_executed_then_a_remark_says_so(
     desk: Desk,
 ) -> None:
     attempts = [{"ordinal": 1, "outcome": "spawn_error", "error": "/x: No such file or directory"}]
@@ -381,7 +379,7 @@ def test_logs_when_the_command_could_not_be_executed_then_it_says_so_where_there
         assert ended == (0, "", f"stoker: {told}\n")
 
 
-def test_logs_when_an_attempt_wrote_nothing_then_nothing_is_said(desk: Desk) -> None:
+def test_logs_when_an_attempt_wrote_nothing_then_nothing_is_printed(desk: Desk) -> None:
     desk.has(1, "succeeded", attempts_list=[{"ordinal": 1, "outcome": "exit", "error": None}])
     desk.service.log = []
 
@@ -411,7 +409,7 @@ def test_ls_when_there_are_all_sorts_then_what_runs_comes_first_and_what_ended_l
     assert [line.split()[0] for line in shown.out.splitlines()] == ["ID", "4", "3", "2", "5", "1"]
 
 
-def test_ls_when_some_are_left_off_then_it_says_so_unless_that_was_asked_for(desk: Desk) -> None:
+def test_ls_when_jobs_are_left_out_then_a_remark_says_so_unless_limit_was_given(desk: Desk) -> None:
     for job in range(1, 32):
         desk.has(job)
 
@@ -423,7 +421,7 @@ def test_ls_when_some_are_left_off_then_it_says_so_unless_that_was_asked_for(des
     assert json.loads(cut.out)["more"] is True
 
 
-def test_ls_when_ids_are_asked_for_then_all_are_printed_unless_a_limit_is_given(desk: Desk) -> None:
+def test_ls_when_ids_is_given_then_all_are_printed_unless_a_limit_is_given(desk: Desk) -> None:
     for job in range(1, 1_203):
         desk.has(job)
 
@@ -434,7 +432,7 @@ def test_ls_when_ids_are_asked_for_then_all_are_printed_unless_a_limit_is_given(
     assert some == ids[:1_100]
 
 
-def test_ls_when_many_jobs_are_held_then_newer_ones_are_seen_and_the_rest_is_told_of(desk: Desk) -> None:
+def test_ls_when_many_jobs_are_held_then_newer_ones_are_shown_with_a_remark(desk: Desk) -> None:
     for job in range(1, 61):
         desk.has(job, "held" if job <= 40 else "succeeded")
 
@@ -480,7 +478,7 @@ def test_show_when_names_have_escapes_then_they_are_spelled_out(desk: Desk) -> N
     assert "/bin/sh -c 'exit 7'" in ended.out
 
 
-def test_ls_when_more_runs_were_made_than_are_charged_then_no_share_of_the_tries_is_claimed(desk: Desk) -> None:
+def test_ls_when_attempts_were_not_charged_then_only_their_number_is_shown(desk: Desk) -> None:
     desk.has(1, "failed", attempts=2, max_attempts=3)
     desk.has(2, "failed", attempts=3, max_attempts=1)
 
@@ -499,7 +497,7 @@ def test_ls_when_a_filter_is_empty_then_it_is_refused_and_not_left_out(desk: Des
     assert ended.err.startswith(f"stoker: {option} '': ")
 
 
-def test_queue_when_it_has_defaults_then_they_are_shown_and_told_of_as_they_are_typed(daemon: DaemonProcess) -> None:
+def test_queue_when_it_has_defaults_then_they_are_shown_as_they_are_typed(daemon: DaemonProcess) -> None:
     plain = daemon.cli("queue")
     defaults = ("timeout=20m", "survive=yes", "success-exit-codes=0,3", "backoff-factor=1.5", "on-orphan=hold")
     daemon.cli("queue", "set", "bulk", *(word for default in defaults for word in ("--default", default)))
@@ -525,7 +523,7 @@ def test_show_when_there_is_no_such_job_then_it_exits_65(desk: Desk) -> None:
     assert desk.stoker("show", "9") == (65, "", "stoker: there is no job 9\nhint: stoker ls\n")
 
 
-def test_why_when_asked_then_one_sentence_is_printed(desk: Desk) -> None:
+def test_why_when_a_job_waits_then_one_sentence_is_printed(desk: Desk) -> None:
     assert desk.stoker("why", "1") == (0, "no room\n", "")
 
 
@@ -572,9 +570,7 @@ def test_stoker_when_it_has_a_bug_then_one_line_says_so_and_debug_shows_more(
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
-def test_stoker_when_a_standard_stream_is_closed_then_it_works_and_says_nothing_in_a_wrong_place(
-    desk: Desk, closed: str
-) -> None:
+def test_stoker_when_a_standard_stream_is_closed_then_it_works_and_writes_nowhere(desk: Desk, closed: str) -> None:
     stoker = f"{sys.executable} -m stoker.cli.main --socket {desk.socket}"
     desk.has(1)
 
@@ -603,7 +599,7 @@ def test_stoker_when_the_reader_of_its_output_left_then_it_ends_quietly(desk: De
 
 
 @pytest.mark.parametrize("command", [("watch",), ("logs", "-f", "1")])
-def test_stoker_when_the_reader_left_while_there_is_nothing_to_say_then_it_does_not_wait_for_something(
+def test_stoker_when_the_reader_left_a_silent_stream_then_it_ends_without_output(
     desk: Desk, command: tuple[str, ...]
 ) -> None:
     desk.has(1, "running", attempts=1)
@@ -618,12 +614,12 @@ def test_stoker_when_the_reader_left_while_there_is_nothing_to_say_then_it_does_
     assert (following.returncode, err) == (141, b"")
 
 
-def test_config_check_when_the_name_of_the_file_is_empty_then_it_is_no_file_and_not_the_usual_one(desk: Desk) -> None:
+def test_config_check_when_the_file_name_is_empty_then_no_other_file_is_used(desk: Desk) -> None:
     for arguments in (("",), ("--config", "")):
         assert desk.stoker("config", "check", *arguments).status == 78
 
 
-def test_config_check_when_asked_for_json_then_it_names_the_file(desk: Desk, tmp_path: Path) -> None:
+def test_config_check_when_json_is_given_then_it_names_the_file(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "stoker.toml"
     file.write_text("")
 
@@ -632,7 +628,7 @@ def test_config_check_when_asked_for_json_then_it_names_the_file(desk: Desk, tmp
     assert (done.status, json.loads(done.out)) == (0, {"config": str(file), "ok": True})
 
 
-def test_help_when_asked_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:
+def test_help_when_given_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:
     assert desk.stoker("queue", "--help").out.endswith("subcommands: ls, pause, resume, set\n")
     assert desk.stoker("submit", "--timeout", "5s", "-h").out.startswith("usage: stoker submit")
     assert desk.stoker("--help").status == 0

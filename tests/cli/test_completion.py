@@ -1,4 +1,4 @@
-"""The completions are made of the table and are scripts that their shells accept."""
+"""Completions are generated from the table of commands, and their shells accept them."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("line", "offered"), ASKED)
-def test_bash_when_names_and_ids_are_wanted_then_the_daemon_is_asked(
+def test_bash_when_names_and_ids_are_completed_then_the_daemon_is_asked(
     busy: DaemonProcess, line: str, offered: set[str]
 ) -> None:
     assert {word for word in of_bash(busy, line) if not word.startswith("-")} == offered
 
 
 @pytest.mark.parametrize(("line", "offered"), ASKED)
-def test_fish_when_names_and_ids_are_wanted_then_the_daemon_is_asked(
+def test_fish_when_names_and_ids_are_completed_then_the_daemon_is_asked(
     busy: DaemonProcess, line: str, offered: set[str]
 ) -> None:
     if shutil.which("fish") is None:
@@ -113,7 +113,7 @@ def read_until(terminal: int, text: str) -> str:
     return seen
 
 
-def test_words_when_there_is_no_daemon_then_nothing_is_offered_and_nothing_is_said(tmp_path: Path) -> None:
+def test_words_when_there_is_no_daemon_then_nothing_is_offered_or_printed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "stoker.cli.main", "--socket", tmp_path / "none", "completion", "--words", "jobs"],
         capture_output=True, text=True, check=False,

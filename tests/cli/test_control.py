@@ -1,4 +1,4 @@
-"""Verbs on jobs that a filter names: how many are told, and nothing happens before a person has agreed."""
+"""Commands on jobs that a filter selects: without --yes they only print how many jobs match."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def states(daemon: DaemonProcess) -> dict[int, str]:
     return {job["id"]: job["state"] for job in json.loads(daemon.cli("ls", "--json").stdout)["jobs"]}
 
 
-def test_cancel_when_a_filter_names_jobs_then_their_number_is_told_and_nothing_happens(
+def test_cancel_when_a_filter_has_no_yes_then_only_the_number_of_jobs_is_printed(
     daemon_with_two_queues: DaemonProcess,
 ) -> None:
     asked = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--state", "queued")
@@ -42,7 +42,7 @@ def test_cancel_when_a_filter_names_jobs_then_their_number_is_told_and_nothing_h
     assert set(states(daemon_with_two_queues).values()) == {"queued"}
 
 
-def test_cancel_when_a_filter_is_agreed_to_then_all_that_match_and_no_other_are_cancelled(
+def test_cancel_when_a_filter_has_yes_then_exactly_the_matching_jobs_are_cancelled(
     daemon_with_two_queues: DaemonProcess,
 ) -> None:
     done = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--yes", "--reason", "wrong input")
@@ -86,7 +86,7 @@ def test_verbs_when_it_is_unclear_which_jobs_are_meant_then_nothing_is_sent(
     assert set(states(daemon_with_two_queues).values()) == {"queued"}
 
 
-def test_edit_when_a_job_is_queued_then_what_was_typed_is_changed_and_told(
+def test_edit_when_a_job_is_queued_then_the_given_fields_change_and_are_printed(
     daemon_with_two_queues: DaemonProcess,
 ) -> None:
     cli = daemon_with_two_queues.cli

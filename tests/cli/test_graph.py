@@ -1,4 +1,4 @@
-"""The graph of a workflow, drawn without a daemon: layers, folding, and names that try to be something else."""
+"""The graph of a workflow, drawn without a daemon: layers, folding, and names that look like syntax."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def flow_file(folder: Path, steps: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_layers_when_steps_need_one_another_then_each_stands_behind_all_that_it_needs() -> None:
+def test_layers_when_steps_need_each_other_then_each_comes_after_all_its_needs() -> None:
     layers = graph.layered(nodes(("d", ["b", "c"]), ("b", ["a"]), ("c", ["a"]), ("a", [])))
 
     assert names(layers) == [["a"], ["b", "c"], ["d"]]
@@ -75,7 +75,7 @@ def test_layers_when_the_chain_is_long_then_each_step_is_looked_at_a_few_times()
     assert 0 < looked <= 10 * 300
 
 
-def test_folding_when_one_entry_made_many_steps_then_they_are_one_node_in_their_worst_state() -> None:
+def test_folding_when_each_made_many_steps_then_they_are_one_node_in_the_worst_state() -> None:
     made = [Node(f"compile:{number}", [("init", "ok")], "succeeded") for number in range(1, 4)]
     made[1].state = "failed"
     link = Node("link", [(node.name, "ok") for node in made], "skipped")
@@ -90,7 +90,7 @@ def test_folding_when_one_entry_made_many_steps_then_they_are_one_node_in_their_
     assert folded[2].needs == [("compile", "ok")]
 
 
-def test_text_when_a_layer_is_long_then_what_wants_to_be_looked_at_is_shown_and_the_rest_counted() -> None:
+def test_text_when_a_layer_is_long_then_urgent_steps_are_shown_and_the_rest_counted() -> None:
     layer = [Node(f"s{number:04}", [], "succeeded") for number in range(1_000)]
     layer[700].state = "failed"
 
@@ -135,7 +135,7 @@ def test_svg_when_drawn_then_it_is_xml_with_a_box_a_step_and_a_path_a_need() -> 
     assert float(root.get("width", "0")) > 3 * 40
 
 
-def test_svg_when_a_need_reaches_over_a_layer_then_it_passes_beside_the_boxes_in_between() -> None:
+def test_svg_when_a_need_crosses_a_layer_then_its_edge_passes_between_the_boxes() -> None:
     root = ET.fromstring(drawn("svg", nodes(("a", []), ("b", ["a"]), ("c", ["a", "b"]))))
 
     boxes = [(float(box.get("y", "0")), float(box.get("height", "0"))) for box in root.iter(f"{SVG}rect")][1:]
@@ -214,7 +214,7 @@ def test_graph_when_it_goes_to_a_file_then_that_is_whole_and_alone(
     assert json.loads((tmp_path / "x.json").read_text())["layers"] == [["a"], ["b"]]
 
 
-def test_graph_when_a_file_has_a_list_then_all_its_steps_are_shown_where_that_is_asked(
+def test_graph_when_a_file_has_each_and_all_is_given_then_every_step_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = flow_file(tmp_path, FANNED)
@@ -230,7 +230,7 @@ def test_graph_when_a_file_has_a_list_then_all_its_steps_are_shown_where_that_is
     ]
 
 
-def test_graph_when_it_is_asked_for_json_then_that_has_what_each_step_needs(
+def test_graph_when_json_is_given_then_it_has_the_needs_of_each_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, out, _ = shown(capsys, flow_file(tmp_path, FANNED), "--json")

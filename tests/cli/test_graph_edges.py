@@ -1,4 +1,4 @@
-"""Edges drawn in the terminal: what stands below and beside what, read back from the drawing."""
+"""The edges in the terminal: which node is connected to which, read back from the drawing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stoker.cli.kit.drawings import Node
 
 
 def nodes(edges: dict[str, str]) -> list[Node]:
-    """In the order of their layers; `edges`: what each needs, by letters."""
+    """Nodes in the order of their layers; `edges`: the needs of each, by letters."""
     made = [Node(name, [(need, "ok") for need in needs], None) for name, needs in edges.items()]
     return [node for layer in graph.layered(made) for node in layer]
 
@@ -23,13 +23,13 @@ def drawing(edges: dict[str, str]) -> list[str]:
 
 
 def read_back(lines: list[str]) -> dict[str, set[str]]:
-    """What a person reads: from each node along the lines that end in it."""
+    """The needs of each node, read by following the lines that end in it."""
     return {char: _needs(lines, row, column) for row, line in enumerate(lines) for column, char in enumerate(line)
             if char.isalpha()}  # fmt: skip
 
 
 def _needs(lines: list[str], row: int, column: int) -> set[str]:
-    """The nodes at the upper ends of all that touches this one from above, left or right."""
+    """The nodes at the upper ends of all lines that touch this one from above, left or right."""
     found = set()
     if row and (above := _up(lines, row - 1, column)):
         found.add(above)

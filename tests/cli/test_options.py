@@ -1,4 +1,4 @@
-"""The grammar of options, and that the tables of commands are whole."""
+"""The grammar of options, and the completeness of the table of commands."""
 
 from __future__ import annotations
 

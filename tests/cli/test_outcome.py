@@ -1,4 +1,4 @@
-"""What a shell is told about a job's end."""
+"""The exit status and the sentence for each end of a job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_exit_status_when_a_job_has_ended_then_it_and_the_sentence_say_how(
     assert outcome.sentence(where) == sentence
 
 
-def test_sentence_when_the_kernel_said_why_then_its_words_are_passed_on() -> None:
+def test_sentence_when_the_kernel_has_an_error_then_its_words_are_printed() -> None:
     where = standing("failed", "spawn_error") | {"attempts_list": [{"error": None}, {"error": "No such file"}]}
 
     assert outcome.sentence(where) == "job 42 failed: the command could not be executed: No such file"

@@ -1,4 +1,4 @@
-"""What reaches the terminal: widths, units, and that nothing a job named can move the cursor."""
+"""Printing: widths, units, and that no name of a job can move the cursor."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_log_text_when_stdout_is_a_terminal_then_escapes_are_harmless_across_pie
     assert stdout.text() == "grün^[[2J\n\\xff\ttab\n"
 
 
-def test_log_text_when_escapes_were_spelled_out_then_a_person_is_told_of_raw(
+def test_log_text_when_escapes_were_spelled_out_then_a_remark_names_raw(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stdout = terminal(monkeypatch)
@@ -140,7 +140,7 @@ def test_log_text_when_escapes_were_spelled_out_then_a_person_is_told_of_raw(
     assert stderr.text() == "stoker: control characters in this log are shown as text; --raw passes them on\n"
 
 
-def test_log_text_when_raw_is_asked_then_a_terminal_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_text_when_raw_is_given_then_a_terminal_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     stdout = terminal(monkeypatch)
 
     render.LogText(raw=True).write(b"\x1b[31mred")
@@ -172,9 +172,7 @@ def test_log_text_when_a_terminal_meets_a_hole_then_the_marker_stands_in_its_pla
 
 
 @pytest.mark.parametrize("place", ["no/such/directory", "."])
-def test_sink_when_the_file_cannot_be_made_then_it_is_named_as_typed_and_nothing_is_left(
-    tmp_path: Path, place: str
-) -> None:
+def test_sink_when_the_file_cannot_be_made_then_it_is_named_and_no_file_is_left(tmp_path: Path, place: str) -> None:
     path = f"{tmp_path}/{place}"
 
     with pytest.raises(CannotCreate, match=f"cannot write {path}: ") as refused, render.Sink(path) as write:
@@ -184,7 +182,7 @@ def test_sink_when_the_file_cannot_be_made_then_it_is_named_as_typed_and_nothing
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sink_when_the_file_is_complete_then_it_takes_the_place_of_the_old_one_else_the_old_one_stays(
+def test_sink_when_the_file_is_complete_then_and_only_then_it_replaces_the_old_one(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "out"
@@ -219,7 +217,7 @@ def test_error_when_there_are_several_mistakes_then_each_has_its_line(capsys: py
     assert captured.out == ""
 
 
-def test_error_when_the_only_mistake_is_the_message_then_it_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_when_the_only_mistake_is_the_message_then_it_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     render.error(ConfigInvalid("stoker.toml: a is wrong", errors=["a is wrong"]))
     render.error(ConfigInvalid("stoker.toml has 1 mistake", errors=["a is wrong"]))
 
@@ -228,7 +226,7 @@ def test_error_when_the_only_mistake_is_the_message_then_it_is_said_once(capsys:
     )
 
 
-def test_progress_when_nobody_watches_then_it_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_when_stderr_is_no_terminal_then_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     render.progress("10 stored")
     render.aside("job 1")
 

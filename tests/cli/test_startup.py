@@ -1,4 +1,4 @@
-"""What one `stoker submit` loads: its budget of time, kept as a list of what must not be there."""
+"""The modules that one `stoker submit` loads: slow ones must not be among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handing jobs over to a daemon that is full, silent or being restarted, and ending `stoker run` before its job."""
+"""Submitting to a daemon that is full, silent or restarting, and ending `stoker run` before its job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = f"[daemon]\nmax_running = 8\n[rpc]\nmax_connections_per_uid = {PLACES
 
 @pytest.fixture
 def crowded() -> Iterator[DaemonProcess]:
-    """A daemon with few places."""
+    """A daemon that takes few connections."""
     with DaemonProcess(SETTINGS) as started:
         yield started
 
@@ -48,7 +48,7 @@ def says(process: subprocess.Popen[str], words: str) -> str:
 # --- a daemon that is full, or not there for a while ----------------------------------------------------------
 
 
-def test_run_when_more_come_than_there_are_places_then_each_runs_once_and_status_answers_beside_them(
+def test_run_when_clients_exceed_the_connections_then_each_runs_exactly_once(
     crowded: DaemonProcess,
 ) -> None:
     runs = [begin(crowded, "run", "--", "sh", "-c", "sleep 0.1; exit 3") for _ in range(4 * PLACES)]
@@ -61,7 +61,7 @@ def test_run_when_more_come_than_there_are_places_then_each_runs_once_and_status
         assert len(client.list(limit=1000)["jobs"]) == len(runs)
 
 
-def test_control_when_waits_hold_every_place_then_it_gets_through_and_so_does_a_checkpoint(
+def test_control_when_waits_hold_all_connections_then_it_and_checkpoints_get_through(
     crowded: DaemonProcess, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
@@ -85,7 +85,7 @@ def test_control_when_waits_hold_every_place_then_it_gets_through_and_so_does_a_
     assert crowded.cli("checkpoint", "ls", "--job", str(job)).stdout.count("saved") == 1
 
 
-def test_submit_when_the_daemon_dies_before_it_answers_then_it_tries_again_and_stores_one_job(
+def test_submit_when_the_daemon_dies_before_the_answer_then_one_job_is_stored(
     crowded: DaemonProcess,
 ) -> None:
     crowded.signal(signal.SIGSTOP)
@@ -122,7 +122,7 @@ def test_submit_when_patience_is_over_then_it_says_that_the_job_is_not_stored(
     assert {end(wait)[0] for wait in waits} == {0}
 
 
-def test_submit_when_nobody_is_there_then_it_says_so_at_once(crowded: DaemonProcess) -> None:
+def test_submit_when_there_is_no_daemon_then_it_says_so_at_once(crowded: DaemonProcess) -> None:
     crowded.stop()
 
     refused = crowded.cli("submit", "--", "true")
@@ -153,7 +153,7 @@ def pending(daemon: DaemonProcess) -> bool:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_run_when_it_is_told_to_end_then_it_names_its_job_and_that_goes_on(
+def test_run_when_it_gets_sigterm_then_it_names_its_job_which_goes_on(
     crowded: DaemonProcess, tmp_path: Path, signum: signal.Signals
 ) -> None:
     gate = Gate(tmp_path / "gate")
@@ -170,7 +170,7 @@ def test_run_when_it_is_told_to_end_then_it_names_its_job_and_that_goes_on(
     assert "job 1 goes on without this command" in err
 
 
-def test_run_when_interrupted_before_the_daemon_answers_then_the_job_is_cancelled_once_it_is_known(
+def test_run_when_interrupted_before_the_answer_then_the_job_is_cancelled_after_it(
     crowded: DaemonProcess,
 ) -> None:
     crowded.signal(signal.SIGSTOP)
@@ -188,7 +188,7 @@ def test_run_when_interrupted_before_the_daemon_answers_then_the_job_is_cancelle
         assert client.get(1)["state"] == "cancelled"
 
 
-def test_run_when_the_reader_of_its_output_leaves_then_it_names_its_job_and_that_goes_on(
+def test_run_when_the_reader_of_its_output_leaves_then_the_job_is_named_and_goes_on(
     crowded: DaemonProcess, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")

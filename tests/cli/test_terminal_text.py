@@ -1,4 +1,4 @@
-"""What a log does to a terminal, seen on a small one: bars rewrite their line, colours pass, the rest is text."""
+"""A log on a small terminal: progress bars rewrite their line, colours pass, the rest is text."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_text_when_a_log_is_shown_then_the_screen_has_the_last_state_of_each_lin
     assert shown(*pieces) == rows
 
 
-def test_text_when_a_bar_is_wider_than_the_screen_then_it_takes_one_row_while_it_moves() -> None:
+def test_text_when_a_bar_is_wider_than_the_screen_then_it_stays_on_one_row() -> None:
     screen, text = Screen(), TerminalText(lambda: COLUMNS, visible, live=True, coloured=True)
 
     for number in range(5):

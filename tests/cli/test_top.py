@@ -1,4 +1,4 @@
-"""`stoker top` on a terminal of 60 columns and 14 lines: what it shows, its keys, and that it leaves no trace."""
+"""`stoker top` on a terminal of 60 columns and 14 lines: what it shows, its keys, and that it restores the terminal."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def window(daemon: DaemonProcess) -> Iterator[Window]:
     window.close()
 
 
-def test_top_when_the_terminal_is_small_then_nothing_wraps_and_queues_pressure_and_keys_are_there(
+def test_top_when_the_terminal_is_small_then_all_parts_are_there_and_no_line_wraps(
     window: Window,
 ) -> None:
     window.read_until("q quit")

@@ -1,4 +1,4 @@
-"""Units as people type them: what is read, and that each refusal names the fix."""
+"""Units as people type them: the values, and that each error names the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands against a real daemon: what a person sees of a job's whole life."""
+"""Commands against a real daemon, through the whole life of a job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
     assert bool(said) == bool(done.stderr)
 
 
-def test_run_when_the_last_line_has_no_newline_then_the_remark_stands_on_a_line_of_its_own(
+def test_run_when_the_last_line_has_no_newline_then_the_remark_starts_a_new_line(
     daemon: DaemonProcess,
 ) -> None:
     job = ["run", "--", "sh", "-c", "printf half; exit 3"]
@@ -55,7 +55,7 @@ def test_run_when_the_last_line_has_no_newline_then_the_remark_stands_on_a_line_
     assert (two_places.stdout, two_places.stderr) == ("half", "stoker: job 2 failed: exit code 3\n")
 
 
-def test_run_when_the_log_is_beyond_its_bound_then_stdout_has_only_what_the_job_wrote(daemon: DaemonProcess) -> None:
+def test_run_when_the_log_exceeds_its_bound_then_stdout_has_only_output_of_the_job(daemon: DaemonProcess) -> None:
     lines = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
     job = daemon.cli("submit", "--max-log-bytes", "64K", "--", "sh", "-c", lines).stdout.strip()
     daemon.cli("wait", job)
@@ -69,7 +69,7 @@ def test_run_when_the_log_is_beyond_its_bound_then_stdout_has_only_what_the_job_
 
 
 @pytest.mark.parametrize("json", [[], ["--json"]], ids=["id", "json"])
-def test_submit_when_its_answer_cannot_be_printed_then_the_error_names_the_job_that_is_stored(
+def test_submit_when_the_id_cannot_be_printed_then_the_error_names_the_stored_job(
     daemon: DaemonProcess, json: list[str]
 ) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
@@ -84,7 +84,7 @@ def test_submit_when_its_answer_cannot_be_printed_then_the_error_names_the_job_t
     assert f"job {job['id']} is stored, but its id cannot be printed: No space left on device" in done.stderr
 
 
-def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: DaemonProcess) -> None:
+def test_commands_when_a_job_runs_and_ends_then_each_shows_its_part(daemon: DaemonProcess) -> None:
     daemon.cli("queue", "set", "bulk", "--class", "high", "--max-running", "1")
     daemon.cli("queue", "pause", "bulk", "--reason", "later")
     job = daemon.cli(
@@ -111,7 +111,7 @@ def test_commands_when_a_job_lives_and_dies_then_each_tells_its_part(daemon: Dae
     assert {done.stderr for done in (why, listed, logs, shown, history, status)} == {""}
 
 
-def test_limits_when_one_is_exceeded_then_a_person_is_told_which_was_in_force_and_which_is_likely(
+def test_limits_when_one_is_exceeded_then_show_lists_all_and_names_the_likely_one(
     daemon: DaemonProcess,
 ) -> None:
     limits = ["--limit", "cpu=1s", "--limit", "open_files=64", "--limit", "memory=1G", "--nice", "3"]
@@ -146,7 +146,7 @@ def test_cancel_when_a_job_runs_then_it_is_stopped_and_another_time_is_an_error(
     "command",
     [["ls"], ["show", "1"], ["why", "1"], ["history", "1"], ["queue"], ["resource"], ["status"], ["wait", "1"]],
 )
-def test_reads_when_json_is_asked_then_one_document_is_printed(daemon: DaemonProcess, command: list[str]) -> None:
+def test_reads_when_json_is_given_then_one_document_is_printed(daemon: DaemonProcess, command: list[str]) -> None:
     daemon.cli("run", "true")
 
     done = daemon.cli(*command, "--json")
@@ -179,7 +179,7 @@ def test_watch_when_it_begins_at_the_first_change_then_every_change_has_its_line
     assert seen == list(range(1, last_seq + 1))
 
 
-def test_show_when_logs_are_asked_for_then_the_end_of_the_newest_one_is_shown(daemon: DaemonProcess) -> None:
+def test_show_when_logs_is_given_then_the_end_of_the_newest_log_is_shown(daemon: DaemonProcess) -> None:
     daemon.cli("run", "--", "sh", "-c", "seq 1 100; printf half")
     daemon.cli("submit", "--run-at", "+1h", "true")
 
@@ -203,7 +203,7 @@ def test_show_when_logs_are_asked_for_then_the_end_of_the_newest_one_is_shown(da
         (["--queue", "x" * 300, "true"], f"stoker: --queue {'x' * 80}…: not allowed: "),
     ],
 )
-def test_submit_when_something_is_too_long_then_the_message_is_short_and_names_the_limit(
+def test_submit_when_a_text_is_too_long_then_the_message_is_short_and_has_the_limit(
     daemon: DaemonProcess, arguments: list[str], message: str
 ) -> None:
     refused = daemon.cli("submit", *arguments)
@@ -213,7 +213,7 @@ def test_submit_when_something_is_too_long_then_the_message_is_short_and_names_t
     assert max(map(len, refused.stderr.splitlines())) < 300
 
 
-def test_submit_when_a_whole_command_line_is_given_as_one_word_then_the_hint_names_a_shell(
+def test_submit_when_a_command_line_is_one_word_then_the_hint_names_a_shell(
     daemon: DaemonProcess,
 ) -> None:
     refused = daemon.cli("run", "--", "echo 'hi' there")

@@ -1,4 +1,4 @@
-"""Workflows on the command line against a real daemon: from a flow file to its end, and stepping in on the way."""
+"""Workflows on the command line against a real daemon, from a flow file to the end, with commands on the way."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Opening(Client):
         return listening
 
 
-def test_show_when_logs_are_asked_for_then_each_step_that_ran_shows_its_end(
+def test_show_when_logs_is_given_then_each_step_that_ran_shows_the_end_of_its_log(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     steps: dict[str, dict[str, Any]] = {"a": flows.step("echo of-a; exit 1"), "b": flows.step("true", "a")}
@@ -76,7 +76,7 @@ def test_show_when_logs_are_asked_for_then_each_step_that_ran_shows_its_end(
     assert {step["name"]: step["log_tail"] for step in as_json["steps"]} == {"a": "of-a\n", "b": ""}
 
 
-def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_tells_its_part(daemon: DaemonProcess) -> None:
+def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(daemon: DaemonProcess) -> None:
     planned = daemon.cli("workflow", "submit", "--dry-run", str(EXAMPLE))
     done = daemon.cli("workflow", "submit", "--wait", "--param", "version=1.4", str(EXAMPLE))
     listed, shown = daemon.cli("workflow", "ls"), daemon.cli("workflow", "show", "1")
@@ -101,7 +101,7 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_tells_its_
 
 
 @pytest.mark.parametrize(("broken", "told"), [("compiling", ["the build of 1.4 failed"]), ("nothing", [])])
-def test_example_when_a_step_fails_then_somebody_is_told(
+def test_example_when_a_step_fails_then_its_report_step_runs(
     daemon: DaemonProcess, tmp_path: Path, broken: str, told: list[str]
 ) -> None:
     source = written(tmp_path, EXAMPLE.read_text().replace(f'"echo \\"{broken}', '"exit 1; echo \\"'), "build.toml")
@@ -114,7 +114,7 @@ def test_example_when_a_step_fails_then_somebody_is_told(
     assert done.returncode == bool(told)
 
 
-def test_submit_when_a_flow_has_mistakes_then_each_has_its_line_and_nothing_is_stored(
+def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_stored(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     source = written(
@@ -166,7 +166,7 @@ def test_submit_when_a_file_is_wrong_then_it_says_where(
     assert "Traceback" not in done.stderr
 
 
-def test_dry_run_when_there_is_one_step_then_it_is_told_as_one(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_dry_run_when_there_is_one_step_then_the_noun_is_singular(daemon: DaemonProcess, tmp_path: Path) -> None:
     source = written(tmp_path, json.dumps(flows.flow({"a": flows.step("true")})), "flow.json")
 
     planned = daemon.cli("workflow", "submit", "--dry-run", source)
@@ -183,7 +183,7 @@ def test_submit_when_the_flow_does_not_fit_a_frame_then_it_says_so(daemon: Daemo
     assert "at most 1020.0K can be sent" in done.stderr
 
 
-def test_submit_when_a_flow_comes_through_a_pipe_then_its_first_character_tells_what_it_is(
+def test_submit_when_a_flow_is_piped_then_its_first_character_decides_the_format(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     toml = 'name = "x"\n[steps.a]\ncommand = "pwd"\n'
@@ -198,7 +198,7 @@ def test_submit_when_a_flow_comes_through_a_pipe_then_its_first_character_tells_
     assert daemon.cli("logs", "1").stdout == f"{tmp_path}\n"
 
 
-def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_can_make_it_good(
+def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_succeeds(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     steps = {"a": flows.step("true"), "b": flows.step(f"test -e {tmp_path}/fixed", "a"), "c": flows.step("true", "b")}
@@ -218,7 +218,7 @@ def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_can_make_
     assert "timeout      30.0s an attempt" in daemon.cli("show", "2").stdout
 
 
-def test_show_when_a_failure_is_analysed_then_it_says_what_it_was_and_the_next_command(
+def test_show_when_a_failure_is_analysed_then_cause_and_next_command_are_printed(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     slow = flows.step("sleep 60", timeout_ms=100)
@@ -274,7 +274,7 @@ def test_wait_when_its_patience_ends_first_then_it_says_so_and_the_workflow_goes
     assert (over.returncode, json.loads(over.stdout)["state"]) == (0, "succeeded")
 
 
-def test_dry_run_when_it_is_asked_for_json_then_nothing_in_it_claims_to_be_stored(
+def test_dry_run_when_json_is_given_then_no_field_claims_that_it_is_stored(
     daemon_of_all: DaemonProcess,
 ) -> None:
     planned = json.loads(daemon_of_all.cli("workflow", "submit", "--dry-run", "--json", str(EXAMPLE)).stdout)
@@ -313,7 +313,7 @@ def test_wait_when_a_workflow_is_paused_then_it_goes_on_while_something_runs(sec
     assert workflow_wait._is_still({"state": "paused", "steps": steps}) is still
 
 
-def test_wait_when_a_workflow_is_paused_and_what_ran_ends_then_a_person_is_named_as_the_one_to_go_on(
+def test_wait_when_a_workflow_is_paused_and_still_then_the_hint_is_to_resume_it(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
     flow = sent_to(gate, daemon, tmp_path)
@@ -352,7 +352,7 @@ def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(daemon: Daemo
     assert done.stderr.startswith("stoker: no step failed, so no step was queued again")
 
 
-def test_submit_when_mistakes_are_of_many_kinds_then_they_are_told_from_the_top_to_the_end_of_the_file(
+def test_submit_when_a_flow_has_many_mistakes_then_they_have_the_order_of_the_file(
     daemon_of_all: DaemonProcess,
 ) -> None:
     text = (
@@ -372,7 +372,7 @@ def test_submit_when_mistakes_are_of_many_kinds_then_they_are_told_from_the_top_
     assert "a table [steps.NAME] in TOML" in empty.stderr
 
 
-def test_complete_when_path_is_in_the_defaults_then_a_step_with_variables_of_its_own_has_it_too(tmp_path: Path) -> None:
+def test_complete_when_path_is_in_the_defaults_then_steps_with_variables_have_it_too(tmp_path: Path) -> None:
     (tmp_path / "tool").touch(mode=0o755)
     step = {"command": "tool", "env": {"A": "1"}}
 
@@ -414,7 +414,7 @@ def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
     assert (resumed.returncode, resumed.stdout) == (0, "1 running\n")
 
 
-def test_resume_when_it_is_explained_then_every_step_says_what_it_would_do_and_nothing_changes(
+def test_resume_when_it_is_explained_then_each_step_has_a_reason_and_nothing_changes(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     flow = sent(daemon, tmp_path, {"a": flows.step("true", verify=True), "b": flows.step("exit 3", "a")})
@@ -458,7 +458,7 @@ def test_rollback_when_steps_were_completed_since_then_they_are_named_as_not_und
     assert state.stdout == "1\n"
 
 
-def test_needs_when_they_are_changed_by_hand_then_the_graph_shows_them_and_a_cycle_is_refused(
+def test_needs_when_they_are_changed_then_the_graph_shows_it_and_a_cycle_is_refused(
     daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
     command, *args = gate.pass_by()
@@ -533,7 +533,7 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["checkpoint", "export", "1", "--job", "2"], "name a checkpoint"),
     ],
 )
-def test_commands_when_asked_for_what_is_not_there_then_they_say_so(
+def test_commands_when_the_object_does_not_exist_then_the_error_says_so(
     daemon_of_all: DaemonProcess, arguments: list[str], said: str
 ) -> None:
     done = daemon_of_all.cli(*arguments)
