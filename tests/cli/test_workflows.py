@@ -10,7 +10,7 @@ import pytest
 
 from stoker import Client
 from stoker.cli import flowfile, workflow_control, workflow_wait
-from stoker.core.workflow.state import Strategy
+from stoker.core.workflow.strategies import BUILT_IN
 from tests.support import flows, work
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -284,7 +284,7 @@ def test_dry_run_when_json_is_given_then_no_field_claims_that_it_is_stored(
 
 
 def test_strategies_when_help_lists_them_then_they_are_all_of_our_own() -> None:
-    assert set(workflow_control.STRATEGIES) == set(Strategy)
+    assert set(workflow_control.STRATEGIES) == set(BUILT_IN)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn
+from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import (
     ENDS_TOLD,
     MAX_CHARACTERS,
@@ -26,7 +27,7 @@ from stoker.core.workflow.definition import (
     plan,
 )
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
-from stoker.core.workflow.state import Edge, Strategy
+from stoker.core.workflow.state import Edge
 
 
 def step(command: str = "true", **fields: Any) -> StepParams:
@@ -43,7 +44,7 @@ def asked(sent: Flow, **more: Any) -> FlowRequest:
 
 def made_of(sent: Flow, **given: str) -> Plan:
     """The plan of a flow, the good one or what is wrong with the other."""
-    return plan(asked(sent, parameters=given), list(Strategy))
+    return plan(asked(sent, parameters=given), strategies.known())
 
 
 def mistakes_of(sent: Flow, **given: str) -> dict[str, str]:

@@ -62,7 +62,6 @@ def test_plan_when_a_step_stands_anyhow_then_it_runs_only_if_it_did_not_complete
     [
         (Strategy.RESTART, Act.RESTART, Act.AGAIN),
         (Strategy.FROM_CHECKPOINT, Act.FROM_CHECKPOINT, Act.AGAIN),
-        (Strategy.ADOPT, Act.FROM_CHECKPOINT, Act.AGAIN),
         (Strategy.SKIP, Act.SKIP, Act.AGAIN),
         (Strategy.FAIL, Act.FAIL, Act.LEAVE),
     ],
@@ -153,6 +152,13 @@ def test_registry_when_a_strategy_is_registered_then_it_is_known_and_asked() -> 
     assert strategies.known()[-1] == "by-hand"
     assert strategies.choose("by-hand", SHORT) is Strategy.SKIP
     assert strategies.choose("restart", SHORT) is Strategy.RESTART
+
+
+def test_registry_when_adopt_is_chosen_then_it_means_from_checkpoint() -> None:
+    strategies.strategy("by-hand")(lambda _: "adopt")
+
+    assert strategies.choose("adopt", SHORT) is Strategy.FROM_CHECKPOINT
+    assert strategies.choose("by-hand", SHORT) is Strategy.FROM_CHECKPOINT
 
 
 @pytest.mark.parametrize("name", ["restart", "by-hand"])

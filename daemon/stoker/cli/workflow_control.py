@@ -30,7 +30,7 @@ STRATEGIES = (
     "skip",
     "fail",
     "adopt",
-)  # `core.workflow.state.Strategy`; a test compares them
+)  # `core.workflow.strategies.BUILT_IN`; a test compares them
 LIMITS = ("timeout_ms", "max_attempts")  # of the steps that are taken again
 LATEST = "latest"
 MAX_ATTEMPTS = Option(

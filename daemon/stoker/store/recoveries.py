@@ -1,11 +1,10 @@
-"""Rows of `recoveries`: one for every start, with the plan it followed and what came of it.
+"""Rows of `recoveries`: one for each start of a daemon, with the recovery plan and how many attempts it settled.
 
-Owns nothing but their shape. The plan is stored as JSON so that a person can read afterwards what was known.
+The plan is stored as JSON, so that a person can read later which facts each decision was based on.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 from msgspec import Struct
@@ -18,11 +17,10 @@ ON CONFLICT (epoch) DO UPDATE SET finished_at = excluded.finished_at, plan = exc
     settled = excluded.settled, adopted = excluded.adopted, stopped = excluded.stopped,
     requeued = excluded.requeued, unseen = excluded.unseen, stuck = excluded.stuck, swept = excluded.swept
 """
-NEWEST = "SELECT * FROM recoveries ORDER BY epoch DESC LIMIT 1"
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
-    """What one start found and did; counts are attempts, `swept` counts leaked processes."""
+    """Counts are of attempts; `swept` counts leaked processes."""
 
     epoch: int
     started_at: int
@@ -40,9 +38,3 @@ class Recovery(Struct, frozen=True, kw_only=True):
 def row(recovery: Recovery) -> tuple[Any, ...]:
     """The parameters of UPSERT."""
     return tuple(getattr(recovery, name) for name in Recovery.__struct_fields__)
-
-
-def newest(connection: sqlite3.Connection) -> Recovery | None:
-    """The last start, if there was one."""
-    found = connection.execute(NEWEST).fetchone()
-    return None if found is None else Recovery(**dict(zip(Recovery.__struct_fields__, found, strict=True)))

@@ -25,9 +25,7 @@ STEPS = """
 SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
-OF_JOBS = """
-SELECT DISTINCT workflow_id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND workflow_id IS NOT NULL
-"""
+
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'workflows'), 0)"
 FAILED = """
 SELECT id, finished_at FROM (SELECT id, state, finished_at FROM workflows ORDER BY id DESC LIMIT ?)
@@ -101,11 +99,6 @@ def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[StoredWor
     """The workflows among `ids` that exist."""
     rows = connection.execute(BY_IDS, (_ids(ids),))
     return _with_steps(connection, [from_row(row) for row in rows])
-
-
-def of_jobs(connection: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
-    """The workflows that these jobs are steps of."""
-    return {row[0] for row in connection.execute(OF_JOBS, (_ids(ids),))}
 
 
 def failed(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:

@@ -39,7 +39,6 @@ _BY_STRATEGY = {
     Strategy.FROM_CHECKPOINT: Act.FROM_CHECKPOINT,
     Strategy.SKIP: Act.SKIP,
     Strategy.FAIL: Act.FAIL,
-    Strategy.ADOPT: Act.FROM_CHECKPOINT,
 }
 
 

@@ -43,7 +43,6 @@ class Strategy(StrEnum):
     FROM_CHECKPOINT = "from_checkpoint"
     SKIP = "skip"
     FAIL = "fail"
-    ADOPT = "adopt"
 
 
 class Edge(Struct, frozen=True):

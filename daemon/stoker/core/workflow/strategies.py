@@ -1,7 +1,7 @@
-"""What a resume does with a step that stopped short, by name: five of our own, and what Python modules register.
+"""The registry of resume strategies: the built-in ones, and those that Python modules register.
 
-Owns the registry. Modules named in `[daemon] handlers` fill it as they are imported. Refuses to run a step: a strategy
-only answers which of the five is meant. Invariants: a name is given once; an unknown one is told with the known.
+Modules named in `[daemon] handlers` register theirs when they are imported. A registered strategy is a function that
+picks one of the built-in strategies for a step. Invariant: no name is registered twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stoker.core.workflow.state import Strategy
 
 
 class Interrupted(Struct, frozen=True, kw_only=True):
-    """A step that stopped short, as a strategy is shown it."""
+    """The argument of a strategy: a step that started and did not complete."""
 
     workflow: int
     step: str
@@ -30,6 +30,7 @@ class Interrupted(Struct, frozen=True, kw_only=True):
 
 Chooser = Callable[[Interrupted], Strategy | str]
 STRATEGIES: dict[str, Chooser] = {}
+BUILT_IN = {**{one.value: one for one in Strategy}, "adopt": Strategy.FROM_CHECKPOINT}  # "adopt": an older name
 
 
 def strategy(name: str) -> Callable[[Chooser], Chooser]:
@@ -46,7 +47,7 @@ def strategy(name: str) -> Callable[[Chooser], Chooser]:
 
 def known() -> list[str]:
     """Every name that a flow or a person may use."""
-    return [*(own.value for own in Strategy), *sorted(STRATEGIES)]
+    return [*BUILT_IN, *sorted(STRATEGIES)]
 
 
 def check(names: Iterable[str]) -> None:
@@ -59,16 +60,17 @@ def check(names: Iterable[str]) -> None:
 
 
 def choose(name: str, step: Interrupted) -> Strategy:
-    """Which of our own strategies `name` means for this step. Raises StrategyNotFound or StrategyFailed."""
+    """The built-in strategy that `name` means for this step. Raises StrategyNotFound or StrategyFailed."""
     check([name])
-    if name not in STRATEGIES:
-        return Strategy(name)
+    if name in BUILT_IN:
+        return BUILT_IN[name]
     try:
-        return Strategy(STRATEGIES[name](step))
+        choice = STRATEGIES[name](step)
+        return Strategy(BUILT_IN.get(choice, choice))
     except BaseException as error:
-        told = storable(f"{type(error).__name__}: {error}")
+        cause = storable(f"{type(error).__name__}: {error}")
         raise StrategyFailed(
-            f"the resume strategy {name!r} failed for step {step.step}: {told}",
+            f"the resume strategy {name!r} failed for step {step.step}: {cause}",
             hint=f"stoker workflow resume {step.workflow} --strategy from_checkpoint",
             step=step.step,
         ) from error
