@@ -95,7 +95,7 @@ def test_analysis_when_a_step_ran_into_a_limit_or_wanted_for_something_then_that
     ("options", "told"),
     [
         ({"reason": Reason.TTL, "resources": ("repo", "seat"), **EXPIRED}, "(b: it asks for repo, seat)"),
-        ({"reason": Reason.EXIT, **ended(EXIT, Limits(open_files=9), exit_code=1)}, "its log may tell: open files)"),
+        ({"reason": Reason.EXIT, **ended(EXIT, Limits(open_files=9), exit_code=1)}, "see its log: open files)"),
         ({"reason": Reason.EXIT, **ended(EXIT, exit_code=1)}, "b exited with 1 (success codes: 0); 1 failed otherwise"),
     ],
 )  # fmt: skip

@@ -26,8 +26,8 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"base_delay_ms": 2, "max_delay_ms": 1}, "base_delay_ms", "2ms is more than max_delay_ms, 1ms"),
     ({"warn_signal": 9, "warn_before_ms": 1, "timeout_ms": 9}, "warn_signal", "SIGKILL cannot warn"),
     ({"warn_signal": 19, "warn_before_ms": 1, "timeout_ms": 9}, "warn_signal", "SIGSTOP cannot warn"),
-    ({"warn_signal": 10, "warn_before_ms": 1}, "warn_signal", "no limit to warn of"),
-    ({"warn_signal": 10, "deadline": 1}, "warn_signal", "no sooner than the limit"),
+    ({"warn_signal": 10, "warn_before_ms": 1}, "warn_signal", "without a time limit to warn of"),
+    ({"warn_signal": 10, "deadline": 1}, "warn_signal", "only when the time limit is reached"),
     ({"warn_before_ms": 1, "timeout_ms": 9}, "warn_before_ms", "no effect without warn_signal"),
     (
         {"warn_before_ms": 9, "timeout_ms": 9, "warn_signal": 10},

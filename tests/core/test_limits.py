@@ -8,7 +8,7 @@ import pytest
 
 from stoker.core.job.limits import NO_LIMITS, Bounds, Limits, describe
 from stoker.core.job.model import Outcome, OutcomeKind
-from stoker.core.job.suspicion import suspicion
+from stoker.core.job.verdict import suspected_limit
 
 ALL = Limits(memory_bytes=1, cpu_seconds=2, processes=3, open_files=4, file_size_bytes=5)
 
@@ -51,7 +51,7 @@ def test_describe_when_nothing_was_asked_or_nobody_knows_then_nothing_is_said(
 def test_suspicion_when_the_kernel_sends_that_signal_at_a_limit_then_the_limit_is_likely(
     signal: int, rlimit: Limits, word: str
 ) -> None:
-    told = suspicion(Bounds(rlimit=rlimit), ended(signal=signal)) or ""
+    told = suspected_limit(Bounds(rlimit=rlimit), ended(signal=signal)) or ""
 
     assert "likely" in told
     assert word in told
@@ -61,18 +61,18 @@ def test_suspicion_when_the_kernel_sends_that_signal_at_a_limit_then_the_limit_i
 def test_suspicion_when_a_limit_is_felt_inside_the_program_then_it_only_may_be_the_cause(outcome: Outcome) -> None:
     bounds = Bounds(cgroup=Limits(processes=3), rlimit=Limits(memory_bytes=1, cpu_seconds=2, open_files=4))
 
-    told = suspicion(bounds, outcome) or ""
+    told = suspected_limit(bounds, outcome) or ""
 
-    assert told == "a limit may be the cause, and its log may tell: memory, open files, processes"
+    assert told == "a limit may be the cause, see its log: memory, open files, processes"
 
 
 def test_suspicion_when_killed_with_its_cpu_time_used_up_then_that_limit_may_be_the_cause() -> None:
     bounds = Bounds(rlimit=Limits(cpu_seconds=2))
 
-    told = suspicion(bounds, ended(signal=9, user_ms=6_000, system_ms=1_000)) or ""
+    told = suspected_limit(bounds, ended(signal=9, user_ms=6_000, system_ms=1_000)) or ""
 
-    assert told.endswith("may tell: CPU time")
-    assert suspicion(bounds, ended(signal=9, user_ms=1_000)) is None
+    assert told.endswith("see its log: CPU time")
+    assert suspected_limit(bounds, ended(signal=9, user_ms=1_000)) is None
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_suspicion_when_killed_with_its_cpu_time_used_up_then_that_limit_may_be_
     ids=["unknown", "open", "success", "stopped", "cgroup", "seen", "unseen", "not in force"],
 )
 def test_suspicion_when_there_is_no_ground_then_there_is_none(bounds: Bounds | None, outcome: Outcome | None) -> None:
-    assert suspicion(bounds, outcome) is None
+    assert suspected_limit(bounds, outcome) is None

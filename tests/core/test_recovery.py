@@ -172,7 +172,7 @@ def test_validate_when_a_worker_nobody_proved_would_be_touched_then_the_plan_is_
     row = open_run()
     decision = replace(decided(row, fact), action=action)
 
-    with pytest.raises(PlanInvalid, match=f"{action.value} wants a proven worker, the fact is {fact.value}"):
+    with pytest.raises(PlanInvalid, match=f"{action.value} needs a proven worker, but the fact is {fact.value}"):
         validate(RecoveryPlan((decision,)), [row])
 
 
@@ -181,7 +181,7 @@ def test_validate_when_an_attempt_would_be_taken_for_never_started_then_it_wants
     row = open_run()
     decision = replace(decided(row, fact), action=Action.REQUEUE)
 
-    with pytest.raises(PlanInvalid, match="requeue wants a launcher's word"):
+    with pytest.raises(PlanInvalid, match="requeue needs a launcher's report"):
         validate(RecoveryPlan((decision,)), [row])
 
 
@@ -189,7 +189,7 @@ def test_validate_when_an_end_without_an_outcome_would_be_settled_then_the_plan_
     row = open_run()
     decision = replace(decided(row, Fact.GONE), action=Action.SETTLE)
 
-    with pytest.raises(PlanInvalid, match="settle wants an outcome"):
+    with pytest.raises(PlanInvalid, match="settle needs an outcome"):
         validate(RecoveryPlan((decision,)), [row])
 
 
@@ -307,5 +307,5 @@ def test_validate_when_a_kept_attempt_has_no_launcher_then_the_plan_is_refused()
     row = of, attempt(of)
     kept = replace(decided(row, Fact.GONE), action=Action.KEEP)
 
-    with pytest.raises(PlanInvalid, match="keep wants a launcher"):
+    with pytest.raises(PlanInvalid, match="keep needs a launcher"):
         validate(RecoveryPlan((kept,)), [row])

@@ -405,7 +405,7 @@ def test_why_when_the_last_end_may_be_due_to_a_limit_then_it_says_so() -> None:
         why(job(State.WAITING, asked=spec(max_attempts=3), failures=1, wake_at=NOW.steady + 1), ended=ended).message,
     ]
 
-    assert all(message.endswith("; a limit may be the cause, and its log may tell: memory") for message in told)
+    assert all(message.endswith("; a limit may be the cause, see its log: memory") for message in told)
 
 
 def test_why_when_a_person_ended_the_job_then_no_limit_is_suspected() -> None:

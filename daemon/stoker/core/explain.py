@@ -16,7 +16,7 @@ from stoker.core.clock import Now
 from stoker.core.job.admission import paused
 from stoker.core.job.dependencies import UNMET
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Queue, Reason, State, StopReason
-from stoker.core.job.suspicion import suspicion
+from stoker.core.job.verdict import suspected_limit
 from stoker.core.shortage import NO_SHORTAGE, Shortage
 from stoker.core.units import exited_with, span
 from stoker.core.workflow.state import Intent
@@ -364,7 +364,7 @@ def _few(names: Sequence[object]) -> str:
 
 def _suspected(scene: Scene) -> str:
     """Which limit the last end may be due to."""
-    clause = None if scene.ended is None else suspicion(scene.ended.bounds, scene.ended.outcome)
+    clause = None if scene.ended is None else suspected_limit(scene.ended.bounds, scene.ended.outcome)
     return "" if clause is None else f"; {clause}"
 
 

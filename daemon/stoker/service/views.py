@@ -14,7 +14,7 @@ import msgspec
 
 from stoker.core.job.limits import describe
 from stoker.core.job.model import Attempt, Job
-from stoker.core.job.suspicion import suspicion
+from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.process.capture import log_path
 
@@ -81,5 +81,5 @@ def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Seq
     for name in ("exit_code", "signal", "stopped", "error", "user_ms", "system_ms", "max_rss_kib", "log_bytes"):
         view[name] = told.get(name)
     view["limits"] = describe(job.spec.limits, attempt.bounds)
-    view["suspicion"] = suspicion(attempt.bounds, outcome)
+    view["suspicion"] = suspected_limit(attempt.bounds, outcome)
     return view

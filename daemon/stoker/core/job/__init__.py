@@ -1,4 +1,4 @@
-"""The life of one job, pure: its model, its table of states, admission, retries, limits.
+"""Every decision about a single job, as pure functions of values: states, admission, retries, verdicts, recovery.
 
-Owns every decision about a job as values and functions. Refuses workflows, clocks and I/O.
+Workflows, clocks and I/O stay outside.
 """

@@ -1,11 +1,11 @@
-"""Which ready jobs start now: class first, a fair share between queues of a class, then `order_key`.
+"""Which queued jobs start now: by class, then a fair share between the queues of a class, then by `order_key`.
 
-Owns priority, fairness, caps, resources and what pressure pauses. Refuses to look anything up: it gets the
-head of every line and what is free. Invariants: never more than `slots` picks; a queue never passes its
-`max_running`; resources are taken all or nothing; a job that lacks one lets others of its queue pass, but nobody
-takes what it waits for: the first job of each queue has what it needs set aside, oldest first, as batch schedulers do
-before they backfill (D. Feitelson and A. Weil, "Utilization and Predictability in Scheduling the IBM SP2 with
-Backfilling", 1998). So it waits for those that hold its resources now, and for no later start of its class or below.
+Owns priority, fairness, limits of queues, and resources. Invariants: at most `slots` jobs are picked; a queue never
+exceeds its `max_running`; a job takes all its resources or none of them. Jobs behind a blocked job may start before
+it, but not with the resources that it waits for: these are set aside for the first blocked job of each queue, oldest
+first, as batch schedulers do before they backfill (D. Feitelson and A. Weil, "Utilization and Predictability in
+Scheduling the IBM SP2 with Backfilling", 1998). So a blocked job waits only for the jobs that hold its resources now,
+and for no later start of its class or a lower one.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ CLASS_ORDER = (QueueClass.HIGH, QueueClass.NORMAL, QueueClass.LOW)
 
 
 class AdmissionQueue(Struct):
-    """One queue as admission sees it: `lanes` of jobs with equal resources, each in order; `served` starts so far."""
+    """One queue during admission. Each of `lanes` has jobs with equal resources, in order; `served` counts starts."""
 
     queue: Queue
     lanes: Sequence[Sequence[Job]]
     running: int = 0
     served: int = 0
     taken: int = 0
-    short: list[Job] = field(default_factory=list)  # the first of each lane that was passed over
-    reserved: Job | None = None  # what it needs is set aside
-    aside: Counter[str] = field(default_factory=Counter)  # what of that is free now
-    judged: bool = False  # whether anything is set aside for one of its jobs
+    short: list[Job] = field(default_factory=list)  # the first job of each lane that was passed over
+    reserved: Job | None = None  # the job whose resources are set aside
+    aside: Counter[str] = field(default_factory=Counter)  # the part of these resources that is free now
+    judged: bool = False  # whether a reservation was already decided for this queue
     _at: list[int] = field(default_factory=list)
     _heads: list[tuple[tuple[int, int], int]] = field(default_factory=list)
 
@@ -46,7 +46,6 @@ class AdmissionQueue(Struct):
         return bool(self._heads) and (cap is None or self.running + self.taken < cap)
 
     def first(self) -> Job:
-        """The next in order."""
         number = self._heads[0][1]
         return self.lanes[number][self._at[number]]
 
@@ -63,20 +62,20 @@ class AdmissionQueue(Struct):
             heappop(self._heads)
 
     def pass_over_first(self) -> None:
-        """And its lane: where it does not fit, none behind it does."""
+        """Leave out its whole lane: the jobs behind it need the same resources."""
         self.short.append(self.first())
         heappop(self._heads)
 
 
 class Room(Struct):
-    """What is free of each resource, and what of that is set aside for the first blocked jobs."""
+    """The free amount of each resource, and how much of it is set aside for the first blocked jobs."""
 
     free: dict[str, int]
-    capacity: Mapping[str, int]  # of what others could give back; a width of a workflow is none of these
+    capacity: Mapping[str, int]  # of real resources: the width of a workflow's `each` is in `free` only
     aside: Counter[str] = field(default_factory=Counter)
 
     def fits(self, needs: Mapping[str, int], own: Counter[str] | None = None) -> bool:
-        """Whether that much is free and not set aside for others. `own`: what is set aside for these needs."""
+        """Whether that much is free and not set aside for another job. `own` is set aside for this one."""
         others = self.aside - (own or Counter())
         return all(self.free.get(name, 0) - others[name] >= amount for name, amount in needs.items())
 
@@ -86,9 +85,9 @@ class Room(Struct):
         self.aside -= own or Counter()
 
     def set_aside(self, needs: Mapping[str, int]) -> Counter[str] | None:
-        """Keep what is free for one job, as far as it needs it; None where it waits for what is kept for another.
+        """Reserve for one job what is free of its needs; None if it waits for what is reserved for another job.
 
-        Never more than is free: nobody else is to wait for what this one still lacks.
+        Only free amounts are reserved, so that other jobs do not wait for resources that this one still lacks.
         """
         free = all(self.free.get(name, 0) >= amount for name, amount in needs.items())
         if free and not self.fits(needs):
@@ -99,79 +98,78 @@ class Room(Struct):
         return own
 
     def awaitable(self, needs: Mapping[str, int]) -> bool:
-        """Whether all that is missing comes when others give it back."""
+        """Whether every missing amount becomes free when the jobs that hold it end."""
         return all(
             amount <= self.capacity.get(name, 0) for name, amount in needs.items() if self.free.get(name, 0) < amount
         )
 
 
 def paused(queue: Queue, *, throttled: bool) -> bool:
-    """Whether nothing of this queue may start now."""
+    """Whether no job of this queue may start now."""
     return queue.paused or (throttled and queue.queue_class is QueueClass.LOW)
 
 
 def order_key(created_at: int, priority: int, ageing_ms: int) -> int:
-    """Place in the queue: one step of priority is worth `ageing_ms` of waiting; smaller goes first."""
+    """The position in the queue, smallest first: one step of priority equals `ageing_ms` of waiting."""
     return created_at - priority * ageing_ms
 
 
 def place(job: Job) -> tuple[int, int]:
-    """Its place in its queue."""
     return (job.order_key, job.id)
 
 
 def admit(
-    lines: Iterable[AdmissionQueue],
+    queues: Iterable[AdmissionQueue],
     slots: int,
     free: Mapping[str, int],
     capacity: Mapping[str, int],
     *,
     throttled: bool,
 ) -> list[Job]:
-    """The jobs to start now, in order. `free` and `capacity` of each resource; names that are missing are full."""
+    """The jobs to start now, in order. A resource that is missing in `free` has nothing left."""
     picks: list[Job] = []
     room = Room(dict(free), capacity)
-    usable = [line for line in lines if not paused(line.queue, throttled=throttled)]
+    usable = [each for each in queues if not paused(each.queue, throttled=throttled)]
     for queue_class in CLASS_ORDER:
-        rivals = [line for line in usable if line.queue.queue_class is queue_class and line.open_for_more()]
+        rivals = [each for each in usable if each.queue.queue_class is queue_class and each.open_for_more()]
         if len(picks) < slots:
-            for line in sorted(rivals, key=lambda line: place(line.first())):
-                _reserve(line, room)
+            for queue in sorted(rivals, key=lambda rival: place(rival.first())):
+                _reserve(queue, room)
         while rivals and len(picks) < slots:
-            line = min(rivals, key=_turn)
-            job = _take(line, room)
+            queue = min(rivals, key=_share)
+            job = _take(queue, room)
             if job is not None:
                 picks.append(job)
-            if job is None or not line.open_for_more():
-                rivals.remove(line)
+            if job is None or not queue.open_for_more():
+                rivals.remove(queue)
     return picks
 
 
-def _turn(line: AdmissionQueue) -> tuple[int, int, str]:
-    """Who is next: the queue that uses least, then the one served least, then by name."""
-    return (line.running + line.taken, line.served + line.taken, line.queue.name)
+def _share(queue: AdmissionQueue) -> tuple[int, int, str]:
+    """The smallest is served next: fewest jobs running, then fewest starts, then by name."""
+    return (queue.running + queue.taken, queue.served + queue.taken, queue.queue.name)
 
 
-def _take(line: AdmissionQueue, room: Room) -> Job | None:
-    """The first job of the line whose resources are all free; takes them."""
-    while line.open_for_more():
-        job = line.first()
-        own = line.aside if line.reserved is job else None
+def _take(queue: AdmissionQueue, room: Room) -> Job | None:
+    """Take the first job of the queue whose resources are all free, and these resources."""
+    while queue.open_for_more():
+        job = queue.first()
+        own = queue.aside if queue.reserved is job else None
         if room.fits(job.spec.resources, own):
             room.take(job.spec.resources, own)
-            line.take_first()
+            queue.take_first()
             return job
-        _reserve(line, room)
-        line.pass_over_first()
+        _reserve(queue, room)
+        queue.pass_over_first()
     return None
 
 
-def _reserve(line: AdmissionQueue, room: Room) -> None:
-    """Set aside what the first job needs, once for each line."""
-    job = line.first()
+def _reserve(queue: AdmissionQueue, room: Room) -> None:
+    """Set aside the resources of the first job, once for each queue."""
+    job = queue.first()
     needs = job.spec.resources
-    if not line.judged and needs and room.awaitable(needs):
-        line.judged = True
+    if not queue.judged and needs and room.awaitable(needs):
+        queue.judged = True
         own = room.set_aside(needs)
         if own is not None:
-            line.reserved, line.aside = job, own
+            queue.reserved, queue.aside = job, own

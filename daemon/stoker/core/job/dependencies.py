@@ -1,7 +1,7 @@
-"""Whether a needed job ended as it was needed to, and what a job is that can never run for want of it.
+"""Whether a need of a job is met, and the reason of a job that is skipped because a need cannot be met.
 
-Owns the meaning of `ok`, `failed` and `any`. Refuses to look jobs up. A job that a person skipped counts as
-ok, so that what depends on it goes on; one skipped because of its own needs does not.
+Owns the meaning of `ok`, `failed` and `any`. A job that a person skipped counts as ok, so that its dependents go on;
+a job that was skipped because of its own needs does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ UNMET = frozenset({Reason.DEPENDENCY, Reason.NOT_NEEDED})
 
 
 def need_met(on: NeedOn, needed: Job) -> bool | None:
-    """True: met. False: can never be met. None: still open."""
+    """True: met. False: it can no longer be met. None: still open."""
     if not needed.final:
         return None
     if on is NeedOn.ANY:
@@ -30,9 +30,9 @@ def skipped_for_need(state: State, reason: Reason | None) -> bool:
 
 
 def unmet_reason(on: NeedOn, needed: Job) -> Reason:
-    """Why a job is skipped whose need `on` cannot be met any more.
+    """The reason of a job that is skipped because its need `on` can no longer be met.
 
-    A job that waits for a failure which did not come is not needed, nor is one that waits for such a job.
+    A job that needs another one to fail is `not_needed` if that one succeeds; so is every job that needs this job.
     """
     if on is NeedOn.FAILED or needed.reason is Reason.NOT_NEEDED:
         return Reason.NOT_NEEDED

@@ -1,6 +1,5 @@
-"""What can happen to a job, and what the daemon does about it: the inputs and outputs of `lifecycle.step`.
+"""The inputs of `lifecycle.step` (events) and its outputs (effects): closed lists of plain values.
 
-Owns the closed lists of events and effects. Refuses behaviour: these are values that tests compare.
 Verbs are the events that a person causes; they carry the actor.
 """
 
@@ -19,15 +18,15 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class Woke(Event, frozen=True):
-    """A `run_at` came or a backoff ended; the job goes on if nothing else holds it."""
+    """Its `run_at` was reached or its backoff ended; the job is queued unless something else still blocks it."""
 
 
 class NeedMet(Event, frozen=True):
-    """One of the needed jobs ended as wanted."""
+    """One of the jobs that it needs ended in the way it needs."""
 
 
 class NeedFailed(Event, frozen=True):
-    """A need can no longer be met. `reason`: `dependency`, or `not_needed` where a failure was waited for."""
+    """A need can no longer be met. `reason` is `dependency`, or `not_needed` if the need was a failure."""
 
     needed: int
     on: NeedOn
@@ -35,36 +34,36 @@ class NeedFailed(Event, frozen=True):
 
 
 class Dispatched(Event, frozen=True):
-    """There is room: `attempt` is to be started once this is on disk."""
+    """The dispatcher opened `attempt`; it is started after the commit."""
 
     attempt: Attempt
 
 
 class StopWanted(Event, frozen=True):
-    """The open attempt must end; the first reason wins."""
+    """The open attempt is to be stopped; the first reason wins."""
 
     reason: StopReason
 
 
 class Ended(Event, frozen=True):
-    """The open attempt is over and its tree gone. `luck` is uniform in [0, 1), for the jitter."""
+    """The open attempt ended and its process tree is gone. `luck`, uniform in [0, 1), is for the jitter."""
 
     outcome: Outcome
     luck: float = 0.5
 
 
 class Refused(Event, frozen=True):
-    """The launcher found traces of this very attempt on disk: the disk knows more than the database."""
+    """The launcher found files of this attempt on disk, so the attempt had been started before: nothing is started."""
 
     why: str
 
 
 class Adopted(Event, frozen=True):
-    """A worker that survived an earlier daemon is this daemon's now."""
+    """This daemon took over a worker that survived an earlier daemon."""
 
 
 class Stuck(Event, frozen=True):
-    """Nobody can prove whether the worker lives."""
+    """It cannot be proven whether the worker is alive."""
 
 
 class AttemptMissing(Event, frozen=True):
@@ -72,9 +71,9 @@ class AttemptMissing(Event, frozen=True):
 
 
 class Began(Struct, frozen=True):
-    """The worker runs, since `boot_ms` milliseconds after boot. A handler of the daemon itself has no identity.
+    """The worker started `boot_ms` milliseconds after boot. A handler inside the daemon has no identity.
 
-    It changes no state, so it is no event of the table; neither is `Delivered`.
+    Like `Delivered` it changes no state, so it is not an event of the table.
     """
 
     identity: Identity | None
@@ -83,7 +82,7 @@ class Began(Struct, frozen=True):
 
 
 class Delivered(Struct, frozen=True):
-    """Whether the first signal of a stop came before the end of the process."""
+    """Whether the first signal of a stop reached the process before it ended."""
 
     delivered: bool
 
@@ -97,9 +96,9 @@ class DeadlinePassed(Event, frozen=True):
 
 
 class Reset(Event, frozen=True):
-    """Its workflow goes back: the step is to be taken again, as if it never had been.
+    """Its workflow runs this step again from the start, because of a resume, a retry or a rollback.
 
-    `needs_open`: how many of its needs are open again. `floor`: its checkpoints up to this seq do not count.
+    `needs_open`: how many of its needs are open again. `floor`: checkpoints up to this seq are ignored.
     """
 
     needs_open: int = 0
@@ -109,7 +108,7 @@ class Reset(Event, frozen=True):
 
 
 class Rewired(Event, frozen=True):
-    """A person gave a step that has not started other needs; `needs_open`: how many of them are open."""
+    """A person changed the needs of a step that has not started; `needs_open` counts the open ones."""
 
     needs: tuple[Need, ...]
     needs_open: int
@@ -120,9 +119,9 @@ class Cancel(Event, frozen=True):
 
 
 class Retry(Event, frozen=True):
-    """A person wants another run: budgets start afresh. `deadline` replaces one that has passed.
+    """Run the job again with fresh budgets. `deadline` replaces a deadline that has passed.
 
-    `needs_open`: how many of its needs have not ended yet; a need that ended otherwise than wanted is passed over.
+    `needs_open` counts the needs that have not ended; needs that ended in another way are ignored.
     """
 
     deadline: int | None = None
@@ -135,7 +134,7 @@ class Skip(Event, frozen=True):
 
 
 class Hold(Event, frozen=True):
-    """Nothing starts until a person says so; `reason` is another than `user` where the daemon itself has doubts."""
+    """Do not start the job until a person releases it; `reason` is not `user` if the daemon holds it by itself."""
 
     reason: Reason = Reason.USER
 
@@ -145,10 +144,10 @@ class Release(Event, frozen=True):
 
 
 class Restart(Event, frozen=True):
-    """Stop what runs and start anew; `yes` is wanted for an unsafe job.
+    """Stop the open attempt and start another one; an unsafe job needs `yes`.
 
-    `needs_open`: as for a retry, where nothing runs. `force`: without its grace. `reassign`: also where its launcher
-    does not answer, if its end can be proven.
+    `needs_open`: as for a retry, if no attempt is open. `force`: kill at once, without its grace. `reassign`: do not
+    wait for a launcher that does not answer if the end of the attempt can be proven without it.
     """
 
     yes: bool = False
@@ -158,7 +157,7 @@ class Restart(Event, frozen=True):
 
 
 class Edit(Event, frozen=True):
-    """Other values for fields of the spec. `moved_ms`: how far that moves the job in its queue, later is more."""
+    """New values for fields of the spec. `moved_ms`: how far the job moves back in its queue."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     moved_ms: int = 0
@@ -176,7 +175,7 @@ VERBS: dict[str, type[Event]] = {
 
 
 class Effect(Struct, frozen=True):
-    """Something to do once the rows of its step are committed."""
+    """Something that is carried out after the commit."""
 
 
 class Launch(Effect, frozen=True):
@@ -184,26 +183,26 @@ class Launch(Effect, frozen=True):
 
 
 class Stop(Effect, frozen=True):
-    """Walk the stop ladder over the attempt's whole tree."""
+    """Stop the attempt's whole process tree: SIGTERM, and after `grace_ms` SIGKILL."""
 
     run_id: str
     grace_ms: int
 
 
 class Reassign(Effect, frozen=True):
-    """A stop of this attempt need not wait for a launcher that does not answer: its end may be proven without it."""
+    """Do not wait for a launcher that does not answer: the end of this attempt may be proven without it."""
 
     run_id: str
 
 
 class Settled(Effect, frozen=True):
-    """The attempt is closed: acknowledge it, free what it held, tidy its log."""
+    """The attempt is closed: acknowledge its outcome, free its resources, remove an empty log."""
 
     run_id: str
 
 
 class TellDependents(Effect, frozen=True):
-    """Jobs that need this one may go on, or never can; those up to `after` know already."""
+    """Tell the dependents of this job how it ended; those up to the id `after` were told before."""
 
     job_id: int
     after: int = 0

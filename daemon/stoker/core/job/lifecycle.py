@@ -1,9 +1,8 @@
 """The life of a job: `step(job, attempt, event, now)` and the table behind it.
 
-Owns every change of state there is. The table is the documentation, the oracle of the tests and the source
-of the state diagram. Refuses to await, read a clock or draw a number. Invariants: an event without a row
-raises and changes nothing; a job never gets a second attempt while one is open; an unsafe job never leaves
-an unseen end for `queued` unless a person says so; the first stop reason wins.
+Owns every change of state. The table is the documentation, the oracle of the tests and the source of the state
+diagram. Invariants: an event without a row raises and changes nothing; a job never gets a second attempt while one is
+open; after an unseen end an unsafe job is not queued again unless a person asks for it; the first stop reason wins.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Rule = Callable[[Job, Attempt | None, Any, Now], Transitioned]
 def step(job: Job, attempt: Attempt | None, event: ev.Event, now: Now) -> Transitioned:
     """Apply `event` to `job` and its open `attempt` (None if none is open).
 
-    Raises NotAllowed (a verb that does not apply) or IllegalTransition (a bug of ours); both change nothing.
+    Raises NotAllowed (the verb does not apply in this state) or IllegalTransition (a bug of ours).
     """
     rule = TABLE.get((job.state, type(event)))
     if rule is None:
@@ -67,7 +66,6 @@ def _stop(job: Job, attempt: Attempt | None, event: ev.StopWanted, _now: Now) ->
 
 
 def _ended(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Transitioned:
-    """The one rule with branches: what the end of an attempt means for its job."""
     assert attempt is not None, "a running job has an open attempt"
     closed = _close(attempt, event, now)
     verdict = judge(job, attempt, event.outcome, now.wall, event.luck)
@@ -87,12 +85,12 @@ def _apply(job: Job, verdict: Verdict, event: ev.Ended, now: Now) -> Transitione
     if verdict.state in FINAL:
         assert verdict.reason is not None
         ended = end(charged, verdict.state, verdict.reason, now)
-        # It may have ended while no daemon was there to see it.
+        # The attempt may have ended while no daemon was running.
         return replace(ended, job=replace(ended.job, finished_at=event.outcome.ended_at or now.wall))
     if verdict.state is State.HELD:
         return Transitioned(replace(charged, state=State.HELD, reason=verdict.reason))
     wake_at = None if verdict.delay_ms is None else now.steady + verdict.delay_ms
-    # The ttl is a limit of the wait for the first start, and that may be still to come.
+    # The ttl limits the wait for the first start; an attempt that never started does not end that wait.
     expires_at = job.expires_at if event.outcome.kind is OutcomeKind.NEVER_STARTED else None
     return Transitioned(ready(charged, now, wake_at=wake_at, expires_at=expires_at))
 
@@ -102,23 +100,23 @@ def _close(attempt: Attempt, event: ev.Ended, now: Now) -> Attempt:
 
 
 def _ended_while_held(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Transitioned:
-    """A stuck attempt turned out to be over: a person still decides, unless one had cancelled it."""
+    """A stuck attempt has ended: the job stays held for a person to decide, unless it had been cancelled."""
     assert attempt is not None, "only a held job with an open attempt gets an end"
     end = event.outcome
-    known = replace(job, reason=reason_of_stuck(end), pid=None, exit_code=end.exit_code, signal=end.signal)
-    after = _unless_cancelled(known, attempt, now)
+    held = replace(job, reason=reason_of_stuck(end), pid=None, exit_code=end.exit_code, signal=end.signal)
+    after = _unless_cancelled(held, attempt, now)
     return Transitioned(after.job, _close(attempt, event, now), (ev.Settled(attempt.run_id), *after.effects))
 
 
 def _unless_cancelled(job: Job, attempt: Attempt, now: Now) -> Transitioned:
-    """The held job as it is, or its end where a cancel had been wanted: a cancel outlives whatever comes between."""
+    """The held job, or its end if a person had cancelled it: no later event takes a cancel back."""
     if attempt.stop_reason is StopReason.CANCEL:
         return end(job, State.CANCELLED, Reason.USER, now)
     return Transitioned(job)
 
 
 def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> Transitioned:
-    """Nothing was started, and nothing may be until a person has looked."""
+    """Nothing was started; the job is held until a person has looked at it."""
     assert attempt is not None, "a running job has an open attempt"
     outcome = Outcome(kind=OutcomeKind.NEVER_STARTED, error=event.why, ended_at=now.wall)
     closed = replace(attempt, outcome=outcome, ended_at=now.wall)
@@ -127,7 +125,7 @@ def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> 
 
 
 def _refused_while_held(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> Transitioned:
-    """A launcher that had been silent wakes and refuses an order whose attempt is stuck by now: it never started."""
+    """A launcher that was silent refuses the order of an attempt that was declared stuck meanwhile."""
     outcome = Outcome(kind=OutcomeKind.NEVER_STARTED, error=event.why, ended_at=now.wall)
     return _ended_while_held(job, attempt, ev.Ended(outcome=outcome), now)
 
@@ -138,7 +136,6 @@ def _adopt(job: Job, attempt: Attempt | None, _event: ev.Adopted, _now: Now) -> 
 
 
 def _stuck(job: Job, attempt: Attempt | None, _event: ev.Stuck, _now: Now) -> Transitioned:
-    """Nobody can tell; found so again at a later start, it changes nothing."""
     assert attempt is not None, "only an open attempt can be stuck"
     return Transitioned(replace(job, state=State.HELD, reason=Reason.STUCK), attempt)
 
@@ -236,7 +233,7 @@ _HINTS: dict[type[ev.Event], str] = {
 
 
 def refusal(job: Job, event: ev.Event) -> NotAllowed | IllegalTransition:
-    """The error for an event that has no row: a clear no for a verb, a bug for anything else."""
+    """The error for an event without a row: a refusal for a verb, a bug of ours for any other event."""
     verb = type(event).__name__.lower()
     if type(event) not in ev.VERBS.values():
         return IllegalTransition(f"job {job.id}: no row for {type(event).__name__} in state {job.state.value}")

@@ -1,10 +1,10 @@
 """The nouns of Stoker as frozen values: Spec, Job, Attempt, Queue, Resource, Change.
 
-Owns the closed lists (states, reasons, modes) and the shape of every row the store keeps. Refuses I/O,
-clocks and SQL. Times are integer UTC milliseconds (`*_at`) or milliseconds of duration (`*_ms`).
+Owns the closed lists (states, reasons, modes) and the shape of the rows in the store. Times are integer UTC
+milliseconds (`*_at`) or milliseconds of duration (`*_ms`).
 
-Invariants: a Spec is immutable and says everything about what was asked; a Job adds only where it stands;
-a Job is `running` or `held` while it has an open Attempt, never anything else.
+Invariants: a Spec holds everything that was asked; a Job adds only its current state; a Job with an open Attempt is
+`running` or `held`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from stoker.core.raw_bytes import AnyText
 
 
 class State(StrEnum):
-    """Where a job stands."""
-
     WAITING = "waiting"
     QUEUED = "queued"
     RUNNING = "running"
@@ -62,7 +60,7 @@ class Reason(StrEnum):
 
 
 class StopReason(StrEnum):
-    """Why a stop was wanted; the first one wins and is committed before the first signal."""
+    """Why an attempt is stopped; the first reason wins and is committed before the first signal."""
 
     CANCEL = "cancel"
     TIMEOUT = "timeout"
@@ -75,7 +73,7 @@ class StopReason(StrEnum):
 
 
 class OnOrphan(StrEnum):
-    """What an unseen end means for the job: `requeue` marks it safe."""
+    """What happens to the job after an unseen end; `requeue` marks it safe."""
 
     FAIL = "fail"
     REQUEUE = "requeue"
@@ -88,7 +86,7 @@ class ExecutionMode(StrEnum):
 
 
 class QueueClass(StrEnum):
-    """Order in which queues are served; `low` is what the throttle pauses."""
+    """The order in which queues are served; the throttle pauses `low`."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -96,7 +94,7 @@ class QueueClass(StrEnum):
 
 
 class NeedOn(StrEnum):
-    """Which end of a needed job satisfies the need."""
+    """Which end of the needed job meets the need."""
 
     OK = "ok"
     FAILED = "failed"
@@ -109,7 +107,7 @@ class Need(Struct, frozen=True):
 
 
 class Spec(Struct, frozen=True, kw_only=True):
-    """What was asked, with every default filled in. Once answered only a person changes it (edit, retry)."""
+    """What was asked, with every default filled in. After the answer only a person changes it (edit, retry)."""
 
     command: AnyText
     working_dir: AnyText
@@ -152,17 +150,17 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     @property
     def safe(self) -> bool:
-        """May be started again after an end that nobody saw."""
+        """May be started again after an unseen end."""
         return self.on_orphan is OnOrphan.REQUEUE
 
     @property
     def speaks(self) -> bool:
-        """Its worker gets a socket to report on."""
+        """Its worker gets a socket on which it reports (`NOTIFY_SOCKET`)."""
         return self.notify or self.heartbeat_ms is not None
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """One row of `jobs`: a Spec and where it stands."""
+    """One row of `jobs`: a Spec and its current state."""
 
     id: int
     spec: Spec
@@ -194,7 +192,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class OutcomeKind(StrEnum):
-    """How an attempt ended, as far as anyone saw."""
+    """How an attempt ended, as far as that is known."""
 
     EXIT = "exit"
     SIGNAL = "signal"
@@ -206,11 +204,11 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """The end of one attempt. `stopped`: a signal of ours was delivered before the exit.
+    """The end of one attempt. `stopped`: our signal was delivered before the exit.
 
-    `shutdown`: a signal that was not ours killed it while the system or the service was stopping.
-    `transient`: a handler said so of its exception; of what never started, the host lacked something for it.
-    `output_refused`: what it handed on cannot be taken; `error` says why.
+    `shutdown`: a foreign signal killed it while the system or the service was stopping.
+    `transient`: another try may succeed: a handler raised Transient, or the host lacked something for the start.
+    `output_refused`: its output cannot be used; `error` says why.
     """
 
     kind: OutcomeKind
@@ -230,7 +228,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """What proves that a process is the one we started."""
+    """The facts that prove that a process is the one we started."""
 
     pid: int
     start_ticks: int
@@ -240,11 +238,11 @@ class Identity(Struct, frozen=True, kw_only=True):
     cgroup: str | None = None
 
 
-IN_PROCESS = "in-process"  # the launcher of attempts that are handlers of the daemon itself
+IN_PROCESS = "in-process"  # stands for the launcher of attempts that are handlers inside the daemon
 
 
 class RunId(Struct, frozen=True):
-    """The name of an attempt wherever it is known: `<job>.<attempt>.<16 random hex digits>`."""
+    """The name of an attempt everywhere: `<job>.<attempt>.<16 random hex digits>`."""
 
     job_id: int
     ordinal: int
@@ -282,13 +280,13 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     @property
     def epoch(self) -> int:
-        """Of the daemon that started its launcher, which is the one that opened it; 0 where it has no launcher."""
+        """The epoch of the daemon that started its launcher and opened this attempt; 0 without a launcher."""
         epoch, _, _ = self.launcher.partition("-")
         return int(epoch) if epoch.isdecimal() else 0
 
 
 class Queue(Struct, frozen=True, kw_only=True):
-    """A named line of jobs. None as a bound means unbounded; `defaults` fill what a spec leaves open."""
+    """None as a limit means unlimited; `defaults` fill in what a job leaves out."""
 
     name: str
     queue_class: QueueClass = QueueClass.NORMAL
@@ -304,7 +302,7 @@ class Resource(Struct, frozen=True, kw_only=True):
 
 
 class Actor(Struct, frozen=True):
-    """Who caused a change: a uid for people, None for Stoker itself; `note` is their `--reason`."""
+    """The cause of a change: the uid of a person, or None for Stoker itself; `note` is their `--reason`."""
 
     uid: int | None = None
     note: str | None = None
@@ -314,7 +312,7 @@ STOKER = Actor()
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """One entry of the log of changes; `seq` is gapless, `payload` rebuilds what changed."""
+    """One entry of the log of changes. `seq` has no gaps; `payload` has the values after the change."""
 
     seq: int
     at: int

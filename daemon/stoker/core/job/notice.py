@@ -1,8 +1,7 @@
-"""What a worker may say of itself, in the words of sd_notify(3), and what its silence means.
+"""The notices of workers, in the format of sd_notify(3), and what follows if a worker sends none.
 
-Owns the reading of a datagram (`read_notice`) and the judgement of a silence (`judge_silence`). Refuses sockets and
-clocks. Invariants: words that are nobody's business here are passed over, as any program that speaks to systemd sends
-them; what cannot be read says nothing at all; only `WATCHDOG=1` is a sign of life, as it is for systemd.
+Invariants: assignments that Stoker does not use are ignored, as programs written for systemd send them; a datagram
+that cannot be read has no effect; only `WATCHDOG=1` is a sign of life, as for systemd.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from stoker.core.job.model import Spec
 
-MAX_NOTICE_BYTES = 4096  # what systemd takes of one
-MAX_STATUS = 200  # characters: one line for people
+MAX_NOTICE_BYTES = 4096  # as systemd
+MAX_STATUS = 200  # characters
 _PERCENT = re.compile(r"(\d{1,3})(\.\d{1,9})?\Z", re.ASCII)
 
 
 class Notice(Struct, frozen=True):
-    """One datagram. None: it said nothing of that."""
+    """One datagram. None: it has no such assignment."""
 
     alive: bool = False
     ready: bool = False
@@ -31,21 +30,21 @@ class Notice(Struct, frozen=True):
 
 
 def read_notice(datagram: bytes) -> Notice | None:
-    """None for what cannot be read: too long, no UTF-8, no assignments, a progress that is none."""
+    """None if it cannot be read: too long, not UTF-8, without assignments, or with a progress that is no percentage."""
     if len(datagram) > MAX_NOTICE_BYTES:
         return None
     try:
-        words = dict(_assignment(line) for line in datagram.decode().split("\n") if line)
-        progress = _percent(words.get("X_STOKER_PROGRESS"))
+        fields = dict(_assignment(line) for line in datagram.decode().split("\n") if line)
+        progress = _percent(fields.get("X_STOKER_PROGRESS"))
     except ValueError:
         return None
-    if not words:
+    if not fields:
         return None
     return Notice(
-        alive=words.get("WATCHDOG") == "1",
-        ready=words.get("READY") == "1",
-        trigger=words.get("WATCHDOG") == "trigger",
-        status=words["STATUS"][:MAX_STATUS] if "STATUS" in words else None,
+        alive=fields.get("WATCHDOG") == "1",
+        ready=fields.get("READY") == "1",
+        trigger=fields.get("WATCHDOG") == "trigger",
+        status=fields["STATUS"][:MAX_STATUS] if "STATUS" in fields else None,
         progress=progress,
     )
 
@@ -67,7 +66,7 @@ def _percent(text: str | None) -> int | None:
 
 
 class Silence(Struct, frozen=True):
-    """What to do about it, and when to look again (milliseconds; None: never)."""
+    """The consequences of a silence, and when to check again (milliseconds; None: never)."""
 
     look_in_ms: int | None
     warn: bool = False
@@ -75,7 +74,7 @@ class Silence(Struct, frozen=True):
 
 
 def judge_silence(spec: Spec, silent_ms: int) -> Silence:
-    """A worker that owes signs of life has given none for `silent_ms`."""
+    """A worker with a heartbeat has given no sign of life for `silent_ms`."""
     if silent_ms >= spec.unresponsive_kill_ms:
         return Silence(None, warn=True, stop=True)
     if silent_ms >= spec.unresponsive_warn_ms:

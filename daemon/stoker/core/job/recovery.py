@@ -1,9 +1,9 @@
-"""What is made of open attempts after a start, or after the loss of a launcher: `plan(rows, findings, epoch)`.
+"""The plan for open attempts after a start, or after the loss of a launcher: `plan(rows, findings, epoch)`.
 
-Owns the reading of facts, the event that each decision is, and the check that a plan is one
-that may be followed. Refuses to signal or to write: an action becomes an ordinary event for `lifecycle.step`.
-Invariants: each open attempt has exactly one action; no process is named twice; only a proven worker is stopped or
-adopted; only a live launcher's word makes an attempt "never started"; the same facts again change nothing more.
+Owns the action for each fact, the event of each action, and the validation of a plan. Actions become ordinary events
+for `lifecycle.step`. Invariants: each open attempt has exactly one action; no process belongs to two attempts; only a
+proven worker is stopped or adopted; only a live launcher can report that an attempt never started; planning again
+with the same facts changes nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ NEVER_STARTED = Outcome(kind=OutcomeKind.NEVER_STARTED)
 class Fact(StrEnum):
     """What is known about an open attempt."""
 
-    ENDED = "ended"  # its launcher, alive or by its outcome log, tells how
+    ENDED = "ended"  # its launcher, or the launcher's outcome log, has the outcome
     OWNED = "owned"  # runs under a connected launcher
-    ORPHANED = "orphaned"  # runs, proven ours, and nobody is its launcher
-    NEVER_STARTED = "never_started"  # its own launcher, alive, never got it
-    GONE = "gone"  # proven not to run any more, nobody saw the end
+    ORPHANED = "orphaned"  # runs and is proven to be ours, but its launcher is gone
+    NEVER_STARTED = "never_started"  # its launcher is alive and never got the order
+    GONE = "gone"  # proven not to run any more; its outcome is not known
     SILENT = "silent"  # its launcher lives but does not answer
-    UNPROVABLE = "unprovable"  # may run; nobody can prove that it is ours
+    UNPROVABLE = "unprovable"  # may run, and cannot be proven to be ours
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """The fact about one attempt, with its evidence in words and values."""
+    """The fact about one attempt; `evidence` is a sentence for people."""
 
     run_id: str
     fact: Fact
@@ -59,7 +59,7 @@ class Action(StrEnum):
 
 
 class RecoveryDecision(Struct, frozen=True, kw_only=True):
-    """What to do about one attempt and why. `resumed`: the stop was wanted, and on disk, before."""
+    """The action for one attempt and why. `resumed`: its stop had been committed before."""
 
     run_id: str
     job_id: int
@@ -78,15 +78,15 @@ class RecoveryPlan(Struct, frozen=True):
 
 
 class PlanInvalid(Exception):
-    """A plan that must not be followed; the daemon goes into safe mode."""
+    """The plan must not be carried out; the daemon goes into safe mode."""
 
 
 class RowInvalid(PlanInvalid):
-    """A row that no daemon writes: no plan can be made of it, whatever the processes do."""
+    """A row is one that no daemon writes, so no plan is possible."""
 
 
 def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding], epoch: int) -> RecoveryPlan:
-    """One decision for each open attempt, in the order of the rows. `epoch` is that of the daemon that plans."""
+    """One decision for each open attempt, in the order of the rows. `epoch` is that of this daemon."""
     return RecoveryPlan(tuple(_decide(job, attempt, findings[attempt.run_id], epoch) for job, attempt in rows))
 
 
@@ -118,16 +118,14 @@ def _action(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> tuple[A
     if attempt.stop_reason is not None:
         return Action.STOP, attempt.stop_reason
     if finding.fact is Fact.OWNED and attempt.epoch == epoch:
-        return Action.KEEP, None  # only a connection was lost: this daemon started it, and its launcher still has it
+        return Action.KEEP, None  # this daemon started it and its launcher still has it: only a connection was lost
     if job.spec.survive:
         return Action.ADOPT, None
     return Action.STOP, StopReason.ORPHANED
 
 
 def event_of(decision: RecoveryDecision) -> ev.Event | None:
-    """The event that a decision is; None where nothing changes: a stop that was wanted before, a run that goes on, a
-    silent launcher.
-    """
+    """The event of a decision; None if it changes no row: a stop that goes on, a kept attempt, a silent launcher."""
     if decision.action is Action.SETTLE:
         assert decision.finding.outcome is not None, "a valid plan settles with an outcome"
         return ev.Ended(outcome=decision.finding.outcome)
@@ -137,7 +135,7 @@ def event_of(decision: RecoveryDecision) -> ev.Event | None:
 
 
 def foresee(job: Job, attempt: Attempt, decision: RecoveryDecision, now: Now) -> Job:
-    """The job once a decision is followed to its end; a wait, or a row that is not valid, leaves it as it is."""
+    """The job as it will be after this decision; a wait, or an invalid row, leaves it as it is."""
     if not _may_have_attempt(job):
         return job
     event = event_of(decision)
@@ -157,17 +155,17 @@ _ALWAYS: dict[Action, ev.Event] = {
 }
 
 
-def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
+def validate(proposed: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
     """Check the rows, and a plan against them. Raises PlanInvalid."""
     rows = list(rows)
     _check_rows(rows)
-    wanted = [attempt.run_id for _, attempt in rows]
-    named = [decision.run_id for decision in made.decisions]
-    if sorted(wanted) != sorted(named):
-        missing = sorted(set(wanted) ^ set(named)) or sorted(run for run in named if named.count(run) > 1)
-        raise PlanInvalid(f"each open attempt wants exactly one decision; not so for {', '.join(missing[:5])}")
+    runs = sorted(attempt.run_id for _, attempt in rows)
+    decided = sorted(decision.run_id for decision in proposed.decisions)
+    if runs != decided:
+        wrong = sorted(set(runs) ^ set(decided)) or [run for run in decided if decided.count(run) > 1]
+        raise PlanInvalid(f"each open attempt needs exactly one decision; not so for {', '.join(wrong[:MOST_NAMED])}")
     processes: dict[tuple[int, int, int], str] = {}
-    for decision in made.decisions:
+    for decision in proposed.decisions:
         _check_evidence(decision)
         identity = decision.finding.identity
         if identity is None or decision.action not in (Action.STOP, Action.ADOPT, Action.KEEP):
@@ -179,7 +177,7 @@ def validate(made: RecoveryPlan, rows: Iterable[tuple[Job, Attempt]]) -> None:
 
 
 def _may_have_attempt(job: Job) -> bool:
-    """An attempt is open only in a state in which it can end."""
+    """An attempt can be open only in a state that has a row for its end."""
     return (job.state, ev.Ended) in TABLE
 
 
@@ -197,10 +195,11 @@ def _check_rows(rows: Iterable[tuple[Job, Attempt]]) -> None:
 def _check_evidence(decision: RecoveryDecision) -> None:
     fact = decision.finding.fact
     if decision.action is Action.KEEP and fact is not Fact.OWNED:
-        raise PlanInvalid(f"{decision.run_id}: keep wants a launcher that has it, the fact is {fact.value}")
+        raise PlanInvalid(f"{decision.run_id}: keep needs a launcher that has it, but the fact is {fact.value}")
     if decision.action in (Action.STOP, Action.ADOPT) and fact not in (Fact.OWNED, Fact.ORPHANED):
-        raise PlanInvalid(f"{decision.run_id}: {decision.action.value} wants a proven worker, the fact is {fact.value}")
+        action = decision.action.value
+        raise PlanInvalid(f"{decision.run_id}: {action} needs a proven worker, but the fact is {fact.value}")
     if decision.action is Action.REQUEUE and fact is not Fact.NEVER_STARTED:
-        raise PlanInvalid(f"{decision.run_id}: requeue wants a launcher's word, the fact is {fact.value}")
+        raise PlanInvalid(f"{decision.run_id}: requeue needs a launcher's report, but the fact is {fact.value}")
     if decision.action is Action.SETTLE and decision.finding.outcome is None:
-        raise PlanInvalid(f"{decision.run_id}: settle wants an outcome")
+        raise PlanInvalid(f"{decision.run_id}: settle needs an outcome")

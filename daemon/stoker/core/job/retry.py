@@ -1,9 +1,9 @@
 """Whether a seen failure is tried again, and when.
 
-Owns the budget (`max_attempts` counts seen failures) and exponential backoff with jitter. Refuses to draw
-random numbers: the caller brings one, so that a decision can be repeated. The jitter of a tenth spreads
-retries of jobs that failed together without letting a person's expectation of the delay go wrong
-(M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, discusses the trade).
+Owns the budget (`max_attempts` counts seen failures) and exponential backoff with jitter. The caller draws the random
+number, so that a decision can be repeated. A jitter of a tenth spreads the retries of jobs that failed together and
+keeps the delay close to the one that was configured (the trade-off: M. Brooker, "Exponential Backoff And Jitter", AWS
+Architecture Blog, 2015).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GIVE_UP = RetryDecision(None)
 
 
 class RetryPolicy(Struct, frozen=True):
-    """The part of a spec that says how failures are answered. Delays in milliseconds."""
+    """The fields of a spec that decide about retries. Delays in milliseconds."""
 
     max_attempts: int
     base_delay_ms: int
@@ -46,7 +46,7 @@ class RetryPolicy(Struct, frozen=True):
         )
 
     def decide(self, failures: int, outcome: Outcome, luck: float) -> RetryDecision:
-        """Judge the failure numbered `failures` (1 = the first); `luck` is uniform in [0, 1)."""
+        """The decision about failure number `failures` (the first is 1); `luck` is uniform in [0, 1)."""
         if failures >= self.max_attempts or self._permanent(outcome):
             return GIVE_UP
         return RetryDecision(self.delay_ms(failures, luck))
@@ -56,7 +56,7 @@ class RetryPolicy(Struct, frozen=True):
         return round(self._backoff_ms(failures) * (1 - JITTER + 2 * JITTER * luck))
 
     def _backoff_ms(self, failures: int) -> float:
-        """The delay without jitter. Logarithms tell whether the limit is reached, as the power itself may overflow."""
+        """The delay without jitter. Logarithms are compared because the power itself may overflow."""
         base, longest = self.base_delay_ms, self.max_delay_ms
         if base == 0 or base >= longest:
             return min(base, longest)
@@ -67,7 +67,7 @@ class RetryPolicy(Struct, frozen=True):
     def _permanent(self, outcome: Outcome) -> bool:
         match outcome.kind:
             case OutcomeKind.SPAWN_ERROR:
-                return True  # what the host lacked is told as a start that never was
+                return True  # a start that failed because the host lacked something is NEVER_STARTED
             case OutcomeKind.EXCEPTION:
                 return not outcome.transient
             case OutcomeKind.EXIT:

@@ -1,8 +1,7 @@
-"""What a spec may not ask for: two things that exclude each other, or one that could have no effect.
+"""The rules for fields of a spec that exclude each other, or that would have no effect.
 
-Owns the table of such rules by the field that is at fault. Refuses what wants more than the spec to know it: clocks,
-resources, the host. Invariants: a field that nobody asked for is never at fault; what a job's queue says for all of its
-jobs may have no effect on one of them.
+Owns the table of these rules, by the field that is reported. Rules need only the spec, no clock, resources or host.
+Invariants: a field that was not given is never reported; a default of the queue may be without effect for a job.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from stoker.core.job.model import ExecutionMode, Spec
 from stoker.core.units import duration
 
 NEVER_CAUGHT = {9: "SIGKILL", 19: "SIGSTOP"}  # signal(7)
-Said = Collection[str]  # names of fields
+Given = Collection[str]  # names of the fields that were given for this job
 
 
 class Rule(NamedTuple):
-    """`broken` by a spec, of which so much was said for this job alone; `told` of the spec."""
+    """`broken` says whether a spec breaks the rule, `message` why that is wrong."""
 
     field: str
-    broken: Callable[[Spec, Said], bool]
-    told: Callable[[Spec], str]
+    broken: Callable[[Spec, Given], bool]
+    message: Callable[[Spec], str]
     hint: str
 
 
 def _clash(field: str) -> Rule:
-    """The exit code that means "saved" can mean nothing else."""
+    """The exit code that means "saved" cannot also mean success or failure."""
     return Rule(
         "checkpoint_exit_code",
         lambda spec, _: spec.checkpoint_exit_code in getattr(spec, field),
@@ -39,7 +38,7 @@ def _clash(field: str) -> Rule:
 
 
 def _too_slow(field: str) -> Rule:
-    """A worker that keeps its word is not called silent."""
+    """The heartbeat must be shorter than a silence that is reported or punished."""
     return Rule(
         "heartbeat_ms",
         lambda spec, _: spec.heartbeat_ms is not None and spec.heartbeat_ms >= getattr(spec, field),
@@ -54,7 +53,7 @@ def _too_slow(field: str) -> Rule:
 def _unasked(field: str) -> Rule:
     return Rule(
         field,
-        lambda spec, said: field in said and spec.heartbeat_ms is None,
+        lambda spec, given: field in given and spec.heartbeat_ms is None,
         lambda _: "it has no effect without heartbeat_ms",
         "give heartbeat_ms, too: how often the job gives a sign of life",
     )
@@ -63,7 +62,7 @@ def _unasked(field: str) -> Rule:
 def _no_process(field: str) -> Rule:
     return Rule(
         field,
-        lambda spec, said: spec.execution_mode is ExecutionMode.IN_PROCESS and field in said,
+        lambda spec, given: spec.execution_mode is ExecutionMode.IN_PROCESS and field in given,
         lambda _: "it has no effect on a handler, which runs inside the daemon and has no process",
         f"leave {field} out",
     )
@@ -85,7 +84,7 @@ RULES = (
     ),
     Rule(
         "base_delay_ms",
-        lambda spec, said: "base_delay_ms" in said and spec.base_delay_ms > spec.max_delay_ms,
+        lambda spec, given: "base_delay_ms" in given and spec.base_delay_ms > spec.max_delay_ms,
         lambda spec: f"{duration(spec.base_delay_ms)} is more than max_delay_ms, {duration(spec.max_delay_ms)}",
         "give a larger max_delay_ms, too",
     ),
@@ -98,14 +97,14 @@ RULES = (
     Rule(
         "warn_signal",
         lambda spec, _: spec.warn_signal is not None and spec.timeout_ms is None and spec.deadline is None,
-        lambda _: "there is no limit to warn of",
+        lambda _: "it has no effect without a time limit to warn of",
         "give timeout_ms or a deadline, too",
     ),
     Rule(
         "warn_signal",
         lambda spec, _: spec.warn_signal is not None and spec.warn_before_ms == 0,
-        lambda _: "it would come no sooner than the limit itself",
-        "give warn_before_ms, too: how far ahead",
+        lambda _: "the warning would come only when the time limit is reached",
+        "give warn_before_ms, too: how long before the limit the warning comes",
     ),
     Rule(
         "warn_before_ms",
@@ -127,7 +126,7 @@ RULES = (
     *map(_too_slow, ("unresponsive_warn_ms", "unresponsive_kill_ms")),
     Rule(
         "unresponsive_warn_ms",
-        lambda spec, said: "unresponsive_warn_ms" in said and spec.unresponsive_warn_ms > spec.unresponsive_kill_ms,
+        lambda spec, given: "unresponsive_warn_ms" in given and spec.unresponsive_warn_ms > spec.unresponsive_kill_ms,
         lambda spec: (
             f"{duration(spec.unresponsive_warn_ms)} is more than unresponsive_kill_ms,"
             f" {duration(spec.unresponsive_kill_ms)}: the job would be stopped before it is warned of"
@@ -139,14 +138,14 @@ RULES = (
 BY_FIELD = {field: [rule for rule in RULES if rule.field == field] for field in {rule.field for rule in RULES}}
 
 
-def contradictions(spec: Spec, said: Said, by_queue: Iterable[str] = ()) -> Iterator[InvalidParams]:
-    """Every rule that is broken. `said` of the job itself, and what its queue says."""
-    for field in dict.fromkeys(chain(said, by_queue)):
+def contradictions(spec: Spec, given: Given, by_queue: Iterable[str] = ()) -> Iterator[InvalidParams]:
+    """An error for every broken rule. The fields are those given for the job and those that its queue fills in."""
+    for field in dict.fromkeys(chain(given, by_queue)):
         for rule in BY_FIELD.get(field, ()):
-            if rule.broken(spec, said):
-                yield InvalidParams(f"{field}: {rule.told(spec)}", hint=rule.hint, path=field)
+            if rule.broken(spec, given):
+                yield InvalidParams(f"{field}: {rule.message(spec)}", hint=rule.hint, path=field)
 
 
 def contradictions_of_defaults(spec: Spec, by_queue: Collection[str]) -> Iterator[InvalidParams]:
-    """`spec`: a job that says nothing itself. What its queue says may have no effect on it, but must be possible."""
+    """`spec` is a job with the queue's defaults only: a default may be without effect, but not contradict another."""
     return contradictions(spec, {"base_delay_ms"}.intersection(by_queue), by_queue)

@@ -1,7 +1,7 @@
-"""The building blocks of every step: what blocks a job, how it becomes ready again, how it ends, how it is stopped.
+"""The parts that rules of the lifecycle share: what blocks a job, how it is queued again, ends, or is stopped.
 
-Owns `Step` and the few moves that several rules share. Refuses to know which event led to them. Invariants: a job
-that is ready is `waiting` exactly while something still blocks it; an end tells dependents; the first stop wins.
+Invariants: a job that may start again is `waiting` exactly while something blocks it; the end of a job is told to its
+dependents; the first stop reason wins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stoker.core.job.model import Attempt, Job, Reason, State, StopReason
 
 
 class Transitioned(Struct, frozen=True):
-    """What one event makes of a job: the new values and what to do after they are committed."""
+    """The result of one event: the new values, and the effects that follow their commit."""
 
     job: Job
     attempt: Attempt | None = None
@@ -34,9 +34,9 @@ def blocked(job: Job, now: Now) -> bool:
 
 
 def expiry(job: Job, now: Now) -> int | None:
-    """Steady time at which the ttl ends: counted from submission, `run_at` or needs met, whichever is last.
+    """Steady time at which the ttl ends: counted from submission, `run_at` or the last need, whichever is latest.
 
-    None while that is still to come: when the wall clock gets to `run_at`, nobody knows before it does.
+    None until then: the steady time of `run_at`, which is wall time, is known only when it is reached.
     """
     if job.spec.ttl_ms is None or job.needs_open > 0 or (job.spec.run_at or 0) > now.wall:
         return None
@@ -44,7 +44,7 @@ def expiry(job: Job, now: Now) -> int | None:
 
 
 def expiry_by_now(job: Job, now: Now) -> int | None:
-    """The end of the ttl as it stands; counted from now where nothing else holds the first start back any more."""
+    """The end of the ttl; it is counted from now if nothing else blocks the first start any more."""
     return expiry(job, now) if job.expires_at is None and job.attempts == 0 else job.expires_at
 
 
@@ -55,13 +55,12 @@ def submitted(job: Job, now: Now) -> Job:
 
 
 def ready(job: Job, now: Now, **changes: Any) -> Job:
-    """The job in the state in which it may start again: queued, or waiting for what still blocks it."""
+    """The job as it may start again: queued, or waiting while something still blocks it."""
     free = replace(job, state=State.QUEUED, reason=None, finished_at=None, pid=None, **changes)
     return replace(free, state=State.WAITING) if blocked(free, now) else free
 
 
 def end(job: Job, state: State, reason: Reason, now: Now, **changes: Any) -> Transitioned:
-    """A final state: dependents are told."""
     ended = replace(
         job, state=state, reason=reason, finished_at=now.wall, pid=None, wake_at=None, expires_at=None, **changes
     )

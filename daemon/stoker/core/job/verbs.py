@@ -1,8 +1,7 @@
-"""The verbs: what a person may do to a job, one rule for each.
+"""The verbs: a rule for each thing that a person may do to a job.
 
-Owns cancel, retry, skip, hold, release, restart and edit. Which state allows which is in the lifecycle's table. Refuses
-to go round a live attempt: while one is open nothing starts another. Invariant: an unsafe job runs a second time
-only on an explicit retry, or on a restart that was confirmed.
+The table in `lifecycle` says which state allows which verb. Invariants: while an attempt is open, no verb starts
+another one; an unsafe job runs a second time only by an explicit retry, or by a restart that was confirmed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from stoker.core.job.transition import Transitioned, blocked, end, expiry, expir
 
 
 def may_live(job: Job, ordinal: int) -> AttemptMayLive:
-    """The error for whatever would start another attempt beside an open one."""
     return AttemptMayLive(
         f"job {job.id}: attempt {ordinal} may still be alive, so nothing may replace it", hint=f"stoker why {job.id}"
     )
@@ -50,7 +48,7 @@ def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Trans
 
 
 def reset(job: Job, attempt: Attempt | None, event: ev.Reset, now: Now) -> Transitioned:
-    """As a retry, but behind its needs, and for a step that may not even have run."""
+    """Like a retry, but the step waits for its needs again, and it may never have run."""
     _no_attempt(job, attempt)
     spec = replace(
         job.spec,
@@ -61,7 +59,7 @@ def reset(job: Job, attempt: Attempt | None, event: ev.Reset, now: Now) -> Trans
 
 
 def rewire(job: Job, attempt: Attempt | None, event: ev.Rewired, now: Now) -> Transitioned:
-    """Other needs for a step that has not started; one that is out of the line stays out."""
+    """New needs for a step that has not started; a held step stays held."""
     _no_attempt(job, attempt)
     rewired = replace(job, spec=replace(job.spec, needs=event.needs), needs_open=event.needs_open)
     if job.state not in (State.WAITING, State.QUEUED):
@@ -73,7 +71,7 @@ def rewire(job: Job, attempt: Attempt | None, event: ev.Rewired, now: Now) -> Tr
 
 
 def _again(job: Job, now: Now, spec: Spec, **changes: Any) -> Transitioned:
-    """Budgets start afresh. Raises InvalidParams where the deadline has passed."""
+    """Fresh budgets. Raises InvalidParams if the deadline has passed."""
     if spec.deadline is not None and spec.deadline <= now.wall:
         raise InvalidParams(
             f"deadline: the deadline of job {job.id} has passed, so a retry needs a new one",
@@ -103,14 +101,14 @@ def hold(job: Job, _attempt: Attempt | None, event: ev.Hold, _now: Now) -> Trans
 
 
 def release(job: Job, attempt: Attempt | None, _event: ev.Release, now: Now) -> Transitioned:
-    """Budgets stay as they are, but for the one that the hold was about: else the next unseen end were poison again."""
+    """Keep the budgets, except `orphanings` of a job held as poison: the next unseen end would hold it again."""
     _no_attempt(job, attempt)
     orphanings = 0 if job.reason is Reason.POISON else job.orphanings
     return Transitioned(ready(job, now, orphanings=orphanings, expires_at=expiry_by_now(job, now)))
 
 
 def edit(job: Job, attempt: Attempt | None, event: ev.Edit, now: Now) -> Transitioned:
-    """Only before a start: what runs was started by the spec as it is. A new ttl counts from now."""
+    """Only while no attempt is open: an attempt runs by the spec it was started with. A new ttl counts from now."""
     _no_attempt(job, attempt)
     spec = replace(job.spec, **event.changes)
     edited = replace(job, spec=spec, order_key=job.order_key + event.moved_ms)
@@ -125,7 +123,7 @@ def restart(job: Job, attempt: Attempt | None, event: ev.Restart, now: Now) -> T
 
 
 def restart_running(job: Job, attempt: Attempt | None, event: ev.Restart, _now: Now) -> Transitioned:
-    """A stop that is under way keeps its reason; it can still be hastened, and its launcher gone round."""
+    """A stop that is under way keeps its reason, but `force` and `reassign` still apply."""
     _confirmed(job, event)
     assert attempt is not None, "a running job has an open attempt"
     wanted = stop_for(job, attempt, StopReason.RESTART)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from stoker.core.job.model import FINAL, Attempt, Outcome, Reason, State
-from stoker.core.job.suspicion import SIGXCPU, SIGXFSZ, suspicion
+from stoker.core.job.verdict import SIGXCPU, SIGXFSZ, suspected_limit
 from stoker.core.units import exited_with
 from stoker.core.workflow.state import is_done
 
@@ -214,7 +214,7 @@ def _more(one: Ending, cause: Cause) -> str | None:
     if cause is Cause.OUTPUT:
         return _error(one).partition("\n")[0] or None
     if cause in (Cause.EXIT, Cause.SIGNAL) and one.ended is not None:
-        return suspicion(one.ended.bounds, one.outcome)
+        return suspected_limit(one.ended.bounds, one.outcome)
     return None
 
 
