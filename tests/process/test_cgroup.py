@@ -69,7 +69,7 @@ def test_root_when_set_to_a_cgroup_then_it_is_that(root: Path) -> None:
 
 
 def test_root_when_set_to_any_directory_then_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match="no cgroup v2"):
+    with pytest.raises(ConfigInvalid, match="not a cgroup v2"):
         find_root(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""The daemon's side of processes: talking to launchers, proving who a process is, stopping trees, reading logs.
+"""The daemon's side of processes: the client of launchers, proof of identity, stopping of trees, reading of logs.
 
-Nothing here decides what becomes of a job, and nothing here is the parent of a worker.
+Refuses to decide what becomes of a job, and to be the parent of a worker.
 """

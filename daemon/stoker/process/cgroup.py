@@ -1,8 +1,8 @@
-"""A cgroup v2 leaf for each attempt, where a subtree was delegated to us: the one bound no worker escapes.
+"""A cgroup v2 leaf for each attempt, where a subtree was delegated to the daemon: the one bound no worker escapes.
 
-Owns finding that subtree and the files in it. Refuses to touch a cgroup that nobody delegated (systemd's mark on
-its directory, or the setting) and hierarchies of version 1. Invariants: a leaf belongs to one run, so all of it may
-be killed or frozen; a limit that its controller cannot enforce is not claimed: `Leaf.in_force` names those that are.
+Owns finding that subtree and the files in it. Refuses a cgroup that was not delegated (by systemd's mark on its
+directory, or by the setting) and hierarchies of version 1. Invariants: a leaf belongs to one run, so all of it may be
+killed or frozen; `Leaf.in_force` names only limits that a controller enforces.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from stoker.core.job.limits import Limits
 MARKS = ("user.delegate", "trusted.delegate")
 LEAF = "run-"
 CONTROLLERS = ("memory", "pids", "cpu")
-# Which limit becomes which file of which controller.
+# The controller and the file of each limit.
 FILES = {"memory_bytes": ("memory", "memory.max"), "processes": ("pids", "pids.max")}
 
 
 def find_root(setting: str) -> Path | None:
-    """The directory that we may divide: `setting`, or our own cgroup if it is delegated; None without one.
+    """The directory for the leaves: `setting`, or our own cgroup if it is delegated; None without one.
 
-    ConfigInvalid for a setting that is no cgroup of version 2.
+    Raises ConfigInvalid if the setting is not a cgroup v2.
     """
     if setting == "off":
         return None
     if setting:
         root = Path(setting)
         if not (root / "cgroup.procs").exists() or not (root / "cgroup.events").exists():
-            raise ConfigInvalid(f"cgroup.root: {setting} is no cgroup v2 below the top one", errors=[setting])
+            raise ConfigInvalid(f"cgroup.root: {setting} is not a cgroup v2 below the top one", errors=[setting])
         return root
     own = _own_cgroup()
     if own is None:
         return None
-    # With DelegateSubgroup= (systemd 254) we run in a leaf of what was delegated, otherwise right in it.
+    # With DelegateSubgroup= (systemd 254) we run in a leaf of the delegated cgroup, otherwise in that cgroup itself.
     return next((cgroup for cgroup in (own, own.parent) if is_delegated(cgroup)), None)
 
 
 def is_delegated(cgroup: Path) -> bool:
-    """Whether systemd marked it as handed over (Delegate=yes)."""
+    """Whether systemd marked it as delegated (Delegate=yes)."""
     for mark in MARKS:
         with suppress(OSError):
             if os.getxattr(cgroup, mark) == b"1":
@@ -53,7 +53,7 @@ def is_delegated(cgroup: Path) -> bool:
 
 
 def read_mounts(mountinfo: str) -> Iterator[Path]:
-    """Where cgroup v2 is mounted, by the text of /proc/self/mountinfo."""
+    """The mount points of cgroup v2 in the text of /proc/self/mountinfo."""
     for line in filter(None, mountinfo.split("\n")):
         words = line.split(" ")
         separator = words.index("-")
@@ -69,23 +69,23 @@ def _own_cgroup() -> Path | None:
 
 
 class Leaf(Struct, frozen=True):
-    """One run's cgroup. `in_force`: the names of those limits that its controllers enforce."""
+    """One run's cgroup. `in_force`: names of the limits that its controllers enforce."""
 
     path: Path
     in_force: frozenset[str] = frozenset()
 
     @property
     def populated(self) -> bool:
-        """Whether a living process is in it or below it; False too when it is removed."""
+        """Whether a living process is in it or below it; False once it is removed."""
         return _read_pairs(self.path / "cgroup.events").get("populated", 0) == 1
 
     @property
     def oom_kills(self) -> int:
-        """How many of its processes the kernel killed for want of memory."""
+        """How many of its processes the kernel killed at the memory limit."""
         return _read_pairs(self.path / "memory.events").get("oom_kill", 0)
 
     def kill(self) -> None:
-        """SIGKILL to all that is in it, forks under way included (Linux 5.14)."""
+        """SIGKILL to all processes in it, forks under way included (Linux 5.14)."""
         _write(self.path / "cgroup.kill", "1")
 
     def freeze(self) -> None:
@@ -95,34 +95,34 @@ class Leaf(Struct, frozen=True):
         _write(self.path / "cgroup.freeze", "0")
 
     def remove(self) -> None:
-        """With what its worker may have made inside; once nothing lives in it. Twice is as good as once."""
+        """Remove it and all cgroups inside. Raises OSError while a process lives in it. May be repeated."""
         for directory, _, _ in os.walk(self.path, topdown=False):
             with suppress(FileNotFoundError):
                 Path(directory).rmdir()
 
 
 class Cgroups:
-    """The delegated subtree, divided: a leaf for each run."""
+    """The delegated subtree, with a leaf for each run."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self.controllers: frozenset[str] = frozenset()
 
     def prepare(self) -> None:
-        """Hands controllers down to the leaves, where the root is free of processes.
+        """Enable the controllers for the leaves, which works only where no process is in the root itself.
 
-        It is not when we run right in it, and moving out of it would be worse than rlimits: with survivors in
-        their leaves and controllers handed down, systemd could not put the next daemon there (status 219).
+        If the daemon runs in the root, rlimits must do. Moving out of it would be worse: once survivors are in leaves
+        with controllers enabled, systemd cannot start the next daemon there (status 219).
         """
         available = (self._root / "cgroup.controllers").read_text().split()
         for controller in CONTROLLERS:
             if controller in available:
-                with suppress(OSError):  # EBUSY: then its limits are not in force here, and nobody is told they were
+                with suppress(OSError):  # EBUSY: its limits are not in force here, and are not reported to be
                     _write(self._root / "cgroup.subtree_control", f"+{controller}")
         self.controllers = frozenset((self._root / "cgroup.subtree_control").read_text().split())
 
     def make(self, run_id: str, limits: Limits) -> Leaf:
-        """The leaf of a run that is about to start; what limits it could not take are still to be set otherwise."""
+        """The leaf of a run that is about to start. Limits that are not in its `in_force` need an rlimit."""
         path = self._root / f"{LEAF}{run_id}"
         path.mkdir(exist_ok=True)
         in_force = set()
@@ -133,7 +133,7 @@ class Cgroups:
                 in_force.add(name)
         if "memory_bytes" in in_force:
             with suppress(FileNotFoundError):  # a kernel without swap
-                _write(path / "memory.swap.max", "0")  # else the limit only says where it begins to swap
+                _write(path / "memory.swap.max", "0")  # else the worker swaps at the limit instead of ending
         return Leaf(path, frozenset(in_force))
 
     def leaf(self, run_id: str) -> Leaf:
@@ -141,7 +141,7 @@ class Cgroups:
         return Leaf(self._root / f"{LEAF}{run_id}")
 
     def run_ids(self) -> list[str]:
-        """Every run that has a leaf."""
+        """The runs that have a leaf."""
         return [path.name.removeprefix(LEAF) for path in self._root.glob(f"{LEAF}*")]
 
 
@@ -154,7 +154,7 @@ def _read_pairs(path: Path) -> dict[str, int]:
 
 
 def _write(path: Path, text: str) -> None:
-    """In one write, never creating anything."""
+    """In one write, as the kernel demands, and without creating a file."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

@@ -1,10 +1,10 @@
-"""One launcher as the daemon sees it: ask it things, hear from it, notice when it is stuck or lost.
+"""The daemon's client of one launcher: requests, reports, and notice that it is stuck or lost.
 
-Owns who is owed an answer. Refuses to decide anything: reports go to `sink(launcher, reports)`, one
-synchronous call for each frame that came in, in the order in which the launcher said them.
+Owns the requests that wait for an answer. Refuses to decide anything: reports go to `sink(launcher, reports)`, one
+synchronous call for each frame, in the order in which the launcher sent them.
 
-Invariants: a launcher is stuck only while it owes an answer, and lost only once; being stuck is no
-verdict on its workers. An answer to `list_runs` is a barrier: it tells of everything asked before it.
+Invariants: a launcher is stuck only while it owes an answer, and lost only once; that it is stuck says nothing about
+its workers. An answer to `list_runs` is a barrier: it covers every request that was sent before it.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 
 Sink = Callable[[str, list[LauncherReport]], None]
 
-# Silence is counted in turns of our own loop, not by the clock: a daemon that was itself suspended or
-# starved for a minute must not blame the launcher for it.
+# Silence is counted in ticks of our own loop, not by the clock: if the daemon itself was suspended for a minute, that
+# is not the launcher's silence.
 SILENT_TICKS = 4
 
 
 class LauncherClient:
-    """One connection to one launcher, on the running loop. `hello` first; everything else needs its answer."""
+    """One connection to one launcher, on the running loop. Call `connect`, then `hello`, before all others."""
 
     def __init__(self, state_dir: Path, launcher: str, sink: Sink, *, stuck_ms: int = 5_000) -> None:
         self.launcher = launcher
@@ -74,16 +74,16 @@ class LauncherClient:
         self._silent_ticks = 0
 
     async def connect(self) -> None:
-        """OSError when nobody listens there."""
+        """Raises OSError if no launcher listens."""
         sock = dial(self._state_dir, self.launcher)
         self.pid = peer_pid(sock)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, sock=sock)
 
     async def hello(self, epoch: int, instance: str) -> Hello:
-        """Takes the launcher over: what an earlier daemon sent it has been read to its end.
+        """Take the launcher over; it has then read everything that an earlier daemon sent.
 
-        AlreadyRunning when it obeys a newer epoch; ConnectionError when it ends first. There is no time
-        limit in here, as a stuck launcher answers late. The sink hears nothing before the answer.
+        Raises AlreadyRunning if it obeys a newer epoch, ConnectionError if it ends first. Has no time limit, as a stuck
+        launcher answers late. The sink gets nothing before the answer.
         """
         self._greeting = asyncio.get_running_loop().create_future()
         self._ask(HelloAsk(epoch=epoch, instance=instance))
@@ -91,15 +91,15 @@ class LauncherClient:
 
     @property
     def facts(self) -> Hello:
-        """Who it is, as it said to our hello."""
+        """Its answer to our hello."""
         if self._facts is None:
             raise RuntimeError("say hello first")
         return self._facts
 
     def launch(self, orders: Sequence[LaunchOrder]) -> dict[str, AskTooLarge]:
-        """Each is answered by Started and later Exited, by Exited alone (spawn_error), or by Refused.
+        """Each is answered by Started and later Exited, by Exited alone (spawn_error), or by LaunchRefused.
 
-        Those in the result were not sent.
+        Orders in the result were too large and not sent.
         """
         too_large = {}
         for order in orders:
@@ -112,31 +112,31 @@ class LauncherClient:
         return too_large
 
     def signal(self, run_id: str, signal: int, scope: Literal["tree", "main"] = "tree") -> asyncio.Future[bool]:
-        """Whether it was delivered before the exit. ConnectionError when the launcher is lost before it answers."""
+        """Whether it was delivered before the exit. ConnectionError if the launcher is lost before it answers."""
         tag, answer = self._expect()
         self._ask(SignalAsk(tag=tag, run_id=run_id, signal=signal, scope=scope))
         return answer
 
     def list_runs(self, run_ids: Iterable[str] = ()) -> asyncio.Future[list[ListedRun]]:
-        """A snapshot of all runs it holds, and of `run_ids`; what it calls unknown it will never start.
+        """A snapshot of all runs it holds, and of `run_ids`; those that it calls unknown it will never start.
 
-        Reports that the sink hears while you await the snapshot are newer than it.
+        Reports that are newer than the snapshot may reach the sink before you see it.
         """
         tag, answer = self._expect()
         self._ask(ListAsk(tag=tag, run_ids=tuple(run_ids)))
         return answer
 
     def acknowledge(self, run_ids: Iterable[str]) -> None:
-        """The outcomes of these runs are committed: the launcher may forget them. Never answered."""
+        """The outcomes of these runs are committed: the launcher may forget them. Not answered."""
         if acknowledged := tuple(run_ids):
             self._connection.send(Acknowledge(run_ids=acknowledged))
 
     def read_logs(self, logs: Iterable[OrphanLog]) -> None:
-        """Have it read on what runs of a dead launcher write. Never answered."""
+        """Have it read the output of runs whose launcher died. Not answered."""
         self._connection.send(ReadLogs(runs=tuple(logs)))
 
     def identity(self, started: Started) -> Identity:
-        """What later proves that a process is this one, without the launcher."""
+        """The proof that a process is this one, for when the launcher is gone."""
         return Identity(
             pid=started.pid,
             start_ticks=started.start_ticks,
@@ -147,7 +147,7 @@ class LauncherClient:
         )
 
     def close(self) -> None:
-        """Leaves the launcher to itself, after what was sent; no LauncherLost follows. Twice is as good as once."""
+        """Leave the launcher to itself once all is sent; no LauncherLost follows. May be repeated."""
         self._end()
         self._connection.close()
 
@@ -157,7 +157,7 @@ class LauncherClient:
         if self.lost:
             return
         reports: list[LauncherReport] = []
-        self._hear(reports)
+        self._answered(reports)
         for answer in answers:
             if isinstance(answer, Started | Exited | Gone):
                 self._launching.discard(answer.run_id)
@@ -200,15 +200,15 @@ class LauncherClient:
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # seen: whoever sent a signal and went away is not told by a warning
+                future.exception()  # mark it as retrieved: not everyone awaits the answer to a signal
 
     def _lose(self) -> None:
         if not self.lost:
             self._end()
-            self._tell(LauncherLost(self.launcher))
+            self._report(LauncherLost(self.launcher))
 
-    def _tell(self, report: LauncherLost | LauncherStuck) -> None:
-        """Not before the launcher answered our hello: until then it is `hello` that fails, or waits."""
+    def _report(self, report: LauncherLost | LauncherStuck) -> None:
+        """Only once the launcher answered our hello: before that, `hello` fails or waits."""
         if self._facts is not None:
             self._sink(self.launcher, [report])
 
@@ -218,7 +218,7 @@ class LauncherClient:
             self._watch.cancel()
         self._reject(_gone(self.launcher))
 
-    # --- what is owed
+    # --- requests that wait
 
     def _expect(self) -> tuple[int, asyncio.Future[Any]]:
         tag = next(self._tags)
@@ -234,11 +234,11 @@ class LauncherClient:
             self._silent_ticks = 0
             self._watch = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
-    def _owed(self) -> bool:
+    def _owes_answer(self) -> bool:
         greeting_owed = self._greeting is not None and not self._greeting.done()
         return greeting_owed or bool(self._asked) or bool(self._launching)
 
-    def _hear(self, reports: list[LauncherReport]) -> None:
+    def _answered(self, reports: list[LauncherReport]) -> None:
         self._silent_ticks = 0
         if self.stuck:
             self.stuck = False
@@ -246,15 +246,15 @@ class LauncherClient:
                 reports.append(LauncherBack(self.launcher))
 
     def _tick(self) -> None:
-        """Runs only while something is owed, so an idle daemon never wakes for it."""
+        """Runs only while an answer is owed, so an idle daemon never wakes for it."""
         self._watch = None
-        if self.lost or not self._owed():
+        if self.lost or not self._owes_answer():
             return
         self._silent_ticks += 1
         self._watch = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
         if self._silent_ticks >= SILENT_TICKS and not self.stuck:
             self.stuck = True
-            self._tell(LauncherStuck(self.launcher))
+            self._report(LauncherStuck(self.launcher))
 
 
 def _gone(launcher: str) -> ConnectionResetError:

@@ -1,7 +1,7 @@
-"""What is known about open attempts, each from the best witness there is.
+"""Findings about open attempts for recovery, each from the best source there is.
 
-Owns the order of witnesses: the launcher that runs it, the outcome log of one that died, then /proc. Refuses to
-decide and to signal. Invariant: every attempt asked about gets exactly one finding.
+Owns the order of the sources: the launcher that has the run, the outcome log of a launcher that died, then /proc.
+Refuses to decide and to signal. Invariant: every attempt gets exactly one finding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stoker.process.outcomes import outcome_of
 
 
 class Testimony(Struct, frozen=True):
-    """What launchers say: runs they hold, outcomes they wrote down, and which of them live but are silent."""
+    """The runs that launchers hold, the outcomes in their logs, and the launchers that live but do not answer."""
 
     held: Mapping[str, tuple[LauncherClient, ListedRun]] = field(default_factory=dict)
     written: Mapping[str, Exited] = field(default_factory=dict)
@@ -28,11 +28,11 @@ class Testimony(Struct, frozen=True):
 
 
 async def ask_launchers(
-    clients: Iterable[LauncherClient], attempts: Sequence[Attempt], patience_s: float | None
+    clients: Iterable[LauncherClient], attempts: Sequence[Attempt], timeout_s: float | None
 ) -> list[tuple[LauncherClient, list[ListedRun]]]:
-    """Ask all of these launchers at once for what they hold, and for the attempts that name them.
+    """Ask these launchers at once for the runs that they hold and for the attempts that name them.
 
-    One that dies, or has not answered when the patience ends, is not in the result.
+    A launcher that dies, or does not answer in time, is not in the result.
     """
     asked = {}
     for client in clients:
@@ -40,33 +40,33 @@ async def ask_launchers(
         asked[client.list_runs(named)] = client
     if not asked:
         return []
-    done, _ = await asyncio.wait(asked, timeout=patience_s)
+    done, _ = await asyncio.wait(asked, timeout=timeout_s)
     return [(client, answer.result()) for answer, client in asked.items() if answer in done and not answer.exception()]
 
 
 async def gather(
     instance: str, attempts: Sequence[Attempt], testimony: Testimony, foreign_epochs: int = 0, hidden_epochs: int = 0
 ) -> dict[str, Finding]:
-    """One finding for each attempt; /proc is looked at once, off the loop, for those nobody can tell about.
+    """One finding for each attempt; /proc is searched once, in a thread, for those that no launcher knows.
 
-    Attempts from up to `foreign_epochs` were started by the directory that this one is a copy of; those from up to
-    `hidden_epochs` perhaps in another pid namespace.
+    Attempts of epochs up to `foreign_epochs` belong to the directory that this one is a copy of; those of epochs up to
+    `hidden_epochs` may run in another pid namespace.
     """
     findings = {}
-    untold = []
+    unknown = []
     for attempt in attempts:
         finding = without_proc(attempt, testimony)
         if finding is None:
-            untold.append(attempt)
+            unknown.append(attempt)
         else:
             findings[attempt.run_id] = finding
-    if untold:
-        findings |= await asyncio.to_thread(search_proc, instance, untold, foreign_epochs, hidden_epochs)
+    if unknown:
+        findings |= await asyncio.to_thread(search_proc, instance, unknown, foreign_epochs, hidden_epochs)
     return findings
 
 
 def of_a_copy(attempts: Sequence[Attempt]) -> dict[str, Finding]:
-    """In a copied state directory open attempts belong to the original: nothing is asked, nothing is signalled."""
+    """In a copied state directory open attempts belong to the original: they are neither searched nor signalled."""
     return {
         attempt.run_id: Finding(
             run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence="this directory is a copy: the original may run it"
@@ -76,7 +76,7 @@ def of_a_copy(attempts: Sequence[Attempt]) -> dict[str, Finding]:
 
 
 def without_proc(attempt: Attempt, testimony: Testimony) -> Finding | None:
-    """What is known without a look at /proc."""
+    """The finding that needs no search of /proc; None if there is none."""
     run_id = attempt.run_id
     if attempt.launcher == IN_PROCESS:
         return Finding(run_id=run_id, fact=Fact.GONE, evidence="ran inside the daemon that ended")
@@ -96,13 +96,13 @@ def _held(attempt: Attempt, client: LauncherClient, run: ListedRun) -> Finding:
         case RunState.ENDED:
             assert run.exit is not None, "an ended run has an exit"
             return _ended(run.exit, "its launcher kept the outcome", client.launcher)
-    # Once the main process is over its number may be anybody's, also that of another run's.
-    known = attempt.identity if run.started is None else client.identity(run.started)
+    # Once the main process has ended its pid may be that of any process, even of another run.
+    identity = attempt.identity if run.started is None else client.identity(run.started)
     return Finding(
         run_id=run.run_id,
         fact=Fact.OWNED,
         evidence=f"runs under launcher {client.launcher}",
-        identity=known if run.state is RunState.RUNNING else None,
+        identity=identity if run.state is RunState.RUNNING else None,
         launcher=client.launcher,
     )
 
@@ -115,26 +115,28 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
 def search_proc(
     instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden_epochs: int
 ) -> dict[str, Finding]:
-    """What /proc says of each; what it cannot show is not gone."""
-    found = identities.scan(instance)
+    """One finding for each attempt from /proc. What cannot be seen there is unprovable, not gone."""
+    marked = identities.scan(instance)
     findings = {
-        attempt.run_id: _judge(instance, attempt, found.of_run(attempt.run_id), foreign=attempt.epoch <= foreign_epochs)
+        attempt.run_id: _judge(
+            instance, attempt, marked.of_run(attempt.run_id), foreign=attempt.epoch <= foreign_epochs
+        )
         for attempt in attempts
     }
     sessions = identities.sessions()
     for attempt in attempts:
         finding = findings[attempt.run_id]
         if finding.fact is Fact.GONE and (left := identities.left_in_session(attempt.identity, sessions)):
-            told = f"pid {', '.join(map(str, left))} is in the session of its worker, which has ended"
-            findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
+            reason = f"pid {', '.join(map(str, left))} is in the session of its worker, which has ended"
+            findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=reason)
         elif finding.fact is Fact.GONE and attempt.identity is None and attempt.epoch <= hidden_epochs:
-            told = "it may run in the pid namespace of an earlier daemon, which cannot be seen from here"
-            findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=told)
+            reason = "it may run in the pid namespace of an earlier daemon, which cannot be seen from here"
+            findings[attempt.run_id] = Finding(run_id=attempt.run_id, fact=Fact.UNPROVABLE, evidence=reason)
     return findings
 
 
 def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: bool) -> Finding:
-    """What /proc says: `pids` are the processes that carry the attempt's run id."""
+    """`pids` are the processes that carry the attempt's run id."""
 
     def finding(fact: Fact, evidence: str, identity: Identity | None = attempt.identity) -> Finding:
         return Finding(run_id=attempt.run_id, fact=fact, evidence=evidence, identity=identity)
@@ -146,25 +148,27 @@ def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: boo
         if verdict is identities.IdentityVerdict.OURS:
             return finding(Fact.ORPHANED, f"pid {attempt.identity.pid} is proven to be its worker")
         if verdict is identities.IdentityVerdict.UNPROVABLE:
-            return finding(Fact.UNPROVABLE, f"nobody can prove whose process pid {attempt.identity.pid} is")
+            return finding(Fact.UNPROVABLE, f"it cannot be proven whose process pid {attempt.identity.pid} is")
     living = {pid: stat for pid in pids if (stat := identities.read_stat(pid)) and not stat.ended}
     if living:
-        # A recorded main process is over by now, and its number may be anybody's.
+        # A recorded main process has ended by now, and its pid may be that of any process.
         main = _leader(living) if attempt.identity is None else None
         return finding(Fact.ORPHANED, f"processes {', '.join(map(str, living))} carry its run id", main)
     return finding(Fact.GONE, "its launcher is dead and no process of it is left")
 
 
 def _leader(living: Mapping[int, identities.ProcessStat]) -> Identity | None:
-    """The main process, whose identity may not have reached the disk in time: nobody's child here, the first to begin,
-    and the leader of its session. In one tick many may begin, and a number that wrapped says nothing of who was first.
+    """The main process, if it leads its session; its identity may not have been committed in time.
+
+    It has no parent among these and started first. Many processes may start in one tick, and pids wrap around, so the
+    lowest pid is no proof of being first; hence the session before the pid.
     """
 
-    def place(one: tuple[int, identities.ProcessStat]) -> tuple[bool, int, bool, int]:
+    def order(one: tuple[int, identities.ProcessStat]) -> tuple[bool, int, bool, int]:
         pid, stat = one
         return (stat.parent in living, stat.start_ticks, stat.session != pid, pid)
 
-    pid, stat = min(living.items(), key=place)
+    pid, stat = min(living.items(), key=order)
     if stat.session != pid:
         return None
     return Identity(

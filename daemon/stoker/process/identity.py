@@ -1,8 +1,8 @@
-"""Whether a process is the one that was started: proof, or no proof.
+"""Proof that a process is the one that was started.
 
-Owns the comparison: other boot, other pid namespace, then a pidfd first and everything read
-behind it. Refuses signals and guesses. Invariants: `(pid, start ticks)` alone is never a proof; what cannot be
-read is unprovable, not absent; a pidfd is opened before anything is compared, so what was proven stays pinned.
+Owns the comparison: the boot, the pid namespace, then a pidfd, and everything else behind that. Refuses signals and
+guesses. Invariants: `(pid, start ticks)` alone is never a proof; a process that cannot be read is unprovable, not gone;
+a pidfd is opened before anything is compared, so the process that was proven stays pinned.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ INSTANCE = b"STOKER_INSTANCE="
 LAUNCHER = b"STOKER_LAUNCHER="
 MARKED_LIMIT = "Max realtime timeout"
 LOWEST_MARK = 1 << 61
-# On a host that forks without end there is always somebody new.
+# On a host that forks without end there is always a new process.
 SCAN_ROUNDS = 32
-# pidfd_open(2): nobody has that number, or by now it is a thread's (EINVAL; ENOENT since Linux 6.16).
+# pidfd_open(2): no process has that pid, or by now it is the id of a thread (EINVAL; ENOENT since Linux 6.16).
 NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 
 
@@ -46,7 +46,7 @@ def boot_id() -> str:
 
 
 def pid_namespace() -> int:
-    """The inode of our own pid namespace: pids mean nothing outside it."""
+    """The inode of our own pid namespace; a pid means nothing outside its namespace."""
     return Path("/proc/self/ns/pid").stat().st_ino
 
 
@@ -61,7 +61,7 @@ class ProcessStat(Struct, frozen=True):
 
     @property
     def ended(self) -> bool:
-        """A zombie; a leader that ended before its other threads only looks like one."""
+        """Whether it is a zombie. A main thread that ended before the others only looks like one."""
         return self.state in "ZX" and self.threads <= 1
 
 
@@ -76,13 +76,13 @@ def read_stat(pid: int) -> ProcessStat | None:
 
 
 def is_asleep(identity: Identity) -> bool:
-    """Whether it is in an uninterruptible sleep now: of no use as a proof, good enough for an explanation."""
+    """Whether it is in an uninterruptible sleep now. No proof of identity, but enough for an explanation."""
     stat = read_stat(identity.pid) if identity.boot_id == boot_id() else None
     return stat is not None and stat.state == "D" and stat.start_ticks == identity.start_ticks
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A handle that stays on this very process; None when there is none."""
+    """A descriptor of this very process; None when there is none."""
     try:
         return os.pidfd_open(pid)
     except OSError as error:
@@ -99,23 +99,23 @@ def has_ended(pidfd: int) -> bool:
 
 
 def pidfs_inode(pidfd: int) -> int | None:
-    """The number that no other process of this boot ever has; asked only where a launcher found one (Linux 6.9).
+    """A number that no other process of this boot ever has (Linux 6.9). Call it only if the launcher found one.
 
-    Nothing else reads it, so that a kernel without pidfs can stand here: None.
+    Tests replace it by None, as on a kernel without pidfs.
     """
     return os.fstat(pidfd).st_ino
 
 
 def verdict(identity: Identity, instance: str, run_id: str) -> IdentityVerdict:
-    """As `prove`, for those who only want to know."""
-    said, pidfd = prove(identity, instance, run_id)
+    """As `prove`, without a pidfd."""
+    result, pidfd = prove(identity, instance, run_id)
     if pidfd is not None:
         os.close(pidfd)
-    return said
+    return result
 
 
 def prove(identity: Identity, instance: str, run_id: str) -> tuple[IdentityVerdict, int | None]:
-    """Whether the process at `identity.pid` is that worker; with OURS comes its pidfd, for the caller to close."""
+    """Whether the process with that pid is the worker. OURS comes with a pidfd, for the caller to close."""
     if identity.boot_id != boot_id():
         return IdentityVerdict.GONE, None
     if identity.pid_namespace != pid_namespace():
@@ -123,11 +123,11 @@ def prove(identity: Identity, instance: str, run_id: str) -> tuple[IdentityVerdi
     pidfd = open_pidfd(identity.pid)
     if pidfd is None:
         return IdentityVerdict.GONE, None
-    said = _compare(identity, instance, run_id, pidfd)
-    if said is IdentityVerdict.OURS:
-        return said, pidfd
+    result = _compare(identity, instance, run_id, pidfd)
+    if result is IdentityVerdict.OURS:
+        return result, pidfd
     os.close(pidfd)
-    return said, None
+    return result, None
 
 
 def _compare(identity: Identity, instance: str, run_id: str, pidfd: int) -> IdentityVerdict:
@@ -143,7 +143,7 @@ def _compare(identity: Identity, instance: str, run_id: str, pidfd: int) -> Iden
 
 
 def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> IdentityVerdict:
-    """Without an inode: the nonce in its environment, the mark in its limits, or the cgroup that is its alone."""
+    """Without an inode: by the run id in its environment, the mark in its limits, or the cgroup of the run."""
     try:
         marks = read_marks(identity.pid)
     except PermissionError:
@@ -154,39 +154,39 @@ def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> Ide
         return IdentityVerdict.GONE
     if inside or marked or (marks is not None and (marks.instance, marks.run_id) == (instance, run_id)):
         return IdentityVerdict.OURS
-    # Same pid, same tick, no mark: it may have emptied its environment, or be a stranger. Nobody can tell.
+    # Same pid, same tick, no mark: it may have emptied its environment, or be a stranger.
     return IdentityVerdict.UNPROVABLE if marks is None or marks.run_id is None else IdentityVerdict.NOT_OURS
 
 
 def _is_in(pid: int, cgroup: str) -> bool:
     try:
-        # Bytes, and no line but the kernel's: whoever may make a cgroup may put a carriage return into its name.
+        # Only \n ends a line: the name of a cgroup may contain a carriage return.
         lines = os.fsdecode((PROC / str(pid) / "cgroup").read_bytes()).split("\n")
     except (FileNotFoundError, ProcessLookupError):
         return False
     shown = Path(next((line[3:] for line in lines if line.startswith("0::")), "/"))
-    # A worker may have made cgroups of its own below its leaf; the top itself may hold anybody.
+    # A worker may have made cgroups below its own; any process may be in the top one.
     return any(cgroup.endswith(str(path)) for path in (shown, *shown.parents) if path != TOP)
 
 
 def mark_of(run_id: str) -> int:
-    """What the launcher sets as the limit of real-time CPU time for all processes of a run (launcher/marks.py)."""
+    """The limit RLIMIT_RTTIME that the launcher sets for all processes of a run (launcher/marks.py)."""
     return LOWEST_MARK | int(RunId.parse(run_id).nonce, 16) & (LOWEST_MARK - 1)
 
 
 def read_mark(pid: int) -> int:
-    """Of any process, whoever's it is; 0 when it has none or is gone."""
+    """The mark of any process of any user; 0 when it has none or is gone."""
     try:
         limits = (PROC / str(pid) / "limits").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    _, _, told = limits.partition(MARKED_LIMIT)
-    soft = told.split(maxsplit=1)[0] if told else ""
+    _, _, values = limits.partition(MARKED_LIMIT)
+    soft = values.split(maxsplit=1)[0] if values else ""
     return int(soft) if soft.isdigit() and int(soft) >= LOWEST_MARK else 0
 
 
 def carries(pid: int, instance: str, run_id: str) -> bool:
-    """Whether it shows that it is of this run: by its environment, or by its mark, which outlives the environment."""
+    """Whether its environment shows this run, or its mark, which stays when the environment is emptied."""
     try:
         marks = read_marks(pid)
     except PermissionError:
@@ -195,7 +195,7 @@ def carries(pid: int, instance: str, run_id: str) -> bool:
 
 
 class Marks(Struct, frozen=True):
-    """What a process shows of us in its environment."""
+    """Our variables in the environment of a process."""
 
     instance: str | None = None
     run_id: str | None = None
@@ -203,7 +203,7 @@ class Marks(Struct, frozen=True):
 
 
 def read_marks(pid: int) -> Marks:
-    """Empty when the process is gone or shows nothing. Raises PermissionError when it may not be read."""
+    """Empty when the process is gone or has no such variable. Raises PermissionError when it may not be read."""
     return _marks(_read_environ(pid))
 
 
@@ -222,14 +222,14 @@ def _marks(environ: bytes) -> Marks:
 
 
 def _value(variables: list[bytes], name: bytes) -> str | None:
-    found = next((variable for variable in variables if variable.startswith(name)), None)
-    return None if found is None else found[len(name) :].decode(errors="replace")
+    match = next((variable for variable in variables if variable.startswith(name)), None)
+    return None if match is None else match[len(name) :].decode(errors="replace")
 
 
 class MarkedProcesses(Struct, frozen=True):
-    """Processes that carry an instance's marks: by run, and by launcher for those that carry no run.
+    """Processes of an instance: by run, and by launcher for those that show no run.
 
-    `marked`: by the mark in their limits, those whose environment shows nothing of us or may not be read.
+    `marked`: by the mark in their limits, those whose environment shows nothing or may not be read.
     """
 
     runs: dict[str, list[int]] = field(default_factory=dict)
@@ -241,54 +241,54 @@ class MarkedProcesses(Struct, frozen=True):
 
 
 def scan(instance: str) -> MarkedProcesses:
-    """Look at every process (about 15 ms for 600).
+    """Read every process (about 15 ms for 600).
 
-    A tree may pass from parent to child between our list and our look, so newcomers are looked at until there are
-    none; and a process shows nothing for a moment while it execs, so a bare one is looked at twice.
+    A tree may move from parent to child between our list and our read, so the list is made again until nobody is new. A
+    process has no environment for a moment while it execs, so an empty one is read twice.
     """
-    found = MarkedProcesses()
+    marked = MarkedProcesses()
     seen: set[int] = set()
     for _ in range(SCAN_ROUNDS):
         fresh = set(pids()) - seen
         if not fresh:
             break
         seen |= fresh
-        for pid in [pid for pid in sorted(fresh) if not _note(found, pid, instance)]:
-            _note(found, pid, instance)
-    return found
+        for pid in [pid for pid in sorted(fresh) if not _note(marked, pid, instance)]:
+            _note(marked, pid, instance)
+    return marked
 
 
-def _note(found: MarkedProcesses, pid: int, instance: str) -> bool:
-    """False when the process showed nothing at all."""
+def _note(marked: MarkedProcesses, pid: int, instance: str) -> bool:
+    """False when the process showed no environment and no mark."""
     try:
         environ = _read_environ(pid)
     except PermissionError:
         environ = b""
     marks = _marks(environ)
     if marks.instance == instance and marks.run_id is not None:
-        found.runs.setdefault(marks.run_id, []).append(pid)
+        marked.runs.setdefault(marks.run_id, []).append(pid)
     elif marks.instance == instance and marks.launcher is not None:
-        found.launchers.setdefault(marks.launcher, []).append(pid)
+        marked.launchers.setdefault(marks.launcher, []).append(pid)
     elif mark := read_mark(pid):
-        found.marked.setdefault(mark, []).append(pid)
+        marked.marked.setdefault(mark, []).append(pid)
         return True
     return bool(environ)
 
 
 def sessions() -> dict[int, list[int]]:
-    """Who lives in each session."""
-    found: dict[int, list[int]] = {}
+    """The living processes of each session."""
+    by_session: dict[int, list[int]] = {}
     for pid in pids():
         stat = read_stat(pid)
         if stat is not None and not stat.ended:
-            found.setdefault(stat.session, []).append(pid)
-    return found
+            by_session.setdefault(stat.session, []).append(pid)
+    return by_session
 
 
 def left_in_session(identity: Identity | None, among: Mapping[int, list[int]] | None = None) -> list[int]:
-    """Who is in the session that this main process began, now that it has ended. `among`: what `sessions` said.
+    """The processes in the session that this main process led, now that it has ended. `among`: a result of `sessions`.
 
-    Nearly always they are of its tree. But the number of a session that has ended may be that of another one by now.
+    They are nearly always of its tree. But the id of a session that has ended may be that of another one by now.
     """
     if identity is None or (identity.boot_id, identity.pid_namespace) != (boot_id(), pid_namespace()):
         return []

@@ -1,9 +1,8 @@
-"""Which launchers there are, and a new one: the only module that starts a launcher.
+"""Finding the launchers of an instance, and starting one.
 
-Owns the files `launchers/<id>.{lock,sock,err}` as the daemon sees them. A launcher holds its lock for
-life, so a lock that can be taken is the proof that it is dead; nothing else is.
-
-Invariants: an id is `<epoch>-<8 hex>` and never used twice; a new launcher gets no descriptor of ours.
+Owns the files `launchers/<id>.{lock,sock,err}` on the daemon's side. A launcher holds its lock for life, so a lock that
+can be taken proves that it is dead; nothing else proves it. Invariants: an id is `<epoch>-<8 hex>` and never used
+twice; a new launcher gets no descriptor of ours.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = Path(__file__).resolve().parent.parent / "launcher" / "__main__.py"
-# What a launcher needs of our environment; workers get theirs with each order.
+# The variables that a launcher needs; those of workers come with each order.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 ERROR_TAIL_BYTES = 2_048
 READY = b"+"
-START_S = 30.0  # of an interpreter on a busy host; one that hangs in a dead file system is not waited for
+START_S = 30.0  # for an interpreter on a busy host; it may hang in a dead file system
 LOCK = 3
 
 
 class LauncherDead(Exception):
-    """Its lock could be taken: nothing of it can act any more."""
+    """The lock of a launcher could be taken: it can act no more."""
 
     def __init__(self, launcher: str) -> None:
         super().__init__(f"launcher {launcher} is dead")
@@ -48,16 +47,16 @@ class Launchers(NamedTuple):
 
 
 def find_launchers(state_dir: Path) -> Launchers:
-    """Every launcher that left a lock file, by whether it still holds it; oldest epoch first."""
-    found = Launchers([], [])
+    """Every launcher that has a lock file; `alive` are those that hold it. Oldest epoch first."""
+    launchers = Launchers([], [])
     for path in sorted((state_dir / "launchers").glob("*.lock"), key=_epoch):
         with contextlib.suppress(FileNotFoundError):  # it left meanwhile
-            (found.alive if _held(path) else found.dead).append(path.stem)
-    return found
+            (launchers.alive if _held(path) else launchers.dead).append(path.stem)
+    return launchers
 
 
 def remove_remains(state_dir: Path, launcher: str) -> None:
-    """Removes what a dead launcher left, its words on stderr only if there are none."""
+    """Remove the files of a dead launcher, except a stderr file with something in it."""
     stem = state_dir / "launchers" / launcher
     errors = stem.with_suffix(".err")
     for path in (stem.with_suffix(".sock"), *((errors,) if _empty(errors) else ()), stem.with_suffix(".lock")):
@@ -67,9 +66,9 @@ def remove_remains(state_dir: Path, launcher: str) -> None:
 async def start_launcher(
     state_dir: Path, epoch: int, instance: str, sink: Sink, *, stuck_ms: int = 5_000
 ) -> LauncherClient:
-    """A new launcher of this epoch, connected and greeted.
+    """Start a launcher of this epoch, connect and say hello.
 
-    CannotCreate, with its own words, when it dies first; also when it hangs, and then it is killed.
+    Raises CannotCreate, with its stderr, if it dies first. One that hangs is killed.
     """
     launcher = f"{epoch}-{secrets.token_hex(4)}"
     for name in ("launchers", "outcomes"):
@@ -93,7 +92,7 @@ async def start_launcher(
 
 
 def _begin(state_dir: Path, launcher: str, instance: str) -> tuple[int, int]:
-    """The process, as the pipe on which it says that it is ready and a pidfd; of a failure nothing stays open."""
+    """Start the process. Gives a pipe that says when it is ready, and a pidfd; after a failure nothing stays open."""
     path = state_dir / "launchers" / f"{launcher}.lock"
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
         ready, ready_end = os.pipe2(os.O_CLOEXEC)
@@ -111,7 +110,7 @@ def _begin(state_dir: Path, launcher: str, instance: str) -> tuple[int, int]:
 
 
 def _give_up(state_dir: Path, launcher: str, pidfd: int) -> None:
-    """It has run nothing and will not; one try a second must not leave three files each."""
+    """Kill it and remove its files: one try a second must not leave three files each."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     _remove_all(state_dir, launcher)
@@ -141,7 +140,7 @@ def _empty(path: Path) -> bool:
 
 
 def _lock(path: Path) -> int:
-    """Locked before the launcher is born, and by it from then on: a lock belongs to the open file."""
+    """Locked before the launcher exists; it inherits the lock, which belongs to the open file (flock(2))."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
@@ -174,18 +173,18 @@ def _environment(launcher: str, instance: str) -> Iterator[tuple[str, str]]:
 
 
 def _reap_when_dead(pid: int) -> int:
-    """A launcher outlives us or not; while we live, its zombie is ours to collect. Gives a pidfd for the caller."""
+    """Reap the launcher if it dies before the daemon. Gives a pidfd for the caller."""
     loop = asyncio.get_running_loop()
     pidfds: list[int] = []
     try:
         pidfds += [os.pidfd_open(pid), os.pidfd_open(pid)]
-    except OSError:  # no descriptor is left: an unreaped child's number is its own
+    except OSError:  # no descriptor is left; the pid of an unreaped child is not used again
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         for pidfd in pidfds:
             os.close(pidfd)
         raise
-    watched, given = pidfds
+    watched, result = pidfds
 
     def reap() -> None:
         loop.remove_reader(watched)
@@ -193,16 +192,16 @@ def _reap_when_dead(pid: int) -> int:
         os.waitpid(pid, 0)
 
     loop.add_reader(watched, reap)
-    return given
+    return result
 
 
 async def _until_ready(ready: int, state_dir: Path, launcher: str) -> None:
     if await _read_ready(ready) != READY:
-        raise CannotCreate(f"the launcher {launcher} did not start: {_last_words(state_dir, launcher)}")
+        raise CannotCreate(f"the launcher {launcher} did not start: {_read_stderr(state_dir, launcher)}")
 
 
 async def _read_ready(ready: int) -> bytes:
-    """One byte once it listens; the end of the pipe if it dies before."""
+    """READY once it listens; empty if it dies before."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(ready, readable.set)
@@ -214,9 +213,9 @@ async def _read_ready(ready: int) -> bytes:
         os.close(ready)
 
 
-def _last_words(state_dir: Path, launcher: str) -> str:
+def _read_stderr(state_dir: Path, launcher: str) -> str:
     try:
-        words = read_regular(state_dir / "launchers" / f"{launcher}.err")
+        written = read_regular(state_dir / "launchers" / f"{launcher}.err")
     except OSError as error:
         return str(error)
-    return words[-ERROR_TAIL_BYTES:].decode(errors="replace").strip() or "it said nothing"
+    return written[-ERROR_TAIL_BYTES:].decode(errors="replace").strip() or "its stderr is empty"

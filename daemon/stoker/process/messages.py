@@ -1,11 +1,11 @@
-"""What the daemon and a launcher say to each other: version 1 of the launcher's contract, as frozen values.
+"""The protocol between daemon and launcher, version 1, as frozen values.
 
-Owns the shape of every message on the socket and of every line in `outcomes/*.log`. Refuses I/O and
-judgement: what an exit means for a job is the engine's business.
+Owns the shape of every message on the socket and of every line in `outcomes/*.log`. `process.outcomes` says what a
+message means for an attempt.
 
-Invariants: `hello list launch signal ack` never change at version 1, so any later daemon can run an older
-launcher empty; everything is matched by run_id. `at_boot_ms` is CLOCK_BOOTTIME of the launcher's boot,
-`at_ms` the same instant as UTC epoch milliseconds, for readers on another boot.
+Invariants: `hello list launch signal ack` never change at version 1, so that any later daemon can run an older launcher
+empty; everything is matched by run_id. `at_boot_ms` is CLOCK_BOOTTIME of the launcher's boot, `at_ms` the same instant
+as UTC epoch milliseconds, for readers on another boot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 
 
 class User(Struct, frozen=True, kw_only=True):
-    """Whom a worker runs as: numbers only, `groups` are the supplementary ones."""
+    """The user that a worker runs as; `groups` are the supplementary ones. The daemon does not ask for one yet."""
 
     uid: int
     gid: int
@@ -34,11 +34,11 @@ class User(Struct, frozen=True, kw_only=True):
 
 
 class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What must be in force before a worker's first instruction; asking for any of it costs a real fork.
+    """Settings that must be in force before a worker's first instruction. They need a fork instead of posix_spawn.
 
-    `cgroup` is the absolute path of an existing leaf of this run alone: SIGKILL goes to all that is in it. A leaf that
-    bounds nothing need not be joined from birth: without anything else to set up, no fork is paid for it.
-    `limits` become rlimits; `leaf_limits` are what the leaf enforces already, only to be told again in Started.
+    `cgroup` is the absolute path of an existing leaf of this run alone: SIGKILL goes to all processes in it. If
+    `born_inside` is false the worker may be moved there after its start, which needs no fork. `limits` become rlimits;
+    `leaf_limits` are enforced by the leaf already, and only repeated in Started.
     """
 
     limits: Limits | None = None
@@ -52,9 +52,9 @@ class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class LaunchOrder(Struct, frozen=True, kw_only=True, tag_field="op", tag="launch"):
     """Start one run. `argv[0]` is searched along the PATH of `env`, relative to `working_dir`.
 
-    `env` is the worker's whole environment, `umask` its file mode creation mask (umask(2)); `log` is absolute and must
-    not exist yet; `epoch` is the daemon's, and the launcher refuses one older than any it has seen. Bytes that are no
-    UTF-8 stand as `{"base64": "…"}`.
+    `env` is the worker's whole environment, `umask` its file mode creation mask (umask(2)); `log` is an absolute path
+    that must not exist yet; the launcher refuses an `epoch` older than any it has seen. Bytes that are not UTF-8 are
+    sent as `{"base64": "…"}`.
     """
 
     epoch: int
@@ -70,7 +70,7 @@ class LaunchOrder(Struct, frozen=True, kw_only=True, tag_field="op", tag="launch
 
 
 class HelloAsk(Struct, frozen=True, kw_only=True, tag_field="op", tag="hello"):
-    """`hears`: what a launcher may say unasked besides what is frozen at version 1."""
+    """`hears`: messages beyond those of version 1 that the launcher may send unasked."""
 
     epoch: int
     instance: str
@@ -79,7 +79,7 @@ class HelloAsk(Struct, frozen=True, kw_only=True, tag_field="op", tag="hello"):
 
 
 class ListAsk(Struct, frozen=True, kw_only=True, tag_field="op", tag="list"):
-    """All runs the launcher holds, and an answer for each of `run_ids`; "unknown" is a promise never to start it."""
+    """Ask for all runs that it holds, and for `run_ids`; the answer "unknown" is a promise never to start that run."""
 
     tag: int
     run_ids: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class Acknowledge(Struct, frozen=True, kw_only=True, tag_field="op", tag="ack"):
 
 
 class OrphanLog(Struct, frozen=True, kw_only=True):
-    """The log of a run whose launcher died, as it was ordered."""
+    """The log of a run whose launcher died, as in its order."""
 
     run_id: str
     log: str
@@ -105,9 +105,9 @@ class OrphanLog(Struct, frozen=True, kw_only=True):
 
 
 class ReadLogs(Struct, frozen=True, kw_only=True, tag_field="op", tag="read_logs"):
-    """Read on what these runs write. Never answered; asking again is harmless.
+    """Read the output of these runs from now on. Not answered; may be repeated.
 
-    No part of the frozen five: only a launcher that this daemon started itself is sure to know it.
+    Not one of the frozen five: only a launcher that this daemon itself started is sure to know it.
     """
 
     runs: tuple[OrphanLog, ...]
@@ -120,7 +120,7 @@ Ask = HelloAsk | ListAsk | LaunchOrder | SignalAsk | Acknowledge | ReadLogs
 
 
 class SpawnError(Struct, frozen=True, kw_only=True):
-    """Why a command could not be executed. `transient` only where trying again can help (EAGAIN, ENOMEM, ...)."""
+    """Why a command could not be executed. `transient`: another try may succeed (EAGAIN, ENOMEM, ...)."""
 
     errno: int
     error: str
@@ -128,7 +128,7 @@ class SpawnError(Struct, frozen=True, kw_only=True):
 
 
 class Started(Struct, frozen=True, kw_only=True, tag_field="op", tag="started"):
-    """The main process exists. `pidfs_inode` is None on kernels before 6.9, `bounds` where no limit was asked for."""
+    """The main process exists. `pidfs_inode` is None before Linux 6.9, `bounds` if no limit was asked for."""
 
     run_id: str
     pid: int
@@ -143,12 +143,12 @@ class Started(Struct, frozen=True, kw_only=True, tag_field="op", tag="started"):
 class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
     """The main process was reaped, or could not be started (`spawn_error`).
 
-    `declined`: nothing was started, as the daemon that ordered it had gone before the launcher came to the order; its
-    `spawn_error` is for daemons that do not know this word.
-    `stopped`: a stopping signal of ours was delivered before. `shutdown`: one of somebody else killed it, after the
-    launcher had been told to end as well. `left`: processes of its tree that still live; when it is not 0, Gone
-    follows. `user_ms`, `system_ms`, `max_rss_kib` cover the main process and what it waited for; the last is None where
-    it was no more than the launcher's own, which the kernel counts for a child that has not executed its program yet.
+    `declined`: it was not started, as the daemon that ordered it was gone before the launcher read the order; then
+    `spawn_error` is set too, for daemons that do not know this field.
+    `stopped`: a signal of ours to stop it was delivered before. `shutdown`: a signal of another sender killed it, after
+    the launcher had got SIGTERM as well. `left`: processes of its tree that still live; if there are any, Gone follows.
+    `user_ms`, `system_ms`, `max_rss_kib` cover the main process and the children that it waited for; the last is None
+    if it is no larger than the launcher's own, which the kernel counts for a child until it executes its program.
     """
 
     run_id: str
@@ -169,20 +169,20 @@ class Exited(Struct, frozen=True, kw_only=True, tag_field="op", tag="exit"):
 
 
 class Gone(Struct, frozen=True, kw_only=True, tag_field="op", tag="gone"):
-    """Only after an exit with something left: now the tree is empty."""
+    """Follows an exit with processes left: now the tree is empty."""
 
     run_id: str
 
 
 class Leaked(Struct, frozen=True, kw_only=True, tag_field="op", tag="leaked"):
-    """`count` of its children belong to a run that nobody can tell; `stopped`: so many ended by its SIGKILL since."""
+    """`count`: children that belong to no known run. `stopped`: how many of these it has killed since it last said."""
 
     count: int
     stopped: int
 
 
 class HelloRefusal(StrEnum):
-    """Why nothing was started. `log_exists`: the disk is ahead of the database. `instance` meets a hello only."""
+    """Why it was refused. `log_exists`: the disk is ahead of the database. `instance` refuses a hello only."""
 
     EPOCH = "epoch"
     INSTANCE = "instance"
@@ -192,7 +192,7 @@ class HelloRefusal(StrEnum):
 
 
 class LaunchRefused(Struct, frozen=True, kw_only=True, tag_field="op", tag="refused"):
-    """Nothing was started; without a run_id it is the hello that was refused."""
+    """An order was refused, or without a run_id the hello."""
 
     why: HelloRefusal
     run_id: str | None = None
@@ -200,7 +200,7 @@ class LaunchRefused(Struct, frozen=True, kw_only=True, tag_field="op", tag="refu
 
 
 class Signalled(Struct, frozen=True, kw_only=True, tag_field="op", tag="signalled"):
-    """`delivered`: it reached somebody before the exit (or, after that, of what was left).
+    """`delivered`: it reached a process of the run before the main process was reaped, or one of those left after that.
 
     `refused`: pids of its tree that the kernel does not let the launcher signal.
     """
@@ -212,7 +212,7 @@ class Signalled(Struct, frozen=True, kw_only=True, tag_field="op", tag="signalle
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag_field="op", tag="hello"):
-    """Who the launcher is. `leaked`: processes it inherited that no run can be shown to own."""
+    """The launcher introduces itself. `leaked`: its children that belong to no known run."""
 
     version: int
     launcher: str
@@ -224,7 +224,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="op", tag="hello"):
 
 
 class RunState(StrEnum):
-    """`closing`: the main process has ended, its tree has not. `unknown`: never started here, and never will be."""
+    """`closing`: the main process has ended, its tree has not. `unknown`: it was not started here and never will be."""
 
     RUNNING = "running"
     CLOSING = "closing"
@@ -233,7 +233,7 @@ class RunState(StrEnum):
 
 
 class ListedRun(Struct, frozen=True, kw_only=True):
-    """What a launcher holds of one run. `exit` is there from `closing` on, its `left` as of now."""
+    """One run of a launcher. `exit` is set from `closing` on; its `left` is the current number."""
 
     run_id: str
     state: RunState
@@ -250,23 +250,23 @@ class Listed(Struct, frozen=True, kw_only=True, tag_field="op", tag="list"):
 Answer = Hello | Leaked | Listed | Started | Exited | Gone | LaunchRefused | Signalled
 
 
-# --- what the client itself tells -------------------------------------------------------------------------
+# --- reports of the client itself --------------------------------------------------------------------------
 
 
 class LauncherLost(Struct, frozen=True):
-    """The connection ended: dead, replaced, or refused us. What it was asked since its last answer is in doubt."""
+    """The connection ended: the launcher died, or another daemon took it. Requests without an answer are in doubt."""
 
     launcher: str
 
 
 class LauncherStuck(Struct, frozen=True):
-    """It owes an answer and has been silent for `stuck_ms`: not dead, its attempts are still running."""
+    """It has owed an answer for `stuck_ms`. It is not dead, and its attempts go on."""
 
     launcher: str
 
 
 class LauncherBack(Struct, frozen=True):
-    """A stuck launcher spoke again."""
+    """A stuck launcher answers again."""
 
     launcher: str
 

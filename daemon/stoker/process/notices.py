@@ -1,8 +1,8 @@
-"""The datagram socket on which the worker of one attempt speaks sd_notify(3) to the daemon, and who sent what.
+"""The datagram socket on which the worker of one attempt sends sd_notify(3) messages to the daemon.
 
-Owns binding, receiving and the look at the sender. Refuses to read what was said (core.notice). Invariants: a socket in
-the file system has mode 0600 from its first instant; descriptors that come along are closed at once, which is what
-`systemd-notify` waits for; nothing here reads the memory of a worker (environ, cmdline), as that can hang for ever.
+Owns binding, receiving and the check of the sender; core.job.notice parses the text. Invariants: a socket in the file
+system has mode 0600 from its first instant; descriptors in a message are closed at once, as `systemd-notify` waits for
+that; nothing here reads the memory of a worker (environ, cmdline), as that can hang for ever.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from stoker.core.job.notice import MAX_NOTICE_BYTES
 from stoker.process.identity import read_stat
 
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7))
-MAX_FDS = 16  # more than these the kernel drops by itself
+MAX_FDS = 16  # the kernel drops any more
 ANCILLARY_BYTES = socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
-MSG_CMSG_CLOEXEC = 0x40000000  # of Linux; Python knows no name for it
+MSG_CMSG_CLOEXEC = 0x40000000  # of Linux; Python has no name for it
 GENERATIONS = 64
 
 
 class Datagram(NamedTuple):
-    """`pid` is 0 where the sender cannot be seen from here, `uid` None where the kernel did not say."""
+    """`pid` is 0 if the sender is in another pid namespace; `uid` is None if the kernel gave no credentials."""
 
     data: bytes
     pid: int
@@ -33,7 +33,7 @@ class Datagram(NamedTuple):
 
 
 def listen(address: str) -> socket.socket:
-    """Bound to a path, or to the abstract name that `@` stands for. Raises OSError."""
+    """A socket bound to a path, or to an abstract name (`@name`). Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -42,7 +42,7 @@ def listen(address: str) -> socket.socket:
         else:
             os.fchmod(sock.fileno(), 0o600)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(address)  # noqa: PTH108 - a daemon that died left it; its name is this run's alone
+                os.unlink(address)  # noqa: PTH108 - of a daemon that died; the name belongs to this run
             sock.bind(address)
     except OSError:
         sock.close()
@@ -51,7 +51,7 @@ def listen(address: str) -> socket.socket:
 
 
 def receive(sock: socket.socket) -> Datagram | None:
-    """The next datagram, cut one byte behind the longest that counts; None when there is none now."""
+    """The next datagram, cut to one byte more than the longest valid one; None when there is none now."""
     try:
         data, ancillary, _, _ = sock.recvmsg(MAX_NOTICE_BYTES + 1, ANCILLARY_BYTES, MSG_CMSG_CLOEXEC)
     except BlockingIOError:
@@ -73,10 +73,10 @@ def _close_all(payload: bytes) -> None:
 
 
 def may_speak(datagram: Datagram, main: int | None, reaper: int | None) -> bool:
-    """Whether the sender is of our user, or root, and not plainly somebody else than the worker `main` and its tree.
+    """Whether the sender is of our user, or root, and may be of the tree of the worker `main`.
 
-    Who is gone by now, as short programs are, or was left to the launcher (`reaper`), is given the benefit of the
-    doubt: it came through a name that only this run was told, and it is of the same user.
+    A sender that has ended, as short programs have, or is a child of the launcher (`reaper`) is believed: only this run
+    has the address, and the user is the same.
     """
     if datagram.uid not in (0, os.geteuid()):
         return False

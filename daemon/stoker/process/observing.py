@@ -1,8 +1,8 @@
-"""What the processes of a worker are doing: CPU, memory, open files, one row a process.
+"""A sample of each process of a worker: CPU, memory, open files.
 
-Owns the look. Refuses processes that are not proven to be of the run: each is pinned by a pidfd first, as for a stop.
-It blocks (a moment passes between two looks at the CPU time, and /proc of a sick process may hang): call it in a thread
-that can be spared. Memory is resident memory, so what processes share is counted in each.
+Refuses processes that are not proven to be of the run: each is pinned by a pidfd first, as for a stop. It blocks for
+SAMPLE_S between two readings of the CPU time, and longer where /proc of a process hangs: call it in a thread. Memory is
+resident memory, so memory that processes share is counted in each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLE_S = 0.2
 
 
 class ProcessSample(Struct, frozen=True, kw_only=True):
-    """One process. `cpu_percent` is of one core, over the moment of the look; None: it may not be read."""
+    """One process. `cpu_percent` is of one core, during the sample. `open_files` is None where it may not be read."""
 
     pid: int
     parent: int
@@ -41,15 +41,16 @@ class ProcessSample(Struct, frozen=True, kw_only=True):
 
 
 def observe(instance: str, run_id: str, identity: Identity | None) -> list[ProcessSample]:
-    """Every process of that run, the main process first where it is left."""
+    """Every process of that run, the main process first if it lives."""
     with _pinned(instance, run_id, identity) as members:
         before = {member.pid: _cpu_s(member.pid) for member in members}
         began = time.monotonic()
         time.sleep(SAMPLE_S)
         took_s = time.monotonic() - began
-        seen = [one for member in members if (one := _look(member, before[member.pid], took_s)) is not None]
+        samples = [_sample(member, before[member.pid], took_s) for member in members]
     main = None if identity is None else identity.pid
-    return sorted(seen, key=lambda one: (one.pid != main, one.pid))
+    living = [sample for sample in samples if sample is not None]
+    return sorted(living, key=lambda sample: (sample.pid != main, sample.pid))
 
 
 @contextlib.contextmanager
@@ -69,13 +70,13 @@ def _cpu_s(pid: int) -> float:
     return 0.0
 
 
-def _look(member: TreeMember, cpu_before_s: float, took_s: float) -> ProcessSample | None:
-    """None for one that has ended: what was read may be of another by then."""
+def _sample(member: TreeMember, cpu_before_s: float, took_s: float) -> ProcessSample | None:
+    """None for a process that has ended: another one may have had its pid meanwhile."""
     try:
         process = psutil.Process(member.pid)
         with process.oneshot():
             cpu_s = _cpu_s(member.pid)
-            seen = ProcessSample(
+            sample = ProcessSample(
                 pid=member.pid,
                 parent=process.ppid(),
                 name=(PROC / str(member.pid) / "comm").read_text(errors="replace").strip(),
@@ -88,7 +89,7 @@ def _look(member: TreeMember, cpu_before_s: float, took_s: float) -> ProcessSamp
             )
     except (psutil.Error, OSError):
         return None
-    return None if has_ended(member.pidfd) else seen
+    return None if has_ended(member.pidfd) else sample
 
 
 def _open_files(process: psutil.Process) -> int | None:

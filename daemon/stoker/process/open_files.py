@@ -1,8 +1,7 @@
-"""How many files the daemon may open, and what those that it starts are given.
+"""The soft limit of open files, for the daemon and for its launchers.
 
-Owns the soft limit of open files: thousands of clients may wait at once, each with a connection, so the daemon takes
-what the hard limit allows. Its launchers get back what the daemon was started with: programs that use select() break
-above 1024.
+Thousands of clients may wait at once, each with a connection, so the daemon raises its own as far as the hard limit
+allows. Launchers get the limit that the daemon was started with: programs that use select() break above 1024.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _GIVEN = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def take_more() -> None:
-    """Raise the soft limit as far as it is wanted and allowed."""
+    """Raise the soft limit to WANTED, or as far as allowed."""
     soft, hard = _GIVEN
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -22,5 +21,5 @@ def take_more() -> None:
 
 
 def given() -> int:
-    """The soft limit that the daemon was started with, for those that it starts."""
+    """The soft limit that the daemon was started with."""
     return _GIVEN[0]

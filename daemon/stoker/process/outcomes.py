@@ -1,10 +1,10 @@
-"""Outcomes as launchers tell them, and those they wrote down while no daemon was connected: facts for recovery.
+"""The meaning of a launcher's messages in terms of core, and the outcome logs that launchers write.
 
-Owns the outcome that an exit stands for, and the reading side of `outcomes/<launcher>.log`: one JSON object a line,
-an Exited each. Refuses judgement, and to change a line; a whole file is removed once what it says is committed.
+Owns the one translation of messages into events and outcomes, and the reading side of `outcomes/<launcher>.log`: one
+JSON object a line, an Exited each, written while no daemon was connected. Refuses to judge an outcome or change a line.
 
-Invariants: a torn last line was never promised (its launcher keeps the outcome and says it again), any
-other line that cannot be read is damage and is not passed over.
+Invariants: a torn last line was never promised (its launcher keeps the outcome and reports it again); any other line
+that cannot be read is damage and raises; a file is removed only after its outcomes are committed.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-# What a service manager, and an operating system that shuts down, end processes with.
+# The signals by which a service manager, or an operating system that shuts down, ends processes.
 ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 DECODER = msgspec.json.Decoder(Exited)
 
 
 def read_outcomes(state_dir: Path) -> list[tuple[Path, list[Exited]]]:
-    """Every outcome log with what it says; the launcher's id is the path's stem. CorruptRecord on damage.
+    """Every outcome log with its outcomes; the stem of its path is the launcher's id. Raises CorruptRecord.
 
-    Connect to the living launchers first: a launcher writes here only while nobody is connected.
+    Connect to the living launchers first: a launcher writes here only while no daemon is connected.
     """
     return [(path, _read(path)) for path in sorted((state_dir / "outcomes").glob("*.log"))]
 
 
 def remove_outcomes(paths: Iterable[Path]) -> None:
-    """Call after the commit of what they say, and durably, so that they are not facts again."""
+    """Call after the commit of their outcomes. Durable: a log that came back would count again."""
     directories = set()
     for path in paths:
         path.unlink(missing_ok=True)
@@ -76,15 +76,15 @@ def order_too_large(error: AskTooLarge) -> Outcome:
 
 def outcome_of(exited: Exited) -> Outcome:
     """The outcome that an exit stands for."""
-    failed = exited.spawn_error
+    spawn_error = exited.spawn_error
     return Outcome(
         kind=_kind(exited),
         exit_code=exited.exit_code,
         signal=exited.signal,
         stopped=exited.stopped,
         shutdown=exited.shutdown,
-        transient=failed is not None and failed.transient,
-        error=None if failed is None else failed.error,
+        transient=spawn_error is not None and spawn_error.transient,
+        error=None if spawn_error is None else spawn_error.error,
         ended_at=exited.at_ms,
         user_ms=exited.user_ms,
         system_ms=exited.system_ms,
@@ -94,7 +94,7 @@ def outcome_of(exited: Exited) -> Outcome:
 
 
 def cut_short(outcome: Outcome) -> Outcome:
-    """The same end, had while the service stops: a death by a signal that was not ours belongs to that."""
+    """The same outcome while the service stops: death by a signal that was not ours counts as part of that."""
     if outcome.kind is OutcomeKind.SIGNAL and outcome.signal in ENDING and not outcome.stopped:
         return replace(outcome, shutdown=True)
     return outcome

@@ -1,9 +1,9 @@
-"""Stopping whole trees: the ladder through a launcher, and the sweep where no launcher is left.
+"""Stopping whole process trees: by the ladder through a launcher, or by a sweep without one.
 
-Owns the order SIGTERM, grace, SIGKILL, proof. Refuses to signal what is not proven: a process is pinned by a
-pidfd before it is looked at, and is ours by its nonce, by its identity, or as a child of one that is. Invariant:
-a sweep returns only when a fresh look at /proc finds nothing of the runs and all that it ever found has ended, or says
-what is left.
+Owns the order SIGTERM, grace, SIGKILL, proof. Refuses to signal what is not proven: a process is pinned by a pidfd
+before it is examined, and is ours by its run id or mark, by its identity, or as a child of one of ours. Invariant: a
+sweep returns when a fresh search of /proc finds nothing of the runs and all that it ever found has ended; otherwise it
+gives what is left.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from stoker.process import identity as identities
 from stoker.process.client import LauncherClient
 from stoker.process.identity import IdentityVerdict, Marks
 
-# A fork bomb may outrun one walk, and a process in an uninterruptible sleep dies late: SIGKILL is said again.
+# A fork bomb may outrun one search, and a process in an uninterruptible sleep dies late: SIGKILL is sent again.
 KILL_AGAIN_S = 1.0
 ROUNDS = 20
 ROUND_S = 0.5
-LOOK_S = 5.0  # where nothing is left that may be signalled: for who joins it meanwhile
+ALL_REFUSED_S = 5.0  # between searches, where no process may be signalled and only new ones could
 
 
 class Ladder:
@@ -42,12 +42,12 @@ class Ladder:
         self._ended = False
 
     async def begin(self) -> bool:
-        """Whether the first signal came before the exit. Raises ConnectionError when the launcher is lost."""
+        """Send the first signal; True if it came before the exit. Raises ConnectionError when the launcher is lost."""
         self._timer = asyncio.get_running_loop().call_later(self._grace_ms / 1_000, self._kill)
         return await self._client.signal(self._run_id, signal.SIGTERM if self._grace_ms else signal.SIGKILL)
 
     def hasten(self) -> None:
-        """No more grace."""
+        """Skip the rest of the grace."""
         if self._timer is not None:
             self._timer.cancel()
         self._kill()
@@ -66,18 +66,18 @@ class Ladder:
 
 
 class SweepResult(Struct, frozen=True):
-    """`killed` processes got a signal; `left` could not be brought to an end."""
+    """`killed` processes got a signal; those in `left` have not ended."""
 
     killed: int
     left: tuple[int, ...] = ()
 
 
 class Sweep:
-    """Stops every process of some runs. `mains` are main processes whose identity is known, marks or not.
+    """Stops every process of some runs. `mains`: the main processes whose identity is known, by run.
 
-    Each process that was found stays pinned until it has ended, as it may be found only once: a child with an emptied
-    environment is known by its parent, and its parent may die first. `refused` is told the pids that the kernel does
-    not let us signal, each time that there are others. Close it, or use it in a `with`.
+    A process stays pinned from its first sight until it ends, as it may be found only once: a child with an emptied
+    environment is found by its parent, which may end first. `refused` gets the pids that the kernel does not let us
+    signal, whenever these change. Use it in a `with`.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Sweep:
         refused: Callable[[Sequence[int]], None] = lambda _pids: None,
     ) -> None:
         self._find = partial(find_members, instance, set(run_ids), mains or {})
-        self._tell_refused = refused
+        self._on_refused = refused
         self._members: dict[int, TreeMember] = {}
         self._reached: set[tuple[int, int]] = set()
         self._refused: list[int] = []
@@ -102,38 +102,37 @@ class Sweep:
         self._members.clear()
 
     async def stop(self, grace_ms: int) -> SweepResult:
-        """SIGTERM, grace, SIGKILL. Returns when a fresh look finds nothing and everything found before has ended."""
+        """SIGTERM, grace, SIGKILL. Returns when nothing is left, or after ROUNDS with what is."""
         signum, wait_s = (signal.SIGTERM, grace_ms / 1_000) if grace_ms else (signal.SIGKILL, ROUND_S)
         for _ in range(ROUNDS):
             self._members = await asyncio.to_thread(self._find, dict(self._members))
             if not self._members:
                 break
-            self._let_go()  # one that ended since may have left a child that this look has missed
+            self._unpin_ended()  # one that ended since may have left a child that this search missed
             self._signal(signum)
-            await _until_ended(list(self._members.values()), LOOK_S if self._all_refused() else wait_s)
-            self._let_go()
+            await _until_ended(list(self._members.values()), ALL_REFUSED_S if self._all_refused() else wait_s)
+            self._unpin_ended()
             signum, wait_s = signal.SIGKILL, ROUND_S
         else:
             self._members = await asyncio.to_thread(self._find, dict(self._members))
         return SweepResult(len(self._reached), tuple(self._members))
 
     async def await_end(self) -> None:
-        """Return when everything that was found has ended."""
+        """Return when all processes that were found have ended."""
         while self._members:
             await _until_ended(list(self._members.values()), None)
-            self._let_go()
+            self._unpin_ended()
 
     def _signal(self, signum: signal.Signals) -> None:
         refused = sorted(_signal(list(self._members.values()), signum, self._reached))
         if refused and refused != self._refused:
-            self._tell_refused(refused)
+            self._on_refused(refused)
         self._refused = refused
 
     def _all_refused(self) -> bool:
         return len(self._refused) == len(self._members)
 
-    def _let_go(self) -> None:
-        """Of those that have ended."""
+    def _unpin_ended(self) -> None:
         for pid, member in list(self._members.items()):
             if identities.has_ended(member.pidfd):
                 os.close(self._members.pop(pid).pidfd)
@@ -148,9 +147,9 @@ async def sweep(
 
 
 async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None:
-    """SIGKILL to what shows nothing but the marks of a dead launcher: its children between fork and exec, by launcher.
+    """SIGKILL to children of dead launchers that are between fork and exec: they show the launcher's variables only.
 
-    Looked at again once pinned: by now a number may be that of a worker which a living launcher has started.
+    `found`: their pids by launcher. Each is checked again once pinned, as a pid may be that of a new worker by now.
     """
     members: dict[int, TreeMember] = {}
     for launcher, pids in found.items():
@@ -165,9 +164,9 @@ async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None
 
 
 async def await_end(identity: Identity, instance: str, run_id: str) -> None:
-    """Return when that process has ended, or is proven not to be there."""
-    said, pidfd = identities.prove(identity, instance, run_id)
-    if said is not IdentityVerdict.OURS or pidfd is None:
+    """Return when that process has ended, or was not proven to be there."""
+    result, pidfd = identities.prove(identity, instance, run_id)
+    if result is not IdentityVerdict.OURS or pidfd is None:
         return
     try:
         await _readable(pidfd)
@@ -179,7 +178,7 @@ async def await_end(identity: Identity, instance: str, run_id: str) -> None:
 
 
 class TreeMember(Struct, frozen=True):
-    """A living process, pinned."""
+    """A living process, pinned by a pidfd."""
 
     pid: int
     pidfd: int
@@ -189,35 +188,35 @@ class TreeMember(Struct, frozen=True):
 def find_members(
     instance: str, run_ids: set[str], mains: Mapping[str, Identity], known: dict[int, TreeMember] | None = None
 ) -> dict[int, TreeMember]:
-    """The living processes of these runs, pinned, by pid; `known` ones of them are there again, with what is below."""
-    found = {} if known is None else known
-    scan = identities.scan(instance)
+    """The living processes of these runs, pinned, by pid: the `known` ones and all others, with their descendants."""
+    members = {} if known is None else known
+    marked = identities.scan(instance)
     for run_id in run_ids:
-        for pid in scan.of_run(run_id):
-            _take(found, pid, partial(identities.carries, pid, instance, run_id))
+        for pid in marked.of_run(run_id):
+            _take(members, pid, partial(identities.carries, pid, instance, run_id))
     for run_id, identity in mains.items():
-        said, pidfd = identities.prove(identity, instance, run_id)
-        if said is IdentityVerdict.OURS and pidfd is not None:
-            if identity.pid in found:
+        result, pidfd = identities.prove(identity, instance, run_id)
+        if result is IdentityVerdict.OURS and pidfd is not None:
+            if identity.pid in members:
                 os.close(pidfd)
             else:
-                found[identity.pid] = TreeMember(identity.pid, pidfd, identity.start_ticks)
-    _take_descendants(found)
-    return found
+                members[identity.pid] = TreeMember(identity.pid, pidfd, identity.start_ticks)
+    _take_descendants(members)
+    return members
 
 
 def _affordable_pins() -> int:
-    """A quarter of the files this process may open. Of a tree that is larger the rest is met in the next rounds.
+    """A quarter of the files that this process may open. The rest of a larger tree is found in later rounds.
 
-    Those go without their SIGTERM: what has thousands of processes is more likely a bomb than a worker that tidies up.
+    That rest gets no SIGTERM: thousands of processes are more likely a fork bomb than a worker that tidies up.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft // 4)
 
 
-def _take(found: dict[int, TreeMember], pid: int, is_ours: Callable[[], bool]) -> None:
-    """Pin first, then look again at what made it ours: a pid that was reused in between fails."""
-    member = None if pid in found or len(found) >= _affordable_pins() else _pin(pid)
+def _take(members: dict[int, TreeMember], pid: int, is_ours: Callable[[], bool]) -> None:
+    """Pin it, then check again that it is ours: a pid that was used again in between fails."""
+    member = None if pid in members or len(members) >= _affordable_pins() else _pin(pid)
     if member is None:
         return
     try:
@@ -225,25 +224,25 @@ def _take(found: dict[int, TreeMember], pid: int, is_ours: Callable[[], bool]) -
     except PermissionError:
         ours = False
     if ours and not identities.has_ended(member.pidfd):
-        found[pid] = member
+        members[pid] = member
     else:
         os.close(member.pidfd)
 
 
-def _take_descendants(found: dict[int, TreeMember]) -> None:
-    """Children of ours are ours, also with an emptied environment."""
+def _take_descendants(members: dict[int, TreeMember]) -> None:
+    """Add the descendants of all members, also those with an emptied environment."""
     children = defaultdict(list)
     for pid in identities.pids():
         stat = identities.read_stat(pid)
         if stat is not None:
             children[stat.parent].append(pid)
-    todo = list(found)
+    todo = list(members)
     while todo:
         parent = todo.pop()
         for pid in children[parent]:
-            if pid not in found:
-                _take(found, pid, partial(_is_child, pid, found[parent]))
-                if pid in found:
+            if pid not in members:
+                _take(members, pid, partial(_is_child, pid, members[parent]))
+                if pid in members:
                     todo.append(pid)
 
 
@@ -252,7 +251,7 @@ def _is_unborn(pid: int, shown: Marks) -> bool:
 
 
 def _is_child(pid: int, parent: TreeMember) -> bool:
-    """`pid` is pinned and names `parent`, which still is the process it was."""
+    """Whether `pid`, which is pinned, has `parent` as its parent, and that has not ended."""
     stat = identities.read_stat(pid)
     return stat is not None and stat.parent == parent.pid and not identities.has_ended(parent.pidfd)
 
@@ -272,7 +271,7 @@ def _pin(pid: int) -> TreeMember | None:
 
 
 def _signal(members: Sequence[TreeMember], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
-    """Gives the pids that the kernel does not let us signal: of programs that became another user."""
+    """Gives the pids that the kernel does not let us signal, as their programs became another user."""
     refused = []
     for member in members:
         try:

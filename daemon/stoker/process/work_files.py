@@ -1,8 +1,7 @@
 """The files through which daemon and worker hand data to each other, in `work/` of the state directory.
 
-Owns their names, and how they are opened: a worker can make a FIFO of its output, or a terabyte. What may stand in an
-output is said in `core.outputs`. Invariant: names come from run ids alone, and the files of a run are gone once it is
-settled.
+Owns their names, and how they are opened: a worker can make its output a FIFO, or a terabyte. `core.outputs` says what
+an output may hold. Invariants: names come from run ids alone; the files of a run are gone once it is settled.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RunOutput(Struct, frozen=True):
-    """What a run handed on, as JSON of an object of strings; `error` says what was wrong with it instead."""
+    """The outputs of a run as a JSON object of strings, or the reason why they were refused."""
 
     text: str | None = None
     error: str | None = None
@@ -43,37 +42,37 @@ class WorkFiles:
         self._state_dir = state_dir
 
     def prepare(self, open_runs: Container[str]) -> None:
-        """Make the directory and what all runs share; remove what runs that are over left in it."""
+        """Make the directory and the files that all runs share; remove those of runs that have ended."""
         self._root.mkdir(mode=0o700, exist_ok=True)
         for entry in os.scandir(self._root):
             if entry.name.rpartition(".")[0] not in open_runs:
                 self._remove(entry.path)
         shared = self.inputs("", needs=False)
         self._put(shared, b"{}\n")
-        os.chmod(shared, 0o400)  # noqa: PTH101 - a worker that writes to it by mistake is refused
+        os.chmod(shared, 0o400)  # noqa: PTH101 - against workers that write to it by mistake
 
     def output(self, run_id: str) -> str:
-        """Where a worker writes what it hands on."""
+        """STOKER_OUTPUT: the file that a worker writes its outputs to."""
         return f"{self._root}/{run_id}.output"
 
     def checkpoint(self, run_id: str) -> str:
-        """Where a worker finds its newest checkpoint, if there is one."""
+        """STOKER_CHECKPOINT: its newest checkpoint, if there is one."""
         return f"{self._root}/{run_id}.checkpoint"
 
     def inputs(self, run_id: str, *, needs: bool = True) -> str:
-        """Where a worker finds how its needs ended, and what they handed on; who needs nothing shares one file."""
+        """STOKER_INPUTS_FILE: how its needs ended, and their outputs; jobs without needs share one file."""
         return f"{self._root}/{run_id}.inputs" if needs else f"{self._root}/none"
 
     def notice_address(self, run_id: str) -> str:
-        """Where a worker speaks to the daemon: a path, or an abstract name (`@`) where a path would be too long.
+        """NOTIFY_SOCKET: a path, or an abstract name (`@`) where the path is longer than a socket's address may be.
 
-        The address of a socket has 107 bytes, and a worker cannot borrow our descriptor of the directory.
+        A path through our descriptor of the directory, as `process.connection` uses, means nothing to a worker.
         """
         path = f"{self._root}/{run_id}.notify"
         return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else f"@stoker-{run_id}"
 
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
-        """Lay a checkpoint ready, before the worker begins."""
+        """Write a checkpoint, before its worker starts."""
         self._put(self.checkpoint(run_id), data)
 
     def _put(self, path: str, data: bytes) -> None:
@@ -81,7 +80,7 @@ class WorkFiles:
             file.write(data)
 
     def take_output(self, run_id: str) -> RunOutput:
-        """What a run that is over wrote. Nothing is removed: that comes after the commit."""
+        """The outputs of a run that has ended. The file stays until the commit."""
         try:
             descriptor = open_regular(self.output(run_id))
         except FileNotFoundError:
@@ -99,43 +98,43 @@ class WorkFiles:
             os.close(descriptor)
 
     def last_words(self, run_id: str) -> str | None:
-        """What the log of a run that failed says of why, as far as it can be read."""
+        """The end of the log of a run that failed, as far as it can be read."""
         return last_words(log_of(self._state_dir, run_id))
 
     def remove(self, run_ids: Iterable[str]) -> None:
-        """The files of runs whose end is committed."""
+        """Remove the files of runs whose end is committed."""
         for run_id in run_ids:
             self._remove(self.output(run_id))
             self._remove(self.checkpoint(run_id))
             self._remove(self.inputs(run_id))
 
     def _remove(self, path: str) -> None:
-        # A directory in its place is the worker's own doing; it hurts nobody and goes with the state directory.
+        # A worker may have made a directory of that name; it does no harm.
         with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
             os.unlink(path)  # noqa: PTH108 - for every job, and Path costs more than the call
 
 
 class InputsFile:
-    """STOKER_INPUTS_FILE as it comes to be, need by need: it may be far larger than memory should be."""
+    """STOKER_INPUTS_FILE, written need by need, as all of it may not fit into memory."""
 
     def __init__(self, path: str) -> None:
         self._file = open(make_regular(path), "wb")  # noqa: PTH123, SIM115 - a descriptor, closed by `close`
         self._before = b"{"
 
     def add(self, ends: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Each need by name: its `state reason exit_code outputs`. Raises OSError."""
+        """Add needs by name, each with `state reason exit_code outputs`. Raises OSError."""
         for name, end in ends:
             self._file.write(self._before + msgspec.json.encode(name) + b":" + msgspec.json.encode(end))
             self._before = b",\n"
 
     def close(self) -> None:
-        """Whole from here on. Raises OSError."""
+        """Complete the file. Raises OSError."""
         with self._file:
             self._file.write(b"{}\n" if self._before == b"{" else b"}\n")
 
 
 def parse_output(written: bytes) -> RunOutput:
-    """What a text of a worker says, or what is wrong with it."""
+    """The outputs in the text that a worker wrote."""
     try:
         values = outputs.read(written)
     except outputs.OutputRefused as error:
