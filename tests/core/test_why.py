@@ -36,13 +36,13 @@ def why(of: Job, **around: Any) -> Blocker:
 def test_why_when_needs_are_open_then_it_names_them() -> None:
     told = why(job(State.WAITING, needs_open=2), open_needs=[3, 4])
 
-    assert told == Blocker("needs", "waits for job 3, 4 to end", "stoker why 3", {"needs": [3, 4]})
+    assert told == Blocker("needs", "waits for jobs 3, 4 to end", "stoker why 3", {"needs": [3, 4]})
 
 
 def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
     told = why(job(State.WAITING, needs_open=9), open_needs=range(1, 10))
 
-    assert told.message == "waits for job 1, 2, 3, 4, 5 and 4 more to end"
+    assert told.message == "waits for jobs 1, 2, 3, 4, 5 and 4 more to end"
     assert told.details == {"needs": list(range(1, 10))}
 
 
@@ -71,7 +71,7 @@ def test_why_when_a_restart_could_not_be_proven_then_it_does_not_say_that_nothin
 
     told = why(of, attempt=attempt(of, stop_reason=StopReason.RESTART))
 
-    assert told.message == "was to start anew, and nobody can prove that its last worker is gone"
+    assert told.message == "was to be restarted, but its last worker cannot be proven gone"
 
 
 def test_why_when_a_worker_owes_a_sign_of_life_then_it_says_since_when_and_what_follows() -> None:
@@ -173,7 +173,7 @@ def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
 
     told = why(of, capacity={"cpu": 5, "gpu": 2}, free={"cpu": 5, "gpu": -1}, holders={"gpu": [8, 9]})
 
-    assert told.message == "needs 2 of resource 'gpu', 0 free, held by job 8, 9"
+    assert told.message == "needs 2 of resource 'gpu', 0 free, held by jobs 8, 9"
     assert told.hint == "stoker show 8"
     assert told.details == {
         "resource": "gpu",
@@ -192,7 +192,7 @@ def test_why_when_a_resource_is_kept_for_a_blocked_job_then_both_sides_say_so() 
     kept, passed = why(first, **scene), why(other, **scene)
 
     assert kept.message == (
-        "needs 2 of resource 'gpu', 1 free, held by job 8; it is the next to get it: what becomes free is kept for it"
+        "needs 2 of resource 'gpu', 1 free, held by job 8; it is next: units that become free are kept for it"
     )
     assert (passed.code, passed.hint) == ("resource", "stoker why 3")
     assert passed.message == "needs 1 of resource 'gpu'; 1 free, set aside for job 3, which goes first"
@@ -266,8 +266,8 @@ def test_why_when_a_held_orphan_was_stopped_by_us_then_it_is_not_said_to_have_en
         why(of, ended=attempt(of, stop_reason=reason)).message for reason in (StopReason.ORPHANED, StopReason.TIMEOUT)
     )
 
-    assert by_us == "ran on while no daemon watched it and was stopped for that, so a person must decide"
-    assert unseen == "ended while nobody saw it, so a person must decide"
+    assert by_us == "ran while no daemon was there and was stopped for that, so a person must decide"
+    assert unseen == "had an unseen end, so a person must decide"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_why_when_a_stuck_attempt_has_ended_by_now_then_it_says_how_and_not_that
 ) -> None:
     told = why(job(State.HELD, **fields))
 
-    assert told.message == f"{how} while nobody could tell whose its worker was, so a person must decide"
+    assert told.message == f"{how} while its worker could not be proven, so a person must decide"
     assert told.hint == "stoker release 7, or stoker cancel 7"
 
 
@@ -314,10 +314,11 @@ def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> Non
         why(job(State.SKIPPED, asked=spec(needs=tuple(needs)), reason=Reason.DEPENDENCY)) for needs in (few, many, ())
     ]
 
+    skipped = "was skipped (dependency)"
     assert [one.message for one in told] == [
-        "was skipped (dependency): it needed job 1 (failed), 2 (failed)",
-        "was skipped (dependency): it needed job 1 (failed), 2 (failed), 3 (failed), 4 (failed), 5 (failed) and 3 more",
-        "was skipped (dependency)",
+        f"{skipped}: it needed jobs 1 (failed), 2 (failed)",
+        f"{skipped}: it needed jobs 1 (failed), 2 (failed), 3 (failed), 4 (failed), 5 (failed) and 3 more",
+        skipped,
     ]
     assert [one.hint for one in told] == ["stoker why 1", "stoker why 1", None]
 

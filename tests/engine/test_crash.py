@@ -43,7 +43,7 @@ def recovery(client: stoker.Client) -> dict[str, Any]:
     ("on_orphan", "expected", "why"),
     [
         ("fail", ("failed", "orphaned"), "failed (orphaned)"),
-        ("hold", ("held", "orphaned"), "ran on while no daemon watched it and was stopped"),
+        ("hold", ("held", "orphaned"), "ran while no daemon was there and was stopped"),
     ],
 )
 def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_its_job_ends_by_on_orphan(

@@ -131,7 +131,7 @@ def test_reassign_when_nobody_knows_whether_the_run_began_then_the_job_is_held_a
     restart(client, job, force=True, reassign=True)
 
     until(lambda: state(client, job) == "held", why="the doubt")
-    assert "nobody can prove that its last worker is gone" in client.why(job)["message"]
+    assert "its last worker cannot be proven gone" in client.why(job)["message"]
     (doubt,) = changes(client, job, "stuck")
     assert "may still start" in doubt["note"]
     os.kill(launcher, signal.SIGCONT)

@@ -279,4 +279,4 @@ def test_resource_when_who_needs_much_is_first_then_no_other_takes_it_before(
     starts = [client.get(job)["attempts_list"][0]["created_at"] for job in small]
     assert client.get(large)["attempts_list"][0]["created_at"] <= min(starts)
     assert f"set aside for job {large}" in told[0]["message"]
-    assert "what becomes free is kept for it" in told[1]["message"]
+    assert "units that become free are kept for it" in told[1]["message"]

@@ -25,7 +25,7 @@ DAMAGES = {
     ),
     "the attempt has ended": (
         "UPDATE attempts SET ended_at = created_at, outcome = 'exit', exit_code = 0 WHERE job_id = ?",
-        "was lost: nobody knows how, or whether, it ended",
+        "was lost: it is not known how, or whether, it ended",
     ),
 }
 

@@ -1,8 +1,7 @@
 """The one thing that keeps a job from running now: `explain(job, scene)`.
 
-Owns the closed list of blockers and the sentence for each. Refuses to look anything up and
-to store: a blocker is computed when somebody asks. The order of the checks is the order in which the daemon
-itself would say no.
+Owns the closed list of blockers and the sentence for each. A blocker is computed when it is asked for, from the facts
+in the scene, and never stored. The checks have the order of the daemon's own.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ NEWLINE = "\n"
 
 
 class Scene(Struct, frozen=True, kw_only=True):
-    """What the daemon knows around a job: its open attempt, or the newest that ended. `closed`: why nothing starts.
+    """The facts around a job. `attempt` is its open attempt, `ended` the newest one that has ended.
 
+    `closed`: why the daemon starts no jobs; `reserved`: the amounts set aside for each blocked job;
     `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
-    `unstoppable`: pids of its tree that the kernel does not let us signal;
-    `unheard_ms`: how long a worker that was warned of has given no sign of life; `stale_ms`: how long one that saves
-    has left no checkpoint, if that is too long; `reserved`: what is set aside for which blocked job;
-    `frozen`: its worker was frozen, as its queue is throttled;
-    `intent`: what is wanted of its workflow, if it is a step; `unmet`: the needs that ended otherwise than was needed.
+    `unstoppable`: pids of its tree that the daemon may not signal; `frozen`: frozen because its queue is throttled;
+    `unheard_ms`: the silence of a worker that was warned about; `stale_ms`: the time since its last checkpoint, if
+    that is too long; `intent`: the order given to its workflow, if it is a step; `unmet`: needs that did not end as
+    needed.
     """
 
     now: Now
@@ -64,7 +63,7 @@ class Scene(Struct, frozen=True, kw_only=True):
 
 
 class Blocker(Struct, frozen=True):
-    """A stable code, a sentence, the next command, and what it was computed from."""
+    """A stable code, a sentence, the next command, and the facts behind it."""
 
     code: str
     message: str
@@ -73,7 +72,7 @@ class Blocker(Struct, frozen=True):
 
 
 def explain(job: Job, scene: Scene) -> Blocker:
-    """Why the job is where it is, in one sentence."""
+    """Why the job is in its state, in one sentence."""
     match job.state:
         case State.WAITING:
             return _waiting(job, scene)
@@ -90,13 +89,13 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
     if job.needs_open:
         ids = list(scene.open_needs)
         hint = f"stoker why {ids[0]}" if ids else None
-        return Blocker("needs", f"waits for job {_few(ids)} to end", hint, {"needs": ids})
+        return Blocker("needs", f"waits for {_jobs(ids)} to end", hint, {"needs": ids})
     wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
     if wake_ms and scene.ended is not None and (end := scene.ended.outcome) is not None and _lacked(end):
         message = (
-            f"the host could not start it ({end.error}), which is not charged to it; the next try is {_when(wake_ms)}"
+            f"the host could not start it ({end.error}), which uses up no attempt; the next try is {_when(wake_ms)}"
         )
         return Blocker("host", message, "stoker status", {"error": end.error, "next_try_in_ms": wake_ms})
     if wake_ms or (job.wake_at is not None and not run_ms):
@@ -107,7 +106,7 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
 
 
 def _lacked(outcome: Outcome) -> bool:
-    """Of what never started, only a start that the host did not let happen is followed by a wait."""
+    """Whether the host could not start it: the only end without a start that is followed by a wait."""
     return outcome.kind is OutcomeKind.NEVER_STARTED and outcome.error is not None
 
 
@@ -118,7 +117,7 @@ def _before_backoff(job: Job) -> str:
 
 
 def _queued(job: Job, scene: Scene) -> Blocker:
-    """The first of the checks that says no, in the order in which the daemon itself asks."""
+    """The first check that keeps the job from starting, in the daemon's own order."""
     for check in (_closed, _workflow, _paused, _throttled, _capped, _lacking, _no_slot, _short_host):
         blocker = check(job, scene)
         if blocker is not None:
@@ -189,7 +188,7 @@ def _set_aside_for_others(name: str, amount: int, scene: Scene) -> Blocker:
     jobs, free = [job_id for job_id, needs in scene.reserved.items() if name in needs], scene.free.get(name, 0)
     return Blocker(
         "resource",
-        f"needs {amount} of resource {name!r}; {free} free, set aside for job {_few(jobs)}, which goes first",
+        f"needs {amount} of resource {name!r}; {free} free, set aside for {_jobs(jobs)}, which goes first",
         f"stoker why {jobs[0]}",
         {
             "resource": name,
@@ -203,9 +202,9 @@ def _set_aside_for_others(name: str, amount: int, scene: Scene) -> Blocker:
 
 def _lacks(job: Job, name: str, amount: int, scene: Scene) -> Blocker:
     holders, free, capacity = list(scene.holders.get(name, ())), scene.free.get(name, 0), scene.capacity.get(name, 0)
-    held = f", held by job {_few(holders)}" if holders else ""
-    enough = amount <= capacity  # else it would change nothing that those who hold it end
-    first = "; it is the next to get it: what becomes free is kept for it" if job.id in scene.reserved else ""
+    held = f", held by {_jobs(holders)}" if holders else ""
+    enough = amount <= capacity  # if not, waiting for the holders does not help
+    first = "; it is next: units that become free are kept for it" if job.id in scene.reserved else ""
     return Blocker(
         "resource",
         f"needs {amount} of resource {name!r}, "
@@ -267,12 +266,12 @@ def _running(job: Job, scene: Scene) -> Blocker:
 
 
 def _next_step(job: Job, attempt: Attempt, scene: Scene) -> str:
-    """What follows a stop that was asked for, or what keeps it from being followed."""
+    """What happens next in a stop, or what keeps it from happening."""
     if scene.asleep:
-        return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps in a file system that is dead"
+        return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps on a dead file system"
     if scene.unstoppable:
-        named = _few(scene.unstoppable)
-        return f"pid {named} became another user, whom this daemon may not signal: it is over when that has ended"
+        pids = _few(scene.unstoppable)
+        return f"pid {pids} became another user, which this daemon may not signal; the attempt ends when it has ended"
     return _unanswered(attempt) if scene.silent else "SIGKILL follows after its grace"
 
 
@@ -283,10 +282,10 @@ def _unanswered(attempt: Attempt) -> str:
 _HELD = {
     Reason.USER: "was held by a person",
     Reason.POISON: "ended unseen too often: it may be what brings the host down",
-    Reason.STUCK: "its worker may still be alive and nobody can prove whose it is, so it was not signalled",
-    Reason.ORPHANED: "ended while nobody saw it, so a person must decide",
-    Reason.LOST: "was lost: nobody knows how, or whether, it ended",
-    Reason.SHUTDOWN: "was stopped with the daemon, and it asked for a person to decide",
+    Reason.STUCK: "its worker may still be alive but cannot be proven to belong to it, so it was not signalled",
+    Reason.ORPHANED: "had an unseen end, so a person must decide",
+    Reason.LOST: "was lost: it is not known how, or whether, it ended",
+    Reason.SHUTDOWN: "was stopped with the daemon, and asks a person to decide (on_orphan = hold)",
 }
 
 
@@ -294,16 +293,16 @@ def _held(job: Job, scene: Scene) -> Blocker:
     why = _HELD.get(job.reason or Reason.USER)
     if job.reason is Reason.LOST and scene.attempt is None and _last_attempt(scene) < job.attempts:
         why = f"was lost: the database has no attempt {job.attempts} of it, as if it was damaged or restored in part"
-    if why is None:  # what became of an attempt that was held as stuck
-        why = f"ended{_reason(job)} while nobody could tell whose its worker was, so a person must decide"
+    if why is None:  # the end of an attempt that was held as stuck
+        why = f"ended{_reason(job)} while its worker could not be proven, so a person must decide"
     if scene.attempt is not None:
         identity = scene.attempt.identity
         if job.reason is Reason.STUCK and scene.attempt.stop_reason is StopReason.RESTART:
-            why = "was to start anew, and nobody can prove that its last worker is gone"
-        told = f"; look at pid {identity.pid}" if identity is not None else ""
-        return Blocker("held", why + told, f"stoker show {job.id}", {"reason": job.reason})
+            why = "was to be restarted, but its last worker cannot be proven gone"
+        where = f"; look at pid {identity.pid}" if identity is not None else ""
+        return Blocker("held", why + where, f"stoker show {job.id}", {"reason": job.reason})
     if job.reason is Reason.ORPHANED and scene.ended is not None and scene.ended.stop_reason is StopReason.ORPHANED:
-        why = "ran on while no daemon watched it and was stopped for that, so a person must decide"
+        why = "ran while no daemon was there and was stopped for that, so a person must decide"
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"
     return Blocker("held", why, hint, {"reason": job.reason})
 
@@ -347,23 +346,28 @@ def _error_of_attempt(job: Job, scene: Scene) -> str:
 
 
 def _unmet(job: Job, scene: Scene) -> Blocker:
-    """Of its needs those that it was skipped for, as far as is known: one may be gone, or have run again."""
+    """Name the needs that were not met; all of them if that is not known, as one may be gone or have run again."""
     needs = job.spec.needs
     named = [need for need in needs if need.job in scene.unmet] or needs
-    told = _few([f"{need.job} ({need.on.value})" for need in named])
-    message = f"{_ENDED[job.state]}{_reason(job)}: it needed job {told}"
+    jobs = _jobs([f"{need.job} ({need.on.value})" for need in named])
+    message = f"{_ENDED[job.state]}{_reason(job)}: it needed {jobs}"
     details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(scene.unmet)}
     return Blocker("final", message, f"stoker why {named[0].job}", details)
 
 
+def _jobs(ids: Sequence[object]) -> str:
+    """`job 3`, `jobs 3, 4 and 7 more`."""
+    return f"{'job' if len(ids) == 1 else 'jobs'} {_few(ids)}"
+
+
 def _few(names: Sequence[object]) -> str:
-    """What fits into a line, and how many more there are."""
+    """The names that fit into a line, and the number of the others."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(map(str, names[:MOST_NAMED])) + more
 
 
 def _suspected(scene: Scene) -> str:
-    """Which limit the last end may be due to."""
+    """The limit that may have caused the last end."""
     clause = None if scene.ended is None else suspected_limit(scene.ended.bounds, scene.ended.outcome)
     return "" if clause is None else f"; {clause}"
 
