@@ -1,7 +1,7 @@
-"""A server to talk to: the real door (rpc/) on uvloop in a thread, with a tiny engine in memory behind it.
+"""The real server of rpc/ on uvloop in a thread, with a small service in memory behind it.
 
-Owns `ServerThread`, `MemoryService` (which keeps jobs in a dict and answers submits a loop iteration later, as a commit
-would), and `RawClient`, which says exactly the bytes that a test wants said. Refuses to judge: tests assert.
+Owns `ServerThread`, `MemoryService` (it keeps jobs in a dict and answers a submit one loop iteration later, as a commit
+would) and `RawClient`, which sends exactly the bytes that a test gives it.
 """
 
 # ruff: noqa: ARG002 - a fake takes what the protocol says, needed or not
@@ -35,13 +35,12 @@ from stoker.core.requests import (
 )
 from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
+from stoker.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from stoker.rpc.table import Reply
-    from stoker.rpc.worker_methods import WorkerCalls
-    from stoker.rpc.workflow_methods import CheckpointCalls, WorkflowCalls
 
 READ_TIMEOUT_S = 10.0
 Changes = list[dict[str, Any]]
@@ -53,8 +52,8 @@ class Chunk(NamedTuple):
     hole_bytes: int = 0
 
 
-class MemoryService:
-    """Enough of an engine to be asked everything. `log` and `changes` are what the streams give."""
+class MemoryService(Service):
+    """Answers the methods of jobs, queues and resources from memory. `log` holds what `job.logs` sends."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, JobParams] = {}
@@ -72,18 +71,6 @@ class MemoryService:
 
     def hung_up(self, connection: int) -> None:
         self.hung_up_on.append(connection)
-
-    @property
-    def checkpoints(self) -> CheckpointCalls:
-        raise AssertionError("what is asked of checkpoints is asked of a real daemon")
-
-    @property
-    def workers(self) -> WorkerCalls:
-        raise AssertionError("what is asked of workers is asked of a real daemon")
-
-    @property
-    def workflows(self) -> WorkflowCalls:
-        raise AssertionError("what is asked of workflows is asked of a real daemon")
 
     def submit(
         self, jobs: list[JobParams], peer_uid: int, *, atomic: bool
@@ -184,17 +171,17 @@ class MemoryService:
     async def queues(self) -> Reply:
         return {"queues": []}
 
-    async def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> Reply:
-        return {"name": settings.name}
+    def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> asyncio.Future[Reply]:
+        return _answered({"name": settings.name})
 
-    async def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> Reply:
-        return {"name": name, "paused": paused}
+    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Reply]:
+        return _answered({"name": name, "paused": paused})
 
     async def resources(self) -> Reply:
         return {"resources": []}
 
-    async def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> Reply:
-        return {"name": name, "capacity": capacity}
+    def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Reply]:
+        return _answered({"name": name, "capacity": capacity})
 
     async def status(self) -> Reply:
         return {"version": "0.1.0"}
@@ -215,6 +202,12 @@ class MemoryService:
 
     async def list(self, wanted: JobFilter) -> Reply:
         return {"jobs": [{"id": job_id} for job_id in self.jobs][: wanted.limit], "next": None}
+
+
+def _answered(value: Reply) -> asyncio.Future[Reply]:
+    answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    answer.set_result(value)
+    return answer
 
 
 class ServerThread:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stoker.rpc.envelope import Request
-    from stoker.rpc.methods import ServiceCalls
     from stoker.rpc.streams import Answerer
     from stoker.rpc.table import Peer
+    from stoker.service.service import Service
 
 MAX_IN_FLIGHT = 1024
 MAX_BYTES_IN_FLIGHT = 4 * MAX_FRAME_BYTES  # of requests that have no answer yet
@@ -43,7 +43,7 @@ MAX_AWAITED = 10_000  # jobs, over all waits of a connection
 class Backend:
     """What all connections share: the service, what has been begun for it, and the thread that reads long frames."""
 
-    def __init__(self, service: ServiceCalls, max_streams: int) -> None:
+    def __init__(self, service: Service, max_streams: int) -> None:
         self.service = service
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()

@@ -222,15 +222,15 @@ class WorkflowRollbackParams(WorkflowParams, frozen=True, kw_only=True):
     resume: bool = False
 
 
-def read_params(value: object, params: type[P], within: str = "", *, in_words: bool = True) -> P:
+def read_params(value: object, params: type[P], within: str = "", *, full_text: bool = True) -> P:
     """`value` as `params`. `within` is where the value stands in the request, as in `jobs[3]`.
 
-    Raises InvalidParams, in words that help, or with `in_words` off in those of the decoder, which cost nothing.
+    Raises InvalidParams, in words that help, or with `full_text` off in those of the decoder, which cost nothing.
     """
     try:
         return msgspec.convert(value, params)
     except msgspec.ValidationError as error:
-        found = complaint(str(error), value, params, within) if in_words else in_short(str(error), within)
+        found = complaint(str(error), value, params, within) if full_text else in_short(str(error), within)
         raise found from None
     except InvalidParams as error:
         raise moved(error, within) from None

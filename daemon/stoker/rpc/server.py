@@ -27,7 +27,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
-    from stoker.rpc.methods import ServiceCalls
+    from stoker.service.service import Service
 
 BACKLOG = 1024
 STOP_S = 2.0
@@ -38,7 +38,7 @@ _CREDENTIALS = struct.Struct("=iII")  # struct ucred
 class Server:
     def __init__(
         self,
-        service: ServiceCalls,
+        service: Service,
         listener: socket.socket,
         *,
         max_connections: int = 8192,

@@ -1,6 +1,6 @@
-"""The shape of a row in the table of methods, and what an answer may be beside a plain value.
+"""A row of the table of methods, and the kinds of answer that a handler may return.
 
-Owns the words of the table (`methods.METHODS`): role, kind, handler. Refuses to know any method.
+Owns `Method`, `Peer`, `Later` and `Stream`. The rows themselves stand in methods.py and workflow_methods.py.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from msgspec import Struct
-
 from stoker.core.requests import Params
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator
 
+    from stoker.service.service import Service
+
 Reply = dict[str, Any]
 P = TypeVar("P", bound=Params)
 
 
 class Peer(NamedTuple):
-    """Who is at the other end (SO_PEERCRED), and over which connection, by a number that is used once."""
+    """The client's process (SO_PEERCRED), and the number of its connection, which is never used again."""
 
     uid: int
     gid: int
@@ -30,16 +30,10 @@ class Peer(NamedTuple):
     connection: int = 0
 
 
-class Role(StrEnum):
-    OWNER = "owner"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-
 class MethodKind(StrEnum):
-    """How long an answer may take, and how large it may be. All but a call end with their client.
+    """What an answer costs the daemon. All kinds but CALL are cancelled when their client hangs up.
 
-    A read only looks, and its answer may be large: a connection gets one at a time. A wait says `ids`.
+    A READ changes nothing and may have a large answer: a connection gets one at a time. A WAIT has a parameter `ids`.
     """
 
     CALL = "call"
@@ -49,7 +43,7 @@ class MethodKind(StrEnum):
 
 
 class Later(NamedTuple):
-    """A future of the engine, and what makes a result of what it gives."""
+    """A future of the engine, and the function that renders its result."""
 
     future: asyncio.Future[Any]
     render: Callable[[Any], object]
@@ -62,21 +56,20 @@ class Stream(NamedTuple):
     notifications: AsyncGenerator[Reply, None]
 
 
-class Method(Struct, Generic[P], frozen=True):
-    """One row of the table; the handler gets the service, the peer and what was sent.
+class Method(NamedTuple, Generic[P]):
+    """One row: the handler gets the service, the peer and the parameters.
 
-    `reader` reads the parts of the parameters that have errors of their own (the jobs of a batch, a flow): the handler
-    gets what it returns. It knows no service, so that a long request can be read in a thread.
+    `reader` reads parts of the parameters that have errors of their own (the jobs of a batch, a flow); the handler then
+    gets its result. A reader uses no service, so that a long request can be read in a thread.
     """
 
     params: type[P]
-    role: Role
-    handler: Callable[[Any, Peer, Any], object]
+    handler: Callable[[Service, Peer, Any], object]
     kind: MethodKind = MethodKind.CALL
     brings_work: bool = False
     reader: Callable[[P], object] | None = None
 
     @property
     def lasts(self) -> bool:
-        """Whether it needs an ordinary connection: the reserve is for what is short, and not for new work."""
+        """Whether it needs an ordinary connection: the reserve is kept for short requests that bring no new work."""
         return self.brings_work or self.kind in (MethodKind.WAIT, MethodKind.STREAM)
