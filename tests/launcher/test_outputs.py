@@ -15,8 +15,10 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.process.messages import Exited, OrphanLog, Setup, Started, User
+from tests.support import strace
 from tests.support.facts import until, until_async
 from tests.support.instance import ended, log_of
+from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -321,3 +323,36 @@ async def test_output_when_the_disk_is_full_at_the_end_then_it_is_written_later(
     filler.unlink()
 
     await until_async(lambda: log_of(order) == "last words\n", why="what waited in the pipe")
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+@pytest.mark.parametrize("error", ["ENOMEM", "ENOSPC"])
+async def test_output_when_its_pipe_cannot_be_watched_then_it_is_read_later(host: LauncherHost, error: str) -> None:
+    client = await host.start()
+    order, trace = host.shell("echo said; read _ < $0"), host.home / "trace"
+    # The second failure meets the next try.
+    attached = Attached(client.facts.pid, trace, "trace=epoll_ctl", f"inject=epoll_ctl:error={error}:when=1..2")
+
+    await host.running(client, order, "said")
+
+    attached.detach()
+    assert [call.injected for call in calls_of(trace)].count(True) == 2
+    assert await client.signal(order.run_id, signal.SIGKILL)
+    await host.heard(Exited, order)
+    assert open_pipes(client.facts.pid) == 0
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+async def test_output_when_one_log_fails_then_other_runs_start_and_are_read(host: LauncherHost) -> None:
+    client = await host.start()
+    order, trace = host.shell("echo said; read _ < $0"), host.home / "trace"
+    attached = Attached(client.facts.pid, trace, "trace=splice", "inject=splice:error=EIO:when=1")
+    await host.running(client, order)
+    await until_async(lambda: any(call.injected for call in calls_of(trace)), why="a failed write")
+
+    exited = await host.run(client, host.order("echo", "another"))
+
+    attached.detach()
+    assert exited.spawn_error is None
+    assert exited.exit_code == 0
+    await until_async(lambda: log_of(order) == "said\n", why="what waited in the pipe")

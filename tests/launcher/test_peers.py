@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from stoker.process.outcomes import read_outcomes
+from tests.support import strace
 from tests.support.facts import until, until_async
 from tests.support.instance import ended, log_of
+from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
     from stoker.process.messages import LaunchOrder
@@ -75,3 +78,19 @@ async def test_peer_when_its_number_is_used_again_then_its_late_words_do_not_har
     held = {run.run_id for run in await again.list_runs()}
     assert order.run_id in held
     assert len(held) == 301
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+async def test_peer_when_the_epoll_has_no_room_for_it_then_it_is_hung_up_on_and_runs_go_on(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    order, trace = host.staying(), host.home / "trace"
+    await host.running(client, order)
+    attached = Attached(client.facts.pid, trace, "trace=epoll_ctl", "inject=epoll_ctl:error=ENOSPC:when=1")
+
+    refused = host.wire(client.launcher)
+    assert refused.hear() == []
+
+    attached.detach()
+    assert [call.injected for call in calls_of(trace)].count(True) == 1
+    assert host.wire(client.launcher).hello(host.instance, epoch=2)["op"] == "hello"
+    assert not ended(client.facts.pid)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.process.messages import Exited, Leaked, RunState
+from tests.support import strace
 from tests.support.facts import until_async
 from tests.support.instance import children_of, ended, log_of
+from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
     from stoker.process.client import LauncherClient
@@ -291,3 +293,18 @@ async def test_launcher_when_workers_signal_their_parent_then_it_goes_on(host: L
     assert exited.exit_code == 0
     assert os.getsid(client.facts.pid) == client.facts.pid
     assert await client.list_runs()
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+async def test_end_when_the_children_cannot_be_listed_then_it_is_reported_later(host: LauncherHost) -> None:
+    client = await host.start()
+    order, trace = host.shell("(setsid sh -c 'echo child $$; read _ < $0' $0 &); exit 3"), host.home / "trace"
+    attached = Attached(client.facts.pid, trace, "trace=pread64", "inject=pread64:error=ENOMEM:when=1..2")
+
+    exited = await host.run(client, order)
+
+    attached.detach()
+    assert [call.injected for call in calls_of(trace)].count(True) == 2
+    assert (exited.exit_code, exited.left) == (3, 1)
+    assert await host.state(client, order) == RunState.CLOSING
+    assert not ended(client.facts.pid)

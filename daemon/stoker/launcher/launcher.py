@@ -47,6 +47,7 @@ class Launcher:
         self._runs = Runs()
         self._kin = ProcessTree(self._runs, instance)
         self._closing: dict[str, Run] = {}
+        self._collected: list[tuple[Run, int, resource.struct_rusage]] = []
         self._spawner = Spawner()
         self._has_pidfs = kernel.has_pidfs()
         self._commands = {"list": self._list, "launch": self._launch, "signal": self._signal, "ack": self._acknowledge}
@@ -55,7 +56,8 @@ class Launcher:
     @property
     def idle(self) -> bool:
         """Nothing lives below us, no output waits for its log, and no outcome is known to us alone."""
-        return self.outputs.idle and not (self._runs.mains or self._closing or self._kin or self._runs.unwritten())
+        busy = self._runs.mains or self._collected or self._closing or self._kin or self._runs.unwritten()
+        return self.outputs.idle and not busy
 
     def refusal(self, hello: Message) -> str | None:
         """Why this daemon is not obeyed, if so."""
@@ -83,13 +85,17 @@ class Launcher:
             self._commands[message["op"]](message)
 
     def reap(self) -> None:
-        """Collects whoever ended, tells how, and notices what they left."""
-        ended = self._collect()
+        """Collects whoever ended, tells how, and notices what they left.
+
+        OSError while /proc cannot be read: what was collected until then is reported by the next call.
+        """
+        self._collect()
         for _ in range(MAX_PASSES):
             settled = not self._kin.survey()
             if settled:
                 break
-            ended += self._collect()  # the stranger may itself have ended by now
+            self._collect()  # the stranger may itself have ended by now
+        ended, self._collected = self._collected, []
         if ended:
             self._note_sigterm()
         for run, status, usage in ended:
@@ -242,8 +248,7 @@ class Launcher:
             for run in self._runs:
                 run.stopping = run.state is RUNNING
 
-    def _collect(self) -> list[tuple[Run, int, resource.struct_rusage]]:
-        ended = []
+    def _collect(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -251,10 +256,9 @@ class Launcher:
                     break
                 run = self._runs.mains.pop(pid, None)
                 if run is not None:
-                    ended.append((run, status, usage))
+                    self._collected.append((run, status, usage))
                 else:
                     self._kin.forget(pid)
-        return ended
 
     def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage) -> None:
         left = self._kin.has(run.run_id)

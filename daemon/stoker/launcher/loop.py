@@ -33,6 +33,8 @@ TURN_S = 0.005
 FIRST_HELLO_S = 60.0
 # The outcome log could not be written: the disk is full or failing, and only time can tell.
 WRITE_AGAIN_S = 1.0
+# /proc could not be read, as the host lacks memory or descriptors.
+REAP_AGAIN_S = 1.0
 MAX_PEERS = 16
 SIGNALFD_BYTES = 128 * 32
 
@@ -51,11 +53,14 @@ class LauncherLoop:
         self._inbox: deque[tuple[door.DaemonPeer, Message]] = deque()
         self._leave_at: float | None = time.monotonic() + FIRST_HELLO_S
         self._write_at: float | None = None
+        self._reap_at: float | None = None
 
     def run(self) -> None:
         """Until there is no daemon, no worker, and no outcome that is not on disk."""
         while not self._may_leave():
             self._wait()
+            if self._reap_at is not None and time.monotonic() >= self._reap_at:
+                self._reap()
             self._obey()
             self._tell()
             self._resume_outputs()
@@ -66,7 +71,7 @@ class LauncherLoop:
         for fd, events in self._epoll.poll(self._pause()):
             if fd == self._deaths:
                 os.read(self._deaths, SIGNALFD_BYTES)
-                self._launcher.reap()
+                self._reap()
             elif fd == self._listener.fileno():
                 self._accept()
             elif fd == self._launcher.outputs.fileno():
@@ -77,13 +82,22 @@ class LauncherLoop:
     def _pause(self) -> float | None:
         if self._inbox:
             return 0
-        due = [at for at in (self._launcher.outputs.due, self._write_at, self._leave_at) if at is not None]
+        times = self._launcher.outputs.due, self._write_at, self._reap_at, self._leave_at
+        due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _may_leave(self) -> bool:
         if self._daemon is not None or self._inbox or not self._launcher.idle:
             return False
         return self._leave_at is None or time.monotonic() >= self._leave_at
+
+    def _reap(self) -> None:
+        self._reap_at = None
+        try:
+            self._launcher.reap()
+        except OSError as error:
+            self._reap_at = time.monotonic() + REAP_AGAIN_S
+            complain(f"children are not collected: {error}")
 
     # --- what workers write
 
@@ -105,11 +119,19 @@ class LauncherLoop:
 
     def _accept(self) -> None:
         peer = door.accept(self._listener)
-        if peer is not None and len(self._peers) < MAX_PEERS:
+        if peer is not None and len(self._peers) < MAX_PEERS and self._register(peer):
             self._peers[peer.fd] = peer
-            self._epoll.register(peer.fd, select.EPOLLIN)
         elif peer is not None:
             peer.close()
+
+    def _register(self, peer: door.DaemonPeer) -> bool:
+        """False where the kernel has no room for it: the daemon tries again, and the workers here go on."""
+        try:
+            self._epoll.register(peer.fd, select.EPOLLIN)
+        except OSError as error:
+            complain(f"connection refused: {error.strerror}")
+            return False
+        return True
 
     def _serve(self, peer: door.DaemonPeer, events: int) -> None:
         if events & select.EPOLLOUT:

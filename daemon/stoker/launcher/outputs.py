@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -41,6 +42,9 @@ READY_AT_ONCE = 16
 REST_S = 0.002
 REST_FACTOR = 2
 TRY_AGAIN_S = 1.0
+# What stands in the way of every log, as all of them are in one file system and read by one process. Any other error
+# (EIO, a directory that is gone) concerns the one log that met it.
+STOPS_EVERY_LOG = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 
 class Output:
@@ -115,7 +119,7 @@ class Outputs:
 
     def refusal(self) -> OSError | None:
         """Why no log can be written now, if so: what starts now would only fill its pipe."""
-        return next(iter(self._stalled.values()), None)
+        return next((error for error in self._stalled.values() if error.errno in STOPS_EVERY_LOG), None)
 
     def open(self, run_id: str, log: LogFile) -> tuple[Output, int]:
         """A new pipe, and the descriptor for the worker; OSError when the host has none."""
@@ -131,8 +135,9 @@ class Outputs:
         return Output(run_id, pipe, log), both_ends
 
     def watch(self, output: Output) -> None:
+        """Read it from now on, or as soon as the kernel has room for one more pipe in the epoll."""
         self._by_run[output.run_id] = self._by_pipe[output.pipe] = output
-        self._epoll.register(output.pipe, select.EPOLLIN)
+        self._register(output)
 
     def read(self) -> None:
         """One turn: a portion of each pipe that has something. epoll names first who has waited longest."""
@@ -195,16 +200,29 @@ class Outputs:
             self._stall(output, error)
             return False
 
+    def _register(self, output: Output) -> bool:
+        """False, and it waits for the next try, when epoll_ctl(2) fails: ENOMEM, or ENOSPC at max_user_watches."""
+        try:
+            self._epoll.register(output.pipe, select.EPOLLIN)
+        except OSError as error:
+            self._put_off(output, error)
+            return False
+        return True
+
     def _stall(self, output: Output, error: OSError) -> None:
+        self._epoll.unregister(output.pipe)
+        self._put_off(output, error)
+
+    def _put_off(self, output: Output, error: OSError) -> None:
         complain(f"log {output.log.path}: {error.strerror}: its output waits")
         self._stalled[output.run_id] = error
-        self._epoll.unregister(output.pipe)
         if self._try_again_at is None:
             self._try_again_at = time.monotonic() + TRY_AGAIN_S
 
     def _try_again(self, output: Output) -> None:
         del self._stalled[output.run_id]
-        self._epoll.register(output.pipe, select.EPOLLIN)
+        if not self._register(output):
+            return
         if output.over:
             self.finish(output)
         else:
