@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ from stoker.process.launchers import find_launchers, remove_remains, start_launc
 from tests.support.facts import until_async
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.instance import LauncherHost
 
 
@@ -157,3 +161,35 @@ async def test_start_when_no_process_can_be_had_then_nothing_stays_open(
 
     assert descriptors() == before
     assert list((host.state_dir / "launchers").iterdir()) == []
+
+
+async def test_start_when_a_descriptor_is_lacking_at_any_point_then_nothing_stays_open(host: LauncherHost) -> None:
+    before, failures = descriptors(), 0
+    free = _lowest_free()
+    while True:
+        with open_files(free + failures), contextlib.suppress(OSError):
+            await host.start()
+        if host.clients:
+            break
+        failures += 1
+        await until_async(lambda: descriptors() == before, why="its descriptors, closed")
+        await until_async(lambda: not list(host.processes()), why="the end of a launcher that was given up")
+
+    assert failures >= len(["ready", "its end", "lock", "pidfd", "pidfd", "directory", "socket"]) - 2
+    assert len(list((host.state_dir / "launchers").glob("*.lock"))) == 1
+
+
+def _lowest_free() -> int:
+    descriptor = os.dup(0)
+    os.close(descriptor)
+    return descriptor
+
+
+@contextlib.contextmanager
+def open_files(most: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -11,7 +11,7 @@ import asyncio
 import ctypes
 import errno
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -213,9 +213,7 @@ class _Watch:
 
     def __init__(self, path: Path, mask: int) -> None:
         self._event = asyncio.Event()
-        self._descriptor = _watched(path, mask)
-        if self._descriptor is not None:
-            asyncio.get_running_loop().add_reader(self._descriptor, self._readable, self._descriptor)
+        self._descriptor = _watched(path, mask, self._readable)
 
     def _readable(self, descriptor: int) -> None:
         with suppress(BlockingIOError):
@@ -239,12 +237,13 @@ class _Watch:
             os.close(self._descriptor)
 
 
-def _watched(path: Path, mask: int) -> int | None:
-    """An inotify descriptor on `path`; None where there can be none."""
+def _watched(path: Path, mask: int, readable: Callable[[int], None]) -> int | None:
+    """An inotify descriptor on `path` for which the loop calls `readable`; None where there can be none."""
     descriptor: int | None = None
     try:
         descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         _checked(_libc.inotify_add_watch(descriptor, os.fsencode(path), mask))
+        asyncio.get_running_loop().add_reader(descriptor, readable, descriptor)
     except OSError as error:
         if descriptor is not None:
             os.close(descriptor)

@@ -10,6 +10,7 @@ decoded ends the connection, because what follows it cannot be trusted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -46,15 +47,15 @@ def dial(state_dir: Path, launcher: str) -> socket.socket:
 
     Through the directory's descriptor, because a socket's address holds 107 bytes and a state directory may not.
     """
-    directory = os.open(state_dir / "launchers", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        sock.connect(f"/proc/self/fd/{directory}/{launcher}.sock")
-    except OSError:
-        sock.close()
-        raise
-    finally:
-        os.close(directory)
+    with contextlib.ExitStack() as opened:
+        directory = os.open(state_dir / "launchers", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, directory)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{launcher}.sock")
+        except OSError:
+            sock.close()
+            raise
     return sock
 
 

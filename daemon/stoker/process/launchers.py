@@ -142,7 +142,11 @@ def _empty(path: Path) -> bool:
 def _lock(path: Path) -> int:
     """Locked before the launcher exists; it inherits the lock, which belongs to the open file (flock(2))."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -176,23 +180,23 @@ def _reap_when_dead(pid: int) -> int:
     """Reap the launcher if it dies before the daemon. Gives a pidfd for the caller."""
     loop = asyncio.get_running_loop()
     pidfds: list[int] = []
+
+    def reap() -> None:
+        loop.remove_reader(pidfds[0])
+        os.close(pidfds[0])
+        os.waitpid(pid, 0)
+
     try:
-        pidfds += [os.pidfd_open(pid), os.pidfd_open(pid)]
+        pidfds += [os.pidfd_open(pid)]
+        pidfds += [os.pidfd_open(pid)]
+        loop.add_reader(pidfds[0], reap)
     except OSError:  # no descriptor is left; the pid of an unreaped child is not used again
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         for pidfd in pidfds:
             os.close(pidfd)
         raise
-    watched, result = pidfds
-
-    def reap() -> None:
-        loop.remove_reader(watched)
-        os.close(watched)
-        os.waitpid(pid, 0)
-
-    loop.add_reader(watched, reap)
-    return result
+    return pidfds[1]
 
 
 async def _until_ready(ready: int, state_dir: Path, launcher: str) -> None:
@@ -204,8 +208,8 @@ async def _read_ready(ready: int) -> bytes:
     """READY once it listens; empty if it dies before."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
-    loop.add_reader(ready, readable.set)
     try:
+        loop.add_reader(ready, readable.set)
         await readable.wait()
         return os.read(ready, 1)
     finally:

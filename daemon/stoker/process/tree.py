@@ -291,7 +291,9 @@ async def _until_ended(members: Sequence[TreeMember], timeout_s: float | None) -
     if not waits:
         return
     try:
-        await asyncio.wait(waits, timeout=timeout_s)
+        ended, _ = await asyncio.wait(waits, timeout=timeout_s)
+        for wait in ended:
+            wait.result()  # OSError where the loop could not watch one of them
     finally:
         late = [wait for wait in waits if wait.cancel()]
         await asyncio.gather(*late, return_exceptions=True)
