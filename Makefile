@@ -10,7 +10,7 @@ ARGS   ?=
 .DEFAULT_GOAL := help
 .PHONY: help venv tools demo run test test-faults test-mutants check format bench soak clean
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(READY) ## an environment in .venv with Stoker (editable) and its development tools
@@ -43,16 +43,16 @@ test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARG
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
 	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation -s --timeout 7200 $(ARGS)
 
-test-mutants: $(READY) tools ## sabotage the code one line at a time: a test must notice each (ARGS='--only NAME' or '--list')
+test-mutants: $(READY) tools ## break the code one line at a time: a test must notice each (ARGS='--only NAME' or '--list')
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
-check: $(READY) ## what a machine can say without running it: format, lint, types, imports
+check: $(READY) ## format, lint, types and import rules, without running anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(READY) ## put the code in the house's format
+format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -62,6 +62,6 @@ bench: $(READY) ## the numbers of the README, as ratios in one run; ARGS='--quic
 soak: $(READY) ## a million short jobs: the daemon ends as large as it began; ARGS=--quick for a few
 	$(BIN)/python -m benchmarks --only soak $(ARGS)
 
-clean: ## what was made here, .local/ excepted: it may hold your jobs
+clean: ## remove what was built here, except .local/, which may hold your jobs
 	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

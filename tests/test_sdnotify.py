@@ -138,7 +138,7 @@ def test_listeners_when_a_descriptor_is_not_a_listening_socket_then_it_is_refuse
     with socket.socket(socket.AF_UNIX) as opened:
         assert "descriptor 3 does not listen" in activated("1", opened)
     with (tmp_path / "file").open("w") as file:
-        assert "descriptor 3 is no socket" in activated("1", file)
+        assert "descriptor 3 is not a socket" in activated("1", file)
     assert "descriptor 3: Bad file descriptor" in activated("1")
 
 

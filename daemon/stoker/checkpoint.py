@@ -1,4 +1,4 @@
-"""For programs that run as a job: save and load checkpoints, read what needs handed on, hand on results.
+"""For programs that run as a job: save and load checkpoints, read the results of needs, write outputs.
 
     import stoker
 
@@ -6,8 +6,8 @@
     stoker.checkpoint.save(state, status="1 of 10")
     stoker.checkpoint.output(rows=1000)
 
-Owns the way of a checkpoint to the daemon: in pieces that fit a frame, tried again while the daemon is away. Refuses a
-process that is no job. Invariant: what `save` returned is on disk; where an answer was lost it may be there twice.
+Owns sending a checkpoint to the daemon: in pieces that fit a frame, tried again while the daemon is away. Invariant: a
+checkpoint is on disk when `save` returns; if an answer was lost, it may be stored twice.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from binascii import b2a_base64
 
 from stoker.core.errors import CheckpointTooLarge, InvalidParams, StokerError, UsageError
 
-TYPE_CHECKING = False  # not imported: `stoker checkpoint save` pays for every module here
+TYPE_CHECKING = False  # `typing` would slow down `stoker checkpoint save`
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
 MAX_BYTES = 10_000_000
-PIECE_BYTES = 512 * 1024  # 700 KB in base64, of a frame's 1 MiB
+PIECE_BYTES = 512 * 1024  # 700 KB in base64, which fits a frame of 1 MiB
 PATIENCE_S = 60.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 
 
 def save(data: Any, status: str = "saved", *, patience_s: float = PATIENCE_S) -> int:
-    """Keep `data` (bytes, text, or anything of JSON) as this job's newest checkpoint; its id.
+    """Save `data` (bytes, text, or a JSON value) as this job's newest checkpoint, and return its id.
 
-    `status` is a few words for people. While the daemon is away, full or asks to wait, it is tried again for
-    `patience_s` seconds; then the error that it met last is raised. Raises UsageError where this is no job,
-    CheckpointTooLarge above 10 MB, StaleAttempt when the daemon has given this attempt up.
+    `status` is a few words for people. While the daemon is away, full or asks to wait, `save` tries again for
+    `patience_s` seconds, then raises the last error. Raises UsageError outside a job, CheckpointTooLarge above 10 MB,
+    StaleAttempt when the daemon has given up this attempt.
     """
-    token, socket_path = _told("STOKER_TOKEN"), _told("STOKER_SOCKET")
+    token, socket_path = _variable("STOKER_TOKEN"), _variable("STOKER_SOCKET")
     packed = _packed(data)
     if len(packed) > MAX_BYTES:
         raise CheckpointTooLarge(
             f"{len(packed)} bytes; the limit of a checkpoint is {MAX_BYTES}",
             hint="write the data to a file and save its path",
         )
-    import time  # noqa: PLC0415 - not for one who only loads
+    import time  # noqa: PLC0415 - `load` does without it
 
     give_up, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
     while True:
@@ -57,48 +57,48 @@ def save(data: Any, status: str = "saved", *, patience_s: float = PATIENCE_S) ->
 
 
 def must_be_job() -> None:
-    """Raises UsageError in a process that Stoker did not start."""
-    _told("STOKER_TOKEN")
+    """Raises UsageError outside a job."""
+    _variable("STOKER_TOKEN")
 
 
 def load() -> bytes | None:
-    """The data of this job's newest checkpoint, from whichever attempt; None if there is none."""
+    """The data of this job's newest checkpoint, of any attempt; None if there is none."""
     try:
-        with open(_told("STOKER_CHECKPOINT"), "rb") as file:  # noqa: PTH123 - pathlib is half of what this loads
+        with open(_variable("STOKER_CHECKPOINT"), "rb") as file:  # noqa: PTH123 - pathlib is half of what this loads
             return file.read()
     except FileNotFoundError:
         return None
 
 
 def needs() -> dict[str, dict[str, Any]]:
-    """How each need ended, by the name of its step, or its job's id outside a workflow.
+    """The result of each need, by the name of its step, or its job's id outside a workflow.
 
-    Of each its `state`, `reason`, `exit_code` and `outputs` (what it handed on).
+    A result has `state`, `reason`, `exit_code` and `outputs`.
     """
     path = os.environ.get("STOKER_INPUTS_FILE")
     if not path:
         return {}
-    import json  # noqa: PLC0415 - not for one who only loads
+    import json  # noqa: PLC0415 - `load` does without it
 
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as in `load`
-        said: dict[str, dict[str, Any]] = json.load(file)
-    return said
+        results: dict[str, dict[str, Any]] = json.load(file)
+    return results
 
 
 def inputs() -> dict[str, dict[str, str]]:
-    """What each need handed on, if it did, by the name of its step, or its job's id outside a workflow."""
+    """The outputs of each need that has some, by the name of its step, or its job's id outside a workflow."""
     return {name: end["outputs"] for name, end in needs().items() if end["outputs"]}
 
 
 def output(**values: Any) -> None:
-    """Hand `values` on to the steps that need this one; they are added to what was handed on before.
+    """Add `values` to the outputs of this job, for the steps that need it.
 
-    Processes and threads of a job may call it at once. Raises InvalidParams for what the daemon would not take: a value
-    that JSON has no form for, or more than 64 KiB in all.
+    Processes and threads of a job may call it at the same time. Raises InvalidParams for values that the daemon would
+    refuse: a value that is not JSON, or more than 64 KiB in total.
     """
-    from stoker.core import outputs  # noqa: PLC0415 - not for one who only loads
+    from stoker.core import outputs  # noqa: PLC0415 - `load` does without it
 
-    path = _told("STOKER_OUTPUT")
+    path = _variable("STOKER_OUTPUT")
     try:
         line = outputs.entry(values)
         with _locked(path) as file:
@@ -109,13 +109,13 @@ def output(**values: Any) -> None:
                 _append(file, after[len(before) :])
             else:
                 _replace(path, after)
-    except outputs.OutputRefused as refused:
-        raise InvalidParams(f"output: {refused}", path="output") from refused
+    except outputs.OutputRefused as error:
+        raise InvalidParams(f"output: {error}", path="output") from error
 
 
 def _locked(path: str) -> BinaryIO:
-    """The file, to read and to append to; until it is closed no other process or thread of this job has it so."""
-    import fcntl  # noqa: PLC0415 - not for one who only loads
+    """The file, open for reading and appending, and locked until it is closed."""
+    import fcntl  # noqa: PLC0415 - `load` does without it
 
     while True:
         file = open(path, "a+b")  # noqa: PTH123, SIM115 - as in `load`; closed by the caller
@@ -129,18 +129,18 @@ def _locked(path: str) -> BinaryIO:
 
 
 def _append(file: BinaryIO, data: bytes) -> None:
-    """Appended, as a shell of the job may have the file open and append to it, too."""
+    """Append and do not rewrite: a shell of the job may also have the file open for appending."""
     size = os.fstat(file.fileno()).st_size
     try:
         file.write(data)
         file.flush()
-    except OSError:  # a part of a line would spoil the rest
+    except OSError:  # a partial line would spoil the next one
         os.ftruncate(file.fileno(), size)
         raise
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Replaced whole, under the lock: a kill in the middle leaves what was there before."""
+    """Replace the whole file, under the lock: a kill meanwhile leaves the old one."""
     beside = f"{path}-{os.getpid()}"
     with open(beside, "wb") as file:  # noqa: PTH123 - as in `load`
         file.write(data)
@@ -157,16 +157,18 @@ def _packed(data: Any) -> bytes:
     return json.dumps(data, sort_keys=True, allow_nan=False).encode()
 
 
-def _told(name: str) -> str:
-    """A variable that every job has."""
+def _variable(name: str) -> str:
+    """The value of a variable that every job has. Raises UsageError."""
     value = os.environ.get(name)
     if not value:
-        raise UsageError(f"{name} is not set: this is no job of Stoker", hint="stoker run -- COMMAND runs one")
+        raise UsageError(
+            f"{name} is not set: this process is not a job of Stoker", hint="stoker run -- COMMAND runs a job"
+        )
     return value
 
 
 def _send(socket_path: str, token: str, data: bytes, status: str) -> int:
-    from stoker.rpc.conversation import Conversation  # noqa: PLC0415 - not for one who only loads
+    from stoker.rpc.conversation import Conversation  # noqa: PLC0415 - `load` does without it
 
     with Conversation(socket_path) as daemon:
         at, upload = 0, None
@@ -175,12 +177,12 @@ def _send(socket_path: str, token: str, data: bytes, status: str) -> int:
             more = at + len(piece) < len(data)
             encoded = b2a_base64(piece, newline=False).decode()
             params = {"token": token, "data": encoded, "status": status, "offset": at, "more": more, "upload": upload}
-            said = daemon.call("checkpoint.save", params)
-            at, upload = at + len(piece), said.get("upload")
+            answer = daemon.call("checkpoint.save", params)
+            at, upload = at + len(piece), answer.get("upload")
             if not more:
-                return int(said["id"])
+                return int(answer["id"])
 
 
 def _may_pass(error: StokerError) -> bool:
-    """Whether the same could succeed a little later: also when the pieces sent so far went with an older daemon."""
+    """Whether another try may succeed; it may after a restart of the daemon, which loses the pieces sent before."""
     return error.transient or (isinstance(error, InvalidParams) and error.details.get("path") == "upload")

@@ -1,10 +1,10 @@
-"""Where things are: the state directory, the socket, the files that may hold settings.
+"""The paths of the state directory, the socket and the settings files.
 
-Owns the order in which flags, environment and defaults are asked. Refuses to touch the file system: every answer
-follows from its arguments, and where there are several places the caller looks. Standard library only and no pathlib,
-which is slower to load than all of the client's rest.
+Owns the order of flags, environment and defaults. It never touches the file system: every answer follows from the
+arguments, and the caller looks which of several paths exists. Standard library only, without pathlib, which takes
+longer to load than the rest of the client.
 
-Invariants: every path is absolute; a socket path fits what the kernel takes (unix(7), `sun_path`).
+Invariants: every path is absolute; a socket path has a length that the kernel accepts (unix(7), `sun_path`).
 """
 # ruff: noqa: PTH100, PTH111, PTH117, PTH118
 
@@ -28,33 +28,33 @@ SOCKET_PATH_BYTES = 107
 
 def state_dir(flag: str | None, environ: Mapping[str, str]) -> str:
     """`--state-dir`, STOKER_STATE_DIR, systemd's STATE_DIRECTORY, else $XDG_STATE_HOME/stoker. Raises UsageError."""
-    asked = _said("--state-dir", flag) or environ.get("STOKER_STATE_DIR") or _of_systemd("STATE_DIRECTORY", environ)
-    if asked:
-        return os.path.abspath(asked)
+    path = _not_empty("--state-dir", flag) or environ.get("STOKER_STATE_DIR") or _of_systemd("STATE_DIRECTORY", environ)
+    if path:
+        return os.path.abspath(path)
     return os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
 
 
 def socket_paths(flag: str | None, environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
-    """`--socket`, STOKER_SOCKET, systemd's RUNTIME_DIRECTORY, else the usual places for this user, best first.
+    """`--socket`, STOKER_SOCKET, systemd's RUNTIME_DIRECTORY, else the default paths for this user, best first.
 
-    There are two where XDG_RUNTIME_DIR is not set, as under cron, su and sudo: that of the user's session, and that of
-    the system's service. Raises UsageError, and ConfigInvalid for a path that is longer than a socket's address may be.
+    There are two defaults if XDG_RUNTIME_DIR is not set, as under cron, su and sudo: the socket of the user's session
+    and that of the system service. Raises UsageError, and ConfigInvalid for a path that is too long for a socket.
     """
-    asked = _said("--socket", flag) or environ.get("STOKER_SOCKET")
-    places = (asked,) if asked else (os.path.join(place, SOCKET_NAME) for place in _runtime_dirs(environ, uid))
-    paths = tuple(map(os.path.abspath, places))
+    given = _not_empty("--socket", flag) or environ.get("STOKER_SOCKET")
+    choices = (given,) if given else (os.path.join(folder, SOCKET_NAME) for folder in _runtime_dirs(environ, uid))
+    paths = tuple(map(os.path.abspath, choices))
     for path in paths:
         check_length(path)
     return paths
 
 
 def first_within_reach(paths: tuple[str, ...], exists: Callable[[str], bool]) -> str:
-    """The first path that `exists` says yes to, else the last: the one for whoever is told that there is none."""
+    """The first path that exists, else the last one, which an error can then name."""
     return next(filter(exists, paths), paths[-1])
 
 
 def check_length(path: str) -> None:
-    """Raises ConfigInvalid for a path that no socket can have."""
+    """Raises ConfigInvalid for a path that is too long for a socket."""
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES:
         message = f"the socket's path is {length} bytes long, the kernel takes {SOCKET_PATH_BYTES}: {path}"
@@ -66,10 +66,10 @@ def config_files(environ: Mapping[str, str]) -> tuple[str, ...]:
     return (os.path.join(_xdg("XDG_CONFIG_HOME", ".config", environ), "stoker", "stoker.toml"), SYSTEM_CONFIG)
 
 
-def _said(option: str, flag: str | None) -> str | None:
-    """A flag without a path is a variable that was not set, and no wish for the usual place."""
+def _not_empty(option: str, flag: str | None) -> str | None:
+    """An empty flag is usually an unset shell variable: refuse it instead of using the default."""
     if flag == "":
-        raise UsageError(f"{option} is empty", hint="name a path, or leave it out")
+        raise UsageError(f"{option} is empty", hint="name a path, or leave the option out")
     return flag
 
 
@@ -77,7 +77,7 @@ def _runtime_dirs(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     if of_systemd := _of_systemd("RUNTIME_DIRECTORY", environ):
         return (of_systemd,)
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    # What root runs is the system's service: the directory of root's own login session would hide it.
+    # Root runs the system service: the directory of root's own login session would hide its socket.
     if os.path.isabs(runtime) and not (uid == 0 and os.path.normpath(runtime) == ROOT_SESSION):
         return (os.path.join(runtime, "stoker"),)
     session = () if uid == 0 else (f"{USER_SESSIONS}/{uid}/stoker",)
@@ -90,7 +90,7 @@ def _of_systemd(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _xdg(name: str, default: str, environ: Mapping[str, str]) -> str:
-    """A base directory; one that is not absolute is ignored, as the XDG specification asks."""
+    """A base directory. A relative one is ignored, as the XDG specification demands."""
     base = environ.get(name, "")
     return base if os.path.isabs(base) else os.path.join(_home(environ), default)
 

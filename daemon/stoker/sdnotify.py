@@ -1,10 +1,10 @@
-"""What systemd and its like hand to a service, and what the service tells them: sd_notify(3), sd_listen_fds(3).
+"""The protocols between a service and its manager, such as systemd: sd_notify(3) and sd_listen_fds(3).
 
-Owns the two protocols and the list of variables that must not be handed on: whoever inherited them would speak, or
-answer a watchdog, in our name. Refuses to wait: a service manager that does not listen is no reason to stand still.
+Owns both protocols and the list of variables that must not reach workers: a worker with them could send messages, or
+answer a watchdog, in the daemon's name. It never waits long for a manager that does not read.
 
-Invariants: a message that cannot be sent is dropped and `False`; text never smuggles in a second assignment; what the
-daemon inherited as a worker of another Stoker stays out of its own workers.
+Invariants: a message that cannot be sent is dropped and the method returns False; a text cannot contain a second
+assignment; variables that the daemon inherited as a worker of another Stoker do not reach its own workers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
 FIRST_FD: Final = 3
-# READY and STOPPING are said once: they may wait this long for a manager whose queue is full.
+# READY and STOPPING are sent once: they may wait this long for a manager whose queue is full.
 PATIENCE_S: Final = 1.0
 
 PRIVATE_PREFIXES: Final = ("LISTEN_", "WATCHDOG_", "STOKER_")
@@ -28,28 +28,28 @@ PRIVATE_NAMES: Final = frozenset({"NOTIFY_SOCKET", "TRACEPARENT", "TRACESTATE", 
 
 
 def is_private(name: str) -> bool:
-    """Whether a variable was meant for this process alone."""
+    """Whether a variable is meant for this process alone."""
     return name in PRIVATE_NAMES or name.startswith(PRIVATE_PREFIXES)
 
 
 def strip(environ: MutableMapping[str, str]) -> None:
-    """Remove from `environ` what is private; call it once everything has been read from there."""
+    """Remove the private variables from `environ`; call it once they have been read."""
     for name in [name for name in environ if is_private(name)]:
         del environ[name]
 
 
 class Notifier:
-    """Speaks to the service manager, or to nobody when none is there."""
+    """Sends messages to the service manager, if there is one."""
 
     def __init__(self, address: str | None = None, watchdog_ms: int | None = None) -> None:
-        """`address` as in NOTIFY_SOCKET; `watchdog_ms` is the time in which the manager wants a sign of life."""
+        """`address` as in NOTIFY_SOCKET; `watchdog_ms` is the longest time between two signs of life."""
         self.watchdog_ms = watchdog_ms
         self._address = _socket_address(address)
         self._socket = None if self._address is None else _datagram_socket()
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Notifier:
-        """As NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say."""
+        """From NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
         return cls(environ.get("NOTIFY_SOCKET"), _watchdog_ms(environ))
 
     @property
@@ -67,11 +67,11 @@ class Notifier:
         return self._send(*_status(text))
 
     def watchdog(self, status: str = "") -> bool:
-        """A sign of life; due at least every `watchdog_ms`, better twice as often."""
+        """A sign of life, due every `watchdog_ms` at the latest; systemd advises twice as often."""
         return self._send("WATCHDOG=1", *_status(status))
 
     def extend_timeout(self, more_ms: int) -> bool:
-        """Starting or stopping goes well and needs `more_ms` from now."""
+        """Ask for `more_ms` from now on for starting or stopping."""
         return self._send(f"EXTEND_TIMEOUT_USEC={more_ms * 1_000}")
 
     def close(self) -> None:
@@ -98,9 +98,9 @@ class Listener(NamedTuple):
 
 
 def listeners(environ: Mapping[str, str], pid: int) -> tuple[Listener, ...]:
-    """The sockets of LISTEN_FDS, closed on exec from now on; none if LISTEN_PID names another process.
+    """The sockets of LISTEN_FDS, from now on closed on exec; empty if LISTEN_PID names another process.
 
-    Raises ConfigInvalid for a number that is none, and for a descriptor that is no stream socket that listens.
+    Raises ConfigInvalid for a wrong number, and for a descriptor that is not a listening stream socket.
     """
     if environ.get("LISTEN_PID") != str(pid):
         return ()
@@ -119,7 +119,7 @@ def _datagram_socket() -> socket.socket:
 
 
 def _socket_address(address: str | None) -> str | None:
-    """A path, or the abstract socket that `@` stands for; addresses of other families are not ours to speak to."""
+    """The address of a path or of an abstract socket (`@`); None for other families, such as vsock."""
     if not address or address[0] not in "/@":
         return None
     return "\0" + address[1:] if address[0] == "@" else address
@@ -145,7 +145,7 @@ def _number(name: str, environ: Mapping[str, str]) -> int:
 def _require_listening(fd: int) -> None:
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise _invalid(f"LISTEN_FDS: descriptor {fd} is no socket")
+            raise _invalid(f"LISTEN_FDS: descriptor {fd} is not a socket")
         with socket.socket(fileno=os.dup(fd)) as probe:
             if not probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise _invalid(f"LISTEN_FDS: descriptor {fd} does not listen")

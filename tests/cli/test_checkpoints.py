@@ -179,7 +179,7 @@ def test_python_when_this_is_no_job_then_every_call_that_needs_one_says_so(monke
         monkeypatch.delenv(f"STOKER_{name}", raising=False)
 
     for call in (checkpoint.load, lambda: checkpoint.save(b""), lambda: checkpoint.output(a=1)):
-        with pytest.raises(UsageError, match="no job"):
+        with pytest.raises(UsageError, match="not a job of Stoker"):
             call()
     assert checkpoint.inputs() == {}
 
