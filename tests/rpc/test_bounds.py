@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import select
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.rpc import connection, envelope
 from tests.support.facts import until
 from tests.support.rpc import ServerThread, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stoker.rpc.envelope import Request
     from tests.support.rpc import RawClient
 
 PINGS = 5
@@ -137,3 +140,27 @@ def test_reads_when_one_is_refused_at_once_then_those_behind_it_are_answered(cli
 
     assert [answers[n]["error"]["data"]["code"] for n in (1, 2)] == ["invalid_params"] * 2
     assert [answers[n]["result"]["jobs"] for n in (0, 3)] == [[], []]
+
+
+def test_connection_when_a_turn_of_it_fails_then_it_is_hung_up_and_others_go_on(
+    client: RawClient, server: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[bytes] = []
+
+    def fail_on_one(frame: bytes) -> Iterator[Request]:
+        if b'"fail here"' in frame:
+            failures.append(frame)
+            raise RuntimeError("a bug of ours")
+        return envelope.requests_in(frame)
+
+    monkeypatch.setattr(connection, "requests_in", fail_on_one)
+    # The second frame is begun in a turn of its own, after a thread has read the first.
+    long_frame = request("job.submit_many", 1, jobs=[{"command": f"a{n}"} for n in range(3_000)])
+    client.say(long_frame + request("job.submit", 2, command="fail here"))
+
+    with suppress(ConnectionResetError):
+        while client.hear() is not None:
+            pass
+    with server.connect() as bystander:
+        assert bystander.ask("system.health")["result"] == {"ok": True}
+    assert len(failures) == 1

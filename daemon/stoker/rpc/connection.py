@@ -194,19 +194,27 @@ class ClientConnection(asyncio.Protocol):
         if self._gone:
             return
         self._turn_due = True  # what is sent from here on needs no other turn
-        until = time.perf_counter() + TURN_S
-        self._unbegun = True
-        while self._unbegun and self._takes_requests() and time.perf_counter() < until:
-            self._unbegun = self._begin_next()
-        self._calls.go_on_reading()
-        self._flush()
-        self._turn_due = False
+        try:
+            self._begin_and_send()
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug of ours ends this connection, no other
+            self._break_off(error)
+            return
+        finally:
+            self._turn_due = False
         if self._unbegun and self._takes_requests():
             self.go_on()
         elif self._last_read:
             self._leave_when_done()
         else:
             self._pace()
+
+    def _begin_and_send(self) -> None:
+        until = time.perf_counter() + TURN_S
+        self._unbegun = True
+        while self._unbegun and self._takes_requests() and time.perf_counter() < until:
+            self._unbegun = self._begin_next()
+        self._calls.go_on_reading()
+        self._flush()
 
     def _begin_next(self) -> bool:
         """Begin the next request, or have the next frame read; False when there is none."""
@@ -232,11 +240,15 @@ class ClientConnection(asyncio.Protocol):
         if self._gone:
             return
         if (error := reading.exception()) is not None:
-            log(LogEvent.REQUEST_FAILED, method="?", uid=self.peer.uid, error=error)
-            self.abort()
+            self._break_off(error)
             return
         self._requests = iter(reading.result())
         self.go_on()
+
+    def _break_off(self, error: BaseException) -> None:
+        """Hang up after a bug of ours: which requests were begun is unknown, so no answer would be true."""
+        log(LogEvent.REQUEST_FAILED, method="?", uid=self.peer.uid, error=error)
+        self.abort()
 
     def _takes_requests(self) -> bool:
         return not self._in_thread and not self._calls.full and self._room.is_set()
