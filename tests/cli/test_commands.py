@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from tests.support.rpc import ServerThread
 if TYPE_CHECKING:
     from tests.cli.conftest import Desk
     from tests.support.daemon import DaemonProcess
+
+HUGE_LINE_BYTES = 300_000_000
 
 
 # --- submit -----------------------------------------------------------------------------------------------
@@ -240,6 +244,30 @@ def test_batch_when_atomic_is_too_much_for_one_frame_then_it_is_refused(desk: De
     assert ended.status == 64
     assert "at once" in ended.err
     assert desk.service.jobs == {}
+
+
+def test_batch_when_a_line_is_huge_then_it_is_refused_by_number_in_bounded_memory(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "jobs.ndjson"
+    with file.open("wb") as lines:
+        lines.write(b'{"command":"true"}\n')
+        lines.seek(HUGE_LINE_BYTES, os.SEEK_CUR)  # a hole reads as NUL, and takes no disk
+        lines.write(b'\n{"command":"true"}\n')
+    submitting = desk.process("submit", "--batch", str(file))
+    resource.prlimit(submitting.pid, resource.RLIMIT_AS, (HUGE_LINE_BYTES, HUGE_LINE_BYTES))
+    out, err = submitting.communicate(timeout=DEADLINE_S)
+
+    assert (submitting.returncode, out) == (65, b"1\n2\n"), err
+    assert err.startswith(b"stoker: line 2: longer than 4.0M; a job takes at most 976.6K\n")
+
+
+def test_batch_when_options_are_large_then_each_request_fits_a_frame(desk: Desk, tmp_path: Path) -> None:
+    file = batch_file(tmp_path, *({"command": "true"} for _ in range(100)))
+    text = tmp_path / "text"
+    text.write_text("x" * 60_000)
+
+    ended = desk.stoker("submit", "--stdin", str(text), "--batch", file)
+
+    assert (ended.status, len(desk.service.jobs)) == (0, 100)
 
 
 # --- run, wait, logs --------------------------------------------------------------------------------------

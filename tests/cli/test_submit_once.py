@@ -122,6 +122,46 @@ def test_submit_when_patience_is_over_then_it_says_that_the_job_is_not_stored(
     assert {end(wait)[0] for wait in waits} == {0}
 
 
+def test_batch_when_the_daemon_dies_before_the_answer_then_each_line_is_stored_once(
+    crowded: DaemonProcess, tmp_path: Path
+) -> None:
+    lines = tmp_path / "jobs.ndjson"
+    lines.write_text('{"command":"true"}\n' * 2_500)
+    crowded.signal(signal.SIGSTOP)
+    submitting = begin(crowded, "submit", "--batch", str(lines))
+    until(lambda: pending(crowded), why="the request sent")
+    crowded.kill9()
+    said = says(submitting, "trying again")
+    crowded.start()
+    status, out, _ = end(submitting)
+
+    assert "daemon" in said
+    assert (status, len(out.split())) == (0, 2_500)
+    with crowded.client() as client:
+        assert client.list(limit=1)["jobs"][0]["id"] == 2_500
+
+
+def test_batch_when_patience_is_over_then_it_names_the_lines_that_are_not_stored(
+    crowded: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    lines = tmp_path / "jobs.ndjson"
+    lines.write_text('{"command":"true"}\n' * 3)
+    with crowded.client() as client:
+        job = submit(client, gate.spec())
+    waits = [begin(crowded, "wait", str(job)) for _ in range(PLACES)]
+    with crowded.client() as client:
+        until(lambda: client.status()["connections"] > PLACES, why="every place taken")
+
+    while (refused := crowded.cli("submit", "--patience", "200ms", "--batch", str(lines))).returncode == 0:
+        pass
+    gate.open()
+
+    assert refused.returncode == 75
+    assert "gave up at lines 1 to 3: they are not stored" in refused.stderr
+    assert {end(wait)[0] for wait in waits} == {0}
+
+
 def test_submit_when_there_is_no_daemon_then_it_says_so_at_once(crowded: DaemonProcess) -> None:
     crowded.stop()
 

@@ -1,8 +1,11 @@
 """`stoker submit --batch`: one JSON object per line in, one id per line out, as the answers come.
 
-Owns reading the lines and reporting on each. All complete lines of one read are sent together: a file goes in large
-requests, and the output of a slow producer is stored as it comes. A bad line is reported with its number and the others
-are stored; with `--atomic` one bad line keeps all from being stored.
+Owns reading the lines and reporting on each. All complete lines of one read are sent together, up to what fits one
+request: a file goes in large requests, and the output of a slow producer is stored as it comes. A bad line is reported
+with its number and the others are stored; with `--atomic` one bad line keeps all from being stored. Each line has its
+idempotency key before it is first sent, so a request that is sent again stores nothing twice.
+
+Invariant: memory is bounded, however long a line is and however many there are.
 """
 
 from __future__ import annotations
@@ -15,51 +18,69 @@ from stoker.cli.kit import render
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import Given
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
-from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, InvalidParams, StokerError, UsageError
-from stoker.rpc.client import Client
+from stoker.cli.submit_once import SubmitAttempts, new_key
+from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, FrameTooLarge, InvalidParams, StokerError, UsageError
+from stoker.rpc.client import BATCH_JOBS, Client
 from stoker.rpc.wire import parse_strict
 
 Line = tuple[int, bytes]
 
 READ_BYTES = 256 * 1024
+LINE_BYTES = 4 * 1024 * 1024  # a job of SENT_BYTES, with its text written as \uXXXX
 
 
 def submit_batch(given: Given, defaults: dict[str, Any]) -> int:
     """0 if every line became a job; else the exit status that all failures share, or 1."""
     with connect(given) as client:
-        batch = SubmitBatch(client, defaults, atomic=given["atomic"], as_json=given["json"])
+        client.patience_s = 0.0  # the pauses are made here
+        batch = SubmitBatch(given, client, defaults)
         for lines in _pieces(given["batch"]):
             batch.take(lines)
         return batch.finish()
 
 
 def _pieces(source: str) -> Iterator[list[Line]]:
-    """The numbered lines that each read completes. Raises UsageError for a file that cannot be read."""
-    try:
-        descriptor = 0 if source == "-" else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        number, rest = 0, b""
-        while data := os.read(descriptor, READ_BYTES):
-            *lines, rest = (rest + data).split(b"\n")
+    """The numbered lines that each read completes. Raises UsageError for a file that cannot be read.
+
+    A line of more than LINE_BYTES loses its end: its length still shows that it was too long.
+    """
+    number, rest = 0, bytearray()
+    for data in _reads(source):
+        *lines, last = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(rest) + lines[0]
+            rest.clear()
             yield [(number + i, line) for i, line in enumerate(lines, 1) if line.strip()]
             number += len(lines)
+        rest += last[: LINE_BYTES + 1 - len(rest)]
+    if rest.strip():
+        yield [(number + 1, bytes(rest))]
+
+
+def _reads(source: str) -> Iterator[bytes]:
+    try:
+        descriptor = 0 if source == "-" else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        while data := os.read(descriptor, READ_BYTES):
+            yield data
     except OSError as error:
         raise UsageError(f"cannot read {source or repr(source)}: {error.strerror}") from None
-    if rest.strip():
-        yield [(number + 1, rest)]
 
 
 class SubmitBatch:
     """Submits lines as they come: call `take` for each piece, then `finish`."""
 
-    def __init__(self, client: Client, defaults: dict[str, Any], *, atomic: bool, as_json: bool) -> None:
+    def __init__(self, given: Given, client: Client, defaults: dict[str, Any]) -> None:
+        self._given = given
         self._client = client
         self._defaults = defaults
-        self._atomic = atomic
-        self._as_json = as_json
+        self._atomic = given["atomic"]
+        self._as_json = given["json"]
         self._unsent: list[tuple[int, Any]] = []
         self._unsent_bytes = 0
+        self._answered = False
         self._stored = 0
-        self._statuses: list[int] = []
+        self._refused = 0
+        self._statuses: set[int] = set()
 
     def take(self, lines: list[Line]) -> None:
         for number, line in lines:
@@ -70,48 +91,70 @@ class SubmitBatch:
             else:
                 if remark := overdue(spec):
                     render.note(f"line {number}: {remark}")
+                self._make_room(number, size)
                 self._unsent.append((number, spec))
                 self._unsent_bytes += size
         if not self._atomic:
             self._send()
 
     def finish(self) -> int:
-        if self._atomic:
-            self._send_all_or_none()
+        if self._atomic and self._statuses:
+            render.note("nothing was stored: --atomic stores all jobs or none")
+        else:
+            self._send()
         render.progress("")
         if not self._statuses:
             return 0
-        return self._statuses[0] if len(set(self._statuses)) == 1 else 1
+        return next(iter(self._statuses)) if len(self._statuses) == 1 else 1
 
     def _read(self, line: bytes) -> tuple[dict[str, Any], int]:
         """The job of one line and its size. Raises here what would make the daemon refuse all jobs of a request."""
+        if len(line) > LINE_BYTES:
+            raise FrameTooLarge(
+                f"longer than {render.size(LINE_BYTES)}; a job takes at most {render.size(SENT_BYTES)}",
+                hint="one JSON object per line; put a long command into a script",
+            )
         spec = parse_strict(line)
         if not isinstance(spec, dict):
             raise InvalidParams("not a JSON object", hint='write {"command": "sha256sum", "args": ["/etc/hosts"]}')
         spec = complete({**self._defaults, **spec})
+        if spec.get("idempotency_key") is None:  # the daemon refuses an empty key
+            spec["idempotency_key"] = new_key()
         return spec, sent_size(spec)
 
-    def _send_all_or_none(self) -> None:
-        if self._statuses:
-            render.note("nothing was stored: --atomic stores all jobs or none")
-        elif self._unsent_bytes > SENT_BYTES:
-            much, most = render.size(self._unsent_bytes), render.size(SENT_BYTES)
-            raise UsageError(
-                f"--atomic stores at most {most} at once, and this is {much}",
-                hint="leave out --atomic; with an idempotency_key in each line, a repeated batch stores nothing twice",
-            )
-        else:
+    def _make_room(self, number: int, size: int) -> None:
+        """Send what is unsent if the next line no longer fits its request."""
+        if self._unsent_bytes + size > SENT_BYTES:
+            if self._atomic:
+                raise UsageError(
+                    f"line {number}: --atomic stores at most {render.size(SENT_BYTES)} at once, and this is more",
+                    hint="leave out --atomic; with an idempotency_key in each line, a repeated batch stores nothing "
+                    "twice",
+                )
+            self._send()
+        elif len(self._unsent) >= BATCH_JOBS and not self._atomic:
             self._send()
 
     def _send(self) -> None:
         sent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         if not sent:
             return
-        answers = self._client.submit_many([spec for _, spec in sent], atomic=self._atomic)
-        for (number, _), answer in zip(sent, answers, strict=True):
+        for (number, _), answer in zip(sent, self._answers(sent), strict=True):
             self._report(number, answer)
+        self._answered = True
         render.flush()
-        render.progress(f"{self._stored} stored, {len(self._statuses)} refused")
+        render.progress(f"{self._stored} stored, {self._refused} refused")
+
+    def _answers(self, sent: list[tuple[int, Any]]) -> list[Any]:
+        attempts = SubmitAttempts(self._given, answered=self._answered)
+        while True:
+            try:
+                answers: list[Any] = self._client.submit_many([spec for _, spec in sent], atomic=self._atomic)
+            except StokerError as error:
+                if not attempts.pause_after(error):
+                    raise _given_up(error, sent[0][0], sent[-1][0], perhaps_stored=attempts.sent) from None
+            else:
+                return [_not_existing(answer) for answer in answers] if attempts.sent else answers
 
     def _report(self, number: int, answer: Any) -> None:
         if "error" in answer:
@@ -127,4 +170,17 @@ class SubmitBatch:
     def _refuse(self, number: int, error: StokerError, status: int | None = None) -> None:
         render.progress("")
         render.error(error, where=f"line {number}: ")
-        self._statuses.append(error.exit_status if status is None else status)
+        self._refused += 1
+        self._statuses.add(error.exit_status if status is None else status)
+
+
+def _not_existing(answer: Any) -> Any:
+    """A request that was sent twice cannot say which of its jobs were there before the first time."""
+    return {**answer, "existing": False} if "id" in answer else answer
+
+
+def _given_up(error: StokerError, first: int, last: int, *, perhaps_stored: bool) -> StokerError:
+    outcome = "no answer came, so they may be stored" if perhaps_stored else "they are not stored"
+    error.message = f"{error.message}; gave up at lines {first} to {last}: {outcome}"
+    error.hint = "with an idempotency_key in each line, a repeated batch stores nothing twice"
+    return error

@@ -1,7 +1,8 @@
 """Submitting a job exactly once, however often it must be sent.
 
-Owns the idempotency key of a submit, which every attempt shares, and the message about the job when patience is over.
-An error that another attempt would not change is raised at once. Every submit pays for the imports of this module.
+Owns the idempotency key of a submit, which every attempt shares, when another attempt is made (`--patience`, for
+batches too), and the message about the job when patience is over. An error that another attempt would not change is
+raised at once. Every submit pays for the imports of this module.
 """
 
 from __future__ import annotations
@@ -29,34 +30,57 @@ def submit_once(given: Given, spec: dict[str, Any], interrupt: RunInterrupt | No
     """
     key = spec.get("idempotency_key")
     if key is None:  # the daemon refuses an empty key
-        key = spec["idempotency_key"] = os.urandom(16).hex()
-    patience: Patience | None = None
-    sent = False
+        key = spec["idempotency_key"] = new_key()
+    attempts = SubmitAttempts(given)
     while True:
         if interrupt:
             interrupt.begin_submit(key)
         try:
             with connect(given) as client:
                 client.patience_s = 0.0  # the pauses are made here
-                answer = _submit_or_find(client, spec, sent=sent)
+                answer = _submit_or_find(client, spec, sent=attempts.sent)
         except StokerError as error:
             if interrupt:
                 interrupt.submit_failed()
-            sent = sent or error.perhaps_done
-            patience = patience or _patience_with(given, error, sent=sent)
-            if patience.over or not isinstance(error, TEMPORARY):
-                raise _given_up(error, key, sent=sent) from None
-            patience.pause()
+            if not attempts.pause_after(error):
+                raise _given_up(error, key, sent=attempts.sent) from None
         else:
-            return {**answer, "existing": False} if sent else answer
+            return {**answer, "existing": False} if attempts.sent else answer
 
 
-def _patience_with(given: Given, error: StokerError, *, sent: bool) -> Patience:
-    """Raises the error if no daemon is there, or if another attempt would end the same way."""
-    if not isinstance(error, TEMPORARY) or not (sent or _is_there(given, error)):
-        raise error
-    render.note(f"{error.message}; trying again")
-    return Patience(PATIENCE_S if given["patience_ms"] is None else given["patience_ms"] / 1_000)
+def new_key() -> str:
+    return os.urandom(16).hex()
+
+
+class SubmitAttempts:
+    """The attempts to submit once. `sent`: the daemon may have stored what an earlier attempt sent.
+
+    `answered`: the daemon has answered before, so it is waited for even if it is not there now.
+    """
+
+    def __init__(self, given: Given, *, answered: bool = False) -> None:
+        self.sent = False
+        self._given = given
+        self._answered = answered
+        self._patience: Patience | None = None
+
+    def pause_after(self, error: StokerError) -> bool:
+        """Pause before another attempt; False if there shall be none.
+
+        Raises the error of a first attempt if no daemon is there, or if another attempt would end the same way.
+        """
+        self.sent = self.sent or error.perhaps_done
+        temporary = isinstance(error, TEMPORARY)
+        if self._patience is None:
+            if not temporary or not (self.sent or self._answered or _is_there(self._given, error)):
+                raise error
+            render.note(f"{error.message}; trying again")
+            given_ms = self._given["patience_ms"]
+            self._patience = Patience(PATIENCE_S if given_ms is None else given_ms / 1_000)
+        if self._patience.over or not temporary:
+            return False
+        self._patience.pause()
+        return True
 
 
 def _submit_or_find(client: Client, spec: dict[str, Any], *, sent: bool) -> Submitted:
