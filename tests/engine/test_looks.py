@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Now
 from stoker.core.requests import JobWork
 from stoker.engine import preflight
@@ -27,11 +26,24 @@ class Standing:
         return Now(0, 0)
 
 
+def ask(checks: preflight.Preflight, *jobs: JobWork) -> asyncio.Future[list[StokerError | None]]:
+    """What is wrong with each of the commands, at once where that is known already."""
+    request = preflight.CommandRequest[None](jobs)
+
+    async def check() -> list[StokerError | None]:
+        await checks.check(request)
+        return list(request.problems)
+
+    if not checks.check_known(request):
+        return asyncio.ensure_future(check())
+    answered: asyncio.Future[list[StokerError | None]] = asyncio.get_running_loop().create_future()
+    answered.set_result(list(request.problems))
+    return answered
+
+
 async def told(checks: preflight.Preflight, *names: str) -> list[bool]:
     """For each of the commands, whether something speaks against it."""
-    answered: asyncio.Future[list[StokerError | None]] = asyncio.get_running_loop().create_future()
-    checks.find([JobWork(command=name) for name in names], answered.set_result)
-    return [problem is not None for problem in await answered]
+    return [problem is not None for problem in await ask(checks, *(JobWork(command=name) for name in names))]
 
 
 @pytest.fixture
@@ -41,10 +53,10 @@ async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> preflight.P
     (tmp_path / "tool").touch(mode=0o755)
     (tmp_path / "text").touch(mode=0o644)
     (tmp_path / "folder").mkdir()
-    return preflight.Preflight(Standing(), f"/no/such/folder:{tmp_path}", BackgroundTasks())
+    return preflight.Preflight(Standing(), f"/no/such/folder:{tmp_path}")
 
 
-async def test_find_when_much_was_looked_at_then_what_this_request_relies_on_is_told_all_the_same(
+async def test_check_when_much_was_looked_at_then_what_this_request_relies_on_is_told_all_the_same(
     checks: preflight.Preflight,
 ) -> None:
     first = await told(checks, "a", "b", "tool", "c")
@@ -55,7 +67,7 @@ async def test_find_when_much_was_looked_at_then_what_this_request_relies_on_is_
     checks.close()
 
 
-async def test_find_when_a_name_stands_for_no_program_then_that_is_told(checks: preflight.Preflight) -> None:
+async def test_check_when_a_name_stands_for_no_program_then_that_is_told(checks: preflight.Preflight) -> None:
     assert await told(checks, "text", "folder", "tool") == [True, True, False]
     checks.close()
 
@@ -79,12 +91,10 @@ class DeadMount:
 
 def ask_in(checks: preflight.Preflight, directory: str) -> asyncio.Future[list[StokerError | None]]:
     """What will be told of a program that is nowhere, to be started in that directory."""
-    answered: asyncio.Future[list[StokerError | None]] = asyncio.get_running_loop().create_future()
-    checks.find([JobWork(command="no-tool", working_dir=directory)], answered.set_result)
-    return answered
+    return ask(checks, JobWork(command="no-tool", working_dir=directory))
 
 
-async def test_find_when_a_directory_hangs_then_it_is_not_asked_again_until_it_answers(
+async def test_check_when_a_directory_hangs_then_it_is_not_asked_again_until_it_answers(
     checks: preflight.Preflight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount = DeadMount(monkeypatch)
@@ -106,7 +116,7 @@ async def test_find_when_a_directory_hangs_then_it_is_not_asked_again_until_it_a
     checks.close()
 
 
-async def test_find_when_every_thread_hangs_then_jobs_are_accepted_without_a_look(
+async def test_check_when_every_thread_hangs_then_jobs_are_accepted_without_a_look(
     checks: preflight.Preflight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount = DeadMount(monkeypatch)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from stoker.core.clock import Now
 from stoker.engine.heartbeats import BURST, Heartbeats
+from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
+from stoker.engine.messages import Alarms
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.process.work_files import WorkFiles
 from tests.support.facts import until_async
@@ -19,6 +21,8 @@ from tests.support.jobs import attempt, job, running, spec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from stoker.executors.launcher_pool import LauncherPool
 
 ASKED = spec(heartbeat_ms=1_000, unresponsive_warn_ms=30_000, unresponsive_kill_ms=180_000)
 START = 1_000_000
@@ -34,11 +38,18 @@ class SetClock:
         return Now(self.steady, self.steady)
 
 
+class Launchers:
+    """The launcher of every run is our parent."""
+
+    def pid_of(self, _launcher: str) -> int:
+        return os.getppid()
+
+
 class Room:
     """One run that is listened to."""
 
     def __init__(self, state_dir: Path) -> None:
-        self.clock, self.timers, self.triggered = SetClock(), Timers(), list[Alarm]()
+        self.clock, self.timers, self.inbox = SetClock(), Timers(), Inbox()
         self.memory = LiveState({}, {}, 0, 0)
         self.work_files = WorkFiles(state_dir)
         self.work_files.prepare(())
@@ -46,7 +57,7 @@ class Room:
         self.run_id = self.attempt.run_id
         self.memory.open(self.job, self.attempt)
         self.heartbeats = Heartbeats(
-            self.memory, self.work_files, self.timers, self.clock, self.triggered.append, lambda _: os.getppid()
+            self.memory, self.work_files, self.timers, self.clock, self.inbox, cast("LauncherPool", Launchers())
         )  # fmt: skip
 
     def begin(self) -> None:
@@ -158,9 +169,11 @@ async def test_trigger_when_a_worker_calls_itself_hung_then_there_is_an_alarm_at
     room.begin()
     room.say(b"WATCHDOG=trigger")
 
-    await until_async(lambda: room.triggered, why="the alarm")
+    await until_async(lambda: len(room.inbox), why="the alarm")
+    (message,) = room.inbox.take(1)
 
-    assert [(alarm.limit, alarm.run_id) for alarm in room.triggered] == [(Limit.UNRESPONSIVE, room.run_id)]
+    assert isinstance(message, Alarms)
+    assert [(alarm.limit, alarm.run_id) for alarm in message.alarms] == [(Limit.UNRESPONSIVE, room.run_id)]
 
 
 async def test_flood_when_it_comes_then_it_is_taken_in_bursts_and_the_last_word_is_heard_all_the_same(

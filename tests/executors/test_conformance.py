@@ -93,7 +93,7 @@ class LocalBench(Bench):
             umask=0o022, telemetry=otel.setup(Config(), version="0", instance=host.instance), cgroups=AttemptCgroups(),
             tokens=Tokens("00" * 32), work_files=WorkFiles(host.state_dir),
         )  # fmt: skip
-        self.local = LocalExecutor(context, self.hear, lambda: None, lambda _: None, BackgroundTasks(), stuck_ms=5_000)
+        self.local = LocalExecutor(context, self.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
         self.executor = self.local
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from stoker.core.errors import StokerError
 from stoker.core.job.model import NeedOn, OnOrphan
 from stoker.core.requests import CommandOptions, JobChanges, JobParams, JobStanding, NeedParams, SubmitAnswer, Verb
-from stoker.engine.submit import Offer, Submission
+from stoker.engine.submit import Submission
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 from tests.simulation.life import Life
@@ -40,10 +40,9 @@ class Clients:
             asked = self._invent(host)
             self._unanswered.append(asked)
         with life.loop.running():
-            future: asyncio.Future[Any] = life.loop.create_future()
-            future.add_done_callback(lambda done: self._hear(asked, done))
-            offers = [Offer(asked)]
-            life.engine.loop.post(Submission(life.engine.intake, offers, UID, atomic=False, future=future))
+            submission = Submission(life.engine.intake, [asked], UID, atomic=False)
+            submission.future.add_done_callback(lambda done: self._hear(asked, done))
+            life.engine.inbox.post(submission)
 
     def _invent(self, host: Host) -> JobParams:
         draw = self._chance

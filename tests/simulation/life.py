@@ -122,8 +122,8 @@ class Life:
             raise AssertionError("a background task failed") from self.background.failed.exception()
         if self.begin.done() and (error := self.begin.exception()) is not None:
             raise AssertionError(f"recovery failed: {error!r}") from error
-        if self.engine.safe_mode is not None:
-            raise AssertionError(f"safe mode: {self.engine.safe_mode.why}")
+        if self.engine.safe_mode.state is not None:
+            raise AssertionError(f"safe mode: {self.engine.safe_mode.state.why}")
         return "drained" if self.draining and self.engine.drain.done.is_set() else None
 
     def end(self) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -23,8 +24,9 @@ from stoker.core.errors import CheckpointDamaged
 from stoker.core.job.model import ExecutionMode, Job
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import opened
+from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.memory import LiveState
-from stoker.executors.base import Sink, Start, never_started
+from stoker.executors.base import Executor, Sink, Start, never_started
 from stoker.process.work_files import InputsFile, WorkFiles
 from stoker.store import attempts, checkpoints
 from stoker.store.attempts import Needed
@@ -38,18 +40,25 @@ AGAIN_S = 1.0
 TRIES = 20
 TRIED = 20  # damaged checkpoints in a row: beyond them somebody has to look
 
-Starter = Callable[[ExecutionMode, Sequence[Start]], None]
-
 
 class AttemptInputs:
     """Lays ready what starts need, then lets them start."""
 
-    def __init__(self, reader: Reader, work_files: WorkFiles, memory: LiveState, start: Starter, sink: Sink,
-                 background: BackgroundTasks) -> None:  # fmt: skip
+    def __init__(
+        self,
+        reader: Reader,
+        work_files: WorkFiles,
+        memory: LiveState,
+        executors: Mapping[ExecutionMode, Executor],
+        heartbeats: Heartbeats,
+        sink: Sink,
+        background: BackgroundTasks,
+    ) -> None:
         self._reader = reader
         self._work_files = work_files
         self._memory = memory
-        self._start = start
+        self._executors = executors
+        self._heartbeats = heartbeats
         self._sink = sink
         self._background = background
         self._held: set[str] = set()
@@ -58,31 +67,30 @@ class AttemptInputs:
         """Whether it is still with us: then no launcher was told of it, and none can have started it."""
         return run_id in self._held
 
-    def start(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
+    def start(self, starts: Sequence[Start]) -> None:
         """Start what needs nothing at once, the rest once it is laid ready."""
         plain = [start for start in starts if not _wants(start.job)]
-        if plain:
-            self._start(mode, plain)
+        self._hand_over(plain)
         first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
         again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
         for together in [first, *again] if first else again:
             self._held.update(start.attempt.run_id for start in together)
-            work = partial(self._let_go, mode, together, count(1))
+            work = partial(self._let_go, together, count(1))
             self._background.retry(f"inputs of {together[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
 
-    async def _let_go(self, mode: ExecutionMode, starts: Sequence[Start], tries: Iterator[int]) -> None:
+    async def _let_go(self, starts: Sequence[Start], tries: Iterator[int]) -> None:
         """They are held until their executor has them, or their end is told; while they cannot be read, too.
 
         After TRIES they are given back as never started: a queued job can expire.
         """
         wanted = [start for start in starts if self._may_begin(start)]
         if next(tries) <= TRIES:
-            await self._provide(mode, wanted)
+            await self._provide(wanted)
         else:
             self._sink([never_started(start) for start in wanted])
         self._held.difference_update(start.attempt.run_id for start in starts)
 
-    async def _provide(self, mode: ExecutionMode, starts: Sequence[Start]) -> None:
+    async def _provide(self, starts: Sequence[Start]) -> None:
         """One look for all of them: a hop to the reader costs as much as a start."""
         provided = []
         for start, found in zip(starts, await self._reader.run(_look, [start.job for start in starts]), strict=True):
@@ -92,8 +100,17 @@ class AttemptInputs:
             await self._lay_ready(start.attempt.run_id, found.data, inputs)
             if self._may_begin(start):
                 provided.append(replace(start, inputs=inputs.variable))
-        if provided:
-            self._start(mode, provided)
+        self._hand_over(provided)
+
+    def _hand_over(self, starts: Sequence[Start]) -> None:
+        """Let their executors start them; a worker that sends heartbeats finds its socket bound."""
+        by_mode: defaultdict[ExecutionMode, list[Start]] = defaultdict(list)
+        for start in starts:
+            if start.job.spec.speaks:
+                self._heartbeats.open(start.attempt.run_id)
+            by_mode[start.job.spec.execution_mode].append(start)
+        for mode, group in by_mode.items():
+            self._executors[mode].start(group)
 
     def _may_begin(self, start: Start) -> bool:
         """Whether it is still wanted; else its end is told."""

@@ -9,14 +9,16 @@ Invariant: no limit waits for a launcher other than that of its own attempt, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock, Now
-from stoker.engine.loop import Loop
+from stoker.engine.heartbeats import Heartbeats
+from stoker.engine.inbox import Inbox
+from stoker.engine.memory import LiveState
 from stoker.engine.messages import Alarms, DueJobs
-from stoker.engine.timers import Alarm, Timers
-from stoker.engine.witnesses import LauncherWitnesses
+from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.executors.launcher_pool import LauncherPool
 from stoker.store.due import Due as DueNow
 
 GAP_MS = 2_000
@@ -26,18 +28,27 @@ class Deadlines:
     """Posts what is due to the loop."""
 
     def __init__(
-        self, timers: Timers, clock: Clock, loop: Loop, warn: Callable[[str, int], None],
-        witnesses: LauncherWitnesses, judge: Callable[[Alarm, Now], Alarm | None], overslept: Callable[[], None],
+        self,
+        timers: Timers,
+        clock: Clock,
+        inbox: Inbox,
+        memory: LiveState,
+        heartbeats: Heartbeats,
+        launchers: LauncherPool,
         background: BackgroundTasks,
-    ) -> None:  # fmt: skip
+        *,
+        patience_ms: int,
+        sample_ms: int,
+    ) -> None:
         self._timers = timers
         self._clock = clock
-        self._loop = loop
-        self._warn = warn
-        self._witnesses = witnesses
-        self._judge = judge
-        self._overslept = overslept
+        self._inbox = inbox
+        self._memory = memory
+        self._heartbeats = heartbeats
+        self._launchers = launchers
         self._background = background
+        self._patience_s = patience_ms / 1_000
+        self._sample_ms = sample_ms
         self._looked_at = clock.now().steady
         self._handle: asyncio.TimerHandle | None = None
         self._due_at: int | None = None
@@ -55,11 +66,11 @@ class Deadlines:
             self._due_at = due_at
             self._handle = asyncio.get_running_loop().call_later(delay / 1_000, self._fire)
 
-    def look(self, every_ms: int) -> None:
-        """Called now and then: the loop's timers stand still while the host sleeps, steady time does not."""
+    def tick(self) -> None:
+        """Called once a sample: the event loop's timers stand still while the host sleeps, steady time does not."""
         now = self._clock.now().steady
-        if now - self._looked_at > every_ms + GAP_MS:
-            self._overslept()
+        if now - self._looked_at > self._sample_ms + GAP_MS:
+            self._heartbeats.begin_anew()
         self._looked_at = now
         if self._handle is not None and self._due_at is not None and now - self._due_at > GAP_MS:
             self._handle.cancel()
@@ -75,9 +86,9 @@ class Deadlines:
         late = self._clock.now().steady - (self._due_at or 0)
         self._handle = None
         if late > GAP_MS:
-            self._overslept()
-            for launcher in self._witnesses.connected():
-                self._hear_out(launcher)
+            self._heartbeats.begin_anew()
+            for client in self._launchers:
+                self._hear_out(client.launcher)
         self._post_due()
 
     def _hear_out(self, launcher: str) -> None:
@@ -86,8 +97,12 @@ class Deadlines:
             self._background.start(f"limits at launcher {launcher}", self._post_heard(launcher))
 
     async def _post_heard(self, launcher: str) -> None:
+        """A launcher that is stuck, or becomes so, is not waited for: limits hold all the same."""
         try:
-            await self._witnesses.hear_out(launcher)
+            client = self._launchers.get(launcher)
+            if client is not None and not client.stuck:
+                await asyncio.wait([client.list_runs()], timeout=self._patience_s)
+            await self._inbox.barrier()
         finally:
             alarms = self._unheard.pop(launcher)
         self._post(alarms, self._clock.now())
@@ -97,22 +112,37 @@ class Deadlines:
         now = self._clock.now()
         heard: list[Alarm] = []
         for alarm in self._timers.take_due(now):
-            self._unheard.get(self._witnesses.of_run(alarm.run_id) or "", heard).append(alarm)
+            run = self._memory.by_run(alarm.run_id)
+            (heard if run is None else self._unheard.get(run.attempt.launcher, heard)).append(alarm)
         self._post(heard, now)
         if self._timers.pending_due(now):
             self._timers.forget_pending()
-            self._loop.post(DueJobs(self._looked))
+            self._inbox.post(DueJobs(self._looked))
         self.rearm()
 
     def _post(self, due: Sequence[Alarm], now: Now) -> None:
         judged = [self._judge(alarm, now) for alarm in due]
         alarms = [alarm for alarm in judged if alarm is not None]
         if alarms:
-            self._loop.post(Alarms(alarms, self._warn))
+            self._inbox.post(Alarms(alarms))
+
+    def _judge(self, alarm: Alarm, now: Now) -> Alarm | None:
+        """The alarm that follows from one that is due; None where it is set again for later."""
+        if alarm.limit is Limit.HEARTBEAT:
+            return self._heartbeats.judge(alarm, now)
+        run = self._memory.by_run(alarm.run_id)
+        of_run_time = alarm.limit is Limit.TIMEOUT or (
+            alarm.limit is Limit.WARN and run is not None and run.job.spec.deadline is None
+        )
+        later = self._memory.frozen.postponed(alarm, now) if of_run_time else None
+        if later is None:
+            return alarm
+        self._timers.look_again(later, later.at)
+        return None
 
     def _looked(self, due: DueNow) -> None:
         if due.more:
-            self._loop.post(DueJobs(self._looked))
+            self._inbox.post(DueJobs(self._looked))
         self._timers.pend_at(due.next_steady, due.next_wall)
         self.rearm()
 

@@ -17,11 +17,10 @@ from stoker.core.job.admission import AdmissionQueue, admit, paused
 from stoker.core.job.model import Attempt, ExecutionMode, Job, RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
-from stoker.engine.turn import Turn
+from stoker.engine.turn import LogLine, Turn
 from stoker.executors.base import Executor
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
-from stoker.telemetry.logs import log
 
 SHOWN_HOLDERS = 20
 LANES_AT_ONCE = 64  # to be read in one turn
@@ -118,7 +117,7 @@ class Dispatcher:
                 self._memory.short.add(job.id)
                 holders = {name: self._memory.holders(name)[:SHOWN_HOLDERS] for name in named}
                 about = {"job": job.id, "queue": job.spec.queue, "resources": named, "holders": holders}
-                turn.answers.append(lambda about=about: log(LogEvent.RESOURCE_EXHAUSTED, **about))  # type: ignore[misc]
+                turn.effects.append(LogLine(LogEvent.RESOURCE_EXHAUSTED, about))
 
     def _paused(self, name: str) -> bool:
         return paused(self._memory.queues[name], throttled=self.throttled)

@@ -7,7 +7,6 @@ that moves takes nothing of its new queue's defaults: what was promised at its s
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -18,24 +17,23 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Job, Spec
 from stoker.core.job.spec_rules import contradictions
 from stoker.core.requests import JobChanges, JobStanding
-from stoker.engine.messages import Message, standing
+from stoker.engine.inbox import RequestMessage
+from stoker.engine.messages import standing
 from stoker.engine.spec_defaults import problems
 from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 
 
-class Editing(Message):
+class Editing(RequestMessage[JobStanding]):
     """The edit of one job, answered after its commit."""
 
-    def __init__(
-        self, intake: Intake, job_id: int, wanted: JobChanges, actor: Actor, future: asyncio.Future[JobStanding]
-    ) -> None:
+    def __init__(self, intake: Intake, job_id: int, wanted: JobChanges, actor: Actor) -> None:
+        super().__init__()
         self._intake = intake
         self._job_id = job_id
         self._wanted = wanted
         self._actor = actor
-        self._future = future
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.ids.add(self._job_id)
@@ -48,11 +46,7 @@ class Editing(Message):
             changes.get("priority", job.spec.priority)
         )
         edited = turn.step(job.id, ev.Edit(actor=self._actor, changes=changes, moved_ms=moved_ms))
-        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(standing(edited)))
-
-    def fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
+        self.answer_after(turn, standing(edited))
 
     def _check(self, turn: Turn, job: Job, changes: dict[str, Any]) -> None:
         """What a submit would refuse of the changed fields. Raises InvalidParams, QueueNotFound or QueueFull."""

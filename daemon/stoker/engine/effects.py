@@ -1,25 +1,44 @@
-"""Carries out what a turn decided, once it is on disk, then lets everybody know.
+"""Carries out what a turn decided, once it is on disk, then tells everybody who waits for it.
 
-Owns the way from effects to executors, from ends to acknowledgements and dependents, and the verbs that wait
-to hear whether their stop came in time. Refuses to decide: all of it follows from committed steps.
+Owns the order of what follows a commit, from the launch of an attempt to its end, and the requests that wait to hear
+whether their stop came in time. Refuses to decide: all of it follows from committed steps.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from stoker.core.clock import wall_ms
 from stoker.core.job import events as ev
 from stoker.core.job.model import ExecutionMode, State
-from stoker.engine.attempt_inputs import Starter
+from stoker.engine.attempt_inputs import AttemptInputs
+from stoker.engine.deadlines import Deadlines
+from stoker.engine.heartbeats import Heartbeats
+from stoker.engine.inbox import Inbox
 from stoker.engine.log_events import announce, announce_settings
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Dependents, Message, VerbCommand, standing
+from stoker.engine.messages import Dependents, Settle, VerbCommand, standing
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
-from stoker.engine.turn import Transition, Turn
+from stoker.engine.turn import (
+    AcknowledgeUnknown,
+    AnswerRequest,
+    AnswerStop,
+    LogLine,
+    SettleUnknown,
+    StopDelivered,
+    Transition,
+    Turn,
+    Warn,
+    Watch,
+)
 from stoker.executors.base import Executor, Start
+from stoker.executors.local import LocalExecutor
+from stoker.process.work_files import WorkFiles
+from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
 
 # A launcher that does not answer must not keep a client waiting: the stop is on disk and will be carried out.
@@ -34,33 +53,120 @@ class Effects:
         self,
         memory: LiveState,
         executors: Mapping[ExecutionMode, Executor],
+        local: LocalExecutor,
+        work_files: WorkFiles,
+        attempt_inputs: AttemptInputs,
         timers: Timers,
+        deadlines: Deadlines,
+        heartbeats: Heartbeats,
         subscriptions: Subscriptions,
         telemetry: Telemetry,
-        post: Callable[[Message], None],
-        start: Starter,
+        inbox: Inbox,
     ) -> None:
         self._memory = memory
         self._executors = executors
+        self._local = local
+        self._work_files = work_files
+        self._attempt_inputs = attempt_inputs
         self._timers = timers
+        self._deadlines = deadlines
+        self._heartbeats = heartbeats
         self._subscriptions = subscriptions
         self._telemetry = telemetry
-        self._post = post
-        self._start_with_provisions = start
+        self._inbox = inbox
         self._stopping: dict[str, list[VerbCommand]] = {}
 
-    def act(self, turn: Turn) -> None:
-        """Everything that follows from a committed turn, in order: effects, answers, announcements."""
-        self._start(turn)
-        self._stop(turn)
-        self._settle(turn)
-        self._pend(turn)
-        for answer in turn.answers:
-            answer()
+    def after_commit(self, turn: Turn) -> None:
+        """The life of an attempt, for all attempts of the turn at once: each line is one moment of it, in order."""
+        effects: defaultdict[type[ev.Effect], list[Any]] = defaultdict(list)
+        for effect in turn.effects:
+            effects[type(effect)].append(effect)
+        self._launch(effects[ev.Launch])  # its row is on disk: its inputs are laid ready, and its worker starts
+        self._watch(effects[Watch])  # it runs: its limits and its heartbeats are watched
+        self._warn(effects[Warn])  # a limit is near
+        self._await_stops(effects[AnswerStop])  # a person stops it: the answer waits for what becomes of the stop
+        self._stop(effects[ev.Stop])  # its process tree gets its signals, one after the other
+        self._reassign(effects[ev.Reassign])  # its launcher is silent: the stop goes past it
+        self._answer_delivered(effects[StopDelivered])  # the first signal came before its end
+        self._settle(effects[ev.Settled], turn)  # it is over: acknowledged, and everything kept for it goes
+        self._settle_unknown(effects[SettleUnknown], effects[AcknowledgeUnknown])  # of an earlier life
+        self._release_dependents(effects[ev.TellDependents])  # jobs that need it go on, or never can
+        self._schedule(turn)  # its job waits for a retry
+        self._tell(effects[AnswerRequest], effects[LogLine], turn)  # clients, followers and the log
+
+    # --- from the launch to the end ---
+
+    def _launch(self, launches: Sequence[ev.Launch]) -> None:
+        runs = [self._memory.by_run(launch.attempt.run_id) for launch in launches]
+        self._attempt_inputs.start([Start(run.job, run.attempt) for run in runs if run is not None])
+
+    def _watch(self, began: Sequence[Watch]) -> None:
+        for effect in began:
+            run = self._memory.by_run(effect.run_id)
+            if run is not None:
+                self._timers.arm(run.job, run.attempt, effect.started)
+                self._heartbeats.began(run.job, run.attempt, effect.started)
+
+    def _warn(self, warnings: Sequence[Warn]) -> None:
+        for warning in warnings:
+            self._local.signal(warning.run_id, warning.signum)
+
+    def _stop(self, stops: Sequence[ev.Stop]) -> None:
+        for stop in stops:
+            run = self._memory.by_run(stop.run_id)
+            if run is not None:
+                self._executors[run.job.spec.execution_mode].stop(stop.run_id, stop.grace_ms)
+            if stop.run_id in self._stopping:
+                asyncio.get_running_loop().call_later(PATIENCE_S, self._answer_stopping, stop.run_id)
+
+    def _reassign(self, reassigned: Sequence[ev.Reassign]) -> None:
+        for effect in reassigned:
+            run = self._memory.by_run(effect.run_id)
+            if run is not None:
+                self._executors[run.job.spec.execution_mode].reassign(effect.run_id, run.attempt.identity)
+
+    def _settle(self, settled: Sequence[ev.Settled], turn: Turn) -> None:
+        run_ids = [effect.run_id for effect in settled]
+        if run_ids:
+            for executor in self._executors.values():
+                executor.acknowledge(run_ids)
+            self._work_files.remove(run_ids)
+            self._timers.disarm(run_ids)
+            self._heartbeats.close(run_ids)
+            self._conclude_stops(turn)
+
+    def _settle_unknown(self, reported: Sequence[SettleUnknown], recorded: Sequence[AcknowledgeUnknown]) -> None:
+        for effect in reported:
+            self._inbox.post(Settle(effect.run_id, effect.outcome))
+        for known in recorded:
+            self._local.acknowledge_unknown([known.run_id])
+
+    def _release_dependents(self, ended: Sequence[ev.TellDependents]) -> None:
+        needed = {effect.job_id: effect.after for effect in ended if effect.job_id in self._memory.needed}
+        if needed:
+            self._inbox.post(Dependents(needed))
+
+    def _schedule(self, turn: Turn) -> None:
+        for transition in turn.transitions:
+            if transition.job.state in (State.WAITING, State.QUEUED):
+                self._timers.pend(transition.job, turn.now)
+        shortage = self._memory.shortage
+        if shortage.lasts and shortage.try_at > turn.now.steady:
+            self._timers.pend_at(shortage.try_at, None)
+        self._deadlines.rearm()
+
+    # --- who hears of it ---
+
+    def _tell(self, answers: Sequence[AnswerRequest], lines: Sequence[LogLine], turn: Turn) -> None:
+        for answer in answers:
+            if not answer.future.done():
+                answer.future.set_result(answer.result)
         self._subscriptions.tell(turn.transitions, self._memory.last_seq)
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
             asyncio.get_running_loop().call_soon(self._announce, turn.transitions, wall_ms())
+        for line in lines:
+            log(line.event, **line.fields)
         announce_settings(turn.settings_changed)
 
     def _announce(self, transitions: Sequence[Transition], committed_at: int) -> None:
@@ -70,61 +176,15 @@ class Effects:
         if rest:
             asyncio.get_running_loop().call_soon(self._announce, rest, committed_at)
 
-    def _start(self, turn: Turn) -> None:
-        starts: dict[ExecutionMode, list[Start]] = {}
-        for effect in turn.effects:
-            if isinstance(effect, ev.Launch):
-                run = self._memory.by_run(effect.attempt.run_id)
-                if run is not None:
-                    starts.setdefault(run.job.spec.execution_mode, []).append(Start(run.job, run.attempt))
-        for mode, batch in starts.items():
-            self._start_with_provisions(mode, batch)
+    # --- requests that wait for their stop ---
 
-    def _stop(self, turn: Turn) -> None:
-        for effect in turn.effects:
-            if isinstance(effect, ev.Stop):
-                run = self._memory.by_run(effect.run_id)
-                if run is not None:
-                    self._executors[run.job.spec.execution_mode].stop(effect.run_id, effect.grace_ms)
-                if effect.run_id in self._stopping:
-                    asyncio.get_running_loop().call_later(PATIENCE_S, self._answer_stopping, effect.run_id)
-            elif isinstance(effect, ev.Reassign):
-                run = self._memory.by_run(effect.run_id)
-                if run is not None:
-                    self._executors[run.job.spec.execution_mode].reassign(effect.run_id, run.attempt.identity)
+    def _await_stops(self, asked: Sequence[AnswerStop]) -> None:
+        for effect in asked:
+            self._stopping.setdefault(effect.run_id, []).append(effect.request)
 
-    def _settle(self, turn: Turn) -> None:
-        settled = [effect.run_id for effect in turn.effects if isinstance(effect, ev.Settled)]
-        if settled:
-            for executor in self._executors.values():
-                executor.acknowledge(settled)
-            if self._memory.work_files is not None:
-                self._memory.work_files.remove(settled)
-            self._timers.disarm(settled)
-            self._conclude(turn)
-        ended = {effect.job_id: effect.after for effect in turn.effects if isinstance(effect, ev.TellDependents)}
-        waited_for = {job_id: after for job_id, after in ended.items() if job_id in self._memory.needed}
-        if waited_for:
-            self._post(Dependents(waited_for))
-
-    def _pend(self, turn: Turn) -> None:
-        for transition in turn.transitions:
-            if transition.job.state in (State.WAITING, State.QUEUED):
-                self._timers.pend(transition.job, turn.now)
-        shortage = self._memory.shortage
-        if shortage.lasts and shortage.try_at > turn.now.steady:
-            self._timers.pend_at(shortage.try_at, None)
-
-    # --- verbs that wait for their stop ---
-
-    def await_delivery(self, run_id: str, command: VerbCommand) -> None:
-        """Answer `command` when its stop is on disk, and it is known whether it came before the exit."""
-        self._stopping.setdefault(run_id, []).append(command)
-
-    def delivered(self, run_id: str, delivery: ev.Delivered) -> None:
-        """The launcher says what became of the first signal."""
-        if delivery.delivered:
-            self._answer_stopping(run_id)
+    def _answer_delivered(self, delivered: Sequence[StopDelivered]) -> None:
+        for effect in delivered:
+            self._answer_stopping(effect.run_id)
 
     def _answer_stopping(self, run_id: str) -> None:
         run = self._memory.by_run(run_id)
@@ -133,8 +193,8 @@ class Effects:
         for command in self._stopping.pop(run_id, ()):
             command.answer(standing(run.job, stopping=run.job.state is State.RUNNING))
 
-    def _conclude(self, turn: Turn) -> None:
-        """Attempts are over: verbs that waited for their stop hear whether it worked."""
+    def _conclude_stops(self, turn: Turn) -> None:
+        """Attempts are over: requests that waited for their stop hear whether it worked."""
         for transition in turn.transitions if self._stopping else ():
             attempt = transition.attempt
             if attempt is not None and attempt.outcome is not None:

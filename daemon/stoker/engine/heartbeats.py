@@ -12,15 +12,18 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from msgspec import Struct
 
 from stoker.core.clock import Clock, Now
 from stoker.core.job.model import Attempt, Job, RunId
 from stoker.core.job.notice import Notice, judge_silence, read_notice
+from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, Said
+from stoker.engine.messages import Alarms
 from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.notices import Datagram, listen, may_speak, receive
 from stoker.process.work_files import WorkFiles
 from stoker.telemetry.events import LogEvent
@@ -39,18 +42,23 @@ class Ear(Struct):
 
 
 class Heartbeats:
-    """`trigger` gets the alarm of a worker that calls itself hung; `reaper` gives the pid of a launcher."""
+    """The sockets of all open attempts, and how long each of their workers has been silent."""
 
     def __init__(
-        self, memory: LiveState, work_files: WorkFiles, timers: Timers, clock: Clock, trigger: Callable[[Alarm], None],
-        reaper: Callable[[str], int | None],
-    ) -> None:  # fmt: skip
+        self,
+        memory: LiveState,
+        work_files: WorkFiles,
+        timers: Timers,
+        clock: Clock,
+        inbox: Inbox,
+        launchers: LauncherPool,
+    ) -> None:
         self._memory = memory
         self._work_files = work_files
         self._timers = timers
         self._clock = clock
-        self._trigger = trigger
-        self._reaper = reaper
+        self._inbox = inbox
+        self._launchers = launchers
         self._ears: dict[str, Ear] = {}
         self._frozen: set[str] = set()
 
@@ -119,7 +127,7 @@ class Heartbeats:
         run = self._memory.by_run(ear.run_id)
         said = self._memory.said[ear.run_id]
         identity = None if run is None else run.attempt.identity
-        reaper = None if run is None else self._reaper(run.attempt.launcher)
+        reaper = None if run is None else self._launchers.pid_of(run.attempt.launcher)
         notice = read_notice(datagram.data)
         if notice is None or not may_speak(datagram, None if identity is None else identity.pid, reaper):
             said.ignored += 1
@@ -134,7 +142,8 @@ class Heartbeats:
         said.status = said.status if notice.status is None else notice.status
         said.progress = said.progress if notice.progress is None else notice.progress
         if notice.trigger:
-            self._trigger(Alarm(now.steady, RunId.parse(ear.run_id).job_id, ear.run_id, Limit.UNRESPONSIVE))
+            hung = Alarm(now.steady, RunId.parse(ear.run_id).job_id, ear.run_id, Limit.UNRESPONSIVE)
+            self._inbox.post(Alarms([hung]))
 
     # --- silence ---
 

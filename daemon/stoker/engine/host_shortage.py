@@ -6,9 +6,8 @@ Owns the two log events, of the begin and of the end. Refuses to judge: `core.sh
 from __future__ import annotations
 
 from stoker.core.shortage import NO_SHORTAGE, start_failed
-from stoker.engine.turn import Turn
+from stoker.engine.turn import LogLine, Turn
 from stoker.telemetry.events import LogEvent
-from stoker.telemetry.logs import log
 
 
 def note_failed_start(turn: Turn, error: str | None) -> None:
@@ -16,11 +15,11 @@ def note_failed_start(turn: Turn, error: str | None) -> None:
     before = turn.memory.shortage
     turn.memory.shortage = start_failed(before, error, turn.now)
     if turn.memory.shortage.lasts and not before.lasts:
-        turn.answers.append(lambda: log(LogEvent.HOST_SHORTAGE, error=error))
+        turn.effects.append(LogLine(LogEvent.HOST_SHORTAGE, {"error": error}))
 
 
 def end_shortage(turn: Turn) -> None:
     """A start succeeded."""
     before, turn.memory.shortage = turn.memory.shortage, NO_SHORTAGE
     if before.lasts:
-        turn.answers.append(lambda: log(LogEvent.HOST_SHORTAGE_OVER, since=before.since))
+        turn.effects.append(LogLine(LogEvent.HOST_SHORTAGE_OVER, {"since": before.since}))

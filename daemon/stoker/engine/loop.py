@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from stoker.core.clock import Clock, Now
 from stoker.core.errors import StokerError
+from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Barrier, Message
 from stoker.engine.turn import Turn
 from stoker.store.loading import Loaded, Wanted, load
 from stoker.store.writer import Writer
@@ -32,49 +31,38 @@ class TurnDispatcher(Protocol):
     def dispatch(self, turn: Turn) -> bool: ...
 
 
+class AfterCommit(Protocol):
+    def after_commit(self, turn: Turn) -> None: ...
+
+
 class Loop:
     """Runs turns until it is stopped or storage fails."""
 
     def __init__(
         self,
+        inbox: Inbox,
         writer: Writer,
         memory: LiveState,
         clock: Clock,
         dispatcher: TurnDispatcher,
         stalls: Stalls,
-        act: Callable[[Turn], None],
+        after_commit: Sequence[AfterCommit],
     ) -> None:
+        self._inbox = inbox
         self._writer = writer
         self._memory = memory
         self._clock = clock
         self._dispatcher = dispatcher
         self._stalls = stalls
-        self._act = act
-        self._inbox: deque[Message] = deque()
-        self._wake = asyncio.Event()
+        self._after_commit = after_commit
         self._stopping = False
         self._computing_since = 0.0  # CPU time of this thread
         self.turns = 0
 
-    def post(self, message: Message) -> None:
-        """Hand something in; safe from any callback of the loop's thread."""
-        self._inbox.append(message)
-        self._wake.set()
-
-    def nudge(self) -> None:
-        """Something outside changed (pressure, a launcher): see whether more may start."""
-        self._wake.set()
-
     def stop(self) -> None:
-        """End after what is in the inbox now."""
+        """End once the inbox is empty."""
         self._stopping = True
-        self._wake.set()
-
-    async def barrier(self) -> None:
-        """Wait until everything that was posted before is decided and committed."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.post(Barrier(done))
-        await done
+        self._inbox.wake()
 
     @property
     def waiting(self) -> bool:
@@ -84,22 +72,17 @@ class Loop:
     async def answers(self) -> None:
         """Return when it takes turns, or while it waits for room on the disk: then nothing here hangs."""
         if not self.waiting:
-            await self.barrier()
+            await self._inbox.barrier()
 
     async def run(self) -> None:
         """Take turns. Raises StorageFailed when a commit is in doubt."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            more = await self._turn(self._take())
+            await self._inbox.news()
+            more = await self._turn(self._inbox.take(TURN_LIMIT))
             if more or self._inbox:
-                self._wake.set()
+                self._inbox.wake()
             elif self._stopping:
                 return
-
-    def _take(self) -> list[Message]:
-        inbox = self._inbox
-        return [inbox.popleft() for _ in range(min(len(inbox), TURN_LIMIT))]
 
     async def _turn(self, messages: Sequence[Message]) -> bool:
         """One turn; True when there is more to start at once."""
@@ -121,7 +104,8 @@ class Loop:
         self._computing_since = time.thread_time()
         # Also those that were read for a verb that was refused.
         self._memory.workflows.forget(turn.touched_workflows | {found.workflow.id for found in turn.loaded.workflows})
-        self._act(turn)
+        for part in self._after_commit:
+            part.after_commit(turn)
         self._measure("act", turn, messages)
         return more
 

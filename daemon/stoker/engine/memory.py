@@ -20,7 +20,6 @@ from stoker.core.workflow.checkpoint import Head
 from stoker.engine.freezes import Freezes
 from stoker.engine.ready_queue import Lane, ReadyQueue
 from stoker.engine.workflow_memory import LiveWorkflows
-from stoker.process.work_files import WorkFiles
 
 
 class OpenRun(Struct):
@@ -62,12 +61,12 @@ class LiveState:
         self.steady_noted = 0  # when the database was last told where steady time has come to
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.workflows = LiveWorkflows()
-        self.work_files: WorkFiles | None = None  # where workers leave what they hand on
         self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
         self.stale: dict[str, int] = {}  # runs that have left no checkpoint for too long, and how long: as last seen
         self.shortage = NO_SHORTAGE
+        self.draining = False  # the service is stopping
         self.frozen = Freezes()
         self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
 

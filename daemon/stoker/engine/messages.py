@@ -7,12 +7,13 @@ Invariant: a message that fails has changed nothing of the turn it was in.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
+from stoker.core.clock import SystemClock
 from stoker.core.errors import AlreadyFinished
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met
@@ -21,32 +22,16 @@ from stoker.core.requests import JobStanding, Verb
 from stoker.engine import dependents
 from stoker.engine.dependents import need_failed
 from stoker.engine.host_shortage import end_shortage, note_failed_start
-from stoker.engine.memory import OpenRun
+from stoker.engine.inbox import Inbox, Message, RequestMessage
+from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.timers import Alarm, Limit
-from stoker.engine.turn import Turn
+from stoker.engine.turn import AcknowledgeUnknown, AnswerStop, SettleUnknown, StopDelivered, Turn, Warn, Watch
 from stoker.executors.base import Report
 from stoker.process.outcomes import cut_short
+from stoker.process.work_files import WorkFiles
 from stoker.store.instance import seen
 from stoker.store.jobs import Dependent
 from stoker.store.loading import Wanted
-
-
-class Message:
-    """One entry of the inbox: decided in one turn, with all others that arrived meanwhile."""
-
-    def declare_reads(self, wanted: Wanted) -> None:
-        """Say what must be read first; by default nothing, as running jobs and queues are in memory."""
-
-    def apply_to(self, turn: Turn) -> Iterator[None] | None:
-        """Turn the message into steps. Raises StokerError, and has changed nothing then.
-
-        One that may be long yields between its pieces: there the event loop may be given to others.
-        """
-        raise NotImplementedError
-
-    def fail(self, error: Exception) -> None:
-        """Hear of a refusal; by default it is a bug of ours, which must not pass unseen."""
-        raise error
 
 
 def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) -> JobStanding:
@@ -62,22 +47,14 @@ def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) 
     )
 
 
-class VerbCommand(Message):
+class VerbCommand(RequestMessage[JobStanding]):
     """A verb of a person. A stop is answered when it is known whether it came in time."""
 
-    def __init__(
-        self,
-        verb: Verb,
-        job_id: int,
-        event: ev.Event,
-        future: asyncio.Future[JobStanding],
-        await_delivery: Callable[[str, VerbCommand], None],
-    ) -> None:
+    def __init__(self, verb: Verb, job_id: int, event: ev.Event) -> None:
+        super().__init__()
         self.verb = verb
         self.job_id = job_id
         self._event = event
-        self._future = future
-        self._await_delivery = await_delivery
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.ids.add(self.job_id)
@@ -89,19 +66,11 @@ class VerbCommand(Message):
         job = dependents.take_again(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
             taken_up = yield from dependents.take_up(turn, job, self._event)
-            turn.answers.append(lambda: self.answer(standing(job, taken_up=taken_up)))
+            self.answer_after(turn, standing(job, taken_up=taken_up))
         elif any(isinstance(effect, ev.Stop) and effect.run_id == run.attempt.run_id for effect in turn.effects):
-            self._await_delivery(run.attempt.run_id, self)
+            turn.effects.append(AnswerStop(run.attempt.run_id, self))
         else:
-            turn.answers.append(lambda: self.answer(standing(job, stopping=True)))
-
-    def fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
-
-    def answer(self, said: JobStanding) -> None:
-        if not self._future.done():
-            self._future.set_result(said)
+            self.answer_after(turn, standing(job, stopping=True))
 
     def conclude(self, job: Job, *, stopped: bool) -> None:
         """The attempt ended before anyone knew more: either the stop worked or the end came first."""
@@ -120,21 +89,9 @@ class VerbCommand(Message):
 class Reports(Message):
     """Reports of executors. Facts come before limits: see `Alarms`."""
 
-    def __init__(
-        self,
-        reports: Sequence[Report],
-        delivered: Callable[[str, ev.Delivered], None],
-        steady: Callable[[int], int],
-        arm: Callable[[Job, Any, int], None],
-        unknown: Callable[[str, Outcome], None],
-        stopping: Callable[[], bool],
-    ) -> None:
+    def __init__(self, reports: Sequence[Report], clock: SystemClock) -> None:
         self._reports = reports
-        self._delivered = delivered
-        self._steady = steady
-        self._arm = arm
-        self._unknown = unknown
-        self._stopping = stopping
+        self._clock = clock
 
     def apply_to(self, turn: Turn) -> None:
         for report in self._reports:
@@ -143,11 +100,11 @@ class Reports(Message):
                 case ev.Began() as began:
                     self._began(turn, run, began)
                 case ev.Ended(outcome=outcome) if run is None:
-                    self._unknown(report.run_id, outcome)
+                    turn.effects.append(SettleUnknown(report.run_id, outcome))
                 case ev.Ended(outcome=outcome) if run is not None:
                     self._ended(turn, run.job.id, outcome)
-                case ev.Delivered() as delivery:
-                    turn.answers.append(partial(self._delivered, report.run_id, delivery))
+                case ev.Delivered(delivered=True):
+                    turn.effects.append(StopDelivered(report.run_id))
                 case ev.Refused() | ev.Stuck() as event if run is not None:
                     turn.step(run.job.id, event)
 
@@ -156,13 +113,13 @@ class Reports(Message):
             end_shortage(turn)
         if run is None:
             return
-        started = self._steady(began.boot_ms)
+        started = self._clock.steady_from_boot(began.boot_ms)
         if run.attempt.started_at is None:  # else it was adopted, and only its limits are set again
             turn.begin(run, began, turn.now.wall - max(0, turn.now.steady - started))
-        self._arm(run.job, run.attempt, started)
+        turn.effects.append(Watch(run.attempt.run_id, started))
 
     def _ended(self, turn: Turn, job_id: int, outcome: Outcome) -> None:
-        if self._stopping():
+        if turn.memory.draining:
             outcome = cut_short(outcome)
         if outcome.kind is OutcomeKind.NEVER_STARTED and outcome.transient:
             note_failed_start(turn, outcome.error)
@@ -170,13 +127,35 @@ class Reports(Message):
         turn.step(job_id, ev.Ended(outcome=outcome, luck=random.random()))  # noqa: S311 - spreads load
 
 
+class ReportSink:
+    """The sink of executors: posts what they report, in the order in which it comes.
+
+    The files of an attempt that has ended are read here: no turn reads the disk.
+    """
+
+    def __init__(self, inbox: Inbox, memory: LiveState, work_files: WorkFiles, clock: SystemClock) -> None:
+        self._inbox = inbox
+        self._memory = memory
+        self._work_files = work_files
+        self._clock = clock
+
+    def report(self, reports: Sequence[Report]) -> None:
+        self._inbox.post(Reports([self._with_results(report) for report in reports], self._clock))
+
+    def _with_results(self, report: Report) -> Report:
+        run = self._memory.by_run(report.run_id)
+        if run is None or not isinstance(report.event, ev.Ended):
+            return report
+        outcome = self._work_files.with_results(report.run_id, run.job.spec, report.event.outcome)
+        return Report(report.run_id, replace(report.event, outcome=outcome))
+
+
 class Settle(Message):
     """Outcomes of attempts that are not in memory: known ones are acknowledged, unknown ones recorded."""
 
-    def __init__(self, run_id: str, outcome: Outcome, acknowledge: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, run_id: str, outcome: Outcome) -> None:
         self._run_id = run_id
         self._outcome = outcome
-        self._acknowledge = acknowledge
         self._job_id = RunId.parse(run_id).job_id
 
     def declare_reads(self, wanted: Wanted) -> None:
@@ -193,7 +172,7 @@ class Settle(Message):
             if job is not None and job.state in (State.WAITING, State.QUEUED):
                 note = f"an outcome of {self._run_id} that nobody expected"
                 turn.step(job.id, ev.Hold(actor=Actor(note=note), reason=Reason.LOST))
-        turn.answers.append(lambda: self._acknowledge([self._run_id]))
+        turn.effects.append(AcknowledgeUnknown(self._run_id))
 
 
 class AttemptsMissing(Message):
@@ -214,12 +193,11 @@ class AttemptsMissing(Message):
 class Alarms(Message):
     """Limits of running attempts that are due."""
 
-    def __init__(self, alarms: Sequence[Alarm], warn: Callable[[str, int], None]) -> None:
-        self._alarms = alarms
-        self._warn = warn
+    def __init__(self, alarms: Sequence[Alarm]) -> None:
+        self.alarms = alarms
 
     def apply_to(self, turn: Turn) -> None:
-        for alarm in self._alarms:
+        for alarm in self.alarms:
             run = turn.memory.by_run(alarm.run_id)
             if run is None or run.job.state is not State.RUNNING:
                 continue
@@ -233,7 +211,7 @@ class Alarms(Message):
                 case Limit.WARN:
                     signum = run.job.spec.warn_signal
                     assert signum is not None, "only a job with a warning signal has a warning alarm"
-                    turn.answers.append(lambda run_id=alarm.run_id, signum=signum: self._warn(run_id, signum))  # type: ignore[misc]
+                    turn.effects.append(Warn(alarm.run_id, signum))
 
 
 class DueJobs(Message):
@@ -316,27 +294,12 @@ class Broken(Message):
         raise self._error
 
 
-class Barrier(Message):
-    """Nothing to decide: answered when all before it is committed."""
-
-    def __init__(self, done: asyncio.Future[None]) -> None:
-        self._done = done
-
-    def apply_to(self, turn: Turn) -> None:
-        turn.answers.append(lambda: None if self._done.done() else self._done.set_result(None))
-
-
-class TurnChange(Message):
+class TurnChange(RequestMessage[Any]):
     """A change of a queue or a resource, as a function on the turn; its result is the answer."""
 
-    def __init__(self, change: Callable[[Turn], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, change: Callable[[Turn], Any]) -> None:
+        super().__init__()
         self._change = change
-        self._future = future
-
-    def fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
 
     def apply_to(self, turn: Turn) -> None:
-        answer = self._change(turn)
-        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(answer))
+        self.answer_after(turn, self._change(turn))

@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
+from typing import Any, TypeVar
 
 from msgspec import UnsetType
 
-from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import AnyText, native, printable
 from stoker.core.requests import JobWork
+from stoker.engine.inbox import RequestMessage
 from stoker.executors.handlers import HANDLERS
 from stoker.host.threads import start_threads
 
@@ -31,42 +32,51 @@ PATIENCE_S = 2.0
 THREADS = 2
 HINT = "name it by its whole path, or put its directory into PATH in env"
 
+T = TypeVar("T")
 Place = tuple[str, str, str]  # command, working_dir, PATH
 Directories = tuple[str, str]  # working_dir, PATH
 Said = tuple[str, str] | None  # field and message of what is wrong there
 
 
+class CommandRequest(RequestMessage[T]):
+    """A request to run commands; `problems` says of each what keeps it from being executed, once it was checked."""
+
+    def __init__(self, commands: Sequence[JobWork]) -> None:
+        super().__init__()
+        self.commands = commands
+        self.problems: Sequence[StokerError | None] = [None] * len(commands)
+
+
 class Preflight:
     """Finds out whether commands could be executed, in a thread of its own."""
 
-    def __init__(self, clock: Clock, default_path: str, background: BackgroundTasks) -> None:
-        self._background = background
+    def __init__(self, clock: Clock, default_path: str) -> None:
         self._clock = clock
         self._default_path = default_path
         self._known: dict[Place, tuple[int, Said]] = {}
         self._threads = start_threads(THREADS, "command-check")
         self._hanging: dict[asyncio.Future[None], Directories] = {}  # looks that have not come back in time
 
-    def find(self, jobs: Sequence[JobWork], then: Callable[[list[StokerError | None]], None]) -> None:
-        """Give `then` what speaks against each of `jobs`: at once where all of it is known, else after a look."""
-        places = [self._place(job) for job in jobs]
+    def check_known(self, request: CommandRequest[Any]) -> bool:
+        """Check the commands of a request if no file has to be looked at for it; False if one has to be."""
+        places = [self._place(job) for job in request.commands]
+        known, unknown = self._known_of(places)
+        if not unknown:
+            _note(request, places, known)
+        return not unknown
+
+    async def check(self, request: CommandRequest[Any]) -> None:
+        """Check the commands of a request."""
+        places = [self._place(job) for job in request.commands]
+        # `known` is a copy: other requests may push out of memory what this one relies on.
+        known, unknown = self._known_of(places)
+        _note(request, places, known | await self._look(unknown))
+
+    def _known_of(self, places: Iterable[Place | None]) -> tuple[dict[Place, Said], list[Place]]:
         limit = self._clock.now().steady - KEEP_MS
         asked = [place for place in dict.fromkeys(places) if place is not None]
-        # Kept here, too: other looks may push out of memory what this request relies on.
-        found = {place: known[1] for place in asked if (known := self._known.get(place)) and known[0] >= limit}
-        unknown = [place for place in asked if place not in found and not self._is_hanging(place)]
-
-        def answer() -> None:
-            then([_error(job, found.get(place) if place else None) for job, place in zip(jobs, places, strict=True)])
-
-        async def look() -> None:
-            found.update(await self._look(unknown))
-            answer()
-
-        if unknown:
-            self._background.start("look for commands", look())
-        else:
-            answer()
+        known = {place: entry[1] for place in asked if (entry := self._known.get(place)) and entry[0] >= limit}
+        return known, [place for place in asked if place not in known and not self._is_hanging(place)]
 
     def _is_hanging(self, place: Place) -> bool:
         """Whether a look there would only wait: for that directory, or for a thread, as all of them hang."""
@@ -115,6 +125,11 @@ class Preflight:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _note(request: CommandRequest[Any], places: Sequence[Place | None], known: Mapping[Place, Said]) -> None:
+    placed = zip(request.commands, places, strict=True)
+    request.problems = [_error(job, known.get(place) if place else None) for job, place in placed]
 
 
 def _error(sent: JobWork, said: Said) -> StokerError | None:

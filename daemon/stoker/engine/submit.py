@@ -7,7 +7,6 @@ an error stores nothing of its job.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections import Counter
@@ -27,7 +26,7 @@ from stoker.core.requests import JobParams, JobWork, SubmitAnswer
 from stoker.core.trace import new_trace_id, parse_traceparent
 from stoker.core.units import spoken
 from stoker.engine.dependents import need_failed
-from stoker.engine.messages import Message
+from stoker.engine.preflight import CommandRequest
 from stoker.engine.spec_defaults import SpecDefaults, check, needs_of
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Keyed, spec_hash
@@ -36,15 +35,7 @@ from stoker.store.writer import NewKey
 
 RETRY_HINT_MS = 1_000
 MOST_SHOWN = 80  # characters of a value in a message
-Answer = SubmitAnswer | StokerError
-Answers = list[Answer]
-
-
-class Offer(Struct, frozen=True):
-    """One job of a request; `problem` is what was found wrong before it came here."""
-
-    sent: JobParams
-    problem: StokerError | None = None
+Answers = list[SubmitAnswer | StokerError]
 
 
 class Prepared(Struct, frozen=True):
@@ -118,49 +109,43 @@ class Intake:
         return job
 
 
-class Submission(Message):
+class Submission(CommandRequest[Answers]):
     """A request to accept jobs."""
 
-    def __init__(
-        self, intake: Intake, offers: Sequence[Offer], owner_uid: int, *, atomic: bool, future: asyncio.Future[Answers]
-    ) -> None:
+    def __init__(self, intake: Intake, jobs: Sequence[JobParams], owner_uid: int, *, atomic: bool) -> None:
+        super().__init__(jobs)
         self._intake = intake
-        self._offers = offers
+        self._jobs = jobs
         self._owner = owner_uid
         self._atomic = atomic
-        self._future = future
 
     def declare_reads(self, wanted: Wanted) -> None:
         """Keys and needed jobs must be looked up."""
-        for offer in self._offers:
-            if offer.sent.idempotency_key:
-                wanted.keys.add((self._owner, offer.sent.idempotency_key))
-            if offer.sent.needs:
-                wanted.ids.update(need if isinstance(need, int) else need.job for need in offer.sent.needs)
-
-    def fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
+        for sent in self._jobs:
+            if sent.idempotency_key:
+                wanted.keys.add((self._owner, sent.idempotency_key))
+            if sent.needs:
+                wanted.ids.update(need if isinstance(need, int) else need.job for need in sent.needs)
 
     def apply_to(self, turn: Turn) -> Generator[None]:
         """Accept what can be accepted; the answers go out after the commit."""
         if self._intake.closed is not None:
             raise self._intake.closed
         results = yield from (self._all(turn) if self._atomic else self._each(turn))
-        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(results))
+        self.answer_after(turn, results)
 
     def _all(self, turn: Turn) -> Generator[None, None, Answers]:
         """Every job or none: nothing is accepted before all are known to be good."""
-        keys = [offer.sent.idempotency_key for offer in self._offers if offer.sent.idempotency_key]
+        keys = [sent.idempotency_key for sent in self._jobs if sent.idempotency_key]
         if len(set(keys)) != len(keys):
             raise InvalidParams("idempotency_key: a key stands twice in one atomic request", path="idempotency_key")
         ahead: Counter[str] = Counter()
         prepared = []
-        for index, offer in enumerate(self._offers):
+        for index in range(len(self._jobs)):
             try:
-                one = self._prepare(turn, offer, ahead)
+                one = self._prepare(turn, index, ahead)
             except StokerError as error:
-                raise error.within(f"jobs[{index}]") if len(self._offers) > 1 else error from None
+                raise error.within(f"jobs[{index}]") if len(self._jobs) > 1 else error from None
             prepared.append(one)
             if isinstance(one, Prepared):
                 ahead[one.spec.queue] += 1
@@ -174,23 +159,23 @@ class Submission(Message):
     def _each(self, turn: Turn) -> Generator[None, None, Answers]:
         """Whatever is wrong with a job is the answer for that job only."""
         answers: Answers = []
-        for offer in self._offers:
-            answers.append(self._one(turn, offer))
+        for index in range(len(self._jobs)):
+            answers.append(self._one(turn, index))
             yield
         return answers
 
-    def _one(self, turn: Turn, offer: Offer) -> Answer:
+    def _one(self, turn: Turn, index: int) -> SubmitAnswer | StokerError:
         try:
-            prepared = self._prepare(turn, offer, Counter())
+            prepared = self._prepare(turn, index, Counter())
         except StokerError as error:
             return error
         return prepared if isinstance(prepared, SubmitAnswer) else self._accept(turn, prepared)
 
-    def _prepare(self, turn: Turn, offer: Offer, ahead: Counter[str]) -> Prepared | SubmitAnswer:
+    def _prepare(self, turn: Turn, index: int, ahead: Counter[str]) -> Prepared | SubmitAnswer:
         """Everything that can refuse a job, in one place; changes nothing. `ahead`: jobs about to be accepted."""
-        if offer.problem is not None:
-            raise offer.problem
-        sent = offer.sent
+        sent, problem = self._jobs[index], self.problems[index]
+        if problem is not None:
+            raise problem
         digest = key_digest(sent) if sent.idempotency_key else b""
         known = self._known(turn, sent, sent.idempotency_key, digest) if sent.idempotency_key else None
         if known is not None:

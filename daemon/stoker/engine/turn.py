@@ -8,7 +8,8 @@ answers before that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import Struct
@@ -18,18 +19,17 @@ from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
-from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, NeedOn, Queue, Resource, State
-from stoker.core.job.verdict import failed_by_itself
+from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, NeedOn, Outcome, Queue, Resource, State
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, standing
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.workflow_memory import LiveWorkflow
-from stoker.process.work_files import NO_OUTPUT
 from stoker.store.instance import seen
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
+from stoker.telemetry.events import LogEvent
 
 # Most short jobs are over before anyone could want to know their pid: two rows less for each.
 RIDE_AFTER_MS = 50
@@ -47,6 +47,60 @@ class Transition(Struct, frozen=True):
     change: Change
 
 
+class Watch(ev.Effect, frozen=True):
+    """A worker runs since `started` (steady): its limits and its heartbeats are watched from now on."""
+
+    run_id: str
+    started: int
+
+
+class Warn(ev.Effect, frozen=True):
+    """A limit is near: send the warning signal to the main process."""
+
+    run_id: str
+    signum: int
+
+
+class StopDelivered(ev.Effect, frozen=True):
+    """The first signal of a stop came before the end of the process."""
+
+    run_id: str
+
+
+class SettleUnknown(ev.Effect, frozen=True):
+    """An outcome was reported of an attempt that is not open: the database is asked about it in a later turn."""
+
+    run_id: str
+    outcome: Outcome
+
+
+class AcknowledgeUnknown(ev.Effect, frozen=True):
+    """The outcome of an attempt that is not open is on disk: its launcher may forget it."""
+
+    run_id: str
+
+
+class AnswerRequest(ev.Effect, frozen=True):
+    """The result of a request, for its client."""
+
+    future: asyncio.Future[Any]
+    result: Any
+
+
+class AnswerStop(ev.Effect, frozen=True):
+    """A request that stops an attempt: its answer says whether the stop came before the end."""
+
+    run_id: str
+    request: Any
+
+
+class LogLine(ev.Effect, frozen=True):
+    """A line of the log about something that is on disk now."""
+
+    event: LogEvent
+    fields: dict[str, Any]
+
+
 class Turn:
     """Collects decisions; `Loop` commits and carries them out."""
 
@@ -56,7 +110,6 @@ class Turn:
         self.loaded = loaded
         self.batch = Batch()
         self.effects: list[ev.Effect] = []
-        self.answers: list[Callable[[], None]] = []
         self.transitions: list[Transition] = []
         self.settings_changed: list[Change] = []  # of queues and resources
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
@@ -93,8 +146,6 @@ class Turn:
         before = self.job(job_id)
         run = self.memory.runs.get(job_id)
         attempt = None if run is None else run.attempt
-        if isinstance(event, ev.Ended):
-            event = self._with_leavings(before, attempt, event)
         after = step(before, attempt, event, self.now)
         job = self._respecified(before, after.job)
         touched = None if after.attempt is attempt else after.attempt
@@ -108,19 +159,6 @@ class Turn:
             self._record(event, before, job, touched, told, event.actor)
         self.effects.extend(after.effects)
         return job
-
-    def _with_leavings(self, job: Job, attempt: Attempt | None, event: ev.Ended) -> ev.Ended:
-        """The same end with what the run left: its outputs, or why they cannot be taken, and of a failure why."""
-        work_files, outcome = self.memory.work_files, event.outcome
-        if work_files is None or attempt is None:
-            return event
-        output = NO_OUTPUT if outcome.exit_code is None else work_files.take_output(attempt.run_id)
-        words = work_files.last_words(attempt.run_id) if failed_by_itself(job.spec, outcome) else None
-        if output is NO_OUTPUT and words is None:
-            return event
-        told = "\n".join(text for text in (outcome.error, output.error, words) if text) or None
-        refused = output.error is not None
-        return replace(event, outcome=replace(outcome, output=output.text, output_refused=refused, error=told))
 
     def begin(self, run: OpenRun, began: ev.Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""

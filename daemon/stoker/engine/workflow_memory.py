@@ -20,7 +20,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
 from stoker.core.workflow.context import Stood
 from stoker.core.workflow.fingerprint import digest, proof
-from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, is_broken, state_of
+from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, WorkflowState, is_broken, state_of
 from stoker.core.workflow.template import named
 from stoker.store.workflows import StoredWorkflow
 
@@ -81,6 +81,11 @@ class LiveWorkflow(Struct):
     @property
     def chain(self) -> str:
         return chain_of(self.workflow.id)
+
+    @property
+    def derived_state(self) -> WorkflowState:
+        """The state that follows from the intent and the steps as they are now."""
+        return state_of(self.workflow.intent, self.states, self.broken)
 
     @property
     def jobs(self) -> dict[str, int]:
@@ -213,7 +218,7 @@ class LiveWorkflows:
     def judge(self, run: LiveWorkflow, now: int) -> Workflow:
         """The workflow as its steps make it."""
         workflow = run.workflow
-        state = state_of(workflow.intent, run.states, run.broken)
+        state = run.derived_state
         finished_at = (workflow.finished_at or now) if state in ENDED else None
         run.workflow = replace(workflow, state=state, finished_at=finished_at)
         return run.workflow

@@ -60,14 +60,13 @@ class LocalRun:
 
 
 class LocalExecutor:
-    """Runs subprocesses through launchers. `lost` gets the id of a launcher that died, for recovery."""
+    """Runs subprocesses through launchers. `on_launcher_lost` gets the id of a launcher that died: see recovery."""
 
     def __init__(
         self,
         context: WorkerContext,
         sink: Sink,
         ready: Callable[[], None],
-        lost: Callable[[str], None],
         background: BackgroundTasks,
         *,
         stuck_ms: int,
@@ -76,7 +75,7 @@ class LocalExecutor:
         self._background = background.group()
         self._sink = sink
         self._ready = ready
-        self._lost = lost
+        self.on_launcher_lost: Callable[[str], None] | None = None
         self.launchers = LauncherPool(context, self.receive, self._launcher_ready, self._background, stuck_ms=stuck_ms)
         self._orphan_logs = OrphanLogs(context.state_dir, self.launchers)
         self._runs: dict[str, LocalRun] = {}
@@ -388,7 +387,8 @@ class LocalExecutor:
         for run_id in [run_id for run_id, owner in self._clients.items() if owner is client]:
             del self._clients[run_id]
             self._run(run_id).end_ladder()  # whoever is found to have the run gets a ladder of its own
-        self._lost(launcher)
+        if self.on_launcher_lost is not None:
+            self.on_launcher_lost(launcher)
 
     async def close(self) -> None:
         """Leave the launchers to themselves: they keep every outcome."""

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core import outputs
+from stoker.core.job.verdict import failed_by_itself
 from stoker.core.sorted_json import encode_sorted
 from stoker.files import make_regular, open_regular
 from stoker.paths import SOCKET_PATH_BYTES
@@ -22,6 +24,8 @@ from stoker.process.capture import last_words, log_of
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from pathlib import Path
+
+    from stoker.core.job.model import Outcome, Spec
 
 
 class RunOutput(Struct, frozen=True):
@@ -100,6 +104,15 @@ class WorkFiles:
     def last_words(self, run_id: str) -> str | None:
         """The end of the log of a run that failed, as far as it can be read."""
         return last_words(log_of(self._state_dir, run_id))
+
+    def with_results(self, run_id: str, spec: Spec, outcome: Outcome) -> Outcome:
+        """The outcome with the run's output, or why that is refused, and with the last words of one that failed."""
+        output = NO_OUTPUT if outcome.exit_code is None else self.take_output(run_id)
+        words = self.last_words(run_id) if failed_by_itself(spec, outcome) else None
+        if output is NO_OUTPUT and words is None:
+            return outcome
+        error = "\n".join(text for text in (outcome.error, output.error, words) if text) or None
+        return replace(outcome, output=output.text, output_refused=output.error is not None, error=error)
 
     def remove(self, run_ids: Iterable[str]) -> None:
         """Remove the files of runs whose end is committed."""

@@ -36,8 +36,8 @@ from stoker.core.workflow.checkpoint import (
     pack,
 )
 from stoker.core.workflow.context import view
+from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Message
 from stoker.engine.turn import Turn
 from stoker.engine.uploads import Uploads
 from stoker.host.threads import start_threads
@@ -55,30 +55,26 @@ PIECE_BYTES = 512 * 1024  # of one answer
 UNPACKED_S = 10.0
 
 
-class Save(Message):
+class Save(RequestMessage[dict[str, Any]]):
     """A checkpoint that a running attempt wants kept."""
 
     def __init__(
         self, memory: LiveState, run_id: str, packed: Packed, status: str, min_interval_ms: int,
         future: asyncio.Future[dict[str, Any]],
     ) -> None:  # fmt: skip
+        super().__init__(future)
         self._memory = memory
         self._run_id = run_id
         self._job_id = RunId.parse(run_id).job_id
         self._packed = packed
         self._status = status
         self._min_interval_ms = min_interval_ms
-        self._future = future
 
     def declare_reads(self, wanted: Wanted) -> None:
         """The end of a chain is read once for each attempt: a save in a row costs its commit and no look more."""
         run = self._memory.by_run(self._run_id)
         if run is not None and run.job.workflow_id is None and self._run_id not in self._memory.heads:
             wanted.chains.add(chain_of(None, self._job_id))
-
-    def fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
 
     def apply_to(self, turn: Turn) -> None:
         run = turn.memory.by_run(self._run_id)
@@ -87,7 +83,7 @@ class Save(Message):
         self._keep_distance(turn)
         made = self._keep(turn, run.job)
         turn.memory.saved[self._run_id] = turn.now.steady
-        turn.answers.append(lambda: self._answer({"id": made.id, "seq": made.seq, "bytes": made.size}))
+        self.answer_after(turn, {"id": made.id, "seq": made.seq, "bytes": made.size})
 
     def _keep(self, turn: Turn, job: Job) -> Checkpoint:
         """The newest link of its workflow's chain, or of its own."""
@@ -118,10 +114,6 @@ class Save(Message):
                 f"the last checkpoint of this attempt is less than {self._min_interval_ms} ms old",
                 hint="[checkpoints] min_interval_ms", retry_after_ms=wait,
             )  # fmt: skip
-
-    def _answer(self, said: dict[str, Any]) -> None:
-        if not self._future.done():
-            self._future.set_result(said)
 
 
 class CheckpointService:
@@ -198,7 +190,7 @@ class CheckpointService:
 
     def _post(self, run_id: str, packed: Packed, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
         interval = self._engine.config.checkpoints.min_interval_ms
-        self._engine.loop.post(Save(self._engine.memory, run_id, packed, status, interval, future))
+        self._engine.inbox.post(Save(self._engine.memory, run_id, packed, status, interval, future))
 
     def _count_failure(self, future: asyncio.Future[dict[str, Any]]) -> None:
         error = None if future.cancelled() else future.exception()

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from stoker.config import Reloaded
-from stoker.core.errors import InvalidParams, JobNotFound, StokerError, WaitTimeout
+from stoker.core.errors import InvalidParams, JobNotFound, WaitTimeout
 from stoker.core.explain import Scene, explain
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import UNMET, need_met
@@ -33,7 +33,7 @@ from stoker.core.requests import (
 from stoker.core.units import duration
 from stoker.engine.editing import Editing
 from stoker.engine.messages import TurnChange, VerbCommand
-from stoker.engine.submit import Answers, Offer, Submission
+from stoker.engine.submit import Answers, Submission
 from stoker.engine.subscriptions import ended
 from stoker.engine.turn import Turn
 from stoker.process.identity import is_asleep
@@ -72,39 +72,16 @@ class Service:
 
     def submit(self, jobs: list[JobParams], peer_uid: int, *, atomic: bool) -> asyncio.Future[Answers]:
         """Accept jobs; the future holds one answer a job, after the commit of all of them."""
-        engine = self._engine
-        future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
-        if (refusal := engine.refusal()) is not None:
-            future.set_exception(refusal)
-            return future
-
-        def post(problems: list[StokerError | None]) -> None:
-            offers = [Offer(job, problem) for job, problem in zip(jobs, problems, strict=True)]
-            engine.loop.post(Submission(engine.intake, offers, peer_uid, atomic=atomic, future=future))
-
-        engine.preflight.find(jobs, post)
-        return future
+        return self._engine.submit(Submission(self._engine.intake, jobs, peer_uid, atomic=atomic))
 
     def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
         """Carry out a verb on a job."""
-        engine = self._engine
-        future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
-        if (refusal := engine.refusal()) is not None:
-            future.set_exception(refusal)
-            return future
         event = _event(verb, Actor(peer_uid, options.reason_note), options)
-        engine.loop.post(VerbCommand(verb, job_id, event, future, engine.effects.await_delivery))
-        return future
+        return self._engine.request(VerbCommand(verb, job_id, event))
 
     def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
         """Change what was asked of a job that has not started."""
-        future: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
-        if (refusal := self._engine.refusal()) is not None:
-            future.set_exception(refusal)
-        else:
-            actor = Actor(peer_uid, note)
-            self._engine.loop.post(Editing(self._engine.intake, job_id, changes, actor, future))
-        return future
+        return self._engine.request(Editing(self._engine.intake, job_id, changes, Actor(peer_uid, note)))
 
     async def get(self, job_id: int, before: int | None, limit: int) -> dict[str, Any]:
         """One job with its newest attempts, or the newest before that ordinal."""
@@ -267,7 +244,7 @@ class Service:
             turn.set_queue(queue, "set", Actor(peer_uid, note))
             return {"name": settings.name}
 
-        return self._change(change)
+        return self._engine.request(TurnChange(change))
 
     def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Any]:
         """Start nothing of a queue, or go on."""
@@ -278,7 +255,7 @@ class Service:
             turn.set_queue(msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
             return {"name": name, "paused": paused}
 
-        return self._change(change)
+        return self._engine.request(TurnChange(change))
 
     async def resources(self) -> dict[str, Any]:
         """Every resource, what is used of it and by whom."""
@@ -291,15 +268,7 @@ class Service:
             turn.set_resource(Resource(name=name, capacity=capacity), Actor(peer_uid, note))
             return {"name": name, "capacity": capacity}
 
-        return self._change(change)
-
-    def _change(self, change: Callable[[Turn], dict[str, Any]]) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if (refusal := self._engine.refusal()) is not None:
-            future.set_exception(refusal)
-        else:
-            self._engine.loop.post(TurnChange(change, future))
-        return future
+        return self._engine.request(TurnChange(change))
 
     # --- the daemon ---
 

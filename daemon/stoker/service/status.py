@@ -93,9 +93,9 @@ def status_view(engine: Engine) -> dict[str, Any]:
     """The part of `system.status` that the engine knows."""
     memory, pressure = engine.memory, engine.throttle.pressure
     return {
-        "mode": "safe" if engine.safe_mode else _mode(engine),
-        "safe_mode": engine.safe_mode and engine.safe_mode.why,
-        "safe_mode_next": engine.safe_mode and engine.safe_mode.next,
+        "mode": "safe" if engine.safe_mode.state else _mode(engine),
+        "safe_mode": engine.safe_mode.state and engine.safe_mode.state.why,
+        "safe_mode_next": engine.safe_mode.state and engine.safe_mode.state.next,
         "max_running": engine.dispatcher.slots,
         "running": len(memory.runs),
         "queued": memory.total(State.QUEUED),

@@ -10,7 +10,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stoker.core.errors import FlowInvalid, StokerError
+from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, State
 from stoker.core.workflow import definition, strategies
 from stoker.core.workflow.analysis import analyse
@@ -42,24 +42,13 @@ class WorkflowService:
 
     def submit(self, request: definition.FlowRequest, peer_uid: int) -> asyncio.Future[FlowAnswer]:
         """Accept a workflow whole, or refuse it with every mistake at once."""
-        engine = self._engine
-        future: asyncio.Future[FlowAnswer] = asyncio.get_running_loop().create_future()
-        if (refusal := engine.refusal()) is not None:
-            future.set_exception(refusal)
-            return future
+        offer = FlowOffer(
+            name=request.flow.name, sent=request.raw, parameters={**request.flow.parameters, **request.parameters},
+            plan=definition.plan(request, strategies.known()), owner_uid=peer_uid, key=request.idempotency_key,
+            dry_run=request.dry_run,
+        )  # fmt: skip
+        future = self._engine.submit(FlowSubmission(self._engine.intake, offer))
         future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
-        plan = definition.plan(request, strategies.known())
-        located = [step for step in plan.steps if step.locatable]
-
-        def post(problems: list[StokerError | None]) -> None:
-            offer = FlowOffer(
-                name=request.flow.name, sent=request.raw, parameters={**request.flow.parameters, **request.parameters},
-                plan=plan, problems={step.name: found for step, found in zip(located, problems, strict=True) if found},
-                owner_uid=peer_uid, key=request.idempotency_key, dry_run=request.dry_run,
-            )  # fmt: skip
-            engine.loop.post(FlowSubmission(engine.intake, offer, future))
-
-        engine.preflight.find([step.sent for step in located], post)
         return future
 
     async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
@@ -144,12 +133,7 @@ class WorkflowService:
 
     def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
         """Decide something about a whole workflow in one turn."""
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        if (refusal := self._engine.refusal()) is not None:
-            future.set_exception(refusal)
-        else:
-            self._engine.loop.post(commands.FlowCommand(workflow_id, decision, future))
-        return future
+        return self._engine.request(commands.FlowCommand(workflow_id, decision))
 
 
 def _tell_cycle(done: asyncio.Future[Any], **where: object) -> None:

@@ -16,15 +16,15 @@ from stoker.core.errors import Draining
 from stoker.core.job import events as ev
 from stoker.core.job.model import State, StopReason
 from stoker.engine.dispatcher import Dispatcher
-from stoker.engine.loop import Loop
+from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.engine.messages import Message
 from stoker.engine.submit import Intake
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.turn import Turn
 from stoker.host import shutdown
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+from stoker.upkeep.safe_mode import SafeModeSwitch
 
 # A worker in an uninterruptible sleep outlives SIGKILL: leave it to the next start instead of hanging here.
 AFTER_KILL_S = 10.0
@@ -48,26 +48,27 @@ class Drain:
     def __init__(
         self,
         memory: LiveState,
-        loop: Loop,
+        inbox: Inbox,
         intake: Intake,
         dispatcher: Dispatcher,
         subscriptions: Subscriptions,
+        safe_mode: SafeModeSwitch,
         background: BackgroundTasks,
         *,
         timeout_ms: int,
         progress: Callable[[int, int], None],
     ) -> None:
         self._memory = memory
-        self._loop = loop
+        self._inbox = inbox
         self._intake = intake
         self._dispatcher = dispatcher
         self._subscriptions = subscriptions
+        self._safe_mode = safe_mode
         self._background = background
         self._timeout_s = timeout_ms / 1_000
         self._progress = progress
         self._hurry = asyncio.Event()
         self._stop_survivors = False
-        self.hands_off = False  # safe mode: whatever runs is left as it is
         self._task: asyncio.Task[None] | None = None
         self.done = asyncio.Event()
 
@@ -78,18 +79,17 @@ class Drain:
             self._hurry.set()
             return
         log(LogEvent.DAEMON_DRAINING, running=len(self._memory.runs))
+        self._memory.draining = True
         self._dispatcher.close("draining")
         self._intake.closed = Draining("the daemon is draining and takes no jobs", hint="try again when it is back")
         self._task = self._background.start("drain", self._drain())
 
-    def under_way(self) -> bool:
-        """Whether the service is stopping."""
-        return self._task is not None
-
     def _leaving(self, run: OpenRun) -> bool:
-        """Whether a run has to end before the daemon does."""
+        """Whether a run has to end before the daemon does; in safe mode everything is left as it is."""
         return (
-            not self.hands_off and run.job.state is State.RUNNING and (self._stop_survivors or not run.job.spec.survive)
+            self._safe_mode.state is None
+            and run.job.state is State.RUNNING
+            and (self._stop_survivors or not run.job.spec.survive)
         )
 
     def _left(self) -> list[OpenRun]:
@@ -100,9 +100,9 @@ class Drain:
             self._stop_survivors |= await asyncio.to_thread(shutdown.is_under_way)
         await self._until_empty(self._timeout_s)
         if self._left():
-            self._loop.post(StopRuns(self._leaving))
+            self._inbox.post(StopRuns(self._leaving))
             with contextlib.suppress(TimeoutError):  # no room for the intents: what runs is left to its launcher
-                await asyncio.wait_for(self._loop.barrier(), AFTER_KILL_S)
+                await asyncio.wait_for(self._inbox.barrier(), AFTER_KILL_S)
             grace_ms = max((run.job.spec.grace_ms for run in self._left()), default=0)
             self._hurry.clear()
             await self._until_empty(grace_ms / 1_000 + AFTER_KILL_S)

@@ -15,7 +15,7 @@ from stoker.core.errors import DiskFull, StateRefused, StorageFailed
 from stoker.core.job.model import State
 from stoker.core.units import volume
 from stoker.engine.dispatcher import Dispatcher
-from stoker.engine.loop import Loop
+from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
 from stoker.engine.messages import Broken, ClocksSeen, Flush
 from stoker.engine.submit import Intake
@@ -41,7 +41,7 @@ class Housekeeping:
         self,
         directory: StateDirectory,
         writer: Writer,
-        loop: Loop,
+        inbox: Inbox,
         memory: LiveState,
         intake: Intake,
         dispatcher: Dispatcher,
@@ -54,7 +54,7 @@ class Housekeeping:
     ) -> None:
         self._directory = directory
         self._writer = writer
-        self._loop = loop
+        self._inbox = inbox
         self._memory = memory
         self._intake = intake
         self._dispatcher = dispatcher
@@ -76,7 +76,7 @@ class Housekeeping:
         """Called once a sample."""
         self._ticks += 1
         if self._memory.described:
-            self._loop.post(Flush())
+            self._inbox.post(Flush())
         self._check_place()
         if self.lost is None:
             self._look_at_disk()
@@ -113,12 +113,12 @@ class Housekeeping:
         skew = _skew(self._clock.now())
         if abs(skew - self._skew) > SET_MS and not self.full:
             self._skew = skew
-            self._loop.post(ClocksSeen())
+            self._inbox.post(ClocksSeen())
 
     def _maintain(self) -> None:
         """Once a day, some time after the start: maintenance must not delay what people wait for."""
         if self._ticks % MAINTENANCE_TICKS == 0:
-            self._loop.post(maintenance.daily(self._intake, self._clock.now()))
+            self._inbox.post(maintenance.daily(self._intake, self._clock.now()))
 
     def _check_place(self) -> None:
         """What is written to a file without a name is not durable: accept nothing while the state is not in place."""
@@ -134,7 +134,7 @@ class Housekeeping:
             self.lost = None
             log(LogEvent.STATE_BACK, state_dir=self._directory.root)
             self._dispatcher.open(LOST)
-            self._loop.nudge()
+            self._inbox.wake()
 
     def measure_disk(self) -> int:
         """Free bytes now: `status` asks itself, because nothing ticks in safe mode."""
@@ -165,7 +165,7 @@ class Housekeeping:
         except OSError as error:
             failed = storage_error("the reserve", error)
             if isinstance(failed, StorageFailed):
-                self._loop.post(Broken(failed))
+                self._inbox.post(Broken(failed))
             return  # no room for the reserve yet: the next tick tries again
         self.full = False
         log(LogEvent.DISK_OK, free_bytes=self.free_bytes)
@@ -173,7 +173,7 @@ class Housekeeping:
         if isinstance(self._intake.closed, DiskFull):
             self._intake.closed = None
         self._dispatcher.open(FULL)
-        self._loop.nudge()
+        self._inbox.wake()
 
 
 def shortage(free: int, least: int) -> str:

@@ -6,14 +6,13 @@ logged, retried, shown by `stoker ls`; `stoker submit --in-process stoker.tidy` 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
 from stoker.core.clock import Clock, Now
 from stoker.core.job.model import ExecutionMode
 from stoker.core.requests import JobParams
-from stoker.engine.submit import Answers, Intake, Offer, Submission
+from stoker.engine.submit import Intake, Submission
 from stoker.executors.handlers import HANDLERS, Call
 from stoker.store import upkeep
 from stoker.store.writer import Writer
@@ -31,9 +30,10 @@ def daily(intake: Intake, now: Now) -> Submission:
         execution_mode=ExecutionMode.IN_PROCESS,
         idempotency_key=f"{TIDY}/{now.wall // DAY_MS}",
     )
-    future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(lambda done: done.exception())  # refused (a full disk, draining): tomorrow is another day
-    return Submission(intake, [Offer(sent)], os.geteuid(), atomic=False, future=future)
+    submission = Submission(intake, [sent], os.geteuid(), atomic=False)
+    # Refused while the disk is full or the daemon drains: the next day has its own.
+    submission.future.add_done_callback(lambda done: done.exception())
+    return submission
 
 
 def register(writer: Writer, clock: Clock) -> None:

@@ -6,7 +6,6 @@ row that remembers a recovery is in the commit of its steps.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -15,9 +14,9 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from stoker.core.job import events as ev
-from stoker.core.job.model import Job, State
+from stoker.core.job.model import Job, Outcome, State
 from stoker.core.job.recovery import Action, RecoveryDecision, RecoveryPlan, event_of
-from stoker.engine.messages import Message
+from stoker.engine.inbox import Message, RequestMessage
 from stoker.engine.turn import Turn
 from stoker.store.recoveries import Recovery
 
@@ -32,18 +31,20 @@ class Followed(Struct, frozen=True):
 ENDED = (Action.REQUEUE, Action.UNSEEN, Action.HOLD_STUCK)  # the decisions that say by themselves what the job becomes
 
 
-class Recovered(Message):
+class Recovered(RequestMessage[Followed]):
     """Follow a plan; answered after the commit."""
 
-    def __init__(self, made: RecoveryPlan, row: Recovery | None, done: asyncio.Future[Followed]) -> None:
+    def __init__(self, made: RecoveryPlan, outcomes: Mapping[str, Outcome], row: Recovery | None) -> None:
+        """`outcomes`: by run, of those that the plan settles, with the results that they left."""
+        super().__init__()
         self._made = made
+        self._outcomes = outcomes
         self._row = row
-        self._done = done
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
         jobs = []
         for decision in self._made.decisions:
-            jobs.append(_carry_out(turn, decision))
+            jobs.append(_carry_out(turn, decision, self._outcomes))
             yield
         followed = list(zip(self._made.decisions, jobs, strict=True))
         ends = Counter(job.state for decision, job in followed if job is not None and decision.action in ENDED)
@@ -52,7 +53,7 @@ class Recovered(Message):
             plan = [msgspec.to_builtins(decision) | {"then": job and job.state} for decision, job in followed]
             again = ends[State.QUEUED] + ends[State.WAITING]
             row = turn.batch.recovery = replace(row, plan=msgspec.json.encode(plan).decode(), requeued=again)
-        turn.answers.append(lambda: None if self._done.done() else self._done.set_result(Followed(row, ends)))
+        self.answer_after(turn, Followed(row, ends))
 
 
 class Remembered(Message):
@@ -65,12 +66,14 @@ class Remembered(Message):
         turn.batch.recovery = self._row
 
 
-def _carry_out(turn: Turn, decision: RecoveryDecision) -> Job | None:
+def _carry_out(turn: Turn, decision: RecoveryDecision, outcomes: Mapping[str, Outcome]) -> Job | None:
     """The job as it is then; None when it ended between the look and now, and its end was heard."""
     run = turn.memory.by_run(decision.run_id)
     if run is None:
         return None
     event = event_of(decision)
+    if isinstance(event, ev.Ended):
+        event = replace(event, outcome=outcomes.get(decision.run_id, event.outcome))
     if event is not None:
         return turn.step(decision.job_id, event)
     if decision.action is Action.STOP:

@@ -8,7 +8,7 @@ Refuses to be a second actor: `core.job.recovery` plans, and each decision becom
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
-from stoker.core.job.model import State
+from stoker.core.job.model import Outcome, State
 from stoker.core.job.recovery import Action, Fact, Finding, RecoveryPlan, plan, validate
-from stoker.engine.loop import Loop
+from stoker.engine.attempt_inputs import AttemptInputs
+from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.messages import Settle
 from stoker.executors.local import LocalExecutor
@@ -31,12 +32,14 @@ from stoker.process.messages import Exited, RunState
 from stoker.process.messages import ListedRun as HeldRun
 from stoker.process.outcomes import outcome_of, read_outcomes, remove_outcomes
 from stoker.process.tree import stop_unborn, sweep
+from stoker.process.work_files import WorkFiles
 from stoker.store.instance import Instance
 from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
 from stoker.upkeep.recovered import Followed, Recovered, Remembered, counts
+from stoker.upkeep.safe_mode import SafeModeSwitch
 
 PATIENCE_S = 5.0  # at most: what is silent for longer is recovered when it answers
 LEAKED_GRACE_MS = 1_000
@@ -69,12 +72,13 @@ class RecoveryService:
     def __init__(
         self,
         memory: LiveState,
-        loop: Loop,
+        inbox: Inbox,
         local: LocalExecutor,
         clock: Clock,
         telemetry: Telemetry,
-        distrust: Callable[[Exception], None],
-        unsent: Callable[[str], bool],
+        safe_mode: SafeModeSwitch,
+        attempt_inputs: AttemptInputs,
+        work_files: WorkFiles,
         background: BackgroundTasks,
         *,
         state_dir: Path,
@@ -82,12 +86,14 @@ class RecoveryService:
         stuck_ms: int,
     ) -> None:
         self._memory = memory
-        self._loop = loop
+        self._inbox = inbox
         self._local = local
+        local.on_launcher_lost = self.launcher_lost
         self._clock = clock
         self._telemetry = telemetry
-        self._distrust = distrust
-        self._unsent = unsent
+        self._safe_mode = safe_mode
+        self._attempt_inputs = attempt_inputs
+        self._work_files = work_files
         self._patience_s = min(PATIENCE_S, stuck_ms / 1_000)
         self._state_dir = state_dir
         self._instance = of.id
@@ -105,7 +111,7 @@ class RecoveryService:
             late = await self._reconnect()
             found = await self._weigh_after_births(list(self._memory.runs.values()))
         self._take_over(found)
-        followed = await self._follow(found.plan, replace(self._row, **counts(found.plan)))
+        followed = await self._follow(found, replace(self._row, **counts(found.plan)))
         assert followed.row is not None, "a start is remembered"
         self._row, self._ends = followed.row, followed.ends
         self._wait_for(found.testimony.silent, late)
@@ -139,7 +145,7 @@ class RecoveryService:
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nobody owns the runs
-            self._distrust(error)
+            self._safe_mode.enter(error)
             return False
         return True
 
@@ -155,17 +161,17 @@ class RecoveryService:
         return dead is None
 
     async def _recover_runs_of(self, launcher: str) -> None:
-        await self._loop.barrier()  # what it said before is decided first: who its workers are, and which have ended
+        await self._inbox.barrier()  # what it said before is decided first: who its workers are, and which have ended
         found = await self._weigh(self._runs_of(launcher), {launcher}, for_ever=True)
         self._take_over(found)
-        await self._follow(found.plan, None)
+        await self._follow(found, None)
         await self._forget(found)
         self._local.retire_idle()
 
     def _runs_of(self, launcher: str) -> list[OpenRun]:
         """Without those that it was not told of yet: proven never started, which is told when they are to be sent."""
         runs = [run for run in self._memory.runs.values() if run.attempt.launcher == launcher]
-        return [run for run in runs if not self._unsent(run.attempt.run_id)]
+        return [run for run in runs if not self._attempt_inputs.holds(run.attempt.run_id)]
 
     async def _keep_looking(self) -> None:
         """Whom nobody could prove may be gone, or proven, a moment later."""
@@ -180,7 +186,7 @@ class RecoveryService:
         found = await self._weigh(stuck, {run.attempt.launcher for run in stuck})
         if found.plan.count(Action.HOLD_STUCK) + found.plan.count(Action.WAIT) < len(stuck):
             self._take_over(found)
-            await self._follow(found.plan, None)
+            await self._follow(found, None)
 
     # --- launchers of earlier lives ---
 
@@ -284,10 +290,19 @@ class RecoveryService:
         if held.exit is not None and held.state is RunState.CLOSING:
             self._local.receive(launcher, [held.exit])
 
-    async def _follow(self, made: RecoveryPlan, row: Recovery | None) -> Followed:
-        done: asyncio.Future[Followed] = asyncio.get_running_loop().create_future()
-        self._loop.post(Recovered(made, row, done))
-        return await done
+    async def _follow(self, found: RecoveryFindings, row: Recovery | None) -> Followed:
+        outcomes = await asyncio.to_thread(self._outcomes, found)
+        return await self._inbox.ask(Recovered(found.plan, outcomes, row))
+
+    def _outcomes(self, found: RecoveryFindings) -> dict[str, Outcome]:
+        """The outcomes that the plan settles with, and the results that their runs left."""
+        specs = {run.attempt.run_id: run.job.spec for run in found.runs}
+        outcomes = {}
+        for decision in found.plan.decisions:
+            if decision.action is Action.SETTLE and decision.finding.outcome is not None:
+                run_id = decision.run_id
+                outcomes[run_id] = self._work_files.with_results(run_id, specs[run_id], decision.finding.outcome)
+        return outcomes
 
     async def _forget(self, found: RecoveryFindings) -> None:
         """Remove outcome logs once all that they say is committed."""
@@ -295,12 +310,12 @@ class RecoveryService:
         for exited in written.values():
             self._settle_unknown(exited)
         if found.outcome_logs:
-            await self._loop.barrier()
+            await self._inbox.barrier()
             remove_outcomes(found.whole_logs)
 
     def _settle_unknown(self, exited: Exited) -> None:
         """An outcome whose attempt is settled, or was never ours: acknowledged, and recorded if nobody knows it."""
-        self._loop.post(Settle(exited.run_id, outcome_of(exited), self._local.acknowledge_unknown))
+        self._inbox.post(Settle(exited.run_id, outcome_of(exited)))
 
     async def _finish(self, found: RecoveryFindings) -> None:
         """What need not be over before the daemon is ready: tidying up, leaked processes, the end of the row."""
@@ -309,8 +324,8 @@ class RecoveryService:
             remove_remains(self._state_dir, launcher)
         swept = await self._sweep_leaked()
         self._row = replace(self._row, finished_at=self._clock.now().wall, swept=swept)
-        self._loop.post(Remembered(self._row))
-        await self._loop.barrier()
+        self._inbox.post(Remembered(self._row))
+        await self._inbox.barrier()
         self._telemetry.orphans_found(self._row.stopped + self._row.unseen)
         log(LogEvent.RECOVERY_FINISHED, swept=swept, **counts(found.plan))
 

@@ -1,6 +1,6 @@
 """Safe mode: why nothing is changed any more, and what a person does about it.
 
-Owns the words. Refuses to enter or to leave: the engine enters, only a new start leaves.
+Owns the switch and the words. Only a new start of the daemon leaves safe mode.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from msgspec import Struct
 from stoker.core.errors import SafeMode as Refusal
 from stoker.core.errors import StokerError
 from stoker.core.job.recovery import PlanInvalid, RowInvalid
+from stoker.engine.dispatcher import Dispatcher
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
 
 LOOK = (
     "stop the daemon; `stoker recover --dry-run` shows what cannot be decided: end the processes that it names, "
@@ -28,6 +31,25 @@ class SafeModeState(Struct, frozen=True):
     def refusal(self) -> Refusal:
         """The answer to whoever wants something changed."""
         return Refusal(f"the daemon is in safe mode and changes nothing: {self.why}", hint="stoker status")
+
+
+class SafeModeSwitch:
+    """Entered when a recovery cannot be trusted: nothing is started and no request changes anything from then on.
+
+    What runs and has an owner is still settled.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, timeout_ms: int) -> None:
+        self._dispatcher = dispatcher
+        self._timeout_ms = timeout_ms
+        self.state: SafeModeState | None = None
+
+    def enter(self, error: Exception) -> None:
+        """`error`: what the recovery raised."""
+        self.state = safe_mode(error, self._timeout_ms)
+        log(LogEvent.RECOVERY_FAILED, error=error)
+        log(LogEvent.SAFE_MODE_ENTERED, reason=self.state.why)
+        self._dispatcher.close(self.state.why)
 
 
 def safe_mode(error: Exception, timeout_ms: int) -> SafeModeState:

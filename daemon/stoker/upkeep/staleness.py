@@ -8,7 +8,7 @@ promised nothing. Invariant: each time that a run becomes stale is logged once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from stoker.background.tasks import BackgroundTasks
@@ -27,20 +27,20 @@ class Staleness:
     """Looks now and then; what it found last is in `LiveState.stale`, for lists."""
 
     def __init__(
-        self, reader: Reader, memory: LiveState, clock: Clock, background: BackgroundTasks, limit_ms: Callable[[], int]
+        self, reader: Reader, memory: LiveState, clock: Clock, background: BackgroundTasks, limit_ms: int
     ) -> None:
         self._reader = reader
         self._memory = memory
         self._clock = clock
         self._background = background
-        self._limit_ms = limit_ms
+        self.limit_ms = limit_ms
         self._due = 0
         self._told: dict[str, int] = {}  # of runs that were logged: the checkpoint since which they are stale
         self._looking: asyncio.Task[None] | None = None
 
     async def find(self, only: Collection[int] | None = None) -> list[dict[str, Any]]:
         """Running attempts whose newest checkpoint is older than the limit, oldest first."""
-        wall, limit_ms = self._clock.now().wall, self._limit_ms()
+        wall, limit_ms = self._clock.now().wall, self.limit_ms
         runs = [run for run in self._memory.runs.values() if only is None or run.job.id in only]
         newest = await self._reader.run(checkpoints.newest_at, [run.job.id for run in runs])
         found = [
@@ -61,7 +61,7 @@ class Staleness:
         """Called once a sample; looks when it is time."""
         now = self._clock.now().steady
         if now >= self._due and (self._looking is None or self._looking.done()):
-            self._due = now + min(LONGEST_PAUSE_MS, self._limit_ms() // LOOKS)
+            self._due = now + min(LONGEST_PAUSE_MS, self.limit_ms // LOOKS)
             self._looking = self._background.retry("look for stale checkpoints", self._look)
 
     async def _look(self) -> None:

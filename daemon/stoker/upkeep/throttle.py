@@ -1,39 +1,68 @@
-"""Watches the host on a fixed cadence and tells the dispatcher when `low` queues must wait.
+"""Watches the host on a fixed cadence: while it is under pressure, jobs of `low` queues wait, or are frozen.
 
-Owns the ticking: one sample each `sample_ms`, never on the dispatch path. Refuses to judge: `core.throttle`
-does, with hysteresis. The same tick looks at the disk, because both ask "is there room for more?".
+Owns the cadence (one sample each `sample_ms`, never on the dispatch path), on which other periodic duties run too.
+`core.throttle` judges the samples, with hysteresis.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
+from stoker.config import Config
 from stoker.core.clock import Clock
-from stoker.core.throttle import Pressure, ThrottlePolicy, observe
+from stoker.core.job.model import QueueClass
+from stoker.core.throttle import Pressure, observe
+from stoker.engine.dispatcher import Dispatcher
+from stoker.engine.heartbeats import Heartbeats
+from stoker.engine.inbox import Inbox
+from stoker.engine.memory import LiveState, OpenRun
+from stoker.executors.local import LocalExecutor
 from stoker.host.probe import Probe
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+from stoker.telemetry.stalls import Stalls
+
+
+class Ticking(Protocol):
+    def tick(self) -> None: ...
 
 
 class Throttle:
-    """Samples until it is stopped; `changed` is called when low queues begin or cease to wait."""
+    """Samples until it is stopped. `ticking`: parts with periodic duties; each ticks once a sample, in this order."""
 
     def __init__(
         self,
-        probe: Probe,
-        policy: ThrottlePolicy,
+        config: Config,
         clock: Clock,
-        sample_ms: int,
-        changed: Callable[[Pressure], None],
-        ticked: Callable[[], None],
+        memory: LiveState,
+        dispatcher: Dispatcher,
+        local: LocalExecutor,
+        heartbeats: Heartbeats,
+        inbox: Inbox,
+        stalls: Stalls,
+        ticking: Sequence[Ticking],
     ) -> None:
-        self._probe = probe
-        self.policy = policy
+        self._probe = Probe()
         self._clock = clock
-        self._interval_s = sample_ms / 1_000
-        self._changed = changed
-        self._ticked = ticked
+        self._interval_s = config.cpu.sample_ms / 1_000
+        self._memory = memory
+        self._dispatcher = dispatcher
+        self._local = local
+        self._heartbeats = heartbeats
+        self._inbox = inbox
+        self._telemetry = stalls.telemetry
+        self._tick_parts = stalls.watched(self._tick_all)
+        self._ticking = ticking
         self._timer: asyncio.TimerHandle | None = None
         self.pressure = Pressure()
+        self.use(config)
+
+    def use(self, config: Config) -> None:
+        """Judge by these settings from now on."""
+        self._policy = config.throttle_policy()
+        self._freeze_running = config.throttle.freeze_running
 
     def start(self) -> None:
         """Begin to sample; the first sample only sets the base of the CPU measure."""
@@ -53,7 +82,32 @@ class Throttle:
     def _tick(self) -> None:
         self._schedule()
         now = self._clock.now()
-        self.pressure, changed = observe(self.policy, self.pressure, self._probe.sample(), now.wall)
+        self.pressure, changed = observe(self._policy, self.pressure, self._probe.sample(), now.wall)
         if changed:
-            self._changed(self.pressure)
-        self._ticked()
+            self._heed(self.pressure)
+        self._tick_parts()
+
+    def _tick_all(self) -> None:
+        for part in self._ticking:
+            part.tick()
+
+    def _heed(self, pressure: Pressure) -> None:
+        """Let low queues wait, or go on."""
+        self._dispatcher.throttled = pressure.throttled
+        event = LogEvent.QUEUE_THROTTLED if pressure.throttled else LogEvent.QUEUE_UNTHROTTLED
+        log(event, causes=[cause.value for cause in pressure.causes], levels=dict(pressure.levels))
+        if pressure.throttled:
+            self._telemetry.throttle_began(pressure.causes)
+        if self._freeze_running:
+            self._freeze_low(frozen=pressure.throttled)
+        self._inbox.wake()
+
+    def _freeze_low(self, *, frozen: bool) -> None:
+        """Freeze or thaw what runs of low queues; time that a worker was frozen is held neither for nor against it."""
+        low = [run.attempt.run_id for run in self._memory.runs.values() if self._is_low(run)]
+        changed, at = self._local.freeze(low, frozen=frozen), self._clock.now().steady
+        (self._memory.frozen.freeze if frozen else self._memory.frozen.thaw)(changed, at)
+        self._heartbeats.excuse(changed, frozen=frozen)
+
+    def _is_low(self, run: OpenRun) -> bool:
+        return self._memory.queues[run.job.spec.queue].queue_class is QueueClass.LOW

@@ -80,8 +80,8 @@ class Archives:
         self._background = background
         self._one = asyncio.Lock()
 
-    def look(self, turn: Turn) -> None:
-        """After a commit: which workflows failed in it."""
+    def after_commit(self, turn: Turn) -> None:
+        """Archive the workflows that failed in the turn."""
         for _, after, broken in turn.verdicts:
             if after.state is WorkflowState.FAILED:
                 log(

@@ -7,7 +7,6 @@ not taken again unless that was asked for.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from stoker.core.job.dependencies import need_met
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.workflow.state import Intent, Step, behind, reopened
 from stoker.engine.dependents import need_failed
-from stoker.engine.messages import Message
+from stoker.engine.inbox import RequestMessage
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, open_steps
 from stoker.store.loading import Wanted
@@ -38,32 +37,24 @@ class Budget(Struct, frozen=True, kw_only=True):
 NO_BUDGET = Budget()
 
 
-class FlowCommand(Message):
+class FlowCommand(RequestMessage[dict[str, Any]]):
     """One request about one workflow, decided by `decision` with all its steps at hand."""
 
-    def __init__(self, workflow_id: int, decision: Decision, future: asyncio.Future[dict[str, Any]]) -> None:
+    def __init__(self, workflow_id: int, decision: Decision) -> None:
+        super().__init__()
         self._workflow_id = workflow_id
         self._decision = decision
-        self._future = future
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
-
-    def fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
 
     def apply_to(self, turn: Turn) -> None:
         run = turn.memory.workflows.runs.get(self._workflow_id)
         if run is None:
             raise WorkflowNotFound(f"there is no workflow {self._workflow_id}", hint="stoker workflow ls")
         turn.touched_workflows.add(self._workflow_id)
-        said = self._decision(turn, run)
-        turn.answers.append(lambda: self._answer({"id": run.workflow.id, "state": run.workflow.state, **said}))
-
-    def _answer(self, said: dict[str, Any]) -> None:
-        if not self._future.done():
-            self._future.set_result(said)
+        result = self._decision(turn, run)
+        self.answer_after(turn, {"id": run.workflow.id, "state": run.derived_state, **result})
 
 
 def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from functools import partial
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.job import events as ev
 from stoker.core.workflow.state import Intent
-from stoker.engine.loop import Loop
+from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Message
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, open_steps
 from stoker.store.loading import Wanted
@@ -42,15 +41,18 @@ class Cancelled(Message):
 class FollowUps:
     """Follows up on workflows of which nothing runs any more."""
 
-    def __init__(self, memory: LiveState, reader: Reader, loop: Loop, background: BackgroundTasks) -> None:
+    def __init__(self, memory: LiveState, reader: Reader, inbox: Inbox, background: BackgroundTasks) -> None:
         self._memory = memory
         self._reader = reader
-        self._loop = loop
+        self._inbox = inbox
         self._background = background
         self._under_way: set[int] = set()
 
-    def look(self, workflow_ids: Iterable[int]) -> None:
-        """Something of these workflows changed, or a start found them."""
+    def after_commit(self, turn: Turn) -> None:
+        self.begin(turn.touched_workflows)
+
+    def begin(self, workflow_ids: Iterable[int]) -> None:
+        """Begin the follow-ups of these workflows that are due: something of them changed, or a start found them."""
         for workflow_id in list(workflow_ids):
             run = self._memory.workflows.runs.get(workflow_id)
             if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
@@ -62,10 +64,10 @@ class FollowUps:
 
     async def _follow_up(self, run: LiveWorkflow) -> None:
         if run.workflow.intent is Intent.ROLLBACK:
-            self._loop.post(await rollback.finish(self._reader, run))
+            self._inbox.post(await rollback.finish(self._reader, run))
         else:
-            self._loop.post(Cancelled(run.workflow.id))
-        await self._loop.barrier()
+            self._inbox.post(Cancelled(run.workflow.id))
+        await self._inbox.barrier()
 
 
 def _runs(memory: LiveState, run: LiveWorkflow) -> bool:

@@ -22,8 +22,8 @@ from stoker.core.workflow.checkpoint import CheckpointKind, Packed, verified
 from stoker.core.workflow.context import Context
 from stoker.core.workflow.rollback import Target, Way, way_back
 from stoker.core.workflow.state import Intent
-from stoker.engine.messages import Message
-from stoker.engine.turn import Turn
+from stoker.engine.inbox import Message
+from stoker.engine.turn import LogLine, Turn
 from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store import checkpoints
 from stoker.store.loading import Wanted
@@ -99,7 +99,7 @@ class Finish(Message):
         intent = Intent.RUN if target.resume else Intent.PAUSE
         turn.intend(run, intent, "rolled_back", actor, **told)
         commands.put_back(turn, run, way.reset, actor, floors)
-        turn.answers.append(lambda: log(LogEvent.WORKFLOW_ROLLED_BACK, workflow=run.workflow.id, **told))
+        turn.effects.append(LogLine(LogEvent.WORKFLOW_ROLLED_BACK, {"workflow": run.workflow.id, **told}))
 
     def _way(self, turn: Turn, run: LiveWorkflow, target: Target) -> tuple[Way, list[str]]:
         """The way from how it stands now. A step whose deadline came meanwhile cannot be taken again: it stays."""

@@ -8,7 +8,6 @@ run.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections import Counter
@@ -26,7 +25,7 @@ from stoker.core.trace import new_trace_id
 from stoker.core.workflow import definition
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
-from stoker.engine.messages import Message
+from stoker.engine.preflight import CommandRequest
 from stoker.engine.spec_defaults import problems, problems_of_resources
 from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
@@ -37,13 +36,12 @@ from stoker.store.writer import NewKey
 
 
 class FlowOffer(Struct, frozen=True, kw_only=True):
-    """A workflow as it was sent, and its plan. `problems`: what was found wrong with commands, by step."""
+    """A workflow as it was sent, and its plan."""
 
     name: str
     sent: msgspec.Raw
     parameters: dict[str, str]
     plan: definition.Plan
-    problems: Mapping[str, StokerError]
     owner_uid: int
     key: str | None = None
     dry_run: bool = False
@@ -59,22 +57,19 @@ class FlowAnswer(Struct, frozen=True, kw_only=True):
     existing: bool = False
 
 
-class FlowSubmission(Message):
+class FlowSubmission(CommandRequest[FlowAnswer]):
     """A request to accept a workflow."""
 
-    def __init__(self, intake: Intake, offer: FlowOffer, future: asyncio.Future[FlowAnswer]) -> None:
+    def __init__(self, intake: Intake, offer: FlowOffer) -> None:
+        self._located = [step for step in offer.plan.steps if step.locatable]
+        super().__init__([step.sent for step in self._located])
         self._intake = intake
         self._offer = offer
-        self._future = future
         self._digest = hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters), digest_size=16).digest()
 
     def declare_reads(self, wanted: Wanted) -> None:
         if self._offer.key:
             wanted.keys.add((self._offer.owner_uid, self._offer.key))
-
-    def fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
 
     def apply_to(self, turn: Turn) -> None:
         """All or nothing: everything that can refuse a step is asked before the first is stored."""
@@ -83,7 +78,7 @@ class FlowSubmission(Message):
         if self._intake.closed is not None and not wrong:
             raise self._intake.closed
         answer = (None if wrong else self._known(turn)) or self._take(turn)
-        turn.answers.append(lambda: None if self._future.done() else self._future.set_result(answer))
+        self.answer_after(turn, answer)
 
     def _take(self, turn: Turn) -> FlowAnswer:
         specs = self._specs(turn)
@@ -128,9 +123,10 @@ class FlowSubmission(Message):
         first = turn.memory.last_id + 1
         ids = {step.name: first + index for index, step in enumerate(plan.steps)}
         mistakes = [*plan.mistakes]
+        problems = {step.name: problem for step, problem in zip(self._located, self.problems, strict=True)}
         specs = []
         for step in plan.steps:
-            spec, found = self._spec(turn, step, ids)
+            spec, found = self._spec(turn, step, ids, problems.get(step.name))
             mistakes += (_mistake(step, error) for error in found)
             specs.append(spec)
         refuse(list(dict.fromkeys(mistakes)))
@@ -140,9 +136,10 @@ class FlowSubmission(Message):
             ahead[spec.queue] += 1
         return specs
 
-    def _spec(self, turn: Turn, step: definition.Planned, ids: Mapping[str, int]) -> tuple[Spec, list[StokerError]]:
-        """What a step asks for, and all that this host has against it."""
-        problem = self._offer.problems.get(step.name)
+    def _spec(
+        self, turn: Turn, step: definition.Planned, ids: Mapping[str, int], problem: StokerError | None
+    ) -> tuple[Spec, list[StokerError]]:
+        """What a step asks for, and all that this host has against it; `problem`: against its command."""
         found: list[StokerError] = [] if problem is None else [problem]
         judge = step.sure
         try:

@@ -1,0 +1,101 @@
+"""The inbox of the loop: messages, and requests, which are messages that somebody awaits.
+
+Owns the order of what was posted. Each message says what must be read for it (`declare_reads`) and is then applied to
+a turn (`apply_to`). Invariants: a message that fails has changed nothing of its turn; a request is answered after the
+commit of its turn, or with the error that refused it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from stoker.engine.turn import AnswerRequest, Turn
+from stoker.store.loading import Wanted
+
+T = TypeVar("T")
+
+
+class Message:
+    """One entry of the inbox, applied in one turn together with all others that arrived meanwhile."""
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        """Add what must be read first; by default nothing, as running jobs and queues are in memory."""
+
+    def apply_to(self, turn: Turn) -> Iterator[None] | None:
+        """Turn the message into steps. Raises StokerError, and has changed nothing then.
+
+        A long one yields between its pieces: there the event loop may be given to others.
+        """
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        """The message was refused: nobody awaits it, so this is a bug of ours."""
+        raise error
+
+
+class RequestMessage(Message, Generic[T]):
+    """A message that somebody awaits. The future may be cancelled at any time: its client is gone then."""
+
+    def __init__(self, future: asyncio.Future[T] | None = None) -> None:
+        self.future = future or asyncio.get_running_loop().create_future()
+
+    def answer_after(self, turn: Turn, result: T) -> None:
+        """Answer once the turn is committed."""
+        turn.effects.append(AnswerRequest(self.future, result))
+
+    def answer(self, result: T) -> None:
+        """Answer now: what the result says is on disk."""
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Barrier(RequestMessage[None]):
+    """Answered when everything that was posted before it is committed."""
+
+    def apply_to(self, turn: Turn) -> None:
+        self.answer_after(turn, None)
+
+
+class Inbox:
+    """Messages that wait for their turn."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def post(self, message: Message) -> None:
+        """Add a message; safe from any callback of the event loop's thread."""
+        self._messages.append(message)
+        self._news.set()
+
+    def wake(self) -> None:
+        """Let the loop take a turn, even without a message: more jobs may be able to start."""
+        self._news.set()
+
+    async def ask(self, request: RequestMessage[T]) -> T:
+        """Post a request and wait for its answer."""
+        self.post(request)
+        return await request.future
+
+    async def barrier(self) -> None:
+        """Wait until everything that was posted before is committed."""
+        await self.ask(Barrier())
+
+    async def news(self) -> None:
+        """Wait until there is a reason for a turn."""
+        await self._news.wait()
+        self._news.clear()
+
+    def take(self, limit: int) -> list[Message]:
+        """Remove the oldest messages."""
+        return [self._messages.popleft() for _ in range(min(len(self._messages), limit))]
