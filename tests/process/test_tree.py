@@ -14,7 +14,7 @@ import pytest
 from stoker.core.raw_bytes import native
 from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
-from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
+from stoker.process.tree import Ladder, Sweep, await_end, stop_unborn, sweep
 from tests.support.facts import DEADLINE_S, until, until_async
 from tests.support.instance import Stranger, ended
 from tests.support.torture import count_fds
@@ -174,6 +174,20 @@ async def test_sweep_when_a_nameless_child_outlives_its_parent_then_it_is_not_fo
 
     assert (result.killed, result.left) == (2, ())
     assert host.workers() == []
+
+
+async def test_sweep_when_a_second_stop_comes_then_it_knows_what_the_first_met(host: LauncherHost) -> None:
+    deaf = 'trap "" TERM; echo hidden; read _ < $0'
+    order = host.shell(f"prlimit --rttime=unlimited setsid env -i sh -c '{deaf}' $0 & read _ < $0")
+    main = await orphan(host, order, "hidden")
+
+    with Sweep(host.instance, [order.run_id]) as shared:
+        patient = asyncio.ensure_future(shared.stop(LONG_MS))
+        await until_async(lambda: ended(main.pid), why="the end of the parent")
+        impatient = await shared.stop(0)
+
+        assert (impatient.left, (await patient).left) == ((), ())
+        assert host.workers() == []
 
 
 async def test_sweep_when_nothing_carries_the_run_then_nothing_is_done(host: LauncherHost) -> None:

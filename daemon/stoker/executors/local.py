@@ -38,11 +38,11 @@ class LocalRun:
     """What is known of one run until its outcome is acknowledged.
 
     `gone`: its tree is empty. `sweeps`: stops that we carried out ourselves, past its launcher. `reassigned`: how to
-    end it without its launcher, once that is known not to answer. `unstoppable`: pids that the kernel does not let us
-    signal.
+    end it without its launcher, once that is known not to answer. `sweep`: the processes of it that we met while we
+    stopped it. `unstoppable`: pids that the kernel does not let us signal.
     """
 
-    __slots__ = ("exit", "gone", "grace_ms", "ladder", "reassigned", "sweeps", "unstoppable")
+    __slots__ = ("exit", "gone", "grace_ms", "ladder", "reassigned", "sweep", "sweeps", "unstoppable")
 
     def __init__(self) -> None:
         self.exit: messages.Exited | None = None
@@ -50,6 +50,7 @@ class LocalRun:
         self.grace_ms: int | None = None
         self.ladder: Ladder | None = None
         self.reassigned: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.sweep: Sweep | None = None
         self.sweeps: list[asyncio.Task[SweepResult]] = []
         self.unstoppable: list[int] = []
 
@@ -57,6 +58,11 @@ class LocalRun:
         if self.ladder is not None:
             self.ladder.end()
             self.ladder = None
+
+    def close(self) -> None:
+        self.end_ladder()
+        if self.sweep is not None:
+            self.sweep.close()
 
 
 class LocalExecutor:
@@ -204,14 +210,14 @@ class LocalExecutor:
             run.reassigned = None
 
     async def _end_reassigned(self, run_id: str, identity: Identity | None) -> None:
-        with self._sweep(run_id, identity) as sweep:
-            grace_ms = self._run(run_id).grace_ms or 0
-            self._sink([Report(run_id, await end_without_launcher(self._context, sweep, run_id, identity, grace_ms))])
-            self._reassigned_alive.add(run_id)
-            try:
-                await sweep.await_end()
-            finally:
-                self._reassigned_alive.discard(run_id)
+        sweep = self._sweep(run_id, identity)
+        grace_ms = self._run(run_id).grace_ms or 0
+        self._sink([Report(run_id, await end_without_launcher(self._context, sweep, run_id, identity, grace_ms))])
+        self._reassigned_alive.add(run_id)
+        try:
+            await sweep.await_end()
+        finally:
+            self._reassigned_alive.discard(run_id)
 
     def _start_ladder(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
         run = self._run(run_id)
@@ -255,19 +261,21 @@ class LocalExecutor:
     async def _sweep_orphan(self, run_id: str, grace_ms: int) -> None:
         """If its end cannot be proven it is stuck, and recovery looks at it again and again."""
         identity = self._orphans.get(run_id)
-        with self._sweep(run_id, identity) as sweep:
-            stuck = await stop_orphan(self._context, sweep, run_id, identity, grace_ms)
+        stuck = await stop_orphan(self._context, self._sweep(run_id, identity), run_id, identity, grace_ms)
         if stuck is not None and run_id in self._orphans:
             del self._orphans[run_id]
             self._sink([Report(run_id, stuck)])
 
     async def _sweep_once(self, run_id: str, grace_ms: int) -> SweepResult:
-        with self._sweep(run_id, None) as sweep:
-            return await sweep.stop(grace_ms)
+        return await self._sweep(run_id, None).stop(grace_ms)
 
     def _sweep(self, run_id: str, identity: Identity | None) -> Sweep:
-        mains = {} if identity is None else {run_id: identity}
-        return Sweep(self._context.instance, [run_id], mains, partial(self._note_unstoppable, run_id))
+        run = self._run(run_id)
+        if run.sweep is None:
+            run.sweep = Sweep(self._context.instance, [run_id], refused=partial(self._note_unstoppable, run_id))
+        if identity is not None:
+            run.sweep.add_main(run_id, identity)
+        return run.sweep
 
     def _note_unstoppable(self, run_id: str, pids: Sequence[int]) -> None:
         """The stop goes on, as the rest of the tree may end; the attempt stays open while these live."""
@@ -301,7 +309,7 @@ class LocalExecutor:
         for run_id in run_ids:
             run = self._runs.pop(run_id, None)
             if run is not None:
-                run.end_ladder()
+                run.close()
             self._orphans.pop(run_id, None)
             self._orphan_logs.discard(run_id)
             client = self._clients.pop(run_id, None)
@@ -394,3 +402,5 @@ class LocalExecutor:
         """Leave the launchers to themselves: they keep every outcome."""
         self.launchers.close()
         await self._background.close()
+        for run in self._runs.values():
+            run.close()

@@ -15,7 +15,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from msgspec import Struct
 
@@ -76,8 +76,9 @@ class Sweep:
     """Stops every process of some runs. `mains`: the main processes whose identity is known, by run.
 
     A process stays pinned from its first sight until it ends, as it may be found only once: a child with an emptied
-    environment is found by its parent, which may end first. `refused` gets the pids that the kernel does not let us
-    signal, whenever these change. Use it in a `with`.
+    environment is found by its parent, which may end first. So all stops of a run share one sweep, which carries them
+    out one after the other. `refused` gets the pids that the kernel does not let us signal, whenever these change.
+    Close it, or use it in a `with`.
     """
 
     def __init__(
@@ -87,30 +88,57 @@ class Sweep:
         mains: Mapping[str, Identity] | None = None,
         refused: Callable[[Sequence[int]], None] = lambda _pids: None,
     ) -> None:
-        self._find = partial(find_members, instance, set(run_ids), mains or {})
+        self._mains = dict(mains or {})
+        self._find = partial(find_members, instance, set(run_ids), self._mains)
         self._on_refused = refused
         self._members: dict[int, TreeMember] = {}
         self._reached: set[tuple[int, int]] = set()
         self._refused: list[int] = []
+        self._busy = asyncio.Lock()
+        self._hurry = asyncio.Event()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for member in self._members.values():
-            os.close(member.pidfd)
-        self._members.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Unpin everything, now or at the end of a stop that is under way."""
+        self._closed = True
+        if not self._busy.locked():
+            self._unpin_all()
+
+    def add_main(self, run_id: str, identity: Identity) -> None:
+        """The main process of a run, once its identity is known."""
+        self._mains[run_id] = identity
 
     async def stop(self, grace_ms: int) -> SweepResult:
-        """SIGTERM, grace, SIGKILL. Returns when nothing is left, or after ROUNDS with what is."""
-        signum, wait_s = (signal.SIGTERM, grace_ms / 1_000) if grace_ms else (signal.SIGKILL, ROUND_S)
+        """SIGTERM, grace, SIGKILL. Returns when a fresh look finds nothing and everything found before has ended.
+
+        Without a grace it also cuts short the grace of a stop that is under way.
+        """
+        if not grace_ms:
+            self._hurry.set()
+        async with self._busy:
+            try:
+                return await self._stop(grace_ms)
+            finally:
+                if self._closed:
+                    self._unpin_all()
+
+    async def _stop(self, grace_ms: int) -> SweepResult:
+        grace_s = 0 if self._hurry.is_set() else grace_ms / 1_000
+        signum, wait_s = (signal.SIGTERM, grace_s) if grace_s else (signal.SIGKILL, ROUND_S)
         for _ in range(ROUNDS):
             self._members = await asyncio.to_thread(self._find, dict(self._members))
             if not self._members:
                 break
             self._unpin_ended()  # one that ended since may have left a child that this search missed
             self._signal(signum)
-            await _until_ended(list(self._members.values()), ALL_REFUSED_S if self._all_refused() else wait_s)
+            hurry = self._hurry if signum is signal.SIGTERM else None
+            await _until_ended(list(self._members.values()), ALL_REFUSED_S if self._all_refused() else wait_s, hurry)
             self._unpin_ended()
             signum, wait_s = signal.SIGKILL, ROUND_S
         else:
@@ -121,7 +149,13 @@ class Sweep:
         """Return when all processes that were found have ended."""
         while self._members:
             await _until_ended(list(self._members.values()), None)
-            self._unpin_ended()
+            async with self._busy:
+                self._unpin_ended()
+
+    def _unpin_all(self) -> None:
+        for member in self._members.values():
+            os.close(member.pidfd)
+        self._members.clear()
 
     def _signal(self, signum: signal.Signals) -> None:
         refused = sorted(_signal(list(self._members.values()), signum, self._reached))
@@ -286,13 +320,16 @@ def _signal(members: Sequence[TreeMember], signum: signal.Signals, reached: set[
     return refused
 
 
-async def _until_ended(members: Sequence[TreeMember], timeout_s: float | None) -> None:
-    waits = [asyncio.ensure_future(_readable(member.pidfd)) for member in members]
-    if not waits:
-        return
+async def _until_ended(
+    members: Sequence[TreeMember], timeout_s: float | None, hurry: asyncio.Event | None = None
+) -> None:
+    """Return when all have ended, after `timeout_s`, or when `hurry` is set."""
+    waits: list[asyncio.Future[Any]] = [asyncio.gather(*(_readable(member.pidfd) for member in members))]
+    if hurry is not None:
+        waits.append(asyncio.ensure_future(hurry.wait()))
     try:
-        ended, _ = await asyncio.wait(waits, timeout=timeout_s)
-        for wait in ended:
+        done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in done:
             wait.result()  # OSError where the loop could not watch one of them
     finally:
         late = [wait for wait in waits if wait.cancel()]
@@ -300,10 +337,13 @@ async def _until_ended(members: Sequence[TreeMember], timeout_s: float | None) -
 
 
 async def _readable(pidfd: int) -> None:
+    """Return when that process has ended. A loop knows one reader of a descriptor, so each wait has its own."""
     loop = asyncio.get_running_loop()
+    own = os.dup(pidfd)
     ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
+    loop.add_reader(own, ended.set)
     try:
         await ended.wait()
     finally:
-        loop.remove_reader(pidfd)
+        loop.remove_reader(own)
+        os.close(own)
