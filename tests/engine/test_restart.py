@@ -6,17 +6,18 @@ to see.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.facts import scales, until
+from tests.support.policies import identities_on_disk
 from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, submit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
 
@@ -195,6 +196,46 @@ def test_survivor_when_its_launcher_is_killed_too_then_it_is_adopted_and_its_end
         assert (client.get(job)["state"], client.get(job)["pid"]) == ("running", pid)
         gate.open()
         assert end_of(client, job) == ("failed", "lost")
+
+
+def test_survivor_when_its_main_process_died_too_then_its_session_is_looked_at(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    named = f"sh -c 'read _ < {gate.path}'"
+    nameless = f"prlimit --rttime=unlimited env -i {named}"
+    with daemon.client() as client:
+        job = submit(client, shell(f"{nameless} & {named} & wait"), survive=True)
+        running(client, job)
+        pid = client.get(job)["pid"]
+        launcher = client.status()["launchers"][0]["pid"]
+        until(lambda: len(in_session(pid)) == 3 and shows_nothing(pid), why="both children, one without a name")
+    until(lambda: identities_on_disk(daemon) == [pid], why="the identity on disk")
+    daemon.kill9()
+    kill9(launcher)
+    kill9(pid)
+
+    daemon.start()
+
+    with daemon.client() as client:
+        assert (end_of(client, job), len(in_session(pid))) == (("held", "stuck"), 1)
+        gate.open()
+        until(lambda: client.history(job)["attempts"][0]["ended_at"], why="the look after the end of the last child")
+
+
+def shows_nothing(leader: int) -> bool:
+    """Whether a process of that session has no environment."""
+    return any(not Path(f"/proc/{pid}/environ").read_bytes() for pid in in_session(leader))
+
+
+def in_session(leader: int) -> list[int]:
+    """Processes of that session which have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(session) == leader and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
 
 
 def test_daemon_when_a_second_one_starts_on_the_same_directory_then_it_exits_75_and_names_the_first(

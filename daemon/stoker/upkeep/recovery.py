@@ -277,7 +277,9 @@ class RecoveryService:
                 self._hear_again(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None
-                self._local.own_orphan(run_id, finding.identity, run.job.spec, adopt=adopt)
+                # A main process that has ended still names the session in which its children may be.
+                main = finding.identity or run.attempt.identity
+                self._local.own_orphan(run_id, main, run.job.spec, adopt=adopt)
         ours = {run.attempt.run_id for run in found.runs}
         for run_id, (_, held) in held_runs.items():
             if run_id not in ours and held.exit is not None and held.state is RunState.ENDED:
