@@ -51,14 +51,14 @@ def _thread(world: World) -> None:
 def _worker(world: World) -> None:
     """Some worker is born, forks, dies of its signal, or ends as it likes."""
     host, chance = world.host, world.chance
-    worker: Process = world.pick(host.workers())
+    worker: Process = world.pick(host.living())
     if worker.sleeping:
         worker.sleeping = not world.calm and chance.random() < 0.98
     elif worker.doom is not None:
         host.die(worker, None, worker.doom)
     elif worker.unborn:
         be_born(host, world.laws, worker)
-    elif not world.calm and chance.random() < 0.1:
+    elif not world.calm and chance.random() < (0.4 if host.is_orphan(worker) else 0.1):
         _fork(world, worker)
     elif not world.calm and chance.random() < 0.02:
         worker.sleeping = True
@@ -67,7 +67,10 @@ def _worker(world: World) -> None:
 
 
 def _fork(world: World, worker: Process) -> None:
-    """Some children hide: in another session, without an environment, as another user; never in all ways at once."""
+    """Some children hide: in another session, without an environment, as another user.
+
+    In all ways at once only where no launcher adopts them: then a sweep must remember whom it has met.
+    """
     host, chance = world.host, world.chance
     child = host.spawn(worker.pid, worker.session, again=True)
     child.run_id, child.environ, child.mark = worker.run_id, worker.environ, worker.mark
@@ -77,7 +80,12 @@ def _fork(world: World, worker: Process) -> None:
         child.environ = b""
         world.done["emptied environment"] += 1
     child.stayed = worker.stayed
-    if child.mark and chance.random() < 0.2:
+    if worker.nameless or (host.is_orphan(worker) and chance.random() < 0.5):
+        child.stubborn = True
+        child.nameless, child.environ, child.mark = True, b"", 0
+        child.session, child.stayed = child.pid, False
+        world.done["nameless child"] += 1
+    elif child.mark and chance.random() < 0.2:
         child.session, child.stayed = child.pid, False
     elif (
         child.stayed and chance.random() < 0.2 and world.disk.database.execute(IDENTIFIED, (worker.run_id,)).fetchone()
@@ -181,7 +189,7 @@ def _suspend(world: World) -> None:
         for one in world.living():
             if not one.stuck:
                 one.turn()
-        if world.host.workers():
+        if world.host.living():
             _worker(world)
 
 
@@ -247,7 +255,7 @@ POSSIBLE: dict[str, Callable[[World], bool]] = {
     "launcher": lambda world: any(one.restless for one in world.living()),
     "wire": lambda world: world.life is not None and any(wire.news for wire in world.life.wires),
     "thread": lambda world: world.life is not None and bool(world.life.loop.threads),
-    "worker": lambda world: bool(world.host.workers()),
+    "worker": lambda world: bool(world.host.living()),
     "submit": lambda world: world.life is not None and world.life.ready,
     "verb": lambda world: world.life is not None and world.life.ready and bool(world.laws.answered),
     "kill daemon": lambda world: world.life is not None,

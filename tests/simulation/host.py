@@ -35,6 +35,8 @@ class Process:
         self.mark = 0  # in its limits
         self.secret = False  # of another user: its environment cannot be read
         self.rooted = False  # became root under a Stoker that is not: it cannot be signalled either
+        self.nameless = False  # shows nothing of its run: only its parent, while that lives, tells whose it is
+        self.signalled = False
         self.run_id: str | None = None
         self.launcher = ""
         self.main = False
@@ -98,6 +100,17 @@ class Host:
         """The kernel gives nobody a pid that is still the number of a session."""
         return all(one.session != pid for one in self.processes.values())
 
+    def is_orphan(self, process: Process) -> bool:
+        """No launcher is above it: the daemon looks after it by itself."""
+        while process.parent in self.processes:
+            process = self.processes[process.parent]
+        return process.run_id is not None and process.ended is None
+
+    def forget_pins(self) -> None:
+        """The daemon has died, and with it what it knew of nameless processes."""
+        for one in self.processes.values():
+            one.signalled = False
+
     def is_alone(self, process: Process) -> bool:
         """In its session, whose number is free once it has ended."""
         return all(one is process or one.session != process.pid for one in self.processes.values())
@@ -138,9 +151,13 @@ class Host:
     def alive(self, process: Process) -> bool:
         return process.ended is None and self.processes.get(process.pid) is process
 
-    def workers(self) -> list[Process]:
+    def living(self) -> list[Process]:
         """Everything of any run that still lives, or may come to life."""
         return [one for one in self.processes.values() if one.run_id and one.ended is None]
+
+    def workers(self) -> list[Process]:
+        """As `living`, but without those that nobody could know of: nameless ones that the daemon never met."""
+        return [one for one in self.living() if one.signalled or not one.nameless]
 
     def working(self) -> list[Process]:
         """As `workers`, but without those that will die before their exec."""
@@ -181,6 +198,7 @@ class Host:
             self.broken(f"signal {signum} went to a stranger, pid {process.pid}")
         elif process.main and not process.unborn and not self.may_stop(process.run_id):
             self.broken(f"{process.run_id} got signal {signum} and the intent is not on disk")
+        process.signalled = True
         if signum == signal.SIGKILL or (signum == signal.SIGTERM and not process.stubborn):
             process.doom = signum if process.doom != signal.SIGKILL else process.doom
 
@@ -261,6 +279,11 @@ class Host:
 
     def close(self, fd: int) -> None:
         del self.pidfds[fd]
+
+    def dup(self, fd: int) -> int:
+        self._fds += 1
+        self.pidfds[self._fds] = self.pidfds[fd]
+        return self._fds
 
     def fstat(self, fd: int) -> SimpleNamespace:
         return SimpleNamespace(st_ino=self.pidfds[fd].inode)

@@ -102,7 +102,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
     host = world.host
     return [
         (identity, "os", Layer(os, fstat=host.fstat, close=host.close)),
-        (tree, "os", Layer(os, close=host.close)),
+        (tree, "os", Layer(os, close=host.close, dup=host.dup)),
         (tree, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
         (messages, "random", world.chance),

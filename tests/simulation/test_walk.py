@@ -30,6 +30,7 @@ CONSEQUENCES = (
     "pid used again",
     "emptied environment",
     "became root",
+    "nameless child",
 )
 STEPS = 100_000
 EPISODE = 2_500

@@ -97,6 +97,7 @@ class World:
         if self.life is not None:
             self.life.end()
             self.life = None
+            self.host.forget_pins()
         self.disk.lose_power(self.chance)
 
     def end(self) -> None:
