@@ -339,10 +339,10 @@ async def _until_ended(
 async def _readable(pidfd: int) -> None:
     """Return when that process has ended. A loop knows one reader of a descriptor, so each wait has its own."""
     loop = asyncio.get_running_loop()
-    own = os.dup(pidfd)
     ended = asyncio.Event()
-    loop.add_reader(own, ended.set)
+    own = os.dup(pidfd)
     try:
+        loop.add_reader(own, ended.set)
         await ended.wait()
     finally:
         loop.remove_reader(own)
