@@ -165,7 +165,7 @@ class Turns(LauncherLoop):
                     self._peers[wire.fd], select.EPOLLIN if wire.daemon_end else select.EPOLLIN | select.EPOLLHUP
                 )
         self._obey()
-        self._tell()
+        self._send()
         return self._may_leave()
 
 

@@ -1,5 +1,5 @@
 """The launcher: a small stand-alone process, the parent of all workers.
 
-Owns spawning, reaping and outcomes, so that the daemon may die and come back without losing one. Standard
-library only, one thread, everything imported at start: nothing in here may import the rest of Stoker.
+Owns spawning, reaping and outcomes, so that the daemon may die and come back without losing one. One thread, standard
+library only, everything imported at the start. Nothing in here may import the rest of Stoker.
 """

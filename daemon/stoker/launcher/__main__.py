@@ -1,6 +1,6 @@
 """Lets `python -I -S .../launcher/__main__.py` run this directory as a package of its own.
 
-By path, because the launcher must start where nothing is installed and must not load what it stands apart from.
+By path, because the launcher must start where nothing is installed, and must not load the rest of Stoker.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""The rlimits of a worker: which limit becomes which, how far it goes here, and what is told of it.
+"""The rlimits of a worker: the table of limits, how far each can go here, and which are in force.
 
-Owns the table and the clamping: nobody without CAP_SYS_RESOURCE may go beyond a hard limit of ours, so a limit above
-it is lowered to it. Refuses cgroups: what a leaf bounds is written by the daemon and only passed on here.
-
-Invariant: only what the kernel will enforce is told to be in force; RLIMIT_NPROC does not bind the superuser.
+A process without CAP_SYS_RESOURCE cannot go beyond its hard limit, so a limit above ours is lowered to ours. Limits of
+a cgroup are set by the daemon and only repeated here. Invariant: a limit is reported only if the kernel will enforce
+it; RLIMIT_NPROC does not bind the superuser.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ KINDS = {
     "memory_bytes": resource.RLIMIT_AS,
 }
 GRACES = {"cpu_seconds": CPU_GRACE_S}
-# Either of them, held in the first user namespace, goes beyond RLIMIT_NPROC: CAP_SYS_ADMIN, CAP_SYS_RESOURCE.
+# CAP_SYS_ADMIN and CAP_SYS_RESOURCE: in the first user namespace either of them lifts RLIMIT_NPROC.
 BEYOND_NPROC = 1 << 21 | 1 << 24
 
 
 def lower(name: str, wanted: int) -> None:
-    """In this process and its children, as far as may be."""
+    """Set a limit for this process and its children, as far as allowed."""
     soft = _granted(name, wanted)
     hard = _granted(name, wanted + GRACES.get(name, 0))
     resource.setrlimit(KINDS[name], (soft, hard))
 
 
 def in_force(setup: Message) -> Message | None:
-    """What will bound a worker with that set-up, in the words of the contract; None where no limit was asked for."""
-    limits = _said(setup.get("limits"))
-    of_leaf = _said(setup.get("leaf_limits"))
+    """The `bounds` of the protocol for a worker with that set-up; None if no limit was asked for."""
+    limits = _limits_set(setup.get("limits"))
+    of_leaf = _limits_set(setup.get("leaf_limits"))
     if not (limits or of_leaf):
         return None
     rlimits = {name: _granted(name, wanted) for name, wanted in limits.items()}
@@ -50,7 +49,7 @@ def in_force(setup: Message) -> Message | None:
     return {"cgroup": of_leaf, "rlimit": rlimits}
 
 
-def _said(limits: dict[str, int | None] | None) -> dict[str, int]:
+def _limits_set(limits: dict[str, int | None] | None) -> dict[str, int]:
     return {name: wanted for name, wanted in (limits or {}).items() if wanted is not None}
 
 
@@ -60,10 +59,10 @@ def _granted(name: str, wanted: int) -> int:
 
 
 def _is_beyond_nproc(user: Message | None) -> bool:
-    """Whoever is root of a container's own user namespace is a plain user to the kernel."""
+    """Whether RLIMIT_NPROC does not bind it. Root of a container's user namespace is bound like any user."""
     if kernel.read_file("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]:
         return False
-    if user is not None:  # with another uid the capabilities go
+    if user is not None:  # a change of the uid drops the capabilities
         return bool(user["uid"] == 0)
     return os.getuid() == 0 or bool(_capabilities() & BEYOND_NPROC)
 
@@ -71,4 +70,4 @@ def _is_beyond_nproc(user: Message | None) -> bool:
 def _capabilities() -> int:
     status = kernel.read_file("/proc/self/status")
     line = next(line for line in status.split(b"\n") if line.startswith(b"CapAmb:"))
-    return int(line.split()[1], 16)  # what an exec keeps of an ordinary user's
+    return int(line.split()[1], 16)  # those that an ordinary user keeps through an exec

@@ -1,7 +1,6 @@
-"""What is to be executed, and where: found as a shell would find it, in the job's own terms.
+"""The search for a command along the job's PATH, as a shell does it, and the error for one that cannot be executed.
 
-Owns the search along the job's PATH from its working directory, and the one error for everything that
-keeps a command from being executed. Refuses to start anything.
+Owns that search, from the job's working directory, and SpawnFailedError. Refuses to start anything.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The host lacks something, or something of it fails: no fault of the job, and waiting can help.
+# The host lacks something or fails, so another try may succeed. The daemon's list for its own calls is SHORTAGES in
+# core/shortage.py. This one has errors that only matter to a program's start, and the launcher imports nothing of ours.
 HOST_LACKS = frozenset(
     {
         errno.EAGAIN,  # processes of the user, or of a cgroup
@@ -26,26 +26,25 @@ HOST_LACKS = frozenset(
         errno.EDQUOT,
         errno.EIO,
         errno.EROFS,
-        errno.ETXTBSY,  # somebody is writing the program
+        errno.ETXTBSY,  # a process is writing the program
     }
 )
-# A candidate that fails like this is passed over for the next directory of PATH, as execvp does.
+# After these errors execvp(3) tries the next directory of PATH.
 PASSED_OVER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
-
 
 SHEBANG_BYTES = 256
 
 
 class SpawnFailedError(Exception):
-    """Nothing was executed. `errno` is the kernel's word, `text` names what it was about.
+    """The command was not executed. `errno` is the kernel's, `text` names the file or setting that it was about.
 
-    `transient`: it is the host's fault and not the job's, so the same start may do later.
+    `transient`: the host is at fault and not the job, so the same start may succeed later.
     """
 
     def __init__(self, number: int, text: str, *, transient: bool | None = None) -> None:
         super().__init__(text)
         self.errno = number
-        # What is no UTF-8 as `\xff`: the daemon stores this text.
+        # Bytes that are not UTF-8 become `\xff`: the daemon stores this text.
         self.text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         self.transient = number in HOST_LACKS if transient is None else transient
 
@@ -55,24 +54,24 @@ class SpawnFailedError(Exception):
 
     @classmethod
     def of_host(cls, subject: str, error: OSError) -> SpawnFailedError:
-        """About what the host provides for every job: whatever is wrong with it, the job did not do it."""
+        """About something that the host provides for every job, so the job is not at fault."""
         return cls(error.errno or errno.EIO, f"{subject}: {error.strerror}", transient=True)
 
     @classmethod
     def of_program(cls, name: str, path: str, error: OSError) -> SpawnFailedError:
-        """About a file that was found and could not be executed."""
+        """About a file that exists and could not be executed."""
         return cls(error.errno or errno.EIO, f"{name}: {_explain(path, error)}")
 
 
 def _explain(path: str, error: OSError) -> str:
-    """The kernel says ENOENT also of a script whose interpreter is missing, and ENOEXEC of one that names none."""
+    """The kernel gives ENOENT for a script whose interpreter is missing, and ENOEXEC for a file without `#!`."""
     if error.errno == errno.ENOEXEC:
         return f"{error.strerror}: {path} is no program and does not begin with #!; to have a shell run it: sh {path}"
     if error.errno != errno.ENOENT or not os.path.exists(path):  # noqa: PTH110
         return error.strerror or str(error)
     interpreter = _read_interpreter(path)
     if interpreter is None:
-        return f"{error.strerror}: {path} is there, but not the loader that it was linked for"
+        return f"{error.strerror}: {path} exists, but the loader that it was linked for does not"
     if interpreter.endswith("\r"):
         fix = f"sed -i 's/\\r$//' {path}"
         return f"{error.strerror}: the first line of {path} ends with a carriage return, as in DOS: {fix}"
@@ -80,7 +79,7 @@ def _explain(path: str, error: OSError) -> str:
 
 
 def _read_interpreter(path: str) -> str | None:
-    """As the kernel reads it; None where the file is no script, or not ours to read."""
+    """The path after `#!`, as the kernel reads it; None if the file is not a script or may not be read."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -94,7 +93,7 @@ def _read_interpreter(path: str) -> str | None:
 
 
 def native(text: str | dict[str, str]) -> str:
-    """As the functions of os take it: bytes that are no UTF-8 came as `{"base64": …}`."""
+    """As the functions of os take it; bytes that are not UTF-8 come as `{"base64": …}`."""
     return text if isinstance(text, str) else a2b_base64(text["base64"]).decode("utf-8", "surrogateescape")
 
 
@@ -106,19 +105,19 @@ def enter(working_dir: str) -> None:
 
 
 def candidates(name: str, env: dict[str, str]) -> Iterator[str]:
-    """Paths to try in turn, seen from the working directory, which must have been entered."""
+    """The paths to try in turn, relative to the working directory, which must have been entered."""
     if "/" in name:
         yield name
         return
     for directory in env.get("PATH", os.defpath).split(":"):
         path = f"{directory or '.'}/{name}"
-        # Asking first is a hundred times cheaper than a spawn that fails.
+        # access(2) is a hundred times cheaper than a spawn that fails.
         if os.access(path, os.X_OK):
             yield path
 
 
 def not_found(name: str, env: dict[str, str]) -> OSError:
-    """Why nothing along PATH could be executed: something is there but may not be, or nothing is."""
+    """The error if no candidate could be executed: EACCES if a file of that name exists, else ENOENT."""
     directories = env.get("PATH", os.defpath).split(":")
     there = any(os.path.lexists(f"{directory or '.'}/{name}") for directory in directories)
     number = errno.EACCES if there else errno.ENOENT

@@ -1,6 +1,6 @@
-"""What the launcher says on its stderr, `launchers/<id>.err`: only what nobody could be told otherwise.
+"""Errors that the launcher can report to no daemon go to its stderr, `launchers/<id>.err`.
 
-Owns the one function that writes there. Refuses to fail: the parent of all workers outlives a full disk.
+Owns the one function that writes there. It never fails: the parent of all workers must outlive a full disk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def complain(text: str) -> None:
-    """Say `text` on a line of its own, if that is possible."""
+    """Write `text` as a line, if that is possible."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()

@@ -17,7 +17,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class BadFrameError(Exception):
-    """What was received is no frame of ours, so nothing behind it can be trusted."""
+    """The bytes are not a valid frame, so the bytes after them cannot be trusted."""
 
 
 def pack(messages: list[Message]) -> bytes:
@@ -26,12 +26,12 @@ def pack(messages: list[Message]) -> bytes:
 
 
 def line(message: Message) -> bytes:
-    """The same object as a line of a file."""
+    """The message as a line of a file."""
     return _encode(message).encode() + b"\n"
 
 
 def cut(unread: bytearray) -> list[Message]:
-    """Takes every whole frame off the front; a torn one stays."""
+    """Remove every whole frame from the front; the rest stays."""
     messages: list[Message] = []
     start = 0
     while len(unread) - start >= LENGTH.size:

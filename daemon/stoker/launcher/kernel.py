@@ -1,4 +1,4 @@
-"""What the launcher needs of Linux and Python does not offer: three calls by ctypes, a few facts from /proc.
+"""Calls of Linux that Python does not offer, and readings of /proc.
 
 Owns ctypes and the parsing of /proc/<pid>/stat. Refuses policy.
 """
@@ -18,8 +18,8 @@ FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 SIGSET_LONGS = 16
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-# What would otherwise end or stop the parent of all workers; it leaves when the facts say so, not when told.
-# Python itself ignores the last one. Ignored signals outlive an exec, so workers get all of these reset.
+# Signals that would end or stop the parent of all workers, which leaves only when it has nothing left to do. Python
+# itself ignores the last one. An exec keeps ignored signals ignored, so all of these are reset for workers.
 IGNORED = (
     signal.SIGHUP,
     signal.SIGINT,
@@ -36,7 +36,7 @@ IGNORED = (
     signal.SIGXFSZ,
 )
 
-# What workers get, once the daemon has said so; some programs close every number below it.
+# The soft limit of workers. Some programs close every descriptor below it, so it must not be large.
 worker_open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -46,7 +46,7 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def become_subreaper() -> None:
-    """From now on orphans among our descendants become our children."""
+    """From now on, orphaned descendants become our children (prctl(2))."""
     _check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
@@ -56,35 +56,35 @@ def ignore_signals() -> None:
 
 
 def give_workers_open_files(soft_limit: int) -> None:
-    """The limit of workers from here on: the one that the daemon was started with, before it raised its own."""
+    """Set the limit of workers: the one that the daemon was started with, before it raised its own."""
     global worker_open_files  # noqa: PLW0603 - of this process, as its signal dispositions are
     worker_open_files = soft_limit
 
 
 def allow_open_files() -> None:
-    """As many descriptors as this process may have: each worker's pipe and log take one."""
+    """Raise our own limit: the pipe and the log of each worker take a descriptor each."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def restore_open_files() -> None:
-    """The limit that is inherited from here on is that of workers."""
+    """Lower the limit to that of workers, for the next child to inherit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(worker_open_files, hard), hard))
 
 
 def keep_pending(signum: int) -> None:
-    """From now on it neither ends nor wakes us: it waits until it is taken."""
+    """Block the signal: it neither ends nor wakes us, and waits for `take_pending`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
 
 
 def take_pending(signum: int) -> bool:
-    """Whether it was sent since the last look."""
+    """Whether it was sent since the last call."""
     return signum in signal.sigpending() and signal.sigtimedwait([signum], 0) is not None
 
 
 def open_signalfd(signum: int) -> int:
-    """A descriptor that is readable while `signum` is pending, instead of a handler that may run anywhere."""
+    """A descriptor that is readable while `signum` is pending; a handler could run between any two instructions."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
     longs = array.array("L", [0] * SIGSET_LONGS)
     bits = longs.itemsize * 8
@@ -93,7 +93,7 @@ def open_signalfd(signum: int) -> int:
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:
-    """Gives the blocks between back to the filesystem; the file keeps its size and its offsets."""
+    """Free the blocks between; the file keeps its size and its offsets."""
     _check(_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, start, end - start))
 
 
@@ -105,7 +105,7 @@ def _check(result: int) -> int:
 
 
 class Stat(NamedTuple):
-    """Some of /proc/<pid>/stat."""
+    """Fields of /proc/<pid>/stat (proc_pid_stat(5))."""
 
     state: bytes
     parent: int
@@ -116,14 +116,14 @@ class Stat(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """A zombie, that is. A leader that ended before its threads looks like one, and is alive."""
+        """Whether it is a zombie. A main thread that ended before the others only looks like one."""
         return self.state in b"ZX" and self.threads <= 1
 
 
 def read_stat(pid: int) -> Stat:
-    """OSError when there is no such process."""
+    """Raises OSError if there is no such process."""
     raw = read_file(f"/proc/{pid}/stat")
-    # The name may hold spaces and parentheses; the last one closes it.
+    # The name may contain spaces and parentheses; the last one ends it.
     fields = raw[raw.rindex(b")") + 2 :].split(b" ", 20)
     return Stat(fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[17]), int(fields[19]))
 
@@ -136,11 +136,11 @@ def has_ended(pid: int) -> bool:
 
 
 def read_file(path: str) -> bytes:
-    """The whole of a small file of /proc or a cgroup."""
+    """All of a file of /proc or a cgroup."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = b""
-        while more := os.read(fd, 65_536):  # a short read is not yet the end: lists come by the page
+        while more := os.read(fd, 65_536):  # a short read is not the end: the kernel gives lists page by page
             data += more
         return data
     finally:
@@ -148,7 +148,7 @@ def read_file(path: str) -> bytes:
 
 
 def write_file(path: str, text: bytes) -> None:
-    """One write to a file of /proc or a cgroup."""
+    """Write to a file of /proc or a cgroup, in one call as the kernel demands."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text)
@@ -157,7 +157,7 @@ def write_file(path: str, text: bytes) -> None:
 
 
 def read_environ(pid: int) -> dict[str, str]:
-    """The environment that a process was given. OSError when there is none, or it is not ours to read."""
+    """The environment that a process was started with. Raises OSError if it may not be read."""
     variables = read_file(f"/proc/{pid}/environ").decode(errors="surrogateescape").split("\0")
     return {name: value for name, _, value in (variable.partition("=") for variable in variables)}
 
@@ -171,10 +171,10 @@ def pid_namespace() -> int:
 
 
 def start_ticks(pid: int, before_ns: int, after_ns: int) -> int:
-    """Start time of a child that began between two readings of CLOCK_BOOTTIME, as /proc/<pid>/stat has it.
+    """Start time, as in /proc/<pid>/stat, of a child that started between two readings of CLOCK_BOOTTIME.
 
-    Nearly always both fall into one tick, which then is the answer. Reading it instead would wait for the
-    exec to get on: 100 microseconds of a job's 400. 0 when it could not be read.
+    Both are nearly always in one tick, which is then the answer. A read of /proc would wait for the exec: 100
+    microseconds of a job's 400. Gives 0 if it could not be read.
     """
     if before_ns // TICK_NS == after_ns // TICK_NS:
         return after_ns // TICK_NS
@@ -185,7 +185,7 @@ def start_ticks(pid: int, before_ns: int, after_ns: int) -> int:
 
 
 def has_pidfs() -> bool:
-    """Whether a pidfd's inode names its process (6.9+); before, all of them share one with every other anonymous fd."""
+    """Whether the inode of a pidfd identifies its process (6.9+); before, all anonymous descriptors share one inode."""
     pidfd = os.pidfd_open(os.getpid())
     other = os.eventfd(0)
     try:
@@ -196,7 +196,7 @@ def has_pidfs() -> bool:
 
 
 def pidfs_inode(pid: int) -> int | None:
-    """None when no descriptor is left to look at it."""
+    """None when no descriptor is left for a pidfd."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -216,5 +216,5 @@ def now_at_boot_ms() -> int:
 
 
 def now_ms() -> int:
-    """Wall time: only for the records of a reader on another boot, never to measure with."""
+    """Wall time: for readers on another boot, never to measure durations."""
     return time.time_ns() // 1_000_000

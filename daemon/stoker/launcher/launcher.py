@@ -1,10 +1,10 @@
-"""What a launcher does: obeys one daemon, starts runs, reaps them, and keeps each outcome until acknowledged.
+"""The launcher itself: it obeys one daemon, starts runs, reaps them, and keeps each outcome until acknowledged.
 
-Owns the meaning of every message of the contract. Refuses sockets and waiting: `loop.py` hands messages in
-and takes `outbox` away, one frame a turn.
+Owns the meaning of every message of the protocol. Refuses sockets and waiting: `loop.py` passes messages in and sends
+`outbox`, one frame a turn.
 
-Invariants: an older epoch is never obeyed; an order is carried out or refused, never dropped; an outcome is
-forgotten only when acknowledged, and is on disk before this process leaves.
+Invariants: an older epoch is never obeyed; an order is carried out or refused, never dropped; an outcome is forgotten
+only when acknowledged, and is on disk before this process leaves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .outputs import Output
 
 VERSION = 1
-# Signals that ask for the end. An exit after any other (a warning, a reload) is the worker's own.
+# Signals that ask a process to end. An exit after any other (a warning, a reload) is the worker's own.
 STOPPING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
@@ -43,9 +43,9 @@ class Launcher:
         self._outcome_log = outcome_log
         self._epoch = 0
         self._hears_leaked = False
-        self._told_leaked = (0, 0)
+        self._reported_leaked = (0, 0)
         self._runs = Runs()
-        self._kin = ProcessTree(self._runs, instance)
+        self._tree = ProcessTree(self._runs, instance)
         self._closing: dict[str, Run] = {}
         self._collected: list[tuple[Run, int, resource.struct_rusage]] = []
         self._spawner = Spawner()
@@ -55,29 +55,29 @@ class Launcher:
 
     @property
     def idle(self) -> bool:
-        """Nothing lives below us, no output waits for its log, and no outcome is known to us alone."""
-        busy = self._runs.mains or self._collected or self._closing or self._kin or self._runs.unwritten()
+        """Whether no descendant lives, no output waits for its log, and no outcome is known to us alone."""
+        busy = self._runs.mains or self._collected or self._closing or self._tree or self._runs.unwritten()
         return self.outputs.idle and not busy
 
     def refusal(self, hello: Message) -> str | None:
-        """Why this daemon is not obeyed, if so."""
+        """The reason to refuse this daemon, if there is one."""
         if hello["instance"] != self._instance:
             return "instance"
         return "epoch" if hello["epoch"] < self._epoch else None
 
     def greet(self, hello: Message) -> None:
-        """To be called once everything an earlier daemon sent has been obeyed: nobody hears older words any more."""
+        """Obey this daemon from now on. Call it once all messages of earlier daemons have been obeyed."""
         self._epoch = hello["epoch"]
         self._hears_leaked = "leaked" in hello.get("hears", ())
-        self._told_leaked = self._kin.leaked, self._kin.stopped
+        self._reported_leaked = self._tree.leaked, self._tree.stopped
         facts = {"launcher": self._launcher, "pid": os.getpid(), "boot_id": kernel.boot_id()}
-        place = {"pid_namespace": kernel.pid_namespace(), "epoch": self._epoch, "leaked": self._kin.leaked}
-        self.outbox = [{"op": "hello", "version": VERSION, **facts, **place}]
+        epoch = {"pid_namespace": kernel.pid_namespace(), "epoch": self._epoch, "leaked": self._tree.leaked}
+        self.outbox = [{"op": "hello", "version": VERSION, **facts, **epoch}]
 
     def obey(self, message: Message, *, late: bool = False) -> None:
-        """KeyError, TypeError or ValueError for what is not of the contract. `late`: its daemon is not there any more.
+        """Raises KeyError, TypeError or ValueError for a malformed message. `late`: its daemon has gone.
 
-        A late order may be hours old, and a newer daemon may be about to decide about its run: it starts nothing.
+        A late order may be hours old, and a newer daemon may decide otherwise about its run, so it is not carried out.
         """
         if late and message["op"] == "launch":
             self._decline(message)
@@ -85,37 +85,37 @@ class Launcher:
             self._commands[message["op"]](message)
 
     def reap(self) -> None:
-        """Collects whoever ended, tells how, and notices what they left.
+        """Reap children that ended, report runs that ended, and take in the processes that they left.
 
-        OSError while /proc cannot be read: what was collected until then is reported by the next call.
+        Raises OSError while /proc cannot be read; the next call reports what was reaped until then.
         """
         self._collect()
         for _ in range(MAX_PASSES):
-            settled = not self._kin.survey()
-            if settled:
+            complete = not self._tree.adopt()
+            if complete:
                 break
-            self._collect()  # the stranger may itself have ended by now
+            self._collect()  # an adopted process may have ended by now
         ended, self._collected = self._collected, []
         if ended:
             self._note_sigterm()
         for run, status, usage in ended:
             self._record_exit(run, status, usage)
-        if settled:  # else some tree forks faster than we look: the next death has us look again
-            for run in [run for run in self._closing.values() if not self._kin.has(run.run_id)]:
+        if complete:  # else a tree forks faster than we look: the next death brings us here again
+            for run in [run for run in self._closing.values() if not self._tree.has(run.run_id)]:
                 self._record_gone(run)
-        self._kin.stop_leaked()
-        self._tell_leaked()
+        self._tree.stop_leaked()
+        self._report_leaked()
 
-    def _tell_leaked(self) -> None:
-        """When it changes, if the daemon knows the word."""
-        told = self._kin.leaked, self._kin.stopped
-        if told != self._told_leaked and self._hears_leaked:
-            stopped = self._kin.stopped - self._told_leaked[1]
-            self.outbox.append({"op": "leaked", "count": self._kin.leaked, "stopped": stopped})
-        self._told_leaked = told
+    def _report_leaked(self) -> None:
+        """When the numbers change, if the daemon knows the message."""
+        current = self._tree.leaked, self._tree.stopped
+        if current != self._reported_leaked and self._hears_leaked:
+            stopped = self._tree.stopped - self._reported_leaked[1]
+            self.outbox.append({"op": "leaked", "count": self._tree.leaked, "stopped": stopped})
+        self._reported_leaked = current
 
     def write_outcomes(self) -> None:
-        """While nobody listens. OSError when the disk does not take them; then they stay unwritten."""
+        """Write the outcomes to disk, while no daemon is connected. After an OSError they stay unwritten."""
         self.outbox.clear()
         unwritten = self._runs.unwritten()
         if unwritten:
@@ -123,15 +123,15 @@ class Launcher:
             for run in unwritten:
                 run.written = True
 
-    # --- the contract
+    # --- messages
 
     def _list(self, message: Message) -> None:
         self.reap()
-        self.outputs.read()  # a daemon that asks may be about to close a log
+        self.outputs.read()  # the daemon may be about to close a log
         for run in self._closing.values():
             self._note_left(run)
         runs = self._runs.describe(message["run_ids"])
-        self.outbox.append({"op": "list", "tag": message["tag"], "leaked": self._kin.leaked, "runs": runs})
+        self.outbox.append({"op": "list", "tag": message["tag"], "leaked": self._tree.leaked, "runs": runs})
 
     def _launch(self, order: Message) -> None:
         refusal = "epoch" if order["epoch"] < self._epoch else self._runs.refusal(order["run_id"])
@@ -146,7 +146,7 @@ class Launcher:
             self._record_failure(order, error)
 
     def _signal(self, message: Message) -> None:
-        self.reap()  # so that nothing is delivered to a zombie
+        self.reap()  # so that no signal is delivered to a zombie
         run = self._runs.get(message["run_id"])
         delivery = Delivery(message["signal"])
         if run is not None:
@@ -194,7 +194,7 @@ class Launcher:
         self.outbox.append(run.started)
 
     def _open_output(self, order: Message) -> tuple[Output, int]:
-        """Where it writes, looked at before anything starts: a log that cannot be written is the host's lack."""
+        """The pipe and the log, before anything starts: a log that cannot be opened is the fault of the host."""
         try:
             if (refusal := self.outputs.refusal()) is not None:
                 raise refusal
@@ -202,11 +202,11 @@ class Launcher:
         except OSError as error:
             raise SpawnFailedError.of_host(f"log {order['log']}", error) from error
 
-    def _refuse(self, run_id: str, why: str, text: str = "") -> None:
-        self.outbox.append({"op": "refused", "run_id": run_id, "why": why, "error": text})
+    def _refuse(self, run_id: str, reason: str, text: str = "") -> None:
+        self.outbox.append({"op": "refused", "run_id": run_id, "why": reason, "error": text})
 
     def _decline(self, order: Message) -> None:
-        """A run of a late order is over before it began, and that is an outcome to be kept and told like any other."""
+        """A run of a late order never starts: an outcome to be kept and reported like any other."""
         if self._runs.refusal(order["run_id"]) is None:
             gone = SpawnFailedError(errno.EAGAIN, "the daemon that ordered it had gone before it was started")
             self._record_failure(order, gone, declined=True)
@@ -233,16 +233,16 @@ class Launcher:
                 delivery.send_to_main(run.pid)
         elif run.state is not ENDED:
             killed = signum == signal.SIGKILL and run.cgroup is not None and _kill_cgroup(run.cgroup)
-            self._kin.signal_tree(run, delivery)
-            if killed:  # by the kernel, which needs no permission for that
-                delivery.refused -= {pid for pid in delivery.refused if self._kin.is_in_leaf(run, pid)}
+            self._tree.signal_tree(run, delivery)
+            if killed:  # cgroup.kill asks for no permission to signal
+                delivery.refused -= {pid for pid in delivery.refused if self._tree.is_in_leaf(run, pid)}
 
     # --- ending
 
     def _note_sigterm(self) -> None:
-        """A SIGTERM of ours means that the system or the service ends, and whoever says so tells our workers too.
+        """If we got a SIGTERM, the system or the service is ending, and our workers get one from the same sender.
 
-        It is looked for after deaths were collected and before a run is added: runs that came later are not meant.
+        It is checked after deaths were collected and before a run is added, as it does not apply to later runs.
         """
         if kernel.take_pending(signal.SIGTERM):
             for run in self._runs:
@@ -258,10 +258,10 @@ class Launcher:
                 if run is not None:
                     self._collected.append((run, status, usage))
                 else:
-                    self._kin.forget(pid)
+                    self._tree.forget(pid)
 
     def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage) -> None:
-        left = self._kin.has(run.run_id)
+        left = self._tree.has(run.run_id)
         self._read_rest(run, over=not left)
         signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         oom = run.cgroup is not None and _was_out_of_memory(run.cgroup)
@@ -298,18 +298,18 @@ class Launcher:
         self.outbox.append({"op": "gone", "run_id": run.run_id})
 
     def _read_rest(self, run: Run, *, over: bool) -> None:
-        """What it wrote is in its log before its end is told."""
+        """All that a run wrote is in its log before its end is reported."""
         if run.output is not None:
             (self.outputs.finish if over else self.outputs.catch_up)(run.output)
 
     def _note_left(self, run: Run) -> None:
-        """One at least, as `gone` is still to come."""
+        """At least one, as `gone` is still to come."""
         if run.exit is not None:
-            run.exit = {**run.exit, "left": max(1, self._kin.count(run))}
+            run.exit = {**run.exit, "left": max(1, self._tree.count(run))}
 
 
 def _kill_cgroup(cgroup: str) -> bool:
-    """False before Linux 5.14, where there is no such file: then only the walk through the tree remains."""
+    """False before Linux 5.14, which has no such file; then only the walk through the tree remains."""
     try:
         kernel.write_file(f"{cgroup}/cgroup.kill", b"1")
     except OSError:
@@ -318,7 +318,7 @@ def _kill_cgroup(cgroup: str) -> bool:
 
 
 def _own_max_rss_kib() -> int:
-    """A child that is between spawn and exec has our memory, and the kernel remembers the most that it had."""
+    """A child between spawn and exec shares our memory, and the kernel counts that as its maximum."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -328,7 +328,7 @@ def _cgroup_of(order: Message) -> str | None:
 
 
 def _was_out_of_memory(cgroup: str) -> bool:
-    """Only where the kernel says so; a SIGKILL alone proves nothing."""
+    """Whether the kernel counts an oom_kill; a SIGKILL alone proves nothing."""
     with contextlib.suppress(OSError):
         for line in kernel.read_file(f"{cgroup}/memory.events").split(b"\n"):
             name, _, count = line.partition(b" ")

@@ -1,7 +1,7 @@
-"""The socket: who may come in, and what comes and goes on each connection.
+"""The listening socket, and the connections of daemons.
 
-Owns the listener and every accepted connection. Refuses peers of another user. Never blocks: what a peer
-does not take stays in its buffer, bounded by what the launcher holds to say (unacknowledged outcomes).
+Refuses peers of another user. Never blocks: frames that a peer does not take wait in a buffer, which is bounded by the
+outcomes that are not yet acknowledged.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import struct
 from . import frames
 
 BACKLOG = 16
-READ_BYTES = 64 * 1024  # above 128 KiB malloc would map and unmap pages for each
-# More than a socket buffer can hold many times over: only a sender that is still sending gets cut off.
+READ_BYTES = 64 * 1024  # above 128 KiB malloc would map and unmap pages for each read
+# Many times more than a socket buffer can hold: only a peer that is still sending is cut off.
 READS_TO_END = 256
 CREDENTIALS = struct.Struct("iII")
 
 
 def listen(directory: int, name: str) -> socket.socket:
-    """Bound through the directory's descriptor (an address holds 107 bytes), private before it is visible."""
+    """Bound through the directory's descriptor, as an address has at most 107 bytes; private before it is visible."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     os.fchmod(listener.fileno(), 0o600)
     listener.bind(f"/proc/self/fd/{directory}/{name}")
@@ -32,7 +32,7 @@ def accept(listener: socket.socket) -> DaemonPeer | None:
     """The next connection, if it is from our own user or root."""
     try:
         sock, _ = listener.accept()
-    except OSError:  # nobody after all, gone again, or no descriptor left: whoever waits stays in the backlog
+    except OSError:  # the peer has gone again, or no descriptor is left: it stays in the backlog
         return None
     sock.setblocking(False)  # noqa: FBT003
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
@@ -44,9 +44,9 @@ def accept(listener: socket.socket) -> DaemonPeer | None:
 
 
 class DaemonPeer:
-    """One connection. `open` turns False at its end, whichever side caused it; then nothing of it is left.
+    """One connection. `open` is False once either side has closed it.
 
-    `abandoned`: its daemon has hung up, or a newer one has taken its place, while words of it may still be unread.
+    `abandoned`: its daemon has hung up or was replaced by a newer one; messages of it may still be unread.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -60,11 +60,11 @@ class DaemonPeer:
 
     @property
     def blocked(self) -> bool:
-        """Something waits for the peer to read."""
+        """Whether bytes wait for the peer to read."""
         return bool(self._unsent)
 
     def read(self) -> list[frames.Message]:
-        """What has come whole; one read, so that nobody can keep us here."""
+        """The whole messages received so far; one read only, so that no peer can keep us here."""
         data = self._receive()
         if data is None:
             return []
@@ -74,7 +74,7 @@ class DaemonPeer:
         return frames.cut(self._unread)
 
     def read_to_end(self) -> list[frames.Message]:
-        """Everything it sent so far, also when its sender is dead; then it is closed."""
+        """All messages that it has sent, also if it is dead by now; then close."""
         for _ in range(READS_TO_END):
             data = self._receive()
             if not data:
@@ -88,14 +88,14 @@ class DaemonPeer:
         self.flush()
 
     def flush(self) -> None:
-        """Hands over what the socket takes now."""
+        """Send as much as the socket takes now."""
         try:
             sent = self._sock.send(self._unsent)
         except BlockingIOError:
             return
         except OSError:
             self._unsent.clear()
-            return  # the reading side will find the end, after what the peer said before it
+            return  # the next read finds the end, after the messages that the peer sent before it
         del self._unsent[:sent]
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class DaemonPeer:
         self._sock.close()
 
     def _receive(self) -> bytes | None:
-        """b"" at the end, None when there is nothing now."""
+        """b"" at the end, None if there is nothing now."""
         try:
             return self._sock.recv(READ_BYTES)
         except BlockingIOError:

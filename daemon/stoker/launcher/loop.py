@@ -1,11 +1,11 @@
-"""The one thread of a launcher: wait, obey, reap, tell.
+"""The loop of a launcher, its one thread: wait, obey, reap, send.
 
-Owns waiting (epoll, a signalfd for SIGCHLD, timers) and who the connected daemon is. Refuses to know what a
-message means. Each turn obeys for a bounded time, so that a batch of hundreds of orders never delays the
-news of those that ended, and says all there is to say in one frame.
+Owns waiting (epoll, a signalfd for SIGCHLD, timers) and which daemon is connected. Refuses to know what a message
+means. A turn obeys for a bounded time, so that a batch of hundreds of orders does not delay the report of runs that
+ended, and sends all reports in one frame.
 
-Invariants: messages are obeyed in the order they were sent; one daemon at a time; an old connection is read
-to its end before a new hello is answered; an order starts nothing once its daemon has hung up.
+Invariants: messages are obeyed in the order they were sent; one daemon at a time; an old connection is read to its end
+before a new hello is answered; an order starts nothing once its daemon has hung up.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from . import frames, kernel
-from . import listener as door
 from .complaints import complain
+from .listener import DaemonPeer, accept
 
 if TYPE_CHECKING:
     import socket
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from .launcher import Launcher
 
 TURN_S = 0.005
-# A launcher that no daemon ever greeted has nothing to keep; its daemon may have died while starting it.
+# A launcher that never got a hello holds nothing; its daemon may have died while starting it.
 FIRST_HELLO_S = 60.0
-# The outcome log could not be written: the disk is full or failing, and only time can tell.
+# When the outcome log cannot be written: no event says that a full or failing disk has recovered.
 WRITE_AGAIN_S = 1.0
 # /proc could not be read, as the host lacks memory or descriptors.
 REAP_AGAIN_S = 1.0
@@ -48,21 +48,21 @@ class LauncherLoop:
         self._epoll.register(listener, select.EPOLLIN)
         self._epoll.register(self._deaths, select.EPOLLIN)
         self._epoll.register(launcher.outputs.fileno(), select.EPOLLIN)
-        self._peers: dict[int, door.DaemonPeer] = {}
-        self._daemon: door.DaemonPeer | None = None
-        self._inbox: deque[tuple[door.DaemonPeer, Message]] = deque()
+        self._peers: dict[int, DaemonPeer] = {}
+        self._daemon: DaemonPeer | None = None
+        self._inbox: deque[tuple[DaemonPeer, Message]] = deque()
         self._leave_at: float | None = time.monotonic() + FIRST_HELLO_S
         self._write_at: float | None = None
         self._reap_at: float | None = None
 
     def run(self) -> None:
-        """Until there is no daemon, no worker, and no outcome that is not on disk."""
+        """Run until there is no daemon, no worker, and no outcome that is not on disk."""
         while not self._may_leave():
             self._wait()
             if self._reap_at is not None and time.monotonic() >= self._reap_at:
                 self._reap()
             self._obey()
-            self._tell()
+            self._send()
             self._resume_outputs()
 
     # --- waiting
@@ -97,9 +97,9 @@ class LauncherLoop:
             self._launcher.reap()
         except OSError as error:
             self._reap_at = time.monotonic() + REAP_AGAIN_S
-            complain(f"children are not collected: {error}")
+            complain(f"children are not reaped: {error}")
 
-    # --- what workers write
+    # --- output of workers
 
     def _read_outputs(self) -> None:
         outputs = self._launcher.outputs
@@ -118,13 +118,13 @@ class LauncherLoop:
     # --- connections
 
     def _accept(self) -> None:
-        peer = door.accept(self._listener)
+        peer = accept(self._listener)
         if peer is not None and len(self._peers) < MAX_PEERS and self._register(peer):
             self._peers[peer.fd] = peer
         elif peer is not None:
             peer.close()
 
-    def _register(self, peer: door.DaemonPeer) -> bool:
+    def _register(self, peer: DaemonPeer) -> bool:
         """False where the kernel has no room for it: the daemon tries again, and the workers here go on."""
         try:
             self._epoll.register(peer.fd, select.EPOLLIN)
@@ -133,17 +133,17 @@ class LauncherLoop:
             return False
         return True
 
-    def _serve(self, peer: door.DaemonPeer, events: int) -> None:
+    def _serve(self, peer: DaemonPeer, events: int) -> None:
         if events & select.EPOLLOUT:
             peer.flush()
             if not peer.blocked:
                 self._epoll.modify(peer.fd, select.EPOLLIN)
         if events & select.EPOLLHUP:
-            peer.abandoned = True  # known before a word is read: what the words order may be long out of date
+            peer.abandoned = True  # before its messages are read, as its orders may be long out of date
         if events & ~select.EPOLLOUT:
-            self._hear(peer)
+            self._read(peer)
 
-    def _hear(self, peer: door.DaemonPeer) -> None:
+    def _read(self, peer: DaemonPeer) -> None:
         try:
             self._inbox.extend((peer, message) for message in peer.read())
         except frames.BadFrameError as error:
@@ -151,14 +151,14 @@ class LauncherLoop:
         if not peer.open:
             self._forget(peer)
 
-    def _drop(self, peer: door.DaemonPeer, why: str) -> None:
-        complain(f"connection dropped: {why}")
+    def _drop(self, peer: DaemonPeer, reason: str) -> None:
+        complain(f"connection dropped: {reason}")
         peer.close()
         self._forget(peer)
 
-    def _forget(self, peer: door.DaemonPeer) -> None:
-        """What it had sent is still obeyed: that is what the sender's death cannot undo."""
-        if self._peers.get(peer.fd) is peer:  # by now the number may be somebody else's
+    def _forget(self, peer: DaemonPeer) -> None:
+        """Messages that it sent before are still obeyed."""
+        if self._peers.get(peer.fd) is peer:  # by now the descriptor may be that of another peer
             del self._peers[peer.fd]
         if peer is self._daemon:
             self._daemon = None
@@ -170,7 +170,7 @@ class LauncherLoop:
         while self._inbox and time.monotonic() < turn_ends:
             self._handle(*self._inbox.popleft())
 
-    def _handle(self, peer: door.DaemonPeer, message: Message) -> None:
+    def _handle(self, peer: DaemonPeer, message: Message) -> None:
         try:
             if message["op"] == "hello":
                 self._take_over(peer, message)
@@ -178,10 +178,10 @@ class LauncherLoop:
                 self._launcher.obey(message, late=peer.abandoned)
             else:
                 self._drop(peer, "no hello")
-        except Exception as error:  # noqa: BLE001  (nothing that is sent here may end the parent of all workers)
+        except Exception as error:  # noqa: BLE001  (no message may end the parent of all workers)
             self._drop(peer, f"{message.get('op')!r:.40}: {error!r}")
 
-    def _take_over(self, peer: door.DaemonPeer, hello: Message) -> None:
+    def _take_over(self, peer: DaemonPeer, hello: Message) -> None:
         refusal = self._launcher.refusal(hello)
         if refusal is not None:
             peer.send(frames.pack([{"op": "refused", "why": refusal}]))
@@ -191,32 +191,32 @@ class LauncherLoop:
         self._launcher.greet(hello)
         peer.greeted = True
         self._leave_at = None
-        if peer.open:  # else it hung up behind its hello, and is not there to be told anything
+        if peer.open:  # else it hung up right after its hello
             self._daemon = peer
 
-    def _finish_others(self, peer: door.DaemonPeer) -> None:
-        """Obeys all that came from daemons before this one, wherever it still is, and ends their connections.
+    def _finish_others(self, peer: DaemonPeer) -> None:
+        """Obey all messages of earlier daemons, in the inbox or still unread, and close their connections.
 
-        Their orders to start something are late: those runs are reported as never begun.
+        Their launch orders are late: those runs are declined.
         """
         others = [other for other in self._peers.values() if other.greeted and other is not peer]
-        said = [item for item in self._inbox if item[0].greeted and item[0] is not peer]
+        messages = [item for item in self._inbox if item[0].greeted and item[0] is not peer]
         self._inbox = deque(item for item in self._inbox if not item[0].greeted or item[0] is peer)
         for other in others:
             other.abandoned = True
             with contextlib.suppress(frames.BadFrameError):
-                said += [(other, message) for message in other.read_to_end()]
+                messages += [(other, message) for message in other.read_to_end()]
             self._forget(other)
-        for sender, message in said:
+        for sender, message in messages:
             if message["op"] != "hello":
                 self._handle(sender, message)
 
-    # --- telling
+    # --- sending
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         outbox = self._launcher.outbox
         if self._daemon is None:
-            if not self._inbox:  # else what it sent before it left is still to be obeyed, acknowledgements among it
+            if not self._inbox:  # else acknowledgements that it sent before it left may still be among these
                 self._write_outcomes()
         elif outbox:
             self._daemon.send(frames.pack(outbox))

@@ -1,7 +1,7 @@
-"""Builds one launcher and runs it: `python -I -S .../launcher --state-dir DIR --id ID --instance HEX --open-files N`.
+"""Start of a launcher: `python -I -S .../launcher --state-dir DIR --id ID --instance HEX --open-files N`.
 
-Owns what this process is: subreaper, deaf to signals (a SIGTERM is taken note of), holder of `launchers/<id>.lock` for
-life, with no descriptor of whoever started it. Writes one byte to stdout when it listens, then leaves stdout.
+Owns the state of this process: subreaper, signals ignored (a SIGTERM is noted), `launchers/<id>.lock` held for life, no
+descriptor of the process that started it. Writes one byte to stdout when it listens, then closes stdout.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import signal
 from typing import NamedTuple
 
 from . import kernel
-from . import listener as door
 from .launcher import Launcher
+from .listener import listen
 from .loop import LauncherLoop
 from .outcomes import OutcomeLog
 
 READY = b"+"
-# The lock's descriptor, as it was handed to us: locked before this process began, so that there is no
-# moment in which we are alive and look dead.
+# We inherit the descriptor of the lock, locked already, so that we never live without it.
 LOCK = 3
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -32,13 +31,13 @@ class Options(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    _stand_apart(options.open_files)
+    _isolate(options.open_files)
     os.chdir("/")
     directory = os.open(f"{options.state_dir}/launchers", OPEN_DIRECTORY)
-    listener = door.listen(directory, f"{options.id}.sock")
+    listener = listen(directory, f"{options.id}.sock")
     outcome_log = OutcomeLog(f"{options.state_dir}/outcomes", options.id)
     loop = LauncherLoop(Launcher(options.id, options.instance, outcome_log), listener)
-    _say_ready()
+    _report_ready()
     loop.run()
     for name in (f"{options.id}.sock", f"{options.id}.lock"):
         os.unlink(name, dir_fd=directory)
@@ -46,12 +45,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> Options:
-    """Only our own daemon writes these, always all of them; argparse would be the largest import of all."""
+    """The daemon always gives all of them. argparse would be the largest import of all."""
     named = dict(zip(arguments[::2], arguments[1::2], strict=True))
     return Options(named["--state-dir"], named["--id"], named["--instance"], int(named["--open-files"]))
 
 
-def _stand_apart(open_files: int) -> None:
+def _isolate(open_files: int) -> None:
     os.set_inheritable(LOCK, False)  # noqa: FBT003
     os.closerange(LOCK + 1, os.sysconf("SC_OPEN_MAX"))
     kernel.give_workers_open_files(open_files)
@@ -61,7 +60,7 @@ def _stand_apart(open_files: int) -> None:
     kernel.become_subreaper()
 
 
-def _say_ready() -> None:
+def _report_ready() -> None:
     os.write(1, READY)
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(null, 1)

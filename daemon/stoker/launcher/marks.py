@@ -1,9 +1,9 @@
 """The mark of a run, which its processes keep when they empty their environment or become another user.
 
-It is the soft limit RLIMIT_RTTIME: every child inherits it, an exec keeps it, and anybody may read it in
+It is the soft limit RLIMIT_RTTIME: every child inherits it, an exec keeps it, and every user may read it in
 /proc/PID/limits. It bounds how long a program with real-time scheduling may run without a pause; the values here, of
-70 000 years and more, bound nothing. Who sets that limit anew (`sudo` with pam_limits does) loses the mark, and is
-found by its session. The daemon reads the mark too (process/identity.py), by the same rule.
+70 000 years and more, bound nothing. A process that sets that limit anew (`sudo` with pam_limits does) loses the mark,
+and is found by its session. The daemon reads the mark by the same rule (process/identity.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LIMIT = b"Max realtime timeout"
 
 
 def mark_of(run_id: str) -> int:
-    """By the random part of its id. ValueError for what is no run id."""
+    """From the random part of the run id. Raises ValueError for any other text."""
     return LOWEST | int(run_id.rpartition(".")[2], 16) & (LOWEST - 1)
 
 
 def read_mark(pid: int) -> int:
-    """0 when it has none."""
+    """The mark of a process; 0 if it has none."""
     try:
         limits = kernel.read_file(f"/proc/{pid}/limits")
     except OSError:
@@ -38,7 +38,7 @@ def read_mark(pid: int) -> int:
 
 
 class Marker:
-    """Lends the mark of a run to this process, for whoever is born meanwhile."""
+    """Gives this process the mark of a run for a while, for the children that it starts meanwhile."""
 
     def __init__(self) -> None:
         self._ours, self._hard = resource.getrlimit(resource.RLIMIT_RTTIME)

@@ -1,9 +1,7 @@
-"""The outcome log: what ended while no daemon was connected, on disk before anything else happens.
+"""The outcome log: outcomes of runs that ended while no daemon was connected.
 
-Owns the writing side of `outcomes/<launcher>.log`. The file is opened anew for each batch, because a
-daemon that has committed what it says removes it.
-
-Invariant: what `append` was given and did not raise for survives a power loss.
+Owns the writing side of `outcomes/<launcher>.log`. The file is opened anew for each batch, as a daemon removes it once
+its outcomes are committed. Invariant: if `append` did not raise, its outcomes survive a power loss.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ class OutcomeLog:
         self._path = os.path.join(directory, f"{launcher}.log")  # noqa: PTH118
 
     def append(self, outcomes: list[frames.Message]) -> None:
-        """All of them durably; on an OSError none of them counts as said, and it may be tried again."""
+        """Write all of them durably. After an OSError none of them counts as written, and it may be tried again."""
         lines = b"".join(map(frames.line, outcomes))
         fd = os.open(self._path, APPEND, 0o600)
         try:
@@ -40,7 +38,7 @@ class OutcomeLog:
 
 
 def _append_whole(fd: int, data: bytes) -> None:
-    """A full disk may take half a line; that half must not stay in front of a later one."""
+    """A full disk may take half a line, which must not stay in front of a later line."""
     size = os.fstat(fd).st_size
     try:
         while data:

@@ -1,10 +1,8 @@
-"""Starting a worker that needs something in force before its first instruction: fork, set up, exec.
+"""Starting a worker that needs a set-up before its first instruction: fork, set up, exec.
 
-Owns limits, niceness, the cgroup and the user. Costs a copy of this process's page tables, so only jobs
-that ask for any of it come here.
-
-Invariants: the child reports a failure through a pipe that an exec closes, so the parent knows which it
-was; nothing of the set-up is left out silently.
+Owns limits, niceness, the cgroup and the user. A fork copies the page tables of this process, so only jobs that need it
+come here. Invariants: the child reports a failure through a pipe that an exec closes; no part of the set-up is left out
+silently.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ if TYPE_CHECKING:
 
 REPORT_BYTES = 4_096
 NEVER_EXECUTED = 127
-# What an exec fails with at a limit of the job's own.
+# The error of an exec that meets a limit of the job's own.
 LIMITED_BY = {errno.ENOMEM: "memory_bytes", errno.EAGAIN: "processes"}
 
 
 def fork_and_exec(order: Message, stdin: int, log: int) -> int:
-    """The pid in which the command has been executed; SpawnFailedError when it was not."""
+    """The pid of the command that was executed. Raises SpawnFailedError."""
     report, report_end = os.pipe2(os.O_CLOEXEC)
     try:
         try:
@@ -52,7 +50,7 @@ def _run_child(order: Message, stdin: int, log: int, report_end: int) -> NoRetur
         _become(order, stdin, log)
     except SpawnFailedError as error:
         failure = f"{error.errno} {error.transient} {error.text}"
-    except BaseException as error:  # noqa: BLE001  (the boundary of the forked child: it reports, then it is gone)
+    except BaseException as error:  # noqa: BLE001  (the boundary of the forked child: it reports, then it ends)
         failure = f"{errno.EINVAL} {False} {error!r}"
     os.write(report_end, failure.encode(errors="replace")[:REPORT_BYTES])
     os._exit(NEVER_EXECUTED)
@@ -81,7 +79,7 @@ def _reset_signals() -> None:
 
 
 def open_leaf(cgroup: str) -> int:
-    """What a pid is written to, for it to be in that cgroup."""
+    """The file that takes the pids of processes to be moved into that cgroup."""
     try:
         return os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:

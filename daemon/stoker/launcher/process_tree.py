@@ -1,11 +1,11 @@
-"""Whose a process is: what lands on the launcher as subreaper, and the trees of runs.
+"""The process trees of runs, and the orphans among them that the launcher adopts as subreaper.
 
-Owns the adopted (children of ours that are no run's main process) and the walk down a tree. A stranger belongs
-to a run if it shows the run's nonce or mark, sits in its session or cgroup, or no other run can have brought it.
-What cannot be told is leaked: counted, and stopped once every run that may own it is over.
+Owns the adopted processes (children of ours that are not the main process of a run) and the walk down a tree. An
+adopted process belongs to a run if it shows the run's id or mark, is in its session or cgroup, or if no other run can
+have started it. One whose run is not certain is leaked: counted, and killed once all runs that may own it are over.
 
-Invariants: a child of ours is unreaped, so its pid is its own; any other process is pinned by a pidfd and
-proven to be a living tree member's child before it gets a signal.
+Invariants: a child of ours is unreaped, so its pid is not used again; any other process is pinned by a pidfd and proven
+to be the child of a living member of the tree before it gets a signal.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from .runs import Run, Runs
 
-NONCE = b"STOKER_RUN_ID="
+RUN_ID = b"STOKER_RUN_ID="
 INSTANCE = b"STOKER_INSTANCE="
-# Bounds for hostile trees, so that one signal never keeps the launcher: what is deeper or newer is met
-# by the next signal, and the ladder repeats SIGKILL until nothing is left.
+# Bounds for hostile trees, so that one signal never keeps the launcher: deeper or newer processes get the next signal,
+# and the ladder repeats SIGKILL until none is left.
 MAX_DEPTH = 64
 MAX_PASSES = 16
 NOT_CONTINUED = frozenset(
@@ -36,9 +36,9 @@ NOT_CONTINUED = frozenset(
 
 
 class Delivery:
-    """One signal on its way through a tree: whom it reached, and whom the kernel does not let us signal.
+    """One signal to a tree: the processes that it reached, and those that the kernel does not let us signal.
 
-    A program that became another user, as sudo does, cannot be signalled by a launcher that is not root.
+    A launcher that is not root cannot signal a program that became another user, as sudo does.
     """
 
     def __init__(self, signum: int) -> None:
@@ -48,7 +48,7 @@ class Delivery:
         self._reached: set[tuple[int, int]] = set()
 
     def __bool__(self) -> bool:
-        """Whether it reached anybody."""
+        """Whether it reached a process."""
         return bool(self._reached)
 
     @property
@@ -56,11 +56,11 @@ class Delivery:
         return len(self._reached) + len(self.refused)
 
     def send_to_main(self, main: int) -> None:
-        """`main` is an unreaped child of ours, so its number is its own."""
+        """`main` is an unreaped child of ours, so its pid is not used again."""
         self._kill(main, self._signum)
 
     def send_to_group(self, main: int) -> None:
-        """To its leader among others. The kernel passes over members whom it does not let us signal in silence."""
+        """Signal the process group of `main`. killpg(2) does not say which members it could not signal."""
         self._group = main
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(main, self._signum)
@@ -77,7 +77,7 @@ class Delivery:
             self._reached.add((main, 0))
 
     def send(self, pid: int, pidfd: int) -> None:
-        """To each once: a member of the group is only asked whether it could be reached."""
+        """Signal each process once; for a member of the group, only check that it could be signalled."""
         try:
             stat = kernel.read_stat(pid)
             key = (pid, stat.start_ticks)
@@ -91,15 +91,15 @@ class Delivery:
 
 
 class ProcessTree:
-    """The adopted children, by pid: each with the run_ids that may own it. Exactly one means that it does."""
+    """The adopted children by pid, each with the ids of the runs that may own it. A single one does own it."""
 
     def __init__(self, runs: Runs, instance: str) -> None:
         self._runs = runs
         self._instance = instance
         self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._adopted: dict[int, frozenset[str]] = {}
-        self._bereft: frozenset[str] = frozenset()
-        self._condemned: set[int] = set()
+        self._ended_owners: frozenset[str] = frozenset()
+        self._killed: set[int] = set()
         self.stopped = 0  # how many leaked processes have ended by our SIGKILL
 
     def __bool__(self) -> bool:
@@ -109,34 +109,34 @@ class ProcessTree:
     def leaked(self) -> int:
         return sum(len(owners) != 1 for owners in self._adopted.values())
 
-    def survey(self) -> bool:
-        """Takes in whoever landed on us since the last time. Returns whether there was anybody.
+    def adopt(self) -> bool:
+        """Take in the children that we got since the last call. Returns whether there were any.
 
-        Those who have ended by now are collected at once: of a tree that forks faster than we look there would be more
-        at each look, each look would take longer, and soon no process could be started on the host.
+        Those that have ended are reaped at once. Else a tree that forks faster than we look would leave more of them
+        each time, and soon no process could be started on the host.
         """
         mains, adopted = self._runs.mains, self._adopted
-        strangers = [pid for pid in self._read_children() if pid not in mains and pid not in adopted]
-        living = [pid for pid in strangers if not _collect(pid)]
+        newcomers = [pid for pid in self._read_children() if pid not in mains and pid not in adopted]
+        living = [pid for pid in newcomers if not _reap(pid)]
         if living:
-            # Who can be an owner: the open runs, and those of an adopted process that died and left us its own.
-            suspects = self._bereft | self._runs.open_ids()
+            # Possible owners: the open runs, and the owners of adopted processes that ended and left us their children.
+            suspects = self._ended_owners | self._runs.open_ids()
             adopted.update((pid, self._find_owners(pid, suspects)) for pid in living)
-        self._bereft = frozenset()
-        return bool(strangers)
+        self._ended_owners = frozenset()
+        return bool(newcomers)
 
     def forget(self, pid: int) -> None:
         """An adopted child was reaped."""
-        self._bereft |= self._adopted.pop(pid, frozenset())
-        self.stopped += pid in self._condemned
-        self._condemned.discard(pid)
+        self._ended_owners |= self._adopted.pop(pid, frozenset())
+        self.stopped += pid in self._killed
+        self._killed.discard(pid)
 
     def has(self, run_id: str) -> bool:
-        """Whether anything of this run's tree is left besides its main process and what that still parents."""
+        """Whether a process of this run is left besides its main process and the descendants of that."""
         return any(owners == {run_id} for owners in self._adopted.values())
 
     def is_in_leaf(self, run: Run, pid: int) -> bool:
-        """Also of one that has ended."""
+        """Whether the process is in the leaf of the run; True for one that has ended."""
         inside = _read_cgroup(pid)
         if inside is None or run.cgroup is None:
             return kernel.has_ended(pid)
@@ -147,74 +147,74 @@ class ProcessTree:
         return sum(1 for _ in self._members(run))
 
     def stop_leaked(self) -> None:
-        """SIGKILL to what was leaked and can belong to no open run any more."""
+        """SIGKILL to leaked processes that can belong to no open run."""
         if not self.leaked:
             return
         open_ids = self._runs.open_ids()
         for pid, owners in self._adopted.items():
             if len(owners) != 1 and not owners & open_ids:
-                self._condemned.add(pid)
-                for _, pidfd in _family(pid):
-                    with contextlib.suppress(ProcessLookupError, PermissionError):  # who is left stays counted
+                self._killed.add(pid)
+                for _, pidfd in _subtree(pid):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):  # those that live on stay counted
                         _send(pidfd, signal.SIGKILL)
 
     def signal_tree(self, run: Run, delivery: Delivery) -> None:
-        """To every process of the tree once, also to those that appear meanwhile."""
+        """Signal every process of the tree once, also those that appear meanwhile."""
         if self._runs.main_lives(run):
-            # The whole group at once, forks under way included. Its unreaped leader keeps the number its own.
+            # The whole group at once, forks under way included. Its unreaped leader keeps the id from being used again.
             delivery.send_to_group(run.pid)
-        self.survey()
+        self.adopt()
         for _ in range(MAX_PASSES):
             before = delivery.met
             for pid, pidfd in self._members(run):
                 delivery.send(pid, pidfd)
-            # Looked for last: what left a dying parent before we came to it has landed on us by now.
-            if not self.survey() and delivery.met == before:
+            # Last, as children whose parent ended before we reached it are ours by now.
+            if not self.adopt() and delivery.met == before:
                 break
 
     # --- inside
 
     def _read_children(self) -> list[int]:
-        """Reading an open file of our own is what makes `nothing is left` cheap for runs of which nothing is."""
+        """The file is kept open, which makes this cheap for the many runs that leave no process."""
         data = b""
         while more := os.pread(self._children, 65_536, len(data)):
             data += more
         return [int(pid) for pid in data.split()]
 
     def _find_owners(self, pid: int, suspects: frozenset[str]) -> frozenset[str]:
-        """What may not be read says nothing: a program that set its user id is found by its mark, session or cgroup."""
-        claimed = _read_nonce(pid, self._instance)
-        if claimed is not None:
-            # The nonce of a run that is over: nobody open can own it.
-            run = self._runs.get(claimed)
-            return frozenset({claimed}) if run is not None and run.state is not ENDED else frozenset()
+        """A program that changed its user id hides its environment, and is found by its mark, session or cgroup."""
+        run_id = _read_run_id(pid, self._instance)
+        if run_id is not None:
+            # If that run is over, no open run can own the process.
+            run = self._runs.get(run_id)
+            return frozenset({run_id}) if run is not None and run.state is not ENDED else frozenset()
         runs = self._runs
         owner = runs.of_mark(read_mark(pid)) or runs.of_session(_read_session(pid)) or self._find_by_cgroup(pid)
         return frozenset({owner.run_id}) if owner is not None else suspects
 
     def _find_by_cgroup(self, pid: int) -> Run | None:
-        housed = [run for run in self._runs if run.cgroup is not None and run.state is not ENDED]
-        inside = _read_cgroup(pid) if housed else None
+        runs = [run for run in self._runs if run.cgroup is not None and run.state is not ENDED]
+        inside = _read_cgroup(pid) if runs else None
         if inside is None:
             return None
-        return next((run for run in housed if run.cgroup is not None and _is_inside(inside, run.cgroup)), None)
+        return next((run for run in runs if run.cgroup is not None and _is_inside(inside, run.cgroup)), None)
 
     def _members(self, run: Run) -> Iterator[tuple[int, int]]:
-        """The living processes of a tree but its main one, children before parents, each pinned by a pidfd."""
+        """The living processes of a tree without the main one, children before parents, each pinned by a pidfd."""
         if self._runs.main_lives(run):
             yield from _descendants(run.pid)
         for pid, owners in tuple(self._adopted.items()):
             if owners == {run.run_id}:
-                yield from _family(pid)
+                yield from _subtree(pid)
 
 
-def _collect(pid: int) -> bool:
-    """Whether that child of ours has ended; then it is no more. What it parented landed on us before it ended."""
+def _reap(pid: int) -> bool:
+    """Reap that child if it has ended, and say whether. Its own children were passed to us before that."""
     return os.waitpid(pid, os.WNOHANG)[0] == pid
 
 
-def _family(pid: int) -> Iterator[tuple[int, int]]:
-    """A child of ours and all below it."""
+def _subtree(pid: int) -> Iterator[tuple[int, int]]:
+    """A child of ours and its descendants."""
     yield from _descendants(pid)
     with _pinned(pid) as pidfd:
         if pidfd is not None and not kernel.has_ended(pid):
@@ -236,7 +236,7 @@ def _below(parent: int, parent_pidfd: int, depth: int) -> Iterator[tuple[int, in
 
 
 def _is_child(pid: int, parent: int, parent_pidfd: int) -> bool:
-    """Proven: `pid` is pinned, names `parent` as its parent, and `parent` was then still the process it was."""
+    """Whether `pid`, which is pinned, has `parent` as its parent, and that has not ended."""
     try:
         stat = kernel.read_stat(pid)
     except OSError:
@@ -246,7 +246,7 @@ def _is_child(pid: int, parent: int, parent_pidfd: int) -> bool:
 
 @contextlib.contextmanager
 def _pinned(pid: int) -> Iterator[int | None]:
-    """A pidfd, or None when the process is gone or no descriptor is left for it."""
+    """A pidfd; None when the process is gone or no descriptor is left."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -259,7 +259,7 @@ def _pinned(pid: int) -> Iterator[int | None]:
 
 
 def _read_children_of(pid: int) -> list[int]:
-    """Of all its threads. What is missed here, because it moved meanwhile, lands on us and is met there."""
+    """The children of all its threads. Any that is missed here has lost its parent, and becomes a child of ours."""
     children: list[int] = []
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
@@ -267,20 +267,20 @@ def _read_children_of(pid: int) -> list[int]:
     return children
 
 
-def _read_nonce(pid: int, instance: str) -> str | None:
-    """The run id in its environment, if it is of this instance: a worker may itself be a Stoker that runs jobs."""
+def _read_run_id(pid: int, instance: str) -> str | None:
+    """The run id in its environment, if that is of our instance: a worker may itself be a Stoker that runs jobs."""
     try:
         variables = kernel.read_file(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
         return None
     if INSTANCE + instance.encode() not in variables:
         return None
-    nonce = next((variable for variable in variables if variable.startswith(NONCE)), None)
-    return None if nonce is None else nonce[len(NONCE) :].decode(errors="replace")
+    variable = next((variable for variable in variables if variable.startswith(RUN_ID)), None)
+    return None if variable is None else variable[len(RUN_ID) :].decode(errors="replace")
 
 
 def _read_session(pid: int) -> int:
-    """0, which nobody's session is, when the process has ended."""
+    """0, which is no session, if the process has ended."""
     try:
         return kernel.read_stat(pid).session
     except OSError:
@@ -288,7 +288,7 @@ def _read_session(pid: int) -> int:
 
 
 def _read_cgroup(pid: int) -> str | None:
-    """As the kernel names it, from the top of the hierarchy we see; None for the top itself, where anybody may be."""
+    """The path from the top of the hierarchy that we see; None for the top itself, where any process may be."""
     with contextlib.suppress(OSError):
         for line in kernel.read_file(f"/proc/{pid}/cgroup").decode(errors="replace").split("\n"):
             if line.startswith("0::") and len(line) > len("0::/"):
@@ -297,7 +297,7 @@ def _read_cgroup(pid: int) -> str | None:
 
 
 def _is_inside(cgroup: str, leaf: str) -> bool:
-    """Whether a process in `cgroup`, as the kernel names it, is in that leaf or in one that was made below it."""
+    """Whether `cgroup`, a path as in /proc/PID/cgroup, is that leaf or below it."""
     while cgroup:
         if leaf.endswith(cgroup):
             return True

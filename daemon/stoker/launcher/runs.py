@@ -1,10 +1,10 @@
-"""The runs a launcher holds: from the order to start until the daemon acknowledged the outcome.
+"""The runs that a launcher holds, from the launch order until the daemon has acknowledged the outcome.
 
-Owns one record a run and the messages made of it. Refuses processes, sockets and files.
+Owns one record a run and its messages. Refuses processes, sockets and files.
 
-Invariants: a run_id that was answered "unknown", or was acknowledged before any order for it came, is never started;
-a main process's pid leads to its run only until it is reaped, and may then be that of another run; `ended` means that
-nothing of the tree is left.
+Invariants: a run_id that was answered "unknown", or was acknowledged before an order for it came, is never started; the
+pid of a main process leads to its run only until it is reaped, as another run may get it then; `ended` means that no
+process of the tree is left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_SETTLED = 1_000
 
 
 class Run:
-    """One run. `stopping`: the launcher was told to end while it ran. `written`: its outcome is in the outcome log."""
+    """One run. `stopping`: the launcher got SIGTERM while it ran. `written`: its outcome is in the outcome log."""
 
     __slots__ = ("cgroup", "exit", "output", "pid", "run_id", "started", "state", "stopped", "stopping", "written")
 
@@ -58,7 +58,7 @@ class Runs:
         self._held: dict[str, Run] = {}
         self._sessions: dict[int, Run] = {}  # by the pid of the leader: the newest run that had it
         self._tombstones: set[str] = set()
-        self._settled: dict[str, None] = {}  # the newest, oldest first: of millions of runs not one may cost memory
+        self._settled: dict[str, None] = {}  # the newest MOST_SETTLED, oldest first
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._held.values())
@@ -67,7 +67,7 @@ class Runs:
         return self._held.get(run_id)
 
     def refusal(self, run_id: str) -> str | None:
-        """Why this run may not be started, if so."""
+        """The reason not to start this run, if there is one."""
         if run_id in self._tombstones or run_id in self._settled:
             return "tombstone"
         return "duplicate" if run_id in self._held else None
@@ -78,7 +78,7 @@ class Runs:
             self.mains[run.pid] = self._sessions[run.pid] = run
 
     def acknowledge(self, run_ids: Iterable[str]) -> list[Run]:
-        """Forgets and gives runs that are over. One that is not held is settled all the same: it is never started."""
+        """Forget runs that are over, and give them. A run that is not held is never started from now on."""
         over = []
         for run_id in run_ids:
             run = self._held.get(run_id)
@@ -98,33 +98,33 @@ class Runs:
         return run
 
     def describe(self, asked: Iterable[str]) -> list[Message]:
-        """Everything held, and what is unknown of what was asked: none of that will ever be started."""
+        """All runs held, and those asked for that are unknown: these will never be started."""
         unknown = [run_id for run_id in asked if run_id not in self._held]
         self._tombstones.update(unknown)
         answers = [run.describe() for run in self]
         return answers + [{"run_id": run_id, "state": UNKNOWN} for run_id in unknown]
 
     def main_lives(self, run: Run) -> bool:
-        """Whether its main process is not reaped yet. Once it is, a later run may have the same pid."""
+        """Whether its main process is not yet reaped. After that a later run may have the same pid."""
         return self.mains.get(run.pid) is run
 
     def of_session(self, session: int) -> Run | None:
         """The open run whose main process leads, or led, this session.
 
-        The kernel gives nobody a pid that is still the number of a session, so an older run with that pid has
-        nothing left in it.
+        The kernel does not give a new process the id of a session that is in use, so an older run with that pid has no
+        process left in it.
         """
         run = self._sessions.get(session)
         return None if run is None or run.state is ENDED else run
 
     def of_mark(self, mark: int) -> Run | None:
-        """The open run whose mark that is; 0 is nobody's."""
+        """The open run with that mark; None for 0."""
         return next((run for run in self if mark and run.state is not ENDED and mark_of(run.run_id) == mark), None)
 
     def open_ids(self) -> set[str]:
-        """Runs of which something may still live."""
+        """Runs of which a process may still live."""
         return {run.run_id for run in self if run.state is not ENDED}
 
     def unwritten(self) -> list[Run]:
-        """Outcomes that only this process knows."""
+        """Runs whose outcome only this process knows."""
         return [run for run in self if run.state is ENDED and not run.written]

@@ -1,9 +1,7 @@
-"""Starting a worker: in its own session, with fds 0, 1, 2 and nothing else, mask and dispositions reset.
+"""Starting a worker in its own session, with descriptors 0, 1 and 2 only, signal mask and dispositions reset.
 
-Owns the choice of the route: posix_spawn, which costs a fraction of a fork, or `prepared.py`. Refuses
-policy: every reason why a command cannot be executed leaves as SpawnFailedError, named.
-
-Invariant: when `spawn` returns a pid, the command has been executed in it.
+Owns the choice between posix_spawn, which costs a fraction of a fork, and `prepared.py`. Every reason why a command
+cannot be executed is raised as SpawnFailedError. Invariant: when `spawn` returns a pid, the command runs in it.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ OOM_SCORE_RAISE = 500
 
 
 class Spawner:
-    """Holds what every spawn shares: /dev/null for stdin, the marker, and how workers stand with the OOM killer."""
+    """Starts workers. Holds /dev/null for their stdin, the marker, and their score for the OOM killer."""
 
     def __init__(self) -> None:
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -38,7 +36,7 @@ class Spawner:
         self._oom_score_adj = str(min(ours + OOM_SCORE_RAISE, OOM_SCORE_MAX)).encode()
 
     def spawn(self, order: Message, log: int) -> int:
-        """The pid of the worker's main process; SpawnFailedError when there is none."""
+        """The pid of the worker's main process. Raises SpawnFailedError."""
         order = _in_native_text(order)
         try:
             pid = self._spawn(order, log)
@@ -71,7 +69,7 @@ class Spawner:
 
     @contextlib.contextmanager
     def _numbered_low(self, fd: int, reserved: int) -> Iterator[int]:
-        """posix_spawn takes no descriptor above the limit in force, and that is the worker's by then."""
+        """posix_spawn takes no descriptor above the limit of open files, which is then that of the worker."""
         if fd < kernel.worker_open_files:
             yield fd
             return
@@ -82,10 +80,10 @@ class Spawner:
             os.dup2(self._null, reserved, inheritable=False)
 
     def _offer_to_oom_killer(self, pid: int) -> None:
-        """Best effort: the victim shall be a worker, not the parent of all of them."""
+        """So that the kernel kills a worker and not the parent of all of them. Best effort."""
         try:
             kernel.write_file(f"/proc/{pid}/oom_score_adj", self._oom_score_adj)
-        except OSError:  # a set-user-id program is not ours to offer
+        except OSError:  # a set-user-id program: not permitted
             return
 
 
@@ -96,7 +94,7 @@ def _in_native_text(order: Message) -> Message:
 
 
 def _file_of(text: str) -> int:
-    """Sealed, so that a worker that writes to its stdin learns that it may not, as with any input."""
+    """A sealed file, so that a worker that writes to its stdin gets an error."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
         file.write(text.encode())
@@ -114,7 +112,7 @@ def _route(setup: Message) -> Callable[[Message, int, int], int]:
 
 
 def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
-    """Into a cgroup that only keeps the tree together; what is forked before shows its nonce or its session."""
+    """For a cgroup that sets no limit. Children forked before the move are found by their run id or session."""
     leaf = prepared.open_leaf(order["setup"]["cgroup"])
     try:
         pid = _posix_spawn(order, stdin, log)
@@ -126,7 +124,7 @@ def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
 
 
 def _posix_spawn(order: Message, stdin: int, log: int) -> int:
-    # Nobody else is in this process, so its working directory and its limit can be lent to the child.
+    # One thread only: the child can inherit a working directory and a limit that are set for a moment.
     enter(order["working_dir"])
     kernel.restore_open_files()
     try:
