@@ -1,7 +1,7 @@
 """stokerd: builds the daemon, starts it in order, stops it in reverse.
 
-Owns the command line, the signals and the exit status. Refuses logic: what happens is in the parts. The order
-loses nothing: lock the directory and the socket, open the state, recover, and only then listen.
+Owns the command line, the signals and the exit status; the parts have the logic. A start locks the directory and the
+socket, opens the state, recovers, and only then listens.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from stoker.telemetry.logs import log
 from stoker.upkeep.health import PATIENCE_S, Health
 from stoker.upkeep.watchdog import Watchdog
 
-# Jobs come and go in trees without cycles: looking for cycles ten times less often is a tenth of the CPU of a job.
+# The objects of a job have no cycles: collecting ten times less often saves a tenth of the CPU of a job.
 GC_THRESHOLDS = (10_000, 50, 100)
 
 DEFAULT_THREADS = 4  # for what may wait for a disk
@@ -165,7 +165,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self) -> None:
-        """The terminal that started us has closed, or a person asks to read the settings again: both mean a reload."""
+        """SIGHUP: the terminal of the daemon was closed, or a person wants a reload. Reload in both cases."""
         self._background.start("reload", self._reload_or_log())
 
     async def _reload_or_log(self) -> None:
@@ -179,7 +179,7 @@ class Daemon:
             log(LogEvent.CONFIG_REFUSED, error=error, hint=error.hint, errors=error.details.get("errors"))
 
     async def _reload(self) -> Reloaded:
-        """Read the settings again. Raises ConfigInvalid: then the old ones stay in force, all of them."""
+        """Read the settings again. Raises ConfigInvalid; then all old settings stay in force."""
         assert self._engine is not None
         reloaded = await self._engine.apply(load(self._config_file, self._environ))
         file = find(self._config_file, self._environ)
@@ -189,7 +189,7 @@ class Daemon:
     def _tell_ready(self, engine: Engine, health: Health) -> None:
         self._began = time.monotonic()
         self._supervision.ready(health, engine.describe)
-        # What was built at start lives as long as we do: the collector need not walk it again.
+        # Objects made at the start live as long as the daemon: keep the collector from examining them again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -211,7 +211,7 @@ class Daemon:
         return EX_IOERR
 
     def _raise_failure(self) -> None:
-        """Raise what the loop of job state or a background task has ended with, if one has."""
+        """Raise the error with which the loop of job state or a background task has ended, if there is one."""
         for part in (self._turns, self._background.failed):
             if part is not None and part.done():
                 try:
@@ -220,7 +220,7 @@ class Daemon:
                     raise storage_error(self._directory.root, error) from error
 
     def _on_callback_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback that raises has lost its timer or its answer: end, as for a task. Lost connections are logged."""
+        """End the daemon if a callback raises: its timer or answer is lost. Lost connections are only logged."""
         error = context.get("exception")
         if "handle" in context and isinstance(error, Exception) and not isinstance(error, OSError):
             self._background.fail("a callback", error)
@@ -252,7 +252,7 @@ class Daemon:
     # --- stopping ---
 
     async def _stop(self) -> None:
-        """In reverse order; every step bears that the one before it never happened."""
+        """Stop the parts in reverse order. Each step also works if the start never reached its part."""
         self._supervision.stopping()
         self._supervision.close()
         log(LogEvent.DAEMON_STOPPING)
@@ -286,7 +286,7 @@ class Daemon:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses with the exit status of sysexits.h, by which a service manager knows that starting again is no use."""
+    """Exits with the status of sysexits.h, from which a service manager knows that a restart does not help."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -310,34 +310,34 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The command `stokerd`."""
     status = live(argv)
     if sys.stdout is not None:
-        with contextlib.suppress(OSError):  # what a handler printed for a reader that is gone
+        with contextlib.suppress(OSError):  # the text that a handler printed, if its reader is gone
             sys.stdout.flush()
-    # The state is closed and the log is written. Python would now wait for threads that may hang for ever.
+    # The state is closed and the log is written. A normal exit would wait for threads that may hang for ever.
     os._exit(status)
 
 
 def live(argv: Sequence[str] | None) -> int:
     """The whole life of the daemon; returns its exit status."""
-    umask = os.umask(0o077)  # what is made from here on is private from its first instant
+    umask = os.umask(0o077)  # every file made from here on is private from the start
     _open_standard_streams()
-    # Until the daemon can reload, a terminal that closes must not end it.
+    # A terminal that is closed must not end the daemon, also before it can reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    asked = _arguments(argv)
+    flags = _arguments(argv)
     environ = dict(os.environ)
     try:
-        config = load(asked.config, environ)
+        config = load(flags.config, environ)
         logs.configure(config.log.level, config.log.format)
-        log(LogEvent.DAEMON_STARTING, version=__version__, pid=os.getpid(), config=find(asked.config, environ))
+        log(LogEvent.DAEMON_STARTING, version=__version__, pid=os.getpid(), config=find(flags.config, environ))
         load_handlers(config.daemon.handlers)
         open_files.take_more()
-        root = Path(state_dir(asked.state_dir, environ))
-        places = socket_paths(asked.socket, environ, os.geteuid())
-        address = Path(first_within_reach(places, _session_exists))
+        root = Path(state_dir(flags.state_dir, environ))
+        sockets = socket_paths(flags.socket, environ, os.geteuid())
+        address = Path(first_within_reach(sockets, _session_exists))
         sdnotify.strip(os.environ)
-        return uvloop.run(_live(config, asked.config, root, address, environ, umask))
+        return uvloop.run(_live(config, flags.config, root, address, environ, umask))
     except StokerError as error:
         return _refuse(error)
-    except Exception as error:  # noqa: BLE001 - the last boundary: a bug of ours is told of as an event with its stack
+    except Exception as error:  # noqa: BLE001 - the last boundary: a bug is logged with its stack
         log(LogEvent.DAEMON_FAILED, error=error, code=StokerError.code)
         return EX_SOFTWARE
     finally:
@@ -345,12 +345,12 @@ def live(argv: Sequence[str] | None) -> int:
 
 
 async def _live(*given: Any) -> int:
-    """A daemon is built inside of its event loop."""
+    """Build the daemon inside its event loop."""
     return await Daemon(*given).run()
 
 
 def _session_exists(socket: str) -> bool:
-    """Whether the directory is there in which the daemon makes its own: logind makes it for a user's first session."""
+    """Whether the parent of the socket's directory exists: logind makes it for a user's first session."""
     return Path(socket).parent.parent.is_dir()
 
 
@@ -364,7 +364,7 @@ def _open_standard_streams() -> None:
 
 
 def _refuse(error: StokerError) -> int:
-    """Say on stderr what is wrong, as log line and for people."""
+    """Report the error on stderr, as a log line and as text for people."""
     if isinstance(error, StorageFailed):
         log(LogEvent.STORAGE_FAILED, error=error)
     log(LogEvent.DAEMON_FAILED, error=error, code=error.code, hint=error.hint)
