@@ -34,8 +34,7 @@ from stoker.paths import first_within_reach, socket_paths, state_dir
 from stoker.process import open_files
 from stoker.process.identity import boot_id, pid_namespace
 from stoker.process.work_files import WorkFiles
-from stoker.rpc.address import Address, check_address
-from stoker.rpc.address_watch import AddressWatch
+from stoker.rpc.address import Address, AddressWatch, check_address
 from stoker.rpc.server import Server
 from stoker.service.assembly import Engine
 from stoker.service.service import Service

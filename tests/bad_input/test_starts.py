@@ -122,7 +122,7 @@ def test_socket_when_something_else_is_at_its_path_then_it_is_left_alone(stopped
     status, said = refused(stopped_daemon)
 
     assert status == 73
-    assert f"{stopped_daemon.socket} exists and is no socket" in said
+    assert f"{stopped_daemon.socket} exists and is not a socket" in said
     assert stopped_daemon.socket.read_text() == "precious"
     assert not stopped_daemon.state_dir.exists()
     assert not lock_of(stopped_daemon).exists()

@@ -52,7 +52,7 @@ def test_bind_when_something_else_lies_there_then_it_is_left_alone(tmp_path: Pat
     path = tmp_path / "s.sock"
     path.write_text("precious")
 
-    with pytest.raises(CannotCreate, match="no socket"):
+    with pytest.raises(CannotCreate, match="not a socket"):
         bind_socket(path)
 
     assert path.read_text() == "precious"
@@ -114,7 +114,7 @@ def test_lock_when_something_else_lies_at_the_path_then_it_is_refused_and_no_fil
     path = tmp_path / "s.sock"
     path.write_text("precious")
 
-    with pytest.raises(CannotCreate, match="no socket"):
+    with pytest.raises(CannotCreate, match="not a socket"):
         lock_socket(path)
 
     assert list(tmp_path.iterdir()) == [path]
@@ -123,5 +123,5 @@ def test_lock_when_something_else_lies_at_the_path_then_it_is_refused_and_no_fil
 def test_lock_when_the_directory_cannot_be_made_then_the_error_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(CannotCreate, match="file is no directory"):
+    with pytest.raises(CannotCreate, match="file is not a directory"):
         lock_socket(tmp_path / "file" / "s.sock")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.rpc import connection, envelope
+from stoker.rpc import connection, frames
 from tests.support.facts import until
 from tests.support.rpc import ServerThread, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stoker.rpc.envelope import Request
+    from stoker.rpc.frames import Request
     from tests.support.rpc import RawClient
 
 PINGS = 5
@@ -151,7 +151,7 @@ def test_connection_when_a_turn_of_it_fails_then_it_is_hung_up_and_others_go_on(
         if b'"fail here"' in frame:
             failures.append(frame)
             raise RuntimeError("a bug of ours")
-        return envelope.requests_in(frame)
+        return frames.requests_in(frame)
 
     monkeypatch.setattr(connection, "requests_in", fail_on_one)
     # The second frame is begun in a turn of its own, after a thread has read the first.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from stoker.rpc.shapes import JobSpec
+    from stoker.core.shapes import JobSpec
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stoker.core import shapes
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import JobParams, Params
-from stoker.rpc import shapes
 from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.kit.parser import Given
+    from stoker.core.shapes import CheckpointView
     from stoker.rpc.client import Client
-    from stoker.rpc.shapes import CheckpointView
 
 SHOWN = 30
 PAGE = 1000

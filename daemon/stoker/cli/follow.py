@@ -23,7 +23,7 @@ from stoker.core.errors import WaitTimeout
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.rpc.shapes import StandingShape
+    from stoker.core.shapes import StandingShape
 
 # A notification of job.logs and its bytes (None where bytes were dropped).
 Show = Callable[[dict[str, Any], bytes | None], None]

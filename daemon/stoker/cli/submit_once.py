@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from stoker.cli.kit.parser import Given
     from stoker.cli.run_interrupt import RunInterrupt
+    from stoker.core.shapes import Submitted
     from stoker.rpc.client import Client
-    from stoker.rpc.shapes import Submitted
 
 
 def submit_once(given: Given, spec: dict[str, Any], interrupt: RunInterrupt | None = None) -> Submitted:

@@ -19,7 +19,7 @@ from stoker.core.errors import FlowInvalid, UsageError
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.rpc.shapes import WorkflowAccepted
+    from stoker.core.shapes import WorkflowAccepted
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "superseded")

@@ -1,13 +1,14 @@
-"""The place where the daemon listens: a path in the file system, its lock and the socket bound to it.
+"""The socket's path: its lock, the socket bound to it, and the watch that binds it again.
 
-Owns the promise that no live server's socket is ever taken over, that a socket has its mode from its first instant on,
-and that a path which somebody removes under a living daemon (logind empties a runtime directory at logout) is bound
-again. Refuses to listen or accept (server.py). The lock is `<path>.lock`, held for life by its open descriptor: only
-its holder may unlink a socket that nobody answers on.
+Owns three promises: the socket of a live server is never taken over; a socket has its mode from its first instant; a
+path that is removed while the daemon runs (logind empties a runtime directory at logout) is bound again. server.py
+listens and accepts. The lock is `<path>.lock`, held by an open descriptor for the life of the daemon; only its holder
+may unlink a socket that no server answers on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -17,19 +18,24 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stoker.core.errors import AlreadyRunning, CannotCreate
+from stoker.core.errors import AlreadyRunning, CannotCreate, StokerError
 from stoker.paths import check_length
 from stoker.store.file_identity import is_same_file
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from stoker.rpc.server import Server
 
+
+LOOK_EVERY_S = 1.0
 ANOTHER = "choose another --socket or STOKER_SOCKET"
 
 
 class Address:
-    """The path of one daemon, from lock to release."""
+    """The socket path of one daemon, from lock to release."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,13 +54,13 @@ class Address:
 
     @property
     def removed(self) -> bool:
-        """Whether the socket that was bound is not at its path any more."""
+        """Whether the bound socket is missing from its path."""
         return self._bound is not None and not is_same_file(self.path, self._bound)
 
     def bind_again(self) -> socket.socket:
-        """A new socket after the old one was removed, perhaps with its lock and directory.
+        """Bind a new socket after the old one was removed, perhaps together with its lock and directory.
 
-        Raises AlreadyRunning when another daemon has taken the path, CannotCreate when it cannot be made now.
+        Raises AlreadyRunning when another daemon has taken the path, CannotCreate when the bind fails.
         """
         if self._lock is not None and not is_same_file(_lock_of(self.path), os.fstat(self._lock)):
             fresh = lock_socket(self.path)
@@ -63,7 +69,7 @@ class Address:
         return self.bind()
 
     def release(self) -> None:
-        """Remove the socket, if it is still ours, and give the lock back. Harmless without either."""
+        """Remove the socket if it is still ours, and release the lock. Does nothing without a lock."""
         if self._lock is None:
             return
         if self._bound is not None and not self.removed:
@@ -73,23 +79,23 @@ class Address:
 
 
 def lock_socket(path: Path) -> int:
-    """Take `<path>.lock` and give its descriptor: whoever keeps it open may bind `path`, until `unlock_socket`.
+    """Take `<path>.lock` and return its descriptor. Its holder may bind `path`, until `unlock_socket`.
 
     Raises AlreadyRunning, naming the holder, and CannotCreate. Makes the parent directory (0700) if it is missing.
     """
     check_address(path)
     lock = _lock_of(path)
-    # Whoever held it may have removed it before we got it: then it is nobody's lock any more.
+    # The former holder may have unlinked the file between our open and our flock: take the lock of the new file.
     while not is_same_file(lock, os.fstat(fd := _take_lock(path, lock))):
         os.close(fd)
-    with contextlib.suppress(OSError):  # who holds it is for eyes; on a full disk the lock itself still counts
+    with contextlib.suppress(OSError):  # the pid is for people: on a full disk the lock itself still holds
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 
 def unlock_socket(path: Path, fd: int) -> None:
-    """Give the lock back and remove its file, unless the file is another daemon's by now."""
+    """Release the lock and remove its file, unless another daemon has made a new one."""
     lock = _lock_of(path)
     with contextlib.suppress(OSError):  # a file that stays is no harm
         if is_same_file(lock, os.fstat(fd)):
@@ -98,13 +104,13 @@ def unlock_socket(path: Path, fd: int) -> None:
 
 
 def check_address(path: Path) -> None:
-    """Refuse what no socket could ever be bound to, before anything is made. Raises ConfigInvalid or CannotCreate."""
+    """Refuse a path that no socket can be bound to. Raises ConfigInvalid or CannotCreate."""
     check_length(os.fspath(path))
-    with contextlib.suppress(OSError):  # what cannot be looked at says so when it is bound
+    with contextlib.suppress(OSError):  # a path that cannot be read fails in bind, with its reason
         if path.parent.exists() and not path.parent.is_dir():
-            raise CannotCreate(f"{path.parent} is no directory", hint=ANOTHER)
+            raise CannotCreate(f"{path.parent} is not a directory", hint=ANOTHER)
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise CannotCreate(f"{path} exists and is no socket", hint="move it away, or choose another --socket")
+            raise CannotCreate(f"{path} exists and is not a socket", hint="move it away, or choose another --socket")
 
 
 def _lock_of(path: Path) -> Path:
@@ -127,7 +133,7 @@ def _take_lock(path: Path, lock: Path) -> int:
 
 
 def bind_socket(path: Path, mode: int = 0o600) -> socket.socket:
-    """A stream socket bound to `path`. Call it with the lock held: a socket that nobody answers on is replaced."""
+    """A stream socket bound to `path`. Needs the lock: a socket that no server answers on is replaced."""
     check_address(path)
     _remove_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -153,7 +159,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _answers(path: Path) -> bool:
-    """Somebody listens there; in doubt (no permission, a full backlog) yes."""
+    """Whether a server listens there. True in doubt: no permission, a full backlog."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         return probe.connect_ex(os.fspath(path)) not in {errno.ECONNREFUSED, errno.ENOENT}
 
@@ -165,3 +171,34 @@ def _in_use(path: Path, holder: str) -> AlreadyRunning:
 def _cannot_create(path: Path, error: OSError) -> NoReturn:
     why = error.strerror or str(error)
     raise CannotCreate(f"{path}: {why}", hint=ANOTHER) from error
+
+
+class AddressWatch:
+    """Binds the socket again when it is removed while the daemon runs.
+
+    It polls once a second because inotify on the directory ends with the directory, and its parents are not ours to
+    watch. A socket that systemd holds has no lock here and is not watched.
+    """
+
+    def __init__(self, address: Address, server: Server) -> None:
+        self._address = address
+        self._server = server
+        self._failed = False
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._address.removed:
+                await self._restore()
+
+    async def _restore(self) -> None:
+        """Try once. A failure is logged once, and tried again at the next look."""
+        try:
+            await self._server.move(self._address.bind_again())
+        except (StokerError, OSError) as error:
+            if not self._failed:
+                log(LogEvent.SOCKET_LOST, socket=self._address.path, error=error)
+            self._failed = True
+            return
+        self._failed = False
+        log(LogEvent.SOCKET_RESTORED, socket=self._address.path)

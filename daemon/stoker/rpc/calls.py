@@ -30,7 +30,7 @@ from stoker.telemetry.logs import log
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stoker.rpc.envelope import Request
+    from stoker.rpc.frames import Request
     from stoker.rpc.streams import Answerer
     from stoker.rpc.table import Peer
     from stoker.service.service import Service

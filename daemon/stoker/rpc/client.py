@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, Unpack
 
-    from stoker.rpc.shapes import (
+    from stoker.core.shapes import (
         ChangeShape,
         CheckpointPage,
         JobOptions,

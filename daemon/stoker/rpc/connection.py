@@ -1,7 +1,7 @@
 """One client: its bytes in, its answers out, and when to read, to wait or to leave.
 
 Owns the transport, its backpressure, the frame timer and the end of the connection. Refuses to know what a request
-means (envelope.py, calls.py, streams.py).
+means (frames.py, calls.py, streams.py).
 
 Invariants: whatever a client sends, it takes the loop for a few milliseconds at a time: a turn has a time limit, and
 frames that take long to read are read in a thread, one after the other. The answers of one loop iteration leave in one
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
 from stoker.rpc import frames
 from stoker.rpc.calls import Calls
-from stoker.rpc.envelope import requests_in
+from stoker.rpc.frames import requests_in
 from stoker.rpc.wire import MAX_FRAME_BYTES, Framer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from stoker.rpc.calls import Backend
     from stoker.rpc.capacity import Capacity
-    from stoker.rpc.envelope import Request
+    from stoker.rpc.frames import Request
     from stoker.rpc.table import Peer
 
 MAX_UNSENT_BYTES = 1024 * 1024

@@ -1,7 +1,7 @@
 """The parameters of every method.
 
 Owns the shape of requests (a job itself is `core.requests.JobParams`) and `read_params`, which turns a JSON value
-into them or raises InvalidParams (complaints.py finds the words). Refuses semantics: whether a job or queue exists is
+into them or raises InvalidParams (param_errors.py finds the words). Refuses semantics: whether a job or queue exists is
 the engine's to know. The jobs of a batch stay unread here: each has its own error.
 """
 

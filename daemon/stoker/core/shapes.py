@@ -1,7 +1,7 @@
-"""The shapes of what a client sends and gets, for type checkers and editors: nothing imports this at run time.
+"""The types of requests and answers, for type checkers and editors. No module imports this one at run time.
 
-Owns the typed face of the wire as TypedDicts; a test keeps `JobSpec` equal to what the server reads
-(`core.requests.JobParams`). Durations are milliseconds, instants UTC epoch milliseconds.
+Owns the wire as TypedDicts, for the client and for the service that builds the answers. A test keeps `JobSpec` equal to
+`core.requests.JobParams`, which the server reads. Durations are milliseconds, instants UTC milliseconds since 1970.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class LimitsShape(TypedDict, total=False):
 
 
 class RawBytesShape(TypedDict):
-    """In place of a string: bytes that are not UTF-8, as base64."""
+    """Replaces a string whose bytes are not UTF-8."""
 
     base64: str
 
 
 class JobOptions(TypedDict, total=False):
-    """Everything of a job but its command and arguments."""
+    """The fields of a job other than its command and arguments."""
 
     env: dict[str, str | RawBytesShape]
     working_dir: str | RawBytesShape
@@ -81,13 +81,13 @@ class _Command(TypedDict):
 
 
 class JobSpec(_Command, JobOptions, total=False):
-    """A job as it is sent."""
+    """A job in a request."""
 
     args: list[str | RawBytesShape]
 
 
 class Submitted(TypedDict):
-    """`existing`: the idempotency key was known, and this is its job."""
+    """`existing`: the job of an earlier request with the same idempotency key."""
 
     id: int
     state: State
@@ -105,7 +105,7 @@ class NotSubmitted(TypedDict):
 
 
 class StandingShape(TypedDict, total=False):
-    """Where a job stands; `exit_code` or `signal` once it ended that way; `taken_up`: what runs again with it."""
+    """The state of a job. `exit_code` or `signal` once it ended; `taken_up`: the jobs that run again with it."""
 
     id: int
     state: State
@@ -127,7 +127,7 @@ class ChangeShape(TypedDict, total=False):
 
 
 class WorkflowAccepted(TypedDict):
-    """`id` and `state` are None for a dry run; `steps`: the job of each; `existing`: the idempotency key was known."""
+    """`id` and `state` are None for a dry run. `steps`: the job of each step. `existing`: as in `Submitted`."""
 
     id: int | None
     state: WorkflowState | None
@@ -137,7 +137,7 @@ class WorkflowAccepted(TypedDict):
 
 
 class CheckpointView(TypedDict):
-    """What is known of a checkpoint beside its data; `bytes` of data before it was packed."""
+    """A checkpoint without its data. `bytes`: the size of the data before compression."""
 
     id: int
     chain: str
