@@ -33,7 +33,9 @@ def seed() -> int:
 @pytest.fixture
 def tortured(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
     """A started daemon with the settings of a torture."""
-    with DaemonProcess(SETTINGS) as started:
+    daemon = DaemonProcess(SETTINGS)
+    daemon.relay_stderr()
+    with daemon as started:
         yield started
         if "STOKER_KEEP" in os.environ:
             kept = Path(os.environ["STOKER_KEEP"]) / request.node.name

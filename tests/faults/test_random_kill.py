@@ -56,6 +56,9 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then
     with tortured.client() as client:
         client.call("system.drain", {"stop": True})
     status = tortured.wait()
+    relay = tortured.relay
+    assert relay is not None
+    until(lambda: relay.drained, why="all that was logged")
 
     audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers, log=tortured.stderr)
     told = f"{dict(faults.fired)}; {dict(load.done)}; {audit.summary()}"
@@ -70,5 +73,6 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then
     assert list((tortured.state_dir / "outcomes").glob("*")) == []
     assert faults.fired["daemon"] * faults.fired["launcher"] > 0
     assert faults.fired["socket"] + faults.fired["hangup"] > 0
+    assert min(faults.fired["stderr"], len(audit.uploads)) > 0
     assert min(load.done["answered"], load.done["workflow"]) > 0
     assert min(audit.policies()[policy] for policy in POLICIES) > 0

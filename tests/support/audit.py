@@ -6,6 +6,7 @@ Each question gives complaints; a test asserts that there are none, and sees all
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import sqlite3
@@ -20,6 +21,7 @@ from stoker.core.workflow.checkpoint import chain_of
 from stoker.engine.change_log import DERIVED, MUTABLE
 from stoker.store.jobs import spec_hash
 from tests.support.chains import broken_links, chains_of, unlike_changes, unlike_memory, wrong_context
+from tests.support.ledger import UPLOAD_BYTES, UPLOADED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -70,6 +72,10 @@ class Audit:
             self.changes = [dict(row) for row in connection.execute("SELECT * FROM changes ORDER BY seq")]
             self.workflows = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM workflows")}
             self.chains = chains_of(connection)
+            self.uploads = [
+                gzip.decompress(row["data"])
+                for row in connection.execute("SELECT data FROM checkpoints WHERE size = ?", [UPLOAD_BYTES])
+            ]
             self._integrity = [row[0] for row in connection.execute("PRAGMA integrity_check")]
             self._strays = connection.execute("PRAGMA foreign_key_check").fetchall()
         finally:
@@ -79,7 +85,7 @@ class Audit:
         """Every breach of every promise that can be seen once all is quiet."""
         return [
             *self.submits(), *self.runs(), *self.overlaps(), *self.outcomes(), *self.log_of_changes(), *self.storage(),
-            *self.workflow_chains(), *self.stalls(),
+            *self.mixed_uploads(), *self.workflow_chains(), *self.stalls(),
         ]  # fmt: skip
 
     # --- promise 1: answered is on disk, once ---
@@ -217,6 +223,11 @@ class Audit:
     def storage(self) -> Iterator[str]:
         yield from (f"integrity_check: {found}" for found in self._integrity if found != "ok")
         yield from (f"foreign_key_check: {tuple(found)}" for found in self._strays)
+
+    def mixed_uploads(self) -> Iterator[str]:
+        for data in self.uploads:
+            if data not in {letter.encode() * UPLOAD_BYTES for letter in UPLOADED}:
+                yield f"a checkpoint of {len(data)} bytes is made of the letters {sorted(set(data.decode()))}"
 
     # --- the loop: nothing keeps it for long ---
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import stoker
 from tests.support.facts import DEADLINE_S, until
+from tests.support.log_relay import LogRelay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ class DaemonProcess:
         self.state_dir = self.home / "state"
         self.socket = self.home / "sock"
         self.stderr = self.home / "stderr"
+        self.relay: LogRelay | None = None
         self.config = self.home / "stoker.toml"
         self.config.write_text(settings)
         self.environ = {
@@ -86,7 +88,7 @@ class DaemonProcess:
         """Start without waiting: for tests of a start that fails."""
         command = [str(self.programs / "stokerd"), "--config", str(self.config)]
         command += ["--state-dir", str(self.state_dir), "--socket", str(self.socket), *arguments]
-        with self.stderr.open("ab") as stderr:
+        with (self.stderr if self.relay is None else self.pipe).open("ab") as stderr:
             self.process = subprocess.Popen(
                 command, env={**self.environ, **(environ or {})}, stdin=subprocess.DEVNULL, stderr=stderr
             )
@@ -108,6 +110,15 @@ class DaemonProcess:
         finally:
             os.close(pidfd)
         raise DaemonDied(f"not ready within {timeout_s} s; stderr: {self.tail()}")
+
+    @property
+    def pipe(self) -> Path:
+        return self.home / "stderr.pipe"
+
+    def relay_stderr(self) -> None:
+        """From the next start on: through a pipe whose reader can be stopped."""
+        self.relay = LogRelay(self.pipe, self.stderr)
+        self.relay.start()
 
     def client(self, timeout_s: float = DEADLINE_S) -> stoker.Client:
         return stoker.Client(str(self.socket), timeout_s=timeout_s)
@@ -175,6 +186,8 @@ class DaemonProcess:
     def end(self) -> None:
         """Kill what is left, and remove the home."""
         self.kill_all()
+        if self.relay is not None:
+            self.relay.finish()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _all_killed(self) -> bool:

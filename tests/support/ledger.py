@@ -30,6 +30,10 @@ case "$4" in
     daemonise) setsid sh -c 'sleep 5 & sleep 5' & ;;
     stubborn) trap '' TERM ;;
     saves) stoker checkpoint save </proc/uptime >/dev/null; echo "attempt=$STOKER_ATTEMPT" >"$STOKER_OUTPUT" ;;
+    uploads)
+        stoker checkpoint save --status a <"$1/a" >/dev/null &
+        stoker checkpoint save --status b <"$1/b" >/dev/null
+        wait ;;
     once) [ "$STOKER_ATTEMPT" = 1 ] || set -- "$1" 0 "$3" ;;
 esac
 [ "$2" = 0 ] || sleep "$2"
@@ -37,6 +41,9 @@ read -r at _ < /proc/uptime
 echo "END $STOKER_RUN_ID $$ $at $3" >> "$1/work"
 exit "$3"
 """
+
+UPLOADED = ("a", "b")  # checkpoints that are saved at once, each of one letter: a mixture of both is seen
+UPLOAD_BYTES = 1_200_000
 
 
 class Line(NamedTuple):
@@ -61,6 +68,8 @@ class Ledger:
         (directory / "locks").mkdir(parents=True)
         self._script = directory / "worker.sh"
         self._script.write_text(WORKER)
+        for letter in UPLOADED:
+            (directory / letter).write_text(letter * UPLOAD_BYTES)
         self._work = directory / "work"
         self._work.touch()
         self.sent: dict[str, dict[str, Any]] = {}

@@ -38,11 +38,12 @@ throttle_threshold = 100
 """
 FATES = [
     "daemon", "daemon", "launcher", "daemon, launcher", "launcher, daemon", "starting", "socket", "hangup",
-    "hangup, daemon",
+    "hangup, daemon", "stderr", "stderr, daemon",
 ]  # fmt: skip
 POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True), ("requeue", True), ("hold", True)]
 LIVE = ["waiting", "queued", "running"]
 MOST_LIVE = 40
+UPLOADING = 0.05  # the share of jobs that save two large checkpoints at once: a second of work
 FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are just leaving
 
 
@@ -53,6 +54,8 @@ def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
     common["grace_ms"] = dice.choice([100, 400])
     lasts_s = dice.choice([0, 0, 0, 0, 0.02, 0.1, 0.3, 1.0])
     kind = dice.choice(["plain", "plain", "plain", "fails", "retried", "hangs", "fork", "daemonise", "stubborn"])
+    if dice.random() < UPLOADING:
+        kind = "uploads"
     match kind:
         case "fails":
             return ledger.spec(key, lasts_s=lasts_s, code=dice.randrange(1, 200), **common)
@@ -61,7 +64,7 @@ def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
             return ledger.spec(key, lasts_s=lasts_s / 4, code=7, **common, **more)
         case "hangs":
             return ledger.spec(key, lasts_s=30, timeout_ms=dice.choice([50, 300, 800]), **common)
-        case "fork" | "daemonise":
+        case "fork" | "daemonise" | "uploads":
             return ledger.spec(key, lasts_s=lasts_s / 2, trouble=kind, **common)
         case "stubborn":
             return ledger.spec(key, lasts_s=20, trouble=kind, timeout_ms=dice.choice([100, 400]), **common)
@@ -168,6 +171,7 @@ class Faults:
             "launcher": self._kill_launcher,
             "socket": self._remove_socket,
             "hangup": self._hang_up,
+            "stderr": self._block_stderr,
         }
 
     def strike(self) -> None:
@@ -181,6 +185,8 @@ class Faults:
             if fate == "starting":
                 self._kill_starting()
             self._daemon.start()
+        if self._daemon.relay is not None:
+            self._daemon.relay.unblock()
 
     def finish(self) -> None:
         """Faults are over: wait until the daemon has made its socket again, if that was removed last."""
@@ -229,6 +235,18 @@ class Faults:
         """As a terminal that closes does it; also one that reads the settings again."""
         self._daemon.signal(signal.SIGHUP)
         self.fired["hangup"] += 1
+
+    def _block_stderr(self) -> None:
+        """Nobody reads it until the end of this strike, and it is full: the daemon must answer all the same."""
+        relay = self._daemon.relay
+        assert relay is not None, "this daemon's stderr is no pipe"
+        relay.block()
+        with contextlib.suppress(NeverCame):
+            until(lambda: relay.blocked, timeout_s=5)
+        if relay.blocked:
+            until(self._answered, why="an answer while stderr is blocked")
+            assert relay.blocked
+            self.fired["stderr"] += 1
 
     def _kill_launcher(self) -> None:
         found = launchers(self._daemon.state_dir)
