@@ -564,7 +564,7 @@ def test_cancel_when_one_of_several_is_unknown_then_the_others_are_cancelled(des
 
     ended = desk.stoker("cancel", "1", "2", "3", "--reason", "wrong input")
 
-    assert (ended.status, ended.out) == (65, "1 cancelled\n3 cancelled\n")
+    assert (ended.status, ended.out) == (65, "job 1 cancelled\njob 3 cancelled\n")
     assert "stoker: there is no job 2" in ended.err
     assert {options.reason_note for _, _, options in desk.service.commands} == {"wrong input"}
 

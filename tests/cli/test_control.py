@@ -37,9 +37,40 @@ def test_cancel_when_a_filter_has_no_yes_then_only_the_number_of_jobs_is_printed
 
     assert (asked.returncode, asked.stdout) == (64, "")
     assert asked.stderr == (
-        "stoker: cancel would act on 3 jobs (3 queued)\nhint: the same command with --yes does it\n"
+        "stoker: cancel would act on 3 jobs (3 queued)\n"
+        "hint: nothing was done: --yes instead does it, --dry-run prints which jobs\n"
     )
     assert set(states(daemon_with_two_queues).values()) == {"queued"}
+
+
+def test_cancel_when_a_preview_is_asked_for_then_the_jobs_are_shown_with_success(
+    daemon_with_two_queues: DaemonProcess,
+) -> None:
+    asked = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--dry-run")
+
+    assert (asked.returncode, asked.stdout) == (0, "3 queued\n2 queued\n1 queued\n")
+    assert asked.stderr == (
+        "stoker: cancel would act on 3 jobs (3 queued); nothing was done: "
+        "the same command with --yes for --dry-run does it\n"
+    )
+    assert set(states(daemon_with_two_queues).values()) == {"queued"}
+
+
+def test_retry_when_a_person_holds_the_job_then_it_stays_held_and_release_is_named(
+    daemon_with_two_queues: DaemonProcess,
+) -> None:
+    cli = daemon_with_two_queues.cli
+    cli("hold", "1")
+    cli("cancel", "2")
+
+    one, restarted = cli("retry", "1"), cli("restart", "1", "--yes")
+    by_filter = cli("retry", "--queue", "bulk", "--yes")
+
+    message = "stoker: job 1 was held by a person, and only a release ends that\nhint: stoker release 1\n"
+    assert (one.returncode, one.stderr, restarted.stderr) == (65, message, message)
+    assert (by_filter.returncode, by_filter.stdout) == (0, "job 2 queued\n")
+    assert by_filter.stderr == "stoker: left out: 1 job that a person holds (stoker release)\n"
+    assert states(daemon_with_two_queues)[1] == "held"
 
 
 def test_cancel_when_a_filter_has_yes_then_exactly_the_matching_jobs_are_cancelled(
@@ -47,7 +78,7 @@ def test_cancel_when_a_filter_has_yes_then_exactly_the_matching_jobs_are_cancell
 ) -> None:
     done = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--yes", "--reason", "wrong input")
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3 cancelled\n2 cancelled\n1 cancelled\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "job 3 cancelled\njob 2 cancelled\njob 1 cancelled\n", "")
     assert states(daemon_with_two_queues) == {1: "cancelled", 2: "cancelled", 3: "cancelled", 4: "queued"}
     assert "wrong input" in daemon_with_two_queues.cli("history", "2").stdout
 
@@ -63,7 +94,7 @@ def test_verbs_when_a_filter_follows_another_then_each_acts_on_what_it_can_chang
     again = cli("retry", "--queue", "bulk", "--state", "cancelled", "--yes", "--json")
     nothing = cli("retry", "--queue", "bulk", "--state", "failed", "--yes")
 
-    assert (held.stdout, released.stdout) == ("3 held\n", "3 queued\n")
+    assert (held.stdout, released.stdout) == ("job 3 held\n", "job 3 queued\n")
     assert [answer["id"] for answer in json.loads(again.stdout)] == [2, 1]
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "stoker: no job matches the filter\n")
 
@@ -95,8 +126,10 @@ def test_edit_when_a_job_is_queued_then_the_given_fields_change_and_are_printed(
     undone = cli("edit", "1", "--timeout", "none", "--limit", "cpu=none", "--reason", "on second thoughts")
     shown = [cli("show", job).stdout for job in ("1", "2")]
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1 queued\n2 queued\n", "")
-    assert undone.stdout == "1 queued\n"
+    changed = "queue bulk -> other, priority 0 -> 5, timeout none -> 1h30m, cpu none -> 60s"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"job 1 queued: {changed}\njob 2 queued: {changed}\n"
+    assert undone.stdout == "job 1 queued: timeout 1h30m -> none, cpu 60s -> none\n"
     assert ["queue        other, priority 5" in text for text in shown] == [True, True]
     assert ["1h30m an attempt" in text for text in shown] == [False, True]
     assert ["cpu=60s" in text for text in shown] == [False, True]

@@ -233,7 +233,7 @@ def test_show_when_a_failure_is_analysed_then_cause_and_next_command_are_printed
 
     last = told.stdout.splitlines()[-6:]
     assert last[0].startswith("2 of 3 steps failed: a ran for longer than allowed")
-    assert last[1] == "failure     partial; a critical step failed"
+    assert last[1] == "failure     total; a critical step failed"
     assert {tuple(line.split()) for line in last[2:5]} == {("timeout", "a"), ("dependency", "b"), ("exit", "c")}
     assert last[5] == "next: stoker workflow retry 1 --failed --timeout 1s"
     assert archive["blocked"] == ["b"]

@@ -113,9 +113,10 @@ def test_message_when_more_is_known_of_the_step_that_is_named_then_it_is_told(
         ([ending("a", Reason.OOM), ending("b", Reason.OOM), *map(ok, "cdefgh")], "systemic"),  # the host's fault
         ([ending("a", Reason.EXIT), ending("b", Reason.EXIT), *map(ok, "cdefgh")], "partial"),
         ([ending("a", Reason.EXIT), ending("b", Reason.EXIT), ok("c")], "systemic"),
-        ([ending("a", Reason.EXIT), ending("b", Reason.TIMEOUT)], "partial"),  # two causes, one step each
+        ([ending("a", Reason.EXIT), ending("b", Reason.TIMEOUT)], "total"),  # two causes, one step each
+        ([ending("a", Reason.EXIT), ending("b", Reason.TIMEOUT), ok("c")], "partial"),
         ([ending("a", Reason.TTL, State.EXPIRED, attempts=0), ending("b", Reason.TTL, attempts=0)], "systemic"),
-        ([ending("a", Reason.OOM)], "partial"),
+        ([ending("a", Reason.OOM)], "total"),
     ],
 )
 def test_analysis_when_several_fell_to_the_host_or_half_of_all_to_one_cause_then_it_is_systemic(

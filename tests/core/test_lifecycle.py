@@ -111,7 +111,8 @@ def scene(column: str, event: str) -> tuple[Job, Attempt | None]:
     if column in ("running", "stuck"):
         of = job(state, attempts=1)
         return of, attempt(of)
-    return job(state, attempts=0, needs_open=needs_open, wake_at=NOW.steady if column == "waiting" else None), None
+    of = job(state, attempts=0, needs_open=needs_open, wake_at=NOW.steady if column == "waiting" else None)
+    return replace(of, reason=Reason.ORPHANED) if state is State.HELD else of, None
 
 
 @pytest.mark.parametrize(("column", "event", "cell"), cells(), ids=[f"{one}-{two}" for one, two, _ in cells()])
@@ -666,10 +667,18 @@ def test_retry_when_run_at_is_still_ahead_then_it_waits_and_the_ttl_does_not_cou
     assert after == Transitioned(job(State.WAITING, asked=asked))
 
 
+@pytest.mark.parametrize("event", [ev.Retry(), ev.Restart(yes=True)])
+def test_retry_when_a_person_holds_the_job_then_only_a_release_is_named(event: ev.Event) -> None:
+    with pytest.raises(NotAllowed, match="held by a person") as refused:
+        step(job(State.HELD, reason=Reason.USER), None, event, NOW)
+
+    assert refused.value.hint == "stoker release 7"
+
+
 @pytest.mark.parametrize("deadline", [NOW.wall, NOW.wall - 1])
 @pytest.mark.parametrize("state", [State.EXPIRED, State.HELD])
 def test_retry_when_the_deadline_has_passed_then_it_asks_for_a_new_one(deadline: int, state: State) -> None:
-    before = job(state, asked=spec(deadline=deadline))
+    before = job(state, asked=spec(deadline=deadline), reason=Reason.ORPHANED)
 
     with pytest.raises(InvalidParams) as refused:
         step(before, None, ev.Retry(), NOW)

@@ -113,7 +113,7 @@ def test_analysis_when_asked_then_it_says_why_and_what_to_type(client: stoker.Cl
 
     assert analysis is not None
     assert (analysis["scope"], analysis["critical"], analysis["roots"], analysis["blocked"]) == (
-        "partial", True, ["a"], ["b"],
+        "total", True, ["a"], ["b"],
     )  # fmt: skip
     assert analysis["causes"] == {"timeout": ["a"], "dependency": ["b"]}
     assert analysis["next"] == f"stoker workflow retry {late} --failed --timeout 1s"

@@ -50,7 +50,8 @@ def standings(state: State) -> Iterator[tuple[Job, Attempt | None]]:
             for stop_reason in (None, *StopReason):
                 yield of, attempt(of, stop_reason=stop_reason)
         if state is not State.RUNNING:
-            yield job(state, asked=asked, needs_open=needs_open, wake_at=NOW.steady), None
+            reason = {"reason": Reason.ORPHANED} if state is State.HELD else {}  # no person holds it: a retry applies
+            yield job(state, asked=asked, needs_open=needs_open, wake_at=NOW.steady, **reason), None
 
 
 def edges() -> dict[tuple[State, State], set[str]]:

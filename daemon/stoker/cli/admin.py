@@ -110,7 +110,6 @@ def drain(given: Given) -> int:
         render.json_document(answer)
     else:
         which = "jobs that still run" if given["stop"] else "jobs that still run and were not submitted with --survive"
-        render.note(
-            f"draining: no job starts; after [daemon] drain_timeout_ms {which} are stopped and the daemon exits"
-        )
+        patience = render.span(answer["timeout_ms"])
+        render.note(f"draining: no job starts; {which} are stopped after {patience}; then the daemon exits")
     return 0

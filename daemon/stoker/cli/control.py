@@ -7,8 +7,10 @@ job. Several jobs are handled one by one; an error of one does not stop the othe
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+from stoker.cli.history import typed_limits
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
@@ -18,6 +20,7 @@ from stoker.core.errors import StokerError, UsageError
 from stoker.rpc.client import Client
 
 REASON = Option("--reason", "TEXT", "why, for the history of the job")
+DRY_RUN = Option("--dry-run", None, "change nothing: print the jobs that match the filter")
 YES = Option("--yes", None, "act on every job that matches the filter")
 YES_AGAIN = Option("--yes", None, "run a job again that is not marked safe; act on every job that matches the filter")
 FORCE = Option("--force", None, "SIGKILL at once, without the grace; a job that is not marked safe needs --yes too")
@@ -44,29 +47,29 @@ APPLIES_TO = {
 @command(
     words=WORDS,
     most=None,
-    options=(*FILTER, YES, REASON, JSON),
-    examples=("stoker cancel 42", "stoker cancel --queue bulk --state queued --yes --reason 'wrong input'"),
+    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
+    examples=("stoker cancel 42", "stoker cancel --queue bulk --dry-run", "stoker cancel --queue bulk --yes"),
 )
 def cancel(given: Given) -> int:
-    """Name jobs by their ids or by a filter. A filter without --yes changes nothing: it prints how many jobs match."""
+    """Name jobs by their ids or by a filter. A filter wants --yes, or --dry-run to see first which jobs match."""
     return _each("cancel", given)
 
 
 @command(
     words=WORDS,
     most=None,
-    options=(TIMEOUT, DEADLINE, *FILTER, YES, REASON, JSON),
+    options=(TIMEOUT, DEADLINE, *FILTER, DRY_RUN, YES, REASON, JSON),
     examples=("stoker retry 42 --timeout 20m", "stoker retry --state failed --queue bulk --yes"),
 )
 def retry(given: Given) -> int:
-    """Name jobs by their ids or by a filter. A filter without --yes changes nothing: it prints how many jobs match."""
+    """Name jobs by their ids or by a filter. A filter wants --yes, or --dry-run to see first which jobs match."""
     return _each("retry", given)
 
 
 @command(
     words=WORDS,
     most=None,
-    options=(FORCE, REASSIGN, *FILTER, YES_AGAIN, REASON, JSON),
+    options=(FORCE, REASSIGN, *FILTER, DRY_RUN, YES_AGAIN, REASON, JSON),
     examples=("stoker restart 42 --yes", "stoker restart 42 --force --reassign --yes"),
 )
 def restart(given: Given) -> int:
@@ -77,7 +80,7 @@ def restart(given: Given) -> int:
 @command(
     words=WORDS,
     most=None,
-    options=(*FILTER, YES, REASON, JSON),
+    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
     examples=("stoker hold 42 --reason 'ask Ada first'", "stoker hold --label team=blue --yes"),
 )
 def hold(given: Given) -> int:
@@ -87,7 +90,7 @@ def hold(given: Given) -> int:
 @command(
     words=WORDS,
     most=None,
-    options=(*FILTER, YES, REASON, JSON),
+    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
     examples=("stoker release 42", "stoker release --queue bulk --yes"),
 )
 def release(given: Given) -> int:
@@ -97,7 +100,7 @@ def release(given: Given) -> int:
 @command(
     words=WORDS,
     most=None,
-    options=(*FILTER, YES, REASON, JSON),
+    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
     examples=("stoker skip 42 --reason 'done by hand'",),
 )
 def skip(given: Given) -> int:
@@ -155,6 +158,10 @@ def _each(verb: str, given: Given) -> int:
     ids = [values.job_id(word) for word in given["words"]]
     if ids and has_filter(given):
         raise UsageError("ids and a filter exclude each other", hint=f"stoker {verb} {ids[0]}")
+    if ids and given["dry_run"]:
+        raise UsageError("--dry-run needs a filter, such as --queue NAME", hint=f"stoker why {ids[0]}")
+    if given["dry_run"]:
+        return _preview(verb, given)
     sent = ("reason", "timeout_ms", "deadline", "force", "reassign", *(["yes"] if verb == "restart" else []))
     extra = {to: given[to] for to in sent if given.get(to) is not None and given[to] is not False}
     with connect(given) as client:
@@ -192,16 +199,49 @@ def _print_answer(answer: dict[str, Any]) -> None:
 
 
 def _selected(client: Client, verb: str, given: Given) -> list[int]:
-    """The jobs that match the filter. Raises UsageError without --yes, with their number."""
+    """The jobs that match the filter. Raises UsageError without --yes: a script that forgot it must not go on."""
+    jobs = _matching(client, verb, given)
+    if jobs and not given["yes"]:
+        raise UsageError(
+            _would_act(verb, jobs), hint="nothing was done: --yes instead does it, --dry-run prints which jobs"
+        )
+    return [job["id"] for job in jobs]
+
+
+def _preview(verb: str, given: Given) -> int:
+    with connect(given) as client:
+        jobs = _matching(client, verb, given)
+    if given["json"]:
+        render.json_document(jobs)
+    else:
+        for job in jobs:
+            render.line(f"{job['id']} {job['state']}")
+    render.flush()
+    if jobs:
+        render.note(f"{_would_act(verb, jobs)}; nothing was done: the same command with --yes for --dry-run does it")
+    return 0
+
+
+def _matching(client: Client, verb: str, given: Given) -> list[dict[str, Any]]:
+    """The jobs that match the filter, which must be there. A retry or restart leaves alone what a person holds."""
     if not has_filter(given):
         raise UsageError("missing ID…", hint=f"stoker {verb} 42, or with a filter: stoker {verb} --queue bulk --yes")
-    jobs = list(matching(client, given["state"] or APPLIES_TO[verb], filter_fields(given)))
-    if jobs and not given["yes"]:
-        count = counted(len(jobs), "job")
-        raise UsageError(f"{verb} would act on {count} ({_counts(jobs)})", hint="the same command with --yes does it")
-    if not jobs:
+    matches = list(matching(client, given["state"] or APPLIES_TO[verb], filter_fields(given)))
+    jobs = [job for job in matches if not (verb in ("retry", "restart") and _held_by_person(job))]
+    if len(jobs) < len(matches):
+        count = counted(len(matches) - len(jobs), "job")
+        render.note(f"left out: {count} that a person holds (stoker release)")
+    elif not jobs:
         render.note("no job matches the filter")
-    return [job["id"] for job in jobs]
+    return jobs
+
+
+def _held_by_person(job: dict[str, Any]) -> bool:
+    return bool(job["state"] == "held" and job["reason"] == "user")
+
+
+def _would_act(verb: str, jobs: list[dict[str, Any]]) -> str:
+    return f"{verb} would act on {counted(len(jobs), 'job')} ({_counts(jobs)})"
 
 
 def _counts(jobs: list[dict[str, Any]]) -> str:
@@ -211,6 +251,28 @@ def _counts(jobs: list[dict[str, Any]]) -> str:
 
 
 def _result(answer: dict[str, Any]) -> str:
-    by_hand = answer["state"] if answer.get("reason") == "user" else None
-    state = "stopping" if answer.get("stopping") else by_hand or outcome.result(answer) or answer["state"]
-    return f"{answer['id']} {state}"
+    """`job 41 queued: priority 0 -> 5`."""
+    changed = [f"{label} {old} -> {new}" for label, old, new in _changes(answer.get("changed", {}))]
+    state = "is being stopped" if answer.get("stopping") else answer["state"]
+    return f"job {answer['id']} {state}{': ' if changed else ''}{', '.join(changed)}"
+
+
+def _changes(changed: dict[str, list[Any]]) -> Iterator[tuple[str, object, object]]:
+    """Each change as the command line names it, with the old and the new value."""
+    for field, (old, new) in changed.items():
+        if field == "limits":
+            before, after = dict(typed_limits(old)), dict(typed_limits(new))
+            for name in {**before, **after}:
+                if before.get(name) != after.get(name):
+                    yield name, before.get(name, "none"), after.get(name, "none")
+        else:
+            yield field.removesuffix("_ms").replace("_", "-"), _typed(field, old), _typed(field, new)
+
+
+def _typed(field: str, value: Any) -> object:
+    """A value as `stoker show` prints it."""
+    if value is None:
+        return "none"
+    if field == "deadline":
+        return render.when(value)
+    return render.span(value) if field.endswith("_ms") else render.visible(str(value))

@@ -252,6 +252,12 @@ class JobStanding(Struct, frozen=True, kw_only=True, gc=False):
     taken_up: tuple[int, ...] = ()
 
 
+class EditedJob(JobStanding, frozen=True, kw_only=True, gc=False):
+    """Where an edited job stands. `changed`: each field that is now another, with its old and its new value."""
+
+    changed: dict[str, tuple[Any, Any]]
+
+
 class LogChunk(Protocol):
     """A piece of an attempt's log: bytes, or (`data` is None) a hole of `hole_bytes` punched to bound it."""
 

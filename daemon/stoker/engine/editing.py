@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Job, Spec
 from stoker.core.job.spec_rules import contradictions
-from stoker.core.requests import JobChanges, JobStanding
+from stoker.core.requests import EditedJob, JobChanges, JobStanding
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.messages import standing
 from stoker.engine.spec_defaults import problems
@@ -46,7 +46,8 @@ class Editing(RequestMessage[JobStanding]):
             changes.get("priority", job.spec.priority)
         )
         edited = turn.step(job.id, ev.Edit(actor=self._actor, changes=changes, moved_ms=moved_ms))
-        self.answer_after(turn, standing(edited))
+        answer = EditedJob(**msgspec.structs.asdict(standing(edited)), changed=_changed(job.spec, edited.spec))
+        self.answer_after(turn, answer)
 
     def _check(self, turn: Turn, job: Job, changes: dict[str, Any]) -> None:
         """What a submit would refuse of the changed fields. Raises InvalidParams, QueueNotFound or QueueFull."""
@@ -58,6 +59,11 @@ class Editing(RequestMessage[JobStanding]):
         for error in problems(spec, turn.now, turn.memory.resources):
             if error.details.get("path") in changes:
                 raise error
+
+
+def _changed(before: Spec, after: Spec) -> dict[str, tuple[Any, Any]]:
+    fields = [name for name in JobChanges.__struct_fields__ if getattr(before, name) != getattr(after, name)]
+    return {name: (getattr(before, name), getattr(after, name)) for name in fields}
 
 
 def _changes(spec: Spec, wanted: JobChanges) -> dict[str, Any]:

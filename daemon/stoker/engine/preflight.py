@@ -20,7 +20,7 @@ from msgspec import UnsetType
 from stoker.core.clock import Clock
 from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
 from stoker.core.job.model import ExecutionMode
-from stoker.core.raw_bytes import AnyText, native, printable
+from stoker.core.raw_bytes import native, printable
 from stoker.core.requests import JobWork
 from stoker.engine.inbox import RequestMessage
 from stoker.executors.handlers import HANDLERS
@@ -30,7 +30,8 @@ KEEP_MS = 1_000  # so that a stream of similar jobs costs one look
 KEEP_MANY = 4_096
 PATIENCE_S = 2.0
 THREADS = 2
-HINT = "name it by its whole path, or put its directory into PATH in env"
+HINT = "give its full path"
+HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search your own PATH'
 
 T = TypeVar("T")
 Place = tuple[str, str, str]  # command, working_dir, PATH
@@ -141,13 +142,21 @@ def _error(sent: JobWork, said: Said) -> StokerError | None:
     if said is None:
         return None
     field, message = said
-    return InvalidParams(printable(message), path=field, hint=_hint(sent.command) if field == "command" else None)
+    if message.endswith(" in PATH"):
+        message += " of the job" if _has_path(sent) else " of the daemon"
+    return InvalidParams(printable(message), path=field, hint=_hint(sent) if field == "command" else None)
 
 
-def _hint(command: AnyText) -> str:
-    """A whole command line where one program is named wants a shell."""
-    line = printable(native(command))
-    return f"for a shell's command line: sh -c {shlex.quote(line)}" if len(line.split()) > 1 else HINT
+def _hint(sent: JobWork) -> str:
+    """A command line in place of a program needs a shell."""
+    line = printable(native(sent.command))
+    if len(line.split()) > 1:
+        return f"for a shell's command line: sh -c {shlex.quote(line)}"
+    return HINT if "/" in line or _has_path(sent) else HINT_DAEMON
+
+
+def _has_path(sent: JobWork) -> bool:
+    return isinstance(sent.env, dict) and "PATH" in sent.env
 
 
 def problem(command: str, working_dir: str, path: str) -> Said:
@@ -169,7 +178,7 @@ def _program_problem(command: str, directory: Path, path: str) -> Said:
         # Not pathlib: a flow may ask for ten thousand programs at once.
         if any(_executable(os.path.join(directory, entry, command)) for entry in path.split(":")):  # noqa: PTH118
             return None
-        return ("command", f"command: {command!r} was not found along PATH={path}")
+        return ("command", f"command: there is no program {command!r} in PATH")
     program = directory / command
     if _executable(str(program)):
         return None

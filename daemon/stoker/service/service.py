@@ -295,7 +295,7 @@ class Service:
     async def drain(self, *, stop: bool) -> dict[str, Any]:
         """Begin to drain; the daemon ends when it is done."""
         self._engine.drain.begin(stop_survivors=stop)
-        return {"draining": True}
+        return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}
 
     async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
         """The log of changes as it grows. Raises JobNotFound."""

@@ -24,6 +24,8 @@ else:
 HELP_COLUMNS = 100
 NARROWEST_HELP = 60
 DESCRIPTION_COLUMN = 34  # of the help, where the descriptions of options begin
+# Options that people expect, and the way there is instead.
+UNKNOWN_HERE = {"--hold": "pause its queue first: stoker queue pause NAME; or: stoker hold ID, and stoker release ID"}
 
 
 class Option:
@@ -184,7 +186,7 @@ def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option],
     name, value = _split(argument)
     option = by_name.get(name)
     if option is None:
-        raise UsageError(f"unknown option {name}", hint=nearest(name, by_name) or "--help lists the options")
+        raise UsageError(f"unknown option {name}", hint=_hint_for(name, by_name))
     if option.metavar is None:
         if value is not None:
             raise UsageError(f"{name} takes no value")
@@ -195,6 +197,12 @@ def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option],
     if value is None:
         raise UsageError(f"{name} needs a value: {name} {option.metavar}")
     option.read(value, given)
+
+
+def _hint_for(name: str, by_name: dict[str, Option]) -> str:
+    if name in UNKNOWN_HERE:
+        return UNKNOWN_HERE[name]
+    return nearest(name, by_name.keys() - {"--help"}) or "--help lists the options"
 
 
 def _split(argument: str) -> tuple[str, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
-from stoker.core.errors import AttemptMayLive, ConfirmationNeeded, InvalidParams
+from stoker.core.errors import AttemptMayLive, ConfirmationNeeded, InvalidParams, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.model import Attempt, Job, Reason, Spec, State, StopReason
 from stoker.core.job.transition import Transitioned, blocked, end, expiry, expiry_by_now, ready, stop_for
@@ -39,6 +39,12 @@ def cancel_running(job: Job, attempt: Attempt | None, _event: ev.Cancel, _now: N
 
 def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Transitioned:
     _no_attempt(job, attempt)
+    if job.state is State.HELD and job.reason is Reason.USER:
+        raise NotAllowed(
+            f"job {job.id} was held by a person, and only a release ends that",
+            hint=f"stoker release {job.id}",
+            state=job.state.value,
+        )
     spec = replace(
         job.spec,
         deadline=event.deadline if event.deadline is not None else job.spec.deadline,

@@ -163,9 +163,9 @@ def analyse(workflow_id: int, endings: Sequence[Ending]) -> Analysis | None:
     frequent = Counter(row.cause for _, row in roots)
     main = max(Cause, key=lambda cause: frequent[cause])
     first, row = next((one, row) for one, row in roots if row.cause is main)
-    scope = "systemic" if _is_systemic(endings, len(roots), frequent[main], row) else "partial"
+    systemic = _is_systemic(endings, len(roots), frequent[main], row)
     return Analysis(
-        scope=scope,
+        scope="systemic" if systemic else "total" if len(bad) == len(endings) else "partial",
         critical=any(one.critical for one, _ in bad),
         causes=causes,
         roots=[one.name for one, _ in roots],
