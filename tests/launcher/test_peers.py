@@ -94,3 +94,24 @@ async def test_peer_when_the_epoll_has_no_room_for_it_then_it_is_hung_up_on_and_
     assert [call.injected for call in calls_of(trace)].count(True) == 1
     assert host.wire(client.launcher).hello(host.instance, epoch=2)["op"] == "hello"
     assert not ended(client.facts.pid)
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+@pytest.mark.parametrize("error", ["ENOBUFS", "ENOMEM"])
+async def test_peer_when_a_frame_cannot_be_sent_then_it_is_hung_up_on_and_may_ask_again(
+    host: LauncherHost, error: str
+) -> None:
+    client = await host.start(epoch=1)
+    order, trace = host.shell("(setsid sh -c 'read _ < $0' $0 &); exit 3"), host.home / "trace"
+    daemon = host.wire(client.launcher)
+    daemon.hello(host.instance, epoch=2)
+    attached = Attached(client.facts.pid, trace, "trace=sendto", f"inject=sendto:error={error}:when=1")
+
+    daemon.say(said(order, 2))
+    assert daemon.hear() == []
+
+    attached.detach()
+    assert [call.injected for call in calls_of(trace)].count(True) == 1
+    again = await host.reconnect(client.launcher, epoch=3)
+    (run,) = await again.list_runs([order.run_id])
+    assert run.started is not None

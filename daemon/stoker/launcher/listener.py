@@ -6,6 +6,7 @@ outcomes that are not yet acknowledged.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -93,14 +94,23 @@ class DaemonPeer:
             sent = self._sock.send(self._unsent)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError:  # the daemon has gone, or the kernel lacks memory: ENOBUFS, ENOMEM
             self._unsent.clear()
-            return  # the next read finds the end, after the messages that the peer sent before it
+            self._end()
+            return
         del self._unsent[:sent]
 
     def close(self) -> None:
         self.open = False
         self._sock.close()
+
+    def _end(self) -> None:
+        """A frame was lost, so the daemon must connect again and ask for all runs.
+
+        The next read finds the end, after the messages that the peer sent before it.
+        """
+        with contextlib.suppress(OSError):  # the peer has closed it already
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def _receive(self) -> bytes | None:
         """b"" at the end, None if there is nothing now."""
