@@ -1,0 +1,175 @@
+"""Each syscall of a working daemon, or of its launcher, fails once with an errno that its man page names.
+
+Owns the table of errnos and the questions after each fault: the process answers, or it ended with a clear error; its
+descriptors come back to the number before; no exception was left to the event loop; all promises are kept. The seed
+draws the faults; `STOKER_FAULTS=300` draws so many. Refuses to pass when too few of the drawn faults fired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import StokerError
+from tests.support import strace
+from tests.support.facts import until
+from tests.support.lives import Lives
+from tests.support.strace import Attached, calls_of, points
+from tests.support.torture import become_quiet, count_fds
+from tests.support.work import alive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+    from tests.support.strace import Point
+
+FAULTS = int(os.environ.get("STOKER_FAULTS", "8"))
+MISSING = strace.why_not()
+DESCRIPTORS = "EMFILE ENFILE ENOMEM"
+DISK = "ENOSPC EDQUOT EIO"
+# What a Linux host may answer, without the errnos that only a fault of our own could cause (EBADF, EFAULT, EINVAL).
+# A read(2) is mostly one of an eventfd, a pipe or /proc, which know no EIO. epoll_ctl(2) is left out, as only its
+# EPOLL_CTL_ADD can fail and libuv, the daemon's loop, aborts then; tests/launcher has the cases of the launcher.
+ERRNOS = {
+    "accept4": f"{DESCRIPTORS} ECONNABORTED",
+    "clone3": "EAGAIN ENOMEM",
+    "connect": "EAGAIN EACCES",
+    "epoll_wait": "EINTR",
+    "fdatasync": DISK,
+    "flock": "ENOLCK ENOMEM",
+    "fsync": DISK,
+    "ftruncate": "EIO EROFS",
+    "inotify_add_watch": "ENOMEM ENOSPC",
+    "inotify_init1": DESCRIPTORS,
+    "memfd_create": DESCRIPTORS,
+    "mkdir": "ENOSPC EDQUOT EACCES ENOMEM EROFS",
+    "openat": f"{DESCRIPTORS} ENOSPC EIO EACCES EINTR",
+    "pidfd_open": DESCRIPTORS,
+    "pipe2": DESCRIPTORS,
+    "pwrite64": DISK,
+    "read": "EINTR",
+    "recvfrom": "ENOMEM EINTR",
+    "rename": f"{DISK} EROFS",
+    "sendto": "ENOBUFS ENOMEM EPIPE",
+    "socket": f"{DESCRIPTORS} ENOBUFS",
+    "splice": f"{DISK} ENOMEM",
+    "unlink": "EIO EROFS",
+    "vfork": "EAGAIN ENOMEM",
+    "wait4": "EINTR",
+    "write": f"{DISK} EINTR",
+}
+# The daemon's write(2) is mostly one to an eventfd; its database is written by pwrite64(2).
+OF_THE_DAEMON = {**ERRNOS, "pread64": "EIO", "write": "EINTR"}
+# The launcher's pread(2) is one of a list in /proc.
+OF_A_LAUNCHER = {**ERRNOS, "pread64": "ENOMEM"}
+
+pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.timeout(300 + 10 * FAULTS)]
+
+
+class Sweep:
+    """The same short work for every fault, in one state directory."""
+
+    def __init__(self, daemon: DaemonProcess, lives: Lives, seed: int, traces: Path, errnos: dict[str, str]) -> None:
+        self.lives = lives
+        self.struck = Counter[str]()
+        self._seed = seed
+        self._daemon = daemon
+        self._traces = traces
+        self._errnos = errnos
+
+    def explore(self, pid: int) -> list[Point]:
+        """Where a fault could strike, drawn so that each syscall has its turn."""
+        self.work()  # what is opened at first use is open now
+        trace = self._traces / "trace"
+        attached = Attached(pid, trace, f"trace={','.join(self._errnos)}")
+        self.work()
+        attached.detach()
+        return self.lives.draw(points(trace, "", list(self._errnos)))
+
+    def work(self) -> None:
+        """The programme of a life, and a log that is followed. A refusal is a good answer."""
+        with contextlib.suppress(StokerError):
+            self.lives.work()
+        with contextlib.suppress(StokerError), self._daemon.client(timeout_s=5) as client:
+            job = client.list(limit=1)["jobs"][0]["id"]
+            b"".join(client.logs(job))
+
+    def strike(self, pid: int, point: Point) -> None:
+        """One fault in a process that runs."""
+        error = self.lives.dice.choice(self._errnos[point.syscall].split())
+        trace = self._traces / f"trace.{point.syscall}.{point.number}"
+        fault = f"inject={point.syscall}:error={error}:when={point.number}"
+        attached = Attached(pid, trace, f"trace={point.syscall}", fault)
+        self.work()
+        attached.detach()
+        hits = sum(call.injected for call in calls_of(trace))
+        self.struck[f"{point.syscall} {error}"] += hits
+        self.lives.fired += bool(hits)
+
+    def end(self, most: int) -> None:
+        """All promises are kept, and enough was tried to say so."""
+        sys.stderr.write(f"\nSTOKER_SEED={self._seed} STOKER_FAULTS={FAULTS}: {dict(self.struck)}: ")
+        assert self.lives.complaints() == []
+        assert self.lives.fired > most // 5
+        assert [event for event in self._daemon.events("library_message") if "exception" in str(event).lower()] == []
+
+
+def test_daemon_when_any_syscall_fails_then_it_answers_or_ends_with_a_clear_error(
+    tortured: DaemonProcess, seed: int, tmp_path: Path
+) -> None:
+    sweep = Sweep(tortured, Lives(tortured, seed, FAULTS), seed, tmp_path, OF_THE_DAEMON)
+    drawn = sweep.explore(tortured.pid)
+
+    for point in drawn:
+        fds = quiet_fds(tortured)
+        sweep.strike(tortured.pid, point)
+        process = tortured.process
+        assert process is not None
+        if process.poll() is None:
+            become_quiet(tortured)
+            until(lambda fds=fds: quiet_fds(tortured) <= fds, why=f"{fds} descriptors after {sweep.struck}")  # type: ignore[misc]
+        else:
+            assert tortured.events("daemon_failed"), f"{point}: {tortured.tail()}"
+            tortured.start()
+            sweep.work()
+
+    sweep.end(len(drawn))
+
+
+def quiet_fds(daemon: DaemonProcess) -> int:
+    """Its descriptors, without the two that it has for each launcher: a connection and a pidfd."""
+    with daemon.client() as client:
+        launchers = len(client.status()["launchers"])
+    return count_fds(daemon.pid) - 2 * launchers
+
+
+def test_launcher_when_any_syscall_fails_then_it_does_not_crash_and_leaks_nothing(
+    tortured: DaemonProcess, seed: int, tmp_path: Path
+) -> None:
+    _, pid = (lives := Lives(tortured, seed, FAULTS)).newest_launcher()
+    sweep = Sweep(tortured, lives, seed, tmp_path, OF_A_LAUNCHER)
+    drawn = sweep.explore(pid)
+    become_quiet(tortured)
+    fds = count_fds(pid)
+
+    for point in drawn:
+        _, pid = lives.newest_launcher()
+        sweep.strike(pid, point)
+        become_quiet(tortured)
+        if alive(pid):  # else it has left in order, as another took its place: its stderr has no traceback
+            until(lambda pid=pid: not alive(pid) or count_fds(pid) <= fds, why=f"{fds} fds after {sweep.struck}")  # type: ignore[misc]
+        assert crashes(tortured) == [], f"{point}: {sweep.struck}"
+
+    sweep.end(len(drawn))
+
+
+def crashes(daemon: DaemonProcess) -> list[str]:
+    """What launchers wrote to stderr before they ended with an exception."""
+    written = [path.read_text() for path in (daemon.state_dir / "launchers").glob("*.err")]
+    return [text for text in written if "Traceback" in text]
