@@ -48,9 +48,9 @@ def fetch(package: str, folder: Path) -> Path:
     own = {"Dir::Etc::sourcelist": "/dev/null", "Dir::Etc::sourceparts": folder / "parts", "APT::Sandbox::User": "root",
            "Dir::State::lists": folder / "lists", "Dir::Cache": folder / "cache"}  # fmt: skip
     options = [word for name, value in own.items() for word in ("-o", f"{name}={value}")]
-    for asked in (["update"], ["source", "--download-only", package]):
+    for arguments in (["update"], ["source", "--download-only", package]):
         done = subprocess.run(
-            ["apt-get", *options, *asked], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+            ["apt-get", *options, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
         )
         if done.returncode != 0:
             pytest.skip(f"the source of {package} cannot be had: {done.stderr.strip()[-200:]}")
@@ -64,11 +64,11 @@ def fetch(package: str, folder: Path) -> Path:
 
 def _lines_of_sources() -> str:
     """A deb-src line for each source of packages of this machine's release."""
-    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
-    told = subprocess.run(
-        [*asked, "Created-By: Packages", "Component: main"], capture_output=True, text=True, check=False
+    arguments = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
+    targets = subprocess.run(
+        [*arguments, "Created-By: Packages", "Component: main"], capture_output=True, text=True, check=False
     )
-    places = [place for place in dict.fromkeys(told.stdout.splitlines()) if "debian" in place.split()[0]]
+    places = [place for place in dict.fromkeys(targets.stdout.splitlines()) if "debian" in place.split()[0]]
     if not places:
         pytest.skip("apt knows of no place with packages of Debian")
     signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
@@ -191,11 +191,11 @@ def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_its_result_is_r
         assert end_of(client, job) == ("succeeded", "exit")
         assert len(client.history(job)["attempts"]) == KILLS + 1
         assert client.get(job)["orphanings"] == KILLS // 2
-    said = [line.split() for line in lines(ledger)]
-    assert ["RESULT", str(uninterrupted(last))] == said[-1]
-    begun = [int(words[1]) for words in said if words[0] == "BEGIN"]
+    entries = [line.split() for line in lines(ledger)]
+    assert ["RESULT", str(uninterrupted(last))] == entries[-1]
+    begun = [int(words[1]) for words in entries if words[0] == "BEGIN"]
     assert begun == [300 * number for number in range(KILLS + 1)]  # each where the last save was: nothing done twice
-    assert [int(words[1]) for words in said if words[0] == "SAVED"] == list(range(100, last + 1, 100))
+    assert [int(words[1]) for words in entries if words[0] == "SAVED"] == list(range(100, last + 1, 100))
 
 
 def _saved(ledger: Path) -> int:

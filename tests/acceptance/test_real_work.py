@@ -93,14 +93,14 @@ def tasks() -> list[Task]:
 
 def views(client: stoker.Client) -> dict[int, dict[str, Any]]:
     """Every job the daemon knows, page by page."""
-    found: dict[int, dict[str, Any]] = {}
+    jobs: dict[int, dict[str, Any]] = {}
     before = None
     while True:
         page = client.list(limit=1000, before=before)
-        found |= {job["id"]: job for job in page["jobs"]}
+        jobs |= {job["id"]: job for job in page["jobs"]}
         before = page["next"]
         if before is None:
-            return found
+            return jobs
 
 
 def test_library_when_jobs_compute_each_file_then_all_are_right_and_run_once(

@@ -72,10 +72,10 @@ class DeskService(MemoryService):
         return self.views[job_id]
 
     async def list(self, wanted: JobFilter) -> Reply:
-        found = [one for one in reversed(self.views.values()) if not wanted.states or one["state"] in wanted.states]
-        found = [one for one in found if wanted.before is None or one["id"] < wanted.before]
-        cut = found[: wanted.limit]
-        return {"jobs": cut, "next": cut[-1]["id"] if len(found) > len(cut) else None}
+        matching = [one for one in reversed(self.views.values()) if not wanted.states or one["state"] in wanted.states]
+        matching = [one for one in matching if wanted.before is None or one["id"] < wanted.before]
+        cut = matching[: wanted.limit]
+        return {"jobs": cut, "next": cut[-1]["id"] if len(matching) > len(cut) else None}
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         views = [await self.get(job, None, 1) for job in job_ids]

@@ -70,17 +70,17 @@ def test_diff_when_json_is_given_then_each_path_has_both_sides(daemon: DaemonPro
     job = ran(daemon, f"{saves}; printf 'a\\0' | stoker checkpoint save")
     one, two, text, binary = ids(daemon, "--job", job)
 
-    def told(old: str, new: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(daemon.cli("checkpoint", "diff", "--json", old, new).stdout)
-        return found
+    def diff(old: str, new: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(daemon.cli("checkpoint", "diff", "--json", old, new).stdout)
+        return document
 
-    assert told(one, two) == {"old": int(one), "new": int(two), "changes": [
+    assert diff(one, two) == {"old": int(one), "new": int(two), "changes": [
         {"path": "a[1].b", "old": 2, "new": 3}, {"path": "a[2]", "new": 4}, {"path": "c", "old": True, "new": 1},
         {"path": "d", "new": None},
     ]}  # fmt: skip
-    assert told(one, one)["changes"] == []
-    assert told(two, text)["changes"] == [{"path": "", "old": second, "new": "text"}]
-    assert told(text, binary)["changes"][0]["new"]["bytes"] == 2
+    assert diff(one, one)["changes"] == []
+    assert diff(two, text)["changes"] == [{"path": "", "old": second, "new": "text"}]
+    assert diff(text, binary)["changes"][0]["new"]["bytes"] == 2
 
 
 def test_ls_when_a_job_saved_no_checkpoint_then_a_remark_says_so(daemon: DaemonProcess) -> None:
@@ -145,13 +145,13 @@ def test_save_when_the_daemon_is_away_then_it_is_tried_until_it_is_back(
 
 PROGRAM = """
 import stoker
-said = stoker.checkpoint.load()
-if said is None:
+data = stoker.checkpoint.load()
+if data is None:
     stoker.checkpoint.save({"b": 1, "a": [2]}, status="first")
     stoker.checkpoint.output(rows=3, name="x")
     stoker.checkpoint.output(more="yes")
     raise SystemExit(1)
-print(said.decode(), stoker.checkpoint.inputs())
+print(data.decode(), stoker.checkpoint.inputs())
 stoker.checkpoint.output(rows=4)
 """
 
@@ -166,11 +166,11 @@ def test_python_when_a_job_uses_it_then_state_and_values_are_handed_on(daemon: D
         ids_of = accepted["steps"]
         assert accepted["id"] is not None
         client.wait(*(job for job in ids_of.values() if job))
-        told = [b"".join(client.logs(job)).decode() for job in ids_of.values() if job]
+        logs = [b"".join(client.logs(job)).decode() for job in ids_of.values() if job]
         saved = [one for one in client.checkpoints(workflow=accepted["id"])["checkpoints"] if one["kind"] == "progress"]
         data = client.checkpoint_data(saved[0]["id"])
 
-    assert told == ['{"a": [2], "b": 1} {}\n', "{'first': {'rows': '4'}}\n"]
+    assert logs == ['{"a": [2], "b": 1} {}\n', "{'first': {'rows': '4'}}\n"]
     assert ([one["status"] for one in saved], data) == (["first"], b'{"a": [2], "b": 1}')
 
 

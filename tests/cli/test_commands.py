@@ -69,8 +69,8 @@ def test_submit_when_no_option_is_given_then_only_the_callers_facts_are_sent(des
     desk.stoker("submit", "./here", "-x")
 
     (job,) = desk.service.jobs.values()
-    said = {key for key in job.__struct_fields__ if str(getattr(job, key)) != "UNSET"}
-    assert said == {"command", "args", "working_dir", "umask", "idempotency_key"}
+    sent = {key for key in job.__struct_fields__ if str(getattr(job, key)) != "UNSET"}
+    assert sent == {"command", "args", "working_dir", "umask", "idempotency_key"}
     assert (job.command, job.args, job.working_dir) == ("./here", ("-x",), str(Path.cwd()))
 
 
@@ -212,8 +212,8 @@ def test_batch_when_lines_are_bad_then_each_is_numbered_and_the_others_are_store
     ended = desk.stoker("submit", "--batch", file)
 
     assert (ended.status, ended.out) == (65, "1\n2\n")
-    told = [line for line in ended.err.splitlines() if not line.startswith("hint: ")]
-    assert [line.split(": ")[1] for line in told] == ["line 2", "line 4", "line 6", "line 5"]
+    errors = [line for line in ended.err.splitlines() if not line.startswith("hint: ")]
+    assert [line.split(": ")[1] for line in errors] == ["line 2", "line 4", "line 6", "line 5"]
     assert "line 5: command: expected" in ended.err
 
 
@@ -274,7 +274,7 @@ def test_batch_when_options_are_large_then_each_request_fits_a_frame(desk: Desk,
 
 
 @pytest.mark.parametrize(
-    ("end", "status", "said"),
+    ("end", "status", "expected"),
     [
         ({"state": "succeeded", "exit_code": 0}, 0, ""),
         ({"state": "failed", "exit_code": 7}, 7, "stoker: job 1 failed: exit code 7\n"),
@@ -284,7 +284,7 @@ def test_batch_when_options_are_large_then_each_request_fits_a_frame(desk: Desk,
     ],
 )
 def test_run_when_the_job_has_ended_then_its_log_is_copied_and_its_code_passed_on(
-    desk: Desk, end: dict[str, Any], status: int, said: str
+    desk: Desk, end: dict[str, Any], status: int, expected: str
 ) -> None:
     desk.has(1, **{"state": "failed", "attempts": 1, **end})
     desk.service.log = desk.service.log[:1]
@@ -292,8 +292,8 @@ def test_run_when_the_job_has_ended_then_its_log_is_copied_and_its_code_passed_o
     ended = desk.stoker("run", "--", "true")
 
     assert (ended.status, ended.out) == (status, "hello\n")
-    assert ended.err.startswith(said)
-    assert bool(ended.err) == bool(said)
+    assert ended.err.startswith(expected)
+    assert bool(ended.err) == bool(expected)
 
 
 def test_run_when_the_job_is_tried_twice_then_both_logs_are_shown(desk: Desk) -> None:
@@ -359,8 +359,8 @@ def test_wait_when_nothing_ends_in_time_then_the_message_has_the_typed_time(daem
 
     waited = daemon.cli("wait", job, "--timeout", "0.01s")
 
-    told = f"stoker: job {job} has not ended within 0.01s\nhint: stoker why {job}\n"
-    assert (waited.returncode, waited.stdout, waited.stderr) == (75, "", told)
+    message = f"stoker: job {job} has not ended within 0.01s\nhint: stoker why {job}\n"
+    assert (waited.returncode, waited.stdout, waited.stderr) == (75, "", message)
 
 
 def test_wait_when_the_daemon_is_restarted_then_it_goes_on_waiting(desk: Desk) -> None:
@@ -403,8 +403,8 @@ def test_logs_when_the_command_could_not_be_executed_then_a_remark_says_so(
     for options in ((), ("-f",), ("--attempt", "1"), ("--json",)):
         ended = desk.stoker("logs", "1", *options)
 
-        told = "attempt 1 wrote nothing: the command could not be executed: /x: No such file or directory"
-        assert ended == (0, "", f"stoker: {told}\n")
+        message = "attempt 1 wrote nothing: the command could not be executed: /x: No such file or directory"
+        assert ended == (0, "", f"stoker: {message}\n")
 
 
 def test_logs_when_an_attempt_wrote_nothing_then_nothing_is_printed(desk: Desk) -> None:
@@ -487,11 +487,11 @@ def test_ls_when_a_job_reports_then_its_words_stand_before_the_command(desk: Des
     desk.has(1, "running", started_at=0, progress=40, status_text="encoding", command="/bin/echo", args=["x" * 200])
     desk.has(2, "running", started_at=0)
 
-    said = desk.stoker("ls").out.splitlines()
+    lines = desk.stoker("ls").out.splitlines()
     desk.has(1, "running", started_at=0)
 
-    assert said[0].split()[-2:] == ["SAYS", "JOB"]
-    assert said[2].index("40%, encoding") < said[2].index("/bin/echo")
+    assert lines[0].split()[-2:] == ["SAYS", "JOB"]
+    assert lines[2].index("40%, encoding") < lines[2].index("/bin/echo")
     assert "SAYS" not in desk.stoker("ls").out
 
 
@@ -602,15 +602,15 @@ def test_stoker_when_a_standard_stream_is_closed_then_it_works_and_writes_nowher
     stoker = f"{sys.executable} -m stoker.cli.main --socket {desk.socket}"
     desk.has(1)
 
-    told = [
+    results = [
         subprocess.run(["sh", "-c", f"{stoker} {arguments} {closed}"], capture_output=True, text=True, check=False)
         for arguments in ("ls", "show 9")
     ]
 
-    assert [done.returncode for done in told] == [0, 65]
-    assert bool(told[0].stdout) == ("1>" not in closed)
-    assert told[1].stdout == ""
-    assert [bool(done.stderr) for done in told] == [False, "2>" not in closed]
+    assert [done.returncode for done in results] == [0, 65]
+    assert bool(results[0].stdout) == ("1>" not in closed)
+    assert results[1].stdout == ""
+    assert [bool(done.stderr) for done in results] == [False, "2>" not in closed]
 
 
 def test_stoker_when_the_reader_of_its_output_left_then_it_ends_quietly(desk: Desk) -> None:

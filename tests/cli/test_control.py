@@ -33,10 +33,10 @@ def states(daemon: DaemonProcess) -> dict[int, str]:
 def test_cancel_when_a_filter_has_no_yes_then_only_the_number_of_jobs_is_printed(
     daemon_with_two_queues: DaemonProcess,
 ) -> None:
-    asked = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--state", "queued")
+    preview = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--state", "queued")
 
-    assert (asked.returncode, asked.stdout) == (64, "")
-    assert asked.stderr == (
+    assert (preview.returncode, preview.stdout) == (64, "")
+    assert preview.stderr == (
         "stoker: cancel would act on 3 jobs (3 queued)\n"
         "hint: nothing was done: --yes instead does it, --dry-run prints which jobs\n"
     )

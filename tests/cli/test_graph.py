@@ -139,9 +139,7 @@ def test_svg_when_a_need_crosses_a_layer_then_its_edge_passes_between_the_boxes(
     root = ET.fromstring(drawn("svg", nodes(("a", []), ("b", ["a"]), ("c", ["a", "b"]))))
 
     boxes = [(float(box.get("y", "0")), float(box.get("height", "0"))) for box in root.iter(f"{SVG}rect")][1:]
-    lanes = [
-        float(found[1]) for path in root.iter(f"{SVG}path") if (found := re.search(r"([\d.]+)H", path.get("d", "")))
-    ]
+    lanes = [float(edge[1]) for path in root.iter(f"{SVG}path") if (edge := re.search(r"([\d.]+)H", path.get("d", "")))]
     assert len(lanes) == 1
     assert not any(top <= lane <= top + height for lane in lanes for top, height in boxes)
 
@@ -181,7 +179,7 @@ def test_mermaid_when_names_are_hostile_then_they_stay_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("steps", "mistakes"),
     [
         ({"a": {**OK, "needs": ["b"]}, "b": {**OK, "needs": ["a"]}}, ["steps.b.needs: a cycle: a -> b -> a"]),
         ({"a": {**OK, "needs": ["z"]}, "b": {"timeout": "90s"}},
@@ -191,12 +189,12 @@ def test_mermaid_when_names_are_hostile_then_they_stay_text() -> None:
     ],
 )  # fmt: skip
 def test_graph_when_a_file_makes_none_then_it_says_why(
-    steps: dict[str, Any], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    steps: dict[str, Any], mistakes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = shown(capsys, flow_file(tmp_path, steps))
 
     assert (status, out) == (65, "")
-    assert [one for one in said if one not in err] == []
+    assert [one for one in mistakes if one not in err] == []
 
 
 def test_graph_when_it_goes_to_a_file_then_that_is_whole_and_alone(
@@ -236,9 +234,9 @@ def test_graph_when_json_is_given_then_it_has_the_needs_of_each_step(
     _, out, _ = shown(capsys, flow_file(tmp_path, FANNED), "--json")
     status, _, err = shown(capsys, flow_file(tmp_path, FANNED), "--json", "--format", "dot")
 
-    told = json.loads(out)
-    assert told["layers"] == [["a"], ["b"]]
-    assert [(step["name"], step["count"], step["critical"], step["needs"]) for step in told["steps"]] == [
+    document = json.loads(out)
+    assert document["layers"] == [["a"], ["b"]]
+    assert [(step["name"], step["count"], step["critical"], step["needs"]) for step in document["steps"]] == [
         ("a", 2, True, []), ("b", 1, False, [{"step": "a", "on": "any"}])
     ]  # fmt: skip
     assert (status, "exclude each other" in err) == (64, True)

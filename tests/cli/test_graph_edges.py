@@ -13,8 +13,8 @@ from stoker.cli.kit.drawings import Node
 
 def nodes(edges: dict[str, str]) -> list[Node]:
     """Nodes in the order of their layers; `edges`: the needs of each, by letters."""
-    made = [Node(name, [(need, "ok") for need in needs], None) for name, needs in edges.items()]
-    return [node for layer in graph.layered(made) for node in layer]
+    nodes = [Node(name, [(need, "ok") for need in needs], None) for name, needs in edges.items()]
+    return [node for layer in graph.layered(nodes) for node in layer]
 
 
 def drawing(edges: dict[str, str]) -> list[str]:
@@ -30,19 +30,19 @@ def read_back(lines: list[str]) -> dict[str, set[str]]:
 
 def _needs(lines: list[str], row: int, column: int) -> set[str]:
     """The nodes at the upper ends of all lines that touch this one from above, left or right."""
-    found = set()
+    needed = set()
     if row and (above := _up(lines, row - 1, column)):
-        found.add(above)
+        needed.add(above)
     for step in (-1, 1):
         at = column + step
         while 0 <= at < len(lines[row]) and lines[row][at] in "─│┼┴├╰┤╯":
             joins = lines[row][at] in ("┼┴├╰" if step < 0 else "┼┴┤╯")
             if joins and (above := _up(lines, row - 1, at)):
-                found.add(above)
+                needed.add(above)
             if lines[row][at] in "├╰┤╯":
                 break
             at += step
-    return found
+    return needed
 
 
 def _up(lines: list[str], row: int, column: int) -> str:
@@ -99,10 +99,10 @@ def test_drawing_when_too_many_columns_would_be_open_then_there_is_none() -> Non
 
 
 def test_text_when_it_has_edges_then_signs_stand_in_them_and_labels_in_a_column() -> None:
-    made = [Node("a", [], "succeeded"), Node("b", [("a", "ok")], "running"), Node("c", [("a", "any")], "waiting"),
+    nodes = [Node("a", [], "succeeded"), Node("b", [("a", "ok")], "running"), Node("c", [("a", "any")], "waiting"),
             Node("d", [("b", "ok"), ("c", "ok")], "waiting")]  # fmt: skip
 
-    lines = [line for line, _ in graph.text_lines("t", graph.layered(made), unfolded=False)]
+    lines = [line for line, _ in graph.text_lines("t", graph.layered(nodes), unfolded=False)]
 
     assert lines[1:] == [
         "1  ✓   a  succeeded",

@@ -76,12 +76,12 @@ def test_parse_when_an_option_is_wrong_then_the_error_names_it(
 
 
 def test_check_words_when_too_few_or_many_then_the_error_names_what() -> None:
-    asked = sample()
+    loaded = sample()
 
     with pytest.raises(UsageError, match="missing WORD…"):
-        asked.check_words(asked.parse([]))
+        loaded.check_words(loaded.parse([]))
     with pytest.raises(UsageError, match="unexpected argument 'c'"):
-        asked.check_words(asked.parse(["a", "b", "c"]))
+        loaded.check_words(loaded.parse(["a", "b", "c"]))
 
 
 ROWS = {name: row for rows in main.COMMANDS.values() for name, row in rows.items()}
@@ -91,22 +91,22 @@ ROWS = {name: row for rows in main.COMMANDS.values() for name, row in rows.items
 def test_explain_when_a_command_is_listed_then_it_exists_with_examples_that_parse(name: str) -> None:
     target, summary = ROWS[name]
 
-    asked = main.load(target)
+    loaded = main.load(target)
 
-    text = asked.explain(name, summary)
+    text = loaded.explain(name, summary)
     assert text.startswith(f"usage: stoker {name}")
     assert summary in text
-    assert any(f"stoker {name.split(maxsplit=1)[0]}" in example for example in asked.examples)
-    assert len({option.to for option in asked.options}) == len(asked.options)
-    assert len({spelling for option in asked.options for spelling in option.names}) == sum(
-        len(option.names) for option in asked.options
+    assert any(f"stoker {name.split(maxsplit=1)[0]}" in example for example in loaded.examples)
+    assert len({option.to for option in loaded.options}) == len(loaded.options)
+    assert len({spelling for option in loaded.options for spelling in option.names}) == sum(
+        len(option.names) for option in loaded.options
     )
 
 
 def test_explain_when_a_command_says_more_of_itself_then_that_is_in_its_help() -> None:
-    asked = main.load(ROWS["wait"][0])
+    loaded = main.load(ROWS["wait"][0])
 
-    assert "124 for a time limit" in asked.explain("wait", "")
+    assert "124 for a time limit" in loaded.explain("wait", "")
 
 
 def test_overview_when_printed_then_every_command_has_its_line() -> None:

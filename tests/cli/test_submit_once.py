@@ -92,11 +92,11 @@ def test_submit_when_the_daemon_dies_before_the_answer_then_one_job_is_stored(
     submitting = begin(crowded, "submit", "--", "true")
     until(lambda: pending(crowded), why="the request sent")
     crowded.kill9()
-    said = says(submitting, "trying again")
+    line = says(submitting, "trying again")
     crowded.start()
     status, out, _ = end(submitting)
 
-    assert "daemon" in said
+    assert "daemon" in line
     with crowded.client() as client:
         jobs = [job["id"] for job in client.list()["jobs"]]
     assert (status, [int(out)]) == (0, jobs)
@@ -131,11 +131,11 @@ def test_batch_when_the_daemon_dies_before_the_answer_then_each_line_is_stored_o
     submitting = begin(crowded, "submit", "--batch", str(lines))
     until(lambda: pending(crowded), why="the request sent")
     crowded.kill9()
-    said = says(submitting, "trying again")
+    line = says(submitting, "trying again")
     crowded.start()
     status, out, _ = end(submitting)
 
-    assert "daemon" in said
+    assert "daemon" in line
     assert (status, len(out.split())) == (0, 2_500)
     with crowded.client() as client:
         assert client.list(limit=1)["jobs"][0]["id"] == 2_500
@@ -219,10 +219,10 @@ def test_run_when_interrupted_before_the_answer_then_the_job_is_cancelled_after_
     run.send_signal(signal.SIGINT)
     says(run, "waiting for the daemon's answer")
     crowded.signal(signal.SIGCONT)
-    said = says(run, "cancelling job 1")
+    line = says(run, "cancelling job 1")
     status, _, _ = end(run)
 
-    assert "Ctrl-C again" in said
+    assert "Ctrl-C again" in line
     assert status == 130
     with crowded.client() as client:
         assert client.get(1)["state"] == "cancelled"
@@ -236,10 +236,10 @@ def test_run_when_the_reader_of_its_output_leaves_then_the_job_is_named_and_goes
     assert run.stdout is not None
     assert run.stdout.readline() == "first\n"
     run.stdout.close()
-    said = says(run, "job 1")
+    line = says(run, "job 1")
     run.wait(DEADLINE_S)
 
-    assert said.startswith("stoker: job 1 goes on without this command")
+    assert line.startswith("stoker: job 1 goes on without this command")
     assert run.returncode == 141
     gate.open()
     with crowded.client() as client:

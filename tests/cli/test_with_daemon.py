@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "out", "said"),
+    ("arguments", "status", "out", "expected"),
     [
         (["sh", "-c", "echo hi; echo there >&2"], 0, "hi\nthere\n", ""),
         (["sh", "-c", "exit 7"], 7, "", "failed: exit code 7"),
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     ],
 )  # fmt: skip
 def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
-    daemon: DaemonProcess, arguments: list[str], status: int, out: str, said: str
+    daemon: DaemonProcess, arguments: list[str], status: int, out: str, expected: str
 ) -> None:
     done = daemon.cli("run", *arguments)
 
     assert (done.returncode, done.stdout) == (status, out)
-    assert said in done.stderr
-    assert bool(said) == bool(done.stderr)
+    assert expected in done.stderr
+    assert bool(expected) == bool(done.stderr)
 
 
 def test_run_when_the_last_line_has_no_newline_then_the_remark_starts_a_new_line(
@@ -117,7 +117,7 @@ def test_limits_when_one_is_exceeded_then_show_lists_all_and_names_the_likely_on
     limits = ["--limit", "cpu=1s", "--limit", "open_files=64", "--limit", "memory=1G", "--nice", "3"]
     ran = daemon.cli("run", *limits, "--", "sh", "-c", "while :; do :; done")
     shown, why = daemon.cli("show", "1"), daemon.cli("why", "1")
-    told = [
+    listed = [
         json.loads(daemon.cli("show", "--json", "1").stdout)["attempts_list"],
         json.loads(daemon.cli("history", "--json", "1").stdout)["attempts"],
     ]
@@ -127,7 +127,7 @@ def test_limits_when_one_is_exceeded_then_show_lists_all_and_names_the_likely_on
     assert "memory=1.0G:rlimit cpu=1s:rlimit open-files=64:rlimit" in shown.stdout
     assert "CPU time is the likely cause" in shown.stdout
     assert "CPU time is the likely cause" in why.stdout
-    for (attempt,) in told:
+    for (attempt,) in listed:
         assert attempt["limits"]["open_files"] == {"by": "rlimit", "value": 64, "wanted": 64}
         assert "likely" in attempt["suspicion"]
 

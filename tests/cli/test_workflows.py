@@ -100,9 +100,9 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(d
     assert kinds.count("progress") == 3
 
 
-@pytest.mark.parametrize(("broken", "told"), [("compiling", ["the build of 1.4 failed"]), ("nothing", [])])
+@pytest.mark.parametrize(("broken", "report_log"), [("compiling", ["the build of 1.4 failed"]), ("nothing", [])])
 def test_example_when_a_step_fails_then_its_report_step_runs(
-    daemon: DaemonProcess, tmp_path: Path, broken: str, told: list[str]
+    daemon: DaemonProcess, tmp_path: Path, broken: str, report_log: list[str]
 ) -> None:
     source = written(tmp_path, EXAMPLE.read_text().replace(f'"echo \\"{broken}', '"exit 1; echo \\"'), "build.toml")
 
@@ -110,8 +110,8 @@ def test_example_when_a_step_fails_then_its_report_step_runs(
 
     steps = json.loads(daemon.cli("workflow", "show", "--json", "1").stdout)["steps"]
     (report,) = [step["job"] for step in steps if step["name"] == "report"]
-    assert daemon.cli("logs", str(report)).stdout.splitlines() == told
-    assert done.returncode == bool(told)
+    assert daemon.cli("logs", str(report)).stdout.splitlines() == report_log
+    assert done.returncode == bool(report_log)
 
 
 def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_stored(
@@ -125,20 +125,20 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
 
     done = daemon.cli("workflow", "submit", source)
 
-    told = done.stderr.splitlines()
+    lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (65, "")
-    assert told[0] == f"stoker: {source} has 4 mistakes; nothing was stored"
+    assert lines[0] == f"stoker: {source} has 4 mistakes; nothing was stored"
     assert (
         f"  {source}: steps.a.timeout: no such field (durations in a flow are whole milliseconds: timeout_ms = 90000)"
-        in told
+        in lines
     )
-    assert f"  {source}: steps.d.comand: no such field (did you mean command?)" in told
+    assert f"  {source}: steps.d.comand: no such field (did you mean command?)" in lines
     assert "timeout_ms = 120000" in done.stderr
     assert daemon.cli("workflow", "ls", "--ids").stdout == ""
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "said"),
+    ("text", "name", "expected"),
     [
         ('name = "x"\n[steps.a\n', "flow.toml", "flow.toml:2:9: "),
         ('name = "x"\nname = "y"\n', "flow.toml", "flow.toml:2:"),
@@ -157,12 +157,12 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
     ],
 )  # fmt: skip
 def test_submit_when_a_file_is_wrong_then_it_says_where(
-    daemon_of_all: DaemonProcess, tmp_path: Path, text: str, name: str, said: str
+    daemon_of_all: DaemonProcess, tmp_path: Path, text: str, name: str, expected: str
 ) -> None:
     done = daemon_of_all.cli("workflow", "submit", written(tmp_path, text, name))
 
     assert (done.returncode, done.stdout) == (65, "")
-    assert said in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -225,13 +225,13 @@ def test_show_when_a_failure_is_analysed_then_cause_and_next_command_are_printed
     flow = sent(daemon, tmp_path, {"a": slow, "b": flows.step("true", "a"), "c": flows.step("exit 2", critical=False)})
     daemon.cli("workflow", "wait", flow)
 
-    told = daemon.cli("workflow", "show", flow, "--analyse")
+    shown = daemon.cli("workflow", "show", flow, "--analyse")
     archive = json.loads(daemon.cli("workflow", "show", flow, "--json", "--analyse").stdout)["analysis"]
     good = sent(daemon, tmp_path, {"a": flows.step("true")})
     daemon.cli("workflow", "wait", good)
     nothing = daemon.cli("workflow", "show", good, "--analyse")
 
-    last = told.stdout.splitlines()[-6:]
+    last = shown.stdout.splitlines()[-6:]
     assert last[0].startswith("2 of 3 steps failed: a ran for longer than allowed")
     assert last[1] == "failure     total; a critical step failed"
     assert {tuple(line.split()) for line in last[2:5]} == {("timeout", "a"), ("dependency", "b"), ("exit", "c")}
@@ -363,9 +363,9 @@ def test_submit_when_a_flow_has_many_mistakes_then_they_have_the_order_of_the_fi
     done = daemon_of_all.cli("workflow", "submit", "-", input=text)
     empty = daemon_of_all.cli("workflow", "submit", "-", input="")
 
-    first, *told = done.stderr.splitlines()
+    first, *mistakes = done.stderr.splitlines()
     assert first == "stoker: stdin has 6 mistakes; nothing was stored"
-    assert [line.split(": ")[1] for line in told] == [
+    assert [line.split(": ")[1] for line in mistakes] == [
         "steps.a.command", "steps.a.queue", "steps.a.args[0]", "steps.a.needs[0]", "steps.b.timeout_ms",
         "steps.a2.width",
     ]  # fmt: skip
@@ -376,9 +376,9 @@ def test_complete_when_path_is_in_the_defaults_then_steps_with_variables_have_it
     (tmp_path / "tool").touch(mode=0o755)
     step = {"command": "tool", "env": {"A": "1"}}
 
-    made = flowfile.complete({"defaults": {"env": {"PATH": str(tmp_path)}}, "steps": {"a": step}})
+    flow = flowfile.complete({"defaults": {"env": {"PATH": str(tmp_path)}}, "steps": {"a": step}})
 
-    assert made["steps"]["a"]["command"] == str(tmp_path / "tool")
+    assert flow["steps"]["a"]["command"] == str(tmp_path / "tool")
 
 
 def test_wait_when_it_is_interrupted_then_it_says_that_the_workflow_goes_on(
@@ -502,7 +502,7 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["workflow", "show", "99"], "there is no workflow 99"),
         (["workflow", "show", "x"], "'x' is not the id of a workflow"),
@@ -534,10 +534,10 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
     ],
 )
 def test_commands_when_the_object_does_not_exist_then_the_error_says_so(
-    daemon_of_all: DaemonProcess, arguments: list[str], said: str
+    daemon_of_all: DaemonProcess, arguments: list[str], expected: str
 ) -> None:
     done = daemon_of_all.cli(*arguments)
 
     assert done.returncode in {64, 65}
-    assert said in done.stderr
+    assert expected in done.stderr
     assert done.stdout == ""
