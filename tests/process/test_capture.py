@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.process.capture import CHUNK, LOOK_BACK_BYTES, Chunk, follow, log_of, log_path, tail_offset
+from stoker.process.capture import CHUNK, TAIL_SEARCH_BYTES, Chunk, follow, log_of, log_path, tail_offset
 from tests.support.facts import DEADLINE_S, until_async
 
 KIB = 1024
@@ -250,7 +250,7 @@ def test_tail_when_a_log_has_terabytes_without_a_line_then_only_its_end_is_looke
     log.touch()
     os.truncate(log, size)
 
-    assert tail_offset(log, 3) == size - LOOK_BACK_BYTES
+    assert tail_offset(log, 3) == size - TAIL_SEARCH_BYTES
 
 
 def test_path_when_it_is_made_then_numbers_alone_make_it() -> None:

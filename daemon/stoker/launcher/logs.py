@@ -1,9 +1,9 @@
-"""The log file of one attempt: made at the first byte, written by the launcher alone, kept within its bound.
+"""The log file of one attempt: made at the first byte, written by the launcher alone, bounded in size.
 
 Owns creation and the hole in the middle. Head and tail stay and offsets stay valid, so readers see one growing file.
 
-Invariants: a log that exists before its run is an error of its own (the disk is ahead of the database) and is never
-written to; bytes that the disk does not take stay in the worker's pipe, and a full pipe makes the worker wait.
+Invariants: a log that exists before its run is an error (the disk is ahead of the database) and is never written to;
+bytes that the disk does not take stay in the worker's pipe, and a full pipe makes the worker wait.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .complaints import complain
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CONTINUE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DISCARD = os.O_WRONLY | os.O_CLOEXEC
-# A pipe holds this much at most, unless a privileged worker enlarged it.
+# The size of a pipe, unless a privileged worker enlarged it.
 PORTION_BYTES = 1 << 20
 STAT_BLOCK_BYTES = 512
-# A reader removes a directory that it made and that stayed empty, perhaps just before we make the log in it.
+# A reader removes a directory that it made if that stays empty, perhaps just before we make the log in it.
 OPEN_TRIES = 8
 
 
 class LogExistsError(Exception):
-    """Somebody made this attempt's log before us."""
+    """The log of this attempt exists already."""
 
 
 class LogFile:
-    """`size` counts every byte that was ever written to it, the hole included."""
+    """`size` is the number of bytes ever written, including those in the hole."""
 
     __slots__ = ("_discarding", "_fd", "_hole_bytes", "_max_bytes", "path", "size")
 
@@ -47,7 +47,7 @@ class LogFile:
 
     @classmethod
     def new(cls, path: str, max_bytes: int) -> LogFile:
-        """For a run that is about to start. LogExistsError, or OSError where no log could be made."""
+        """The log of a run that is about to start. Raises LogExistsError, or OSError if no log could be made."""
         try:
             os.stat(path, follow_symlinks=False)  # noqa: PTH116
         except FileNotFoundError:
@@ -57,7 +57,7 @@ class LogFile:
 
     @classmethod
     def continued(cls, path: str, max_bytes: int) -> LogFile | None:
-        """The log of a run whose launcher died. None while another launcher writes it, which its lock shows."""
+        """The log of a run whose launcher died. None while another launcher holds its lock, and so writes it."""
         log = cls(path, max_bytes)
         fd = _open_in_its_directory(path, CONTINUE)
         try:
@@ -75,7 +75,7 @@ class LogFile:
         return log
 
     def splice(self, pipe: int) -> int:
-        """Move what the pipe holds, a portion at most. OSError when the host lacks something to take it now."""
+        """Move a portion from the pipe. Raises OSError if the host cannot take it now but may do so later."""
         if self._fd is None:
             self._fd = self._create()
         try:
@@ -95,8 +95,8 @@ class LogFile:
     def close(self) -> None:
         if self._fd is None:
             return
-        if self.size == 0 and not self._discarding:  # it was continued, and nothing came
-            with contextlib.suppress(OSError):  # before the lock goes, or another launcher may write to it already
+        if self.size == 0 and not self._discarding:  # a continued log without output
+            with contextlib.suppress(OSError):  # while we hold the lock: after that another launcher may write to it
                 os.unlink(self.path)  # noqa: PTH108
         os.close(self._fd)
         self._fd = None
@@ -112,7 +112,7 @@ class LogFile:
             return self._discard(error)
 
     def _discard(self, error: OSError) -> int:
-        """What no waiting can mend must not block the worker for ever: the rest of its output is thrown away."""
+        """After an error that will not pass, discard all further output, so that the worker is not blocked for ever."""
         complain(f"log {self.path}: {error.strerror}: output behind byte {self.size} is discarded")
         self._discarding = True
         self.close()
@@ -123,7 +123,7 @@ class LogFile:
         if self.size - self._hole_bytes <= self._max_bytes:
             return
         assert self._fd is not None
-        unit = os.fstat(self._fd).st_blksize  # a hole of less than a block would be filled with zeros, not given back
+        unit = os.fstat(self._fd).st_blksize  # a hole of less than a block frees no space
         start = self._max_bytes // 4 // unit * unit
         end = (self.size - self._max_bytes // 2) // unit * unit
         if start < end:
@@ -136,7 +136,7 @@ class LogFile:
 
 
 def _open_in_its_directory(path: str, flags: int) -> int:
-    """Make the directory of a log and open the log in it. OSError; ENOENT when the directory was removed each time."""
+    """Open a log; make its directory if needed. Raises OSError, ENOENT if the directory was removed each time."""
     for _ in range(OPEN_TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, flags, 0o600)
@@ -145,13 +145,13 @@ def _open_in_its_directory(path: str, flags: int) -> int:
 
 
 def _require_regular(fd: int) -> None:
-    """A worker runs as our user and may have put anything there."""
+    """A worker runs as our user and may have put something else there."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def _require_writable(directory: str) -> None:
-    """Told before the start, as the file itself is made only when there is something to write."""
+    """Check before the start, as the log itself is made only at the first byte."""
     if not os.access(directory, os.W_OK | os.X_OK):
         _make_directory(directory)
         if not os.access(directory, os.W_OK | os.X_OK):

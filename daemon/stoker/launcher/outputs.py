@@ -1,12 +1,12 @@
-"""What workers write to their stdout and stderr: one pipe for each run, read into its log.
+"""The stdout and stderr of workers: one pipe for each run, read into its log.
 
-A pipe that is opened again through /dev/stderr is the same pipe: nothing is truncated and every byte has one place. The
-worker holds both of its ends (it is opened O_RDWR), so a launcher that is stopped or dies costs no byte and sends no
-SIGPIPE: the worker waits once the pipe is full, and the next launcher goes on reading.
+A worker that opens /dev/stderr gets the same pipe, so nothing is truncated and bytes keep their order. It holds both
+ends (opened O_RDWR), so a launcher that is stopped or dies costs no byte and sends no SIGPIPE: the worker waits once
+the pipe is full, and the next launcher goes on reading.
 
-Owns the pipes, who is read when, and what is to be tried again. Invariants: one turn of reading is bounded, and after a
-turn that met a full pipe nobody is read for a moment, so that a flood costs a fraction of a processor; the end of a run
-is known by reaping, never by the end of its pipe, as the worker is a reader of it too.
+Owns the pipes, when each is read, and retries. Invariants: a turn of reading is bounded, and after a turn with a full
+pipe none is read for a moment, so that a flood costs a fraction of a processor; the end of a run is known by reaping,
+never by the end of its pipe, as the worker itself is a reader of it.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
     from .frames import Message
 
-# Shows which pipe is the log's, as systemd's JOURNAL_STREAM does; in the words of /proc/PID/fd.
+# Names the pipe of the log, as systemd's JOURNAL_STREAM does; its value is as in /proc/PID/fd.
 PIPE_VARIABLE = "STOKER_LOG_PIPE"
 RUN_VARIABLE = "STOKER_RUN_ID"
-# Whoever a worker becomes (su, a set-user-id program) may open /dev/stderr. Others have no way to it.
+# A worker that became another user (su, a set-user-id program) may open /dev/stderr; no other process can reach it.
 PIPE_MODE = 0o666
 FULL_PIPE_BYTES = 64 * 1024
 TURN_S = 0.005
 READY_AT_ONCE = 16
-# With pipes of 1 MiB some 400 MB/s are read at a fifth of a processor; without a pause it would be all of one.
+# With pipes of 1 MiB this reads some 400 MB/s at a fifth of a processor; without a pause it would take all of one.
 REST_S = 0.002
 REST_FACTOR = 2
 TRY_AGAIN_S = 1.0
-# What stands in the way of every log, as all of them are in one file system and read by one process. Any other error
-# (EIO, a directory that is gone) concerns the one log that met it.
+# Errors that stop every log, as all are in one file system and written by one process. Any other error (EIO, a missing
+# directory) concerns one log only.
 STOPS_EVERY_LOG = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 
 class Output:
-    """The pipe of one run and the log it is read into. `over`: nothing of the run is left to write."""
+    """The pipe of one run and its log. `over`: no process of the run is left to write."""
 
     __slots__ = ("_grown", "log", "over", "pipe", "run_id")
 
@@ -61,7 +61,7 @@ class Output:
 
     @property
     def name(self) -> str:
-        """As /proc/PID/fd calls it."""
+        """Its name in /proc/PID/fd."""
         return f"pipe:[{os.fstat(self.pipe).st_ino}]"
 
     def waiting_bytes(self) -> int:
@@ -70,16 +70,16 @@ class Output:
         return count[0]
 
     def read(self) -> int:
-        """A portion. OSError when the host cannot take it now; then it stays in the pipe."""
+        """Move a portion to the log. After an OSError it is still in the pipe."""
         moved = self.log.splice(self.pipe)
         if moved >= FULL_PIPE_BYTES and not self._grown:
             self._grown = True
-            with contextlib.suppress(OSError):  # the user's pages for pipes are used up (pipe(7))
+            with contextlib.suppress(OSError):  # the user has no pages for pipes left (pipe(7))
                 fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, PORTION_BYTES)
         return moved
 
     def drain(self) -> None:
-        """All that is in the pipe by now. What comes meanwhile may be part of it: a flood has no last byte."""
+        """Move all that is in the pipe now, but not all that is written meanwhile, as a flood has no end."""
         left = self.waiting_bytes()
         while left > 0 and (moved := self.read()):
             left -= moved
@@ -90,7 +90,7 @@ class Output:
 
 
 class Outputs:
-    """All of them. `due` is when `resume` is to be called (monotonic seconds), None when nothing waits for a time."""
+    """The outputs of all runs. `due` is when to call `resume` (monotonic seconds), or None."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -114,15 +114,15 @@ class Outputs:
 
     @property
     def idle(self) -> bool:
-        """Everything that was written is in its log, and nobody writes."""
+        """Whether all output is in its log, and no process is left to write."""
         return not self._by_run
 
     def refusal(self) -> OSError | None:
-        """Why no log can be written now, if so: what starts now would only fill its pipe."""
+        """The error that stops all logs now, if there is one: a new run would only fill its pipe."""
         return next((error for error in self._stalled.values() if error.errno in STOPS_EVERY_LOG), None)
 
     def open(self, run_id: str, log: LogFile) -> tuple[Output, int]:
-        """A new pipe, and the descriptor for the worker; OSError when the host has none."""
+        """A new pipe, and the descriptor for the worker. Raises OSError."""
         pipe, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             os.fchmod(write_end, PIPE_MODE)
@@ -135,12 +135,12 @@ class Outputs:
         return Output(run_id, pipe, log), both_ends
 
     def watch(self, output: Output) -> None:
-        """Read it from now on, or as soon as the kernel has room for one more pipe in the epoll."""
+        """Read it from now on, or as soon as the epoll takes one more pipe."""
         self._by_run[output.run_id] = self._by_pipe[output.pipe] = output
         self._register(output)
 
     def read(self) -> None:
-        """One turn: a portion of each pipe that has something. epoll names first who has waited longest."""
+        """One turn: a portion of each pipe that is readable. epoll gives those first that have waited longest."""
         ends = time.monotonic() + TURN_S
         flooded = False
         while time.monotonic() < ends and not flooded:
@@ -154,7 +154,7 @@ class Outputs:
             self._rest_until = now + max(REST_S, REST_FACTOR * (now - ends + TURN_S))
 
     def resume(self, now: float) -> None:
-        """Go on with what was put off until now."""
+        """Go on with reading, and retry logs that failed, where that is due."""
         if self._rest_until is not None and now >= self._rest_until:
             self._rest_until = None
         if self._try_again_at is not None and now >= self._try_again_at:
@@ -163,7 +163,7 @@ class Outputs:
                 self._try_again(self._by_run[run_id])
 
     def catch_up(self, output: Output) -> None:
-        """Its main process has ended: what it wrote before is in the log now, unless the host lacks something."""
+        """Its main process has ended: move all that it wrote, unless the log cannot be written now."""
         if output.run_id in self._stalled or output.run_id not in self._by_run:
             return
         try:
@@ -172,14 +172,14 @@ class Outputs:
             self._stall(output, error)
 
     def finish(self, output: Output) -> None:
-        """Nobody of its run is left."""
+        """No process of its run is left."""
         self.catch_up(output)
         output.over = True
         if output.run_id in self._by_run and output.run_id not in self._stalled:
             self._close(output)
 
     def take_over(self, wanted: dict[str, Message]) -> None:
-        """Read on for runs whose launcher died, by run_id, as long as one of their processes has the pipe open."""
+        """Read the output of runs whose launcher died, by run_id, if one of their processes has the pipe open."""
         missing = {run_id: order for run_id, order in wanted.items() if run_id not in self._by_run}
         for run_id, pipe in _find_pipes(missing):
             if run_id in self._by_run or (log := _continued(missing[run_id])) is None:
@@ -191,7 +191,7 @@ class Outputs:
 
     def _serve(self, output: Output, events: int) -> bool:
         """Whether its pipe was full."""
-        if not events & select.EPOLLIN:  # nobody has the pipe any more, so nobody can open it again
+        if not events & select.EPOLLIN:  # no process has the pipe open, so none can open it again
             self._close(output)
             return False
         try:
@@ -201,7 +201,7 @@ class Outputs:
             return False
 
     def _register(self, output: Output) -> bool:
-        """False, and it waits for the next try, when epoll_ctl(2) fails: ENOMEM, or ENOSPC at max_user_watches."""
+        """If epoll_ctl(2) fails (ENOMEM, or ENOSPC at max_user_watches) gives False, and it is tried again later."""
         try:
             self._epoll.register(output.pipe, select.EPOLLIN)
         except OSError as error:
@@ -229,8 +229,8 @@ class Outputs:
             self.catch_up(output)
 
     def _close(self, output: Output) -> None:
-        # A worker just spawned may have a copy of the descriptor until its exec is done, so that closing ours would
-        # leave the pipe in the epoll, under a number that is another's by then.
+        # A new worker has a copy of the descriptor until its exec, so closing ours would leave the pipe in the epoll,
+        # under a number that may soon be that of another pipe.
         self._epoll.unregister(output.pipe)
         del self._by_run[output.run_id], self._by_pipe[output.pipe]
         output.close()
@@ -240,15 +240,15 @@ def _continued(order: Message) -> LogFile | None:
     try:
         return LogFile.continued(order["log"], order["max_log_bytes"])
     except OSError as error:
-        complain(f"log {order['log']}: {error.strerror}: nobody reads what its run writes")
+        complain(f"log {order['log']}: {error.strerror}: the output of its run is not read")
         return None
 
 
 def _find_pipes(wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
-    """The reading end of the log's pipe, once for each process that has it open."""
+    """The reading ends of the pipes of these runs, once for each process that has one open."""
     for name in os.listdir("/proc") if wanted else ():  # noqa: PTH208
         if name.isdecimal():
-            with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+            with contextlib.suppress(OSError):  # it has ended, or may not be read
                 shown = kernel.read_environ(int(name))
                 run_id = shown.get(RUN_VARIABLE, "")
                 if run_id in wanted and PIPE_VARIABLE in shown:
@@ -258,10 +258,10 @@ def _find_pipes(wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
 def _open_pipe(process: str, pipe: str) -> Iterator[int]:
     for fd in os.listdir(f"/proc/{process}/fd"):  # noqa: PTH208
         if os.readlink(f"/proc/{process}/fd/{fd}") == pipe:  # noqa: PTH115
-            found = os.open(f"/proc/{process}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+            opened = os.open(f"/proc/{process}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
             try:
-                if os.readlink(f"/proc/self/fd/{found}") == pipe:  # noqa: PTH115  (by now it may be any file)
-                    yield os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+                if os.readlink(f"/proc/self/fd/{opened}") == pipe:  # noqa: PTH115  (by now it may be any file)
+                    yield os.open(f"/proc/self/fd/{opened}", os.O_RDONLY | os.O_CLOEXEC)
             finally:
-                os.close(found)
+                os.close(opened)
             return

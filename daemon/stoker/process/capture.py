@@ -1,8 +1,8 @@
-"""Logs of attempts as readers see them: where they are, what is in them, what comes next.
+"""Logs of attempts for readers: their paths, their content, and following them as they grow.
 
-Owns paths (made of numbers, never of a client's words), the reading of holes, and following by inotify. Refuses
-to write: the launcher does, from the first byte on. Invariants: a chunk is data or a hole, never both; offsets are
-those of the file, so a reader can come back where it was.
+Owns paths (made of numbers, never of a client's words), the reading of holes, and following by inotify. Refuses to
+write: only the launcher does. Invariants: a chunk is data or a hole, never both; offsets are those of the file, so a
+reader can go on where it was.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from stoker.core.job.model import RunId
 from stoker.files import open_regular
 
 CHUNK = 256 * 1024
-LOOK_BACK_BYTES = 1 << 28  # whoever runs as the daemon's user can make a log of terabytes without a byte in it
+TAIL_SEARCH_BYTES = 1 << 28  # any process of the daemon's user can make a log of terabytes without a byte in it
 IN_MODIFY = 0x2
 IN_CREATE = 0x100
 IN_DELETE_SELF = 0x400
 LAST_WORDS_BYTES = 2_000
-TRACEBACK_BYTES = 8_000  # of a traceback; where it is longer, the end is what tells
+TRACEBACK_BYTES = 8_000  # of a traceback; the end of a longer one is enough
 TRACEBACK = b"Traceback (most recent call last):"
-# Every user has 128 inotify instances and a bound on watches, which anybody may use up; or the path is gone again. Then
-# the log is looked at.
+# A user has 128 inotify instances and a limited number of watches, and other programs may use them up; or the path is
+# gone again. Then the log is polled.
 NO_WATCH = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOENT})
-LOOK_S = 0.2
+POLL_S = 0.2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,12 +49,11 @@ class Chunk(Struct, frozen=True):
 
 
 def log_name(job_id: int, ordinal: int) -> str:
-    """Where a log is in the state directory: `logs/<id / 1000>/<id>/<attempt>.log`."""
+    """The path of a log in the state directory: `logs/<id / 1000>/<id>/<attempt>.log`."""
     return f"logs/{job_id // 1000}/{job_id}/{ordinal}.log"
 
 
 def log_path(state_dir: Path, job_id: int, ordinal: int) -> Path:
-    """The path of a log."""
     return state_dir / log_name(job_id, ordinal)
 
 
@@ -65,7 +64,7 @@ def log_of(state_dir: Path, run_id: str) -> Path:
 
 
 async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGenerator[Chunk, None]:
-    """What is in the log from `offset` on, and what is appended until `closed` is set; a missing log is empty."""
+    """The log from `offset` on, with all that is appended until `closed` is set. A missing log is empty."""
     descriptor = await _open_when_there(path, closed)
     if descriptor is None:
         return
@@ -80,7 +79,7 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGene
             elif over:
                 return
             elif watch is None:
-                watch = _Watch(path, IN_MODIFY)  # look once more after the watch stands, or a write between is missed
+                watch = _Watch(path, IN_MODIFY)  # then read once more, as a write before the watch is not reported
             else:
                 await watch.changed(closed)
     finally:
@@ -90,7 +89,7 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGene
 
 
 async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
-    """A log appears with its first byte. Its directory is made here to watch it, and removed if it stays empty."""
+    """A log exists from its first byte on. Make its directory to watch it, and remove that if it stays empty."""
     watch: _Watch | None = None
     directory_made = False
     try:
@@ -124,7 +123,7 @@ def _open(path: Path) -> int | None:
 
 
 def _read(descriptor: int, offset: int) -> Chunk | None:
-    """The next piece at `offset`; None at the end of the file."""
+    """The chunk at `offset`; None at the end of the file."""
     size = os.fstat(descriptor).st_size
     if offset >= size:
         return None
@@ -136,7 +135,7 @@ def _read(descriptor: int, offset: int) -> Chunk | None:
 
 
 def _seek(descriptor: int, offset: int, what: int, size: int) -> int:
-    """SEEK_DATA or SEEK_HOLE, where the end of the file counts as the answer."""
+    """SEEK_DATA or SEEK_HOLE; the end of the file if there is neither."""
     try:
         return os.lseek(descriptor, offset, what)
     except OSError as error:
@@ -146,7 +145,7 @@ def _seek(descriptor: int, offset: int, what: int, size: int) -> int:
 
 
 def tail_offset(path: Path, lines: int) -> int:
-    """Where the last `lines` lines begin, looked for in the last 256 MiB; 0 when there are no more, or no log."""
+    """The offset of the last `lines` lines, searched in the last 256 MiB; 0 if there are fewer, or no log."""
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
@@ -158,7 +157,7 @@ def tail_offset(path: Path, lines: int) -> int:
 
 
 def tail(path: Path, limit: int) -> tuple[bytes, int]:
-    """The last bytes of a log and its whole size; nothing of one that is not there. Raises OSError."""
+    """The last bytes of a log, and its size; b"" and 0 if there is none. Raises OSError."""
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
@@ -173,14 +172,14 @@ def tail(path: Path, limit: int) -> tuple[bytes, int]:
 def last_words(path: Path) -> str | None:
     """The end of a log, for the record of a failure: from its last Python traceback on, if it has one.
 
-    None where there is nothing, or nothing that can be read: the failure is recorded either way.
+    None if it is empty or cannot be read.
     """
     try:
-        found, _ = tail(path, TRACEBACK_BYTES)
+        end, _ = tail(path, TRACEBACK_BYTES)
     except OSError:
         return None
-    at = found.rfind(TRACEBACK)
-    words = found[at:] if at >= 0 else found[-LAST_WORDS_BYTES:]
+    at = end.rfind(TRACEBACK)
+    words = end[at:] if at >= 0 else end[-LAST_WORDS_BYTES:]
     return words.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}").strip() or None
 
 
@@ -189,7 +188,7 @@ def _line_start(descriptor: int, lines: int) -> int:
     if lines == 0:
         return size
     wanted = lines + 1 if size and os.pread(descriptor, 1, size - 1) == b"\n" else lines
-    last_look = max(0, size - LOOK_BACK_BYTES)
+    last_look = max(0, size - TAIL_SEARCH_BYTES)
     while end > last_look:
         start = max(last_look, end - CHUNK)
         block = os.pread(descriptor, end - start, start)
@@ -209,7 +208,7 @@ def _nth_from_end(block: bytes, number: int) -> int:
 
 
 class _Watch:
-    """inotify(7) on one path, waited for on the loop; where there is none to be had, a look now and then."""
+    """Waits for a change of one path by inotify(7); if that is not available, by polling."""
 
     def __init__(self, path: Path, mask: int) -> None:
         self._event = asyncio.Event()
@@ -221,11 +220,11 @@ class _Watch:
                 self._event.set()
 
     async def changed(self, closed: asyncio.Event) -> None:
-        """Return when that happened (or may have), or nobody will write any more."""
+        """Return when the path changed or may have, or `closed` is set."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._event, closed)]
-        patience_s = LOOK_S if self._descriptor is None else None
+        timeout_s = POLL_S if self._descriptor is None else None
         try:
-            await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

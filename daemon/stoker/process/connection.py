@@ -1,10 +1,10 @@
 """One socket to one launcher: frames out, frames in.
 
-Owns the framing (u32 big-endian length, then a JSON array of messages) and the batching: what is sent in
-one turn of the loop leaves as one frame. Refuses to know what the messages mean.
+Owns the framing (u32 big-endian length, then a JSON array of messages) and the batching: messages that are sent in one
+turn of the loop leave as one frame. Refuses to know their meaning.
 
-Invariants: a frame that is torn by the end of the connection was never received; a frame that cannot be
-decoded ends the connection, because what follows it cannot be trusted.
+Invariants: a frame that is cut off by the end of the connection counts as never received; a frame that cannot be
+decoded ends the connection, as the bytes after it cannot be trusted.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ LENGTH = struct.Struct(">I")
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7))
 DECODER = msgspec.json.Decoder(list[Answer])
 ENCODER = msgspec.json.Encoder()
-# Half of what a launcher accepts, so that a batch is cut long before one message more could be too much.
+# Half of the limit of a launcher, so that one more message never makes a batch too large.
 CUT_BYTES = MAX_FRAME_BYTES // 2
 MAX_ASK_BYTES = MAX_FRAME_BYTES - len("[]")
-# A launcher is ours, and may have run for months: what it says of its runs is as long as they are many.
+# A launcher is trusted, and its answer to `list` grows with the number of its runs.
 MAX_ANSWER_BYTES = 1 << 30
 
 
 class AskTooLarge(Exception):
-    """A message that no frame holds."""
+    """A message is larger than a frame may be."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"{size} bytes; a launcher takes {MAX_ASK_BYTES}")
 
 
 def dial(state_dir: Path, launcher: str) -> socket.socket:
-    """A connected socket; OSError where nobody listens.
+    """A connected socket. Raises OSError if no launcher listens.
 
-    Through the directory's descriptor, because a socket's address holds 107 bytes and a state directory may not.
+    Through the directory's descriptor, as a socket's address has at most 107 bytes and the state directory may be
+    longer.
     """
     with contextlib.ExitStack() as opened:
         directory = os.open(state_dir / "launchers", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -60,13 +61,13 @@ def dial(state_dir: Path, launcher: str) -> socket.socket:
 
 
 def peer_pid(sock: socket.socket) -> int:
-    """Who listens there, from the kernel: a launcher need not have said a word."""
+    """The pid of the listening process, from the kernel, before it has sent anything."""
     pid, _, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
     return int(pid)
 
 
 class LauncherConnection(asyncio.Protocol):
-    """Calls `received` once for every frame and `lost` once, when the other side is gone or broken."""
+    """Calls `received` for every frame, and `lost` once when the connection ends."""
 
     def __init__(self, received: Callable[[list[Answer]], None], lost: Callable[[], None]) -> None:
         self._received = received
@@ -96,9 +97,9 @@ class LauncherConnection(asyncio.Protocol):
     # --- what the client calls
 
     def send(self, ask: Ask) -> None:
-        """Leaves with whatever else is sent in this turn of the loop; after the end it goes nowhere.
+        """Send it together with all other messages of this turn of the loop; after the end it is dropped.
 
-        Raises AskTooLarge for what no launcher would take: it would hang up, on its other runs too.
+        Raises AskTooLarge for a message at which the launcher would hang up.
         """
         message = ENCODER.encode(ask)
         if len(message) > MAX_ASK_BYTES:
@@ -109,7 +110,7 @@ class LauncherConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def close(self) -> None:
-        """Hands over what was sent, then closes."""
+        """Flush, then close."""
         if self._transport is not None:
             self._flush()
             self._transport.close()
