@@ -237,7 +237,7 @@ class _Watch:
 
 
 def _watched(path: Path, mask: int, readable: Callable[[int], None]) -> int | None:
-    """An inotify descriptor on `path` for which the loop calls `readable`; None where there can be none."""
+    """An inotify descriptor on `path` for which the loop calls `readable`; None if none is available."""
     descriptor: int | None = None
     try:
         descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
