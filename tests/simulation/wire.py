@@ -98,5 +98,8 @@ class Socket:
             self._wire.to_daemon.append(bytes(data))
         return len(data)
 
+    def shutdown(self, _how: int) -> None:
+        """Called after a failed `send`, which here means that the daemon has hung up: `recv` finds the end."""
+
     def close(self) -> None:
         self._wire.launcher_end = False
