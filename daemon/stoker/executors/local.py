@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,8 +38,8 @@ class LocalRun:
     """What is known of one run until its outcome is acknowledged.
 
     `gone`: its tree is empty. `sweeps`: stops that we carried out ourselves, past its launcher. `reassigned`: how to
-    end it without its launcher, once that is known not to answer. `sweep`: the processes of it that we met while we
-    stopped it. `unstoppable`: pids that the kernel does not let us signal.
+    end it without its launcher, once that is known not to answer. `sweep`: the processes of it
+    that such stops have found. `unstoppable`: pids that the kernel does not let us signal.
     """
 
     __slots__ = ("exit", "gone", "grace_ms", "ladder", "reassigned", "sweep", "sweeps", "unstoppable")
@@ -242,8 +242,8 @@ class LocalExecutor:
         run = self._run(run_id)
         grace_ms = run.grace_ms or 0
         if not (run.sweeps and grace_ms):
-            sweep = partial(self._sweep_once, run_id, grace_ms)
-            run.sweeps.append(self._background.retry(f"stop of {run_id} past its launcher", sweep))
+            work = partial(self._sweep(run_id, None).stop, grace_ms)
+            run.sweeps.append(self._background.retry(f"stop of {run_id} past its launcher", work))
 
     def credit_stop(self, exited: messages.Exited) -> messages.Exited:
         """The same exit, `stopped` if we signalled the run past its launcher, which cannot know of that."""
@@ -265,9 +265,6 @@ class LocalExecutor:
         if stuck is not None and run_id in self._orphans:
             del self._orphans[run_id]
             self._sink([Report(run_id, stuck)])
-
-    async def _sweep_once(self, run_id: str, grace_ms: int) -> SweepResult:
-        return await self._sweep(run_id, None).stop(grace_ms)
 
     def _sweep(self, run_id: str, identity: Identity | None) -> Sweep:
         run = self._run(run_id)
@@ -325,10 +322,6 @@ class LocalExecutor:
         for client in self.launchers:
             client.acknowledge(run_ids)
         self.retire_idle()
-
-    def remove_leftovers(self, open_ids: Container[str]) -> None:
-        """Remove the cgroups that earlier daemons left of attempts that are not open."""
-        self._context.cgroups.remove_leftovers(open_ids)
 
     # --- messages of launchers ---
 

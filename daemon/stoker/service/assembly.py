@@ -251,7 +251,7 @@ class Engine:
             return
         await self._declare_queues()
         self.inbox.post(Dependents(dict.fromkeys(self._untold, 0)))
-        self.local.remove_leftovers(self.memory.jobs_by_run)
+        self.context.cgroups.remove_leftovers(self.memory.jobs_by_run)
         self.context.work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()
         self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
