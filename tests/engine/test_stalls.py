@@ -1,7 +1,8 @@
 """The loop comes back: however much one event means, no turn computes for longer than its limit, as it says itself.
 
-Owns the events that mean much: the end of a job with thousands of dependents, a request of thousands of jobs, and
-thousands of limits that are due at once. The count of slow turns is asked, never a clock of the test.
+Owns the events that mean much: the end of a job with thousands of dependents, a request of thousands of jobs,
+thousands of limits that are due at once, and verbs on a workflow of thousands of steps. The count of slow turns is
+asked, never a clock of the test.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import SLOW_S, Stalls
 from tests.support.facts import until
+from tests.support.flows import sent_flow
 from tests.support.work import submit, submit_many
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 DEPENDENTS = 20_000
 DUE = 4_000
+STEPS = 5_000
 AT_ONCE = 5_000
 SETTINGS = """
 [queues.still]
@@ -74,6 +77,24 @@ def test_turns_when_thousands_are_due_at_once_then_none_is_slow(client: stoker.C
     until(lambda: pending(client) == (0, 0), 120, why="all to expire")
 
     assert client.list(states=["expired"], limit=1)["jobs"]
+    assert slow(client) == (0, 0)
+
+
+@pytest.mark.timeout(300)
+def test_turns_when_a_workflow_has_thousands_of_steps_then_no_verb_of_it_is_slow(client: stoker.Client) -> None:
+    client.call("queue.pause", {"name": "still"})
+    first = {"command": "true", "queue": "still"}
+    steps = {f"s{n}": first | {"needs": [f"s{n - 1 if n % 2 else 0}"]} for n in range(1, STEPS)}
+    workflow = sent_flow(client, {"s0": first, **steps})
+    beginning = client.checkpoints(workflow=workflow)["checkpoints"][-1]["id"]
+
+    for verb in ("pause", "resume", "cancel", "retry", "cancel", "resume", "cancel"):
+        client.call(f"workflow.{verb}", {"id": workflow})
+    client.call("workflow.rollback", {"id": workflow, "to": beginning})
+    until(lambda: client.workflow(workflow)["state"] == "paused", 120, why="the end of the rollback")
+    client.call("workflow.skip", {"id": workflow, "step": "s0"})
+    client.call("workflow.cancel", {"id": workflow})
+
     assert slow(client) == (0, 0)
 
 

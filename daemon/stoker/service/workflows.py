@@ -19,6 +19,7 @@ from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, steps_of
+from stoker.host.threads import start_threads
 from stoker.service.status import workflow_found
 from stoker.store import attempts, workflows
 from stoker.store.workflows import StoredWorkflow
@@ -39,17 +40,20 @@ class WorkflowService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._planner = start_threads(1, "flow-plans")
 
-    def submit(self, request: definition.FlowRequest, peer_uid: int) -> asyncio.Future[FlowAnswer]:
+    async def submit(self, request: definition.FlowRequest, peer_uid: int) -> FlowAnswer:
         """Accept a workflow whole, or refuse it with every mistake at once."""
+        engine, loop = self._engine, asyncio.get_running_loop()
+        # Even a short frame may hold thousands of steps: `each` makes many of one.
+        plan = await loop.run_in_executor(self._planner, definition.plan, request, strategies.known())
         offer = FlowOffer(
             name=request.flow.name, sent=request.raw, parameters={**request.flow.parameters, **request.parameters},
-            plan=definition.plan(request, strategies.known()), owner_uid=peer_uid, key=request.idempotency_key,
-            dry_run=request.dry_run,
+            plan=plan, owner_uid=peer_uid, key=request.idempotency_key, dry_run=request.dry_run,
         )  # fmt: skip
-        future = self._engine.submit(FlowSubmission(self._engine.intake, offer))
+        future = engine.submit(FlowSubmission(engine.intake, offer))
         future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
-        return future
+        return await future
 
     async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
         """One workflow with all its steps, and why it failed if that is asked and it did."""
@@ -83,14 +87,14 @@ class WorkflowService:
     ) -> asyncio.Future[dict[str, Any]]:
         """Take steps again: those that failed, all, or one and everything behind it."""
 
-        def decide(turn: Turn, run: LiveWorkflow) -> dict[str, Any]:
+        def decide(turn: Turn, run: LiveWorkflow) -> commands.Pieces:
             commands.must_not_go_back(run, "retry")
             steps = list(run.steps.values())
             if step is not None:
                 reset = behind(steps, [run.known(step)])
             else:
                 reset = to_reset(again, steps, run.states, run.reasons)
-            return commands.again(turn, run, reset, "retry", actor, commands.Budget(**budget))
+            return (yield from commands.again(turn, run, reset, "retry", actor, commands.Budget(**budget)))
 
         return self.command(workflow_id, decide)
 

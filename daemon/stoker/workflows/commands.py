@@ -1,14 +1,16 @@
 """What a person asks of a whole workflow: pause, resume, cancel, retry, roll back.
 
-Owns the translation into events for its steps, all in one turn. Refuses to judge single steps: `lifecycle.step` does.
+Owns the translation into events for its steps, all in one turn and in pieces, as there may be thousands of steps.
+Refuses to judge single steps: `lifecycle.step` does.
 Invariants: a refusal changes nothing; a step that runs is never reset, it is stopped first, and what was completed is
 not taken again unless that was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Generator, Mapping
+from functools import wraps
+from typing import Any, ParamSpec
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -24,7 +26,10 @@ from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, open_steps
 from stoker.store.loading import Wanted
 
-Decision = Callable[[Turn, LiveWorkflow], dict[str, Any]]
+P = ParamSpec("P")
+
+Pieces = Generator[None, None, dict[str, Any]]  # other callbacks run between them; returns the answer
+Decision = Callable[[Turn, LiveWorkflow], Pieces]
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -48,15 +53,27 @@ class FlowCommand(RequestMessage[dict[str, Any]]):
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
 
-    def apply_to(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> Generator[None]:
         run = turn.memory.workflows.runs.get(self._workflow_id)
         if run is None:
             raise WorkflowNotFound(f"there is no workflow {self._workflow_id}", hint="stoker workflow ls")
         turn.touched_workflows.add(self._workflow_id)
-        result = self._decision(turn, run)
+        result = yield from self._decision(turn, run)
         self.answer_after(turn, {"id": run.workflow.id, "state": run.derived_state, **result})
 
 
+def in_one_piece(decide: Callable[P, dict[str, Any]]) -> Callable[P, Pieces]:
+    """The same decision, where it is short for any workflow."""
+
+    @wraps(decide)
+    def decided(*args: P.args, **kw: P.kwargs) -> Pieces:
+        yield
+        return decide(*args, **kw)
+
+    return decided
+
+
+@in_one_piece
 def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
     """Start nothing more of it; what runs goes on."""
     _must_be_open(run, "pause")
@@ -65,7 +82,7 @@ def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
     return {"running": [name for name, state in run.states.items() if state is State.RUNNING]}
 
 
-def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
+def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces:
     """Stop what runs and take the rest out; the answer does not wait for the stops."""
     _must_be_open(run, "cancel")
     turn.intend(run, Intent.CANCEL, "cancelled", actor)
@@ -76,12 +93,13 @@ def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
             left.append(run.steps[job_id].name)  # stuck: nobody can prove what it is, so it is not signalled
         else:
             turn.step(job_id, ev.Cancel(actor=actor))
+        yield
     return {"stuck": left}
 
 
 def again(
     turn: Turn, run: LiveWorkflow, reset: Collection[str], cause: str, actor: Actor, budget: Budget = NO_BUDGET
-) -> dict[str, Any]:
+) -> Pieces:
     """Take these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, cause)
     running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
@@ -92,11 +110,11 @@ def again(
         )  # fmt: skip
     check_deadlines(turn, run, reset)
     turn.intend(run, Intent.RUN, cause, actor)
-    put_back(turn, run, reset, actor, budget=budget)
+    yield from put_back(turn, run, reset, actor, budget=budget)
     return {"reset": sorted(reset)}
 
 
-def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> dict[str, Any]:
+def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces:
     """This step need not run: what waits for it goes on, and what was skipped for its failure is taken again."""
     must_not_go_back(run, "skip")
     hit = behind(run.steps.values(), [run.known(name)]) - {name}
@@ -105,7 +123,7 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> dict[str, An
     turn.step(run.jobs[name], ev.Skip(actor=actor))
     if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
         turn.intend(run, Intent.RUN, "skip", actor, step=name)
-    put_back(turn, run, lost, actor)
+    yield from put_back(turn, run, lost, actor)
     without = sorted(one for one in hit if run.states[one] not in FINAL)
     warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
     return {"step": name, "going_on": without, "warning": warning}
@@ -114,7 +132,7 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> dict[str, An
 def put_back(
     turn: Turn, run: LiveWorkflow, reset: Collection[str], actor: Actor, floors: Mapping[str, int] | None = None,
     budget: Budget = NO_BUDGET,
-) -> None:  # fmt: skip
+) -> Generator[None]:  # fmt: skip
     """Reset these steps behind their needs. None of them has an open attempt."""
     by_name = {step.name: step for step in run.steps.values()}
     turn.drop_needs({by_name[name].job_id for name in reset})
@@ -125,8 +143,10 @@ def put_back(
             turn.need(step.job_id, by_name[edge.step].job_id, edge.on)
         floor = turn.job(step.job_id).checkpoint_floor if floors is None else floors.get(name, 0)
         turn.step(step.job_id, ev.Reset(actor=actor, needs_open=len(opened), floor=floor, **asdict(budget)))
+        yield
     for name in reset:
         _skip_where_hopeless(turn, run, by_name[name], reset, by_name)
+        yield
 
 
 def _skip_where_hopeless(
@@ -156,13 +176,14 @@ def overdue(turn: Turn, run: LiveWorkflow, names: Collection[str]) -> list[str]:
     return [name for name, deadline in deadlines.items() if deadline is not None and deadline <= turn.now.wall]
 
 
-def stop_all(turn: Turn, run: LiveWorkflow, actor: Actor) -> list[str]:
+def stop_all(turn: Turn, run: LiveWorkflow, actor: Actor) -> Generator[None, None, list[str]]:
     """Stop every step that runs, to be taken again later."""
     stopped = []
     for job_id, step in run.steps.items():
         if job_id in turn.memory.runs and turn.job(job_id).state is State.RUNNING:
             turn.step(job_id, ev.StopWanted(actor=actor, reason=StopReason.RESTART))
             stopped.append(step.name)
+            yield
     return stopped
 
 

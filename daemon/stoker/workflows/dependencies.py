@@ -24,6 +24,7 @@ from stoker.workflows import commands
 PENDING = (State.WAITING, State.QUEUED)
 
 
+@commands.in_one_piece
 def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> dict[str, Any]:
     """The step waits for another, too. Raises FlowInvalid for a cycle."""
     step = _changeable(turn, run, name)
@@ -48,6 +49,7 @@ def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn,
     return _rewire(turn, run, replace(step, needs=(*step.needs, Edge(need, on))), "need_added", Edge(need, on), actor)
 
 
+@commands.in_one_piece
 def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: Actor) -> dict[str, Any]:
     """The step does not wait for another any more."""
     step = _changeable(turn, run, name)

@@ -8,7 +8,7 @@ it with nothing changed. Invariant: `explain` is the same plan, not carried out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
 from functools import partial
 from typing import Any
 
@@ -144,11 +144,15 @@ def _proof_in(end: Checkpoint | None) -> dict[str, str] | None:
     return told
 
 
-def decide(turn: Turn, run: LiveWorkflow, *, wish: Wish, seen: ResumeFacts, actor: Actor) -> dict[str, Any]:
+def decide(turn: Turn, run: LiveWorkflow, *, wish: Wish, seen: ResumeFacts, actor: Actor) -> commands.Pieces:
     """Carry the plan out, or only show it. Raises NotAllowed where there is nothing to resume."""
     commands.must_not_go_back(run, "resume")
-    decisions = _plan(turn, run, wish, seen)
-    told = {"steps": [_view(run, decision) for decision in decisions]}
+    decisions = yield from _plan(turn, run, wish, seen)
+    views = []
+    for decision in decisions:
+        views.append(_view(run, decision))
+        yield
+    told: dict[str, Any] = {"steps": views}
     if wish.explain:
         return told
     acts = {decision.step: decision.act for decision in decisions}
@@ -159,15 +163,18 @@ def decide(turn: Turn, run: LiveWorkflow, *, wish: Wish, seen: ResumeFacts, acto
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in set(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)
     chosen = {name: strategy for name, (strategy, _) in seen.chosen.items()}
-    _carry_out(
+    yield from _carry_out(
         turn, run, acts, chosen, actor, commands.Budget(timeout_ms=wish.timeout_ms, max_attempts=wish.max_attempts)
     )
     return told | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
 
 
-def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> list[ResumeDecision]:
+def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> Generator[None, None, list[ResumeDecision]]:
     steps = list(run.steps.values())
-    standings = {step.name: _standing(turn, run, step) for step in steps}
+    standings = {}
+    for step in steps:
+        standings[step.name] = _standing(turn, run, step)
+        yield
     scope = None if wish.start is None else behind(steps, [run.known(wish.start, "from")])
     pressing = run.workflow.ended or not wish.plain
     for name, standing in standings.items():
@@ -221,16 +228,17 @@ def _carry_out(
     chosen: Mapping[str, str],
     actor: Actor,
     budget: commands.Budget,
-) -> None:
+) -> Generator[None]:
     for name, act in acts.items():
         if act is Act.SKIP:
             note = f"resume strategy {chosen[name]!r}" + (f": {actor.note}" if actor.note else "")
             turn.step(run.jobs[name], ev.Skip(actor=replace(actor, note=note)))
         elif act is Act.FAIL and run.states[name] is State.HELD:
             turn.step(run.jobs[name], ev.Cancel(actor=actor))
+        yield
     afresh, reset = run.head.seq, [name for name, act in acts.items() if act in RESET]
     floors = {name: afresh if acts[name] is Act.RESTART else run.floors.get(name, 0) for name in reset}
-    commands.put_back(turn, run, reset, actor, floors, budget)
+    yield from commands.put_back(turn, run, reset, actor, floors, budget)
 
 
 def _view(run: LiveWorkflow, decision: ResumeDecision) -> dict[str, Any]:

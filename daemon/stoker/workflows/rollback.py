@@ -8,7 +8,7 @@ back only when no attempt of its workflow is open; a checkpoint that counts agai
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -36,7 +36,7 @@ TRIED = 20  # damaged checkpoints of one step in a row: beyond them it starts af
 _target = msgspec.json.Decoder(Target).decode
 
 
-def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor: Actor) -> dict[str, Any]:
+def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor: Actor) -> commands.Pieces:
     """Stop what runs, start nothing more. Raises NotAllowed where there is nothing to take back."""
     way = way_back(target, run.steps.values(), run.states, run.reasons)
     if run.workflow.ended and not way.reset:
@@ -49,7 +49,7 @@ def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor
     to: dict[str, Any] = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
     told: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone)}
     turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encode_sorted(target).decode(), **told)
-    stopping = commands.stop_all(turn, run, actor)
+    stopping = yield from commands.stop_all(turn, run, actor)
     stuck = [step.name for job_id, step in run.steps.items() if _is_stuck(turn, job_id)]
     return {**told, "reset": sorted(way.reset), "kept": sorted(way.kept), "stopping": stopping, "stuck": stuck}
 
@@ -83,7 +83,7 @@ class Finish(Message):
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
 
-    def apply_to(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> Generator[None]:
         run = turn.memory.workflows.runs.get(self._workflow_id)
         if run is None or run.workflow.target != self._target or run.workflow.intent is not Intent.ROLLBACK:
             return  # another word was given meanwhile
@@ -98,7 +98,7 @@ class Finish(Message):
         floors = {name: self._floor(turn, run, name) for name in way.reset}
         intent = Intent.RUN if target.resume else Intent.PAUSE
         turn.intend(run, intent, "rolled_back", actor, **told)
-        commands.put_back(turn, run, way.reset, actor, floors)
+        yield from commands.put_back(turn, run, way.reset, actor, floors)
         turn.effects.append(LogLine(LogEvent.WORKFLOW_ROLLED_BACK, {"workflow": run.workflow.id, **told}))
 
     def _way(self, turn: Turn, run: LiveWorkflow, target: Target) -> tuple[Way, list[str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -71,22 +71,22 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         if self._offer.key:
             wanted.keys.add((self._offer.owner_uid, self._offer.key))
 
-    def apply_to(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> Generator[None]:
         """All or nothing: everything that can refuse a step is asked before the first is stored."""
         # A flow that is wrong is so tomorrow, too: "try again" would be no answer to it, and no key knows it.
         wrong = bool(self._offer.plan.mistakes)
         if self._intake.closed is not None and not wrong:
             raise self._intake.closed
-        answer = (None if wrong else self._known(turn)) or self._take(turn)
+        answer = (None if wrong else self._known(turn)) or (yield from self._take(turn))
         self.answer_after(turn, answer)
 
-    def _take(self, turn: Turn) -> FlowAnswer:
-        specs = self._specs(turn)
+    def _take(self, turn: Turn) -> Generator[None, None, FlowAnswer]:
+        specs = yield from self._specs(turn)
         layers = self._layers()
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
             return FlowAnswer(id=None, state=None, steps=steps, layers=layers)
-        run = self._accept(turn, specs)
+        run = yield from self._accept(turn, specs)
         made = {step.name: step.job_id for step in run.steps.values()}
         return FlowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**made}, layers=layers)
 
@@ -117,7 +117,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
     def _layers(self) -> list[list[str]]:
         return definition.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
 
-    def _specs(self, turn: Turn) -> list[Spec]:
+    def _specs(self, turn: Turn) -> Generator[None, None, list[Spec]]:
         """What every step asks for; needs are ids already. Raises FlowInvalid with all mistakes, or QueueFull."""
         plan = self._offer.plan
         first = turn.memory.last_id + 1
@@ -129,6 +129,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
             spec, found = self._spec(turn, step, ids, problems.get(step.name))
             mistakes += (_mistake(step, error) for error in found)
             specs.append(spec)
+            yield
         refuse(list(dict.fromkeys(mistakes)))
         ahead: Counter[str] = Counter()
         for spec in specs:
@@ -155,7 +156,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
             found += problems_of_resources(spec, turn.memory.resources)
         return (spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")), found
 
-    def _accept(self, turn: Turn, specs: Sequence[Spec]) -> LiveWorkflow:
+    def _accept(self, turn: Turn, specs: Sequence[Spec]) -> Generator[None, None, LiveWorkflow]:
         run = self._run(turn)
         owner = Actor(self._offer.owner_uid)
         turn.add_workflow(run, owner)
@@ -166,6 +167,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
             needs = [(need.job, need.on.value) for need in spec.needs]
             job = self._intake.accept(turn, limited, owner.uid or 0, needs, step=step.name, **about)
             assert job.id == meta.job_id, "a workflow's steps have consecutive ids"
+            yield
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
         if self._offer.key:
             first = next(iter(run.steps))
