@@ -38,7 +38,7 @@ def test_cancel_when_a_filter_has_no_yes_then_only_the_number_of_jobs_is_printed
     assert (preview.returncode, preview.stdout) == (64, "")
     assert preview.stderr == (
         "stoker: cancel would act on 3 jobs (3 queued)\n"
-        "hint: nothing was done: --yes instead does it, --dry-run prints which jobs\n"
+        "hint: nothing was changed: --yes does it, --dry-run prints the jobs\n"
     )
     assert set(states(daemon_with_two_queues).values()) == {"queued"}
 
@@ -46,12 +46,11 @@ def test_cancel_when_a_filter_has_no_yes_then_only_the_number_of_jobs_is_printed
 def test_cancel_when_a_preview_is_asked_for_then_the_jobs_are_shown_with_success(
     daemon_with_two_queues: DaemonProcess,
 ) -> None:
-    asked = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--dry-run")
+    preview = daemon_with_two_queues.cli("cancel", "--queue", "bulk", "--dry-run")
 
-    assert (asked.returncode, asked.stdout) == (0, "3 queued\n2 queued\n1 queued\n")
-    assert asked.stderr == (
-        "stoker: cancel would act on 3 jobs (3 queued); nothing was done: "
-        "the same command with --yes for --dry-run does it\n"
+    assert (preview.returncode, preview.stdout) == (0, "3 queued\n2 queued\n1 queued\n")
+    assert preview.stderr == (
+        "stoker: cancel would act on 3 jobs (3 queued); nothing was changed: --yes instead of --dry-run does it\n"
     )
     assert set(states(daemon_with_two_queues).values()) == {"queued"}
 

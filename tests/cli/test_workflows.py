@@ -212,7 +212,7 @@ def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_succeeds(
     daemon.cli("workflow", "wait", flow)
 
     assert (failed.returncode, failed.stderr.splitlines()[0]) == (1, "stoker: workflow 1 failed: b (failed)")
-    assert (retried.returncode, retried.stdout) == (0, "1 running\n")
+    assert (retried.returncode, retried.stdout) == (0, "workflow 1 running\n")
     assert retried.stderr == "stoker: queued again: b c\n"
     assert of_step.stderr == "stoker: queued again: c\n"
     assert "timeout      30.0s an attempt" in daemon.cli("show", "2").stdout
@@ -339,7 +339,7 @@ def test_skip_when_others_wait_for_the_step_then_they_are_named(daemon: DaemonPr
     skipped = daemon.cli("workflow", "skip", flow, "a")
 
     assert listed[:3] == ["1", "failed", "0/2"]
-    assert (skipped.stdout, skipped.stderr) == ("1 running\n", "stoker: run without the result of a: b\n")
+    assert (skipped.stdout, skipped.stderr) == ("workflow 1 running\n", "stoker: run without the result of a: b\n")
 
 
 def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(daemon: DaemonProcess, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(daemon: Daemo
 
     done = daemon.cli("workflow", "retry", flow)
 
-    assert (done.returncode, done.stdout) == (0, "1 succeeded\n")
+    assert (done.returncode, done.stdout) == (0, "workflow 1 succeeded\n")
     assert done.stderr.startswith("stoker: no step failed, so no step was queued again")
 
 
@@ -409,9 +409,9 @@ def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
 
     resumed = daemon.cli("workflow", "resume", flow, "--wait")
 
-    assert (paused.stdout, paused.stderr) == ("1 paused\n", "stoker: still running: a\n")
+    assert (paused.stdout, paused.stderr) == ("workflow 1 paused\n", "stoker: still running: a\n")
     assert why.stdout == "workflow 1, of which it is step 'b', is paused\nnext: stoker workflow resume 1\n"
-    assert (resumed.returncode, resumed.stdout) == (0, "1 running\n")
+    assert (resumed.returncode, resumed.stdout) == (0, "workflow 1 running\n")
 
 
 def test_resume_when_it_is_explained_then_each_step_has_a_reason_and_nothing_changes(
@@ -475,7 +475,7 @@ def test_needs_when_they_are_changed_then_the_graph_shows_it_and_a_cycle_is_refu
     gate.open()
     waited = daemon.cli("workflow", "wait", flow)
 
-    assert (added.stdout, added.stderr) == ("1 running\n", "stoker: c needs: a b(any)\n")
+    assert (added.stdout, added.stderr) == ("workflow 1 running\n", "stoker: c needs: a b(any)\n")
     assert itself.stderr == "stoker: a cycle: b -> b, each needed by the next\nhint: stoker workflow graph 1\n"
     assert unknown.stderr.splitlines()[0] == "stoker: workflow 1 has no step 'z' (it has: a, b, c)"
     assert conditional.stderr == "stoker: step c does not need 'b:any' (it needs: a, b)\n"

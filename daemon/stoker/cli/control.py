@@ -51,7 +51,7 @@ APPLIES_TO = {
     examples=("stoker cancel 42", "stoker cancel --queue bulk --dry-run", "stoker cancel --queue bulk --yes"),
 )
 def cancel(given: Given) -> int:
-    """Name jobs by their ids or by a filter. A filter wants --yes, or --dry-run to see first which jobs match."""
+    """Name jobs by their ids or by a filter. A filter needs --yes, or --dry-run, which only prints matching jobs."""
     return _each("cancel", given)
 
 
@@ -62,7 +62,7 @@ def cancel(given: Given) -> int:
     examples=("stoker retry 42 --timeout 20m", "stoker retry --state failed --queue bulk --yes"),
 )
 def retry(given: Given) -> int:
-    """Name jobs by their ids or by a filter. A filter wants --yes, or --dry-run to see first which jobs match."""
+    """Name jobs by their ids or by a filter. A filter needs --yes, or --dry-run, which only prints matching jobs."""
     return _each("retry", given)
 
 
@@ -202,9 +202,7 @@ def _selected(client: Client, verb: str, given: Given) -> list[int]:
     """The jobs that match the filter. Raises UsageError without --yes: a script that forgot it must not go on."""
     jobs = _matching(client, verb, given)
     if jobs and not given["yes"]:
-        raise UsageError(
-            _would_act(verb, jobs), hint="nothing was done: --yes instead does it, --dry-run prints which jobs"
-        )
+        raise UsageError(_would_act(verb, jobs), hint="nothing was changed: --yes does it, --dry-run prints the jobs")
     return [job["id"] for job in jobs]
 
 
@@ -218,12 +216,12 @@ def _preview(verb: str, given: Given) -> int:
             render.line(f"{job['id']} {job['state']}")
     render.flush()
     if jobs:
-        render.note(f"{_would_act(verb, jobs)}; nothing was done: the same command with --yes for --dry-run does it")
+        render.note(f"{_would_act(verb, jobs)}; nothing was changed: --yes instead of --dry-run does it")
     return 0
 
 
 def _matching(client: Client, verb: str, given: Given) -> list[dict[str, Any]]:
-    """The jobs that match the filter, which must be there. A retry or restart leaves alone what a person holds."""
+    """The jobs that match the filter, which must be given. Retry and restart leave out jobs that a person holds."""
     if not has_filter(given):
         raise UsageError("missing ID…", hint=f"stoker {verb} 42, or with a filter: stoker {verb} --queue bulk --yes")
     matches = list(matching(client, given["state"] or APPLIES_TO[verb], filter_fields(given)))

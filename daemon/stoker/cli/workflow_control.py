@@ -202,7 +202,7 @@ def _call(verb: str, given: Given, params: dict[str, Any]) -> int:
 
 def _print_answer(ident: int, answer: dict[str, Any], *, stopping: bool) -> None:
     state = "stopping" if stopping and answer["state"] == "running" else answer["state"]
-    render.line(f"{ident} {state}")
+    render.line(f"workflow {ident} {state}")
     render.flush()  # before the notes, where both go to the same place
     if "needs" in answer:
         render.note(

@@ -24,7 +24,7 @@ else:
 HELP_COLUMNS = 100
 NARROWEST_HELP = 60
 DESCRIPTION_COLUMN = 34  # of the help, where the descriptions of options begin
-# Options that people expect, and the way there is instead.
+# Options that people expect, and what to do instead.
 UNKNOWN_HERE = {"--hold": "pause its queue first: stoker queue pause NAME; or: stoker hold ID, and stoker release ID"}
 
 
