@@ -109,6 +109,13 @@ def test_explain_when_a_command_says_more_of_itself_then_that_is_in_its_help() -
     assert "124 for a time limit" in loaded.explain("wait", "")
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_explain_when_the_terminal_is_narrow_then_options_are_wrapped_to_it(name: str) -> None:
+    options = main.load(ROWS[name][0]).explain(name, "", 80).partition("options:")[2].partition("examples:")[0]
+
+    assert max(map(len, options.splitlines())) <= 80
+
+
 def test_overview_when_printed_then_every_command_has_its_line() -> None:
     lines = main.overview().splitlines()
 
