@@ -1,7 +1,7 @@
-"""What the engine may rely on, asked of every executor there is: the real launcher behind `LocalExecutor`, and
-`InProcessExecutor`.
+"""The contract of executors/base.py, tested with every executor: `LocalExecutor` with a real launcher, and
+`InProcessExecutor`. A new executor gets a `Bench` here and passes the same tests.
 
-Owns the one list of promises (executors/base.py). An executor that joins gets a `Bench` here and passes the same tests.
+Owns the one list of promises that the engine relies on.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ PATH = {"PATH": "/usr/bin:/bin"}
 
 
 class Bench:
-    """An executor, the work it is given, and everything that it reported."""
+    """An executor, its orders, and all its reports."""
 
     mode: ExecutionMode
-    works: dict[str, dict[str, Any]]  # ok, fail, stay: what a spec says to get that
+    works: dict[str, dict[str, Any]]  # the spec for each kind of work: ok, fail, stay
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -52,7 +52,7 @@ class Bench:
         self.reports += reports
 
     def order(self, work: str, launcher: str | None = None) -> Start:
-        """A new job's first attempt, as the dispatcher would open it."""
+        """The first attempt of a new job, as the dispatcher would open it."""
         self._jobs += 1
         spec = jobs.spec(execution_mode=self.mode, grace_ms=GRACE_MS, env=PATH, **self.works[work])
         job = jobs.job(State.RUNNING, asked=spec, id=self._jobs, attempts=1)
@@ -69,13 +69,13 @@ class Bench:
     def about(self, run_id: str, kind: type[Any]) -> list[Any]:
         return [report.event for report in self.reports if report.run_id == run_id and isinstance(report.event, kind)]
 
-    async def told(self, run_id: str, kind: type[Any]) -> Any:
-        """The first report of that kind about this run."""
+    async def report(self, run_id: str, kind: type[Any]) -> Any:
+        """Wait for the first report of that kind about this run."""
         return (await until_async(lambda: self.about(run_id, kind), why=f"{kind.__name__} of {run_id}"))[0]
 
     async def settled(self) -> None:
-        """A run from start to end later, nothing of before can still be under way."""
-        await self.told(self.begin("ok"), Ended)
+        """Run another job to its end: after that no earlier report can be on its way."""
+        await self.report(self.begin("ok"), Ended)
 
 
 class LocalBench(Bench):
@@ -138,7 +138,7 @@ async def local() -> AsyncIterator[LocalBench]:
 
 
 class _local:  # noqa: N801 - used as a function
-    """A launcher of its own, gone at the end with everything it started."""
+    """A launcher for the test, ended with everything that it started."""
 
     async def __aenter__(self) -> LocalBench:
         self._host = LauncherHost()
@@ -154,7 +154,7 @@ class _local:  # noqa: N801 - used as a function
 async def test_start_when_the_work_is_done_then_it_began_and_ended_once_in_that_order(bench: Bench) -> None:
     run = bench.begin("ok")
 
-    ended = await bench.told(run, Ended)
+    ended = await bench.report(run, Ended)
 
     assert (ended.outcome.kind, ended.outcome.exit_code, ended.outcome.stopped) == (OutcomeKind.EXIT, 0, False)
     assert ended.outcome.ended_at > 0
@@ -163,7 +163,7 @@ async def test_start_when_the_work_is_done_then_it_began_and_ended_once_in_that_
 
 
 async def test_start_when_the_work_fails_then_the_outcome_is_no_success(bench: Bench) -> None:
-    ended = await bench.told(bench.begin("fail"), Ended)
+    ended = await bench.report(bench.begin("fail"), Ended)
 
     assert ended.outcome.exit_code != 0
     assert ended.outcome.kind in (OutcomeKind.EXIT, OutcomeKind.EXCEPTION)
@@ -176,18 +176,18 @@ async def test_start_when_many_come_at_once_then_each_ends_exactly_once(bench: B
     bench.executor.start(starts)
 
     for start in starts:
-        await bench.told(start.attempt.run_id, Ended)
+        await bench.report(start.attempt.run_id, Ended)
     await bench.settled()
     assert all(len(bench.about(start.attempt.run_id, Ended)) == 1 for start in starts)
 
 
 async def test_stop_when_the_work_goes_on_then_it_is_delivered_and_the_end_says_stopped(bench: Bench) -> None:
     run = bench.begin("stay")
-    await bench.told(run, Began)
+    await bench.report(run, Began)
 
     bench.executor.stop(run, GRACE_MS)
 
-    assert (await bench.told(run, Ended)).outcome.stopped
+    assert (await bench.report(run, Ended)).outcome.stopped
     await bench.settled()
     assert {report.delivered for report in bench.about(run, Delivered)} <= {True}
     assert len(bench.about(run, Ended)) == 1
@@ -198,26 +198,26 @@ async def test_stop_when_it_comes_at_once_after_the_start_then_the_work_still_en
 
     bench.executor.stop(run, GRACE_MS)
 
-    await bench.told(run, Ended)
+    await bench.report(run, Ended)
     await bench.settled()
     assert len(bench.about(run, Ended)) == 1
 
 
 async def test_stop_when_asked_twice_then_there_is_one_end(bench: Bench) -> None:
     run = bench.begin("stay")
-    await bench.told(run, Began)
+    await bench.report(run, Began)
 
     bench.executor.stop(run, GRACE_MS)
     bench.executor.stop(run, GRACE_MS)
 
-    await bench.told(run, Ended)
+    await bench.report(run, Ended)
     await bench.settled()
     assert len(bench.about(run, Ended)) == 1
 
 
 async def test_stop_when_the_work_has_ended_then_the_exit_stands_and_nothing_was_delivered(bench: Bench) -> None:
     run = bench.begin("ok")
-    ended = await bench.told(run, Ended)
+    ended = await bench.report(run, Ended)
 
     bench.executor.stop(run, GRACE_MS)
 
@@ -229,12 +229,12 @@ async def test_stop_when_the_work_has_ended_then_the_exit_stands_and_nothing_was
 
 async def test_stop_when_one_of_two_is_meant_then_the_other_goes_on(bench: Bench) -> None:
     one, other = bench.begin("stay"), bench.begin("stay")
-    await bench.told(one, Began)
-    await bench.told(other, Began)
+    await bench.report(one, Began)
+    await bench.report(other, Began)
 
     bench.executor.stop(one, GRACE_MS)
 
-    await bench.told(one, Ended)
+    await bench.report(one, Ended)
     await bench.settled()
     assert not bench.about(other, Ended)
 
@@ -242,7 +242,7 @@ async def test_stop_when_one_of_two_is_meant_then_the_other_goes_on(bench: Bench
 @pytest.mark.parametrize("call", ["stop", "signal", "acknowledge"])
 async def test_unknown_run_when_anything_is_asked_of_it_then_nothing_happens_to_others(bench: Bench, call: str) -> None:
     run = bench.begin("stay")
-    await bench.told(run, Began)
+    await bench.report(run, Began)
     unknown = "4711.1.0123456789abcdef"
 
     match call:
@@ -261,7 +261,7 @@ async def test_unknown_run_when_anything_is_asked_of_it_then_nothing_happens_to_
 
 async def test_acknowledge_when_repeated_then_it_is_harmless(bench: Bench) -> None:
     run = bench.begin("ok")
-    await bench.told(run, Ended)
+    await bench.report(run, Ended)
 
     bench.executor.acknowledge([run])
     bench.executor.acknowledge([run, run])
@@ -279,7 +279,7 @@ async def test_launcher_when_asked_then_attempts_have_somebody_to_name(bench: Be
 
 async def test_outcome_when_not_acknowledged_then_it_is_kept_and_afterwards_forgotten(local: LocalBench) -> None:
     run = local.begin("fail")
-    await local.told(run, Ended)
+    await local.report(run, Ended)
     (client,) = local.local.launchers
 
     kept = {held.run_id: held.state for held in await client.list_runs([run])}
@@ -295,19 +295,19 @@ async def test_start_when_the_launcher_it_names_is_not_there_then_it_never_start
 
     local.executor.start([start])
 
-    ended = await local.told(start.attempt.run_id, Ended)
+    ended = await local.report(start.attempt.run_id, Ended)
     assert ended.outcome.kind is OutcomeKind.NEVER_STARTED
     assert not local.about(start.attempt.run_id, Began)
 
 
-async def test_start_when_no_frame_holds_its_order_then_it_alone_is_refused(local: LocalBench) -> None:
-    """As a job of an older version may be: today its submit would be refused."""
+async def test_start_when_its_order_is_larger_than_a_frame_then_it_alone_is_refused(local: LocalBench) -> None:
+    """A job of an older version may be that large; today its submit would be refused."""
     other = local.begin("stay")
-    await local.told(other, Began)
+    await local.report(other, Began)
     local.works["large"] = {**local.works["ok"], "stdin": "\x01" * 3_000_000}
     run = local.begin("large")
 
-    ended = await local.told(run, Ended)
+    ended = await local.report(run, Ended)
 
     assert (ended.outcome.kind, ended.outcome.transient) == (OutcomeKind.SPAWN_ERROR, False)
     assert "18" in ended.outcome.error

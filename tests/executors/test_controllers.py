@@ -1,7 +1,8 @@
-"""Limits that a cgroup keeps for a whole tree: memory and processes, in a subtree that was delegated as systemd does.
+"""Limits of a cgroup for a whole tree: memory and processes, in a subtree that is delegated as by systemd.
 
-Needs the memory and pids controllers of cgroup v2, which the kernel of a test machine often lacks: then they run in
-another one, see `test_other_kernel.py`. What is claimed is read from the kernel: memory.events, pids.events.
+Needs the memory and pids controllers of cgroup v2, which the kernel of a test machine often lacks;
+`test_other_kernel.py` runs these tests in another one. The kernel's own counts (memory.events, pids.events) prove that
+a limit was met.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 MEMORY = 32 << 20
 PROCESSES = 12
-EATER = "tail /dev/zero"  # which keeps the last line, and there is no end of the first
+EATER = "tail /dev/zero"  # tail keeps the last line, and the first has no end
 BOMB = """
 import os, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -42,7 +43,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def delegated() -> Iterator[Path]:
-    """A subtree marked as handed over, with this process in a leaf of it: whoever is started now is there too."""
+    """A subtree marked as delegated, with this process, and so all that it starts, in a leaf of it."""
     mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
     if mount is None or not {"memory", "pids"} <= set((mount / "cgroup.controllers").read_text().split()):
         pytest.skip("no memory and pids controllers in cgroup v2 here")
@@ -65,7 +66,7 @@ def delegated() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def daemon(delegated: Path) -> Iterator[DaemonProcess]:
-    """It finds by itself what was delegated."""
+    """A daemon that finds the delegated subtree by itself."""
     assert is_delegated(delegated)
     with DaemonProcess() as process:
         yield process
@@ -96,7 +97,7 @@ def leaves(delegated: Path) -> list[Path]:
     return list(delegated.glob("run-*"))
 
 
-def test_memory_when_a_worker_takes_more_than_its_limit_then_it_failed_of_oom_and_nobody_else_did(
+def test_memory_when_a_worker_exceeds_its_limit_then_it_alone_fails_of_oom(
     daemon: DaemonProcess, client: stoker.Client, delegated: Path, gate: Gate
 ) -> None:
     limits = {"memory_bytes": MEMORY}
@@ -117,7 +118,7 @@ def test_memory_when_a_worker_takes_more_than_its_limit_then_it_failed_of_oom_an
 
 
 @pytest.mark.parametrize(("code", "end"), [(0, ("succeeded", "exit")), (5, ("failed", "oom"))])
-def test_memory_when_only_a_child_was_killed_for_it_then_the_main_process_still_says_how_it_went(
+def test_memory_when_only_a_child_was_killed_then_the_main_process_gives_the_outcome(
     client: stoker.Client, code: int, end: tuple[str, str]
 ) -> None:
     job = submit(client, shell(f"{EATER}; exit {code}"), limits={"memory_bytes": MEMORY})
@@ -127,7 +128,7 @@ def test_memory_when_only_a_child_was_killed_for_it_then_the_main_process_still_
     assert (attempt["outcome"], attempt["exit_code"], attempt["signal"]) == ("oom", code, None)
 
 
-def test_processes_when_a_worker_forks_without_end_then_its_tree_stays_bounded_and_can_be_stopped(
+def test_processes_when_a_worker_forks_without_end_then_its_tree_can_be_stopped(
     client: stoker.Client, delegated: Path
 ) -> None:
     bomb = {"command": sys.executable, "args": ["-S", "-c", BOMB], "grace_ms": 100}

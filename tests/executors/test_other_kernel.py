@@ -1,4 +1,4 @@
-"""What needs the controllers of cgroup v2, on a kernel that has them all: `test_controllers.py` in there."""
+"""`test_controllers.py` on another kernel, which has all controllers of cgroup v2."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.support import uml
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Not one of them may be skipped in there: this counts the faults that fired.
+# All of them must run there: this counts the faults that fired.
 TESTS = 4
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(uml.missing() is not None, reason=str(uml.missing()))
-def test_controllers_when_another_kernel_has_them_all_then_limits_are_kept_for_whole_trees(tmp_path: Path) -> None:
+def test_controllers_when_another_kernel_has_all_then_limits_hold_for_whole_trees(tmp_path: Path) -> None:
     booted = uml.run_tests(["-q", "--color=no", "tests/executors/test_controllers.py"], tmp_path, timeout_s=240)
 
     assert booted.status == 0, booted.said

@@ -1,4 +1,4 @@
-"""The frozen words of the contract: hello, list, launch, ack, and who may say them."""
+"""The frozen messages of the protocol: hello, list, launch, ack, and who may send them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_hello_when_an_older_connection_has_unread_orders_then_they_start_
     host: LauncherHost, *, hung_up: bool
 ) -> None:
     client = await host.start(epoch=1)
-    # Together far more than the launcher reads at once: the last still waits in the socket when the new hello comes.
+    # Far more than the launcher reads at once: the last order is still in the socket when the new hello comes.
     orders = [host.staying(stdin="x" * 60_000) for _ in range(3)]
     old = host.wire(client.launcher)
     old.hello(host.instance, epoch=2)
@@ -81,7 +81,7 @@ async def test_hello_when_an_older_connection_has_unread_orders_then_they_start_
     assert heard[0]["op"] == "hello"
     listed = heard[-1]
     runs = {run["run_id"]: run for run in listed["runs"]}
-    unread = orders if hung_up else orders[-1:]  # the first were read before anybody newer was there
+    unread = orders if hung_up else orders[-1:]  # the first were read before the newer daemon came
     assert {(runs[order.run_id]["state"], runs[order.run_id]["exit"]["declined"]) for order in unread} == {
         ("ended", True)
     }
@@ -108,7 +108,7 @@ async def test_launch_when_its_epoch_is_older_than_the_hello_then_it_is_refused(
 
 async def test_launch_when_its_daemon_went_while_it_was_unread_then_it_starts_nothing(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
-    await host.running(client, host.staying())  # or it would leave with the last daemon
+    await host.running(client, host.staying())  # else the launcher leaves with the last daemon
     order = host.staying()
     wire = host.wire(client.launcher)
     wire.hello(host.instance, epoch=2)
@@ -243,7 +243,7 @@ async def test_connection_when_a_greeted_daemon_talks_nonsense_then_its_runs_go_
 
 async def test_frame_when_it_is_torn_by_the_end_of_its_sender_then_nothing_of_it_is_obeyed(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
-    await host.running(client, host.staying())  # or it would leave with the last daemon
+    await host.running(client, host.staying())  # else the launcher leaves with the last daemon
     order = host.staying()
     wire = host.wire(client.launcher)
     wire.hello(host.instance, epoch=2)

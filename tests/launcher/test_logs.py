@@ -1,4 +1,4 @@
-"""Logs of attempts: made by nobody else, at the first byte, and bounded while they are written."""
+"""Logs of attempts: made by the launcher alone, at the first byte, and bounded while they are written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KIB = 1024
 MIB = 1024 * KIB
 BOUND = MIB
-# Numbered lines of 64 bytes, so that each says at what offset it belongs; then it waits to be called.
+# Writes numbered lines of 64 bytes, so that each names its offset; then waits for the FIFO.
 FLOOD = """
 import sys
 line = 0
@@ -44,7 +44,7 @@ def flooding(host: LauncherHost, size: int, *, stay: bool) -> LaunchOrder:
 
 
 def assert_offsets_are_valid(order: LaunchOrder, size: int) -> None:
-    """Head and tail say where they stand, between them is nothing."""
+    """Each line of head and tail is at the offset that it names; between them is a hole."""
     data = Path(order.log).read_bytes()
     assert len(data) == size
     for offset in (0, BOUND // 4 - 64, size - BOUND // 4, size - 64):
@@ -78,7 +78,7 @@ async def test_log_when_it_is_there_already_then_nothing_is_started_and_it_stays
     assert path.read_text() == "of a run that the database has forgotten\n"
 
 
-async def test_log_when_a_worker_floods_it_and_goes_on_then_the_disk_is_bounded_and_offsets_stay(
+async def test_log_when_a_worker_floods_it_then_the_disk_is_bounded_and_offsets_stay(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -135,7 +135,7 @@ async def test_log_when_another_file_took_its_path_then_that_one_is_left_alone(h
     assert log_of(order) == "mine\n"
 
 
-async def test_log_when_its_file_is_removed_then_the_worker_goes_on_and_none_takes_its_path(host: LauncherHost) -> None:
+async def test_log_when_its_file_is_removed_then_the_worker_goes_on_without_a_new_one(host: LauncherHost) -> None:
     client = await host.start()
     order = host.shell("echo one; read _ < $0; echo two")
     await host.running(client, order, "one")

@@ -1,4 +1,4 @@
-"""No daemon connected: outcomes are kept, written down and told again, and the launcher leaves when it may."""
+"""Without a daemon: outcomes are kept, written to disk and reported again, and an idle launcher leaves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stoker.process.messages import LaunchOrder
     from tests.support.instance import LauncherHost
 
-# Ends with code 4 as soon as somebody writes to the FIFO.
+# Ends with code 4 as soon as the test writes to the FIFO.
 ON_CALL = "read _ < {}; exit 4"
 
 
@@ -32,7 +32,7 @@ def call(fifo: Path) -> None:
 
 
 def on_call(host: LauncherHost, name: str) -> tuple[LaunchOrder, Path]:
-    """A worker that ends when `call`ed."""
+    """A worker that ends once the test writes to its FIFO."""
     fifo = host.home / name
     os.mkfifo(fifo)
     return host.shell(ON_CALL.format(fifo)), fifo
@@ -72,7 +72,7 @@ async def test_outcome_when_the_daemon_goes_before_it_acknowledged_then_it_is_wr
     assert list(written(host)) == [unsettled.run_id]
 
 
-async def test_outcome_when_its_acknowledgement_waits_behind_many_orders_of_a_daemon_that_left_then_it_is_not_written(
+async def test_outcome_when_its_ack_waits_behind_many_orders_then_it_is_not_written(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -102,7 +102,7 @@ async def test_outcome_when_its_tree_still_lives_then_it_is_written_once_that_is
     os.mkfifo(fifo)
     order = host.shell(f"sh -c 'read _ < {fifo}' $0 & exit 6")
     await host.run(client, order)
-    (host.state_dir / "outcomes").rmdir()  # what would be written now would be lost, and said on stderr
+    (host.state_dir / "outcomes").rmdir()  # a write would now fail, with an error on stderr
 
     client.close()
     await until_async(lambda: client.lost)
@@ -114,7 +114,7 @@ async def test_outcome_when_its_tree_still_lives_then_it_is_written_once_that_is
     assert (written(host)[order.run_id].exit_code, written(host)[order.run_id].left) == (6, 0)
 
 
-async def test_outcome_when_it_is_acknowledged_after_it_was_written_then_the_launcher_forgets_it(
+async def test_outcome_when_acknowledged_after_it_was_written_then_the_launcher_forgets_it(
     host: LauncherHost,
 ) -> None:
     client = await host.start(epoch=1)
@@ -175,7 +175,7 @@ async def test_outcome_when_it_is_written_then_file_and_directory_are_synced(hos
     ["openat:error=ENOSPC:when=1", "write:error=ENOSPC:when=1", "fsync:error=EIO:when=1", "fsync:error=EIO:when=2"],
     ids=["no room for the file", "no room for the line", "no sync of the file", "no sync of the directory"],
 )
-async def test_outcome_when_the_disk_fails_while_it_is_written_then_it_is_written_again_before_the_launcher_leaves(
+async def test_outcome_when_the_disk_fails_then_it_is_written_before_the_launcher_leaves(
     host: LauncherHost, fault: str
 ) -> None:
     client = await host.start()
@@ -209,7 +209,7 @@ async def test_outcome_when_a_line_is_read_then_it_is_what_was_said_on_the_socke
 # --- leaving
 
 
-async def test_launcher_when_the_daemon_goes_and_nothing_is_left_then_it_leaves_without_a_trace(
+async def test_launcher_when_the_daemon_goes_and_nothing_runs_then_it_leaves_no_trace(
     host: LauncherHost,
 ) -> None:
     client = await host.start()

@@ -1,4 +1,4 @@
-"""What workers write arrives in their log: however they open it, whoever reads it, and whatever the disk says."""
+"""The output of workers arrives in their log, however they open it, whoever reads it, and whatever the disk does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else, or mount")
 NOBODY = Setup(user=User(uid=65_534, gid=65_534))
-# Numbered lines of 64 bytes. It says in a file of its own when it has written all of them.
+# Writes numbered lines of 64 bytes, then makes a file.
 LINES = "import sys; [sys.stdout.write(f'{n:063d}\\n') for n in range(%d)]; sys.stdout.flush(); open(sys.argv[2], 'w')"
 
 
@@ -38,7 +38,7 @@ def numbered(count: int) -> str:
 
 
 def writing(host: LauncherHost, count: int) -> tuple[LaunchOrder, Path]:
-    """An order for a worker that writes so many lines, and the file that it makes when it has."""
+    """An order for a worker that writes that many lines, and the file that it makes afterwards."""
     done = host.home / "done"
     order = host.python(LINES % count)
     return replace(order, argv=(*order.argv, str(done))), done
@@ -49,7 +49,7 @@ def orphan_log(order: LaunchOrder) -> OrphanLog:
 
 
 def pipe_is_full(pid: int) -> bool:
-    """It sleeps in a write to a pipe."""
+    """Whether it sleeps in a write to a pipe."""
     return "pipe_write" in Path(f"/proc/{pid}/wchan").read_text()
 
 
@@ -92,7 +92,7 @@ async def test_output_when_its_directory_is_removed_meanwhile_then_nothing_is_lo
 
 
 class ImpatientReader(threading.Thread):
-    """Makes the directory of a log and removes it, as a reader does that leaves before there is a log."""
+    """Makes the directory of a log and removes it, like a reader that leaves before the log exists."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ async def test_output_when_a_child_becomes_somebody_else_then_it_may_open_it_too
     assert log_of(order) == "said\n"
 
 
-async def test_output_when_the_launcher_is_stopped_then_the_worker_waits_and_nothing_is_lost(
+async def test_output_when_the_launcher_is_stopped_then_the_worker_waits_and_loses_no_byte(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -254,7 +254,7 @@ async def test_output_when_runs_need_more_descriptors_than_the_soft_limit_then_a
     host: LauncherHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    monkeypatch.setattr("stoker.process.open_files._GIVEN", (128, hard))  # as if the daemon had been started with it
+    monkeypatch.setattr("stoker.process.open_files._GIVEN", (128, hard))  # the limit that the daemon was started with
     client = await host.start()
     orders = [host.shell("ulimit -Sn; read _ < $0") for _ in range(80)]  # each takes a pipe and a log
 
@@ -266,7 +266,7 @@ async def test_output_when_runs_need_more_descriptors_than_the_soft_limit_then_a
 
 @pytest.fixture
 def small_disk(host: LauncherHost) -> Iterator[Path]:
-    """A file system of 1 MiB where the logs belong."""
+    """A file system of 1 MiB mounted on the directory of logs."""
     logs = host.state_dir / "logs"
     logs.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(logs)], check=True)
@@ -295,7 +295,7 @@ async def test_output_when_the_disk_is_full_then_it_waits_for_room_and_nothing_i
 
 
 @ROOT_ONLY
-async def test_output_when_no_log_can_be_made_then_nothing_starts_and_the_job_is_not_blamed(
+async def test_output_when_no_log_can_be_made_then_nothing_starts_and_it_is_transient(
     host: LauncherHost, small_disk: Path
 ) -> None:
     client = await host.start()
@@ -330,7 +330,7 @@ async def test_output_when_the_disk_is_full_at_the_end_then_it_is_written_later(
 async def test_output_when_its_pipe_cannot_be_watched_then_it_is_read_later(host: LauncherHost, error: str) -> None:
     client = await host.start()
     order, trace = host.shell("echo said; read _ < $0"), host.home / "trace"
-    # The second failure meets the next try.
+    # The second failure is that of the retry.
     attached = Attached(client.facts.pid, trace, "trace=epoll_ctl", f"inject=epoll_ctl:error={error}:when=1..2")
 
     await host.running(client, order, "said")

@@ -1,4 +1,4 @@
-"""Whose a process is where that is hard to see: pids that are used again, other users, a Stoker inside a Stoker."""
+"""The owner of a process in hard cases: pids that are used again, other users, a Stoker inside a Stoker."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ needs_cgroups = pytest.mark.skipif(
 
 
 def pid_of(order: LaunchOrder, name: str) -> int:
-    """The pid that one of its processes said."""
+    """The pid that a process of the run printed."""
     return next(int(line.split()[1]) for line in log_of(order).splitlines() if line.startswith(f"{name} "))
 
 
 async def start_with_pid(host: LauncherHost, client: LauncherClient, pid: int) -> LaunchOrder:
-    """A run whose main process has that pid, which was another's before."""
+    """A run whose main process has that pid, which another process had before."""
     while True:
         until(lambda: not (reuse.PROC / str(pid)).exists(), why="a free pid")
         elsewhere = reuse.NS_LAST_PID.read_text()
@@ -120,7 +120,7 @@ def leaf_of(host: LauncherHost) -> Iterator[Path]:
 @needs_cgroups
 async def test_stray_when_it_is_in_a_cgroup_below_the_leaf_then_its_run_is_not_over(host: LauncherHost) -> None:
     client = await host.start()
-    await host.running(client, host.staying())  # else there is nobody else whose it could be
+    await host.running(client, host.staying())  # a second run that might own it
     nameless = "echo $$ > $1/below/cgroup.procs; echo nameless $$; read _ < $0"
     script = f"( {UNMARKED} setsid env -i sh -c '{nameless}' $0 $1 & ); until grep -q nameless $2; do :; done; exit 3"
     with leaf_of(host) as leaf:
@@ -137,7 +137,7 @@ async def test_stray_when_it_is_in_a_cgroup_below_the_leaf_then_its_run_is_not_o
 
 async def test_stray_when_it_is_nameless_then_it_is_the_runs_whose_mark_it_has(host: LauncherHost) -> None:
     client = await host.start()
-    await host.running(client, host.staying())  # else there is nobody else whose it could be
+    await host.running(client, host.staying())  # a second run that might own it
     order = host.shell("( setsid env -i sh -c 'echo nameless $$; read _ < $0' $0 & ) ; exit 3")
 
     exited = await host.run(client, order)
@@ -157,7 +157,7 @@ async def test_stray_when_it_is_nameless_then_it_is_the_runs_whose_mark_it_has(h
 
 @contextmanager
 def as_another_user(host: LauncherHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Launchers that are started in here are of another user; gives the program by which workers become root."""
+    """Start launchers as another user; gives the program by which their workers become root."""
     program = foreign.become_root(host.home)
     python = foreign.wrapper(host.home / "python", sys.executable)
     for name in ("launchers", "outcomes"):

@@ -1,4 +1,4 @@
-"""Connections that end badly or do not listen: the launcher never waits for one and never mistakes it for another."""
+"""Connections that break or do not read: the launcher never waits for one nor takes it for another."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_peer_when_its_number_is_used_again_then_its_late_words_do_not_har
     talker = host.wire(client.launcher)
     talker.hello(host.instance, epoch=2)
     talking = sockets(client.facts.pid)
-    host.wire(client.launcher)  # takes the number that the first connection left, so that the talker's is the next
+    host.wire(client.launcher)  # takes the descriptor number of the first connection, so that the talker gets the next
     until(lambda: sockets(client.facts.pid) > talking, why="a silent connection")
 
     talker.say(*(said(host.order("/bin/true"), 2) for _ in range(300)), {"op": "signal"})

@@ -1,7 +1,7 @@
-"""What must be in force before a worker's first instruction: limits, niceness, the cgroup, the user.
+"""The set-up before a worker's first instruction: limits, niceness, the cgroup, the user.
 
-Owns the prepared route (fork, set-up, exec) where it differs from the plain one. What this machine does not permit is
-skipped with the reason.
+Owns the prepared route (fork, set-up, exec) where it differs from the plain one. A test that this machine does not
+permit is skipped with the reason.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def test_limit_when_asked_for_then_the_worker_has_it(
 
     assert log_of(order).strip() == shown
     told = (await host.heard(Started, order)).bounds
-    expected = NO_LIMITS if limits.processes and os.geteuid() == 0 else limits  # nothing bounds root's processes
+    expected = NO_LIMITS if limits.processes and os.geteuid() == 0 else limits  # RLIMIT_NPROC does not bind root
     assert told == Bounds(rlimit=expected)
 
 
@@ -166,7 +166,7 @@ async def test_cgroup_when_asked_for_then_the_worker_begins_inside(host: Launche
     assert (await host.heard(Started, order)).cgroup == str(leaf)
 
 
-async def test_cgroup_when_it_need_not_be_joined_from_birth_then_the_worker_is_moved_into_it(
+async def test_cgroup_when_not_joined_from_birth_then_the_worker_is_moved_into_it(
     host: LauncherHost, leaf: Path
 ) -> None:
     client = await host.start()

@@ -1,4 +1,4 @@
-"""Signals: what a stop reaches, what it must never reach, and whether it came before the exit."""
+"""Signals: the processes that a stop reaches, those it must not reach, and whether it came before the exit."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ async def test_signal_when_it_races_with_the_exit_then_delivery_and_outcome_agre
     client = await host.start()
     seen: set[bool] = set()
     for number in itertools.count():
-        if number >= 200 and seen == {True, False}:  # both sides of the race were met
+        if number >= 200 and seen == {True, False}:  # both sides of the race were seen
             break
         order = host.order("/bin/true")
         client.launch([order])
-        for _ in range(number % 8 * (1 + number // 100)):  # each turn of the launcher gives it a little more time
+        for _ in range(number % 8 * (1 + number // 100)):  # each round gives the launcher a little more time
             await client.list_runs()
 
         delivered = await client.signal(order.run_id, TERM)
@@ -56,7 +56,7 @@ async def test_signal_when_it_races_with_the_exit_then_delivery_and_outcome_agre
         seen.add(delivered)
 
 
-async def test_death_when_the_launcher_was_told_to_end_before_then_it_is_one_of_the_shutdown(
+async def test_death_when_the_launcher_got_sigterm_before_then_it_is_part_of_the_shutdown(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -191,7 +191,7 @@ async def test_term_when_a_tree_has_many_sessions_then_each_process_gets_it_once
     await host.running(client, order)
     await until_async(lambda: log_of(order).count("up") == 3, why="three processes")
 
-    for number in (1, 2):  # what got the first twice says so by the time that all have got the second
+    for number in (1, 2):  # a process that got the first twice has printed so by the time that all got the second
         await client.signal(order.run_id, TERM)
         await until_async(lambda number=number: log_of(order).count("got") >= 3 * number, why="it")  # type: ignore[misc]
     await client.signal(order.run_id, KILL)
@@ -200,19 +200,19 @@ async def test_term_when_a_tree_has_many_sessions_then_each_process_gets_it_once
     assert log_of(order).count("got") == 6
 
 
-# Each lives for a moment and leaves a child in a session of its own: no pid stays long enough to be listed.
+# Each process lives for a moment and leaves a child in a session of its own, so no pid lasts until it is listed.
 RUNNERS = """\
 import os
 for _ in range(4):
     os.fork()
 print("up", flush=True)
 while True:
-    os.getcwd()  # gone with the test, and so are they
+    os.getcwd()  # raises once the test removes the directory, which ends them
     if os.fork():
         os._exit(0)
     os.setsid()
 """
-# As many at the most, so that a launcher that lets them pile up does not take the host's last numbers.
+# A bound, so that a launcher that lets zombies pile up does not use up the host's pids.
 LINKS = 4_000
 CHAIN = f"""\
 import os, sys
@@ -226,7 +226,7 @@ open(sys.argv[1]).read()
 
 
 async def insist(host: LauncherHost, client: LauncherClient, order: LaunchOrder) -> None:
-    """What the ladder does: SIGKILL again and again until the run is over, whomever each of them met."""
+    """SIGKILL again and again until the run is over, as the ladder does."""
     while await host.state(client, order) is not RunState.ENDED:
         await client.signal(order.run_id, KILL)
 
@@ -242,10 +242,9 @@ async def test_kill_when_the_tree_runs_away_by_forking_then_all_of_it_ends(host:
 
 
 @pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
-async def test_kill_when_the_tree_forks_faster_than_the_launcher_looks_then_its_dead_do_not_pile_up(
+async def test_kill_when_a_tree_forks_faster_than_it_is_read_then_no_zombies_pile_up(
     host: LauncherHost,
 ) -> None:
-    """They kept their numbers until a signal was delivered, and that could last until the host had none left."""
     client = await host.start()
     order, trace, most = host.python(CHAIN), host.home / "trace", 0
     slow = Attached(client.facts.pid, trace, "trace=openat", "inject=openat:delay_enter=2ms")
@@ -259,7 +258,7 @@ async def test_kill_when_the_tree_forks_faster_than_the_launcher_looks_then_its_
 
     await killing
     assert trace.read_text().count("(DELAYED)") > 10
-    assert most < LINKS * 3 // 4  # nearly all of them without that; some, where the launcher waits for a processor
+    assert most < LINKS * 3 // 4  # some are normal while the launcher waits for a processor; nearly LINKS are not
 
 
 async def test_signal_when_others_run_the_same_command_then_they_never_get_it(host: LauncherHost) -> None:

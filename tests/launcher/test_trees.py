@@ -1,4 +1,4 @@
-"""Whole trees: who belongs to a run, how a signal reaches all of it, and what nobody can be shown to own."""
+"""Process trees: which processes belong to a run, how a signal reaches all of them, and which are leaked."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from stoker.process.messages import LaunchOrder
     from tests.support.instance import LauncherHost
 
-# Says its own pid, then stays; `$0` is the FIFO that nobody writes to.
+# Prints its own pid, then stays; `$0` is a FIFO without a writer.
 DEAF = "sh -c 'trap \"\" TERM HUP INT; echo deaf $$; read _ < $0' $0"
 FAR = "setsid sh -c 'echo far $$; read _ < $0' $0"
-# Out of the session, out of the parent's hands, and without a trace in the environment or in the limits.
+# In another session, without its parent, and with neither run id nor mark.
 NAMELESS = "prlimit --rttime=unlimited setsid env -i sh -c 'echo nameless $$; read _ < $0' $0"
 
 
 def pid_of(order: LaunchOrder, name: str) -> int:
-    """The pid that one of its processes said."""
+    """The pid that a process of the run printed."""
     return next(int(line.split()[1]) for line in log_of(order).splitlines() if line.startswith(f"{name} "))
 
 
-async def test_signal_when_the_main_process_lives_then_it_is_delivered_and_the_exit_says_stopped(
+async def test_signal_when_the_main_process_lives_then_it_is_delivered_and_it_is_stopped(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -58,7 +58,7 @@ async def test_signal_when_the_run_is_over_then_it_is_not_delivered_and_the_exit
     assert not run.exit.stopped
 
 
-async def test_signal_when_it_follows_the_order_of_a_short_job_then_its_answer_and_the_exit_agree(
+async def test_signal_when_it_follows_a_short_jobs_order_then_answer_and_exit_agree(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -78,7 +78,7 @@ async def test_signal_when_the_run_is_unknown_then_it_is_not_delivered(host: Lau
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGRTMIN + 5, 63])
-async def test_signal_when_it_is_a_warning_then_only_the_main_process_gets_it_and_no_stop_is_claimed(
+async def test_signal_when_it_is_a_warning_then_only_the_main_process_gets_it_and_goes_on(
     host: LauncherHost, signum: int
 ) -> None:
     client = await host.start()
@@ -179,7 +179,7 @@ async def test_exit_when_something_is_left_then_it_is_not_told_as_a_stop_afterwa
 
 
 async def two_runs_and_a_nameless_child(host: LauncherHost, client: LauncherClient) -> tuple[LaunchOrder, LaunchOrder]:
-    """A run that stays, and one that is over; which of them the child belongs to nobody can tell."""
+    """A run that goes on, one that is over, and a child that may be of either."""
     other, parent = host.staying(), host.shell(f"( {NAMELESS} & ) ; read _ < $0")
     await host.running(client, other)
     await host.running(client, parent, "nameless")
@@ -206,7 +206,7 @@ async def test_leaked_when_two_runs_may_own_it_then_it_is_counted_and_left_alone
 async def test_leaked_when_no_open_run_can_own_it_then_it_is_stopped(host: LauncherHost) -> None:
     client = await host.start()
     other, parent = await two_runs_and_a_nameless_child(host, client)
-    await client.list_runs()  # from here on it is known, so no later run is suspected
+    await client.list_runs()  # from here on its owner is known, so no later run can be
     later = host.staying()
     await host.running(client, later)
 
@@ -273,7 +273,7 @@ async def test_tree_when_it_forks_without_end_then_sigkill_said_again_outruns_it
     client = await host.start()
     spawning = (
         "import os\nprint('up', flush=True)\n"
-        "while os.getcwd():\n    if os.fork():\n        os._exit(0)\n    os.setsid()\n"  # it ends with the test
+        "while os.getcwd():\n    if os.fork():\n        os._exit(0)\n    os.setsid()\n"  # ends with the test
     )
     order = host.python(spawning)
     await host.running(client, order, "up")

@@ -1,4 +1,4 @@
-"""What a worker gets, the same on both routes: posix_spawn, and fork + set-up + exec. And what cannot be executed."""
+"""The start of a worker, the same on both routes (posix_spawn, and fork + set-up + exec), and its errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.support.instance import LauncherHost
 
 ROUTES = pytest.mark.parametrize("setup", [None, Setup(nice=1)], ids=["plain", "prepared"])
-# Signals 32 and 33: the C library lets nobody set them, so whoever runs the tests with them ignored hands that down.
+# Signals 32 and 33: the C library lets no program set them, so workers inherit them from the tests.
 OF_THE_C_LIBRARY = 0b11 << 31
 
 
@@ -114,7 +114,7 @@ async def test_worker_when_named_without_a_slash_then_it_is_searched_in_its_own_
 
 async def test_started_when_compared_with_proc_then_it_names_the_same_process(host: LauncherHost) -> None:
     client = await host.start()
-    for _ in range(40):  # some of them begin on the edge of a tick
+    for _ in range(40):  # so that some start at the edge of a tick
         started = await host.running(client, host.staying())
 
         pidfd = os.pidfd_open(started.pid)

@@ -1,4 +1,4 @@
-"""One instance for each test, ended with everything it started."""
+"""A `host` for each test: launchers of an instance of its own, ended with everything that they started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs as readers see them: what is there, what comes, where something was taken out."""
+"""Logs for readers: their content, what is appended, and the hole of a bounded log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log(tmp_path: Path) -> Path:
 
 
 async def read(path: Path, offset: int = 0) -> list[Chunk]:
-    """All that a closed log holds."""
+    """The whole content of a closed log."""
     closed = asyncio.Event()
     closed.set()
     return [chunk async for chunk in follow(path, offset=offset, closed=closed)]
@@ -34,7 +34,7 @@ def punch(path: Path, start: int, end: int) -> None:
 
 
 class Follower:
-    """Somebody who reads a log while it grows."""
+    """A reader of a log that grows."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.closed = asyncio.Event()
@@ -118,7 +118,7 @@ async def test_follow_when_lines_are_appended_then_each_comes_without_an_end(log
     await follower.end()
 
 
-async def test_follow_when_no_inotify_is_to_be_had_then_what_is_appended_comes_all_the_same(log: Path) -> None:
+async def test_follow_when_inotify_is_not_available_then_appended_bytes_still_come(log: Path) -> None:
     log.write_bytes(b"first\n")
     follower = Follower(log)
     assert await follower.text(6) == b"first\n"
@@ -127,7 +127,7 @@ async def test_follow_when_no_inotify_is_to_be_had_then_what_is_appended_comes_a
     with log.open("ab", buffering=0) as file:
         free = os.dup(file.fileno())
         os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # every number below is taken
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # all descriptors below it are in use
         try:
             waiting = asyncio.ensure_future(follower.text(5))
             await asyncio.wait({waiting}, timeout=0.02)
@@ -152,7 +152,7 @@ async def test_follow_when_the_log_comes_late_then_it_is_waited_for(log: Path) -
     await follower.end()
 
 
-async def test_follow_when_another_reader_removed_the_directory_then_the_log_comes_all_the_same(log: Path) -> None:
+async def test_follow_when_another_reader_removed_the_directory_then_the_log_still_comes(log: Path) -> None:
     path = log.parent / "7" / "1.log"
     follower = Follower(path)
     waiting = asyncio.ensure_future(follower.text(5))
@@ -245,7 +245,7 @@ def test_tail_when_there_is_no_log_then_it_begins_at_0(log: Path) -> None:
     assert tail_offset(log, 10) == 0
 
 
-def test_tail_when_a_log_has_terabytes_without_a_line_then_only_its_end_is_looked_through(log: Path) -> None:
+def test_tail_when_a_log_has_terabytes_without_a_line_then_only_its_end_is_searched(log: Path) -> None:
     size = 8 << 40
     log.touch()
     os.truncate(log, size)

@@ -1,6 +1,6 @@
 """Leaves of a delegated cgroup v2: found, divided, killed, frozen, removed.
 
-Needs a writable cgroup v2; where its controllers are missing, that limits are then not claimed is what is tested.
+Needs a writable cgroup v2. Without its controllers, the tests check that limits are not claimed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOUNTINFO = """\
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A subtree of our own."""
+    """A cgroup for the test."""
     mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
     if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
         pytest.skip("no writable cgroup v2 here")
@@ -86,7 +86,7 @@ def test_delegated_when_marked_as_systemd_does_then_it_is_ours(root: Path) -> No
     assert is_delegated(root)
 
 
-def test_prepare_when_processes_are_in_the_root_then_they_stay_and_no_controller_is_handed_down(
+def test_prepare_when_processes_are_in_the_root_then_no_controller_is_enabled(
     root: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     (root / "cgroup.procs").write_text(str(sleeper.pid))
@@ -137,7 +137,7 @@ def test_leaf_when_frozen_and_thawed_then_its_processes_stand_still_and_go_on(
     assert sleeper.poll() is None
 
 
-def test_leaf_when_removed_then_what_its_worker_made_inside_goes_too_and_twice_is_fine(root: Path) -> None:
+def test_leaf_when_removed_then_cgroups_inside_go_too_and_it_may_be_repeated(root: Path) -> None:
     leaf = Cgroups(root).make("7.1.ab", Limits())
     (leaf.path / "inner" / "most").mkdir(parents=True)
 

@@ -1,4 +1,4 @@
-"""One launcher as the daemon sees it: answers, silence, loss."""
+"""The client of one launcher: answers, silence, loss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STUCK_MS = 200
 
 @contextmanager
 def frozen(client: LauncherClient) -> Iterator[None]:
-    """As if it hung in a dead file system."""
+    """Stop the launcher, as if it hung in a dead file system."""
     os.kill(client.facts.pid, signal.SIGSTOP)
     try:
         yield
@@ -44,7 +44,7 @@ def frozen(client: LauncherClient) -> Iterator[None]:
 
 
 async def started(host: LauncherHost, stuck_ms: int) -> LauncherClient:
-    """That owes nothing; what was said of a start on a busy machine is forgotten."""
+    """A launcher that owes no answer. Reports from a slow start are dropped."""
     client = await host.start(stuck_ms=stuck_ms)
     await client.list_runs()
     host.reports.clear()
@@ -93,7 +93,7 @@ async def test_client_when_it_stays_silent_then_it_is_told_once(host: LauncherHo
     assert host.count(LauncherStuck) == 1
 
 
-async def test_client_when_the_launcher_is_killed_then_it_is_lost_once_and_every_answer_fails(
+async def test_client_when_the_launcher_is_killed_then_it_is_lost_once_and_answers_fail(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -165,7 +165,7 @@ async def test_launch_when_500_leave_in_one_batch_then_news_do_not_wait_for_the_
     assert first_exit < 400
 
 
-async def test_launch_when_the_batch_is_larger_than_a_frame_then_it_is_cut_and_nothing_is_lost(
+async def test_launch_when_the_batch_is_larger_than_a_frame_then_it_is_cut_and_all_arrives(
     host: LauncherHost,
 ) -> None:
     client = await host.start()

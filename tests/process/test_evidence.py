@@ -1,6 +1,6 @@
-"""What is known of attempts when witnesses fail: a launcher that dies while it is asked, a worker nobody wrote down.
+"""Findings when a source fails: a launcher that dies while it is asked, a worker without a recorded identity.
 
-Owns the evidence alone; what a recovery makes of it is for tests/engine and tests/simulation.
+Owns the findings alone; tests/engine and tests/simulation cover the recovery that follows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def test_hear_when_a_launcher_is_silent_then_the_others_are_heard_in_their
     assert [client for client, _ in heard] == [other]
 
 
-def test_look_when_nothing_is_known_of_a_worker_of_another_namespace_then_it_is_not_called_gone() -> None:
+def test_search_when_a_worker_may_be_in_another_namespace_then_it_is_not_called_gone() -> None:
     before, after = attempt(launcher="3-cafe0000"), attempt(run_id="8.1.b", launcher="4-cafe0000")
 
     found = evidence.search_proc("ab" * 8, [before, after], 0, 3)

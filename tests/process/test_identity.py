@@ -1,4 +1,4 @@
-"""Whose a process is: proof, or no proof, and what a scan of /proc finds."""
+"""Proof of identity, and the scan of /proc."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user
 
 
 def no_inode(_pidfd: int) -> None:
-    """What a kernel before 6.9 says: there, nothing but ticks and marks tells processes apart."""
+    """As on a kernel before 6.9, where only ticks and marks tell processes apart."""
 
 
 @pytest.fixture(params=[True, False], ids=["pidfs", "no pidfs"])
@@ -45,7 +45,7 @@ async def worker(host: LauncherHost, order: LaunchOrder) -> Identity:
 
 
 def identity_of(pid: int, **fields: object) -> Identity:
-    """Everything true of that process, and then `fields`."""
+    """The identity of that process, changed by `fields`."""
     stat = identities.read_stat(pid)
     assert stat is not None
     pidfd = os.pidfd_open(pid)
@@ -126,7 +126,7 @@ async def test_proof_when_the_inode_is_another_then_all_else_does_not_count(host
     assert verdict(other, host.instance, order.run_id) is IdentityVerdict.NOT_OURS
 
 
-async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_another_run_then_it_is_not_ours(
+async def test_proof_when_only_pid_and_ticks_fit_and_the_run_differs_then_it_is_not_ours(
     host: LauncherHost,
 ) -> None:
     child = Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID="2.1.bb", STOKER_INSTANCE=host.instance)
@@ -146,7 +146,7 @@ async def test_proof_when_only_pid_and_ticks_fit_and_it_shows_nothing_then_nobod
     [("env -i", IdentityVerdict.OURS), ("prlimit --rttime=unlimited env -i", IdentityVerdict.UNPROVABLE)],
     ids=["its mark is left", "its mark is gone too"],
 )
-async def test_proof_when_the_environment_is_emptied_then_the_mark_or_only_the_inode_proves(
+async def test_proof_when_the_environment_is_emptied_then_the_mark_or_the_inode_proves(
     host: LauncherHost, monkeypatch: pytest.MonkeyPatch, shedding: str, without_inode: IdentityVerdict
 ) -> None:
     order = host.shell(f"echo up; exec {shedding} /bin/sh -c 'read _ < $0' $0")
@@ -243,7 +243,7 @@ async def test_scan_when_processes_carry_marks_then_each_is_found_under_its_run(
     assert found.launchers == {client.launcher: [client.facts.pid]}
 
 
-async def test_scan_when_a_child_shows_its_launchers_marks_only_then_it_is_found_under_the_launcher(
+async def test_scan_when_a_child_shows_only_its_launcher_then_it_is_found_under_that(
     host: LauncherHost,
 ) -> None:
     child = Stranger(host, "/bin/sleep", "600", STOKER_LAUNCHER="1-cafe0000", STOKER_INSTANCE=host.instance)
@@ -268,7 +268,7 @@ async def test_stat_when_the_name_is_hostile_then_the_fields_are_right(host: Lau
 def test_cgroup_when_a_name_holds_a_carriage_return_then_it_proves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whoever may make a cgroup chooses its name, and the kernel shows it as it is."""
+    """The name of a cgroup is free, and the kernel shows it as it is."""
     (tmp_path / "7").mkdir()
     shown = tmp_path / "7" / "cgroup"
     monkeypatch.setattr(identities, "PROC", tmp_path)

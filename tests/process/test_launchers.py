@@ -1,4 +1,4 @@
-"""Which launchers there are: alive by their lock, and by nothing else."""
+"""Finding and starting launchers: alive by their lock, and by nothing else."""
 
 from __future__ import annotations
 

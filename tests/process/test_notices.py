@@ -1,4 +1,4 @@
-"""The socket of a worker: who may use it, what comes through it, and that nothing stays behind."""
+"""The notification socket of a worker: its senders, its messages, and that no descriptor stays open."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_receive_when_something_was_said_then_it_comes_with_its_sender(heard: so
 
 
 def test_receive_when_descriptors_come_along_then_they_are_closed_at_once(heard: socket.socket, address: str) -> None:
-    """By the end of the pipe `systemd-notify` knows that it was heard; and nobody can fill our table of files."""
+    """`systemd-notify` waits for the end of its pipe; and a worker must not fill our table of files."""
     ends, kept = os.pipe()
     before = open_fds()
     for number in (1, 16, 200):
@@ -98,7 +98,7 @@ def test_listen_when_a_directory_has_the_name_then_it_fails_and_leaves_nothing(t
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[str]]:
-    """A process in a session of its own that waits."""
+    """A waiting process in a session of its own."""
     with subprocess.Popen(
         ["/bin/sh", "-c", "cat & echo $!; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -119,8 +119,8 @@ def test_may_speak_when_it_is_of_the_tree_then_it_may_and_its_parents_may_not(ch
     assert not may_speak(spoken[1], child.pid, None)
 
 
-def test_may_speak_when_it_was_left_to_the_launcher_then_it_may(child: subprocess.Popen[str]) -> None:
-    """Our child is not of the worker's tree, which is another process, but its parent is the one who takes orphans."""
+def test_may_speak_when_the_launcher_adopted_the_sender_then_it_may(child: subprocess.Popen[str]) -> None:
+    """The sender is not of the worker's tree, but its parent is the process that adopts orphans: this one."""
     spoken = Datagram(b"", child.pid, OWN)
 
     assert may_speak(spoken, 1 << 22, os.getpid())

@@ -1,4 +1,4 @@
-"""Outcome logs as recovery reads them: whole lines are facts, a torn last one was never promised."""
+"""Outcome logs as recovery reads them: whole lines count, a torn last line was never promised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweep, where no launcher is left to ask, and the ladder, where one is."""
+"""The sweep without a launcher, and the ladder through one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONG_MS = 600_000
 
 
 async def orphan(host: LauncherHost, order: LaunchOrder, *said: str) -> Identity:
-    """Its main process, once its launcher is dead."""
+    """The main process of a run whose launcher was killed."""
     client = await host.start()
     who = client.identity(await host.running(client, order, *said))
     await kill_launcher(host, client.facts.pid)
@@ -131,7 +131,7 @@ async def test_sweep_when_another_run_was_not_asked_for_then_it_goes_on(host: La
     assert not ended(started.pid)
 
 
-async def test_sweep_when_a_child_emptied_its_environment_then_it_is_found_below_its_parent(host: LauncherHost) -> None:
+async def test_sweep_when_a_child_emptied_its_environment_then_its_parent_leads_to_it(host: LauncherHost) -> None:
     order = host.shell("setsid env -i sh -c 'echo hidden; read _ < $0' $0 & read _ < $0")
     await orphan(host, order, "hidden")
 
@@ -286,12 +286,12 @@ async def test_ladder_when_it_was_ended_then_no_further_step_is_taken(host: Laun
     ladder.end()
 
     later = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.1, later.set)  # well behind where the next step would have been
+    asyncio.get_running_loop().call_later(0.1, later.set)  # well after the next step would have been due
     await later.wait()
     assert await host.state(client, order) is RunState.RUNNING
 
 
-async def test_ladder_when_the_launcher_is_lost_then_begin_says_so_and_nothing_else_happens(host: LauncherHost) -> None:
+async def test_ladder_when_the_launcher_is_lost_then_begin_raises_and_no_step_follows(host: LauncherHost) -> None:
     client = await host.start()
     order = host.staying()
     await host.running(client, order)

@@ -1,4 +1,4 @@
-"""The files between daemon and worker: what a worker made of them blocks nothing and is followed nowhere."""
+"""The files between daemon and worker: one that is not a regular file neither blocks nor is followed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_take_when_it_is_too_large_then_the_limit_is_named(work_files: WorkFiles
     assert f"the limit is {MAX_BYTES}" in str(work_files.take_output(RUN).error)
 
 
-def test_take_when_a_worker_made_something_else_of_it_then_nothing_blocks_and_nothing_is_followed(
+def test_take_when_the_output_is_not_a_regular_file_then_it_is_refused_at_once(
     work_files: WorkFiles, tmp_path: Path
 ) -> None:
     os.mkfifo(work_files.output("1.1.a"))
@@ -50,7 +50,7 @@ def test_take_when_the_text_cannot_be_read_then_the_error_says_where(work_files:
     assert work_files.take_output(RUN) == RunOutput(error="STOKER_OUTPUT: line 2: not key=value: 'nonsense'")
 
 
-def test_put_when_something_else_has_its_name_then_that_is_replaced_and_not_written_to(
+def test_put_when_another_file_has_its_name_then_that_is_replaced_and_not_written_to(
     work_files: WorkFiles, tmp_path: Path
 ) -> None:
     victim = tmp_path / "victim"

@@ -1,4 +1,4 @@
-"""Launchers that live and cannot be spoken to now: whatever the socket says, only a free lock is death."""
+"""Launchers that live but cannot be reached: whatever the socket does, only a free lock means death."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def generations(host: LauncherHost, epoch: int) -> LauncherPool:
 
 
 def fill_backlog(host: LauncherHost, launcher: str) -> list[socket.socket]:
-    """Connect until the kernel says EAGAIN, as restarts of the daemon beside a stuck launcher do."""
+    """Connect until EAGAIN, as a daemon that restarts beside a stuck launcher does."""
     waiting: list[socket.socket] = []
     while True:
         try:
@@ -99,7 +99,7 @@ async def test_reconnect_when_its_socket_was_removed_then_it_lives_until_its_loc
     done, _ = await asyncio.wait([taking], timeout=0.1)
 
     assert not done
-    first.close()  # it leaves: nothing runs and nobody is connected
+    first.close()  # the launcher leaves: nothing runs and no daemon is connected
     with pytest.raises(LauncherDead):
         await taking
     assert not known.silent(first.launcher)

@@ -1,6 +1,6 @@
-"""A leaf for each attempt of a real daemon: joined before the first instruction, gone when the attempt is settled.
+"""A cgroup for each attempt of a real daemon: joined before the first instruction, removed once it is settled.
 
-Needs a writable cgroup v2. Its controllers are not needed: which limits then fall to rlimits is tested as well.
+Needs a writable cgroup v2, but not its controllers: rlimits in their place are tested as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RUN = "7.1.00000000000000aa"
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A subtree of our own, as the setting would name it."""
+    """A cgroup for the test, for `[cgroup] root`."""
     mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
     if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
         pytest.skip("no writable cgroup v2 here")
@@ -94,7 +94,7 @@ def test_daemon_when_the_root_is_no_cgroup_then_it_does_not_start_and_says_why(s
     assert "cgroup" in stopped_daemon.tail()
 
 
-def test_leftovers_when_the_daemon_starts_again_then_they_go_and_those_of_survivors_stay(root: Path) -> None:
+def test_leftovers_when_the_daemon_starts_again_then_only_those_of_survivors_stay(root: Path) -> None:
     with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon:
         with daemon.client() as client:
             survivor = client.submit("sleep", "600", survive=True)["id"]
@@ -109,7 +109,7 @@ def test_leftovers_when_the_daemon_starts_again_then_they_go_and_those_of_surviv
         assert (root / f"run-{run_id}" / "cgroup.procs").read_text()
 
 
-def test_orphan_when_launcher_and_environment_are_gone_then_its_leaf_still_gives_it_away(root: Path) -> None:
+def test_orphan_when_launcher_and_environment_are_gone_then_its_cgroup_leads_to_it(root: Path) -> None:
     script = "(setsid env -i sh -c 'echo hidden; sleep 600; :' &); sleep 600"
     with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon:
         with daemon.client() as client:
@@ -119,7 +119,7 @@ def test_orphan_when_launcher_and_environment_are_gone_then_its_leaf_still_gives
             main = client.get(job)["pid"]
         daemon.kill9()
         os.kill(launcher, signal.SIGKILL)
-        # No parent, no mark: only the leaf tells whose that is.
+        # No parent, no mark: only the cgroup shows its owner.
         hidden = [pid for pid in (root / leaves_of(root)[0] / "cgroup.procs").read_text().split() if pid != str(main)]
 
         daemon.start()
@@ -164,7 +164,7 @@ def test_order_when_the_leaf_has_no_controllers_then_limits_are_left_to_the_proc
 
 
 def test_order_when_the_leaf_bounds_the_tree_then_the_process_is_not_bounded_too(tmp_path: Path) -> None:
-    """On plain files, as no controller is free on most machines that run tests."""
+    """On plain files, as most machines that run tests have no free controller."""
     cgroups = Cgroups(tmp_path)
     cgroups.controllers = frozenset({"memory", "pids"})
     leaf = tmp_path / f"run-{RUN}"
@@ -224,7 +224,7 @@ async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alon
     os.waitpid(child, 0)
 
 
-def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_waits_uncharged_and_runs_later(root: Path) -> None:
+def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_runs_later_uncharged(root: Path) -> None:
     settings = f'[cgroup]\nroot = "{root}"\n'
     with DaemonProcess(settings) as daemon, daemon.client() as client:
         assert client.wait(client.submit("/bin/true")["id"])[0]["state"] == "succeeded"
@@ -258,8 +258,8 @@ def press(daemon: DaemonProcess, root: Path, memory: str) -> None:
         client.call("system.reload")
 
 
-def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count_and_all_say_so(root: Path, gate: Gate) -> None:
-    """Another job with the same limit begins behind the freeze and passes it: so that of the frozen one was due."""
+def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(root: Path, gate: Gate) -> None:
+    """Another job with the same limit starts after the freeze and passes it, so the frozen one was due."""
     with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
         low = submit(client, gate.spec(), queue="bulk", timeout_ms=2_000)
         running(client, low)
@@ -278,7 +278,7 @@ def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count_and_all_s
         assert end_of(client, low) == ("succeeded", "exit")
 
 
-def test_limit_when_the_worker_was_frozen_before_then_it_is_still_stopped_at_its_limit(root: Path, gate: Gate) -> None:
+def test_limit_when_the_worker_was_frozen_before_then_it_is_stopped_at_its_limit(root: Path, gate: Gate) -> None:
     with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
         low = submit(client, gate.spec(), queue="bulk", timeout_ms=1_500)
         running(client, low)
