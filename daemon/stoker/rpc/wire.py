@@ -102,7 +102,7 @@ def parse_strict(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ParseError(f"not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}") from None
     except json.JSONDecodeError as error:
-        raise ParseError(f"not JSON: {error.msg} at character {error.pos}", hint="write one JSON value per line") from None
+        raise ParseError(f"not JSON: {error.msg} at character {error.pos}", hint="one JSON value per line") from None
     except RecursionError:
         raise ParseError(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError:  # Python's own guard against integers of more than 4300 digits
