@@ -431,7 +431,7 @@ def test_resume_when_it_is_explained_then_each_step_has_a_reason_and_nothing_cha
     assert [line.split()[:4] for line in explained.stdout.splitlines()] == [
         ["STEP", "JOB", "STATE", "RUNS"], ["a", "1", "succeeded", "no"], ["b", "2", "failed", "yes"],
     ]  # fmt: skip
-    assert "it was completed, and nothing that it was made of has changed" in explained.stdout
+    assert "it was completed, and its fingerprint has not changed" in explained.stdout
     assert "made of" not in trusted.stdout
     assert unknown.returncode == 65
     assert "from_checkpoint" in unknown.stderr

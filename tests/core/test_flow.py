@@ -11,7 +11,7 @@ from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn
 from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import (
-    ENDS_TOLD,
+    CYCLE_ENDS,
     MAX_CHARACTERS,
     MAX_EDGES,
     MAX_STEPS,
@@ -144,8 +144,8 @@ def test_plan_when_a_cycle_is_very_long_then_both_ends_are_told() -> None:
 
     (mistake,) = made_of(flow(steps)).mistakes
 
-    assert mistake.message.count(" -> ") == 2 * ENDS_TOLD
-    assert f"… {1_001 - 2 * ENDS_TOLD} more …" in mistake.message
+    assert mistake.message.count(" -> ") == 2 * CYCLE_ENDS
+    assert f"… {1_001 - 2 * CYCLE_ENDS} more …" in mistake.message
     assert len(mistake.cycle) == 1_001
 
 
@@ -169,7 +169,7 @@ def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() 
     steps = {f"s{number}": step(needs=("nowhere",)) for number in range(MAX_MISTAKES + 10)}
 
     with pytest.raises(
-        FlowInvalid, match=f"{MAX_MISTAKES + 10} mistakes, of which the first {MAX_MISTAKES}"
+        FlowInvalid, match=f"{MAX_MISTAKES + 10} mistakes, the first {MAX_MISTAKES}"
     ) as refused:
         refuse(list(made_of(flow(steps)).mistakes))
 

@@ -29,8 +29,8 @@ def test_proof_when_made_again_of_equal_parts_then_nothing_has_changed() -> None
         ({"working_dir": "/other"}, "base", {"a": "x", "b": None}, "working directory"),
         ({"env": {"A": "1"}}, "base", {"a": "x", "b": None}, "environment"),
         ({}, "another", {"a": "x", "b": None}, "environment"),
-        ({}, "base", {"a": "y", "b": None}, "handed on"),
-        ({}, "base", {"a": "x"}, "handed on"),
+        ({}, "base", {"a": "y", "b": None}, "the outputs of its needs"),
+        ({}, "base", {"a": "x"}, "the outputs of its needs"),
     ],
 )
 def test_proof_when_a_part_has_changed_then_it_is_named(
@@ -51,7 +51,7 @@ def test_proof_when_several_parts_have_changed_then_all_are_named() -> None:
 
 
 def test_proof_when_there_is_none_then_that_is_the_difference() -> None:
-    assert difference(None, THEN) == "there is no sound proof of what it was made of"
+    assert difference(None, THEN) == "its fingerprint is missing or damaged"
 
 
 def test_digest_when_keys_come_in_another_order_then_it_is_the_same() -> None:

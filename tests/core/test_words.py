@@ -68,8 +68,8 @@ def test_fill_when_a_word_is_missing_then_it_matters_for_the_program_where_it_st
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"name": "{{long}}"}, {"name": "filled in, it is not what it must be: Expected str of length <= 200"}),
-        ({"command": "{{none}}"}, {"command": "filled in, it is not what it must be: Expected str of length >= 1"}),
+        ({"name": "{{long}}"}, {"name": "filled in, it is not valid: Expected str of length <= 200"}),
+        ({"command": "{{none}}"}, {"command": "filled in, it is not valid: Expected str of length >= 1"}),
         (
             {"stdin": "{{long}}{{long}}"},
             {"stdin": f"filled in, it has {MAX_TEXT + 2} characters; the limit is {MAX_TEXT}"},

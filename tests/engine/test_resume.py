@@ -352,7 +352,7 @@ def why(client: stoker.Client, workflow: int, name: str, **options: Any) -> str:
 def test_proof_when_nothing_has_changed_then_a_completed_step_is_kept(client: stoker.Client, tmp_path: Path) -> None:
     workflow = proven_flow(client, tmp_path)
 
-    assert why(client, workflow, "b") == "it was completed, and nothing that it was made of has changed"
+    assert why(client, workflow, "b") == "it was completed, and its fingerprint has not changed"
 
     (tmp_path / "flag").touch()
     resume(client, workflow)
@@ -369,7 +369,7 @@ def test_proof_when_what_it_needs_handed_on_something_else_then_it_runs_again(
     until(lambda: len(lines(tmp_path / "ledger")) == 3, why="the first step again")
     settled(client, workflow, "failed")
 
-    assert why(client, workflow, "b") == "it was completed, but what it needs has handed on something else"
+    assert why(client, workflow, "b") == "it was completed, but the outputs of its needs have changed"
     assert why(client, workflow, "b", verify=False) == "it was completed"
 
     (tmp_path / "flag").touch()

@@ -1,6 +1,5 @@
-"""Decisions as values and functions.
+"""Decisions as pure functions of values.
 
-Owns what a job is, which changes of state exist, when a retry is due and who may start next. Refuses
-awaiting, clocks, randomness, files and SQL: everything it needs comes in as an argument, everything it
-wants done goes out as a value.
+Everything that a decision needs is an argument, and everything that follows from it is a returned value: nothing here
+awaits, reads a clock or a file, draws a random number or knows SQL.
 """

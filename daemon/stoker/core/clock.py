@@ -1,8 +1,7 @@
-"""Time as a parameter: wall and steady, and the one impure class that reads them.
+"""Time as a parameter: wall time and steady time, and the one impure class that reads them.
 
-Owns the difference between wall time (UTC, may jump) and steady time. Refuses timers and sleeping.
-Steady time runs with CLOCK_BOOTTIME and starts at the wall time of the first daemon of this boot, so it
-looks like an epoch in milliseconds, never jumps within a boot, and still says roughly when.
+Wall time is UTC and may jump. Steady time is the time since boot (CLOCK_BOOTTIME), counted from the boot's wall time as
+the first daemon of this boot computed it: it looks like epoch milliseconds, is roughly right, and never jumps.
 """
 
 from __future__ import annotations

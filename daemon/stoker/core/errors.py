@@ -1,7 +1,7 @@
-"""Every error Stoker tells a person or a program about, one class per cause.
+"""The errors that people and programs get from Stoker, one class for each cause.
 
-Owns the stable `code` strings, whether a retry can help (`transient`), the JSON-RPC number and the exit
-status of each. Refuses to know who raises or renders them. Standard library only: the client imports it.
+Owns the stable `code`, whether a retry can help (`transient`), the JSON-RPC number and the exit status of each.
+Standard library only: the client imports it.
 
 Invariants: codes are unique; a transient error never asks the user to change the request.
 Exit statuses follow sysexits.h, JSON-RPC numbers section 5.1 of the JSON-RPC 2.0 specification.
@@ -25,13 +25,13 @@ EX_CONFIG = 78
 
 
 class StokerError(Exception):
-    """Base of the tree. `message` is for people, `hint` names the next command, `details` is JSON-able."""
+    """The base class. `message` is for people, `hint` is the next command to type, `details` can be sent as JSON."""
 
     code: ClassVar[str] = "internal"
     transient: ClassVar[bool] = False
     rpc_code: ClassVar[int] = -32000
     exit_status: ClassVar[int] = 1
-    perhaps_done = False  # the answer was lost: what was asked may have been done all the same
+    perhaps_done = False  # the answer was lost, so the request may have been carried out
 
     def __init__(self, message: str, *, hint: str | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -167,7 +167,7 @@ class CheckpointNotFound(StokerError):
 
 
 class StrategyNotFound(StokerError):
-    """No resume strategy has that name; the message lists the known."""
+    """No resume strategy has that name; the message lists all names."""
 
     code, exit_status = "strategy_not_found", EX_DATAERR
 
@@ -188,7 +188,7 @@ class NotAllowed(StokerError):
 
 
 class AlreadyFinished(NotAllowed):
-    """The job had reached its end before the verb could take effect; that end stands."""
+    """The job ended before the verb could take effect; its end stands."""
 
     code = "already_finished"
 
@@ -200,7 +200,7 @@ class AttemptMayLive(NotAllowed):
 
 
 class StaleAttempt(NotAllowed):
-    """The token is of an attempt that is over, or of none: only a running attempt may write for its job."""
+    """The token is not that of a running attempt: only a running attempt may write for its job."""
 
     code = "stale_attempt"
 
@@ -212,13 +212,13 @@ class ConfirmationNeeded(NotAllowed):
 
 
 class StrategyFailed(NotAllowed):
-    """A resume strategy of the user's own raised, or named none that exists; nothing changed."""
+    """A resume strategy of the user raised an error, or returned an unknown name; nothing changed."""
 
     code = "strategy_failed"
 
 
 class ResumeTimeout(NotAllowed):
-    """What a resume looks at first took longer than `[workflows] resume_timeout_ms`; nothing changed."""
+    """The checks before a resume took longer than `[workflows] resume_timeout_ms`; nothing changed."""
 
     code, transient, exit_status = "resume_timeout", True, EX_TEMPFAIL
 
@@ -244,7 +244,7 @@ class Draining(StokerError):
 
 
 class SafeMode(StokerError):
-    """Recovery could not be trusted: the daemon answers reads and changes nothing until it is started again."""
+    """Recovery failed its validation: until it is started again, the daemon answers reads and changes nothing."""
 
     code, transient, exit_status = "safe_mode", True, EX_TEMPFAIL
 
@@ -261,7 +261,7 @@ class DaemonUnreachable(StokerError):
 
 
 class NoAnswer(DaemonUnreachable):
-    """The daemon is there and did not answer in time; it may yet do what was asked."""
+    """The daemon did not answer in time; it may still carry out the request."""
 
     code, exit_status = "no_answer", EX_TEMPFAIL
 
@@ -289,7 +289,7 @@ class CannotCreate(StokerError):
 
 
 class StorageFailed(StokerError):
-    """A commit raised: whether it is on disk is in doubt, so the daemon stops and recovery looks."""
+    """A commit failed and may or may not be on disk: the daemon stops, and the next start reads what is there."""
 
     code, exit_status = "storage_failed", EX_IOERR
 
@@ -301,24 +301,24 @@ class CorruptRecord(StokerError):
 
 
 class LogUnreadable(StokerError):
-    """What stands in the place of a log is no log (its worker put it there, or the disk fails), or it is gone."""
+    """The log is gone, was replaced by its worker, or cannot be read from the disk."""
 
     code, exit_status = "log_unreadable", EX_IOERR
 
 
 class CheckpointDamaged(StokerError):
-    """A checkpoint does not match its checksum, so nobody is given it."""
+    """A checkpoint does not match its checksum, so its data is not used."""
 
     code, exit_status = "checkpoint_damaged", EX_IOERR
 
 
 class ChainBroken(StokerError):
-    """A checkpoint that others build on is not there: nothing is rebuilt from what is left."""
+    """A checkpoint that later ones build on is missing, so nothing is rebuilt from these."""
 
     code, exit_status = "chain_broken", EX_IOERR
 
 
 class IllegalTransition(StokerError):
-    """A bug of ours: an event met a state the table has no row for. Nothing changed."""
+    """A bug of ours: the table has no row for this event in this state. Nothing changed."""
 
     code, exit_status = "illegal_transition", EX_SOFTWARE

@@ -1,10 +1,9 @@
-"""What a run hands on to the steps behind it: its text, read into an object of strings.
+"""The format of `$STOKER_OUTPUT`, by which a step passes values to the steps that need it.
 
-A text is made of entries, in any order: a line `key=value`; a block, which begins with a line `key<<END` and ends with
-a line `END` (as in the files of GitHub's runner); a JSON object, which may take several lines. A later entry of a key
-replaces an earlier one. A line ends at \\n or \\r\\n and nowhere else: other breaks are part of the data.
-
-Refuses a text that cannot be read whole. Needs the standard library only, as jobs load it too.
+A file has entries in any order: a line `key=value`; a block, which begins with a line `key<<END` and ends with a line
+`END` (as in the files of GitHub's runner); a JSON object, which may take several lines. A later entry of a key
+replaces an earlier one. A line ends at \\n or \\r\\n and nowhere else: other breaks are part of the data. A file that
+cannot be read completely is refused. Standard library only: jobs import this module.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ _BLANK = " \t\r"
 
 
 class OutputRefused(ValueError):
-    """Says what is wrong, and in which line."""
+    """The message says what is wrong, and in which line."""
 
 
 def read(written: bytes) -> dict[str, str]:
-    """Every key with its value; a value of JSON that is no string keeps its JSON. Raises OutputRefused."""
+    """Every key with its value; a JSON value other than a string stays JSON text. Raises OutputRefused."""
     if len(written) > MAX_BYTES:
         raise OutputRefused(too_large(len(written)))
     try:
@@ -43,7 +42,7 @@ def read(written: bytes) -> dict[str, str]:
 
 
 def entry(values: dict[str, Any]) -> bytes:
-    """A line that adds `values`, which may be anything of JSON, to a text. Raises OutputRefused."""
+    """A line that adds `values`, any JSON values, to a file. Raises OutputRefused."""
     for key, value in values.items():
         if not key:
             raise OutputRefused("a key is empty")
@@ -62,7 +61,7 @@ def too_large(size: int) -> str:
 
 
 def add(before: bytes, line: bytes) -> bytes:
-    """A text with one entry more; where it would become too long, with every key once. Raises OutputRefused."""
+    """The text with one more entry; if it gets too long, replaced entries are left out. Raises OutputRefused."""
     after = before + (b"\n" if before and not before.endswith(b"\n") else b"") + line
     return after if len(after) <= MAX_BYTES else entry({**read(before), **read(line)})
 
@@ -98,7 +97,7 @@ def _block(text: str, begin: int, key: str, last: str) -> tuple[dict[str, str], 
 
 
 def _object(text: str, at: int) -> tuple[dict[str, str], int]:
-    _, end = _json(text, at)  # from here on it is known to be an object
+    _, end = _json(text, at)  # it is valid JSON, so the loop below cannot run past its end
     rest, following = _line(text, end)
     if rest.strip(_BLANK):
         raise ValueError(f"behind the JSON object: {rest[:80]!r}")
@@ -126,7 +125,7 @@ def _json(text: str, at: int) -> tuple[Any, int]:
 
 
 def _text(value: str) -> str:
-    """The same; JSON can write half of a pair of surrogates (\\ud800), which is no text and cannot be kept."""
+    """`value`, unless it has half of a surrogate pair: JSON can write it (\\ud800), but it is not valid text."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -143,7 +142,7 @@ _DECODER = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refu
 
 
 def _solid(text: str, at: int) -> int:
-    """Where what is no space of JSON begins."""
+    """The next position that is not white space of JSON."""
     while text[at : at + 1] in (" ", "\t", "\n", "\r"):
         at += 1
     return at

@@ -1,7 +1,7 @@
 """Text of any bytes: file names and arguments on Linux are bytes, and JSON holds only Unicode.
 
-Owns the form in which bytes that are not UTF-8 are sent, stored and shown: `{"base64": "…"}` where otherwise a string
-stands. Refuses NUL, which no argument, variable or path can hold.
+Owns the form in which bytes that are not UTF-8 are sent, stored and shown: `{"base64": "…"}` in place of a string.
+NUL is refused, because arguments, variables and paths cannot contain it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 
 class RawBytes(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """Bytes in place of a string. Raises ValueError for what is not base64, and for NUL."""
+    """Bytes in place of a string. Raises ValueError if the text is not base64, or has a NUL."""
 
     base64: str
 
@@ -45,15 +45,15 @@ def encoded(text: AnyText) -> bytes:
 
 
 def native(text: AnyText) -> str:
-    """As Python's functions of the operating system take it; not to be stored or sent."""
+    """As Python's `os` functions take it; not to be stored or sent."""
     return text.data.decode("utf-8", "surrogateescape") if isinstance(text, RawBytes) else text
 
 
 def printable(text: str) -> str:
-    """Native text in a message: bytes that are not UTF-8 as `\\xff`."""
+    """Native text for a message: bytes that are not UTF-8 become `\\xff`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def storable(text: str) -> str:
-    """Text of somebody's code as SQLite and JSON can hold it: a lone surrogate becomes an escape."""
+    """Text from a user's code, as SQLite and JSON can hold it: a lone surrogate becomes an escape."""
     return text.encode("utf-8", "backslashreplace").decode()

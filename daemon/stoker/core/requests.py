@@ -1,10 +1,10 @@
-"""What a client asks of the engine and what it is told: the values that cross from rpc/ to engine/ and back.
+"""Requests and short answers: the values that pass between rpc/ and engine/.
 
 Owns the shape and the limits of a job as it is sent (`JobParams`), of the options of a verb, of a filter, and of the
-short answers. Refuses transport (paths of fields, JSON) and decisions (queue defaults are filled in by the engine).
+short answers. The engine fills in the defaults of queues.
 
-Invariants: a JobParams that exists obeys every limit that can be known without the host or the database; `UNSET`
-means "not said", which a queue's default may fill, and `None` means "none, whatever the queue says".
+Invariants: a JobParams keeps every limit that can be checked without the host or the database; `UNSET` means that the
+field was not given, so a default of the queue applies; `None` means "without", whatever the default of the queue is.
 Durations are milliseconds, instants are UTC epoch milliseconds, sizes are bytes.
 """
 
@@ -23,16 +23,16 @@ from stoker.core.raw_bytes import AnyText, RawBytes, encoded
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-MAX_INT = 2**63 - 1  # what SQLite can keep
+MAX_INT = 2**63 - 1  # of SQLite
 MAX_TEXT = 64 * 1024
 MAX_PATH = 4096
 MAX_ARGV_BYTES = 128 * 1024
 MAX_VARIABLES = 256
-# The kernel takes 2 MiB of arguments and environment, where nobody raised that. This leaves room for what Stoker adds.
+# By default the kernel accepts 2 MiB of arguments and environment. This leaves room for what Stoker adds.
 MAX_ENV_BYTES = 1024 * 1024
 MAX_LABELS = 32
 MAX_NEEDS = 1_000
-MIN_MEMORY_BYTES = 1 << 20  # no program begins with less
+MIN_MEMORY_BYTES = 1 << 20  # no program starts with less
 MAX_DURATION_MS = 10 * 366 * 86_400_000
 MAX_SHOWN = 80  # of a value or a name in a message: it goes to terminals and logs
 
@@ -65,7 +65,7 @@ REFUSED_ENV = RESERVED_ENV | DANGEROUS_ENV
 
 
 class Verb(StrEnum):
-    """What a person may do to a job; `core.job.lifecycle` says in which state."""
+    """`core.job.lifecycle` says in which state each applies."""
 
     CANCEL = "cancel"
     RETRY = "retry"
@@ -77,9 +77,9 @@ class Verb(StrEnum):
 
 
 class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """Base of everything that is read from a client: a field nobody knows is an error.
+    """Base of everything that is read from a client: an unknown field is an error.
 
-    `gc=False`: what JSON says has no cycles, and tracking it costs a third of a submit when many are held.
+    `gc=False`: values from JSON have no cycles, and tracking them costs a third of a submit if many are held.
     """
 
 
@@ -97,7 +97,7 @@ class LimitParams(Params, frozen=True, kw_only=True):
 
 
 class JobDefaults(Params, frozen=True, kw_only=True):
-    """The part of a job's spec that its queue may fill in."""
+    """The fields of a job that its queue may fill in."""
 
     priority: Priority | UnsetType = UNSET
     max_attempts: Budget | UnsetType = UNSET
@@ -122,7 +122,7 @@ class JobDefaults(Params, frozen=True, kw_only=True):
 
 
 class JobWork(JobDefaults, frozen=True, kw_only=True):
-    """What a job and a step of a workflow are asked alike; everything but `command` may be left out."""
+    """The fields that a job and a step of a workflow share; all but `command` may be left out."""
 
     command: Path | RawBytes
     args: tuple[Text | RawBytes, ...] | UnsetType = UNSET
@@ -151,16 +151,14 @@ class JobWork(JobDefaults, frozen=True, kw_only=True):
 
 
 class JobParams(JobWork, frozen=True, kw_only=True):
-    """A job as it is sent."""
-
     needs: Annotated[tuple[JobId | NeedParams, ...], Meta(max_length=MAX_NEEDS)] | UnsetType = UNSET
     idempotency_key: Title | UnsetType | None = UNSET
 
 
 class CheckpointPart(Params, frozen=True, kw_only=True):
-    """A checkpoint, or a piece of one: `more` says that another follows. `data` is base64.
+    """A checkpoint, or a piece of one: `more` says that another piece follows. `data` is base64.
 
-    `upload`: of a piece behind the first, the number that the answer to the first gave.
+    `upload`: in every piece after the first, the number from the answer to the first.
     """
 
     token: Annotated[str, Meta(max_length=200)]
@@ -172,7 +170,7 @@ class CheckpointPart(Params, frozen=True, kw_only=True):
 
 
 class LimitChanges(Params, frozen=True, kw_only=True):
-    """As LimitParams; what is not said stays, and None takes a limit away."""
+    """Like LimitParams: a limit that is not given stays, None removes it."""
 
     memory_bytes: Annotated[int, Meta(ge=MIN_MEMORY_BYTES, le=MAX_INT)] | UnsetType | None = UNSET
     cpu_seconds: Bytes | UnsetType | None = UNSET
@@ -182,7 +180,7 @@ class LimitChanges(Params, frozen=True, kw_only=True):
 
 
 class JobChanges(Params, frozen=True, kw_only=True):
-    """What may be changed of a job that has not started; None takes a name or a limit away."""
+    """Changes to a job that has not started; None removes a name or a limit."""
 
     queue: Name | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
@@ -195,7 +193,7 @@ class JobChanges(Params, frozen=True, kw_only=True):
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):
-    """What comes with a verb. `deadline` and `timeout_ms` are for retry, `force` and `reassign` for restart.
+    """The options of a verb. `deadline` and `timeout_ms` are for retry, `force` and `reassign` for restart.
 
     `yes` lets an unsafe job run again.
     """
@@ -220,7 +218,7 @@ class JobFilter(Struct, frozen=True, kw_only=True):
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
-    """What to change of a queue (made if it is new). UNSET leaves as is, None unbounds."""
+    """Changes to a queue, which is created if it is new. UNSET keeps a setting, None removes a limit."""
 
     name: str
     queue_class: QueueClass | UnsetType = UNSET
@@ -230,7 +228,7 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
 
 
 class SubmitAnswer(Struct, frozen=True, gc=False):
-    """`existing`: the idempotency key was known, and this is its job."""
+    """`existing`: the job had been submitted before with the same idempotency key."""
 
     id: int
     state: State
@@ -238,9 +236,9 @@ class SubmitAnswer(Struct, frozen=True, gc=False):
 
 
 class JobStanding(Struct, frozen=True, kw_only=True, gc=False):
-    """Where a job stands. `stopping`: a stop is under way and the job is still running.
+    """The state of a job. `stopping`: it is still running, and a stop is under way.
 
-    `taken_up`: jobs that had been skipped for want of this one, and are to run again with it.
+    `taken_up`: jobs that had been skipped because of this one, and are to run again with it.
     """
 
     id: int
@@ -259,7 +257,7 @@ class EditedJob(JobStanding, frozen=True, kw_only=True, gc=False):
 
 
 class LogChunk(Protocol):
-    """A piece of an attempt's log: bytes, or (`data` is None) a hole of `hole_bytes` punched to bound it."""
+    """A piece of an attempt's log. If `data` is None, it is a hole of `hole_bytes`, punched to limit the size."""
 
     @property
     def offset(self) -> int: ...
@@ -270,21 +268,21 @@ class LogChunk(Protocol):
 
 
 class LogFeed(NamedTuple):
-    """One attempt's log as it is read; the generator ends where the log does."""
+    """The log of one attempt; the generator ends with the log."""
 
     attempt: int
     chunks: AsyncGenerator[LogChunk, None]
 
 
 class ChangeFeed(NamedTuple):
-    """Changes behind the cursor `seq`, in order, in batches; ends only with its reader."""
+    """Changes after the cursor `seq`, in order, in batches; it ends only when its reader closes it."""
 
     seq: int
     changes: AsyncGenerator[list[dict[str, Any]], None]
 
 
 def _check_raw(work: JobWork) -> None:
-    """What the types of strings say of them, for bytes."""
+    """The limits that the types of strings have, for bytes."""
     if isinstance(work.command, RawBytes):
         if not 1 <= len(work.command) <= MAX_PATH:
             raise _beyond("command", f"1 to {MAX_PATH} bytes")
@@ -303,7 +301,7 @@ def _beyond(path: str, limit: str) -> InvalidParams:
 
 def _check_argv(command: AnyText, args: tuple[AnyText, ...]) -> None:
     if 4 * (len(command) + sum(map(len, args)) + len(args)) <= MAX_ARGV_BYTES:
-        return  # a character is at most four bytes: nothing to encode for the usual command
+        return  # a character has at most four bytes, so the usual command need not be encoded
     size = len(encoded(command)) + sum(len(encoded(arg)) + 1 for arg in args)
     if size > MAX_ARGV_BYTES:
         raise InvalidParams(
@@ -319,7 +317,7 @@ def _check_env(env: Mapping[str, AnyText]) -> None:
     for name in env:
         if name in REFUSED_ENV or name.startswith(RESERVED_PREFIXES) or not ENV_NAME.match(name):
             raise _bad_variable(name)
-    if 4 * sum(map(len, env.values())) > MAX_ENV_BYTES:  # as above: seldom is anything encoded
+    if 4 * sum(map(len, env.values())) > MAX_ENV_BYTES:  # as above
         _check_env_size(env)
 
 

@@ -1,7 +1,7 @@
-"""When the host lacks something that every start needs: processes, memory, descriptors, room for a log.
+"""The pauses of dispatch while the host lacks something that every start needs: processes, memory, room for a log.
 
-Owns how long dispatch waits after starts that failed for that, and how many it then tries. One failure alone changes
-nothing, as it may be about a file of that one job. Invariant: a start that succeeds ends the shortage.
+Owns how long dispatch waits after such failed starts, and how many it tries then. A single failure changes nothing, as
+its cause may be a file of that one job. Invariant: a start that succeeds ends the shortage.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SHORTAGES = frozenset(
 )  # EAGAIN: processes of a user, or cgroups (cgroup.max.descendants)
 BASE_PAUSE_MS = 1_000
 MAX_PAUSE_MS = 30_000
-# A job that failed for it is passed over for a while, as another one may find what it needs.
+# A job whose start failed waits for a while, as another job may start meanwhile.
 MAX_DELAY_MS = 60_000
 
 
 class Shortage(Struct, frozen=True):
-    """Rounds of failed starts without a good one between: since when (UTC ms), when to try again (steady ms)."""
+    """Rounds of failed starts without a success. `since` is UTC ms, `try_at` steady ms."""
 
     rounds: int = 0
     since: int | None = None
@@ -36,7 +36,6 @@ class Shortage(Struct, frozen=True):
 
     @property
     def lasts(self) -> bool:
-        """Whether dispatch backs off."""
         return self.rounds > 1
 
 
@@ -44,26 +43,25 @@ NO_SHORTAGE = Shortage()
 
 
 def start_failed(before: Shortage, error: str | None, now: Now) -> Shortage:
-    """What was started before the pause began fails within it, and does not lengthen it."""
+    """A start that was ordered before the pause may fail during it; that does not lengthen the pause."""
     if before.lasts and now.steady < before.try_at:
         return replace(before, error=error)
     return _paused(replace(before, rounds=before.rounds + 1, since=before.since or now.wall, error=error), now)
 
 
 def tried(before: Shortage, now: Now) -> Shortage:
-    """One start is under way to find out; should it never be heard of, another follows after the pause."""
+    """One start is under way as a probe; if its result never comes, another follows after the next pause."""
     return _paused(before, now)
 
 
 def startable(shortage: Shortage, free: int, now: Now) -> int:
-    """How many of the free slots may be used now."""
     if not shortage.lasts:
         return free
     return min(free, 1) if now.steady >= shortage.try_at else 0
 
 
 def delay_ms(attempts: int, failures: int) -> int:
-    """How long a job waits whose start failed, by the attempts that it was not charged for."""
+    """How long a job waits after a failed start; the delay grows with the attempts that were not charged to it."""
     return int(min(BASE_PAUSE_MS * 2 ** min(max(0, attempts - failures - 1), 16), MAX_DELAY_MS))
 
 

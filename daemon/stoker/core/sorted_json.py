@@ -1,7 +1,4 @@
-"""JSON with the keys of every object in order: equal values give equal bytes, to be hashed, compared or stored.
-
-Owns the one encoder for that.
-"""
+"""JSON with sorted keys: equal values give equal bytes, which can be hashed and compared."""
 
 from __future__ import annotations
 

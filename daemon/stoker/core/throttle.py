@@ -1,11 +1,10 @@
-"""Samples of the host in, pressure out: whether queues of class `low` wait, and because of what.
+"""From samples of the host to pressure: whether queues of class `low` are throttled, and by which gauges.
 
-Owns smoothing and hysteresis. A gauge becomes a cause above its `throttle` level and stays one until it falls
-below `resume`, so a level between the two changes nothing. Refuses to sample, to read clocks and to know
-queues. Levels are percent, 0 to 100.
+Owns smoothing and hysteresis: a gauge becomes a cause above its `throttle` level and stays one until it falls below
+`resume`. Levels are percent, 0 to 100.
 
-Invariants: a smoothed level never leaves the range of the samples it came from; a gauge that cannot be read
-is never a cause, for a throttle that nobody can see end would pause low queues for ever.
+Invariants: a smoothed level stays within the range of its samples; a gauge that cannot be read is never a cause,
+because nothing would ever end that throttling.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from msgspec import Struct
 
 
 class Gauge(StrEnum):
-    """What is measured; as a cause it names itself in logs and in `stoker status`."""
+    """The values name causes in logs and in `stoker status`."""
 
     CPU = "cpu"
     MEMORY = "memory"
@@ -26,12 +25,12 @@ class Gauge(StrEnum):
     MEMORY_FULL = "memory_full"
 
 
-# The kernel averages its stall times itself; smoothing them again would only make them late.
+# The kernel averages stall times itself; to smooth them again would only delay them.
 SMOOTHED = frozenset({Gauge.CPU, Gauge.MEMORY})
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One look at the host, in percent. None: not measured, or this kernel cannot say."""
+    """One measurement of the host, in percent. None: not measured, or not supported by this kernel."""
 
     cpu: float | None = None
     memory: float | None = None
@@ -41,7 +40,7 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class Band(Struct, frozen=True):
-    """Above `throttle` pressure begins, below `resume` it ends. Percent, resume <= throttle."""
+    """Pressure begins above `throttle` and ends below `resume`. Percent, resume <= throttle."""
 
     throttle: float
     resume: float
@@ -55,7 +54,7 @@ class ThrottlePolicy(Struct, frozen=True, kw_only=True):
 
 
 class Pressure(Struct, frozen=True, kw_only=True):
-    """How the host stands. `since` (ms) is the last change of `throttled`, `events` how often it began."""
+    """The state of the throttle. `since` (ms) is the last change of `throttled`, `events` counts its beginnings."""
 
     levels: dict[Gauge, float] = {}
     causes: tuple[Gauge, ...] = ()
@@ -72,7 +71,7 @@ class Pressure(Struct, frozen=True, kw_only=True):
 
 
 def observe(policy: ThrottlePolicy, before: Pressure, sample: Sample, at_ms: int) -> tuple[Pressure, bool]:
-    """The pressure after one more sample, and whether `throttled` changed by it."""
+    """The pressure after one more sample, and whether `throttled` changed."""
     levels = _levels(policy, before, sample)
     causes = tuple(gauge for gauge in levels if _is_cause(policy, before, gauge, levels[gauge]))
     after = msgspec.structs.replace(before, levels=levels, causes=causes)

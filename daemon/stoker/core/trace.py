@@ -1,9 +1,9 @@
 """W3C trace context: the identity by which a job's spans join those of whoever submitted it.
 
-Owns the `traceparent` format and the span ids of Stoker's own spans. Refuses randomness and exporters. A job
-may outlive the daemon that took it, so no span is kept in memory: its id follows from what is on disk.
+Owns the `traceparent` format and the ids of Stoker's own spans. A job may outlive the daemon that accepted it, so span
+ids are derived from what is on disk and not kept in memory.
 
-Invariants: what `parse_traceparent` takes, `make_traceparent` writes again; an id of zeros is never valid
+Invariants: `make_traceparent` writes what `parse_traceparent` has read; an id of zeros is never valid
 (W3C Trace Context, https://www.w3.org/TR/trace-context/).
 """
 
@@ -22,7 +22,7 @@ _FORMAT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 
 
 class TraceParent(Struct, frozen=True):
-    """Where a trace came from: 32 hex digits, 16 hex digits, and whether its spans are being recorded."""
+    """The caller's trace id (32 hex digits), span id (16 hex digits), and whether its spans are being recorded."""
 
     trace_id: str
     span_id: str
@@ -54,7 +54,7 @@ def make_traceparent(parent: TraceParent) -> str:
 
 
 def derived_span_id(*parts: object) -> str:
-    """The id of a span that stands for something on disk: the same parts always give the same id."""
+    """The id of a span for something on disk: the same parts always give the same id."""
     name = "\0".join(map(str, parts))
     return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 

@@ -1,7 +1,6 @@
-"""Durations, sizes and instants as people write them: exact, and as the command line reads them.
+"""Durations, sizes and instants as the command line reads them: `90s`, `64M`, `2026-12-01T10:00:00Z`.
 
-Owns the spelling (`90s`, `64M`, `2026-12-01T10:00:00Z`) and which field of a spec carries which unit. Refuses rounding
-but in `span` and `volume`, of what was measured: what is told in an error must be what was sent.
+Values are exact, so that an error shows what was sent; only `span` and `volume`, for measured values, are rounded.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def duration(milliseconds: int) -> str:
 
 
 def span(milliseconds: float) -> str:
-    """For reading only: `0.25s`, `12.0s`, `3m12s`, `2h05m`, `3d04h`, two figures that matter."""
+    """Rounded for reading: `0.25s`, `12.0s`, `3m12s`, `2h05m`, `3d04h`."""
     seconds = max(0, milliseconds) / 1_000
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.2f}s" if seconds < 10 else f"{seconds:.1f}s"  # noqa: PLR2004 - figures that matter
@@ -51,7 +50,7 @@ def size(count: int) -> str:
 
 
 def volume(count: float) -> str:
-    """For reading only: `812B`, `64.0M`, in powers of 1024."""
+    """Rounded for reading: `812B`, `64.0M`, in powers of 1024."""
     for unit in "BKMG":
         if count < 1024:  # noqa: PLR2004 - the next unit
             return f"{count:.0f}B" if unit == "B" else f"{count:.1f}{unit}"
@@ -60,7 +59,7 @@ def volume(count: float) -> str:
 
 
 def instant(at_ms: int) -> str:
-    """UTC epoch milliseconds as a time; the bare number where no calendar has it."""
+    """UTC epoch milliseconds as a time; the bare number if it is beyond the calendar."""
     try:
         at = EPOCH + timedelta(milliseconds=at_ms)
     except OverflowError:
@@ -84,7 +83,7 @@ def exit_codes(codes: Sequence[int]) -> str:
 
 
 def _largest(count: int, units: Mapping[str, int]) -> str:
-    """In the largest unit that leaves no rest."""
+    """In the largest unit that needs no fraction."""
     *_, smallest = units
     unit = next((unit for unit, factor in units.items() if count and count % factor == 0), smallest)
     return f"{count // units[unit]}{unit}"

@@ -1,4 +1,4 @@
-"""The life of one workflow, pure: its definition, states, resume, rollback, checkpoints, analysis.
+"""Every decision about a single workflow, as pure functions of values: definition, state, resume, rollback, analysis.
 
-Owns every decision about a workflow as values and functions. Refuses clocks and I/O.
+Clocks and I/O stay outside.
 """

@@ -1,8 +1,8 @@
-"""Why a workflow failed, read from how its steps ended, and what a person would type next.
+"""Why a workflow failed, read from the ends of its steps, and the next command to type.
 
-Owns the table of causes: how each is told from an end, how it is said, the next command, and whether the host is to
-blame. Refuses to look anything up and to guess: what only may be (`suspicion`) is said as such. Invariants: a step that
-was only skipped for another is never a root; there is always one next command.
+Owns the table of causes: how each is recognised, its sentence, the next command, and whether the host is the cause. A
+limit that only may be the cause is reported as such. Invariants: a step that was skipped because of another one is
+never a root; there is always one next command.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from stoker.core.job.verdict import SIGXCPU, SIGXFSZ, suspected_limit
 from stoker.core.units import exited_with
 from stoker.core.workflow.state import is_done
 
-SYSTEMIC_LEAST = 2  # one failure alone says nothing of the rest
+SYSTEMIC_LEAST = 2  # a single failure says nothing about the other steps
 SYSTEMIC_SHARE = 0.5
-OF_A_SHELL = 128  # added to the signal that ended what it ran
+OF_A_SHELL = 128  # a shell exits with this plus the signal that killed its command
 NO_ROOM = ("No space left on device", "Disk quota exceeded")
 NO_MEMORY = ("Cannot allocate memory",)
 NO_PROCESS = ("Resource temporarily unavailable",)
 
 
 class Cause(StrEnum):
-    """What kinds of failure there are; the first of equally frequent ones is told."""
+    """Among equally frequent causes the first one is reported."""
 
     MEMORY = "out_of_memory"
     DISK = "disk"
@@ -49,7 +49,7 @@ class Cause(StrEnum):
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """How one step stands. `resources`: the named ones that it takes; `ended`: its newest run that is over."""
+    """The state of one step. `resources`: their names; `ended`: its newest attempt that has ended."""
 
     name: str
     job: int
@@ -68,7 +68,7 @@ class Ending(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True):
-    """One cause: which ends are its, what is said of a step, the next command. `of_host`: not any one step's fault."""
+    """One cause: the ends that have it, a sentence, the next command. `of_host`: the host is at fault."""
 
     cause: Cause
     is_so: Callable[[Ending], bool]
@@ -82,7 +82,7 @@ def _by(*reasons: Reason) -> Callable[[Ending], bool]:
 
 
 def _unborn(*words: str) -> Callable[[Ending], bool]:
-    """It could not be started, and the system's own words say for want of what."""
+    """It could not be started, and the system's error message has one of these texts."""
     return lambda one: one.reason is Reason.SPAWN_ERROR and any(word in _error(one) for word in words)
 
 
@@ -91,7 +91,7 @@ def _error(one: Ending) -> str:
 
 
 def _at_limit(signum: int, limit: str) -> Callable[[Ending], bool]:
-    """Ended by the signal that the kernel sends at that limit, or a shell says so of what it ran under that limit."""
+    """The step, or the command of its shell, was killed by the signal that the kernel sends at that limit."""
 
     def is_so(one: Ending) -> bool:
         if one.ended is None or one.outcome is None or one.reason not in (Reason.SIGNAL, Reason.EXIT):
@@ -111,7 +111,7 @@ _AGAIN = "stoker workflow retry {id} --failed"
 _EXPLAIN = "stoker workflow resume {id} --explain"
 _SHOW, _LOGS = "stoker show {job}", "stoker logs {job}"
 _UNSEEN = (Reason.ORPHANED, Reason.LOST, Reason.STUCK, Reason.POISON, Reason.SHUTDOWN)
-# The first row that is so; the last is for every other end.
+# The first row that applies; the last one applies always.
 TABLE = (
     Row(Cause.MEMORY, _by(Reason.OOM), "ran out of memory", _SHOW, of_host=True),
     Row(Cause.MEMORY, _unborn(*NO_MEMORY), "could not be started for want of memory", "stoker status", of_host=True),
@@ -140,7 +140,7 @@ TABLE = (
 
 
 class Analysis(Struct, frozen=True, kw_only=True):
-    """`causes`: the steps of each; `roots`: those that failed by themselves; `blocked`: those that never could run."""
+    """`causes`: the steps of each; `roots`: steps that failed by themselves; `blocked`: steps that could not run."""
 
     scope: str
     critical: bool
@@ -152,7 +152,6 @@ class Analysis(Struct, frozen=True, kw_only=True):
 
 
 def analyse(workflow_id: int, endings: Sequence[Ending]) -> Analysis | None:
-    """What there is to say; None where nothing failed."""
     bad = [(one, _row(one)) for one in endings if _is_bad(one)]
     if not bad:
         return None
@@ -184,7 +183,7 @@ def _row(one: Ending) -> Row:
 
 
 def _is_systemic(endings: Sequence[Ending], roots: int, frequent: int, main: Row) -> bool:
-    """Several steps fell to the host, or to one cause at least half of all that were tried."""
+    """Several steps failed because of the host, or at least half of all steps that ran because of one cause."""
     if frequent < SYSTEMIC_LEAST:
         return False
     tried = sum(1 for one in endings if one.attempts) or roots
@@ -200,7 +199,7 @@ def _message(first: Ending, row: Row, frequent: int, roots: int, steps: int) -> 
 
 
 def _ended(one: Ending, row: Row) -> str:
-    """How one step ended, as a predicate: `exited with 3 (success codes: 0)`."""
+    """As in `exited with 3 (success codes: 0)`."""
     code = None if one.outcome is None else one.outcome.exit_code
     if row.cause is not Cause.EXIT or code is None:
         return row.said
@@ -208,7 +207,6 @@ def _ended(one: Ending, row: Row) -> str:
 
 
 def _more(one: Ending, cause: Cause) -> str | None:
-    """What else is known of the step that is named."""
     if cause is Cause.RESOURCES:
         return f"it asks for {', '.join(one.resources)}"
     if cause is Cause.OUTPUT:
@@ -219,6 +217,6 @@ def _more(one: Ending, cause: Cause) -> str | None:
 
 
 def _twice_s(endings: Sequence[Ending]) -> int:
-    """Twice the longest limit that was too short, in seconds."""
+    """Twice the longest timeout that was exceeded, in seconds."""
     limits = [one.timeout_ms for one in endings if one.reason is Reason.TIMEOUT and one.timeout_ms]
     return max(1, -(-2 * max(limits, default=1_800_000) // 1_000))

@@ -1,7 +1,7 @@
-"""A checkpoint: what was known of a workflow or a job at one moment, sealed so that damage shows.
+"""A checkpoint: the state of a workflow or a job at one moment, with a checksum.
 
-Owns its shape, its encoding (gzip above 100 KB) and its checksum. Refuses to store or to choose. Invariants: a
-checkpoint never changes; its checksum covers everything but its id; what cannot be verified is not handed to anybody.
+Owns its fields, its encoding (gzip above 100 KB) and its checksum. Invariants: a checkpoint never changes; its checksum
+covers everything but its id; data that does not match its checksum is never used.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from stoker.core.errors import CheckpointDamaged, CheckpointTooLarge
 VERSION = 2
 GZIP_ABOVE_BYTES = 100_000
 MAX_BYTES = 10_000_000
-MAX_CHAIN = 100  # transitions since the last full context: what a rebuild has to read at most
+MAX_CHAIN = 100  # transitions since the last whole context, which a rebuild has to read
 
 
 class CheckpointKind(StrEnum):
-    """`context`: a workflow, whole. `transition`: what one step changed. `step`: its end. `progress`: its own words."""
+    """`context`: a whole workflow. `transition`: a change of a step. `step`: its end. `progress`: saved by a job."""
 
     CONTEXT = "context"
     TRANSITION = "transition"
@@ -31,7 +31,7 @@ class CheckpointKind(StrEnum):
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
-    """One row of `checkpoints`. `size` is of the data before it was encoded, in bytes."""
+    """One row of `checkpoints`. `size` is that of the data before encoding, in bytes."""
 
     id: int
     chain: str
@@ -51,7 +51,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
 
 
 class Head(Struct, frozen=True):
-    """The end of a chain: id and seq of its newest checkpoint; zero before the first."""
+    """The newest checkpoint of a chain; id and seq are zero in an empty chain."""
 
     id: int = 0
     seq: int = 0
@@ -59,7 +59,7 @@ class Head(Struct, frozen=True):
 
 
 def chain_of(workflow_id: int | None, job_id: int | None = None) -> str:
-    """The chain of a workflow, which its steps share, or of a job that is no step."""
+    """The chain of a workflow, which its steps share, or of a job outside of workflows."""
     return f"j{job_id}" if workflow_id is None else f"w{workflow_id}"
 
 
@@ -69,7 +69,7 @@ def owner_of(chain: str) -> str:
 
 
 class Packed(Struct, frozen=True):
-    """Data as it is stored, and its SHA-256. `size` is of the data before it was packed, in bytes."""
+    """Data as it is stored, and its SHA-256. `size` is that of the data before packing, in bytes."""
 
     encoding: str
     data: bytes
@@ -78,7 +78,7 @@ class Packed(Struct, frozen=True):
 
 
 def pack(data: bytes) -> Packed:
-    """The longest part of keeping a checkpoint: half a second for ten megabytes. Raises CheckpointTooLarge."""
+    """Compress large data, which takes half a second for ten megabytes. Raises CheckpointTooLarge."""
     if len(data) > MAX_BYTES:
         raise CheckpointTooLarge(
             f"data: {len(data)} bytes; the limit of a checkpoint is {MAX_BYTES}",
@@ -87,18 +87,18 @@ def pack(data: bytes) -> Packed:
         )
     if len(data) <= GZIP_ABOVE_BYTES:
         return Packed("plain", data, len(data), _digest(data))
-    # The same bytes for the same data: no time of packing in the header.
+    # Without the time in the header, equal data gives equal bytes.
     packed = gzip.compress(data, compresslevel=6, mtime=0)
     return Packed("gzip", packed, len(data), _digest(packed))
 
 
 def seal(checkpoint: Checkpoint, digest: bytes) -> Checkpoint:
-    """The same with its checksum; `digest` is that of its data."""
+    """The checkpoint with its checksum; `digest` is that of its data."""
     return msgspec.structs.replace(checkpoint, checksum=_checksum(checkpoint, digest))
 
 
 def verified(checkpoint: Checkpoint) -> Packed:
-    """Its data as it was packed. Raises CheckpointDamaged."""
+    """Its data as it is stored. Raises CheckpointDamaged."""
     digest = _digest(checkpoint.data)
     if _checksum(checkpoint, digest) != checkpoint.checksum:
         raise CheckpointDamaged(
@@ -122,7 +122,7 @@ def _digest(data: bytes) -> bytes:
 def _checksum(checkpoint: Checkpoint, digest: bytes) -> bytes:
     """SHA-256 over every field but the id and itself, in a fixed order, and the digest of the data.
 
-    Version 1 has the data itself in its place, so that it could not be computed before the others were known.
+    Version 1 has the data itself in place of the digest, so nothing could be computed before all fields were known.
     """
     head = (
         checkpoint.chain, checkpoint.seq, checkpoint.parent, checkpoint.kind.value, checkpoint.job_id, checkpoint.step,

@@ -1,8 +1,8 @@
-"""The context of a workflow at one moment, rebuilt along its chain of checkpoints.
+"""The context of a workflow at one moment, rebuilt from its chain of checkpoints.
 
-Owns what a context is and how transitions are laid over the last whole one. Refuses a chain with a hole: what is
-missing is named, and what a person can do. Invariant: a rebuilt context is exactly what the daemon knew at that seq,
-or there is none; a damaged link ends the rebuild at the one before it, and the answer says so.
+Transitions are applied to the last whole context. A chain with a gap is refused, with an error that names the missing
+checkpoint. Invariants: a rebuilt context is exactly what the daemon knew at that seq; at a damaged checkpoint the
+rebuild ends with the one before it, and says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
 
 
 class Stood(Struct, frozen=True):
-    """Where one step stood. `floor`: its own checkpoints up to that seq did not count any more."""
+    """The state of one step. `floor`: its own checkpoints up to that seq are ignored."""
 
     job: int
     state: State
@@ -52,9 +52,9 @@ class _Transition(Struct, frozen=True):
 
 
 def rebuild(links: Sequence[Checkpoint]) -> Context:
-    """The context at the end of `links`: a chain from a whole context on, oldest first.
+    """The context at the end of `links`, oldest first; the first one is a whole context.
 
-    Raises ChainBroken where a link is missing, CheckpointDamaged where the whole context itself is damaged.
+    Raises ChainBroken if a link is missing, CheckpointDamaged if the first one is damaged.
     """
     if not links or links[0].kind is not CheckpointKind.CONTEXT:
         at = links[0].seq if links else 0
@@ -67,9 +67,9 @@ def rebuild(links: Sequence[Checkpoint]) -> Context:
     last = links[0]
     for link in links[1:]:
         _must_follow(last, link)
-        if link.kind is CheckpointKind.TRANSITION:  # what the others say is not where the steps stand
+        if link.kind is CheckpointKind.TRANSITION:  # the other kinds do not change the state of a step
             try:
-                _lay(msgspec.json.decode(opened(link), type=_Transition), steps, holds)
+                _apply(msgspec.json.decode(opened(link), type=_Transition), steps, holds)
             except CheckpointDamaged:
                 return Context(chain=last.chain, seq=last.seq, steps=steps, holds=holds, damaged=link.id)
         last = link
@@ -87,12 +87,12 @@ def _must_follow(last: Checkpoint, link: Checkpoint) -> None:
     )
 
 
-def _lay(told: _Transition, steps: dict[str, Stood], holds: dict[str, dict[str, int]]) -> None:
-    steps[told.step] = Stood(told.job, told.to, told.reason, told.floor)
-    if told.holds:
-        holds[told.step] = told.holds
+def _apply(change: _Transition, steps: dict[str, Stood], holds: dict[str, dict[str, int]]) -> None:
+    steps[change.step] = Stood(change.job, change.to, change.reason, change.floor)
+    if change.holds:
+        holds[change.step] = change.holds
     else:
-        holds.pop(told.step, None)
+        holds.pop(change.step, None)
 
 
 def view(context: Context) -> dict[str, Any]:

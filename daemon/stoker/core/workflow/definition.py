@@ -1,9 +1,9 @@
-"""A workflow as it is sent, and what becomes of it before anything is stored: a plan of steps, and every mistake.
+"""A workflow as it is sent (a flow), and the plan that is made of it before anything is stored.
 
-Owns the shape of a flow, fan-out (`each`), and the order of the graph. Refuses the host and the database: queues and
-resources are looked up by the engine. Invariants: a plan has at most `MAX_STEPS` steps and `MAX_CHARACTERS` of text;
-one without mistakes has no cycle and no unknown need, and its steps stand in an order in which they could run. A plan
-with mistakes has steps so that the host can be asked about them, too: one answer tells all.
+Owns the shape of a flow, fan-out (`each`), the order of the graph, and the mistakes in these. The engine checks queues
+and resources. Invariants: a plan has at most `MAX_STEPS` steps and `MAX_CHARACTERS` of text; without mistakes it has no
+cycle and no unknown need, and its steps are in an order in which they can run. A plan with mistakes has steps, too, so
+that the engine can check these against the host and one answer lists all mistakes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from stoker.core.workflow.template import Filled, Template, TemplateNames, named
 MAX_STEPS = 10_000
 MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
 MAX_CHARACTERS = 64 << 20  # of all steps, filled in: a list in a flow of 1 MiB can ask for gigabytes
-ENDS_TOLD = 10  # steps at either end of a cycle: all of them are in the details of the error
-MOST_SEARCHED = 1_000  # names, for the one that was meant
+CYCLE_ENDS = 10  # steps shown at either end of a cycle; the details of the error have all of them
+MOST_SEARCHED = 1_000  # names, for a suggestion
 
 
 class StepNeed(Params, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class StepNeed(Params, frozen=True, kw_only=True):
 
 
 class StepParams(JobWork, frozen=True, kw_only=True):
-    """A step as it is sent: a job, and what only a step has. `each` makes one step of each item."""
+    """A step as it is sent: the fields of a job, and those of a step. `each` makes one step of each item."""
 
     needs: Annotated[tuple[Name | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
     critical: bool = True
@@ -57,7 +57,7 @@ class StepParams(JobWork, frozen=True, kw_only=True):
 
 
 class StepDefaults(JobDefaults, frozen=True, kw_only=True):
-    """What the steps of a flow may leave out because the flow says it for all."""
+    """Fields that a flow sets for all its steps."""
 
     working_dir: AbsolutePath | RawBytes | UnsetType = UNSET
     umask: Umask | UnsetType | None = UNSET
@@ -67,8 +67,6 @@ class StepDefaults(JobDefaults, frozen=True, kw_only=True):
 
 
 class Flow(Struct, frozen=True, kw_only=True):
-    """A whole flow, each part of the right shape."""
-
     name: str
     steps: dict[str, StepParams]
     parameters: dict[str, str] = {}
@@ -79,8 +77,8 @@ class Flow(Struct, frozen=True, kw_only=True):
 class FlowRequest(Struct, frozen=True, kw_only=True):
     """A request to accept a flow; `raw` is its JSON as it was sent.
 
-    `mistakes` are those of its shape. Where they touch a step, it is `unsure`: not all that was meant is in it; of one
-    that is `unlocatable`, nobody knows where its program is.
+    `mistakes` are those of its shape. A step with such a mistake is `unsure`, because some of its fields are missing;
+    it is `unlocatable` if these decide where its program is.
     """
 
     flow: Flow
@@ -94,9 +92,9 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """One step to be made: the job as sent, its needs by name, and which `each` it came from.
+    """One step to be made. `group` is the step with `each` that it was made from.
 
-    `sure`: it says all that was meant. `locatable`: at least what says where its program is does.
+    `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
     """
 
     name: str
@@ -108,7 +106,7 @@ class Planned(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Steps in an order in which they could run; `widths`: how many of a group may run at once."""
+    """Steps in an order in which they can run; `widths`: how many of a group may run at once."""
 
     steps: tuple[Planned, ...]
     widths: dict[str, int] = {}
@@ -116,7 +114,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def plan(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
-    """Fill in parameters, fan out, order. `strategies` are those that are known; None where nobody can say."""
+    """Fill in parameters, fan out, order. `strategies` is None if their names are not known, as in the client."""
     flow = request.flow
     mistakes = [*request.mistakes, *_unknown_parameters(flow, request.parameters)]
     for name, step in flow.steps.items():
@@ -135,38 +133,38 @@ def plan(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
 
 
 def find_cycle(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """The steps of a cycle, each needed by the next, the first again at the end; empty if there is none."""
+    """The steps of a cycle, each needed by the next, the first again at the end; empty without a cycle."""
     try:
         TopologicalSorter({name: [need for need in own if need in needs] for name, own in needs.items()}).prepare()
     except CycleError as error:
-        found: list[str] = error.args[1]
-        return found
+        cycle: list[str] = error.args[1]
+        return cycle
     return []
 
 
 def cycle_mistake(cycle: list[str]) -> Mistake:
-    """The mistake that names a cycle step by step; of a very long one both ends."""
+    """The mistake that lists the steps of a cycle; of a very long one both ends."""
     first = cycle[1]
-    between = len(cycle) - 2 * ENDS_TOLD
-    told = cycle if between <= 0 else [*cycle[:ENDS_TOLD], f"… {between} more …", *cycle[-ENDS_TOLD:]]
+    between = len(cycle) - 2 * CYCLE_ENDS
+    shown = cycle if between <= 0 else [*cycle[:CYCLE_ENDS], f"… {between} more …", *cycle[-CYCLE_ENDS:]]
     return Mistake(
         f"steps.{first}.needs",
-        f"a cycle: {' -> '.join(told)}, each needed by the next",
+        f"a cycle: {' -> '.join(shown)}, each needed by the next",
         "take one of these needs out",
         tuple(cycle),
     )
 
 
 def layers(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Steps that could run at the same time, in order; the longest layer is the width of the graph."""
+    """Groups of steps that can run at the same time, in order."""
     sorter = TopologicalSorter(needs)
     sorter.prepare()
-    found = []
+    groups = []
     while sorter.is_active():
         ready = sorted(sorter.get_ready())
-        found.append(ready)
+        groups.append(ready)
         sorter.done(*ready)
-    return found
+    return groups
 
 
 def _edges(step: StepParams) -> list[Edge]:
@@ -183,7 +181,7 @@ def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
 
 
 def _too_many(flow: Flow) -> list[Mistake]:
-    """Counted before anything is made of it: a few bytes can ask for millions."""
+    """Counted before any step is made: a few bytes can ask for millions."""
     sizes = {name: 1 if step.each is UNSET else len(step.each) for name, step in flow.steps.items()}
     if (total := sum(sizes.values())) > MAX_STEPS:
         return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]
@@ -191,30 +189,29 @@ def _too_many(flow: Flow) -> list[Mistake]:
         sizes[name] * sum(sizes.get(need.step, 0) for need in _edges(step)) for name, step in flow.steps.items()
     )
     if edges > MAX_EDGES:
-        told = f"{edges} needs between steps; the limit is {MAX_EDGES}"
-        return [Mistake("steps", told, "put one step between both sides")]
+        return [Mistake("steps", f"{edges} needs between steps; the limit is {MAX_EDGES}", "put one step in between")]
     return []
 
 
 def _judge(
     flow: Flow, name: str, step: StepParams, strategies: Collection[str] | None, mistakes: list[Mistake]
 ) -> None:
-    """What of a step does not go with the rest of its flow."""
+    """Add the mistakes of one step against the rest of its flow."""
     path = f"steps.{name}"
     seen: set[str] = set()
     for index, need in enumerate(edge.step for edge in _edges(step)):
         if need == name:
             mistakes.append(Mistake(f"{path}.needs[{index}]", "a step cannot need itself"))
         elif need not in flow.steps:
-            # What is not shown needs no hint, and it takes long to find one.
+            # A hint takes long to find, and only the first mistakes are shown.
             hint = _nearest(need, flow.steps) if len(mistakes) < MAX_MISTAKES else None
             mistakes.append(Mistake(f"{path}.needs[{index}]", f"there is no step {need!r}", hint))
         elif need in seen:
             mistakes.append(Mistake(f"{path}.needs[{index}]", f"step {need!r} is named twice"))
         seen.add(need)
     if strategies is not None and step.resume not in strategies:
-        told = f"there is no resume strategy {step.resume!r} (there are: {', '.join(sorted(strategies))})"
-        mistakes.append(Mistake(f"{path}.resume", told))
+        message = f"there is no resume strategy {step.resume!r} (there are: {', '.join(sorted(strategies))})"
+        mistakes.append(Mistake(f"{path}.resume", message))
     if step.width is not UNSET and step.each is UNSET:
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
 
@@ -227,58 +224,58 @@ def _nearest(word: str, known: Collection[str]) -> str | None:
 
 
 def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) -> dict[str, list[Planned]]:
-    """The steps that each entry of the flow becomes, without their needs; of every `each` the first `of_each`."""
+    """The steps of each entry of the flow, without their needs; of every `each` the first `of_each`."""
     flow = request.flow
-    words = TemplateNames({name: request.parameters.get(name, said) for name, said in flow.parameters.items()})
+    names = TemplateNames({name: request.parameters.get(name, default) for name, default in flow.parameters.items()})
     groups: dict[str, list[Planned]] = {}
     size = 0
     for name, step in islice(flow.steps.items(), MAX_STEPS):
         sent = _with_defaults(flow, step)
-        found: dict[Mistake, None] = {}  # in order, and of an `each` those of all its items once
+        of_step: dict[Mistake, None] = {}  # in order, and a mistake of several items only once
         groups[name] = []
-        template = Template(sent, words, of_items=sent.each is not UNSET)
+        template = Template(sent, names, of_items=sent.each is not UNSET)
         for number, item in enumerate([None] if sent.each is UNSET else sent.each[:of_each], 1):
-            made = template.fill(item)
-            groups[name].append(_planned(request, name, None if sent.each is UNSET else number, made))
-            if len(found) < MAX_MISTAKES:
-                found.update((one._replace(path=f"steps.{name}.{one.path}"), None) for one in made.mistakes)
-            size += made.size
+            filled = template.fill(item)
+            groups[name].append(_planned(request, name, None if sent.each is UNSET else number, filled))
+            if len(of_step) < MAX_MISTAKES:
+                of_step.update((one._replace(path=f"steps.{name}.{one.path}"), None) for one in filled.mistakes)
+            size += filled.size
             if size > MAX_CHARACTERS:
-                told = f"all of their texts together, filled in, have more than {MAX_CHARACTERS} characters"
-                mistakes += [*found, Mistake("steps", told, "split the flow, or let steps read files")]
+                message = f"all of their texts together, filled in, have more than {MAX_CHARACTERS} characters"
+                mistakes += [*of_step, Mistake("steps", message, "split the flow, or let steps read files")]
                 return groups
-        mistakes += found
+        mistakes += of_step
     return groups
 
 
-def _planned(request: FlowRequest, name: str, number: int | None, made: Filled[StepParams]) -> Planned:
+def _planned(request: FlowRequest, name: str, number: int | None, filled: Filled[StepParams]) -> Planned:
     return Planned(
         name=name if number is None else f"{name}:{number}",
-        sent=made.step,
+        sent=filled.step,
         group=None if number is None else name,
         sure=name not in request.unsure,
-        locatable=made.locatable and name not in request.unlocatable,
+        locatable=filled.locatable and name not in request.unlocatable,
     )
 
 
 def _with_defaults(flow: Flow, step: StepParams) -> StepParams:
-    said = flow.defaults
+    defaults = flow.defaults
     changes: dict[str, Any] = {
         name: value
-        for name in said.__struct_fields__
-        if (value := getattr(said, name)) is not UNSET and getattr(step, name) is UNSET
+        for name in defaults.__struct_fields__
+        if (value := getattr(defaults, name)) is not UNSET and getattr(step, name) is UNSET
     }
-    if said.env is not UNSET and step.env is not UNSET:
-        changes["env"] = said.env | step.env
-    if said.resume is not UNSET and step.resume == Strategy.FROM_CHECKPOINT:
-        changes["resume"] = said.resume
+    if defaults.env is not UNSET and step.env is not UNSET:
+        changes["env"] = defaults.env | step.env
+    if defaults.resume is not UNSET and step.resume == Strategy.FROM_CHECKPOINT:
+        changes["resume"] = defaults.resume
     if step.verify is UNSET:
         changes["verify"] = flow.verify
     return msgspec.structs.replace(step, **changes)
 
 
 def _ordered(flow: Flow, groups: Mapping[str, list[Planned]]) -> tuple[Planned, ...]:
-    """Every step behind all that it needs; a need of an `each` is one of each of its steps."""
+    """Every step after all that it needs; to need a step with `each` is to need all steps made from it."""
     needs = {name: _edges(step) for name, step in flow.steps.items()}
     ordered: list[Planned] = []
     for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in needs.items()}).static_order():

@@ -1,8 +1,8 @@
-"""What a completed step was made of, as a hash: unchanged, it need not run again; changed, a person hears what it was.
+"""The fingerprint of a completed step (`verify = true`): if it is unchanged, a resume need not run the step again.
 
-Owns which parts count: command, arguments, standard input, directory, environment (its own and what every worker of
-this daemon gets), and the outputs of what it needs. Refuses to look at files: what a command reads beside these is its
-own business. Invariant: equal parts give equal hashes, also in another life of the daemon.
+It covers command, arguments, standard input, directory, environment (its own, and that of all workers of this daemon)
+and the outputs of the steps that it needs; other files that the command reads are not covered. Invariant: equal parts
+give equal hashes, also after a restart of the daemon.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Mapping
 from stoker.core.job.model import Spec
 from stoker.core.sorted_json import encode_sorted
 
-_SAID = {
+_CHANGES = {
     "command": "its command or arguments have changed",
     "input": "its standard input has changed",
     "directory": "its working directory has changed",
     "environment": "its environment has changed",
-    "outputs": "what it needs has handed on something else",
+    "outputs": "the outputs of its needs have changed",
 }
 
 
 def digest(value: object) -> str:
-    """The hash of anything that JSON can say."""
+    """The hash of a JSON value."""
     return hashlib.blake2b(encode_sorted(value), digest_size=16).hexdigest()
 
 
 def proof(spec: Spec, surroundings: str, outputs: Mapping[str, str | None]) -> dict[str, str]:
-    """A hash for each part. `surroundings`: of what every worker gets; `outputs`: hashes by the needed step's name."""
+    """A hash of each part. `surroundings`: the hash of all workers' environment; `outputs`: hashes by needed step."""
     return {
         "command": digest([spec.command, spec.args, spec.execution_mode]),
         "input": digest(spec.stdin),
@@ -39,8 +39,8 @@ def proof(spec: Spec, surroundings: str, outputs: Mapping[str, str | None]) -> d
 
 
 def difference(then: Mapping[str, str] | None, now: Mapping[str, str]) -> str | None:
-    """What has changed since; None where nothing has."""
+    """The changes in words; None if there are none."""
     if then is None:
-        return "there is no sound proof of what it was made of"
-    changed = [_SAID[part] for part in now if then.get(part) != now[part]]
+        return "its fingerprint is missing or damaged"
+    changed = [_CHANGES[part] for part in now if then.get(part) != now[part]]
     return "; ".join(changed) or None

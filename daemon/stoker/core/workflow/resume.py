@@ -1,8 +1,8 @@
 """The plan of a resume: for each step of a workflow whether it runs, and why.
 
-Owns the rules. Refuses to look and to act: how steps stand, what strategies chose and what was proven is given.
-Invariants: a completed step is never taken again, unless it asked to be verified and its proof does not hold; a step
-that runs is left to run; a strategy is only asked about a step that started and stopped short.
+The states of the steps, the choices of strategies and the changed fingerprints are given. Invariants: a completed step
+never runs again, unless it is to be verified and its fingerprint has changed; a running step goes on; a strategy is
+only asked about a step that started and did not complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stoker.core.workflow.state import Step, Strategy, is_done
 
 
 class Act(StrEnum):
-    """What becomes of a step. `again`: it never started, and is taken behind its needs; `wait`: it goes on as it is."""
+    """The action for a step. `again`: it never started, and waits for its needs again; `wait`: it goes on as it is."""
 
     KEEP = "keep"
     RESTART = "restart"
@@ -43,7 +43,7 @@ _BY_STRATEGY = {
 
 
 class ResumeStanding(Struct, frozen=True):
-    """Where a step stands. `live`: an attempt of it is open."""
+    """The state of a step. `live`: an attempt of it is open."""
 
     state: State
     reason: Reason | None = None
@@ -52,8 +52,6 @@ class ResumeStanding(Struct, frozen=True):
 
 
 class ResumeDecision(Struct, frozen=True):
-    """What a resume does with one step."""
-
     step: str
     act: Act
     why: str
@@ -64,9 +62,9 @@ class ResumeDecision(Struct, frozen=True):
 
 
 class Wish(Struct, frozen=True, kw_only=True):
-    """What a person asked. `start`: the step to resume from; `strategy`: instead of the steps' own.
+    """The options of a resume. `start`: the step to resume from; `strategy` replaces the steps' own strategies.
 
-    `verify` set to false takes the word of completed steps that ask to be verified.
+    `verify` set to false keeps completed steps without checking their fingerprints.
     """
 
     strategy: str | None = None
@@ -82,10 +80,10 @@ class Wish(Struct, frozen=True, kw_only=True):
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """What a resume is made of. `scope`: the steps it is about, None for all; `chosen`: what strategies said, by step.
+    """The inputs of a plan. `scope`: the steps it may change, None for all; `chosen`: strategy and choice, by step.
 
-    `changed`: completed steps whose proof does not hold, and what changed; `verified`: completed steps with a proof.
-    `pressing`: also steps that stopped short in a workflow that goes on are taken.
+    `verified`: completed steps with a fingerprint; `changed`: those whose fingerprint differs, and how.
+    `pressing`: include steps that did not complete although the workflow goes on.
     """
 
     scope: Collection[str] | None = None
@@ -96,7 +94,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 
 def stopped_short(standing: ResumeStanding) -> bool:
-    """Whether the step was started and did not complete: a strategy says what then."""
+    """Whether the step was started and did not complete, so that its strategy decides."""
     ended = standing.state in FINAL or standing.state is State.HELD
     by_need = skipped_for_need(standing.state, standing.reason)
     done = is_done(standing.state, standing.reason)
@@ -104,7 +102,7 @@ def stopped_short(standing: ResumeStanding) -> bool:
 
 
 def plan(steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: Asked) -> list[ResumeDecision]:
-    """One decision a step, in an order in which they could run."""
+    """One decision for each step, in an order in which the steps can run."""
     by_name = {step.name: step for step in steps}
     order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
     decided: dict[str, ResumeDecision] = {}
@@ -122,20 +120,20 @@ def _decide(
         return _of_done(step, standing, asked, decided)
     if standing.live or standing.state in _OPEN:
         return Act.WAIT, "it runs, and is left to run" if standing.live else "it has not run yet"
-    left = _left(step, standings, asked, decided)
-    if left is not None:
-        return Act.LEAVE, left
+    why_left = _why_left(step, standings, asked, decided)
+    if why_left is not None:
+        return Act.LEAVE, why_left
     if not stopped_short(standing):
-        return Act.AGAIN, f"it was {_told(standing)} and never started"
-    name, meant = asked.chosen[step.name]
-    own = f"strategy {name}" if name == meant else f"strategy {name}, which chose {meant.value}"
-    return _BY_STRATEGY[meant], f"it ended as {_told(standing)}; {own}"
+        return Act.AGAIN, f"it was {_state_text(standing)} and never started"
+    name, choice = asked.chosen[step.name]
+    own = f"strategy {name}" if name == choice else f"strategy {name}, which chose {choice.value}"
+    return _BY_STRATEGY[choice], f"it ended as {_state_text(standing)}; {own}"
 
 
-def _left(
+def _why_left(
     step: Step, standings: Mapping[str, ResumeStanding], asked: Asked, decided: Mapping[str, ResumeDecision]
 ) -> str | None:
-    """Why a step that did not complete stays as it is, if it does."""
+    """Why a step that did not complete is left as it is; None if it is not."""
     if asked.scope is not None and step.name not in asked.scope:
         return "it is not behind the step to resume from"
     if not asked.pressing:
@@ -155,12 +153,12 @@ def _of_done(
         again = next((edge.step for edge in step.needs if decided[edge.step].runs), None)
         if again is not None:
             return Act.RESTART, f"it was completed, but builds on {again}, which runs again"
-        return Act.KEEP, "it was completed, and nothing that it was made of has changed"
+        return Act.KEEP, "it was completed, and its fingerprint has not changed"
     return Act.KEEP, "it was skipped by a person" if standing.state is State.SKIPPED else "it was completed"
 
 
 def _hopeless(step: Step, standings: Mapping[str, ResumeStanding], decided: Mapping[str, ResumeDecision]) -> str | None:
-    """The need that can never be met, if the rest of the plan is followed."""
+    """Which of its needs this plan leaves unmet for good; None if there is no such need."""
     for edge in step.needs:
         need, standing = decided[edge.step], standings[edge.step]
         if need.runs or edge.on is NeedOn.ANY or standing.state not in FINAL:
@@ -171,5 +169,5 @@ def _hopeless(step: Step, standings: Mapping[str, ResumeStanding], decided: Mapp
     return None
 
 
-def _told(standing: ResumeStanding) -> str:
+def _state_text(standing: ResumeStanding) -> str:
     return standing.state.value if standing.reason is None else f"{standing.state.value} ({standing.reason.value})"

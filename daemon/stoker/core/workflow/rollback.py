@@ -1,8 +1,8 @@
-"""Going back to a checkpoint: which steps are taken again, and what cannot be undone.
+"""A rollback to a checkpoint: which steps run again, and which effects cannot be undone.
 
-Owns what a rollback remembers until nothing of its workflow runs any more (`Target`), and the way back from there.
-Refuses to stop or reset anything: that is the engine's. Invariants: what was completed at the checkpoint and still is
-stays; what was completed since is named, for its effects on the world remain, and is only taken again when asked for.
+Owns the target, which is kept until no step of the workflow runs any more, and the plan that follows then. Invariants:
+steps that were completed at the checkpoint stay completed; steps that completed since are listed, because their effects
+on the world remain, and run again only if that was asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stoker.core.workflow.state import Step, is_done
 
 
 class Target(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a workflow goes back to. `done`: the steps completed there; `floors`: as they were there."""
+    """The target of a rollback. `done`: the steps completed at it; `floors`: their floors at it."""
 
     checkpoint: int
     seq: int
@@ -29,7 +29,7 @@ class Target(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Way(Struct, frozen=True, kw_only=True):
-    """What is to be done. `not_undone`: completed since the checkpoint."""
+    """The plan of a rollback. `not_undone`: steps completed since the checkpoint."""
 
     reset: tuple[str, ...]
     kept: tuple[str, ...]
@@ -37,7 +37,6 @@ class Way(Struct, frozen=True, kw_only=True):
 
 
 def target_of(context: Context, checkpoint: int, *, redo: bool, resume: bool, uid: int | None) -> Target:
-    """What to remember of the context that was rebuilt at `checkpoint`."""
     done = tuple(sorted(name for name, stood in context.steps.items() if is_done(stood.state, stood.reason)))
     floors = {name: stood.floor for name, stood in context.steps.items() if stood.floor}
     return Target(checkpoint=checkpoint, seq=context.seq, done=done, floors=floors, redo=redo, resume=resume, uid=uid)
@@ -46,13 +45,13 @@ def target_of(context: Context, checkpoint: int, *, redo: bool, resume: bool, ui
 def way_back(
     target: Target, steps: Iterable[Step], states: Mapping[str, State], reasons: Mapping[str, Reason | None]
 ) -> Way:
-    """The way from how the steps stand now. A skip since is taken back: nothing was done that could remain."""
-    known = set(target.done)
+    """The plan for the present states. A step skipped since the checkpoint is reset: it had no effects."""
+    done = set(target.done)
     reset, kept, since = [], [], []
     for step in steps:
         if not is_done(states[step.name], reasons[step.name]):
             reset.append(step.name)
-        elif step.name in known:
+        elif step.name in done:
             kept.append(step.name)
         elif states[step.name] is State.SKIPPED:
             reset.append(step.name)

@@ -1,8 +1,7 @@
-"""The life of a workflow: what its steps make of it, and what a person may ask of all of them at once.
+"""The states of a workflow and its rows, and which steps a retry resets.
 
-Owns the states of a workflow and the pure plans for resume, retry and rollback. Refuses to run anything: steps
-are jobs and go through `lifecycle.step`. Invariants: the state of a workflow follows from what is wanted of it and
-from the states of its steps, and is never set otherwise; a completed step is not run again unless a person asks.
+Steps are jobs and go through `lifecycle.step`. Invariants: the state of a workflow is computed from its intent and the
+states of its steps, and never set in another way; a completed step does not run again unless a person asks for it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ENDED = frozenset({WorkflowState.SUCCEEDED, WorkflowState.FAILED, WorkflowState.
 
 
 class Intent(StrEnum):
-    """What is wanted of a workflow; `rollback` lasts until nothing of it runs any more."""
+    """What a person asked of a workflow; `rollback` lasts until none of its steps runs any more."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -37,7 +36,7 @@ class Intent(StrEnum):
 
 
 class Strategy(StrEnum):
-    """What a resume does with a step that did not complete; handlers may register more."""
+    """The action of a resume for a step that did not complete; users may register strategies that choose one."""
 
     RESTART = "restart"
     FROM_CHECKPOINT = "from_checkpoint"
@@ -53,7 +52,7 @@ class Edge(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """What the workflow knows of a step beside its job."""
+    """The part of a step that is not in its job."""
 
     name: str
     job_id: int
@@ -64,7 +63,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 class Workflow(Struct, frozen=True, kw_only=True):
-    """One row of `workflows`. `flow` is the JSON of what was asked."""
+    """One row of `workflows`. `flow` is the JSON that was sent."""
 
     id: int
     name: str
@@ -91,12 +90,11 @@ class WorkflowFilter(Struct, frozen=True, kw_only=True):
     limit: int = 100
 
 
-# How a step stands when it counts against its workflow: skipped by a person is a yes, by a failed need is a no.
 _GOOD = frozenset({State.SUCCEEDED, State.SUPERSEDED})
 
 
 def state_of(intent: Intent, states: Mapping[str, State], broken: Collection[str]) -> WorkflowState:
-    """What the workflow is. `states`: of every step; `broken`: critical steps that ended other than well."""
+    """`states`: of all steps; `broken`: critical steps that ended without success."""
     if any(state not in FINAL for state in states.values()):
         match intent:
             case Intent.PAUSE:
@@ -112,22 +110,19 @@ def state_of(intent: Intent, states: Mapping[str, State], broken: Collection[str
 
 
 def is_done(state: State, reason: Reason | None) -> bool:
-    """Whether a step is behind its workflow for good: it ended well, or a person said that it need not run."""
-    return state in _GOOD or (state is State.SKIPPED and reason is not Reason.DEPENDENCY)  # not needed is done
+    """Whether a step needs nothing more: it succeeded, a person skipped it, or it is not needed."""
+    return state in _GOOD or (state is State.SKIPPED and reason is not Reason.DEPENDENCY)
 
 
 def is_broken(step: Step, state: State, *, by_dependency: bool) -> bool:
-    """Whether this end of a step is a failure of its workflow."""
+    """Whether this end of a step makes its workflow fail."""
     if not step.critical or state not in FINAL or state in _GOOD:
         return False
     return state is not State.SKIPPED or by_dependency
 
 
-# --- going back ---------------------------------------------------------------------------------------------
-
-
 class Again(StrEnum):
-    """Which steps are taken again."""
+    """Which steps a retry runs again."""
 
     INCOMPLETE = "incomplete"
     FAILED = "failed"
@@ -140,7 +135,7 @@ _UNDONE = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED, State.HELD})
 def to_reset(
     again: Again, steps: Iterable[Step], states: Mapping[str, State], reasons: Mapping[str, Reason | None]
 ) -> set[str]:
-    """The steps that are to be taken again, those that run included."""
+    """The steps to run again, including those that are running."""
     if again is Again.ALL:
         return {step.name for step in steps}
     failed = {
@@ -155,20 +150,20 @@ def to_reset(
 
 
 def behind(steps: Iterable[Step], roots: Iterable[str]) -> set[str]:
-    """`roots` and everything that needs them, at whatever distance."""
+    """`roots` and all steps that need them, directly or through others."""
     needed_by: dict[str, list[str]] = {}
     for step in steps:
         for edge in step.needs:
             needed_by.setdefault(edge.step, []).append(step.name)
-    found, ahead = set(), list(roots)
+    reached, ahead = set(), list(roots)
     while ahead:
         name = ahead.pop()
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             ahead += needed_by.get(name, [])
-    return found
+    return reached
 
 
 def reopened(step: Step, reset: Collection[str], states: Mapping[str, State]) -> list[Edge]:
-    """The needs of a step that are open again once `reset` went back."""
+    """The needs of a step that are open once the steps of `reset` are reset."""
     return [edge for edge in step.needs if edge.step in reset or states[edge.step] not in FINAL]
