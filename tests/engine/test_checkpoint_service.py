@@ -133,4 +133,4 @@ def test_archive_when_checkpoints_are_large_then_few_are_read_together_and_the_o
     portions = [[link.seq for link in portion] for portion in archive._portions(links, since=3)]
 
     assert portions == [[1, 2], [3], [4], [5, 6], [7]]
-    assert archive._told(links[0])["left_out"]
+    assert archive._checkpoint_view(links[0])["left_out"]

@@ -193,7 +193,7 @@ async def test_finish_when_another_rollback_is_asked_for_meanwhile_then_it_keeps
         async def run(self, query: Callable[..., Any], *_: object) -> Any:
             asked.append(query)
             run.workflow = replace(run.workflow, target=late)
-            return 9 if query is checkpoints.last_progress else rollback.Looked(None, [])
+            return 9 if query is checkpoints.last_progress else rollback.ProgressSearch(None, [])
 
     message = await rollback.finish(Reading(), run)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What keeps a daemon well: recovery, drain, housekeeping, throttle, health, watchdog, safe mode.
+"""Duties of the daemon that no client asks for: recovery, drain, housekeeping, throttle, health, watchdog, safe mode.
 
-Owns duties that no client asks for. Refuses to decide about jobs other than by messages to the engine.
+Decisions about jobs are messages to the engine.
 """

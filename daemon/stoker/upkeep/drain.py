@@ -1,8 +1,8 @@
-"""Ending in order: nothing new is started, what runs gets time, the rest is stopped, survivors are left.
+"""The drain: the daemon starts no more jobs, gives running ones time to end, and stops those that are left.
 
-Owns the steps between SIGTERM and an empty house. Refuses to stop a survivor unless asked to, or unless the host goes
-down: then it would not outlive us, and gets its grace from us instead of a signal from strangers. Invariant: every stop
-is a committed intent of the ordinary kind, so a daemon that dies while draining recovers as from any death.
+Jobs with `survive` go on, unless a person asks to stop them or the host shuts down: systemd would kill them then, so
+the daemon stops them with their own grace. Invariant: every stop is committed like any other stop, so a daemon that
+dies during a drain recovers as usual.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.safe_mode import SafeModeSwitch
 
-# A worker in an uninterruptible sleep outlives SIGKILL: leave it to the next start instead of hanging here.
+# A worker in an uninterruptible sleep outlives SIGKILL: the drain leaves it to the next start instead of waiting.
 AFTER_KILL_S = 10.0
 
 
 class StopRuns(Message):
-    """Stop what still runs, because the daemon ends."""
+    """Stop running attempts, because the daemon ends."""
 
     def __init__(self, chosen: Callable[[OpenRun], bool]) -> None:
         self._chosen = chosen
@@ -43,7 +43,7 @@ class StopRuns(Message):
 
 
 class Drain:
-    """Empties the house once; asked again, it stops waiting for jobs to end by themselves."""
+    """Runs once. If it is asked for a second time, it no longer waits for jobs to end by themselves."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Drain:
         self.done.set()
 
     async def _until_empty(self, timeout_s: float) -> None:
-        """Wait until nothing is left, the time is over, or somebody hurries."""
+        """Wait until no run is left, the time is over, or a second drain is asked for."""
         hurry = asyncio.ensure_future(self._hurry.wait())
         end = asyncio.get_running_loop().time() + timeout_s
         try:

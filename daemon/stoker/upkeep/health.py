@@ -1,7 +1,6 @@
 """Whether the daemon works: a read from the database, a turn of the loop, an answer of the launcher.
 
-Owns the check behind `system.health` and behind the watchdog, which beats only when all three answered: a
-process that merely exists is not healthy. Refuses repair.
+This is the check behind `system.health` and behind the watchdog, which beats only if all three succeed.
 """
 
 from __future__ import annotations
@@ -22,17 +21,19 @@ class Health:
         self._checks = checks
 
     async def look(self, patience_s: float = PATIENCE_S) -> dict[str, Any]:
-        """{ok, checks: {name: "ok" or what is wrong}}."""
-        answers = await asyncio.gather(*(_ask(check, patience_s) for check in self._checks.values()))
-        found = dict(zip(self._checks, answers, strict=True))
-        return {"ok": all(answer == "ok" for answer in answers), "checks": found}
+        """{ok, checks: {name: "ok" or the error}}."""
+        results = await asyncio.gather(*(_run(check, patience_s) for check in self._checks.values()))
+        return {
+            "ok": all(result == "ok" for result in results),
+            "checks": dict(zip(self._checks, results, strict=True)),
+        }
 
 
-async def _ask(check: Check, patience_s: float) -> str:
+async def _run(check: Check, patience_s: float) -> str:
     try:
         await asyncio.wait_for(check(), patience_s)
     except TimeoutError:
         return f"no answer within {patience_s:g} s"
-    except Exception as error:  # noqa: BLE001 - the boundary: whatever is wrong is the answer
+    except Exception as error:  # noqa: BLE001 - a service boundary: the error is the result
         return f"{type(error).__name__}: {error}"
     return "ok"

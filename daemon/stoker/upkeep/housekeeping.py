@@ -1,7 +1,7 @@
-"""The small periodic duties: room on the disk, facts that wait for a commit, the note beside the database.
+"""The small periodic duties: room on the disk, facts that wait for a commit, `state.json` beside the database.
 
-Owns what happens on each tick of the probe, and whether submits are refused for want of room. Refuses timers of
-its own. Invariant: a full disk stops acceptance, never truth: running work is still settled.
+They are done on the ticks of the throttle. Invariant: on a full disk no job is accepted or started, but the ends of
+running jobs are still committed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ from stoker.upkeep import maintenance
 FULL = "the disk is full"
 LOST = "the state directory is gone"
 ASIDE_TICKS = 60
-MAINTENANCE_TICKS = 3_600  # looked at every hour or so; the key makes it once a day
-SET_MS = 1_000  # the wall clock was set if it and steady time have come apart by so much
-ROOM_AGAIN = 1.1  # resume only with a tenth more than the limit, so that one file does not flap it
+MAINTENANCE_TICKS = 3_600  # about every hour; its idempotency key lets it run once a day
+SET_MS = 1_000  # the wall clock was set if it differs from steady time by so much more than before
+ROOM_AGAIN = 1.1  # a tenth more than the limit, so that one file does not switch acceptance on and off
 
 
 class Housekeeping:
-    """Duties of one tick, in the order of their cost."""
-
     def __init__(
         self,
         directory: StateDirectory,
@@ -68,12 +66,11 @@ class Housekeeping:
         self._skew = _skew(clock.now())
         self._noting: asyncio.Task[None] | None = None
         self.free_bytes = 0
-        self.depths: dict[str, int] = {}  # replaced, never changed: an exporter's thread reads it
+        self.depths: dict[str, int] = {}  # replaced as a whole, because an exporter's thread reads it
         self.full = False
         self.lost: StateRefused | None = None
 
     def tick(self) -> None:
-        """Called once a sample."""
         self._ticks += 1
         if self._memory.described:
             self._inbox.post(Flush())
@@ -90,38 +87,38 @@ class Housekeeping:
         return self._noting is not None and not self._noting.done()
 
     async def close(self) -> None:
-        """Let a note that is being written come to its end: the next writer of it is the end of the daemon."""
+        """Wait for a note that is being written: the daemon writes another one when it ends."""
         if self._noting is not None:
             await asyncio.wait({self._noting})
 
     def note(self) -> None:
-        """Write `state.json`: what the database must at least hold from now on. Raises StorageFailed."""
+        """Write `state.json`: the last change that the database must contain from now on. Raises StorageFailed."""
         noted = self._memory.committed_seq
         if not self._directory.in_place:
-            return  # the note would lie beside another database, or beside none
+            return  # the directory was replaced: the note would describe another database
         try:
             self._directory.write_aside(Aside(self._instance, self._schema, noted))
         except OSError as error:
             failed = storage_error(self._directory.aside, error)
             if isinstance(failed, DiskFull):
-                return  # the old note stays: it says less than the database holds, and nothing wrong
+                return  # the old note stays true: the database contains more than it says
             raise failed from error
         self._noted = noted
 
     def _note_clocks(self) -> None:
-        """The wall clock was set: the next boot has to know, though nothing else may be committed before it."""
+        """If the wall clock was set, commit the new clocks for the next boot: there may be no other commit before."""
         skew = _skew(self._clock.now())
         if abs(skew - self._skew) > SET_MS and not self.full:
             self._skew = skew
             self._inbox.post(ClocksSeen())
 
     def _maintain(self) -> None:
-        """Once a day, some time after the start: maintenance must not delay what people wait for."""
+        """Once a day, and not at the start, where it would delay other work."""
         if self._ticks % MAINTENANCE_TICKS == 0:
             self._inbox.post(maintenance.daily(self._intake, self._clock.now()))
 
     def _check_place(self) -> None:
-        """What is written to a file without a name is not durable: accept nothing while the state is not in place."""
+        """Start nothing while the state directory is not in place: files without a name do not survive the daemon."""
         in_place = self._directory.in_place
         if not in_place and self.lost is None:
             root = self._directory.root
@@ -137,8 +134,8 @@ class Housekeeping:
             self._inbox.wake()
 
     def measure_disk(self) -> int:
-        """Free bytes now: `status` asks itself, because nothing ticks in safe mode."""
-        with contextlib.suppress(FileNotFoundError):  # it was removed: the last measure is what is known
+        """Free bytes now. `status` calls it, too, because there are no ticks in safe mode."""
+        with contextlib.suppress(FileNotFoundError):  # the directory was removed: keep the last measurement
             self.free_bytes = free_bytes(self._directory.root)
         return self.free_bytes
 
@@ -169,7 +166,7 @@ class Housekeeping:
             return  # no room for the reserve yet: the next tick tries again
         self.full = False
         log(LogEvent.DISK_OK, free_bytes=self.free_bytes)
-        # Only what was closed here is opened again: a drain may have begun meanwhile.
+        # A drain may have closed the intake meanwhile: it stays closed then.
         if isinstance(self._intake.closed, DiskFull):
             self._intake.closed = None
         self._dispatcher.open(FULL)
@@ -177,7 +174,7 @@ class Housekeeping:
 
 
 def shortage(free: int, least: int) -> str:
-    """Why nothing is accepted: a quota, or a low threshold, lets a commit find no room ahead of it."""
+    """Why no job is accepted. With a quota, or a low `min_free_bytes`, a commit may fail although bytes are free."""
     if free < least:
         return f"{volume(free)} are free, less than the {volume(least)} that are kept free"
     return f"a commit found no room, though {volume(free)} are free"

@@ -1,7 +1,7 @@
-"""The daemon's own jobs: maintenance that runs in process, like anybody's in-process jobs.
+"""The daemon's own maintenance, as an in-process job.
 
-Owns their names and what they do. Refuses to touch jobs that are not final. They are ordinary jobs: submitted,
-logged, retried, shown by `stoker ls`; `stoker submit --in-process stoker.tidy` runs one by hand.
+It is an ordinary job: submitted, logged, retried, shown by `stoker ls`; `stoker submit --in-process stoker.tidy` runs
+it by hand. Jobs that are not final are not touched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEEP_KEYS_MS = 30 * DAY_MS
 
 
 def daily(intake: Intake, now: Now) -> Submission:
-    """Today's maintenance, as a submission; a second one on the same day gives the same job."""
+    """The submission of today's maintenance; a second one on the same day gives the same job."""
     sent = JobParams(
         command=TIDY,
         name=TIDY,
@@ -37,12 +37,11 @@ def daily(intake: Intake, now: Now) -> Submission:
 
 
 def register(writer: Writer, clock: Clock) -> None:
-    """Make the maintenance jobs of this daemon known."""
     HANDLERS[TIDY] = tidy(writer, clock)
 
 
 def tidy(writer: Writer, clock: Clock) -> Callable[[Call], Awaitable[None]]:
-    """Forget idempotency keys of jobs that are gone for 30 days, and let SQLite look after its statistics."""
+    """Delete idempotency keys of purged jobs after 30 days, and let SQLite update its statistics."""
 
     async def run(_call: Call) -> None:
         while await writer.maintain(upkeep.forget_keys, clock.now().wall - KEEP_KEYS_MS):

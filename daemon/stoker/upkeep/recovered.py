@@ -1,7 +1,6 @@
-"""A plan as a message: all of its decisions are one turn, and so one commit.
+"""The messages of a recovery: all decisions of a plan are applied in one turn, and so in one commit.
 
-Owns the way from a decision to a step, and the sums of what came of them. Refuses to plan and to look. Invariant: the
-row that remembers a recovery is in the commit of its steps.
+Invariant: the row that records a recovery is part of the same commit.
 """
 
 from __future__ import annotations
@@ -22,31 +21,31 @@ from stoker.store.recoveries import Recovery
 
 
 class Followed(Struct, frozen=True):
-    """The row as it was committed, and the states of the jobs whose end nobody saw."""
+    """The row as it was committed, and the numbers of jobs by state after an unseen end."""
 
     row: Recovery | None = None
     ends: Mapping[State, int] = field(default_factory=dict)
 
 
-ENDED = (Action.REQUEUE, Action.UNSEEN, Action.HOLD_STUCK)  # the decisions that say by themselves what the job becomes
+ENDED = (Action.REQUEUE, Action.UNSEEN, Action.HOLD_STUCK)  # actions that end an attempt without a seen end
 
 
 class Recovered(RequestMessage[Followed]):
     """Follow a plan; answered after the commit."""
 
-    def __init__(self, made: RecoveryPlan, outcomes: Mapping[str, Outcome], row: Recovery | None) -> None:
+    def __init__(self, plan: RecoveryPlan, outcomes: Mapping[str, Outcome], row: Recovery | None) -> None:
         """`outcomes`: by run, of those that the plan settles, with the results that they left."""
         super().__init__()
-        self._made = made
+        self._plan = plan
         self._outcomes = outcomes
         self._row = row
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
         jobs = []
-        for decision in self._made.decisions:
+        for decision in self._plan.decisions:
             jobs.append(_carry_out(turn, decision, self._outcomes))
             yield
-        followed = list(zip(self._made.decisions, jobs, strict=True))
+        followed = list(zip(self._plan.decisions, jobs, strict=True))
         ends = Counter(job.state for decision, job in followed if job is not None and decision.action in ENDED)
         row = self._row
         if row is not None:
@@ -57,7 +56,7 @@ class Recovered(RequestMessage[Followed]):
 
 
 class Remembered(Message):
-    """The end of a recovery, for its row."""
+    """Store the row of a recovery that is complete."""
 
     def __init__(self, row: Recovery) -> None:
         self._row = row
@@ -81,13 +80,13 @@ def _carry_out(turn: Turn, decision: RecoveryDecision, outcomes: Mapping[str, Ou
     return run.job
 
 
-def counts(made: RecoveryPlan) -> dict[str, int]:
-    """How many of each kind, as columns of the row name them."""
+def counts(plan: RecoveryPlan) -> dict[str, int]:
+    """The number of decisions of each kind, by the column of the row."""
     return {
-        "settled": made.count(Action.SETTLE),
-        "adopted": made.count(Action.ADOPT),
-        "stopped": made.count(Action.STOP),
-        "requeued": made.count(Action.REQUEUE),
-        "unseen": made.count(Action.UNSEEN),
-        "stuck": made.count(Action.HOLD_STUCK),
+        "settled": plan.count(Action.SETTLE),
+        "adopted": plan.count(Action.ADOPT),
+        "stopped": plan.count(Action.STOP),
+        "requeued": plan.count(Action.REQUEUE),
+        "unseen": plan.count(Action.UNSEEN),
+        "stuck": plan.count(Action.HOLD_STUCK),
     }

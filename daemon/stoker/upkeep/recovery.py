@@ -1,8 +1,8 @@
-"""The RecoveryService: what an earlier life, or a dead launcher, left behind is handed to the loop.
+"""The RecoveryService: attempts that an earlier daemon, or a dead launcher, left open get their outcome.
 
-Owns the order of a recovery (reconnect, gather facts, plan, check, commit, sweep) and the row that remembers it.
-Refuses to be a second actor: `core.job.recovery` plans, and each decision becomes an ordinary event for the ordinary
-`step`, all in one commit. A crash in the middle changes nothing: the next start plans again from what is true then.
+Owns the order of a recovery (reconnect, gather facts, plan, validate, commit, sweep) and the row that records it.
+`core.job.recovery` plans; each decision becomes an ordinary event, and all of them are one commit. After a crash in the
+middle the next start plans again from the facts of that time.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from stoker.telemetry.otel import Telemetry
 from stoker.upkeep.recovered import Followed, Recovered, Remembered, counts
 from stoker.upkeep.safe_mode import SafeModeSwitch
 
-PATIENCE_S = 5.0  # at most: what is silent for longer is recovered when it answers
+PATIENCE_S = 5.0  # a launcher that is silent for longer is recovered when it answers
 LEAKED_GRACE_MS = 1_000
 LOOK_AGAIN_S = 5.0
 
 
 class RecoveryFindings(Struct, frozen=True):
-    """What was looked at, what it said, and the valid plan that follows from it. `heard`: launchers that answered."""
+    """The runs, the facts about them, and the valid plan that follows. `heard`: launchers that answered."""
 
     plan: RecoveryPlan
     runs: Sequence[OpenRun]
@@ -58,7 +58,7 @@ class RecoveryFindings(Struct, frozen=True):
 
     @property
     def whole_logs(self) -> list[Path]:
-        """Outcome logs that cannot have grown since they were read: a launcher writes only while nobody listens."""
+        """Outcome logs that cannot have grown since they were read: a connected launcher does not write to its log."""
         return [path for path in self.outcome_logs if self._is_whole(path.stem)]
 
     def _is_whole(self, launcher: str) -> bool:
@@ -103,23 +103,23 @@ class RecoveryService:
         self._ends: Mapping[State, int] = {}
 
     async def recover(self, limit_s: float) -> None:
-        """At start: settle, adopt or stop everything that is open.
+        """At start: settle, adopt or stop all open attempts.
 
-        Raises PlanInvalid, TimeoutError, or what a witness raised: then nothing was changed and no worker signalled.
+        Raises PlanInvalid, TimeoutError, or an error of gathering the facts; nothing was changed or signalled then.
         """
         async with asyncio.timeout(limit_s):
             late = await self._reconnect()
-            found = await self._weigh_after_births(list(self._memory.runs.values()))
-        self._take_over(found)
-        followed = await self._follow(found, replace(self._row, **counts(found.plan)))
-        assert followed.row is not None, "a start is remembered"
+            result = await self._plan_after_stopping_unborn(list(self._memory.runs.values()))
+        self._take_over(result)
+        followed = await self._follow(result, replace(self._row, **counts(result.plan)))
+        assert followed.row is not None, "a start has a row"
         self._row, self._ends = followed.row, followed.ends
-        self._wait_for(found.testimony.silent, late)
-        self._background.start("end of the recovery", self._finish(found))
+        self._wait_for(result.testimony.silent, late)
+        self._background.start("end of the recovery", self._finish(result))
         self._background.retry("looks at stuck attempts", self._keep_looking)
 
     def _wait_for(self, silent: frozenset[str], late: Mapping[str, asyncio.Task[LauncherDead | None]]) -> None:
-        """Recover the runs of each silent launcher when it answers; one that did so since is only told of."""
+        """Recover the runs of each silent launcher when it answers; one that answered meanwhile is only logged."""
         for launcher in sorted(silent):
             log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
             self._recover_when_it_answers(launcher, late.get(launcher))
@@ -127,11 +127,11 @@ class RecoveryService:
             self._background.start(f"late answer of {launcher}", self._answered(late[launcher], launcher))
 
     def launcher_lost(self, launcher: str) -> None:
-        """Under a living daemon a launcher died, or only the connection to it: the same facts, the same events."""
+        """A launcher died while this daemon runs, or only the connection to it did."""
         self._recover_when_it_answers(launcher, self._greet(launcher))
 
     def _recover_when_it_answers(self, launcher: str, greeting: asyncio.Task[LauncherDead | None] | None) -> None:
-        """The runs of one launcher, however long it is silent; no other waits for it. None: it is connected already."""
+        """Recover the runs of one launcher, however long it is silent. `greeting` is None if it is connected."""
 
         async def recover() -> None:
             await self._or_distrust(self._recover_late(launcher, greeting))
@@ -139,7 +139,7 @@ class RecoveryService:
         self._background.retry(f"runs of launcher {launcher}", recover)
 
     async def _or_distrust(self, work: Awaitable[None]) -> bool:
-        """Whether `work` came to its end. An OSError is for whoever tries again; any other error ends all trust."""
+        """Whether `work` succeeded. The caller retries an OSError; any other error puts the daemon in safe mode."""
         try:
             await work
         except OSError:
@@ -155,43 +155,43 @@ class RecoveryService:
         await self._recover_runs_of(launcher)
 
     async def _answered(self, greeting: asyncio.Task[LauncherDead | None], launcher: str) -> bool:
-        """Whether it is ours (again); else it is proven dead. A child of a dead launcher may still hold its lock."""
+        """True: it is connected (again). False: it is proven dead; its children may still hold its lock."""
         dead = await asyncio.shield(greeting)
         log(LogEvent.LAUNCHER_BACK if dead is None else LogEvent.LAUNCHER_LOST, launcher=launcher, error=dead)
         return dead is None
 
     async def _recover_runs_of(self, launcher: str) -> None:
-        await self._inbox.barrier()  # what it said before is decided first: who its workers are, and which have ended
-        found = await self._weigh(self._runs_of(launcher), {launcher}, for_ever=True)
-        self._take_over(found)
-        await self._follow(found, None)
-        await self._forget(found)
+        await self._inbox.barrier()  # its earlier reports come first: identities of workers, and outcomes
+        result = await self._gather_and_plan(self._runs_of(launcher), {launcher}, for_ever=True)
+        self._take_over(result)
+        await self._follow(result, None)
+        await self._forget(result)
         self._local.retire_idle()
 
     def _runs_of(self, launcher: str) -> list[OpenRun]:
-        """Without those that it was not told of yet: proven never started, which is told when they are to be sent."""
+        """Without runs whose order was not sent yet: sending it fails and reports that they never started."""
         runs = [run for run in self._memory.runs.values() if run.attempt.launcher == launcher]
         return [run for run in runs if not self._attempt_inputs.holds(run.attempt.run_id)]
 
     async def _keep_looking(self) -> None:
-        """Whom nobody could prove may be gone, or proven, a moment later."""
+        """Check stuck attempts again: their processes may have ended, or can be proven now."""
         while True:
-            await asyncio.sleep(LOOK_AGAIN_S)  # nothing tells of the end of a process that is not known to be ours
+            await asyncio.sleep(LOOK_AGAIN_S)  # polls: the end of a process that is not ours cannot be waited for
             held = [run for run in self._memory.runs.values() if run.job.state is State.HELD]
             stuck = [run for run in held if not self._local.owns(run.attempt.run_id)]
             if stuck and not await self._or_distrust(self._look_again(stuck)):
                 return
 
     async def _look_again(self, stuck: Sequence[OpenRun]) -> None:
-        found = await self._weigh(stuck, {run.attempt.launcher for run in stuck})
-        if found.plan.count(Action.HOLD_STUCK) + found.plan.count(Action.WAIT) < len(stuck):
-            self._take_over(found)
-            await self._follow(found, None)
+        result = await self._gather_and_plan(stuck, {run.attempt.launcher for run in stuck})
+        if result.plan.count(Action.HOLD_STUCK) + result.plan.count(Action.WAIT) < len(stuck):
+            self._take_over(result)
+            await self._follow(result, None)
 
-    # --- launchers of earlier lives ---
+    # --- launchers of earlier daemons ---
 
     async def _reconnect(self) -> dict[str, asyncio.Task[LauncherDead | None]]:
-        """Connect to every launcher that lives; those that are silent are left with their greetings under way."""
+        """Connect to every living launcher; returns the greetings of silent ones, which go on."""
         alive = find_launchers(self._state_dir).alive
         greetings = {launcher: self._greet(launcher) for launcher in alive}
         if not greetings:
@@ -203,13 +203,13 @@ class RecoveryService:
         return {launcher: greeting for launcher, greeting in greetings.items() if greeting not in done}
 
     async def _unborn(self) -> dict[str, list[int]]:
-        """Children of dead launchers between fork and exec, by launcher: they would begin to work later, unseen."""
-        found = await asyncio.to_thread(identities.scan, self._instance)
-        alive = set(find_launchers(self._state_dir).alive)  # after the look: one born in between is no remains
-        return {launcher: pids for launcher, pids in found.launchers.items() if launcher not in alive}
+        """Children of dead launchers between fork and exec, by launcher: they could start a worker later, unseen."""
+        processes = await asyncio.to_thread(identities.scan, self._instance)
+        alive = set(find_launchers(self._state_dir).alive)  # after the scan, to include launchers started meanwhile
+        return {launcher: pids for launcher, pids in processes.launchers.items() if launcher not in alive}
 
     def _greet(self, launcher: str) -> asyncio.Task[LauncherDead | None]:
-        """Take a launcher over, however long it is silent; the result says that it is dead, if it is."""
+        """Connect to a launcher, however long it is silent; the result is not None if it is dead."""
 
         async def greet() -> LauncherDead | None:
             try:
@@ -222,27 +222,27 @@ class RecoveryService:
 
     # --- plan and follow ---
 
-    async def _weigh_after_births(self, runs: Sequence[OpenRun]) -> RecoveryFindings:
-        """The plan, with nobody left who could begin to work behind it; none is signalled before a plan is valid."""
+    async def _plan_after_stopping_unborn(self, runs: Sequence[OpenRun]) -> RecoveryFindings:
+        """Stop the children of dead launchers and plan again; nothing is signalled before a plan is valid."""
         unborn = await self._unborn()
-        found = await self._weigh(runs)
+        result = await self._gather_and_plan(runs)
         if unborn:
             await stop_unborn(unborn, self._instance)
-            found = await self._weigh(runs)
-        return found
+            result = await self._gather_and_plan(runs)
+        return result
 
-    async def _weigh(
+    async def _gather_and_plan(
         self, runs: Sequence[OpenRun], among: Collection[str] | None = None, *, for_ever: bool = False
     ) -> RecoveryFindings:
-        """Facts, and a valid plan of them; only looks. `among`: the launchers to be asked; None at a start: all."""
-        # Before anybody is asked: who lived then and says nothing is silent, even if it dies meanwhile.
+        """The facts and a valid plan; changes nothing. `among`: the launchers to be asked; None at a start: all."""
+        # Listed first: a launcher that lived then and does not answer is silent, even if it dies meanwhile.
         alive = set(find_launchers(self._state_dir).alive)
         attempts = [run.attempt for run in runs]
         clients = [client for client in self._local.launchers if among is None or client.launcher in among]
         heard = await evidence.ask_launchers(clients, attempts, None if for_ever else self._patience_s)
         names = {client.launcher: client for client, _ in heard}
-        logs = [(path, said) for path, said in read_outcomes(self._state_dir) if among is None or path.stem in among]
-        written = {exited.run_id: self._local.credit_stop(exited) for _, said in logs for exited in said}
+        logs = [(path, ends) for path, ends in read_outcomes(self._state_dir) if among is None or path.stem in among]
+        written = {exited.run_id: self._local.credit_stop(exited) for _, ends in logs for exited in ends}
         held = {run.run_id: (client, self._credited(run)) for client, answer in heard for run in answer}
         testimony = evidence.Testimony(held, written, frozenset(alive - names.keys()))
         findings = (
@@ -253,75 +253,74 @@ class RecoveryService:
             )
         )
         rows = [(run.job, run.attempt) for run in runs]
-        made = plan(rows, findings, self._of.epoch)
-        validate(made, rows)
-        return RecoveryFindings(made, runs, findings, testimony, names, [path for path, _ in logs])
+        proposed = plan(rows, findings, self._of.epoch)
+        validate(proposed, rows)
+        return RecoveryFindings(proposed, runs, findings, testimony, names, [path for path, _ in logs])
 
     def _credited(self, run: HeldRun) -> HeldRun:
-        """With a stop of ours that its launcher slept through."""
+        """The run, whose end is credited to our stop if its launcher did not know of that."""
         return run if run.exit is None else replace(run, exit=self._local.credit_stop(run.exit))
 
-    def _take_over(self, found: RecoveryFindings) -> None:
-        """Tell the executor who runs what, before the plan's effects reach it."""
-        log(LogEvent.RECOVERY_PLANNED, **counts(found.plan))
-        held_runs = found.testimony.held
-        for run in found.runs:
+    def _take_over(self, result: RecoveryFindings) -> None:
+        """Tell the executor which launcher has which run, before the plan's effects reach it."""
+        log(LogEvent.RECOVERY_PLANNED, **counts(result.plan))
+        held_runs = result.testimony.held
+        for run in result.runs:
             run_id = run.attempt.run_id
-            finding = found.findings[run_id]
+            finding = result.findings[run_id]
             if self._memory.by_run(run_id) is None:
-                continue  # it was settled while we looked: nobody has it any more
+                continue  # it was settled while the facts were gathered
             if run_id in held_runs:
                 client, held = held_runs[run_id]
                 self._local.own(run_id, client, run.job.spec.grace_ms)
-                self._local.freeze([run_id], frozen=False)  # whoever froze it may have died before the thaw
+                self._local.freeze([run_id], frozen=False)  # an earlier daemon may have died before it thawed the run
                 self._hear_again(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None
                 # A main process that has ended still names the session in which its children may be.
                 main = finding.identity or run.attempt.identity
                 self._local.own_orphan(run_id, main, run.job.spec, adopt=adopt)
-        ours = {run.attempt.run_id for run in found.runs}
+        ours = {run.attempt.run_id for run in result.runs}
         for run_id, (_, held) in held_runs.items():
             if run_id not in ours and held.exit is not None and held.state is RunState.ENDED:
                 self._settle_unknown(held.exit)
 
     def _hear_again(self, launcher: str, held: HeldRun) -> None:
-        """What was said of a run while nobody listened: since when it runs, and that its main process has ended."""
+        """Reports that were lost while no daemon listened: the start of a run, and the exit of its main process."""
         if held.started is not None and held.state is not RunState.ENDED:
             self._local.receive(launcher, [held.started])
         if held.exit is not None and held.state is RunState.CLOSING:
             self._local.receive(launcher, [held.exit])
 
-    async def _follow(self, found: RecoveryFindings, row: Recovery | None) -> Followed:
-        outcomes = await asyncio.to_thread(self._outcomes, found)
-        return await self._inbox.ask(Recovered(found.plan, outcomes, row))
+    async def _follow(self, result: RecoveryFindings, row: Recovery | None) -> Followed:
+        outcomes = await asyncio.to_thread(self._outcomes, result)
+        return await self._inbox.ask(Recovered(result.plan, outcomes, row))
 
-    def _outcomes(self, found: RecoveryFindings) -> dict[str, Outcome]:
-        """The outcomes that the plan settles with, and the results that their runs left."""
-        specs = {run.attempt.run_id: run.job.spec for run in found.runs}
+    def _outcomes(self, result: RecoveryFindings) -> dict[str, Outcome]:
+        """The outcomes of the runs that the plan settles, with the results that these left."""
+        specs = {run.attempt.run_id: run.job.spec for run in result.runs}
         outcomes = {}
-        for decision in found.plan.decisions:
+        for decision in result.plan.decisions:
             if decision.action is Action.SETTLE and decision.finding.outcome is not None:
                 run_id = decision.run_id
                 outcomes[run_id] = self._work_files.with_results(run_id, specs[run_id], decision.finding.outcome)
         return outcomes
 
-    async def _forget(self, found: RecoveryFindings) -> None:
-        """Remove outcome logs once all that they say is committed."""
-        written = found.testimony.written
-        for exited in written.values():
+    async def _forget(self, result: RecoveryFindings) -> None:
+        """Remove outcome logs once their outcomes are committed."""
+        for exited in result.testimony.written.values():
             self._settle_unknown(exited)
-        if found.outcome_logs:
+        if result.outcome_logs:
             await self._inbox.barrier()
-            remove_outcomes(found.whole_logs)
+            remove_outcomes(result.whole_logs)
 
     def _settle_unknown(self, exited: Exited) -> None:
-        """An outcome whose attempt is settled, or was never ours: acknowledged, and recorded if nobody knows it."""
+        """Acknowledge an outcome without an open attempt; record it if it is unknown."""
         self._inbox.post(Settle(exited.run_id, outcome_of(exited)))
 
-    async def _finish(self, found: RecoveryFindings) -> None:
-        """What need not be over before the daemon is ready: tidying up, leaked processes, the end of the row."""
-        await self._forget(found)
+    async def _finish(self, result: RecoveryFindings) -> None:
+        """Work that does not delay readiness: tidying up, leaked processes, the end of the row."""
+        await self._forget(result)
         for launcher in find_launchers(self._state_dir).dead:
             remove_remains(self._state_dir, launcher)
         swept = await self._sweep_leaked()
@@ -329,27 +328,27 @@ class RecoveryService:
         self._inbox.post(Remembered(self._row))
         await self._inbox.barrier()
         self._telemetry.orphans_found(self._row.stopped + self._row.unseen)
-        log(LogEvent.RECOVERY_FINISHED, swept=swept, **counts(found.plan))
+        log(LogEvent.RECOVERY_FINISHED, swept=swept, **counts(result.plan))
 
     async def _sweep_leaked(self) -> int:
         """Stop processes of this instance that no open attempt owns."""
-        found = await asyncio.to_thread(identities.scan, self._instance)
-        leaked = [run_id for run_id in found.runs if run_id not in self._memory.jobs_by_run]
+        processes = await asyncio.to_thread(identities.scan, self._instance)
+        leaked = [run_id for run_id in processes.runs if run_id not in self._memory.jobs_by_run]
         if not leaked:
             return 0
         result = await sweep(self._instance, leaked, grace_ms=LEAKED_GRACE_MS)
-        if result.killed or result.left:  # else they ended while we looked, as at any restart
+        if result.killed or result.left:  # else they ended during the scan, as at any restart
             log(LogEvent.WORKER_LEAKED, processes=len(result.left), stopped=result.killed, runs=len(leaked))
         self._telemetry.zombies_cleaned(result.killed)
         return result.killed
 
     def describe(self) -> dict[str, object]:
-        """What this start found and did, for `system.status`; `requeued failed held` are what became of unseen ends."""
-        told = msgspec.structs.asdict(self._row)
-        del told["plan"]
+        """The recovery of this start, for `system.status`; `requeued failed held` count jobs after unseen ends."""
+        row = msgspec.structs.asdict(self._row)
+        del row["plan"]
         finished = self._row.finished_at
         took_ms = None if finished is None else finished - self._row.started_at
-        return told | {
+        return row | {
             "failed": self._ends.get(State.FAILED, 0),
             "held": self._ends.get(State.HELD, 0),
             "took_ms": took_ms,

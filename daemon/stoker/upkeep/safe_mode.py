@@ -1,6 +1,6 @@
-"""Safe mode: why nothing is changed any more, and what a person does about it.
+"""Safe mode: the switch, and the texts that say why the daemon changes nothing and what a person can do about it.
 
-Owns the switch and the words. Only a new start of the daemon leaves safe mode.
+A failed recovery enters safe mode; only a new start of the daemon leaves it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SafeModeState(Struct, frozen=True):
     next: str
 
     def refusal(self) -> Refusal:
-        """The answer to whoever wants something changed."""
+        """The error for every request that would change something."""
         return Refusal(f"the daemon is in safe mode and changes nothing: {self.why}", hint="stoker status")
 
 
@@ -53,7 +53,7 @@ class SafeModeSwitch:
 
 
 def safe_mode(error: Exception, timeout_ms: int) -> SafeModeState:
-    """What follows from a recovery that raised `error`."""
+    """Safe mode after a recovery that raised `error`."""
     match error:
         case RowInvalid():
             return SafeModeState(f"the database contradicts itself: {error}", RESTORE)

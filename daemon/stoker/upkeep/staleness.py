@@ -1,8 +1,8 @@
-"""Attempts that run and have left no checkpoint for long: they may hang, or forget to save.
+"""Running attempts that have left no checkpoint for too long: they may hang, or forget to save.
 
-Owns what counts as stale, and the look for it: the newest checkpoint that tells of the job is older than `[workflows]
-stale_ms`. The start of a step is one. Refuses to act: it is reported, and a person looks. A plain job that never saved
-promised nothing. Invariant: each time that a run becomes stale is logged once.
+An attempt is stale if its newest checkpoint is older than `[workflows] stale_ms`; the start of a step counts as a
+checkpoint. A job outside of workflows that never saved is not checked. Stale attempts are only reported. Invariant:
+each time that a run becomes stale is logged once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOOKS = 4  # while the limit passes
 
 
 class Staleness:
-    """Looks now and then; what it found last is in `LiveState.stale`, for lists."""
+    """Checks now and then; the last result is in `LiveState.stale`, for lists."""
 
     def __init__(
         self, reader: Reader, memory: LiveState, clock: Clock, background: BackgroundTasks, limit_ms: int
@@ -35,7 +35,7 @@ class Staleness:
         self._background = background
         self.limit_ms = limit_ms
         self._due = 0
-        self._told: dict[str, int] = {}  # of runs that were logged: the checkpoint since which they are stale
+        self._logged: dict[str, int] = {}  # runs that were logged, with the time of their newest checkpoint
         self._looking: asyncio.Task[None] | None = None
 
     async def find(self, only: Collection[int] | None = None) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ class Staleness:
         wall, limit_ms = self._clock.now().wall, self.limit_ms
         runs = [run for run in self._memory.runs.values() if only is None or run.job.id in only]
         newest = await self._reader.run(checkpoints.newest_at, [run.job.id for run in runs])
-        found = [
+        stale = [
             {
                 "workflow": run.job.workflow_id,
                 "step": run.job.step,
@@ -55,20 +55,20 @@ class Staleness:
             for run in runs
             if run.job.id in newest and wall - newest[run.job.id] > limit_ms
         ]
-        return sorted(found, key=lambda one: one["checkpoint_at"])
+        return sorted(stale, key=lambda one: one["checkpoint_at"])
 
     def tick(self) -> None:
-        """Called once a sample; looks when it is time."""
+        """Start a check if it is due."""
         now = self._clock.now().steady
         if now >= self._due and (self._looking is None or self._looking.done()):
             self._due = now + min(LONGEST_PAUSE_MS, self.limit_ms // LOOKS)
             self._looking = self._background.retry("look for stale checkpoints", self._look)
 
     async def _look(self) -> None:
-        found = await self.find()
-        for one in found:
+        stale = await self.find()
+        for one in stale:
             run = self._memory.by_run(one["run_id"])
-            if run is not None and self._told.get(one["run_id"]) != one["checkpoint_at"]:
+            if run is not None and self._logged.get(one["run_id"]) != one["checkpoint_at"]:
                 log(
                     LogEvent.CHECKPOINT_STALE,
                     job=run.job.id,
@@ -79,5 +79,5 @@ class Staleness:
                     step=run.job.step,
                     age_ms=one["age_ms"],
                 )
-        self._told = {one["run_id"]: one["checkpoint_at"] for one in found}
-        self._memory.stale = {one["run_id"]: one["age_ms"] for one in found}
+        self._logged = {one["run_id"]: one["checkpoint_at"] for one in stale}
+        self._memory.stale = {one["run_id"]: one["age_ms"] for one in stale}

@@ -65,18 +65,18 @@ class Throttle:
         self._freeze_running = config.throttle.freeze_running
 
     def start(self) -> None:
-        """Begin to sample; the first sample only sets the base of the CPU measure."""
+        """Begin to sample; the first sample only sets the base for CPU use."""
         self._probe.sample()
         self._schedule()
 
     def stop(self) -> None:
-        """Stop sampling; harmless when never started or stopped before."""
+        """Harmless if it was never started or is stopped already."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _schedule(self) -> None:
-        # A cadence is the point here: the host's load announces itself to nobody.
+        # This polls: the kernel does not notify anybody of load.
         self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
 
     def _tick(self) -> None:

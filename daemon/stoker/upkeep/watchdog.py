@@ -1,9 +1,8 @@
-"""What the service manager is told, and when: that starting goes on, ready, signs of life, draining, stopping.
+"""Notices to the service manager: starting, ready, signs of life, draining, stopping.
 
-Owns the cadence and the words of `systemctl status`. Refuses to say that all is well because a process exists: a sign
-of life follows a look at the health. Invariants: a start or a drain that goes on is never timed out, however long it
-takes; one look that fails leaves time for another before the manager's patience ends, so that a launcher that hangs and
-is replaced does not cost the daemon its life.
+Owns their cadence and the text in `systemctl status`. A sign of life is sent only after a successful health check.
+Invariants: a start or a drain that makes progress is never timed out; after one failed check there is time for another
+before the manager kills the daemon, so that a launcher which hangs can be replaced meanwhile.
 """
 
 from __future__ import annotations
@@ -18,17 +17,15 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.health import PATIENCE_S, Health
 
-# A start is as long as a migration of the whole database or a recovery is; the latter has a limit of its own.
+# A start includes a migration of the whole database and a recovery; the recovery has a limit of its own.
 EXTEND_EVERY_S = 10.0
 EXTEND_BY_MS = 30_000
 SHUTDOWN_MARGIN_MS = 15_000
-# A look that fails, as long as the pause between two, leaves the time of another pause and another look.
+# A check may take as long as the pause before it, so two pauses and two checks fit into the watchdog's interval.
 LOOKS_IN_PATIENCE = 4
 
 
 class Watchdog:
-    """Speaks for one life of the daemon."""
-
     def __init__(self, notifier: Notifier, background: BackgroundTasks) -> None:
         self._notifier = notifier
         self._background = background
@@ -37,13 +34,13 @@ class Watchdog:
         self._task: asyncio.Task[None] | None = None
 
     def starting(self, stage: str) -> None:
-        """As long as the loop turns, the start goes on."""
+        """Ask for more time while the event loop runs."""
         self._notifier.status(stage)
         if self._task is None:
             self._go_on_with(self._ask_for_time())
 
     def ready(self, health: Health, describe: Callable[[], str]) -> None:
-        """`describe` gives the words for `systemctl status`."""
+        """`describe` gives the text for `systemctl status`."""
         self._describe = describe
         self._notifier.ready(describe())
         self._go_on_with(self._beat(health))
@@ -56,7 +53,6 @@ class Watchdog:
         self._notifier.status(self._describe())
 
     def stopping(self) -> None:
-        """Said once; said again it is no news."""
         if not self._stopping:
             self._stopping = True
             self._notifier.stopping()
@@ -76,16 +72,16 @@ class Watchdog:
             await asyncio.sleep(EXTEND_EVERY_S)
 
     async def _beat(self, health: Health) -> None:
-        """A sign of life after each look at which everything answered; the log tells when that changes."""
+        """A sign of life after each successful check; changes between success and failure are logged."""
         if self._notifier.watchdog_ms is None:
             return
         interval_s = self._notifier.watchdog_ms / 1_000 / LOOKS_IN_PATIENCE
         well = True
         while True:
-            found = await health.look(min(PATIENCE_S, interval_s))
-            if found["ok"]:
+            result = await health.look(min(PATIENCE_S, interval_s))
+            if result["ok"]:
                 self._notifier.watchdog(self._describe())
-            if found["ok"] is not well:
-                well = found["ok"]
-                log(LogEvent.DAEMON_WELL if well else LogEvent.DAEMON_UNWELL, checks=found["checks"])
+            if result["ok"] is not well:
+                well = result["ok"]
+                log(LogEvent.DAEMON_WELL if well else LogEvent.DAEMON_UNWELL, checks=result["checks"])
             await asyncio.sleep(interval_s)

@@ -1,4 +1,4 @@
-"""What is done to whole workflows: submit, the verbs, resume, rollback, needs, archives.
+"""Operations on whole workflows: submit, the verbs, resume, rollback, needs, archives.
 
-Owns the messages and decisions about workflows. Refuses single jobs: those are the engine's.
+Owns the messages about workflows and their decisions; the engine decides about single jobs.
 """

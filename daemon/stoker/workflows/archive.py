@@ -1,8 +1,8 @@
-"""A workflow that failed is told of, and archived whole: flow, steps, changes, checkpoints, the ends of its logs.
+"""The archive of a failed workflow: flow, steps, changes, checkpoints, and the ends of its logs, in one file.
 
-Owns what goes into the file, read in small portions so that nobody waits for it, and the look at a start for ends that
-an earlier life did not get to. Refuses to run beside another of its kind. Invariants: one file for each end of a
-workflow, written once; where it cannot be written it is logged, and the next start tries again.
+Owns the contents of the file. They are read in small portions, so that other readers do not wait, and one archive is
+written at a time. Invariants: there is one file for each end of a workflow, written once; a failure is logged, and the
+next start tries again.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from stoker.telemetry.logs import log
 
 FORMAT = 1
 PORTION = 200  # rows of one read
-SPAN = 20_000  # changes looked through in one read
+SPAN = 20_000  # changes searched in one read
 TAIL_BYTES = 64 * 1024
-LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow: the newest steps have theirs left out beyond it
-DATA_BYTES = 64 * 1024 * 1024  # of all checkpoints of one workflow: the oldest have theirs left out beyond it
+LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow; beyond it the logs of the newest steps are left out
+DATA_BYTES = 64 * 1024 * 1024  # of all checkpoints of one workflow; beyond it the data of the oldest is left out
 TOGETHER_BYTES = 1024 * 1024  # of data in one read
-SHOWN = 20
+SHOWN = 20  # steps in the log line
 
 
 async def endings(reader: Reader, found: StoredWorkflow) -> tuple[int, list[Ending]]:
-    """A workflow as an analysis asks for it."""
+    """The arguments of `analyse`."""
     ids = [one.job_id for one in found.steps if one.state is not State.SUCCEEDED]
     made, specs = blueprint(found.workflow), await reader.run(jobs.by_ids, ids)
     ended = await reader.run(attempts.newest_ends, [one.job_id for one in found.steps if one.attempts])
@@ -72,7 +72,7 @@ def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
 
 
 class Archives:
-    """Writes archives, one at a time."""
+    """Writes one archive at a time."""
 
     def __init__(self, reader: Reader, state_dir: Path, background: BackgroundTasks) -> None:
         self._reader = reader
@@ -95,14 +95,14 @@ class Archives:
                 self._begin([after.id])
 
     async def catch_up(self) -> None:
-        """At a start: ends that were committed and not archived."""
+        """At a start: write the archives that an earlier daemon did not write."""
         failed = await self._reader.run(workflows.failed, SPAN)
         missing = await asyncio.to_thread(_missing, self._state_dir, failed)
         if missing:
             self._begin(missing)
 
     def path(self, found: StoredWorkflow) -> str | None:
-        """Where the archive of this end is, if it is there."""
+        """Where the archive of this end is, if it exists."""
         at = found.workflow.finished_at
         if found.workflow.state is not WorkflowState.FAILED or at is None:
             return None
@@ -132,11 +132,11 @@ class Archives:
             except BaseException:
                 file.discard()
                 raise
-        except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nothing depends on it
+        except Exception as error:  # noqa: BLE001 - a service boundary: no caller awaits this, and nothing depends on it
             log(LogEvent.ARCHIVE_FAILED, workflow=found.workflow.id, path=str(path), error=error)
 
     async def _parts(self, found: StoredWorkflow) -> AsyncGenerator[bytes | Rows, None]:
-        """One JSON object: what is said as it is, and rows between, which a thread says."""
+        """The parts of one JSON object: bytes as they are, and rows, which a thread encodes."""
         steps = await self._reader.run(jobs.of_workflows, [found.workflow.id])
         workflow = msgspec.to_builtins(found.workflow)
         flow = msgspec.Raw(workflow.pop("flow").encode())
@@ -148,17 +148,17 @@ class Archives:
             "analysis": analyse(*await endings(self._reader, found)),
         }
         yield encode_sorted(head)[:-1]
-        for name, portions, tell in (
-            ("steps", self._steps(steps), _as_it_is),
-            ("changes", self._changes(found, steps), _as_it_is),
-            ("attempts", self._attempts(steps), _as_it_is),
-            ("checkpoints", self._checkpoints(found), _told),
-            ("logs", self._logs(steps), _as_it_is),
+        for name, portions, view in (
+            ("steps", self._steps(steps), _unchanged),
+            ("changes", self._changes(found, steps), _unchanged),
+            ("attempts", self._attempts(steps), _unchanged),
+            ("checkpoints", self._checkpoints(found), _checkpoint_view),
+            ("logs", self._logs(steps), _unchanged),
         ):
             before = f',"{name}":['.encode()
             async for portion in portions:
                 if portion:
-                    yield Rows(before, portion, tell)
+                    yield Rows(before, portion, view)
                     before = b","
             yield b"]" if before == b"," else before + b"]"
         yield b"}\n"
@@ -168,12 +168,11 @@ class Archives:
             yield [msgspec.structs.asdict(job) | {"spec_hash": job.spec_hash.hex()}]
 
     async def _changes(self, found: StoredWorkflow, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
-        """Of the workflow itself, then of each step; nothing of either is older than its first step."""
+        """Those of the workflow, then those of each step; none is older than the first change of the first step."""
         first = await self._reader.run(changes.first_of_job, min(steps))
         last = await self._reader.run(changes.last)
         for after in range(max(0, first - 2), last[0], SPAN):
-            of_flow = await self._reader.run(changes.of_workflow, found.workflow.id, after, after + SPAN)
-            yield list(of_flow)
+            yield list(await self._reader.run(changes.of_workflow, found.workflow.id, after, after + SPAN))
         for job_id in steps:
             yield list(await self._reader.run(changes.of_job, job_id))
 
@@ -182,7 +181,7 @@ class Archives:
             yield list(await self._reader.run(attempts.of_job, job_id))
 
     async def _checkpoints(self, found: StoredWorkflow) -> AsyncGenerator[list[Checkpoint], None]:
-        """All of them; the newest have their data, as much as an archive may have, and never much of it in memory."""
+        """All checkpoints; the newest with their data, up to DATA_BYTES, of which little is in memory at a time."""
         chain, seq = chain_of(found.workflow.id), 0
         since = await self._reader.run(checkpoints.newest_within, chain, DATA_BYTES) or sys.maxsize
         while links := await self._reader.run(checkpoints.behind, chain, seq, PORTION):
@@ -198,14 +197,14 @@ class Archives:
         for job in steps.values():
             if job.attempts:
                 path = log_path(self._state_dir, job.id, job.attempts)
-                told = {"job": job.id, "step": job.step, "attempt": job.attempts}
+                head = {"job": job.id, "step": job.step, "attempt": job.attempts}
                 try:
                     data, size = await asyncio.to_thread(tail, path, min(TAIL_BYTES, left))
                 except OSError as error:
-                    yield [told | {"bytes": 0, "tail": "", "error": error.strerror}]
+                    yield [head | {"bytes": 0, "tail": "", "error": error.strerror}]
                 else:
                     left -= len(data)
-                    yield [told | {"bytes": size, "tail": data.decode(errors="replace")}]
+                    yield [head | {"bytes": size, "tail": data.decode(errors="replace")}]
 
 
 def _missing(state_dir: Path, ends: Sequence[tuple[int, int]]) -> list[int]:
@@ -213,7 +212,7 @@ def _missing(state_dir: Path, ends: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _portions(links: Sequence[Checkpoint], since: int) -> list[list[Checkpoint]]:
-    """Those before `since`, which go without their data; then as many together as have little of it."""
+    """Those before `since`, whose data is left out, in one portion; the others in portions of TOGETHER_BYTES."""
     portions, room = [[link for link in links if link.seq < since]], 0
     for link in links:
         if link.seq >= since:
@@ -226,36 +225,36 @@ def _portions(links: Sequence[Checkpoint], since: int) -> list[list[Checkpoint]]
 
 
 class Rows(Struct, frozen=True):
-    """Elements of a list, with what stands before them; `tell` makes of each what is said of it."""
+    """Elements of a JSON list, and the bytes before them; `view` makes a JSON value of each."""
 
     before: bytes
     rows: Sequence[Any]
-    tell: Callable[[Any], Any]
+    view: Callable[[Any], Any]
 
 
 def _add(file: ArchiveFile, part: bytes | Rows) -> None:
-    """In a thread: to say and to pack ten megabytes takes half a second."""
+    """Runs in a thread: to encode and compress ten megabytes takes half a second."""
     if isinstance(part, bytes):
         file.add([part])
         return
     before = part.before
     for row in part.rows:
-        file.add([before, encode_sorted(part.tell(row))])
+        file.add([before, encode_sorted(part.view(row))])
         before = b","
 
 
-def _as_it_is(row: Any) -> Any:
+def _unchanged(row: Any) -> Any:
     return row
 
 
-def _told(link: Checkpoint) -> dict[str, Any]:
-    """A checkpoint with its data: our own as the JSON that it is, a job's own in base64."""
-    told: dict[str, Any] = msgspec.structs.asdict(link) | {"checksum": link.checksum.hex()}
+def _checkpoint_view(link: Checkpoint) -> dict[str, Any]:
+    """A checkpoint with its data: JSON if Stoker wrote it, base64 if a job did."""
+    view: dict[str, Any] = msgspec.structs.asdict(link) | {"checksum": link.checksum.hex()}
     if link.size and not link.data:
-        return told | {"data": None, "left_out": True}
+        return view | {"data": None, "left_out": True}
     try:
         data = opened(link)
     except CheckpointDamaged:
-        return told | {"damaged": True, "data": base64.b64encode(link.data).decode()}
+        return view | {"damaged": True, "data": base64.b64encode(link.data).decode()}
     plain = link.kind is not CheckpointKind.PROGRESS
-    return told | {"data": msgspec.Raw(data) if plain else base64.b64encode(data).decode()}
+    return view | {"data": msgspec.Raw(data) if plain else base64.b64encode(data).decode()}

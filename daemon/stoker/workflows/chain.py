@@ -1,8 +1,8 @@
-"""Reading a chain of checkpoints back into a context, as far as it is sound.
+"""Rebuilding the context of a workflow from its chain of checkpoints in the store.
 
-Owns the fall back: where the whole context that a rebuild begins from is damaged, the one before it is taken, up to
-the damage. Refuses a chain with a hole, as `core.workflow.context` does. Invariant: what is answered is exactly what
-was known at the seq that it names, and `damaged` says where more would have been.
+If the whole context that a rebuild starts from is damaged, the one before it is used, up to the damage. A chain with a
+gap is refused (`core.workflow.context`). Invariant: the context is exactly what was known at its `seq`, and `damaged`
+names the checkpoint that prevented a later one.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ async def context_at(reader: Reader, chain: str, seq: int) -> Context:
 
 
 async def check(reader: Reader, workflow_id: int, *, tolerant: bool) -> str | None:
-    """What is wrong with the chain of a workflow that is to go on from where its steps stand.
+    """A warning about the chain of a workflow that is to be resumed, if something is wrong with it.
 
-    A resume rests on the rows of the steps, not on the chain, so damage is a warning; a gap stops it unless `tolerant`.
-    Raises ChainBroken.
+    A resume uses the rows of the steps and not the chain, so damage is only a warning; a gap raises ChainBroken unless
+    `tolerant`.
     """
     newest = await target(reader, workflow_id, None)
     try:
@@ -63,7 +63,7 @@ async def check(reader: Reader, workflow_id: int, *, tolerant: bool) -> str | No
 
 
 async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpoint:
-    """The checkpoint of a workflow with that id, without its data; None: its newest. Raises CheckpointNotFound."""
+    """The checkpoint of a workflow with this id (None: the newest), without its data. Raises CheckpointNotFound."""
     chain, hint = chain_of(workflow_id), f"stoker checkpoint ls {workflow_id}"
     if ident is None:
         newest = await reader.run(checkpoints.page, chain, None, 1)

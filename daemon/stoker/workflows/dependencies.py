@@ -1,8 +1,7 @@
 """Needs of a workflow's steps, added and removed by hand.
 
-Owns the one turn in which the flow, the step's job and the rows of open needs change together. Refuses steps that have
-started, a need that can never be met, and a cycle, which is named step by step. Invariant: after it the graph is one
-that a submit would have taken.
+The flow, the job of the step and the rows of open needs change in one turn. Refused are steps that have started, needs
+that can never be met, and cycles. Invariant: a submit would accept the changed graph.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PENDING = (State.WAITING, State.QUEUED)
 
 @commands.in_one_piece
 def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> dict[str, Any]:
-    """The step waits for another, too. Raises FlowInvalid for a cycle."""
+    """Raises FlowInvalid for a cycle."""
     step = _changeable(turn, run, name)
     run.known(need, "need")
     if any(edge.step == need for edge in step.needs):
@@ -51,12 +50,11 @@ def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn,
 
 @commands.in_one_piece
 def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: Actor) -> dict[str, Any]:
-    """The step does not wait for another any more."""
     step = _changeable(turn, run, name)
     removed = next((edge for edge in step.needs if edge.step == need), None)
     if removed is None:
-        known = ", ".join(edge.step for edge in step.needs) or "nothing"
-        raise InvalidParams(f"need: step {name} does not need {need!r} (it needs: {known})", path="need")
+        needed = ", ".join(edge.step for edge in step.needs) or "nothing"
+        raise InvalidParams(f"need: step {name} does not need {need!r} (it needs: {needed})", path="need")
     left = tuple(edge for edge in step.needs if edge is not removed)
     return _rewire(turn, run, replace(step, needs=left), "need_removed", removed, actor)
 
@@ -87,10 +85,10 @@ def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, a
     turn.batch.workflows[run.workflow.id] = run.workflow
     payload = {"step": step.name, "job": job.id, "need": edge.step, "on": edge.on, "note": actor.note}
     turn.record("workflow", str(run.workflow.id), cause, payload, actor)
-    told = [{"step": one.step, "on": one.on} for one in step.needs]
-    return {"step": step.name, "needs": told, "step_state": after.state}
+    needs_view = [{"step": one.step, "on": one.on} for one in step.needs]
+    return {"step": step.name, "needs": needs_view, "step_state": after.state}
 
 
 def _is_open(turn: Turn, run: LiveWorkflow, edge: Edge) -> bool:
-    """A need that failed, of which the step has not been told yet, is still open: it is about to be told."""
+    """A need that failed counts as open until the step is told, which happens soon."""
     return need_met(edge.on, turn.job(run.jobs[edge.step])) is not True

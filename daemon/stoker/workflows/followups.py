@@ -1,8 +1,8 @@
-"""What is wanted of a workflow and cannot be done at once: it is done when the last of its attempts has ended.
+"""The second half of a rollback or a cancel, which follows when the last attempt of the workflow has ended.
 
-Owns the looking, after each turn and at a start (a daemon may have died in between), and what then follows: the second
-half of a rollback, and the end of steps that came back to the queue while their workflow was being cancelled. Refuses
-to decide what a rollback means. Invariant: one follow-up of a workflow at a time; done twice, it changes nothing.
+Workflows are checked after each turn and at a start, as an earlier daemon may have died before the second half. A
+cancel ends steps that came back to the queue meanwhile. Invariants: a workflow has one follow-up at a time; a second
+one changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stoker.workflows import rollback
 
 
 class Cancelled(Message):
-    """The steps of a cancelled workflow that were stopped for another reason, and would be tried again."""
+    """Cancel the steps of a cancelled workflow that were stopped for another reason and would run again."""
 
     def __init__(self, workflow_id: int) -> None:
         self._workflow_id = workflow_id

@@ -1,8 +1,8 @@
-"""Resume: a workflow goes on from where it stopped, each step that stopped short by its strategy.
+"""Resume: a workflow goes on from where it stopped, and strategies decide about steps that did not complete.
 
-Owns the look before (what strategies choose, which proofs hold, all within a time limit) and the one turn in which the
-plan of `core.workflow.resume` is carried out. Refuses half a resume: what changed between the look and the turn ends
-it with nothing changed. Invariant: `explain` is the same plan, not carried out.
+Before the turn, strategies choose and fingerprints are compared, within a time limit; in one turn the plan of
+`core.workflow.resume` is carried out. A workflow that changed in between is refused, with nothing changed. Invariant:
+`explain` shows the same plan without carrying it out.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Chosen = dict[str, tuple[str, Strategy]]
 
 
 class ResumeFacts(Struct, frozen=True):
-    """What was found out before the turn: the word of strategies, and which proofs do not hold."""
+    """The results from before the turn: the choices of strategies, and which fingerprints have changed."""
 
     chosen: Chosen
     changed: dict[str, str]
@@ -51,7 +51,7 @@ class ResumeFacts(Struct, frozen=True):
 
 
 async def look(reader: Reader, found: StoredWorkflow, wish: Wish, surroundings: str, limit_ms: int) -> ResumeFacts:
-    """Ask strategies and prove what is completed. Raises ResumeTimeout; changes nothing."""
+    """Ask strategies and compare fingerprints. Raises ResumeTimeout; changes nothing."""
     try:
         async with asyncio.timeout(limit_ms / 1_000):
             chosen = await _chosen(found, wish)
@@ -65,7 +65,7 @@ async def look(reader: Reader, found: StoredWorkflow, wish: Wish, surroundings: 
 
 
 async def _chosen(found: StoredWorkflow, wish: Wish) -> Chosen:
-    """Ask the strategies in a thread: one of the user's own may never return, so it gets no thread of a pool."""
+    """Strategies run in a thread; one of the user may never return, so it gets a thread outside of the pool."""
     strategies.check([wish.strategy] if wish.strategy is not None else [])
     names = _strategy_names(found, wish)
     choose = partial(_choose, found, names)
@@ -80,7 +80,7 @@ async def _chosen(found: StoredWorkflow, wish: Wish) -> Chosen:
 
 
 def _strategy_names(found: StoredWorkflow, wish: Wish) -> dict[str, str]:
-    """The strategy of each step that stopped short, by step."""
+    """The strategy of each step that started and did not complete."""
     steps = {step.job_id: step for step in steps_of(found.workflow)}
     return {
         one.step: wish.strategy or steps[one.job_id].resume
@@ -94,7 +94,7 @@ def _choose(found: StoredWorkflow, names: Mapping[str, str]) -> Chosen:
     for one in found.steps:
         name = names.get(one.step)
         if name is not None:
-            shown = Interrupted(
+            step = Interrupted(
                 workflow=found.workflow.id,
                 step=one.step,
                 job=one.job_id,
@@ -103,12 +103,12 @@ def _choose(found: StoredWorkflow, names: Mapping[str, str]) -> Chosen:
                 attempts=one.attempts,
                 failures=one.failures,
             )
-            chosen[one.step] = (name, strategies.choose(name, shown))
+            chosen[one.step] = (name, strategies.choose(name, step))
     return chosen
 
 
 def _verified(found: StoredWorkflow) -> dict[str, Step]:
-    """The completed steps that are kept only as long as their proof holds."""
+    """The completed steps that run again if their fingerprints have changed."""
     steps = {step.job_id: step for step in steps_of(found.workflow)}
     return {
         one.step: steps[one.job_id] for one in found.steps if one.state is State.SUCCEEDED and steps[one.job_id].verify
@@ -118,7 +118,7 @@ def _verified(found: StoredWorkflow) -> dict[str, Step]:
 async def _changed(
     reader: Reader, found: StoredWorkflow, steps: Mapping[str, Step], surroundings: str
 ) -> dict[str, str]:
-    """Which of these steps are not what they were made of any more, and what has changed."""
+    """What has changed in the fingerprints of these steps, by step."""
     jobs = await reader.run(job_rows.by_ids, [step.job_id for step in steps.values()])
     ends = await reader.run(checkpoints.step_ends, list(jobs))
     names = {one.job_id: one.step for one in found.steps}
@@ -126,35 +126,35 @@ async def _changed(
     changed = {}
     for name, step in steps.items():
         now = proof(jobs[step.job_id].spec, surroundings, needed_outputs(step, outputs))
-        told = difference(_proof_in(ends.get(step.job_id)), now)
-        if told is not None:
-            changed[name] = told
+        changes = difference(_proof_in(ends.get(step.job_id)), now)
+        if changes is not None:
+            changed[name] = changes
     return changed
 
 
 def _proof_in(end: Checkpoint | None) -> dict[str, str] | None:
-    """What the checkpoint of a step's end says that it was made of; None where nothing sound does."""
+    """The fingerprint in the checkpoint of a step's end; None if it is missing or damaged."""
     if end is None:
         return None
     try:
-        told: dict[str, str] | None = msgspec.json.decode(opened(end)).get("proof")
+        fingerprint: dict[str, str] | None = msgspec.json.decode(opened(end)).get("proof")
     except CheckpointDamaged as damaged:
         log(LogEvent.CHECKPOINT_DAMAGED, job=end.job_id, checkpoint=end.id, error=damaged)
         return None
-    return told
+    return fingerprint
 
 
 def decide(turn: Turn, run: LiveWorkflow, *, wish: Wish, seen: ResumeFacts, actor: Actor) -> commands.Pieces:
-    """Carry the plan out, or only show it. Raises NotAllowed where there is nothing to resume."""
+    """Carry the plan out, or only show it. Raises NotAllowed if there is nothing to resume."""
     commands.must_not_go_back(run, "resume")
     decisions = yield from _plan(turn, run, wish, seen)
     views = []
     for decision in decisions:
         views.append(_view(run, decision))
         yield
-    told: dict[str, Any] = {"steps": views}
+    answer: dict[str, Any] = {"steps": views}
     if wish.explain:
-        return told
+        return answer
     acts = {decision.step: decision.act for decision in decisions}
     _must_lead_anywhere(run, wish, acts)
     reset = [name for name, act in acts.items() if act in RESET]
@@ -166,7 +166,7 @@ def decide(turn: Turn, run: LiveWorkflow, *, wish: Wish, seen: ResumeFacts, acto
     yield from _carry_out(
         turn, run, acts, chosen, actor, commands.Budget(timeout_ms=wish.timeout_ms, max_attempts=wish.max_attempts)
     )
-    return told | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
+    return answer | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
 
 
 def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> Generator[None, None, list[ResumeDecision]]:
@@ -195,7 +195,7 @@ def _must_lead_anywhere(run: LiveWorkflow, wish: Wish, acts: Mapping[str, Act]) 
         return
     if wish.start is not None and all(acts[name] is Act.KEEP for name in behind(run.steps.values(), [wish.start])):
         raise NotAllowed(
-            f"step {wish.start} and all behind it were completed, and a resume keeps what was",
+            f"step {wish.start} and all steps behind it were completed, and a resume does not run them again",
             hint=f"stoker workflow retry {ident} --step {wish.start}",
             state=state,
         )
@@ -211,13 +211,13 @@ def _must_lead_anywhere(run: LiveWorkflow, wish: Wish, acts: Mapping[str, Act]) 
 
 
 def _must_have_use(wish: Wish, reset: Collection[str]) -> None:
-    """Limits are for steps that are taken again; those that only go on keep theirs, and nobody is left to wonder."""
+    """New limits apply only to steps that run again: refuse them if there are none, instead of ignoring them."""
     for path in ("timeout_ms", "max_attempts"):
         if getattr(wish, path) is not None and not reset:
             raise InvalidParams(
-                f"{path}: no step would be taken again, so it would change nothing",
+                f"{path}: no step would run again, so it would have no effect",
                 path=path,
-                hint="without it, what was stopped goes on with the limits that it has",
+                hint="resume without it: steps that go on keep their limits",
             )
 
 
@@ -243,10 +243,15 @@ def _carry_out(
 
 def _view(run: LiveWorkflow, decision: ResumeDecision) -> dict[str, Any]:
     name = decision.step
-    return {"step": name, "job": run.jobs[name], "state": run.states[name], "runs": decision.runs,
-            "action": decision.act, "why": decision.why}  # fmt: skip
+    return {
+        "step": name,
+        "job": run.jobs[name],
+        "state": run.states[name],
+        "runs": decision.runs,
+        "action": decision.act,
+        "why": decision.why,
+    }
 
 
 def decision(wish: Wish, seen: ResumeFacts, actor: Actor) -> commands.Decision:
-    """`decide`, as a command takes it."""
     return partial(decide, wish=wish, seen=seen, actor=actor)

@@ -1,8 +1,8 @@
-"""Rollback: what runs of a workflow is stopped first, and once nothing runs the steps are put back, in one commit.
+"""Rollback: first the running steps of a workflow are stopped; when none runs any more, steps are reset in one commit.
 
-Owns both halves. The first commits the intent with the stops; the second follows when the last attempt has ended, in
-this life of the daemon or in the next. Refuses to undo: what was completed since is named. Invariants: a step is put
-back only when no attempt of its workflow is open; a checkpoint that counts again is appended anew, never edited.
+The first half commits the intent together with the stops. The second half follows when the last attempt has ended, in
+this daemon or in the next. Steps completed since the checkpoint are listed, not undone. Invariants: a step is reset
+only while no attempt of its workflow is open; a checkpoint that counts again is appended anew, never edited.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import commands
 
-TRIED = 20  # damaged checkpoints of one step in a row: beyond them it starts afresh
+TRIED = 20  # after so many damaged checkpoints in a row a step starts without one
 _target = msgspec.json.Decoder(Target).decode
 
 
 def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor: Actor) -> commands.Pieces:
-    """Stop what runs, start nothing more. Raises NotAllowed where there is nothing to take back."""
+    """Stop the running steps and start no other. Raises NotAllowed if there is nothing to roll back."""
     way = way_back(target, run.steps.values(), run.states, run.reasons)
     if run.workflow.ended and not way.reset:
         raise NotAllowed(
@@ -47,11 +47,11 @@ def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor
         )
     commands.check_deadlines(turn, run, way.reset)
     to: dict[str, Any] = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
-    told: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone)}
-    turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encode_sorted(target).decode(), **told)
+    answer: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone)}
+    turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encode_sorted(target).decode(), **answer)
     stopping = yield from commands.stop_all(turn, run, actor)
     stuck = [step.name for job_id, step in run.steps.items() if _is_stuck(turn, job_id)]
-    return {**told, "reset": sorted(way.reset), "kept": sorted(way.kept), "stopping": stopping, "stuck": stuck}
+    return {**answer, "reset": sorted(way.reset), "kept": sorted(way.kept), "stopping": stopping, "stuck": stuck}
 
 
 def _is_stuck(turn: Turn, job_id: int) -> bool:
@@ -59,21 +59,21 @@ def _is_stuck(turn: Turn, job_id: int) -> bool:
 
 
 class SavedProgress(Struct, frozen=True):
-    """What a step saved before the target and is to begin from again; None: from the start."""
+    """The data that a step saved before the target and starts from again."""
 
     run_id: str | None
     packed: Packed
 
 
-class Looked(Struct, frozen=True):
-    """What was found, and the damaged ones above it."""
+class ProgressSearch(Struct, frozen=True):
+    """The newest sound progress of a step, and the damaged checkpoints after it."""
 
-    found: SavedProgress | None
+    progress: SavedProgress | None
     damaged: Sequence[CheckpointDamaged]
 
 
 class Finish(Message):
-    """Put the steps back. `before`: of those that saved something since the target, what counts again."""
+    """Reset the steps. `before`: the progress that counts again, of each step that saved some since the target."""
 
     def __init__(self, workflow_id: int, target: str, before: Mapping[str, SavedProgress | None]) -> None:
         self._workflow_id = workflow_id
@@ -86,23 +86,23 @@ class Finish(Message):
     def apply_to(self, turn: Turn) -> Generator[None]:
         run = turn.memory.workflows.runs.get(self._workflow_id)
         if run is None or run.workflow.target != self._target or run.workflow.intent is not Intent.ROLLBACK:
-            return  # another word was given meanwhile
+            return  # another command came meanwhile
         if any(job_id in turn.memory.runs for job_id in run.steps):
             return
         target = _target(self._target)
         actor = Actor(target.uid)
         way, overdue = self._way(turn, run, target)
         to = {"checkpoint": target.checkpoint, "seq": target.seq}
-        told: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone), "overdue": overdue}
-        told["reset"] = sorted(way.reset)
+        result: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone), "overdue": overdue}
+        result["reset"] = sorted(way.reset)
         floors = {name: self._floor(turn, run, name) for name in way.reset}
         intent = Intent.RUN if target.resume else Intent.PAUSE
-        turn.intend(run, intent, "rolled_back", actor, **told)
+        turn.intend(run, intent, "rolled_back", actor, **result)
         yield from commands.put_back(turn, run, way.reset, actor, floors)
-        turn.effects.append(LogLine(LogEvent.WORKFLOW_ROLLED_BACK, {"workflow": run.workflow.id, **told}))
+        turn.effects.append(LogLine(LogEvent.WORKFLOW_ROLLED_BACK, {"workflow": run.workflow.id, **result}))
 
     def _way(self, turn: Turn, run: LiveWorkflow, target: Target) -> tuple[Way, list[str]]:
-        """The way from how it stands now. A step whose deadline came meanwhile cannot be taken again: it stays."""
+        """The plan for the present states. A step whose deadline has passed meanwhile is left as it is."""
         way = way_back(target, run.steps.values(), run.states, run.reasons)
         overdue = sorted(commands.overdue(turn, run, way.reset))
         return replace(way, reset=tuple(name for name in way.reset if name not in overdue)), overdue
@@ -110,28 +110,28 @@ class Finish(Message):
     def _floor(self, turn: Turn, run: LiveWorkflow, name: str) -> int:
         if name not in self._before:
             return run.floors.get(name, 0)
-        floor, found = run.head.seq, self._before[name]
-        if found is not None:
+        floor, progress = run.head.seq, self._before[name]
+        if progress is not None:
             workflows = turn.memory.workflows
             job = turn.job(run.jobs[name])
-            made = workflows.seal_next(
+            checkpoint = workflows.seal_next(
                 run.chain,
                 run.head,
                 CheckpointKind.PROGRESS,
                 "rolled back",
-                found.packed,
+                progress.packed,
                 turn.now.wall,
                 job,
-                found.run_id,
+                progress.run_id,
             )
-            run.head = replace(run.head, id=made.id, seq=made.seq)
-            turn.checkpoint(made)
+            run.head = replace(run.head, id=checkpoint.id, seq=checkpoint.seq)
+            turn.checkpoint(checkpoint)
         return floor
 
 
 async def finish(reader: Reader, run: LiveWorkflow) -> Finish:
-    """The second half, for a workflow of which nothing runs any more."""
-    # Another rollback may be asked for while this one reads: what was read belongs to the target that was read for.
+    """The second half, for a workflow without running steps."""
+    # Another rollback may be asked for during these reads; `Finish` compares the targets.
     asked = run.workflow.target
     assert asked is not None, "a rollback has a target"
     target = _target(asked)
@@ -140,19 +140,19 @@ async def finish(reader: Reader, run: LiveWorkflow) -> Finish:
     for name in way.reset:
         job_id, floor, old = run.jobs[name], run.floors.get(name, 0), target.floors.get(name, 0)
         if await reader.run(checkpoints.last_progress, job_id) > target.seq or floor != old:
-            looked = await reader.run(_newest_sound, job_id, old, target.seq)
-            for damaged in looked.damaged:
+            search = await reader.run(_newest_sound, job_id, old, target.seq)
+            for damaged in search.damaged:
                 log(LogEvent.CHECKPOINT_DAMAGED, job=job_id, checkpoint=damaged.details["id"], error=damaged)
-            before[name] = looked.found
+            before[name] = search.progress
     return Finish(run.workflow.id, asked, before)
 
 
-def _newest_sound(connection: sqlite3.Connection, job_id: int, floor: int, seq: int) -> Looked:
-    """The newest of a job that is sound; what is below it is not even read."""
+def _newest_sound(connection: sqlite3.Connection, job_id: int, floor: int, seq: int) -> ProgressSearch:
+    """The newest sound progress of a job; older checkpoints are not read."""
     damaged: list[CheckpointDamaged] = []
     for checkpoint in checkpoints.progress_up_to(connection, job_id, floor, seq, TRIED):
         try:
-            return Looked(SavedProgress(checkpoint.run_id, verified(checkpoint)), damaged)
+            return ProgressSearch(SavedProgress(checkpoint.run_id, verified(checkpoint)), damaged)
         except CheckpointDamaged as error:
             damaged.append(error)
-    return Looked(None, damaged)
+    return ProgressSearch(None, damaged)

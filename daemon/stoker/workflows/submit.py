@@ -1,9 +1,8 @@
-"""Taking a workflow in: all of its steps in one commit, or every mistake in one answer.
+"""Accepting a workflow: all of its steps in one commit, or every mistake in one answer.
 
-Owns what happens between a plan and its rows, and what the host has against it: queues, resources, capacities. Refuses
-shape and graph: `core.workflow.definition` has seen to those, and what it found wrong is told in the same answer.
-Invariants: a workflow is accepted whole or not at all; its steps get consecutive ids in an order in which they could
-run.
+Owns the checks against queues, resources and capacities, and the way from a plan to its rows. Shape and graph are
+checked by `core.workflow.definition`; its mistakes are part of the same answer. Invariants: a workflow is accepted
+completely or not at all; its steps get consecutive ids in an order in which they can run.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class FlowOffer(Struct, frozen=True, kw_only=True):
 
 
 class FlowAnswer(Struct, frozen=True, kw_only=True):
-    """`id` and `state` are None for a dry run; `existing`: the key was known, and this is its workflow."""
+    """`id` and `state` are None for a dry run; `existing`: it was submitted before with the same key."""
 
     id: int | None
     state: WorkflowState | None
@@ -91,7 +90,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         return FlowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**made}, layers=layers)
 
     def _known(self, turn: Turn) -> FlowAnswer | None:
-        """The answer that this key was given before. Raises IdempotencyConflict."""
+        """The answer to an earlier submit with this key. Raises IdempotencyConflict."""
         key = self._offer.key
         known = turn.loaded.keys.get((self._offer.owner_uid, key)) if key else None
         if known is None:
@@ -106,9 +105,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
                 hint=f"stoker {look}, or choose another key",
             )
         run = turn.memory.workflows.runs[known.workflow_id]
-        turn.touched_workflows.add(
-            known.workflow_id
-        )  # one that has ended was loaded for this answer, and is forgotten again
+        turn.touched_workflows.add(known.workflow_id)  # so that one that has ended leaves the memory again
         made = {step.name: step.job_id for step in run.steps.values()}
         return FlowAnswer(
             id=known.workflow_id, state=run.workflow.state, steps={**made}, layers=self._layers(), existing=True
@@ -147,7 +144,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
             queue = self._intake.queue(turn, step.sent)
         except QueueNotFound as error:
             found.append(error)
-            queue, judge = turn.memory.queues["default"], False  # its own would have had defaults of its own
+            queue, judge = turn.memory.queues["default"], False  # the right queue might have other defaults
         needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
         spec, contradictions = self._intake.specs.read(step.sent, queue, needs)
         if judge:
@@ -205,7 +202,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
 
 
 def _mistake(step: definition.Planned, error: StokerError) -> Mistake:
-    """An error about a step, placed in the flow; the steps of one `each` share theirs."""
+    """An error of a step with its path in the flow; the steps of one `each` share a path."""
     where = f"steps.{step.group or step.name}"
     path = error.details.get("path")
     message = error.message.removeprefix(f"{path}: ") if path else error.message
