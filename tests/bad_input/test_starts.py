@@ -230,7 +230,7 @@ def test_state_directory_when_it_is_a_file_then_it_is_refused(stopped_daemon: Da
     status, said = refused(stopped_daemon)
 
     assert status == 73
-    assert f"state directory {stopped_daemon.state_dir} is there and is no directory\nhint: name another" in said
+    assert f"state directory {stopped_daemon.state_dir} exists and is not a directory\nhint: name another" in said
     assert stopped_daemon.state_dir.read_text() == "precious"
 
 

@@ -46,7 +46,7 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("the last change", changes.LAST, (), "changes"),
     ("changes behind a cursor", changes.AFTER, (5, 5), "INTEGER PRIMARY KEY"),
     ("history of a job behind a cursor", changes.OF_JOB_AFTER, (1, 5, 5), "changes_job"),
-    ("what watchers of a job are told", changes.TOLD_OF_JOB, (1, 5, 5), "changes_job"),
+    ("what watchers of a job are told", changes.AFTER_OF_JOB, (1, 5, 5), "changes_job"),
     ("a page of runs", attempts.PAGE, (1, 5, 5), "sqlite_autoindex_attempts_2"),
     ("where jobs stand", jobs.STANDINGS, ("[1]",), "INTEGER PRIMARY KEY"),
     ("history of a job", changes.OF_JOB, (1,), "changes_job"),

@@ -1,4 +1,7 @@
-"""JSON with sorted keys: equal values give equal bytes, which can be hashed and compared."""
+"""JSON with sorted keys.
+
+Equal values give equal bytes, which can be hashed and compared.
+"""
 
 from __future__ import annotations
 

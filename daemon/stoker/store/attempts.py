@@ -1,7 +1,6 @@
-"""Rows of `attempts`: each run of a job, who runs it and how it ended.
+"""Rows of `attempts`: each attempt of a job, its launcher, its process and its outcome.
 
-Owns the guarded update that gives an attempt its outcome: it must hit exactly one open row, or the whole
-transaction is given up. Refuses to interpret outcomes.
+The update that settles an attempt must change exactly one open row; otherwise the whole transaction is rolled back.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ KNOWN = "SELECT run_id FROM attempts WHERE run_id IN (SELECT value FROM json_eac
 
 
 def insert_row(attempt: Attempt, holds: dict[str, int]) -> tuple[Any, ...]:
-    """The parameters of INSERT; `holds` is what the attempt takes of each resource while it is open."""
+    """The parameters of INSERT; `holds` is the amount of each resource that the attempt holds while it is open."""
     return (
         attempt.run_id, attempt.job_id, attempt.ordinal, attempt.launcher, attempt.created_at,
         msgspec.json.encode(holds).decode() if holds else "{}",
@@ -94,7 +93,7 @@ def settle_row(attempt: Attempt) -> tuple[Any, ...]:
 
 
 def from_row(row: Sequence[Any]) -> Attempt:
-    """The Attempt that a row of COLUMNS says."""
+    """The Attempt of a row of COLUMNS."""
     (
         run_id, job_id, ordinal, launcher, created_at, pid, ticks, boot_id, namespace, inode, cgroup, stop_reason,
         adopted, started_at, ended_at, kind, exit_code, signal, stopped, error, user_ms, system_ms, rss, log_bytes,
@@ -142,35 +141,35 @@ def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:
 
 
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Attempt]:
-    """All runs of a job, oldest first."""
+    """All attempts of a job, oldest first."""
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
 
 
 def page(connection: sqlite3.Connection, job_id: int, before: int, limit: int) -> list[Attempt]:
-    """Up to `limit` runs of a job, the newest before the ordinal `before`, oldest first."""
+    """The newest `limit` attempts of a job before the ordinal `before`, oldest first."""
     return [from_row(row) for row in connection.execute(PAGE, (job_id, before, limit))][::-1]
 
 
 def newest_end(connection: sqlite3.Connection, job_id: int) -> Attempt | None:
-    """The newest run of a job that is over."""
+    """The newest attempt of a job that has ended."""
     row = connection.execute(NEWEST_END, (job_id,)).fetchone()
     return None if row is None else from_row(row)
 
 
 def newest_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, Attempt]:
-    """The newest run that is over of each of these jobs, where there is one."""
-    found = {job_id: newest_end(connection, job_id) for job_id in job_ids}
-    return {job_id: attempt for job_id, attempt in found.items() if attempt is not None}
+    """The newest attempt that has ended of each of these jobs, if there is one."""
+    ends = {job_id: newest_end(connection, job_id) for job_id in job_ids}
+    return {job_id: attempt for job_id, attempt in ends.items() if attempt is not None}
 
 
 def outputs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:
-    """What the newest run of each of these jobs handed on, if it did; ends of older runs do not count."""
+    """The output of the newest attempt of each of these jobs, if it has one."""
     rows = connection.execute(OUTPUTS, (msgspec.json.encode(list(job_ids)).decode(),))
     return {job_id: output for job_id, output in rows if output is not None}
 
 
 class Needed(Struct, frozen=True):
-    """How a job stands that another needs, and what its newest run handed on, as JSON."""
+    """The state of a needed job, and the output of its newest attempt as JSON."""
 
     job: int
     step: str | None
@@ -185,15 +184,15 @@ class Needed(Struct, frozen=True):
 
 
 def needed(connection: sqlite3.Connection, job_ids: Iterable[int]) -> list[Needed]:
-    """Each of these jobs as those that need it are told of it; one that was purged is left out."""
+    """The state and output of each of these jobs; purged ones are left out."""
     return [Needed(*row) for row in connection.execute(NEEDED, (msgspec.json.encode(list(job_ids)).decode(),))]
 
 
 def errors(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:
-    """What went wrong in the newest run of each of these jobs, where that is known."""
+    """The error of the newest attempt of each of these jobs, if it has one."""
     return dict(connection.execute(ERRORS, (msgspec.json.encode(list(job_ids)).decode(),)))
 
 
 def known(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:
-    """Which of `run_ids` the database has a row for, open or settled."""
+    """Those of `run_ids` that have a row, open or settled."""
     return {row[0] for row in connection.execute(KNOWN, (msgspec.json.encode(list(run_ids)).decode(),))}

@@ -1,7 +1,7 @@
 """The append-only log of changes: one record for every change of state, in the transaction of that change.
 
-Owns the hash chain: each record's hash covers the one before it, so that a flipped byte shows. Refuses to
-edit or to delete; triggers in the schema refuse it too.
+The hash of each record covers the record before it, so that damage can be detected. Triggers in the schema refuse
+updates and deletes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ INSERT = """
 INSERT INTO changes (seq, at, kind, subject, job_id, from_state, to_state, cause, actor_uid, payload, hash)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-PAYLOAD = 9  # its place among the parameters of INSERT
+PAYLOAD = 9  # its index in the parameters of INSERT
 LAST = "SELECT seq, hash FROM changes ORDER BY seq DESC LIMIT 1"
-# A purge removes a prefix and leaves its end here: the numbers and the chain go on from it.
+# A purge removes the oldest changes and stores the seq and hash of the last removed one: the chain goes on from it.
 PURGED = """
 SELECT (SELECT value FROM meta WHERE key = 'changes_purged'), (SELECT value FROM meta WHERE key = 'changes_purged_hash')
 """
@@ -36,11 +36,11 @@ SELECT {COLUMNS} FROM changes WHERE seq > ? AND seq <= ? AND kind = 'workflow' A
 OF_JOB_AFTER = f"""
 SELECT {COLUMNS} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
 """  # noqa: S608 - constants only
-# What watchers are told needs no payload, which may be a megabyte of each.
-TOLD = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, 'null'"
-AFTER = f"SELECT {TOLD} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
-TOLD_OF_JOB = f"""
-SELECT {TOLD} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
+# Watchers get no payloads, which may have a megabyte each.
+WITHOUT_PAYLOAD = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, 'null'"
+AFTER = f"SELECT {WITHOUT_PAYLOAD} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+AFTER_OF_JOB = f"""
+SELECT {WITHOUT_PAYLOAD} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
 """  # noqa: S608 - constants only
 PAGE_BYTES = 1024 * 1024
 
@@ -52,22 +52,22 @@ def insert_rows(changes: Iterable[Change], head: bytes) -> tuple[list[tuple[Any,
     rows = []
     for change in changes:
         payload = _encode(change.payload)
-        words = (change.seq, change.at, change.kind, change.subject, change.from_state, change.to_state, change.cause,
-                 change.actor_uid)  # fmt: skip
-        head = hashlib.sha256(head + _encode(words) + payload).digest()
+        who = (change.seq, change.at, change.kind, change.subject)
+        what = (change.from_state, change.to_state, change.cause, change.actor_uid)
+        head = hashlib.sha256(head + _encode((*who, *what)) + payload).digest()
         job_id = int(change.subject) if change.kind == "job" else None
-        rows.append((*words[:4], job_id, *words[4:], payload.decode(), head))
+        rows.append((*who, job_id, *what, payload.decode(), head))
     return rows, head
 
 
 def last(connection: sqlite3.Connection) -> tuple[int, bytes]:
-    """Sequence number and hash of the newest change, purged or not; (0, GENESIS) where there never was one."""
+    """Sequence number and hash of the newest change, purged or not; (0, GENESIS) if there never was one."""
     row = connection.execute(LAST).fetchone() or connection.execute(PURGED).fetchone()
     return (row[0] or 0, row[1] or GENESIS)
 
 
 def from_row(row: tuple[Any, ...]) -> Change:
-    """The Change that a row of COLUMNS says; the payload stays undecoded."""
+    """The Change of a row of COLUMNS; the payload stays undecoded."""
     seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload = row
     return Change(
         seq=seq,
@@ -83,38 +83,38 @@ def from_row(row: tuple[Any, ...]) -> Change:
 
 
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Change]:
-    """Everything that ever changed about a job."""
+    """All changes of a job, oldest first."""
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
 
 
 def page_of_job(connection: sqlite3.Connection, job_id: int, after: int, limit: int) -> tuple[list[Change], int | None]:
-    """Up to `limit` changes of a job behind `after`, fewer where they are large, and the cursor of what is behind."""
-    found: list[Change] = []
+    """Up to `limit` changes of a job after `after`, fewer if they are large, and the cursor of the next page."""
+    page: list[Change] = []
     size = 0
     for row in connection.execute(OF_JOB_AFTER, (job_id, after, limit + 1)):
         size += len(row[-1])
-        if len(found) == limit or (found and size > PAGE_BYTES):
-            return found, found[-1].seq
-        found.append(from_row(row))
-    return found, None
+        if len(page) == limit or (page and size > PAGE_BYTES):
+            return page, page[-1].seq
+        page.append(from_row(row))
+    return page, None
 
 
 def first_of_job(connection: sqlite3.Connection, job_id: int) -> int:
-    """The seq of the oldest change of a job that is there; 0 for none."""
+    """The seq of the oldest change of a job; 0 if there is none."""
     return int(connection.execute(FIRST_OF_JOB, (job_id,)).fetchone()[0])
 
 
 def of_workflow(connection: sqlite3.Connection, workflow_id: int, after: int, up_to: int) -> list[Change]:
-    """What changed about a workflow itself, behind `after` and not behind `up_to`."""
+    """Changes of a workflow itself, from after `after` up to `up_to`."""
     rows = connection.execute(OF_WORKFLOW, (after, up_to, str(workflow_id)))
     return [from_row(row) for row in rows]
 
 
 def after(connection: sqlite3.Connection, seq: int, limit: int, job_id: int | None = None) -> list[Change]:
-    """Up to `limit` changes (of a job) behind `seq`, in order, without what they changed."""
+    """Up to `limit` changes (of a job) after `seq`, in order, without their payloads."""
     rows = (
         connection.execute(AFTER, (seq, limit))
         if job_id is None
-        else connection.execute(TOLD_OF_JOB, (job_id, seq, limit))
+        else connection.execute(AFTER_OF_JOB, (job_id, seq, limit))
     )
     return [from_row(row) for row in rows]

@@ -1,7 +1,6 @@
 """Rows of `checkpoints`: chains that only grow.
 
-Owns how a checkpoint lies in columns and the few ways in which chains are read. Refuses to verify:
-`core.workflow.checkpoint` does, where the data is used. Invariant: what is read back is byte for byte what was stored.
+Checkpoints are read back byte for byte; `core.workflow.checkpoint` verifies them where their data is used.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ SELECT job_id, at FROM checkpoints WHERE id IN (
 LAST_OF_KIND = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = ? ORDER BY seq DESC LIMIT 1
 """  # noqa: S608 - constants only
-# Without what jobs saved themselves: a hundred of them may have a gigabyte, and a context needs none of it.
+# Without the data that jobs saved: a hundred of these may have a gigabyte, and a context needs none of it.
 SPAN = f"""
 SELECT {COLUMNS.replace("data", "iif(kind = 'progress', x'', data)")} FROM checkpoints
 WHERE chain = ? AND seq BETWEEN ? AND ? ORDER BY seq
 """  # noqa: S608 - constants only
-# Whoever looks at a list, or at what a checkpoint is, needs no data: thirty may have a third of a gigabyte.
+# Lists need no data: thirty checkpoints may have a third of a gigabyte.
 WITHOUT_DATA = COLUMNS.replace("data", "x''")
 PAGE = f"""
 SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3
 """  # noqa: S608 - constants only
 ABOUT = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE id = ?"  # noqa: S608 - constants only
 BEHIND = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
-# The oldest of those that have no more than so many bytes together, counted from the newest.
+# The oldest of the newest checkpoints that have at most so many bytes together.
 NEWEST_WITHIN = """
 SELECT min(seq) FROM (
     SELECT seq, sum(size) OVER (ORDER BY seq DESC) AS together FROM checkpoints WHERE chain = ?
@@ -67,7 +66,7 @@ def insert_row(checkpoint: Checkpoint) -> tuple[Any, ...]:
 
 
 def from_row(row: Sequence[Any]) -> Checkpoint:
-    """The Checkpoint that a row of COLUMNS says."""
+    """The Checkpoint of a row of COLUMNS."""
     (
         ident, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum,
     ) = row  # fmt: skip
@@ -119,50 +118,50 @@ def about(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
 
 
 def progress(connection: sqlite3.Connection, job_id: int, floor: int, limit: int) -> Iterator[Checkpoint]:
-    """What a job saved itself above `floor`, newest first; each is read when it is asked for."""
+    """The checkpoints that a job saved after `floor`, newest first; each is read when it is asked for."""
     return (from_row(row) for row in connection.execute(PROGRESS, (job_id, floor, limit)))
 
 
 def progress_up_to(
     connection: sqlite3.Connection, job_id: int, floor: int, seq: int, limit: int
 ) -> Iterator[Checkpoint]:
-    """What a job saved itself above `floor` and not behind `seq`, newest first; each is read when it is asked for."""
+    """The checkpoints that a job saved after `floor`, up to `seq`, newest first; each is read when it is asked for."""
     return (from_row(row) for row in connection.execute(PROGRESS_UP_TO, (job_id, floor, seq, limit)))
 
 
 def last_progress(connection: sqlite3.Connection, job_id: int) -> int:
-    """The seq of the newest checkpoint that a job saved itself; 0 if it never did."""
+    """The seq of the newest checkpoint that a job saved; 0 if it never did."""
     return int(connection.execute(LAST_PROGRESS, (job_id,)).fetchone()[0] or 0)
 
 
 def newest_at(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, int]:
-    """When the newest checkpoint was made that tells of each of these jobs, if there is one."""
+    """The time of the newest checkpoint of each of these jobs, if there is one."""
     return dict(connection.execute(NEWEST_AT, (msgspec.json.encode(list(job_ids)).decode(),)))
 
 
 def step_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, Checkpoint]:
-    """The newest end of each of these jobs, if it left one."""
-    found = {}
+    """The checkpoint of the newest end of each of these jobs, if there is one."""
+    ends = {}
     for job_id in job_ids:
         row = connection.execute(LAST_OF_KIND, (job_id, CheckpointKind.STEP.value)).fetchone()
         if row is not None:
-            found[job_id] = from_row(row)
-    return found
+            ends[job_id] = from_row(row)
+    return ends
 
 
 def up_to(connection: sqlite3.Connection, chain: str, seq: int) -> list[Checkpoint]:
-    """From the last full context at or below `seq` to `seq`, oldest first; what jobs saved without their data."""
+    """From the last whole context up to `seq`, oldest first; checkpoints that jobs saved come without their data."""
     start = connection.execute(CONTEXT_SEQ, (chain, seq)).fetchone()[0]
     return [from_row(row) for row in connection.execute(SPAN, (chain, start or 1, seq))]
 
 
 def behind(connection: sqlite3.Connection, chain: str, seq: int, limit: int) -> list[Checkpoint]:
-    """Checkpoints of a chain behind `seq`, oldest first, without their data."""
+    """Checkpoints of a chain after `seq`, oldest first, without their data."""
     return [from_row(row) for row in connection.execute(BEHIND, (chain, seq, limit))]
 
 
 def newest_within(connection: sqlite3.Connection, chain: str, limit: int) -> int:
-    """The seq from which on the checkpoints of a chain have at most `limit` bytes of data together; 0 if none fits."""
+    """The first seq from which the checkpoints of a chain have at most `limit` bytes together; 0 if there is none."""
     return int(connection.execute(NEWEST_WITHIN, (chain, limit)).fetchone()[0] or 0)
 
 

@@ -1,8 +1,7 @@
-"""A connection to the database, and what must be true of the files before SQLite may open them.
+"""A connection to the database, and the checks of the files before SQLite may open them.
 
-Owns the pragmas, the single hop into a connection's thread, and what is refused before it opens: SQLite
-deletes a full WAL that lies beside a missing or empty database, so that is looked at first and nothing is
-touched. Invariant: one writer per database, readers are `query_only` and never checkpoint.
+Owns the pragmas and the single hop into a connection's thread. SQLite deletes a full WAL beside a missing or empty
+database, so this is refused first. Invariant: one writer per database; readers are `query_only` and never checkpoint.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from stoker.store.reserve import is_full
 P = ParamSpec("P")
 T = TypeVar("T")
 
-APPLICATION_ID = 0x53746F6B  # "Stok": tells our file from any other SQLite file (PRAGMA application_id)
+APPLICATION_ID = 0x53746F6B  # "Stok": marks an SQLite file as ours (PRAGMA application_id)
 HEADER = b"SQLite format 3\x00"
 WAL_HEADER_BYTES = 32
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
-UNSYNCED = bytes(8)  # stands in its place until what follows is on disk
-JOURNAL_PAGES = slice(16, 20)  # how many the database had when the transaction began (sqlite.org/fileformat)
+UNSYNCED = bytes(8)  # in its place until the rest of the journal is on disk
+JOURNAL_PAGES = slice(16, 20)  # the size of the database when the transaction began (sqlite.org/fileformat)
 BESIDE = ("-wal", "-journal")
 
 # An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
@@ -50,10 +49,7 @@ PRAGMA cache_size = -4000;
 
 
 class Database(aiosqlite.Connection):
-    """aiosqlite with one more verb: `run` takes a whole function into the connection's thread.
-
-    A hop costs about 45 µs, so what belongs together goes in one.
-    """
+    """aiosqlite with `run`, which calls a whole function in the connection's thread: each hop costs about 45 µs."""
 
     async def run(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Call `function(connection, ...)` in the thread and return what it returns."""
@@ -91,7 +87,7 @@ async def open_reader(path: Path) -> Database:
 def examine(path: Path, aside: Path) -> bool:
     """Whether `path` holds a database (True) or may become a new one (False). Touches nothing.
 
-    `aside` is the state file that an earlier daemon wrote beside its database. Raises StateRefused.
+    `aside` is the `state.json` that an earlier daemon wrote beside its database. Raises StateRefused.
     """
     if path.exists() and not path.is_file():
         raise StateRefused(f"{path} is no file", hint=f"move it away: mv {path} {path}.foreign")
@@ -115,7 +111,7 @@ def examine(path: Path, aside: Path) -> bool:
 def _application_in_wal(path: Path) -> int:
     """The application id of a database whose header has none: it may still be in the WAL.
 
-    A file without tables counts as ours: it is what a creation that was cut off leaves.
+    A file without tables counts as ours: it may be left from a first start that was interrupted.
     """
     with look(path) as connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -125,16 +121,16 @@ def _application_in_wal(path: Path) -> int:
 
 @contextmanager
 def look(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that leaves every file as it is found, for as long as nobody writes. Raises StateRefused.
+    """A connection that changes no file, as long as no other process writes. Raises StateRefused.
 
-    The last of the ordinary ones would move the WAL into the database when it closes, even one that only read.
+    An ordinary connection, even one that only read, moves the WAL into the database if it is the last one to close.
     """
     wal, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     with ExitStack() as stack:
         try:
             if not (wal.exists() and wal.stat().st_size > WAL_HEADER_BYTES):
-                # Else SQLite makes files beside it; and a power loss may leave a WAL of a header alone, beside which
-                # `readonly_shm` waits ten seconds for a writer that is not there, then says "locking protocol".
+                # Without this SQLite creates files beside it. A power loss may leave a WAL with only a header: then
+                # `readonly_shm` waits ten seconds for a writer that does not exist and fails with "locking protocol".
                 options = "immutable=1"
             elif index.exists():
                 options = "readonly_shm=1"  # the index of the WAL is built in memory
@@ -148,23 +144,23 @@ def look(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def refusal(error: sqlite3.Error, path: Path, hint: str) -> StateRefused | StorageFailed | DiskFull:
-    """What is damaged stays so until somebody looks; a disk that failed or was full may be well at the next start."""
-    told = f"{path}: {error}"
+    """Damage needs a person, so it is refused; a disk that failed or is full may work at the next start."""
+    message = f"{path}: {error}"
     if is_full(error, path.parent):
-        return DiskFull(told, hint="free some space; nothing was lost")
+        return DiskFull(message, hint="free some space; nothing was lost")
     failed = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
-    return StorageFailed(told) if failed else StateRefused(told, hint=hint)
+    return StorageFailed(message) if failed else StateRefused(message, hint=hint)
 
 
 def _copied(path: Path, wal: Path, to: Path) -> Path:
-    """Without its index a WAL can only be read by making one."""
+    """A WAL without its index can be read only by creating the index, so a copy is read."""
     for file in (path, wal):
         shutil.copyfile(file, to / file.name)
     return to / path.name
 
 
 def _began_at_nothing(witness: Path) -> bool:
-    """A rollback journal that says that the database had no page: what a creation that was cut off leaves."""
+    """Whether this is a rollback journal of an empty database, left from a first start that was interrupted."""
     with witness.open("rb") as file:
         head = file.read(JOURNAL_PAGES.stop)
     return head[: len(JOURNAL)] in (JOURNAL, UNSYNCED) and not any(head[JOURNAL_PAGES])
@@ -172,10 +168,10 @@ def _began_at_nothing(witness: Path) -> bool:
 
 def _refuse_lost(path: Path, aside: Path) -> None:
     witnesses = [aside, *(path.with_name(path.name + suffix) for suffix in BESIDE)]
-    found = [str(it) for it in witnesses if it.exists() and it.stat().st_size and not _began_at_nothing(it)]
-    if found:
+    present = [str(it) for it in witnesses if it.exists() and it.stat().st_size and not _began_at_nothing(it)]
+    if present:
         what = "is empty" if path.exists() else "is missing"
         raise StateRefused(
-            f"{path} {what}, but {', '.join(found)} says that there was one; opening it now would lose what is left",
+            f"{path} {what}, but {', '.join(present)} shows that there was one; to open it now would lose what is left",
             hint="put the database back, restore a copy of the whole directory, or move the directory away",
         )

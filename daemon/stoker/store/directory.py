@@ -1,9 +1,8 @@
-"""The state directory: its layout, its lock, and the note about the database that lies beside it.
+"""The state directory: its layout, its lock, and `state.json` beside the database.
 
-Owns paths and modes (0700 and 0600 from the first instant). Refuses a directory that is not ours. The lock
-is an flock for life: the kernel drops it with the process, so there is no pidfile to be wrong. Invariants:
-`state.json` never says more than the database holds, so a database that knows less has lost something; what
-`sync` returned from is found again after a power loss.
+Owns paths and modes (0700 and 0600 from their creation). The lock is an flock for life: the kernel drops it with the
+process, so there is no pidfile that could be wrong. Invariants: the database always contains what `state.json` says, so
+a database that contains less has lost something; after `sync` returns, new names survive a power loss.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ PRIVATE = 0o077
 HOLDER_BYTES = 4_096
 ANOTHER = "name another with --state-dir"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-ROOM_TO_START = 1024 * 1024  # the index of the WAL, the new epoch, the settling of what was found
+ROOM_TO_START = 1024 * 1024  # for the index of the WAL, the new epoch, and the outcomes that recovery commits
 
 
 def storage_error(what: object, error: OSError) -> DiskFull | StorageFailed:
-    """The one distinction that matters: a full disk is waited out, any other failure of storage stops the daemon."""
-    told = f"{what}: {error.strerror}"
-    return DiskFull(told, hint="free some space") if error.errno in FULL else StorageFailed(told)
+    """The daemon waits while a disk is full; any other failure of storage stops it."""
+    message = f"{what}: {error.strerror}"
+    return DiskFull(message, hint="free some space") if error.errno in FULL else StorageFailed(message)
 
 
 class Aside(Struct, frozen=True):
-    """What `state.json` says of the database."""
+    """The contents of `state.json`."""
 
     instance: str
     schema: int
@@ -44,7 +43,7 @@ class Aside(Struct, frozen=True):
 
 
 class StateDirectory:
-    """Paths of one instance, and the lock that makes it ours."""
+    """The paths of one instance, and its lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,14 +58,14 @@ class StateDirectory:
         self._in_use: dict[Path, os.stat_result] = {}
 
     def prepare(self) -> None:
-        """Make the directory, or check that it is ours. Raises CannotCreate or StateRefused."""
+        """Create the directory, or check it. Raises CannotCreate or StateRefused."""
         try:
             missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in reversed(missing):
                 sync(path.parent)
         except FileExistsError as error:
-            raise CannotCreate(f"state directory {self.root} is there and is no directory", hint=ANOTHER) from error
+            raise CannotCreate(f"state directory {self.root} exists and is not a directory", hint=ANOTHER) from error
         except OSError as error:
             raise CannotCreate(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         self.check()
@@ -76,22 +75,22 @@ class StateDirectory:
     def check(self) -> None:
         """Touches nothing. Raises StateRefused."""
         try:
-            found = self.root.stat()
+            status = self.root.stat()
         except OSError as error:
             raise StateRefused(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
-        if found.st_uid != os.geteuid():
+        if status.st_uid != os.geteuid():
             raise StateRefused(
-                f"state directory {self.root} belongs to uid {found.st_uid}, not to uid {os.geteuid()}",
+                f"state directory {self.root} belongs to uid {status.st_uid}, not to uid {os.geteuid()}",
                 hint=ANOTHER,
             )
-        if found.st_mode & PRIVATE:
+        if status.st_mode & PRIVATE:
             raise StateRefused(
-                f"state directory {self.root} is open to others (mode {found.st_mode & 0o777:o})",
+                f"state directory {self.root} is open to others (mode {status.st_mode & 0o777:o})",
                 hint=f"chmod 700 {self.root}",
             )
 
     def lock(self) -> str:
-        """Take the lock for life; returns which file it is. Raises AlreadyRunning, StateRefused or DiskFull."""
+        """Take the lock for life; returns the mark of its file. Raises AlreadyRunning, StateRefused or DiskFull."""
         path = self.root / "lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -109,33 +108,33 @@ class StateDirectory:
             ) from None
         self._lock = descriptor
         self._entries = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if os.fstat(descriptor).st_size == 0:  # a lock that a power loss takes back would leave what looks like a copy
+        if os.fstat(descriptor).st_size == 0:  # if a power loss removed the new lock, the directory would look copied
             try:
                 self.sync()
             except OSError as error:
                 raise storage_error(self.root, error) from error
-        with contextlib.suppress(OSError):  # who holds it is for eyes; the lock itself is what counts
+        with contextlib.suppress(OSError):  # the pid is only for people; the flock is what counts
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return mark_of(descriptor)
 
     def name_socket(self, socket: Path) -> None:
-        """Say in the lock file where the holder listens, for whoever finds the directory in use."""
+        """Write the socket of this daemon to the lock file, for the error message of a second daemon."""
         assert self._lock is not None
         with contextlib.suppress(OSError):
             os.pwrite(self._lock, f"{os.getpid()}\n{socket}\n".encode("utf-8", "surrogateescape"), 0)
 
     def remember(self) -> None:
-        """Note which files are in use, for `in_place`. Call it once the database is open."""
+        """Remember the files in use, for `in_place`. To be called when the database is open."""
         self._in_use = {path: path.lstat() for path in (self.root, self.root / "lock", self.database)}
 
     @property
     def in_place(self) -> bool:
         """Whether the directory, its lock and its database are still at their paths. Opens nothing."""
-        return all(is_same_file(path, known) for path, known in self._in_use.items())
+        return all(is_same_file(path, status) for path, status in self._in_use.items())
 
     def share(self) -> str:
-        """Keep daemons out for as long as somebody only looks; opens nothing for writing. Raises AlreadyRunning."""
+        """Take the lock shared, to keep daemons out during an inspection. Raises AlreadyRunning or StateRefused."""
         path = self.root / "lock"
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -151,9 +150,9 @@ class StateDirectory:
         return mark_of(descriptor)
 
     def make_room(self) -> None:
-        """On a disk too full for a start, give up the reserve for it: what runs must still be settled."""
-        found = os.statvfs(self.root)
-        if found.f_bavail * found.f_frsize < ROOM_TO_START:
+        """If the disk is too full for a start, delete the reserve: running jobs must still be settled."""
+        disk = os.statvfs(self.root)
+        if disk.f_bavail * disk.f_frsize < ROOM_TO_START:
             self.reserve.unlink(missing_ok=True)
 
     def unlock(self) -> None:
@@ -178,7 +177,7 @@ class StateDirectory:
             os.fsync(self._entries)
 
     def read_aside(self) -> Aside | None:
-        """What was written aside, if anything. Raises StateRefused when it cannot be read."""
+        """The contents of `state.json`, if it exists. Raises StateRefused if it cannot be read."""
         try:
             return msgspec.json.decode(self.aside.read_bytes(), type=Aside)
         except FileNotFoundError:
@@ -200,7 +199,7 @@ class StateDirectory:
 
 
 def _holder(lock: int) -> tuple[str, str]:
-    """The pid in a lock file, and the command that asks its holder how it is."""
+    """The pid in a lock file, and the command that shows the status of that daemon."""
     pid, _, rest = os.pread(lock, HOLDER_BYTES, 0).decode(errors="replace").partition("\n")
     socket = rest.partition("\n")[0]
     return pid or "unknown", f"stoker --socket {shlex.quote(socket)} status" if socket else "stoker status"

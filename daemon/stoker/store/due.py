@@ -1,8 +1,8 @@
-"""Which pending jobs have something due, and when the next one will.
+"""Which pending jobs have something due, and when the next one will be.
 
-Owns the four limits of a job that does not run: end of a backoff, `run_at`, ttl, deadline. Each has its own
-partial index, so a million queued jobs cost nothing until one is due. Refuses to act on them. Invariant:
-whatever a query of DUE names leaves its set when its event is applied, so asking again makes progress.
+Owns the four times of a job that does not run: the end of a backoff, `run_at`, ttl, deadline. Each has a partial index,
+so a million queued jobs cost nothing until one is due. Invariant: the event of a due job takes it out of its query's
+result, so that repeating the query makes progress.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from stoker.core.clock import Now
 
-# `blocked` in core/job/lifecycle.py says the same of one job: nothing else may hold it back.
+# `blocked` in core/job/transition.py has the same conditions for one job.
 DUE_WAKE = """
 SELECT id FROM jobs WHERE state = 'waiting' AND wake_at IS NOT NULL AND wake_at <= :steady
     AND needs_open = 0 AND (run_at IS NULL OR run_at <= :wall) LIMIT :limit
@@ -47,7 +47,7 @@ SELECT min(due) FROM (
 
 
 class Due(Struct, frozen=True):
-    """Job ids by what is due. `more` says that the limit cut the lists short."""
+    """Ids of jobs. `more`: the limit cut a list short."""
 
     woken: tuple[int, ...] = ()
     expired: tuple[int, ...] = ()
@@ -58,7 +58,7 @@ class Due(Struct, frozen=True):
 
 
 def due(connection: sqlite3.Connection, now: Now, limit: int) -> Due:
-    """What is due at `now`, at most `limit` a kind, and when to ask again."""
+    """The jobs that are due at `now`, at most `limit` of each kind, and when to ask again."""
     at = {"steady": now.steady, "wall": now.wall, "limit": limit}
 
     def ids(query: str) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ def due(connection: sqlite3.Connection, now: Now, limit: int) -> Due:
         woken=tuple(dict.fromkeys(job for job in (*woken, *timed) if job not in ended)),
         expired=tuple(job for job in expired if job not in overdue),
         overdue=overdue,
-        more=any(len(found) == limit for found in lists),
+        more=any(len(ids) == limit for ids in lists),
         next_steady=connection.execute(NEXT_STEADY, at).fetchone()[0],
         next_wall=connection.execute(NEXT_WALL, at).fetchone()[0],
     )

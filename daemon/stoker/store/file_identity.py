@@ -1,8 +1,7 @@
-"""Which file a file is, across reboots and mounts: its inode number and the moment it was made.
+"""The identity of a file across reboots and mounts: its inode number and its birth time.
 
-Owns the one call for it that Python lacks (statx(2)), and the question whether a path still names a file. Refuses
-device numbers where a birth time is to be had: they are dealt anew at each boot, in the order in which disks were
-found, so a disk that came up as another one would make everything on it look like a copy.
+Owns the system call for it, statx(2), which Python lacks. Device numbers are used only without a birth time: each boot
+assigns them again, in the order in which disks are found, and a changed number would make a directory look copied.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ _statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
 
 
 def mark_of(descriptor: int) -> str:
-    """No copy has the same mark, the file itself always has; by device and inode where nothing better is known."""
-    found = ctypes.create_string_buffer(STATX_BYTES)
-    if _statx is not None and _statx(descriptor, b"", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, found) == 0:
-        (mask,) = MASK.unpack_from(found, 0)
-        seconds, nanoseconds = TIME.unpack_from(found, BTIME_AT)
+    """A mark that stays the same for a file and differs for each copy; without a birth time from device and inode."""
+    buffer = ctypes.create_string_buffer(STATX_BYTES)
+    if _statx is not None and _statx(descriptor, b"", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, buffer) == 0:
+        (mask,) = MASK.unpack_from(buffer, 0)
+        seconds, nanoseconds = TIME.unpack_from(buffer, BTIME_AT)
         if mask & STATX_BTIME:
-            return f"{INODE.unpack_from(found, INODE_AT)[0]}@{seconds}.{nanoseconds:09}"
+            return f"{INODE.unpack_from(buffer, INODE_AT)[0]}@{seconds}.{nanoseconds:09}"
     status = os.fstat(descriptor)
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def is_same_file(path: Path, known: os.stat_result) -> bool:
-    """Whether `path` still names the file of this device and inode. Raises OSError where the path cannot be read."""
+def is_same_file(path: Path, status: os.stat_result) -> bool:
+    """Whether `path` still names the file of this device and inode. Raises OSError if the path cannot be read."""
     try:
-        return os.path.samestat(path.lstat(), known)
+        return os.path.samestat(path.lstat(), status)
     except (FileNotFoundError, NotADirectoryError):
         return False

@@ -1,7 +1,7 @@
-"""What an idle state directory holds, read without changing a byte of it.
+"""The inspection of a state directory without a daemon, which changes no byte of it.
 
-Owns the order of such a look: keep daemons out, refuse what a daemon would refuse, read. Refuses to open anything for
-writing. Invariant: while a look lasts no daemon can start on the directory.
+It keeps daemons out, makes the checks that a daemon would make, and reads. Invariant: during an inspection no daemon
+can start on the directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stoker.store.queues import meta
 
 
 class InspectedState(Struct, frozen=True):
-    """Who the directory is, and what an earlier life left open. `epoch` is that of the last start."""
+    """The identity of the directory, and the attempts left open in it. `epoch` is that of the last start."""
 
     instance: str
     epoch: int
@@ -34,7 +34,7 @@ class InspectedState(Struct, frozen=True):
 
 @contextmanager
 def looking(directory: StateDirectory) -> Iterator[InspectedState]:
-    """Hold the directory still. Raises AlreadyRunning where a daemon has it, StateRefused where none could start."""
+    """Lock and read the directory. Raises AlreadyRunning if a daemon has it, StateRefused if none could start on it."""
     directory.check()
     lock = directory.share()
     try:
@@ -46,7 +46,7 @@ def looking(directory: StateDirectory) -> Iterator[InspectedState]:
 def _read(directory: StateDirectory, lock: str) -> InspectedState:
     aside = directory.read_aside()
     if not examine(directory.database, directory.aside):
-        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it makes one")
+        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
     with look(directory.database) as connection:
         doubt(connection, aside)
         if schema_of(connection) < known()[-1].number:

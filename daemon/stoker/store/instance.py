@@ -1,8 +1,7 @@
-"""Who this state directory is: its instance id, the epoch of this start, and the anchor of its clock.
+"""The identity of a state directory: its instance id, the epoch of this start, and the anchor of its clock.
 
-Owns the facts in `meta`. A directory that was copied has another lock file than the one it remembers: it gets a
-new id, and remembers up to which epoch all that it knows happened to the original, so that no process of that one is
-ever taken for ours, at this start or at any later one.
+Owns these facts in `meta`. The mark of the lock file shows that a directory is a copy. A copy gets a new id and stores
+the last epoch of the original, so that no process of the original is ever taken for one of the copy.
 """
 
 from __future__ import annotations
@@ -35,28 +34,28 @@ class Instance(Struct, frozen=True):
 
 
 def ids(connection: sqlite3.Connection) -> set[str]:
-    """Who this database is, and who it was before it was copied: `state.json` may still name that one."""
-    known = meta(connection)
-    return {known[name] for name in ("instance", "original") if name in known}
+    """The ids of this database: its own, and that of the original of a copy, which `state.json` may still have."""
+    stored = meta(connection)
+    return {stored[name] for name in ("instance", "original") if name in stored}
 
 
 def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace: int) -> Instance:
-    """Begin a new life of the daemon on this database: the epoch grows by one, durably, before anything else.
+    """Begin a new epoch on this database, durably and before anything else.
 
-    `lock`: which file the directory's lock is (store/file_identity.py). `pid_namespace`: its inode.
+    `lock`: the mark of the directory's lock file (store/file_identity.py). `pid_namespace`: its inode.
     """
-    known = meta(connection)
-    copied = known.get("lock_mark", lock) != lock
-    same_boot = known.get("boot_id") == boot_id and not copied
-    elsewhere = same_boot and known.get("pid_namespace", pid_namespace) != pid_namespace
+    stored = meta(connection)
+    copied = stored.get("lock_mark", lock) != lock
+    same_boot = stored.get("boot_id") == boot_id and not copied
+    elsewhere = same_boot and stored.get("pid_namespace", pid_namespace) != pid_namespace
     instance = Instance(
-        id=secrets.token_hex(8) if copied or "instance" not in known else known["instance"],
-        epoch=known.get("epoch", 0) + 1,
-        anchor=known["anchor"] if same_boot else _anchor(known),
+        id=secrets.token_hex(8) if copied or "instance" not in stored else stored["instance"],
+        epoch=stored.get("epoch", 0) + 1,
+        anchor=stored["anchor"] if same_boot else _anchor(stored),
         copied=copied,
-        foreign_epochs=known.get("epoch", 0) if copied else known.get("foreign_epochs", 0),
-        hidden_epochs=known.get("epoch", 0) if elsewhere else known.get("hidden_epochs", 0) if same_boot else 0,
-        token_key=secrets.token_hex(32) if copied or "token_key" not in known else known["token_key"],
+        foreign_epochs=stored.get("epoch", 0) if copied else stored.get("foreign_epochs", 0),
+        hidden_epochs=stored.get("epoch", 0) if elsewhere else stored.get("hidden_epochs", 0) if same_boot else 0,
+        token_key=secrets.token_hex(32) if copied or "token_key" not in stored else stored["token_key"],
     )
     facts = {
         "instance": instance.id,
@@ -71,7 +70,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
         "token_key": instance.token_key,
     }
     if copied:
-        facts["original"] = known["instance"]
+        facts["original"] = stored["instance"]
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(SET_META, facts.items())
     connection.execute("COMMIT")
@@ -79,17 +78,17 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
 
 
 def seen(now: Now) -> dict[str, int]:
-    """Facts for `meta`: what both clocks showed. The next boot goes on from there."""
+    """Facts for `meta`: the readings of both clocks, from which the next boot goes on."""
     return {"seen_wall": now.wall, "seen_steady": now.steady}
 
 
-def _anchor(known: Mapping[str, Any]) -> int:
-    """Steady time goes on from where it was last seen, by what the wall clock says has passed since.
+def _anchor(stored: Mapping[str, Any]) -> int:
+    """After a boot steady time goes on from its last reading, plus the time that passed by the wall clock.
 
-    So a wall clock that was set in an earlier boot does not move the ends of waits that were counted in it; and one
-    that lost its time with the power (1970) does not take steady time back, where they would never come.
+    So a wall clock that was set in an earlier boot does not move the waits that were counted in it; and a wall clock
+    that lost its time with the power (1970) does not set steady time back, which would make these waits endless.
     """
     wall = wall_ms()
-    seen_wall: int = known.get("seen_wall", wall)
-    seen_steady: int = known.get("seen_steady", wall)
+    seen_wall: int = stored.get("seen_wall", wall)
+    seen_steady: int = stored.get("seen_steady", wall)
     return seen_steady + max(0, wall - seen_wall) - boot_ms()

@@ -1,8 +1,8 @@
 """Rows of `jobs`, `needs` and `idempotency`.
 
-Owns how a Spec and a Job lie in columns. What rows are chosen or ordered by is a column of its own; the rest of the
-spec is `policy`, one JSON object. Refuses to judge states. Invariant: reading back what was stored gives an equal
-Job, and the checksum of its Spec still matches.
+Owns the columns of a Spec and a Job: fields by which rows are selected or ordered have columns of their own, the others
+are in `policy`, one JSON object. Invariant: a Job that is read back equals the one that was stored, and the checksum of
+its Spec still matches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stoker.core.requests import JobStanding
 
 
 class SpecRemainder(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The columns' remainder of a Spec. These defaults are part of the file format: they never change."""
+    """The fields of a Spec without columns. These defaults are part of the file format: they never change."""
 
     stdin: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ _policy = msgspec.json.Decoder(SpecRemainder).decode
 _args = msgspec.json.Decoder(tuple[AnyText, ...]).decode
 _env = msgspec.json.Decoder(dict[str, AnyText]).decode
 _text = msgspec.json.Decoder(AnyText).decode
-_IS_JSON = ("{", '"')  # how a column begins that is not the text itself
+_IS_JSON = ("{", '"')  # a column that begins so is JSON
 
 COLUMNS = (
     "id, queue, name, state, reason, priority, execution_mode, command, args, env_vars, working_dir, pid, attempts, "
@@ -138,8 +138,8 @@ LEFT JOIN jobs ON jobs.id = idempotency.job_id WHERE idempotency.owner_uid = ? A
 """
 
 
-# What the hashes of the first version cover, in their order. A field that came later counts only where it is said: so a
-# hash that an earlier version stored stays right. Neither this list nor the defaults of later fields ever change.
+# The fields that hashes of the first version cover, in their order. A later field counts only if it differs from its
+# default, so that hashes stored by earlier versions stay valid. This list and these defaults never change.
 FIRST_HASHED = (
     "command", "working_dir", "args", "env", "stdin", "name", "labels", "queue", "priority", "execution_mode",
     "max_attempts", "base_delay_ms", "backoff_factor", "max_delay_ms", "success_exit_codes", "no_retry_exit_codes",
@@ -161,7 +161,7 @@ def spec_hash(spec: Spec) -> bytes:
 
 @cache
 def _later_fields(kind: type[Spec]) -> list[tuple[str, object]]:
-    """Name and default of each that the first hashes do not cover."""
+    """Name and default of the fields that the first hashes do not cover."""
     later = [one for one in fields(kind) if one.name not in FIRST_HASHED]
     return [(one.name, one.default if one.default_factory is NODEFAULT else one.default_factory()) for one in later]
 
@@ -171,7 +171,7 @@ def _policy_of(spec: Spec) -> str:
 
 
 def spec_row(job: Job) -> tuple[Any, ...]:
-    """The parameters of UPDATE_SPEC: what of a spec a person may change."""
+    """The parameters of UPDATE_SPEC: the fields that a person may change."""
     spec = job.spec
     return (
         spec.queue, spec.name, spec.priority, job.order_key, spec.deadline, spec.ttl_ms, spec.timeout_ms,
@@ -203,7 +203,7 @@ def update_row(job: Job) -> tuple[Any, ...]:
 
 
 def _text_column(text: AnyText) -> str:
-    """Text as it is; bytes, and text that would be taken for JSON, as JSON."""
+    """Plain text as it is; bytes, and text that looks like JSON, as JSON."""
     return text if isinstance(text, str) and not text.startswith(_IS_JSON) else _encode(text).decode()
 
 
@@ -212,13 +212,13 @@ def _of_text_column(column: str) -> AnyText:
         return column
     try:
         text: AnyText = _text(column)
-    except msgspec.DecodeError:  # written by an earlier version: every text stood as it is
+    except msgspec.DecodeError:  # an earlier version stored every text as it is
         return column
     return text
 
 
 def from_row(row: Sequence[Any]) -> Job:
-    """The Job that a row of COLUMNS says."""
+    """The Job of a row of COLUMNS."""
     (
         ident, queue, name, state, reason, priority, mode, command, args, env_vars, working_dir, pid, attempts,
         failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at,
@@ -278,7 +278,7 @@ def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]
 
 
 def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, JobStanding]:
-    """Where the jobs among `ids` that exist stand, as committed."""
+    """The committed states of the jobs among `ids` that exist."""
     return {
         ident: JobStanding(
             id=ident,
@@ -299,19 +299,19 @@ def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int
 def ready(
     connection: sqlite3.Connection, queue: str, demand: str | None, barred: Iterable[int], limit: int
 ) -> list[Job]:
-    """The first `limit` queued jobs of a queue that ask for these resources, without steps of barred workflows."""
+    """The first `limit` queued jobs of a queue with this demand, without steps of barred workflows."""
     rows = connection.execute(READY, (queue, demand, _encode(list(barred)).decode(), limit))
     return [from_row(row) for row in rows]
 
 
 def ahead(connection: sqlite3.Connection, job: Job, demands: Iterable[str | None]) -> int:
-    """How many queued jobs of its queue, of these demands, go before this one; counts to 10 000."""
-    asked = _encode(list(demands)).decode()
-    return int(connection.execute(AHEAD, (asked, job.spec.queue, job.order_key, job.id)).fetchone()[0])
+    """The number of queued jobs of its queue, with these demands, that go before this one; at most 10 000."""
+    parameters = (_encode(list(demands)).decode(), job.spec.queue, job.order_key, job.id)
+    return int(connection.execute(AHEAD, parameters).fetchone()[0])
 
 
 def open_needs(connection: sqlite3.Connection, job_id: int) -> list[int]:
-    """The jobs that this one still waits for."""
+    """The jobs for whose ends this one still waits."""
     return [row[0] for row in connection.execute(OPEN_NEEDS, (job_id,))]
 
 
@@ -322,19 +322,19 @@ class Dependent(Struct, frozen=True):
 
 
 def dependents(connection: sqlite3.Connection, needed: int, after: int, limit: int) -> list[Dependent]:
-    """The first `limit` of those behind job `after` that still wait for `needed`."""
+    """The first `limit` jobs after the id `after` that still wait for `needed`."""
     rows = connection.execute(DEPENDENTS, (needed, after, limit))
     return [Dependent(needed, job_id, NeedOn(on)) for needed, job_id, on in rows]
 
 
 def skipped_behind(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Dependent]:
-    """Who was skipped for want of any of `ids`, or of a job that was; without needs that have been met."""
+    """Jobs that were skipped because of `ids`, directly or through other skipped jobs."""
     rows = connection.execute(SKIPPED_BEHIND, (_encode(list(ids)).decode(),))
     return [Dependent(needed, job_id, NeedOn(on)) for needed, job_id, on in rows]
 
 
 def needed(connection: sqlite3.Connection) -> set[int]:
-    """Ids of all jobs that some waiting job still needs."""
+    """Ids of all jobs for which others still wait."""
     return {row[0] for row in connection.execute(NEEDED)}
 
 
@@ -344,12 +344,12 @@ def running_without_attempt(connection: sqlite3.Connection) -> list[int]:
 
 
 def untold(connection: sqlite3.Connection) -> list[int]:
-    """Ids of needed jobs that have ended, of which those who wait for them do not know yet."""
+    """Ids of needed jobs that have ended, and whose dependents were not told yet."""
     return [row[0] for row in connection.execute(UNTOLD)]
 
 
 class Keyed(Struct, frozen=True):
-    """What an idempotency key stands for; `state` is None when its job was purged."""
+    """The job of an idempotency key; `state` is None if the job was purged."""
 
     spec_hash: bytes
     job_id: int
@@ -358,10 +358,10 @@ class Keyed(Struct, frozen=True):
 
 
 def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:
-    """What is known of each (owner, key)."""
-    found = {}
+    """The jobs of these pairs of owner and key."""
+    keyed = {}
     for pair in keys:
         row = connection.execute(BY_KEY, pair).fetchone()
         if row is not None:
-            found[pair] = Keyed(*row)
-    return found
+            keyed[pair] = Keyed(*row)
+    return keyed

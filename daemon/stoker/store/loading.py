@@ -1,7 +1,6 @@
-"""What a turn wants to know from the database before it decides, read in one hop.
+"""The rows that a turn reads before it decides, in one hop into the reader's thread.
 
-Owns the pair Wanted and Loaded. Refuses to read more than was asked for: a turn on jobs that are in memory
-asks for nothing and costs no hop.
+Only what was asked for is read: a turn about jobs in memory asks for nothing and costs no hop.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from stoker.store.due import Due, due
 from stoker.store.jobs import Dependent, Keyed
 from stoker.store.workflows import StoredWorkflow
 
-# Of one turn: each becomes a step, and a turn is to be short.
+# For one turn: each job becomes a step, and turns must be short.
 DUE_LIMIT = 500
 DEPENDENTS_LIMIT = 200
 
 
 class Wanted(Struct):
-    """Questions of one turn, which takes place at `now`."""
+    """The rows wanted for one turn, which takes place at `now`."""
 
     now: Now
     ids: set[int] = field(default_factory=set)
     keys: set[tuple[int, str]] = field(default_factory=set)
-    dependents_of: dict[int, int] = field(default_factory=dict)  # needed job: behind which dependent
+    dependents_of: dict[int, int] = field(default_factory=dict)  # needed job: after which dependent
     skipped_behind: set[int] = field(default_factory=set)
     run_ids: set[str] = field(default_factory=set)
     workflows: set[int] = field(default_factory=set)
     chains: set[str] = field(default_factory=set)
-    live_workflows: Container[int] = ()  # in memory: need not be read
+    live_workflows: Container[int] = ()  # in memory, so they need not be read
     lanes: list[tuple[str, str | None, int]] = field(default_factory=list)  # queue, demand, how many jobs
-    barred: Collection[int] = ()  # workflows whose steps are no part of the lanes
+    barred: Collection[int] = ()  # workflows whose steps are left out of the lanes
     due: bool = False
 
     def __bool__(self) -> bool:
@@ -47,7 +46,7 @@ class Wanted(Struct):
 
 
 class Portion(Struct, frozen=True):
-    """Some of the jobs that wait for one; `last`: the cursor behind them, `more`: whether there may be others."""
+    """Some of the jobs that wait for one; `last`: the cursor of the next portion, `more`: whether there may be one."""
 
     told: Sequence[Dependent] = ()
     last: int = 0
@@ -55,8 +54,6 @@ class Portion(Struct, frozen=True):
 
 
 class Loaded(Struct):
-    """Their answers."""
-
     jobs: dict[int, Job] = field(default_factory=dict)
     keys: dict[tuple[int, str], Keyed] = field(default_factory=dict)
     dependents: dict[int, Portion] = field(default_factory=dict)
@@ -69,7 +66,6 @@ class Loaded(Struct):
 
 
 def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
-    """Answer all of `wanted`."""
     loaded = Loaded()
     if wanted.due:
         loaded.due = due(connection, wanted.now, DUE_LIMIT)
@@ -96,7 +92,7 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
 
 
 def _load_needs(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
-    """What the jobs need that may be taken again."""
+    """The needs of the jobs that may run again."""
     again = wanted.skipped_behind | {each.job_id for each in loaded.skipped_behind}
     needed = {need.job for job_id in again if job_id in loaded.jobs for need in loaded.jobs[job_id].spec.needs}
     loaded.jobs |= job_rows.by_ids(connection, needed - loaded.jobs.keys())
@@ -107,14 +103,14 @@ def _portions(connection: sqlite3.Connection, wanted: Mapping[int, int]) -> dict
     portions = {}
     left = DEPENDENTS_LIMIT
     for needed, after in wanted.items():
-        told = job_rows.dependents(connection, needed, after, left) if left else []
-        left -= len(told)
-        portions[needed] = Portion(told, told[-1].job_id if told else after, more=not left)
+        dependents = job_rows.dependents(connection, needed, after, left) if left else []
+        left -= len(dependents)
+        portions[needed] = Portion(dependents, dependents[-1].job_id if dependents else after, more=not left)
     return portions
 
 
 def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
-    """Those that were asked for, and those of the jobs and keys that were: a step may begin again after their end."""
+    """The wanted workflows, and those of wanted jobs and keys: a step may run again after the end of its workflow."""
     about: list[Job | Keyed] = [*loaded.jobs.values(), *loaded.keys.values()]
     ids = wanted.workflows | {each.workflow_id for each in about if each.workflow_id is not None}
     asleep = [workflow_id for workflow_id in ids if workflow_id not in wanted.live_workflows]

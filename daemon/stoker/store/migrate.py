@@ -1,8 +1,8 @@
-"""Brings a database to this daemon's schema, forward only.
+"""Migrating a database to this daemon's schema, forward only.
 
-Owns the list of migrations, their checksums and `user_version`. Refuses a newer schema and a migration that
-was edited after it ran. Each file runs in one transaction together with the row that remembers it; an
-existing database is copied to `backups/` first, and the copy is verified.
+Owns the list of migrations, their checksums and `user_version`. A newer schema, and a migration that was edited after
+it ran, are refused. Each file runs in one transaction together with its row in `migrations`; an existing database is
+first copied to `backups/`, and the copy is verified.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ REMEMBER = "INSERT INTO migrations (number, name, checksum, applied_at) VALUES (
 
 
 class Migration(Struct, frozen=True):
-    """One file of `migrations/`."""
-
     number: int
     name: str
     sql: str
@@ -50,21 +48,21 @@ class Migration(Struct, frozen=True):
 
 def known() -> list[Migration]:
     """Every migration that this daemon ships, in order."""
-    found = [entry for entry in resources.files("stoker.migrations").iterdir() if _NAME.fullmatch(entry.name)]
+    files = [entry for entry in resources.files("stoker.migrations").iterdir() if _NAME.fullmatch(entry.name)]
     return sorted(
-        (Migration(int(entry.name[:4]), entry.name, entry.read_text()) for entry in found),
+        (Migration(int(entry.name[:4]), entry.name, entry.read_text()) for entry in files),
         key=lambda migration: migration.number,
     )
 
 
 def schema_of(connection: sqlite3.Connection) -> int:
-    """The schema that a database has; 0 for a new one."""
+    """The schema number of a database; 0 for a new one."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
 
 
 def migrate(connection: sqlite3.Connection, backups: Path) -> int:
-    """Run what is missing; returns the schema number. Raises StateRefused and changes nothing then."""
+    """Run the missing migrations; returns the schema number. Raises StateRefused and changes nothing then."""
     migrations = known()
     refuse_unknown(connection)
     version = schema_of(connection)
@@ -77,7 +75,7 @@ def migrate(connection: sqlite3.Connection, backups: Path) -> int:
 
 
 def refuse_unknown(connection: sqlite3.Connection) -> None:
-    """Raises StateRefused for a schema that is newer than ours, or was made by other migrations."""
+    """Raises StateRefused if the schema is newer than ours, or was made by other migrations."""
     migrations, version = known(), schema_of(connection)
     if version > migrations[-1].number:
         raise StateRefused(
@@ -102,13 +100,13 @@ def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
         connection.execute(REMEMBER, (migration.number, migration.name, migration.checksum, wall_ms()))
         connection.execute("COMMIT")
     except sqlite3.Error:
-        if connection.in_transaction:  # a full disk has rolled back already
+        if connection.in_transaction:  # SQLite itself rolls back on a full disk
             connection.execute("ROLLBACK")
         raise
 
 
 def _statements(sql: str) -> list[str]:
-    """Split a file into statements; `executescript` would commit behind our back."""
+    """Split a file into statements, because `executescript` would commit."""
     statements: list[str] = []
     pending = ""
     for piece in sql.split(";"):
@@ -120,7 +118,7 @@ def _statements(sql: str) -> list[str]:
 
 
 def _copy(connection: sqlite3.Connection, target: Path) -> None:
-    """A verified copy that survives a power loss, or none and a StateRefused."""
+    """Make a verified copy that survives a power loss. Raises StateRefused, and leaves no copy then."""
     target.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         _copy_whole(connection, target)
@@ -143,7 +141,7 @@ def _copy_whole(connection: sqlite3.Connection, target: Path) -> None:
 
 
 def difference(connection: sqlite3.Connection, copy: sqlite3.Connection) -> str | None:
-    """What is wrong with a copy: damage, another schema, or rows that are missing."""
+    """How a copy differs: damage, another schema, or missing rows; None if it does not."""
     (check,) = copy.execute("PRAGMA quick_check(1)").fetchone()
     if check != "ok":
         return str(check)

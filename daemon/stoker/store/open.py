@@ -1,8 +1,7 @@
 """Opening the state directory, in the one order that loses nothing.
 
-Owns the sequence: lock, look at the files, open, migrate, compare with the note beside the
-database, begin a new epoch, read. Refuses a directory that is not ours or has lost something, with everything
-left as it was found.
+The order: lock, check the files, compare with `state.json`, open, migrate, begin a new epoch, read. A directory that is
+not ours, or has lost something, is refused and left as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from stoker.store.writer import Writer
 
 
 class Opened(Struct, frozen=True):
-    """An open state directory. `reader` is for the daemon itself, `queries` for what people ask."""
+    """An open state directory. `reader` is for the daemon itself, `queries` for the requests of clients."""
 
     writer: Writer
     reader: Reader
@@ -68,9 +67,9 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> 
     try:
         schema = await database.run(migrate, directory.backups)
         life = await database.run(begin)
-        found = await database.run(snapshot.read)
+        state = await database.run(snapshot.read)
         _sync(directory)
-        writer = await _writer(directory, database, found, reserve_bytes)
+        writer = await _writer(directory, database, state, reserve_bytes)
         reader = Reader(await open_reader(directory.database))
         queries = Reader(await open_reader(directory.database))
     except sqlite3.Error as error:
@@ -79,11 +78,11 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> 
     except BaseException:
         await database.close()
         raise
-    return Opened(writer, reader, queries, life, schema, found)
+    return Opened(writer, reader, queries, life, schema, state)
 
 
 def _sync(directory: StateDirectory) -> None:
-    """From here on a commit may be promised: the WAL that it is in must be found again."""
+    """Make the name of the WAL durable before the first commit is promised."""
     try:
         directory.make_places()
         directory.sync()
@@ -91,8 +90,8 @@ def _sync(directory: StateDirectory) -> None:
         raise storage_error(directory.root, error) from error
 
 
-async def _writer(directory: StateDirectory, database: Database, found: Snapshot, reserve_bytes: int) -> Writer:
-    writer = Writer(database, found.head, Reserve(directory.reserve, reserve_bytes))
+async def _writer(directory: StateDirectory, database: Database, state: Snapshot, reserve_bytes: int) -> Writer:
+    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes))
     try:
         writer.keep_reserve()
     except OSError as error:
@@ -100,12 +99,12 @@ async def _writer(directory: StateDirectory, database: Database, found: Snapshot
         if not isinstance(failed, DiskFull):
             raise failed from error
         writer.full = True  # housekeeping sees it, refuses submits, and tries again
-    await writer.checkpoint()  # or the WAL would grow from crash to crash
+    await writer.checkpoint()  # else the WAL would grow from crash to crash
     return writer
 
 
 def doubt(connection: sqlite3.Connection, aside: Aside | None) -> None:
-    """Refuse what is not for this daemon, or is not the database of the note beside it. Raises StateRefused."""
+    """Raises StateRefused if the database is not for this daemon, or does not match `state.json`."""
     refuse_unknown(connection)
     if aside is None:
         return
@@ -120,8 +119,8 @@ def doubt(connection: sqlite3.Connection, aside: Aside | None) -> None:
         raise _replaced(f"it ends at change {last_seq}, but state.json says that it reached {aside.last_seq}")
 
 
-def _replaced(told: str) -> StateRefused:
+def _replaced(why: str) -> StateRefused:
     return StateRefused(
-        f"the database lost commits, or is an old or another one: {told}",
+        f"the database lost commits, or is an old or another one: {why}",
         hint="put the right database back; to accept the loss, move state.json away",
     )

@@ -1,6 +1,6 @@
 """Rows of `queues`, `resources` and `meta`.
 
-Owns how the small, slowly changing tables are read and written. Refuses defaults of its own.
+These are the small tables that seldom change.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ def resources(connection: sqlite3.Connection) -> dict[str, Resource]:
 
 
 def meta(connection: sqlite3.Connection) -> dict[str, Any]:
-    """All facts about the database itself."""
+    """The facts about the database itself."""
     return dict(connection.execute(ALL_META))

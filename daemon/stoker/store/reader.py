@@ -1,8 +1,8 @@
 """Reads on a connection that cannot write.
 
-Owns one `query_only` connection in a thread of its own, so that a read never holds up a commit. Each call is one short
-transaction: an idle reader inside one would make the WAL grow without bound. There are two: what people ask never
-stands before what the daemon itself needs.
+Owns a `query_only` connection in a thread of its own, so that reads do not delay commits. Each call is one short
+transaction, because the WAL grows without limit while a read transaction is open. The daemon has two readers, so that
+requests of clients do not delay its own reads.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PING = "SELECT count(*) FROM sqlite_schema"
 
 FLOOR = "SELECT id FROM jobs WHERE id < ? ORDER BY id DESC LIMIT 1 OFFSET ?"
 MAX_ID = 2**63 - 1
-SCANNED_ROWS = 10_000  # in one transaction: some tens of milliseconds, behind which others get their turn
-PAGE_BYTES = 1024 * 1024  # of jobs, as they lie in the database
+SCANNED_ROWS = 10_000  # in one transaction: some tens of milliseconds, then other reads get their turn
+PAGE_BYTES = 1024 * 1024  # of jobs, as stored
 
 
 class Scan(Struct, frozen=True):
-    """Some jobs, newest first, and their bytes; what was not looked at is before the id `next`, if there is any."""
+    """Some jobs, newest first, and their size in bytes; the search goes on before the id `next`, if it is not None."""
 
     jobs: list[Job]
     next: int | None
@@ -68,20 +68,20 @@ def _in_transaction(
 
 
 def scan(connection: sqlite3.Connection, wanted: JobFilter) -> Scan:
-    """The jobs that match a filter, from the next portion of the table: a long search is done in several."""
+    """The jobs that match a filter in the next portion of the table: a long search takes several calls."""
     before = wanted.before or MAX_ID
     (floor,) = connection.execute(FLOOR, (before, SCANNED_ROWS)).fetchone() or (0,)
     conditions, parameters = _conditions(wanted)
     where = " AND ".join(["id < ? AND id >= ?", *conditions])
     sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals and ? only
-    found: list[Job] = []
+    matches: list[Job] = []
     size = 0
     for row in connection.execute(sql, (before, floor, *parameters, wanted.limit)):
-        found.append(jobs.from_row(row))
+        matches.append(jobs.from_row(row))
         size += sum(len(text) for text in row if isinstance(text, str))
         if size > PAGE_BYTES:
-            return Scan(found, found[-1].id, size)
-    return Scan(found, floor or None, size)
+            return Scan(matches, matches[-1].id, size)
+    return Scan(matches, floor or None, size)
 
 
 def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
@@ -104,7 +104,7 @@ def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
 
 
 def size(connection: sqlite3.Connection) -> int:
-    """Bytes of the database itself, without its WAL."""
+    """Bytes of the database, without its WAL."""
     return int(connection.execute(SIZE).fetchone()[0])
 
 

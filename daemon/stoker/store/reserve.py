@@ -1,8 +1,6 @@
-"""Room on the disk: whether there is any, and the emergency reserve for when there is none.
+"""The emergency reserve on the disk, and whether an error of SQLite means that the disk is full.
 
-Owns the file `reserve` and the reading of SQLite's errors as "full" or "failed". Refuses to wait and to decide what is
-done without room. Invariant: only what the system itself calls full counts as full (ENOSPC, EDQUOT); any other
-failure stays one, for it leaves a commit in doubt.
+Owns the file `reserve`. Invariant: only ENOSPC and EDQUOT count as full; after any other error a commit is in doubt.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from pathlib import Path
 from stoker.store.directory import FULL
 
 PROBE_BYTES = 64 * 1024
-# SQLite says FULL for ENOSPC alone. Where the index of the WAL cannot grow it says SHMSIZE, and nothing rests on that
-# index: a start makes it anew. For EDQUOT, or where a file cannot be made, it says no more than that I/O failed.
+# SQLite reports FULL only for ENOSPC. It reports SHMSIZE if the index of the WAL cannot grow; that index is built again
+# at each start. For EDQUOT, or a file that cannot be created, it reports only an I/O error.
 _CERTAIN = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _POSSIBLE = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_CANTOPEN})
 
@@ -38,14 +36,12 @@ def _takes_nothing(directory: Path) -> bool:
 
 
 class Reserve:
-    """The emergency reserve of `size` bytes at `path`."""
-
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self._size = size
 
     def keep(self) -> None:
-        """Set the reserve aside (again). Raises OSError, and has taken nothing then."""
+        """Allocate the reserve (again). Raises OSError, and leaves no file then."""
         try:
             _set_aside(self.path, self._size)
         except OSError:

@@ -1,7 +1,6 @@
-"""What a start reads from the database before anything is decided.
+"""The rows that a start reads into the engine's memory: open attempts with their jobs, counts, queues, last ids.
 
-Owns the one reading that fills the engine's memory: open attempts with their jobs, counts, queues, the ends of
-the sequences. Refuses to read what is merely waiting: that stays on disk, however much it is.
+Queued and waiting jobs are not read: they stay on disk, however many they are.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from stoker.store.workflows import StoredWorkflow
 
 
 class Snapshot(Struct, frozen=True):
-    """The state of the database at a start."""
-
     queues: dict[str, Queue]
     resources: dict[str, Resource]
     runs: list[tuple[Job, Attempt]]
@@ -47,7 +44,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         needed=jobs.needed(connection),
         untold=jobs.untold(connection),
         workflows=live,
-        chain_heads=checkpoints.heads(connection, [chain_of(found.workflow.id) for found in live]),
+        chain_heads=checkpoints.heads(connection, [chain_of(one.workflow.id) for one in live]),
         last_workflow=connection.execute(workflows.LAST_ID).fetchone()[0],
         last_checkpoint=connection.execute(checkpoints.LAST_ID).fetchone()[0],
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],

@@ -1,7 +1,6 @@
-"""Upkeep of the database: what may be forgotten, and what SQLite wants done now and then.
+"""Maintenance of the database: old idempotency keys, the WAL, and SQLite's statistics.
 
-Owns statements that change no job's state, so they need no record in the log of changes. Refuses long
-transactions: each call does a bounded piece.
+These statements change no job, so they need no record in the log of changes. Each call does a bounded amount of work.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ DELETE FROM idempotency WHERE (owner_uid, key) IN (
 
 
 def forget_keys(connection: sqlite3.Connection, before: int) -> int:
-    """Forget idempotency keys older than `before` (UTC ms) whose jobs were purged; how many there were."""
+    """Delete some idempotency keys older than `before` (UTC ms) whose jobs were purged; returns their number."""
     return connection.execute(FORGET_KEYS, (before,)).rowcount
 
 
 def checkpoint(connection: sqlite3.Connection) -> int:
-    """Bring what is in the WAL into the database, without waiting for readers; how many of its pages are there now."""
+    """Copy the WAL into the database, without waiting for readers; returns the number of copied pages."""
     _busy, _pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return int(done)
 
 
 def optimize(connection: sqlite3.Connection) -> int:
-    """Let SQLite refresh the statistics it plans by (PRAGMA optimize)."""
+    """Let SQLite refresh the statistics of its query planner (PRAGMA optimize)."""
     connection.execute("PRAGMA optimize")
     return 0

@@ -1,6 +1,6 @@
-"""Rows of `workflows`, and how the steps of a workflow stand.
+"""Rows of `workflows`, and the states of their steps.
 
-Owns what a start, a turn and a reader need to know of workflows. Refuses to judge them: states follow from core.
+The state of a workflow is computed in core and only stored here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ STEPS = """
 SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
-
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'workflows'), 0)"
 FAILED = """
 SELECT id, finished_at FROM (SELECT id, state, finished_at FROM workflows ORDER BY id DESC LIMIT ?)
@@ -38,7 +37,7 @@ SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
 
 
 class StepStanding(Struct, frozen=True):
-    """Where the job of one step stands."""
+    """The state of the job of one step."""
 
     job_id: int
     step: str
@@ -50,7 +49,7 @@ class StepStanding(Struct, frozen=True):
 
 
 class StoredWorkflow(Struct, frozen=True):
-    """A workflow with all its steps. `outputs`: what jobs handed on, where a step asks to be verified by it."""
+    """A workflow with all its steps. `outputs`: those of its jobs, if a step is to be verified."""
 
     workflow: Workflow
     steps: tuple[StepStanding, ...]
@@ -73,7 +72,7 @@ def update_row(workflow: Workflow) -> tuple[Any, ...]:
 
 
 def from_row(row: Sequence[Any]) -> Workflow:
-    """The Workflow that a row of COLUMNS says."""
+    """The Workflow of a row of COLUMNS."""
     ident, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at = row
     return Workflow(
         id=ident,
@@ -102,14 +101,14 @@ def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[StoredWor
 
 
 def failed(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
-    """Id and end of those that failed, among the newest `limit`."""
+    """Id and time of end of those that failed, among the newest `limit`."""
     return [(ident, at) for ident, at in connection.execute(FAILED, (limit,))]
 
 
 def page(
     connection: sqlite3.Connection, before: int | None, states: Collection[WorkflowState], limit: int
 ) -> list[StoredWorkflow]:
-    """Workflows newest first, from below `before`. Empty `states` means all."""
+    """Workflows before the id `before`, newest first. Empty `states` means all."""
     wanted = msgspec.json.encode([state.value for state in states]).decode()
     return _with_steps(connection, [from_row(row) for row in connection.execute(PAGE, (before, wanted, limit))])
 
@@ -119,8 +118,8 @@ def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> li
     for workflow_id, job_id, step, state, reason, failures, tries, floor in (
         connection.execute(STEPS, (_ids(steps),)) if steps else ()
     ):
-        known = None if reason is None else Reason(reason)
-        steps[workflow_id].append(StepStanding(job_id, step, State(state), known, failures, tries, floor))
+        why = None if reason is None else Reason(reason)
+        steps[workflow_id].append(StepStanding(job_id, step, State(state), why, failures, tries, floor))
     return [
         StoredWorkflow(workflow, tuple(steps[workflow.id]), _outputs(connection, workflow, steps[workflow.id]))
         for workflow in workflows
@@ -128,7 +127,7 @@ def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> li
 
 
 def _outputs(connection: sqlite3.Connection, workflow: Workflow, steps: Iterable[StepStanding]) -> dict[int, str]:
-    """Read only where it may be asked for: outputs can be large, and most workflows do not verify."""
+    """Read only if a step may be verified: outputs can be large, and most workflows do not verify."""
     verifies = '"verify":true' in workflow.flow
     return attempts.outputs(connection, [one.job_id for one in steps]) if verifies else {}
 

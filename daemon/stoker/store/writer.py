@@ -1,9 +1,9 @@
-"""The one writer: takes a Batch, makes it one durable transaction, says when it is on disk.
+"""The writer: makes each Batch one durable transaction.
 
-Owns the only connection that writes or checkpoints, and the head of the hash chain. Refuses to guess: a write
-that raised is in doubt, so it raises StorageFailed, nothing more is committed, and the daemon stops. The one
-exception is a full disk: the transaction was rolled back whole, the reserve is given up so that running work can
-still be settled, and where even that is not enough the commit waits until somebody frees space.
+Owns the only connection that writes or checkpoints, and the head of the hash chain. After a failed write it is in doubt
+what is on disk: StorageFailed is raised, nothing more is committed, and the daemon stops. A full disk is different:
+SQLite rolled the transaction back, the reserve is deleted so that running jobs can still be settled, and if that is not
+enough the commit waits until somebody frees space.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ROOM_AGAIN_S = 1.0
-# Of WAL, then it begins anew: to overwrite costs a sync half of what growing does, and it must not grow without bound.
+# The WAL starts again from its beginning after so many pages: to overwrite costs half the sync time of growing.
 CHECKPOINT_PAGES = 2_000
 PAGE_BYTES = 4_096
-COMMIT_PAGES = 6  # of tables, indexes and sqlite_sequence, whatever is written
+COMMIT_PAGES = 6  # of tables, indexes and sqlite_sequence, for any transaction
 
 
 class NewKey(Struct, frozen=True):
@@ -43,7 +43,7 @@ class NewKey(Struct, frozen=True):
 
 
 class Batch(Struct):
-    """Everything that one turn wants on disk, at most one entry for each row."""
+    """The rows that one turn writes, at most one entry for each row."""
 
     new_jobs: dict[int, Job] = field(default_factory=dict)
     jobs: dict[int, Job] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Batch(Struct):
 
 
 class Stored(NamedTuple):
-    """The new head of the hash chain, and about how many pages of WAL the transaction took."""
+    """The new head of the hash chain, and an estimate of the pages of WAL that the transaction took."""
 
     head: bytes
     pages: int
@@ -84,7 +84,6 @@ def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]],
 
 
 def store(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
-    """Write the batch as one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         stored = _write(connection, batch, head)
@@ -123,7 +122,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
 
 
 def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
-    """What is large comes in the data of a checkpoint, or in a job and again in the payload of its change."""
+    """Large texts are in the data of a checkpoint, or in a job and again in the payload of its change."""
     data = sum(len(each.data) for each in batch.checkpoints) + 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
     return COMMIT_PAGES + len(batch.changes) + len(batch.checkpoints) + data // PAGE_BYTES
 
@@ -133,7 +132,7 @@ def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
 
 
 class Writer:
-    """Turns batches into commits, one at a time. `full`: a commit found no room; `waiting`: one waits for it now."""
+    """One commit at a time. `full`: a commit found the disk full; `waiting`: a commit waits for space now."""
 
     def __init__(self, database: Database, head: bytes, room: Reserve) -> None:
         self._database = database
@@ -145,7 +144,7 @@ class Writer:
         self.waiting = False
 
     async def commit(self, batch: Batch) -> None:
-        """Make `batch` durable, however long there is no room for it. Raises StorageFailed when that is in doubt."""
+        """Make `batch` durable; waits while the disk is full. Raises StorageFailed if it is in doubt."""
         if self._in_doubt is not None:
             raise self._in_doubt
         if not await self._stored(batch):
@@ -158,12 +157,12 @@ class Writer:
         try:
             while not await self._stored(batch):
                 self.waiting = True
-                await asyncio.sleep(ROOM_AGAIN_S)  # nothing tells when there is room again
+                await asyncio.sleep(ROOM_AGAIN_S)  # polls: the kernel does not notify anybody of free space
         finally:
             self.waiting = False
 
     async def _stored(self, batch: Batch) -> bool:
-        """False when there was no room: then it was rolled back whole."""
+        """False if the disk is full and the transaction was rolled back."""
         try:
             stored = await self._database.run(store, batch, self._head)
         except sqlite3.Error as error:
@@ -176,7 +175,7 @@ class Writer:
         return True
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
-        """Look at what is committed, in the writer's own thread: never in the middle of a commit."""
+        """Read committed rows in the writer's thread, between two commits."""
         try:
             return await self._database.run(function, *args, **kw)
         except sqlite3.Error as error:
@@ -185,9 +184,9 @@ class Writer:
     async def maintain(
         self, function: Callable[Concatenate[sqlite3.Connection, P], int], *args: P.args, **kw: P.kwargs
     ) -> int:
-        """A bounded piece of upkeep between two commits. Raises StorageFailed, and so does every commit then.
+        """A bounded piece of maintenance between two commits. Raises StorageFailed, as does every commit after that.
 
-        Without room it raises DiskFull, and nothing was done.
+        On a full disk it raises DiskFull, and nothing was done.
         """
         try:
             return await self._database.run(function, *args, **kw)
@@ -198,13 +197,13 @@ class Writer:
             raise self._in_doubt from error
 
     async def checkpoint(self) -> None:
-        """Bring the WAL into the database. Raises StorageFailed; without room the WAL just keeps what it holds."""
+        """Copy the WAL into the database. Raises StorageFailed; on a full disk the WAL stays as it is."""
         self._since_checkpoint = 0
         with contextlib.suppress(DiskFull):
             await self.maintain(upkeep.checkpoint)
 
     def keep_reserve(self) -> None:
-        """Set the emergency reserve aside (again). Raises OSError when there is no room for it."""
+        """Allocate the emergency reserve (again). Raises OSError if there is no room for it."""
         self._room.keep()
         self.full = False
 
