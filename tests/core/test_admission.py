@@ -72,7 +72,7 @@ demands = st.dictionaries(st.sampled_from(TOOLS), st.integers(1, 3), max_size=3)
 
 
 @given(st.lists(demands, max_size=25), st.integers(1, 4), st.data())
-def test_admit_when_jobs_share_resources_in_any_way_then_none_is_overdrawn_and_all_get_their_turn(
+def test_admit_when_jobs_share_resources_then_none_is_overdrawn_and_all_run(
     asked: list[dict[str, int]], slots: int, data: st.DataObject
 ) -> None:
     ready = [job(id=number, asked=spec(resources=demand)) for number, demand in enumerate(asked, start=1)]
@@ -201,7 +201,7 @@ demands = st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), max_size=2)
 
 
 @given(scenes())
-def test_admit_when_lines_are_of_any_shape_then_no_limit_is_passed_and_nothing_is_left_undone(
+def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_none_is_left_out(
     scene: tuple[list[AdmissionQueue], int, dict[str, int], bool],
 ) -> None:
     lines, slots, free, throttled = scene
@@ -249,7 +249,7 @@ def test_admit_when_more_is_free_than_the_first_needs_then_others_take_the_rest(
     assert ids(admit([line("a", first, modest)], 9, {"gpu": 1, "net": 2})) == [2]
 
 
-def test_admit_when_another_queue_uses_less_then_it_still_leaves_the_blocked_what_it_needs() -> None:
+def test_admit_when_another_queue_uses_less_then_it_leaves_the_reserved_resources() -> None:
     blocked, rival = line("a", queued(1, gpu=2), running=5), line("b", queued(2, gpu=1), queued(3))
 
     assert ids(admit([blocked, rival], 9, {"gpu": 1})) == [3]
@@ -285,7 +285,7 @@ def test_admit_when_a_younger_one_needs_more_than_is_free_then_the_older_starts(
 
 
 @given(st.lists(demands, min_size=1, max_size=12), st.integers(1, 3), st.data())
-def test_admit_when_a_job_is_first_and_others_stream_in_then_none_of_them_takes_what_it_waits_for(
+def test_admit_when_others_stream_in_then_none_takes_what_the_first_waits_for(
     stream: list[dict[str, int]], queues: int, data: st.DataObject
 ) -> None:
     """Its wait is counted in starts: of those that ask for what it lacks, none starts before it."""

@@ -43,7 +43,7 @@ def test_analysis_when_nothing_failed_then_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("reason", [*Reason, None])
-def test_analysis_when_one_step_failed_for_any_reason_then_it_has_a_cause_and_a_next_command(
+def test_analysis_when_one_step_failed_then_it_has_a_cause_and_a_next_command(
     reason: Reason | None,
 ) -> None:
     found = analysed(ok("a"), ending("b", reason))
@@ -83,7 +83,7 @@ EXPIRED: dict[str, Any] = {"state": State.EXPIRED, "attempts": 0}
         (Reason.DEADLINE, ended(SIGNAL, signal=15), Cause.DEADLINE, "stoker retry 98 --deadline +1h"),
     ],
 )  # fmt: skip
-def test_analysis_when_a_step_ran_into_a_limit_or_wanted_for_something_then_that_is_its_cause(
+def test_analysis_when_a_step_reached_a_limit_or_lacked_something_then_it_says_so(
     reason: Reason, options: dict[str, Any], cause: Cause, following: str
 ) -> None:
     found = analysed(ok("a"), ending("b", reason, **options))
@@ -119,13 +119,13 @@ def test_message_when_more_is_known_of_the_step_that_is_named_then_it_is_told(
         ([ending("a", Reason.OOM)], "total"),
     ],
 )
-def test_analysis_when_several_fell_to_the_host_or_half_of_all_to_one_cause_then_it_is_systemic(
+def test_analysis_when_several_failed_by_the_host_or_one_cause_then_it_is_systemic(
     endings: list[Ending], scope: str
 ) -> None:
     assert analysed(*endings).scope == scope
 
 
-def test_analysis_when_steps_were_skipped_for_another_then_they_are_blocked_and_no_roots() -> None:
+def test_analysis_when_steps_were_skipped_for_another_then_they_are_blocked() -> None:
     found = analysed(
         ending("a", Reason.EXIT, critical=False), ending("b", Reason.DEPENDENCY, State.SKIPPED, critical=False), ok("c")
     )

@@ -29,7 +29,7 @@ def test_clock_when_it_is_the_first_of_a_boot_then_steady_time_looks_like_wall_t
     assert abs(now.wall - now.steady) < 1_000
 
 
-def test_clock_when_the_boot_has_an_anchor_then_steady_time_keeps_to_it_whatever_the_wall_says() -> None:
+def test_clock_when_the_boot_has_an_anchor_then_steady_time_ignores_the_wall_clock() -> None:
     clock = SystemClock(anchor=5_000_000)
 
     before, now, after = boot_ms(), clock.now(), boot_ms()

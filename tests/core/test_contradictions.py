@@ -107,7 +107,7 @@ def test_spec_when_its_queue_contradicts_it_then_it_is_refused() -> None:
     assert "is among success_exit_codes" in told.message
 
 
-def test_defaults_when_they_contradict_each_other_then_each_is_told_once_and_what_may_have_an_effect_is_not() -> None:
+def test_defaults_when_they_contradict_each_other_then_each_is_reported_once() -> None:
     by_queue = {"base_delay_ms": 9, "max_delay_ms": 1, "heartbeat_ms": 5, "unresponsive_kill_ms": 5, "nice": 3}
 
     told = contradictions_of_defaults(spec(**by_queue), by_queue)

@@ -55,7 +55,7 @@ def test_verb_errors_when_caught_then_each_is_a_no_of_its_own(error: type[Stoker
     assert error.code != NotAllowed.code
 
 
-def test_within_when_a_part_of_a_request_is_wrong_then_its_place_goes_before_its_path() -> None:
+def test_within_when_a_part_of_a_request_is_wrong_then_its_place_precedes_the_path() -> None:
     error = QueueFull("priority: too high", hint="lower it", path="priority", queue="bulk").within("jobs[3]")
 
     assert type(error) is QueueFull

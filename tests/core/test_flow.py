@@ -52,7 +52,7 @@ def mistakes_of(sent: Flow, **given: str) -> dict[str, str]:
     return {one.path: one.message for one in made_of(sent, **given).mistakes}
 
 
-def test_plan_when_steps_need_each_other_then_they_stand_in_an_order_they_could_run_in() -> None:
+def test_plan_when_steps_need_each_other_then_they_are_in_an_order_to_run_in() -> None:
     after_get = StepNeed(step="get", on=NeedOn.ANY)
     sent = flow({"link": step(needs=("compile",)), "compile": step(needs=(after_get,)), "get": step()})
 
@@ -130,7 +130,7 @@ def test_plan_when_a_name_is_nearly_right_then_the_hint_says_which() -> None:
     assert mistake.hint == "did you mean compile?"
 
 
-def test_plan_when_steps_need_each_other_in_a_circle_then_the_cycle_is_named_step_by_step() -> None:
+def test_plan_when_steps_need_each_other_in_a_circle_then_the_cycle_is_listed() -> None:
     steps = {"a": step(needs=("c",)), "b": step(needs=("a",)), "c": step(needs=("b",)), "d": step(needs=("a",))}
 
     ((path, message),) = mistakes_of(flow(steps)).items()
@@ -157,7 +157,7 @@ def test_plan_when_there_are_too_many_steps_then_the_limit_is_named() -> None:
     assert found == {"steps": f"{MAX_STEPS + 2} steps; the limit is {MAX_STEPS}"}
 
 
-def test_plan_when_few_words_ask_for_millions_of_needs_then_it_is_refused_before_they_are_made() -> None:
+def test_plan_when_few_bytes_ask_for_millions_of_needs_then_none_is_made() -> None:
     items = tuple("x" for _ in range(MAX_STEPS // 2))
 
     found = mistakes_of(flow({"a": step(each=items), "b": step(each=items, needs=("a",))}))
@@ -168,15 +168,13 @@ def test_plan_when_few_words_ask_for_millions_of_needs_then_it_is_refused_before
 def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() -> None:
     steps = {f"s{number}": step(needs=("nowhere",)) for number in range(MAX_MISTAKES + 10)}
 
-    with pytest.raises(
-        FlowInvalid, match=f"{MAX_MISTAKES + 10} mistakes, the first {MAX_MISTAKES}"
-    ) as refused:
+    with pytest.raises(FlowInvalid, match=f"{MAX_MISTAKES + 10} mistakes, the first {MAX_MISTAKES}") as refused:
         refuse(list(made_of(flow(steps)).mistakes))
 
     assert len(refused.value.details["errors"]) == MAX_MISTAKES
 
 
-def test_plan_when_a_cycle_is_in_it_then_its_steps_are_there_to_be_looked_at_with_their_words() -> None:
+def test_plan_when_it_has_a_cycle_then_its_steps_are_filled_in_all_the_same() -> None:
     steps = {"a": step(needs=("b",)), "b": step("{{x}}", needs=("a",)), "c": step(each=("1", "2"))}
 
     made = made_of(flow(steps))
@@ -223,7 +221,7 @@ def test_plan_when_a_list_makes_the_same_mistake_of_each_item_then_it_is_told_on
     assert [mistake.path for mistake in found] == ["steps.a.args[0]"]
 
 
-def test_plan_when_a_list_makes_many_mistakes_of_each_item_then_those_of_the_first_are_enough() -> None:
+def test_plan_when_a_list_makes_many_mistakes_then_the_first_items_are_enough() -> None:
     words = tuple(f"{{{{x{number}}}}}" for number in range(MAX_MISTAKES))
 
     assert len(made_of(flow({"a": step(args=words, each=tuple("abc"))})).mistakes) == MAX_MISTAKES
@@ -233,7 +231,7 @@ def test_refuse_when_there_is_no_mistake_then_nothing_is_raised() -> None:
     refuse([])
 
 
-def test_plan_when_few_words_ask_for_gigabytes_then_it_is_refused_before_they_are_made() -> None:
+def test_plan_when_few_bytes_ask_for_gigabytes_then_it_is_refused_before() -> None:
     large = {"e" * count: "{{p}}" for count in range(1, 250)}
     steps = {f"s{number}": step(env=large) for number in range(20)}
 
@@ -242,7 +240,7 @@ def test_plan_when_few_words_ask_for_gigabytes_then_it_is_refused_before_they_ar
     assert str(MAX_CHARACTERS) in found["steps"]
 
 
-def test_plan_when_every_name_is_wrong_then_hints_are_looked_for_only_where_they_will_be_told() -> None:
+def test_plan_when_every_name_is_wrong_then_only_shown_mistakes_get_hints() -> None:
     steps = {f"step{number}": step(needs=("stepp",)) for number in range(MAX_MISTAKES + 10)}
     many = {f"step{number}": step(needs=("stepp",)) for number in range(MOST_SEARCHED + 1)}
 

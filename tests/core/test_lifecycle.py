@@ -148,13 +148,13 @@ def test_expectations_when_counted_then_every_state_and_every_event_is_there() -
     assert {event for _, event in TABLE} <= {type(event) for event in EVENTS.values()}
 
 
-def test_retry_when_the_job_ran_before_then_it_is_told_to_have_run_since_the_new_start_only() -> None:
+def test_retry_when_the_job_ran_before_then_it_counts_from_the_new_start_only() -> None:
     ran = job(State.FAILED, attempts=1, started_at=5, finished_at=9, reason=Reason.EXIT)
 
     assert step(ran, None, ev.Retry(), NOW).job.started_at is None
 
 
-def test_refused_when_the_job_is_stuck_by_now_then_its_attempt_closes_as_never_started() -> None:
+def test_refused_when_the_job_is_stuck_then_its_attempt_closes_as_never_started() -> None:
     stuck = job(State.HELD, attempts=1, reason=Reason.STUCK)
 
     after = step(stuck, attempt(stuck), ev.Refused(why="log_exists"), NOW)
@@ -171,7 +171,7 @@ REFUSED_VERBS = [(column, event) for column, event, cell in cells() if cell in (
 
 
 @pytest.mark.parametrize(("column", "verb"), REFUSED_VERBS)
-def test_verb_when_it_is_refused_then_the_error_names_job_and_state_and_a_next_command(column: str, verb: str) -> None:
+def test_verb_when_it_is_refused_then_the_error_names_job_state_and_next_command(column: str, verb: str) -> None:
     before, live = scene(column, verb)
 
     with pytest.raises(NotAllowed) as refused:
@@ -295,7 +295,7 @@ def test_need_met_when_the_job_is_held_then_a_person_still_decides() -> None:
     assert after == Transitioned(job(State.HELD, needs_open=0))
 
 
-def test_need_failed_when_the_job_waits_then_it_is_skipped_and_its_own_dependents_are_told() -> None:
+def test_need_failed_when_the_job_waits_then_it_is_skipped_and_dependents_are_told() -> None:
     after = step(job(State.WAITING, needs_open=2), None, ev.NeedFailed(needed=3, on=NeedOn.OK), NOW)
 
     expected = job(State.SKIPPED, needs_open=2, reason=Reason.DEPENDENCY, finished_at=NOW.wall)
@@ -335,7 +335,7 @@ def test_ttl_when_the_last_need_is_met_then_it_counts_from_then(state: State) ->
 
 
 @pytest.mark.parametrize("jump", [0, -3_600_000, 86_400_000])
-def test_ttl_when_run_at_has_come_then_it_counts_from_then_whatever_the_wall_clock_did(jump: int) -> None:
+def test_ttl_when_run_at_has_come_then_it_counts_from_then_on_steady_time(jump: int) -> None:
     run_at = NOW.wall + 1_000 + jump
     before = submitted(job(State.WAITING, asked=spec(ttl_ms=50, run_at=NOW.wall + 1_000)), NOW)
     later = Now(max(run_at, NOW.wall + 1_000), NOW.steady + 700)
@@ -433,7 +433,7 @@ STOPS: list[tuple[ev.Event, StopReason]] = [
 
 
 @pytest.mark.parametrize(("event", "reason"), STOPS)
-def test_stop_when_nothing_stopped_it_before_then_the_intent_is_kept_and_the_ladder_follows(
+def test_stop_when_it_is_the_first_then_the_intent_is_kept_and_the_ladder_follows(
     event: ev.Event, reason: StopReason
 ) -> None:
     of, live = running(spec(grace_ms=42))
@@ -445,7 +445,7 @@ def test_stop_when_nothing_stopped_it_before_then_the_intent_is_kept_and_the_lad
 
 @pytest.mark.parametrize("first", StopReason)
 @pytest.mark.parametrize(("event", "_reason"), STOPS)
-def test_stop_when_another_came_first_then_the_first_reason_stays_and_nothing_is_done_twice(
+def test_stop_when_another_came_first_then_the_first_reason_stays(
     first: StopReason, event: ev.Event, _reason: StopReason
 ) -> None:
     of, live = running(stop_reason=first)
@@ -457,7 +457,7 @@ def test_stop_when_another_came_first_then_the_first_reason_stays_and_nothing_is
     assert after.attempt in (None, live)
 
 
-def test_refused_when_the_disk_knows_more_then_the_job_is_held_and_nothing_is_charged() -> None:
+def test_refused_when_the_disk_knows_more_then_the_job_is_held_uncharged() -> None:
     of, live = running(spec(on_orphan=OnOrphan.REQUEUE, max_attempts=9))
 
     after = step(of, live, ev.Refused(why="log_exists"), NOW)
@@ -476,7 +476,7 @@ def test_adopted_when_the_job_runs_then_only_the_attempt_remembers() -> None:
 # --- the end of an attempt --------------------------------------------------------------------------------
 
 
-def test_ended_when_the_job_is_over_then_attempt_job_and_dependents_hear_of_it_in_this_order() -> None:
+def test_ended_when_the_job_ends_then_attempt_job_and_dependents_follow_in_order() -> None:
     of, live = running(pid=123, wake_at=4, expires_at=5)
 
     after = step(of, live, ev.Ended(outcome=exited(0, ended_at=99, user_ms=5)), NOW)
@@ -532,7 +532,7 @@ def test_ended_when_a_person_must_decide_then_dependents_are_not_told() -> None:
     assert after.effects == (ev.Settled(live.run_id),)
 
 
-def test_ended_when_the_job_was_stuck_then_the_attempt_is_closed_and_a_person_still_decides() -> None:
+def test_ended_when_the_job_was_stuck_then_the_attempt_closes_and_a_person_decides() -> None:
     stuck = job(State.HELD, reason=Reason.STUCK, attempts=1, pid=44)
     live = attempt(stuck)
 
@@ -561,7 +561,7 @@ def test_ended_when_the_job_was_stuck_then_its_reason_says_what_is_known_by_now(
     assert (after.job.state, after.job.reason) == (State.HELD, reason)
 
 
-def test_ended_when_a_cancel_was_wanted_before_the_attempt_got_stuck_then_the_cancel_counts() -> None:
+def test_ended_when_a_cancel_came_before_the_attempt_got_stuck_then_it_counts() -> None:
     of, live = running()
     wanted = step(of, live, ev.Cancel(), NOW).attempt
     stuck = step(of, wanted, ev.Stuck(), NOW)
@@ -659,7 +659,7 @@ def test_retry_when_the_job_has_ended_then_budgets_needs_and_ttl_start_afresh(ev
     assert after == Transitioned(job(State.QUEUED, asked=asked, attempts=4, expires_at=NOW.steady + 50))
 
 
-def test_retry_when_run_at_is_still_ahead_then_it_waits_and_the_ttl_does_not_count_yet() -> None:
+def test_retry_when_run_at_is_ahead_then_it_waits_and_the_ttl_does_not_count() -> None:
     asked = spec(run_at=NOW.wall + 1_000, ttl_ms=50)
 
     after = step(job(State.CANCELLED, asked=asked), None, ev.Retry(), NOW)
@@ -686,7 +686,7 @@ def test_retry_when_the_deadline_has_passed_then_it_asks_for_a_new_one(deadline:
     assert refused.value.details["path"] == "deadline"
 
 
-def test_retry_when_a_new_deadline_and_timeout_are_given_then_they_replace_those_of_the_spec() -> None:
+def test_retry_when_deadline_and_timeout_are_given_then_they_replace_the_old() -> None:
     before = job(State.EXPIRED, asked=spec(deadline=NOW.wall - 1, timeout_ms=5))
 
     after = step(before, None, ev.Retry(deadline=NOW.wall + 1, timeout_ms=9), NOW)

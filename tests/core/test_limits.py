@@ -21,7 +21,7 @@ def ended(**fields: Any) -> Outcome:
 # --- what is in force ---------------------------------------------------------------------------------------
 
 
-def test_describe_when_limits_are_kept_by_different_means_then_each_says_which_and_how_far() -> None:
+def test_describe_when_limits_are_enforced_in_two_ways_then_each_says_which() -> None:
     bounds = Bounds(cgroup=Limits(memory_bytes=1), rlimit=Limits(cpu_seconds=2, open_files=3, file_size_bytes=5))
 
     assert describe(ALL, bounds) == {
@@ -48,7 +48,7 @@ def test_describe_when_nothing_was_asked_or_nobody_knows_then_nothing_is_said(
     [(24, Limits(cpu_seconds=2), "CPU time"), (25, Limits(file_size_bytes=5), "file size")],
     ids=["cpu", "file size"],
 )
-def test_suspicion_when_the_kernel_sends_that_signal_at_a_limit_then_the_limit_is_likely(
+def test_suspected_limit_when_the_kernel_sends_the_signal_then_it_is_likely(
     signal: int, rlimit: Limits, word: str
 ) -> None:
     told = suspected_limit(Bounds(rlimit=rlimit), ended(signal=signal)) or ""
@@ -58,7 +58,7 @@ def test_suspicion_when_the_kernel_sends_that_signal_at_a_limit_then_the_limit_i
 
 
 @pytest.mark.parametrize("outcome", [ended(exit_code=1), ended(signal=11)], ids=["exit", "signal"])
-def test_suspicion_when_a_limit_is_felt_inside_the_program_then_it_only_may_be_the_cause(outcome: Outcome) -> None:
+def test_suspected_limit_when_felt_inside_the_program_then_it_may_be_the_cause(outcome: Outcome) -> None:
     bounds = Bounds(cgroup=Limits(processes=3), rlimit=Limits(memory_bytes=1, cpu_seconds=2, open_files=4))
 
     told = suspected_limit(bounds, outcome) or ""
@@ -66,7 +66,7 @@ def test_suspicion_when_a_limit_is_felt_inside_the_program_then_it_only_may_be_t
     assert told == "a limit may be the cause, see its log: memory, open files, processes"
 
 
-def test_suspicion_when_killed_with_its_cpu_time_used_up_then_that_limit_may_be_the_cause() -> None:
+def test_suspected_limit_when_the_cpu_time_is_used_up_then_it_may_be_the_cause() -> None:
     bounds = Bounds(rlimit=Limits(cpu_seconds=2))
 
     told = suspected_limit(bounds, ended(signal=9, user_ms=6_000, system_ms=1_000)) or ""

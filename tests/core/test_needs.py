@@ -35,9 +35,7 @@ def test_need_when_the_needed_job_stands_somewhere_then_the_table_holds(
 
 
 @pytest.mark.parametrize(("on", "met"), [(NeedOn.OK, False), (NeedOn.FAILED, False), (NeedOn.ANY, True)])
-def test_need_when_the_needed_job_was_skipped_for_its_own_needs_then_it_does_not_count_as_ok(
-    on: NeedOn, *, met: bool
-) -> None:
+def test_need_when_the_needed_job_was_skipped_for_its_own_needs_then_it_is_not_ok(on: NeedOn, *, met: bool) -> None:
     assert need_met(on, job(State.SKIPPED, reason=Reason.DEPENDENCY)) is met
 
 

@@ -58,7 +58,7 @@ def test_silence_when_it_lasts_then_it_warns_and_then_stops(silent_ms: int, sile
     assert judge_silence(asked, silent_ms) == silence
 
 
-def test_silence_when_the_warning_would_come_after_the_stop_then_the_stop_comes_first() -> None:
+def test_silence_when_the_warning_is_due_after_the_stop_then_the_stop_comes_first() -> None:
     asked = spec(heartbeat_ms=10, unresponsive_warn_ms=500, unresponsive_kill_ms=180)
 
     assert judge_silence(asked, 80) == Silence(100)

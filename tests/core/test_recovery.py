@@ -166,9 +166,7 @@ def test_validate_when_the_same_pid_is_another_process_then_the_plan_is_fine() -
 
 @pytest.mark.parametrize("action", [Action.STOP, Action.ADOPT])
 @pytest.mark.parametrize("fact", [fact for fact in Fact if fact not in (Fact.OWNED, Fact.ORPHANED)])
-def test_validate_when_a_worker_nobody_proved_would_be_touched_then_the_plan_is_refused(
-    action: Action, fact: Fact
-) -> None:
+def test_validate_when_an_unproven_worker_would_be_touched_then_the_plan_is_refused(action: Action, fact: Fact) -> None:
     row = open_run()
     decision = replace(decided(row, fact), action=action)
 
@@ -177,7 +175,7 @@ def test_validate_when_a_worker_nobody_proved_would_be_touched_then_the_plan_is_
 
 
 @pytest.mark.parametrize("fact", [fact for fact in Fact if fact is not Fact.NEVER_STARTED])
-def test_validate_when_an_attempt_would_be_taken_for_never_started_then_it_wants_a_launchers_word(fact: Fact) -> None:
+def test_validate_when_an_attempt_never_started_then_a_launcher_reported_it(fact: Fact) -> None:
     row = open_run()
     decision = replace(decided(row, fact), action=Action.REQUEUE)
 
@@ -185,7 +183,7 @@ def test_validate_when_an_attempt_would_be_taken_for_never_started_then_it_wants
         validate(RecoveryPlan((decision,)), [row])
 
 
-def test_validate_when_an_end_without_an_outcome_would_be_settled_then_the_plan_is_refused() -> None:
+def test_validate_when_an_end_without_outcome_is_settled_then_the_plan_is_refused() -> None:
     row = open_run()
     decision = replace(decided(row, Fact.GONE), action=Action.SETTLE)
 
@@ -209,7 +207,7 @@ def test_validate_when_an_end_without_an_outcome_would_be_settled_then_the_plan_
         (Fact.SILENT, False, None, None),
     ],
 )
-def test_event_when_a_decision_is_followed_then_it_is_an_ordinary_one_or_none_where_nothing_changes(
+def test_event_when_a_decision_is_followed_then_it_is_an_ordinary_one_or_none(
     fact: Fact, stop: StopReason | None, event: ev.Event | None, *, survive: bool
 ) -> None:
     assert event_of(decided(open_run(survive=survive, stop=stop), fact)) == event
@@ -230,7 +228,7 @@ def test_event_when_a_decision_is_followed_then_it_is_an_ordinary_one_or_none_wh
         (Fact.SILENT, "requeue", None, "running"),
     ],
 )
-def test_foresight_when_a_decision_would_be_followed_then_the_job_is_shown_as_it_would_be(
+def test_foresight_when_a_decision_is_given_then_the_job_is_as_it_will_be(
     fact: Fact, on_orphan: str, stop: StopReason | None, expected: str
 ) -> None:
     of = job(State.RUNNING, asked=spec(on_orphan=OnOrphan(on_orphan)), attempts=1)
@@ -291,7 +289,7 @@ def test_recovery_when_it_meets_the_same_facts_again_then_it_changes_nothing_mor
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "is queued, but its attempt 1"), (7, "; and 2 more")])
-def test_validate_when_a_row_contradicts_itself_then_it_is_named_and_foreseen_as_it_is(count: int, told: str) -> None:
+def test_validate_when_a_row_contradicts_itself_then_it_is_named_and_kept(count: int, told: str) -> None:
     broken = job(State.QUEUED, attempts=1)
     rows = [(broken, attempt(broken, run_id=f"7.1.{number:016x}")) for number in range(count)]
 

@@ -109,7 +109,7 @@ def test_pause_when_nothing_else_is_asked_then_what_stopped_short_stays() -> Non
     assert (found["a"].act, found["b"].act) == (Act.LEAVE, Act.WAIT)
 
 
-def test_proof_when_it_does_not_hold_then_a_completed_step_runs_again_and_so_does_what_was_proven_behind_it() -> None:
+def test_fingerprint_when_it_changed_then_the_step_and_those_behind_it_run_again() -> None:
     changed = planned(DONE, DONE, changed={"a": "its environment has changed"}, verified={"b"})
     unproven = planned(DONE, DONE, changed={"a": "its environment has changed"})
     proven = planned(DONE, DONE, verified={"a", "b"})
@@ -127,7 +127,7 @@ def test_wish_when_nothing_is_named_then_it_is_plain() -> None:
     assert not Wish(start="a").plain
 
 
-def test_stopped_short_when_the_step_never_started_or_was_skipped_for_another_then_no_strategy_is_asked() -> None:
+def test_stopped_short_when_the_step_never_started_then_no_strategy_is_asked() -> None:
     assert stopped_short(FAILED)
     assert not stopped_short(ResumeStanding(State.SKIPPED, Reason.DEPENDENCY, 2))
     assert not stopped_short(DONE)

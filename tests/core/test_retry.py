@@ -46,7 +46,7 @@ def test_delay_when_the_base_is_zero_then_it_stays_zero(failures: int, factor: f
     longest=st.integers(0, 10**12),
     luck=st.floats(0, 1, exclude_max=True),
 )
-def test_delay_when_anything_is_asked_then_it_is_never_negative_and_never_past_the_longest(
+def test_delay_when_computed_then_it_is_between_zero_and_the_longest(
     failures: int, base: int, factor: float, longest: int, luck: float
 ) -> None:
     policy = RetryPolicy.of(spec(base_delay_ms=base, backoff_factor=factor, max_delay_ms=longest))

@@ -14,7 +14,7 @@ NOW = {"a": State.SUCCEEDED, "b": State.SUCCEEDED, "c": State.RUNNING, "d": Stat
 REASONS = {"a": Reason.EXIT, "b": Reason.EXIT, "c": None, "d": Reason.USER, "e": Reason.DEPENDENCY}
 
 
-def test_target_when_made_from_a_context_then_it_remembers_what_was_completed_and_which_floors_held() -> None:
+def test_target_when_made_from_a_context_then_it_has_completed_steps_and_floors() -> None:
     steps = {
         "a": Stood(1, State.SUCCEEDED, Reason.EXIT),
         "b": Stood(2, State.RUNNING, floor=4),
@@ -30,7 +30,7 @@ def test_target_when_made_from_a_context_then_it_remembers_what_was_completed_an
 
 
 @pytest.mark.parametrize(("redo", "reset"), [(False, ("c", "d", "e")), (True, ("c", "d", "e", "b"))])
-def test_way_when_steps_were_completed_since_then_they_are_named_and_stay_unless_asked_for(
+def test_way_when_steps_were_completed_since_then_they_are_listed_and_kept(
     *, redo: bool, reset: tuple[str, ...]
 ) -> None:
     target = Target(checkpoint=1, seq=1, done=("a",), redo=redo)

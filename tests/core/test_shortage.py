@@ -43,14 +43,14 @@ def test_startable_when_one_start_failed_then_every_other_job_still_starts() -> 
     assert startable(failed_at(0), FREE, at(0)) == FREE
 
 
-def test_startable_when_two_starts_failed_in_a_row_then_none_is_made_until_the_pause_is_over() -> None:
+def test_startable_when_two_starts_failed_then_none_is_made_until_the_pause_is_over() -> None:
     shortage = failed_at(0, 1)
 
     assert startable(shortage, FREE, at(BASE_PAUSE_MS)) == 0
     assert startable(shortage, FREE, at(1 + BASE_PAUSE_MS)) == 1
 
 
-def test_startable_when_one_is_being_tried_then_no_other_is_until_the_next_pause_is_over() -> None:
+def test_startable_when_one_is_tried_then_no_other_is_until_the_next_pause_ends() -> None:
     trying = tried(failed_at(0, 1), at(5_000))
 
     assert startable(trying, FREE, at(5_000)) == 0
@@ -87,7 +87,7 @@ def test_delay_when_starts_failed_then_it_grows_with_those_that_were_not_charged
     assert delay_ms(attempts, failures) == delay <= MAX_DELAY_MS
 
 
-def test_verdict_when_the_host_lacked_something_then_the_job_is_queued_again_uncharged() -> None:
+def test_verdict_when_the_host_lacked_something_then_the_job_is_queued_uncharged() -> None:
     job, attempt = running(spec(max_attempts=1, base_delay_ms=3_600_000))
     end = Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error="out of processes")
 

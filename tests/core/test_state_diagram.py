@@ -12,7 +12,7 @@ def test_diagram_when_drawn_anew_then_it_is_the_one_in_the_document() -> None:
     assert inserted(text) == text, "python -m tests.support.state_diagram draws it"
 
 
-def test_edges_when_listed_then_every_state_is_reached_and_an_unsafe_end_is_among_them() -> None:
+def test_edges_when_listed_then_every_state_and_unsafe_end_is_among_them() -> None:
     found = edges()
 
     assert {after for _, after in found} == set(State)

@@ -32,7 +32,7 @@ def after(policy: ThrottlePolicy, *samples: Sample) -> Pressure:
         ([95, 79, 85], False),
     ],
 )
-def test_observe_when_the_level_crosses_a_band_then_it_throttles_above_and_resumes_below(
+def test_observe_when_the_level_crosses_a_band_then_throttling_begins_or_ends(
     levels: list[float],
     throttled: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
@@ -48,7 +48,7 @@ def test_observe_when_throttled_changes_then_it_says_so_once_and_since_when() ->
     assert (cool.throttled, cool.since, cool.events, changed) == (False, 3_000, 1, True)
 
 
-def test_observe_when_one_cause_follows_another_then_pressure_goes_on_without_a_new_event() -> None:
+def test_observe_when_one_cause_follows_another_then_there_is_no_new_event() -> None:
     pressure = after(POLICY, Sample(cpu=99, memory=50), Sample(cpu=99, memory=99), Sample(cpu=10, memory=99))
     assert (pressure.causes, pressure.events, pressure.since) == ((Gauge.MEMORY,), 1, 0)
 

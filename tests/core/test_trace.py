@@ -80,5 +80,5 @@ def test_span_ids_when_derived_again_then_they_are_the_same() -> None:
     assert parse_traceparent(f"00-{TRACE}-{derived_span_id('wait', 'x')}-01") is not None
 
 
-def test_attempt_span_id_when_a_worker_gets_it_then_it_is_the_random_part_of_the_run_id() -> None:
+def test_attempt_span_id_when_made_then_it_is_the_random_part_of_the_run_id() -> None:
     assert attempt_span_id(f"42.1.{SPAN}") == SPAN

@@ -108,7 +108,7 @@ def test_judge_when_the_stop_came_after_the_exit_then_the_exit_stands(
 
 @pytest.mark.parametrize("on_orphan", OnOrphan)
 @pytest.mark.parametrize("stop", [None, *StopReason])
-def test_judge_when_a_signal_of_the_shutdown_came_first_then_nobody_saw_an_end_unless_the_stop_decides_it(
+def test_judge_when_a_shutdown_signal_came_first_then_the_end_is_unseen_or_the_stops(
     stop: StopReason | None, on_orphan: OnOrphan
 ) -> None:
     cut_short = outcome(OutcomeKind.SIGNAL, shutdown=True)
@@ -130,15 +130,13 @@ def test_judge_when_a_signal_of_the_shutdown_came_first_then_nobody_saw_an_end_u
         (StopReason.RESTART, State.QUEUED),
     ],
 )
-def test_judge_when_the_stop_came_after_a_failure_that_would_be_retried_then_the_retry_is_what_it_stops(
-    stop: StopReason, wanted: State
-) -> None:
+def test_judge_when_the_stop_came_after_a_failure_then_it_stops_the_retry(stop: StopReason, wanted: State) -> None:
     verdict = verdict_of(spec(max_attempts=3), stop, exited(3))
 
     assert (verdict.state, verdict.failure, verdict.delay_ms) == (wanted, 1, None)
 
 
-def test_judge_when_a_signal_of_ours_was_only_a_warning_then_the_exit_speaks_for_itself() -> None:
+def test_judge_when_our_signal_was_only_a_warning_then_the_exit_decides() -> None:
     assert verdict_of(spec(), None, exited(0, stopped=True)).state is State.SUCCEEDED
 
 
@@ -190,7 +188,7 @@ def test_judge_when_a_safe_job_ends_unseen_too_often_then_it_is_poison(orphaning
     assert verdict.reason is (Reason.POISON if state is State.HELD else None)
 
 
-def test_judge_when_a_released_poison_job_is_only_stopped_with_the_service_then_it_is_queued_uncharged() -> None:
+def test_judge_when_a_released_poison_job_stops_with_the_service_then_no_charge() -> None:
     asked = spec(on_orphan=OnOrphan.REQUEUE, max_orphanings=3)
 
     verdict = verdict_of(asked, StopReason.SHUTDOWN, exited(0, stopped=True), orphanings=3)
@@ -206,7 +204,7 @@ def test_judge_when_a_released_poison_job_is_only_stopped_with_the_service_then_
     ],
     ids=["success", "failure"],
 )
-def test_verdict_when_only_a_child_was_out_of_memory_then_the_exit_of_the_main_process_counts(
+def test_verdict_when_only_a_child_was_out_of_memory_then_the_main_exit_counts(
     end: Outcome, expected: tuple[State, Reason]
 ) -> None:
     verdict = verdict_of(spec(), None, end)
@@ -222,9 +220,7 @@ SAVED = spec(checkpoint_exit_code=75, base_delay_ms=1_000)
 @pytest.mark.parametrize(
     ("ran_ms", "delay_ms"), [(-5_000, 1_000), (0, 1_000), (400, 600), (1_000, 0), (86_400_000, 0)]
 )  # fmt: skip
-def test_judge_when_a_run_saved_and_asks_for_another_then_it_comes_uncharged_and_no_sooner_than_the_base_delay(
-    ran_ms: int, delay_ms: int
-) -> None:
+def test_judge_when_a_run_saved_then_the_next_is_uncharged_and_after_the_base_delay(ran_ms: int, delay_ms: int) -> None:
     """A wall clock that was set back in between costs one delay, not more."""
     verdict = verdict_of(SAVED, None, exited(75, ended_at=NOW.wall + ran_ms), failures=8, orphanings=8)
 
@@ -239,7 +235,7 @@ def test_judge_when_the_time_of_the_end_is_not_known_then_the_run_lasted_until_n
 
 @pytest.mark.parametrize("stop", [StopReason.SHUTDOWN, StopReason.ORPHANED])
 @pytest.mark.parametrize("on_orphan", OnOrphan)
-def test_judge_when_a_run_saves_because_the_service_stops_it_then_its_word_counts_whatever_on_orphan_says(
+def test_judge_when_a_run_saves_as_the_service_stops_then_on_orphan_does_not_count(
     stop: StopReason, on_orphan: OnOrphan
 ) -> None:
     asked = spec(checkpoint_exit_code=75, on_orphan=on_orphan, base_delay_ms=0)
@@ -248,7 +244,7 @@ def test_judge_when_a_run_saves_because_the_service_stops_it_then_its_word_count
 
 
 @pytest.mark.parametrize("stop", [StopReason.TIMEOUT, StopReason.UNRESPONSIVE])
-def test_judge_when_a_run_saves_only_after_its_limit_then_it_has_failed_by_that_limit(stop: StopReason) -> None:
+def test_judge_when_a_run_saves_after_its_limit_then_it_has_failed_by_that_limit(stop: StopReason) -> None:
     verdict = verdict_of(SAVED, stop, exited(75, stopped=True))
 
     assert verdict == Verdict(State.FAILED, Reason(stop.value), failure=1)

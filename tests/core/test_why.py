@@ -66,7 +66,7 @@ def test_why_when_the_last_run_saved_and_went_at_once_then_it_says_so() -> None:
     assert told.message == "saved its state and asked to be run again (exit 75); the next try is in 0.60s"
 
 
-def test_why_when_a_restart_could_not_be_proven_then_it_does_not_say_that_nothing_was_signalled() -> None:
+def test_why_when_a_restart_could_not_be_proven_then_it_does_not_deny_a_signal() -> None:
     of = job(State.HELD, reason=Reason.STUCK, attempts=1)
 
     told = why(of, attempt=attempt(of, stop_reason=StopReason.RESTART))
@@ -74,7 +74,7 @@ def test_why_when_a_restart_could_not_be_proven_then_it_does_not_say_that_nothin
     assert told.message == "was to be restarted, but its last worker cannot be proven gone"
 
 
-def test_why_when_a_worker_owes_a_sign_of_life_then_it_says_since_when_and_what_follows() -> None:
+def test_why_when_a_worker_is_silent_then_it_says_since_when_and_what_follows() -> None:
     of = job(State.RUNNING, asked=spec(heartbeat_ms=1_000), attempts=2, pid=9)
 
     told = why(of, attempt=attempt(of), unheard_ms=60_000)
@@ -259,7 +259,7 @@ def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:
     assert len({why(job(State.HELD, reason=reason)).message for reason in HELD_FOR}) == len(HELD_FOR)
 
 
-def test_why_when_a_held_orphan_was_stopped_by_us_then_it_is_not_said_to_have_ended_unseen() -> None:
+def test_why_when_a_held_orphan_was_stopped_by_us_then_its_end_is_not_unseen() -> None:
     of = job(State.HELD, reason=Reason.ORPHANED)
 
     by_us, unseen = (
@@ -278,16 +278,14 @@ def test_why_when_a_held_orphan_was_stopped_by_us_then_it_is_not_said_to_have_en
         ({"reason": Reason.OOM}, "ended (oom)"),
     ],
 )
-def test_why_when_a_stuck_attempt_has_ended_by_now_then_it_says_how_and_not_that_it_may_live(
-    fields: dict[str, Any], how: str
-) -> None:
+def test_why_when_a_stuck_attempt_has_ended_then_it_says_how(fields: dict[str, Any], how: str) -> None:
     told = why(job(State.HELD, **fields))
 
     assert told.message == f"{how} while its worker could not be proven, so a person must decide"
     assert told.hint == "stoker release 7, or stoker cancel 7"
 
 
-def test_why_when_a_held_job_may_still_live_then_no_verb_is_offered_that_would_be_refused() -> None:
+def test_why_when_a_held_job_may_live_then_no_verb_is_offered_that_is_refused() -> None:
     of = job(State.HELD, reason=Reason.STUCK, attempts=1)
     identity = Identity(pid=44, start_ticks=1, boot_id="b", pid_namespace=1)
 
@@ -299,7 +297,7 @@ def test_why_when_a_held_job_may_still_live_then_no_verb_is_offered_that_would_b
 
 
 @pytest.mark.parametrize("state", sorted(FINAL))
-def test_why_when_a_job_is_over_then_it_says_how_and_offers_a_retry_only_where_that_makes_sense(state: State) -> None:
+def test_why_when_a_job_has_ended_then_it_says_how_and_offers_a_sensible_retry(state: State) -> None:
     told = why(job(state))
 
     ended = state.value if state in (State.SUCCEEDED, State.FAILED, State.EXPIRED) else f"was {state.value}"
@@ -323,7 +321,7 @@ def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> Non
     assert [one.hint for one in told] == ["stoker why 1", "stoker why 1", None]
 
 
-def test_why_when_some_needs_are_unmet_then_those_are_named_and_the_first_is_the_next_to_look_at() -> None:
+def test_why_when_some_needs_are_unmet_then_they_are_named_and_the_first_is_hinted() -> None:
     needs = tuple(Need(job_id) for job_id in range(16, 23))
 
     told = why(job(State.SKIPPED, asked=spec(needs=needs), reason=Reason.DEPENDENCY), unmet=[22])
@@ -428,7 +426,7 @@ def test_why_when_one_start_failed_then_the_host_is_not_blamed_for_others() -> N
     assert why(job(State.QUEUED), shortage=Shortage(rounds=1, error="Text file busy")).code == "slot"
 
 
-def test_why_when_the_host_could_not_start_a_job_then_it_waits_for_that_and_no_failure_is_told() -> None:
+def test_why_when_the_host_could_not_start_a_job_then_no_failure_is_reported() -> None:
     end = Outcome(kind=OutcomeKind.NEVER_STARTED, error="a: Text file busy", ended_at=1)
 
     blocker = why(job(State.WAITING, wake_at=NOW.steady + 2_000), ended=attempt(outcome=end, ended_at=1))
@@ -446,7 +444,7 @@ def test_why_when_the_worker_is_frozen_then_it_says_so_and_because_of_what() -> 
     assert told.message.endswith("is of class low, and the host is busy (cpu)")
 
 
-def test_why_when_a_worker_became_another_user_then_it_names_the_process_and_the_command() -> None:
+def test_why_when_a_worker_became_another_user_then_process_and_command_are_named() -> None:
     of, open_attempt = running(stop_reason=StopReason.CANCEL)
 
     told = why(of, attempt=open_attempt, unstoppable=[41])
@@ -465,7 +463,7 @@ def test_why_when_a_running_job_is_frozen_then_it_says_so_and_why() -> None:
     assert "(cpu)" in told.message
 
 
-def test_why_when_a_running_job_left_no_checkpoint_for_long_then_it_says_for_how_long() -> None:
+def test_why_when_a_job_left_no_checkpoint_for_long_then_it_says_for_how_long() -> None:
     of, open_attempt = running()
 
     told = why(of, attempt=open_attempt, stale_ms=60_000)

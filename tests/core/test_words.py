@@ -19,7 +19,7 @@ def told(made: Filled[JobWork]) -> dict[str, str]:
     return {mistake.path: mistake.message for mistake in made.mistakes}
 
 
-def test_fill_when_every_text_has_words_then_each_is_replaced_and_the_rest_is_as_it_was() -> None:
+def test_fill_when_every_text_is_a_template_then_each_is_replaced_and_no_other() -> None:
     made = filled(
         {"a": "1", "b": ""},
         "x",
@@ -41,7 +41,7 @@ def test_fill_when_every_text_has_words_then_each_is_replaced_and_the_rest_is_as
     assert made.locatable
 
 
-def test_fill_when_a_word_is_not_known_then_its_text_stays_and_the_mistake_says_which_are() -> None:
+def test_fill_when_a_name_is_unknown_then_its_text_stays_and_the_names_are_listed() -> None:
     made = filled({"known": "1"}, command="{{nope}}", args=("{{item}}{{item}}", "{{known}}"), env={"A": "{{nope}}"})
 
     assert told(made) == {

@@ -260,7 +260,7 @@ def test_resume_when_there_is_nothing_to_resume_then_it_is_refused(client: stoke
 
     with pytest.raises(NotAllowed, match="no step of it would run"):
         resume(client, done)
-    with pytest.raises(NotAllowed, match="and all behind it were completed") as refused:
+    with pytest.raises(NotAllowed, match="and all steps behind it were completed") as refused:
         resume(client, done, **{"from": "a"})
     assert refused.value.hint == f"stoker workflow retry {done} --step a"
     with pytest.raises(NotAllowed, match="resume does not apply"):
@@ -322,7 +322,7 @@ def test_limits_when_no_step_would_be_taken_again_then_the_resume_is_refused(
     running(client, job_of(client, workflow, "a"))
     client.call("workflow.pause", {"id": workflow})
 
-    with pytest.raises(InvalidParams, match=f"{limit}: no step would be taken again"):
+    with pytest.raises(InvalidParams, match=f"{limit}: no step would run again"):
         resume(client, workflow, **{limit: 9})
 
     assert look(client, workflow)["state"] == "paused"

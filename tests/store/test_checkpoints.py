@@ -51,7 +51,7 @@ def test_checkpoints_when_only_looked_at_then_no_data_is_read(
 
 
 @pytest.mark.parametrize(("limit", "since"), [(4, 0), (5, 5), (34, 5), (35, 3), (134, 3), (135, 2), (1_000, 1)])
-def test_checkpoints_when_only_so_many_bytes_are_allowed_then_the_newest_that_fit_are_found(
+def test_checkpoints_when_bytes_are_limited_then_the_newest_that_fit_are_found(
     database: sqlite3.Connection, chain: list[Checkpoint], limit: int, since: int
 ) -> None:
     assert checkpoints.newest_within(database, "w1", limit) == since

@@ -54,7 +54,7 @@ def test_examine_when_an_empty_file_is_all_there_is_then_a_new_database_may_be_m
 
 @pytest.mark.parametrize("empty", [True, False], ids=["zero-length", "missing"])
 @pytest.mark.parametrize("witness", ["stoker.db-wal", "stoker.db-journal", "state.json"])
-async def test_open_when_the_database_is_lost_but_a_witness_lies_beside_it_then_it_is_refused_and_nothing_is_touched(
+async def test_open_when_the_database_is_lost_beside_its_files_then_it_is_refused(
     directory: StateDirectory, open_at: Open, witness: str, *, empty: bool
 ) -> None:
     directory.prepare()
@@ -73,9 +73,7 @@ async def test_open_when_the_database_is_lost_but_a_witness_lies_beside_it_then_
 
 
 @pytest.mark.parametrize("magic", [bytes.fromhex("d9d505f920a163d7"), bytes(8)], ids=["synced", "unsynced"])
-def test_examine_when_a_journal_says_that_there_was_nothing_before_then_it_is_no_witness(
-    tmp_path: Path, magic: bytes
-) -> None:
+def test_examine_when_a_journal_is_of_an_empty_database_then_it_does_not_count(tmp_path: Path, magic: bytes) -> None:
     """A creation that a power loss cut off: the journal of the first transaction of all is on disk, its page is not."""
     head = magic + bytes(4) + b"rand"
     (tmp_path / "stoker.db").touch()
@@ -130,7 +128,7 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-async def test_open_when_the_file_is_not_a_database_of_ours_then_it_is_refused_and_left_as_it_is(
+async def test_open_when_the_file_is_not_a_database_of_ours_then_it_is_refused_untouched(
     directory: StateDirectory, open_at: Open, kind: str
 ) -> None:
     directory.prepare()
@@ -170,7 +168,7 @@ async def test_reader_when_it_is_open_then_it_can_only_read_and_never_checkpoint
         await state.reader.run(sqlite3.Connection.execute, "INSERT INTO meta VALUES ('forged', 1)")
 
 
-async def test_reader_when_a_function_fails_then_the_next_read_sees_what_was_committed_since(state: Opened) -> None:
+async def test_reader_when_a_function_fails_then_the_next_read_sees_later_commits(state: Opened) -> None:
     def nothing(connection: sqlite3.Connection) -> None:
         connection.execute("SELECT * FROM nowhere")
 
@@ -186,7 +184,7 @@ async def test_reader_when_a_function_fails_then_the_next_read_sees_what_was_com
     assert await state.reader.run(facts) == 1
 
 
-async def test_reader_when_it_is_idle_then_it_holds_no_transaction_that_would_make_the_wal_grow(state: Opened) -> None:
+async def test_reader_when_it_is_idle_then_it_holds_no_transaction(state: Opened) -> None:
     await state.reader.run(pragmas, "user_version")
 
     busy, _, _ = await state.writer.read(lambda one: one.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())

@@ -98,7 +98,7 @@ def test_prepare_when_a_parent_cannot_hold_it_then_it_cannot_be_created() -> Non
 # --- the lock -----------------------------------------------------------------------------------------------
 
 
-def test_lock_when_another_process_holds_it_then_its_holder_is_named_and_after_its_death_it_is_free(
+def test_lock_when_another_process_holds_it_then_it_is_named_until_it_dies(
     prepared: StateDirectory,
 ) -> None:
     with subprocess.Popen(

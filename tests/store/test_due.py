@@ -77,7 +77,7 @@ def test_limits_when_they_passed_then_only_pending_jobs_are_named(
     assert (found.next_steady, found.next_wall) == ((NOW.steady + 1, NOW.wall + 1) if pending else (None, None))
 
 
-def test_due_when_several_limits_of_a_job_passed_then_it_is_named_once_and_the_deadline_goes_first(
+def test_due_when_several_times_of_a_job_passed_then_only_the_deadline_counts(
     database: sqlite3.Connection,
 ) -> None:
     put(
@@ -208,7 +208,7 @@ def pending(draw: st.DrawFn) -> list[Job]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(line=pending(), limit=st.integers(1, 3))
-def test_due_when_its_events_are_applied_then_everything_named_leaves_and_at_last_nothing_is_named(
+def test_due_when_its_events_are_applied_then_nothing_is_due_any_more(
     database: sqlite3.Connection, line: list[Job], limit: int
 ) -> None:
     database.execute("BEGIN")

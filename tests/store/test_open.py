@@ -41,7 +41,7 @@ async def one_life(open_at: Open, at: StateDirectory, boot_id: str = "boot", **w
 # --- instance -----------------------------------------------------------------------------------------------
 
 
-async def test_instance_when_the_daemon_starts_again_then_the_epoch_grows_and_the_rest_stays(
+async def test_instance_when_the_daemon_starts_again_then_only_the_epoch_changes(
     directory: StateDirectory, open_at: Open
 ) -> None:
     first, second, third = [await one_life(open_at, directory) for _ in range(3)]
@@ -68,7 +68,7 @@ async def test_instance_when_the_directory_is_copied_then_the_copy_is_somebody_e
     assert (await one_life(open_at, directory)).id == original.id
 
 
-async def test_instance_when_it_begins_in_another_pid_namespace_then_earlier_lives_are_hidden_until_a_reboot(
+async def test_instance_when_the_pid_namespace_changed_then_earlier_epochs_are_hidden(
     directory: StateDirectory, open_at: Open
 ) -> None:
     lives = [await one_life(open_at, directory, pid_namespace=namespace) for namespace in (1, 2, 2, 1)]
@@ -81,7 +81,7 @@ MONTH_MS = 30 * 24 * 3_600_000
 
 
 @pytest.mark.parametrize("jump", [-MONTH_MS, -3_600_000, 0, 3_600_000, MONTH_MS])
-async def test_anchor_when_the_wall_clock_was_set_in_an_earlier_boot_then_steady_time_goes_on_all_the_same(
+async def test_anchor_when_the_wall_clock_was_set_before_the_boot_then_steady_time_goes_on(
     directory: StateDirectory, open_at: Open, jump: int
 ) -> None:
     """`jump` happened behind the first start: what was counted before it was counted on the old wall clock."""
@@ -96,7 +96,7 @@ async def test_anchor_when_the_wall_clock_was_set_in_an_earlier_boot_then_steady
     assert 0 <= other.anchor + boot_ms() - seen_steady < 5_000
 
 
-async def test_anchor_when_the_wall_clock_was_lost_with_the_power_then_steady_time_does_not_go_back(
+async def test_anchor_when_the_wall_clock_lost_its_time_then_steady_time_does_not_go_back(
     directory: StateDirectory, open_at: Open
 ) -> None:
     first = await one_life(open_at, directory, "boot 1")
@@ -153,7 +153,7 @@ async def test_open_when_another_daemon_has_it_then_it_is_refused_before_anythin
     assert await first.writer.read(tables) == before
 
 
-async def test_open_when_jobs_were_stored_then_the_next_life_reads_them_and_the_chain_goes_on(
+async def test_open_when_jobs_were_stored_then_the_next_start_reads_them(
     directory: StateDirectory, open_at: Open
 ) -> None:
     state = await open_at(directory)
@@ -193,7 +193,7 @@ async def lived(directory: StateDirectory, open_at: Open) -> StateDirectory:
         ({"instance": "cafe"}, r"of instance [0-9a-f]{16}, but state\.json is of instance cafe"),
     ],
 )
-async def test_open_when_the_database_is_not_what_its_note_says_then_it_is_refused_and_left_as_it_is(
+async def test_open_when_the_database_does_not_match_its_note_then_it_is_refused(
     lived: StateDirectory, open_at: Open, said: dict[str, Any], told: str
 ) -> None:
     lived.write_aside(replace(true_note(lived), **said))
@@ -223,7 +223,7 @@ async def test_open_when_it_is_refused_then_a_wal_that_a_crash_left_stays_too(
 
 
 @pytest.mark.parametrize("last_seq", [2, 1, 0])
-async def test_open_when_the_database_knows_as_much_as_its_note_or_more_then_it_is_believed(
+async def test_open_when_the_database_has_what_its_note_says_or_more_then_it_opens(
     lived: StateDirectory, open_at: Open, last_seq: int
 ) -> None:
     lived.write_aside(replace(true_note(lived), last_seq=last_seq))
@@ -231,7 +231,7 @@ async def test_open_when_the_database_knows_as_much_as_its_note_or_more_then_it_
     assert (await open_at(lived)).snapshot.last_seq == 2
 
 
-async def test_open_when_a_copy_was_cut_off_before_it_wrote_its_own_note_then_that_of_the_original_is_believed(
+async def test_open_when_a_copy_still_has_the_note_of_the_original_then_it_opens(
     lived: StateDirectory, open_at: Open, tmp_path: Path
 ) -> None:
     lived.write_aside(true_note(lived))

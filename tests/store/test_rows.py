@@ -120,7 +120,7 @@ def test_spec_hash_when_stored_by_an_earlier_version_then_it_still_holds() -> No
     assert len({spec_hash(one) for one in (grown, replace(grown, later=1), replace(grown, more={"a": 1}))}) == 3
 
 
-def test_policy_when_nothing_is_written_then_its_defaults_are_those_of_the_file_format() -> None:
+def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format() -> None:
     """These values are in no file: changing one would change every job that was ever stored."""
     read = msgspec.json.decode(b"{}", type=SpecRemainder)
 
@@ -371,7 +371,7 @@ def test_page_when_a_filter_is_set_then_only_what_fits_comes_newest_first(
     assert [one.id for one in reader.scan(database, wanted).jobs] == ids
 
 
-def test_scan_when_the_table_is_longer_than_a_portion_then_the_cursor_leads_through_all_of_it(
+def test_scan_when_the_table_is_longer_than_a_portion_then_the_cursor_goes_on(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "SCANNED_ROWS", 2)
@@ -395,7 +395,7 @@ def test_scan_when_the_jobs_are_large_then_a_portion_ends_at_its_bytes(database:
     assert scan.next == 20
 
 
-def test_history_when_changes_are_large_then_a_page_ends_at_its_bytes_and_the_cursor_goes_on(
+def test_history_when_changes_are_large_then_a_page_ends_at_its_limit_of_bytes(
     database: sqlite3.Connection,
 ) -> None:
     told = [change(seq, payload={"x": "y" * 400_000}) for seq in range(1, 6)]
@@ -441,7 +441,7 @@ def test_snapshot_when_the_database_is_new_then_there_is_one_queue_and_nothing_e
     assert (found.needed, found.last_id, found.last_seq, found.head) == (set(), 0, 0, bytes(32))
 
 
-def test_snapshot_when_jobs_are_live_then_open_runs_come_whole_and_the_rest_as_counts(
+def test_snapshot_when_jobs_are_live_then_it_has_open_runs_and_counts_of_others(
     database: sqlite3.Connection,
 ) -> None:
     going, stuck = job(State.RUNNING, id=4, attempts=1), job(State.HELD, id=5, attempts=1)

@@ -92,7 +92,7 @@ async def test_commit_when_a_turn_has_everything_then_all_of_it_is_there(state: 
     assert ("fact", 1) in found["meta"]
 
 
-async def test_commit_when_an_attempt_ends_and_its_job_starts_again_in_one_turn_then_both_fit(state: Opened) -> None:
+async def test_commit_when_a_job_ends_and_starts_again_in_one_turn_then_both_fit(state: Opened) -> None:
     of, live = running()
     await state.writer.commit(replace_batch(accepted(of), live))
     again = replace(of, attempts=2)
@@ -139,9 +139,7 @@ BROKEN: dict[str, Callable[[], Batch]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_commit_when_one_row_is_refused_then_nothing_of_the_batch_stays_and_the_next_one_fits(
-    state: Opened, kind: str
-) -> None:
+async def test_commit_when_one_row_is_refused_then_the_batch_is_rolled_back(state: Opened, kind: str) -> None:
     of, live = running()
     first = replace_batch(accepted(of), live)
     first.keys = [NewKey(7, "k", b"h", 1, 0)]
@@ -265,7 +263,7 @@ def chain_holds(rows: list[tuple[Any, ...]]) -> bool:
     return True
 
 
-async def test_chain_when_changes_are_stored_over_several_lives_then_every_hash_covers_the_one_before(
+async def test_chain_when_several_daemons_store_changes_then_every_hash_covers_the_last(
     directory: StateDirectory, open_at: Open
 ) -> None:
     state = await open_at(directory)
@@ -310,7 +308,7 @@ def test_chain_when_a_batch_fails_then_the_head_stays_where_it_was(database: sql
     assert changes.last(database) == (1, head)
 
 
-def test_chain_when_all_of_it_was_purged_then_numbers_and_hashes_go_on_from_what_was_left_in_meta(
+def test_chain_when_all_of_it_was_purged_then_it_goes_on_from_meta(
     database: sqlite3.Connection,
 ) -> None:
     head = store(database, accepted(job(id=1), job(id=2)), bytes(32)).head
@@ -396,7 +394,7 @@ def large(ident: int, seq: int, size: int) -> Batch:
     return accepted(job(id=ident, asked=spec(stdin="x" * size)), seq=seq)
 
 
-async def test_commit_when_the_disk_is_full_then_the_reserve_is_given_up_and_the_batch_is_on_disk(
+async def test_commit_when_the_disk_is_full_then_the_reserve_is_deleted_and_it_succeeds(
     disk_directory: StateDirectory, open_at: Open
 ) -> None:
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
@@ -431,7 +429,7 @@ async def test_commit_when_even_the_reserve_is_too_small_then_it_waits_until_the
     assert chain_holds((await look(state))["changes"])
 
 
-async def test_reserve_when_there_is_room_again_then_it_is_kept_anew_and_the_disk_counts_as_fine(
+async def test_reserve_when_there_is_room_again_then_it_is_kept_and_the_disk_is_not_full(
     disk_directory: StateDirectory, open_at: Open
 ) -> None:
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
@@ -448,7 +446,7 @@ async def test_reserve_when_there_is_room_again_then_it_is_kept_anew_and_the_dis
     assert disk_directory.reserve.stat().st_size == RESERVE
 
 
-async def test_open_when_there_is_no_room_for_the_reserve_then_the_writer_says_that_the_disk_is_full(
+async def test_open_when_there_is_no_room_for_the_reserve_then_the_disk_counts_as_full(
     disk_directory: StateDirectory, open_at: Open
 ) -> None:
     state = await open_at(disk_directory, reserve_bytes=20 * MIB)
@@ -458,7 +456,7 @@ async def test_open_when_there_is_no_room_for_the_reserve_then_the_writer_says_t
 
 
 @pytest.mark.parametrize("pages_left", [0, 1, 8, 9])  # 8: room for the index of the WAL, not for the WAL
-async def test_open_when_the_daemon_died_on_a_full_disk_then_it_starts_again_by_its_reserve(
+async def test_open_when_the_daemon_died_on_a_full_disk_then_the_reserve_lets_it_start(
     disk_directory: StateDirectory, open_at: Open, pages_left: int
 ) -> None:
     """Otherwise nobody could record what became of the workers until somebody made room."""
