@@ -138,10 +138,17 @@ def order_in(leaves: AttemptCgroups, limits: Limits) -> Any:
             return ""
 
     context = WorkerContext(
-        state_dir=Path("/s"), socket="/s/sock", instance="aa", epoch=1, base={}, umask=0o022,
-        telemetry=Silent(), cgroups=leaves,  # type: ignore[arg-type]
-        tokens=Tokens("00" * 32), work_files=WorkFiles(Path("/s")),
-    )  # fmt: skip
+        state_dir=Path("/s"),
+        socket="/s/sock",
+        instance="aa",
+        epoch=1,
+        base={},
+        umask=0o022,
+        telemetry=Silent(),  # type: ignore[arg-type]
+        cgroups=leaves,
+        tokens=Tokens("00" * 32),
+        work_files=WorkFiles(Path("/s")),
+    )
     of = jobs.job(asked=jobs.spec(limits=limits))
     return context.order(Start(of, replace(jobs.attempt(of), run_id=RUN)))
 

@@ -89,10 +89,17 @@ class LocalBench(Bench):
             "stay": {"command": "/bin/sh", "args": ("-c", f"read _ < {host.never}")},
         }
         context = WorkerContext(
-            state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=1, base=PATH,
-            umask=0o022, telemetry=otel.setup(Config(), version="0", instance=host.instance), cgroups=AttemptCgroups(),
-            tokens=Tokens("00" * 32), work_files=WorkFiles(host.state_dir),
-        )  # fmt: skip
+            state_dir=host.state_dir,
+            socket="/nowhere",
+            instance=host.instance,
+            epoch=1,
+            base=PATH,
+            umask=0o022,
+            telemetry=otel.setup(Config(), version="0", instance=host.instance),
+            cgroups=AttemptCgroups(),
+            tokens=Tokens("00" * 32),
+            work_files=WorkFiles(host.state_dir),
+        )
         self.local = LocalExecutor(context, self.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
         self.executor = self.local
 

@@ -36,10 +36,17 @@ async def host() -> AsyncIterator[LauncherHost]:
 
 def generations(host: LauncherHost, epoch: int) -> LauncherPool:
     context = WorkerContext(
-        state_dir=host.state_dir, socket="/nowhere", instance=host.instance, epoch=epoch, base={},
-        telemetry=otel.setup(Config(), version="0", instance=host.instance), cgroups=AttemptCgroups(),
-        tokens=Tokens("00" * 32), work_files=WorkFiles(host.state_dir), umask=0o022,
-    )  # fmt: skip
+        state_dir=host.state_dir,
+        socket="/nowhere",
+        instance=host.instance,
+        epoch=epoch,
+        base={},
+        telemetry=otel.setup(Config(), version="0", instance=host.instance),
+        cgroups=AttemptCgroups(),
+        tokens=Tokens("00" * 32),
+        work_files=WorkFiles(host.state_dir),
+        umask=0o022,
+    )
     return LauncherPool(context, host.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
 
 

@@ -79,8 +79,10 @@ async def test_follow_when_there_is_a_hole_then_it_is_a_chunk_of_its_own(log: Pa
     punch(log, 16 * KIB, 48 * KIB)
 
     assert await read(log) == [
-        Chunk(0, b"x" * 16 * KIB), Chunk(16 * KIB, None, 32 * KIB), Chunk(48 * KIB, b"x" * 16 * KIB),
-    ]  # fmt: skip
+        Chunk(0, b"x" * 16 * KIB),
+        Chunk(16 * KIB, None, 32 * KIB),
+        Chunk(48 * KIB, b"x" * 16 * KIB),
+    ]
     assert await read(log, 20 * KIB) == [Chunk(20 * KIB, None, 28 * KIB), Chunk(48 * KIB, b"x" * 16 * KIB)]
 
 

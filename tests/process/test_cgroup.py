@@ -145,7 +145,7 @@ def test_leaf_when_removed_then_cgroups_inside_go_too_and_it_may_be_repeated(roo
     leaf.remove()
 
     assert not leaf.path.exists()
-    assert (leaf.populated, leaf.oom_kills) == (False, 0)
+    assert not leaf.populated
 
 
 def test_leaf_when_something_lives_in_it_then_it_is_not_removed(root: Path, sleeper: subprocess.Popen[bytes]) -> None:

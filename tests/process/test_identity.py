@@ -52,9 +52,12 @@ def identity_of(pid: int, **fields: object) -> Identity:
     inode = os.fstat(pidfd).st_ino
     os.close(pidfd)
     made = Identity(
-        pid=pid, start_ticks=stat.start_ticks, boot_id=identities.boot_id(),
-        pid_namespace=identities.pid_namespace(), pidfs_inode=inode,
-    )  # fmt: skip
+        pid=pid,
+        start_ticks=stat.start_ticks,
+        boot_id=identities.boot_id(),
+        pid_namespace=identities.pid_namespace(),
+        pidfs_inode=inode,
+    )
     return replace(made, **fields)
 
 

@@ -100,9 +100,12 @@ def test_listen_when_a_directory_has_the_name_then_it_fails_and_leaves_nothing(t
 def child() -> Iterator[subprocess.Popen[str]]:
     """A waiting process in a session of its own."""
     with subprocess.Popen(
-        ["/bin/sh", "-c", "cat & echo $!; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ["/bin/sh", "-c", "cat & echo $!; cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    ) as running:  # fmt: skip
+    ) as running:
         yield running
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, 9)

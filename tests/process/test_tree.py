@@ -155,8 +155,9 @@ async def test_sweep_when_the_main_process_shows_nothing_then_its_identity_prove
 
 
 async def test_sweep_when_it_forks_meanwhile_then_what_it_forked_is_swept_too(host: LauncherHost) -> None:
-    order = host.shell("trap 'setsid sh -c \"trap : TERM; read _ < $0\" $0 & exit' TERM; "
-                       "sh -c 'echo up; read _ < $0' $0 & wait")  # fmt: skip
+    order = host.shell(
+        "trap 'setsid sh -c \"trap : TERM; read _ < $0\" $0 & exit' TERM; sh -c 'echo up; read _ < $0' $0 & wait"
+    )
     await orphan(host, order, "up")
 
     result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)

@@ -37,9 +37,9 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class LocalRun:
     """What is known of one run until its outcome is acknowledged.
 
-    `gone`: its tree is empty. `sweeps`: stops that we carried out ourselves, past its launcher. `reassigned`: how to
-    end it without its launcher, once that is known not to answer. `sweep`: the processes of it
-    that such stops have found. `unstoppable`: pids that the kernel does not let us signal.
+    `gone`: its tree is empty. `sweeps`: stops that we carried out ourselves, past its launcher. `sweep`: the processes
+    that these have found. `reassigned`: how to end it without its launcher, once that is known not to answer.
+    `unstoppable`: pids that the kernel does not let us signal.
     """
 
     __slots__ = ("exit", "gone", "grace_ms", "ladder", "reassigned", "sweep", "sweeps", "unstoppable")
@@ -387,7 +387,7 @@ class LocalExecutor:
         client = self.launchers.remove_lost(launcher)
         for run_id in [run_id for run_id, owner in self._clients.items() if owner is client]:
             del self._clients[run_id]
-            self._run(run_id).end_ladder()  # whoever is found to have the run gets a ladder of its own
+            self._run(run_id).end_ladder()  # recovery finds out who has the run, and stops it again
         if self.on_launcher_lost is not None:
             self.on_launcher_lost(launcher)
 

@@ -24,8 +24,8 @@ async def stop_orphan(
 ) -> ev.Stuck | None:
     """Stop what is proven to be of a run that no launcher has; returns when nothing of that is left.
 
-    This takes as long as a process of it is in an uninterruptible sleep, or belongs to a user whom we may not signal.
-    Gives Stuck if somebody is left in its session.
+    This takes as long as a process of it is in an uninterruptible sleep, or belongs to a user that we may not signal.
+    Gives Stuck if a process is left in its session.
     """
     result = await sweep.stop(grace_ms)
     while result.left:

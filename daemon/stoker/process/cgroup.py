@@ -77,12 +77,9 @@ class Leaf(Struct, frozen=True):
     @property
     def populated(self) -> bool:
         """Whether a living process is in it or below it; False once it is removed."""
-        return _read_pairs(self.path / "cgroup.events").get("populated", 0) == 1
-
-    @property
-    def oom_kills(self) -> int:
-        """How many of its processes the kernel killed at the memory limit."""
-        return _read_pairs(self.path / "memory.events").get("oom_kill", 0)
+        with suppress(OSError):
+            return "populated 1" in (self.path / "cgroup.events").read_text()
+        return False
 
     def kill(self) -> None:
         """SIGKILL to all processes in it, forks under way included (Linux 5.14)."""
@@ -143,14 +140,6 @@ class Cgroups:
     def run_ids(self) -> list[str]:
         """The runs that have a leaf."""
         return [path.name.removeprefix(LEAF) for path in self._root.glob(f"{LEAF}*")]
-
-
-def _read_pairs(path: Path) -> dict[str, int]:
-    try:
-        text = path.read_text()
-    except OSError:  # removed, or without that controller
-        return {}
-    return {name: int(value) for name, _, value in (line.partition(" ") for line in text.split("\n") if line)}
 
 
 def _write(path: Path, text: str) -> None:

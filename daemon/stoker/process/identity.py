@@ -243,8 +243,8 @@ class MarkedProcesses(Struct, frozen=True):
 def scan(instance: str) -> MarkedProcesses:
     """Read every process (about 15 ms for 600).
 
-    A tree may move from parent to child between our list and our read, so the list is made again until nobody is new. A
-    process has no environment for a moment while it execs, so an empty one is read twice.
+    A tree may move from parent to child between our list and our read, so the list is made again until it has no new
+    process. A process has no environment for a moment while it execs, so an empty one is read twice.
     """
     marked = MarkedProcesses()
     seen: set[int] = set()

@@ -175,7 +175,7 @@ class Gone(Struct, frozen=True, kw_only=True, tag_field="op", tag="gone"):
 
 
 class Leaked(Struct, frozen=True, kw_only=True, tag_field="op", tag="leaked"):
-    """`count`: children that belong to no known run. `stopped`: how many of these it has killed since it last said."""
+    """`count`: children that belong to no known run. `stopped`: how many of these it has killed since the last time."""
 
     count: int
     stopped: int

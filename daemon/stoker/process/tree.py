@@ -115,7 +115,7 @@ class Sweep:
         self._mains[run_id] = identity
 
     async def stop(self, grace_ms: int) -> SweepResult:
-        """SIGTERM, grace, SIGKILL. Returns when a fresh look finds nothing and everything found before has ended.
+        """SIGTERM, grace, SIGKILL. Returns when a fresh search finds nothing, or after ROUNDS with what is left.
 
         Without a grace it also cuts short the grace of a stop that is under way.
         """
@@ -180,13 +180,13 @@ async def sweep(
         return await one.stop(grace_ms)
 
 
-async def stop_unborn(found: Mapping[str, Sequence[int]], instance: str) -> None:
+async def stop_unborn(pids_by_launcher: Mapping[str, Sequence[int]], instance: str) -> None:
     """SIGKILL to children of dead launchers that are between fork and exec: they show the launcher's variables only.
 
-    `found`: their pids by launcher. Each is checked again once pinned, as a pid may be that of a new worker by now.
+    Each is checked again once it is pinned, as its pid may be that of a new worker by now.
     """
     members: dict[int, TreeMember] = {}
-    for launcher, pids in found.items():
+    for launcher, pids in pids_by_launcher.items():
         for pid in pids:
             _take(members, pid, partial(_is_unborn, pid, Marks(instance=instance, launcher=launcher)))
     try:
