@@ -42,7 +42,7 @@ from stoker.service.status import launcher_views
 from stoker.store import reader
 from stoker.store.directory import StateDirectory, storage_error
 from stoker.store.open import Opened, open_state
-from stoker.telemetry import logs, otel
+from stoker.telemetry import logs, setup_telemetry
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.health import PATIENCE_S, Health
@@ -131,7 +131,7 @@ class Daemon:
         self._tell_ready(engine, health)
 
     def _build(self, opened: Opened, leaves: AttemptCgroups) -> Engine:
-        telemetry = otel.setup(self._config, version=__version__, instance=opened.instance.id)
+        telemetry = setup_telemetry(self._config, version=__version__, instance=opened.instance.id)
         context = WorkerContext(
             state_dir=self._directory.root,
             socket=str(self._address.path),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.background.tasks import BackgroundTasks
-from stoker.config import Config
 from stoker.core.job.events import Began, Delivered, Ended
 from stoker.core.job.model import Attempt, ExecutionMode, OutcomeKind, State
 from stoker.core.tokens import Tokens
@@ -25,7 +24,7 @@ from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
 from stoker.process.messages import RunState
 from stoker.process.work_files import WorkFiles
-from stoker.telemetry import otel
+from stoker.telemetry.otel import Telemetry
 from tests.support import jobs
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
@@ -95,7 +94,7 @@ class LocalBench(Bench):
             epoch=1,
             base=PATH,
             umask=0o022,
-            telemetry=otel.setup(Config(), version="0", instance=host.instance),
+            telemetry=Telemetry(),
             cgroups=AttemptCgroups(),
             tokens=Tokens("00" * 32),
             work_files=WorkFiles(host.state_dir),

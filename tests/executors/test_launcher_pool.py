@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.background.tasks import BackgroundTasks
-from stoker.config import Config
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext
@@ -18,7 +17,7 @@ from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.connection import dial
 from stoker.process.launchers import LauncherDead
 from stoker.process.work_files import WorkFiles
-from stoker.telemetry import otel
+from stoker.telemetry.otel import Telemetry
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
 
@@ -41,7 +40,7 @@ def generations(host: LauncherHost, epoch: int) -> LauncherPool:
         instance=host.instance,
         epoch=epoch,
         base={},
-        telemetry=otel.setup(Config(), version="0", instance=host.instance),
+        telemetry=Telemetry(),
         cgroups=AttemptCgroups(),
         tokens=Tokens("00" * 32),
         work_files=WorkFiles(host.state_dir),

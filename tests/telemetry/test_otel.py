@@ -25,9 +25,9 @@ from stoker.core.errors import CannotCreate, ConfigInvalid
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.throttle import Gauge
 from stoker.core.trace import parse_traceparent
-from stoker.telemetry import exporting, otel
+from stoker.telemetry import exporting, otel, setup_telemetry
 from stoker.telemetry.exporting import ExportingTelemetry
-from stoker.telemetry.otel import Telemetry, setup
+from stoker.telemetry.otel import Telemetry
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -271,15 +271,15 @@ def configured(**settings: Any) -> Config:
 
 def test_setup_when_nothing_is_exported_then_the_sdk_is_not_even_imported() -> None:
     script = (
-        "import sys\nfrom stoker.config import Config\nfrom stoker.telemetry.otel import setup\n"
-        "setup(Config()).close()\nprint(any(name.startswith('opentelemetry') for name in sys.modules))\n"
+        "import sys\nfrom stoker.config import Config\nfrom stoker.telemetry import setup_telemetry\n"
+        "setup_telemetry(Config()).close()\nprint(any(name.startswith('opentelemetry') for name in sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert done.stdout == "False\n"
 
 
 def test_setup_when_nothing_is_exported_then_every_call_does_nothing() -> None:
-    telemetry = setup(Config())
+    telemetry = setup_telemetry(Config())
     run_through(telemetry, job())
     telemetry.orphans_found(1)
     telemetry.zombies_cleaned(1)
@@ -293,7 +293,7 @@ def test_setup_when_nothing_is_exported_then_every_call_does_nothing() -> None:
 def test_setup_when_the_console_is_asked_for_then_spans_come_out_line_by_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    telemetry = setup(configured(exporter="console"), version="1")
+    telemetry = setup_telemetry(configured(exporter="console"), version="1")
     run_through(telemetry, job())
     telemetry.close()
     lines = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
@@ -313,7 +313,7 @@ def test_setup_when_a_package_is_missing_then_the_error_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigInvalid, match="needs packages that are not installed") as refused:
-        setup(configured(**settings))
+        setup_telemetry(configured(**settings))
     assert refused.value.hint == f"pip install 'stoker[{extra}]'"
 
 
@@ -341,7 +341,7 @@ class Collecting(HTTPServer):
 def test_otlp_when_a_collector_listens_then_spans_and_metrics_arrive() -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra stoker[otlp] is not installed")
     with Collecting() as collector:
-        telemetry = setup(configured(exporter="otlp", endpoint=f"http://127.0.0.1:{collector.server_port}/"))
+        telemetry = setup_telemetry(configured(exporter="otlp", endpoint=f"http://127.0.0.1:{collector.server_port}/"))
         run_through(telemetry, job())
         telemetry.close()
         collector.shutdown()
@@ -352,10 +352,10 @@ def test_otlp_when_a_collector_listens_then_spans_and_metrics_arrive() -> None:
 def test_prometheus_when_the_port_is_read_then_the_metrics_are_there() -> None:
     pytest.importorskip("opentelemetry.exporter.prometheus", reason="the extra stoker[prometheus] is not installed")
     port = free_port()
-    telemetry = setup(configured(prometheus_port=port))
+    telemetry = setup_telemetry(configured(prometheus_port=port))
     run_through(telemetry, job())
     with pytest.raises(CannotCreate, match=f"prometheus_port = {port}"):
-        setup(configured(prometheus_port=port))
+        setup_telemetry(configured(prometheus_port=port))
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         text = answer.read().decode()
     telemetry.close()

@@ -1,8 +1,8 @@
-"""Every event that the daemon logs, with its severity: the vocabulary that alerts and dashboards are built on.
+"""The closed list of events that the daemon logs, with their severities; alerts and dashboards depend on these names.
 
-Owns the closed list. A name is never reused for something else and its severity never depends on the caller;
-what varies goes into fields. Severities: `error` wants a person, `warning` will if it goes on, `info` tells what
-happened to jobs and the daemon, `debug` is for whoever looks for a bug.
+A name is never reused with another meaning, and its severity never depends on the caller: details go into fields.
+`error` needs a person now, `warning` needs one if it goes on, `info` reports the life of jobs and the daemon, `debug`
+helps to find a bug.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Self
 
 
 class Severity(IntEnum):
-    """Ordered; the numbers are those of the standard library's logging."""
+    """In order; the numbers are those of the standard library's logging."""
 
     DEBUG = 10
     INFO = 20
@@ -25,7 +25,7 @@ DEBUG, INFO, WARNING, ERROR, CRITICAL = Severity
 
 
 class LogEvent(StrEnum):
-    """The name as it stands under `event`; `severity` decides `level`."""
+    """The name is the field `event` of a line, the severity its field `level`."""
 
     severity: Severity
 
@@ -55,7 +55,7 @@ class LogEvent(StrEnum):
     BACKGROUND_FAILED = "background_failed", CRITICAL
 
     # --- jobs ---
-    JOB_SUBMITTED = "job_submitted", DEBUG  # job_started tells the same a moment later
+    JOB_SUBMITTED = "job_submitted", DEBUG  # job_started repeats it a moment later
     JOB_STARTED = "job_started", INFO
     JOB_SUCCEEDED = "job_succeeded", INFO
     JOB_RETRY_SCHEDULED = "job_retry_scheduled", INFO

@@ -1,7 +1,7 @@
-"""Where traces and metrics go: a collector (OTLP), stdout, or a port that Prometheus reads.
+"""Chooses where traces and metrics go: a collector (OTLP), stdout, or a port that Prometheus reads.
 
-Owns the choice of exporters by `[otel]`. Refuses to install or guess: an exporter whose package is missing is an error
-that names the extra. The packages are imported by name, as they are not among Stoker's own dependencies.
+Owns the exporters that `[otel]` asks for. A missing package is an error that names the extra to install. The packages
+are imported by name, as they are not among Stoker's own dependencies.
 """
 
 from __future__ import annotations

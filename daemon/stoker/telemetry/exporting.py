@@ -1,10 +1,10 @@
-"""Telemetry by way of the OpenTelemetry SDK; imported only when there is an exporter.
+"""Telemetry through the OpenTelemetry SDK; imported only when there is an exporter.
 
-Owns turning rows that are complete into spans, and calls into measurements. Refuses the SDK's global providers: what
-Stoker reports does not depend on what else lives in the process, and two daemons in one test do not meet.
+Owns the way from completed rows to spans and from calls to measurements. It uses no global provider of the SDK, so
+other code in the process cannot change what Stoker reports, and two daemons can run in one test.
 
-Invariants: span ids follow from the job and its attempts, so a span made twice is the same span; a collector that
-does not answer costs the daemon nothing but the spans.
+Invariants: span ids are derived from the job and its attempts, so a span that is made twice is the same span; if a
+collector does not answer, the daemon loses only the spans.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class ExportingTelemetry(Telemetry):
-    """Spans go to `processors`, measurements to `readers`; both are closed with it, and then `closers` are called."""
+    """Spans go to `processors`, measurements to `readers`. `close` closes both and then calls the `closers`."""
 
     def __init__(
         self,
@@ -92,11 +92,16 @@ class ExportingTelemetry(Telemetry):
         self._commit_ms = meter.create_histogram(otel.METRIC_COMMIT_MS)
         self._slow_turns = meter.create_counter(otel.METRIC_SLOW_TURNS)
         self._slow_callbacks = meter.create_counter(otel.METRIC_SLOW_CALLBACKS)
-        # A counter that nobody has counted up is not exported, and an alert on it would never know.
+        # The SDK does not export a counter before its first add, and an alert needs the zero.
         for counter in (
-            self._orphans, self._zombies, self._retries, self._throttles, self._checkpoint_failures, self._slow_turns,
+            self._orphans,
+            self._zombies,
+            self._retries,
+            self._throttles,
+            self._checkpoint_failures,
+            self._slow_turns,
             self._slow_callbacks,
-        ):  # fmt: skip
+        ):
             counter.add(0)
 
     def job_submitted(self, job: Job, committed_at: int) -> None:
@@ -171,7 +176,7 @@ class ExportingTelemetry(Telemetry):
         return make_traceparent(TraceParent(job.trace_id, attempt_span_id(run_id), sampled=_is_sampled(job)))
 
     def close(self) -> None:
-        # A collector that hangs must not keep the daemon from stopping, and the SDK's own limits are half minutes.
+        # A collector that hangs must not delay the end of the daemon, and the SDK's own limits are 30 s.
         closing = threading.Thread(target=self._close, name="telemetry-close", daemon=True)
         closing.start()
         closing.join(CLOSING_S)
@@ -193,7 +198,7 @@ class ExportingTelemetry(Telemetry):
         problem: str | None = None,
         root: bool = False,
     ) -> None:
-        """Make and end one span below the job's own, or (`root`) that one."""
+        """Make and end one span: a child of the job's span, or (`root`) the job's span itself."""
         self._ids.trace_id, self._ids.span_id = int(job.trace_id, 16), int(span_id, 16)
         began, ended = times
         attributes = {otel.ATTR_JOB: job.id, otel.ATTR_QUEUE: job.spec.queue, **attributes}
@@ -210,7 +215,7 @@ class ExportingTelemetry(Telemetry):
 
 
 class _GivenIds(IdGenerator):
-    """The ids of the span that is made next; the SDK has no other way to choose them."""
+    """Gives the next span the ids that are set here; the SDK has no other way to choose them."""
 
     trace_id = 0
     span_id = 0
@@ -223,7 +228,7 @@ class _GivenIds(IdGenerator):
 
 
 def _began(attempt: Attempt) -> int:
-    """An attempt that never started began, for whoever looks at its trace, when it was created."""
+    """The start of an attempt; for one that never started, its creation."""
     return attempt.created_at if attempt.started_at is None else attempt.started_at
 
 
@@ -233,7 +238,7 @@ def _succeeded(job: Job, outcome: Outcome) -> bool:
 
 
 def _problem(job: Job, outcome: Outcome) -> str:
-    """What a job wrote itself leaves the host by no exporter."""
+    """The error of an attempt. Text that the job itself wrote is not exported: it may be confidential."""
     return outcome.kind.value if failed_by_itself(job.spec, outcome) else outcome.error or outcome.kind.value
 
 
@@ -247,7 +252,7 @@ def _is_sampled(job: Job) -> bool:
 
 
 def _above(job: Job) -> Context:
-    """The context of the caller's span; without one the job begins a trace."""
+    """The context of the caller's span; without one the job's span is the root of its trace."""
     caller = otel.caller_of(job)
     return Context() if caller is None else _context(caller)
 
@@ -267,7 +272,7 @@ def _context(parent: TraceParent) -> Context:
 
 
 def _views() -> list[View]:
-    """The SDK's own buckets end at ten seconds."""
+    """Buckets up to ten days: those of the SDK end at ten seconds."""
     return [
         View(instrument_name="*ms", aggregation=ExplicitBucketHistogramAggregation(DURATION_MS)),
         View(instrument_name=otel.METRIC_BATCH_SIZE, aggregation=ExplicitBucketHistogramAggregation(BATCHES)),

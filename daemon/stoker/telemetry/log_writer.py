@@ -1,11 +1,11 @@
-"""Writes log lines to a descriptor from a thread of its own, so that nobody who logs ever waits for the reader.
+"""Writes log lines to a descriptor in a thread of its own, so that `log` never waits for the reader.
 
-Owns the lines that wait, the thread, and the count of lines that were lost. A terminal stopped with Ctrl-S, a pipe that
-nobody reads and a stuck journald block the thread alone. Lines beyond `MAX_WAITING_BYTES` are dropped as they come and
-counted; the loss is reported once the descriptor takes lines again.
+Owns the queue of lines, the thread, and the count of lost lines. A terminal stopped with Ctrl-S, a pipe without a
+reader and a stuck journald block only the thread. When `MAX_WAITING_BYTES` wait, further lines are dropped and counted;
+the loss is reported once the descriptor accepts lines again.
 
-Invariants: lines are written in the order in which they came, and whole; `write` neither blocks nor raises; a process
-that exits waits for the thread no longer than `flush` is told to.
+Invariants: lines are written whole and in order; `write` neither blocks nor raises; an exit waits for the thread at
+most the timeout of `flush`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_WAITING_BYTES: Final = 4 << 20
 
 
 class LogWriter:
-    """`report_loss` gets the number of lost lines, in the thread, after the first write that succeeds again."""
+    """`report_loss` gets the number of lost lines. The thread calls it after the first write that succeeds again."""
 
     def __init__(self, fd: int, report_loss: Callable[[int], None]) -> None:
         self._fd = fd
@@ -41,7 +41,7 @@ class LogWriter:
         return os.isatty(self._fd)
 
     def write(self, lines: bytes) -> None:
-        """Queue whole lines, or drop them where too many wait already."""
+        """Queue whole lines, or drop them if too many wait already."""
         with self._changed:
             if self._waiting_bytes + len(lines) > MAX_WAITING_BYTES:
                 self._lose(lines)
@@ -54,13 +54,13 @@ class LogWriter:
                 self._changed.notify()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all is written, at most `timeout_s`. Returns whether it is."""
+        """Wait until all lines are written, at most `timeout_s`. Returns whether they are."""
         with self._changed:
             return self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout_s)
 
     def _start_thread(self) -> None:
-        """Where the host has no thread to give, the lines wait, and the next one tries again."""
-        # A daemon thread: a reader that never reads must not keep the process from its end.
+        """If the kernel refuses a thread, the lines wait and the next `write` tries again."""
+        # A daemon thread, so that a reader that never reads does not delay the exit.
         thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         with contextlib.suppress(RuntimeError):
             thread.start()
@@ -90,12 +90,12 @@ class LogWriter:
             return lines
 
     def _write_all(self, lines: bytes) -> bool:
-        """False when the descriptor refuses them: a closed terminal, a full disk."""
+        """Returns False if the descriptor refuses them: a closed terminal, a full disk."""
         rest = memoryview(lines)
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # whoever shares our stderr has made it non-blocking
+            except BlockingIOError:  # another process that shares our stderr has made it non-blocking
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()

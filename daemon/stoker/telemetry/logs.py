@@ -1,10 +1,10 @@
-"""The daemon's log: one line an event on stderr, JSON for machines, readable on a terminal.
+"""The daemon's log: one line per event on stderr, JSON for machines, readable on a terminal.
 
-Owns how an event becomes a line: `event level ts` first, secrets redacted, text bounded, nothing that could move a
-terminal's cursor. Refuses event names that are not in events.py, and severities chosen by callers.
+Owns the form of a line: `event level ts` first, secrets redacted, text bounded, no control characters. events.py lists
+the events and their severities.
 
-Invariants: `log` never raises and never waits, not even when stderr is blocked, gone or on a full disk
-(log_writer.py); it costs less than 10 µs a JSON line. The logger is one for the process, as stderr is.
+Invariants: `log` never raises and never waits, even if stderr is blocked, closed or on a full disk (log_writer.py); a
+JSON line costs less than 10 µs. There is one logger for the process, as there is one stderr.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _SECRET: Final = re.compile(
     r"passw(or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|access[_-]?key|authorization|credential|cookie",
     re.IGNORECASE,
 )
-# DEL, C1 controls, line separators and marks that reorder text: JSON lets them stand, a terminal obeys them.
-_TREACHEROUS: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# DEL, C1 controls, line separators and marks that reorder text: JSON allows them, a terminal obeys them.
+_CONTROLS: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _LEVEL_NAMES: Final = {severity: severity.name.lower() for severity in Severity}
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class LogStream(Protocol):
-    """Where finished lines go."""
+    """Takes finished lines."""
 
     def write(self, lines: bytes, /) -> object: ...
 
@@ -58,9 +58,9 @@ class LogStream(Protocol):
 
 
 def log(event: LogEvent, **fields: Any) -> None:
-    """Log `event`. Fields as the design names them: `job attempt queue workflow trace_id`, then whatever tells more.
+    """Log `event` with fields: `job attempt queue workflow trace_id` where they apply, then any others.
 
-    A field that is an exception is written as `Type: message`, with its stack when the event is an error.
+    An exception is written as `Type: message`, with its stack if the event is an error.
     """
     if event.severity < _state.threshold:
         return
@@ -70,7 +70,7 @@ def log(event: LogEvent, **fields: Any) -> None:
 def configure(level: Level = "info", format: Format = "auto", stream: LogStream | None = None) -> None:  # noqa: A002
     """Send events of `level` and above to `stream`, by default stderr in the background. Until then nothing is logged.
 
-    The standard library's root logger joins in: what asyncio warns of is an event too.
+    Warnings of the standard library's loggers, such as asyncio's, become events too.
     """
     stream = stream or _stderr
     console = format == "console" or (format == "auto" and stream.isatty())
@@ -90,18 +90,18 @@ def set_level(level: Level) -> None:
 
 
 def write_plain(text: str) -> None:
-    """Write text for people to stderr, behind the lines that wait there."""
+    """Write text for people to stderr, after the lines that wait."""
     _stderr.write(text.encode("utf-8", "backslashreplace"))
 
 
 def flush(timeout_s: float = FLUSH_S) -> None:
-    """Give lines that wait for stderr the time to be written, before the process exits."""
+    """Wait, before the process exits, until the lines for stderr are written."""
     _stderr.flush(timeout_s)
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Lines logged inside go out in one write: a turn of the engine may tell of hundreds of jobs."""
+    """Write the lines logged inside at once: a turn of the engine may log hundreds of jobs."""
     held: list[bytes] = []
     _state.held = held
     try:
@@ -113,7 +113,7 @@ def together() -> Iterator[None]:
 
 
 def lost_lines() -> int:
-    """How many lines could not be written since the process began."""
+    """The number of lines that could not be written since the process began."""
     return _stderr.lost_lines
 
 
@@ -129,7 +129,7 @@ class _State:
 
 
 class _Lines:
-    """What structlog hands finished lines to; it calls the method of the level, and `msg` counts as info."""
+    """Gets finished lines from structlog, which calls `info` for `msg`."""
 
     def info(self, line: bytes) -> None:
         if _state.held is None:
@@ -144,7 +144,7 @@ def _write(lines: bytes) -> None:
 
 
 class _Bridge(logging.Handler):
-    """Records of the standard library's logging, as one event of ours."""
+    """Turns records of the standard library's logging into events."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -157,18 +157,18 @@ _state: Final = _State()
 _stderr: Final = LogWriter(STDERR, _report_loss)
 _BRIDGE: Final = _Bridge(logging.WARNING)
 
-# --- what a line says -------------------------------------------------------------------------------------
+# --- the content of a line -------------------------------------------------------------------------------------
 
 
 def _shaped(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
-    """The fields in order and harmless; None says nothing and is left out."""
+    """The fields in order and safe to print. None is left out."""
     event: LogEvent = fields.pop("event")
     line = {"event": event, "level": _LEVEL_NAMES[event.severity], "ts": _timestamp()}
     for key, value in fields.items():
         if value is None:
             continue
         line[key] = REDACTED if _is_secret(key) else _harmless(value)
-        # An error of the world says all there is to say; a bug is looked for by its stack.
+        # A StokerError explains itself; any other exception is a bug, found by its stack.
         is_bug = isinstance(value, BaseException) and not isinstance(value, StokerError)
         if is_bug and event.severity >= Severity.ERROR:
             line["stack"] = _stack_of(value)
@@ -192,7 +192,7 @@ def _is_secret(key: str) -> bool:
 
 
 def _harmless(value: Any, depth: int = 0) -> Any:
-    """A value that can be encoded, of bounded size, without secrets, whatever was passed in."""
+    """Any value, as one of bounded size that can be encoded and holds no secret."""
     if isinstance(value, str):
         return value if value.isascii() and len(value) <= LONGEST_TEXT else _bounded(value)
     if isinstance(value, int):
@@ -223,12 +223,12 @@ def _harmless_table(table: dict[Any, Any], depth: int) -> dict[str, Any]:
 def _text(read: Callable[[], str], otherwise: str) -> str:
     try:
         return _bounded(read())
-    except Exception:  # noqa: BLE001 - somebody's __str__ failed: the rest of the line is worth having
+    except Exception:  # noqa: BLE001 - a __str__ failed: the rest of the line is still useful
         return f"<{otherwise}>"
 
 
 def _bounded(text: str) -> str:
-    """At most LONGEST_TEXT characters, and nothing that UTF-8 cannot write (undecodable bytes of file names)."""
+    """At most LONGEST_TEXT characters; bytes of file names that are not UTF-8 become escapes."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text)} characters)"
 
@@ -238,14 +238,14 @@ def _stack_of(error: BaseException) -> str:
     return _text(lambda: "".join(traceback.format_exception(error))[-LONGEST_TEXT:], "unreadable stack")
 
 
-# --- how it is written ------------------------------------------------------------------------------------
+# --- the form of a line ------------------------------------------------------------------------------------
 
 
 def _json(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> bytes:
     encoded = _encode(line)
     if encoded.isascii() and b"\x7f" not in encoded:
         return encoded
-    return _TREACHEROUS.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded.decode()).encode()
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded.decode()).encode()
 
 
 def _console(*, colors: bool) -> Callable[[Any, str, MutableMapping[str, Any]], bytes]:
@@ -261,7 +261,7 @@ def _console(*, colors: bool) -> Callable[[Any, str, MutableMapping[str, Any]], 
 
 
 def _visible(text: str) -> str:
-    """Escapes for everything that a terminal would obey instead of showing; a stack keeps its lines."""
+    """Escape the characters that a terminal would obey; newlines stay, for stacks."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

@@ -1,8 +1,8 @@
 """Traces and metrics: every name that leaves the process, and the calls by which the daemon reports.
 
-Owns the names and `Telemetry`, which is also what runs when nothing is exported: empty methods, and the SDK is not
-even imported. Refuses state: a span is made when it is over, from rows, with ids that follow from the job's; so a trace
-is whole although the daemon was restarted in the middle of it. exporting.py does that.
+Owns the names and `Telemetry`, whose methods do nothing: it is used when nothing is exported, without the SDK.
+exporting.py makes each span when it has ended, from rows, with ids derived from those of the job; so a trace is
+complete even if the daemon was restarted in the middle of it.
 
 A job's trace: `job` (submission to final state, child of the caller's span if it sent one) and below it `job.submit`,
 one `job.wait` and one `job.attempt` for each attempt. A worker's own spans hang below its `job.attempt`.
@@ -17,7 +17,6 @@ from stoker.core.trace import TraceParent, attempt_span_id, make_traceparent, pa
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from stoker.config import Config
     from stoker.core.job.model import Attempt, Job
     from stoker.core.throttle import Gauge
 
@@ -56,10 +55,10 @@ ATTR_CAUSE: Final = "stoker.throttle.cause"
 
 
 class Telemetry:
-    """What the daemon reports, going nowhere. Times are UTC milliseconds, durations milliseconds."""
+    """Reports that go nowhere. Times are UTC milliseconds, durations milliseconds."""
 
     def job_submitted(self, job: Job, committed_at: int) -> None:
-        """The job was asked for at `created_at` and is on disk since `committed_at`."""
+        """The request came at `created_at`; the job is on disk since `committed_at`."""
 
     def attempt_started(self, job: Job, attempt: Attempt, waiting_since: int) -> None:
         """`waiting_since` is when the job began to wait for this start."""
@@ -74,53 +73,44 @@ class Telemetry:
         """A seen failure is tried again."""
 
     def orphans_found(self, count: int) -> None:
-        """Attempts that a former daemon or a dead launcher left."""
+        """Attempts left by an earlier daemon or a dead launcher."""
 
     def zombies_cleaned(self, count: int) -> None:
-        """Workers stopped that no open attempt owned."""
+        """Workers that belonged to no open attempt and were stopped."""
 
     def throttle_began(self, causes: Iterable[Gauge]) -> None:
-        """Queues of class low wait from now on."""
+        """Queues of class low start nothing from now on."""
 
     def checkpoint_failed(self) -> None:
         """A checkpoint could not be written."""
 
     def committed(self, requests: int, took_ms: float) -> None:
-        """One group commit of so many requests is on disk."""
+        """A group commit of `requests` requests is on disk."""
 
     def turn_was_slow(self) -> None:
         """A part of a turn kept the event loop for too long."""
 
     def callback_was_slow(self) -> None:
-        """Something else kept the event loop for too long."""
+        """A callback outside of turns kept the event loop for too long."""
 
     def watch_queue_depth(self, read: Callable[[], Mapping[str, int]]) -> None:
-        """Ask `read` for the queued jobs of each queue when they are exported.
+        """Call `read` at each export for the number of queued jobs of each queue.
 
-        It is called from the exporter's thread: let it return a mapping that is replaced, never changed.
+        The exporter's thread calls it, so the mapping must be one that is replaced and never changed.
         """
 
     def traceparent(self, job: Job, run_id: str) -> str:
         """The trace context that the attempt's worker gets.
 
-        Without an exporter Stoker has no span that a worker's could hang below, so the caller's context goes on as it
-        came (W3C Trace Context, section 4.3); a job without one still has its trace id.
+        Without an exporter Stoker has no span to be a parent of the worker's, so it forwards the caller's context
+        unchanged (W3C Trace Context, section 4.3). A job without one still has its trace id.
         """
         return job.spec.traceparent or make_traceparent(TraceParent(job.trace_id, attempt_span_id(run_id)))
 
     def close(self) -> None:
-        """Send what is not sent yet, for a short while at most."""
+        """Send what is still to be sent, within a short time limit."""
 
 
 def caller_of(job: Job) -> TraceParent | None:
-    """The span that submitted the job, if it told."""
+    """The span of the job's submitter, if it sent one."""
     return parse_traceparent(job.spec.traceparent) if job.spec.traceparent else None
-
-
-def setup(config: Config, *, version: str = "", instance: str = "") -> Telemetry:
-    """The telemetry that `[otel]` asks for. Raises ConfigInvalid if a package or the port for it is missing."""
-    if config.otel.exporter == "none" and not config.otel.prometheus_port:
-        return Telemetry()
-    from stoker.telemetry.exporters import from_settings  # noqa: PLC0415 - 8 MiB that only exporters need
-
-    return from_settings(config.otel, version=version, instance=instance)

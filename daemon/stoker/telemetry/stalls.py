@@ -1,8 +1,8 @@
-"""How often the loop's thread computed too long before it came back to the event loop.
+"""Counts how often the loop's thread computed for too long without returning to the event loop.
 
-Owns the limit, the counts that `stoker status --json` shows, and the log events `turn_slow` and `callback_slow`. The
-measure is the CPU time of that thread: it grows only while the thread itself computes, so a loaded machine makes no
-turn slow. Time in which the thread is blocked by the kernel is not in it; the watchdog notices that.
+Owns the limit, the counts in `stoker status --json`, and the log events `turn_slow` and `callback_slow`. It measures
+the CPU time of that thread, which a loaded machine does not increase. Time blocked in the kernel is not included; the
+watchdog notices that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SLOW_S = 0.1
 
 
 class Stalls:
-    """Counts stretches of computing that were too long: parts of turns, and callbacks."""
+    """Counts the parts of turns and the callbacks that computed for too long."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
@@ -31,7 +31,7 @@ class Stalls:
         self.callbacks = 0
 
     def measure_turn(self, began: float, part: str, held: Iterable[object], steps: int) -> None:
-        """A part of a turn computed from `began` (`time.thread_time`) until now. `held`: its messages."""
+        """A part of a turn computed from `began` (`time.thread_time`) until now, for the messages `held`."""
         took_s = time.thread_time() - began
         if took_s > SLOW_S:
             self.turns += 1
@@ -40,7 +40,7 @@ class Stalls:
             log(LogEvent.TURN_SLOW, part=part, cpu_ms=round(took_s * 1_000), messages=messages, steps=steps)
 
     def watched(self, callback: Callable[P, T]) -> Callable[P, T]:
-        """The same callback, with its CPU time measured."""
+        """Wrap `callback` to measure its CPU time."""
 
         def measured(*args: P.args, **kw: P.kwargs) -> T:
             began = time.thread_time()
