@@ -1,8 +1,8 @@
 """The daemon's settings: `load` reads them, `describe` writes them, `Config` is what they are.
 
-Owns the public face of the package; settings.py owns the keys, loading.py files and environment, mistakes.py
-the words for what is wrong, describing.py the TOML text, reloading.py what a running daemon can take up. A Config is
-frozen: a reload makes another.
+Owns the public names of the package. settings.py owns the keys, loading.py files and environment, mistakes.py the error
+messages, describing.py the TOML text, reloading.py the settings that can change live. A Config is frozen: a reload
+makes another.
 """
 
 from stoker.config.describing import describe

@@ -1,7 +1,6 @@
 """A Config as TOML, every key with its help: what `stoker config show` prints and `config/stoker.toml` holds.
 
-Owns the layout of that text. Refuses to leave out keys: a default is shown like any other value. Reading the
-text back gives the same Config.
+Owns the layout of that text. Every key is in it, defaults included. Reading the text back gives the same Config.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def _queue(name: str, section: QueueSection) -> str:
 
 
 def _lines(section: Struct) -> str:
-    """One line for each key that is set, with its help behind it, or above it where the line would be too long."""
+    """One line for each key that is set. Its help stands behind it, or above it if the line would be too long."""
     text = ""
     for key in msgspec.structs.fields(section):
         value = getattr(section, key.name)
@@ -83,7 +82,7 @@ def _lines(section: Struct) -> str:
 
 
 def help_of(type_: Any) -> str:
-    """The description in the Meta of an Annotated type, also of one that may be UNSET."""
+    """The description in the Meta of an Annotated type, which may also be a member of a union with UNSET."""
     for argument in get_args(type_):
         if isinstance(argument, Meta) and argument.description:
             return argument.description
@@ -97,7 +96,7 @@ def _toml(value: Any) -> str:
         case Enum():
             return _toml(value.value)
         case str():
-            # A JSON string is a TOML one, but for DEL, which TOML wants escaped.
+            # A JSON string is also a TOML string, except that TOML wants DEL escaped.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case int() | float():
             return number(value)

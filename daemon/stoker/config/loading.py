@@ -1,10 +1,10 @@
-"""From files and environment to a Config, or to the list of everything that is wrong.
+"""Reads files and environment into a Config, or reports every mistake at once.
 
-Owns where the file is looked for, the closed table of environment names, and which of two sources wins (the
-environment). Refuses half a file: one mistake refuses it whole, and every mistake is named at once.
+Owns where the file is searched, the closed table of environment names, and the order of the sources: the environment
+overrides the file. One mistake refuses the whole file.
 
-Invariants: a Config that `load` returns satisfies every bound and every rule between keys; of other `STOKER_*`
-variables those that begin as a section does are mistakes, and all else (what jobs are given) is left alone.
+Invariants: a Config that `load` returns satisfies every bound and every rule between keys. An unknown variable whose
+name begins with STOKER_ and a section is a mistake; other `STOKER_*` variables belong to jobs and are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 
-# (section, key that must not be above, the key it is compared with)
+# (section, key, the key that it must not exceed)
 ORDERED: Final = (
     ("cpu", "resume_threshold", "throttle_threshold"),
     ("memory", "resume_threshold", "throttle_threshold"),
@@ -46,7 +46,7 @@ ENVIRONMENT: Final[dict[str, tuple[str, str]]] = {
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file that `load` reads: the one asked for, else the first that exists, else none."""
+    """The file that `load` reads: `path`, else the first default file that exists, else None."""
     if path is not None:
         return path
     return next((file for file in map(Path, config_files(environ)) if _may_be_there(file)), None)
@@ -55,14 +55,14 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 def _may_be_there(file: Path) -> bool:
     try:
         return file.is_file()
-    except PermissionError:  # what it says may matter: `load` refuses rather than pass it over
+    except PermissionError:  # `load` fails on it: ignoring a settings file in silence would be worse
         return True
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Settings from the file and the environment over the defaults.
+    """The defaults, overridden by the file, overridden by the environment.
 
-    Raises ConfigInvalid; its `errors` lists every mistake of both, each naming its key or its variable.
+    Raises ConfigInvalid. Its `errors` lists every mistake, each with its key or variable.
     """
     path = find(path, environ)
     reader = _Reader()
@@ -93,11 +93,11 @@ def _invalid(path: Path | None, errors: list[str]) -> ConfigInvalid:
 
 
 class _Reader:
-    """Collects values and mistakes; a key that is wrong counts as not said."""
+    """Collects values and mistakes; a wrong value is left out."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        self._said: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._queues: dict[str, dict[str, Any]] = {}
         self._wrong: set[tuple[str, str]] = set()
 
@@ -113,7 +113,7 @@ class _Reader:
             elif name not in SECTIONS:
                 self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, "queues"])))
             else:
-                self._said[name] = self._read_table(name, SECTIONS[name], table)
+                self._values[name] = self._read_table(name, SECTIONS[name], table)
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         for variable, (section, key) in ENVIRONMENT.items():
@@ -121,7 +121,7 @@ class _Reader:
                 continue
             type_ = _keys(SECTIONS[section])[key]
             try:
-                self._said[section][key] = _from_text(environ[variable], type_)
+                self._values[section][key] = _from_text(environ[variable], type_)
             except msgspec.ValidationError:
                 self._wrong.add((section, key))
                 self.errors.append(rejected(variable, environ[variable], type_))
@@ -129,14 +129,14 @@ class _Reader:
             self._name_unknown(f"STOKER_{section}_".upper(), environ)
 
     def _name_unknown(self, prefix: str, environ: Mapping[str, str]) -> None:
-        known = {variable.removeprefix(prefix): variable for variable in ENVIRONMENT if variable.startswith(prefix)}
+        by_key = {variable.removeprefix(prefix): variable for variable in ENVIRONMENT if variable.startswith(prefix)}
         for variable in sorted(environ):
             key = variable.removeprefix(prefix)
             if key != variable and variable not in ENVIRONMENT:
-                self.errors.append(unknown(variable, "key", known.get(nearest(key, known) or "")))
+                self.errors.append(unknown(variable, "key", by_key.get(nearest(key, by_key) or "")))
 
     def finish(self) -> Config:
-        config = msgspec.convert({**self._said, "queues": self._queues}, Config)
+        config = msgspec.convert({**self._values, "queues": self._queues}, Config)
         for section, low, high in ORDERED:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
@@ -146,11 +146,11 @@ class _Reader:
         return config
 
     def _check_defaults(self, section: str, settings: dict[str, Any], defaults: JobDefaults | UnsetType) -> None:
-        """What a queue asks for all of its jobs must be possible."""
+        """The defaults of a queue must not contradict each other or the settings."""
         if isinstance(defaults, UnsetType):
             return
-        said = {name: value for name in defaults.__struct_fields__ if (value := getattr(defaults, name)) is not UNSET}
-        problems = contradictions_of_defaults(Spec(command="", **settings | said), said)
+        own = {name: value for name in defaults.__struct_fields__ if (value := getattr(defaults, name)) is not UNSET}
+        problems = contradictions_of_defaults(Spec(command="", **settings | own), own)
         self.errors += [f"[{section}] {problem.message}" for problem in problems]
 
     def _read_queues(self, queues: Any) -> None:
@@ -165,26 +165,26 @@ class _Reader:
     def _read_queue(self, section: str, table: Any) -> dict[str, Any]:
         table = dict(table) if isinstance(table, dict) else table
         defaults = table.pop("defaults", {}) if isinstance(table, dict) else {}
-        said = self._read_table(section, QueueSection, table)
+        values = self._read_table(section, QueueSection, table)
         if defaults != {}:
-            said["defaults"] = self._read_table(f"{section}.defaults", JobDefaults, defaults)
-        return said
+            values["defaults"] = self._read_table(f"{section}.defaults", JobDefaults, defaults)
+        return values
 
     def _read_table(self, section: str, struct: type[Struct], table: Any) -> dict[str, Any]:
-        """The keys of a table that are right; every other one becomes a mistake."""
+        """The valid keys of a table; every other key becomes a mistake."""
         if not self._is_table(section, table):
             return {}
-        known = _keys(struct)
-        said = {}
+        keys = _keys(struct)
+        values = {}
         for key, value in table.items():
-            if key not in known:
-                self.errors.append(unknown(f"[{section}] {key}", "key", nearest(key, known)))
-            elif _takes(known[key], value):
-                said[key] = value
+            if key not in keys:
+                self.errors.append(unknown(f"[{section}] {key}", "key", nearest(key, keys)))
+            elif _takes(keys[key], value):
+                values[key] = value
             else:
                 self._wrong.add((section, key))
-                self.errors.append(rejected(f"[{section}] {key}", value, known[key]))
-        return said
+                self.errors.append(rejected(f"[{section}] {key}", value, keys[key]))
+        return values
 
     def _is_table(self, section: str, value: Any) -> bool:
         if isinstance(value, dict):
@@ -194,7 +194,7 @@ class _Reader:
 
 
 def _keys(struct: type[Struct]) -> dict[str, Any]:
-    """The keys of a section as the file names them, each with the type of what it takes."""
+    """The keys of a section as the file names them, with their types."""
     return {key.encode_name: _without_unset(key.type) for key in msgspec.structs.fields(struct)}
 
 
@@ -213,7 +213,7 @@ def _takes(type_: Any, value: Any) -> bool:
 
 
 def _from_text(raw: str, type_: Any) -> Any:
-    """A variable's text as its key's type: lists by commas, `true` or `false`, numbers also with underscores."""
+    """Convert a variable to its key's type: lists are split at commas, numbers may have underscores."""
     match inspect.type_info(type_):
         case inspect.Metadata(type=inspect.VarTupleType()):
             return msgspec.convert([item.strip() for item in raw.split(",") if item.strip()], type_)

@@ -1,6 +1,6 @@
-"""The words for what is wrong with a setting: where it stands, what was found, what is expected.
+"""The messages for wrong settings: the key or variable, its value, and the values that are allowed.
 
-Owns the sentences of configuration errors, derived from the types themselves. Refuses to judge: msgspec does.
+Owns these messages, derived from the types of the settings. msgspec has already found the mistake.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LONGEST_SHOWN: Final = 60
 
 
 def unknown(where: str, noun: str, suggestion: str | None) -> str:
-    """A name that does not exist, with the nearest one that does."""
+    """The message for an unknown name, with the nearest known one."""
     return f"{where}: unknown {noun}" + (f"; did you mean {suggestion}?" if suggestion else "")
 
 
@@ -26,7 +26,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def rejected(where: str, value: Any, type_: Any) -> str:
-    """A value that its key does not take."""
+    """The message for a value of the wrong type or out of bounds."""
     shown = repr(value)
     if len(shown) > LONGEST_SHOWN:
         shown = shown[:LONGEST_SHOWN] + "…"
@@ -34,7 +34,7 @@ def rejected(where: str, value: Any, type_: Any) -> str:
 
 
 def expected(type_: Any) -> str:
-    """What a key takes, in words: `a whole number from 1 to 100`."""
+    """The allowed values in words, as in `a whole number from 1 to 100`."""
     return _words(inspect.type_info(type_))
 
 
@@ -63,11 +63,11 @@ def _words(info: inspect.Type) -> str:
 
 
 def _range(info: inspect.IntType | inspect.FloatType) -> str:
-    """Every number among the settings has two ends; `above` marks an open one."""
-    assert info.le is not None, "a number without an upper bound is no setting"
+    """The bounds of a number; every setting has two. `above` excludes the bound itself."""
+    assert info.le is not None, "every number among the settings has an upper bound"
     if info.gt is not None:
         return f" above {number(info.gt)} and up to {number(info.le)}"
-    assert info.ge is not None, "a number without a lower bound is no setting"
+    assert info.ge is not None, "every number among the settings has a lower bound"
     return f" from {number(info.ge)} to {number(info.le)}"
 
 

@@ -1,7 +1,7 @@
-"""Which settings a running daemon takes up from a changed file, and which need a restart.
+"""Settings that a reload changes in a running daemon; all others need a restart.
 
-Owns the closed list of live settings. Refuses to apply them: the engine does. Invariant: what needs a restart keeps its
-old value in the merged Config, so that the daemon never reports a setting that is not in force.
+Owns the closed list of live settings. The engine applies them. Invariant: a setting that needs a restart keeps its old
+value in the merged Config, so the daemon never reports a setting that is not in force.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stoker.config.settings import SECTIONS, Config
 
-# A section as a whole, or single keys of it.
+# Sections of which every key is live, and single keys of others.
 LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows"})
 LIVE_KEYS: Final = frozenset(
     {

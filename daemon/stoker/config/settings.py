@@ -4,8 +4,8 @@ Owns the closed list of settings as nested frozen Structs. The help of a key sta
 `config/stoker.toml`, `stoker config show` and the messages about mistakes cannot disagree. Refuses files and
 environment: those belong to loading.py.
 
-Invariants: the defaults are valid by their own bounds; durations are milliseconds; UNSET in a queue's section means
-"not said here". Annotations are evaluated here (no `from __future__`), as msgspec reads them.
+Invariants: the defaults are within their own bounds; durations are milliseconds; an UNSET key of a queue's section
+leaves the stored value alone. Annotations are evaluated (no `from __future__`), as msgspec reads them.
 """
 
 import os
@@ -30,12 +30,12 @@ ENV_ALLOW: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL"
 
 
 def says(text: str) -> Meta:
-    """A key whose type needs no bounds, with its help."""
+    """Help for a key without bounds."""
     return Meta(description=text)
 
 
 def between(least: float, most: float, text: str) -> Meta:
-    """A number from `least` to `most`, both included, with its help."""
+    """Bounds (both included) and help for a number."""
     return Meta(ge=least, le=most, description=text)
 
 
@@ -235,11 +235,11 @@ class QueueSection(Section, frozen=True):
     defaults: Annotated[JobDefaults, says("values that its jobs get unless they set their own")] | UnsetType = UNSET
 
     def over(self, queue: Queue) -> Queue:
-        """`queue` with everything that this section says; start from `Queue(name=...)` for a new one."""
-        said = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not UNSET}
+        """`queue` with the values that this section sets; start from `Queue(name=...)` for a new one."""
+        values = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not UNSET}
         if self.defaults is not UNSET:
-            said["defaults"] = msgspec.json.decode(msgspec.json.encode(self.defaults))
-        return msgspec.structs.replace(queue, **said)
+            values["defaults"] = msgspec.json.decode(msgspec.json.encode(self.defaults))
+        return msgspec.structs.replace(queue, **values)
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -264,7 +264,7 @@ class Config(Struct, frozen=True, kw_only=True):
     queues: dict[str, QueueSection] = field(default_factory=dict)
 
     def job_defaults(self) -> dict[str, Any]:
-        """What a job gets, by the fields of its spec, where neither it nor its queue says."""
+        """Values for fields of a spec that neither the job nor its queue sets."""
         return {
             "working_dir": "/",
             "base_delay_ms": self.retry.base_delay_ms,
@@ -277,7 +277,7 @@ class Config(Struct, frozen=True, kw_only=True):
         }
 
     def throttle_policy(self) -> ThrottlePolicy:
-        """The thresholds in the form that core/throttle.py judges by."""
+        """The thresholds as core/throttle.py takes them."""
         bands = {
             Gauge.CPU: Band(self.cpu.throttle_threshold, self.cpu.resume_threshold),
             Gauge.MEMORY: Band(self.memory.throttle_threshold, self.memory.resume_threshold),

@@ -1,4 +1,4 @@
-"""The machine around the daemon, as it is right now.
+"""The host: its load, its shutdown, and the daemon's threads.
 
-Owns reading CPU, memory, pressure and free space. Refuses judgement: core/throttle.py decides what it means.
+Owns the measurements. core/throttle.py decides what follows from them.
 """

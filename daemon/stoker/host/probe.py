@@ -1,7 +1,7 @@
-"""Looks at the host: CPU, memory, the kernel's pressure stall information, free disk space.
+"""Measures the host: CPU, memory, the kernel's pressure stall information, free disk space.
 
-Owns the reading. Refuses to judge and to wait: `sample` costs a few small reads of /proc and never sleeps. It belongs
-on a timer, never on the dispatch path. What a kernel or a container does not tell is None, not zero.
+`sample` costs a few small reads of /proc and never sleeps, but belongs on a timer, not on the dispatch path. A value
+that the kernel or a container does not provide is None, not zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import psutil
 from stoker.core.throttle import Sample
 
 PRESSURE: Final = Path("/proc/pressure")
-# In less than this, too few clock ticks pass for a share of them to mean anything.
+# In a shorter time too few clock ticks pass to compute a percentage from them.
 SHORTEST_S: Final = 0.05
 _AVERAGE: Final = re.compile(r"^(some|full) avg10=([0-9.]+)", re.MULTILINE)
 
@@ -32,7 +32,7 @@ class Probe:
         self._pressure = pressure
         self._cpu: float | None = None
         self._measured_at = time.monotonic()
-        psutil.cpu_percent(None)  # the first answer is measured from nothing and means nothing
+        psutil.cpu_percent(None)  # psutil measures from the call before, so its first answer means nothing
 
     def sample(self) -> Sample:
         """The host right now, in percent."""

@@ -1,7 +1,6 @@
-"""Whether the host itself goes down: then nothing outlives the daemon, however long it would have.
+"""Asks systemd whether the host shuts down: then the workers end too, even those that would survive the daemon.
 
-Owns the one question to systemd. Refuses to wait for an answer: where there is no systemd, or none that answers in
-time, the answer is no, and whoever ends the remaining processes does so without us.
+Without systemd, or if it does not answer in time, the answer is no; the host then ends the remaining processes itself.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Final
 
 # sd_booted(3): systemd is the system manager where this directory exists.
 BOOTED: Final = Path("/run/systemd/system")
-# PID 1 answers in milliseconds; at a shutdown the bus between us and it may have gone first.
+# PID 1 answers in milliseconds; during a shutdown the bus to it may already be gone.
 PATIENCE_S: Final = 2.0
 
 
@@ -22,7 +21,7 @@ def is_under_way() -> bool:
         return False
     ask = ["systemctl", "is-system-running"]
     try:
-        told = subprocess.run(ask, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False)  # noqa: S603 - a fixed question
+        result = subprocess.run(ask, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False)  # noqa: S603 - a fixed question
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return told.stdout.strip() == b"stopping"
+    return result.stdout.strip() == b"stopping"

@@ -1,8 +1,8 @@
-"""Threads of the daemon: pools that exist before they are needed, and a thread for code that may never return.
+"""Threads of the daemon: pools that start at once, and a thread of its own for code that may never return.
 
-Owns `start_threads`: where a job has used up the processes of its user, no thread can be started any more, and a daemon
-that starts its threads when they are first needed fails just then. Owns `run_apart`: code of the user's own takes no
-thread of a pool. Invariant: a thread that hangs keeps neither a pool nor the process from its end.
+`start_threads` starts all threads of a pool at the beginning: when a job has used up the processes of its user, the
+kernel refuses further threads. `run_apart` keeps the user's code out of the pools. Invariant: a thread that hangs
+delays neither the shutdown of its pool nor the end of the process.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class UnjoinedPool(ThreadPoolExecutor):
-    """A pool whose shutdown waits for no thread: one of them may hang in a file system that is gone."""
+    """A pool whose shutdown waits for no thread, as one may hang in a file system that is gone."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 def start_threads(count: int, name: str) -> ThreadPoolExecutor:
-    """A pool all of whose threads run. RuntimeError where there are none to be had."""
+    """A pool with all its threads running. Raises RuntimeError if the kernel refuses a thread."""
     pool = UnjoinedPool(count, thread_name_prefix=name)
-    together = Barrier(count + 1)  # a pool starts a thread only while all it has are busy
+    together = Barrier(count + 1)  # the executor starts a thread only while all others are busy
     for _ in range(count):
         pool.submit(together.wait)
     together.wait()
@@ -35,14 +35,14 @@ def start_threads(count: int, name: str) -> ThreadPoolExecutor:
 
 
 def run_apart(function: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Call `function` in a daemon thread of its own. RuntimeError where no thread is to be had."""
+    """Call `function` in a daemon thread of its own. Raises RuntimeError if the kernel refuses the thread."""
     result: Future[T] = Future()
     result.set_running_or_notify_cancel()
 
     def call() -> None:
         try:
             result.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - the waiting task gets it, whatever it is
+        except BaseException as error:  # noqa: BLE001 - the waiting task gets every exception
             result.set_exception(error)
 
     threading.Thread(target=call, name=name, daemon=True).start()
@@ -50,5 +50,5 @@ def run_apart(function: Callable[[], T], name: str) -> asyncio.Future[T]:
 
 
 def count_threads(name: str) -> int:
-    """How many threads of that name have not returned."""
+    """The number of threads of that name that still run."""
     return sum(thread.name == name for thread in threading.enumerate())

@@ -1,8 +1,8 @@
-"""The file in which a failed workflow is kept whole: one JSON document, packed, put in its place in one step.
+"""The archive file of a failed workflow: one JSON document, compressed.
 
-Owns the layout of the directory and the way onto the disk: written aside, fsynced, renamed. Refuses to gather: it is
-given pieces. Invariants: a file under its final name is whole; it is written once; nobody but the daemon's user reads
-it, as what it holds may be confidential.
+Owns the layout of the directory and the durable write: a new file, fsync, rename. The caller gives the pieces.
+Invariants: a file under its final name is complete and never written again; only the daemon's user can read it, as its
+content may be confidential.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ DIRECTORY = "archive"
 
 
 def path_of(state_dir: Path, workflow_id: int, finished_at: int) -> Path:
-    """Where the archive of one end of a workflow lies."""
+    """The archive of the workflow that finished at that time; a workflow that is retried can fail more than once."""
     return state_dir / DIRECTORY / f"workflow-{workflow_id}-{finished_at}.json.gz"
 
 
 class ArchiveFile:
-    """A file that comes to be; `keep` puts it in its place, `discard` leaves nothing."""
+    """A file that is being written. `keep` gives it its final name, `discard` removes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,7 +33,7 @@ class ArchiveFile:
         self._packed: gzip.GzipFile
 
     def open(self) -> bool:
-        """Begin; False if it is there already. Raises OSError."""
+        """Begin to write. Returns False if the archive already exists. Raises OSError."""
         if self._path.exists():
             return False
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -47,7 +47,7 @@ class ArchiveFile:
             self._packed.write(piece)
 
     def keep(self) -> None:
-        """Whole and durable from here on. Raises OSError."""
+        """Make it complete and durable. Raises OSError."""
         self._packed.close()
         self._raw.flush()
         os.fsync(self._raw.fileno())

@@ -1,8 +1,8 @@
-"""What a start would do now with the attempts that are open: the plan of a recovery, without the recovery.
+"""The plan of a recovery, without the recovery: `stoker recover --dry-run`.
 
-Owns the look behind `stoker recover --dry-run`. Refuses to signal, to write and to speak to launchers: a greeting would
-take them over. So of an attempt whose launcher lives only /proc is asked, and what the launcher has to say stays open.
-Invariant: the same facts and the same plan as those of a start.
+It signals nothing, writes nothing and connects to no launcher, because a connection would take the launcher over. For
+an attempt whose launcher lives it reads only /proc, and the plan says that the launcher has not been asked.
+Invariant: from the same facts a start makes the same plan.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from stoker.store.inspect import InspectedState, looking
 
 
 class PlannedStep(Struct, frozen=True):
-    """One open attempt: what was found, what would be done and why, and what its job would be `then`."""
+    """One open attempt: the facts, the action, the reason, and the state of its job after it (`then`)."""
 
     job: int
     name: str | None
@@ -53,7 +53,7 @@ class PlannedStep(Struct, frozen=True):
 
 
 class Preview(Struct, frozen=True):
-    """A plan on paper. `invalid`: why a daemon would go into safe mode; `unborn` and `leaked` would be stopped."""
+    """The plan. `invalid`: why a daemon would go into safe mode. `unborn` and `leaked`: processes it would stop."""
 
     state_dir: str
     instance: str
@@ -67,20 +67,20 @@ class Preview(Struct, frozen=True):
 
 
 def preview(root: str) -> dict[str, object]:
-    """The plan for that state directory, as JSON-able values. Raises AlreadyRunning while a daemon runs there."""
+    """The plan for that state directory, as JSON values. Raises AlreadyRunning while a daemon runs there."""
     directory = StateDirectory(Path(root))
     try:
         with looking(directory) as seen:
             return dict(msgspec.to_builtins(_preview(directory.root, seen)))
     except AlreadyRunning as error:
-        told = f"{error.message}: it recovered when it started, and there is no plan to show"
-        raise AlreadyRunning(told, hint="stoker status shows what the last recovery did") from error
+        message = f"{error.message}: it recovered when it started, and there is no plan to show"
+        raise AlreadyRunning(message, hint="stoker status shows what the last recovery did") from error
 
 
 def _preview(root: Path, seen: InspectedState) -> Preview:
     launchers = find_launchers(root)
     findings = _findings(root, seen, launchers)
-    made = plan(seen.runs, findings, seen.epoch + 1)
+    recovery_plan = plan(seen.runs, findings, seen.epoch + 1)
     scan = identities.scan(seen.instance)
     ours = {attempt.run_id for _, attempt in seen.runs}
     return Preview(
@@ -89,10 +89,10 @@ def _preview(root: Path, seen: InspectedState) -> Preview:
         epoch=seen.epoch,
         copied=seen.copied,
         launchers={launcher: launcher in launchers.alive for launcher in sorted([*launchers.alive, *launchers.dead])},
-        steps=[_step(*run, decision) for run, decision in zip(seen.runs, made.decisions, strict=True)],
+        steps=[_step(*run, decision) for run, decision in zip(seen.runs, recovery_plan.decisions, strict=True)],
         unborn=[pid for launcher, pids in scan.launchers.items() if launcher not in launchers.alive for pid in pids],
         leaked={run_id: pids for run_id, pids in scan.runs.items() if run_id not in ours},
-        invalid=_invalid(made, seen.runs),
+        invalid=_invalid(recovery_plan, seen.runs),
     )
 
 
@@ -100,27 +100,27 @@ def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping
     attempts = [attempt for _, attempt in seen.runs]
     if seen.copied:
         return evidence.of_a_copy(attempts)
-    written = {exited.run_id: exited for _, said in read_outcomes(root) for exited in said}
+    written = {exited.run_id: exited for _, outcomes in read_outcomes(root) for exited in outcomes}
     testimony = evidence.Testimony(written=written)
-    told = {attempt.run_id: evidence.without_proc(attempt, testimony) for attempt in attempts}
-    known = {run_id: finding for run_id, finding in told.items() if finding is not None}
-    untold = [attempt for attempt in attempts if attempt.run_id not in known]
-    looked = evidence.search_proc(seen.instance, untold, seen.foreign_epochs, seen.hidden_epochs)
-    return known | {
-        attempt.run_id: _unasked(attempt, looked[attempt.run_id])
+    written_findings = {attempt.run_id: evidence.without_proc(attempt, testimony) for attempt in attempts}
+    settled = {run_id: finding for run_id, finding in written_findings.items() if finding is not None}
+    unsettled = [attempt for attempt in attempts if attempt.run_id not in settled]
+    observed = evidence.search_proc(seen.instance, unsettled, seen.foreign_epochs, seen.hidden_epochs)
+    return settled | {
+        attempt.run_id: _unasked(attempt, observed[attempt.run_id])
         if attempt.launcher in launchers.alive
-        else looked[attempt.run_id]
-        for attempt in untold
+        else observed[attempt.run_id]
+        for attempt in unsettled
     }
 
 
-def _unasked(attempt: Attempt, looked: Finding) -> Finding:
-    """Its launcher would be asked first; a worker that is seen to run is what it would tell of."""
-    if looked.fact is Fact.ORPHANED:
-        told = f"{looked.evidence}, under launcher {attempt.launcher}"
-        return replace(looked, fact=Fact.OWNED, evidence=told, launcher=attempt.launcher)
-    told = f"launcher {attempt.launcher} lives: what it says is not known until the daemon starts"
-    return Finding(run_id=attempt.run_id, fact=Fact.SILENT, evidence=told, launcher=attempt.launcher)
+def _unasked(attempt: Attempt, observed: Finding) -> Finding:
+    """The finding of an attempt whose launcher lives. A start would ask the launcher; a running worker is its own."""
+    if observed.fact is Fact.ORPHANED:
+        text = f"{observed.evidence}, under launcher {attempt.launcher}"
+        return replace(observed, fact=Fact.OWNED, evidence=text, launcher=attempt.launcher)
+    text = f"launcher {attempt.launcher} is alive: the daemon asks it when it starts"
+    return Finding(run_id=attempt.run_id, fact=Fact.SILENT, evidence=text, launcher=attempt.launcher)
 
 
 def _step(job: Job, attempt: Attempt, decision: RecoveryDecision) -> PlannedStep:
@@ -134,9 +134,9 @@ def _step(job: Job, attempt: Attempt, decision: RecoveryDecision) -> PlannedStep
     )  # fmt: skip
 
 
-def _invalid(made: RecoveryPlan, runs: Sequence[tuple[Job, Attempt]]) -> str | None:
+def _invalid(recovery_plan: RecoveryPlan, runs: Sequence[tuple[Job, Attempt]]) -> str | None:
     try:
-        validate(made, runs)
+        validate(recovery_plan, runs)
     except PlanInvalid as error:
         return str(error)
     return None
