@@ -77,7 +77,7 @@ def test_first_within_reach_when_some_exist_then_the_best_is_chosen_else_the_las
 def test_socket_path_when_at_the_kernels_limit_then_one_byte_more_is_refused() -> None:
     longest = "/" + "x" * 106
     assert socket_paths(longest, {}, 0) == (longest,)
-    with pytest.raises(ConfigInvalid, match="108 bytes long, the kernel takes 107") as refused:
+    with pytest.raises(ConfigInvalid, match="108 bytes long; the limit is 107") as refused:
         socket_paths(longest + "x", {}, 0)
     assert refused.value.exit_status == EX_CONFIG
 

@@ -1,8 +1,8 @@
 """Stoker: a durable job daemon for one Linux host.
 
 Owns the public names of the package: `Client`, `checkpoint` (for programs that run as jobs), `handler`, `Call`,
-`Transient` and `strategy` (for modules that the daemon loads) and `__version__`. Refuses to import anything before it
-is asked for: `stoker submit` in a shell loop pays for every module here.
+`Transient` and `strategy` (for modules that the daemon loads) and `__version__`. Each is imported when it is first
+used, because `stoker submit` in a shell loop pays for every import.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Opening files where a worker can write, and making files and names durable.
+"""Opens files in directories that workers can write, and makes files and names durable.
 
-A worker runs as the same user as the daemon. It may put a FIFO, a device, a link or a directory in the place of its
-log, its output, its checkpoint or a launcher's files: an open of these can block for ever or lead to another file.
+A worker runs as the daemon's user. It can replace its log, its output, its checkpoint or a launcher's files by a FIFO,
+a device, a link or a directory; opening one of these can block for ever or lead to another file.
 Invariant: every descriptor returned here is of the regular file that has that name, and no open blocks.
 """
 
@@ -25,7 +25,7 @@ class NotRegular(OSError):
 
 
 def open_regular(path: str | Path) -> int:
-    """A descriptor for reading. Raises FileNotFoundError (also where it lost its name meanwhile) or NotRegular."""
+    """A descriptor for reading. Raises FileNotFoundError (also if the file loses its name meanwhile) or NotRegular."""
     try:
         descriptor = os.open(path, READ)
     except OSError as error:
@@ -41,7 +41,7 @@ def open_regular(path: str | Path) -> int:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """All of it. Raises as `open_regular` does."""
+    """The whole content. Raises as `open_regular` does."""
     with open(open_regular(path), "rb") as file:
         return file.read()
 
@@ -63,7 +63,7 @@ def _check(path: str | Path, opened: os.stat_result) -> None:
 
 
 def make_regular(path: str) -> int:
-    """A descriptor for writing to a new file, in place of whatever had that name."""
+    """A descriptor for writing to a new file, which replaces an existing file of that name."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 - for many jobs a second, and Path costs more than the call
+        os.unlink(path)  # noqa: PTH108 - once per job, and Path costs more than the call
     return os.open(path, MAKE, 0o600)

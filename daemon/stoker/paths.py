@@ -57,8 +57,8 @@ def check_length(path: str) -> None:
     """Raises ConfigInvalid for a path that is too long for a socket."""
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES:
-        message = f"the socket's path is {length} bytes long, the kernel takes {SOCKET_PATH_BYTES}: {path}"
-        raise ConfigInvalid(message, hint="name a shorter one with --socket or STOKER_SOCKET", errors=[message])
+        message = f"the socket's path is {length} bytes long; the limit is {SOCKET_PATH_BYTES}: {path}"
+        raise ConfigInvalid(message, hint="choose a shorter one with --socket or STOKER_SOCKET", errors=[message])
 
 
 def config_files(environ: Mapping[str, str]) -> tuple[str, ...]:

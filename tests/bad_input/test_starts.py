@@ -113,7 +113,7 @@ def test_socket_when_its_path_is_too_long_then_the_length_and_the_limit_are_told
     asked = stopped_daemon.cli("--socket", path, "status")
     assert (asked.returncode, asked.stdout) == (78, "")
     assert "107" in asked.stderr
-    assert "name a shorter one" in asked.stderr
+    assert "choose a shorter one" in asked.stderr
 
 
 def test_socket_when_something_else_is_at_its_path_then_it_is_left_alone(stopped_daemon: DaemonProcess) -> None:

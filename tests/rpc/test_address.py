@@ -62,7 +62,7 @@ def test_bind_when_something_else_lies_there_then_it_is_left_alone(tmp_path: Pat
 def test_path_when_it_is_too_long_then_the_error_says_how_long_it_may_be(tmp_path: Path, make: object) -> None:
     assert callable(make)
 
-    with pytest.raises(ConfigInvalid, match="the kernel takes 107") as caught:
+    with pytest.raises(ConfigInvalid, match="the limit is 107") as caught:
         make(tmp_path / ("x" * 108))
 
     assert "--socket" in (caught.value.hint or "")
