@@ -195,13 +195,13 @@ class MemoryService(Service):
     async def drain(self, *, stop: bool) -> Reply:
         return {"draining": True}
 
-    async def find(self, peer_uid: int, key: str) -> Reply:
+    async def find(self, peer_uid: int, key: str) -> SubmitAnswer:
         if key not in self.keys:
             raise JobNotFound("no job was submitted with this key", hint="stoker ls")
-        return {"id": self.keys[key], "state": "queued", "existing": True}
+        return SubmitAnswer(self.keys[key], State.QUEUED, existing=True)
 
-    async def list(self, wanted: JobFilter) -> Reply:
-        return {"jobs": [{"id": job_id} for job_id in self.jobs][: wanted.limit], "next": None}
+    async def list(self, job_filter: JobFilter) -> Reply:
+        return {"jobs": [{"id": job_id} for job_id in self.jobs][: job_filter.limit], "next": None}
 
 
 def _answered(value: Reply) -> asyncio.Future[Reply]:

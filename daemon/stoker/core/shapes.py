@@ -143,14 +143,14 @@ class CheckpointView(TypedDict):
     chain: str
     seq: int
     parent: int | None
-    kind: Literal["context", "transition", "step", "progress"]
+    kind: str  # context, transition, step or progress
     job: int | None
     step: str | None
     run_id: str | None
     status: str
     version: int
     at: int
-    encoding: Literal["plain", "gzip"]
+    encoding: str  # plain or gzip
     bytes: int
     checksum: str
 

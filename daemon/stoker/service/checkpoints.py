@@ -1,8 +1,8 @@
-"""Checkpoints as clients see them: saved by a running attempt, listed and read by people.
+"""Checkpoints of running attempts: saved in pieces, listed and read.
 
-Owns the way from a piece that was sent (`uploads`) to a row, and the reading of rows. Refuses who has no token of a run
-that is open now: an old attempt cannot write over what a newer one knows. Invariants: a save that was answered is on
-disk, whole; one that was refused left nothing; nothing large is packed, unpacked or hashed on the loop.
+Owns the way from uploaded pieces (engine/uploads.py) to a row, and the reading of rows. A save needs the token of an
+open run, so an old attempt cannot overwrite the checkpoint of a newer one. Invariants: when a save is answered it is on
+disk, complete; a refused save leaves nothing; large data is compressed and hashed in a thread, never on the loop.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.engine.uploads import Uploads
 from stoker.host.threads import start_threads
-from stoker.service.status import job_now, workflow_found
+from stoker.service.status import job_now, stored_workflow
 from stoker.store import checkpoints as rows
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
@@ -49,19 +49,25 @@ from stoker.telemetry.logs import log
 from stoker.workflows.chain import context_at
 
 if TYPE_CHECKING:
+    from stoker.core.shapes import CheckpointPage, CheckpointView
     from stoker.service.assembly import Engine
 
-PIECE_BYTES = 512 * 1024  # of one answer
+PIECE_BYTES = 512 * 1024  # of data in one answer
 UNPACKED_S = 10.0
 
 
 class Save(RequestMessage[dict[str, Any]]):
-    """A checkpoint that a running attempt wants kept."""
+    """Stores a checkpoint of a running attempt."""
 
     def __init__(
-        self, memory: LiveState, run_id: str, packed: Packed, status: str, min_interval_ms: int,
+        self,
+        memory: LiveState,
+        run_id: str,
+        packed: Packed,
+        status: str,
+        min_interval_ms: int,
         future: asyncio.Future[dict[str, Any]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(future)
         self._memory = memory
         self._run_id = run_id
@@ -71,7 +77,7 @@ class Save(RequestMessage[dict[str, Any]]):
         self._min_interval_ms = min_interval_ms
 
     def declare_reads(self, wanted: Wanted) -> None:
-        """The end of a chain is read once for each attempt: a save in a row costs its commit and no look more."""
+        """The end of a chain is read once per attempt, so that the next saves cost only their commit."""
         run = self._memory.by_run(self._run_id)
         if run is not None and run.job.workflow_id is None and self._run_id not in self._memory.heads:
             wanted.chains.add(chain_of(None, self._job_id))
@@ -80,64 +86,65 @@ class Save(RequestMessage[dict[str, Any]]):
         run = turn.memory.by_run(self._run_id)
         if run is None:
             raise _stale(self._run_id)
-        self._keep_distance(turn)
-        made = self._keep(turn, run.job)
+        self._check_interval(turn)
+        checkpoint = self._store(turn, run.job)
         turn.memory.saved[self._run_id] = turn.now.steady
-        self.answer_after(turn, {"id": made.id, "seq": made.seq, "bytes": made.size})
+        self.answer_after(turn, {"id": checkpoint.id, "seq": checkpoint.seq, "bytes": checkpoint.size})
 
-    def _keep(self, turn: Turn, job: Job) -> Checkpoint:
-        """The newest link of its workflow's chain, or of its own."""
+    def _store(self, turn: Turn, job: Job) -> Checkpoint:
+        """Append it to the chain of its workflow, or to that of its job outside a workflow."""
         workflows, chain, now = turn.memory.workflows, chain_of(job.workflow_id, job.id), turn.now.wall
         flow = None if job.workflow_id is None else workflows.runs[job.workflow_id]
         if flow is not None:
             head = flow.head
         else:
             head = turn.memory.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
-        made = workflows.seal_next(
+        checkpoint = workflows.seal_next(
             chain, head, CheckpointKind.PROGRESS, self._status, self._packed, now, job, self._run_id
         )
-        after = Head(made.id, made.seq, head.since_context + 1)
-        turn.checkpoint(made)
+        after = Head(checkpoint.id, checkpoint.seq, head.since_context + 1)
+        turn.checkpoint(checkpoint)
         if flow is None:
             turn.memory.heads[self._run_id] = after
-            return made
+            return checkpoint
         flow.head = after
         if after.since_context >= MAX_CHAIN:
             turn.checkpoint(workflows.context(flow, now))
-        return made
+        return checkpoint
 
-    def _keep_distance(self, turn: Turn) -> None:
+    def _check_interval(self, turn: Turn) -> None:
         last = turn.memory.saved.get(self._run_id)
         wait = 0 if last is None else last + self._min_interval_ms - turn.now.steady
         if wait > 0:
             raise CheckpointTooSoon(
                 f"the last checkpoint of this attempt is less than {self._min_interval_ms} ms old",
-                hint="[checkpoints] min_interval_ms", retry_after_ms=wait,
-            )  # fmt: skip
+                hint="[checkpoints] min_interval_ms",
+                retry_after_ms=wait,
+            )
 
 
 class CheckpointService:
-    """Checkpoints as `rpc.methods` calls them."""
+    """Checkpoints, as the handlers of rpc/workflow_methods.py call them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._uploads = Uploads(lambda run_id: engine.memory.by_run(run_id) is not None)
-        # One at a time: packing takes a whole processor, and jobs want them too.
+        # One thread: compression takes a whole CPU, which jobs need too.
         self._packer = start_threads(1, "checkpoints")
         self._unpacked = Unpacked()
 
     def save(self, part: CheckpointPart, connection: int) -> asyncio.Future[dict[str, Any]]:
-        """Take a checkpoint, or a piece of one; the answer to the last piece comes after its commit."""
+        """Take a checkpoint or a piece of one. The last piece is answered after the commit."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         future.add_done_callback(self._count_failure)
         try:
             self._take(part, connection, future)
-        except Exception as error:  # noqa: BLE001 - the caller of a future hears of it there
+        except Exception as error:  # noqa: BLE001 - the future carries every error to the client
             future.set_exception(error)
         return future
 
     def hung_up(self, connection: int) -> None:
-        """What came over this connection and is not whole never will be."""
+        """Discard the incomplete uploads of a connection that has ended."""
         self._uploads.hung_up(connection)
 
     def _take(self, part: CheckpointPart, connection: int, future: asyncio.Future[dict[str, Any]]) -> None:
@@ -159,7 +166,7 @@ class CheckpointService:
         self._keep(run_id, upload.data, part.status, future)
 
     def _allowed(self, part: CheckpointPart) -> str:
-        """The attempt that may save now."""
+        """The run id of the attempt whose token this is. Raises StaleAttempt if it is over."""
         engine = self._engine
         if (refusal := engine.refusal()) is not None:
             raise refusal
@@ -171,7 +178,7 @@ class CheckpointService:
         return run_id
 
     def _keep(self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
-        """Post it, packed; a large one is packed in a thread, so that nobody else waits for it."""
+        """Compress and post it; a large one is compressed in a thread, so that the loop does not wait."""
         if len(data) <= GZIP_ABOVE_BYTES:
             self._post(run_id, pack(bytes(data)), status, future)
             return
@@ -182,7 +189,7 @@ class CheckpointService:
     ) -> None:
         try:
             packed = await asyncio.get_running_loop().run_in_executor(self._packer, lambda: pack(bytes(data)))
-        except Exception as error:  # noqa: BLE001 - as in `save`: whoever asked hears of it
+        except Exception as error:  # noqa: BLE001 - as in `save`
             if not future.done():
                 future.set_exception(error)
         else:
@@ -199,49 +206,51 @@ class CheckpointService:
             self._engine.telemetry.checkpoint_failed()
 
     async def get(self, ident: int, offset: int | None) -> dict[str, Any]:
-        """One checkpoint; `offset` asks for a piece of its data too, in base64."""
+        """One checkpoint; with `offset` also a piece of its data, in base64."""
         if offset is None:
-            return _view(await self._found(rows.about, ident))
-        found, data = self._unpacked.take(ident) or await self._open(ident)
+            return {**_view(await self._checkpoint(rows.about, ident))}
+        checkpoint, data = self._unpacked.take(ident) or await self._open(ident)
         end = offset + PIECE_BYTES
         if end < len(data):
-            self._unpacked.put(found, data)  # whoever reads a piece comes back for the next
-        return _view(found) | {"offset": offset, "data": base64.b64encode(data[offset:end]).decode()}
+            self._unpacked.put(checkpoint, data)  # the client will ask for the next piece
+        return {**_view(checkpoint), "offset": offset, "data": base64.b64encode(data[offset:end]).decode()}
 
     async def _open(self, ident: int) -> tuple[Checkpoint, bytes]:
-        found = await self._found(rows.by_id, ident)
-        data = await asyncio.get_running_loop().run_in_executor(self._packer, opened, found)
-        return msgspec.structs.replace(found, data=b""), data
+        checkpoint = await self._checkpoint(rows.by_id, ident)
+        data = await asyncio.get_running_loop().run_in_executor(self._packer, opened, checkpoint)
+        return msgspec.structs.replace(checkpoint, data=b""), data
 
     async def context(self, ident: int) -> dict[str, Any]:
         """The whole workflow as it was at a checkpoint."""
-        found = await self._found(rows.about, ident)
-        return view(await context_at(self._engine.queries, found.chain, found.seq))
+        checkpoint = await self._checkpoint(rows.about, ident)
+        return view(await context_at(self._engine.queries, checkpoint.chain, checkpoint.seq))
 
-    async def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> dict[str, Any]:
+    async def list(self, workflow: int | None, job: int, before_seq: int | None, limit: int) -> CheckpointPage:
         """Checkpoints of a workflow, else of a job, newest first. Raises WorkflowNotFound or JobNotFound."""
-        found = await self._engine.queries.run(rows.page, chain_of(workflow, job), before_seq, limit)
-        if not found:  # of something that has none, or of nothing at all
-            await (job_now(self._engine, job) if workflow is None else workflow_found(self._engine, workflow))
-        following = found[-1].seq if len(found) == limit and found[-1].seq > 1 else None
-        return {"checkpoints": [_view(each) for each in found], "next": following}
+        page = await self._engine.queries.run(rows.page, chain_of(workflow, job), before_seq, limit)
+        if not page:  # the owner has no checkpoint, or does not exist
+            await (job_now(self._engine, job) if workflow is None else stored_workflow(self._engine, workflow))
+        following = page[-1].seq if len(page) == limit and page[-1].seq > 1 else None
+        return {"checkpoints": [_view(checkpoint) for checkpoint in page], "next": following}
 
-    async def _found(self, query: Callable[[sqlite3.Connection, int], Checkpoint | None], ident: int) -> Checkpoint:
-        found = await self._engine.queries.run(query, ident)
-        if found is None:
+    async def _checkpoint(
+        self, query: Callable[[sqlite3.Connection, int], Checkpoint | None], ident: int
+    ) -> Checkpoint:
+        checkpoint = await self._engine.queries.run(query, ident)
+        if checkpoint is None:
             raise CheckpointNotFound(f"there is no checkpoint {ident}", hint="stoker checkpoint ls WORKFLOW", id=ident)
-        return found
+        return checkpoint
 
 
 class Unpacked:
-    """The data of the checkpoint that somebody is reading piece by piece: one, and only for a while."""
+    """Keeps the data of one checkpoint for a few seconds, for a client that reads it piece by piece."""
 
     def __init__(self) -> None:
         self._kept: tuple[Checkpoint, bytes] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, ident: int) -> tuple[Checkpoint, bytes] | None:
-        """What was put here of that checkpoint; nothing is left of anything then."""
+        """Remove and return the data, if it is that of the given checkpoint."""
         kept = self._kept
         self._forget()
         return kept if kept is not None and kept[0].id == ident else None
@@ -269,7 +278,7 @@ def _stale(run_id: str) -> StaleAttempt:
     return StaleAttempt(f"attempt {run_id} is over: it cannot save a checkpoint any more")
 
 
-def _view(checkpoint: Checkpoint) -> dict[str, Any]:
+def _view(checkpoint: Checkpoint) -> CheckpointView:
     return {
         "id": checkpoint.id,
         "chain": checkpoint.chain,

@@ -1,7 +1,7 @@
-"""What the daemon offers to clients: every method of the protocol, as plain calls.
+"""The methods of the protocol for jobs, queues, resources and the daemon, as plain calls.
 
-Owns the way from a request to the loop (for what changes something) or to the reader (for what only looks).
-Refuses framing, and refuses to decide: verbs become messages, answers come from committed state.
+A method that changes something posts a message to the loop; one that only reads asks the store. Nothing is decided
+here, and answers come from committed state. Futures and awaitables fail with a StokerError, or with a bug of ours.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stoker.core.requests import (
     JobStanding,
     LogFeed,
     QueueSettings,
+    SubmitAnswer,
     Verb,
 )
 from stoker.core.units import duration
@@ -51,7 +52,7 @@ ANY_ORDINAL = 2**31
 
 
 class Service:
-    """The engine as `rpc.methods` calls it."""
+    """The engine, as the handlers of rpc/methods.py call it."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Service:
     # --- jobs ---
 
     def submit(self, jobs: list[JobParams], peer_uid: int, *, atomic: bool) -> asyncio.Future[Answers]:
-        """Accept jobs; the future holds one answer a job, after the commit of all of them."""
+        """Store jobs. The future gives one answer a job, after the commit of all of them."""
         return self._engine.submit(Submission(self._engine.intake, jobs, peer_uid, atomic=atomic))
 
     def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
@@ -80,54 +81,54 @@ class Service:
         return self._engine.request(VerbCommand(verb, job_id, event))
 
     def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
-        """Change what was asked of a job that has not started."""
+        """Change the spec of a job that has not started."""
         return self._engine.request(Editing(self._engine.intake, job_id, changes, Actor(peer_uid, note)))
 
     async def get(self, job_id: int, before: int | None, limit: int) -> dict[str, Any]:
-        """One job with its newest attempts, or the newest before that ordinal."""
+        """One job with its newest attempts, or with the newest of those before that ordinal."""
         job = await reading.job_now(self._engine, job_id)
         view = job_view(job, self._engine.memory, self._engine.state_dir)
         return view | await self._attempts(job, "attempts_list", before, limit)
 
     async def _attempts(self, job: Job, name: str, before: int | None, limit: int) -> dict[str, Any]:
-        """A page of attempts, and the `before` of the page with older ones."""
+        """A page of attempts, and the `before` of the next page, which has older ones."""
         runs = await self._engine.queries.run(attempts.page, job.id, before or ANY_ORDINAL, limit)
         older = runs[0].ordinal if len(runs) == limit and runs[0].ordinal > 1 else None
         shown = [self._attempt_view(job, attempt) for attempt in runs]
         return {name: shown, "attempts_before": older}
 
-    async def find(self, peer_uid: int, key: str) -> dict[str, Any]:
+    async def find(self, peer_uid: int, key: str) -> SubmitAnswer:
         """The job that this user submitted with that idempotency key. Raises JobNotFound."""
-        known = (await self._engine.queries.run(job_rows.by_keys, [(peer_uid, key)])).get((peer_uid, key))
-        if known is None or known.state is None:
+        submitted = (await self._engine.queries.run(job_rows.by_keys, [(peer_uid, key)])).get((peer_uid, key))
+        if submitted is None or submitted.state is None:
             raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
-        return {"id": known.job_id, "state": known.state, "existing": True}
+        return SubmitAnswer(submitted.job_id, State(submitted.state), existing=True)
 
-    async def list(self, wanted: JobFilter) -> dict[str, Any]:
-        """Jobs that match, newest first. Raises QueueNotFound."""
-        if wanted.queue is not None:
-            self._engine.memory.queue(wanted.queue, "queue")
-        found, following = await self._search(wanted)
-        views = [job_view(job, self._engine.memory, self._engine.state_dir) for job in found]
+    async def list(self, job_filter: JobFilter) -> dict[str, Any]:
+        """A page of matching jobs, newest first. Raises QueueNotFound."""
+        if job_filter.queue is not None:
+            self._engine.memory.queue(job_filter.queue, "queue")
+        jobs, following = await self._search(job_filter)
+        views = [job_view(job, self._engine.memory, self._engine.state_dir) for job in jobs]
         return {"jobs": views, "next": following}
 
-    async def _search(self, wanted: JobFilter) -> tuple[Sequence[Job], int | None]:
-        """A page of jobs, and the `before` of the next. In portions, so that a long search delays nobody else's."""
-        found: list[Job] = []
-        size, before = 0, wanted.before
+    async def _search(self, job_filter: JobFilter) -> tuple[Sequence[Job], int | None]:
+        """A page of jobs, and the `before` of the next. It reads in portions, so that other queries are not delayed."""
+        jobs: list[Job] = []
+        size, before = 0, job_filter.before
         while True:
-            portion = msgspec.structs.replace(wanted, before=before, limit=wanted.limit + 1 - len(found))
+            portion = msgspec.structs.replace(job_filter, before=before, limit=job_filter.limit + 1 - len(jobs))
             scan = await self._engine.queries.run(reader.scan, portion)
-            found += scan.jobs
+            jobs += scan.jobs
             size += scan.size
-            if len(found) > wanted.limit:
-                return found[: wanted.limit], found[wanted.limit - 1].id
+            if len(jobs) > job_filter.limit:
+                return jobs[: job_filter.limit], jobs[job_filter.limit - 1].id
             if scan.next is None or size > reader.PAGE_BYTES:
-                return found, scan.next
+                return jobs, scan.next
             before = scan.next
 
     async def history(self, job_id: int, after: int, limit: int) -> dict[str, Any]:
-        """The changes of a job behind that sequence number, and its newest attempts."""
+        """The changes of a job after that sequence number, and its newest attempts."""
         job = await reading.job_now(self._engine, job_id)
         log, following = await self._engine.queries.run(changes.page_of_job, job_id, after, limit)
         shown = [reading.change_view(change) for change in log]
@@ -138,7 +139,7 @@ class Service:
         return attempt_view(job, attempt, self._engine.memory, unstoppable)
 
     async def why(self, job_id: int) -> dict[str, Any]:
-        """What blocks a job."""
+        """Explain why a job does not run, or why it ended as it did."""
         job = await reading.job_now(self._engine, job_id)
         blocker = explain(job, await self._scene(job))
         view = {"id": job.id, "state": job.state, "code": blocker.code, "message": blocker.message}
@@ -179,33 +180,33 @@ class Service:
         return await self._engine.queries.run(job_rows.ahead, job, demands)
 
     async def _unmet(self, job: Job) -> Sequence[int]:
-        """The needs of a job that was skipped for them, as far as they are still there and ended otherwise."""
+        """The needs for which a job was skipped: those that still exist and did not end as required."""
         needed = await self._engine.queries.run(job_rows.by_ids, [need.job for need in job.spec.needs])
         needs = [need for need in job.spec.needs if need.job in needed]
         return [need.job for need in needs if need_met(need.on, needed[need.job]) is False]
 
     async def _newest_end(self, job: Job) -> Attempt | None:
-        """The attempt that ended last, where it says more than the job does."""
-        wanted = bool(job.spec.limits) or job.state in (State.HELD, State.WAITING, State.FAILED)
-        return await self._engine.queries.run(attempts.newest_end, job.id) if wanted else None
+        """The attempt that ended last, if it explains more than the job does."""
+        explains = bool(job.spec.limits) or job.state in (State.HELD, State.WAITING, State.FAILED)
+        return await self._engine.queries.run(attempts.newest_end, job.id) if explains else None
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         """Wait until the jobs have ended, or one of them has. Raises JobNotFound, WaitTimeout, TooManyWaits."""
         subscriptions = self._engine.subscriptions
         waiter = subscriptions.await_ends(job_ids, any_one=any_one)
         try:
-            known = await self._engine.reader.run(job_rows.standings, tuple(waiter.left))
+            standings = await self._engine.reader.run(job_rows.standings, tuple(waiter.left))
             for job_id in job_ids:
-                if job_id not in known:
+                if job_id not in standings:
                     raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
-                if ended(known[job_id].state):
-                    waiter.hear(known[job_id])
+                if ended(standings[job_id].state):
+                    waiter.hear(standings[job_id])
             async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1_000):
                 await waiter.done.wait()
         except TimeoutError:
             missing = next(job_id for job_id in job_ids if job_id in waiter.left)
-            told = f"job {missing} has not ended within {duration(timeout_ms or 0)}"
-            raise WaitTimeout(told, hint=f"stoker why {missing}", id=missing) from None
+            message = f"job {missing} has not ended within {duration(timeout_ms or 0)}"
+            raise WaitTimeout(message, hint=f"stoker why {missing}", id=missing) from None
         finally:
             subscriptions.forget(waiter)
         return [waiter.ends[job_id] for job_id in job_ids if job_id in waiter.ends]
@@ -213,18 +214,18 @@ class Service:
     async def logs(
         self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
     ) -> LogFeed:
-        """One attempt's log; with `follow`, until the attempt is over."""
+        """The log of one attempt; with `follow`, until the attempt ends."""
         job = await reading.job_now(self._engine, job_id)
         return await reading.log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
 
     def hung_up(self, connection: int) -> None:
-        """A client is gone, and with it what it had begun to send."""
+        """A client hung up: discard the uploads that it has begun."""
         self.checkpoints.hung_up(connection)
 
     # --- queues and resources ---
 
     async def queues(self) -> dict[str, Any]:
-        """Every queue and what is in it."""
+        """Every queue with its counts."""
         return {"queues": reading.queue_views(self._engine)}
 
     def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
@@ -232,14 +233,14 @@ class Service:
 
         def change(turn: Turn) -> dict[str, Any]:
             before = turn.memory.queues.get(settings.name, Queue(name=settings.name))
-            said = {
+            values = {
                 name: value
                 for name in ("queue_class", "max_running", "max_queued")
                 if (value := getattr(settings, name)) is not UNSET
             }
             if settings.defaults is not UNSET:
-                said["defaults"] = before.defaults | msgspec.to_builtins(settings.defaults)
-            queue = msgspec.structs.replace(before, **said)
+                values["defaults"] = before.defaults | msgspec.to_builtins(settings.defaults)
+            queue = msgspec.structs.replace(before, **values)
             self._engine.intake.specs.check_defaults(queue)
             turn.set_queue(queue, "set", Actor(peer_uid, note))
             return {"name": settings.name}
@@ -247,7 +248,7 @@ class Service:
         return self._engine.request(TurnChange(change))
 
     def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Any]:
-        """Start nothing of a queue, or go on."""
+        """Start no jobs of a queue, or start them again."""
 
         def change(turn: Turn) -> dict[str, Any]:
             queue = turn.memory.queue(name, "name")
@@ -258,7 +259,7 @@ class Service:
         return self._engine.request(TurnChange(change))
 
     async def resources(self) -> dict[str, Any]:
-        """Every resource, what is used of it and by whom."""
+        """Every resource with its use and its holders."""
         return {"resources": reading.resource_views(self._engine.memory)}
 
     def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
@@ -273,20 +274,19 @@ class Service:
     # --- the daemon ---
 
     async def status(self) -> dict[str, Any]:
-        """How the daemon stands."""
-        engine = self._engine
-        found = await engine.staleness.find()
-        return reading.status_view(engine) | self._facts() | {"stale_checkpoints": found}
+        """The state of the daemon."""
+        stale = await self._engine.staleness.find()
+        return reading.status_view(self._engine) | self._facts() | {"stale_checkpoints": stale}
 
     async def health(self) -> dict[str, Any]:
-        """Whether the parts that matter answer, and the host lets jobs start."""
-        found = await self._health.look()
+        """Whether the vital parts answer and the host can start jobs."""
+        report = await self._health.look()
         shortage = self._engine.memory.shortage
-        found["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
-        return found | {"ok": found["ok"] and not shortage.lasts}
+        report["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
+        return report | {"ok": report["ok"] and not shortage.lasts}
 
     async def reload(self) -> dict[str, Any]:
-        """Read the settings again. Raises ConfigInvalid, and changes nothing then."""
+        """Read the settings again. Raises ConfigInvalid without any change."""
         if (refusal := self._engine.refusal()) is not None:
             raise refusal
         reloaded = await self._reload()
@@ -298,7 +298,7 @@ class Service:
         return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}
 
     async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
-        """The log of changes as it grows. Raises JobNotFound."""
+        """The log of changes, as it grows. Raises JobNotFound."""
         if job_id is not None:
             await reading.job_now(self._engine, job_id)
         if after_seq is not None and after_seq > self._engine.subscriptions.seq:

@@ -1,6 +1,6 @@
-"""Answers that are put together from several places: status, queues, resources, history, logs.
+"""Views and streams that combine several parts: status, queues, resources, history, logs.
 
-Owns their shape. Refuses to change anything.
+Owns their fields. Everything here only reads.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
 
 
 async def job_now(engine: Engine, job_id: int) -> Job:
-    """The job as it stands, memory laid over what is committed. Raises JobNotFound."""
-    found = await engine.queries.run(jobs.by_ids, [job_id])
-    if job_id not in found:
+    """The committed job, with what memory adds. Raises JobNotFound."""
+    rows = await engine.queries.run(jobs.by_ids, [job_id])
+    if job_id not in rows:
         raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
-    return laid_over(found[job_id], engine.memory)[0]
+    return laid_over(rows[job_id], engine.memory)[0]
 
 
-async def workflow_found(engine: Engine, workflow_id: int) -> StoredWorkflow:
+async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:
     """A workflow as it is on disk. Raises WorkflowNotFound."""
-    found = await engine.queries.run(workflows.by_ids, [workflow_id])
-    if not found:
+    rows = await engine.queries.run(workflows.by_ids, [workflow_id])
+    if not rows:
         raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
-    return found[0]
+    return rows[0]
 
 
 def change_view(change: Change) -> dict[str, Any]:
-    """A change with what it changed."""
+    """A change with its details."""
     details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
     note = details.pop("note", None)
     return tell(change) | {"note": note, "details": details}
 
 
 def queue_views(engine: Engine) -> list[dict[str, Any]]:
-    """Every queue with its counts."""
+    """Every queue with its settings and counts."""
     memory, throttled = engine.memory, engine.throttle.pressure.throttled
     return [
         {
@@ -90,7 +90,7 @@ def _mode(engine: Engine) -> str:
 
 
 def status_view(engine: Engine) -> dict[str, Any]:
-    """The part of `system.status` that the engine knows."""
+    """The part of `system.status` that comes from the engine."""
     memory, pressure = engine.memory, engine.throttle.pressure
     return {
         "mode": "safe" if engine.safe_mode.state else _mode(engine),
@@ -115,12 +115,12 @@ def status_view(engine: Engine) -> dict[str, Any]:
         },
         "strategies": strategies.known(),
         "host_shortage": shortage_view(memory.shortage, engine.clock.now()),
-        "last_seq": engine.subscriptions.seq,  # what can be read: memory is ahead of it while a commit is under way
+        "last_seq": engine.subscriptions.seq,  # of the newest committed change, not of memory
     }
 
 
 def shortage_view(shortage: Shortage, now: Now) -> dict[str, Any] | None:
-    """What keeps the host from starting anything; None while nothing does."""
+    """The reason why the host can start no process; None while it can."""
     if not shortage.lasts:
         return None
     next_try_ms = max(0, shortage.try_at - now.steady)
@@ -128,7 +128,7 @@ def shortage_view(shortage: Shortage, now: Now) -> dict[str, Any] | None:
 
 
 def memory_view(engine: Engine) -> dict[str, int]:
-    """How much the daemon keeps in memory of each kind: what is live, and a bounded front of the queues."""
+    """The number of objects of each kind in memory: live ones, and a bounded front of the queues."""
     memory = engine.memory
     return {
         "attempts": len(memory.runs),
@@ -159,14 +159,14 @@ def launcher_views(engine: Engine) -> list[dict[str, Any]]:
 async def log_feed(
     engine: Engine, job: Job, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
 ) -> LogFeed:
-    """A reader of one attempt's log, by default the newest attempt's; the next one can be followed before it begins.
+    """The log of one attempt, by default the newest. With `follow` also that of the next attempt, before it begins.
 
     Raises AttemptNotFound.
     """
     wanted = max(job.attempts, int(follow)) if ordinal is None else ordinal
     if wanted > job.attempts + int(follow) or wanted == 0:
-        told = f"has no attempt {wanted}; its newest is {job.attempts}" if job.attempts else "has not started yet"
-        raise AttemptNotFound(f"job {job.id} {told}", hint=f"stoker why {job.id}", id=job.id)
+        problem = f"has no attempt {wanted}; its newest is {job.attempts}" if job.attempts else "has not started yet"
+        raise AttemptNotFound(f"job {job.id} {problem}", hint=f"stoker why {job.id}", id=job.id)
     return LogFeed(wanted, _chunks(engine, job, wanted, offset, tail_lines, follow=follow))
 
 
@@ -185,7 +185,7 @@ async def _chunks(
         async for chunk in follow_log(path, offset=start, closed=closed):
             yield chunk
         if watcher is not None:
-            await watcher  # a stream whose end could not be watched ends with that error
+            await watcher  # raises the error that ended the watcher
         if not await asyncio.to_thread(os.path.lexists, path):
             await _refuse_lost_log(engine, job, ordinal)
     except OSError as error:
@@ -198,7 +198,7 @@ async def _chunks(
 
 
 async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:
-    """An attempt that wrote nothing has no log. Raises LogUnreadable where it had one."""
+    """Raises LogUnreadable if the log of an attempt that wrote one is missing. Without output there is no log."""
     newest = await engine.queries.run(attempts.page, job.id, ordinal + 1, 1)
     outcome = newest[0].outcome if newest and newest[0].ordinal == ordinal else None
     if outcome is not None and outcome.log_bytes:
@@ -209,7 +209,7 @@ async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:
 
 
 async def _close_when_over(engine: Engine, job_id: int, ordinal: int, closed: asyncio.Event) -> None:
-    """Set `closed` when that attempt is over, or will never begin, or when nobody can tell any more."""
+    """Set `closed` when that attempt has ended or will never begin, and also when the watch itself fails."""
     feed = engine.subscriptions.watch(engine.subscriptions.seq, job_id)
     try:
         if not _over(engine, await job_now(engine, job_id), ordinal):

@@ -1,7 +1,7 @@
-"""How jobs and attempts look to clients: plain dicts in the words of the protocol.
+"""The views of jobs and attempts: dicts with the field names of the protocol.
 
-Owns the names of fields on the wire. Refuses lookups: it is given values. What is in memory (pid, a stop under
-way) is laid over what was committed, because descriptive rows reach the disk a little later.
+It looks nothing up: the caller gives the values. Facts in memory (the pid, a stop under way) replace the committed
+ones, because such descriptive columns reach the disk a little later.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def job_view(job: Job, memory: LiveState, state_dir: Path) -> dict[str, Any]:
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
     view["spec_hash"] = job.spec_hash.hex()
-    said = None if run is None else memory.said.get(run.attempt.run_id)
-    view["progress"] = said and said.progress
-    view["status_text"] = said and said.status
-    view["last_heartbeat"] = said and said.last_heartbeat
-    view["notices_ignored"] = said and said.ignored
-    view["unresponsive"] = said is not None and said.unresponsive
+    report = None if run is None else memory.said.get(run.attempt.run_id)
+    view["progress"] = report and report.progress
+    view["status_text"] = report and report.status
+    view["last_heartbeat"] = report and report.last_heartbeat
+    view["notices_ignored"] = report and report.ignored
+    view["unresponsive"] = report is not None and report.unresponsive
     view["stale_ms"] = run and memory.stale.get(run.attempt.run_id)
     view["frozen"] = run is not None and run.attempt.run_id in memory.frozen
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
@@ -53,10 +53,9 @@ def job_view(job: Job, memory: LiveState, state_dir: Path) -> dict[str, Any]:
 
 
 def laid_over(job: Job, memory: LiveState) -> tuple[Job, OpenRun | None]:
-    """The job as memory has it, with its run, where memory knows only more of what is committed.
+    """The job in memory with its open run, if memory describes the same attempt as the committed row.
 
-    An attempt whose commit is under way is told of by nobody: whoever asked for its log next would hear that there is
-    no such attempt.
+    An attempt whose commit is under way is not shown: a client that asked for its log next would get an error.
     """
     run = memory.runs.get(job.id)
     if run is None or (run.job.state, run.job.attempts) != (job.state, job.attempts):
@@ -65,7 +64,7 @@ def laid_over(job: Job, memory: LiveState) -> tuple[Job, OpenRun | None]:
 
 
 def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Sequence[int]) -> dict[str, Any]:
-    """An attempt of that job as `job.get` and `job.history` show it. `unstoppable`: pids that may not be signalled."""
+    """An attempt as `job.get` and `job.history` show it. `unstoppable`: pids that the daemon may not signal."""
     run = memory.by_run(attempt.run_id)
     attempt = attempt if run is None else run.attempt
     identity, outcome = attempt.identity, attempt.outcome
@@ -77,9 +76,9 @@ def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Seq
     view["unstoppable"] = list(unstoppable)
     view["cgroup"] = None if identity is None else identity.cgroup
     view["outcome"] = None if outcome is None else outcome.kind
-    told = msgspec.structs.asdict(outcome) if outcome is not None else {}
+    values = msgspec.structs.asdict(outcome) if outcome is not None else {}
     for name in ("exit_code", "signal", "stopped", "error", "user_ms", "system_ms", "max_rss_kib", "log_bytes"):
-        view[name] = told.get(name)
+        view[name] = values.get(name)
     view["limits"] = describe(job.spec.limits, attempt.bounds)
     view["suspicion"] = suspected_limit(attempt.bounds, outcome)
     return view

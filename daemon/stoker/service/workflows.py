@@ -1,7 +1,7 @@
-"""What the daemon offers to clients about workflows, as plain calls.
+"""The methods of the protocol for workflows, as plain calls.
 
-Owns the way from a request to the loop and the shape of what is shown of a workflow. Refuses framing and decisions:
-plans are made in core, steps in turns.
+Owns the way from a request to the loop and the view of a workflow. Nothing is decided here: core makes the plans, and
+turns change the state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_r
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, steps_of
 from stoker.host.threads import start_threads
-from stoker.service.status import workflow_found
+from stoker.service.status import stored_workflow
 from stoker.store import attempts, workflows
 from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
@@ -32,60 +32,67 @@ from stoker.workflows.submit import FlowAnswer, FlowOffer, FlowSubmission
 if TYPE_CHECKING:
     from stoker.service.assembly import Engine
 
-ERROR_BYTES = 300  # of each of many steps; the whole stands in `job.get`
+ERROR_BYTES = 300  # of each step; `job.get` has the whole error
 
 
 class WorkflowService:
-    """Workflows as `rpc.methods` calls them."""
+    """Workflows, as the handlers of rpc/workflow_methods.py call them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._planner = start_threads(1, "flow-plans")
 
     async def submit(self, request: definition.FlowRequest, peer_uid: int) -> FlowAnswer:
-        """Accept a workflow whole, or refuse it with every mistake at once."""
+        """Store all steps of a workflow, or refuse it with a list of every mistake."""
         engine, loop = self._engine, asyncio.get_running_loop()
         # Even a short frame may hold thousands of steps: `each` makes many of one.
         plan = await loop.run_in_executor(self._planner, definition.plan, request, strategies.known())
         offer = FlowOffer(
-            name=request.flow.name, sent=request.raw, parameters={**request.flow.parameters, **request.parameters},
-            plan=plan, owner_uid=peer_uid, key=request.idempotency_key, dry_run=request.dry_run,
-        )  # fmt: skip
+            name=request.flow.name,
+            sent=request.raw,
+            parameters={**request.flow.parameters, **request.parameters},
+            plan=plan,
+            owner_uid=peer_uid,
+            key=request.idempotency_key,
+            dry_run=request.dry_run,
+        )
         future = engine.submit(FlowSubmission(engine.intake, offer))
-        future.add_done_callback(lambda done: _tell_cycle(done, flow=request.flow.name))
+        future.add_done_callback(lambda done: _log_cycle(done, flow=request.flow.name))
         return await future
 
     async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
-        """One workflow with all its steps, and why it failed if that is asked and it did."""
-        found = await workflow_found(self._engine, workflow_id)
-        engine, jobs = self._engine, {one.job_id for one in found.steps}
-        told = _view(found) | {
-            "steps": _steps(found, await engine.queries.run(attempts.errors, _unsuccessful(found))),
-            "archive": await asyncio.to_thread(engine.archives.path, found),
+        """One workflow with all its steps; with `analysed` also the analysis of its failure."""
+        stored = await stored_workflow(self._engine, workflow_id)
+        engine, jobs = self._engine, {step.job_id for step in stored.steps}
+        view = _view(stored) | {
+            "steps": _steps(stored, await engine.queries.run(attempts.errors, _unsuccessful(stored))),
+            "archive": await asyncio.to_thread(engine.archives.path, stored),
             "stale": await engine.staleness.find(jobs),
         }
         if analysed:
-            told["analysis"] = analyse(*await endings(engine.queries, found))
-        return told
+            view["analysis"] = analyse(*await endings(engine.queries, stored))
+        return view
 
-    async def list(self, wanted: WorkflowFilter) -> dict[str, Any]:
-        """Workflows that match, newest first."""
-        found = await self._engine.queries.run(workflows.page, wanted.before, wanted.states, wanted.limit)
-        last = found[-1].workflow.id if len(found) == wanted.limit else None
-        return {"workflows": [_view(each) for each in found], "next": last}
+    async def list(self, workflow_filter: WorkflowFilter) -> dict[str, Any]:
+        """A page of matching workflows, newest first."""
+        page = await self._engine.queries.run(
+            workflows.page, workflow_filter.before, workflow_filter.states, workflow_filter.limit
+        )
+        last = page[-1].workflow.id if len(page) == workflow_filter.limit else None
+        return {"workflows": [_view(stored) for stored in page], "next": last}
 
     def pause(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
-        """Start nothing more of it."""
+        """Start no further steps of it."""
         return self.command(workflow_id, partial(commands.pause, actor=actor))
 
     def cancel(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
-        """Stop all of it."""
+        """Stop all its jobs."""
         return self.command(workflow_id, partial(commands.cancel, actor=actor))
 
     def retry(
         self, workflow_id: int, again: Again, step: str | None, actor: Actor, **budget: int | None
     ) -> asyncio.Future[dict[str, Any]]:
-        """Take steps again: those that failed, all, or one and everything behind it."""
+        """Run steps again: those that failed, all of them, or one with every step that depends on it."""
 
         def decide(turn: Turn, run: LiveWorkflow) -> commands.Pieces:
             commands.must_not_go_back(run, "retry")
@@ -99,35 +106,35 @@ class WorkflowService:
         return self.command(workflow_id, decide)
 
     def skip(self, workflow_id: int, step: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
-        """A step need not run; what is behind it goes on."""
+        """Skip a step; the steps that need it go on."""
         return self.command(workflow_id, partial(commands.skip, name=step, actor=actor))
 
     def add_need(
         self, workflow_id: int, step: str, need: str, on: NeedOn, actor: Actor
     ) -> asyncio.Future[dict[str, Any]]:
-        """A step waits for another, too."""
+        """Make a step wait for another one."""
         decision = partial(dependencies.add_need, name=step, need=need, on=on, actor=actor)
         future = self.command(workflow_id, decision)
-        future.add_done_callback(lambda done: _tell_cycle(done, workflow=workflow_id))
+        future.add_done_callback(lambda done: _log_cycle(done, workflow=workflow_id))
         return future
 
     def remove_need(self, workflow_id: int, step: str, need: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
-        """A step does not wait for another any more."""
+        """Let a step no longer wait for another one."""
         return self.command(workflow_id, partial(dependencies.remove_need, name=step, need=need, actor=actor))
 
     async def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> dict[str, Any]:
-        """Go on from a pause, or from an end that was none; or explain what would run, and why."""
-        found = await workflow_found(self._engine, workflow_id)
+        """Go on after a pause or an unsuccessful end; or (`wish.explain`) say which steps would run, and why."""
+        stored = await stored_workflow(self._engine, workflow_id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
         warning = await chain.check(engine.queries, workflow_id, tolerant=not (wish.plain and wish.verify))
-        seen = await resume.look(engine.queries, found, wish, engine.memory.workflows.surroundings, limit_ms)
+        seen = await resume.look(engine.queries, stored, wish, engine.memory.workflows.surroundings, limit_ms)
         return await self.command(workflow_id, resume.decision(wish, seen, actor)) | {"chain_warning": warning}
 
     async def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool
     ) -> dict[str, Any]:
-        """Go back to a checkpoint, by default the newest: stop what runs, then put back what was not completed."""
-        await workflow_found(self._engine, workflow_id)
+        """Go back to a checkpoint, by default the newest: stop running steps, then reset those not completed there."""
+        await stored_workflow(self._engine, workflow_id)
         reader = self._engine.queries
         checkpoint = await chain.target(reader, workflow_id, to)
         context = await chain.context_at(reader, checkpoint.chain, checkpoint.seq)
@@ -136,21 +143,21 @@ class WorkflowService:
         return await self.command(workflow_id, decision)
 
     def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
-        """Decide something about a whole workflow in one turn."""
+        """Apply a decision to a whole workflow in one turn."""
         return self._engine.request(commands.FlowCommand(workflow_id, decision))
 
 
-def _tell_cycle(done: asyncio.Future[Any], **where: object) -> None:
+def _log_cycle(done: asyncio.Future[Any], **where: object) -> None:
     error = None if done.cancelled() else done.exception()
     if isinstance(error, FlowInvalid) and "cycle" in error.details:
         log(LogEvent.DEPENDENCY_CYCLE_DETECTED, cycle=list(error.details["cycle"]), **where)
 
 
-def _view(found: StoredWorkflow) -> dict[str, Any]:
-    """As it is on disk: memory is ahead of it while a commit is under way."""
-    workflow = found.workflow
+def _view(stored: StoredWorkflow) -> dict[str, Any]:
+    """The workflow as it is on disk; memory is ahead of the disk while a commit is under way."""
+    workflow = stored.workflow
     counts: dict[str, int] = {}
-    for standing in found.steps:
+    for standing in stored.steps:
         counts[standing.state.value] = counts.get(standing.state.value, 0) + 1
     return {
         "id": workflow.id,
@@ -165,12 +172,12 @@ def _view(found: StoredWorkflow) -> dict[str, Any]:
     }
 
 
-def _unsuccessful(found: StoredWorkflow) -> list[int]:
-    return [one.job_id for one in found.steps if one.attempts and one.state is not State.SUCCEEDED]
+def _unsuccessful(stored: StoredWorkflow) -> list[int]:
+    return [step.job_id for step in stored.steps if step.attempts and step.state is not State.SUCCEEDED]
 
 
-def _steps(found: StoredWorkflow, errors: dict[int, str]) -> list[dict[str, Any]]:
-    by_job: dict[int, Step] = {step.job_id: step for step in steps_of(found.workflow)}
+def _steps(stored: StoredWorkflow, errors: dict[int, str]) -> list[dict[str, Any]]:
+    by_job: dict[int, Step] = {step.job_id: step for step in steps_of(stored.workflow)}
     return [
         {
             "name": standing.step,
@@ -184,5 +191,5 @@ def _steps(found: StoredWorkflow, errors: dict[int, str]) -> list[dict[str, Any]
             "critical": by_job[standing.job_id].critical,
             "resume": by_job[standing.job_id].resume,
         }
-        for standing in found.steps
+        for standing in stored.steps
     ]
