@@ -17,7 +17,7 @@ from stoker.cli.kit import render, values
 from stoker.cli.kit.spec import current_umask, here, overdue, resolve
 from stoker.cli.kit.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
-from stoker.rpc.wire import MAX_FRAME_BYTES, carried, encode, parse_strict
+from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict, raw_text
 
 ENVELOPE_BYTES = 4096
 _AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$", re.DOTALL)
@@ -41,12 +41,12 @@ def complete(flow: dict[str, Any]) -> dict[str, Any]:
     if isinstance(defaults, dict):
         flow["defaults"] = {"umask": current_umask(), **defaults}
         if "working_dir" not in defaults:
-            flow["defaults"]["working_dir"] = carried(here())
+            flow["defaults"]["working_dir"] = raw_text(here())
     steps = flow.get("steps")
     for step in steps.values() if isinstance(steps, dict) else ():
         command = step.get("command") if isinstance(step, dict) else None
         if isinstance(command, str) and "{{" not in command and step.get("execution_mode") != "in_process":
-            step["command"] = carried(resolve(command, {**_env(defaults), **_env(step)}))
+            step["command"] = raw_text(resolve(command, {**_env(defaults), **_env(step)}))
     return flow
 
 

@@ -1,5 +1,5 @@
-"""The door: newline-delimited JSON-RPC 2.0 over a Unix stream socket, and the Python client for it.
+"""The protocol: newline-delimited JSON-RPC 2.0 over a Unix stream socket, its server and its Python client.
 
-Owns frames, validation, connections and streams. Refuses decisions: a handler parses, calls the service and
-renders. The client side (wire.py, client.py) imports the standard library and core.errors only.
+Owns frames, validation, connections and streams. A handler parses, calls the service and renders; it decides nothing.
+The client side (wire.py, conversation.py, client.py) imports the standard library and core.errors only.
 """

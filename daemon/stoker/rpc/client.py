@@ -4,9 +4,9 @@
         job = client.submit("sha256sum", "/etc/hosts", max_attempts=3)
         standing = client.wait(job["id"])
 
-Owns the methods by name, and which of them may be asked twice: `submit` carries an idempotency key, and reads change
-nothing. Refuses threads: give each its own Client. Standard library only, and little of it: every shell command pays
-for what is imported here.
+Owns one Python method per method of the protocol, and the knowledge which of them may be sent twice: `submit` has an
+idempotency key, and reads change nothing. A Client is not thread-safe: give each thread its own. It imports few modules
+of the standard library and no others, because every shell command pays for the imports.
 """
 
 from __future__ import annotations
@@ -33,29 +33,28 @@ if TYPE_CHECKING:
         WorkflowAccepted,
     )
 
-BATCH_JOBS = 1_000  # share one commit
+BATCH_JOBS = 1_000  # that share one commit
 BATCH_BYTES = wire.MAX_FRAME_BYTES - 4096  # leaves room for the envelope
 
 
 class Client(Conversation):
-    """A connection to the daemon, made when it is first needed.
+    """The methods of the protocol; see Conversation for the parameters.
 
-    `socket_path` defaults to STOKER_SOCKET or the user's daemon; `timeout_s` bounds each answer, waits excepted.
     Every method raises the StokerError that the daemon answered, or DaemonUnreachable.
     """
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
     def submit(self, command: str, *args: str, **options: Unpack[JobOptions]) -> Submitted:
-        """Store a job. When this returns it is on disk."""
+        """Store a job. When this returns, the job is on disk."""
         job: JobSpec = {"command": command, "args": list(args), **options}
         answer: Submitted = self.call("job.submit", _with_key(job), again=True)
         return answer
 
     def submit_many(self, jobs: Iterable[JobSpec], *, atomic: bool = False) -> list[Submitted | NotSubmitted]:
-        """Store many jobs, each with its own answer; with `atomic` all of them or, with an error, none.
+        """Store many jobs, each with its own answer; with `atomic` all of them or, on an error, no job.
 
-        Without `atomic` there is no limit to their number: they are sent in frames of at most 1 000.
+        Without `atomic` their number is unlimited: they are sent in frames of at most 1 000.
         """
         answers: list[Submitted | NotSubmitted] = []
         keyed = map(_with_key, jobs)
@@ -65,14 +64,14 @@ class Client(Conversation):
 
     def find(self, idempotency_key: str) -> Submitted:
         """The job that was submitted with that key. Raises JobNotFound."""
-        found: Submitted = self.call("job.find", {"idempotency_key": idempotency_key}, again=True)
-        return found
+        answer: Submitted = self.call("job.find", {"idempotency_key": idempotency_key}, again=True)
+        return answer
 
     def get(self, job: int) -> dict[str, Any]:
         return self._read("job.get", id=job)
 
     def wait(self, *jobs: int, any_one: bool = False, timeout_s: float | None = None) -> list[StandingShape]:
-        """Wait until all the jobs (or any one) are final or held. Raises WaitTimeout."""
+        """Wait until all jobs (or, with `any_one`, one of them) are final or held. Raises WaitTimeout."""
         params = {"ids": jobs, "any": any_one, "timeout_ms": None if timeout_s is None else int(timeout_s * 1000)}
         standings: list[StandingShape] = self.call("job.wait", params, again=True, patient=True)["jobs"]
         return standings
@@ -90,7 +89,7 @@ class Client(Conversation):
         return self._read("job.why", id=job)
 
     def history(self, job: int) -> dict[str, Any]:
-        """Every change of a job, and its newest attempts."""
+        """All changes of a job, and its newest attempts."""
         whole = page = self._read("job.history", id=job)
         while page["next"] is not None:
             page = self._read("job.history", id=job, after=page["next"])
@@ -98,7 +97,7 @@ class Client(Conversation):
         return whole
 
     def logs(self, job: int, attempt: int | None = None, *, follow: bool = False) -> Iterator[bytes]:
-        """What an attempt (the newest) wrote; with `follow` until it ends. A hole in a bounded log gives nothing."""
+        """The log of an attempt (default: the newest); with `follow` until it ends. Holes in the log are skipped."""
         pieces = self.stream("job.logs", {"id": job, "attempt": attempt, "follow": follow})
         return (a2b_base64(piece["data"]) for piece in pieces if "data" in piece)
 
@@ -112,7 +111,7 @@ class Client(Conversation):
         idempotency_key: str | None = None,
         dry_run: bool = False,
     ) -> WorkflowAccepted:
-        """Store a workflow, all of its steps or none. Raises FlowInvalid, with every mistake in its details."""
+        """Store all steps of a workflow. Raises FlowInvalid, with every mistake in its details, and stores nothing."""
         key = os.urandom(16).hex() if idempotency_key is None else idempotency_key
         params = {
             "flow": _flow_of_any_bytes(flow),
@@ -128,12 +127,12 @@ class Client(Conversation):
         return self._read("workflow.get", id=workflow)
 
     def checkpoints(self, *, workflow: int | None = None, job: int | None = None, **page: int) -> CheckpointPage:
-        """Checkpoints of a workflow, or of a job that is a step of none, newest first; page: before_seq limit."""
-        found: CheckpointPage = self.call("checkpoint.list", {"workflow": workflow, "job": job, **page}, again=True)
-        return found
+        """Checkpoints of a workflow, or of a job outside a workflow, newest first; page: before_seq limit."""
+        answer: CheckpointPage = self.call("checkpoint.list", {"workflow": workflow, "job": job, **page}, again=True)
+        return answer
 
     def checkpoint_data(self, checkpoint: int) -> bytes:
-        """What was saved. Raises CheckpointDamaged where that cannot be verified."""
+        """The data of a checkpoint. Raises CheckpointDamaged if its checksum is wrong."""
         data = bytearray()
         while True:
             piece = self._read("checkpoint.get", id=checkpoint, offset=len(data))
@@ -147,38 +146,38 @@ class Client(Conversation):
         return self._read("system.status")
 
     def watch(self, after: int | None = None, job: int | None = None) -> Iterator[ChangeShape]:
-        """Changes as they are committed, from behind the sequence number `after` (default: from now on)."""
+        """Changes as they are committed, after the sequence number `after` (default: from now on)."""
         batches = self.stream("watch", {"after": after, "job": job})
         return (change for batch in batches for change in batch["changes"])
 
-    def list(self, **wanted: Any) -> dict[str, Any]:
+    def list(self, **filters: Any) -> dict[str, Any]:
         """`{"jobs": [...], "next": cursor}`, newest first; filters: states queue name label limit before."""
-        return self._read("job.list", **wanted)
+        return self._read("job.list", **filters)
 
 
 def _with_key(job: JobSpec) -> JobSpec:
-    """The same job as a frame can hold it, with an idempotency key, so that sending it twice stores it once."""
+    """The job in a form that a frame can hold, with an idempotency key: sent twice, it is stored once."""
     job = of_any_bytes(job)
     return job if job.get("idempotency_key") is not None else {**job, "idempotency_key": os.urandom(16).hex()}
 
 
 def of_any_bytes(job: Any) -> Any:
-    """The same job; its command, arguments, variables and directory may have been names of files of any bytes."""
+    """The job in a form that a frame can hold. Its command, arguments, variables and directory may be any bytes."""
     sent = {**job}
     for field in ("command", "working_dir"):
         if isinstance(sent.get(field), str):
-            sent[field] = wire.carried(sent[field])
+            sent[field] = wire.raw_text(sent[field])
     if isinstance(sent.get("args"), list | tuple):
-        sent["args"] = [wire.carried(arg) if isinstance(arg, str) else arg for arg in sent["args"]]
+        sent["args"] = [wire.raw_text(arg) if isinstance(arg, str) else arg for arg in sent["args"]]
     if isinstance(sent.get("env"), dict):
         sent["env"] = {
-            name: wire.carried(text) if isinstance(text, str) else text for name, text in sent["env"].items()
+            name: wire.raw_text(text) if isinstance(text, str) else text for name, text in sent["env"].items()
         }
     return sent
 
 
 def _flow_of_any_bytes(flow: Mapping[str, Any]) -> dict[str, Any]:
-    """The same flow; its steps may have been named like files of any bytes, too."""
+    """The same for each step of a flow and for its defaults."""
     sent = {**flow}
     if isinstance(defaults := sent.get("defaults"), dict):
         sent["defaults"] = of_any_bytes(defaults)
@@ -188,7 +187,7 @@ def _flow_of_any_bytes(flow: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(jobs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:
-    """Lists of jobs that fit a frame each."""
+    """The jobs in lists that each fit a frame."""
     part: list[JobSpec] = []
     size = 0
     for job in jobs:

@@ -1,9 +1,8 @@
-"""Reading a flow: from the JSON of a workflow to `core.workflow.definition.Flow`, or every mistake of shape at once.
+"""Reads a flow: from the JSON of a workflow to `core.workflow.definition.Flow`, with a list of every mistake in it.
 
-Owns the walk over the steps: each is read on its own, field by field once it is known to be wrong, so that a person
-hears of all mistakes in one go. Refuses the graph: `core.workflow.definition.plan` sees to needs and cycles.
-Invariant: what is right in a flow is read, whatever else is wrong, and words are found for no more mistakes than are
-told.
+Each step is read on its own, and a wrong one field by field, so that a person sees all mistakes at once. Needs and
+cycles are checked later, by `core.workflow.definition.plan`. Invariant: the valid parts of a flow are read, whatever
+else is wrong; full messages are built only for as many mistakes as the answer holds.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from stoker.rpc.schema import read_params
 
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}\Z")
 _STEP_NAME_HINT = "letters, digits and . _ -, at most 48, the first a letter or digit"
-# What says where a program is: with one of these wrong, nobody can say that it is missing.
+# The fields that locate a program: if one is wrong, the step's program cannot be looked up.
 _OF_PROGRAM = frozenset({"command", "working_dir", "env", "execution_mode", "each"})
 
 K = TypeVar("K", bound=Params)
 
 
 class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
-    """`flow` is read by itself, so that all of its mistakes are told at once."""
+    """`flow` is read separately, so that all of its mistakes are reported at once."""
 
     flow: dict[str, Any]
     parameters: dict[Name, Text] = msgspec.field(default_factory=dict)
@@ -50,68 +49,76 @@ class FlowHead(Params, frozen=True, kw_only=True):
 
 
 class _Part(NamedTuple, Generic[K]):
-    """What of a value could be read, and the names of its fields that could not."""
+    """The valid fields of a value, and the names of the wrong ones."""
 
     read: K
     wrong: frozenset[str] = frozenset()
 
 
 def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
-    """The request, as far as it has the right shape, and what is wrong with the rest."""
+    """The valid parts of the request, and the mistakes in the others."""
     mistakes: list[Mistake] = []
     head, wrong = _read(params.flow, FlowHead, "", mistakes)
     defaults, hidden = _read(head.defaults, StepDefaults, "defaults", mistakes)
     if len(hidden) > MAX_MISTAKES:
-        hidden = _OF_PROGRAM  # nobody can say what was meant, and to ask each step about each of them takes long
+        hidden = _OF_PROGRAM  # so many fields take too long to check against every step
     steps: dict[str, StepParams] = {}
     unsure: dict[str, frozenset[str]] = {}
     for name, sent in head.steps.items():
         if not _STEP_NAME.match(name):
-            mistakes.append(Mistake(f"steps.{name[:MAX_SHOWN]}", "not a name of a step", _STEP_NAME_HINT))
+            mistakes.append(Mistake(f"steps.{name[:MAX_SHOWN]}", "not a valid name for a step", _STEP_NAME_HINT))
         steps[name], own = _read(sent, StepParams, f"steps.{name}", mistakes)
-        said = sent if isinstance(sent, dict) else {}
-        if missed := own | {field for field in hidden if field == "env" or field not in said}:
+        fields = sent if isinstance(sent, dict) else {}
+        if missed := own | {field for field in hidden if field == "env" or field not in fields}:
             unsure[name] = missed
     if not head.steps and "steps" not in wrong:
         mistakes.append(Mistake("steps", "a workflow has at least one step", _OF_HEAD["steps"]))
     flow = Flow(
-        name=head.name, steps=steps, defaults=defaults, verify=head.verify,
+        name=head.name,
+        steps=steps,
+        defaults=defaults,
+        verify=head.verify,
         parameters=_declared(params.flow["parameters"]) if "parameters" in wrong else head.parameters,
-    )  # fmt: skip
+    )
     return FlowRequest(
-        flow=flow, raw=msgspec.Raw(msgspec.json.encode(params.flow)), parameters=params.parameters,
-        idempotency_key=params.idempotency_key, dry_run=params.dry_run, mistakes=tuple(mistakes),
-        unsure=frozenset(unsure), unlocatable=frozenset(name for name, of in unsure.items() if _hides_program(of)),
-    )  # fmt: skip
+        flow=flow,
+        raw=msgspec.Raw(msgspec.json.encode(params.flow)),
+        parameters=params.parameters,
+        idempotency_key=params.idempotency_key,
+        dry_run=params.dry_run,
+        mistakes=tuple(mistakes),
+        unsure=frozenset(unsure),
+        unlocatable=frozenset(name for name, fields in unsure.items() if _hides_program(fields)),
+    )
 
 
 def planned(flow: dict[str, Any]) -> Plan:
-    """The plan of a flow that nobody runs yet. Raises FlowInvalid with every mistake that no host is asked about."""
-    made = plan(read_flow(WorkflowSubmitParams(flow=flow)), None)
-    refuse(list(made.mistakes))
-    return made
+    """The plan of a flow that is not submitted. Raises FlowInvalid with every mistake that is not about the host."""
+    result = plan(read_flow(WorkflowSubmitParams(flow=flow)), None)
+    refuse(list(result.mistakes))
+    return result
 
 
-def _declared(said: object) -> dict[str, str]:
-    """The parameters of a flow where one is wrong: with what was meant by a number, so that words can be judged."""
-    return {name: str(value) for name, value in said.items()} if isinstance(said, dict) else {}
+def _declared(parameters: object) -> dict[str, str]:
+    """Parameters of which one is wrong, as text: the templates of the steps can then be checked all the same."""
+    return {name: str(value) for name, value in parameters.items()} if isinstance(parameters, dict) else {}
 
 
 def _hides_program(fields: Collection[str]) -> bool:
-    """Whether what was wrong, or what was meant by a field that nobody knows, may say where a program is."""
+    """Whether one of the wrong fields, or the field that an unknown name resembles, locates the program."""
     return len(fields) > MAX_MISTAKES or any(_meant(field[:MAX_SHOWN]) in _OF_PROGRAM for field in fields)
 
 
 @lru_cache
 def _meant(field: str) -> str:
-    """The field that nobody knows, or the one that is nearly called so; "env" for one that might be anything."""
-    known = StepParams.__struct_fields__
-    return field if field in known else next(iter(difflib.get_close_matches(field, known, 1)), "env")
+    """The field that a name resembles; "env", which locates programs, if it resembles no field."""
+    fields = StepParams.__struct_fields__
+    return field if field in fields else next(iter(difflib.get_close_matches(field, fields, 1)), "env")
 
 
-# --- what of it can be read ---------------------------------------------------------------------------------
+# --- reading field by field ---------------------------------------------------------------------------------
 
-# The required fields, and what stands for them where they are wrong, or while another field is looked at.
+# Valid values of the required fields: they replace wrong ones, and complete a value while one field is checked.
 _STAND_INS: dict[type[Any], dict[str, Any]] = {
     StepParams: {"command": "true"},
     FlowHead: {"name": "flow", "steps": {}},
@@ -121,28 +128,28 @@ _OF_HEAD = {
     "name": 'a name for the flow, as in name = "build"',
     "steps": 'at least one step: a table [steps.NAME] in TOML, "steps": {"NAME": {...}} in JSON',
 }
-_ITEMS = ["item"]  # for a list that is wrong: its word is known all the same
+_ITEMS = ["item"]  # replaces a wrong list, so that its template word still exists
 
 
 def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Part[K]:
-    """As much of `value` as has the shape of `kind`, and of the rest every mistake."""
+    """The valid fields of `value` as a `kind`; every mistake is added to `mistakes`."""
     if _fits(value, kind):
         return _Part(msgspec.convert(value, kind))
     stand_ins = _STAND_INS[kind]
     if not isinstance(value, dict):
-        _tell(value, kind, place, mistakes)
+        _add(value, kind, place, mistakes)
         return _Part(msgspec.convert(stand_ins, kind), frozenset(kind.__struct_fields__))
     wrong = {name for name in value if not _fits({**stand_ins, name: value[name]}, kind)}
     for name in (name for name in value if name in wrong):
-        _tell_each(name, value[name], stand_ins, kind, place, mistakes)
+        _add_each(name, value[name], stand_ins, kind, place, mistakes)
     missing = [name for name in stand_ins if name not in value]
     for name in missing:
-        _tell({other: stand_ins[other] for other in stand_ins if other != name}, kind, place, mistakes)
+        _add({other: stand_ins[other] for other in stand_ins if other != name}, kind, place, mistakes)
     sound = {**stand_ins, **{name: value[name] for name in value if name not in wrong}}
     if "each" in wrong:
         sound["each"] = _ITEMS
-    if not _fits(sound, kind):  # right one by one, but the arguments are too much for their command
-        _tell(sound, kind, place, mistakes)
+    if not _fits(sound, kind):  # each field is valid, but the arguments are too long for the command
+        _add(sound, kind, place, mistakes)
         wrong.add("args")
         del sound["args"]
     return _Part(msgspec.convert(sound, kind), frozenset({*wrong, *missing}))
@@ -156,10 +163,10 @@ def _fits(value: Any, kind: type[Params]) -> bool:
     return True
 
 
-def _tell_each(
+def _add_each(
     name: str, value: Any, stand_ins: dict[str, Any], kind: type[Params], place: str, mistakes: list[Mistake]
 ) -> None:
-    """Of a list or a mapping each part that is wrong alone; anything else, and one that is too large, as a whole."""
+    """Add a mistake for each wrong part of a list or mapping; or one for the whole value, as when it is too large."""
     parts: list[Any] = []
     if isinstance(value, dict):
         parts = [{key: inner} for key, inner in value.items()]
@@ -167,15 +174,15 @@ def _tell_each(
         parts = [[inner] for inner in value]
     wrong = [index for index, part in enumerate(parts) if not _fits({**stand_ins, name: part}, kind)]
     for index in wrong:
-        _tell({**stand_ins, name: parts[index]}, kind, place, mistakes, (f"{name}[0]", f"{name}[{index}]"))
+        _add({**stand_ins, name: parts[index]}, kind, place, mistakes, (f"{name}[0]", f"{name}[{index}]"))
     if not wrong:
-        _tell({**stand_ins, name: value}, kind, place, mistakes)
+        _add({**stand_ins, name: value}, kind, place, mistakes)
 
 
-def _tell(
+def _add(
     value: Any, kind: type[Params], place: str, mistakes: list[Mistake], moved: tuple[str, str] = ("", "")
 ) -> None:
-    """What is wrong with `value`. Words are slow to find: what will not be told is only counted."""
+    """Add the mistake in `value`. The full text is slow to build: mistakes over the limit are only counted."""
     if len(mistakes) >= MAX_MISTAKES:
         mistakes.append(Mistake(place, "is wrong"))
         return
@@ -183,9 +190,9 @@ def _tell(
         read_params(value, kind)
     except InvalidParams as error:
         path = str(error.details["path"])
-        told = error.message.removeprefix(f"{path}: ")
-        found, stands = moved
-        if path.startswith(found):
-            path = stands + path.removeprefix(found)
+        problem = error.message.removeprefix(f"{path}: ")
+        before, after = moved
+        if path.startswith(before):
+            path = after + path.removeprefix(before)
         where = f"{place}.{path}".lstrip(".") if path != "params" else place
-        mistakes.append(Mistake(where, told, error.hint or _OF_HEAD.get(where)))
+        mistakes.append(Mistake(where, problem, error.hint or _OF_HEAD.get(where)))

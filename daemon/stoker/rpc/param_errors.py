@@ -1,8 +1,8 @@
-"""The sentence that says what is wrong with a parameter: path, problem, value, limit, what to do.
+"""The message for a wrong parameter: path, problem, value, limit and hint.
 
-Owns the way from msgspec's message to one that a person can act on. msgspec names fields and indexes but writes `[...]`
-for the entry of a mapping and knows no hints: the path is walked again here, through the value and its type at once.
-Refuses to validate: what is wrong has been found before. Nothing here runs for a request that is right.
+Owns the way from msgspec's message to one that a person can act on. msgspec names fields and indexes, but writes
+`[...]` for an entry of a mapping and knows neither hints nor units. So this module follows the path again, through the
+value and its type. It runs only after msgspec has refused a request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UNITS = {"ms": "milliseconds", "bytes": "bytes", "seconds": "seconds"}
 _OUT_OF_RANGE = re.compile(r"Expected `(int|float)` [<>]=")
 _TOO_LONG = re.compile(r"Expected `str` of length <= (\d+)")
 SHORTER = "shorten it; large data and long scripts go into a file that the job reads"
-_OR_BYTES = ("str | object", "str")  # the object is the form of bytes, which hardly anybody means
+_OR_BYTES = ("str | object", "str")  # the object stands for raw bytes, which few users know
 _SAFE_KEY = re.compile(r"[!-~]+")
 
 _HINTS = {
@@ -43,7 +43,7 @@ _HINTS = {
     "traceparent": "a W3C trace context: 00-<32 hex digits>-<16 hex digits>-01",
     "label": "as in team=blue",
 }
-# What a step has under the same name as a job, and means otherwise.
+# Fields of a step that have another meaning in a job.
 _HINTS_OF: dict[type[Struct], dict[str, str]] = {
     StepParams: {"needs": 'a list of steps, as in ["compile", {"step": "test", "on": "any"}]'},
 }
@@ -51,48 +51,48 @@ _NAME_HINT = "letters, digits and . _ : -, at most 64, the first a letter or dig
 
 
 class Place(NamedTuple):
-    """Where the problem is: the steps to it, what stands there, and what type should."""
+    """A place in the request: the path to it, its value, and its expected type."""
 
     steps: tuple[str, ...]
     value: Any
     kind: Any
 
 
-def complaint(said: str, value: object, params: type[Struct], within: str) -> InvalidParams:
-    """`said` is msgspec's message about `value`; `within` is where the value stands in its request."""
-    found = _MESSAGE.match(said)
-    assert found  # every part of the pattern is optional
+def invalid_params(message: str, value: object, params: type[Struct], within: str) -> InvalidParams:
+    """The error for `message`, by which msgspec refused `value`. `within` is the path of the value in its request."""
+    match = _MESSAGE.match(message)
+    assert match  # every part of the pattern is optional
     place = Place((), value, params)
-    for token in _TOKEN.findall(found["path"] or ""):
+    for token in _TOKEN.findall(match["path"] or ""):
         place = _step(place, *token)
-    if found["key"]:
+    if match["key"]:
         return _about_key(place, within)
-    field = _FIELD.search(found["problem"])
+    field = _FIELD.search(match["problem"])
     return (
         _about_field(place, within, field["what"], field["name"])
         if field
-        else _about_value(place, within, said, params)
+        else _about_value(place, within, message, params)
     )
 
 
-def in_short(said: str, within: str) -> InvalidParams:
-    """The same without a search for words: of many mistakes in one request only the first get them."""
+def short_error(message: str, within: str) -> InvalidParams:
+    """The same with msgspec's own message: only the first mistakes in a request get the full text."""
     place = within or "params"
-    return InvalidParams(f"{place}: {said.encode('unicode_escape').decode()[:MAX_SHOWN]}", path=place)
+    return InvalidParams(f"{place}: {message.encode('unicode_escape').decode()[:MAX_SHOWN]}", path=place)
 
 
 def moved(error: InvalidParams, within: str) -> InvalidParams:
-    """The same error, with its path seen from the request instead of from the job."""
+    """The same error, with its path from the request instead of from the job."""
     if not within:
         return error
     return InvalidParams(f"{within}.{error.message}", hint=error.hint, path=f"{within}.{error.details['path']}")
 
 
-# --- walking ------------------------------------------------------------------------------------------------
+# --- following the path -------------------------------------------------------------------------------------
 
 
 def _step(place: Place, field: str, index: str, _entry: str) -> Place:
-    """One step further into the value and its type."""
+    """The place one step further into the value and its type."""
     for kind in _alternatives(place.kind):
         origin = get_origin(kind)
         if field and isinstance(kind, type) and issubclass(kind, Struct):
@@ -123,70 +123,70 @@ def _fields(struct: type[Struct]) -> dict[str, Any]:
 
 
 def _first_refused(mapping: dict[str, Any], kind: Any) -> str:
-    """The first key whose entry would be refused alone."""
+    """The first key whose entry is wrong."""
     for key, item in mapping.items():
         try:
             msgspec.convert({key: item}, kind)
         except msgspec.ValidationError:
             return key
-    raise AssertionError("a mapping was refused, and none of its entries")
+    raise AssertionError("a mapping was refused, but each of its entries is valid")
 
 
-# --- saying -------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------------------
 
 
 def _about_key(place: Place, within: str) -> InvalidParams:
     (mapping,) = [kind for kind in _alternatives(place.kind) if get_origin(kind) is dict]
     key = _first_refused(place.value, mapping)
-    return _complain(place._replace(steps=(*place.steps, f".{_shown_key(key)}")), within, "not a name", _NAME_HINT)
+    return _error(place._replace(steps=(*place.steps, f".{_shown_key(key)}")), within, "not a name", _NAME_HINT)
 
 
 def _about_field(place: Place, within: str, what: str, name: str) -> InvalidParams:
     place = place._replace(steps=(*place.steps, f".{_shown_key(name)}"))
     if what == "required":
-        return _complain(place, within, "this field is missing", _HINTS.get(name))
+        return _error(place, within, "this field is missing", _HINTS.get(name))
     (struct,) = [kind for kind in _alternatives(place.kind) if isinstance(kind, type) and issubclass(kind, Struct)]
-    return _complain(place, within, "no such field", _meant(name[:MAX_SHOWN], struct))
+    return _error(place, within, "no such field", _meant(name[:MAX_SHOWN], struct))
 
 
 @lru_cache
 def _meant(name: str, struct: type[Struct]) -> str:
-    known = list(_fields(struct))
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    fields = list(_fields(struct))
+    near = difflib.get_close_matches(name, fields, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
 
 
-def _about_value(place: Place, within: str, said: str, params: type[Struct]) -> InvalidParams:
+def _about_value(place: Place, within: str, message: str, params: type[Struct]) -> InvalidParams:
     limit = _limit(place, params)
-    beyond = _beyond(place) if _OUT_OF_RANGE.match(said) else None
+    beyond = _beyond(place) if _OUT_OF_RANGE.match(message) else None
     if beyond is not None:
-        return _complain(place, within, beyond, limit)
-    if said.startswith("base64: "):
-        return _complain(place, within, said.partition(" - at ")[0].removeprefix("base64: "), None)
-    too_long = _TOO_LONG.match(said)
+        return _error(place, within, beyond, limit)
+    if message.startswith("base64: "):
+        return _error(place, within, message.partition(" - at ")[0].removeprefix("base64: "), None)
+    too_long = _TOO_LONG.match(message)
     if too_long:
-        return _complain(place, within, f"{len(place.value)} characters; the limit is {too_long[1]}", SHORTER)
+        return _error(place, within, f"{len(place.value)} characters; the limit is {too_long[1]}", SHORTER)
     shown = json.dumps(place.value)
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}..."
-    expected = _EXPECTED.match(said)
+    expected = _EXPECTED.match(message)
     problem = (
         f"expected {expected[1]}, got {shown}".replace("`", "").replace(*_OR_BYTES)
         if expected
         else f"not allowed: {shown}"
     )
     unit = _UNITS.get(_field_of(place).rpartition("_")[2])
-    return _complain(place, within, problem, f"a whole number of {unit}, {limit}" if unit and limit else limit)
+    return _error(place, within, problem, f"a whole number of {unit}, {limit}" if unit and limit else limit)
 
 
 def _beyond(place: Place) -> str | None:
-    """Which end of its range a number is beyond, in the unit of its field; None where no range says so."""
+    """The bound that a number exceeds, in the unit of its field; None without a bound."""
     field = _field_of(place)
     for meta in _metas(place.kind):
         if meta.ge is not None and place.value < meta.ge:
-            return f"{spoken(field, place.value)} is less than {spoken(field, meta.ge)}, the least"
+            return f"{spoken(field, place.value)} is less than the minimum, {spoken(field, meta.ge)}"
         if meta.le is not None and place.value > meta.le:
-            return f"{spoken(field, place.value)} is more than {spoken(field, meta.le)}, the most"
+            return f"{spoken(field, place.value)} is more than the maximum, {spoken(field, meta.le)}"
     return None
 
 
@@ -195,7 +195,7 @@ def _field_of(place: Place) -> str:
 
 
 def _limit(place: Place, params: type[Struct]) -> str | None:
-    """What is allowed at a place: in words where there are some, else as its type has it."""
+    """The hint for a place: its own text if it has one, else the limits of its type."""
     enums = [kind for kind in _alternatives(place.kind) if isinstance(kind, type) and issubclass(kind, Enum)]
     if enums:
         return f"one of: {', '.join(str(member.value) for kind in enums for member in kind)}"
@@ -222,11 +222,11 @@ def _metas(kind: Any) -> list[Meta]:
     return own + [meta for member in members for meta in _metas(member)]
 
 
-def _complain(place: Place, within: str, problem: str, hint: str | None) -> InvalidParams:
+def _error(place: Place, within: str, problem: str, hint: str | None) -> InvalidParams:
     path = f"{within}{''.join(place.steps)}".lstrip(".") or "params"
     return InvalidParams(f"{path}: {problem}", hint=hint, path=path)
 
 
 def _shown_key(key: str) -> str:
-    """A key as it may be printed: terminals and logs read these paths."""
+    """A key that is safe to print on terminals and in logs."""
     return (key if _SAFE_KEY.fullmatch(key) else key.encode("unicode_escape").decode())[:MAX_SHOWN]

@@ -1,8 +1,8 @@
-"""The parameters of every method.
+"""The parameters of every method, and `read_params`, which validates them.
 
-Owns the shape of requests (a job itself is `core.requests.JobParams`) and `read_params`, which turns a JSON value
-into them or raises InvalidParams (param_errors.py finds the words). Refuses semantics: whether a job or queue exists is
-the engine's to know. The jobs of a batch stay unread here: each has its own error.
+Owns the types of requests; that of a job is `core.requests.JobParams`. A mistake raises InvalidParams with a message
+from param_errors.py. The engine checks whether a job or queue exists. The jobs of a batch are validated one by one
+later, as each has its own error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from stoker.core.requests import (
     Title,
 )
 from stoker.core.workflow.state import Again, WorkflowState
-from stoker.rpc.param_errors import complaint, in_short, moved
+from stoker.rpc.param_errors import invalid_params, moved, short_error
 
 MAX_JOBS = 10_000
 P = TypeVar("P", bound=Params)
@@ -52,14 +52,14 @@ PageLimit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class GetParams(JobParam, frozen=True, kw_only=True):
-    """`before`: older attempts than that one."""
+    """`before`: only attempts older than that one."""
 
     before: Annotated[int, Meta(ge=1)] | None = None
     limit: PageLimit = 100
 
 
 class HistoryParams(JobParam, frozen=True, kw_only=True):
-    """`after`: changes behind that sequence number."""
+    """`after`: only changes after that sequence number."""
 
     after: Bound = 0
     limit: PageLimit = 500
@@ -79,8 +79,6 @@ class ListParams(Params, frozen=True, kw_only=True):
 
 
 class WorkerParams(Params, frozen=True, kw_only=True):
-    """The worker of which job."""
-
     job: JobId
 
 
@@ -160,7 +158,7 @@ class WorkflowGetParams(Params, frozen=True, kw_only=True):
 
 
 class CheckpointGetParams(Params, frozen=True, kw_only=True):
-    """`offset` asks for a piece of the data; `context` for the whole workflow as it was then."""
+    """`offset`: return a piece of the data from there; `context`: return the workflow as it was at the checkpoint."""
 
     id: JobId
     offset: Bound | None = None
@@ -168,7 +166,7 @@ class CheckpointGetParams(Params, frozen=True, kw_only=True):
 
 
 class CheckpointListParams(Params, frozen=True, kw_only=True):
-    """Of a workflow, or of a job that is a step of none."""
+    """The checkpoints of a workflow, or of a job outside a workflow."""
 
     workflow: JobId | None = None
     job: JobId | None = None
@@ -183,7 +181,7 @@ class WorkflowListParams(Params, frozen=True, kw_only=True):
 
 
 class WorkflowRetryParams(WorkflowParams, frozen=True, kw_only=True):
-    """Which steps: those that failed (the default), all, or one and what is behind it."""
+    """The steps to retry: those that failed (the default), all, or `step` and the steps that depend on it."""
 
     again: Again = Again.FAILED
     step: Name | None = None
@@ -204,7 +202,7 @@ class WorkflowAddNeedParams(WorkflowNeedParams, frozen=True, kw_only=True):
 
 
 class WorkflowResumeParams(WorkflowParams, frozen=True, kw_only=True):
-    """`strategy`: instead of the steps' own; `from`: this step and what is behind it; `explain`: change nothing."""
+    """`strategy`: replaces those of the steps; `from`: this step and its dependents; `explain`: change nothing."""
 
     strategy: Name | None = None
     start: Name | None = msgspec.field(default=None, name="from")
@@ -215,7 +213,7 @@ class WorkflowResumeParams(WorkflowParams, frozen=True, kw_only=True):
 
 
 class WorkflowRollbackParams(WorkflowParams, frozen=True, kw_only=True):
-    """`to`: the id of a checkpoint of this workflow; `redo`: what was completed since is taken again, too."""
+    """`to`: the id of a checkpoint of this workflow; `redo`: also reset the steps that were completed since then."""
 
     to: JobId | Literal["latest"]
     redo: bool = False
@@ -223,14 +221,15 @@ class WorkflowRollbackParams(WorkflowParams, frozen=True, kw_only=True):
 
 
 def read_params(value: object, params: type[P], within: str = "", *, full_text: bool = True) -> P:
-    """`value` as `params`. `within` is where the value stands in the request, as in `jobs[3]`.
+    """`value` as `params`. `within` is the path of the value in the request, as in `jobs[3]`.
 
-    Raises InvalidParams, in words that help, or with `full_text` off in those of the decoder, which cost nothing.
+    Raises InvalidParams, with a helpful message, or with `full_text` off with the short one of msgspec.
     """
     try:
         return msgspec.convert(value, params)
     except msgspec.ValidationError as error:
-        found = complaint(str(error), value, params, within) if full_text else in_short(str(error), within)
-        raise found from None
+        raise (
+            invalid_params(str(error), value, params, within) if full_text else short_error(str(error), within)
+        ) from None
     except InvalidParams as error:
         raise moved(error, within) from None

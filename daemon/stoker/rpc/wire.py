@@ -1,11 +1,11 @@
-"""Frames and what may stand in one: a JSON value per line, within limits, with exactly one meaning.
+"""Frames on the wire: one JSON value per line, within limits and unambiguous.
 
-Owns the limits of the wire, the cutting of bytes into frames (`Framer`), strict reading (`parse_strict`) and writing
-(`encode`). Refuses what Python's json lets through and something behind it would choke on: NaN, integers beyond
-64 bits, duplicate keys, NUL, lone surrogates, depth. Standard library only: the client imports it.
+Owns the limits of the wire, the split of bytes into frames (`Framer`), strict reading (`parse_strict`) and writing
+(`encode`). It refuses values that Python's json accepts but the rest of the system cannot handle: NaN, integers beyond
+64 bits, duplicate keys, NUL, lone surrogates, deep nesting. Standard library only, as the client imports it.
 
-Invariants: what `parse_strict` returns equals what json.loads returns; how bytes were fragmented on their way never
-changes the frames.
+Invariants: for every accepted frame `parse_strict` returns the same as json.loads; the fragmentation of the bytes
+never changes the frames.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MAX_STRING_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_INT = 2**63 - 1
 MIN_INT = -(2**63)
-MAX_SHOWN = 80  # characters of a key in a path
+MAX_SHOWN = 80  # characters of a key in an error's path
 
 
 class Framer:
-    """Cuts a stream of bytes into frames. `overflowed` once a frame was too long; then nothing more comes out."""
+    """Splits a stream of bytes into frames. A frame that is too long sets `overflowed`; no frame follows it."""
 
     __slots__ = ("_partial", "overflowed")
 
@@ -40,11 +40,11 @@ class Framer:
 
     @property
     def partial(self) -> bool:
-        """A frame has begun and not ended."""
+        """Whether a frame has begun and not ended."""
         return bool(self._partial)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that `data` completes, without their newlines. A blank line asks for nothing and gives none."""
+        """The frames that `data` completes, without their newlines. Blank lines are ignored."""
         if self.overflowed:
             return []
         *frames, rest = data.split(b"\n")
@@ -55,15 +55,15 @@ class Framer:
         return self._within_limit(frames)
 
     def finish(self) -> list[bytes]:
-        """The last frame, of a stream that ended without a newline behind it."""
+        """The last frame of a stream that ended without a newline."""
         return self.feed(b"\n") if self._partial else []
 
     def _within_limit(self, frames: list[bytes]) -> list[bytes]:
         for index, frame in enumerate(frames):
             if len(frame) > MAX_FRAME_BYTES:
                 return self._overflow(_not_blank(frames[:index]))
-        read = _not_blank(frames)
-        return self._overflow(read) if len(self._partial) > MAX_FRAME_BYTES else read
+        complete = _not_blank(frames)
+        return self._overflow(complete) if len(self._partial) > MAX_FRAME_BYTES else complete
 
     def _overflow(self, before: list[bytes]) -> list[bytes]:
         self.overflowed = True
@@ -76,16 +76,16 @@ def _not_blank(frames: list[bytes]) -> list[bytes]:
 
 
 def encode(value: object) -> bytes:
-    """`value` as one frame, newline included. Raises ParseError with the path of what cannot be sent."""
+    """`value` as one frame, newline included. Raises ParseError with the path of the value that cannot be sent."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-    except ValueError:  # NaN, or a lone surrogate as Python makes of arguments that are not UTF-8
+    except ValueError:  # NaN, or a lone surrogate: Python makes them of arguments that are not UTF-8
         _inspect(value, None, 1)
         raise
 
 
-def carried(text: str) -> Any:
-    """`text` as a frame can hold it: what Python made of bytes that are not UTF-8 goes as `{"base64": "…"}`."""
+def raw_text(text: str) -> Any:
+    """`text` as a frame can hold it. Text that Python made of bytes that are not UTF-8 becomes `{"base64": "…"}`."""
     if text.isascii():
         return text
     try:
@@ -96,7 +96,7 @@ def carried(text: str) -> Any:
 
 
 def parse_strict(raw: bytes) -> Any:
-    """The value of one frame. Raises ParseError, with the path of the field where it has one."""
+    """The value of one frame. Raises ParseError, with the path of the field if there is one."""
     try:
         value = _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
@@ -111,29 +111,29 @@ def parse_strict(raw: bytes) -> Any:
     return value
 
 
-class _Doubled(dict):  # type: ignore[type-arg]
-    """An object in which a key stood twice: that key alone. Marked, as the hook that sees it knows no path."""
+class _Duplicate(dict):  # type: ignore[type-arg]
+    """Stands for an object with a duplicate key, and holds that key alone: the hook that finds it knows no path."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    read = dict(pairs)
-    return read if len(read) == len(pairs) else _Doubled(_first_doubled(pairs))
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else _Duplicate(_first_duplicate(pairs))
 
 
-def _first_doubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _first_duplicate(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen = set()
     for key, value in pairs:
         if key in seen:
             return {key: value}
         seen.add(key)
-    raise AssertionError("called for pairs with a doubled key")
+    raise AssertionError("called for pairs with a duplicate key")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _inspect(value: Any, where: Any, depth: int) -> None:
-    """Raise for the first thing in `value` that must not pass. `where` is a chain (parent, key or index)."""
+    """Raise ParseError for the first fault in `value`. `where` is its path, as a chain of (parent, key or index)."""
     if isinstance(value, str):
         if not (value.isascii() and len(value) <= MAX_STRING_BYTES and "\0" not in value):
             _inspect_text(value, where)
@@ -143,13 +143,13 @@ def _inspect(value: Any, where: Any, depth: int) -> None:
         if not MIN_INT <= value <= MAX_INT:
             raise _refusal(where, f"the integer {value} is out of range", f"{MIN_INT} to {MAX_INT}")
     elif isinstance(value, float) and not isfinite(value):
-        raise _refusal(where, f"{value} is not a number of JSON", "leave the field out, or send a finite number")
+        raise _refusal(where, f"{value} is not a JSON number", "leave the field out, or send a finite number")
 
 
 def _inspect_container(value: Any, where: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _refusal(where, f"nested deeper than {MAX_DEPTH} levels", None)
-    if isinstance(value, _Doubled):
+    if isinstance(value, _Duplicate):
         raise _refusal((where, next(iter(value))), "this key stands twice in its object", "keep one of them")
     if isinstance(value, dict):
         for key, item in value.items():
@@ -167,7 +167,9 @@ def _inspect_text(text: str, where: Any) -> None:
         char = ord(text[error.start])
         raise _refusal(where, f"lone surrogate U+{char:04X} at character {error.start}", "send UTF-8") from None
     if "\0" in text:
-        raise _refusal(where, f"NUL at character {text.index(chr(0))}", "no command or file name can hold one")
+        raise _refusal(
+            where, f"NUL at character {text.index(chr(0))}", "remove it: commands and file names cannot contain NUL"
+        )
     if size > MAX_STRING_BYTES:
         raise _refusal(where, f"a string of {size} bytes; the limit is {MAX_STRING_BYTES}", "pass large data by a file")
 
@@ -186,6 +188,6 @@ def _steps(where: Any) -> Iterator[str]:
 
 
 def _shown(key: str) -> str:
-    """A key as it may be printed: terminals and logs read these paths."""
+    """A key that is safe to print on terminals and in logs."""
     safe = key if key.isprintable() else key.encode("unicode_escape").decode()
     return safe[:MAX_SHOWN]
