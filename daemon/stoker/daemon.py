@@ -107,9 +107,13 @@ class Daemon:
         self._engine = engine = self._build(self._opened, leaves)
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
-            {"database": lambda: engine.reader.run(reader.ping), "loop": engine.loop.answers,
-             "launcher": engine.launcher_answers, "state": engine.state_is_in_place}
-        )  # fmt: skip
+            {
+                "database": lambda: engine.reader.run(reader.ping),
+                "loop": engine.loop.answers,
+                "launcher": engine.launcher_answers,
+                "state": engine.state_is_in_place,
+            },
+        )
         self._supervision.starting(f"recovering {len(engine.memory.runs)} attempts")
         await self._recover(engine)
         listener = socket.socket(fileno=given[0].fd) if given else self._address.bind()

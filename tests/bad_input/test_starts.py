@@ -55,8 +55,15 @@ def test_settings_when_there_are_several_mistakes_then_all_are_told_at_once_and_
     status, said = refused(stopped_daemon)
 
     assert status == 78
-    for words in ("did you mean", "drain_timeout_ms", "throttle_threshold", "nonsense", "queues.bulk", "max_attempts",
-                  "STOKER_RETRY_BASE_DELAY_MS"):  # fmt: skip
+    for words in (
+        "did you mean",
+        "drain_timeout_ms",
+        "throttle_threshold",
+        "nonsense",
+        "queues.bulk",
+        "max_attempts",
+        "STOKER_RETRY_BASE_DELAY_MS",
+    ):
         assert words in said, words
     assert not stopped_daemon.state_dir.exists()
     assert not stopped_daemon.socket.exists()

@@ -128,10 +128,18 @@ def _step(job: Job, attempt: Attempt, decision: RecoveryDecision) -> PlannedStep
     after = foresee(job, attempt, decision, Now(wall=wall, steady=wall))
     identity = decision.finding.identity
     return PlannedStep(
-        job=job.id, name=job.spec.name, attempt=attempt.ordinal, run_id=attempt.run_id, found=decision.finding.fact,
-        would=decision.action, then=after.state.value, reason=after.reason and after.reason.value, why=decision.why,
-        pid=None if identity is None else identity.pid, launcher=attempt.launcher,
-    )  # fmt: skip
+        job=job.id,
+        name=job.spec.name,
+        attempt=attempt.ordinal,
+        run_id=attempt.run_id,
+        found=decision.finding.fact,
+        would=decision.action,
+        then=after.state.value,
+        reason=after.reason and after.reason.value,
+        why=decision.why,
+        pid=None if identity is None else identity.pid,
+        launcher=attempt.launcher,
+    )
 
 
 def _invalid(recovery_plan: RecoveryPlan, runs: Sequence[tuple[Job, Attempt]]) -> str | None:

@@ -75,9 +75,13 @@ def _remove_need(service: Service, peer: Peer, params: WorkflowNeedParams) -> ob
 
 def _resume(service: Service, peer: Peer, params: WorkflowResumeParams) -> object:
     wish = Wish(
-        strategy=params.strategy, start=params.start, explain=params.explain, timeout_ms=params.timeout_ms,
-        max_attempts=params.max_attempts, verify=params.verify,
-    )  # fmt: skip
+        strategy=params.strategy,
+        start=params.start,
+        explain=params.explain,
+        timeout_ms=params.timeout_ms,
+        max_attempts=params.max_attempts,
+        verify=params.verify,
+    )
     return service.workflows.resume(params.id, wish, Actor(peer.uid, params.reason))
 
 
