@@ -1,12 +1,12 @@
-"""The requests of one connection that are under way, from frame to answer.
+"""The open requests of one connection, from request to answer.
 
-Owns what happens to a request: a value is answered at once, a future of the engine from its callback, only a coroutine
-becomes a task (a task per submit would cost more than the submit). Refuses to touch bytes on the wire.
+Owns the call of the handler: a value is answered at once, a future of the engine from its callback, and only a
+coroutine becomes a task, because a task per submit would cost more than the submit.
 
-Invariants: every request with an id is answered exactly once while its client is there; a batch gets one array, after
-its last answer. A client that goes away ends its streams, waits and reads and nothing else: what it asked to change
-still happens, and a future of the engine is never cancelled from here. What a connection makes the daemon hold is
-bounded: requests and their bytes, jobs awaited, one read at a time, and none while its answers are not taken.
+Invariants: every request with an id is answered exactly once while its client is connected; a batch gets one array,
+after its last answer. A client that hangs up ends its streams, waits and reads; its changes still happen, and a future
+of the engine is never cancelled here. A connection's use of memory is bounded: open requests and their bytes, awaited
+jobs, and one read at a time, which waits until the client has taken the last answers.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from stoker.service.service import Service
 
 MAX_IN_FLIGHT = 1024
-MAX_BYTES_IN_FLIGHT = 4 * MAX_FRAME_BYTES  # of requests that have no answer yet
-MAX_AWAITED = 10_000  # jobs, over all waits of a connection
+MAX_BYTES_IN_FLIGHT = 4 * MAX_FRAME_BYTES  # of open requests
+MAX_AWAITED = 10_000  # jobs in all waits of a connection
 
 
 class Backend:
-    """What all connections share: the service, what has been begun for it, and the thread that reads long frames."""
+    """Shared by all connections: the service, its open tasks and streams, and the thread that reads long frames."""
 
     def __init__(self, service: Service, max_streams: int) -> None:
         self.service = service
@@ -52,43 +52,43 @@ class Backend:
 
 
 class Calls:
-    def __init__(self, line: Answerer, backend: Backend, peer: Peer) -> None:
-        self._line = line
+    def __init__(self, connection: Answerer, backend: Backend, peer: Peer) -> None:
+        self._connection = connection
         self._service = backend.service
         self._tasks = backend.tasks
         self._peer = peer
-        self._streams = Streams(line, backend.streams, backend.max_streams, self.told)
+        self._streams = Streams(connection, backend.streams, backend.max_streams, self.error_for)
         self._waits: set[asyncio.Future[Any]] = set()
-        self._reads: deque[Request] = deque()  # not begun yet
+        self._reads: deque[Request] = deque()  # that wait for the one under way
         self._reading: asyncio.Future[Any] | None = None
         self._awaited = 0
         self._in_flight = 0
         self._bytes_in_flight = 0
 
     def __bool__(self) -> bool:
-        """Something is still owed to the client."""
+        """Whether a request or stream is open."""
         return self._in_flight > 0 or len(self._streams) > 0
 
     @property
     def full(self) -> bool:
-        """No further request may begin before one of those under way is answered."""
+        """Whether a further request must wait for an answer to an open one."""
         return self._in_flight >= MAX_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT
 
     def cancel_lasting(self) -> None:
-        """End what could go on for as long as a job does: streams and waits."""
+        """Cancel streams and waits, which may last as long as a job."""
         self._streams.cancel()
         for task in self._waits:
             task.cancel()
 
     def abandon(self) -> None:
-        """The client is gone: end what only it wanted. What it asked to change still happens."""
+        """The client hung up: cancel its streams, waits and reads. Its changes still happen."""
         self.cancel_lasting()
         self._reads.clear()
         if self._reading is not None:
             self._reading.cancel()
 
     def begin(self, request: Request) -> None:
-        """Begin what a request asks for, or refuse it."""
+        """Call the handler of a request, or refuse it."""
         if request.error is not None:
             self._refuse(request, request.error)
             return
@@ -125,15 +125,15 @@ class Calls:
             )
 
     def go_on_reading(self) -> None:
-        """Begin the next read, unless one is under way or the client has not taken the last answers."""
-        if self._reading is not None or not self._reads or not self._line.has_room():
+        """Begin the next read, unless one is open or the client has not taken the last answers."""
+        if self._reading is not None or not self._reads or not self._connection.has_room():
             return
         request = self._reads.popleft()
         self._reading = self._future_of(self._result_of(request), MethodKind.READ)
         self._reading.add_done_callback(partial(self._read, request))
 
     async def _result_of(self, request: Request) -> Any:
-        """A handler may refuse before it returns what there is to wait for."""
+        """Also runs the part of a handler before its coroutine, which may raise."""
         return await request.method.handler(self._service, self._peer, request.params)  # type: ignore[misc]
 
     def _read(self, request: Request, future: asyncio.Future[Any]) -> None:
@@ -171,7 +171,7 @@ class Calls:
             self._refuse(request, Draining("the daemon stopped before this was answered", hint="ask again"))
         except Exception as error:  # noqa: BLE001 - the boundary: the client gets an answer, whatever happened
             self._refuse(request, error)
-        self._line.go_on()
+        self._connection.go_on()
 
     def _answer(self, request: Request, result: object) -> None:
         frame = None if request.id is UNSET else frames.answer(request.id, result)
@@ -180,18 +180,18 @@ class Calls:
         self._put(request, frame)
 
     def _refuse(self, request: Request, error: Exception) -> None:
-        told = self.told(request.name, error)
-        if request.id is UNSET and isinstance(told, InvalidRequest):
-            request.id = None  # not even a notification: somebody should hear of it
-        self._put(request, None if request.id is UNSET else frames.refusal(request.id, told))
+        answer = self.error_for(request.name, error)
+        if request.id is UNSET and isinstance(answer, InvalidRequest):
+            request.id = None  # not a valid notification either, so it gets an answer
+        self._put(request, None if request.id is UNSET else frames.refusal(request.id, answer))
 
     def _put(self, request: Request, frame: bytes | None) -> None:
         whole = request.batch.put(frame) if request.batch else frame
         if whole is not None:
-            self._line.send(whole)
+            self._connection.send(whole)
 
-    def told(self, name: str, error: Exception) -> StokerError:
-        """What the client hears of `error`: a bug of ours goes to the log, and only the fact to the client."""
+    def error_for(self, name: str, error: Exception) -> StokerError:
+        """The error that the client gets. A bug of ours is logged, and the client gets only the fact."""
         if isinstance(error, StokerError):
             return error
         log(LogEvent.REQUEST_FAILED, method=name, uid=self._peer.uid, error=error)

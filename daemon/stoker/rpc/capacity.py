@@ -1,7 +1,7 @@
-"""How many connections there may be, of each user and of all, and the reserve beyond that.
+"""The limits of open connections, per user and in total, and the reserve beyond them.
 
-Owns the counts. The reserve is for short requests that must get through while others wait or stream by the thousand:
-a cancel, a drain, the checkpoint of a running job. One user gets half of it, so that root always finds a place.
+Owns the counts. The reserve is for short requests that must get through while thousands of connections wait or stream:
+a cancel, a drain, the checkpoint of a running job. One user gets at most half of it, so that root always gets in.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Capacity:
         self._reserved: Counter[int] = Counter()
 
     def enter(self, uid: int) -> bool:
-        """Take a place; True for an ordinary one, False for one of the reserve. Raises TooManyConnections."""
+        """Count a connection: True for an ordinary one, False for one of the reserve. Raises TooManyConnections."""
         refusal = self.refusal(uid)
         if refusal is None:
             self._ordinary[uid] += 1
@@ -33,7 +33,7 @@ class Capacity:
         return False
 
     def promote(self, uid: int) -> bool:
-        """Exchange a place of the reserve for an ordinary one, if there is one."""
+        """Make a connection of the reserve an ordinary one, if the limits allow it."""
         if self.refusal(uid) is not None:
             return False
         self._reserved[uid] -= 1
@@ -44,7 +44,7 @@ class Capacity:
         (self._ordinary if ordinary else self._reserved)[uid] -= 1
 
     def refusal(self, uid: int) -> TooManyConnections | None:
-        """Why there is no ordinary place for one more; None where there is."""
+        """The error for a further ordinary connection; None if the limits allow it."""
         if self._ordinary.total() >= self.most:
             return TooManyConnections(
                 f"{self.most} connections are open, the limit (rpc.max_connections)", hint=TRY_AGAIN

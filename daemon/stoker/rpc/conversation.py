@@ -1,8 +1,8 @@
-"""One connection to the daemon: requests and their answers, streams, and what happens when it breaks.
+"""One connection to the daemon: requests and answers, streams, and the errors of a broken connection.
 
-Owns the conversation for `rpc.client`, which gives it nouns: a request that may be asked twice is sent once more after
-a lost answer, no other is. Refuses threads: give each its own. Standard library only, and little of it: every shell
-command pays for what is imported here.
+Owns the exchange for `rpc.client`. After a lost answer a request that may be sent twice is sent once more, others are
+not. A connection is not thread-safe: give each thread its own. It imports few modules of the standard library and no
+others, because every shell command pays for the imports.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ START_HINT = "start it with `stokerd`, or name its socket with --socket or STOKE
 
 
 class Conversation:
-    """A connection to the daemon, made when it is first needed.
+    """A connection to the daemon. It is opened by the first call.
 
-    `socket_path` defaults to STOKER_SOCKET or the user's daemon; `timeout_s` bounds each answer, waits excepted.
+    `socket_path` defaults to STOKER_SOCKET or the user's daemon; `timeout_s` limits each answer, except that of a wait.
     Every method raises the StokerError that the daemon answered, or DaemonUnreachable.
     """
 
     def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float | None = 30.0) -> None:
         self.socket_path = _default_path() if socket_path is None else os.fspath(socket_path)
         self.timeout_s = timeout_s
-        self.patience_s = PATIENCE_S if timeout_s is None else timeout_s  # for a place in a daemon that is full
+        self.patience_s = PATIENCE_S if timeout_s is None else timeout_s  # while the daemon has no connection free
         self._socket: socket.socket | None = None
         self._reader: BufferedReader
         self._last_id = 0
@@ -52,34 +52,34 @@ class Conversation:
         self.close()
 
     def close(self) -> None:
-        """Hang up; the next call connects again."""
+        """Close the connection; the next call connects again."""
         if self._socket:
             self._reader.close()
             self._socket.close()
             self._socket = None
 
     def call(self, method: str, params: object = None, *, again: bool = False, patient: bool = False) -> Any:
-        """The result of `method`. `again`: may be asked twice, if an answer is lost; `patient`: no time limit."""
+        """The result of `method`. `again`: send it once more if the answer is lost; `patient`: no time limit."""
         self._last_id += 1
         request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params or {}}
         frame = wire.encode(request)
         timeout_s = None if patient else self.timeout_s
         reused = self._socket is not None
         try:
-            return self._let_in(frame, timeout_s)
+            return self._send_until_admitted(frame, timeout_s)
         except _Lost as lost:
-            # On a connection that went stale between two calls the daemon never saw the request.
+            # If the connection broke between two calls, the daemon never saw the request.
             if not (again or (reused and not lost.perhaps_done)):
                 raise
             perhaps = lost.perhaps_done
         try:
-            return self._let_in(frame, timeout_s)
+            return self._send_until_admitted(frame, timeout_s)
         except StokerError as failure:
             failure.perhaps_done |= perhaps
             raise
 
-    def _let_in(self, frame: bytes, timeout_s: float | None) -> Any:
-        """As `_exchange`; a daemon that has no place free has not looked at the request, and is asked again."""
+    def _send_until_admitted(self, frame: bytes, timeout_s: float | None) -> Any:
+        """Exchange, and try again while the daemon has no connection free: it has not read the request then."""
         give_up = time.monotonic() + self.patience_s
         pause_s = FIRST_PAUSE_S
         while True:
@@ -89,23 +89,25 @@ class Conversation:
                 self.close()
                 if time.monotonic() + pause_s > give_up:
                     raise
-            time.sleep(pause_s * (0.5 + os.urandom(1)[0] / 256))  # who was refused together must not come back so
+            time.sleep(
+                pause_s * (0.5 + os.urandom(1)[0] / 256)
+            )  # so that clients refused together do not return together
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
     def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
-        """The notifications of a method that streams, over a connection of its own; closing the iterator ends them."""
-        line = Conversation(self.socket_path, timeout_s=self.timeout_s)
+        """The notifications of a streaming method, over its own connection. Closing the iterator ends the stream."""
+        connection = Conversation(self.socket_path, timeout_s=self.timeout_s)
         try:
-            number = line.call(method, params)["stream"]
+            number = connection.call(method, params)["stream"]
         except BaseException:
-            line.close()
+            connection.close()
             raise
-        notifications = line._notifications(number)
-        next(notifications)  # begun: from here on it hangs up when it is dropped, also if nobody ever asks for more
+        notifications = connection._notifications(number)
+        next(notifications)  # a generator that has begun closes its connection when it is dropped
         return notifications
 
     def follow(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
-        """The notifications of a method that streams, over this connection: until they end it serves nothing else."""
+        """The notifications of a streaming method, over this connection; it can serve no other call until they end."""
         number = self.call(method, params)["stream"]
         ended = False
         try:
@@ -122,7 +124,7 @@ class Conversation:
         return answer
 
     def _exchange(self, frame: bytes, timeout_s: float | None) -> Any:
-        """Send one request and wait for its answer. Any other end than an answer closes the connection."""
+        """Send one request and wait for its answer. The connection is closed unless an answer came."""
         answered = False
         try:
             connected = self._socket or self._connect()
@@ -146,7 +148,7 @@ class Conversation:
     def _connect(self) -> socket.socket:
         connecting = socket.socket(socket.AF_UNIX)
         try:
-            if self.timeout_s is not None:  # of a daemon that hangs the queue of those to be let in may be full
+            if self.timeout_s is not None:  # if a daemon hangs, its backlog may be full and connect blocks
                 limit = struct.pack("ll", int(self.timeout_s), int(self.timeout_s % 1 * 1_000_000))
                 connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             connecting.connect(self.socket_path)
@@ -158,24 +160,24 @@ class Conversation:
         return connecting
 
     def _send(self, connected: socket.socket, frame: bytes) -> dict[str, Any] | None:
-        """None once sent; else what the daemon said before it hung up (too many connections, not permitted)."""
+        """None once sent; else the refusal that the daemon sent before it hung up, such as too many connections."""
         try:
             connected.sendall(frame)
         except ConnectionError:
-            farewell = self._farewell()
-            if farewell is None:
+            refusal = self._refusal()
+            if refusal is None:
                 raise _Lost("the daemon closed the connection", sent=False) from None
-            return farewell
+            return refusal
         return None
 
-    def _farewell(self) -> dict[str, Any] | None:
+    def _refusal(self) -> dict[str, Any] | None:
         try:
             return self._next()
         except (ConnectionError, _Lost):
             return None
 
     def _answer(self, request_id: int) -> dict[str, Any]:
-        """The answer to our request; one without an id is about the connection itself."""
+        """The answer to our request, or an error without an id, which is about the connection itself."""
         while True:
             message = self._next()
             if "method" not in message and message.get("id") in {request_id, None}:
@@ -197,7 +199,7 @@ class Conversation:
                 yield params
 
     def _notification(self, number: int) -> dict[str, Any]:
-        """The next one of a stream. Raises the error that ended it."""
+        """The next notification of a stream. Raises the error that ended the stream."""
         while True:
             params: dict[str, Any] = self._next().get("params", {})
             if params.get("stream") == number:
@@ -207,7 +209,7 @@ class Conversation:
 
 
 class _Lost(DaemonUnreachable):
-    """The connection ended before the answer. `sent`: the daemon may have read the request."""
+    """The connection broke before the answer came. `sent`: the daemon may have read the request."""
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message, hint="the daemon stopped or restarted: ask again, or see its log")
@@ -215,13 +217,13 @@ class _Lost(DaemonUnreachable):
 
 
 def _default_path() -> str:
-    from stoker.paths import first_within_reach, socket_paths  # noqa: PLC0415 - a job is told its socket
+    from stoker.paths import first_within_reach, socket_paths  # noqa: PLC0415 - not for a job, which has STOKER_SOCKET
 
     return first_within_reach(socket_paths(None, os.environ, os.getuid()), os.path.exists)
 
 
 def _error(answer: dict[str, Any]) -> StokerError:
-    """The class of core.errors that the daemon raised, by its code; StokerError for one from a newer daemon."""
+    """The error that the daemon raised, found by its code; a plain StokerError for a code of a newer daemon."""
     details = dict(answer.get("data", {}))
     code, hint = details.pop("code", "internal"), details.pop("hint", None)
     transient = details.pop("transient", False)
@@ -235,8 +237,8 @@ def _unreachable(path: str, error: OSError) -> StokerError:
     if error.errno in {EACCES, EPERM}:
         return PermissionDenied(f"{path}: {error.strerror}", hint="run as the daemon's user or as root")
     if isinstance(error, BlockingIOError):
-        return NoAnswer(f"{path}: too many clients are waiting to be let in", hint="try again; see `stoker status`")
-    if error.errno is None:  # Python itself refused the path
+        return NoAnswer(f"{path}: too many clients wait for a connection", hint="try again; see `stoker status`")
+    if error.errno is None:  # Python itself refuses a path that is too long
         from stoker.paths import check_length  # noqa: PLC0415 - as in `_default_path`
 
         check_length(path)
