@@ -45,7 +45,7 @@ class Desk:
         self.tokens = SimpleNamespace(run_of=lambda token: token)
         self.config = SimpleNamespace(checkpoints=SimpleNamespace(min_interval_ms=0))
         self.clock = SimpleNamespace(now=lambda: SimpleNamespace(steady=0))
-        self.loop = SimpleNamespace(post=self.posted.append)
+        self.inbox = SimpleNamespace(post=self.posted.append)
         self.telemetry = SimpleNamespace(checkpoint_failed=lambda: None)
         self.queries = self
         self.tasks: list[asyncio.Future[None]] = []

@@ -184,9 +184,9 @@ def _beyond(place: Place) -> str | None:
     field = _field_of(place)
     for meta in _metas(place.kind):
         if meta.ge is not None and place.value < meta.ge:
-            return f"{spoken(field, place.value)} is less than the minimum, {spoken(field, meta.ge)}"
+            return f"{spoken(field, place.value)} is less than {spoken(field, meta.ge)}, the minimum"
         if meta.le is not None and place.value > meta.le:
-            return f"{spoken(field, place.value)} is more than the maximum, {spoken(field, meta.le)}"
+            return f"{spoken(field, place.value)} is more than {spoken(field, meta.le)}, the maximum"
     return None
 
 

@@ -143,7 +143,7 @@ def _inspect(value: Any, where: Any, depth: int) -> None:
         if not MIN_INT <= value <= MAX_INT:
             raise _refusal(where, f"the integer {value} is out of range", f"{MIN_INT} to {MAX_INT}")
     elif isinstance(value, float) and not isfinite(value):
-        raise _refusal(where, f"{value} is not a JSON number", "leave the field out, or send a finite number")
+        raise _refusal(where, f"{value} is not a number in JSON", "leave the field out, or send a finite number")
 
 
 def _inspect_container(value: Any, where: Any, depth: int) -> None:
