@@ -39,7 +39,7 @@ AWAITED_THERE = {
     "start",  # executors/in_process.py: what a handler raises is the outcome of its attempt
     "changed",  # process/capture.py
     "_until_ended",  # process/tree.py
-    "_future_of", "begin",  # rpc/calls.py, rpc/streams.py: the client is answered with what is raised
+    "_future_of", "begin",  # rpc/calls.py: the client is answered with what is raised
 }  # fmt: skip
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

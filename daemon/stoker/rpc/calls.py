@@ -1,4 +1,4 @@
-"""The open requests of one connection, from request to answer.
+"""The open requests and streams of one connection.
 
 Owns the call of the handler: a value is answered at once, a future of the engine from its callback, and only a
 coroutine becomes a task, because a task per submit would cost more than the submit.
@@ -7,37 +7,50 @@ Invariants: every request with an id is answered exactly once while its client i
 after its last answer. A client that hangs up ends its streams, waits and reads; its changes still happen, and a future
 of the engine is never cancelled here. A connection's use of memory is bounded: open requests and their bytes, awaited
 jobs, and one read at a time, which waits until the client has taken the last answers.
+
+Of a stream the answer comes first; `{"stream": S, "end": true}` comes last, with `error` if the source failed. A source
+is closed however its stream ends. The number of streams is limited, as each may hold files and watches open.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import UNSET
 
-from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerError, TooManyWaits
+from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerError, TooManyStreams, TooManyWaits
 from stoker.host.threads import start_threads
 from stoker.rpc import frames
-from stoker.rpc.streams import Streams
 from stoker.rpc.table import Later, MethodKind
 from stoker.rpc.wire import MAX_FRAME_BYTES
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
-    from stoker.rpc.frames import Request
-    from stoker.rpc.streams import Answerer
-    from stoker.rpc.table import Peer
+    from stoker.rpc.frames import Request, RequestId
+    from stoker.rpc.table import Peer, Stream
     from stoker.service.service import Service
 
 MAX_IN_FLIGHT = 1024
 MAX_BYTES_IN_FLIGHT = 4 * MAX_FRAME_BYTES  # of open requests
+MAX_STREAMS = 16  # of a connection
 MAX_AWAITED = 10_000  # jobs in all waits of a connection
+
+
+class Answerer(Protocol):
+    """The part of a connection that sends answers."""
+
+    def send(self, frame: bytes) -> None: ...
+    def has_room(self) -> bool: ...
+    async def room(self) -> None: ...
+    def go_on(self) -> None: ...
 
 
 class Backend:
@@ -196,3 +209,70 @@ class Calls:
             return error
         log(LogEvent.REQUEST_FAILED, method=name, uid=self._peer.uid, error=error)
         return StokerError(f"{name} failed inside the daemon", hint="its log says why (request_failed)")
+
+
+class Streams:
+    def __init__(
+        self,
+        connection: Answerer,
+        all_streams: set[asyncio.Task[None]],
+        most: int,
+        error_for: Callable[[str, Exception], StokerError],
+    ) -> None:
+        self._connection = connection
+        self._all_streams = all_streams
+        self._most = most
+        self._error_for = error_for
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._numbers = count(1)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def check_room(self) -> None:
+        """Raises TooManyStreams at the limit of the connection or of the daemon."""
+        if len(self._tasks) >= MAX_STREAMS:
+            raise TooManyStreams(
+                f"this connection has {MAX_STREAMS} open streams, the limit", hint="open another connection"
+            )
+        if len(self._all_streams) >= self._most:
+            raise TooManyStreams(
+                f"the daemon has {self._most} open streams, the limit", hint="end one, or raise rpc.max_connections"
+            )
+
+    def begin(self, request_id: RequestId, name: str, opening: Coroutine[Any, Any, Stream]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(request_id, name, opening))
+        for owner in (self._tasks, self._all_streams):
+            owner.add(task)
+            task.add_done_callback(owner.discard)
+        task.add_done_callback(lambda _: self._ended(opening))
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _ended(self, opening: Coroutine[Any, Any, Stream]) -> None:
+        opening.close()  # a task that is cancelled before its first step never closes it
+        self._connection.go_on()
+
+    async def _run(self, request_id: RequestId, name: str, opening: Coroutine[Any, Any, Stream]) -> None:
+        try:
+            stream = await opening
+        except Exception as error:  # noqa: BLE001 - the boundary: the client gets an answer, whatever happened
+            self._connection.send(frames.refusal(request_id, self._error_for(name, error)))
+            return
+        number = next(self._numbers)
+        self._connection.send(frames.answer(request_id, {"stream": number, **stream.answer}))
+        end = await self._relay(number, name, stream)
+        self._connection.send(frames.notification(name, end))
+
+    async def _relay(self, number: int, name: str, stream: Stream) -> dict[str, Any]:
+        """Send the items of the source as fast as the client reads. Returns the last notification."""
+        try:
+            async with aclosing(stream.notifications) as notifications:
+                async for item in notifications:
+                    self._connection.send(frames.notification(name, {"stream": number, **item}))
+                    await self._connection.room()
+        except Exception as error:  # noqa: BLE001 - the boundary: the client gets the error that ends its stream
+            return {"stream": number, "end": True, "error": self._error_for(name, error).to_wire()}
+        return {"stream": number, "end": True}

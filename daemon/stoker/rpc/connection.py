@@ -1,12 +1,12 @@
-"""One client: its bytes in, its answers out, and when to read, to wait or to leave.
+"""One client connection: its bytes, its answers, its pace and its end.
 
-Owns the transport, its backpressure, the frame timer and the end of the connection. Refuses to know what a request
-means (frames.py, calls.py, streams.py).
+Owns the transport, its backpressure, the frame timer and the end of the connection. frames.py reads the requests,
+calls.py carries them out.
 
-Invariants: whatever a client sends, it takes the loop for a few milliseconds at a time: a turn has a time limit, and
-frames that take long to read are read in a thread, one after the other. The answers of one loop iteration leave in one
-write; nothing is read while 1 MiB waits to be sent or too much is in flight; a client that shuts down its sending side
-still gets every answer; one that is gone costs nothing from then on.
+Invariants: no client keeps the loop for more than a few milliseconds: a turn has a time limit, and long frames are
+read in a thread, one after the other. The answers of one loop iteration leave in one write. Nothing is read while 1 MiB
+waits to be sent or too many requests are open. A client that shuts down its sending side still gets every answer; one
+that has hung up costs nothing.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 MAX_UNSENT_BYTES = 1024 * 1024
 TURN_S = 0.005
-LONG_FRAME_BYTES = 16 * 1024  # reading may take 1 ms a KiB, for a flow in which everything is wrong
+LONG_FRAME_BYTES = 16 * 1024  # reading takes up to 1 ms per KiB, for a flow full of mistakes
 HANG_UP_CHECK_S = 1.0
 LINGER_S = 1.0
-RESERVE_S = 1.0  # how long a connection may keep a place of the reserve and ask nothing
+RESERVE_S = 1.0  # how long a connection of the reserve may stay idle
 
 
-Watched = Callable[[Callable[[], None]], Callable[[], None]]  # the same callback, with its CPU time measured
+Watched = Callable[[Callable[[], None]], Callable[[], None]]  # wraps a callback to measure its CPU time
 
 
 class Gate(Protocol):
-    """The server, as far as a connection needs to know it."""
+    """The part of the server that a connection uses."""
 
     backend: Backend
     capacity: Capacity
@@ -59,7 +59,7 @@ class Gate(Protocol):
 
 
 class ClientConnection(asyncio.Protocol):
-    """`ordinary`: it may ask for anything; one in the reserve only for what is short and brings no work."""
+    """`ordinary`: it may send any request; a connection of the reserve only short ones that bring no work."""
 
     peer: Peer
     ordinary: bool
@@ -72,9 +72,9 @@ class ClientConnection(asyncio.Protocol):
         self._turn = gate.watched(self._take_turn)
         self._framer = Framer()
         self._inbox: deque[bytes] = deque()
-        self._requests: Iterator[Request] = iter(())  # of the frame that was taken out last
-        self._unbegun = False  # there may be more to begin
-        self._in_thread = False  # a frame is being read there, and those behind it wait
+        self._requests: Iterator[Request] = iter(())  # of the last frame taken from the inbox
+        self._unbegun = False  # there may be a further request to begin
+        self._in_thread = False  # a frame is being read in the thread; the next ones wait
         self._turn_due = False
         self._out: list[bytes] = []
         self._unsent = 0
@@ -83,11 +83,11 @@ class ClientConnection(asyncio.Protocol):
         self._room.set()
         self._paused = False
         self._frame_timer: asyncio.TimerHandle | None = None
-        self._last_read = False  # nothing more will be read: the client said so, or we did
+        self._last_read = False  # no further bytes are read: the client or the daemon has ended the input
         self._refused = False
         self._gone = False
 
-    # --- coming and going -----------------------------------------------------------------------------------
+    # --- begin and end -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -104,7 +104,7 @@ class ClientConnection(asyncio.Protocol):
                 self._loop.call_later(RESERVE_S, self._leave_reserve)
 
     def _leave_reserve(self) -> None:
-        """Into an ordinary place, or away once nothing is under way."""
+        """Become an ordinary connection, or close once no request is open."""
         if self._gone or self.try_ordinary():
             return
         if not (self._unbegun or self._calls or self._out):
@@ -113,7 +113,7 @@ class ClientConnection(asyncio.Protocol):
             self._loop.call_later(RESERVE_S, self._leave_reserve)
 
     def try_ordinary(self) -> bool:
-        """Whether it has an ordinary place, if need be since now."""
+        """Whether it is an ordinary connection; make it one if the limits allow it."""
         self.ordinary = self.ordinary or self._gate.capacity.promote(self.peer.uid)
         return self.ordinary
 
@@ -127,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
         self._calls.abandon()
 
     def leave(self) -> None:
-        """Read no more, answer what was asked, then close."""
+        """Read no further requests, answer the open ones, then close."""
         self._last_read = True
         self._drop_unread()
         self._calls.cancel_lasting()
@@ -142,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
 
     def eof_received(self) -> bool:
-        """The client sends no more; True keeps the connection, for the answers (`socat` works that way)."""
+        """The client has ended its input. True keeps the connection open for the answers, as `socat` needs."""
         if self._refused or self._hung_up():
             return False
         self._last_read = True
@@ -153,7 +153,7 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def _check_hang_up(self) -> None:
-        """A poll, as nothing can wake us: behind the end of input a hang-up is no event to the loop."""
+        """Poll: after the end of input the event loop does not report a hang-up."""
         if self._gone:
             return
         if self._hung_up():
@@ -171,9 +171,9 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._last_read:
             return
-        read = self._framer.feed(data)
-        if read:
-            self._inbox.extend(read)
+        complete = self._framer.feed(data)
+        if complete:
+            self._inbox.extend(complete)
             self._stop_frame_timer()
         if self._framer.overflowed:
             self._refuse(
@@ -184,19 +184,19 @@ class ClientConnection(asyncio.Protocol):
         self._turn()
 
     def go_on(self) -> None:
-        """Something has changed: take a turn, once in an iteration of the loop however often this is called."""
+        """Schedule a turn: one per iteration of the loop, however often this is called."""
         if not self._turn_due:
             self._turn_due = True
             self._loop.call_soon(self._turn)
 
     def _take_turn(self) -> None:
-        """Take in what there is room for, send what is ready, and see whether to read, to wait or to leave."""
+        """Begin the requests that there is room for, send the answers, then continue, pause or close."""
         if self._gone:
             return
-        self._turn_due = True  # what is sent from here on needs no other turn
+        self._turn_due = True  # frames sent during this turn need no other one
         try:
             self._begin_and_send()
-        except Exception as error:  # noqa: BLE001 - the boundary: a bug of ours ends this connection, no other
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug of ours ends only this connection
             self._break_off(error)
             return
         finally:
@@ -217,7 +217,7 @@ class ClientConnection(asyncio.Protocol):
         self._flush()
 
     def _begin_next(self) -> bool:
-        """Begin the next request, or have the next frame read; False when there is none."""
+        """Begin the next request, or read the next frame. Returns False if there is neither."""
         request = next(self._requests, None)
         if request is not None:
             if request.error is None and request.method.lasts and not self.try_ordinary():
@@ -246,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
         self.go_on()
 
     def _break_off(self, error: BaseException) -> None:
-        """Hang up after a bug of ours: which requests were begun is unknown, so no answer would be true."""
+        """Hang up after a bug of ours: it is unknown which requests have begun, so no answer would be true."""
         log(LogEvent.REQUEST_FAILED, method="?", uid=self.peer.uid, error=error)
         self.abort()
 
@@ -254,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
         return not self._in_thread and not self._calls.full and self._room.is_set()
 
     def has_room(self) -> bool:
-        """Whether the client takes its answers, so that more are worth making."""
+        """Whether the client takes its answers."""
         return self._room.is_set()
 
     def _pace(self) -> None:
@@ -266,7 +266,7 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
         if pause:
-            self._stop_frame_timer()  # the rest of the frame may be waiting for us
+            self._stop_frame_timer()  # the rest of the frame may have arrived already
         elif self._framer.partial and not self._frame_timer:
             self._frame_timer = self._loop.call_later(self._gate.frame_timeout_s, self._frame_is_late)
 
@@ -282,9 +282,9 @@ class ClientConnection(asyncio.Protocol):
             self._frame_timer = None
 
     def _refuse(self, error: StokerError) -> None:
-        """Say what is wrong with the stream of bytes, which cannot be read any further.
+        """Refuse the rest of the stream of bytes, as no further frame can be found in it.
 
-        What the client still sends is read and dropped for a while: closing at once would take the error from it.
+        Further bytes are read and dropped for a while: an immediate close would discard the error before it is read.
         """
         log(LogEvent.CLIENT_REFUSED, uid=self.peer.uid, pid=self.peer.pid, error=error)
         self._last_read = self._refused = True
@@ -295,7 +295,7 @@ class ClientConnection(asyncio.Protocol):
     # --- writing --------------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
-        """Queue one frame. (uvloop makes a system call of every write, so what can share one must be joined.)"""
+        """Queue one frame. Frames are joined before they are written: uvloop makes a system call of every write."""
         if self._gone:
             return
         self._out.append(frame)
@@ -305,7 +305,7 @@ class ClientConnection(asyncio.Protocol):
         self.go_on()
 
     async def room(self) -> None:
-        """Wait until the client has read enough for more to be worth making."""
+        """Wait until the client has taken enough of its answers."""
         await self._room.wait()
 
     def _flush(self) -> None:

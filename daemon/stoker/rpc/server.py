@@ -1,11 +1,11 @@
-"""The door: a listening socket, the connections behind it, and who is let in.
+"""The server: a listening socket, its connections, and their admission.
 
-Owns admission (peers by SO_PEERCRED, caps per user and over all, below the limit of open files so that one client
-cannot take the daemon's own descriptors; capacity.py counts) and the orderly end. Refuses to bind: address.py does, or
-systemd did.
+Owns admission and the orderly end. Peers are known by SO_PEERCRED. capacity.py limits the connections per user and in
+total, below the limit of open files, so that clients cannot use up the daemon's own descriptors. address.py or systemd
+binds the socket.
 
-Invariants: only root and the daemon's own user are served; a refused client gets one line that says why; `stop` may be
-called at any time, also twice or before `start`, and returns when no connection is left.
+Invariants: only root and the daemon's own user are served; a refused client gets one line with the reason; `stop` may
+be called at any time, also twice or before `start`, and returns when no connection is left.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Server:
             former.close()
 
     async def stop(self) -> None:
-        """Let nobody in, answer what was asked, close. Takes at most `STOP_S`; streams and waits end at once."""
+        """Answer the open requests and close, within `STOP_S`. Streams and waits end at once."""
         if self._listening:
             self._listening.close()
         self._listener.close()
@@ -92,7 +92,7 @@ class Server:
         return len(self._connections)
 
     def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer:
-        """Who is at the other end; raises if they may not come in."""
+        """The peer of a new connection. Raises StokerError if it is refused."""
         pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         peer = Peer(uid, gid, pid, next(self._numbers))
         try:
@@ -114,7 +114,7 @@ class Server:
             self._empty.set()
 
     def _log_refusal(self, peer: Peer, error: StokerError) -> None:
-        """At most a line a second: a client that tries again and again must not fill the log."""
+        """Log at most one line per second, so that a client that keeps trying cannot fill the log."""
         self._refusals += 1
         now = asyncio.get_running_loop().time()
         if now >= self._next_refusal_line:
@@ -124,6 +124,6 @@ class Server:
 
 
 def _affordable_connections() -> int:
-    """Half of the files this process may open: the rest is for logs, databases, launchers and pidfds."""
+    """Half of the files that this process may open: logs, databases, launchers and pidfds need the rest."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft // 2 - RESERVE)
