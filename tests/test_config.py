@@ -101,7 +101,7 @@ def test_load_when_a_stoker_variable_is_no_setting_then_it_is_left_alone(tmp_pat
     assert load(written(tmp_path, ""), environ) == Config()
 
 
-def test_load_when_a_variable_names_no_key_of_its_section_then_it_is_a_mistake_as_in_the_file(tmp_path: Path) -> None:
+def test_load_when_a_variable_names_no_key_of_its_section_then_it_is_a_mistake(tmp_path: Path) -> None:
     environ = {"STOKER_CPU_THROTTLE_TRESHOLD": "50", "STOKER_CPU_NONSENSE": "x", "STOKER_JOBS_GRACE_MS": "-1"}
     assert mistakes(tmp_path, "[cpu]\nthrottle_treshold = 90\n", **environ) == [
         "[cpu] throttle_treshold: unknown key; did you mean throttle_threshold?",

@@ -125,7 +125,7 @@ def activated(count: str, *files: socket.socket | TextIO) -> str:
     return text
 
 
-def test_listeners_when_sockets_are_handed_over_then_they_are_named_and_kept_from_children(tmp_path: Path) -> None:
+def test_listeners_when_sockets_are_passed_then_they_have_names_and_close_on_exec(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
         for opened, name in ((one, "a"), (two, "b")):
             opened.bind(str(tmp_path / name))

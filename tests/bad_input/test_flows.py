@@ -220,7 +220,7 @@ class Asking(threading.Thread):
 
 @untouched
 @pytest.mark.parametrize("case", HUGE)
-def test_flow_when_it_is_made_to_hang_the_daemon_then_it_is_refused_while_others_are_answered(
+def test_flow_when_it_is_slow_to_refuse_then_others_are_answered_meanwhile(
     shared: DaemonProcess, bystander: stoker.Client, case: str
 ) -> None:
     with shared.client() as other:
@@ -234,7 +234,7 @@ def test_flow_when_it_is_made_to_hang_the_daemon_then_it_is_refused_while_others
     assert refused.value.code in {"flow_invalid", "frame_too_large"}
 
 
-def test_flow_when_it_has_as_many_steps_as_are_allowed_then_it_is_taken_and_others_are_answered_meanwhile(
+def test_flow_when_it_has_the_most_steps_then_others_are_answered_meanwhile(
     shared: DaemonProcess, bystander: stoker.Client
 ) -> None:
     asked = {**shell("exit 0"), "each": ["x"] * 10_000, "width": 1}

@@ -96,9 +96,7 @@ WRONG = {
 
 @untouched
 @pytest.mark.parametrize("what", WRONG)
-def test_submit_when_the_spec_is_wrong_then_code_and_path_are_told_and_nothing_is_stored(
-    raw: RawClient, what: str
-) -> None:
+def test_submit_when_the_spec_is_wrong_then_the_error_has_code_and_path(raw: RawClient, what: str) -> None:
     spec, code, path = WRONG[what]
 
     data = raw.ask("job.submit", **spec)["error"]["data"]
@@ -168,7 +166,7 @@ def test_method_when_its_params_are_wrong_then_the_path_is_named(
         ([], 64, "stoker submit"),
     ],
 )
-def test_command_line_when_it_is_wrong_then_the_status_tells_the_kind_and_stderr_the_place(
+def test_command_line_when_it_is_wrong_then_status_and_stderr_explain_it(
     shared: DaemonProcess, arguments: list[str], status: int, words: str
 ) -> None:
     result = shared.cli("submit", *arguments)
@@ -199,7 +197,7 @@ def test_queue_when_it_is_full_then_the_command_line_says_try_again(
     assert "max_queued" in result.stderr
 
 
-def test_command_when_it_vanishes_after_the_submit_then_it_is_a_spawn_error_and_not_retried(
+def test_command_when_it_vanishes_after_the_submit_then_the_job_fails_at_once(
     bystander: stoker.Client, tmp_path: Path
 ) -> None:
     program = tmp_path / "program"

@@ -46,7 +46,7 @@ def lock_of(daemon: DaemonProcess) -> Path:
     return daemon.home / f"{daemon.socket.name}.lock"
 
 
-def test_settings_when_there_are_several_mistakes_then_all_are_told_at_once_and_nothing_is_made(
+def test_settings_when_there_are_several_mistakes_then_all_are_reported(
     stopped_daemon: DaemonProcess,
 ) -> None:
     stopped_daemon.config.write_text(MISTAKES)
@@ -69,7 +69,7 @@ def test_settings_when_there_are_several_mistakes_then_all_are_told_at_once_and_
     assert not stopped_daemon.socket.exists()
 
 
-def test_options_when_one_is_unknown_then_it_is_told_and_the_status_is_that_of_a_wrong_use(
+def test_options_when_one_is_unknown_then_the_status_is_that_of_wrong_usage(
     stopped_daemon: DaemonProcess,
 ) -> None:
     status, said = refused(stopped_daemon, "--bogus")
@@ -155,7 +155,7 @@ def test_socket_when_the_daemon_was_stopped_then_nothing_of_it_is_left(stopped_d
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_state_directory_when_it_is_open_to_others_then_it_is_refused_and_left_as_it_is(
+def test_state_directory_when_it_is_open_to_others_then_it_is_refused_untouched(
     stopped_daemon: DaemonProcess, mode: int
 ) -> None:
     stopped_daemon.state_dir.mkdir()
@@ -219,7 +219,7 @@ def test_state_directory_when_it_cannot_even_be_looked_at_then_it_is_told(stoppe
     assert f"stokerd: state directory {shut}/state: Permission denied\nhint: name another" in said
 
 
-def test_settings_when_nobody_can_see_whether_there_are_some_then_they_are_not_passed_over(
+def test_settings_when_their_directory_is_unreadable_then_the_start_is_refused(
     stopped_daemon: DaemonProcess,
 ) -> None:
     shut = stopped_daemon.home / ".config"

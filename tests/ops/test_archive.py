@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("victim"), lambda path: path.touch()])
-def test_archive_when_something_lies_where_it_is_made_then_that_is_replaced_and_not_waited_for(
-    tmp_path: Path, put: Callable[[Path], None]
-) -> None:
+def test_archive_when_its_new_name_is_taken_then_that_is_replaced(tmp_path: Path, put: Callable[[Path], None]) -> None:
     path = path_of(tmp_path, 7, 1)
     path.parent.mkdir()
     put(path.with_name(path.name + ".new"))

@@ -94,9 +94,7 @@ def leave(daemon: DaemonProcess, gate: Gate) -> dict[str, int]:
     return jobs
 
 
-def test_dry_run_when_the_launchers_are_dead_too_then_it_shows_what_the_next_start_does(
-    daemon: DaemonProcess, gate: Gate
-) -> None:
+def test_dry_run_when_the_launchers_are_dead_then_it_shows_the_next_start(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
         (launcher,) = client.status()["launchers"]
     jobs = leave(daemon, gate)
@@ -120,7 +118,7 @@ def test_dry_run_when_the_launchers_are_dead_too_then_it_shows_what_the_next_sta
     }
 
 
-def test_dry_run_when_a_launcher_lives_then_it_is_not_taken_over_and_what_it_knows_stays_open(
+def test_dry_run_when_a_launcher_lives_then_it_is_not_taken_over(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     other = Gate(tmp_path / "other")
@@ -159,9 +157,7 @@ def test_dry_run_when_workers_are_long_gone_then_each_job_becomes_what_was_foret
     assert {then for _, then in expected.values()} == {"failed", "queued", "held"}
 
 
-def test_dry_run_when_two_attempts_claim_one_process_then_it_says_that_a_daemon_would_not_follow(
-    daemon: DaemonProcess, gate: Gate
-) -> None:
+def test_dry_run_when_two_attempts_claim_a_process_then_the_plan_is_invalid(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
         (launcher,) = client.status()["launchers"]
         jobs = [submit(client, gate.spec()), submit(client, gate.spec())]
@@ -178,7 +174,7 @@ def test_dry_run_when_two_attempts_claim_one_process_then_it_says_that_a_daemon_
     assert "safe mode" in shown.stdout
 
 
-def test_dry_run_when_a_daemon_runs_then_it_says_so_and_names_what_shows_its_recovery(daemon: DaemonProcess) -> None:
+def test_dry_run_when_a_daemon_runs_then_it_points_to_the_status(daemon: DaemonProcess) -> None:
     refused = dry_run(daemon)
 
     assert refused.returncode == EX_TEMPFAIL
@@ -228,9 +224,7 @@ UNFIT: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("unfit", UNFIT)
-def test_dry_run_when_no_daemon_could_start_there_then_it_is_refused_and_left_as_it_is(
-    daemon: DaemonProcess, unfit: str
-) -> None:
+def test_dry_run_when_no_daemon_could_start_then_it_is_refused_untouched(daemon: DaemonProcess, unfit: str) -> None:
     end(daemon)
     UNFIT[unfit](daemon.state_dir)
     before = as_found(daemon.state_dir) if daemon.state_dir.exists() else {}

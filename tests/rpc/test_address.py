@@ -89,7 +89,7 @@ def test_lock_when_another_holds_it_then_its_pid_is_named(tmp_path: Path) -> Non
     os.close(lock_socket(path))
 
 
-def test_unlock_when_done_then_no_file_stays_and_who_had_waited_with_it_open_takes_none_that_is_gone(
+def test_unlock_when_a_waiter_has_the_old_file_open_then_it_locks_the_new_one(
     tmp_path: Path,
 ) -> None:
     path, lock = tmp_path / "s.sock", tmp_path / "s.sock.lock"
@@ -110,7 +110,7 @@ def test_unlock_when_done_then_no_file_stays_and_who_had_waited_with_it_open_tak
     unlock_socket(path, fd)
 
 
-def test_lock_when_something_else_lies_at_the_path_then_it_is_refused_and_no_file_is_left(tmp_path: Path) -> None:
+def test_lock_when_the_path_is_taken_then_it_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     path.write_text("precious")
 

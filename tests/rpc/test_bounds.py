@@ -47,7 +47,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("kind", SLOW)
-def test_others_when_one_sends_what_is_slow_to_refuse_then_they_are_answered_meanwhile(
+def test_others_when_one_frame_is_slow_to_refuse_then_they_are_answered(
     server: ServerThread, client: RawClient, kind: str
 ) -> None:
     with server.connect() as bystander:
@@ -79,7 +79,7 @@ def test_blank_lines_when_there_are_a_million_then_nothing_is_made_of_them(clien
     assert client.hear()["id"] == 7
 
 
-def test_order_when_a_long_frame_stands_before_a_short_one_then_it_is_carried_out_first(
+def test_order_when_a_long_frame_precedes_a_short_one_then_it_is_done_first(
     client: RawClient, server: ServerThread
 ) -> None:
     jobs = [{"command": f"a{n}"} for n in range(3_000)]
@@ -91,7 +91,7 @@ def test_order_when_a_long_frame_stands_before_a_short_one_then_it_is_carried_ou
     assert server.service.jobs[3_001].command == "last"
 
 
-def test_wait_when_a_connection_awaits_too_many_jobs_then_it_is_refused_and_the_others_stand(
+def test_wait_when_too_many_jobs_are_awaited_then_only_that_wait_is_refused(
     client: RawClient, server: ServerThread
 ) -> None:
     server.service.follow_forever = True

@@ -79,7 +79,7 @@ def test_call_when_the_daemon_refuses_then_the_error_has_class_hint_and_details(
     assert invalid.value.details["path"] == "env.A=B"
 
 
-def test_call_when_a_name_for_people_is_not_utf8_then_it_is_refused_before_it_is_sent(client: stoker.Client) -> None:
+def test_call_when_a_name_is_not_utf8_then_it_is_refused_before_it_is_sent(client: stoker.Client) -> None:
     with pytest.raises(ParseError, match="name: lone surrogate"):
         client.submit("cat", name="\udcff")
 
@@ -169,7 +169,7 @@ def test_call_when_a_full_daemon_has_room_again_then_it_is_answered() -> None:
         assert len(server.service.jobs) == 1
 
 
-def test_call_when_only_the_reserve_is_left_then_what_is_short_is_answered_and_what_lasts_is_not() -> None:
+def test_call_when_only_the_reserve_is_left_then_only_short_calls_are_answered() -> None:
     with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as first:
         first.status()
 

@@ -96,7 +96,7 @@ def test_read_params_when_a_job_says_everything_then_nothing_is_lost() -> None:
     assert set(msgspec.to_builtins(read)) == set(job)
 
 
-def test_shapes_when_compared_with_what_the_server_reads_then_a_job_has_the_same_fields() -> None:
+def test_shapes_when_compared_with_the_server_then_a_job_has_the_same_fields() -> None:
     assert set(typing.get_type_hints(shapes.JobSpec)) == set(JobParams.__struct_encode_fields__)
 
 

@@ -92,7 +92,7 @@ def test_parse_strict_when_fed_anything_then_it_agrees_with_json_loads_or_refuse
 
 
 @given(pieces | values.map(lambda value: json.dumps(value).encode()))
-def test_read_frame_when_it_differs_from_the_strict_reader_then_only_in_what_the_schema_bounds(raw: bytes) -> None:
+def test_read_frame_when_it_differs_from_parse_strict_then_the_schema_bounds_it(raw: bytes) -> None:
     try:
         strict = parse_strict(raw)
     except ParseError:
@@ -196,7 +196,7 @@ def test_framer_when_bytes_arrive_in_any_pieces_then_the_frames_are_the_same(
 
 
 @pytest.mark.parametrize("piece", [1024, 100_000, 2 * MAX_FRAME_BYTES])
-def test_framer_when_a_frame_is_too_long_then_those_before_it_come_out_and_nothing_after(piece: int) -> None:
+def test_framer_when_a_frame_is_too_long_then_only_earlier_frames_come_out(piece: int) -> None:
     stream = b"first\n" + b"x" * (MAX_FRAME_BYTES + 1) + b"\nlast\n"
     framer = Framer()
 
