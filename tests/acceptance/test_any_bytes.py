@@ -65,8 +65,7 @@ def test_job_when_the_daemon_starts_again_before_it_runs_then_its_bytes_are_kept
     shown = stoker(daemon, folder, "show", job).stdout.decode()
     listed = stoker(daemon, folder, "ls").stdout.decode()
     view: dict[str, Any] = json.loads(stoker(daemon, folder, "show", job, "--json").stdout)
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
     stoker(daemon, folder, "queue", "resume", "default")
     waited = stoker(daemon, folder, "wait", job)
     logs = stoker(daemon, folder, "logs", job).stdout

@@ -120,8 +120,7 @@ def test_build_when_the_daemon_is_killed_ten_times_then_no_step_is_built_again(
 
     for kill in range(KILLS):
         until(lambda kill=kill: ends(ledger) > 2 * kill, why="two steps more")  # type: ignore[misc]
-        builder.kill9()
-        builder.start()
+        builder.kill_and_start()
 
     with builder.client() as client:
         assert flow_end(client, answer["id"], timeout_s=120) == "succeeded"
@@ -180,8 +179,7 @@ def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_its_result_is_r
     for kill in range(KILLS):
         until(lambda kill=kill: _saved(ledger) >= 3 * (kill + 1), why="three saves more")  # type: ignore[misc]
         if kill % 2:
-            builder.kill9()
-            builder.start()
+            builder.kill_and_start()
         else:
             with builder.client() as client:
                 kill9(until(lambda: client.get(job)["pid"], why="its pid"))

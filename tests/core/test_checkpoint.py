@@ -1,4 +1,4 @@
-"""How checkpoints are packed and sealed: nothing that was touched is handed out."""
+"""How checkpoints are packed and sealed: damaged data is never returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rebuilding a workflow along its chain: exact, or refused, or told where it had to end."""
+"""Rebuilding a workflow from its chain: exact, or refused, or ended early and marked as such."""
 
 from __future__ import annotations
 

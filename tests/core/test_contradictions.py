@@ -1,4 +1,4 @@
-"""Every rule is broken by something that can be asked, and by nothing that is asked usually."""
+"""Every rule for specs is broken by some request, and by no usual one."""
 
 from __future__ import annotations
 

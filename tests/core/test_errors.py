@@ -1,4 +1,4 @@
-"""The error tree: one class a cause, codes that programs depend on, and what goes over the wire."""
+"""The error classes: one for each cause, codes that programs depend on, and the form on the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of limits: which is in force by what, and which may have been the end of an attempt."""
+"""The views of limits: what enforces each, and which may have ended an attempt."""
 
 from __future__ import annotations
 

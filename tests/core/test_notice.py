@@ -1,4 +1,4 @@
-"""What a worker may say of itself, what is no saying at all, and what its silence means."""
+"""Notices of workers: those that count, those that are ignored, and what follows a silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run hands on: lines, blocks and JSON objects, read whole or refused with the line that is wrong."""
+"""Outputs of jobs: lines, blocks and JSON objects, read completely or refused with the line that is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a completed step was made of: equal parts prove equal, each changed part is named."""
+"""Fingerprints of completed steps: equal parts give equal ones, and each changed part is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strings of any bytes: what is refused of them, and how they look to the system and to people."""
+"""Strings of any bytes: which are refused, and their forms for the system and for people."""
 
 from __future__ import annotations
 

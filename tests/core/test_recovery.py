@@ -1,4 +1,4 @@
-"""The plan of a start: every fact under every promise, against a table, and every bad plan."""
+"""The recovery plan: every fact with every kind of job, against a table, and every invalid plan."""
 
 from __future__ import annotations
 

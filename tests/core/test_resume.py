@@ -1,4 +1,4 @@
-"""The plan of a resume: a row for each way in which a step can stand, and what strategies and proofs make of it."""
+"""The plan of a resume: a row for each state of a step, strategies, and fingerprints."""
 
 from __future__ import annotations
 

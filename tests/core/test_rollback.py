@@ -1,4 +1,4 @@
-"""The way back to a checkpoint: what is taken again, what stays, what cannot be undone."""
+"""The plan of a rollback: the steps that run again, those that stay, and those that cannot be undone."""
 
 from __future__ import annotations
 

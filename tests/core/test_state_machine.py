@@ -1,8 +1,8 @@
-"""A whole host of jobs under a simulated clock: any events, in any order that the world can produce them.
+"""Many jobs under a simulated clock: any events, in any order in which they can happen.
 
-Owns a tiny daemon around the pure core: it submits, admits, ends, stops, forgets (a daemon that died) and recovers,
-and keeps its own account of what was promised. Refuses to know the table: what must hold is written here from the
-promises. A job's story is told by `Tale`, which checks each step against the one before.
+Owns a tiny daemon around the pure core: it submits, admits, ends, stops, dies and recovers, and keeps its own account
+of the promises. The rules here come from the promises and not from the table. `Tale` records the story of a job and
+checks each step against the one before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pressure: hysteresis, smoothing, and what happens where the host cannot say."""
+"""Pressure: hysteresis, smoothing, and gauges that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token of an attempt: it names its run, and nobody can make one for another."""
+"""The token of an attempt: it names its run, and cannot be made for another one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What an end says about its job: every kind of outcome under every stop, from a table written by hand.
+"""The verdict on the end of an attempt: every kind of outcome under every stop, from a table written by hand.
 
-A cell names state and reason. `fail`, `hold` and `requeue` stand for what `on_orphan` makes of an unseen end.
+A cell names state and reason. `fail`, `hold` and `requeue` stand for the effect of `on_orphan` on an unseen end.
 """
 
 from __future__ import annotations

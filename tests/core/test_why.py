@@ -1,4 +1,4 @@
-"""Why a job is where it is: one code, one sentence and one next command for every thing that can block it."""
+"""Why a job does not run: one code, one sentence and one next command for every blocker."""
 
 from __future__ import annotations
 

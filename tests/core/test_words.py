@@ -1,4 +1,4 @@
-"""The words of a flow: filled into every text of a step, and never into more than its field may hold."""
+"""Templates: filled in every text of a step, and never beyond the limit of its field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a workflow is, from what is wanted of it and how its steps stand, and which steps are taken again."""
+"""The state of a workflow, from its intent and its steps, and the steps that a retry resets."""
 
 from __future__ import annotations
 

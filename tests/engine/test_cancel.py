@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, JobNotFound
 from tests.support.facts import until
-from tests.support.work import Gate, alive, changes, end_of, lines, running, shell, state, submit
+from tests.support.work import Gate, alive, changes, end_of, lines, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,8 +57,7 @@ def test_cancel_when_the_job_is_held_then_it_ends_at_once(client: stoker.Client)
 
 
 def test_cancel_when_the_job_runs_then_it_is_stopped_by_sigterm(client: stoker.Client, gate: Gate) -> None:
-    job = submit(client, gate.spec())
-    running(client, job)
+    job = submit_running(client, gate.spec())
     pid = client.get(job)["pid"]
 
     answer = client.cancel(job)
@@ -140,8 +139,7 @@ def test_cancel_when_it_races_the_exit_then_either_stands_and_both_sides_agree(
     """Who wins is the scheduler's business, but for an exit that was seen before and a gate that never opens."""
     for round_ in range(20):
         gate = Gate(tmp_path / f"gate{round_}")
-        job = submit(client, gate.spec())
-        running(client, job)
+        job = submit_running(client, gate.spec())
         if first != "cancel":
             gate.open()
         if first == "exit":
@@ -193,9 +191,7 @@ def test_cancel_when_the_daemon_is_killed_before_the_grace_is_over_then_the_next
         job = submit(client, shell(script), grace_ms=2_000, survive=True, on_orphan="requeue")
         until(lambda: lines(said), why="the trap")
         client.cancel(job)
-    daemon.kill9()
-
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         assert end_of(client, job) == ("cancelled", "user")

@@ -129,8 +129,7 @@ def test_rollback_when_repeated_to_the_latest_then_what_the_first_left_behind_do
         roll_back(client, workflow, first)
         settled(client, workflow, "paused")
     if restarted:
-        daemon.kill9()
-        daemon.start()
+        daemon.kill_and_start()
     with daemon.client() as client:
         roll_back(client, workflow, "latest")
         settled(client, workflow, "paused")

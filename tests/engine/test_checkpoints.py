@@ -20,7 +20,7 @@ from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidPar
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import chain, flow, flow_end, look, send, stand
-from tests.support.work import Gate, end_of, lines, running, shell, submit
+from tests.support.work import Gate, end_of, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -493,8 +493,7 @@ def test_failure_when_there_is_none_or_it_said_nothing_then_there_is_no_error(
 def test_files_when_a_run_is_over_then_nothing_of_it_is_left_in_the_directory_of_work(
     client: stoker.Client, shared: DaemonProcess, saver: Saver
 ) -> None:
-    job = submit(client, saver.spec(max_attempts=2))
-    running(client, job)
+    job = submit_running(client, saver.spec(max_attempts=2))
     save(client, saver.token(), b"x")
     saver.fail(1)
     saver.seen(2)

@@ -17,7 +17,19 @@ import pytest
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.policies import identities_on_disk
-from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, state, submit, submit_many
+from tests.support.work import (
+    alive,
+    changes,
+    end_of,
+    kill9,
+    lines,
+    running,
+    shell,
+    state,
+    submit,
+    submit_many,
+    submit_running,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +62,7 @@ def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_its_job_ends_b
     daemon: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str], why: str
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec(), on_orphan=on_orphan, max_attempts=5)
-        running(client, job)
+        job = submit_running(client, gate.spec(), on_orphan=on_orphan, max_attempts=5)
         pid = client.get(job)["pid"]
     daemon.kill9()
     assert alive(pid)
@@ -75,9 +86,7 @@ def test_orphan_when_its_job_is_safe_then_it_runs_again_only_after_the_old_worke
     with daemon.client() as client:
         job = submit(client, shell(script), on_orphan="requeue", grace_ms=300)
         until(lambda: lines(ledger), why="the first worker")
-    daemon.kill9()
-
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         until(lambda: len(lines(ledger)) == 2, why="the second worker")
@@ -96,8 +105,7 @@ def test_orphan_when_the_daemon_was_killed_under_load_then_every_unsafe_job_ran_
         answers = submit_many(client, [shell(f"echo $STOKER_JOB_ID >> {ledger}")] * 300)
         ids = [answer["id"] for answer in answers]
         until(lambda: len(lines(ledger)) > 20, why="some runs")
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         client.wait(*ids)
@@ -156,9 +164,7 @@ def test_cancelled_orphan_when_the_daemon_was_killed_then_it_ends_cancelled_and_
         job = submit(client, shell(script), grace_ms=1_000, on_orphan="requeue")
         until(lambda: lines(said), why="the trap")
         client.cancel(job)
-    daemon.kill9()
-
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         assert end_of(client, job) == ("cancelled", "user")
@@ -179,8 +185,7 @@ def test_launcher_when_killed_under_a_living_daemon_then_its_jobs_end_honestly_a
     daemon: DaemonProcess, gate: Gate, options: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec(), **options)
-        running(client, job)
+        job = submit_running(client, gate.spec(), **options)
         pid = client.get(job)["pid"]
         (launcher,) = launchers(client)
 
@@ -198,8 +203,7 @@ def test_launcher_when_killed_under_a_living_daemon_then_its_jobs_end_honestly_a
 
 def test_launcher_when_killed_then_a_safe_job_runs_again(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec(), on_orphan="requeue")
-        running(client, job)
+        job = submit_running(client, gate.spec(), on_orphan="requeue")
 
         kill9(launchers(client)[0])
 
@@ -232,8 +236,7 @@ def test_everything_when_killed_and_the_worker_is_gone_too_then_the_end_is_unsee
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec())
-        running(client, job)
+        job = submit_running(client, gate.spec())
         pid, launcher = client.get(job)["pid"], launchers(client)[0]
     daemon.kill9()
     kill9(launcher)
@@ -274,9 +277,7 @@ def test_strangers_when_they_carry_another_instance_then_nobody_signals_them(dae
     stranger = os.posix_spawn(
         "/bin/sh", ["sh", "-c", f"read _ < {gate.path}; :"], {**marks, "PATH": os.environ["PATH"]}
     )
-    daemon.kill9()
-
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         assert recovery(client)["swept"] == 0
@@ -334,8 +335,7 @@ def test_copied_directory_when_its_own_launcher_dies_then_its_own_jobs_are_not_t
 ) -> None:
     copied(daemon, copy)
     with copy.start().client() as client:
-        job = submit(client, gate.spec())
-        running(client, job)
+        job = submit_running(client, gate.spec())
 
         kill9(launchers(client)[0])
 

@@ -13,7 +13,7 @@ import pytest
 
 from stoker.core.errors import Draining
 from tests.support.facts import until
-from tests.support.work import alive, changes, end_of, running, shell, submit
+from tests.support.work import alive, changes, end_of, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
@@ -41,8 +41,7 @@ def test_drain_when_a_job_ends_in_time_then_its_end_is_kept_and_the_daemon_exits
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec("exit 7"))
-        running(client, job)
+        job = submit_running(client, gate.spec("exit 7"))
         daemon.signal(signal.SIGTERM)
         until(lambda: client.status()["mode"] == "draining", why="the drain")
 
@@ -80,8 +79,7 @@ def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_as_an_end_of_t
     hurried: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str]
 ) -> None:
     with hurried.client() as client:
-        job = submit(client, gate.spec(), on_orphan=on_orphan)
-        running(client, job)
+        job = submit_running(client, gate.spec(), on_orphan=on_orphan)
         pid = client.get(job)["pid"]
 
     assert hurried.stop() == 0
@@ -98,8 +96,7 @@ def test_drain_when_a_safe_job_is_stopped_then_it_runs_again_uncharged_after_the
     hurried: DaemonProcess, gate: Gate
 ) -> None:
     with hurried.client() as client:
-        job = submit(client, gate.spec(), on_orphan="requeue")
-        running(client, job)
+        job = submit_running(client, gate.spec(), on_orphan="requeue")
     assert hurried.stop() == 0
     gate.open()
 
@@ -141,8 +138,7 @@ def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace
     hurried: DaemonProcess, gate: Gate
 ) -> None:
     with hurried.client() as client:
-        job = submit(client, shell(f"trap '' TERM; while :; do read _ < {gate.path}; done"), grace_ms=300)
-        running(client, job)
+        job = submit_running(client, shell(f"trap '' TERM; while :; do read _ < {gate.path}; done"), grace_ms=300)
         pid = client.get(job)["pid"]
 
     assert hurried.stop() == 0
@@ -152,8 +148,7 @@ def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace
 
 def test_drain_when_a_job_survives_then_it_is_left_and_found_again(hurried: DaemonProcess, gate: Gate) -> None:
     with hurried.client() as client:
-        job = submit(client, gate.spec("exit 9"), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec("exit 9"), survive=True)
         pid = client.get(job)["pid"]
 
     assert hurried.stop() == 0
@@ -171,8 +166,7 @@ def test_drain_when_asked_to_stop_survivors_too_then_nothing_is_left_running(
     hurried: DaemonProcess, gate: Gate
 ) -> None:
     with hurried.client() as client:
-        job = submit(client, gate.spec(), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec(), survive=True)
         pid = client.get(job)["pid"]
         client.call("system.drain", {"stop": True})
 
@@ -187,8 +181,7 @@ def test_drain_when_asked_to_stop_survivors_too_then_nothing_is_left_running(
 
 def test_drain_when_asked_twice_then_it_does_not_wait_for_jobs_any_longer(patient: DaemonProcess, gate: Gate) -> None:
     with patient.client() as client:
-        job = submit(client, gate.spec())
-        running(client, job)
+        job = submit_running(client, gate.spec())
         patient.signal(signal.SIGTERM)
         until(lambda: client.status()["mode"] == "draining", why="the drain")
 
@@ -204,8 +197,7 @@ def test_drain_when_clients_wait_or_watch_then_they_are_told_and_the_daemon_stil
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client, patient.client() as watcher:
-        job = submit(client, gate.spec(), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec(), survive=True)
         stream = watcher.watch(after=0)
         next(stream)
 

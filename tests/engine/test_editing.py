@@ -9,7 +9,7 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, InvalidParams, JobNotFound, NotAllowed, QueueFull, QueueNotFound
 from tests.support.daemon import DaemonProcess
-from tests.support.work import changes, end_of, running, shell, submit
+from tests.support.work import changes, end_of, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -88,8 +88,7 @@ def test_edit_when_the_daemon_starts_again_then_the_changes_are_still_there() ->
         with daemon.client() as client:
             job = submit(client, OK, queue="stopped")
             edit(client, job, priority=7, queue="small", name="kept")
-        daemon.kill9()
-        daemon.start()
+        daemon.kill_and_start()
         with daemon.client() as client:
             after = client.get(job)
 
@@ -97,8 +96,7 @@ def test_edit_when_the_daemon_starts_again_then_the_changes_are_still_there() ->
 
 
 def test_edit_when_an_attempt_is_open_or_all_is_over_then_it_is_refused(client: stoker.Client, gate: Gate) -> None:
-    job = submit(client, gate.spec())
-    running(client, job)
+    job = submit_running(client, gate.spec())
 
     with pytest.raises(NotAllowed, match="is running, so edit does not apply"):
         edit(client, job, priority=5)

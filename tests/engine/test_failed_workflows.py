@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.facts import until
 from tests.support.flows import chain, job_of, look, sent_flow, settled, step
-from tests.support.work import running, submit
+from tests.support.work import running, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,8 +124,7 @@ def test_analysis_when_steps_ran_into_limits_and_waited_for_a_resource_then_each
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     client.call("resource.set", {"name": "press", "capacity": 1})
-    holder = submit(client, gate.spec(), resources={"press": 1})
-    running(client, holder)
+    submit_running(client, gate.spec(), resources={"press": 1})
     full = step(f"exec head -c 100000 /dev/zero > {tmp_path}/file", limits={"file_size_bytes": 4_096})
     workflow = sent_flow(
         client,

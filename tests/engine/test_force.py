@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.facts import until
-from tests.support.work import alive, changes, end_of, lines, running, shell, state, submit
+from tests.support.work import alive, changes, end_of, lines, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,8 +120,7 @@ def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere_
 def test_reassign_when_nobody_knows_whether_the_run_began_then_the_job_is_held_and_never_runs_twice(
     client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
 ) -> None:
-    other = submit(client, gate.spec())
-    running(client, other)
+    other = submit_running(client, gate.spec())
     launcher = launcher_of(client, other)
     os.kill(launcher, signal.SIGSTOP)
     silenced.append(launcher)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.facts import until
 from tests.support.torture import launchers
-from tests.support.work import Gate, alive, end_of, kill9, running, shell, submit
+from tests.support.work import Gate, alive, end_of, kill9, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,7 @@ def survivor(daemon: DaemonProcess, number: int) -> tuple[int, str, Gate]:
     """A job that outlives this daemon, the launcher that runs it, and what it waits for."""
     gate = Gate(daemon.home / f"gate{number}")
     with daemon.client() as client:
-        job = submit(client, gate.spec(f"exit {number}", survive=True))
-        running(client, job)
+        job = submit_running(client, gate.spec(f"exit {number}", survive=True))
         return job, client.get(job)["attempts_list"][-1]["launcher"], gate
 
 
@@ -69,8 +68,7 @@ def test_launcher_when_its_last_survivor_ended_while_no_daemon_was_there_then_it
     daemon: DaemonProcess,
 ) -> None:
     early = survivor(daemon, 3)
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
     late = survivor(daemon, 4)
     daemon.kill9()
     pids = launchers(daemon.state_dir)
@@ -92,8 +90,7 @@ def test_launcher_when_killed_beside_a_newer_one_then_only_its_own_attempts_are_
     daemon: DaemonProcess,
 ) -> None:
     old = survivor(daemon, 5)
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
     new = survivor(daemon, 6)
     pids = launchers(daemon.state_dir)
 

@@ -263,9 +263,7 @@ def test_handler_when_the_daemon_is_killed_then_the_job_is_requeued(own: DaemonP
     with own.client() as client:
         job = call(client, "stay-once", str(tmp_path / "ledger"))
         until(lambda: lines(tmp_path / "ledger"), why="the handler")
-    own.kill9()
-
-    own.start()
+    own.kill_and_start()
 
     with own.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")

@@ -87,9 +87,7 @@ def test_ttl_when_it_passes_while_no_daemon_runs_then_the_next_start_expires_the
     with daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         job = submit(client, OK, ttl_ms=50)
-    daemon.kill9()
-
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         assert end_of(client, job) == ("expired", "ttl")

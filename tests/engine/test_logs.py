@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.errors import AttemptNotFound, LogUnreadable
 from stoker.process.capture import log_of
-from tests.support.work import Gate, end_of, running, shell, submit
+from tests.support.work import Gate, end_of, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,8 +156,7 @@ def test_log_when_its_reader_goes_away_then_the_worker_and_other_readers_feel_no
     shared: DaemonProcess, client: stoker.Client, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "own")
-    job = submit(client, shell(f"echo one; read _ < {gate.path}; echo two"))
-    running(client, job)
+    job = submit_running(client, shell(f"echo one; read _ < {gate.path}; echo two"))
     with shared.client() as stays:
         staying = stays.logs(job, follow=True)
         with shared.client() as leaves:
@@ -174,8 +173,7 @@ def test_log_when_the_daemon_restarts_then_finished_logs_are_still_there(daemon:
     with daemon.client() as client:
         job = submit(client, shell("echo kept"))
         end_of(client, job)
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         assert read(client, job) == b"kept\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.process.connection import dial
 from tests.support.facts import until
 from tests.support.instance import Wire
-from tests.support.work import Gate, alive, end_of, kill9, lines, running, shell, state, submit
+from tests.support.work import Gate, alive, end_of, kill9, lines, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -63,8 +63,7 @@ def test_connection_when_it_is_lost_while_a_stop_is_under_way_then_the_stop_goes
 ) -> None:
     with daemon.client() as client:
         stubborn = f"trap '' TERM; echo ready; while :; do read _ < {gate.path}; done"
-        job = submit(client, {"command": "/bin/sh", "args": ["-c", stubborn], "grace_ms": 1_500})
-        running(client, job)
+        job = submit_running(client, {"command": "/bin/sh", "args": ["-c", stubborn], "grace_ms": 1_500})
         until(lambda: "ready" in daemon.cli("logs", str(job)).stdout, why="a worker that ignores SIGTERM")
         client.call("job.cancel", {"id": job})
 

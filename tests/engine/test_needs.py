@@ -14,7 +14,7 @@ import pytest
 from stoker.core.errors import InvalidParams, JobNotFound
 from tests.support.facts import until
 from tests.support.rpc import RawClient, request
-from tests.support.work import changes, end_of, running, shell, state, submit
+from tests.support.work import changes, end_of, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,8 +63,7 @@ def test_need_when_the_needed_job_had_failed_before_then_it_is_decided_at_the_su
 
 
 def test_need_when_the_needed_job_is_cancelled_then_it_counts_as_failed(client: stoker.Client, gate: Gate) -> None:
-    needed = submit(client, gate.spec(), grace_ms=100)
-    running(client, needed)
+    needed = submit_running(client, gate.spec(), grace_ms=100)
     after_ok = submit(client, OK, needs=[needed])
     after_failed = submit(client, OK, needs=[{"job": needed, "on": "failed"}])
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import scales, until
-from tests.support.work import alive, end_of, lines, running, shell, submit
+from tests.support.work import alive, end_of, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -238,8 +238,7 @@ def test_heartbeat_when_the_daemon_stood_still_for_longer_than_the_limit_then_no
     with daemon.client() as client:
         job = submit(client, beater(tmp_path / "beats", unresponsive_warn_ms=2_500))
         first = until(lambda: client.get(job)["last_heartbeat"], why="a sign of life")
-        clock = submit(client, shell("sleep 5"))
-        running(client, clock)
+        clock = submit_running(client, shell("sleep 5"))
         pid = client.get(clock)["pid"]
         daemon.signal(signal.SIGSTOP)
         until(lambda: not alive(pid), why="the time to pass, which a process tells")
@@ -258,8 +257,7 @@ def adopted(daemon: DaemonProcess, tmp_path: Path) -> tuple[DaemonProcess, int]:
     with daemon.client() as client:
         job = submit(client, beater(tmp_path / "beats", survive=True, unresponsive_kill_ms=4_000))
         until(lambda: client.get(job)["last_heartbeat"], why="a sign of life")
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
     return daemon, job
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams, QueueFull, QueueNotFound
 from tests.support.facts import until
-from tests.support.work import by_start, changes, end_of, running, shell, state, submit, submit_many
+from tests.support.work import by_start, changes, end_of, running, shell, state, submit, submit_many, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -109,8 +109,7 @@ def test_pause_when_jobs_are_queued_then_none_start_until_it_is_resumed(client: 
 
 def test_pause_when_a_job_of_the_queue_runs_then_it_goes_on(client: stoker.Client, gate: Gate) -> None:
     client.call("queue.set", {"name": "going"})
-    job = submit(client, gate.spec("exit 4"), queue="going")
-    running(client, job)
+    job = submit_running(client, gate.spec("exit 4"), queue="going")
 
     client.call("queue.pause", {"name": "going"})
     gate.open()

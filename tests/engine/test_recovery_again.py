@@ -59,8 +59,7 @@ def test_stop_when_the_daemon_is_killed_again_and_again_in_the_middle_then_it_wa
     pid = int(lines(said)[0])
 
     for life in range(LIVES):
-        daemon.kill9()
-        daemon.start()
+        daemon.kill_and_start()
         until(lambda life=life: lines(said).count("term") > life, why="the first step of the ladder")  # type: ignore[misc]
 
     assert alive(pid)

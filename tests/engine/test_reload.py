@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from tests.support.facts import until
-from tests.support.work import end_of, running, shell, submit
+from tests.support.work import end_of, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
@@ -51,8 +51,7 @@ def test_reload_when_the_file_is_wrong_then_nothing_changes_and_every_mistake_is
 
 def test_hangup_when_jobs_run_then_the_daemon_and_they_go_on(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec())
-        running(client, job)
+        job = submit_running(client, gate.spec())
 
         daemon.signal(signal.SIGHUP)
         until(lambda: events(daemon, "config_reloaded"))

@@ -12,7 +12,7 @@ import pytest
 from stoker.core.errors import InvalidParams, ResourceNotFound
 from tests.support.facts import DEADLINE_S, until
 from tests.support.flows import flow, send
-from tests.support.work import Gate, end_of, running, shell, state, submit, submit_many
+from tests.support.work import Gate, end_of, running, shell, state, submit, submit_many, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +38,7 @@ def test_resource_when_it_is_taken_then_the_next_waits_and_why_names_the_holder(
     client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, repo=1)
-    holder = submit(client, gate.spec(), resources={"repo": 1})
-    running(client, holder)
+    holder = submit_running(client, gate.spec(), resources={"repo": 1})
     waits = submit(client, TRUE, resources={"repo": 1})
 
     blocker = client.why(waits)
@@ -56,8 +55,7 @@ def test_resource_when_it_is_taken_then_the_next_waits_and_why_names_the_holder(
 
 def test_resource_when_one_job_lacks_it_then_others_of_its_queue_pass(client: stoker.Client, gate: Gate) -> None:
     capacity(client, licence=1)
-    holder = submit(client, gate.spec(), resources={"licence": 1})
-    running(client, holder)
+    submit_running(client, gate.spec(), resources={"licence": 1})
     waits = submit(client, TRUE, resources={"licence": 1}, priority=100)
 
     passes = submit(client, TRUE)
@@ -70,8 +68,7 @@ def test_resources_when_only_one_of_two_is_free_then_it_is_kept_and_not_taken(
     client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, left=1, right=1)
-    holder = submit(client, gate.spec(), resources={"left": 1})
-    running(client, holder)
+    submit_running(client, gate.spec(), resources={"left": 1})
     both = submit(client, TRUE, resources={"left": 1, "right": 1})
 
     right = submit(client, TRUE, resources={"right": 1})
@@ -132,8 +129,7 @@ def test_resource_when_its_capacity_is_lowered_below_its_use_then_holders_go_on_
 
 def test_resource_when_a_job_is_cancelled_then_what_it_held_is_free(client: stoker.Client, gate: Gate) -> None:
     capacity(client, bench=1)
-    holder = submit(client, gate.spec(), resources={"bench": 1}, grace_ms=100)
-    running(client, holder)
+    holder = submit_running(client, gate.spec(), resources={"bench": 1}, grace_ms=100)
 
     client.cancel(holder)
 
@@ -163,8 +159,7 @@ def test_exhaustion_when_jobs_wait_for_a_resource_then_the_first_is_told_of_once
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, crane=2)
-    holder = submit(client, gate.spec(), resources={"crane": 2})
-    running(client, holder)
+    holder = submit_running(client, gate.spec(), resources={"crane": 2})
 
     waiting = [submit(client, TRUE, resources={"crane": 1}) for _ in range(3)]
     for _ in range(5):  # turns in which they are passed over again
@@ -186,8 +181,7 @@ def test_exhaustion_when_a_step_waited_for_its_width_first_then_the_shortage_beh
     first, second = send(client, flow({"turn": fan_out}))["steps"].values()
     running(client, first)
     end_of(client, submit(client, TRUE))  # a turn in which the width alone is missing
-    holder = submit(client, gate.spec(), resources={"lathe": 1})
-    running(client, holder)
+    holder = submit_running(client, gate.spec(), resources={"lathe": 1})
     until(lambda: told_of(shared, second), why="the shortage")
     for _ in range(3):
         end_of(client, submit(client, TRUE))
@@ -243,8 +237,7 @@ def test_resource_when_hundreds_of_jobs_lack_it_then_one_behind_them_all_still_s
     client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, rare=1)
-    holder = submit(client, gate.spec(), resources={"rare": 1})
-    running(client, holder)
+    submit_running(client, gate.spec(), resources={"rare": 1})
     stuck = submit_many(client, [{"command": "true", "resources": {"rare": 1}}] * 1_100)
 
     last = submit(client, TRUE)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.facts import scales, until
 from tests.support.policies import identities_on_disk
-from tests.support.work import alive, changes, end_of, kill9, lines, running, shell, submit
+from tests.support.work import alive, changes, end_of, kill9, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
@@ -28,8 +28,7 @@ def test_survivor_when_the_daemon_is_killed_then_the_next_one_adopts_the_same_pr
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec("exit 7"), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec("exit 7"), survive=True)
         before = client.history(job)["attempts"][0]
     daemon.kill9()
     assert alive(before["pid"])
@@ -53,8 +52,7 @@ def test_worker_when_it_ends_while_no_daemon_runs_then_its_true_exit_code_is_kep
     daemon: DaemonProcess, gate: Gate, *, survive: bool
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec("exit 11"), survive=survive)
-        running(client, job)
+        job = submit_running(client, gate.spec("exit 11"), survive=survive)
         pid = client.get(job)["pid"]
     daemon.kill9()
     gate.open()
@@ -71,8 +69,7 @@ def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_as_its_spe
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec('[ "$STOKER_ATTEMPT" = 2 ]'), max_attempts=3, base_delay_ms=10)
-        running(client, job)
+        job = submit_running(client, gate.spec('[ "$STOKER_ATTEMPT" = 2 ]'), max_attempts=3, base_delay_ms=10)
         pid = client.get(job)["pid"]
     daemon.kill9()
     gate.open()
@@ -91,8 +88,7 @@ def test_survivor_when_adopted_then_its_timeout_still_counts_from_its_start(daem
         with daemon.client() as client:
             job = submit(client, gate.spec(), survive=True, timeout_ms=timeout_ms)
             until(lambda: client.get(job)["attempts"], why="its start")  # noqa: B023
-        daemon.kill9()
-        daemon.start()
+        daemon.kill_and_start()
         with daemon.client() as client:
             end = end_of(client, job)
             attempt = client.history(job)["attempts"][-1]  # a kill before the launch leaves one that never started
@@ -106,11 +102,9 @@ def test_survivor_when_adopted_then_its_timeout_still_counts_from_its_start(daem
 
 def test_survivor_when_adopted_then_it_can_be_followed_and_cancelled(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
-        job = submit(client, shell(f"echo before; read _ < {gate.path}"), survive=True)
-        running(client, job)
+        job = submit_running(client, shell(f"echo before; read _ < {gate.path}"), survive=True)
         pid = client.get(job)["pid"]
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client, daemon.client() as reader:
         log = reader.logs(job, follow=True)
@@ -127,11 +121,11 @@ def test_survivor_when_the_daemon_dies_again_and_again_then_it_still_runs_once(
 ) -> None:
     ledger = tmp_path / "ledger"
     with daemon.client() as client:
-        job = submit(client, gate.spec(), survive=True, args=["-c", f"echo run >> {ledger}; read _ < {gate.path}; :"])
-        running(client, job)
+        job = submit_running(
+            client, gate.spec(), survive=True, args=["-c", f"echo run >> {ledger}; read _ < {gate.path}; :"]
+        )
     for _ in range(3):
-        daemon.kill9()
-        daemon.start()
+        daemon.kill_and_start()
 
     with daemon.client() as client:
         assert client.history(job)["attempts"][0]["adopted"] == 3
@@ -149,11 +143,8 @@ def test_survivors_when_they_hold_resources_and_slots_then_the_next_daemon_count
     stopped_daemon.start()
     with stopped_daemon.client() as client:
         client.call("resource.set", {"name": "repo", "capacity": 1})
-        holder = submit(client, gate.spec(), survive=True, resources={"repo": 1})
-        running(client, holder)
-    stopped_daemon.kill9()
-
-    stopped_daemon.start()
+        holder = submit_running(client, gate.spec(), survive=True, resources={"repo": 1})
+    stopped_daemon.kill_and_start()
 
     with stopped_daemon.client() as client:
         waits = submit(client, shell("exit 0"), resources={"repo": 1})
@@ -168,11 +159,8 @@ def test_survive_when_settings_say_so_for_all_then_jobs_that_do_not_say_survive(
     stopped_daemon.config.write_text("[recovery]\nsurvive = true\n")
     stopped_daemon.start()
     with stopped_daemon.client() as client:
-        job = submit(client, gate.spec())
-        running(client, job)
-    stopped_daemon.kill9()
-
-    stopped_daemon.start()
+        job = submit_running(client, gate.spec())
+    stopped_daemon.kill_and_start()
 
     with stopped_daemon.client() as client:
         gate.open()
@@ -183,8 +171,7 @@ def test_survivor_when_its_launcher_is_killed_too_then_it_is_adopted_and_its_end
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
-        job = submit(client, gate.spec(), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec(), survive=True)
         pid = client.get(job)["pid"]
         launcher = client.status()["launchers"][0]["pid"]
     daemon.kill9()
@@ -204,8 +191,7 @@ def test_survivor_when_its_main_process_died_too_then_its_session_is_looked_at(
     named = f"sh -c 'read _ < {gate.path}'"
     nameless = f"prlimit --rttime=unlimited env -i {named}"
     with daemon.client() as client:
-        job = submit(client, shell(f"{nameless} & {named} & wait"), survive=True)
-        running(client, job)
+        job = submit_running(client, shell(f"{nameless} & {named} & wait"), survive=True)
         pid = client.get(job)["pid"]
         launcher = client.status()["launchers"][0]["pid"]
         until(lambda: len(in_session(pid)) == 3 and shows_nothing(pid), why="both children, one without a name")

@@ -285,8 +285,7 @@ def test_limits_when_named_for_this_resume_then_the_steps_taken_again_have_them_
 
         said = resume(client, workflow, timeout_ms=600_000, max_attempts=2)
         assert said["reset"] == ["behind", "flaky", "late"]
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
     with daemon.client() as client:
         assert limits_of(client, workflow) == {**dict.fromkeys(said["reset"], (600_000, 2)), "done": before["done"]}
         gate.open()

@@ -152,8 +152,7 @@ def test_needs_when_changed_then_the_next_daemon_knows_them(daemon: DaemonProces
         client.call("workflow.add_need", {"id": workflow, "step": "b", "need": "c"})
         client.call("workflow.remove_need", {"id": workflow, "step": "b", "need": "a"})
 
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         assert needs_of(client, workflow, "b") == [{"step": "c", "on": "ok"}]
@@ -241,8 +240,7 @@ def test_retry_when_a_need_of_the_round_before_was_met_meanwhile_then_it_does_no
         client.call("workflow.retry", {"id": workflow})
         assert stand(client, workflow)["d"] == "waiting"
 
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")

@@ -153,8 +153,7 @@ def test_rollback_when_the_daemon_dies_on_the_way_then_the_next_start_finishes_i
     if moment == "stopped":  # the second half may be committed by now, or not
         kill9(pid)
 
-    stopped_daemon.kill9()
-    stopped_daemon.start()
+    stopped_daemon.kill_and_start()
 
     with stopped_daemon.client() as client:
         settled(client, workflow, "paused")

@@ -17,7 +17,7 @@ from stoker.core.clock import boot_ms
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.torture import launchers
-from tests.support.work import Gate, alive, end_of, running, shell, state, submit
+from tests.support.work import Gate, alive, end_of, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +51,8 @@ def test_limits_when_a_launcher_hangs_and_the_daemon_was_paused_then_those_of_ot
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client:
-        silent = submit(client, gate.spec(survive=True))
-        running(client, silent)
-    patient.kill9()
-    patient.start()
+        silent = submit_running(client, gate.spec(survive=True))
+    patient.kill_and_start()
     ((_, old), (_, _)) = sorted(launchers(patient.state_dir).items(), key=lambda one: int(one[0].split("-")[0]))
 
     with patient.client() as client, stopped(old):
@@ -78,8 +76,7 @@ def test_limit_when_the_attempt_ended_in_time_while_the_daemon_was_paused_then_i
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client:
-        job = submit(client, gate.spec("exit 4", timeout_ms=2_000))
-        running(client, job)
+        job = submit_running(client, gate.spec("exit 4", timeout_ms=2_000))
         pid = client.get(job)["pid"]
         with stopped(patient.pid):
             gate.open()
@@ -99,8 +96,7 @@ def test_start_when_a_launcher_hangs_then_the_others_are_recovered_without_it(
         with patient.client() as client:
             jobs.append(submit(client, gate.spec("exit 5", survive=True)))
             running(client, jobs[-1])
-        patient.kill9()
-        patient.start()
+        patient.kill_and_start()
     pids = launchers(patient.state_dir)
 
     with patient.client() as client:
@@ -128,8 +124,7 @@ def test_cancel_when_the_launcher_has_been_silent_since_the_start_then_the_worke
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client:
-        job = submit(client, gate.spec(survive=True))
-        running(client, job)
+        job = submit_running(client, gate.spec(survive=True))
         pid = client.get(job)["pid"]
     ((_, launcher),) = launchers(patient.state_dir).items()
     patient.kill9()

@@ -118,8 +118,7 @@ def test_key_when_the_daemon_was_killed_meanwhile_then_it_is_remembered(daemon: 
     spec = shell("exit 0", idempotency_key="once")
     with daemon.client() as client:
         job = submit(client, spec)
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
 
     with daemon.client() as client:
         again = client.call("job.submit", spec)

@@ -14,7 +14,7 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, ConfirmationNeeded, InvalidParams, JobNotFound, NotAllowed
 from tests.support.facts import scales, until
-from tests.support.work import changes, end_of, lines, running, shell, state, submit
+from tests.support.work import changes, end_of, lines, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,8 +57,7 @@ def test_release_when_something_still_blocks_the_job_then_it_waits_again(client:
 def test_verb_when_the_job_runs_then_it_is_refused_and_the_job_goes_on(
     client: stoker.Client, gate: Gate, name: str
 ) -> None:
-    job = submit(client, gate.spec())
-    running(client, job)
+    job = submit_running(client, gate.spec())
 
     with pytest.raises(NotAllowed):
         verb(client, name, job)
@@ -142,8 +141,7 @@ def test_retry_when_the_job_had_succeeded_then_it_runs_once_more(client: stoker.
 
 
 def test_restart_when_the_job_is_unsafe_then_it_wants_yes(client: stoker.Client, gate: Gate) -> None:
-    job = submit(client, gate.spec(), grace_ms=100)
-    running(client, job)
+    job = submit_running(client, gate.spec(), grace_ms=100)
 
     with pytest.raises(ConfirmationNeeded) as refused:
         verb(client, "restart", job)
@@ -157,8 +155,7 @@ def test_restart_when_the_job_is_unsafe_then_it_wants_yes(client: stoker.Client,
 def test_restart_when_the_job_runs_then_it_is_stopped_and_starts_anew_uncharged(
     client: stoker.Client, gate: Gate, *, safe: bool, options: dict[str, bool]
 ) -> None:
-    job = submit(client, gate.spec(), grace_ms=100, on_orphan="requeue" if safe else "fail")
-    running(client, job)
+    job = submit_running(client, gate.spec(), grace_ms=100, on_orphan="requeue" if safe else "fail")
 
     verb(client, "restart", job, **options)
 

@@ -17,7 +17,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams, JobNotFound, QueueNotFound, WaitTimeout
 from tests.support.facts import until
-from tests.support.work import Gate, changes, end_of, running, shell, state, submit, submit_many
+from tests.support.work import Gate, changes, end_of, shell, state, submit, submit_many, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,8 +137,7 @@ def test_watch_when_broken_off_and_resumed_across_a_restart_then_nothing_is_miss
         first = [submit(client, OK) for _ in range(5)]
         seen = list(itertools.islice(client.watch(after=0), 7))
         client.wait(*first)
-    daemon.kill9()
-    daemon.start()
+    daemon.kill_and_start()
     with daemon.client() as client:
         client.wait(*[submit(client, OK) for _ in range(5)])
         last = client.status()["last_seq"]
@@ -220,8 +219,7 @@ def test_history_when_a_worker_took_more_memory_than_its_launcher_then_it_is_tol
 
 
 def test_why_when_the_job_runs_or_has_ended_then_it_says_that(client: stoker.Client, gate: Gate) -> None:
-    job = submit(client, gate.spec("exit 6"))
-    running(client, job)
+    job = submit_running(client, gate.spec("exit 6"))
 
     assert client.why(job)["code"] == "running"
     gate.open()
@@ -325,8 +323,7 @@ def test_history_when_read_in_pages_then_every_change_comes_once_and_in_order(cl
 def test_log_when_the_next_attempt_is_followed_before_it_begins_then_it_comes(
     client: stoker.Client, shared: DaemonProcess, gate: Gate
 ) -> None:
-    job = submit(client, gate.spec('echo "attempt $STOKER_ATTEMPT"; exit 1'), max_attempts=2, base_delay_ms=0)
-    running(client, job)
+    job = submit_running(client, gate.spec('echo "attempt $STOKER_ATTEMPT"; exit 1'), max_attempts=2, base_delay_ms=0)
     with shared.client() as follower:
         pieces = follower.stream("job.logs", {"id": job, "attempt": 2, "follow": True})
         gate.open()

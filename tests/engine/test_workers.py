@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.errors import NotAllowed
 from tests.support.facts import until
-from tests.support.work import end_of, lines, running, shell, submit
+from tests.support.work import end_of, lines, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -48,8 +48,7 @@ def test_worker_when_it_has_a_tree_then_every_process_of_it_is_seen_and_nothing_
 
 def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_told(client: stoker.Client) -> None:
     script = f"held = bytearray({64 * MIB})\nwhile True: pass"
-    job = submit(client, {"command": sys.executable, "args": ["-c", script]})
-    running(client, job)
+    job = submit_running(client, {"command": sys.executable, "args": ["-c", script]})
 
     busy = until(lambda: (seen := look(client, job))["cpu_percent"] > 0 and seen["memory_bytes"] > 64 * MIB and seen,
                  why="work")  # fmt: skip
@@ -94,8 +93,7 @@ def test_worker_when_shown_then_what_it_said_stands_beside_what_it_does(
 def test_debug_when_asked_for_then_the_shell_stands_where_the_job_does_and_can_do_nothing_in_its_name(
     shared: DaemonProcess, client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
-    job = submit(client, gate.spec(working_dir=str(tmp_path), env={"MODE": "fast", "A": "x y"}, notify=True))
-    running(client, job)
+    job = submit_running(client, gate.spec(working_dir=str(tmp_path), env={"MODE": "fast", "A": "x y"}, notify=True))
     own = {**shared.environ, "SHELL": "/bin/sh", "STOKER_RUN_ID": "1.1.0", "STOKER_TOKEN": "mine", "MINE": "1"}
     own |= {"STOKER_SOCKET": str(shared.socket), "NOTIFY_SOCKET": "/mine", "TRACEPARENT": "mine"}
     shared.environ, kept = own, shared.environ

@@ -46,8 +46,7 @@ class Told:
         return answer
 
     def again(self) -> None:
-        self.daemon.kill9()
-        self.daemon.start()
+        self.daemon.kill_and_start()
 
     def audit(self) -> Audit:
         """After the last life."""

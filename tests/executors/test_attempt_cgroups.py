@@ -26,7 +26,7 @@ from tests.support import jobs
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until, until_async
 from tests.support.instance import ended
-from tests.support.work import end_of, running, shell, submit
+from tests.support.work import end_of, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,8 +268,7 @@ def press(daemon: DaemonProcess, root: Path, memory: str) -> None:
 def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(root: Path, gate: Gate) -> None:
     """Another job with the same limit starts after the freeze and passes it, so the frozen one was due."""
     with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
-        low = submit(client, gate.spec(), queue="bulk", timeout_ms=2_000)
-        running(client, low)
+        low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=2_000)
         press(daemon, root, BUSY)
         until(lambda: client.get(low)["frozen"], why="the freeze")
         other = submit(client, shell("exec sleep 600"), timeout_ms=2_000)
@@ -287,8 +286,7 @@ def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(root: Pat
 
 def test_limit_when_the_worker_was_frozen_before_then_it_is_stopped_at_its_limit(root: Path, gate: Gate) -> None:
     with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
-        low = submit(client, gate.spec(), queue="bulk", timeout_ms=1_500)
-        running(client, low)
+        low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=1_500)
         press(daemon, root, BUSY)
         until(lambda: client.get(low)["frozen"], why="the freeze")
         press(daemon, root, CALM)

@@ -18,7 +18,7 @@ import pytest
 from stoker.process.cgroup import is_delegated, read_mounts
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.work import Gate, end_of, running, shell, submit
+from tests.support.work import Gate, end_of, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,8 +101,7 @@ def test_memory_when_a_worker_exceeds_its_limit_then_it_alone_fails_of_oom(
     daemon: DaemonProcess, client: stoker.Client, delegated: Path, gate: Gate
 ) -> None:
     limits = {"memory_bytes": MEMORY}
-    other = submit(client, gate.spec(), limits=limits)
-    running(client, other)
+    other = submit_running(client, gate.spec(), limits=limits)
 
     job = submit(client, shell(f"exec {EATER}"), limits=limits, max_attempts=2, base_delay_ms=1)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.facts import until
-from tests.support.work import Gate, changes, end_of, running, state, submit
+from tests.support.work import Gate, changes, end_of, state, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +36,7 @@ def test_start_when_a_running_job_has_no_open_attempt_then_it_is_held_and_why_sa
 ) -> None:
     gate = Gate(tmp_path / "gate")
     with daemon.client() as client:
-        job = submit(client, gate.spec())
-        running(client, job)
+        job = submit_running(client, gate.spec())
     daemon.kill9()
     with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
         assert database.execute(damage, [job]).rowcount == 1

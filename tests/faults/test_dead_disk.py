@@ -20,7 +20,7 @@ from tests.support.daemon import DaemonProcess
 from tests.support.disks import DeadDirectory, Disk
 from tests.support.facts import until
 from tests.support.torture import launchers
-from tests.support.work import Gate, alive, end_of, kill9, running, shell, state, submit
+from tests.support.work import Gate, alive, end_of, kill9, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,8 +194,7 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over_and_i
 ) -> None:
     gate = Gate(patient.home / "gate")
     with patient.client() as client:
-        before = submit(client, gate.spec("exit 3"))
-        running(client, before)
+        before = submit_running(client, gate.spec("exit 3"))
         hanging = submit(client, shell(":", working_dir=f"{dead.where}/x"))
         (stuck,) = until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
 
@@ -224,8 +223,7 @@ def test_launcher_when_killed_beside_one_that_is_stuck_then_its_jobs_are_recover
     with patient.client() as client:
         hanging = submit(client, shell(":", working_dir=f"{dead.where}/x"))
         until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
-        job = submit(client, gate.spec(on_orphan="requeue", grace_ms=100))
-        running(client, job)
+        job = submit_running(client, gate.spec(on_orphan="requeue", grace_ms=100))
 
         kill9(next(one["pid"] for one in client.status()["launchers"] if one["state"] == "ok"))
         until(lambda: client.get(job)["attempts"] == 2, why="a second attempt")

@@ -64,8 +64,7 @@ def six(gate: Gate) -> Iterator[Six]:
 
 def daemon_killed(six: Six) -> None:
     six.run()
-    six.daemon.kill9()
-    six.daemon.start()
+    six.daemon.kill_and_start()
 
 
 def launcher_killed(six: Six) -> None:
@@ -156,8 +155,7 @@ def frozen(six: Six) -> None:
     six.run()
     for pid in six.workers():
         os.kill(pid, signal.SIGSTOP)
-    six.daemon.kill9()
-    six.daemon.start()
+    six.daemon.kill_and_start()
 
 
 def frozen_alone(six: Six) -> None:

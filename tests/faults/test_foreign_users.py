@@ -19,7 +19,7 @@ from tests.support import foreign
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
 from tests.support.torture import launchers
-from tests.support.work import alive, changes, end_of, kill9, running, shell, state, submit
+from tests.support.work import alive, changes, end_of, kill9, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,8 +96,7 @@ def test_stop_when_a_child_became_root_then_it_is_told_and_the_attempt_is_not_cl
     host: Host, ends: str, end: tuple[str, str]
 ) -> None:
     with host.daemon.client() as client:
-        neighbour = submit(client, shell("exec sleep 3600"))
-        running(client, neighbour)
+        neighbour = submit_running(client, shell("exec sleep 3600"))
         limit: dict[str, Any] = {"timeout_ms": 4_000} if ends == "timeout" else {}
         job, child = host.submit(client, grace_ms=200, **limit)
 

@@ -68,5 +68,4 @@ def work_and_go(lives: Lives) -> None:
     """The daemon dies under what runs: from here on its launcher writes outcomes down."""
     with lives.daemon.client() as client:
         lives._submit(client, 6)
-    lives.daemon.kill9()
-    lives.daemon.start()
+    lives.daemon.kill_and_start()

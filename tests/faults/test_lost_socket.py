@@ -12,7 +12,7 @@ import pytest
 from stoker.core.errors import StateRefused
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.work import end_of, running, shell, submit
+from tests.support.work import end_of, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,7 @@ def test_socket_when_its_file_is_removed_then_it_is_made_again_and_jobs_go_on(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as connected:
-        job = submit(connected, gate.spec())
-        running(connected, job)
+        job = submit_running(connected, gate.spec())
 
         daemon.socket.unlink()
         until(lambda: restored(daemon))
@@ -102,8 +101,7 @@ def test_state_when_its_directory_is_moved_away_then_nothing_is_accepted_until_i
 ) -> None:
     away = daemon.home / "away"
     with daemon.client() as client:
-        job = submit(client, gate.spec())
-        running(client, job)
+        job = submit_running(client, gate.spec())
 
         daemon.state_dir.rename(away)
         until(lambda: logged(daemon, "state_lost"))

@@ -17,7 +17,7 @@ from stoker.engine.effects import PATIENCE_S
 from stoker.service.assembly import NO_ROOM
 from tests.support.disks import fill
 from tests.support.facts import until
-from tests.support.work import Gate, end_of, running, state, submit
+from tests.support.work import Gate, end_of, state, submit, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -43,8 +43,7 @@ def test_cancel_when_there_is_no_room_for_it_then_it_is_not_answered_and_what_fo
                 answers.append(error.code)
 
     with small_disk.client() as client:
-        job = submit(client, gate.spec(), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec(), survive=True)
         fill(where / "filler")
         until(lambda: written(client) and not (where / "reserve").exists(), why="the reserve to be given up")
         fill(where / "more")

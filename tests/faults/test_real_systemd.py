@@ -14,7 +14,7 @@ import pytest
 from tests.support import container
 from tests.support.facts import until
 from tests.support.service import STATE
-from tests.support.work import end_of, running, shell, submit
+from tests.support.work import end_of, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from tests.support.service import Service
@@ -75,8 +75,7 @@ def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(servic
     service.configure("WatchdogSec=4\nRestartSec=100ms")
     first = service.start().pid
     with service.client() as client:
-        survivor = submit(client, shared_gate.spec("exit 7"), survive=True)
-        running(client, survivor)
+        survivor = submit_running(client, shared_gate.spec("exit 7"), survive=True)
 
     service.kill(first, "STOP")
     service.restarted(first)
@@ -94,8 +93,7 @@ def test_launcher_when_it_hangs_for_ever_then_another_takes_over_and_the_watchdo
     service.configure("WatchdogSec=8", "[launcher]\nstuck_ms = 1_000\n")
     first = service.start().pid
     with service.client() as client:
-        stuck = submit(client, shared_gate.spec())
-        running(client, stuck)
+        stuck = submit_running(client, shared_gate.spec())
         (launcher,) = client.status()["launchers"]
 
         service.kill(launcher["pid"], "STOP")
@@ -188,8 +186,7 @@ def test_stop_when_a_drain_is_longer_than_the_units_patience_then_the_job_still_
     service.configure("TimeoutStopSec=1", "[daemon]\ndrain_timeout_ms = 60_000\n")
     service.start()
     with service.client() as client:
-        job = submit(client, shell("sleep 3; exit 7"))
-        running(client, job)
+        job = submit_running(client, shell("sleep 3; exit 7"))
 
     service.systemctl("stop", "stoker.service")
 
@@ -205,8 +202,7 @@ def test_start_when_recovery_is_longer_than_the_units_patience_then_it_is_not_gi
     service.configure("TimeoutStartSec=3\nRestart=no")
     first = service.start().pid
     with service.client() as client:
-        survivor = submit(client, shared_gate.spec("exit 7"), survive=True)
-        running(client, survivor)
+        survivor = submit_running(client, shared_gate.spec("exit 7"), survive=True)
         (launcher,) = client.status()["launchers"]
     service.kill(launcher["pid"], "STOP")  # recovery waits five seconds for its answer
     service.kill(first, "KILL")
@@ -228,8 +224,7 @@ def test_service_when_a_job_hides_its_children_then_its_own_cgroup_ends_them(
     service.configure()
     service.start()
     with service.client() as client:
-        job = submit(client, shell(f"setsid env -i sleep 1000 & read _ < {shared_gate.path}; exit 0"))
-        running(client, job)
+        job = submit_running(client, shell(f"setsid env -i sleep 1000 & read _ < {shared_gate.path}; exit 0"))
         run_id = client.history(job)["attempts"][0]["run_id"]
         leaf = service.cgroup / f"run-{run_id}"
         until(lambda: len((leaf / "cgroup.procs").read_text().split()) >= 2, why="both processes in the leaf")

@@ -73,8 +73,7 @@ def test_jobs_when_their_launcher_is_stopped_through_twenty_restarts_then_none_r
         until(lambda: all(client.get(job)["attempts"] == 1 for job in jobs.values()), why="four orders")
 
     for restart in range(RESTARTS):
-        daemon.kill9()
-        daemon.start()
+        daemon.kill_and_start()
         with daemon.client() as client:
             load = {
                 f"load-{restart}-{name}": submit(client, ledger.spec(f"load-{restart}-{name}", on_orphan=on_orphan))

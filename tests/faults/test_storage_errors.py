@@ -25,7 +25,7 @@ from tests.support.facts import until
 from tests.support.flows import flow, flow_end, send
 from tests.support.lives import Lives
 from tests.support.strace import Call, Strace
-from tests.support.work import Gate, alive, end_of, running, shell, submit
+from tests.support.work import Gate, alive, end_of, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -203,12 +203,10 @@ def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_starts_recovers_a
 ) -> None:
     gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
     with small_disk.client() as client:
-        job = submit(client, gate.spec("exit 3"), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec("exit 3"), survive=True)
     fill(filler)
 
-    small_disk.kill9()
-    small_disk.start()
+    small_disk.kill_and_start()
     gate.open()
     with small_disk.client() as client:
         end = end_of(client, job)
@@ -226,8 +224,7 @@ def test_outcome_when_its_launcher_cannot_write_it_down_on_a_full_disk_then_it_i
     """No daemon is there to be told, and no file takes it."""
     gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
     with small_disk.client() as client:
-        job = submit(client, gate.spec("exit 3"), survive=True)
-        running(client, job)
+        job = submit_running(client, gate.spec("exit 3"), survive=True)
         worker = client.get(job)["pid"]
     small_disk.kill9()
     fill(filler)

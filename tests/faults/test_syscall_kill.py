@@ -85,8 +85,7 @@ def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
             lives.fired += 1
             lives.killed_launchers.add(launcher)
         if lives.dice.random() < 0.3:
-            tortured.kill9()
-            tortured.start()
+            tortured.kill_and_start()
 
     sys.stderr.write(f"\nSTOKER_SEED={seed} part {part}: {len(drawn)} of {len(every)} points: ")
     assert lives.complaints() == []

@@ -19,7 +19,7 @@ from stoker.store.directory import StateDirectory
 from stoker.store.inspect import looking
 from tests.support import past
 from tests.support.facts import until
-from tests.support.work import Gate, alive, kill9, running, shell, submit
+from tests.support.work import Gate, alive, kill9, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     import subprocess
@@ -124,8 +124,7 @@ def test_dry_run_when_a_launcher_lives_then_it_is_not_taken_over(
     other = Gate(tmp_path / "other")
     with daemon.client() as client:
         (launcher,) = client.status()["launchers"]
-        ended = submit(client, other.spec("exit 3"))
-        running(client, ended)
+        ended = submit_running(client, other.spec("exit 3"))
     jobs = leave(daemon, gate)
     other.open()
     until(lambda: list((daemon.state_dir / "outcomes").glob("*.log")), why="an outcome on disk")

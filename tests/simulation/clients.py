@@ -1,7 +1,7 @@
-"""Clients of the simulated daemon: they submit under a key, ask again after a lost answer, and speak verbs.
+"""Clients of the simulated daemon: they submit with a key, ask again after a lost answer, and use verbs.
 
-Owns what was asked and what was answered; answers are compared with the disk the moment they come. Refuses sockets: the
-way from the wire to the engine has tests of its own. Invariant: one key means one job, however often it is sent.
+Owns the requests and answers; each answer is compared with the disk when it comes. Clients call the engine directly:
+the protocol has its own tests. Invariant: one key means one job, however often it is sent.
 """
 
 from __future__ import annotations

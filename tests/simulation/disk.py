@@ -1,8 +1,8 @@
-"""The simulated disk: real SQL on a database in memory, commits that take time, fail, or are in doubt.
+"""The simulated disk: real SQL on a database in memory, with commits that take time, fail, or are in doubt.
 
-Owns what survives a power loss: the committed rows and the outcome logs. Refuses to reorder: one writer, one thing at a
-time. Invariant: what was asked for and has not been carried out is lost with the daemon; an I/O error does not say
-whether the transaction went through.
+Owns what survives a power loss: the committed rows and the outcome logs. There is one writer, which does one thing at a
+time. Invariant: what was asked for and not carried out is lost with the daemon; an I/O error does not say whether the
+transaction went through.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An asyncio loop without a selector or a clock of its own: the world says when it turns and what time it is.
+"""An asyncio loop without selector and clock: the world says when it turns and what time it is.
 
-Owns the callbacks of one life of the daemon, and the calls that it sent to threads. Everything that escapes a task or a
-callback is kept in `errors`, where the world finds it. Refuses real descriptors.
+Owns the callbacks of one life of the daemon, and its calls to threads. Every error of a task or a callback is kept in
+`errors`, where the world finds it. There are no real descriptors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What can happen in the simulated world, and when it may: the ordinary course, faults, and relief from faults.
+"""The things that can happen in the simulated world, and when: the ordinary course, faults, and relief from faults.
 
-Owns one table of each, name to action, and `POSSIBLE`. Refuses odds (`walk.py`) and consequences: an action changes
-the host, the disk or the wires, never what the daemon believes.
+Owns one table of each, from name to action, and `POSSIBLE`; the odds are in `walk.py`. An action changes the host, the
+disk or the wires, and never the memory of the daemon.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A simulated Linux host: clocks, boots, processes with pids that come again, and what the kernel says of them.
+"""A simulated Linux host: clocks, boots, processes whose pids are reused, and the answers of the kernel about them.
 
-Owns the truth about every process, and two laws that nobody may break unseen: no stranger is ever signalled, and no
-worker is stopped before that is on disk. Refuses to decide when anything happens: the world does. Each method that
-the real code calls (`open_pidfd`, `read_stat`, `wait4`, ...) answers as the kernel would.
+Owns the truth about every process, and two laws: no foreign process is ever signalled, and no worker is stopped before
+the stop is on disk. The world decides when something happens. Each method that product code calls (`open_pidfd`,
+`read_stat`, `wait4`, ...) answers as the kernel would.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Launchers on a simulated host: the real contract and the real loop of a launcher, with simulated children.
 
-Owns what stands for the kernel under `stoker.launcher`: who is whose child, how a worker is born, where outcomes are
-written. Refuses to imitate the contract: `Launcher`, `Runs`, `Loop` and `Peer` are the product's own. Invariant: an
-order is carried out, an acknowledgement obeyed, only if the database allows it (the laws look, each time).
+Owns the stand-in for the kernel below `stoker.launcher`: parents and children, the start of a worker, the file of
+outcomes. `Launcher`, `Runs`, `Loop` and `Peer` are the product's own. Invariant: an order is carried out, and an
+acknowledgement obeyed, only if the database allows it; the laws check this each time.
 """
 
 from __future__ import annotations

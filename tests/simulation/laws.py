@@ -1,8 +1,7 @@
-"""What must never happen, checked where it would: at births, orders, acknowledgements, commits and answers.
+"""The laws: what must never happen, checked at starts, orders, acknowledgements, commits and answers.
 
-Owns the laws and the one look each takes at the database, which only here is asked by SQL of its own. Refuses to
-mend: the first law that was broken ends the world. Invariant: a law is checked against what is committed and what
-is true on the host, never against what the daemon believes.
+Owns the laws and their own SQL queries. The first law that is broken ends the world. Invariant: a law is checked
+against committed rows and the truth on the host, and never against the memory of the daemon.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One life of the daemon on the simulated host: the real engine, from the opening of the database to its end.
 
 Owns what `daemon.py` and `store/open.py` do around the engine, in the same order and no more: a new epoch, the
-snapshot, the loop, recovery, readiness, and the end on a commit in doubt. Refuses to know when: the world turns it.
+snapshot, the loop, recovery, readiness, and the end after a commit in doubt.
 """
 
 from __future__ import annotations

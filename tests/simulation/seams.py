@@ -1,7 +1,7 @@
-"""Where the simulated host is put under the real code: a list of names, and nothing else.
+"""The list of product functions that the simulated host replaces.
 
-Owns the substitution: every module of ours that holds one of these functions holds the simulated one meanwhile. Refuses
-to replace a decision: all that stands here reads a clock, asks the kernel, or opens a file or a socket.
+Owns the substitution: every module that holds one of these functions holds the simulated one meanwhile. Only functions
+that read a clock, ask the kernel, or open a file or a socket are replaced; decisions never are.
 """
 
 from __future__ import annotations

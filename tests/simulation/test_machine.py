@@ -1,6 +1,7 @@
-"""The same world under hypothesis: few steps, chosen to be shrunk. What breaks here breaks in the fewest of them.
+"""The same world under hypothesis: few steps, chosen so that a failure can be shrunk to the fewest of them.
 
-Owns the rules: a stretch of ordinary course, one happening by name, calm at the end. The long walk is in test_walk.py.
+Owns the rules: a stretch of the ordinary course, one happening by name, calm at the end. The long walk is in
+test_walk.py.
 """
 
 from __future__ import annotations

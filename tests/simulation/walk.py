@@ -1,6 +1,6 @@
-"""A walk through the simulated world: which of the possible things happens next, by weights that each walk draws anew.
+"""A walk through the simulated world: the next thing that happens is drawn by weights that each walk draws anew.
 
-Owns the odds, and what calm means: no faults, and then nothing that should end may stay. Refuses to know the laws.
+Owns the odds, and the meaning of calm: without faults, everything that should end must end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The socket between a daemon and a launcher: bytes in order, each side's last words readable after its death.
+"""The socket between a daemon and a launcher: bytes in order, and the last bytes of each side readable after its death.
 
-Owns both ends as the real code sees them: an asyncio transport for the daemon's `Connection`, a socket for the
-launcher's `Peer`. Refuses to deliver by itself: the world says when.
+Owns both ends as product code sees them: an asyncio transport for the daemon's `Connection`, a socket for the
+launcher's `Peer`. The world says when bytes are delivered.
 """
 
 from __future__ import annotations

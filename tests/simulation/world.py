@@ -1,7 +1,7 @@
-"""The simulated world: one host, one disk, launchers, a daemon at a time, clients, and faults.
+"""The simulated world: one host, one disk, launchers, one daemon at a time, clients, and faults.
 
-Owns them and what the seams ask of them. Refuses to know what happens next (`happenings.py`) and what follows from it:
-that is the product's business, and the laws look. Invariant: the same choices make the same world.
+Owns these parts and the answers to the seams. `happenings.py` says what can happen; the consequences are the product's,
+and the laws check them. Invariant: the same choices make the same world.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Databases for the tests of store/: always real files, migrated by the code that the daemon uses.
 
-Owns closing: every connection, lock and umask that a test took is given back.
+Every connection, lock and umask that a test took is given back.
 """
 
 from __future__ import annotations

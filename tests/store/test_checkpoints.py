@@ -1,4 +1,4 @@
-"""Rows of checkpoints as they are looked at: data is read only where somebody asked for data."""
+"""Rows of checkpoints: data is read only where it was asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true of the files before SQLite may open them, and what its connections can and cannot do."""
+"""The checks of the files before SQLite may open them, and the abilities of its connections."""
 
 from __future__ import annotations
 

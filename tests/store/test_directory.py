@@ -1,4 +1,4 @@
-"""The state directory: whose it is, its lock, and the note that lies beside the database."""
+"""The state directory: its owner, its lock, and `state.json` beside the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of jobs that do not run: what is named as due, that it leaves the set, and when to ask again.
+"""Times of jobs that do not run: which are due, that they leave the result, and when to ask again.
 
 The property at the end drives any jobs through the core until nothing is due: it must come to an end.
 """

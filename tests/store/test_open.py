@@ -1,4 +1,4 @@
-"""One start after another on the same directory: who it is, how often it began, and what it refuses to believe."""
+"""Starts on the same directory, one after the other: its identity, its epochs, and the databases that it refuses."""
 
 from __future__ import annotations
 

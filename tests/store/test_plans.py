@@ -1,7 +1,7 @@
-"""How SQLite answers the hot questions: by the partial indexes, never by walking through all jobs.
+"""The query plans of frequent queries: they use partial indexes and never scan all jobs.
 
-With a million finished jobs a walk would cost a second on every turn. The last test is the control: it shows what the
-plan of a walk looks like.
+With a million finished jobs a scan would cost a second in every turn. The last test is the control: it shows the plan
+of a scan.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Upkeep between commits: keys outlive their jobs for a while, and only what may be forgotten is."""
+"""Maintenance between commits: keys outlive their jobs for a while, and only old ones are deleted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The promises, asked of the ledger, the database and /proc together: every breach is one sentence.
+"""The promises, checked against the ledger, the database and /proc: each breach is one sentence.
 
-Owns the questions that any torture ends with. Refuses a running daemon: it reads the database once nobody else does.
-Each question gives complaints; a test asserts that there are none, and sees all of them when there are.
+Every torture ends with these checks. They read the database after the daemon has ended. Each check returns all
+breaches; a test asserts that there are none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Batches for the writer: what a turn would have stored.
+"""Batches for the writer, as a turn would store them.
 
-Owns the bookkeeping between a batch's parts (a change for each job, sequence numbers without gaps). Refuses to decide
-what is in it.
+Owns the bookkeeping between the parts of a batch: a change for each job, sequence numbers without gaps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Another boot of this machine, as a daemon sees it, and strangers that got the numbers of its workers.
+"""Another boot of this machine, as a daemon sees it, and foreign processes with the pids of its workers.
 
 Owns the boot id that /proc shows to one daemon and its launchers (a bind mount in a mount namespace of their own), and
-decoys with forced pids. Refuses to judge. Invariant: a decoy shows nothing of any instance.
+decoys with forced pids. Invariant: a decoy shows no sign of any instance.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What must be true of any chain of checkpoints, asked of the rows: every breach is one sentence.
+"""The rules for every chain of checkpoints, checked against the rows: each breach is one sentence.
 
-Owns the questions that the audit (tests/support/audit.py) and the tests of checkpoints share. Refuses to trust what
-the daemon says of a chain; only sealing and rebuilding are its own code, as that is what is asked about.
+The audit (tests/support/audit.py) and the tests of checkpoints share them. Only sealing and rebuilding are product
+code, because these are under test; everything else is read from the rows.
 """
 
 from __future__ import annotations

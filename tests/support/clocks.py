@@ -1,7 +1,7 @@
-"""Clocks that a test may set: a stokerd whose wall clock jumps (libfaketime), or whose host seems to have slept.
+"""Clocks that a test can set: a stokerd whose wall clock jumps (libfaketime), or whose host seems to have slept.
 
-Owns what is preloaded into the daemon and the file that says by how much its clock is wrong. Refuses to touch the clock
-of the machine, of the test and of workers. Invariant: a jump is there from one reading of the clock to the next.
+Owns the library that is preloaded into the daemon, and the file with the offset of its clock. The clocks of the
+machine, the test and the workers stay right. Invariant: a jump happens between two readings of the clock.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A machine of its own for a test: real systemd as PID 1 over an overlay of this root, booted in about a second.
 
-Owns three things and removes them whatever happens: a mount namespace that holds the overlay (so that a poweroff and
-the next boot find the same disk), the process of systemd-nspawn while it is up, and one cgroup. Refuses to change
-anything outside: what is enabled here is not enabled there, and what is written there is gone with it. Paths that are
-`shared` have the same name inside and outside; the root of the container is also reachable from here, as `root`.
+Owns three things and always removes them: a mount namespace with the overlay (so that a poweroff and the next boot find
+the same disk), the process of systemd-nspawn while it is up, and one cgroup. Nothing outside is changed: units that are
+enabled and files that are written inside disappear with the container. Paths that are `shared` have the same name
+inside and outside; `root` is the root of the container as seen from outside.
 """
 
 from __future__ import annotations

@@ -152,6 +152,11 @@ class DaemonProcess:
         self.signal(signal.SIGKILL)
         self.wait()
 
+    def kill_and_start(self) -> Self:
+        """The crash of a daemon: nothing of it is left, its launchers and workers go on, and the next one starts."""
+        self.kill9()
+        return self.start()
+
     def restart_quietly(self) -> int:
         """Start after a drain that left nothing running, and stop again; gives the exit status."""
         self.start()

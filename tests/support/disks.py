@@ -1,7 +1,7 @@
-"""File systems that fail: cut off from power, frozen and thawed, or dead from the beginning.
+"""File systems that fail: without power, frozen and thawed, or dead from the beginning.
 
-Owns image, mount and loop device. Refuses to leave anything behind: a guard beside every mount thaws and unmounts when
-its pipe ends, and a pipe ends with the test, however that ended; a loop device goes with its last mount.
+Owns image, mount and loop device. A guard process beside every mount thaws and unmounts it when its pipe closes, which
+happens however the test ends; a loop device disappears with its last mount.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Waiting for facts: look, and look again until a deadline.
+"""Waiting for facts: check, and check again until a deadline.
 
-Owns the only sleep in the tests, the pause between two looks at something that cannot be waited for (a row, a
-process of somebody else, a line in a file). Refuses to wait for time: what is asked is always a fact, and when it
-does not come the error says what was seen last.
+Owns the only sleep in the tests, the pause between two checks of something that cannot be waited for (a row, a foreign
+process, a line in a file). If the fact does not come, the error shows the last value that was seen.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Workflows in tests: sent, waited for, and asked about.
+"""Workflows in tests: sent, waited for, and read.
 
-Owns the few questions that many tests ask of a workflow and of its chain of checkpoints, and the workflows of tortures.
-Refuses daemons: it is given clients.
+Owns the few reads that many tests make of a workflow and its chain of checkpoints, and the workflows of tortures. They
+need only a client.
 """
 
 from __future__ import annotations

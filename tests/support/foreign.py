@@ -1,8 +1,8 @@
 """Processes of another user: a Stoker that is not root, and a program by which its workers become root.
 
-Owns the unprivileged uid, the wrapper that runs a program as that user, and the set-uid program (as sudo is one). The
-user may open every file, as the interpreter of this suite may be in root's home, and has no other privilege: it can
-neither signal a process of root nor read its environment.
+Owns the unprivileged uid, the wrapper that runs a program as that user, and the set-uid program (like sudo). The user
+may open every file, because the interpreter may be in root's home, and has no other privilege: it can neither signal a
+process of root nor read its environment.
 """
 
 from __future__ import annotations

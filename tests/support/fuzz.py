@@ -1,7 +1,7 @@
-"""A crowd that says anything: requests of every method, right and wrong, broken frames, rude clients.
+"""Many clients that send anything: requests of every method, right and wrong, broken frames, rude clients.
 
-Owns the dice (`Phrases`) and the book-keeping of each connection (`Talker`): which ids are owed an answer, what came.
-Refuses to judge the content of answers; it notes what no answer may ever be (`Talker.faults`).
+Owns the random requests (`Phrases`) and the bookkeeping of each connection (`Talker`): the ids that wait for an answer,
+and the answers. The content of answers is not checked, except for what no answer may ever be (`Talker.faults`).
 """
 
 from __future__ import annotations

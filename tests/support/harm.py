@@ -1,8 +1,8 @@
-"""Jobs whose worker is tests/support/hostile.py, and the questions that matter while and after they did their deed.
+"""Jobs whose worker is tests/support/hostile.py, and the checks during and after their deeds.
 
-Owns how such a job is submitted, how it is known that its deed is done, and who of it still lives. Refuses to judge an
-outcome: tests do. Invariant: a process counts as alive if it is anywhere below the job's directory, mark or no mark,
-whoever its parent is by now.
+Owns how such a job is submitted, how a test sees that its deed is done, and which of its processes still live.
+Invariant: a process counts as alive if it works anywhere below the directory of the job, whatever its environment and
+whoever its parent is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A worker that means harm: `python -I -S hostile.py DEED finish|stay`, run by the daemon as any other job.
 
-Owns one function a deed. Stands alone (standard library, no import of ours), as it runs where nothing is installed.
-Each deed is done before `ready.<pid>` appears in the working directory; then the main process ends (`finish`) or hangs.
-What it leaves never leaves that directory, by which tests find it whatever else it hides.
+Has one function for each deed. It stands alone (standard library, no import of ours), because it runs where nothing is
+installed. When a deed is done, `ready.<pid>` appears in the working directory; then the main process ends (`finish`) or
+hangs (`stay`). Its processes never leave that directory, by which tests find them whatever else they hide.
 """
 
 from __future__ import annotations

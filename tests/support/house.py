@@ -1,7 +1,7 @@
 """The rules of the house as functions: the source of one file in, complaints out.
 
-Owns every rule that neither ruff, mypy nor import-linter knows. Refuses to decide which files a rule is for: the
-table in tests/test_house.py does, with a bad sample for each rule. Invariant: a rule reads only what it is given.
+Owns every rule that neither ruff, mypy nor import-linter checks. The table in tests/test_house.py says which files each
+rule is for, and has a bad sample for each.
 """
 
 from __future__ import annotations

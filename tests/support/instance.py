@@ -1,8 +1,8 @@
-"""Real launchers over a temporary state directory, and what they said.
+"""Real launchers over a temporary state directory, and their reports.
 
-Owns the directory, the clients, every report in the order in which it came, and the end: after `end()` no process of
-this instance is left, not even one that emptied its environment. Refuses fakes: launchers are started as the daemon
-starts them. A worker that shall stay opens the FIFO `never`, which nobody ever writes to.
+Owns the directory, the clients and every report in the order in which it came. Launchers are started as the daemon
+starts them. After `end()` no process of this instance is left, not even one that emptied its environment. A worker that
+is to stay opens the FIFO `never`, to which nothing is ever written.
 """
 
 from __future__ import annotations

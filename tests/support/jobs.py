@@ -1,7 +1,7 @@
 """Jobs, attempts and outcomes for tests, each valid as it is made, and strategies that make any of them.
 
-Owns plausible values for what a test does not care about. Refuses meaning: a test names every field that matters to
-it. `NOW` has different wall and steady times, so that code which mixes them up is found.
+Owns plausible values for the fields that do not matter to a test. `NOW` has different wall and steady times, so that
+code which confuses them fails.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What really happened, written down outside of the state directory: submits, answers, and what jobs did.
+"""The ledger: what really happened, written outside of the state directory: submits, answers, and the work of jobs.
 
 Owns the ledger of one torture: a file to which workers append (O_APPEND) a START and an END line, a lock for each job
-that the whole tree of an attempt holds, and what the client sent and was answered. Refuses to ask the daemon: it is
-the witness that the daemon's own account is compared with (tests/support/audit.py). Invariant: a line is one write,
-so the order of the lines is the order in which things happened.
+that the whole tree of an attempt holds, and the requests and answers of the client. The daemon is never asked: its
+account is compared with the ledger (tests/support/audit.py). Invariant: a line is one write, so the order of the lines
+is the order of the events.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Short lives of a daemon, one after the other over the same state, each cut off by a fault at a chosen syscall.
+"""Daemons that run one after the other over the same state, each ended by a fault at a chosen syscall.
 
-Owns the programme of a life (submits, a cancel, the ends of what is short), the points at which faults may strike, and
-the questions after the last life. Refuses to inject: tests say what strace is to do. Invariant: what a life leaves
-behind is what the next one starts on.
+Owns the programme of such a life (submits, a cancel, the ends of short jobs), the points at which faults may strike,
+and the checks after the last life. Tests choose the faults.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ class Lives:
         """A life without a fault, with something to recover, to learn where one could strike."""
         with self.daemon.client() as client:
             self._submit(client, 8)
-        self.daemon.kill9()
-        self.daemon.start()
+        self.daemon.kill_and_start()
         self.work()
         self.daemon.kill9()
         self.recovery = points(around.trace, OPENED, syscalls, before=READY)

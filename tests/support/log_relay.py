@@ -1,4 +1,4 @@
-"""A pipe as a daemon's stderr, whose reader a test can stop: as Ctrl-S does it in a terminal, or a stuck journald.
+"""A pipe as a daemon's stderr, whose reader a test can stop, like Ctrl-S in a terminal or a stuck journald.
 
 Owns the pipe and the thread that copies it to a file. Invariant: nothing that was read is lost, and the pipe outlives
 every daemon that writes to it.

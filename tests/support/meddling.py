@@ -1,7 +1,7 @@
-"""Large workflows, and clients that step in on them at random: what a torture of workflows is made of.
+"""Large workflows, and clients that change them at random: the load of a torture of workflows.
 
-Owns the shape of such workflows, the verbs and how often each is asked, and the way to its end of one that was left
-anywhere. Refuses faults and judgement. Invariant: all that is drawn comes from the seed.
+Owns the shape of such workflows, the verbs and their frequencies, and how a workflow that was left anywhere is brought
+to its end. Invariant: all random choices come from the seed.
 """
 
 from __future__ import annotations

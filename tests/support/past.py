@@ -1,7 +1,6 @@
-"""What an earlier life left in a database, written by hand while no daemon runs: open attempts and long queues.
+"""Rows that an earlier daemon left, written by hand while no daemon runs: open attempts and long queues.
 
-Owns rows that no daemon has to have lived through, in seconds instead of hours. Refuses to judge them: a start does.
-Invariant: the schema's own checks hold for every row.
+A test gets in seconds what would take a daemon hours. Invariant: every row passes the checks of the schema.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Six jobs, one for each policy, that share one fate: what they are, how they stand, and what came of them.
+"""Six jobs, one for each policy, that meet the same fault: their specs, their states, and their ends.
 
-Owns the six policies, the worker (says START with its pid, waits at the gate, exits 3) and the reading of an end as one
-short text, as in `held orphaned 1`: state, reason, number of STARTs. Refuses faults: tests strike. Invariant: no two
-workers of one job live at once, which is looked at whenever a START comes.
+Owns the six policies, the worker (writes START with its pid, waits at the gate, exits 3) and the short form of an end,
+as in `held orphaned 1`: state, reason, number of STARTs. Tests cause the faults. Invariant: no two workers of one job
+live at once; this is checked at every START.
 """
 
 from __future__ import annotations

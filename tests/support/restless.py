@@ -1,7 +1,7 @@
-"""A client that asks one thing after the other, whatever happens to the daemon meanwhile.
+"""A client that repeats a request all the time, whatever happens to the daemon.
 
-Owns its thread, its dice and the count of what was answered and what refused. Refuses to know what is asked: `step` is
-for those who inherit. Invariant: an error that no client should see ends it, and `finish` raises it.
+Owns its thread, its random numbers, and the counts of answers and refusals. Subclasses define the request (`step`).
+Invariant: an error that no client should see ends it, and `finish` raises that error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Numbers of processes that are used again: a worker ends, and a stranger gets its pid at once.
+"""Reused pids: a worker ends, and a foreign process gets its pid at once.
 
-Owns workers that are the test's own children (so that it decides when their number is free), the forcing of a pid
-through ns_last_pid, and decoys: same user, same command line, every signal blocked, so that the kernel keeps a list of
-what each of them got. Refuses to pretend: a decoy that did not get the number is thrown away.
+Owns workers that are children of the test (so that it decides when their pid is free), the forcing of a pid through
+ns_last_pid, and decoys: same user, same command line, every signal blocked, so that the kernel keeps a list of the
+signals that each of them got. A decoy that did not get the pid is thrown away.
 """
 
 from __future__ import annotations

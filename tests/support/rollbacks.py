@@ -1,7 +1,7 @@
-"""Lives in which a workflow goes back to a drawn checkpoint, cut off by a fault on the way, and then on to its end.
+"""Daemons that are ended by a fault during a rollback to a drawn checkpoint, and started again until the workflow ends.
 
-Owns the programme of such a life and what must be true behind it: the workflow stands before its rollback or after it,
-what was completed is not run again, and what was put back was put back in one commit. Refuses to choose faults.
+Owns the programme and the checks behind it: the workflow is as before its rollback or as after it, completed steps did
+not run again, and all steps were reset in one commit. Tests choose the faults.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ class Rollbacks(Lives):
         self.daemon.kill9()
         self._around.set()
         self._start_traced(workflow)
-        self.daemon.kill9()
-        self.daemon.start()
+        self.daemon.kill_and_start()
         self._go_on(workflow, to, answered=answered)
         return points(trace, ""), points(self._around.trace, OPENED)
 

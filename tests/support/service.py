@@ -1,8 +1,8 @@
-"""Stoker as an administrator installs it: the project's own units in a container, the program of this test run.
+"""Stoker as an administrator installs it: the project's own units in a container, with the program of this test run.
 
-Owns one container, what is installed there and the settings of one test. Refuses another way to start or stop the
-daemon than systemctl. Invariant: `clean` leaves a stopped service, an empty state directory, no process and no
-drop-in, so that tests can share a container.
+Owns one container, the installation in it, and the settings of one test. The daemon is started and stopped with
+systemctl only. Invariant: `clean` leaves a stopped service, an empty state directory, no process and no drop-in, so
+that tests can share a container.
 """
 
 from __future__ import annotations

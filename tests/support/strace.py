@@ -1,8 +1,8 @@
-"""strace as a fault tool: a daemon whose N-th write kills it, or whose disk fails, and where such faults could strike.
+"""strace as a fault tool: a daemon whose N-th write kills it, or whose disk fails, and the points for such faults.
 
-Owns how strace is started around a stokerd (its pid stays stokerd's own, its children run untraced) or attached to a
-process that runs, and what the trace says. Refuses to choose: tests draw the points. Invariant: a fault counts when
-the trace shows that it was injected.
+Owns how strace is started around a stokerd (whose pid stays its own, and whose children run untraced) or attached to a
+running process, and the reading of the trace. Tests choose the points. Invariant: a fault counts only if the trace
+shows that it was injected.
 """
 
 from __future__ import annotations

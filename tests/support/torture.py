@@ -1,8 +1,8 @@
-"""A client that never rests, and the faults that meet it: load, kills and the quiet afterwards, from one seed.
+"""A client under load, and the kills of daemon and launchers that it meets, all from one seed.
 
-Owns the mix of jobs, the thread that submits, cancels and retries them, and how daemon and launchers are killed.
-Refuses to judge (tests/support/audit.py does). Invariant: all that is drawn comes from the seed, so a run with the
-same seed makes the same jobs and kills at the same lines of the ledger; the rest is up to the machine.
+Owns the mix of jobs, the thread that submits, cancels and retries them, and how daemon and launchers are killed; the
+checks are in tests/support/audit.py. Invariant: all random choices come from the seed, so the same seed makes the same
+jobs, and kills at the same lines of the ledger.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Another kernel for tests that this one cannot carry: User-Mode Linux over this machine's own files, read-only.
+"""Another kernel, for tests that the kernel of this machine cannot run: User-Mode Linux over the files of this machine.
 
-Owns the boot: hostfs as root, a tmpfs at /run for everything that is written, cgroup v2 with all controllers, pytest as
-the only program, power off. Refuses to judge: it gives back how pytest ended and all that was printed.
+Owns the boot: hostfs as a read-only root, a tmpfs at /run for everything that is written, cgroup v2 with all
+controllers, pytest as the only program, power off. Returns the exit code of pytest and its output.
 """
 
 from __future__ import annotations

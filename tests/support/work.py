@@ -1,7 +1,7 @@
-"""Commands for workers whose progress a test decides, and what a daemon's log of changes says of them.
+"""Specs of workers whose progress a test controls, and short reads of a daemon's jobs and history.
 
-Owns the gate (a FIFO on which workers wait until it is opened), the ledger (a file in which every run leaves a line)
-and the few questions that many tests ask of a history. Refuses daemons: it is given clients.
+Owns the gate (a FIFO on which workers wait until it is opened) and the reads that many tests make. They need only a
+client.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ def shell(script: str, **options: Any) -> dict[str, Any]:
 def submit(client: stoker.Client, spec: dict[str, Any], **options: Any) -> int:
     """The id of a job that must be accepted."""
     job: int = client.call("job.submit", {**spec, **options})["id"]
+    return job
+
+
+def submit_running(client: stoker.Client, spec: dict[str, Any], **options: Any) -> int:
+    """The id of a job that has a worker now."""
+    job = submit(client, spec, **options)
+    running(client, job)
     return job
 
 
