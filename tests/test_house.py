@@ -159,7 +159,6 @@ NOT_FORMATTED_YET = {
     "daemon/stoker/engine/submit.py": 2,
     "daemon/stoker/engine/uploads.py": 1,
     "daemon/stoker/engine/workflow_memory.py": 2,
-    "daemon/stoker/workflows/commands.py": 4,
     "tests/acceptance/test_any_bytes.py": 1,
     "tests/acceptance/test_real_work.py": 1,
     "tests/bad_input/test_frames.py": 1,

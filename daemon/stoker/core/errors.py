@@ -120,7 +120,7 @@ class TooManyWaits(StokerError):
 
 
 class AnswerTooLarge(StokerError):
-    """What a batch asks for does not fit one answer; nothing was changed."""
+    """The answer to a batch would be too large; nothing was changed."""
 
     code, exit_status = "answer_too_large", EX_DATAERR
 

@@ -162,7 +162,7 @@ class StateDirectory:
         self._entries = self._lock = None
 
     def make_places(self) -> None:
-        """What launchers find there: they sync their outcomes and the directory of those, not what leads to it."""
+        """Create `outcomes`; launchers sync their files in it and the directory itself, but not its parent."""
         self.outcomes.mkdir(mode=0o700, exist_ok=True)
 
     def sync(self) -> None:

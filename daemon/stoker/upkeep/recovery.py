@@ -144,7 +144,7 @@ class RecoveryService:
             await work
         except OSError:
             raise
-        except Exception as error:  # noqa: BLE001 - a service boundary: nobody awaits this, and nobody owns the runs
+        except Exception as error:  # noqa: BLE001 - a service boundary: no caller awaits this
             self._safe_mode.enter(error)
             return False
         return True

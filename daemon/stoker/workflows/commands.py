@@ -1,9 +1,8 @@
-"""What a person asks of a whole workflow: pause, resume, cancel, retry, roll back.
+"""Commands for a whole workflow: pause, resume, cancel, retry, roll back.
 
-Owns the translation into events for its steps, all in one turn and in pieces, as there may be thousands of steps.
-Refuses to judge single steps: `lifecycle.step` does.
-Invariants: a refusal changes nothing; a step that runs is never reset, it is stopped first, and what was completed is
-not taken again unless that was asked for.
+Owns the translation into events of its steps, all in one turn and in pieces, as there may be thousands of steps;
+`lifecycle.step` decides about each step. Invariants: a refused command changes nothing; a running step is stopped
+before it is reset; a completed step runs again only if that was asked for.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Decision = Callable[[Turn, LiveWorkflow], Pieces]
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """Other limits for steps that are taken again; None: as they were."""
+    """New limits for steps that run again; None: as before."""
 
     timeout_ms: int | None = None
     max_attempts: int | None = None
@@ -43,7 +42,7 @@ NO_BUDGET = Budget()
 
 
 class FlowCommand(RequestMessage[dict[str, Any]]):
-    """One request about one workflow, decided by `decision` with all its steps at hand."""
+    """One request about one workflow, decided by `decision` with all its steps in memory."""
 
     def __init__(self, workflow_id: int, decision: Decision) -> None:
         super().__init__()
@@ -63,7 +62,7 @@ class FlowCommand(RequestMessage[dict[str, Any]]):
 
 
 def in_one_piece(decide: Callable[P, dict[str, Any]]) -> Callable[P, Pieces]:
-    """The same decision, where it is short for any workflow."""
+    """Make a generator of a decision that is short for any workflow."""
 
     @wraps(decide)
     def decided(*args: P.args, **kw: P.kwargs) -> Pieces:
@@ -75,7 +74,7 @@ def in_one_piece(decide: Callable[P, dict[str, Any]]) -> Callable[P, Pieces]:
 
 @in_one_piece
 def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
-    """Start nothing more of it; what runs goes on."""
+    """Start no more steps; running steps go on."""
     _must_be_open(run, "pause")
     must_not_go_back(run, "pause")
     turn.intend(run, Intent.PAUSE, "paused", actor)
@@ -83,14 +82,14 @@ def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
 
 
 def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces:
-    """Stop what runs and take the rest out; the answer does not wait for the stops."""
+    """Stop the running steps and cancel the others; the answer does not wait for the stops."""
     _must_be_open(run, "cancel")
     turn.intend(run, Intent.CANCEL, "cancelled", actor)
     left = []
     for job_id in open_steps(run):
         attempt_open = job_id in turn.memory.runs
         if turn.job(job_id).state is State.HELD and attempt_open:
-            left.append(run.steps[job_id].name)  # stuck: nobody can prove what it is, so it is not signalled
+            left.append(run.steps[job_id].name)  # stuck: its process cannot be proven, so it is not signalled
         else:
             turn.step(job_id, ev.Cancel(actor=actor))
         yield
@@ -100,14 +99,15 @@ def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces:
 def again(
     turn: Turn, run: LiveWorkflow, reset: Collection[str], cause: str, actor: Actor, budget: Budget = NO_BUDGET
 ) -> Pieces:
-    """Take these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
+    """Run these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, cause)
     running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
     if running:
         raise NotAllowed(
             f"step {running[0]} has an open attempt, so it cannot be taken again now",
-            hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first", steps=running,
-        )  # fmt: skip
+            hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first",
+            steps=running,
+        )
     check_deadlines(turn, run, reset)
     turn.intend(run, Intent.RUN, cause, actor)
     yield from put_back(turn, run, reset, actor, budget=budget)
@@ -115,7 +115,7 @@ def again(
 
 
 def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces:
-    """This step need not run: what waits for it goes on, and what was skipped for its failure is taken again."""
+    """Skip a step: steps that wait for it go on, and steps that were skipped because of its failure run again."""
     must_not_go_back(run, "skip")
     hit = behind(run.steps.values(), [run.known(name)]) - {name}
     lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
@@ -130,10 +130,14 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces:
 
 
 def put_back(
-    turn: Turn, run: LiveWorkflow, reset: Collection[str], actor: Actor, floors: Mapping[str, int] | None = None,
+    turn: Turn,
+    run: LiveWorkflow,
+    reset: Collection[str],
+    actor: Actor,
+    floors: Mapping[str, int] | None = None,
     budget: Budget = NO_BUDGET,
-) -> Generator[None]:  # fmt: skip
-    """Reset these steps behind their needs. None of them has an open attempt."""
+) -> Generator[None]:
+    """Reset these steps, so that they wait for their needs again. None of them may have an open attempt."""
     by_name = {step.name: step for step in run.steps.values()}
     turn.drop_needs({by_name[name].job_id for name in reset})
     for name in sorted(reset, key=lambda name: by_name[name].job_id):
@@ -152,7 +156,7 @@ def put_back(
 def _skip_where_hopeless(
     turn: Turn, run: LiveWorkflow, step: Step, reset: Collection[str], by_name: Mapping[str, Step]
 ) -> None:
-    """A need that ended otherwise than wanted and is not taken again can never be met."""
+    """Skip a step if one of its needs ended in another way than needed and does not run again."""
     for edge in step.needs:
         if edge.step in reset or run.states[edge.step] not in FINAL:
             continue
@@ -162,22 +166,22 @@ def _skip_where_hopeless(
 
 
 def check_deadlines(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:
-    """Before the first step is touched. Raises InvalidParams."""
+    """To be called before the first step is changed. Raises InvalidParams."""
     for name in overdue(turn, run, reset):
         raise InvalidParams(
-            f"step {name}: its deadline has passed, so it cannot be taken again",
+            f"step {name}: its deadline has passed, so it cannot run again",
             hint=f"stoker retry {run.jobs[name]} --deadline +1h",
         )
 
 
 def overdue(turn: Turn, run: LiveWorkflow, names: Collection[str]) -> list[str]:
-    """Those of these steps whose deadline has passed."""
+    """The steps whose deadline has passed."""
     deadlines = {name: turn.job(run.jobs[name]).spec.deadline for name in names}
     return [name for name, deadline in deadlines.items() if deadline is not None and deadline <= turn.now.wall]
 
 
 def stop_all(turn: Turn, run: LiveWorkflow, actor: Actor) -> Generator[None, None, list[str]]:
-    """Stop every step that runs, to be taken again later."""
+    """Stop every running step; it is reset later."""
     stopped = []
     for job_id, step in run.steps.items():
         if job_id in turn.memory.runs and turn.job(job_id).state is State.RUNNING:
@@ -188,17 +192,19 @@ def stop_all(turn: Turn, run: LiveWorkflow, actor: Actor) -> Generator[None, Non
 
 
 def must_not_go_back(run: LiveWorkflow, verb: str) -> None:
-    """While a rollback is under way nothing else may be asked, but to cancel it all, or to go back elsewhere."""
+    """During a rollback only a cancel, or another rollback, is allowed."""
     if run.workflow.intent is Intent.ROLLBACK:
         raise NotAllowed(
             f"workflow {run.workflow.id} is rolling back, so {verb} does not apply yet: what runs is being stopped",
-            hint=f"stoker workflow show {run.workflow.id}", state=run.workflow.state.value,
-        )  # fmt: skip
+            hint=f"stoker workflow show {run.workflow.id}",
+            state=run.workflow.state.value,
+        )
 
 
 def _must_be_open(run: LiveWorkflow, verb: str) -> None:
     if run.workflow.ended:
         raise AlreadyFinished(
             f"workflow {run.workflow.id} has already ended ({run.workflow.state.value}), so {verb} does not apply",
-            hint=f"stoker workflow show {run.workflow.id}", state=run.workflow.state.value,
-        )  # fmt: skip
+            hint=f"stoker workflow show {run.workflow.id}",
+            state=run.workflow.state.value,
+        )

@@ -115,7 +115,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         return definition.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
 
     def _specs(self, turn: Turn) -> Generator[None, None, list[Spec]]:
-        """What every step asks for; needs are ids already. Raises FlowInvalid with all mistakes, or QueueFull."""
+        """The spec of every step. Raises FlowInvalid with all mistakes, or QueueFull."""
         plan = self._offer.plan
         first = turn.memory.last_id + 1
         ids = {step.name: first + index for index, step in enumerate(plan.steps)}
@@ -137,7 +137,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
     def _spec(
         self, turn: Turn, step: definition.Planned, ids: Mapping[str, int], problem: StokerError | None
     ) -> tuple[Spec, list[StokerError]]:
-        """What a step asks for, and all that this host has against it; `problem`: against its command."""
+        """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
         found: list[StokerError] = [] if problem is None else [problem]
         judge = step.sure
         try:

@@ -72,7 +72,7 @@ class Row(Struct, frozen=True):
 
     cause: Cause
     is_so: Callable[[Ending], bool]
-    said: str
+    sentence: str
     next: str
     of_host: bool = False
 
@@ -202,7 +202,7 @@ def _ended(one: Ending, row: Row) -> str:
     """As in `exited with 3 (success codes: 0)`."""
     code = None if one.outcome is None else one.outcome.exit_code
     if row.cause is not Cause.EXIT or code is None:
-        return row.said
+        return row.sentence
     return exited_with(code, one.success_exit_codes)
 
 
