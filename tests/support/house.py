@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST_FUNCTION = 70
 LONGEST_FILE = 400
+LONGEST_TEST_NAME = 80
 DOCSTRING_LINES = range(3, 13)
 NOT_A_NOUN = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "base_utils", "shared"}
 TEST_NAME = re.compile(r"test_\w+_when_\w+_then_\w+")
@@ -112,6 +113,12 @@ def unspoken_test_names(source: str) -> Iterator[str]:
     for function in _functions(source):
         if function.name.startswith("test_") and not TEST_NAME.fullmatch(function.name):
             yield f"{function.name} is not test_<what>_when_<condition>_then_<expected>"
+
+
+def long_test_names(source: str) -> Iterator[str]:
+    for function in _functions(source):
+        if function.name.startswith("test_") and len(function.name) > LONGEST_TEST_NAME:
+            yield f"{function.name} has {len(function.name)} characters; {LONGEST_TEST_NAME} is the most"
 
 
 def names_that_are_no_noun(path: str) -> Iterator[str]:
