@@ -1,7 +1,7 @@
-"""A daemon that is told nonsense, and the proof after each test that it felt nothing.
+"""A daemon for requests that it must refuse, and a check after each test that nothing has changed.
 
-Owns `shared`, the raw connection, and `untouched`: nothing was stored, and a client that was connected all the while is
-still served on its old connection.
+Owns `shared`, the raw connection, and `untouched`: nothing was stored, and a client that stayed connected is still
+served on its old connection.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def shared(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
 
 
 def stored(client: stoker.Client) -> tuple[Any, ...]:
-    """What a submit would change."""
+    """The facts that a submit would change."""
     status = client.status()
     newest = client.list(limit=1)["jobs"]
     return status["last_seq"], newest and newest[0]["id"], [queue["name"] for queue in status["queues"]]

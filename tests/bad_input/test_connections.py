@@ -1,6 +1,6 @@
-"""Too many connections, and clients that behave badly with the ones they have.
+"""Too many connections, and clients that misuse the ones they have.
 
-Owns the caps: one user cannot lock out those who are in already, nor take the daemon's own descriptors.
+Owns the limits: one user can neither close the connections of others nor use up the daemon's own descriptors.
 """
 
 from __future__ import annotations

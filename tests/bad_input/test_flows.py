@@ -1,7 +1,7 @@
-"""Workflows that could never run, and flows made to hang the daemon: refused at once, with the path, nothing stored.
+"""Workflows that cannot run, and flows made to hang the daemon: refused with the path, and nothing is stored.
 
-Owns what is wrong with a flow as the daemon hears it, and what a very large one does to other clients meanwhile. A
-broken checkpoint or output is tests/engine/test_checkpoints.py.
+Owns the mistakes in a submitted flow, and the answers to other clients while a very large one is read.
+tests/engine/test_checkpoints.py has broken checkpoints and outputs.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def test_flow_when_a_step_stands_in_it_twice_then_the_frame_is_refused(raw: RawC
     assert "twice" in answer["error"]["message"]
 
 
-# --- made to hang it -------------------------------------------------------------------------------------------
+# --- slow to refuse -------------------------------------------------------------------------------------------
 
 
 def many(steps: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ HUGE = {
 
 
 class Asking(threading.Thread):
-    """Another client that asks all the while, and at least once: it fails where its own patience ends first."""
+    """Another client that sends requests meanwhile, at least one: it fails if an answer exceeds its timeout."""
 
     def __init__(self, client: stoker.Client) -> None:
         super().__init__(daemon=True)

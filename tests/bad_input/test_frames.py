@@ -1,6 +1,6 @@
-"""Bytes that are no request: each gets one clear error, and nothing is stored.
+"""Bytes that are not a valid request: each gets one clear error, and nothing is stored.
 
-Owns what is wrong below the level of a job: JSON, its limits, frames, the envelope.
+Owns the mistakes below the level of a job: JSON, its limits, frames, the request object.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ def test_request_when_it_has_the_wrong_shape_then_the_error_says_which(
 ) -> None:
     raw.say(json.dumps(value).encode() + b"\n")
 
-    told = raw.hear()["error"]["data"]["code"]
+    actual = raw.hear()["error"]["data"]["code"]
 
-    assert told == code if code else told in ("invalid_request", "invalid_params")
+    assert actual == code if code else actual in ("invalid_request", "invalid_params")
 
 
 def test_connection_when_one_frame_was_wrong_then_the_next_is_served(raw: RawClient) -> None:

@@ -1,6 +1,6 @@
-"""Requests that are JSON but no job that could run: the path of the field is named, by socket and by command line.
+"""Jobs that cannot run: the error names the path of the field, over the socket and on the command line.
 
-Owns what is wrong with a job's spec and with verbs; a batch with a wrong job is tests/engine/test_submit.py.
+Owns the mistakes in a job's spec and in verbs. tests/engine/test_submit.py has batches with a wrong job.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def test_method_when_its_params_are_wrong_then_the_path_is_named(
         (["--env", "A=1", "--env", "STOKER_JOB_ID=1", "--", "true"], 65, "--env STOKER_JOB_ID=1: reserved"),
         (["--env", "LD_PRELOAD=/x.so", "--", "true"], 65, "--env LD_PRELOAD=/x.so: refused"),
         (["--env", "1A=2", "--", "true"], 65, "--env 1A=2: not a name of a variable"),
-        (["--label", "a b=c", "--", "true"], 65, "--label 'a b=c': not a name"),
+        (["--label", "a b=c", "--", "true"], 65, "--label 'a b=c': not a valid name"),
         (["--idempotency-key", "", "--", "true"], 65, "--idempotency-key '': expected str of length >= 1"),
         (["--queue", "nowhere", "--", "true"], 65, "default"),
         (["--working-dir", "/nowhere/at/all", "--", "true"], 65, "--working-dir /nowhere/at/all: "),

@@ -1,6 +1,6 @@
-"""Starts that must not happen: settings with mistakes, sockets and state directories that will not do.
+"""Starts that must fail: settings with mistakes, and sockets and state directories that cannot be used.
 
-Owns the exit statuses and that everything wrong is said at once; a second daemon is tests/engine/test_restart.py.
+Owns the exit statuses, and the report of all mistakes at once. tests/engine/test_restart.py has a second daemon.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def test_settings_when_there_are_several_mistakes_then_all_are_reported(
     stopped_daemon.config.write_text(MISTAKES)
     stopped_daemon.environ["STOKER_RETRY_BASE_DELAY_MS"] = "soon"
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 78
     for words in (
@@ -64,7 +64,7 @@ def test_settings_when_there_are_several_mistakes_then_all_are_reported(
         "max_attempts",
         "STOKER_RETRY_BASE_DELAY_MS",
     ):
-        assert words in said, words
+        assert words in stderr, words
     assert not stopped_daemon.state_dir.exists()
     assert not stopped_daemon.socket.exists()
 
@@ -72,51 +72,51 @@ def test_settings_when_there_are_several_mistakes_then_all_are_reported(
 def test_options_when_one_is_unknown_then_the_status_is_that_of_wrong_usage(
     stopped_daemon: DaemonProcess,
 ) -> None:
-    status, said = refused(stopped_daemon, "--bogus")
+    status, stderr = refused(stopped_daemon, "--bogus")
 
     assert status == 64
-    assert "stokerd: unrecognized arguments: --bogus" in said
+    assert "stokerd: unrecognized arguments: --bogus" in stderr
     assert not stopped_daemon.state_dir.exists()
 
 
 def test_settings_when_the_file_is_no_toml_then_the_line_is_told(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.write_text("[daemon]\nmax_running = \n")
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 78
-    assert "line 2" in said
+    assert "line 2" in stderr
 
 
 def test_settings_when_the_file_that_was_named_is_missing_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.unlink()
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 78
-    assert str(stopped_daemon.config) in said
+    assert str(stopped_daemon.config) in stderr
 
 
 def test_settings_when_wrong_then_config_check_says_the_same_without_a_daemon(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.write_text(MISTAKES)
-    _, said = refused(stopped_daemon)
+    _, stderr = refused(stopped_daemon)
 
     checked = stopped_daemon.cli("config", "check", "--config", str(stopped_daemon.config))
 
     assert checked.returncode == 78
-    told = [line.removeprefix("stokerd: ") for line in said.splitlines() if line.startswith("stokerd: ")]
-    assert len(told) >= 6
-    assert all(line in checked.stdout + checked.stderr for line in told)
+    problems = [line.removeprefix("stokerd: ") for line in stderr.splitlines() if line.startswith("stokerd: ")]
+    assert len(problems) >= 6
+    assert all(line in checked.stdout + checked.stderr for line in problems)
 
 
 def test_socket_when_its_path_is_too_long_then_the_length_and_the_limit_are_told(stopped_daemon: DaemonProcess) -> None:
     path = f"/tmp/{'x' * 120}/stoker.sock"
 
-    status, said = refused(stopped_daemon, "--socket", path)
+    status, stderr = refused(stopped_daemon, "--socket", path)
 
     assert status == 78
-    assert str(len(path)) in said
-    assert "107" in said
+    assert str(len(path)) in stderr
+    assert "107" in stderr
     asked = stopped_daemon.cli("--socket", path, "status")
     assert (asked.returncode, asked.stdout) == (78, "")
     assert "107" in asked.stderr
@@ -126,10 +126,10 @@ def test_socket_when_its_path_is_too_long_then_the_length_and_the_limit_are_told
 def test_socket_when_something_else_is_at_its_path_then_it_is_left_alone(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.socket.write_text("precious")
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 73
-    assert f"{stopped_daemon.socket} exists and is not a socket" in said
+    assert f"{stopped_daemon.socket} exists and is not a socket" in stderr
     assert stopped_daemon.socket.read_text() == "precious"
     assert not stopped_daemon.state_dir.exists()
     assert not lock_of(stopped_daemon).exists()
@@ -161,10 +161,10 @@ def test_state_directory_when_it_is_open_to_others_then_it_is_refused_untouched(
     stopped_daemon.state_dir.mkdir()
     stopped_daemon.state_dir.chmod(mode)
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 78
-    assert f"chmod 700 {stopped_daemon.state_dir}" in said
+    assert f"chmod 700 {stopped_daemon.state_dir}" in stderr
     assert list(stopped_daemon.state_dir.iterdir()) == []
 
 
@@ -173,24 +173,24 @@ def test_state_directory_when_it_belongs_to_somebody_else_then_it_is_refused(sto
     stopped_daemon.state_dir.mkdir(mode=0o700)
     os.chown(stopped_daemon.state_dir, pwd.getpwnam("nobody").pw_uid, -1)
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 78
-    assert "belongs to uid" in said
+    assert "belongs to uid" in stderr
     assert list(stopped_daemon.state_dir.iterdir()) == []
 
 
 def test_state_directory_when_it_cannot_be_made_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
     place = "/proc/stoker/state"  # where not even root can make a directory
 
-    status, said = refused(stopped_daemon, "--state-dir", place)
+    status, stderr = refused(stopped_daemon, "--state-dir", place)
 
     assert status == 73
-    assert place in said
+    assert place in stderr
 
 
 def refused_unprivileged(daemon: DaemonProcess, *arguments: str) -> tuple[int, str]:
-    """The same for one whom permissions bind: root may do anything, unless it gives that up."""
+    """The same, for a daemon that is subject to file permissions: root gives up the capabilities that bypass them."""
     command = [str(daemon.programs / "stokerd"), "--socket", str(daemon.socket), *arguments]
     if os.geteuid() == 0:
         without = "-dac_override,-dac_read_search"
@@ -202,10 +202,10 @@ def refused_unprivileged(daemon: DaemonProcess, *arguments: str) -> tuple[int, s
 def test_state_directory_when_it_cannot_be_written_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.state_dir.mkdir(mode=0o500)
 
-    status, said = refused_unprivileged(stopped_daemon, "--state-dir", str(stopped_daemon.state_dir))
+    status, stderr = refused_unprivileged(stopped_daemon, "--state-dir", str(stopped_daemon.state_dir))
 
-    assert status == 78, said
-    assert f"chmod 700 {stopped_daemon.state_dir}" in said
+    assert status == 78, stderr
+    assert f"chmod 700 {stopped_daemon.state_dir}" in stderr
     assert list(stopped_daemon.state_dir.iterdir()) == []
 
 
@@ -213,10 +213,10 @@ def test_state_directory_when_it_cannot_even_be_looked_at_then_it_is_told(stoppe
     shut = stopped_daemon.home / "shut"
     shut.mkdir(mode=0o000)
 
-    status, said = refused_unprivileged(stopped_daemon, "--state-dir", str(shut / "state"))
+    status, stderr = refused_unprivileged(stopped_daemon, "--state-dir", str(shut / "state"))
 
-    assert status == 73, said
-    assert f"stokerd: state directory {shut}/state: Permission denied\nhint: name another" in said
+    assert status == 73, stderr
+    assert f"stokerd: state directory {shut}/state: Permission denied\nhint: name another" in stderr
 
 
 def test_settings_when_their_directory_is_unreadable_then_the_start_is_refused(
@@ -225,19 +225,19 @@ def test_settings_when_their_directory_is_unreadable_then_the_start_is_refused(
     shut = stopped_daemon.home / ".config"
     shut.mkdir(mode=0o000)
 
-    status, said = refused_unprivileged(stopped_daemon, "--state-dir", str(stopped_daemon.state_dir))
+    status, stderr = refused_unprivileged(stopped_daemon, "--state-dir", str(stopped_daemon.state_dir))
 
-    assert status == 78, said
-    assert f"stokerd: {shut}/stoker/stoker.toml: cannot be read: Permission denied" in said
+    assert status == 78, stderr
+    assert f"stokerd: {shut}/stoker/stoker.toml: cannot be read: Permission denied" in stderr
 
 
 def test_state_directory_when_it_is_a_file_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.state_dir.write_text("precious")
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 73
-    assert f"state directory {stopped_daemon.state_dir} exists and is not a directory\nhint: name another" in said
+    assert f"state directory {stopped_daemon.state_dir} exists and is not a directory\nhint: name another" in stderr
     assert stopped_daemon.state_dir.read_text() == "precious"
 
 
@@ -246,10 +246,10 @@ def test_database_when_it_is_a_foreign_file_then_it_is_refused_and_kept(stopped_
     database = stopped_daemon.state_dir / "stoker.db"
     database.write_bytes(b"precious bytes of another program" * 100)
 
-    status, said = refused(stopped_daemon)
+    status, stderr = refused(stopped_daemon)
 
     assert status == 78
-    assert str(database) in said
+    assert str(database) in stderr
     assert database.read_bytes().startswith(b"precious")
 
 

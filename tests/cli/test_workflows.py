@@ -148,7 +148,7 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
         (r'steps.a.args = ["ok", "a\u0000b"]', "flow.toml", "flow.toml: steps.a.args[1]: NUL at character 1"),
         (r'steps.a.env."A\u0000" = "1"', "flow.toml", "flow.toml: steps.a.env: NUL at character 1"),
         ('{"name": "x",\n "steps": }', "flow.json", "flow.json:2:11: "),
-        ('{"name": "x", "name": "y"}', "flow.json", "name: this key stands twice"),
+        ('{"name": "x", "name": "y"}', "flow.json", "name: this key occurs twice"),
         ("[1]", "flow.json", "not a JSON object"),
         ("x = " + "[" * 3000, "flow.toml", "flow.toml"),
         (CYCLE, "flow.toml", "a cycle: "),

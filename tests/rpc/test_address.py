@@ -1,4 +1,4 @@
-"""Where the daemon listens: nothing alive is replaced, nothing is open to others for an instant."""
+"""The socket's path: no live socket is replaced, and no socket is open to other users for an instant."""
 
 from __future__ import annotations
 

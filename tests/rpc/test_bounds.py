@@ -1,4 +1,4 @@
-"""What one connection may take of the daemon: time of its loop, and memory, whatever is sent."""
+"""Limits of one connection: its share of the loop's time and of memory, whatever it sends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def batch(*requests: bytes) -> bytes:
     return b"[" + b",".join(each.strip() for each in requests) + b"]\n"
 
 
-# Each took the loop for seconds.
+# Each of these once kept the loop busy for seconds.
 SLOW = {
     "wrong jobs": request("job.submit_many", jobs=[{"command": "true", f"no_{n}": 1} for n in range(10_000)]),
     "wrong requests": batch(*[request("job.submit", n, **{f"no_field_{n}": 1}) for n in range(1_000)]),
@@ -58,19 +58,19 @@ def test_others_when_one_frame_is_slow_to_refuse_then_they_are_answered(
             answered += 1
             if kind.startswith("pipelined") and answered >= PINGS:
                 break
-        told = [client.hear() for _ in range(1_000 if kind.startswith("pipelined") else 1)]
+        answers = [client.hear() for _ in range(1_000 if kind.startswith("pipelined") else 1)]
 
     assert answered >= PINGS
-    assert told[-1] is not None
+    assert answers[-1] is not None
 
 
 def test_submit_many_when_all_are_wrong_then_each_is_told_and_the_first_in_words(client: RawClient) -> None:
-    told = client.ask("job.submit_many", jobs=[{"comand": "true"}] * 200)["result"]["jobs"]
+    slots = client.ask("job.submit_many", jobs=[{"comand": "true"}] * 200)["result"]["jobs"]
 
-    assert [slot["error"]["data"]["path"] for slot in told[:2]] == ["jobs[0].comand", "jobs[1].comand"]
-    assert told[0]["error"]["data"]["hint"] == "did you mean command?"
-    assert told[-1]["error"]["message"].startswith("jobs[199]: ")
-    assert told[-1]["error"]["data"]["code"] == "invalid_params"
+    assert [slot["error"]["data"]["path"] for slot in slots[:2]] == ["jobs[0].comand", "jobs[1].comand"]
+    assert slots[0]["error"]["data"]["hint"] == "did you mean command?"
+    assert slots[-1]["error"]["message"].startswith("jobs[199]: ")
+    assert slots[-1]["error"]["data"]["code"] == "invalid_params"
 
 
 def test_blank_lines_when_there_are_a_million_then_nothing_is_made_of_them(client: RawClient) -> None:
@@ -111,7 +111,7 @@ def test_reads_when_answers_are_large_and_not_taken_then_no_more_are_made(
 
     until(lambda: server.on_loop(lambda: server.service.gets) > 0)
     with server.connect() as bystander:
-        for _ in range(20):  # turns in which more could have been begun
+        for _ in range(20):  # turns that could begin further reads
             bystander.ask("system.health")
     begun = server.on_loop(lambda: server.service.gets)
 

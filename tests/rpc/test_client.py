@@ -1,4 +1,4 @@
-"""The Python client against the real server: what it gives, what it raises, what it does when answers are lost."""
+"""The Python client against the real server: its results, its errors, and lost answers."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_call_when_only_the_reserve_is_left_then_only_short_calls_are_answered()
             with pytest.raises(TooManyConnections):
                 second.stream("watch")
         with server.connect() as idle:
-            assert idle.hear() is None, "a place of the reserve is not kept by who asks nothing"
+            assert idle.hear() is None, "an idle connection does not keep its place in the reserve"
 
 
 def test_call_when_the_daemon_was_restarted_between_two_calls_then_it_connects_again(server: ServerThread) -> None:
@@ -188,13 +188,13 @@ def test_call_when_the_daemon_was_restarted_between_two_calls_then_it_connects_a
         for connection in server.on_loop(lambda: list(server.server._connections)):
             server.on_loop(connection.abort)
         until(lambda: server.on_loop(lambda: not server.server._connections), why="the end of the connection")
-        server.on_loop(lambda: None)  # its socket is closed in the round of the loop that told so
+        server.on_loop(lambda: None)  # the socket is closed in the same iteration of the loop
 
         assert client.cancel(1)["id"] == 1
 
 
 class LossyServer:
-    """Reads one request and hangs up, `losses` times; then passes everything on to the real server."""
+    """Reads one request and hangs up, `losses` times; then forwards everything to the real server."""
 
     def __init__(self, path: Path, real: Path, losses: int) -> None:
         self.lost: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What is said about parameters that are wrong: the path, the value, the limit, what to do."""
+"""The messages for wrong parameters: the path, the value, the limit and a hint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"command": "a", "env": {f"V{n}": "" for n in range(257)}}, "env", "257 variables; the limit is 256", None),
     ({"command": "a", "working_dir": "x"}, "working_dir", 'not allowed: "x"', "absolute path"),
     ({"command": "a", "queue": "a b"}, "queue", 'not allowed: "a b"', "letters, digits"),
-    ({"command": "a", "labels": {"a b": "c"}}, "labels.a b", "not a name", "letters, digits"),
+    ({"command": "a", "labels": {"a b": "c"}}, "labels.a b", "not a valid name", "letters, digits"),
     ({"command": "a", "labels": {"a": 1.5}}, "labels.a", "expected str, got 1.5", None),
     ({"command": "a", "resources": {"x": 0}}, "resources.x", "0 is less than 1, the minimum", "at least 1"),
     ({"command": "a", "limits": {"memory": 3}}, "limits.memory", "no such field", "did you mean memory_bytes?"),

@@ -1,4 +1,4 @@
-"""The door over a real socket: answers, bad input, limits, and clients that misbehave or vanish."""
+"""The server over a real socket: answers, bad input, limits, and clients that misbehave or vanish."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def code_of(answer: Any) -> str:
     return code
 
 
-# --- asking and being answered --------------------------------------------------------------------------------
+# --- requests and answers ------------------------------------------------------------------------------------
 
 
 def test_submit_when_the_job_is_sound_then_id_and_state_are_answered(client: RawClient, server: ServerThread) -> None:
@@ -287,10 +287,10 @@ def test_connections_when_a_user_opens_a_thousand_then_most_are_refused() -> Non
         first.ask("system.health")
         crowd = [server.connect() for _ in range(1000)]
 
-        said = [json.loads(line) for other in crowd[63 + RESERVE // 2 :] if (line := first_line(other))]
+        refusals = [json.loads(line) for other in crowd[63 + RESERVE // 2 :] if (line := first_line(other))]
 
-        assert len(said) == 937 - RESERVE // 2
-        assert {code_of(answer) for answer in said} == {"too_many_connections"}
+        assert len(refusals) == 937 - RESERVE // 2
+        assert {code_of(answer) for answer in refusals} == {"too_many_connections"}
         assert first.ask("system.health")["result"] == {"ok": True}
         for other in crowd:
             other.close()
@@ -314,7 +314,7 @@ def test_connection_when_the_peer_is_another_user_then_it_is_refused(server: Ser
     if pid == 0:
         os.setuid(65534)
         stranger = server.connect()
-        with contextlib.suppress(OSError):  # it may have been turned away by now
+        with contextlib.suppress(OSError):  # the server may have refused it already
             stranger.say(request("system.health", 1))
         theirs.sendall(first_line(stranger))
         os._exit(0)
@@ -336,7 +336,7 @@ def test_reading_when_too_much_is_in_flight_then_it_stops_until_answers_leave(
     frame = request("job.submit", command="x" * 3000)
 
     sent = fill(client.socket, frame)
-    while len(server.service.held) < 1024:  # a busy machine takes its time between two reads
+    while len(server.service.held) < 1024:  # a busy machine pauses between two reads
         sent = fill(client.socket, frame, sent)
 
     assert sent < 2000 * len(frame), "the rest waits in the client"
@@ -348,7 +348,7 @@ def test_reading_when_too_much_is_in_flight_then_it_stops_until_answers_leave(
 
 
 def fill(line: socket.socket, frame: bytes, sent: int = 0) -> int:
-    """Send as much as is taken, behind so many bytes that were sent before; gives all of them."""
+    """Send as much as the server takes, after `sent` earlier bytes. Returns the total."""
     for _ in range(10_000):
         try:
             sent += line.send(frame[sent % len(frame) :])
@@ -379,12 +379,12 @@ def test_logs_when_streamed_then_bytes_and_holes_come_in_order_and_an_end(client
     client.ask("job.submit", command="true")
 
     opened = client.ask("job.logs", 5, id=1, attempt=3)["result"]
-    said = [client.hear()["params"] for _ in range(4)]
+    notifications = [client.hear()["params"] for _ in range(4)]
 
     assert opened == {"stream": 1, "attempt": 3}
-    assert said[0] == {"stream": 1, "attempt": 3, "offset": 0, "data": "aGVsbG8K"}
-    assert said[1] == {"stream": 1, "attempt": 3, "offset": 6, "hole": 100}
-    assert said[3] == {"stream": 1, "end": True}
+    assert notifications[0] == {"stream": 1, "attempt": 3, "offset": 0, "data": "aGVsbG8K"}
+    assert notifications[1] == {"stream": 1, "attempt": 3, "offset": 6, "hole": 100}
+    assert notifications[3] == {"stream": 1, "end": True}
 
 
 def test_logs_when_the_job_is_unknown_then_the_opening_fails(client: RawClient) -> None:

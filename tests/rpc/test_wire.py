@@ -1,4 +1,4 @@
-"""The wire's reader and framer: what passes, what is refused, and that bytes may arrive in any pieces."""
+"""The strict reader and the framer: accepted and refused frames, and bytes that arrive in any pieces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )
-# Bytes that are nearly JSON: pieces of it in any order find more than random bytes would.
+# Pieces of JSON in any order: they find more faults than random bytes.
 PIECES = [
     *[
         b"{",

@@ -138,7 +138,9 @@ class Submission(CommandRequest[Answers]):
         """Every job or none: nothing is accepted before all are known to be good."""
         keys = [sent.idempotency_key for sent in self._jobs if sent.idempotency_key]
         if len(set(keys)) != len(keys):
-            raise InvalidParams("idempotency_key: a key stands twice in one atomic request", path="idempotency_key")
+            raise InvalidParams(
+                "idempotency_key: two jobs of one atomic request have the same key", path="idempotency_key"
+            )
         ahead: Counter[str] = Counter()
         prepared = []
         for index in range(len(self._jobs)):

@@ -129,12 +129,14 @@ def _is_id(value: Any) -> bool:
 def read_call(value: Any) -> tuple[str, Method[Any], Any]:
     """Method name, row of the table and parameters. Raises InvalidRequest, MethodNotFound or InvalidParams."""
     if type(value) is not dict:
-        raise InvalidRequest("a request is an object", hint=_EXAMPLE)
+        raise InvalidRequest("a request must be an object", hint=_EXAMPLE)
     name = value.get("method")
     if value.get("jsonrpc") != "2.0" or type(name) is not str or not value.keys() <= _FIELDS:
         raise _malformed(value)
     if not _is_id(value.get("id")):
-        raise InvalidRequest(f"id: an integer of 64 bits or a string of at most {MAX_ID_CHARS} characters", path="id")
+        raise InvalidRequest(
+            f"id: must be an integer of 64 bits or a string of at most {MAX_ID_CHARS} characters", path="id"
+        )
     method = METHODS.get(name)
     if method is None:
         raise _unknown(name)
@@ -145,10 +147,12 @@ def _malformed(value: dict[str, Any]) -> InvalidRequest:
     unknown = next((field for field in value if field not in _FIELDS), None)
     if unknown is not None:
         path = unknown[:MAX_SHOWN]
-        return InvalidRequest(f"{path}: no field of a request", hint=f"known: {', '.join(sorted(_FIELDS))}", path=path)
+        return InvalidRequest(
+            f"{path}: no such field in a request", hint=f"known: {', '.join(sorted(_FIELDS))}", path=path
+        )
     if value.get("jsonrpc") != "2.0":
         return InvalidRequest('jsonrpc: must be "2.0"', hint=_EXAMPLE, path="jsonrpc")
-    return InvalidRequest("method: the name of a method, as a string", hint=_EXAMPLE, path="method")
+    return InvalidRequest("method: must be the name of a method, as a string", hint=_EXAMPLE, path="method")
 
 
 def _unknown(name: str) -> MethodNotFound:

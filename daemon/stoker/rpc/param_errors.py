@@ -138,7 +138,7 @@ def _first_refused(mapping: dict[str, Any], kind: Any) -> str:
 def _about_key(place: Place, within: str) -> InvalidParams:
     (mapping,) = [kind for kind in _alternatives(place.kind) if get_origin(kind) is dict]
     key = _first_refused(place.value, mapping)
-    return _error(place._replace(steps=(*place.steps, f".{_shown_key(key)}")), within, "not a name", _NAME_HINT)
+    return _error(place._replace(steps=(*place.steps, f".{_shown_key(key)}")), within, "not a valid name", _NAME_HINT)
 
 
 def _about_field(place: Place, within: str, what: str, name: str) -> InvalidParams:

@@ -150,7 +150,7 @@ def _inspect_container(value: Any, where: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _refusal(where, f"nested deeper than {MAX_DEPTH} levels", None)
     if isinstance(value, _Duplicate):
-        raise _refusal((where, next(iter(value))), "this key stands twice in its object", "keep one of them")
+        raise _refusal((where, next(iter(value))), "this key occurs twice in its object", "keep one of them")
     if isinstance(value, dict):
         for key, item in value.items():
             _inspect(key, (where, key), depth)
