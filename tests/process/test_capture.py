@@ -6,14 +6,18 @@ import asyncio
 import os
 import resource
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from stoker.process import capture
 from stoker.process.capture import CHUNK, TAIL_SEARCH_BYTES, Chunk, follow, log_of, log_path, tail_offset
 from tests.support.facts import DEADLINE_S, until_async
 
 KIB = 1024
+READERS = ThreadPoolExecutor(2, "logs")
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ async def read(path: Path, offset: int = 0) -> list[Chunk]:
     """The whole content of a closed log."""
     closed = asyncio.Event()
     closed.set()
-    return [chunk async for chunk in follow(path, offset=offset, closed=closed)]
+    return [chunk async for chunk in follow(path, offset=offset, closed=closed, threads=READERS)]
 
 
 def punch(path: Path, start: int, end: int) -> None:
@@ -38,7 +42,7 @@ class Follower:
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.closed = asyncio.Event()
-        self._chunks = follow(path, offset=offset, closed=self.closed)
+        self._chunks = follow(path, offset=offset, closed=self.closed, threads=READERS)
 
     async def next(self) -> Chunk:
         return await asyncio.wait_for(anext(self._chunks), DEADLINE_S)
@@ -197,7 +201,7 @@ async def test_follow_when_its_reader_goes_then_no_descriptor_stays(log: Path) -
     before = len(list(Path("/proc/self/fd").iterdir()))
 
     for _ in range(5):
-        chunks = follow(log, offset=0, closed=asyncio.Event())
+        chunks = follow(log, offset=0, closed=asyncio.Event(), threads=READERS)
         await anext(chunks)
         waiting = asyncio.ensure_future(anext(chunks))
         await asyncio.wait({waiting}, timeout=0.02)
@@ -206,6 +210,33 @@ async def test_follow_when_its_reader_goes_then_no_descriptor_stays(log: Path) -
         await chunks.aclose()
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_follow_when_its_reader_goes_in_the_middle_of_a_read_then_the_log_stays_open_under_it(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write_bytes(b"first\n")
+    begun, gone = threading.Event(), threading.Event()
+    inodes: list[tuple[str, int]] = []
+
+    def slow_read(descriptor: int, _offset: int) -> None:
+        begun.set()
+        gone.wait(DEADLINE_S)
+        inodes.append((threading.current_thread().name[:4], os.fstat(descriptor).st_ino))
+
+    monkeypatch.setattr(capture, "_read", slow_read)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    chunks = follow(log, offset=0, closed=asyncio.Event(), threads=READERS)
+    waiting = asyncio.ensure_future(anext(chunks))
+    await until_async(begun.is_set, why="the read")
+
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    gone.set()
+
+    await until_async(lambda: inodes, why="the end of the read")
+    assert inodes == [("logs", log.stat().st_ino)]
+    await until_async(lambda: len(list(Path("/proc/self/fd").iterdir())) == before, why="the log closed")
 
 
 LINES = b"".join(b"line %06d\n" % number for number in range(40_000))  # 480 KiB: more than one block from the end

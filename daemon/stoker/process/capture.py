@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,16 +64,21 @@ def log_of(state_dir: Path, run_id: str) -> Path:
     return log_path(state_dir, run.job_id, run.ordinal)
 
 
-async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGenerator[Chunk, None]:
-    """The log from `offset` on, with all that is appended until `closed` is set. A missing log is empty."""
+async def follow(path: Path, *, offset: int, closed: asyncio.Event, threads: Executor) -> AsyncGenerator[Chunk, None]:
+    """The log from `offset` on, with all that is appended until `closed` is set. A missing log is empty.
+
+    It is read in `threads`: a read may hang in a file system that is gone.
+    """
     descriptor = await _open_when_there(path, closed)
     if descriptor is None:
         return
     watch: _Watch | None = None
+    reading: Future[Chunk | None] | None = None
     try:
         while True:
             over = closed.is_set()
-            chunk = await asyncio.to_thread(_read, descriptor, offset)
+            reading = threads.submit(_read, descriptor, offset)
+            chunk = await asyncio.wrap_future(reading)
             if chunk is not None:
                 offset = chunk.end
                 yield chunk
@@ -83,7 +89,11 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event) -> AsyncGene
             else:
                 await watch.changed(closed)
     finally:
-        os.close(descriptor)
+        # A read whose client left goes on in its thread: closed beneath it, the number could be another file's.
+        if reading is None:
+            os.close(descriptor)
+        else:
+            reading.add_done_callback(lambda _: os.close(descriptor))
         if watch is not None:
             watch.close()
 

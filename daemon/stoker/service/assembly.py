@@ -36,6 +36,7 @@ from stoker.executors.base import Executor
 from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
+from stoker.host.threads import start_threads
 from stoker.store.directory import StateDirectory
 from stoker.store.open import Opened
 from stoker.store.snapshot import Snapshot
@@ -54,6 +55,7 @@ from stoker.workflows.archive import Archives
 from stoker.workflows.followups import FollowUps
 
 T = TypeVar("T")
+LOG_THREADS = 4  # a read of a log that hangs costs one, and no other part of the daemon waits for them
 NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 
 
@@ -97,6 +99,7 @@ class Engine:
         self.timers = Timers()
         self.intake = Intake(SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued)
         self.preflight = Preflight(self.clock, self.context.base["PATH"])
+        self.log_threads = start_threads(LOG_THREADS, "logs")
 
     def _build_executors(self) -> None:
         """What starts and stops attempts; reports go to the inbox."""
@@ -327,6 +330,7 @@ class Engine:
         await self.in_process.close()
         await self.local.close()
         self.preflight.close()
+        self.log_threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _read_memory(snapshot: Snapshot) -> LiveState:

@@ -176,17 +176,18 @@ async def _chunks(
     closed = asyncio.Event()
     watcher = asyncio.ensure_future(_close_when_over(engine, job.id, ordinal, closed)) if follow else None
     path = log_path(engine.state_dir, job.id, ordinal)
+    loop = asyncio.get_running_loop()
     try:
         if watcher is None:
             closed.set()
         start = offset or 0
         if tail_lines is not None:
-            start = await asyncio.to_thread(tail_offset, path, tail_lines)
-        async for chunk in follow_log(path, offset=start, closed=closed):
+            start = await loop.run_in_executor(engine.log_threads, tail_offset, path, tail_lines)
+        async for chunk in follow_log(path, offset=start, closed=closed, threads=engine.log_threads):
             yield chunk
         if watcher is not None:
             await watcher  # raises the error that ended the watcher
-        if not await asyncio.to_thread(os.path.lexists, path):
+        if not await loop.run_in_executor(engine.log_threads, os.path.lexists, path):
             await _refuse_lost_log(engine, job, ordinal)
     except OSError as error:
         raise LogUnreadable(
