@@ -118,7 +118,7 @@ class DeskService(MemoryService):
     async def status(self) -> dict[str, Any]:
         return {"version": "0.1.0", "last_seq": self.seq}
 
-    async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
+    async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
         after = self.seq if after_seq is None else after_seq
         return ChangeFeed(after, self._watch(after))
 

@@ -7,13 +7,16 @@ asked, never a clock of the test.
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import SLOW_S, Stalls
+from tests.support.daemon import SLOW_CPU_MS, DaemonProcess, LoopKept
 from tests.support.facts import until
 from tests.support.flows import sent_flow
 from tests.support.work import submit, submit_many
@@ -68,6 +71,32 @@ def test_stalls_when_a_turn_or_a_callback_computes_for_too_long_then_it_is_count
     stalls.measure_turn(began, "decide", [stalls], 0)
 
     assert (stalls.turns, stalls.callbacks) == (1, 1)
+
+
+def slow_line(cpu_ms: int) -> str:
+    return json.dumps({"event": "turn_slow", "part": "decide", "cpu_ms": cpu_ms})
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed", "raised"),
+    [
+        (slow_line(SLOW_CPU_MS + 1), False, True),
+        (slow_line(SLOW_CPU_MS + 1), True, False),
+        (slow_line(SLOW_CPU_MS - 1), False, False),
+        (slow_line(SLOW_CPU_MS + 1)[:-1], False, False),
+    ],
+)
+def test_daemon_process_when_a_turn_was_far_too_slow_then_its_test_fails(
+    line: str, *, allowed: bool, raised: bool
+) -> None:
+    process = DaemonProcess()
+    process.stderr.write_text(f"\n{line}\n")
+    process.may_be_slow = allowed
+
+    with pytest.raises(LoopKept) if raised else nullcontext():
+        process.end()
+
+    assert not process.home.exists()
 
 
 @pytest.mark.timeout(300)

@@ -5,24 +5,36 @@ Owns that nobody who listens misses, doubles or reorders anything.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import sqlite3
 import sys
 import threading
 from binascii import a2b_base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from stoker.core.errors import InvalidParams, JobNotFound, QueueNotFound, WaitTimeout
+from stoker.core.errors import (
+    InvalidParams,
+    JobNotFound,
+    QueueNotFound,
+    StokerError,
+    WaitTimeout,
+    WorkflowNotFound,
+)
+from stoker.core.job.model import Change
+from stoker.engine.subscriptions import Subscriptions
 from tests.support.facts import until
+from tests.support.flows import flow_end, look, sent_flow
 from tests.support.work import Gate, changes, end_of, shell, state, submit, submit_many, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import stoker
+    from stoker.store.reader import Reader
     from tests.support.daemon import DaemonProcess
 
 SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n"
@@ -258,6 +270,66 @@ def test_get_when_the_job_is_unknown_then_the_error_says_so(client: stoker.Clien
 def test_watch_when_the_job_is_unknown_then_it_is_refused_and_not_waited_for(client: stoker.Client) -> None:
     with pytest.raises(JobNotFound):
         client.watch(after=0, job=777_777)
+
+
+def test_watch_when_for_a_workflow_then_its_changes_and_those_of_its_steps_come(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
+    before = client.status()["last_seq"]
+    workflow = sent_flow(client, {"a": OK, "b": {**OK, "needs": ["a"]}})
+    with shared.client() as watcher:
+        stream = watcher.watch(after=before, workflow=workflow)
+        client.wait(submit(client, OK))
+        first = next(stream)
+        flow_end(client, workflow)
+        seen = [first, *itertools.takewhile(lambda change: change["job"] or change["cause"] != "succeeded", stream)]
+
+    own = [change["cause"] for change in seen if change["kind"] == "workflow"]
+    steps = {step["job"] for step in look(client, workflow)["steps"]}
+    assert own[0] == "submitted"
+    assert {change["job"] for change in seen if change["kind"] == "job"} == steps
+    assert [change["seq"] for change in seen] == sorted({change["seq"] for change in seen})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error"), [({"workflow": 777_777}, WorkflowNotFound), ({"job": 1, "workflow": 1}, InvalidParams)]
+)
+def test_watch_when_the_workflow_cannot_be_watched_then_it_is_refused(
+    client: stoker.Client, wanted: dict[str, int], error: type[StokerError]
+) -> None:
+    with pytest.raises(error, match="workflow"):
+        client.watch(after=0, **wanted)
+
+
+async def test_workflow_feed_when_others_change_then_nothing_is_read_for_it() -> None:
+    reads: list[int] = []
+
+    class CountingReader:
+        async def run(self, _query: object, workflow_id: int, _seq: int, up_to: int, _limit: int) -> object:
+            reads.append(workflow_id)
+            about: dict[str, Any] = {
+                "kind": "workflow",
+                "subject": str(workflow_id),
+                "from_state": None,
+                "to_state": None,
+            }
+            change = Change(seq=up_to, at=1, cause="paused", actor_uid=0, payload={}, **about)
+            return [change], up_to
+
+    subscriptions = Subscriptions(cast("Reader", CountingReader()), seq=10)
+    feed = subscriptions.watch(None, workflow_id=7).changes
+    page = asyncio.ensure_future(anext(feed))
+    await asyncio.sleep(0)
+
+    for seq in range(11, 111):
+        subscriptions.tell([], {8}, seq)
+        await asyncio.sleep(0)
+    assert reads == []
+    subscriptions.tell([], {7, 8}, 111)
+
+    assert [change["seq"] for change in await page] == [111]
+    assert reads == [7]
+    await feed.aclose()
 
 
 def test_list_when_the_queue_is_unknown_then_the_error_names_those_that_are_there(client: stoker.Client) -> None:

@@ -2,7 +2,7 @@
 
 Owns one home directory: state, socket, settings, and everything that the daemon ever wrote to stderr. Refuses
 fakes: the program is the installed `stokerd`, readiness is its own READY=1. Invariant: after `end()` no process
-of this instance is left, whatever the test did to it.
+of this instance is left, whatever the test did to it. Every test asks of its daemon that nothing kept the loop.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 BIN = Path(sys.executable).parent
 
 
+# The daemon's own limit is 100 ms of its thread's CPU time, in which waiting for a processor is not counted. A busy
+# machine makes the same work cost more of it (shared caches and cores), but not three times as much.
+SLOW_CPU_MS = 300
+
+
+class LoopKept(AssertionError):
+    """A turn or a callback of the daemon kept its loop: others waited meanwhile."""
+
+
 class DaemonDied(AssertionError):
     """It ended before it was ready, or was not there to be asked."""
 
@@ -55,6 +64,7 @@ class DaemonProcess:
             **(environ or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.may_be_slow = False
 
     def __enter__(self) -> Self:
         try:
@@ -63,7 +73,9 @@ class DaemonProcess:
             self.end()
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.may_be_slow = True  # the test has failed already, and says why
         self.end()
 
     @property
@@ -189,11 +201,20 @@ class DaemonProcess:
         until(self._all_killed, why="the end of every process of this instance")
 
     def end(self) -> None:
-        """Kill what is left, and remove the home."""
+        """Kill what is left, and remove the home. Raises LoopKept, unless the test has set `may_be_slow`."""
         self.kill_all()
         if self.relay is not None:
             self.relay.finish()
+        slow = [] if self.may_be_slow else list(self._slow())
         shutil.rmtree(self.home, ignore_errors=True)
+        if slow:
+            raise LoopKept("\n".join(slow))
+
+    def _slow(self) -> Iterator[str]:
+        """The lines of the log about turns and callbacks that computed for far too long."""
+        for line in self.stderr.read_text(errors="replace").splitlines() if self.stderr.is_file() else ():
+            if _is_about_slowness(line) and json.loads(line)["cpu_ms"] > SLOW_CPU_MS:
+                yield line
 
     def _all_killed(self) -> bool:
         left = list(self.processes())
@@ -203,3 +224,8 @@ class DaemonProcess:
         if self.process is not None:
             self.process.wait()
         return not left
+
+
+def _is_about_slowness(line: str) -> bool:
+    """Whether it is such a line, and whole: a daemon may have been killed while it wrote."""
+    return line.startswith("{") and line.endswith("}") and ('"turn_slow"' in line or '"callback_slow"' in line)

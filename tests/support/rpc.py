@@ -155,7 +155,7 @@ class MemoryService(Service):
         finally:
             self.feeds_open -= 1
 
-    async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
+    async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
         return ChangeFeed(after_seq or 0, self._changes(after_seq or 0))
 
     async def _changes(self, after: int) -> AsyncGenerator[Changes, None]:

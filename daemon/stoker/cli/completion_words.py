@@ -25,6 +25,7 @@ OPTION_KINDS = {
     "--state": "states",
     "--after": "jobs",
     "--job": "jobs",
+    "--workflow": "workflows",
     "--resource": "resources",
     "--from": "steps",
     "--step": "steps",

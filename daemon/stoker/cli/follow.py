@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import call, patiently
 from stoker.cli.kit.parser import JSON, RAW, Given, Option, command
+from stoker.cli.kit.steps import workflow_id
 from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED, RunInterrupt
 from stoker.core.errors import WaitTimeout
 from stoker.rpc.client import Client
@@ -201,22 +202,24 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
 @command(
     options=(
         Option("--job", "ID", "only changes of this job", convert=values.job_id),
+        Option("--workflow", "ID", "only changes of this workflow and its steps", convert=workflow_id),
         Option(
             "--after", "SEQ", "start after this change, 0 for all (default: only new changes)", convert=values.integer
         ),
         Option("--json", None, "print JSON, one change per line"),
     ),
-    examples=("stoker watch", "stoker watch --job 42", "stoker watch --after 0 --json"),
+    examples=("stoker watch", "stoker watch --job 42", "stoker watch --workflow 7", "stoker watch --after 0 --json"),
 )
 def watch(given: Given) -> int:
     cursor: int | None = given["after"]
+    wanted = {"job": given["job"], "workflow": given["workflow"]}
 
     def follow(client: Client) -> None:
         nonlocal cursor
         if cursor is None:
             # Start from a known change, so that none is missed while the daemon restarts.
             cursor = client.status()["last_seq"]
-        for notification in client.stream("watch", {"after": cursor, "job": given["job"]}):
+        for notification in client.stream("watch", wanted | {"after": cursor}):
             for change in notification["changes"]:
                 _print_change(change, as_json=given["json"])
                 cursor = change["seq"]

@@ -90,7 +90,7 @@ def wait_until_still(client: Client, ident: int, until: float | None = None) -> 
     if _is_still(workflow):
         return workflow
     with _Alarm(ident, until):
-        for notification in client.stream("watch", {"after": cursor, "job": None}):
+        for notification in client.stream("watch", {"after": cursor, "workflow": ident}):
             if any(_may_end(change, workflow, jobs) for change in notification["changes"]):
                 workflow = client.workflow(ident)
                 if _is_still(workflow):

@@ -1,15 +1,15 @@
 """Those who are told what happened: waiters for the end of jobs, and readers of the log of changes.
 
 Owns who waits for which job, and the cursors of readers. Refuses to hold a slow reader's backlog: one that falls behind
-reads the rest from the database, by its cursor. Invariants: nothing is told before its commit; who waits for a job is
-woken by changes of that job alone.
+reads the rest from the database, by its cursor. Invariants: nothing is told before its commit; who waits for a job or
+a workflow is woken by changes of that alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 from stoker.core.errors import TooManyWaits
@@ -52,6 +52,7 @@ class Subscriptions:
         self._waiters: defaultdict[int, set[Waiter]] = defaultdict(set)
         self._awaited = 0
         self._followers: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
+        self._workflow_followers: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
         self._news = asyncio.Event()
         self.seq = seq
 
@@ -71,11 +72,14 @@ class Subscriptions:
         for job_id in (*waiter.left, *waiter.ends):
             _leave(self._waiters, job_id, waiter)
 
-    def tell(self, transitions: Sequence[Transition], last_seq: int) -> None:
-        """These steps are on disk."""
+    def tell(self, transitions: Sequence[Transition], touched_workflows: Iterable[int], last_seq: int) -> None:
+        """These steps are on disk, and what changed of these workflows."""
         if self._waiters or self._followers:
             for transition in transitions:
                 self._tell_of_job(transition)
+        for workflow_id in touched_workflows if self._workflow_followers else ():
+            for follower in self._workflow_followers.get(workflow_id, ()):
+                follower.set()
         if last_seq > self.seq:
             self.seq = last_seq
             self._news.set()
@@ -93,10 +97,14 @@ class Subscriptions:
         """Return at the next commit that changes something."""
         await self._news.wait()
 
-    def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
-        """Changes behind a cursor; None: from now on."""
+    def watch(self, after_seq: int | None, job_id: int | None = None, workflow_id: int | None = None) -> ChangeFeed:
+        """Changes behind a cursor (None: from now on): all, those of a job, or those of a workflow and its steps."""
         cursor = self.seq if after_seq is None else after_seq
-        return ChangeFeed(cursor, self._follow(cursor) if job_id is None else self._follow_job(cursor, job_id))
+        if job_id is not None:
+            return ChangeFeed(cursor, self._follow_job(cursor, job_id))
+        if workflow_id is not None:
+            return ChangeFeed(cursor, self._follow_workflow(cursor, workflow_id))
+        return ChangeFeed(cursor, self._follow(cursor))
 
     async def _follow(self, cursor: int) -> AsyncGenerator[list[dict[str, Any]], None]:
         while True:
@@ -121,11 +129,27 @@ class Subscriptions:
         finally:
             _leave(self._followers, job_id, news)
 
+    async def _follow_workflow(self, cursor: int, workflow_id: int) -> AsyncGenerator[list[dict[str, Any]], None]:
+        news = asyncio.Event()
+        self._workflow_followers[workflow_id].add(news)
+        try:
+            while True:
+                news.clear()
+                while cursor < self.seq:
+                    page, cursor = await self._reader.run(
+                        changes.after_of_workflow, workflow_id, cursor, self.seq, PAGE
+                    )
+                    if page:
+                        yield [tell(change) for change in page]
+                await news.wait()
+        finally:
+            _leave(self._workflow_followers, workflow_id, news)
 
-def _leave(places: dict[int, set[Any]], job_id: int, who: object) -> None:
-    places[job_id].discard(who)
-    if not places[job_id]:
-        del places[job_id]
+
+def _leave(places: dict[int, set[Any]], ident: int, who: object) -> None:
+    places[ident].discard(who)
+    if not places[ident]:
+        del places[ident]
 
 
 def ended(state: State) -> bool:

@@ -145,9 +145,14 @@ class Client(Conversation):
     def status(self) -> dict[str, Any]:
         return self._read("system.status")
 
-    def watch(self, after: int | None = None, job: int | None = None) -> Iterator[ChangeShape]:
-        """Changes as they are committed, after the sequence number `after` (default: from now on)."""
-        batches = self.stream("watch", {"after": after, "job": job})
+    def watch(
+        self, after: int | None = None, job: int | None = None, workflow: int | None = None
+    ) -> Iterator[ChangeShape]:
+        """Changes as they are committed, after the sequence number `after` (default: from now on).
+
+        All of them, those of a job, or those of a workflow and its steps.
+        """
+        batches = self.stream("watch", {"after": after, "job": job, "workflow": workflow})
         return (change for batch in batches for change in batch["changes"])
 
     def list(self, **filters: Any) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _log_notification(attempt: int, chunk: LogChunk) -> Reply:
 
 
 async def _watch(service: Service, _peer: Peer, params: WatchParams) -> Stream:
-    feed = await service.watch(params.after, params.job)
+    feed = await service.watch(params.after, params.job, params.workflow)
     return Stream({"seq": feed.seq}, _change_notifications(feed))
 
 

@@ -145,6 +145,7 @@ class DrainParams(Params, frozen=True, kw_only=True):
 class WatchParams(Params, frozen=True, kw_only=True):
     after: Bound | None = None
     job: JobId | None = None
+    workflow: JobId | None = None
 
 
 class WorkflowParams(Params, frozen=True, kw_only=True):

@@ -297,14 +297,18 @@ class Service:
         self._engine.drain.begin(stop_survivors=stop)
         return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}
 
-    async def watch(self, after_seq: int | None, job_id: int | None) -> ChangeFeed:
-        """The log of changes, as it grows. Raises JobNotFound."""
+    async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
+        """The log of changes, as it grows. Raises JobNotFound, WorkflowNotFound."""
+        if job_id is not None and workflow_id is not None:
+            raise InvalidParams("workflow: watch a job or a workflow, not both", path="workflow")
+        if workflow_id is not None:
+            await reading.stored_workflow(self._engine, workflow_id)
         if job_id is not None:
             await reading.job_now(self._engine, job_id)
         if after_seq is not None and after_seq > self._engine.subscriptions.seq:
             newest = self._engine.subscriptions.seq
             raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
-        return self._engine.subscriptions.watch(after_seq, job_id)
+        return self._engine.subscriptions.watch(after_seq, job_id, workflow_id)
 
 
 def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:

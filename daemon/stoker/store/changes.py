@@ -42,6 +42,14 @@ AFTER = f"SELECT {WITHOUT_PAYLOAD} FROM changes WHERE seq > ? ORDER BY seq LIMIT
 AFTER_OF_JOB = f"""
 SELECT {WITHOUT_PAYLOAD} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
 """  # noqa: S608 - constants only
+# There is no index by workflow: at most SCANNED changes are looked at in one query.
+AFTER_OF_WORKFLOW = f"""
+SELECT {WITHOUT_PAYLOAD} FROM changes
+WHERE seq > ?1 AND seq <= ?2
+    AND (job_id IN (SELECT id FROM jobs WHERE workflow_id = ?3) OR (kind = 'workflow' AND subject = CAST(?3 AS TEXT)))
+ORDER BY seq LIMIT ?4
+"""  # noqa: S608 - constants only
+SCANNED = 50_000
 PAGE_BYTES = 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
@@ -118,3 +126,12 @@ def after(connection: sqlite3.Connection, seq: int, limit: int, job_id: int | No
         else connection.execute(AFTER_OF_JOB, (job_id, seq, limit))
     )
     return [from_row(row) for row in rows]
+
+
+def after_of_workflow(
+    connection: sqlite3.Connection, workflow_id: int, seq: int, up_to: int, limit: int
+) -> tuple[list[Change], int]:
+    """Up to `limit` changes of a workflow and its steps behind `seq` and not behind `up_to`, and the next cursor."""
+    end = min(up_to, seq + SCANNED)
+    page = [from_row(row) for row in connection.execute(AFTER_OF_WORKFLOW, (seq, end, workflow_id, limit))]
+    return page, page[-1].seq if len(page) == limit else end
