@@ -138,7 +138,8 @@ async def test_stray_when_it_is_in_a_cgroup_below_the_leaf_then_its_run_is_not_o
 async def test_stray_when_it_is_nameless_then_it_is_the_runs_whose_mark_it_has(host: LauncherHost) -> None:
     client = await host.start()
     await host.running(client, host.staying())  # a second run that might own it
-    order = host.shell("( setsid env -i sh -c 'echo nameless $$; read _ < $0' $0 & ) ; exit 3")
+    nameless = "setsid env -i sh -c 'echo nameless $$; : > $0.up; read _ < $0' $0"
+    order = host.shell(f"( {nameless} & ) ; until [ -e $0.up ]; do :; done; exit 3")
 
     exited = await host.run(client, order)
     listed = await client.list_runs()
