@@ -212,7 +212,7 @@ async def test_follow_when_its_reader_goes_then_no_descriptor_stays(log: Path) -
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-async def test_follow_when_its_reader_goes_in_the_middle_of_a_read_then_the_log_stays_open_under_it(
+async def test_follow_when_its_reader_goes_during_a_read_then_the_log_stays_open(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.write_bytes(b"first\n")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import select
-from contextlib import suppress
-from typing import TYPE_CHECKING
+import threading
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stoker.rpc import connection, frames
+from stoker.rpc.calls import Backend
 from tests.support.facts import until
-from tests.support.rpc import ServerThread, request
+from tests.support.rpc import READ_TIMEOUT_S, MemoryService, ServerThread, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +39,15 @@ def client(server: ServerThread) -> Iterator[RawClient]:
 
 def batch(*requests: bytes) -> bytes:
     return b"[" + b",".join(each.strip() for each in requests) + b"]\n"
+
+
+def everything(client: RawClient, most: int) -> list[Any]:
+    """Up to `most` messages, fewer if the server hangs up, also in the middle of one."""
+    messages: list[Any] = []
+    with suppress(ConnectionError, json.JSONDecodeError):
+        while len(messages) < most and (message := client.hear()) is not None:
+            messages.append(message)
+    return messages
 
 
 # Each of these once kept the loop busy for seconds.
@@ -164,3 +176,63 @@ def test_connection_when_a_turn_of_it_fails_then_it_is_hung_up_and_others_go_on(
     with server.connect() as bystander:
         assert bystander.ask("system.health")["result"] == {"ok": True}
     assert len(failures) == 1
+
+
+def test_answers_when_too_many_are_left_unread_then_the_slowest_client_ends() -> None:
+    with ServerThread(max_unread_bytes=6 << 20) as server, ExitStack() as connected:
+        server.service.jobs[1] = server.service.large_job(900_000)
+        deaf = [connected.enter_context(server.connect()) for _ in range(8)]
+        until(lambda: server.on_loop(lambda: server.server.connections) == len(deaf), why="all of them admitted")
+        for client in deaf:
+            client.say(b"".join(request("job.get", n, id=1) for n in range(20)))
+        until(lambda: server.on_loop(lambda: server.server.connections) < len(deaf), why="the end of the slowest")
+
+        with server.connect() as bystander:
+            assert bystander.ask("job.get", id=1)["result"]["id"] == 1
+        backlog = server.on_loop(lambda: sum(each.unread_bytes for each in server.server._connections))
+        complete = [len(everything(client, 20)) == 20 for client in deaf]
+
+    assert backlog <= 6 << 20
+    assert True in complete
+    assert False in complete
+
+
+def test_long_frame_when_another_has_many_then_it_does_not_wait_for_all(
+    client: RawClient, server: ServerThread
+) -> None:
+    many = 6
+    wrong = request("job.submit_many", 1, jobs=[{"command": "true", f"no_{n}": 1} for n in range(3_000)])
+    read: list[int] = []
+
+    def say() -> None:
+        client.say(wrong * many)
+
+    def hear() -> None:
+        read.extend(client.hear()["id"] for _ in range(many))
+
+    talking = [threading.Thread(target=say), threading.Thread(target=hear)]
+    with server.connect() as other:
+        for thread in talking:
+            thread.start()
+        answer = other.ask("job.submit_many", 7, jobs=[{"command": f"a{n}"} for n in range(2_000)])
+        read_before = len(read)
+    for thread in talking:
+        thread.join()
+
+    assert answer["id"] == 7
+    assert read_before < many
+    assert len(read) == many
+
+
+def test_long_frames_when_a_user_sends_them_then_another_user_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1_000)
+    backend = Backend(MemoryService(), max_streams=1)
+    read = threading.Event()
+    frame = backend.frame_threads[1_000].submit(read.wait, READ_TIMEOUT_S)
+
+    assert backend.frame_threads[0].submit(lambda: "read").result(READ_TIMEOUT_S) == "read"
+    assert not frame.done()
+    read.set()
+    assert frame.result(READ_TIMEOUT_S)

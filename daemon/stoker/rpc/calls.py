@@ -15,6 +15,7 @@ is closed however its stream ends. The number of streams is limited, as each may
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from contextlib import aclosing
 from functools import partial
@@ -54,14 +55,15 @@ class Answerer(Protocol):
 
 
 class Backend:
-    """Shared by all connections: the service, its open tasks and streams, and the thread that reads long frames."""
+    """Shared by all connections: the service, its open tasks and streams, and the threads that read long frames."""
 
     def __init__(self, service: Service, max_streams: int) -> None:
         self.service = service
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Future[Any]] = set()
-        self.reading = start_threads(1, "frames")
+        # One for each user that may connect: nobody waits for the long frames of the other.
+        self.frame_threads = {uid: start_threads(1, "frames") for uid in {0, os.getuid()}}
 
 
 class Calls:

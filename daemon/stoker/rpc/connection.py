@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
+    from stoker.rpc.backlog import Backlog
     from stoker.rpc.calls import Backend
     from stoker.rpc.capacity import Capacity
     from stoker.rpc.frames import Request
@@ -50,6 +51,7 @@ class Gate(Protocol):
     """The part of the server that a connection uses."""
 
     backend: Backend
+    backlog: Backlog
     capacity: Capacity
     frame_timeout_s: float
     watched: Watched
@@ -231,7 +233,8 @@ class ClientConnection(asyncio.Protocol):
             self._requests = requests_in(frame)
         else:
             self._in_thread = True
-            reading = self._loop.run_in_executor(self._gate.backend.reading, lambda: list(requests_in(frame)))
+            thread = self._gate.backend.frame_threads[self.peer.uid]
+            reading = self._loop.run_in_executor(thread, lambda: list(requests_in(frame)))
             reading.add_done_callback(self._frame_is_read)
         return True
 
@@ -315,6 +318,7 @@ class ClientConnection(asyncio.Protocol):
             self._out.clear()
             self._unsent = 0
             self._see_room()
+            self._gate.backlog.note(self)
 
     def pause_writing(self) -> None:
         self._transport_full = True
@@ -322,8 +326,19 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._transport_full = False
+        self._gate.backlog.note(self)
         self._see_room()
         self.go_on()
+
+    @property
+    def unread_bytes(self) -> int:
+        """What was written and the client has not taken yet, without what the kernel holds."""
+        return 0 if self._gone else self._transport.get_write_buffer_size()
+
+    def break_off(self, error: StokerError) -> None:
+        """Hang up on a client that does not read: nothing can be sent to it, so only the log says why."""
+        log(LogEvent.CLIENT_REFUSED, uid=self.peer.uid, pid=self.peer.pid, error=error)
+        self.abort()
 
     def _see_room(self) -> None:
         if not self._transport_full:

@@ -19,6 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from stoker.core.errors import PermissionDenied, StokerError
+from stoker.rpc.backlog import MAX_UNREAD_BYTES, Backlog
 from stoker.rpc.calls import Backend
 from stoker.rpc.capacity import RESERVE, Capacity
 from stoker.rpc.connection import ClientConnection, Watched
@@ -44,12 +45,14 @@ class Server:
         max_connections: int = 8192,
         max_connections_per_uid: int = 4096,
         frame_timeout_ms: int = 10_000,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
         watched: Watched = lambda callback: callback,
     ) -> None:
         self.watched = watched
         self.frame_timeout_s = frame_timeout_ms / 1000
         self.capacity = Capacity(min(max_connections, _affordable_connections()), max_connections_per_uid)
         self.backend = Backend(service, max_streams=self.capacity.most)
+        self.backlog = Backlog(max_unread_bytes)
         self._listener = listener
         self._listening: asyncio.Server | None = None
         self._connections: dict[ClientConnection, Peer] = {}
@@ -85,7 +88,8 @@ class Server:
             for connection in list(self._connections):
                 connection.abort()
             await self._empty.wait()
-        self.backend.reading.shutdown(wait=False, cancel_futures=True)
+        for thread in self.backend.frame_threads.values():
+            thread.shutdown(wait=False, cancel_futures=True)
 
     @property
     def connections(self) -> int:
@@ -108,6 +112,7 @@ class Server:
 
     def forget(self, connection: ClientConnection) -> None:
         peer = self._connections.pop(connection)
+        self.backlog.forget(connection)
         self.capacity.leave(peer.uid, ordinary=connection.ordinary)
         self.backend.service.hung_up(peer.connection)
         if not self._connections:
