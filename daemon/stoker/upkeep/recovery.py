@@ -280,9 +280,9 @@ class RecoveryService:
                 # A main process that has ended still names the session in which its children may be.
                 main = finding.identity or run.attempt.identity
                 self._local.own_orphan(run_id, main, run.job.spec, adopt=adopt)
-        ours = {run.attempt.run_id for run in result.runs}
         for run_id, (_, held) in held_runs.items():
-            if run_id not in ours and held.exit is not None and held.state is RunState.ENDED:
+            # Also a run that was settled while its launcher was not connected: the acknowledgement reached nobody.
+            if self._memory.by_run(run_id) is None and held.exit is not None and held.state is RunState.ENDED:
                 self._settle_unknown(held.exit)
 
     def _hear_again(self, launcher: str, held: HeldRun) -> None:
