@@ -7,62 +7,30 @@ ladder as a stop; an attempt goes to the launcher that its row names, and to no 
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import wall_ms
 from stoker.core.job import events as ev
-from stoker.core.job.model import Identity, Outcome, OutcomeKind, RunId, Spec
+from stoker.core.job.model import Identity, Outcome, OutcomeKind, Spec
 from stoker.executors.base import Report, Sink, Start, never_started
 from stoker.executors.environment import WorkerContext
 from stoker.executors.launcher_pool import LauncherPool
+from stoker.executors.local_run import LocalRun
 from stoker.executors.orphan_logs import OrphanLogs
 from stoker.executors.without_launcher import end_without_launcher, stop_orphan
 from stoker.process import messages
 from stoker.process.client import LauncherClient
 from stoker.process.outcomes import began_of, order_failed, order_too_large, outcome_of, refusal_of
-from stoker.process.tree import Ladder, Sweep, SweepResult, await_end
+from stoker.process.tree import Ladder, Sweep, await_end
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-class LocalRun:
-    """What is known of one run until its outcome is acknowledged.
-
-    `gone`: its tree is empty. `sweeps`: stops that we carried out ourselves, past its launcher. `sweep`: the processes
-    that these have found. `reassigned`: how to end it without its launcher, once that is known not to answer.
-    `unstoppable`: pids that the kernel does not let us signal.
-    """
-
-    __slots__ = ("exit", "gone", "grace_ms", "ladder", "reassigned", "sweep", "sweeps", "unstoppable")
-
-    def __init__(self) -> None:
-        self.exit: messages.Exited | None = None
-        self.gone = False
-        self.grace_ms: int | None = None
-        self.ladder: Ladder | None = None
-        self.reassigned: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self.sweep: Sweep | None = None
-        self.sweeps: list[asyncio.Task[SweepResult]] = []
-        self.unstoppable: list[int] = []
-
-    def end_ladder(self) -> None:
-        if self.ladder is not None:
-            self.ladder.end()
-            self.ladder = None
-
-    def close(self) -> None:
-        self.end_ladder()
-        if self.sweep is not None:
-            self.sweep.close()
 
 
 class LocalExecutor:
@@ -94,7 +62,7 @@ class LocalExecutor:
         self._ready()
 
     def _run(self, run_id: str) -> LocalRun:
-        return self._runs.setdefault(run_id, LocalRun())
+        return self._runs.setdefault(run_id, LocalRun(run_id))
 
     # --- who runs what ---
 
@@ -115,6 +83,11 @@ class LocalExecutor:
         """Pids of its tree that the kernel does not let us signal."""
         run = self._runs.get(run_id)
         return () if run is None else run.unstoppable
+
+    def living(self, run_id: str) -> Sequence[int]:
+        """Pids of its tree that we met while we stopped it, and that live."""
+        run = self._runs.get(run_id)
+        return () if run is None else run.living()
 
     async def begin(self) -> None:
         """Start a launcher for new runs; leave those of earlier daemons that have nothing left to do."""
@@ -241,16 +214,14 @@ class LocalExecutor:
         """A stop must not wait for a launcher that is stuck: signal the processes that are proven to be of this run."""
         run = self._run(run_id)
         grace_ms = run.grace_ms or 0
-        if not (run.sweeps and grace_ms):
+        if not (run.past_launcher and grace_ms):
             work = partial(self._sweep(run_id, None).stop, grace_ms)
-            run.sweeps.append(self._background.retry(f"stop of {run_id} past its launcher", work))
+            run.past_launcher.append(self._background.retry(f"stop of {run_id} past its launcher", work))
 
     def credit_stop(self, exited: messages.Exited) -> messages.Exited:
         """The same exit, `stopped` if we signalled the run past its launcher, which cannot know of that."""
         run = self._runs.get(exited.run_id)
-        sweeps = () if run is None else run.sweeps
-        stopped = any(not sweep.done() or sweep.result().killed > 0 for sweep in sweeps)
-        return replace(exited, stopped=True) if stopped else exited
+        return exited if run is None or not run.stopped_past_launcher() else replace(exited, stopped=True)
 
     async def _stop_orphan(self, run_id: str, grace_ms: int) -> None:
         await self._orphan_logs.caught_up(run_id)  # a pipe loses what is unread when its last writer ends
@@ -267,21 +238,7 @@ class LocalExecutor:
             self._sink([Report(run_id, stuck)])
 
     def _sweep(self, run_id: str, identity: Identity | None) -> Sweep:
-        run = self._run(run_id)
-        if run.sweep is None:
-            run.sweep = Sweep(self._context.instance, [run_id], refused=partial(self._note_unstoppable, run_id))
-        if identity is not None:
-            run.sweep.add_main(run_id, identity)
-        return run.sweep
-
-    def _note_unstoppable(self, run_id: str, pids: Sequence[int]) -> None:
-        """The stop goes on, as the rest of the tree may end; the attempt stays open while these live."""
-        run = self._runs.get(run_id)
-        if run is not None and list(pids) != run.unstoppable:
-            run.unstoppable = list(pids)
-            if pids:
-                name = RunId.parse(run_id)
-                log(LogEvent.WORKER_UNSTOPPABLE, job=name.job_id, attempt=name.ordinal, pids=run.unstoppable)
+        return self._run(run_id).sweep_of(self._context.instance, identity)
 
     def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
         if run_id in self._orphans:
@@ -339,7 +296,8 @@ class LocalExecutor:
                 case messages.LaunchRefused(run_id=str(run_id)) if (event := refusal_of(message)) is not None:
                     reports.append(Report(run_id, event))
                 case messages.Signalled():
-                    self._note_unstoppable(message.run_id, message.refused)
+                    if (run := self._runs.get(message.run_id)) is not None:
+                        run.note_unstoppable(message.refused)
                 case _:
                     self._receive_about_launcher(launcher, message)
         if reports:

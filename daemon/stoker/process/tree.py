@@ -114,6 +114,10 @@ class Sweep:
         """The main process of a run, once its identity is known."""
         self._mains[run_id] = identity
 
+    def living(self) -> list[int]:
+        """Pids of what was found and has not ended."""
+        return [pid for pid, member in self._members.items() if not identities.has_ended(member.pidfd)]
+
     async def stop(self, grace_ms: int) -> SweepResult:
         """SIGTERM, grace, SIGKILL. Returns when a fresh search finds nothing, or after ROUNDS with what is left.
 

@@ -252,10 +252,19 @@ class RecoveryService:
                 self._instance, attempts, testimony, self._of.foreign_epochs, self._of.hidden_epochs
             )
         )
+        findings = {run_id: self._met_alive(finding) for run_id, finding in findings.items()}
         rows = [(run.job, run.attempt) for run in runs]
         proposed = plan(rows, findings, self._of.epoch)
         validate(proposed, rows)
         return RecoveryFindings(proposed, runs, findings, testimony, names, [path for path, _ in logs])
+
+    def _met_alive(self, finding: Finding) -> Finding:
+        """/proc cannot show whose a child with an emptied environment is; a stop under way may have met it before."""
+        living = self._local.living(finding.run_id) if finding.fact is Fact.GONE else ()
+        if not living:
+            return finding
+        shown = f"pid {', '.join(map(str, living))} of it is being stopped"
+        return Finding(run_id=finding.run_id, fact=Fact.ORPHANED, evidence=shown)
 
     def _credited(self, run: HeldRun) -> HeldRun:
         """The run, whose end is credited to our stop if its launcher did not know of that."""
