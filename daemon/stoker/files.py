@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+LOCK_S = 0.5
+LOCK_TRIES = 25
 MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -67,3 +71,16 @@ def make_regular(path: str) -> int:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108 - once per job, and Path costs more than the call
     return os.open(path, MAKE, 0o600)
+
+
+def take_lock(descriptor: int) -> None:
+    """An exclusive flock(2). Raises BlockingIOError if it stays taken for LOCK_S.
+
+    A daemon that was killed between fork and exec of a launcher leaves its locks to that child for a moment.
+    """
+    for _ in range(LOCK_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(LOCK_S / LOCK_TRIES)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

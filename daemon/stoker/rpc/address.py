@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, StokerError
+from stoker.files import take_lock
 from stoker.paths import check_length
 from stoker.store.file_identity import is_same_file
 from stoker.telemetry.events import LogEvent
@@ -124,7 +124,7 @@ def _take_lock(path: Path, lock: Path) -> int:
     except OSError as error:
         _cannot_create(lock, error)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take_lock(fd)
     except BlockingIOError:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
         os.close(fd)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
-from stoker.files import sync
+from stoker.files import sync, take_lock
 from stoker.store.file_identity import is_same_file, mark_of
 
 PRIVATE = 0o077
@@ -99,7 +99,7 @@ class StateDirectory:
                 raise storage_error(path, error) from error
             raise StateRefused(f"{path}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(descriptor)
         except BlockingIOError:
             holder, ask = _holder(descriptor)
             os.close(descriptor)
