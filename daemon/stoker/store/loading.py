@@ -77,12 +77,13 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     if wanted.skipped_behind:
         loaded.skipped_behind = job_rows.skipped_behind(connection, wanted.skipped_behind)
         wanted.ids.update(wanted.skipped_behind, (each.job_id for each in loaded.skipped_behind))
+    if wanted.keys:
+        loaded.keys = job_rows.by_keys(connection, wanted.keys)
+        wanted.ids.update(keyed.job_id for keyed in loaded.keys.values())
     if wanted.ids:
         loaded.jobs = job_rows.by_ids(connection, wanted.ids)
     if wanted.skipped_behind:
         _load_needs(connection, wanted, loaded)
-    if wanted.keys:
-        loaded.keys = job_rows.by_keys(connection, wanted.keys)
     _load_workflows(connection, wanted, loaded)
     if wanted.run_ids:
         loaded.known_runs = attempts.known(connection, wanted.run_ids)
