@@ -311,12 +311,12 @@ def test_retry_when_a_handler_was_not_needed_then_it_waits_for_the_new_end(clien
     assert end_of(client, after) == ("succeeded", "exit")
 
 
-def test_retry_when_a_need_of_a_held_job_is_open_then_it_waits_for_it(client: stoker.Client, gate: Gate) -> None:
+def test_release_when_a_need_of_a_held_job_is_open_then_it_waits_for_it(client: stoker.Client, gate: Gate) -> None:
     needed = submit(client, gate.spec())
     job = submit(client, OK, needs=[needed])
     client.call("job.hold", {"id": job})
 
-    assert client.retry(job)["state"] == "waiting"
+    assert client.call("job.release", {"id": job})["state"] == "waiting"
 
     running(client, needed)
     assert state(client, job) == "waiting"

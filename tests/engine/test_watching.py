@@ -237,7 +237,7 @@ def test_why_when_the_job_runs_or_has_ended_then_it_says_that(client: stoker.Cli
     gate.open()
     end_of(client, job)
     assert client.why(job)["code"] == "final"
-    assert "exit 6" in client.why(job)["message"]
+    assert "exited with 6" in client.why(job)["message"]
 
 
 def test_why_when_a_retry_is_to_come_then_it_says_when(client: stoker.Client) -> None:
@@ -410,7 +410,7 @@ def test_starts_when_people_search_a_long_table_then_they_are_not_behind_them(da
     with daemon.client() as client:
         end_of(client, submit(client, OK))
     daemon.stop()
-    lengthen(daemon.state_dir / "stoker.db", 100_000)
+    lengthen(daemon.state_dir / "stoker.db", 400_000)
     daemon.start()
     searched: list[int] = []
 
