@@ -1,7 +1,7 @@
-"""What an attempt is given beside its spec: how its needs ended, and its newest checkpoint, read after its commit.
+"""The inputs of an attempt beside its spec: how its needs ended, and its newest checkpoint.
 
-Owns the way of such starts from the commit to their executor. Refuses to hold back any other: most jobs need nothing
-and start at once. Invariants: a start that was stopped or settled meanwhile is not made; a damaged checkpoint is
+Owns these starts from their commit to their executor. Jobs without inputs, which are most, start at once.
+Invariants: a start that was stopped or settled meanwhile is not made; a damaged checkpoint is
 passed over with a warning, and the one before it is given.
 """
 
@@ -42,7 +42,7 @@ TRIED = 20  # damaged checkpoints in a row: beyond them somebody has to look
 
 
 class AttemptInputs:
-    """Lays ready what starts need, then lets them start."""
+    """Reads the inputs of starts and writes their files, then hands them to their executors."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class AttemptInputs:
         self._held: set[str] = set()
 
     def holds(self, run_id: str) -> bool:
-        """Whether it is still with us: then no launcher was told of it, and none can have started it."""
+        """Whether the start waits here for its inputs: then no launcher can have started it."""
         return run_id in self._held
 
     def start(self, starts: Sequence[Start]) -> None:
-        """Start what needs nothing at once, the rest once it is laid ready."""
+        """Start jobs without inputs at once, the others once their inputs are there."""
         plain = [start for start in starts if not _wants(start.job)]
         self._hand_over(plain)
         first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
@@ -79,9 +79,9 @@ class AttemptInputs:
             self._background.retry(f"inputs of {together[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
 
     async def _let_go(self, starts: Sequence[Start], tries: Iterator[int]) -> None:
-        """They are held until their executor has them, or their end is told; while they cannot be read, too.
+        """Hold the starts until their inputs could be read and their executor has them, or their end is reported.
 
-        After TRIES they are given back as never started: a queued job can expire.
+        After TRIES they are reported as never started: as queued jobs they can expire.
         """
         wanted = [start for start in starts if self._may_begin(start)]
         if next(tries) <= TRIES:
@@ -91,7 +91,7 @@ class AttemptInputs:
         self._held.difference_update(start.attempt.run_id for start in starts)
 
     async def _provide(self, starts: Sequence[Start]) -> None:
-        """One look for all of them: a hop to the reader costs as much as a start."""
+        """Read the inputs of all starts in one query: a hop to the reader costs as much as a start."""
         provided = []
         for start, found in zip(starts, await self._reader.run(_look, [start.job for start in starts]), strict=True):
             for damaged in found.damaged:
@@ -103,7 +103,7 @@ class AttemptInputs:
         self._hand_over(provided)
 
     def _hand_over(self, starts: Sequence[Start]) -> None:
-        """Let their executors start them; a worker that sends heartbeats finds its socket bound."""
+        """Hand them to their executors, after the sockets for heartbeats are bound."""
         by_mode: defaultdict[ExecutionMode, list[Start]] = defaultdict(list)
         for start in starts:
             if start.job.spec.speaks:
@@ -113,7 +113,7 @@ class AttemptInputs:
             self._executors[mode].start(group)
 
     def _may_begin(self, start: Start) -> bool:
-        """Whether it is still wanted; else its end is told."""
+        """Whether it may still start; otherwise its end is reported."""
         run = self._memory.by_run(start.attempt.run_id)
         if run is None:
             return False
@@ -123,7 +123,7 @@ class AttemptInputs:
         return True
 
     async def _lay_ready(self, run_id: str, data: bytes | None, inputs: Inputs) -> None:
-        """However long there is no room for it: an attempt that began without would begin at zero."""
+        """Wait for room on the disk, however long: without its checkpoint the attempt would begin at zero."""
         while (run := self._memory.by_run(run_id)) is not None and run.attempt.stop_reason is None:
             try:
                 if data is not None:
@@ -137,7 +137,7 @@ class AttemptInputs:
                 return
 
     async def inputs(self, job: Job) -> str | None:
-        """What its needs handed on, as JSON by step or job id; None where that is too large for an environment."""
+        """The outputs of its needs, as JSON by step or job id; None if that is too large for an environment."""
         inputs = Inputs(self._reader, [need.job for need in job.spec.needs], [])
         async for _ in inputs.ends():
             pass
@@ -145,12 +145,12 @@ class AttemptInputs:
 
 
 def _wants(job: Job) -> bool:
-    """Whether anything could be there for it: a first attempt without needs has nothing to read."""
+    """Whether there can be inputs: a first attempt without needs has none."""
     return bool(job.spec.needs) or job.attempts > 1
 
 
 class Inputs:
-    """How the needs of one attempt ended and what they handed on, read in portions: a thousand can have 64 MB."""
+    """How the needs of one attempt ended, and their outputs, read in portions: a thousand needs can have 64 MB."""
 
     def __init__(self, reader: Reader, needs: Sequence[int], first: Sequence[Needed]) -> None:
         self._reader = reader
@@ -161,7 +161,7 @@ class Inputs:
 
     @property
     def variable(self) -> str | None:
-        """STOKER_INPUTS, once all of them were read; None where the kernel would refuse it."""
+        """STOKER_INPUTS, once all needs were read; None if the kernel would refuse it."""
         if self._bytes > MAX_INPUTS_BYTES:
             return None
         said = encode_sorted(self._outputs)
@@ -177,7 +177,7 @@ class Inputs:
             await asyncio.to_thread(file.close)
 
     async def ends(self) -> AsyncGenerator[Sequence[Needed], None]:
-        """Portion by portion; what fits into the variable is kept."""
+        """Read portion by portion; keep the outputs that fit into STOKER_INPUTS."""
         self._outputs, self._bytes = {}, 0
         for at in range(0, len(self._needs), PORTION):
             portion = self._first if not at else ()
@@ -199,7 +199,7 @@ def _end(one: Needed) -> dict[str, Any]:
 
 
 class _Found(Struct, frozen=True):
-    """What is there for one start: its first needs, its newest checkpoint, and the damaged ones above that."""
+    """The inputs of one start: its first needs, its newest sound checkpoint, and damaged ones that are newer."""
 
     needed: Sequence[Needed]
     data: bytes | None
@@ -216,7 +216,7 @@ def _first_needed(connection: sqlite3.Connection, job: Job) -> Sequence[Needed]:
 
 
 def _newest(connection: sqlite3.Connection, job: Job) -> tuple[bytes | None, list[CheckpointDamaged]]:
-    """The newest that is sound, and those above it that are not; what is below is not even read."""
+    """The newest sound checkpoint and the damaged ones that are newer; older ones are not read."""
     damaged: list[CheckpointDamaged] = []
     if job.attempts > 1:
         for checkpoint in checkpoints.progress(connection, job.id, job.checkpoint_floor, TRIED):

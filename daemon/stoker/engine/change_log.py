@@ -1,7 +1,7 @@
-"""What the log of changes says of a job: the cause by name, and what rebuilds the row.
+"""The payload of a change of a job: the name of its cause, and the values that rebuild the row.
 
-Owns the payload of a change. Refuses to decide when one is written: every step leaves one (`turn`). Invariant: the
-payloads of a job's changes, applied in order, give its row and those of its attempts.
+Every step of a job writes one change (`turn`). Invariant: the payloads of a job's changes, applied in order, give its
+row and those of its attempts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from stoker.core.job import events as ev
 from stoker.core.job.model import Attempt, Job
 
-# What of a job changes in its life; the rest is its spec.
+# The fields of a job that change during its life; all others are its spec.
 MUTABLE = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
     "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key",
@@ -21,7 +21,7 @@ DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it 
 
 
 def cause_of(event: type[ev.Event]) -> str:
-    """The name of an event in the log of changes, as in `need_met`."""
+    """The name of an event in the log of changes, for example `need_met`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
 
 
@@ -29,7 +29,7 @@ CAUSES = {event: cause_of(event) for event in ev.Event.__subclasses__()}
 
 
 def standing(job: Job) -> dict[str, Any]:
-    """What rebuilds the row of a new job beside its spec."""
+    """The values beside the spec that rebuild the row of a new job."""
     return {
         "owner_uid": job.owner_uid,
         "trace_id": job.trace_id,
@@ -44,7 +44,7 @@ def standing(job: Job) -> dict[str, Any]:
 
 
 def difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt | None) -> dict[str, Any]:
-    """What a step changed: enough to apply it again to the row before."""
+    """The values that a step changed: enough to apply it again to the row before it."""
     payload: dict[str, Any] = {
         name: value for name in MUTABLE if (value := getattr(job, name)) != getattr(before, name)
     }

@@ -1,9 +1,9 @@
-"""Wakes the loop when a limit is due, and never for anything else.
+"""Wakes the loop when a limit of a running attempt, or a job that waits for a time, is due.
 
-Owns the one timer behind all of `Timers`. Refuses to judge late: after a gap in its own time (the daemon was
-stopped, or the host slept) each launcher is heard out before the limits of its attempts are judged, so that an attempt
-that had ended in time is not said to have passed its limit; silence of workers in such a time is not held against them.
-Invariant: no limit waits for a launcher other than that of its own attempt, and none for ever.
+Owns the one timer behind all of `Timers`. After a gap (the daemon was stopped, or the host slept) an attempt may have
+ended in time without its report being read. So each launcher is first asked for its news; then the limits of its
+attempts are applied. Workers that were silent during a gap are not called unresponsive for that.
+Invariant: a limit waits only for the launcher of its own attempt, and for a bounded time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GAP_MS = 2_000
 
 
 class Deadlines:
-    """Posts what is due to the loop."""
+    """Posts due limits and due jobs to the loop."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class Deadlines:
         self._looked_at = clock.now().steady
         self._handle: asyncio.TimerHandle | None = None
         self._due_at: int | None = None
-        self._unheard: dict[str, list[Alarm]] = {}  # launchers that are being heard out, and what waits for that
+        self._unheard: dict[str, list[Alarm]] = {}  # limits that wait, by launcher that was asked
 
     def rearm(self) -> None:
-        """Look again when something is due next; cheap when that has not changed."""
+        """Set the timer to what is due next; cheap if that has not changed."""
         now = self._clock.now()
         delay = self._timers.delay_ms(now)
         due_at = None if delay is None else now.steady + delay
@@ -97,7 +97,7 @@ class Deadlines:
             self._background.start(f"limits at launcher {launcher}", self._post_heard(launcher))
 
     async def _post_heard(self, launcher: str) -> None:
-        """A launcher that is stuck, or becomes so, is not waited for: limits hold all the same."""
+        """Apply the limits once the launcher has answered, or at once if it is stuck: limits hold all the same."""
         try:
             client = self._launchers.get(launcher)
             if client is not None and not client.stuck:

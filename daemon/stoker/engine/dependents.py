@@ -1,4 +1,4 @@
-"""What a verb on one job means for its needs and for the jobs that need it.
+"""A command on one job, applied to its needs and to the jobs that need it.
 
 Owns two rules: a job that is taken again waits for those of its needs that have not ended, and jobs that were skipped
 for want of it are taken up with it, at whatever distance. Refuses to take up a job that another need or its deadline
@@ -27,7 +27,7 @@ def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
 
 
 def take_again(turn: Turn, job_id: int, event: ev.Event) -> Job:
-    """Apply a verb; a retry or restart of what does not run waits for the needs that are still open."""
+    """Apply a command. A job that is retried or restarted while it does not run waits for its open needs."""
     if not isinstance(event, (ev.Retry, ev.Restart)) or job_id in turn.memory.runs:
         return turn.step(job_id, event)
     pending = [need for need in turn.job(job_id).spec.needs if _met(turn, need) is None]
@@ -37,7 +37,7 @@ def take_again(turn: Turn, job_id: int, event: ev.Event) -> Job:
 
 
 def take_up(turn: Turn, job: Job, event: ev.Event) -> Generator[None, None, list[int]]:
-    """Take up what was skipped for want of `job` and may run after all, one a piece. Returns the ids."""
+    """Queue jobs again that were skipped because of `job`, at any distance. Returns their ids."""
     if not isinstance(event, TAKES_UP):
         return []
     behind: dict[int, list[int]] = {}
@@ -76,6 +76,6 @@ def _wait_for(turn: Turn, job: Job, pending: Sequence[Need]) -> None:
 
 
 def _met(turn: Turn, need: Need) -> bool | None:
-    """As `need_met`; a job that was purged had ended, and nobody knows how."""
+    """As `need_met`. A job that was purged has ended in an unknown way, so the need is not met."""
     needed = turn.find(need.job)
     return False if needed is None else need_met(need.on, needed)

@@ -1,7 +1,7 @@
-"""Starts what may start: asks admission and opens the attempts.
+"""Opens attempts for the jobs that admission chooses.
 
-Owns the slots of this host and the switch that keeps everything waiting (before recovery, while draining, on a
-full disk). Refuses to choose: `core.job.admission` does. Invariant: an attempt is opened only while its executor
+Owns the slots of this host, and the reasons for which no job is started at all (before recovery, while draining, on a
+full disk). `core.job.admission` chooses the jobs. Invariant: an attempt is opened only while its executor
 has a launcher to name in it, and is committed before anything is started.
 """
 
@@ -23,7 +23,7 @@ from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 
 SHOWN_HOLDERS = 20
-LANES_AT_ONCE = 64  # to be read in one turn
+LANES_AT_ONCE = 64  # read in one turn
 
 
 class Dispatcher:
@@ -34,23 +34,23 @@ class Dispatcher:
         self._executors = executors
         self.slots = slots
         self.throttled = False
-        self._barred: set[int] = set()  # workflows of which lanes hold nothing
+        self._barred: set[int] = set()  # workflows whose jobs were left out when the lanes were read
         self._closed_for = ["recovering"]
 
     @property
     def closed(self) -> str | None:
-        """Why nothing is started at all, if so: the newest reason of those that hold."""
+        """The newest reason for which no job is started; None if jobs are started."""
         return self._closed_for[-1] if self._closed_for else None
 
     def close(self, why: str) -> None:
         self._closed_for.append(why)
 
     def open(self, why: str) -> None:
-        """That reason holds no longer; others may."""
+        """Drop one reason; the others stay."""
         self._closed_for.remove(why)
 
     def declare_reads(self, wanted: Wanted) -> None:
-        """Ask for the front of lanes that ran low."""
+        """Read the next jobs of lanes that have few left."""
         if self.closed is None and self._free() > 0:
             hungry = islice(self._memory.hungry(), LANES_AT_ONCE)
             wanted.lanes = [(name, demand, lane.capacity) for name, demand, lane in hungry]
@@ -60,7 +60,7 @@ class Dispatcher:
         return self.slots - len(self._memory.runs)
 
     def dispatch(self, turn: Turn) -> bool:
-        """Open attempts for all that may start; True when another look would find more."""
+        """Open attempts for jobs that may start. Returns whether a further turn could start more."""
         free = startable(self._memory.shortage, self._free(), turn.now)
         if self.closed is not None or free <= 0:
             return False
@@ -78,13 +78,13 @@ class Dispatcher:
         return admit(lines, slots, memory.free(), capacity, throttled=self.throttled)
 
     def reservations(self) -> dict[int, dict[str, int]]:
-        """What is set aside now, by job: as it would be with any number of slots."""
+        """The resources that are set aside for jobs, by job id, as if there were any number of slots."""
         lines = self._memory.admission_lines()
         self._admit(lines, sys.maxsize)
         return {line.reserved.id: line.reserved.spec.resources for line in lines if line.reserved is not None}
 
     def _heed_barred(self) -> None:
-        """What lanes hold may start, as far as workflows are concerned: so they are read again when that changes."""
+        """Read the lanes again when a workflow was paused or resumed: they hold only jobs that may start."""
         if self._memory.workflows.barred != self._barred:
             self._barred = set(self._memory.workflows.barred)
             for ready in self._memory.ready.values():
@@ -108,7 +108,7 @@ class Dispatcher:
         turn.step(job.id, ev.Dispatched(attempt=attempt))
 
     def _tell_short(self, turn: Turn, jobs: Sequence[Job]) -> None:
-        """Once for each job that must wait for a resource; a width is no shortage, it is what was asked for."""
+        """Log each job once that waits for a resource; a width is wanted by its workflow, so it is not logged."""
         free = self._memory.free() if jobs else {}
         for job in jobs:
             lacks = {name: amount for name, amount in job.spec.resources.items() if free.get(name, 0) < amount}

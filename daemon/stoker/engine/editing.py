@@ -50,7 +50,7 @@ class Editing(RequestMessage[JobStanding]):
         self.answer_after(turn, answer)
 
     def _check(self, turn: Turn, job: Job, changes: dict[str, Any]) -> None:
-        """What a submit would refuse of the changed fields. Raises InvalidParams, QueueNotFound or QueueFull."""
+        """Check the changed fields as a submit would. Raises InvalidParams, QueueNotFound or QueueFull."""
         spec = replace(job.spec, **changes)
         if spec.queue != job.spec.queue:
             self._intake.check_queue_room(turn, turn.memory.queue(spec.queue, "queue"), 0)
@@ -67,7 +67,7 @@ def _changed(before: Spec, after: Spec) -> dict[str, tuple[Any, Any]]:
 
 
 def _changes(spec: Spec, wanted: JobChanges) -> dict[str, Any]:
-    """The fields of the spec that were said, with their new values; limits that were not said stay."""
+    """The given fields of the spec with their new values; limits that were not given stay."""
     said = {name: value for name in wanted.__struct_fields__ if (value := getattr(wanted, name)) is not UNSET}
     if "limits" in said:
         limits = msgspec.structs.asdict(said["limits"])

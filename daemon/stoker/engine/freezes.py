@@ -1,7 +1,7 @@
-"""For how long each running attempt was frozen: time that it could not use, so no limit of its run counts it.
+"""How long each running attempt was frozen: limits of the run time do not count that time.
 
-Owns when a freeze began and how long earlier ones took (steady milliseconds). Refuses to freeze anything: the executor
-does. It is memory of this daemon only: an attempt that outlives it begins anew with nothing.
+Owns when a freeze began and how long earlier ones took (steady milliseconds). The executor does the freezing. Nothing
+here is stored: for an adopted attempt the count begins again at zero.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Freezes:
                 self._before[run_id] += at - self._since.pop(run_id)
 
     def frozen_ms(self, run_id: str, at: int) -> int:
-        """All of it until then."""
+        """The frozen time in all, until `at`."""
         return self._before[run_id] + (at - self._since.get(run_id, at))
 
     def forget(self, run_id: str) -> None:

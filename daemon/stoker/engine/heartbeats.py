@@ -34,7 +34,7 @@ PAUSE_S = 0.1
 
 
 class Ear(Struct):
-    """The socket of one run. `heard_at`: its last sign of life, or since when it is owed one (steady)."""
+    """The socket of one run. `heard_at`: the time of its last heartbeat, or the time from which one is due (steady)."""
 
     run_id: str
     socket: socket.socket
@@ -65,7 +65,7 @@ class Heartbeats:
     # --- the sockets ---
 
     def open(self, run_id: str) -> None:
-        """Listen to a run, before its worker is there or again after a start. Where that fails, it runs unheard."""
+        """Bind the socket of a run, for a new worker or after a start of the daemon. If that fails it runs without."""
         try:
             sock = listen(self._work_files.notice_address(run_id))
         except OSError as error:
@@ -76,7 +76,7 @@ class Heartbeats:
         self._listen(ear)
 
     def began(self, job: Job, attempt: Attempt, started: int) -> None:
-        """Its worker runs since `started` (steady), perhaps since before this daemon."""
+        """Its worker runs since `started` (steady), perhaps under an earlier daemon."""
         if not job.spec.speaks:
             return
         ear = self._ears.get(attempt.run_id)
@@ -86,7 +86,7 @@ class Heartbeats:
             ear.heard_at = max(ear.heard_at, started)
 
     def close(self, run_ids: Iterable[str]) -> None:
-        """These runs are settled."""
+        """Remove the sockets of runs that are settled."""
         for run_id in run_ids if self._ears else ():
             ear = self._ears.pop(run_id, None)
             self._frozen.discard(run_id)
@@ -97,7 +97,7 @@ class Heartbeats:
                     os.unlink(self._work_files.notice_address(run_id))  # noqa: PTH108 - as in `process.work_files`
 
     def stop(self) -> None:
-        """Hear nothing more; names stay for the next daemon to bind again."""
+        """Close the sockets; their names stay for the next daemon to bind again."""
         for ear in self._ears.values():
             self._shut(ear)
         self._ears.clear()
@@ -113,7 +113,7 @@ class Heartbeats:
             asyncio.get_running_loop().add_reader(ear.socket.fileno(), self._hear, ear)
 
     def _hear(self, ear: Ear) -> None:
-        """What is there; whoever has more to say than a burst waits, and its kernel queue with it."""
+        """Read the waiting messages, up to a burst; the rest stays in the kernel's queue."""
         for _ in range(BURST):
             datagram = receive(ear.socket)
             if datagram is None:
@@ -148,7 +148,7 @@ class Heartbeats:
     # --- silence ---
 
     def judge(self, alarm: Alarm, now: Now) -> Alarm | None:
-        """A heartbeat is due: the alarm that follows from its absence, if one does; else it is looked at again."""
+        """A heartbeat is due. Returns the alarm for its absence, or None after setting the next check."""
         ear, run = self._ears.get(alarm.run_id), self._memory.by_run(alarm.run_id)
         if ear is None or run is None or run.attempt.stop_reason is not None:
             return None
@@ -170,7 +170,7 @@ class Heartbeats:
         return None
 
     def begin_anew(self, run_ids: Iterable[str] | None = None) -> None:
-        """These workers, or all, could not be heard or not speak for a while: their silence begins now."""
+        """Count the silence of these workers, or of all, from now: they could not send, or we could not read."""
         now = self._clock.now().steady
         for run_id in list(self._ears) if run_ids is None else run_ids:
             ear = self._ears.get(run_id)
@@ -178,13 +178,13 @@ class Heartbeats:
                 ear.heard_at = now
 
     def excuse(self, run_ids: Iterable[str], *, frozen: bool) -> None:
-        """We froze these workers, or let them go on: who cannot run owes no sign of life."""
+        """We froze or thawed these workers. A frozen worker cannot send a heartbeat."""
         for run_id in run_ids:
             (self._frozen.add if frozen else self._frozen.discard)(run_id)
         self.begin_anew(run_ids)
 
     def silent_ms(self, run_id: str) -> int | None:
-        """How long a worker that was warned of has been silent."""
+        """How long a worker has been silent for which a warning was logged."""
         ear, said = self._ears.get(run_id), self._memory.said.get(run_id)
         if ear is None or said is None or not said.unresponsive:
             return None

@@ -1,6 +1,6 @@
-"""What failed starts tell of the host: kept in the memory, and told to whoever reads the log.
+"""Failed starts that show a shortage of the host, in memory and in the log.
 
-Owns the two log events, of the begin and of the end. Refuses to judge: `core.shortage` does.
+Owns the two log events, for its begin and its end; `core.shortage` decides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from stoker.telemetry.events import LogEvent
 
 
 def note_failed_start(turn: Turn, error: str | None) -> None:
-    """A start failed for want of something of the host."""
+    """A start failed because the host lacked something."""
     before = turn.memory.shortage
     turn.memory.shortage = start_failed(before, error, turn.now)
     if turn.memory.shortage.lasts and not before.lasts:

@@ -1,7 +1,7 @@
-"""Tells ops what happened: which log event and which measurement a committed step is worth.
+"""Log events and measurements of committed steps.
 
-Owns one table from steps to log events. Refuses to decide or to be asked: it is called after the commit and
-may fail without consequence for jobs. Log lines of a job carry `job attempt queue trace_id`.
+Owns one table from steps to log events. It is called after the commit, so a failure here has no consequence for jobs.
+Log lines of a job carry `job attempt queue trace_id`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BY_EVENT: dict[type[ev.Event], LogEvent] = {
 
 
 def log_event(transition: Transition) -> LogEvent | None:
-    """The log event of a step; None for one that only jobs' history tells."""
+    """The log event of a step; None for a step that stands only in the history of its job."""
     job, before, event = transition.job, transition.before, transition.event
     if event is None or isinstance(event, ev.Edit):
         return LogEvent.JOB_SUBMITTED if event is None else LogEvent.JOB_EDITED
@@ -100,7 +100,7 @@ def _fields(transition: Transition) -> dict[str, Any]:
             fields["stop_reason"] = attempt.stop_reason.value
         if attempt.outcome is not None:
             fields |= {"exit_code": attempt.outcome.exit_code, "signal": attempt.outcome.signal}
-            # What a job wrote itself stays in its log and its record: it may be confidential, or long.
+            # Text that a job wrote stays in its log and its record: it may be confidential, or long.
             own = failed_by_itself(job.spec, attempt.outcome)
             fields["error"] = None if own else attempt.outcome.error
     if job.reason is not None:

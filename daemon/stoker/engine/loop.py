@@ -66,11 +66,11 @@ class Loop:
 
     @property
     def waiting(self) -> bool:
-        """Its commit waits for room on the disk: no turn is taken before there is some."""
+        """Whether a commit waits for room on the disk; no turn is taken before there is some."""
         return self._writer.waiting
 
     async def answers(self) -> None:
-        """Return when it takes turns, or while it waits for room on the disk: then nothing here hangs."""
+        """Return once the loop takes turns, or waits for room on the disk: in both cases it does not hang."""
         if not self.waiting:
             await self._inbox.barrier()
 
@@ -85,7 +85,7 @@ class Loop:
                 return
 
     async def _turn(self, messages: Sequence[Message]) -> bool:
-        """One turn; True when there is more to start at once."""
+        """Take one turn. Returns whether more jobs can be started at once."""
         now = self._clock.now()
         turn = Turn(self._memory, now, await self._load(messages, now))
         self._computing_since = time.thread_time()
@@ -134,7 +134,7 @@ class Loop:
 
 
 def _pieces(turn: Turn, messages: Sequence[Message]) -> Iterator[None]:
-    """Decide one message after the other, a long one piece by piece."""
+    """Apply one message after the other, a long one in pieces."""
     for message in messages:
         try:
             yield from message.apply_to(turn) or ()

@@ -1,8 +1,7 @@
-"""What the engine keeps in memory: open attempts, the front of every queue, and counts of what is live.
+"""The memory of the engine: open attempts, the front of every queue, and counts of live jobs.
 
-Owns the only copy of running jobs that anyone decides by. Refuses to decide and to store. Everything here
-can be read again from the database, and at a start it is. Invariant: use of a resource is the sum over open
-attempts, whatever the state of their jobs; nothing is counted twice or by hand.
+Owns the one copy of running jobs that decisions read. All of it is read from the database at a start. Invariant: the
+use of a resource is the sum over open attempts, whatever the state of their jobs; nothing is counted twice or by hand.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class OpenRun(Struct):
 
 
 class Said(Struct):
-    """What the worker of an open attempt said of itself last; `unresponsive`: it owes a sign of life."""
+    """The newest report of the worker of an open attempt; `unresponsive`: its heartbeat is late."""
 
     progress: int | None = None
     status: str | None = None
@@ -86,7 +85,7 @@ class LiveState:
         return None if job_id is None else self.runs[job_id]
 
     def enter(self, before: Job | None, job: Job, attempt: Attempt | None) -> None:
-        """Take over what a step made of a job and, if it touched one, of its attempt."""
+        """Take over the job after a step and, if the step changed it, its attempt."""
         if before is not None:
             self._count(before, -1)
             if before.state is State.QUEUED:
@@ -123,7 +122,7 @@ class LiveState:
         self.used.update(job.spec.resources)
 
     def _serve(self, queue: str) -> None:
-        """A queue that was idle joins at the present turn: what it did not ask for is not owed to it."""
+        """A queue that was idle joins at the present turn: it does not catch up on turns that it did not use."""
         self._turn = max(self._turn, self.served[queue])
         self.served[queue] = self._turn + 1
 
@@ -142,7 +141,7 @@ class LiveState:
         self.ready.setdefault(queue.name, ReadyQueue())
 
     def load_counts(self, rows: Iterable[tuple[str, str, str | None, int]]) -> None:
-        """Start from what the database counts; a queue with queued jobs has its window read on first use."""
+        """Start from the counts of the database; the front of a queue is read when it is first used."""
         for queue, state, demand, number in rows:
             self.counts[queue, State(state)] += number
             if state == State.QUEUED:
@@ -157,14 +156,14 @@ class LiveState:
         return sum(number for (_, counted), number in self.counts.items() if counted is state)
 
     def hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
-        """Queue, demand and lane of what is to be read before more is started."""
+        """Queue, demand and lane of the lanes to read before more jobs are started."""
         free = self.free() if any(len(ready.lanes) > 1 for ready in self.ready.values()) else {}
         for name, ready in self.ready.items():
             for demand, lane in ready.hungry(free):
                 yield name, demand, lane
 
     def admission_lines(self) -> list[AdmissionQueue]:
-        """The queues with something ready, as admission looks at them."""
+        """The queues with ready jobs, in the form that admission takes."""
         return [
             AdmissionQueue(self.queues[name], ready.fronts(), self.running[name], self.served[name])
             for name, ready in self.ready.items()
@@ -176,7 +175,7 @@ class LiveState:
         return {name: capacity - self.used[name] for name, capacity in self.capacities().items()}
 
     def capacities(self) -> dict[str, int]:
-        """How much there is of each resource; of how many steps of a group may run, too."""
+        """The capacity of each resource, and the width of each group of steps."""
         return {name: resource.capacity for name, resource in self.resources.items()} | self.workflows.widths
 
     def holders(self, name: str) -> list[int]:

@@ -48,7 +48,7 @@ def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) 
 
 
 class VerbCommand(RequestMessage[JobStanding]):
-    """A verb of a person. A stop is answered when it is known whether it came in time."""
+    """A command of a person. A stop is answered once it is known whether it came in time."""
 
     def __init__(self, verb: Verb, job_id: int, event: ev.Event) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class VerbCommand(RequestMessage[JobStanding]):
             self.answer_after(turn, standing(job, stopping=True))
 
     def conclude(self, job: Job, *, stopped: bool) -> None:
-        """The attempt ended before anyone knew more: either the stop worked or the end came first."""
+        """The attempt ended before the delivery was reported: either the stop worked, or the end came first."""
         if stopped or not job.final or job.state is State.CANCELLED:
             self.answer(standing(job))
             return
@@ -215,7 +215,7 @@ class Alarms(Message):
 
 
 class DueJobs(Message):
-    """Limits of jobs that do not run: the database is asked which."""
+    """Limits of jobs that do not run; the database has the due ones."""
 
     def __init__(self, done: Callable[[Any], None]) -> None:
         self._done = done
@@ -271,21 +271,21 @@ class Dependents(Message):
 
 
 class Flush(Message):
-    """Facts that only describe have waited long enough for a commit to ride with."""
+    """Descriptive facts have waited long enough for a commit that takes them along."""
 
     def apply_to(self, turn: Turn) -> None:
         turn.flush = True
 
 
 class ClocksSeen(Message):
-    """Both clocks are noted, for the next boot to go on from."""
+    """Store both clocks, from which the next boot goes on."""
 
     def apply_to(self, turn: Turn) -> None:
         turn.batch.meta.update(seen(turn.now))
 
 
 class Broken(Message):
-    """Something that promises rest on has failed outside of a turn: the loop ends as if it had been a commit."""
+    """A part that promises rest on has failed outside of a turn: the loop ends as after a failed commit."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error

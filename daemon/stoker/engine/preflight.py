@@ -40,7 +40,7 @@ Said = tuple[str, str] | None  # field and message of what is wrong there
 
 
 class CommandRequest(RequestMessage[T]):
-    """A request to run commands; `problems` says of each what keeps it from being executed, once it was checked."""
+    """A request to run commands. `problems`: the reason why each cannot be executed, once it was checked."""
 
     def __init__(self, commands: Sequence[JobWork]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Preflight:
         self._hanging: dict[asyncio.Future[None], Directories] = {}  # looks that have not come back in time
 
     def check_known(self, request: CommandRequest[Any]) -> bool:
-        """Check the commands of a request if no file has to be looked at for it; False if one has to be."""
+        """Check the commands of a request if that needs no file system access. Returns whether it did."""
         places = [self._place(job) for job in request.commands]
         known, unknown = self._known_of(places)
         if not unknown:
@@ -80,11 +80,11 @@ class Preflight:
         return known, [place for place in asked if place not in known and not self._is_hanging(place)]
 
     def _is_hanging(self, place: Place) -> bool:
-        """Whether a look there would only wait: for that directory, or for a thread, as all of them hang."""
+        """Whether a check would only wait, because that directory or every thread hangs."""
         return len(self._hanging) >= THREADS or place[1:] in self._hanging.values()
 
     def _place(self, sent: JobWork) -> Place | None:
-        """What has to be looked at for a job; None where there is nothing to look at."""
+        """The path to check for a job; None if there is none."""
         if sent.execution_mode is ExecutionMode.IN_PROCESS:
             return None
         directory = "/" if isinstance(sent.working_dir, UnsetType) else native(sent.working_dir)
@@ -92,7 +92,7 @@ class Preflight:
         return (native(sent.command), directory, native(path))
 
     async def _look(self, places: Sequence[Place]) -> dict[Place, Said]:
-        """What was found; what was not looked at in time is not in it, nor what a stop of the daemon cuts off."""
+        """The results. Checks that took too long, or were cut off by a stop of the daemon, are left out."""
         found: dict[Place, Said] = {}
         late = Event()
         begun: list[Place] = []
@@ -134,7 +134,7 @@ def _note(request: CommandRequest[Any], places: Sequence[Place | None], known: M
 
 
 def _error(sent: JobWork, said: Said) -> StokerError | None:
-    """What was found wrong with a job, as the error to answer with."""
+    """The error for a job whose command cannot be executed."""
     if sent.execution_mode is ExecutionMode.IN_PROCESS and sent.command not in HANDLERS:
         known = ", ".join(sorted(HANDLERS)) or "none"
         told = f"command: no in-process handler is called {sent.command!r} (there are: {known})"

@@ -25,12 +25,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def demand_of(job: Job) -> str | None:
-    """What it asks for of resources, as the column `jobs.demand` says it."""
+    """The resources that a job needs, as the column `jobs.demand` holds them."""
     return _encode(job.spec.resources).decode() if job.spec.resources else None
 
 
 class Lane:
-    """Queued jobs with one demand. `count`: how many there are, those that only the database has too."""
+    """Queued jobs with one demand. `count`: their number, including those that are only in the database."""
 
     def __init__(self, resources: Mapping[str, int]) -> None:
         self.resources = resources
@@ -45,12 +45,12 @@ class Lane:
 
     @property
     def empty_handed(self) -> bool:
-        """There are jobs, and it is not known which is the first."""
+        """There are jobs, but the first of them has not been read."""
         return not self.jobs and not self._complete
 
     @property
     def low(self) -> bool:
-        """Whether it should be read anew before more of its jobs are started."""
+        """Whether to read the lane before more of its jobs are started."""
         return len(self.jobs) < self.capacity // LOW_WATER and not self._complete
 
     def add(self, job: Job, *, startable: bool) -> None:
@@ -64,7 +64,7 @@ class Lane:
                 self._read_to_the_end = False
 
     def remove(self, job: Job) -> None:
-        """A job is not queued any more, whether it is held here or not."""
+        """A job is not queued any more. It may be in memory or only in the database."""
         self.count -= 1
         at = bisect_left(self.jobs, place(job), key=place)
         if at < len(self.jobs) and self.jobs[at].id == job.id:
@@ -76,7 +76,7 @@ class Lane:
         self._read_to_the_end = len(jobs) < self.capacity
 
     def read_again(self) -> None:
-        """Workflows were barred or are barred no longer: what is held may be of them, or lie behind theirs."""
+        """Workflows were paused or resumed, so the jobs in memory may not be the first that can start."""
         self.jobs = []
         self._read_to_the_end = False
 
@@ -100,11 +100,11 @@ class ReadyQueue:
             del self.lanes[demand]
 
     def count_in(self, demand: str | None, number: int) -> None:
-        """So many jobs with that demand are in the database."""
+        """The number of jobs with that demand in the database."""
         self._lane(demand, msgspec.json.decode(demand, type=dict[str, int]) if demand else {}).count = number
 
     def read_again(self) -> None:
-        """Forget what is held: the database knows it."""
+        """Drop the jobs in memory; the database has them."""
         for lane in self.lanes.values():
             lane.read_again()
 
@@ -115,11 +115,11 @@ class ReadyQueue:
         return lane
 
     def fronts(self) -> list[Sequence[Job]]:
-        """What each lane holds, in order."""
+        """The jobs of each lane, in order."""
         return [lane.jobs for lane in self.lanes.values() if lane.jobs]
 
     def hungry(self, free: Mapping[str, int]) -> Iterator[tuple[str | None, Lane]]:
-        """Lanes to be read: of which the first job is unknown, or low ones that may start with what is free."""
+        """The lanes to read: those whose first job is unknown, and low ones whose jobs fit into the free resources."""
         for demand, lane in self.lanes.items():
             if lane.empty_handed or (lane.low and fits(lane.resources, free)):
                 yield demand, lane

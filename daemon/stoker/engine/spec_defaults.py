@@ -26,7 +26,7 @@ _SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")
 
 
 class Merged(NamedTuple):
-    """What the jobs of a queue get that do not say: `values`, and which of them the queue itself `said`."""
+    """The defaults for the jobs of a queue: `values`, and which of them the queue itself `said`."""
 
     queue: Queue
     said: tuple[str, ...]
@@ -56,14 +56,14 @@ class SpecDefaults:
             raise problem.within("defaults")
 
     def resolve(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> Spec:
-        """The whole spec that `sent` asks for in `queue`. Raises InvalidParams where it contradicts itself."""
+        """The whole spec that `sent` asks for in `queue`. Raises InvalidParams if it contradicts itself."""
         spec, problems = self.read(sent, queue, needs)
         for problem in problems:
             raise problem
         return spec
 
     def read(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> tuple[Spec, Iterator[InvalidParams]]:
-        """The whole spec that `sent` asks for in `queue`, and in what it contradicts itself."""
+        """The whole spec that `sent` asks for in `queue`, and its contradictions."""
         merged = self._defaults(queue)
         words = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
         words["needs"] = needs
@@ -84,13 +84,13 @@ def needs_of(sent: JobParams) -> tuple[Need, ...]:
 
 
 def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:
-    """Refuse what could never run. Raises InvalidParams or ResourceNotFound."""
+    """Refuse a job that could never run. Raises InvalidParams or ResourceNotFound."""
     for problem in problems(spec, now, resources):
         raise problem
 
 
 def problems(spec: Spec, now: Now, resources: dict[str, Resource]) -> Iterator[StokerError]:
-    """Everything because of which it could never run."""
+    """All reasons why a job could never run."""
     if spec.deadline is not None and spec.deadline <= now.wall:
         told = f"deadline: {instant(spec.deadline)} has passed (it is {instant(now.wall)} now)"
         yield InvalidParams(told, path="deadline", hint="--deadline +1h")
@@ -104,7 +104,7 @@ def problems(spec: Spec, now: Now, resources: dict[str, Resource]) -> Iterator[S
 
 
 def problems_of_resources(spec: Spec, resources: dict[str, Resource]) -> Iterator[StokerError]:
-    """What it wants to hold and nobody has, or not so much of it."""
+    """The resources of a job that do not exist, or not in that amount."""
     for name, amount in spec.resources.items():
         path, hint = f"resources.{name}", f"stoker resource set {name} {amount}"
         known = resources.get(name)

@@ -49,7 +49,7 @@ class Prepared(Struct, frozen=True):
 
 
 class Intake:
-    """What every submission needs to know of the daemon, and the one place where a job becomes a row."""
+    """The parts that every submission uses, and the one place where a job becomes a row."""
 
     def __init__(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
         self.specs = specs
@@ -58,15 +58,15 @@ class Intake:
         self.closed: StokerError | None = None  # why nothing is accepted now
 
     def use(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
-        """Take jobs by other settings from now on."""
+        """Use these settings from now on."""
         self.specs, self._ageing_ms, self._max_queued = specs, ageing_ms, max_queued or None
 
     def queue(self, turn: Turn, sent: JobWork) -> Queue:
-        """The queue that is asked for. Raises QueueNotFound."""
+        """The queue that a request names. Raises QueueNotFound."""
         return turn.memory.queue(sent.queue if isinstance(sent.queue, str) else "default", "queue")
 
     def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
-        """Backpressure: bounded lines say no. `ahead`: jobs about to be accepted. Raises QueueFull."""
+        """Backpressure. `ahead`: jobs of the same request that are about to be accepted. Raises QueueFull."""
         self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
             total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()
@@ -87,7 +87,7 @@ class Intake:
         self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[tuple[int, str]], key: str | None = None,
         **about: Any,
     ) -> Job:  # fmt: skip
-        """Store a job that nothing speaks against; `about` is what its workflow says of it."""
+        """Store a job that has passed all checks; `about`: the fields that its workflow sets."""
         now, memory = turn.now, turn.memory
         memory.last_id += 1
         parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
@@ -128,14 +128,14 @@ class Submission(CommandRequest[Answers]):
                 wanted.ids.update(need if isinstance(need, int) else need.job for need in sent.needs)
 
     def apply_to(self, turn: Turn) -> Generator[None]:
-        """Accept what can be accepted; the answers go out after the commit."""
+        """Accept the valid jobs; the answers go out after the commit."""
         if self._intake.closed is not None:
             raise self._intake.closed
         results = yield from (self._all(turn) if self._atomic else self._each(turn))
         self.answer_after(turn, results)
 
     def _all(self, turn: Turn) -> Generator[None, None, Answers]:
-        """Every job or none: nothing is accepted before all are known to be good."""
+        """Accept all jobs or none: every job is checked before the first is stored."""
         keys = [sent.idempotency_key for sent in self._jobs if sent.idempotency_key]
         if len(set(keys)) != len(keys):
             raise InvalidParams(
@@ -159,7 +159,7 @@ class Submission(CommandRequest[Answers]):
         return answers
 
     def _each(self, turn: Turn) -> Generator[None, None, Answers]:
-        """Whatever is wrong with a job is the answer for that job only."""
+        """A mistake in one job is the answer for that job only."""
         answers: Answers = []
         for index in range(len(self._jobs)):
             answers.append(self._one(turn, index))
@@ -174,7 +174,7 @@ class Submission(CommandRequest[Answers]):
         return prepared if isinstance(prepared, SubmitAnswer) else self._accept(turn, prepared)
 
     def _prepare(self, turn: Turn, index: int, ahead: Counter[str]) -> Prepared | SubmitAnswer:
-        """Everything that can refuse a job, in one place; changes nothing. `ahead`: jobs about to be accepted."""
+        """All checks that can refuse a job; changes nothing. `ahead`: jobs about to be accepted."""
         sent, problem = self._jobs[index], self.problems[index]
         if problem is not None:
             raise problem
@@ -201,7 +201,7 @@ class Submission(CommandRequest[Answers]):
         return SubmitAnswer(known.job_id, state, existing=True)
 
     def _conflict(self, turn: Turn, sent: JobParams, known: Keyed) -> IdempotencyConflict:
-        """Names what differs, where the job is still there and the queue that is asked for is known."""
+        """Names the fields that differ, if the job still exists and the requested queue is known."""
         job = turn.find(known.job_id)
         queue = turn.memory.queues.get(sent.queue if isinstance(sent.queue, str) else "default")
         differing = [] if job is None or queue is None else self._differing(job, sent, queue)
@@ -226,7 +226,7 @@ class Submission(CommandRequest[Answers]):
         return told
 
     def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[tuple[int, str], ...], ev.NeedFailed | None]:
-        """The needs that are not met yet, and the first that can never be."""
+        """The needs that are not met yet, and the first that can never be met."""
         unmet: list[tuple[int, str]] = []
         failed: ev.NeedFailed | None = None
         for index, need in enumerate(spec.needs):
@@ -264,7 +264,7 @@ def _spoken(name: str, value: object) -> str:
 
 
 def key_digest(sent: JobParams) -> bytes:
-    """The hash of a spec as it was sent, its key too. What was not said is left out: later fields change no hash."""
+    """The hash of a spec as it was sent, with its key. Unset fields are left out, so that new fields change no hash."""
     return hashlib.blake2b(msgspec.json.encode(sent), digest_size=16).digest()
 
 

@@ -1,4 +1,4 @@
-"""Those who are told what happened: waiters for the end of jobs, and readers of the log of changes.
+"""Subscriptions of clients: waiters for the end of jobs, and readers of the log of changes.
 
 Owns who waits for which job, and the cursors of readers. Refuses to hold a slow reader's backlog: one that falls behind
 reads the rest from the database, by its cursor. Invariants: nothing is told before its commit; who waits for a job or
@@ -25,7 +25,7 @@ MAX_AWAITED = 200_000  # jobs over all waits: some 50 MB
 
 
 class Waiter:
-    """One who waits for the ends of some jobs, or for the first of them. `done` is set then."""
+    """A client that waits for all of some jobs to end, or for the first of them. `done` is set then."""
 
     __slots__ = ("_any_one", "done", "ends", "left")
 
@@ -36,7 +36,7 @@ class Waiter:
         self._any_one = any_one
 
     def hear(self, end: JobStanding) -> None:
-        """A job has ended, or is held: the first time counts."""
+        """A job has ended or is held; a later end of the same job changes nothing."""
         if end.id in self.left:
             self.left.remove(end.id)
             self.ends[end.id] = end
@@ -45,7 +45,7 @@ class Waiter:
 
 
 class Subscriptions:
-    """Wakes those who wait."""
+    """Wakes waiters and readers after a commit."""
 
     def __init__(self, reader: Reader, seq: int) -> None:
         self._reader = reader
@@ -67,13 +67,13 @@ class Subscriptions:
         return waiter
 
     def forget(self, waiter: Waiter) -> None:
-        """It waits no more."""
+        """Remove a waiter."""
         self._awaited -= len(waiter.left) + len(waiter.ends)
         for job_id in (*waiter.left, *waiter.ends):
             _leave(self._waiters, job_id, waiter)
 
     def tell(self, transitions: Sequence[Transition], touched_workflows: Iterable[int], last_seq: int) -> None:
-        """These steps are on disk, and what changed of these workflows."""
+        """Wake those that wait for these committed steps and workflows."""
         if self._waiters or self._followers:
             for transition in transitions:
                 self._tell_of_job(transition)
@@ -153,7 +153,7 @@ def _leave(places: dict[int, set[Any]], ident: int, who: object) -> None:
 
 
 def ended(state: State) -> bool:
-    """Whether nothing more will happen by itself to a job in this state."""
+    """Whether a job in this state stays in it unless a person acts."""
     return state in FINAL or state is State.HELD
 
 

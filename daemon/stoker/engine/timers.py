@@ -18,7 +18,7 @@ from stoker.core.clock import Now
 from stoker.core.job.model import Attempt, Job
 from stoker.core.job.notice import judge_silence
 
-# A wall clock that is set forward tells nobody, so wall limits are looked at again this often.
+# The kernel sends no signal when the wall clock is set forward, so wall limits are checked this often.
 WALL_RECHECK_MS = 1_000
 IDLE_KEPT = 64
 
@@ -68,7 +68,7 @@ class Timers:
                 self._push(self._wall, job, attempt, spec.deadline - spec.warn_before_ms, Limit.WARN)
 
     def __len__(self) -> int:
-        """How many alarms are kept."""
+        """The number of alarms in memory."""
         return len(self._steady) + len(self._wall)
 
     def _push(self, heap: list[Alarm], job: Job, attempt: Attempt, at: int, limit: Limit) -> None:
@@ -76,7 +76,7 @@ class Timers:
         self._armed[attempt.run_id] += 1
 
     def disarm(self, run_ids: Iterable[str]) -> None:
-        """These attempts have ended. Their alarms may be due in a month, and must not be kept for so long."""
+        """Drop the alarms of attempts that have ended; some would be due only in a month."""
         self._idle += sum(self._armed.pop(run_id, 0) for run_id in run_ids)
         if self._idle > max(IDLE_KEPT, len(self) // 2):
             self._steady = [alarm for alarm in self._steady if alarm.run_id in self._armed]
@@ -86,35 +86,35 @@ class Timers:
             self._idle = 0
 
     def look_again(self, alarm: Alarm, at: int) -> None:
-        """The same alarm, later (steady)."""
+        """Set the same alarm to a later time (steady)."""
         heapq.heappush(self._steady, replace(alarm, at=at))
         self._armed[alarm.run_id] += 1
 
     def pend(self, job: Job, now: Now) -> None:
-        """A job waits or is queued: its own limits may come before what was due next."""
+        """A job waits or is queued: its limits may be due before what was due next."""
         run_at = job.spec.run_at
         self.pend_at(_sooner(job.expires_at, job.wake_at), job.spec.deadline)
         if run_at is not None and run_at > now.wall:
             self.pend_at(None, run_at)
 
     def pend_at(self, steady: int | None, wall: int | None) -> None:
-        """Something in the database is due at these times, if not sooner."""
+        """The times at which a row of the database is due next."""
         self.pending_steady = _sooner(self.pending_steady, steady)
         self.pending_wall = _sooner(self.pending_wall, wall)
 
     def forget_pending(self) -> None:
-        """The database is about to be asked: `pend_at` tells what it says."""
+        """Forget the times of the database, which is about to be asked; `pend_at` sets them again."""
         self.pending_steady = None
         self.pending_wall = None
 
     def pending_due(self, now: Now) -> bool:
-        """Whether the database has something due."""
+        """Whether a row of the database is due."""
         return (self.pending_steady is not None and self.pending_steady <= now.steady) or (
             self.pending_wall is not None and self.pending_wall <= now.wall
         )
 
     def take_due(self, now: Now) -> list[Alarm]:
-        """Alarms of attempts that are due, removed."""
+        """Remove and return the due alarms of attempts."""
         due = [*_pop(self._steady, now.steady), *_pop(self._wall, now.wall)]
         live = [alarm for alarm in due if alarm.run_id in self._armed]
         self._idle -= len(due) - len(live)
@@ -123,7 +123,7 @@ class Timers:
         return live
 
     def delay_ms(self, now: Now) -> int | None:
-        """How long nothing can become due; None: for ever."""
+        """Milliseconds until something can be due; None if nothing is pending."""
         steady = [at for at in (self.pending_steady, self._steady[0].at if self._steady else None) if at is not None]
         wall = [at for at in (self.pending_wall, self._wall[0].at if self._wall else None) if at is not None]
         waits = [at - now.steady for at in steady] + [min(at - now.wall, WALL_RECHECK_MS) for at in wall]

@@ -31,14 +31,14 @@ from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
 from stoker.telemetry.events import LogEvent
 
-# Most short jobs are over before anyone could want to know their pid: two rows less for each.
+# Most short jobs have ended by then, which saves two rows for each.
 RIDE_AFTER_MS = 50
 # After a reboot under a wall clock that is behind, backoffs and ttls are late by no more than this.
 NOTE_STEADY_MS = 1_000
 
 
 class Transition(Struct, frozen=True):
-    """One recorded step, for those who are told afterwards."""
+    """A recorded step, for the log, metrics and subscriptions after the commit."""
 
     event: ev.Event | None
     before: Job | None
@@ -118,7 +118,7 @@ class Turn:
         memory.workflows.load(loaded.workflows, loaded.heads)
 
     def find(self, job_id: int) -> Job | None:
-        """The newest value of a job, whether decided in this turn, in memory or loaded."""
+        """The newest value of a job: of this turn, from memory, or loaded."""
         if job_id in self.batch.new_jobs:
             return self.batch.new_jobs[job_id]
         if job_id in self.batch.jobs:
@@ -142,7 +142,7 @@ class Turn:
         self._record(None, None, job, None, payload, Actor(job.owner_uid))
 
     def step(self, job_id: int, event: ev.Event) -> Job:
-        """Apply an event to a job and remember everything that follows from it."""
+        """Apply an event to a job and add its rows, changes and effects to the turn."""
         before = self.job(job_id)
         run = self.memory.runs.get(job_id)
         attempt = None if run is None else run.attempt
@@ -161,7 +161,7 @@ class Turn:
         return job
 
     def begin(self, run: OpenRun, began: ev.Began, at: int) -> None:
-        """The worker exists since `at` (UTC ms). Changes no state, so it rides with the next commit."""
+        """The worker exists since `at` (UTC ms). That changes no state, so it is stored with the next commit."""
         run.attempt = replace(run.attempt, identity=began.identity, bounds=began.bounds, started_at=at)
         run.job = replace(run.job, pid=began.identity and began.identity.pid, started_at=run.job.started_at or at)
         if run.job.id in self.batch.jobs:
@@ -169,7 +169,7 @@ class Turn:
         self.memory.described[run.attempt.run_id] = self.now.steady
 
     def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
-        """A change that is not one of a job."""
+        """Record a change of something other than a job."""
         self._change(kind, subject, None, None, cause, payload, actor)
 
     def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:
@@ -196,7 +196,7 @@ class Turn:
     def intend(
         self, run: LiveWorkflow, intent: Intent, cause: str, actor: Actor, *, target: str | None = None, **told: Any
     ) -> None:
-        """A person wants something else of a workflow; its state follows at the end of the turn."""
+        """Set the intent of a workflow; its state follows at the end of the turn."""
         before = run.workflow
         self.memory.workflows.intend(run, intent, target)
         self.batch.workflows[before.id] = run.workflow
@@ -210,13 +210,13 @@ class Turn:
         self.memory.needed.add(needed)
 
     def drop_needs(self, job_ids: Collection[int]) -> None:
-        """These jobs wait for nothing any more: what they wait for instead is said behind this."""
+        """Remove the needs of these jobs; their new needs are added after this."""
         self.batch.needs_dropped.update(job_ids)
         self.batch.needs = [need for need in self.batch.needs if need[0] not in job_ids]
         self.batch.needs_met = [pair for pair in self.batch.needs_met if pair[0] not in job_ids]
 
     def still_needs(self, job_id: int, needed: int) -> bool:
-        """Whether what was read of a need before this turn is still so."""
+        """Whether a need still is as it was read before this turn."""
         if job_id not in self.batch.needs_dropped:
             return (job_id, needed) not in self.batch.needs_met
         return any(need[:2] == (job_id, needed) for need in self.batch.needs)
@@ -225,7 +225,7 @@ class Turn:
         self.batch.checkpoints.append(checkpoint)
 
     def _judge_workflows(self) -> None:
-        """What the steps of this turn made of their workflows."""
+        """Update the workflows whose steps changed in this turn."""
         workflows = self.memory.workflows
         for workflow_id in sorted(self.touched_workflows):
             run, is_new = workflows.runs[workflow_id], workflow_id in self.batch.new_workflows
@@ -242,7 +242,7 @@ class Turn:
                 self.checkpoint(workflows.context(run, self.now.wall))
 
     def finish(self) -> Batch:
-        """The batch, with the facts that were waiting for a ride; those of a job that ended by now need none."""
+        """The batch, with the descriptive facts that waited for a commit, except those of jobs that have ended."""
         self._judge_workflows()
         due = self.now.steady - (0 if self.flush else RIDE_AFTER_MS)
         if self.batch or self.flush:
@@ -300,7 +300,7 @@ class Turn:
             self.batch.checkpoints.extend(self.memory.workflows.tell(before, job, change.at, attempt, live=live))
 
     def _want_again(self, run: LiveWorkflow, job: Job, actor: Actor) -> None:
-        """A person wants a step of a cancelled workflow again: so it is not to be cancelled any more."""
+        """A step of a cancelled workflow is to run again, so the workflow is not cancelled any more."""
         if run.workflow.intent is Intent.CANCEL:
             self.intend(run, Intent.RUN, "retry", actor, step=job.step)
 

@@ -1,4 +1,4 @@
-"""Checkpoints on their way in, larger than a frame: piece by piece, each upload by itself.
+"""Uploads of checkpoints that are larger than a frame, piece by piece, each upload by itself.
 
 Owns the pieces until the last one is there. Refuses a piece that is not the next of its upload, or that comes over
 another connection than the first. Invariants: what a job sends at once is never mixed; uploads take bounded memory,
@@ -20,7 +20,7 @@ FROM_THE_BEGINNING = "send the checkpoint again from its beginning"
 
 
 class Upload:
-    """One checkpoint of which pieces are there."""
+    """A checkpoint of which some pieces have arrived."""
 
     def __init__(self, number: int, run_id: str, connection: int) -> None:
         self.number = number
@@ -43,7 +43,7 @@ class Uploads:
         return len(self._under_way)
 
     def begin(self, run_id: str, connection: int, now_ms: int) -> Upload:
-        """Raises CheckpointTooSoon where there is no room. `now_ms` is steady."""
+        """Raises CheckpointTooSoon if there is no room. `now_ms` is steady."""
         if len(self._under_way) >= MAX_UPLOADS:
             self._make_room(now_ms)
         self._last += 1
@@ -59,14 +59,14 @@ class Uploads:
             raise CheckpointTooSoon(f"{MAX_UPLOADS} large checkpoints are being received", hint="try again in a second")
 
     def find(self, part: CheckpointPart, run_id: str, connection: int) -> Upload:
-        """The upload that a further piece is of. Raises InvalidParams."""
+        """The upload to which a further piece belongs. Raises InvalidParams."""
         upload = None if part.upload is None else self._under_way.get(part.upload)
         if upload is None or upload.whole or (upload.run_id, upload.connection) != (run_id, connection):
             raise InvalidParams(f"upload: {_unknown(part.upload)}", path="upload", hint=FROM_THE_BEGINNING)
         return upload
 
     def add(self, upload: Upload, offset: int, piece: bytes, now_ms: int) -> None:
-        """Raises InvalidParams or CheckpointTooLarge; the upload is forgotten then, as nothing can come of it."""
+        """Raises InvalidParams or CheckpointTooLarge, and drops the upload then, as it cannot be completed."""
         if offset != len(upload.data):
             self.end(upload)
             told = f"offset: {offset}, but {len(upload.data)} bytes were received"
@@ -81,11 +81,11 @@ class Uploads:
         upload.heard_at = now_ms
 
     def end(self, upload: Upload) -> None:
-        """It is kept, or nothing will come of it."""
+        """Drop an upload that is stored or was given up."""
         self._under_way.pop(upload.number, None)
 
     def hung_up(self, connection: int) -> None:
-        """Whoever sent over this connection is gone."""
+        """Drop the uploads of a connection that has ended."""
         for upload in [one for one in self._under_way.values() if one.connection == connection]:
             if not upload.whole:
                 self.end(upload)

@@ -38,17 +38,17 @@ _decode = msgspec.json.Decoder(Blueprint).decode
 
 
 def blueprint(workflow: Workflow) -> Blueprint:
-    """What a workflow was made of."""
+    """The flow that a workflow was made of."""
     return _decode(workflow.flow)
 
 
 def steps_of(workflow: Workflow) -> tuple[Step, ...]:
-    """The steps of a workflow as it was accepted, or rewired since."""
+    """The steps of a workflow as accepted, with later changes of its needs."""
     return blueprint(workflow).steps
 
 
 def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | None]:
-    """The hash of what each needed step handed on."""
+    """The hash of the outputs of each needed step."""
     return {edge.step: outputs.get(edge.step) for edge in step.needs}
 
 
@@ -84,7 +84,7 @@ class LiveWorkflow(Struct):
 
     @property
     def derived_state(self) -> WorkflowState:
-        """The state that follows from the intent and the steps as they are now."""
+        """The state that follows from the intent and the current states of the steps."""
         return state_of(self.workflow.intent, self.states, self.broken)
 
     @property
@@ -95,7 +95,7 @@ class LiveWorkflow(Struct):
         return self._jobs
 
     def hand_on(self, job: Job, attempt: Attempt) -> None:
-        """What the newest attempt of a step left for those behind it, if it did."""
+        """The outputs of the newest attempt of a step, if it left any."""
         output = None if attempt.outcome is None else attempt.outcome.output
         if output is None:
             self.outputs.pop(job.step or "", None)
@@ -103,14 +103,14 @@ class LiveWorkflow(Struct):
             self.outputs[job.step or ""] = digest(output)
 
     def known(self, step: str, path: str = "step") -> str:
-        """The same name, if there is such a step. Raises StepNotFound about `path`."""
+        """The name, if there is such a step. Raises StepNotFound for `path`."""
         if step not in self.states:
             told = f"{path}: workflow {self.workflow.id} has no step {step!r} (it has: {named(self.states)})"
             raise StepNotFound(told, path=path, hint=f"stoker workflow show {self.workflow.id}")
         return step
 
     def enter(self, job: Job, *, live: bool) -> None:
-        """A step was taken by this job. `live`: an attempt of it is open, and holds what it asked for."""
+        """The job of a step changed. `live`: an attempt of it is open and holds its resources."""
         step = self.steps[job.id]
         self.states[step.name] = job.state
         self.reasons[step.name] = job.reason
@@ -126,7 +126,7 @@ class LiveWorkflow(Struct):
 
 
 def open_flow(found: StoredWorkflow, head: Head) -> LiveWorkflow:
-    """What is on disk of a workflow, as memory keeps it."""
+    """A workflow from its rows, as memory keeps it."""
     made = blueprint(found.workflow)
     steps = {step.job_id: step for step in made.steps}
     widths = {width_of(found.workflow.id, group): width for group, width in made.widths.items()}
@@ -143,7 +143,7 @@ def open_flow(found: StoredWorkflow, head: Head) -> LiveWorkflow:
 
 
 class LiveWorkflows:
-    """Every live workflow, and those that the present turn has brought back."""
+    """All live workflows, and those that this turn has loaded."""
 
     def __init__(self, last_id: int = 0, last_checkpoint: int = 0) -> None:
         self.last_id = last_id
@@ -154,7 +154,7 @@ class LiveWorkflows:
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
 
     def load(self, found: Iterable[StoredWorkflow], heads: dict[str, Head]) -> None:
-        """Take in what was read; what is in memory already is newer."""
+        """Add the loaded workflows; those in memory already are newer and stay."""
         for each in found:
             if each.workflow.id not in self.runs:
                 self.add(open_flow(each, heads.get(chain_of(each.workflow.id), Head())))
@@ -165,12 +165,12 @@ class LiveWorkflows:
         self._bar(run)
 
     def intend(self, run: LiveWorkflow, intent: Intent, target: str | None = None) -> None:
-        """A person wants something else of it."""
+        """Set the intent of a person for a workflow."""
         run.workflow = replace(run.workflow, intent=intent, target=target)
         self._bar(run)
 
     def intent_of(self, job: Job) -> Intent:
-        """What is wanted of the workflow of a job; a job of its own is wanted to run."""
+        """The intent of the workflow of a job; for a job without a workflow it is to run."""
         run = None if job.workflow_id is None else self.runs.get(job.workflow_id)
         return Intent.RUN if run is None else run.workflow.intent
 
@@ -183,7 +183,7 @@ class LiveWorkflows:
     def tell(
         self, before: Job | None, job: Job, at: int, attempt: Attempt | None = None, *, live: bool
     ) -> list[Checkpoint]:
-        """A step was taken: the checkpoints that it leaves. `attempt`: the one touched; `live`: one is open."""
+        """The checkpoints for a change of a step. `attempt`: the one that changed; `live`: one is open."""
         assert job.workflow_id is not None, "only steps are told of"
         run = self.runs[job.workflow_id]
         run.enter(job, live=live)
@@ -209,14 +209,14 @@ class LiveWorkflows:
         return left
 
     def _end(self, run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
-        """The end of an attempt, with what the step was made of where it asks to be verified."""
+        """The end of an attempt, with the fingerprint of the step if it asks to be verified."""
         step, told = run.steps[job.id], _end(run, job, attempt)
         if not step.verify or job.state is not State.SUCCEEDED:
             return told
         return told | {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
 
     def judge(self, run: LiveWorkflow, now: int) -> Workflow:
-        """The workflow as its steps make it."""
+        """The row of the workflow with the state that its steps give it."""
         workflow = run.workflow
         state = run.derived_state
         finished_at = (workflow.finished_at or now) if state in ENDED else None
@@ -224,7 +224,7 @@ class LiveWorkflows:
         return run.workflow
 
     def context(self, run: LiveWorkflow, at: int) -> Checkpoint:
-        """The whole workflow in one checkpoint: nothing before it is needed to rebuild what follows."""
+        """The whole workflow in one checkpoint, so that no earlier one is needed to rebuild later states."""
         steps = {
             step.name: Stood(step.job_id, run.states[step.name], run.reasons[step.name], run.floors.get(step.name, 0))
             for step in run.steps.values()
@@ -251,7 +251,7 @@ class LiveWorkflows:
         self, chain: str, head: Head, kind: CheckpointKind, status: str, packed: Packed, at: int,
         job: Job | None = None, run_id: str | None = None,
     ) -> Checkpoint:  # fmt: skip
-        """The checkpoint behind `head`."""
+        """The checkpoint that follows `head`."""
         self.last_checkpoint += 1
         return seal(
             Checkpoint(
@@ -263,7 +263,7 @@ class LiveWorkflows:
         )  # fmt: skip
 
     def forget(self, ids: Iterable[int]) -> None:
-        """Workflows that ended take no memory."""
+        """Drop workflows that have ended."""
         for workflow_id in ids:
             run = self.runs.get(workflow_id)
             if run is not None and run.workflow.ended:
@@ -274,7 +274,7 @@ class LiveWorkflows:
 
 
 def _end(run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
-    """All there is to say of the end of one attempt of a step."""
+    """The record of the end of one attempt of a step."""
     outcome, identity = attempt.outcome, attempt.identity
     assert outcome is not None, "only an ended attempt has an end"
     return {
