@@ -36,7 +36,7 @@ run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends
 	@exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
 
 test: $(READY) tools ## every test, with coverage; TESTS=tests/rpc for some, ARGS='-k name' for pytest
-	@[ "$(TESTS)" != tests ] || echo 'every test takes about 12 minutes on two cores; the slowest are listed at the end'
+	@[ "$(TESTS)" != tests ] || echo 'every test takes about 15 minutes on two cores; the slowest are listed at the end'
 	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15 --durations-min 5 --cov --cov-report= $(TESTS) $(ARGS)
 	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --include='daemon/stoker/core/*' --fail-under=100 --skip-covered
 
