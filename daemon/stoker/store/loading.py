@@ -111,9 +111,8 @@ def _portions(connection: sqlite3.Connection, wanted: Mapping[int, int]) -> dict
 
 
 def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
-    """The wanted workflows, and those of wanted jobs and keys: a step may run again after the end of its workflow."""
-    about: list[Job | Keyed] = [*loaded.jobs.values(), *loaded.keys.values()]
-    ids = wanted.workflows | {each.workflow_id for each in about if each.workflow_id is not None}
+    """The wanted workflows, and those of the loaded jobs: a step may run again after the end of its workflow."""
+    ids = wanted.workflows | {job.workflow_id for job in loaded.jobs.values() if job.workflow_id is not None}
     asleep = [workflow_id for workflow_id in ids if workflow_id not in wanted.live_workflows]
     if asleep:
         loaded.workflows = workflows.by_ids(connection, asleep)
