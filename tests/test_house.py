@@ -68,6 +68,7 @@ RULES = {
     ),
     "line ends": Rule(house.splitlines, PRODUCT, "lines = text.splitlines()\n"),
     "test names": Rule(house.unspoken_test_names, TESTS, "def test_it():\n    pass\n"),
+    "short test names": Rule(house.long_test_names, TESTS, f"def test_{'x' * 80}():\n    pass\n"),
     "migration heads": Rule(
         house.migration_heads, sorted((ROOT / "migrations").glob("*.sql")), "CREATE TABLE t (x);\n"
     ),
@@ -214,83 +215,6 @@ def test_formatting_when_it_is_skipped_then_only_tables_of_data_are_meant() -> N
 )
 def test_formatting_when_code_skips_it_then_it_is_found(source: str, count: int) -> None:
     assert len(list(house.skipped_formatting(source))) == count
-
-
-# Test names that are too long, by file; the list only shrinks.
-LONG_TEST_NAMES = {
-    "tests/engine/test_cancel.py": 3,
-    "tests/engine/test_chain_recovery.py": 5,
-    "tests/engine/test_checkpoint_service.py": 1,
-    "tests/engine/test_checkpoints.py": 11,
-    "tests/engine/test_crash.py": 10,
-    "tests/engine/test_drain.py": 5,
-    "tests/engine/test_editing.py": 1,
-    "tests/engine/test_failed_workflows.py": 3,
-    "tests/engine/test_force.py": 2,
-    "tests/engine/test_generations.py": 3,
-    "tests/engine/test_handlers.py": 5,
-    "tests/engine/test_limits.py": 3,
-    "tests/engine/test_logs.py": 3,
-    "tests/engine/test_looks.py": 1,
-    "tests/engine/test_lost_connections.py": 1,
-    "tests/engine/test_needs.py": 6,
-    "tests/engine/test_notices.py": 6,
-    "tests/engine/test_order.py": 4,
-    "tests/engine/test_queues.py": 3,
-    "tests/engine/test_recovery_again.py": 2,
-    "tests/engine/test_reload.py": 2,
-    "tests/engine/test_reporting.py": 4,
-    "tests/engine/test_resources.py": 7,
-    "tests/engine/test_restart.py": 6,
-    "tests/engine/test_resume.py": 5,
-    "tests/engine/test_retries.py": 2,
-    "tests/engine/test_rewiring.py": 2,
-    "tests/engine/test_rollback.py": 3,
-    "tests/engine/test_safe_mode.py": 4,
-    "tests/engine/test_silence.py": 2,
-    "tests/engine/test_silent_launchers.py": 3,
-    "tests/engine/test_submit.py": 2,
-    "tests/engine/test_throttle.py": 2,
-    "tests/engine/test_umask.py": 2,
-    "tests/engine/test_uploads.py": 3,
-    "tests/engine/test_watching.py": 5,
-    "tests/engine/test_worker_files.py": 1,
-    "tests/engine/test_workers.py": 1,
-    "tests/engine/test_workflow_kills.py": 5,
-    "tests/engine/test_workflows.py": 6,
-    "tests/faults/test_clock_jumps.py": 2,
-    "tests/faults/test_damaged_rows.py": 1,
-    "tests/faults/test_dead_disk.py": 7,
-    "tests/faults/test_fates.py": 2,
-    "tests/faults/test_foreign_users.py": 1,
-    "tests/faults/test_host_shortage.py": 1,
-    "tests/faults/test_hostile_workers.py": 5,
-    "tests/faults/test_lost_socket.py": 1,
-    "tests/faults/test_no_room.py": 1,
-    "tests/faults/test_pid_reuse.py": 9,
-    "tests/faults/test_power_loss.py": 2,
-    "tests/faults/test_random_kill.py": 1,
-    "tests/faults/test_real_shutdown.py": 2,
-    "tests/faults/test_real_systemd.py": 6,
-    "tests/faults/test_stopped_launcher.py": 1,
-    "tests/faults/test_storage_errors.py": 7,
-    "tests/faults/test_syscall_kill.py": 1,
-    "tests/faults/test_unborn_worker.py": 1,
-    "tests/faults/test_watchdog.py": 1,
-    "tests/faults/test_workflow_torture.py": 1,
-    "tests/migrations/test_migrate.py": 7,
-    "tests/migrations/test_schema.py": 3,
-}
-
-
-def test_test_names_when_listed_then_no_further_one_is_too_long() -> None:
-    too_long = {str(path.relative_to(ROOT)): list(house.long_test_names(path.read_text())) for path in TESTS}
-
-    assert {path: names for path, names in too_long.items() if len(names) > LONG_TEST_NAMES.get(path, 0)} == {}
-
-
-def test_test_names_when_one_is_too_long_then_it_is_found() -> None:
-    assert list(house.long_test_names(f"def test_{'x' * 80}():\n    pass\n"))
 
 
 def test_classes_when_listed_then_no_two_share_a_name() -> None:

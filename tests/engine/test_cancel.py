@@ -68,7 +68,7 @@ def test_cancel_when_the_job_runs_then_it_is_stopped_by_sigterm(client: stoker.C
     assert not alive(pid)
 
 
-def test_cancel_when_the_worker_exits_cleanly_on_sigterm_then_the_job_is_still_cancelled(
+def test_cancel_when_the_worker_exits_with_0_on_sigterm_then_the_job_is_cancelled(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
@@ -167,7 +167,7 @@ def cancelled_or_late(client: stoker.Client, job: int) -> str:
         return str(late.details["state"])
 
 
-def test_cancel_when_the_main_process_has_ended_and_its_tree_is_being_stopped_then_the_exit_stands(
+def test_cancel_when_only_the_rest_of_the_tree_is_left_then_the_exit_stands(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
@@ -182,7 +182,7 @@ def test_cancel_when_the_main_process_has_ended_and_its_tree_is_being_stopped_th
     assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_cancel_when_the_daemon_is_killed_before_the_grace_is_over_then_the_next_start_carries_it_out(
+def test_cancel_when_the_daemon_dies_within_the_grace_then_the_next_completes_it(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"

@@ -51,7 +51,7 @@ def harm(daemon: DaemonProcess, sql: str, *values: object) -> None:
             database.execute(made)
 
 
-def test_rollback_when_to_each_checkpoint_of_a_run_then_exactly_what_was_not_done_there_runs_again(
+def test_rollback_when_to_any_checkpoint_then_exactly_what_was_not_done_runs_again(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -113,7 +113,7 @@ def test_rollback_when_a_step_had_saved_then_only_what_was_saved_by_then_counts(
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_rollback_when_repeated_to_the_latest_then_what_the_first_left_behind_does_not_count_again(
+def test_rollback_when_repeated_to_the_latest_then_abandoned_work_stays_abandoned(
     daemon: DaemonProcess, tmp_path: Path, *, restarted: bool
 ) -> None:
     given = tmp_path / "given"
@@ -188,7 +188,7 @@ class Copies:
         return dict(said["to"])
 
 
-def test_chain_when_each_link_of_a_run_is_damaged_in_turn_then_the_one_before_is_used_with_a_warning(
+def test_chain_when_any_link_is_damaged_then_the_one_before_is_used_with_a_warning(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     copies = Copies(daemon, tmp_path)
@@ -221,7 +221,7 @@ def test_chain_when_each_link_of_a_run_is_damaged_in_turn_then_the_one_before_is
     assert warned >= {*fell_back, copies.ids[0][0]}
 
 
-def test_chain_when_each_link_of_a_run_is_missing_in_turn_then_it_stops_and_the_way_round_it_works(
+def test_chain_when_any_link_is_missing_then_resume_stops_and_its_hint_works(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     copies = Copies(daemon, tmp_path)
@@ -253,7 +253,7 @@ def test_chain_when_each_link_of_a_run_is_missing_in_turn_then_it_stops_and_the_
     assert stopped == last - 1
 
 
-def test_resume_when_the_chain_has_a_gap_then_it_stops_and_no_verify_goes_on_with_a_warning(
+def test_resume_when_the_chain_has_a_gap_then_only_no_verify_goes_on_with_a_warning(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     flag = tmp_path / "flag"

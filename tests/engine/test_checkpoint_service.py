@@ -121,7 +121,7 @@ async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
     assert desk.reads == [rows.about]
 
 
-def test_archive_when_checkpoints_are_large_then_few_are_read_together_and_the_oldest_go_without_data() -> None:
+def test_archive_when_checkpoints_are_large_then_it_reads_few_and_omits_old_data() -> None:
     sizes = {1: 9_000_000, 2: 10, 3: archive.TOGETHER_BYTES, 4: 9_000_000, 5: 600_000, 6: 400_000, 7: 400_000}
     links = [
         Checkpoint(

@@ -100,9 +100,7 @@ def edit(daemon: DaemonProcess, sql: str, *values: object) -> None:
     database.close()
 
 
-def test_checkpoint_when_saved_then_the_next_attempt_gets_the_newest_and_the_first_got_none(
-    client: stoker.Client, saver: Saver
-) -> None:
+def test_checkpoint_when_saved_then_only_the_next_attempt_gets_the_newest(client: stoker.Client, saver: Saver) -> None:
     job = submit(client, saver.spec())
     assert saver.seen(1) == b"none"
     save(client, saver.token(), b"one")
@@ -194,7 +192,7 @@ def test_checkpoint_when_it_is_large_then_it_is_packed_and_comes_back_byte_for_b
     saver.fail(2)
 
 
-def test_checkpoint_when_it_has_ten_megabytes_then_it_is_kept_and_one_byte_more_is_refused(
+def test_checkpoint_when_it_has_ten_megabytes_then_it_is_kept_and_no_byte_more(
     client: stoker.Client, saver: Saver
 ) -> None:
     data = random.Random(1).randbytes(1_000) * 10_000
@@ -210,7 +208,7 @@ def test_checkpoint_when_it_has_ten_megabytes_then_it_is_kept_and_one_byte_more_
     saver.fail(2)
 
 
-def test_pieces_when_one_is_missing_or_no_base64_then_the_upload_is_refused_and_may_begin_anew(
+def test_pieces_when_one_is_missing_or_no_base64_then_the_upload_may_begin_anew(
     client: stoker.Client, saver: Saver
 ) -> None:
     job = submit(client, saver.spec(max_attempts=1))
@@ -247,7 +245,7 @@ def test_interval_when_a_job_saves_too_often_then_it_is_told_when_to_try_again(t
         save(client, saver.token(2), b"another attempt has an interval of its own")
 
 
-def test_checkpoint_when_one_is_damaged_then_the_one_before_is_handed_on_with_a_warning(
+def test_checkpoint_when_damaged_then_the_one_before_is_handed_on_with_a_warning(
     daemon: DaemonProcess, saver: Saver
 ) -> None:
     with daemon.client() as client:
@@ -273,7 +271,7 @@ def test_checkpoint_when_one_is_damaged_then_the_one_before_is_handed_on_with_a_
     assert [(event["job"], event["checkpoint"], event["level"]) for event in warned] == [(job, ident, "warning")]
 
 
-def test_checkpoint_when_edited_or_inserted_out_of_order_by_hand_then_the_database_refuses(
+def test_checkpoint_when_edited_or_inserted_by_hand_then_the_database_refuses(
     daemon: DaemonProcess, saver: Saver
 ) -> None:
     with daemon.client() as client:
@@ -296,7 +294,7 @@ def test_save_when_refused_then_it_is_logged_and_counted(daemon: DaemonProcess) 
     assert (event["level"], "token" in event["error"]) == ("warning", True), event
 
 
-def test_checkpoint_when_it_cannot_be_laid_ready_then_the_attempt_waits_for_room_and_begins_where_the_last_one_was(
+def test_checkpoint_when_it_cannot_be_laid_ready_then_the_attempt_waits_for_room(
     daemon: DaemonProcess, saver: Saver
 ) -> None:
     with daemon.client() as client:
@@ -343,7 +341,7 @@ def test_checkpoint_when_it_cannot_be_laid_ready_then_its_job_can_still_be_cance
         ("rm -f $STOKER_OUTPUT; mkdir $STOKER_OUTPUT", "not a regular file"),
     ],
 )
-def test_output_when_it_cannot_be_taken_then_the_step_fails_and_every_answer_says_why(
+def test_output_when_it_is_refused_then_the_step_fails_and_every_answer_says_why(
     shared: DaemonProcess, client: stoker.Client, script: str, complaint: str
 ) -> None:
     answer = send(client, flow({"a": shell(script), "b": {**shell("exit 0"), "needs": ["a"]}}))
@@ -373,7 +371,7 @@ def test_output_when_a_later_try_can_be_taken_then_the_step_succeeds_with_that(c
     assert [attempt["error"] is None for attempt in client.history(job)["attempts"]] == [False, True]
 
 
-def test_inputs_when_they_are_too_large_for_an_environment_then_the_file_has_them_all(
+def test_inputs_when_too_large_for_an_environment_then_the_file_has_them_all(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     talks = shell("printf a= > $STOKER_OUTPUT; head -c 60000 /dev/zero | tr '\\0' a >> $STOKER_OUTPUT")
@@ -389,7 +387,7 @@ def test_inputs_when_they_are_too_large_for_an_environment_then_the_file_has_the
     assert (environ["STOKER_WORKFLOW_ID"], environ["STOKER_STEP"]) == (str(answer["id"]), "c")
 
 
-def test_inputs_when_a_need_failed_or_handed_on_nothing_then_the_file_says_how_it_ended(
+def test_inputs_when_a_need_has_no_output_then_the_file_says_how_it_ended(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     reads = shell(f'cp "$STOKER_INPUTS_FILE" {tmp_path}/file; printf %s "$STOKER_INPUTS" > {tmp_path}/variable')
@@ -420,7 +418,7 @@ def test_inputs_when_many_needs_hand_on_much_then_all_of_them_arrive(client: sto
     assert {name: len(end["outputs"]["a"]) for name, end in found.items()} == dict.fromkeys(steps, 2_000)
 
 
-def test_inputs_when_a_job_needs_nothing_then_its_file_is_there_and_cannot_be_written_by_mistake(
+def test_inputs_when_a_job_needs_nothing_then_its_file_is_there_and_read_only(
     client: stoker.Client, shared: DaemonProcess, tmp_path: Path
 ) -> None:
     job = submit(client, shell(f'cat "$STOKER_INPUTS_FILE" > {tmp_path}/file; env > {tmp_path}/env'))
@@ -490,7 +488,7 @@ def test_failure_when_there_is_none_or_it_said_nothing_then_there_is_no_error(
     assert client.history(job)["attempts"][0]["error"] is None
 
 
-def test_files_when_a_run_is_over_then_nothing_of_it_is_left_in_the_directory_of_work(
+def test_files_when_a_run_is_over_then_its_work_directory_is_empty(
     client: stoker.Client, shared: DaemonProcess, saver: Saver
 ) -> None:
     job = submit_running(client, saver.spec(max_attempts=2))

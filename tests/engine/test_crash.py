@@ -58,7 +58,7 @@ def recovery(client: stoker.Client) -> dict[str, Any]:
         ("hold", ("held", "orphaned"), "ran while no daemon was there and was stopped"),
     ],
 )
-def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_its_job_ends_by_on_orphan(
+def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_on_orphan_decides(
     daemon: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str], why: str
 ) -> None:
     with daemon.client() as client:
@@ -78,7 +78,7 @@ def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_its_job_ends_b
         assert daemon.events("job_orphaned" if on_orphan == "fail" else "job_held")
 
 
-def test_orphan_when_its_job_is_safe_then_it_runs_again_only_after_the_old_worker_is_gone(
+def test_orphan_when_its_job_is_safe_then_it_runs_again_once_the_old_worker_is_gone(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -97,7 +97,7 @@ def test_orphan_when_its_job_is_safe_then_it_runs_again_only_after_the_old_worke
         assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 1)
 
 
-def test_orphan_when_the_daemon_was_killed_under_load_then_every_unsafe_job_ran_at_most_once(
+def test_orphans_when_the_daemon_was_killed_under_load_then_no_unsafe_job_ran_twice(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -125,9 +125,7 @@ def kill_everything(daemon: DaemonProcess, job: int) -> None:
     daemon.start()
 
 
-def test_poison_when_a_safe_job_has_ended_unseen_three_times_then_it_is_held_until_a_person_lets_it_go(
-    daemon: DaemonProcess, gate: Gate
-) -> None:
+def test_poison_when_a_safe_job_ended_unseen_three_times_then_it_is_held(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
         job = submit(client, gate.spec(), on_orphan="requeue", max_attempts=1)
     for _ in range(3):
@@ -155,7 +153,7 @@ def test_poison_when_a_safe_job_has_ended_unseen_three_times_then_it_is_held_unt
         assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_cancelled_orphan_when_the_daemon_was_killed_then_it_ends_cancelled_and_not_orphaned(
+def test_orphan_when_it_was_being_cancelled_then_it_ends_cancelled_and_not_orphaned(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
@@ -181,7 +179,7 @@ def test_cancelled_orphan_when_the_daemon_was_killed_then_it_ends_cancelled_and_
         ({"survive": True}, ("failed", "lost")),
     ],
 )
-def test_launcher_when_killed_under_a_living_daemon_then_its_jobs_end_honestly_and_new_ones_run(
+def test_launcher_when_killed_under_a_daemon_then_its_jobs_end_and_new_ones_run(
     daemon: DaemonProcess, gate: Gate, options: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     with daemon.client() as client:
@@ -212,7 +210,7 @@ def test_launcher_when_killed_then_a_safe_job_runs_again(daemon: DaemonProcess, 
         assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_everything_when_killed_at_once_then_workers_left_are_found_by_their_environment_and_stopped(
+def test_workers_when_all_else_was_killed_then_they_are_found_by_their_environment(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
@@ -253,7 +251,7 @@ def test_everything_when_killed_and_the_worker_is_gone_too_then_the_end_is_unsee
 # --- what is left behind ------------------------------------------------------------------------------------
 
 
-def test_leaked_worker_when_no_open_attempt_owns_it_then_the_next_start_stops_and_counts_it(
+def test_leaked_worker_when_no_attempt_owns_it_then_the_start_stops_and_counts_it(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
@@ -299,7 +297,7 @@ def copied(of: DaemonProcess, to: DaemonProcess) -> None:
     to.state_dir.chmod(0o700)
 
 
-def test_copied_directory_when_daemons_start_on_it_then_they_signal_nothing_and_hold_what_was_open(
+def test_copied_directory_when_a_daemon_starts_then_it_holds_jobs_without_a_signal(
     daemon: DaemonProcess, copy: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
@@ -330,7 +328,7 @@ def test_copied_directory_when_daemons_start_on_it_then_they_signal_nothing_and_
         assert end_of(client, jobs[0]) == ("cancelled", "user")
 
 
-def test_copied_directory_when_its_own_launcher_dies_then_its_own_jobs_are_not_taken_for_the_originals(
+def test_copied_directory_when_its_launcher_dies_then_only_its_jobs_are_recovered(
     daemon: DaemonProcess, copy: DaemonProcess, gate: Gate
 ) -> None:
     copied(daemon, copy)

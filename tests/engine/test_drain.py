@@ -75,7 +75,7 @@ def test_drain_when_jobs_are_queued_then_they_stay_queued_for_the_next_start(
 
 
 @pytest.mark.parametrize(("on_orphan", "expected"), [("fail", ("failed", "shutdown")), ("hold", ("held", "shutdown"))])
-def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_as_an_end_of_the_service(
+def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_for_the_service(
     hurried: DaemonProcess, gate: Gate, on_orphan: str, expected: tuple[str, str]
 ) -> None:
     with hurried.client() as client:
@@ -92,7 +92,7 @@ def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_as_an_end_of_t
         assert (found["failures"], found["orphanings"]) == (0, 0)
 
 
-def test_drain_when_a_safe_job_is_stopped_then_it_runs_again_uncharged_after_the_next_start(
+def test_drain_when_a_safe_job_is_stopped_then_the_next_start_runs_it_uncharged(
     hurried: DaemonProcess, gate: Gate
 ) -> None:
     with hurried.client() as client:
@@ -109,7 +109,7 @@ def test_drain_when_a_safe_job_is_stopped_then_it_runs_again_uncharged_after_the
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_drain_when_somebody_else_kills_a_worker_then_that_is_an_end_of_the_service_and_no_failure(
+def test_drain_when_a_worker_is_killed_from_outside_then_its_job_has_not_failed(
     daemon: DaemonProcess, gate: Gate, signum: signal.Signals
 ) -> None:
     with daemon.client() as client:
@@ -193,7 +193,7 @@ def test_drain_when_asked_twice_then_it_does_not_wait_for_jobs_any_longer(patien
         assert end_of(client, job) == ("failed", "shutdown")
 
 
-def test_drain_when_clients_wait_or_watch_then_they_are_told_and_the_daemon_still_exits(
+def test_drain_when_clients_wait_or_watch_then_they_are_answered_and_it_ends(
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client, patient.client() as watcher:
@@ -211,7 +211,7 @@ def test_drain_when_clients_wait_or_watch_then_they_are_told_and_the_daemon_stil
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_drain_when_nothing_runs_then_the_daemon_ends_at_once_and_leaves_no_process_and_no_socket(
+def test_drain_when_nothing_runs_then_no_process_and_no_socket_are_left(
     patient: DaemonProcess, signum: signal.Signals
 ) -> None:
     patient.signal(signum)

@@ -49,9 +49,7 @@ def test_edit_when_a_job_is_queued_then_all_fields_are_changed_in_one_audited_ch
     assert change["details"]["spec"]["priority"] == 5
 
 
-def test_edit_when_the_priority_rises_then_the_job_starts_before_those_it_stood_behind(
-    client: stoker.Client, gate: Gate
-) -> None:
+def test_edit_when_the_priority_rises_then_the_job_starts_before_others(client: stoker.Client, gate: Gate) -> None:
     running(client, submit(client, gate.spec()))
     jobs = [submit(client, OK) for _ in range(3)]
 

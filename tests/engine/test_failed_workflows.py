@@ -70,7 +70,7 @@ def test_archive_when_a_workflow_fails_again_then_each_end_has_its_own(client: s
     assert unpacked(first)["workflow"]["finished_at"] < unpacked(str(second))["workflow"]["finished_at"]
 
 
-def test_archive_when_the_daemon_died_before_it_was_written_then_the_next_start_writes_it(
+def test_archive_when_the_daemon_died_before_it_then_the_next_start_writes_it(
     daemon: DaemonProcess,
 ) -> None:
     with daemon.client() as client:
@@ -89,7 +89,7 @@ def test_archive_when_the_daemon_died_before_it_was_written_then_the_next_start_
         assert unpacked(archive_of(client, workflow)) == before
 
 
-def test_archive_when_it_cannot_be_written_then_that_is_logged_and_nothing_else_happens(
+def test_archive_when_it_cannot_be_written_then_that_is_only_logged(
     daemon: DaemonProcess,
 ) -> None:
     (daemon.state_dir / "archive").write_text("in the way")
@@ -120,7 +120,7 @@ def test_analysis_when_asked_then_it_says_why_and_what_to_type(client: stoker.Cl
     assert look_into(client, well) is None
 
 
-def test_analysis_when_steps_ran_into_limits_and_waited_for_a_resource_then_each_has_its_cause(
+def test_analysis_when_limits_and_resources_hindered_steps_then_each_has_its_cause(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     client.call("resource.set", {"name": "press", "capacity": 1})

@@ -94,7 +94,7 @@ def silenced(shared: DaemonProcess) -> Iterator[list[int]]:
         until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), why="launchers")
 
 
-def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere_once_the_first_is_gone(
+def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere(
     client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
 ) -> None:
     job = submit(client, stubborn(gate, said))
@@ -117,7 +117,7 @@ def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere_
     assert [attempt["outcome"] for attempt in client.history(job)["attempts"]] == ["unseen", "exit"]
 
 
-def test_reassign_when_nobody_knows_whether_the_run_began_then_the_job_is_held_and_never_runs_twice(
+def test_reassign_when_the_run_may_have_begun_then_the_job_is_held_and_not_run_twice(
     client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
 ) -> None:
     other = submit_running(client, gate.spec())

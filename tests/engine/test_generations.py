@@ -32,7 +32,7 @@ def standing(client: stoker.Client) -> dict[str, int]:
     return {one["id"]: one["running"] for one in client.status()["launchers"]}
 
 
-def test_launchers_when_the_daemon_was_restarted_three_times_then_each_runs_its_own_to_the_end_and_leaves(
+def test_launchers_when_the_daemon_restarted_thrice_then_each_ends_with_its_own_jobs(
     daemon: DaemonProcess,
 ) -> None:
     kept = []
@@ -64,7 +64,7 @@ def test_launchers_when_the_daemon_was_restarted_three_times_then_each_runs_its_
     assert {event["launcher"] for event in daemon.events("launcher_left")} == told
 
 
-def test_launcher_when_its_last_survivor_ended_while_no_daemon_was_there_then_it_is_told_and_gone(
+def test_launcher_when_its_last_job_ends_without_a_daemon_then_it_reports_and_ends(
     daemon: DaemonProcess,
 ) -> None:
     early = survivor(daemon, 3)
@@ -86,7 +86,7 @@ def test_launcher_when_its_last_survivor_ended_while_no_daemon_was_there_then_it
     assert (early[1] in still, still[late[1]]) == (False, 1)
 
 
-def test_launcher_when_killed_beside_a_newer_one_then_only_its_own_attempts_are_unseen_ends(
+def test_launcher_when_killed_beside_a_newer_one_then_only_its_attempts_end_unseen(
     daemon: DaemonProcess,
 ) -> None:
     old = survivor(daemon, 5)

@@ -203,7 +203,7 @@ def test_handler_when_it_raises_transient_then_it_is_tried_again(client: stoker.
     assert client.get(job)["attempts"] == 3
 
 
-def test_handler_when_it_swallows_its_cancellation_then_it_is_cancelled_again_and_that_is_told(
+def test_handler_when_it_swallows_its_cancellation_then_it_is_cancelled_again(
     client: stoker.Client, shared: DaemonProcess, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -243,14 +243,14 @@ def test_handler_when_it_calls_exit_then_only_its_job_fails(shared: DaemonProces
     assert shared.process.poll() is None
 
 
-def test_handler_when_there_is_none_of_that_name_then_the_submit_names_those_there_are(client: stoker.Client) -> None:
+def test_handler_when_its_name_is_unknown_then_the_error_lists_the_known_names(client: stoker.Client) -> None:
     with pytest.raises(HandlerNotFound, match="flaky") as refused:
         call(client, "nope")
 
     assert refused.value.details["path"] == "command"
 
 
-def test_handler_when_a_step_names_none_that_there_is_then_the_flow_is_refused_with_its_place(
+def test_handler_when_a_step_names_an_unknown_one_then_the_flow_is_refused(
     client: stoker.Client,
 ) -> None:
     with pytest.raises(
@@ -271,7 +271,7 @@ def test_handler_when_the_daemon_is_killed_then_the_job_is_requeued(own: DaemonP
     assert len(lines(tmp_path / "ledger")) == 2
 
 
-def test_handler_when_the_daemon_is_stopped_then_the_job_goes_on_after_the_next_start(
+def test_handler_when_the_daemon_stops_then_the_job_goes_on_after_the_next_start(
     own: DaemonProcess, tmp_path: Path
 ) -> None:
     with own.client() as client:
@@ -291,7 +291,7 @@ def test_handler_when_the_daemon_is_stopped_then_the_job_goes_on_after_the_next_
         assert state(client, job) == "succeeded"
 
 
-def test_handlers_when_a_module_cannot_be_imported_then_the_daemon_does_not_start_and_names_all(
+def test_handlers_when_modules_cannot_be_imported_then_the_start_fails_with_each(
     stopped_daemon: DaemonProcess,
 ) -> None:
     (stopped_daemon.home / "broken.py").write_text("import nothing_of_that_name\n")

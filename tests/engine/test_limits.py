@@ -163,7 +163,7 @@ def test_timeout_when_an_attempt_runs_too_long_then_it_is_a_failure_that_is_retr
     assert all(attempt["ended_at"] - attempt["started_at"] >= 150 - 2 for attempt in attempts)
 
 
-def test_timeout_when_the_whole_tree_ignores_sigterm_then_all_of_it_is_killed_after_the_grace(
+def test_timeout_when_the_tree_ignores_sigterm_then_all_is_killed_after_the_grace(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     for timeout_ms in scales(400):
@@ -197,7 +197,7 @@ def test_timeout_when_the_worker_cleans_up_in_its_grace_then_it_is_left_to(
     assert client.get(job)["exit_code"] == 3
 
 
-def test_timeout_when_the_worker_floods_and_leaves_daemons_then_nothing_of_it_is_left_and_the_daemon_is_well(
+def test_timeout_when_the_worker_floods_and_leaves_daemons_then_all_of_it_is_gone(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     for timeout_ms in scales(500):
@@ -213,7 +213,7 @@ def test_timeout_when_the_worker_floods_and_leaves_daemons_then_nothing_of_it_is
     assert client.call("system.health")["ok"]
 
 
-def test_leftovers_when_the_main_process_ends_first_then_its_code_counts_and_the_rest_is_stopped(
+def test_leftovers_when_the_main_process_ends_then_they_stop_and_its_code_counts(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"

@@ -28,7 +28,7 @@ def read(client: stoker.Client, job: int, **options: object) -> bytes:
     return b"".join(base64.b64decode(piece["data"]) for piece in pieces if "data" in piece)
 
 
-def test_log_when_followed_then_lines_come_while_the_worker_waits_and_it_ends_with_the_attempt(
+def test_log_when_followed_then_lines_come_at_once_and_it_ends_with_the_attempt(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     job = submit(client, shell(f"echo before; {{ read _ < {gate.path}; }} 2> /dev/null; echo after >&2"))
@@ -43,7 +43,7 @@ def test_log_when_followed_then_lines_come_while_the_worker_waits_and_it_ends_wi
     assert rest == b"after\n"
 
 
-def test_log_when_it_is_there_before_its_attempt_then_the_job_is_held_until_a_person_has_looked(
+def test_log_when_it_is_there_before_its_attempt_then_the_job_is_held(
     shared: DaemonProcess, client: stoker.Client
 ) -> None:
     """The disk is ahead of the database: this number was used in a life that the database has forgotten."""
@@ -152,7 +152,7 @@ def test_log_when_there_is_no_such_attempt_then_the_error_says_how_many_there_ar
         read(client, job, **options)
 
 
-def test_log_when_its_reader_goes_away_then_the_worker_and_other_readers_feel_nothing(
+def test_log_when_its_reader_goes_away_then_worker_and_other_readers_go_on(
     shared: DaemonProcess, client: stoker.Client, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "own")

@@ -56,7 +56,7 @@ async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> preflight.P
     return preflight.Preflight(Standing(), f"/no/such/folder:{tmp_path}")
 
 
-async def test_check_when_much_was_looked_at_then_what_this_request_relies_on_is_told_all_the_same(
+async def test_check_when_the_cache_is_full_then_the_answer_still_has_every_fact_it_needs(
     checks: preflight.Preflight,
 ) -> None:
     first = await told(checks, "a", "b", "tool", "c")

@@ -74,7 +74,7 @@ def test_connection_when_it_is_lost_while_a_stop_is_under_way_then_the_stop_goes
     assert end == ("cancelled", "user")
 
 
-def test_attempt_when_its_launcher_dies_before_it_was_sent_then_it_is_known_not_to_have_begun(
+def test_attempt_when_its_launcher_dies_before_it_was_sent_then_it_never_began(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     """It waits for the file of its inputs, which cannot be written as long as their directory is away."""

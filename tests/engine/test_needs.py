@@ -105,7 +105,7 @@ def test_needs_when_a_chain_breaks_then_everything_behind_it_is_skipped(client: 
     assert end_of(client, rescue) == ("succeeded", "exit")
 
 
-def test_needs_when_there_are_several_then_the_last_one_lets_the_job_go_and_why_names_those_open(
+def test_needs_when_several_are_open_then_why_names_them_and_the_last_frees_the_job(
     client: stoker.Client, gate: Gate
 ) -> None:
     done, open_one = submit(client, OK), submit(client, gate.spec())
@@ -119,7 +119,7 @@ def test_needs_when_there_are_several_then_the_last_one_lets_the_job_go_and_why_
     assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_need_when_the_needed_job_is_retried_after_a_failure_then_it_is_waited_for_again(
+def test_need_when_the_needed_job_is_retried_then_dependents_wait_for_it_again(
     client: stoker.Client, gate: Gate
 ) -> None:
     needed = submit(client, shell("exit 1", max_attempts=2, base_delay_ms=60_000))
@@ -148,7 +148,7 @@ def test_need_when_a_finished_job_runs_again_then_new_dependents_wait_for_that_r
     assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_need_when_the_needed_job_is_cancelled_and_retried_at_once_then_its_next_end_is_still_heard(
+def test_need_when_the_needed_job_is_cancelled_and_retried_then_its_next_end_counts(
     shared: DaemonProcess, client: stoker.Client
 ) -> None:
     needed = submit(client, OK, run_at=int(time.time() * 1000) + HOUR_MS)
@@ -214,7 +214,7 @@ def test_need_when_the_daemon_restarts_meanwhile_then_the_dependent_still_goes_o
         assert end_of(client, needed) == ("succeeded", "exit")
 
 
-def test_need_when_the_daemon_died_between_the_end_and_its_dependents_then_the_next_start_tells_them(
+def test_need_when_the_daemon_died_right_after_the_end_then_dependents_still_start(
     daemon: DaemonProcess,
 ) -> None:
     with daemon.client() as client:
@@ -258,7 +258,7 @@ def chain(client: stoker.Client, first: int) -> tuple[int, int]:
     return second, submit(client, OK, needs=[second])
 
 
-def test_retry_when_dependents_were_skipped_for_it_then_they_run_after_it_at_any_distance(
+def test_retry_when_dependents_were_skipped_then_they_run_after_it_at_any_distance(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     mended = tmp_path / "mended"
@@ -324,7 +324,7 @@ def test_release_when_a_need_of_a_held_job_is_open_then_it_waits_for_it(client: 
     assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_retry_when_one_need_failed_and_another_is_open_then_only_the_open_one_is_waited_for(
+def test_retry_when_one_need_failed_and_one_is_open_then_only_the_open_one_counts(
     client: stoker.Client, gate: Gate
 ) -> None:
     failed, pending = submit(client, FAILS), submit(client, gate.spec())

@@ -89,7 +89,7 @@ def test_notice_when_a_worker_reports_then_ls_show_and_top_show_it(shared: Daemo
 
 
 @pytest.mark.skipif(SYSTEMD_NOTIFY is None, reason="no systemd-notify here")
-def test_notice_when_systemd_notify_says_it_then_it_is_heard_and_the_program_is_not_kept_waiting(
+def test_notice_when_systemd_notify_sends_it_then_it_is_heard_and_the_program_ends(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -106,7 +106,7 @@ def test_notice_when_systemd_notify_says_it_then_it_is_heard_and_the_program_is_
     until(lambda: lines(out) == ["0", "0"], why="both to be over, well before any limit of theirs")
 
 
-def test_notice_when_it_is_hostile_then_it_is_ignored_and_counted_and_what_follows_is_heard(
+def test_notice_when_it_is_hostile_then_it_is_counted_and_the_next_one_is_heard(
     client: stoker.Client, gate: Gate
 ) -> None:
     bad = ["no assignment", "STATUS=" + "x" * 5_000, "X_STOKER_PROGRESS=400", "STATUS=\xff", "=", "\n"]
@@ -141,7 +141,7 @@ def test_notice_when_nobody_asked_then_there_is_no_socket(client: stoker.Client,
     assert lines(out) == ["none none"]
 
 
-def test_notice_when_the_state_directory_has_a_long_name_then_an_abstract_name_is_used(gate: Gate) -> None:
+def test_notice_when_the_state_directory_is_long_then_the_address_is_abstract(gate: Gate) -> None:
     daemon = DaemonProcess()
     daemon.state_dir = daemon.home / ("long" * 30)
     with daemon, daemon.client() as client:
@@ -174,7 +174,7 @@ def far_beyond(job: Mapping[str, Any], limit_ms: int) -> bool:
     return heard > job["created_at"] + 3 * limit_ms or job["finished_at"] is not None
 
 
-def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_of_and_then_killed_and_retried_as_its_spec_says(
+def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_killed_and_retried(
     shared: DaemonProcess, client: stoker.Client, tmp_path: Path
 ) -> None:
     job = submit(client, beater(tmp_path / "beats", unresponsive_kill_ms=2_000, max_attempts=2, base_delay_ms=1))
@@ -232,9 +232,7 @@ def test_trigger_when_a_worker_calls_itself_hung_then_it_is_stopped_at_once(clie
     assert end_of(client, job) == ("failed", "unresponsive")
 
 
-def test_heartbeat_when_the_daemon_stood_still_for_longer_than_the_limit_then_no_worker_is_blamed(
-    tmp_path: Path, daemon: DaemonProcess
-) -> None:
+def test_heartbeat_when_the_daemon_stood_still_then_no_worker_is_blamed(tmp_path: Path, daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         job = submit(client, beater(tmp_path / "beats", unresponsive_warn_ms=2_500))
         first = until(lambda: client.get(job)["last_heartbeat"], why="a sign of life")
@@ -261,7 +259,7 @@ def adopted(daemon: DaemonProcess, tmp_path: Path) -> tuple[DaemonProcess, int]:
     return daemon, job
 
 
-def test_heartbeat_when_another_daemon_adopts_the_worker_then_it_is_heard_at_the_same_name(
+def test_heartbeat_when_another_daemon_adopts_the_worker_then_its_address_stays(
     adopted: tuple[DaemonProcess, int],
 ) -> None:
     daemon, job = adopted

@@ -74,7 +74,7 @@ def test_classes_when_a_low_job_has_the_higher_priority_then_class_still_decides
     assert by_start(client, low, normal) == [normal, low]
 
 
-def test_priority_when_jobs_share_a_queue_then_higher_goes_first_and_equals_go_in_order(
+def test_priority_when_jobs_share_a_queue_then_higher_goes_first_and_equals_in_order(
     client: stoker.Client, blocked: Gate
 ) -> None:
     first, second, urgent, later = queued(client, {}, {}, {"priority": 1_000}, {"priority": -1_000})
@@ -85,7 +85,7 @@ def test_priority_when_jobs_share_a_queue_then_higher_goes_first_and_equals_go_i
     assert by_start(client, first, second, urgent, later) == [urgent, first, second, later]
 
 
-def test_ageing_when_a_job_has_waited_longer_than_its_rival_is_ahead_then_it_goes_first(
+def test_ageing_when_a_job_has_waited_long_enough_then_it_passes_a_higher_priority(
     client: stoker.Client, blocked: Gate
 ) -> None:
     (old,) = queued(client, {})
@@ -99,7 +99,7 @@ def test_ageing_when_a_job_has_waited_longer_than_its_rival_is_ahead_then_it_goe
     assert by_start(client, old, one_step, many_steps) == [many_steps, old, one_step]
 
 
-def test_fair_share_when_one_queue_is_full_of_jobs_then_the_other_takes_turns_with_it(
+def test_fair_share_when_one_queue_is_full_then_the_other_takes_turns_with_it(
     client: stoker.Client, blocked: Gate
 ) -> None:
     red = queued(client, *[{"queue": "red"}] * 6)
@@ -113,7 +113,7 @@ def test_fair_share_when_one_queue_is_full_of_jobs_then_the_other_takes_turns_wi
     assert turns[6:] == ["red"] * 3
 
 
-def test_fair_share_when_one_queue_was_idle_for_long_then_it_takes_turns_and_does_not_catch_up(
+def test_fair_share_when_one_queue_was_idle_then_it_takes_turns_without_catching_up(
     client: stoker.Client, gate: Gate
 ) -> None:
     busy = queued(client, *[{"queue": "red"}] * 30)

@@ -150,7 +150,7 @@ def test_max_queued_when_the_queue_goes_on_then_the_hint_is_to_try_again(client:
     assert refused.value.hint == "stoker queue shows who waits"
 
 
-def test_max_queued_when_a_batch_is_larger_than_the_room_then_each_job_has_its_own_answer(
+def test_max_queued_when_a_batch_has_too_many_then_each_job_has_its_own_answer(
     client: stoker.Client,
 ) -> None:
     client.call("queue.set", {"name": "tight", "max_queued": 2})
@@ -196,7 +196,7 @@ def test_defaults_when_set_live_then_later_jobs_have_them_and_earlier_ones_do_no
     assert client.get(after)["nice"] == 6
 
 
-def test_defaults_when_one_is_out_of_range_then_its_path_is_named_and_the_queue_is_not_made(
+def test_defaults_when_one_is_out_of_range_then_it_is_named_and_no_queue_is_made(
     client: stoker.Client,
 ) -> None:
     with pytest.raises(InvalidParams) as refused:
@@ -229,7 +229,7 @@ def test_class_when_changed_live_then_it_is_shown_and_recorded(shared: DaemonPro
     assert queue(client, "moved")["class"] == "low"
 
 
-def test_settings_when_a_queue_of_the_file_was_set_live_then_a_restart_keeps_what_the_file_does_not_say(
+def test_settings_when_set_live_then_a_restart_keeps_those_that_the_file_leaves_out(
     stopped_daemon: DaemonProcess,
 ) -> None:
     stopped_daemon.config.write_text('[queues.bulk]\nclass = "low"\n')

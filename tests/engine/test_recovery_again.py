@@ -30,7 +30,7 @@ def kept(daemon: DaemonProcess) -> dict[str, Any]:
     return {name: found[name] for name in KEPT}
 
 
-def test_recovery_when_the_daemon_is_killed_right_behind_it_then_the_next_one_changes_nothing_more(
+def test_recovery_when_the_daemon_dies_right_after_it_then_the_next_changes_nothing(
     daemon: DaemonProcess,
 ) -> None:
     daemon.cli("queue", "pause", "default")  # else what is queued again would run
@@ -48,7 +48,7 @@ def test_recovery_when_the_daemon_is_killed_right_behind_it_then_the_next_one_ch
     assert kept(daemon) == once
 
 
-def test_stop_when_the_daemon_is_killed_again_and_again_in_the_middle_then_it_was_wanted_once_and_is_carried_out(
+def test_stop_when_the_daemon_is_killed_again_and_again_then_it_happens_once(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     said, never = tmp_path / "said", tmp_path / "never"

@@ -20,7 +20,7 @@ def events(daemon: DaemonProcess, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_are_named(daemon: DaemonProcess) -> None:
+def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_named(daemon: DaemonProcess) -> None:
     daemon.config.write_text(
         '[daemon]\nmax_running = 7\n[rpc]\nframe_timeout_ms = 9000\n[queues.bulk]\nclass = "low"\n'
     )
@@ -36,7 +36,7 @@ def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_are
     assert [queue["class"] for queue in status["queues"] if queue["name"] == "bulk"] == ["low"]
 
 
-def test_reload_when_the_file_is_wrong_then_nothing_changes_and_every_mistake_is_told(daemon: DaemonProcess) -> None:
+def test_reload_when_the_file_is_wrong_then_nothing_changes_and_mistakes_are_named(daemon: DaemonProcess) -> None:
     daemon.config.write_text("[daemon]\nmax_running = 7\nnonsense = 1\n[cpu]\nsmoothing = 9\n")
 
     done = daemon.cli("config", "reload")

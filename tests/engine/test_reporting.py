@@ -41,7 +41,7 @@ def counting(to: int, said: Path) -> dict[str, Any]:
     return {"command": sys.executable, "args": ["-c", COUNTING, str(to), str(said)]}
 
 
-def test_checkpoint_exit_when_a_loop_saves_and_goes_then_it_is_run_again_to_its_end_and_charged_nothing(
+def test_checkpoint_exit_when_a_loop_saves_then_it_runs_again_to_its_end_uncharged(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
@@ -54,7 +54,7 @@ def test_checkpoint_exit_when_a_loop_saves_and_goes_then_it_is_run_again_to_its_
     assert lines(said) == ["0", "1", "2", "3", "4"]
 
 
-def test_checkpoint_exit_when_runs_are_short_then_they_begin_no_closer_together_than_the_base_delay(
+def test_checkpoint_exit_when_runs_are_short_then_the_base_delay_lies_between_them(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     job = submit(client, counting(2, tmp_path / "said"), checkpoint_exit_code=75, base_delay_ms=400)
@@ -67,9 +67,7 @@ def test_checkpoint_exit_when_runs_are_short_then_they_begin_no_closer_together_
 
 
 @pytest.mark.parametrize("code", [3, 143])
-def test_checkpoint_exit_when_the_daemon_drains_then_what_saved_on_sigterm_is_run_again_by_the_next_one(
-    tmp_path: Path, code: int
-) -> None:
+def test_checkpoint_exit_when_the_daemon_drains_then_the_next_one_runs_the_job_again(tmp_path: Path, code: int) -> None:
     """143 is no word of its own here: the job is unsafe, and its end is nobody's."""
     said = tmp_path / "said"
     script = (
@@ -89,7 +87,7 @@ def test_checkpoint_exit_when_the_daemon_drains_then_what_saved_on_sigterm_is_ru
     assert (found["failures"], found["orphanings"]) == (0, 0)
 
 
-def test_checkpoint_exit_when_it_is_a_step_then_what_is_behind_it_runs_once_and_only_after_its_last_run(
+def test_checkpoint_exit_when_a_step_uses_it_then_the_next_step_runs_once_after_all(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"

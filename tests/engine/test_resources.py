@@ -111,7 +111,7 @@ def test_resource_when_its_capacity_is_raised_live_then_a_waiting_job_starts(cli
     assert resource(client, "gpu")["used"] == 2
 
 
-def test_resource_when_its_capacity_is_lowered_below_its_use_then_holders_go_on_and_nobody_starts(
+def test_resource_when_capacity_sinks_below_use_then_holders_go_on_and_no_job_starts(
     client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, seat=2)
@@ -136,7 +136,7 @@ def test_resource_when_a_job_is_cancelled_then_what_it_held_is_free(client: stok
     assert end_of(client, submit(client, TRUE, resources={"bench": 1})) == ("succeeded", "exit")
 
 
-def test_resource_when_it_does_not_exist_then_the_submit_is_refused_with_the_command_that_makes_it(
+def test_resource_when_it_does_not_exist_then_the_error_names_the_command_for_it(
     client: stoker.Client,
 ) -> None:
     with pytest.raises(ResourceNotFound) as refused:
@@ -155,7 +155,7 @@ def test_resource_when_more_is_asked_than_there_is_then_the_submit_is_refused(cl
     assert refused.value.details["path"] == "resources.small"
 
 
-def test_exhaustion_when_jobs_wait_for_a_resource_then_the_first_is_told_of_once_with_the_holders(
+def test_exhaustion_when_jobs_wait_then_the_first_is_logged_once_with_the_holders(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, crane=2)
@@ -173,7 +173,7 @@ def test_exhaustion_when_jobs_wait_for_a_resource_then_the_first_is_told_of_once
     assert (told[0]["resources"], told[0]["holders"]) == (["crane"], {"crane": [holder]})
 
 
-def test_exhaustion_when_a_step_waited_for_its_width_first_then_the_shortage_behind_it_is_told_once(
+def test_exhaustion_when_a_step_waited_for_its_width_then_shortage_is_logged_once(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, lathe=2)
@@ -197,7 +197,7 @@ def told_of(daemon: DaemonProcess, job: int) -> list[dict[str, Any]]:
     return [event for event in daemon.events("resource_exhausted") if event["job"] == job]
 
 
-def test_resources_when_jobs_and_steps_take_overlapping_pairs_in_opposite_orders_then_all_end_and_none_overlap(
+def test_resources_when_pairs_are_taken_in_opposite_orders_then_all_end_in_turn(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     names = ["fork0", "fork1", "fork2", "fork3"]
@@ -218,7 +218,7 @@ def test_resources_when_jobs_and_steps_take_overlapping_pairs_in_opposite_orders
     assert [resource(client, name)["used"] for name in names] == [0, 0, 0, 0]
 
 
-def test_resource_when_its_capacity_is_taken_away_then_why_names_that_and_not_its_holder(
+def test_resource_when_its_capacity_is_taken_away_then_why_names_that_and_no_holder(
     client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, lathe=1)
@@ -233,7 +233,7 @@ def test_resource_when_its_capacity_is_taken_away_then_why_names_that_and_not_it
     gate.open()
 
 
-def test_resource_when_hundreds_of_jobs_lack_it_then_one_behind_them_all_still_starts(
+def test_resource_when_hundreds_of_jobs_lack_it_then_a_later_job_still_starts(
     client: stoker.Client, gate: Gate
 ) -> None:
     capacity(client, rare=1)

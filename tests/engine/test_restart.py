@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROUNDING_MS = 2  # between two clocks
 
 
-def test_survivor_when_the_daemon_is_killed_then_the_next_one_adopts_the_same_process(
+def test_survivor_when_the_daemon_is_killed_then_the_next_adopts_the_same_process(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
@@ -65,7 +65,7 @@ def test_worker_when_it_ends_while_no_daemon_runs_then_its_true_exit_code_is_kep
         assert client.get(job)["exit_code"] == 11
 
 
-def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_as_its_spec_says(
+def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_by_its_spec(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
@@ -136,7 +136,7 @@ def test_survivor_when_the_daemon_dies_again_and_again_then_it_still_runs_once(
     assert lines(ledger) == ["run"]
 
 
-def test_survivors_when_they_hold_resources_and_slots_then_the_next_daemon_counts_them(
+def test_survivors_when_they_hold_resources_and_slots_then_the_next_one_counts_them(
     stopped_daemon: DaemonProcess, gate: Gate
 ) -> None:
     stopped_daemon.config.write_text("[daemon]\nmax_running = 2\n")
@@ -167,7 +167,7 @@ def test_survive_when_settings_say_so_for_all_then_jobs_that_do_not_say_survive(
         assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_survivor_when_its_launcher_is_killed_too_then_it_is_adopted_and_its_end_counts_as_lost(
+def test_survivor_when_its_launcher_is_killed_then_it_is_adopted_and_ends_as_lost(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
@@ -224,7 +224,7 @@ def in_session(leader: int) -> list[int]:
     return found
 
 
-def test_daemon_when_a_second_one_starts_on_the_same_directory_then_it_exits_75_and_names_the_first(
+def test_daemon_when_the_directory_has_one_then_it_exits_75_and_names_the_first(
     daemon: DaemonProcess,
 ) -> None:
     command = [str(daemon.programs / "stokerd"), "--state-dir", str(daemon.state_dir), "--socket"]
@@ -243,7 +243,7 @@ def test_daemon_when_a_second_one_starts_on_the_same_directory_then_it_exits_75_
         assert client.call("system.health")["ok"]
 
 
-def test_daemon_when_a_second_one_has_another_directory_and_the_same_socket_then_it_exits_75(
+def test_daemon_when_another_directory_has_the_same_socket_then_it_exits_75(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     command = [str(daemon.programs / "stokerd"), "--state-dir", str(tmp_path / "state"), "--socket", str(daemon.socket)]

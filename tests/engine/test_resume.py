@@ -137,7 +137,7 @@ def test_resume_when_cancelled_then_the_rest_is_run(client: stoker.Client, gate:
         ("skip-b", {"a": "succeeded", "b": "skipped", "c": "succeeded", "d": "succeeded"}),
     ],
 )
-def test_strategy_when_named_for_this_resume_then_it_is_used_instead_of_the_steps_own(
+def test_strategy_when_named_for_a_resume_then_it_replaces_that_of_the_step(
     client: stoker.Client, tmp_path: Path, strategy: str, wanted: dict[str, str]
 ) -> None:
     workflow = failed_flow(client, tmp_path, resume="fail")
@@ -149,7 +149,7 @@ def test_strategy_when_named_for_this_resume_then_it_is_used_instead_of_the_step
     assert stand(client, workflow) == wanted
 
 
-def test_strategy_when_a_step_says_fail_then_it_stays_and_what_needs_it_stays_skipped(
+def test_strategy_when_a_step_has_fail_then_it_stays_failed_and_dependents_skipped(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     workflow = failed_flow(client, tmp_path, resume="fail")
@@ -239,7 +239,7 @@ def test_from_when_a_step_is_named_then_only_it_and_what_is_behind_it_runs(
         resume(client, workflow, **{"from": "z"})
 
 
-def test_explain_when_asked_then_each_step_says_whether_it_runs_and_why_and_nothing_changes(
+def test_explain_when_asked_then_each_step_has_its_decision_and_nothing_changes(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     workflow = failed_flow(client, tmp_path, resume="fail")
@@ -267,7 +267,7 @@ def test_resume_when_there_is_nothing_to_resume_then_it_is_refused(client: stoke
         resume(client, goes_on)
 
 
-def test_limits_when_named_for_this_resume_then_the_steps_taken_again_have_them_and_no_other(
+def test_limits_when_named_for_a_resume_then_only_the_steps_taken_again_have_them(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -377,7 +377,7 @@ def test_proof_when_what_it_needs_handed_on_something_else_then_it_runs_again(
     assert lines(tmp_path / "ledger") == ["a", "b", "a", "b"]
 
 
-def test_proof_when_it_is_not_to_be_verified_then_a_completed_step_is_kept_whatever_has_changed(
+def test_proof_when_verify_is_off_then_a_completed_step_is_kept_whatever_changed(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     workflow = proven_flow(client, tmp_path)

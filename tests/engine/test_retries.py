@@ -37,7 +37,7 @@ def assert_near(found: list[int], expected: list[float]) -> None:
         assert ideal * (1 - JITTER) - ROUNDING_MS <= delay <= ideal * (1 + JITTER) + ROUNDING_MS, (found, expected)
 
 
-def test_retry_when_attempts_fail_then_delays_grow_within_a_tenth_and_the_budget_ends_it(
+def test_retry_when_attempts_fail_then_delays_grow_until_the_budget_is_spent(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -106,7 +106,7 @@ def test_retry_when_the_exit_code_counts_as_success_then_the_job_has_succeeded(c
     assert end_of(client, bad) == ("failed", "exit")
 
 
-def test_retry_when_the_worker_dies_by_a_signal_then_it_is_tried_again_and_the_signal_told(
+def test_retry_when_the_worker_dies_by_a_signal_then_it_is_retried_and_that_is_named(
     client: stoker.Client,
 ) -> None:
     job = submit(client, shell("kill -SEGV $$"), max_attempts=2, base_delay_ms=1)

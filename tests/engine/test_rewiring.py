@@ -189,7 +189,7 @@ def test_skip_when_a_step_failed_then_what_was_skipped_for_it_runs_with_a_warnin
     assert change["note"] == "known bad"
 
 
-def test_skip_when_what_was_skipped_for_it_is_overdue_then_it_is_refused_and_nothing_changes(
+def test_skip_when_a_dependent_it_would_release_is_overdue_then_it_is_refused(
     client: stoker.Client,
 ) -> None:
     late = flow({"a": step("exit 1"), "b": step("exit 0", "a", deadline=0)})
@@ -227,7 +227,7 @@ def test_retry_when_another_limit_is_given_then_the_steps_have_it(client: stoker
     assert (found["timeout_ms"], found["max_attempts"], found["attempts"]) == (60_000, 3, 2)
 
 
-def test_retry_when_a_need_of_the_round_before_was_met_meanwhile_then_it_does_not_count_twice(
+def test_retry_when_a_need_of_the_last_round_was_met_then_it_does_not_count_twice(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     """It let a step start before all of its needs were met, at the next start of the daemon."""

@@ -70,7 +70,7 @@ def test_rollback_when_to_the_latest_then_what_runs_is_stopped_and_the_rest_is_k
 
 
 @pytest.mark.parametrize(("redo", "wanted"), [(False, ["a", "b"]), (True, ["a", "b", "a", "b"])])
-def test_rollback_when_steps_were_completed_since_then_they_are_named_and_taken_again_only_when_asked(
+def test_rollback_when_steps_were_completed_since_then_they_run_again_if_asked(
     client: stoker.Client, tmp_path: Path, *, redo: bool, wanted: list[str]
 ) -> None:
     ledger, flag = tmp_path / "ledger", tmp_path / "flag"
@@ -161,7 +161,7 @@ def test_rollback_when_the_daemon_dies_on_the_way_then_the_next_start_finishes_i
         assert lines(ready) == ["x"]
 
 
-def test_rollback_when_the_daemon_died_between_its_halves_then_the_next_start_finishes_it(
+def test_rollback_when_the_daemon_died_between_halves_then_the_next_one_finishes_it(
     daemon: DaemonProcess,
 ) -> None:
     with daemon.client() as client:
@@ -180,7 +180,7 @@ def test_rollback_when_the_daemon_died_between_its_halves_then_the_next_start_fi
         assert stand(client, workflow) == {"a": "succeeded", "b": "queued"}
 
 
-async def test_finish_when_another_rollback_is_asked_for_meanwhile_then_it_keeps_the_target_it_read_for() -> None:
+async def test_finish_when_another_rollback_was_asked_for_then_it_keeps_its_own_target() -> None:
     early, late = (msgspec.json.encode(Target(checkpoint=seq, seq=seq)).decode() for seq in (1, 5))
     workflow = Workflow(id=1, name="w", owner_uid=0, trace_id="0", flow="", flow_hash=b"", created_at=0, target=early)
     run = LiveWorkflow(workflow, {7: Step(name="a", job_id=7)}, {"a": State.FAILED}, {"a": Reason.EXIT}, set())

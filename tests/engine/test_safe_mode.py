@@ -96,7 +96,7 @@ def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
     assert daemon.events("safe_mode_entered")
 
 
-def test_plan_when_two_attempts_claim_one_process_then_the_daemon_stays_readable_and_touches_nothing(
+def test_plan_when_two_attempts_claim_one_process_then_the_daemon_only_answers_reads(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
@@ -159,7 +159,7 @@ def test_safe_mode_when_its_cause_is_gone_then_the_next_start_recovers(daemon: D
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
 
 
-def test_limit_when_recovery_takes_longer_then_nothing_was_done_and_the_next_start_tries_again(
+def test_limit_when_recovery_takes_longer_then_nothing_is_done_until_the_next_start(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:
@@ -186,9 +186,7 @@ def test_limit_when_recovery_takes_longer_then_nothing_was_done_and_the_next_sta
         assert client.get(job)["exit_code"] == 5
 
 
-def test_witness_when_it_cannot_be_read_then_its_file_and_what_to_do_with_it_are_told(
-    daemon: DaemonProcess, gate: Gate
-) -> None:
+def test_witness_when_it_cannot_be_read_then_its_file_and_a_remedy_are_named(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
         job = submit(client, gate.spec())
         (pid,) = pids(client, job)
@@ -208,7 +206,7 @@ def test_witness_when_it_cannot_be_read_then_its_file_and_what_to_do_with_it_are
         assert end_of(client, job) == ("failed", "orphaned")
 
 
-def test_witness_when_it_cannot_be_read_under_a_living_daemon_then_what_others_run_is_still_settled(
+def test_witness_when_it_cannot_be_read_then_jobs_of_other_launchers_are_settled(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     with daemon.client() as client:

@@ -101,7 +101,7 @@ async def test_silence_when_nothing_comes_then_the_warning_and_the_stop_come_in_
     assert room.pass_ms(10**9) == []
 
 
-async def test_silence_when_a_sign_of_life_lies_in_the_socket_then_it_is_heard_before_anything_is_judged(
+async def test_silence_when_a_heartbeat_lies_in_the_socket_then_it_is_read_before_judging(
     room: Room,
 ) -> None:
     room.begin()
@@ -176,7 +176,7 @@ async def test_trigger_when_a_worker_calls_itself_hung_then_there_is_an_alarm_at
     assert [(alarm.limit, alarm.run_id) for alarm in message.alarms] == [(Limit.UNRESPONSIVE, room.run_id)]
 
 
-async def test_flood_when_it_comes_then_it_is_taken_in_bursts_and_the_last_word_is_heard_all_the_same(
+async def test_flood_when_it_comes_then_it_is_read_in_bursts_and_the_last_notice_counts(
     room: Room,
 ) -> None:
     room.begin()

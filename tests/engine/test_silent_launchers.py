@@ -47,7 +47,7 @@ def suspend(daemon: DaemonProcess, until_ms: int) -> None:
         until(lambda: boot_ms() >= until_ms, why="a pause of the daemon")
 
 
-def test_limits_when_a_launcher_hangs_and_the_daemon_was_paused_then_those_of_others_hold(
+def test_limits_when_a_launcher_hangs_after_a_pause_then_those_of_other_jobs_hold(
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client:
@@ -72,7 +72,7 @@ def test_limits_when_a_launcher_hangs_and_the_daemon_was_paused_then_those_of_ot
     assert (still, end) == ("running", ("succeeded", "exit"))
 
 
-def test_limit_when_the_attempt_ended_in_time_while_the_daemon_was_paused_then_its_exit_stands(
+def test_limit_when_the_attempt_ended_in_time_during_a_pause_then_its_exit_stands(
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client:
@@ -120,7 +120,7 @@ def test_start_when_a_launcher_hangs_then_the_others_are_recovered_without_it(
     assert ends == [("failed", "exit")] * 2
 
 
-def test_cancel_when_the_launcher_has_been_silent_since_the_start_then_the_worker_is_stopped_all_the_same(
+def test_cancel_when_the_launcher_was_always_silent_then_the_worker_is_stopped(
     patient: DaemonProcess, gate: Gate
 ) -> None:
     with patient.client() as client:

@@ -51,7 +51,7 @@ def test_submit_when_answered_then_the_job_has_everything_that_was_asked(client:
     assert b"".join(client.logs(job)) == b"hello"
 
 
-def test_submit_when_the_worker_looks_around_then_it_sees_its_own_variables_and_only_allowed_ones(
+def test_submit_when_the_worker_runs_then_it_has_its_own_and_allowed_variables_only(
     daemon: DaemonProcess,
 ) -> None:
     daemon.stop()
@@ -98,7 +98,7 @@ def test_key_when_the_spec_differs_then_it_is_a_conflict_that_names_the_job(
     assert client.list()["jobs"][0]["id"] == before
 
 
-def test_key_when_it_was_used_for_another_spec_then_the_error_names_the_fields_that_differ(
+def test_key_when_used_for_another_spec_then_the_error_names_the_fields_that_differ(
     client: stoker.Client,
 ) -> None:
     sent = shell("exit 0", idempotency_key="differs/1", working_dir="/", env={"TOKEN": "old"}, timeout_ms=5_000)

@@ -50,7 +50,7 @@ def burning() -> Iterator[None]:
             burner.wait()
 
 
-def test_throttle_when_the_cpu_is_busy_then_low_queues_wait_others_go_on_and_it_ends_with_the_load(
+def test_throttle_when_the_cpu_is_busy_then_only_low_queues_wait_until_the_load_ends(
     gate: Gate,
 ) -> None:
     with DaemonProcess(SETTINGS, ENVIRON) as daemon, daemon.client() as client:
@@ -77,7 +77,7 @@ def test_throttle_when_the_cpu_is_busy_then_low_queues_wait_others_go_on_and_it_
         assert "cpu" in daemon.events("queue_throttled")[0]["causes"]
 
 
-def test_throttle_when_the_threshold_is_tiny_then_a_low_job_waits_and_why_and_status_say_so() -> None:
+def test_throttle_when_the_threshold_is_tiny_then_a_low_job_waits_and_why_says_so() -> None:
     environ = {"STOKER_CPU_THROTTLE_THRESHOLD": "0.01", "STOKER_CPU_RESUME_THRESHOLD": "0"}
     with DaemonProcess(SETTINGS, environ) as daemon, daemon.client() as client, burning():
         until(lambda: client.status()["pressure"]["throttled"], why="pressure")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 
-def test_umask_when_the_daemon_has_a_private_one_then_a_job_gets_that_of_its_submitter(daemon: DaemonProcess) -> None:
+def test_umask_when_that_of_the_daemon_is_private_then_a_job_has_its_submitters(daemon: DaemonProcess) -> None:
     command = f"umask 027; {daemon.programs}/stoker run -- sh -c umask; {daemon.programs}/stoker show 1 | grep ^umask"
     environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
 
@@ -44,9 +44,7 @@ def test_umask_when_a_client_sends_none_then_it_is_the_daemons_original(stopped_
         assert b"".join(client.logs(job)) == b"0026\n"
 
 
-def test_umask_when_a_flow_is_submitted_then_its_steps_have_it_and_may_have_their_own(
-    daemon: DaemonProcess, tmp_path: Path
-) -> None:
+def test_umask_when_a_flow_is_submitted_then_steps_have_it_or_their_own(daemon: DaemonProcess, tmp_path: Path) -> None:
     flow = tmp_path / "flow.toml"
     flow.write_text(
         'name = "masks"\n[steps.a]\ncommand = "sh"\nargs = ["-c", "umask"]\n'

@@ -45,9 +45,7 @@ def job(client: stoker.Client, tmp_path: Path, gate: Gate) -> Job:
     return Job(client, tmp_path, gate)
 
 
-def test_saves_when_their_pieces_come_by_turns_over_one_connection_then_each_is_kept_whole(
-    client: stoker.Client, job: Job
-) -> None:
+def test_saves_when_pieces_alternate_on_one_connection_then_each_is_kept_whole(client: stoker.Client, job: Job) -> None:
     uploads = {byte: job.send(client, byte, more=True)["upload"] for byte in (b"a", b"b")}
 
     made = {byte: job.send(client, byte, offset=PIECE, upload=number)["id"] for byte, number in uploads.items()}
@@ -80,7 +78,7 @@ threads = [threading.Thread(target=save, args=(letter,)) for letter in sys.argv[
 """
 
 
-def test_saves_when_threads_and_processes_of_a_job_save_at_once_then_each_is_kept_whole(
+def test_saves_when_threads_and_processes_save_at_once_then_each_is_kept_whole(
     client: stoker.Client,
 ) -> None:
     one = f"{sys.executable} -c '{SAVES}'"
@@ -93,7 +91,7 @@ def test_saves_when_threads_and_processes_of_a_job_save_at_once_then_each_is_kep
     assert [data == data[:1] * 1_200_000 for data in kept] == [True] * 18
 
 
-def test_uploads_when_too_many_stop_halfway_then_they_make_room_once_their_connection_is_gone(
+def test_uploads_when_too_many_stop_halfway_then_closed_connections_free_their_room(
     shared: DaemonProcess, client: stoker.Client, job: Job
 ) -> None:
     with shared.client() as gone:

@@ -124,7 +124,7 @@ def test_wait_when_many_clients_wait_for_one_job_then_all_hear_of_its_end(
 # --- watch --------------------------------------------------------------------------------------------------
 
 
-def test_watch_when_begun_at_a_cursor_then_every_change_behind_it_comes_once_and_in_order(
+def test_watch_when_begun_at_a_cursor_then_each_later_change_comes_once_in_order(
     shared: DaemonProcess, client: stoker.Client
 ) -> None:
     cursor = client.status()["last_seq"]
@@ -142,7 +142,7 @@ def test_watch_when_begun_at_a_cursor_then_every_change_behind_it_comes_once_and
         assert causes == ["submitted", "dispatched", "ended"]
 
 
-def test_watch_when_broken_off_and_resumed_across_a_restart_then_nothing_is_missing_and_nothing_doubled(
+def test_watch_when_resumed_across_a_restart_then_every_change_comes_exactly_once(
     daemon: DaemonProcess,
 ) -> None:
     with daemon.client() as client:
@@ -181,7 +181,7 @@ def test_watch_when_the_cursor_is_beyond_the_newest_change_then_it_is_refused(cl
 # --- history, why, list -------------------------------------------------------------------------------------
 
 
-def test_history_when_a_job_has_had_a_life_then_every_change_stands_with_cause_and_actor(
+def test_history_when_a_job_has_changed_then_each_change_has_its_cause_and_actor(
     client: stoker.Client, gate: Gate
 ) -> None:
     job = submit(client, OK, queue="stopped")
@@ -346,7 +346,7 @@ def test_changes_when_a_job_runs_then_state_and_log_of_changes_agree(client: sto
     assert changes(client, job)[-1]["to"] == state(client, job)
 
 
-def test_watch_when_it_begins_at_the_last_change_that_status_tells_then_that_is_never_ahead_of_the_log(
+def test_last_seq_when_read_during_commits_then_a_watch_can_begin_at_it(
     client: stoker.Client,
 ) -> None:
     seen = []
@@ -363,7 +363,7 @@ def test_watch_when_it_begins_at_the_last_change_that_status_tells_then_that_is_
 # --- pages, and who is woken --------------------------------------------------------------------------------
 
 
-def test_get_when_there_were_many_attempts_then_it_shows_the_newest_and_a_cursor_leads_to_the_others(
+def test_get_when_there_were_many_attempts_then_it_pages_from_the_newest(
     client: stoker.Client,
 ) -> None:
     job = submit(client, shell("exit 1"), max_attempts=5, base_delay_ms=0)

@@ -31,7 +31,7 @@ def link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [fifo, link])
-def test_log_when_its_worker_replaced_it_then_readers_are_refused_and_the_archive_is_made(
+def test_log_when_its_worker_replaced_it_then_it_is_not_read_and_the_archive_is_made(
     daemon: DaemonProcess, gate: Gate, put: Callable[[Path], None]
 ) -> None:
     with daemon.client() as client:

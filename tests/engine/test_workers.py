@@ -90,7 +90,7 @@ def test_worker_when_shown_then_what_it_said_stands_beside_what_it_does(
 # --- debug --------------------------------------------------------------------------------------------------
 
 
-def test_debug_when_asked_for_then_the_shell_stands_where_the_job_does_and_can_do_nothing_in_its_name(
+def test_debug_when_asked_for_then_the_shell_has_the_jobs_place_without_its_token(
     shared: DaemonProcess, client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     job = submit_running(client, gate.spec(working_dir=str(tmp_path), env={"MODE": "fast", "A": "x y"}, notify=True))

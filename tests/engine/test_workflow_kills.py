@@ -66,7 +66,7 @@ def told() -> Any:
         yield Told(daemon)
 
 
-def test_workflow_when_the_daemon_dies_right_after_the_answer_then_all_of_it_still_runs_once(told: Told) -> None:
+def test_workflow_when_the_daemon_dies_after_the_answer_then_each_step_runs_once(told: Told) -> None:
     steps = {"a": told.step(), "b": told.step("a"), "c": told.step("a", code=3), "d": told.step("c"),
              "e": told.step({"step": "c", "on": "failed"})}  # fmt: skip
     with told.daemon.client() as client:
@@ -85,7 +85,7 @@ def test_workflow_when_the_daemon_dies_right_after_the_answer_then_all_of_it_sti
     }
 
 
-def test_workflow_when_the_daemon_dies_at_every_line_of_its_ledger_then_no_completed_step_runs_again(
+def test_workflow_when_the_daemon_dies_at_any_step_then_no_completed_step_runs_again(
     told: Told,
 ) -> None:
     with told.daemon.client() as client:
@@ -116,7 +116,7 @@ def test_workflow_when_the_daemon_dies_at_every_line_of_its_ledger_then_no_compl
         assert [attempt["outcome"] for attempt in attempts].index("exit") == len(attempts) - 1
 
 
-def test_chain_when_a_step_holds_something_through_a_restart_then_the_next_whole_context_says_so(told: Told) -> None:
+def test_chain_when_a_step_holds_a_resource_over_a_restart_then_the_context_has_it(told: Told) -> None:
     with told.daemon.client() as client:
         client.call("resource.set", {"name": "tool", "capacity": 2})
         answer = told.send(client, {"a": told.step(lasts_s=30, survive=True, resources={"tool": 2}), "b": told.step()})
@@ -131,7 +131,7 @@ def test_chain_when_a_step_holds_something_through_a_restart_then_the_next_whole
     assert told.audit().complaints() == []
 
 
-def test_chain_when_nobody_can_prove_whose_a_worker_is_then_its_step_still_holds_what_it_took(told: Told) -> None:
+def test_chain_when_a_worker_cannot_be_proven_ours_then_its_step_keeps_its_resources(told: Told) -> None:
     with told.daemon.client() as client:
         client.call("resource.set", {"name": "tool", "capacity": 2})
         answer = told.send(client, {"a": told.step(lasts_s=30, resources={"tool": 2}), "b": told.step("a")})
@@ -174,7 +174,7 @@ def test_workflow_when_the_daemon_dies_after_a_verb_then_the_verb_still_holds(to
     assert told.audit().complaints() == []
 
 
-def test_workflow_when_it_is_paused_and_the_daemon_dies_then_a_width_still_bounds_it_after_a_retry(
+def test_workflow_when_paused_and_the_daemon_dies_then_its_width_holds_after_a_retry(
     told: Told, tmp_path: Path
 ) -> None:
     steps = {"all": {**told.step(lasts_s=0.1), "each": ["1", "2", "3", "4"], "width": 1}}

@@ -120,7 +120,7 @@ def test_parameters_when_given_then_they_fill_commands_and_defaults_fill_the_res
     assert {(job["working_dir"], job["timeout_ms"]) for job in jobs.values()} == {(str(tmp_path), 20_000)}
 
 
-def test_fan_out_when_it_has_a_width_then_never_more_run_at_once_and_one_behind_needs_them_all(
+def test_fan_out_when_it_has_a_width_then_no_more_run_at_once_and_the_join_needs_all(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     gates = [Gate(tmp_path / f"gate{number}") for number in range(6)]
@@ -154,7 +154,7 @@ def test_dry_run_when_asked_then_order_and_widths_are_shown_and_nothing_is_store
     assert client.call("workflow.list", {"limit": 1})["workflows"] == before
 
 
-def test_key_when_the_same_flow_is_sent_again_then_it_is_the_same_workflow_and_another_is_refused(
+def test_key_when_used_again_then_the_same_flow_is_found_and_another_is_refused(
     client: stoker.Client,
 ) -> None:
     first = send(client, flow({"a": OK}), idempotency_key="once")
@@ -202,7 +202,7 @@ def test_cancel_when_steps_run_wait_and_are_done_then_what_was_done_stays_done(
         client.call("workflow.cancel", {"id": answer["id"]})
 
 
-def test_retry_when_only_the_failed_are_asked_for_then_what_succeeded_does_not_run_again(
+def test_retry_when_only_the_failed_are_asked_for_then_succeeded_steps_stay(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     ledger, mended = tmp_path / "ledger", tmp_path / "mended"
@@ -239,7 +239,7 @@ def test_retry_when_a_step_of_it_runs_then_it_is_refused_and_nothing_changes(cli
     assert flow_end(client, answer["id"]) == "succeeded"
 
 
-def test_chain_when_a_workflow_has_ended_then_every_context_in_it_is_what_the_changes_say(
+def test_chain_when_a_workflow_has_ended_then_every_context_agrees_with_the_changes(
     client: stoker.Client,
 ) -> None:
     client.call("resource.set", {"name": "chained", "capacity": 1})
@@ -267,7 +267,7 @@ def test_chain_when_a_workflow_has_ended_then_every_context_in_it_is_what_the_ch
     assert last["holds"] == {}
 
 
-def test_step_when_a_person_skips_it_then_those_behind_it_go_on_and_the_workflow_succeeds(
+def test_step_when_a_person_skips_it_then_later_steps_run_and_the_workflow_succeeds(
     client: stoker.Client,
 ) -> None:
     answer = send(client, flow({"a": FAILS, "b": behind("a")}))
@@ -289,7 +289,7 @@ def test_flow_when_something_in_it_is_wrong_then_nothing_of_it_is_stored(client:
     assert submit(client, OK) == last + 1
 
 
-def test_workflow_when_a_handler_was_not_needed_then_it_succeeds_and_a_resume_keeps_it(client: stoker.Client) -> None:
+def test_workflow_when_a_handler_was_not_needed_then_it_succeeds_and_resume_keeps_it(client: stoker.Client) -> None:
     steps = {
         "work": step("exit 0"),
         "alert": step("exit 0", {"step": "work", "on": "failed"}),

@@ -120,7 +120,7 @@ def test_durations_when_the_wall_clock_is_set_then_none_of_them_notices(asleep: 
 
 @pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
 @pytest.mark.parametrize("jump", [HOUR_S, -MONTH_S])
-def test_durations_when_the_wall_clock_is_set_while_no_daemon_runs_then_none_of_them_notices(
+def test_durations_when_the_wall_clock_is_set_without_a_daemon_then_none_changes(
     asleep: DaemonProcess, jump: int
 ) -> None:
     wall = set_wall_clock(asleep)
@@ -221,7 +221,7 @@ def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(asle
 
 
 @pytest.mark.parametrize("stopped", ["daemon", "launcher", "both"])
-def test_limits_when_processes_stand_still_over_them_then_what_ended_in_time_has_succeeded(
+def test_limits_when_processes_stand_still_past_them_then_a_timely_end_succeeds(
     asleep: DaemonProcess, stopped: str
 ) -> None:
     """STOKER_FAULTS lengthens the gap to that of a whole minute."""

@@ -31,7 +31,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
-def test_start_when_a_running_job_has_no_open_attempt_then_it_is_held_and_why_says_so(
+def test_start_when_a_running_job_has_no_attempt_then_it_is_held_and_why_says_so(
     daemon: DaemonProcess, tmp_path: Path, damage: str, words: str
 ) -> None:
     gate = Gate(tmp_path / "gate")

@@ -91,7 +91,7 @@ def kill_all_but_workers(daemon: DaemonProcess) -> None:
         kill9(pid)
 
 
-def test_worker_when_no_signal_reaches_it_then_its_job_stays_stopping_and_everybody_else_is_served(
+def test_worker_when_no_signal_reaches_it_then_only_its_own_job_stays_stopping(
     patient: DaemonProcess, disk: Disk
 ) -> None:
     with patient.client() as client:
@@ -126,7 +126,7 @@ def pending(pid: int) -> set[str]:
     return {signum.name for signum in signal.Signals for mask in masks if mask >> (signum - 1) & 1}
 
 
-def test_safe_job_when_its_worker_sleeps_through_the_death_of_all_then_it_waits_for_proof_before_it_runs_again(
+def test_safe_job_when_its_worker_outlives_all_then_it_waits_for_proof_of_its_end(
     patient: DaemonProcess, disk: Disk
 ) -> None:
     with patient.client() as client:
@@ -151,7 +151,7 @@ def test_safe_job_when_its_worker_sleeps_through_the_death_of_all_then_it_waits_
     assert outcomes == ["unseen", "exit"]
 
 
-def test_worker_when_nobody_can_prove_whose_it_is_then_it_is_held_as_stuck_unsignalled_and_settled_once_it_is_gone(
+def test_worker_when_its_owner_cannot_be_proven_then_it_is_stuck_until_it_is_gone(
     patient: DaemonProcess, disk: Disk
 ) -> None:
     with patient.client() as client:
@@ -189,7 +189,7 @@ def ask(database: Path, question: str) -> list[int]:
         return [row[0] for row in connection.execute(question)]
 
 
-def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over_and_its_own_are_settled_when_it_is_back(
+def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over(
     patient: DaemonProcess, dead: DeadDirectory
 ) -> None:
     gate = Gate(patient.home / "gate")
@@ -216,7 +216,7 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over_and_i
     assert [event["launcher"] for event in patient.events("launcher_left")] == [stuck["launcher"]]
 
 
-def test_launcher_when_killed_beside_one_that_is_stuck_then_its_jobs_are_recovered_at_once(
+def test_launcher_when_killed_beside_a_stuck_one_then_its_jobs_are_recovered_at_once(
     patient: DaemonProcess, dead: DeadDirectory
 ) -> None:
     gate = Gate(patient.home / "gate")
@@ -233,7 +233,7 @@ def test_launcher_when_killed_beside_one_that_is_stuck_then_its_jobs_are_recover
     assert (end, meanwhile) == (("succeeded", "exit"), "running")
 
 
-def test_daemon_when_restarted_while_its_launcher_is_stuck_then_it_serves_and_settles_what_comes_late(
+def test_daemon_when_restarted_beside_a_stuck_launcher_then_it_settles_late_outcomes(
     patient: DaemonProcess, dead: DeadDirectory
 ) -> None:
     gate = Gate(patient.home / "gate")
@@ -265,7 +265,7 @@ def test_daemon_when_restarted_while_its_launcher_is_stuck_then_it_serves_and_se
     assert ends == [("failed", "exit"), ("failed", "spawn_error"), ("cancelled", "user")]
 
 
-def test_stops_when_a_launcher_is_stuck_then_they_are_carried_out_all_the_same_and_told_truly_when_it_is_back(
+def test_stops_when_a_launcher_is_stuck_then_they_happen_and_are_reported_later(
     patient: DaemonProcess, dead: DeadDirectory
 ) -> None:
     lasting = {"command": "/bin/sh", "args": ["-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"]}

@@ -291,9 +291,7 @@ def table() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("row", table())
-def test_fates_when_something_happens_to_daemon_launcher_or_worker_then_each_policy_ends_as_designed(
-    six: Six, row: str
-) -> None:
+def test_fates_when_daemon_launcher_or_worker_die_then_each_policy_ends_as_designed(six: Six, row: str) -> None:
     if row in AS_ROOT and reuse.why_not() is not None:
         pytest.skip(f"{row}: {reuse.why_not()}")
     expected = table()[row]
@@ -304,6 +302,6 @@ def test_fates_when_something_happens_to_daemon_launcher_or_worker_then_each_pol
     assert told == {policy: cell.replace("/", " ") for policy, cell in expected.items()}
 
 
-def test_fates_when_the_table_is_read_then_every_row_can_happen_and_every_policy_is_there() -> None:
+def test_fates_when_the_table_is_read_then_every_row_and_every_policy_is_possible() -> None:
     assert set(table()) == set(ROWS)
     assert all(list(row) == list(POLICIES) for row in table().values())

@@ -143,7 +143,7 @@ def stored_pid(daemon: DaemonProcess, job: int) -> int | None:
 
 @pytest.mark.parametrize("main_too", [False, True], ids=["main lives", "main has ended"])
 @pytest.mark.parametrize("sheds", ["", "prlimit --rttime=unlimited"], ids=["marked", "as sudo does it"])
-def test_safe_job_when_its_child_became_root_and_all_else_was_killed_then_it_starts_after_it(
+def test_safe_job_when_its_child_became_root_and_outlived_all_then_it_waits_for_it(
     host: Host, *, main_too: bool, sheds: str
 ) -> None:
     daemon = host.daemon

@@ -49,7 +49,7 @@ def shortage(client: stoker.Client) -> Any:
         ("execve:error=EIO", "Input/output error"),
     ],
 )
-def test_queue_when_the_host_lets_nothing_start_then_no_job_is_charged_and_all_run_later(
+def test_queue_when_the_host_starts_nothing_then_no_job_is_charged_and_all_run_later(
     daemon: DaemonProcess, fault: str, told: str
 ) -> None:
     trace = daemon.home / "launcher.trace"

@@ -45,7 +45,7 @@ def daemon() -> Iterator[DaemonProcess]:
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_hostile_worker_when_it_is_ended_in_every_way_then_nothing_of_it_is_left_and_others_were_served(
+def test_hostile_worker_when_ended_in_any_way_then_it_is_gone_and_others_were_served(
     daemon: DaemonProcess, deed: str
 ) -> None:
     with daemon.client() as client:
@@ -87,7 +87,7 @@ def test_worker_when_its_child_has_stopped_it_then_it_can_be_ended_all_the_same(
 
 
 @pytest.mark.parametrize("deed", ["flood", "flood_deleted"])
-def test_flood_when_it_goes_on_without_end_then_the_disk_stays_bounded_also_while_the_daemon_is_down(
+def test_flood_when_it_never_ends_then_disk_use_is_bounded_also_without_a_daemon(
     daemon: DaemonProcess, deed: str
 ) -> None:
     with daemon.client() as client:
@@ -118,7 +118,7 @@ def assert_bounded_while_it_grows(log: int) -> None:
 # --- its launcher -------------------------------------------------------------------------------------------
 
 
-def test_launcher_when_its_own_worker_kills_it_then_all_of_its_jobs_end_honestly_and_new_ones_run(
+def test_launcher_when_its_own_worker_kills_it_then_its_jobs_end_and_new_ones_run(
     daemon: DaemonProcess,
 ) -> None:
     with daemon.client() as client:
@@ -141,7 +141,7 @@ def test_launcher_when_its_own_worker_kills_it_then_all_of_its_jobs_end_honestly
     until(lambda: not harm.alive(), why="the end of all of it")
 
 
-def test_launcher_when_its_own_worker_stops_it_then_new_jobs_run_and_it_is_told_who_is_stuck(
+def test_launcher_when_its_own_worker_stops_it_then_new_jobs_run_and_status_names_it(
     daemon: DaemonProcess,
 ) -> None:
     with daemon.client() as client:
@@ -170,7 +170,7 @@ def states_of_launchers(client: stoker.Client) -> list[str]:
 # --- what it left -------------------------------------------------------------------------------------------
 
 
-def test_daemonised_worker_when_daemon_and_launcher_were_killed_then_the_next_start_stops_and_counts_it(
+def test_daemonised_worker_when_all_was_killed_then_the_next_start_stops_it(
     daemon: DaemonProcess,
 ) -> None:
     with daemon.client() as client:

@@ -96,7 +96,7 @@ def test_socket_when_a_stranger_serves_its_path_then_it_is_left_to_him(daemon: D
         assert daemon.socket.stat().st_ino == inode
 
 
-def test_state_when_its_directory_is_moved_away_then_nothing_is_accepted_until_it_is_back(
+def test_state_when_its_directory_is_moved_then_nothing_is_accepted_until_it_is_back(
     daemon: DaemonProcess, gate: Gate
 ) -> None:
     away = daemon.home / "away"

@@ -29,7 +29,7 @@ def written(client: stoker.Client) -> object:
     return client.call("queue.pause", {"name": "default"})
 
 
-def test_cancel_when_there_is_no_room_for_it_then_it_is_not_answered_and_what_follows_is_refused(
+def test_cancel_when_there_is_no_room_then_it_is_not_answered_and_others_are_refused(
     small_disk: DaemonProcess,
 ) -> None:
     gate, where = Gate(small_disk.home / "gate"), small_disk.state_dir

@@ -80,7 +80,7 @@ class Swaps:
 # --- gone, and its number used again, before anybody looks --------------------------------------------------
 
 
-async def test_recorded_pid_when_it_was_used_again_then_the_worker_is_gone_and_the_stranger_is_left_alone(
+async def test_recorded_pid_when_it_was_used_again_then_the_stranger_is_left_alone(
     herd: Herd,
 ) -> None:
     herd.reuse_all()
@@ -94,7 +94,7 @@ async def test_recorded_pid_when_it_was_used_again_then_the_worker_is_gone_and_t
     assert herd.signalled() == {}
 
 
-async def test_recorded_pid_when_others_of_its_tree_live_then_they_are_stopped_and_the_stranger_is_not(
+async def test_recorded_pid_when_others_of_its_tree_live_then_only_they_are_stopped(
     herd: Herd,
 ) -> None:
     left = {
@@ -118,7 +118,7 @@ async def test_recorded_pid_when_others_of_its_tree_live_then_they_are_stopped_a
 # --- found alive, and used again before the stop ------------------------------------------------------------
 
 
-async def test_worker_when_it_ends_between_the_look_and_the_stop_then_the_stranger_is_not_stopped_for_it(
+async def test_worker_when_it_ends_between_look_and_stop_then_the_stranger_is_not_stopped(
     herd: Herd,
 ) -> None:
     found = await look(herd)
@@ -137,7 +137,7 @@ async def test_worker_when_it_ends_between_the_look_and_the_stop_then_the_strang
     [("open_pidfd", False), ("open_pidfd", True), ("read_stat", False), ("read_marks", False), ("read_marks", True)],
     ids=["before the pin", "behind the pin", "before the look", "before the marks", "behind the marks"],
 )
-async def test_worker_when_it_ends_in_the_middle_of_the_stop_then_the_stranger_gets_no_signal(
+async def test_worker_when_it_ends_during_the_stop_then_the_stranger_gets_no_signal(
     herd: Herd, monkeypatch: pytest.MonkeyPatch, moment: str, *, after: bool, leaked: bool
 ) -> None:
     """Leaked ones are only found by their marks; of open ones the main process is known besides."""
@@ -150,7 +150,7 @@ async def test_worker_when_it_ends_in_the_middle_of_the_stop_then_the_stranger_g
     assert herd.signalled() == {}
 
 
-async def test_worker_when_it_ends_between_its_proof_and_the_signal_then_the_stranger_gets_none(
+async def test_worker_when_it_ends_between_proof_and_signal_then_the_stranger_gets_none(
     herd: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proven: list[tree.TreeMember] = []
@@ -170,7 +170,7 @@ async def test_worker_when_it_ends_between_its_proof_and_the_signal_then_the_str
     assert herd.signalled() == {}
 
 
-async def test_unborn_worker_when_its_number_is_a_living_launchers_worker_by_now_then_that_one_runs_on(
+async def test_unborn_worker_when_its_pid_is_now_another_worker_then_that_one_runs_on(
     herd: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ async def test_unborn_worker_when_its_number_is_a_living_launchers_worker_by_now
 # --- adopted, and then lost ---------------------------------------------------------------------------------
 
 
-async def test_survivor_when_it_ends_and_its_number_is_used_again_then_its_end_is_noticed_and_nobody_else_stopped(
+async def test_survivor_when_its_pid_is_used_again_then_its_end_is_seen_and_strangers_live(
     herd: Herd,
 ) -> None:
     waits = [asyncio.ensure_future(await_end(known, herd.instance, run_id)) for run_id, known in herd.known.items()]
@@ -234,7 +234,7 @@ class Numbers:
         return [names for names in got if names]
 
 
-async def test_run_when_it_ended_and_its_number_is_used_again_then_no_stop_of_its_launcher_reaches_the_stranger(
+async def test_run_when_it_ended_and_its_pid_is_used_again_then_no_stop_meets_the_stranger(
     host: LauncherHost,
 ) -> None:
     client = await host.start()
@@ -254,7 +254,7 @@ async def test_run_when_it_ended_and_its_number_is_used_again_then_no_stop_of_it
     assert numbers.end() == []
 
 
-async def test_run_when_only_its_main_process_ended_then_a_stop_reaches_the_rest_and_not_the_number_of_that(
+async def test_run_when_its_main_process_ended_then_a_stop_meets_the_rest_and_no_stranger(
     host: LauncherHost,
 ) -> None:
     client = await host.start()

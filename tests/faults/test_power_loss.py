@@ -132,9 +132,7 @@ def _finished(recovery: dict[str, int | None]) -> dict[str, int]:
 
 
 @pytest.mark.timeout(300 + 10 * CYCLES)
-def test_promises_when_the_power_fails_under_load_then_all_are_kept_and_nobody_is_signalled(
-    cut_off: PowerCuts, seed: int
-) -> None:
+def test_promises_when_the_power_fails_under_load_then_all_are_kept(cut_off: PowerCuts, seed: int) -> None:
     dice, daemon, boots = random.Random(f"power {seed}"), cut_off.daemon, Boots(cut_off.daemon)
     load = Load(daemon, cut_off.ledger, seed)
     signalled = []
@@ -174,9 +172,7 @@ def test_promises_when_the_power_fails_under_load_then_all_are_kept_and_nobody_i
 
 @pytest.mark.skipif(UNTRACED is not None, reason=str(UNTRACED))
 @pytest.mark.timeout(300 + 10 * FIRST_STARTS)
-def test_daemon_when_the_power_fails_at_any_moment_of_its_first_start_then_the_next_one_starts(
-    cut_off: PowerCuts, seed: int
-) -> None:
+def test_daemon_when_the_power_fails_at_its_first_start_then_the_next_one_starts(cut_off: PowerCuts, seed: int) -> None:
     dice, daemon, around = random.Random(f"first {seed}"), cut_off.daemon, Strace(cut_off.daemon)
     around.set(f"trace=openat,{','.join(LASTING)}")
     daemon.start()

@@ -39,7 +39,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.timeout(300 + 5 * FAULTS)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_promises_when_daemon_and_launchers_are_killed_at_random_under_load_then_all_are_kept(
+def test_promises_when_daemon_and_launchers_are_killed_at_random_then_all_are_kept(
     tortured: DaemonProcess, seed: int, part: int, bystander: subprocess.Popen[bytes]
 ) -> None:
     ledger = Ledger(tortured.home / "ledger")

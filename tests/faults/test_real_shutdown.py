@@ -29,7 +29,7 @@ def charged(client: stoker.Client, job: int) -> tuple[int, int]:
     return found["failures"], found["orphanings"]
 
 
-def test_poweroff_when_jobs_run_then_each_ends_by_policy_as_shut_down_and_none_as_failed(
+def test_poweroff_when_jobs_run_then_each_ends_by_policy_and_none_has_failed(
     service: Service, shared_gate: Gate
 ) -> None:
     service.configure(settings=HURRIED)
@@ -56,7 +56,7 @@ def test_poweroff_when_jobs_run_then_each_ends_by_policy_as_shut_down_and_none_a
         assert before["run_id"] == client.history(surviving)["attempts"][0]["run_id"]
 
 
-def test_poweroff_when_the_daemon_had_left_before_then_the_launcher_tells_that_it_was_the_shutdown(
+def test_poweroff_when_the_daemon_had_left_then_the_launcher_reports_the_shutdown(
     service: Service, shared_gate: Gate
 ) -> None:
     service.configure(settings=HURRIED)

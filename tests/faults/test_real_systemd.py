@@ -42,7 +42,7 @@ def test_service_when_started_then_it_is_ready_private_and_its_journal_is_json(s
     assert all({"event", "level", "ts"} <= event.keys() for event in events)
 
 
-def test_service_when_the_daemon_is_killed_then_systemd_restarts_it_and_survivors_keep_their_exit_codes(
+def test_service_when_the_daemon_is_killed_then_survivors_keep_their_exit_codes(
     service: Service, shared_gate: Gate
 ) -> None:
     service.configure("RestartSec=300ms")
@@ -87,7 +87,7 @@ def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(servic
         assert client.get(survivor)["exit_code"] == 7
 
 
-def test_launcher_when_it_hangs_for_ever_then_another_takes_over_and_the_watchdog_leaves_the_daemon_alone(
+def test_launcher_when_it_hangs_for_ever_then_another_works_and_the_daemon_lives(
     service: Service, shared_gate: Gate
 ) -> None:
     service.configure("WatchdogSec=8", "[launcher]\nstuck_ms = 1_000\n")
@@ -119,7 +119,7 @@ def test_socket_when_a_client_comes_first_then_the_service_is_started_and_answer
     assert service.mode("/run/stoker/stoker.sock") == ("600", "stoker")
 
 
-def test_socket_when_the_service_restarts_then_a_submit_made_meanwhile_waits_instead_of_failing(
+def test_socket_when_the_service_restarts_then_a_submit_waits_instead_of_failing(
     service: Service,
 ) -> None:
     service.configure("RestartSec=1")
@@ -134,7 +134,7 @@ def test_socket_when_the_service_restarts_then_a_submit_made_meanwhile_waits_ins
     assert service.pid not in (0, first)
 
 
-def test_stop_when_jobs_run_then_survivors_are_left_the_others_end_by_policy_and_the_exit_is_clean(
+def test_stop_when_jobs_run_then_survivors_go_on_and_the_others_end_by_policy(
     service: Service, shared_gate: Gate
 ) -> None:
     service.configure(settings=HURRIED)
@@ -180,7 +180,7 @@ def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service
         assert [client.get(job)["exit_code"] for job in survivors] == [0, 7]
 
 
-def test_stop_when_a_drain_is_longer_than_the_units_patience_then_the_job_still_gets_its_time(
+def test_stop_when_a_drain_outlasts_the_limit_of_the_unit_then_the_job_has_its_time(
     service: Service,
 ) -> None:
     service.configure("TimeoutStopSec=1", "[daemon]\ndrain_timeout_ms = 60_000\n")
@@ -196,7 +196,7 @@ def test_stop_when_a_drain_is_longer_than_the_units_patience_then_the_job_still_
         assert (end_of(client, job), client.get(job)["exit_code"]) == (("failed", "exit"), 7)
 
 
-def test_start_when_recovery_is_longer_than_the_units_patience_then_it_is_not_given_up(
+def test_start_when_recovery_outlasts_the_limit_of_the_unit_then_systemd_waits(
     service: Service, shared_gate: Gate
 ) -> None:
     service.configure("TimeoutStartSec=3\nRestart=no")

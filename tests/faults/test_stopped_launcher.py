@@ -54,7 +54,7 @@ class Ledger:
 
 
 @pytest.mark.timeout(600)
-def test_jobs_when_their_launcher_is_stopped_through_twenty_restarts_then_none_runs_twice(
+def test_jobs_when_their_launcher_is_stopped_for_twenty_restarts_then_all_run_once(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     ledger, jobs = Ledger(tmp_path / "ledger"), dict[str, int]()

@@ -50,9 +50,7 @@ def borne(call: Call) -> bool:
 
 @traced
 @long
-def test_promises_when_a_sync_fails_then_the_daemon_stops_and_nothing_answered_is_lost(
-    tortured: DaemonProcess, seed: int
-) -> None:
+def test_promises_when_a_sync_fails_then_the_daemon_stops_without_loss(tortured: DaemonProcess, seed: int) -> None:
     lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
     drawn = lives.draw(lives.explore(around, SYNCS))
     struck: Counter[str] = Counter()
@@ -79,7 +77,7 @@ def test_promises_when_a_sync_fails_then_the_daemon_stops_and_nothing_answered_i
 
 
 @traced
-def test_start_when_sqlite_passes_over_a_sync_of_the_directory_then_we_sync_it_before_anything_is_promised(
+def test_start_when_sqlite_ignores_a_failed_directory_sync_then_we_sync_it_first(
     tortured: DaemonProcess,
 ) -> None:
     around = Strace(tortured)
@@ -96,7 +94,7 @@ def test_start_when_sqlite_passes_over_a_sync_of_the_directory_then_we_sync_it_b
 
 @traced
 @long
-def test_promises_when_a_write_meets_a_full_disk_then_the_daemon_goes_on_and_accepts_again(
+def test_promises_when_a_write_meets_a_full_disk_then_the_daemon_accepts_again_later(
     tortured: DaemonProcess, seed: int
 ) -> None:
     lives, around = Lives(tortured, seed, LIVES), Strace(tortured)
@@ -146,7 +144,7 @@ def accepted(client: stoker.Client) -> bool:
     return refused is None
 
 
-def test_disk_when_really_full_then_submits_are_refused_work_is_settled_and_all_goes_on_by_itself(
+def test_disk_when_really_full_then_submits_are_refused_until_there_is_room_again(
     small_disk: DaemonProcess,
 ) -> None:
     gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
@@ -167,7 +165,7 @@ def test_disk_when_really_full_then_submits_are_refused_work_is_settled_and_all_
     assert small_disk.stop() == 0
 
 
-def test_checkpoint_when_the_disk_is_full_then_a_save_is_refused_and_told_and_the_workflow_goes_on_whole(
+def test_checkpoint_when_the_disk_is_full_then_saves_fail_and_the_workflow_ends(
     small_disk: DaemonProcess,
 ) -> None:
     gate, filler, token = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler", small_disk.home / "token"
@@ -198,7 +196,7 @@ def test_checkpoint_when_the_disk_is_full_then_a_save_is_refused_and_told_and_th
     assert list(broken_links("workflow 1", links)) == []
 
 
-def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_starts_recovers_and_ends_in_order(
+def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_recovers_and_ends(
     small_disk: DaemonProcess,
 ) -> None:
     gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
@@ -218,7 +216,7 @@ def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_starts_recovers_a
 
 
 @pytest.mark.parametrize("room", [True, False], ids=["room again", "still full"])
-def test_outcome_when_its_launcher_cannot_write_it_down_on_a_full_disk_then_it_is_kept_until_it_is_settled(
+def test_outcome_when_its_launcher_has_a_full_disk_then_it_is_kept_until_settled(
     small_disk: DaemonProcess, *, room: bool
 ) -> None:
     """No daemon is there to be told, and no file takes it."""

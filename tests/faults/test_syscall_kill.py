@@ -92,7 +92,7 @@ def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
     assert lives.fired > len(drawn) // 5
 
 
-def test_rollback_when_the_daemon_is_killed_at_any_syscall_then_the_workflow_is_before_it_or_after_it_and_ends(
+def test_rollback_when_the_daemon_is_killed_at_any_syscall_then_it_is_all_or_nothing(
     tortured: DaemonProcess, seed: int
 ) -> None:
     lives = Rollbacks(tortured, seed, POINTS // 8)

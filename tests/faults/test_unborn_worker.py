@@ -50,7 +50,7 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("route", "with_the_daemon"), [("posix_spawn", False), ("fork", True)])
-def test_unborn_worker_when_its_launcher_is_killed_then_its_job_waits_for_it_and_never_runs_beside_it(
+def test_unborn_worker_when_its_launcher_is_killed_then_its_job_never_runs_beside_it(
     daemon: DaemonProcess, held_back: Attached, gate: Gate, tmp_path: Path, route: str, *, with_the_daemon: bool
 ) -> None:
     ledger = tmp_path / "ledger"

@@ -119,7 +119,7 @@ HANGS: dict[str, Callable[[DaemonProcess], AbstractContextManager[None]]] = {
 
 
 @pytest.mark.parametrize("part", HANGS)
-def test_watchdog_when_one_part_hangs_then_it_falls_silent_for_that_alone_until_it_is_well_again(
+def test_watchdog_when_one_part_hangs_then_it_is_silent_until_that_part_is_well(
     stopped_daemon: DaemonProcess, manager: Manager, part: str
 ) -> None:
     manager.start()

@@ -39,7 +39,7 @@ def all_done(meddlers: list[meddling.Meddler]) -> bool:
 
 
 @pytest.mark.timeout(180 + 10 * FAULTS)
-def test_workflows_when_many_step_in_and_the_daemon_is_killed_then_chain_memory_and_rows_agree_and_all_end(
+def test_workflows_when_commands_and_kills_mix_then_chain_memory_and_rows_agree(
     tortured: DaemonProcess, seed: int
 ) -> None:
     ledger, dice = Ledger(tortured.home / "ledger"), random.Random(f"workflows {seed}")

@@ -95,7 +95,7 @@ def test_checksum_when_a_byte_differs_then_it_differs() -> None:
     assert Migration(1, "n", "a").checksum == Migration(2, "m", "a").checksum != Migration(1, "n", "b").checksum
 
 
-def test_migrate_when_the_file_is_new_then_it_says_whose_it_is_and_remembers_what_ran(tmp_path: Path) -> None:
+def test_migrate_when_the_file_is_new_then_it_has_our_id_and_records_what_ran(tmp_path: Path) -> None:
     with opened(tmp_path / "stoker.db") as connection:
         schema = migrate(connection, tmp_path / "backups")
 
@@ -127,7 +127,7 @@ def test_migrate_when_everything_ran_before_then_nothing_changes(old: Path, tmp_
     ],
     ids=["edited migration", "newer schema"],
 )
-def test_migrate_when_the_database_is_not_of_this_release_then_it_is_refused_and_left_alone(
+def test_migrate_when_the_database_is_of_another_release_then_it_is_left_alone(
     old: Path, tmp_path: Path, damage: str, complaint: str
 ) -> None:
     with opened(old) as connection:
@@ -158,7 +158,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_migrate_when_a_creation_was_killed_in_the_middle_then_the_next_start_makes_it_whole(tmp_path: Path) -> None:
+def test_migrate_when_a_creation_was_killed_halfway_then_the_next_start_completes_it(tmp_path: Path) -> None:
     path = tmp_path / "stoker.db"
     killed = subprocess.run([sys.executable, "-c", DIE_IN_THE_MIDDLE, path], check=False)
     torn = path.with_name("stoker.db-wal").stat().st_size
@@ -177,9 +177,7 @@ def test_migrate_when_a_creation_was_killed_in_the_middle_then_the_next_start_ma
 # --- upgrading one ------------------------------------------------------------------------------------------
 
 
-def test_upgrade_when_a_release_knows_more_then_the_old_database_is_copied_and_then_migrated(
-    old: Path, tmp_path: Path
-) -> None:
+def test_upgrade_when_a_release_has_more_then_the_database_is_copied_and_migrated(old: Path, tmp_path: Path) -> None:
     with opened(old) as connection:
         before = tables(connection)
 
@@ -198,9 +196,7 @@ def test_upgrade_when_a_release_knows_more_then_the_old_database_is_copied_and_t
             connection.execute("UPDATE jobs SET note = 'a note of many words'")
 
 
-def test_upgrade_when_the_old_release_starts_again_then_it_refuses_the_newer_database(
-    old: Path, tmp_path: Path
-) -> None:
+def test_upgrade_when_the_old_release_starts_again_then_it_refuses_the_new_database(old: Path, tmp_path: Path) -> None:
     upgrade(later_release(tmp_path / "later", ADD_NOTE), old, tmp_path / "backups")
 
     with opened(old) as connection, pytest.raises(StateRefused) as refused:
@@ -222,7 +218,7 @@ def test_upgrade_when_a_migration_fails_then_nothing_of_it_stays(old: Path, tmp_
         assert pragma(connection, "user_version") == NEWEST
 
 
-def test_upgrade_when_a_list_of_words_grows_then_every_connection_takes_the_new_words(tmp_path: Path) -> None:
+def test_upgrade_when_a_list_of_words_grows_then_every_connection_accepts_new_words(tmp_path: Path) -> None:
     path, backups = tmp_path / "stoker.db", tmp_path / "backups"
     with opened(path) as connection, opened(path) as reader:
         connection.execute("PRAGMA foreign_keys = ON")
@@ -282,9 +278,7 @@ def test_copy_when_it_is_not_what_it_should_be_then_that_is_told(old: Path, tmp_
         assert told in (difference(original, copied) or "").lower()
 
 
-def test_upgrade_when_the_database_is_damaged_then_nothing_is_migrated_and_no_bad_copy_stays(
-    old: Path, tmp_path: Path
-) -> None:
+def test_upgrade_when_the_database_is_damaged_then_it_stays_and_no_bad_copy_is_left(old: Path, tmp_path: Path) -> None:
     damage(old)
     before = old.read_bytes()
 

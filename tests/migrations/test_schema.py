@@ -164,7 +164,7 @@ VIOLATIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("table", "row", "wrong"), VIOLATIONS, ids=lambda value: str(value) if value else "-")
-def test_check_when_a_row_breaks_a_promise_then_it_is_refused_and_without_the_breach_it_is_not(
+def test_check_when_a_row_breaks_a_promise_then_only_the_breach_makes_it_refused(
     furnished: sqlite3.Connection, table: str, row: dict[str, Any], wrong: dict[str, Any]
 ) -> None:
     furnished.execute("UPDATE attempts SET ended_at = 1, outcome = 'exit'")
@@ -323,7 +323,7 @@ def test_checkpoint_when_it_is_to_be_changed_then_the_schema_refuses(furnished: 
 
 
 @pytest.mark.parametrize("seq", [1, 3])
-def test_checkpoint_when_it_does_not_follow_the_last_of_its_chain_then_the_schema_refuses(
+def test_checkpoint_when_it_does_not_follow_its_chain_then_the_schema_refuses(
     furnished: sqlite3.Connection, seq: int
 ) -> None:
     insert(furnished, "checkpoints", CHECKPOINT)
@@ -350,7 +350,7 @@ def chained(furnished: sqlite3.Connection) -> sqlite3.Connection:
 
 
 @pytest.mark.parametrize("where", ["id = 3", "id = 1", "1"])
-def test_checkpoint_when_deleted_without_a_record_of_the_purge_then_the_schema_refuses(
+def test_checkpoint_when_deleted_without_a_recorded_purge_then_the_schema_refuses(
     chained: sqlite3.Connection, where: str
 ) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="checkpoints are kept"):
