@@ -6,17 +6,17 @@ Owns the way from a worker's stdout to a client: following, offsets, tails, hole
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.core.errors import AttemptNotFound, LogUnreadable
 from stoker.process.capture import log_of
+from tests.support.facts import until
 from tests.support.work import Gate, end_of, shell, submit, submit_running
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import stoker
     from tests.support.daemon import DaemonProcess
 
@@ -26,6 +26,12 @@ SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n"
 def read(client: stoker.Client, job: int, **options: object) -> bytes:
     pieces = client.stream("job.logs", {"id": job, **options})
     return b"".join(base64.b64decode(piece["data"]) for piece in pieces if "data" in piece)
+
+
+def sleeps_in_write(client: stoker.Client, job: int) -> bool:
+    """Whether the main process of a job, or a child of it, waits until its output is read."""
+    pids = [process["pid"] for process in client.call("worker.get", {"job": job})["processes"]]
+    return any("pipe_write" in Path(f"/proc/{pid}/wchan").read_text() for pid in pids)
 
 
 def test_log_when_followed_then_lines_come_at_once_and_it_ends_with_the_attempt(
@@ -115,6 +121,29 @@ def test_log_when_the_worker_floods_then_head_and_tail_stay_and_the_hole_is_told
     assert data.endswith(b"last\n")
     holes = sum(piece["hole"] for piece in pieces if "hole" in piece)
     assert holes + len(data) == 20_000_000 + len(b"first\nlast\n")
+
+
+def test_log_when_its_follower_is_slow_then_the_worker_waits_for_it(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    bound, flood = 1 << 20, 20_000_000
+    script = f"echo begin; {{ read _ < {gate.path}; }} 2> /dev/null; yes | head -c {flood}"
+    job = submit_running(client, shell(script), max_log_bytes=bound)
+    path = log_of(shared.state_dir, f"{job}.1.any")
+    with shared.client() as reader:
+        pieces = reader.stream("job.logs", {"id": job, "follow": True})
+        first = next(pieces)
+        until(lambda: f":{path.stat().st_ino} {len('begin ')} EOF" in Path("/proc/locks").read_text(), why="a lock")
+
+        gate.open()
+        until(lambda: path.stat().st_size > bound and sleeps_in_write(client, job), why="a worker that waits")
+        size = path.stat().st_size
+        rest = list(pieces)
+
+    assert size <= 4 * bound
+    assert [piece for piece in (first, *rest) if "hole" in piece] == []
+    assert sum(len(base64.b64decode(piece["data"])) for piece in rest) == flood
+    until(lambda: client.get(job)["state"] == "succeeded")
 
 
 def test_log_when_nothing_was_written_then_it_is_empty(client: stoker.Client) -> None:

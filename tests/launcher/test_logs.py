@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
 
+from stoker.launcher import kernel
+from stoker.launcher.logs import FOLLOWER_WAIT_S, LogFile
 from stoker.process.messages import Exited, HelloRefusal, Started
 from tests.support.facts import until_async
 from tests.support.instance import log_of
@@ -112,6 +117,44 @@ async def test_log_when_no_daemon_is_there_then_it_is_bounded_all_the_same(host:
     await until_async(lambda: Path(order.log).exists() and Path(order.log).stat().st_size == 24 * MIB)
 
     await until_async(lambda: disk_bytes(order) <= BOUND)
+
+
+class LogFollower:
+    """Locks what it has yet to read, as a daemon does for its client."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+
+    def read_to(self, offset: int) -> None:
+        for kind, start, length in ((fcntl.F_RDLCK, offset, 0), (fcntl.F_UNLCK, 0, offset)):
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, kernel.FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+
+
+def test_log_when_its_follower_is_stopped_then_its_wait_is_bounded(tmp_path: Path) -> None:
+    log = LogFile.new(str(tmp_path / "1.log"), 4 * MIB)
+    pipe, worker = os.pipe()
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, MIB)
+
+    def is_awaited_after(pieces: int, now: float) -> bool:
+        for _ in range(pieces):
+            os.write(worker, bytes(MIB))
+            log.splice(pipe)
+        log.bound(now)
+        return log.awaits_follower
+
+    assert not is_awaited_after(4, time.monotonic())
+    follower = LogFollower(tmp_path / "1.log")
+    follower.read_to(MIB)
+    assert is_awaited_after(1, time.monotonic())
+    later = time.monotonic() + FOLLOWER_WAIT_S
+    assert not is_awaited_after(0, later)
+    assert not is_awaited_after(2, later)
+    assert Path(log.path).stat().st_blocks * 512 <= 4 * MIB
+
+    follower.read_to(log.size)
+    assert not is_awaited_after(2, later)
+    assert is_awaited_after(2, later)
+    log.close()
 
 
 async def test_log_when_it_stays_below_its_bound_then_nothing_is_taken_out(host: LauncherHost) -> None:

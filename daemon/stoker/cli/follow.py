@@ -150,6 +150,7 @@ def wait(given: Given) -> int:
     examples=("stoker logs 42", "stoker logs -f 42", "stoker logs 42 --attempt 1 -n 20", "stoker logs 42 > build.log"),
 )
 def logs(given: Given) -> int:
+    """With -f, a job whose log is full waits up to 10 s for this command to read on before it drops the middle."""
     (word,) = given["words"]
     job = call(given, "job.get", {"id": values.job_id(word)})
     attempt = given["attempt"] or max(1, job["attempts"])

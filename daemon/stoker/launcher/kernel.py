@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import array
 import ctypes
+import fcntl
 import os
 import resource
 import signal
+import struct
 import time
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ PR_SET_CHILD_SUBREAPER = 36
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 SIGSET_LONGS = 16
+FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2)
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 # Signals that would end or stop the parent of all workers, which leaves only when it has nothing left to do. Python
 # itself ignores the last one. An exec keeps ignored signals ignored, so all of these are reset for workers.
@@ -95,6 +98,16 @@ def open_signalfd(signum: int) -> int:
 def punch_hole(fd: int, start: int, end: int) -> None:
     """Free the blocks between; the file keeps its size and its offsets."""
     _check(_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, start, end - start))
+
+
+def has_lock_before(fd: int, end: int) -> bool:
+    """Whether another open file description locks one of the first `end` bytes (F_OFD_GETLK in fcntl_locking(2))."""
+    asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, end, 0)
+    try:
+        kind: int = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0]
+    except OSError:  # a file system without locks
+        return False
+    return kind != fcntl.F_UNLCK
 
 
 def _check(result: int) -> int:

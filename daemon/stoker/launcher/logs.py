@@ -1,6 +1,8 @@
 """The log file of one attempt: made at the first byte, written by the launcher alone, bounded in size.
 
 Owns creation and the hole in the middle. Head and tail stay and offsets stay valid, so readers see one growing file.
+A follower locks what it has yet to read (`process/capture.py`), and the kernel drops the lock when it dies. The
+middle is dropped once each follower has read it, or has been waited for long enough.
 
 Invariants: a log that exists before its run is an error (the disk is ahead of the database) and is never written to;
 bytes that the disk does not take stay in the worker's pipe, and a full pipe makes the worker wait.
@@ -13,6 +15,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 
 from . import kernel
 from .command import HOST_LACKS
@@ -24,6 +27,9 @@ DISCARD = os.O_WRONLY | os.O_CLOEXEC
 # The size of a pipe, unless a privileged worker enlarged it.
 PORTION_BYTES = 1 << 20
 STAT_BLOCK_BYTES = 512
+# A follower that reads a quarter of the bound in this time loses nothing. One that is slower, or stopped, makes the
+# worker wait for so long once, and again only after it has caught up.
+FOLLOWER_WAIT_S = 10.0
 # A reader removes a directory that it made if that stays empty, perhaps just before we make the log in it.
 OPEN_TRIES = 8
 
@@ -33,9 +39,12 @@ class LogExistsError(Exception):
 
 
 class LogFile:
-    """`size` is the number of bytes ever written, including those in the hole."""
+    """`size` is the number of bytes ever written, including those in the hole.
 
-    __slots__ = ("_discarding", "_fd", "_hole_bytes", "_max_bytes", "path", "size")
+    `awaits_follower`: it is too long, and a follower has yet to read what is to be dropped.
+    """
+
+    __slots__ = ("_discarding", "_fd", "_hole_bytes", "_max_bytes", "_wait_until", "awaits_follower", "path", "size")
 
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path
@@ -44,6 +53,8 @@ class LogFile:
         self._fd: int | None = None
         self._hole_bytes = 0
         self._discarding = False
+        self._wait_until: float | None = None
+        self.awaits_follower = False
 
     @classmethod
     def new(cls, path: str, max_bytes: int) -> LogFile:
@@ -89,8 +100,21 @@ class LogFile:
             return 0
         if not self._discarding:
             self.size += moved
-            self._bound()
+            self.bound(time.monotonic())
         return moved
+
+    def bound(self, now: float) -> None:
+        """Drop the middle of a log that is too long, unless a follower is awaited."""
+        self.awaits_follower = False
+        if self._fd is None or self._discarding or self.size - self._hole_bytes <= self._max_bytes:
+            return
+        unit = os.fstat(self._fd).st_blksize  # a hole of less than a block frees no space
+        start = self._max_bytes // 4 // unit * unit
+        end = (self.size - self._max_bytes // 2) // unit * unit
+        if start < end:
+            self.awaits_follower = self._is_worth_waiting(self._fd, end, now)
+            if not self.awaits_follower:
+                self._punch(self._fd, start, end)
 
     def close(self) -> None:
         if self._fd is None:
@@ -119,20 +143,22 @@ class LogFile:
         self._fd = os.open(os.devnull, DISCARD)
         return self._fd
 
-    def _bound(self) -> None:
-        if self.size - self._hole_bytes <= self._max_bytes:
-            return
-        assert self._fd is not None
-        unit = os.fstat(self._fd).st_blksize  # a hole of less than a block frees no space
-        start = self._max_bytes // 4 // unit * unit
-        end = (self.size - self._max_bytes // 2) // unit * unit
-        if start < end:
-            try:
-                kernel.punch_hole(self._fd, start, end)
-            except OSError as error:  # a file system without holes keeps the head only
-                self._discard(error)
-            else:
-                self._hole_bytes = end - start
+    def _is_worth_waiting(self, fd: int, end: int, now: float) -> bool:
+        """Whether a follower has yet to read a byte before `end`, and still has time for it."""
+        if not kernel.has_lock_before(fd, end):
+            self._wait_until = None
+            return False
+        if self._wait_until is None:
+            self._wait_until = now + FOLLOWER_WAIT_S
+        return now < self._wait_until
+
+    def _punch(self, fd: int, start: int, end: int) -> None:
+        try:
+            kernel.punch_hole(fd, start, end)
+        except OSError as error:  # a file system without holes keeps the head only
+            self._discard(error)
+        else:
+            self._hole_bytes = end - start
 
 
 def _open_in_its_directory(path: str, flags: int) -> int:

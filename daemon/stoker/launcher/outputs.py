@@ -4,9 +4,10 @@ A worker that opens /dev/stderr gets the same pipe, so nothing is truncated and 
 ends (opened O_RDWR), so a launcher that is stopped or dies costs no byte and sends no SIGPIPE: the worker waits once
 the pipe is full, and the next launcher goes on reading.
 
-Owns the pipes, when each is read, and retries. Invariants: a turn of reading is bounded, and after a turn with a full
-pipe none is read for a moment, so that a flood costs a fraction of a processor; the end of a run is known by reaping,
-never by the end of its pipe, as the worker itself is a reader of it.
+Owns the pipes, when each is read, and retries. While a log waits for its follower its pipe is not read, so the worker
+waits too. Invariants: a turn of reading is bounded, and after a turn with a full pipe none is read for a moment, so
+that a flood costs a fraction of a processor; the end of a run is known by reaping, never by the end of its pipe, as the
+worker itself is a reader of it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ READY_AT_ONCE = 16
 REST_S = 0.002
 REST_FACTOR = 2
 TRY_AGAIN_S = 1.0
+# The kernel does not report that a follower has read on, so its lock is looked at this often while a log waits for it.
+FOLLOWER_CHECK_S = 0.01
 # Errors that stop every log, as all are in one file system and written by one process. Any other error (EIO, a missing
 # directory) concerns one log only.
 STOPS_EVERY_LOG = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -97,6 +100,8 @@ class Outputs:
         self._by_run: dict[str, Output] = {}
         self._by_pipe: dict[int, Output] = {}
         self._stalled: dict[str, OSError] = {}
+        self._held: dict[str, Output] = {}  # their logs await a follower
+        self._check_at: float | None = None
         self._try_again_at: float | None = None
         self._rest_until: float | None = None
 
@@ -110,7 +115,8 @@ class Outputs:
 
     @property
     def due(self) -> float | None:
-        return min((at for at in (self._rest_until, self._try_again_at) if at is not None), default=None)
+        times = self._rest_until, self._try_again_at, self._check_at
+        return min((at for at in times if at is not None), default=None)
 
     @property
     def idle(self) -> bool:
@@ -154,16 +160,22 @@ class Outputs:
             self._rest_until = now + max(REST_S, REST_FACTOR * (now - ends + TURN_S))
 
     def resume(self, now: float) -> None:
-        """Go on with reading, and retry logs that failed, where that is due."""
+        """Go on with reading, retry logs that failed, and see whether followers have read on, where that is due."""
         if self._rest_until is not None and now >= self._rest_until:
             self._rest_until = None
         if self._try_again_at is not None and now >= self._try_again_at:
             self._try_again_at = None
             for run_id in tuple(self._stalled):
                 self._try_again(self._by_run[run_id])
+        if self._check_at is not None and now >= self._check_at:
+            self._check_held(now)
 
     def catch_up(self, output: Output) -> None:
-        """Its main process has ended: move all that it wrote, unless the log cannot be written now."""
+        """Its main process has ended: move all that it wrote, unless the log cannot be written now.
+
+        Followers are not awaited for that, so the log may exceed its bound by what is in the pipe.
+        """
+        self._release(output)
         if output.run_id in self._stalled or output.run_id not in self._by_run:
             return
         try:
@@ -195,10 +207,30 @@ class Outputs:
             self._close(output)
             return False
         try:
-            return output.read() >= FULL_PIPE_BYTES
+            moved = output.read()
         except OSError as error:
             self._stall(output, error)
             return False
+        if output.log.awaits_follower:
+            self._hold(output)
+        return moved >= FULL_PIPE_BYTES
+
+    def _hold(self, output: Output) -> None:
+        self._epoll.unregister(output.pipe)
+        self._held[output.run_id] = output
+        if self._check_at is None:
+            self._check_at = time.monotonic() + FOLLOWER_CHECK_S
+
+    def _check_held(self, now: float) -> None:
+        for output in tuple(self._held.values()):
+            output.log.bound(now)
+            if not output.log.awaits_follower:
+                self._release(output)
+        self._check_at = now + FOLLOWER_CHECK_S if self._held else None
+
+    def _release(self, output: Output) -> None:
+        if self._held.pop(output.run_id, None) is not None:
+            self._register(output)
 
     def _register(self, output: Output) -> bool:
         """If epoll_ctl(2) fails (ENOMEM, or ENOSPC at max_user_watches) gives False, and it is tried again later."""

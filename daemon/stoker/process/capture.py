@@ -1,8 +1,9 @@
 """Logs of attempts for readers: their paths, their content, and following them as they grow.
 
 Owns paths (made of numbers, never of a client's words), the reading of holes, and following by inotify. Refuses to
-write: only the launcher does. Invariants: a chunk is data or a hole, never both; offsets are those of the file, so a
-reader can go on where it was.
+write: only the launcher does. A follower locks what it has yet to read: before the launcher drops any of that, it waits
+for a bounded time (`launcher/logs.py`). Invariants: a chunk is data or a hole, never both; offsets are those of the
+file, so a reader can go on where it was.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -33,6 +36,8 @@ TRACEBACK = b"Traceback (most recent call last):"
 # gone again. Then the log is polled.
 NO_WATCH = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOENT})
 POLL_S = 0.2
+FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2)
+TO_THE_END = 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,6 +74,7 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event, threads: Exe
 
     It is read in `threads`: a read may hang in a file system that is gone.
     """
+    growing = not closed.is_set()
     descriptor = await _open_when_there(path, closed)
     if descriptor is None:
         return
@@ -77,7 +83,7 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event, threads: Exe
     try:
         while True:
             over = closed.is_set()
-            reading = threads.submit(_read, descriptor, offset)
+            reading = threads.submit(_read_locked if growing else _read, descriptor, offset)
             chunk = await asyncio.wrap_future(reading)
             if chunk is not None:
                 offset = chunk.end
@@ -130,6 +136,20 @@ def _open(path: Path) -> int | None:
     with suppress(FileNotFoundError):
         return open_regular(path)
     return None
+
+
+def _read_locked(descriptor: int, offset: int) -> Chunk | None:
+    """As `_read`; until the next call the chunk counts as not yet read."""
+    with suppress(OSError):  # a file system without locks: then the launcher waits for no follower
+        _lock(descriptor, fcntl.F_RDLCK, offset, TO_THE_END)
+        if offset:
+            _lock(descriptor, fcntl.F_UNLCK, 0, offset)
+    return _read(descriptor, offset)
+
+
+def _lock(descriptor: int, kind: int, start: int, length: int) -> None:
+    """A lock of the open file description (fcntl_locking(2)): it ends with the descriptor."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
 
 def _read(descriptor: int, offset: int) -> Chunk | None:
