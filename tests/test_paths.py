@@ -19,31 +19,46 @@ def test_state_dir_when_each_source_speaks_then_the_earlier_one_wins() -> None:
         ("STOKER_STATE_DIR", "/asked", "/asked"),
     ]
     environ = dict(HOME)
-    assert state_dir(None, environ) == "/home/ann/.local/state/stoker"
+    assert state_dir(None, environ, 1000) == "/home/ann/.local/state/stoker"
     for name, value, expected in sources:
         environ[name] = value
-        assert state_dir(None, environ) == expected
-    assert state_dir("/flag", environ) == "/flag"
+        assert state_dir(None, environ, 1000) == expected
+    assert state_dir("/flag", environ, 1000) == "/flag"
 
 
 def test_path_when_a_flag_is_empty_then_it_is_refused_and_not_the_usual_place() -> None:
     with pytest.raises(UsageError, match="--state-dir is empty"):
-        state_dir("", HOME)
+        state_dir("", HOME, 1000)
     with pytest.raises(UsageError, match="--socket is empty"):
         socket_paths("", HOME, 1000)
 
 
 def test_state_dir_when_relative_then_it_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert state_dir("here", HOME) == str(tmp_path / "here")
+    assert state_dir("here", HOME, 1000) == str(tmp_path / "here")
 
 
 def test_state_dir_when_the_xdg_variable_is_relative_then_it_is_ignored() -> None:
-    assert state_dir(None, {**HOME, "XDG_STATE_HOME": "x"}) == "/home/ann/.local/state/stoker"
+    assert state_dir(None, {**HOME, "XDG_STATE_HOME": "x"}, 1000) == "/home/ann/.local/state/stoker"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (HOME, "/var/lib/stoker"),
+        ({**HOME, "XDG_STATE_HOME": "x"}, "/var/lib/stoker"),
+        ({**HOME, "XDG_STATE_HOME": "/xdg"}, "/xdg/stoker"),
+        ({**HOME, "STOKER_STATE_DIR": "/asked"}, "/asked"),
+    ],
+)
+def test_state_dir_when_root_sets_nothing_then_it_is_that_of_the_service(
+    environ: dict[str, str], expected: str
+) -> None:
+    assert state_dir(None, environ, 0) == expected
 
 
 def test_state_dir_when_there_is_no_home_then_the_password_file_knows() -> None:
-    assert state_dir(None, {}).startswith("/")
+    assert state_dir(None, {}, 1000).startswith("/")
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def live(argv: Sequence[str] | None) -> int:
         log(LogEvent.DAEMON_STARTING, version=__version__, pid=os.getpid(), config=find(flags.config, environ))
         load_handlers(config.daemon.handlers)
         open_files.take_more()
-        root = Path(state_dir(flags.state_dir, environ))
+        root = Path(state_dir(flags.state_dir, environ, os.geteuid()))
         sockets = socket_paths(flags.socket, environ, os.geteuid())
         address = Path(first_within_reach(sockets, _session_exists))
         sdnotify.strip(os.environ)

@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 
 SYSTEM_CONFIG = "/etc/stoker/stoker.toml"
 SYSTEM_RUNTIME = "/run/stoker"
+SYSTEM_STATE = "/var/lib/stoker"
 USER_SESSIONS = "/run/user"
 ROOT_SESSION = f"{USER_SESSIONS}/0"
 SOCKET_NAME = "stoker.sock"
 SOCKET_PATH_BYTES = 107
 
 
-def state_dir(flag: str | None, environ: Mapping[str, str]) -> str:
-    """`--state-dir`, STOKER_STATE_DIR, systemd's STATE_DIRECTORY, else $XDG_STATE_HOME/stoker. Raises UsageError."""
+def state_dir(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
+    """`--state-dir`, STOKER_STATE_DIR, systemd's STATE_DIRECTORY, else $XDG_STATE_HOME/stoker.
+
+    Without XDG_STATE_HOME root uses the directory of the system service, as it does for the socket. Raises UsageError.
+    """
     path = _not_empty("--state-dir", flag) or environ.get("STOKER_STATE_DIR") or _of_systemd("STATE_DIRECTORY", environ)
     if path:
         return os.path.abspath(path)
+    if uid == 0 and not os.path.isabs(environ.get("XDG_STATE_HOME", "")):
+        return SYSTEM_STATE
     return os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
 
 

@@ -176,7 +176,7 @@ def test_state_directory_when_it_belongs_to_somebody_else_then_it_is_refused(sto
     status, stderr = refused(stopped_daemon)
 
     assert status == 78
-    assert "belongs to uid" in stderr
+    assert "belongs to nobody, not to root" in stderr
     assert list(stopped_daemon.state_dir.iterdir()) == []
 
 

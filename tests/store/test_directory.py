@@ -77,7 +77,7 @@ def test_prepare_when_it_belongs_to_somebody_else_then_it_is_refused(directory: 
     directory.root.mkdir(mode=0o700)
     os.chown(directory.root, 12345, 12345)
 
-    with pytest.raises(StateRefused, match="belongs to uid 12345"):
+    with pytest.raises(StateRefused, match="belongs to uid 12345, not to root"):
         directory.prepare()
 
 

@@ -63,7 +63,7 @@ def path(given: Given) -> int:
         raise UsageError(f"no file {chosen}")
     file = config.find(chosen, os.environ)
     candidates = [str(candidate) for candidate in paths.config_files(os.environ)]
-    state_dir = str(paths.state_dir(given["state_dir"], os.environ))
+    state_dir = str(paths.state_dir(given["state_dir"], os.environ, os.getuid()))
     socket = paths.first_within_reach(paths.socket_paths(given["socket"], os.environ, os.getuid()), os.path.exists)
     if given["json"]:
         render.json_document(

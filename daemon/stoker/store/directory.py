@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import shlex
 from pathlib import Path
 
@@ -79,9 +80,10 @@ class StateDirectory:
         except OSError as error:
             raise StateRefused(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         if status.st_uid != os.geteuid():
+            owner = _user_name(status.st_uid)
             raise StateRefused(
-                f"state directory {self.root} belongs to uid {status.st_uid}, not to uid {os.geteuid()}",
-                hint=ANOTHER,
+                f"state directory {self.root} belongs to {owner}, not to {_user_name(os.geteuid())}",
+                hint=f"run this as {owner}, or {ANOTHER}",
             )
         if status.st_mode & PRIVATE:
             raise StateRefused(
@@ -139,7 +141,9 @@ class StateDirectory:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
-            raise StateRefused(f"{path}: {error.strerror}: no daemon ever had this directory", hint=ANOTHER) from error
+            raise StateRefused(
+                f"{path}: {error.strerror}: no daemon has used this state directory yet", hint=ANOTHER
+            ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -196,6 +200,13 @@ class StateDirectory:
             os.close(descriptor)
         fresh.replace(self.aside)
         self.sync()
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _holder(lock: int) -> tuple[str, str]:
