@@ -42,8 +42,10 @@ def test_start_when_a_running_job_has_no_attempt_then_it_is_held_and_why_says_so
         assert database.execute(damage, [job]).rowcount == 1
     database.close()
 
+    preview = daemon.cli("recover", "--dry-run", "--state-dir", str(daemon.state_dir))
     daemon.start()
 
+    assert f"would be held: job {job}, stored as running without an open attempt" in preview.stdout
     with daemon.client() as client:
         until(lambda: state(client, job) == "held", why="the job is held")
         blocker = client.why(job)

@@ -44,7 +44,7 @@ def recover(given: Given) -> int:
         )
     from stoker.ops.recovery import preview  # noqa: PLC0415 - SQLite and msgspec: completions load this module
 
-    plan: dict[str, Any] = preview(paths.state_dir(given["state_dir"], os.environ))
+    plan: dict[str, Any] = preview(paths.state_dir(given["state_dir"], os.environ, os.getuid()))
     if given["json"]:
         render.json_document(plan)
     else:
@@ -59,7 +59,11 @@ def _print(plan: dict[str, Any]) -> None:
         headers = ("JOB", "NAME", "ATTEMPT", "FOUND", "WOULD", "THEN", "WHY")
         render.table(headers, [_row(step) for step in plan["steps"]])
         render.line()
-    render.line("nothing was changed: this is what a daemon would do if it started now")
+    if plan["invalid"] is None:
+        render.line("nothing was changed: this is what a daemon would do if it started now")
+    else:
+        render.line("nothing was changed: a daemon that starts now enters safe mode and does nothing of this")
+        render.line(f"next: {plan['remedy']}")
 
 
 def _facts(plan: dict[str, Any]) -> list[tuple[str, object]]:
@@ -72,8 +76,16 @@ def _facts(plan: dict[str, Any]) -> list[tuple[str, object]]:
         ("attempts", _sum(plan["steps"])),
         ("not started", f"would be stopped: {_pids(plan['unborn'])}" if plan["unborn"] else None),
         ("leaked", f"would be stopped: {', '.join(leaked)}" if leaked else None),
-        ("not valid", None if invalid is None else f"{invalid}; the daemon would change nothing and enter safe mode"),
+        ("no attempt", _without_attempt(plan["without_attempt"])),
+        ("not valid", invalid),
     ]
+
+
+def _without_attempt(jobs: list[int]) -> str | None:
+    if not jobs:
+        return None
+    named = f"job{'s' if len(jobs) > 1 else ''} {', '.join(map(str, jobs))}"
+    return f"would be held: {named}, stored as running without an open attempt"
 
 
 def _sum(steps: list[dict[str, Any]]) -> str:

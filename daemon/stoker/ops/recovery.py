@@ -53,7 +53,11 @@ class PlannedStep(Struct, frozen=True):
 
 
 class Preview(Struct, frozen=True):
-    """The plan. `invalid`: why a daemon would go into safe mode. `unborn` and `leaked`: processes it would stop."""
+    """The plan. `invalid`: why a daemon would go into safe mode, and `remedy`: what a person can do then.
+
+    `unborn` and `leaked`: processes it would stop. `without_attempt`: jobs that are stored as running while no attempt
+    of them is open; it would hold them.
+    """
 
     state_dir: str
     instance: str
@@ -63,7 +67,9 @@ class Preview(Struct, frozen=True):
     steps: list[PlannedStep]
     unborn: list[int]
     leaked: dict[str, list[int]]
+    without_attempt: list[int]
     invalid: str | None
+    remedy: str | None
 
 
 def preview(root: str) -> dict[str, object]:
@@ -83,6 +89,7 @@ def _preview(root: Path, seen: InspectedState) -> Preview:
     recovery_plan = plan(seen.runs, findings, seen.epoch + 1)
     scan = identities.scan(seen.instance)
     ours = {attempt.run_id for _, attempt in seen.runs}
+    mistake = _mistake(recovery_plan, seen.runs)
     return Preview(
         state_dir=str(root),
         instance=seen.instance,
@@ -92,7 +99,9 @@ def _preview(root: Path, seen: InspectedState) -> Preview:
         steps=[_step(*run, decision) for run, decision in zip(seen.runs, recovery_plan.decisions, strict=True)],
         unborn=[pid for launcher, pids in scan.launchers.items() if launcher not in launchers.alive for pid in pids],
         leaked={run_id: pids for run_id, pids in scan.runs.items() if run_id not in ours},
-        invalid=_invalid(recovery_plan, seen.runs),
+        without_attempt=seen.running_without_attempt,
+        invalid=str(mistake) if mistake else None,
+        remedy=mistake.remedy if mistake else None,
     )
 
 
@@ -142,9 +151,9 @@ def _step(job: Job, attempt: Attempt, decision: RecoveryDecision) -> PlannedStep
     )
 
 
-def _invalid(recovery_plan: RecoveryPlan, runs: Sequence[tuple[Job, Attempt]]) -> str | None:
+def _mistake(recovery_plan: RecoveryPlan, runs: Sequence[tuple[Job, Attempt]]) -> PlanInvalid | None:
     try:
         validate(recovery_plan, runs)
     except PlanInvalid as error:
-        return str(error)
+        return error
     return None

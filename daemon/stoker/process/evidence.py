@@ -7,7 +7,7 @@ Refuses to decide and to signal. Invariant: every attempt gets exactly one findi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -153,8 +153,13 @@ def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: boo
     if living:
         # A recorded main process has ended by now, and its pid may be that of any process.
         main = _leader(living) if attempt.identity is None else None
-        return finding(Fact.ORPHANED, f"processes {', '.join(map(str, living))} carry its run id", main)
+        return finding(Fact.ORPHANED, f"{_named(living)} its run id", main)
     return finding(Fact.GONE, "its launcher is dead and no process of it is left")
+
+
+def _named(pids: Collection[int]) -> str:
+    words = ", ".join(map(str, pids))
+    return f"process {words} carries" if len(pids) == 1 else f"processes {words} carry"
 
 
 def _leader(living: Mapping[int, identities.ProcessStat]) -> Identity | None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from stoker.core.errors import StateRefused
 from stoker.core.job.model import Attempt, Job
-from stoker.store import snapshot
+from stoker.store import jobs, snapshot
 from stoker.store.database import examine, look
 from stoker.store.directory import StateDirectory
 from stoker.store.migrate import known, schema_of
@@ -30,6 +30,7 @@ class InspectedState(Struct, frozen=True):
     foreign_epochs: int
     hidden_epochs: int
     runs: list[tuple[Job, Attempt]]
+    running_without_attempt: list[int]
 
 
 @contextmanager
@@ -62,4 +63,5 @@ def _read(directory: StateDirectory, lock: str) -> InspectedState:
             foreign_epochs=facts.get("foreign_epochs", 0),
             hidden_epochs=facts.get("hidden_epochs", 0),
             runs=snapshot.open_runs(connection),
+            running_without_attempt=jobs.running_without_attempt(connection),
         )

@@ -14,12 +14,7 @@ from stoker.engine.dispatcher import Dispatcher
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-LOOK = (
-    "stop the daemon; `stoker recover --dry-run` shows what cannot be decided: end the processes that it names, "
-    "then start the daemon again"
-)
-
-RESTORE = "stop the daemon, restore a backup of the database, then start the daemon again"
+LOOK = "stop the daemon; `stoker recover --dry-run` shows what cannot be decided"
 
 
 class SafeModeState(Struct, frozen=True):
@@ -56,9 +51,9 @@ def safe_mode(error: Exception, timeout_ms: int) -> SafeModeState:
     """Safe mode after a recovery that raised `error`."""
     match error:
         case RowInvalid():
-            return SafeModeState(f"the database contradicts itself: {error}", RESTORE)
+            return SafeModeState(f"the database contradicts itself: {error}", f"stop the daemon, {error.remedy}")
         case PlanInvalid():
-            return SafeModeState(f"the plan of the recovery is not valid: {error}", LOOK)
+            return SafeModeState(f"the plan of the recovery is not valid: {error}", f"stop the daemon, {error.remedy}")
         case TimeoutError():
             why = f"recovery was not over within {timeout_ms} ms"
             return SafeModeState(why, "start the daemon again; if it needs that long, raise timeout_ms in [recovery]")

@@ -78,11 +78,15 @@ class RecoveryPlan(Struct, frozen=True):
 
 
 class PlanInvalid(Exception):
-    """The plan must not be carried out; the daemon goes into safe mode."""
+    """The plan must not be carried out; the daemon goes into safe mode. `remedy`: what a person can do."""
+
+    remedy = "end the processes that `stoker recover --dry-run` names, then start the daemon again"
 
 
 class RowInvalid(PlanInvalid):
     """A row is one that no daemon writes, so no plan is possible."""
+
+    remedy = "restore a backup of the database, then start the daemon again"
 
 
 def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding], epoch: int) -> RecoveryPlan:
