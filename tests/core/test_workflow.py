@@ -14,7 +14,6 @@ from stoker.core.workflow.state import (
     WorkflowState,
     behind,
     is_broken,
-    reopened,
     state_of,
     to_reset,
 )
@@ -113,10 +112,3 @@ def test_behind_when_a_step_is_named_then_all_that_needs_it_comes_with_it() -> N
     assert behind(STEPS, ["b"]) == {"b", "d"}
     assert behind(STEPS, ["a"]) == {"a", "b", "c", "d"}
     assert behind(STEPS, []) == set()
-
-
-def test_reopened_when_needs_go_back_or_still_run_then_they_are_waited_for_again() -> None:
-    states = {"a": State.SUCCEEDED, "b": State.SUCCEEDED, "c": State.RUNNING, "d": State.FAILED}
-
-    assert reopened(STEPS[3], {"d"}, states) == [Edge("c", NeedOn.ANY)]
-    assert reopened(STEPS[3], {"b", "d"}, states) == [Edge("b"), Edge("c", NeedOn.ANY)]

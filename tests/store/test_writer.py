@@ -18,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.errors import StorageFailed
-from stoker.core.job.model import Queue, Resource, State
+from stoker.core.job.model import NeedOn, Queue, Resource, State
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, seal
 from stoker.store import attempts, changes, jobs
 from stoker.store.directory import StateDirectory
@@ -61,7 +61,7 @@ async def test_commit_when_a_turn_has_everything_then_all_of_it_is_there(state: 
         new_attempts={live.run_id: live},
         holds={live.run_id: {"gpu": 1}},
         keys=[NewKey(7, "k", b"h" * 16, 1, 0)],
-        needs=[(2, 1, "ok")],
+        needs={2: {1: NeedOn.OK}},
         queues={"bulk": Queue(name="bulk")},
         resources={"gpu": Resource(name="gpu", capacity=1)},
         meta={"fact": 1},
@@ -79,7 +79,7 @@ async def test_commit_when_a_turn_has_everything_then_all_of_it_is_there(state: 
             jobs={1: finished, 2: going},
             attempts={live.run_id: end},
             new_attempts={second.run_id: second},
-            needs_met=[(2, 1)],
+            needs_met={(2, 1)},
             changes=[change(4), change(5, subject="2")],
         )
     )
@@ -129,7 +129,7 @@ BROKEN: dict[str, Callable[[], Batch]] = {
     "progress of no attempt": lambda: Batch(
         new_jobs={9: job(id=9)}, attempts={"8.1.x": attempt(job(id=8))}, changes=[change(2)]
     ),
-    "a need that is not open": lambda: Batch(new_jobs={9: job(id=9)}, needs_met=[(9, 1)], changes=[change(2)]),
+    "a need that is not open": lambda: Batch(new_jobs={9: job(id=9)}, needs_met={(9, 1)}, changes=[change(2)]),
     "a key that is taken": lambda: Batch(
         new_jobs={9: job(id=9)}, keys=[NewKey(7, "k", b"h", 9, 0)], changes=[change(2)]
     ),

@@ -1,24 +1,23 @@
-"""A command on one job, applied to its needs and to the jobs that need it.
+"""Jobs that run again: for which needs they wait, and which dependents run again with them.
 
-Owns two rules: a job that is taken again waits for those of its needs that have not ended, and jobs that were skipped
-for want of it are taken up with it, at whatever distance. Refuses to take up a job that another need or its deadline
-still keeps from running. Invariant: all of it is decided in the turn of the verb.
+Owns `run_again`, the one way by which a job gets its needs back, and the rule that a command on a job also queues those
+jobs again that were skipped because of it, at any distance. A dependent stays skipped if another of its needs cannot be
+met or its deadline has passed.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator
 
 from msgspec.structs import replace
 
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met, skipped_for_need, unmet_reason
 from stoker.core.job.model import Job, Need, NeedOn
-from stoker.core.workflow.state import Intent
 from stoker.engine.turn import Turn
 
-TAKES_UP = (ev.Retry, ev.Restart, ev.Skip)
+QUEUES_DEPENDENTS = (ev.Retry, ev.Restart, ev.Skip)
 
 
 def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
@@ -26,56 +25,50 @@ def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
     return ev.NeedFailed(needed=needed.id, on=on, reason=unmet_reason(on, needed))
 
 
-def take_again(turn: Turn, job_id: int, event: ev.Event) -> Job:
-    """Apply a command. A job that is retried or restarted while it does not run waits for its open needs."""
-    if not isinstance(event, (ev.Retry, ev.Restart)) or job_id in turn.memory.runs:
-        return turn.step(job_id, event)
-    pending = [need for need in turn.job(job_id).spec.needs if _met(turn, need) is None]
+def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:
+    """Apply a person's command to a job. An open attempt is stopped first, so its job keeps its needs."""
+    if isinstance(event, (ev.Retry, ev.Restart)) and job_id not in turn.memory.runs:
+        return run_again(turn, job_id, event)
+    return turn.step(job_id, event)
+
+
+def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, resetting: Collection[int] = ()) -> Job:
+    """Let a job run again once its open needs are met: those that have not ended, or are reset in the same turn."""
+    needs = turn.job(job_id).spec.needs
+    pending = [need for need in needs if need.job in resetting or need_now(turn, need) is None]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
-    _wait_for(turn, job, pending)
+    turn.set_needs(job_id, pending)
     return job
 
 
-def take_up(turn: Turn, job: Job, event: ev.Event) -> Generator[None, None, list[int]]:
+def run_dependents_again(turn: Turn, job: Job, event: ev.Event) -> Generator[None, None, list[int]]:
     """Queue jobs again that were skipped because of `job`, at any distance. Returns their ids."""
-    if not isinstance(event, TAKES_UP):
+    if not isinstance(event, QUEUES_DEPENDENTS):
         return []
     behind: dict[int, list[int]] = {}
     for each in turn.loaded.skipped_behind:
         behind.setdefault(each.needed, []).append(each.job_id)
-    taken: list[int] = []
+    queued: list[int] = []
     ahead = deque([job.id])
     while ahead:
         for job_id in behind.pop(ahead.popleft(), ()):
-            if _take_up_one(turn, turn.job(job_id), event):
-                taken.append(job_id)
+            dependent = turn.job(job_id)
+            if _can_run_again(turn, dependent):
+                turn.withdraw_cancel(dependent, "taken_up", event.actor)
+                run_again(turn, job_id, ev.Reset(actor=event.actor, floor=dependent.checkpoint_floor))
+                queued.append(job_id)
                 ahead.append(job_id)
                 yield
-    return taken
+    return queued
 
 
-def _take_up_one(turn: Turn, job: Job, event: ev.Event) -> bool:
+def _can_run_again(turn: Turn, job: Job) -> bool:
     overdue = job.spec.deadline is not None and job.spec.deadline <= turn.now.wall
-    met = [(need, _met(turn, need)) for need in job.spec.needs]
-    if not skipped_for_need(job.state, job.reason) or overdue or any(each is False for _, each in met):
-        return False
-    pending = [need for need, each in met if each is None]
-    if job.workflow_id is not None:
-        run = turn.memory.workflows.runs[job.workflow_id]
-        if run.workflow.intent is Intent.CANCEL:
-            turn.intend(run, Intent.RUN, "taken_up", event.actor, step=job.step)
-    reset = ev.Reset(actor=event.actor, needs_open=len(pending), floor=job.checkpoint_floor)
-    _wait_for(turn, turn.step(job.id, reset), pending)
-    return True
+    hopeless = any(need_now(turn, need) is False for need in job.spec.needs)
+    return skipped_for_need(job.state, job.reason) and not overdue and not hopeless
 
 
-def _wait_for(turn: Turn, job: Job, pending: Sequence[Need]) -> None:
-    turn.drop_needs({job.id})
-    for need in pending:
-        turn.need(job.id, need.job, need.on)
-
-
-def _met(turn: Turn, need: Need) -> bool | None:
-    """As `need_met`. A job that was purged has ended in an unknown way, so the need is not met."""
+def need_now(turn: Turn, need: Need) -> bool | None:
+    """As `need_met`. It is unknown how a purged job ended, so a need of it counts as not met."""
     needed = turn.find(need.job)
     return False if needed is None else need_met(need.on, needed)

@@ -58,14 +58,14 @@ class VerbCommand(RequestMessage[JobStanding]):
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.ids.add(self.job_id)
-        if isinstance(self._event, dependents.TAKES_UP):
+        if isinstance(self._event, dependents.QUEUES_DEPENDENTS):
             wanted.skipped_behind.add(self.job_id)
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
         run = turn.memory.runs.get(self.job_id)
-        job = dependents.take_again(turn, self.job_id, self._event)
+        job = dependents.apply_command(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
-            taken_up = yield from dependents.take_up(turn, job, self._event)
+            taken_up = yield from dependents.run_dependents_again(turn, job, self._event)
             self.answer_after(turn, standing(job, taken_up=taken_up))
         elif any(isinstance(effect, ev.Stop) and effect.run_id == run.attempt.run_id for effect in turn.effects):
             turn.effects.append(AnswerStop(run.attempt.run_id, self))
@@ -259,12 +259,13 @@ class Dependents(Message):
 
     def _tell(self, turn: Turn, each: Dependent) -> None:
         job, needed = turn.find(each.job_id), turn.find(each.needed)
-        pair = (each.job_id, each.needed)
-        if job is None or needed is None or not job.needs_open or job.final or not turn.still_needs(*pair):
+        if job is None or needed is None or not job.needs_open or job.final:
+            return
+        if not turn.still_needs(each.job_id, each.needed):
             return
         met = need_met(each.on, needed)
         if met:
-            turn.batch.needs_met.append(pair)
+            turn.meet_need(each.job_id, each.needed)
             turn.step(each.job_id, ev.NeedMet())
         elif met is False:  # the row of this need stays: it tells who is taken up again with the needed job
             turn.step(each.job_id, need_failed(each.on, needed))

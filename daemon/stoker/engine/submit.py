@@ -20,7 +20,7 @@ from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, 
 from stoker.core.job import events as ev
 from stoker.core.job.admission import order_key
 from stoker.core.job.dependencies import need_met
-from stoker.core.job.model import Job, Queue, Spec, State
+from stoker.core.job.model import Job, Need, Queue, Spec, State
 from stoker.core.job.transition import submitted
 from stoker.core.requests import JobParams, JobWork, SubmitAnswer
 from stoker.core.trace import new_trace_id, parse_traceparent
@@ -42,7 +42,7 @@ class Prepared(Struct, frozen=True):
     """A job that will be accepted: its spec, and its needs that are not met."""
 
     spec: Spec
-    open_needs: tuple[tuple[int, str], ...]
+    open_needs: tuple[Need, ...]
     failed_need: ev.NeedFailed | None
     sent: JobParams
     digest: bytes
@@ -84,7 +84,7 @@ class Intake:
         return priority * self._ageing_ms
 
     def accept(
-        self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[tuple[int, str]], key: str | None = None,
+        self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[Need], key: str | None = None,
         **about: Any,
     ) -> Job:  # fmt: skip
         """Store a job that has passed all checks; `about`: the fields that its workflow sets."""
@@ -103,9 +103,8 @@ class Intake:
             created_at=now.wall,
             **about,
         )
-        memory.needed.update(needed for needed, _ in open_needs)
         job = submitted(job, now)
-        turn.insert(job, key, [(job.id, needed, on) for needed, on in open_needs])
+        turn.insert(job, key, open_needs)
         return job
 
 
@@ -225,9 +224,9 @@ class Submission(CommandRequest[Answers]):
                 told.append(f"{name} {was if short else 'differs'}")
         return told
 
-    def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[tuple[int, str], ...], ev.NeedFailed | None]:
+    def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[Need, ...], ev.NeedFailed | None]:
         """The needs that are not met yet, and the first that can never be met."""
-        unmet: list[tuple[int, str]] = []
+        unmet: list[Need] = []
         failed: ev.NeedFailed | None = None
         for index, need in enumerate(spec.needs):
             job = turn.find(need.job)
@@ -238,7 +237,7 @@ class Submission(CommandRequest[Answers]):
             if met is False:
                 failed = failed or need_failed(need.on, job)
             if not met:
-                unmet.append((need.job, need.on.value))
+                unmet.append(need)
         return tuple(unmet), failed
 
     def _accept(self, turn: Turn, prepared: Prepared) -> SubmitAnswer:

@@ -9,7 +9,7 @@ answers before that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -19,7 +19,7 @@ from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
-from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, NeedOn, Outcome, Queue, Resource, State
+from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Outcome, Queue, Resource, State
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, standing
@@ -133,10 +133,11 @@ class Turn:
             raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
         return job
 
-    def insert(self, job: Job, key: str | None, needs: list[tuple[int, int, str]]) -> None:
+    def insert(self, job: Job, key: str | None, open_needs: Sequence[Need]) -> None:
         """A job was accepted."""
         self.batch.new_jobs[job.id] = job
-        self.batch.needs.extend(needs)
+        if open_needs:
+            self.set_needs(job.id, open_needs)
         self.memory.enter(None, job, None)
         payload = {"spec": job.spec, "job": standing(job), "key": key}
         self._record(None, None, job, None, payload, Actor(job.owner_uid))
@@ -204,22 +205,29 @@ class Turn:
         payload = {"intent": intent, "target": target, "note": actor.note, **told}
         self._change("workflow", str(before.id), before.state, before.state, cause, payload, actor)
 
-    def need(self, job_id: int, needed: int, on: NeedOn) -> None:
-        """A job waits for another."""
-        self.batch.needs.append((job_id, needed, on.value))
-        self.memory.needed.add(needed)
+    def set_needs(self, job_id: int, open_needs: Iterable[Need]) -> None:
+        """The job waits for these needs and for no others."""
+        needs = self.batch.needs[job_id] = {need.job: need.on for need in open_needs}
+        self.memory.needed.update(needs)
 
-    def drop_needs(self, job_ids: Collection[int]) -> None:
-        """Remove the needs of these jobs; their new needs are added after this."""
-        self.batch.needs_dropped.update(job_ids)
-        self.batch.needs = [need for need in self.batch.needs if need[0] not in job_ids]
-        self.batch.needs_met = [pair for pair in self.batch.needs_met if pair[0] not in job_ids]
+    def meet_need(self, job_id: int, needed: int) -> None:
+        """The job no longer waits for `needed`."""
+        if job_id in self.batch.needs:
+            del self.batch.needs[job_id][needed]
+        else:
+            self.batch.needs_met.add((job_id, needed))
 
     def still_needs(self, job_id: int, needed: int) -> bool:
-        """Whether a need still is as it was read before this turn."""
-        if job_id not in self.batch.needs_dropped:
-            return (job_id, needed) not in self.batch.needs_met
-        return any(need[:2] == (job_id, needed) for need in self.batch.needs)
+        """Whether a need that was read before this turn is open now."""
+        if job_id in self.batch.needs:
+            return needed in self.batch.needs[job_id]
+        return (job_id, needed) not in self.batch.needs_met
+
+    def withdraw_cancel(self, job: Job, cause: str, actor: Actor) -> None:
+        """If the job is a step of a cancelled workflow and is to run again, the workflow is not cancelled any more."""
+        run = None if job.workflow_id is None else self.memory.workflows.runs[job.workflow_id]
+        if run is not None and run.workflow.intent is Intent.CANCEL:
+            self.intend(run, Intent.RUN, cause, actor, step=job.step)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.batch.checkpoints.append(checkpoint)
@@ -295,14 +303,9 @@ class Turn:
         if job.workflow_id is not None:
             self.touched_workflows.add(job.workflow_id)
             if isinstance(event, (ev.Retry, ev.Restart)) and not job.final:
-                self._want_again(self.memory.workflows.runs[job.workflow_id], job, actor)
+                self.withdraw_cancel(job, "retry", actor)
             live = job.id in self.memory.runs
             self.batch.checkpoints.extend(self.memory.workflows.tell(before, job, change.at, attempt, live=live))
-
-    def _want_again(self, run: LiveWorkflow, job: Job, actor: Actor) -> None:
-        """A step of a cancelled workflow is to run again, so the workflow is not cancelled any more."""
-        if run.workflow.intent is Intent.CANCEL:
-            self.intend(run, Intent.RUN, "retry", actor, step=job.step)
 
     def _change(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -106,7 +106,7 @@ SELECT id FROM jobs WHERE state = 'running'
 OPEN_NEEDS = "SELECT needed FROM needs WHERE job_id = ? ORDER BY needed"
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)"
 
-INSERT_NEED = "INSERT OR IGNORE INTO needs (job_id, needed, on_end) VALUES (?, ?, ?)"
+INSERT_NEED = "INSERT INTO needs (job_id, needed, on_end) VALUES (?, ?, ?)"
 DELETE_NEED = "DELETE FROM needs WHERE job_id = ? AND needed = ?"
 DROP_NEEDS = "DELETE FROM needs WHERE job_id = ?"
 DEPENDENTS = """
@@ -200,6 +200,11 @@ def update_row(job: Job) -> tuple[Any, ...]:
         job.needs_open, job.wake_at, job.expires_at, job.started_at, job.finished_at, job.exit_code, job.signal,
         job.checkpoint_floor, job.id,
     )  # fmt: skip
+
+
+def need_rows(needs: Mapping[int, Mapping[int, NeedOn]]) -> list[tuple[int, int, str]]:
+    """The parameters of INSERT_NEED, one tuple a need."""
+    return [(job_id, needed, on.value) for job_id, open_needs in needs.items() for needed, on in open_needs.items()]
 
 
 def _text_column(text: AnyText) -> str:

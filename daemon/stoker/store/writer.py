@@ -17,7 +17,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from msgspec import Struct, field
 
 from stoker.core.errors import DiskFull, StorageFailed
-from stoker.core.job.model import Attempt, Change, Job, Queue, Resource
+from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
 from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, upkeep, workflows
@@ -52,9 +52,8 @@ class Batch(Struct):
     attempts: dict[str, Attempt] = field(default_factory=dict)
     holds: dict[str, dict[str, int]] = field(default_factory=dict)
     keys: list[NewKey] = field(default_factory=list)
-    needs: list[tuple[int, int, str]] = field(default_factory=list)
-    needs_dropped: set[int] = field(default_factory=set)
-    needs_met: list[tuple[int, int]] = field(default_factory=list)
+    needs: dict[int, dict[int, NeedOn]] = field(default_factory=dict)  # job: all of its open needs, by needed job
+    needs_met: set[tuple[int, int]] = field(default_factory=set)
     queues: dict[str, Queue] = field(default_factory=dict)
     resources: dict[str, Resource] = field(default_factory=dict)
     new_workflows: dict[int, Workflow] = field(default_factory=dict)
@@ -101,9 +100,9 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, queues.UPSERT_QUEUE, [queues.queue_row(queue) for queue in batch.queues.values()])
     _many(connection, queues.UPSERT_RESOURCE, [queues.resource_row(one) for one in batch.resources.values()])
     _many(connection, jobs.INSERT, [jobs.insert_row(job) for job in batch.new_jobs.values()])
-    _many(connection, jobs.DROP_NEEDS, [(job_id,) for job_id in batch.needs_dropped])
-    _many(connection, jobs.INSERT_NEED, batch.needs)
-    _many(connection, jobs.DELETE_NEED, batch.needs_met, exact=True)
+    _many(connection, jobs.DELETE_NEED, list(batch.needs_met), exact=True)
+    _many(connection, jobs.DROP_NEEDS, [(job_id,) for job_id in batch.needs if job_id not in batch.new_jobs])
+    _many(connection, jobs.INSERT_NEED, jobs.need_rows(batch.needs))
     _many(connection, jobs.INSERT_KEY, [(k.owner_uid, k.key, k.spec_hash, k.job_id, k.created_at) for k in batch.keys])
     _many(connection, attempts.SETTLE, [attempts.settle_row(attempt) for attempt in ended], exact=True)
     _many(connection, jobs.UPDATE, [jobs.update_row(job) for job in batch.jobs.values()], exact=True)

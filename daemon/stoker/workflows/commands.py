@@ -18,8 +18,8 @@ from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, Workf
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
-from stoker.core.workflow.state import Intent, Step, behind, reopened
-from stoker.engine.dependents import need_failed
+from stoker.core.workflow.state import Intent, behind
+from stoker.engine.dependents import need_failed, run_again
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, open_steps
@@ -110,7 +110,7 @@ def again(
         )
     check_deadlines(turn, run, reset)
     turn.intend(run, Intent.RUN, cause, actor)
-    yield from put_back(turn, run, reset, actor, budget=budget)
+    yield from reset_steps(turn, run, reset, actor, budget=budget)
     return {"reset": sorted(reset)}
 
 
@@ -123,13 +123,13 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces:
     turn.step(run.jobs[name], ev.Skip(actor=actor))
     if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
         turn.intend(run, Intent.RUN, "skip", actor, step=name)
-    yield from put_back(turn, run, lost, actor)
+    yield from reset_steps(turn, run, lost, actor)
     without = sorted(one for one in hit if run.states[one] not in FINAL)
     warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
     return {"step": name, "going_on": without, "warning": warning}
 
 
-def put_back(
+def reset_steps(
     turn: Turn,
     run: LiveWorkflow,
     reset: Collection[str],
@@ -138,31 +138,25 @@ def put_back(
     budget: Budget = NO_BUDGET,
 ) -> Generator[None]:
     """Reset these steps, so that they wait for their needs again. None of them may have an open attempt."""
-    by_name = {step.name: step for step in run.steps.values()}
-    turn.drop_needs({by_name[name].job_id for name in reset})
-    for name in sorted(reset, key=lambda name: by_name[name].job_id):
-        step = by_name[name]
-        opened = reopened(step, reset, run.states)
-        for edge in opened:
-            turn.need(step.job_id, by_name[edge.step].job_id, edge.on)
-        floor = turn.job(step.job_id).checkpoint_floor if floors is None else floors.get(name, 0)
-        turn.step(step.job_id, ev.Reset(actor=actor, needs_open=len(opened), floor=floor, **asdict(budget)))
+    resetting = {run.jobs[name] for name in reset}
+    for job_id in sorted(resetting):
+        name = run.steps[job_id].name
+        floor = turn.job(job_id).checkpoint_floor if floors is None else floors.get(name, 0)
+        run_again(turn, job_id, ev.Reset(actor=actor, floor=floor, **asdict(budget)), resetting)
         yield
-    for name in reset:
-        _skip_where_hopeless(turn, run, by_name[name], reset, by_name)
+    for job_id in resetting:
+        _skip_where_hopeless(turn, job_id, resetting)
         yield
 
 
-def _skip_where_hopeless(
-    turn: Turn, run: LiveWorkflow, step: Step, reset: Collection[str], by_name: Mapping[str, Step]
-) -> None:
+def _skip_where_hopeless(turn: Turn, job_id: int, resetting: Collection[int]) -> None:
     """Skip a step if one of its needs ended in another way than needed and does not run again."""
-    for edge in step.needs:
-        if edge.step in reset or run.states[edge.step] not in FINAL:
+    for need in turn.job(job_id).spec.needs:
+        needed = turn.find(need.job)
+        if need.job in resetting or needed is None or need_met(need.on, needed) is not False:
             continue
-        needed = turn.find(by_name[edge.step].job_id)
-        if needed is not None and need_met(edge.on, needed) is False and not turn.job(step.job_id).final:
-            turn.step(step.job_id, need_failed(edge.on, needed))
+        turn.step(job_id, need_failed(need.on, needed))
+        return
 
 
 def check_deadlines(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:

@@ -16,6 +16,7 @@ from stoker.core.job.dependencies import need_met, skipped_for_need
 from stoker.core.job.model import Actor, Need, NeedOn, State
 from stoker.core.workflow.definition import cycle_mistake, find_cycle
 from stoker.core.workflow.state import Edge, Step
+from stoker.engine.dependents import need_now
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, rewritten
 from stoker.workflows import commands
@@ -74,12 +75,11 @@ def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
 
 def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> dict[str, Any]:
     job = turn.job(step.job_id)
-    turn.drop_needs({job.id})
-    opened = [] if job.final else [one for one in step.needs if _is_open(turn, run, one)]
-    for one in opened:
-        turn.need(job.id, run.jobs[one.step], one.on)
     needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
-    after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, needs_open=len(opened)))
+    # A need that failed counts as open until the step is skipped for it, which happens soon.
+    pending = [] if job.final else [need for need in needs if need_now(turn, need) is not True]
+    after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, needs_open=len(pending)))
+    turn.set_needs(job.id, pending)
     run.steps[job.id] = step
     run.workflow = rewritten(run)
     turn.batch.workflows[run.workflow.id] = run.workflow
@@ -87,8 +87,3 @@ def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, a
     turn.record("workflow", str(run.workflow.id), cause, payload, actor)
     needs_view = [{"step": one.step, "on": one.on} for one in step.needs]
     return {"step": step.name, "needs": needs_view, "step_state": after.state}
-
-
-def _is_open(turn: Turn, run: LiveWorkflow, edge: Edge) -> bool:
-    """A need that failed counts as open until the step is told, which happens soon."""
-    return need_met(edge.on, turn.job(run.jobs[edge.step])) is not True

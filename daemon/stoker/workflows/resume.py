@@ -238,7 +238,7 @@ def _carry_out(
         yield
     afresh, reset = run.head.seq, [name for name, act in acts.items() if act in RESET]
     floors = {name: afresh if acts[name] is Act.RESTART else run.floors.get(name, 0) for name in reset}
-    yield from commands.put_back(turn, run, reset, actor, floors, budget)
+    yield from commands.reset_steps(turn, run, reset, actor, floors, budget)
 
 
 def _view(run: LiveWorkflow, decision: ResumeDecision) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Finish(Message):
         floors = {name: self._floor(turn, run, name) for name in way.reset}
         intent = Intent.RUN if target.resume else Intent.PAUSE
         turn.intend(run, intent, "rolled_back", actor, **result)
-        yield from commands.put_back(turn, run, way.reset, actor, floors)
+        yield from commands.reset_steps(turn, run, way.reset, actor, floors)
         turn.effects.append(LogLine(LogEvent.WORKFLOW_ROLLED_BACK, {"workflow": run.workflow.id, **result}))
 
     def _way(self, turn: Turn, run: LiveWorkflow, target: Target) -> tuple[Way, list[str]]:

@@ -161,8 +161,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         for step, spec, meta in zip(self._offer.plan.steps, specs, run.steps.values(), strict=True):
             width = width_of(run.workflow.id, step.group) if step.group in self._offer.plan.widths else None
             limited = spec if width is None else replace(spec, resources=spec.resources | {width: 1})
-            needs = [(need.job, need.on.value) for need in spec.needs]
-            job = self._intake.accept(turn, limited, owner.uid or 0, needs, step=step.name, **about)
+            job = self._intake.accept(turn, limited, owner.uid or 0, spec.needs, step=step.name, **about)
             assert job.id == meta.job_id, "a workflow's steps have consecutive ids"
             yield
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))

@@ -162,8 +162,3 @@ def behind(steps: Iterable[Step], roots: Iterable[str]) -> set[str]:
             reached.add(name)
             ahead += needed_by.get(name, [])
     return reached
-
-
-def reopened(step: Step, reset: Collection[str], states: Mapping[str, State]) -> list[Edge]:
-    """The needs of a step that are open once the steps of `reset` are reset."""
-    return [edge for edge in step.needs if edge.step in reset or states[edge.step] not in FINAL]
