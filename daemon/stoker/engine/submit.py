@@ -196,7 +196,7 @@ class Submission(CommandRequest[Answers]):
         if known.spec_hash != digest:
             raise self._conflict(turn, sent, known)
         job = turn.find(known.job_id)
-        state = job.state if job is not None else State(known.state or State.SUCCEEDED)
+        state = State.SUCCEEDED if job is None else job.state  # a purged job had ended
         return SubmitAnswer(known.job_id, state, existing=True)
 
     def _conflict(self, turn: Turn, sent: JobParams, known: Keyed) -> IdempotencyConflict:
@@ -253,7 +253,7 @@ class Submission(CommandRequest[Answers]):
         if not key:
             return
         turn.batch.keys.append(NewKey(self._owner, key, prepared.digest, job_id, turn.now.wall))
-        turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id, None)
+        turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id)
 
 
 def _spoken(name: str, value: object) -> str:

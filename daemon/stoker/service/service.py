@@ -99,10 +99,12 @@ class Service:
 
     async def find(self, peer_uid: int, key: str) -> SubmitAnswer:
         """The job that this user submitted with that idempotency key. Raises JobNotFound."""
-        submitted = (await self._engine.queries.run(job_rows.by_keys, [(peer_uid, key)])).get((peer_uid, key))
-        if submitted is None or submitted.state is None:
-            raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
-        return SubmitAnswer(submitted.job_id, State(submitted.state), existing=True)
+        queries = self._engine.queries
+        keyed = (await queries.run(job_rows.by_keys, [(peer_uid, key)])).get((peer_uid, key))
+        standings = {} if keyed is None else await queries.run(job_rows.standings, [keyed.job_id])
+        for standing in standings.values():
+            return SubmitAnswer(standing.id, standing.state, existing=True)
+        raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
 
     async def list(self, job_filter: JobFilter) -> dict[str, Any]:
         """A page of matching jobs, newest first. Raises QueueNotFound."""

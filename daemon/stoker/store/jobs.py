@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 from msgspec import NODEFAULT, Struct, field
-from msgspec.structs import fields
+from msgspec.structs import asdict, fields
 
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
@@ -58,12 +58,16 @@ _env = msgspec.json.Decoder(dict[str, AnyText]).decode
 _text = msgspec.json.Decoder(AnyText).decode
 _IS_JSON = ("{", '"')  # a column that begins so is JSON
 
-COLUMNS = (
-    "id, queue, name, state, reason, priority, execution_mode, command, args, env_vars, working_dir, pid, attempts, "
-    "failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, "
-    "needs_open, wake_at, expires_at, order_key, owner_uid, trace_id, policy, spec_hash, created_at, started_at, "
-    "finished_at, exit_code, signal, workflow_id, step, checkpoint_floor"
+_SPEC_COLUMNS = (
+    "queue, name, priority, execution_mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, "
+    "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, policy"
 )
+_SPEC_WIDTH = 17
+_STATE_COLUMNS = (
+    "id, state, reason, pid, attempts, failures, orphanings, needs_open, wake_at, expires_at, order_key, owner_uid, "
+    "trace_id, spec_hash, created_at, started_at, finished_at, exit_code, signal, workflow_id, step, checkpoint_floor"
+)
+COLUMNS = f"{_SPEC_COLUMNS}, {_STATE_COLUMNS}"
 INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * 39)})"  # noqa: S608 - constants only
 UPDATE = """
 UPDATE jobs SET state = ?, reason = ?, pid = ?, attempts = ?, failures = ?, orphanings = ?, needs_open = ?,
@@ -132,10 +136,7 @@ JOIN jobs AS other ON other.id = needs.needed
 WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
 """
 INSERT_KEY = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
-BY_KEY = """
-SELECT idempotency.spec_hash, idempotency.job_id, jobs.state, jobs.workflow_id FROM idempotency
-LEFT JOIN jobs ON jobs.id = idempotency.job_id WHERE idempotency.owner_uid = ? AND idempotency.key = ?
-"""
+BY_KEY = "SELECT spec_hash, job_id FROM idempotency WHERE owner_uid = ? AND key = ?"
 
 
 # The fields that hashes of the first version cover, in their order. A later field counts only if it differs from its
@@ -183,13 +184,14 @@ def insert_row(job: Job) -> tuple[Any, ...]:
     """The parameters of INSERT."""
     spec = job.spec
     return (
-        job.id, spec.queue, spec.name, job.state.value, job.reason and job.reason.value, spec.priority,
-        spec.execution_mode.value, _text_column(spec.command), _encode(spec.args).decode(), _encode(spec.env).decode(),
-        _text_column(spec.working_dir), job.pid, job.attempts, job.failures, job.orphanings, spec.max_attempts,
+        spec.queue, spec.name, spec.priority, spec.execution_mode.value, _text_column(spec.command),
+        _encode(spec.args).decode(), _encode(spec.env).decode(), _text_column(spec.working_dir), spec.max_attempts,
         spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan.value, spec.survive,
-        spec.run_at, job.needs_open, job.wake_at, job.expires_at, job.order_key, job.owner_uid, job.trace_id,
-        _policy_of(spec), job.spec_hash, job.created_at, job.started_at, job.finished_at, job.exit_code,
-        job.signal, job.workflow_id, job.step, job.checkpoint_floor,
+        spec.run_at, _policy_of(spec),
+        job.id, job.state.value, job.reason and job.reason.value, job.pid, job.attempts, job.failures, job.orphanings,
+        job.needs_open, job.wake_at, job.expires_at, job.order_key, job.owner_uid, job.trace_id, job.spec_hash,
+        job.created_at, job.started_at, job.finished_at, job.exit_code, job.signal, job.workflow_id, job.step,
+        job.checkpoint_floor,
     )  # fmt: skip
 
 
@@ -225,34 +227,13 @@ def _of_text_column(column: str) -> AnyText:
 def from_row(row: Sequence[Any]) -> Job:
     """The Job of a row of COLUMNS."""
     (
-        ident, queue, name, state, reason, priority, mode, command, args, env_vars, working_dir, pid, attempts,
-        failures, orphanings, max_attempts, backoff_factor, deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at,
-        needs_open, wake_at, expires_at, order_key, owner_uid, trace_id, policy, digest, created_at, started_at,
-        finished_at, exit_code, signal, workflow_id, step, checkpoint_floor,
-    ) = row  # fmt: skip
-    rest = _policy(policy)
-    spec = Spec(
-        command=_of_text_column(command),
-        working_dir=_of_text_column(working_dir),
-        args=_args(args),
-        env=_env(env_vars),
-        name=name,
-        queue=queue,
-        priority=priority,
-        execution_mode=ExecutionMode(mode),
-        max_attempts=max_attempts,
-        backoff_factor=backoff_factor,
-        deadline=deadline,
-        ttl_ms=ttl_ms,
-        timeout_ms=timeout_ms,
-        on_orphan=OnOrphan(on_orphan),
-        survive=bool(survive),
-        run_at=run_at,
-        **{field_name: getattr(rest, field_name) for field_name in _POLICY_FIELDS},
-    )
+        ident, state, reason, pid, attempts, failures, orphanings, needs_open, wake_at, expires_at, order_key,
+        owner_uid, trace_id, digest, created_at, started_at, finished_at, exit_code, signal, workflow_id, step,
+        checkpoint_floor,
+    ) = row[_SPEC_WIDTH:]  # fmt: skip
     return Job(
         id=ident,
-        spec=spec,
+        spec=_spec_of(row[:_SPEC_WIDTH]),
         spec_hash=digest,
         owner_uid=owner_uid,
         trace_id=trace_id,
@@ -277,9 +258,35 @@ def from_row(row: Sequence[Any]) -> Job:
     )
 
 
+def _spec_of(columns: Sequence[Any]) -> Spec:
+    (
+        queue, name, priority, mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, deadline,
+        ttl_ms, timeout_ms, on_orphan, survive, run_at, policy,
+    ) = columns  # fmt: skip
+    return Spec(
+        command=_of_text_column(command),
+        working_dir=_of_text_column(working_dir),
+        args=_args(args),
+        env=_env(env_vars),
+        name=name,
+        queue=queue,
+        priority=priority,
+        execution_mode=ExecutionMode(mode),
+        max_attempts=max_attempts,
+        backoff_factor=backoff_factor,
+        deadline=deadline,
+        ttl_ms=ttl_ms,
+        timeout_ms=timeout_ms,
+        on_orphan=OnOrphan(on_orphan),
+        survive=bool(survive),
+        run_at=run_at,
+        **asdict(_policy(policy)),
+    )
+
+
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
     """The jobs among `ids` that exist."""
-    return {row[0]: from_row(row) for row in connection.execute(BY_IDS, (_encode(list(ids)).decode(),))}
+    return {job.id: job for job in map(from_row, connection.execute(BY_IDS, (_encode(list(ids)).decode(),)))}
 
 
 def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, JobStanding]:
@@ -298,7 +305,7 @@ def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, J
 
 def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
     """Every step of these workflows."""
-    return {row[0]: from_row(row) for row in connection.execute(OF_WORKFLOWS, (_encode(list(ids)).decode(),))}
+    return {job.id: job for job in map(from_row, connection.execute(OF_WORKFLOWS, (_encode(list(ids)).decode(),)))}
 
 
 def ready(
@@ -354,12 +361,10 @@ def untold(connection: sqlite3.Connection) -> list[int]:
 
 
 class Keyed(Struct, frozen=True):
-    """The job of an idempotency key; `state` is None if the job was purged."""
+    """The job that a key was used for, which may have been purged, and the hash of its spec as it was sent."""
 
     spec_hash: bytes
     job_id: int
-    state: str | None
-    workflow_id: int | None = None
 
 
 def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:

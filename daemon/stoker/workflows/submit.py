@@ -95,20 +95,21 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         known = turn.loaded.keys.get((self._offer.owner_uid, key)) if key else None
         if known is None:
             return None
-        if known.spec_hash != self._digest or known.workflow_id is None:
-            job, workflow = known.job_id, known.workflow_id
-            what = f"job {job}" if workflow is None else f"workflow {workflow}"
-            look = f"show {job}" if workflow is None else f"workflow show {workflow}"
+        job = turn.find(known.job_id)
+        workflow_id = None if job is None else job.workflow_id
+        if known.spec_hash != self._digest or workflow_id is None:
+            what = f"job {known.job_id}" if workflow_id is None else f"workflow {workflow_id}"
+            look = f"show {known.job_id}" if workflow_id is None else f"workflow show {workflow_id}"
             raise IdempotencyConflict(
                 f"idempotency_key: {key!r} was used for {what} with another spec",
                 path="idempotency_key",
                 hint=f"stoker {look}, or choose another key",
             )
-        run = turn.memory.workflows.runs[known.workflow_id]
-        turn.touched_workflows.add(known.workflow_id)  # so that one that has ended leaves the memory again
+        run = turn.memory.workflows.runs[workflow_id]
+        turn.touched_workflows.add(workflow_id)  # so that one that has ended leaves the memory again
         made = {step.name: step.job_id for step in run.steps.values()}
         return FlowAnswer(
-            id=known.workflow_id, state=run.workflow.state, steps={**made}, layers=self._layers(), existing=True
+            id=workflow_id, state=run.workflow.state, steps={**made}, layers=self._layers(), existing=True
         )
 
     def _layers(self) -> list[list[str]]:
@@ -168,7 +169,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         if self._offer.key:
             first = next(iter(run.steps))
             turn.batch.keys.append(NewKey(self._offer.owner_uid, self._offer.key, self._digest, first, turn.now.wall))
-            turn.loaded.keys[self._offer.owner_uid, self._offer.key] = Keyed(self._digest, first, None, run.workflow.id)
+            turn.loaded.keys[self._offer.owner_uid, self._offer.key] = Keyed(self._digest, first)
         return run
 
     def _run(self, turn: Turn) -> LiveWorkflow:
