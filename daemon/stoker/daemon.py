@@ -180,6 +180,8 @@ class Daemon:
             await self._reload()
         except StokerError as error:
             log(LogEvent.CONFIG_REFUSED, error=error, hint=error.hint, errors=error.details.get("errors"))
+        except OSError as error:  # of the search for the file: the old settings stay in force
+            log(LogEvent.CONFIG_REFUSED, error=error)
 
     async def _reload(self) -> Reloaded:
         """Read the settings again. Raises ConfigInvalid; then all old settings stay in force."""
@@ -337,7 +339,9 @@ def live(argv: Sequence[str] | None) -> int:
         sockets = socket_paths(flags.socket, environ, os.geteuid())
         address = Path(first_within_reach(sockets, _session_exists))
         sdnotify.strip(os.environ)
-        return uvloop.run(_live(config, flags.config, root, address, environ, umask))
+        # Never closed, as the process ends: closing takes descriptors, which may be short.
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        return runner.run(_live(config, flags.config, root, address, environ, umask))
     except StokerError as error:
         return _refuse(error)
     except Exception as error:  # noqa: BLE001 - the last boundary: a bug is logged with its stack

@@ -50,6 +50,16 @@ def read_regular(path: str | Path) -> bytes:
         return file.read()
 
 
+def paths_in(directory: Path, suffix: str) -> list[Path]:
+    """The paths in a directory that end so, sorted; an empty list if it does not exist.
+
+    Raises OSError: Path.glob takes a directory that it cannot read for an empty one, depending on the Python version.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(path for path in directory.iterdir() if path.name.endswith(suffix))
+    return []
+
+
 def sync(path: str | Path) -> None:
     """Make the data of a file, or the names in a directory, durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

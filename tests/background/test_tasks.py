@@ -110,3 +110,29 @@ async def test_start_when_the_group_is_closed_then_the_task_only_ends() -> None:
 
     await asyncio.wait([late])
     assert late.cancelled()
+
+
+async def test_duty_when_the_host_fails_it_then_it_is_shown_until_its_next_turn() -> None:
+    background = BackgroundTasks()
+    left = iter(range(2))
+
+    def duty() -> None:
+        for _ in left:
+            raise OSError(24, "no descriptor")
+
+    shown = []
+    for _ in range(3):
+        background.perform("duty", duty, again_in_s=1.0)
+        shown.append(background.retrying.get("duty"))
+
+    assert shown == ["OSError: [Errno 24] no descriptor"] * 2 + [None]
+
+
+async def test_duty_when_it_has_a_bug_then_that_is_not_taken_for_a_shortage() -> None:
+    background = BackgroundTasks()
+
+    def duty() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        background.perform("duty", duty, again_in_s=1.0)

@@ -183,7 +183,8 @@ class DaemonProcess:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The structured log so far, as written to stderr; of one event name, if given."""
-        lines = [line for line in self.stderr.read_text().splitlines() if line.startswith("{")]
+        whole = self.stderr.read_text().rpartition("\n")[0]  # the last line may be half written
+        lines = [line for line in whole.splitlines() if line.startswith("{")]
         return [event for event in map(json.loads, lines) if name in (None, event["event"])]
 
     def processes(self) -> Iterator[int]:

@@ -32,7 +32,8 @@ MIGRATION_NAME = re.compile(r"(\d{4})_[a-z]+(_[a-z0-9]+)+\.sql")
 RELEASE = re.compile(r"## \[(Unreleased|\d+\.\d+\.\d+)\]( - \d{4}-\d{2}-\d{2})?")
 KINDS_OF_CHANGE = {"### Added", "### Changed", "### Deprecated", "### Removed", "### Fixed", "### Security"}
 
-# Functions that start a task and wait for it, answer a client with its result, or make it an attempt's outcome.
+STARTS = {"create_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe", "Thread", "ThreadPoolExecutor"}
+# Functions that start a task or thread and wait for it, answer a client with its result, or make it an outcome.
 AWAITED_THERE = {
     "_start", "_recover", "_until_done",  # daemon.py: the loop of job state, recovery, and the wait for a drain
     "_until_empty",  # upkeep/drain.py
@@ -41,6 +42,9 @@ AWAITED_THERE = {
     "changed",  # process/capture.py
     "_until_ended",  # process/tree.py
     "_future_of", "begin",  # rpc/calls.py: the client is answered with what is raised
+    "close",  # telemetry/exporting.py: it waits for the thread
+    "run_apart",  # host/threads.py: a future gets what is raised
+    "_start_thread",  # telemetry/log_writer.py: it counts the lines that it loses
 }  # fmt: skip
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -81,11 +85,11 @@ def prints(source: str) -> Iterator[str]:
 
 
 def loose_tasks(source: str) -> Iterator[str]:
-    """A task that its function neither awaits nor cancels ends unheard; the names are those that were looked at."""
+    """A task or thread that its function neither awaits nor cancels ends unheard; the names were looked at."""
     for function in _functions(source):
         called = {_dotted(node.func).split(".")[-1] for node in ast.walk(function) if isinstance(node, ast.Call)}
-        if called & {"create_task", "ensure_future"} and function.name not in AWAITED_THERE:
-            yield f"{function.name} starts a task by itself; BackgroundTasks does (background/tasks.py)"
+        if called & STARTS and function.name not in AWAITED_THERE:
+            yield f"{function.name} starts a task or thread by itself; see background/"
 
 
 def sql(source: str) -> Iterator[str]:

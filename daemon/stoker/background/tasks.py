@@ -2,7 +2,8 @@
 
 Owns the set of running tasks, the pauses between tries, and the end of all. A task that is started fails for good with
 its first error: `failed` is set, and the daemon ends. A task that is retried is logged and run again, as a shortage of
-descriptors or one read error passes. Refuses to guess which of the two a task is: whoever starts it says so.
+descriptors or one read error passes. A periodic duty that fails waits for its next turn. Refuses to guess which of
+these a task is: whoever starts it says so.
 Invariant: after `close` no task of the group runs, and none that is started later does more than end.
 """
 
@@ -30,7 +31,7 @@ class BackgroundTasks:
         self._closed = False
         self.failed: asyncio.Future[None] = parent.failed if parent else asyncio.get_running_loop().create_future()
         self.retrying: dict[str, str] = parent.retrying if parent else {}
-        """By name, the last error of each task that waits for its next try."""
+        """By name, the last error of each task or duty that waits for its next try."""
 
     def group(self) -> BackgroundTasks:
         """The tasks of one part: closed with the whole, or before it."""
@@ -63,10 +64,21 @@ class BackgroundTasks:
                     return await work()
                 except Exception as error:  # noqa: BLE001 - the boundary: the log tells, and it is tried again
                     log(LogEvent.BACKGROUND_RETRIED, task=name, error=error, again_in_s=pause_s)
-                    self.retrying[name] = f"{type(error).__name__}: {error}"
+                    self.retrying[name] = _text(error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, longest_pause_s)
         finally:
+            self.retrying.pop(name, None)
+
+    def perform(self, name: str, duty: Callable[[], None], *, again_in_s: float) -> None:
+        """Do a periodic duty now. If the host fails it, its next turn is the next try, and the log says so once."""
+        try:
+            duty()
+        except OSError as error:
+            if self.retrying.get(name) != _text(error):
+                log(LogEvent.BACKGROUND_RETRIED, task=name, error=error, again_in_s=again_in_s)
+            self.retrying[name] = _text(error)
+        else:
             self.retrying.pop(name, None)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -91,3 +103,7 @@ class BackgroundTasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

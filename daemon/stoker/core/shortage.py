@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SHORTAGES = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 )  # EAGAIN: processes of a user, or cgroups (cgroup.max.descendants)
+# The daemon itself lacks a descriptor or memory: no fault of a disk, nor of a job.
+OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 BASE_PAUSE_MS = 1_000
 MAX_PAUSE_MS = 30_000
 # A job whose start failed waits for a while, as another job may start meanwhile.

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import SystemClock
 from stoker.core.errors import AlreadyFinished
 from stoker.core.job import events as ev
@@ -130,17 +132,36 @@ class Reports(Message):
 class ReportSink:
     """The sink of executors: posts what they report, in the order in which it comes.
 
-    The files of an attempt that has ended are read here: no turn reads the disk.
+    The files of an attempt that has ended are read here: no turn reads the disk. While the daemon has no descriptor
+    left to read them, the report of that end waits.
     """
 
-    def __init__(self, inbox: Inbox, memory: LiveState, work_files: WorkFiles, clock: SystemClock) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        memory: LiveState,
+        work_files: WorkFiles,
+        clock: SystemClock,
+        background: BackgroundTasks,
+    ) -> None:
         self._inbox = inbox
         self._memory = memory
         self._work_files = work_files
         self._clock = clock
+        self._background = background
 
     def report(self, reports: Sequence[Report]) -> None:
-        self._inbox.post(Reports([self._with_results(report) for report in reports], self._clock))
+        whole: list[Report] = []
+        for report in reports:
+            try:
+                whole.append(self._with_results(report))
+            except OSError:
+                self._background.retry(f"outputs of {report.run_id}", partial(self._report_once_read, report))
+        if whole:
+            self._inbox.post(Reports(whole, self._clock))
+
+    async def _report_once_read(self, report: Report) -> None:
+        self._inbox.post(Reports([self._with_results(report)], self._clock))
 
     def _with_results(self, report: Report) -> Report:
         run = self._memory.by_run(report.run_id)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.core.errors import CannotCreate
-from stoker.files import read_regular
+from stoker.files import paths_in, read_regular
 from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
 
@@ -49,7 +49,7 @@ class Launchers(NamedTuple):
 def find_launchers(state_dir: Path) -> Launchers:
     """Every launcher that has a lock file; `alive` are those that hold it. Oldest epoch first."""
     launchers = Launchers([], [])
-    for path in sorted((state_dir / "launchers").glob("*.lock"), key=_epoch):
+    for path in sorted(paths_in(state_dir / "launchers", ".lock"), key=_epoch):
         with contextlib.suppress(FileNotFoundError):  # it left meanwhile
             (launchers.alive if _held(path) else launchers.dead).append(path.stem)
     return launchers

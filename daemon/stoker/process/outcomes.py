@@ -20,7 +20,7 @@ from stoker.core.errors import CorruptRecord
 from stoker.core.job import events as ev
 from stoker.core.job.model import Identity, Outcome, OutcomeKind
 from stoker.core.job.recovery import NEVER_STARTED
-from stoker.files import NotRegular, read_regular, sync
+from stoker.files import NotRegular, paths_in, read_regular, sync
 from stoker.process.connection import AskTooLarge
 from stoker.process.messages import Exited, HelloRefusal, LaunchRefused, Started
 
@@ -38,7 +38,7 @@ def read_outcomes(state_dir: Path) -> list[tuple[Path, list[Exited]]]:
 
     Connect to the living launchers first: a launcher writes here only while no daemon is connected.
     """
-    return [(path, _read(path)) for path in sorted((state_dir / "outcomes").glob("*.log"))]
+    return [(path, _read(path)) for path in paths_in(state_dir / "outcomes", ".log")]
 
 
 def remove_outcomes(paths: Iterable[Path]) -> None:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from stoker.core import outputs
 from stoker.core.job.verdict import failed_by_itself
+from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.sorted_json import encode_sorted
 from stoker.files import make_regular, open_regular
 from stoker.paths import SOCKET_PATH_BYTES
@@ -84,13 +85,20 @@ class WorkFiles:
             file.write(data)
 
     def take_output(self, run_id: str) -> RunOutput:
-        """The outputs of a run that has ended. The file stays until the commit."""
+        """The outputs of a run that has ended. The file stays until the commit.
+
+        Raises OSError if the daemon itself lacks what reading takes: that is no fault of the job.
+        """
         try:
             descriptor = open_regular(self.output(run_id))
         except FileNotFoundError:
             return NO_OUTPUT
         except OSError as error:
-            return _refused(error.strerror)
+            if error.errno not in OWN_SHORTAGES:
+                return _refused(error.strerror)
+            if not os.path.lexists(self.output(run_id)):  # open(2) takes a descriptor before it looks for the file
+                return NO_OUTPUT
+            raise
         try:
             size = os.fstat(descriptor).st_size
             if size > outputs.MAX_BYTES:
@@ -106,7 +114,10 @@ class WorkFiles:
         return last_words(log_of(self._state_dir, run_id))
 
     def with_results(self, run_id: str, spec: Spec, outcome: Outcome) -> Outcome:
-        """The outcome with the run's output, or why that is refused, and with the last words of one that failed."""
+        """The outcome with the run's output, or why that is refused, and with the last words of one that failed.
+
+        Raises OSError as `take_output` does.
+        """
         output = NO_OUTPUT if outcome.exit_code is None else self.take_output(run_id)
         words = self.last_words(run_id) if failed_by_itself(spec, outcome) else None
         if output is NO_OUTPUT and words is None:

@@ -103,7 +103,7 @@ class Engine:
 
     def _build_executors(self) -> None:
         """What starts and stops attempts; reports go to the inbox."""
-        sink = ReportSink(self.inbox, self.memory, self.context.work_files, self.clock)
+        sink = ReportSink(self.inbox, self.memory, self.context.work_files, self.clock, self.background)
         self.local = LocalExecutor(
             self.context,
             self.stalls.watched(sink.report),
@@ -188,7 +188,12 @@ class Engine:
             self.heartbeats,
             self.inbox,
             self.stalls,
-            ticking=[self.deadlines, self.housekeeping, self.staleness],
+            self.background,
+            ticking={
+                "check for a gap of time": self.deadlines,
+                "housekeeping": self.housekeeping,
+                "search for stale checkpoints": self.staleness,
+            },
         )
         self.safe_mode = SafeModeSwitch(self.dispatcher, self.config.recovery.timeout_ms)
         self.recovery = RecoveryService(

@@ -51,6 +51,7 @@ class LogEvent(StrEnum):
     CALLBACK_SLOW = "callback_slow", WARNING
     LOG_LINES_LOST = "log_lines_lost", WARNING
     LIBRARY_MESSAGE = "library_message", WARNING
+    TELEMETRY_LOST = "telemetry_lost", WARNING
     BACKGROUND_RETRIED = "background_retried", ERROR
     BACKGROUND_FAILED = "background_failed", CRITICAL
 
@@ -109,6 +110,7 @@ class LogEvent(StrEnum):
     # --- the host and clients ---
     SOCKET_LOST = "socket_lost", ERROR
     SOCKET_RESTORED = "socket_restored", WARNING
+    STATE_NOT_NOTED = "state_not_noted", ERROR
     STATE_LOST = "state_lost", CRITICAL
     STATE_BACK = "state_back", WARNING
     HOST_SHORTAGE = "host_shortage", ERROR

@@ -34,6 +34,8 @@ from stoker.core.job.model import OutcomeKind, State
 from stoker.core.job.verdict import failed_by_itself
 from stoker.core.trace import TraceParent, attempt_span_id, derived_span_id, make_traceparent
 from stoker.telemetry import otel
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
 
 if TYPE_CHECKING:
@@ -178,8 +180,12 @@ class ExportingTelemetry(Telemetry):
     def close(self) -> None:
         # A collector that hangs must not delay the end of the daemon, and the SDK's own limits are 30 s.
         closing = threading.Thread(target=self._close, name="telemetry-close", daemon=True)
-        closing.start()
-        closing.join(CLOSING_S)
+        try:
+            closing.start()
+        except RuntimeError as error:  # the kernel refuses a thread; the daemon has to close its state all the same
+            log(LogEvent.TELEMETRY_LOST, error=error)
+        else:
+            closing.join(CLOSING_S)
 
     def _close(self) -> None:
         self._tracers.shutdown()

@@ -13,6 +13,7 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock, Now
 from stoker.core.errors import DiskFull, StateRefused, StorageFailed
 from stoker.core.job.model import State
+from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.units import volume
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.inbox import Inbox
@@ -92,7 +93,10 @@ class Housekeeping:
             await asyncio.wait({self._noting})
 
     def note(self) -> None:
-        """Write `state.json`: the last change that the database must contain from now on. Raises StorageFailed."""
+        """Write `state.json`: the last change that the database must contain from now on. Raises StorageFailed.
+
+        Without room, memory or a descriptor the old note stays: the database contains more than that says.
+        """
         noted = self._memory.committed_seq
         if not self._directory.in_place:
             return  # the directory was replaced: the note would describe another database
@@ -101,7 +105,10 @@ class Housekeeping:
         except OSError as error:
             failed = storage_error(self._directory.aside, error)
             if isinstance(failed, DiskFull):
-                return  # the old note stays true: the database contains more than it says
+                return
+            if error.errno in OWN_SHORTAGES:
+                log(LogEvent.STATE_NOT_NOTED, path=self._directory.aside, error=error)
+                return
             raise failed from error
         self._noted = noted
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -115,7 +116,8 @@ class RecoveryService:
         assert followed.row is not None, "a start has a row"
         self._row, self._ends = followed.row, followed.ends
         self._wait_for(result.testimony.silent, late)
-        self._background.start("end of the recovery", self._finish(result))
+        self._settle_written(result)
+        self._background.retry("end of the recovery", partial(self._finish, result))
         self._background.retry("looks at stuck attempts", self._keep_looking)
 
     def _wait_for(self, silent: frozenset[str], late: Mapping[str, asyncio.Task[LauncherDead | None]]) -> None:
@@ -165,6 +167,7 @@ class RecoveryService:
         result = await self._gather_and_plan(self._runs_of(launcher), {launcher}, for_ever=True)
         self._take_over(result)
         await self._follow(result, None)
+        self._settle_written(result)
         await self._forget(result)
         self._local.retire_idle()
 
@@ -315,10 +318,13 @@ class RecoveryService:
                 outcomes[run_id] = self._work_files.with_results(run_id, specs[run_id], decision.finding.outcome)
         return outcomes
 
-    async def _forget(self, result: RecoveryFindings) -> None:
-        """Remove outcome logs once their outcomes are committed."""
+    def _settle_written(self, result: RecoveryFindings) -> None:
+        """Outcomes that launchers wrote down for attempts that are not open."""
         for exited in result.testimony.written.values():
             self._settle_unknown(exited)
+
+    async def _forget(self, result: RecoveryFindings) -> None:
+        """Remove outcome logs once their outcomes are committed."""
         if result.outcome_logs:
             await self._inbox.barrier()
             remove_outcomes(result.whole_logs)

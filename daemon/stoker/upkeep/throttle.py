@@ -7,9 +7,10 @@ Owns the cadence (one sample each `sample_ms`, never on the dispatch path), on w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.core.clock import Clock
 from stoker.core.job.model import QueueClass
@@ -30,7 +31,7 @@ class Ticking(Protocol):
 
 
 class Throttle:
-    """Samples until it is stopped. `ticking`: parts with periodic duties; each ticks once a sample, in this order."""
+    """Samples until it is stopped. `ticking`: periodic duties by name; each is done once a sample, in this order."""
 
     def __init__(
         self,
@@ -42,7 +43,8 @@ class Throttle:
         heartbeats: Heartbeats,
         inbox: Inbox,
         stalls: Stalls,
-        ticking: Sequence[Ticking],
+        background: BackgroundTasks,
+        ticking: Mapping[str, Ticking],
     ) -> None:
         self._probe = Probe()
         self._clock = clock
@@ -54,6 +56,7 @@ class Throttle:
         self._inbox = inbox
         self._telemetry = stalls.telemetry
         self._tick_parts = stalls.watched(self._tick_all)
+        self._background = background
         self._ticking = ticking
         self._timer: asyncio.TimerHandle | None = None
         self.pressure = Pressure()
@@ -81,15 +84,18 @@ class Throttle:
 
     def _tick(self) -> None:
         self._schedule()
-        now = self._clock.now()
-        self.pressure, changed = observe(self._policy, self.pressure, self._probe.sample(), now.wall)
-        if changed:
-            self._heed(self.pressure)
+        self._background.perform("sample of the host", self._sample, again_in_s=self._interval_s)
         self._tick_parts()
 
+    def _sample(self) -> None:
+        sample = self._probe.sample()
+        self.pressure, changed = observe(self._policy, self.pressure, sample, self._clock.now().wall)
+        if changed:
+            self._heed(self.pressure)
+
     def _tick_all(self) -> None:
-        for part in self._ticking:
-            part.tick()
+        for name, part in self._ticking.items():
+            self._background.perform(name, part.tick, again_in_s=self._interval_s)
 
     def _heed(self, pressure: Pressure) -> None:
         """Let low queues wait, or go on."""
