@@ -299,7 +299,7 @@ def test_need_failed_when_the_job_waits_then_it_is_skipped_and_dependents_are_to
     after = step(job(State.WAITING, needs_open=2), None, ev.NeedFailed(needed=3, on=NeedOn.OK), NOW)
 
     expected = job(State.SKIPPED, needs_open=2, reason=Reason.DEPENDENCY, finished_at=NOW.wall)
-    assert after == Transitioned(expected, effects=(ev.TellDependents(7),))
+    assert after == Transitioned(expected, effects=(ev.ReleaseDependents(7),))
 
 
 # --- ttl and deadline -------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def test_limit_when_the_job_never_started_then_it_expires_for_that_reason(
     after = step(before, None, event, NOW)
 
     assert after == Transitioned(
-        job(State.EXPIRED, reason=reason, wake_at=None, expires_at=None), effects=(ev.TellDependents(7),)
+        job(State.EXPIRED, reason=reason, wake_at=None, expires_at=None), effects=(ev.ReleaseDependents(7),)
     )
 
 
@@ -485,7 +485,7 @@ def test_ended_when_the_job_ends_then_attempt_job_and_dependents_follow_in_order
     finished = job(State.SUCCEEDED, attempts=1, reason=Reason.EXIT, exit_code=0, finished_at=99)
     assert after.job == finished
     assert after.attempt == replace(live, outcome=end, ended_at=99)
-    assert after.effects == (ev.Settled(live.run_id), ev.TellDependents(7))
+    assert after.effects == (ev.Settled(live.run_id), ev.ReleaseDependents(7))
 
 
 def test_ended_when_nobody_saw_the_time_then_now_is_the_time() -> None:
@@ -605,14 +605,14 @@ def test_verb_when_nothing_runs_then_the_job_ends_at_once_and_dependents_are_tol
 ) -> None:
     after = step(job(state, wake_at=5, expires_at=6), None, event, NOW)
 
-    assert after == Transitioned(job(end, reason=Reason.USER), effects=(ev.TellDependents(7),))
+    assert after == Transitioned(job(end, reason=Reason.USER), effects=(ev.ReleaseDependents(7),))
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.EXPIRED])
 def test_skip_when_the_job_has_ended_badly_then_dependents_are_told_again(state: State) -> None:
     after = step(job(state, finished_at=1), None, ev.Skip(), NOW)
 
-    assert after == Transitioned(job(State.SKIPPED, reason=Reason.USER), effects=(ev.TellDependents(7),))
+    assert after == Transitioned(job(State.SKIPPED, reason=Reason.USER), effects=(ev.ReleaseDependents(7),))
 
 
 @pytest.mark.parametrize("state", [State.WAITING, State.QUEUED])

@@ -192,7 +192,7 @@ class Host(RuleBasedStateMachine):
 
     def announce(self, effects: Iterable[ev.Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, ev.TellDependents):
+            if isinstance(effect, ev.ReleaseDependents):
                 self.tell_dependents(self.lives[effect.job_id].job)
 
     def tell_dependents(self, ended: Job) -> None:

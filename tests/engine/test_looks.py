@@ -82,7 +82,7 @@ class DeadMount:
         monkeypatch.setattr(preflight, "problem", self.problem)
         monkeypatch.setattr(preflight, "PATIENCE_S", 0.2)
 
-    def problem(self, command: str, working_dir: str, path: str) -> preflight.Said:
+    def problem(self, command: str, working_dir: str, path: str) -> preflight.CommandProblem:
         self.asked.append(working_dir)
         if working_dir.startswith("/dead"):
             self.back.wait()

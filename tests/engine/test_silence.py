@@ -77,7 +77,7 @@ class Room:
             sock.sendto(words, self.work_files.notice_address(self.run_id))
 
     def unresponsive(self) -> bool:
-        return self.memory.said[self.run_id].unresponsive
+        return self.memory.worker_status[self.run_id].unresponsive
 
 
 @pytest.fixture
@@ -110,13 +110,13 @@ async def test_silence_when_a_heartbeat_lies_in_the_socket_then_it_is_read_befor
     assert room.pass_ms(10**9) == []
 
     assert not room.unresponsive()
-    assert room.memory.said[room.run_id].last_heartbeat == room.clock.steady
+    assert room.memory.worker_status[room.run_id].last_heartbeat == room.clock.steady
 
 
 async def test_silence_when_we_did_not_run_ourselves_then_it_begins_anew(room: Room) -> None:
     room.begin()
     room.clock.steady += 10**9
-    room.heartbeats.begin_anew()
+    room.heartbeats.restart_silence()
 
     assert room.pass_ms(29_999) == []
     assert not room.unresponsive()
@@ -125,10 +125,10 @@ async def test_silence_when_we_did_not_run_ourselves_then_it_begins_anew(room: R
 
 async def test_silence_when_we_froze_the_worker_then_it_owes_nothing_until_it_runs_again(room: Room) -> None:
     room.begin()
-    room.heartbeats.excuse([room.run_id], frozen=True)
+    room.heartbeats.set_frozen([room.run_id], frozen=True)
     for _ in range(20):
         assert room.pass_ms(30_000) == []
-    room.heartbeats.excuse([room.run_id], frozen=False)
+    room.heartbeats.set_frozen([room.run_id], frozen=False)
 
     assert room.pass_ms(29_999) == []
     assert not room.unresponsive()
@@ -180,16 +180,17 @@ async def test_flood_when_it_comes_then_it_is_read_in_bursts_and_the_last_notice
     room: Room,
 ) -> None:
     room.begin()
+    status = room.memory.worker_status[room.run_id]
     for number in range(3 * BURST):
         words = b"STATUS=%d" % number if number % 2 else b"nonsense"
-        sent = room.memory.said[room.run_id].ignored + 1
+        sent = status.ignored + 1
         room.say(words)
         if number % 2 == 0:
-            await until_async(lambda sent=sent: room.memory.said[room.run_id].ignored == sent, why="it to be counted")  # type: ignore[misc]
+            await until_async(lambda sent=sent: status.ignored == sent, why="it to be counted")  # type: ignore[misc]
 
-    await until_async(lambda: room.memory.said[room.run_id].status == str(3 * BURST - 1), why="the last word")
+    await until_async(lambda: room.memory.worker_status[room.run_id].status == str(3 * BURST - 1), why="the last word")
 
-    assert room.memory.said[room.run_id].ignored == 3 * BURST // 2
+    assert room.memory.worker_status[room.run_id].ignored == 3 * BURST // 2
 
 
 def test_notice_address_when_a_path_would_be_too_long_then_it_is_abstract(tmp_path: Path) -> None:

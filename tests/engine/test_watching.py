@@ -322,10 +322,10 @@ async def test_workflow_feed_when_others_change_then_nothing_is_read_for_it() ->
     await asyncio.sleep(0)
 
     for seq in range(11, 111):
-        subscriptions.tell([], {8}, seq)
+        subscriptions.announce([], {8}, seq)
         await asyncio.sleep(0)
     assert reads == []
-    subscriptions.tell([], {7, 8}, 111)
+    subscriptions.announce([], {7, 8}, 111)
 
     assert [change["seq"] for change in await page] == [111]
     assert reads == [7]

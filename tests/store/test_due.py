@@ -148,7 +148,7 @@ def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.
     )
 
     assert set(loaded.jobs) == {1, 2}
-    assert [(each.job_id, loaded.dependents[1].more) for each in loaded.dependents[1].told] == [(2, False)]
+    assert [(each.job_id, loaded.dependents[1].more) for each in loaded.dependents[1].dependents] == [(2, False)]
     assert set(loaded.keys) == {(0, "k")}
     assert loaded.known_runs == set()
     assert [one.id for one in loaded.lanes["bulk", None]] == [3]
@@ -169,7 +169,7 @@ def test_load_when_many_wait_for_one_then_they_come_in_portions(database: sqlite
     first = load(database, Wanted(NOW, dependents_of={1: 0, 2: 0})).dependents
     second = load(database, Wanted(NOW, dependents_of={1: first[1].last, 2: first[2].last})).dependents
 
-    assert [each.job_id for portion in (first[1], second[1]) for each in portion.told] == list(waiting)
+    assert [each.job_id for portion in (first[1], second[1]) for each in portion.dependents] == list(waiting)
     assert (first[1].more, first[2]) == (True, Portion([], 0, more=True))
 
 

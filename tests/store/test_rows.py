@@ -193,8 +193,8 @@ def test_untold_when_a_needed_job_ended_unheard_then_it_is_named_and_nothing_els
     rows = [(4, 1), (5, 1), (4, 2), (6, 3)]
     database.executemany(jobs.INSERT_NEED, [(waiting, needed, "ok") for waiting, needed in rows])
 
-    assert jobs.untold(database) == [1]
-    assert snapshot.read(database).untold == [1]
+    assert jobs.ended_needs(database) == [1]
+    assert snapshot.read(database).ended_needs == [1]
 
 
 def test_needs_when_one_is_met_then_only_that_one_is_gone(database: sqlite3.Connection) -> None:

@@ -1,8 +1,8 @@
-"""The inputs of an attempt beside its spec: how its needs ended, and its newest checkpoint.
+"""The inputs of an attempt beside its spec: the ends of its needs, and its newest checkpoint.
 
-Owns these starts from their commit to their executor. Jobs without inputs, which are most, start at once.
-Invariants: a start that was stopped or settled meanwhile is not made; a damaged checkpoint is
-passed over with a warning, and the one before it is given.
+Owns the starts between their commit and their executor. Jobs without inputs, which are most, start at once.
+Invariants: an attempt that was stopped or settled meanwhile is not started; if the newest checkpoint is damaged, a
+warning is logged and the one before it is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB,
 PORTION = 50  # needs of one read: each may have handed on 64 KiB
 AGAIN_S = 1.0
 TRIES = 20
-TRIED = 20  # damaged checkpoints in a row: beyond them somebody has to look
+TRIED = 20  # newest checkpoints: if all of them are damaged the attempt starts without one
 
 
 class AttemptInputs:
@@ -69,19 +69,19 @@ class AttemptInputs:
 
     def start(self, starts: Sequence[Start]) -> None:
         """Start jobs without inputs at once, the others once their inputs are there."""
-        plain = [start for start in starts if not _wants(start.job)]
+        plain = [start for start in starts if not _may_have_inputs(start.job)]
         self._hand_over(plain)
         first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
         again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
         for together in [first, *again] if first else again:
             self._held.update(start.attempt.run_id for start in together)
-            work = partial(self._let_go, together, count(1))
+            work = partial(self._start_when_read, together, count(1))
             self._background.retry(f"inputs of {together[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
 
-    async def _let_go(self, starts: Sequence[Start], tries: Iterator[int]) -> None:
-        """Hold the starts until their inputs could be read and their executor has them, or their end is reported.
+    async def _start_when_read(self, starts: Sequence[Start], tries: Iterator[int]) -> None:
+        """Hand the starts over once their inputs are read, or report their end if they may not start any more.
 
-        After TRIES they are reported as never started: as queued jobs they can expire.
+        After TRIES failed reads they are reported as never started: their jobs are queued again, and can expire.
         """
         wanted = [start for start in starts if self._may_begin(start)]
         if next(tries) <= TRIES:
@@ -93,11 +93,11 @@ class AttemptInputs:
     async def _provide(self, starts: Sequence[Start]) -> None:
         """Read the inputs of all starts in one query: a hop to the reader costs as much as a start."""
         provided = []
-        for start, found in zip(starts, await self._reader.run(_look, [start.job for start in starts]), strict=True):
-            for damaged in found.damaged:
+        for start, stored in zip(starts, await self._reader.run(_read, [start.job for start in starts]), strict=True):
+            for damaged in stored.damaged:
                 log(LogEvent.CHECKPOINT_DAMAGED, job=start.job.id, checkpoint=damaged.details["id"], error=damaged)
-            inputs = Inputs(self._reader, [need.job for need in start.job.spec.needs], found.needed)
-            await self._lay_ready(start.attempt.run_id, found.data, inputs)
+            inputs = Inputs(self._reader, [need.job for need in start.job.spec.needs], stored.needed)
+            await self._write_files(start.attempt.run_id, stored.data, inputs)
             if self._may_begin(start):
                 provided.append(replace(start, inputs=inputs.variable))
         self._hand_over(provided)
@@ -113,7 +113,7 @@ class AttemptInputs:
             self._executors[mode].start(group)
 
     def _may_begin(self, start: Start) -> bool:
-        """Whether it may still start; otherwise its end is reported."""
+        """Whether it may still start; if it was stopped meanwhile, its end is reported."""
         run = self._memory.by_run(start.attempt.run_id)
         if run is None:
             return False
@@ -122,8 +122,8 @@ class AttemptInputs:
             return False
         return True
 
-    async def _lay_ready(self, run_id: str, data: bytes | None, inputs: Inputs) -> None:
-        """Wait for room on the disk, however long: without its checkpoint the attempt would begin at zero."""
+    async def _write_files(self, run_id: str, data: bytes | None, inputs: Inputs) -> None:
+        """Write the checkpoint and the inputs file. Waits for room on the disk: the attempt must not begin at zero."""
         while (run := self._memory.by_run(run_id)) is not None and run.attempt.stop_reason is None:
             try:
                 if data is not None:
@@ -132,7 +132,7 @@ class AttemptInputs:
                     await inputs.write(self._work_files.inputs(run_id))
             except OSError as error:
                 log(LogEvent.CHECKPOINT_FAILED, job=run.job.id, attempt=run.attempt.ordinal, error=error)
-                await asyncio.sleep(AGAIN_S)  # nothing tells when there is room again
+                await asyncio.sleep(AGAIN_S)  # polls: the kernel does not notify anybody of free space
             else:
                 return
 
@@ -144,7 +144,7 @@ class AttemptInputs:
         return inputs.variable
 
 
-def _wants(job: Job) -> bool:
+def _may_have_inputs(job: Job) -> bool:
     """Whether there can be inputs: a first attempt without needs has none."""
     return bool(job.spec.needs) or job.attempts > 1
 
@@ -164,8 +164,8 @@ class Inputs:
         """STOKER_INPUTS, once all needs were read; None if the kernel would refuse it."""
         if self._bytes > MAX_INPUTS_BYTES:
             return None
-        said = encode_sorted(self._outputs)
-        return said.decode() if len(said) <= MAX_INPUTS_BYTES else None
+        variable = encode_sorted(self._outputs)
+        return variable.decode() if len(variable) <= MAX_INPUTS_BYTES else None
 
     async def write(self, path: str) -> None:
         """STOKER_INPUTS_FILE. Raises OSError."""
@@ -198,7 +198,7 @@ def _end(one: Needed) -> dict[str, Any]:
     return {"state": one.state, "reason": one.reason, "exit_code": one.exit_code, "outputs": outputs}
 
 
-class _Found(Struct, frozen=True):
+class StoredInputs(Struct, frozen=True):
     """The inputs of one start: its first needs, its newest sound checkpoint, and damaged ones that are newer."""
 
     needed: Sequence[Needed]
@@ -206,8 +206,8 @@ class _Found(Struct, frozen=True):
     damaged: Sequence[CheckpointDamaged]
 
 
-def _look(connection: sqlite3.Connection, asked: Sequence[Job]) -> list[_Found]:
-    return [_Found(_first_needed(connection, job), *_newest(connection, job)) for job in asked]
+def _read(connection: sqlite3.Connection, asked: Sequence[Job]) -> list[StoredInputs]:
+    return [StoredInputs(_first_needed(connection, job), *_newest(connection, job)) for job in asked]
 
 
 def _first_needed(connection: sqlite3.Connection, job: Job) -> Sequence[Needed]:

@@ -17,7 +17,7 @@ MUTABLE = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
     "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key",
 )  # fmt: skip
-DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it is no change to tell of
+DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it makes no change
 
 
 def cause_of(event: type[ev.Event]) -> str:
@@ -28,7 +28,7 @@ def cause_of(event: type[ev.Event]) -> str:
 CAUSES = {event: cause_of(event) for event in ev.Event.__subclasses__()}
 
 
-def standing(job: Job) -> dict[str, Any]:
+def first_values(job: Job) -> dict[str, Any]:
     """The values beside the spec that rebuild the row of a new job."""
     return {
         "owner_uid": job.owner_uid,
@@ -53,18 +53,18 @@ def difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt 
     if touched is not None:
         payload["attempt"] = _attempt_difference(attempt, touched)
         if touched.outcome is not None:
-            payload["started_at"] = job.started_at  # noted when the worker began, which is no change of its own
+            payload["started_at"] = job.started_at  # set when the worker began, for which no change is written
     return payload
 
 
 def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any]:
-    told: dict[str, Any] = {"run_id": after.run_id}
+    payload: dict[str, Any] = {"run_id": after.run_id}
     if before is None:
-        told |= {"ordinal": after.ordinal, "launcher": after.launcher}
+        payload |= {"ordinal": after.ordinal, "launcher": after.launcher}
     elif after.stop_reason is not before.stop_reason:
-        told["stop_reason"] = after.stop_reason
+        payload["stop_reason"] = after.stop_reason
     if after.outcome is not None:
-        told |= {"identity": after.identity, "outcome": after.outcome, "started_at": after.started_at}
+        payload |= {"identity": after.identity, "outcome": after.outcome, "started_at": after.started_at}
         if after.bounds is not None:
-            told["bounds"] = after.bounds
-    return told
+            payload["bounds"] = after.bounds
+    return payload

@@ -1,9 +1,9 @@
 """Wakes the loop when a limit of a running attempt, or a job that waits for a time, is due.
 
-Owns the one timer behind all of `Timers`. After a gap (the daemon was stopped, or the host slept) an attempt may have
-ended in time without its report being read. So each launcher is first asked for its news; then the limits of its
-attempts are applied. Workers that were silent during a gap are not called unresponsive for that.
-Invariant: a limit waits only for the launcher of its own attempt, and for a bounded time.
+Owns the one timer behind `Timers`. After a gap (the daemon was stopped, or the host slept) an attempt may have ended in
+time although its report was not read yet. So each launcher is first asked for its news; then the limits of its attempts
+are applied. The silence of workers during a gap does not count. Invariant: a limit waits only for the launcher of its
+own attempt, and for a bounded time.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Deadlines:
         self._background = background
         self._patience_s = patience_ms / 1_000
         self._sample_ms = sample_ms
-        self._looked_at = clock.now().steady
+        self._ticked_at = clock.now().steady
         self._handle: asyncio.TimerHandle | None = None
         self._due_at: int | None = None
-        self._unheard: dict[str, list[Alarm]] = {}  # limits that wait, by launcher that was asked
+        self._asked: dict[str, list[Alarm]] = {}  # by launcher that was asked: the limits that wait for its answer
 
     def rearm(self) -> None:
         """Set the timer to what is due next; cheap if that has not changed."""
@@ -69,9 +69,9 @@ class Deadlines:
     def tick(self) -> None:
         """Called once a sample: the event loop's timers stand still while the host sleeps, steady time does not."""
         now = self._clock.now().steady
-        if now - self._looked_at > self._sample_ms + GAP_MS:
-            self._heartbeats.begin_anew()
-        self._looked_at = now
+        if now - self._ticked_at > self._sample_ms + GAP_MS:
+            self._heartbeats.restart_silence()
+        self._ticked_at = now
         if self._handle is not None and self._due_at is not None and now - self._due_at > GAP_MS:
             self._handle.cancel()
             self._fire()
@@ -86,17 +86,17 @@ class Deadlines:
         late = self._clock.now().steady - (self._due_at or 0)
         self._handle = None
         if late > GAP_MS:
-            self._heartbeats.begin_anew()
+            self._heartbeats.restart_silence()
             for client in self._launchers:
-                self._hear_out(client.launcher)
+                self._ask(client.launcher)
         self._post_due()
 
-    def _hear_out(self, launcher: str) -> None:
-        if launcher not in self._unheard:
-            self._unheard[launcher] = []
-            self._background.start(f"limits at launcher {launcher}", self._post_heard(launcher))
+    def _ask(self, launcher: str) -> None:
+        if launcher not in self._asked:
+            self._asked[launcher] = []
+            self._background.start(f"limits at launcher {launcher}", self._post_after_answer(launcher))
 
-    async def _post_heard(self, launcher: str) -> None:
+    async def _post_after_answer(self, launcher: str) -> None:
         """Apply the limits once the launcher has answered, or at once if it is stuck: limits hold all the same."""
         try:
             client = self._launchers.get(launcher)
@@ -104,20 +104,20 @@ class Deadlines:
                 await asyncio.wait([client.list_runs()], timeout=self._patience_s)
             await self._inbox.barrier()
         finally:
-            alarms = self._unheard.pop(launcher)
+            alarms = self._asked.pop(launcher)
         self._post(alarms, self._clock.now())
         self.rearm()
 
     def _post_due(self) -> None:
         now = self._clock.now()
-        heard: list[Alarm] = []
+        ready: list[Alarm] = []
         for alarm in self._timers.take_due(now):
             run = self._memory.by_run(alarm.run_id)
-            (heard if run is None else self._unheard.get(run.attempt.launcher, heard)).append(alarm)
-        self._post(heard, now)
+            (ready if run is None else self._asked.get(run.attempt.launcher, ready)).append(alarm)
+        self._post(ready, now)
         if self._timers.pending_due(now):
             self._timers.forget_pending()
-            self._inbox.post(DueJobs(self._looked))
+            self._inbox.post(DueJobs(self._set_next))
         self.rearm()
 
     def _post(self, due: Sequence[Alarm], now: Now) -> None:
@@ -137,12 +137,12 @@ class Deadlines:
         later = self._memory.frozen.postponed(alarm, now) if of_run_time else None
         if later is None:
             return alarm
-        self._timers.look_again(later, later.at)
+        self._timers.set_later(later, later.at)
         return None
 
-    def _looked(self, due: DueNow) -> None:
+    def _set_next(self, due: DueNow) -> None:
         if due.more:
-            self._inbox.post(DueJobs(self._looked))
+            self._inbox.post(DueJobs(self._set_next))
         self._timers.pend_at(due.next_steady, due.next_wall)
         self.rearm()
 

@@ -1,8 +1,8 @@
 """Opens attempts for the jobs that admission chooses.
 
-Owns the slots of this host, and the reasons for which no job is started at all (before recovery, while draining, on a
-full disk). `core.job.admission` chooses the jobs. Invariant: an attempt is opened only while its executor
-has a launcher to name in it, and is committed before anything is started.
+Owns the slots of this host, and the reasons for which no job starts at all: before recovery, while draining, on a full
+disk. `core.job.admission` chooses the jobs. Invariant: an attempt is opened only while its executor has a launcher, and
+is committed before anything is started.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Dispatcher:
         free = startable(self._memory.shortage, self._free(), turn.now)
         if self.closed is not None or free <= 0:
             return False
-        self._heed_barred()
+        self._reread_if_barred()
         lines = self._memory.admission_lines()
         for job in self._admit(lines, free):
             self._open(turn, job)
-        self._tell_short(turn, [job for line in lines for job in line.short if job.id not in self._memory.short])
+        self._log_shortages(turn, [job for line in lines for job in line.short if job.id not in self._memory.short])
         left = startable(self._memory.shortage, self._free(), turn.now)
         return left > 0 and any(not self._paused(name) for name, _, _ in self._memory.hungry())
 
@@ -83,7 +83,7 @@ class Dispatcher:
         self._admit(lines, sys.maxsize)
         return {line.reserved.id: line.reserved.spec.resources for line in lines if line.reserved is not None}
 
-    def _heed_barred(self) -> None:
+    def _reread_if_barred(self) -> None:
         """Read the lanes again when a workflow was paused or resumed: they hold only jobs that may start."""
         if self._memory.workflows.barred != self._barred:
             self._barred = set(self._memory.workflows.barred)
@@ -107,7 +107,7 @@ class Dispatcher:
         turn.loaded.jobs.setdefault(job.id, job)
         turn.step(job.id, ev.Dispatched(attempt=attempt))
 
-    def _tell_short(self, turn: Turn, jobs: Sequence[Job]) -> None:
+    def _log_shortages(self, turn: Turn, jobs: Sequence[Job]) -> None:
         """Log each job once that waits for a resource; a width is wanted by its workflow, so it is not logged."""
         free = self._memory.free() if jobs else {}
         for job in jobs:

@@ -1,8 +1,8 @@
-"""Editing a job that has not started: another queue, priority, name, or other limits.
+"""Editing a job that has not started: its queue, priority, name or limits.
 
-Owns the way from what a person wants changed to the edited spec, and the checks that a submit would have made of it.
-The change itself is a step of the lifecycle: one record in the log of changes, refused where an attempt is open. A job
-that moves takes nothing of its new queue's defaults: what was promised at its submit stays.
+Owns the way from the requested changes to the new spec, and the same checks that a submit makes. The change is a step
+of the lifecycle, which refuses it while an attempt is open. A job that moves keeps its values: defaults of its new
+queue do not apply.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ class Editing(RequestMessage[JobStanding]):
         job = turn.job(self._job_id)
         changes = _changes(job.spec, self._wanted)
         self._check(turn, job, changes)
-        moved_ms = self._intake.worth(job.spec.priority) - self._intake.worth(
-            changes.get("priority", job.spec.priority)
-        )
+        priority = changes.get("priority", job.spec.priority)
+        moved_ms = self._intake.priority_ms(job.spec.priority) - self._intake.priority_ms(priority)
         edited = turn.step(job.id, ev.Edit(actor=self._actor, changes=changes, moved_ms=moved_ms))
         answer = EditedJob(**msgspec.structs.asdict(standing(edited)), changed=_changed(job.spec, edited.spec))
         self.answer_after(turn, answer)
@@ -68,8 +67,10 @@ def _changed(before: Spec, after: Spec) -> dict[str, tuple[Any, Any]]:
 
 def _changes(spec: Spec, wanted: JobChanges) -> dict[str, Any]:
     """The given fields of the spec with their new values; limits that were not given stay."""
-    said = {name: value for name in wanted.__struct_fields__ if (value := getattr(wanted, name)) is not UNSET}
-    if "limits" in said:
-        limits = msgspec.structs.asdict(said["limits"])
-        said["limits"] = replace(spec.limits, **{name: value for name, value in limits.items() if value is not UNSET})
-    return said
+    changes = {name: value for name in wanted.__struct_fields__ if (value := getattr(wanted, name)) is not UNSET}
+    if "limits" in changes:
+        limits = msgspec.structs.asdict(changes["limits"])
+        changes["limits"] = replace(
+            spec.limits, **{name: value for name, value in limits.items() if value is not UNSET}
+        )
+    return changes

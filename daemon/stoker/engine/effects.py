@@ -1,7 +1,7 @@
-"""Carries out what a turn decided, once it is on disk, then tells everybody who waits for it.
+"""Carries out the effects of a turn once it is on disk, then answers clients and announces the changes.
 
-Owns the order of what follows a commit, from the launch of an attempt to its end, and the requests that wait to hear
-whether their stop came in time. Refuses to decide: all of it follows from committed steps.
+Owns the order of what follows a commit, from the launch of an attempt to its end, and the requests that wait to learn
+whether their stop came in time. Nothing is decided here: all of it follows from committed steps.
 """
 
 from __future__ import annotations
@@ -81,18 +81,20 @@ class Effects:
         effects: defaultdict[type[ev.Effect], list[Any]] = defaultdict(list)
         for effect in turn.effects:
             effects[type(effect)].append(effect)
-        self._launch(effects[ev.Launch])  # its row is on disk: its inputs are laid ready, and its worker starts
+        self._launch(effects[ev.Launch])  # its row is on disk: its inputs are written, and its worker starts
         self._watch(effects[Watch])  # it runs: its limits and its heartbeats are watched
         self._warn(effects[Warn])  # a limit is near
-        self._await_stops(effects[AnswerStop])  # a person stops it: the answer waits for what becomes of the stop
+        self._await_stops(effects[AnswerStop])  # a person stops it: the answer says whether the stop came in time
         self._stop(effects[ev.Stop])  # its process tree gets its signals, one after the other
-        self._reassign(effects[ev.Reassign])  # its launcher is silent: the stop goes past it
+        self._reassign(effects[ev.Reassign])  # its launcher is silent: the daemon itself signals its processes
         self._answer_delivered(effects[StopDelivered])  # the first signal came before its end
-        self._settle(effects[ev.Settled], turn)  # it is over: acknowledged, and everything kept for it goes
-        self._settle_unknown(effects[SettleUnknown], effects[AcknowledgeUnknown])  # of an earlier life
-        self._release_dependents(effects[ev.TellDependents])  # jobs that need it go on, or never can
+        self._settle(effects[ev.Settled], turn)  # it has ended: acknowledged, its files and alarms are removed
+        self._settle_unknown(
+            effects[SettleUnknown], effects[AcknowledgeUnknown]
+        )  # outcomes of attempts that are not open
+        self._release_dependents(effects[ev.ReleaseDependents])  # jobs that need it are queued or skipped
         self._schedule(turn)  # its job waits for a retry
-        self._tell(effects[AnswerRequest], effects[LogLine], turn)  # clients, followers and the log
+        self._announce_turn(effects[AnswerRequest], effects[LogLine], turn)  # clients, followers and the log
 
     # --- from the launch to the end ---
 
@@ -138,10 +140,10 @@ class Effects:
     def _settle_unknown(self, reported: Sequence[SettleUnknown], recorded: Sequence[AcknowledgeUnknown]) -> None:
         for effect in reported:
             self._inbox.post(Settle(effect.run_id, effect.outcome))
-        for known in recorded:
-            self._local.acknowledge_unknown([known.run_id])
+        if recorded:
+            self._local.acknowledge_unknown([effect.run_id for effect in recorded])
 
-    def _release_dependents(self, ended: Sequence[ev.TellDependents]) -> None:
+    def _release_dependents(self, ended: Sequence[ev.ReleaseDependents]) -> None:
         needed = {effect.job_id: effect.after for effect in ended if effect.job_id in self._memory.needed}
         if needed:
             self._inbox.post(Dependents(needed))
@@ -155,13 +157,13 @@ class Effects:
             self._timers.pend_at(shortage.try_at, None)
         self._deadlines.rearm()
 
-    # --- who hears of it ---
+    # --- clients, followers and the log ---
 
-    def _tell(self, answers: Sequence[AnswerRequest], lines: Sequence[LogLine], turn: Turn) -> None:
+    def _announce_turn(self, answers: Sequence[AnswerRequest], lines: Sequence[LogLine], turn: Turn) -> None:
         for answer in answers:
             if not answer.future.done():
                 answer.future.set_result(answer.result)
-        self._subscriptions.tell(turn.transitions, turn.touched_workflows, self._memory.last_seq)
+        self._subscriptions.announce(turn.transitions, turn.touched_workflows, self._memory.last_seq)
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
             asyncio.get_running_loop().call_soon(self._announce, turn.transitions, wall_ms())
@@ -194,7 +196,7 @@ class Effects:
             command.answer(standing(run.job, stopping=run.job.state is State.RUNNING))
 
     def _conclude_stops(self, turn: Turn) -> None:
-        """Attempts are over: requests that waited for their stop hear whether it worked."""
+        """Answer the requests that waited for the stop of an attempt that has ended: did the stop work?"""
         for transition in turn.transitions if self._stopping else ():
             attempt = transition.attempt
             if attempt is not None and attempt.outcome is not None:

@@ -1,7 +1,7 @@
-"""How long each running attempt was frozen: limits of the run time do not count that time.
+"""How long each running attempt was frozen: limits on the run time do not count that time.
 
-Owns when a freeze began and how long earlier ones took (steady milliseconds). The executor does the freezing. Nothing
-here is stored: for an adopted attempt the count begins again at zero.
+Owns the begin of each freeze and the sum of earlier ones (steady milliseconds); the executor does the freezing. Nothing
+is stored: for an attempt of an earlier daemon the count begins at zero.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stoker.engine.timers import Alarm
 
 
 class Freezes:
-    """By run id."""
+    """The freezes of all open attempts, by run id."""
 
     def __init__(self) -> None:
         self._since: dict[str, int] = {}
@@ -44,7 +44,7 @@ class Freezes:
         self._before.pop(run_id, None)
 
     def postponed(self, alarm: Alarm, now: Now) -> Alarm | None:
-        """A limit of the run time, later by the frozen time that it was not given yet; None where that is none."""
+        """The alarm, later by the frozen time that was not added yet; None if there was no such time."""
         frozen_ms = self.frozen_ms(alarm.run_id, now.steady)
         if frozen_ms <= alarm.granted_ms:
             return None

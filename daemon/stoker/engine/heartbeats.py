@@ -1,8 +1,8 @@
-"""Receives what workers report of themselves (`sd_notify`): one socket for each attempt that asked for one.
+"""Receives what workers report about themselves in the format of sd_notify(3), on one socket for each attempt.
 
-Owns the sockets and the last report of each worker (`LiveState.said`). Refuses to stop anything: a silence that lasts
+Owns the sockets and the newest report of each worker (`LiveState.worker_status`). It stops nothing: a silence that is
 too long, or `WATCHDOG=trigger`, becomes an alarm for the loop. Invariants: a socket is read before its silence is
-judged; a run whose socket could not be bound is not silent; the silence is counted anew after a time in which the
+judged; a run whose socket could not be bound is not called silent; the silence counts anew after a time in which the
 daemon did not run or the worker was frozen; a flood of datagrams costs a bounded share of the CPU.
 """
 
@@ -20,7 +20,7 @@ from stoker.core.clock import Clock, Now
 from stoker.core.job.model import Attempt, Job, RunId
 from stoker.core.job.notice import Notice, judge_silence, read_notice
 from stoker.engine.inbox import Inbox
-from stoker.engine.memory import LiveState, Said
+from stoker.engine.memory import LiveState, WorkerStatus
 from stoker.engine.messages import Alarms
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.executors.launcher_pool import LauncherPool
@@ -33,8 +33,8 @@ BURST = 16
 PAUSE_S = 0.1
 
 
-class Ear(Struct):
-    """The socket of one run. `heard_at`: the time of its last heartbeat, or the time from which one is due (steady)."""
+class NotifySocket(Struct):
+    """The socket of one run. `heard_at`: its last heartbeat, or the time from which its silence counts (steady)."""
 
     run_id: str
     socket: socket.socket
@@ -59,7 +59,7 @@ class Heartbeats:
         self._clock = clock
         self._inbox = inbox
         self._launchers = launchers
-        self._ears: dict[str, Ear] = {}
+        self._sockets: dict[str, NotifySocket] = {}
         self._frozen: set[str] = set()
 
     # --- the sockets ---
@@ -71,121 +71,123 @@ class Heartbeats:
         except OSError as error:
             log(LogEvent.WORKER_UNHEARD, run_id=run_id, error=error)
             return
-        ear = self._ears[run_id] = Ear(run_id, sock, self._clock.now().steady)
-        self._memory.said[run_id] = Said()
-        self._listen(ear)
+        notify = self._sockets[run_id] = NotifySocket(run_id, sock, self._clock.now().steady)
+        self._memory.worker_status[run_id] = WorkerStatus()
+        self._listen_to(notify)
 
     def began(self, job: Job, attempt: Attempt, started: int) -> None:
         """Its worker runs since `started` (steady), perhaps under an earlier daemon."""
         if not job.spec.speaks:
             return
-        ear = self._ears.get(attempt.run_id)
-        if ear is None:
+        notify = self._sockets.get(attempt.run_id)
+        if notify is None:
             self.open(attempt.run_id)
         else:
-            ear.heard_at = max(ear.heard_at, started)
+            notify.heard_at = max(notify.heard_at, started)
 
     def close(self, run_ids: Iterable[str]) -> None:
         """Remove the sockets of runs that are settled."""
-        for run_id in run_ids if self._ears else ():
-            ear = self._ears.pop(run_id, None)
+        for run_id in run_ids if self._sockets else ():
+            notify = self._sockets.pop(run_id, None)
             self._frozen.discard(run_id)
-            if ear is not None:
-                self._shut(ear)
-                self._memory.said.pop(run_id, None)
+            if notify is not None:
+                self._shut(notify)
+                self._memory.worker_status.pop(run_id, None)
                 with contextlib.suppress(OSError):
                     os.unlink(self._work_files.notice_address(run_id))  # noqa: PTH108 - as in `process.work_files`
 
     def stop(self) -> None:
         """Close the sockets; their names stay for the next daemon to bind again."""
-        for ear in self._ears.values():
-            self._shut(ear)
-        self._ears.clear()
+        for notify in self._sockets.values():
+            self._shut(notify)
+        self._sockets.clear()
 
-    def _shut(self, ear: Ear) -> None:
-        asyncio.get_running_loop().remove_reader(ear.socket.fileno())
-        ear.socket.close()
+    def _shut(self, notify: NotifySocket) -> None:
+        asyncio.get_running_loop().remove_reader(notify.socket.fileno())
+        notify.socket.close()
 
-    # --- hearing ---
+    # --- reports ---
 
-    def _listen(self, ear: Ear) -> None:
-        if self._ears.get(ear.run_id) is ear:
-            asyncio.get_running_loop().add_reader(ear.socket.fileno(), self._hear, ear)
+    def _listen_to(self, notify: NotifySocket) -> None:
+        if self._sockets.get(notify.run_id) is notify:
+            asyncio.get_running_loop().add_reader(notify.socket.fileno(), self._receive, notify)
 
-    def _hear(self, ear: Ear) -> None:
+    def _receive(self, notify: NotifySocket) -> None:
         """Read the waiting messages, up to a burst; the rest stays in the kernel's queue."""
         for _ in range(BURST):
-            datagram = receive(ear.socket)
+            datagram = receive(notify.socket)
             if datagram is None:
                 return
-            self._take(ear, datagram)
+            self._read(notify, datagram)
         loop = asyncio.get_running_loop()
-        loop.remove_reader(ear.socket.fileno())
-        loop.call_later(PAUSE_S, self._listen, ear)
+        loop.remove_reader(notify.socket.fileno())
+        loop.call_later(PAUSE_S, self._listen_to, notify)
 
-    def _take(self, ear: Ear, datagram: Datagram) -> None:
-        run = self._memory.by_run(ear.run_id)
-        said = self._memory.said[ear.run_id]
+    def _read(self, notify: NotifySocket, datagram: Datagram) -> None:
+        run = self._memory.by_run(notify.run_id)
+        status = self._memory.worker_status[notify.run_id]
         identity = None if run is None else run.attempt.identity
         reaper = None if run is None else self._launchers.pid_of(run.attempt.launcher)
         notice = read_notice(datagram.data)
         if notice is None or not may_speak(datagram, None if identity is None else identity.pid, reaper):
-            said.ignored += 1
+            status.ignored += 1
         else:
-            self._note(ear, said, notice)
+            self._apply(notify, status, notice)
 
-    def _note(self, ear: Ear, said: Said, notice: Notice) -> None:
+    def _apply(self, notify: NotifySocket, status: WorkerStatus, notice: Notice) -> None:
         now = self._clock.now()
         if notice.alive:
-            ear.heard_at, said.last_heartbeat, said.unresponsive = now.steady, now.wall, False
-        said.ready = said.ready or notice.ready
-        said.status = said.status if notice.status is None else notice.status
-        said.progress = said.progress if notice.progress is None else notice.progress
+            notify.heard_at, status.last_heartbeat, status.unresponsive = now.steady, now.wall, False
+        status.ready = status.ready or notice.ready
+        status.status = status.status if notice.status is None else notice.status
+        status.progress = status.progress if notice.progress is None else notice.progress
         if notice.trigger:
-            hung = Alarm(now.steady, RunId.parse(ear.run_id).job_id, ear.run_id, Limit.UNRESPONSIVE)
+            hung = Alarm(now.steady, RunId.parse(notify.run_id).job_id, notify.run_id, Limit.UNRESPONSIVE)
             self._inbox.post(Alarms([hung]))
 
     # --- silence ---
 
     def judge(self, alarm: Alarm, now: Now) -> Alarm | None:
-        """A heartbeat is due. Returns the alarm for its absence, or None after setting the next check."""
-        ear, run = self._ears.get(alarm.run_id), self._memory.by_run(alarm.run_id)
-        if ear is None or run is None or run.attempt.stop_reason is not None:
+        """A heartbeat is due. Returns the alarm that stops a silent worker, or None after setting the next check."""
+        notify, run = self._sockets.get(alarm.run_id), self._memory.by_run(alarm.run_id)
+        if notify is None or run is None or run.attempt.stop_reason is not None:
             return None
-        self._hear(ear)
+        self._receive(notify)
         if alarm.run_id in self._frozen:
-            ear.heard_at = now.steady
-        silence = judge_silence(run.job.spec, now.steady - ear.heard_at)
-        said = self._memory.said[alarm.run_id]
-        if silence.warn and not said.unresponsive:
-            said.unresponsive = True
+            notify.heard_at = now.steady
+        silence = judge_silence(run.job.spec, now.steady - notify.heard_at)
+        status = self._memory.worker_status[alarm.run_id]
+        if silence.warn and not status.unresponsive:
+            status.unresponsive = True
             log(
                 LogEvent.WORKER_UNRESPONSIVE, job=run.job.id, attempt=run.attempt.ordinal, queue=run.job.spec.queue,
-                trace_id=run.job.trace_id, silent_ms=now.steady - ear.heard_at, stopping=silence.stop,
+                trace_id=run.job.trace_id, silent_ms=now.steady - notify.heard_at, stopping=silence.stop,
             )  # fmt: skip
         if silence.stop:
             return Alarm(now.steady, alarm.job_id, alarm.run_id, Limit.UNRESPONSIVE)
-        assert silence.look_in_ms is not None, "a silence that stops nothing is looked at again"
-        self._timers.look_again(alarm, now.steady + silence.look_in_ms)
+        assert silence.check_in_ms is not None, "a silence that stops nothing is checked again"
+        self._timers.set_later(alarm, now.steady + silence.check_in_ms)
         return None
 
-    def begin_anew(self, run_ids: Iterable[str] | None = None) -> None:
+    def restart_silence(self, run_ids: Iterable[str] | None = None) -> None:
         """Count the silence of these workers, or of all, from now: they could not send, or we could not read."""
         now = self._clock.now().steady
-        for run_id in list(self._ears) if run_ids is None else run_ids:
-            ear = self._ears.get(run_id)
-            if ear is not None:
-                ear.heard_at = now
+        for run_id in list(self._sockets) if run_ids is None else run_ids:
+            notify = self._sockets.get(run_id)
+            if notify is not None:
+                notify.heard_at = now
 
-    def excuse(self, run_ids: Iterable[str], *, frozen: bool) -> None:
+    def set_frozen(self, run_ids: Iterable[str], *, frozen: bool) -> None:
         """We froze or thawed these workers. A frozen worker cannot send a heartbeat."""
-        for run_id in run_ids:
-            (self._frozen.add if frozen else self._frozen.discard)(run_id)
-        self.begin_anew(run_ids)
+        if frozen:
+            self._frozen.update(run_ids)
+        else:
+            self._frozen.difference_update(run_ids)
+        self.restart_silence(run_ids)
 
     def silent_ms(self, run_id: str) -> int | None:
-        """How long a worker has been silent for which a warning was logged."""
-        ear, said = self._ears.get(run_id), self._memory.said.get(run_id)
-        if ear is None or said is None or not said.unresponsive:
+        """How long an unresponsive worker has been silent; None for any other worker."""
+        notify, status = self._sockets.get(run_id), self._memory.worker_status.get(run_id)
+        if notify is None or status is None or not status.unresponsive:
             return None
-        return self._clock.now().steady - ear.heard_at
+        return self._clock.now().steady - notify.heard_at

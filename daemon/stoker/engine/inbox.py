@@ -1,8 +1,8 @@
-"""The inbox of the loop: messages, and requests, which are messages that somebody awaits.
+"""The inbox of the loop: messages, and requests, which are messages with an awaited answer.
 
-Owns the order of what was posted. Each message says what must be read for it (`declare_reads`) and is then applied to
-a turn (`apply_to`). Invariants: a message that fails has changed nothing of its turn; a request is answered after the
-commit of its turn, or with the error that refused it.
+Owns the order of the messages. Each one names the rows that it needs (`declare_reads`) and is then applied to a turn
+(`apply_to`). Invariants: a message that fails has changed nothing of its turn; a request is answered after the commit
+of its turn, or with the error that refused it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class Message:
         """Add what must be read first; by default nothing, as running jobs and queues are in memory."""
 
     def apply_to(self, turn: Turn) -> Iterator[None] | None:
-        """Turn the message into steps. Raises StokerError, and has changed nothing then.
+        """Turn the message into steps. Raises StokerError before it has changed anything.
 
-        A long one yields between its pieces: there the event loop may be given to others.
+        A long one yields between its pieces, so that the event loop can serve other callbacks.
         """
         raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
-        """The message was refused: nobody awaits it, so this is a bug of ours."""
+        """The message was refused. No client awaits it, so this is a bug of ours."""
         raise error
 
 
 class RequestMessage(Message, Generic[T]):
-    """A message that somebody awaits. The future may be cancelled at any time: its client is gone then."""
+    """A message with an awaited answer. If its client hangs up, the future is cancelled."""
 
     def __init__(self, future: asyncio.Future[T] | None = None) -> None:
         self.future = future or asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
 """Log events and measurements of committed steps.
 
-Owns one table from steps to log events. It is called after the commit, so a failure here has no consequence for jobs.
-Log lines of a job carry `job attempt queue trace_id`.
+Owns the table from steps to log events. It runs after the commit, so a failure here has no consequence for jobs. Log
+lines of a job carry `job attempt queue trace_id`.
 """
 
 from __future__ import annotations

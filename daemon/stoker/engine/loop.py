@@ -1,9 +1,8 @@
-"""The loop that owns job state: takes what came in, decides it in one turn, commits, acts, answers.
+"""The loop that owns job state: it takes the waiting messages, decides them in one turn, commits, acts and answers.
 
-Owns the order "commit, then act, then announce", and that there is only one turn at a time. What arrives
-while a commit is in flight shares the next: that is the group commit. Refuses to know what messages mean and
-how effects are carried out. Invariants: a turn has one `now`, for what it reads and for what it decides; no effect
-of a turn runs and no answer goes out before its rows are durable; a commit that is in doubt ends the daemon.
+Owns the order "commit, then act, then announce". Messages that arrive during a commit share the next one: that is the
+group commit. Invariants: there is only one turn at a time; a turn has one `now`, for its reads and its decisions; no
+effect runs and no answer goes out before the rows are durable; a commit that is in doubt ends the daemon.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class Loop:
         self._computing_since = time.thread_time()
         for (queue, demand), jobs in turn.loaded.lanes.items():
             self._memory.ready[queue].lanes[demand].refill(jobs)
-        await self._decide(turn, messages)
+        await self._apply_all(turn, messages)
         more = self._dispatcher.dispatch(turn)
         batch = turn.finish()
         self._measure("decide", turn, messages)
@@ -102,17 +101,17 @@ class Loop:
             self._memory.committed_seq = self._memory.last_seq
             self.turns += 1
         self._computing_since = time.thread_time()
-        # Also those that were read for a verb that was refused.
-        self._memory.workflows.forget(turn.touched_workflows | {found.workflow.id for found in turn.loaded.workflows})
+        # Workflows that were loaded for a refused command leave the memory, too.
+        self._memory.workflows.forget(turn.touched_workflows | {stored.workflow.id for stored in turn.loaded.workflows})
         for part in self._after_commit:
             part.after_commit(turn)
         self._measure("act", turn, messages)
         return more
 
-    async def _decide(self, turn: Turn, messages: Sequence[Message]) -> None:
-        """Decide all messages, and let others have the event loop after every so many pieces of work.
+    async def _apply_all(self, turn: Turn, messages: Sequence[Message]) -> None:
+        """Apply all messages; after every BREATH pieces of work the event loop serves other callbacks.
 
-        That is as harmless as to wait for the commit: only turns change the memory, and this is the only turn.
+        That is as safe as the wait for the commit: only turns change the memory, and there is only one at a time.
         """
         breath = 0
         for pieces, _ in enumerate(_pieces(turn, messages)):

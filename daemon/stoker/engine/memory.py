@@ -1,7 +1,7 @@
 """The memory of the engine: open attempts, the front of every queue, and counts of live jobs.
 
-Owns the one copy of running jobs that decisions read. All of it is read from the database at a start. Invariant: the
-use of a resource is the sum over open attempts, whatever the state of their jobs; nothing is counted twice or by hand.
+Owns the copy of running jobs from which decisions are made; it is read from the database at a start. Invariant: the use
+of a resource is the sum over open attempts, whatever the states of their jobs: no counter of its own can go wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class OpenRun(Struct):
     attempt: Attempt
 
 
-class Said(Struct):
+class WorkerStatus(Struct):
     """The newest report of the worker of an open attempt; `unresponsive`: its heartbeat is late."""
 
     progress: int | None = None
@@ -53,29 +53,31 @@ class LiveState:
         self.ready: dict[str, ReadyQueue] = {name: ReadyQueue() for name in queues}
         self.counts: Counter[tuple[str, State]] = Counter()
         self.running: Counter[str] = Counter()
-        self.served: Counter[str] = Counter()  # turns taken, those slept through included
+        self.served: Counter[str] = Counter()  # turns of each queue; one that was idle joins at the present turn
         self._turn = 0
         self.used: Counter[str] = Counter()
-        self.described: dict[str, int] = {}  # runs whose facts wait for a commit to ride with, since when (steady)
-        self.steady_noted = 0  # when the database was last told where steady time has come to
+        self.described: dict[
+            str, int
+        ] = {}  # runs with a pid or start to store with the next commit: since when (steady)
+        self.steady_noted = 0  # when both clocks were last stored (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.workflows = LiveWorkflows()
-        self.said: dict[str, Said] = {}  # runs that are listened to, and what they said; gone with the daemon
+        self.worker_status: dict[str, WorkerStatus] = {}  # by run with a socket for reports; not stored
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
-        self.heads: dict[str, Head] = {}  # of such that are steps of none: the end of their job's chain
-        self.stale: dict[str, int] = {}  # runs that have left no checkpoint for too long, and how long: as last seen
+        self.heads: dict[str, Head] = {}  # of those outside a workflow: the end of their job's chain
+        self.stale: dict[str, int] = {}  # runs without a checkpoint for too long: the time in ms at the last check
         self.shortage = NO_SHORTAGE
         self.draining = False  # the service is stopping
         self.frozen = Freezes()
-        self.short: set[int] = set()  # queued jobs of which it was told that they lack a resource
+        self.short: set[int] = set()  # queued jobs for which the lack of a resource was logged
 
     def queue(self, name: str, path: str) -> Queue:
         """The queue that a request names at `path`. Raises QueueNotFound."""
         queue = self.queues.get(name)
         if queue is None:
-            known = ", ".join(sorted(self.queues))
+            names = ", ".join(sorted(self.queues))
             raise QueueNotFound(
-                f"{path}: there is no queue {name!r} (there are: {known})", hint=f"stoker queue set {name}", path=path
+                f"{path}: there is no queue {name!r} (there are: {names})", hint=f"stoker queue set {name}", path=path
             )
         return queue
 

@@ -1,8 +1,8 @@
-"""What the engine's loop takes in, one class for each kind of message.
+"""The messages of the engine's loop, one class for each kind.
 
-Owns the translation of messages into events for `lifecycle.step`. Each message says what must be read first
-(`declare_reads`), what it decides (`apply_to`) and how it is told of a refusal (`fail`). Refuses to await and to act.
-Invariant: a message that fails has changed nothing of the turn it was in.
+Each message names the rows that it needs (`declare_reads`), turns itself into events for `lifecycle.step` (`apply_to`),
+and answers when it is refused (`fail`). Messages never await, and act only through the effects of their turn.
+Invariant: a message that fails has changed nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) 
 
 
 class VerbCommand(RequestMessage[JobStanding]):
-    """A command of a person. A stop is answered once it is known whether it came in time."""
+    """A person's command on a job. A command that stops an attempt is answered once the stop or the end came first."""
 
     def __init__(self, verb: Verb, job_id: int, event: ev.Event) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class VerbCommand(RequestMessage[JobStanding]):
             self.answer_after(turn, standing(job, stopping=True))
 
     def conclude(self, job: Job, *, stopped: bool) -> None:
-        """The attempt ended before the delivery was reported: either the stop worked, or the end came first."""
+        """Answer after the end of the attempt. `stopped`: the stop ended it; otherwise it ended first."""
         if stopped or not job.final or job.state is State.CANCELLED:
             self.answer(standing(job))
             return
@@ -172,7 +172,7 @@ class ReportSink:
 
 
 class Settle(Message):
-    """Outcomes of attempts that are not in memory: known ones are acknowledged, unknown ones recorded."""
+    """The outcome of an attempt that is not in memory: acknowledged, and recorded if the attempt is unknown."""
 
     def __init__(self, run_id: str, outcome: Outcome) -> None:
         self._run_id = run_id
@@ -185,10 +185,10 @@ class Settle(Message):
 
     def apply_to(self, turn: Turn) -> None:
         if turn.memory.by_run(self._run_id) is not None:
-            return  # it is open after all: its end is reported, and acknowledged behind the commit of that
+            return  # it is open after all: its end is reported by itself and acknowledged after that commit
         if self._run_id not in turn.loaded.known_runs:
-            told = {"run_id": self._run_id, "outcome": self._outcome}
-            turn.record("system", self._run_id, "unknown_outcome", told)
+            payload = {"run_id": self._run_id, "outcome": self._outcome}
+            turn.record("system", self._run_id, "unknown_outcome", payload)
             job = turn.find(self._job_id)
             if job is not None and job.state in (State.WAITING, State.QUEUED):
                 note = f"an outcome of {self._run_id} that nobody expected"
@@ -255,9 +255,9 @@ class DueJobs(Message):
 
 
 class Dependents(Message):
-    """Needed jobs reached their end: those who wait for them go on, or never can.
+    """Needed jobs have ended: their dependents are queued, or skipped if the need can never be met.
 
-    `after`: by needed job, the last dependent that was told already. One turn tells a bounded number of dependents.
+    `after`: by needed job, the last dependent that was released already. One turn releases a bounded number.
     """
 
     def __init__(self, after: Mapping[int, int]) -> None:
@@ -270,15 +270,15 @@ class Dependents(Message):
     def apply_to(self, turn: Turn) -> Iterator[None]:
         for needed, after in self._after.items():
             portion = turn.loaded.dependents[needed]
-            for each in portion.told:
-                self._tell(turn, each)
+            for each in portion.dependents:
+                self._release(turn, each)
                 yield
             if portion.more:
-                turn.effects.append(ev.TellDependents(needed, max(after, portion.last)))
-            elif (job := turn.find(needed)) is None or job.final:  # else a retry came first: its end is waited for
+                turn.effects.append(ev.ReleaseDependents(needed, max(after, portion.last)))
+            elif (job := turn.find(needed)) is None or job.final:  # else a retry came first, and its end counts
                 turn.memory.needed.discard(needed)
 
-    def _tell(self, turn: Turn, each: Dependent) -> None:
+    def _release(self, turn: Turn, each: Dependent) -> None:
         job, needed = turn.find(each.job_id), turn.find(each.needed)
         if job is None or needed is None or not job.needs_open or job.final:
             return
@@ -288,12 +288,12 @@ class Dependents(Message):
         if met:
             turn.meet_need(each.job_id, each.needed)
             turn.step(each.job_id, ev.NeedMet())
-        elif met is False:  # the row of this need stays: it tells who is taken up again with the needed job
+        elif met is False:  # the row of this need stays, so that a retry of the needed job finds this one
             turn.step(each.job_id, need_failed(each.on, needed))
 
 
 class Flush(Message):
-    """Descriptive facts have waited long enough for a commit that takes them along."""
+    """Store the pids and start times that have waited long enough for another commit."""
 
     def apply_to(self, turn: Turn) -> None:
         turn.flush = True
@@ -307,12 +307,12 @@ class ClocksSeen(Message):
 
 
 class Broken(Message):
-    """A part that promises rest on has failed outside of a turn: the loop ends as after a failed commit."""
+    """A vital part has failed outside of a turn: the loop ends as after a failed commit."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def apply_to(self, turn: Turn) -> None:  # noqa: ARG002 - whatever the turn is
+    def apply_to(self, turn: Turn) -> None:  # noqa: ARG002 - no turn can go on
         raise self._error
 
 

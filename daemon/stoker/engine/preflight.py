@@ -1,8 +1,8 @@
-"""What can be known of a command before it is stored: that its directory and its program, or its handler, are there.
+"""Checks a command before it is stored: its directory and its program, or its handler, must exist.
 
-Owns the look at the file system, which never happens on the loop: a dead network mount would hang all
-clients. Answers are kept for a second. Where the look itself hangs, the job is accepted and the launcher
-finds out; nobody waits for that directory again until the look has come back.
+Owns the file system access for these checks. It is never made on the event loop: a dead network mount would hang all
+clients. Results are kept for a second. If a check hangs, the job is accepted, and the launcher reports the problem;
+until that check ends, no other one is made for the same directory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stoker.engine.inbox import RequestMessage
 from stoker.executors.handlers import HANDLERS
 from stoker.host.threads import start_threads
 
-KEEP_MS = 1_000  # so that a stream of similar jobs costs one look
+KEEP_MS = 1_000  # so that a stream of similar jobs costs one check
 KEEP_MANY = 4_096
 PATIENCE_S = 2.0
 THREADS = 2
@@ -36,7 +36,7 @@ HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search y
 T = TypeVar("T")
 Place = tuple[str, str, str]  # command, working_dir, PATH
 Directories = tuple[str, str]  # working_dir, PATH
-Said = tuple[str, str] | None  # field and message of what is wrong there
+CommandProblem = tuple[str, str] | None  # the wrong field, and the message; None: no problem
 
 
 class CommandRequest(RequestMessage[T]):
@@ -54,30 +54,30 @@ class Preflight:
     def __init__(self, clock: Clock, default_path: str) -> None:
         self._clock = clock
         self._default_path = default_path
-        self._known: dict[Place, tuple[int, Said]] = {}
+        self._cache: dict[Place, tuple[int, CommandProblem]] = {}
         self._threads = start_threads(THREADS, "command-check")
-        self._hanging: dict[asyncio.Future[None], Directories] = {}  # looks that have not come back in time
+        self._hanging: dict[asyncio.Future[None], Directories] = {}  # checks that have not ended in time
 
     def check_known(self, request: CommandRequest[Any]) -> bool:
         """Check the commands of a request if that needs no file system access. Returns whether it did."""
         places = [self._place(job) for job in request.commands]
-        known, unknown = self._known_of(places)
-        if not unknown:
-            _note(request, places, known)
-        return not unknown
+        cached, missing = self._cached(places)
+        if not missing:
+            _note(request, places, cached)
+        return not missing
 
     async def check(self, request: CommandRequest[Any]) -> None:
         """Check the commands of a request."""
         places = [self._place(job) for job in request.commands]
-        # `known` is a copy: other requests may push out of memory what this one relies on.
-        known, unknown = self._known_of(places)
-        _note(request, places, known | await self._look(unknown))
+        # `cached` is a copy: other requests may push results that this one needs out of the cache.
+        cached, missing = self._cached(places)
+        _note(request, places, cached | await self._search(missing))
 
-    def _known_of(self, places: Iterable[Place | None]) -> tuple[dict[Place, Said], list[Place]]:
+    def _cached(self, places: Iterable[Place | None]) -> tuple[dict[Place, CommandProblem], list[Place]]:
         limit = self._clock.now().steady - KEEP_MS
         asked = [place for place in dict.fromkeys(places) if place is not None]
-        known = {place: entry[1] for place in asked if (entry := self._known.get(place)) and entry[0] >= limit}
-        return known, [place for place in asked if place not in known and not self._is_hanging(place)]
+        cached = {place: entry[1] for place in asked if (entry := self._cache.get(place)) and entry[0] >= limit}
+        return cached, [place for place in asked if place not in cached and not self._is_hanging(place)]
 
     def _is_hanging(self, place: Place) -> bool:
         """Whether a check would only wait, because that directory or every thread hangs."""
@@ -91,57 +91,57 @@ class Preflight:
         path = sent.env.get("PATH", self._default_path) if isinstance(sent.env, dict) else self._default_path
         return (native(sent.command), directory, native(path))
 
-    async def _look(self, places: Sequence[Place]) -> dict[Place, Said]:
+    async def _search(self, places: Sequence[Place]) -> dict[Place, CommandProblem]:
         """The results. Checks that took too long, or were cut off by a stop of the daemon, are left out."""
-        found: dict[Place, Said] = {}
+        problems: dict[Place, CommandProblem] = {}
         late = Event()
         begun: list[Place] = []
 
-        def look() -> None:
+        def check_all() -> None:
             for place in places:
                 if late.is_set():
                     return
                 begun.append(place)
-                found[place] = problem(*place)
+                problems[place] = problem(*place)
 
         try:
-            looking = asyncio.get_running_loop().run_in_executor(self._threads, look)
+            search = asyncio.get_running_loop().run_in_executor(self._threads, check_all)
         except RuntimeError:  # the daemon stops, and its threads are closed
             return {}
-        await asyncio.wait({looking}, timeout=PATIENCE_S)
+        await asyncio.wait({search}, timeout=PATIENCE_S)
         late.set()
-        seen = found.copy()
-        if looking.done():
-            looking.result()
+        results = problems.copy()
+        if search.done():
+            search.result()
         elif begun:
-            self._hanging[looking] = begun[-1][1:]
-            looking.add_done_callback(self._hanging.pop)
+            self._hanging[search] = begun[-1][1:]
+            search.add_done_callback(self._hanging.pop)
         else:
-            looking.cancel()
-        if len(self._known) > KEEP_MANY:
-            self._known.clear()
+            search.cancel()
+        if len(self._cache) > KEEP_MANY:
+            self._cache.clear()
         now = self._clock.now().steady
-        self._known.update({place: (now, said) for place, said in seen.items()})
-        return seen
+        self._cache.update({place: (now, result) for place, result in results.items()})
+        return results
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _note(request: CommandRequest[Any], places: Sequence[Place | None], known: Mapping[Place, Said]) -> None:
+def _note(request: CommandRequest[Any], places: Sequence[Place | None], cached: Mapping[Place, CommandProblem]) -> None:
     placed = zip(request.commands, places, strict=True)
-    request.problems = [_error(job, known.get(place) if place else None) for job, place in placed]
+    request.problems = [_error(job, cached.get(place) if place else None) for job, place in placed]
 
 
-def _error(sent: JobWork, said: Said) -> StokerError | None:
+def _error(sent: JobWork, result: CommandProblem) -> StokerError | None:
     """The error for a job whose command cannot be executed."""
     if sent.execution_mode is ExecutionMode.IN_PROCESS and sent.command not in HANDLERS:
-        known = ", ".join(sorted(HANDLERS)) or "none"
-        told = f"command: no in-process handler is called {sent.command!r} (there are: {known})"
-        return HandlerNotFound(told, path="command")
-    if said is None:
+        names = ", ".join(sorted(HANDLERS)) or "none"
+        message = f"command: no in-process handler is called {sent.command!r} (there are: {names})"
+        return HandlerNotFound(message, path="command")
+    if result is None:
         return None
-    field, message = said
+    field, message = result
     if message.endswith(" in PATH"):
         message += " of the job" if _has_path(sent) else " of the daemon"
     return InvalidParams(printable(message), path=field, hint=_hint(sent) if field == "command" else None)
@@ -159,7 +159,7 @@ def _has_path(sent: JobWork) -> bool:
     return isinstance(sent.env, dict) and "PATH" in sent.env
 
 
-def problem(command: str, working_dir: str, path: str) -> Said:
+def problem(command: str, working_dir: str, path: str) -> CommandProblem:
     """(field, message) of what keeps this command from being executed, or None."""
     directory = Path(working_dir)
     try:
@@ -173,7 +173,7 @@ def problem(command: str, working_dir: str, path: str) -> Said:
         return ("working_dir", f"working_dir: {working_dir}: {error.strerror}")
 
 
-def _program_problem(command: str, directory: Path, path: str) -> Said:
+def _program_problem(command: str, directory: Path, path: str) -> CommandProblem:
     if "/" not in command:
         # Not pathlib: a flow may ask for ten thousand programs at once.
         if any(_executable(os.path.join(directory, entry, command)) for entry in path.split(":")):  # noqa: PTH118

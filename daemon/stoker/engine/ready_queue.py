@@ -1,9 +1,9 @@
 """The ready jobs of one queue, as far as they are needed in memory.
 
-Owns one lane for each demand, which is what a job asks for of resources: where the first of a lane cannot start for
-want of a resource, none of them can, so nobody looks at the others. A lane holds the front of its order, the rest stays
-in the database: a million queued jobs cost no memory. Refuses to read the database: it says `hungry` and is given rows.
-Invariant: what a lane holds is a prefix of its order, but for steps of workflows from which nothing may start.
+Owns one lane for each demand, which is the set of resources that a job asks for: if the first job of a lane lacks a
+resource, so do all others, and none of them is examined. A lane holds the first jobs of its order, the rest stays in
+the database: a million queued jobs cost no memory. It reads nothing itself; the loop refills the `hungry` lanes.
+Invariant: a lane holds a prefix of its order, without steps of workflows that are barred from starting.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from stoker.core.job.admission import place
 from stoker.core.job.model import Job
 
 CAPACITY = 1_024
-# There may be as many lanes as there are jobs, and few jobs of one that asks for a resource start at a time.
+# There may be as many lanes as jobs, and few jobs with the same demand for a resource start at a time.
 DEMANDING_CAPACITY = 64
-LOW_WATER = 8  # parts of the capacity
+LOW_WATER = 8  # a lane below this fraction (1/8) of its capacity is low
 
 _encode = msgspec.json.Encoder().encode
 
@@ -45,7 +45,7 @@ class Lane:
 
     @property
     def empty_handed(self) -> bool:
-        """There are jobs, but the first of them has not been read."""
+        """Whether there are jobs of which none is in memory."""
         return not self.jobs and not self._complete
 
     @property

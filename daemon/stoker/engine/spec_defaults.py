@@ -1,7 +1,7 @@
-"""From what was sent to the Spec that is stored: defaults filled in, promises checked.
+"""From the fields that were sent to the Spec that is stored: defaults are filled in, contradictions refused.
 
-Owns the layers of defaults (settings, then the queue's, then what was sent) and the checks that want more
-than the request itself. Refuses to store. Invariant: a Spec that leaves here can be kept as it stands.
+Owns the layers of defaults (the settings, then the queue, then the request) and the checks that need the clock or the
+resources. Nothing is stored here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")
 
 
 class Merged(NamedTuple):
-    """The defaults for the jobs of a queue: `values`, and which of them the queue itself `said`."""
+    """The defaults for the jobs of a queue: `values`, and the names of those that the queue itself gives."""
 
     queue: Queue
-    said: tuple[str, ...]
+    given: tuple[str, ...]
     values: dict[str, Any]
 
 
@@ -41,18 +41,19 @@ class SpecDefaults:
         self._merged: dict[str, Merged] = {}
 
     def _defaults(self, queue: Queue) -> Merged:
-        known = self._merged.get(queue.name)
-        if known is None or known.queue is not queue:
-            said = msgspec.convert(queue.defaults, JobDefaults)
-            values = {name: value for name in said.__struct_fields__ if (value := getattr(said, name)) is not UNSET}
-            known = Merged(queue, tuple(values), self._settings | values | {"queue": queue.name})
-            self._merged[queue.name] = known
-        return known
+        merged = self._merged.get(queue.name)
+        if merged is None or merged.queue is not queue:
+            defaults = msgspec.convert(queue.defaults, JobDefaults)
+            fields = defaults.__struct_fields__
+            values = {name: value for name in fields if (value := getattr(defaults, name)) is not UNSET}
+            merged = Merged(queue, tuple(values), self._settings | values | {"queue": queue.name})
+            self._merged[queue.name] = merged
+        return merged
 
     def check_defaults(self, queue: Queue) -> None:
         """Refuse a queue whose defaults contradict each other. Raises InvalidParams."""
         merged = self._defaults(queue)
-        for problem in contradictions_of_defaults(Spec(command="", **merged.values), merged.said):
+        for problem in contradictions_of_defaults(Spec(command="", **merged.values), merged.given):
             raise problem.within("defaults")
 
     def resolve(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> Spec:
@@ -65,12 +66,12 @@ class SpecDefaults:
     def read(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> tuple[Spec, Iterator[InvalidParams]]:
         """The whole spec that `sent` asks for in `queue`, and its contradictions."""
         merged = self._defaults(queue)
-        words = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
-        words["needs"] = needs
+        given = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
+        given["needs"] = needs
         if sent.limits is not UNSET:
-            words["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
-        spec = Spec(**(merged.values | words))
-        problems = contradictions(spec, words, merged.said)
+            given["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
+        spec = Spec(**(merged.values | given))
+        problems = contradictions(spec, given, merged.given)
         if spec.execution_mode is ExecutionMode.IN_PROCESS and sent.on_orphan is UNSET:
             return replace(spec, on_orphan=OnOrphan.REQUEUE), problems
         return spec, problems
@@ -92,11 +93,11 @@ def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:
 def problems(spec: Spec, now: Now, resources: dict[str, Resource]) -> Iterator[StokerError]:
     """All reasons why a job could never run."""
     if spec.deadline is not None and spec.deadline <= now.wall:
-        told = f"deadline: {instant(spec.deadline)} has passed (it is {instant(now.wall)} now)"
-        yield InvalidParams(told, path="deadline", hint="--deadline +1h")
+        message = f"deadline: {instant(spec.deadline)} has passed (it is {instant(now.wall)} now)"
+        yield InvalidParams(message, path="deadline", hint="--deadline +1h")
     if spec.deadline is not None and spec.run_at is not None and spec.run_at >= spec.deadline:
-        told = f"run_at: {instant(spec.run_at)} is not before the deadline, {instant(spec.deadline)}"
-        yield InvalidParams(told, path="run_at", hint="a later deadline, or an earlier run_at")
+        message = f"run_at: {instant(spec.run_at)} is not before the deadline, {instant(spec.deadline)}"
+        yield InvalidParams(message, path="run_at", hint="a later deadline, or an earlier run_at")
     ids = [need.job for need in spec.needs]
     if len(set(ids)) != len(ids):
         yield InvalidParams("needs: a job is named twice", path="needs")
@@ -107,9 +108,9 @@ def problems_of_resources(spec: Spec, resources: dict[str, Resource]) -> Iterato
     """The resources of a job that do not exist, or not in that amount."""
     for name, amount in spec.resources.items():
         path, hint = f"resources.{name}", f"stoker resource set {name} {amount}"
-        known = resources.get(name)
-        if known is None:
+        resource = resources.get(name)
+        if resource is None:
             yield ResourceNotFound(f"{path}: there is no such resource", hint=hint, path=path)
-        elif amount > known.capacity:
-            told = f"{path}: {amount} is more than its capacity, {known.capacity}"
-            yield InvalidParams(told, hint=hint, path=path)
+        elif amount > resource.capacity:
+            message = f"{path}: {amount} is more than its capacity, {resource.capacity}"
+            yield InvalidParams(message, hint=hint, path=path)

@@ -1,8 +1,8 @@
-"""Taking jobs in: one Submission is one request, answered after the commit that holds all of it.
+"""Submits: one Submission is one request, answered after the commit that holds all of its jobs.
 
-Owns what happens between a well-formed request and its rows: queue bounds, idempotency, needs, the first
-state. Refuses framing and paths. Invariants: all or each, as asked; the same key and spec give the same job;
-an error stores nothing of its job.
+Owns the way from a well-formed request to its rows: limits of queues, idempotency, needs, the first state.
+Invariants: all jobs are accepted or each by itself, as asked; the same key and spec give the same job; a refused job
+leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Intake:
         if queue.max_queued is not None and pending >= queue.max_queued:
             raise _full(f"queue {queue.name!r} holds", pending, "its limit max_queued", queue.max_queued, queue)
 
-    def worth(self, priority: int) -> int:
-        """How many milliseconds of waiting a priority stands for."""
+    def priority_ms(self, priority: int) -> int:
+        """The milliseconds of waiting that a priority is worth."""
         return priority * self._ageing_ms
 
     def accept(
@@ -119,7 +119,6 @@ class Submission(CommandRequest[Answers]):
         self._atomic = atomic
 
     def declare_reads(self, wanted: Wanted) -> None:
-        """Keys and needed jobs must be looked up."""
         for sent in self._jobs:
             if sent.idempotency_key:
                 wanted.keys.add((self._owner, sent.idempotency_key))
@@ -178,9 +177,9 @@ class Submission(CommandRequest[Answers]):
         if problem is not None:
             raise problem
         digest = key_digest(sent) if sent.idempotency_key else b""
-        known = self._known(turn, sent, sent.idempotency_key, digest) if sent.idempotency_key else None
-        if known is not None:
-            return known
+        earlier = self._earlier_answer(turn, sent, sent.idempotency_key, digest) if sent.idempotency_key else None
+        if earlier is not None:
+            return earlier
         queue = self._intake.queue(turn, sent)
         self._intake.check_room(turn, queue, ahead)
         spec = self._intake.specs.resolve(sent, queue, needs_of(sent))
@@ -188,41 +187,41 @@ class Submission(CommandRequest[Answers]):
         open_needs, failed = self._needs(turn, spec)
         return Prepared(spec, open_needs, failed, sent, digest)
 
-    def _known(self, turn: Turn, sent: JobParams, key: str, digest: bytes) -> SubmitAnswer | None:
-        """The answer that this key was given before. Raises IdempotencyConflict."""
-        known = turn.loaded.keys.get((self._owner, key))
-        if known is None:
+    def _earlier_answer(self, turn: Turn, sent: JobParams, key: str, digest: bytes) -> SubmitAnswer | None:
+        """The answer to an earlier submit with this key. Raises IdempotencyConflict."""
+        keyed = turn.loaded.keys.get((self._owner, key))
+        if keyed is None:
             return None
-        if known.spec_hash != digest:
-            raise self._conflict(turn, sent, known)
-        job = turn.find(known.job_id)
+        if keyed.spec_hash != digest:
+            raise self._conflict(turn, sent, keyed)
+        job = turn.find(keyed.job_id)
         state = State.SUCCEEDED if job is None else job.state  # a purged job had ended
-        return SubmitAnswer(known.job_id, state, existing=True)
+        return SubmitAnswer(keyed.job_id, state, existing=True)
 
-    def _conflict(self, turn: Turn, sent: JobParams, known: Keyed) -> IdempotencyConflict:
-        """Names the fields that differ, if the job still exists and the requested queue is known."""
-        job = turn.find(known.job_id)
+    def _conflict(self, turn: Turn, sent: JobParams, keyed: Keyed) -> IdempotencyConflict:
+        """Names the fields that differ, if the job still exists and the requested queue is keyed."""
+        job = turn.find(keyed.job_id)
         queue = turn.memory.queues.get(sent.queue if isinstance(sent.queue, str) else "default")
         differing = [] if job is None or queue is None else self._differing(job, sent, queue)
-        told = f": {'; '.join(differing)}" if differing else ""
+        details = f": {'; '.join(differing)}" if differing else ""
         return IdempotencyConflict(
-            f"idempotency_key: {sent.idempotency_key!r} was used for job {known.job_id} with another spec{told}",
-            hint=f"stoker show {known.job_id}, or choose another key",
+            f"idempotency_key: {sent.idempotency_key!r} was used for job {keyed.job_id} with another spec{details}",
+            hint=f"stoker show {keyed.job_id}, or choose another key",
             path="idempotency_key",
-            id=known.job_id,
+            id=keyed.job_id,
         )
 
     def _differing(self, job: Job, sent: JobParams, queue: Queue) -> list[str]:
         """`working_dir is /b and was /a`, field by field; values that are long or may be secret are left out."""
         asked, _ = self._intake.specs.read(sent, queue, needs_of(sent))
-        told = []
+        differing = []
         for name in Spec.__struct_fields__:
             now, before = getattr(asked, name), getattr(job.spec, name)
             if now != before:
                 short = name != "env" and max(len(str(now)), len(str(before))) <= MOST_SHOWN
-                was = f"is {_spoken(name, now)} and was {_spoken(name, before)}"
-                told.append(f"{name} {was if short else 'differs'}")
-        return told
+                was = f"is {_shown(name, now)} and was {_shown(name, before)}"
+                differing.append(f"{name} {was if short else 'differs'}")
+        return differing
 
     def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[Need, ...], ev.NeedFailed | None]:
         """The needs that are not met yet, and the first that can never be met."""
@@ -256,7 +255,7 @@ class Submission(CommandRequest[Answers]):
         turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id)
 
 
-def _spoken(name: str, value: object) -> str:
+def _shown(name: str, value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(repr, value)) or "empty"
     return "not set" if value is None else spoken(name, value) if isinstance(value, int) else repr(value)

@@ -1,8 +1,8 @@
 """Subscriptions of clients: waiters for the end of jobs, and readers of the log of changes.
 
-Owns who waits for which job, and the cursors of readers. Refuses to hold a slow reader's backlog: one that falls behind
-reads the rest from the database, by its cursor. Invariants: nothing is told before its commit; who waits for a job or
-a workflow is woken by changes of that alone.
+Owns the waiters of each job and the cursors of readers. It keeps no backlog: a reader that falls behind reads the rest
+from the database, by its cursor. Invariants: changes are announced after their commit; a reader of one job or workflow
+is woken only by changes of that one.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Waiter:
         self.done = asyncio.Event()
         self._any_one = any_one
 
-    def hear(self, end: JobStanding) -> None:
-        """A job has ended or is held; a later end of the same job changes nothing."""
+    def add_end(self, end: JobStanding) -> None:
+        """Note the end of a job, or that it is held; a later end of the same job changes nothing."""
         if end.id in self.left:
             self.left.remove(end.id)
             self.ends[end.id] = end
@@ -72,11 +72,11 @@ class Subscriptions:
         for job_id in (*waiter.left, *waiter.ends):
             _leave(self._waiters, job_id, waiter)
 
-    def tell(self, transitions: Sequence[Transition], touched_workflows: Iterable[int], last_seq: int) -> None:
+    def announce(self, transitions: Sequence[Transition], touched_workflows: Iterable[int], last_seq: int) -> None:
         """Wake those that wait for these committed steps and workflows."""
         if self._waiters or self._followers:
             for transition in transitions:
-                self._tell_of_job(transition)
+                self._announce_step(transition)
         for workflow_id in touched_workflows if self._workflow_followers else ():
             for follower in self._workflow_followers.get(workflow_id, ()):
                 follower.set()
@@ -85,11 +85,11 @@ class Subscriptions:
             self._news.set()
             self._news = asyncio.Event()
 
-    def _tell_of_job(self, transition: Transition) -> None:
+    def _announce_step(self, transition: Transition) -> None:
         job = transition.job
         if job.id in self._waiters and ended(job.state):
             for waiter in self._waiters[job.id]:
-                waiter.hear(standing(job))
+                waiter.add_end(standing(job))
         for follower in self._followers.get(job.id, ()):
             follower.set()
 
@@ -112,7 +112,7 @@ class Subscriptions:
             page = await self._reader.run(changes.after, cursor, PAGE) if cursor < self.seq else []
             if page:
                 cursor = page[-1].seq
-                yield [tell(change) for change in page]
+                yield [change_fields(change) for change in page]
             elif cursor >= self.seq:
                 await news.wait()
 
@@ -124,7 +124,7 @@ class Subscriptions:
                 news.clear()
                 while page := await self._reader.run(changes.after, cursor, PAGE, job_id):
                     cursor = page[-1].seq
-                    yield [tell(change) for change in page]
+                    yield [change_fields(change) for change in page]
                 await news.wait()
         finally:
             _leave(self._followers, job_id, news)
@@ -140,7 +140,7 @@ class Subscriptions:
                         changes.after_of_workflow, workflow_id, cursor, self.seq, PAGE
                     )
                     if page:
-                        yield [tell(change) for change in page]
+                        yield [change_fields(change) for change in page]
                 await news.wait()
         finally:
             _leave(self._workflow_followers, workflow_id, news)
@@ -157,7 +157,7 @@ def ended(state: State) -> bool:
     return state in FINAL or state is State.HELD
 
 
-def tell(change: Change) -> dict[str, Any]:
+def change_fields(change: Change) -> dict[str, Any]:
     """A change as clients read it."""
     return {
         "seq": change.seq,

@@ -1,7 +1,7 @@
-"""When something is due next: limits of running attempts, and the pending limits in the database.
+"""Alarms: the limits of running attempts, and the times at which rows of the database are due.
 
-Owns two heaps, one on each clock, and the next due time of what lies in the database. Refuses to act: it says
-what is due. Durations run on the steady clock, `deadline` and `run_at` on the wall clock, which may jump.
+Owns one heap for each clock, and the next due time of the rows in the database. It only says what is due. Durations run
+on the steady clock; `deadline` and `run_at` run on the wall clock, which may jump.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Limit(StrEnum):
 
 
 class Alarm(Struct, frozen=True, order=True):
-    """A limit of one open attempt; `at` is on the clock of its heap, `granted_ms` how much later than at first."""
+    """A limit of one open attempt; `at` is on the clock of its heap, `granted_ms` how much it was postponed."""
 
     at: int
     job_id: int
@@ -61,7 +61,7 @@ class Timers:
                 warn_at = started + max(0, spec.timeout_ms - spec.warn_before_ms)
                 self._push(self._steady, job, attempt, warn_at, Limit.WARN)
         if spec.heartbeat_ms is not None:
-            self._push(self._steady, job, attempt, started + (judge_silence(spec, 0).look_in_ms or 0), Limit.HEARTBEAT)
+            self._push(self._steady, job, attempt, started + (judge_silence(spec, 0).check_in_ms or 0), Limit.HEARTBEAT)
         if spec.deadline is not None:
             self._push(self._wall, job, attempt, spec.deadline, Limit.DEADLINE)
             if spec.warn_signal is not None:
@@ -85,13 +85,13 @@ class Timers:
             heapq.heapify(self._wall)
             self._idle = 0
 
-    def look_again(self, alarm: Alarm, at: int) -> None:
+    def set_later(self, alarm: Alarm, at: int) -> None:
         """Set the same alarm to a later time (steady)."""
         heapq.heappush(self._steady, replace(alarm, at=at))
         self._armed[alarm.run_id] += 1
 
     def pend(self, job: Job, now: Now) -> None:
-        """A job waits or is queued: its limits may be due before what was due next."""
+        """A job waits or is queued: one of its limits may be due next."""
         run_at = job.spec.run_at
         self.pend_at(_sooner(job.expires_at, job.wake_at), job.spec.deadline)
         if run_at is not None and run_at > now.wall:
@@ -103,7 +103,7 @@ class Timers:
         self.pending_wall = _sooner(self.pending_wall, wall)
 
     def forget_pending(self) -> None:
-        """Forget the times of the database, which is about to be asked; `pend_at` sets them again."""
+        """Forget these times before the database is read; `pend_at` sets them again."""
         self.pending_steady = None
         self.pending_wall = None
 

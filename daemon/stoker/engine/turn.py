@@ -1,9 +1,8 @@
-"""One turn of the engine: what was decided between two commits.
+"""One turn of the engine: everything that is decided between two commits.
 
-Owns the batch that is to be stored, the effects that wait for it and the answers that come after it. Every
-change of a job passes through `step` here, which is where the log of changes gets its record. Refuses to
-await. Invariant: what a turn has decided is in the memory at once and on disk at its commit; nothing acts or
-answers before that.
+Owns the batch to be stored, the effects that follow the commit, and the changes for the log: every change of a job
+passes through `Turn.step`. A turn never awaits and never reads a file. Invariant: its decisions are in memory at once
+and on disk at its commit; nothing acts or answers before that.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from stoker.core.job.lifecycle import step
 from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Outcome, Queue, Resource, State
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
-from stoker.engine.change_log import CAUSES, DERIVED, difference, standing
+from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store.instance import seen
@@ -31,8 +30,9 @@ from stoker.store.loading import Loaded
 from stoker.store.writer import Batch
 from stoker.telemetry.events import LogEvent
 
-# Most short jobs have ended by then, which saves two rows for each.
-RIDE_AFTER_MS = 50
+# A pid and a start time are stored with a commit this much later: most short jobs have ended by then, which saves
+# two updates for each.
+STORE_AFTER_MS = 50
 # After a reboot under a wall clock that is behind, backoffs and ttls are late by no more than this.
 NOTE_STEADY_MS = 1_000
 
@@ -62,7 +62,7 @@ class Warn(ev.Effect, frozen=True):
 
 
 class StopDelivered(ev.Effect, frozen=True):
-    """The first signal of a stop came before the end of the process."""
+    """The first signal of a stop was sent before the process ended."""
 
     run_id: str
 
@@ -139,7 +139,7 @@ class Turn:
         if open_needs:
             self.set_needs(job.id, open_needs)
         self.memory.enter(None, job, None)
-        payload = {"spec": job.spec, "job": standing(job), "key": key}
+        payload = {"spec": job.spec, "job": first_values(job), "key": key}
         self._record(None, None, job, None, payload, Actor(job.owner_uid))
 
     def step(self, job_id: int, event: ev.Event) -> Job:
@@ -155,9 +155,9 @@ class Turn:
             return job
         self._store(job, attempt, touched)
         self.memory.enter(before, job, touched)
-        told = difference(before, job, attempt, touched)
-        if touched is not None or told.keys() - DERIVED:
-            self._record(event, before, job, touched, told, event.actor)
+        payload = difference(before, job, attempt, touched)
+        if touched is not None or payload.keys() - DERIVED:
+            self._record(event, before, job, touched, payload, event.actor)
         self.effects.extend(after.effects)
         return job
 
@@ -195,14 +195,14 @@ class Turn:
         self._change("workflow", str(workflow.id), None, workflow.state, "submitted", payload, actor)
 
     def intend(
-        self, run: LiveWorkflow, intent: Intent, cause: str, actor: Actor, *, target: str | None = None, **told: Any
+        self, run: LiveWorkflow, intent: Intent, cause: str, actor: Actor, *, target: str | None = None, **details: Any
     ) -> None:
         """Set the intent of a workflow; its state follows at the end of the turn."""
         before = run.workflow
         self.memory.workflows.intend(run, intent, target)
         self.batch.workflows[before.id] = run.workflow
         self.touched_workflows.add(before.id)
-        payload = {"intent": intent, "target": target, "note": actor.note, **told}
+        payload = {"intent": intent, "target": target, "note": actor.note, **details}
         self._change("workflow", str(before.id), before.state, before.state, cause, payload, actor)
 
     def set_needs(self, job_id: int, open_needs: Iterable[Need]) -> None:
@@ -250,9 +250,9 @@ class Turn:
                 self.checkpoint(workflows.context(run, self.now.wall))
 
     def finish(self) -> Batch:
-        """The batch, with the descriptive facts that waited for a commit, except those of jobs that have ended."""
+        """The batch, with the pids and start times of running attempts that waited for a commit."""
         self._judge_workflows()
-        due = self.now.steady - (0 if self.flush else RIDE_AFTER_MS)
+        due = self.now.steady - (0 if self.flush else STORE_AFTER_MS)
         if self.batch or self.flush:
             for run_id in [run_id for run_id, since in self.memory.described.items() if since <= due]:
                 del self.memory.described[run_id]
@@ -305,7 +305,7 @@ class Turn:
             if isinstance(event, (ev.Retry, ev.Restart)) and not job.final:
                 self.withdraw_cancel(job, "retry", actor)
             live = job.id in self.memory.runs
-            self.batch.checkpoints.extend(self.memory.workflows.tell(before, job, change.at, attempt, live=live))
+            self.batch.checkpoints.extend(self.memory.workflows.record_step(before, job, change.at, attempt, live=live))
 
     def _change(
         self,

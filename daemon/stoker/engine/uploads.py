@@ -1,9 +1,8 @@
-"""Uploads of checkpoints that are larger than a frame, piece by piece, each upload by itself.
+"""Checkpoints that are larger than a frame: they are uploaded piece by piece.
 
-Owns the pieces until the last one is there. Refuses a piece that is not the next of its upload, or that comes over
-another connection than the first. Invariants: what a job sends at once is never mixed; uploads take bounded memory,
-as each has room for the largest checkpoint from its first piece on; one that stops halfway goes with its connection,
-with its attempt, or as soon as it is idle and its room is wanted.
+Owns the pieces until the last one has arrived. A piece must be the next of its upload, and come over the same
+connection. Invariants: uploads of one job at the same time are never mixed; memory is bounded, as there are at most
+MAX_UPLOADS; an incomplete upload ends with its connection or its attempt, or when it is idle and its room is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ FROM_THE_BEGINNING = "send the checkpoint again from its beginning"
 
 
 class Upload:
-    """A checkpoint of which some pieces have arrived."""
+    """A checkpoint that arrives in pieces."""
 
     def __init__(self, number: int, run_id: str, connection: int) -> None:
         self.number = number
@@ -28,7 +27,7 @@ class Upload:
         self.connection = connection
         self.data = bytearray()
         self.heard_at = 0
-        self.whole = False  # all of it is there, and it is being kept
+        self.whole = False  # all pieces have arrived, and it is being stored
 
 
 class Uploads:
@@ -69,8 +68,8 @@ class Uploads:
         """Raises InvalidParams or CheckpointTooLarge, and drops the upload then, as it cannot be completed."""
         if offset != len(upload.data):
             self.end(upload)
-            told = f"offset: {offset}, but {len(upload.data)} bytes were received"
-            raise InvalidParams(told, path="offset", hint=FROM_THE_BEGINNING)
+            message = f"offset: {offset}, but {len(upload.data)} bytes were received"
+            raise InvalidParams(message, path="offset", hint=FROM_THE_BEGINNING)
         if len(upload.data) + len(piece) > MAX_BYTES:
             self.end(upload)
             raise CheckpointTooLarge(

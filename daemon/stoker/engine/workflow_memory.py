@@ -1,8 +1,8 @@
-"""Workflows in memory: where each step of a live workflow stands, and the checkpoint that every transition leaves.
+"""Live workflows in memory: the state of each step, and the checkpoints that record every transition.
 
-Owns the head of each chain and the derived state of each workflow. Refuses to start or stop anything: it hears of
-steps that were taken. Invariants: every transition of a step leaves exactly one checkpoint, in the same commit; a
-chain is rebuilt from at most `MAX_CHAIN` of them; a workflow's state is `core.workflow.state.state_of`, nothing else.
+Owns the head of each chain and the derived state of each workflow; turns report the steps that were taken. Invariants:
+every transition of a step adds exactly one checkpoint, in the same commit; a chain can be rebuilt from at most
+`MAX_CHAIN` of its checkpoints; the state of a workflow is always the result of `core.workflow.state.state_of`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stoker.store.workflows import StoredWorkflow
 
 
 class Blueprint(Struct, frozen=True, kw_only=True):
-    """What `workflows.flow` holds: the flow as it was sent, what filled it in, and its steps with their jobs."""
+    """The content of the column `workflows.flow`: the flow as it was sent, its parameters, its steps and their jobs."""
 
     flow: msgspec.Raw
     parameters: dict[str, str]
@@ -38,7 +38,7 @@ _decode = msgspec.json.Decoder(Blueprint).decode
 
 
 def blueprint(workflow: Workflow) -> Blueprint:
-    """The flow that a workflow was made of."""
+    """The content of the column `flow`."""
     return _decode(workflow.flow)
 
 
@@ -54,8 +54,8 @@ def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | No
 
 def rewritten(run: LiveWorkflow) -> Workflow:
     """The row of a workflow whose steps have changed."""
-    made = replace(blueprint(run.workflow), steps=tuple(run.steps.values()))
-    return replace(run.workflow, flow=msgspec.json.encode(made).decode())
+    plan = replace(blueprint(run.workflow), steps=tuple(run.steps.values()))
+    return replace(run.workflow, flow=msgspec.json.encode(plan).decode())
 
 
 def width_of(workflow_id: int, group: str) -> str:
@@ -75,7 +75,7 @@ class LiveWorkflow(Struct):
     widths: dict[str, int] = field(default_factory=dict)
     holds: dict[str, dict[str, int]] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
-    outputs: dict[str, str] = field(default_factory=dict)  # hashes of what steps handed on
+    outputs: dict[str, str] = field(default_factory=dict)  # hash of the output of each step
     _jobs: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -95,18 +95,18 @@ class LiveWorkflow(Struct):
         return self._jobs
 
     def hand_on(self, job: Job, attempt: Attempt) -> None:
-        """The outputs of the newest attempt of a step, if it left any."""
+        """Keep the hash of the output of a step's newest attempt, if there is one."""
         output = None if attempt.outcome is None else attempt.outcome.output
         if output is None:
             self.outputs.pop(job.step or "", None)
         else:
             self.outputs[job.step or ""] = digest(output)
 
-    def known(self, step: str, path: str = "step") -> str:
+    def check_step(self, step: str, path: str = "step") -> str:
         """The name, if there is such a step. Raises StepNotFound for `path`."""
         if step not in self.states:
-            told = f"{path}: workflow {self.workflow.id} has no step {step!r} (it has: {named(self.states)})"
-            raise StepNotFound(told, path=path, hint=f"stoker workflow show {self.workflow.id}")
+            message = f"{path}: workflow {self.workflow.id} has no step {step!r} (it has: {named(self.states)})"
+            raise StepNotFound(message, path=path, hint=f"stoker workflow show {self.workflow.id}")
         return step
 
     def enter(self, job: Job, *, live: bool) -> None:
@@ -125,14 +125,14 @@ class LiveWorkflow(Struct):
             self.holds.pop(step.name, None)
 
 
-def open_flow(found: StoredWorkflow, head: Head) -> LiveWorkflow:
+def open_flow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
     """A workflow from its rows, as memory keeps it."""
-    made = blueprint(found.workflow)
-    steps = {step.job_id: step for step in made.steps}
-    widths = {width_of(found.workflow.id, group): width for group, width in made.widths.items()}
-    run = LiveWorkflow(found.workflow, steps, {}, {}, set(), head, widths)
-    run.outputs = {steps[job_id].name: digest(text) for job_id, text in found.outputs.items()}
-    for standing in found.steps:
+    plan = blueprint(stored.workflow)
+    steps = {step.job_id: step for step in plan.steps}
+    widths = {width_of(stored.workflow.id, group): width for group, width in plan.widths.items()}
+    run = LiveWorkflow(stored.workflow, steps, {}, {}, set(), head, widths)
+    run.outputs = {steps[job_id].name: digest(text) for job_id, text in stored.outputs.items()}
+    for standing in stored.steps:
         step = steps[standing.job_id]
         run.states[step.name] = standing.state
         run.reasons[step.name] = standing.reason
@@ -149,13 +149,13 @@ class LiveWorkflows:
         self.last_id = last_id
         self.last_checkpoint = last_checkpoint
         self.runs: dict[int, LiveWorkflow] = {}
-        self.barred: set[int] = set()  # of which nothing may start now
-        self.surroundings = ""  # hash of what every worker is given
+        self.barred: set[int] = set()  # paused, cancelled or rolling back: no step of them may start
+        self.surroundings = ""  # hash of the environment that every worker gets
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
 
-    def load(self, found: Iterable[StoredWorkflow], heads: dict[str, Head]) -> None:
+    def load(self, stored: Iterable[StoredWorkflow], heads: dict[str, Head]) -> None:
         """Add the loaded workflows; those in memory already are newer and stay."""
-        for each in found:
+        for each in stored:
             if each.workflow.id not in self.runs:
                 self.add(open_flow(each, heads.get(chain_of(each.workflow.id), Head())))
 
@@ -180,18 +180,18 @@ class LiveWorkflows:
         else:
             self.barred.add(run.workflow.id)
 
-    def tell(
+    def record_step(
         self, before: Job | None, job: Job, at: int, attempt: Attempt | None = None, *, live: bool
     ) -> list[Checkpoint]:
         """The checkpoints for a change of a step. `attempt`: the one that changed; `live`: one is open."""
-        assert job.workflow_id is not None, "only steps are told of"
+        assert job.workflow_id is not None, "only a job of a workflow has a chain"
         run = self.runs[job.workflow_id]
         run.enter(job, live=live)
         if attempt is not None:
             run.hand_on(job, attempt)
         if before is None:
-            return []  # the submission as a whole leaves one context
-        told = {
+            return []  # the submission as a whole gets one context checkpoint
+        payload = {
             "step": job.step,
             "job": job.id,
             "from": before.state,
@@ -201,7 +201,7 @@ class LiveWorkflows:
             "floor": job.checkpoint_floor,
             "holds": run.holds.get(job.step or "", {}),
         }
-        left = [self.link(run, CheckpointKind.TRANSITION, job.state.value, told, at, job)]
+        left = [self.link(run, CheckpointKind.TRANSITION, job.state.value, payload, at, job)]
         if attempt is not None and attempt.outcome is not None:
             left.append(self.link(run, CheckpointKind.STEP, job.state.value, self._end(run, job, attempt), at, job))
         if run.head.since_context >= MAX_CHAIN:
@@ -210,10 +210,10 @@ class LiveWorkflows:
 
     def _end(self, run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
         """The end of an attempt, with the fingerprint of the step if it asks to be verified."""
-        step, told = run.steps[job.id], _end(run, job, attempt)
+        step, payload = run.steps[job.id], _end(run, job, attempt)
         if not step.verify or job.state is not State.SUCCEEDED:
-            return told
-        return told | {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
+            return payload
+        return payload | {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
 
     def judge(self, run: LiveWorkflow, now: int) -> Workflow:
         """The row of the workflow with the state that its steps give it."""
@@ -229,20 +229,20 @@ class LiveWorkflows:
             step.name: Stood(step.job_id, run.states[step.name], run.reasons[step.name], run.floors.get(step.name, 0))
             for step in run.steps.values()
         }
-        told = {"workflow": run.workflow.id, "state": run.workflow.state, "steps": steps, "holds": run.holds}
-        return self.link(run, CheckpointKind.CONTEXT, run.workflow.state.value, told, at)
+        payload = {"workflow": run.workflow.id, "state": run.workflow.state, "steps": steps, "holds": run.holds}
+        return self.link(run, CheckpointKind.CONTEXT, run.workflow.state.value, payload, at)
 
     def link(
         self,
         run: LiveWorkflow,
         kind: CheckpointKind,
         status: str,
-        told: dict[str, Any],
+        payload: dict[str, Any],
         at: int,
         job: Job | None = None,
     ) -> Checkpoint:
         """The next checkpoint of a workflow's chain."""
-        checkpoint = self.seal_next(run.chain, run.head, kind, status, pack(encode_sorted(told)), at, job)
+        checkpoint = self.seal_next(run.chain, run.head, kind, status, pack(encode_sorted(payload)), at, job)
         since = 0 if kind is CheckpointKind.CONTEXT else run.head.since_context + (kind is CheckpointKind.TRANSITION)
         run.head = Head(checkpoint.id, checkpoint.seq, since)
         return checkpoint

@@ -93,7 +93,7 @@ class Engine:
         """What is in memory, and how requests enter."""
         self.memory = _read_memory(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
-        self._untold = opened.snapshot.untold
+        self._ended_needs = opened.snapshot.ended_needs
         self.inbox = Inbox()
         self.subscriptions = Subscriptions(self.reader, self.memory.last_seq)
         self.timers = Timers()
@@ -258,7 +258,7 @@ class Engine:
             await self.local.close()  # without a daemon, launchers write outcomes down for the next start
             return
         await self._declare_queues()
-        self.inbox.post(Dependents(dict.fromkeys(self._untold, 0)))
+        self.inbox.post(Dependents(dict.fromkeys(self._ended_needs, 0)))
         self.context.cgroups.remove_leftovers(self.memory.jobs_by_run)
         self.context.work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()

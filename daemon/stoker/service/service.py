@@ -202,7 +202,7 @@ class Service:
                 if job_id not in standings:
                     raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
                 if ended(standings[job_id].state):
-                    waiter.hear(standings[job_id])
+                    waiter.add_end(standings[job_id])
             async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1_000):
                 await waiter.done.wait()
         except TimeoutError:

@@ -21,7 +21,7 @@ from stoker.core.requests import LogChunk, LogFeed
 from stoker.core.shortage import Shortage
 from stoker.core.workflow import strategies
 from stoker.engine.memory import LiveState
-from stoker.engine.subscriptions import tell
+from stoker.engine.subscriptions import change_fields
 from stoker.process.capture import follow as follow_log
 from stoker.process.capture import log_path, tail_offset
 from stoker.service.views import laid_over
@@ -52,7 +52,7 @@ def change_view(change: Change) -> dict[str, Any]:
     """A change with its details."""
     details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
     note = details.pop("note", None)
-    return tell(change) | {"note": note, "details": details}
+    return change_fields(change) | {"note": note, "details": details}
 
 
 def queue_views(engine: Engine) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def memory_view(engine: Engine) -> dict[str, int]:
         "attempts": len(memory.runs),
         "ready_jobs": sum(len(front) for ready in memory.ready.values() for front in ready.fronts()),
         "workflows": len(memory.workflows.runs),
-        "workers_heard": len(memory.said),
+        "workers_heard": len(memory.worker_status),
         "alarms": len(engine.timers),
         "needed_jobs": len(memory.needed),
     }

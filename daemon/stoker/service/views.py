@@ -39,7 +39,7 @@ def job_view(job: Job, memory: LiveState, state_dir: Path) -> dict[str, Any]:
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
     view["spec_hash"] = job.spec_hash.hex()
-    report = None if run is None else memory.said.get(run.attempt.run_id)
+    report = None if run is None else memory.worker_status.get(run.attempt.run_id)
     view["progress"] = report and report.progress
     view["status_text"] = report and report.status
     view["last_heartbeat"] = report and report.last_heartbeat

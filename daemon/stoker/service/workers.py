@@ -54,7 +54,7 @@ class WorkerService:
         return self._about(run) | _sums(run, processes)
 
     def _about(self, run: OpenRun) -> dict[str, Any]:
-        launchers, attempt, said = self._engine.local.launchers, run.attempt, self._engine.memory.said
+        launchers, attempt = self._engine.local.launchers, run.attempt
         alive = launchers.get(attempt.launcher) is not None
         return {
             "job": run.job.id,
@@ -64,7 +64,7 @@ class WorkerService:
             "stopping": attempt.stop_reason,
             "launcher": attempt.launcher,
             "launcher_state": "stuck" if launchers.silent(attempt.launcher) else "ok" if alive else "gone",
-            "said": said.get(attempt.run_id),
+            "said": self._engine.memory.worker_status.get(attempt.run_id),
             "silent_ms": self._engine.heartbeats.silent_ms(attempt.run_id),
         }
 

@@ -98,7 +98,7 @@ class WorkflowService:
             commands.must_not_go_back(run, "retry")
             steps = list(run.steps.values())
             if step is not None:
-                reset = behind(steps, [run.known(step)])
+                reset = behind(steps, [run.check_step(step)])
             else:
                 reset = to_reset(again, steps, run.states, run.reasons)
             return (yield from commands.again(turn, run, reset, "retry", actor, commands.Budget(**budget)))

@@ -130,7 +130,7 @@ WITH RECURSIVE behind (needed, job_id, on_end) AS (
 SELECT needed, job_id, on_end FROM behind
 """
 NEEDED = "SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id WHERE jobs.state IN ('waiting', 'held')"
-UNTOLD = """
+ENDED_NEEDS = """
 SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id
 JOIN jobs AS other ON other.id = needs.needed
 WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
@@ -355,9 +355,9 @@ def running_without_attempt(connection: sqlite3.Connection) -> list[int]:
     return [row[0] for row in connection.execute(RUNNING_WITHOUT_ATTEMPT)]
 
 
-def untold(connection: sqlite3.Connection) -> list[int]:
-    """Ids of needed jobs that have ended, and whose dependents were not told yet."""
-    return [row[0] for row in connection.execute(UNTOLD)]
+def ended_needs(connection: sqlite3.Connection) -> list[int]:
+    """Ids of jobs that have ended while others still wait for them: a crash came before these were released."""
+    return [row[0] for row in connection.execute(ENDED_NEEDS)]
 
 
 class Keyed(Struct, frozen=True):

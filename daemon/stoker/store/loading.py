@@ -48,7 +48,7 @@ class Wanted(Struct):
 class Portion(Struct, frozen=True):
     """Some of the jobs that wait for one; `last`: the cursor of the next portion, `more`: whether there may be one."""
 
-    told: Sequence[Dependent] = ()
+    dependents: Sequence[Dependent] = ()
     last: int = 0
     more: bool = False
 
@@ -73,7 +73,7 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     if wanted.dependents_of:
         loaded.dependents = _portions(connection, wanted.dependents_of)
         wanted.ids.update(wanted.dependents_of)
-        wanted.ids.update(each.job_id for portion in loaded.dependents.values() for each in portion.told)
+        wanted.ids.update(each.job_id for portion in loaded.dependents.values() for each in portion.dependents)
     if wanted.skipped_behind:
         loaded.skipped_behind = job_rows.skipped_behind(connection, wanted.skipped_behind)
         wanted.ids.update(wanted.skipped_behind, (each.job_id for each in loaded.skipped_behind))
@@ -118,6 +118,6 @@ def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Load
         loaded.workflows = workflows.by_ids(connection, asleep)
     if wanted.workflows:
         loaded.jobs |= job_rows.of_workflows(connection, wanted.workflows)
-    chains = wanted.chains | {chain_of(found.workflow.id) for found in loaded.workflows}
+    chains = wanted.chains | {chain_of(stored.workflow.id) for stored in loaded.workflows}
     if chains:
         loaded.heads = checkpoints.heads(connection, chains)

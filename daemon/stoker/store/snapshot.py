@@ -22,7 +22,7 @@ class Snapshot(Struct, frozen=True):
     runs: list[tuple[Job, Attempt]]
     counts: list[tuple[str, str, str | None, int]]
     needed: set[int]
-    untold: list[int]
+    ended_needs: list[int]
     workflows: list[StoredWorkflow]
     chain_heads: dict[str, Head]
     last_workflow: int
@@ -42,7 +42,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         runs=open_runs(connection),
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),
-        untold=jobs.untold(connection),
+        ended_needs=jobs.ended_needs(connection),
         workflows=live,
         chain_heads=checkpoints.heads(connection, [chain_of(one.workflow.id) for one in live]),
         last_workflow=connection.execute(workflows.LAST_ID).fetchone()[0],

@@ -113,7 +113,7 @@ class Throttle:
         low = [run.attempt.run_id for run in self._memory.runs.values() if self._is_low(run)]
         changed, at = self._local.freeze(low, frozen=frozen), self._clock.now().steady
         (self._memory.frozen.freeze if frozen else self._memory.frozen.thaw)(changed, at)
-        self._heartbeats.excuse(changed, frozen=frozen)
+        self._heartbeats.set_frozen(changed, frozen=frozen)
 
     def _is_low(self, run: OpenRun) -> bool:
         return self._memory.queues[run.job.spec.queue].queue_class is QueueClass.LOW

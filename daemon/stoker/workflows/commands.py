@@ -117,7 +117,7 @@ def again(
 def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces:
     """Skip a step: steps that wait for it go on, and steps that were skipped because of its failure run again."""
     must_not_go_back(run, "skip")
-    hit = behind(run.steps.values(), [run.known(name)]) - {name}
+    hit = behind(run.steps.values(), [run.check_step(name)]) - {name}
     lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
     check_deadlines(turn, run, lost)
     turn.step(run.jobs[name], ev.Skip(actor=actor))

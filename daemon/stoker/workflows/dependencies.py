@@ -28,7 +28,7 @@ PENDING = (State.WAITING, State.QUEUED)
 def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> dict[str, Any]:
     """Raises FlowInvalid for a cycle."""
     step = _changeable(turn, run, name)
-    run.known(need, "need")
+    run.check_step(need, "need")
     if any(edge.step == need for edge in step.needs):
         raise InvalidParams(f"need: step {name} needs {need} already", path="need")
     needs = {one.name: [edge.step for edge in one.needs] for one in run.steps.values()}
@@ -62,7 +62,7 @@ def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: A
 
 def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     commands.must_not_go_back(run, "this")
-    job = turn.job(run.jobs[run.known(name)])
+    job = turn.job(run.jobs[run.check_step(name)])
     by_need = skipped_for_need(job.state, job.reason)
     if job.id in turn.memory.runs or not (job.state in PENDING or job.attempts == 0 or by_need):
         raise NotAllowed(

@@ -175,7 +175,7 @@ def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> Gener
     for step in steps:
         standings[step.name] = _standing(turn, run, step)
         yield
-    scope = None if wish.start is None else behind(steps, [run.known(wish.start, "from")])
+    scope = None if wish.start is None else behind(steps, [run.check_step(wish.start, "from")])
     pressing = run.workflow.ended or not wish.plain
     for name, standing in standings.items():
         if pressing and stopped_short(standing) and name not in seen.chosen:

@@ -201,7 +201,7 @@ class Settled(Effect, frozen=True):
     run_id: str
 
 
-class TellDependents(Effect, frozen=True):
+class ReleaseDependents(Effect, frozen=True):
     """Tell the dependents of this job how it ended; those up to the id `after` were told before."""
 
     job_id: int

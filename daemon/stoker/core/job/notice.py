@@ -68,7 +68,7 @@ def _percent(text: str | None) -> int | None:
 class Silence(Struct, frozen=True):
     """The consequences of a silence, and when to check again (milliseconds; None: never)."""
 
-    look_in_ms: int | None
+    check_in_ms: int | None
     warn: bool = False
     stop: bool = False
 

@@ -64,7 +64,7 @@ def end(job: Job, state: State, reason: Reason, now: Now, **changes: Any) -> Tra
     ended = replace(
         job, state=state, reason=reason, finished_at=now.wall, pid=None, wake_at=None, expires_at=None, **changes
     )
-    return Transitioned(ended, effects=(ev.TellDependents(job.id),))
+    return Transitioned(ended, effects=(ev.ReleaseDependents(job.id),))
 
 
 def stop_for(job: Job, attempt: Attempt | None, reason: StopReason) -> Transitioned:
