@@ -96,7 +96,7 @@ class Daemon:
         asyncio.get_running_loop().set_exception_handler(self._on_callback_error)
         given = sdnotify.listeners(self._environ, os.getpid())
         self._supervision.starting("opening the state")
-        leaves = AttemptCgroups.below(self._config.cgroup.root)
+        cgroups = AttemptCgroups.below(self._config.cgroup.root)
         if not given:
             check_address(self._address.path)
         self._directory.prepare()
@@ -104,7 +104,7 @@ class Daemon:
             self._address.lock()
         self._opened = await open_state(self._directory, boot_id(), pid_namespace(), self._config.disk.reserve_bytes)
         self._directory.remember()
-        self._engine = engine = self._build(self._opened, leaves)
+        self._engine = engine = self._build(self._opened, cgroups)
         self._turns = asyncio.ensure_future(engine.loop.run())
         health = Health(
             {
@@ -132,9 +132,9 @@ class Daemon:
         if not given:
             self._background.start("watch of the socket", AddressWatch(self._address, self._server).run())
         self._listen_to_signals(engine)
-        self._tell_ready(engine, health)
+        self._report_ready(engine, health)
 
-    def _build(self, opened: Opened, leaves: AttemptCgroups) -> Engine:
+    def _build(self, opened: Opened, cgroups: AttemptCgroups) -> Engine:
         telemetry = setup_telemetry(self._config, version=__version__, instance=opened.instance.id)
         context = WorkerContext(
             state_dir=self._directory.root,
@@ -146,7 +146,7 @@ class Daemon:
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             umask=self._umask,
             telemetry=telemetry,
-            cgroups=leaves,
+            cgroups=cgroups,
         )
         return Engine(self._config, self._directory, opened, context, self._background, self._supervision.draining)
 
@@ -191,7 +191,7 @@ class Daemon:
         log(LogEvent.CONFIG_RELOADED, config=file, changed=reloaded.changed, needs_restart=reloaded.restart)
         return reloaded
 
-    def _tell_ready(self, engine: Engine, health: Health) -> None:
+    def _report_ready(self, engine: Engine, health: Health) -> None:
         self._began = time.monotonic()
         self._supervision.ready(health, engine.describe)
         # Objects made at the start live as long as the daemon: keep the collector from examining them again.

@@ -63,7 +63,7 @@ def test_delay_when_computed_then_it_is_between_zero_and_the_longest(
 def test_decide_when_failures_are_counted_then_max_attempts_is_the_budget(
     failures: int, expected: RetryDecision
 ) -> None:
-    assert RetryPolicy.of(spec(max_attempts=3)).decide(failures, exited(1), luck=0.5) == expected
+    assert RetryPolicy.of(spec(max_attempts=3)).after_failure(failures, exited(1), luck=0.5) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_decide_when_failures_are_counted_then_max_attempts_is_the_budget(
 def test_decide_when_the_failure_is_permanent_then_it_is_never_tried_again(end: Outcome, permanent: bool) -> None:  # noqa: FBT001 - a column of the table
     policy = RetryPolicy.of(spec(max_attempts=99, no_retry_exit_codes=(64,)))
 
-    assert (policy.decide(1, end, luck=0.5) == GIVE_UP) is permanent
+    assert (policy.after_failure(1, end, luck=0.5) == GIVE_UP) is permanent

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.job.recovery import RecoveryPlan
-from stoker.process.evidence import Testimony
+from stoker.process.evidence import LauncherFacts
 from stoker.upkeep.recovery import RecoveryFindings
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
@@ -31,9 +31,9 @@ async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_ke
     os.kill(lost.facts.pid, signal.SIGKILL)
     await until_async(lambda: lost.lost, why="the loss of a connection")
     silent, dead = "1-00000001", "1-00000002"
-    heard = {client.launcher: client for client in (connected, lost)}
-    logs = [Path(f"{launcher}.log") for launcher in (*heard, silent, dead)]
+    answered = {client.launcher: client for client in (connected, lost)}
+    logs = [Path(f"{launcher}.log") for launcher in (*answered, silent, dead)]
 
-    found = RecoveryFindings(RecoveryPlan(), [], {}, Testimony(silent=frozenset({silent})), heard, logs)
+    found = RecoveryFindings(RecoveryPlan(), [], {}, LauncherFacts(silent=frozenset({silent})), answered, logs)
 
     assert [path.stem for path in found.whole_logs] == [connected.launcher, dead]

@@ -18,7 +18,7 @@ from stoker.core.job.recovery import Fact
 from stoker.core.raw_bytes import native
 from stoker.process import evidence, tree
 from stoker.process import identity as identities
-from stoker.process.evidence import Testimony
+from stoker.process.evidence import LauncherFacts
 from stoker.process.messages import Exited, Gone
 from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
 from tests.support import reuse
@@ -58,7 +58,7 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def look(herd: Herd) -> dict[str, Finding]:
-    return await evidence.gather(herd.instance, herd.attempts(), Testimony())
+    return await evidence.gather(herd.instance, herd.attempts(), LauncherFacts())
 
 
 class Swaps:

@@ -16,7 +16,7 @@ import pytest
 
 from stoker.core.errors import EX_CONFIG, EX_TEMPFAIL, EX_USAGE
 from stoker.store.directory import StateDirectory
-from stoker.store.inspect import looking
+from stoker.store.inspect import inspecting
 from tests.support import past
 from tests.support.facts import until
 from tests.support.work import Gate, alive, kill9, running, shell, submit, submit_running
@@ -183,7 +183,7 @@ def test_dry_run_when_a_daemon_runs_then_it_points_to_the_status(daemon: DaemonP
 
 def test_daemon_when_somebody_only_looks_then_it_cannot_start_meanwhile(daemon: DaemonProcess) -> None:
     daemon.kill9()
-    with looking(StateDirectory(daemon.state_dir)), looking(StateDirectory(daemon.state_dir)):
+    with inspecting(StateDirectory(daemon.state_dir)), inspecting(StateDirectory(daemon.state_dir)):
         daemon.spawn()
         assert daemon.wait() == EX_TEMPFAIL
 

@@ -22,7 +22,7 @@ from stoker.core import clock
 from stoker.core.throttle import Sample
 from stoker.engine import messages, submit
 from stoker.host import probe, threads
-from stoker.launcher import complaints
+from stoker.launcher import error_log
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import loop as launcher_loop
 from stoker.launcher import process_tree as launcher_tree
@@ -88,7 +88,7 @@ def everywhere(world: World) -> dict[int, Any]:
         (probe.Probe, CalmProbe),
         (threads.start_threads, lambda _count, _name: ThreadPoolExecutor(1)),  # none is started before it is used
         (probe.free_bytes, lambda _path: world.free_bytes),
-        (complaints.complain, world.hear_complaint),
+        (error_log.log_error, world.hear_complaint),
     ]
     return {id(real): simulated for real, simulated in pairs}
 

@@ -19,7 +19,7 @@ import time
 
 from . import kernel
 from .command import HOST_LACKS
-from .complaints import complain
+from .error_log import log_error
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CONTINUE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -137,7 +137,7 @@ class LogFile:
 
     def _discard(self, error: OSError) -> int:
         """After an error that will not pass, discard all further output, so that the worker is not blocked for ever."""
-        complain(f"log {self.path}: {error.strerror}: output behind byte {self.size} is discarded")
+        log_error(f"log {self.path}: {error.strerror}: output behind byte {self.size} is discarded")
         self._discarding = True
         self.close()
         self._fd = os.open(os.devnull, DISCARD)

@@ -19,7 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from . import frames, kernel
-from .complaints import complain
+from .error_log import log_error
 from .listener import DaemonPeer, accept
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class LauncherLoop:
             self._launcher.reap()
         except OSError as error:
             self._reap_at = time.monotonic() + REAP_AGAIN_S
-            complain(f"children are not reaped: {error}")
+            log_error(f"children are not reaped: {error}")
 
     # --- output of workers
 
@@ -129,7 +129,7 @@ class LauncherLoop:
         try:
             self._epoll.register(peer.fd, select.EPOLLIN)
         except OSError as error:
-            complain(f"connection refused: {error.strerror}")
+            log_error(f"connection refused: {error.strerror}")
             return False
         return True
 
@@ -152,7 +152,7 @@ class LauncherLoop:
             self._forget(peer)
 
     def _drop(self, peer: DaemonPeer, reason: str) -> None:
-        complain(f"connection dropped: {reason}")
+        log_error(f"connection dropped: {reason}")
         peer.close()
         self._forget(peer)
 
@@ -232,4 +232,4 @@ class LauncherLoop:
             self._launcher.write_outcomes()
         except OSError as error:
             self._write_at = time.monotonic() + WRITE_AGAIN_S
-            complain(f"outcomes are not written: {error}")
+            log_error(f"outcomes are not written: {error}")

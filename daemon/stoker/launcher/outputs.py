@@ -23,7 +23,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import kernel
-from .complaints import complain
+from .error_log import log_error
 from .logs import PORTION_BYTES, LogFile
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Outputs:
         self._put_off(output, error)
 
     def _put_off(self, output: Output, error: OSError) -> None:
-        complain(f"log {output.log.path}: {error.strerror}: its output waits")
+        log_error(f"log {output.log.path}: {error.strerror}: its output waits")
         self._stalled[output.run_id] = error
         if self._try_again_at is None:
             self._try_again_at = time.monotonic() + TRY_AGAIN_S
@@ -272,7 +272,7 @@ def _continued(order: Message) -> LogFile | None:
     try:
         return LogFile.continued(order["log"], order["max_log_bytes"])
     except OSError as error:
-        complain(f"log {order['log']}: {error.strerror}: the output of its run is not read")
+        log_error(f"log {order['log']}: {error.strerror}: the output of its run is not read")
         return None
 
 

@@ -33,7 +33,7 @@ from stoker.process import identity as identities
 from stoker.process.launchers import Launchers, find_launchers
 from stoker.process.outcomes import read_outcomes
 from stoker.store.directory import StateDirectory
-from stoker.store.inspect import InspectedState, looking
+from stoker.store.inspect import InspectedState, inspecting
 
 
 class PlannedStep(Struct, frozen=True):
@@ -76,7 +76,7 @@ def preview(root: str) -> dict[str, object]:
     """The plan for that state directory, as JSON values. Raises AlreadyRunning while a daemon runs there."""
     directory = StateDirectory(Path(root))
     try:
-        with looking(directory) as seen:
+        with inspecting(directory) as seen:
             return dict(msgspec.to_builtins(_preview(directory.root, seen)))
     except AlreadyRunning as error:
         message = f"{error.message}: it recovered when it started, and there is no plan to show"
@@ -110,8 +110,8 @@ def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping
     if seen.copied:
         return evidence.of_a_copy(attempts)
     written = {exited.run_id: exited for _, outcomes in read_outcomes(root) for exited in outcomes}
-    testimony = evidence.Testimony(written=written)
-    written_findings = {attempt.run_id: evidence.without_proc(attempt, testimony) for attempt in attempts}
+    launcher_facts = evidence.LauncherFacts(written=written)
+    written_findings = {attempt.run_id: evidence.without_proc(attempt, launcher_facts) for attempt in attempts}
     settled = {run_id: finding for run_id, finding in written_findings.items() if finding is not None}
     unsettled = [attempt for attempt in attempts if attempt.run_id not in settled]
     observed = evidence.search_proc(seen.instance, unsettled, seen.foreign_epochs, seen.hidden_epochs)

@@ -19,7 +19,7 @@ from stoker.process.messages import Exited, ListedRun, RunState
 from stoker.process.outcomes import outcome_of
 
 
-class Testimony(Struct, frozen=True):
+class LauncherFacts(Struct, frozen=True):
     """The runs that launchers hold, the outcomes in their logs, and the launchers that live but do not answer."""
 
     held: Mapping[str, tuple[LauncherClient, ListedRun]] = field(default_factory=dict)
@@ -45,7 +45,11 @@ async def ask_launchers(
 
 
 async def gather(
-    instance: str, attempts: Sequence[Attempt], testimony: Testimony, foreign_epochs: int = 0, hidden_epochs: int = 0
+    instance: str,
+    attempts: Sequence[Attempt],
+    launcher_facts: LauncherFacts,
+    foreign_epochs: int = 0,
+    hidden_epochs: int = 0,
 ) -> dict[str, Finding]:
     """One finding for each attempt; /proc is searched once, in a thread, for those that no launcher knows.
 
@@ -55,7 +59,7 @@ async def gather(
     findings = {}
     unknown = []
     for attempt in attempts:
-        finding = without_proc(attempt, testimony)
+        finding = without_proc(attempt, launcher_facts)
         if finding is None:
             unknown.append(attempt)
         else:
@@ -75,16 +79,16 @@ def of_a_copy(attempts: Sequence[Attempt]) -> dict[str, Finding]:
     }
 
 
-def without_proc(attempt: Attempt, testimony: Testimony) -> Finding | None:
+def without_proc(attempt: Attempt, launcher_facts: LauncherFacts) -> Finding | None:
     """The finding that needs no search of /proc; None if there is none."""
     run_id = attempt.run_id
     if attempt.launcher == IN_PROCESS:
         return Finding(run_id=run_id, fact=Fact.GONE, evidence="ran inside the daemon that ended")
-    if run_id in testimony.held:
-        return _held(attempt, *testimony.held[run_id])
-    if run_id in testimony.written:
-        return _ended(testimony.written[run_id], "its launcher wrote the outcome down", attempt.launcher)
-    if attempt.launcher in testimony.silent:
+    if run_id in launcher_facts.held:
+        return _held(attempt, *launcher_facts.held[run_id])
+    if run_id in launcher_facts.written:
+        return _ended(launcher_facts.written[run_id], "its launcher wrote the outcome down", attempt.launcher)
+    if attempt.launcher in launcher_facts.silent:
         return Finding(run_id=run_id, fact=Fact.SILENT, evidence="its launcher lives but does not answer")
     return None
 

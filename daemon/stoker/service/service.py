@@ -282,7 +282,7 @@ class Service:
 
     async def health(self) -> dict[str, Any]:
         """Whether the vital parts answer and the host can start jobs."""
-        report = await self._health.look()
+        report = await self._health.check()
         shortage = self._engine.memory.shortage
         report["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
         return report | {"ok": report["ok"] and not shortage.lasts}

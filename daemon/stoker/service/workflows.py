@@ -94,7 +94,7 @@ class WorkflowService:
     ) -> asyncio.Future[dict[str, Any]]:
         """Run steps again: those that failed, all of them, or one with every step that depends on it."""
 
-        def decide(turn: Turn, run: LiveWorkflow) -> commands.Pieces:
+        def reset_steps(turn: Turn, run: LiveWorkflow) -> commands.Pieces:
             commands.must_not_go_back(run, "retry")
             steps = list(run.steps.values())
             if step is not None:
@@ -103,7 +103,7 @@ class WorkflowService:
                 reset = to_reset(again, steps, run.states, run.reasons)
             return (yield from commands.again(turn, run, reset, "retry", actor, commands.Budget(**budget)))
 
-        return self.command(workflow_id, decide)
+        return self.command(workflow_id, reset_steps)
 
     def skip(self, workflow_id: int, step: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
         """Skip a step; the steps that need it go on."""
@@ -127,8 +127,8 @@ class WorkflowService:
         stored = await stored_workflow(self._engine, workflow_id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
         warning = await chain.check(engine.queries, workflow_id, tolerant=not (wish.plain and wish.verify))
-        seen = await resume.look(engine.queries, stored, wish, engine.memory.workflows.surroundings, limit_ms)
-        return await self.command(workflow_id, resume.decision(wish, seen, actor)) | {"chain_warning": warning}
+        facts = await resume.prepare(engine.queries, stored, wish, engine.memory.workflows.surroundings, limit_ms)
+        return await self.command(workflow_id, resume.decision(wish, facts, actor)) | {"chain_warning": warning}
 
     async def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool

@@ -91,13 +91,13 @@ def from_row(row: Sequence[Any]) -> Checkpoint:
 
 def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, Head]:
     """Where each of these chains ends now."""
-    found = {}
+    result = {}
     for chain in chains:
         row = connection.execute(HEAD, (chain,)).fetchone()
         if row is not None:
             context = connection.execute(CONTEXT_SEQ, (chain, row[1])).fetchone()[0]
-            found[chain] = Head(row[0], row[1], row[1] - (context or 0))
-    return found
+            result[chain] = Head(row[0], row[1], row[1] - (context or 0))
+    return result
 
 
 def by_id(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:

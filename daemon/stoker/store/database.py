@@ -113,14 +113,14 @@ def _application_in_wal(path: Path) -> int:
 
     A file without tables counts as ours: it may be left from a first start that was interrupted.
     """
-    with look(path) as connection:
+    with open_unchanged(path) as connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     return int(application) if application or tables else APPLICATION_ID
 
 
 @contextmanager
-def look(path: Path) -> Iterator[sqlite3.Connection]:
+def open_unchanged(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that changes no file, as long as no other process writes. Raises StateRefused.
 
     An ordinary connection, even one that only read, moves the WAL into the database if it is the last one to close.

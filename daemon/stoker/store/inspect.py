@@ -14,7 +14,7 @@ from msgspec import Struct
 from stoker.core.errors import StateRefused
 from stoker.core.job.model import Attempt, Job
 from stoker.store import jobs, snapshot
-from stoker.store.database import examine, look
+from stoker.store.database import examine, open_unchanged
 from stoker.store.directory import StateDirectory
 from stoker.store.migrate import known, schema_of
 from stoker.store.open import doubt
@@ -34,7 +34,7 @@ class InspectedState(Struct, frozen=True):
 
 
 @contextmanager
-def looking(directory: StateDirectory) -> Iterator[InspectedState]:
+def inspecting(directory: StateDirectory) -> Iterator[InspectedState]:
     """Lock and read the directory. Raises AlreadyRunning if a daemon has it, StateRefused if none could start on it."""
     directory.check()
     lock = directory.share()
@@ -48,7 +48,7 @@ def _read(directory: StateDirectory, lock: str) -> InspectedState:
     aside = directory.read_aside()
     if not examine(directory.database, directory.aside):
         raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
-    with look(directory.database) as connection:
+    with open_unchanged(directory.database) as connection:
         doubt(connection, aside)
         if schema_of(connection) < known()[-1].number:
             raise StateRefused(

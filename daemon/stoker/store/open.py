@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from stoker.core.errors import DiskFull, StateRefused
 from stoker.store import changes, instance, snapshot
-from stoker.store.database import Database, examine, look, open_reader, open_writer, refusal
+from stoker.store.database import Database, examine, open_reader, open_unchanged, open_writer, refusal
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.instance import Instance
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
@@ -45,7 +45,7 @@ async def open_state(directory: StateDirectory, boot_id: str, pid_namespace: int
     lock = directory.lock()
     aside = directory.read_aside()
     if examine(directory.database, directory.aside):
-        with look(directory.database) as connection:
+        with open_unchanged(directory.database) as connection:
             doubt(connection, aside)
     begin = partial(instance.begin, lock=lock, boot_id=boot_id, pid_namespace=pid_namespace)
     os.umask(0o077)

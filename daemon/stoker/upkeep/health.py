@@ -20,7 +20,7 @@ class Health:
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = checks
 
-    async def look(self, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+    async def check(self, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """{ok, checks: {name: "ok" or the error}}."""
         results = await asyncio.gather(*(_run(check, patience_s) for check in self._checks.values()))
         return {

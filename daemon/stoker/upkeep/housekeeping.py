@@ -75,9 +75,9 @@ class Housekeeping:
         self._ticks += 1
         if self._memory.described:
             self._inbox.post(Flush())
-        self._check_place()
+        self._check_directory()
         if self.lost is None:
-            self._look_at_disk()
+            self._check_disk()
         self._maintain()
         self.depths = {name: self._memory.counts[name, State.QUEUED] for name in self._memory.queues}
         if self._ticks % ASIDE_TICKS == 0 and self._noted != self._memory.last_seq and not self._is_noting():
@@ -124,7 +124,7 @@ class Housekeeping:
         if self._ticks % MAINTENANCE_TICKS == 0:
             self._inbox.post(maintenance.daily(self._intake, self._clock.now()))
 
-    def _check_place(self) -> None:
+    def _check_directory(self) -> None:
         """Start nothing while the state directory is not in place: files without a name do not survive the daemon."""
         in_place = self._directory.in_place
         if not in_place and self.lost is None:
@@ -146,7 +146,7 @@ class Housekeeping:
             self.free_bytes = free_bytes(self._directory.root)
         return self.free_bytes
 
-    def _look_at_disk(self) -> None:
+    def _check_disk(self) -> None:
         self.measure_disk()
         if not self.full and (self._writer.full or self.free_bytes < self._min_free):
             self._close()

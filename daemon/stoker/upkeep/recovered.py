@@ -31,7 +31,7 @@ ENDED = (Action.REQUEUE, Action.UNSEEN, Action.HOLD_STUCK)  # actions that end a
 
 
 class Recovered(RequestMessage[Followed]):
-    """Follow a plan; answered after the commit."""
+    """Carry out a plan; answered after the commit."""
 
     def __init__(self, plan: RecoveryPlan, outcomes: Mapping[str, Outcome], row: Recovery | None) -> None:
         """`outcomes`: by run, of those that the plan settles, with the results that they left."""
@@ -66,7 +66,7 @@ class Remembered(Message):
 
 
 def _carry_out(turn: Turn, decision: RecoveryDecision, outcomes: Mapping[str, Outcome]) -> Job | None:
-    """The job as it is then; None when it ended between the look and now, and its end was heard."""
+    """The job after its decision; None if its attempt was settled while the facts were gathered."""
     run = turn.memory.by_run(decision.run_id)
     if run is None:
         return None

@@ -44,17 +44,17 @@ from stoker.upkeep.safe_mode import SafeModeSwitch
 
 PATIENCE_S = 5.0  # a launcher that is silent for longer is recovered when it answers
 LEAKED_GRACE_MS = 1_000
-LOOK_AGAIN_S = 5.0
+RECHECK_S = 5.0
 
 
 class RecoveryFindings(Struct, frozen=True):
-    """The runs, the facts about them, and the valid plan that follows. `heard`: launchers that answered."""
+    """The runs, the facts about them, and the valid plan that follows. `answered`: launchers that answered."""
 
     plan: RecoveryPlan
     runs: Sequence[OpenRun]
     findings: Mapping[str, Finding]
-    testimony: evidence.Testimony
-    heard: Mapping[str, LauncherClient]
+    launcher_facts: evidence.LauncherFacts
+    answered: Mapping[str, LauncherClient]
     outcome_logs: Sequence[Path]
 
     @property
@@ -63,8 +63,8 @@ class RecoveryFindings(Struct, frozen=True):
         return [path for path in self.outcome_logs if self._is_whole(path.stem)]
 
     def _is_whole(self, launcher: str) -> bool:
-        client = self.heard.get(launcher)
-        return launcher not in self.testimony.silent if client is None else not client.lost
+        client = self.answered.get(launcher)
+        return launcher not in self.launcher_facts.silent if client is None else not client.lost
 
 
 class RecoveryService:
@@ -115,10 +115,10 @@ class RecoveryService:
         followed = await self._follow(result, replace(self._row, **counts(result.plan)))
         assert followed.row is not None, "a start has a row"
         self._row, self._ends = followed.row, followed.ends
-        self._wait_for(result.testimony.silent, late)
+        self._wait_for(result.launcher_facts.silent, late)
         self._settle_written(result)
         self._background.retry("end of the recovery", partial(self._finish, result))
-        self._background.retry("looks at stuck attempts", self._keep_looking)
+        self._background.retry("checks of stuck attempts", self._recheck_stuck)
 
     def _wait_for(self, silent: frozenset[str], late: Mapping[str, asyncio.Task[LauncherDead | None]]) -> None:
         """Recover the runs of each silent launcher when it answers; one that answered meanwhile is only logged."""
@@ -136,11 +136,11 @@ class RecoveryService:
         """Recover the runs of one launcher, however long it is silent. `greeting` is None if it is connected."""
 
         async def recover() -> None:
-            await self._or_distrust(self._recover_late(launcher, greeting))
+            await self._or_safe_mode(self._recover_late(launcher, greeting))
 
         self._background.retry(f"runs of launcher {launcher}", recover)
 
-    async def _or_distrust(self, work: Awaitable[None]) -> bool:
+    async def _or_safe_mode(self, work: Awaitable[None]) -> bool:
         """Whether `work` succeeded. The caller retries an OSError; any other error puts the daemon in safe mode."""
         try:
             await work
@@ -176,16 +176,16 @@ class RecoveryService:
         runs = [run for run in self._memory.runs.values() if run.attempt.launcher == launcher]
         return [run for run in runs if not self._attempt_inputs.holds(run.attempt.run_id)]
 
-    async def _keep_looking(self) -> None:
+    async def _recheck_stuck(self) -> None:
         """Check stuck attempts again: their processes may have ended, or can be proven now."""
         while True:
-            await asyncio.sleep(LOOK_AGAIN_S)  # polls: the end of a process that is not ours cannot be waited for
+            await asyncio.sleep(RECHECK_S)  # polls: the end of a process that is not ours cannot be waited for
             held = [run for run in self._memory.runs.values() if run.job.state is State.HELD]
             stuck = [run for run in held if not self._local.owns(run.attempt.run_id)]
-            if stuck and not await self._or_distrust(self._look_again(stuck)):
+            if stuck and not await self._or_safe_mode(self._recheck(stuck)):
                 return
 
-    async def _look_again(self, stuck: Sequence[OpenRun]) -> None:
+    async def _recheck(self, stuck: Sequence[OpenRun]) -> None:
         result = await self._gather_and_plan(stuck, {run.attempt.launcher for run in stuck})
         if result.plan.count(Action.HOLD_STUCK) + result.plan.count(Action.WAIT) < len(stuck):
             self._take_over(result)
@@ -242,24 +242,24 @@ class RecoveryService:
         alive = set(find_launchers(self._state_dir).alive)
         attempts = [run.attempt for run in runs]
         clients = [client for client in self._local.launchers if among is None or client.launcher in among]
-        heard = await evidence.ask_launchers(clients, attempts, None if for_ever else self._patience_s)
-        names = {client.launcher: client for client, _ in heard}
+        answered = await evidence.ask_launchers(clients, attempts, None if for_ever else self._patience_s)
+        names = {client.launcher: client for client, _ in answered}
         logs = [(path, ends) for path, ends in read_outcomes(self._state_dir) if among is None or path.stem in among]
         written = {exited.run_id: self._local.credit_stop(exited) for _, ends in logs for exited in ends}
-        held = {run.run_id: (client, self._credited(run)) for client, answer in heard for run in answer}
-        testimony = evidence.Testimony(held, written, frozenset(alive - names.keys()))
+        held = {run.run_id: (client, self._credited(run)) for client, answer in answered for run in answer}
+        launcher_facts = evidence.LauncherFacts(held, written, frozenset(alive - names.keys()))
         findings = (
             evidence.of_a_copy(attempts)
             if among is None and self._of.copied
             else await evidence.gather(
-                self._instance, attempts, testimony, self._of.foreign_epochs, self._of.hidden_epochs
+                self._instance, attempts, launcher_facts, self._of.foreign_epochs, self._of.hidden_epochs
             )
         )
         findings = {run_id: self._met_alive(finding) for run_id, finding in findings.items()}
         rows = [(run.job, run.attempt) for run in runs]
         proposed = plan(rows, findings, self._of.epoch)
         validate(proposed, rows)
-        return RecoveryFindings(proposed, runs, findings, testimony, names, [path for path, _ in logs])
+        return RecoveryFindings(proposed, runs, findings, launcher_facts, names, [path for path, _ in logs])
 
     def _met_alive(self, finding: Finding) -> Finding:
         """/proc cannot show whose a child with an emptied environment is; a stop under way may have met it before."""
@@ -274,9 +274,9 @@ class RecoveryService:
         return run if run.exit is None else replace(run, exit=self._local.credit_stop(run.exit))
 
     def _take_over(self, result: RecoveryFindings) -> None:
-        """Tell the executor which launcher has which run, before the plan's effects reach it."""
+        """Register with the executor which launcher has which run, before the effects of the plan reach it."""
         log(LogEvent.RECOVERY_PLANNED, **counts(result.plan))
-        held_runs = result.testimony.held
+        held_runs = result.launcher_facts.held
         for run in result.runs:
             run_id = run.attempt.run_id
             finding = result.findings[run_id]
@@ -286,18 +286,18 @@ class RecoveryService:
                 client, held = held_runs[run_id]
                 self._local.own(run_id, client, run.job.spec.grace_ms)
                 self._local.freeze([run_id], frozen=False)  # an earlier daemon may have died before it thawed the run
-                self._hear_again(client.launcher, held)
+                self._replay_reports(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None
                 # A main process that has ended still names the session in which its children may be.
                 main = finding.identity or run.attempt.identity
                 self._local.own_orphan(run_id, main, run.job.spec, adopt=adopt)
         for run_id, (_, held) in held_runs.items():
-            # Also a run that was settled while its launcher was not connected: the acknowledgement reached nobody.
+            # Also a run that was settled while its launcher was not connected, and so was never acknowledged.
             if self._memory.by_run(run_id) is None and held.exit is not None and held.state is RunState.ENDED:
                 self._settle_unknown(held.exit)
 
-    def _hear_again(self, launcher: str, held: HeldRun) -> None:
+    def _replay_reports(self, launcher: str, held: HeldRun) -> None:
         """Reports that were lost while no daemon listened: the start of a run, and the exit of its main process."""
         if held.started is not None and held.state is not RunState.ENDED:
             self._local.receive(launcher, [held.started])
@@ -320,7 +320,7 @@ class RecoveryService:
 
     def _settle_written(self, result: RecoveryFindings) -> None:
         """Outcomes that launchers wrote down for attempts that are not open."""
-        for exited in result.testimony.written.values():
+        for exited in result.launcher_facts.written.values():
             self._settle_unknown(exited)
 
     async def _forget(self, result: RecoveryFindings) -> None:

@@ -14,7 +14,7 @@ from stoker.engine.dispatcher import Dispatcher
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-LOOK = "stop the daemon; `stoker recover --dry-run` shows what cannot be decided"
+NEXT_STEP = "stop the daemon; `stoker recover --dry-run` shows what cannot be decided"
 
 
 class SafeModeState(Struct, frozen=True):
@@ -59,4 +59,4 @@ def safe_mode(error: Exception, timeout_ms: int) -> SafeModeState:
             return SafeModeState(why, "start the daemon again; if it needs that long, raise timeout_ms in [recovery]")
         case StokerError(hint=str(hint)):
             return SafeModeState(f"recovery failed: {error.message}", f"{hint}; then start the daemon again")
-    return SafeModeState(f"recovery failed: {type(error).__name__}: {error}", LOOK)
+    return SafeModeState(f"recovery failed: {type(error).__name__}: {error}", NEXT_STEP)

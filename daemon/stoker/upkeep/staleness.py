@@ -20,7 +20,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 LONGEST_PAUSE_MS = 60_000
-LOOKS = 4  # while the limit passes
+CHECKS = 4  # while the limit passes
 
 
 class Staleness:
@@ -36,7 +36,7 @@ class Staleness:
         self.limit_ms = limit_ms
         self._due = 0
         self._logged: dict[str, int] = {}  # runs that were logged, with the time of their newest checkpoint
-        self._looking: asyncio.Task[None] | None = None
+        self._search: asyncio.Task[None] | None = None
 
     async def find(self, only: Collection[int] | None = None) -> list[dict[str, Any]]:
         """Running attempts whose newest checkpoint is older than the limit, oldest first."""
@@ -60,11 +60,11 @@ class Staleness:
     def tick(self) -> None:
         """Start a check if it is due."""
         now = self._clock.now().steady
-        if now >= self._due and (self._looking is None or self._looking.done()):
-            self._due = now + min(LONGEST_PAUSE_MS, self.limit_ms // LOOKS)
-            self._looking = self._background.retry("look for stale checkpoints", self._look)
+        if now >= self._due and (self._search is None or self._search.done()):
+            self._due = now + min(LONGEST_PAUSE_MS, self.limit_ms // CHECKS)
+            self._search = self._background.retry("look for stale checkpoints", self._update)
 
-    async def _look(self) -> None:
+    async def _update(self) -> None:
         stale = await self.find()
         for one in stale:
             run = self._memory.by_run(one["run_id"])

@@ -78,7 +78,7 @@ class Watchdog:
         interval_s = self._notifier.watchdog_ms / 1_000 / LOOKS_IN_PATIENCE
         well = True
         while True:
-            result = await health.look(min(PATIENCE_S, interval_s))
+            result = await health.check(min(PATIENCE_S, interval_s))
             if result["ok"]:
                 self._notifier.watchdog(self._describe())
             if result["ok"] is not well:

@@ -45,20 +45,20 @@ TOGETHER_BYTES = 1024 * 1024  # of data in one read
 SHOWN = 20  # steps in the log line
 
 
-async def endings(reader: Reader, found: StoredWorkflow) -> tuple[int, list[Ending]]:
+async def endings(reader: Reader, stored: StoredWorkflow) -> tuple[int, list[Ending]]:
     """The arguments of `analyse`."""
-    ids = [one.job_id for one in found.steps if one.state is not State.SUCCEEDED]
-    made, specs = blueprint(found.workflow), await reader.run(jobs.by_ids, ids)
-    ended = await reader.run(attempts.newest_ends, [one.job_id for one in found.steps if one.attempts])
-    steps = {step.job_id: step for step in made.steps}
-    widths = {width_of(found.workflow.id, group) for group in made.widths}
-    return found.workflow.id, [
+    ids = [one.job_id for one in stored.steps if one.state is not State.SUCCEEDED]
+    plan, specs = blueprint(stored.workflow), await reader.run(jobs.by_ids, ids)
+    ended = await reader.run(attempts.newest_ends, [one.job_id for one in stored.steps if one.attempts])
+    steps = {step.job_id: step for step in plan.steps}
+    widths = {width_of(stored.workflow.id, group) for group in plan.widths}
+    return stored.workflow.id, [
         Ending(
             name=one.step, job=one.job_id, state=one.state, reason=one.reason, attempts=one.attempts,
             critical=steps[one.job_id].critical, ended=ended.get(one.job_id),
             **_asked(specs[one.job_id], widths) if one.job_id in specs else {},
         )
-        for one in found.steps
+        for one in stored.steps
     ]  # fmt: skip
 
 
@@ -101,12 +101,12 @@ class Archives:
         if missing:
             self._begin(missing)
 
-    def path(self, found: StoredWorkflow) -> str | None:
+    def path(self, stored: StoredWorkflow) -> str | None:
         """Where the archive of this end is, if it exists."""
-        at = found.workflow.finished_at
-        if found.workflow.state is not WorkflowState.FAILED or at is None:
+        at = stored.workflow.finished_at
+        if stored.workflow.state is not WorkflowState.FAILED or at is None:
             return None
-        path = path_of(self._state_dir, found.workflow.id, at)
+        path = path_of(self._state_dir, stored.workflow.id, at)
         return str(path) if path.exists() else None
 
     def _begin(self, ids: Sequence[int]) -> None:
@@ -115,44 +115,44 @@ class Archives:
 
     async def _archive(self, ident: int) -> None:
         async with self._one:
-            (found,) = await self._reader.run(workflows.by_ids, [ident])
-            at = found.workflow.finished_at
-            if found.workflow.state is WorkflowState.FAILED and at is not None:
-                await self._write(found, path_of(self._state_dir, ident, at))
+            (stored,) = await self._reader.run(workflows.by_ids, [ident])
+            at = stored.workflow.finished_at
+            if stored.workflow.state is WorkflowState.FAILED and at is not None:
+                await self._write(stored, path_of(self._state_dir, ident, at))
 
-    async def _write(self, found: StoredWorkflow, path: Path) -> None:
+    async def _write(self, stored: StoredWorkflow, path: Path) -> None:
         file = ArchiveFile(path)
         try:
             if not await asyncio.to_thread(file.open):
                 return
             try:
-                async for part in self._parts(found):
+                async for part in self._parts(stored):
                     await asyncio.to_thread(_add, file, part)
                 await asyncio.to_thread(file.keep)
             except BaseException:
                 file.discard()
                 raise
         except Exception as error:  # noqa: BLE001 - a service boundary: no caller awaits this, and nothing depends on it
-            log(LogEvent.ARCHIVE_FAILED, workflow=found.workflow.id, path=str(path), error=error)
+            log(LogEvent.ARCHIVE_FAILED, workflow=stored.workflow.id, path=str(path), error=error)
 
-    async def _parts(self, found: StoredWorkflow) -> AsyncGenerator[bytes | Rows, None]:
+    async def _parts(self, stored: StoredWorkflow) -> AsyncGenerator[bytes | Rows, None]:
         """The parts of one JSON object: bytes as they are, and rows, which a thread encodes."""
-        steps = await self._reader.run(jobs.of_workflows, [found.workflow.id])
-        workflow = msgspec.to_builtins(found.workflow)
+        steps = await self._reader.run(jobs.of_workflows, [stored.workflow.id])
+        workflow = msgspec.to_builtins(stored.workflow)
         flow = msgspec.Raw(workflow.pop("flow").encode())
-        workflow["flow_hash"] = found.workflow.flow_hash.hex()
+        workflow["flow_hash"] = stored.workflow.flow_hash.hex()
         head = {
             "format": FORMAT,
             "workflow": workflow,
             "flow": flow,
-            "analysis": analyse(*await endings(self._reader, found)),
+            "analysis": analyse(*await endings(self._reader, stored)),
         }
         yield encode_sorted(head)[:-1]
         for name, portions, view in (
             ("steps", self._steps(steps), _unchanged),
-            ("changes", self._changes(found, steps), _unchanged),
+            ("changes", self._changes(stored, steps), _unchanged),
             ("attempts", self._attempts(steps), _unchanged),
-            ("checkpoints", self._checkpoints(found), _checkpoint_view),
+            ("checkpoints", self._checkpoints(stored), _checkpoint_view),
             ("logs", self._logs(steps), _unchanged),
         ):
             before = f',"{name}":['.encode()
@@ -167,12 +167,12 @@ class Archives:
         for job in steps.values():
             yield [msgspec.structs.asdict(job) | {"spec_hash": job.spec_hash.hex()}]
 
-    async def _changes(self, found: StoredWorkflow, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
+    async def _changes(self, stored: StoredWorkflow, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
         """Those of the workflow, then those of each step; none is older than the first change of the first step."""
         first = await self._reader.run(changes.first_of_job, min(steps))
         last = await self._reader.run(changes.last)
         for after in range(max(0, first - 2), last[0], SPAN):
-            yield list(await self._reader.run(changes.of_workflow, found.workflow.id, after, after + SPAN))
+            yield list(await self._reader.run(changes.of_workflow, stored.workflow.id, after, after + SPAN))
         for job_id in steps:
             yield list(await self._reader.run(changes.of_job, job_id))
 
@@ -180,9 +180,9 @@ class Archives:
         for job_id in steps:
             yield list(await self._reader.run(attempts.of_job, job_id))
 
-    async def _checkpoints(self, found: StoredWorkflow) -> AsyncGenerator[list[Checkpoint], None]:
+    async def _checkpoints(self, stored: StoredWorkflow) -> AsyncGenerator[list[Checkpoint], None]:
         """All checkpoints; the newest with their data, up to DATA_BYTES, of which little is in memory at a time."""
-        chain, seq = chain_of(found.workflow.id), 0
+        chain, seq = chain_of(stored.workflow.id), 0
         since = await self._reader.run(checkpoints.newest_within, chain, DATA_BYTES) or sys.maxsize
         while links := await self._reader.run(checkpoints.behind, chain, seq, PORTION):
             seq = links[-1].seq

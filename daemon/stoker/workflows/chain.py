@@ -70,10 +70,10 @@ async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpo
         if not newest:
             raise CheckpointNotFound(f"workflow {workflow_id} has no checkpoint", hint=hint)
         return newest[0]
-    found = await reader.run(checkpoints.about, ident)
-    if found is None:
+    checkpoint = await reader.run(checkpoints.about, ident)
+    if checkpoint is None:
         raise CheckpointNotFound(f"to: there is no checkpoint {ident}", hint=hint, path="to", id=ident)
-    if found.chain != chain:
-        message = f"to: checkpoint {ident} is one of {owner_of(found.chain)}, not of workflow {workflow_id}"
+    if checkpoint.chain != chain:
+        message = f"to: checkpoint {ident} is one of {owner_of(checkpoint.chain)}, not of workflow {workflow_id}"
         raise CheckpointNotFound(message, hint=hint, path="to", id=ident)
-    return found
+    return checkpoint

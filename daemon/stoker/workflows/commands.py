@@ -61,15 +61,15 @@ class FlowCommand(RequestMessage[dict[str, Any]]):
         self.answer_after(turn, {"id": run.workflow.id, "state": run.derived_state, **result})
 
 
-def in_one_piece(decide: Callable[P, dict[str, Any]]) -> Callable[P, Pieces]:
+def in_one_piece(decision: Callable[P, dict[str, Any]]) -> Callable[P, Pieces]:
     """Make a generator of a decision that is short for any workflow."""
 
-    @wraps(decide)
-    def decided(*args: P.args, **kw: P.kwargs) -> Pieces:
+    @wraps(decision)
+    def pieces(*args: P.args, **kw: P.kwargs) -> Pieces:
         yield
-        return decide(*args, **kw)
+        return decision(*args, **kw)
 
-    return decided
+    return pieces
 
 
 @in_one_piece

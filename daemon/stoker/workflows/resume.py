@@ -50,52 +50,52 @@ class ResumeFacts(Struct, frozen=True):
     verified: frozenset[str]
 
 
-async def look(reader: Reader, found: StoredWorkflow, wish: Wish, surroundings: str, limit_ms: int) -> ResumeFacts:
+async def prepare(reader: Reader, stored: StoredWorkflow, wish: Wish, surroundings: str, limit_ms: int) -> ResumeFacts:
     """Ask strategies and compare fingerprints. Raises ResumeTimeout; changes nothing."""
     try:
         async with asyncio.timeout(limit_ms / 1_000):
-            chosen = await _chosen(found, wish)
-            verified = _verified(found) if wish.verify else {}
-            return ResumeFacts(chosen, await _changed(reader, found, verified, surroundings), frozenset(verified))
+            chosen = await _chosen(stored, wish)
+            verified = _verified(stored) if wish.verify else {}
+            return ResumeFacts(chosen, await _changed(reader, stored, verified, surroundings), frozenset(verified))
     except TimeoutError as error:
         raise ResumeTimeout(
-            f"workflow {found.workflow.id}: the resume was not ready within {limit_ms} ms; nothing was changed",
-            hint=f"stoker workflow resume {found.workflow.id} --strategy from_checkpoint",
+            f"workflow {stored.workflow.id}: the resume was not ready within {limit_ms} ms; nothing was changed",
+            hint=f"stoker workflow resume {stored.workflow.id} --strategy from_checkpoint",
         ) from error
 
 
-async def _chosen(found: StoredWorkflow, wish: Wish) -> Chosen:
+async def _chosen(stored: StoredWorkflow, wish: Wish) -> Chosen:
     """Strategies run in a thread; one of the user may never return, so it gets a thread outside of the pool."""
     strategies.check([wish.strategy] if wish.strategy is not None else [])
-    names = _strategy_names(found, wish)
-    choose = partial(_choose, found, names)
+    names = _strategy_names(stored, wish)
+    choose = partial(_choose, stored, names)
     if not strategies.STRATEGIES.keys() & set(names.values()):
         return await asyncio.to_thread(choose)
     if count_threads(THREAD_NAME) >= MAX_HANGING:
         raise StrategyFailed(
             f"{MAX_HANGING} resume strategies have not returned yet: no other one is asked",
-            hint=f"stoker workflow resume {found.workflow.id} --strategy from_checkpoint",
+            hint=f"stoker workflow resume {stored.workflow.id} --strategy from_checkpoint",
         )
     return await run_apart(choose, THREAD_NAME)
 
 
-def _strategy_names(found: StoredWorkflow, wish: Wish) -> dict[str, str]:
+def _strategy_names(stored: StoredWorkflow, wish: Wish) -> dict[str, str]:
     """The strategy of each step that started and did not complete."""
-    steps = {step.job_id: step for step in steps_of(found.workflow)}
+    steps = {step.job_id: step for step in steps_of(stored.workflow)}
     return {
         one.step: wish.strategy or steps[one.job_id].resume
-        for one in found.steps
+        for one in stored.steps
         if stopped_short(ResumeStanding(one.state, one.reason, one.attempts))
     }
 
 
-def _choose(found: StoredWorkflow, names: Mapping[str, str]) -> Chosen:
+def _choose(stored: StoredWorkflow, names: Mapping[str, str]) -> Chosen:
     chosen = {}
-    for one in found.steps:
+    for one in stored.steps:
         name = names.get(one.step)
         if name is not None:
             step = Interrupted(
-                workflow=found.workflow.id,
+                workflow=stored.workflow.id,
                 step=one.step,
                 job=one.job_id,
                 state=one.state,
@@ -107,22 +107,22 @@ def _choose(found: StoredWorkflow, names: Mapping[str, str]) -> Chosen:
     return chosen
 
 
-def _verified(found: StoredWorkflow) -> dict[str, Step]:
+def _verified(stored: StoredWorkflow) -> dict[str, Step]:
     """The completed steps that run again if their fingerprints have changed."""
-    steps = {step.job_id: step for step in steps_of(found.workflow)}
+    steps = {step.job_id: step for step in steps_of(stored.workflow)}
     return {
-        one.step: steps[one.job_id] for one in found.steps if one.state is State.SUCCEEDED and steps[one.job_id].verify
+        one.step: steps[one.job_id] for one in stored.steps if one.state is State.SUCCEEDED and steps[one.job_id].verify
     }
 
 
 async def _changed(
-    reader: Reader, found: StoredWorkflow, steps: Mapping[str, Step], surroundings: str
+    reader: Reader, stored: StoredWorkflow, steps: Mapping[str, Step], surroundings: str
 ) -> dict[str, str]:
     """What has changed in the fingerprints of these steps, by step."""
     jobs = await reader.run(job_rows.by_ids, [step.job_id for step in steps.values()])
     ends = await reader.run(checkpoints.step_ends, list(jobs))
-    names = {one.job_id: one.step for one in found.steps}
-    outputs = {names[job_id]: digest(text) for job_id, text in found.outputs.items()}
+    names = {one.job_id: one.step for one in stored.steps}
+    outputs = {names[job_id]: digest(text) for job_id, text in stored.outputs.items()}
     changed = {}
     for name, step in steps.items():
         now = proof(jobs[step.job_id].spec, surroundings, needed_outputs(step, outputs))
@@ -144,10 +144,10 @@ def _proof_in(end: Checkpoint | None) -> dict[str, str] | None:
     return fingerprint
 
 
-def decide(turn: Turn, run: LiveWorkflow, *, wish: Wish, seen: ResumeFacts, actor: Actor) -> commands.Pieces:
+def apply_wish(turn: Turn, run: LiveWorkflow, *, wish: Wish, facts: ResumeFacts, actor: Actor) -> commands.Pieces:
     """Carry the plan out, or only show it. Raises NotAllowed if there is nothing to resume."""
     commands.must_not_go_back(run, "resume")
-    decisions = yield from _plan(turn, run, wish, seen)
+    decisions = yield from _plan(turn, run, wish, facts)
     views = []
     for decision in decisions:
         views.append(_view(run, decision))
@@ -162,14 +162,14 @@ def decide(turn: Turn, run: LiveWorkflow, *, wish: Wish, seen: ResumeFacts, acto
     commands.check_deadlines(turn, run, reset)
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in set(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)
-    chosen = {name: strategy for name, (strategy, _) in seen.chosen.items()}
+    chosen = {name: strategy for name, (strategy, _) in facts.chosen.items()}
     yield from _carry_out(
         turn, run, acts, chosen, actor, commands.Budget(timeout_ms=wish.timeout_ms, max_attempts=wish.max_attempts)
     )
     return answer | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
 
 
-def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> Generator[None, None, list[ResumeDecision]]:
+def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, facts: ResumeFacts) -> Generator[None, None, list[ResumeDecision]]:
     steps = list(run.steps.values())
     standings = {}
     for step in steps:
@@ -178,9 +178,9 @@ def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, seen: ResumeFacts) -> Gener
     scope = None if wish.start is None else behind(steps, [run.check_step(wish.start, "from")])
     pressing = run.workflow.ended or not wish.plain
     for name, standing in standings.items():
-        if pressing and stopped_short(standing) and name not in seen.chosen:
+        if pressing and stopped_short(standing) and name not in facts.chosen:
             raise NotAllowed(f"step {name} ended while the resume was being prepared", hint="ask again")
-    asked = Asked(scope=scope, chosen=seen.chosen, pressing=pressing, changed=seen.changed, verified=seen.verified)
+    asked = Asked(scope=scope, chosen=facts.chosen, pressing=pressing, changed=facts.changed, verified=facts.verified)
     return plan(steps, standings, asked)
 
 
@@ -253,5 +253,5 @@ def _view(run: LiveWorkflow, decision: ResumeDecision) -> dict[str, Any]:
     }
 
 
-def decision(wish: Wish, seen: ResumeFacts, actor: Actor) -> commands.Decision:
-    return partial(decide, wish=wish, seen=seen, actor=actor)
+def decision(wish: Wish, facts: ResumeFacts, actor: Actor) -> commands.Decision:
+    return partial(apply_wish, wish=wish, facts=facts, actor=actor)

@@ -72,44 +72,45 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
 
     def apply_to(self, turn: Turn) -> Generator[None]:
         """All or nothing: everything that can refuse a step is asked before the first is stored."""
-        # A flow that is wrong is so tomorrow, too: "try again" would be no answer to it, and no key knows it.
+        # A wrong flow gets its mistakes even while nothing is accepted: "try again later" would not help, and no key
+        # was stored for it.
         wrong = bool(self._offer.plan.mistakes)
         if self._intake.closed is not None and not wrong:
             raise self._intake.closed
-        answer = (None if wrong else self._known(turn)) or (yield from self._take(turn))
+        answer = (None if wrong else self._earlier_answer(turn)) or (yield from self._accept_or_try(turn))
         self.answer_after(turn, answer)
 
-    def _take(self, turn: Turn) -> Generator[None, None, FlowAnswer]:
+    def _accept_or_try(self, turn: Turn) -> Generator[None, None, FlowAnswer]:
         specs = yield from self._specs(turn)
         layers = self._layers()
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
             return FlowAnswer(id=None, state=None, steps=steps, layers=layers)
         run = yield from self._accept(turn, specs)
-        made = {step.name: step.job_id for step in run.steps.values()}
-        return FlowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**made}, layers=layers)
+        jobs = {step.name: step.job_id for step in run.steps.values()}
+        return FlowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, layers=layers)
 
-    def _known(self, turn: Turn) -> FlowAnswer | None:
+    def _earlier_answer(self, turn: Turn) -> FlowAnswer | None:
         """The answer to an earlier submit with this key. Raises IdempotencyConflict."""
         key = self._offer.key
-        known = turn.loaded.keys.get((self._offer.owner_uid, key)) if key else None
-        if known is None:
+        keyed = turn.loaded.keys.get((self._offer.owner_uid, key)) if key else None
+        if keyed is None:
             return None
-        job = turn.find(known.job_id)
+        job = turn.find(keyed.job_id)
         workflow_id = None if job is None else job.workflow_id
-        if known.spec_hash != self._digest or workflow_id is None:
-            what = f"job {known.job_id}" if workflow_id is None else f"workflow {workflow_id}"
-            look = f"show {known.job_id}" if workflow_id is None else f"workflow show {workflow_id}"
+        if keyed.spec_hash != self._digest or workflow_id is None:
+            what = f"job {keyed.job_id}" if workflow_id is None else f"workflow {workflow_id}"
+            show = f"show {keyed.job_id}" if workflow_id is None else f"workflow show {workflow_id}"
             raise IdempotencyConflict(
                 f"idempotency_key: {key!r} was used for {what} with another spec",
                 path="idempotency_key",
-                hint=f"stoker {look}, or choose another key",
+                hint=f"stoker {show}, or choose another key",
             )
         run = turn.memory.workflows.runs[workflow_id]
         turn.touched_workflows.add(workflow_id)  # so that one that has ended leaves the memory again
-        made = {step.name: step.job_id for step in run.steps.values()}
+        jobs = {step.name: step.job_id for step in run.steps.values()}
         return FlowAnswer(
-            id=workflow_id, state=run.workflow.state, steps={**made}, layers=self._layers(), existing=True
+            id=workflow_id, state=run.workflow.state, steps={**jobs}, layers=self._layers(), existing=True
         )
 
     def _layers(self) -> list[list[str]]:
@@ -124,8 +125,8 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         problems = {step.name: problem for step, problem in zip(self._located, self.problems, strict=True)}
         specs = []
         for step in plan.steps:
-            spec, found = self._spec(turn, step, ids, problems.get(step.name))
-            mistakes += (_mistake(step, error) for error in found)
+            spec, errors = self._spec(turn, step, ids, problems.get(step.name))
+            mistakes += (_mistake(step, error) for error in errors)
             specs.append(spec)
             yield
         refuse(list(dict.fromkeys(mistakes)))
@@ -139,20 +140,20 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         self, turn: Turn, step: definition.Planned, ids: Mapping[str, int], problem: StokerError | None
     ) -> tuple[Spec, list[StokerError]]:
         """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
-        found: list[StokerError] = [] if problem is None else [problem]
+        errors: list[StokerError] = [] if problem is None else [problem]
         judge = step.sure
         try:
             queue = self._intake.queue(turn, step.sent)
         except QueueNotFound as error:
-            found.append(error)
+            errors.append(error)
             queue, judge = turn.memory.queues["default"], False  # the right queue might have other defaults
         needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
         spec, contradictions = self._intake.specs.read(step.sent, queue, needs)
         if judge:
-            found += (*contradictions, *problems(spec, turn.now, turn.memory.resources))
+            errors += (*contradictions, *problems(spec, turn.now, turn.memory.resources))
         else:
-            found += problems_of_resources(spec, turn.memory.resources)
-        return (spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")), found
+            errors += problems_of_resources(spec, turn.memory.resources)
+        return (spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")), errors
 
     def _accept(self, turn: Turn, specs: Sequence[Spec]) -> Generator[None, None, LiveWorkflow]:
         run = self._run(turn)
@@ -187,13 +188,13 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
             )
             for index, step in enumerate(offer.plan.steps)
         )
-        made = Blueprint(flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths)
+        plan = Blueprint(flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths)
         workflow = Workflow(
             id=memory.workflows.last_id,
             name=offer.name,
             owner_uid=offer.owner_uid,
             trace_id=new_trace_id(os.urandom(16)),
-            flow=msgspec.json.encode(made).decode(),
+            flow=msgspec.json.encode(plan).decode(),
             flow_hash=self._digest,
             created_at=turn.now.wall,
         )

@@ -91,10 +91,10 @@ class RowInvalid(PlanInvalid):
 
 def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding], epoch: int) -> RecoveryPlan:
     """One decision for each open attempt, in the order of the rows. `epoch` is that of this daemon."""
-    return RecoveryPlan(tuple(_decide(job, attempt, findings[attempt.run_id], epoch) for job, attempt in rows))
+    return RecoveryPlan(tuple(_decision_of(job, attempt, findings[attempt.run_id], epoch) for job, attempt in rows))
 
 
-def _decide(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> RecoveryDecision:
+def _decision_of(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> RecoveryDecision:
     action, stop_reason = _action(job, attempt, finding, epoch)
     return RecoveryDecision(
         run_id=attempt.run_id,

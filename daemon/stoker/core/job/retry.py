@@ -45,7 +45,7 @@ class RetryPolicy(Struct, frozen=True):
             spec.max_attempts, spec.base_delay_ms, spec.backoff_factor, spec.max_delay_ms, spec.no_retry_exit_codes
         )
 
-    def decide(self, failures: int, outcome: Outcome, luck: float) -> RetryDecision:
+    def after_failure(self, failures: int, outcome: Outcome, luck: float) -> RetryDecision:
         """The decision about failure number `failures` (the first is 1); `luck` is uniform in [0, 1)."""
         if failures >= self.max_attempts or self._permanent(outcome):
             return GIVE_UP

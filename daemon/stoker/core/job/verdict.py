@@ -125,7 +125,7 @@ def _rest_of_base_delay(job: Job, attempt: Attempt, outcome: Outcome, wall: int)
 
 def _failure(job: Job, outcome: Outcome, reason: Reason, wall: int, luck: float) -> Verdict:
     """Another try if the budget and the deadline allow it."""
-    decision = RetryPolicy.of(job.spec).decide(job.failures + 1, outcome, luck)
+    decision = RetryPolicy.of(job.spec).after_failure(job.failures + 1, outcome, luck)
     late = (
         decision.delay_ms is not None
         and job.spec.deadline is not None

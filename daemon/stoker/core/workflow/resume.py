@@ -107,12 +107,12 @@ def plan(steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: 
     order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
     decided: dict[str, ResumeDecision] = {}
     for name in order.static_order():
-        act, why = _decide(by_name[name], standings, asked, decided)
+        act, why = _act_for(by_name[name], standings, asked, decided)
         decided[name] = ResumeDecision(name, act, why)
     return list(decided.values())
 
 
-def _decide(
+def _act_for(
     step: Step, standings: Mapping[str, ResumeStanding], asked: Asked, decided: Mapping[str, ResumeDecision]
 ) -> tuple[Act, str]:
     standing = standings[step.name]
