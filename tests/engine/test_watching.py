@@ -5,14 +5,13 @@ Owns that nobody who listens misses, doubles or reorders anything.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import sqlite3
 import sys
 import threading
 from binascii import a2b_base64
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,8 +23,6 @@ from stoker.core.errors import (
     WaitTimeout,
     WorkflowNotFound,
 )
-from stoker.core.job.model import Change
-from stoker.engine.subscriptions import Subscriptions
 from tests.support.facts import until
 from tests.support.flows import flow_end, look, sent_flow
 from tests.support.work import Gate, changes, end_of, shell, state, submit, submit_many, submit_running
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import stoker
-    from stoker.store.reader import Reader
     from tests.support.daemon import DaemonProcess
 
 SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n"
@@ -299,37 +295,6 @@ def test_watch_when_the_workflow_cannot_be_watched_then_it_is_refused(
 ) -> None:
     with pytest.raises(error, match="workflow"):
         client.watch(after=0, **wanted)
-
-
-async def test_workflow_feed_when_others_change_then_nothing_is_read_for_it() -> None:
-    reads: list[int] = []
-
-    class CountingReader:
-        async def run(self, _query: object, workflow_id: int, _seq: int, up_to: int, _limit: int) -> object:
-            reads.append(workflow_id)
-            about: dict[str, Any] = {
-                "kind": "workflow",
-                "subject": str(workflow_id),
-                "from_state": None,
-                "to_state": None,
-            }
-            change = Change(seq=up_to, at=1, cause="paused", actor_uid=0, payload={}, **about)
-            return [change], up_to
-
-    subscriptions = Subscriptions(cast("Reader", CountingReader()), seq=10)
-    feed = subscriptions.watch(None, workflow_id=7).changes
-    page = asyncio.ensure_future(anext(feed))
-    await asyncio.sleep(0)
-
-    for seq in range(11, 111):
-        subscriptions.announce([], {8}, seq)
-        await asyncio.sleep(0)
-    assert reads == []
-    subscriptions.announce([], {7, 8}, 111)
-
-    assert [change["seq"] for change in await page] == [111]
-    assert reads == [7]
-    await feed.aclose()
 
 
 def test_list_when_the_queue_is_unknown_then_the_error_names_those_that_are_there(client: stoker.Client) -> None:

@@ -44,9 +44,9 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("the newest end of a job", attempts.NEWEST_END, (1,), "sqlite_autoindex_attempts_2"),
     ("a change of a job", jobs.UPDATE, (None,) * 14 + (1,), "INTEGER PRIMARY KEY"),
     ("the last change", changes.LAST, (), "changes"),
-    ("changes behind a cursor", changes.AFTER, (5, 5), "INTEGER PRIMARY KEY"),
+    ("changes behind a cursor", changes.AFTER, (5, 9, 5), "INTEGER PRIMARY KEY"),
     ("history of a job behind a cursor", changes.OF_JOB_AFTER, (1, 5, 5), "changes_job"),
-    ("what watchers of a job are told", changes.AFTER_OF_JOB, (1, 5, 5), "changes_job"),
+    ("what watchers of a job are told", changes.AFTER_OF_JOB, (1, 5, 9, 5), "changes_job"),
     ("a page of runs", attempts.PAGE, (1, 5, 5), "sqlite_autoindex_attempts_2"),
     ("where jobs stand", jobs.STANDINGS, ("[1]",), "INTEGER PRIMARY KEY"),
     ("history of a job", changes.OF_JOB, (1,), "changes_job"),
@@ -87,7 +87,7 @@ def test_plan_when_a_hot_question_is_asked_then_an_index_answers_it(
     "statement", [jobs.READY, due.DUE_WAKE, due.NEXT_STEADY, due.NEXT_WALL, attempts.OF_JOB, changes.AFTER]
 )
 def test_plan_when_order_matters_then_nothing_is_sorted(planned: sqlite3.Connection, statement: str) -> None:
-    parameters = {jobs.READY: ("q", None, "[]", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1)}.get(statement, AT)
+    parameters = {jobs.READY: ("q", None, "[]", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1, 1)}.get(statement, AT)
 
     assert not any("TEMP B-TREE" in line for line in plan(planned, statement, parameters))
 

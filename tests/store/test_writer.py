@@ -329,17 +329,18 @@ def test_changes_when_read_back_then_payload_and_order_are_as_told(database: sql
     ]
     store(database, Batch(changes=told), bytes(32))
 
-    found = changes.after(database, 0, 10)
+    found = changes.after(database, 0, 3, 10).changes
     of_job = changes.of_job(database, 1)
 
     assert [replace(one, payload={}) for one in found] == [replace(one, payload={}) for one in told]
     assert [msgspec.json.decode(msgspec.json.encode(one.payload)) for one in of_job] == [
         msgspec.json.decode(msgspec.json.encode(one.payload)) for one in (told[0], told[2])
     ]
-    assert [one.seq for one in changes.after(database, 1, 1)] == [2]
-    assert changes.after(database, 3, 9) == []
+    assert changes.after(database, 1, 3, 1) == ([found[1]], 2)
+    assert changes.after(database, 1, 2, 9) == ([found[1]], 2)
+    assert changes.after(database, 3, 9, 9) == ([], 9)
     assert [one.seq for one in of_job] == [1, 3]
-    assert [one.seq for one in changes.after(database, 1, 9, 1)] == [3]
+    assert changes.after_of_job(database, 1, 1, 9, 9) == ([found[2]], 9)
 
 
 def test_changes_when_a_read_payload_is_stored_again_then_it_is_the_same(database: sqlite3.Connection) -> None:

@@ -163,7 +163,7 @@ class Effects:
         for answer in answers:
             if not answer.future.done():
                 answer.future.set_result(answer.result)
-        self._subscriptions.announce(turn.transitions, turn.touched_workflows, self._memory.last_seq)
+        self._subscriptions.announce(turn.transitions, turn.batch.changes, self._memory.last_seq)
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
             asyncio.get_running_loop().call_soon(self._announce, turn.transitions, wall_ms())

@@ -1,15 +1,16 @@
-"""Subscriptions of clients: waiters for the end of jobs, and readers of the log of changes.
+"""Subscriptions of clients: waiters for the end of jobs, and followers of the log of changes.
 
-Owns the waiters of each job and the cursors of readers. It keeps no backlog: a reader that falls behind reads the rest
-from the database, by its cursor. Invariants: changes are announced after their commit; a reader of one job or workflow
-is woken only by changes of that one.
+Owns the waiters of each job, and the changes that a follower has not taken yet: they come from the commit itself, so a
+follower costs no query. It keeps no long backlog: a follower that falls behind reads the rest from the database, by its
+cursor. Invariants: changes are announced after their commit; a follower of one job or workflow is woken only by changes
+of that one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from stoker.core.errors import TooManyWaits
@@ -18,8 +19,11 @@ from stoker.core.requests import ChangeFeed, JobStanding
 from stoker.engine.messages import standing
 from stoker.engine.turn import Transition
 from stoker.store import changes
+from stoker.store.changes import ChangePage
 from stoker.store.reader import Reader
 
+Subject = tuple[str, str]  # kind and subject of changes
+EVERYTHING: Subject = ("", "")
 PAGE = 500
 MAX_AWAITED = 200_000  # jobs over all waits: some 50 MB
 
@@ -44,15 +48,40 @@ class Waiter:
                 self.done.set()
 
 
+class Follower:
+    """The changes that a reader has not taken yet. One that is `behind` must read the database first."""
+
+    __slots__ = ("behind", "news", "untaken")
+
+    def __init__(self) -> None:
+        self.untaken: list[dict[str, Any]] = []
+        self.behind = True
+        self.news = asyncio.Event()
+
+    def add(self, page: Sequence[dict[str, Any]]) -> None:
+        """These changes were committed."""
+        self.behind = self.behind or len(self.untaken) + len(page) > PAGE
+        self.untaken = [] if self.behind else [*self.untaken, *page]
+        self.news.set()
+
+    def catch_up(self) -> None:
+        """From now on it collects what is committed, while it reads the database up to here."""
+        self.behind = False
+        self.untaken = []
+
+    def take(self) -> list[dict[str, Any]]:
+        page, self.untaken = self.untaken, []
+        return page
+
+
 class Subscriptions:
-    """Wakes waiters and readers after a commit."""
+    """Wakes waiters and followers after a commit."""
 
     def __init__(self, reader: Reader, seq: int) -> None:
         self._reader = reader
         self._waiters: defaultdict[int, set[Waiter]] = defaultdict(set)
         self._awaited = 0
-        self._followers: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
-        self._workflow_followers: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
+        self._followers: defaultdict[Subject, set[Follower]] = defaultdict(set)
         self._news = asyncio.Event()
         self.seq = seq
 
@@ -72,26 +101,33 @@ class Subscriptions:
         for job_id in (*waiter.left, *waiter.ends):
             _leave(self._waiters, job_id, waiter)
 
-    def announce(self, transitions: Sequence[Transition], touched_workflows: Iterable[int], last_seq: int) -> None:
-        """Wake those that wait for these committed steps and workflows."""
-        if self._waiters or self._followers:
-            for transition in transitions:
-                self._announce_step(transition)
-        for workflow_id in touched_workflows if self._workflow_followers else ():
-            for follower in self._workflow_followers.get(workflow_id, ()):
-                follower.set()
+    def announce(self, transitions: Sequence[Transition], committed: Sequence[Change], last_seq: int) -> None:
+        """Wake those that wait for these committed steps and changes."""
+        for transition in transitions if self._waiters else ():
+            job = transition.job
+            if job.id in self._waiters and ended(job.state):
+                for waiter in self._waiters[job.id]:
+                    waiter.add_end(standing(job))
+        if self._followers:
+            self._announce_changes(transitions, committed)
         if last_seq > self.seq:
             self.seq = last_seq
             self._news.set()
             self._news = asyncio.Event()
 
-    def _announce_step(self, transition: Transition) -> None:
-        job = transition.job
-        if job.id in self._waiters and ended(job.state):
-            for waiter in self._waiters[job.id]:
-                waiter.add_end(standing(job))
-        for follower in self._followers.get(job.id, ()):
-            follower.set()
+    def _announce_changes(self, transitions: Sequence[Transition], committed: Sequence[Change]) -> None:
+        workflows = {transition.change.seq: transition.job.workflow_id for transition in transitions}
+        announced: defaultdict[Subject, list[Change]] = defaultdict(list)
+        for change in committed:
+            of_workflow = ("workflow", str(workflows.get(change.seq)))
+            for subject in {EVERYTHING, (change.kind, change.subject), of_workflow}:
+                if subject in self._followers:
+                    announced[subject].append(change)
+        for subject, changed in announced.items():
+            # More than a page puts every follower behind, whatever the rest is.
+            page = [change_fields(change) for change in changed[: PAGE + 1]]
+            for follower in self._followers[subject]:
+                follower.add(page)
 
     async def news(self) -> None:
         """Return at the next commit that changes something."""
@@ -101,52 +137,37 @@ class Subscriptions:
         """Changes behind a cursor (None: from now on): all, those of a job, or those of a workflow and its steps."""
         cursor = self.seq if after_seq is None else after_seq
         if job_id is not None:
-            return ChangeFeed(cursor, self._follow_job(cursor, job_id))
+            return ChangeFeed(cursor, self._follow(cursor, ("job", str(job_id)), changes.after_of_job, job_id))
         if workflow_id is not None:
-            return ChangeFeed(cursor, self._follow_workflow(cursor, workflow_id))
-        return ChangeFeed(cursor, self._follow(cursor))
+            subject = ("workflow", str(workflow_id))
+            return ChangeFeed(cursor, self._follow(cursor, subject, changes.after_of_workflow, workflow_id))
+        return ChangeFeed(cursor, self._follow(cursor, EVERYTHING, changes.after))
 
-    async def _follow(self, cursor: int) -> AsyncGenerator[list[dict[str, Any]], None]:
-        while True:
-            news = self._news
-            page = await self._reader.run(changes.after, cursor, PAGE) if cursor < self.seq else []
-            if page:
-                cursor = page[-1].seq
-                yield [change_fields(change) for change in page]
-            elif cursor >= self.seq:
-                await news.wait()
-
-    async def _follow_job(self, cursor: int, job_id: int) -> AsyncGenerator[list[dict[str, Any]], None]:
-        news = asyncio.Event()
-        self._followers[job_id].add(news)
+    async def _follow(
+        self, cursor: int, subject: Subject, query: Callable[..., ChangePage], *of: int
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        follower = Follower()
+        self._followers[subject].add(follower)
         try:
             while True:
-                news.clear()
-                while page := await self._reader.run(changes.after, cursor, PAGE, job_id):
-                    cursor = page[-1].seq
-                    yield [change_fields(change) for change in page]
-                await news.wait()
+                follower.news.clear()
+                if follower.behind:
+                    follower.catch_up()
+                    up_to = self.seq
+                    while cursor < up_to:
+                        page, cursor = await self._reader.run(query, *of, cursor, up_to, PAGE)
+                        if page:
+                            yield [change_fields(change) for change in page]
+                elif untaken := follower.take():
+                    cursor = untaken[-1]["seq"]
+                    yield untaken
+                else:
+                    await follower.news.wait()
         finally:
-            _leave(self._followers, job_id, news)
-
-    async def _follow_workflow(self, cursor: int, workflow_id: int) -> AsyncGenerator[list[dict[str, Any]], None]:
-        news = asyncio.Event()
-        self._workflow_followers[workflow_id].add(news)
-        try:
-            while True:
-                news.clear()
-                while cursor < self.seq:
-                    page, cursor = await self._reader.run(
-                        changes.after_of_workflow, workflow_id, cursor, self.seq, PAGE
-                    )
-                    if page:
-                        yield [change_fields(change) for change in page]
-                await news.wait()
-        finally:
-            _leave(self._workflow_followers, workflow_id, news)
+            _leave(self._followers, subject, follower)
 
 
-def _leave(places: dict[int, set[Any]], ident: int, who: object) -> None:
+def _leave(places: dict[Any, set[Any]], ident: object, who: object) -> None:
     places[ident].discard(who)
     if not places[ident]:
         del places[ident]

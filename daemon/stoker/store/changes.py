@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,9 +38,11 @@ SELECT {COLUMNS} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
 """  # noqa: S608 - constants only
 # Watchers get no payloads, which may have a megabyte each.
 WITHOUT_PAYLOAD = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, 'null'"
-AFTER = f"SELECT {WITHOUT_PAYLOAD} FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+AFTER = f"""
+SELECT {WITHOUT_PAYLOAD} FROM changes WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+"""  # noqa: S608 - constants only
 AFTER_OF_JOB = f"""
-SELECT {WITHOUT_PAYLOAD} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
+SELECT {WITHOUT_PAYLOAD} FROM changes WHERE job_id = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 """  # noqa: S608 - constants only
 # There is no index by workflow: at most SCANNED changes are looked at in one query.
 AFTER_OF_WORKFLOW = f"""
@@ -53,6 +55,13 @@ SCANNED = 50_000
 PAGE_BYTES = 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
+
+
+class ChangePage(NamedTuple):
+    """Changes in order, and the cursor behind which the next page begins."""
+
+    changes: list[Change]
+    cursor: int
 
 
 def insert_rows(changes: Iterable[Change], head: bytes) -> tuple[list[tuple[Any, ...]], bytes]:
@@ -118,20 +127,22 @@ def of_workflow(connection: sqlite3.Connection, workflow_id: int, after: int, up
     return [from_row(row) for row in rows]
 
 
-def after(connection: sqlite3.Connection, seq: int, limit: int, job_id: int | None = None) -> list[Change]:
-    """Up to `limit` changes (of a job) after `seq`, in order, without their payloads."""
-    rows = (
-        connection.execute(AFTER, (seq, limit))
-        if job_id is None
-        else connection.execute(AFTER_OF_JOB, (job_id, seq, limit))
-    )
-    return [from_row(row) for row in rows]
+def after(connection: sqlite3.Connection, seq: int, up_to: int, limit: int) -> ChangePage:
+    """Up to `limit` changes behind `seq` and not behind `up_to`, without their payloads, and the next cursor."""
+    return _page(connection.execute(AFTER, (seq, up_to, limit)), up_to, limit)
 
 
-def after_of_workflow(
-    connection: sqlite3.Connection, workflow_id: int, seq: int, up_to: int, limit: int
-) -> tuple[list[Change], int]:
-    """Up to `limit` changes of a workflow and its steps behind `seq` and not behind `up_to`, and the next cursor."""
+def after_of_job(connection: sqlite3.Connection, job_id: int, seq: int, up_to: int, limit: int) -> ChangePage:
+    """As `after`, for one job."""
+    return _page(connection.execute(AFTER_OF_JOB, (job_id, seq, up_to, limit)), up_to, limit)
+
+
+def after_of_workflow(connection: sqlite3.Connection, workflow_id: int, seq: int, up_to: int, limit: int) -> ChangePage:
+    """As `after`, for a workflow and its steps. A page may be empty although there are more."""
     end = min(up_to, seq + SCANNED)
-    page = [from_row(row) for row in connection.execute(AFTER_OF_WORKFLOW, (seq, end, workflow_id, limit))]
-    return page, page[-1].seq if len(page) == limit else end
+    return _page(connection.execute(AFTER_OF_WORKFLOW, (seq, end, workflow_id, limit)), end, limit)
+
+
+def _page(rows: Iterable[tuple[Any, ...]], up_to: int, limit: int) -> ChangePage:
+    page = [from_row(row) for row in rows]
+    return ChangePage(page, page[-1].seq if len(page) == limit else up_to)
