@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from typing import TYPE_CHECKING
+
 import pytest
 
 from stoker.cli import main
 from stoker.cli.kit import values
 from stoker.cli.kit.parser import Command, Option, command
 from stoker.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def sample(*, greedy: bool = False) -> Command:
@@ -84,6 +91,22 @@ def test_check_words_when_too_few_or_many_then_the_error_names_what() -> None:
         loaded.check_words(loaded.parse(["a", "b", "c"]))
 
 
+def commands_in(examples: Sequence[str]) -> list[str]:
+    """The commands of stoker in lines of shell; an id takes the place of variables, of `$()`, and of words by xargs."""
+    inner = [line for example in examples for line in re.findall(r"\$\(([^)]*)\)", example)]
+    outer = [re.sub(r"\$\([^)]*\)", "42", example) for example in examples]
+    plain = [re.sub(r'"?\$\w+"?', "42", line) for line in (*inner, *outer)]
+    plain = [f"{line} 42" if "xargs" in line else line for line in plain]
+    return [match for line in plain for match in re.findall(r"stoker ((?:'[^']*'|[^|;&<>#'])*)", line)]
+
+
+def parsed(line: str) -> None:
+    """Raises UsageError for a command line that would be refused."""
+    name, rest = main._named(shlex.split(line))
+    loaded = main.load(ROWS[name][0])
+    loaded.check_words(loaded.parse(rest))
+
+
 ROWS = {name: row for rows in main.COMMANDS.values() for name, row in rows.items()}
 
 
@@ -97,6 +120,8 @@ def test_explain_when_a_command_is_listed_then_it_exists_with_examples_that_pars
     assert text.startswith(f"usage: stoker {name}")
     assert summary in text
     assert any(f"stoker {name.split(maxsplit=1)[0]}" in example for example in loaded.examples)
+    for line in commands_in(loaded.examples):
+        parsed(line)
     assert len({option.to for option in loaded.options}) == len(loaded.options)
     assert len({spelling for option in loaded.options for spelling in option.names}) == sum(
         len(option.names) for option in loaded.options
@@ -118,7 +143,9 @@ def test_explain_when_the_terminal_is_narrow_then_options_are_wrapped_to_it(name
 
 def test_overview_when_printed_then_every_command_has_its_line() -> None:
     lines = main.overview().splitlines()
+    narrow = main.overview(60).splitlines()
 
     for name, (_, summary) in ROWS.items():
         assert f"  {name:<22} {summary}" in lines
     assert max(map(len, lines)) <= 100
+    assert max(map(len, narrow)) <= 60

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.cli.kit import render
+from stoker.cli.kit import render, table
 from stoker.core.errors import CannotCreate, ConfigInvalid
 
 if TYPE_CHECKING:
@@ -59,6 +59,18 @@ def test_visible_when_some_are_kept_then_only_these_pass() -> None:
     assert render.visible("a\tb\r\n\x1b", keep="\n\t") == "a\tb^M\n^["
 
 
+def test_table_when_stdout_is_a_terminal_then_states_are_coloured_unless_no_color(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal(monkeypatch)
+    coloured = table.lines(("STATE", "JOB"), [("failed", "failed")], 80)[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = table.lines(("STATE", "JOB"), [("failed", "failed")], 80)[1]
+
+    assert coloured == "\x1b[31mfailed\x1b[0m  failed"
+    assert plain == "failed  failed"
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
     [(250, "0.25s"), (None, "-")],
@@ -73,39 +85,6 @@ def test_span_when_there_is_none_then_a_dash_stands_for_it(milliseconds: int | N
 )
 def test_size_when_it_grows_then_its_unit_does(count: int | None, text: str) -> None:
     assert render.size(count) == text
-
-
-def test_table_when_columns_hold_numbers_then_they_stand_right_and_text_left() -> None:
-    lines = render.table_lines(("ID", "NAME", "JOB"), [(7, "a", "x"), (123, "bcd", "y")], 80)
-
-    assert lines == [" ID  NAME  JOB", "  7  a     x", "123  bcd   y"]
-
-
-def test_table_when_the_terminal_is_narrow_then_the_last_column_is_cut() -> None:
-    lines = render.table_lines(("ID", "JOB"), [(1, "x" * 100)], 20)
-
-    assert max(map(len, lines)) == 20
-    assert lines[1].endswith("x…")
-
-
-def test_table_when_it_is_empty_then_the_head_stands_alone() -> None:
-    assert render.table_lines(("ID", "JOB"), [], 80) == ["ID  JOB"]
-
-
-def test_table_when_a_cell_has_escapes_then_they_are_spelled_out() -> None:
-    assert render.table_lines(("JOB",), [("\x1b[31mred\n",)], 80)[1] == "^[[31mred^J"
-
-
-def test_table_when_stdout_is_a_terminal_then_states_are_coloured_unless_no_color(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terminal(monkeypatch)
-    coloured = render.table_lines(("STATE", "JOB"), [("failed", "failed")], 80)[1]
-    monkeypatch.setenv("NO_COLOR", "1")
-    plain = render.table_lines(("STATE", "JOB"), [("failed", "failed")], 80)[1]
-
-    assert coloured == "\x1b[31mfailed\x1b[0m  failed"
-    assert plain == "failed  failed"
 
 
 def test_log_text_when_stdout_is_a_pipe_then_bytes_pass_untouched(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

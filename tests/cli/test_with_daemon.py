@@ -101,7 +101,7 @@ def test_commands_when_a_job_runs_and_ends_then_each_shows_its_part(daemon: Daem
     status = daemon.cli("status")
 
     assert "paused" in why.stdout
-    assert "film: " in listed.stdout
+    assert "film: sh -c 'echo frame; exit 3'\n" in listed.stdout
     assert waited.returncode == 3
     assert logs.stdout == "frame\n"
     assert "failed: exit code 3" in shown.stdout
@@ -109,6 +109,29 @@ def test_commands_when_a_job_runs_and_ends_then_each_shows_its_part(daemon: Daem
     assert "{" not in history.stdout
     assert "bulk" in status.stdout
     assert {done.stderr for done in (why, listed, logs, shown, history, status)} == {""}
+
+
+def test_settings_when_they_are_changed_then_what_is_so_now_is_printed(daemon: DaemonProcess) -> None:
+    commands = [
+        ("queue", "set", "bulk", "--class", "high", "--max-running", "1", "--default", "timeout=20m"),
+        ("queue", "pause", "bulk"),
+        ("queue", "resume", "bulk", "default"),
+        ("resource", "set", "gpu=2"),
+        ("queue", "pause", "bulk", "--json"),
+        ("resource", "set", "gpu", "3", "--json"),
+    ]
+
+    *lines, queue, resource = [daemon.cli(*command).stdout for command in commands]
+
+    bulk = "class high, at most 1 running; defaults: timeout=20m"
+    assert lines == [
+        f"queue bulk open, {bulk}\n",
+        f"queue bulk paused, {bulk}\n",
+        f"queue bulk open, {bulk}\nqueue default open, class normal\n",
+        "resource gpu: capacity 2, 0 used\n",
+    ]
+    assert json.loads(queue)["paused"] is True
+    assert json.loads(resource) == {"name": "gpu", "capacity": 3, "used": 0, "holders": []}
 
 
 def test_limits_when_one_is_exceeded_then_show_lists_all_and_names_the_likely_one(

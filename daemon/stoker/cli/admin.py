@@ -69,12 +69,15 @@ def _shortage(shortage: dict[str, Any] | None) -> str | None:
 
 
 def _pressure(pressure: dict[str, Any]) -> str:
-    """`cpu 75%, memory 3%, cpu some 9%, io full 0%; no queue is throttled`: names of two words are PSI."""
-    levels = ", ".join(f"{gauge.replace('_', ' ')} {level:.0f}%" for gauge, level in pressure["levels"].items())
+    """`cpu 75%, memory 3%; PSI cpu some 9%, io full 0%; no queue is throttled`."""
+    levels = {gauge.replace("_", " "): f"{level:.0f}%" for gauge, level in pressure["levels"].items()}
+    usage = ", ".join(f"{gauge} {level}" for gauge, level in levels.items() if " " not in gauge)
+    stalls = ", ".join(f"{gauge} {level}" for gauge, level in levels.items() if " " in gauge)
     causes = " and ".join(cause.replace("_", " ") for cause in pressure["causes"])
     state = f"queues of class low are throttled by {causes}" if pressure["throttled"] else "no queue is throttled"
     times = pressure["throttle_events"]
-    return f"{levels}; {state}" + (f" ({counted(times, 'time')} so far)" if times else "")
+    state += f" ({counted(times, 'time')} so far)" if times else ""
+    return "; ".join(filter(None, (usage or "not measured", stalls and f"PSI {stalls}", state)))
 
 
 def _launcher(launcher: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from stoker.cli.kit import render, values
+from stoker.cli.kit import render, table, values
 from stoker.cli.kit.checkpoint_text import changes, plain, readable
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Option, command
@@ -87,7 +87,7 @@ def ls(given: Given) -> int:
             render.line(row["id"])
     else:
         headers = ("ID", "SEQ", "KIND", "STEP", "JOB", "SIZE", "AT", "STATUS")
-        render.table(headers, [_cells(row) for row in rows])
+        table.show(headers, [_cells(row) for row in rows], spare=("SIZE", "SEQ", "JOB", "KIND"))
         if not rows:
             render.note(f"job {given['job']} has saved no checkpoint")
         if more and not given["limit"]:

@@ -250,7 +250,7 @@ def _print_change(change: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         render.line(render.json_text(change))
     else:
-        moved = f"{change['from'] or '-'} → {change['to'] or '-'}"
+        moved = f"{change['from'] or '-'} → {change['to'] or '-'}" if change["from"] or change["to"] else ""
         what = f"{change['kind']} {render.visible(str(change['subject']))}"
         render.line(f"{change['seq']:>7}  {render.when(change['at'])}  {what:<12}  {moved:<22}  {change['cause']}")
     render.flush()

@@ -9,7 +9,7 @@ from binascii import a2b_base64
 from collections.abc import Iterator
 from typing import Any
 
-from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.rpc.client import Client
@@ -26,7 +26,8 @@ def history(given: Given) -> int:
     if given["json"]:
         render.json_document(answer)
         return 0
-    render.table(("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS"), [_change_row(c) for c in answer["changes"]])
+    headers = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
+    table.show(headers, [_change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
     if answer["attempts"]:
         render.line()
         print_attempts(answer["attempts"], older=answer["attempts_before"])
@@ -76,7 +77,7 @@ def print_attempts(attempts: list[dict[str, Any]], *, older: int | None = None) 
             (*row[:-1], _in_force(attempt["limits"] or {}), row[-1])
             for row, attempt in zip(rows, attempts, strict=True)
         ]
-    render.table(headers, rows)
+    table.show(headers, rows, spare=("LOG", "MEMORY", "CPU", "STARTED"), whole=True)
     if older is not None:
         render.note(f"{older - 1} earlier attempts are not shown")
 

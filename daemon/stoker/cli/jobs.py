@@ -11,7 +11,7 @@ from binascii import a2b_base64
 from typing import Any
 
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
-from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
@@ -19,6 +19,7 @@ from stoker.cli.kit.selection import FILTER, Overview, filter_fields
 HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "JOB")
 SAYS = HEADERS.index("SAYS")
 SAYS_WIDTH = 24
+SPARE = ("PRIO", "TRY", "AGE", "QUEUE", "SAYS", "RAN")
 SHOWN = 30
 
 
@@ -55,7 +56,7 @@ def ls(given: Given) -> int:
 
 
 def _print_jobs(jobs: list[dict[str, Any]]) -> None:
-    render.table(*columns(jobs, time.time_ns() // 1_000_000))
+    table.show(*columns(jobs, time.time_ns() // 1_000_000), spare=SPARE)
 
 
 def columns(jobs: list[dict[str, Any]], now_ms: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -98,9 +99,14 @@ def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
 
 
 def title(job: dict[str, Any]) -> str:
-    line = command_line(job)
+    line = " ".join(map(quoted, (_program(job["command"]), *job["args"])))
     named = f"{job['name']}: {line}" if job["name"] else line
     return f"w{job['workflow_id']} {named}" if job.get("workflow_id") else named
+
+
+def _program(command: str | dict[str, str]) -> str | dict[str, str]:
+    """The name of a program; its directory is for `show`."""
+    return command.rpartition("/")[2] or command if isinstance(command, str) else command
 
 
 def command_line(job: dict[str, Any]) -> str:

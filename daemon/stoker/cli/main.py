@@ -14,7 +14,7 @@ import os
 import sys
 
 from stoker.cli.kit import render
-from stoker.cli.kit.parser import COMMON, Command, Option, command, nearest
+from stoker.cli.kit.parser import COMMON, HELP_COLUMNS, Command, Option, command, described, nearest
 from stoker.core.errors import EX_IOERR, StokerError, UsageError
 
 TYPE_CHECKING = False
@@ -28,6 +28,7 @@ EX_SOFTWARE = 70
 STDOUT, STDERR = 1, 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+SUMMARY_COLUMN = 25  # of the overview, where the summaries of commands begin
 
 # Group → command → (module:function, summary). A name of two words is a subcommand.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -190,15 +191,17 @@ def program(given: Given) -> int:
 
         render.line(f"stoker {__version__}")
         return 0
-    render.line(overview())
+    render.line(overview(render.terminal_size()[0]))
     return 0 if given["help"] else UsageError.exit_status
 
 
-def overview() -> str:
+def overview(columns: int = HELP_COLUMNS) -> str:
+    """Every command with its summary, wrapped to `columns`."""
     lines = ["usage: stoker [OPTION…] COMMAND …", "", "A durable job daemon for one Linux host.", ""]
     for group, rows in COMMANDS.items():
         lines.append(f"{group}:")
-        lines += [f"  {name:<22} {summary}" for name, (_, summary) in rows.items()]
+        for name, (_, summary) in rows.items():
+            lines += described(name, summary, SUMMARY_COLUMN, columns)
         lines.append("")
     lines += [
         "`stoker COMMAND --help` explains a command, with examples.",

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from stoker.cli.kit import render, values
+from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.spec import SPEC
+from stoker.cli.kit.steps import counted
 from stoker.core.errors import UsageError
 from stoker.core.units import exit_codes, spoken
+from stoker.rpc.client import Client
 
 REASON = Option("--reason", "TEXT", "why, for the history of changes")
 
@@ -29,7 +31,7 @@ def ls(given: Given) -> int:
 
 def print_queues(queues: list[dict[str, Any]]) -> None:
     headers = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED")
-    render.table(headers, [_queue_row(queue) for queue in queues])
+    table.show(headers, [_queue_row(queue) for queue in queues], spare=("MAX QUEUED", "CLASS", "MAX RUNNING"))
     defaults = [(f"defaults of {queue['name']}", _defaults(queue)) for queue in queues if queue["defaults"]]
     if defaults:
         render.line()
@@ -37,9 +39,19 @@ def print_queues(queues: list[dict[str, Any]]) -> None:
 
 
 def _queue_row(queue: dict[str, Any]) -> tuple[object, ...]:
-    state = "paused" if queue["paused"] else "throttled" if queue["throttled"] else "open"
     counts = (queue["running"], queue["queued"], queue["waiting"])
-    return (queue["name"], queue["class"], state, *counts, _bound(queue["max_running"]), _bound(queue["max_queued"]))
+    return (
+        queue["name"],
+        queue["class"],
+        state_of(queue),
+        *counts,
+        _bound(queue["max_running"]),
+        _bound(queue["max_queued"]),
+    )
+
+
+def state_of(queue: dict[str, Any]) -> str:
+    return "paused" if queue["paused"] else "throttled" if queue["throttled"] else "open"
 
 
 def _defaults(queue: dict[str, Any]) -> str:
@@ -64,14 +76,14 @@ def _bound(count: int | None) -> object:
     words="NAME…",
     least=1,
     most=None,
-    options=(REASON,),
+    options=(REASON, JSON),
     examples=("stoker queue pause bulk --reason 'database upgrade'",),
 )
 def pause(given: Given) -> int:
     return _each("queue.pause", given)
 
 
-@command(words="NAME…", least=1, most=None, options=(REASON,), examples=("stoker queue resume bulk",))
+@command(words="NAME…", least=1, most=None, options=(REASON, JSON), examples=("stoker queue resume bulk",))
 def resume(given: Given) -> int:
     return _each("queue.resume", given)
 
@@ -80,7 +92,27 @@ def _each(method: str, given: Given) -> int:
     with connect(given) as client:
         for name in given["words"]:
             client.call(method, {"name": name, **_reason(given)})
+        _print_now(client, given)
     return 0
+
+
+def _print_now(client: Client, given: Given) -> None:
+    """The queues that were changed, as they are now."""
+    rows = {queue["name"]: queue for queue in client.call("queue.list", {})["queues"]}
+    changed = [rows[name] for name in given["words"]]
+    if given["json"]:
+        render.json_document(changed[0] if len(changed) == 1 else changed)
+        return
+    for queue in changed:
+        render.line(f"queue {queue['name']} {_sentence(queue)}")
+
+
+def _sentence(queue: dict[str, Any]) -> str:
+    """`open, class low, at most 4 running; defaults: timeout=20m`."""
+    bounds = [("max_running", "running"), ("max_queued", "queued")]
+    limits = [f"at most {queue[bound]} {state}" for bound, state in bounds if queue[bound] is not None]
+    line = ", ".join([state_of(queue), f"class {queue['class']}", *limits])
+    return f"{line}; defaults: {_defaults(queue)}" if queue["defaults"] else line
 
 
 def _reason(given: Given) -> dict[str, str]:
@@ -141,9 +173,9 @@ def set_queue(given: Given) -> int:
             (params[bound],) = given[bound]
     if given["defaults"]:
         params["defaults"] = dict(given["defaults"])
-    answer = call(given, "queue.set", params)
-    if given["json"]:
-        render.json_document(answer)
+    with connect(given) as client:
+        client.call("queue.set", params)
+        _print_now(client, given)
     return 0
 
 
@@ -154,7 +186,7 @@ def resource_ls(given: Given) -> int:
         render.json_document(resources)
         return 0
     rows = [(one["name"], one["used"], one["capacity"], " ".join(map(str, one["holders"]))) for one in resources]
-    render.table(("RESOURCE", "USED", "CAPACITY", "HELD BY"), rows)
+    table.show(("RESOURCE", "USED", "CAPACITY", "HELD BY"), rows, whole=True)
     return 0
 
 
@@ -177,7 +209,13 @@ def _capacity(given: Given) -> tuple[str, int]:
 )
 def resource_set(given: Given) -> int:
     name, capacity = _capacity(given)
-    answer = call(given, "resource.set", {"name": name, "capacity": capacity, **_reason(given)})
+    with connect(given) as client:
+        client.call("resource.set", {"name": name, "capacity": capacity, **_reason(given)})
+        resources = client.call("resource.list", {})["resources"]
+    row = next(one for one in resources if one["name"] == name)
     if given["json"]:
-        render.json_document(answer)
+        render.json_document(row)
+    else:
+        holders = f" by {counted(len(row['holders']), 'job')}" if row["holders"] else ""
+        render.line(f"resource {name}: capacity {capacity}, {row['used']} used{holders}")
     return 0

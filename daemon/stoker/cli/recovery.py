@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from stoker import paths
-from stoker.cli.kit import render
+from stoker.cli.kit import render, table
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import counted
 from stoker.core.errors import UsageError
@@ -57,7 +57,7 @@ def _print(plan: dict[str, Any]) -> None:
     if plan["steps"]:
         render.line()
         headers = ("JOB", "NAME", "ATTEMPT", "FOUND", "WOULD", "THEN", "WHY")
-        render.table(headers, [_row(step) for step in plan["steps"]])
+        table.show(headers, [_row(step) for step in plan["steps"]], spare=("NAME", "ATTEMPT"), whole=True)
         render.line()
     if plan["invalid"] is None:
         render.line("nothing was changed: this is what a daemon would do if it started now")

@@ -15,19 +15,20 @@ import tty
 from typing import Any, NoReturn, Self
 
 from stoker.cli import admin, jobs
-from stoker.cli.kit import render, values
+from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import Given, Option, command
 from stoker.cli.kit.selection import Overview
+from stoker.cli.queues import state_of
 from stoker.rpc.client import Client
 
 SHORTEST_MS = 100
 LIVE = ("running", "held", "waiting", "queued")
 KEYS = "q quit   space refresh"
-# Columns of `ls` that a narrow screen leaves out, in this order.
-DISPENSABLE = ("PRIO", "TRY", "AGE", "WHY", "QUEUE", "RAN", "SAYS")
-MIN_COMMAND_WIDTH = 20
 QUEUE_HEADERS = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "HELD")
+SPARE_OF_QUEUES = ("HELD", "WAITING", "CLASS")
+# Progress counts for more here than in `ls`, and live jobs have no reason yet.
+SPARE_OF_JOBS = ("PRIO", "TRY", "AGE", "WHY", "QUEUE", "RAN", "SAYS")
 MIN_QUEUE_LINES = 2
 
 
@@ -90,8 +91,8 @@ def screen_lines(client: Client) -> list[str]:
     queues = _queues(status["queues"], max(MIN_QUEUE_LINES, room // 3), columns)
     left = max(1, room - len(queues) - 2)  # for a blank line and the headers
     overview = Overview(client, LIVE, {}, left)
-    headers, rows = _fitting(*jobs.columns(overview.jobs, time.time_ns() // 1_000_000), columns)
-    screen = [*head, "", *queues, "", *render.table_lines(headers, rows, columns)]
+    headers, rows = jobs.columns(overview.jobs, time.time_ns() // 1_000_000)
+    screen = [*head, "", *queues, "", *table.lines(headers, rows, columns, spare=SPARE_OF_JOBS)]
     if not render.on_terminal():
         return screen
     screen = screen[: lines - 1]
@@ -114,26 +115,10 @@ def _queues(queues: list[dict[str, Any]], most: int, columns: int) -> list[str]:
         (
             queue["name"],
             queue["class"],
-            "paused" if queue["paused"] else "throttled" if queue["throttled"] else "open",
+            state_of(queue),
             *(queue[count] for count in ("running", "queued", "waiting", "held")),
         )
         for queue in shown
     ]
     more = [f"… {len(queues) - len(shown)} more queues"] if len(shown) < len(queues) else []
-    return [*render.table_lines(*_fitting(QUEUE_HEADERS, rows, columns), columns), *more]
-
-
-def _fitting(
-    headers: tuple[str, ...], rows: list[tuple[object, ...]], columns: int
-) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """The same table without the columns that do not fit the screen."""
-    for name in (*DISPENSABLE, "HELD", "WAITING", "CLASS"):
-        widths = [max(len(str(cell)) for cell in column) for column in zip(headers, *rows, strict=True)]
-        last = min(widths[-1], MIN_COMMAND_WIDTH)
-        if sum(widths[:-1]) + last + 2 * (len(widths) - 1) <= columns:
-            break
-        if name in headers:
-            at = headers.index(name)
-            headers = (*headers[:at], *headers[at + 1 :])
-            rows = [(*row[:at], *row[at + 1 :]) for row in rows]
-    return headers, rows
+    return [*table.lines(QUEUE_HEADERS, rows, columns, spare=SPARE_OF_QUEUES), *more]

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from stoker.cli.jobs import plain_text
-from stoker.cli.kit import render, values
+from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, command
 from stoker.core.errors import UsageError
@@ -29,7 +29,7 @@ def worker(given: Given) -> int:
     render.facts(_facts(view))
     if view["processes"]:
         render.line()
-        render.table(HEADERS, [_row(process) for process in view["processes"]])
+        table.show(HEADERS, [_row(process) for process in view["processes"]], spare=("THREADS", "FILES", "PARENT"))
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from stoker.cli.control import REASON, TIMEOUT
-from stoker.cli.kit import render, values
+from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_text, workflow_id
@@ -227,4 +227,4 @@ def _print_plan(steps: list[dict[str, Any]]) -> None:
         (step["step"], step["job"], step["state"], "yes" if step["runs"] else "no", step["action"], step["why"])
         for step in steps
     ]
-    render.table(("STEP", "JOB", "STATE", "RUNS", "ACTION", "BECAUSE"), rows)
+    table.show(("STEP", "JOB", "STATE", "RUNS", "ACTION", "WHY"), rows, spare=("JOB", "RUNS"), whole=True)

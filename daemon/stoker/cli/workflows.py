@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli import flowfile
 from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
-from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import WAIT, counted, few, groups, need_text, workflow_id
@@ -79,7 +79,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
     render.line(f"{counted(len(answer['steps']), 'step')} in {counted(len(layers), 'layer')}")
     widths = {name: step["width"] for name, step in flow["steps"].items() if "width" in step}
     rows = [(number, len(layer), few(groups(layer, widths))) for number, layer in enumerate(layers, 1)]
-    render.table(("LAYER", "STEPS", "WHICH"), rows)
+    table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
 
 
 @command(
@@ -138,7 +138,7 @@ def _print_workflows(workflows: list[dict[str, Any]]) -> None:
         )
         for workflow in workflows
     ]
-    render.table(("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME"), rows)
+    table.show(("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME"), rows, spare=("AGE", "TOOK", "NOT DONE"))
 
 
 def _done(counts: dict[str, int]) -> int:
@@ -224,7 +224,7 @@ def _print_steps(steps: list[dict[str, Any]]) -> None:
     if not any(row[-1] for row in rows):
         headers.remove("REMARK")
         rows = [row[:-1] for row in rows]
-    render.table(headers, rows)
+    table.show(headers, rows, spare=("TRY", "NEEDS"), whole=True)
 
 
 def _remark(step: dict[str, Any]) -> str:

@@ -184,6 +184,8 @@ def _steps(stored: StoredWorkflow, errors: dict[int, str]) -> list[dict[str, Any
             "job": standing.job_id,
             "state": standing.state,
             "reason": standing.reason,
+            "exit_code": standing.exit_code,
+            "signal": standing.signal,
             "error": errors.get(standing.job_id, "")[-ERROR_BYTES:] or None,
             "attempts": standing.attempts,
             "failures": standing.failures,

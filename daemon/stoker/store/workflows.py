@@ -22,7 +22,7 @@ UPDATE = "UPDATE workflows SET state = ?, intent = ?, target = ?, flow = ?, fini
 LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"  # noqa: S608 - constants only
 BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
 STEPS = """
-SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor FROM jobs
+SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor, exit_code, signal FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'workflows'), 0)"
@@ -46,6 +46,8 @@ class StepStanding(Struct, frozen=True):
     failures: int = 0
     attempts: int = 0
     floor: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
 
 
 class StoredWorkflow(Struct, frozen=True):
@@ -115,11 +117,9 @@ def page(
 
 def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[StoredWorkflow]:
     steps: dict[int, list[StepStanding]] = {workflow.id: [] for workflow in workflows}
-    for workflow_id, job_id, step, state, reason, failures, tries, floor in (
-        connection.execute(STEPS, (_ids(steps),)) if steps else ()
-    ):
+    for workflow_id, job_id, step, state, reason, *rest in connection.execute(STEPS, (_ids(steps),)) if steps else ():
         why = None if reason is None else Reason(reason)
-        steps[workflow_id].append(StepStanding(job_id, step, State(state), why, failures, tries, floor))
+        steps[workflow_id].append(StepStanding(job_id, step, State(state), why, *rest))
     return [
         StoredWorkflow(workflow, tuple(steps[workflow.id]), _outputs(connection, workflow, steps[workflow.id]))
         for workflow in workflows

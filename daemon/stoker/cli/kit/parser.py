@@ -155,11 +155,18 @@ class Command:
         lines += ["", *textwrap.wrap(more, width)] if more else []
         lines += ["", "options:"]
         for option in self.options:
-            first, *others = textwrap.wrap(option.description, width - DESCRIPTION_COLUMN)
-            lines.append(f"  {_signature(option)}".ljust(DESCRIPTION_COLUMN - 1) + f" {first}")
-            lines += [" " * DESCRIPTION_COLUMN + other for other in others]
+            lines += described(_signature(option), option.description, DESCRIPTION_COLUMN, width)
         lines += ["", "examples:", *(f"  {example}" for example in self.examples)]
         return "\n".join(lines)
+
+
+def described(term: str, text: str, indent: int, columns: int) -> list[str]:
+    """The lines of a term and of its description, which is wrapped beside it."""
+    import textwrap  # noqa: PLC0415 - only for help
+
+    width = max(NARROWEST_HELP, min(columns, HELP_COLUMNS)) - indent
+    first, *others = textwrap.wrap(text, width)
+    return [f"  {term}".ljust(indent - 1) + f" {first}", *(" " * indent + other for other in others)]
 
 
 def command(

@@ -156,31 +156,6 @@ def text(block: str) -> None:
     print(visible(block, keep="\n\t"))
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Text left-aligned, numbers right-aligned, the last column cut to the terminal's width."""
-    for text in table_lines(headers, rows, terminal_size()[0]):
-        print(text)
-
-
-def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]], columns: int) -> list[str]:
-    texts = [[visible(str(cell)) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
-    widths[-1] = min(widths[-1], max(8, columns - sum(widths[:-1]) - 2 * len(widths) + 2))
-    numeric = [all(isinstance(cell, int) or cell == "-" for cell in column) for column in zip(*rows, strict=True)]
-    align = [str.rjust if number else str.ljust for number in numeric or [False] * len(headers)]
-
-    def laid_out(cells: Sequence[str], colours: Sequence[str]) -> str:
-        fitted = [adjust(cut(cell, width), width) for adjust, cell, width in zip(align, cells, widths, strict=True)]
-        fitted[-1] = fitted[-1].rstrip()
-        return "  ".join(map(paint, fitted, colours)).rstrip()
-
-    lines = [laid_out(headers, [BOLD] * len(headers))]
-    for cells in texts:
-        named = zip(headers, cells, strict=True)
-        lines.append(laid_out(cells, [STATE_COLOURS.get(cell, "") if name == "STATE" else "" for name, cell in named]))
-    return lines
-
-
 def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
