@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -67,6 +68,28 @@ async def test_sweep_when_the_tree_is_larger_than_we_may_open_files_then_all_of_
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert (result.killed, result.left) == (81, ())
+    assert host.workers() == []
+
+
+async def test_sweep_when_descriptors_run_out_anywhere_then_it_leaves_none_open(host: LauncherHost) -> None:
+    order = host.shell("sh -c 'sleep 600' & env -i sleep 600 & echo up; read _ < $0")
+    await orphan(host, order, "up")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fds, tasks, failures = count_fds(os.getpid()), len(asyncio.all_tasks()), 0
+
+    for spare in range(fds, fds + 100):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+        try:
+            result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+            break
+        except OSError as error:
+            failures += error.errno == errno.EMFILE
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (count_fds(os.getpid()), len(asyncio.all_tasks())) == (fds, tasks)
+
+    assert failures > 1
+    assert result.left == ()
     assert host.workers() == []
 
 

@@ -123,7 +123,11 @@ def prove(identity: Identity, instance: str, run_id: str) -> tuple[IdentityVerdi
     pidfd = open_pidfd(identity.pid)
     if pidfd is None:
         return IdentityVerdict.GONE, None
-    result = _compare(identity, instance, run_id, pidfd)
+    try:
+        result = _compare(identity, instance, run_id, pidfd)
+    except OSError:
+        os.close(pidfd)
+        raise
     if result is IdentityVerdict.OURS:
         return result, pidfd
     os.close(pidfd)

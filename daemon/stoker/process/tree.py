@@ -136,7 +136,7 @@ class Sweep:
         grace_s = 0 if self._hurry.is_set() else grace_ms / 1_000
         signum, wait_s = (signal.SIGTERM, grace_s) if grace_s else (signal.SIGKILL, ROUND_S)
         for _ in range(ROUNDS):
-            self._members = await asyncio.to_thread(self._find, dict(self._members))
+            await self._search()
             if not self._members:
                 break
             self._unpin_ended()  # one that ended since may have left a child that this search missed
@@ -146,8 +146,16 @@ class Sweep:
             self._unpin_ended()
             signum, wait_s = signal.SIGKILL, ROUND_S
         else:
-            self._members = await asyncio.to_thread(self._find, dict(self._members))
+            await self._search()
         return SweepResult(len(self._reached), tuple(self._members))
+
+    async def _search(self) -> None:
+        """Keep what was found also if the search fails half-way: it may not be found a second time."""
+        members = dict(self._members)
+        try:
+            await asyncio.to_thread(self._find, members)
+        finally:
+            self._members = members
 
     async def await_end(self) -> None:
         """Return when all processes that were found have ended."""
@@ -190,10 +198,10 @@ async def stop_unborn(pids_by_launcher: Mapping[str, Sequence[int]], instance: s
     Each is checked again once it is pinned, as its pid may be that of a new worker by now.
     """
     members: dict[int, TreeMember] = {}
-    for launcher, pids in pids_by_launcher.items():
-        for pid in pids:
-            _take(members, pid, partial(_is_unborn, pid, Marks(instance=instance, launcher=launcher)))
     try:
+        for launcher, pids in pids_by_launcher.items():
+            for pid in pids:
+                _take(members, pid, partial(_is_unborn, pid, Marks(instance=instance, launcher=launcher)))
         _signal(list(members.values()), signal.SIGKILL, set())
         await _until_ended(list(members.values()), ROUND_S)
     finally:
@@ -261,6 +269,9 @@ def _take(members: dict[int, TreeMember], pid: int, is_ours: Callable[[], bool])
         ours = is_ours()
     except PermissionError:
         ours = False
+    except OSError:
+        os.close(member.pidfd)
+        raise
     if ours and not identities.has_ended(member.pidfd):
         members[pid] = member
     else:
@@ -298,7 +309,11 @@ def _pin(pid: int) -> TreeMember | None:
     pidfd = identities.open_pidfd(pid)
     if pidfd is None:
         return None
-    stat = identities.read_stat(pid)
+    try:
+        stat = identities.read_stat(pid)
+    except OSError:
+        os.close(pidfd)
+        raise
     if stat is None or stat.ended:
         os.close(pidfd)
         return None
@@ -328,16 +343,17 @@ async def _until_ended(
     members: Sequence[TreeMember], timeout_s: float | None, hurry: asyncio.Event | None = None
 ) -> None:
     """Return when all have ended, after `timeout_s`, or when `hurry` is set."""
-    waits: list[asyncio.Future[Any]] = [asyncio.gather(*(_readable(member.pidfd) for member in members))]
-    if hurry is not None:
-        waits.append(asyncio.ensure_future(hurry.wait()))
+    ends = [asyncio.ensure_future(_readable(member.pidfd)) for member in members]
+    all_ended: asyncio.Future[Any] = asyncio.gather(*ends)
+    waits = [all_ended] if hurry is None else [all_ended, asyncio.ensure_future(hurry.wait())]
     try:
         done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in done:
             wait.result()  # OSError where the loop could not watch one of them
     finally:
-        late = [wait for wait in waits if wait.cancel()]
-        await asyncio.gather(*late, return_exceptions=True)
+        for wait in (*waits, *ends):  # a gather that has failed leaves the rest of its tasks running
+            wait.cancel()
+        await asyncio.gather(*waits, *ends, return_exceptions=True)
 
 
 async def _readable(pidfd: int) -> None:

@@ -125,9 +125,11 @@ def _take_lock(path: Path, lock: Path) -> int:
         _cannot_create(lock, error)
     try:
         take_lock(fd)
-    except BlockingIOError:
+    except OSError as error:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
         os.close(fd)
+        if not isinstance(error, BlockingIOError):
+            _cannot_create(lock, error)
         raise _in_use(path, f"pid {holder}" if holder else "another daemon") from None
     return fd
 
