@@ -327,7 +327,10 @@ class RecoveryService:
         """Remove outcome logs once their outcomes are committed."""
         if result.outcome_logs:
             await self._inbox.barrier()
-            remove_outcomes(result.whole_logs)
+            # A launcher that hung up writes to its log before this daemon has read the end of the connection.
+            written = result.launcher_facts.written.keys()
+            grown = {path for path, ends in read_outcomes(self._state_dir) if {end.run_id for end in ends} - written}
+            remove_outcomes(path for path in result.whole_logs if path not in grown)
 
     def _settle_unknown(self, exited: Exited) -> None:
         """Acknowledge an outcome without an open attempt; record it if it is unknown."""
