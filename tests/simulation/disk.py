@@ -41,6 +41,7 @@ class Disk:
         self.outcomes: dict[str, list[Exited]] = {}
         self.asked: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
         self.fails: str | None = None  # how the next commit fails
+        self.deny_read: Callable[[], None] = lambda: None  # raises OSError where the host denies a read
         self._host = host
         self._lies = lies
         self._synced = sqlite3.connect(":memory:", isolation_level=None)
@@ -73,6 +74,7 @@ class Disk:
             self.laws.turn_began(loaded.due.woken, wanted.now.steady)
             return loaded
         if function is not store:
+            self._check_read()
             return function(self.database, *args, **kw)
         failure, self.fails = self.fails, None
         if failure in ("before", "full"):
@@ -84,6 +86,12 @@ class Disk:
         if failure == "after":
             raise _error(sqlite3.SQLITE_IOERR)
         return result
+
+    def _check_read(self) -> None:
+        try:
+            self.deny_read()
+        except OSError as error:
+            raise _error(sqlite3.SQLITE_IOERR) from error
 
     def lose_power(self, chance: random.Random) -> None:
         """What was on its way may have arrived, and nobody was told. The same when the daemon is killed."""

@@ -26,7 +26,7 @@ EXITS = ((0, None), (0, None), (1, None), (64, None), (None, 11))
 def _start(world: World) -> None:
     world.laws.forget_uncommitted()
     world.laws.whole()
-    world.life = Life(world.host, world.disk)
+    world.life = Life(world.host, world.disk, world.denials.check)
 
 
 def _turn(world: World) -> None:
@@ -228,6 +228,18 @@ def connections(world: World) -> list[tuple[SimulatedLauncher, Wire]]:
     return [(one, wire) for one in world.living() for wire in one.wires if wire.daemon_end and wire.launcher_end]
 
 
+def _lose_descriptors(world: World) -> None:
+    world.denials.begin()
+
+
+def _fail_call(world: World) -> None:
+    world.denials.deny_once(world.chance)
+
+
+def _get_descriptors(world: World) -> None:
+    world.denials.end()
+
+
 def _drain(world: World) -> None:
     assert world.life is not None
     world.life.drain()
@@ -241,10 +253,12 @@ FAULTS: dict[str, Action] = {
     "kill daemon": _kill_daemon, "kill launcher": _kill_launcher, "kill both": _kill_both,
     "kill launcher in spawn": _kill_in_spawn, "power loss": _power_loss, "reboot": _reboot, "reuse pid": _reuse_pid,
     "clock jump": _clock_jump, "suspend": _suspend, "I/O error": _io_error, "disk full": _disk_full,
-    "launcher stuck": _stick, "connection cut": _cut, "drain": _drain,
+    "launcher stuck": _stick, "connection cut": _cut, "drain": _drain, "descriptors short": _lose_descriptors,
+    "call fails": _fail_call,
 }  # fmt: skip
 RELIEF: dict[str, Action] = {
-    "launcher back": _unstick, "room on disk": _disk_room, "clear held": _clear_held,
+    "launcher back": _unstick, "descriptors back": _get_descriptors, "room on disk": _disk_room,
+    "clear held": _clear_held,
 }  # fmt: skip
 ACTIONS = COURSE | FAULTS | RELIEF
 
@@ -265,6 +279,9 @@ POSSIBLE: dict[str, Callable[[World], bool]] = {
     "power loss": lambda world: bool(world.disk.asked),
     "launcher stuck": lambda world: any(not one.stuck for one in world.living()),
     "connection cut": lambda world: bool(connections(world)),
+    "descriptors short": lambda world: world.life is not None and not world.denials.short,
+    "call fails": lambda world: world.life is not None,
+    "descriptors back": lambda world: world.denials.short,
     "launcher back": lambda world: any(one.stuck for one in world.living()),
     "room on disk": lambda world: world.free_bytes == 0,
     "clear held": lambda world: world.life is not None and world.life.ready and bool(world.laws.held()),

@@ -209,6 +209,12 @@ class Laws:
             if run_id not in opened:
                 self.broken(f"{run_id} has ended, and its end is still waited for")
 
+    def kept(self, descriptors: Iterable[int]) -> None:
+        """A descriptor that no task and no run can close is never closed."""
+        self.looks["kept"] += 1
+        for descriptor in descriptors:
+            self.broken(f"descriptor {descriptor} of a process is open, and nothing will close it")
+
     def turn_began(self, woken: Sequence[int], at: int) -> None:
         """A turn has read what it wants to know. Those that the turn before it was told were due wait no more."""
         for (job_id,) in self._look("due", STILL_WAITING, *self._named_due):

@@ -6,6 +6,7 @@ snapshot, the loop, recovery, readiness, and the end after a commit in doubt.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from tests.simulation.host import Host
 from tests.simulation.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container, Iterable
 
 SLOTS = 4
 ROOT = Path("/nonexistent/simulated")
@@ -44,10 +45,15 @@ CONFIG = Config(daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000)
 class NothingHandedOn(WorkFiles):
     """Simulated workers write no files, and there is no directory that they could be in."""
 
+    def __init__(self, root: Path, deny: Callable[[], None]) -> None:
+        super().__init__(root)
+        self._deny = deny
+
     def prepare(self, open_runs: Container[str]) -> None:
         pass
 
     def take_output(self, run_id: str) -> RunOutput:  # noqa: ARG002 - as its like
+        self._deny()
         return NO_OUTPUT
 
     def remove(self, run_ids: Iterable[str]) -> None:
@@ -57,10 +63,11 @@ class NothingHandedOn(WorkFiles):
 class Life:
     """From start to crash."""
 
-    def __init__(self, host: Host, disk: Disk) -> None:
+    def __init__(self, host: Host, disk: Disk, deny: Callable[[], None]) -> None:
         self.loop = SimulatedLoop(host)
         self.wires: list[Wire] = []
         self.draining = False
+        self.denied = False  # by the host, at the start: then the recovery cannot be trusted
         disk.asked.clear()
         found = snapshot.read(disk.database)
         with self.loop.running():
@@ -78,7 +85,7 @@ class Life:
                 telemetry=Telemetry(),
                 cgroups=AttemptCgroups(),
                 tokens=Tokens(who.token_key),
-                work_files=NothingHandedOn(ROOT),
+                work_files=NothingHandedOn(ROOT, deny),
             )
             directory: Any = SimpleNamespace(
                 root=ROOT, in_place=True, aside=ROOT / "state.json", write_aside=lambda _aside: None
@@ -101,6 +108,17 @@ class Life:
         local = self.engine.local
         return [*local._clients, *local._orphans]
 
+    @property
+    def tasks(self) -> list[str]:
+        """The names of its tasks, but for the two that last as long as it."""
+        lasting = {"checks of stuck attempts", self.turns.get_name()}
+        return [name for task in asyncio.all_tasks(self.loop) if (name := task.get_name()) not in lasting]
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a task or a run, which may have descriptors of processes open."""
+        return bool(self.tasks or self.engine.local._runs)
+
     def drain(self) -> None:
         """SIGTERM."""
         self.draining = True
@@ -122,6 +140,8 @@ class Life:
             raise AssertionError("a background task failed") from self.background.failed.exception()
         if self.begin.done() and (error := self.begin.exception()) is not None:
             raise AssertionError(f"recovery failed: {error!r}") from error
+        if self.engine.safe_mode.state is not None and self.denied:
+            return "safe mode"  # a person looks, and starts it again
         if self.engine.safe_mode.state is not None:
             raise AssertionError(f"safe mode: {self.engine.safe_mode.state.why}")
         return "drained" if self.draining and self.engine.drain.done.is_set() else None

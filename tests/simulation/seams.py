@@ -10,10 +10,10 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partialmethod
+from functools import partial, partialmethod
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,10 @@ class CalmProbe:
 
 
 class InputsOfNobody:
-    """Simulated workers read no files."""
+    """Simulated workers read no files. `deny` is asked whether one could be made."""
 
-    def __init__(self, _path: str) -> None:
-        """There is no directory that it could be in."""
+    def __init__(self, deny: Callable[[], None], _path: str) -> None:
+        deny()
 
     def add(self, _ends: object) -> None:
         """Nobody reads it."""
@@ -67,24 +67,25 @@ class InputsOfNobody:
 
 def everywhere(world: World) -> dict[int, Any]:
     """By identity: what replaces a name wherever it was imported to."""
-    host, disk = world.host, world.disk
+    host, disk, denials = world.host, world.disk, world.denials
+    guarded = denials.guarded
     pairs: list[tuple[Any, Any]] = [
         (clock.wall_ms, host.wall_ms),
         (clock.boot_ms, host.read_boot_ms),
         (identity.boot_id, lambda: host.boot_id),
         (identity.pid_namespace, lambda: 1),
-        (identity.open_pidfd, host.open_pidfd),
-        (identity.read_stat, host.read_stat),
-        (identity._read_environ, host.read_environ),
-        (identity.read_mark, host.read_mark),
+        (identity.open_pidfd, denials.open_pidfd),
+        (identity.read_stat, guarded(host.read_stat)),
+        (identity._read_environ, guarded(host.read_environ)),
+        (identity.read_mark, guarded(host.read_mark)),
         (identity.has_ended, host.has_ended),
-        (identity.pids, host.pids),
-        (launchers.find_launchers, lambda _state_dir: world.find_launchers()),
+        (identity.pids, guarded(host.pids)),
+        (launchers.find_launchers, guarded(lambda _state_dir: world.find_launchers())),
         (launchers.remove_remains, lambda _state_dir, name: world.launchers.pop(name, None)),
         (launchers.start_launcher, world.start_launcher),
-        (outcomes.read_outcomes, disk.read_outcomes),
-        (outcomes.remove_outcomes, disk.remove_outcomes),
-        (work_files.InputsFile, InputsOfNobody),
+        (outcomes.read_outcomes, guarded(disk.read_outcomes)),
+        (outcomes.remove_outcomes, guarded(disk.remove_outcomes)),
+        (work_files.InputsFile, partial(InputsOfNobody, denials.check)),
         (probe.Probe, CalmProbe),
         (threads.start_threads, lambda _count, _name: ThreadPoolExecutor(1)),  # none is started before it is used
         (probe.free_bytes, lambda _path: world.free_bytes),
@@ -101,8 +102,8 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
     """What is replaced in one place only."""
     host = world.host
     return [
-        (identity, "os", Layer(os, fstat=host.fstat, close=host.close)),
-        (tree, "os", Layer(os, close=host.close, dup=host.dup)),
+        (identity, "os", Layer(os, fstat=host.fstat, close=world.denials.close)),
+        (tree, "os", Layer(os, close=world.denials.close, dup=world.denials.dup)),
         (tree, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
         (messages, "random", world.chance),

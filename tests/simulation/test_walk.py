@@ -23,6 +23,9 @@ from tests.simulation.world import LawBroken
 CONSEQUENCES = (
     "EAGAIN on connect",
     "died in spawn",
+    "denied by the host",
+    "task tried again",
+    "descriptors back",
     "storage failed",
     "launcher back",
     "room on disk",

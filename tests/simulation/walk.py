@@ -15,6 +15,7 @@ from tests.simulation.world import LawBroken, World
 WEIGHTS: dict[str, float] = {
     "start": 30, "turn": 40, "disk": 25, "launcher": 25, "wire": 25, "thread": 15, "worker": 10, "time": 10,
     "submit": 4, "verb": 1, "launcher back": 1, "room on disk": 2,
+    "descriptors back": 3,
 }  # fmt: skip
 FAULT_RATE = 0.15
 CALM_STEPS = 20_000
@@ -59,6 +60,7 @@ class Walk:
         world = self.world
         world.calm = True
         world.disk.fails = None
+        world.denials.end()
         odds = {name: WEIGHTS[name] for name in COURSE if name not in ("submit", "verb")}
         odds |= {"launcher back": 20, "room on disk": 20, "clear held": 0.5}
         for one in world.launchers.values():
@@ -80,7 +82,8 @@ class Walk:
         outcomes = [f"outcomes of {name}" for name, said in world.disk.outcomes.items() if said]
         life = [] if world.life is not None and world.life.ready else ["no daemon"]
         old = [f"launcher {one.name}" for one in world.living()]
-        return jobs + workers + outcomes + life + (old if len(old) > 1 else [])
+        tasks = [f"task {name}" for name in (world.life.tasks if world.life is not None else [])]
+        return tasks + jobs + workers + outcomes + life + (old if len(old) > 1 else [])
 
 
 def footprint(seed: int) -> str:

@@ -17,6 +17,7 @@ from stoker.core.job.model import Attempt
 from stoker.process.client import LauncherClient
 from stoker.process.launchers import Launchers
 from tests.simulation.clients import Clients
+from tests.simulation.denials import Denials
 from tests.simulation.disk import Disk
 from tests.simulation.host import Host
 from tests.simulation.launchers import OutcomeLog, SimulatedLauncher
@@ -46,6 +47,8 @@ class World:
         self.host.creep = lambda: chance.choice(STOLEN_MS) if chance.random() < CREEP else 0
         self.launchers: dict[str, SimulatedLauncher] = {}
         self.life: Life | None = None
+        self.denials = Denials(self.host, self._deny)
+        self.disk.deny_read = self.denials.check
         self.clients = Clients(self.laws, chance)
         self.free_bytes = ENOUGH
         self.calm = False  # no faults any more, and everything comes to its end
@@ -68,6 +71,7 @@ class World:
             self.done["died in spawn"] += one.died_in_spawn
             one.died_in_spawn = False
         if self.life is not None:
+            self.done["task tried again"] += bool(self.life.background.retrying)
             why = self.life.over()
             if why is not None:
                 self.done[why] += 1
@@ -75,6 +79,8 @@ class World:
             elif self._idle(self.life):
                 self.laws.idle(self.life.engine.clock.steady_from_boot(self.host.boot_ms))
                 self.laws.owned(self.life.owned, self.life.engine.memory.jobs_by_run)
+                if not self.life.busy:
+                    self.laws.kept(self.denials.open)
         if self.laws.first is not None:
             raise LawBroken(self.laws.first)
 
@@ -98,6 +104,7 @@ class World:
             self.life.end()
             self.life = None
             self.host.forget_pins()
+            self.denials.forget()
         self.disk.lose_power(self.chance)
 
     def end(self) -> None:
@@ -105,6 +112,11 @@ class World:
         self.disk.close()
 
     # --- what the seams ask
+
+    def _deny(self) -> None:
+        self.done["denied by the host"] += 1
+        if self.life is not None:
+            self.life.denied = self.life.denied or not self.life.ready
 
     def find_launchers(self) -> Launchers:
         """By their locks."""
@@ -114,6 +126,7 @@ class World:
     async def start_launcher(
         self, state_dir: Path, epoch: int, instance: str, sink: Any, *, stuck_ms: int
     ) -> LauncherClient:
+        self.denials.check()
         if not self.calm and self.chance.random() < 0.05:
             raise BlockingIOError("no process to be had")
         name = f"{epoch}-{self.chance.getrandbits(32):08x}"
@@ -126,6 +139,7 @@ class World:
 
     async def connect(self, client: LauncherClient) -> None:
         """In place of `LauncherClient.connect`."""
+        self.denials.check()
         launcher = self.launchers.get(client.launcher)
         if launcher is None or not launcher.held:
             raise ConnectionRefusedError(client.launcher)
