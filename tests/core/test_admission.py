@@ -6,14 +6,14 @@ The properties are checked on lines of any shape; the examples say what a person
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.job.admission import AdmissionQueue, Room, order_key, paused
+from stoker.core.job.admission import AdmissionQueue, Group, Room, order_key, paused, place
 from stoker.core.job.admission import admit as admit_within
 from stoker.core.job.model import Job, Queue, QueueClass
 from tests.support.jobs import job, spec
@@ -23,16 +23,20 @@ def queued(ident: int, queue: str = "default", **resources: int) -> Job:
     return job(id=ident, asked=spec(queue=queue, resources=resources))
 
 
-def lanes(ready: Sequence[Job]) -> list[list[Job]]:
-    """Those that ask for the same, each in the order of the queue, which is that of the ids."""
+def lanes(ready: Sequence[Job]) -> list[Group]:
+    """Those that ask for the same, each in the order of the queue, which is that of the ids; in one group."""
     by_demand: dict[str, list[Job]] = {}
     for one in ready:
         by_demand.setdefault(str(sorted(one.spec.resources.items())), []).append(one)
-    return list(by_demand.values())
+    return [Group([(place(lane[0]), lane) for lane in by_demand.values()])]
+
+
+def front(ready: Sequence[Job]) -> tuple[int, int] | None:
+    return min(map(place, ready), default=None)
 
 
 def line(name: str, *ready: Job, running: int = 0, served: int = 0, **fields: Any) -> AdmissionQueue:
-    return AdmissionQueue(Queue(name=name, **fields), lanes(ready), running, served)
+    return AdmissionQueue(Queue(name=name, **fields), lanes(ready), front(ready), running, served)
 
 
 PLENTY = dict.fromkeys(("a", "b", "c", "gpu", "net", "tool"), 100)
@@ -64,7 +68,7 @@ def test_admit_when_a_job_is_passed_over_for_a_resource_then_its_line_says_so() 
     served = line("a", short, queued(2, tool=2), queued(3, net=1))
 
     assert ids(admit([served], 3, {"tool": 1, "net": 1})) == [3]
-    assert served.short == [short]
+    assert served.short == [(short, "tool")]
 
 
 TOOLS = ("a", "b", "c")
@@ -192,7 +196,9 @@ def scenes(draw: st.DrawFn) -> tuple[list[AdmissionQueue], int, dict[str, int], 
             max_running=draw(st.none() | st.integers(0, 5)),
             paused=draw(st.booleans()),
         )
-        lines.append(AdmissionQueue(queue, lanes(ready), draw(st.integers(0, 5)), draw(st.integers(0, 9))))
+        lines.append(
+            AdmissionQueue(queue, lanes(ready), front(ready), draw(st.integers(0, 5)), draw(st.integers(0, 9)))
+        )
     free = draw(st.dictionaries(st.sampled_from("ab"), st.integers(0, 4)))
     return lines, draw(st.integers(0, 12)), free, draw(st.booleans())
 
@@ -227,8 +233,8 @@ def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_none_is_left_ou
         taken = [pick.id for pick in picks if pick.spec.queue == each.queue.name]
         assert taken == sorted(taken) or each.short
         if open_to_start and len(picks) < slots:
-            left = [one for lane in each.lanes for one in lane if one.id not in taken]
-            assert not any(room.fits(one.spec.resources) for one in left)
+            left = [one for _, lane in each.groups[0].lanes for one in lane if one.id not in taken]
+            assert all(room.lacks(one.spec.resources) for one in left)
 
 
 # --- what is set aside --------------------------------------------------------------------------------------
@@ -314,3 +320,49 @@ def test_admit_when_others_stream_in_then_none_takes_what_the_first_waits_for(
         assert not [pick for pick in picks if pick.spec.resources.keys() & {"a", "b"}]
         assert holding, "nobody holds anything, and it does not start"
         holding.pop(data.draw(st.integers(0, len(holding) - 1)))
+
+
+# --- lanes that are left out --------------------------------------------------------------------------------
+
+
+def blocked_lanes(*jobs: Job) -> Iterator[tuple[tuple[int, int], list[Job]]]:
+    return ((place(one), [one]) for one in jobs)
+
+
+def test_admit_when_the_resource_of_a_group_is_taken_then_the_rest_is_not_examined() -> None:
+    ready = [queued(number, gpu=1, net=number) for number in range(1, 50)]
+    group = Group([(place(one), [one]) for one in ready], "gpu", 1)
+    served = AdmissionQueue(Queue(name="a"), [group], front(ready))
+
+    assert ids(admit([served], 9, {"gpu": 1, "net": 100})) == [1]
+    assert served.short == [(ready[1], "gpu")]
+
+
+def test_admit_when_the_first_is_blocked_then_no_other_blocked_is_examined() -> None:
+    ready = [queued(number, gpu=2) for number in range(1, 50)]
+    rest = blocked_lanes(*ready)
+    served = AdmissionQueue(Queue(name="a"), lanes([queued(60, gpu=1), queued(61)]), front(ready), blocked=rest)
+
+    assert ids(admit([served], 9, {"gpu": 1})) == [61]
+    assert served.reserved == ready[0]
+    assert next(rest)[1] == [ready[1]]
+
+
+def test_admit_when_a_blocked_job_can_never_start_then_the_next_has_a_reservation() -> None:
+    ready = [job(id=1, asked=spec(resources={"gpu": 2, "w7/fan": 1})), queued(2, gpu=2)]
+    served = AdmissionQueue(Queue(name="a"), lanes([queued(3, gpu=1)]), front(ready), blocked=blocked_lanes(*ready))
+
+    assert ids(admit([served], 9, {"gpu": 1})) == []
+    assert served.reserved == ready[1]
+    assert served.short[0] == (ready[0], "w7/fan")
+
+
+def test_admit_when_the_front_can_never_start_then_its_queue_reserves_later() -> None:
+    behind, rival = queued(2, gpu=2), queued(3, "b", gpu=1)
+    lines = [
+        AdmissionQueue(Queue(name="a"), [], place(queued(1)), running=1, blocked=blocked_lanes(behind)),
+        line("b", rival),
+    ]
+
+    assert ids(admit(lines, 9, {"gpu": 1})) == [3]
+    assert lines[0].reserved == behind

@@ -17,7 +17,7 @@ from msgspec import Struct
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, NotAllowed
 from stoker.core.job import events as ev
-from stoker.core.job.admission import AdmissionQueue, admit
+from stoker.core.job.admission import AdmissionQueue, Group, admit, place
 from stoker.core.job.dependencies import need_met
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import (
@@ -263,7 +263,10 @@ class Host(RuleBasedStateMachine):
             mine = [of for of in ready if of.spec.queue == queue.name]
             running = sum(life.job.spec.queue == queue.name for life in live)
             lanes = [[of for of in mine if of.spec.resources.get(RESOURCE.name, 0) == amount] for amount in range(3)]
-            lines.append(AdmissionQueue(queue, lanes, running, self.served[queue.name]))
+            group = Group(sorted((place(lane[0]), lane) for lane in lanes if lane))
+            lines.append(
+                AdmissionQueue(queue, [group], min(map(place, mine), default=None), running, self.served[queue.name])
+            )
         for of in admit(
             lines,
             SLOTS - len(live),

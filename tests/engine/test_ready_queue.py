@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from stoker.core.job.model import State
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.core.job.admission import AdmissionQueue, Group, admit, place
+from stoker.core.job.model import Queue, State
 from stoker.engine.ready_queue import CAPACITY, DEMANDING_CAPACITY, ReadyQueue, demand_of
 from tests.support.jobs import job, spec
 
@@ -26,36 +33,37 @@ def filled(*jobs: Job, startable: bool = True) -> ReadyQueue:
 
 
 def held(ready: ReadyQueue) -> list[list[int]]:
-    return [[one.id for one in front] for front in ready.fronts()]
+    return [[one.id for one in lane.jobs] for lane in ready.lanes.values() if lane.jobs]
 
 
 def test_ready_when_thousands_ask_for_the_same_then_few_are_held() -> None:
     blocked = [queued(ident, gpu=1) for ident in range(MANY)]
     ready = filled(*blocked, *(queued(MANY + ident) for ident in range(MANY)))
 
-    assert [len(front) for front in ready.fronts()] == [DEMANDING_CAPACITY, CAPACITY]
+    assert [len(front) for front in held(ready)] == [DEMANDING_CAPACITY, CAPACITY]
     assert [lane.count for lane in ready.lanes.values()] == [MANY, MANY]
 
 
-def test_ready_when_a_lane_cannot_start_then_it_is_not_read() -> None:
+def test_ready_when_few_jobs_of_a_lane_are_left_in_memory_then_it_is_to_be_read() -> None:
     ready = filled(*(queued(ident, gpu=1) for ident in range(MANY)))
+    assert list(ready.hungry()) == []
+
     for one in list(ready.lanes[demand_of(queued(0, gpu=1))].jobs)[1:]:
         ready.remove(one)
 
-    assert list(ready.hungry({"gpu": 0})) == []
-    assert [demand for demand, _ in ready.hungry({"gpu": 1})] == ['{"gpu":1}']
+    assert [demand for demand, _ in ready.hungry()] == ['{"gpu":1}']
 
 
-def test_ready_when_the_first_is_unknown_then_the_lane_is_read_whatever_is_free() -> None:
+def test_ready_when_the_first_is_unknown_then_the_lane_is_to_be_read() -> None:
     ready = ReadyQueue()
     ready.count_in('{"gpu":1}', 3)
 
-    ((demand, lane),) = ready.hungry({})
-    lane.refill([queued(1, gpu=1), queued(2, gpu=1), queued(3, gpu=1)])
+    ((demand, _),) = ready.hungry()
+    ready.refill(demand, [queued(1, gpu=1), queued(2, gpu=1), queued(3, gpu=1)])
 
     assert demand == '{"gpu":1}'
     assert held(ready) == [[1, 2, 3]]
-    assert list(ready.hungry({"gpu": 9})) == []
+    assert list(ready.hungry()) == []
 
 
 def test_ready_when_jobs_leave_then_those_that_are_not_held_are_counted_too() -> None:
@@ -85,11 +93,97 @@ def test_ready_when_a_workflow_is_barred_then_its_steps_are_counted_and_not_held
     ready = filled(queued(1), queued(2), startable=False)
     ready.add(queued(3), startable=True)
 
-    ((_, lane),) = ready.hungry({})
-    lane.refill([queued(3)])
+    ((demand, lane),) = ready.hungry()
+    ready.refill(demand, [queued(3)])
 
     assert held(ready) == [[3]]
     assert lane.count == 3
-    assert list(ready.hungry({})) == []
+    assert list(ready.hungry()) == []
     ready.read_again()
-    assert [demand for demand, _ in ready.hungry({})] == [None]
+    assert [demand for demand, _ in ready.hungry()] == [None]
+
+
+# --- what admission is given --------------------------------------------------------------------------------
+
+
+class Looks(Counter[str]):
+    """The free resources, counting how often each is asked for."""
+
+    def __init__(self, **free: int) -> None:
+        self.free = free
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self[name] += 1
+        return self.free.get(name, default)
+
+
+def admitted(ready: ReadyQueue, free: Mapping[str, int], capacity: dict[str, int], slots: int = 8) -> list[Job]:
+    """What starts, after what was passed over is filed and what starts is removed, as the dispatcher does."""
+    queue = AdmissionQueue(
+        Queue(name="default"), ready.groups(free), ready.front, blocked=ready.blocked(free, capacity)
+    )
+    picks = admit([queue], slots, free, capacity, throttled=False)
+    for one, lacks in queue.short:
+        ready.pass_over(one, lacks)
+    for one in picks:
+        ready.remove(one)
+    return picks
+
+
+SHAPES: dict[str, Callable[[int], dict[str, int]]] = {
+    "one resource is held": lambda number: {"held": 1, "mem": number},
+    "none is large enough": lambda number: {"mem": MANY + number},
+    "each lacks a width of its own": lambda number: {f"w{number}/fan": 1},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_admission_when_thousands_are_blocked_then_a_turn_looks_at_few(
+    shape: Callable[[int], dict[str, int]],
+) -> None:
+    capacity = {"held": 1, "mem": 10 * MANY}
+    ready = filled(*(queued(number, **shape(number)) for number in range(1, MANY)))
+    free = {"held": 0, "mem": MANY - 1} | {f"w{number}/fan": 0 for number in range(MANY)}
+    assert [admitted(ready, free, capacity) for _ in range(2)] == [[], []]  # each is looked at, and filed
+    first = queued(MANY)
+    ready.add(first, startable=True)
+    looks = Looks(**free)
+
+    assert admitted(ready, looks, capacity) == [first]
+
+    assert looks.total() < 50
+
+
+def test_admission_when_a_resource_becomes_free_then_a_turn_looks_at_few() -> None:
+    ready = filled(*(queued(number, held=1, mem=number) for number in range(1, MANY)))
+    capacity = {"held": 1, "mem": MANY}
+    admitted(ready, {"held": 0, "mem": MANY}, capacity)
+
+    for number in range(1, 50):
+        ready.freed(["held"])
+        looks = Looks(held=1, mem=MANY)
+        assert [one.id for one in admitted(ready, looks, capacity)] == [number]
+        assert looks.total() < 50
+        assert admitted(ready, {"held": 0, "mem": MANY}, capacity) == []
+
+
+names = st.sampled_from(["a", "b", "w1/fan"])
+
+
+@given(
+    st.lists(st.dictionaries(names, st.integers(1, 5), max_size=3), max_size=12),
+    st.lists(st.tuples(st.dictionaries(names, st.integers(0, 5)), st.integers(1, 4)), min_size=1, max_size=6),
+)
+def test_admission_when_lanes_are_filed_then_the_same_jobs_start(
+    asked: list[dict[str, int]], turns: list[tuple[dict[str, int], int]]
+) -> None:
+    ready = filled(*(queued(ident, **resources) for ident, resources in enumerate(asked)))
+    capacity = {"a": 5, "b": 4}
+
+    for free, slots in turns:
+        ready.freed(free)
+        lanes = sorted((place(lane.jobs[0]), list(lane.jobs)) for lane in ready.lanes.values())
+        whole = AdmissionQueue(Queue(name="default"), [Group(lanes)], lanes[0][0] if lanes else None)
+        expected = admit([whole], slots, free, capacity, throttled=False)
+
+        assert admitted(ready, free, capacity, slots) == expected

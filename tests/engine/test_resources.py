@@ -174,14 +174,17 @@ def test_exhaustion_when_jobs_wait_then_the_first_is_logged_once_with_the_holder
 
 
 def test_exhaustion_when_a_step_waited_for_its_width_then_shortage_is_logged_once(
-    shared: DaemonProcess, client: stoker.Client, gate: Gate
+    shared: DaemonProcess, client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     capacity(client, lathe=2)
-    fan_out = {"each": ["1", "2"], "width": 1, **gate.spec(), "resources": {"lathe": 1}}
+    first_gate = Gate(tmp_path / "first")
+    fan_out = {"each": ["1", "2"], "width": 1, **first_gate.spec(), "resources": {"lathe": 1}}
     first, second = send(client, flow({"turn": fan_out}))["steps"].values()
     running(client, first)
     end_of(client, submit(client, TRUE))  # a turn in which the width alone is missing
     holder = submit_running(client, gate.spec(), resources={"lathe": 1})
+    capacity(client, lathe=1)
+    first_gate.open()
     until(lambda: told_of(shared, second), why="the shortage")
     for _ in range(3):
         end_of(client, submit(client, TRUE))
@@ -189,7 +192,7 @@ def test_exhaustion_when_a_step_waited_for_its_width_then_shortage_is_logged_onc
     client.wait(second)
 
     assert [(event["resources"], event["holders"]) for event in told_of(shared, second)] == [
-        (["lathe"], {"lathe": [first, holder]})
+        (["lathe"], {"lathe": [holder]})
     ]
 
 

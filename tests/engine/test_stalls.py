@@ -19,7 +19,7 @@ from stoker.telemetry.stalls import SLOW_S, Stalls
 from tests.support.daemon import SLOW_CPU_MS, DaemonProcess, LoopKept
 from tests.support.facts import until
 from tests.support.flows import sent_flow
-from tests.support.work import submit, submit_many
+from tests.support.work import submit, submit_many, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEPENDENTS = 20_000
 DUE = 4_000
+DEMANDS = 20_000
 STEPS = 5_000
 AT_ONCE = 5_000
 SETTINGS = """
@@ -136,4 +137,21 @@ def test_turns_when_thousands_wait_for_one_end_then_none_is_slow(client: stoker.
     gate.open()
 
     until(lambda: pending(client) == (DEPENDENTS, 0), 120, why="all dependents to be told")
+    assert slow(client) == (0, 0)
+
+
+@pytest.mark.timeout(300)
+def test_turns_when_thousands_of_demands_are_blocked_then_none_is_slow(client: stoker.Client, gate: Gate) -> None:
+    for name, capacity in (("held", 1), ("amount", DEMANDS)):
+        client.call("resource.set", {"name": name, "capacity": capacity})
+    submit_running(client, gate.spec(), resources={"held": 1})
+    for first in range(1, DEMANDS, AT_ONCE):
+        asked = [
+            {"command": "true", "resources": {"held": 1, "amount": number}} for number in range(first, first + AT_ONCE)
+        ]
+        submit_many(client, asked)
+
+    for _ in range(20):
+        client.wait(submit(client, {"command": "true"}))
+
     assert slow(client) == (0, 0)

@@ -65,23 +65,25 @@ class Dispatcher:
         if self.closed is not None or free <= 0:
             return False
         self._reread_if_barred()
-        lines = self._memory.admission_lines()
-        for job in self._admit(lines, free):
+        queues = self._memory.admission_queues()
+        jobs = self._admit(queues, free)
+        for queue in queues:
+            self._memory.pass_over(queue)
+        for job in jobs:
             self._open(turn, job)
-        self._log_shortages(turn, [job for line in lines for job in line.short if job.id not in self._memory.short])
+        self._log_shortages(turn, [job for queue in queues for job, _ in queue.short])
         left = startable(self._memory.shortage, self._free(), turn.now)
         return left > 0 and any(not self._paused(name) for name, _, _ in self._memory.hungry())
 
-    def _admit(self, lines: Sequence[AdmissionQueue], slots: int) -> Sequence[Job]:
+    def _admit(self, queues: Sequence[AdmissionQueue], slots: int) -> Sequence[Job]:
         memory = self._memory
-        capacity = {name: resource.capacity for name, resource in memory.resources.items()}
-        return admit(lines, slots, memory.free(), capacity, throttled=self.throttled)
+        return admit(queues, slots, memory.free(), memory.real_capacities(), throttled=self.throttled)
 
     def reservations(self) -> dict[int, dict[str, int]]:
         """The resources that are set aside for jobs, by job id, as if there were any number of slots."""
-        lines = self._memory.admission_lines()
-        self._admit(lines, sys.maxsize)
-        return {line.reserved.id: line.reserved.spec.resources for line in lines if line.reserved is not None}
+        queues = self._memory.admission_queues()
+        self._admit(queues, sys.maxsize)
+        return {queue.reserved.id: queue.reserved.spec.resources for queue in queues if queue.reserved is not None}
 
     def _reread_if_barred(self) -> None:
         """Read the lanes again when a workflow was paused or resumed: they hold only jobs that may start."""
@@ -111,8 +113,10 @@ class Dispatcher:
         """Log each job once that waits for a resource; a width is wanted by its workflow, so it is not logged."""
         free = self._memory.free() if jobs else {}
         for job in jobs:
+            if job.id in self._memory.short:
+                continue
             lacks = {name: amount for name, amount in job.spec.resources.items() if free.get(name, 0) < amount}
-            named = sorted(lacks.keys() - self._memory.workflows.widths.keys())
+            named = sorted(name for name in lacks if name not in self._memory.workflows.widths)
             if named:
                 self._memory.short.add(job.id)
                 holders = {name: self._memory.holders(name)[:SHOWN_HOLDERS] for name in named}

@@ -89,7 +89,7 @@ class Loop:
         turn = Turn(self._memory, now, await self._load(messages, now))
         self._computing_since = time.thread_time()
         for (queue, demand), jobs in turn.loaded.lanes.items():
-            self._memory.ready[queue].lanes[demand].refill(jobs)
+            self._memory.ready[queue].refill(demand, jobs)
         await self._apply_all(turn, messages)
         more = self._dispatcher.dispatch(turn)
         batch = turn.finish()

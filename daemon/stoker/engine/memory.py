@@ -7,7 +7,7 @@ of a resource is the sum over open attempts, whatever the states of their jobs: 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -56,12 +56,13 @@ class LiveState:
         self.served: Counter[str] = Counter()  # turns of each queue; one that was idle joins at the present turn
         self._turn = 0
         self.used: Counter[str] = Counter()
+        self.freed: set[str] = set()  # resources of which there is more than when jobs were last started
         self.described: dict[
             str, int
         ] = {}  # runs with a pid or start to store with the next commit: since when (steady)
         self.steady_noted = 0  # when both clocks were last stored (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
-        self.workflows = LiveWorkflows()
+        self.workflows = LiveWorkflows(self.freed)
         self.worker_status: dict[str, WorkerStatus] = {}  # by run with a socket for reports; not stored
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of those outside a workflow: the end of their job's chain
@@ -136,6 +137,7 @@ class LiveState:
         self.heads.pop(run.attempt.run_id, None)
         self.running[run.job.spec.queue] -= 1
         self.used.subtract(run.job.spec.resources)
+        self.freed.update(run.job.spec.resources)
 
     def add_queue(self, queue: Queue) -> None:
         """A queue was made or changed."""
@@ -159,27 +161,69 @@ class LiveState:
 
     def hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
         """Queue, demand and lane of the lanes to read before more jobs are started."""
-        free = self.free() if any(len(ready.lanes) > 1 for ready in self.ready.values()) else {}
         for name, ready in self.ready.items():
-            for demand, lane in ready.hungry(free):
+            for demand, lane in ready.hungry():
                 yield name, demand, lane
 
-    def admission_lines(self) -> list[AdmissionQueue]:
+    def admission_queues(self) -> list[AdmissionQueue]:
         """The queues with ready jobs, in the form that admission takes."""
+        for ready in self.ready.values() if self.freed else ():
+            ready.freed(self.freed)
+        self.freed.clear()
+        free, real = self.free(), self.real_capacities()
         return [
-            AdmissionQueue(self.queues[name], ready.fronts(), self.running[name], self.served[name])
+            AdmissionQueue(
+                queue=self.queues[name],
+                groups=ready.groups(free),
+                front=ready.front,
+                blocked=ready.blocked(free, real),
+                running=self.running[name],
+                served=self.served[name],
+            )
             for name, ready in self.ready.items()
             if ready.lanes
         ]
 
-    def free(self) -> dict[str, int]:
-        """What is left of each resource."""
-        return {name: capacity - self.used[name] for name, capacity in self.capacities().items()}
+    def pass_over(self, queue: AdmissionQueue) -> None:
+        """Note what the jobs lack that admission has passed over."""
+        for job, lacks in queue.short:
+            self.ready[queue.queue.name].pass_over(job, lacks)
+
+    def set_resource(self, resource: Resource) -> None:
+        """A resource was made, or its capacity changed."""
+        self.resources[resource.name] = resource
+        self.freed.add(resource.name)
+
+    def real_capacities(self) -> dict[str, int]:
+        """The capacity of each resource that a person has made."""
+        return {name: resource.capacity for name, resource in self.resources.items()}
+
+    def free(self) -> Mapping[str, int]:
+        """What is left of each resource, and of the width of each group of steps."""
+        return FreeResources(self)
 
     def capacities(self) -> dict[str, int]:
         """The capacity of each resource, and the width of each group of steps."""
-        return {name: resource.capacity for name, resource in self.resources.items()} | self.workflows.widths
+        return self.real_capacities() | self.workflows.widths
 
     def holders(self, name: str) -> list[int]:
         """Ids of the jobs whose open attempts hold some of a resource."""
         return sorted(run.job.id for run in self.runs.values() if name in run.job.spec.resources)
+
+
+class FreeResources(Mapping[str, int]):
+    """What is left of each resource and width, computed when it is asked for: there may be thousands."""
+
+    def __init__(self, memory: LiveState) -> None:
+        self._memory = memory
+
+    def __getitem__(self, name: str) -> int:
+        resource = self._memory.resources.get(name)
+        capacity = self._memory.workflows.widths[name] if resource is None else resource.capacity
+        return capacity - self._memory.used[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._memory.capacities()
+
+    def __len__(self) -> int:
+        return len(self._memory.capacities())

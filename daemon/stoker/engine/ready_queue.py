@@ -3,22 +3,28 @@
 Owns one lane for each demand, which is the set of resources that a job asks for: if the first job of a lane lacks a
 resource, so do all others, and none of them is examined. A lane holds the first jobs of its order, the rest stays in
 the database: a million queued jobs cost no memory. It reads nothing itself; the loop refills the `hungry` lanes.
-Invariant: a lane holds a prefix of its order, without steps of workflows that are barred from starting.
+Lanes are filed by the resource that their first job was seen to lack, so that admission is given those that may start,
+however many are blocked. Invariants: a lane holds a prefix of its order, without steps of workflows that are barred
+from starting; a lane is filed by a resource that it needs, so what is left out for want of it cannot start.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from operator import itemgetter
 
 import msgspec
 
-from stoker.core.job.admission import place
+from stoker.core.job.admission import Group, Place, place
 from stoker.core.job.model import Job
 
 CAPACITY = 1_024
 # There may be as many lanes as jobs, and few jobs with the same demand for a resource start at a time.
 DEMANDING_CAPACITY = 64
+Entry = tuple[Place, Sequence[Job]]
 LOW_WATER = 8  # a lane below this fraction (1/8) of its capacity is low
 
 _encode = msgspec.json.Encoder().encode
@@ -32,21 +38,19 @@ def demand_of(job: Job) -> str | None:
 class Lane:
     """Queued jobs with one demand. `count`: their number, including those that are only in the database."""
 
+    __slots__ = ("_read_to_the_end", "capacity", "count", "filed", "jobs", "resources")
+
     def __init__(self, resources: Mapping[str, int]) -> None:
         self.resources = resources
         self.jobs: list[Job] = []
         self.count = 0
         self.capacity = DEMANDING_CAPACITY if resources else CAPACITY
+        self.filed: tuple[Place, str | None] | None = None  # by the place of which job, and the resource that it lacks
         self._read_to_the_end = False
 
     @property
     def _complete(self) -> bool:
         return self._read_to_the_end or len(self.jobs) == self.count
-
-    @property
-    def empty_handed(self) -> bool:
-        """Whether there are jobs of which none is in memory."""
-        return not self.jobs and not self._complete
 
     @property
     def low(self) -> bool:
@@ -72,41 +76,59 @@ class Lane:
 
     def refill(self, jobs: Sequence[Job]) -> None:
         """Hold the first `capacity` queued jobs of the database, without those of barred workflows."""
-        self.jobs = list(jobs)
+        self.jobs[:] = jobs
         self._read_to_the_end = len(jobs) < self.capacity
 
     def read_again(self) -> None:
         """Workflows were paused or resumed, so the jobs in memory may not be the first that can start."""
-        self.jobs = []
+        self.jobs.clear()
         self._read_to_the_end = False
 
 
 class ReadyQueue:
-    """All lanes of a queue, by demand."""
+    """All lanes of a queue, by demand, and those with jobs by the resource that was seen to be lacking."""
 
     def __init__(self) -> None:
         self.lanes: dict[str | None, Lane] = {}
+        self._hungry: dict[str | None, Lane] = {}
+        self._order: list[Place] = []  # of the first jobs of all lanes
+        self._unblocked: list[Entry] = []
+        # By resource, and by the bits of the amount: the lanes of a group need at least 2 ** (bits - 1).
+        self._blocked: defaultdict[str, defaultdict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+        self._freed: set[str] = set()  # resources of which blocked lanes may find enough
 
     def add(self, job: Job, *, startable: bool) -> None:
         """A job became queued. `startable`: it is no step of a barred workflow."""
-        self._lane(demand_of(job), job.spec.resources).add(job, startable=startable)
+        lane = self._lane(demand_of(job), job.spec.resources)
+        lane.add(job, startable=startable)
+        self._changed(demand_of(job), lane)
 
     def remove(self, job: Job) -> None:
         """A job is not queued any more."""
         demand = demand_of(job)
         lane = self.lanes[demand]
         lane.remove(job)
+        self._changed(demand, lane)
         if lane.count == 0:
             del self.lanes[demand]
 
     def count_in(self, demand: str | None, number: int) -> None:
         """The number of jobs with that demand in the database."""
-        self._lane(demand, msgspec.json.decode(demand, type=dict[str, int]) if demand else {}).count = number
+        lane = self._lane(demand, msgspec.json.decode(demand, type=dict[str, int]) if demand else {})
+        lane.count = number
+        self._changed(demand, lane)
+
+    def refill(self, demand: str | None, jobs: Sequence[Job]) -> None:
+        """The first queued jobs of a lane were read."""
+        lane = self.lanes[demand]
+        lane.refill(jobs)
+        self._changed(demand, lane)
 
     def read_again(self) -> None:
         """Drop the jobs in memory; the database has them."""
-        for lane in self.lanes.values():
+        for demand, lane in self.lanes.items():
             lane.read_again()
+            self._changed(demand, lane)
 
     def _lane(self, demand: str | None, resources: Mapping[str, int]) -> Lane:
         lane = self.lanes.get(demand)
@@ -114,16 +136,86 @@ class ReadyQueue:
             lane = self.lanes[demand] = Lane(resources)
         return lane
 
-    def fronts(self) -> list[Sequence[Job]]:
-        """The jobs of each lane, in order."""
-        return [lane.jobs for lane in self.lanes.values() if lane.jobs]
+    @property
+    def held(self) -> int:
+        """The number of jobs in memory."""
+        return sum(len(lane.jobs) for lane in self.lanes.values())
 
-    def hungry(self, free: Mapping[str, int]) -> Iterator[tuple[str | None, Lane]]:
-        """The lanes to read: those whose first job is unknown, and low ones whose jobs fit into the free resources."""
-        for demand, lane in self.lanes.items():
-            if lane.empty_handed or (lane.low and fits(lane.resources, free)):
-                yield demand, lane
+    def hungry(self) -> Iterator[tuple[str | None, Lane]]:
+        """The lanes to read before more of their jobs are started."""
+        yield from self._hungry.items()
+
+    # --- what may start ---
+
+    @property
+    def front(self) -> Place | None:
+        """The place of the first job in memory."""
+        return self._order[0] if self._order else None
+
+    def freed(self, names: Iterable[str]) -> None:
+        """There is more of these resources: the lanes that lack them are looked at again."""
+        self._freed.update(name for name in names if name in self._blocked)
+
+    def groups(self, free: Mapping[str, int]) -> list[Group]:
+        """The lanes that may start with these free resources."""
+        open_groups = [Group(self._unblocked)]
+        for name in list(self._freed):
+            groups: Mapping[int, list[Entry]] = self._blocked.get(name, {})
+            fit = [bits for bits in groups if least(bits) <= free.get(name, 0)]
+            open_groups += [Group(groups[bits], name, least(bits)) for bits in fit]
+            if not fit:
+                self._freed.discard(name)
+        return open_groups
+
+    def blocked(self, free: Mapping[str, int], capacity: Mapping[str, int]) -> Iterator[Entry]:
+        """The other lanes, in order, but for those that need more than the capacity of the resource that they lack."""
+        groups = (
+            lanes
+            for name in capacity
+            if name in self._blocked
+            for bits, lanes in self._blocked[name].items()
+            if free.get(name, 0) < least(bits) <= capacity[name]
+        )
+        return merge(*groups)
+
+    def pass_over(self, job: Job, lacks: str) -> None:
+        """The first job of a lane cannot start for want of this resource."""
+        lane = self.lanes[demand_of(job)]
+        if lane.jobs and lane.jobs[0] is job:
+            self._file(lane, lacks)
+
+    def _changed(self, demand: str | None, lane: Lane) -> None:
+        """A lane has other jobs: if another is the first, it is looked at again."""
+        if lane.low:
+            self._hungry[demand] = lane
+        else:
+            self._hungry.pop(demand, None)
+        if lane.filed is None or not lane.jobs or lane.filed[0] != place(lane.jobs[0]):
+            self._file(lane, None)
+
+    def _file(self, lane: Lane, lacks: str | None) -> None:
+        if lane.filed is not None:
+            where, lacked = lane.filed
+            lanes = self._filed_by(lane, lacked)
+            del lanes[bisect_left(lanes, where, key=itemgetter(0))]
+            del self._order[bisect_left(self._order, where)]
+            if not lanes and lacked is not None:
+                self._drop_group(lane, lacked)
+        lane.filed = (place(lane.jobs[0]), lacks) if lane.jobs else None
+        if lane.filed is not None:
+            insort(self._filed_by(lane, lacks), (lane.filed[0], lane.jobs), key=itemgetter(0))
+            insort(self._order, lane.filed[0])
+            self._freed.update(() if lacks is None else (lacks,))
+
+    def _filed_by(self, lane: Lane, lacks: str | None) -> list[Entry]:
+        return self._unblocked if lacks is None else self._blocked[lacks][lane.resources[lacks].bit_length()]
+
+    def _drop_group(self, lane: Lane, lacked: str) -> None:
+        del self._blocked[lacked][lane.resources[lacked].bit_length()]
+        if not self._blocked[lacked]:
+            del self._blocked[lacked]
 
 
-def fits(resources: Mapping[str, int], free: Mapping[str, int]) -> bool:
-    return all(free.get(name, 0) >= amount for name, amount in resources.items())
+def least(bits: int) -> int:
+    """The smallest amount of so many bits."""
+    return 1 << (bits - 1)

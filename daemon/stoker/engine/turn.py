@@ -181,7 +181,7 @@ class Turn:
 
     def set_resource(self, resource: Resource, actor: Actor) -> None:
         self.batch.resources[resource.name] = resource
-        self.memory.resources[resource.name] = resource
+        self.memory.set_resource(resource)
         self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
         self.settings_changed.append(self.batch.changes[-1])
 

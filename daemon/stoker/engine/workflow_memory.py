@@ -145,10 +145,11 @@ def open_flow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
 class LiveWorkflows:
     """All live workflows, and those that this turn has loaded."""
 
-    def __init__(self, last_id: int = 0, last_checkpoint: int = 0) -> None:
+    def __init__(self, freed: set[str], last_id: int = 0, last_checkpoint: int = 0) -> None:
         self.last_id = last_id
         self.last_checkpoint = last_checkpoint
         self.runs: dict[int, LiveWorkflow] = {}
+        self._freed = freed  # widths that were added
         self.barred: set[int] = set()  # paused, cancelled or rolling back: no step of them may start
         self.surroundings = ""  # hash of the environment that every worker gets
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
@@ -162,6 +163,7 @@ class LiveWorkflows:
     def add(self, run: LiveWorkflow) -> None:
         self.runs[run.workflow.id] = run
         self.widths |= run.widths
+        self._freed.update(run.widths)
         self._bar(run)
 
     def intend(self, run: LiveWorkflow, intent: Intent, target: str | None = None) -> None:

@@ -132,7 +132,7 @@ def memory_view(engine: Engine) -> dict[str, int]:
     memory = engine.memory
     return {
         "attempts": len(memory.runs),
-        "ready_jobs": sum(len(front) for ready in memory.ready.values() for front in ready.fronts()),
+        "ready_jobs": sum(ready.held for ready in memory.ready.values()),
         "workflows": len(memory.workflows.runs),
         "workers_heard": len(memory.worker_status),
         "alarms": len(engine.timers),

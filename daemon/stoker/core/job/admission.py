@@ -6,102 +6,155 @@ it, but not with the resources that it waits for: these are set aside for the fi
 first, as batch schedulers do before they backfill (D. Feitelson and A. Weil, "Utilization and Predictability in
 Scheduling the IBM SP2 with Backfilling", 1998). So a blocked job waits only for the jobs that hold its resources now,
 and for no later start of its class or a lower one.
+
+Queues come with their lanes grouped by a resource that they may lack: once that is taken, a whole group is left out,
+so the cost depends on the jobs that may start, and not on those that are blocked.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import heapify, heappop, heapreplace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 
 from msgspec import Struct, field
 
 from stoker.core.job.model import Job, Queue, QueueClass
 
+NOTHING: Mapping[str, int] = {}
 CLASS_ORDER = (QueueClass.HIGH, QueueClass.NORMAL, QueueClass.LOW)
 
 
+Place = tuple[int, int]  # in the order of a queue: `order_key` and id
+Lane = Sequence[Job]  # jobs with equal resources, in order
+BLOCKED = -1  # in place of the number of a group
+
+
+class Group(Struct, frozen=True):
+    """Lanes in the order of their first jobs. Each needs at least `amount` of `resource`."""
+
+    lanes: Sequence[tuple[Place, Lane]]
+    resource: str | None = None
+    amount: int = 0
+
+
 class AdmissionQueue(Struct):
-    """One queue during admission. Each of `lanes` has jobs with equal resources, in order; `served` counts starts."""
+    """One queue during admission. `served` counts starts.
+
+    `blocked` are the other lanes that lack a resource and may wait for its holders, in order; lanes that lack more than
+    the capacity are left out. `front` is the place of the first job of all lanes.
+    """
 
     queue: Queue
-    lanes: Sequence[Sequence[Job]]
+    groups: Sequence[Group]
+    front: Place | None
     running: int = 0
     served: int = 0
+    blocked: Iterable[tuple[Place, Lane]] = ()
     taken: int = 0
-    short: list[Job] = field(default_factory=list)  # the first job of each lane that was passed over
+    short: list[tuple[Job, str]] = field(default_factory=list)  # jobs that were passed over, and what they lack
     reserved: Job | None = None  # the job whose resources are set aside
     aside: Counter[str] = field(default_factory=Counter)  # the part of these resources that is free now
     judged: bool = False  # whether a reservation was already decided for this queue
-    _at: list[int] = field(default_factory=list)
-    _heads: list[tuple[tuple[int, int], int]] = field(default_factory=list)
+    _heads: list[tuple[Place, Job, int, int, int]] = field(default_factory=list)  # with group, lane and place in it
+
+    _rest: Iterator[tuple[Place, Lane]] = field(default_factory=lambda: iter(()))  # of `blocked`
 
     def __post_init__(self) -> None:
-        self._at = [0] * len(self.lanes)
-        self._heads = [(place(lane[0]), number) for number, lane in enumerate(self.lanes) if lane]
-        heapify(self._heads)
+        self._rest = iter(self.blocked)
+        for number in range(len(self.groups)):
+            self._push(number, 0, 0)
+        self._push_blocked()
 
     def open_for_more(self) -> bool:
         cap = self.queue.max_running
         return bool(self._heads) and (cap is None or self.running + self.taken < cap)
 
     def first(self) -> Job:
-        number = self._heads[0][1]
-        return self.lanes[number][self._at[number]]
+        return self._heads[0][1]
+
+    @property
+    def first_is_front(self) -> bool:
+        return self._heads[0][0] == self.front
 
     def take_first(self) -> None:
-        number = self._heads[0][1]
-        lane, at = self.lanes[number], self._at[number] + 1
-        self._at[number] = at
+        _, job, group, lane, at = heappop(self._heads)
         self.taken += 1
-        if self.reserved is lane[at - 1]:
+        if self.reserved is job:
             self.reserved, self.aside, self.judged = None, Counter(), False
-        if at < len(lane):
-            heapreplace(self._heads, (place(lane[at]), number))
-        else:
-            heappop(self._heads)
+        self._push(group, lane, at + 1)
+        if at == 0:
+            self._push(group, lane + 1, 0)
 
-    def pass_over_first(self) -> None:
-        """Leave out its whole lane: the jobs behind it need the same resources."""
-        self.short.append(self.first())
-        heappop(self._heads)
+    def pass_over_first(self, lacks: str, room: Room) -> None:
+        """Leave out its whole lane. Once a reservation is decided, also the group if its resource is taken."""
+        _, job, group, lane, at = heappop(self._heads)
+        self.short.append((job, lacks))
+        if group == BLOCKED:
+            if not self.judged:
+                self._push_blocked()
+        elif at == 0 and (not self.judged or room.may_serve(self.groups[group])):
+            self._push(group, lane + 1, 0)
+
+    def _push(self, group: int, lane: int, at: int) -> None:
+        lanes = self.groups[group].lanes
+        if lane < len(lanes) and at < len(lanes[lane][1]):
+            job = lanes[lane][1][at]
+            heappush(self._heads, (place(job), job, group, lane, at))
+
+    def _push_blocked(self) -> None:
+        head = next(self._rest, None)
+        if head is not None:
+            heappush(self._heads, (head[0], head[1][0], BLOCKED, 0, 0))
 
 
 class Room(Struct):
-    """The free amount of each resource, and how much of it is set aside for the first blocked jobs."""
+    """What is free of each resource, what was taken of it, and what is set aside for the first blocked jobs."""
 
-    free: dict[str, int]
+    free: Mapping[str, int]
     capacity: Mapping[str, int]  # of real resources: the width of a workflow's `each` is in `free` only
     aside: Counter[str] = field(default_factory=Counter)
+    taken: Counter[str] = field(default_factory=Counter)
 
-    def fits(self, needs: Mapping[str, int], own: Counter[str] | None = None) -> bool:
-        """Whether that much is free and not set aside for another job. `own` is set aside for this one."""
-        others = self.aside - (own or Counter())
-        return all(self.free.get(name, 0) - others[name] >= amount for name, amount in needs.items())
+    def left(self, name: str) -> int:
+        return self.free.get(name, 0) - self.taken[name]
 
-    def take(self, needs: Mapping[str, int], own: Counter[str] | None = None) -> None:
-        for name, amount in needs.items():
-            self.free[name] -= amount
-        self.aside -= own or Counter()
+    def lacks(self, needs: Mapping[str, int], own: Mapping[str, int] = NOTHING) -> str | None:
+        """A resource of which too little is free or too much set aside for others; `own` is set aside for this job.
+
+        The first for which it cannot wait (see `awaitable`), else the first; None if it lacks nothing.
+        """
+        lacking = [
+            name for name, amount in needs.items() if self.left(name) - self.aside[name] + own.get(name, 0) < amount
+        ]
+        beyond = (name for name in lacking if not self.awaitable({name: needs[name]}))
+        return next(beyond, lacking[0] if lacking else None)
+
+    def may_serve(self, group: Group) -> bool:
+        """Whether the first lane of a group that has not been looked at may fit."""
+        name = group.resource
+        return name is None or self.left(name) - self.aside[name] >= group.amount
+
+    def take(self, needs: Mapping[str, int], own: Counter[str]) -> None:
+        self.taken.update(needs)
+        self.aside -= own
 
     def set_aside(self, needs: Mapping[str, int]) -> Counter[str] | None:
         """Reserve for one job what is free of its needs; None if it waits for what is reserved for another job.
 
         Only free amounts are reserved, so that other jobs do not wait for resources that this one still lacks.
         """
-        free = all(self.free.get(name, 0) >= amount for name, amount in needs.items())
-        if free and not self.fits(needs):
+        free = all(self.left(name) >= amount for name, amount in needs.items())
+        if free and self.lacks(needs) is not None:
             return None
-        left = {name: self.free.get(name, 0) - self.aside[name] for name in needs if name in self.capacity}
+        left = {name: self.left(name) - self.aside[name] for name in needs if name in self.capacity}
         own = Counter({name: max(0, min(needs[name], spare)) for name, spare in left.items()})
         self.aside.update(own)
         return own
 
     def awaitable(self, needs: Mapping[str, int]) -> bool:
         """Whether every missing amount becomes free when the jobs that hold it end."""
-        return all(
-            amount <= self.capacity.get(name, 0) for name, amount in needs.items() if self.free.get(name, 0) < amount
-        )
+        return all(amount <= self.capacity.get(name, 0) for name, amount in needs.items() if self.left(name) < amount)
 
 
 def paused(queue: Queue, *, throttled: bool) -> bool:
@@ -114,7 +167,7 @@ def order_key(created_at: int, priority: int, ageing_ms: int) -> int:
     return created_at - priority * ageing_ms
 
 
-def place(job: Job) -> tuple[int, int]:
+def place(job: Job) -> Place:
     return (job.order_key, job.id)
 
 
@@ -128,12 +181,13 @@ def admit(
 ) -> list[Job]:
     """The jobs to start now, in order. A resource that is missing in `free` has nothing left."""
     picks: list[Job] = []
-    room = Room(dict(free), capacity)
+    room = Room(free, capacity)
     usable = [each for each in queues if not paused(each.queue, throttled=throttled)]
     for queue_class in CLASS_ORDER:
         rivals = [each for each in usable if each.queue.queue_class is queue_class and each.open_for_more()]
         if len(picks) < slots:
-            for queue in sorted(rivals, key=lambda rival: place(rival.first())):
+            fronts = [rival for rival in rivals if rival.first_is_front]
+            for queue in sorted(fronts, key=lambda rival: place(rival.first())):
                 _reserve(queue, room)
         while rivals and len(picks) < slots:
             queue = min(rivals, key=_share)
@@ -154,13 +208,14 @@ def _take(queue: AdmissionQueue, room: Room) -> Job | None:
     """Take the first job of the queue whose resources are all free, and these resources."""
     while queue.open_for_more():
         job = queue.first()
-        own = queue.aside if queue.reserved is job else None
-        if room.fits(job.spec.resources, own):
+        own = queue.aside if queue.reserved is job else Counter[str]()
+        lacks = room.lacks(job.spec.resources, own)
+        if lacks is None:
             room.take(job.spec.resources, own)
             queue.take_first()
             return job
         _reserve(queue, room)
-        queue.pass_over_first()
+        queue.pass_over_first(lacks, room)
     return None
 
 
