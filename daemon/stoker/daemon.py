@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
 
@@ -47,6 +47,9 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.health import PATIENCE_S, Health
 from stoker.upkeep.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import ProcessStatus
 
 # The objects of a job have no cycles: collecting ten times less often saves a tenth of the CPU of a job.
 GC_THRESHOLDS = (10_000, 50, 100)
@@ -232,7 +235,7 @@ class Daemon:
         else:
             loop.default_exception_handler(context)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> ProcessStatus:
         """The part of `system.status` that the engine does not know."""
         assert self._engine is not None
         assert self._opened is not None

@@ -97,7 +97,7 @@ def views(client: stoker.Client) -> dict[int, dict[str, Any]]:
     before = None
     while True:
         page = client.list(limit=1000, before=before)
-        jobs |= {job["id"]: job for job in page["jobs"]}
+        jobs |= {job["id"]: dict(job) for job in page["jobs"]}
         before = page["next"]
         if before is None:
             return jobs

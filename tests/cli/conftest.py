@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
 
     from stoker.core.requests import LogChunk
-    from stoker.rpc.table import Reply
 
     # Named here: inside a class with a method `list`, `list[...]` is that method to a type checker.
     Changes = list[dict[str, Any]]
@@ -66,12 +65,12 @@ class DeskService(MemoryService):
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def get(self, job_id: int, before: int | None, limit: int) -> Reply:
+    async def get(self, job_id: int, before: int | None, limit: int) -> Any:
         if job_id not in self.views:
             raise JobNotFound(f"there is no job {job_id}", hint="stoker ls")
         return self.views[job_id]
 
-    async def list(self, wanted: JobFilter) -> Reply:
+    async def list(self, wanted: JobFilter) -> Any:
         matching = [one for one in reversed(self.views.values()) if not wanted.states or one["state"] in wanted.states]
         matching = [one for one in matching if wanted.before is None or one["id"] < wanted.before]
         cut = matching[: wanted.limit]
@@ -115,7 +114,7 @@ class DeskService(MemoryService):
         finally:
             self.feeds_open -= 1
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Any:
         return {"version": "0.1.0", "last_seq": self.seq}
 
     async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:

@@ -20,7 +20,7 @@ from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidPar
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import chain, flow, flow_end, look, send, stand
-from tests.support.work import Gate, end_of, lines, shell, submit, submit_running
+from tests.support.work import Gate, attempts_of, end_of, job_view, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -349,10 +349,10 @@ def test_output_when_it_is_refused_then_the_step_fails_and_every_answer_says_why
 
     assert flow_end(client, workflow) == "failed"
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert attempt["error"].startswith("STOKER_OUTPUT: ")
     assert complaint in attempt["error"]
-    assert (client.get(job)["failures"], attempt["exit_code"]) == (1, 0)
+    assert (job_view(client, job)["failures"], attempt["exit_code"]) == (1, 0)
     steps = {step["name"]: (step["state"], step["reason"], step["error"]) for step in look(client, workflow)["steps"]}
     assert steps == {"a": ("failed", "output", attempt["error"]), "b": ("skipped", "dependency", None)}
     assert client.call("job.why", {"id": job})["message"] == f"failed (output): {attempt['error']}"
@@ -368,7 +368,7 @@ def test_output_when_a_later_try_can_be_taken_then_the_step_succeeds_with_that(c
     job = submit(client, shell(script, max_attempts=2, base_delay_ms=1))
 
     assert end_of(client, job) == ("succeeded", "exit")
-    assert [attempt["error"] is None for attempt in client.history(job)["attempts"]] == [False, True]
+    assert [attempt["error"] is None for attempt in attempts_of(client, job)] == [False, True]
 
 
 def test_inputs_when_too_large_for_an_environment_then_the_file_has_them_all(
@@ -473,7 +473,7 @@ def test_failure_when_its_log_is_long_then_its_record_is_bounded(client: stoker.
 
     end_of(client, job)
 
-    error = client.history(job)["attempts"][0]["error"]
+    error = attempts_of(client, job)[0]["error"]
     assert (error[-6:], len(error) <= 2_000) == ("100000", True)
 
 
@@ -485,7 +485,7 @@ def test_failure_when_there_is_none_or_it_said_nothing_then_there_is_no_error(
 
     end_of(client, job)
 
-    assert client.history(job)["attempts"][0]["error"] is None
+    assert attempts_of(client, job)[0]["error"] is None
 
 
 def test_files_when_a_run_is_over_then_its_work_directory_is_empty(

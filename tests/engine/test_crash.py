@@ -21,6 +21,7 @@ from tests.support.work import (
     alive,
     changes,
     end_of,
+    job_view,
     kill9,
     lines,
     running,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def launchers(client: stoker.Client) -> list[int]:
-    return [launcher["pid"] for launcher in client.status()["launchers"]]
+    return [launcher["pid"] for launcher in client.call("system.status")["launchers"]]
 
 
 def recovery(client: stoker.Client) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_on_orphan_deci
 ) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec(), on_orphan=on_orphan, max_attempts=5)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
     daemon.kill9()
     assert alive(pid)
 
@@ -72,7 +73,7 @@ def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_on_orphan_deci
     with daemon.client() as client:
         assert end_of(client, job) == expected
         assert not alive(pid)
-        assert client.get(job)["attempts"] == 1
+        assert job_view(client, job)["attempts"] == 1
         assert client.why(job)["message"].startswith(why)
         assert recovery(client)["stopped"] == 1
         assert daemon.events("job_orphaned" if on_orphan == "fail" else "job_held")
@@ -93,7 +94,7 @@ def test_orphan_when_its_job_is_safe_then_it_runs_again_once_the_old_worker_is_g
         assert not alive(int(lines(ledger)[0]))
         gate.open()
         assert end_of(client, job) == ("succeeded", "exit")
-        found = client.get(job)
+        found = job_view(client, job)
         assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 1)
 
 
@@ -133,7 +134,7 @@ def test_poison_when_a_safe_job_ended_unseen_three_times_then_it_is_held(daemon:
 
     with daemon.client() as client:
         assert end_of(client, job) == ("held", "poison")
-        found = client.get(job)
+        found = job_view(client, job)
     assert (found["attempts"], found["failures"], found["orphanings"]) == (3, 0, 3)
     assert "poison" in daemon.cli("show", str(job)).stdout
     assert "may be what brings the host down" in daemon.cli("why", str(job)).stdout
@@ -143,11 +144,11 @@ def test_poison_when_a_safe_job_ended_unseen_three_times_then_it_is_held(daemon:
 
     with daemon.client() as client:
         running(client, job)
-        again = client.get(job)["orphanings"]
+        again = job_view(client, job)["orphanings"]
         client.cancel(job)
         assert end_of(client, job) == ("cancelled", "user")
         client.call("job.retry", {"id": job})
-        afresh = client.get(job)["orphanings"]
+        afresh = job_view(client, job)["orphanings"]
         gate.open()
         assert (again, afresh) == (1, 0)
         assert end_of(client, job) == ("succeeded", "exit")
@@ -184,7 +185,7 @@ def test_launcher_when_killed_under_a_daemon_then_its_jobs_end_and_new_ones_run(
 ) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec(), **options)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
         (launcher,) = launchers(client)
 
         kill9(launcher)
@@ -205,7 +206,7 @@ def test_launcher_when_killed_then_a_safe_job_runs_again(daemon: DaemonProcess, 
 
         kill9(launchers(client)[0])
 
-        until(lambda: client.get(job)["attempts"] == 2, why="the second attempt")
+        until(lambda: job_view(client, job)["attempts"] == 2, why="the second attempt")
         gate.open()
         assert end_of(client, job) == ("succeeded", "exit")
 
@@ -235,7 +236,7 @@ def test_everything_when_killed_and_the_worker_is_gone_too_then_the_end_is_unsee
 ) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec())
-        pid, launcher = client.get(job)["pid"], launchers(client)[0]
+        pid, launcher = job_view(client, job)["pid"], launchers(client)[0]
     daemon.kill9()
     kill9(launcher)
     kill9(pid)
@@ -303,7 +304,7 @@ def test_copied_directory_when_a_daemon_starts_then_it_holds_jobs_without_a_sign
     with daemon.client() as client:
         jobs = [submit(client, gate.spec("exit 5"), survive=survive) for survive in (True, False)]
         running(client, *jobs)
-        pids = [client.get(job)["pid"] for job in jobs]
+        pids = [job_view(client, job)["pid"] for job in jobs]
         instance = client.status()["instance"]
     until(lambda: identities_on_disk(daemon) == sorted(pids), why="the identities of both workers on disk")
     copied(daemon, copy)
@@ -320,7 +321,7 @@ def test_copied_directory_when_a_daemon_starts_then_it_holds_jobs_without_a_sign
     with daemon.client() as client:
         gate.open()
         assert [end_of(client, job) for job in jobs] == [("failed", "exit")] * 2
-        assert [client.get(job)["exit_code"] for job in jobs] == [5, 5]
+        assert [job_view(client, job)["exit_code"] for job in jobs] == [5, 5]
     with copy.start().client() as client:
         assert [end_of(client, job) for job in jobs] == [("held", "lost")] * 2
         assert client.why(jobs[0])["hint"] == f"stoker release {jobs[0]}, or stoker cancel {jobs[0]}"

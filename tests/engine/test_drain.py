@@ -13,7 +13,7 @@ import pytest
 
 from stoker.core.errors import Draining
 from tests.support.facts import until
-from tests.support.work import alive, changes, end_of, running, shell, submit, submit_running
+from tests.support.work import alive, changes, end_of, job_view, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
@@ -54,7 +54,7 @@ def test_drain_when_a_job_ends_in_time_then_its_end_is_kept_and_the_daemon_exits
     daemon.start()
     with daemon.client() as client:
         assert end_of(client, job) == ("failed", "exit")
-        assert client.get(job)["exit_code"] == 7
+        assert job_view(client, job)["exit_code"] == 7
 
 
 def test_drain_when_jobs_are_queued_then_they_stay_queued_for_the_next_start(
@@ -80,7 +80,7 @@ def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_for_the_servic
 ) -> None:
     with hurried.client() as client:
         job = submit_running(client, gate.spec(), on_orphan=on_orphan)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
 
     assert hurried.stop() == 0
 
@@ -88,7 +88,7 @@ def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_for_the_servic
     hurried.start()
     with hurried.client() as client:
         assert end_of(client, job) == expected
-        found = client.get(job)
+        found = job_view(client, job)
         assert (found["failures"], found["orphanings"]) == (0, 0)
 
 
@@ -104,7 +104,7 @@ def test_drain_when_a_safe_job_is_stopped_then_the_next_start_runs_it_uncharged(
 
     with hurried.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
-        found = client.get(job)
+        found = job_view(client, job)
         assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 0)
 
 
@@ -118,9 +118,9 @@ def test_drain_when_a_worker_is_killed_from_outside_then_its_job_has_not_failed(
         running(client, unsafe, safe, crashing)
         daemon.signal(signal.SIGTERM)
         until(lambda: client.status()["mode"] == "draining", why="the drain")
-        os.kill(client.get(crashing)["pid"], signal.SIGSEGV)
+        os.kill(job_view(client, crashing)["pid"], signal.SIGSEGV)
         for job in (unsafe, safe):
-            os.kill(client.get(job)["pid"], signum)
+            os.kill(job_view(client, job)["pid"], signum)
         assert daemon.wait() == 0
     gate.open()
 
@@ -130,8 +130,8 @@ def test_drain_when_a_worker_is_killed_from_outside_then_its_job_has_not_failed(
         assert end_of(client, unsafe) == ("failed", "shutdown")
         assert end_of(client, crashing) == ("failed", "signal")
         assert end_of(client, safe) == ("succeeded", "exit")
-        assert [client.get(job)["failures"] for job in (unsafe, safe, crashing)] == [0, 0, 1]
-        assert client.get(safe)["orphanings"] == 0
+        assert [job_view(client, job)["failures"] for job in (unsafe, safe, crashing)] == [0, 0, 1]
+        assert job_view(client, safe)["orphanings"] == 0
 
 
 def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace(
@@ -139,7 +139,7 @@ def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace
 ) -> None:
     with hurried.client() as client:
         job = submit_running(client, shell(f"trap '' TERM; while :; do read _ < {gate.path}; done"), grace_ms=300)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
 
     assert hurried.stop() == 0
 
@@ -149,17 +149,17 @@ def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace
 def test_drain_when_a_job_survives_then_it_is_left_and_found_again(hurried: DaemonProcess, gate: Gate) -> None:
     with hurried.client() as client:
         job = submit_running(client, gate.spec("exit 9"), survive=True)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
 
     assert hurried.stop() == 0
 
     assert alive(pid)
     hurried.start()
     with hurried.client() as client:
-        assert client.get(job)["pid"] == pid
+        assert job_view(client, job)["pid"] == pid
         gate.open()
         assert end_of(client, job) == ("failed", "exit")
-        assert client.get(job)["exit_code"] == 9
+        assert job_view(client, job)["exit_code"] == 9
 
 
 def test_drain_when_asked_to_stop_survivors_too_then_nothing_is_left_running(
@@ -167,7 +167,7 @@ def test_drain_when_asked_to_stop_survivors_too_then_nothing_is_left_running(
 ) -> None:
     with hurried.client() as client:
         job = submit_running(client, gate.spec(), survive=True)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
         client.call("system.drain", {"stop": True})
 
     assert hurried.wait() == 0

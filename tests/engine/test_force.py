@@ -45,7 +45,7 @@ def restart(client: stoker.Client, job: int, **how: bool) -> None:
 
 def launcher_of(client: stoker.Client, job: int) -> int:
     name = client.history(job)["attempts"][-1]["launcher"]
-    pids: dict[str, int] = {one["id"]: one["pid"] for one in client.status()["launchers"]}
+    pids: dict[str, int] = {one["id"]: one["pid"] for one in client.call("system.status")["launchers"]}
     return pids[name]
 
 
@@ -91,7 +91,7 @@ def silenced(shared: DaemonProcess) -> Iterator[list[int]]:
         if alive(pid):
             os.kill(pid, signal.SIGCONT)
     with shared.client() as client:
-        until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), why="launchers")
+        until(lambda: all(one["state"] == "ok" for one in client.call("system.status")["launchers"]), why="launchers")
 
 
 def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere(
@@ -110,7 +110,7 @@ def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere(
     assert not alive(pid)
     assert launcher_of(client, job) != launcher
     os.kill(launcher, signal.SIGCONT)  # what it has to tell now is of a run that is settled
-    until(lambda: all(one["state"] == "ok" for one in client.status()["launchers"]), why="its answer")
+    until(lambda: all(one["state"] == "ok" for one in client.call("system.status")["launchers"]), why="its answer")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
     assert lines(said) == ["1", "2"]

@@ -29,7 +29,7 @@ def survivor(daemon: DaemonProcess, number: int) -> tuple[int, str, Gate]:
 
 def standing(client: stoker.Client) -> dict[str, int]:
     """How many runs each launcher has."""
-    return {one["id"]: one["running"] for one in client.status()["launchers"]}
+    return {one["id"]: one["running"] for one in client.call("system.status")["launchers"]}
 
 
 def test_launchers_when_the_daemon_restarted_thrice_then_each_ends_with_its_own_jobs(

@@ -12,7 +12,7 @@ import pytest
 from stoker.core.errors import FlowInvalid, HandlerNotFound
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.work import changes, end_of, lines, state, submit
+from tests.support.work import attempts_of, changes, end_of, job_view, lines, state, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +111,7 @@ def test_handler_when_it_returns_then_the_job_has_succeeded(client: stoker.Clien
 
     assert end_of(client, job) == ("succeeded", "exit")
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert lines(tmp_path / "ledger") == [f"{job} {attempt['run_id']}"]
     assert attempt["launcher"] == "in-process"
 
@@ -121,7 +121,7 @@ def test_handler_when_it_raises_then_the_job_fails_for_good_with_the_traceback(c
 
     assert end_of(client, job) == ("failed", "exit")
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert attempt["outcome"] == "exception"
     assert "ValueError: of no use: at all" in attempt["error"]
 
@@ -191,7 +191,7 @@ def test_handler_when_its_error_is_not_unicode_then_it_is_stored_escaped(client:
 
     assert end_of(client, job) == ("failed", "exit")
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert "ValueError: \\ud800 and \\udcff" in attempt["error"]
 
 
@@ -200,7 +200,7 @@ def test_handler_when_it_raises_transient_then_it_is_tried_again(client: stoker.
 
     assert end_of(client, job) == ("succeeded", "exit")
 
-    assert client.get(job)["attempts"] == 3
+    assert job_view(client, job)["attempts"] == 3
 
 
 def test_handler_when_it_swallows_its_cancellation_then_it_is_cancelled_again(
@@ -237,7 +237,7 @@ def test_handler_when_it_calls_exit_then_only_its_job_fails(shared: DaemonProces
 
     assert end_of(client, job) == ("failed", "exit")
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert "SystemExit: 3" in attempt["error"]
     assert shared.process is not None
     assert shared.process.poll() is None
@@ -267,7 +267,7 @@ def test_handler_when_the_daemon_is_killed_then_the_job_is_requeued(own: DaemonP
 
     with own.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
-        assert client.get(job)["failures"] == 0
+        assert job_view(client, job)["failures"] == 0
     assert len(lines(tmp_path / "ledger")) == 2
 
 
@@ -285,7 +285,7 @@ def test_handler_when_the_daemon_stops_then_the_job_goes_on_after_the_next_start
 
     with own.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
-        found = client.get(job)
+        found = job_view(client, job)
         assert (found["failures"], found["orphanings"]) == (0, 0)
         assert [change["to"] for change in changes(client, job, "ended")] == ["queued", "succeeded"]
         assert state(client, job) == "succeeded"

@@ -13,7 +13,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams
 from tests.support.facts import scales, until
-from tests.support.work import Gate, alive, changes, end_of, lines, shell, state, submit
+from tests.support.work import Gate, alive, attempts_of, changes, end_of, job_view, lines, shell, state, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def test_ttl_when_the_job_has_not_started_in_time_then_it_expires(client: stoker
 
     assert end_of(client, job) == ("expired", "ttl")
 
-    found = client.get(job)
+    found = job_view(client, job)
     assert found["finished_at"] - found["created_at"] >= 100
     assert found["attempts"] == 0
 
@@ -71,7 +71,7 @@ def test_ttl_when_the_job_waits_for_a_need_then_it_counts_from_the_end_of_the_ne
     gate.open()
 
     assert end_of(client, job) == ("expired", "ttl")
-    assert client.get(job)["finished_at"] - client.get(needed)["finished_at"] >= 150
+    assert job_view(client, job)["finished_at"] - job_view(client, needed)["finished_at"] >= 150
 
 
 def test_ttl_when_there_is_a_run_at_then_it_counts_from_there(client: stoker.Client) -> None:
@@ -80,7 +80,7 @@ def test_ttl_when_there_is_a_run_at_then_it_counts_from_there(client: stoker.Cli
 
     assert end_of(client, job) == ("expired", "ttl")
 
-    assert client.get(job)["finished_at"] >= run_at + 100 - 1
+    assert job_view(client, job)["finished_at"] >= run_at + 100 - 1
 
 
 def test_ttl_when_it_passes_while_no_daemon_runs_then_the_next_start_expires_the_job(daemon: DaemonProcess) -> None:
@@ -104,7 +104,7 @@ def test_deadline_when_the_job_has_not_started_then_it_expires(client: stoker.Cl
             break
 
     assert end_of(client, job) == ("expired", "deadline")
-    assert client.get(job)["finished_at"] >= deadline
+    assert job_view(client, job)["finished_at"] >= deadline
 
 
 def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry(
@@ -114,11 +114,11 @@ def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry
         deadline = now_ms() + in_ms
         job = submit(client, gate.spec(), deadline=deadline, max_attempts=5, base_delay_ms=1)
         end = end_of(client, job)
-        if client.get(job)["attempts"]:
+        if job_view(client, job)["attempts"]:
             break
 
     assert end == ("failed", "deadline")
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert (attempt["stop_reason"], attempt["signal"], attempt["stopped"]) == ("deadline", 15, True)
     assert attempt["ended_at"] >= deadline
 
@@ -130,11 +130,14 @@ def test_deadline_when_it_comes_between_two_attempts_then_there_is_no_second(
         gate = Gate(tmp_path / str(in_ms))
         options = {"max_attempts": 2, "base_delay_ms": 1, "queue": "once"}
         job = submit(client, gate.spec("exit 1"), deadline=now_ms() + in_ms, **options)
-        until(lambda: client.get(job)["pid"] or client.get(job)["finished_at"], why="its start, or its deadline")  # noqa: B023
+        until(
+            lambda: job_view(client, job)["pid"] or job_view(client, job)["finished_at"],  # noqa: B023
+            why="its start, or its deadline",
+        )
         client.call("queue.pause", {"name": "once"})
         gate.open()
         end = end_of(client, job)
-        if (client.get(job)["attempts"], client.get(job)["failures"]) == (1, 1):
+        if (job_view(client, job)["attempts"], job_view(client, job)["failures"]) == (1, 1):
             break
         client.call("queue.resume", {"name": "once"})
 
@@ -158,7 +161,7 @@ def test_timeout_when_an_attempt_runs_too_long_then_it_is_a_failure_that_is_retr
 
     assert end_of(client, job) == ("failed", "timeout")
 
-    attempts = client.history(job)["attempts"]
+    attempts = attempts_of(client, job)
     assert [attempt["stop_reason"] for attempt in attempts] == ["timeout", "timeout"]
     assert all(attempt["ended_at"] - attempt["started_at"] >= 150 - 2 for attempt in attempts)
 
@@ -173,7 +176,7 @@ def test_timeout_when_the_tree_ignores_sigterm_then_all_is_killed_after_the_grac
         if len(lines(said)) == 2:
             break
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert (end, attempt["signal"]) == (("failed", "timeout"), 9)
     assert attempt["ended_at"] - attempt["started_at"] >= timeout_ms + 200 - 2
     assert [pid for pid in lines(said) if alive(int(pid))] == []
@@ -194,7 +197,7 @@ def test_timeout_when_the_worker_cleans_up_in_its_grace_then_it_is_left_to(
 
     assert end == ("failed", "timeout")
     assert lines(said) == ["up", "cleaned"]
-    assert client.get(job)["exit_code"] == 3
+    assert job_view(client, job)["exit_code"] == 3
 
 
 def test_timeout_when_the_worker_floods_and_leaves_daemons_then_all_of_it_is_gone(

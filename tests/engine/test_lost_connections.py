@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 from stoker.process.connection import dial
 from tests.support.facts import until
 from tests.support.instance import Wire
-from tests.support.work import Gate, alive, end_of, kill9, lines, running, shell, state, submit, submit_running
+from tests.support.work import (
+    Gate,
+    alive,
+    end_of,
+    job_view,
+    kill9,
+    lines,
+    running,
+    shell,
+    state,
+    submit,
+    submit_running,
+)
 
 if TYPE_CHECKING:
     import stoker
@@ -23,7 +35,7 @@ def cut(daemon: DaemonProcess, launcher: str) -> None:
     """The launcher ends the daemon's connection: somebody newer has said hello."""
     mark = b"STOKER_INSTANCE="
     with daemon.client() as client:
-        pid = next(one["pid"] for one in client.status()["launchers"] if one["id"] == launcher)
+        pid = next(one["pid"] for one in client.call("system.status")["launchers"] if one["id"] == launcher)
     environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     instance = next(entry.removeprefix(mark).decode() for entry in environ if entry.startswith(mark))
     wire = Wire(dial(daemon.state_dir, launcher))
@@ -32,7 +44,7 @@ def cut(daemon: DaemonProcess, launcher: str) -> None:
 
 
 def newest(client: stoker.Client, job: int) -> dict[str, Any]:
-    attempt: dict[str, Any] = client.get(job)["attempts_list"][-1]
+    attempt: dict[str, Any] = job_view(client, job)["attempts_list"][-1]
     return attempt
 
 
@@ -42,7 +54,7 @@ def test_connection_when_it_is_lost_and_the_launcher_lives_then_its_jobs_go_on(
     with daemon.client() as client:
         jobs = [submit(client, gate.spec("exit 3", survive=survive)) for survive in (False, True)]
         running(client, *jobs)
-        launcher, pids = newest(client, jobs[0])["launcher"], [client.get(job)["pid"] for job in jobs]
+        launcher, pids = newest(client, jobs[0])["launcher"], [job_view(client, job)["pid"] for job in jobs]
 
         cut(daemon, launcher)
         until(lambda: daemon.events("launcher_back"), why="the connection to the launcher")
@@ -52,7 +64,7 @@ def test_connection_when_it_is_lost_and_the_launcher_lives_then_its_jobs_go_on(
         lived = [alive(pid) for pid in pids]
         gate.open()
         ends = [end_of(client, job) for job in jobs]
-        attempts = [client.get(job)["attempts"] for job in jobs]
+        attempts = [job_view(client, job)["attempts"] for job in jobs]
 
     assert (stops, lived) == ([None, None], [True, True])
     assert (ends, attempts) == ([("failed", "exit")] * 2, [1, 1])
@@ -80,7 +92,7 @@ def test_attempt_when_its_launcher_dies_before_it_was_sent_then_it_never_began(
     """It waits for the file of its inputs, which cannot be written as long as their directory is away."""
     work, away, ledger = daemon.state_dir / "work", tmp_path / "away", tmp_path / "ledger"
     with daemon.client() as client:
-        pid = client.status()["launchers"][0]["pid"]
+        pid = client.call("system.status")["launchers"][0]["pid"]
         needed = submit(client, shell("exit 0"))
         end_of(client, needed)
         work.rename(away)
@@ -89,13 +101,16 @@ def test_attempt_when_its_launcher_dies_before_it_was_sent_then_it_never_began(
         until(lambda: daemon.events("checkpoint_failed"), why="an attempt that waits for its inputs")
 
         kill9(pid)
-        until(lambda: [one["pid"] != pid for one in client.status()["launchers"]] == [True], why="another launcher")
+        until(
+            lambda: [one["pid"] != pid for one in client.call("system.status")["launchers"]] == [True],
+            why="another launcher",
+        )
         until(lambda: daemon.events("recovery_planned")[1:], why="the recovery of what the dead one had")
-        during = (state(client, job), client.get(job)["attempts"])
+        during = (state(client, job), job_view(client, job)["attempts"])
         work.unlink()
         away.rename(work)
         end = end_of(client, job)
-        attempts = client.get(job)["attempts"]
+        attempts = job_view(client, job)["attempts"]
 
     assert (during, end, attempts) == (("running", 1), ("succeeded", "exit"), 2)
     assert lines(ledger) == ["START"]

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import scales, until
-from tests.support.work import alive, end_of, lines, shell, submit, submit_running
+from tests.support.work import alive, end_of, job_view, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,8 +62,8 @@ def beater(beats: Path, **options: Any) -> dict[str, Any]:
 
 def said(client: stoker.Client, job: int, field: str, value: object) -> dict[str, Any]:
     """The job, once its worker has said so."""
-    until(lambda: client.get(job)[field] == value, why=f"{field} = {value!r}")
-    found: dict[str, Any] = dict(client.get(job))
+    until(lambda: job_view(client, job)[field] == value, why=f"{field} = {value!r}")
+    found: dict[str, Any] = dict(job_view(client, job))
     return found
 
 
@@ -84,7 +84,7 @@ def test_notice_when_a_worker_reports_then_ls_show_and_top_show_it(shared: Daemo
 
         gate.open()
         assert end_of(client, job)[0] == "succeeded"
-        assert client.get(job)["progress"] is None
+        assert job_view(client, job)["progress"] is None
     assert not list((shared.state_dir / "work").glob("*.notify"))
 
 
@@ -101,7 +101,7 @@ def test_notice_when_systemd_notify_sends_it_then_it_is_heard_and_the_program_en
     job = submit(client, shell(script, notify=True))
 
     found = said(client, job, "status_text", "real words")
-    until(lambda: client.get(job)["last_heartbeat"], why="a sign of life")
+    until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")
     assert found["progress"] == 7
     until(lambda: lines(out) == ["0", "0"], why="both to be over, well before any limit of theirs")
 
@@ -128,8 +128,8 @@ def test_notice_when_it_comes_from_outside_of_the_tree_then_it_is_ignored(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         stranger.sendto(b"STATUS=not mine", str(name))
 
-    until(lambda: client.get(job)["notices_ignored"] == 1, why="the stranger to be counted")
-    assert client.get(job)["status_text"] == "mine"
+    until(lambda: job_view(client, job)["notices_ignored"] == 1, why="the stranger to be counted")
+    assert job_view(client, job)["status_text"] == "mine"
 
 
 def test_notice_when_nobody_asked_then_there_is_no_socket(client: stoker.Client, tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_heartbeat_when_it_comes_then_the_worker_is_left_alone_whatever_the_limi
     for kill_ms in scales(800):
         limits = {"unresponsive_warn_ms": kill_ms // 2, "unresponsive_kill_ms": kill_ms}
         job = submit(client, beater(tmp_path / "beats", **limits))
-        until(lambda: far_beyond(client.get(job), kill_ms), why="life far beyond the limit, or its end")  # noqa: B023
-        left_alone = (client.get(job)["state"], client.get(job)["unresponsive"]) == ("running", False)
+        until(lambda: far_beyond(job_view(client, job), kill_ms), why="life far beyond the limit, or its end")  # noqa: B023
+        left_alone = (job_view(client, job)["state"], job_view(client, job)["unresponsive"]) == ("running", False)
         if left_alone:
             client.call("job.cancel", {"id": job})
             break
@@ -182,7 +182,7 @@ def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_killed_and_retri
 
     def beating_anew() -> int | None:
         """The pid of a worker that we did not stop yet, once it has given a sign of life."""
-        found = client.get(job)
+        found = job_view(client, job)
         return found["pid"] if found["last_heartbeat"] and found["pid"] not in pids else None
 
     for _ in range(2):
@@ -196,7 +196,7 @@ def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_killed_and_retri
 
     attempts = client.history(job)["attempts"]
     assert [attempt["stop_reason"] for attempt in attempts] == ["unresponsive", "unresponsive"]
-    assert client.get(job)["failures"] == 2
+    assert job_view(client, job)["failures"] == 2
     warnings = [event for event in shared.events("worker_unresponsive") if event["job"] == job]
     assert {event["level"] for event in warnings} == {"warning"}
     assert len([event for event in warnings if event.get("silent_ms", 0) >= 300]) >= 2
@@ -207,7 +207,7 @@ def test_heartbeat_when_it_comes_again_after_the_warning_then_nothing_was_wrong(
 ) -> None:
     beats = tmp_path / "beats"
     job = submit(client, beater(beats, unresponsive_kill_ms=60_000))
-    until(lambda: client.get(job)["last_heartbeat"], why="a sign of life")
+    until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")
     beats.unlink()
     said(client, job, "unresponsive", value=True)
     assert client.why(job)["code"] == "unresponsive"
@@ -235,15 +235,15 @@ def test_trigger_when_a_worker_calls_itself_hung_then_it_is_stopped_at_once(clie
 def test_heartbeat_when_the_daemon_stood_still_then_no_worker_is_blamed(tmp_path: Path, daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         job = submit(client, beater(tmp_path / "beats", unresponsive_warn_ms=2_500))
-        first = until(lambda: client.get(job)["last_heartbeat"], why="a sign of life")
+        first = until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")
         clock = submit_running(client, shell("sleep 5"))
-        pid = client.get(clock)["pid"]
+        pid = job_view(client, clock)["pid"]
         daemon.signal(signal.SIGSTOP)
         until(lambda: not alive(pid), why="the time to pass, which a process tells")
         daemon.signal(signal.SIGCONT)
 
-        until(lambda: client.get(job)["last_heartbeat"] > first + 5_000, why="a sign of life behind it")
-        assert client.get(job)["state"] == "running"
+        until(lambda: job_view(client, job)["last_heartbeat"] > first + 5_000, why="a sign of life behind it")
+        assert job_view(client, job)["state"] == "running"
 
 
 # --- another daemon -----------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def adopted(daemon: DaemonProcess, tmp_path: Path) -> tuple[DaemonProcess, int]:
     """A daemon that was killed and started again, and the job that survived it, giving signs of life all the time."""
     with daemon.client() as client:
         job = submit(client, beater(tmp_path / "beats", survive=True, unresponsive_kill_ms=4_000))
-        until(lambda: client.get(job)["last_heartbeat"], why="a sign of life")
+        until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")
     daemon.kill_and_start()
     return daemon, job
 
@@ -264,9 +264,9 @@ def test_heartbeat_when_another_daemon_adopts_the_worker_then_its_address_stays(
 ) -> None:
     daemon, job = adopted
     with daemon.client() as client:
-        until(lambda: client.get(job)["last_heartbeat"], why="a sign of life after the start")
+        until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life after the start")
 
-        assert client.get(job)["attempts"] == 1
+        assert job_view(client, job)["attempts"] == 1
 
 
 def test_heartbeat_when_an_adopted_worker_falls_silent_then_it_is_stopped_too(

@@ -12,7 +12,18 @@ import pytest
 
 from stoker.core.errors import InvalidParams, QueueFull, QueueNotFound
 from tests.support.facts import until
-from tests.support.work import by_start, changes, end_of, running, shell, state, submit, submit_many, submit_running
+from tests.support.work import (
+    by_start,
+    changes,
+    end_of,
+    job_view,
+    running,
+    shell,
+    state,
+    submit,
+    submit_many,
+    submit_running,
+)
 
 if TYPE_CHECKING:
     import stoker
@@ -174,8 +185,8 @@ def test_max_queued_when_the_batch_is_atomic_then_nothing_of_it_is_stored(client
 
 
 def test_defaults_when_the_queue_has_some_then_they_fill_what_the_job_leaves_open(client: stoker.Client) -> None:
-    filled = client.get(submit(client, TRUE, queue="careful"))
-    said = client.get(submit(client, TRUE, queue="careful", max_attempts=1, timeout_ms=None, priority=0))
+    filled = job_view(client, submit(client, TRUE, queue="careful"))
+    said = job_view(client, submit(client, TRUE, queue="careful", max_attempts=1, timeout_ms=None, priority=0))
 
     wanted = ("max_attempts", "base_delay_ms", "timeout_ms", "on_orphan", "priority")
     assert [filled[name] for name in wanted] == [4, 5, 60_000, "requeue", 7]
@@ -191,9 +202,9 @@ def test_defaults_when_set_live_then_later_jobs_have_them_and_earlier_ones_do_no
     client.call("queue.set", {"name": "learning", "defaults": {"nice": 6}})
     after = submit(client, TRUE, queue="learning")
 
-    assert client.get(before)["max_attempts"] == 1
-    assert client.get(after)["max_attempts"] == 3
-    assert client.get(after)["nice"] == 6
+    assert job_view(client, before)["max_attempts"] == 1
+    assert job_view(client, after)["max_attempts"] == 3
+    assert job_view(client, after)["nice"] == 6
 
 
 def test_defaults_when_one_is_out_of_range_then_it_is_named_and_no_queue_is_made(

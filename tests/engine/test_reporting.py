@@ -12,7 +12,7 @@ from stoker.core.errors import InvalidParams
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow, flow_end, send
-from tests.support.work import changes, end_of, lines, shell, submit
+from tests.support.work import attempts_of, changes, end_of, job_view, lines, shell, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def test_checkpoint_exit_when_a_loop_saves_then_it_runs_again_to_its_end_uncharg
     job = submit(client, counting(4, said), checkpoint_exit_code=75, base_delay_ms=1)
 
     assert end_of(client, job) == ("succeeded", "exit")
-    found = client.get(job)
+    found = job_view(client, job)
     assert (found["attempts"], found["failures"], found["orphanings"]) == (5, 0, 0)
     assert lines(said) == ["0", "1", "2", "3", "4"]
 
@@ -60,7 +60,7 @@ def test_checkpoint_exit_when_runs_are_short_then_the_base_delay_lies_between_th
     job = submit(client, counting(2, tmp_path / "said"), checkpoint_exit_code=75, base_delay_ms=400)
 
     assert end_of(client, job)[0] == "succeeded"
-    starts = [attempt["started_at"] for attempt in client.history(job)["attempts"]]
+    starts = [attempt["started_at"] for attempt in attempts_of(client, job)]
     # A start is told from CLOCK_BOOTTIME, the end of the wait from steady time; each is rounded.
     assert all(later - earlier >= 400 - 5 for earlier, later in itertools.pairwise(starts))
     assert changes(client, job, "woke")
@@ -83,7 +83,7 @@ def test_checkpoint_exit_when_the_daemon_drains_then_the_next_one_runs_the_job_a
 
         with daemon.client() as client:
             assert end_of(client, job) == (("succeeded", "exit") if code == 3 else ("failed", "shutdown"))
-            found = client.get(job)
+            found = job_view(client, job)
     assert (found["failures"], found["orphanings"]) == (0, 0)
 
 

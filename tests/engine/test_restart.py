@@ -15,7 +15,18 @@ import pytest
 
 from tests.support.facts import scales, until
 from tests.support.policies import identities_on_disk
-from tests.support.work import alive, changes, end_of, kill9, lines, shell, submit, submit_running
+from tests.support.work import (
+    alive,
+    attempts_of,
+    changes,
+    end_of,
+    job_view,
+    kill9,
+    lines,
+    shell,
+    submit,
+    submit_running,
+)
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
@@ -29,22 +40,22 @@ def test_survivor_when_the_daemon_is_killed_then_the_next_adopts_the_same_proces
 ) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec("exit 7"), survive=True)
-        before = client.history(job)["attempts"][0]
+        before = attempts_of(client, job)[0]
     daemon.kill9()
     assert alive(before["pid"])
 
     daemon.start()
 
     with daemon.client() as client:
-        after = client.history(job)["attempts"][0]
+        after = attempts_of(client, job)[0]
         assert (after["pid"], after["run_id"]) == (before["pid"], before["run_id"])
         assert abs(after["started_at"] - before["started_at"]) <= ROUNDING_MS
         assert after["adopted"] == 1
         assert [change["cause"] for change in changes(client, job)] == ["submitted", "dispatched", "adopted"]
         gate.open()
         assert end_of(client, job) == ("failed", "exit")
-        assert client.get(job)["exit_code"] == 7
-        assert client.get(job)["attempts"] == 1
+        assert job_view(client, job)["exit_code"] == 7
+        assert job_view(client, job)["attempts"] == 1
 
 
 @pytest.mark.parametrize("survive", [True, False])
@@ -53,7 +64,7 @@ def test_worker_when_it_ends_while_no_daemon_runs_then_its_true_exit_code_is_kep
 ) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec("exit 11"), survive=survive)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
     daemon.kill9()
     gate.open()
     until(lambda: not alive(pid), why="the end of the worker")
@@ -62,7 +73,7 @@ def test_worker_when_it_ends_while_no_daemon_runs_then_its_true_exit_code_is_kep
 
     with daemon.client() as client:
         assert end_of(client, job) == ("failed", "exit")
-        assert client.get(job)["exit_code"] == 11
+        assert job_view(client, job)["exit_code"] == 11
 
 
 def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_by_its_spec(
@@ -70,7 +81,7 @@ def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_by_its_spe
 ) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec('[ "$STOKER_ATTEMPT" = 2 ]'), max_attempts=3, base_delay_ms=10)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
     daemon.kill9()
     gate.open()
     until(lambda: not alive(pid), why="the end of the worker")
@@ -79,7 +90,7 @@ def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_by_its_spe
 
     with daemon.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
-        assert (client.get(job)["attempts"], client.get(job)["failures"]) == (2, 1)
+        assert (job_view(client, job)["attempts"], job_view(client, job)["failures"]) == (2, 1)
 
 
 def test_survivor_when_adopted_then_its_timeout_still_counts_from_its_start(daemon: DaemonProcess, gate: Gate) -> None:
@@ -87,11 +98,11 @@ def test_survivor_when_adopted_then_its_timeout_still_counts_from_its_start(daem
     for timeout_ms in scales(1_500):
         with daemon.client() as client:
             job = submit(client, gate.spec(), survive=True, timeout_ms=timeout_ms)
-            until(lambda: client.get(job)["attempts"], why="its start")  # noqa: B023
+            until(lambda: job_view(client, job)["attempts"], why="its start")  # noqa: B023
         daemon.kill_and_start()
         with daemon.client() as client:
             end = end_of(client, job)
-            attempt = client.history(job)["attempts"][-1]  # a kill before the launch leaves one that never started
+            attempt = attempts_of(client, job)[-1]  # a kill before the launch leaves one that never started
             (adopted,) = changes(client, job, "adopted") or [{"at": 0}]
         if attempt["ended_at"] - adopted["at"] < timeout_ms:
             break
@@ -103,7 +114,7 @@ def test_survivor_when_adopted_then_its_timeout_still_counts_from_its_start(daem
 def test_survivor_when_adopted_then_it_can_be_followed_and_cancelled(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
         job = submit_running(client, shell(f"echo before; read _ < {gate.path}"), survive=True)
-        pid = client.get(job)["pid"]
+        pid = job_view(client, job)["pid"]
     daemon.kill_and_start()
 
     with daemon.client() as client, daemon.client() as reader:
@@ -128,8 +139,8 @@ def test_survivor_when_the_daemon_dies_again_and_again_then_it_still_runs_once(
         daemon.kill_and_start()
 
     with daemon.client() as client:
-        assert client.history(job)["attempts"][0]["adopted"] == 3
-        launchers = client.status()["launchers"]
+        assert attempts_of(client, job)[0]["adopted"] == 3
+        launchers = client.call("system.status")["launchers"]
         assert sorted(launcher["running"] for launcher in launchers) == [0, 1], launchers
         gate.open()
         assert end_of(client, job) == ("succeeded", "exit")
@@ -172,15 +183,15 @@ def test_survivor_when_its_launcher_is_killed_then_it_is_adopted_and_ends_as_los
 ) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec(), survive=True)
-        pid = client.get(job)["pid"]
-        launcher = client.status()["launchers"][0]["pid"]
+        pid = job_view(client, job)["pid"]
+        launcher = client.call("system.status")["launchers"][0]["pid"]
     daemon.kill9()
     kill9(launcher)
 
     daemon.start()
 
     with daemon.client() as client:
-        assert (client.get(job)["state"], client.get(job)["pid"]) == ("running", pid)
+        assert (job_view(client, job)["state"], job_view(client, job)["pid"]) == ("running", pid)
         gate.open()
         assert end_of(client, job) == ("failed", "lost")
 
@@ -192,8 +203,8 @@ def test_survivor_when_its_main_process_died_too_then_its_session_is_looked_at(
     nameless = f"prlimit --rttime=unlimited env -i {named}"
     with daemon.client() as client:
         job = submit_running(client, shell(f"{nameless} & {named} & wait"), survive=True)
-        pid = client.get(job)["pid"]
-        launcher = client.status()["launchers"][0]["pid"]
+        pid = job_view(client, job)["pid"]
+        launcher = client.call("system.status")["launchers"][0]["pid"]
         until(lambda: len(in_session(pid)) == 3 and shows_nothing(pid), why="both children, one without a name")
     until(lambda: identities_on_disk(daemon) == [pid], why="the identity on disk")
     daemon.kill9()
@@ -205,7 +216,7 @@ def test_survivor_when_its_main_process_died_too_then_its_session_is_looked_at(
     with daemon.client() as client:
         assert (end_of(client, job), len(in_session(pid))) == (("held", "stuck"), 1)
         gate.open()
-        until(lambda: client.history(job)["attempts"][0]["ended_at"], why="the look after the end of the last child")
+        until(lambda: attempts_of(client, job)[0]["ended_at"], why="the look after the end of the last child")
 
 
 def shows_nothing(leader: int) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.work import changes, end_of, lines, shell, submit
+from tests.support.work import attempts_of, changes, end_of, job_view, lines, shell, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def test_retry_when_attempts_fail_then_delays_grow_until_the_budget_is_spent(
 
     assert lines(ledger) == ["1", "2", "3", "4"]
     assert_near(delays(client, job), [50, 100, 200])
-    found = client.get(job)
+    found = job_view(client, job)
     assert (found["attempts"], found["failures"], found["exit_code"]) == (4, 4, 9)
 
 
@@ -85,9 +85,9 @@ def test_retry_when_an_attempt_succeeds_then_no_more_are_made(client: stoker.Cli
 
     assert end_of(client, job) == ("succeeded", "exit")
 
-    found = client.get(job)
+    found = job_view(client, job)
     assert (found["attempts"], found["failures"], found["exit_code"]) == (3, 2, 0)
-    assert [attempt["exit_code"] for attempt in client.history(job)["attempts"]] == [1, 1, 0]
+    assert [attempt["exit_code"] for attempt in attempts_of(client, job)] == [1, 1, 0]
 
 
 def test_retry_when_the_exit_code_is_permanent_then_there_is_none(client: stoker.Client) -> None:
@@ -95,7 +95,7 @@ def test_retry_when_the_exit_code_is_permanent_then_there_is_none(client: stoker
 
     assert end_of(client, job) == ("failed", "exit")
 
-    assert client.get(job)["attempts"] == 1
+    assert job_view(client, job)["attempts"] == 1
 
 
 def test_retry_when_the_exit_code_counts_as_success_then_the_job_has_succeeded(client: stoker.Client) -> None:
@@ -113,7 +113,7 @@ def test_retry_when_the_worker_dies_by_a_signal_then_it_is_retried_and_that_is_n
 
     assert end_of(client, job) == ("failed", "signal")
 
-    found = client.get(job)
+    found = job_view(client, job)
     assert (found["attempts"], found["signal"], found["exit_code"]) == (2, 11, None)
 
 
@@ -125,7 +125,7 @@ def test_retry_when_the_command_cannot_be_executed_then_there_is_none(client: st
 
     assert end_of(client, job) == ("failed", "spawn_error")
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert attempt["outcome"] == "spawn_error"
     assert "No such file" in attempt["error"]
 
@@ -143,7 +143,7 @@ def test_retry_when_the_working_directory_is_gone_by_then_then_it_is_a_spawn_err
     client.call("queue.resume", {"name": "later"})
 
     assert end_of(client, job) == ("failed", "spawn_error")
-    assert client.get(job)["attempts"] == 1
+    assert job_view(client, job)["attempts"] == 1
 
 
 def test_retry_when_the_deadline_comes_before_it_then_the_job_fails_at_once(client: stoker.Client) -> None:

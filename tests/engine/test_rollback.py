@@ -25,7 +25,7 @@ from stoker.store import checkpoints
 from stoker.workflows import rollback
 from tests.support.facts import until
 from tests.support.flows import chain, job_of, look, sent_flow, settled, stand, step
-from tests.support.work import kill9, lines, running
+from tests.support.work import job_view, kill9, lines, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ def test_rollback_when_under_way_then_only_a_cancel_or_another_rollback_is_taken
             client.call(f"workflow.{verb}", {"id": workflow})
 
     client.call("workflow.cancel", {"id": workflow})
-    pid = client.get(job_of(client, workflow, "a"))["pid"]
+    pid = job_view(client, job_of(client, workflow, "a"))["pid"]
     os.kill(pid, signal.SIGKILL)
     assert settled(client, workflow) == "cancelled"
     assert stand(client, workflow) == {"a": "cancelled", "b": "cancelled"}

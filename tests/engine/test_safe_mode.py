@@ -20,7 +20,7 @@ from tests.support.batches import tables
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow, step
-from tests.support.work import alive, end_of, kill9, running, shell, submit
+from tests.support.work import alive, end_of, job_view, kill9, running, shell, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,11 +43,11 @@ CHANGING: dict[str, dict[str, Any]] = {
 
 def pids(client: stoker.Client, *jobs: int) -> list[int]:
     running(client, *jobs)
-    return [client.get(job)["pid"] for job in jobs]
+    return [job_view(client, job)["pid"] for job in jobs]
 
 
 def launchers(client: stoker.Client) -> list[dict[str, Any]]:
-    return list(client.status()["launchers"])
+    return list(client.call("system.status")["launchers"])
 
 
 def kept(daemon: DaemonProcess) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
         refusals = [refusal(client, method, **params) for method, params in CHANGING.items()]
     sent = daemon.cli("submit", "true")
     assert status["mode"] == "safe"
-    assert why in status["safe_mode"]
-    assert then in status["safe_mode_next"]
+    assert why in str(status["safe_mode"])
+    assert then in str(status["safe_mode_next"])
     assert "safe mode" in shown.stdout
     assert then in shown.stdout
     assert {(refused.code, refused.transient) for refused in refusals} == {("safe_mode", True)}
@@ -181,10 +181,10 @@ def test_limit_when_recovery_takes_longer_then_nothing_is_done_until_the_next_st
     daemon.config.write_text("")
     daemon.start()
     with daemon.client() as client:
-        assert client.get(job)["pid"] == pid
+        assert job_view(client, job)["pid"] == pid
         gate.open()
         assert end_of(client, job) == ("failed", "exit")
-        assert client.get(job)["exit_code"] == 5
+        assert job_view(client, job)["exit_code"] == 5
 
 
 def test_witness_when_it_cannot_be_read_then_its_file_and_a_remedy_are_named(daemon: DaemonProcess, gate: Gate) -> None:

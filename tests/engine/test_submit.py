@@ -16,7 +16,7 @@ from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueNotFound
 from stoker.core.requests import JobParams
 from stoker.engine.submit import key_digest
 from tests.support.rpc import RawClient, request
-from tests.support.work import end_of, lines, shell, submit, submit_many
+from tests.support.work import end_of, job_view, lines, shell, submit, submit_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def test_submit_when_answered_then_the_job_has_everything_that_was_asked(client:
     job = submit(client, asked)
     end_of(client, job)
 
-    found = client.get(job)
+    found = job_view(client, job)
 
     for name in set(asked) - {"env", "limits"}:
         assert found[name] == asked[name], name

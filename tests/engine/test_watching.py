@@ -25,7 +25,7 @@ from stoker.core.errors import (
 )
 from tests.support.facts import until
 from tests.support.flows import flow_end, look, sent_flow
-from tests.support.work import Gate, changes, end_of, shell, state, submit, submit_many, submit_running
+from tests.support.work import Gate, attempts_of, changes, end_of, shell, state, submit, submit_many, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,7 +205,7 @@ def test_history_when_an_attempt_has_ended_then_it_shows_process_times_and_use(c
     job = submit(client, shell("echo hello; exit 2"))
     end_of(client, job)
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
 
     assert attempt["run_id"].startswith(f"{job}.1.")
     assert attempt["pid"] > 1
@@ -221,7 +221,7 @@ def test_history_when_a_worker_took_more_memory_than_its_launcher_then_it_is_tol
     job = submit(client, hungry)
     end_of(client, job)
 
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
 
     assert taken_kib < attempt["max_rss_kib"] < 4 * taken_kib
 

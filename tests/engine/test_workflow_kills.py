@@ -136,7 +136,7 @@ def test_chain_when_a_worker_cannot_be_proven_ours_then_its_step_keeps_its_resou
         client.call("resource.set", {"name": "tool", "capacity": 2})
         answer = told.send(client, {"a": told.step(lasts_s=30, resources={"tool": 2}), "b": told.step("a")})
         running(client, answer["steps"]["a"])
-        (launcher,) = client.status()["launchers"]
+        (launcher,) = client.call("system.status")["launchers"]
         until(lambda: rows(told.daemon, "SELECT 1 FROM attempts WHERE pid NOT NULL"), why="its identity on disk")
     told.daemon.kill9()
     kill9(launcher["pid"])

@@ -14,7 +14,7 @@ import pytest
 from stoker.core.errors import AlreadyFinished, FlowInvalid, IdempotencyConflict, NotAllowed
 from tests.support.facts import until
 from tests.support.flows import chain, context, flow, flow_end, job_of, look, send, sent_flow, settled, stand, step
-from tests.support.work import Gate, changes, end_of, lines, running, shell, state, submit
+from tests.support.work import Gate, changes, end_of, job_view, lines, running, shell, state, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def test_workflow_when_submitted_then_every_step_is_a_job_and_runs_behind_its_ne
     assert flow_end(client, answer["id"]) == "succeeded"
     said = lines(ledger)
     assert (said[0], sorted(said), said[-1]) == ("a", ["a", "b", "c", "d"], "d")
-    jobs = {name: client.get(job) for name, job in answer["steps"].items()}
+    jobs = {name: job_view(client, job) for name, job in answer["steps"].items()}
     assert {job["workflow_id"] for job in jobs.values()} == {answer["id"]}
     assert {name: job["step"] for name, job in jobs.items()} == {name: name for name in "abcd"}
 
@@ -114,7 +114,7 @@ def test_parameters_when_given_then_they_fill_commands_and_defaults_fill_the_res
     answer = send(client, sent, parameters={"who": "world"})
 
     assert flow_end(client, answer["id"]) == "succeeded"
-    jobs = {name: client.get(job) for name, job in answer["steps"].items()}
+    jobs = {name: job_view(client, job) for name, job in answer["steps"].items()}
     logs = {name: b"".join(client.logs(job["id"])).decode() for name, job in jobs.items()}
     assert logs == {"a": "world home /bin/sh\n", "b": "hello world\n"}
     assert {(job["working_dir"], job["timeout_ms"]) for job in jobs.values()} == {(str(tmp_path), 20_000)}
@@ -141,7 +141,7 @@ def test_fan_out_when_it_has_a_width_then_no_more_run_at_once_and_the_join_needs
         end_of(client, answer["steps"][name])
     assert flow_end(client, answer["id"]) == "succeeded"
     assert max(seen) <= 2
-    starts = [client.get(answer["steps"][name])["started_at"] for name in [*names, "after"]]
+    starts = [job_view(client, answer["steps"][name])["started_at"] for name in [*names, "after"]]
     assert starts[-1] == max(starts)
 
 

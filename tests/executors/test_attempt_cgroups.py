@@ -26,7 +26,7 @@ from tests.support import jobs
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until, until_async
 from tests.support.instance import ended
-from tests.support.work import end_of, shell, submit, submit_running
+from tests.support.work import end_of, job_view, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,14 +58,14 @@ def leaves_of(root: Path) -> list[str]:
 
 def attempt_of(daemon: DaemonProcess, job_id: int) -> dict[str, Any]:
     with daemon.client() as client:
-        attempts: list[dict[str, Any]] = client.get(job_id)["attempts_list"]
+        attempts: list[dict[str, Any]] = job_view(client, job_id)["attempts_list"]
     return attempts[-1]
 
 
 def test_attempt_when_a_root_is_set_then_it_runs_in_its_own_leaf_which_goes_with_it(root: Path) -> None:
     with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon, daemon.client() as client:
         first = client.submit("sh", "-c", "cat /proc/self/cgroup; exec sleep 600")["id"]
-        pid = until(lambda: client.get(first)["pid"])
+        pid = until(lambda: job_view(client, first)["pid"])
         attempt = until(lambda: (found := attempt_of(daemon, first))["cgroup"] and found)
         leaf = Path(attempt["cgroup"])
 
@@ -115,8 +115,8 @@ def test_orphan_when_launcher_and_environment_are_gone_then_its_cgroup_leads_to_
         with daemon.client() as client:
             job = client.submit("sh", "-c", script)["id"]
             until(lambda: b"hidden" in b"".join(client.logs(job)))
-            launcher = client.status()["launchers"][0]["pid"]
-            main = client.get(job)["pid"]
+            launcher = client.call("system.status")["launchers"][0]["pid"]
+            main = job_view(client, job)["pid"]
         daemon.kill9()
         os.kill(launcher, signal.SIGKILL)
         # No parent, no mark: only the cgroup shows its owner.
@@ -244,7 +244,7 @@ def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_runs_later_uncharge
 
         for job in jobs_sent:
             assert client.wait(job)[0]["state"] == "succeeded"
-            assert client.get(job)["failures"] == 0
+            assert job_view(client, job)["failures"] == 0
 
 
 # --- frozen -------------------------------------------------------------------------------------------------
@@ -270,12 +270,12 @@ def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(root: Pat
     with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
         low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=2_000)
         press(daemon, root, BUSY)
-        until(lambda: client.get(low)["frozen"], why="the freeze")
+        until(lambda: job_view(client, low)["frozen"], why="the freeze")
         other = submit(client, shell("exec sleep 600"), timeout_ms=2_000)
 
         assert end_of(client, other) == ("failed", "timeout")
 
-        assert (client.get(low)["state"], client.get(low)["stopping"]) == ("running", False)
+        assert (job_view(client, low)["state"], job_view(client, low)["stopping"]) == ("running", False)
         assert (client.why(low)["code"], client.why(low)["details"]) == ("throttled", {"frozen": True})
         assert "frozen" in daemon.cli("ls").stdout
         assert "running, frozen" in daemon.cli("show", str(low)).stdout
@@ -288,7 +288,7 @@ def test_limit_when_the_worker_was_frozen_before_then_it_is_stopped_at_its_limit
     with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
         low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=1_500)
         press(daemon, root, BUSY)
-        until(lambda: client.get(low)["frozen"], why="the freeze")
+        until(lambda: job_view(client, low)["frozen"], why="the freeze")
         press(daemon, root, CALM)
 
         assert end_of(client, low) == ("failed", "timeout")

@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import stoker
+    from stoker.core.views import AttemptView
 
 MEMORY = 32 << 20
 PROCESSES = 12
@@ -88,9 +89,8 @@ def leaf_of(client: stoker.Client, job: int) -> Path:
     return Path(str(until(lambda: attempts(client, job)[-1]["cgroup"], why="a leaf")))
 
 
-def attempts(client: stoker.Client, job: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = client.history(job)["attempts"]
-    return found
+def attempts(client: stoker.Client, job: int) -> list[AttemptView]:
+    return client.history(job)["attempts"]
 
 
 def leaves(delegated: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import job_of, look, sent_flow
 from tests.support.torture import launchers
-from tests.support.work import alive, end_of, kill9, running, shell, submit, submit_running
+from tests.support.work import alive, end_of, job_view, kill9, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def orphaned(daemon: DaemonProcess, gate: Gate, **options: Any) -> tuple[int, in
     """A job, and its worker, which has lost its daemon and its launcher; the next daemon has found it."""
     with daemon.client() as client:
         job = submit_running(client, gate.spec(), **options)
-        worker = client.get(job)["pid"]
+        worker = job_view(client, job)["pid"]
     (launcher,) = launchers(daemon.state_dir).values()
     daemon.kill9()
     kill9(launcher)
@@ -122,7 +122,7 @@ def test_stop_past_a_stuck_launcher_when_no_descriptor_is_left_then_it_comes_lat
     (launcher,) = launchers(daemon.state_dir).values()
     with daemon.client() as client:
         job = submit_running(client, gate.spec())
-        worker = client.get(job)["pid"]
+        worker = job_view(client, job)["pid"]
         os.kill(launcher, signal.SIGSTOP)
         with without_descriptors(daemon):
             client.cancel(job)

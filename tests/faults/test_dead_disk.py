@@ -20,7 +20,7 @@ from tests.support.daemon import DaemonProcess
 from tests.support.disks import DeadDirectory, Disk
 from tests.support.facts import until
 from tests.support.torture import launchers
-from tests.support.work import Gate, alive, end_of, kill9, running, shell, state, submit, submit_running
+from tests.support.work import Gate, alive, end_of, job_view, kill9, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ def dead(patient: DaemonProcess) -> Iterator[DeadDirectory]:
 def asleep(client: stoker.Client, job: int) -> int:
     """The pid of its worker, once that sleeps where no signal reaches it."""
     running(client, job)
-    pid: int = client.get(job)["pid"]
+    pid: int = job_view(client, job)["pid"]
     until(lambda: sleeps(pid), why=f"state D of {pid}")
     return pid
 
@@ -105,7 +105,7 @@ def test_worker_when_no_signal_reaches_it_then_only_its_own_job_stays_stopping(
         told, blocked = client.why(job), client.why(waiting)
         client.cancel(job)
         other = end_of(client, submit(client, shell(":")))
-        shown, alike = client.get(job), state(client, waiting)
+        shown, alike = job_view(client, job), state(client, waiting)
         health = client.call("system.health")["ok"]
         disk.thaw()
         ends = [end_of(client, job), end_of(client, waiting)]
@@ -140,11 +140,11 @@ def test_safe_job_when_its_worker_outlives_all_then_it_waits_for_proof_of_its_en
         until(lambda: "SIGKILL" in pending(pid), why="a SIGKILL that waits for it")
         until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
         other = end_of(client, submit(client, shell(":")))
-        before = client.get(job)
+        before = job_view(client, job)
         blocked = client.why(waiting)["details"]["holders"]
         disk.thaw()
         ends = [end_of(client, job), end_of(client, waiting)]
-        outcomes = [attempt["outcome"] for attempt in client.get(job)["attempts_list"]]
+        outcomes = [attempt["outcome"] for attempt in job_view(client, job)["attempts_list"]]
 
     assert (other, before["state"], before["attempts"], blocked) == (("succeeded", "exit"), "running", 1, [job])
     assert ends == [("succeeded", "exit"), ("succeeded", "exit")]
@@ -172,11 +172,11 @@ def test_worker_when_its_owner_cannot_be_proven_then_it_is_stuck_until_it_is_gon
     with patient.client() as client:
         until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
         other = end_of(client, submit(client, shell(":")))
-        held, blocked = client.get(job), client.why(waiting)["details"]["holders"]
+        held, blocked = job_view(client, job), client.why(waiting)["details"]["holders"]
         told, signals = client.why(job)["message"], pending(pid)
         disk.thaw()
         end = end_of(client, waiting)
-        after = client.get(job)
+        after = job_view(client, job)
 
     assert (other, held["state"], held["reason"], blocked) == (("succeeded", "exit"), "held", "stuck", [job])
     assert (signals, f"look at pid {pid}" in told) == (set(), True)
@@ -201,11 +201,11 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over(
         after = end_of(client, submit(client, shell(":")))
         gate.open()
         told = [client.why(job)["message"] for job in (before, hanging)]
-        standing = {one["id"]: (one["state"], one["running"]) for one in client.status()["launchers"]}
+        standing = {one["id"]: (one["state"], one["running"]) for one in client.call("system.status")["launchers"]}
         states, health = [state(client, before), state(client, hanging)], client.call("system.health")["ok"]
         dead.close()
         ends = [end_of(client, before), end_of(client, hanging)]
-        until(lambda: len(client.status()["launchers"]) == 1, why="the leave of the empty one")
+        until(lambda: len(client.call("system.status")["launchers"]) == 1, why="the leave of the empty one")
 
     assert (after, health, states) == (("succeeded", "exit"), True, ["running", "running"])
     assert standing.pop(stuck["launcher"]) == ("stuck", 2)
@@ -225,8 +225,8 @@ def test_launcher_when_killed_beside_a_stuck_one_then_its_jobs_are_recovered_at_
         until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
         job = submit_running(client, gate.spec(on_orphan="requeue", grace_ms=100))
 
-        kill9(next(one["pid"] for one in client.status()["launchers"] if one["state"] == "ok"))
-        until(lambda: client.get(job)["attempts"] == 2, why="a second attempt")
+        kill9(next(one["pid"] for one in client.call("system.status")["launchers"] if one["state"] == "ok"))
+        until(lambda: job_view(client, job)["attempts"] == 2, why="a second attempt")
         gate.open()
         end, meanwhile = end_of(client, job), state(client, hanging)
 
@@ -243,19 +243,21 @@ def test_daemon_when_restarted_beside_a_stuck_launcher_then_it_settles_late_outc
         running(client, before, lasting)
         hanging = submit(client, shell(":", working_dir=f"{dead.where}/x", on_orphan="requeue"))
         (stuck,) = until(lambda: patient.events("launcher_stuck"), why="a launcher that is told as stuck")
-        pid = next(one["pid"] for one in client.status()["launchers"] if one["state"] == "stuck")
+        pid = next(one["pid"] for one in client.call("system.status")["launchers"] if one["state"] == "stuck")
     patient.kill9()
     gate.open()
 
     patient.start()
     with patient.client() as client:
         after = end_of(client, submit(client, shell(":")))
-        standing = {one["id"]: (one["pid"], one["state"], one["running"]) for one in client.status()["launchers"]}
+        standing = {
+            one["id"]: (one["pid"], one["state"], one["running"]) for one in client.call("system.status")["launchers"]
+        }
         told = client.why(before)["message"]
         states = [state(client, job) for job in (before, lasting, hanging)]
         dead.close()
         ends = [end_of(client, before), end_of(client, hanging)]
-        adopted = until(lambda: client.get(lasting)["attempts_list"][-1]["adopted"], why="an adoption")
+        adopted = until(lambda: job_view(client, lasting)["attempts_list"][-1]["adopted"], why="an adoption")
         client.cancel(lasting)
         ends.append(end_of(client, lasting))
 
@@ -272,7 +274,7 @@ def test_stops_when_a_launcher_is_stuck_then_they_happen_and_are_reported_later(
     with patient.client() as client:
         early, late = (submit(client, lasting, grace_ms=60_000) for _ in range(2))
         running(client, early, late)
-        pids = [client.get(job)["pid"] for job in (early, late)]
+        pids = [job_view(client, job)["pid"] for job in (early, late)]
         hanging = submit(client, shell(":", working_dir=f"{dead.where}/x"))
         until(lambda: all(sleeps(pid) for pid in launchers(patient.state_dir).values()), why="a launcher in state D")
 

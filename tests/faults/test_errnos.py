@@ -145,7 +145,7 @@ def test_daemon_when_any_syscall_fails_then_it_answers_or_ends_with_a_clear_erro
 def quiet_fds(daemon: DaemonProcess) -> int:
     """Its descriptors, without the two that it has for each launcher: a connection and a pidfd."""
     with daemon.client() as client:
-        launchers = len(client.status()["launchers"])
+        launchers = len(client.call("system.status")["launchers"])
     return count_fds(daemon.pid) - 2 * launchers
 
 

@@ -19,7 +19,19 @@ from tests.support import foreign
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
 from tests.support.torture import launchers
-from tests.support.work import alive, changes, end_of, kill9, running, shell, state, submit, submit_running
+from tests.support.work import (
+    alive,
+    attempts_of,
+    changes,
+    end_of,
+    job_view,
+    kill9,
+    running,
+    shell,
+    state,
+    submit,
+    submit_running,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +97,7 @@ def told(host: Host, client: stoker.Client, job: int, child: int) -> None:
     why = client.call("job.why", {"id": job})
     assert f"pid {child} became another user" in why["message"]
     assert why["hint"] == f"sudo kill {child}"
-    (attempt,) = client.history(job)["attempts"]
+    (attempt,) = attempts_of(client, job)
     assert (attempt["unstoppable"], attempt["ended_at"]) == ([child], None)
 
 
@@ -103,12 +115,12 @@ def test_stop_when_a_child_became_root_then_it_is_told_and_the_attempt_is_not_cl
         if ends == "cancel":
             assert client.call("job.cancel", {"id": job})["state"] == "running"
         told(host, client, job, child)
-        until(lambda: not alive(client.get(job)["pid"] or 0), why="the end of the main process")
+        until(lambda: not alive(job_view(client, job)["pid"] or 0), why="the end of the main process")
         assert state(client, job) == "running"
 
         kill9(child)
         assert end_of(client, job) == end
-        (attempt,) = client.history(job)["attempts"]
+        (attempt,) = attempts_of(client, job)
         assert f"could not signal pid {child}" in attempt["error"]
         assert state(client, neighbour) == "running"
         client.cancel(neighbour)
@@ -122,7 +134,7 @@ def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancell
         job = submit(client, spec)
         until(said.exists, why="a worker that is root's")
         running(client, job)
-        main = client.get(job)["pid"]
+        main = job_view(client, job)["pid"]
         host.rooted.add(main)
 
         client.call("job.cancel", {"id": job})
@@ -131,7 +143,7 @@ def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancell
         os.kill(main, signal.SIGHUP)
 
         assert end_of(client, job) == ("failed", "signal")
-        (attempt,) = client.history(job)["attempts"]
+        (attempt,) = attempts_of(client, job)
         assert (attempt["signal"], attempt["stopped"]) == (signal.SIGHUP, False)
 
 
@@ -149,7 +161,7 @@ def test_safe_job_when_its_child_became_root_and_outlived_all_then_it_waits_for_
     daemon = host.daemon
     with daemon.client() as client:
         job, child = host.submit(client, before=sheds, on_orphan="requeue", grace_ms=200)
-        main = client.get(job)["pid"]
+        main = job_view(client, job)["pid"]
         until(lambda: submit(client, shell(":")) and stored_pid(daemon, job) == main, why="its pid rides with a commit")
     daemon.kill9()
     for pid in launchers(daemon.state_dir).values():
@@ -162,8 +174,8 @@ def test_safe_job_when_its_child_became_root_and_outlived_all_then_it_waits_for_
         with daemon.client() as client:
             until(lambda: not alive(main), why="the end of the main process")
             until(lambda: daemon.events("recovery_finished"), why="the end of the recovery")
-            assert client.get(job)["attempts"] == 1
-            assert client.get(job)["state"] in ("running", "held")
+            assert job_view(client, job)["attempts"] == 1
+            assert job_view(client, job)["state"] in ("running", "held")
         daemon.kill9()
     assert alive(child)
 
@@ -171,8 +183,8 @@ def test_safe_job_when_its_child_became_root_and_outlived_all_then_it_waits_for_
     with daemon.client() as client:
         kill9(child)
         if state(client, job) == "held":
-            until(lambda: client.history(job)["attempts"][0]["ended_at"], why="the end of the attempt")
+            until(lambda: attempts_of(client, job)[0]["ended_at"], why="the end of the attempt")
             client.call("job.release", {"id": job})
-        until(lambda: client.get(job)["attempts"] == 2, why="the next attempt")
+        until(lambda: job_view(client, job)["attempts"] == 2, why="the next attempt")
         assert len(changes(client, job, "dispatched")) == 2
         client.cancel(job)

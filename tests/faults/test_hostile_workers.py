@@ -164,7 +164,7 @@ def test_launcher_when_its_own_worker_stops_it_then_new_jobs_run_and_status_name
 
 
 def states_of_launchers(client: stoker.Client) -> list[str]:
-    return [launcher["state"] for launcher in client.status()["launchers"]]
+    return [launcher["state"] for launcher in client.call("system.status")["launchers"]]
 
 
 # --- what it left -------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.support import reuse
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
 from tests.support.policies import identities_on_disk
-from tests.support.work import end_of, kill9, running, shell, submit_many
+from tests.support.work import end_of, job_view, kill9, running, shell, submit_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,11 +62,11 @@ class Crowd:
         with self.daemon.client() as client:
             self.jobs = [answer["id"] for answer in submit_many(client, [work] * WORKERS)]
             running(client, *self.jobs)
-            self.pids = [client.get(job)["pid"] for job in self.jobs]
+            self.pids = [job_view(client, job)["pid"] for job in self.jobs]
 
     def launcher(self) -> int:
         with self.daemon.client() as client:
-            pid: int = client.status()["launchers"][-1]["pid"]
+            pid: int = client.call("system.status")["launchers"][-1]["pid"]
             return pid
 
     def replace(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.support import container
 from tests.support.facts import until
 from tests.support.service import STATE
-from tests.support.work import end_of, running, shell, submit, submit_running
+from tests.support.work import end_of, job_view, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from tests.support.service import Service
@@ -52,22 +52,22 @@ def test_service_when_the_daemon_is_killed_then_survivors_keep_their_exit_codes(
         meanwhile = submit(client, shell(f"until [ ! -d /proc/{first} ]; do sleep 0.05; done; exit 8"), survive=True)
         unsafe = submit(client, shared_gate.spec())
         running(client, survivor, meanwhile, unsafe)
-        worker = client.get(survivor)["pid"]
+        worker = job_view(client, survivor)["pid"]
 
     service.kill(first, "KILL")
     service.restarted(first)
 
     with service.client() as client:
         # Ready means recovered: what the last life left is adopted, or its stop is decided, by now.
-        recovery = client.status()["recovery"]
+        recovery = client.call("system.status")["recovery"]
         assert (recovery["stopped"], recovery["adopted"] + recovery["settled"]) == (1, 2)
         assert end_of(client, unsafe) == ("failed", "orphaned")
         assert end_of(client, meanwhile) == ("failed", "exit")
-        assert client.get(meanwhile)["exit_code"] == 8
-        assert client.get(survivor)["pid"] == worker
+        assert job_view(client, meanwhile)["exit_code"] == 8
+        assert job_view(client, survivor)["pid"] == worker
         shared_gate.open()
         assert end_of(client, survivor) == ("failed", "exit")
-        assert client.get(survivor)["exit_code"] == 7
+        assert job_view(client, survivor)["exit_code"] == 7
     assert service.show("NRestarts") == "1"
 
 
@@ -84,7 +84,7 @@ def test_service_when_the_daemon_hangs_then_the_watchdog_has_it_restarted(servic
     with service.client() as client:
         shared_gate.open()
         assert end_of(client, survivor) == ("failed", "exit")
-        assert client.get(survivor)["exit_code"] == 7
+        assert job_view(client, survivor)["exit_code"] == 7
 
 
 def test_launcher_when_it_hangs_for_ever_then_another_works_and_the_daemon_lives(
@@ -94,13 +94,13 @@ def test_launcher_when_it_hangs_for_ever_then_another_works_and_the_daemon_lives
     first = service.start().pid
     with service.client() as client:
         stuck = submit_running(client, shared_gate.spec())
-        (launcher,) = client.status()["launchers"]
+        (launcher,) = client.call("system.status")["launchers"]
 
         service.kill(launcher["pid"], "STOP")
         until(lambda: service.events("daemon_well"), why="the daemon is well again, with another launcher")
 
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
-        assert client.get(stuck)["state"] == "running"
+        assert job_view(client, stuck)["state"] == "running"
         service.kill(launcher["pid"], "CONT")
         shared_gate.open()
         assert end_of(client, stuck) == ("succeeded", "exit")
@@ -144,7 +144,7 @@ def test_stop_when_jobs_run_then_survivors_go_on_and_the_others_end_by_policy(
         unsafe, held = submit(client, shared_gate.spec()), submit(client, shared_gate.spec(), on_orphan="hold")
         safe = submit(client, shared_gate.spec(), on_orphan="requeue")
         running(client, survivor, unsafe, held, safe)
-        workers = {job: client.get(job)["pid"] for job in (survivor, unsafe, held, safe)}
+        workers = {job: job_view(client, job)["pid"] for job in (survivor, unsafe, held, safe)}
 
     service.systemctl("stop", "stoker.service")
 
@@ -158,8 +158,8 @@ def test_stop_when_jobs_run_then_survivors_go_on_and_the_others_end_by_policy(
         assert end_of(client, unsafe) == ("failed", "shutdown")
         assert end_of(client, held) == ("held", "shutdown")
         assert end_of(client, safe) == ("succeeded", "exit")
-        assert (client.get(safe)["attempts"], client.get(safe)["orphanings"]) == (2, 0)
-        assert client.get(survivor)["exit_code"] == 7
+        assert (job_view(client, safe)["attempts"], job_view(client, safe)["orphanings"]) == (2, 0)
+        assert job_view(client, survivor)["exit_code"] == 7
 
 
 def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service: Service, shared_gate: Gate) -> None:
@@ -168,16 +168,16 @@ def test_restart_when_jobs_survive_then_they_go_on_under_the_next_daemon(service
     with service.client() as client:
         survivors = [submit(client, shared_gate.spec(f"exit {code}"), survive=True) for code in (0, 7)]
         running(client, *survivors)
-        workers = [client.get(job)["pid"] for job in survivors]
+        workers = [job_view(client, job)["pid"] for job in survivors]
 
     service.systemctl("restart", "stoker.service")
 
     assert service.pid not in (0, first)
     with service.client() as client:
-        assert [client.get(job)["pid"] for job in survivors] == workers
+        assert [job_view(client, job)["pid"] for job in survivors] == workers
         shared_gate.open()
         assert [end_of(client, job)[0] for job in survivors] == ["succeeded", "failed"]
-        assert [client.get(job)["exit_code"] for job in survivors] == [0, 7]
+        assert [job_view(client, job)["exit_code"] for job in survivors] == [0, 7]
 
 
 def test_stop_when_a_drain_outlasts_the_limit_of_the_unit_then_the_job_has_its_time(
@@ -193,7 +193,7 @@ def test_stop_when_a_drain_outlasts_the_limit_of_the_unit_then_the_job_has_its_t
     assert service.show("Result") == "success"
     service.start()
     with service.client() as client:
-        assert (end_of(client, job), client.get(job)["exit_code"]) == (("failed", "exit"), 7)
+        assert (end_of(client, job), job_view(client, job)["exit_code"]) == (("failed", "exit"), 7)
 
 
 def test_start_when_recovery_outlasts_the_limit_of_the_unit_then_systemd_waits(
@@ -203,7 +203,7 @@ def test_start_when_recovery_outlasts_the_limit_of_the_unit_then_systemd_waits(
     first = service.start().pid
     with service.client() as client:
         survivor = submit_running(client, shared_gate.spec("exit 7"), survive=True)
-        (launcher,) = client.status()["launchers"]
+        (launcher,) = client.call("system.status")["launchers"]
     service.kill(launcher["pid"], "STOP")  # recovery waits five seconds for its answer
     service.kill(first, "KILL")
     until(lambda: service.show("ActiveState") == "failed", why="the end of the first life")

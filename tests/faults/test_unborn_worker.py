@@ -39,7 +39,7 @@ def daemon() -> Iterator[DaemonProcess]:
 def held_back(daemon: DaemonProcess, tmp_path: Path) -> Iterator[Attached]:
     """strace on the daemon's launcher, which keeps every child from its exec."""
     with daemon.client() as client:
-        pid = client.status()["launchers"][0]["pid"]
+        pid = client.call("system.status")["launchers"][0]["pid"]
     attached = Attached(pid, tmp_path / "trace", "trace=execve", f"inject=execve:delay_enter={AN_HOUR_US}")
     yield attached
     attached.detach()
@@ -56,7 +56,7 @@ def test_unborn_worker_when_its_launcher_is_killed_then_its_job_never_runs_besid
     ledger = tmp_path / "ledger"
     work = shell(f"echo $$ >> {ledger}; read _ < {gate.path}; :", on_orphan="requeue", **ROUTES[route])
     with daemon.client() as client:
-        launcher = client.status()["launchers"][0]["pid"]
+        launcher = client.call("system.status")["launchers"][0]["pid"]
         job = submit(client, work)
     unborn = until(lambda: children_of(launcher), why="a child between fork and exec")
 

@@ -98,7 +98,7 @@ def endless_commit(daemon: DaemonProcess) -> Iterator[None]:
 def stopped_launcher(daemon: DaemonProcess) -> Iterator[None]:
     """The newest launcher hangs, and stays so."""
     with daemon.client() as client:
-        (launcher,) = client.status()["launchers"]
+        (launcher,) = client.call("system.status")["launchers"]
     os.kill(launcher["pid"], signal.SIGSTOP)
     yield
 

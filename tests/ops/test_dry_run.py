@@ -19,7 +19,7 @@ from stoker.store.directory import StateDirectory
 from stoker.store.inspect import inspecting
 from tests.support import past
 from tests.support.facts import until
-from tests.support.work import Gate, alive, kill9, running, shell, submit, submit_running
+from tests.support.work import Gate, alive, job_view, kill9, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     import subprocess
@@ -96,7 +96,7 @@ def leave(daemon: DaemonProcess, gate: Gate) -> dict[str, int]:
 
 def test_dry_run_when_the_launchers_are_dead_then_it_shows_the_next_start(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
-        (launcher,) = client.status()["launchers"]
+        (launcher,) = client.call("system.status")["launchers"]
     jobs = leave(daemon, gate)
     kill9(launcher["pid"])
 
@@ -123,7 +123,7 @@ def test_dry_run_when_a_launcher_lives_then_it_is_not_taken_over(
 ) -> None:
     other = Gate(tmp_path / "other")
     with daemon.client() as client:
-        (launcher,) = client.status()["launchers"]
+        (launcher,) = client.call("system.status")["launchers"]
         ended = submit_running(client, other.spec("exit 3"))
     jobs = leave(daemon, gate)
     other.open()
@@ -158,10 +158,10 @@ def test_dry_run_when_workers_are_long_gone_then_each_job_becomes_what_was_foret
 
 def test_dry_run_when_two_attempts_claim_a_process_then_the_plan_is_invalid(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
-        (launcher,) = client.status()["launchers"]
+        (launcher,) = client.call("system.status")["launchers"]
         jobs = [submit(client, gate.spec()), submit(client, gate.spec())]
         running(client, *jobs)
-        pid = client.get(jobs[0])["pid"]
+        pid = job_view(client, jobs[0])["pid"]
     daemon.kill9()
     kill9(launcher["pid"])
     past.claim(daemon.state_dir / "stoker.db", jobs, pid)

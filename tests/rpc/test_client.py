@@ -89,10 +89,10 @@ def test_call_when_a_name_is_not_utf8_then_it_is_refused_before_it_is_sent(clien
 def test_reads_when_asked_then_they_give_what_the_daemon_gave(client: stoker.Client) -> None:
     client.submit("true")
 
-    assert client.list(limit=5)["jobs"] == [{"id": 1}]
+    assert [job["id"] for job in client.list(limit=5)["jobs"]] == [1]
     assert client.wait(1)[0]["state"] == "succeeded"
     assert client.cancel(1, reason="enough")["id"] == 1
-    assert client.status() == {"version": "0.1.0"}
+    assert client.status()["version"] == "0.1.0"
 
 
 def test_logs_when_followed_then_the_bytes_come_and_the_connection_is_closed(
@@ -252,7 +252,7 @@ def test_call_when_no_answer_comes_then_it_gives_up_and_starts_afresh(server: Se
         with pytest.raises(DaemonUnreachable, match="no answer within"):
             client.submit("true")
         server.on_loop(server.service.release_submits)
-        assert client.status() == {"version": "0.1.0"}
+        assert client.status()["version"] == "0.1.0"
 
 
 def test_error_when_its_code_is_of_a_newer_daemon_then_it_is_still_told() -> None:

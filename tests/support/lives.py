@@ -143,6 +143,7 @@ class Lives:
         """Id and pid of the one that would start the next attempt."""
         with self.daemon.client() as client:
             found = until(
-                lambda: [one for one in client.status()["launchers"] if alive(one["pid"])], why="a living launcher"
+                lambda: [one for one in client.call("system.status")["launchers"] if alive(one["pid"])],
+                why="a living launcher",
             )
         return found[-1]["id"], found[-1]["pid"]

@@ -111,7 +111,7 @@ class Six:
 
     def launcher(self) -> int:
         with self.daemon.client() as client:
-            pid: int = client.status()["launchers"][0]["pid"]
+            pid: int = client.call("system.status")["launchers"][0]["pid"]
             return pid
 
     def fates(self) -> dict[str, str]:

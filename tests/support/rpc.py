@@ -115,7 +115,7 @@ class MemoryService(Service):
         """A job that makes every answer about it so large."""
         return JobParams(command="x" * size)
 
-    async def get(self, job_id: int, before: int | None, limit: int) -> Reply:
+    async def get(self, job_id: int, before: int | None, limit: int) -> Any:
         self.gets += 1
         if self.crash_next:
             raise RuntimeError("a bug of ours")
@@ -123,10 +123,10 @@ class MemoryService(Service):
             raise JobNotFound(f"there is no job {job_id}", hint="stoker ls", job=job_id)
         return {"id": job_id, "command": self.jobs[job_id].command}
 
-    async def history(self, job_id: int, after: int, limit: int) -> Reply:
+    async def history(self, job_id: int, after: int, limit: int) -> Any:
         return {"changes": [], "attempts": [], "next": None}
 
-    async def why(self, job_id: int) -> Reply:
+    async def why(self, job_id: int) -> Any:
         return {"id": job_id, "state": "queued", "code": "slot", "message": "no room", "details": {}}
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
@@ -168,7 +168,7 @@ class MemoryService(Service):
         finally:
             self.feeds_open -= 1
 
-    async def queues(self) -> Reply:
+    async def queues(self) -> Any:
         return {"queues": []}
 
     def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> asyncio.Future[Reply]:
@@ -177,16 +177,16 @@ class MemoryService(Service):
     def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Reply]:
         return _answered({"name": name, "paused": paused})
 
-    async def resources(self) -> Reply:
+    async def resources(self) -> Any:
         return {"resources": []}
 
     def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Reply]:
         return _answered({"name": name, "capacity": capacity})
 
-    async def status(self) -> Reply:
+    async def status(self) -> Any:
         return {"version": "0.1.0"}
 
-    async def health(self) -> Reply:
+    async def health(self) -> Any:
         return {"ok": True}
 
     async def reload(self) -> Reply:
@@ -200,7 +200,7 @@ class MemoryService(Service):
             raise JobNotFound("no job was submitted with this key", hint="stoker ls")
         return SubmitAnswer(self.keys[key], State.QUEUED, existing=True)
 
-    async def list(self, job_filter: JobFilter) -> Reply:
+    async def list(self, job_filter: JobFilter) -> Any:
         return {"jobs": [{"id": job_id} for job_id in self.jobs][: job_filter.limit], "next": None}
 
 

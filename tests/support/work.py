@@ -88,7 +88,17 @@ def running(client: stoker.Client, *jobs: int) -> None:
         until(lambda job=job: client.get(job)["pid"], why=f"a worker of job {job}")  # type: ignore[misc]
 
 
-def changes(client: stoker.Client, job: int, cause: str | None = None) -> list[dict[str, Any]]:
+def job_view(client: stoker.Client, job: int) -> Any:
+    """The job as `client.get` shows it, for tests that know which of its optional values are there."""
+    return client.get(job)
+
+
+def attempts_of(client: stoker.Client, job: int) -> Any:
+    """The newest attempts of a job, as `job_view`."""
+    return client.history(job)["attempts"]
+
+
+def changes(client: stoker.Client, job: int, cause: str | None = None) -> list[Any]:
     """What happened to a job, or only what happened for that cause."""
     return [change for change in client.history(job)["changes"] if cause in (None, change["cause"])]
 
@@ -102,8 +112,9 @@ def lines(ledger: Path) -> list[str]:
     return ledger.read_text().splitlines() if ledger.exists() else []
 
 
-def alive(pid: int) -> bool:
+def alive(pid: int | None) -> bool:
     """Whether a process exists and is no zombie."""
+    assert pid is not None, "there was no process"
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - a read of /proc
             return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
@@ -111,7 +122,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def kill9(pid: int) -> None:
+def kill9(pid: int | None) -> None:
     """Kill a process that need not be a child of ours, and return when it is gone."""
+    assert pid is not None, "there was no process"
     os.kill(pid, signal.SIGKILL)
     until(lambda: not alive(pid), why=f"the end of {pid}")

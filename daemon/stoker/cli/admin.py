@@ -5,13 +5,17 @@ Owns the facts of `status` and their order: what it is, what it does, what holds
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import counted
 from stoker.cli.queues import print_queues
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import DiskView, LauncherView, PressureView, ShortageView, StatusView
+    from stoker.core.views import StaleCheckpoint
 
 MOST_STALE = 5
 # What a start did with unfinished attempts, in the order in which it is shown.
@@ -38,7 +42,7 @@ def status(given: Given) -> int:
     return 0
 
 
-def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
+def summary(answer: StatusView) -> list[tuple[str, object]]:
     return [
         ("stokerd", f"{answer['version']}, pid {answer['pid']}, up {render.span(answer['uptime_ms'])}"),
         ("mode", f"safe mode, changes are refused: {answer['safe_mode']}" if answer["safe_mode"] else answer["mode"]),
@@ -56,19 +60,19 @@ def summary(answer: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def _jobs(answer: dict[str, Any]) -> str:
+def _jobs(answer: StatusView) -> str:
     others = ", ".join(f"{answer[state]} {state}" for state in ("queued", "waiting", "held"))
     return f"{answer['running']} of at most {answer['max_running']} running, {others}"
 
 
-def _shortage(shortage: dict[str, Any] | None) -> str | None:
+def _shortage(shortage: ShortageView | None) -> str | None:
     if shortage is None:
         return None
     next_try = render.span(shortage["next_try_in_ms"])
     return f"the host cannot start a process: {shortage['error']}; jobs wait, uncharged; next try in {next_try}"
 
 
-def _pressure(pressure: dict[str, Any]) -> str:
+def _pressure(pressure: PressureView) -> str:
     """`cpu 75%, memory 3%; PSI cpu some 9%, io full 0%; no queue is throttled`."""
     levels = {gauge.replace("_", " "): f"{level:.0f}%" for gauge, level in pressure["levels"].items()}
     usage = ", ".join(f"{gauge} {level}" for gauge, level in levels.items() if " " not in gauge)
@@ -80,12 +84,12 @@ def _pressure(pressure: dict[str, Any]) -> str:
     return "; ".join(filter(None, (usage or "not measured", stalls and f"PSI {stalls}", state)))
 
 
-def _launcher(launcher: dict[str, Any]) -> str:
+def _launcher(launcher: LauncherView) -> str:
     leaked = f", {launcher['leaked']} leaked" if launcher["leaked"] else ""
     return f"{launcher['id']}, pid {launcher['pid']}, {launcher['state']}, {launcher['running']} running{leaked}"
 
 
-def _stale(attempts: list[dict[str, Any]]) -> list[str]:
+def _stale(attempts: list[StaleCheckpoint]) -> list[str]:
     more = len(attempts) - MOST_STALE
     return [*map(outcome.stale, attempts[:MOST_STALE]), *([f"and {more} more"] if more > 0 else [])]
 
@@ -99,7 +103,7 @@ def _recovery(recovery: dict[str, Any], *, safe_mode: str | None) -> str:
     return f"{', '.join(counts) or 'no unfinished attempts'}; began {render.when(recovery['started_at'])}, {took}"
 
 
-def _disk(disk: dict[str, Any]) -> str:
+def _disk(disk: DiskView) -> str:
     return f"{render.size(disk['free_bytes'])} free{', FULL: new jobs are refused' if disk['full'] else ''}"
 
 

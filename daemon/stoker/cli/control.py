@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.history import typed_limits
 from stoker.cli.kit import outcome, render, values
@@ -18,6 +18,9 @@ from stoker.cli.kit.selection import FILTER, filter_fields, has_filter, matching
 from stoker.cli.kit.steps import counted, few
 from stoker.core.errors import StokerError, UsageError
 from stoker.rpc.client import Client
+
+if TYPE_CHECKING:
+    from stoker.core.views import JobView
 
 REASON = Option("--reason", "TEXT", "why, for the history of the job")
 DRY_RUN = Option("--dry-run", None, "change nothing: print the jobs that match the filter")
@@ -220,7 +223,7 @@ def _preview(verb: str, given: Given) -> int:
     return 0
 
 
-def _matching(client: Client, verb: str, given: Given) -> list[dict[str, Any]]:
+def _matching(client: Client, verb: str, given: Given) -> list[JobView]:
     """The jobs that match the filter, which must be given. Retry and restart leave out jobs that a person holds."""
     if not has_filter(given):
         raise UsageError("missing ID…", hint=f"stoker {verb} 42, or with a filter: stoker {verb} --queue bulk --yes")
@@ -234,15 +237,15 @@ def _matching(client: Client, verb: str, given: Given) -> list[dict[str, Any]]:
     return jobs
 
 
-def _held_by_person(job: dict[str, Any]) -> bool:
+def _held_by_person(job: JobView) -> bool:
     return bool(job["state"] == "held" and job["reason"] == "user")
 
 
-def _would_act(verb: str, jobs: list[dict[str, Any]]) -> str:
+def _would_act(verb: str, jobs: list[JobView]) -> str:
     return f"{verb} would act on {counted(len(jobs), 'job')} ({_counts(jobs)})"
 
 
-def _counts(jobs: list[dict[str, Any]]) -> str:
+def _counts(jobs: list[JobView]) -> str:
     """`3 running, 34 queued`."""
     counts = Counter(job["state"] for job in jobs)
     return ", ".join(f"{count} {state}" for state, count in counts.items())

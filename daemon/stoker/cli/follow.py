@@ -25,6 +25,7 @@ from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from stoker.core.shapes import StandingShape
+    from stoker.core.views import JobDetails
 
 # A notification of job.logs and its bytes (None where bytes were dropped).
 Show = Callable[[dict[str, Any], bytes | None], None]
@@ -41,7 +42,7 @@ class LogReader:
         self.tail_lines: int | None = None
         self.silent = True
 
-    def to_the_end(self, client: Client) -> dict[str, Any]:
+    def to_the_end(self, client: Client) -> JobDetails:
         """Show each attempt as it is written until the job has ended; returns the job."""
         job = client.get(self._job)
         while self._attempt <= job["attempts"] or not outcome.ended(job):
@@ -172,12 +173,13 @@ def logs(given: Given) -> int:
     return 0
 
 
-def _explain_empty_log(job: dict[str, Any], ordinal: int) -> None:
+def _explain_empty_log(job: JobDetails, ordinal: int) -> None:
     """An empty log needs no remark, unless the command never ran."""
     for attempt in job.get("attempts_list", ()):
         if attempt["ordinal"] >= ordinal and attempt["error"]:
             reason = {"exception": "its handler failed", "exit": outcome.SENTENCES["output"]}
-            message = outcome.SENTENCES.get(attempt["outcome"]) or reason[attempt["outcome"]]
+            kind = attempt["outcome"] or "exit"
+            message = outcome.SENTENCES.get(kind) or reason[kind]
             render.note(f"attempt {attempt['ordinal']} wrote nothing: {message}: {outcome.last_line(attempt['error'])}")
             if attempt["outcome"] == "exception":  # the log of a process would show its traceback too
                 render.trace(f"{attempt['error'].rstrip()}\n")

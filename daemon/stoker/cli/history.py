@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.rpc.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stoker.core.views import AttemptView, LimitView, RecordedChange
 
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024
@@ -34,7 +39,7 @@ def history(given: Given) -> int:
     return 0
 
 
-def _change_row(change: dict[str, Any]) -> tuple[object, ...]:
+def _change_row(change: RecordedChange) -> tuple[object, ...]:
     actor = change["actor_uid"]
     details = [f"“{change['note']}”"] if change["note"] else []
     details += [_detail(name, value) for name, value in change["details"].items() if _is_shown(name, value)]
@@ -58,7 +63,7 @@ def _detail(name: str, value: Any) -> str:
     return f"{name}={render.when(value) if name.endswith('_at') else value}"
 
 
-def typed_limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]]:
+def typed_limits(by_field: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Limits as the command line writes them: `memory`, `64.0M`."""
     for name, field in values.LIMITS.items():
         value = by_field.get(field)
@@ -67,7 +72,7 @@ def typed_limits(by_field: dict[str, int | None]) -> Iterator[tuple[str, object]
             yield name, render.size(value) if unit == "bytes" else f"{value}s" if unit == "seconds" else value
 
 
-def print_attempts(attempts: list[dict[str, Any]], *, older: int | None = None) -> None:
+def print_attempts(attempts: list[AttemptView], *, older: int | None = None) -> None:
     """A table of attempts. `older`: the number of the first one shown, if earlier ones were left out."""
     headers = ["TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK"]
     rows = [_attempt_row(attempt) for attempt in attempts]
@@ -82,7 +87,7 @@ def print_attempts(attempts: list[dict[str, Any]], *, older: int | None = None) 
         render.note(f"{older - 1} earlier attempts are not shown")
 
 
-def _in_force(limits: dict[str, dict[str, Any]]) -> str:
+def _in_force(limits: dict[str, LimitView]) -> str:
     """`memory=64.0M:cgroup processes:none`: each requested limit, its value, and what enforces it."""
     shown = dict(typed_limits({field: limit["value"] for field, limit in limits.items()}))
     typed = {field: name for name, field in values.LIMITS.items()}
@@ -90,7 +95,7 @@ def _in_force(limits: dict[str, dict[str, Any]]) -> str:
     return " ".join(f"{name}={shown[name]}:{by}" if name in shown else f"{name}:{by}" for name, by in names.items())
 
 
-def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
+def _attempt_row(attempt: AttemptView) -> tuple[object, ...]:
     started, ended = attempt["started_at"], attempt["ended_at"]
     cpu_ms = None if attempt["user_ms"] is None else attempt["user_ms"] + (attempt["system_ms"] or 0)
     rss_kib = attempt["max_rss_kib"]
@@ -106,21 +111,21 @@ def _attempt_row(attempt: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _remark(attempt: dict[str, Any]) -> str:
+def _remark(attempt: AttemptView) -> str:
     stopped = attempt["stop_reason"] and f"stopped: {attempt['stop_reason']}"
     pids = ", ".join(map(str, attempt["unstoppable"]))
     unstoppable = pids and f"cannot signal pid {pids}"
     return "; ".join(filter(None, (outcome.last_line(attempt["error"]), stopped, unstoppable, attempt["suspicion"])))
 
 
-def _attempt_outcome(attempt: dict[str, Any]) -> str:
+def _attempt_outcome(attempt: AttemptView) -> str:
     if attempt["outcome"] is None:
         return f"running, pid {attempt['pid']}" if attempt.get("pid") else "running"
     number = {"exit": attempt["exit_code"], "signal": attempt["signal"]}.get(attempt["outcome"])
     return attempt["outcome"] if number is None else f"{attempt['outcome']} {number}"
 
 
-def log_tail(client: Client, job: dict[str, Any]) -> bytes:
+def log_tail(client: Client, job: Mapping[str, Any]) -> bytes:
     """The last lines of the log of a job's newest attempt; empty if it never started."""
     if not job["attempts"]:
         return b""

@@ -8,13 +8,17 @@ from __future__ import annotations
 import shlex
 import time
 from binascii import a2b_base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
+
+if TYPE_CHECKING:
+    from stoker.core.shapes import NeedShape, RawBytesShape
+    from stoker.core.views import JobDetails, JobView
 
 HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "JOB")
 SAYS = HEADERS.index("SAYS")
@@ -55,11 +59,11 @@ def ls(given: Given) -> int:
     return 0
 
 
-def _print_jobs(jobs: list[dict[str, Any]]) -> None:
+def _print_jobs(jobs: list[JobView]) -> None:
     table.show(*columns(jobs, time.time_ns() // 1_000_000), spare=SPARE)
 
 
-def columns(jobs: list[dict[str, Any]], now_ms: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def columns(jobs: list[JobView], now_ms: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Headers and rows of `ls` and `top`. The column SAYS is left out if no job reports anything."""
     rows = [row(job, now_ms) for job in jobs]
     if any(line[SAYS] for line in rows):
@@ -67,7 +71,7 @@ def columns(jobs: list[dict[str, Any]], now_ms: int) -> tuple[tuple[str, ...], l
     return (*HEADERS[:SAYS], *HEADERS[SAYS + 1 :]), [(*line[:SAYS], *line[SAYS + 1 :]) for line in rows]
 
 
-def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
+def row(job: JobView, now_ms: int) -> tuple[object, ...]:
     return (
         job["id"],
         "stopping" if job.get("stopping") else "frozen" if job.get("frozen") else job["state"],
@@ -82,13 +86,13 @@ def row(job: dict[str, Any], now_ms: int) -> tuple[object, ...]:
     )
 
 
-def _tries(job: dict[str, Any]) -> str:
+def _tries(job: JobView) -> str:
     """`2/3`: attempts of those allowed. `4` if there were more: orphaned and restarted ones are not charged."""
     attempts, allowed = job["attempts"], job["max_attempts"]
     return f"{attempts}/{allowed}" if attempts <= allowed else str(attempts)
 
 
-def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
+def _ran_ms(job: JobView, now_ms: int) -> int | None:
     if job["started_at"] is None:
         return None
     if job["state"] == "running":
@@ -98,23 +102,23 @@ def _ran_ms(job: dict[str, Any], now_ms: int) -> int | None:
     return max(0, int(job["finished_at"] - job["started_at"]))
 
 
-def title(job: dict[str, Any]) -> str:
+def title(job: JobView) -> str:
     line = " ".join(map(quoted, (_program(job["command"]), *job["args"])))
     named = f"{job['name']}: {line}" if job["name"] else line
     return f"w{job['workflow_id']} {named}" if job.get("workflow_id") else named
 
 
-def _program(command: str | dict[str, str]) -> str | dict[str, str]:
+def _program(command: str | RawBytesShape) -> str | RawBytesShape:
     """The name of a program; its directory is for `show`."""
     return command.rpartition("/")[2] or command if isinstance(command, str) else command
 
 
-def command_line(job: dict[str, Any]) -> str:
+def command_line(job: JobView) -> str:
     """The command as a shell would read it."""
     return " ".join(quoted(word) for word in (job["command"], *job["args"]))
 
 
-def quoted(word: str | dict[str, str]) -> str:
+def quoted(word: str | RawBytesShape) -> str:
     """Quoted for a shell: `'a b'`, and `$'caf\\xe9'` for bytes that are not UTF-8."""
     if isinstance(word, str):
         return shlex.quote(word)
@@ -122,7 +126,7 @@ def quoted(word: str | dict[str, str]) -> str:
     return "$'" + text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + "'"
 
 
-def plain_text(word: str | dict[str, str]) -> str:
+def plain_text(word: str | RawBytesShape) -> str:
     """A string of a spec as the functions of `os` take it."""
     return word if isinstance(word, str) else a2b_base64(word["base64"]).decode("utf-8", "surrogateescape")
 
@@ -150,7 +154,7 @@ def show(given: Given) -> int:
     return 0
 
 
-def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
+def _facts(job: JobDetails) -> list[tuple[str, object]]:
     state = job["state"] + (", stopping" if job.get("stopping") else ", frozen" if job.get("frozen") else "")
     # Earlier ends of a job that goes on are in the table of its attempts.
     why = outcome.cause(job) if outcome.ended(job) else ""
@@ -186,16 +190,16 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def _text(word: str | dict[str, str]) -> str:
+def _text(word: str | RawBytesShape) -> str:
     return word if isinstance(word, str) else quoted(word)
 
 
-def _budget(job: dict[str, Any]) -> str:
+def _budget(job: JobView) -> str:
     unseen = f", {job['orphanings']} ended unseen" if job["orphanings"] else ""
     return f"{job['attempts']} so far, {job['failures']} of {job['max_attempts']} allowed failures{unseen}"
 
 
-def _need(need: dict[str, Any] | int) -> str:
+def _need(need: NeedShape | int) -> str:
     return str(need) if isinstance(need, int) else f"{need['job']}:{need['on']}"
 
 

@@ -5,7 +5,7 @@ Owns how their settings are typed and shown. The daemon decides which defaults a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
@@ -15,6 +15,9 @@ from stoker.cli.kit.steps import counted
 from stoker.core.errors import UsageError
 from stoker.core.units import exit_codes, spoken
 from stoker.rpc.client import Client
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import QueueView
 
 REASON = Option("--reason", "TEXT", "why, for the history of changes")
 
@@ -29,7 +32,7 @@ def ls(given: Given) -> int:
     return 0
 
 
-def print_queues(queues: list[dict[str, Any]]) -> None:
+def print_queues(queues: list[QueueView]) -> None:
     headers = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED")
     table.show(headers, [_queue_row(queue) for queue in queues], spare=("MAX QUEUED", "CLASS", "MAX RUNNING"))
     defaults = [(f"defaults of {queue['name']}", _defaults(queue)) for queue in queues if queue["defaults"]]
@@ -38,7 +41,7 @@ def print_queues(queues: list[dict[str, Any]]) -> None:
         render.facts(defaults)
 
 
-def _queue_row(queue: dict[str, Any]) -> tuple[object, ...]:
+def _queue_row(queue: QueueView) -> tuple[object, ...]:
     counts = (queue["running"], queue["queued"], queue["waiting"])
     return (
         queue["name"],
@@ -50,11 +53,11 @@ def _queue_row(queue: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-def state_of(queue: dict[str, Any]) -> str:
+def state_of(queue: QueueView) -> str:
     return "paused" if queue["paused"] else "throttled" if queue["throttled"] else "open"
 
 
-def _defaults(queue: dict[str, Any]) -> str:
+def _defaults(queue: QueueView) -> str:
     """As the command line writes them: `timeout=20m survive=yes`."""
     names = {option.to: option.names[-1].removeprefix("--") for option in SPEC}
     return " ".join(f"{names.get(field, field)}={_typed(field, value)}" for field, value in queue["defaults"].items())
@@ -107,7 +110,7 @@ def _print_now(client: Client, given: Given) -> None:
         render.line(f"queue {queue['name']} {_sentence(queue)}")
 
 
-def _sentence(queue: dict[str, Any]) -> str:
+def _sentence(queue: QueueView) -> str:
     """`open, class low, at most 4 running; defaults: timeout=20m`."""
     bounds = [("max_running", "running"), ("max_queued", "queued")]
     limits = [f"at most {queue[bound]} {state}" for bound, state in bounds if queue[bound] is not None]

@@ -12,7 +12,7 @@ import sys
 import termios
 import time
 import tty
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from stoker.cli import admin, jobs
 from stoker.cli.kit import render, table, values
@@ -21,6 +21,9 @@ from stoker.cli.kit.parser import Given, Option, command
 from stoker.cli.kit.selection import Overview
 from stoker.cli.queues import state_of
 from stoker.rpc.client import Client
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import QueueView, StatusView
 
 SHORTEST_MS = 100
 LIVE = ("running", "held", "waiting", "queued")
@@ -99,7 +102,7 @@ def screen_lines(client: Client) -> list[str]:
     return [*screen, *[""] * (lines - 1 - len(screen)), render.paint(render.cut(KEYS, columns), render.DIM)]
 
 
-def _head(status: dict[str, Any]) -> list[str]:
+def _head(status: StatusView) -> list[str]:
     """The facts that fit a small screen; safe mode is part of the first line."""
     facts = dict(admin.summary(status))
     shown = [("stokerd", f"{status['version']}, up {render.span(status['uptime_ms'])}, {facts['mode']}")]
@@ -107,11 +110,11 @@ def _head(status: dict[str, Any]) -> list[str]:
     return [f"{key:<8} {render.visible(value)}" for key, value in shown]
 
 
-def _queues(queues: list[dict[str, Any]], most: int, columns: int) -> list[str]:
+def _queues(queues: list[QueueView], most: int, columns: int) -> list[str]:
     """One line per queue; where there is no room for all, the busiest ones first."""
     busiest = sorted(queues, key=lambda queue: -(queue["running"] + queue["queued"] + queue["waiting"] + queue["held"]))
     shown = busiest[: max(1, most - 2)] if len(queues) > most - 1 else queues
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (
             queue["name"],
             queue["class"],

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stoker.cli.jobs import plain_text
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Given, command
 from stoker.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from stoker.core.views import ProcessView, WorkerView
 
 HEADERS = ("PID", "PARENT", "STATE", "CPU%", "CPU", "MEMORY", "FILES", "THREADS", "NAME")
 TERMINAL_VARIABLES = ("TERM", "COLORTERM", "COLUMNS", "LINES")
@@ -33,7 +36,7 @@ def worker(given: Given) -> int:
     return 0
 
 
-def _facts(view: dict[str, Any]) -> list[tuple[str, object]]:
+def _facts(view: WorkerView) -> list[tuple[str, object]]:
     reports = view["said"] or {}
     silent_ms = view["silent_ms"]
     return [
@@ -54,7 +57,7 @@ def _facts(view: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def _row(process: dict[str, Any]) -> tuple[object, ...]:
+def _row(process: ProcessView) -> tuple[object, ...]:
     return (
         process["pid"],
         process["parent"],

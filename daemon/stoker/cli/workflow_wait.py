@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import patiently
@@ -17,6 +17,11 @@ from stoker.cli.kit.parser import JSON, Given, Option, command
 from stoker.cli.kit.steps import few, workflow_id
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
 from stoker.rpc.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stoker.core.views import RecordedChange, WorkflowDetails
 
 ENDED = ("succeeded", "failed", "cancelled")
 # For each state other than success: its words, and the next command.
@@ -82,7 +87,7 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
     return 1
 
 
-def wait_until_still(client: Client, ident: int, until: float | None = None) -> dict[str, Any]:
+def wait_until_still(client: Client, ident: int, until: float | None = None) -> WorkflowDetails:
     # Read the cursor first, so that no change is missed between reading the workflow and following it.
     cursor = client.status()["last_seq"]
     workflow = client.workflow(ident)
@@ -122,7 +127,7 @@ class _Alarm:
         raise self._timeout
 
 
-def _may_end(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) -> bool:
+def _may_end(change: RecordedChange, workflow: WorkflowDetails, jobs: set[int]) -> bool:
     """Whether the workflow may be still after this change: it ended, or its remaining steps are held."""
     if change["kind"] == "workflow":
         return bool(change["subject"] == str(workflow["id"]))
@@ -132,7 +137,7 @@ def _may_end(change: dict[str, Any], workflow: dict[str, Any], jobs: set[int]) -
     return change["to"] == "held" or (stands and change["to"] != "running")
 
 
-def _is_still(workflow: dict[str, Any]) -> bool:
+def _is_still(workflow: Mapping[str, Any]) -> bool:
     """Whether only a person can change it: it ended, is paused, or all open steps are held or wait for held ones."""
     if workflow["state"] in ENDED:
         return True
@@ -142,7 +147,7 @@ def _is_still(workflow: dict[str, Any]) -> bool:
     return "held" in states.values() and not any(_moves(step, states) for step in workflow["steps"])
 
 
-def _moves(step: dict[str, Any], states: dict[str, str]) -> bool:
+def _moves(step: Mapping[str, Any], states: Mapping[str, str]) -> bool:
     """Whether the step runs or will run by itself, also one that waits only for a time, as between two attempts."""
     if step["state"] == "waiting":
         return all(states[need["step"]] in FINAL for need in step["needs"])

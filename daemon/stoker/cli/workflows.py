@@ -20,6 +20,7 @@ from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from stoker.core.shapes import WorkflowAccepted
+    from stoker.core.views import StepView, WorkflowDetails, WorkflowView
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "superseded")
@@ -111,8 +112,8 @@ def ls(given: Given) -> int:
     return 0
 
 
-def _newest(client: Client, states: list[str], most: int | None) -> tuple[list[dict[str, Any]], bool]:
-    workflows: list[dict[str, Any]] = []
+def _newest(client: Client, states: list[str], most: int | None) -> tuple[list[WorkflowView], bool]:
+    workflows: list[WorkflowView] = []
     before = None
     while most is None or len(workflows) <= most:
         limit = PAGE if most is None else min(PAGE, most + 1 - len(workflows))
@@ -124,7 +125,7 @@ def _newest(client: Client, states: list[str], most: int | None) -> tuple[list[d
     return workflows[:most], most is not None and len(workflows) > most
 
 
-def _print_workflows(workflows: list[dict[str, Any]]) -> None:
+def _print_workflows(workflows: list[WorkflowView]) -> None:
     now_ms = time.time_ns() // 1_000_000
     rows = [
         (
@@ -183,7 +184,7 @@ def show(given: Given) -> int:
     return 0
 
 
-def _logs(client: Client, steps: list[dict[str, Any]]) -> dict[str, bytes]:
+def _logs(client: Client, steps: list[StepView]) -> dict[str, bytes]:
     """The last lines of the log of each step that ran."""
     return {
         step["name"]: log_tail(client, {"id": step["job"], "attempts": step["attempts"]})
@@ -192,7 +193,7 @@ def _logs(client: Client, steps: list[dict[str, Any]]) -> dict[str, bytes]:
     }
 
 
-def _facts(workflow: dict[str, Any]) -> list[tuple[str, object]]:
+def _facts(workflow: WorkflowDetails) -> list[tuple[str, object]]:
     counts = workflow["counts"]
     return [
         ("workflow", workflow["id"]),
@@ -207,7 +208,7 @@ def _facts(workflow: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def _print_steps(steps: list[dict[str, Any]]) -> None:
+def _print_steps(steps: list[StepView]) -> None:
     rows: list[tuple[object, ...]] = [
         (
             step["name"],
@@ -227,7 +228,7 @@ def _print_steps(steps: list[dict[str, Any]]) -> None:
     table.show(headers, rows, spare=("TRY", "NEEDS"), whole=True)
 
 
-def _remark(step: dict[str, Any]) -> str:
+def _remark(step: StepView) -> str:
     may_fail = None if step["critical"] else "may fail"
     return "; ".join(filter(None, (may_fail, render.cut(outcome.last_line(step.get("error")), REMARK_WIDTH))))
 

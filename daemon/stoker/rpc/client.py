@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, Unpack
 
+    from stoker.core.daemon_views import StatusView
     from stoker.core.shapes import (
         ChangeShape,
         CheckpointPage,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Submitted,
         WorkflowAccepted,
     )
+    from stoker.core.views import Explanation, JobDetails, JobHistory, JobPage, WorkflowDetails
 
 BATCH_JOBS = 1_000  # that share one commit
 BATCH_BYTES = wire.MAX_FRAME_BYTES - 4096  # leaves room for the envelope
@@ -67,8 +69,10 @@ class Client(Conversation):
         answer: Submitted = self.call("job.find", {"idempotency_key": idempotency_key}, again=True)
         return answer
 
-    def get(self, job: int) -> dict[str, Any]:
-        return self._read("job.get", id=job)
+    def get(self, job: int) -> JobDetails:
+        """A job with its newest attempts."""
+        answer: JobDetails = self._read("job.get", id=job)
+        return answer
 
     def wait(self, *jobs: int, any_one: bool = False, timeout_s: float | None = None) -> list[StandingShape]:
         """Wait until all jobs (or, with `any_one`, one of them) are final or held. Raises WaitTimeout."""
@@ -85,12 +89,15 @@ class Client(Conversation):
         standing: StandingShape = self.call("job.retry", {"id": job, "reason": reason, **options})
         return standing
 
-    def why(self, job: int) -> dict[str, Any]:
-        return self._read("job.why", id=job)
+    def why(self, job: int) -> Explanation:
+        """Why a job does not run, or why it ended as it did."""
+        answer: Explanation = self._read("job.why", id=job)
+        return answer
 
-    def history(self, job: int) -> dict[str, Any]:
+    def history(self, job: int) -> JobHistory:
         """All changes of a job, and its newest attempts."""
-        whole = page = self._read("job.history", id=job)
+        whole: JobHistory = self._read("job.history", id=job)
+        page = whole
         while page["next"] is not None:
             page = self._read("job.history", id=job, after=page["next"])
             whole["changes"] += page["changes"]
@@ -122,9 +129,10 @@ class Client(Conversation):
         answer: WorkflowAccepted = self.call("workflow.submit", params, again=True)
         return answer
 
-    def workflow(self, workflow: int) -> dict[str, Any]:
+    def workflow(self, workflow: int) -> WorkflowDetails:
         """A workflow with all its steps."""
-        return self._read("workflow.get", id=workflow)
+        answer: WorkflowDetails = self._read("workflow.get", id=workflow)
+        return answer
 
     def checkpoints(self, *, workflow: int | None = None, job: int | None = None, **page: int) -> CheckpointPage:
         """Checkpoints of a workflow, or of a job outside a workflow, newest first; page: before_seq limit."""
@@ -142,8 +150,10 @@ class Client(Conversation):
 
     # --- the daemon -----------------------------------------------------------------------------------------
 
-    def status(self) -> dict[str, Any]:
-        return self._read("system.status")
+    def status(self) -> StatusView:
+        """The state of the daemon."""
+        answer: StatusView = self._read("system.status")
+        return answer
 
     def watch(
         self, after: int | None = None, job: int | None = None, workflow: int | None = None
@@ -155,9 +165,10 @@ class Client(Conversation):
         batches = self.stream("watch", {"after": after, "job": job, "workflow": workflow})
         return (change for batch in batches for change in batch["changes"])
 
-    def list(self, **filters: Any) -> dict[str, Any]:
-        """`{"jobs": [...], "next": cursor}`, newest first; filters: states queue name label limit before."""
-        return self._read("job.list", **filters)
+    def list(self, **filters: Any) -> JobPage:
+        """A page of jobs, newest first; filters: states queue name label limit before."""
+        answer: JobPage = self._read("job.list", **filters)
+        return answer
 
 
 def _with_key(job: JobSpec) -> JobSpec:

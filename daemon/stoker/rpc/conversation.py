@@ -119,9 +119,9 @@ class Conversation:
             if not ended:
                 self.close()
 
-    def _read(self, method: str, **params: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self.call(method, params, again=True)
-        return answer
+    def _read(self, method: str, **params: Any) -> Any:
+        """The result of a method that changes nothing, so that it may be sent twice."""
+        return self.call(method, params, again=True)
 
     def _exchange(self, frame: bytes, timeout_s: float | None) -> Any:
         """Send one request and wait for its answer. The connection is closed unless an answer came."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
@@ -48,6 +48,10 @@ from stoker.store import attempts, changes, reader
 from stoker.store import jobs as job_rows
 from stoker.upkeep.health import Health
 
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import HealthView, ProcessStatus, QueueList, ResourceList, StatusView
+    from stoker.core.views import AttemptView, Explanation, JobDetails, JobHistory, JobPage
+
 ANY_ORDINAL = 2**31
 
 
@@ -57,7 +61,7 @@ class Service:
     def __init__(
         self,
         engine: Engine,
-        facts: Callable[[], dict[str, Any]],
+        facts: Callable[[], ProcessStatus],
         health: Health,
         reload: Callable[[], Awaitable[Reloaded]],
     ) -> None:
@@ -84,18 +88,19 @@ class Service:
         """Change the spec of a job that has not started."""
         return self._engine.request(Editing(self._engine.intake, job_id, changes, Actor(peer_uid, note)))
 
-    async def get(self, job_id: int, before: int | None, limit: int) -> dict[str, Any]:
+    async def get(self, job_id: int, before: int | None, limit: int) -> JobDetails:
         """One job with its newest attempts, or with the newest of those before that ordinal."""
         job = await reading.job_now(self._engine, job_id)
         view = job_view(job, self._engine.memory, self._engine.state_dir)
-        return view | await self._attempts(job, "attempts_list", before, limit)
+        page, older = await self._attempts(job, before, limit)
+        return {**view, "attempts_list": page, "attempts_before": older}
 
-    async def _attempts(self, job: Job, name: str, before: int | None, limit: int) -> dict[str, Any]:
+    async def _attempts(self, job: Job, before: int | None, limit: int) -> tuple[list[AttemptView], int | None]:
         """A page of attempts, and the `before` of the next page, which has older ones."""
         runs = await self._engine.queries.run(attempts.page, job.id, before or ANY_ORDINAL, limit)
         older = runs[0].ordinal if len(runs) == limit and runs[0].ordinal > 1 else None
         shown = [self._attempt_view(job, attempt) for attempt in runs]
-        return {name: shown, "attempts_before": older}
+        return shown, older
 
     async def find(self, peer_uid: int, key: str) -> SubmitAnswer:
         """The job that this user submitted with that idempotency key. Raises JobNotFound."""
@@ -106,7 +111,7 @@ class Service:
             return SubmitAnswer(standing.id, standing.state, existing=True)
         raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
 
-    async def list(self, job_filter: JobFilter) -> dict[str, Any]:
+    async def list(self, job_filter: JobFilter) -> JobPage:
         """A page of matching jobs, newest first. Raises QueueNotFound."""
         if job_filter.queue is not None:
             self._engine.memory.queue(job_filter.queue, "queue")
@@ -129,23 +134,30 @@ class Service:
                 return jobs, scan.next
             before = scan.next
 
-    async def history(self, job_id: int, after: int, limit: int) -> dict[str, Any]:
+    async def history(self, job_id: int, after: int, limit: int) -> JobHistory:
         """The changes of a job after that sequence number, and its newest attempts."""
         job = await reading.job_now(self._engine, job_id)
         log, following = await self._engine.queries.run(changes.page_of_job, job_id, after, limit)
         shown = [reading.change_view(change) for change in log]
-        return {"id": job_id, "changes": shown, "next": following} | await self._attempts(job, "attempts", None, limit)
+        page, older = await self._attempts(job, None, limit)
+        return {"id": job_id, "changes": shown, "next": following, "attempts": page, "attempts_before": older}
 
-    def _attempt_view(self, job: Job, attempt: Attempt) -> dict[str, Any]:
+    def _attempt_view(self, job: Job, attempt: Attempt) -> AttemptView:
         unstoppable = self._engine.local.unstoppable(attempt.run_id)
         return attempt_view(job, attempt, self._engine.memory, unstoppable)
 
-    async def why(self, job_id: int) -> dict[str, Any]:
+    async def why(self, job_id: int) -> Explanation:
         """Explain why a job does not run, or why it ended as it did."""
         job = await reading.job_now(self._engine, job_id)
         blocker = explain(job, await self._scene(job))
-        view = {"id": job.id, "state": job.state, "code": blocker.code, "message": blocker.message}
-        return view | {"hint": blocker.hint, "details": blocker.details}
+        return {
+            "id": job.id,
+            "state": job.state.value,
+            "code": blocker.code,
+            "message": blocker.message,
+            "hint": blocker.hint,
+            "details": blocker.details,
+        }
 
     async def _scene(self, job: Job) -> Scene:
         engine, memory = self._engine, self._engine.memory
@@ -226,7 +238,7 @@ class Service:
 
     # --- queues and resources ---
 
-    async def queues(self) -> dict[str, Any]:
+    async def queues(self) -> QueueList:
         """Every queue with its counts."""
         return {"queues": reading.queue_views(self._engine)}
 
@@ -260,7 +272,7 @@ class Service:
 
         return self._engine.request(TurnChange(change))
 
-    async def resources(self) -> dict[str, Any]:
+    async def resources(self) -> ResourceList:
         """Every resource with its use and its holders."""
         return {"resources": reading.resource_views(self._engine.memory)}
 
@@ -275,17 +287,17 @@ class Service:
 
     # --- the daemon ---
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusView:
         """The state of the daemon."""
         stale = await self._engine.staleness.find()
-        return reading.status_view(self._engine) | self._facts() | {"stale_checkpoints": stale}
+        return {**reading.status_view(self._engine), **self._facts(), "stale_checkpoints": stale}
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthView:
         """Whether the vital parts answer and the host can start jobs."""
         report = await self._health.check()
         shortage = self._engine.memory.shortage
         report["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
-        return report | {"ok": report["ok"] and not shortage.lasts}
+        return {"ok": report["ok"] and not shortage.lasts, "checks": report["checks"]}
 
     async def reload(self) -> dict[str, Any]:
         """Read the settings again. Raises ConfigInvalid without any change."""

@@ -29,6 +29,8 @@ from stoker.store import attempts, jobs, workflows
 from stoker.store.workflows import StoredWorkflow
 
 if TYPE_CHECKING:
+    from stoker.core.daemon_views import EngineStatus, LauncherView, QueueView, ResourceView, ShortageView
+    from stoker.core.views import RecordedChange
     from stoker.service.assembly import Engine
 
 
@@ -48,14 +50,16 @@ async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:
     return rows[0]
 
 
-def change_view(change: Change) -> dict[str, Any]:
+def change_view(change: Change) -> RecordedChange:
     """A change with its details."""
     details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
     note = details.pop("note", None)
-    return change_fields(change) | {"note": note, "details": details}
+    view: Any = change_fields(change) | {"note": note, "details": details}
+    shown: RecordedChange = view
+    return shown
 
 
-def queue_views(engine: Engine) -> list[dict[str, Any]]:
+def queue_views(engine: Engine) -> list[QueueView]:
     """Every queue with its settings and counts."""
     memory, throttled = engine.memory, engine.throttle.pressure.throttled
     return [
@@ -76,7 +80,7 @@ def queue_views(engine: Engine) -> list[dict[str, Any]]:
     ]
 
 
-def resource_views(memory: LiveState) -> list[dict[str, Any]]:
+def resource_views(memory: LiveState) -> list[ResourceView]:
     """Every resource with its use."""
     return [
         {"name": name, "capacity": resource.capacity, "used": memory.used[name], "holders": memory.holders(name)}
@@ -89,13 +93,13 @@ def _mode(engine: Engine) -> str:
     return (engine.dispatcher.closed or "running") if refusal is None else refusal.message
 
 
-def status_view(engine: Engine) -> dict[str, Any]:
+def status_view(engine: Engine) -> EngineStatus:
     """The part of `system.status` that comes from the engine."""
-    memory, pressure = engine.memory, engine.throttle.pressure
+    memory, pressure, safe_mode = engine.memory, engine.throttle.pressure, engine.safe_mode.state
     return {
-        "mode": "safe" if engine.safe_mode.state else _mode(engine),
-        "safe_mode": engine.safe_mode.state and engine.safe_mode.state.why,
-        "safe_mode_next": engine.safe_mode.state and engine.safe_mode.state.next,
+        "mode": _mode(engine) if safe_mode is None else "safe",
+        "safe_mode": None if safe_mode is None else safe_mode.why,
+        "safe_mode_next": None if safe_mode is None else safe_mode.next,
         "max_running": engine.dispatcher.slots,
         "running": len(memory.runs),
         "queued": memory.total(State.QUEUED),
@@ -119,7 +123,7 @@ def status_view(engine: Engine) -> dict[str, Any]:
     }
 
 
-def shortage_view(shortage: Shortage, now: Now) -> dict[str, Any] | None:
+def shortage_view(shortage: Shortage, now: Now) -> ShortageView | None:
     """The reason why the host can start no process; None while it can."""
     if not shortage.lasts:
         return None
@@ -140,7 +144,7 @@ def memory_view(engine: Engine) -> dict[str, int]:
     }
 
 
-def launcher_views(engine: Engine) -> list[dict[str, Any]]:
+def launcher_views(engine: Engine) -> list[LauncherView]:
     """The launchers of `system.status`."""
     launchers = engine.local.launchers
     running = Counter(run.attempt.launcher for run in engine.memory.runs.values())

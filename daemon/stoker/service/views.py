@@ -1,14 +1,14 @@
-"""The views of jobs and attempts: dicts with the field names of the protocol.
+"""The views of jobs and attempts, in the shapes that clients get (`core.shapes`).
 
-It looks nothing up: the caller gives the values. Facts in memory (the pid, a stop under way) replace the committed
-ones, because such descriptive columns reach the disk a little later.
+Facts in memory, such as the pid and a stop under way, replace the committed ones, because they reach the disk a little
+later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,6 +17,9 @@ from stoker.core.job.model import Attempt, Job
 from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.process.capture import log_path
+
+if TYPE_CHECKING:
+    from stoker.core.views import AttemptView, JobView
 
 _SPEC_FIELDS = (
     "queue", "name", "priority", "execution_mode", "command", "args", "working_dir", "stdin", "labels",
@@ -31,10 +34,10 @@ _JOB_FIELDS = (
 )  # fmt: skip
 
 
-def job_view(job: Job, memory: LiveState, state_dir: Path) -> dict[str, Any]:
+def job_view(job: Job, memory: LiveState, state_dir: Path) -> JobView:
     """A job as `job.get` and `job.list` show it."""
     job, run = laid_over(job, memory)
-    view: dict[str, Any] = {"id": job.id}
+    view: Any = {"id": job.id}
     view |= {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
@@ -49,7 +52,8 @@ def job_view(job: Job, memory: LiveState, state_dir: Path) -> dict[str, Any]:
     view["frozen"] = run is not None and run.attempt.run_id in memory.frozen
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
-    return view
+    shown: JobView = view
+    return shown
 
 
 def laid_over(job: Job, memory: LiveState) -> tuple[Job, OpenRun | None]:
@@ -63,12 +67,12 @@ def laid_over(job: Job, memory: LiveState) -> tuple[Job, OpenRun | None]:
     return run.job, run
 
 
-def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Sequence[int]) -> dict[str, Any]:
+def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Sequence[int]) -> AttemptView:
     """An attempt as `job.get` and `job.history` show it. `unstoppable`: pids that the daemon may not signal."""
     run = memory.by_run(attempt.run_id)
     attempt = attempt if run is None else run.attempt
     identity, outcome = attempt.identity, attempt.outcome
-    view: dict[str, Any] = {
+    view: Any = {
         name: getattr(attempt, name)
         for name in ("run_id", "ordinal", "launcher", "created_at", "started_at", "ended_at", "stop_reason", "adopted")
     }
@@ -81,4 +85,5 @@ def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Seq
         view[name] = values.get(name)
     view["limits"] = describe(job.spec.limits, attempt.bounds)
     view["suspicion"] = suspected_limit(attempt.bounds, outcome)
-    return view
+    shown: AttemptView = view
+    return shown

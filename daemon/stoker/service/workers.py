@@ -23,6 +23,7 @@ from stoker.service import status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stoker.core.views import EnvironmentView, WorkerView
     from stoker.engine.memory import OpenRun
     from stoker.service.assembly import Engine
 
@@ -34,7 +35,7 @@ class WorkerService:
         self._engine = engine
         self._threads = start_threads(2, "worker-look")
 
-    async def get(self, job_id: int) -> dict[str, Any]:
+    async def get(self, job_id: int) -> WorkerView:
         """The processes of a job's worker and their use of the host. Raises NotAllowed if the job has no worker."""
         job = await status.job_now(self._engine, job_id)
         run = self._engine.memory.runs.get(job_id)
@@ -51,7 +52,9 @@ class WorkerService:
                 f"reading /proc for the worker of job {job_id} takes longer than {PATIENCE_S:g} s",
                 hint=f"stoker why {job_id}",
             ) from None
-        return self._about(run) | _sums(run, processes)
+        view: Any = self._about(run) | _sums(run, processes)
+        shown: WorkerView = view
+        return shown
 
     def _about(self, run: OpenRun) -> dict[str, Any]:
         launchers, attempt = self._engine.local.launchers, run.attempt
@@ -68,18 +71,20 @@ class WorkerService:
             "silent_ms": self._engine.heartbeats.silent_ms(attempt.run_id),
         }
 
-    async def environment(self, job_id: int) -> dict[str, Any]:
+    async def environment(self, job_id: int) -> EnvironmentView:
         """The directory, umask and variables of the job's worker. Raises NotAllowed for an in-process job."""
         job = await status.job_now(self._engine, job_id)
         if job.spec.execution_mode is ExecutionMode.IN_PROCESS:
             raise NotAllowed(f"job {job_id} is a handler of the daemon: it has no environment of its own")
         inputs = await self._engine.attempt_inputs.inputs(job)
-        return {
+        view: Any = {
             "id": job_id,
             "working_dir": job.spec.working_dir,
             "umask": self._engine.context.umask_of(job),
             "env": self._variables(job, inputs),
         }
+        shown: EnvironmentView = view
+        return shown
 
     def _variables(self, job: Job, inputs: str | None) -> dict[str, AnyText]:
         context = self._engine.context

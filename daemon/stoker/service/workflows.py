@@ -30,6 +30,7 @@ from stoker.workflows.archive import endings
 from stoker.workflows.submit import FlowAnswer, FlowOffer, FlowSubmission
 
 if TYPE_CHECKING:
+    from stoker.core.views import StepView, WorkflowDetails, WorkflowPage, WorkflowView
     from stoker.service.assembly import Engine
 
 ERROR_BYTES = 300  # of each step; `job.get` has the whole error
@@ -60,20 +61,21 @@ class WorkflowService:
         future.add_done_callback(lambda done: _log_cycle(done, flow=request.flow.name))
         return await future
 
-    async def get(self, workflow_id: int, *, analysed: bool) -> dict[str, Any]:
+    async def get(self, workflow_id: int, *, analysed: bool) -> WorkflowDetails:
         """One workflow with all its steps; with `analysed` also the analysis of its failure."""
         stored = await stored_workflow(self._engine, workflow_id)
         engine, jobs = self._engine, {step.job_id for step in stored.steps}
-        view = _view(stored) | {
+        view: Any = _view(stored) | {
             "steps": _steps(stored, await engine.queries.run(attempts.errors, _unsuccessful(stored))),
             "archive": await asyncio.to_thread(engine.archives.path, stored),
             "stale": await engine.staleness.find(jobs),
         }
         if analysed:
             view["analysis"] = analyse(*await endings(engine.queries, stored))
-        return view
+        shown: WorkflowDetails = view
+        return shown
 
-    async def list(self, workflow_filter: WorkflowFilter) -> dict[str, Any]:
+    async def list(self, workflow_filter: WorkflowFilter) -> WorkflowPage:
         """A page of matching workflows, newest first."""
         page = await self._engine.queries.run(
             workflows.page, workflow_filter.before, workflow_filter.states, workflow_filter.limit
@@ -153,7 +155,7 @@ def _log_cycle(done: asyncio.Future[Any], **where: object) -> None:
         log(LogEvent.DEPENDENCY_CYCLE_DETECTED, cycle=list(error.details["cycle"]), **where)
 
 
-def _view(stored: StoredWorkflow) -> dict[str, Any]:
+def _view(stored: StoredWorkflow) -> WorkflowView:
     """The workflow as it is on disk; memory is ahead of the disk while a commit is under way."""
     workflow = stored.workflow
     counts: dict[str, int] = {}
@@ -162,7 +164,7 @@ def _view(stored: StoredWorkflow) -> dict[str, Any]:
     return {
         "id": workflow.id,
         "name": workflow.name,
-        "state": workflow.state,
+        "state": workflow.state.value,
         "intent": workflow.intent,
         "owner_uid": workflow.owner_uid,
         "trace_id": workflow.trace_id,
@@ -176,20 +178,20 @@ def _unsuccessful(stored: StoredWorkflow) -> list[int]:
     return [step.job_id for step in stored.steps if step.attempts and step.state is not State.SUCCEEDED]
 
 
-def _steps(stored: StoredWorkflow, errors: dict[int, str]) -> list[dict[str, Any]]:
+def _steps(stored: StoredWorkflow, errors: dict[int, str]) -> list[StepView]:
     by_job: dict[int, Step] = {step.job_id: step for step in steps_of(stored.workflow)}
     return [
         {
             "name": standing.step,
             "job": standing.job_id,
-            "state": standing.state,
+            "state": standing.state.value,
             "reason": standing.reason,
             "exit_code": standing.exit_code,
             "signal": standing.signal,
             "error": errors.get(standing.job_id, "")[-ERROR_BYTES:] or None,
             "attempts": standing.attempts,
             "failures": standing.failures,
-            "needs": [{"step": edge.step, "on": edge.on} for edge in by_job[standing.job_id].needs],
+            "needs": [{"step": edge.step, "on": edge.on.value} for edge in by_job[standing.job_id].needs],
             "critical": by_job[standing.job_id].critical,
             "resume": by_job[standing.job_id].resume,
         }

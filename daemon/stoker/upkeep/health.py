@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import HealthView
 
 Check = Callable[[], Awaitable[object]]
 
@@ -20,7 +23,7 @@ class Health:
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = checks
 
-    async def check(self, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+    async def check(self, patience_s: float = PATIENCE_S) -> HealthView:
         """{ok, checks: {name: "ok" or the error}}."""
         results = await asyncio.gather(*(_run(check, patience_s) for check in self._checks.values()))
         return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
@@ -18,6 +18,9 @@ from stoker.store import checkpoints
 from stoker.store.reader import Reader
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+
+if TYPE_CHECKING:
+    from stoker.core.views import StaleCheckpoint
 
 LONGEST_PAUSE_MS = 60_000
 CHECKS = 4  # while the limit passes
@@ -38,12 +41,12 @@ class Staleness:
         self._logged: dict[str, int] = {}  # runs that were logged, with the time of their newest checkpoint
         self._search: asyncio.Task[None] | None = None
 
-    async def find(self, only: Collection[int] | None = None) -> list[dict[str, Any]]:
+    async def find(self, only: Collection[int] | None = None) -> list[StaleCheckpoint]:
         """Running attempts whose newest checkpoint is older than the limit, oldest first."""
         wall, limit_ms = self._clock.now().wall, self.limit_ms
         runs = [run for run in self._memory.runs.values() if only is None or run.job.id in only]
         newest = await self._reader.run(checkpoints.newest_at, [run.job.id for run in runs])
-        stale = [
+        stale: list[StaleCheckpoint] = [
             {
                 "workflow": run.job.workflow_id,
                 "step": run.job.step,

@@ -7,9 +7,14 @@ Owns the mapping from state and reason to an exit status: the job's own code, 12
 from __future__ import annotations
 
 from signal import Signals
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stoker.core.views import JobView, StaleCheckpoint
 
 TIME_LIMIT = 124
 FINAL = ("succeeded", "failed", "cancelled", "expired", "superseded", "skipped")
@@ -36,18 +41,18 @@ SENTENCES = {
 MEANINGS = {24: ", CPU time limit exceeded", 25: ", file size limit exceeded"}
 
 
-def ended(standing: dict[str, Any]) -> bool:
+def ended(standing: Mapping[str, Any]) -> bool:
     """Whether no further attempt starts by itself: the state is final, or the job is held for a person."""
     return standing["state"] in FINAL or standing["state"] == "held"
 
 
-def ended_well(standing: dict[str, Any]) -> bool:
+def ended_well(standing: Mapping[str, Any]) -> bool:
     """Whether it counts as done: it succeeded, or a person skipped it."""
     by_hand = standing["state"] == "skipped" and standing.get("reason") != "dependency"
     return standing["state"] == "succeeded" or by_hand
 
 
-def exit_status(standing: dict[str, Any]) -> int:
+def exit_status(standing: Mapping[str, Any]) -> int:
     """The exit status of `run`, and of `wait` for one job."""
     state, reason = standing["state"], standing.get("reason")
     code, signal = standing.get("exit_code"), standing.get("signal")
@@ -60,7 +65,7 @@ def exit_status(standing: dict[str, Any]) -> int:
     return 1
 
 
-def cause(standing: dict[str, Any]) -> str:
+def cause(standing: Mapping[str, Any]) -> str:
     """`exit code 7`, `signal 9 (SIGKILL)` or another reason; empty for a plain success."""
     reason: str | None = standing.get("reason")
     code, signal = standing.get("exit_code"), standing.get("signal")
@@ -79,13 +84,13 @@ def last_line(error: str | None) -> str:
     return (error or "").rstrip().rpartition("\n")[2]
 
 
-def sentence(standing: dict[str, Any]) -> str:
+def sentence(standing: Mapping[str, Any]) -> str:
     """`job 42 failed: exit code 7`."""
     why = cause(standing)
     return f"job {standing['id']} {standing['state']}" + (f": {why}" if why else "")
 
 
-def result(standing: dict[str, Any]) -> str:
+def result(standing: Mapping[str, Any]) -> str:
     """The cause for a column of a table: `exit 7`, `signal 9`, `timeout`."""
     reason: str | None = standing.get("reason")
     if standing["state"] == "succeeded" and not standing.get("exit_code"):
@@ -104,18 +109,18 @@ def _signal_name(number: int) -> str:
         return f"SIGRTMIN+{number - 34}"
 
 
-def reports(job: dict[str, Any]) -> str:
+def reports(job: JobView) -> str:
     """Progress and status that the job reported, and warnings about silence."""
     percent = None if job.get("progress") is None else f"{job['progress']}%"
     silent = "no sign of life" if job.get("unresponsive") else None
     return ", ".join(word for word in (silent, percent, job.get("status_text"), _stale(job)) if word)
 
 
-def _stale(job: dict[str, Any]) -> str | None:
+def _stale(job: JobView) -> str | None:
     return f"no checkpoint for {render.span(job['stale_ms'])}" if job.get("stale_ms") else None
 
 
-def stale(one: dict[str, Any]) -> str:
+def stale(one: StaleCheckpoint) -> str:
     """An attempt that has saved no checkpoint for too long, for `status` and `workflow show`."""
     what = f"job {one['job']}" if one["step"] is None else f"{one['step']} (job {one['job']})"
     return f"{what} has saved no checkpoint for {render.span(one['age_ms'])}"

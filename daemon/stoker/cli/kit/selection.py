@@ -6,11 +6,14 @@ Owns the options of the filter and the order in which jobs are shown. The daemon
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stoker.cli.kit import outcome, values
 from stoker.cli.kit.parser import Given, Option
 from stoker.rpc.client import Client
+
+if TYPE_CHECKING:
+    from stoker.core.views import JobView
 
 STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
 # The order in which jobs are shown: running, held for a person, waiting, ended.
@@ -36,7 +39,7 @@ def has_filter(given: Given) -> bool:
 
 def matching(
     client: Client, states: Sequence[str], fields: dict[str, str], most: int | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JobView]:
     """The matching jobs in one of `states`, newest first, read page by page; at most `most`."""
     before, left = None, most
     while states and (left is None or left > 0):

@@ -12,6 +12,7 @@ from stoker.core.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 MOST_NAMES = 8
 NO_WIDTHS: Mapping[str, int] = {}
@@ -62,6 +63,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def need_text(need: dict[str, str]) -> str:
+def need_text(need: Mapping[str, Any]) -> str:
     """`compile`, `compile(failed)`."""
     return need["step"] if need["on"] == "ok" else f"{need['step']}({need['on']})"

@@ -1,0 +1,128 @@
+"""How queues, resources and the daemon itself are shown, for type checkers and editors. Never imported at run time.
+
+Owns the answers of `queue.list`, `resource.list`, `system.status` and `system.health` as TypedDicts; see `core.views`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from stoker.core.views import StaleCheckpoint
+
+QueueView = TypedDict(
+    "QueueView",
+    {
+        "name": str,
+        "class": str,
+        "max_running": int | None,
+        "max_queued": int | None,
+        "paused": bool,
+        "throttled": bool,
+        "defaults": dict[str, Any],
+        "queued": int,
+        "waiting": int,
+        "held": int,
+        "running": int,
+    },
+)
+"""A queue with its settings and the numbers of its jobs."""
+
+
+class ResourceView(TypedDict):
+    """`holders`: the jobs whose open attempts hold some of it."""
+
+    name: str
+    capacity: int
+    used: int
+    holders: list[int]
+
+
+class QueueList(TypedDict):
+    queues: list[QueueView]
+
+
+class ResourceList(TypedDict):
+    resources: list[ResourceView]
+
+
+class LauncherView(TypedDict):
+    id: str
+    pid: int | None
+    state: Literal["ok", "stuck"]
+    running: int
+    leaked: int
+
+
+class PressureView(TypedDict):
+    """The load of the host; `causes`: the gauges for which jobs are throttled."""
+
+    levels: dict[str, float]
+    throttled: bool
+    causes: list[str]
+    since: int | None
+    throttle_events: int
+
+
+class ShortageView(TypedDict):
+    error: str | None
+    since: int | None
+    next_try_in_ms: int
+
+
+class DiskView(TypedDict):
+    free_bytes: int
+    full: bool
+
+
+class EngineStatus(TypedDict):
+    """The part of `system.status` about jobs; `memory`: numbers of objects in memory."""
+
+    mode: str
+    safe_mode: str | None
+    safe_mode_next: str | None
+    max_running: int
+    running: int
+    queued: int
+    waiting: int
+    held: int
+    queues: list[QueueView]
+    resources: list[ResourceView]
+    memory: dict[str, int]
+    slow_turns: int
+    slow_callbacks: int
+    pressure: PressureView
+    strategies: list[str]
+    host_shortage: ShortageView | None
+    last_seq: int
+
+
+class ProcessStatus(TypedDict):
+    """The part of `system.status` about the daemon as a process; `recovery`: that of its start."""
+
+    version: str
+    pid: int
+    uptime_ms: int
+    instance: str
+    epoch: int
+    schema: int
+    state_dir: str
+    socket: str
+    connections: int
+    launchers: list[LauncherView]
+    recovery: dict[str, Any]
+    log_lines_lost: int
+    retrying: dict[str, str]
+    disk: DiskView
+
+
+class StatusView(EngineStatus, ProcessStatus):
+    """The state of the daemon."""
+
+    stale_checkpoints: list[StaleCheckpoint]
+
+
+class HealthView(TypedDict):
+    """`checks`: by name, "ok" or the error."""
+
+    ok: bool
+    checks: dict[str, str]

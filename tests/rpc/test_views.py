@@ -1,0 +1,66 @@
+"""The types of answers are true: what a real daemon answers has exactly the fields and types that clients are promised.
+
+Owns the comparison with `core.views` and `core.daemon_views`; `tests/rpc/test_schema.py` compares requests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from stoker.core import daemon_views, views
+from stoker.core.shapes import CheckpointPage
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.flows import flow_end, sent_flow, step
+from tests.support.work import Gate, end_of, shell, submit, submit_running
+
+if TYPE_CHECKING:
+    from stoker import Client
+
+
+def check(answer: Any, kind: Any) -> None:
+    """Raises ValidationError for a wrong type or a missing field; a field that has no type is dropped and differs."""
+    assert msgspec.to_builtins(msgspec.convert(answer, kind)) == answer
+
+
+def call(client: Client, method: str, **params: Any) -> Any:
+    return client.call(method, params)
+
+
+def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        failed = submit(client, shell("exit 3"), limits={"memory_bytes": 64 << 20}, labels={"a": "b"})
+        end_of(client, failed)
+        running = submit_running(client, gate.spec(), notify=True, env={"A": "b"}, needs=[{"job": failed, "on": "any"}])
+        workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 1", "a")})
+        flow_end(client, workflow)
+
+        for job in (failed, running):
+            check(client.get(job), views.JobDetails)
+            check(client.history(job), views.JobHistory)
+            check(client.why(job), views.Explanation)
+            check(call(client, "job.environment", id=job), views.EnvironmentView)
+        check(client.list(), views.JobPage)
+        check(call(client, "worker.get", job=running), views.WorkerView)
+        check(client.workflow(workflow), views.WorkflowDetails)
+        check(call(client, "workflow.get", id=workflow, analyse=True), views.WorkflowDetails)
+        check(call(client, "workflow.list"), views.WorkflowPage)
+        check(client.checkpoints(workflow=workflow), CheckpointPage)
+        check(call(client, "queue.list"), daemon_views.QueueList)
+        check(call(client, "resource.list"), daemon_views.ResourceList)
+        until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
+        check(client.status(), daemon_views.StatusView)
+        check(call(client, "system.health"), daemon_views.HealthView)
+
+
+@pytest.mark.parametrize("change", [{"extra": 1}, {"running": "1"}, {"name": None}])
+def test_check_when_an_answer_has_another_shape_then_it_is_noticed(change: dict[str, Any]) -> None:
+    queue = {"class": "normal", "max_running": None, "max_queued": None, "paused": False, "throttled": False}
+    counts = {"name": "q", "defaults": {}, "queued": 0, "waiting": 0, "held": 0, "running": 0}
+    check(queue | counts, daemon_views.QueueView)
+
+    with pytest.raises((AssertionError, msgspec.ValidationError)):
+        check(queue | counts | change, daemon_views.QueueView)
