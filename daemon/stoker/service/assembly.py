@@ -1,6 +1,7 @@
-"""The engine as a whole: its parts, wired once, and the one way in for requests.
+"""The engine as a whole: all parts are built here, and requests come in here.
 
-Owns the wiring, the order in which the parts begin and end, and when requests are refused. Decisions are made in turns.
+Owns the wiring, the order in which the parts begin and end, and the reasons to refuse requests. Decisions are made in
+turns.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from stoker.workflows.archive import Archives
 from stoker.workflows.followups import FollowUps
 
 T = TypeVar("T")
-LOG_THREADS = 4  # a read of a log that hangs costs one, and no other part of the daemon waits for them
+LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
 NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 
 
@@ -77,7 +78,7 @@ class Engine:
         self.state_dir: Path = directory.root
         self.instance = opened.instance.id
         self.clock = SystemClock(opened.instance.anchor)
-        self.reader = opened.reader  # for what the daemon itself needs, and is never behind a person's question
+        self.reader = opened.reader  # for the daemon itself, so that it never waits for a query of a client
         self.queries = opened.queries
         self.tokens = context.tokens
         self.telemetry = context.telemetry
@@ -85,12 +86,14 @@ class Engine:
         self._build_memory(opened)
         self._build_executors()
         self._build_loop(opened.writer)
-        self._build_upkeep(directory, opened, progress)
+        self._build_upkeep(directory, opened)
+        self._build_recovery(opened)
+        self._build_drain(progress)
         maintenance.register(opened.writer, self.clock)
         self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
 
     def _build_memory(self, opened: Opened) -> None:
-        """What is in memory, and how requests enter."""
+        """The memory, and the parts that requests pass before the loop."""
         self.memory = _read_memory(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
         self._ended_needs = opened.snapshot.ended_needs
@@ -102,7 +105,7 @@ class Engine:
         self.log_threads = start_threads(LOG_THREADS, "logs")
 
     def _build_executors(self) -> None:
-        """What starts and stops attempts; reports go to the inbox."""
+        """The parts that start and stop attempts; their reports go to the inbox."""
         sink = ReportSink(self.inbox, self.memory, self.context.work_files, self.clock, self.background)
         self.local = LocalExecutor(
             self.context,
@@ -161,8 +164,8 @@ class Engine:
         after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives]
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
 
-    def _build_upkeep(self, directory: StateDirectory, opened: Opened, progress: Callable[[int, int], None]) -> None:
-        """What watches over the rest: the host, the disk, the start and the end."""
+    def _build_upkeep(self, directory: StateDirectory, opened: Opened) -> None:
+        """The parts that watch the disk, the checkpoints and the host; the throttle's tick drives the others."""
         self.housekeeping = Housekeeping(
             directory,
             opened.writer,
@@ -195,6 +198,8 @@ class Engine:
                 "search for stale checkpoints": self.staleness,
             },
         )
+
+    def _build_recovery(self, opened: Opened) -> None:
         self.safe_mode = SafeModeSwitch(self.dispatcher, self.config.recovery.timeout_ms)
         self.recovery = RecoveryService(
             self.memory,
@@ -210,6 +215,8 @@ class Engine:
             of=opened.instance,
             stuck_ms=self.config.launcher.stuck_ms,
         )
+
+    def _build_drain(self, progress: Callable[[int, int], None]) -> None:
         self.drain = Drain(
             self.memory,
             self.inbox,
@@ -246,13 +253,13 @@ class Engine:
         await self.preflight.check(request)
         self.inbox.post(request)
 
-    # --- beginning and ending ---
+    # --- begin and end ---
 
     async def begin(self) -> None:
-        """Recover, then start what may start. On a recovery that cannot be trusted: stay readable, change nothing."""
+        """Recover, then start jobs. If the recovery fails, the daemon can be read but changes nothing."""
         try:
             await self.recovery.recover(self.config.recovery.timeout_ms / 1_000)
-        except Exception as error:  # noqa: BLE001 - a service boundary: whatever it is, nothing follows from it
+        except Exception as error:  # noqa: BLE001 - a service boundary: after any error the daemon changes nothing
             self.safe_mode.enter(error)
             await self.recovery.close()
             await self.local.close()  # without a daemon, launchers write outcomes down for the next start
@@ -262,7 +269,7 @@ class Engine:
         self.context.cgroups.remove_leftovers(self.memory.jobs_by_run)
         self.context.work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()
-        self.timers.pend_at(0, 0)  # whatever came due while no daemon ran
+        self.timers.pend_at(0, 0)  # read what came due while no daemon ran
         self.deadlines.rearm()
         self.followups.begin(self.memory.workflows.runs)
         self.background.retry("archives of earlier failures", self.archives.catch_up)
@@ -285,7 +292,7 @@ class Engine:
         return None
 
     def describe(self) -> str:
-        """In a line, for `systemctl status`."""
+        """The state in one line, for `systemctl status`."""
         if self.safe_mode.state is not None:
             return f"safe mode: {self.safe_mode.state.why}"
         return f"{len(self.memory.runs)} running, {self.memory.total(State.QUEUED)} queued"
@@ -314,7 +321,7 @@ class Engine:
         return reloaded
 
     async def _declare_queues(self) -> None:
-        """Queues of the settings file, where they say something else than the database."""
+        """Store the queues of the settings file that differ from those in the database."""
 
         def declare(turn: Turn) -> None:
             for name, section in self.config.queues.items():
@@ -347,7 +354,6 @@ def _read_memory(snapshot: Snapshot) -> LiveState:
     for job, attempt in snapshot.runs:
         memory.open(job, attempt)
         if job.workflow_id in memory.workflows.runs:
-            memory.workflows.runs[job.workflow_id].enter(
-                job, live=True
-            )  # what it holds is not in the row of its workflow
+            run = memory.workflows.runs[job.workflow_id]
+            run.enter(job, live=True)  # the resources that it holds are not in the row of its workflow
     return memory
