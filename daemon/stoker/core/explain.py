@@ -266,7 +266,7 @@ def _running(job: Job, scene: Scene) -> Blocker:
 
 
 def _next_step(job: Job, attempt: Attempt, scene: Scene) -> str:
-    """What happens next in a stop, or what keeps it from happening."""
+    """The next event of a stop, or the obstacle in its way."""
     if scene.asleep:
         return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps on a dead file system"
     if scene.unstoppable:

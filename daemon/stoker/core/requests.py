@@ -251,7 +251,7 @@ class JobStanding(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class EditedJob(JobStanding, frozen=True, kw_only=True, gc=False):
-    """Where an edited job stands. `changed`: each field that is now another, with its old and its new value."""
+    """The state of an edited job. `changed`: each changed field, with its old and its new value."""
 
     changed: dict[str, tuple[Any, Any]]
 

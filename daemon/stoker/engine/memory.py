@@ -185,7 +185,7 @@ class LiveState:
         ]
 
     def pass_over(self, queue: AdmissionQueue) -> None:
-        """Note what the jobs lack that admission has passed over."""
+        """Note the missing resources of the jobs that admission has passed over."""
         for job, lacks in queue.short:
             self.ready[queue.queue.name].pass_over(job, lacks)
 
@@ -199,7 +199,7 @@ class LiveState:
         return {name: resource.capacity for name, resource in self.resources.items()}
 
     def free(self) -> Mapping[str, int]:
-        """What is left of each resource, and of the width of each group of steps."""
+        """The free amount of each resource, and of the width of each group of steps."""
         return FreeResources(self)
 
     def capacities(self) -> dict[str, int]:

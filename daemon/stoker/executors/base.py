@@ -28,7 +28,7 @@ class Start(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What happened to a run, in the terms of `core.job.events`."""
+    """An event of a run, in the terms of `core.job.events`."""
 
     run_id: str
     event: ev.Began | ev.Delivered | ev.Ended | ev.Refused | ev.Stuck

@@ -1,7 +1,7 @@
 """In-process handlers by name: ours, and those that Python modules register with `stoker.handler`.
 
-Owns the registry and what a handler is given and may raise. Modules named in `[daemon] handlers` fill it as they are
-imported. Refuses to run a handler: `in_process.py` does. Invariant: a name is given once.
+Owns the registry, the argument of a handler and the error for another try. The modules named in `[daemon] handlers`
+register theirs when they are imported; `in_process.py` runs them. Invariant: a name is registered once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stoker.core.errors import ConfigInvalid
 
 
 class Call(Struct, frozen=True):
-    """What a handler is given: the arguments of the job, and which run of it this is."""
+    """The argument of a handler: the arguments of the job, and the run."""
 
     job_id: int
     run_id: str

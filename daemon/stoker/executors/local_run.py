@@ -18,7 +18,7 @@ from stoker.telemetry.logs import log
 
 
 class LocalRun:
-    """What is known of one run until its outcome is acknowledged.
+    """The state of one run until its outcome is acknowledged.
 
     `gone`: its tree is empty. `reassigned`: how to end it without its launcher, once that is known not to answer.
     `past_launcher`: stops that we carried out ourselves, past its launcher. `unstoppable`: pids that the kernel does

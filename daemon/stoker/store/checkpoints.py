@@ -90,7 +90,7 @@ def from_row(row: Sequence[Any]) -> Checkpoint:
 
 
 def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, Head]:
-    """Where each of these chains ends now."""
+    """The newest link of each of these chains."""
     result = {}
     for chain in chains:
         row = connection.execute(HEAD, (chain,)).fetchone()

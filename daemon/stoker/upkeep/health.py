@@ -1,6 +1,6 @@
-"""Whether the daemon works: a read from the database, a turn of the loop, an answer of the launcher.
+"""The health check: a read from the database, a turn of the loop, an answer of the launcher.
 
-This is the check behind `system.health` and behind the watchdog, which beats only if all three succeed.
+`system.health` reports it, and the watchdog gives a sign of life only if all three succeed.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Archives:
             self._begin(missing)
 
     def path(self, stored: StoredWorkflow) -> str | None:
-        """Where the archive of this end is, if it exists."""
+        """The path of the archive of this end, if it exists."""
         at = stored.workflow.finished_at
         if stored.workflow.state is not WorkflowState.FAILED or at is None:
             return None

@@ -118,7 +118,7 @@ def _verified(stored: StoredWorkflow) -> dict[str, Step]:
 async def _changed(
     reader: Reader, stored: StoredWorkflow, steps: Mapping[str, Step], surroundings: str
 ) -> dict[str, str]:
-    """What has changed in the fingerprints of these steps, by step."""
+    """The changes in the fingerprints of these steps, by step."""
     jobs = await reader.run(job_rows.by_ids, [step.job_id for step in steps.values()])
     ends = await reader.run(checkpoints.step_ends, list(jobs))
     names = {one.job_id: one.step for one in stored.steps}

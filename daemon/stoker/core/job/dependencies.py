@@ -1,4 +1,4 @@
-"""Whether a need of a job is met, and the reason of a job that is skipped because a need cannot be met.
+"""Needs of jobs: when one is met, and the reason of a job that is skipped because one cannot be met.
 
 Owns the meaning of `ok`, `failed` and `any`. A job that a person skipped counts as ok, so that its dependents go on;
 a job that was skipped because of its own needs does not.

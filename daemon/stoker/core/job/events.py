@@ -202,7 +202,7 @@ class Settled(Effect, frozen=True):
 
 
 class ReleaseDependents(Effect, frozen=True):
-    """Tell the dependents of this job how it ended; those up to the id `after` were told before."""
+    """Queue or skip the dependents of this job, which has ended; those up to the id `after` are done."""
 
     job_id: int
     after: int = 0

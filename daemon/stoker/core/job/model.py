@@ -73,7 +73,7 @@ class StopReason(StrEnum):
 
 
 class OnOrphan(StrEnum):
-    """What happens to the job after an unseen end; `requeue` marks it safe."""
+    """The consequence of an unseen end for the job; `requeue` marks it safe."""
 
     FAIL = "fail"
     REQUEUE = "requeue"
@@ -107,7 +107,7 @@ class Need(Struct, frozen=True):
 
 
 class Spec(Struct, frozen=True, kw_only=True):
-    """What was asked, with every default filled in. After the answer only a person changes it (edit, retry)."""
+    """A job as it was requested, with every default filled in. Later only a person changes it (edit, retry)."""
 
     command: AnyText
     working_dir: AnyText

@@ -25,7 +25,7 @@ NEVER_STARTED = Outcome(kind=OutcomeKind.NEVER_STARTED)
 
 
 class Fact(StrEnum):
-    """What is known about an open attempt."""
+    """The knowledge about an open attempt."""
 
     ENDED = "ended"  # its launcher, or the launcher's outcome log, has the outcome
     OWNED = "owned"  # runs under a connected launcher

@@ -1,4 +1,4 @@
-"""Whether a seen failure is tried again, and when.
+"""Retries: the decision whether a seen failure is tried again, and when.
 
 Owns the budget (`max_attempts` counts seen failures) and exponential backoff with jitter. The caller draws the random
 number, so that a decision can be repeated. A jitter of a tenth spreads the retries of jobs that failed together and

@@ -1,4 +1,4 @@
-"""What the end of an attempt means for its job: `judge(job, attempt, outcome, wall, luck)`.
+"""The verdict on the end of an attempt: `judge(job, attempt, outcome, wall, luck)` gives its meaning for the job.
 
 Success, failure, a stop by us, an unseen end; the lifecycle applies the verdict. Invariants: success needs an exit
 that was seen, without a stop of ours before it; an unsafe job is not queued again after an unseen end; a stop that was

@@ -27,7 +27,7 @@ ENDED = frozenset({WorkflowState.SUCCEEDED, WorkflowState.FAILED, WorkflowState.
 
 
 class Intent(StrEnum):
-    """What a person asked of a workflow; `rollback` lasts until none of its steps runs any more."""
+    """The request of a person for a workflow; `rollback` lasts until its last step has stopped."""
 
     RUN = "run"
     PAUSE = "pause"
