@@ -1,4 +1,4 @@
-"""The house checks itself: sizes, names, imports, sleeps, migrations, changelog.
+"""The house checks itself: sizes, names, imports, sleeps, migrations, changelog, ARCHITECTURE.md.
 
 Owns which rule is for which files (tests/support/house.py has the rules, pyproject.toml the import contracts). Every
 rule is also fed a sample that breaks it: a check that cannot fail guards nothing.
@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -263,3 +264,50 @@ def test_imports_when_an_arrow_points_up_then_its_contract_breaks(contract: str,
 
     broken = [text for text in result.stdout.splitlines() if text.startswith(contract) and " BROKEN" in text]
     assert broken, result.stdout
+
+
+# --- ARCHITECTURE.md is true ---
+
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+OUTSIDE = ("migrations/", "tests/")
+
+
+def architecture(name: str) -> str:
+    """The text between two marks of ARCHITECTURE.md."""
+    return ARCHITECTURE.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+
+
+def listed_files() -> set[str]:
+    """`room/file` of every file in the table of rooms."""
+    rows = [line.strip("| ").split(" | ") for line in architecture("files").splitlines() if line.startswith("| ")]
+    rooms = {room.strip("`").removeprefix("top"): files for room, files in rows if room != "room"}
+    words = {room: re.findall(r"`([a-z_]+)`", files) for room, files in rooms.items()}
+    return {str(Path(room, name)) for room, names in words.items() for name in names}
+
+
+def modules() -> set[str]:
+    files = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")]
+    return {str(path.relative_to(PACKAGE).with_suffix("")) for path in files}
+
+
+def test_files_when_counted_then_each_stands_in_the_architecture() -> None:
+    programs = {"stokerd"}  # in backticks, too
+
+    assert listed_files() - programs == modules()
+
+
+def test_layers_when_compared_with_the_contract_then_they_are_the_same() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    drawn = [line.split("  ")[0] for line in architecture("layers").strip().strip("`").strip().splitlines()]
+
+    assert drawn == contract["layers"]
+
+
+def test_paths_when_the_architecture_names_them_then_they_exist() -> None:
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.[a-z]+)`", ARCHITECTURE)) | set(
+        re.findall(r"`((?:[a-z_]+/)+)`", ARCHITECTURE)
+    )
+    places = {path: ROOT / path if path.startswith(OUTSIDE) else PACKAGE / path for path in named}
+
+    assert named
+    assert [path for path, place in places.items() if not place.exists() and not (ROOT / path).exists()] == []

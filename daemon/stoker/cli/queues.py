@@ -112,8 +112,8 @@ def _print_now(client: Client, given: Given) -> None:
 
 def _sentence(queue: QueueView) -> str:
     """`open, class low, at most 4 running; defaults: timeout=20m`."""
-    bounds = [("max_running", "running"), ("max_queued", "queued")]
-    limits = [f"at most {queue[bound]} {state}" for bound, state in bounds if queue[bound] is not None]
+    bounds = [(queue["max_running"], "running"), (queue["max_queued"], "queued")]
+    limits = [f"at most {bound} {state}" for bound, state in bounds if bound is not None]
     line = ", ".join([state_of(queue), f"class {queue['class']}", *limits])
     return f"{line}; defaults: {_defaults(queue)}" if queue["defaults"] else line
 
