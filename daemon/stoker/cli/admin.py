@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.steps import counted
 from stoker.cli.queues import print_queues
 
@@ -30,16 +30,15 @@ RECOVERED = (
 )
 
 
-@command(options=(JSON,), examples=("stoker status", "stoker status --json | jq .running"))
-def status(given: Given) -> int:
+@Command(options=(JSON,), examples=("stoker status", "stoker status --json | jq .running"))
+def status(given: Given) -> None:
     answer = call(given, "system.status", {})
     if given["json"]:
         render.json_document(answer)
-        return 0
+        return
     render.facts(summary(answer))
     render.line()
     print_queues(answer["queues"])
-    return 0
 
 
 def summary(answer: StatusView) -> list[tuple[str, object]]:
@@ -107,11 +106,11 @@ def _disk(disk: DiskView) -> str:
     return f"{render.size(disk['free_bytes'])} free{', FULL: new jobs are refused' if disk['full'] else ''}"
 
 
-@command(
+@Command(
     options=(Option("--stop", None, "also stop the jobs that survive the daemon"), JSON),
     examples=("stoker drain", "stoker drain --stop"),
 )
-def drain(given: Given) -> int:
+def drain(given: Given) -> None:
     answer = call(given, "system.drain", {"stop": given["stop"]})
     if given["json"]:
         render.json_document(answer)
@@ -119,4 +118,3 @@ def drain(given: Given) -> int:
         which = "jobs that still run" if given["stop"] else "jobs that still run and were not submitted with --survive"
         patience = render.span(answer["timeout_ms"])
         render.note(f"draining: no job starts; {which} are stopped after {patience}; then the daemon exits")
-    return 0

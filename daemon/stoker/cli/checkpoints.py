@@ -11,7 +11,7 @@ import sys
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.checkpoint_text import changes, plain, readable
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Option, command
+from stoker.cli.kit.parser import JSON, Command, Option
 from stoker.cli.kit.steps import checkpoint_id, workflow_id
 from stoker.core.errors import EX_IOERR, CheckpointDamaged, CheckpointTooLarge, UsageError
 
@@ -29,7 +29,7 @@ PAGE = 1000
 OF_JOB = Option("--job", "ID", "the checkpoints of this job", convert=values.job_id)
 
 
-@command(
+@Command(
     options=(
         Option("--status", "TEXT", "a few words on the progress"),
         Option(
@@ -43,7 +43,7 @@ OF_JOB = Option("--job", "ID", "the checkpoints of this job", convert=values.job
         'start=$(cat "$STOKER_CHECKPOINT" 2>/dev/null || echo 0)   # what the last attempt saved',
     ),
 )
-def save(given: Given) -> int:
+def save(given: Given) -> None:
     import stoker.checkpoint as checkpoint  # noqa: PLC0415, PLR0402 - only for `save`; `from stoker` would load it by __getattr__
 
     checkpoint.must_be_job()
@@ -58,12 +58,10 @@ def save(given: Given) -> int:
     more = {} if given["patience"] is None else {"patience_s": given["patience"] / 1_000}
     new_id = checkpoint.save(data, given["status"] or "saved", **more)
     render.line(render.json_text({"id": new_id, "bytes": len(data)}) if given["json"] else new_id)
-    return 0
 
 
-@command(
+@Command(
     words="[WORKFLOW]",
-    most=1,
     options=(
         OF_JOB,
         Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
@@ -73,7 +71,7 @@ def save(given: Given) -> int:
     ),
     examples=("stoker checkpoint ls 7", "stoker checkpoint ls --job 42", "stoker checkpoint ls 7 --ids --limit 1"),
 )
-def ls(given: Given) -> int:
+def ls(given: Given) -> None:
     most = values.most(given, SHOWN)
     with connect(given) as client:
         pages = _newest_first(client, _chain(client, given), given["job"])
@@ -92,7 +90,6 @@ def ls(given: Given) -> int:
             render.note(f"job {given['job']} has saved no checkpoint")
         if more and not given["limit"]:
             render.note(f"only the newest {len(rows)} checkpoints are shown; --all or --limit N shows more")
-    return 0
 
 
 def _cells(row: CheckpointView) -> tuple[object, ...]:
@@ -101,14 +98,12 @@ def _cells(row: CheckpointView) -> tuple[object, ...]:
     return row["id"], row["seq"], row["kind"], row["step"] or "-", row["job"] or "-", size, at, row["status"]
 
 
-@command(
+@Command(
     words="ID",
-    least=1,
-    most=1,
     options=(Option("--context", None, "show the whole workflow as it was at this checkpoint"), JSON),
     examples=("stoker checkpoint show 12", "stoker checkpoint show 12 --context", "stoker checkpoint show 12 --json"),
 )
-def show(given: Given) -> int:
+def show(given: Given) -> None:
     ident = checkpoint_id(given["words"][0])
     with connect(given) as client:
         about = client.call("checkpoint.get", {"id": ident, "context": given["context"]}, again=True)
@@ -121,7 +116,6 @@ def show(given: Given) -> int:
         render.facts(_facts(about))
         render.line()
         render.text(readable(data))
-    return 0
 
 
 def _facts(about: dict[str, Any]) -> list[tuple[str, object]]:
@@ -139,9 +133,8 @@ def _facts(about: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-@command(
+@Command(
     words="[ID]",
-    most=1,
     options=(
         Option("--workflow", "ID", "all checkpoints of a workflow, one JSON object per line", convert=values.job_id),
         OF_JOB,
@@ -175,10 +168,8 @@ def _with_data(client: Client, one: CheckpointView) -> dict[str, Any]:
         return {**one, "error": error.message}
 
 
-@command(
+@Command(
     words="OLD NEW",
-    least=2,
-    most=2,
     options=(Option("--context", None, "compare the whole workflow as it was at each checkpoint"), JSON),
     examples=(
         "stoker checkpoint diff 12 15",
@@ -186,7 +177,7 @@ def _with_data(client: Client, one: CheckpointView) -> dict[str, Any]:
         "stoker checkpoint diff 12 15 --json | jq -r '.changes[].path'",
     ),
 )
-def diff(given: Given) -> int:
+def diff(given: Given) -> None:
     """Prints nothing if there is no difference."""
     old, new = map(checkpoint_id, given["words"])
     with connect(given) as client:
@@ -194,7 +185,7 @@ def diff(given: Given) -> int:
     if given["json"]:
         differences = changes(*(plain(side) if isinstance(side, bytes) else side for side in sides))
         render.sorted_document({"old": old, "new": new, "changes": list(differences)})
-        return 0
+        return
     import difflib  # noqa: PLC0415 - only for `diff`
 
     texts = (readable(side) if isinstance(side, bytes) else render.sorted_text(side) for side in sides)
@@ -203,7 +194,6 @@ def diff(given: Given) -> int:
     for line in difflib.unified_diff(before, after, *names, lineterm=""):
         colour = {"+": render.GREEN, "-": render.RED, "@": render.CYAN}.get(line[:1], "")
         render.line(render.paint(render.visible(line, keep="\t"), colour))
-    return 0
 
 
 def _content(client: Client, ident: int, *, whole: bool) -> Any:

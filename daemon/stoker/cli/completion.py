@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from stoker.cli import completion_words, main
 from stoker.cli.kit import render
-from stoker.cli.kit.parser import COMMON, Command, Given, Option, command
+from stoker.cli.kit.parser import COMMON, Command, Given, Option
 from stoker.core.errors import UsageError
 
 BASH = """\
@@ -63,32 +63,24 @@ DAEMON = (
 )
 
 
-@command(
+@Command(
     words="bash|zsh|fish",
-    most=None,
+    least=0,
     greedy=True,
-    options=(
-        Option(
-            "--words",
-            "KIND",
-            "used by the scripts: print the words of this kind",
-            to="words_kind",
-        ),
-    ),
+    options=(Option("--words", "KIND", "used by the scripts: print the words of this kind", to="words_kind"),),
     examples=("source <(stoker completion bash)", "stoker completion fish > ~/.config/fish/completions/stoker.fish"),
 )
-def completion(given: Given) -> int:
+def completion(given: Given) -> None:
     if given["words_kind"] is not None:
         for word in completion_words.words_of_kind(given["socket"], given["words_kind"], given["words"]):
             render.line(render.visible(word))
-        return 0
+        return
     if len(given["words"]) != 1:
         raise UsageError("name one shell", hint=f"the shells are: {', '.join(SHELLS)}")
     (shell,) = given["words"]
     if shell not in SHELLS:
         raise UsageError(f"no completions for {shell!r}", hint=f"the shells are: {', '.join(SHELLS)}")
     render.line(SHELLS[shell]())
-    return 0
 
 
 def _commands() -> Iterator[tuple[str, str, Command]]:

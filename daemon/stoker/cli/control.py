@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.history import typed_limits
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.selection import FILTER, filter_fields, has_filter, matching
 from stoker.cli.kit.steps import counted, few
 from stoker.core.errors import StokerError, UsageError
@@ -33,7 +33,6 @@ REASSIGN = Option(
 TIMEOUT = Option("--timeout", "DURATION", "new time limit of an attempt", convert=values.duration, to="timeout_ms")
 DEADLINE = Option("--deadline", "TIME", "new deadline: 2026-12-01T10:00 or +2h", convert=values.moment)
 OR_NO_DURATION = values.optional(values.duration)
-WORDS = "[ID…]"
 MOST_SHOWN = 20
 
 # The states that a filter without --state selects. A test compares them with the daemon's table.
@@ -47,73 +46,47 @@ APPLIES_TO = {
 }
 
 
-@command(
-    words=WORDS,
-    most=None,
-    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
+NAMING = "Name jobs by their ids or by a filter. A filter needs --yes, or --dry-run, which only prints matching jobs."
+AGAIN = "A job that has ended is queued again, as `stoker retry` does without asking for --yes."
+
+
+def _verb(verb: str, *own: Option, yes: Option = YES, remark: str | None = None, examples: tuple[str, ...]) -> Command:
+    """The command that acts on the jobs named by ids or by a filter. `remark` is printed by its help."""
+
+    def act(given: Given) -> int:
+        return _each(verb, given)
+
+    act.__doc__ = remark
+    return Command(words="[ID…]", options=(*own, *FILTER, DRY_RUN, yes, REASON, JSON), examples=examples)(act)
+
+
+cancel = _verb(
+    "cancel",
+    remark=NAMING,
     examples=("stoker cancel 42", "stoker cancel --queue bulk --dry-run", "stoker cancel --queue bulk --yes"),
 )
-def cancel(given: Given) -> int:
-    """Name jobs by their ids or by a filter. A filter needs --yes, or --dry-run, which only prints matching jobs."""
-    return _each("cancel", given)
-
-
-@command(
-    words=WORDS,
-    most=None,
-    options=(TIMEOUT, DEADLINE, *FILTER, DRY_RUN, YES, REASON, JSON),
+retry = _verb(
+    "retry",
+    TIMEOUT,
+    DEADLINE,
+    remark=NAMING,
     examples=("stoker retry 42 --timeout 20m", "stoker retry --state failed --queue bulk --yes"),
 )
-def retry(given: Given) -> int:
-    """Name jobs by their ids or by a filter. A filter needs --yes, or --dry-run, which only prints matching jobs."""
-    return _each("retry", given)
-
-
-@command(
-    words=WORDS,
-    most=None,
-    options=(FORCE, REASSIGN, *FILTER, DRY_RUN, YES_AGAIN, REASON, JSON),
+restart = _verb(
+    "restart",
+    FORCE,
+    REASSIGN,
+    yes=YES_AGAIN,
+    remark=AGAIN,
     examples=("stoker restart 42 --yes", "stoker restart 42 --force --reassign --yes"),
 )
-def restart(given: Given) -> int:
-    """A job that has ended is queued again, as `stoker retry` does without asking for --yes."""
-    return _each("restart", given)
+hold = _verb("hold", examples=("stoker hold 42 --reason 'ask Ada first'", "stoker hold --label team=blue --yes"))
+release = _verb("release", examples=("stoker release 42", "stoker release --queue bulk --yes"))
+skip = _verb("skip", examples=("stoker skip 42 --reason 'done by hand'",))
 
 
-@command(
-    words=WORDS,
-    most=None,
-    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
-    examples=("stoker hold 42 --reason 'ask Ada first'", "stoker hold --label team=blue --yes"),
-)
-def hold(given: Given) -> int:
-    return _each("hold", given)
-
-
-@command(
-    words=WORDS,
-    most=None,
-    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
-    examples=("stoker release 42", "stoker release --queue bulk --yes"),
-)
-def release(given: Given) -> int:
-    return _each("release", given)
-
-
-@command(
-    words=WORDS,
-    most=None,
-    options=(*FILTER, DRY_RUN, YES, REASON, JSON),
-    examples=("stoker skip 42 --reason 'done by hand'",),
-)
-def skip(given: Given) -> int:
-    return _each("skip", given)
-
-
-@command(
+@Command(
     words="ID…",
-    least=1,
-    most=None,
     options=(
         Option("--queue", "NAME", "the queue to move to; its defaults are not applied"),
         Option("--priority", "N", "jobs with a higher priority start first", convert=values.integer),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import call, patiently
-from stoker.cli.kit.parser import JSON, RAW, Given, Option, command
+from stoker.cli.kit.parser import JSON, RAW, Command, Given, Option
 from stoker.cli.kit.steps import workflow_id
 from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED, RunInterrupt
 from stoker.core.errors import WaitTimeout
@@ -90,10 +90,8 @@ def _report(standing: dict[str, Any]) -> int:
     return status
 
 
-@command(
+@Command(
     words="ID…",
-    least=1,
-    most=None,
     options=(
         Option("--any", None, "return when one of them has ended, and print its id"),
         Option(
@@ -137,10 +135,8 @@ def wait(given: Given) -> int:
     return statuses[0] if len(jobs) == 1 else int(not all(map(outcome.ended_well, ended)))
 
 
-@command(
+@Command(
     words="ID",
-    least=1,
-    most=1,
     options=(
         Option("-f --follow", None, "follow the log through all retries until the job has ended"),
         Option("--attempt", "N", "the log of this attempt (default: the last one)", convert=values.positive),
@@ -150,7 +146,7 @@ def wait(given: Given) -> int:
     ),
     examples=("stoker logs 42", "stoker logs -f 42", "stoker logs 42 --attempt 1 -n 20", "stoker logs 42 > build.log"),
 )
-def logs(given: Given) -> int:
+def logs(given: Given) -> None:
     """With -f, a job whose log is full waits up to 10 s for this command to read on before it drops the middle."""
     (word,) = given["words"]
     job = call(given, "job.get", {"id": values.job_id(word)})
@@ -158,7 +154,7 @@ def logs(given: Given) -> int:
     if not job["attempts"] and not (given["follow"] and not outcome.ended(job)):
         render.note(f"job {job['id']} {'never started' if job['state'] in outcome.FINAL else 'has not started'}")
         render.hint(f"stoker why {job['id']}")
-        return 0
+        return
     if given["follow"]:
         exit_with_reader()
     with render.LogText(raw=given["raw"]) as text:
@@ -170,7 +166,6 @@ def logs(given: Given) -> int:
             patiently(given, lambda client: reader.one_attempt(client, follow=given["follow"]))
     if reader.silent:
         _explain_empty_log(call(given, "job.get", {"id": job["id"]}), attempt)
-    return 0
 
 
 def _explain_empty_log(job: JobDetails, ordinal: int) -> None:
@@ -202,7 +197,7 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
     render.flush()
 
 
-@command(
+@Command(
     options=(
         Option("--job", "ID", "only changes of this job", convert=values.job_id),
         Option("--workflow", "ID", "only changes of this workflow and its steps", convert=workflow_id),
@@ -213,7 +208,7 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
     ),
     examples=("stoker watch", "stoker watch --job 42", "stoker watch --workflow 7", "stoker watch --after 0 --json"),
 )
-def watch(given: Given) -> int:
+def watch(given: Given) -> None:
     cursor: int | None = given["after"]
     wanted = {"job": given["job"], "workflow": given["workflow"]}
 
@@ -229,7 +224,6 @@ def watch(given: Given) -> int:
 
     exit_with_reader()
     patiently(given, follow)
-    return 0
 
 
 def _leave() -> NoReturn:

@@ -14,7 +14,7 @@ from stoker.cli import flowfile
 from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.steps import counted, few, need_text, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
 
@@ -38,10 +38,8 @@ URGENT = (
 )
 
 
-@command(
+@Command(
     words="ID|FILE",
-    least=1,
-    most=1,
     options=(
         Option("--format", "NAME", "format of the drawing (default: text)", choices=("text", *DRAWINGS)),
         Option("--all", None, "show every step: fold no groups"),
@@ -55,7 +53,7 @@ URGENT = (
         "stoker workflow graph 7 --format dot | dot -Tpng > build.png",
     ),
 )
-def graph(given: Given) -> int:
+def graph(given: Given) -> None:
     (word,) = given["words"]
     if given["json"] and given["format"]:
         raise UsageError("--json and --format exclude each other")
@@ -73,7 +71,6 @@ def graph(given: Given) -> int:
     else:
         with render.Sink(given["output"]) as write:
             write(_render(form, title, layers, unfolded=given["all"]).encode())
-    return 0
 
 
 def _render(form: str, title: str, layers: Layers, *, unfolded: bool) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
@@ -24,19 +24,18 @@ TAIL_BYTES = 64 * 1024
 LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of its log")
 
 
-@command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker history 42",))
-def history(given: Given) -> int:
+@Command(words="ID", options=(JSON,), examples=("stoker history 42",))
+def history(given: Given) -> None:
     with connect(given) as client:
         answer = client.history(values.job_id(given["words"][0]))
     if given["json"]:
         render.json_document(answer)
-        return 0
+        return
     headers = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
     table.show(headers, [_change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
     if answer["attempts"]:
         render.line()
         print_attempts(answer["attempts"], older=answer["attempts_before"])
-    return 0
 
 
 def _change_row(change: RecordedChange) -> tuple[object, ...]:

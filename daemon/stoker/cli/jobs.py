@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import call, connect
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SPARE = ("PRIO", "TRY", "AGE", "QUEUE", "SAYS", "RAN")
 SHOWN = 30
 
 
-@command(
+@Command(
     options=(
         *FILTER,
         Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
@@ -41,7 +41,7 @@ SHOWN = 30
         "stoker ls --state failed --ids | xargs -n1 stoker show",
     ),
 )
-def ls(given: Given) -> int:
+def ls(given: Given) -> None:
     most = values.most(given, SHOWN)
     with connect(given) as client:
         overview = Overview(client, given["state"], filter_fields(given), most)
@@ -56,7 +56,6 @@ def ls(given: Given) -> int:
             render.note("not all held jobs are shown: stoker ls --state held")
         elif overview.more and not given["limit"]:
             render.note(f"only the first {len(overview.jobs)} jobs are shown; --all or --limit N shows more")
-    return 0
 
 
 def _print_jobs(jobs: list[JobView]) -> None:
@@ -131,27 +130,24 @@ def plain_text(word: str | RawBytesShape) -> str:
     return word if isinstance(word, str) else a2b_base64(word["base64"]).decode("utf-8", "surrogateescape")
 
 
-@command(
+@Command(
     words="ID",
-    least=1,
-    most=1,
     options=(LOGS, JSON),
     examples=("stoker show 42", "stoker show 42 --logs", "stoker show 42 --json | jq .reason"),
 )
-def show(given: Given) -> int:
+def show(given: Given) -> None:
     with connect(given) as client:
         job = client.call("job.get", {"id": values.job_id(given["words"][0])})
         log = log_tail(client, job) if given["logs"] else None
     if given["json"]:
         render.json_document(job if log is None else {**job, "log_tail": log.decode(errors="backslashreplace")})
-        return 0
+        return
     render.facts(_facts(job))
     if job.get("attempts_list"):
         render.line()
         print_attempts(job["attempts_list"], older=job.get("attempts_before"))
     if log is not None:
         print_log_tail(f"the last lines of its log (stoker logs {job['id']}):", log)
-    return 0
 
 
 def _facts(job: JobDetails) -> list[tuple[str, object]]:
@@ -207,13 +203,12 @@ def _pairs(values_by_name: dict[str, Any]) -> str | None:
     return " ".join(f"{name}={value}" for name, value in values_by_name.items()) or None
 
 
-@command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker why 42",))
-def why(given: Given) -> int:
+@Command(words="ID", options=(JSON,), examples=("stoker why 42",))
+def why(given: Given) -> None:
     answer = call(given, "job.why", {"id": values.job_id(given["words"][0])})
     if given["json"]:
         render.json_document(answer)
-        return 0
+        return
     render.line(render.visible(answer["message"]))
     if answer.get("hint"):
         render.line(f"next: {render.visible(answer['hint'])}")
-    return 0

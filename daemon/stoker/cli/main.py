@@ -14,7 +14,7 @@ import os
 import sys
 
 from stoker.cli.kit import render
-from stoker.cli.kit.parser import COMMON, HELP_COLUMNS, Command, Option, command, described, nearest
+from stoker.cli.kit.parser import COMMON, HELP_COLUMNS, Command, Option, described, nearest
 from stoker.core.errors import EX_IOERR, StokerError, UsageError
 
 TYPE_CHECKING = False
@@ -151,7 +151,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     given = program.parse(arguments)
     words = given["words"]
     if not words:
-        return program.run(given)
+        return program.run(given) or 0
     name, rest = _named(words)
     target, summary = _rows()[name]
     selected = load(target)
@@ -162,7 +162,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     selected.check_words(options)
     options["socket"] = options["socket"] or given["socket"]
     try:
-        return selected.run(options)
+        return selected.run(options) or 0
     except StokerError as error:
         from stoker.cli.kit.error_words import as_typed  # noqa: PLC0415 - only after an error
 
@@ -177,9 +177,8 @@ def load(target: str) -> Command:
     return loaded
 
 
-@command(
+@Command(
     words="COMMAND …",
-    most=None,
     greedy=True,
     options=(Option("--version", None, "print the version"),),
     examples=("stoker run -- make test", "stoker ls", "stoker submit --help"),

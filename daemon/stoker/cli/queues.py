@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.spec import SPEC
 from stoker.cli.kit.steps import counted
 from stoker.core.errors import UsageError
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 REASON = Option("--reason", "TEXT", "why, for the history of changes")
 
 
-@command(options=(JSON,), examples=("stoker queue", "stoker queue ls --json"))
-def ls(given: Given) -> int:
+@Command(options=(JSON,), examples=("stoker queue", "stoker queue ls --json"))
+def ls(given: Given) -> None:
     queues = call(given, "queue.list", {})["queues"]
     if given["json"]:
         render.json_document(queues)
     else:
         print_queues(queues)
-    return 0
 
 
 def print_queues(queues: list[QueueView]) -> None:
@@ -75,28 +74,25 @@ def _bound(count: int | None) -> object:
     return "-" if count is None else count
 
 
-@command(
+@Command(
     words="NAME…",
-    least=1,
-    most=None,
     options=(REASON, JSON),
     examples=("stoker queue pause bulk --reason 'database upgrade'",),
 )
-def pause(given: Given) -> int:
-    return _each("queue.pause", given)
+def pause(given: Given) -> None:
+    _each("queue.pause", given)
 
 
-@command(words="NAME…", least=1, most=None, options=(REASON, JSON), examples=("stoker queue resume bulk",))
-def resume(given: Given) -> int:
-    return _each("queue.resume", given)
+@Command(words="NAME…", options=(REASON, JSON), examples=("stoker queue resume bulk",))
+def resume(given: Given) -> None:
+    _each("queue.resume", given)
 
 
-def _each(method: str, given: Given) -> int:
+def _each(method: str, given: Given) -> None:
     with connect(given) as client:
         for name in given["words"]:
             client.call(method, {"name": name, **_reason(given)})
         _print_now(client, given)
-    return 0
 
 
 def _print_now(client: Client, given: Given) -> None:
@@ -122,11 +118,6 @@ def _reason(given: Given) -> dict[str, str]:
     return {"reason": given["reason"]} if given["reason"] else {}
 
 
-def _count_or_none(text: str) -> tuple[int | None]:
-    """In a tuple, so that `none` (no bound) differs from an option that was not given."""
-    return (None if text == "none" else values.integer(text),)
-
-
 def _default(text: str) -> tuple[str, Any]:
     """`timeout=20m`: an option of submit without its dashes, as a field of the spec."""
     name, value = values.pair(text)
@@ -138,10 +129,8 @@ def _default(text: str) -> tuple[str, Any]:
     return option.to, option.convert(value) if option.metavar else value == "yes"
 
 
-@command(
+@Command(
     words="NAME",
-    least=1,
-    most=1,
     options=(
         Option(
             "--class",
@@ -149,8 +138,13 @@ def _default(text: str) -> tuple[str, Any]:
             "jobs of class high start before normal, normal before low",
             choices=("high", "normal", "low"),
         ),
-        Option("--max-running", "N|none", "at most N jobs run at once", convert=_count_or_none),
-        Option("--max-queued", "N|none", "at most N jobs wait; further ones are refused", convert=_count_or_none),
+        Option("--max-running", "N|none", "at most N jobs run at once", convert=values.optional(values.integer)),
+        Option(
+            "--max-queued",
+            "N|none",
+            "at most N jobs wait; further ones are refused",
+            convert=values.optional(values.integer),
+        ),
         Option(
             "--default",
             "K=V",
@@ -167,7 +161,7 @@ def _default(text: str) -> tuple[str, Any]:
         "stoker queue set nightly --default max-attempts=3 --default on-orphan=requeue",
     ),
 )
-def set_queue(given: Given) -> int:
+def set_queue(given: Given) -> None:
     params: dict[str, Any] = {"name": given["words"][0], **_reason(given)}
     if given["class"]:
         params["class"] = given["class"]
@@ -179,18 +173,16 @@ def set_queue(given: Given) -> int:
     with connect(given) as client:
         client.call("queue.set", params)
         _print_now(client, given)
-    return 0
 
 
-@command(options=(JSON,), examples=("stoker resource ls",))
-def resource_ls(given: Given) -> int:
+@Command(options=(JSON,), examples=("stoker resource ls",))
+def resource_ls(given: Given) -> None:
     resources = call(given, "resource.list", {})["resources"]
     if given["json"]:
         render.json_document(resources)
-        return 0
+        return
     rows = [(one["name"], one["used"], one["capacity"], " ".join(map(str, one["holders"]))) for one in resources]
     table.show(("RESOURCE", "USED", "CAPACITY", "HELD BY"), rows, whole=True)
-    return 0
 
 
 def _capacity(given: Given) -> tuple[str, int]:
@@ -203,14 +195,13 @@ def _capacity(given: Given) -> tuple[str, int]:
     return name, values.integer(count)
 
 
-@command(
+@Command(
     words="NAME=N",
-    least=1,
     most=2,
     options=(REASON, JSON),
     examples=("stoker resource set git_repo_write=1", "stoker resource set gpu 2 --reason 'second card'"),
 )
-def resource_set(given: Given) -> int:
+def resource_set(given: Given) -> None:
     name, capacity = _capacity(given)
     with connect(given) as client:
         client.call("resource.set", {"name": name, "capacity": capacity, **_reason(given)})
@@ -221,4 +212,3 @@ def resource_set(given: Given) -> int:
     else:
         holders = f" by {counted(len(row['holders']), 'job')}" if row["holders"] else ""
         render.line(f"resource {name}: capacity {capacity}, {row['used']} used{holders}")
-    return 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from stoker import paths
 from stoker.cli.kit import render, table
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.steps import counted
 from stoker.core.errors import UsageError
 
@@ -27,7 +27,7 @@ WOULD = {
 }
 
 
-@command(
+@Command(
     options=(
         Option("--dry-run", None, "required: print the plan, change and signal nothing"),
         Option("--state-dir", "DIR", "the state directory, as given to stokerd"),

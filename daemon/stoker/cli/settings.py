@@ -12,7 +12,7 @@ from pathlib import Path
 from stoker import config, paths
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.core.errors import ConfigInvalid, UsageError
 
 CONFIG = Option("--config", "FILE", "the settings file (default: see `stoker config path`)")
@@ -23,13 +23,12 @@ def _file(given: Given) -> Path | None:
     return None if chosen is None else Path(chosen).absolute()
 
 
-@command(
+@Command(
     words="[FILE]",
-    most=1,
     options=(CONFIG, JSON),
     examples=("stoker config check", "stoker config check ./stoker.toml && systemctl restart stoker"),
 )
-def check(given: Given) -> int:
+def check(given: Given) -> None:
     file = config.find(_file(given), os.environ)
     try:
         config.load(file, os.environ)
@@ -40,24 +39,22 @@ def check(given: Given) -> int:
         render.json_document({"config": file and str(file), "ok": True})
     else:
         render.line(f"{file}: ok" if file else "no settings file, only defaults and environment: ok")
-    return 0
 
 
-@command(options=(CONFIG, JSON), examples=("stoker config show", "stoker config show --config ./stoker.toml"))
-def show(given: Given) -> int:
+@Command(options=(CONFIG, JSON), examples=("stoker config show", "stoker config show --config ./stoker.toml"))
+def show(given: Given) -> None:
     settings = config.load(_file(given), os.environ)
     if given["json"]:
         render.json_document(tomllib.loads(config.describe(settings)))
     else:
         render.line(config.describe(settings).rstrip("\n"))
-    return 0
 
 
-@command(
+@Command(
     options=(CONFIG, Option("--state-dir", "DIR", "the state directory, as given to stokerd"), JSON),
     examples=("stoker config path",),
 )
-def path(given: Given) -> int:
+def path(given: Given) -> None:
     chosen = _file(given)
     if chosen is not None and not chosen.is_file():
         raise UsageError(f"no file {chosen}")
@@ -73,16 +70,14 @@ def path(given: Given) -> int:
         used = file or "no file: every setting has its default"
         searched = ", ".join(candidates)
         render.facts([("config", used), ("searched", searched), ("state dir", state_dir), ("socket", socket)])
-    return 0
 
 
-@command(options=(JSON,), examples=("stoker config check && stoker config reload",))
-def reload(given: Given) -> int:
+@Command(options=(JSON,), examples=("stoker config check && stoker config reload",))
+def reload(given: Given) -> None:
     answer = call(given, "system.reload", {})
     if given["json"]:
         render.json_document(answer)
-        return 0
+        return
     render.line(f"changed: {', '.join(answer['changed']) or 'nothing'}")
     if answer["restart"]:
         render.note(f"these settings need a restart of stokerd: {', '.join(answer['restart'])}")
-    return 0

@@ -7,7 +7,7 @@ loaded when they are needed.
 from __future__ import annotations
 
 from stoker.cli.kit import render, values
-from stoker.cli.kit.parser import JSON, RAW, Option, command
+from stoker.cli.kit.parser import JSON, RAW, Command, Option
 from stoker.cli.kit.spec import SPEC, complete, given_fields, overdue, sent_size
 from stoker.cli.submit_once import submit_once
 from stoker.core.errors import UsageError
@@ -30,9 +30,9 @@ PATIENCE = Option(
 )
 
 
-@command(
+@Command(
     words="-- COMMAND [ARG…]",
-    most=None,
+    least=0,  # a batch has its commands in a file
     greedy=True,
     options=(
         *SPEC,
@@ -60,10 +60,8 @@ def submit(given: Given) -> int:
     return 0
 
 
-@command(
+@Command(
     words="-- COMMAND [ARG…]",
-    least=1,
-    most=None,
     greedy=True,
     options=(*SPEC, PATIENCE, RAW),
     examples=(

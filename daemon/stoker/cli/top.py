@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from stoker.cli import admin, jobs
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import Given, Option, command
+from stoker.cli.kit.parser import Command, Given, Option
 from stoker.cli.kit.selection import Overview
 from stoker.cli.queues import state_of
 from stoker.rpc.client import Client
@@ -35,22 +35,22 @@ SPARE_OF_JOBS = ("PRIO", "TRY", "AGE", "WHY", "QUEUE", "RAN", "SAYS")
 MIN_QUEUE_LINES = 2
 
 
-@command(
+@Command(
     options=(Option("--every", "DURATION", "time between two refreshes (default: 1s)", convert=values.duration),),
     examples=("stoker top", "stoker top --every 250ms"),
 )
-def top(given: Given) -> int:
+def top(given: Given) -> None:
     """Keys: q quits, space refreshes at once."""
     pause_s = max(SHORTEST_MS, given["every"] or 1_000) / 1_000
     with connect(given) as client:
         if not render.on_terminal():
             render.screen(screen_lines(client))
-            return 0
+            return
         with Terminal() as terminal:
             while True:
                 render.screen(screen_lines(client))
                 if terminal.key(pause_s) in ("q", "Q"):
-                    return 0
+                    return
 
 
 class Terminal:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stoker.cli.jobs import plain_text
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Given, command
+from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,17 +23,16 @@ HEADERS = ("PID", "PARENT", "STATE", "CPU%", "CPU", "MEMORY", "FILES", "THREADS"
 TERMINAL_VARIABLES = ("TERM", "COLORTERM", "COLUMNS", "LINES")
 
 
-@command(words="ID", least=1, most=1, options=(JSON,), examples=("stoker worker 42", "stoker worker 42 --json"))
-def worker(given: Given) -> int:
+@Command(words="ID", options=(JSON,), examples=("stoker worker 42", "stoker worker 42 --json"))
+def worker(given: Given) -> None:
     view = call(given, "worker.get", {"job": values.job_id(given["words"][0])})
     if given["json"]:
         render.json_document(view)
-        return 0
+        return
     render.facts(_facts(view))
     if view["processes"]:
         render.line()
         table.show(HEADERS, [_row(process) for process in view["processes"]], spare=("THREADS", "FILES", "PARENT"))
-    return 0
 
 
 def _facts(view: WorkerView) -> list[tuple[str, object]]:
@@ -71,7 +70,7 @@ def _row(process: ProcessView) -> tuple[object, ...]:
     )
 
 
-@command(words="ID", least=1, most=1, examples=("stoker debug 42",))
+@Command(words="ID", examples=("stoker debug 42",))
 def debug(given: Given) -> int:
     job = call(given, "job.environment", {"id": values.job_id(given["words"][0])})
     own = {name: os.environ[name] for name in TERMINAL_VARIABLES if name in os.environ}

@@ -10,7 +10,7 @@ from typing import Any
 from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
@@ -43,23 +43,19 @@ def _target(text: str) -> int | str:
     return text if text == LATEST else checkpoint_id(text)
 
 
-@command(
-    words="ID", least=1, most=1, options=(REASON, JSON), examples=("stoker workflow cancel 7 --reason 'wrong branch'",)
-)
+@Command(words="ID", options=(REASON, JSON), examples=("stoker workflow cancel 7 --reason 'wrong branch'",))
 def cancel(given: Given) -> int:
     return _call("cancel", given, {})
 
 
-@command(words="ID", least=1, most=1, options=(REASON, JSON), examples=("stoker workflow pause 7",))
+@Command(words="ID", options=(REASON, JSON), examples=("stoker workflow pause 7",))
 def pause(given: Given) -> int:
     """Steps that run go on; no further steps start."""
     return _call("pause", given, {})
 
 
-@command(
+@Command(
     words="ID",
-    least=1,
-    most=1,
     options=(
         Option("--from", "STEP", "only this step and those that depend on it, unless they completed", to="from"),
         Option(
@@ -88,10 +84,8 @@ def resume(given: Given) -> int:
     return _call("resume", given, params | ({"verify": False} if given["no_verify"] else {}))
 
 
-@command(
+@Command(
     words="ID",
-    least=1,
-    most=1,
     options=(
         Option("--failed", None, "the steps that failed and those that need them (the default)"),
         Option("--all", None, "every step, also those that succeeded"),
@@ -117,10 +111,8 @@ def retry(given: Given) -> int:
     return _call("retry", given, params)
 
 
-@command(
+@Command(
     words="ID",
-    least=1,
-    most=1,
     options=(
         Option("--to", "ID|latest", "the checkpoint to return to", convert=_target),
         Option("--redo", None, "also run steps again that completed since then"),
@@ -142,10 +134,8 @@ def rollback(given: Given) -> int:
     return _call("rollback", given, {"to": given["to"]} | {key: True for key in ("redo", "resume") if given[key]})
 
 
-@command(
+@Command(
     words="ID STEP",
-    least=2,
-    most=2,
     options=(REASON, JSON),
     examples=("stoker workflow skip 7 tests --reason 'flaky today; checked by hand'",),
 )
@@ -153,10 +143,8 @@ def skip(given: Given) -> int:
     return _call("skip", given, {"step": given["words"][1]})
 
 
-@command(
+@Command(
     words="ID STEP NEED[:ok|failed|any]",
-    least=3,
-    most=3,
     options=(REASON, JSON),
     examples=("stoker workflow add-need 7 deploy approval", "stoker workflow add-need 7 report tests:any"),
 )
@@ -169,10 +157,8 @@ def add_need(given: Given) -> int:
     return _call("add_need", given, {"step": step, "need": need} | ({"on": end} if colon else {}))
 
 
-@command(
+@Command(
     words="ID STEP NEED",
-    least=3,
-    most=3,
     options=(REASON, JSON),
     examples=("stoker workflow remove-need 7 deploy approval --reason 'approved by mail'",),
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import patiently
 from stoker.cli.kit.outcome import FINAL
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.steps import few, workflow_id
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
 from stoker.rpc.client import Client
@@ -33,10 +33,8 @@ REMARKS = {
 BAD = ("held", "failed", "expired", "cancelled")
 
 
-@command(
+@Command(
     words="ID…",
-    least=1,
-    most=None,
     options=(
         Option(
             "--timeout",

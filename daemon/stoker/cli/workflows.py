@@ -12,7 +12,7 @@ from stoker.cli import flowfile
 from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Given, Option, command
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.steps import WAIT, counted, few, groups, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import FlowInvalid, UsageError
@@ -29,10 +29,8 @@ PAGE = 1000
 REMARK_WIDTH = 80
 
 
-@command(
+@Command(
     words="FILE|-",
-    least=1,
-    most=1,
     options=(
         Option("--param", "NAME=VALUE", "value of a parameter of the flow; repeatable", convert=values.pair, many=True),
         Option("--idempotency-key", "TEXT", "a second submit with the same key returns the same workflow"),
@@ -83,7 +81,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
     table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
 
 
-@command(
+@Command(
     options=(
         Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
         Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
@@ -96,7 +94,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
         "stoker workflow ls --state failed --ids | xargs -n1 stoker workflow retry --failed",
     ),
 )
-def ls(given: Given) -> int:
+def ls(given: Given) -> None:
     most = values.most(given, SHOWN)
     with connect(given) as client:
         workflows, more = _newest(client, given["state"] or [], most)
@@ -109,7 +107,6 @@ def ls(given: Given) -> int:
         _print_workflows(workflows)
     if more and not (given["json"] or given["limit"]):
         render.note(f"only the newest {len(workflows)} workflows are shown; --all or --limit N shows more")
-    return 0
 
 
 def _newest(client: Client, states: list[str], most: int | None) -> tuple[list[WorkflowView], bool]:
@@ -151,10 +148,8 @@ def _not_done(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items() if state not in DONE)
 
 
-@command(
+@Command(
     words="ID",
-    least=1,
-    most=1,
     options=(
         Option("--analyse", None, "also why it failed, and the next command"),
         Option("--logs", None, f"also the last {TAIL_LINES} lines of the log of each step"),
@@ -162,7 +157,7 @@ def _not_done(counts: dict[str, int]) -> str:
     ),
     examples=("stoker workflow show 7", "stoker workflow show 7 --analyse", "stoker workflow show 7 --logs"),
 )
-def show(given: Given) -> int:
+def show(given: Given) -> None:
     params = {"id": workflow_id(given["words"][0])} | ({"analyse": True} if given["analyse"] else {})
     with connect(given) as client:
         workflow = client.call("workflow.get", params)
@@ -171,7 +166,7 @@ def show(given: Given) -> int:
         step["log_tail"] = logs.get(step["name"], b"").decode(errors="backslashreplace")
     if given["json"]:
         render.json_document(workflow)
-        return 0
+        return
     render.facts(_facts(workflow))
     render.line()
     _print_steps(workflow["steps"])
@@ -181,7 +176,6 @@ def show(given: Given) -> int:
     for step in workflow["steps"]:
         if step["name"] in logs:
             print_log_tail(f"{step['name']} (stoker logs {step['job']}):", logs[step["name"]])
-    return 0
 
 
 def _logs(client: Client, steps: list[StepView]) -> dict[str, bytes]:

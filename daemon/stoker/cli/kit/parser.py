@@ -93,29 +93,36 @@ COMMON = (
 
 
 class Command:
-    """A function and the arguments it accepts. `words` names its `least` to `most` positional arguments.
+    """A decorator of the function that carries a command out, which returns its exit status, or None for 0.
 
-    `greedy`: the first positional argument ends the options, as in `stoker run make -j4`.
+    `words` names the positional arguments, as the usage prints them: `[X]` may be left out, `X…` may be repeated.
+    `least` and `most` are for commands that accept other numbers of them. `greedy`: the first positional argument ends
+    the options, as in `stoker run make -j4`. The help prints the docstring of the function below the summary.
     """
+
+    run: Callable[[Given], int | None]
 
     def __init__(
         self,
-        run: Callable[[Given], int],
         *,
-        words: str,
-        least: int,
-        most: int | None,
-        options: Sequence[Option],
-        examples: Sequence[str],
-        greedy: bool,
+        words: str = "",
+        least: int | None = None,
+        most: int | None = None,
+        options: Sequence[Option] = (),
+        examples: Sequence[str] = (),
+        greedy: bool = False,
     ) -> None:
-        self.run = run
+        named = [word for word in words.split() if word != "--"]
         self.words = words
-        self.least = least
-        self.most = most
+        self.least = sum(not word.startswith("[") for word in named) if least is None else least
+        self.most = None if greedy or "…" in words else most or len(named)
         self.options = (*options, *COMMON)
         self.examples = examples
         self.greedy = greedy
+
+    def __call__(self, run: Callable[[Given], int | None]) -> Command:
+        self.run = run
+        return self
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """Raises UsageError. Stops at `--help`."""
@@ -167,26 +174,6 @@ def described(term: str, text: str, indent: int, columns: int) -> list[str]:
     width = max(NARROWEST_HELP, min(columns, HELP_COLUMNS)) - indent
     first, *others = textwrap.wrap(text, width)
     return [f"  {term}".ljust(indent - 1) + f" {first}", *(" " * indent + other for other in others)]
-
-
-def command(
-    *,
-    words: str = "",
-    least: int = 0,
-    most: int | None = 0,
-    options: Sequence[Option] = (),
-    examples: Sequence[str] = (),
-    greedy: bool = False,
-) -> Callable[[Callable[[Given], int]], Command]:
-    """Make a function a Command: it gets the parsed values and returns the exit status.
-
-    The help prints its docstring below the summary.
-    """
-
-    def bind(run: Callable[[Given], int]) -> Command:
-        return Command(run, words=words, least=least, most=most, options=options, examples=examples, greedy=greedy)
-
-    return bind
 
 
 def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option], given: Given) -> None:

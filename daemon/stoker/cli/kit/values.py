@@ -153,11 +153,6 @@ def optional(convert: Callable[[str], Any]) -> Callable[[str], tuple[Any]]:
     return lambda text: (None if text == "none" else convert(text),)
 
 
-def bound(text: str) -> int | None:
-    """A count, or `none` for no bound."""
-    return None if text == "none" else integer(text)
-
-
 def job_id(text: str) -> int:
     digits = text.removeprefix("#")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS and int(digits)):
