@@ -7,6 +7,7 @@ what the daemon then wrote in its row of `recoveries`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import DaemonProcess
 
+NOBODY = 65_534
 PLANNED = "SELECT plan FROM recoveries ORDER BY epoch DESC LIMIT 1"
 
 
@@ -211,6 +213,25 @@ def test_dry_run_when_a_file_of_sqlite_is_missing_then_the_others_stay_as_they_a
     (daemon.state_dir / lost).unlink(missing_ok=True)
 
     assert foretold(daemon)["steps"] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("lost", [None, "stoker.db-shm"])
+def test_dry_run_when_root_looks_at_a_service_then_its_files_stay_its_own(
+    daemon: DaemonProcess, lost: str | None
+) -> None:
+    with daemon.client() as client:
+        client.wait(submit(client, shell("exit 0")))
+    end(daemon)
+    if lost:
+        (daemon.state_dir / lost).unlink()
+    files = [daemon.state_dir, *daemon.state_dir.rglob("*")]
+    for path in files:
+        os.chown(path, NOBODY, NOBODY)
+
+    assert foretold(daemon)["steps"] == []
+
+    assert {path.stat().st_uid for path in [daemon.state_dir, *daemon.state_dir.rglob("*")]} == {NOBODY}
 
 
 UNFIT: dict[str, Callable[[Path], object]] = {

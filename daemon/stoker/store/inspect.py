@@ -36,7 +36,7 @@ class InspectedState(Struct, frozen=True):
 @contextmanager
 def inspecting(directory: StateDirectory) -> Iterator[InspectedState]:
     """Lock and read the directory. Raises AlreadyRunning if a daemon has it, StateRefused if none could start on it."""
-    directory.check()
+    directory.check(to_look=True)
     lock = directory.share()
     try:
         yield _read(directory, lock)
