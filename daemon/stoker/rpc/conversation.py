@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 120.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
-START_HINT = "start it with `stokerd`, or name its socket with --socket or STOKER_SOCKET"
+START_HINT = (
+    "start `stokerd` (the service: `systemctl start stoker`), or name its socket with --socket or STOKER_SOCKET"
+)
 
 
 class Conversation:
