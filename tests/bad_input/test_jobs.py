@@ -177,13 +177,22 @@ def test_command_line_when_it_is_wrong_then_status_and_stderr_explain_it(
 
 
 @untouched
-def test_command_line_when_a_line_of_a_batch_is_no_json_then_the_line_is_named(shared: DaemonProcess) -> None:
-    lines = [json.dumps(OK), '{"command": "true"', json.dumps(OK)]
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ('{"command": "true"', "line 3: "),
+        ('{"command": "/nowhere"}', "line 3: command: /nowhere does not exist; nothing was stored\n"),
+    ],
+)
+def test_command_line_when_a_line_of_a_batch_is_wrong_then_the_line_is_named(
+    shared: DaemonProcess, wrong: str, words: str
+) -> None:
+    lines = [json.dumps(OK), "", wrong, json.dumps(OK)]
 
     result = shared.cli("submit", "--atomic", "--batch", "-", input="\n".join(lines))
 
     assert result.returncode == 65
-    assert "2" in result.stderr
+    assert words in result.stderr
 
 
 def test_queue_when_it_is_full_then_the_command_line_says_try_again(

@@ -11,6 +11,7 @@ Invariant: memory is bounded, however long a line is and however many there are.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,6 +152,8 @@ class SubmitBatch:
             try:
                 answers: list[Any] = self._client.submit_many([spec for _, spec in sent], atomic=self._atomic)
             except StokerError as error:
+                if self._atomic:
+                    _name_line(error, sent)
                 if not attempts.pause_after(error):
                     raise _given_up(error, sent[0][0], sent[-1][0], perhaps_stored=attempts.sent) from None
             else:
@@ -172,6 +175,14 @@ class SubmitBatch:
         render.error(error, where=f"line {number}: ")
         self._refused += 1
         self._statuses.add(error.exit_status if status is None else status)
+
+
+def _name_line(error: StokerError, sent: list[tuple[int, Any]]) -> None:
+    """An atomic batch is refused as a whole: the number of the line replaces the position in the request."""
+    refused = re.match(r"jobs\[(\d+)\]\.", error.message)
+    if refused:
+        line, _ = sent[int(refused[1])]
+        error.message = f"line {line}: {error.message[refused.end() :]}; nothing was stored"
 
 
 def _not_existing(answer: Any) -> Any:
