@@ -7,22 +7,20 @@ or thread that is started anywhere else fails the test. `tests/test_house.py` sa
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
+from tests.support.task_door import add_door, starts
 from tests.support.torture import launchers
 from tests.support.work import end_of, kill9, running, shell, submit, submit_running
-from tests.test_house import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,30 +28,25 @@ if TYPE_CHECKING:
 
     from tests.support.work import Gate
 
-# Each with the way in which a failure of its task is heard.
+# The modules that start tasks, each with the way in which a failure of its task is heard.
 OWNERS = {
-    "background/tasks.py:start",  # retried, or the end of the daemon
-    "daemon.py:live", "daemon.py:_start", "daemon.py:_recover", "daemon.py:_until_done",  # awaited by the daemon's life
-    "rpc/calls.py:_future_of", "rpc/calls.py:begin",  # the client is answered with the error
-    "service/status.py:_chunks", "process/capture.py:changed",  # awaited by a stream, which gets the error
-    "executors/in_process.py:start",  # the outcome of the attempt
-    "process/tree.py:_until_ended", "upkeep/drain.py:_until_empty",  # awaited by the task that started it
-    "upkeep/health.py:look", "upkeep/health.py:_run",  # the error is the result of the check
-    "process/evidence.py:ask_launchers", "service/workers.py:get",  # awaited there
-    "rpc/server.py:stop", "upkeep/drain.py:_drain",  # awaited there
-    "executors/without_launcher.py:end_without_launcher",  # awaited there
+    "background/tasks.py",  # retried, or the end of the daemon
+    "daemon.py",  # awaited by the daemon's life
+    "rpc/calls.py",  # the client is answered with the error
+    "service/status.py", "process/capture.py",  # awaited by a stream, which gets the error
+    "executors/in_process.py",  # the outcome of the attempt
+    "process/tree.py", "process/evidence.py", "service/workers.py", "executors/without_launcher.py",  # awaited there
+    "upkeep/drain.py", "upkeep/health.py", "rpc/server.py",  # awaited there
 }  # fmt: skip
 THREAD_OWNERS = {
-    "host/threads.py:start_threads",  # a call that fails gives its error to the future that is awaited
-    "host/threads.py:run_apart",
-    "telemetry/log_writer.py:_start_thread",  # counts lines that are lost
-    "telemetry/exporting.py:close",
-    "store/database.py:_opened",  # aiosqlite: as a pool of one thread
+    "host/threads.py",  # a call that fails gives its error to the future that is awaited
+    "telemetry/log_writer.py",  # counts lines that are lost
+    "telemetry/exporting.py",  # awaited there
+    "store/database.py",  # aiosqlite: as a pool of one thread
 }
 EXPECTED = {  # what the programme must have met, else it proves little
-    "background/tasks.py:start", "daemon.py:_start", "rpc/calls.py:_future_of", "rpc/calls.py:begin",
-    "service/status.py:_chunks", "process/capture.py:changed", "executors/in_process.py:start",
-    "process/tree.py:_until_ended", "upkeep/health.py:look", "host/threads.py:start_threads",
+    "background/tasks.py", "daemon.py", "rpc/calls.py", "service/status.py", "process/capture.py",
+    "executors/in_process.py", "process/tree.py", "upkeep/health.py", "host/threads.py",
 }  # fmt: skip
 HANDLERS = """
 import asyncio
@@ -66,25 +59,13 @@ async def nap(call):
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Iterator[DaemonProcess]:
-    """A daemon whose starts of tasks and threads are in the file `record` beside its socket."""
+    """A daemon whose starts of tasks and threads are recorded."""
     (tmp_path / "naps.py").write_text(HANDLERS)
     settings = '[daemon]\nhandlers = ["naps"]\n[launcher]\nstuck_ms = 1000\n[cpu]\nsample_ms = 100\n'
-    daemon = DaemonProcess(settings, {"PYTHONPATH": f"{ROOT}:{tmp_path}"})
-    daemon.environ["STOKER_DOOR"] = str(daemon.home / "record")
-    programs = daemon.home / "bin"
-    programs.mkdir()
-    (programs / "stoker").symlink_to(daemon.programs / "stoker")
-    (programs / "stokerd").write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.task_door "$@"\n')
-    (programs / "stokerd").chmod(0o755)
-    daemon.programs = programs
+    daemon = DaemonProcess(settings, {"PYTHONPATH": str(tmp_path)})
+    add_door(daemon, record=True)
     with daemon:
         yield daemon
-
-
-def starts(daemon: DaemonProcess, kind: str) -> Counter[str]:
-    """Who started how many tasks or threads."""
-    lines: list[dict[str, Any]] = list(map(json.loads, (daemon.home / "record").read_text().splitlines()))
-    return Counter(line["started_by"] for line in lines if line["kind"] == kind)
 
 
 def programme(daemon: DaemonProcess, gate: Gate) -> None:

@@ -1,7 +1,8 @@
-"""stokerd with a door: `python -m tests.support.task_door` writes down who starts each of its tasks and threads.
+"""stokerd with a door, through which a test sees its tasks: `python -m tests.support.task_door` in place of stokerd.
 
-Owns the record, a file of JSON lines that STOKER_DOOR names: `kind` (task or thread), `name`, and `started_by`, the
-nearest function of the daemon above the start. Refuses to change what the daemon does.
+Owns the program around such a daemon, the tasks that it lists when it gets SIGUSR1, and, where STOKER_RECORD names a
+file, a line for each task and thread that is started, with the module of the daemon that is nearest to the start.
+Refuses to change what the daemon does.
 """
 
 from __future__ import annotations
@@ -9,58 +10,121 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker import daemon
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from tests.support.daemon import DaemonProcess
 
 PACKAGE = Path(daemon.__file__).parent
-RECORD = os.environ["STOKER_DOOR"]
+ROOT = Path(__file__).parents[2]
+LIST = os.environ.get("STOKER_TASKS", "")  # the daemon removes STOKER_* from its environment
+RECORD = os.environ.get("STOKER_RECORD")
 
 
-def started_by() -> str:
-    """`module.py:function` of the daemon's code that is nearest to the start."""
+def add_door(process: DaemonProcess, *, record: bool = False) -> None:
+    """From the next start on the daemon has a door."""
+    programs = process.home / "door"
+    programs.mkdir()
+    (programs / "stoker").symlink_to(process.programs / "stoker")
+    (programs / "stokerd").write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.task_door "$@"\n')
+    (programs / "stokerd").chmod(0o755)
+    process.programs = programs
+    process.environ["PYTHONPATH"] = f"{ROOT}:{process.environ.get('PYTHONPATH', '')}"
+    process.environ["STOKER_TASKS"] = str(process.home / "tasks")
+    if record:
+        process.environ["STOKER_RECORD"] = str(process.home / "record")
+
+
+def tasks_of(process: DaemonProcess) -> Counter[str]:
+    """The tasks of a daemon now, by what they run."""
+    listed = process.home / "tasks"
+    listed.unlink(missing_ok=True)
+    process.signal(signal.SIGUSR1)
+    until(listed.exists, why="a list of tasks")
+    return Counter(listed.read_text().split())
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def starts(process: DaemonProcess, kind: str) -> Counter[str]:
+    """Which module of the daemon started how many tasks or threads."""
+    lines: list[dict[str, Any]] = list(map(json.loads, (process.home / "record").read_text().splitlines()))
+    return Counter(line["started_by"] for line in lines if line["kind"] == kind)
+
+
+# --- inside the daemon ------------------------------------------------------------------------------------
+
+
+def _started_by() -> str:
+    """The module of the daemon whose code is nearest to the start."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if PACKAGE in path.parents and not frame.f_code.co_name.startswith("<"):  # a comprehension or a lambda
-            return f"{path.relative_to(PACKAGE)}:{frame.f_code.co_name}"
+        if PACKAGE in path.parents:
+            return str(path.relative_to(PACKAGE))
         frame = frame.f_back
     return "nobody"
 
 
-def note(kind: str, name: str) -> None:
-    line = json.dumps({"kind": kind, "name": name, "started_by": started_by()}) + "\n"
-    descriptor = os.open(RECORD, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+def _note(record: str, kind: str) -> None:
+    line = json.dumps({"kind": kind, "started_by": _started_by()}) + "\n"
+    descriptor = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.write(descriptor, line.encode())
     os.close(descriptor)
 
 
-def make_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
-    task = asyncio.Task(work, loop=loop, **options)
-    note("task", f"{getattr(work, '__qualname__', work)}")
-    return task
+def _list_tasks() -> None:
+    names = [getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks()]
+    fresh = Path(f"{LIST}.new")
+    fresh.write_text("\n".join(names))
+    fresh.rename(LIST)
 
 
-def open_door() -> None:
-    run, start = daemon.Daemon.run, threading.Thread.start
+def _record_starts(record: str, loop: asyncio.AbstractEventLoop) -> None:
+    def make_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+        _note(record, "task")
+        return asyncio.Task(work, loop=loop, **more)
 
-    async def run_recorded(self: daemon.Daemon) -> int:
-        asyncio.get_running_loop().set_task_factory(make_task)  # type: ignore[arg-type]
-        return await run(self)
+    loop.set_task_factory(make_task)  # type: ignore[arg-type]
 
-    def start_recorded(self: threading.Thread) -> None:
-        note("thread", self.name)
+
+def _record_threads(record: str) -> None:
+    start = threading.Thread.start
+
+    def start_seen(self: threading.Thread) -> None:
+        _note(record, "thread")
         start(self)
 
-    daemon.Daemon.run = run_recorded  # type: ignore[method-assign]
-    threading.Thread.start = start_recorded  # type: ignore[method-assign]
+    threading.Thread.start = start_seen  # type: ignore[method-assign]
+
+
+def _open_door() -> None:
+    run = daemon.Daemon.run
+
+    async def run_seen(self: daemon.Daemon) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, _list_tasks)
+        if RECORD is not None:
+            _record_starts(RECORD, loop)
+        return await run(self)
+
+    daemon.Daemon.run = run_seen  # type: ignore[method-assign]
+    if RECORD is not None:
+        _record_threads(RECORD)
 
 
 if __name__ == "__main__":
-    open_door()
+    _open_door()
     daemon.main()
