@@ -18,7 +18,7 @@ import pytest
 from stoker.cli import main
 from stoker.core.errors import JobNotFound
 from stoker.core.job.model import State
-from stoker.core.requests import ChangeFeed, CommandOptions, JobFilter, JobStanding, LogFeed, Verb
+from stoker.core.requests import ChangeFeed, JobFilter, JobStanding, LogFeed, Verb, VerbParams
 from tests.support.rpc import MemoryService, ServerThread
 
 if TYPE_CHECKING:
@@ -85,14 +85,14 @@ class DeskService(MemoryService):
         keys = ("id", "state", "reason", "exit_code", "signal")
         return [JobStanding(**{key: one[key] for key in keys}) for one in views]
 
-    def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
-        if job_id not in self.views:
+    def command(self, verb: Verb, sent: VerbParams, peer_uid: int) -> asyncio.Future[JobStanding]:
+        if sent.id not in self.views:
             answer: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
-            answer.set_exception(JobNotFound(f"there is no job {job_id}", hint="stoker ls"))
+            answer.set_exception(JobNotFound(f"there is no job {sent.id}", hint="stoker ls"))
             return answer
         if verb is Verb.CANCEL:
-            self.change(job_id, state=State.CANCELLED, reason="user")
-        return super().command(verb, job_id, peer_uid, options)
+            self.change(sent.id, state=State.CANCELLED, reason="user")
+        return super().command(verb, sent, peer_uid)
 
     async def logs(
         self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.core.requests import RetryParams
 from tests.cli.conftest import DeskService, view
 from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import ServerThread
@@ -315,7 +316,7 @@ def test_run_when_interrupted_then_the_job_is_cancelled_and_its_end_printed(desk
     assert out.startswith(b"hello\n")
     assert b"cancelling job 1" in err
     assert b"job 1 cancelled" in err
-    assert [(str(verb), job) for verb, job, _ in desk.service.commands] == [("cancel", 1)]
+    assert [(str(verb), sent.id) for verb, sent in desk.service.commands] == [("cancel", 1)]
 
 
 def test_run_when_interrupted_twice_then_the_job_is_left_to_the_daemon(
@@ -566,7 +567,7 @@ def test_cancel_when_one_of_several_is_unknown_then_the_others_are_cancelled(des
 
     assert (ended.status, ended.out) == (65, "job 1 cancelled\njob 3 cancelled\n")
     assert "stoker: there is no job 2" in ended.err
-    assert {options.reason_note for _, _, options in desk.service.commands} == {"wrong input"}
+    assert {sent.reason for _, sent in desk.service.commands} == {"wrong input"}
 
 
 def test_retry_when_options_are_given_then_they_are_sent(desk: Desk) -> None:
@@ -575,8 +576,9 @@ def test_retry_when_options_are_given_then_they_are_sent(desk: Desk) -> None:
     desk.stoker("retry", "1", "--timeout", "20m", "--deadline", "2026-12-01T08:00Z")
     refused = desk.stoker("retry", "1", "--timeout", "0s")
 
-    ((_, _, options),) = desk.service.commands
-    assert (options.timeout_ms, options.deadline) == (1_200_000, 1_796_112_000_000)
+    ((_, sent),) = desk.service.commands
+    assert isinstance(sent, RetryParams)
+    assert (sent.timeout_ms, sent.deadline) == (1_200_000, 1_796_112_000_000)
     assert (refused.status, refused.err.partition(",")[0]) == (65, "stoker: --timeout 0s: 0ms is less than 1ms")
 
 

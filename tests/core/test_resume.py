@@ -122,9 +122,9 @@ def test_fingerprint_when_it_changed_then_the_step_and_those_behind_it_run_again
 
 
 def test_wish_when_nothing_is_named_then_it_is_plain() -> None:
-    assert Wish().plain
-    assert not Wish(strategy="restart").plain
-    assert not Wish(start="a").plain
+    assert Wish(id=7).plain
+    assert not Wish(id=7, strategy="restart").plain
+    assert not Wish(id=7, start="a").plain
 
 
 def test_stopped_short_when_the_step_never_started_then_no_strategy_is_asked() -> None:

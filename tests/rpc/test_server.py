@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stoker.core.requests import RetryParams
 from stoker.rpc.address import bind_socket
 from stoker.rpc.capacity import RESERVE
 from stoker.rpc.server import Server
@@ -140,8 +141,9 @@ def test_verbs_when_sent_with_their_options_then_the_service_gets_them(client: R
     client.ask("job.retry", id=4, reason="again", yes=True, timeout_ms=5)
     refused = client.ask("job.cancel", id=4, yes=True)
 
-    ((verb, job, options),) = server.service.commands
-    assert (verb, job, options.yes, options.timeout_ms, options.reason_note) == ("retry", 4, True, 5, "again")
+    ((verb, sent),) = server.service.commands
+    assert isinstance(sent, RetryParams)
+    assert (verb, sent.id, sent.yes, sent.timeout_ms, sent.reason) == ("retry", 4, True, 5, "again")
     assert refused["error"]["data"]["path"] == "yes"
 
 

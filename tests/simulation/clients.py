@@ -12,7 +12,16 @@ from typing import Any
 
 from stoker.core.errors import StokerError
 from stoker.core.job.model import NeedOn, OnOrphan
-from stoker.core.requests import CommandOptions, JobChanges, JobParams, JobStanding, NeedParams, SubmitAnswer, Verb
+from stoker.core.requests import (
+    JobChanges,
+    JobParams,
+    JobStanding,
+    NeedParams,
+    RestartParams,
+    SubmitAnswer,
+    Verb,
+    VerbParams,
+)
 from stoker.engine.submit import Submission
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws
@@ -99,7 +108,8 @@ class Clients:
                 changes = JobChanges(priority=self._chance.randrange(-3, 4), ttl_ms=self._chance.choice([None, 5_000]))
                 future = life.service.edit(job_id, changes, UID, None)
             else:
-                future = life.service.command(verb, job_id, UID, CommandOptions(yes=yes))
+                sent = RestartParams(id=job_id, yes=yes) if verb is Verb.RESTART else VerbParams(id=job_id)
+                future = life.service.command(verb, sent, UID)
             future.add_done_callback(lambda done: self._hear_verb(job_id, done))
 
     def _hear_verb(self, job_id: int, done: asyncio.Future[JobStanding]) -> None:

@@ -22,7 +22,6 @@ from stoker.core.errors import JobNotFound, StokerError
 from stoker.core.job.model import State
 from stoker.core.requests import (
     ChangeFeed,
-    CommandOptions,
     JobChanges,
     JobFilter,
     JobParams,
@@ -32,6 +31,7 @@ from stoker.core.requests import (
     QueueSettings,
     SubmitAnswer,
     Verb,
+    VerbParams,
 )
 from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
@@ -58,7 +58,7 @@ class MemoryService(Service):
     def __init__(self) -> None:
         self.jobs: dict[int, JobParams] = {}
         self.keys: dict[str, int] = {}
-        self.commands: list[tuple[Verb, int, CommandOptions]] = []
+        self.commands: list[tuple[Verb, VerbParams]] = []
         self.log: list[Chunk] = [Chunk(0, b"hello\n"), Chunk(6, None, 100), Chunk(106, b"\xffend\n")]
         self.follow_forever = False
         self.feeds_open = 0
@@ -101,10 +101,10 @@ class MemoryService(Service):
         for commit in self.held:
             commit()
 
-    def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
+    def command(self, verb: Verb, sent: VerbParams, peer_uid: int) -> asyncio.Future[JobStanding]:
         answer: asyncio.Future[JobStanding] = asyncio.get_running_loop().create_future()
-        self.commands.append((verb, job_id, options))
-        answer.set_result(JobStanding(id=job_id, state=State.CANCELLED))
+        self.commands.append((verb, sent))
+        answer.set_result(JobStanding(id=sent.id, state=State.CANCELLED))
         return answer
 
     def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
@@ -171,7 +171,7 @@ class MemoryService(Service):
     async def queues(self) -> Any:
         return {"queues": []}
 
-    def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> asyncio.Future[Reply]:
+    def set_queue(self, settings: QueueSettings, peer_uid: int) -> asyncio.Future[Reply]:
         return _answered({"name": settings.name})
 
     def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Reply]:

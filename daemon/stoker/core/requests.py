@@ -14,7 +14,7 @@ import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State
@@ -47,6 +47,7 @@ JobId = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Priority = Annotated[int, Meta(ge=-10_000, le=10_000)]
 Budget = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bound = Annotated[int, Meta(ge=0, le=MAX_INT)]
+PageLimit = Annotated[int, Meta(ge=1, le=1000)]
 Bytes = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Delay = Annotated[int, Meta(ge=0, le=MAX_DURATION_MS)]
 Duration = Annotated[int, Meta(ge=1, le=MAX_DURATION_MS)]
@@ -192,39 +193,57 @@ class JobChanges(Params, frozen=True, kw_only=True):
     limits: LimitChanges | UnsetType = UNSET
 
 
-class CommandOptions(Struct, frozen=True, kw_only=True):
-    """The options of a verb. `deadline` and `timeout_ms` are for retry, `force` and `reassign` for restart.
+class JobParam(Params, frozen=True, kw_only=True):
+    id: JobId
 
-    `yes` lets an unsafe job run again.
-    """
 
-    reason_note: str | None = None
+class VerbParams(JobParam, frozen=True, kw_only=True):
+    """A verb that takes no options."""
+
+    reason: Note | None = None
+
+
+class RetryParams(VerbParams, frozen=True, kw_only=True):
+    """`yes` is accepted for clients that send it to every verb: a retry needs no confirmation."""
+
     yes: bool = False
-    timeout_ms: int | None = None
-    deadline: int | None = None
+    timeout_ms: Duration | None = None
+    deadline: Instant | None = None
+
+
+class RestartParams(VerbParams, frozen=True, kw_only=True):
+    """`yes` lets an unsafe job run again."""
+
+    yes: bool = False
     force: bool = False
     reassign: bool = False
 
 
-class JobFilter(Struct, frozen=True, kw_only=True):
+class WorkflowParams(Params, frozen=True, kw_only=True):
+    id: JobId
+    reason: Note | None = None
+
+
+class JobFilter(Params, frozen=True, kw_only=True):
     """Which jobs to list, newest first; `before` is the cursor. Empty `states` means all."""
 
     states: tuple[State, ...] = ()
-    queue: str | None = None
-    name: str | None = None
-    label: tuple[str, str] | None = None
-    before: int | None = None
-    limit: int = 100
+    queue: Name | None = None
+    name: Title | None = None
+    label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
+    limit: PageLimit = 100
+    before: JobId | None = None
 
 
-class QueueSettings(Struct, frozen=True, kw_only=True):
+class QueueSettings(Params, frozen=True, kw_only=True):
     """Changes to a queue, which is created if it is new. UNSET keeps a setting, None removes a limit."""
 
-    name: str
-    queue_class: QueueClass | UnsetType = UNSET
-    max_running: int | UnsetType | None = UNSET
-    max_queued: int | UnsetType | None = UNSET
+    name: Name
+    queue_class: QueueClass | UnsetType = field(default=UNSET, name="class")
+    max_running: Bound | UnsetType | None = UNSET
+    max_queued: Bound | UnsetType | None = UNSET
     defaults: JobDefaults | UnsetType = UNSET
+    reason: Note | None = None
 
 
 class SubmitAnswer(Struct, frozen=True, gc=False):

@@ -15,39 +15,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stoker.core.errors import InvalidParams, StokerError
 from stoker.core.requests import (
     ChangeFeed,
-    CommandOptions,
     JobChanges,
     JobFilter,
+    JobParam,
     JobParams,
     LogChunk,
     LogFeed,
     QueueSettings,
-    SubmitAnswer,
-    Verb,
-)
-from stoker.core.workflow.mistakes import MAX_MISTAKES
-from stoker.rpc.schema import (
-    DrainParams,
-    EditParams,
-    FindParams,
-    GetParams,
-    HistoryParams,
-    JobParam,
-    ListParams,
-    LogsParams,
-    NoParams,
-    QueueParams,
-    QueueSetParams,
-    ResourceSetParams,
     RestartParams,
     RetryParams,
-    SubmitManyParams,
+    SubmitAnswer,
+    Verb,
     VerbParams,
-    WaitParams,
-    WatchParams,
-    WorkerParams,
-    read_params,
 )
+from stoker.core.workflow.mistakes import MAX_MISTAKES
+from stoker.rpc import schema
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
 
@@ -78,13 +60,13 @@ class JobBatch(NamedTuple):
     atomic: bool
 
 
-def _read_jobs(params: SubmitManyParams) -> JobBatch:
+def _read_jobs(params: schema.SubmitManyParams) -> JobBatch:
     """A full sentence for a mistake is slow to build: only the first ones get it, the others msgspec's short text."""
     read: list[JobParams | StokerError] = []
     wrong = 0
     for index, job in enumerate(params.jobs):
         try:
-            read.append(read_params(job, JobParams, f"jobs[{index}]", full_text=wrong < MAX_MISTAKES))
+            read.append(schema.read_params(job, JobParams, f"jobs[{index}]", full_text=wrong < MAX_MISTAKES))
         except InvalidParams as error:
             if params.atomic:
                 raise
@@ -112,55 +94,31 @@ def _slot(answer: SubmitAnswer | StokerError, index: int) -> object:
     return {"error": (answer if placed else answer.within(f"jobs[{index}]")).to_wire()}
 
 
-def _get(service: Service, _peer: Peer, params: GetParams) -> object:
+def _get(service: Service, _peer: Peer, params: schema.GetParams) -> object:
     return service.get(params.id, params.before, params.limit)
 
 
-def _history(service: Service, _peer: Peer, params: HistoryParams) -> object:
+def _history(service: Service, _peer: Peer, params: schema.HistoryParams) -> object:
     return service.history(params.id, params.after, params.limit)
 
 
-def _list(service: Service, _peer: Peer, params: ListParams) -> object:
-    key, _, value = (params.label or "").partition("=")
-    wanted = JobFilter(
-        states=params.states,
-        queue=params.queue,
-        name=params.name,
-        label=(key, value) if params.label else None,
-        before=params.before,
-        limit=params.limit,
-    )
-    return service.list(wanted)
-
-
 def _verb(verb: Verb, params: type[VerbParams] = VerbParams) -> Method[Any]:
-    def handler(service: Service, peer: Peer, sent: VerbParams) -> object:
-        options = CommandOptions(
-            reason_note=sent.reason,
-            yes=getattr(sent, "yes", False),
-            timeout_ms=getattr(sent, "timeout_ms", None),
-            deadline=getattr(sent, "deadline", None),
-            force=getattr(sent, "force", False),
-            reassign=getattr(sent, "reassign", False),
-        )
-        return service.command(verb, sent.id, peer.uid, options)
-
-    return Method(params, handler)
+    return Method(params, lambda service, peer, sent: service.command(verb, sent, peer.uid))
 
 
-def _edit(service: Service, peer: Peer, params: EditParams) -> object:
+def _edit(service: Service, peer: Peer, params: schema.EditParams) -> object:
     changes = JobChanges(**{name: getattr(params, name) for name in JobChanges.__struct_fields__})
     return service.edit(params.id, changes, peer.uid, params.reason)
 
 
-async def _wait(service: Service, _peer: Peer, params: WaitParams) -> Reply:
+async def _wait(service: Service, _peer: Peer, params: schema.WaitParams) -> Reply:
     return {"jobs": await service.wait(params.ids, any_one=params.any, timeout_ms=params.timeout_ms)}
 
 
 # --- streams ------------------------------------------------------------------------------------------------
 
 
-async def _logs(service: Service, _peer: Peer, params: LogsParams) -> Stream:
+async def _logs(service: Service, _peer: Peer, params: schema.LogsParams) -> Stream:
     feed = await service.logs(params.id, params.attempt, params.offset, params.tail_lines, follow=params.follow)
     return Stream({"attempt": feed.attempt}, _log_notifications(feed))
 
@@ -178,7 +136,7 @@ def _log_notification(attempt: int, chunk: LogChunk) -> Reply:
     return {**where, "data": base64.b64encode(chunk.data).decode()}
 
 
-async def _watch(service: Service, _peer: Peer, params: WatchParams) -> Stream:
+async def _watch(service: Service, _peer: Peer, params: schema.WatchParams) -> Stream:
     feed = await service.watch(params.after, params.job, params.workflow)
     return Stream({"seq": feed.seq}, _change_notifications(feed))
 
@@ -192,62 +150,53 @@ async def _change_notifications(feed: ChangeFeed) -> AsyncGenerator[Reply, None]
 # --- queues and resources -------------------------------------------------------------------------------------
 
 
-def _set_queue(service: Service, peer: Peer, params: QueueSetParams) -> object:
-    settings = QueueSettings(
-        name=params.name,
-        queue_class=params.queue_class,
-        max_running=params.max_running,
-        max_queued=params.max_queued,
-        defaults=params.defaults,
-    )
-    return service.set_queue(settings, peer.uid, params.reason)
-
-
-def _pause(service: Service, peer: Peer, params: QueueParams) -> object:
+def _pause(service: Service, peer: Peer, params: schema.QueueParams) -> object:
     return service.pause_queue(params.name, peer.uid, params.reason, paused=True)
 
 
-def _resume(service: Service, peer: Peer, params: QueueParams) -> object:
+def _resume(service: Service, peer: Peer, params: schema.QueueParams) -> object:
     return service.pause_queue(params.name, peer.uid, params.reason, paused=False)
 
 
-def _set_resource(service: Service, peer: Peer, params: ResourceSetParams) -> object:
+def _set_resource(service: Service, peer: Peer, params: schema.ResourceSetParams) -> object:
     return service.set_resource(params.name, params.capacity, peer.uid, params.reason)
 
 
 METHODS: dict[str, Method[Any]] = {
     "job.submit": Method(JobParams, _submit, brings_work=True),
-    "job.submit_many": Method(SubmitManyParams, _submit_many, brings_work=True, reader=_read_jobs),
-    "job.get": Method(GetParams, _get, MethodKind.READ),
+    "job.submit_many": Method(schema.SubmitManyParams, _submit_many, brings_work=True, reader=_read_jobs),
+    "job.get": Method(schema.GetParams, _get, MethodKind.READ),
     "job.find": Method(
-        FindParams,
+        schema.FindParams,
         lambda service, peer, sent: service.find(peer.uid, sent.idempotency_key),
         MethodKind.READ,
     ),
-    "job.list": Method(ListParams, _list, MethodKind.READ),
-    "job.edit": Method(EditParams, _edit),
+    "job.list": Method(JobFilter, lambda service, _peer, wanted: service.list(wanted), MethodKind.READ),
+    "job.edit": Method(schema.EditParams, _edit),
     "job.cancel": _verb(Verb.CANCEL),
     "job.retry": _verb(Verb.RETRY, RetryParams),
     "job.skip": _verb(Verb.SKIP),
     "job.hold": _verb(Verb.HOLD),
     "job.release": _verb(Verb.RELEASE),
     "job.restart": _verb(Verb.RESTART, RestartParams),
-    "job.wait": Method(WaitParams, _wait, MethodKind.WAIT),
-    "job.logs": Method(LogsParams, _logs, MethodKind.STREAM),
+    "job.wait": Method(schema.WaitParams, _wait, MethodKind.WAIT),
+    "job.logs": Method(schema.LogsParams, _logs, MethodKind.STREAM),
     "job.why": Method(JobParam, lambda service, _, job: service.why(job.id), MethodKind.READ),
     "job.environment": Method(JobParam, lambda service, _, job: service.workers.environment(job.id), MethodKind.READ),
-    "worker.get": Method(WorkerParams, lambda service, _, params: service.workers.get(params.job), MethodKind.READ),
-    "job.history": Method(HistoryParams, _history, MethodKind.READ),
-    "queue.list": Method(NoParams, lambda service, _peer, _: service.queues()),
-    "queue.set": Method(QueueSetParams, _set_queue),
-    "queue.pause": Method(QueueParams, _pause),
-    "queue.resume": Method(QueueParams, _resume),
-    "resource.list": Method(NoParams, lambda service, _peer, _: service.resources()),
-    "resource.set": Method(ResourceSetParams, _set_resource),
-    "system.status": Method(NoParams, lambda service, _peer, _: service.status()),
-    "system.health": Method(NoParams, lambda service, _peer, _: service.health()),
-    "system.reload": Method(NoParams, lambda service, _peer, _: service.reload()),
-    "system.drain": Method(DrainParams, lambda service, _, params: service.drain(stop=params.stop)),
-    "watch": Method(WatchParams, _watch, MethodKind.STREAM),
+    "worker.get": Method(
+        schema.WorkerParams, lambda service, _, params: service.workers.get(params.job), MethodKind.READ
+    ),
+    "job.history": Method(schema.HistoryParams, _history, MethodKind.READ),
+    "queue.list": Method(schema.NoParams, lambda service, _peer, _: service.queues()),
+    "queue.set": Method(QueueSettings, lambda service, peer, settings: service.set_queue(settings, peer.uid)),
+    "queue.pause": Method(schema.QueueParams, _pause),
+    "queue.resume": Method(schema.QueueParams, _resume),
+    "resource.list": Method(schema.NoParams, lambda service, _peer, _: service.resources()),
+    "resource.set": Method(schema.ResourceSetParams, _set_resource),
+    "system.status": Method(schema.NoParams, lambda service, _peer, _: service.status()),
+    "system.health": Method(schema.NoParams, lambda service, _peer, _: service.health()),
+    "system.reload": Method(schema.NoParams, lambda service, _peer, _: service.reload()),
+    "system.drain": Method(schema.DrainParams, lambda service, _, params: service.drain(stop=params.stop)),
+    "watch": Method(schema.WatchParams, _watch, MethodKind.STREAM),
     **WORKFLOW_METHODS,
 }

@@ -1,8 +1,8 @@
 """The parameters of every method, and `read_params`, which validates them.
 
-Owns the types of requests; that of a job is `core.requests.JobParams`. A mistake raises InvalidParams with a message
-from param_errors.py. The engine checks whether a job or queue exists. The jobs of a batch are validated one by one
-later, as each has its own error.
+Owns the types of requests that only a handler reads; those that go on to the service are in `core`. A mistake raises
+InvalidParams with a message from param_errors.py. The engine checks whether a job or queue exists. The jobs of a batch
+are validated one by one later, as each has its own error.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from stoker.core.errors import InvalidParams
-from stoker.core.job.model import NeedOn, QueueClass, State
+from stoker.core.job.model import NeedOn
 from stoker.core.requests import (
     Bound,
     Budget,
     Delay,
     Duration,
-    Instant,
     JobChanges,
-    JobDefaults,
     JobId,
+    JobParam,
     Name,
     Note,
+    PageLimit,
     Params,
     Title,
+    WorkflowParams,
 )
-from stoker.core.workflow.state import Again, WorkflowState
+from stoker.core.workflow.state import Again
 from stoker.rpc.param_errors import invalid_params, moved, short_error
 
 MAX_JOBS = 10_000
@@ -42,13 +43,6 @@ class NoParams(Params, frozen=True, kw_only=True):
 class SubmitManyParams(Params, frozen=True, kw_only=True):
     jobs: Annotated[list[Any], Meta(max_length=MAX_JOBS)]
     atomic: bool = False
-
-
-class JobParam(Params, frozen=True, kw_only=True):
-    id: JobId
-
-
-PageLimit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class GetParams(JobParam, frozen=True, kw_only=True):
@@ -69,35 +63,8 @@ class FindParams(Params, frozen=True, kw_only=True):
     idempotency_key: Title
 
 
-class ListParams(Params, frozen=True, kw_only=True):
-    states: tuple[State, ...] = ()
-    queue: Name | None = None
-    name: Title | None = None
-    label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
-    limit: PageLimit = 100
-    before: JobId | None = None
-
-
 class WorkerParams(Params, frozen=True, kw_only=True):
     job: JobId
-
-
-class VerbParams(JobParam, frozen=True, kw_only=True):
-    reason: Note | None = None
-
-
-class AgainParams(VerbParams, frozen=True, kw_only=True):
-    yes: bool = False
-
-
-class RestartParams(AgainParams, frozen=True, kw_only=True):
-    force: bool = False
-    reassign: bool = False
-
-
-class RetryParams(AgainParams, frozen=True, kw_only=True):
-    timeout_ms: Duration | None = None
-    deadline: Instant | None = None
 
 
 class EditParams(JobChanges, frozen=True, kw_only=True):
@@ -123,15 +90,6 @@ class QueueParams(Params, frozen=True, kw_only=True):
     reason: Note | None = None
 
 
-class QueueSetParams(Params, frozen=True, kw_only=True):
-    name: Name
-    queue_class: QueueClass | UnsetType = msgspec.field(default=UNSET, name="class")
-    max_running: Bound | UnsetType | None = UNSET
-    max_queued: Bound | UnsetType | None = UNSET
-    defaults: JobDefaults | UnsetType = UNSET
-    reason: Note | None = None
-
-
 class ResourceSetParams(Params, frozen=True, kw_only=True):
     name: Name
     capacity: Bound
@@ -146,11 +104,6 @@ class WatchParams(Params, frozen=True, kw_only=True):
     after: Bound | None = None
     job: JobId | None = None
     workflow: JobId | None = None
-
-
-class WorkflowParams(Params, frozen=True, kw_only=True):
-    id: JobId
-    reason: Note | None = None
 
 
 class WorkflowGetParams(Params, frozen=True, kw_only=True):
@@ -175,12 +128,6 @@ class CheckpointListParams(Params, frozen=True, kw_only=True):
     limit: PageLimit = 100
 
 
-class WorkflowListParams(Params, frozen=True, kw_only=True):
-    states: tuple[WorkflowState, ...] = ()
-    limit: PageLimit = 100
-    before: JobId | None = None
-
-
 class WorkflowRetryParams(WorkflowParams, frozen=True, kw_only=True):
     """The steps to retry: those that failed (the default), all, or `step` and the steps that depend on it."""
 
@@ -200,17 +147,6 @@ class WorkflowNeedParams(WorkflowStepParams, frozen=True, kw_only=True):
 
 class WorkflowAddNeedParams(WorkflowNeedParams, frozen=True, kw_only=True):
     on: NeedOn = NeedOn.OK
-
-
-class WorkflowResumeParams(WorkflowParams, frozen=True, kw_only=True):
-    """`strategy`: replaces those of the steps; `from`: this step and its dependents; `explain`: change nothing."""
-
-    strategy: Name | None = None
-    start: Name | None = msgspec.field(default=None, name="from")
-    explain: bool = False
-    verify: bool = True
-    timeout_ms: Duration | None = None
-    max_attempts: Budget | None = None
 
 
 class WorkflowRollbackParams(WorkflowParams, frozen=True, kw_only=True):

@@ -5,103 +5,50 @@ Owns their handlers, by the same rules as methods.py: read the parameters, call 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import Actor
-from stoker.core.requests import CheckpointPart
+from stoker.core.requests import CheckpointPart, WorkflowParams
+from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.resume import Wish
 from stoker.core.workflow.state import WorkflowFilter
+from stoker.rpc import schema
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
-from stoker.rpc.schema import (
-    CheckpointGetParams,
-    CheckpointListParams,
-    WorkflowAddNeedParams,
-    WorkflowGetParams,
-    WorkflowListParams,
-    WorkflowNeedParams,
-    WorkflowParams,
-    WorkflowResumeParams,
-    WorkflowRetryParams,
-    WorkflowRollbackParams,
-    WorkflowStepParams,
-)
-from stoker.rpc.table import Method, MethodKind
+from stoker.rpc.table import Method, MethodKind, Peer
 
 if TYPE_CHECKING:
-    from stoker.core.workflow.definition import FlowRequest
-    from stoker.rpc.table import Peer
     from stoker.service.service import Service
+    from stoker.service.workflows import WorkflowService
 
 
 def _submit(service: Service, peer: Peer, request: FlowRequest) -> object:
     return service.workflows.submit(request, peer.uid)
 
 
-def _get(service: Service, _peer: Peer, params: WorkflowGetParams) -> object:
-    return service.workflows.get(params.id, analysed=params.analyse)
+def _verb(params: type[WorkflowParams], act: Callable[[WorkflowService, Any, Actor], object]) -> Method[Any]:
+    """A change of a workflow, which is recorded with the person and the reason."""
+    return Method(params, lambda service, peer, sent: act(service.workflows, sent, Actor(peer.uid, sent.reason)))
 
 
-def _list(service: Service, _peer: Peer, params: WorkflowListParams) -> object:
-    wanted = WorkflowFilter(states=params.states, before=params.before, limit=params.limit)
-    return service.workflows.list(wanted)
+def _retry(workflows: WorkflowService, sent: schema.WorkflowRetryParams, actor: Actor) -> object:
+    budget = {"timeout_ms": sent.timeout_ms, "max_attempts": sent.max_attempts}
+    return workflows.retry(sent.id, sent.again, sent.step, actor, **budget)
 
 
-def _pause(service: Service, peer: Peer, params: WorkflowParams) -> object:
-    return service.workflows.pause(params.id, Actor(peer.uid, params.reason))
+def _rollback(workflows: WorkflowService, sent: schema.WorkflowRollbackParams, actor: Actor) -> object:
+    to = None if sent.to == "latest" else sent.to
+    return workflows.rollback(sent.id, to, actor, redo=sent.redo, resume=sent.resume)
 
 
-def _cancel(service: Service, peer: Peer, params: WorkflowParams) -> object:
-    return service.workflows.cancel(params.id, Actor(peer.uid, params.reason))
-
-
-def _retry(service: Service, peer: Peer, params: WorkflowRetryParams) -> object:
-    budget = {"timeout_ms": params.timeout_ms, "max_attempts": params.max_attempts}
-    return service.workflows.retry(params.id, params.again, params.step, Actor(peer.uid, params.reason), **budget)
-
-
-def _skip(service: Service, peer: Peer, params: WorkflowStepParams) -> object:
-    return service.workflows.skip(params.id, params.step, Actor(peer.uid, params.reason))
-
-
-def _add_need(service: Service, peer: Peer, params: WorkflowAddNeedParams) -> object:
-    actor = Actor(peer.uid, params.reason)
-    return service.workflows.add_need(params.id, params.step, params.need, params.on, actor)
-
-
-def _remove_need(service: Service, peer: Peer, params: WorkflowNeedParams) -> object:
-    return service.workflows.remove_need(params.id, params.step, params.need, Actor(peer.uid, params.reason))
-
-
-def _resume(service: Service, peer: Peer, params: WorkflowResumeParams) -> object:
-    wish = Wish(
-        strategy=params.strategy,
-        start=params.start,
-        explain=params.explain,
-        timeout_ms=params.timeout_ms,
-        max_attempts=params.max_attempts,
-        verify=params.verify,
-    )
-    return service.workflows.resume(params.id, wish, Actor(peer.uid, params.reason))
-
-
-def _rollback(service: Service, peer: Peer, params: WorkflowRollbackParams) -> object:
-    to = None if params.to == "latest" else params.to
-    actor = Actor(peer.uid, params.reason)
-    return service.workflows.rollback(params.id, to, actor, redo=params.redo, resume=params.resume)
-
-
-def _save_checkpoint(service: Service, peer: Peer, part: CheckpointPart) -> object:
-    return service.checkpoints.save(part, peer.connection)
-
-
-def _get_checkpoint(service: Service, _peer: Peer, params: CheckpointGetParams) -> object:
+def _get_checkpoint(service: Service, _peer: Peer, params: schema.CheckpointGetParams) -> object:
     return (
         service.checkpoints.context(params.id) if params.context else service.checkpoints.get(params.id, params.offset)
     )
 
 
-def _list_checkpoints(service: Service, _peer: Peer, params: CheckpointListParams) -> object:
+def _list_checkpoints(service: Service, _peer: Peer, params: schema.CheckpointListParams) -> object:
     if (params.workflow is None) == (params.job is None):
         raise InvalidParams("params: name one of workflow and job", path="workflow", hint="stoker checkpoint ls 7")
     return service.checkpoints.list(params.workflow, params.job or 0, params.before_seq, params.limit)
@@ -109,17 +56,33 @@ def _list_checkpoints(service: Service, _peer: Peer, params: CheckpointListParam
 
 WORKFLOW_METHODS: dict[str, Method[Any]] = {
     "workflow.submit": Method(WorkflowSubmitParams, _submit, brings_work=True, reader=read_flow),
-    "workflow.get": Method(WorkflowGetParams, _get, MethodKind.READ),
-    "workflow.list": Method(WorkflowListParams, _list, MethodKind.READ),
-    "workflow.pause": Method(WorkflowParams, _pause),
-    "workflow.cancel": Method(WorkflowParams, _cancel),
-    "checkpoint.save": Method(CheckpointPart, _save_checkpoint),
-    "checkpoint.get": Method(CheckpointGetParams, _get_checkpoint, MethodKind.READ),
-    "checkpoint.list": Method(CheckpointListParams, _list_checkpoints, MethodKind.READ),
-    "workflow.retry": Method(WorkflowRetryParams, _retry),
-    "workflow.skip": Method(WorkflowStepParams, _skip),
-    "workflow.add_need": Method(WorkflowAddNeedParams, _add_need),
-    "workflow.remove_need": Method(WorkflowNeedParams, _remove_need),
-    "workflow.resume": Method(WorkflowResumeParams, _resume),
-    "workflow.rollback": Method(WorkflowRollbackParams, _rollback),
+    "workflow.get": Method(
+        schema.WorkflowGetParams,
+        lambda service, _peer, sent: service.workflows.get(sent.id, analysed=sent.analyse),
+        MethodKind.READ,
+    ),
+    "workflow.list": Method(
+        WorkflowFilter, lambda service, _peer, wanted: service.workflows.list(wanted), MethodKind.READ
+    ),
+    "workflow.pause": _verb(WorkflowParams, lambda workflows, sent, actor: workflows.pause(sent.id, actor)),
+    "workflow.cancel": _verb(WorkflowParams, lambda workflows, sent, actor: workflows.cancel(sent.id, actor)),
+    "checkpoint.save": Method(
+        CheckpointPart, lambda service, peer, part: service.checkpoints.save(part, peer.connection)
+    ),
+    "checkpoint.get": Method(schema.CheckpointGetParams, _get_checkpoint, MethodKind.READ),
+    "checkpoint.list": Method(schema.CheckpointListParams, _list_checkpoints, MethodKind.READ),
+    "workflow.retry": _verb(schema.WorkflowRetryParams, _retry),
+    "workflow.skip": _verb(
+        schema.WorkflowStepParams, lambda workflows, sent, actor: workflows.skip(sent.id, sent.step, actor)
+    ),
+    "workflow.add_need": _verb(
+        schema.WorkflowAddNeedParams,
+        lambda workflows, sent, actor: workflows.add_need(sent.id, sent.step, sent.need, sent.on, actor),
+    ),
+    "workflow.remove_need": _verb(
+        schema.WorkflowNeedParams,
+        lambda workflows, sent, actor: workflows.remove_need(sent.id, sent.step, sent.need, actor),
+    ),
+    "workflow.resume": _verb(Wish, lambda workflows, wish, actor: workflows.resume(wish, actor)),
+    "workflow.rollback": _verb(schema.WorkflowRollbackParams, _rollback),
 }

@@ -21,15 +21,17 @@ from stoker.core.job.dependencies import UNMET, need_met
 from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource, State
 from stoker.core.requests import (
     ChangeFeed,
-    CommandOptions,
     JobChanges,
     JobFilter,
     JobParams,
     JobStanding,
     LogFeed,
     QueueSettings,
+    RestartParams,
+    RetryParams,
     SubmitAnswer,
     Verb,
+    VerbParams,
 )
 from stoker.core.units import duration
 from stoker.engine.editing import Editing
@@ -79,10 +81,9 @@ class Service:
         """Store jobs. The future gives one answer a job, after the commit of all of them."""
         return self._engine.submit(Submission(self._engine.intake, jobs, peer_uid, atomic=atomic))
 
-    def command(self, verb: Verb, job_id: int, peer_uid: int, options: CommandOptions) -> asyncio.Future[JobStanding]:
+    def command(self, verb: Verb, sent: VerbParams, peer_uid: int) -> asyncio.Future[JobStanding]:
         """Carry out a verb on a job."""
-        event = _event(verb, Actor(peer_uid, options.reason_note), options)
-        return self._engine.request(VerbCommand(verb, job_id, event))
+        return self._engine.request(VerbCommand(verb, sent.id, _event(verb, Actor(peer_uid, sent.reason), sent)))
 
     def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
         """Change the spec of a job that has not started."""
@@ -242,7 +243,7 @@ class Service:
         """Every queue with its counts."""
         return {"queues": reading.queue_views(self._engine)}
 
-    def set_queue(self, settings: QueueSettings, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
+    def set_queue(self, settings: QueueSettings, peer_uid: int) -> asyncio.Future[Any]:
         """Make or change a queue."""
 
         def change(turn: Turn) -> dict[str, Any]:
@@ -256,7 +257,7 @@ class Service:
                 values["defaults"] = before.defaults | msgspec.to_builtins(settings.defaults)
             queue = msgspec.structs.replace(before, **values)
             self._engine.intake.specs.check_defaults(queue)
-            turn.set_queue(queue, "set", Actor(peer_uid, note))
+            turn.set_queue(queue, "set", Actor(peer_uid, settings.reason))
             return {"name": settings.name}
 
         return self._engine.request(TurnChange(change))
@@ -325,10 +326,10 @@ class Service:
         return self._engine.subscriptions.watch(after_seq, job_id, workflow_id)
 
 
-def _event(verb: Verb, actor: Actor, options: CommandOptions) -> ev.Event:
-    match verb:
-        case Verb.RETRY:
-            return ev.Retry(actor=actor, deadline=options.deadline, timeout_ms=options.timeout_ms)
-        case Verb.RESTART:
-            return ev.Restart(actor=actor, yes=options.yes, force=options.force, reassign=options.reassign)
+def _event(verb: Verb, actor: Actor, sent: VerbParams) -> ev.Event:
+    match sent:
+        case RetryParams():
+            return ev.Retry(actor=actor, deadline=sent.deadline, timeout_ms=sent.timeout_ms)
+        case RestartParams():
+            return ev.Restart(actor=actor, yes=sent.yes, force=sent.force, reassign=sent.reassign)
     return ev.VERBS[verb.value](actor=actor)

@@ -124,13 +124,13 @@ class WorkflowService:
         """Let a step no longer wait for another one."""
         return self.command(workflow_id, partial(dependencies.remove_need, name=step, need=need, actor=actor))
 
-    async def resume(self, workflow_id: int, wish: Wish, actor: Actor) -> dict[str, Any]:
+    async def resume(self, wish: Wish, actor: Actor) -> dict[str, Any]:
         """Go on after a pause or an unsuccessful end; or (`wish.explain`) say which steps would run, and why."""
-        stored = await stored_workflow(self._engine, workflow_id)
+        stored = await stored_workflow(self._engine, wish.id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
-        warning = await chain.check(engine.queries, workflow_id, tolerant=not (wish.plain and wish.verify))
+        warning = await chain.check(engine.queries, wish.id, tolerant=not (wish.plain and wish.verify))
         facts = await resume.prepare(engine.queries, stored, wish, engine.memory.workflows.surroundings, limit_ms)
-        return await self.command(workflow_id, resume.decision(wish, facts, actor)) | {"chain_warning": warning}
+        return await self.command(wish.id, resume.decision(wish, facts, actor)) | {"chain_warning": warning}
 
     async def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool

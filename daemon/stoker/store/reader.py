@@ -95,7 +95,7 @@ def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
             "json_extract(policy, '$.labels') IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(policy, "
             "'$.labels') WHERE key = ? AND value = ?)"
         )
-        parameters += wanted.label
+        parameters += wanted.label.partition("=")[::2]
     for column, value in (("queue = ?", wanted.queue), ("name = ?", wanted.name)):
         if value is not None:
             conditions.append(column)

@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from graphlib import TopologicalSorter
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from stoker.core.job.dependencies import skipped_for_need
 from stoker.core.job.model import FINAL, NeedOn, Reason, State
+from stoker.core.requests import Budget, Duration, Name, WorkflowParams
 from stoker.core.workflow.state import Step, Strategy, is_done
 
 
@@ -61,18 +62,18 @@ class ResumeDecision(Struct, frozen=True):
         return self.act in RUNS
 
 
-class Wish(Struct, frozen=True, kw_only=True):
-    """The options of a resume. `start`: the step to resume from; `strategy` replaces the steps' own strategies.
+class Wish(WorkflowParams, frozen=True, kw_only=True):
+    """The options of a resume. `start`: this step and its dependents; `strategy` replaces the steps' own strategies.
 
-    `verify` set to false keeps completed steps without checking their fingerprints.
+    `explain`: change nothing. `verify` set to false keeps completed steps without checking their fingerprints.
     """
 
-    strategy: str | None = None
-    start: str | None = None
+    strategy: Name | None = None
+    start: Name | None = field(default=None, name="from")
     explain: bool = False
     verify: bool = True
-    timeout_ms: int | None = None
-    max_attempts: int | None = None
+    timeout_ms: Duration | None = None
+    max_attempts: Budget | None = None
 
     @property
     def plain(self) -> bool:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from stoker.core.job.model import FINAL, NeedOn, Reason, State
+from stoker.core.requests import JobId, PageLimit, Params
 
 
 class WorkflowState(StrEnum):
@@ -82,12 +83,12 @@ class Workflow(Struct, frozen=True, kw_only=True):
         return self.state in ENDED
 
 
-class WorkflowFilter(Struct, frozen=True, kw_only=True):
+class WorkflowFilter(Params, frozen=True, kw_only=True):
     """Which workflows to list, newest first; `before` is the cursor. Empty `states` means all."""
 
     states: tuple[WorkflowState, ...] = ()
-    before: int | None = None
-    limit: int = 100
+    limit: PageLimit = 100
+    before: JobId | None = None
 
 
 _GOOD = frozenset({State.SUCCEEDED, State.SUPERSEDED})
