@@ -334,7 +334,7 @@ def _final(job: Job, scene: Scene) -> Blocker:
 
 
 def _error_of_attempt(job: Job, scene: Scene) -> str:
-    """The error of the last attempt, where it says more than the reason of the job."""
+    """The error of the last attempt, if it says more than the reason of the job."""
     outcome = None if scene.ended is None else scene.ended.outcome
     if outcome is None or not outcome.error:
         return ""

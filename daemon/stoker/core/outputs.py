@@ -117,7 +117,7 @@ def _object(text: str, at: int) -> tuple[dict[str, str], int]:
 
 
 def _json(text: str, at: int) -> tuple[Any, int]:
-    """The value that begins at `at`, and where it ends."""
+    """The value that begins at `at`, and its end."""
     try:
         return _DECODER.raw_decode(text, at)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""W3C trace context: the identity by which a job's spans join those of whoever submitted it.
+"""W3C trace context: the identity by which the spans of a job join those of its submitter.
 
 Owns the `traceparent` format and the ids of Stoker's own spans. A job may outlive the daemon that accepted it, so span
 ids are derived from what is on disk and not kept in memory.

@@ -21,19 +21,20 @@ from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met
 from stoker.core.job.model import Actor, Job, Outcome, OutcomeKind, Reason, RunId, State, StopReason
 from stoker.core.requests import JobStanding, Verb
+from stoker.core.shortage import NO_SHORTAGE, start_failed
 from stoker.engine import dependents
 from stoker.engine.dependents import need_failed
-from stoker.engine.host_shortage import end_shortage, note_failed_start
 from stoker.engine.inbox import Inbox, Message, RequestMessage
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.timers import Alarm, Limit
-from stoker.engine.turn import AcknowledgeUnknown, AnswerStop, SettleUnknown, StopDelivered, Turn, Warn, Watch
+from stoker.engine.turn import AcknowledgeUnknown, AnswerStop, LogLine, SettleUnknown, StopDelivered, Turn, Warn, Watch
 from stoker.executors.base import Report
 from stoker.process.outcomes import cut_short
 from stoker.process.work_files import WorkFiles
 from stoker.store.instance import seen
 from stoker.store.jobs import Dependent
 from stoker.store.loading import Wanted
+from stoker.telemetry.events import LogEvent
 
 
 def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) -> JobStanding:
@@ -112,7 +113,7 @@ class Reports(Message):
 
     def _began(self, turn: Turn, run: OpenRun | None, began: ev.Began) -> None:
         if turn.memory.shortage.rounds and began.identity is not None:
-            end_shortage(turn)
+            self._end_shortage(turn)
         if run is None:
             return
         started = self._clock.steady_from_boot(began.boot_ms)
@@ -124,9 +125,22 @@ class Reports(Message):
         if turn.memory.draining:
             outcome = cut_short(outcome)
         if outcome.kind is OutcomeKind.NEVER_STARTED and outcome.transient:
-            note_failed_start(turn, outcome.error)
+            self._note_failed_start(turn, outcome.error)
         # Truly random: retries of jobs that failed together must not come back together.
         turn.step(job_id, ev.Ended(outcome=outcome, luck=random.random()))  # noqa: S311 - spreads load
+
+    def _note_failed_start(self, turn: Turn, error: str | None) -> None:
+        """A start failed because the host lacked something."""
+        before = turn.memory.shortage
+        turn.memory.shortage = start_failed(before, error, turn.now)
+        if turn.memory.shortage.lasts and not before.lasts:
+            turn.effects.append(LogLine(LogEvent.HOST_SHORTAGE, {"error": error}))
+
+    def _end_shortage(self, turn: Turn) -> None:
+        """A start succeeded."""
+        before, turn.memory.shortage = turn.memory.shortage, NO_SHORTAGE
+        if before.lasts:
+            turn.effects.append(LogLine(LogEvent.HOST_SHORTAGE_OVER, {"since": before.since}))
 
 
 class ReportSink:

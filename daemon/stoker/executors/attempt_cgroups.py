@@ -1,8 +1,8 @@
 """A cgroup for each attempt, where a subtree was delegated to the daemon.
 
-Owns when it is made (before the launch order) and removed (after the acknowledgement). Where no cgroup can be made the
-attempt runs without one, and rlimits bound it. Invariants: a cgroup is emptied before it is removed; one that could not
-be removed is tried again at the next start; that of an open attempt is left alone there.
+It is made before the launch order and removed after the acknowledgement. If no cgroup can be made, the attempt runs
+without one, and rlimits bound it. Invariants: a cgroup is emptied before it is removed; if it cannot be removed, the
+next start tries again; that of an open attempt is kept.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class AttemptCgroups:
         return frozen_ids
 
     def remove(self, run_ids: Iterable[str]) -> None:
-        """These attempts are settled."""
+        """Remove the cgroups of settled attempts."""
         if self._cgroups is not None:
             for run_id in run_ids:
                 self._remove_in_time(run_id, TRIES)
@@ -90,7 +90,7 @@ class AttemptCgroups:
             asyncio.get_running_loop().call_later(RETRY_S, self._remove_in_time, run_id, tries - 1)
 
     def _kill(self, run_id: str) -> bool:
-        """False before Linux 5.14, which brought cgroup.kill."""
+        """Kill all processes in it. False before Linux 5.14, which has no cgroup.kill."""
         assert self._cgroups is not None
         with suppress(OSError):
             self._cgroups.leaf(run_id).kill()

@@ -1,6 +1,6 @@
 """The contract between the engine and its executors: orders in, reports out.
 
-Refuses to know how anything runs. Invariants: nothing is started before its row is committed; `Ended` comes once, when
+Invariants: nothing is started before its row is committed; `Ended` comes once, when
 the whole process tree is gone; the executor keeps an outcome until it is acknowledged; no call blocks.
 """
 
@@ -19,7 +19,7 @@ from stoker.core.job.recovery import NEVER_STARTED
 class Start(Struct, frozen=True):
     """An attempt to start now; its row is committed.
 
-    `inputs`: the outputs of its needs, as JSON by step or job id; None where they are too large for an environment.
+    `inputs`: the outputs of its needs, as JSON by step or job id; None if they are too large for an environment.
     """
 
     job: Job

@@ -1,7 +1,7 @@
 """The environment of a worker, and its launch order.
 
-Owns the allowlist and the STOKER_* variables. Refuses everything else of the daemon's environment: a worker must not
-inherit NOTIFY_SOCKET, LISTEN_FDS or credentials that were meant for the daemon.
+Owns the allowlist and the STOKER_* variables. No other variable of the daemon reaches a worker: NOTIFY_SOCKET,
+LISTEN_FDS and credentials are meant for the daemon.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def job_variables(job: Job) -> dict[str, str]:
 
 
 def _setup(limits: Limits, nice: int, leaf: Leaf | None) -> Setup | None:
-    """None where a plain spawn is enough: a fork costs twice as much."""
+    """None if a plain spawn is enough: a fork costs twice as much."""
     if leaf is None:
         return Setup(limits=limits or None, nice=nice) if limits or nice else None
     # A limit that the cgroup enforces for the whole tree is not set for each process as well.

@@ -1,6 +1,6 @@
 """In-process jobs: registered async handlers, run as tasks of the daemon.
 
-Owns the tasks. Refuses to let an exception escape: it becomes the attempt's outcome, a failure for good unless it is
+Owns the tasks. An exception becomes the outcome of the attempt: a failure for good, unless it is
 `Transient`. A handler ends with the daemon, so its job is requeued after a crash.
 """
 
@@ -83,7 +83,7 @@ class InProcessExecutor:
 
 
 async def _outcome(command: str, call: Call) -> Outcome:
-    """Run the handler; whatever it does becomes an outcome."""
+    """Run the handler, and turn its result or any exception into an outcome."""
     if command not in HANDLERS:  # it was there when the job was submitted, before the last start of the daemon
         error = f"there is no in-process handler {command!r} any more; [daemon] handlers must name its module"
         return Outcome(kind=OutcomeKind.EXCEPTION, error=error, ended_at=wall_ms())

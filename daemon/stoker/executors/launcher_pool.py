@@ -1,9 +1,9 @@
 """The launchers of one instance as this daemon sees them: the newest takes new runs, older ones run empty.
 
-Owns which launcher is newest and which are connected; the caller knows which runs are whose. Invariants: when the
-newest is lost or stuck, another is started, with tries until one succeeds; an older one is left once it holds nothing,
-and then it ends; one whose lock is held lives, whatever happened to a connection (a full backlog, no answer, a refusal,
-no descriptor left for us).
+Owns the connections and the choice of the newest; the caller knows the runs of each. Invariants: if the newest is lost
+or stuck, another is started, with tries until one succeeds; an older one is disconnected once it holds no run, and then
+it ends; a launcher whose lock is held lives, even if no connection succeeds (a full backlog, no answer, a refusal, no
+descriptor left).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LauncherPool:
         return self._clients.get(launcher) if launcher is not None else None
 
     def silent(self, launcher: str) -> bool:
-        """Whether it lives and does not answer; its runs go on."""
+        """Whether it lives but does not answer. Its runs go on."""
         client = self._clients.get(launcher)
         return launcher in self._connecting or (client is not None and client.stuck)
 
@@ -130,13 +130,13 @@ class LauncherPool:
         self._replace(self._clients[launcher])
 
     def retire(self, client: LauncherClient) -> None:
-        """The launcher has no run of ours. Leave it once it answers that it holds no other run either."""
+        """Disconnect from a launcher without a run of ours once it answers that it holds no other run either."""
         if client not in (self._newest, *self._leaving) and not self._closing:
             self._leaving.add(client)
             self._background.start(f"farewell to launcher {client.launcher}", self._leave(client))
 
     def close(self) -> None:
-        """Leave the launchers to themselves: they keep every outcome."""
+        """Disconnect from the launchers, which keep every outcome."""
         self._closing = True
         while self._clients:
             self._clients.popitem()[1].close()

@@ -1,6 +1,6 @@
 """Subprocess attempts: handed to launchers, whose messages become reports for the engine.
 
-Owns which launcher has which run, and the stop ladders. Refuses to guess: a run whose launcher died goes to recovery.
+Owns the launcher of each run, and the stop ladders. If a launcher dies, recovery finds out about its runs.
 Invariants: an attempt ends once its whole process tree is gone; processes that outlive the main process get the same
 ladder as a stop; an attempt goes to the launcher that its row names, and to no other.
 """
@@ -54,7 +54,7 @@ class LocalExecutor:
         self._orphan_logs = OrphanLogs(context.state_dir, self.launchers)
         self._runs: dict[str, LocalRun] = {}
         self._clients: dict[str, LauncherClient] = {}  # the launcher of each run
-        self._orphans: dict[str, Identity | None] = {}  # runs that have none any more
+        self._orphans: dict[str, Identity | None] = {}  # runs without a launcher: their main processes
         self._reassigned_alive: set[str] = set()  # reassigned runs of which a process is known to live
 
     def _launcher_ready(self) -> None:
@@ -64,7 +64,7 @@ class LocalExecutor:
     def _run(self, run_id: str) -> LocalRun:
         return self._runs.setdefault(run_id, LocalRun(run_id))
 
-    # --- who runs what ---
+    # --- runs and their launchers ---
 
     @property
     def launcher(self) -> str | None:
@@ -90,12 +90,12 @@ class LocalExecutor:
         return () if run is None else run.living()
 
     async def begin(self) -> None:
-        """Start a launcher for new runs; leave those of earlier daemons that have nothing left to do."""
+        """Start a launcher for new runs, and disconnect from idle launchers of earlier daemons."""
         await self.launchers.begin()
         self.retire_idle()
 
     def retire_idle(self) -> None:
-        """Leave launchers that have none of our runs to themselves."""
+        """Disconnect from launchers that have no run of ours."""
         self._retire_idle(list(self.launchers))
 
     def _retire_idle(self, clients: Iterable[LauncherClient]) -> None:
@@ -119,7 +119,7 @@ class LocalExecutor:
             self._sink([Report(run_id, ev.Began(identity, identity.start_ticks * 1_000 // TICKS_PER_S))])
 
     async def _watch_orphan(self, run_id: str, identity: Identity | None) -> None:
-        """Its attempt ends with its main process; whatever that left behind is stopped."""
+        """The attempt ends with its main process; processes that this left behind are stopped."""
         if identity is not None:
             await await_end(identity, self._context.instance, run_id)
         if run_id in self._orphans:
@@ -140,7 +140,7 @@ class LocalExecutor:
                 continue
             try:
                 order = self._context.order(start)
-            except OSError as error:  # the daemon itself lacks what a start takes: descriptors, memory, a cgroup
+            except OSError as error:  # the daemon lacks descriptors, memory or a cgroup
                 unsent.append(Report(start.attempt.run_id, ev.Ended(outcome=order_failed(error))))
                 continue
             self.own(start.attempt.run_id, client, start.job.spec.grace_ms)
@@ -230,7 +230,7 @@ class LocalExecutor:
         self._end_orphan(run_id, stopped=True)
 
     async def _sweep_orphan(self, run_id: str, grace_ms: int) -> None:
-        """If its end cannot be proven it is stuck, and recovery looks at it again and again."""
+        """If its end cannot be proven it is reported as stuck, and recovery checks it again every few seconds."""
         identity = self._orphans.get(run_id)
         stuck = await stop_orphan(self._context, self._sweep(run_id, identity), run_id, identity, grace_ms)
         if stuck is not None and run_id in self._orphans:
@@ -275,7 +275,7 @@ class LocalExecutor:
         self._context.cgroups.remove(run_ids)
 
     def acknowledge_unknown(self, run_ids: Sequence[str]) -> None:
-        """Outcomes of runs that this daemon never had: whichever launcher keeps them may forget them."""
+        """Let all launchers forget these outcomes, which are of runs that this daemon never had."""
         for client in self.launchers:
             client.acknowledge(run_ids)
         self.retire_idle()
@@ -317,7 +317,7 @@ class LocalExecutor:
                 self._ready()
 
     def _replace_stuck(self, launcher: str) -> None:
-        """New runs go to another launcher; its own go on, and we stop those ourselves that are being stopped."""
+        """Start new runs at another launcher, and signal those of its runs that are being stopped; the others go on."""
         log(LogEvent.LAUNCHER_STUCK, launcher=launcher)
         self.launchers.replace_stuck(launcher)
         for run_id, run in list(self._runs.items()):
@@ -335,7 +335,7 @@ class LocalExecutor:
             self._start_ladder(exited.run_id, client, run.grace_ms or 0)
 
     def _tree_gone(self, run_id: str) -> list[Report]:
-        """After a reconnection a launcher may say so before it reports the exit."""
+        """The process tree is empty. After a reconnection this may be reported before the exit."""
         run = self._run(run_id)
         run.gone = True
         return [] if run.exit is None else [self._ended(run_id, outcome_of(run.exit))]
@@ -350,7 +350,7 @@ class LocalExecutor:
             self.on_launcher_lost(launcher)
 
     async def close(self) -> None:
-        """Leave the launchers to themselves: they keep every outcome."""
+        """Disconnect from the launchers, which keep every outcome for the next daemon."""
         self.launchers.close()
         await self._background.close()
         for run in self._runs.values():

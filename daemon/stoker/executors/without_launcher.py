@@ -1,6 +1,6 @@
 """Ending a run without its launcher, because that is dead or does not answer.
 
-Owns what is proof enough. A run is `Ended` only if it began, its main process is gone and a fresh search of /proc finds
+Owns the proof of an end. A run is `Ended` only if it began, its main process is gone and a fresh search of /proc finds
 nothing of it. Otherwise it is `Stuck` and its job is held: a silent launcher may still start a run that it never
 confirmed, and a process that sleeps in the kernel may wake up.
 """
@@ -22,10 +22,10 @@ EMPTY_CGROUP_S = 10.0  # for a cgroup whose last process has been killed
 async def stop_orphan(
     context: WorkerContext, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
 ) -> ev.Stuck | None:
-    """Stop what is proven to be of a run that no launcher has; returns when nothing of that is left.
+    """Stop the proven processes of a run whose launcher is gone; returns when all of them have ended.
 
-    This takes as long as a process of it is in an uninterruptible sleep, or belongs to a user that we may not signal.
-    Gives Stuck if a process is left in its session.
+    It waits for a process in an uninterruptible sleep, or of a user that we may not signal. Gives Stuck if a process is
+    left in its session.
     """
     result = await sweep.stop(grace_ms)
     while result.left:
@@ -37,7 +37,7 @@ async def stop_orphan(
 async def end_without_launcher(
     context: WorkerContext, sweep: Sweep, run_id: str, identity: Identity | None, grace_ms: int
 ) -> ev.Ended | ev.Stuck:
-    """Stop what is proven to be of a run whose launcher is silent. Gives Ended only if that proves to be all of it."""
+    """Stop the proven processes of a run whose launcher is silent. Gives Ended only if no other one can be left."""
     if identity is None:
         return _stuck("its launcher does not answer, and may still start it")
     result = await sweep.stop(grace_ms)

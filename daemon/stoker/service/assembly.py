@@ -45,9 +45,9 @@ from stoker.store.writer import Writer
 from stoker.telemetry.logs import set_level
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
-from stoker.upkeep.damaged_rows import hold_jobs_without_attempt
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.housekeeping import Housekeeping
+from stoker.upkeep.recovered import hold_jobs_without_attempt
 from stoker.upkeep.recovery import RecoveryService
 from stoker.upkeep.safe_mode import SafeModeSwitch
 from stoker.upkeep.staleness import Staleness

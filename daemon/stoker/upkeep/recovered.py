@@ -1,6 +1,7 @@
 """The messages of a recovery: all decisions of a plan are applied in one turn, and so in one commit.
 
-Invariant: the row that records a recovery is part of the same commit.
+Owns also the search for jobs that a recovery cannot see, because no attempt of them is open. Invariant: the row that
+records a recovery is part of the same commit.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from msgspec.structs import replace
 from stoker.core.job import events as ev
 from stoker.core.job.model import Job, Outcome, State
 from stoker.core.job.recovery import Action, RecoveryDecision, RecoveryPlan, event_of
-from stoker.engine.inbox import Message, RequestMessage
+from stoker.engine.inbox import Inbox, Message, RequestMessage
+from stoker.engine.messages import AttemptsMissing
 from stoker.engine.turn import Turn
+from stoker.store import jobs as job_rows
+from stoker.store.reader import Reader
 from stoker.store.recoveries import Recovery
 
 
@@ -90,3 +94,14 @@ def counts(plan: RecoveryPlan) -> dict[str, int]:
         "unseen": plan.count(Action.UNSEEN),
         "stuck": plan.count(Action.HOLD_STUCK),
     }
+
+
+async def hold_jobs_without_attempt(reader: Reader, inbox: Inbox) -> None:
+    """Hold the jobs that are stored as running without an open attempt.
+
+    The search reads every job, so it is made after the start. No commit of a daemon leaves such a job behind, so the
+    result is still true when the message is applied.
+    """
+    job_ids = await reader.run(job_rows.running_without_attempt)
+    if job_ids:
+        inbox.post(AttemptsMissing(job_ids))

@@ -41,7 +41,7 @@ async def context_at(reader: Reader, chain: str, seq: int) -> Context:
 
 
 async def check(reader: Reader, workflow_id: int, *, tolerant: bool) -> str | None:
-    """A warning about the chain of a workflow that is to be resumed, if something is wrong with it.
+    """A warning about a damaged chain, for a workflow that is to be resumed.
 
     A resume uses the rows of the steps and not the chain, so damage is only a warning; a gap raises ChainBroken unless
     `tolerant`.

@@ -39,7 +39,7 @@ class Cancelled(Message):
 
 
 class FollowUps:
-    """Follows up on workflows of which nothing runs any more."""
+    """Starts the second half for workflows without a running step."""
 
     def __init__(self, memory: LiveState, reader: Reader, inbox: Inbox, background: BackgroundTasks) -> None:
         self._memory = memory
@@ -52,7 +52,7 @@ class FollowUps:
         self.begin(turn.touched_workflows)
 
     def begin(self, workflow_ids: Iterable[int]) -> None:
-        """Begin the follow-ups of these workflows that are due: something of them changed, or a start found them."""
+        """Start the second half for those of these workflows that are due."""
         for workflow_id in list(workflow_ids):
             run = self._memory.workflows.runs.get(workflow_id)
             if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
