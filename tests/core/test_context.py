@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from stoker.core.errors import ChainBroken, CheckpointDamaged
 from stoker.core.job.model import Reason, State
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, pack, seal
-from stoker.core.workflow.context import Stood, rebuild, view
+from stoker.core.workflow.context import ContextStep, rebuild, view
 
 WHOLE = {
     "steps": {"a": {"job": 1, "state": "queued", "reason": None}, "b": {"job": 2, "state": "waiting"}},
@@ -54,9 +54,9 @@ CHAIN = [
 def test_rebuild_when_transitions_follow_then_each_is_laid_over_the_whole() -> None:
     running, done = rebuild(CHAIN[:3]), rebuild(CHAIN)
 
-    assert running.steps["a"] == Stood(1, State.RUNNING)
+    assert running.steps["a"] == ContextStep(1, State.RUNNING)
     assert (running.holds, running.seq) == ({"a": {"repo": 1}}, 3)
-    assert done.steps == {"a": Stood(1, State.SUCCEEDED, Reason.EXIT), "b": Stood(2, State.QUEUED)}
+    assert done.steps == {"a": ContextStep(1, State.SUCCEEDED, Reason.EXIT), "b": ContextStep(2, State.QUEUED)}
     assert (done.holds, done.damaged) == ({}, None)
 
 

@@ -41,9 +41,9 @@ def test_spec_when_only_a_command_is_said_then_the_rest_has_the_promised_default
 def test_spec_when_its_worker_is_to_report_then_it_gets_a_socket() -> None:
     asked = Spec(command="true", working_dir="/")
 
-    assert not asked.speaks
-    assert replace(asked, notify=True).speaks
-    assert replace(asked, heartbeat_ms=1_000).speaks
+    assert not asked.has_notify_socket
+    assert replace(asked, notify=True).has_notify_socket
+    assert replace(asked, heartbeat_ms=1_000).has_notify_socket
 
 
 @pytest.mark.parametrize("on_orphan", OnOrphan)

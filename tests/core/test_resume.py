@@ -10,7 +10,15 @@ import pytest
 from stoker.core.errors import StrategyFailed, StrategyNotFound
 from stoker.core.job.model import NeedOn, Reason, State
 from stoker.core.workflow import strategies
-from stoker.core.workflow.resume import Act, Asked, ResumeDecision, ResumeStanding, Wish, plan, stopped_short
+from stoker.core.workflow.resume import (
+    Act,
+    ResumeDecision,
+    ResumeInputs,
+    ResumeOptions,
+    ResumeStanding,
+    plan,
+    stopped_short,
+)
 from stoker.core.workflow.state import Edge, Step, Strategy
 from stoker.core.workflow.strategies import Interrupted
 
@@ -26,7 +34,7 @@ def steps(*needs: Edge) -> list[Step]:
 
 
 def planned(a: ResumeStanding, b: ResumeStanding = BLOCKED, *needs: Edge, **asked: Any) -> dict[str, ResumeDecision]:
-    return {one.step: one for one in plan(steps(*needs), {"a": a, "b": b}, Asked(**asked))}
+    return {one.step: one for one in plan(steps(*needs), {"a": a, "b": b}, ResumeInputs(**asked))}
 
 
 @pytest.mark.parametrize(
@@ -122,9 +130,9 @@ def test_fingerprint_when_it_changed_then_the_step_and_those_behind_it_run_again
 
 
 def test_wish_when_nothing_is_named_then_it_is_plain() -> None:
-    assert Wish(id=7).plain
-    assert not Wish(id=7, strategy="restart").plain
-    assert not Wish(id=7, start="a").plain
+    assert ResumeOptions(id=7).plain
+    assert not ResumeOptions(id=7, strategy="restart").plain
+    assert not ResumeOptions(id=7, start="a").plain
 
 
 def test_stopped_short_when_the_step_never_started_then_no_strategy_is_asked() -> None:

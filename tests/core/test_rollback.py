@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stoker.core.job.model import Reason, State
-from stoker.core.workflow.context import Context, Stood
-from stoker.core.workflow.rollback import Target, Way, target_of, way_back
+from stoker.core.workflow.context import Context, ContextStep
+from stoker.core.workflow.rollback import RollbackPlan, Target, plan_rollback, target_of
 from stoker.core.workflow.state import Step
 
 STEPS = [Step(name=name, job_id=number) for number, name in enumerate("abcde", 1)]
@@ -16,11 +16,11 @@ REASONS = {"a": Reason.EXIT, "b": Reason.EXIT, "c": None, "d": Reason.USER, "e":
 
 def test_target_when_made_from_a_context_then_it_has_completed_steps_and_floors() -> None:
     steps = {
-        "a": Stood(1, State.SUCCEEDED, Reason.EXIT),
-        "b": Stood(2, State.RUNNING, floor=4),
-        "c": Stood(3, State.SKIPPED, Reason.USER),
-        "d": Stood(4, State.SKIPPED, Reason.DEPENDENCY),
-        "e": Stood(5, State.SUPERSEDED),
+        "a": ContextStep(1, State.SUCCEEDED, Reason.EXIT),
+        "b": ContextStep(2, State.RUNNING, floor=4),
+        "c": ContextStep(3, State.SKIPPED, Reason.USER),
+        "d": ContextStep(4, State.SKIPPED, Reason.DEPENDENCY),
+        "e": ContextStep(5, State.SUPERSEDED),
     }
     context = Context(chain="w1", seq=9, steps=steps, holds={})
 
@@ -35,10 +35,12 @@ def test_way_when_steps_were_completed_since_then_they_are_listed_and_kept(
 ) -> None:
     target = Target(checkpoint=1, seq=1, done=("a",), redo=redo)
 
-    assert way_back(target, STEPS, NOW, REASONS) == Way(reset=reset, kept=("a",), not_undone=("b",))
+    assert plan_rollback(target, STEPS, NOW, REASONS) == RollbackPlan(reset=reset, kept=("a",), not_undone=("b",))
 
 
 def test_way_when_a_step_had_been_skipped_at_the_checkpoint_then_it_stays_skipped() -> None:
     target = Target(checkpoint=1, seq=1, done=("a", "b", "d"))
 
-    assert way_back(target, STEPS, NOW, REASONS) == Way(reset=("c", "e"), kept=("a", "b", "d"), not_undone=())
+    assert plan_rollback(target, STEPS, NOW, REASONS) == RollbackPlan(
+        reset=("c", "e"), kept=("a", "b", "d"), not_undone=()
+    )

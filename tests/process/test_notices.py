@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.job.notice import MAX_NOTICE_BYTES
-from stoker.process.notices import Datagram, listen, may_speak, receive
+from stoker.process.notices import Datagram, listen, may_notify, receive
 from tests.support.facts import until
 
 if TYPE_CHECKING:
@@ -116,18 +116,18 @@ def test_may_speak_when_it_is_of_the_tree_then_it_may_and_its_parents_may_not(ch
     grandchild = int(child.stdout.readline())
     spoken = {pid: Datagram(b"", pid, OWN) for pid in (child.pid, grandchild, os.getpid(), 1)}
 
-    assert may_speak(spoken[child.pid], child.pid, None)
-    assert may_speak(spoken[grandchild], child.pid, None)
-    assert not may_speak(spoken[os.getpid()], child.pid, None)
-    assert not may_speak(spoken[1], child.pid, None)
+    assert may_notify(spoken[child.pid], child.pid, None)
+    assert may_notify(spoken[grandchild], child.pid, None)
+    assert not may_notify(spoken[os.getpid()], child.pid, None)
+    assert not may_notify(spoken[1], child.pid, None)
 
 
 def test_may_speak_when_the_launcher_adopted_the_sender_then_it_may(child: subprocess.Popen[str]) -> None:
     """The sender is not of the worker's tree, but its parent is the process that adopts orphans: this one."""
     spoken = Datagram(b"", child.pid, OWN)
 
-    assert may_speak(spoken, 1 << 22, os.getpid())
-    assert not may_speak(spoken, 1 << 22, None)
+    assert may_notify(spoken, 1 << 22, os.getpid())
+    assert not may_notify(spoken, 1 << 22, None)
 
 
 @pytest.mark.parametrize("main", [None, 1])
@@ -137,7 +137,7 @@ def test_may_speak_when_the_sender_is_gone_or_cannot_be_seen_then_its_user_decid
     until(lambda: not Path(f"/proc/{gone.pid}").exists(), why="its end")
 
     for pid in (gone.pid, 0):
-        assert may_speak(Datagram(b"", pid, OWN), main, None)
-        assert may_speak(Datagram(b"", pid, 0), main, None)
-        assert not may_speak(Datagram(b"", pid, 54_321), main, None)
-        assert not may_speak(Datagram(b"", pid, None), main, None)
+        assert may_notify(Datagram(b"", pid, OWN), main, None)
+        assert may_notify(Datagram(b"", pid, 0), main, None)
+        assert not may_notify(Datagram(b"", pid, 54_321), main, None)
+        assert not may_notify(Datagram(b"", pid, None), main, None)

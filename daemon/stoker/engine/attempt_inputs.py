@@ -106,7 +106,7 @@ class AttemptInputs:
         """Hand them to their executors, after the sockets for heartbeats are bound."""
         by_mode: defaultdict[ExecutionMode, list[Start]] = defaultdict(list)
         for start in starts:
-            if start.job.spec.speaks:
+            if start.job.spec.has_notify_socket:
                 self._heartbeats.open(start.attempt.run_id)
             by_mode[start.job.spec.execution_mode].append(start)
         for mode, group in by_mode.items():
@@ -132,7 +132,7 @@ class AttemptInputs:
                     await inputs.write(self._work_files.inputs(run_id))
             except OSError as error:
                 log(LogEvent.CHECKPOINT_FAILED, job=run.job.id, attempt=run.attempt.ordinal, error=error)
-                await asyncio.sleep(AGAIN_S)  # polls: the kernel does not notify anybody of free space
+                await asyncio.sleep(AGAIN_S)  # polls: the kernel sends no notice of free space
             else:
                 return
 

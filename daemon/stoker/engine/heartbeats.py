@@ -24,7 +24,7 @@ from stoker.engine.memory import LiveState, WorkerStatus
 from stoker.engine.messages import Alarms
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.executors.launcher_pool import LauncherPool
-from stoker.process.notices import Datagram, listen, may_speak, receive
+from stoker.process.notices import Datagram, listen, may_notify, receive
 from stoker.process.work_files import WorkFiles
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -77,7 +77,7 @@ class Heartbeats:
 
     def began(self, job: Job, attempt: Attempt, started: int) -> None:
         """Its worker runs since `started` (steady), perhaps under an earlier daemon."""
-        if not job.spec.speaks:
+        if not job.spec.has_notify_socket:
             return
         notify = self._sockets.get(attempt.run_id)
         if notify is None:
@@ -129,7 +129,7 @@ class Heartbeats:
         identity = None if run is None else run.attempt.identity
         reaper = None if run is None else self._launchers.pid_of(run.attempt.launcher)
         notice = read_notice(datagram.data)
-        if notice is None or not may_speak(datagram, None if identity is None else identity.pid, reaper):
+        if notice is None or not may_notify(datagram, None if identity is None else identity.pid, reaper):
             status.ignored += 1
         else:
             self._apply(notify, status, notice)

@@ -18,7 +18,7 @@ from stoker.core.errors import StepNotFound
 from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
-from stoker.core.workflow.context import Stood
+from stoker.core.workflow.context import ContextStep
 from stoker.core.workflow.fingerprint import digest, proof
 from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, WorkflowState, is_broken, state_of
 from stoker.core.workflow.template import named
@@ -94,7 +94,7 @@ class LiveWorkflow(Struct):
             self._jobs.update({step.name: job_id for job_id, step in self.steps.items()})
         return self._jobs
 
-    def hand_on(self, job: Job, attempt: Attempt) -> None:
+    def keep_output(self, job: Job, attempt: Attempt) -> None:
         """Keep the hash of the output of a step's newest attempt, if there is one."""
         output = None if attempt.outcome is None else attempt.outcome.output
         if output is None:
@@ -190,7 +190,7 @@ class LiveWorkflows:
         run = self.runs[job.workflow_id]
         run.enter(job, live=live)
         if attempt is not None:
-            run.hand_on(job, attempt)
+            run.keep_output(job, attempt)
         if before is None:
             return []  # the submission as a whole gets one context checkpoint
         payload = {
@@ -228,7 +228,9 @@ class LiveWorkflows:
     def context(self, run: LiveWorkflow, at: int) -> Checkpoint:
         """The whole workflow in one checkpoint, so that no earlier one is needed to rebuild later states."""
         steps = {
-            step.name: Stood(step.job_id, run.states[step.name], run.reasons[step.name], run.floors.get(step.name, 0))
+            step.name: ContextStep(
+                step.job_id, run.states[step.name], run.reasons[step.name], run.floors.get(step.name, 0)
+            )
             for step in run.steps.values()
         }
         payload = {"workflow": run.workflow.id, "state": run.workflow.state, "steps": steps, "holds": run.holds}

@@ -62,7 +62,7 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
 
     def _notify_variables(self, job: Job, run_id: str) -> dict[str, str]:
         """Those of sd_notify(3) and sd_watchdog_enabled(3), so that programs made for systemd need no change."""
-        variables = {"NOTIFY_SOCKET": self.work_files.notice_address(run_id)} if job.spec.speaks else {}
+        variables = {"NOTIFY_SOCKET": self.work_files.notice_address(run_id)} if job.spec.has_notify_socket else {}
         if job.spec.heartbeat_ms is not None:
             variables["WATCHDOG_USEC"] = str(job.spec.heartbeat_ms * 1_000)
         return variables

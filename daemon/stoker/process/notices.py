@@ -72,7 +72,7 @@ def _close_all(payload: bytes) -> None:
         os.close(fd)
 
 
-def may_speak(datagram: Datagram, main: int | None, reaper: int | None) -> bool:
+def may_notify(datagram: Datagram, main: int | None, reaper: int | None) -> bool:
     """Whether the sender is of our user, or root, and may be of the tree of the worker `main`.
 
     A sender that has ended, as short programs have, or is a child of the launcher (`reaper`) is believed: only this run

@@ -12,7 +12,7 @@ from stoker.core.errors import InvalidParams
 from stoker.core.job.model import Actor
 from stoker.core.requests import CheckpointPart, WorkflowParams
 from stoker.core.workflow.definition import FlowRequest
-from stoker.core.workflow.resume import Wish
+from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.state import WorkflowFilter
 from stoker.rpc import schema
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
@@ -83,6 +83,6 @@ WORKFLOW_METHODS: dict[str, Method[Any]] = {
         schema.WorkflowNeedParams,
         lambda workflows, sent, actor: workflows.remove_need(sent.id, sent.step, sent.need, actor),
     ),
-    "workflow.resume": _verb(Wish, lambda workflows, wish, actor: workflows.resume(wish, actor)),
+    "workflow.resume": _verb(ResumeOptions, lambda workflows, options, actor: workflows.resume(options, actor)),
     "workflow.rollback": _verb(schema.WorkflowRollbackParams, _rollback),
 }

@@ -14,7 +14,7 @@ from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, State
 from stoker.core.workflow import definition, strategies
 from stoker.core.workflow.analysis import analyse
-from stoker.core.workflow.resume import Wish
+from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
 from stoker.engine.turn import Turn
@@ -124,13 +124,13 @@ class WorkflowService:
         """Let a step no longer wait for another one."""
         return self.command(workflow_id, partial(dependencies.remove_need, name=step, need=need, actor=actor))
 
-    async def resume(self, wish: Wish, actor: Actor) -> dict[str, Any]:
-        """Go on after a pause or an unsuccessful end; or (`wish.explain`) say which steps would run, and why."""
-        stored = await stored_workflow(self._engine, wish.id)
+    async def resume(self, options: ResumeOptions, actor: Actor) -> dict[str, Any]:
+        """Go on after a pause or an unsuccessful end; or (`options.explain`) say which steps would run, and why."""
+        stored = await stored_workflow(self._engine, options.id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
-        warning = await chain.check(engine.queries, wish.id, tolerant=not (wish.plain and wish.verify))
-        facts = await resume.prepare(engine.queries, stored, wish, engine.memory.workflows.surroundings, limit_ms)
-        return await self.command(wish.id, resume.decision(wish, facts, actor)) | {"chain_warning": warning}
+        warning = await chain.check(engine.queries, options.id, tolerant=not (options.plain and options.verify))
+        facts = await resume.prepare(engine.queries, stored, options, engine.memory.workflows.surroundings, limit_ms)
+        return await self.command(options.id, resume.decision(options, facts, actor)) | {"chain_warning": warning}
 
     async def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool

@@ -35,7 +35,7 @@ class InspectedState(Struct, frozen=True):
 
 @contextmanager
 def inspecting(directory: StateDirectory) -> Iterator[InspectedState]:
-    """Lock and read the directory. Raises AlreadyRunning if a daemon has it, StateRefused if none could start on it."""
+    """Lock and read the directory. Raises AlreadyRunning, or StateRefused if no daemon could start on it."""
     directory.check(to_look=True)
     lock = directory.share()
     try:

@@ -3,7 +3,7 @@
 Owns the only connection that writes or checkpoints, and the head of the hash chain. After a failed write it is in doubt
 what is on disk: StorageFailed is raised, nothing more is committed, and the daemon stops. A full disk is different:
 SQLite rolled the transaction back, the reserve is deleted so that running jobs can still be settled, and if that is not
-enough the commit waits until somebody frees space.
+enough the commit waits until space is freed.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Writer:
         try:
             while not await self._stored(batch):
                 self.waiting = True
-                await asyncio.sleep(ROOM_AGAIN_S)  # polls: the kernel does not notify anybody of free space
+                await asyncio.sleep(ROOM_AGAIN_S)  # polls: the kernel sends no notice of free space
         finally:
             self.waiting = False
 

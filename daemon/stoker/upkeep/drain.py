@@ -101,7 +101,7 @@ class Drain:
         await self._until_empty(self._timeout_s)
         if self._left():
             self._inbox.post(StopRuns(self._leaving))
-            with contextlib.suppress(TimeoutError):  # no room for the intents: what runs is left to its launcher
+            with contextlib.suppress(TimeoutError):  # the disk is full: launchers keep the running attempts
                 await asyncio.wait_for(self._inbox.barrier(), AFTER_KILL_S)
             grace_ms = max((run.job.spec.grace_ms for run in self._left()), default=0)
             self._hurry.clear()

@@ -31,7 +31,7 @@ class SafeModeState(Struct, frozen=True):
 class SafeModeSwitch:
     """Entered when a recovery cannot be trusted: nothing is started and no request changes anything from then on.
 
-    What runs and has an owner is still settled.
+    Running attempts with a connected launcher are still settled.
     """
 
     def __init__(self, dispatcher: Dispatcher, timeout_ms: int) -> None:

@@ -79,7 +79,7 @@ class Throttle:
             self._timer = None
 
     def _schedule(self) -> None:
-        # This polls: the kernel does not notify anybody of load.
+        # This polls: the kernel sends no notice of load.
         self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
 
     def _tick(self) -> None:
@@ -91,14 +91,14 @@ class Throttle:
         sample = self._probe.sample()
         self.pressure, changed = observe(self._policy, self.pressure, sample, self._clock.now().wall)
         if changed:
-            self._heed(self.pressure)
+            self._apply(self.pressure)
 
     def _tick_all(self) -> None:
         for name, part in self._ticking.items():
             self._background.perform(name, part.tick, again_in_s=self._interval_s)
 
-    def _heed(self, pressure: Pressure) -> None:
-        """Let low queues wait, or go on."""
+    def _apply(self, pressure: Pressure) -> None:
+        """Pause or resume the low queues."""
         self._dispatcher.throttled = pressure.throttled
         event = LogEvent.QUEUE_THROTTLED if pressure.throttled else LogEvent.QUEUE_UNTHROTTLED
         log(event, causes=[cause.value for cause in pressure.causes], levels=dict(pressure.levels))
@@ -109,7 +109,7 @@ class Throttle:
         self._inbox.wake()
 
     def _freeze_low(self, *, frozen: bool) -> None:
-        """Freeze or thaw what runs of low queues; time that a worker was frozen is held neither for nor against it."""
+        """Freeze or thaw the running jobs of low queues. The time of a freeze counts for no limit."""
         low = [run.attempt.run_id for run in self._memory.runs.values() if self._is_low(run)]
         changed, at = self._local.freeze(low, frozen=frozen), self._clock.now().steady
         (self._memory.frozen.freeze if frozen else self._memory.frozen.thaw)(changed, at)

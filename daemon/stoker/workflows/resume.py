@@ -22,7 +22,16 @@ from stoker.core.job.model import Actor, State
 from stoker.core.workflow import strategies
 from stoker.core.workflow.checkpoint import Checkpoint, opened
 from stoker.core.workflow.fingerprint import difference, digest, proof
-from stoker.core.workflow.resume import RESET, Act, Asked, ResumeDecision, ResumeStanding, Wish, plan, stopped_short
+from stoker.core.workflow.resume import (
+    RESET,
+    Act,
+    ResumeDecision,
+    ResumeInputs,
+    ResumeOptions,
+    ResumeStanding,
+    plan,
+    stopped_short,
+)
 from stoker.core.workflow.state import Intent, Step, Strategy, behind
 from stoker.core.workflow.strategies import Interrupted
 from stoker.engine.turn import Turn
@@ -50,12 +59,14 @@ class ResumeFacts(Struct, frozen=True):
     verified: frozenset[str]
 
 
-async def prepare(reader: Reader, stored: StoredWorkflow, wish: Wish, surroundings: str, limit_ms: int) -> ResumeFacts:
+async def prepare(
+    reader: Reader, stored: StoredWorkflow, options: ResumeOptions, surroundings: str, limit_ms: int
+) -> ResumeFacts:
     """Ask strategies and compare fingerprints. Raises ResumeTimeout; changes nothing."""
     try:
         async with asyncio.timeout(limit_ms / 1_000):
-            chosen = await _chosen(stored, wish)
-            verified = _verified(stored) if wish.verify else {}
+            chosen = await _chosen(stored, options)
+            verified = _verified(stored) if options.verify else {}
             return ResumeFacts(chosen, await _changed(reader, stored, verified, surroundings), frozenset(verified))
     except TimeoutError as error:
         raise ResumeTimeout(
@@ -64,10 +75,10 @@ async def prepare(reader: Reader, stored: StoredWorkflow, wish: Wish, surroundin
         ) from error
 
 
-async def _chosen(stored: StoredWorkflow, wish: Wish) -> Chosen:
+async def _chosen(stored: StoredWorkflow, options: ResumeOptions) -> Chosen:
     """Strategies run in a thread; one of the user may never return, so it gets a thread outside of the pool."""
-    strategies.check([wish.strategy] if wish.strategy is not None else [])
-    names = _strategy_names(stored, wish)
+    strategies.check([options.strategy] if options.strategy is not None else [])
+    names = _strategy_names(stored, options)
     choose = partial(_choose, stored, names)
     if not strategies.STRATEGIES.keys() & set(names.values()):
         return await asyncio.to_thread(choose)
@@ -79,11 +90,11 @@ async def _chosen(stored: StoredWorkflow, wish: Wish) -> Chosen:
     return await run_apart(choose, THREAD_NAME)
 
 
-def _strategy_names(stored: StoredWorkflow, wish: Wish) -> dict[str, str]:
+def _strategy_names(stored: StoredWorkflow, options: ResumeOptions) -> dict[str, str]:
     """The strategy of each step that started and did not complete."""
     steps = {step.job_id: step for step in steps_of(stored.workflow)}
     return {
-        one.step: wish.strategy or steps[one.job_id].resume
+        one.step: options.strategy or steps[one.job_id].resume
         for one in stored.steps
         if stopped_short(ResumeStanding(one.state, one.reason, one.attempts))
     }
@@ -144,43 +155,54 @@ def _proof_in(end: Checkpoint | None) -> dict[str, str] | None:
     return fingerprint
 
 
-def apply_wish(turn: Turn, run: LiveWorkflow, *, wish: Wish, facts: ResumeFacts, actor: Actor) -> commands.Pieces:
+def apply_options(
+    turn: Turn, run: LiveWorkflow, *, options: ResumeOptions, facts: ResumeFacts, actor: Actor
+) -> commands.Pieces:
     """Carry the plan out, or only show it. Raises NotAllowed if there is nothing to resume."""
     commands.must_not_go_back(run, "resume")
-    decisions = yield from _plan(turn, run, wish, facts)
+    decisions = yield from _plan(turn, run, options, facts)
     views = []
     for decision in decisions:
         views.append(_view(run, decision))
         yield
     answer: dict[str, Any] = {"steps": views}
-    if wish.explain:
+    if options.explain:
         return answer
     acts = {decision.step: decision.act for decision in decisions}
-    _must_lead_anywhere(run, wish, acts)
+    _must_lead_anywhere(run, options, acts)
     reset = [name for name, act in acts.items() if act in RESET]
-    _must_have_use(wish, reset)
+    _must_have_use(options, reset)
     commands.check_deadlines(turn, run, reset)
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in set(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)
     chosen = {name: strategy for name, (strategy, _) in facts.chosen.items()}
     yield from _carry_out(
-        turn, run, acts, chosen, actor, commands.Budget(timeout_ms=wish.timeout_ms, max_attempts=wish.max_attempts)
+        turn,
+        run,
+        acts,
+        chosen,
+        actor,
+        commands.Budget(timeout_ms=options.timeout_ms, max_attempts=options.max_attempts),
     )
     return answer | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
 
 
-def _plan(turn: Turn, run: LiveWorkflow, wish: Wish, facts: ResumeFacts) -> Generator[None, None, list[ResumeDecision]]:
+def _plan(
+    turn: Turn, run: LiveWorkflow, options: ResumeOptions, facts: ResumeFacts
+) -> Generator[None, None, list[ResumeDecision]]:
     steps = list(run.steps.values())
     standings = {}
     for step in steps:
         standings[step.name] = _standing(turn, run, step)
         yield
-    scope = None if wish.start is None else behind(steps, [run.check_step(wish.start, "from")])
-    pressing = run.workflow.ended or not wish.plain
+    scope = None if options.start is None else behind(steps, [run.check_step(options.start, "from")])
+    pressing = run.workflow.ended or not options.plain
     for name, standing in standings.items():
         if pressing and stopped_short(standing) and name not in facts.chosen:
             raise NotAllowed(f"step {name} ended while the resume was being prepared", hint="ask again")
-    asked = Asked(scope=scope, chosen=facts.chosen, pressing=pressing, changed=facts.changed, verified=facts.verified)
+    asked = ResumeInputs(
+        scope=scope, chosen=facts.chosen, pressing=pressing, changed=facts.changed, verified=facts.verified
+    )
     return plan(steps, standings, asked)
 
 
@@ -189,18 +211,20 @@ def _standing(turn: Turn, run: LiveWorkflow, step: Step) -> ResumeStanding:
     return ResumeStanding(run.states[step.name], run.reasons[step.name], job.attempts, step.job_id in turn.memory.runs)
 
 
-def _must_lead_anywhere(run: LiveWorkflow, wish: Wish, acts: Mapping[str, Act]) -> None:
+def _must_lead_anywhere(run: LiveWorkflow, options: ResumeOptions, acts: Mapping[str, Act]) -> None:
     ident, state = run.workflow.id, run.workflow.state.value
     if any(act in RESET or act is Act.SKIP for act in acts.values()) or run.workflow.intent is Intent.PAUSE:
         return
-    if wish.start is not None and all(acts[name] is Act.KEEP for name in behind(run.steps.values(), [wish.start])):
+    if options.start is not None and all(
+        acts[name] is Act.KEEP for name in behind(run.steps.values(), [options.start])
+    ):
         raise NotAllowed(
-            f"step {wish.start} and all steps behind it were completed, and a resume does not run them again",
-            hint=f"stoker workflow retry {ident} --step {wish.start}",
+            f"step {options.start} and all steps behind it were completed, and a resume does not run them again",
+            hint=f"stoker workflow retry {ident} --step {options.start}",
             state=state,
         )
-    if run.workflow.ended or not wish.plain:
-        asked = {"--from": wish.start, "--strategy": wish.strategy}
+    if run.workflow.ended or not options.plain:
+        asked = {"--from": options.start, "--strategy": options.strategy}
         same = "".join(f" {option} {name}" for option, name in asked.items() if name is not None)
         raise NotAllowed(
             f"workflow {ident} is {state}, and no step of it would run: see why",
@@ -210,10 +234,10 @@ def _must_lead_anywhere(run: LiveWorkflow, wish: Wish, acts: Mapping[str, Act]) 
     raise NotAllowed(f"workflow {ident} is {state}, so resume does not apply", hint=f"stoker workflow show {ident}")
 
 
-def _must_have_use(wish: Wish, reset: Collection[str]) -> None:
+def _must_have_use(options: ResumeOptions, reset: Collection[str]) -> None:
     """New limits apply only to steps that run again: refuse them if there are none, instead of ignoring them."""
     for path in ("timeout_ms", "max_attempts"):
-        if getattr(wish, path) is not None and not reset:
+        if getattr(options, path) is not None and not reset:
             raise InvalidParams(
                 f"{path}: no step would run again, so it would have no effect",
                 path=path,
@@ -253,5 +277,5 @@ def _view(run: LiveWorkflow, decision: ResumeDecision) -> dict[str, Any]:
     }
 
 
-def decision(wish: Wish, facts: ResumeFacts, actor: Actor) -> commands.Decision:
-    return partial(apply_wish, wish=wish, facts=facts, actor=actor)
+def decision(options: ResumeOptions, facts: ResumeFacts, actor: Actor) -> commands.Decision:
+    return partial(apply_options, options=options, facts=facts, actor=actor)

@@ -20,7 +20,7 @@ from stoker.core.job.model import Actor, State
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import CheckpointKind, Packed, verified
 from stoker.core.workflow.context import Context
-from stoker.core.workflow.rollback import Target, Way, way_back
+from stoker.core.workflow.rollback import RollbackPlan, Target, plan_rollback
 from stoker.core.workflow.state import Intent
 from stoker.engine.inbox import Message
 from stoker.engine.turn import LogLine, Turn
@@ -38,20 +38,20 @@ _target = msgspec.json.Decoder(Target).decode
 
 def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor: Actor) -> commands.Pieces:
     """Stop the running steps and start no other. Raises NotAllowed if there is nothing to roll back."""
-    way = way_back(target, run.steps.values(), run.states, run.reasons)
-    if run.workflow.ended and not way.reset:
+    plan = plan_rollback(target, run.steps.values(), run.states, run.reasons)
+    if run.workflow.ended and not plan.reset:
         raise NotAllowed(
             f"workflow {run.workflow.id} has nothing to take back: every step was completed, and is not undone",
             hint=f"stoker workflow rollback {run.workflow.id} --to {target.checkpoint} --redo",
-            not_undone=list(way.not_undone),
+            not_undone=list(plan.not_undone),
         )
-    commands.check_deadlines(turn, run, way.reset)
+    commands.check_deadlines(turn, run, plan.reset)
     to: dict[str, Any] = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
-    answer: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone)}
+    answer: dict[str, Any] = {"to": to, "not_undone": list(plan.not_undone)}
     turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encode_sorted(target).decode(), **answer)
     stopping = yield from commands.stop_all(turn, run, actor)
     stuck = [step.name for job_id, step in run.steps.items() if _is_stuck(turn, job_id)]
-    return {**answer, "reset": sorted(way.reset), "kept": sorted(way.kept), "stopping": stopping, "stuck": stuck}
+    return {**answer, "reset": sorted(plan.reset), "kept": sorted(plan.kept), "stopping": stopping, "stuck": stuck}
 
 
 def _is_stuck(turn: Turn, job_id: int) -> bool:
@@ -91,21 +91,21 @@ class Finish(Message):
             return
         target = _target(self._target)
         actor = Actor(target.uid)
-        way, overdue = self._way(turn, run, target)
+        plan, overdue = self._plan(turn, run, target)
         to = {"checkpoint": target.checkpoint, "seq": target.seq}
-        result: dict[str, Any] = {"to": to, "not_undone": list(way.not_undone), "overdue": overdue}
-        result["reset"] = sorted(way.reset)
-        floors = {name: self._floor(turn, run, name) for name in way.reset}
+        result: dict[str, Any] = {"to": to, "not_undone": list(plan.not_undone), "overdue": overdue}
+        result["reset"] = sorted(plan.reset)
+        floors = {name: self._floor(turn, run, name) for name in plan.reset}
         intent = Intent.RUN if target.resume else Intent.PAUSE
         turn.intend(run, intent, "rolled_back", actor, **result)
-        yield from commands.reset_steps(turn, run, way.reset, actor, floors)
+        yield from commands.reset_steps(turn, run, plan.reset, actor, floors)
         turn.effects.append(LogLine(LogEvent.WORKFLOW_ROLLED_BACK, {"workflow": run.workflow.id, **result}))
 
-    def _way(self, turn: Turn, run: LiveWorkflow, target: Target) -> tuple[Way, list[str]]:
+    def _plan(self, turn: Turn, run: LiveWorkflow, target: Target) -> tuple[RollbackPlan, list[str]]:
         """The plan for the present states. A step whose deadline has passed meanwhile is left as it is."""
-        way = way_back(target, run.steps.values(), run.states, run.reasons)
-        overdue = sorted(commands.overdue(turn, run, way.reset))
-        return replace(way, reset=tuple(name for name in way.reset if name not in overdue)), overdue
+        plan = plan_rollback(target, run.steps.values(), run.states, run.reasons)
+        overdue = sorted(commands.overdue(turn, run, plan.reset))
+        return replace(plan, reset=tuple(name for name in plan.reset if name not in overdue)), overdue
 
     def _floor(self, turn: Turn, run: LiveWorkflow, name: str) -> int:
         if name not in self._before:
@@ -135,9 +135,9 @@ async def finish(reader: Reader, run: LiveWorkflow) -> Finish:
     asked = run.workflow.target
     assert asked is not None, "a rollback has a target"
     target = _target(asked)
-    way = way_back(target, run.steps.values(), run.states, run.reasons)
+    plan = plan_rollback(target, run.steps.values(), run.states, run.reasons)
     before = {}
-    for name in way.reset:
+    for name in plan.reset:
         job_id, floor, old = run.jobs[name], run.floors.get(name, 0), target.floors.get(name, 0)
         if await reader.run(checkpoints.last_progress, job_id) > target.seq or floor != old:
             search = await reader.run(_newest_sound, job_id, old, target.seq)

@@ -150,12 +150,12 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     @property
     def safe(self) -> bool:
-        """May be started again after an unseen end."""
+        """Whether it may be started again after an unseen end."""
         return self.on_orphan is OnOrphan.REQUEUE
 
     @property
-    def speaks(self) -> bool:
-        """Its worker gets a socket on which it reports (`NOTIFY_SOCKET`)."""
+    def has_notify_socket(self) -> bool:
+        """Whether its worker gets a socket for reports (`NOTIFY_SOCKET`)."""
         return self.notify or self.heartbeat_ms is not None
 
 

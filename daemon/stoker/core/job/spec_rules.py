@@ -78,7 +78,7 @@ RULES = (
     ),
     Rule(
         "heartbeat_ms",
-        lambda spec, _: spec.speaks and spec.execution_mode is ExecutionMode.IN_PROCESS,
+        lambda spec, _: spec.has_notify_socket and spec.execution_mode is ExecutionMode.IN_PROCESS,
         lambda _: "a handler inside the daemon has no process that could report",
         "leave heartbeat_ms out",
     ),

@@ -18,7 +18,7 @@ from stoker.core.job.model import Reason, State
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
 
 
-class Stood(Struct, frozen=True):
+class ContextStep(Struct, frozen=True):
     """The state of one step. `floor`: its own checkpoints up to that seq are ignored."""
 
     job: int
@@ -32,13 +32,13 @@ class Context(Struct, frozen=True, kw_only=True):
 
     chain: str
     seq: int
-    steps: dict[str, Stood]
+    steps: dict[str, ContextStep]
     holds: dict[str, dict[str, int]]
     damaged: int | None = None
 
 
 class _Whole(Struct, frozen=True):
-    steps: dict[str, Stood]
+    steps: dict[str, ContextStep]
     holds: dict[str, dict[str, int]] = {}
 
 
@@ -87,8 +87,8 @@ def _must_follow(last: Checkpoint, link: Checkpoint) -> None:
     )
 
 
-def _apply(change: _Transition, steps: dict[str, Stood], holds: dict[str, dict[str, int]]) -> None:
-    steps[change.step] = Stood(change.job, change.to, change.reason, change.floor)
+def _apply(change: _Transition, steps: dict[str, ContextStep], holds: dict[str, dict[str, int]]) -> None:
+    steps[change.step] = ContextStep(change.job, change.to, change.reason, change.floor)
     if change.holds:
         holds[change.step] = change.holds
     else:

@@ -62,7 +62,7 @@ class ResumeDecision(Struct, frozen=True):
         return self.act in RUNS
 
 
-class Wish(WorkflowParams, frozen=True, kw_only=True):
+class ResumeOptions(WorkflowParams, frozen=True, kw_only=True):
     """The options of a resume. `start`: this step and its dependents; `strategy` replaces the steps' own strategies.
 
     `explain`: change nothing. `verify` set to false keeps completed steps without checking their fingerprints.
@@ -80,7 +80,7 @@ class Wish(WorkflowParams, frozen=True, kw_only=True):
         return self.strategy is None and self.start is None
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class ResumeInputs(Struct, frozen=True, kw_only=True):
     """The inputs of a plan. `scope`: the steps it may change, None for all; `chosen`: strategy and choice, by step.
 
     `verified`: completed steps with a fingerprint; `changed`: those whose fingerprint differs, and how.
@@ -102,7 +102,7 @@ def stopped_short(standing: ResumeStanding) -> bool:
     return ended and standing.attempts > 0 and not (standing.live or by_need or done)
 
 
-def plan(steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: Asked) -> list[ResumeDecision]:
+def plan(steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: ResumeInputs) -> list[ResumeDecision]:
     """One decision for each step, in an order in which the steps can run."""
     by_name = {step.name: step for step in steps}
     order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
@@ -114,7 +114,7 @@ def plan(steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: 
 
 
 def _act_for(
-    step: Step, standings: Mapping[str, ResumeStanding], asked: Asked, decided: Mapping[str, ResumeDecision]
+    step: Step, standings: Mapping[str, ResumeStanding], asked: ResumeInputs, decided: Mapping[str, ResumeDecision]
 ) -> tuple[Act, str]:
     standing = standings[step.name]
     if is_done(standing.state, standing.reason):
@@ -132,7 +132,7 @@ def _act_for(
 
 
 def _why_left(
-    step: Step, standings: Mapping[str, ResumeStanding], asked: Asked, decided: Mapping[str, ResumeDecision]
+    step: Step, standings: Mapping[str, ResumeStanding], asked: ResumeInputs, decided: Mapping[str, ResumeDecision]
 ) -> str | None:
     """Why a step that did not complete is left as it is; None if it is not."""
     if asked.scope is not None and step.name not in asked.scope:
@@ -143,7 +143,7 @@ def _why_left(
 
 
 def _of_done(
-    step: Step, standing: ResumeStanding, asked: Asked, decided: Mapping[str, ResumeDecision]
+    step: Step, standing: ResumeStanding, asked: ResumeInputs, decided: Mapping[str, ResumeDecision]
 ) -> tuple[Act, str]:
     if standing.reason is Reason.NOT_NEEDED:
         again = next((edge.step for edge in step.needs if decided[edge.step].runs), None)

@@ -28,7 +28,7 @@ class Target(Struct, frozen=True, kw_only=True, omit_defaults=True):
     uid: int | None = None
 
 
-class Way(Struct, frozen=True, kw_only=True):
+class RollbackPlan(Struct, frozen=True, kw_only=True):
     """The plan of a rollback. `not_undone`: steps completed since the checkpoint."""
 
     reset: tuple[str, ...]
@@ -42,9 +42,9 @@ def target_of(context: Context, checkpoint: int, *, redo: bool, resume: bool, ui
     return Target(checkpoint=checkpoint, seq=context.seq, done=done, floors=floors, redo=redo, resume=resume, uid=uid)
 
 
-def way_back(
+def plan_rollback(
     target: Target, steps: Iterable[Step], states: Mapping[str, State], reasons: Mapping[str, Reason | None]
-) -> Way:
+) -> RollbackPlan:
     """The plan for the present states. A step skipped since the checkpoint is reset: it had no effects."""
     done = set(target.done)
     reset, kept, since = [], [], []
@@ -58,4 +58,4 @@ def way_back(
         else:
             since.append(step.name)
     again = since if target.redo else []
-    return Way(reset=(*reset, *again), kept=tuple(kept), not_undone=tuple(since))
+    return RollbackPlan(reset=(*reset, *again), kept=tuple(kept), not_undone=tuple(since))
