@@ -172,9 +172,9 @@ def _edges(step: StepParams) -> list[Edge]:
 
 
 def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
-    known = named(flow.parameters)
+    names = named(flow.parameters)
     return [
-        Mistake(f"parameters.{name}", f"the flow has no such parameter (it has: {known})")
+        Mistake(f"parameters.{name}", f"the flow has no such parameter (it has: {names})")
         for name in given
         if name not in flow.parameters
     ]
@@ -216,10 +216,10 @@ def _judge(
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
 
 
-def _nearest(word: str, known: Collection[str]) -> str | None:
+def _nearest(word: str, names: Collection[str]) -> str | None:
     import difflib  # noqa: PLC0415 - only when something is wrong
 
-    near = difflib.get_close_matches(word, known, 1) if len(known) <= MOST_SEARCHED else []
+    near = difflib.get_close_matches(word, names, 1) if len(names) <= MOST_SEARCHED else []
     return f"did you mean {near[0]}?" if near else None
 
 

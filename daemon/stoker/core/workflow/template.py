@@ -35,11 +35,11 @@ class TemplateNames:
         self.parameters = parameters
 
     @cached_property
-    def known(self) -> str:
+    def listed(self) -> str:
         return named(self.parameters)
 
     @cached_property
-    def known_to_items(self) -> str:
+    def listed_with_item(self) -> str:
         return named({*self.parameters, ITEM})
 
 
@@ -85,8 +85,8 @@ class Template(Generic[W]):
             if of_items and ITEM in missing:
                 missing.remove(ITEM)
             for name in missing:
-                known = names.known_to_items if of_items else names.known
-                message = f"{{{{{name}}}}}: no such parameter (there are: {known})"
+                listed = names.listed_with_item if of_items else names.listed
+                message = f"{{{{{name}}}}}: no such parameter (there are: {listed})"
                 self._mistakes.append(Mistake(text.path, message, "declare it under [parameters]"))
             if not missing:
                 self._texts.append(text)
