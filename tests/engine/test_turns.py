@@ -29,7 +29,7 @@ SETTINGS = """
 drain_timeout_ms = 100
 """
 MESSAGES = {
-    "Alarms", "Dependents", "DueJobs", "Editing", "Finish", "FlowCommand", "FlowSubmission",
+    "Alarms", "Dependents", "DueJobs", "Editing", "Finish", "WorkflowCommand", "WorkflowSubmission",
     "Recovered", "Remembered", "Reports", "Save", "StopRuns", "Submission", "TurnChange", "VerbCommand",
 }  # fmt: skip
 """Kinds of messages that the work below must bring to the loop. The others follow only from faults, or now and then."""

@@ -212,7 +212,7 @@ class LiveState:
 
 
 class FreeResources(Mapping[str, int]):
-    """What is left of each resource and width, computed when it is asked for: there may be thousands."""
+    """The free amount of each resource and width, computed when it is asked for: there may be thousands."""
 
     def __init__(self, memory: LiveState) -> None:
         self._memory = memory

@@ -3,9 +3,9 @@
 Owns one lane for each demand, which is the set of resources that a job asks for: if the first job of a lane lacks a
 resource, so do all others, and none of them is examined. A lane holds the first jobs of its order, the rest stays in
 the database: a million queued jobs cost no memory. It reads nothing itself; the loop refills the `hungry` lanes.
-Lanes are filed by the resource that their first job was seen to lack, so that admission is given those that may start,
+Each blocked lane is filed under the resource that its first job lacked, so admission gets only lanes that may start,
 however many are blocked. Invariants: a lane holds a prefix of its order, without steps of workflows that are barred
-from starting; a lane is filed by a resource that it needs, so what is left out for want of it cannot start.
+from starting; a lane is filed only under a resource that it needs, so no lane that could start is left out.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Lane:
 
 
 class ReadyQueue:
-    """All lanes of a queue, by demand, and those with jobs by the resource that was seen to be lacking."""
+    """All lanes of a queue by demand, and the blocked ones by the resource that they lack."""
 
     def __init__(self) -> None:
         self.lanes: dict[str | None, Lane] = {}
@@ -145,7 +145,7 @@ class ReadyQueue:
         """The lanes to read before more of their jobs are started."""
         yield from self._hungry.items()
 
-    # --- what may start ---
+    # --- lanes that may start ---
 
     @property
     def front(self) -> Place | None:
@@ -153,7 +153,7 @@ class ReadyQueue:
         return self._order[0] if self._order else None
 
     def freed(self, names: Iterable[str]) -> None:
-        """There is more of these resources: the lanes that lack them are looked at again."""
+        """There is more of these resources, so the lanes that lack them may start again."""
         self._freed.update(name for name in names if name in self._blocked)
 
     def groups(self, free: Mapping[str, int]) -> list[Group]:
@@ -168,7 +168,7 @@ class ReadyQueue:
         return open_groups
 
     def blocked(self, free: Mapping[str, int], capacity: Mapping[str, int]) -> Iterator[Entry]:
-        """The other lanes, in order, but for those that need more than the capacity of the resource that they lack."""
+        """The other lanes, in order, without those that need more than the capacity of the resource that they lack."""
         groups = (
             lanes
             for name in capacity
@@ -179,13 +179,13 @@ class ReadyQueue:
         return merge(*groups)
 
     def pass_over(self, job: Job, lacks: str) -> None:
-        """The first job of a lane cannot start for want of this resource."""
+        """The first job of a lane cannot start because it lacks this resource."""
         lane = self.lanes[demand_of(job)]
         if lane.jobs and lane.jobs[0] is job:
             self._file(lane, lacks)
 
     def _changed(self, demand: str | None, lane: Lane) -> None:
-        """A lane has other jobs: if another is the first, it is looked at again."""
+        """The jobs of a lane changed. If another job is its first now, the lane may start."""
         if lane.low:
             self._hungry[demand] = lane
         else:

@@ -199,7 +199,7 @@ class Submission(CommandRequest[Answers]):
         return SubmitAnswer(keyed.job_id, state, existing=True)
 
     def _conflict(self, turn: Turn, sent: JobParams, keyed: Keyed) -> IdempotencyConflict:
-        """Names the fields that differ, if the job still exists and the requested queue is keyed."""
+        """Names the fields that differ, if the job still exists and the requested queue is known."""
         job = turn.find(keyed.job_id)
         queue = turn.memory.queues.get(sent.queue if isinstance(sent.queue, str) else "default")
         differing = [] if job is None or queue is None else self._differing(job, sent, queue)

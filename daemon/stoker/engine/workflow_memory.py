@@ -125,7 +125,7 @@ class LiveWorkflow(Struct):
             self.holds.pop(step.name, None)
 
 
-def open_flow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
+def live_workflow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
     """A workflow from its rows, as memory keeps it."""
     plan = blueprint(stored.workflow)
     steps = {step.job_id: step for step in plan.steps}
@@ -158,7 +158,7 @@ class LiveWorkflows:
         """Add the loaded workflows; those in memory already are newer and stay."""
         for each in stored:
             if each.workflow.id not in self.runs:
-                self.add(open_flow(each, heads.get(chain_of(each.workflow.id), Head())))
+                self.add(live_workflow(each, heads.get(chain_of(each.workflow.id), Head())))
 
     def add(self, run: LiveWorkflow) -> None:
         self.runs[run.workflow.id] = run

@@ -27,7 +27,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import chain, commands, dependencies, resume, rollback
 from stoker.workflows.archive import endings
-from stoker.workflows.submit import FlowAnswer, FlowOffer, FlowSubmission
+from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView, WorkflowDetails, WorkflowPage, WorkflowView
@@ -43,12 +43,12 @@ class WorkflowService:
         self._engine = engine
         self._planner = start_threads(1, "flow-plans")
 
-    async def submit(self, request: definition.FlowRequest, peer_uid: int) -> FlowAnswer:
+    async def submit(self, request: definition.FlowRequest, peer_uid: int) -> WorkflowAnswer:
         """Store all steps of a workflow, or refuse it with a list of every mistake."""
         engine, loop = self._engine, asyncio.get_running_loop()
         # Even a short frame may hold thousands of steps: `each` makes many of one.
         plan = await loop.run_in_executor(self._planner, definition.plan, request, strategies.known())
-        offer = FlowOffer(
+        offer = WorkflowOffer(
             name=request.flow.name,
             sent=request.raw,
             parameters={**request.flow.parameters, **request.parameters},
@@ -57,7 +57,7 @@ class WorkflowService:
             key=request.idempotency_key,
             dry_run=request.dry_run,
         )
-        future = engine.submit(FlowSubmission(engine.intake, offer))
+        future = engine.submit(WorkflowSubmission(engine.intake, offer))
         future.add_done_callback(lambda done: _log_cycle(done, flow=request.flow.name))
         return await future
 
@@ -146,7 +146,7 @@ class WorkflowService:
 
     def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
         """Apply a decision to a whole workflow in one turn."""
-        return self._engine.request(commands.FlowCommand(workflow_id, decision))
+        return self._engine.request(commands.WorkflowCommand(workflow_id, decision))
 
 
 def _log_cycle(done: asyncio.Future[Any], **where: object) -> None:

@@ -41,7 +41,7 @@ class Budget(Struct, frozen=True, kw_only=True):
 NO_BUDGET = Budget()
 
 
-class FlowCommand(RequestMessage[dict[str, Any]]):
+class WorkflowCommand(RequestMessage[dict[str, Any]]):
     """One request about one workflow, decided by `decision` with all its steps in memory."""
 
     def __init__(self, workflow_id: int, decision: Decision) -> None:

@@ -34,7 +34,7 @@ from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
 
 
-class FlowOffer(Struct, frozen=True, kw_only=True):
+class WorkflowOffer(Struct, frozen=True, kw_only=True):
     """A workflow as it was sent, and its plan."""
 
     name: str
@@ -46,7 +46,7 @@ class FlowOffer(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-class FlowAnswer(Struct, frozen=True, kw_only=True):
+class WorkflowAnswer(Struct, frozen=True, kw_only=True):
     """`id` and `state` are None for a dry run; `existing`: it was submitted before with the same key."""
 
     id: int | None
@@ -56,10 +56,10 @@ class FlowAnswer(Struct, frozen=True, kw_only=True):
     existing: bool = False
 
 
-class FlowSubmission(CommandRequest[FlowAnswer]):
+class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
     """A request to accept a workflow."""
 
-    def __init__(self, intake: Intake, offer: FlowOffer) -> None:
+    def __init__(self, intake: Intake, offer: WorkflowOffer) -> None:
         self._located = [step for step in offer.plan.steps if step.locatable]
         super().__init__([step.sent for step in self._located])
         self._intake = intake
@@ -80,17 +80,17 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         answer = (None if wrong else self._earlier_answer(turn)) or (yield from self._accept_or_try(turn))
         self.answer_after(turn, answer)
 
-    def _accept_or_try(self, turn: Turn) -> Generator[None, None, FlowAnswer]:
+    def _accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
         specs = yield from self._specs(turn)
         layers = self._layers()
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
-            return FlowAnswer(id=None, state=None, steps=steps, layers=layers)
+            return WorkflowAnswer(id=None, state=None, steps=steps, layers=layers)
         run = yield from self._accept(turn, specs)
         jobs = {step.name: step.job_id for step in run.steps.values()}
-        return FlowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, layers=layers)
+        return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, layers=layers)
 
-    def _earlier_answer(self, turn: Turn) -> FlowAnswer | None:
+    def _earlier_answer(self, turn: Turn) -> WorkflowAnswer | None:
         """The answer to an earlier submit with this key. Raises IdempotencyConflict."""
         key = self._offer.key
         keyed = turn.loaded.keys.get((self._offer.owner_uid, key)) if key else None
@@ -109,7 +109,7 @@ class FlowSubmission(CommandRequest[FlowAnswer]):
         run = turn.memory.workflows.runs[workflow_id]
         turn.touched_workflows.add(workflow_id)  # so that one that has ended leaves the memory again
         jobs = {step.name: step.job_id for step in run.steps.values()}
-        return FlowAnswer(
+        return WorkflowAnswer(
             id=workflow_id, state=run.workflow.state, steps={**jobs}, layers=self._layers(), existing=True
         )
 
