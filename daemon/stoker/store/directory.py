@@ -73,13 +73,13 @@ class StateDirectory:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StateRefused(f"state directory {self.root} is not writable", hint=f"chmod 700 {self.root}")
 
-    def check(self, *, to_look: bool = False) -> None:
-        """Touches nothing. Raises StateRefused. `to_look`: for a command that only reads, which root may do as well."""
+    def check(self, *, reading: bool = False) -> None:
+        """Raises StateRefused; changes nothing. `reading`: for a command that only reads; root may use it, too."""
         try:
             status = self.root.stat()
         except OSError as error:
             raise StateRefused(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
-        if status.st_uid != os.geteuid() and not (to_look and os.geteuid() == 0):
+        if status.st_uid != os.geteuid() and not (reading and os.geteuid() == 0):
             owner = _user_name(status.st_uid)
             raise StateRefused(
                 f"state directory {self.root} belongs to {owner}, not to {_user_name(os.geteuid())}",

@@ -36,7 +36,7 @@ class InspectedState(Struct, frozen=True):
 @contextmanager
 def inspecting(directory: StateDirectory) -> Iterator[InspectedState]:
     """Lock and read the directory. Raises AlreadyRunning, or StateRefused if no daemon could start on it."""
-    directory.check(to_look=True)
+    directory.check(reading=True)
     lock = directory.share()
     try:
         yield _read(directory, lock)
