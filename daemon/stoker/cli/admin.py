@@ -72,7 +72,7 @@ def _shortage(shortage: ShortageView | None) -> str | None:
 
 
 def _pressure(pressure: PressureView) -> str:
-    """`cpu 75%, memory 3%; PSI cpu some 9%, io full 0%; no queue is throttled`."""
+    """`no queue is throttled; cpu 75%, memory 3%; PSI cpu some 9%, io full 0%`: `top` may cut the end."""
     levels = {gauge.replace("_", " "): f"{level:.0f}%" for gauge, level in pressure["levels"].items()}
     usage = ", ".join(f"{gauge} {level}" for gauge, level in levels.items() if " " not in gauge)
     stalls = ", ".join(f"{gauge} {level}" for gauge, level in levels.items() if " " in gauge)
@@ -80,7 +80,7 @@ def _pressure(pressure: PressureView) -> str:
     state = f"queues of class low are throttled by {causes}" if pressure["throttled"] else "no queue is throttled"
     times = pressure["throttle_events"]
     state += f" ({counted(times, 'time')} so far)" if times else ""
-    return "; ".join(filter(None, (usage or "not measured", stalls and f"PSI {stalls}", state)))
+    return "; ".join(filter(None, (state, usage or "not measured yet", stalls and f"PSI {stalls}")))
 
 
 def _launcher(launcher: LauncherView) -> str:
