@@ -47,7 +47,7 @@ APPLIES_TO = {
 
 
 NAMING = "Name jobs by their ids or by a filter. A filter needs --yes, or --dry-run, which only prints matching jobs."
-AGAIN = "A job that has ended is queued again, as `stoker retry` does without asking for --yes."
+AGAIN = "A job that has ended is queued again, as by `stoker retry`, which does not ask for --yes."
 
 
 def _verb(verb: str, *own: Option, yes: Option = YES, remark: str | None = None, examples: tuple[str, ...]) -> Command:

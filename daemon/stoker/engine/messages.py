@@ -205,7 +205,7 @@ class Settle(Message):
             turn.record("system", self._run_id, "unknown_outcome", payload)
             job = turn.find(self._job_id)
             if job is not None and job.state in (State.WAITING, State.QUEUED):
-                note = f"an outcome of {self._run_id} that nobody expected"
+                note = f"an unexpected outcome of {self._run_id}"
                 turn.step(job.id, ev.Hold(actor=Actor(note=note), reason=Reason.LOST))
         turn.effects.append(AcknowledgeUnknown(self._run_id))
 
