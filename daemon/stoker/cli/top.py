@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import QueueView, StatusView
 
 SHORTEST_MS = 100
+LOCAL_MODES = 3  # in the list of tcgetattr
 LIVE = ("running", "held", "waiting", "queued")
 KEYS = "q quit   space refresh"
 QUEUE_HEADERS = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "HELD")
@@ -63,6 +64,7 @@ class Terminal:
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z: the shell would go on in our screen
         if self._modes is not None:
             tty.setcbreak(sys.stdin)
+            _keep_output_at_interrupt()
         render.take_screen()
         return self
 
@@ -79,6 +81,13 @@ class Terminal:
         ready, _, _ = select.select([sys.stdin], [], [], within_s)
         pressed = sys.stdin.read(1) if ready else ""
         return "q" if ready and not pressed else pressed  # the terminal is gone
+
+
+def _keep_output_at_interrupt() -> None:
+    """Set NOFLSH: at Ctrl-C the kernel signals us, then discards output, perhaps that which gives the screen back."""
+    modes = termios.tcgetattr(sys.stdin)
+    modes[LOCAL_MODES] |= termios.NOFLSH
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
 
 
 def _leave(*_: object) -> NoReturn:
