@@ -108,7 +108,8 @@ class Daemon:
         self._opened = await open_state(self._directory, boot_id(), pid_namespace(), self._config.disk.reserve_bytes)
         self._directory.remember()
         self._engine = engine = self._build(self._opened, cgroups)
-        self._turns = asyncio.ensure_future(engine.loop.run())
+        self._turns = asyncio.ensure_future(engine.loop.run())  # measures itself, by turn
+        asyncio.get_running_loop().set_task_factory(engine.stalls.measured_task)
         health = Health(
             {
                 "database": lambda: engine.reader.run(reader.ping),

@@ -7,10 +7,12 @@ asked, never a clock of the test.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,17 +21,31 @@ from stoker.telemetry.stalls import SLOW_S, Stalls
 from tests.support.daemon import SLOW_CPU_MS, DaemonProcess, LoopKept
 from tests.support.facts import until
 from tests.support.flows import sent_flow
+from tests.support.past import lengthen
 from tests.support.work import submit, submit_many, submit_running
 
 if TYPE_CHECKING:
     import stoker
-    from tests.support.work import Gate
+from tests.support.work import Gate
 
 DEPENDENTS = 20_000
 DUE = 4_000
 DEMANDS = 20_000
 STEPS = 5_000
+MOST_STEPS = 10_000  # that a workflow may have
+ROWS = 100_000
 AT_ONCE = 5_000
+READS: list[tuple[str, dict[str, Any]]] = [
+    ("job.list", {"limit": 1_000}),
+    ("job.list", {"limit": 1_000, "label": "no=body"}),
+    ("job.list", {"limit": 1_000, "name": "nobody", "states": ["failed"]}),
+    ("workflow.list", {"limit": 1_000}),
+    ("job.history", {"id": 1}),
+    ("job.why", {"id": 1}),
+    ("queue.list", {}),
+    ("system.status", {}),
+    ("system.health", {}),
+]
 SETTINGS = """
 [queues.still]
 """
@@ -72,6 +88,26 @@ def test_stalls_when_a_turn_or_a_callback_computes_for_too_long_then_it_is_count
     stalls.measure_turn(began, "decide", [stalls], 0)
 
     assert (stalls.turns, stalls.callbacks) == (1, 1)
+
+
+async def test_stalls_when_a_task_computes_for_too_long_then_it_is_counted() -> None:
+    stalls = Stalls(Telemetry())
+
+    async def work(cpu_s: float) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+            burn(cpu_s)
+
+    asyncio.get_running_loop().set_task_factory(stalls.measured_task)
+    await asyncio.create_task(work(SLOW_S / 2))
+    assert stalls.callbacks == 0
+    await asyncio.create_task(work(SLOW_S * 1.1))
+    cancelled = asyncio.create_task(work(0))
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
+
+    assert stalls.callbacks == 3
+    assert cancelled.cancelled()
 
 
 def slow_line(cpu_ms: int) -> str:
@@ -155,3 +191,28 @@ def test_turns_when_thousands_of_demands_are_blocked_then_none_is_slow(client: s
         client.wait(submit(client, {"command": "true"}))
 
     assert slow(client) == (0, 0)
+
+
+@pytest.mark.timeout(300)
+def test_reads_when_there_are_thousands_of_steps_and_jobs_then_none_is_slow(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.wait(submit(client, {"command": "true", "labels": {"team": "blue"}}))
+    daemon.stop()
+    lengthen(daemon.state_dir / "stoker.db", ROWS)
+    daemon.start()
+    with daemon.client() as client:
+        behind = {"command": "true", "needs": ["s0"]}
+        workflow = sent_flow(client, {"s0": {"command": "false"}, **{f"s{n}": behind for n in range(1, MOST_STEPS)}})
+        until(lambda: client.workflow(workflow)["state"] == "failed", 120, why="the failure")
+        until(lambda: client.workflow(workflow)["archive"], 120, why="its archive")
+        jobs = [step["job"] for step in client.workflow(workflow)["steps"]]
+
+        for method, params in READS:
+            client.call(method, params)
+        client.call("workflow.get", {"id": workflow, "analyse": True})
+        client.call("workflow.resume", {"id": workflow, "explain": True})
+        client.call("checkpoint.list", {"workflow": workflow, "limit": 1_000})
+        list(itertools.islice(client.watch(after=0, workflow=workflow), MOST_STEPS))
+        client.wait(*jobs)
+
+        assert slow(client) == (0, 0)

@@ -5,9 +5,7 @@ Owns that nobody who listens misses, doubles or reorders anything.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import sqlite3
 import sys
 import threading
 from binascii import a2b_base64
@@ -25,6 +23,7 @@ from stoker.core.errors import (
 )
 from tests.support.facts import until
 from tests.support.flows import flow_end, look, sent_flow
+from tests.support.past import lengthen
 from tests.support.work import Gate, attempts_of, changes, end_of, shell, state, submit, submit_many, submit_running
 
 if TYPE_CHECKING:
@@ -398,15 +397,3 @@ def test_starts_when_people_search_a_long_table_then_they_are_not_behind_them(da
 
     assert healthy
     assert left > 0
-
-
-def lengthen(path: Path, rows: int) -> None:
-    """Fill a database at rest with copies of its job 1, so that a search takes long."""
-    with contextlib.closing(sqlite3.connect(path)) as database, database:
-        names = [row[1] for row in database.execute("PRAGMA table_info(jobs)") if row[1] != "id"]
-        columns = ", ".join(names)
-        database.execute(
-            f"INSERT INTO jobs ({columns}) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-            f"SELECT {columns} FROM jobs, n WHERE jobs.id = 1",
-            (rows,),
-        )

@@ -117,3 +117,15 @@ def _identity(ident: int, worker: str) -> Identity | None:
     return Identity(
         pid=LAST_PID - ident, start_ticks=ident, boot_id=boots[worker], pid_namespace=pid_namespace(), pidfs_inode=ident
     )
+
+
+def lengthen(path: Path, rows: int) -> None:
+    """Fill a database at rest with copies of its job 1, so that a search takes long."""
+    with closing(sqlite3.connect(path)) as database, database:
+        names = [row[1] for row in database.execute("PRAGMA table_info(jobs)") if row[1] != "id"]
+        columns = ", ".join(names)
+        database.execute(
+            f"INSERT INTO jobs ({columns}) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            f"SELECT {columns} FROM jobs, n WHERE jobs.id = 1",
+            (rows,),
+        )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, State
 from stoker.core.workflow import definition, strategies
-from stoker.core.workflow.analysis import analyse
 from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
@@ -26,7 +25,7 @@ from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import chain, commands, dependencies, resume, rollback
-from stoker.workflows.archive import endings
+from stoker.workflows.archive import analysis_of
 from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 
 if TYPE_CHECKING:
@@ -65,13 +64,14 @@ class WorkflowService:
         """One workflow with all its steps; with `analysed` also the analysis of its failure."""
         stored = await stored_workflow(self._engine, workflow_id)
         engine, jobs = self._engine, {step.job_id for step in stored.steps}
+        errors = await engine.queries.run(attempts.errors, _unsuccessful(stored))
         view: Any = _view(stored) | {
-            "steps": _steps(stored, await engine.queries.run(attempts.errors, _unsuccessful(stored))),
+            "steps": await asyncio.to_thread(_steps, stored, errors),  # there may be thousands
             "archive": await asyncio.to_thread(engine.archives.path, stored),
             "stale": await engine.staleness.find(jobs),
         }
         if analysed:
-            view["analysis"] = analyse(*await endings(engine.queries, stored))
+            view["analysis"] = await analysis_of(engine.queries, stored)
         shown: WorkflowDetails = view
         return shown
 

@@ -1,16 +1,17 @@
 """Counts how often the loop's thread computed for too long without returning to the event loop.
 
-Owns the limit, the counts in `stoker status --json`, and the log events `turn_slow` and `callback_slow`. It measures
-the CPU time of that thread, which a loaded machine does not increase. Time blocked in the kernel is not included; the
-watchdog notices that.
+It sees the parts of turns, the callbacks that are wrapped, and the steps of every task. Owns the limit, the counts in
+`stoker status --json`, and the log events `turn_slow` and `callback_slow`. It measures the CPU time of that thread,
+which a loaded machine does not increase. Time blocked in the kernel is not included; the watchdog notices that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -47,10 +48,49 @@ class Stalls:
             try:
                 return callback(*args, **kw)
             finally:
-                took_s = time.thread_time() - began
-                if took_s > SLOW_S:
-                    self.callbacks += 1
-                    self.telemetry.callback_was_slow()
-                    log(LogEvent.CALLBACK_SLOW, callback=callback.__qualname__, cpu_ms=round(took_s * 1_000))
+                self.measure_callback(began, callback.__qualname__)
 
         return measured
+
+    def measure_callback(self, began: float, name: str) -> None:
+        """A callback, or a task between two awaits, computed from `began` (`time.thread_time`) until now."""
+        took_s = time.thread_time() - began
+        if took_s > SLOW_S:
+            self.callbacks += 1
+            self.telemetry.callback_was_slow()
+            log(LogEvent.CALLBACK_SLOW, callback=name, cpu_ms=round(took_s * 1_000))
+
+    def measured_task(
+        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+    ) -> asyncio.Task[T]:
+        """The task factory of the event loop: each step of each task is measured."""
+        assert isinstance(work, Coroutine), "a task runs a coroutine"
+        return asyncio.Task(MeasuredCoroutine(work, self), loop=loop, **options)
+
+
+class MeasuredCoroutine(Coroutine[Any, Any, T]):
+    """A coroutine that measures its steps."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], stalls: Stalls) -> None:
+        self._work = work
+        self._send = work.send  # looked up once: a step is as short as that
+        self._stalls = stalls
+        self.__name__: str = getattr(work, "__name__", type(work).__name__)
+        self.__qualname__: str = getattr(work, "__qualname__", self.__name__)
+
+    def send(self, value: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return self._send(value)
+        finally:
+            if time.thread_time() - began > SLOW_S:
+                self._stalls.measure_callback(began, self.__qualname__)
+
+    def throw(self, *error: Any) -> Any:
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._work.__await__()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
-from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from msgspec import Struct
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import CheckpointDamaged
-from stoker.core.job.model import Job, State
+from stoker.core.job.model import Attempt, Job, State
 from stoker.core.sorted_json import encode_sorted
-from stoker.core.workflow.analysis import Ending, analyse
+from stoker.core.workflow.analysis import Analysis, Ending, analyse
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, chain_of, opened
 from stoker.core.workflow.state import WorkflowState
 from stoker.engine.turn import Turn
@@ -45,21 +45,32 @@ TOGETHER_BYTES = 1024 * 1024  # of data in one read
 SHOWN = 20  # steps in the log line
 
 
-async def endings(reader: Reader, stored: StoredWorkflow) -> tuple[int, list[Ending]]:
-    """The arguments of `analyse`."""
+async def analysis_of(reader: Reader, stored: StoredWorkflow) -> Analysis | None:
+    """The analysis of a failure, computed in a thread: there may be thousands of steps."""
     ids = [one.job_id for one in stored.steps if one.state is not State.SUCCEEDED]
-    plan, specs = blueprint(stored.workflow), await reader.run(jobs.by_ids, ids)
+    specs = await reader.run(jobs.by_ids, ids)
     ended = await reader.run(attempts.newest_ends, [one.job_id for one in stored.steps if one.attempts])
+    return await asyncio.to_thread(_analysed, stored, specs, ended)
+
+
+def _analysed(stored: StoredWorkflow, specs: Mapping[int, Job], ended: Mapping[int, Attempt]) -> Analysis | None:
+    plan = blueprint(stored.workflow)
     steps = {step.job_id: step for step in plan.steps}
     widths = {width_of(stored.workflow.id, group) for group in plan.widths}
-    return stored.workflow.id, [
+    endings = [
         Ending(
-            name=one.step, job=one.job_id, state=one.state, reason=one.reason, attempts=one.attempts,
-            critical=steps[one.job_id].critical, ended=ended.get(one.job_id),
+            name=one.step,
+            job=one.job_id,
+            state=one.state,
+            reason=one.reason,
+            attempts=one.attempts,
+            critical=steps[one.job_id].critical,
+            ended=ended.get(one.job_id),
             **_asked(specs[one.job_id], widths) if one.job_id in specs else {},
         )
         for one in stored.steps
-    ]  # fmt: skip
+    ]
+    return analyse(stored.workflow.id, endings)
 
 
 def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
@@ -145,9 +156,9 @@ class Archives:
             "format": FORMAT,
             "workflow": workflow,
             "flow": flow,
-            "analysis": analyse(*await endings(self._reader, stored)),
+            "analysis": await analysis_of(self._reader, stored),
         }
-        yield encode_sorted(head)[:-1]
+        yield (await asyncio.to_thread(encode_sorted, head))[:-1]
         for name, portions, view in (
             ("steps", self._steps(steps), _unchanged),
             ("changes", self._changes(stored, steps), _unchanged),

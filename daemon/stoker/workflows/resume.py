@@ -203,7 +203,11 @@ def _plan(
     asked = ResumeInputs(
         scope=scope, chosen=facts.chosen, pressing=pressing, changed=facts.changed, verified=facts.verified
     )
-    return plan(steps, standings, asked)
+    decisions = []
+    for one in plan(steps, standings, asked):
+        decisions.append(one)
+        yield
+    return decisions
 
 
 def _standing(turn: Turn, run: LiveWorkflow, step: Step) -> ResumeStanding:

@@ -82,7 +82,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
 
     def _accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
         specs = yield from self._specs(turn)
-        layers = self._layers()
+        layers = self._offer.plan.layers
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
             return WorkflowAnswer(id=None, state=None, steps=steps, layers=layers)
@@ -110,11 +110,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         turn.touched_workflows.add(workflow_id)  # so that one that has ended leaves the memory again
         jobs = {step.name: step.job_id for step in run.steps.values()}
         return WorkflowAnswer(
-            id=workflow_id, state=run.workflow.state, steps={**jobs}, layers=self._layers(), existing=True
+            id=workflow_id, state=run.workflow.state, steps={**jobs}, layers=self._offer.plan.layers, existing=True
         )
-
-    def _layers(self) -> list[list[str]]:
-        return definition.layers({step.name: [edge.step for edge in step.needs] for step in self._offer.plan.steps})
 
     def _specs(self, turn: Turn) -> Generator[None, None, list[Spec]]:
         """The spec of every step. Raises FlowInvalid with all mistakes, or QueueFull."""
@@ -134,6 +131,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         for spec in specs:
             self._intake.check_room(turn, turn.memory.queues[spec.queue], ahead)
             ahead[spec.queue] += 1
+            yield
         return specs
 
     def _spec(

@@ -106,10 +106,14 @@ class Planned(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Steps in an order in which they can run; `widths`: how many of a group may run at once."""
+    """Steps in an order in which they can run; `widths`: how many of a group may run at once.
+
+    `layers`: the names of those that can run at the same time; empty if there are mistakes.
+    """
 
     steps: tuple[Planned, ...]
     widths: dict[str, int] = {}
+    layers: list[list[str]] = []
     mistakes: tuple[Mistake, ...] = ()
 
 
@@ -129,7 +133,10 @@ def plan(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
         steps = tuple(step for group in groups.values() for step in group)
         return Plan(steps=steps, mistakes=tuple(dict.fromkeys(mistakes)))
     widths = {name: step.width for name, step in flow.steps.items() if isinstance(step.width, int)}
-    return Plan(steps=_ordered(flow, groups), widths=widths)
+    steps = _ordered(flow, groups)
+    return Plan(
+        steps=steps, widths=widths, layers=layers({one.name: [need.step for need in one.needs] for one in steps})
+    )
 
 
 def find_cycle(needs: Mapping[str, Iterable[str]]) -> list[str]:

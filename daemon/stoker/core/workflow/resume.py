@@ -7,7 +7,7 @@ only asked about a step that started and did not complete.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from graphlib import TopologicalSorter
 
@@ -102,15 +102,17 @@ def stopped_short(standing: ResumeStanding) -> bool:
     return ended and standing.attempts > 0 and not (standing.live or by_need or done)
 
 
-def plan(steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: ResumeInputs) -> list[ResumeDecision]:
-    """One decision for each step, in an order in which the steps can run."""
+def plan(
+    steps: Iterable[Step], standings: Mapping[str, ResumeStanding], asked: ResumeInputs
+) -> Iterator[ResumeDecision]:
+    """One decision for each step, in an order in which the steps can run. There may be thousands."""
     by_name = {step.name: step for step in steps}
     order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
     decided: dict[str, ResumeDecision] = {}
     for name in order.static_order():
         act, why = _act_for(by_name[name], standings, asked, decided)
         decided[name] = ResumeDecision(name, act, why)
-    return list(decided.values())
+        yield decided[name]
 
 
 def _act_for(
