@@ -179,6 +179,23 @@ def test_submit_when_the_daemon_refuses_then_message_hint_and_status_are_its_own
     assert "\nhint: " in ended.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["wait"], "missing ID…", "stoker wait --help"),
+        (["workflow", "show"], "missing ID", "stoker workflow show --help"),
+        (["ls", "--qqqqq"], "unknown option --qqqqq", "stoker ls --help"),
+        (["--qqqqq"], "unknown option --qqqqq", "stoker --help"),
+        (["submit", "--label", "x", "true"], "--label: 'x' is not KEY=VALUE", "stoker submit --help"),
+        (["logs", "1", "2"], "unexpected argument '2'", "stoker logs --help"),
+    ],
+)
+def test_usage_when_it_is_wrong_then_the_hint_is_the_command_that_explains_it(
+    desk: Desk, arguments: list[str], message: str, hint: str
+) -> None:
+    assert desk.stoker(*arguments) == (64, "", f"stoker: {message}\nhint: {hint}\n")
+
+
 def test_stoker_when_no_daemon_answers_then_it_exits_69_with_a_hint(desk: Desk, tmp_path: Path) -> None:
     ended = desk.stoker("--socket", str(tmp_path / "none"), "ls")
 

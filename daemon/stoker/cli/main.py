@@ -148,18 +148,17 @@ def guarded(arguments: Sequence[str]) -> int:
 
 def dispatch(arguments: Sequence[str]) -> int:
     """Find the command, import its module, parse, run."""
-    given = program.parse(arguments)
+    given = _parsed(program, arguments)
     words = given["words"]
     if not words:
         return program.run(given) or 0
     name, rest = _named(words)
     target, summary = _rows()[name]
     selected = load(target)
-    options = selected.parse(rest)
+    options = _parsed(selected, rest, name)
     if options["help"]:
         render.line(_help(selected, name, summary))
         return 0
-    selected.check_words(options)
     options["socket"] = options["socket"] or given["socket"]
     try:
         return selected.run(options) or 0
@@ -167,6 +166,18 @@ def dispatch(arguments: Sequence[str]) -> int:
         from stoker.cli.kit.error_words import as_typed  # noqa: PLC0415 - only after an error
 
         raise as_typed(error, selected, options) from None
+
+
+def _parsed(selected: Command, arguments: Sequence[str], name: str = "") -> Given:
+    """Raises UsageError, with the command that explains the usage where there is no better hint."""
+    try:
+        given = selected.parse(arguments)
+        if name and not given["help"]:  # without a command, `stoker` prints its overview
+            selected.check_words(given)
+    except UsageError as error:
+        error.hint = error.hint or " ".join(filter(None, ("stoker", name, "--help")))
+        raise
+    return given
 
 
 def load(target: str) -> Command:

@@ -148,7 +148,7 @@ class Command:
     def check_words(self, given: Given) -> None:
         count = len(given["words"])
         if count < self.least:
-            raise UsageError(f"missing {self.words}", hint="--help shows the usage")
+            raise UsageError(f"missing {self.words}")
         if self.most is not None and count > self.most:
             raise UsageError(f"unexpected argument {given['words'][self.most]!r}")
 
@@ -193,10 +193,10 @@ def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option],
     option.read(value, given)
 
 
-def _hint_for(name: str, by_name: dict[str, Option]) -> str:
+def _hint_for(name: str, by_name: dict[str, Option]) -> str | None:
     if name in UNKNOWN_HERE:
         return UNKNOWN_HERE[name]
-    return nearest(name, by_name.keys() - {"--help"}) or "--help lists the options"
+    return nearest(name, by_name.keys() - {"--help"})
 
 
 def _split(argument: str) -> tuple[str, str | None]:
