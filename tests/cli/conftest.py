@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from stoker.core.requests import LogChunk
 
-    # Named here: inside a class with a method `list`, `list[...]` is that method to a type checker.
-    Changes = list[dict[str, Any]]
-
 AT_MS = 1_796_112_000_000
 FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped", "held"}
 
@@ -121,7 +118,7 @@ class DeskService(MemoryService):
         after = self.seq if after_seq is None else after_seq
         return ChangeFeed(after, self._watch(after))
 
-    async def _watch(self, after: int) -> AsyncGenerator[Changes, None]:
+    async def _watch(self, after: int) -> AsyncGenerator[Any, None]:
         while True:
             while after == self.seq:
                 await self.changed.wait()

@@ -70,7 +70,7 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
         await reader.close()
 
 
-def seqs(pages: Sequence[Sequence[dict[str, Any]]]) -> list[int]:
+def seqs(pages: Sequence[Sequence[Any]]) -> list[int]:
     return [each["seq"] for page in pages for each in page]
 
 

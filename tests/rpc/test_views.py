@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stoker.core import daemon_views, views
-from stoker.core.shapes import CheckpointPage
+from stoker.core.shapes import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
@@ -44,6 +44,7 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(daemon: D
             check(client.why(job), views.Explanation)
             check(call(client, "job.environment", id=job), views.EnvironmentView)
         check(client.list(), views.JobPage)
+        check(next(iter(client.watch(after=0))), ChangeShape)
         check(call(client, "worker.get", job=running), views.WorkerView)
         check(client.workflow(workflow), views.WorkflowDetails)
         check(call(client, "workflow.get", id=workflow, analyse=True), views.WorkflowDetails)

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from stoker.rpc.table import Reply
 
 READ_TIMEOUT_S = 10.0
-Changes = list[dict[str, Any]]
 
 
 class Chunk(NamedTuple):
@@ -158,7 +157,7 @@ class MemoryService(Service):
     async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
         return ChangeFeed(after_seq or 0, self._changes(after_seq or 0))
 
-    async def _changes(self, after: int) -> AsyncGenerator[Changes, None]:
+    async def _changes(self, after: int) -> AsyncGenerator[Any, None]:
         self.feeds_open += 1
         try:
             yield [{"seq": after + 1}, {"seq": after + 2}]

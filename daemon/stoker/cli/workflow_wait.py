@@ -21,7 +21,8 @@ from stoker.rpc.client import Client
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stoker.core.views import RecordedChange, WorkflowDetails
+    from stoker.core.shapes import ChangeShape
+    from stoker.core.views import WorkflowDetails
 
 ENDED = ("succeeded", "failed", "cancelled")
 # For each state other than success: its words, and the next command.
@@ -125,7 +126,7 @@ class _Alarm:
         raise self._timeout
 
 
-def _may_end(change: RecordedChange, workflow: WorkflowDetails, jobs: set[int]) -> bool:
+def _may_end(change: ChangeShape, workflow: WorkflowDetails, jobs: set[int]) -> bool:
     """Whether the workflow may be still after this change: it ended, or its remaining steps are held."""
     if change["kind"] == "workflow":
         return bool(change["subject"] == str(workflow["id"]))

@@ -23,6 +23,8 @@ from stoker.core.raw_bytes import AnyText, RawBytes, encoded
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from stoker.core.shapes import ChangeShape
+
 MAX_INT = 2**63 - 1  # of SQLite
 MAX_TEXT = 64 * 1024
 MAX_PATH = 4096
@@ -297,7 +299,7 @@ class ChangeFeed(NamedTuple):
     """Changes after the cursor `seq`, in order, in batches; it ends only when its reader closes it."""
 
     seq: int
-    changes: AsyncGenerator[list[dict[str, Any]], None]
+    changes: AsyncGenerator[list[ChangeShape], None]
 
 
 def _check_raw(work: JobWork) -> None:

@@ -117,13 +117,21 @@ class StandingShape(TypedDict, total=False):
     taken_up: list[int]
 
 
-class ChangeShape(TypedDict, total=False):
-    seq: int
-    at: int
-    kind: str
-    subject: str
-    job: int | None
-    cause: str
+ChangeShape = TypedDict(
+    "ChangeShape",
+    {
+        "seq": int,
+        "at": int,
+        "kind": str,
+        "subject": str,
+        "job": int | None,
+        "from": str | None,
+        "to": str | None,
+        "cause": str,
+        "actor_uid": int | None,
+    },
+)
+"""One entry of the log of changes."""
 
 
 class WorkflowAccepted(TypedDict):

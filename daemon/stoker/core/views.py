@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from stoker.core.shapes import LimitsShape, NeedShape, RawBytesShape, State, WorkflowState
+from stoker.core.shapes import ChangeShape, LimitsShape, NeedShape, RawBytesShape, State, WorkflowState
 
 
 class _SpecView(TypedDict):
@@ -137,23 +137,11 @@ class JobPage(TypedDict):
     next: int | None
 
 
-RecordedChange = TypedDict(
-    "RecordedChange",
-    {
-        "seq": int,
-        "at": int,
-        "kind": str,
-        "subject": str,
-        "job": int | None,
-        "from": str | None,
-        "to": str | None,
-        "cause": str,
-        "actor_uid": int | None,
-        "note": str | None,
-        "details": dict[str, Any],
-    },
-)
-"""One entry of the history of a job; `note`: the reason that a person gave."""
+class RecordedChange(ChangeShape):
+    """One entry of the history of a job; `note`: the reason that a person gave."""
+
+    note: str | None
+    details: dict[str, Any]
 
 
 class JobHistory(TypedDict):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.core.errors import TooManyWaits
 from stoker.core.job.model import FINAL, Change, State
@@ -21,6 +21,9 @@ from stoker.engine.turn import Transition
 from stoker.store import changes
 from stoker.store.changes import ChangePage
 from stoker.store.reader import Reader
+
+if TYPE_CHECKING:
+    from stoker.core.shapes import ChangeShape
 
 Subject = tuple[str, str]  # kind and subject of changes
 EVERYTHING: Subject = ("", "")
@@ -54,11 +57,11 @@ class Follower:
     __slots__ = ("behind", "news", "untaken")
 
     def __init__(self) -> None:
-        self.untaken: list[dict[str, Any]] = []
+        self.untaken: list[ChangeShape] = []
         self.behind = True
         self.news = asyncio.Event()
 
-    def add(self, page: Sequence[dict[str, Any]]) -> None:
+    def add(self, page: Sequence[ChangeShape]) -> None:
         """These changes were committed."""
         self.behind = self.behind or len(self.untaken) + len(page) > PAGE
         self.untaken = [] if self.behind else [*self.untaken, *page]
@@ -69,7 +72,7 @@ class Follower:
         self.behind = False
         self.untaken = []
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> list[ChangeShape]:
         page, self.untaken = self.untaken, []
         return page
 
@@ -145,7 +148,7 @@ class Subscriptions:
 
     async def _follow(
         self, cursor: int, subject: Subject, query: Callable[..., ChangePage], *of: int
-    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+    ) -> AsyncGenerator[list[ChangeShape], None]:
         follower = Follower()
         self._followers[subject].add(follower)
         try:
@@ -178,7 +181,7 @@ def ended(state: State) -> bool:
     return state in FINAL or state is State.HELD
 
 
-def change_fields(change: Change) -> dict[str, Any]:
+def change_fields(change: Change) -> ChangeShape:
     """A change as clients read it."""
     return {
         "seq": change.seq,

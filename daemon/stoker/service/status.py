@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -54,9 +54,7 @@ def change_view(change: Change) -> RecordedChange:
     """A change with its details."""
     details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
     note = details.pop("note", None)
-    view: Any = change_fields(change) | {"note": note, "details": details}
-    shown: RecordedChange = view
-    return shown
+    return {**change_fields(change), "note": note, "details": details}
 
 
 def queue_views(engine: Engine) -> list[QueueView]:
