@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -35,7 +35,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB, its name and its last zero included
-PORTION = 50  # needs of one read: each may have handed on 64 KiB
+PORTION = 50  # needs read at once: each may have handed on 64 KiB
 AGAIN_S = 1.0
 TRIES = 20
 TRIED = 20  # newest checkpoints: if all of them are damaged the attempt starts without one
@@ -73,7 +73,7 @@ class AttemptInputs:
         self._hand_over(plain)
         first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
         again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
-        for together in [first, *again] if first else again:
+        for together in (*_portions(first), *again):
             self._held.update(start.attempt.run_id for start in together)
             work = partial(self._start_when_read, together, count(1))
             self._background.retry(f"inputs of {together[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
@@ -85,22 +85,40 @@ class AttemptInputs:
         """
         wanted = [start for start in starts if self._may_begin(start)]
         if next(tries) <= TRIES:
-            await self._provide(wanted)
+            self._hand_over(await self._provide(wanted))
         else:
             self._sink([never_started(start) for start in wanted])
         self._held.difference_update(start.attempt.run_id for start in starts)
 
-    async def _provide(self, starts: Sequence[Start]) -> None:
-        """Read the inputs of all starts in one query: a hop to the reader costs as much as a start."""
-        provided = []
-        for start, stored in zip(starts, await self._reader.run(_read, [start.job for start in starts]), strict=True):
-            for damaged in stored.damaged:
+    async def _provide(self, starts: Sequence[Start]) -> list[Start]:
+        """Those that may still begin, with their inputs.
+
+        Waits for room on the disk, however long: without its checkpoint an attempt would begin at zero.
+        """
+        provided: list[Start] = []
+        missing = starts
+        while missing:
+            written = await self._write(missing)
+            provided += (start for start in written if start is not None)
+            missing = [start for start, done in zip(missing, written, strict=True) if done is None]
+            if missing:
+                await asyncio.sleep(AGAIN_S)  # polls: the kernel sends no notice of free space
+                missing = [start for start in missing if self._may_begin(start)]
+        return [start for start in provided if self._may_begin(start)]
+
+    async def _write(self, starts: Sequence[Start]) -> list[Start | None]:
+        """Write the files of all in one hop to the reader's thread: a hop costs as much as a start.
+
+        None for one whose files could not be written.
+        """
+        written: list[Start | None] = []
+        for start, inputs in zip(starts, await self._reader.run(_write_all, self._work_files, starts), strict=True):
+            for damaged in inputs.damaged:
                 log(LogEvent.CHECKPOINT_DAMAGED, job=start.job.id, checkpoint=damaged.details["id"], error=damaged)
-            inputs = Inputs(self._reader, [need.job for need in start.job.spec.needs], stored.needed)
-            await self._write_files(start.attempt.run_id, stored.data, inputs)
-            if self._may_begin(start):
-                provided.append(replace(start, inputs=inputs.variable))
-        self._hand_over(provided)
+            if inputs.error is not None:
+                log(LogEvent.CHECKPOINT_FAILED, job=start.job.id, attempt=start.attempt.ordinal, error=inputs.error)
+            written.append(replace(start, inputs=inputs.variable) if inputs.error is None else None)
+        return written
 
     def _hand_over(self, starts: Sequence[Start]) -> None:
         """Hand them to their executors, after the sockets for heartbeats are bound."""
@@ -122,26 +140,9 @@ class AttemptInputs:
             return False
         return True
 
-    async def _write_files(self, run_id: str, data: bytes | None, inputs: Inputs) -> None:
-        """Write the checkpoint and the inputs file. Waits for room on the disk: the attempt must not begin at zero."""
-        while (run := self._memory.by_run(run_id)) is not None and run.attempt.stop_reason is None:
-            try:
-                if data is not None:
-                    await asyncio.to_thread(self._work_files.put_checkpoint, run_id, data)
-                if run.job.spec.needs:
-                    await inputs.write(self._work_files.inputs(run_id))
-            except OSError as error:
-                log(LogEvent.CHECKPOINT_FAILED, job=run.job.id, attempt=run.attempt.ordinal, error=error)
-                await asyncio.sleep(AGAIN_S)  # polls: the kernel sends no notice of free space
-            else:
-                return
-
     async def inputs(self, job: Job) -> str | None:
         """The outputs of its needs, as JSON by step or job id; None if that is too large for an environment."""
-        inputs = Inputs(self._reader, [need.job for need in job.spec.needs], [])
-        async for _ in inputs.ends():
-            pass
-        return inputs.variable
+        return await self._reader.run(_variable, job)
 
 
 def _may_have_inputs(job: Job) -> bool:
@@ -149,70 +150,98 @@ def _may_have_inputs(job: Job) -> bool:
     return bool(job.spec.needs) or job.attempts > 1
 
 
-class Inputs:
-    """How the needs of one attempt ended, and their outputs, read in portions: a thousand needs can have 64 MB."""
+def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
+    """Starts that read their inputs together: PORTION needs at most, or one start with more."""
+    portion: list[Start] = []
+    needs = 0
+    for start in starts:
+        needs += len(start.job.spec.needs)
+        if portion and needs > PORTION:
+            yield portion
+            portion, needs = [], len(start.job.spec.needs)
+        portion.append(start)
+    if portion:
+        yield portion
 
-    def __init__(self, reader: Reader, needs: Sequence[int], first: Sequence[Needed]) -> None:
-        self._reader = reader
-        self._needs = needs
-        self._first = first
+
+# --- in the reader's thread ---
+
+
+class _Written(Struct, frozen=True):
+    """The inputs of one start: STOKER_INPUTS, the damaged checkpoints that were passed over, and what failed."""
+
+    variable: str | None = "{}"
+    damaged: Sequence[CheckpointDamaged] = ()
+    error: OSError | None = None
+
+
+def _write_all(connection: sqlite3.Connection, work_files: WorkFiles, starts: Sequence[Start]) -> list[_Written]:
+    return [_write(connection, work_files, start.job, start.attempt.run_id) for start in starts]
+
+
+def _write(connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_id: str) -> _Written:
+    data, damaged = _newest(connection, job)
+    variable = _InputsVariable()
+    try:
+        if data is not None:
+            work_files.put_checkpoint(run_id, data)
+        if job.spec.needs:
+            _write_needs(connection, job, InputsFile(work_files.inputs(run_id)), variable)
+    except OSError as error:
+        return _Written(error=error)
+    return _Written(variable.text, damaged)
+
+
+def _write_needs(connection: sqlite3.Connection, job: Job, file: InputsFile, variable: _InputsVariable) -> None:
+    """STOKER_INPUTS_FILE. Raises OSError."""
+    try:
+        for portion in _needs(connection, job):
+            file.add((one.name, _end(one)) for one in portion)
+            variable.add(portion)
+    finally:
+        file.close()
+
+
+def _variable(connection: sqlite3.Connection, job: Job) -> str | None:
+    variable = _InputsVariable()
+    for portion in _needs(connection, job):
+        variable.add(portion)
+    return variable.text
+
+
+class _InputsVariable:
+    """STOKER_INPUTS: the outputs of the needs of one attempt, as long as they fit."""
+
+    def __init__(self) -> None:
         self._outputs: dict[str, msgspec.Raw] = {}
         self._bytes = 0
 
+    def add(self, needs: Sequence[Needed]) -> None:
+        for one in needs:
+            if one.output is not None:
+                self._bytes += len(one.output)
+                if self._bytes <= MAX_INPUTS_BYTES:
+                    self._outputs[one.name] = msgspec.Raw(one.output.encode())
+
     @property
-    def variable(self) -> str | None:
-        """STOKER_INPUTS, once all needs were read; None if the kernel would refuse it."""
+    def text(self) -> str | None:
+        """The variable, once all needs were added; None if the kernel would refuse it."""
         if self._bytes > MAX_INPUTS_BYTES:
             return None
-        variable = encode_sorted(self._outputs)
-        return variable.decode() if len(variable) <= MAX_INPUTS_BYTES else None
+        encoded = encode_sorted(self._outputs)
+        return encoded.decode() if len(encoded) <= MAX_INPUTS_BYTES else None
 
-    async def write(self, path: str) -> None:
-        """STOKER_INPUTS_FILE. Raises OSError."""
-        file = await asyncio.to_thread(InputsFile, path)
-        try:
-            async for portion in self.ends():
-                await asyncio.to_thread(file.add, [(one.name, _end(one)) for one in portion])
-        finally:
-            await asyncio.to_thread(file.close)
 
-    async def ends(self) -> AsyncGenerator[Sequence[Needed], None]:
-        """Read portion by portion; keep the outputs that fit into STOKER_INPUTS."""
-        self._outputs, self._bytes = {}, 0
-        for at in range(0, len(self._needs), PORTION):
-            portion = self._first if not at else ()
-            portion = portion or await self._reader.run(attempts.needed, self._needs[at : at + PORTION])
-            for one in portion:
-                self._keep(one)
-            yield portion
-
-    def _keep(self, one: Needed) -> None:
-        if one.output is not None:
-            self._bytes += len(one.output)
-            if self._bytes <= MAX_INPUTS_BYTES:
-                self._outputs[one.name] = msgspec.Raw(one.output.encode())
+def _needs(connection: sqlite3.Connection, job: Job) -> Iterator[Sequence[Needed]]:
+    """How its needs ended, in portions: a thousand needs can have 64 MB of outputs."""
+    ids = [need.job for need in job.spec.needs]
+    for at in range(0, len(ids), PORTION):
+        yield attempts.needed(connection, ids[at : at + PORTION])
 
 
 def _end(one: Needed) -> dict[str, Any]:
     outputs = msgspec.Raw(b"{}" if one.output is None else one.output.encode())
     return {"state": one.state, "reason": one.reason, "exit_code": one.exit_code, "outputs": outputs}
-
-
-class StoredInputs(Struct, frozen=True):
-    """The inputs of one start: its first needs, its newest sound checkpoint, and damaged ones that are newer."""
-
-    needed: Sequence[Needed]
-    data: bytes | None
-    damaged: Sequence[CheckpointDamaged]
-
-
-def _read(connection: sqlite3.Connection, asked: Sequence[Job]) -> list[StoredInputs]:
-    return [StoredInputs(_first_needed(connection, job), *_newest(connection, job)) for job in asked]
-
-
-def _first_needed(connection: sqlite3.Connection, job: Job) -> Sequence[Needed]:
-    needs = [need.job for need in job.spec.needs[:PORTION]]
-    return attempts.needed(connection, needs) if needs else ()
 
 
 def _newest(connection: sqlite3.Connection, job: Job) -> tuple[bytes | None, list[CheckpointDamaged]]:
