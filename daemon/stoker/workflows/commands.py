@@ -104,7 +104,7 @@ def again(
     running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
     if running:
         raise NotAllowed(
-            f"step {running[0]} has an open attempt, so it cannot be taken again now",
+            f"step {running[0]} has an open attempt, so it cannot run again now",
             hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first",
             steps=running,
         )
