@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
-from stoker.core.job.limits import Bounds
-from stoker.core.job.model import Attempt, Identity, Outcome, OutcomeKind, StopReason
+from stoker.core.job.model import Attempt, Identity
 
-COLUMNS = (
-    "run_id, job_id, ordinal, launcher, created_at, pid, start_ticks, boot_id, pid_namespace, pidfs_inode, cgroup, "
-    "stop_reason, adopted, started_at, ended_at, outcome, exit_code, signal, stopped, error, user_ms, system_ms, "
-    "max_rss_kib, log_bytes, bounds, output"
+# The columns of an Attempt, in part those of its identity and its outcome. One has another name than its field.
+_IDENTITY = Identity.__struct_fields__
+_OUTCOME = (
+    "kind", "exit_code", "signal", "stopped", "error", "user_ms", "system_ms", "max_rss_kib", "log_bytes", "output",
+)  # fmt: skip
+_NAMES = (
+    *("run_id", "job_id", "ordinal", "launcher", "created_at", "stop_reason", "adopted", "started_at", "ended_at"),
+    *_IDENTITY,
+    *_OUTCOME,
+    "bounds",
 )
+_outcome_row = attrgetter(*_OUTCOME)
+COLUMNS = ", ".join("outcome" if name == "kind" else name for name in _NAMES)
 INSERT = "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, holds) VALUES (?, ?, ?, ?, ?, ?)"
 UPDATE = """
 UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
@@ -66,14 +75,9 @@ def insert_row(attempt: Attempt, holds: dict[str, int]) -> tuple[Any, ...]:
 
 
 def _progress(attempt: Attempt) -> tuple[Any, ...]:
-    who = attempt.identity
-    identity = (
-        (None,) * 6
-        if who is None
-        else (who.pid, who.start_ticks, who.boot_id, who.pid_namespace, who.pidfs_inode, who.cgroup)
-    )
+    identity = (None,) * len(_IDENTITY) if attempt.identity is None else astuple(attempt.identity)
     bounds = None if attempt.bounds is None else msgspec.json.encode(attempt.bounds).decode()
-    return (*identity, attempt.stop_reason and attempt.stop_reason.value, attempt.adopted, attempt.started_at, bounds)
+    return (*identity, attempt.stop_reason, attempt.adopted, attempt.started_at, bounds)
 
 
 def update_row(attempt: Attempt) -> tuple[Any, ...]:
@@ -85,54 +89,22 @@ def settle_row(attempt: Attempt) -> tuple[Any, ...]:
     """The parameters of SETTLE."""
     end = attempt.outcome
     assert end is not None, "only an ended attempt is settled"
-    return (
-        *_progress(attempt), attempt.ended_at, end.kind.value, end.exit_code, end.signal, end.stopped, end.error,
-        end.user_ms, end.system_ms, end.max_rss_kib, end.log_bytes, end.output,
-        attempt.run_id,
-    )  # fmt: skip
+    return (*_progress(attempt), attempt.ended_at, *_outcome_row(end), attempt.run_id)
 
 
 def from_row(row: Sequence[Any]) -> Attempt:
     """The Attempt of a row of COLUMNS."""
-    (
-        run_id, job_id, ordinal, launcher, created_at, pid, ticks, boot_id, namespace, inode, cgroup, stop_reason,
-        adopted, started_at, ended_at, kind, exit_code, signal, stopped, error, user_ms, system_ms, rss, log_bytes,
-        bounds, output,
-    ) = row  # fmt: skip
-    identity = None
-    if pid is not None:
-        identity = Identity(
-            pid=pid, start_ticks=ticks, boot_id=boot_id, pid_namespace=namespace, pidfs_inode=inode, cgroup=cgroup
-        )
-    outcome = None
-    if kind is not None:
-        outcome = Outcome(
-            kind=OutcomeKind(kind),
-            exit_code=exit_code,
-            signal=signal,
-            stopped=bool(stopped),
-            error=error,
-            ended_at=ended_at,
-            user_ms=user_ms,
-            system_ms=system_ms,
-            max_rss_kib=rss,
-            log_bytes=log_bytes,
-            output=output,
-        )
-    return Attempt(
-        run_id=run_id,
-        job_id=job_id,
-        ordinal=ordinal,
-        launcher=launcher,
-        created_at=created_at,
-        identity=identity,
-        stop_reason=None if stop_reason is None else StopReason(stop_reason),
-        adopted=adopted,
-        started_at=started_at,
-        ended_at=ended_at,
-        outcome=outcome,
-        bounds=None if bounds is None else msgspec.json.decode(bounds, type=Bounds),
-    )
+    values = dict(zip(_NAMES, row, strict=True))
+    identity = {name: values.pop(name) for name in _IDENTITY}
+    outcome = {name: values.pop(name) for name in _OUTCOME}
+    bounds = values.pop("bounds")
+    if identity["pid"] is not None:
+        values["identity"] = identity
+    if outcome["kind"] is not None:
+        values["outcome"] = outcome | {"stopped": bool(outcome["stopped"]), "ended_at": values["ended_at"]}
+    if bounds is not None:
+        values["bounds"] = msgspec.json.decode(bounds)
+    return msgspec.convert(values, Attempt)
 
 
 def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:

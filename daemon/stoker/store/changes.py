@@ -27,7 +27,8 @@ LAST = "SELECT seq, hash FROM changes ORDER BY seq DESC LIMIT 1"
 PURGED = """
 SELECT (SELECT value FROM meta WHERE key = 'changes_purged'), (SELECT value FROM meta WHERE key = 'changes_purged_hash')
 """
-COLUMNS = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload"
+FIELDS = Change.__struct_fields__  # each has a column of its name; the last is the payload
+COLUMNS = ", ".join(FIELDS)
 OF_JOB = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? ORDER BY seq"  # noqa: S608 - constants only
 FIRST_OF_JOB = "SELECT coalesce(min(seq), 0) FROM changes WHERE job_id = ?"
 OF_WORKFLOW = f"""
@@ -85,18 +86,8 @@ def last(connection: sqlite3.Connection) -> tuple[int, bytes]:
 
 def from_row(row: tuple[Any, ...]) -> Change:
     """The Change of a row of COLUMNS; the payload stays undecoded."""
-    seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload = row
-    return Change(
-        seq=seq,
-        at=at,
-        kind=kind,
-        subject=subject,
-        from_state=from_state,
-        to_state=to_state,
-        cause=cause,
-        actor_uid=actor_uid,
-        payload=msgspec.Raw(payload.encode()),
-    )
+    *values, payload = row
+    return Change(**dict(zip(FIELDS, values, strict=False)), payload=msgspec.Raw(payload.encode()))
 
 
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Change]:

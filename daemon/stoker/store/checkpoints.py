@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, Head
 
-COLUMNS = "id, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum"
-INSERT = f"INSERT INTO checkpoints ({COLUMNS}) VALUES ({', '.join('?' * 15)})"  # noqa: S608 - constants only
+FIELDS = Checkpoint.__struct_fields__  # each has a column of its name
+COLUMNS = ", ".join(FIELDS)
+INSERT = f"INSERT INTO checkpoints ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"  # noqa: S608 - constants only
 HEAD = "SELECT id, seq FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 1"
 CONTEXT_SEQ = "SELECT max(seq) FROM checkpoints WHERE chain = ? AND kind = 'context' AND seq <= ?"
 PROGRESS = f"""
@@ -56,37 +58,12 @@ BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"  # noqa: S608 - consta
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'checkpoints'), 0)"
 
 
-def insert_row(checkpoint: Checkpoint) -> tuple[Any, ...]:
-    """The parameters of INSERT."""
-    return (
-        checkpoint.id, checkpoint.chain, checkpoint.seq, checkpoint.parent, checkpoint.kind.value, checkpoint.job_id,
-        checkpoint.step, checkpoint.run_id, checkpoint.status, checkpoint.version, checkpoint.at, checkpoint.encoding,
-        checkpoint.size, checkpoint.data, checkpoint.checksum,
-    )  # fmt: skip
+insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
 
 
 def from_row(row: Sequence[Any]) -> Checkpoint:
     """The Checkpoint of a row of COLUMNS."""
-    (
-        ident, chain, seq, parent, kind, job_id, step, run_id, status, version, at, encoding, size, data, checksum,
-    ) = row  # fmt: skip
-    return Checkpoint(
-        id=ident,
-        chain=chain,
-        seq=seq,
-        parent=parent,
-        kind=CheckpointKind(kind),
-        job_id=job_id,
-        step=step,
-        run_id=run_id,
-        status=status,
-        version=version,
-        at=at,
-        encoding=encoding,
-        size=size,
-        data=data,
-        checksum=checksum,
-    )
+    return msgspec.convert(dict(zip(FIELDS, row, strict=True)), Checkpoint)
 
 
 def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, Head]:

@@ -11,6 +11,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -63,18 +64,16 @@ _SPEC_COLUMNS = (
     "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, policy"
 )
 _SPEC_WIDTH = 17
-_STATE_COLUMNS = (
-    "id, state, reason, pid, attempts, failures, orphanings, needs_open, wake_at, expires_at, order_key, owner_uid, "
-    "trace_id, spec_hash, created_at, started_at, finished_at, exit_code, signal, workflow_id, step, checkpoint_floor"
-)
-COLUMNS = f"{_SPEC_COLUMNS}, {_STATE_COLUMNS}"
-INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * 39)})"  # noqa: S608 - constants only
-UPDATE = """
-UPDATE jobs SET state = ?, reason = ?, pid = ?, attempts = ?, failures = ?, orphanings = ?, needs_open = ?,
-    wake_at = ?, expires_at = ?, started_at = ?, finished_at = ?, exit_code = ?, signal = ?,
-    checkpoint_floor = ?
-WHERE id = ?
-"""
+_STATE_FIELDS = tuple(name for name in Job.__struct_fields__ if name != "spec")  # each has a column of its name
+_CHANGING = (
+    "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
+    "finished_at", "exit_code", "signal", "checkpoint_floor",
+)  # fmt: skip
+_state_row = attrgetter(*_STATE_FIELDS)
+COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
+INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (_SPEC_WIDTH + len(_STATE_FIELDS)))})"  # noqa: S608 - constants only
+UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"  # noqa: S608 - constants only
+update_row = attrgetter(*_CHANGING, "id")  # the parameters of UPDATE
 UPDATE_SPEC = """
 UPDATE jobs SET queue = ?, name = ?, priority = ?, order_key = ?, deadline = ?, ttl_ms = ?, timeout_ms = ?,
     max_attempts = ?, policy = ?, spec_hash = ?
@@ -184,23 +183,10 @@ def insert_row(job: Job) -> tuple[Any, ...]:
     """The parameters of INSERT."""
     spec = job.spec
     return (
-        spec.queue, spec.name, spec.priority, spec.execution_mode.value, _text_column(spec.command),
+        spec.queue, spec.name, spec.priority, spec.execution_mode, _text_column(spec.command),
         _encode(spec.args).decode(), _encode(spec.env).decode(), _text_column(spec.working_dir), spec.max_attempts,
-        spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan.value, spec.survive,
-        spec.run_at, _policy_of(spec),
-        job.id, job.state.value, job.reason and job.reason.value, job.pid, job.attempts, job.failures, job.orphanings,
-        job.needs_open, job.wake_at, job.expires_at, job.order_key, job.owner_uid, job.trace_id, job.spec_hash,
-        job.created_at, job.started_at, job.finished_at, job.exit_code, job.signal, job.workflow_id, job.step,
-        job.checkpoint_floor,
-    )  # fmt: skip
-
-
-def update_row(job: Job) -> tuple[Any, ...]:
-    """The parameters of UPDATE."""
-    return (
-        job.state.value, job.reason and job.reason.value, job.pid, job.attempts, job.failures, job.orphanings,
-        job.needs_open, job.wake_at, job.expires_at, job.started_at, job.finished_at, job.exit_code, job.signal,
-        job.checkpoint_floor, job.id,
+        spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan, spec.survive,
+        spec.run_at, _policy_of(spec), *_state_row(job),
     )  # fmt: skip
 
 
@@ -226,36 +212,8 @@ def _of_text_column(column: str) -> AnyText:
 
 def from_row(row: Sequence[Any]) -> Job:
     """The Job of a row of COLUMNS."""
-    (
-        ident, state, reason, pid, attempts, failures, orphanings, needs_open, wake_at, expires_at, order_key,
-        owner_uid, trace_id, digest, created_at, started_at, finished_at, exit_code, signal, workflow_id, step,
-        checkpoint_floor,
-    ) = row[_SPEC_WIDTH:]  # fmt: skip
-    return Job(
-        id=ident,
-        spec=_spec_of(row[:_SPEC_WIDTH]),
-        spec_hash=digest,
-        owner_uid=owner_uid,
-        trace_id=trace_id,
-        state=State(state),
-        reason=None if reason is None else Reason(reason),
-        attempts=attempts,
-        failures=failures,
-        orphanings=orphanings,
-        needs_open=needs_open,
-        wake_at=wake_at,
-        expires_at=expires_at,
-        order_key=order_key,
-        pid=pid,
-        created_at=created_at,
-        started_at=started_at,
-        finished_at=finished_at,
-        exit_code=exit_code,
-        signal=signal,
-        workflow_id=workflow_id,
-        step=step,
-        checkpoint_floor=checkpoint_floor,
-    )
+    values = dict(zip(_STATE_FIELDS, row[_SPEC_WIDTH:], strict=True))
+    return msgspec.convert(values | {"spec": _spec_of(row[:_SPEC_WIDTH])}, Job)
 
 
 def _spec_of(columns: Sequence[Any]) -> Spec:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from stoker.core.job.model import Reason, State
-from stoker.core.workflow.state import Intent, Workflow, WorkflowState
+from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.store import attempts
 
-COLUMNS = "id, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at"
-INSERT = f"INSERT INTO workflows ({COLUMNS}) VALUES ({', '.join('?' * 11)})"  # noqa: S608 - constants only
+FIELDS = Workflow.__struct_fields__  # each has a column of its name
+COLUMNS = ", ".join(FIELDS)
+INSERT = f"INSERT INTO workflows ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"  # noqa: S608 - constants only
 UPDATE = "UPDATE workflows SET state = ?, intent = ?, target = ?, flow = ?, finished_at = ? WHERE id = ?"
 LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"  # noqa: S608 - constants only
 BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
@@ -58,37 +60,13 @@ class StoredWorkflow(Struct, frozen=True):
     outputs: dict[int, str] = {}
 
 
-def insert_row(workflow: Workflow) -> tuple[Any, ...]:
-    """The parameters of INSERT."""
-    return (
-        workflow.id, workflow.name, workflow.state.value, workflow.intent.value, workflow.target, workflow.owner_uid,
-        workflow.trace_id, workflow.flow, workflow.flow_hash, workflow.created_at, workflow.finished_at,
-    )  # fmt: skip
-
-
-def update_row(workflow: Workflow) -> tuple[Any, ...]:
-    """The parameters of UPDATE."""
-    return (
-        workflow.state.value, workflow.intent.value, workflow.target, workflow.flow, workflow.finished_at, workflow.id,
-    )  # fmt: skip
+insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
+update_row = attrgetter("state", "intent", "target", "flow", "finished_at", "id")  # the parameters of UPDATE
 
 
 def from_row(row: Sequence[Any]) -> Workflow:
     """The Workflow of a row of COLUMNS."""
-    ident, name, state, intent, target, owner_uid, trace_id, flow, flow_hash, created_at, finished_at = row
-    return Workflow(
-        id=ident,
-        name=name,
-        state=WorkflowState(state),
-        intent=Intent(intent),
-        target=target,
-        owner_uid=owner_uid,
-        trace_id=trace_id,
-        flow=flow,
-        flow_hash=flow_hash,
-        created_at=created_at,
-        finished_at=finished_at,
-    )
+    return msgspec.convert(dict(zip(FIELDS, row, strict=True)), Workflow)
 
 
 def live(connection: sqlite3.Connection) -> list[StoredWorkflow]:
