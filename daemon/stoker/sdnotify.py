@@ -12,12 +12,10 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Mapping, MutableMapping
+from typing import Final, NamedTuple
 
 from stoker.core.errors import ConfigInvalid
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
 
 FIRST_FD: Final = 3
 # READY and STOPPING are sent once: they may wait this long for a manager whose queue is full.

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Union, get_args
+from typing import Any, Final, Union, get_args
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
@@ -24,9 +25,6 @@ from stoker.core.job.model import Spec
 from stoker.core.job.spec_rules import contradictions_of_defaults
 from stoker.core.requests import JobDefaults
 from stoker.paths import config_files
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 

@@ -6,12 +6,10 @@ Owns these messages, derived from the types of the settings. msgspec has already
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from msgspec import inspect
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 LONGEST_SHOWN: Final = 60
 

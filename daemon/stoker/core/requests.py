@@ -11,6 +11,7 @@ Durations are milliseconds, instants are UTC epoch milliseconds, sizes are bytes
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
@@ -21,8 +22,6 @@ from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, R
 from stoker.core.raw_bytes import AnyText, RawBytes, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
-
     from stoker.core.shapes import ChangeShape
 
 MAX_INT = 2**63 - 1  # of SQLite

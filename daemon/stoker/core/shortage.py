@@ -7,13 +7,11 @@ its cause may be a file of that one job. Invariant: a start that succeeds ends t
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-if TYPE_CHECKING:
-    from stoker.core.clock import Now
+from stoker.core.clock import Now
 
 # The host lacks something now, and the same call may succeed later. The launcher has a list of its own for the start of
 # a program (launcher/command.py), as it imports nothing of ours.

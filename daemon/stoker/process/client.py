@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from stoker.core.errors import AlreadyRunning
 from stoker.core.job.model import Identity
@@ -40,10 +41,6 @@ from stoker.process.messages import (
     Signalled,
     Started,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 Sink = Callable[[str, list[LauncherReport]], None]
 

@@ -14,15 +14,13 @@ import contextlib
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from stoker.process.messages import MAX_FRAME_BYTES, Answer, Ask
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 LENGTH = struct.Struct(">I")
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7))

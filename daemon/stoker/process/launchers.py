@@ -14,16 +14,14 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from stoker.core.errors import CannotCreate
 from stoker.files import paths_in, read_regular
 from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROGRAM = Path(__file__).resolve().parent.parent / "launcher" / "__main__.py"
 # The variables that a launcher needs; those of workers come with each order.

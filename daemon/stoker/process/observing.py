@@ -10,18 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import psutil
 from msgspec import Struct
 
+from stoker.core.job.model import Identity
 from stoker.process.identity import PROC, has_ended
 from stoker.process.tree import TreeMember, find_members
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stoker.core.job.model import Identity
 
 SAMPLE_S = 0.2
 

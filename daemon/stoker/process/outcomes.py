@@ -10,7 +10,8 @@ that cannot be read is damage and raises; a file is removed only after its outco
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -23,10 +24,6 @@ from stoker.core.job.recovery import NEVER_STARTED
 from stoker.files import NotRegular, paths_in, read_regular, sync
 from stoker.process.connection import AskTooLarge
 from stoker.process.messages import Exited, HelloRefusal, LaunchRefused, Started
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 # The signals by which a service manager, or an operating system that shuts down, ends processes.
 ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})

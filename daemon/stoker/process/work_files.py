@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core import outputs
+from stoker.core.job.model import Outcome, Spec
 from stoker.core.job.verdict import failed_by_itself
 from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.sorted_json import encode_sorted
 from stoker.files import make_regular, open_regular
 from stoker.paths import SOCKET_PATH_BYTES
 from stoker.process.capture import last_words, log_of
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
-    from pathlib import Path
-
-    from stoker.core.job.model import Outcome, Spec
 
 
 class RunOutput(Struct, frozen=True):

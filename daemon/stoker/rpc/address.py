@@ -15,20 +15,15 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, StokerError
 from stoker.files import take_lock
 from stoker.paths import check_length
+from stoker.rpc.server import Server
 from stoker.store.file_identity import is_same_file
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-
-if TYPE_CHECKING:
-    from typing import NoReturn
-
-    from stoker.rpc.server import Server
-
 
 LOOK_EVERY_S = 1.0
 ANOTHER = "choose another --socket or STOKER_SOCKET"

@@ -17,27 +17,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from msgspec import UNSET
 
 from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerError, TooManyStreams, TooManyWaits
 from stoker.host.threads import start_threads
 from stoker.rpc import frames
-from stoker.rpc.table import Later, MethodKind
+from stoker.rpc.frames import Request, RequestId
+from stoker.rpc.table import Later, MethodKind, Peer, Stream
 from stoker.rpc.wire import MAX_FRAME_BYTES
+from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-
-    from stoker.rpc.frames import Request, RequestId
-    from stoker.rpc.table import Peer, Stream
-    from stoker.service.service import Service
 
 MAX_IN_FLIGHT = 1024
 MAX_BYTES_IN_FLIGHT = 4 * MAX_FRAME_BYTES  # of open requests

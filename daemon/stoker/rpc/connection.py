@@ -13,28 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import Protocol, cast
 
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
 from stoker.rpc import frames
-from stoker.rpc.calls import Calls
-from stoker.rpc.frames import requests_in
+from stoker.rpc.backlog import Backlog
+from stoker.rpc.calls import Backend, Calls
+from stoker.rpc.capacity import Capacity
+from stoker.rpc.frames import Request, requests_in
+from stoker.rpc.table import Peer
 from stoker.rpc.wire import MAX_FRAME_BYTES, Framer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterator
-
-    from stoker.rpc.backlog import Backlog
-    from stoker.rpc.calls import Backend
-    from stoker.rpc.capacity import Capacity
-    from stoker.rpc.frames import Request
-    from stoker.rpc.table import Peer
 
 MAX_UNSENT_BYTES = 1024 * 1024
 TURN_S = 0.005

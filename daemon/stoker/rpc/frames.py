@@ -12,7 +12,8 @@ schema bounds integers and depth. Invariant: read_frame with the schema refuses 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -23,9 +24,6 @@ from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params
 from stoker.rpc.table import Method
 from stoker.rpc.wire import MAX_STRING_BYTES, parse_strict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode

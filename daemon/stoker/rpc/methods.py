@@ -8,9 +8,10 @@ renders its result) or a coroutine, which becomes a task; that of a streaming me
 from __future__ import annotations
 
 import base64
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from stoker.core.errors import InvalidParams, StokerError
 from stoker.core.requests import (
@@ -32,12 +33,7 @@ from stoker.core.workflow.mistakes import MAX_MISTAKES
 from stoker.rpc import schema
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from stoker.service.service import Service
-
+from stoker.service.service import Service
 
 # --- jobs ---------------------------------------------------------------------------------------------------
 

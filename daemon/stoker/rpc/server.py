@@ -16,7 +16,6 @@ import resource
 import socket
 import struct
 from itertools import count
-from typing import TYPE_CHECKING
 
 from stoker.core.errors import PermissionDenied, StokerError
 from stoker.rpc.backlog import MAX_UNREAD_BYTES, Backlog
@@ -24,11 +23,9 @@ from stoker.rpc.calls import Backend
 from stoker.rpc.capacity import RESERVE, Capacity
 from stoker.rpc.connection import ClientConnection, Watched
 from stoker.rpc.table import Peer
+from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-
-if TYPE_CHECKING:
-    from stoker.service.service import Service
 
 BACKLOG = 1024
 STOP_S = 2.0

@@ -5,17 +5,13 @@ Owns `Method`, `Peer`, `Later` and `Stream`. The rows themselves stand in method
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from stoker.core.requests import Params
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncGenerator
-
-    from stoker.service.service import Service
+from stoker.service.service import Service
 
 Reply = dict[str, Any]
 P = TypeVar("P", bound=Params)

@@ -6,7 +6,7 @@ Owns their handlers, by the same rules as methods.py: read the parameters, call 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import Actor
@@ -17,10 +17,8 @@ from stoker.core.workflow.state import WorkflowFilter
 from stoker.rpc import schema
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
 from stoker.rpc.table import Method, MethodKind, Peer
-
-if TYPE_CHECKING:
-    from stoker.service.service import Service
-    from stoker.service.workflows import WorkflowService
+from stoker.service.service import Service
+from stoker.service.workflows import WorkflowService
 
 
 def _submit(service: Service, peer: Peer, request: FlowRequest) -> object:

@@ -41,6 +41,7 @@ from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.engine.uploads import Uploads
 from stoker.host.threads import start_threads
+from stoker.service.assembly import Engine
 from stoker.service.status import job_now, stored_workflow
 from stoker.store import checkpoints as rows
 from stoker.store.loading import Wanted
@@ -50,7 +51,6 @@ from stoker.workflows.chain import context_at
 
 if TYPE_CHECKING:
     from stoker.core.shapes import CheckpointPage, CheckpointView
-    from stoker.service.assembly import Engine
 
 PIECE_BYTES = 512 * 1024  # of data in one answer
 UNPACKED_S = 10.0

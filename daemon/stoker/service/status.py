@@ -24,6 +24,7 @@ from stoker.engine.memory import LiveState
 from stoker.engine.subscriptions import change_fields
 from stoker.process.capture import follow as follow_log
 from stoker.process.capture import log_path, tail_offset
+from stoker.service.assembly import Engine
 from stoker.service.views import laid_over
 from stoker.store import attempts, jobs, workflows
 from stoker.store.workflows import StoredWorkflow
@@ -31,7 +32,6 @@ from stoker.store.workflows import StoredWorkflow
 if TYPE_CHECKING:
     from stoker.core.daemon_views import EngineStatus, LauncherView, QueueView, ResourceView, ShortageView
     from stoker.core.views import RecordedChange
-    from stoker.service.assembly import Engine
 
 
 async def job_now(engine: Engine, job_id: int) -> Job:

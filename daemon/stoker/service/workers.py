@@ -8,6 +8,7 @@ stopped as a leaked worker.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,17 +16,15 @@ import msgspec
 from stoker.core.errors import NotAllowed, WaitTimeout
 from stoker.core.job.model import ExecutionMode, Job
 from stoker.core.raw_bytes import AnyText
+from stoker.engine.memory import OpenRun
 from stoker.executors.environment import job_variables
 from stoker.host.threads import start_threads
 from stoker.process.observing import ProcessSample, observe
 from stoker.service import status
+from stoker.service.assembly import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stoker.core.views import EnvironmentView, WorkerView
-    from stoker.engine.memory import OpenRun
-    from stoker.service.assembly import Engine
 
 PATIENCE_S = 5.0
 

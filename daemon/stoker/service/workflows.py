@@ -19,6 +19,7 @@ from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_r
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, steps_of
 from stoker.host.threads import start_threads
+from stoker.service.assembly import Engine
 from stoker.service.status import stored_workflow
 from stoker.store import attempts, workflows
 from stoker.store.workflows import StoredWorkflow
@@ -30,7 +31,6 @@ from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmi
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView, WorkflowDetails, WorkflowPage, WorkflowView
-    from stoker.service.assembly import Engine
 
 ERROR_BYTES = 300  # of each step; `job.get` has the whole error
 

@@ -6,12 +6,8 @@ any. The daemon's behaviour never depends on telemetry.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from stoker.config import Config
 from stoker.telemetry.otel import Telemetry
-
-if TYPE_CHECKING:
-    from stoker.config import Config
 
 
 def setup_telemetry(config: Config, *, version: str = "", instance: str = "") -> Telemetry:

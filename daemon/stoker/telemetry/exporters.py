@@ -7,23 +7,23 @@ are imported by name, as they are not among Stoker's own dependencies.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
-from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
+from stoker.config.settings import OtelSettings
 from stoker.core.errors import CannotCreate, ConfigInvalid
 from stoker.telemetry.exporting import ExportingTelemetry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
-
-    from opentelemetry.sdk.metrics.export import MetricsData
-    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-
-    from stoker.config.settings import OtelSettings
 
 OTLP = "opentelemetry.exporter.otlp.proto.http"
 

@@ -10,14 +10,16 @@ collector does not answer, the daemon loses only the spans.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import (
@@ -30,22 +32,14 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from stoker.core.job.model import OutcomeKind, State
+from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, State
 from stoker.core.job.verdict import failed_by_itself
+from stoker.core.throttle import Gauge
 from stoker.core.trace import TraceParent, attempt_span_id, derived_span_id, make_traceparent
 from stoker.telemetry import otel
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from opentelemetry.sdk.metrics.export import MetricReader
-    from opentelemetry.sdk.trace import SpanProcessor
-
-    from stoker.core.job.model import Attempt, Job, Outcome
-    from stoker.core.throttle import Gauge
 
 CLOSING_S: Final = 2.0
 NS_PER_MS: Final = 1_000_000

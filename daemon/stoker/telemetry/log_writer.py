@@ -15,10 +15,8 @@ import os
 import select
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import Final
 
 MAX_WAITING_BYTES: Final = 4 << 20
 

@@ -13,10 +13,11 @@ import logging
 import re
 import time
 import traceback
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 import structlog
@@ -24,9 +25,6 @@ import structlog
 from stoker.core.errors import StokerError
 from stoker.telemetry.events import LogEvent, Severity
 from stoker.telemetry.log_writer import LogWriter
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["auto", "json", "console"]

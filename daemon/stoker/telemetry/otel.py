@@ -10,15 +10,12 @@ one `job.wait` and one `job.attempt` for each attempt. A worker's own spans hang
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
+from stoker.core.job.model import Attempt, Job
+from stoker.core.throttle import Gauge
 from stoker.core.trace import TraceParent, attempt_span_id, make_traceparent, parse_traceparent
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from stoker.core.job.model import Attempt, Job
-    from stoker.core.throttle import Gauge
 
 SERVICE_NAME: Final = "stoker"
 

@@ -7,12 +7,10 @@ that cannot be read has no effect; only `WATCHDOG=1` is a sign of life, as for s
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from stoker.core.job.model import Spec
+from stoker.core.job.model import Spec
 
 MAX_NOTICE_BYTES = 4096  # as systemd
 MAX_STATUS = 200  # characters

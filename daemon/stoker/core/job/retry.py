@@ -9,14 +9,10 @@ Architecture Blog, 2015).
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from stoker.core.job.model import Outcome, OutcomeKind
-
-if TYPE_CHECKING:
-    from stoker.core.job.model import Spec
+from stoker.core.job.model import Outcome, OutcomeKind, Spec
 
 JITTER = 0.1
 

@@ -10,18 +10,13 @@ limit, "may" for errors inside the program. Out of memory and time limits are se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.job.model import OnOrphan, OutcomeKind, Reason, State, StopReason
+from stoker.core.job.limits import Bounds
+from stoker.core.job.model import Attempt, Job, OnOrphan, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.job.retry import RetryPolicy
 from stoker.core.shortage import delay_ms
-
-if TYPE_CHECKING:
-    from stoker.core.job.limits import Bounds
-    from stoker.core.job.model import Attempt, Job, Outcome, Spec
 
 SIGXCPU, SIGXFSZ = 24, 25  # of Linux; core does not import the host's list
 _SENT_BY_THE_KERNEL = {SIGXCPU: "cpu_seconds", SIGXFSZ: "file_size_bytes"}
