@@ -46,6 +46,15 @@ NS_PER_MS: Final = 1_000_000
 # From a millisecond to ten days, two steps a decade.
 DURATION_MS: Final = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+COUNTERS: Final = (
+    otel.METRIC_ORPHANED_JOBS,
+    otel.METRIC_ZOMBIES_CLEANED,
+    otel.METRIC_RETRY_COUNT,
+    otel.METRIC_THROTTLE_EVENTS,
+    otel.METRIC_CHECKPOINT_FAILURES,
+    otel.METRIC_SLOW_TURNS,
+    otel.METRIC_SLOW_CALLBACKS,
+)
 
 
 class ExportingTelemetry(Telemetry):
@@ -77,27 +86,13 @@ class ExportingTelemetry(Telemetry):
     def _instrument(self, version: str) -> None:
         meter = self._meters.get_meter(otel.SERVICE_NAME, version)
         self._meter = meter
-        self._orphans = meter.create_counter(otel.METRIC_ORPHANED_JOBS)
-        self._zombies = meter.create_counter(otel.METRIC_ZOMBIES_CLEANED)
-        self._retries = meter.create_counter(otel.METRIC_RETRY_COUNT)
-        self._throttles = meter.create_counter(otel.METRIC_THROTTLE_EVENTS)
-        self._checkpoint_failures = meter.create_counter(otel.METRIC_CHECKPOINT_FAILURES)
+        self._counters = {name: meter.create_counter(name) for name in COUNTERS}
         self._wait_ms = meter.create_histogram(otel.METRIC_WAIT_MS)
         self._run_ms = meter.create_histogram(otel.METRIC_RUN_MS)
         self._batch_size = meter.create_histogram(otel.METRIC_BATCH_SIZE)
         self._commit_ms = meter.create_histogram(otel.METRIC_COMMIT_MS)
-        self._slow_turns = meter.create_counter(otel.METRIC_SLOW_TURNS)
-        self._slow_callbacks = meter.create_counter(otel.METRIC_SLOW_CALLBACKS)
         # The SDK does not export a counter before its first add, and an alert needs the zero.
-        for counter in (
-            self._orphans,
-            self._zombies,
-            self._retries,
-            self._throttles,
-            self._checkpoint_failures,
-            self._slow_turns,
-            self._slow_callbacks,
-        ):
+        for counter in self._counters.values():
             counter.add(0)
 
     def job_submitted(self, job: Job, committed_at: int) -> None:
@@ -138,25 +133,25 @@ class ExportingTelemetry(Telemetry):
         )
 
     def retry_scheduled(self, job: Job) -> None:
-        self._retries.add(1, {otel.ATTR_QUEUE: job.spec.queue})
+        self._counters[otel.METRIC_RETRY_COUNT].add(1, {otel.ATTR_QUEUE: job.spec.queue})
 
     def orphans_found(self, count: int) -> None:
-        self._orphans.add(count)
+        self._counters[otel.METRIC_ORPHANED_JOBS].add(count)
 
     def zombies_cleaned(self, count: int) -> None:
-        self._zombies.add(count)
+        self._counters[otel.METRIC_ZOMBIES_CLEANED].add(count)
 
     def throttle_began(self, causes: Iterable[Gauge]) -> None:
-        self._throttles.add(1, {otel.ATTR_CAUSE: ",".join(causes)})
+        self._counters[otel.METRIC_THROTTLE_EVENTS].add(1, {otel.ATTR_CAUSE: ",".join(causes)})
 
     def checkpoint_failed(self) -> None:
-        self._checkpoint_failures.add(1)
+        self._counters[otel.METRIC_CHECKPOINT_FAILURES].add(1)
 
     def turn_was_slow(self) -> None:
-        self._slow_turns.add(1)
+        self._counters[otel.METRIC_SLOW_TURNS].add(1)
 
     def callback_was_slow(self) -> None:
-        self._slow_callbacks.add(1)
+        self._counters[otel.METRIC_SLOW_CALLBACKS].add(1)
 
     def committed(self, requests: int, took_ms: float) -> None:
         self._batch_size.record(requests)
