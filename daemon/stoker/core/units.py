@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 
 DURATIONS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 SIZES = {"T": 1 << 40, "G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "B": 1}
+FOREVER = "forever"
+AGE = r"^(forever|[1-9][0-9]{0,8}(d|h|m|s|ms))\Z"
 INSTANTS = ("deadline", "run_at")
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as every time here
 
@@ -30,6 +32,14 @@ def spoken(field: str, value: float) -> str:
 
 def duration(milliseconds: int) -> str:
     return _largest(milliseconds, DURATIONS)
+
+
+def age(text: str) -> int | None:
+    """`30d` as milliseconds; None for `forever`. The text matches AGE."""
+    if text == FOREVER:
+        return None
+    digits = text.rstrip("dhms")
+    return int(digits) * DURATIONS[text.removeprefix(digits)]
 
 
 def span(milliseconds: float) -> str:

@@ -1,0 +1,116 @@
+"""Which ended jobs, workflows and changes may be removed.
+
+Owns the rule of retention: what ended is kept for a time or among the newest, whichever keeps more, and longer as long
+as an open job refers to it. Invariants: of the log of changes only a prefix is removed; a time that lies in the future,
+which a clock that was set wrong leaves behind, does not keep the changes behind it for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from stoker.core.job.model import State
+
+FAILED = State.FAILED.value  # of a job; a workflow has the same word
+CHANGES_PER_JOB = 10  # more than most jobs have
+
+
+class Keep(Struct, frozen=True, kw_only=True):
+    """How long what ended is kept; None is for ever. `failed_ms` is for what failed, `last` counts the newest."""
+
+    ended_ms: int | None
+    failed_ms: int | None
+    last: int
+
+
+class Horizon(Struct, frozen=True):
+    """What ended before these times (UTC ms) may go; None: nothing."""
+
+    ended: int | None
+    failed: int | None
+
+    @property
+    def latest(self) -> int | None:
+        """The time from which on nothing may go."""
+        return max((at for at in (self.ended, self.failed) if at is not None), default=None)
+
+    def is_past(self, ended: EndedItem) -> bool:
+        """Whether it ended before its horizon."""
+        horizon = self.failed if ended.state == FAILED else self.ended
+        return horizon is not None and ended.at < horizon
+
+
+class EndedItem(Struct, frozen=True):
+    """A job or workflow that ended at `at`."""
+
+    id: int
+    at: int
+    state: str
+
+
+def horizon(keep: Keep, now: int, newest_kept: int | None) -> Horizon:
+    """`newest_kept`: when the `keep.last`-th newest ended; None if no more than so many have ended."""
+    if newest_kept is None:
+        return Horizon(None, None)
+
+    def of(age_ms: int | None) -> int | None:
+        return None if age_ms is None else min(now - age_ms, newest_kept)
+
+    return Horizon(of(keep.ended_ms), of(keep.failed_ms))
+
+
+def removable(
+    ended: Iterable[EndedItem], horizon: Horizon, steps: Mapping[int, Sequence[int]], needed: Container[int]
+) -> tuple[list[EndedItem], int]:
+    """Those that are past their horizon, and how many more are but have a job that an open job needs.
+
+    `steps`: the jobs of each workflow; a job that is missing there stands for itself.
+    """
+    past = [one for one in ended if horizon.is_past(one)]
+    free = [one for one in past if not any(job_id in needed for job_id in steps.get(one.id, (one.id,)))]
+    return free, len(past) - len(free)
+
+
+def portions(ended: Iterable[EndedItem], steps: Mapping[int, Sequence[int]], most: int) -> Iterator[list[EndedItem]]:
+    """Lists that have at least `most` jobs together, except the last; a workflow is not divided."""
+    portion: list[EndedItem] = []
+    jobs = 0
+    for one in ended:
+        portion.append(one)
+        jobs += len(steps.get(one.id, (one.id,)))
+        if jobs >= most:
+            yield portion
+            portion, jobs = [], 0
+    if portion:
+        yield portion
+
+
+def removable_changes(changes: Iterable[tuple[int, int]], before: int, now: int, newest: int) -> int:
+    """The last seq of the longest prefix of `changes` (seq, time) that is older than `before` and ends at `newest`.
+
+    0 if there is none.
+    """
+    last = 0
+    for seq, at in changes:
+        if seq > newest or before <= at <= now:
+            break
+        last = seq
+    return last
+
+
+def newest_removable(last_seq: int, keep_last: int) -> int:
+    """The newest change that may go: those of about the newest `keep_last` jobs stay, and always the last one."""
+    return last_seq - max(1, keep_last * CHANGES_PER_JOB)
+
+
+def ranges(ids: Iterable[int]) -> list[Sequence[int]]:
+    """Sorted ids as inclusive ranges: 1 2 3 7 gives [1, 3] and [7, 7]."""
+    spans: list[list[int]] = []
+    for ident in sorted(ids):
+        if spans and ident == spans[-1][1] + 1:
+            spans[-1][1] = ident
+        else:
+            spans.append([ident, ident])
+    return list(spans)

@@ -1,0 +1,136 @@
+"""What may be removed: by age or by number, whichever keeps more, and never what an open job needs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.core.retention import (
+    CHANGES_PER_JOB,
+    EndedItem,
+    Horizon,
+    Keep,
+    horizon,
+    newest_removable,
+    portions,
+    ranges,
+    removable,
+    removable_changes,
+)
+from stoker.core.units import age
+
+NOW = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("keep", "newest_kept", "expected"),
+    [
+        (Keep(ended_ms=1_000, failed_ms=5_000, last=9), 999_999, Horizon(999_000, 995_000)),
+        (Keep(ended_ms=1_000, failed_ms=5_000, last=9), 997_000, Horizon(997_000, 995_000)),
+        (Keep(ended_ms=1_000, failed_ms=1_000, last=9), None, Horizon(None, None)),
+        (Keep(ended_ms=None, failed_ms=1_000, last=9), 999_999, Horizon(None, 999_000)),
+        (Keep(ended_ms=1_000, failed_ms=None, last=9), 999_999, Horizon(999_000, None)),
+    ],
+    ids=["by age", "by number", "fewer than the number", "ended ones for ever", "failed ones for ever"],
+)
+def test_horizon_when_age_and_number_differ_then_whichever_keeps_more_counts(
+    keep: Keep, newest_kept: int | None, expected: Horizon
+) -> None:
+    assert horizon(keep, NOW, newest_kept) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "latest"), [((5, 9), 9), ((9, 5), 9), ((None, 5), 5), ((5, None), 5), ((None, None), None)]
+)
+def test_horizon_when_it_has_two_limits_then_nothing_goes_from_the_later_one_on(
+    limits: tuple[int | None, int | None], latest: int | None
+) -> None:
+    assert Horizon(*limits).latest == latest
+
+
+def test_removable_when_failed_ones_are_kept_longer_then_they_stay() -> None:
+    ended = [
+        EndedItem(1, 10, "succeeded"),
+        EndedItem(2, 10, "failed"),
+        EndedItem(3, 4, "failed"),
+        EndedItem(4, 20, "succeeded"),
+    ]
+
+    free, needed = removable(ended, Horizon(20, 5), {}, ())
+
+    assert ([one.id for one in free], needed) == ([1, 3], 0)
+
+
+def test_removable_when_limits_are_missing_then_nothing_goes() -> None:
+    assert removable([EndedItem(1, 0, "failed"), EndedItem(2, 0, "expired")], Horizon(None, None), {}, ()) == ([], 0)
+
+
+def test_removable_when_an_open_job_needs_one_then_it_stays_and_is_counted() -> None:
+    ended = [EndedItem(1, 1, "succeeded"), EndedItem(2, 2, "succeeded"), EndedItem(3, 99, "succeeded")]
+
+    free, needed = removable(ended, Horizon(50, 50), {}, {2, 3})
+
+    assert ([one.id for one in free], needed) == ([1], 1)
+
+
+def test_removable_when_a_step_is_needed_then_its_whole_workflow_stays() -> None:
+    ended = [EndedItem(1, 1, "succeeded"), EndedItem(2, 2, "failed")]
+
+    free, needed = removable(ended, Horizon(50, 50), {1: [2, 5], 2: [6]}, {5})
+
+    assert ([one.id for one in free], needed) == ([2], 1)
+
+
+def test_portions_when_a_workflow_is_large_then_it_is_not_divided() -> None:
+    ended = [EndedItem(ident, ident, "succeeded") for ident in range(1, 6)]
+    steps = {1: [11], 2: [21, 22, 23, 24, 25], 3: [31], 4: [41], 5: [51]}
+
+    assert [[one.id for one in some] for some in portions(ended, steps, 2)] == [[1, 2], [3, 4], [5]]
+
+
+def test_portions_when_they_are_plain_jobs_then_each_counts_as_one() -> None:
+    ended = [EndedItem(ident, ident, "succeeded") for ident in range(1, 5)]
+
+    assert [[one.id for one in some] for some in portions(ended, {}, 2)] == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "newest", "last"),
+    [
+        ([(5, 10), (6, 20), (7, 30), (8, 10)], 99, 6),
+        ([(5, 10), (6, 20)], 5, 5),
+        ([(5, 10), (6, 20)], 4, 0),
+        ([(5, 30), (6, 10)], 99, 0),
+        ([(5, 10), (6, 5_000), (7, 20)], 99, 7),
+        ([], 99, 0),
+    ],
+    ids=["a young one ends it", "the newest that may go", "all are kept", "a young one is first", "future", "none"],
+)
+def test_changes_when_they_are_old_then_only_a_whole_prefix_goes(
+    changes: list[tuple[int, int]], newest: int, last: int
+) -> None:
+    assert removable_changes(changes, before=25, now=1_000, newest=newest) == last
+
+
+def test_newest_change_when_jobs_are_kept_by_number_then_their_changes_stay() -> None:
+    assert newest_removable(10_000, 3) == 10_000 - 3 * CHANGES_PER_JOB
+    assert newest_removable(10_000, 0) == 9_999
+
+
+@given(st.sets(st.integers(1, 60)))
+def test_ranges_when_unfolded_then_they_are_the_same_ids(ids: set[int]) -> None:
+    spans = ranges(ids)
+
+    assert [ident for first, last in spans for ident in range(first, last + 1)] == sorted(ids)
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(spans))
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("30d", 2_592_000_000), ("12h", 43_200_000), ("5m", 300_000), ("7s", 7_000), ("90ms", 90), ("forever", None)],
+)
+def test_age_when_read_then_it_is_in_milliseconds(text: str, milliseconds: int | None) -> None:
+    assert age(text) == milliseconds
