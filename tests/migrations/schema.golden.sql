@@ -3,14 +3,18 @@ CREATE INDEX changes_job ON changes (job_id, seq) WHERE job_id IS NOT NULL;
 CREATE INDEX checkpoints_context ON checkpoints (chain, seq) WHERE kind = 'context';
 CREATE INDEX checkpoints_job ON checkpoints (job_id, seq) WHERE job_id IS NOT NULL;
 CREATE INDEX idempotency_job ON idempotency (job_id);
+CREATE INDEX idempotency_purged ON idempotency (purged_at) WHERE purged_at IS NOT NULL;
 CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('waiting', 'queued') AND deadline IS NOT NULL;
+CREATE INDEX jobs_ended ON jobs (queue, finished_at, id, state) WHERE finished_at IS NOT NULL AND workflow_id IS NULL;
 CREATE INDEX jobs_expires ON jobs (expires_at) WHERE state IN ('waiting', 'queued') AND expires_at IS NOT NULL;
 CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held');
 CREATE INDEX jobs_queued ON jobs (queue, demand, order_key, id) WHERE state = 'queued';
 CREATE INDEX jobs_run_at ON jobs (run_at) WHERE state = 'waiting' AND run_at IS NOT NULL;
 CREATE INDEX jobs_wake ON jobs (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
+CREATE INDEX jobs_with_needs ON jobs (id) WHERE finished_at IS NULL AND instr(policy, '"needs":') > 0;
 CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
 CREATE INDEX needs_needed ON needs (needed);
+CREATE INDEX workflows_ended ON workflows (finished_at, id, name, state) WHERE finished_at IS NOT NULL;
 CREATE INDEX workflows_live ON workflows (id) WHERE finished_at IS NULL;
 CREATE TABLE attempts (
     run_id        TEXT PRIMARY KEY,
@@ -85,7 +89,7 @@ CREATE TABLE idempotency (
     key        TEXT NOT NULL,
     spec_hash  BLOB NOT NULL,
     job_id     INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
+    created_at INTEGER NOT NULL, purged_at INTEGER, purged_state TEXT, purged_workflow INTEGER,
     PRIMARY KEY (owner_uid, key)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE jobs (
@@ -158,6 +162,9 @@ CREATE TABLE needs (
     PRIMARY KEY (job_id, needed),
     CHECK (job_id <> needed)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE purged_jobs (
+    id INTEGER PRIMARY KEY
+) STRICT;
 CREATE TABLE queues (
     name        TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
     class       TEXT NOT NULL CHECK (class = 'high' OR class = 'normal' OR class = 'low'),

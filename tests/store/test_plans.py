@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from stoker.store import attempts, changes, checkpoints, due, jobs, workflows
+from stoker.store import attempts, changes, checkpoints, due, jobs, retention, workflows
 from tests.support.batches import put
 from tests.support.jobs import job, spec
 
+ENDED_JOBS = retention.ENDED.format(group=retention.of_queue("default").sql)
+NEWEST_JOB = retention.NEWEST_KEPT.format(group=retention.of_queue("default").sql)
+ENDED_WORKFLOWS = retention.ENDED.format(group=retention.workflows_named("w").sql)
 AT = {"steady": 1, "wall": 1, "limit": 5}
 
 # Statement, parameters, and the index that must answer it.
@@ -50,6 +53,12 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("a page of runs", attempts.PAGE, (1, 5, 5), "sqlite_autoindex_attempts_2"),
     ("where jobs stand", jobs.STANDINGS, ("[1]",), "INTEGER PRIMARY KEY"),
     ("history of a job", changes.OF_JOB, (1,), "changes_job"),
+    ("ended jobs", ENDED_JOBS, ("default", 9, 0, 0, "[]", "[]", 9), "jobs_ended"),
+    ("the newest ended job", NEWEST_JOB, ("default", 9), "jobs_ended"),
+    ("ended workflows", ENDED_WORKFLOWS, ("w", 9, 0, 0, "[]", "[]", 9), "workflows_ended"),
+    ("open jobs with needs", retention.WITH_NEEDS, (0, 9), "jobs_with_needs"),
+    ("old keys", retention.FORGET_KEYS, (0, 9), "idempotency_purged"),
+    ("keys of jobs", retention.MARK_KEYS, (0, "[]"), "idempotency_job"),
     ("counts of live jobs", jobs.COUNTS, (), "jobs_queued jobs_idle"),
 ]
 
@@ -84,12 +93,14 @@ def test_plan_when_a_hot_question_is_asked_then_an_index_answers_it(
 
 
 @pytest.mark.parametrize(
-    "statement", [jobs.READY, due.DUE_WAKE, due.NEXT_STEADY, due.NEXT_WALL, attempts.OF_JOB, changes.AFTER]
+    "statement",
+    [jobs.READY, due.DUE_WAKE, due.NEXT_STEADY, due.NEXT_WALL, attempts.OF_JOB, changes.AFTER, ENDED_JOBS, NEWEST_JOB],
 )
 def test_plan_when_order_matters_then_nothing_is_sorted(planned: sqlite3.Connection, statement: str) -> None:
-    parameters = {jobs.READY: ("q", None, "[]", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1, 1)}.get(statement, AT)
+    parameters = {jobs.READY: ("q", None, "[]", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1, 1)}
+    parameters |= {ENDED_JOBS: ("q", 9, 0, 0, "[]", "[]", 9), NEWEST_JOB: ("q", 9)}
 
-    assert not any("TEMP B-TREE" in line for line in plan(planned, statement, parameters))
+    assert not any("TEMP B-TREE" in line for line in plan(planned, statement, parameters.get(statement, AT)))
 
 
 def test_indexes_when_every_hot_plan_is_read_then_each_index_of_jobs_serves_one(database: sqlite3.Connection) -> None:

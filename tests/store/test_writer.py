@@ -402,7 +402,7 @@ async def test_commit_when_the_disk_is_full_then_the_reserve_is_deleted_and_it_s
     fill(disk_directory.root)
     assert (state.writer.full, disk_directory.reserve.exists()) == (False, True)
 
-    await state.writer.commit(large(1, 1, 256 * 1024))
+    await state.writer.commit(large(1, 1, 512 * 1024))
 
     assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)
     assert set(await state.reader.run(jobs.by_ids, [1])) == {1}
@@ -435,7 +435,7 @@ async def test_reserve_when_there_is_room_again_then_it_is_kept_and_the_disk_is_
 ) -> None:
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
     ballast = fill(disk_directory.root)
-    await state.writer.commit(large(1, 1, 256 * 1024))
+    await state.writer.commit(large(1, 1, 512 * 1024))
     with pytest.raises(OSError, match="No space"):
         state.writer.keep_reserve()
     assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)

@@ -37,7 +37,10 @@ def put(connection: sqlite3.Connection, new: Iterable[Job], runs: Iterable[Attem
 def tables(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that is in the database, for comparing before and after."""
     names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
-    return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in names}
+    return {
+        name: sorted(connection.execute(f"SELECT * FROM {name} ORDER BY 1"), key=lambda row: repr(row[:2]))
+        for name in names
+    }
 
 
 Look = Callable[[sqlite3.Connection], Any]

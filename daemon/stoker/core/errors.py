@@ -162,6 +162,12 @@ class StepNotFound(StokerError):
     code, exit_status = "step_not_found", EX_DATAERR
 
 
+class ChangesRemoved(StokerError):
+    """Retention has removed changes behind the cursor of a watch; `oldest` is the first that is left."""
+
+    code, exit_status = "changes_removed", EX_DATAERR
+
+
 class CheckpointNotFound(StokerError):
     code, exit_status = "checkpoint_not_found", EX_DATAERR
 

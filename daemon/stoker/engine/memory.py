@@ -63,6 +63,7 @@ class LiveState:
         self.steady_noted = 0  # when both clocks were last stored (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.workflows = LiveWorkflows(self.freed)
+        self.named_needs: set[int] | None = None  # while retention works: needs of jobs that were opened meanwhile
         self.worker_status: dict[str, WorkerStatus] = {}  # by run with a socket for reports; not stored
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of those outside a workflow: the end of their job's chain
@@ -95,6 +96,8 @@ class LiveState:
                 self.ready[before.spec.queue].remove(before)
                 self.short.discard(job.id)
         self._count(job, 1)
+        if self.named_needs is not None and job.state not in FINAL:
+            self.named_needs.update(need.job for need in job.spec.needs)
         if job.state is State.QUEUED:
             self.ready[job.spec.queue].add(job, startable=job.workflow_id not in self.workflows.barred)
         if attempt is not None:

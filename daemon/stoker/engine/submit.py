@@ -195,7 +195,7 @@ class Submission(CommandRequest[Answers]):
         if keyed.spec_hash != digest:
             raise self._conflict(turn, sent, keyed)
         job = turn.find(keyed.job_id)
-        state = State.SUCCEEDED if job is None else job.state  # a purged job had ended
+        state = State(str(keyed.purged_state)) if job is None else job.state
         return SubmitAnswer(keyed.job_id, state, existing=True)
 
     def _conflict(self, turn: Turn, sent: JobParams, keyed: Keyed) -> IdempotencyConflict:

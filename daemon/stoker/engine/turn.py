@@ -19,6 +19,7 @@ from stoker.core.errors import JobNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Outcome, Queue, Resource, State
+from stoker.core.retention import ranges
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
@@ -27,6 +28,7 @@ from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store.instance import seen
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
+from stoker.store.retention import PurgePortion
 from stoker.store.writer import Batch
 from stoker.telemetry.events import LogEvent
 
@@ -228,6 +230,15 @@ class Turn:
         run = None if job.workflow_id is None else self.memory.workflows.runs[job.workflow_id]
         if run is not None and run.workflow.intent is Intent.CANCEL:
             self.intend(run, Intent.RUN, cause, actor, step=job.step)
+
+    def purge(self, portion: PurgePortion, actor: Actor) -> None:
+        """Remove jobs and workflows that have ended, and a prefix of the log of changes."""
+        self.batch.purge = portion
+        self.memory.needed.difference_update(portion.all_jobs)  # of jobs that were skipped at once
+        told: dict[str, Any] = {"jobs": ranges(portion.jobs), "workflows": ranges(portion.workflows)}
+        if portion.changes:
+            told["changes"] = portion.changes
+        self.record("system", "retention", "purged", told | {"note": actor.note}, actor)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.batch.checkpoints.append(checkpoint)

@@ -9,18 +9,41 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from stoker.files import make_regular, sync
 
 DIRECTORY = "archive"
+_NAME = re.compile(r"workflow-(\d+)-(\d+)\.json\.gz(\.new)?")
 
 
 def path_of(state_dir: Path, workflow_id: int, finished_at: int) -> Path:
     """The archive of the workflow that finished at that time; a workflow that is retried can fail more than once."""
     return state_dir / DIRECTORY / f"workflow-{workflow_id}-{finished_at}.json.gz"
+
+
+class Archive(NamedTuple):
+    """A file of the directory, complete or cut off: the workflow, and when that ended."""
+
+    path: Path
+    workflow: int
+    finished_at: int
+    size: int
+
+
+def listed(state_dir: Path) -> list[Archive]:
+    """All archives. Raises OSError."""
+    archives = []
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(state_dir / DIRECTORY):
+            if match := _NAME.fullmatch(entry.name):
+                size = entry.stat(follow_symlinks=False).st_size
+                archives.append(Archive(Path(entry.path), int(match[1]), int(match[2]), size))
+    return archives
 
 
 class ArchiveFile:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stoker.core.errors import ChangesRemoved
 from stoker.core.job.model import Change
 
 GENESIS = bytes(32)
@@ -30,6 +31,8 @@ SELECT (SELECT value FROM meta WHERE key = 'changes_purged'), (SELECT value FROM
 FIELDS = Change.__struct_fields__  # each has a column of its name; the last is the payload
 COLUMNS = ", ".join(FIELDS)
 OF_JOB = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? ORDER BY seq"  # noqa: S608 - constants only
+# Whether the first change of a job or workflow, that of its submission, is there.
+JOB_BEGINS = "SELECT from_state IS NULL FROM changes WHERE job_id = ? ORDER BY seq LIMIT 1"
 FIRST_OF_JOB = "SELECT coalesce(min(seq), 0) FROM changes WHERE job_id = ?"
 OF_WORKFLOW = f"""
 SELECT {COLUMNS} FROM changes WHERE seq > ? AND seq <= ? AND kind = 'workflow' AND subject = ? ORDER BY seq
@@ -112,6 +115,24 @@ def first_of_job(connection: sqlite3.Connection, job_id: int) -> int:
     return int(connection.execute(FIRST_OF_JOB, (job_id,)).fetchone()[0])
 
 
+def begins(connection: sqlite3.Connection, job_id: int) -> bool:
+    """Whether the changes of a job are all there, from its submission on."""
+    row = connection.execute(JOB_BEGINS, (job_id,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def check_cursor(connection: sqlite3.Connection, seq: int) -> None:
+    """Raises ChangesRemoved if there were changes behind `seq` that retention has removed."""
+    removed = connection.execute(PURGED).fetchone()[0] or 0
+    if seq < removed:
+        raise ChangesRemoved(
+            f"after: the changes up to {removed} were removed ([retention] keep_changes)",
+            hint=f"stoker watch --after {removed}",
+            path="after",
+            oldest=removed + 1,
+        )
+
+
 def of_workflow(connection: sqlite3.Connection, workflow_id: int, after: int, up_to: int) -> list[Change]:
     """Changes of a workflow itself, from after `after` up to `up_to`."""
     rows = connection.execute(OF_WORKFLOW, (after, up_to, str(workflow_id)))
@@ -119,7 +140,11 @@ def of_workflow(connection: sqlite3.Connection, workflow_id: int, after: int, up
 
 
 def after(connection: sqlite3.Connection, seq: int, up_to: int, limit: int) -> ChangePage:
-    """Up to `limit` changes behind `seq` and not behind `up_to`, without their payloads, and the next cursor."""
+    """Up to `limit` changes behind `seq` and not behind `up_to`, without their payloads, and the next cursor.
+
+    Raises ChangesRemoved.
+    """
+    check_cursor(connection, seq)
     return _page(connection.execute(AFTER, (seq, up_to, limit)), up_to, limit)
 
 

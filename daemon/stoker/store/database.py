@@ -28,10 +28,14 @@ WAL_HEADER_BYTES = 32
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
 UNSYNCED = bytes(8)  # in its place until the rest of the journal is on disk
 JOURNAL_PAGES = slice(16, 20)  # the size of the database when the transaction began (sqlite.org/fileformat)
+MOST_REWRITTEN_BYTES = 256 * 1024 * 1024  # a start may wait for it: about two seconds
+REWRITE_ROOM = 3  # times the file: the WAL, a temporary copy, and something to spare
 BESIDE = ("-wal", "-journal")
 
 # An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
+# auto_vacuum comes first: it is fixed when the file gets its first page. INCREMENTAL lets free pages be given back.
 _WRITER_PRAGMAS = """
+PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
@@ -82,6 +86,23 @@ async def open_writer(path: Path) -> Database:
 async def open_reader(path: Path) -> Database:
     """A connection that can only read."""
     return await _opened(_connect(path, _READER_PRAGMAS))
+
+
+def make_shrinkable(connection: sqlite3.Connection, path: Path) -> None:
+    """Rewrite the file of an earlier release once, so that its free pages can be given back.
+
+    A file for which that takes long, or for which there is too little room, stays as it is: it does not shrink, but
+    its free pages are used again.
+    """
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    size = path.stat().st_size
+    if mode or size > MOST_REWRITTEN_BYTES or shutil.disk_usage(path.parent).free < REWRITE_ROOM * size:
+        return
+    try:
+        connection.execute("VACUUM")
+    except sqlite3.Error as error:
+        if not is_full(error, path.parent):  # SQLite also writes to its temporary directory
+            raise
 
 
 def examine(path: Path, aside: Path) -> bool:

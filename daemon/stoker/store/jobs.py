@@ -135,7 +135,9 @@ JOIN jobs AS other ON other.id = needs.needed
 WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
 """
 INSERT_KEY = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
-BY_KEY = "SELECT spec_hash, job_id FROM idempotency WHERE owner_uid = ? AND key = ?"
+BY_KEY = """
+SELECT spec_hash, job_id, purged_state, purged_workflow FROM idempotency WHERE owner_uid = ? AND key = ?
+"""
 
 
 # The fields that hashes of the first version cover, in their order. A later field counts only if it differs from its
@@ -319,10 +321,15 @@ def ended_needs(connection: sqlite3.Connection) -> list[int]:
 
 
 class Keyed(Struct, frozen=True):
-    """The job that a key was used for, which may have been purged, and the hash of its spec as it was sent."""
+    """The job that a key was used for, and the hash of its spec as it was sent.
+
+    If it was purged: the state in which it, or its workflow `purged_workflow`, had ended.
+    """
 
     spec_hash: bytes
     job_id: int
+    purged_state: str | None = None
+    purged_workflow: int | None = None
 
 
 def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:

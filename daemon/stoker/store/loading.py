@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from stoker.core.clock import Now
 from stoker.core.job.model import Job
 from stoker.core.workflow.checkpoint import Head, chain_of
-from stoker.store import attempts, checkpoints, workflows
+from stoker.store import attempts, checkpoints, retention, workflows
 from stoker.store import jobs as job_rows
 from stoker.store.due import Due, due
 from stoker.store.jobs import Dependent, Keyed
@@ -39,10 +39,11 @@ class Wanted(Struct):
     lanes: list[tuple[str, str | None, int]] = field(default_factory=list)  # queue, demand, how many jobs
     barred: Collection[int] = ()  # workflows whose steps are left out of the lanes
     due: bool = False
+    to_purge: retention.Candidates | None = None
 
     def __bool__(self) -> bool:
         asked = (self.ids, self.keys, self.dependents_of, self.run_ids, self.lanes, self.due)
-        return any((*asked, self.workflows, self.chains))
+        return any((*asked, self.workflows, self.chains, self.to_purge is not None))
 
 
 class Portion(Struct, frozen=True):
@@ -63,6 +64,8 @@ class Loaded(Struct):
     due: Due = Due()
     workflows: list[StoredWorkflow] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
+    jobs_ended_at: dict[int, int] = field(default_factory=dict)
+    workflows_ended_at: dict[int, int] = field(default_factory=dict)
 
 
 def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
@@ -87,6 +90,9 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     _load_workflows(connection, wanted, loaded)
     if wanted.run_ids:
         loaded.known_runs = attempts.known(connection, wanted.run_ids)
+    if wanted.to_purge is not None:
+        loaded.jobs_ended_at = retention.jobs_ended_at(connection, wanted.to_purge.jobs)
+        loaded.workflows_ended_at = retention.workflows_ended_at(connection, wanted.to_purge.workflows)
     for queue, demand, limit in wanted.lanes:
         loaded.lanes[queue, demand] = job_rows.ready(connection, queue, demand, wanted.barred, limit)
     return loaded

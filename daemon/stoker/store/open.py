@@ -15,7 +15,15 @@ from msgspec import Struct
 
 from stoker.core.errors import DiskFull, StateRefused
 from stoker.store import changes, instance, snapshot
-from stoker.store.database import Database, examine, open_reader, open_unchanged, open_writer, refusal
+from stoker.store.database import (
+    Database,
+    examine,
+    make_shrinkable,
+    open_reader,
+    open_unchanged,
+    open_writer,
+    refusal,
+)
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.instance import Instance
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
@@ -66,6 +74,7 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> 
         raise refusal(error, directory.database, "look at it; nothing was changed") from error
     try:
         schema = await database.run(migrate, directory.backups)
+        await database.run(make_shrinkable, directory.database)
         life = await database.run(begin)
         state = await database.run(snapshot.read)
         _sync(directory)

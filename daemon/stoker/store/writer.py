@@ -20,7 +20,7 @@ from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
-from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, upkeep, workflows
+from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, upkeep, workflows
 from stoker.store.database import Database
 from stoker.store.reserve import Reserve, is_full
 
@@ -61,6 +61,7 @@ class Batch(Struct):
     checkpoints: list[Checkpoint] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     recovery: recoveries.Recovery | None = None
+    purge: retention.PurgePortion | None = None
     changes: list[Change] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -115,6 +116,8 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, queues.SET_META, list(batch.meta.items()))
     if batch.recovery is not None:
         connection.execute(recoveries.UPSERT, recoveries.row(batch.recovery))
+    if batch.purge is not None:
+        retention.purge(connection, batch.purge)
     rows, head = changes.insert_rows(batch.changes, head)
     _many(connection, changes.INSERT, rows)
     return Stored(head, _pages(batch, rows))
@@ -123,7 +126,8 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
 def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
     """Large texts are in the data of a checkpoint, or in a job and again in the payload of its change."""
     data = sum(len(each.data) for each in batch.checkpoints) + 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
-    return COMMIT_PAGES + len(batch.changes) + len(batch.checkpoints) + data // PAGE_BYTES
+    purged = 0 if batch.purge is None else batch.purge.pages
+    return COMMIT_PAGES + len(batch.changes) + len(batch.checkpoints) + data // PAGE_BYTES + purged
 
 
 def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
@@ -194,6 +198,24 @@ class Writer:
                 raise DiskFull(f"upkeep: {error}") from error
             self._in_doubt = StorageFailed(f"upkeep: {error}")
             raise self._in_doubt from error
+
+    async def sweep(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], retention.Swept], *args: P.args, **kw: P.kwargs
+    ) -> int:
+        """As `maintain`, for a piece of which many follow: the WAL is copied into the database now and then."""
+        pages = 0
+
+        def piece(connection: sqlite3.Connection) -> int:
+            nonlocal pages
+            swept = function(connection, *args, **kw)
+            pages = swept.pages
+            return swept.removed
+
+        count = await self.maintain(piece)
+        self._since_checkpoint += pages
+        if self._since_checkpoint >= CHECKPOINT_PAGES:
+            await self.checkpoint()
+        return count
 
     async def checkpoint(self) -> None:
         """Copy the WAL into the database. Raises StorageFailed; on a full disk the WAL stays as it is."""

@@ -97,7 +97,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         if keyed is None:
             return None
         job = turn.find(keyed.job_id)
-        workflow_id = None if job is None else job.workflow_id
+        workflow_id = keyed.purged_workflow if job is None else job.workflow_id
         if keyed.spec_hash != self._digest or workflow_id is None:
             what = f"job {keyed.job_id}" if workflow_id is None else f"workflow {workflow_id}"
             show = f"show {keyed.job_id}" if workflow_id is None else f"workflow show {workflow_id}"
@@ -106,6 +106,9 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
                 path="idempotency_key",
                 hint=f"stoker {show}, or choose another key",
             )
+        if keyed.purged_workflow is not None:
+            state = WorkflowState(str(keyed.purged_state))
+            return FlowAnswer(id=workflow_id, state=state, steps={}, layers=self._layers(), existing=True)
         run = turn.memory.workflows.runs[workflow_id]
         turn.touched_workflows.add(workflow_id)  # so that one that has ended leaves the memory again
         jobs = {step.name: step.job_id for step in run.steps.values()}

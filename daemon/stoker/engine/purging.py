@@ -1,0 +1,50 @@
+"""The message that removes some ended jobs and workflows, and the oldest changes.
+
+Owns the last check before rows are deleted: what another message of the turn has read, what runs, and what an open job
+names as a need is left for a later pass. So nothing that is decided in a turn concerns a row that the turn deletes.
+"""
+
+from __future__ import annotations
+
+from stoker.core.job.model import Actor
+from stoker.engine.inbox import RequestMessage
+from stoker.engine.turn import Turn
+from stoker.store.loading import Wanted
+from stoker.store.retention import Candidates, PurgePortion
+
+
+class Purging(RequestMessage[PurgePortion]):
+    """Answered with what was removed. Only one is in the inbox at a time."""
+
+    def __init__(self, candidates: Candidates, actor: Actor) -> None:
+        super().__init__()
+        self._candidates = candidates
+        self._actor = actor
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.to_purge = self._candidates
+
+    def apply_to(self, turn: Turn) -> None:
+        asked, loaded = self._candidates, turn.loaded
+        jobs = [
+            job_id
+            for job_id, at in asked.jobs.items()
+            if loaded.jobs_ended_at.get(job_id) == at and not _is_used(turn, job_id)
+        ]
+        workflows = {
+            ident: asked.steps[ident]
+            for ident, at in asked.workflows.items()
+            if loaded.workflows_ended_at.get(ident) == at
+            and ident not in turn.memory.workflows.runs
+            and not any(_is_used(turn, job_id) for job_id in asked.steps[ident])
+        }
+        portion = PurgePortion(turn.now.wall, jobs, workflows, asked.changes)
+        if jobs or workflows or asked.changes:
+            turn.purge(portion, self._actor)
+        self.answer_after(turn, portion)
+
+
+def _is_used(turn: Turn, job_id: int) -> bool:
+    memory = turn.memory
+    assert memory.named_needs is not None, "needs are collected while anything is purged"
+    return any(job_id in users for users in (turn.loaded.jobs, memory.runs, memory.named_needs))

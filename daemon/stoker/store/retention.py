@@ -1,0 +1,318 @@
+"""Removal of what ended: the queries that find it, the deletes of one portion, and the sweeps behind them.
+
+`purge` is part of the commit of a turn. It deletes rows that others may refer to and lists what is left: log
+directories in `purged_jobs`, checkpoints in `checkpoint_purges`. Nobody can refer to these any more, as ids are never
+used twice, so they are removed later in pieces. Invariant: whatever is still to be removed is on one of the lists.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core.job.model import Need
+from stoker.core.retention import EndedItem
+from stoker.core.workflow.checkpoint import chain_of
+from stoker.store.queues import SET_META
+
+MAX_TIME = 2**63 - 1
+
+# The two kinds of what ends; `{which}` is the condition of a PurgeGroup.
+JOBS = "jobs WHERE finished_at IS NOT NULL AND workflow_id IS NULL AND {which}"
+WORKFLOWS = "workflows WHERE finished_at IS NOT NULL AND {which}"
+NEWEST_KEPT = "SELECT finished_at FROM {group} ORDER BY finished_at DESC LIMIT 1 OFFSET ?"
+ENDED = """
+SELECT id, finished_at, state FROM {group} AND finished_at < ? AND (finished_at, id) > (?, ?)
+    AND (? = '[]' OR state IN (SELECT value FROM json_each(?))) ORDER BY finished_at, id LIMIT ?
+"""
+STEPS = "SELECT workflow_id, id FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))"
+WITH_NEEDS = """
+SELECT id, policy FROM jobs WHERE finished_at IS NULL AND instr(policy, '"needs":') > 0 AND id > ? ORDER BY id LIMIT ?
+"""
+JOBS_ENDED_AT = """
+SELECT id, finished_at FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)
+"""
+WORKFLOWS_ENDED_AT = """
+SELECT id, finished_at FROM workflows WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL
+"""
+OLDEST_CHANGES = "SELECT seq, at FROM changes ORDER BY seq LIMIT ?"
+
+COUNT_CHANGES = """
+SELECT count(*) FROM changes
+WHERE seq < coalesce((SELECT seq FROM changes WHERE at >= ?1 ORDER BY seq LIMIT 1), ?2 + 1) AND seq <= ?2
+"""
+
+MARK_KEYS = """
+UPDATE idempotency SET purged_at = ?1, (purged_state, purged_workflow) = (
+    SELECT coalesce(workflows.state, jobs.state), workflows.id FROM jobs
+    LEFT JOIN workflows ON workflows.id = jobs.workflow_id WHERE jobs.id = idempotency.job_id
+) WHERE job_id IN (SELECT value FROM json_each(?2))
+"""
+LIST_LOGS = """
+INSERT INTO purged_jobs (id) SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND attempts > 0
+"""
+LIST_CHECKPOINTS = """
+INSERT INTO checkpoint_purges (chain, seq)
+SELECT chain, max(seq) FROM checkpoints WHERE chain IN (SELECT value FROM json_each(?)) GROUP BY chain
+ON CONFLICT (chain) DO UPDATE SET seq = excluded.seq
+"""
+DELETE_JOBS = "DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+DELETE_WORKFLOWS = "DELETE FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
+HASH_OF_CHANGE = "SELECT hash FROM changes WHERE seq = ?"
+DELETE_CHANGES = "DELETE FROM changes WHERE seq <= ?"
+
+LISTED_LOGS = "SELECT id FROM purged_jobs ORDER BY id LIMIT ?"
+UNLIST_LOGS = "DELETE FROM purged_jobs WHERE id IN (SELECT value FROM json_each(?))"
+JOBS_BETWEEN = "SELECT 1 FROM jobs WHERE id BETWEEN ? AND ? LIMIT 1"
+LISTED_CHAINS = "SELECT chain, seq FROM checkpoint_purges LIMIT ?"
+OLDEST_OF_CHAIN = "SELECT seq, length(data) FROM checkpoints WHERE chain = ? AND seq <= ? ORDER BY seq LIMIT ?"
+DELETE_CHECKPOINTS = "DELETE FROM checkpoints WHERE chain = ? AND seq <= ?"
+UNLIST_CHAIN = "DELETE FROM checkpoint_purges WHERE chain = ?"
+FORGET_KEYS = """
+DELETE FROM idempotency WHERE (owner_uid, key) IN (SELECT owner_uid, key FROM idempotency WHERE purged_at < ? LIMIT ?)
+"""
+
+SWEPT_ROWS = 256  # in one piece: a few milliseconds
+SWEPT_BYTES = 1024 * 1024
+PAGE_BYTES = 4_096
+# Free pages that stay in the file: the next jobs need them, and moving pages to and fro costs more than they do.
+SLACK_PAGES = 256
+SLACK_SHARE = 10  # a tenth of the file
+
+
+def _ids(ids: Iterable[object]) -> str:
+    return msgspec.json.encode(list(ids)).decode()
+
+
+class PurgeGroup(NamedTuple):
+    """Jobs or workflows that are kept by the same rule: `condition` is SQL of this module with one parameter."""
+
+    source: str
+    condition: str
+    parameter: str
+
+    @property
+    def sql(self) -> str:
+        return self.source.format(which=self.condition)
+
+    @property
+    def of_workflows(self) -> bool:
+        return self.source is WORKFLOWS
+
+
+def of_queue(name: str) -> PurgeGroup:
+    """The jobs of a queue that are no steps of workflows."""
+    return PurgeGroup(JOBS, "queue = ?", name)
+
+
+def workflows_named(name: str) -> PurgeGroup:
+    return PurgeGroup(WORKFLOWS, "name = ?", name)
+
+
+def workflows_except(names: Collection[str]) -> PurgeGroup:
+    """The workflows of all other names."""
+    return PurgeGroup(WORKFLOWS, "name NOT IN (SELECT value FROM json_each(?))", _ids(names))
+
+
+def newest_kept(connection: sqlite3.Connection, group: PurgeGroup, last: int) -> int | None:
+    """When the `last`-th newest of a group ended; None if no more than so many have ended."""
+    if last == 0:
+        return MAX_TIME
+    row = connection.execute(NEWEST_KEPT.format(group=group.sql), (group.parameter, last - 1)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def ended(
+    connection: sqlite3.Connection,
+    group: PurgeGroup,
+    before: int,
+    after: EndedItem,
+    states: Collection[str],
+    limit: int,
+) -> list[EndedItem]:
+    """Those of a group that ended before a time, oldest first, behind `after`. Empty `states` means all."""
+    wanted = _ids(states)
+    parameters = (group.parameter, before, after.at, after.id, wanted, wanted, limit)
+    return [EndedItem(*row) for row in connection.execute(ENDED.format(group=group.sql), parameters)]
+
+
+def steps(connection: sqlite3.Connection, workflow_ids: Iterable[int]) -> dict[int, list[int]]:
+    """The jobs of these workflows."""
+    of: dict[int, list[int]] = {ident: [] for ident in workflow_ids}
+    for workflow_id, job_id in connection.execute(STEPS, (_ids(of),)):
+        of[workflow_id].append(job_id)
+    return of
+
+
+class NamedNeeds(Struct, frozen=True):
+    """The part of a policy that names other jobs."""
+
+    needs: tuple[Need, ...] = ()
+
+
+_needs = msgspec.json.Decoder(NamedNeeds).decode
+
+
+def needed_by_open(connection: sqlite3.Connection, after: int, limit: int) -> tuple[set[int], int | None]:
+    """The jobs that some open jobs behind the id `after` name as needs, and the next `after`, if there are more."""
+    rows = connection.execute(WITH_NEEDS, (after, limit)).fetchall()
+    needed = {need.job for _, policy in rows for need in _needs(policy).needs}
+    return needed, rows[-1][0] if len(rows) == limit else None
+
+
+def jobs_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, int]:
+    """When those of these jobs ended that have no open attempt."""
+    return dict(connection.execute(JOBS_ENDED_AT, (_ids(ids),)).fetchall())
+
+
+def workflows_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, int]:
+    """When those of these workflows ended that have ended."""
+    return dict(connection.execute(WORKFLOWS_ENDED_AT, (_ids(ids),)).fetchall())
+
+
+def oldest_changes(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
+    """Seq and time of the oldest changes that are left."""
+    return connection.execute(OLDEST_CHANGES, (limit,)).fetchall()
+
+
+def count_changes(connection: sqlite3.Connection, before: int, newest: int) -> int:
+    """How many changes a purge would remove: up to the first that is not older, and not behind `newest`."""
+    return int(connection.execute(COUNT_CHANGES, (before, newest)).fetchone()[0])
+
+
+class Candidates(Struct, frozen=True):
+    """What one turn is to remove: jobs and workflows with the times of their ends, and the steps of the workflows.
+
+    `changes`: the last seq of a prefix of the log of changes; 0 for none.
+    """
+
+    jobs: dict[int, int] = {}
+    workflows: dict[int, int] = {}
+    steps: dict[int, list[int]] = {}
+    changes: int = 0
+
+    @property
+    def portion(self) -> PurgePortion:
+        """All of it, as a turn at no time would remove it."""
+        return PurgePortion(0, list(self.jobs), self.steps, self.changes)
+
+
+class PurgePortion(Struct, frozen=True):
+    """What one turn removes. `workflows`: the jobs of each; `changes`: the last seq of the prefix, 0 for none."""
+
+    at: int
+    jobs: list[int] = []
+    workflows: dict[int, list[int]] = {}
+    changes: int = 0
+
+    @property
+    def pages(self) -> int:
+        """An estimate of the pages of WAL that it takes."""
+        return len(self.all_jobs)
+
+    @property
+    def chains(self) -> list[str]:
+        """The chains of checkpoints that go with it."""
+        return [chain_of(None, job_id) for job_id in self.jobs] + [chain_of(ident) for ident in self.workflows]
+
+    @property
+    def all_jobs(self) -> list[int]:
+        return [*self.jobs, *(job_id for ids in self.workflows.values() for job_id in ids)]
+
+
+def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
+    """Delete the rows of a portion, inside the transaction of its turn, and list what they leave behind."""
+    ids = _ids(portion.all_jobs)
+    connection.execute(MARK_KEYS, (portion.at, ids))
+    connection.execute(LIST_LOGS, (ids,))
+    connection.execute(LIST_CHECKPOINTS, (_ids(portion.chains),))
+    connection.execute(DELETE_JOBS, (ids,))
+    connection.execute(DELETE_WORKFLOWS, (_ids(portion.workflows),))
+    if portion.changes:
+        _purge_changes(connection, portion.changes)
+
+
+def _purge_changes(connection: sqlite3.Connection, seq: int) -> None:
+    """The trigger of the table allows it once `meta` says how far. The next change is chained to the hash in `meta`."""
+    (digest,) = connection.execute(HASH_OF_CHANGE, (seq,)).fetchone()
+    connection.executemany(SET_META, [("changes_purged", seq), ("changes_purged_hash", digest)])
+    connection.execute(DELETE_CHANGES, (seq,))
+
+
+class Swept(NamedTuple):
+    """How much a piece of a sweep removed (0: there is nothing left), and how many pages of WAL it took, roughly."""
+
+    removed: int
+    pages: int = 1
+
+
+def listed_logs(connection: sqlite3.Connection, limit: int) -> list[int]:
+    """Purged jobs whose log directories are still to be removed."""
+    return [row[0] for row in connection.execute(LISTED_LOGS, (limit,))]
+
+
+def unlist_logs(connection: sqlite3.Connection, ids: Collection[int]) -> Swept:
+    """The directories of these are gone."""
+    return Swept(connection.execute(UNLIST_LOGS, (_ids(ids),)).rowcount)
+
+
+def has_jobs_between(connection: sqlite3.Connection, first: int, last: int) -> bool:
+    """Whether a job with an id from `first` to `last` is left."""
+    return connection.execute(JOBS_BETWEEN, (first, last)).fetchone() is not None
+
+
+def sweep_checkpoints(connection: sqlite3.Connection) -> Swept:
+    """Remove some checkpoints of purged jobs and workflows."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        swept = _sweep_chains(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return swept
+
+
+def _sweep_chains(connection: sqlite3.Connection) -> Swept:
+    """The bytes count, because SQLite reads every page of a large value to free it."""
+    count, room = 0, SWEPT_BYTES
+    for chain, last in connection.execute(LISTED_CHAINS, (SWEPT_ROWS,)).fetchall():
+        if count >= SWEPT_ROWS or room <= 0:
+            break
+        up_to = last
+        rows = connection.execute(OLDEST_OF_CHAIN, (chain, last, SWEPT_ROWS)).fetchall()
+        for seq, size in rows:
+            if room <= 0:
+                break
+            up_to, room = seq, room - size
+        connection.execute(DELETE_CHECKPOINTS, (chain, up_to))
+        if len(rows) < SWEPT_ROWS and (not rows or up_to == rows[-1][0]):
+            connection.execute(UNLIST_CHAIN, (chain,))
+        count += max(1, len(rows))
+    return Swept(count, count // 4 + (SWEPT_BYTES - room) // PAGE_BYTES // 100)
+
+
+def forget_keys(connection: sqlite3.Connection, before: int) -> Swept:
+    """Delete some idempotency keys whose jobs were purged before that time (UTC ms)."""
+    count = connection.execute(FORGET_KEYS, (before, SWEPT_ROWS)).rowcount
+    return Swept(count, count)
+
+
+def shrink(connection: sqlite3.Connection, pages: int) -> Swept:
+    """Give up to `pages` free pages of the file back to the file system; the next checkpoint truncates it."""
+    free, total = _pragma(connection, "freelist_count"), _pragma(connection, "page_count")
+    excess = min(pages, free - max(SLACK_PAGES, total // SLACK_SHARE))
+    if excess <= 0 or not _pragma(connection, "auto_vacuum"):
+        return Swept(0)
+    connection.execute(f"PRAGMA incremental_vacuum({excess})").fetchall()
+    return Swept(excess, 2 * excess)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

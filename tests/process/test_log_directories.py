@@ -1,0 +1,66 @@
+"""Log directories of purged jobs: removed whole, whatever a worker has put there, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.process.log_directories import remove_bucket, remove_logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """The logs of jobs 5, 6 and 2001."""
+    for job in (5, 6, 2001):
+        directory = tmp_path / "logs" / str(job // 1000) / str(job)
+        directory.mkdir(parents=True)
+        (directory / "1.log").write_text("hello\n")
+    return tmp_path / "logs"
+
+
+def test_logs_when_jobs_are_purged_then_only_their_directories_go(logs: Path) -> None:
+    removed = remove_logs(logs, [2001, 5])
+
+    assert (sorted(removed.ids), removed.error) == ([5, 2001], None)
+    assert [path.name for path in logs.rglob("*.log")] == ["1.log"]
+    assert (logs / "0" / "6" / "1.log").exists()
+
+
+def test_logs_when_a_job_wrote_nothing_then_it_counts_as_removed(logs: Path) -> None:
+    assert sorted(remove_logs(logs, [7, 9_999_999]).ids) == [7, 9_999_999]
+
+
+def test_logs_when_a_worker_left_a_link_in_their_place_then_its_target_stays(logs: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    (logs / "0" / "7").symlink_to(precious)
+    (logs / "0" / "5" / "deep").symlink_to(precious)
+    (logs / "3").symlink_to(precious)
+
+    removed = remove_logs(logs, [5, 7, 3_001])
+
+    assert sorted(removed.ids) == [5, 7]
+    assert removed.error is not None
+    assert (precious / "file").read_text() == "mine"
+    assert not (logs / "0" / "7").is_symlink()
+
+
+def test_logs_when_a_worker_left_a_file_in_their_place_then_it_goes(logs: Path) -> None:
+    (logs / "0" / "8").write_text("a file")
+
+    assert remove_logs(logs, [8]).ids == [8]
+    assert not (logs / "0" / "8").exists()
+
+
+def test_bucket_when_a_log_is_left_in_it_then_it_stays(logs: Path) -> None:
+    remove_logs(logs, [2001])
+
+    for bucket in (0, 2, 3):
+        remove_bucket(logs, bucket)
+
+    assert [path.name for path in logs.iterdir()] == ["0"]

@@ -1,0 +1,331 @@
+"""Rows of purged jobs and workflows: what goes in one commit, what is listed for later, and how the rest is swept."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+
+from stoker.core.errors import ChangesRemoved
+from stoker.core.job.model import Need, State
+from stoker.core.retention import EndedItem
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind
+from stoker.core.workflow.state import Workflow, WorkflowState
+from stoker.store import changes, checkpoints, jobs, retention, sizes, workflows
+from stoker.store.database import make_shrinkable
+from stoker.store.retention import PurgePortion
+from stoker.store.writer import Batch, store
+from tests.support.batches import accepted, change, put
+from tests.support.jobs import attempt, job, running, spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stoker.core.job.model import Job
+    from stoker.store.open import Opened
+
+
+def ended(ident: int, state: State = State.SUCCEEDED, at: int | None = None, **fields: Any) -> Job:
+    return job(state, id=ident, finished_at=ident if at is None else at, attempts=1, **fields)
+
+
+def workflow(ident: int, state: WorkflowState = WorkflowState.SUCCEEDED, at: int | None = 1) -> Workflow:
+    return Workflow(
+        id=ident,
+        name=f"w{ident}",
+        owner_uid=0,
+        trace_id="t",
+        flow="{}",
+        flow_hash=bytes(16),
+        created_at=0,
+        state=state,
+        finished_at=at,
+    )
+
+
+def add_workflow(connection: sqlite3.Connection, of: Workflow) -> None:
+    connection.execute(workflows.INSERT, workflows.insert_row(of))
+
+
+def add_checkpoints(connection: sqlite3.Connection, chain: str, count: int, data: bytes = b"x") -> None:
+    for seq in range(1, count + 1):
+        one = Checkpoint(
+            id=int(chain[1:]) * 10_000 + seq,
+            chain=chain,
+            seq=seq,
+            parent=None,
+            kind=CheckpointKind.PROGRESS,
+            status="s",
+            at=0,
+            data=data,
+            size=len(data),
+            checksum=bytes(32),
+        )
+        connection.execute(checkpoints.INSERT, checkpoints.insert_row(one))
+
+
+def count(connection: sqlite3.Connection, table: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
+    return [row[0] if len(row) == 1 else row for row in connection.execute(sql)]
+
+
+# --- what ended ---------------------------------------------------------------------------------------------
+
+
+def test_ended_jobs_when_asked_for_then_the_oldest_of_their_queue_come_first(database: sqlite3.Connection) -> None:
+    elsewhere = ended(9, at=1, asked=spec(queue="other"))
+    step = ended(8, at=1, workflow_id=1, step="a")
+    put(database, [ended(1, at=30), ended(2, State.FAILED, at=10), ended(3, at=20), job(id=4), elsewhere, step])
+    group = retention.of_queue("default")
+
+    def found(before: int, after: EndedItem = EndedItem(0, -1, ""), *states: str, limit: int = 9) -> list[int]:  # noqa: B008 - frozen
+        return [one.id for one in retention.ended(database, group, before, after, states, limit)]
+
+    assert found(31) == [2, 3, 1]
+    assert found(30) == [2, 3]
+    assert found(31, EndedItem(2, 10, "")) == [3, 1]
+    assert found(31, limit=1) == [2]
+    assert found(31, EndedItem(0, -1, ""), "failed") == [2]
+
+
+def test_newest_kept_when_there_are_enough_then_it_is_the_end_of_that_one(database: sqlite3.Connection) -> None:
+    put(database, [ended(ident) for ident in (1, 2, 3)])
+    group = retention.of_queue("default")
+
+    assert [retention.newest_kept(database, group, last) for last in (1, 3, 4)] == [3, 1, None]
+    assert retention.newest_kept(database, group, 0) == retention.MAX_TIME
+
+
+def test_ended_workflows_when_some_have_own_times_then_each_is_in_one_group(
+    database: sqlite3.Connection,
+) -> None:
+    for ident in (1, 2, 3):
+        add_workflow(database, workflow(ident, at=ident))
+    add_workflow(database, workflow(4, WorkflowState.RUNNING, at=None))
+
+    def found(group: retention.PurgeGroup) -> list[int]:
+        return [one.id for one in retention.ended(database, group, 99, EndedItem(0, -1, ""), (), 9)]
+
+    assert found(retention.workflows_named("w2")) == [2]
+    assert found(retention.workflows_except(["w2"])) == [1, 3]
+    assert found(retention.workflows_except([])) == [1, 2, 3]
+
+
+def test_needs_when_open_jobs_name_them_then_they_are_found_page_by_page(database: sqlite3.Connection) -> None:
+    asked = [spec(needs=(Need(job=1), Need(job=2))), spec(needs=(Need(job=3),)), spec(needs=(Need(job=4),)), spec()]
+    put(database, [job(id=11, asked=asked[0]), job(State.HELD, id=12, asked=asked[1])])
+    put(database, [ended(13, asked=asked[2]), job(id=14, asked=asked[3])])
+
+    first, after = retention.needed_by_open(database, 0, 1)
+    second, end = retention.needed_by_open(database, after or 0, 2)
+
+    assert (first, second, end) == ({1, 2}, {3}, None)
+
+
+def test_ended_at_when_an_attempt_is_still_open_then_the_job_is_left_out(database: sqlite3.Connection) -> None:
+    put(database, [ended(1), ended(2), job(id=3)], [attempt(ended(1))])
+
+    assert retention.jobs_ended_at(database, [1, 2, 3, 4]) == {2: 2}
+
+
+# --- the commit ---------------------------------------------------------------------------------------------
+
+
+def test_purge_when_committed_then_all_rows_go_and_what_is_left_is_listed(database: sqlite3.Connection) -> None:
+    put(database, [ended(1), ended(2), job(id=3, asked=spec(needs=(Need(job=2),)))], [])
+    put(database, [ended(4, workflow_id=7, step="a"), job(State.CANCELLED, id=5, workflow_id=7, step="b")])
+    database.execute(
+        "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, ended_at, outcome)"
+        " VALUES ('1.1.a', 1, 1, 'l', 0, 1, 'exit')"
+    )
+    database.execute(jobs.INSERT_NEED, (5, 4, "ok"))
+    add_workflow(database, workflow(7, WorkflowState.FAILED))
+    add_checkpoints(database, "j1", 2)
+    add_checkpoints(database, "w7", 3)
+    for key, of in (("a", 1), ("b", 2), ("w", 4)):
+        database.execute(jobs.INSERT_KEY, (0, key, b"", of, 0))
+
+    store(
+        database, Batch(purge=PurgePortion(99, [1], {7: [4, 5]}), changes=[change(1, kind="system")]), changes.GENESIS
+    )
+
+    assert rows(database, "SELECT id FROM jobs") == [2, 3]
+    assert [count(database, table) for table in ("attempts", "needs", "workflows")] == [0, 0, 0]
+    assert rows(database, "SELECT id FROM purged_jobs") == [1, 4]
+    assert rows(database, "SELECT chain, seq FROM checkpoint_purges ORDER BY 1") == [("j1", 2), ("w7", 3)]
+    keyed = jobs.by_keys(database, [(0, "a"), (0, "b"), (0, "w")])
+    answers = {key: (one.job_id, one.purged_state, one.purged_workflow) for (_, key), one in keyed.items()}
+    assert answers == {"a": (1, "succeeded", None), "b": (2, None, None), "w": (4, "failed", 7)}
+
+
+def test_changes_when_a_prefix_is_removed_then_the_chain_goes_on_from_its_hash(database: sqlite3.Connection) -> None:
+    head = store(database, accepted(*(job(id=ident) for ident in range(1, 6))), changes.GENESIS).head
+    hashes = rows(database, "SELECT hash FROM changes ORDER BY seq")
+
+    head = store(database, Batch(purge=PurgePortion(0, changes=3), changes=[change(6)]), head).head
+
+    assert rows(database, "SELECT seq FROM changes ORDER BY seq") == [4, 5, 6]
+    assert rows(database, "SELECT value FROM meta WHERE key = 'changes_purged_hash'") == [hashes[2]]
+    assert changes.last(database) == (6, head)
+    assert changes.insert_rows([replace(change(4, subject="4"), payload={"n": 4})], hashes[2])[0][0][-1] == hashes[3]
+
+
+def test_changes_when_a_purge_says_nothing_then_the_trigger_refuses_to_delete(database: sqlite3.Connection) -> None:
+    store(database, accepted(job()), changes.GENESIS)
+
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        database.execute(retention.DELETE_CHANGES, (1,))
+
+
+def test_cursor_when_changes_behind_it_were_removed_then_it_is_refused(database: sqlite3.Connection) -> None:
+    head = store(database, accepted(*(job(id=ident) for ident in (1, 2, 3))), changes.GENESIS).head
+    changes.check_cursor(database, 0)
+    store(database, Batch(purge=PurgePortion(0, changes=2), changes=[change(4)]), head)
+
+    assert [one.seq for one in changes.after(database, 2, 4, 9).changes] == [3, 4]
+    with pytest.raises(ChangesRemoved, match="up to 2 were removed"):
+        changes.after(database, 1, 4, 9)
+    assert (changes.begins(database, 3), changes.begins(database, 2)) == (True, False)
+
+
+def test_restart_when_all_but_the_last_change_went_then_the_log_goes_on(database: sqlite3.Connection) -> None:
+    head = store(database, accepted(job()), changes.GENESIS).head
+    head = store(database, Batch(purge=PurgePortion(0, changes=1), changes=[change(2)]), head).head
+
+    store(database, Batch(changes=[change(3)]), changes.last(database)[1])
+
+    assert rows(database, "SELECT seq FROM changes") == [2, 3]
+
+
+# --- the sweeps ---------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_when_swept_then_listed_chains_go_in_bounded_pieces(database: sqlite3.Connection) -> None:
+    for ident in (1, 2):
+        put(database, [ended(ident)])
+        add_checkpoints(database, f"j{ident}", 300)
+    put(database, [ended(3)])
+    add_checkpoints(database, "j3", 5)
+    retention.purge(database, PurgePortion(0, [1, 2]))
+
+    removed = []
+    while (swept := retention.sweep_checkpoints(database)).removed:
+        removed.append(swept.removed)
+
+    assert max(removed) <= 2 * retention.SWEPT_ROWS
+    assert rows(database, "SELECT DISTINCT chain FROM checkpoints") == ["j3"]
+    assert count(database, "checkpoint_purges") == 0
+
+
+def test_checkpoints_when_they_are_large_then_few_go_at_once(database: sqlite3.Connection) -> None:
+    put(database, [ended(1)])
+    add_checkpoints(database, "j1", 6, bytes(600_000))
+    retention.purge(database, PurgePortion(0, [1]))
+    left = [count(database, "checkpoints")]
+
+    while retention.sweep_checkpoints(database).removed:
+        left.append(count(database, "checkpoints"))
+
+    assert left == [6, 4, 2, 0]
+
+
+def test_checkpoints_when_no_purge_lists_them_then_the_trigger_keeps_them(database: sqlite3.Connection) -> None:
+    add_checkpoints(database, "j1", 1)
+
+    with pytest.raises(sqlite3.IntegrityError, match="recorded prefix"):
+        database.execute(retention.DELETE_CHECKPOINTS, ("j1", 1))
+
+
+def test_keys_when_their_job_was_purged_long_ago_then_they_go_in_pieces(database: sqlite3.Connection) -> None:
+    put(database, [ended(1), ended(2), ended(3)])
+    for ident in (1, 2, 3):
+        database.execute(jobs.INSERT_KEY, (0, f"k{ident}", b"", ident, 0))
+    retention.purge(database, PurgePortion(50, [1]))
+    retention.purge(database, PurgePortion(60, [2]))
+
+    assert [retention.forget_keys(database, 60).removed for _ in range(2)] == [1, 0]
+    assert rows(database, "SELECT key FROM idempotency") == ["k2", "k3"]
+
+
+def test_listed_logs_when_their_directories_are_gone_then_they_leave_the_list(database: sqlite3.Connection) -> None:
+    put(database, [ended(1), ended(2), job(State.SKIPPED, id=3)])
+    retention.purge(database, PurgePortion(0, [1, 2, 3]))
+
+    assert retention.listed_logs(database, 9) == [1, 2]
+    assert retention.unlist_logs(database, [1]).removed == 1
+    assert retention.listed_logs(database, 9) == [2]
+    assert not retention.has_jobs_between(database, 0, 999)
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+
+async def test_file_when_most_of_it_is_free_then_it_shrinks_in_pieces(state: Opened) -> None:
+    def fill(connection: sqlite3.Connection) -> int:
+        put(connection, [ended(1)])
+        add_checkpoints(connection, "j1", 12, bytes(500_000))
+        return 0
+
+    await state.writer.maintain(fill)
+    await state.writer.checkpoint()
+    before = await state.reader.run(sizes.space)
+    await state.writer.read(retention.purge, PurgePortion(0, [1]))
+    while await state.writer.sweep(retention.sweep_checkpoints):
+        pass
+    freed = await state.reader.run(sizes.space)
+
+    pieces = 0
+    while await state.writer.sweep(retention.shrink, 100):
+        pieces += 1
+    after = await state.reader.run(sizes.space)
+
+    assert before.database > 6_000_000
+    assert freed.free > 5_000_000
+    assert after.shrinks
+    assert after.database < 2_000_000
+    assert pieces >= (before.database - after.database) // 4_096 // 100
+
+
+def test_file_when_an_earlier_release_made_it_then_it_is_rewritten_once(
+    database: sqlite3.Connection, tmp_path: Path
+) -> None:
+    put(database, [ended(1)])
+    path = tmp_path / "stoker.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert retention.shrink(connection, 9).removed == 0
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        make_shrinkable(connection, path)
+
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        assert rows(connection, "SELECT id FROM jobs") == [1]
+
+
+def test_file_when_there_is_no_room_to_rewrite_it_then_it_stays_as_it_is(
+    database: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.store.database.MOST_REWRITTEN_BYTES", 1)
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+
+    make_shrinkable(database, tmp_path / "stoker.db")
+
+    assert database.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+
+
+def test_sizes_when_a_log_has_a_hole_then_it_takes_no_more_than_its_limit(database: sqlite3.Connection) -> None:
+    of, _ = running(spec(max_log_bytes=100_000), id=1)
+    put(database, [of, ended(2)])
+    add_checkpoints(database, "j2", 3, bytes(1_000))
+    settle = "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, ended_at, outcome, log_bytes)"
+    for job_id, size in ((1, 10**9), (2, 500)):
+        database.execute(f"{settle} VALUES (?, ?, 1, 'l', 0, 1, 'exit', ?)", (f"{job_id}.1.a", job_id, size))
+
+    assert sizes.logs(database, "") == ("2.1.a", 100_500)
+    assert sizes.logs(database, "2.1.a") == (None, 0)
+    assert sizes.checkpoints(database, 0) == (20_003, 3_000)
+    assert sizes.sizes_of(database, PurgePortion(0, [1, 2])) == {"logs": 100_500, "checkpoints": 3_000}
