@@ -129,5 +129,19 @@ async def test_purge_when_a_job_is_submitted_meanwhile_then_what_it_needs_stays(
     assert portion.jobs == [1]
 
 
+async def test_purge_when_its_pass_was_cancelled_then_its_message_removes_nothing(
+    state: Opened, memory: LiveState
+) -> None:
+    purging, wanted = Purging(everything(), STOKER), Wanted(NOW)
+    purging.declare_reads(wanted)
+    turn = Turn(memory, NOW, await state.writer.read(load, wanted))
+    purging.future.cancel()
+    memory.named_needs = None
+
+    purging.apply_to(turn)
+
+    assert turn.finish().purge is None
+
+
 async def test_purge_when_only_changes_may_go_then_a_turn_removes_them(state: Opened, memory: LiveState) -> None:
     assert await removed(state, memory, Candidates(changes=7)) == PurgePortion(NOW.wall, changes=7)

@@ -57,10 +57,16 @@ def test_logs_when_a_worker_left_a_file_in_their_place_then_it_goes(logs: Path) 
     assert not (logs / "0" / "8").exists()
 
 
-def test_bucket_when_a_log_is_left_in_it_then_it_stays(logs: Path) -> None:
-    remove_logs(logs, [2001])
-
-    for bucket in (0, 2, 3):
+def test_bucket_when_all_its_jobs_are_gone_then_late_logs_go_with_it(logs: Path) -> None:
+    for bucket in (2, 3):
         remove_bucket(logs, bucket)
 
     assert [path.name for path in logs.iterdir()] == ["0"]
+
+
+def test_bucket_when_it_holds_something_else_then_it_stays(logs: Path) -> None:
+    (logs / "2" / "notes").write_text("mine")
+
+    remove_bucket(logs, 2)
+
+    assert [path.name for path in (logs / "2").iterdir()] == ["notes"]

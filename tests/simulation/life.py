@@ -88,7 +88,11 @@ class Life:
                 work_files=NothingHandedOn(ROOT, deny),
             )
             directory: Any = SimpleNamespace(
-                root=ROOT, in_place=True, aside=ROOT / "state.json", write_aside=lambda _aside: None
+                root=ROOT,
+                database=ROOT / "stoker.db",
+                in_place=True,
+                aside=ROOT / "state.json",
+                write_aside=lambda _aside: None,
             )
             self.epoch, self.instance = who.epoch, who.id
             self.background = BackgroundTasks()

@@ -116,7 +116,8 @@ class Load(Restless):
         except NOT_TOLD:
             self._lost.append(key)
             raise
-        self._ledger.answer(key, min(answer["steps"].values()))
+        if answer["steps"]:  # it names none once retention has removed it
+            self._ledger.answer(key, min(answer["steps"].values()))
         self.done["workflow"] += 1
 
     def _submit(self, client: stoker.Client, keys: list[str]) -> None:

@@ -210,6 +210,7 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
     telemetry.zombies_cleaned(2)
     telemetry.throttle_began((Gauge.CPU, Gauge.MEMORY))
     telemetry.checkpoint_failed()
+    telemetry.jobs_purged(3)
     telemetry.committed(64, 0.5)
     telemetry.turn_was_slow()
     telemetry.callback_was_slow()
@@ -221,6 +222,7 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
         "worker.retry_count": 1,
         "system.cpu_throttle_events": 1,
         "checkpoint.failures": 1,
+        "retention.purged_jobs": 3,
         "queue.depth": 5,
         "job.wait_ms": 0,
         "job.run_ms": 0,
@@ -242,6 +244,7 @@ def test_metrics_when_nothing_has_happened_then_counters_stand_at_zero(memory: M
         "worker.retry_count": 0,
         "system.cpu_throttle_events": 0,
         "checkpoint.failures": 0,
+        "retention.purged_jobs": 0,
         "loop.slow_turns": 0,
         "loop.slow_callbacks": 0,
     }
@@ -285,6 +288,7 @@ def test_setup_when_nothing_is_exported_then_every_call_does_nothing() -> None:
     telemetry.zombies_cleaned(1)
     telemetry.throttle_began(())
     telemetry.checkpoint_failed()
+    telemetry.jobs_purged(3)
     telemetry.committed(1, 1)
     telemetry.watch_queue_depth(dict)
     telemetry.close()

@@ -14,7 +14,7 @@ from stoker.cli.kit.steps import counted
 from stoker.cli.queues import print_queues
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import DiskView, LauncherView, PressureView, ShortageView, StatusView
+    from stoker.core.daemon_views import DiskView, LauncherView, PressureView, ShortageView, StatusView, UsageView
     from stoker.core.views import StaleCheckpoint
 
 MOST_STALE = 5
@@ -53,6 +53,7 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
         *[("stale", remark) for remark in _stale(answer["stale_checkpoints"])],
         ("recovery", _recovery(answer["recovery"], safe_mode=answer["safe_mode"])),
         ("disk", _disk(answer["disk"])),
+        ("state", _usage(answer["usage"])),
         ("state dir", answer["state_dir"]),
         ("socket", answer["socket"]),
         ("instance", f"{answer['instance']}, epoch {answer['epoch']}, change {answer['last_seq']}"),
@@ -104,6 +105,16 @@ def _recovery(recovery: dict[str, Any], *, safe_mode: str | None) -> str:
 
 def _disk(disk: DiskView) -> str:
     return f"{render.size(disk['free_bytes'])} free{', FULL: new jobs are refused' if disk['full'] else ''}"
+
+
+def _usage(usage: UsageView) -> str:
+    """`database 12.0M (3.1M of it free), logs 1.2G, checkpoints 64.0M, archives 0B`."""
+    free = f" ({render.size(usage['database_free_bytes'])} of it free)" if usage["database_free_bytes"] else ""
+    database = f"database {render.size(usage['database_bytes'] + usage['wal_bytes'])}{free}"
+    if usage["measured_at"] is None:
+        return f"{database}; logs, checkpoints and archives are not measured yet"
+    logs, checkpoints = render.size(usage["log_bytes"]), render.size(usage["checkpoint_bytes"])
+    return f"{database}, logs {logs}, checkpoints {checkpoints}, archives {render.size(usage['archive_bytes'])}"
 
 
 @Command(

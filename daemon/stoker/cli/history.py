@@ -31,6 +31,8 @@ def history(given: Given) -> None:
     if given["json"]:
         render.json_document(answer)
         return
+    if answer["older_removed"]:
+        render.note("older entries of its history were removed ([retention] keep_changes)")
     headers = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
     table.show(headers, [_change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
     if answer["attempts"]:

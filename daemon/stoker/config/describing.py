@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct
 
 from stoker.config.mistakes import number
-from stoker.config.settings import SECTIONS, Config, QueueSection, Section
+from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, Section
 from stoker.core.requests import JobDefaults
 
 WIDTH: Final = 116
@@ -44,9 +44,23 @@ QUEUES: Final = f"""\
 """
 
 
+KEEPS: Final = """\
+# Other times for the jobs of one queue, or for the workflows of one name. `keep` alone counts for failed ones too.
+#
+# [retention.queues.bulk]
+# keep = "7d"
+# keep_failed = "90d"
+# [retention.workflows.nightly]
+# keep_last = 50
+"""
+
+
 def describe(config: Config) -> str:
     """The whole of `config` as TOML text."""
-    parts = [HEAD, *(_table(name, getattr(config, name)) for name in SECTIONS), QUEUES]
+    parts = [HEAD, *(_table(name, getattr(config, name)) for name in SECTIONS), KEEPS]
+    parts += [_keep("queues", name, section) for name, section in config.retention_queues.items()]
+    parts += [_keep("workflows", name, section) for name, section in config.retention_workflows.items()]
+    parts.append(QUEUES)
     parts += [_queue(name, section) for name, section in config.queues.items()]
     return "\n".join(parts)
 
@@ -54,6 +68,10 @@ def describe(config: Config) -> str:
 def _table(name: str, section: Section) -> str:
     comment = (type(section).__doc__ or "").partition("\n")[0]
     return f"# {comment}\n[{name}]\n{_lines(section)}"
+
+
+def _keep(kind: str, name: str, section: KeepSection) -> str:
+    return f"[retention.{kind}.{_toml(name)}]\n{_lines(section)}"
 
 
 def _queue(name: str, section: QueueSection) -> str:

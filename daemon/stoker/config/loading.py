@@ -19,7 +19,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
 
 from stoker.config.mistakes import nearest, rejected, unknown
-from stoker.config.settings import SECTIONS, Config, QueueSection
+from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
 from stoker.core.errors import ConfigInvalid
 from stoker.core.job.model import Spec
 from stoker.core.job.spec_rules import contradictions_of_defaults
@@ -35,6 +35,8 @@ ORDERED: Final = (
     ("retry", "base_delay_ms", "max_delay_ms"),
     ("rpc", "max_connections_per_uid", "max_connections"),
 )
+
+KEPT: Final = ("queues", "workflows")  # what may have times of its own in [retention]
 
 ENVIRONMENT: Final[dict[str, tuple[str, str]]] = {
     f"STOKER_{section}_{key}".upper(): (section, key)
@@ -97,6 +99,7 @@ class _Reader:
         self.errors: list[str] = []
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._queues: dict[str, dict[str, Any]] = {}
+        self._kept: dict[str, dict[str, Any]] = {}
         self._wrong: set[tuple[str, str]] = set()
 
     def read_text(self, text: str) -> None:
@@ -111,7 +114,8 @@ class _Reader:
             elif name not in SECTIONS:
                 self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, "queues"])))
             else:
-                self._values[name] = self._read_table(name, SECTIONS[name], table)
+                own = self._without_keeps(table) if name == "retention" else table
+                self._values[name] = self._read_table(name, SECTIONS[name], own)
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         for variable, (section, key) in ENVIRONMENT.items():
@@ -134,7 +138,7 @@ class _Reader:
                 self.errors.append(unknown(variable, "key", by_key.get(nearest(key, by_key) or "")))
 
     def finish(self) -> Config:
-        config = msgspec.convert({**self._values, "queues": self._queues}, Config)
+        config = msgspec.convert({**self._values, **self._kept, "queues": self._queues}, Config)
         for section, low, high in ORDERED:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
@@ -150,6 +154,18 @@ class _Reader:
         own = {name: value for name in defaults.__struct_fields__ if (value := getattr(defaults, name)) is not UNSET}
         problems = contradictions_of_defaults(Spec(command="", **settings | own), own)
         self.errors += [f"[{section}] {problem.message}" for problem in problems]
+
+    def _without_keeps(self, table: Any) -> Any:
+        """Read [retention.queues.NAME] and [retention.workflows.NAME]; returns the other keys of [retention]."""
+        if not isinstance(table, dict):
+            return table
+        for kind in KEPT:
+            section = f"retention.{kind}"
+            names = table.get(kind, {})
+            if self._is_table(section, names):
+                kept = {name: self._read_table(f"{section}.{name}", KeepSection, names[name]) for name in names}
+                self._kept[f"retention_{kind}"] = kept
+        return {key: value for key, value in table.items() if key not in KEPT}
 
     def _read_queues(self, queues: Any) -> None:
         if not self._is_table("queues", queues):

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from stoker.config.settings import SECTIONS, Config
 
 # Sections of which every key is live, and single keys of others.
-LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows"})
+LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows", "retention"})
 LIVE_KEYS: Final = frozenset(
     {
         ("daemon", "max_running"),
@@ -26,6 +26,10 @@ LIVE_KEYS: Final = frozenset(
         ("log", "level"),
     }
 )
+
+
+KEEP_TABLES: Final = ("retention_queues", "retention_workflows")
+TABLES: Final = ("queues", *KEEP_TABLES)  # live as a whole
 
 
 class Reloaded(NamedTuple):
@@ -47,4 +51,6 @@ def merge_live(running: Config, asked: Config) -> Reloaded:
         restart += [f"{name}.{key}" for key in differing if key not in live]
         sections[name] = replace(before, **{key: getattr(after, key) for key in live})
     changed += [f"queues.{name}" for name, queue in asked.queues.items() if queue != running.queues.get(name)]
-    return Reloaded(Config(**sections, queues=asked.queues), changed, restart)
+    tables: dict[str, Any] = {name: getattr(asked, name) for name in TABLES}
+    changed += [name.replace("_", ".") for name in KEEP_TABLES if tables[name] != getattr(running, name)]
+    return Reloaded(Config(**sections, **tables), changed, restart)

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from stoker.core.job.model import Queue, QueueClass
 from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
 from stoker.core.throttle import Band, Gauge, ThrottlePolicy
+from stoker.core.units import AGE
 
 MILLION: Final = 1_000_000
 TIB: Final = 1 << 40
@@ -37,6 +38,11 @@ def says(text: str) -> Meta:
 def between(least: float, most: float, text: str) -> Meta:
     """Bounds (both included) and help for a number."""
     return Meta(ge=least, le=most, description=text)
+
+
+def aged(text: str) -> Meta:
+    """Help for an age."""
+    return Meta(pattern=AGE, title='a time such as "30d", "12h" or "forever"', description=text)
 
 
 class Section(Struct, frozen=True, kw_only=True):
@@ -223,6 +229,28 @@ class DiskSettings(Section, frozen=True):
     ] = 8_388_608
 
 
+class RetentionSettings(Section, frozen=True):
+    """How long what has ended stays. A time is a number with ms, s, m, h or d, or "forever"."""
+
+    keep: Annotated[str, aged("ended jobs and workflows stay this long, with their logs and checkpoints")] = "30d"
+    keep_failed: Annotated[str, aged("those that failed stay this long")] = "30d"
+    keep_last: Annotated[
+        int, between(0, MILLION, "the newest ended jobs of each queue, and workflows, that stay however old they are")
+    ] = 1_000
+    keep_changes: Annotated[str, aged("entries of the log of changes (stoker history, stoker watch) stay")] = "30d"
+    keep_archives: Annotated[str, aged("archives of failed workflows stay")] = "30d"
+    keep_keys: Annotated[str, aged("idempotency keys stay after their job was removed")] = "30d"
+    every_ms: Annotated[int, between(100, MAX_DURATION_MS, "how often what is older is removed")] = 3_600_000
+
+
+class KeepSection(Section, frozen=True):
+    """Other times for the jobs of one queue, or for the workflows of one name."""
+
+    keep: Annotated[str, aged("ended ones stay this long")] | UnsetType = UNSET
+    keep_failed: Annotated[str, aged("failed ones stay this long")] | UnsetType = UNSET
+    keep_last: Annotated[int, between(0, MILLION, "the newest that stay however old they are")] | UnsetType = UNSET
+
+
 class QueueSection(Section, frozen=True):
     """A queue declared in the file. Keys that it leaves out keep the values set with `stoker queue set`."""
 
@@ -243,7 +271,7 @@ class QueueSection(Section, frozen=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """All settings. Every field but `queues` is a section of the file of the same name."""
+    """All settings. Every field is a section of the file of the same name, or a table of sections."""
 
     daemon: DaemonSettings = DaemonSettings()
     retry: RetrySettings = RetrySettings()
@@ -261,6 +289,9 @@ class Config(Struct, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     otel: OtelSettings = OtelSettings()
     disk: DiskSettings = DiskSettings()
+    retention: RetentionSettings = RetentionSettings()
+    retention_queues: dict[str, KeepSection] = field(default_factory=dict)
+    retention_workflows: dict[str, KeepSection] = field(default_factory=dict)
     queues: dict[str, QueueSection] = field(default_factory=dict)
 
     def job_defaults(self) -> dict[str, Any]:
@@ -289,5 +320,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 SECTIONS: Final[dict[str, type[Section]]] = {
-    section.name: section.type for section in msgspec.structs.fields(Config) if section.name != "queues"
+    section.name: section.type
+    for section in msgspec.structs.fields(Config)
+    if isinstance(section.type, type) and issubclass(section.type, Section)
 }

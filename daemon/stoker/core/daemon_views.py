@@ -74,6 +74,19 @@ class DiskView(TypedDict):
     full: bool
 
 
+class UsageView(TypedDict):
+    """Bytes by what takes them. Logs, checkpoints and archives are as at `measured_at`; None before that."""
+
+    database_bytes: int
+    database_free_bytes: int
+    database_shrinks: bool
+    wal_bytes: int
+    log_bytes: int | None
+    checkpoint_bytes: int | None
+    archive_bytes: int | None
+    measured_at: int | None
+
+
 class EngineStatus(TypedDict):
     """The part of `system.status` about jobs; `memory`: numbers of objects in memory."""
 
@@ -118,6 +131,7 @@ class ProcessStatus(TypedDict):
 class StatusView(EngineStatus, ProcessStatus):
     """The state of the daemon."""
 
+    usage: UsageView
     stale_checkpoints: list[StaleCheckpoint]
 
 

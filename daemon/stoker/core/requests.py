@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
@@ -234,6 +234,24 @@ class JobFilter(Params, frozen=True, kw_only=True):
     label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
     limit: PageLimit = 100
     before: JobId | None = None
+
+
+FinalState = Literal["succeeded", "failed", "cancelled", "expired", "superseded", "skipped"]
+
+
+class Purge(Params, frozen=True, kw_only=True):
+    """What to remove: all that ended before a time, or the jobs of a queue, or what ended in some states."""
+
+    before: Instant
+    queue: Name | None = None
+    states: tuple[FinalState, ...] = ()
+    dry_run: bool = False
+    reason: Note | None = None
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the log of changes goes with it."""
+        return self.queue is None and not self.states
 
 
 class QueueSettings(Params, frozen=True, kw_only=True):

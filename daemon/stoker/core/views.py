@@ -145,11 +145,15 @@ class RecordedChange(ChangeShape):
 
 
 class JobHistory(TypedDict):
-    """Changes, oldest first; `next` is the `after` of the following page. `attempts`: the newest."""
+    """Changes, oldest first; `next` is the `after` of the following page. `attempts`: the newest.
+
+    `older_removed`: retention has removed the first changes of the job.
+    """
 
     id: int
     changes: list[RecordedChange]
     next: int | None
+    older_removed: bool
     attempts: list[AttemptView]
     attempts_before: int | None
 

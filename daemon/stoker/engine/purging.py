@@ -25,6 +25,8 @@ class Purging(RequestMessage[PurgePortion]):
         wanted.to_purge = self._candidates
 
     def apply_to(self, turn: Turn) -> None:
+        if self.future.cancelled():
+            return  # with the pass that asked, so that nothing collects needs any more
         asked, loaded = self._candidates, turn.loaded
         jobs = [
             job_id

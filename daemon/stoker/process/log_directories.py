@@ -91,6 +91,7 @@ def _remove(name: str, bucket: int) -> None:
 
 
 def remove_bucket(logs: Path, bucket: int) -> None:
-    """Remove the directory that held those of a thousand jobs, if it is empty."""
+    """Remove the directory of a thousand jobs that are all gone, with the logs that launchers wrote too late."""
     with suppress(OSError):
+        remove_logs(logs, [int(name) for name in os.listdir(logs / str(bucket)) if name.isdecimal()])  # noqa: PTH208
         (logs / str(bucket)).rmdir()

@@ -22,6 +22,7 @@ from stoker.core.requests import (
     JobParams,
     LogChunk,
     LogFeed,
+    Purge,
     QueueSettings,
     RestartParams,
     RetryParams,
@@ -193,6 +194,7 @@ METHODS: dict[str, Method[Any]] = {
     "system.health": Method(schema.NoParams, lambda service, _peer, _: service.health()),
     "system.reload": Method(schema.NoParams, lambda service, _peer, _: service.reload()),
     "system.drain": Method(schema.DrainParams, lambda service, _, params: service.drain(stop=params.stop)),
+    "system.purge": Method(Purge, lambda service, peer, asked: service.purge(asked, peer.uid)),
     "watch": Method(schema.WatchParams, _watch, MethodKind.STREAM),
     **WORKFLOW_METHODS,
 }

@@ -47,16 +47,23 @@ from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.housekeeping import Housekeeping
+from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.recovered import hold_jobs_without_attempt
 from stoker.upkeep.recovery import RecoveryService
+from stoker.upkeep.retention import Retention
 from stoker.upkeep.safe_mode import SafeModeSwitch
 from stoker.upkeep.staleness import Staleness
 from stoker.upkeep.throttle import Throttle
+from stoker.upkeep.usage import Usage
 from stoker.workflows.archive import Archives
 from stoker.workflows.followups import FollowUps
 
 T = TypeVar("T")
 LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
+MAKE_ROOM_FIRST = (
+    "free some space on its file system: what is under way, limits and stops too, then goes on; "
+    "stoker purge --before 7d makes more room then, it cannot begin without any"
+)
 NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 
 
@@ -86,10 +93,11 @@ class Engine:
         self._build_memory(opened)
         self._build_executors()
         self._build_loop(opened.writer)
+        self._build_retention(directory, opened.writer)
         self._build_upkeep(directory, opened)
         self._build_recovery(opened)
         self._build_drain(progress)
-        maintenance.register(opened.writer, self.clock)
+        maintenance.register(opened.writer)
         self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
 
     def _build_memory(self, opened: Opened) -> None:
@@ -164,6 +172,22 @@ class Engine:
         after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives]
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
 
+    def _build_retention(self, directory: StateDirectory, writer: Writer) -> None:
+        """What removes ended jobs, and measures the room that the state takes."""
+        self.usage = Usage(self.queries, directory.database, self.clock)
+        self.retention = Retention(
+            self.config,
+            self.queries,
+            self.inbox,
+            self.memory,
+            self.clock,
+            Leftovers(self.queries, writer, self.memory, directory.root),
+            self.usage,
+            self.telemetry,
+            self.background,
+            self.refusal,
+        )
+
     def _build_upkeep(self, directory: StateDirectory, opened: Opened) -> None:
         """The parts that watch the disk, the checkpoints and the host; the throttle's tick drives the others."""
         self.housekeeping = Housekeeping(
@@ -196,6 +220,7 @@ class Engine:
                 "check for a gap of time": self.deadlines,
                 "housekeeping": self.housekeeping,
                 "search for stale checkpoints": self.staleness,
+                "retention": self.retention,
             },
         )
 
@@ -288,7 +313,7 @@ class Engine:
         if self.housekeeping.lost is not None:
             return self.housekeeping.lost
         if self.loop.waiting:
-            return DiskFull(NO_ROOM, hint="free some space: what is under way, limits and stops too, then goes on")
+            return DiskFull(NO_ROOM, hint=MAKE_ROOM_FIRST)
         return None
 
     def describe(self) -> str:
@@ -315,6 +340,7 @@ class Engine:
         self.dispatcher.slots = config.daemon.slots
         self.throttle.use(config)
         self.staleness.limit_ms = config.workflows.stale_ms
+        self.retention.use(config)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
         await self._declare_queues()
         self.inbox.wake()

@@ -26,6 +26,7 @@ from stoker.core.requests import (
     JobParams,
     JobStanding,
     LogFeed,
+    Purge,
     QueueSettings,
     RestartParams,
     RetryParams,
@@ -33,7 +34,7 @@ from stoker.core.requests import (
     Verb,
     VerbParams,
 )
-from stoker.core.units import duration
+from stoker.core.units import duration, instant
 from stoker.engine.editing import Editing
 from stoker.engine.messages import TurnChange, VerbCommand
 from stoker.engine.submit import Answers, Submission
@@ -110,6 +111,12 @@ class Service:
         standings = {} if keyed is None else await queries.run(job_rows.standings, [keyed.job_id])
         for standing in standings.values():
             return SubmitAnswer(standing.id, standing.state, existing=True)
+        if keyed is not None and keyed.purged_state is not None:
+            raise JobNotFound(
+                f"job {keyed.job_id} was submitted with this key, {keyed.purged_state}, and has been removed since",
+                hint="submit it with another key to run it again",
+                id=keyed.job_id,
+            )
         raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
 
     async def list(self, job_filter: JobFilter) -> JobPage:
@@ -140,8 +147,16 @@ class Service:
         job = await reading.job_now(self._engine, job_id)
         log, following = await self._engine.queries.run(changes.page_of_job, job_id, after, limit)
         shown = [reading.change_view(change) for change in log]
+        removed = not await self._engine.queries.run(changes.begins, job_id)
         page, older = await self._attempts(job, None, limit)
-        return {"id": job_id, "changes": shown, "next": following, "attempts": page, "attempts_before": older}
+        return {
+            "id": job_id,
+            "changes": shown,
+            "next": following,
+            "older_removed": removed,
+            "attempts": page,
+            "attempts_before": older,
+        }
 
     def _attempt_view(self, job: Job, attempt: Attempt) -> AttemptView:
         unstoppable = self._engine.local.unstoppable(attempt.run_id)
@@ -291,7 +306,12 @@ class Service:
     async def status(self) -> StatusView:
         """The state of the daemon."""
         stale = await self._engine.staleness.find()
-        return {**reading.status_view(self._engine), **self._facts(), "stale_checkpoints": stale}
+        return {
+            **reading.status_view(self._engine),
+            **self._facts(),
+            "usage": await self._engine.usage.describe(),
+            "stale_checkpoints": stale,
+        }
 
     async def health(self) -> HealthView:
         """Whether the vital parts answer and the host can start jobs."""
@@ -307,13 +327,30 @@ class Service:
         reloaded = await self._reload()
         return {"changed": reloaded.changed, "restart": reloaded.restart}
 
+    async def purge(self, asked: Purge, peer_uid: int) -> dict[str, Any]:
+        """Remove for a second what has ended, or count it. Raises InvalidParams, QueueNotFound."""
+        now = self._engine.clock.now().wall
+        if asked.before > now:
+            raise InvalidParams(
+                f"before: {instant(asked.before)} is in the future: what runs now may have ended by then",
+                hint="give an age, as in --before 30d",
+                path="before",
+            )
+        if asked.queue is not None:
+            self._engine.memory.queue(asked.queue, "queue")
+        if asked.dry_run:
+            return await self._engine.retention.preview(asked)
+        if (refusal := self._engine.refusal()) is not None:
+            raise refusal
+        return await self._engine.retention.purge(asked, Actor(peer_uid, asked.reason))
+
     async def drain(self, *, stop: bool) -> dict[str, Any]:
         """Begin to drain; the daemon ends when it is done."""
         self._engine.drain.begin(stop_survivors=stop)
         return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}
 
     async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
-        """The log of changes, as it grows. Raises JobNotFound, WorkflowNotFound."""
+        """The log of changes, as it grows. Raises JobNotFound, WorkflowNotFound, ChangesRemoved."""
         if job_id is not None and workflow_id is not None:
             raise InvalidParams("workflow: watch a job or a workflow, not both", path="workflow")
         if workflow_id is not None:
@@ -323,6 +360,8 @@ class Service:
         if after_seq is not None and after_seq > self._engine.subscriptions.seq:
             newest = self._engine.subscriptions.seq
             raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
+        if after_seq is not None and not (job_id and await self._engine.queries.run(changes.begins, job_id)):
+            await self._engine.queries.run(changes.check_cursor, after_seq)
         return self._engine.subscriptions.watch(after_seq, job_id, workflow_id)
 
 

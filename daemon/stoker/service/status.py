@@ -34,11 +34,15 @@ if TYPE_CHECKING:
     from stoker.core.views import RecordedChange
 
 
+REMOVED = " any more: it ended long ago and was removed ([retention], stoker purge)"
+
+
 async def job_now(engine: Engine, job_id: int) -> Job:
     """The committed job, with what memory adds. Raises JobNotFound."""
     rows = await engine.queries.run(jobs.by_ids, [job_id])
     if job_id not in rows:
-        raise JobNotFound(f"there is no job {job_id}", hint="stoker ls --all", id=job_id)
+        removed = REMOVED if job_id <= engine.memory.last_id else ""
+        raise JobNotFound(f"there is no job {job_id}{removed}", hint="stoker ls --all", id=job_id)
     return laid_over(rows[job_id], engine.memory)[0]
 
 
@@ -46,7 +50,9 @@ async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:
     """A workflow as it is on disk. Raises WorkflowNotFound."""
     rows = await engine.queries.run(workflows.by_ids, [workflow_id])
     if not rows:
-        raise WorkflowNotFound(f"there is no workflow {workflow_id}", hint="stoker workflow ls", id=workflow_id)
+        removed = REMOVED if workflow_id <= engine.memory.workflows.last_id else ""
+        message = f"there is no workflow {workflow_id}{removed}"
+        raise WorkflowNotFound(message, hint="stoker workflow ls", id=workflow_id)
     return rows[0]
 
 

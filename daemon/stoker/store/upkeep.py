@@ -1,4 +1,4 @@
-"""Maintenance of the database: old idempotency keys, the WAL, and SQLite's statistics.
+"""Maintenance of the database: the WAL, and SQLite's statistics.
 
 These statements change no job, so they need no record in the log of changes. Each call does a bounded amount of work.
 """
@@ -6,18 +6,6 @@ These statements change no job, so they need no record in the log of changes. Ea
 from __future__ import annotations
 
 import sqlite3
-
-FORGET_KEYS = """
-DELETE FROM idempotency WHERE (owner_uid, key) IN (
-    SELECT owner_uid, key FROM idempotency
-    WHERE created_at < ? AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = idempotency.job_id) LIMIT 500
-)
-"""
-
-
-def forget_keys(connection: sqlite3.Connection, before: int) -> int:
-    """Delete some idempotency keys older than `before` (UTC ms) whose jobs were purged; returns their number."""
-    return connection.execute(FORGET_KEYS, (before,)).rowcount
 
 
 def checkpoint(connection: sqlite3.Connection) -> int:

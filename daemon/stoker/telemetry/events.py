@@ -113,6 +113,8 @@ class LogEvent(StrEnum):
     STATE_NOT_NOTED = "state_not_noted", ERROR
     STATE_LOST = "state_lost", CRITICAL
     STATE_BACK = "state_back", WARNING
+    RETENTION_PURGED = "retention_purged", INFO
+    RETENTION_FAILED = "retention_failed", ERROR
     HOST_SHORTAGE = "host_shortage", ERROR
     HOST_SHORTAGE_OVER = "host_shortage_over", INFO
     DISK_FULL = "disk_full", ERROR

@@ -52,6 +52,7 @@ COUNTERS: Final = (
     otel.METRIC_RETRY_COUNT,
     otel.METRIC_THROTTLE_EVENTS,
     otel.METRIC_CHECKPOINT_FAILURES,
+    otel.METRIC_PURGED_JOBS,
     otel.METRIC_SLOW_TURNS,
     otel.METRIC_SLOW_CALLBACKS,
 )
@@ -146,6 +147,9 @@ class ExportingTelemetry(Telemetry):
 
     def checkpoint_failed(self) -> None:
         self._counters[otel.METRIC_CHECKPOINT_FAILURES].add(1)
+
+    def jobs_purged(self, count: int) -> None:
+        self._counters[otel.METRIC_PURGED_JOBS].add(count)
 
     def turn_was_slow(self) -> None:
         self._counters[otel.METRIC_SLOW_TURNS].add(1)

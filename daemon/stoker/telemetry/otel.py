@@ -34,6 +34,7 @@ METRIC_WAIT_MS: Final = "job.wait_ms"
 METRIC_RUN_MS: Final = "job.run_ms"
 METRIC_BATCH_SIZE: Final = "commit.batch_size"
 METRIC_COMMIT_MS: Final = "commit.ms"
+METRIC_PURGED_JOBS: Final = "retention.purged_jobs"
 METRIC_SLOW_TURNS: Final = "loop.slow_turns"
 METRIC_SLOW_CALLBACKS: Final = "loop.slow_callbacks"
 
@@ -83,6 +84,9 @@ class Telemetry:
 
     def committed(self, requests: int, took_ms: float) -> None:
         """A group commit of `requests` requests is on disk."""
+
+    def jobs_purged(self, count: int) -> None:
+        """Ended jobs were removed."""
 
     def turn_was_slow(self) -> None:
         """A part of a turn kept the event loop for too long."""

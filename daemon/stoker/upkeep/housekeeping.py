@@ -28,6 +28,10 @@ from stoker.telemetry.logs import log
 from stoker.upkeep import maintenance
 
 FULL = "the disk is full"
+MAKE_ROOM = (
+    "stoker purge --before 7d --dry-run shows what old jobs take, --yes removes them; "
+    "accepted jobs are safe, and submits are taken again by themselves"
+)
 LOST = "the state directory is gone"
 ASIDE_TICKS = 60
 MAINTENANCE_TICKS = 3_600  # about every hour; its idempotency key lets it run once a day
@@ -155,10 +159,10 @@ class Housekeeping:
 
     def _close(self) -> None:
         self.full = True
-        log(LogEvent.DISK_FULL, free_bytes=self.free_bytes, min_free_bytes=self._min_free)
+        log(LogEvent.DISK_FULL, free_bytes=self.free_bytes, min_free_bytes=self._min_free, hint=MAKE_ROOM)
         full = DiskFull(
             f"{self._directory.root}: {shortage(self.free_bytes, self._min_free)}",
-            hint="free some space: accepted jobs are safe, and submits are taken again by themselves",
+            hint=MAKE_ROOM,
         )
         self._intake.closed = self._intake.closed or full
         self._dispatcher.close(FULL)

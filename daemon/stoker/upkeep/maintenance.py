@@ -1,7 +1,7 @@
 """The daemon's own maintenance, as an in-process job.
 
 It is an ordinary job: submitted, logged, retried, shown by `stoker ls`; `stoker submit --in-process stoker.tidy` runs
-it by hand. Jobs that are not final are not touched.
+it by hand. What has ended is removed by `retention`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 
-from stoker.core.clock import Clock, Now
+from stoker.core.clock import Now
 from stoker.core.job.model import ExecutionMode
 from stoker.core.requests import JobParams
 from stoker.engine.submit import Intake, Submission
@@ -19,7 +19,6 @@ from stoker.store.writer import Writer
 
 TIDY = "stoker.tidy"
 DAY_MS = 86_400_000
-KEEP_KEYS_MS = 30 * DAY_MS
 
 
 def daily(intake: Intake, now: Now) -> Submission:
@@ -36,16 +35,14 @@ def daily(intake: Intake, now: Now) -> Submission:
     return submission
 
 
-def register(writer: Writer, clock: Clock) -> None:
-    HANDLERS[TIDY] = tidy(writer, clock)
+def register(writer: Writer) -> None:
+    HANDLERS[TIDY] = tidy(writer)
 
 
-def tidy(writer: Writer, clock: Clock) -> Callable[[Call], Awaitable[None]]:
-    """Delete idempotency keys of purged jobs after 30 days, and let SQLite update its statistics."""
+def tidy(writer: Writer) -> Callable[[Call], Awaitable[None]]:
+    """Let SQLite update its statistics."""
 
     async def run(_call: Call) -> None:
-        while await writer.maintain(upkeep.forget_keys, clock.now().wall - KEEP_KEYS_MS):
-            pass
         await writer.maintain(upkeep.optimize)
 
     return run

@@ -126,10 +126,11 @@ class Archives:
 
     async def _archive(self, ident: int) -> None:
         async with self._one:
-            (stored,) = await self._reader.run(workflows.by_ids, [ident])
-            at = stored.workflow.finished_at
-            if stored.workflow.state is WorkflowState.FAILED and at is not None:
-                await self._write(stored, path_of(self._state_dir, ident, at))
+            rows = await self._reader.run(workflows.by_ids, [ident])
+            for stored in rows:  # none if retention has removed it
+                at = stored.workflow.finished_at
+                if stored.workflow.state is WorkflowState.FAILED and at is not None:
+                    await self._write(stored, path_of(self._state_dir, ident, at))
 
     async def _write(self, stored: StoredWorkflow, path: Path) -> None:
         file = ArchiveFile(path)
@@ -139,7 +140,10 @@ class Archives:
             try:
                 async for part in self._parts(stored):
                     await asyncio.to_thread(_add, file, part)
-                await asyncio.to_thread(file.keep)
+                if await self._reader.run(workflows.by_ids, [stored.workflow.id]):
+                    await asyncio.to_thread(file.keep)
+                else:
+                    file.discard()  # retention has removed rows that belong into it
             except BaseException:
                 file.discard()
                 raise
@@ -180,7 +184,7 @@ class Archives:
 
     async def _changes(self, stored: StoredWorkflow, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
         """Those of the workflow, then those of each step; none is older than the first change of the first step."""
-        first = await self._reader.run(changes.first_of_job, min(steps))
+        first = await self._reader.run(changes.first_of_job, min(steps, default=0))
         last = await self._reader.run(changes.last)
         for after in range(max(0, first - 2), last[0], SPAN):
             yield list(await self._reader.run(changes.of_workflow, stored.workflow.id, after, after + SPAN))

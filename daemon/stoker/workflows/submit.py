@@ -108,7 +108,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             )
         if keyed.purged_workflow is not None:
             state = WorkflowState(str(keyed.purged_state))
-            return FlowAnswer(id=workflow_id, state=state, steps={}, layers=self._layers(), existing=True)
+            layers = self._offer.plan.layers
+            return WorkflowAnswer(id=workflow_id, state=state, steps={}, layers=layers, existing=True)
         run = turn.memory.workflows.runs[workflow_id]
         turn.touched_workflows.add(workflow_id)  # so that one that has ended leaves the memory again
         jobs = {step.name: step.job_id for step in run.steps.values()}

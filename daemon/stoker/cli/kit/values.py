@@ -111,6 +111,18 @@ def moment(text: str) -> int:
     return round(seconds * 1_000)
 
 
+def past(text: str) -> int:
+    """`30d` ago, or a time as `moment` reads it → UTC epoch milliseconds."""
+    return moment(text) if "-" in text.lstrip("-") else _ago(text)
+
+
+def _ago(text: str) -> int:
+    milliseconds = duration(text)
+    if milliseconds <= 0:
+        raise UsageError(f"{text}: an age is more than 0", hint="write 30d, 12h or 2026-12-01")
+    return time.time_ns() // 1_000_000 - milliseconds
+
+
 def _check_local(text: str, at: datetime) -> None:
     """Refuse a local time that does not name exactly one instant. Raises UsageError."""
     first, second = (at.replace(fold=fold).astimezone().isoformat() for fold in (0, 1))

@@ -1,0 +1,90 @@
+"""`stoker purge`: remove what has ended before a time, or say how much that would be.
+
+Owns the loop: the daemon removes for about a second at a time, so an interrupt stops between two portions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.connection import connect
+from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.steps import counted
+from stoker.cli.queues import REASON
+from stoker.core.errors import UsageError
+from stoker.rpc.client import Client
+
+COUNTED = ("jobs", "workflows", "steps", "changes")
+
+
+@Command(
+    options=(
+        Option("--before", "AGE|TIME", "what ended so long ago, or before that time", convert=values.past),
+        Option("--queue", "NAME", "only jobs of this queue, and no workflows"),
+        Option(
+            "--state", "STATE,…", "only what ended in these states", convert=values.states(outcome.FINAL), to="states"
+        ),
+        Option("--dry-run", None, "only say what and how much would be removed"),
+        Option("--yes", None, "remove it"),
+        REASON,
+        JSON,
+    ),
+    examples=(
+        "stoker purge --before 30d --dry-run",
+        "stoker purge --before 30d --yes",
+        "stoker purge --before 1d --queue bulk --state succeeded --yes",
+    ),
+)
+def purge(given: Given) -> None:
+    """Ended jobs go with their attempts, logs and checkpoints, workflows with all their steps, and without --queue and
+    --state also the older changes. What an open job needs stays. The daemon removes old ones by itself: [retention]."""
+    if given["before"] is None:
+        raise UsageError("missing --before", hint="stoker purge --before 30d --dry-run")
+    asked = {name: given[name] for name in ("before", "queue", "states", "reason") if given[name] is not None}
+    with connect(given) as client:
+        if given["yes"] and not given["dry_run"]:
+            _remove(client, asked, as_json=given["json"])
+            return
+        found = client.call("system.purge", asked | {"dry_run": True})
+    if given["json"]:
+        render.json_document(found)
+    else:
+        _print(found, "would be removed")
+        render.flush()
+    if not given["dry_run"]:
+        raise UsageError("nothing was removed", hint="--yes removes it, --dry-run only says how much it is")
+
+
+def _remove(client: Client, asked: dict[str, Any], *, as_json: bool) -> None:
+    removed: Counter[str] = Counter()
+    answer: dict[str, Any] = {"more": True}
+    while answer["more"]:
+        answer = client.call("system.purge", asked)
+        removed.update({name: answer[name] for name in COUNTED})
+        render.progress(f"{_counts(removed)} removed")
+    render.progress("")
+    told = {**removed, "needed": answer["needed"]}
+    if as_json:
+        render.json_document(told)
+    else:
+        _print(told, "removed")
+
+
+def _print(found: dict[str, Any], verb: str) -> None:
+    render.line(f"{_counts(found)} {verb}")
+    sizes = [f"{render.size(found[name])} of {name.removesuffix('_bytes')}s" for name in SIZES if found.get(name)]
+    if sizes:
+        render.line(f"with {' and '.join(sizes)}")
+    if found["needed"]:
+        render.line(f"kept, because an open job needs them: {found['needed']}")
+
+
+def _counts(found: dict[str, Any]) -> str:
+    steps = f" ({counted(found['steps'], 'step')})" if found["steps"] else ""
+    jobs, workflows, changes = (counted(found[f"{noun}s"], noun) for noun in ("job", "workflow", "change"))
+    return f"{jobs}, {workflows}{steps} and {changes}"
+
+
+SIZES = ("log_bytes", "checkpoint_bytes")

@@ -1,0 +1,90 @@
+"""What purged jobs and workflows leave behind: log directories, checkpoints, keys, archives, free pages of the file.
+
+Nobody refers to any of it, so each is removed in small pieces, outside of turns. Invariant: what a crash interrupts is
+still listed in the database, or found by its age, and the next pass goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from stoker.engine.memory import LiveState
+from stoker.ops import archive
+from stoker.process.log_directories import IN_ONE_BUCKET, bucket_of, remove_bucket, remove_logs
+from stoker.store import retention as rows
+from stoker.store.reader import Reader
+from stoker.store.retention import Swept
+from stoker.store.writer import Writer
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+from stoker.upkeep.pace import Pace
+
+DIRECTORIES = 500  # in one piece, if it takes no longer than
+PIECE_S = 0.2
+SHRUNK_PAGES = 256
+
+
+class Leftovers:
+    """Call the sweeps in any order and as often as you like."""
+
+    def __init__(self, reader: Reader, writer: Writer, memory: LiveState, state_dir: Path) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._memory = memory
+        self._state_dir = state_dir
+        self._logs = state_dir / "logs"
+
+    async def sweep(self, pace: Pace) -> bool:
+        """Remove logs and checkpoints of purged jobs and shrink the file. False if `pace` ran out before the end."""
+        return (
+            await self._sweep_logs(pace)
+            and await self._repeat(pace, rows.sweep_checkpoints)
+            and await self._repeat(pace, rows.shrink, SHRUNK_PAGES)
+        )
+
+    async def _repeat(self, pace: Pace, piece: Callable[..., Swept], *args: int) -> bool:
+        while not pace.is_over:
+            async with pace.piece():
+                if not await self._writer.sweep(piece, *args):
+                    return True
+        return False
+
+    async def forget_keys(self, pace: Pace, purged_before: int) -> None:
+        """Idempotency keys of jobs that were purged before that time."""
+        await self._repeat(pace, rows.forget_keys, purged_before)
+
+    async def _sweep_logs(self, pace: Pace) -> bool:
+        failed: OSError | None = None
+        buckets: set[int] = set()
+        while not pace.is_over:
+            async with pace.piece():
+                ids = await self._reader.run(rows.listed_logs, DIRECTORIES)
+                removed = await asyncio.to_thread(remove_logs, self._logs, ids, PIECE_S)
+                if removed.ids:
+                    await self._writer.sweep(rows.unlist_logs, removed.ids)
+                buckets.update(map(bucket_of, removed.ids))
+                failed = failed or removed.error
+                if not removed.ids:  # all are gone, or none of these could be removed
+                    break
+        if failed is not None:
+            log(LogEvent.RETENTION_FAILED, path=str(self._logs), error=failed)
+        for bucket in buckets:
+            await self._remove_bucket(bucket)
+        return not pace.is_over
+
+    async def _remove_bucket(self, bucket: int) -> None:
+        """A launcher may be about to make a directory in it, unless all jobs of the bucket are gone."""
+        first, last = bucket * IN_ONE_BUCKET, (bucket + 1) * IN_ONE_BUCKET - 1
+        if last < self._memory.last_id and not await self._reader.run(rows.has_jobs_between, first, last):
+            await asyncio.to_thread(remove_bucket, self._logs, bucket)
+
+    async def remove_archives(self, before: int) -> int:
+        """Archives of workflows that ended before that time, and are gone or have ended again since."""
+        archives = [one for one in await asyncio.to_thread(archive.listed, self._state_dir) if one.finished_at < before]
+        ends = await self._reader.run(rows.workflows_ended_at, {one.workflow for one in archives})
+        old = [one for one in archives if ends.get(one.workflow) != one.finished_at]
+        for one in old:
+            await asyncio.to_thread(one.path.unlink, missing_ok=True)
+        return len(old)

@@ -1,0 +1,298 @@
+"""Retention: removes what ended long ago, on a schedule of its own and for `stoker purge`.
+
+Owns the schedule, the order of a pass and its pace; `core.retention` decides what may go. Rows go first, in turns of
+the engine, and files behind their commit (`leftovers`). It does not depend on queues, slots or submits: it works while
+the default queue is paused or submits are refused for want of room. Invariant: one pass works at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from stoker.background.tasks import BackgroundTasks
+from stoker.config import Config
+from stoker.config.settings import KeepSection, RetentionSettings
+from stoker.core.clock import Clock
+from stoker.core.errors import StokerError
+from stoker.core.job.model import STOKER, Actor
+from stoker.core.requests import Purge
+from stoker.core.retention import (
+    EndedItem,
+    Horizon,
+    Keep,
+    horizon,
+    newest_removable,
+    portions,
+    removable,
+    removable_changes,
+)
+from stoker.core.units import age
+from stoker.core.workflow.state import ENDED
+from stoker.engine.inbox import Inbox
+from stoker.engine.memory import LiveState
+from stoker.engine.purging import Purging
+from stoker.store import retention as rows
+from stoker.store.reader import Reader
+from stoker.store.retention import Candidates, PurgeGroup, PurgePortion
+from stoker.store.sizes import sizes_of
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+from stoker.telemetry.otel import Telemetry
+from stoker.upkeep.leftovers import Leftovers
+from stoker.upkeep.pace import Pace
+from stoker.upkeep.usage import Usage
+
+FIRST_MS = 60_000  # after a start, which has other work
+FOUND = 1_000  # in one read
+PORTION = 128  # jobs in one turn: about four milliseconds
+CHANGES = 1_000  # in one turn
+NEEDS = 1_000  # open jobs with needs in one read
+CALL_S = 1.0  # the time of one `system.purge`; the client asks again for the rest
+QUIET = 3.0  # a pass rests three times as long as it works
+PROMPT = 0.5  # for a person who waits
+EARLIEST = EndedItem(0, -1, "")
+
+
+class PurgeRule(Struct, frozen=True):
+    """A group, and what of it may go. Empty `states` means all."""
+
+    group: PurgeGroup
+    horizon: Horizon
+    states: tuple[str, ...] = ()
+
+
+class PurgeCounts(Struct):
+    """How much was removed. `needed`: jobs and workflows that are kept because an open job needs them."""
+
+    jobs: int = 0
+    workflows: int = 0
+    steps: int = 0
+    changes: int = 0
+    needed: int = 0
+
+    def add(self, portion: PurgePortion) -> None:
+        self.jobs += len(portion.jobs)
+        self.workflows += len(portion.workflows)
+        self.steps += sum(map(len, portion.workflows.values()))
+
+    def view(self) -> dict[str, int]:
+        return msgspec.structs.asdict(self)
+
+
+class Retention:
+    """Call `tick` about every second."""
+
+    def __init__(
+        self,
+        config: Config,
+        reader: Reader,
+        inbox: Inbox,
+        memory: LiveState,
+        clock: Clock,
+        leftovers: Leftovers,
+        usage: Usage,
+        telemetry: Telemetry,
+        background: BackgroundTasks,
+        refusal: Callable[[], StokerError | None],
+    ) -> None:
+        self._config = config
+        self._reader = reader
+        self._inbox = inbox
+        self._memory = memory
+        self._clock = clock
+        self._leftovers = leftovers
+        self._usage = usage
+        self._telemetry = telemetry
+        self._background = background
+        self._refusal = refusal
+        self._one = asyncio.Lock()
+        self._people = 0  # who wait for the lock
+        self._due = clock.now().steady + min(FIRST_MS, config.retention.every_ms)
+        self._working: asyncio.Task[None] | None = None
+
+    def use(self, config: Config) -> None:
+        """Work by these settings from now on."""
+        self._config = config
+        self._due = min(self._due, self._clock.now().steady + config.retention.every_ms)
+
+    def tick(self) -> None:
+        """Begin a pass if it is due and changes are possible."""
+        now = self._clock.now().steady
+        if now >= self._due and (self._working is None or self._working.done()) and self._refusal() is None:
+            self._due = now + self._config.retention.every_ms
+            self._working = self._background.retry("retention", self._pass)
+
+    async def _pass(self) -> None:
+        settings, now = self._config.retention, self._clock.now().wall
+        removed, pace = PurgeCounts(), Pace(QUIET, gives_way=lambda: self._people > 0)
+        async with self._one:
+            await self._leftovers.sweep(pace)  # those of a pass that was cut off
+            async with self._collecting_needs():
+                async for rule in self._rules():
+                    await self._purge(rule, STOKER, pace, removed)
+                if (keep := age(settings.keep_changes)) is not None:
+                    await self._purge_changes(now - keep, settings.keep_last, CHANGES, STOKER, pace, removed)
+            if (keep := age(settings.keep_keys)) is not None:
+                await self._leftovers.forget_keys(pace, now - keep)
+            if (keep := age(settings.keep_archives)) is not None:
+                await self._leftovers.remove_archives(now - keep)
+            await self._leftovers.sweep(pace)
+        self._report(removed, STOKER)
+        if pace.is_over:  # for a person: the rest is due soon
+            self._due = min(self._due, self._clock.now().steady + FIRST_MS)
+        await self._usage.measure(Pace(QUIET))
+
+    def _report(self, removed: PurgeCounts, actor: Actor) -> None:
+        if removed.jobs or removed.steps or removed.changes:
+            log(LogEvent.RETENTION_PURGED, actor_uid=actor.uid, **removed.view())
+            self._telemetry.jobs_purged(removed.jobs + removed.steps)
+
+    # --- what may go ---
+
+    async def _rules(self) -> AsyncGenerator[PurgeRule]:
+        """The rule of each queue, of each workflow with times of its own, and of all other workflows."""
+        config, now = self._config, self._clock.now().wall
+        named = config.retention_workflows
+        groups = [(rows.of_queue(name), config.retention_queues.get(name)) for name in sorted(self._memory.queues)]
+        groups += [(rows.workflows_named(name), section) for name, section in named.items()]
+        groups.append((rows.workflows_except(named), None))
+        for group, section in groups:
+            keep = keep_of(config.retention, section)
+            newest = await self._reader.run(rows.newest_kept, group, keep.last)
+            yield PurgeRule(group, horizon(keep, now, newest))
+
+    async def _candidates(self, rule: PurgeRule, removed: PurgeCounts) -> AsyncGenerator[Candidates]:
+        """What of a rule may go, oldest first."""
+        after, before = EARLIEST, rule.horizon.latest
+        while before is not None:
+            ended = await self._reader.run(rows.ended, rule.group, before, after, rule.states, FOUND)
+            steps = {}
+            if rule.group.of_workflows:
+                steps = await self._reader.run(rows.steps, [one.id for one in ended])
+            free, needed = removable(ended, rule.horizon, steps, self._needed)
+            removed.needed += needed
+            for portion in portions(free, steps, PORTION):
+                ends = {one.id: one.at for one in portion}
+                if rule.group.of_workflows:
+                    yield Candidates(workflows=ends, steps={ident: steps[ident] for ident in ends})
+                else:
+                    yield Candidates(jobs=ends)
+            if len(ended) < FOUND:
+                return
+            after = ended[-1]
+
+    @property
+    def _needed(self) -> set[int]:
+        assert self._memory.named_needs is not None
+        return self._memory.named_needs
+
+    @asynccontextmanager
+    async def _collecting_needs(self) -> AsyncGenerator[None]:
+        """Inside, memory names every job that an open job needs.
+
+        It notes the needs of jobs that are opened from now on. Whatever was opened before is on disk after the barrier.
+        """
+        self._memory.named_needs = needed = set[int]()
+        try:
+            await self._inbox.barrier()
+            after: int | None = 0
+            while after is not None:
+                some, after = await self._reader.run(rows.needed_by_open, after, NEEDS)
+                needed |= some
+            yield
+        finally:
+            self._memory.named_needs = None
+
+    # --- removing it ---
+
+    async def _purge(self, rule: PurgeRule, actor: Actor, pace: Pace, removed: PurgeCounts) -> None:
+        async for candidates in self._candidates(rule, removed):
+            if pace.is_over:
+                return
+            async with pace.piece():
+                removed.add(await self._inbox.ask(Purging(candidates, actor)))
+
+    async def _purge_changes(
+        self, before: int, keep_last: int, least: int, actor: Actor, pace: Pace, removed: PurgeCounts
+    ) -> None:
+        """Remove the longest prefix of the log of changes that may go, in portions of at least `least`.
+
+        Each removal is a change itself: without `least` an idle daemon would record for ever that it removed a record.
+        """
+        newest = newest_removable(self._memory.committed_seq, keep_last)
+        while not pace.is_over:
+            oldest = await self._reader.run(rows.oldest_changes, CHANGES)
+            last = removable_changes(oldest, before, self._clock.now().wall, newest)
+            if not last or last - oldest[0][0] + 1 < least:
+                return
+            async with pace.piece():
+                await self._inbox.ask(Purging(Candidates(changes=last), actor))
+            removed.changes += last - oldest[0][0] + 1
+
+    # --- for a person ---
+
+    def _asked_rules(self, asked: Purge) -> Iterator[PurgeRule]:
+        """What was asked for by time alone. A workflow is in no queue, and has fewer states than a job."""
+        horizon = Horizon(asked.before, asked.before)
+        for name in self._memory.queues if asked.queue is None else (asked.queue,):
+            yield PurgeRule(rows.of_queue(name), horizon, asked.states)
+        of_workflows = tuple(state for state in asked.states if state in ENDED)
+        if asked.queue is None and (of_workflows or not asked.states):
+            yield PurgeRule(rows.workflows_except(()), horizon, of_workflows)
+
+    @asynccontextmanager
+    async def _before_the_pass(self) -> AsyncGenerator[None]:
+        """The lock; a pass that has it gives way after its present piece."""
+        self._people += 1
+        try:
+            async with self._one:
+                yield
+        finally:
+            self._people -= 1
+
+    async def purge(self, asked: Purge, actor: Actor) -> dict[str, Any]:
+        """Remove for about a second; `more` says that the same call goes on with the rest."""
+        removed = PurgeCounts()
+        async with self._before_the_pass(), self._collecting_needs():
+            pace = Pace(PROMPT, CALL_S)
+            for rule in self._asked_rules(asked):
+                await self._purge(rule, actor, pace, removed)
+            if asked.takes_all:
+                await self._purge_changes(asked.before, 0, 1, actor, pace, removed)
+            is_done = await self._leftovers.sweep(pace)
+        self._report(removed, actor)
+        if is_done:
+            self._background.retry("measurement of the state", partial(self._usage.measure, Pace(QUIET)))
+        return removed.view() | {"more": not is_done}
+
+    async def preview(self, asked: Purge) -> dict[str, Any]:
+        """What `purge` would remove, and how many bytes of logs and checkpoints."""
+        removed, sizes = PurgeCounts(), Counter[str]()
+        async with self._before_the_pass(), self._collecting_needs():
+            for rule in self._asked_rules(asked):
+                async for candidates in self._candidates(rule, removed):
+                    portion = candidates.portion
+                    removed.add(portion)
+                    sizes.update(await self._reader.run(sizes_of, portion))
+            if asked.takes_all:
+                newest = newest_removable(self._memory.committed_seq, 0)
+                removed.changes = await self._reader.run(rows.count_changes, asked.before, newest)
+        return removed.view() | {"log_bytes": sizes["logs"], "checkpoint_bytes": sizes["checkpoints"]}
+
+
+def keep_of(usual: RetentionSettings, own: KeepSection | None) -> Keep:
+    """The times of a group with a section of its own; there `keep` alone counts for failed ones too."""
+    keep, failed, last = usual.keep, usual.keep_failed, usual.keep_last
+    if own is not None:
+        keep, failed = (keep, failed) if own.keep is UNSET else (own.keep, own.keep)
+        failed = failed if own.keep_failed is UNSET else own.keep_failed
+        last = last if own.keep_last is UNSET else own.keep_last
+    return Keep(ended_ms=age(keep), failed_ms=age(failed), last=last)

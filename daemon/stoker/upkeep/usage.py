@@ -1,0 +1,74 @@
+"""The room that the state directory takes, for `stoker status`.
+
+Logs and checkpoints are added up from rows, now and then and in portions: to visit a million log directories would keep
+the disk busy for minutes. The file of the database is measured when it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+from stoker.core.clock import Clock
+from stoker.core.daemon_views import UsageView
+from stoker.ops import archive
+from stoker.store import sizes
+from stoker.store.reader import Reader
+from stoker.upkeep.pace import Pace
+
+
+class Usage:
+    """`describe` gives the last measurement."""
+
+    def __init__(self, reader: Reader, database: Path, clock: Clock) -> None:
+        self._reader = reader
+        self._database = database
+        self._clock = clock
+        self._logs: int | None = None
+        self._checkpoints: int | None = None
+        self._archives: int | None = None
+        self._measured_at: int | None = None
+
+    async def measure(self, pace: Pace) -> None:
+        """Add up what takes long."""
+        archives = await asyncio.to_thread(archive.listed, self._database.parent)
+        self._archives = sum(one.size for one in archives)
+        self._logs = await self._sum_logs(pace)
+        self._checkpoints = await self._sum_checkpoints(pace)
+        self._measured_at = self._clock.now().wall
+
+    async def _sum_logs(self, pace: Pace) -> int:
+        total, after = 0, ""
+        while True:
+            async with pace.piece():
+                last, size = await self._reader.run(sizes.logs, after)
+            if last is None:
+                return total
+            total, after = total + size, last
+
+    async def _sum_checkpoints(self, pace: Pace) -> int:
+        total, after = 0, 0
+        while True:
+            async with pace.piece():
+                last, size = await self._reader.run(sizes.checkpoints, after)
+            if last is None:
+                return total
+            total, after = total + size, last
+
+    async def describe(self) -> UsageView:
+        """Bytes by what takes them; what was not measured yet is None."""
+        space = await self._reader.run(sizes.space)
+        wal = 0
+        with suppress(FileNotFoundError):
+            wal = self._database.with_name(self._database.name + "-wal").stat().st_size
+        return {
+            "database_bytes": space.database,
+            "database_free_bytes": space.free,
+            "database_shrinks": space.shrinks,
+            "wal_bytes": wal,
+            "log_bytes": self._logs,
+            "checkpoint_bytes": self._checkpoints,
+            "archive_bytes": self._archives,
+            "measured_at": self._measured_at,
+        }

@@ -1,0 +1,223 @@
+"""A year of retention on the real database, in simulated time: rows, files and bytes stay as they were after a month.
+
+Owns a clock that the test sets, and the jobs of each week, which are written with their changes, checkpoints and logs.
+Everything else is the daemon's: the loop, the writer, the messages and the service itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.background.tasks import BackgroundTasks
+from stoker.config import Config
+from stoker.config.settings import RetentionSettings
+from stoker.core.clock import Now
+from stoker.core.job.model import Change, State
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind
+from stoker.engine.inbox import Inbox
+from stoker.engine.loop import Loop
+from stoker.engine.memory import LiveState
+from stoker.engine.turn import AnswerRequest, Turn
+from stoker.store import sizes
+from stoker.store.writer import Batch, NewKey
+from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.stalls import Stalls
+from stoker.upkeep import retention
+from stoker.upkeep.leftovers import Leftovers
+from stoker.upkeep.retention import Retention
+from stoker.upkeep.usage import Usage
+from tests.support.jobs import attempt, exited, job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stoker.store.loading import Wanted
+    from stoker.store.open import Opened
+
+DAY_MS = 86_400_000
+WEEKS = 52
+JOBS_A_WEEK = 70
+TABLES = ("jobs", "attempts", "changes", "checkpoints", "idempotency", "purged_jobs", "checkpoint_purges")
+
+
+class SetClock:
+    def __init__(self) -> None:
+        self.at = 1_700_000_000_000
+
+    def now(self) -> Now:
+        return Now(self.at, self.at)
+
+
+class NoDispatch:
+    def declare_reads(self, _wanted: Wanted) -> None: ...
+
+    def dispatch(self, _turn: Turn) -> bool:
+        return False
+
+
+class Answering:
+    """The one effect that retention needs."""
+
+    def after_commit(self, turn: Turn) -> None:
+        for effect in turn.effects:
+            if isinstance(effect, AnswerRequest):
+                effect.future.set_result(effect.result)
+
+
+class Year:
+    """A daemon without jobs of its own, whose weeks the test makes."""
+
+    def __init__(self, state: Opened, root: Path, config: Config) -> None:
+        self.clock, self.root, self.state = SetClock(), root, state
+        self.memory = LiveState(state.snapshot.queues, {}, 0, 0)
+        self.background = BackgroundTasks()
+        self.inbox = Inbox()
+        telemetry = Telemetry()
+        after_commit = [Answering()]
+        self.loop = Loop(
+            self.inbox, state.writer, self.memory, self.clock, NoDispatch(), Stalls(telemetry), after_commit
+        )
+        reader = state.reader
+        leftovers = Leftovers(reader, state.writer, self.memory, root)
+        usage = Usage(reader, root / "stoker.db", self.clock)
+        self.retention = Retention(
+            config,
+            reader,
+            self.inbox,
+            self.memory,
+            self.clock,
+            leftovers,
+            usage,
+            telemetry,
+            self.background,
+            lambda: None,
+        )
+
+    async def week(self) -> None:
+        """The jobs of a week end, and retention makes a pass behind them."""
+        first = self.memory.last_id + 1
+        for batch in self._ended(range(first, first + JOBS_A_WEEK)):
+            await self.state.writer.commit(batch)
+        self.memory.committed_seq = self.memory.last_seq
+        self.clock.at += 7 * DAY_MS
+        self.retention.tick()
+        assert self.retention._working is not None
+        await self.retention._working
+
+    def _ended(self, ids: Sequence[int]) -> tuple[Batch, Batch]:
+        """Their start and their end."""
+        batch, end = Batch(), Batch()
+        for ident in ids:
+            at = self.clock.at + ident % JOBS_A_WEEK
+            of = job(State.FAILED if ident % 3 == 0 else State.SUCCEEDED, id=ident, finished_at=at, attempts=1)
+            batch.new_jobs[ident] = of
+            run = attempt(of, outcome=exited(), ended_at=at)
+            batch.new_attempts[run.run_id] = end.attempts[run.run_id] = run
+            batch.keys.append(NewKey(1000, f"k{ident}", bytes(16), ident, at))
+            batch.checkpoints.append(_saved(ident, at))
+            batch.changes += [self._change(ident, at, state) for state in ("queued", "running", of.state.value)]
+            log = self.root / "logs" / str(ident // 1000) / str(ident) / "1.log"
+            log.parent.mkdir(parents=True)
+            log.write_text("hello\n")
+        self.memory.last_id = ids[-1]
+        return batch, end
+
+    def _change(self, ident: int, at: int, to: str) -> Change:
+        self.memory.last_seq += 1
+        payload: dict[str, Any] = {"state": to}
+        return Change(
+            seq=self.memory.last_seq,
+            at=at,
+            kind="job",
+            subject=str(ident),
+            from_state=None,
+            to_state=to,
+            cause="submitted",
+            actor_uid=0,
+            payload=payload,
+        )
+
+    async def measured(self) -> dict[str, int]:
+        """Rows by table, log directories, and bytes of the database."""
+
+        def counts(connection: Any) -> dict[str, int]:
+            return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
+
+        await self.state.writer.checkpoint()
+        rows = await self.state.reader.run(counts)
+        space = await self.state.reader.run(sizes.space)
+        logs = len(list(self.root.glob("logs/*/*")))
+        return rows | {"logs": logs, "buckets": len(list(self.root.glob("logs/*"))), "bytes": space.database}
+
+
+def _saved(ident: int, at: int) -> Checkpoint:
+    return Checkpoint(
+        id=ident,
+        chain=f"j{ident}",
+        seq=1,
+        parent=None,
+        kind=CheckpointKind.PROGRESS,
+        status="half",
+        at=at,
+        data=bytes(2_000),
+        size=2_000,
+        job_id=ident,
+        checksum=bytes(32),
+    )
+
+
+@asynccontextmanager
+async def year(state: Opened, root: Path, **keep: Any) -> AsyncIterator[Year]:
+    made = Year(state, root, Config(retention=RetentionSettings(**{"keep_last": 10, "every_ms": 1_000, **keep})))
+    turns = asyncio.ensure_future(made.loop.run())
+    try:
+        yield made
+    finally:
+        made.loop.stop()
+        await turns
+        await made.background.close()
+
+
+@pytest.mark.timeout(600)
+async def test_year_when_jobs_end_every_week_then_the_state_stays_as_after_two_months(
+    state: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "QUIET", 0.0)
+    async with year(state, tmp_path / "state") as weeks:
+        for _ in range(WEEKS // 4):
+            await weeks.week()
+        quarter = await weeks.measured()
+        for _ in range(WEEKS - WEEKS // 4):
+            await weeks.week()
+        end = await weeks.measured()
+
+    assert end["jobs"] == quarter["jobs"] == 4 * JOBS_A_WEEK
+    assert end["logs"] == end["attempts"] == end["jobs"]
+    assert end["idempotency"] == quarter["idempotency"] == 9 * JOBS_A_WEEK
+    assert (end["purged_jobs"], end["checkpoint_purges"]) == (0, 0)
+    assert end["changes"] <= quarter["changes"] * 1.1
+    assert end["buckets"] <= 3
+    assert end["bytes"] <= quarter["bytes"] * 1.1
+
+
+async def test_pass_when_few_jobs_ended_then_the_newest_stay_however_old(state: Opened, tmp_path: Path) -> None:
+    async with year(state, tmp_path / "state", keep_last=2 * JOBS_A_WEEK) as weeks:
+        for _ in range(4):
+            await weeks.week()
+        weeks.clock.at += 100 * DAY_MS
+        await weeks.week()
+
+        assert (await weeks.measured())["jobs"] == 2 * JOBS_A_WEEK
+
+
+async def test_pass_when_failed_ones_are_kept_for_ever_then_only_they_stay(state: Opened, tmp_path: Path) -> None:
+    async with year(state, tmp_path / "state", keep="1h", keep_failed="forever", keep_last=0) as weeks:
+        await weeks.week()
+        await weeks.week()
+
+        assert (await weeks.measured())["jobs"] == 2 * JOBS_A_WEEK // 3
