@@ -18,6 +18,7 @@ from benchmarks import (
     footprint,
     hostile,
     latency,
+    purge,
     recovery,
     soak,
     submits,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "depth": depth.rows,
     "recovery": recovery.rows,
     "workflows": workflows.rows,
+    "purge": purge.rows,
     "soak": soak.rows,
 }
 LONG = {"soak"}  # only when asked for by name

@@ -1,0 +1,158 @@
+"""How long it takes to remove a hundred thousand ended jobs, and what clients notice of it.
+
+The jobs are copies of one that a daemon ran: its rows, its changes in a chain of their own, and its log. One client
+submits to a paused queue, one job after the other, first while nothing else happens, then while the jobs are removed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import statistics
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from benchmarks.harness import RawConnection, Scale, daemon, request
+from benchmarks.table import Row
+from stoker.core.job.model import Change
+from stoker.store import changes
+from tests.support.work import end_of, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+TIMES = 50  # as many jobs as `Scale.jobs`
+AT_ONCE = 5_000
+QUIET_S = 5.0
+QUEUE = "bench"
+SUBMIT = request("job.submit", {"command": "/bin/true", "queue": QUEUE})
+
+
+def rows(scale: Scale) -> Iterator[Row]:
+    jobs, logs = scale.jobs * TIMES, scale.jobs
+    with daemon() as process:
+        job = run_one(process)
+        process.stop()
+        copy_job(process.state_dir, job, jobs, logs)
+        process.start()
+        by_hand = remove_by_hand(process.state_dir, logs)
+        removal = Removal(process)
+        with RawConnection(process.socket) as connection:
+            end = time.monotonic() + min(QUIET_S, scale.idle_s)
+            quiet = answers_ms(connection, lambda: time.monotonic() < end)
+            removal.start()
+            busy = answers_ms(connection, removal.is_alive)
+    share, figures = jobs / 100_000, f"{jobs / removal.of_rows_s:,.0f} jobs/s"
+    yield Row(f"removing {jobs:,} ended jobs", [removal.of_rows_s], 30 * share, 15 * share, figures, unit=" s")
+    ratio = removal.of_logs_s / by_hand
+    figures = f"{removal.of_logs_s:.1f} s; by hand {by_hand:.1f} s"
+    yield Row(f"removing {logs:,} of their logs, against unlink and rmdir alone", [ratio], 3, 2, figures, unit="x")
+    calm, loaded = (statistics.quantiles(times, n=100)[-1] for times in (quiet, busy))
+    figures = f"{loaded:.2f} ms; {calm:.2f} ms while nothing is removed"
+    what = "p99 of answers to submits meanwhile, against a quiet daemon"
+    yield Row(what, [loaded / calm], 1.5, 1.2, figures, unit="x")
+
+
+class Removal(threading.Thread):
+    """Removes as `stoker purge --before TIME --yes` does: first all rows, then their logs."""
+
+    def __init__(self, process: DaemonProcess) -> None:
+        super().__init__()
+        self._process = process
+        self._before = int(time.time() * 1_000)
+        self.of_rows_s = self.of_logs_s = 0.0
+
+    def run(self) -> None:
+        begin = rows_gone = time.monotonic()
+        with self._process.client() as client:
+            more = True
+            while more:
+                answer = client.call("system.purge", {"before": self._before})
+                more = answer["more"]
+                if answer["jobs"] or answer["changes"] > 1:
+                    rows_gone = time.monotonic()
+        self.of_rows_s, self.of_logs_s = rows_gone - begin, time.monotonic() - rows_gone
+
+
+def run_one(process: DaemonProcess) -> int:
+    """A job that has ended, and a queue that starts nothing."""
+    with process.client() as client:
+        job = submit(client, shell("echo hello"))
+        end_of(client, job)
+        client.call("queue.set", {"name": QUEUE})
+        client.call("queue.pause", {"name": QUEUE})
+    return job
+
+
+def remove_by_hand(state_dir: Path, count: int) -> float:
+    """The seconds that the file system takes for so many directories with one file each."""
+    directories = [state_dir / "yardstick" / str(number) for number in range(count)]
+    for directory in directories:
+        directory.mkdir(parents=True)
+        (directory / "1.log").write_text("hello\n")
+    os.sync()
+    begin = time.monotonic()
+    for directory in directories:
+        (directory / "1.log").unlink()
+        directory.rmdir()
+    return time.monotonic() - begin
+
+
+def answers_ms(connection: RawConnection, goes_on: Callable[[], bool]) -> list[float]:
+    """How long each answer took, of one client that submits one job after the other."""
+    times = []
+    while goes_on():
+        begin = time.perf_counter()
+        connection.ask(SUBMIT)
+        times.append((time.perf_counter() - begin) * 1_000)
+    return times
+
+
+def copy_job(state_dir: Path, job: int, count: int, logs: int) -> None:
+    """So many copies of an ended job, some with a log, as if the daemon had run them."""
+    with closing(sqlite3.connect(state_dir / "stoker.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        for done in range(0, count, AT_ONCE):
+            connection.execute("BEGIN")
+            ids = range(job + 1 + done, job + 1 + min(count, done + AT_ONCE))
+            _copy_rows(connection, job, "jobs", "id", ids)
+            _copy_rows(connection, job, "attempts", "job_id", ids)
+            _copy_changes(connection, job, ids)
+            connection.execute("COMMIT")
+    text = (state_dir / "logs" / str(job // 1000) / str(job) / "1.log").read_bytes()
+    for ident in range(job + 1, job + 1 + logs):
+        log = state_dir / "logs" / str(ident // 1000) / str(ident) / "1.log"
+        log.parent.mkdir(parents=True)
+        log.write_bytes(text)
+    os.sync()
+
+
+def _copy_rows(connection: sqlite3.Connection, job: int, table: str, key: str, ids: range) -> None:
+    names = [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")]  # without generated columns
+    row = connection.execute(f"SELECT {', '.join(names)} FROM {table} WHERE {key} = ?", (job,)).fetchone()
+    sample = dict(zip(names, row, strict=True))
+    copies = [sample | {key: ident} for ident in ids]
+    for copy in copies if "run_id" in sample else ():
+        copy["run_id"] = f"{copy[key]}.1.{copy[key]:016x}"
+    marks = ", ".join("?" * len(names))
+    connection.executemany(
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", [tuple(copy.values()) for copy in copies]
+    )
+
+
+def _copy_changes(connection: sqlite3.Connection, job: int, ids: range) -> None:
+    seq, head = changes.last(connection)
+    sample = changes.of_job(connection, job)
+    copies: list[Change] = []
+    for ident in ids:
+        for one in sample:
+            seq += 1
+            copies.append(msgspec.structs.replace(one, seq=seq, subject=str(ident)))
+    connection.executemany(changes.INSERT, changes.insert_rows(copies, head)[0])
