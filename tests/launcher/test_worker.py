@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.process.messages import Setup, Started
+from tests.support import strace
 from tests.support.instance import log_of
+from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
     from tests.support.instance import LauncherHost
@@ -175,6 +177,22 @@ async def test_launch_when_descriptors_run_out_then_it_runs_or_the_error_is_tran
         assert exited.spawn_error.errno == errno.EMFILE
         assert exited.spawn_error.transient
     assert len(await client.list_runs()) == 1, "the launcher lives and answers"
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+@pytest.mark.parametrize("fault", ["chdir:error=ENOMEM:when=2", "newfstatat:error=EIO:when=3"])
+async def test_worker_when_a_call_after_its_start_fails_then_it_counts_as_started(
+    host: LauncherHost, fault: str
+) -> None:
+    client = await host.start()
+    trace, syscall = host.home / "trace", fault.partition(":")[0]
+    attached = Attached(client.facts.pid, trace, f"trace={syscall}", f"inject={fault}")
+
+    exited = await host.run(client, host.shell("exit 7"))
+
+    attached.detach()
+    assert any(call.injected for call in calls_of(trace))
+    assert (exited.exit_code, exited.spawn_error) == (7, None)
 
 
 async def test_launch_when_the_log_directory_cannot_be_made_then_it_ends_with_the_reason(host: LauncherHost) -> None:

@@ -209,15 +209,15 @@ def has_pidfs() -> bool:
 
 
 def pidfs_inode(pid: int) -> int | None:
-    """None when no descriptor is left for a pidfd."""
+    """None where the kernel does not tell, as when no descriptor is left for a pidfd: the child runs all the same."""
     try:
         pidfd = os.pidfd_open(pid)
+        try:
+            return os.fstat(pidfd).st_ino
+        finally:
+            os.close(pidfd)
     except OSError:
         return None
-    try:
-        return os.fstat(pidfd).st_ino
-    finally:
-        os.close(pidfd)
 
 
 def now_at_boot_ns() -> int:

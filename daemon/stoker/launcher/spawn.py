@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import kernel, prepared
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, native, not_found
+from .error_log import log_error
 from .marks import Marker
 
 if TYPE_CHECKING:
@@ -130,8 +131,16 @@ def _posix_spawn(order: Message, stdin: int, log: int) -> int:
     try:
         return _search_and_spawn(order["argv"], order["env"], stdin, log)
     finally:
+        _go_back()
+
+
+def _go_back() -> None:
+    """Undo what the child was to inherit. The child may run by now, so an error here is not one of its start."""
+    try:
         kernel.allow_open_files()
         os.chdir("/")
+    except OSError as error:
+        log_error(f"after a start: {error.strerror}")
 
 
 def _search_and_spawn(argv: list[str], env: dict[str, str], stdin: int, log: int) -> int:
