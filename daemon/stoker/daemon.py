@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -329,6 +330,7 @@ def live(argv: Sequence[str] | None) -> int:
     """The whole life of the daemon; returns its exit status."""
     umask = os.umask(0o077)  # every file made from here on is private from the start
     _open_standard_streams()
+    faulthandler.enable(2)  # the event loop aborts where epoll_ctl(2) fails: stderr must say so
     # A terminal that is closed must not end the daemon, also before it can reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     flags = _arguments(argv)
