@@ -45,7 +45,7 @@ THREAD_OWNERS = {
     "store/database.py",  # aiosqlite: as a pool of one thread
 }
 EXPECTED = {  # what the programme must have met, else it proves little
-    "background/tasks.py", "daemon.py", "rpc/calls.py", "service/status.py", "process/capture.py",
+    "background/tasks.py", "rpc/calls.py", "service/status.py", "process/capture.py",
     "executors/in_process.py", "process/tree.py", "upkeep/health.py", "host/threads.py",
 }  # fmt: skip
 HANDLERS = """

@@ -14,12 +14,12 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Coroutine
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from stoker import daemon
+from stoker.telemetry.stalls import Stalls
 from tests.support.facts import until
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_door(process: DaemonProcess, *, record: bool = False) -> None:
     (programs / "stokerd").write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.task_door "$@"\n')
     (programs / "stokerd").chmod(0o755)
     process.programs = programs
-    process.environ["PYTHONPATH"] = f"{ROOT}:{process.environ.get('PYTHONPATH', '')}"
+    process.environ["PYTHONPATH"] = ":".join([str(ROOT), *filter(None, [process.environ.get("PYTHONPATH")])])
     process.environ["STOKER_TASKS"] = str(process.home / "tasks")
     if record:
         process.environ["STOKER_RECORD"] = str(process.home / "record")
@@ -92,12 +92,14 @@ def _list_tasks() -> None:
     fresh.rename(LIST)
 
 
-def _record_starts(record: str, loop: asyncio.AbstractEventLoop) -> None:
-    def make_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
-        _note(record, "task")
-        return asyncio.Task(work, loop=loop, **more)
+def _record_starts(record: str) -> None:
+    make = Stalls.measured_task
 
-    loop.set_task_factory(make_task)  # type: ignore[arg-type]
+    def make_seen(self: Stalls, *given: Any, **more: Any) -> Any:
+        _note(record, "task")
+        return make(self, *given, **more)
+
+    Stalls.measured_task = make_seen  # type: ignore[method-assign]
 
 
 def _record_threads(record: str) -> None:
@@ -114,14 +116,12 @@ def _open_door() -> None:
     run = daemon.Daemon.run
 
     async def run_seen(self: daemon.Daemon) -> int:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGUSR1, _list_tasks)
-        if RECORD is not None:
-            _record_starts(RECORD, loop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _list_tasks)
         return await run(self)
 
     daemon.Daemon.run = run_seen  # type: ignore[method-assign]
     if RECORD is not None:
+        _record_starts(RECORD)
         _record_threads(RECORD)
 
 
