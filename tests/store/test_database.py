@@ -197,3 +197,24 @@ async def test_reader_when_the_file_is_no_database_then_it_says_so(tmp_path: Pat
 
     with pytest.raises(sqlite3.DatabaseError):
         await Reader(await open_reader(tmp_path / "x.db")).run(pragmas, "user_version")
+
+
+async def test_read_when_one_before_it_failed_half_way_then_it_sees_new_rows(tmp_path: Path) -> None:
+    path = tmp_path / "wal.db"
+    sqlite_file(path, APPLICATION_ID, wal=True)
+    reader = Reader(await open_reader(path))
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("INSERT INTO theirs VALUES (CAST(X'ff' AS TEXT))")
+            with pytest.raises(StorageFailed, match="Could not decode") as failed:
+                await reader.run(everything)
+            writer.execute("DELETE FROM theirs")
+
+            assert await reader.run(everything) == []
+        assert failed.tb is not None, "the traceback is still held, as by a task or the log"
+    finally:
+        await reader.close()
+
+
+def everything(connection: sqlite3.Connection) -> list[str]:
+    return [row[0] for row in connection.execute("SELECT x FROM theirs")]

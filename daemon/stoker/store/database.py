@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from traceback import clear_frames
 from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
@@ -57,7 +58,25 @@ class Database(aiosqlite.Connection):
 
     async def run(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Call `function(connection, ...)` in the thread and return what it returns."""
-        return await self._execute(function, self._conn, *args, **kw)  # type: ignore[no-any-return,no-untyped-call]
+        return await self._execute(_call, function, self._conn, *args, **kw)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _call(
+    function: Callable[Concatenate[sqlite3.Connection, P], T],
+    connection: sqlite3.Connection,
+    *args: P.args,
+    **kw: P.kwargs,
+) -> T:
+    """Call the function. After an error drop the cursors in its frames, which the traceback would keep.
+
+    The snapshot of an unfinished cursor stays open even after COMMIT: all later reads would see old rows, and the WAL
+    would grow.
+    """
+    try:
+        return function(connection, *args, **kw)
+    except BaseException as error:
+        clear_frames(error.__traceback__)
+        raise
 
 
 def _connect(path: Path, pragmas: str) -> Database:
