@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.facts import until
-from tests.support.work import Gate, changes, end_of, state, submit_running
+from tests.support.work import Gate, attempts_of, changes, end_of, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,8 @@ DAMAGES = {
         "was lost: it is not known how, or whether, it ended",
     ),
 }
+
+DAMAGE_OUTPUT = "UPDATE attempts SET output = CAST(X'ff' AS TEXT) WHERE job_id = ?"  # no UTF-8
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
@@ -54,3 +56,27 @@ def test_start_when_a_running_job_has_no_attempt_then_it_is_held_and_why_says_so
         gate.open()
         client.call("job.release", {"id": job})
         assert end_of(client, job) == ("succeeded", "exit")
+
+
+def test_start_when_the_output_of_a_need_is_damaged_then_others_of_the_turn_start(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    with daemon.client() as client:
+        sound, damaged = (submit(client, shell(":")) for _ in range(2))
+        assert end_of(client, sound) == end_of(client, damaged) == ("succeeded", "exit")
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        assert database.execute(DAMAGE_OUTPUT, [damaged]).rowcount == 1
+    database.close()
+    daemon.start()
+
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        hindered, other = (submit(client, shell(":"), needs=[need]) for need in (damaged, sound))
+        client.call("queue.resume", {"name": "default"})
+        assert end_of(client, other) == ("succeeded", "exit")
+        (first, *_) = attempts_of(client, other)
+        assert (first["ordinal"], first["outcome"]) == (1, "exit")
+        assert any(event["task"].startswith("inputs of") for event in daemon.events("background_retried"))
+        client.call("job.cancel", {"id": hindered})
+        assert end_of(client, hindered) == ("cancelled", "user")

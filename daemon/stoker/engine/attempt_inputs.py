@@ -75,16 +75,25 @@ class AttemptInputs:
         again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
         for together in (*_portions(first), *again):
             self._held.update(start.attempt.run_id for start in together)
-            work = partial(self._start_when_read, together, count(1))
-            self._background.retry(f"inputs of {together[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
+            self._start_together(together)
+
+    def _start_together(self, starts: Sequence[Start]) -> None:
+        work = partial(self._start_when_read, starts, count(1))
+        self._background.retry(f"inputs of {starts[0].attempt.run_id}", work, longest_pause_s=AGAIN_S)
 
     async def _start_when_read(self, starts: Sequence[Start], tries: Iterator[int]) -> None:
         """Hand the starts over once their inputs are read, or report their end if they may not start any more.
 
-        After TRIES failed reads they are reported as never started: their jobs are queued again, and can expire.
+        After a failed read each is read alone, as the damaged row of one may be why it failed. After TRIES failed reads
+        they are reported as never started: their jobs are queued again, and can expire.
         """
+        number = next(tries)
+        if number > 1 and len(starts) > 1:
+            for start in starts:
+                self._start_together([start])
+            return
         wanted = [start for start in starts if self._may_begin(start)]
-        if next(tries) <= TRIES:
+        if number <= TRIES:
             self._hand_over(await self._provide(wanted))
         else:
             self._sink([never_started(start) for start in wanted])
