@@ -247,6 +247,23 @@ def test_purge_when_what_a_job_needed_goes_then_the_skipped_job_can_be_retried(c
     assert end_of(client, skipped) == ("succeeded", "exit")
 
 
+def test_purge_when_many_logs_cannot_be_removed_then_those_behind_them_are(daemon: DaemonProcess) -> None:
+    daemon.kill9()
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database, database:
+        rows = [(job,) for job in (*range(100, 900), 5_000)]
+        assert database.executemany("INSERT INTO purged_jobs VALUES (?)", rows).rowcount == len(rows)
+    log_of(daemon, 5_000).mkdir(parents=True)
+    (daemon.state_dir / "logs" / "0").symlink_to(daemon.home)  # no link is followed
+    daemon.start()
+
+    with daemon.client() as client:
+        purge(client)
+
+        assert not log_of(daemon, 5_000).exists()
+        assert query(daemon, "SELECT count(*) FROM purged_jobs") == [(800,)], "those that a later sweep tries again"
+        assert until(lambda: daemon.events("retention_failed"), why="the line of the log")
+
+
 def test_status_when_asked_then_it_says_what_state_and_logs_take(client: stoker.Client) -> None:
     job = submit(client, HELLO)
     end_of(client, job)

@@ -257,9 +257,10 @@ def test_listed_logs_when_their_directories_are_gone_then_they_leave_the_list(da
     put(database, [ended(1), ended(2), job(State.SKIPPED, id=3)])
     retention.purge(database, PurgePortion(0, [1, 2, 3]))
 
-    assert retention.listed_logs(database, 9) == [1, 2]
+    assert retention.listed_logs(database, 0, 9) == [1, 2]
+    assert retention.listed_logs(database, 1, 9) == [2]
     assert retention.unlist_logs(database, [1]).removed == 1
-    assert retention.listed_logs(database, 9) == [2]
+    assert retention.listed_logs(database, 0, 9) == [2]
     assert not retention.has_jobs_between(database, 0, 999)
 
 

@@ -21,10 +21,14 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RemovedLogs(Struct):
-    """The jobs whose directories are gone, and the last error of those that could not be removed."""
+    """The jobs whose directories are gone, and the last error of those that could not be removed.
+
+    `last` is the highest id that was tried.
+    """
 
     ids: list[int]
     error: OSError | None = None
+    last: int = 0
 
 
 def bucket_of(job_id: int) -> int:
@@ -49,13 +53,16 @@ def _remove_in_bucket(bucket: Path, ids: list[int], removed: RemovedLogs, end: f
         descriptor = os.open(bucket, DIRECTORY)
     except FileNotFoundError:
         removed.ids += ids  # none of these jobs has written anything
+        removed.last = ids[-1]
         return
     except OSError as error:
         removed.error = error
+        removed.last = ids[-1]
         return
     gone = []
     try:
         for job_id in ids:
+            removed.last = job_id
             try:
                 _remove(str(job_id), descriptor)
                 gone.append(job_id)

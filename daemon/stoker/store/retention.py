@@ -66,7 +66,7 @@ DELETE_WORKFLOWS = "DELETE FROM workflows WHERE id IN (SELECT value FROM json_ea
 HASH_OF_CHANGE = "SELECT hash FROM changes WHERE seq = ?"
 DELETE_CHANGES = "DELETE FROM changes WHERE seq <= ?"
 
-LISTED_LOGS = "SELECT id FROM purged_jobs ORDER BY id LIMIT ?"
+LISTED_LOGS = "SELECT id FROM purged_jobs WHERE id > ? ORDER BY id LIMIT ?"
 UNLIST_LOGS = "DELETE FROM purged_jobs WHERE id IN (SELECT value FROM json_each(?))"
 JOBS_BETWEEN = "SELECT 1 FROM jobs WHERE id BETWEEN ? AND ? LIMIT 1"
 LISTED_CHAINS = "SELECT chain, seq FROM checkpoint_purges LIMIT ?"
@@ -251,9 +251,9 @@ class Swept(NamedTuple):
     pages: int = 1
 
 
-def listed_logs(connection: sqlite3.Connection, limit: int) -> list[int]:
-    """Purged jobs whose log directories are still to be removed."""
-    return [row[0] for row in connection.execute(LISTED_LOGS, (limit,))]
+def listed_logs(connection: sqlite3.Connection, after: int, limit: int) -> list[int]:
+    """Purged jobs behind the id `after` whose log directories are still to be removed, in order."""
+    return [row[0] for row in connection.execute(LISTED_LOGS, (after, limit))]
 
 
 def unlist_logs(connection: sqlite3.Connection, ids: Collection[int]) -> Swept:

@@ -35,6 +35,7 @@ class Leftovers:
         self._memory = memory
         self._state_dir = state_dir
         self._logs = state_dir / "logs"
+        self._last_tried = 0  # job whose logs were tried last: a sweep that was cut off is continued behind it
 
     async def sweep(self, pace: Pace) -> bool:
         """Remove logs and checkpoints of purged jobs and shrink the file. False if `pace` ran out before the end."""
@@ -60,14 +61,16 @@ class Leftovers:
         buckets: set[int] = set()
         while not pace.is_over:
             async with pace.piece():
-                ids = await self._reader.run(rows.listed_logs, DIRECTORIES)
+                ids = await self._reader.run(rows.listed_logs, self._last_tried, DIRECTORIES)
+                if not ids:  # what is left could not be removed
+                    self._last_tried = 0
+                    break
                 removed = await asyncio.to_thread(remove_logs, self._logs, ids, PIECE_S)
                 if removed.ids:
                     await self._writer.sweep(rows.unlist_logs, removed.ids)
+                self._last_tried = removed.last
                 buckets.update(map(bucket_of, removed.ids))
                 failed = failed or removed.error
-                if not removed.ids:  # all are gone, or none of these could be removed
-                    break
         if failed is not None:
             log(LogEvent.RETENTION_FAILED, path=str(self._logs), error=failed)
         for bucket in buckets:
