@@ -88,7 +88,7 @@ async def test_sweep_when_descriptors_run_out_anywhere_then_it_leaves_none_open(
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert (count_fds(os.getpid()), len(asyncio.all_tasks())) == (fds, tasks)
 
-    assert failures > 1
+    assert failures
     assert result.left == ()
     assert host.workers() == []
 

@@ -232,17 +232,16 @@ class Host:
     def _children_of(self, parent: int) -> bytes:
         return b"".join(b"%d " % pid for pid, one in self.processes.items() if one.parent == parent)
 
-    def read_file(self, path: str) -> bytes:
-        """Of a process in /proc."""
-        _, _, pid, *inside = path.split("/")
-        if int(pid) not in self.processes:
-            raise FileNotFoundError(errno.ENOENT, path)
-        return self.read_environ(int(pid)) if inside == ["environ"] else self._children_of(int(pid))
+    def read_proc(self, pid: int, name: str) -> bytes:
+        """A file of a process in /proc."""
+        if pid not in self.processes:
+            raise ProcessLookupError(errno.ESRCH, str(pid))
+        return self.read_environ(pid) if name == "environ" else self._children_of(pid)
 
     def read_launcher_stat(self, pid: int) -> kernel.Stat:
         process = self.processes.get(pid)
         if process is None:
-            raise FileNotFoundError(errno.ENOENT, str(pid))
+            raise ProcessLookupError(errno.ESRCH, str(pid))
         state = b"S" if process.ended is None else b"Z"
         return kernel.Stat(state, process.parent, process.session, process.session, 1, process.start_ticks)
 

@@ -126,7 +126,6 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
                 kill=host.kill,
                 killpg=host.killpg,
                 waitpid=host.waitpid,
-                pidfd_open=host.pidfd_open,
                 close=host.close,
                 listdir=lambda path: [path.split("/")[2]],
             ),
@@ -135,7 +134,12 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
         (
             launcher_tree,
             "kernel",
-            SimpleNamespace(read_file=host.read_file, read_stat=host.read_launcher_stat, has_ended=host.is_over),
+            SimpleNamespace(
+                read_proc=host.read_proc,
+                read_stat=host.read_launcher_stat,
+                has_ended=host.is_over,
+                open_pidfd=host.pidfd_open,
+            ),
         ),
         (launcher_tree, "read_mark", host.read_mark),
         (launcher_module, "Outputs", SimulatedOutputs),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -39,6 +40,8 @@ IGNORED = (
     signal.SIGXFSZ,
 )
 
+# pidfd_open(2): no process has that pid, or by now it is the id of a thread (EINVAL; ENOENT since Linux 6.16).
+NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 # The soft limit of workers. Some programs close every descriptor below it, so it must not be large.
 worker_open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -74,6 +77,10 @@ def restore_open_files() -> None:
     """Lower the limit to that of workers, for the next child to inherit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(worker_open_files, hard), hard))
+
+
+def open_files_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def keep_pending(signum: int) -> None:
@@ -112,8 +119,8 @@ def has_lock_before(fd: int, end: int) -> bool:
 
 def _check(result: int) -> int:
     if result < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno))
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
     return result
 
 
@@ -134,18 +141,39 @@ class Stat(NamedTuple):
 
 
 def read_stat(pid: int) -> Stat:
-    """Raises OSError if there is no such process."""
-    raw = read_file(f"/proc/{pid}/stat")
+    """Raises ProcessLookupError if there is no such process."""
+    raw = read_proc(pid, "stat")
     # The name may contain spaces and parentheses; the last one ends it.
     fields = raw[raw.rindex(b")") + 2 :].split(b" ", 20)
     return Stat(fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[17]), int(fields[19]))
 
 
 def has_ended(pid: int) -> bool:
+    """Raises OSError if that cannot be known now."""
     try:
         return read_stat(pid).ended
-    except OSError:
+    except ProcessLookupError:
         return True
+    except PermissionError:  # /proc is mounted with hidepid=1 and the process belongs to another user
+        return False
+
+
+def read_proc(pid: int, name: str) -> bytes:
+    """A file in /proc/PID. Raises ProcessLookupError if there is no such process; other errors do not say that."""
+    try:
+        return read_file(f"/proc/{pid}/{name}")
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
+
+
+def open_pidfd(pid: int) -> int:
+    """Raises ProcessLookupError if there is no such process; other errors do not say that."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in NO_PROCESS:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
+        raise
 
 
 def read_file(path: str) -> bytes:
@@ -171,7 +199,7 @@ def write_file(path: str, text: bytes) -> None:
 
 def read_environ(pid: int) -> dict[str, str]:
     """The environment that a process was started with. Raises OSError if it may not be read."""
-    variables = read_file(f"/proc/{pid}/environ").decode(errors="surrogateescape").split("\0")
+    variables = read_proc(pid, "environ").decode(errors="surrogateescape").split("\0")
     return {name: value for name, _, value in (variable.partition("=") for variable in variables)}
 
 

@@ -17,7 +17,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from . import bounds, kernel
-from .command import SpawnFailedError
+from .command import HOST_LACKS, SpawnFailedError
+from .error_log import log_error
 from .logs import LogExistsError, LogFile
 from .outputs import PIPE_VARIABLE, Outputs
 from .process_tree import MAX_PASSES, Delivery, ProcessTree
@@ -38,6 +39,7 @@ class Launcher:
     def __init__(self, launcher: str, instance: str, outcome_log: OutcomeLog) -> None:
         self.outbox: list[Message] = []
         self.outputs = Outputs()
+        self.lack: OSError | None = None  # what the host lacked in the last call of `reap`
         self._launcher = launcher
         self._instance = instance
         self._outcome_log = outcome_log
@@ -87,19 +89,27 @@ class Launcher:
     def reap(self) -> None:
         """Reap children that ended, report runs that ended, and take in the processes that they left.
 
-        Raises OSError while /proc cannot be read; the next call reports what was reaped until then.
+        While /proc cannot be read `lack` says why; the next call reports what was reaped until then.
         """
+        try:
+            self._reap()
+        except OSError as error:
+            self.lack = error
+        else:
+            self.lack = None
+
+    def _reap(self) -> None:
         self._collect()
         for _ in range(MAX_PASSES):
             complete = not self._tree.adopt()
             if complete:
                 break
             self._collect()  # an adopted process may have ended by now
-        ended, self._collected = self._collected, []
-        if ended:
+        if self._collected:
             self._note_sigterm()
-        for run, status, usage in ended:
-            self._record_exit(run, status, usage)
+        while self._collected:
+            self._record_exit(*self._collected[0])
+            del self._collected[0]
         if complete:  # else a tree forks faster than we look: the next death brings us here again
             for run in [run for run in self._closing.values() if not self._tree.has(run.run_id)]:
                 self._record_gone(run)
@@ -150,9 +160,9 @@ class Launcher:
         run = self._runs.get(message["run_id"])
         delivery = Delivery(message["signal"])
         if run is not None:
+            runs = self._runs.main_lives(run)
             self._deliver(run, message["signal"], message["scope"], delivery)
-        if run is not None and run.state is RUNNING and delivery and message["signal"] in STOPPING:
-            run.stopped = True
+            run.stopped = run.stopped or (runs and bool(delivery) and message["signal"] in STOPPING)
         answer = {"op": "signalled", "run_id": message["run_id"], "tag": message["tag"], "delivered": bool(delivery)}
         self.outbox.append({**answer, "refused": sorted(delivery.refused)})
 
@@ -170,9 +180,10 @@ class Launcher:
         order["env"][PIPE_VARIABLE] = output.name
         before_ns = kernel.now_at_boot_ns()
         try:
+            in_force = bounds.in_force(order["setup"] or {})
             pid = self._spawner.spawn(order, writing_end)
             after_ns = kernel.now_at_boot_ns()
-        except SpawnFailedError:
+        except BaseException:
             output.close()
             raise
         finally:
@@ -189,7 +200,7 @@ class Launcher:
             "at_boot_ms": after_ns // 1_000_000,
             "at_ms": kernel.now_ms(),
             "cgroup": run.cgroup,
-            "bounds": bounds.in_force(order["setup"] or {}),
+            "bounds": in_force,
         }
         self.outbox.append(run.started)
 
@@ -229,13 +240,19 @@ class Launcher:
 
     def _deliver(self, run: Run, signum: int, scope: str, delivery: Delivery) -> None:
         if scope == "main":
-            if run.state is RUNNING:
+            if self._runs.main_lives(run):
                 delivery.send_to_main(run.pid)
         elif run.state is not ENDED:
-            killed = signum == signal.SIGKILL and run.cgroup is not None and _kill_cgroup(run.cgroup)
-            self._tree.signal_tree(run, delivery)
-            if killed:  # cgroup.kill asks for no permission to signal
-                delivery.refused -= {pid for pid in delivery.refused if self._tree.is_in_leaf(run, pid)}
+            try:
+                self._deliver_to_tree(run, signum, delivery)
+            except OSError as error:  # the daemon sends SIGKILL until the tree is gone
+                log_error(f"signal {signum} reached a part of run {run.run_id}: {error}")
+
+    def _deliver_to_tree(self, run: Run, signum: int, delivery: Delivery) -> None:
+        killed = signum == signal.SIGKILL and run.cgroup is not None and _kill_cgroup(run.cgroup)
+        self._tree.signal_tree(run, delivery)
+        if killed:  # cgroup.kill asks for no permission to signal
+            delivery.refused -= {pid for pid in delivery.refused if self._tree.is_in_leaf(run, pid)}
 
     # --- ending
 
@@ -303,9 +320,12 @@ class Launcher:
             (self.outputs.finish if over else self.outputs.catch_up)(run.output)
 
     def _note_left(self, run: Run) -> None:
-        """At least one, as `gone` is still to come."""
+        """At least one, as `gone` is still to come. While they cannot be counted the last number stays."""
         if run.exit is not None:
-            run.exit = {**run.exit, "left": max(1, self._tree.count(run))}
+            left = run.exit["left"]
+            with contextlib.suppress(OSError):
+                left = self._tree.count(run)
+            run.exit = {**run.exit, "left": max(1, left)}
 
 
 def _kill_cgroup(cgroup: str) -> bool:
@@ -328,10 +348,12 @@ def _cgroup_of(order: Message) -> str | None:
 
 
 def _was_out_of_memory(cgroup: str) -> bool:
-    """Whether the kernel counts an oom_kill; a SIGKILL alone proves nothing."""
-    with contextlib.suppress(OSError):
-        for line in kernel.read_file(f"{cgroup}/memory.events").split(b"\n"):
-            name, _, count = line.partition(b" ")
-            if name == b"oom_kill":
-                return int(count) > 0
-    return False
+    """Whether the kernel counts an oom_kill; a SIGKILL alone proves nothing. Raises OSError for want of memory."""
+    try:
+        lines = kernel.read_file(f"{cgroup}/memory.events").split(b"\n")
+    except OSError as error:
+        if error.errno in HOST_LACKS:
+            raise
+        return False  # it has no memory controller, or was removed
+    counts = (line.partition(b" ") for line in lines)
+    return any(name == b"oom_kill" and int(count) > 0 for name, _, count in counts)

@@ -30,10 +30,10 @@ def listen(directory: int, name: str) -> socket.socket:
 
 
 def accept(listener: socket.socket) -> DaemonPeer | None:
-    """The next connection, if it is from our own user or root."""
+    """The next connection, if it is from our own user or root. Raises OSError where the host lacks what it takes."""
     try:
         sock, _ = listener.accept()
-    except OSError:  # the peer has gone again, or no descriptor is left: it stays in the backlog
+    except (BlockingIOError, ConnectionAbortedError):  # the peer has gone again
         return None
     sock.setblocking(False)  # noqa: FBT003
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)

@@ -35,6 +35,8 @@ FIRST_HELLO_S = 60.0
 WRITE_AGAIN_S = 1.0
 # /proc could not be read, as the host lacks memory or descriptors.
 REAP_AGAIN_S = 1.0
+# A connection could not be accepted. The listener stays readable, so it is not watched for a while.
+LISTEN_AGAIN_S = 1.0
 MAX_PEERS = 16
 SIGNALFD_BYTES = 128 * 32
 
@@ -54,6 +56,7 @@ class LauncherLoop:
         self._leave_at: float | None = time.monotonic() + FIRST_HELLO_S
         self._write_at: float | None = None
         self._reap_at: float | None = None
+        self._listen_at: float | None = None
 
     def run(self) -> None:
         """Run until there is no daemon, no worker, and no outcome that is not on disk."""
@@ -61,7 +64,10 @@ class LauncherLoop:
             self._wait()
             if self._reap_at is not None and time.monotonic() >= self._reap_at:
                 self._reap()
+            if self._listen_at is not None and time.monotonic() >= self._listen_at:
+                self._resume_listening()
             self._obey()
+            self._note_lack()
             self._send()
             self._resume_outputs()
 
@@ -82,7 +88,7 @@ class LauncherLoop:
     def _pause(self) -> float | None:
         if self._inbox:
             return 0
-        times = self._launcher.outputs.due, self._write_at, self._reap_at, self._leave_at
+        times = self._launcher.outputs.due, self._write_at, self._reap_at, self._listen_at, self._leave_at
         due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
@@ -93,11 +99,15 @@ class LauncherLoop:
 
     def _reap(self) -> None:
         self._reap_at = None
-        try:
-            self._launcher.reap()
-        except OSError as error:
+        self._launcher.reap()
+
+    def _note_lack(self) -> None:
+        """Reaping that failed, here or as part of an order, is tried again."""
+        if self._launcher.lack is None:
+            self._reap_at = None
+        elif self._reap_at is None:
             self._reap_at = time.monotonic() + REAP_AGAIN_S
-            log_error(f"children are not reaped: {error}")
+            log_error(f"children are not reaped: {self._launcher.lack}")
 
     # --- output of workers
 
@@ -118,11 +128,25 @@ class LauncherLoop:
     # --- connections
 
     def _accept(self) -> None:
-        peer = accept(self._listener)
+        try:
+            peer = accept(self._listener)
+        except OSError as error:
+            self._pause_listening(error)
+            return
         if peer is not None and len(self._peers) < MAX_PEERS and self._register(peer):
             self._peers[peer.fd] = peer
         elif peer is not None:
             peer.close()
+
+    def _pause_listening(self, error: OSError) -> None:
+        """Connections wait in the backlog: no event says when the host has descriptors and memory again."""
+        log_error(f"connections wait: {error.strerror}")
+        self._epoll.modify(self._listener, 0)
+        self._listen_at = time.monotonic() + LISTEN_AGAIN_S
+
+    def _resume_listening(self) -> None:
+        self._listen_at = None
+        self._epoll.modify(self._listener, select.EPOLLIN)
 
     def _register(self, peer: DaemonPeer) -> bool:
         """False where the kernel has no room for it: the daemon tries again, and the workers here go on."""

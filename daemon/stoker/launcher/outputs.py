@@ -23,6 +23,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import kernel
+from .command import HOST_LACKS
 from .error_log import log_error
 from .logs import PORTION_BYTES, LogFile
 
@@ -45,6 +46,10 @@ REST_FACTOR = 2
 TRY_AGAIN_S = 1.0
 # The kernel does not report that a follower has read on, so its lock is looked at this often while a log waits for it.
 FOLLOWER_CHECK_S = 0.01
+FILES_OF_RUN = 2  # its pipe and its log
+# Left free by runs, or half of a small limit: for a walk down a process tree, which pins one process a level, and for
+# connections.
+SPARE_FILES = 128
 # Errors that stop every log, as all are in one file system and written by one process. Any other error (EIO, a missing
 # directory) concerns one log only.
 STOPS_EVERY_LOG = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -102,6 +107,7 @@ class Outputs:
         self._stalled: dict[str, OSError] = {}
         self._held: dict[str, Output] = {}  # their logs await a follower
         self._check_at: float | None = None
+        self._unfound: dict[str, Message] = {}
         self._try_again_at: float | None = None
         self._rest_until: float | None = None
 
@@ -125,6 +131,8 @@ class Outputs:
 
     def refusal(self) -> OSError | None:
         """The error that stops all logs now, if there is one: a new run would only fill its pipe."""
+        if self._is_full():
+            return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return next((error for error in self._stalled.values() if error.errno in STOPS_EVERY_LOG), None)
 
     def open(self, run_id: str, log: LogFile) -> tuple[Output, int]:
@@ -167,6 +175,7 @@ class Outputs:
             self._try_again_at = None
             for run_id in tuple(self._stalled):
                 self._try_again(self._by_run[run_id])
+            self.take_over(self._unfound)
         if self._check_at is not None and now >= self._check_at:
             self._check_held(now)
 
@@ -191,15 +200,48 @@ class Outputs:
             self._close(output)
 
     def take_over(self, wanted: dict[str, Message]) -> None:
-        """Read the output of runs whose launcher died, by run_id, if one of their processes has the pipe open."""
+        """Read the output of runs whose launcher died, by run_id, if one of their processes has the pipe open.
+
+        If the host lacks what that takes it is tried again: the workers would wait for ever once their pipes are full.
+        """
         missing = {run_id: order for run_id, order in wanted.items() if run_id not in self._by_run}
+        self._unfound = {}
+        try:
+            self._take_over(missing)
+        except OSError as error:
+            log_error(f"the output of {len(missing)} runs of a launcher that died is not read: {error}")
+            self._unfound = missing
+            self._try_again_later()
+
+    # --- inside
+
+    def _take_over(self, missing: dict[str, Message]) -> None:
         for run_id, pipe in _find_pipes(missing):
-            if run_id in self._by_run or (log := _continued(missing[run_id])) is None:
+            try:
+                log = None if run_id in self._by_run else self._continued(missing[run_id])
+            except BaseException:
+                os.close(pipe)
+                raise
+            if log is None:
                 os.close(pipe)
             else:
                 self.watch(Output(run_id, pipe, log))
 
-    # --- inside
+    def _continued(self, order: Message) -> LogFile | None:
+        """None if this log cannot be written, or another launcher writes it. Raises OSError for a lack."""
+        if self._is_full():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        try:
+            return LogFile.continued(order["log"], order["max_log_bytes"])
+        except OSError as error:
+            if error.errno in HOST_LACKS:
+                raise
+            log_error(f"log {order['log']}: {error.strerror}: the output of its run is not read")
+            return None
+
+    def _is_full(self) -> bool:
+        most = kernel.open_files_limit()
+        return FILES_OF_RUN * (len(self._by_run) + 1) > most - min(SPARE_FILES, most // 2)
 
     def _serve(self, output: Output, events: int) -> bool:
         """Whether its pipe was full."""
@@ -248,6 +290,9 @@ class Outputs:
     def _put_off(self, output: Output, error: OSError) -> None:
         log_error(f"log {output.log.path}: {error.strerror}: its output waits")
         self._stalled[output.run_id] = error
+        self._try_again_later()
+
+    def _try_again_later(self) -> None:
         if self._try_again_at is None:
             self._try_again_at = time.monotonic() + TRY_AGAIN_S
 
@@ -268,32 +313,39 @@ class Outputs:
         output.close()
 
 
-def _continued(order: Message) -> LogFile | None:
-    try:
-        return LogFile.continued(order["log"], order["max_log_bytes"])
-    except OSError as error:
-        log_error(f"log {order['log']}: {error.strerror}: the output of its run is not read")
-        return None
-
-
 def _find_pipes(wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
     """The reading ends of the pipes of these runs, once for each process that has one open."""
     for name in os.listdir("/proc") if wanted else ():  # noqa: PTH208
         if name.isdecimal():
-            with contextlib.suppress(OSError):  # it has ended, or may not be read
-                shown = kernel.read_environ(int(name))
-                run_id = shown.get(RUN_VARIABLE, "")
-                if run_id in wanted and PIPE_VARIABLE in shown:
-                    yield from ((run_id, pipe) for pipe in _open_pipe(name, shown[PIPE_VARIABLE]))
+            shown = _shown(int(name))
+            run_id = shown.get(RUN_VARIABLE, "")
+            if run_id in wanted and PIPE_VARIABLE in shown:
+                yield from ((run_id, pipe) for pipe in _open_pipe(name, shown[PIPE_VARIABLE]))
+
+
+def _shown(pid: int) -> dict[str, str]:
+    try:
+        return kernel.read_environ(pid)
+    except (ProcessLookupError, PermissionError):
+        return {}
 
 
 def _open_pipe(process: str, pipe: str) -> Iterator[int]:
-    for fd in os.listdir(f"/proc/{process}/fd"):  # noqa: PTH208
-        if os.readlink(f"/proc/{process}/fd/{fd}") == pipe:  # noqa: PTH115
-            opened = os.open(f"/proc/{process}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
-            try:
-                if os.readlink(f"/proc/self/fd/{opened}") == pipe:  # noqa: PTH115  (by now it may be any file)
-                    yield os.open(f"/proc/self/fd/{opened}", os.O_RDONLY | os.O_CLOEXEC)
-            finally:
-                os.close(opened)
-            return
+    """A reading end of the pipe, if that process has it open. Raises OSError for a lack."""
+    for path in _descriptors(process):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # it was closed meanwhile
+            if os.readlink(path) == pipe:  # noqa: PTH115
+                opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                try:
+                    if os.readlink(f"/proc/self/fd/{opened}") == pipe:  # noqa: PTH115  (by now it may be any file)
+                        yield os.open(f"/proc/self/fd/{opened}", os.O_RDONLY | os.O_CLOEXEC)
+                finally:
+                    os.close(opened)
+                return
+
+
+def _descriptors(process: str) -> list[str]:
+    try:
+        return [f"/proc/{process}/fd/{fd}" for fd in os.listdir(f"/proc/{process}/fd")]  # noqa: PTH208
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []

@@ -13,7 +13,8 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from . import bounds, kernel
-from .command import PASSED_OVER, SpawnFailedError, candidates, enter, not_found
+from .command import HOST_LACKS, PASSED_OVER, SpawnFailedError, candidates, enter, not_found
+from .error_log import log_error
 
 if TYPE_CHECKING:
     from .frames import Message
@@ -25,7 +26,10 @@ LIMITED_BY = {errno.ENOMEM: "memory_bytes", errno.EAGAIN: "processes"}
 
 
 def fork_and_exec(order: Message, stdin: int, log: int) -> int:
-    """The pid of the command that was executed. Raises SpawnFailedError."""
+    """The pid of the command that was executed. Raises SpawnFailedError.
+
+    If the report of the child cannot be read the command counts as executed: it may have been.
+    """
     report, report_end = os.pipe2(os.O_CLOEXEC)
     try:
         try:
@@ -34,7 +38,7 @@ def fork_and_exec(order: Message, stdin: int, log: int) -> int:
                 _run_child(order, stdin, log, report_end)
         finally:
             os.close(report_end)
-        failure = os.read(report, REPORT_BYTES)
+        failure = _read_report(report)
     finally:
         os.close(report)
     if failure:
@@ -44,16 +48,33 @@ def fork_and_exec(order: Message, stdin: int, log: int) -> int:
     return pid
 
 
+def _read_report(report: int) -> bytes:
+    try:
+        return os.read(report, REPORT_BYTES)
+    except OSError as error:
+        log_error(f"the report of a worker's start cannot be read: {error}")
+        return b""
+
+
 def _run_child(order: Message, stdin: int, log: int, report_end: int) -> NoReturn:
     """Must never return into the launcher's loop, whatever happens."""
     try:
+        failure = _failure_of(order, stdin, log)
+        os.write(report_end, failure.encode(errors="replace")[:REPORT_BYTES])
+    finally:
+        os._exit(NEVER_EXECUTED)
+
+
+def _failure_of(order: Message, stdin: int, log: int) -> str:
+    """Become the worker; returns only if that fails."""
+    try:
         _become(order, stdin, log)
     except SpawnFailedError as error:
-        failure = f"{error.errno} {error.transient} {error.text}"
+        return f"{error.errno} {error.transient} {error.text}"
+    except OSError as error:
+        return f"{error.errno} {error.errno in HOST_LACKS} {error}"
     except BaseException as error:  # noqa: BLE001  (the boundary of the forked child: it reports, then it ends)
-        failure = f"{errno.EINVAL} {False} {error!r}"
-    os.write(report_end, failure.encode(errors="replace")[:REPORT_BYTES])
-    os._exit(NEVER_EXECUTED)
+        return f"{errno.EINVAL} {False} {error!r}"
 
 
 def _become(order: Message, stdin: int, log: int) -> NoReturn:

@@ -5,7 +5,8 @@ adopted process belongs to a run if it shows the run's id or mark, is in its ses
 have started it. One whose run is not certain is leaked: counted, and killed once all runs that may own it are over.
 
 Invariants: a child of ours is unreaped, so its pid is not used again; any other process is pinned by a pidfd and proven
-to be the child of a living member of the tree before it gets a signal.
+to be the child of a living member of the tree before it gets a signal; a lack of descriptors or memory is raised as
+OSError, and never taken for the end of a process.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Delivery:
                 self._reached.add(key)
         except PermissionError:
             self.refused.add(pid)
-        except OSError:  # it has ended
+        except ProcessLookupError:
             return
 
 
@@ -111,6 +112,8 @@ class ProcessTree:
 
     def adopt(self) -> bool:
         """Take in the children that we got since the last call. Returns whether there were any.
+
+        Raises OSError while /proc cannot be read; the next call takes in the rest.
 
         Those that have ended are reaped at once. Else a tree that forks faster than we look would leave more of them
         each time, and soon no process could be started on the host.
@@ -239,17 +242,17 @@ def _is_child(pid: int, parent: int, parent_pidfd: int) -> bool:
     """Whether `pid`, which is pinned, has `parent` as its parent, and that has not ended."""
     try:
         stat = kernel.read_stat(pid)
-    except OSError:
+    except (ProcessLookupError, PermissionError):
         return False
     return stat.parent == parent and not stat.ended and _exists(parent_pidfd)
 
 
 @contextlib.contextmanager
 def _pinned(pid: int) -> Iterator[int | None]:
-    """A pidfd; None when the process is gone or no descriptor is left."""
+    """A pidfd; None when the process is gone."""
     try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
+        pidfd = kernel.open_pidfd(pid)
+    except ProcessLookupError:
         yield None
         return
     try:
@@ -259,19 +262,23 @@ def _pinned(pid: int) -> Iterator[int | None]:
 
 
 def _read_children_of(pid: int) -> list[int]:
-    """The children of all its threads. Any that is missed here has lost its parent, and becomes a child of ours."""
+    """The children of all its threads; those of a thread that ends meanwhile become children of another one."""
     children: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
-            children += map(int, kernel.read_file(f"/proc/{pid}/task/{task}/children").split())
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return children
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            children += map(int, kernel.read_proc(pid, f"task/{thread}/children").split())
     return children
 
 
 def _read_run_id(pid: int, instance: str) -> str | None:
     """The run id in its environment, if that is of our instance: a worker may itself be a Stoker that runs jobs."""
     try:
-        variables = kernel.read_file(f"/proc/{pid}/environ").split(b"\0")
-    except OSError:
+        variables = kernel.read_proc(pid, "environ").split(b"\0")
+    except (ProcessLookupError, PermissionError):
         return None
     if INSTANCE + instance.encode() not in variables:
         return None
@@ -280,17 +287,17 @@ def _read_run_id(pid: int, instance: str) -> str | None:
 
 
 def _read_session(pid: int) -> int:
-    """0, which is no session, if the process has ended."""
+    """0, which is no session, if the process has ended or may not be read."""
     try:
         return kernel.read_stat(pid).session
-    except OSError:
+    except (ProcessLookupError, PermissionError):
         return 0
 
 
 def _read_cgroup(pid: int) -> str | None:
     """The path from the top of the hierarchy that we see; None for the top itself, where any process may be."""
-    with contextlib.suppress(OSError):
-        for line in kernel.read_file(f"/proc/{pid}/cgroup").decode(errors="replace").split("\n"):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        for line in kernel.read_proc(pid, "cgroup").decode(errors="replace").split("\n"):
             if line.startswith("0::") and len(line) > len("0::/"):
                 return line.removeprefix("0::")
     return None

@@ -97,10 +97,14 @@ def _in_native_text(order: Message) -> Message:
 def _file_of(text: str) -> int:
     """A sealed file, so that a worker that writes to its stdin gets an error."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(fd, "wb", closefd=False) as file:
-        file.write(text.encode())
-    os.lseek(fd, 0, os.SEEK_SET)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(text.encode())
+        os.lseek(fd, 0, os.SEEK_SET)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -117,11 +121,20 @@ def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
     leaf = prepared.open_leaf(order["setup"]["cgroup"])
     try:
         pid = _posix_spawn(order, stdin, log)
-        with contextlib.suppress(OSError):  # it has ended already
-            os.write(leaf, str(pid).encode())
+        _move(pid, leaf)
         return pid
     finally:
         os.close(leaf)
+
+
+def _move(pid: int, leaf: int) -> None:
+    """It runs already, so it goes on where it is if it cannot be moved."""
+    try:
+        os.write(leaf, str(pid).encode())
+    except ProcessLookupError:  # it has ended
+        return
+    except OSError as error:
+        log_error(f"pid {pid} is not in its cgroup: {error}")
 
 
 def _posix_spawn(order: Message, stdin: int, log: int) -> int:

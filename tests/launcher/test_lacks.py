@@ -1,0 +1,197 @@
+"""The launcher while the host lacks descriptors or memory: it takes no lack for a fact, and goes on when it is over.
+
+Each lack is injected by strace or is a real limit on the launcher; the limits of the tests' own process stay.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.process.messages import Exited, OrphanLog, RunState, Setup, Started
+from tests.support import strace
+from tests.support.facts import until_async
+from tests.support.instance import ended, log_of
+from tests.support.strace import Attached, calls_of
+
+if TYPE_CHECKING:
+    from stoker.process.client import LauncherClient
+    from tests.support.instance import LauncherHost
+
+# A child that shows its run only in its environment and in its mark.
+FAR = "setsid sh -c 'echo far $$; read _ < $0' $0"
+
+pytestmark = pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+
+
+def injected(trace: Path) -> int:
+    return sum(call.injected for call in calls_of(trace))
+
+
+def said_on_stderr(host: LauncherHost, client: LauncherClient) -> str:
+    return (host.state_dir / "launchers" / f"{client.launcher}.err").read_text()
+
+
+def limit_open_files(client: LauncherClient, soft: int, hard: int) -> None:
+    """Until it starts a worker: then it raises the soft limit to the hard one, which nobody can raise again."""
+    resource.prlimit(client.facts.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_files(client: LauncherClient) -> int:
+    return len(list(Path(f"/proc/{client.facts.pid}/fd").iterdir()))
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOMEM"])
+async def test_exit_when_the_owner_of_a_child_cannot_be_read_then_its_run_stays_open(
+    host: LauncherHost, error: str
+) -> None:
+    client = await host.start()
+    other, order, trace = host.staying(), host.shell(f"{FAR} & read _ < $0"), host.home / "trace"
+    await host.running(client, other)
+    await host.running(client, order, "far")
+    child = int(log_of(order).split()[1])
+    attached = Attached(client.facts.pid, trace, "trace=openat", f"inject=openat:error={error}:when=1..2")
+
+    await client.signal(order.run_id, signal.SIGKILL, "main")
+    exited = await host.heard(Exited, order)
+
+    attached.detach()
+    assert injected(trace) == 2
+    assert exited.left
+    assert not ended(child)
+    await client.signal(order.run_id, signal.SIGKILL)
+    await host.gone(order)
+    assert ended(child)
+    assert await host.state(client, other) is RunState.RUNNING
+
+
+async def test_signal_when_the_children_cannot_be_read_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
+    client = await host.start()
+    order, trace = host.staying(), host.home / "trace"
+    await host.running(client, order)
+    attached = Attached(client.facts.pid, trace, "trace=pread64", "inject=pread64:error=ENOMEM:when=1..2")
+
+    delivered = await client.signal(order.run_id, signal.SIGTERM)
+
+    exited = await host.heard(Exited, order)
+    attached.detach()
+    assert injected(trace) == 2
+    assert delivered
+    assert (exited.signal, exited.stopped) == (signal.SIGTERM, True)
+
+
+async def test_list_when_the_children_cannot_be_read_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
+    client = await host.start()
+    order, trace = host.staying(), host.home / "trace"
+    await host.running(client, order)
+    attached = Attached(client.facts.pid, trace, "trace=pread64", "inject=pread64:error=ENOMEM:when=1")
+
+    state = await host.state(client, order)
+
+    attached.detach()
+    assert injected(trace) == 1
+    assert state is RunState.RUNNING
+
+
+async def test_signal_when_no_descriptor_is_left_for_a_child_then_that_is_said(host: LauncherHost) -> None:
+    client = await host.start()
+    order, trace = host.shell(f"{FAR} & read _ < $0"), host.home / "trace"
+    await host.running(client, order, "far")
+    attached = Attached(client.facts.pid, trace, "trace=pidfd_open", "inject=pidfd_open:error=EMFILE")
+
+    delivered = await client.signal(order.run_id, signal.SIGTERM)
+
+    attached.detach()
+    assert injected(trace) > 0
+    assert delivered
+    assert f"signal 15 reached a part of run {order.run_id}" in said_on_stderr(host, client)
+    await client.signal(order.run_id, signal.SIGKILL)
+    await host.gone(order)
+
+
+async def test_launch_when_many_runs_have_files_open_then_the_rest_stays_for_their_stop(host: LauncherHost) -> None:
+    client = await host.start()
+    limit_open_files(client, 64, 64)
+    deep = host.shell("setsid sh -c 'setsid sh -c \"echo far $$; read _ < $0\" $0 & read _ < $0' $0 & read _ < $0")
+    await host.running(client, deep, "far")
+    orders = [host.staying() for _ in range(40)]
+    client.launch(orders)
+    ends = [await until_async(lambda o=order: host.said(Started, o) or host.said(Exited, o)) for order in orders]  # type: ignore[misc]
+
+    refused = [end.spawn_error for end in ends if isinstance(end, Exited) and end.spawn_error is not None]
+    delivered = await client.signal(deep.run_id, signal.SIGTERM)
+    await host.heard(Exited, deep)
+
+    assert refused
+    assert {(error.errno, error.transient) for error in refused} == {(errno.EMFILE, True)}
+    assert delivered
+    assert await until_async(lambda: ended(int(log_of(deep).split()[1])), why="the end of the deepest process")
+    assert "reached a part" not in said_on_stderr(host, client)
+
+
+async def test_start_when_its_report_cannot_be_read_then_the_worker_is_not_denied(host: LauncherHost) -> None:
+    client = await host.start()
+    order, trace = host.shell("echo ran; exit 3", setup=Setup(nice=1)), host.home / "trace"
+    attached = Attached(client.facts.pid, trace, "trace=read", "inject=read:error=EIO:when=1")
+
+    exited = await host.run(client, order)
+
+    attached.detach()
+    assert injected(trace) == 1
+    assert exited.spawn_error is None
+    assert (exited.exit_code, log_of(order)) == (3, "ran\n")
+
+
+# --- connections ------------------------------------------------------------------------------------------
+
+
+async def test_listener_when_no_descriptor_is_left_then_it_is_tried_again_after_a_pause(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    trace = host.home / "trace"
+    _, hard = resource.prlimit(client.facts.pid, resource.RLIMIT_NOFILE)
+    attached = Attached(client.facts.pid, trace, "trace=accept4")
+    limit_open_files(client, open_files(client), hard)
+    began = time.monotonic()
+
+    waiting = host.wire(client.launcher)
+    await until_async(lambda: calls_of(trace), why="a connection that is not accepted")
+    for _ in range(100):  # a turn of its loop each
+        await client.list_runs()
+    tries, seconds = len(calls_of(trace)), time.monotonic() - began
+
+    attached.detach()
+    assert tries <= 1 + seconds
+    assert "connections wait: Too many open files" in said_on_stderr(host, client)
+    limit_open_files(client, hard, hard)
+    assert waiting.hello(host.instance, epoch=2)["op"] == "hello"
+
+
+# --- output -----------------------------------------------------------------------------------------------
+
+
+async def test_output_when_the_pipes_cannot_be_searched_then_they_are_later(host: LauncherHost) -> None:
+    first = await host.start()
+    order, trace = host.shell("echo before; cat $0; read _ < $0"), host.home / "trace"
+    await host.running(first, order, "before")
+    os.kill(first.facts.pid, signal.SIGKILL)
+    await until_async(lambda: ended(first.facts.pid), why="the end of the launcher")
+    second = await host.start(epoch=2)
+    attached = Attached(second.facts.pid, trace, "trace=openat", "inject=openat:error=EMFILE:when=1")
+
+    second.read_logs([OrphanLog(run_id=order.run_id, log=order.log, max_log_bytes=order.max_log_bytes)])
+    await second.list_runs()
+
+    attached.detach()
+    assert injected(trace) == 1
+    host.never.write_text("after\n")
+    await until_async(lambda: log_of(order) == "before\nafter\n", why="the rest of the output")
