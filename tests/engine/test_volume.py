@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES
 from tests.support.work import lines, shell, submit_many
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import stoker
+    from tests.support.daemon import DaemonProcess
 
 JOBS = 1_000
 SETTINGS = """
@@ -57,3 +59,16 @@ def test_thousand_jobs_when_spread_over_queues_then_each_runs_exactly_once(
     assert (status["running"], status["queued"], status["waiting"]) == (0, 0, 0)
     assert status["last_seq"] == 3 * JOBS + 1 + len(queues) - 1
     assert {each["name"]: each["used"] for each in status["resources"]} == {"seat": 0}
+
+
+def test_wal_when_many_large_jobs_are_submitted_then_it_begins_anew(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
+    client.call("queue.pause", {"name": "low"})
+    large = {"command": "true", "args": ["x" * 60_000], "queue": "low"}
+    written = 0
+    while written < 6 * CHECKPOINT_PAGES * PAGE_BYTES:
+        submit_many(client, [large] * 10)
+        written += 2 * 10 * 60_000  # in the job, and in the change that records it
+
+    assert (shared.state_dir / "stoker.db-wal").stat().st_size < 2 * CHECKPOINT_PAGES * PAGE_BYTES

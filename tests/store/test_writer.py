@@ -244,9 +244,25 @@ async def test_commit_when_much_is_written_in_whatever_way_then_the_wal_begins_a
 ) -> None:
     for number in range(1, 31):
         await state.writer.commit(batch(number))
+        await state.writer.checkpoint_if_due()
 
     wal = directory.database.with_name(directory.database.name + "-wal")
     assert 0 < wal.stat().st_size < 2 * CHECKPOINT_PAGES * PAGE_BYTES
+
+
+async def test_commit_when_much_is_written_then_it_does_not_wait_until_the_wal_is_copied(
+    state: Opened, directory: StateDirectory
+) -> None:
+    def size() -> int:
+        return directory.database.stat().st_size
+
+    before = size()
+    await state.writer.commit(Batch(checkpoints=[saved(1, 10 * MEGABYTE)]))
+    at_commit = size()
+    await state.writer.checkpoint_if_due()
+
+    assert at_commit == before
+    assert size() > before + 10 * MEGABYTE
 
 
 # --- the chain ----------------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ class Loop:
         for part in self._after_commit:
             part.after_commit(turn)
         self._measure("act", turn, messages)
+        await self._writer.checkpoint_if_due()  # the answers of this turn go out meanwhile
         return more
 
     async def _apply_all(self, turn: Turn, messages: Sequence[Message]) -> None:

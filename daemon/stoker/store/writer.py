@@ -153,6 +153,12 @@ class Writer:
         if not await self._stored(batch):
             self._room.give_up()
             await self._store_later(batch)
+
+    async def checkpoint_if_due(self) -> None:
+        """Copy the WAL into the database if much was written since the last time: to be called after each commit.
+
+        A commit does not wait for it: to copy ten megabytes takes as long as to write them.
+        """
         if self._since_checkpoint >= CHECKPOINT_PAGES:
             await self.checkpoint()
 
