@@ -73,6 +73,7 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_then_all_are_ke
     assert list((tortured.state_dir / "outcomes").glob("*")) == []
     assert faults.fired["daemon"] * faults.fired["launcher"] > 0
     assert faults.fired["socket"] + faults.fired["hangup"] > 0
-    assert min(faults.fired["stderr"], len(audit.uploads)) > 0
+    uploading = [key for key in ledger.answered if ledger.sent[key].get("args", [""])[-1] == "uploads"]
+    assert min(faults.fired["stderr"], len(uploading)) > 0  # a kill may come before each of them has saved
     assert min(load.done["answered"], load.done["workflow"]) > 0
     assert min(audit.policies()[policy] for policy in POLICIES) > 0

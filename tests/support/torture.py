@@ -43,7 +43,7 @@ FATES = [
 POLICIES = [("fail", False), ("requeue", False), ("hold", False), ("fail", True), ("requeue", True), ("hold", True)]
 LIVE = ["waiting", "queued", "running"]
 MOST_LIVE = 40
-UPLOADING = 0.05  # the share of jobs that save two large checkpoints at once: a second of work
+UPLOADING = 0.08  # the share of jobs that save two large checkpoints at once: a second of work
 FDS_ALLOWED = 12  # connections to launchers of earlier lives, clients that are just leaving
 
 
