@@ -45,7 +45,7 @@ def test_ttl_when_the_job_has_not_started_in_time_then_it_expires(client: stoker
     assert end_of(client, job) == ("expired", "ttl")
 
     found = job_view(client, job)
-    assert found["finished_at"] - found["created_at"] >= 100
+    assert found["finished_at"] - found["created_at"] >= 99  # times of the wall clock, a limit of the steady one
     assert found["attempts"] == 0
 
 
