@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.core.requests import Purge
 from stoker.core.retention import (
     CHANGES_PER_JOB,
     EndedItem,
@@ -134,3 +136,10 @@ def test_ranges_when_unfolded_then_they_are_the_same_ids(ids: set[int]) -> None:
 )
 def test_age_when_read_then_it_is_in_milliseconds(text: str, milliseconds: int | None) -> None:
     assert age(text) == milliseconds
+
+
+@pytest.mark.parametrize(
+    ("choice", "everything"), [({}, True), ({"queue": "bulk"}, False), ({"states": ("failed",)}, False)]
+)
+def test_purge_when_it_chooses_jobs_then_the_log_of_changes_stays(choice: dict[str, Any], *, everything: bool) -> None:
+    assert Purge(before=1, **choice).takes_all is everything
