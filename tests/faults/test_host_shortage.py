@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.strace import Attached, calls_of, why_not
+from tests.support.strace import Attached, injected, why_not
 from tests.support.torture import launchers
 from tests.support.work import end_of, kill9, shell, submit, submit_many
 
@@ -27,10 +27,6 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def daemon() -> Iterator[DaemonProcess]:
     with DaemonProcess("[daemon]\nmax_running = 4\n") as daemon:
         yield daemon
-
-
-def injected(trace: Path) -> int:
-    return sum(call.injected for call in calls_of(trace))
 
 
 def shortage(client: stoker.Client) -> Any:

@@ -19,7 +19,7 @@ from stoker.process.messages import Exited, OrphanLog, RunState, Setup, Started
 from tests.support import strace
 from tests.support.facts import until_async
 from tests.support.instance import ended, log_of
-from tests.support.strace import Attached, calls_of
+from tests.support.strace import Attached, calls_of, injected
 
 if TYPE_CHECKING:
     from stoker.process.client import LauncherClient
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 FAR = "setsid sh -c 'echo far $$; read _ < $0' $0"
 
 pytestmark = pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
-
-
-def injected(trace: Path) -> int:
-    return sum(call.injected for call in calls_of(trace))
 
 
 def said_on_stderr(host: LauncherHost, client: LauncherClient) -> str:

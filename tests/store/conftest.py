@@ -1,11 +1,10 @@
 """Databases for the tests of store/: always real files, migrated by the code that the daemon uses.
 
-Every connection, lock and umask that a test took is given back.
+Every connection and lock that a test took is given back.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -44,9 +43,7 @@ def directory(tmp_path: Path) -> Iterator[StateDirectory]:
 @pytest.fixture
 async def open_at() -> AsyncIterator[Open]:
     """Opens a state directory as a daemon does; everything is closed at the end of the test."""
-    umask = os.umask(0o022)
     async with AsyncExitStack() as stack:
-        stack.callback(os.umask, umask)
 
         async def opened(
             at: StateDirectory, boot_id: str = "boot", reserve_bytes: int = RESERVE_BYTES, pid_namespace: int = 1

@@ -137,6 +137,11 @@ def calls_of(trace: Path) -> list[Call]:
     return [Call(call[2], PurePath(call[3] or "").name, INJECTED in line) for call, line in found]
 
 
+def injected(trace: Path) -> int:
+    """How many faults have struck by now."""
+    return sum(call.injected for call in calls_of(trace))
+
+
 class Attached:
     """strace on a process that runs; it ends with it, or when told to."""
 
