@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from stoker.core.job.model import Attempt, Identity
+from stoker.store.database import json_array
 
 # The columns of an Attempt, in part those of its identity and its outcome. One has another name than its field.
 _IDENTITY = Identity.__struct_fields__
@@ -136,7 +137,7 @@ def newest_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[
 
 def outputs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:
     """The output of the newest attempt of each of these jobs, if it has one."""
-    rows = connection.execute(OUTPUTS, (msgspec.json.encode(list(job_ids)).decode(),))
+    rows = connection.execute(OUTPUTS, (json_array(job_ids),))
     return {job_id: output for job_id, output in rows if output is not None}
 
 
@@ -157,14 +158,14 @@ class Needed(Struct, frozen=True):
 
 def needed(connection: sqlite3.Connection, job_ids: Iterable[int]) -> list[Needed]:
     """The state and output of each of these jobs; purged ones are left out."""
-    return [Needed(*row) for row in connection.execute(NEEDED, (msgspec.json.encode(list(job_ids)).decode(),))]
+    return [Needed(*row) for row in connection.execute(NEEDED, (json_array(job_ids),))]
 
 
 def errors(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:
     """The error of the newest attempt of each of these jobs, if it has one."""
-    return dict(connection.execute(ERRORS, (msgspec.json.encode(list(job_ids)).decode(),)))
+    return dict(connection.execute(ERRORS, (json_array(job_ids),)))
 
 
 def known(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:
     """Those of `run_ids` that have a row, open or settled."""
-    return {row[0] for row in connection.execute(KNOWN, (msgspec.json.encode(list(run_ids)).decode(),))}
+    return {row[0] for row in connection.execute(KNOWN, (json_array(run_ids),))}

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, Head
+from stoker.store.database import json_array
 
 FIELDS = Checkpoint.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
@@ -85,7 +86,7 @@ def by_id(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
 
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Checkpoint]:
     """These checkpoints of one chain, oldest first."""
-    return [from_row(row) for row in connection.execute(BY_IDS, (msgspec.json.encode(list(ids)).decode(),))]
+    return [from_row(row) for row in connection.execute(BY_IDS, (json_array(ids),))]
 
 
 def about(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
@@ -113,7 +114,7 @@ def last_progress(connection: sqlite3.Connection, job_id: int) -> int:
 
 def newest_at(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, int]:
     """The time of the newest checkpoint of each of these jobs, if there is one."""
-    return dict(connection.execute(NEWEST_AT, (msgspec.json.encode(list(job_ids)).decode(),)))
+    return dict(connection.execute(NEWEST_AT, (json_array(job_ids),)))
 
 
 def step_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, Checkpoint]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from traceback import clear_frames
 from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
+import msgspec
 
 from stoker.core.errors import DiskFull, StateRefused, StorageFailed
 from stoker.store.reserve import is_full
@@ -105,6 +106,24 @@ async def open_writer(path: Path) -> Database:
 async def open_reader(path: Path) -> Database:
     """A connection that can only read."""
     return await _opened(_connect(path, _READER_PRAGMAS))
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A write transaction: committed at the end, rolled back after an error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself rolls back on a full disk
+            connection.execute("ROLLBACK")
+        raise
+
+
+def json_array(values: Iterable[object]) -> str:
+    """The parameter of a `json_each(?)`: as many values as are wanted in one statement."""
+    return msgspec.json.encode(list(values)).decode()
 
 
 def make_shrinkable(connection: sqlite3.Connection, path: Path) -> None:

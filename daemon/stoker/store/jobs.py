@@ -22,6 +22,7 @@ from stoker.core.job.limits import Limits
 from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
 from stoker.core.raw_bytes import AnyText
 from stoker.core.requests import JobStanding
+from stoker.store.database import json_array
 
 
 class SpecRemainder(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -246,7 +247,7 @@ def _spec_of(columns: Sequence[Any]) -> Spec:
 
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
     """The jobs among `ids` that exist."""
-    return {job.id: job for job in map(from_row, connection.execute(BY_IDS, (_encode(list(ids)).decode(),)))}
+    return {job.id: job for job in map(from_row, connection.execute(BY_IDS, (json_array(ids),)))}
 
 
 def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, JobStanding]:
@@ -259,26 +260,26 @@ def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, J
             exit_code=exit_code,
             signal=signal,
         )
-        for ident, state, reason, exit_code, signal in connection.execute(STANDINGS, (_encode(list(ids)).decode(),))
+        for ident, state, reason, exit_code, signal in connection.execute(STANDINGS, (json_array(ids),))
     }
 
 
 def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
     """Every step of these workflows."""
-    return {job.id: job for job in map(from_row, connection.execute(OF_WORKFLOWS, (_encode(list(ids)).decode(),)))}
+    return {job.id: job for job in map(from_row, connection.execute(OF_WORKFLOWS, (json_array(ids),)))}
 
 
 def ready(
     connection: sqlite3.Connection, queue: str, demand: str | None, barred: Iterable[int], limit: int
 ) -> list[Job]:
     """The first `limit` queued jobs of a queue with this demand, without steps of barred workflows."""
-    rows = connection.execute(READY, (queue, demand, _encode(list(barred)).decode(), limit))
+    rows = connection.execute(READY, (queue, demand, json_array(barred), limit))
     return [from_row(row) for row in rows]
 
 
 def ahead(connection: sqlite3.Connection, job: Job, demands: Iterable[str | None]) -> int:
     """The number of queued jobs of its queue, with these demands, that go before this one; at most 10 000."""
-    parameters = (_encode(list(demands)).decode(), job.spec.queue, job.order_key, job.id)
+    parameters = (json_array(demands), job.spec.queue, job.order_key, job.id)
     return int(connection.execute(AHEAD, parameters).fetchone()[0])
 
 
@@ -301,7 +302,7 @@ def dependents(connection: sqlite3.Connection, needed: int, after: int, limit: i
 
 def skipped_behind(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Dependent]:
     """Jobs that were skipped because of `ids`, directly or through other skipped jobs."""
-    rows = connection.execute(SKIPPED_BEHIND, (_encode(list(ids)).decode(),))
+    rows = connection.execute(SKIPPED_BEHIND, (json_array(ids),))
     return [Dependent(needed, job_id, NeedOn(on)) for needed, job_id, on in rows]
 
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 from stoker.core.clock import wall_ms
 from stoker.core.errors import StateRefused
 from stoker.files import sync
-from stoker.store.database import APPLICATION_ID
+from stoker.store.database import APPLICATION_ID, transaction
 
 _NAME = re.compile(r"(\d{4})_[a-z]+(_[a-z0-9]+)+\.sql")
 
@@ -92,17 +92,11 @@ def refuse_unknown(connection: sqlite3.Connection) -> None:
 
 def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
     remember = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {migration.number};"
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         connection.execute(CREATE_MIGRATIONS)
         for statement in _statements(migration.sql + remember):
             connection.execute(statement)
         connection.execute(REMEMBER, (migration.number, migration.name, migration.checksum, wall_ms()))
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        if connection.in_transaction:  # SQLite itself rolls back on a full disk
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _statements(sql: str) -> list[str]:

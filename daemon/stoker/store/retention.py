@@ -17,6 +17,7 @@ from msgspec import Struct
 from stoker.core.job.model import Need
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.checkpoint import chain_of
+from stoker.store.database import json_array, transaction
 from stoker.store.queues import SET_META
 
 MAX_TIME = 2**63 - 1
@@ -85,10 +86,6 @@ SLACK_PAGES = 256
 SLACK_SHARE = 10  # a tenth of the file
 
 
-def _ids(ids: Iterable[object]) -> str:
-    return msgspec.json.encode(list(ids)).decode()
-
-
 class PurgeGroup(NamedTuple):
     """Jobs or workflows that are kept by the same rule: `condition` is SQL of this module with one parameter."""
 
@@ -116,7 +113,7 @@ def workflows_named(name: str) -> PurgeGroup:
 
 def workflows_except(names: Collection[str]) -> PurgeGroup:
     """The workflows of all other names."""
-    return PurgeGroup(WORKFLOWS, "name NOT IN (SELECT value FROM json_each(?))", _ids(names))
+    return PurgeGroup(WORKFLOWS, "name NOT IN (SELECT value FROM json_each(?))", json_array(names))
 
 
 def newest_kept(connection: sqlite3.Connection, group: PurgeGroup, last: int) -> int | None:
@@ -136,7 +133,7 @@ def ended(
     limit: int,
 ) -> list[EndedItem]:
     """Those of a group that ended before a time, oldest first, behind `after`. Empty `states` means all."""
-    wanted = _ids(states)
+    wanted = json_array(states)
     parameters = (group.parameter, before, after.at, after.id, wanted, wanted, limit)
     return [EndedItem(*row) for row in connection.execute(ENDED.format(group=group.sql), parameters)]
 
@@ -144,7 +141,7 @@ def ended(
 def steps(connection: sqlite3.Connection, workflow_ids: Iterable[int]) -> dict[int, list[int]]:
     """The jobs of these workflows."""
     of: dict[int, list[int]] = {ident: [] for ident in workflow_ids}
-    for workflow_id, job_id in connection.execute(STEPS, (_ids(of),)):
+    for workflow_id, job_id in connection.execute(STEPS, (json_array(of),)):
         of[workflow_id].append(job_id)
     return of
 
@@ -167,12 +164,12 @@ def needed_by_open(connection: sqlite3.Connection, after: int, limit: int) -> tu
 
 def jobs_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, int]:
     """When those of these jobs ended that have no open attempt."""
-    return dict(connection.execute(JOBS_ENDED_AT, (_ids(ids),)).fetchall())
+    return dict(connection.execute(JOBS_ENDED_AT, (json_array(ids),)).fetchall())
 
 
 def workflows_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, int]:
     """When those of these workflows ended that have ended."""
-    return dict(connection.execute(WORKFLOWS_ENDED_AT, (_ids(ids),)).fetchall())
+    return dict(connection.execute(WORKFLOWS_ENDED_AT, (json_array(ids),)).fetchall())
 
 
 def oldest_changes(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
@@ -227,12 +224,12 @@ class PurgePortion(Struct, frozen=True):
 
 def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
     """Delete the rows of a portion, inside the transaction of its turn, and list what they leave behind."""
-    ids = _ids(portion.all_jobs)
+    ids = json_array(portion.all_jobs)
     connection.execute(MARK_KEYS, (portion.at, ids))
     connection.execute(LIST_LOGS, (ids,))
-    connection.execute(LIST_CHECKPOINTS, (_ids(portion.chains),))
+    connection.execute(LIST_CHECKPOINTS, (json_array(portion.chains),))
     connection.execute(DELETE_JOBS, (ids,))
-    connection.execute(DELETE_WORKFLOWS, (_ids(portion.workflows),))
+    connection.execute(DELETE_WORKFLOWS, (json_array(portion.workflows),))
     if portion.changes:
         _purge_changes(connection, portion.changes)
 
@@ -258,7 +255,7 @@ def listed_logs(connection: sqlite3.Connection, after: int, limit: int) -> list[
 
 def unlist_logs(connection: sqlite3.Connection, ids: Collection[int]) -> Swept:
     """The directories of these are gone."""
-    return Swept(connection.execute(UNLIST_LOGS, (_ids(ids),)).rowcount)
+    return Swept(connection.execute(UNLIST_LOGS, (json_array(ids),)).rowcount)
 
 
 def has_jobs_between(connection: sqlite3.Connection, first: int, last: int) -> bool:
@@ -268,15 +265,8 @@ def has_jobs_between(connection: sqlite3.Connection, first: int, last: int) -> b
 
 def sweep_checkpoints(connection: sqlite3.Connection) -> Swept:
     """Remove some checkpoints of purged jobs and workflows."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        swept = _sweep_chains(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return swept
+    with transaction(connection):
+        return _sweep_chains(connection)
 
 
 def _sweep_chains(connection: sqlite3.Connection) -> Swept:

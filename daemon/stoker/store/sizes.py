@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 
-import msgspec
 from msgspec import Struct
 
+from stoker.store.database import json_array
 from stoker.store.retention import PurgePortion
 
 SPACE = """
@@ -60,7 +60,6 @@ def checkpoints(connection: sqlite3.Connection, after: int) -> tuple[int | None,
 
 def sizes_of(connection: sqlite3.Connection, portion: PurgePortion) -> dict[str, int]:
     """The bytes of the logs and checkpoints of some jobs and workflows."""
-    ids, chains = (msgspec.json.encode(each).decode() for each in (portion.all_jobs, portion.chains))
-    (of_logs,) = connection.execute(LOGS_OF, (ids,)).fetchone()
-    (of_checkpoints,) = connection.execute(CHECKPOINTS_OF, (chains,)).fetchone()
+    (of_logs,) = connection.execute(LOGS_OF, (json_array(portion.all_jobs),)).fetchone()
+    (of_checkpoints,) = connection.execute(CHECKPOINTS_OF, (json_array(portion.chains),)).fetchone()
     return {"logs": of_logs or 0, "checkpoints": of_checkpoints or 0}

@@ -16,6 +16,7 @@ from msgspec import Struct
 from stoker.core.job.model import Reason, State
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.store import attempts
+from stoker.store.database import json_array
 
 FIELDS = Workflow.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
@@ -76,7 +77,7 @@ def live(connection: sqlite3.Connection) -> list[StoredWorkflow]:
 
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[StoredWorkflow]:
     """The workflows among `ids` that exist."""
-    rows = connection.execute(BY_IDS, (_ids(ids),))
+    rows = connection.execute(BY_IDS, (json_array(ids),))
     return _with_steps(connection, [from_row(row) for row in rows])
 
 
@@ -89,13 +90,14 @@ def page(
     connection: sqlite3.Connection, before: int | None, states: Collection[WorkflowState], limit: int
 ) -> list[StoredWorkflow]:
     """Workflows before the id `before`, newest first. Empty `states` means all."""
-    wanted = msgspec.json.encode([state.value for state in states]).decode()
+    wanted = json_array(state.value for state in states)
     return _with_steps(connection, [from_row(row) for row in connection.execute(PAGE, (before, wanted, limit))])
 
 
 def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[StoredWorkflow]:
     steps: dict[int, list[StepStanding]] = {workflow.id: [] for workflow in workflows}
-    for workflow_id, job_id, step, state, reason, *rest in connection.execute(STEPS, (_ids(steps),)) if steps else ():
+    rows = connection.execute(STEPS, (json_array(steps),)) if steps else ()
+    for workflow_id, job_id, step, state, reason, *rest in rows:
         why = None if reason is None else Reason(reason)
         steps[workflow_id].append(StepStanding(job_id, step, State(state), why, *rest))
     return [
@@ -108,7 +110,3 @@ def _outputs(connection: sqlite3.Connection, workflow: Workflow, steps: Iterable
     """Read only if a step may be verified: outputs can be large, and most workflows do not verify."""
     verifies = '"verify":true' in workflow.flow
     return attempts.outputs(connection, [one.job_id for one in steps]) if verifies else {}
-
-
-def _ids(ids: Iterable[int]) -> str:
-    return msgspec.json.encode(list(ids)).decode()

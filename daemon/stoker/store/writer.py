@@ -21,7 +21,7 @@ from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
 from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, upkeep, workflows
-from stoker.store.database import Database
+from stoker.store.database import Database, transaction
 from stoker.store.reserve import Reserve, is_full
 
 P = ParamSpec("P")
@@ -84,15 +84,8 @@ def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]],
 
 
 def store(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        stored = _write(connection, batch, head)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return stored
+    with transaction(connection):
+        return _write(connection, batch, head)
 
 
 def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
@@ -219,8 +212,7 @@ class Writer:
 
         count = await self.maintain(piece)
         self._since_checkpoint += pages
-        if self._since_checkpoint >= CHECKPOINT_PAGES:
-            await self.checkpoint()
+        await self.checkpoint_if_due()
         return count
 
     async def checkpoint(self) -> None:

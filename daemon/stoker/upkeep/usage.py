@@ -7,8 +7,11 @@ the disk busy for minutes. The file of the database is measured when it is asked
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from stoker.core.clock import Clock
 from stoker.core.daemon_views import UsageView
@@ -16,6 +19,10 @@ from stoker.ops import archive
 from stoker.store import sizes
 from stoker.store.reader import Reader
 from stoker.upkeep.pace import Pace
+
+T = TypeVar("T", int, str)
+Portion = Callable[[sqlite3.Connection, T], tuple[T | None, int]]
+"""The last key of the rows behind a key, None if there are none, and their bytes."""
 
 
 class Usage:
@@ -34,24 +41,15 @@ class Usage:
         """Add up what takes long."""
         archives = await asyncio.to_thread(archive.listed, self._database.parent)
         self._archives = sum(one.size for one in archives)
-        self._logs = await self._sum_logs(pace)
-        self._checkpoints = await self._sum_checkpoints(pace)
+        self._logs = await self._sum(sizes.logs, "", pace)
+        self._checkpoints = await self._sum(sizes.checkpoints, 0, pace)
         self._measured_at = self._clock.now().wall
 
-    async def _sum_logs(self, pace: Pace) -> int:
-        total, after = 0, ""
+    async def _sum(self, portion: Portion[T], first: T, pace: Pace) -> int:
+        total, after = 0, first
         while True:
             async with pace.piece():
-                last, size = await self._reader.run(sizes.logs, after)
-            if last is None:
-                return total
-            total, after = total + size, last
-
-    async def _sum_checkpoints(self, pace: Pace) -> int:
-        total, after = 0, 0
-        while True:
-            async with pace.piece():
-                last, size = await self._reader.run(sizes.checkpoints, after)
+                last, size = await self._reader.run(portion, after)
             if last is None:
                 return total
             total, after = total + size, last
