@@ -61,14 +61,13 @@ def test_thousand_jobs_when_spread_over_queues_then_each_runs_exactly_once(
     assert {each["name"]: each["used"] for each in status["resources"]} == {"seat": 0}
 
 
-def test_wal_when_many_large_jobs_are_submitted_then_it_begins_anew(
-    shared: DaemonProcess, client: stoker.Client
-) -> None:
-    client.call("queue.pause", {"name": "low"})
-    large = {"command": "true", "args": ["x" * 60_000], "queue": "low"}
+def test_wal_when_many_large_jobs_are_submitted_then_it_begins_anew(daemon: DaemonProcess) -> None:
+    large = {"command": "true", "args": ["x" * 60_000], "queue": "default"}
     written = 0
-    while written < 6 * CHECKPOINT_PAGES * PAGE_BYTES:
-        submit_many(client, [large] * 10)
-        written += 2 * 10 * 60_000  # in the job, and in the change that records it
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        while written < 6 * CHECKPOINT_PAGES * PAGE_BYTES:
+            submit_many(client, [large] * 10)
+            written += 2 * 10 * 60_000  # in the job, and in the change that records it
 
-    assert (shared.state_dir / "stoker.db-wal").stat().st_size < 2 * CHECKPOINT_PAGES * PAGE_BYTES
+    assert (daemon.state_dir / "stoker.db-wal").stat().st_size < 2 * CHECKPOINT_PAGES * PAGE_BYTES
