@@ -47,11 +47,11 @@ def purge(given: Given) -> None:
         if given["yes"] and not given["dry_run"]:
             _remove(client, asked, as_json=given["json"])
             return
-        found = client.call("system.purge", asked | {"dry_run": True})
+        counts = client.call("system.purge", asked | {"dry_run": True})
     if given["json"]:
-        render.json_document(found)
+        render.json_document(counts)
     else:
-        _print(found, "would be removed")
+        _print(counts, "would be removed")
         render.flush()
     if not given["dry_run"]:
         raise UsageError("nothing was removed", hint="--yes removes it, --dry-run only says how much it is")
@@ -65,25 +65,25 @@ def _remove(client: Client, asked: dict[str, Any], *, as_json: bool) -> None:
         removed.update({name: answer[name] for name in COUNTED})
         render.progress(f"{_counts(removed)} removed")
     render.progress("")
-    told = {**removed, "needed": answer["needed"]}
+    totals = {**removed, "needed": answer["needed"]}
     if as_json:
-        render.json_document(told)
+        render.json_document(totals)
     else:
-        _print(told, "removed")
+        _print(totals, "removed")
 
 
-def _print(found: dict[str, Any], verb: str) -> None:
-    render.line(f"{_counts(found)} {verb}")
-    sizes = [f"{render.size(found[name])} of {name.removesuffix('_bytes')}s" for name in SIZES if found.get(name)]
+def _print(counts: dict[str, Any], verb: str) -> None:
+    render.line(f"{_counts(counts)} {verb}")
+    sizes = [f"{render.size(counts[name])} of {name.removesuffix('_bytes')}s" for name in SIZES if counts.get(name)]
     if sizes:
         render.line(f"with {' and '.join(sizes)}")
-    if found["needed"]:
-        render.line(f"kept, because an open job needs them: {found['needed']}")
+    if counts["needed"]:
+        render.line(f"kept, because an open job needs them: {counts['needed']}")
 
 
-def _counts(found: dict[str, Any]) -> str:
-    steps = f" ({counted(found['steps'], 'step')})" if found["steps"] else ""
-    jobs, workflows, changes = (counted(found[f"{noun}s"], noun) for noun in ("job", "workflow", "change"))
+def _counts(counts: dict[str, Any]) -> str:
+    steps = f" ({counted(counts['steps'], 'step')})" if counts["steps"] else ""
+    jobs, workflows, changes = (counted(counts[f"{noun}s"], noun) for noun in ("job", "workflow", "change"))
     return f"{jobs}, {workflows}{steps} and {changes}"
 
 
