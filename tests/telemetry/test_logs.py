@@ -177,13 +177,3 @@ def test_log_when_the_format_is_auto_then_a_pipe_gets_json_and_a_terminal_does_n
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert json.loads(done.stderr)["event"] == "job_started"
     assert done.stdout == "True\n"
-
-
-def test_daemon_when_it_logs_json_then_nothing_for_terminals_is_loaded() -> None:
-    script = "import sys, stoker.daemon\nstoker.daemon.logs.configure(format='json')\nprint(*sys.modules)"
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
-
-    loaded = set(done.stdout.split())
-    assert "stoker.telemetry.logs" in loaded
-    assert loaded & {"structlog", "rich"} == set()

@@ -13,13 +13,14 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
+import structlog
 
 from stoker.core.errors import StokerError
 from stoker.telemetry.events import LogEvent, Severity
@@ -61,11 +62,7 @@ def log(event: LogEvent, **fields: Any) -> None:
     """
     if event.severity < _state.threshold:
         return
-    line = _state.render(_shaped(event, fields)) + b"\n"
-    if _state.held is None:
-        _write(line)
-    else:
-        _state.held.append(line)
+    _state.logger.msg(event, **fields)
 
 
 def configure(level: Level = "info", format: Format = "auto", stream: LogStream | None = None) -> None:  # noqa: A002
@@ -76,7 +73,11 @@ def configure(level: Level = "info", format: Format = "auto", stream: LogStream 
     stream = stream or _stderr
     console = format == "console" or (format == "auto" and stream.isatty())
     _state.stream = stream
-    _state.render = _console(colors=stream.isatty()) if console else _json
+    _state.logger = structlog.wrap_logger(
+        _Lines(),
+        processors=[_shaped, _console(colors=stream.isatty()) if console else _json],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+    ).bind()
     logging.getLogger().addHandler(_BRIDGE)
     set_level(level)
 
@@ -119,13 +120,24 @@ def _report_loss(lines: int) -> None:
 
 
 class _State:
-    threshold: int = Severity.CRITICAL + 1  # until logging is configured, nothing is logged
-    render: Callable[[dict[str, Any]], bytes]
-    stream: LogStream
+    threshold: int = Severity.CRITICAL + 1
+    logger: Any = None
+    stream: LogStream | None = None
     held: list[bytes] | None = None
 
 
+class _Lines:
+    """Gets finished lines from structlog, which calls `info` for `msg`."""
+
+    def info(self, line: bytes) -> None:
+        if _state.held is None:
+            _write(line + b"\n")
+        else:
+            _state.held += (line, b"\n")
+
+
 def _write(lines: bytes) -> None:
+    assert _state.stream is not None, "logging is configured before anything is logged"
     _state.stream.write(lines)
 
 
@@ -146,9 +158,10 @@ _BRIDGE: Final = _Bridge(logging.WARNING)
 # --- the content of a line -------------------------------------------------------------------------------------
 
 
-def _shaped(event: LogEvent, fields: dict[str, Any]) -> dict[str, Any]:
+def _shaped(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
     """The fields in order and safe to print. None is left out."""
-    line: dict[str, Any] = {"event": event, "level": _LEVEL_NAMES[event.severity], "ts": _timestamp()}
+    event: LogEvent = fields.pop("event")
+    line = {"event": event, "level": _LEVEL_NAMES[event.severity], "ts": _timestamp()}
     for key, value in fields.items():
         if value is None:
             continue
@@ -226,25 +239,23 @@ def _stack_of(error: BaseException) -> str:
 # --- the form of a line ------------------------------------------------------------------------------------
 
 
-def _json(line: dict[str, Any]) -> bytes:
+def _json(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> bytes:
     encoded = _encode(line)
     if encoded.isascii() and b"\x7f" not in encoded:
         return encoded
     return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded.decode()).encode()
 
 
-def _console(*, colors: bool) -> Callable[[dict[str, Any]], bytes]:
-    import structlog.dev  # noqa: PLC0415 - takes a quarter of a start, and only a terminal needs it
-
-    renderer = structlog.dev.ConsoleRenderer(
+def _console(*, colors: bool) -> Callable[[Any, str, MutableMapping[str, Any]], bytes]:
+    render = structlog.dev.ConsoleRenderer(
         colors=colors, timestamp_key="ts", exception_formatter=structlog.dev.plain_traceback
     )
 
-    def render(line: dict[str, Any]) -> bytes:
+    def write(logger: Any, method: str, line: MutableMapping[str, Any]) -> bytes:
         visible = {key: _visible(value) if isinstance(value, str) else value for key, value in line.items()}
-        return renderer(None, "", visible).encode()
+        return render(logger, method, visible).encode()
 
-    return render
+    return write
 
 
 def _visible(text: str) -> str:
