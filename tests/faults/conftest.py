@@ -18,6 +18,7 @@ import pytest
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.service import Service
+from tests.support.task_door import add_door
 from tests.support.torture import SETTINGS
 from tests.support.work import Gate
 
@@ -35,6 +36,7 @@ def tortured(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
     """A started daemon with the settings of a torture."""
     daemon = DaemonProcess(SETTINGS)
     daemon.relay_stderr()
+    add_door(daemon)
     with daemon as started:
         yield started
         if "STOKER_KEEP" in os.environ:

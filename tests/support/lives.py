@@ -76,7 +76,7 @@ class Lives:
             self._submit_flow(client)
             jobs = self._submit(client, 6)
             with contextlib.suppress(AlreadyFinished, AttemptMayLive, NotAllowed):
-                client.cancel(jobs[0])
+                client.cancel(jobs[0] if jobs else 1)
             until(lambda: not client.list(states=LIVE, limit=1)["jobs"], timeout_s=2)
 
     def _submit(self, client: stoker.Client, count: int) -> list[int]:
@@ -85,9 +85,10 @@ class Lives:
         for key in keys:
             self.ledger.send(key, draw_job(self.dice, self.ledger, key))
         answers = client.call("job.submit_many", {"jobs": [self.ledger.sent[key] for key in keys]})["jobs"]
-        for key, answer in zip(keys, answers, strict=True):
-            self.ledger.answer(key, answer["id"])
-        return [answer["id"] for answer in answers]
+        taken = {key: answer["id"] for key, answer in zip(keys, answers, strict=True) if "id" in answer}
+        for key, job in taken.items():
+            self.ledger.answer(key, job)
+        return list(taken.values())
 
     def _submit_flow(self, client: stoker.Client) -> None:
         """Its key stands for its first step."""
