@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.clock import Now
 from stoker.core.job.model import Outcome, OutcomeKind, State
@@ -13,7 +14,6 @@ from stoker.core.shortage import (
     MAX_PAUSE_MS,
     NO_SHORTAGE,
     Shortage,
-    delay_ms,
     start_failed,
     startable,
     tried,
@@ -79,12 +79,17 @@ def test_shortage_when_it_goes_on_then_its_begin_and_its_newest_error_are_known(
 
 
 @pytest.mark.parametrize(
-    ("attempts", "failures", "delay"), [(1, 0, 1_000), (3, 0, 4_000), (3, 2, 1_000), (99, 0, 60_000)]
+    ("attempts", "failures", "orphanings", "delay"),
+    [(1, 0, 0, 1_000), (3, 0, 0, 4_000), (3, 2, 0, 1_000), (8, 1, 6, 1_000), (99, 0, 0, 60_000)],
 )
 def test_delay_when_starts_failed_then_it_grows_with_those_that_were_not_charged(
-    attempts: int, failures: int, delay: int
+    attempts: int, failures: int, orphanings: int, delay: int
 ) -> None:
-    assert delay_ms(attempts, failures) == delay <= MAX_DELAY_MS
+    job, attempt = running(spec(max_attempts=100, max_orphanings=100))
+    job = replace(job, attempts=attempts, failures=failures, orphanings=orphanings)
+    end = Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error="out of processes")
+
+    assert judge(job, attempt, end, 0, 0.5).delay_ms == delay <= MAX_DELAY_MS
 
 
 def test_verdict_when_the_host_lacked_something_then_the_job_is_queued_uncharged() -> None:
@@ -94,4 +99,4 @@ def test_verdict_when_the_host_lacked_something_then_the_job_is_queued_uncharged
     verdict = judge(job, attempt, end, 0, 0.5)
 
     assert (verdict.state, verdict.failure, verdict.orphaning) == (State.QUEUED, 0, 0)
-    assert verdict.delay_ms == delay_ms(job.attempts, job.failures)
+    assert verdict.delay_ms == BASE_PAUSE_MS

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from stoker.core.job.model import OutcomeKind
 from stoker.process.messages import (
     MAX_FRAME_BYTES,
     Exited,
@@ -20,7 +21,7 @@ from stoker.process.messages import (
     RunState,
     Started,
 )
-from stoker.process.outcomes import read_outcomes
+from stoker.process.outcomes import outcome_of, read_outcomes
 from tests.support.facts import until_async
 from tests.support.instance import log_of
 
@@ -138,6 +139,8 @@ async def test_client_when_it_closes_behind_an_unread_order_then_that_starts_not
         why="the outcome, written down",
     )
     assert (exited.run_id, exited.declined, log_of(order)) == (order.run_id, True, "")
+    outcome = outcome_of(exited)
+    assert (outcome.kind, outcome.transient) == (OutcomeKind.NEVER_STARTED, False)  # no shortage: nothing waits for it
 
 
 async def test_list_when_it_follows_orders_then_it_is_a_barrier_behind_them(host: LauncherHost) -> None:

@@ -80,7 +80,7 @@ def outcome_of(exited: Exited) -> Outcome:
         signal=exited.signal,
         stopped=exited.stopped,
         shutdown=exited.shutdown,
-        transient=spawn_error is not None and spawn_error.transient,
+        transient=spawn_error is not None and spawn_error.transient and not exited.declined,
         error=None if spawn_error is None else spawn_error.error,
         ended_at=exited.at_ms,
         user_ms=exited.user_ms,

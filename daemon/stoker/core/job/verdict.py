@@ -74,7 +74,8 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) 
     if stop in _STOPPED:
         return _STOPPED[stop]
     if outcome.kind is OutcomeKind.NEVER_STARTED:
-        return replace(AGAIN, delay_ms=delay_ms(job.attempts, job.failures)) if outcome.transient else AGAIN
+        uncharged = job.attempts - job.failures - job.orphanings
+        return replace(AGAIN, delay_ms=delay_ms(uncharged)) if outcome.transient else AGAIN
     if _saved(job, outcome) and stop not in _FAILED_BY_STOP:
         # This holds for a stop of the service, too: the job saved its state and can continue.
         return _next_run(Verdict(State.QUEUED, delay_ms=_rest_of_base_delay(job, attempt, outcome, wall)), attempt)
