@@ -127,12 +127,13 @@ class Daemon:
         self._server = Server(
             service,
             listener,
+            self._background,
             max_connections=rpc.max_connections,
             max_connections_per_uid=rpc.max_connections_per_uid,
             frame_timeout_ms=rpc.frame_timeout_ms,
             watched=engine.stalls.watched,
         )
-        await self._server.start()
+        self._server.start()
         self._directory.name_socket(self._address.path)
         if not given:
             self._background.start("watch of the socket", AddressWatch(self._address, self._server).run())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +11,9 @@ import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
+from tests.support.rpc import RawClient, request
 from tests.support.strace import Attached, injected, why_not
-from tests.support.torture import launchers
+from tests.support.torture import count_fds, launchers
 from tests.support.work import end_of, kill9, shell, submit, submit_many
 
 if TYPE_CHECKING:
@@ -98,6 +101,50 @@ def test_daemon_when_no_thread_can_be_started_any_more_then_it_answers_all_the_s
     assert (ends, read) == ({("succeeded", "exit")}, b"")
     assert seen
     assert not daemon.events("library_message")
+
+
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOMEM"])
+def test_client_when_it_cannot_be_accepted_then_it_waits_and_the_daemon_rests(
+    daemon: DaemonProcess, error: str
+) -> None:
+    trace = daemon.home / "daemon.trace"
+    with daemon.client() as client:
+        client.call("system.health")
+        strace = Attached(daemon.pid, trace, "trace=accept4", f"inject=accept4:error={error}")
+        began = time.monotonic()
+
+        with RawClient(daemon.socket) as waiting:
+            waiting.say(request("system.health", 1))
+            until(lambda: injected(trace), why="a connection that is not accepted")
+            for _ in range(50):  # an iteration of its loop each
+                client.call("system.health")
+            tries, seconds = injected(trace), time.monotonic() - began
+            retrying = client.status()["retrying"]
+            strace.detach()
+
+            assert waiting.hear()["result"]
+            assert tries <= 1 + seconds
+            assert list(retrying) == ["accepting clients"]
+            until(lambda: not client.status()["retrying"], why="the end of the shortage")
+    assert [event["task"] for event in daemon.events("background_retried")] == ["accepting clients"]
+
+
+def test_clients_when_no_descriptor_is_left_then_they_wait_until_there_are_some(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.call("system.health")
+        soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (count_fds(daemon.pid), hard))
+
+        clients = [RawClient(daemon.socket) for _ in range(20)]
+        for waiting in clients:
+            waiting.say(request("system.health", 1))
+        until(lambda: client.status()["retrying"], why="a connection that is not accepted")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+        assert all(waiting.hear()["result"] for waiting in clients)
+    for waiting in clients:
+        waiting.close()
+    assert "Too many open files" in daemon.events("background_retried")[0]["error"]
 
 
 def test_job_when_its_own_file_is_busy_then_others_start_and_it_does_once_it_is_free(daemon: DaemonProcess) -> None:

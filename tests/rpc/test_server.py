@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.requests import RetryParams
 from stoker.rpc.address import bind_socket
 from stoker.rpc.capacity import RESERVE
@@ -465,9 +466,9 @@ def test_stop_when_requests_are_in_flight_then_they_are_answered_and_streams_end
 
 @pytest.mark.parametrize("started", [False, True])
 async def test_stop_when_called_twice_or_before_start_then_it_returns(tmp_path: Path, started: bool) -> None:  # noqa: FBT001
-    server = Server(MemoryService(), bind_socket(tmp_path / "s.sock"))
+    server = Server(MemoryService(), bind_socket(tmp_path / "s.sock"), BackgroundTasks())
     if started:
-        await server.start()
+        server.start()
 
     await server.stop()
     await server.stop()

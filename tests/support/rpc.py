@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import uvloop
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import JobNotFound, StokerError
 from stoker.core.job.model import State
 from stoker.core.requests import (
@@ -239,8 +240,8 @@ class ServerThread:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        self.server = Server(self.service, bind_socket(self.path), **self._limits)
-        await self.server.start()
+        self.server = Server(self.service, bind_socket(self.path), BackgroundTasks(), **self._limits)
+        self.server.start()
         self._started.set()
         await self._stop.wait()
         await self.server.stop()

@@ -70,16 +70,20 @@ class BackgroundTasks:
         finally:
             self.retrying.pop(name, None)
 
-    def perform(self, name: str, duty: Callable[[], None], *, again_in_s: float) -> None:
-        """Do a periodic duty now. If the host fails it, its next turn is the next try, and the log says so once."""
+    def perform(self, name: str, duty: Callable[[], None], *, again_in_s: float) -> bool:
+        """Do a periodic duty now. If the host fails it, its next turn is the next try, and the log says so once.
+
+        Returns whether it was done.
+        """
         try:
             duty()
         except OSError as error:
             if self.retrying.get(name) != _text(error):
                 log(LogEvent.BACKGROUND_RETRIED, task=name, error=error, again_in_s=again_in_s)
             self.retrying[name] = _text(error)
-        else:
-            self.retrying.pop(name, None)
+            return False
+        self.retrying.pop(name, None)
+        return True
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

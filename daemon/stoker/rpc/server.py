@@ -17,17 +17,18 @@ import socket
 import struct
 from itertools import count
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import PermissionDenied, StokerError
 from stoker.rpc.backlog import MAX_UNREAD_BYTES, Backlog
 from stoker.rpc.calls import Backend
 from stoker.rpc.capacity import RESERVE, Capacity
 from stoker.rpc.connection import ClientConnection, Watched
+from stoker.rpc.listener import ClientListener
 from stoker.rpc.table import Peer
 from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
-BACKLOG = 1024
 STOP_S = 2.0
 REFUSAL_LINE_S = 1.0
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred
@@ -38,6 +39,7 @@ class Server:
         self,
         service: Service,
         listener: socket.socket,
+        background: BackgroundTasks,
         *,
         max_connections: int = 8192,
         max_connections_per_uid: int = 4096,
@@ -50,8 +52,8 @@ class Server:
         self.capacity = Capacity(min(max_connections, _affordable_connections()), max_connections_per_uid)
         self.backend = Backend(service, max_streams=self.capacity.most)
         self.backlog = Backlog(max_unread_bytes)
-        self._listener = listener
-        self._listening: asyncio.Server | None = None
+        self._background = background
+        self._listener = self._listener_on(listener)
         self._connections: dict[ClientConnection, Peer] = {}
         self._numbers = count(1)
         self._refusals = 0
@@ -59,24 +61,21 @@ class Server:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._listening = await loop.create_unix_server(
-            lambda: ClientConnection(self), sock=self._listener, backlog=BACKLOG
-        )
+    def start(self) -> None:
+        self._listener.start()
 
     async def move(self, listener: socket.socket) -> None:
         """Accept on another socket from now on; open connections go on."""
-        former, self._listener = self._listening, listener
-        await self.start()
-        if former is not None:
-            former.close()
+        former, self._listener = self._listener, self._listener_on(listener)
+        self._listener.start()
+        await former.close()
+
+    def _listener_on(self, listener: socket.socket) -> ClientListener:
+        return ClientListener(listener, lambda: ClientConnection(self), self._background)
 
     async def stop(self) -> None:
         """Answer the open requests and close, within `STOP_S`. Streams and waits end at once."""
-        if self._listening:
-            self._listening.close()
-        self._listener.close()
+        await self._listener.close()
         for connection in list(self._connections):
             connection.leave()
         try:
