@@ -132,7 +132,11 @@ def test_edit_when_a_job_is_queued_then_the_given_fields_change_and_are_printed(
     assert ["queue        other, priority 5" in text for text in shown] == [True, True]
     assert ["1h30m an attempt" in text for text in shown] == [False, True]
     assert ["cpu=60s" in text for text in shown] == [False, True]
-    assert "on second thoughts" in cli("history", "1").stdout
+    history = cli("history", "1").stdout
+    assert "on second thoughts" in history
+    assert "priority 0 -> 5" in history
+    assert "timeout 1h30m -> none" in history
+    assert "order_key" not in history
 
 
 def test_edit_when_it_cannot_be_done_then_the_words_are_those_that_were_typed(

@@ -7,10 +7,9 @@ job. Several jobs are handled one by one; an error of one does not stop the othe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli.history import typed_limits
+from stoker.cli.history import edited
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
@@ -226,27 +225,6 @@ def _counts(jobs: list[JobView]) -> str:
 
 def _result(answer: dict[str, Any]) -> str:
     """`job 41 queued: priority 0 -> 5`."""
-    changed = [f"{label} {old} -> {new}" for label, old, new in _changes(answer.get("changed", {}))]
+    changed = [f"{label} {old} -> {new}" for label, old, new in edited(answer.get("changed", {}))]
     state = "is being stopped" if answer.get("stopping") else answer["state"]
     return f"job {answer['id']} {state}{': ' if changed else ''}{', '.join(changed)}"
-
-
-def _changes(changed: dict[str, list[Any]]) -> Iterator[tuple[str, object, object]]:
-    """Each change as the command line names it, with the old and the new value."""
-    for field, (old, new) in changed.items():
-        if field == "limits":
-            before, after = dict(typed_limits(old)), dict(typed_limits(new))
-            for name in {**before, **after}:
-                if before.get(name) != after.get(name):
-                    yield name, before.get(name, "none"), after.get(name, "none")
-        else:
-            yield field.removesuffix("_ms").replace("_", "-"), _typed(field, old), _typed(field, new)
-
-
-def _typed(field: str, value: Any) -> object:
-    """A value as `stoker show` prints it."""
-    if value is None:
-        return "none"
-    if field == "deadline":
-        return render.when(value)
-    return render.span(value) if field.endswith("_ms") else render.visible(str(value))

@@ -43,6 +43,7 @@ def history(given: Given) -> None:
 def _change_row(change: RecordedChange) -> tuple[object, ...]:
     actor = change["actor_uid"]
     details = [f"“{change['note']}”"] if change["note"] else []
+    details += [f"{label} {old} -> {new}" for label, old, new in edited(change["details"].get("edited", {}))]
     details += [_detail(name, value) for name, value in change["details"].items() if _is_shown(name, value)]
     return (
         change["seq"],
@@ -56,8 +57,8 @@ def _change_row(change: RecordedChange) -> tuple[object, ...]:
 
 
 def _is_shown(name: str, value: object) -> bool:
-    """Nested records are for --json; the state has its own columns."""
-    return value is not None and name not in ("state", "key") and not isinstance(value, dict | list)
+    """Nested records and keys of the database are for --json; the state has its own columns."""
+    return value is not None and name not in ("state", "key", "order_key") and not isinstance(value, dict | list)
 
 
 def _detail(name: str, value: Any) -> str:
@@ -71,6 +72,27 @@ def typed_limits(by_field: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         if value is not None:
             unit = field.rpartition("_")[2]
             yield name, render.size(value) if unit == "bytes" else f"{value}s" if unit == "seconds" else value
+
+
+def edited(changed: Mapping[str, list[Any]]) -> Iterator[tuple[str, object, object]]:
+    """Each change as the command line names it, with the old and the new value."""
+    for field, (old, new) in changed.items():
+        if field == "limits":
+            before, after = dict(typed_limits(old)), dict(typed_limits(new))
+            for name in {**before, **after}:
+                if before.get(name) != after.get(name):
+                    yield name, before.get(name, "none"), after.get(name, "none")
+        else:
+            yield field.removesuffix("_ms").replace("_", "-"), _typed(field, old), _typed(field, new)
+
+
+def _typed(field: str, value: Any) -> object:
+    """A value as `stoker show` prints it."""
+    if value is None:
+        return "none"
+    if field == "deadline":
+        return render.when(value)
+    return render.span(value) if field.endswith("_ms") else render.visible(str(value))
 
 
 def print_attempts(attempts: list[AttemptView], *, older: int | None = None) -> None:

@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 from stoker.core.job import events as ev
-from stoker.core.job.model import Attempt, Job
+from stoker.core.job.model import Attempt, Job, Spec
+from stoker.core.requests import JobChanges
 
 # The fields of a job that change during its life; all others are its spec.
 MUTABLE = (
@@ -49,12 +50,18 @@ def difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt 
         name: value for name in MUTABLE if (value := getattr(job, name)) != getattr(before, name)
     }
     if job.spec is not before.spec:
-        payload["spec"] = job.spec
+        payload |= {"spec": job.spec, "edited": edited_fields(before.spec, job.spec)}
     if touched is not None:
         payload["attempt"] = _attempt_difference(attempt, touched)
         if touched.outcome is not None:
             payload["started_at"] = job.started_at  # set when the worker began, for which no change is written
     return payload
+
+
+def edited_fields(before: Spec, after: Spec) -> dict[str, tuple[Any, Any]]:
+    """Old and new value of each field that an edit can change and that differs."""
+    pairs = {name: (getattr(before, name), getattr(after, name)) for name in JobChanges.__struct_fields__}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any]:

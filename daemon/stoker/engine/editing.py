@@ -17,6 +17,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Job, Spec
 from stoker.core.job.spec_rules import contradictions
 from stoker.core.requests import EditedJob, JobChanges, JobStanding
+from stoker.engine.change_log import edited_fields
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.messages import standing
 from stoker.engine.spec_defaults import problems
@@ -45,7 +46,7 @@ class Editing(RequestMessage[JobStanding]):
         priority = changes.get("priority", job.spec.priority)
         moved_ms = self._intake.priority_ms(job.spec.priority) - self._intake.priority_ms(priority)
         edited = turn.step(job.id, ev.Edit(actor=self._actor, changes=changes, moved_ms=moved_ms))
-        answer = EditedJob(**msgspec.structs.asdict(standing(edited)), changed=_changed(job.spec, edited.spec))
+        answer = EditedJob(**msgspec.structs.asdict(standing(edited)), changed=edited_fields(job.spec, edited.spec))
         self.answer_after(turn, answer)
 
     def _check(self, turn: Turn, job: Job, changes: dict[str, Any]) -> None:
@@ -58,11 +59,6 @@ class Editing(RequestMessage[JobStanding]):
         for error in problems(spec, turn.now, turn.memory.resources):
             if error.details.get("path") in changes:
                 raise error
-
-
-def _changed(before: Spec, after: Spec) -> dict[str, tuple[Any, Any]]:
-    fields = [name for name in JobChanges.__struct_fields__ if getattr(before, name) != getattr(after, name)]
-    return {name: (getattr(before, name), getattr(after, name)) for name in fields}
 
 
 def _changes(spec: Spec, wanted: JobChanges) -> dict[str, Any]:
