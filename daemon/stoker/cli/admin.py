@@ -53,7 +53,8 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
         *[("stale", remark) for remark in _stale(answer["stale_checkpoints"])],
         ("recovery", _recovery(answer["recovery"], safe_mode=answer["safe_mode"])),
         ("disk", _disk(answer["disk"])),
-        ("state", _usage(answer["usage"])),
+        ("state", _database(answer["usage"])),
+        ("measured", _measured(answer["usage"])),
         ("state dir", answer["state_dir"]),
         ("socket", answer["socket"]),
         ("instance", f"{answer['instance']}, epoch {answer['epoch']}, change {answer['last_seq']}"),
@@ -107,14 +108,19 @@ def _disk(disk: DiskView) -> str:
     return f"{render.size(disk['free_bytes'])} free{', FULL: new jobs are refused' if disk['full'] else ''}"
 
 
-def _usage(usage: UsageView) -> str:
-    """`database 12.0M (3.1M of it free), logs 1.2G, checkpoints 64.0M, archives 0B`."""
+def _database(usage: UsageView) -> str:
+    """`database 12.0M (3.1M of it free)`, as it is now."""
     free = f" ({render.size(usage['database_free_bytes'])} of it free)" if usage["database_free_bytes"] else ""
-    database = f"database {render.size(usage['database_bytes'] + usage['wal_bytes'])}{free}"
+    return f"database {render.size(usage['database_bytes'] + usage['wal_bytes'])}{free}"
+
+
+def _measured(usage: UsageView) -> str:
+    """`logs 1.2G, checkpoints 64.0M, archives 0B (2026-11-29 09:12:44)`: these are summed up from time to time."""
     if usage["measured_at"] is None:
-        return f"{database}; logs, checkpoints and archives are not measured yet"
+        return "logs, checkpoints and archives are not measured yet"
     logs, checkpoints = render.size(usage["log_bytes"]), render.size(usage["checkpoint_bytes"])
-    return f"{database}, logs {logs}, checkpoints {checkpoints}, archives {render.size(usage['archive_bytes'])}"
+    archives, at = render.size(usage["archive_bytes"]), render.when(usage["measured_at"])
+    return f"logs {logs}, checkpoints {checkpoints}, archives {archives} ({at})"
 
 
 @Command(
