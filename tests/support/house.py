@@ -74,8 +74,15 @@ def missing_docstrings(source: str) -> Iterator[str]:
 def foreign_imports(source: str) -> Iterator[str]:
     """The launcher runs as `python -I -S`: it sees the standard library and the files beside it."""
     for name in _imported(source):
-        if name not in sys.stdlib_module_names:
+        if name not in sys.stdlib_module_names and not name.startswith("./"):
             yield f"imports {name}, which is neither beside it nor in the standard library"
+
+
+def imports_beyond_the_library(source: str) -> Iterator[str]:
+    """The client loads the errors at each start: they need the standard library and nothing else."""
+    for name in _imported(source):
+        if name not in sys.stdlib_module_names:
+            yield f"imports {name}, which is not in the standard library"
 
 
 def prints(source: str) -> Iterator[str]:
@@ -198,12 +205,13 @@ def _calls(source: str) -> Iterator[ast.Call]:
 
 
 def _imported(source: str) -> Iterator[str]:
-    """Top-level names of what is imported, files beside the module (`from .frames import …`) excepted."""
+    """Top-level names of what is imported; files beside the module (`from .frames import …`) as `./frames`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level != 1:
-            yield "." * node.level + (node.module or "").split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            start = "./" if node.level == 1 else "." * node.level
+            yield start + (node.module or "").split(".")[0]
 
 
 def _dotted(node: ast.expr) -> str:
