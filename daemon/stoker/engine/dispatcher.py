@@ -34,7 +34,7 @@ class Dispatcher:
         self._executors = executors
         self.slots = slots
         self.throttled = False
-        self._barred: set[int] = set()  # workflows whose jobs were left out when the lanes were read
+        self._bar_changes = 0  # of workflows, when the lanes were last dropped
         self._closed_for = ["recovering"]
 
     @property
@@ -86,9 +86,13 @@ class Dispatcher:
         return {queue.reserved.id: queue.reserved.spec.resources for queue in queues if queue.reserved is not None}
 
     def _reread_if_barred(self) -> None:
-        """Read the lanes again when a workflow was paused or resumed: they hold only jobs that may start."""
-        if self._memory.workflows.barred != self._barred:
-            self._barred = set(self._memory.workflows.barred)
+        """Read the lanes again when a workflow was paused or resumed: they hold only jobs that may start.
+
+        Changes are counted, as a workflow may be paused and resumed while nothing can start: a step that was queued in
+        between is in no lane.
+        """
+        if self._memory.workflows.bar_changes != self._bar_changes:
+            self._bar_changes = self._memory.workflows.bar_changes
             for ready in self._memory.ready.values():
                 ready.read_again()
 

@@ -151,6 +151,7 @@ class LiveWorkflows:
         self.runs: dict[int, LiveWorkflow] = {}
         self._freed = freed  # widths that were added
         self.barred: set[int] = set()  # paused, cancelled or rolling back: no step of them may start
+        self.bar_changes = 0  # how often a workflow was barred or let go
         self.surroundings = ""  # hash of the environment that every worker gets
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
 
@@ -177,10 +178,12 @@ class LiveWorkflows:
         return Intent.RUN if run is None else run.workflow.intent
 
     def _bar(self, run: LiveWorkflow) -> None:
+        before = len(self.barred)
         if run.workflow.intent is Intent.RUN:
             self.barred.discard(run.workflow.id)
         else:
             self.barred.add(run.workflow.id)
+        self.bar_changes += len(self.barred) != before
 
     def record_step(
         self, before: Job | None, job: Job, at: int, attempt: Attempt | None = None, *, live: bool
