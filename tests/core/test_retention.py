@@ -16,6 +16,7 @@ from stoker.core.retention import (
     Horizon,
     Keep,
     horizon,
+    kept_backups,
     newest_removable,
     portions,
     ranges,
@@ -143,3 +144,19 @@ def test_age_when_read_then_it_is_in_milliseconds(text: str, milliseconds: int |
 )
 def test_purge_when_it_chooses_jobs_then_the_log_of_changes_stays(choice: dict[str, Any], *, everything: bool) -> None:
     assert Purge(before=1, **choice).takes_all is everything
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "most_bytes", "kept"),
+    [
+        ([], 3, 100, 0),
+        ([10, 10, 10, 10], 3, 100, 3),
+        ([10, 10], 3, 100, 2),
+        ([60, 40, 1], 3, 100, 2),
+        ([500, 1], 3, 100, 1),  # the newest one always stays
+    ],
+)
+def test_backups_when_there_are_more_than_wanted_then_the_newest_are_kept(
+    sizes: list[int], most: int, most_bytes: int, kept: int
+) -> None:
+    assert kept_backups(sizes, most, most_bytes) == kept

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
-from stoker.config.settings import DaemonSettings
+from stoker.config.settings import BackupSettings, DaemonSettings
 from stoker.core.errors import StorageFailed
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
@@ -39,7 +39,10 @@ SLOTS = 4
 ROOT = Path("/nonexistent/simulated")
 LOCK = "1@0.0"
 PID_NAMESPACE = 1
-CONFIG = Config(daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000))
+CONFIG = Config(
+    daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000),
+    backup=BackupSettings(every="never"),  # there is no file that SQLite could copy
+)
 
 
 class NothingHandedOn(WorkFiles):
@@ -90,6 +93,7 @@ class Life:
             directory: Any = SimpleNamespace(
                 root=ROOT,
                 database=ROOT / "stoker.db",
+                backups=ROOT / "backups",
                 in_place=True,
                 aside=ROOT / "state.json",
                 write_aside=lambda _aside: None,

@@ -211,6 +211,8 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
     telemetry.throttle_began((Gauge.CPU, Gauge.MEMORY))
     telemetry.checkpoint_failed()
     telemetry.jobs_purged(3)
+    telemetry.backup_made(250.0)
+    telemetry.backup_failed()
     telemetry.committed(64, 0.5)
     telemetry.turn_was_slow()
     telemetry.callback_was_slow()
@@ -223,6 +225,8 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
         "system.cpu_throttle_events": 1,
         "checkpoint.failures": 1,
         "retention.purged_jobs": 3,
+        "backup.failures": 1,
+        "backup.ms": 0,
         "queue.depth": 5,
         "job.wait_ms": 0,
         "job.run_ms": 0,
@@ -233,7 +237,7 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
     }
     sums = {name: sum(getattr(point, "sum", 0) for point in points) for name, points in metrics.items()}
     assert (sums["job.wait_ms"], sums["job.run_ms"]) == (3_000, 5_000)
-    assert (sums["commit.batch_size"], sums["commit.ms"]) == (64, 0.5)
+    assert (sums["commit.batch_size"], sums["commit.ms"], sums["backup.ms"]) == (64, 0.5, 250.0)
 
 
 def test_metrics_when_nothing_has_happened_then_counters_stand_at_zero(memory: Memory) -> None:
@@ -245,6 +249,7 @@ def test_metrics_when_nothing_has_happened_then_counters_stand_at_zero(memory: M
         "system.cpu_throttle_events": 0,
         "checkpoint.failures": 0,
         "retention.purged_jobs": 0,
+        "backup.failures": 0,
         "loop.slow_turns": 0,
         "loop.slow_callbacks": 0,
     }

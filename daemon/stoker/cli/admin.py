@@ -5,6 +5,7 @@ Owns the facts of `status` and their order: what it is, what it does, what holds
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, render
@@ -14,7 +15,15 @@ from stoker.cli.kit.steps import counted
 from stoker.cli.queues import print_queues
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import DiskView, LauncherView, PressureView, ShortageView, StatusView, UsageView
+    from stoker.core.daemon_views import (
+        BackupStatus,
+        DiskView,
+        LauncherView,
+        PressureView,
+        ShortageView,
+        StatusView,
+        UsageView,
+    )
     from stoker.core.views import StaleCheckpoint
 
 MOST_STALE = 5
@@ -55,6 +64,7 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
         ("disk", _disk(answer["disk"])),
         ("state", _database(answer["usage"])),
         ("measured", _measured(answer["usage"])),
+        ("backup", _backup(answer["backups"])),
         ("state dir", answer["state_dir"]),
         ("socket", answer["socket"]),
         ("instance", f"{answer['instance']}, epoch {answer['epoch']}, change {answer['last_seq']}"),
@@ -121,6 +131,17 @@ def _measured(usage: UsageView) -> str:
     logs, checkpoints = render.size(usage["log_bytes"]), render.size(usage["checkpoint_bytes"])
     archives, at = render.size(usage["archive_bytes"]), render.when(usage["measured_at"])
     return f"logs {logs}, checkpoints {checkpoints}, archives {archives} ({at})"
+
+
+def _backup(backups: BackupStatus) -> str:
+    """`2h05m ago, up to change 345; 17 kept, 1.2G`."""
+    newest, every = backups["newest"], backups["every_ms"]
+    schedule = "made only by hand" if every is None else f"one every {render.span(every)}"
+    made = f"none yet, {schedule}"
+    if newest is not None:
+        age = render.span(time.time() * 1_000 - newest["at"])
+        made = f"{age} ago, up to change {newest['seq']}; {backups['count']} kept, {render.size(backups['bytes'])}"
+    return f"{made}; the last one FAILED: {backups['error']}" if backups["error"] else made
 
 
 @Command(

@@ -90,6 +90,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "resource ls": ("queues:resource_ls", "list resources and the jobs that hold them"),
         "resource set": ("queues:resource_set", "set the capacity of a resource"),
         "purge": ("purge:purge", "remove jobs and workflows that ended long ago, with logs and checkpoints"),
+        "backup": ("backup:backup", "make a backup of the daemon's database"),
+        "backup ls": ("backup:ls", "list the backups in the state directory"),
         "drain": ("admin:drain", "start no further jobs, let running jobs end, then stop the daemon"),
         "recover": ("recovery:recover", "what a daemon start would do with unfinished attempts (--dry-run)"),
         "config": ("settings:show", "the settings in force, with defaults"),

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from stoker.config.settings import SECTIONS, Config
 
 # Sections of which every key is live, and single keys of others.
-LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows", "retention"})
+LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows", "retention", "backup"})
 LIVE_KEYS: Final = frozenset(
     {
         ("daemon", "max_running"),

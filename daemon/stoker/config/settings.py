@@ -17,9 +17,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from stoker.core.job.model import Queue, QueueClass
 from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
 from stoker.core.throttle import Band, Gauge, ThrottlePolicy
-from stoker.core.units import AGE
+from stoker.core.units import AGE, PERIOD
 
 MILLION: Final = 1_000_000
+GIB: Final = 1 << 30
 TIB: Final = 1 << 40
 # The kernel's PSI averages are smooth already; resuming at this share of the limit keeps them from flapping.
 PSI_RESUME_SHARE: Final = 0.8
@@ -243,6 +244,23 @@ class RetentionSettings(Section, frozen=True):
     every_ms: Annotated[int, between(100, MAX_DURATION_MS, "how often what is older is removed")] = 3_600_000
 
 
+class BackupSettings(Section, frozen=True):
+    """Backups of the database, in the directory `backups` of the state directory."""
+
+    every: Annotated[
+        str,
+        Meta(
+            pattern=PERIOD,
+            title='a time such as "6h", or "never"',
+            description='how often a backup is made; "never" = only before migrations, and with `stoker backup`',
+        ),
+    ] = "6h"
+    keep: Annotated[int, between(1, 100_000, "the newest backups that stay; those before migrations stay as well")] = (
+        100
+    )
+    keep_bytes: Annotated[int, between(0, TIB, "bytes of backups that stay; the newest one always does")] = 10 * GIB
+
+
 class KeepSection(Section, frozen=True):
     """Other times for the jobs of one queue, or for the workflows of one name."""
 
@@ -290,6 +308,7 @@ class Config(Struct, frozen=True, kw_only=True):
     otel: OtelSettings = OtelSettings()
     disk: DiskSettings = DiskSettings()
     retention: RetentionSettings = RetentionSettings()
+    backup: BackupSettings = BackupSettings()
     retention_queues: dict[str, KeepSection] = field(default_factory=dict)
     retention_workflows: dict[str, KeepSection] = field(default_factory=dict)
     queues: dict[str, QueueSection] = field(default_factory=dict)

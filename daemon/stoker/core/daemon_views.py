@@ -87,6 +87,41 @@ class UsageView(TypedDict):
     measured_at: int | None
 
 
+class BackupView(TypedDict):
+    """A backup that ends with change `seq`. `before_migration`: of that number, for which it is kept."""
+
+    path: str
+    at: int
+    seq: int
+    bytes: int
+    before_migration: int | None
+
+
+class BackupProgress(TypedDict):
+    """How far a backup is; `backup` is there once it is complete."""
+
+    done_bytes: int
+    of_bytes: int
+    backup: BackupView | None
+
+
+class BackupList(TypedDict):
+    """The backups in the state directory, newest first."""
+
+    directory: str
+    backups: list[BackupView]
+
+
+class BackupStatus(TypedDict):
+    """`every_ms`: how often one is made, None for never. `error`: why the last one failed, if it did."""
+
+    newest: BackupView | None
+    count: int
+    bytes: int
+    every_ms: int | None
+    error: str | None
+
+
 class EngineStatus(TypedDict):
     """The part of `system.status` about jobs; `memory`: numbers of objects in memory."""
 
@@ -132,6 +167,7 @@ class StatusView(EngineStatus, ProcessStatus):
     """The state of the daemon."""
 
     usage: UsageView
+    backups: BackupStatus
     stale_checkpoints: list[StaleCheckpoint]
 
 

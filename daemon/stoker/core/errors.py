@@ -300,6 +300,12 @@ class StorageFailed(StokerError):
     code, exit_status = "storage_failed", EX_IOERR
 
 
+class BackupFailed(StokerError):
+    """A backup could not be made, or is not sound; nothing of it is left, and the state is as it was."""
+
+    code, exit_status = "backup_failed", EX_IOERR
+
+
 class CorruptRecord(StokerError):
     """A record does not match its own checksum."""
 

@@ -1,4 +1,4 @@
-"""Which ended jobs, workflows and changes may be removed.
+"""Which ended jobs, workflows and changes may be removed, and which backups.
 
 Owns the rule of retention: what ended is kept for a time or among the newest, whichever keeps more, and longer as long
 as an open job refers to it. Invariants: of the log of changes only a prefix is removed; a time that lies in the future,
@@ -103,6 +103,17 @@ def removable_changes(changes: Iterable[tuple[int, int]], before: int, now: int,
 def newest_removable(last_seq: int, keep_last: int) -> int:
     """The newest change that may go: those of about the newest `keep_last` jobs stay, and always the last one."""
     return last_seq - max(1, keep_last * CHANGES_PER_JOB)
+
+
+def kept_backups(sizes: Iterable[int], most: int, most_bytes: int) -> int:
+    """How many backups stay, of those with these sizes, newest first: the newest one always does."""
+    kept = total = 0
+    for size in sizes:
+        total += size
+        if kept and (kept >= most or total > most_bytes):
+            break
+        kept += 1
+    return kept
 
 
 def ranges(ids: Iterable[int]) -> list[Sequence[int]]:

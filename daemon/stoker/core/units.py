@@ -11,7 +11,9 @@ from datetime import datetime, timedelta
 DURATIONS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 SIZES = {"T": 1 << 40, "G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "B": 1}
 FOREVER = "forever"
+NEVER = "never"
 AGE = r"^(forever|[1-9][0-9]{0,8}(d|h|m|s|ms))\Z"
+PERIOD = AGE.replace(FOREVER, NEVER)
 INSTANTS = ("deadline", "run_at")
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as every time here
 
@@ -40,6 +42,11 @@ def age(text: str) -> int | None:
         return None
     digits = text.rstrip("dhms")
     return int(digits) * DURATIONS[text.removeprefix(digits)]
+
+
+def period(text: str) -> int | None:
+    """`6h` as milliseconds; None for `never`. The text matches PERIOD."""
+    return None if text == NEVER else age(text)
 
 
 def span(milliseconds: float) -> str:

@@ -11,6 +11,7 @@ import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoker.core.errors import InvalidParams, StokerError
@@ -144,6 +145,16 @@ async def _change_notifications(feed: ChangeFeed) -> AsyncGenerator[Reply, None]
             yield {"changes": changes}
 
 
+async def _backup(service: Service, _peer: Peer, params: schema.BackupParams) -> Stream:
+    return Stream({}, _backup_notifications(service, params))
+
+
+async def _backup_notifications(service: Service, params: schema.BackupParams) -> AsyncGenerator[Reply, None]:
+    async with aclosing(service.backups.make(None if params.to is None else Path(params.to))) as steps:
+        async for progress in steps:
+            yield {**progress}
+
+
 # --- queues and resources -------------------------------------------------------------------------------------
 
 
@@ -194,6 +205,8 @@ METHODS: dict[str, Method[Any]] = {
     "system.health": Method(schema.NoParams, lambda service, _peer, _: service.health()),
     "system.reload": Method(schema.NoParams, lambda service, _peer, _: service.reload()),
     "system.drain": Method(schema.DrainParams, lambda service, _, params: service.drain(stop=params.stop)),
+    "system.backup": Method(schema.BackupParams, _backup, MethodKind.STREAM),
+    "system.backups": Method(schema.NoParams, lambda service, _peer, _: service.backups.list(), MethodKind.READ),
     "system.purge": Method(Purge, lambda service, peer, asked: service.purge(asked, peer.uid)),
     "watch": Method(schema.WatchParams, _watch, MethodKind.STREAM),
     **WORKFLOW_METHODS,

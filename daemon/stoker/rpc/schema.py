@@ -15,6 +15,7 @@ from msgspec import Meta
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import NeedOn
 from stoker.core.requests import (
+    AbsolutePath,
     Bound,
     Budget,
     Delay,
@@ -98,6 +99,12 @@ class ResourceSetParams(Params, frozen=True, kw_only=True):
 
 class DrainParams(Params, frozen=True, kw_only=True):
     stop: bool = False
+
+
+class BackupParams(Params, frozen=True, kw_only=True):
+    """`to`: a file outside of the state directory; None makes the backup inside of it."""
+
+    to: AbsolutePath | None = None
 
 
 class WatchParams(Params, frozen=True, kw_only=True):

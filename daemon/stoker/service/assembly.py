@@ -45,6 +45,7 @@ from stoker.store.writer import Writer
 from stoker.telemetry.logs import set_level
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
+from stoker.upkeep.backups import Backups
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.leftovers import Leftovers
@@ -173,7 +174,7 @@ class Engine:
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
 
     def _build_retention(self, directory: StateDirectory, writer: Writer) -> None:
-        """What removes ended jobs, and measures the room that the state takes."""
+        """What removes ended jobs, measures the room that the state takes, and backs it up."""
         self.usage = Usage(self.queries, directory.database, self.clock)
         self.retention = Retention(
             self.config,
@@ -187,6 +188,7 @@ class Engine:
             self.background,
             self.refusal,
         )
+        self.backups = Backups(self.config, directory, self.clock, self.telemetry, self.background)
 
     def _build_upkeep(self, directory: StateDirectory, opened: Opened) -> None:
         """The parts that watch the disk, the checkpoints and the host; the throttle's tick drives the others."""
@@ -221,6 +223,7 @@ class Engine:
                 "housekeeping": self.housekeeping,
                 "search for stale checkpoints": self.staleness,
                 "retention": self.retention,
+                "backup": self.backups,
             },
         )
 
@@ -341,6 +344,7 @@ class Engine:
         self.throttle.use(config)
         self.staleness.limit_ms = config.workflows.stale_ms
         self.retention.use(config)
+        self.backups.use(config)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
         await self._declare_queues()
         self.inbox.wake()

@@ -72,6 +72,7 @@ class Service:
         self.workflows = WorkflowService(engine)
         self.checkpoints = CheckpointService(engine)
         self.workers = WorkerService(engine)
+        self.backups = engine.backups
         self._facts = facts
         self._health = health
         self._reload = reload
@@ -310,6 +311,7 @@ class Service:
             **reading.status_view(self._engine),
             **self._facts(),
             "usage": await self._engine.usage.describe(),
+            "backups": self.backups.describe(),
             "stale_checkpoints": stale,
         }
 

@@ -109,6 +109,15 @@ async def open_reader(path: Path) -> Database:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection for one thread, beside those of a running daemon. It cannot checkpoint, even if it closes last."""
+    uri = f"{path.as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as connection:
+        connection.executescript(_READER_PRAGMAS)
+        yield connection
+
+
+@contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """A write transaction: committed at the end, rolled back after an error."""
     connection.execute("BEGIN IMMEDIATE")

@@ -2,7 +2,7 @@
 
 Owns the list of migrations, their checksums and `user_version`. A newer schema, and a migration that was edited after
 it ran, are refused. Each file runs in one transaction together with its row in `migrations`; an existing database is
-first copied to `backups/`, and the copy is verified.
+first backed up to `backups/`; these backups are kept.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from contextlib import closing
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 from msgspec import Struct
 
 from stoker.core.clock import wall_ms
-from stoker.core.errors import StateRefused
-from stoker.files import sync
+from stoker.core.errors import BackupFailed, StateRefused
+from stoker.store.backup import back_up
+from stoker.store.backup_files import make_directory, path_in
 from stoker.store.database import APPLICATION_ID, transaction
 
 _NAME = re.compile(r"(\d{4})_[a-z]+(_[a-z0-9]+)+\.sql")
@@ -31,7 +32,6 @@ CREATE TABLE IF NOT EXISTS migrations (
     applied_at INTEGER NOT NULL
 ) STRICT
 """
-TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
 APPLIED = "SELECT number, checksum FROM migrations ORDER BY number"
 REMEMBER = "INSERT INTO migrations (number, name, checksum, applied_at) VALUES (?, ?, ?, ?)"
 
@@ -68,10 +68,19 @@ def migrate(connection: sqlite3.Connection, backups: Path) -> int:
     version = schema_of(connection)
     missing = [migration for migration in migrations if migration.number > version]
     if missing and version:
-        _copy(connection, backups / f"before-{missing[0].number:04d}-{wall_ms()}.db")
+        _keep_copy(connection, backups, missing[0].number)
     for migration in missing:
         _apply(connection, migration)
     return migrations[-1].number
+
+
+def _keep_copy(connection: sqlite3.Connection, backups: Path, number: int) -> None:
+    """The backup before a migration. Raises StateRefused if the database is not sound, DiskFull, or CannotCreate."""
+    make_directory(backups)
+    try:
+        back_up(connection, partial(path_in, backups, before=number))
+    except BackupFailed as error:
+        raise StateRefused(f"nothing was migrated: {error.message}", hint=error.hint) from error
 
 
 def refuse_unknown(connection: sqlite3.Connection) -> None:
@@ -109,40 +118,3 @@ def _statements(sql: str) -> list[str]:
             statements.append(pending)
             pending = ""
     return statements
-
-
-def _copy(connection: sqlite3.Connection, target: Path) -> None:
-    """Make a verified copy that survives a power loss. Raises StateRefused, and leaves no copy then."""
-    target.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
-        _copy_whole(connection, target)
-        for path in (target, target.parent):
-            sync(path)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-
-
-def _copy_whole(connection: sqlite3.Connection, target: Path) -> None:
-    with closing(sqlite3.connect(target)) as copy:
-        connection.backup(copy)
-        wrong = difference(connection, copy)
-    if wrong is not None:
-        raise StateRefused(
-            f"the copy of the database before its migration is not sound: {wrong}",
-            hint="look at the disk, then start again; nothing was migrated",
-        )
-
-
-def difference(connection: sqlite3.Connection, copy: sqlite3.Connection) -> str | None:
-    """How a copy differs: damage, another schema, or missing rows; None if it does not."""
-    (check,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-    if check != "ok":
-        return str(check)
-    if schema_of(copy) != schema_of(connection):
-        return f"schema {schema_of(copy)} instead of {schema_of(connection)}"
-    for (table,) in connection.execute(TABLES).fetchall():
-        counted = [one.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for one in (connection, copy)]  # noqa: S608 - a name of our own schema
-        if counted[0] != counted[1]:
-            return f"{counted[1]} of {counted[0]} rows of {table}"
-    return None

@@ -115,6 +115,8 @@ class LogEvent(StrEnum):
     STATE_BACK = "state_back", WARNING
     RETENTION_PURGED = "retention_purged", INFO
     RETENTION_FAILED = "retention_failed", ERROR
+    BACKUP_MADE = "backup_made", INFO
+    BACKUP_FAILED = "backup_failed", ERROR
     HOST_SHORTAGE = "host_shortage", ERROR
     HOST_SHORTAGE_OVER = "host_shortage_over", INFO
     DISK_FULL = "disk_full", ERROR

@@ -53,6 +53,7 @@ COUNTERS: Final = (
     otel.METRIC_THROTTLE_EVENTS,
     otel.METRIC_CHECKPOINT_FAILURES,
     otel.METRIC_PURGED_JOBS,
+    otel.METRIC_BACKUP_FAILURES,
     otel.METRIC_SLOW_TURNS,
     otel.METRIC_SLOW_CALLBACKS,
 )
@@ -92,6 +93,7 @@ class ExportingTelemetry(Telemetry):
         self._run_ms = meter.create_histogram(otel.METRIC_RUN_MS)
         self._batch_size = meter.create_histogram(otel.METRIC_BATCH_SIZE)
         self._commit_ms = meter.create_histogram(otel.METRIC_COMMIT_MS)
+        self._backup_ms = meter.create_histogram(otel.METRIC_BACKUP_MS)
         # The SDK does not export a counter before its first add, and an alert needs the zero.
         for counter in self._counters.values():
             counter.add(0)
@@ -150,6 +152,12 @@ class ExportingTelemetry(Telemetry):
 
     def jobs_purged(self, count: int) -> None:
         self._counters[otel.METRIC_PURGED_JOBS].add(count)
+
+    def backup_made(self, took_ms: float) -> None:
+        self._backup_ms.record(took_ms)
+
+    def backup_failed(self) -> None:
+        self._counters[otel.METRIC_BACKUP_FAILURES].add(1)
 
     def turn_was_slow(self) -> None:
         self._counters[otel.METRIC_SLOW_TURNS].add(1)

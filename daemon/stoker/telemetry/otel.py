@@ -35,6 +35,8 @@ METRIC_RUN_MS: Final = "job.run_ms"
 METRIC_BATCH_SIZE: Final = "commit.batch_size"
 METRIC_COMMIT_MS: Final = "commit.ms"
 METRIC_PURGED_JOBS: Final = "retention.purged_jobs"
+METRIC_BACKUP_MS: Final = "backup.ms"
+METRIC_BACKUP_FAILURES: Final = "backup.failures"
 METRIC_SLOW_TURNS: Final = "loop.slow_turns"
 METRIC_SLOW_CALLBACKS: Final = "loop.slow_callbacks"
 
@@ -87,6 +89,12 @@ class Telemetry:
 
     def jobs_purged(self, count: int) -> None:
         """Ended jobs were removed."""
+
+    def backup_made(self, took_ms: float) -> None:
+        """A backup is complete."""
+
+    def backup_failed(self) -> None:
+        """A backup could not be made."""
 
     def turn_was_slow(self) -> None:
         """A part of a turn kept the event loop for too long."""

@@ -72,7 +72,7 @@ class Option:
         given["typed"].setdefault(self.to, []).append((self.names[-1], text))
 
 
-def _path(text: str) -> str:
+def path(text: str) -> str:
     if not text:
         raise UsageError("an empty path", hint="name a path, or leave the option out")
     return text
@@ -85,7 +85,7 @@ COMMON = (
         "--socket",
         "PATH",
         "the daemon's socket (default: see `stoker config path`)",
-        convert=_path,
+        convert=path,
     ),
     Option("--debug", None, "show the traceback of an internal error"),
     Option("-h --help", None, "show this help"),

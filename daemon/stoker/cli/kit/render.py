@@ -311,7 +311,10 @@ def trace(text: str) -> None:
     print(visible(text, keep="\n"), file=sys.stderr, end="")
 
 
-def progress(text: str) -> None:
-    """A line that the next one replaces. Printed only if stderr is a terminal and stdout is not."""
-    if sys.stderr.isatty() and not on_terminal():
+def progress(text: str, *, beside_output: bool = True) -> None:
+    """A line that the next one replaces, if stderr is a terminal.
+
+    `beside_output`: other lines are printed meanwhile, so it is not shown if stdout is a terminal too.
+    """
+    if sys.stderr.isatty() and not (beside_output and on_terminal()):
         print(CLEAR_LINE + text, end="", file=sys.stderr, flush=True)

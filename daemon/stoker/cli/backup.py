@@ -1,0 +1,134 @@
+"""`stoker backup` and `stoker backup ls`: by the daemon, or, while none runs, on the state directory itself.
+
+Owns which of the two does it: with --state-dir, or when no daemon can be reached, this process works on the directory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from stoker import paths
+from stoker.cli.kit import render, table
+from stoker.cli.kit.connection import PROBE, call, connect
+from stoker.cli.kit.parser import JSON, Command, Given, Option, path
+from stoker.cli.kit.steps import counted
+from stoker.core.errors import BackupFailed, DaemonUnreachable, NoAnswer
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import BackupList, BackupView
+
+SHOWN_S = 0.1
+
+
+def _absolute(text: str) -> str:
+    """The daemon has another working directory."""
+    return os.path.abspath(path(text))  # noqa: PTH100 - as the other paths of the client
+
+
+STATE_DIR = Option("--state-dir", "DIR", "work on this state directory, whose daemon does not run")
+
+
+@Command(
+    options=(
+        Option("--to", "FILE", "write it to this file, outside of the state directory", convert=_absolute),
+        STATE_DIR,
+        JSON,
+    ),
+    examples=("stoker backup", "stoker backup --to /mnt/disk/stoker.db", "stoker backup --state-dir /var/lib/stoker"),
+)
+def backup(given: Given) -> None:
+    """Work goes on meanwhile. The backup is complete, verified and durable when this command ends; Ctrl-C gives it up
+    and leaves nothing of it. The file is an SQLite database with a .sha256 beside it. The daemon makes backups by
+    itself, too: [backup]."""
+    try:
+        made = _without_daemon(given) or _by_daemon(given)
+    finally:
+        render.progress("", beside_output=False)
+    if given["json"]:
+        render.json_document(made)
+    else:
+        render.line(made["path"])
+        render.aside(f"{render.size(made['bytes'])}, up to change {made['seq']}, verified")
+
+
+@Command(options=(STATE_DIR, JSON), examples=("stoker backup ls", "stoker backup ls --json"))
+def ls(given: Given) -> None:
+    listing: BackupList
+    if _works_alone(given):
+        from stoker.ops import backup as ops  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+
+        listing = ops.listing(_root(given))
+    else:
+        listing = call(given, "system.backups", {})
+    if given["json"]:
+        render.json_document(listing)
+        return
+    rows = [_row(one) for one in listing["backups"]]
+    if rows:
+        table.show(("MADE", "CHANGE", "SIZE", "REMARK", "FILE"), rows, whole=True)
+    render.aside(f"{counted(len(rows), 'backup')} in {listing['directory']}")
+
+
+def _row(one: BackupView) -> tuple[object, ...]:
+    kept = one["before_migration"]
+    remark = "-" if kept is None else f"before migration {kept}, kept"
+    return render.when(one["at"]), one["seq"], render.size(one["bytes"]), remark, one["path"].rpartition("/")[2]
+
+
+# --- by whom ------------------------------------------------------------------------------------------------
+
+
+def _root(given: Given) -> str:
+    return paths.state_dir(given["state_dir"], os.environ, os.getuid())
+
+
+def _works_alone(given: Given) -> bool:
+    """Raises DaemonUnreachable if there is no daemon and no state of one either."""
+    if given["state_dir"] is not None:
+        return True
+    try:
+        call(given, PROBE, {})
+    except NoAnswer:
+        raise
+    except DaemonUnreachable:
+        if not os.path.isdir(_root(given)):  # noqa: PTH112 - pathlib only for this
+            raise
+        render.note(f"no daemon answers: working on {_root(given)} itself")
+        return True
+    return False
+
+
+def _without_daemon(given: Given) -> BackupView | None:
+    if not _works_alone(given):
+        return None
+    from stoker.ops import backup as ops  # noqa: PLC0415 - as above
+
+    return ops.make(_root(given), given["to"], _shown())
+
+
+def _by_daemon(given: Given) -> BackupView:
+    show = _shown()
+    with connect(given) as client:
+        for progress in client.stream("system.backup", {"to": given["to"]}):
+            if progress["backup"] is not None:
+                made: BackupView = progress["backup"]
+                return made
+            show(progress["done_bytes"], progress["of_bytes"])
+    raise BackupFailed("the daemon ended before the backup was complete", hint="stoker backup ls")
+
+
+def _shown() -> Callable[[int, int], None]:
+    """Prints the progress, at most ten times a second."""
+    last = 0.0
+
+    def show(done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() >= last + SHOWN_S or done == of:
+            last = time.monotonic()
+            what = f"{render.size(done)} of {render.size(of)} copied" if done < of else "verifying"
+            render.progress(what, beside_output=False)
+
+    return show
