@@ -40,6 +40,8 @@ IGNORED = (
     signal.SIGXFSZ,
 )
 
+# Errors for a process that has ended, or that the kernel hides from us because it is another user's.
+GONE_OR_HIDDEN = (FileNotFoundError, ProcessLookupError, PermissionError)
 # pidfd_open(2): no process has that pid, or by now it is the id of a thread (EINVAL; ENOENT since Linux 6.16).
 NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 # The soft limit of workers. Some programs close every descriptor below it, so it must not be large.

@@ -30,7 +30,7 @@ def read_mark(pid: int) -> int:
     """The mark of a process; 0 if it has none that we may read. Raises OSError if that cannot be known now."""
     try:
         limits = kernel.read_proc(pid, "limits")
-    except (ProcessLookupError, PermissionError):
+    except kernel.GONE_OR_HIDDEN:
         return 0
     line = next((line for line in limits.split(b"\n") if line.startswith(LIMIT)), b"")
     soft = line.removeprefix(LIMIT).split()[:1]

@@ -320,20 +320,20 @@ def _find_pipes(wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
             shown = _shown(int(name))
             run_id = shown.get(RUN_VARIABLE, "")
             if run_id in wanted and PIPE_VARIABLE in shown:
-                yield from ((run_id, pipe) for pipe in _open_pipe(name, shown[PIPE_VARIABLE]))
+                yield from ((run_id, pipe) for pipe in _open_pipe(int(name), shown[PIPE_VARIABLE]))
 
 
 def _shown(pid: int) -> dict[str, str]:
     try:
         return kernel.read_environ(pid)
-    except (ProcessLookupError, PermissionError):
+    except kernel.GONE_OR_HIDDEN:
         return {}
 
 
-def _open_pipe(process: str, pipe: str) -> Iterator[int]:
+def _open_pipe(process: int, pipe: str) -> Iterator[int]:
     """A reading end of the pipe, if that process has it open. Raises OSError for a lack."""
     for path in _descriptors(process):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # it was closed meanwhile
+        with contextlib.suppress(*kernel.GONE_OR_HIDDEN):  # it was closed meanwhile
             if os.readlink(path) == pipe:  # noqa: PTH115
                 opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
                 try:
@@ -344,8 +344,8 @@ def _open_pipe(process: str, pipe: str) -> Iterator[int]:
                 return
 
 
-def _descriptors(process: str) -> list[str]:
+def _descriptors(process: int) -> list[str]:
     try:
         return [f"/proc/{process}/fd/{fd}" for fd in os.listdir(f"/proc/{process}/fd")]  # noqa: PTH208
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except kernel.GONE_OR_HIDDEN:
         return []

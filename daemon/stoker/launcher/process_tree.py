@@ -63,7 +63,7 @@ class Delivery:
     def send_to_group(self, main: int) -> None:
         """Signal the process group of `main`. killpg(2) does not say which members it could not signal."""
         self._group = main
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
             os.killpg(main, self._signum)
             if self._signum not in NOT_CONTINUED:
                 os.killpg(main, signal.SIGCONT)
@@ -158,7 +158,7 @@ class ProcessTree:
             if len(owners) != 1 and not owners & open_ids:
                 self._killed.add(pid)
                 for _, pidfd in _subtree(pid):
-                    with contextlib.suppress(ProcessLookupError, PermissionError):  # those that live on stay counted
+                    with contextlib.suppress(*kernel.GONE_OR_HIDDEN):  # those that live on stay counted
                         _send(pidfd, signal.SIGKILL)
 
     def signal_tree(self, run: Run, delivery: Delivery) -> None:
@@ -217,7 +217,6 @@ def _reap(pid: int) -> bool:
 
 
 def _subtree(pid: int) -> Iterator[tuple[int, int]]:
-    """A child of ours and its descendants."""
     yield from _descendants(pid)
     with _pinned(pid) as pidfd:
         if pidfd is not None and not kernel.has_ended(pid):
@@ -242,7 +241,7 @@ def _is_child(pid: int, parent: int, parent_pidfd: int) -> bool:
     """Whether `pid`, which is pinned, has `parent` as its parent, and that has not ended."""
     try:
         stat = kernel.read_stat(pid)
-    except (ProcessLookupError, PermissionError):
+    except kernel.GONE_OR_HIDDEN:
         return False
     return stat.parent == parent and not stat.ended and _exists(parent_pidfd)
 
@@ -264,13 +263,10 @@ def _pinned(pid: int) -> Iterator[int | None]:
 def _read_children_of(pid: int) -> list[int]:
     """The children of all its threads; those of a thread that ends meanwhile become children of another one."""
     children: list[int] = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return children
-    for thread in threads:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            children += map(int, kernel.read_proc(pid, f"task/{thread}/children").split())
+    with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+            with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
+                children += map(int, kernel.read_proc(pid, f"task/{thread}/children").split())
     return children
 
 
@@ -278,7 +274,7 @@ def _read_run_id(pid: int, instance: str) -> str | None:
     """The run id in its environment, if that is of our instance: a worker may itself be a Stoker that runs jobs."""
     try:
         variables = kernel.read_proc(pid, "environ").split(b"\0")
-    except (ProcessLookupError, PermissionError):
+    except kernel.GONE_OR_HIDDEN:
         return None
     if INSTANCE + instance.encode() not in variables:
         return None
@@ -290,13 +286,13 @@ def _read_session(pid: int) -> int:
     """0, which is no session, if the process has ended or may not be read."""
     try:
         return kernel.read_stat(pid).session
-    except (ProcessLookupError, PermissionError):
+    except kernel.GONE_OR_HIDDEN:
         return 0
 
 
 def _read_cgroup(pid: int) -> str | None:
     """The path from the top of the hierarchy that we see; None for the top itself, where any process may be."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
         for line in kernel.read_proc(pid, "cgroup").decode(errors="replace").split("\n"):
             if line.startswith("0::") and len(line) > len("0::/"):
                 return line.removeprefix("0::")
