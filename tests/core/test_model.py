@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.job.limits import NO_LIMITS, Limits
-from stoker.core.job.model import FINAL, LIVE, OnOrphan, Reason, RunId, Spec, State
+from stoker.core.job.model import FINAL, OnOrphan, Reason, RunId, Spec, State
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 
@@ -16,8 +16,6 @@ def test_states_when_listed_then_they_are_those_of_the_design() -> None:
     assert " ".join(state for state in State if state in FINAL) == (
         "succeeded failed cancelled expired superseded skipped"
     )
-    assert set(State) == FINAL | LIVE
-    assert not FINAL & LIVE
 
 
 def test_reasons_when_listed_then_they_are_those_of_the_design() -> None:

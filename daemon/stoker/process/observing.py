@@ -11,32 +11,21 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import psutil
-from msgspec import Struct
 
 from stoker.core.job.model import Identity
 from stoker.process.identity import PROC, has_ended
 from stoker.process.tree import TreeMember, find_members
 
+if TYPE_CHECKING:
+    from stoker.core.views import ProcessView
+
 SAMPLE_S = 0.2
 
 
-class ProcessSample(Struct, frozen=True, kw_only=True):
-    """One process. `cpu_percent` is of one core, during the sample. `open_files` is None where it may not be read."""
-
-    pid: int
-    parent: int
-    name: str
-    state: str
-    threads: int
-    cpu_ms: int
-    cpu_percent: float
-    memory_bytes: int
-    open_files: int | None
-
-
-def observe(instance: str, run_id: str, identity: Identity | None) -> list[ProcessSample]:
+def observe(instance: str, run_id: str, identity: Identity | None) -> list[ProcessView]:
     """Every process of that run, the main process first if it lives."""
     with _pinned(instance, run_id, identity) as members:
         before = {member.pid: _cpu_s(member.pid) for member in members}
@@ -46,7 +35,7 @@ def observe(instance: str, run_id: str, identity: Identity | None) -> list[Proce
         samples = [_sample(member, before[member.pid], took_s) for member in members]
     main = None if identity is None else identity.pid
     living = [sample for sample in samples if sample is not None]
-    return sorted(living, key=lambda sample: (sample.pid != main, sample.pid))
+    return sorted(living, key=lambda sample: (sample["pid"] != main, sample["pid"]))
 
 
 @contextlib.contextmanager
@@ -66,23 +55,23 @@ def _cpu_s(pid: int) -> float:
     return 0.0
 
 
-def _sample(member: TreeMember, cpu_before_s: float, took_s: float) -> ProcessSample | None:
+def _sample(member: TreeMember, cpu_before_s: float, took_s: float) -> ProcessView | None:
     """None for a process that has ended: another one may have had its pid meanwhile."""
     try:
         process = psutil.Process(member.pid)
         with process.oneshot():
             cpu_s = _cpu_s(member.pid)
-            sample = ProcessSample(
-                pid=member.pid,
-                parent=process.ppid(),
-                name=(PROC / str(member.pid) / "comm").read_text(errors="replace").strip(),
-                state=process.status(),
-                threads=process.num_threads(),
-                cpu_ms=round(cpu_s * 1_000),
-                cpu_percent=round(max(0.0, cpu_s - cpu_before_s) / took_s * 100, 1),
-                memory_bytes=process.memory_info().rss,
-                open_files=_open_files(process),
-            )
+            sample: ProcessView = {
+                "pid": member.pid,
+                "parent": process.ppid(),
+                "name": (PROC / str(member.pid) / "comm").read_text(errors="replace").strip(),
+                "state": process.status(),
+                "threads": process.num_threads(),
+                "cpu_ms": round(cpu_s * 1_000),
+                "cpu_percent": round(max(0.0, cpu_s - cpu_before_s) / took_s * 100, 1),
+                "memory_bytes": process.memory_info().rss,
+                "open_files": _open_files(process),
+            }
     except (psutil.Error, OSError):
         return None
     return None if has_ended(member.pidfd) else sample

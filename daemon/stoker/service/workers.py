@@ -8,8 +8,7 @@ stopped as a leaked worker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -19,12 +18,12 @@ from stoker.core.raw_bytes import AnyText
 from stoker.engine.memory import OpenRun
 from stoker.executors.environment import job_variables
 from stoker.host.threads import start_threads
-from stoker.process.observing import ProcessSample, observe
+from stoker.process.observing import observe
 from stoker.service import status
 from stoker.service.assembly import Engine
 
 if TYPE_CHECKING:
-    from stoker.core.views import EnvironmentView, WorkerView
+    from stoker.core.views import EnvironmentView, ProcessView, WorkerView
 
 PATIENCE_S = 5.0
 
@@ -51,13 +50,16 @@ class WorkerService:
                 f"reading /proc for the worker of job {job_id} takes longer than {PATIENCE_S:g} s",
                 hint=f"stoker why {job_id}",
             ) from None
-        view: Any = self._about(run) | _sums(run, processes)
-        shown: WorkerView = view
-        return shown
+        return self._view(run, processes)
 
-    def _about(self, run: OpenRun) -> dict[str, Any]:
+    def _view(self, run: OpenRun, processes: list[ProcessView]) -> WorkerView:
+        """`state` is that of the main process, the other figures those of the whole tree."""
         launchers, attempt = self._engine.local.launchers, run.attempt
         alive = launchers.get(attempt.launcher) is not None
+        main = None if attempt.identity is None else attempt.identity.pid
+        state = next((process["state"] for process in processes if process["pid"] == main), None)
+        report = self._engine.memory.worker_status.get(attempt.run_id)
+        files = [process["open_files"] for process in processes]
         return {
             "job": run.job.id,
             "attempt": attempt.ordinal,
@@ -66,8 +68,16 @@ class WorkerService:
             "stopping": attempt.stop_reason,
             "launcher": attempt.launcher,
             "launcher_state": "stuck" if launchers.silent(attempt.launcher) else "ok" if alive else "gone",
-            "said": self._engine.memory.worker_status.get(attempt.run_id),
+            "said": None if report is None else msgspec.structs.asdict(report),
             "silent_ms": self._engine.heartbeats.silent_ms(attempt.run_id),
+            "pid": main,
+            "state": state or ("ended" if main else "starting"),
+            "cpu_percent": round(sum(process["cpu_percent"] for process in processes), 1),
+            "cpu_ms": sum(process["cpu_ms"] for process in processes),
+            "memory_bytes": sum(process["memory_bytes"] for process in processes),
+            "open_files": None if None in files else sum(number or 0 for number in files),
+            "children": sum(process["pid"] != main for process in processes),
+            "processes": processes,
         }
 
     async def environment(self, job_id: int) -> EnvironmentView:
@@ -76,14 +86,13 @@ class WorkerService:
         if job.spec.execution_mode is ExecutionMode.IN_PROCESS:
             raise NotAllowed(f"job {job_id} is a handler of the daemon: it has no environment of its own")
         inputs = await self._engine.attempt_inputs.inputs(job)
-        view: Any = {
+        view = {
             "id": job_id,
             "working_dir": job.spec.working_dir,
             "umask": self._engine.context.umask_of(job),
             "env": self._variables(job, inputs),
         }
-        shown: EnvironmentView = view
-        return shown
+        return cast("EnvironmentView", view)
 
     def _variables(self, job: Job, inputs: str | None) -> dict[str, AnyText]:
         context = self._engine.context
@@ -96,20 +105,3 @@ class WorkerService:
             own["STOKER_CHECKPOINT"] = context.work_files.checkpoint(run.attempt.run_id)
             own["STOKER_INPUTS_FILE"] = context.work_files.inputs(run.attempt.run_id, needs=bool(job.spec.needs))
         return {**context.base, **job.spec.env, **own}
-
-
-def _sums(run: OpenRun, processes: Sequence[ProcessSample]) -> dict[str, Any]:
-    """The process tree in total. `state` is that of its main process."""
-    identity = run.attempt.identity
-    main = None if identity is None else identity.pid
-    files = [process.open_files for process in processes]
-    return {
-        "pid": main,
-        "state": next((process.state for process in processes if process.pid == main), "ended" if main else "starting"),
-        "cpu_percent": round(sum(process.cpu_percent for process in processes), 1),
-        "cpu_ms": sum(process.cpu_ms for process in processes),
-        "memory_bytes": sum(process.memory_bytes for process in processes),
-        "open_files": None if None in files else sum(number or 0 for number in files),
-        "children": sum(process.pid != main for process in processes),
-        "processes": [msgspec.structs.asdict(process) for process in processes],
-    }

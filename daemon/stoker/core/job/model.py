@@ -33,7 +33,6 @@ class State(StrEnum):
 
 
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED})
-LIVE = frozenset(State) - FINAL
 
 
 class Reason(StrEnum):
