@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import disks
+from tests.support import disks, locked_memory
 from tests.support.daemon import DaemonProcess
 from tests.support.disks import DeadDirectory, Disk
 from tests.support.facts import until
@@ -60,6 +62,55 @@ def disk(patient: DaemonProcess, tmp_path: Path) -> Iterator[Disk]:
     with Disk(patient.home / "image", "ext4", patient.home / "data") as mounted:
         mounted.freeze()
         yield mounted
+
+
+@pytest.fixture
+def thawed(disk: Disk) -> Disk:
+    """The same, not frozen yet."""
+    disk.thaw()
+    return disk
+
+
+@contextmanager
+def locked_stranger(disk: Disk) -> Iterator[int]:
+    """A process that is not ours, with its memory locked on that file system, which is frozen meanwhile."""
+    command = [sys.executable, "-I", "-S", locked_memory.__file__, str(disk.where / "mapped")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdin is not None
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"mapped\n"
+        disk.freeze()
+        try:
+            stranger.stdin.write(b"\n")
+            stranger.stdin.flush()
+            until(lambda: is_locked(stranger.pid), why="the lock of its memory")
+            yield stranger.pid
+        finally:
+            disk.thaw()
+
+
+def locking(disk: Disk, lock: Gate) -> str:
+    """The command of a worker that locks its memory once `lock` is opened."""
+    return f"{sys.executable} -I -S {locked_memory.__file__} {disk.where}/mapped < {lock.path}"
+
+
+def is_locked(pid: int) -> bool:
+    """Whether no reader gets at its memory: one of its threads waits in munmap(2)."""
+    return any("munmap" in (task / "wchan").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+
+
+def process_named(argument: str) -> int | None:
+    """The pid of the Python process that has this argument."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if words[0].endswith(b"python") and argument.encode() in words:
+                return int(path.parent.name)
+    return None
+
+
+def log_of(client: stoker.Client, job: int) -> str:
+    return b"".join(client.logs(job)).decode()
 
 
 @pytest.fixture
@@ -289,3 +340,69 @@ def test_stops_when_a_launcher_is_stuck_then_they_happen_and_are_reported_later(
 
     assert before == ["running", "running"]
     assert ends == [("cancelled", "user"), ("cancelled", "user"), ("failed", "spawn_error")]
+
+
+def test_start_when_a_stranger_has_locked_its_memory_then_the_daemon_recovers(
+    patient: DaemonProcess, thawed: Disk
+) -> None:
+    with patient.client() as client:
+        job = submit_running(client, shell("exec tail -f /dev/null", grace_ms=100))
+    kill_all_but_workers(patient)
+    with locked_stranger(thawed) as pid:
+        patient.start()
+        with patient.client() as client:
+            until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
+            ends = [end_of(client, job), end_of(client, submit(client, shell(":")))]
+            locked = is_locked(pid)
+
+    assert locked
+    assert ends == [("failed", "orphaned"), ("succeeded", "exit")]
+
+
+def test_launcher_when_a_child_it_adopts_has_locked_its_memory_then_it_serves_others(
+    patient: DaemonProcess, thawed: Disk, tmp_path: Path
+) -> None:
+    over, lock = Gate(tmp_path / "over"), Gate(tmp_path / "lock")
+    with patient.client() as client:
+        job = submit(client, shell(f"{locking(thawed, lock)} & read _ < {over.path}; exit 0", grace_ms=100))
+        pid = until(lambda: process_named(f"{thawed.where}/mapped"), why="the child that locks its memory")
+        assert pid is not None
+        until(lambda: "mapped" in log_of(client, job), why="its mapping")
+        thawed.freeze()
+        lock.open()
+        until(lambda: is_locked(pid), why="the lock of its memory")
+        over.open()
+        ends = [end_of(client, submit(client, shell(":"))) for _ in range(3)]
+        before, stuck = job_view(client, job)["state"], patient.events("launcher_stuck")
+        thawed.thaw()
+        after = end_of(client, job)
+
+    assert (ends, before, stuck) == ([("succeeded", "exit")] * 3, "running", [])
+    assert after[0] == "succeeded"
+
+
+def test_launcher_when_it_takes_the_log_of_a_locked_worker_then_it_serves_others(
+    patient: DaemonProcess, thawed: Disk, tmp_path: Path
+) -> None:
+    lock = Gate(tmp_path / "lock")
+    with patient.client() as client:
+        job = submit_running(client, shell(f"exec {locking(thawed, lock)}", survive=True))
+        until(lambda: "mapped" in log_of(client, job), why="its mapping")
+        pid = job_view(client, job)["pid"]
+        (launcher,) = launchers(patient.state_dir).values()  # reads the memory of all processes
+        thawed.freeze()
+        lock.open()
+        until(lambda: is_locked(pid), why="the lock of its memory")
+    patient.kill9()
+    kill9(launcher)
+
+    patient.start()
+    with patient.client() as client:
+        until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
+        ends = [end_of(client, submit(client, shell(":"))) for _ in range(3)]
+        stuck, before = patient.events("launcher_stuck"), job_view(client, job)["state"]
+        thawed.thaw()
+        after = end_of(client, job)
+
+    assert (ends, before, stuck) == ([("succeeded", "exit")] * 3, "running", [])
+    assert after == ("failed", "lost")

@@ -188,3 +188,32 @@ def test_safe_job_when_its_child_became_root_and_outlived_all_then_it_waits_for_
         until(lambda: job_view(client, job)["attempts"] == 2, why="the next attempt")
         assert len(changes(client, job, "dispatched")) == 2
         client.cancel(job)
+
+
+def test_recovery_when_the_processes_of_others_are_hidden_then_it_goes_on(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    foreign.wrapper(programs / "visible", str(BIN / "stokerd"))
+    hidden = f'mount -t proc -o hidepid=1 proc /proc && exec {programs}/visible "$@"'
+    (programs / "stokerd").write_text(f"#!/bin/sh\nexec unshare --mount sh -c '{hidden}' sh \"$@\"\n")
+    (programs / "stokerd").chmod(0o755)
+    (programs / "stoker").symlink_to(BIN / "stoker")
+    daemon = DaemonProcess(programs=programs)
+    foreign.give(daemon.home)
+    try:
+        daemon.start()
+        with daemon.client() as client:
+            job = submit_running(client, shell("setsid sleep 3600 & exec sleep 3600", grace_ms=100))
+            workers = {one["pid"] for one in client.call("worker.get", {"job": job})["processes"]}
+        daemon.kill9()
+        for pid in launchers(daemon.state_dir).values():
+            kill9(pid)
+        daemon.start()
+        with daemon.client() as client:
+            ends = [end_of(client, job), end_of(client, submit(client, shell(":")))]
+    finally:
+        daemon.end()
+
+    assert len(workers) == 2
+    assert not any(map(alive, workers))
+    assert ends == [("failed", "orphaned"), ("succeeded", "exit")]

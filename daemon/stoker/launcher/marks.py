@@ -37,12 +37,18 @@ def read_mark(pid: int) -> int:
     return int(soft[0]) if soft and soft[0].isdigit() and int(soft[0]) >= LOWEST else 0
 
 
+def can_be_set() -> bool:
+    """Whether the hard limit leaves room for marks."""
+    _, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
+    return hard == resource.RLIM_INFINITY or hard >= 2 * LOWEST
+
+
 class Marker:
     """Gives this process the mark of a run for a while, for the children that it starts meanwhile."""
 
     def __init__(self) -> None:
         self._ours, self._hard = resource.getrlimit(resource.RLIMIT_RTTIME)
-        self._may = self._hard == resource.RLIM_INFINITY or self._hard >= 2 * LOWEST
+        self._may = can_be_set()
 
     @contextlib.contextmanager
     def lent(self, run_id: str) -> Iterator[None]:

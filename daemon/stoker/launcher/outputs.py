@@ -22,13 +22,13 @@ import termios
 import time
 from typing import TYPE_CHECKING
 
-from . import kernel
+from . import kernel, marks
 from .command import HOST_LACKS
 from .error_log import log_error
 from .logs import PORTION_BYTES, LogFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .frames import Message
 
@@ -314,13 +314,41 @@ class Outputs:
 
 
 def _find_pipes(wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
-    """The reading ends of the pipes of these runs, once for each process that has one open."""
+    """The reading ends of the pipes of these runs, once for each process that has one open.
+
+    Only where no marks can be set the environments are read: that hangs while a process has its memory locked.
+    """
+    find = _by_mark if marks.can_be_set() else _by_environ
     for name in os.listdir("/proc") if wanted else ():  # noqa: PTH208
         if name.isdecimal():
-            shown = _shown(int(name))
-            run_id = shown.get(RUN_VARIABLE, "")
-            if run_id in wanted and PIPE_VARIABLE in shown:
-                yield from ((run_id, pipe) for pipe in _open_pipe(int(name), shown[PIPE_VARIABLE]))
+            yield from find(name, wanted)
+
+
+def _by_mark(process: str, wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
+    mark = marks.read_mark(int(process))
+    run_id = next((run_id for run_id in wanted if mark and marks.mark_of(run_id) == mark), None)
+    if run_id is not None:
+        yield from ((run_id, pipe) for pipe in _open_pipe(process, lambda fd: _is_log_pipe(process, fd)))
+
+
+def _by_environ(process: str, wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
+    shown = _shown(int(process))
+    run_id, pipe = shown.get(RUN_VARIABLE, ""), shown.get(PIPE_VARIABLE)
+    if run_id in wanted and pipe:
+        yield from ((run_id, end) for end in _open_pipe(process, lambda fd: _name(process, fd) == pipe))
+
+
+def _is_log_pipe(process: str, fd: str) -> bool:
+    """The log's pipe is open for reading and writing, as no other pipe is."""
+    if not _name(process, fd).startswith("pipe:["):
+        return False
+    lines = kernel.read_file(f"/proc/{process}/fdinfo/{fd}").split(b"\n")
+    flags = next((line.split()[1] for line in lines if line.startswith(b"flags:")), b"0")
+    return int(flags, 8) & os.O_ACCMODE == os.O_RDWR
+
+
+def _name(process: str, fd: str) -> str:
+    return os.readlink(f"/proc/{process}/fd/{fd}")  # noqa: PTH115
 
 
 def _shown(pid: int) -> dict[str, str]:
@@ -330,22 +358,23 @@ def _shown(pid: int) -> dict[str, str]:
         return {}
 
 
-def _open_pipe(process: int, pipe: str) -> Iterator[int]:
+def _open_pipe(process: str, is_pipe: Callable[[str], bool]) -> Iterator[int]:
     """A reading end of the pipe, if that process has it open. Raises OSError for a lack."""
-    for path in _descriptors(process):
+    for fd in _descriptors(process):
         with contextlib.suppress(*kernel.GONE_OR_HIDDEN):  # it was closed meanwhile
-            if os.readlink(path) == pipe:  # noqa: PTH115
-                opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            pipe = _name(process, fd)
+            if is_pipe(fd):
+                opened = os.open(f"/proc/{process}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
                 try:
-                    if os.readlink(f"/proc/self/fd/{opened}") == pipe:  # noqa: PTH115  (by now it may be any file)
+                    if _name("self", str(opened)) == pipe:  # by now it may be any file
                         yield os.open(f"/proc/self/fd/{opened}", os.O_RDONLY | os.O_CLOEXEC)
                 finally:
                     os.close(opened)
                 return
 
 
-def _descriptors(process: int) -> list[str]:
+def _descriptors(process: str) -> list[str]:
     try:
-        return [f"/proc/{process}/fd/{fd}" for fd in os.listdir(f"/proc/{process}/fd")]  # noqa: PTH208
+        return os.listdir(f"/proc/{process}/fd")  # noqa: PTH208
     except kernel.GONE_OR_HIDDEN:
         return []

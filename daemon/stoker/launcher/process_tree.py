@@ -185,14 +185,19 @@ class ProcessTree:
         return [int(pid) for pid in data.split()]
 
     def _find_owners(self, pid: int, suspects: frozenset[str]) -> frozenset[str]:
-        """A program that changed its user id hides its environment, and is found by its mark, session or cgroup."""
+        """A program that changed its user id hides its environment, and is found by its mark, session or cgroup.
+
+        The mark comes first: an environment cannot be read while a thread of the process has its memory locked.
+        """
+        marked = self._runs.of_mark(read_mark(pid))
+        if marked is not None:
+            return frozenset({marked.run_id})
         run_id = _read_run_id(pid, self._instance)
         if run_id is not None:
             # If that run is over, no open run can own the process.
             run = self._runs.get(run_id)
             return frozenset({run_id}) if run is not None and run.state is not ENDED else frozenset()
-        runs = self._runs
-        owner = runs.of_mark(read_mark(pid)) or runs.of_session(_read_session(pid)) or self._find_by_cgroup(pid)
+        owner = self._runs.of_session(_read_session(pid)) or self._find_by_cgroup(pid)
         return frozenset({owner.run_id}) if owner is not None else suspects
 
     def _find_by_cgroup(self, pid: int) -> Run | None:

@@ -2,7 +2,8 @@
 
 Owns the comparison: the boot, the pid namespace, then a pidfd, and everything else behind that. Refuses signals and
 guesses. Invariants: `(pid, start ticks)` alone is never a proof; a process that cannot be read is unprovable, not gone;
-a pidfd is opened before anything is compared, so the process that was proven stays pinned.
+a pidfd is opened before anything is compared, so the process that was proven stays pinned; no process makes a search
+hang.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import select
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from stoker.core.job.model import Identity, RunId
+from stoker.process.hanging_reads import read_in_time
 
 PROC = Path("/proc")
 TOP = Path("/")
@@ -66,7 +69,10 @@ class ProcessStat(Struct, frozen=True):
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """None when there is no such process."""
+    """None when there is no such process.
+
+    Raises PermissionError for a process of another user where /proc is mounted with hidepid=1.
+    """
     try:
         text = (PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -75,10 +81,21 @@ def read_stat(pid: int) -> ProcessStat | None:
     return ProcessStat(words[0].decode(), int(words[1]), int(words[3]), int(words[17]), int(words[19]))
 
 
+def readable_stats() -> Iterator[tuple[int, ProcessStat]]:
+    """Every process that may be read."""
+    for pid in pids():
+        with suppress(PermissionError):
+            stat = read_stat(pid)
+            if stat is not None:
+                yield pid, stat
+
+
 def is_asleep(identity: Identity) -> bool:
     """Whether it is in an uninterruptible sleep now. No proof of identity, but enough for an explanation."""
-    stat = read_stat(identity.pid) if identity.boot_id == boot_id() else None
-    return stat is not None and stat.state == "D" and stat.start_ticks == identity.start_ticks
+    with suppress(PermissionError):
+        stat = read_stat(identity.pid) if identity.boot_id == boot_id() else None
+        return stat is not None and stat.state == "D" and stat.start_ticks == identity.start_ticks
+    return False
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -135,15 +152,23 @@ def prove(identity: Identity, instance: str, run_id: str) -> tuple[IdentityVerdi
 
 
 def _compare(identity: Identity, instance: str, run_id: str, pidfd: int) -> IdentityVerdict:
-    stat = read_stat(identity.pid)
+    try:
+        stat = read_stat(identity.pid)
+    except PermissionError:
+        return IdentityVerdict.GONE if has_ended(pidfd) else _by_inode(identity, pidfd) or IdentityVerdict.UNPROVABLE
     if stat is None or stat.ended:
         return IdentityVerdict.GONE
     if identity.start_ticks not in (0, stat.start_ticks):  # 0: could not be read when it started
         return IdentityVerdict.NOT_OURS
+    return _by_inode(identity, pidfd) or _by_marks(identity, instance, run_id, pidfd)
+
+
+def _by_inode(identity: Identity, pidfd: int) -> IdentityVerdict | None:
+    """None where the kernel has no such inodes."""
     inode = None if identity.pidfs_inode is None else pidfs_inode(pidfd)
-    if inode is not None:
-        return IdentityVerdict.OURS if inode == identity.pidfs_inode else IdentityVerdict.NOT_OURS
-    return _by_marks(identity, instance, run_id, pidfd)
+    if inode is None:
+        return None
+    return IdentityVerdict.OURS if inode == identity.pidfs_inode else IdentityVerdict.NOT_OURS
 
 
 def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> IdentityVerdict:
@@ -179,10 +204,10 @@ def mark_of(run_id: str) -> int:
 
 
 def read_mark(pid: int) -> int:
-    """The mark of any process of any user; 0 when it has none or is gone."""
+    """The mark of any process of any user; 0 when it has none that may be read, or is gone."""
     try:
         limits = (PROC / str(pid) / "limits").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
     _, _, values = limits.partition(MARKED_LIMIT)
     soft = values.split(maxsplit=1)[0] if values else ""
@@ -207,8 +232,11 @@ class Marks(Struct, frozen=True):
 
 
 def read_marks(pid: int) -> Marks:
-    """Empty when the process is gone or has no such variable. Raises PermissionError when it may not be read."""
-    return _marks(_read_environ(pid))
+    """Empty when the process is gone or has no such variable. Raises PermissionError when it cannot be read."""
+    marks = read_in_time(lambda one: _marks(_read_environ(one)), [pid])
+    if pid not in marks:
+        raise PermissionError(errno.EACCES, "the memory of the process is locked", str(pid))
+    return marks[pid]
 
 
 def _read_environ(pid: int) -> bytes:
@@ -257,34 +285,41 @@ def scan(instance: str) -> MarkedProcesses:
         if not fresh:
             break
         seen |= fresh
-        for pid in [pid for pid in sorted(fresh) if not _note(marked, pid, instance)]:
-            _note(marked, pid, instance)
+        _note(marked, _note(marked, sorted(fresh), instance), instance)
     return marked
 
 
-def _note(marked: MarkedProcesses, pid: int, instance: str) -> bool:
-    """False when the process showed no environment and no mark."""
-    try:
+def _note(marked: MarkedProcesses, fresh: Sequence[int], instance: str) -> list[int]:
+    """Gives those that showed no environment and no mark."""
+    shown = read_in_time(_shown, fresh)
+    return [pid for pid in fresh if not _note_marks(marked, pid, shown.get(pid), instance)]
+
+
+def _shown(pid: int) -> Marks | None:
+    """None when it shows no environment."""
+    with suppress(PermissionError):
         environ = _read_environ(pid)
-    except PermissionError:
-        environ = b""
-    marks = _marks(environ)
-    if marks.instance == instance and marks.run_id is not None:
+        return _marks(environ) if environ else None
+    return None
+
+
+def _note_marks(marked: MarkedProcesses, pid: int, marks: Marks | None, instance: str) -> bool:
+    """False when the process showed no environment and no mark."""
+    if marks is not None and marks.instance == instance and marks.run_id is not None:
         marked.runs.setdefault(marks.run_id, []).append(pid)
-    elif marks.instance == instance and marks.launcher is not None:
+    elif marks is not None and marks.instance == instance and marks.launcher is not None:
         marked.launchers.setdefault(marks.launcher, []).append(pid)
     elif mark := read_mark(pid):
         marked.marked.setdefault(mark, []).append(pid)
         return True
-    return bool(environ)
+    return marks is not None
 
 
 def sessions() -> dict[int, list[int]]:
     """The living processes of each session."""
     by_session: dict[int, list[int]] = {}
-    for pid in pids():
-        stat = read_stat(pid)
-        if stat is not None and not stat.ended:
+    for pid, stat in readable_stats():
+        if not stat.ended:
             by_session.setdefault(stat.session, []).append(pid)
     return by_session
 

@@ -80,9 +80,12 @@ def may_notify(datagram: Datagram, main: int | None, reaper: int | None) -> bool
     """
     if datagram.uid not in (0, os.geteuid()):
         return False
-    if main is None:
-        return True
-    pid = datagram.pid
+    with contextlib.suppress(PermissionError):  # of an ancestor of another user, where /proc is mounted with hidepid=1
+        return main is None or _is_below(datagram.pid, main, reaper)
+    return False
+
+
+def _is_below(pid: int, main: int, reaper: int | None) -> bool:
     for _ in range(GENERATIONS):
         stat = read_stat(pid) if pid > 0 else None
         if stat is None or main in (pid, stat.session) or stat.parent == reaper:

@@ -281,10 +281,8 @@ def _take(members: dict[int, TreeMember], pid: int, is_ours: Callable[[], bool])
 def _take_descendants(members: dict[int, TreeMember]) -> None:
     """Add the descendants of all members, also those with an emptied environment."""
     children = defaultdict(list)
-    for pid in identities.pids():
-        stat = identities.read_stat(pid)
-        if stat is not None:
-            children[stat.parent].append(pid)
+    for pid, stat in identities.readable_stats():
+        children[stat.parent].append(pid)
     todo = list(members)
     while todo:
         parent = todo.pop()
@@ -306,11 +304,14 @@ def _is_child(pid: int, parent: TreeMember) -> bool:
 
 
 def _pin(pid: int) -> TreeMember | None:
+    """None when it has ended or may not be read."""
     pidfd = identities.open_pidfd(pid)
     if pidfd is None:
         return None
     try:
         stat = identities.read_stat(pid)
+    except PermissionError:
+        stat = None
     except OSError:
         os.close(pidfd)
         raise
