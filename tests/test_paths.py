@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.core.errors import EX_CONFIG, ConfigInvalid, UsageError
 from stoker.paths import config_files, first_within_reach, socket_paths, state_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOME = {"HOME": "/home/ann"}
 
@@ -31,6 +35,18 @@ def test_path_when_a_flag_is_empty_then_it_is_refused_and_not_the_usual_place() 
         state_dir("", HOME, 1000)
     with pytest.raises(UsageError, match="--socket is empty"):
         socket_paths("", HOME, 1000)
+
+
+@pytest.mark.parametrize("find", [state_dir, socket_paths])
+@pytest.mark.parametrize("environ", [{}, {"STOKER_STATE_DIR": "/\udcff", "STOKER_SOCKET": "/\udcff"}])
+def test_path_when_it_is_not_utf8_then_it_is_refused_with_its_bytes(
+    find: Callable[..., object], environ: dict[str, str]
+) -> None:
+    flag = None if environ else "/caf\udce9"
+    with pytest.raises(ConfigInvalid, match=r"not UTF-8: b'/.*\\x") as refused:
+        find(flag, HOME | environ, 1000)
+    assert refused.value.exit_status == EX_CONFIG
+    assert "choose another one with --s" in str(refused.value.hint)
 
 
 def test_state_dir_when_relative_then_it_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

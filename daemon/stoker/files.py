@@ -1,4 +1,4 @@
-"""Opens files in directories that workers can write, and makes files and names durable.
+"""Opens and removes files in directories that workers can write, and makes files and names durable.
 
 A worker runs as the daemon's user. It can replace its log, its output, its checkpoint or a launcher's files by a FIFO,
 a device, a link or a directory; opening one of these can block for ever or lead to another file.
@@ -19,6 +19,9 @@ READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 LOCK_S = 0.5
 LOCK_TRIES = 25
 MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NotRegular(OSError):
@@ -58,6 +61,50 @@ def paths_in(directory: Path, suffix: str) -> list[Path]:
     with contextlib.suppress(FileNotFoundError):
         return sorted(path for path in directory.iterdir() if path.name.endswith(suffix))
     return []
+
+
+def remove_tree(name: str, parent: int, *, files: bool = True) -> None:
+    """Remove a directory and all that is in it; `parent` is the descriptor of the directory above.
+
+    Any depth takes the same two descriptors and no recursion: a worker can nest directories deeper than Python calls.
+    `files`: False where the files vanish with their directory, as in a cgroup. Raises OSError.
+    """
+    here = os.open(name, DIRECTORY, dir_fd=parent)
+    try:
+        above: list[tuple[str, os.stat_result, list[str]]] = []  # the way down, and what is left to remove there
+        left = _clear(here, files=files)
+        while left or above:
+            if left:
+                child = left.pop()
+                above.append((child, os.fstat(here), left))
+                here = _enter(child, here)
+                left = _clear(here, files=files)
+            else:
+                child, expected, left = above.pop()
+                here = _enter("..", here)
+                if not os.path.samestat(os.fstat(here), expected):
+                    raise OSError(errno.ESTALE, "a directory was moved while it was removed", child)
+                os.rmdir(child, dir_fd=here)
+    finally:
+        os.close(here)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _clear(directory: int, *, files: bool) -> list[str]:
+    """Remove all but directories. Gives the names of these."""
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if files and not is_directory:
+            os.unlink(name, dir_fd=directory)
+    return [name for name, is_directory in found if is_directory]
+
+
+def _enter(name: str, here: int) -> int:
+    """The descriptor of the directory `name`, in place of `here`."""
+    there = os.open(name, DIRECTORY, dir_fd=here)
+    os.close(here)
+    return there
 
 
 def sync(path: str | Path) -> None:

@@ -30,27 +30,30 @@ SOCKET_PATH_BYTES = 107
 def state_dir(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
     """`--state-dir`, STOKER_STATE_DIR, systemd's STATE_DIRECTORY, else $XDG_STATE_HOME/stoker.
 
-    Without XDG_STATE_HOME root uses the directory of the system service, as it does for the socket. Raises UsageError.
+    Without XDG_STATE_HOME root uses the directory of the system service, as it does for the socket. Raises UsageError,
+    and ConfigInvalid for a path that is not UTF-8.
     """
     path = _not_empty("--state-dir", flag) or environ.get("STOKER_STATE_DIR") or _of_systemd("STATE_DIRECTORY", environ)
     if path:
-        return os.path.abspath(path)
+        return _check_text(os.path.abspath(path), "state directory", "--state-dir or STOKER_STATE_DIR")
     if uid == 0 and not os.path.isabs(environ.get("XDG_STATE_HOME", "")):
         return SYSTEM_STATE
-    return os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
+    path = os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
+    return _check_text(path, "state directory", "--state-dir or STOKER_STATE_DIR")
 
 
 def socket_paths(flag: str | None, environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     """`--socket`, STOKER_SOCKET, systemd's RUNTIME_DIRECTORY, else the default paths for this user, best first.
 
     There are two defaults if XDG_RUNTIME_DIR is not set, as under cron, su and sudo: the socket of the user's session
-    and that of the system service. Raises UsageError, and ConfigInvalid for a path that is too long for a socket.
+    and that of the system service. Raises UsageError, and ConfigInvalid for a path that is not UTF-8 or too long for a
+    socket.
     """
     given = _not_empty("--socket", flag) or environ.get("STOKER_SOCKET")
     choices = (given,) if given else (os.path.join(folder, SOCKET_NAME) for folder in _runtime_dirs(environ, uid))
     paths = tuple(map(os.path.abspath, choices))
     for path in paths:
-        check_length(path)
+        check_length(_check_text(path, "socket", "--socket or STOKER_SOCKET"))
     return paths
 
 
@@ -65,6 +68,16 @@ def check_length(path: str) -> None:
     if length > SOCKET_PATH_BYTES:
         message = f"the socket's path is {length} bytes long; the limit is {SOCKET_PATH_BYTES}: {path}"
         raise ConfigInvalid(message, hint="choose a shorter one with --socket or STOKER_SOCKET", errors=[message])
+
+
+def _check_text(path: str, what: str, options: str) -> str:
+    """Raises ConfigInvalid for a path that is not UTF-8: answers of the daemon and variables of its jobs hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        message = f"the path of the {what} is not UTF-8: {os.fsencode(path)!r}"
+        raise ConfigInvalid(message, hint=f"choose another one with {options}", errors=[message]) from None
+    return path
 
 
 def config_files(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams
 from tests.support.daemon import DaemonProcess
-from tests.support.work import end_of, submit
+from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,16 @@ def test_run_when_names_are_not_utf8_then_the_worker_gets_every_byte(daemon: Dae
 
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert ran.stdout == b"\n".join((folder, tool, BYTES, "ä".encode(), BYTES)) + b"\n"
+
+
+def test_daemon_when_its_own_variables_are_not_utf8_then_the_worker_gets_every_byte() -> None:
+    text, search = os.fsdecode(BYTES), f"/none/{os.fsdecode(BYTES)}:/bin:/usr/bin"
+    with DaemonProcess(environ={"LOGNAME": text, "PATH": search}) as daemon, daemon.client() as client:
+        job = submit(client, shell('printf "%s\\n" "$LOGNAME" "$PATH"'))
+        end, log = end_of(client, job), b"".join(client.logs(job))
+
+    assert end == ("succeeded", "exit")
+    assert log == BYTES + b"\n" + os.fsencode(search) + b"\n"
 
 
 @pytest.mark.parametrize("limits", [(), ("--limit", "open-files=64")], ids=["spawn", "fork"])

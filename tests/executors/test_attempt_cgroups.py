@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tests.support.work import Gate
 
 RUN = "7.1.00000000000000aa"
+DEEPER_THAN_PYTHON = 1_100  # calls of its own
 
 
 @pytest.fixture
@@ -205,12 +207,35 @@ async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-def test_remove_leftovers_when_the_attempt_is_open_then_its_empty_leaf_stays(root: Path) -> None:
+def test_worker_when_it_nests_cgroups_without_end_then_the_daemon_removes_them(root: Path) -> None:
+    settings = f'[cgroup]\nroot = "{root}"\n'
+    nest = f"import os; os.chdir('{root}/run-' + os.environ['STOKER_RUN_ID'])\n"
+    nest += f"for _ in range({DEEPER_THAN_PYTHON}): os.mkdir('a'); os.chdir('a')"
+    with DaemonProcess(settings) as daemon, daemon.client() as client:
+        job = submit(client, {"command": sys.executable, "args": ["-I", "-S", "-c", nest]})
+        ends = [end_of(client, job), end_of(client, submit(client, shell(":")))]
+        until(lambda: leaves_of(root) == [], why="the end of the leaf")
+
+    assert ends == [("succeeded", "exit")] * 2
+
+
+async def test_remove_leftovers_when_a_worker_nested_cgroups_then_they_go(root: Path) -> None:
+    leaves = AttemptCgroups(Cgroups(root))
+    leaf = leaves.make(RUN, Limits())
+    assert leaf is not None
+    (leaf.path / "a" / "b").mkdir(parents=True)
+
+    await leaves.remove_leftovers({})
+
+    assert leaves_of(root) == []
+
+
+async def test_remove_leftovers_when_the_attempt_is_open_then_its_empty_leaf_stays(root: Path) -> None:
     leaves = AttemptCgroups(Cgroups(root))
     leaves.make(RUN, Limits())
     leaves.make("8.1.bb", Limits())
 
-    leaves.remove_leftovers({RUN})
+    await leaves.remove_leftovers({RUN})
 
     assert leaves_of(root) == [f"run-{RUN}"]
 
@@ -223,7 +248,7 @@ async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alon
     child = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
     (leaf.path / "cgroup.procs").write_text(str(child))
 
-    leaves.remove_leftovers({})
+    await leaves.remove_leftovers({})
 
     assert leaves_of(root) == [f"run-{RUN}"]
     assert os.waitpid(child, os.WNOHANG) == (0, 0)

@@ -141,8 +141,8 @@ def test_leaf_when_removed_then_cgroups_inside_go_too_and_it_may_be_repeated(roo
     leaf = Cgroups(root).make("7.1.ab", Limits())
     (leaf.path / "inner" / "most").mkdir(parents=True)
 
-    leaf.remove()
-    leaf.remove()
+    leaf.remove_tree()
+    leaf.remove_tree()
 
     assert not leaf.path.exists()
     assert not leaf.populated
@@ -153,6 +153,6 @@ def test_leaf_when_something_lives_in_it_then_it_is_not_removed(root: Path, slee
     put(leaf, sleeper)
 
     with pytest.raises(OSError, match="busy"):
-        leaf.remove()
+        leaf.remove_tree()
 
     assert leaf.populated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,8 @@ from stoker.process.log_directories import remove_bucket, remove_logs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+DEEPER_THAN_PYTHON = 1_100  # calls of its own
 
 
 @pytest.fixture
@@ -55,6 +58,21 @@ def test_logs_when_a_worker_left_a_file_in_their_place_then_it_goes(logs: Path) 
 
     assert remove_logs(logs, [8]).ids == [8]
     assert not (logs / "0" / "8").exists()
+
+
+def test_logs_when_a_worker_nested_directories_without_end_then_they_go(logs: Path) -> None:
+    here = os.open(logs / "0" / "5", os.O_RDONLY)
+    for _ in range(DEEPER_THAN_PYTHON):
+        os.mkdir("a", dir_fd=here)
+        os.close(os.open("file", os.O_CREAT, dir_fd=here))
+        above, here = here, os.open("a", os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(here)
+
+    removed = remove_logs(logs, [5, 6])
+
+    assert (removed.ids, removed.error) == ([5, 6], None)
+    assert not list((logs / "0").iterdir())
 
 
 def test_bucket_when_all_its_jobs_are_gone_then_late_logs_go_with_it(logs: Path) -> None:

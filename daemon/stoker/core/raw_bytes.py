@@ -49,6 +49,15 @@ def native(text: AnyText) -> str:
     return text.data.decode("utf-8", "surrogateescape") if isinstance(text, RawBytes) else text
 
 
+def sendable(text: str) -> AnyText:
+    """Text of the `os` functions in the form in which it is stored and sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return RawBytes.of(text.encode("utf-8", "surrogateescape"))
+    return text
+
+
 def printable(text: str) -> str:
     """Native text for a message: bytes that are not UTF-8 become `\\xff`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

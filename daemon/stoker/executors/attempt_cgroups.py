@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 
 from stoker.core.job.limits import Limits
@@ -48,7 +48,7 @@ class AttemptCgroups:
         try:
             return self._cgroups.make(run_id, limits)
         except OSError as error:
-            self._remove(run_id)
+            self._remove(self._cgroups.leaf(run_id).remove)
             if error.errno in SHORTAGES:
                 raise
             return None
@@ -75,19 +75,28 @@ class AttemptCgroups:
         """Remove the cgroups of settled attempts."""
         if self._cgroups is not None:
             for run_id in run_ids:
-                self._remove_in_time(run_id, TRIES)
+                if not self._remove(self._cgroups.leaf(run_id).remove):
+                    self._remove_in_time(run_id, TRIES)
 
-    def remove_leftovers(self, open_ids: Container[str]) -> None:
+    async def remove_leftovers(self, open_ids: Container[str]) -> None:
         """Remove the empty cgroups that earlier daemons left of attempts that are not open."""
-        if self._cgroups is not None:
-            for run_id in self._cgroups.run_ids():
-                if run_id not in open_ids:
-                    self._remove(run_id)
+        cgroups = self._cgroups
+        if cgroups is not None:
+            left = [cgroups.leaf(run_id) for run_id in cgroups.run_ids() if run_id not in open_ids]
+            await asyncio.to_thread(lambda: [self._remove(leaf.remove_tree) for leaf in left])
 
     def _remove_in_time(self, run_id: str, tries: int) -> None:
-        if not self._remove(run_id) and tries:
-            self._kill(run_id)
-            asyncio.get_running_loop().call_later(RETRY_S, self._remove_in_time, run_id, tries - 1)
+        """In a thread, as its worker may have made thousands of cgroups in it."""
+        assert self._cgroups is not None
+        self._kill(run_id)
+        loop = asyncio.get_running_loop()
+
+        def check(removal: asyncio.Future[bool]) -> None:
+            if not removal.cancelled() and not removal.result() and tries:
+                loop.call_later(RETRY_S, self._remove_in_time, run_id, tries - 1)
+
+        leaf = self._cgroups.leaf(run_id)
+        loop.run_in_executor(None, self._remove, leaf.remove_tree).add_done_callback(check)
 
     def _kill(self, run_id: str) -> bool:
         """Kill all processes in it. False before Linux 5.14, which has no cgroup.kill."""
@@ -97,11 +106,10 @@ class AttemptCgroups:
             return True
         return False
 
-    def _remove(self, run_id: str) -> bool:
-        """False while the kernel calls it busy."""
-        assert self._cgroups is not None
+    def _remove(self, remove: Callable[[], None]) -> bool:
+        """False while the kernel calls it busy, or another cgroup is in it."""
         try:
-            self._cgroups.leaf(run_id).remove()
+            remove()
         except OSError as error:
             return error.errno not in BUSY
         return True

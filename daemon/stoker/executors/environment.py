@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import Job
-from stoker.core.raw_bytes import AnyText
+from stoker.core.raw_bytes import AnyText, sendable
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Start
@@ -33,7 +33,7 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
     socket: str
     instance: str
     epoch: int
-    base: Mapping[str, str]
+    base: Mapping[str, AnyText]
     umask: int
     telemetry: Telemetry
     cgroups: AttemptCgroups
@@ -107,8 +107,8 @@ def _setup(limits: Limits, nice: int, leaf: Leaf | None) -> Setup | None:
     return Setup(limits=rest or None, leaf_limits=of_leaf or None, nice=nice, cgroup=str(leaf.path))
 
 
-def allowed(environ: Mapping[str, str], names: tuple[str, ...], path: str) -> dict[str, str]:
+def allowed(environ: Mapping[str, str], names: tuple[str, ...], path: str) -> dict[str, AnyText]:
     """The daemon's variables that workers get; `path` replaces PATH where it is set."""
     base = {name: environ[name] for name in names if name in environ}
     base["PATH"] = path or environ.get("PATH", os.defpath)
-    return base
+    return {name: sendable(value) for name, value in base.items()}

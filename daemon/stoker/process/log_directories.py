@@ -7,7 +7,6 @@ followed. Invariant: what is reported as removed stays removed after a power los
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,8 +15,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from stoker.files import DIRECTORY, remove_tree
+
 IN_ONE_BUCKET = 1_000
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RemovedLogs(Struct):
@@ -79,22 +79,12 @@ def _remove_in_bucket(bucket: Path, ids: list[int], removed: RemovedLogs, end: f
 
 
 def _remove(name: str, bucket: int) -> None:
-    """Most directories hold a log and nothing else: for these this takes a third of the time of `rmtree`."""
     try:
-        directory = os.open(name, DIRECTORY, dir_fd=bucket)
+        remove_tree(name, bucket)
     except FileNotFoundError:
         return
     except NotADirectoryError:  # a file, or a link
         os.unlink(name, dir_fd=bucket)
-        return
-    try:
-        for entry in os.listdir(directory):  # noqa: PTH208 - of a descriptor
-            os.unlink(entry, dir_fd=directory)
-        os.rmdir(name, dir_fd=bucket)
-    except OSError:  # a directory is in it
-        shutil.rmtree(name, dir_fd=bucket)
-    finally:
-        os.close(directory)
 
 
 def remove_bucket(logs: Path, bucket: int) -> None:

@@ -17,6 +17,7 @@ from stoker.config import Config, Reloaded, merge_live
 from stoker.core.clock import SystemClock
 from stoker.core.errors import DiskFull, StokerError
 from stoker.core.job.model import STOKER, ExecutionMode, Queue, State
+from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.deadlines import Deadlines
@@ -110,7 +111,7 @@ class Engine:
         self.subscriptions = Subscriptions(self.reader, self.memory.last_seq)
         self.timers = Timers()
         self.intake = Intake(SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued)
-        self.preflight = Preflight(self.clock, self.context.base["PATH"])
+        self.preflight = Preflight(self.clock, native(self.context.base["PATH"]))
         self.log_threads = start_threads(LOG_THREADS, "logs")
 
     def _build_executors(self) -> None:
@@ -294,7 +295,7 @@ class Engine:
             return
         await self._declare_queues()
         self.inbox.post(Dependents(dict.fromkeys(self._ended_needs, 0)))
-        self.context.cgroups.remove_leftovers(self.memory.jobs_by_run)
+        await self.context.cgroups.remove_leftovers(set(self.memory.jobs_by_run))
         self.context.work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()
         self.timers.pend_at(0, 0)  # read what came due while no daemon ran
