@@ -105,7 +105,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
     monkeypatch.setattr(checkpoints, "opened", watched)
     service, read = CheckpointService(desk), b""  # type: ignore[arg-type]
     while len(read) < len(data):
-        read += base64.b64decode((await service.get(1, len(read)))["data"])
+        read += base64.b64decode((await service.piece(1, len(read)))["data"])
 
     assert read == data
     assert unpacked == [True]
@@ -116,7 +116,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
 async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
     desk = Desk(stored(b"x"))
 
-    assert (await CheckpointService(desk).get(1, None))["bytes"] == 1  # type: ignore[arg-type]
+    assert (await CheckpointService(desk).get(1))["bytes"] == 1  # type: ignore[arg-type]
 
     assert desk.reads == [rows.about]
 

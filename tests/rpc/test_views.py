@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from stoker.core import daemon_views, views
+from stoker.core import daemon_views, shapes, views
 from stoker.core.shapes import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import flow_end, sent_flow, step
-from tests.support.work import Gate, end_of, shell, submit, submit_running
+from tests.support.flows import flow_end, sent_flow, stand, step
+from tests.support.work import Gate, end_of, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stoker import Client
 
 
@@ -47,14 +49,70 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(daemon: D
         check(next(iter(client.watch(after=0))), ChangeShape)
         check(call(client, "worker.get", job=running), views.WorkerView)
         check(client.workflow(workflow), views.WorkflowDetails)
-        check(call(client, "workflow.get", id=workflow, analyse=True), views.WorkflowDetails)
+        check(call(client, "workflow.get", id=workflow, analyse=True), views.AnalysedWorkflow)
         check(call(client, "workflow.list"), views.WorkflowPage)
         check(client.checkpoints(workflow=workflow), CheckpointPage)
         check(call(client, "queue.list"), daemon_views.QueueList)
         check(call(client, "resource.list"), daemon_views.ResourceList)
+        check_commands_of_queues(client)
+        check(call(client, "system.reload"), daemon_views.ReloadedView)
+        check(call(client, "system.purge", before=1_000_000_000_000, dry_run=True), daemon_views.PurgePreview)
+        check(call(client, "system.purge", before=1_000_000_000_000), daemon_views.Purged)
         until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
         check(client.status(), daemon_views.StatusView)
         check(call(client, "system.health"), daemon_views.HealthView)
+        check(call(client, "system.drain"), daemon_views.Draining)
+
+
+def check_commands_of_queues(client: Client) -> None:
+    check(call(client, "queue.set", name="bulk", max_running=2), daemon_views.QueueChanged)
+    check(call(client, "queue.pause", name="bulk"), daemon_views.QueuePaused)
+    check(call(client, "queue.resume", name="bulk"), daemon_views.QueuePaused)
+    check(call(client, "resource.set", name="gpu", capacity=1), daemon_views.ResourceChanged)
+
+
+def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        steps = {
+            "a": step("exit 0"),
+            "b": step(f"read _ < {gate.path}", "a"),
+            "c": step("exit 0", "b"),
+            "d": step("exit 0", "b"),
+        }
+        workflow = sent_flow(client, steps)
+        until(lambda: stand(client, workflow)["b"] == "running", why="the second step")
+
+        check(call(client, "workflow.pause", id=workflow), shapes.WorkflowPaused)
+        check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
+        check(call(client, "workflow.remove_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
+        check(call(client, "workflow.skip", id=workflow, step="c"), shapes.StepSkipped)
+        check(call(client, "workflow.resume", id=workflow, explain=True), shapes.ResumePlan)
+        check(call(client, "workflow.resume", id=workflow), shapes.WorkflowResumed)
+        check(call(client, "workflow.cancel", id=workflow), shapes.WorkflowCancelled)
+        flow_end(client, workflow)
+        check(call(client, "workflow.retry", id=workflow), shapes.WorkflowRetried)
+        check(call(client, "workflow.rollback", id=workflow, to="latest"), shapes.WorkflowRolledBack)
+
+        newest = client.checkpoints(workflow=workflow)["checkpoints"][0]["id"]
+        check(call(client, "checkpoint.get", id=newest), shapes.CheckpointView)
+        check(call(client, "checkpoint.get", id=newest, offset=0), shapes.CheckpointPiece)
+        check(call(client, "checkpoint.get", id=newest, context=True), shapes.ContextView)
+
+
+def test_answers_when_a_checkpoint_is_saved_then_they_are_of_their_types(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    with daemon.client() as client:
+        submit(client, shell(f"echo $STOKER_TOKEN > {tokens}; read _ < {gate.path}"))
+        (token,) = until(lambda: lines(tokens), why="the token of the job")
+
+        first = call(client, "checkpoint.save", token=token, data="YWJj", more=True)
+        check(first, shapes.ReceivedPiece)
+        last = call(client, "checkpoint.save", token=token, data="ZGVm", upload=first["upload"], offset=3)
+        check(last, shapes.SavedCheckpoint)
 
 
 @pytest.mark.parametrize("change", [{"extra": 1}, {"running": "1"}, {"name": None}])

@@ -171,16 +171,16 @@ class MemoryService(Service):
     async def queues(self) -> Any:
         return {"queues": []}
 
-    def set_queue(self, settings: QueueSettings, peer_uid: int) -> asyncio.Future[Reply]:
+    def set_queue(self, settings: QueueSettings, peer_uid: int) -> asyncio.Future[Any]:
         return _answered({"name": settings.name})
 
-    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Reply]:
+    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Any]:
         return _answered({"name": name, "paused": paused})
 
     async def resources(self) -> Any:
         return {"resources": []}
 
-    def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Reply]:
+    def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
         return _answered({"name": name, "capacity": capacity})
 
     async def status(self) -> Any:
@@ -189,10 +189,10 @@ class MemoryService(Service):
     async def health(self) -> Any:
         return {"ok": True}
 
-    async def reload(self) -> Reply:
+    async def reload(self) -> Any:
         return {"changed": [], "restart": []}
 
-    async def drain(self, *, stop: bool) -> Reply:
+    async def drain(self, *, stop: bool) -> Any:
         return {"draining": True}
 
     async def find(self, peer_uid: int, key: str) -> SubmitAnswer:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import (
         BackupStatus,
         DiskView,
+        Draining,
         LauncherView,
         PressureView,
         ShortageView,
@@ -149,7 +150,7 @@ def _backup(backups: BackupStatus) -> str:
     examples=("stoker drain", "stoker drain --stop"),
 )
 def drain(given: Given) -> None:
-    answer = call(given, "system.drain", {"stop": given["stop"]})
+    answer: Draining = call(given, "system.drain", {"stop": given["stop"]})
     if given["json"]:
         render.json_document(answer)
     else:

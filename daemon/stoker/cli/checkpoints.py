@@ -118,7 +118,7 @@ def show(given: Given) -> None:
         render.text(readable(data))
 
 
-def _facts(about: dict[str, Any]) -> list[tuple[str, object]]:
+def _facts(about: CheckpointView) -> list[tuple[str, object]]:
     return [
         ("checkpoint", f"{about['id']} ({about['chain']}, seq {about['seq']})"),
         ("kind", about["kind"]),

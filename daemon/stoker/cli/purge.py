@@ -6,7 +6,8 @@ Owns the loop: the daemon removes for about a second at a time, so an interrupt 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
@@ -15,6 +16,9 @@ from stoker.cli.kit.steps import counted
 from stoker.cli.queues import REASON
 from stoker.core.errors import UsageError
 from stoker.rpc.client import Client
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import PurgePreview
 
 COUNTED = ("jobs", "workflows", "steps", "changes")
 
@@ -47,7 +51,7 @@ def purge(given: Given) -> None:
         if given["yes"] and not given["dry_run"]:
             _remove(client, asked, as_json=given["json"])
             return
-        counts = client.call("system.purge", asked | {"dry_run": True})
+        counts: PurgePreview = client.call("system.purge", asked | {"dry_run": True})
     if given["json"]:
         render.json_document(counts)
     else:
@@ -72,7 +76,7 @@ def _remove(client: Client, asked: dict[str, Any], *, as_json: bool) -> None:
         _print(totals, "removed")
 
 
-def _print(counts: dict[str, Any], verb: str) -> None:
+def _print(counts: Mapping[str, Any], verb: str) -> None:
     render.line(f"{_counts(counts)} {verb}")
     sizes = [f"{render.size(counts[name])} of {name.removesuffix('_bytes')}s" for name in SIZES if counts.get(name)]
     if sizes:
@@ -81,7 +85,7 @@ def _print(counts: dict[str, Any], verb: str) -> None:
         render.line(f"kept, because an open job needs them: {counts['needed']}")
 
 
-def _counts(counts: dict[str, Any]) -> str:
+def _counts(counts: Mapping[str, Any]) -> str:
     steps = f" ({counted(counts['steps'], 'step')})" if counts["steps"] else ""
     jobs, workflows, changes = (counted(counts[f"{noun}s"], noun) for noun in ("job", "workflow", "change"))
     return f"{jobs}, {workflows}{steps} and {changes}"

@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stoker import config, paths
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.core.errors import ConfigInvalid, UsageError
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import ReloadedView
 
 CONFIG = Option("--config", "FILE", "the settings file (default: see `stoker config path`)")
 
@@ -74,7 +78,7 @@ def path(given: Given) -> None:
 
 @Command(options=(JSON,), examples=("stoker config check && stoker config reload",))
 def reload(given: Given) -> None:
-    answer = call(given, "system.reload", {})
+    answer: ReloadedView = call(given, "system.reload", {})
     if given["json"]:
         render.json_document(answer)
         return

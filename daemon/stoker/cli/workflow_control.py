@@ -5,7 +5,7 @@ Owns their options and how the answers are printed. The daemon decides which ste
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, table, values
@@ -14,6 +14,9 @@ from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from stoker.core.shapes import ResumedStep
 
 # The lists in an answer that are printed besides the state, in this order. Others are for --json only.
 REPORTED = {
@@ -208,7 +211,7 @@ def _print_answer(ident: int, answer: dict[str, Any], *, stopping: bool) -> None
         render.note(f"run without the result of {answer['step']}: {few(answer['going_on'], MOST_SHOWN)}")
 
 
-def _print_plan(steps: list[dict[str, Any]]) -> None:
+def _print_plan(steps: list[ResumedStep]) -> None:
     rows = [
         (step["step"], step["job"], step["state"], "yes" if step["runs"] else "no", step["action"], step["why"])
         for step in steps

@@ -37,6 +37,19 @@ class ResourceView(TypedDict):
     holders: list[int]
 
 
+class QueueChanged(TypedDict):
+    name: str
+
+
+class QueuePaused(QueueChanged):
+    paused: bool
+
+
+class ResourceChanged(TypedDict):
+    name: str
+    capacity: int
+
+
 class QueueList(TypedDict):
     queues: list[QueueView]
 
@@ -176,3 +189,40 @@ class HealthView(TypedDict):
 
     ok: bool
     checks: dict[str, str]
+
+
+class ReloadedView(TypedDict):
+    """The settings that changed, as `section.key`, and those that are in force only after a restart."""
+
+    changed: list[str]
+    restart: list[str]
+
+
+class Draining(TypedDict):
+    """`timeout_ms`: how long the daemon waits for running jobs."""
+
+    draining: bool
+    timeout_ms: int
+
+
+class PurgeTotals(TypedDict):
+    """The numbers that were removed, or would be. `needed`: jobs and workflows that stay, as an open job needs them."""
+
+    jobs: int
+    workflows: int
+    steps: int
+    changes: int
+    needed: int
+
+
+class Purged(PurgeTotals):
+    """`more`: the same call goes on with the rest."""
+
+    more: bool
+
+
+class PurgePreview(PurgeTotals):
+    """The answer to a dry run; bytes as they are on the disk."""
+
+    log_bytes: int
+    checkpoint_bytes: int

@@ -144,6 +144,96 @@ class WorkflowAccepted(TypedDict):
     existing: bool
 
 
+class WorkflowStanding(TypedDict):
+    """The state of a workflow after a command: the base of the answers of all commands."""
+
+    id: int
+    state: WorkflowState
+
+
+class WorkflowPaused(WorkflowStanding):
+    """`running`: the steps that go on."""
+
+    running: list[str]
+
+
+class WorkflowCancelled(WorkflowStanding):
+    """`stuck`: held steps whose processes cannot be proven to be ours, so they get no signal."""
+
+    stuck: list[str]
+
+
+class WorkflowRetried(WorkflowStanding):
+    """`reset`: the steps that run again."""
+
+    reset: list[str]
+
+
+class StepSkipped(WorkflowStanding):
+    """`going_on`: the steps that run without the result of the skipped one; `warning` says so."""
+
+    step: str
+    going_on: list[str]
+    warning: str | None
+
+
+class EdgeView(TypedDict):
+    step: str
+    on: Literal["ok", "failed", "any"]
+
+
+class NeedsChanged(WorkflowStanding):
+    """All needs of the step, and its state now."""
+
+    step: str
+    needs: list[EdgeView]
+    step_state: State
+
+
+class ResumedStep(TypedDict):
+    """The plan for one step: whether it runs, the action, and why."""
+
+    step: str
+    job: int
+    state: State
+    runs: bool
+    action: Literal["again", "from_checkpoint", "restart", "keep", "wait", "skip", "fail", "leave"]
+    why: str
+
+
+class ResumePlan(WorkflowStanding):
+    """`chain_warning`: what is wrong with the checkpoints of the workflow, if it is resumed all the same."""
+
+    steps: list[ResumedStep]
+    chain_warning: str | None
+
+
+class WorkflowResumed(ResumePlan):
+    """The answer to a resume that was not only to be explained."""
+
+    reset: list[str]
+    kept: list[str]
+
+
+class RollbackTarget(TypedDict):
+    """`damaged`: the first checkpoint that could not be used, so the state is that of the one before it."""
+
+    checkpoint: int
+    seq: int
+    damaged: int | None
+
+
+class WorkflowRolledBack(WorkflowStanding):
+    """`not_undone`: steps that were completed since the checkpoint; `stopping` and `stuck` are awaited first."""
+
+    to: RollbackTarget
+    not_undone: list[str]
+    reset: list[str]
+    kept: list[str]
+    stopping: list[str]
+    stuck: list[str]
+
+
 class CheckpointView(TypedDict):
     """A checkpoint without its data. `bytes`: the size of the data before compression."""
 
@@ -168,3 +258,44 @@ class CheckpointPage(TypedDict):
 
     checkpoints: list[CheckpointView]
     next: int | None
+
+
+class CheckpointPiece(CheckpointView):
+    """A checkpoint and a piece of its data, in base64, that begins at `offset`."""
+
+    offset: int
+    data: str
+
+
+class ContextStepView(TypedDict):
+    """`floor`: checkpoints of the step up to that seq are ignored."""
+
+    job: int
+    state: State
+    reason: str | None
+    floor: int
+
+
+class ContextView(TypedDict):
+    """A whole workflow at `seq`. `damaged`: the checkpoint at which the rebuild had to end."""
+
+    chain: str
+    seq: int
+    steps: dict[str, ContextStepView]
+    holds: dict[str, dict[str, int]]
+    damaged: int | None
+
+
+class SavedCheckpoint(TypedDict):
+    """`bytes`: the size of the data before compression."""
+
+    id: int
+    seq: int
+    bytes: int
+
+
+class ReceivedPiece(TypedDict):
+    """A piece of a checkpoint arrived, and more are to follow. `received`: the bytes of all so far."""
+
+    upload: int
+    received: int

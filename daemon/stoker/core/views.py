@@ -6,9 +6,9 @@ them with the answers of a real daemon. Durations are milliseconds, instants UTC
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
-from stoker.core.shapes import ChangeShape, LimitsShape, NeedShape, RawBytesShape, State, WorkflowState
+from stoker.core.shapes import ChangeShape, EdgeView, LimitsShape, NeedShape, RawBytesShape, State, WorkflowState
 
 
 class _SpecView(TypedDict):
@@ -180,11 +180,6 @@ class StaleCheckpoint(TypedDict):
     age_ms: int
 
 
-class EdgeView(TypedDict):
-    step: str
-    on: Literal["ok", "failed", "any"]
-
-
 class StepView(TypedDict):
     """A step of a workflow. `error`: the end of the error of its newest attempt."""
 
@@ -229,12 +224,17 @@ class AnalysisView(TypedDict):
 
 
 class WorkflowDetails(WorkflowView):
-    """A workflow with its steps. `archive`: the path of the archive of its failure; `analysis`: if asked for."""
+    """A workflow with its steps. `archive`: the path of the archive of its failure."""
 
     steps: list[StepView]
     archive: str | None
     stale: list[StaleCheckpoint]
-    analysis: NotRequired[AnalysisView | None]
+
+
+class AnalysedWorkflow(WorkflowDetails):
+    """`analysis` is None for a workflow that has not failed."""
+
+    analysis: AnalysisView | None
 
 
 class WorkflowPage(TypedDict):
@@ -245,6 +245,8 @@ class WorkflowPage(TypedDict):
 
 
 class ProcessView(TypedDict):
+    """One process. `cpu_percent` is of one core, during the sample. `open_files` is None where it may not be read."""
+
     pid: int
     parent: int
     name: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -31,14 +31,16 @@ from stoker.engine.turn import AcknowledgeUnknown, AnswerStop, LogLine, SettleUn
 from stoker.executors.base import Report
 from stoker.process.outcomes import cut_short
 from stoker.process.work_files import WorkFiles
+from stoker.store.due import Due
 from stoker.store.instance import seen
 from stoker.store.jobs import Dependent
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 
+T = TypeVar("T")
+
 
 def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) -> JobStanding:
-    """The short answer about a job."""
     return JobStanding(
         id=job.id,
         state=job.state,
@@ -137,7 +139,6 @@ class Reports(Message):
             turn.effects.append(LogLine(LogEvent.HOST_SHORTAGE, {"error": error}))
 
     def _end_shortage(self, turn: Turn) -> None:
-        """A start succeeded."""
         before, turn.memory.shortage = turn.memory.shortage, NO_SHORTAGE
         if before.lasts:
             turn.effects.append(LogLine(LogEvent.HOST_SHORTAGE_OVER, {"since": before.since}))
@@ -252,7 +253,7 @@ class Alarms(Message):
 class DueJobs(Message):
     """Limits of jobs that do not run; the database has the due ones."""
 
-    def __init__(self, done: Callable[[Any], None]) -> None:
+    def __init__(self, done: Callable[[Due], None]) -> None:
         self._done = done
 
     def declare_reads(self, wanted: Wanted) -> None:
@@ -330,10 +331,10 @@ class Broken(Message):
         raise self._error
 
 
-class TurnChange(RequestMessage[Any]):
+class TurnChange(RequestMessage[T]):
     """A change of a queue or a resource, as a function on the turn; its result is the answer."""
 
-    def __init__(self, change: Callable[[Turn], Any]) -> None:
+    def __init__(self, change: Callable[[Turn], T]) -> None:
         super().__init__()
         self._change = change
 

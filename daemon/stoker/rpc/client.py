@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stoker.core.shapes import (
         ChangeShape,
         CheckpointPage,
+        CheckpointPiece,
         JobOptions,
         JobSpec,
         NotSubmitted,
@@ -143,7 +144,7 @@ class Client(Conversation):
         """The data of a checkpoint. Raises CheckpointDamaged if its checksum is wrong."""
         data = bytearray()
         while True:
-            piece = self._read("checkpoint.get", id=checkpoint, offset=len(data))
+            piece: CheckpointPiece = self._read("checkpoint.get", id=checkpoint, offset=len(data))
             data += a2b_base64(piece["data"])
             if len(data) >= piece["bytes"] or not piece["data"]:
                 return bytes(data)

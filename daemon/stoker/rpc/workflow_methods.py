@@ -41,9 +41,11 @@ def _rollback(workflows: WorkflowService, sent: schema.WorkflowRollbackParams, a
 
 
 def _get_checkpoint(service: Service, _peer: Peer, params: schema.CheckpointGetParams) -> object:
-    return (
-        service.checkpoints.context(params.id) if params.context else service.checkpoints.get(params.id, params.offset)
-    )
+    if params.context:
+        return service.checkpoints.context(params.id)
+    if params.offset is not None:
+        return service.checkpoints.piece(params.id, params.offset)
+    return service.checkpoints.get(params.id)
 
 
 def _list_checkpoints(service: Service, _peer: Peer, params: schema.CheckpointListParams) -> object:

@@ -311,7 +311,6 @@ class Engine:
         self.inbox.wake()
 
     def refusal(self) -> StokerError | None:
-        """Why nothing can be changed now, if so."""
         if self.safe_mode.state is not None:
             return self.safe_mode.state.refusal()
         if self.housekeeping.lost is not None:

@@ -12,7 +12,7 @@ import base64
 import binascii
 import sqlite3
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -50,15 +50,22 @@ from stoker.telemetry.logs import log
 from stoker.workflows.chain import context_at
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import CheckpointPage, CheckpointView
+    from stoker.core.shapes import (
+        CheckpointPage,
+        CheckpointPiece,
+        CheckpointView,
+        ContextView,
+        ReceivedPiece,
+        SavedCheckpoint,
+    )
+
+    SaveAnswer: TypeAlias = SavedCheckpoint | ReceivedPiece
 
 PIECE_BYTES = 512 * 1024  # of data in one answer
 UNPACKED_S = 10.0
 
 
-class Save(RequestMessage[dict[str, Any]]):
-    """Stores a checkpoint of a running attempt."""
-
+class Save(RequestMessage["SaveAnswer"]):
     def __init__(
         self,
         memory: LiveState,
@@ -66,7 +73,7 @@ class Save(RequestMessage[dict[str, Any]]):
         packed: Packed,
         status: str,
         min_interval_ms: int,
-        future: asyncio.Future[dict[str, Any]],
+        future: asyncio.Future[SaveAnswer],
     ) -> None:
         super().__init__(future)
         self._memory = memory
@@ -133,9 +140,9 @@ class CheckpointService:
         self._packer = start_threads(1, "checkpoints")
         self._unpacked = Unpacked()
 
-    def save(self, part: CheckpointPart, connection: int) -> asyncio.Future[dict[str, Any]]:
+    def save(self, part: CheckpointPart, connection: int) -> asyncio.Future[SaveAnswer]:
         """Take a checkpoint or a piece of one. The last piece is answered after the commit."""
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[SaveAnswer] = asyncio.get_running_loop().create_future()
         future.add_done_callback(self._count_failure)
         try:
             self._take(part, connection, future)
@@ -147,7 +154,7 @@ class CheckpointService:
         """Discard the incomplete uploads of a connection that has ended."""
         self._uploads.hung_up(connection)
 
-    def _take(self, part: CheckpointPart, connection: int, future: asyncio.Future[dict[str, Any]]) -> None:
+    def _take(self, part: CheckpointPart, connection: int, future: asyncio.Future[SaveAnswer]) -> None:
         run_id, piece = self._allowed(part), _decoded(part)
         if part.offset == 0 and part.upload is None and not part.more:
             self._keep(run_id, piece, part.status, future)
@@ -177,7 +184,7 @@ class CheckpointService:
             raise _stale(run_id)
         return run_id
 
-    def _keep(self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
+    def _keep(self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[SaveAnswer]) -> None:
         """Compress and post it; a large one is compressed in a thread, so that the loop does not wait."""
         if len(data) <= GZIP_ABOVE_BYTES:
             self._post(run_id, pack(bytes(data)), status, future)
@@ -185,7 +192,7 @@ class CheckpointService:
         self._engine.background.start(f"packing of {run_id}", self._pack_and_post(run_id, data, status, future))
 
     async def _pack_and_post(
-        self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[dict[str, Any]]
+        self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[SaveAnswer]
     ) -> None:
         try:
             packed = await asyncio.get_running_loop().run_in_executor(self._packer, lambda: pack(bytes(data)))
@@ -195,33 +202,34 @@ class CheckpointService:
         else:
             self._post(run_id, packed, status, future)
 
-    def _post(self, run_id: str, packed: Packed, status: str, future: asyncio.Future[dict[str, Any]]) -> None:
+    def _post(self, run_id: str, packed: Packed, status: str, future: asyncio.Future[SaveAnswer]) -> None:
         interval = self._engine.config.checkpoints.min_interval_ms
         self._engine.inbox.post(Save(self._engine.memory, run_id, packed, status, interval, future))
 
-    def _count_failure(self, future: asyncio.Future[dict[str, Any]]) -> None:
+    def _count_failure(self, future: asyncio.Future[SaveAnswer]) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None:
             log(LogEvent.CHECKPOINT_FAILED, error=error)
             self._engine.telemetry.checkpoint_failed()
 
-    async def get(self, ident: int, offset: int | None) -> dict[str, Any]:
-        """One checkpoint; with `offset` also a piece of its data, in base64."""
-        if offset is None:
-            return {**_view(await self._checkpoint(rows.about, ident))}
+    async def get(self, ident: int) -> CheckpointView:
+        return _view(await self._checkpoint(rows.about, ident))
+
+    async def piece(self, ident: int, offset: int) -> CheckpointPiece:
+        """One checkpoint with the data from that offset on."""
         checkpoint, data = self._unpacked.take(ident) or await self._open(ident)
         end = offset + PIECE_BYTES
         if end < len(data):
             self._unpacked.put(checkpoint, data)  # the client will ask for the next piece
-        return {**_view(checkpoint), "offset": offset, "data": base64.b64encode(data[offset:end]).decode()}
+        encoded = base64.b64encode(data[offset:end]).decode()
+        return {**_view(checkpoint), "offset": offset, "data": encoded}
 
     async def _open(self, ident: int) -> tuple[Checkpoint, bytes]:
         checkpoint = await self._checkpoint(rows.by_id, ident)
         data = await asyncio.get_running_loop().run_in_executor(self._packer, opened, checkpoint)
         return msgspec.structs.replace(checkpoint, data=b""), data
 
-    async def context(self, ident: int) -> dict[str, Any]:
-        """The whole workflow as it was at a checkpoint."""
+    async def context(self, ident: int) -> ContextView:
         checkpoint = await self._checkpoint(rows.about, ident)
         return view(await context_at(self._engine.queries, checkpoint.chain, checkpoint.seq))
 

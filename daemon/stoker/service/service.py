@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
@@ -52,7 +52,20 @@ from stoker.store import jobs as job_rows
 from stoker.upkeep.health import Health
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import HealthView, ProcessStatus, QueueList, ResourceList, StatusView
+    from stoker.core.daemon_views import (
+        Draining,
+        HealthView,
+        ProcessStatus,
+        Purged,
+        PurgePreview,
+        QueueChanged,
+        QueueList,
+        QueuePaused,
+        ReloadedView,
+        ResourceChanged,
+        ResourceList,
+        StatusView,
+    )
     from stoker.core.views import AttemptView, Explanation, JobDetails, JobHistory, JobPage
 
 ANY_ORDINAL = 2**31
@@ -84,11 +97,9 @@ class Service:
         return self._engine.submit(Submission(self._engine.intake, jobs, peer_uid, atomic=atomic))
 
     def command(self, verb: Verb, sent: VerbParams, peer_uid: int) -> asyncio.Future[JobStanding]:
-        """Carry out a verb on a job."""
         return self._engine.request(VerbCommand(verb, sent.id, _event(verb, Actor(peer_uid, sent.reason), sent)))
 
     def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
-        """Change the spec of a job that has not started."""
         return self._engine.request(Editing(self._engine.intake, job_id, changes, Actor(peer_uid, note)))
 
     async def get(self, job_id: int, before: int | None, limit: int) -> JobDetails:
@@ -256,13 +267,10 @@ class Service:
     # --- queues and resources ---
 
     async def queues(self) -> QueueList:
-        """Every queue with its counts."""
         return {"queues": reading.queue_views(self._engine)}
 
-    def set_queue(self, settings: QueueSettings, peer_uid: int) -> asyncio.Future[Any]:
-        """Make or change a queue."""
-
-        def change(turn: Turn) -> dict[str, Any]:
+    def set_queue(self, settings: QueueSettings, peer_uid: int) -> asyncio.Future[QueueChanged]:
+        def change(turn: Turn) -> QueueChanged:
             before = turn.memory.queues.get(settings.name, Queue(name=settings.name))
             values = {
                 name: value
@@ -278,10 +286,10 @@ class Service:
 
         return self._engine.request(TurnChange(change))
 
-    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Any]:
+    def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[QueuePaused]:
         """Start no jobs of a queue, or start them again."""
 
-        def change(turn: Turn) -> dict[str, Any]:
+        def change(turn: Turn) -> QueuePaused:
             queue = turn.memory.queue(name, "name")
             cause = "paused" if paused else "resumed"
             turn.set_queue(msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
@@ -290,13 +298,12 @@ class Service:
         return self._engine.request(TurnChange(change))
 
     async def resources(self) -> ResourceList:
-        """Every resource with its use and its holders."""
         return {"resources": reading.resource_views(self._engine.memory)}
 
-    def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
-        """Make a resource or change its capacity."""
-
-        def change(turn: Turn) -> dict[str, Any]:
+    def set_resource(
+        self, name: str, capacity: int, peer_uid: int, note: str | None
+    ) -> asyncio.Future[ResourceChanged]:
+        def change(turn: Turn) -> ResourceChanged:
             turn.set_resource(Resource(name=name, capacity=capacity), Actor(peer_uid, note))
             return {"name": name, "capacity": capacity}
 
@@ -305,7 +312,6 @@ class Service:
     # --- the daemon ---
 
     async def status(self) -> StatusView:
-        """The state of the daemon."""
         stale = await self._engine.staleness.find()
         return {
             **reading.status_view(self._engine),
@@ -322,14 +328,14 @@ class Service:
         report["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
         return {"ok": report["ok"] and not shortage.lasts, "checks": report["checks"]}
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self) -> ReloadedView:
         """Read the settings again. Raises ConfigInvalid without any change."""
         if (refusal := self._engine.refusal()) is not None:
             raise refusal
         reloaded = await self._reload()
         return {"changed": reloaded.changed, "restart": reloaded.restart}
 
-    async def purge(self, asked: Purge, peer_uid: int) -> dict[str, Any]:
+    async def purge(self, asked: Purge, peer_uid: int) -> Purged | PurgePreview:
         """Remove for a second what has ended, or count it. Raises InvalidParams, QueueNotFound."""
         now = self._engine.clock.now().wall
         if asked.before > now:
@@ -346,7 +352,7 @@ class Service:
             raise refusal
         return await self._engine.retention.purge(asked, Actor(peer_uid, asked.reason))
 
-    async def drain(self, *, stop: bool) -> dict[str, Any]:
+    async def drain(self, *, stop: bool) -> Draining:
         """Begin to drain; the daemon ends when it is done."""
         self._engine.drain.begin(stop_survivors=stop)
         return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}

@@ -57,14 +57,12 @@ async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:
 
 
 def change_view(change: Change) -> RecordedChange:
-    """A change with its details."""
     details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
     note = details.pop("note", None)
     return {**change_fields(change), "note": note, "details": details}
 
 
 def queue_views(engine: Engine) -> list[QueueView]:
-    """Every queue with its settings and counts."""
     memory, throttled = engine.memory, engine.throttle.pressure.throttled
     return [
         {
@@ -85,7 +83,6 @@ def queue_views(engine: Engine) -> list[QueueView]:
 
 
 def resource_views(memory: LiveState) -> list[ResourceView]:
-    """Every resource with its use."""
     return [
         {"name": name, "capacity": resource.capacity, "used": memory.used[name], "holders": memory.holders(name)}
         for name, resource in sorted(memory.resources.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -37,7 +37,7 @@ _JOB_FIELDS = (
 def job_view(job: Job, memory: LiveState, state_dir: Path) -> JobView:
     """A job as `job.get` and `job.list` show it."""
     job, run = laid_over(job, memory)
-    view: Any = {"id": job.id}
+    view: dict[str, Any] = {"id": job.id}
     view |= {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
@@ -52,8 +52,7 @@ def job_view(job: Job, memory: LiveState, state_dir: Path) -> JobView:
     view["frozen"] = run is not None and run.attempt.run_id in memory.frozen
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
-    shown: JobView = view
-    return shown
+    return cast("JobView", view)
 
 
 def laid_over(job: Job, memory: LiveState) -> tuple[Job, OpenRun | None]:
@@ -72,7 +71,7 @@ def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Seq
     run = memory.by_run(attempt.run_id)
     attempt = attempt if run is None else run.attempt
     identity, outcome = attempt.identity, attempt.outcome
-    view: Any = {
+    view = {
         name: getattr(attempt, name)
         for name in ("run_id", "ordinal", "launcher", "created_at", "started_at", "ended_at", "stop_reason", "adopted")
     }
@@ -85,5 +84,4 @@ def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Seq
         view[name] = values.get(name)
     view["limits"] = describe(job.spec.limits, attempt.bounds)
     view["suspicion"] = suspected_limit(attempt.bounds, outcome)
-    shown: AttemptView = view
-    return shown
+    return cast("AttemptView", view)

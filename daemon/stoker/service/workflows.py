@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, State
@@ -30,8 +32,18 @@ from stoker.workflows.archive import analysis_of
 from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 
 if TYPE_CHECKING:
-    from stoker.core.views import StepView, WorkflowDetails, WorkflowPage, WorkflowView
+    from stoker.core.shapes import (
+        NeedsChanged,
+        ResumePlan,
+        StepSkipped,
+        WorkflowCancelled,
+        WorkflowPaused,
+        WorkflowRetried,
+        WorkflowRolledBack,
+    )
+    from stoker.core.views import AnalysedWorkflow, StepView, WorkflowDetails, WorkflowPage, WorkflowView
 
+A = TypeVar("A")
 ERROR_BYTES = 300  # of each step; `job.get` has the whole error
 
 
@@ -43,7 +55,6 @@ class WorkflowService:
         self._planner = start_threads(1, "flow-plans")
 
     async def submit(self, request: definition.FlowRequest, peer_uid: int) -> WorkflowAnswer:
-        """Store all steps of a workflow, or refuse it with a list of every mistake."""
         engine, loop = self._engine, asyncio.get_running_loop()
         # Even a short frame may hold thousands of steps: `each` makes many of one.
         plan = await loop.run_in_executor(self._planner, definition.plan, request, strategies.known())
@@ -65,38 +76,40 @@ class WorkflowService:
         stored = await stored_workflow(self._engine, workflow_id)
         engine, jobs = self._engine, {step.job_id for step in stored.steps}
         errors = await engine.queries.run(attempts.errors, _unsuccessful(stored))
-        view: Any = _view(stored) | {
+        view: WorkflowDetails = {
+            **_view(stored),
             "steps": await asyncio.to_thread(_steps, stored, errors),  # there may be thousands
             "archive": await asyncio.to_thread(engine.archives.path, stored),
             "stale": await engine.staleness.find(jobs),
         }
-        if analysed:
-            view["analysis"] = await analysis_of(engine.queries, stored)
-        shown: WorkflowDetails = view
-        return shown
+        if not analysed:
+            return view
+        analysis = await analysis_of(engine.queries, stored)
+        shown = None if analysis is None else msgspec.to_builtins(analysis)
+        with_analysis: AnalysedWorkflow = {**view, "analysis": shown}
+        return with_analysis
 
     async def list(self, workflow_filter: WorkflowFilter) -> WorkflowPage:
-        """A page of matching workflows, newest first."""
         page = await self._engine.queries.run(
             workflows.page, workflow_filter.before, workflow_filter.states, workflow_filter.limit
         )
         last = page[-1].workflow.id if len(page) == workflow_filter.limit else None
         return {"workflows": [_view(stored) for stored in page], "next": last}
 
-    def pause(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+    def pause(self, workflow_id: int, actor: Actor) -> asyncio.Future[WorkflowPaused]:
         """Start no further steps of it."""
         return self.command(workflow_id, partial(commands.pause, actor=actor))
 
-    def cancel(self, workflow_id: int, actor: Actor) -> asyncio.Future[dict[str, Any]]:
+    def cancel(self, workflow_id: int, actor: Actor) -> asyncio.Future[WorkflowCancelled]:
         """Stop all its jobs."""
         return self.command(workflow_id, partial(commands.cancel, actor=actor))
 
     def retry(
         self, workflow_id: int, again: Again, step: str | None, actor: Actor, **budget: int | None
-    ) -> asyncio.Future[dict[str, Any]]:
+    ) -> asyncio.Future[WorkflowRetried]:
         """Run steps again: those that failed, all of them, or one with every step that depends on it."""
 
-        def reset_steps(turn: Turn, run: LiveWorkflow) -> commands.Pieces:
+        def reset_steps(turn: Turn, run: LiveWorkflow) -> commands.Pieces[WorkflowRetried]:
             commands.must_not_go_back(run, "retry")
             steps = list(run.steps.values())
             if step is not None:
@@ -107,34 +120,30 @@ class WorkflowService:
 
         return self.command(workflow_id, reset_steps)
 
-    def skip(self, workflow_id: int, step: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
-        """Skip a step; the steps that need it go on."""
+    def skip(self, workflow_id: int, step: str, actor: Actor) -> asyncio.Future[StepSkipped]:
         return self.command(workflow_id, partial(commands.skip, name=step, actor=actor))
 
     def add_need(
         self, workflow_id: int, step: str, need: str, on: NeedOn, actor: Actor
-    ) -> asyncio.Future[dict[str, Any]]:
-        """Make a step wait for another one."""
+    ) -> asyncio.Future[NeedsChanged]:
         decision = partial(dependencies.add_need, name=step, need=need, on=on, actor=actor)
         future = self.command(workflow_id, decision)
         future.add_done_callback(lambda done: _log_cycle(done, workflow=workflow_id))
         return future
 
-    def remove_need(self, workflow_id: int, step: str, need: str, actor: Actor) -> asyncio.Future[dict[str, Any]]:
-        """Let a step no longer wait for another one."""
+    def remove_need(self, workflow_id: int, step: str, need: str, actor: Actor) -> asyncio.Future[NeedsChanged]:
         return self.command(workflow_id, partial(dependencies.remove_need, name=step, need=need, actor=actor))
 
-    async def resume(self, options: ResumeOptions, actor: Actor) -> dict[str, Any]:
+    async def resume(self, options: ResumeOptions, actor: Actor) -> ResumePlan:
         """Go on after a pause or an unsuccessful end; or (`options.explain`) say which steps would run, and why."""
         stored = await stored_workflow(self._engine, options.id)
         engine, limit_ms = self._engine, self._engine.config.workflows.resume_timeout_ms
-        warning = await chain.check(engine.queries, options.id, tolerant=not (options.plain and options.verify))
         facts = await resume.prepare(engine.queries, stored, options, engine.memory.workflows.surroundings, limit_ms)
-        return await self.command(options.id, resume.decision(options, facts, actor)) | {"chain_warning": warning}
+        return await self.command(options.id, resume.decision(options, facts, actor))
 
     async def rollback(
         self, workflow_id: int, to: int | None, actor: Actor, *, redo: bool, resume: bool
-    ) -> dict[str, Any]:
+    ) -> WorkflowRolledBack:
         """Go back to a checkpoint, by default the newest: stop running steps, then reset those not completed there."""
         await stored_workflow(self._engine, workflow_id)
         reader = self._engine.queries
@@ -144,7 +153,7 @@ class WorkflowService:
         decision = partial(rollback.begin, target=target, context=context, actor=actor)
         return await self.command(workflow_id, decision)
 
-    def command(self, workflow_id: int, decision: commands.Decision) -> asyncio.Future[dict[str, Any]]:
+    def command(self, workflow_id: int, decision: commands.Decision[A]) -> asyncio.Future[A]:
         """Apply a decision to a whole workflow in one turn."""
         return self._engine.request(commands.WorkflowCommand(workflow_id, decision))
 

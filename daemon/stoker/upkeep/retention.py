@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -50,6 +50,9 @@ from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.pace import Pace
 from stoker.upkeep.usage import Usage
 
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import Purged, PurgePreview, PurgeTotals
+
 FIRST_MS = 60_000  # after a start, which has other work
 FOUND = 1_000  # in one read
 PORTION = 128  # jobs in one turn: about four milliseconds
@@ -83,8 +86,8 @@ class PurgeCounts(Struct):
         self.workflows += len(portion.workflows)
         self.steps += sum(map(len, portion.workflows.values()))
 
-    def view(self) -> dict[str, int]:
-        return msgspec.structs.asdict(self)
+    def view(self) -> PurgeTotals:
+        return cast("PurgeTotals", msgspec.structs.asdict(self))
 
 
 class Retention:
@@ -119,7 +122,6 @@ class Retention:
         self._working: asyncio.Task[None] | None = None
 
     def use(self, config: Config) -> None:
-        """Work by these settings from now on."""
         self._config = config
         self._due = min(self._due, self._clock.now().steady + config.retention.every_ms)
 
@@ -258,7 +260,7 @@ class Retention:
         finally:
             self._people -= 1
 
-    async def purge(self, asked: Purge, actor: Actor) -> dict[str, Any]:
+    async def purge(self, asked: Purge, actor: Actor) -> Purged:
         """Remove for about a second; `more` says that the same call goes on with the rest."""
         removed = PurgeCounts()
         async with self._before_the_pass(), self._collecting_needs():
@@ -271,9 +273,9 @@ class Retention:
         self._report(removed, actor)
         if is_done:
             self._background.retry("measurement of the state", partial(self._usage.measure, Pace(QUIET)))
-        return removed.view() | {"more": not is_done}
+        return {**removed.view(), "more": not is_done}
 
-    async def preview(self, asked: Purge) -> dict[str, Any]:
+    async def preview(self, asked: Purge) -> PurgePreview:
         """What `purge` would remove, and how many bytes of logs and checkpoints."""
         removed, sizes = PurgeCounts(), Counter[str]()
         async with self._before_the_pass(), self._collecting_needs():
@@ -285,7 +287,7 @@ class Retention:
             if asked.takes_all:
                 newest = newest_removable(self._memory.committed_seq, 0)
                 removed.changes = await self._reader.run(rows.count_changes, asked.before, newest)
-        return removed.view() | {"log_bytes": sizes["logs"], "checkpoint_bytes": sizes["checkpoints"]}
+        return {**removed.view(), "log_bytes": sizes["logs"], "checkpoint_bytes": sizes["checkpoints"]}
 
 
 def keep_of(usual: RetentionSettings, own: KeepSection | None) -> Keep:

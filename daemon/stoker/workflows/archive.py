@@ -92,7 +92,6 @@ class Archives:
         self._one = asyncio.Lock()
 
     def after_commit(self, turn: Turn) -> None:
-        """Archive the workflows that failed in the turn."""
         for _, after, broken in turn.verdicts:
             if after.state is WorkflowState.FAILED:
                 log(

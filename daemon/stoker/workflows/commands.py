@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Mapping
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -25,10 +25,14 @@ from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, open_steps
 from stoker.store.loading import Wanted
 
-P = ParamSpec("P")
+if TYPE_CHECKING:
+    from stoker.core.shapes import StepSkipped, WorkflowCancelled, WorkflowPaused, WorkflowRetried, WorkflowStanding
 
-Pieces = Generator[None, None, dict[str, Any]]  # other callbacks run between them; returns the answer
-Decision = Callable[[Turn, LiveWorkflow], Pieces]
+P = ParamSpec("P")
+A = TypeVar("A")
+
+Pieces = Generator[None, None, A]  # other callbacks run between them; returns the answer
+Decision = Callable[[Turn, LiveWorkflow], Pieces[A]]
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -41,10 +45,10 @@ class Budget(Struct, frozen=True, kw_only=True):
 NO_BUDGET = Budget()
 
 
-class WorkflowCommand(RequestMessage[dict[str, Any]]):
+class WorkflowCommand(RequestMessage[A]):
     """One request about one workflow, decided by `decision` with all its steps in memory."""
 
-    def __init__(self, workflow_id: int, decision: Decision) -> None:
+    def __init__(self, workflow_id: int, decision: Decision[A]) -> None:
         super().__init__()
         self._workflow_id = workflow_id
         self._decision = decision
@@ -57,15 +61,19 @@ class WorkflowCommand(RequestMessage[dict[str, Any]]):
         if run is None:
             raise WorkflowNotFound(f"there is no workflow {self._workflow_id}", hint="stoker workflow ls")
         turn.touched_workflows.add(self._workflow_id)
-        result = yield from self._decision(turn, run)
-        self.answer_after(turn, {"id": run.workflow.id, "state": run.derived_state, **result})
+        self.answer_after(turn, (yield from self._decision(turn, run)))
 
 
-def in_one_piece(decision: Callable[P, dict[str, Any]]) -> Callable[P, Pieces]:
+def standing(run: LiveWorkflow) -> WorkflowStanding:
+    """The part that all answers share."""
+    return {"id": run.workflow.id, "state": run.derived_state.value}
+
+
+def in_one_piece(decision: Callable[P, A]) -> Callable[P, Pieces[A]]:
     """Make a generator of a decision that is short for any workflow."""
 
     @wraps(decision)
-    def pieces(*args: P.args, **kw: P.kwargs) -> Pieces:
+    def pieces(*args: P.args, **kw: P.kwargs) -> Pieces[A]:
         yield
         return decision(*args, **kw)
 
@@ -73,15 +81,15 @@ def in_one_piece(decision: Callable[P, dict[str, Any]]) -> Callable[P, Pieces]:
 
 
 @in_one_piece
-def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> dict[str, Any]:
+def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> WorkflowPaused:
     """Start no more steps; running steps go on."""
     _must_be_open(run, "pause")
     must_not_go_back(run, "pause")
     turn.intend(run, Intent.PAUSE, "paused", actor)
-    return {"running": [name for name, state in run.states.items() if state is State.RUNNING]}
+    return {**standing(run), "running": [name for name, state in run.states.items() if state is State.RUNNING]}
 
 
-def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces:
+def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces[WorkflowCancelled]:
     """Stop the running steps and cancel the others; the answer does not wait for the stops."""
     _must_be_open(run, "cancel")
     turn.intend(run, Intent.CANCEL, "cancelled", actor)
@@ -93,12 +101,12 @@ def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces:
         else:
             turn.step(job_id, ev.Cancel(actor=actor))
         yield
-    return {"stuck": left}
+    return {**standing(run), "stuck": left}
 
 
 def again(
     turn: Turn, run: LiveWorkflow, reset: Collection[str], cause: str, actor: Actor, budget: Budget = NO_BUDGET
-) -> Pieces:
+) -> Pieces[WorkflowRetried]:
     """Run these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, cause)
     running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
@@ -111,10 +119,10 @@ def again(
     check_deadlines(turn, run, reset)
     turn.intend(run, Intent.RUN, cause, actor)
     yield from reset_steps(turn, run, reset, actor, budget=budget)
-    return {"reset": sorted(reset)}
+    return {**standing(run), "reset": sorted(reset)}
 
 
-def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces:
+def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepSkipped]:
     """Skip a step: steps that wait for it go on, and steps that were skipped because of its failure run again."""
     must_not_go_back(run, "skip")
     hit = behind(run.steps.values(), [run.check_step(name)]) - {name}
@@ -126,7 +134,7 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces:
     yield from reset_steps(turn, run, lost, actor)
     without = sorted(one for one in hit if run.states[one] not in FINAL)
     warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
-    return {"step": name, "going_on": without, "warning": warning}
+    return {**standing(run), "step": name, "going_on": without, "warning": warning}
 
 
 def reset_steps(
@@ -169,7 +177,6 @@ def check_deadlines(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> No
 
 
 def overdue(turn: Turn, run: LiveWorkflow, names: Collection[str]) -> list[str]:
-    """The steps whose deadline has passed."""
     deadlines = {name: turn.job(run.jobs[name]).spec.deadline for name in names}
     return [name for name, deadline in deadlines.items() if deadline is not None and deadline <= turn.now.wall]
 

@@ -6,7 +6,7 @@ that can never be met, and cycles. Invariant: a submit would accept the changed 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -21,11 +21,14 @@ from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, rewritten
 from stoker.workflows import commands
 
+if TYPE_CHECKING:
+    from stoker.core.shapes import EdgeView, NeedsChanged
+
 PENDING = (State.WAITING, State.QUEUED)
 
 
 @commands.in_one_piece
-def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> dict[str, Any]:
+def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> NeedsChanged:
     """Raises FlowInvalid for a cycle."""
     step = _changeable(turn, run, name)
     run.check_step(need, "need")
@@ -50,7 +53,7 @@ def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn,
 
 
 @commands.in_one_piece
-def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: Actor) -> dict[str, Any]:
+def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: Actor) -> NeedsChanged:
     step = _changeable(turn, run, name)
     removed = next((edge for edge in step.needs if edge.step == need), None)
     if removed is None:
@@ -73,7 +76,7 @@ def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     return run.steps[job.id]
 
 
-def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> dict[str, Any]:
+def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> NeedsChanged:
     job = turn.job(step.job_id)
     needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
     # A need that failed counts as open until the step is skipped for it, which happens soon.
@@ -85,5 +88,5 @@ def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, a
     turn.batch.workflows[run.workflow.id] = run.workflow
     payload = {"step": step.name, "job": job.id, "need": edge.step, "on": edge.on, "note": actor.note}
     turn.record("workflow", str(run.workflow.id), cause, payload, actor)
-    needs_view = [{"step": one.step, "on": one.on} for one in step.needs]
-    return {"step": step.name, "needs": needs_view, "step_state": after.state}
+    edges: list[EdgeView] = [{"step": one.step, "on": one.on.value} for one in step.needs]
+    return {**commands.standing(run), "step": step.name, "needs": edges, "step_state": after.state.value}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Generator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -43,7 +43,10 @@ from stoker.store.reader import Reader
 from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.workflows import commands
+from stoker.workflows import chain, commands
+
+if TYPE_CHECKING:
+    from stoker.core.shapes import ResumedStep, ResumePlan, WorkflowResumed
 
 THREAD_NAME = "resume-strategy"
 MAX_HANGING = 16  # a strategy that never returns keeps its thread until the daemon ends
@@ -52,22 +55,28 @@ Chosen = dict[str, tuple[str, Strategy]]
 
 
 class ResumeFacts(Struct, frozen=True):
-    """The results from before the turn: the choices of strategies, and which fingerprints have changed."""
+    """The results from before the turn: the choices of strategies, and which fingerprints have changed.
+
+    `chain_warning`: the gap in the chain of checkpoints, if that is to be ignored.
+    """
 
     chosen: Chosen
     changed: dict[str, str]
     verified: frozenset[str]
+    chain_warning: str | None
 
 
 async def prepare(
     reader: Reader, stored: StoredWorkflow, options: ResumeOptions, surroundings: str, limit_ms: int
 ) -> ResumeFacts:
-    """Ask strategies and compare fingerprints. Raises ResumeTimeout; changes nothing."""
+    """Check the chain, ask strategies and compare fingerprints. Raises ChainBroken, ResumeTimeout; changes nothing."""
+    warning = await chain.check(reader, stored.workflow.id, tolerant=not (options.plain and options.verify))
     try:
         async with asyncio.timeout(limit_ms / 1_000):
             chosen = await _chosen(stored, options)
             verified = _verified(stored) if options.verify else {}
-            return ResumeFacts(chosen, await _changed(reader, stored, verified, surroundings), frozenset(verified))
+            changed = await _changed(reader, stored, verified, surroundings)
+            return ResumeFacts(chosen, changed, frozenset(verified), warning)
     except TimeoutError as error:
         raise ResumeTimeout(
             f"workflow {stored.workflow.id}: the resume was not ready within {limit_ms} ms; nothing was changed",
@@ -157,7 +166,7 @@ def _proof_in(end: Checkpoint | None) -> dict[str, str] | None:
 
 def apply_options(
     turn: Turn, run: LiveWorkflow, *, options: ResumeOptions, facts: ResumeFacts, actor: Actor
-) -> commands.Pieces:
+) -> commands.Pieces[ResumePlan]:
     """Carry the plan out, or only show it. Raises NotAllowed if there is nothing to resume."""
     commands.must_not_go_back(run, "resume")
     decisions = yield from _plan(turn, run, options, facts)
@@ -165,9 +174,8 @@ def apply_options(
     for decision in decisions:
         views.append(_view(run, decision))
         yield
-    answer: dict[str, Any] = {"steps": views}
     if options.explain:
-        return answer
+        return {**commands.standing(run), "steps": views, "chain_warning": facts.chain_warning}
     acts = {decision.step: decision.act for decision in decisions}
     _must_lead_anywhere(run, options, acts)
     reset = [name for name, act in acts.items() if act in RESET]
@@ -184,7 +192,14 @@ def apply_options(
         actor,
         commands.Budget(timeout_ms=options.timeout_ms, max_attempts=options.max_attempts),
     )
-    return answer | {"reset": sorted(reset), "kept": by_act.get(Act.KEEP.value, [])}
+    resumed: WorkflowResumed = {
+        **commands.standing(run),
+        "steps": views,
+        "reset": sorted(reset),
+        "kept": by_act.get(Act.KEEP.value, []),
+        "chain_warning": facts.chain_warning,
+    }
+    return resumed
 
 
 def _plan(
@@ -269,17 +284,17 @@ def _carry_out(
     yield from commands.reset_steps(turn, run, reset, actor, floors, budget)
 
 
-def _view(run: LiveWorkflow, decision: ResumeDecision) -> dict[str, Any]:
+def _view(run: LiveWorkflow, decision: ResumeDecision) -> ResumedStep:
     name = decision.step
     return {
         "step": name,
         "job": run.jobs[name],
-        "state": run.states[name],
+        "state": run.states[name].value,
         "runs": decision.runs,
-        "action": decision.act,
+        "action": decision.act.value,
         "why": decision.why,
     }
 
 
-def decision(options: ResumeOptions, facts: ResumeFacts, actor: Actor) -> commands.Decision:
+def decision(options: ResumeOptions, facts: ResumeFacts, actor: Actor) -> commands.Decision[ResumePlan]:
     return partial(apply_options, options=options, facts=facts, actor=actor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -32,11 +32,16 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import commands
 
+if TYPE_CHECKING:
+    from stoker.core.shapes import RollbackTarget, WorkflowRolledBack
+
 TRIED = 20  # after so many damaged checkpoints in a row a step starts without one
 _target = msgspec.json.Decoder(Target).decode
 
 
-def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor: Actor) -> commands.Pieces:
+def begin(
+    turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor: Actor
+) -> commands.Pieces[WorkflowRolledBack]:
     """Stop the running steps and start no other. Raises NotAllowed if there is nothing to roll back."""
     plan = plan_rollback(target, run.steps.values(), run.states, run.reasons)
     if run.workflow.ended and not plan.reset:
@@ -46,12 +51,20 @@ def begin(turn: Turn, run: LiveWorkflow, target: Target, context: Context, actor
             not_undone=list(plan.not_undone),
         )
     commands.check_deadlines(turn, run, plan.reset)
-    to: dict[str, Any] = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
-    answer: dict[str, Any] = {"to": to, "not_undone": list(plan.not_undone)}
-    turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encode_sorted(target).decode(), **answer)
+    to: RollbackTarget = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
+    not_undone, encoded = list(plan.not_undone), encode_sorted(target).decode()
+    turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encoded, to=to, not_undone=not_undone)
     stopping = yield from commands.stop_all(turn, run, actor)
     stuck = [step.name for job_id, step in run.steps.items() if _is_stuck(turn, job_id)]
-    return {**answer, "reset": sorted(plan.reset), "kept": sorted(plan.kept), "stopping": stopping, "stuck": stuck}
+    return {
+        **commands.standing(run),
+        "to": to,
+        "not_undone": not_undone,
+        "reset": sorted(plan.reset),
+        "kept": sorted(plan.kept),
+        "stopping": stopping,
+        "stuck": stuck,
+    }
 
 
 def _is_stuck(turn: Turn, job_id: int) -> bool:

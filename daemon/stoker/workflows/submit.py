@@ -57,8 +57,6 @@ class WorkflowAnswer(Struct, frozen=True, kw_only=True):
 
 
 class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
-    """A request to accept a workflow."""
-
     def __init__(self, intake: Intake, offer: WorkflowOffer) -> None:
         self._located = [step for step in offer.plan.steps if step.locatable]
         super().__init__([step.sent for step in self._located])
@@ -176,7 +174,6 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         return run
 
     def _run(self, turn: Turn) -> LiveWorkflow:
-        """The workflow before its first step is stored."""
         offer, memory = self._offer, turn.memory
         memory.workflows.last_id += 1
         steps = tuple(

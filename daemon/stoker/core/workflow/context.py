@@ -8,7 +8,7 @@ rebuild ends with the one before it, and says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,9 @@ from msgspec import Struct
 from stoker.core.errors import ChainBroken, CheckpointDamaged
 from stoker.core.job.model import Reason, State
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
+
+if TYPE_CHECKING:
+    from stoker.core.shapes import ContextView
 
 
 class ContextStep(Struct, frozen=True):
@@ -95,7 +98,7 @@ def _apply(change: _Transition, steps: dict[str, ContextStep], holds: dict[str, 
         holds.pop(change.step, None)
 
 
-def view(context: Context) -> dict[str, Any]:
+def view(context: Context) -> ContextView:
     """The context for people and diffs: plain values, sorted by step."""
-    plain: dict[str, Any] = msgspec.to_builtins(context, order="sorted")
+    plain: ContextView = msgspec.to_builtins(context, order="sorted")
     return plain
