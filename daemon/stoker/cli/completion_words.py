@@ -42,7 +42,6 @@ def option_kind(name: str, option: Option) -> str:
 
 
 def argument_kind(name: str, command: Command) -> str:
-    """The kind of a command's positional arguments."""
     group, first = name.split(maxsplit=1)[0], command.words.strip("[]")
     if group in ("queue", "resource"):
         return f"{group}s" if first else ""

@@ -228,7 +228,6 @@ def _remark(step: StepView) -> str:
 
 
 def _print_analysis(analysis: dict[str, Any] | None) -> None:
-    """The daemon's analysis of a failed workflow."""
     if not analysis:
         render.note("nothing to analyse: no step failed")
         return

@@ -30,7 +30,6 @@ class TraceParent(Struct, frozen=True):
 
 
 def new_trace_id(entropy: bytes) -> str:
-    """A trace id of 16 random bytes."""
     assert len(entropy) == TRACE_ID_BYTES, "a trace id has 128 bits"
     return entropy.hex() if any(entropy) else "0" * 31 + "1"
 

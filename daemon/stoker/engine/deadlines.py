@@ -25,8 +25,6 @@ GAP_MS = 2_000
 
 
 class Deadlines:
-    """Posts due limits and due jobs to the loop."""
-
     def __init__(
         self,
         timers: Timers,

@@ -27,8 +27,6 @@ LANES_AT_ONCE = 64  # read in one turn
 
 
 class Dispatcher:
-    """Opens attempts while there are free slots."""
-
     def __init__(self, memory: LiveState, executors: Mapping[ExecutionMode, Executor], slots: int) -> None:
         self._memory = memory
         self._executors = executors

@@ -27,8 +27,6 @@ from stoker.store.loading import Wanted
 
 
 class Editing(RequestMessage[JobStanding]):
-    """The edit of one job, answered after its commit."""
-
     def __init__(self, intake: Intake, job_id: int, wanted: JobChanges, actor: Actor) -> None:
         super().__init__()
         self._intake = intake

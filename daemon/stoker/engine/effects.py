@@ -47,8 +47,6 @@ ANNOUNCED_AT_ONCE = 512
 
 
 class Effects:
-    """Acts on committed turns."""
-
     def __init__(
         self,
         memory: LiveState,

@@ -16,14 +16,11 @@ from stoker.engine.timers import Alarm
 
 
 class Freezes:
-    """The freezes of all open attempts, by run id."""
-
     def __init__(self) -> None:
         self._since: dict[str, int] = {}
         self._before: Counter[str] = Counter()  # milliseconds of freezes that are over
 
     def __contains__(self, run_id: str) -> bool:
-        """Whether it is frozen now."""
         return run_id in self._since
 
     def freeze(self, run_ids: Iterable[str], at: int) -> None:

@@ -43,7 +43,6 @@ class RequestMessage(Message, Generic[T]):
         self.future = future or asyncio.get_running_loop().create_future()
 
     def answer_after(self, turn: Turn, result: T) -> None:
-        """Answer once the turn is committed."""
         turn.effects.append(AnswerRequest(self.future, result))
 
     def answer(self, result: T) -> None:
@@ -64,8 +63,6 @@ class Barrier(RequestMessage[None]):
 
 
 class Inbox:
-    """Messages that wait for their turn."""
-
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
         self._news = asyncio.Event()
@@ -83,7 +80,6 @@ class Inbox:
         self._news.set()
 
     async def ask(self, request: RequestMessage[T]) -> T:
-        """Post a request and wait for its answer."""
         self.post(request)
         return await request.future
 
@@ -97,5 +93,4 @@ class Inbox:
         self._news.clear()
 
     def take(self, limit: int) -> list[Message]:
-        """Remove the oldest messages."""
         return [self._messages.popleft() for _ in range(min(len(self._messages), limit))]

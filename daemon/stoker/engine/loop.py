@@ -35,8 +35,6 @@ class AfterCommit(Protocol):
 
 
 class Loop:
-    """Runs turns until it is stopped or storage fails."""
-
     def __init__(
         self,
         inbox: Inbox,

@@ -22,8 +22,6 @@ from stoker.engine.workflow_memory import LiveWorkflows
 
 
 class OpenRun(Struct):
-    """A job with an open attempt."""
-
     job: Job
     attempt: Attempt
 
@@ -84,7 +82,6 @@ class LiveState:
         return queue
 
     def by_run(self, run_id: str) -> OpenRun | None:
-        """The open attempt with that id."""
         job_id = self.jobs_by_run.get(run_id)
         return None if job_id is None else self.runs[job_id]
 

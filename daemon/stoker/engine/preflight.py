@@ -67,7 +67,6 @@ class Preflight:
         return not missing
 
     async def check(self, request: CommandRequest[Any]) -> None:
-        """Check the commands of a request."""
         places = [self._place(job) for job in request.commands]
         # `cached` is a copy: other requests may push results that this one needs out of the cache.
         cached, missing = self._cached(places)

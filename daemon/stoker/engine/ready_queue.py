@@ -104,7 +104,6 @@ class ReadyQueue:
         self._changed(demand_of(job), lane)
 
     def remove(self, job: Job) -> None:
-        """A job is not queued any more."""
         demand = demand_of(job)
         lane = self.lanes[demand]
         lane.remove(job)
@@ -119,7 +118,6 @@ class ReadyQueue:
         self._changed(demand, lane)
 
     def refill(self, demand: str | None, jobs: Sequence[Job]) -> None:
-        """The first queued jobs of a lane were read."""
         lane = self.lanes[demand]
         lane.refill(jobs)
         self._changed(demand, lane)
@@ -138,7 +136,6 @@ class ReadyQueue:
 
     @property
     def held(self) -> int:
-        """The number of jobs in memory."""
         return sum(len(lane.jobs) for lane in self.lanes.values())
 
     def hungry(self) -> Iterator[tuple[str | None, Lane]]:

@@ -78,7 +78,6 @@ class SpecDefaults:
 
 
 def needs_of(sent: JobParams) -> tuple[Need, ...]:
-    """The needs of a job as they are stored."""
     if sent.needs is UNSET:
         return ()
     return tuple(Need(need) if isinstance(need, int) else Need(need.job, need.on) for need in sent.needs)

@@ -58,7 +58,6 @@ class Intake:
         self.closed: StokerError | None = None  # why nothing is accepted now
 
     def use(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
-        """Use these settings from now on."""
         self.specs, self._ageing_ms, self._max_queued = specs, ageing_ms, max_queued or None
 
     def queue(self, turn: Turn, sent: JobWork) -> Queue:
@@ -109,8 +108,6 @@ class Intake:
 
 
 class Submission(CommandRequest[Answers]):
-    """A request to accept jobs."""
-
     def __init__(self, intake: Intake, jobs: Sequence[JobParams], owner_uid: int, *, atomic: bool) -> None:
         super().__init__(jobs)
         self._intake = intake

@@ -78,8 +78,6 @@ class Follower:
 
 
 class Subscriptions:
-    """Wakes waiters and followers after a commit."""
-
     def __init__(self, reader: Reader, seq: int) -> None:
         self._reader = reader
         self._waiters: defaultdict[int, set[Waiter]] = defaultdict(set)
@@ -99,7 +97,6 @@ class Subscriptions:
         return waiter
 
     def forget(self, waiter: Waiter) -> None:
-        """Remove a waiter."""
         self._awaited -= len(waiter.left) + len(waiter.ends)
         for job_id in (*waiter.left, *waiter.ends):
             _leave(self._waiters, job_id, waiter)
@@ -182,7 +179,6 @@ def ended(state: State) -> bool:
 
 
 def change_fields(change: Change) -> ChangeShape:
-    """A change as clients read it."""
     return {
         "seq": change.seq,
         "at": change.at,

@@ -68,7 +68,6 @@ class Timers:
                 self._push(self._wall, job, attempt, spec.deadline - spec.warn_before_ms, Limit.WARN)
 
     def __len__(self) -> int:
-        """The number of alarms in memory."""
         return len(self._steady) + len(self._wall)
 
     def _push(self, heap: list[Alarm], job: Job, attempt: Attempt, at: int, limit: Limit) -> None:
@@ -108,13 +107,11 @@ class Timers:
         self.pending_wall = None
 
     def pending_due(self, now: Now) -> bool:
-        """Whether a row of the database is due."""
         return (self.pending_steady is not None and self.pending_steady <= now.steady) or (
             self.pending_wall is not None and self.pending_wall <= now.wall
         )
 
     def take_due(self, now: Now) -> list[Alarm]:
-        """Remove and return the due alarms of attempts."""
         due = [*_pop(self._steady, now.steady), *_pop(self._wall, now.wall)]
         live = [alarm for alarm in due if alarm.run_id in self._armed]
         self._idle -= len(due) - len(live)

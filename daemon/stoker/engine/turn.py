@@ -136,7 +136,6 @@ class Turn:
         return job
 
     def insert(self, job: Job, key: str | None, open_needs: Sequence[Need]) -> None:
-        """A job was accepted."""
         self.batch.new_jobs[job.id] = job
         if open_needs:
             self.set_needs(job.id, open_needs)
@@ -172,7 +171,6 @@ class Turn:
         self.memory.described[run.attempt.run_id] = self.now.steady
 
     def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
-        """Record a change of something other than a job."""
         self._change(kind, subject, None, None, cause, payload, actor)
 
     def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:

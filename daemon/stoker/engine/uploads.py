@@ -19,8 +19,6 @@ FROM_THE_BEGINNING = "send the checkpoint again from its beginning"
 
 
 class Upload:
-    """A checkpoint that arrives in pieces."""
-
     def __init__(self, number: int, run_id: str, connection: int) -> None:
         self.number = number
         self.run_id = run_id

@@ -53,7 +53,6 @@ def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | No
 
 
 def rewritten(run: LiveWorkflow) -> Workflow:
-    """The row of a workflow whose steps have changed."""
     plan = replace(blueprint(run.workflow), steps=tuple(run.steps.values()))
     return replace(run.workflow, flow=msgspec.json.encode(plan).decode())
 
@@ -89,7 +88,6 @@ class LiveWorkflow(Struct):
 
     @property
     def jobs(self) -> dict[str, int]:
-        """The job of each step."""
         if len(self._jobs) != len(self.steps):
             self._jobs.update({step.name: job_id for job_id, step in self.steps.items()})
         return self._jobs
@@ -168,7 +166,6 @@ class LiveWorkflows:
         self._bar(run)
 
     def intend(self, run: LiveWorkflow, intent: Intent, target: str | None = None) -> None:
-        """Set the intent of a person for a workflow."""
         run.workflow = replace(run.workflow, intent=intent, target=target)
         self._bar(run)
 
@@ -270,7 +267,6 @@ class LiveWorkflows:
         )  # fmt: skip
 
     def forget(self, ids: Iterable[int]) -> None:
-        """Drop workflows that have ended."""
         for workflow_id in ids:
             run = self.runs.get(workflow_id)
             if run is not None and run.workflow.ended:
@@ -281,7 +277,6 @@ class LiveWorkflows:
 
 
 def _end(run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
-    """The record of the end of one attempt of a step."""
     outcome, identity = attempt.outcome, attempt.identity
     assert outcome is not None, "only an ended attempt has an end"
     return {
@@ -307,5 +302,4 @@ def _end(run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
 
 
 def open_steps(run: LiveWorkflow) -> list[int]:
-    """The jobs of steps that have not ended."""
     return [step.job_id for step in run.steps.values() if run.states[step.name] not in FINAL]

@@ -72,7 +72,6 @@ class AttemptCgroups:
         return frozen_ids
 
     def remove(self, run_ids: Iterable[str]) -> None:
-        """Remove the cgroups of settled attempts."""
         if self._cgroups is not None:
             for run_id in run_ids:
                 if not self._remove(self._cgroups.leaf(run_id).remove):

@@ -42,8 +42,6 @@ def never_started(start: Start) -> Report:
 
 
 class Executor(Protocol):
-    """Runs attempts of one execution mode."""
-
     @property
     def launcher(self) -> str | None:
         """The launcher that would start an attempt now; None while there is none."""

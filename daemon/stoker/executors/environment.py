@@ -41,7 +41,6 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
     work_files: WorkFiles
 
     def variables(self, start: Start) -> dict[str, AnyText]:
-        """The whole environment of a worker."""
         job, attempt = start.job, start.attempt
         return {
             **self.base,

@@ -26,8 +26,6 @@ CLOSE_ROUNDS = 5
 
 
 class InProcessExecutor:
-    """Runs handlers as tasks."""
-
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}

@@ -52,7 +52,6 @@ class LauncherPool:
         return iter(self._clients.values())
 
     def get(self, launcher: str | None) -> LauncherClient | None:
-        """The launcher with that id, if it is connected."""
         return self._clients.get(launcher) if launcher is not None else None
 
     def silent(self, launcher: str) -> bool:
@@ -61,7 +60,6 @@ class LauncherPool:
         return launcher in self._connecting or (client is not None and client.stuck)
 
     def pid_of(self, launcher: str) -> int | None:
-        """The pid of a launcher that is connected."""
         client = self._clients.get(launcher)
         return None if client is None else client.pid
 

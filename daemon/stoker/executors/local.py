@@ -72,7 +72,6 @@ class LocalExecutor:
         return None if newest is None else newest.launcher
 
     def running(self, client: LauncherClient) -> int:
-        """How many runs that launcher has."""
         return sum(owner is client for owner in self._clients.values())
 
     def owns(self, run_id: str) -> bool:

@@ -122,7 +122,6 @@ class Runs:
         return next((run for run in self if mark and run.state is not ENDED and mark_of(run.run_id) == mark), None)
 
     def open_ids(self) -> set[str]:
-        """Runs of which a process may still live."""
         return {run.run_id for run in self if run.state is not ENDED}
 
     def unwritten(self) -> list[Run]:

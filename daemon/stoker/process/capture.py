@@ -64,7 +64,6 @@ def log_path(state_dir: Path, job_id: int, ordinal: int) -> Path:
 
 
 def log_of(state_dir: Path, run_id: str) -> Path:
-    """The log of the attempt with that run id."""
     run = RunId.parse(run_id)
     return log_path(state_dir, run.job_id, run.ordinal)
 

@@ -143,11 +143,9 @@ class Cgroups:
         return Leaf(path, frozenset(in_force))
 
     def leaf(self, run_id: str) -> Leaf:
-        """The leaf of a run that started earlier."""
         return Leaf(self._root / f"{LEAF}{run_id}")
 
     def run_ids(self) -> list[str]:
-        """The runs that have a leaf."""
         return [path.name.removeprefix(LEAF) for path in self._root.glob(f"{LEAF}*")]
 
 

@@ -34,8 +34,6 @@ MAX_ANSWER_BYTES = 1 << 30
 
 
 class AskTooLarge(Exception):
-    """A message is larger than a frame may be."""
-
     def __init__(self, size: int) -> None:
         super().__init__(f"{size} bytes; a launcher takes {MAX_ASK_BYTES}")
 
@@ -108,7 +106,6 @@ class LauncherConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def close(self) -> None:
-        """Flush, then close."""
         if self._transport is not None:
             self._flush()
             self._transport.close()

@@ -44,7 +44,6 @@ class IdentityVerdict(StrEnum):
 
 @cache
 def boot_id() -> str:
-    """This boot's random id."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -316,7 +315,6 @@ def _note_marks(marked: MarkedProcesses, pid: int, marks: Marks | None, instance
 
 
 def sessions() -> dict[int, list[int]]:
-    """The living processes of each session."""
     by_session: dict[int, list[int]] = {}
     for pid, stat in readable_stats():
         if not stat.ended:
@@ -336,5 +334,4 @@ def left_in_session(identity: Identity | None, among: Mapping[int, list[int]] | 
 
 
 def pids() -> list[int]:
-    """Every process there is."""
     return [int(entry.name) for entry in os.scandir(PROC) if entry.name.isdecimal()]

@@ -72,7 +72,6 @@ def order_too_large(error: AskTooLarge) -> Outcome:
 
 
 def outcome_of(exited: Exited) -> Outcome:
-    """The outcome that an exit stands for."""
     spawn_error = exited.spawn_error
     return Outcome(
         kind=_kind(exited),

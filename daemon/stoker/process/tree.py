@@ -224,8 +224,6 @@ async def await_end(identity: Identity, instance: str, run_id: str) -> None:
 
 
 class TreeMember(Struct, frozen=True):
-    """A living process, pinned by a pidfd."""
-
     pid: int
     pidfd: int
     start_ticks: int

@@ -37,8 +37,6 @@ NO_OUTPUT = RunOutput()
 
 
 class WorkFiles:
-    """The files of all runs of one instance."""
-
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "work"
         self._state_dir = state_dir
@@ -74,7 +72,6 @@ class WorkFiles:
         return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else f"@stoker-{run_id}"
 
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
-        """Write a checkpoint, before its worker starts."""
         self._put(self.checkpoint(run_id), data)
 
     def _put(self, path: str, data: bytes) -> None:
@@ -123,7 +120,6 @@ class WorkFiles:
         return replace(outcome, output=output.text, output_refused=output.error is not None, error=error)
 
     def remove(self, run_ids: Iterable[str]) -> None:
-        """Remove the files of runs whose end is committed."""
         for run_id in run_ids:
             self._remove(self.output(run_id))
             self._remove(self.checkpoint(run_id))

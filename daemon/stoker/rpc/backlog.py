@@ -14,8 +14,6 @@ MAX_UNREAD_BYTES = 256 * 1024 * 1024
 
 
 class AnswerReader(Protocol):
-    """A connection, as the backlog sees it."""
-
     @property
     def unread_bytes(self) -> int: ...
     def break_off(self, error: StokerError) -> None: ...

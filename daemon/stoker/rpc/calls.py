@@ -42,8 +42,6 @@ MAX_AWAITED = 10_000  # jobs in all waits of a connection
 
 
 class Answerer(Protocol):
-    """The part of a connection that sends answers."""
-
     def send(self, frame: bytes) -> None: ...
     def has_room(self) -> bool: ...
     async def room(self) -> None: ...
@@ -99,7 +97,6 @@ class Calls:
             self._reading.cancel()
 
     def begin(self, request: Request) -> None:
-        """Call the handler of a request, or refuse it."""
         if request.error is not None:
             self._refuse(request, request.error)
             return

@@ -42,8 +42,6 @@ Watched = Callable[[Callable[[], None]], Callable[[], None]]  # wraps a callback
 
 
 class Gate(Protocol):
-    """The part of the server that a connection uses."""
-
     backend: Backend
     backlog: Backlog
     capacity: Capacity
@@ -251,7 +249,6 @@ class ClientConnection(asyncio.Protocol):
         return not self._in_thread and not self._calls.full and self._room.is_set()
 
     def has_room(self) -> bool:
-        """Whether the client takes its answers."""
         return self._room.is_set()
 
     def _pace(self) -> None:

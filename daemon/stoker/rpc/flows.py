@@ -39,8 +39,6 @@ class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
 
 
 class FlowHead(Params, frozen=True, kw_only=True):
-    """A flow without its steps."""
-
     name: Name
     steps: dict[str, Any]
     parameters: dict[Name, Text] = msgspec.field(default_factory=dict)

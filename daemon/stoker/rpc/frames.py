@@ -48,7 +48,6 @@ class RequestBatch:
         self._bytes = 0
 
     def takes(self, frame: bytes) -> bool:
-        """Whether a large answer still fits."""
         return self._bytes + len(frame) <= MAX_BATCH_ANSWER_BYTES
 
     def put(self, frame: bytes | None) -> bytes | None:

@@ -123,7 +123,6 @@ def _fields(struct: type[Struct]) -> dict[str, Any]:
 
 
 def _first_refused(mapping: dict[str, Any], kind: Any) -> str:
-    """The first key whose entry is wrong."""
     for key, item in mapping.items():
         try:
             msgspec.convert({key: item}, kind)

@@ -82,19 +82,16 @@ def _progress(attempt: Attempt) -> tuple[Any, ...]:
 
 
 def update_row(attempt: Attempt) -> tuple[Any, ...]:
-    """The parameters of UPDATE."""
     return (*_progress(attempt), attempt.run_id)
 
 
 def settle_row(attempt: Attempt) -> tuple[Any, ...]:
-    """The parameters of SETTLE."""
     end = attempt.outcome
     assert end is not None, "only an ended attempt is settled"
     return (*_progress(attempt), attempt.ended_at, *_outcome_row(end), attempt.run_id)
 
 
 def from_row(row: Sequence[Any]) -> Attempt:
-    """The Attempt of a row of COLUMNS."""
     values = dict(zip(_NAMES, row, strict=True))
     identity = {name: values.pop(name) for name in _IDENTITY}
     outcome = {name: values.pop(name) for name in _OUTCOME}
@@ -109,12 +106,10 @@ def from_row(row: Sequence[Any]) -> Attempt:
 
 
 def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:
-    """Every attempt without an outcome."""
     return [from_row(row) for row in connection.execute(OPEN)]
 
 
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Attempt]:
-    """All attempts of a job, oldest first."""
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
 
 
@@ -124,7 +119,6 @@ def page(connection: sqlite3.Connection, job_id: int, before: int, limit: int) -
 
 
 def newest_end(connection: sqlite3.Connection, job_id: int) -> Attempt | None:
-    """The newest attempt of a job that has ended."""
     row = connection.execute(NEWEST_END, (job_id,)).fetchone()
     return None if row is None else from_row(row)
 

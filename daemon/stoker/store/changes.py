@@ -93,13 +93,12 @@ def last(connection: sqlite3.Connection) -> tuple[int, bytes]:
 
 
 def from_row(row: tuple[Any, ...]) -> Change:
-    """The Change of a row of COLUMNS; the payload stays undecoded."""
+    """The payload stays undecoded."""
     *values, payload = row
     return Change(**dict(zip(FIELDS, values, strict=False)), payload=msgspec.Raw(payload.encode()))
 
 
 def of_job(connection: sqlite3.Connection, job_id: int) -> list[Change]:
-    """All changes of a job, oldest first."""
     return [from_row(row) for row in connection.execute(OF_JOB, (job_id,))]
 
 

@@ -63,12 +63,10 @@ insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
 
 
 def from_row(row: Sequence[Any]) -> Checkpoint:
-    """The Checkpoint of a row of COLUMNS."""
     return msgspec.convert(dict(zip(FIELDS, row, strict=True)), Checkpoint)
 
 
 def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, Head]:
-    """The newest link of each of these chains."""
     result = {}
     for chain in chains:
         row = connection.execute(HEAD, (chain,)).fetchone()
@@ -79,13 +77,11 @@ def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, He
 
 
 def by_id(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
-    """One checkpoint."""
     row = connection.execute(BY_ID, (ident,)).fetchone()
     return None if row is None else from_row(row)
 
 
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[Checkpoint]:
-    """These checkpoints of one chain, oldest first."""
     return [from_row(row) for row in connection.execute(BY_IDS, (json_array(ids),))]
 
 

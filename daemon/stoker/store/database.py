@@ -104,7 +104,6 @@ async def open_writer(path: Path) -> Database:
 
 
 async def open_reader(path: Path) -> Database:
-    """A connection that can only read."""
     return await _opened(_connect(path, _READER_PRAGMAS))
 
 

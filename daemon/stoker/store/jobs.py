@@ -183,7 +183,6 @@ def spec_row(job: Job) -> tuple[Any, ...]:
 
 
 def insert_row(job: Job) -> tuple[Any, ...]:
-    """The parameters of INSERT."""
     spec = job.spec
     return (
         spec.queue, spec.name, spec.priority, spec.execution_mode, _text_column(spec.command),
@@ -214,7 +213,6 @@ def _of_text_column(column: str) -> AnyText:
 
 
 def from_row(row: Sequence[Any]) -> Job:
-    """The Job of a row of COLUMNS."""
     values = dict(zip(_STATE_FIELDS, row[_SPEC_WIDTH:], strict=True))
     return msgspec.convert(values | {"spec": _spec_of(row[:_SPEC_WIDTH])}, Job)
 
@@ -246,7 +244,6 @@ def _spec_of(columns: Sequence[Any]) -> Spec:
 
 
 def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
-    """The jobs among `ids` that exist."""
     return {job.id: job for job in map(from_row, connection.execute(BY_IDS, (json_array(ids),)))}
 
 
@@ -265,7 +262,6 @@ def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, J
 
 
 def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Job]:
-    """Every step of these workflows."""
     return {job.id: job for job in map(from_row, connection.execute(OF_WORKFLOWS, (json_array(ids),)))}
 
 
@@ -284,7 +280,6 @@ def ahead(connection: sqlite3.Connection, job: Job, demands: Iterable[str | None
 
 
 def open_needs(connection: sqlite3.Connection, job_id: int) -> list[int]:
-    """The jobs for whose ends this one still waits."""
     return [row[0] for row in connection.execute(OPEN_NEEDS, (job_id,))]
 
 
@@ -334,7 +329,6 @@ class Keyed(Struct, frozen=True):
 
 
 def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:
-    """The jobs of these pairs of owner and key."""
     keyed = {}
     for pair in keys:
         row = connection.execute(BY_KEY, pair).fetchone()

@@ -27,18 +27,15 @@ ALL_META = "SELECT key, value FROM meta"
 
 
 def queue_row(queue: Queue) -> tuple[Any, ...]:
-    """The parameters of UPSERT_QUEUE."""
     defaults = msgspec.json.encode(queue.defaults).decode()
     return (queue.name, queue.queue_class.value, queue.max_running, queue.max_queued, queue.paused, defaults)
 
 
 def resource_row(resource: Resource) -> tuple[Any, ...]:
-    """The parameters of UPSERT_RESOURCE."""
     return (resource.name, resource.capacity)
 
 
 def queues(connection: sqlite3.Connection) -> dict[str, Queue]:
-    """Every queue by name."""
     return {
         name: Queue(
             name=name,
@@ -53,10 +50,8 @@ def queues(connection: sqlite3.Connection) -> dict[str, Queue]:
 
 
 def resources(connection: sqlite3.Connection) -> dict[str, Resource]:
-    """Every resource by name."""
     return {name: Resource(name=name, capacity=capacity) for name, capacity in connection.execute(ALL_RESOURCES)}
 
 
 def meta(connection: sqlite3.Connection) -> dict[str, Any]:
-    """The facts about the database itself."""
     return dict(connection.execute(ALL_META))

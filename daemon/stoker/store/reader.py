@@ -41,8 +41,6 @@ class Scan(Struct, frozen=True):
 
 
 class Reader:
-    """Runs functions on a reading connection."""
-
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -109,5 +107,4 @@ def size(connection: sqlite3.Connection) -> int:
 
 
 def ping(connection: sqlite3.Connection) -> bool:
-    """Whether the database answers a read."""
     return bool(connection.execute(PING).fetchone()[0])

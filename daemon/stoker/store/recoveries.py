@@ -36,5 +36,4 @@ class Recovery(Struct, frozen=True, kw_only=True):
 
 
 def row(recovery: Recovery) -> tuple[Any, ...]:
-    """The parameters of UPSERT."""
     return tuple(getattr(recovery, name) for name in Recovery.__struct_fields__)

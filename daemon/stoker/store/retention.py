@@ -112,7 +112,6 @@ def workflows_named(name: str) -> PurgeGroup:
 
 
 def workflows_except(names: Collection[str]) -> PurgeGroup:
-    """The workflows of all other names."""
     return PurgeGroup(WORKFLOWS, "name NOT IN (SELECT value FROM json_each(?))", json_array(names))
 
 
@@ -139,7 +138,6 @@ def ended(
 
 
 def steps(connection: sqlite3.Connection, workflow_ids: Iterable[int]) -> dict[int, list[int]]:
-    """The jobs of these workflows."""
     of: dict[int, list[int]] = {ident: [] for ident in workflow_ids}
     for workflow_id, job_id in connection.execute(STEPS, (json_array(of),)):
         of[workflow_id].append(job_id)

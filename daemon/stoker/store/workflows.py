@@ -66,12 +66,10 @@ update_row = attrgetter("state", "intent", "target", "flow", "finished_at", "id"
 
 
 def from_row(row: Sequence[Any]) -> Workflow:
-    """The Workflow of a row of COLUMNS."""
     return msgspec.convert(dict(zip(FIELDS, row, strict=True)), Workflow)
 
 
 def live(connection: sqlite3.Connection) -> list[StoredWorkflow]:
-    """Every workflow that has not ended."""
     return _with_steps(connection, [from_row(row) for row in connection.execute(LIVE)])
 
 

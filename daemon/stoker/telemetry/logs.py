@@ -48,8 +48,6 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class LogStream(Protocol):
-    """Takes finished lines."""
-
     def write(self, lines: bytes, /) -> object: ...
 
     def isatty(self) -> bool: ...

@@ -69,8 +69,6 @@ class Stalls:
 
 
 class MeasuredCoroutine(Coroutine[Any, Any, T]):
-    """A coroutine that measures its steps."""
-
     def __init__(self, work: Coroutine[Any, Any, T], stalls: Stalls) -> None:
         self._work = work
         self._send = work.send  # looked up once: a step is as short as that

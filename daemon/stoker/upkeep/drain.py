@@ -31,8 +31,6 @@ AFTER_KILL_S = 10.0
 
 
 class StopRuns(Message):
-    """Stop running attempts, because the daemon ends."""
-
     def __init__(self, chosen: Callable[[OpenRun], bool]) -> None:
         self._chosen = chosen
 

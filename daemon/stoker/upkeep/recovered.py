@@ -60,8 +60,6 @@ class Recovered(RequestMessage[Followed]):
 
 
 class Remembered(Message):
-    """Store the row of a recovery that is complete."""
-
     def __init__(self, row: Recovery) -> None:
         self._row = row
 

@@ -61,7 +61,6 @@ class Staleness:
         return sorted(stale, key=lambda one: one["checkpoint_at"])
 
     def tick(self) -> None:
-        """Start a check if it is due."""
         now = self._clock.now().steady
         if now >= self._due and (self._search is None or self._search.done()):
             self._due = now + min(LONGEST_PAUSE_MS, self.limit_ms // CHECKS)

@@ -63,7 +63,6 @@ class Throttle:
         self.use(config)
 
     def use(self, config: Config) -> None:
-        """Judge by these settings from now on."""
         self._policy = config.throttle_policy()
         self._freeze_running = config.throttle.freeze_running
 
@@ -98,7 +97,6 @@ class Throttle:
             self._background.perform(name, part.tick, again_in_s=self._interval_s)
 
     def _apply(self, pressure: Pressure) -> None:
-        """Pause or resume the low queues."""
         self._dispatcher.throttled = pressure.throttled
         event = LogEvent.QUEUE_THROTTLED if pressure.throttled else LogEvent.QUEUE_UNTHROTTLED
         log(event, causes=[cause.value for cause in pressure.causes], levels=dict(pressure.levels))

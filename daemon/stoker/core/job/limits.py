@@ -23,7 +23,6 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self != NO_LIMITS
 
     def given(self) -> dict[str, int]:
-        """Those that are not None."""
         return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
 
 

@@ -25,8 +25,6 @@ NEVER_STARTED = Outcome(kind=OutcomeKind.NEVER_STARTED)
 
 
 class Fact(StrEnum):
-    """The knowledge about an open attempt."""
-
     ENDED = "ended"  # its launcher, or the launcher's outcome log, has the outcome
     OWNED = "owned"  # runs under a connected launcher
     ORPHANED = "orphaned"  # runs and is proven to be ours, but its launcher is gone

@@ -23,7 +23,6 @@ _CHANGES = {
 
 
 def digest(value: object) -> str:
-    """The hash of a JSON value."""
     return hashlib.blake2b(encode_sorted(value), digest_size=16).hexdigest()
 
 

@@ -72,8 +72,6 @@ class _Text(NamedTuple):
 
 
 class Template(Generic[W]):
-    """A step whose texts may be templates."""
-
     def __init__(self, sent: W, names: TemplateNames, *, of_items: bool) -> None:
         self._sent = sent
         self._parameters = names.parameters
@@ -151,7 +149,6 @@ def named(names: Iterable[str]) -> str:
 
 
 def _texts(sent: JobWork) -> Iterator[_Text]:
-    """The texts that are templates."""
     single = ((field, None, getattr(sent, field)) for field in _SINGLE)
     env = (("env", name, text) for name, text in (sent.env or {}).items())
     args = (("args", index, text) for index, text in enumerate(sent.args or ()))
