@@ -11,12 +11,13 @@ import ctypes
 import fcntl
 import os
 import shutil
+import signal
 import struct
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,6 +32,9 @@ KINDS = {
     "xfs": (320, ["mkfs.xfs", "-q", "-K"], "loop"),
 }
 GUARD = 'cat; fsfreeze --unfreeze "$0"; umount --lazy "$0"'
+# A process that sleeps in a page fault on a frozen file system keeps the lock of its memory: whoever reads its environ
+# or cmdline in /proc sleeps, too (this test, its daemon, `ps`). Without a bound the whole machine would hang.
+THAW = f'sleep {2 * DEADLINE_S:g}; exec fsfreeze --unfreeze "$0"'
 
 
 class Disk:
@@ -41,6 +45,7 @@ class Disk:
         self.where = where
         self._image = image
         self._guard: subprocess.Popen[bytes] | None = None
+        self._thawing: subprocess.Popen[bytes] | None = None
         with image.open("wb") as file:
             file.truncate(size_mb << 20)
         subprocess.run([*make, str(image)], check=True, capture_output=True)
@@ -62,6 +67,7 @@ class Disk:
 
     def unmount(self) -> None:
         """Thaw it if need be; returns when the last who used it has let go. Twice is as good as once."""
+        self._end_thawing()
         if self._guard is not None:
             self._guard.communicate()
             self._guard = None
@@ -79,11 +85,19 @@ class Disk:
             os.close(directory)
 
     def freeze(self) -> None:
-        """Whoever writes to it sleeps, uninterruptibly, until it thaws."""
+        """Whoever writes to it sleeps, uninterruptibly, until it thaws: by `thaw`, or after two minutes."""
+        self._thawing = subprocess.Popen(["sh", "-c", THAW, str(self.where)], start_new_session=True)
         subprocess.run(["fsfreeze", "--freeze", str(self.where)], check=True)
 
     def thaw(self) -> None:
+        self._end_thawing()
         subprocess.run(["fsfreeze", "--unfreeze", str(self.where)], check=True)
+
+    def _end_thawing(self) -> None:
+        if self._thawing is not None:
+            os.killpg(self._thawing.pid, signal.SIGKILL)
+            self._thawing.wait()
+            self._thawing = None
 
 
 class DeadDirectory:
