@@ -1,4 +1,4 @@
-"""What runs beside the loop of job state: tasks that nobody awaits, and threads for calls that block.
+"""What runs beside the loop of job state: tasks that nobody awaits, and periodic duties.
 
-Owns what becomes of a task that fails and of a call that hangs. Refuses to know what they do.
+Owns what becomes of one that fails. Refuses to know what they do.
 """

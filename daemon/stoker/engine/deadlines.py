@@ -65,7 +65,7 @@ class Deadlines:
             self._handle = asyncio.get_running_loop().call_later(delay / 1_000, self._fire)
 
     def tick(self) -> None:
-        """Called once a sample: the event loop's timers stand still while the host sleeps, steady time does not."""
+        """The timers of the event loop stand still while the host sleeps; steady time does not."""
         now = self._clock.now().steady
         if now - self._ticked_at > self._sample_ms + GAP_MS:
             self._heartbeats.restart_silence()

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from stoker.background.cadence import Cadence, Duty
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, merge_live
 from stoker.core.clock import SystemClock
@@ -192,7 +193,7 @@ class Engine:
         self.backups = Backups(self.config, directory, self.clock, self.telemetry, self.background)
 
     def _build_upkeep(self, directory: StateDirectory, opened: Opened) -> None:
-        """The parts that watch the disk, the checkpoints and the host; the throttle's tick drives the others."""
+        """The parts that watch the disk, the checkpoints and the host, and the one timer for all periodic duties."""
         self.housekeeping = Housekeeping(
             directory,
             opened.writer,
@@ -217,16 +218,17 @@ class Engine:
             self.local,
             self.heartbeats,
             self.inbox,
-            self.stalls,
-            self.background,
-            ticking={
-                "check for a gap of time": self.deadlines,
-                "housekeeping": self.housekeeping,
-                "search for stale checkpoints": self.staleness,
-                "retention": self.retention,
-                "backup": self.backups,
-            },
+            self.telemetry,
         )
+        duties: dict[str, Duty] = {
+            "sample of the host": self.throttle,
+            "check for a gap of time": self.deadlines,
+            "housekeeping": self.housekeeping,
+            "search for stale checkpoints": self.staleness,
+            "retention": self.retention,
+            "backup": self.backups,
+        }
+        self.cadence = Cadence(self.config.cpu.sample_ms / 1_000, duties, self.stalls, self.background)
 
     def _build_recovery(self, opened: Opened) -> None:
         self.safe_mode = SafeModeSwitch(self.dispatcher, self.config.recovery.timeout_ms)
@@ -305,7 +307,8 @@ class Engine:
         self.background.retry(
             "search for jobs without an attempt", partial(hold_jobs_without_attempt, self.queries, self.inbox)
         )
-        self.throttle.start()
+        self.throttle.begin()
+        self.cadence.start()
         self.housekeeping.tick()
         self.dispatcher.open("recovering")
         self.inbox.wake()
@@ -364,7 +367,7 @@ class Engine:
 
     async def end(self) -> None:
         """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
-        self.throttle.stop()
+        self.cadence.stop()
         await self.housekeeping.close()
         self.deadlines.stop()
         self.heartbeats.stop()

@@ -1,7 +1,6 @@
 """The small periodic duties: room on the disk, the clocks and pids that wait for a commit, and `state.json`.
 
-They are done on the ticks of the throttle. Invariant: on a full disk no job is accepted or started, but the ends of
-running jobs are still committed.
+Invariant: on a full disk no job is accepted or started, but the ends of running jobs are still committed.
 """
 
 from __future__ import annotations

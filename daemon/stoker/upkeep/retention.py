@@ -91,8 +91,6 @@ class PurgeCounts(Struct):
 
 
 class Retention:
-    """Call `tick` about every second."""
-
     def __init__(
         self,
         config: Config,

@@ -1,16 +1,10 @@
-"""Watches the host on a fixed cadence: while it is under pressure, jobs of `low` queues wait, or are frozen.
+"""Samples the host: while it is under pressure, jobs of `low` queues wait, or are frozen.
 
-Owns the cadence (one sample each `sample_ms`, never on the dispatch path), on which other periodic duties run too.
 `core.throttle` judges the samples, with hysteresis.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from typing import Protocol
-
-from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.core.clock import Clock
 from stoker.core.job.model import QueueClass
@@ -23,16 +17,10 @@ from stoker.executors.local import LocalExecutor
 from stoker.host.probe import Probe
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.stalls import Stalls
-
-
-class Ticking(Protocol):
-    def tick(self) -> None: ...
+from stoker.telemetry.otel import Telemetry
 
 
 class Throttle:
-    """Samples until it is stopped. `ticking`: periodic duties by name; each is done once a sample, in this order."""
-
     def __init__(
         self,
         config: Config,
@@ -42,23 +30,16 @@ class Throttle:
         local: LocalExecutor,
         heartbeats: Heartbeats,
         inbox: Inbox,
-        stalls: Stalls,
-        background: BackgroundTasks,
-        ticking: Mapping[str, Ticking],
+        telemetry: Telemetry,
     ) -> None:
         self._probe = Probe()
         self._clock = clock
-        self._interval_s = config.cpu.sample_ms / 1_000
         self._memory = memory
         self._dispatcher = dispatcher
         self._local = local
         self._heartbeats = heartbeats
         self._inbox = inbox
-        self._telemetry = stalls.telemetry
-        self._tick_parts = stalls.watched(self._tick_all)
-        self._background = background
-        self._ticking = ticking
-        self._timer: asyncio.TimerHandle | None = None
+        self._telemetry = telemetry
         self.pressure = Pressure()
         self.use(config)
 
@@ -66,35 +47,15 @@ class Throttle:
         self._policy = config.throttle_policy()
         self._freeze_running = config.throttle.freeze_running
 
-    def start(self) -> None:
-        """Begin to sample; the first sample only sets the base for CPU use."""
+    def begin(self) -> None:
+        """Measure the use of the CPU from now on: the start of the daemon itself does not count."""
         self._probe.sample()
-        self._schedule()
 
-    def stop(self) -> None:
-        """Harmless if it was never started or is stopped already."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _schedule(self) -> None:
-        # This polls: the kernel sends no notice of load.
-        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
-
-    def _tick(self) -> None:
-        self._schedule()
-        self._background.perform("sample of the host", self._sample, again_in_s=self._interval_s)
-        self._tick_parts()
-
-    def _sample(self) -> None:
+    def tick(self) -> None:
         sample = self._probe.sample()
         self.pressure, changed = observe(self._policy, self.pressure, sample, self._clock.now().wall)
         if changed:
             self._apply(self.pressure)
-
-    def _tick_all(self) -> None:
-        for name, part in self._ticking.items():
-            self._background.perform(name, part.tick, again_in_s=self._interval_s)
 
     def _apply(self, pressure: Pressure) -> None:
         self._dispatcher.throttled = pressure.throttled
