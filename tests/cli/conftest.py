@@ -18,13 +18,15 @@ import pytest
 from stoker.cli import main
 from stoker.core.errors import JobNotFound
 from stoker.core.job.model import State
-from stoker.core.requests import ChangeFeed, JobFilter, JobStanding, LogFeed, Verb, VerbParams
+from stoker.core.requests import JobFilter, JobStanding, Verb, VerbParams
+from stoker.engine.subscriptions import ChangeFeed
+from stoker.service.status import LogFeed
 from tests.support.rpc import MemoryService, ServerThread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
 
-    from stoker.core.requests import LogChunk
+    from stoker.process.capture import Chunk
 
 AT_MS = 1_796_112_000_000
 FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped", "held"}
@@ -97,7 +99,7 @@ class DeskService(MemoryService):
         await self.get(job_id, None, 1)
         return LogFeed(ordinal or 1, self._log(job_id, ordinal or 1, follow=follow))
 
-    async def _log(self, job_id: int, ordinal: int, *, follow: bool) -> AsyncGenerator[LogChunk, None]:
+    async def _log(self, job_id: int, ordinal: int, *, follow: bool) -> AsyncGenerator[Chunk, None]:
         self.feeds_open += 1
         try:
             while self.views[job_id]["attempts"] < ordinal:

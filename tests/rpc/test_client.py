@@ -20,8 +20,9 @@ from stoker.core.errors import (
     StokerError,
     TooManyConnections,
 )
+from stoker.process.capture import Chunk
 from tests.support.facts import until
-from tests.support.rpc import Chunk, ServerThread
+from tests.support.rpc import ServerThread
 from tests.support.torture import count_fds
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import socket
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import uvloop
 
@@ -22,21 +22,21 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import JobNotFound, StokerError
 from stoker.core.job.model import State
 from stoker.core.requests import (
-    ChangeFeed,
     JobChanges,
     JobFilter,
     JobParams,
     JobStanding,
-    LogChunk,
-    LogFeed,
     QueueSettings,
     SubmitAnswer,
     Verb,
     VerbParams,
 )
+from stoker.engine.subscriptions import ChangeFeed
+from stoker.process.capture import Chunk
 from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
 from stoker.service.service import Service
+from stoker.service.status import LogFeed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
     from stoker.rpc.table import Reply
 
 READ_TIMEOUT_S = 10.0
-
-
-class Chunk(NamedTuple):
-    offset: int
-    data: bytes | None
-    hole_bytes: int = 0
 
 
 class MemoryService(Service):
@@ -145,7 +139,7 @@ class MemoryService(Service):
             raise JobNotFound(f"there is no job {job_id}")
         return LogFeed(ordinal or 1, self._chunks(follow))
 
-    async def _chunks(self, follow: bool) -> AsyncGenerator[LogChunk, None]:  # noqa: FBT001 - one flag of a fake
+    async def _chunks(self, follow: bool) -> AsyncGenerator[Chunk, None]:  # noqa: FBT001 - one flag of a fake
         self.feeds_open += 1
         try:
             for chunk in self.log:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import (
         BackupStatus,
         DiskView,
-        Draining,
+        DrainBegun,
         LauncherView,
         PressureView,
         ShortageView,
@@ -150,7 +150,7 @@ def _backup(backups: BackupStatus) -> str:
     examples=("stoker drain", "stoker drain --stop"),
 )
 def drain(given: Given) -> None:
-    answer: Draining = call(given, "system.drain", {"stop": given["stop"]})
+    answer: DrainBegun = call(given, "system.drain", {"stop": given["stop"]})
     if given["json"]:
         render.json_document(answer)
     else:

@@ -198,7 +198,7 @@ class ReloadedView(TypedDict):
     restart: list[str]
 
 
-class Draining(TypedDict):
+class DrainBegun(TypedDict):
     """`timeout_ms`: how long the daemon waits for running jobs."""
 
     draining: bool

@@ -11,18 +11,15 @@ Durations are milliseconds, instants are UTC epoch milliseconds, sizes are bytes
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State
 from stoker.core.raw_bytes import AnyText, RawBytes, encoded
-
-if TYPE_CHECKING:
-    from stoker.core.shapes import ChangeShape
 
 MAX_INT = 2**63 - 1  # of SQLite
 MAX_TEXT = 64 * 1024
@@ -292,31 +289,6 @@ class EditedJob(JobStanding, frozen=True, kw_only=True, gc=False):
     """The state of an edited job. `changed`: each changed field, with its old and its new value."""
 
     changed: dict[str, tuple[Any, Any]]
-
-
-class LogChunk(Protocol):
-    """A piece of an attempt's log. If `data` is None, it is a hole of `hole_bytes`, punched to limit the size."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def data(self) -> bytes | None: ...
-    @property
-    def hole_bytes(self) -> int: ...
-
-
-class LogFeed(NamedTuple):
-    """The log of one attempt; the generator ends with the log."""
-
-    attempt: int
-    chunks: AsyncGenerator[LogChunk, None]
-
-
-class ChangeFeed(NamedTuple):
-    """Changes after the cursor `seq`, in order, in batches; it ends only when its reader closes it."""
-
-    seq: int
-    changes: AsyncGenerator[list[ChangeShape], None]
 
 
 def _check_raw(work: JobWork) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stoker.core.errors import TooManyWaits
 from stoker.core.job.model import FINAL, Change, State
-from stoker.core.requests import ChangeFeed, JobStanding
+from stoker.core.requests import JobStanding
 from stoker.engine.messages import standing
 from stoker.engine.turn import Transition
 from stoker.store import changes
@@ -29,6 +29,13 @@ Subject = tuple[str, str]  # kind and subject of changes
 EVERYTHING: Subject = ("", "")
 PAGE = 500
 MAX_AWAITED = 200_000  # jobs over all waits: some 50 MB
+
+
+class ChangeFeed(NamedTuple):
+    """Changes after the cursor `seq`, in order, in batches; it ends only when its reader closes it."""
+
+    seq: int
+    changes: AsyncGenerator[list[ChangeShape], None]
 
 
 class Waiter:

@@ -16,13 +16,10 @@ from typing import Any, NamedTuple
 
 from stoker.core.errors import InvalidParams, StokerError
 from stoker.core.requests import (
-    ChangeFeed,
     JobChanges,
     JobFilter,
     JobParam,
     JobParams,
-    LogChunk,
-    LogFeed,
     Purge,
     QueueSettings,
     RestartParams,
@@ -32,10 +29,13 @@ from stoker.core.requests import (
     VerbParams,
 )
 from stoker.core.workflow.mistakes import MAX_MISTAKES
+from stoker.engine.subscriptions import ChangeFeed
+from stoker.process.capture import Chunk
 from stoker.rpc import schema
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
 from stoker.service.service import Service
+from stoker.service.status import LogFeed
 
 # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ async def _log_notifications(feed: LogFeed) -> AsyncGenerator[Reply, None]:
             yield _log_notification(feed.attempt, chunk)
 
 
-def _log_notification(attempt: int, chunk: LogChunk) -> Reply:
+def _log_notification(attempt: int, chunk: Chunk) -> Reply:
     where = {"attempt": attempt, "offset": chunk.offset}
     if chunk.data is None:
         return {**where, "hole": chunk.hole_bytes}

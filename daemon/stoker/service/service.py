@@ -20,12 +20,10 @@ from stoker.core.job import events as ev
 from stoker.core.job.dependencies import UNMET, need_met
 from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource, State
 from stoker.core.requests import (
-    ChangeFeed,
     JobChanges,
     JobFilter,
     JobParams,
     JobStanding,
-    LogFeed,
     Purge,
     QueueSettings,
     RestartParams,
@@ -38,7 +36,7 @@ from stoker.core.units import duration, instant
 from stoker.engine.editing import Editing
 from stoker.engine.messages import TurnChange, VerbCommand
 from stoker.engine.submit import Answers, Submission
-from stoker.engine.subscriptions import ended
+from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn
 from stoker.process.identity import is_asleep
 from stoker.service import status as reading
@@ -53,7 +51,7 @@ from stoker.upkeep.health import Health
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import (
-        Draining,
+        DrainBegun,
         HealthView,
         ProcessStatus,
         Purged,
@@ -255,7 +253,7 @@ class Service:
 
     async def logs(
         self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
-    ) -> LogFeed:
+    ) -> reading.LogFeed:
         """The log of one attempt; with `follow`, until the attempt ends."""
         job = await reading.job_now(self._engine, job_id)
         return await reading.log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
@@ -352,7 +350,7 @@ class Service:
             raise refusal
         return await self._engine.retention.purge(asked, Actor(peer_uid, asked.reason))
 
-    async def drain(self, *, stop: bool) -> Draining:
+    async def drain(self, *, stop: bool) -> DrainBegun:
         """Begin to drain; the daemon ends when it is done."""
         self._engine.drain.begin(stop_survivors=stop)
         return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}

@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,13 +17,12 @@ from stoker.core.clock import Now
 from stoker.core.errors import AttemptNotFound, JobNotFound, LogUnreadable, WorkflowNotFound
 from stoker.core.job.admission import paused
 from stoker.core.job.model import Change, Job, State
-from stoker.core.requests import LogChunk, LogFeed
 from stoker.core.shortage import Shortage
 from stoker.core.workflow import strategies
 from stoker.engine.memory import LiveState
 from stoker.engine.subscriptions import change_fields
+from stoker.process.capture import Chunk, log_path, tail_offset
 from stoker.process.capture import follow as follow_log
-from stoker.process.capture import log_path, tail_offset
 from stoker.service.assembly import Engine
 from stoker.service.views import laid_over
 from stoker.store import attempts, jobs, workflows
@@ -35,6 +34,13 @@ if TYPE_CHECKING:
 
 
 REMOVED = " any more: it ended long ago and was removed ([retention], stoker purge)"
+
+
+class LogFeed(NamedTuple):
+    """The log of one attempt; the generator ends with the log."""
+
+    attempt: int
+    chunks: AsyncGenerator[Chunk, None]
 
 
 async def job_now(engine: Engine, job_id: int) -> Job:
@@ -177,7 +183,7 @@ async def log_feed(
 
 async def _chunks(
     engine: Engine, job: Job, ordinal: int, offset: int | None, tail_lines: int | None, *, follow: bool
-) -> AsyncGenerator[LogChunk, None]:
+) -> AsyncGenerator[Chunk, None]:
     closed = asyncio.Event()
     watcher = asyncio.ensure_future(_close_when_over(engine, job.id, ordinal, closed)) if follow else None
     path = log_path(engine.state_dir, job.id, ordinal)
