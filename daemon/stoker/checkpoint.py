@@ -64,7 +64,7 @@ def must_be_job() -> None:
 def load() -> bytes | None:
     """The data of this job's newest checkpoint, of any attempt; None if there is none."""
     try:
-        with open(_variable("STOKER_CHECKPOINT"), "rb") as file:  # noqa: PTH123 - pathlib is half of what this loads
+        with open(_variable("STOKER_CHECKPOINT"), "rb") as file:
             return file.read()
     except FileNotFoundError:
         return None
@@ -80,7 +80,7 @@ def needs() -> dict[str, dict[str, Any]]:
         return {}
     import json  # noqa: PLC0415 - `load` does without it
 
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as in `load`
+    with open(path, encoding="utf-8") as file:
         results: dict[str, dict[str, Any]] = json.load(file)
     return results
 
@@ -118,10 +118,10 @@ def _locked(path: str) -> BinaryIO:
     import fcntl  # noqa: PLC0415 - `load` does without it
 
     while True:
-        file = open(path, "a+b")  # noqa: PTH123, SIM115 - as in `load`; closed by the caller
+        file = open(path, "a+b")  # noqa: SIM115 - closed by the caller
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):  # noqa: PTH116 - as in `load`
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                 return file
         except FileNotFoundError:
             pass
@@ -142,9 +142,9 @@ def _append(file: BinaryIO, data: bytes) -> None:
 def _replace(path: str, data: bytes) -> None:
     """Replace the whole file, under the lock: a kill meanwhile leaves the old one."""
     beside = f"{path}-{os.getpid()}"
-    with open(beside, "wb") as file:  # noqa: PTH123 - as in `load`
+    with open(beside, "wb") as file:
         file.write(data)
-    os.replace(beside, path)  # noqa: PTH105 - as in `load`
+    os.replace(beside, path)
 
 
 def _packed(data: Any) -> bytes:

@@ -6,7 +6,6 @@ longer to load than the rest of the client.
 
 Invariants: every path is absolute; a socket path has a length that the kernel accepts (unix(7), `sun_path`).
 """
-# ruff: noqa: PTH100, PTH111, PTH117, PTH118
 
 from __future__ import annotations
 

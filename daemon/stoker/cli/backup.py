@@ -25,7 +25,7 @@ SHOWN_S = 0.1
 
 def _absolute(text: str) -> str:
     """The daemon has another working directory."""
-    return os.path.abspath(path(text))  # noqa: PTH100 - as the other paths of the client
+    return os.path.abspath(path(text))
 
 
 STATE_DIR = Option("--state-dir", "DIR", "work on this state directory, whose daemon does not run")
@@ -94,7 +94,7 @@ def _works_alone(given: Given) -> bool:
     except NoAnswer:
         raise
     except DaemonUnreachable:
-        if not os.path.isdir(_root(given)):  # noqa: PTH112 - pathlib only for this
+        if not os.path.isdir(_root(given)):
             raise
         render.note(f"no daemon answers: working on {_root(given)} itself")
         return True

@@ -97,7 +97,7 @@ def _bytes(source: str) -> bytes:
     if source == "-":
         return sys.stdin.buffer.read()
     try:
-        with open(source, "rb") as file:  # noqa: PTH123 - pathlib only to open a file
+        with open(source, "rb") as file:
             return file.read()
     except OSError as error:
         raise UsageError(f"cannot read {shown(source)}: {error.strerror}") from None

@@ -109,8 +109,8 @@ def _is_there(given: Given, error: StokerError) -> bool:
 def _is_locked(path: str) -> bool:
     """Reads the kernel's list of locks: trying the lock here could keep a starting daemon from taking it."""
     try:
-        inode = os.stat(path).st_ino  # noqa: PTH116 - pathlib is not loaded here
-        with open("/proc/locks") as locks:  # noqa: PTH123
+        inode = os.stat(path).st_ino
+        with open("/proc/locks") as locks:
             return any("FLOCK" in line and f":{inode} " in line for line in locks)
     except OSError:
         return False

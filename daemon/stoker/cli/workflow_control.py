@@ -27,13 +27,8 @@ REPORTED = {
     "stuck": "held as stuck, without a signal",
 }
 MOST_SHOWN = 20
-STRATEGIES = (
-    "restart",
-    "from_checkpoint",
-    "skip",
-    "fail",
-    "adopt",
-)  # `core.workflow.strategies.BUILT_IN`; a test compares them
+# Those of `core.workflow.strategies.BUILT_IN`; a test compares them.
+STRATEGIES = ("restart", "from_checkpoint", "skip", "fail", "adopt")
 LIMITS = ("timeout_ms", "max_attempts")  # of the steps that are taken again
 LATEST = "latest"
 MAX_ATTEMPTS = Option(

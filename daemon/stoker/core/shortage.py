@@ -14,10 +14,9 @@ from msgspec.structs import replace
 from stoker.core.clock import Now
 
 # The host lacks something now, and the same call may succeed later. The launcher has a list of its own for the start of
-# a program (launcher/command.py), as it imports nothing of ours.
-SHORTAGES = frozenset(
-    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO}
-)  # EAGAIN: processes of a user, or cgroups (cgroup.max.descendants)
+# a program (launcher/command.py), as it imports nothing of ours. EAGAIN: processes of a user, or cgroups
+# (cgroup.max.descendants).
+SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 # The daemon itself lacks a descriptor or memory: no fault of a disk, nor of a job.
 OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 BASE_PAUSE_MS = 1_000

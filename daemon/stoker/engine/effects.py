@@ -87,9 +87,7 @@ class Effects:
         self._reassign(effects[ev.Reassign])  # its launcher is silent: the daemon itself signals its processes
         self._answer_delivered(effects[StopDelivered])  # the first signal came before its end
         self._settle(effects[ev.Settled], turn)  # it has ended: acknowledged, its files and alarms are removed
-        self._settle_unknown(
-            effects[SettleUnknown], effects[AcknowledgeUnknown]
-        )  # outcomes of attempts that are not open
+        self._settle_unknown(effects[SettleUnknown], effects[AcknowledgeUnknown])  # outcomes of attempts not open
         self._release_dependents(effects[ev.ReleaseDependents])  # jobs that need it are queued or skipped
         self._schedule(turn)  # its job waits for a retry
         self._announce_turn(effects[AnswerRequest], effects[LogLine], turn)  # clients, followers and the log

@@ -55,9 +55,7 @@ class LiveState:
         self._turn = 0
         self.used: Counter[str] = Counter()
         self.freed: set[str] = set()  # resources of which there is more than when jobs were last started
-        self.described: dict[
-            str, int
-        ] = {}  # runs with a pid or start to store with the next commit: since when (steady)
+        self.described: dict[str, int] = {}  # runs with a pid or start that is not stored yet, since when (steady)
         self.steady_noted = 0  # when both clocks were last stored (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.workflows = LiveWorkflows(self.freed)

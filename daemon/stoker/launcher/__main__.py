@@ -8,8 +8,8 @@ import sys
 
 if not __package__:
     # PEP 366: relative imports work once the package's name is known and its parent directory is searched.
-    __package__ = os.path.basename(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH119, PTH120
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+    __package__ = os.path.basename(os.path.dirname(os.path.abspath(__file__)))
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     __import__(__package__)
 
 from .main import main

@@ -210,7 +210,7 @@ def boot_id() -> str:
 
 
 def pid_namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def start_ticks(pid: int, before_ns: int, after_ns: int) -> int:

@@ -60,9 +60,9 @@ class LogFile:
     def new(cls, path: str, max_bytes: int) -> LogFile:
         """The log of a run that is about to start. Raises LogExistsError, or OSError if no log could be made."""
         try:
-            os.stat(path, follow_symlinks=False)  # noqa: PTH116
+            os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
-            _require_writable(os.path.dirname(os.path.dirname(path)))  # noqa: PTH120
+            _require_writable(os.path.dirname(os.path.dirname(path)))
             return cls(path, max_bytes)
         raise LogExistsError(path)
 
@@ -121,7 +121,7 @@ class LogFile:
             return
         if self.size == 0 and not self._discarding:  # a continued log without output
             with contextlib.suppress(OSError):  # while we hold the lock: after that another launcher may write to it
-                os.unlink(self.path)  # noqa: PTH108
+                os.unlink(self.path)
         os.close(self._fd)
         self._fd = None
 
@@ -166,7 +166,7 @@ def _open_in_its_directory(path: str, flags: int) -> int:
     for _ in range(OPEN_TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, flags, 0o600)
-        _make_directory(os.path.dirname(path))  # noqa: PTH120
+        _make_directory(os.path.dirname(path))
     return os.open(path, flags, 0o600)
 
 
@@ -187,10 +187,10 @@ def _require_writable(directory: str) -> None:
 def _make_directory(path: str) -> None:
     """Private at every level, which os.makedirs is not."""
     try:
-        os.mkdir(path, 0o700)  # noqa: PTH102
+        os.mkdir(path, 0o700)
     except FileExistsError:
         return
     except FileNotFoundError:
-        _make_directory(os.path.dirname(path))  # noqa: PTH120
+        _make_directory(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):  # a reader that waits for the log has made it meanwhile
-            os.mkdir(path, 0o700)  # noqa: PTH102
+            os.mkdir(path, 0o700)

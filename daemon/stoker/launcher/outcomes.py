@@ -17,7 +17,7 @@ APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 class OutcomeLog:
     def __init__(self, directory: str, launcher: str) -> None:
         self._directory = directory
-        self._path = os.path.join(directory, f"{launcher}.log")  # noqa: PTH118
+        self._path = os.path.join(directory, f"{launcher}.log")
 
     def append(self, outcomes: list[frames.Message]) -> None:
         """Write all of them durably. After an OSError none of them counts as written, and it may be tried again."""

@@ -319,7 +319,7 @@ def _find_pipes(wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
     Only where no marks can be set the environments are read: that hangs while a process has its memory locked.
     """
     find = _by_mark if marks.can_be_set() else _by_environ
-    for name in os.listdir("/proc") if wanted else ():  # noqa: PTH208
+    for name in os.listdir("/proc") if wanted else ():
         if name.isdecimal():
             yield from find(name, wanted)
 
@@ -348,7 +348,7 @@ def _is_log_pipe(process: str, fd: str) -> bool:
 
 
 def _name(process: str, fd: str) -> str:
-    return os.readlink(f"/proc/{process}/fd/{fd}")  # noqa: PTH115
+    return os.readlink(f"/proc/{process}/fd/{fd}")
 
 
 def _shown(pid: int) -> dict[str, str]:
@@ -375,6 +375,6 @@ def _open_pipe(process: str, is_pipe: Callable[[str], bool]) -> Iterator[int]:
 
 def _descriptors(process: str) -> list[str]:
     try:
-        return os.listdir(f"/proc/{process}/fd")  # noqa: PTH208
+        return os.listdir(f"/proc/{process}/fd")
     except kernel.GONE_OR_HIDDEN:
         return []

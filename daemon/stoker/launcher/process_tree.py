@@ -269,7 +269,7 @@ def _read_children_of(pid: int) -> list[int]:
     """The children of all its threads; those of a thread that ends meanwhile become children of another one."""
     children: list[int] = []
     with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
-        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+        for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
                 children += map(int, kernel.read_proc(pid, f"task/{thread}/children").split())
     return children

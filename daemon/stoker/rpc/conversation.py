@@ -91,9 +91,8 @@ class Conversation:
                 self.close()
                 if time.monotonic() + pause_s > give_up:
                     raise
-            time.sleep(
-                pause_s * (0.5 + os.urandom(1)[0] / 256)
-            )  # so that clients refused together do not return together
+            # Jitter, so that clients that were refused together do not return together.
+            time.sleep(pause_s * (0.5 + os.urandom(1)[0] / 256))
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
     def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:

@@ -43,14 +43,10 @@ UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pi
     max_rss_kib = ?, log_bytes = ?, output = ?
 WHERE run_id = ? AND ended_at IS NULL
 """
-OPEN = f"SELECT {COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY job_id"  # noqa: S608 - constants only
-OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"  # noqa: S608 - constants only
-NEWEST_END = f"""
-SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ended_at IS NOT NULL ORDER BY ordinal DESC LIMIT 1
-"""  # noqa: S608 - constants only
-PAGE = f"""
-SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ordinal < ? ORDER BY ordinal DESC LIMIT ?
-"""  # noqa: S608 - constants only
+OPEN = f"SELECT {COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY job_id"
+OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"
+NEWEST_END = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ended_at IS NOT NULL ORDER BY ordinal DESC LIMIT 1"
+PAGE = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ordinal < ? ORDER BY ordinal DESC LIMIT ?"
 OUTPUTS = """
 SELECT job_id, output FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
     AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)

@@ -30,31 +30,25 @@ SELECT (SELECT value FROM meta WHERE key = 'changes_purged'), (SELECT value FROM
 """
 FIELDS = Change.__struct_fields__  # each has a column of its name; the last is the payload
 COLUMNS = ", ".join(FIELDS)
-OF_JOB = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? ORDER BY seq"  # noqa: S608 - constants only
+OF_JOB = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? ORDER BY seq"
 # Whether the first change of a job or workflow, that of its submission, is there.
 JOB_BEGINS = "SELECT from_state IS NULL FROM changes WHERE job_id = ? ORDER BY seq LIMIT 1"
 FIRST_OF_JOB = "SELECT coalesce(min(seq), 0) FROM changes WHERE job_id = ?"
 OF_WORKFLOW = f"""
 SELECT {COLUMNS} FROM changes WHERE seq > ? AND seq <= ? AND kind = 'workflow' AND subject = ? ORDER BY seq
-"""  # noqa: S608 - constants only
-OF_JOB_AFTER = f"""
-SELECT {COLUMNS} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?
-"""  # noqa: S608 - constants only
+"""
+OF_JOB_AFTER = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 # Watchers get no payloads, which may have a megabyte each.
 WITHOUT_PAYLOAD = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, 'null'"
-AFTER = f"""
-SELECT {WITHOUT_PAYLOAD} FROM changes WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
-"""  # noqa: S608 - constants only
-AFTER_OF_JOB = f"""
-SELECT {WITHOUT_PAYLOAD} FROM changes WHERE job_id = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
-"""  # noqa: S608 - constants only
+AFTER = f"SELECT {WITHOUT_PAYLOAD} FROM changes WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+AFTER_OF_JOB = f"SELECT {WITHOUT_PAYLOAD} FROM changes WHERE job_id = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 # There is no index by workflow: at most SCANNED changes are looked at in one query.
 AFTER_OF_WORKFLOW = f"""
 SELECT {WITHOUT_PAYLOAD} FROM changes
 WHERE seq > ?1 AND seq <= ?2
     AND (job_id IN (SELECT id FROM jobs WHERE workflow_id = ?3) OR (kind = 'workflow' AND subject = CAST(?3 AS TEXT)))
 ORDER BY seq LIMIT ?4
-"""  # noqa: S608 - constants only
+"""
 SCANNED = 50_000
 PAGE_BYTES = 1024 * 1024
 

@@ -17,45 +17,43 @@ from stoker.store.database import json_array
 
 FIELDS = Checkpoint.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
-INSERT = f"INSERT INTO checkpoints ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"  # noqa: S608 - constants only
+INSERT = f"INSERT INTO checkpoints ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"
 HEAD = "SELECT id, seq FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 1"
 CONTEXT_SEQ = "SELECT max(seq) FROM checkpoints WHERE chain = ? AND kind = 'context' AND seq <= ?"
 PROGRESS = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq > ? ORDER BY seq DESC LIMIT ?
-"""  # noqa: S608 - constants only
+"""
 PROGRESS_UP_TO = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq > ? AND seq <= ?
 ORDER BY seq DESC LIMIT ?
-"""  # noqa: S608 - constants only
+"""
 LAST_PROGRESS = "SELECT max(seq) FROM checkpoints WHERE job_id = ? AND kind = 'progress'"
 NEWEST_AT = """
 SELECT job_id, at FROM checkpoints WHERE id IN (
     SELECT (SELECT id FROM checkpoints WHERE job_id = value ORDER BY seq DESC LIMIT 1) FROM json_each(?)
 )
 """
-LAST_OF_KIND = f"""
-SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = ? ORDER BY seq DESC LIMIT 1
-"""  # noqa: S608 - constants only
+LAST_OF_KIND = f"SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = ? ORDER BY seq DESC LIMIT 1"
 # Without the data that jobs saved: a hundred of these may have a gigabyte, and a context needs none of it.
 SPAN = f"""
 SELECT {COLUMNS.replace("data", "iif(kind = 'progress', x'', data)")} FROM checkpoints
 WHERE chain = ? AND seq BETWEEN ? AND ? ORDER BY seq
-"""  # noqa: S608 - constants only
+"""
 # Lists need no data: thirty checkpoints may have a third of a gigabyte.
 WITHOUT_DATA = COLUMNS.replace("data", "x''")
 PAGE = f"""
 SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3
-"""  # noqa: S608 - constants only
-ABOUT = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE id = ?"  # noqa: S608 - constants only
-BEHIND = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+"""
+ABOUT = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE id = ?"
+BEHIND = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
 # The oldest of the newest checkpoints that have at most so many bytes together.
 NEWEST_WITHIN = """
 SELECT min(seq) FROM (
     SELECT seq, sum(size) OVER (ORDER BY seq DESC) AS together FROM checkpoints WHERE chain = ?
 ) WHERE together <= ?
 """
-BY_IDS = f"SELECT {COLUMNS} FROM checkpoints WHERE id IN (SELECT value FROM json_each(?)) ORDER BY seq"  # noqa: S608 - constants only
-BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"  # noqa: S608 - constants only
+BY_IDS = f"SELECT {COLUMNS} FROM checkpoints WHERE id IN (SELECT value FROM json_each(?)) ORDER BY seq"
+BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'checkpoints'), 0)"
 
 

@@ -72,25 +72,21 @@ _CHANGING = (
 )  # fmt: skip
 _state_row = attrgetter(*_STATE_FIELDS)
 COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
-INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (_SPEC_WIDTH + len(_STATE_FIELDS)))})"  # noqa: S608 - constants only
-UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"  # noqa: S608 - constants only
+INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (_SPEC_WIDTH + len(_STATE_FIELDS)))})"
+UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
 update_row = attrgetter(*_CHANGING, "id")  # the parameters of UPDATE
 UPDATE_SPEC = """
 UPDATE jobs SET queue = ?, name = ?, priority = ?, order_key = ?, deadline = ?, ttl_ms = ?, timeout_ms = ?,
     max_attempts = ?, policy = ?, spec_hash = ?
 WHERE id = ?
 """
-BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
-STANDINGS = """
-SELECT id, state, reason, exit_code, signal FROM jobs WHERE id IN (SELECT value FROM json_each(?))
-"""
-OF_WORKFLOWS = f"""
-SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))
-"""  # noqa: S608 - constants only
+BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+STANDINGS = "SELECT id, state, reason, exit_code, signal FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+OF_WORKFLOWS = f"SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))"
 READY = f"""
 SELECT {COLUMNS} FROM jobs WHERE queue = ? AND demand IS ? AND state = 'queued'
     AND (workflow_id IS NULL OR workflow_id NOT IN (SELECT value FROM json_each(?))) ORDER BY order_key, id LIMIT ?
-"""  # noqa: S608 - constants only
+"""
 COUNTS = """
 SELECT queue, 'queued', demand, count(*) FROM jobs WHERE state = 'queued' GROUP BY queue, demand
 UNION ALL
@@ -136,9 +132,7 @@ JOIN jobs AS other ON other.id = needs.needed
 WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
 """
 INSERT_KEY = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
-BY_KEY = """
-SELECT spec_hash, job_id, purged_state, purged_workflow FROM idempotency WHERE owner_uid = ? AND key = ?
-"""
+BY_KEY = "SELECT spec_hash, job_id, purged_state, purged_workflow FROM idempotency WHERE owner_uid = ? AND key = ?"
 
 
 # The fields that hashes of the first version cover, in their order. A later field counts only if it differs from its

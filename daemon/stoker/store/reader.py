@@ -71,7 +71,7 @@ def scan(connection: sqlite3.Connection, wanted: JobFilter) -> Scan:
     (floor,) = connection.execute(FLOOR, (before, SCANNED_ROWS)).fetchone() or (0,)
     conditions, parameters = _conditions(wanted)
     where = " AND ".join(["id < ? AND id >= ?", *conditions])
-    sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals and ? only
+    sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?"
     matches: list[Job] = []
     size = 0
     for row in connection.execute(sql, (before, floor, *parameters, wanted.limit)):

@@ -24,11 +24,11 @@ sum(CASE WHEN log_bytes <= 65536 THEN log_bytes ELSE min(log_bytes, coalesce(
 LOGS = f"""
 SELECT max(run_id), {TAKEN}
 FROM (SELECT run_id, job_id, log_bytes FROM attempts WHERE run_id > ? ORDER BY run_id LIMIT ?)
-"""  # noqa: S608 - constants only
+"""
 CHECKPOINTS = """
 SELECT max(id), sum(length(data)) FROM (SELECT id, data FROM checkpoints WHERE id > ? ORDER BY id LIMIT ?)
 """
-LOGS_OF = f"SELECT {TAKEN} FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+LOGS_OF = f"SELECT {TAKEN} FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))"
 CHECKPOINTS_OF = "SELECT sum(length(data)) FROM checkpoints WHERE chain IN (SELECT value FROM json_each(?))"
 PORTION = 10_000  # rows
 

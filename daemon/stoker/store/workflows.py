@@ -20,10 +20,10 @@ from stoker.store.database import json_array
 
 FIELDS = Workflow.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
-INSERT = f"INSERT INTO workflows ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"  # noqa: S608 - constants only
+INSERT = f"INSERT INTO workflows ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"
 UPDATE = "UPDATE workflows SET state = ?, intent = ?, target = ?, flow = ?, finished_at = ? WHERE id = ?"
-LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"  # noqa: S608 - constants only
-BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"
+BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 STEPS = """
 SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor, exit_code, signal FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
@@ -36,7 +36,7 @@ WHERE state = 'failed'
 PAGE = f"""
 SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
     AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2))) ORDER BY id DESC LIMIT ?3
-"""  # noqa: S608 - constants only
+"""
 
 
 class StepStanding(Struct, frozen=True):

@@ -234,7 +234,7 @@ class Sink:
     def __init__(self, path: str | None) -> None:
         path = path or "-"
         self._path = None if path == "-" else path
-        self._replace = os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - as below
+        self._replace = os.path.isfile(path) or not os.path.exists(path)
         self._target = f"{path}.{os.getpid()}" if self._replace else path
         self._stdout = LogText(raw=False)
 
@@ -242,7 +242,7 @@ class Sink:
         if self._path is None:
             return self._stdout.write
         try:
-            self._file = open(self._target, "xb" if self._replace else "wb")  # noqa: PTH123 - pathlib only to open a file
+            self._file = open(self._target, "xb" if self._replace else "wb")
         except OSError as error:
             raise self._cannot(error) from None
         return self._file.write
@@ -254,12 +254,12 @@ class Sink:
         try:
             self._file.close()
             if self._replace and kind is None:
-                os.replace(self._target, self._path)  # noqa: PTH105 - as above
+                os.replace(self._target, self._path)
         except OSError as error:
             raise self._cannot(error) from None
         finally:
-            if self._replace and os.path.exists(self._target):  # noqa: PTH110 - as above
-                os.unlink(self._target)  # noqa: PTH108 - as above
+            if self._replace and os.path.exists(self._target):
+                os.unlink(self._target)
 
     def _cannot(self, error: OSError) -> CannotCreate:
         return CannotCreate(f"cannot write {self._path}: {error.strerror}")

@@ -42,7 +42,7 @@ def variable(text: str) -> tuple[str, str]:
 def directory(text: str) -> str:
     if not text:
         raise UsageError("an empty path", hint="name a directory, or leave the option out for this one")
-    return os.path.abspath(text)  # noqa: PTH100 - pathlib costs as much as all of the client
+    return os.path.abspath(text)
 
 
 def input_text(text: str) -> str:
@@ -244,7 +244,7 @@ def current_umask() -> int:
 
 def here() -> str:
     try:
-        return os.getcwd()  # noqa: PTH109 - as in `directory`
+        return os.getcwd()
     except OSError:
         raise UsageError("the current directory is gone", hint="name one with --working-dir") from None
 
@@ -256,7 +256,7 @@ def resolve(command: str, env: Any) -> str:
     own_path = env.get("PATH") if isinstance(env, dict) else None
     path = own_path if isinstance(own_path, str) else os.environ.get("PATH", os.defpath)
     for folder in path.split(os.pathsep):
-        candidate = os.path.join(folder or ".", command)  # noqa: PTH118 - as in `directory`
-        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):  # noqa: PTH112
-            return os.path.abspath(candidate)  # noqa: PTH100
+        candidate = os.path.join(folder or ".", command)
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return os.path.abspath(candidate)
     return command
