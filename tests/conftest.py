@@ -1,6 +1,6 @@
 """Fixtures that more than one folder of tests uses, and the choice of tests that measure coverage.
 
-Owns the daemon of a test and its gate: anything narrower lives beside the tests that use it.
+Narrower fixtures live beside the tests that use them; `tests/support/README.md` lists what else there is.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.cgroups import cgroup
 from tests.support.daemon import DaemonProcess
-from tests.support.work import Gate
+from tests.support.instance import LauncherHost
+from tests.support.work import DeafWorker, Gate, submit_running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    import stoker
 
 
 COVER_CORE = ("tests/core/", "tests/simulation/")
@@ -52,8 +56,41 @@ def stopped_daemon() -> Iterator[DaemonProcess]:
 
 
 @pytest.fixture
+def client(daemon: DaemonProcess) -> Iterator[stoker.Client]:
+    """A client of `daemon`; in `tests/engine` of the daemon that the tests of a module share."""
+    with daemon.client() as connected:
+        yield connected
+
+
+@pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
     """Closed; it opens at the end of the test at the latest."""
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.open()
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def deaf(gate: Gate, tmp_path: Path) -> DeafWorker:
+    return DeafWorker(gate, tmp_path / "deaf")
+
+
+@pytest.fixture
+def running_job(client: stoker.Client, gate: Gate) -> int:
+    """A job whose worker waits at the gate, then succeeds."""
+    return submit_running(client, gate.spec())
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[LauncherHost]:
+    """Launchers of an instance of their own, without a daemon. They end with all that they started."""
+    host = LauncherHost()
+    yield host
+    await host.end()
+
+
+@pytest.fixture
+def cgroup_root() -> Iterator[Path]:
+    """An empty cgroup, for `[cgroup] root` or for one run."""
+    with cgroup() as path:
+        yield path

@@ -175,7 +175,6 @@ NOT_FORMATTED_YET = {
     "tests/cli/test_with_daemon.py": 1,
     "tests/cli/test_workflows.py": 3,
     "tests/engine/test_chain_recovery.py": 1,
-    "tests/engine/test_checkpoint_service.py": 1,
     "tests/engine/test_checkpoints.py": 2,
     "tests/engine/test_editing.py": 1,
     "tests/engine/test_failed_workflows.py": 2,

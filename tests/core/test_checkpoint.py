@@ -19,31 +19,13 @@ from stoker.core.workflow.checkpoint import (
     opened,
     owner_of,
     pack,
-    seal,
     verified,
 )
+from tests.support.jobs import checkpoint
 
 
 def sealed(data: bytes) -> Checkpoint:
-    packed = pack(data)
-    return seal(
-        Checkpoint(
-            id=3,
-            chain="w1",
-            seq=2,
-            parent=1,
-            kind=CheckpointKind.PROGRESS,
-            status="running",
-            at=5,
-            data=packed.data,
-            size=packed.size,
-            encoding=packed.encoding,
-            job_id=7,
-            step="compile",
-            run_id="7.1.a",
-        ),
-        packed.digest,
-    )
+    return checkpoint(data, 2, id=3, status="running", at=5, job_id=7, step="compile", run_id="7.1.a")
 
 
 @given(st.binary(max_size=1_000))

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from stoker.core.errors import ChainBroken, CheckpointDamaged
 from stoker.core.job.model import Reason, State
-from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, pack, seal
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind
 from stoker.core.workflow.context import ContextStep, rebuild, view
+from tests.support.jobs import checkpoint
 
 WHOLE = {
     "steps": {"a": {"job": 1, "state": "queued", "reason": None}, "b": {"job": 2, "state": "waiting"}},
@@ -20,22 +21,7 @@ WHOLE = {
 
 
 def link(seq: int, kind: CheckpointKind, told: dict[str, Any]) -> Checkpoint:
-    packed = pack(msgspec.json.encode(told))
-    return seal(
-        Checkpoint(
-            id=seq * 10,
-            chain="w1",
-            seq=seq,
-            parent=(seq - 1) * 10 or None,
-            kind=kind,
-            status="",
-            at=0,
-            data=packed.data,
-            size=packed.size,
-            encoding=packed.encoding,
-        ),
-        packed.digest,
-    )
+    return checkpoint(msgspec.json.encode(told), seq, id=seq * 10, parent=(seq - 1) * 10 or None, kind=kind)
 
 
 def moved(seq: int, step: str, job: int, to: str, **told: Any) -> Checkpoint:

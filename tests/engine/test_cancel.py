@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, JobNotFound
 from tests.support.facts import until
-from tests.support.work import Gate, alive, changes, end_of, lines, shell, state, submit, submit_running
+from tests.support.work import DeafWorker, Gate, alive, changes, end_of, lines, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,15 +56,14 @@ def test_cancel_when_the_job_is_held_then_it_ends_at_once(client: stoker.Client)
     assert client.cancel(job)["state"] == "cancelled"
 
 
-def test_cancel_when_the_job_runs_then_it_is_stopped_by_sigterm(client: stoker.Client, gate: Gate) -> None:
-    job = submit_running(client, gate.spec())
-    pid = client.get(job)["pid"]
+def test_cancel_when_the_job_runs_then_it_is_stopped_by_sigterm(client: stoker.Client, running_job: int) -> None:
+    pid = client.get(running_job)["pid"]
 
-    answer = client.cancel(job)
+    answer = client.cancel(running_job)
 
     assert answer["stopping"] or answer["state"] == "cancelled"
-    assert end_of(client, job) == ("cancelled", "user")
-    assert client.get(job)["signal"] == 15
+    assert end_of(client, running_job) == ("cancelled", "user")
+    assert client.get(running_job)["signal"] == 15
     assert not alive(pid)
 
 
@@ -82,13 +81,11 @@ def test_cancel_when_the_worker_exits_with_0_on_sigterm_then_the_job_is_cancelle
 
 
 def test_cancel_when_the_tree_ignores_sigterm_then_it_is_killed_after_the_grace(
-    client: stoker.Client, gate: Gate, tmp_path: Path
+    client: stoker.Client, deaf: DeafWorker
 ) -> None:
-    pids = tmp_path / "pids"
-    child = f"trap '' TERM; echo $$ >> {pids}; while :; do read _ < {gate.path}; done"
-    script = f"trap '' TERM; echo $$ >> {pids}; setsid sh -c \"{child.replace('$$', chr(92) + '$$')}\" & wait"
-    job = submit(client, shell(script), grace_ms=200)
-    until(lambda: len(lines(pids)) == 2, why="parent and child")
+    child = deaf.script.replace("$$", r"\$$")
+    job = submit(client, shell(f'setsid sh -c "{child}" & {deaf.script}'), grace_ms=200)
+    until(lambda: len(lines(deaf.pids)) == 2, why="parent and child")
 
     answer = client.cancel(job)
 
@@ -96,7 +93,7 @@ def test_cancel_when_the_tree_ignores_sigterm_then_it_is_killed_after_the_grace(
     assert client.why(job)["code"] in ("stopping", "final")
     assert end_of(client, job) == ("cancelled", "user")
     assert client.get(job)["signal"] == 9
-    assert [pid for pid in lines(pids) if alive(int(pid))] == []
+    assert [pid for pid in lines(deaf.pids) if alive(int(pid))] == []
 
 
 def test_cancel_when_asked_twice_then_the_second_hears_that_it_is_stopping(
@@ -168,12 +165,11 @@ def cancelled_or_late(client: stoker.Client, job: int) -> str:
 
 
 def test_cancel_when_only_the_rest_of_the_tree_is_left_then_the_exit_stands(
-    client: stoker.Client, gate: Gate, tmp_path: Path
+    client: stoker.Client, deaf: DeafWorker
 ) -> None:
-    said = tmp_path / "said"
-    left = f"trap '' TERM; echo > {said}; while :; do read _ < {gate.path}; done"
-    job = submit(client, shell(f'sh -c "{left}" & while ! [ -e {said} ]; do :; done; exit 0'), grace_ms=500)
-    until(lambda: lines(said), why="the child that stays")
+    script = f'sh -c "{deaf.script}" & while ! [ -e {deaf.pids} ]; do :; done; exit 0'
+    job = submit(client, shell(script), grace_ms=500)
+    until(lambda: lines(deaf.pids), why="the child that stays")
     until(lambda: not alive(client.get(job)["pid"] or 0) or state(client, job) != "running", why="the end of the main")
 
     with pytest.raises(AlreadyFinished):
@@ -183,17 +179,14 @@ def test_cancel_when_only_the_rest_of_the_tree_is_left_then_the_exit_stands(
 
 
 def test_cancel_when_the_daemon_dies_within_the_grace_then_the_next_completes_it(
-    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+    daemon: DaemonProcess, deaf: DeafWorker
 ) -> None:
-    said = tmp_path / "said"
-    script = f"trap '' TERM; echo $$ > {said}; while :; do read _ < {gate.path}; done"
     with daemon.client() as client:
-        job = submit(client, shell(script), grace_ms=2_000, survive=True, on_orphan="requeue")
-        until(lambda: lines(said), why="the trap")
+        job = deaf.submit(client, grace_ms=2_000, survive=True, on_orphan="requeue")
         client.cancel(job)
     daemon.kill_and_start()
 
     with daemon.client() as client:
         assert end_of(client, job) == ("cancelled", "user")
         assert len(client.history(job)["attempts"]) == 1
-    assert not alive(int(lines(said)[0]))
+    assert not alive(int(lines(deaf.pids)[0]))

@@ -13,24 +13,16 @@ import pytest
 
 from stoker.core.requests import CheckpointPart
 from stoker.core.workflow import checkpoint as core
-from stoker.core.workflow.checkpoint import GZIP_ABOVE_BYTES, Checkpoint, CheckpointKind, Packed, pack, seal
+from stoker.core.workflow.checkpoint import GZIP_ABOVE_BYTES, Checkpoint, Packed
 from stoker.service import checkpoints
 from stoker.service.checkpoints import CheckpointService, Save
 from stoker.store import checkpoints as rows
 from stoker.workflows import archive
 from tests.support.facts import until_async
+from tests.support.jobs import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def stored(data: bytes, ident: int = 1) -> Checkpoint:
-    packed = pack(data)
-    bare = Checkpoint(
-        id=ident, chain="j1", seq=ident, parent=None, kind=CheckpointKind.PROGRESS, status="", at=0,
-        data=packed.data, size=packed.size, encoding=packed.encoding,
-    )  # fmt: skip
-    return seal(bare, packed.digest)
 
 
 class Desk:
@@ -96,7 +88,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = random.Random(1).randbytes(1_200_000)
-    desk, unpacked = Desk(stored(data), stored(b"x", 2)), []
+    desk, unpacked = Desk(checkpoint(data), checkpoint(b"x", 2)), []
 
     def watched(checkpoint: Checkpoint) -> bytes:
         unpacked.append(threading.current_thread() is not threading.main_thread())
@@ -114,7 +106,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
 
 
 async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
-    desk = Desk(stored(b"x"))
+    desk = Desk(checkpoint(b"x"))
 
     assert (await CheckpointService(desk).get(1))["bytes"] == 1  # type: ignore[arg-type]
 
@@ -123,12 +115,7 @@ async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
 
 def test_archive_when_checkpoints_are_large_then_it_reads_few_and_omits_old_data() -> None:
     sizes = {1: 9_000_000, 2: 10, 3: archive.TOGETHER_BYTES, 4: 9_000_000, 5: 600_000, 6: 400_000, 7: 400_000}
-    links = [
-        Checkpoint(
-            id=seq, chain="w1", seq=seq, parent=None, kind=CheckpointKind.PROGRESS, status="", at=0, data=b"", size=size
-        )
-        for seq, size in sizes.items()
-    ]
+    links = [checkpoint(b"", seq, size=size) for seq, size in sizes.items()]
 
     portions = [[link.seq for link in portion] for portion in archive._portions(links, since=3)]
 

@@ -18,6 +18,7 @@ from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.policies import identities_on_disk
 from tests.support.work import (
+    DeafWorker,
     alive,
     changes,
     end_of,
@@ -155,13 +156,10 @@ def test_poison_when_a_safe_job_ended_unseen_three_times_then_it_is_held(daemon:
 
 
 def test_orphan_when_it_was_being_cancelled_then_it_ends_cancelled_and_not_orphaned(
-    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+    daemon: DaemonProcess, deaf: DeafWorker
 ) -> None:
-    said = tmp_path / "said"
-    script = f"trap '' TERM; echo > {said}; while :; do read _ < {gate.path}; done"
     with daemon.client() as client:
-        job = submit(client, shell(script), grace_ms=1_000, on_orphan="requeue")
-        until(lambda: lines(said), why="the trap")
+        job = deaf.submit(client, grace_ms=1_000, on_orphan="requeue")
         client.cancel(job)
     daemon.kill_and_start()
 

@@ -13,7 +13,18 @@ import pytest
 
 from stoker.core.errors import Draining
 from tests.support.facts import until
-from tests.support.work import alive, changes, end_of, job_view, running, shell, submit, submit_running
+from tests.support.work import (
+    DeafWorker,
+    alive,
+    changes,
+    end_of,
+    job_view,
+    lines,
+    running,
+    shell,
+    submit,
+    submit_running,
+)
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
@@ -135,15 +146,15 @@ def test_drain_when_a_worker_is_killed_from_outside_then_its_job_has_not_failed(
 
 
 def test_drain_when_the_worker_ignores_sigterm_then_it_is_killed_after_its_grace(
-    hurried: DaemonProcess, gate: Gate
+    hurried: DaemonProcess, deaf: DeafWorker
 ) -> None:
     with hurried.client() as client:
-        job = submit_running(client, shell(f"trap '' TERM; while :; do read _ < {gate.path}; done"), grace_ms=300)
-        pid = job_view(client, job)["pid"]
+        deaf.submit(client, grace_ms=300)
+    (pid,) = lines(deaf.pids)
 
     assert hurried.stop() == 0
 
-    assert not alive(pid)
+    assert not alive(int(pid))
 
 
 def test_drain_when_a_job_survives_then_it_is_left_and_found_again(hurried: DaemonProcess, gate: Gate) -> None:

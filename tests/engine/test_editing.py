@@ -9,7 +9,7 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, InvalidParams, JobNotFound, NotAllowed, QueueFull, QueueNotFound
 from tests.support.daemon import DaemonProcess
-from tests.support.work import changes, end_of, running, shell, submit, submit_running
+from tests.support.work import changes, end_of, running, shell, submit
 
 if TYPE_CHECKING:
     import stoker
@@ -93,19 +93,19 @@ def test_edit_when_the_daemon_starts_again_then_the_changes_are_still_there() ->
     assert (after["priority"], after["queue"], after["name"], after["state"]) == (7, "small", "kept", "queued")
 
 
-def test_edit_when_an_attempt_is_open_or_all_is_over_then_it_is_refused(client: stoker.Client, gate: Gate) -> None:
-    job = submit_running(client, gate.spec())
-
+def test_edit_when_an_attempt_is_open_or_all_is_over_then_it_is_refused(
+    client: stoker.Client, gate: Gate, running_job: int
+) -> None:
     with pytest.raises(NotAllowed, match="is running, so edit does not apply"):
-        edit(client, job, priority=5)
+        edit(client, running_job, priority=5)
     gate.open()
-    end_of(client, job)
+    end_of(client, running_job)
     with pytest.raises(AlreadyFinished):
-        edit(client, job, priority=5)
+        edit(client, running_job, priority=5)
     with pytest.raises(JobNotFound):
         edit(client, 99, priority=5)
 
-    assert client.get(job)["priority"] == 0
+    assert client.get(running_job)["priority"] == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from stoker.process.connection import dial
 from tests.support.facts import until
 from tests.support.instance import Wire
 from tests.support.work import (
+    DeafWorker,
     Gate,
     alive,
     end_of,
@@ -23,7 +24,6 @@ from tests.support.work import (
     shell,
     state,
     submit,
-    submit_running,
 )
 
 if TYPE_CHECKING:
@@ -71,12 +71,10 @@ def test_connection_when_it_is_lost_and_the_launcher_lives_then_its_jobs_go_on(
 
 
 def test_connection_when_it_is_lost_while_a_stop_is_under_way_then_the_stop_goes_on(
-    daemon: DaemonProcess, gate: Gate
+    daemon: DaemonProcess, deaf: DeafWorker
 ) -> None:
     with daemon.client() as client:
-        stubborn = f"trap '' TERM; echo ready; while :; do read _ < {gate.path}; done"
-        job = submit_running(client, {"command": "/bin/sh", "args": ["-c", stubborn], "grace_ms": 1_500})
-        until(lambda: "ready" in daemon.cli("logs", str(job)).stdout, why="a worker that ignores SIGTERM")
+        job = deaf.submit(client, grace_ms=1_500)
         client.call("job.cancel", {"id": job})
 
         cut(daemon, newest(client, job)["launcher"])

@@ -5,25 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import pytest
 
 from stoker.core.job.recovery import RecoveryPlan
 from stoker.process.evidence import LauncherFacts
 from stoker.upkeep.recovery import RecoveryFindings
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[LauncherHost]:
-    host = LauncherHost()
-    yield host
-    await host.end()
 
 
 async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_kept(host: LauncherHost) -> None:

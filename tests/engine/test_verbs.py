@@ -55,15 +55,13 @@ def test_release_when_something_still_blocks_the_job_then_it_waits_again(client:
 
 @pytest.mark.parametrize("name", ["hold", "release", "skip", "retry"])
 def test_verb_when_the_job_runs_then_it_is_refused_and_the_job_goes_on(
-    client: stoker.Client, gate: Gate, name: str
+    client: stoker.Client, gate: Gate, running_job: int, name: str
 ) -> None:
-    job = submit_running(client, gate.spec())
-
     with pytest.raises(NotAllowed):
-        verb(client, name, job)
+        verb(client, name, running_job)
 
     gate.open()
-    assert end_of(client, job) == ("succeeded", "exit")
+    assert end_of(client, running_job) == ("succeeded", "exit")
 
 
 @pytest.mark.parametrize("name", ["hold", "release", "skip", "cancel"])

@@ -5,15 +5,12 @@ Needs a writable cgroup v2, but not its controllers: rlimits in their place are 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from msgspec.structs import replace
 
 from stoker.core.job.limits import Limits
@@ -21,7 +18,7 @@ from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Start
 from stoker.executors.environment import WorkerContext
-from stoker.process.cgroup import Cgroups, read_mounts
+from stoker.process.cgroup import Cgroups
 from stoker.process.work_files import WorkFiles
 from tests.support import jobs
 from tests.support.daemon import DaemonProcess
@@ -30,32 +27,14 @@ from tests.support.instance import ended
 from tests.support.work import end_of, job_view, shell, submit, submit_running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.work import Gate
 
 RUN = "7.1.00000000000000aa"
 DEEPER_THAN_PYTHON = 1_100  # calls of its own
 
 
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """A cgroup for the test, for `[cgroup] root`."""
-    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
-    if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
-        pytest.skip("no writable cgroup v2 here")
-    path = mount / f"stoker-test-{secrets.token_hex(4)}"
-    path.mkdir()
-    yield path
-    with contextlib.suppress(OSError):
-        (path / "cgroup.kill").write_text("1")
-    until(lambda: "populated 0" in (path / "cgroup.events").read_text())
-    for directory, _, _ in os.walk(path, topdown=False):
-        Path(directory).rmdir()
-
-
-def leaves_of(root: Path) -> list[str]:
-    return sorted(path.name for path in root.glob("run-*"))
+def leaves_of(cgroup_root: Path) -> list[str]:
+    return sorted(path.name for path in cgroup_root.glob("run-*"))
 
 
 def attempt_of(daemon: DaemonProcess, job_id: int) -> dict[str, Any]:
@@ -64,22 +43,22 @@ def attempt_of(daemon: DaemonProcess, job_id: int) -> dict[str, Any]:
     return attempts[-1]
 
 
-def test_attempt_when_a_root_is_set_then_it_runs_in_its_own_leaf_which_goes_with_it(root: Path) -> None:
-    with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon, daemon.client() as client:
+def test_attempt_when_a_root_is_set_then_it_runs_in_its_own_leaf_which_goes_with_it(cgroup_root: Path) -> None:
+    with DaemonProcess(f'[cgroup]\nroot = "{cgroup_root}"\n') as daemon, daemon.client() as client:
         first = client.submit("sh", "-c", "cat /proc/self/cgroup; exec sleep 600")["id"]
         pid = until(lambda: job_view(client, first)["pid"])
         attempt = until(lambda: (found := attempt_of(daemon, first))["cgroup"] and found)
         leaf = Path(attempt["cgroup"])
 
-        assert leaf == root / f"run-{attempt['run_id']}"
+        assert leaf == cgroup_root / f"run-{attempt['run_id']}"
         until(lambda: (leaf / "cgroup.procs").read_text().split() == [str(pid)])
         assert str(leaf) in daemon.cli("show", "--json", str(first)).stdout
         client.cancel(first)
-        until(lambda: leaves_of(root) == [])
-        assert f"0::/{root.name}/{leaf.name}" in b"".join(client.logs(first)).decode()
+        until(lambda: leaves_of(cgroup_root) == [])
+        assert f"0::/{cgroup_root.name}/{leaf.name}" in b"".join(client.logs(first)).decode()
 
 
-def test_attempt_when_no_root_is_set_then_it_has_no_leaf(root: Path) -> None:
+def test_attempt_when_no_root_is_set_then_it_has_no_leaf(cgroup_root: Path) -> None:
     with DaemonProcess('[cgroup]\nroot = "off"\n') as daemon, daemon.client() as client:
         job = client.submit("true")["id"]
         client.wait(job)
@@ -96,24 +75,24 @@ def test_daemon_when_the_root_is_no_cgroup_then_it_does_not_start_and_says_why(s
     assert "cgroup" in stopped_daemon.tail()
 
 
-def test_leftovers_when_the_daemon_starts_again_then_only_those_of_survivors_stay(root: Path) -> None:
-    with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon:
+def test_leftovers_when_the_daemon_starts_again_then_only_those_of_survivors_stay(cgroup_root: Path) -> None:
+    with DaemonProcess(f'[cgroup]\nroot = "{cgroup_root}"\n') as daemon:
         with daemon.client() as client:
             survivor = client.submit("sleep", "600", survive=True)["id"]
             until(lambda: attempt_of(daemon, survivor)["cgroup"])
         daemon.kill9()
-        (root / "run-9.1.leftover" / "inside").mkdir(parents=True)
+        (cgroup_root / "run-9.1.leftover" / "inside").mkdir(parents=True)
 
         daemon.start()
 
         run_id = attempt_of(daemon, survivor)["run_id"]
-        assert leaves_of(root) == [f"run-{run_id}"]
-        assert (root / f"run-{run_id}" / "cgroup.procs").read_text()
+        assert leaves_of(cgroup_root) == [f"run-{run_id}"]
+        assert (cgroup_root / f"run-{run_id}" / "cgroup.procs").read_text()
 
 
-def test_orphan_when_launcher_and_environment_are_gone_then_its_cgroup_leads_to_it(root: Path) -> None:
+def test_orphan_when_launcher_and_environment_are_gone_then_its_cgroup_leads_to_it(cgroup_root: Path) -> None:
     script = "(setsid env -i sh -c 'echo hidden; sleep 600; :' &); sleep 600"
-    with DaemonProcess(f'[cgroup]\nroot = "{root}"\n') as daemon:
+    with DaemonProcess(f'[cgroup]\nroot = "{cgroup_root}"\n') as daemon:
         with daemon.client() as client:
             job = client.submit("sh", "-c", script)["id"]
             until(lambda: b"hidden" in b"".join(client.logs(job)))
@@ -122,11 +101,12 @@ def test_orphan_when_launcher_and_environment_are_gone_then_its_cgroup_leads_to_
         daemon.kill9()
         os.kill(launcher, signal.SIGKILL)
         # No parent, no mark: only the cgroup shows its owner.
-        hidden = [pid for pid in (root / leaves_of(root)[0] / "cgroup.procs").read_text().split() if pid != str(main)]
+        (leaf,) = cgroup_root.glob("run-*")
+        hidden = [pid for pid in (leaf / "cgroup.procs").read_text().split() if pid != str(main)]
 
         daemon.start()
 
-        until(lambda: leaves_of(root) == [])
+        until(lambda: leaves_of(cgroup_root) == [])
         assert hidden
         assert all(ended(int(pid)) for pid in hidden)
 
@@ -164,10 +144,10 @@ def test_order_when_there_is_no_root_then_limits_are_left_to_the_process() -> No
     assert order_in(AttemptCgroups(), Limits()).setup is None
 
 
-def test_order_when_the_leaf_has_no_controllers_then_limits_are_left_to_the_process(root: Path) -> None:
-    setup = order_in(AttemptCgroups.below(str(root)), LIMITS).setup
+def test_order_when_the_leaf_has_no_controllers_then_limits_are_left_to_the_process(cgroup_root: Path) -> None:
+    setup = order_in(AttemptCgroups.below(str(cgroup_root)), LIMITS).setup
 
-    assert setup.cgroup == str(root / f"run-{RUN}")
+    assert setup.cgroup == str(cgroup_root / f"run-{RUN}")
     assert setup.limits == LIMITS
     assert setup.born_inside, "what is forked before the move would stay outside for good"
 
@@ -194,8 +174,8 @@ def test_order_when_no_leaf_can_be_made_then_the_attempt_runs_without_one(tmp_pa
     assert (setup.cgroup, setup.limits) == (None, LIMITS)
 
 
-async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(root: Path) -> None:
-    leaves = AttemptCgroups(Cgroups(root))
+async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(cgroup_root: Path) -> None:
+    leaves = AttemptCgroups(Cgroups(cgroup_root))
     leaf = leaves.make(RUN, Limits())
     assert leaf is not None
     child = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
@@ -203,45 +183,45 @@ async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(
 
     leaves.remove([RUN])
 
-    await until_async(lambda: leaves_of(root) == [])
+    await until_async(lambda: leaves_of(cgroup_root) == [])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-def test_worker_when_it_nests_cgroups_without_end_then_the_daemon_removes_them(root: Path) -> None:
-    settings = f'[cgroup]\nroot = "{root}"\n'
-    nest = f"import os; os.chdir('{root}/run-' + os.environ['STOKER_RUN_ID'])\n"
+def test_worker_when_it_nests_cgroups_without_end_then_the_daemon_removes_them(cgroup_root: Path) -> None:
+    settings = f'[cgroup]\nroot = "{cgroup_root}"\n'
+    nest = f"import os; os.chdir('{cgroup_root}/run-' + os.environ['STOKER_RUN_ID'])\n"
     nest += f"for _ in range({DEEPER_THAN_PYTHON}): os.mkdir('a'); os.chdir('a')"
     with DaemonProcess(settings) as daemon, daemon.client() as client:
         job = submit(client, {"command": sys.executable, "args": ["-I", "-S", "-c", nest]})
         ends = [end_of(client, job), end_of(client, submit(client, shell(":")))]
-        until(lambda: leaves_of(root) == [], why="the end of the leaf")
+        until(lambda: leaves_of(cgroup_root) == [], why="the end of the leaf")
 
     assert ends == [("succeeded", "exit")] * 2
 
 
-async def test_remove_leftovers_when_a_worker_nested_cgroups_then_they_go(root: Path) -> None:
-    leaves = AttemptCgroups(Cgroups(root))
+async def test_remove_leftovers_when_a_worker_nested_cgroups_then_they_go(cgroup_root: Path) -> None:
+    leaves = AttemptCgroups(Cgroups(cgroup_root))
     leaf = leaves.make(RUN, Limits())
     assert leaf is not None
     (leaf.path / "a" / "b").mkdir(parents=True)
 
     await leaves.remove_leftovers({})
 
-    assert leaves_of(root) == []
+    assert leaves_of(cgroup_root) == []
 
 
-async def test_remove_leftovers_when_the_attempt_is_open_then_its_empty_leaf_stays(root: Path) -> None:
-    leaves = AttemptCgroups(Cgroups(root))
+async def test_remove_leftovers_when_the_attempt_is_open_then_its_empty_leaf_stays(cgroup_root: Path) -> None:
+    leaves = AttemptCgroups(Cgroups(cgroup_root))
     leaves.make(RUN, Limits())
     leaves.make("8.1.bb", Limits())
 
     await leaves.remove_leftovers({RUN})
 
-    assert leaves_of(root) == [f"run-{RUN}"]
+    assert leaves_of(cgroup_root) == [f"run-{RUN}"]
 
 
-async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alone(root: Path) -> None:
-    leaves = AttemptCgroups(Cgroups(root))
+async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alone(cgroup_root: Path) -> None:
+    leaves = AttemptCgroups(Cgroups(cgroup_root))
     leaf = leaves.make(RUN, Limits())
     assert leaf is not None
     leaves.make("8.1.bb", Limits())
@@ -250,22 +230,22 @@ async def test_remove_leftovers_when_something_lives_in_one_then_it_is_left_alon
 
     await leaves.remove_leftovers({})
 
-    assert leaves_of(root) == [f"run-{RUN}"]
+    assert leaves_of(cgroup_root) == [f"run-{RUN}"]
     assert os.waitpid(child, os.WNOHANG) == (0, 0)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 
-def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_runs_later_uncharged(root: Path) -> None:
-    settings = f'[cgroup]\nroot = "{root}"\n'
+def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_runs_later_uncharged(cgroup_root: Path) -> None:
+    settings = f'[cgroup]\nroot = "{cgroup_root}"\n'
     with DaemonProcess(settings) as daemon, daemon.client() as client:
         assert client.wait(client.submit("/bin/true")["id"])[0]["state"] == "succeeded"
-        until(lambda: leaves_of(root) == [])
-        (root / "cgroup.max.descendants").write_text("0")
+        until(lambda: leaves_of(cgroup_root) == [])
+        (cgroup_root / "cgroup.max.descendants").write_text("0")
 
         jobs_sent = [client.submit("/bin/true")["id"] for _ in range(4)]
         until(lambda: client.status()["host_shortage"], why="a shortage in the status")
-        (root / "cgroup.max.descendants").write_text("max")
+        (cgroup_root / "cgroup.max.descendants").write_text("max")
 
         for job in jobs_sent:
             assert client.wait(job)[0]["state"] == "succeeded"
@@ -277,24 +257,24 @@ def test_attempt_when_no_cgroup_can_be_made_now_then_the_job_runs_later_uncharge
 BUSY, CALM = "throttle_threshold = 0.01\nresume_threshold = 0\n", "throttle_threshold = 100\n"
 
 
-def settings(root: Path, memory: str) -> str:
+def settings(cgroup_root: Path, memory: str) -> str:
     return (
-        f'[cgroup]\nroot = "{root}"\n[throttle]\nfreeze_running = true\n[queues.bulk]\nclass = "low"\n'
+        f'[cgroup]\nroot = "{cgroup_root}"\n[throttle]\nfreeze_running = true\n[queues.bulk]\nclass = "low"\n'
         f"[cpu]\nsample_ms = 100\nthrottle_threshold = 100\n[memory]\n{memory}"
     )
 
 
-def press(daemon: DaemonProcess, root: Path, memory: str) -> None:
-    daemon.config.write_text(settings(root, memory))
+def press(daemon: DaemonProcess, cgroup_root: Path, memory: str) -> None:
+    daemon.config.write_text(settings(cgroup_root, memory))
     with daemon.client() as client:
         client.call("system.reload")
 
 
-def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(root: Path, gate: Gate) -> None:
+def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(cgroup_root: Path, gate: Gate) -> None:
     """Another job with the same limit starts after the freeze and passes it, so the frozen one was due."""
-    with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
+    with DaemonProcess(settings(cgroup_root, CALM)) as daemon, daemon.client() as client:
         low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=2_000)
-        press(daemon, root, BUSY)
+        press(daemon, cgroup_root, BUSY)
         until(lambda: job_view(client, low)["frozen"], why="the freeze")
         other = submit(client, shell("exec sleep 600"), timeout_ms=2_000)
 
@@ -304,16 +284,16 @@ def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(root: Pat
         assert (client.why(low)["code"], client.why(low)["details"]) == ("throttled", {"frozen": True})
         assert "frozen" in daemon.cli("ls").stdout
         assert "running, frozen" in daemon.cli("show", str(low)).stdout
-        press(daemon, root, CALM)
+        press(daemon, cgroup_root, CALM)
         gate.open()
         assert end_of(client, low) == ("succeeded", "exit")
 
 
-def test_limit_when_the_worker_was_frozen_before_then_it_is_stopped_at_its_limit(root: Path, gate: Gate) -> None:
-    with DaemonProcess(settings(root, CALM)) as daemon, daemon.client() as client:
+def test_limit_when_the_worker_was_frozen_before_then_it_is_stopped_at_its_limit(cgroup_root: Path, gate: Gate) -> None:
+    with DaemonProcess(settings(cgroup_root, CALM)) as daemon, daemon.client() as client:
         low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=1_500)
-        press(daemon, root, BUSY)
+        press(daemon, cgroup_root, BUSY)
         until(lambda: job_view(client, low)["frozen"], why="the freeze")
-        press(daemon, root, CALM)
+        press(daemon, cgroup_root, CALM)
 
         assert end_of(client, low) == ("failed", "timeout")

@@ -23,14 +23,6 @@ from tests.support.instance import LauncherHost
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[LauncherHost]:
-    host = LauncherHost()
-    yield host
-    await host.end()
 
 
 def generations(host: LauncherHost, epoch: int) -> LauncherPool:

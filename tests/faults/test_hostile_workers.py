@@ -46,26 +46,25 @@ def daemon() -> Iterator[DaemonProcess]:
 
 @pytest.mark.parametrize("deed", DEEDS)
 def test_hostile_worker_when_ended_in_any_way_then_it_is_gone_and_others_were_served(
-    daemon: DaemonProcess, deed: str
+    daemon: DaemonProcess, client: stoker.Client, deed: str
 ) -> None:
-    with daemon.client() as client:
-        assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
-        before = tally(daemon)
-        cancelled = Harm(daemon, client, deed, "stay")
-        late = Harm(daemon, client, deed, "stay", timeout_ms=1_000)  # on a busy machine that may come before the deed
-        finished = Harm(daemon, client, deed, "finish")
-        for harm in (cancelled, finished):
-            harm.await_deed()
-        neighbour = submit(client, shell(":"))
+    assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
+    before = tally(daemon)
+    cancelled = Harm(daemon, client, deed, "stay")
+    late = Harm(daemon, client, deed, "stay", timeout_ms=1_000)  # on a busy machine that may come before the deed
+    finished = Harm(daemon, client, deed, "finish")
+    for harm in (cancelled, finished):
+        harm.await_deed()
+    neighbour = submit(client, shell(":"))
 
-        assert end_of(client, neighbour) == ("succeeded", "exit")
-        assert client.get(cancelled.job)["state"] == "running"
-        client.cancel(cancelled.job)
-        ends = [harm.end(client) for harm in (cancelled, late, finished)]
+    assert end_of(client, neighbour) == ("succeeded", "exit")
+    assert client.get(cancelled.job)["state"] == "running"
+    client.cancel(cancelled.job)
+    ends = [harm.end(client) for harm in (cancelled, late, finished)]
 
-        assert ends == [("cancelled", "user"), ("failed", "timeout"), ("succeeded", "exit")]
-        until(lambda: not any(harm.alive() for harm in (cancelled, late, finished)), why="the end of all of it")
-        until(lambda: tally(daemon) == before, why=f"what there was before, {before}, not {tally(daemon)}")
+    assert ends == [("cancelled", "user"), ("failed", "timeout"), ("succeeded", "exit")]
+    until(lambda: not any(harm.alive() for harm in (cancelled, late, finished)), why="the end of all of it")
+    until(lambda: tally(daemon) == before, why=f"what there was before, {before}, not {tally(daemon)}")
 
 
 @pytest.mark.parametrize("ends", ["cancel", "timeout"])

@@ -27,7 +27,7 @@ from tests.support.instance import LauncherHost
 from tests.support.reuse import Child, Decoy, Herd, take
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from stoker.core.job.recovery import Finding
@@ -203,13 +203,6 @@ async def test_survivor_when_its_pid_is_used_again_then_its_end_is_seen_and_stra
 
 
 # --- under a living launcher --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[LauncherHost]:
-    made = LauncherHost()
-    yield made
-    await made.end()
 
 
 class Numbers:

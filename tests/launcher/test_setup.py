@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import secrets
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
-from stoker.process.cgroup import read_mounts
 from stoker.process.messages import Exited, Setup, Started, User
-from tests.support.facts import until, until_async
+from tests.support.cgroups import is_empty
+from tests.support.facts import until_async
 from tests.support.instance import ended, log_of, with_setup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.instance import LauncherHost
 
 NOBODY = User(uid=65_534, gid=65_534, groups=(65_533,))
@@ -32,21 +29,8 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become s
 
 
 @pytest.fixture
-def leaf() -> Iterator[Path]:
-    """An empty cgroup of version 2."""
-    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
-    if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
-        pytest.skip("no writable cgroup v2 here")
-    path = mount / f"stoker-test-{secrets.token_hex(4)}"
-    path.mkdir()
-    yield path
-    (path / "cgroup.kill").write_text("1")
-    until(lambda: is_empty(path))
-    path.rmdir()
-
-
-def is_empty(leaf: Path) -> bool:
-    return "populated 0" in (leaf / "cgroup.events").read_text()
+def leaf(cgroup_root: Path) -> Path:
+    return cgroup_root
 
 
 @pytest.mark.parametrize(

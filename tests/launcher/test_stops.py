@@ -124,7 +124,7 @@ async def test_stop_when_delivered_then_the_worker_is_not_woken_again(host: Laun
 
 async def test_kill_when_the_worker_ignores_term_then_it_ends(host: LauncherHost) -> None:
     client = await host.start()
-    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    order = host.deaf()
     started = await host.running(client, order, "up")
     await client.signal(order.run_id, TERM)
     await client.list_runs()

@@ -6,7 +6,6 @@ Needs a writable cgroup v2. Without its controllers, the tests check that limits
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,21 +30,6 @@ MOUNTINFO = """\
 
 
 @pytest.fixture
-def root() -> Iterator[Path]:
-    """A cgroup for the test."""
-    mount = next(read_mounts(Path("/proc/self/mountinfo").read_text()), None)
-    if mount is None or not os.access(mount / "cgroup.procs", os.W_OK):
-        pytest.skip("no writable cgroup v2 here")
-    path = mount / f"stoker-test-{secrets.token_hex(4)}"
-    path.mkdir()
-    yield path
-    (path / "cgroup.kill").write_text("1")
-    until(lambda: "populated 0" in (path / "cgroup.events").read_text())
-    for directory, _, _ in os.walk(path, topdown=False):
-        Path(directory).rmdir()
-
-
-@pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process
@@ -64,8 +48,8 @@ def test_root_when_switched_off_then_there_is_none() -> None:
     assert find_root("off") is None
 
 
-def test_root_when_set_to_a_cgroup_then_it_is_that(root: Path) -> None:
-    assert find_root(str(root)) == root
+def test_root_when_set_to_a_cgroup_then_it_is_that(cgroup_root: Path) -> None:
+    assert find_root(str(cgroup_root)) == cgroup_root
 
 
 def test_root_when_set_to_any_directory_then_it_is_refused(tmp_path: Path) -> None:
@@ -73,33 +57,33 @@ def test_root_when_set_to_any_directory_then_it_is_refused(tmp_path: Path) -> No
         find_root(str(tmp_path))
 
 
-def test_delegated_when_nobody_marked_it_then_it_is_not_ours(root: Path) -> None:
-    assert not is_delegated(root)
+def test_delegated_when_nobody_marked_it_then_it_is_not_ours(cgroup_root: Path) -> None:
+    assert not is_delegated(cgroup_root)
 
 
-def test_delegated_when_marked_as_systemd_does_then_it_is_ours(root: Path) -> None:
+def test_delegated_when_marked_as_systemd_does_then_it_is_ours(cgroup_root: Path) -> None:
     try:
-        os.setxattr(root, "trusted.delegate", b"1")
+        os.setxattr(cgroup_root, "trusted.delegate", b"1")
     except OSError as error:
         pytest.skip(f"cannot mark a cgroup here: {error}")
 
-    assert is_delegated(root)
+    assert is_delegated(cgroup_root)
 
 
 def test_prepare_when_processes_are_in_the_root_then_no_controller_is_enabled(
-    root: Path, sleeper: subprocess.Popen[bytes]
+    cgroup_root: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    (root / "cgroup.procs").write_text(str(sleeper.pid))
-    cgroups = Cgroups(root)
+    (cgroup_root / "cgroup.procs").write_text(str(sleeper.pid))
+    cgroups = Cgroups(cgroup_root)
 
     cgroups.prepare()
 
-    assert (root / "cgroup.procs").read_text().split() == [str(sleeper.pid)]
+    assert (cgroup_root / "cgroup.procs").read_text().split() == [str(sleeper.pid)]
     assert cgroups.controllers == frozenset()
 
 
-def test_make_when_controllers_are_missing_then_no_limit_is_claimed(root: Path) -> None:
-    cgroups = Cgroups(root)
+def test_make_when_controllers_are_missing_then_no_limit_is_claimed(cgroup_root: Path) -> None:
+    cgroups = Cgroups(cgroup_root)
     cgroups.prepare()
 
     leaf = cgroups.make("7.1.ab", Limits(memory_bytes=64 << 20, processes=10, cpu_seconds=5))
@@ -110,8 +94,8 @@ def test_make_when_controllers_are_missing_then_no_limit_is_claimed(root: Path) 
     assert cgroups.leaf("7.1.ab").path == leaf.path
 
 
-def test_leaf_when_killed_then_all_in_it_end(root: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    leaf = Cgroups(root).make("7.1.ab", Limits())
+def test_leaf_when_killed_then_all_in_it_end(cgroup_root: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    leaf = Cgroups(cgroup_root).make("7.1.ab", Limits())
     put(leaf, sleeper)
     populated = leaf.populated
 
@@ -123,9 +107,9 @@ def test_leaf_when_killed_then_all_in_it_end(root: Path, sleeper: subprocess.Pop
 
 
 def test_leaf_when_frozen_and_thawed_then_its_processes_stand_still_and_go_on(
-    root: Path, sleeper: subprocess.Popen[bytes]
+    cgroup_root: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    leaf = Cgroups(root).make("7.1.ab", Limits())
+    leaf = Cgroups(cgroup_root).make("7.1.ab", Limits())
     put(leaf, sleeper)
 
     leaf.freeze()
@@ -137,8 +121,8 @@ def test_leaf_when_frozen_and_thawed_then_its_processes_stand_still_and_go_on(
     assert sleeper.poll() is None
 
 
-def test_leaf_when_removed_then_cgroups_inside_go_too_and_it_may_be_repeated(root: Path) -> None:
-    leaf = Cgroups(root).make("7.1.ab", Limits())
+def test_leaf_when_removed_then_cgroups_inside_go_too_and_it_may_be_repeated(cgroup_root: Path) -> None:
+    leaf = Cgroups(cgroup_root).make("7.1.ab", Limits())
     (leaf.path / "inner" / "most").mkdir(parents=True)
 
     leaf.remove_tree()
@@ -148,8 +132,10 @@ def test_leaf_when_removed_then_cgroups_inside_go_too_and_it_may_be_repeated(roo
     assert not leaf.populated
 
 
-def test_leaf_when_something_lives_in_it_then_it_is_not_removed(root: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    leaf = Cgroups(root).make("7.1.ab", Limits())
+def test_leaf_when_something_lives_in_it_then_it_is_not_removed(
+    cgroup_root: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    leaf = Cgroups(cgroup_root).make("7.1.ab", Limits())
     put(leaf, sleeper)
 
     with pytest.raises(OSError, match="busy"):

@@ -114,7 +114,7 @@ async def test_sweep_when_it_stopped_itself_then_sigterm_still_reaches_it(host: 
 
 @pytest.mark.parametrize("grace_ms", [0, 50])
 async def test_sweep_when_it_ignores_sigterm_then_sigkill_follows_the_grace(host: LauncherHost, grace_ms: int) -> None:
-    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    order = host.deaf()
     await orphan(host, order, "up")
 
     result = await sweep(host.instance, [order.run_id], grace_ms=grace_ms)
@@ -277,7 +277,7 @@ async def test_ladder_when_the_tree_heeds_sigterm_then_sigkill_is_never_said(hos
 
 async def test_ladder_when_the_tree_ignores_sigterm_then_sigkill_follows_the_grace(host: LauncherHost) -> None:
     client = await host.start()
-    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    order = host.deaf()
     await host.running(client, order, "up")
     ladder = Ladder(client, order.run_id, 50)
 
@@ -302,7 +302,7 @@ async def test_ladder_when_the_run_was_over_then_it_says_that_nothing_was_delive
 
 async def test_ladder_when_it_was_ended_then_no_further_step_is_taken(host: LauncherHost) -> None:
     client = await host.start()
-    order = host.shell("trap '' TERM; echo up; read _ < $0")
+    order = host.deaf()
     await host.running(client, order, "up")
     ladder = Ladder(client, order.run_id, 30)
     await ladder.begin()

@@ -32,36 +32,35 @@ def call(client: Client, method: str, **params: Any) -> Any:
     return client.call(method, params)
 
 
-def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(daemon: DaemonProcess, gate: Gate) -> None:
-    with daemon.client() as client:
-        failed = submit(client, shell("exit 3"), limits={"memory_bytes": 64 << 20}, labels={"a": "b"})
-        end_of(client, failed)
-        running = submit_running(client, gate.spec(), notify=True, env={"A": "b"}, needs=[{"job": failed, "on": "any"}])
-        workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 1", "a")})
-        flow_end(client, workflow)
+def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: Client, gate: Gate) -> None:
+    failed = submit(client, shell("exit 3"), limits={"memory_bytes": 64 << 20}, labels={"a": "b"})
+    end_of(client, failed)
+    running = submit_running(client, gate.spec(), notify=True, env={"A": "b"}, needs=[{"job": failed, "on": "any"}])
+    workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 1", "a")})
+    flow_end(client, workflow)
 
-        for job in (failed, running):
-            check(client.get(job), views.JobDetails)
-            check(client.history(job), views.JobHistory)
-            check(client.why(job), views.Explanation)
-            check(call(client, "job.environment", id=job), views.EnvironmentView)
-        check(client.list(), views.JobPage)
-        check(next(iter(client.watch(after=0))), ChangeShape)
-        check(call(client, "worker.get", job=running), views.WorkerView)
-        check(client.workflow(workflow), views.WorkflowDetails)
-        check(call(client, "workflow.get", id=workflow, analyse=True), views.AnalysedWorkflow)
-        check(call(client, "workflow.list"), views.WorkflowPage)
-        check(client.checkpoints(workflow=workflow), CheckpointPage)
-        check(call(client, "queue.list"), daemon_views.QueueList)
-        check(call(client, "resource.list"), daemon_views.ResourceList)
-        check_commands_of_queues(client)
-        check(call(client, "system.reload"), daemon_views.ReloadedView)
-        check(call(client, "system.purge", before=1_000_000_000_000, dry_run=True), daemon_views.PurgePreview)
-        check(call(client, "system.purge", before=1_000_000_000_000), daemon_views.Purged)
-        until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
-        check(client.status(), daemon_views.StatusView)
-        check(call(client, "system.health"), daemon_views.HealthView)
-        check(call(client, "system.drain"), daemon_views.Draining)
+    for job in (failed, running):
+        check(client.get(job), views.JobDetails)
+        check(client.history(job), views.JobHistory)
+        check(client.why(job), views.Explanation)
+        check(call(client, "job.environment", id=job), views.EnvironmentView)
+    check(client.list(), views.JobPage)
+    check(next(iter(client.watch(after=0))), ChangeShape)
+    check(call(client, "worker.get", job=running), views.WorkerView)
+    check(client.workflow(workflow), views.WorkflowDetails)
+    check(call(client, "workflow.get", id=workflow, analyse=True), views.AnalysedWorkflow)
+    check(call(client, "workflow.list"), views.WorkflowPage)
+    check(client.checkpoints(workflow=workflow), CheckpointPage)
+    check(call(client, "queue.list"), daemon_views.QueueList)
+    check(call(client, "resource.list"), daemon_views.ResourceList)
+    check_commands_of_queues(client)
+    check(call(client, "system.reload"), daemon_views.ReloadedView)
+    check(call(client, "system.purge", before=1_000_000_000_000, dry_run=True), daemon_views.PurgePreview)
+    check(call(client, "system.purge", before=1_000_000_000_000), daemon_views.Purged)
+    until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
+    check(client.status(), daemon_views.StatusView)
+    check(call(client, "system.health"), daemon_views.HealthView)
+    check(call(client, "system.drain"), daemon_views.DrainBegun)
 
 
 def check_commands_of_queues(client: Client) -> None:
@@ -71,34 +70,31 @@ def check_commands_of_queues(client: Client) -> None:
     check(call(client, "resource.set", name="gpu", capacity=1), daemon_views.ResourceChanged)
 
 
-def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(
-    daemon: DaemonProcess, gate: Gate
-) -> None:
-    with daemon.client() as client:
-        steps = {
-            "a": step("exit 0"),
-            "b": step(f"read _ < {gate.path}", "a"),
-            "c": step("exit 0", "b"),
-            "d": step("exit 0", "b"),
-        }
-        workflow = sent_flow(client, steps)
-        until(lambda: stand(client, workflow)["b"] == "running", why="the second step")
+def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(client: Client, gate: Gate) -> None:
+    steps = {
+        "a": step("exit 0"),
+        "b": step(f"read _ < {gate.path}", "a"),
+        "c": step("exit 0", "b"),
+        "d": step("exit 0", "b"),
+    }
+    workflow = sent_flow(client, steps)
+    until(lambda: stand(client, workflow)["b"] == "running", why="the second step")
 
-        check(call(client, "workflow.pause", id=workflow), shapes.WorkflowPaused)
-        check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
-        check(call(client, "workflow.remove_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
-        check(call(client, "workflow.skip", id=workflow, step="c"), shapes.StepSkipped)
-        check(call(client, "workflow.resume", id=workflow, explain=True), shapes.ResumePlan)
-        check(call(client, "workflow.resume", id=workflow), shapes.WorkflowResumed)
-        check(call(client, "workflow.cancel", id=workflow), shapes.WorkflowCancelled)
-        flow_end(client, workflow)
-        check(call(client, "workflow.retry", id=workflow), shapes.WorkflowRetried)
-        check(call(client, "workflow.rollback", id=workflow, to="latest"), shapes.WorkflowRolledBack)
+    check(call(client, "workflow.pause", id=workflow), shapes.WorkflowPaused)
+    check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
+    check(call(client, "workflow.remove_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
+    check(call(client, "workflow.skip", id=workflow, step="c"), shapes.StepSkipped)
+    check(call(client, "workflow.resume", id=workflow, explain=True), shapes.ResumePlan)
+    check(call(client, "workflow.resume", id=workflow), shapes.WorkflowResumed)
+    check(call(client, "workflow.cancel", id=workflow), shapes.WorkflowCancelled)
+    flow_end(client, workflow)
+    check(call(client, "workflow.retry", id=workflow), shapes.WorkflowRetried)
+    check(call(client, "workflow.rollback", id=workflow, to="latest"), shapes.WorkflowRolledBack)
 
-        newest = client.checkpoints(workflow=workflow)["checkpoints"][0]["id"]
-        check(call(client, "checkpoint.get", id=newest), shapes.CheckpointView)
-        check(call(client, "checkpoint.get", id=newest, offset=0), shapes.CheckpointPiece)
-        check(call(client, "checkpoint.get", id=newest, context=True), shapes.ContextView)
+    newest = client.checkpoints(workflow=workflow)["checkpoints"][0]["id"]
+    check(call(client, "checkpoint.get", id=newest), shapes.CheckpointView)
+    check(call(client, "checkpoint.get", id=newest, offset=0), shapes.CheckpointPiece)
+    check(call(client, "checkpoint.get", id=newest, context=True), shapes.ContextView)
 
 
 def test_answers_when_a_checkpoint_is_saved_then_they_are_of_their_types(

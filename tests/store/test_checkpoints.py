@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind
+from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.store import checkpoints
+from tests.support.jobs import checkpoint
 
 if TYPE_CHECKING:
     import sqlite3
@@ -19,21 +20,7 @@ SIZES = (7, 100, 0, 30, 5)
 @pytest.fixture
 def chain(database: sqlite3.Connection) -> list[Checkpoint]:
     """Five of one chain, oldest first, and one of another."""
-    made = [
-        Checkpoint(
-            id=seq,
-            chain="w1",
-            seq=seq,
-            parent=seq - 1 or None,
-            kind=CheckpointKind.PROGRESS,
-            status="",
-            at=0,
-            size=size,
-            data=b"x" * size,
-            checksum=bytes(32),
-        )
-        for seq, size in enumerate(SIZES, 1)
-    ]
+    made = [checkpoint(b"x" * size, seq) for seq, size in enumerate(SIZES, 1)]
     other = replace(made[0], id=9, chain="w2")
     database.executemany(checkpoints.INSERT, [checkpoints.insert_row(one) for one in (*made, other)])
     return made

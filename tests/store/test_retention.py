@@ -12,14 +12,13 @@ from msgspec.structs import replace
 from stoker.core.errors import ChangesRemoved
 from stoker.core.job.model import Need, State
 from stoker.core.retention import EndedItem
-from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.store import changes, checkpoints, jobs, retention, sizes, workflows
 from stoker.store.database import make_shrinkable
 from stoker.store.retention import PurgePortion
 from stoker.store.writer import Batch, store
 from tests.support.batches import accepted, change, put
-from tests.support.jobs import attempt, job, running, spec
+from tests.support.jobs import attempt, checkpoint, job, running, spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,18 +51,7 @@ def add_workflow(connection: sqlite3.Connection, of: Workflow) -> None:
 
 def add_checkpoints(connection: sqlite3.Connection, chain: str, count: int, data: bytes = b"x") -> None:
     for seq in range(1, count + 1):
-        one = Checkpoint(
-            id=int(chain[1:]) * 10_000 + seq,
-            chain=chain,
-            seq=seq,
-            parent=None,
-            kind=CheckpointKind.PROGRESS,
-            status="s",
-            at=0,
-            data=data,
-            size=len(data),
-            checksum=bytes(32),
-        )
+        one = checkpoint(data, seq, id=int(chain[1:]) * 10_000 + seq, chain=chain)
         connection.execute(checkpoints.INSERT, checkpoints.insert_row(one))
 
 

@@ -19,14 +19,14 @@ from msgspec.structs import replace
 
 from stoker.core.errors import StorageFailed
 from stoker.core.job.model import NeedOn, Queue, Resource, State
-from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, seal
+from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.store import attempts, changes, jobs
 from stoker.store.directory import StateDirectory
 from stoker.store.recoveries import Recovery
 from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch, NewKey, store
 from tests.support.batches import accepted, change, newest, tables
 from tests.support.facts import until_async
-from tests.support.jobs import attempt, exited, job, spec
+from tests.support.jobs import attempt, checkpoint, exited, job, spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,19 +216,7 @@ MEGABYTE = 1 << 20
 
 
 def saved(seq: int, size: int) -> Checkpoint:
-    told = Checkpoint(
-        id=seq,
-        chain="j1",
-        seq=seq,
-        parent=seq - 1 or None,
-        kind=CheckpointKind.PROGRESS,
-        status="",
-        at=0,
-        size=size,
-        data=bytes(size),
-        encoding="plain",
-    )
-    return seal(told, hashlib.sha256(told.data).digest())
+    return replace(checkpoint(b"", seq, chain="j1"), data=bytes(size), size=size)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from stoker.config import Config
 from stoker.config.settings import RetentionSettings
 from stoker.core.clock import Now
 from stoker.core.job.model import Change, State
-from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind
+from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.engine.inbox import Inbox
 from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
@@ -31,7 +31,7 @@ from stoker.upkeep import retention
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.usage import Usage
-from tests.support.jobs import attempt, exited, job
+from tests.support.jobs import attempt, checkpoint, exited, job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,19 +156,7 @@ class Year:
 
 
 def _saved(ident: int, at: int) -> Checkpoint:
-    return Checkpoint(
-        id=ident,
-        chain=f"j{ident}",
-        seq=1,
-        parent=None,
-        kind=CheckpointKind.PROGRESS,
-        status="half",
-        at=at,
-        data=bytes(2_000),
-        size=2_000,
-        job_id=ident,
-        checksum=bytes(32),
-    )
+    return checkpoint(bytes(2_000), id=ident, chain=f"j{ident}", at=at, job_id=ident)
 
 
 @asynccontextmanager

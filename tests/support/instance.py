@@ -97,6 +97,10 @@ class LauncherHost:
         """One process that stays until it is signalled."""
         return self.shell("read _ < $0", **fields)
 
+    def deaf(self, **fields: Any) -> LaunchOrder:
+        """One process that ignores SIGTERM once it has said `up`, and stays until it is killed."""
+        return self.shell("trap '' TERM; echo up; read _ < $0", **fields)
+
     def python(self, script: str, **fields: Any) -> LaunchOrder:
         return self.order(sys.executable, "-I", "-S", "-c", script, str(self.never), **fields)
 

@@ -29,6 +29,7 @@ from stoker.core.job.model import (
     State,
     StopReason,
 )
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, pack, seal
 from stoker.store.jobs import spec_hash
 
 NOW = Now(wall=1_700_000_000_000, steady=1_600_000_000_000)
@@ -84,6 +85,24 @@ def outcome(kind: OutcomeKind, **fields: Any) -> Outcome:
         OutcomeKind.EXCEPTION: {"error": "ValueError"},
     }
     return Outcome(kind=kind, **(facts.get(kind, {}) | fields))
+
+
+def checkpoint(data: bytes, seq: int = 1, **fields: Any) -> Checkpoint:
+    """A sealed checkpoint in the chain of workflow 1, as if each one there had its seq as its id."""
+    packed = pack(data)
+    values: dict[str, Any] = {
+        "id": seq,
+        "chain": "w1",
+        "seq": seq,
+        "parent": seq - 1 or None,
+        "kind": CheckpointKind.PROGRESS,
+        "status": "",
+        "at": 0,
+        "data": packed.data,
+        "size": packed.size,
+        "encoding": packed.encoding,
+    }
+    return seal(Checkpoint(**(values | fields)), packed.digest)
 
 
 UNSEEN = Outcome(kind=OutcomeKind.UNSEEN)

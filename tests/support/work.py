@@ -44,6 +44,20 @@ class Gate:
         return {"command": command, "args": args, **options}
 
 
+class DeafWorker:
+    """A worker that ignores SIGTERM: it appends its pid to `pids`, then waits at a gate until it is killed."""
+
+    def __init__(self, gate: Gate, pids: Path) -> None:
+        self.pids = pids
+        self.script = f"trap '' TERM; echo $$ >> {pids}; while :; do read _ < {gate.path}; done"
+
+    def submit(self, client: stoker.Client, **options: Any) -> int:
+        """The id of a job with such a worker, which ignores SIGTERM by now."""
+        job = submit(client, shell(self.script), **options)
+        until(lambda: lines(self.pids), why="a worker that ignores SIGTERM")
+        return job
+
+
 def shell(script: str, **options: Any) -> dict[str, Any]:
     """The spec of a shell script."""
     return {"command": SH, "args": ["-c", script], **options}
