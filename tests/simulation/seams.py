@@ -22,7 +22,7 @@ from stoker.core import clock
 from stoker.core.throttle import Sample
 from stoker.engine import messages, submit
 from stoker.host import probe, threads
-from stoker.launcher import error_log
+from stoker.launcher import error_log, kernel
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import loop as launcher_loop
 from stoker.launcher import process_tree as launcher_tree
@@ -139,6 +139,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
                 read_stat=host.read_launcher_stat,
                 has_ended=host.is_over,
                 open_pidfd=host.pidfd_open,
+                GONE_OR_HIDDEN=kernel.GONE_OR_HIDDEN,
             ),
         ),
         (launcher_tree, "read_mark", host.read_mark),
