@@ -160,9 +160,14 @@ class Heartbeats:
         if silence.warn and not status.unresponsive:
             status.unresponsive = True
             log(
-                LogEvent.WORKER_UNRESPONSIVE, job=run.job.id, attempt=run.attempt.ordinal, queue=run.job.spec.queue,
-                trace_id=run.job.trace_id, silent_ms=now.steady - notify.heard_at, stopping=silence.stop,
-            )  # fmt: skip
+                LogEvent.WORKER_UNRESPONSIVE,
+                job=run.job.id,
+                attempt=run.attempt.ordinal,
+                queue=run.job.spec.queue,
+                trace_id=run.job.trace_id,
+                silent_ms=now.steady - notify.heard_at,
+                stopping=silence.stop,
+            )
         if silence.stop:
             return Alarm(now.steady, alarm.job_id, alarm.run_id, Limit.UNRESPONSIVE)
         assert silence.check_in_ms is not None, "a silence that stops nothing is checked again"

@@ -83,9 +83,14 @@ class Intake:
         return priority * self._ageing_ms
 
     def accept(
-        self, turn: Turn, spec: Spec, owner_uid: int, open_needs: Sequence[Need], key: str | None = None,
+        self,
+        turn: Turn,
+        spec: Spec,
+        owner_uid: int,
+        open_needs: Sequence[Need],
+        key: str | None = None,
         **about: Any,
-    ) -> Job:  # fmt: skip
+    ) -> Job:
         """Store a job that has passed all checks; `about`: the fields that its workflow sets."""
         now, memory = turn.now, turn.memory
         memory.last_id += 1
@@ -265,9 +270,9 @@ def key_digest(sent: JobParams) -> bytes:
 
 def _full(who: str, pending: int, limit: str, most: int, queue: Queue) -> QueueFull:
     jobs = "1 job" if pending == 1 else f"{pending} jobs"
-    again = "stoker queue shows who waits"
     return QueueFull(
         f"{who} {jobs} not yet started, {limit} is {most}",
-        hint=f"stoker queue resume {queue.name}" if queue.paused else again,
-        retry_after_ms=RETRY_HINT_MS, queue=queue.name,
-    )  # fmt: skip
+        hint=f"stoker queue resume {queue.name}" if queue.paused else "stoker queue shows who waits",
+        retry_after_ms=RETRY_HINT_MS,
+        queue=queue.name,
+    )

@@ -72,8 +72,9 @@ class Uploads:
             self.end(upload)
             raise CheckpointTooLarge(
                 f"data: more than {MAX_BYTES} bytes, the limit of a checkpoint",
-                hint="write the data to a file and save its path", path="data",
-            )  # fmt: skip
+                hint="write the data to a file and save its path",
+                path="data",
+            )
         upload.data += piece
         upload.heard_at = now_ms
 

@@ -252,19 +252,36 @@ class LiveWorkflows:
         return checkpoint
 
     def seal_next(
-        self, chain: str, head: Head, kind: CheckpointKind, status: str, packed: Packed, at: int,
-        job: Job | None = None, run_id: str | None = None,
-    ) -> Checkpoint:  # fmt: skip
+        self,
+        chain: str,
+        head: Head,
+        kind: CheckpointKind,
+        status: str,
+        packed: Packed,
+        at: int,
+        job: Job | None = None,
+        run_id: str | None = None,
+    ) -> Checkpoint:
         """The checkpoint that follows `head`."""
         self.last_checkpoint += 1
         return seal(
             Checkpoint(
-                id=self.last_checkpoint, chain=chain, seq=head.seq + 1, parent=head.id or None, kind=kind,
-                status=status, at=at, data=packed.data, size=packed.size, encoding=packed.encoding, run_id=run_id,
-                job_id=None if job is None else job.id, step=None if job is None else job.step,
+                id=self.last_checkpoint,
+                chain=chain,
+                seq=head.seq + 1,
+                parent=head.id or None,
+                kind=kind,
+                status=status,
+                at=at,
+                data=packed.data,
+                size=packed.size,
+                encoding=packed.encoding,
+                run_id=run_id,
+                job_id=None if job is None else job.id,
+                step=None if job is None else job.step,
             ),
             packed.digest,
-        )  # fmt: skip
+        )
 
     def forget(self, ids: Iterable[int]) -> None:
         for workflow_id in ids:
