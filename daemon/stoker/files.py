@@ -93,11 +93,11 @@ def remove_tree(name: str, parent: int, *, files: bool = True) -> None:
 def _clear(directory: int, *, files: bool) -> list[str]:
     """Remove all but directories. Gives the names of these."""
     with os.scandir(directory) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in found:
+        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in listed:
         if files and not is_directory:
             os.unlink(name, dir_fd=directory)
-    return [name for name, is_directory in found if is_directory]
+    return [name for name, is_directory in listed if is_directory]
 
 
 def _enter(name: str, here: int) -> int:

@@ -44,7 +44,7 @@ def asked(sent: Flow, **more: Any) -> FlowRequest:
 
 def made_of(sent: Flow, **given: str) -> Plan:
     """The plan of a flow, the good one or what is wrong with the other."""
-    return plan(asked(sent, parameters=given), strategies.known())
+    return plan(asked(sent, parameters=given), strategies.all_names())
 
 
 def mistakes_of(sent: Flow, **given: str) -> dict[str, str]:

@@ -67,13 +67,13 @@ def process(pid: int) -> Identity:
     return Identity(pid=pid, start_ticks=1, boot_id="b", pid_namespace=1)
 
 
-def found(of: Attempt, fact: Fact, identity: Identity | None = None) -> Finding:
+def finding(of: Attempt, fact: Fact, identity: Identity | None = None) -> Finding:
     end = exited(0) if fact is Fact.ENDED else None
     return Finding(run_id=of.run_id, fact=fact, evidence="as seen", outcome=end, identity=identity)
 
 
 def decided(row: tuple[Job, Attempt], fact: Fact, identity: Identity | None = None) -> RecoveryDecision:
-    (decision,) = plan([row], {row[1].run_id: found(row[1], fact, identity)}, EPOCH).decisions
+    (decision,) = plan([row], {row[1].run_id: finding(row[1], fact, identity)}, EPOCH).decisions
     return decision
 
 
@@ -105,7 +105,7 @@ def test_plan_when_any_facts_are_found_then_it_is_valid_and_counts_each_attempt_
 ) -> None:
     rows = [open_run(ident, survive=survive, stop=stop) for ident, (_, survive, stop) in enumerate(facts, 1)]
     findings = {
-        row[1].run_id: found(row[1], fact, process(row[0].id)) for row, (fact, _, _) in zip(rows, facts, strict=True)
+        row[1].run_id: finding(row[1], fact, process(row[0].id)) for row, (fact, _, _) in zip(rows, facts, strict=True)
     }
 
     made = plan(rows, findings, EPOCH)
@@ -279,7 +279,7 @@ def test_recovery_when_it_meets_the_same_facts_again_then_it_changes_nothing_mor
         of = job(state, id=ident, asked=spec(survive=survive, on_orphan=on_orphan), attempts=1)
         live = attempt(of, stop_reason=stop)
         rows.append((of, live))
-        findings[live.run_id] = found(live, fact, process(ident))
+        findings[live.run_id] = finding(live, fact, process(ident))
 
     once, _ = recovered(rows, findings)
     twice, effects = recovered(once, findings)
@@ -296,7 +296,7 @@ def test_validate_when_a_row_contradicts_itself_then_it_is_named_and_kept(count:
     with pytest.raises(RowInvalid, match=told):
         validate(RecoveryPlan(()), rows)
 
-    (decision,) = plan([rows[0]], {rows[0][1].run_id: found(rows[0][1], Fact.GONE)}, EPOCH).decisions
+    (decision,) = plan([rows[0]], {rows[0][1].run_id: finding(rows[0][1], Fact.GONE)}, EPOCH).decisions
     assert foresee(*rows[0], decision, NOW) == broken
 
 

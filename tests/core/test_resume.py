@@ -157,7 +157,7 @@ def registry() -> Iterator[None]:
 def test_registry_when_a_strategy_is_registered_then_it_is_known_and_asked() -> None:
     strategies.strategy("by-hand")(lambda step: "skip" if step.failures else Strategy.FAIL)
 
-    assert strategies.known()[-1] == "by-hand"
+    assert strategies.all_names()[-1] == "by-hand"
     assert strategies.choose("by-hand", SHORT) is Strategy.SKIP
     assert strategies.choose("restart", SHORT) is Strategy.RESTART
 

@@ -15,7 +15,7 @@ def filled(parameters: dict[str, str], item: str | None = None, **fields: Any) -
     return Template(sent, TemplateNames(parameters), of_items=item is not None).fill(item)
 
 
-def told(made: Filled[JobWork]) -> dict[str, str]:
+def texts_of(made: Filled[JobWork]) -> dict[str, str]:
     return {mistake.path: mistake.message for mistake in made.mistakes}
 
 
@@ -44,7 +44,7 @@ def test_fill_when_every_text_is_a_template_then_each_is_replaced_and_no_other()
 def test_fill_when_a_name_is_unknown_then_its_text_stays_and_the_names_are_listed() -> None:
     made = filled({"known": "1"}, command="{{nope}}", args=("{{item}}{{item}}", "{{known}}"), env={"A": "{{nope}}"})
 
-    assert told(made) == {
+    assert texts_of(made) == {
         "command": "{{nope}}: no such parameter (there are: known)",
         "args[0]": "{{item}}: no such parameter (there are: known)",
         "env.A": "{{nope}}: no such parameter (there are: known)",
@@ -87,7 +87,7 @@ def test_fill_when_a_text_outgrows_its_field_then_that_is_a_mistake(
 ) -> None:
     made = filled({"long": "x" * (MAX_TEXT // 2 + 1), "wide": "é" * 30_000, "none": ""}, **fields)
 
-    assert told(made) == said
+    assert texts_of(made) == said
 
 
 def test_fill_when_texts_are_small_and_many_then_their_number_counts() -> None:

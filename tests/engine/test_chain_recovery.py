@@ -15,7 +15,7 @@ import pytest
 
 from stoker.core.errors import ChainBroken
 from tests.support.facts import until
-from tests.support.flows import chain, context, job_of, look, sent_flow, settled, step
+from tests.support.flows import chain, context, job_of, sent_flow, settled, step, workflow_view
 from tests.support.work import changes, lines
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def test_chain_when_any_link_is_missing_then_resume_stops_and_its_hint_works(
             with pytest.raises(ChainBroken, match=told) as refused:
                 roll_back(client, workflow, ids[place + 1])
             assert "stoker " in str(refused.value.hint)
-            assert look(client, workflow)["state"] == "failed"
+            assert workflow_view(client, workflow)["state"] == "failed"
             stopped += 1
             if place:  # as the hint says
                 copies.goes_back(client, workflow, ids[place - 1], place - 1)

@@ -19,7 +19,7 @@ import pytest
 from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidParams, StaleAttempt
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import chain, flow, flow_end, look, send, stand
+from tests.support.flows import chain, flow, flow_end, send, step_states, workflow_view
 from tests.support.work import Gate, attempts_of, end_of, job_view, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def test_checkpoint_when_a_step_saves_it_then_it_stands_in_the_chain_of_its_work
     saver.fail(3)
 
     assert flow_end(client, answer["id"]) == "failed"
-    assert stand(client, answer["id"]) == {"a": "failed", "b": "succeeded"}
+    assert step_states(client, answer["id"]) == {"a": "failed", "b": "succeeded"}
     links = chain(client, workflow=answer["id"])
     assert [link["seq"] for link in links] == list(range(1, len(links) + 1))
     assert [link["step"] for link in links if link["kind"] == "progress"] == ["a", "a"]
@@ -353,7 +353,10 @@ def test_output_when_it_is_refused_then_the_step_fails_and_every_answer_says_why
     assert attempt["error"].startswith("STOKER_OUTPUT: ")
     assert complaint in attempt["error"]
     assert (job_view(client, job)["failures"], attempt["exit_code"]) == (1, 0)
-    steps = {step["name"]: (step["state"], step["reason"], step["error"]) for step in look(client, workflow)["steps"]}
+    steps = {
+        step["name"]: (step["state"], step["reason"], step["error"])
+        for step in workflow_view(client, workflow)["steps"]
+    }
     assert steps == {"a": ("failed", "output", attempt["error"]), "b": ("skipped", "dependency", None)}
     assert client.call("job.why", {"id": job})["message"] == f"failed (output): {attempt['error']}"
     analysis = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.support.facts import until
-from tests.support.flows import chain, job_of, look, sent_flow, settled, step
+from tests.support.flows import chain, job_of, sent_flow, settled, step, workflow_view
 from tests.support.work import running, submit, submit_running
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SETTINGS = "[daemon]\nmax_running = 8\n[workflows]\nstale_ms = 1\n"
 
 
 def archive_of(client: stoker.Client, workflow: int) -> str:
-    path: str = until(lambda: look(client, workflow)["archive"], why=f"the archive of workflow {workflow}")
+    path: str = until(lambda: workflow_view(client, workflow)["archive"], why=f"the archive of workflow {workflow}")
     return path
 
 
@@ -45,7 +45,7 @@ def test_failed_workflow_when_it_ends_then_it_is_told_and_archived_whole(
 
     path = archive_of(client, workflow)
 
-    finished_at = look(client, workflow)["finished_at"]
+    finished_at = workflow_view(client, workflow)["finished_at"]
     assert path == str(shared.state_dir / "archive" / f"workflow-{workflow}-{finished_at}.json.gz")
     kept = unpacked(path)
     assert (kept["workflow"]["state"], sorted(kept["flow"]["flow"]["steps"])) == ("failed", ["a", "b", "c"])
@@ -66,7 +66,9 @@ def test_archive_when_a_workflow_fails_again_then_each_end_has_its_own(client: s
 
     client.call("workflow.retry", {"id": workflow})
 
-    second = until(lambda: (path := look(client, workflow)["archive"]) != first and path, why="another archive")
+    second = until(
+        lambda: (path := workflow_view(client, workflow)["archive"]) != first and path, why="another archive"
+    )
     assert unpacked(first)["workflow"]["finished_at"] < unpacked(str(second))["workflow"]["finished_at"]
 
 
@@ -99,7 +101,7 @@ def test_archive_when_it_cannot_be_written_then_that_is_only_logged(
         assert settled(client, workflow) == "failed"
 
         until(lambda: daemon.events("archive_failed"), why="the complaint")
-        assert look(client, workflow)["archive"] is None
+        assert workflow_view(client, workflow)["archive"] is None
         assert client.call("system.health")["ok"]
 
 
@@ -158,7 +160,7 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     plain = submit(client, gate.spec())
     running(client, job_of(client, workflow, "a"), plain)
 
-    (told,) = until(lambda: look(client, workflow)["stale"], why="the stale step")
+    (told,) = until(lambda: workflow_view(client, workflow)["stale"], why="the stale step")
 
     assert (told["step"], told["job"]) == ("a", job_of(client, workflow, "a"))
     assert told["age_ms"] > 1
@@ -180,5 +182,5 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     assert (event["level"], event["workflow"], event["step"]) == ("warning", workflow, "a")
     gate.open()
     assert settled(client, workflow) == "succeeded"
-    assert look(client, workflow)["stale"] == []
+    assert workflow_view(client, workflow)["stale"] == []
     assert client.get(told["job"])["stale_ms"] is None

@@ -41,7 +41,7 @@ def ask(checks: preflight.Preflight, *jobs: JobWork) -> asyncio.Future[list[Stok
     return answered
 
 
-async def told(checks: preflight.Preflight, *names: str) -> list[bool]:
+async def problems_of(checks: preflight.Preflight, *names: str) -> list[bool]:
     """For each of the commands, whether something speaks against it."""
     return [problem is not None for problem in await ask(checks, *(JobWork(command=name) for name in names))]
 
@@ -59,8 +59,8 @@ async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> preflight.P
 async def test_check_when_the_cache_is_full_then_the_answer_still_has_every_fact_it_needs(
     checks: preflight.Preflight,
 ) -> None:
-    first = await told(checks, "a", "b", "tool", "c")
-    again = await told(checks, "a", "b", "tool", "d")
+    first = await problems_of(checks, "a", "b", "tool", "c")
+    again = await problems_of(checks, "a", "b", "tool", "d")
 
     assert first == [True, True, False, True]
     assert again == [True, True, False, True]
@@ -68,7 +68,7 @@ async def test_check_when_the_cache_is_full_then_the_answer_still_has_every_fact
 
 
 async def test_check_when_a_name_stands_for_no_program_then_that_is_told(checks: preflight.Preflight) -> None:
-    assert await told(checks, "text", "folder", "tool") == [True, True, False]
+    assert await problems_of(checks, "text", "folder", "tool") == [True, True, False]
     checks.close()
 
 

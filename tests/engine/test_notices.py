@@ -60,7 +60,7 @@ def beater(beats: Path, **options: Any) -> dict[str, Any]:
     return {"command": sys.executable, "args": ["-c", beating(beats)], **asked, **options}
 
 
-def said(client: stoker.Client, job: int, field: str, value: object) -> dict[str, Any]:
+def reported(client: stoker.Client, job: int, field: str, value: object) -> dict[str, Any]:
     """The job, once its worker has said so."""
     until(lambda: job_view(client, job)[field] == value, why=f"{field} = {value!r}")
     found: dict[str, Any] = dict(job_view(client, job))
@@ -73,7 +73,7 @@ def said(client: stoker.Client, job: int, field: str, value: object) -> dict[str
 def test_notice_when_a_worker_reports_then_ls_show_and_top_show_it(shared: DaemonProcess, gate: Gate) -> None:
     with shared.client() as client:
         job = submit(client, speaker(gate, "READY=1", "X_STOKER_PROGRESS=42\nSTATUS=half \x1b[31mway"))
-        found = said(client, job, "progress", 42)
+        found = reported(client, job, "progress", 42)
         (listed,) = [each for each in client.call("job.list", {"states": ["running"]})["jobs"] if each["id"] == job]
 
         assert (found["status_text"], listed["progress"]) == ("half \x1b[31mway", 42)
@@ -100,7 +100,7 @@ def test_notice_when_systemd_notify_sends_it_then_it_is_heard_and_the_program_en
 
     job = submit(client, shell(script, notify=True))
 
-    found = said(client, job, "status_text", "real words")
+    found = reported(client, job, "status_text", "real words")
     until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")
     assert found["progress"] == 7
     until(lambda: lines(out) == ["0", "0"], why="both to be over, well before any limit of theirs")
@@ -113,7 +113,7 @@ def test_notice_when_it_is_hostile_then_it_is_counted_and_the_next_one_is_heard(
 
     job = submit(client, speaker(gate, "STATUS=before", *bad, "X_STOKER_PROGRESS=1"))
 
-    found = said(client, job, "progress", 1)
+    found = reported(client, job, "progress", 1)
     assert (found["status_text"], found["notices_ignored"]) == ("before", len(bad))
 
 
@@ -121,7 +121,7 @@ def test_notice_when_it_comes_from_outside_of_the_tree_then_it_is_ignored(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     job = submit(client, speaker(gate, "STATUS=mine"))
-    said(client, job, "status_text", "mine")
+    reported(client, job, "status_text", "mine")
     (name,) = (shared.state_dir / "work").glob(f"{job}.*.notify")
     assert name.stat().st_mode & 0o777 == 0o600
 
@@ -147,7 +147,7 @@ def test_notice_when_the_state_directory_is_long_then_the_address_is_abstract(ga
     with daemon, daemon.client() as client:
         job = submit(client, speaker(gate, "STATUS=from afar"))
 
-        said(client, job, "status_text", "from afar")
+        reported(client, job, "status_text", "from afar")
 
 
 # --- silence ------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_heartbeat_when_it_comes_again_after_the_warning_then_nothing_was_wrong(
     job = submit(client, beater(beats, unresponsive_kill_ms=60_000))
     until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")
     beats.unlink()
-    said(client, job, "unresponsive", value=True)
+    reported(client, job, "unresponsive", value=True)
     assert client.why(job)["code"] == "unresponsive"
 
     beats.touch()

@@ -21,7 +21,7 @@ from stoker.core.errors import (
 from stoker.workflows.resume import MAX_HANGING
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import chain, flow, job_of, look, send, sent_flow, settled, stand, step
+from tests.support.flows import chain, flow, job_of, send, sent_flow, settled, step, step_states, workflow_view
 from tests.support.work import lines, running
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def test_strategy_when_named_for_a_resume_then_it_replaces_that_of_the_step(
     resume(client, workflow, strategy=strategy)
 
     assert settled(client, workflow, "succeeded") == "succeeded"
-    assert stand(client, workflow) == wanted
+    assert step_states(client, workflow) == wanted
 
 
 def test_strategy_when_a_step_has_fail_then_it_stays_failed_and_dependents_skipped(
@@ -159,7 +159,7 @@ def test_strategy_when_a_step_has_fail_then_it_stays_failed_and_dependents_skipp
 
     assert said["reset"] == ["d"]
     settled(client, workflow, "failed")
-    assert stand(client, workflow) == {"a": "succeeded", "b": "failed", "c": "skipped", "d": "succeeded"}
+    assert step_states(client, workflow) == {"a": "succeeded", "b": "failed", "c": "skipped", "d": "succeeded"}
 
 
 def test_strategy_when_unknown_then_the_known_are_listed_and_nothing_changes(
@@ -174,7 +174,7 @@ def test_strategy_when_unknown_then_the_known_are_listed_and_nothing_changes(
     with pytest.raises(FlowInvalid, match="skip-b"):
         send(client, flow({"a": step("exit 0", resume="nope")}))
 
-    assert look(client, workflow)["state"] == "failed"
+    assert workflow_view(client, workflow)["state"] == "failed"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_strategy_when_it_fails_or_takes_too_long_then_nothing_changes(
     with pytest.raises(error, match=told):
         resume(client, workflow, strategy=strategy)
 
-    assert look(client, workflow)["state"] == "failed"
+    assert workflow_view(client, workflow)["state"] == "failed"
 
 
 def test_strategy_when_it_never_returns_then_others_answer_and_the_daemon_ends(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_strategy_when_it_never_returns_then_others_answer_and_the_daemon_ends(t
         until(lambda: lines(daemon.home / "plans.py.asked") == [str(workflow)] * 6)
 
         logs = daemon.cli("logs", str(job_of(client, workflow, "b")), "-n", "3")
-        assert (logs.returncode, look(client, workflow)["state"]) == (0, "failed")
+        assert (logs.returncode, workflow_view(client, workflow)["state"]) == (0, "failed")
         assert daemon.stop() == 0
         assert "daemon_stopped" in daemon.tail()
 
@@ -221,7 +221,7 @@ def test_strategy_when_too_many_never_return_then_no_other_is_asked(tmp_path: Pa
         with pytest.raises(StrategyFailed, match=f"{MAX_HANGING} resume strategies have not returned"):
             resume(client, workflow, strategy="endless")
 
-        assert look(client, workflow)["state"] == "failed"
+        assert workflow_view(client, workflow)["state"] == "failed"
 
 
 def test_from_when_a_step_is_named_then_only_it_and_what_is_behind_it_runs(
@@ -234,7 +234,7 @@ def test_from_when_a_step_is_named_then_only_it_and_what_is_behind_it_runs(
 
     assert said["reset"] == ["b", "c"]
     settled(client, workflow, "failed")
-    assert stand(client, workflow) == {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "failed"}
+    assert step_states(client, workflow) == {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "failed"}
     with pytest.raises(StepNotFound):
         resume(client, workflow, **{"from": "z"})
 
@@ -250,7 +250,7 @@ def test_explain_when_asked_then_each_step_has_its_decision_and_nothing_changes(
     told = {one["step"]: (one["runs"], one["action"]) for one in said["steps"]}
     assert told == {"a": (False, "keep"), "b": (False, "fail"), "c": (False, "leave"), "d": (True, "from_checkpoint")}
     assert next(one["why"] for one in said["steps"] if one["step"] == "c") == "it needs b ok, which stays failed"
-    assert (look(client, workflow)["state"], chain(client, workflow=workflow)) == ("failed", before)
+    assert (workflow_view(client, workflow)["state"], chain(client, workflow=workflow)) == ("failed", before)
 
 
 def test_resume_when_there_is_nothing_to_resume_then_it_is_refused(client: stoker.Client, gate: Gate) -> None:
@@ -293,7 +293,7 @@ def test_limits_when_named_for_a_resume_then_only_the_steps_taken_again_have_the
 
 
 def limits_of(client: stoker.Client, workflow: int) -> dict[str, tuple[int | None, int]]:
-    jobs = {one["name"]: client.get(one["job"]) for one in look(client, workflow)["steps"]}
+    jobs = {one["name"]: client.get(one["job"]) for one in workflow_view(client, workflow)["steps"]}
     return {name: (job["timeout_ms"], job["max_attempts"]) for name, job in jobs.items()}
 
 
@@ -310,7 +310,7 @@ def test_limits_when_out_of_range_then_the_resume_is_refused_and_nothing_changes
         resume(client, workflow, **wrong)
 
     assert refused.value.details["path"] == path
-    assert look(client, workflow)["state"] == "failed"
+    assert workflow_view(client, workflow)["state"] == "failed"
 
 
 @pytest.mark.parametrize("limit", ["timeout_ms", "max_attempts"])
@@ -324,7 +324,7 @@ def test_limits_when_no_step_would_be_taken_again_then_the_resume_is_refused(
     with pytest.raises(InvalidParams, match=f"{limit}: no step would run again"):
         resume(client, workflow, **{limit: 9})
 
-    assert look(client, workflow)["state"] == "paused"
+    assert workflow_view(client, workflow)["state"] == "paused"
     gate.open()
     resume(client, workflow)
     assert settled(client, workflow) == "succeeded"

@@ -146,7 +146,7 @@ def test_purge_when_a_running_job_has_read_its_need_then_a_retry_can_read_it_aga
 def test_purge_when_a_workflow_is_open_then_all_its_steps_stay(client: stoker.Client, gate: Gate) -> None:
     opened = flows.sent_flow(client, {"a": HELLO, "b": {**gate.spec(), "needs": ["a"]}})
     first = flows.job_of(client, opened, "a")
-    until(lambda: flows.stand(client, opened) == {"a": "succeeded", "b": "running"}, why="its second step")
+    until(lambda: flows.step_states(client, opened) == {"a": "succeeded", "b": "running"}, why="its second step")
 
     purge(client)
 
@@ -156,7 +156,7 @@ def test_purge_when_a_workflow_is_open_then_all_its_steps_stay(client: stoker.Cl
     assert purge(client)["steps"] == 2
     assert gone(client, first)
     with pytest.raises(WorkflowNotFound, match="any more"):
-        flows.look(client, opened)
+        flows.workflow_view(client, opened)
 
 
 def test_purge_when_a_job_needs_a_step_then_the_whole_workflow_stays(client: stoker.Client, gate: Gate) -> None:
@@ -166,7 +166,7 @@ def test_purge_when_a_job_needs_a_step_then_the_whole_workflow_stays(client: sto
 
     purge(client)
 
-    assert flows.stand(client, ended) == {"a": "succeeded", "b": "succeeded"}
+    assert flows.step_states(client, ended) == {"a": "succeeded", "b": "succeeded"}
 
 
 def test_purge_when_a_failed_workflow_goes_then_its_key_says_how_it_ended(client: stoker.Client) -> None:

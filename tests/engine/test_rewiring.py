@@ -13,7 +13,7 @@ import pytest
 from stoker.core.clock import wall_ms
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed, StepNotFound
 from tests.support.facts import until
-from tests.support.flows import chain, flow, job_of, look, send, sent_flow, settled, stand, step
+from tests.support.flows import chain, flow, job_of, send, sent_flow, settled, step, step_states, workflow_view
 from tests.support.work import Gate, end_of, lines, running, shell, submit
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SETTINGS = "[daemon]\nmax_running = 8\n"
 
 
 def needs_of(client: stoker.Client, workflow: int, name: str) -> list[dict[str, str]]:
-    (found,) = [one["needs"] for one in look(client, workflow)["steps"] if one["name"] == name]
+    (found,) = [one["needs"] for one in workflow_view(client, workflow)["steps"] if one["name"] == name]
     needs: list[dict[str, str]] = found
     return needs
 
@@ -47,8 +47,8 @@ def test_add_need_when_the_step_has_not_started_then_it_waits_for_both(
     gate.open()
 
     assert said["needs"] == needs_of(client, workflow, "c") == [{"step": "a", "on": "ok"}, {"step": "b", "on": "any"}]
-    until(lambda: stand(client, workflow)["a"] == "succeeded", why="the first need")
-    assert stand(client, workflow)["c"] == "waiting"
+    until(lambda: step_states(client, workflow)["a"] == "succeeded", why="the first need")
+    assert step_states(client, workflow)["c"] == "waiting"
     other.touch()
     assert settled(client, workflow) == "succeeded"
     assert lines(ledger) == ["b", "c"]
@@ -96,7 +96,7 @@ def test_remove_need_when_it_was_the_last_open_one_then_the_step_starts(client: 
     said = client.call("workflow.remove_need", {"id": workflow, "step": "b", "need": "a", "reason": "not needed"})
 
     assert said["needs"] == []
-    until(lambda: stand(client, workflow)["b"] == "succeeded", why="the step that waits no more")
+    until(lambda: step_states(client, workflow)["b"] == "succeeded", why="the step that waits no more")
     gate.open()
     assert settled(client, workflow) == "succeeded"
 
@@ -109,7 +109,7 @@ def test_remove_need_when_the_step_was_skipped_for_it_then_a_resume_runs_it(clie
     client.call("workflow.resume", {"id": workflow, "strategy": "skip"})
 
     assert settled(client, workflow, "succeeded") == "succeeded"
-    assert stand(client, workflow) == {"a": "skipped", "b": "succeeded"}
+    assert step_states(client, workflow) == {"a": "skipped", "b": "succeeded"}
 
 
 @pytest.mark.parametrize(
@@ -133,13 +133,13 @@ def test_change_when_it_does_not_apply_then_it_is_refused_and_nothing_changes(
         client, {"a": step(waits), "b": step(waits), "c": step("exit 0", "a"), "f": step("exit 1", critical=False)}
     )
     running(client, job_of(client, workflow, "b"))
-    until(lambda: stand(client, workflow)["f"] == "failed", why="the failure")
-    before = look(client, workflow)["steps"]
+    until(lambda: step_states(client, workflow)["f"] == "failed", why="the failure")
+    before = workflow_view(client, workflow)["steps"]
 
     with pytest.raises(error, match=told):
         client.call(f"workflow.{method}", {"id": workflow, **params})
 
-    after = look(client, workflow)["steps"]
+    after = workflow_view(client, workflow)["steps"]
     assert [one["needs"] for one in after] == [one["needs"] for one in before]
     gate.open()
     assert settled(client, workflow) == "succeeded"
@@ -200,17 +200,17 @@ def test_skip_when_a_dependent_it_would_release_is_overdue_then_it_is_refused(
         with contextlib.suppress(FlowInvalid):
             made = int(send(client, late)["id"])
             settled(client, made)
-            return made if stand(client, made)["b"] == "skipped" else 0
+            return made if step_states(client, made)["b"] == "skipped" else 0
         return 0
 
     workflow = until(failed_in_time, 30, why="a workflow that failed ahead of its deadline")
     until(lambda: wall_ms() > late["steps"]["b"]["deadline"], why="the deadline")
-    before = (stand(client, workflow), chain(client, workflow=workflow))
+    before = (step_states(client, workflow), chain(client, workflow=workflow))
 
     with pytest.raises(InvalidParams, match="step b: its deadline has passed"):
         client.call("workflow.skip", {"id": workflow, "step": "a"})
 
-    assert (stand(client, workflow), chain(client, workflow=workflow)) == before
+    assert (step_states(client, workflow), chain(client, workflow=workflow)) == before
 
 
 def test_retry_when_another_limit_is_given_then_the_steps_have_it(client: stoker.Client, tmp_path: Path) -> None:
@@ -242,15 +242,15 @@ def test_retry_when_a_need_of_the_last_round_was_met_then_it_does_not_count_twic
         running(client, job_of(client, workflow, "a"), job_of(client, workflow, "c"))
         client.call("job.cancel", {"id": job_of(client, workflow, "d")})
         first.open()
-        until(lambda: stand(client, workflow)["a"] == "succeeded", why="the first need")
+        until(lambda: step_states(client, workflow)["a"] == "succeeded", why="the first need")
         client.call("workflow.retry", {"id": workflow})
-        assert stand(client, workflow)["d"] == "waiting"
+        assert step_states(client, workflow)["d"] == "waiting"
 
     daemon.kill_and_start()
 
     with daemon.client() as client:
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
-        assert stand(client, workflow)["d"] == "waiting"
+        assert step_states(client, workflow)["d"] == "waiting"
         gate.open()
         assert settled(client, workflow, "succeeded") == "succeeded"
 
@@ -264,8 +264,8 @@ def test_retry_when_a_step_of_a_cancelled_workflow_is_asked_for_then_it_runs(cli
 
     client.call("job.retry", {"id": job_of(client, workflow, "a")})
 
-    until(lambda: stand(client, workflow)["a"] == "succeeded", why="the step that was asked for again")
-    assert stand(client, workflow)["b"] == "cancelled"
+    until(lambda: step_states(client, workflow)["a"] == "succeeded", why="the step that was asked for again")
+    assert step_states(client, workflow)["b"] == "cancelled"
 
 
 def test_cancel_when_one_step_is_cancelled_then_those_behind_it_are_told(client: stoker.Client, gate: Gate) -> None:
@@ -282,4 +282,4 @@ def test_cancel_when_one_step_is_cancelled_then_those_behind_it_are_told(client:
     client.call("job.cancel", {"id": job_of(client, workflow, "a")})
 
     assert settled(client, workflow) == "failed"
-    assert stand(client, workflow) == {"a": "cancelled", "b": "skipped", "c": "succeeded"}
+    assert step_states(client, workflow) == {"a": "cancelled", "b": "skipped", "c": "succeeded"}

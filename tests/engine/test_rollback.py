@@ -24,7 +24,7 @@ from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store import checkpoints
 from stoker.workflows import rollback
 from tests.support.facts import until
-from tests.support.flows import chain, job_of, look, sent_flow, settled, stand, step
+from tests.support.flows import chain, job_of, sent_flow, settled, step, step_states, workflow_view
 from tests.support.work import job_view, kill9, lines, running
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_rollback_when_to_the_latest_then_what_runs_is_stopped_and_the_rest_is_k
 
     assert (said["reset"], said["kept"], said["stopping"], said["not_undone"]) == (["b", "c"], ["a"], ["b"], [])
     settled(client, workflow, "paused")
-    assert stand(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
+    assert step_states(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
     client.call("workflow.resume", {"id": workflow})
     gate.open()
     assert settled(client, workflow) == "succeeded"
@@ -98,7 +98,7 @@ def test_rollback_when_nothing_is_left_to_take_back_then_it_is_refused(client: s
     with pytest.raises(NotAllowed, match="nothing to take back"):
         roll_back(client, workflow)
 
-    assert look(client, workflow)["state"] == "succeeded"
+    assert workflow_view(client, workflow)["state"] == "succeeded"
 
 
 def test_rollback_when_the_checkpoint_is_foreign_or_missing_then_nothing_changes(client: stoker.Client) -> None:
@@ -113,7 +113,7 @@ def test_rollback_when_the_checkpoint_is_foreign_or_missing_then_nothing_changes
     with pytest.raises(WorkflowNotFound):
         roll_back(client, 987_654)
 
-    assert look(client, mine)["state"] == "failed"
+    assert workflow_view(client, mine)["state"] == "failed"
 
 
 def test_rollback_when_under_way_then_only_a_cancel_or_another_rollback_is_taken(
@@ -124,7 +124,7 @@ def test_rollback_when_under_way_then_only_a_cancel_or_another_rollback_is_taken
     workflow = sent_flow(client, {"a": stubborn, "b": step("exit 0", "a")})
     until(ready.exists, why="a worker that ignores SIGTERM")
     roll_back(client, workflow)
-    assert look(client, workflow)["state"] == "rolling_back"
+    assert workflow_view(client, workflow)["state"] == "rolling_back"
 
     for verb in ("pause", "retry", "resume"):
         with pytest.raises(NotAllowed, match="is rolling back"):
@@ -134,7 +134,7 @@ def test_rollback_when_under_way_then_only_a_cancel_or_another_rollback_is_taken
     pid = job_view(client, job_of(client, workflow, "a"))["pid"]
     os.kill(pid, signal.SIGKILL)
     assert settled(client, workflow) == "cancelled"
-    assert stand(client, workflow) == {"a": "cancelled", "b": "cancelled"}
+    assert step_states(client, workflow) == {"a": "cancelled", "b": "cancelled"}
 
 
 @pytest.mark.parametrize("moment", ["answered", "stopped"])
@@ -157,7 +157,7 @@ def test_rollback_when_the_daemon_dies_on_the_way_then_the_next_start_finishes_i
 
     with stopped_daemon.client() as client:
         settled(client, workflow, "paused")
-        assert stand(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
+        assert step_states(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
         assert lines(ready) == ["x"]
 
 
@@ -177,7 +177,7 @@ def test_rollback_when_the_daemon_died_between_halves_then_the_next_one_finishes
 
     with daemon.client() as client:
         settled(client, workflow, "paused")
-        assert stand(client, workflow) == {"a": "succeeded", "b": "queued"}
+        assert step_states(client, workflow) == {"a": "succeeded", "b": "queued"}
 
 
 async def test_finish_when_another_rollback_was_asked_for_then_it_keeps_its_own_target() -> None:

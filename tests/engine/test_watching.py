@@ -22,7 +22,7 @@ from stoker.core.errors import (
     WorkflowNotFound,
 )
 from tests.support.facts import until
-from tests.support.flows import flow_end, look, sent_flow
+from tests.support.flows import flow_end, sent_flow, workflow_view
 from tests.support.past import lengthen
 from tests.support.work import Gate, attempts_of, changes, end_of, shell, state, submit, submit_many, submit_running
 
@@ -280,7 +280,7 @@ def test_watch_when_for_a_workflow_then_its_changes_and_those_of_its_steps_come(
         seen = [first, *itertools.takewhile(lambda change: change["job"] or change["cause"] != "succeeded", stream)]
 
     own = [change["cause"] for change in seen if change["kind"] == "workflow"]
-    steps = {step["job"] for step in look(client, workflow)["steps"]}
+    steps = {step["job"] for step in workflow_view(client, workflow)["steps"]}
     assert own[0] == "submitted"
     assert {change["job"] for change in seen if change["kind"] == "job"} == steps
     assert [change["seq"] for change in seen] == sorted({change["seq"] for change in seen})

@@ -11,7 +11,7 @@ import pytest
 
 from stoker.core.errors import LogUnreadable
 from tests.support.facts import until
-from tests.support.flows import flow, flow_end, look, send
+from tests.support.flows import flow, flow_end, send, workflow_view
 from tests.support.work import shell
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_log_when_its_worker_replaced_it_then_it_is_not_read_and_the_archive_is_
                 list(client.stream("job.logs", {"id": job, **options}))
         gate.open()
         assert flow_end(client, answer["id"]) == "failed"
-        archive = until(lambda: look(client, answer["id"])["archive"], why="the archive")
+        archive = until(lambda: workflow_view(client, answer["id"])["archive"], why="the archive")
     with gzip.open(archive) as packed:
         kept = json.load(packed)["logs"]
 

@@ -23,7 +23,7 @@ SETTINGS = "[queues.stopped]\npaused = true\n"
 MIB = 1 << 20
 
 
-def look(client: stoker.Client, job: int) -> dict[str, Any]:
+def worker_view(client: stoker.Client, job: int) -> dict[str, Any]:
     return dict(client.call("worker.get", {"job": job}))
 
 
@@ -37,7 +37,7 @@ def test_worker_when_it_has_a_tree_then_every_process_of_it_is_seen_and_nothing_
     running(client, job, beside)
     until(lambda: len(lines(out)) == 2, why="the tree")
 
-    found = look(client, job)
+    found = worker_view(client, job)
 
     assert sorted(str(process["pid"]) for process in found["processes"]) == sorted(lines(out))
     assert found["processes"][0]["pid"] == found["pid"] == client.get(job)["pid"]
@@ -50,8 +50,12 @@ def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_told(client: stok
     script = f"held = bytearray({64 * MIB})\nwhile True: pass"
     job = submit_running(client, {"command": sys.executable, "args": ["-c", script]})
 
-    busy = until(lambda: (seen := look(client, job))["cpu_percent"] > 0 and seen["memory_bytes"] > 64 * MIB and seen,
-                 why="work")  # fmt: skip
+    def view_at_work() -> dict[str, Any] | None:
+        view = worker_view(client, job)
+        return view if view["cpu_percent"] > 0 and view["memory_bytes"] > 64 * MIB else None
+
+    busy = until(view_at_work, why="work")
+    assert busy is not None
 
     assert busy["cpu_ms"] > 0
     assert busy["processes"][0]["state"] in ("running", "sleeping")
@@ -65,7 +69,7 @@ def test_worker_when_there_is_none_then_it_says_why(client: stoker.Client, queue
         end_of(client, job)
 
     with pytest.raises(NotAllowed) as refused:
-        look(client, job)
+        worker_view(client, job)
 
     assert refused.value.hint == f"stoker why {job}"
 

@@ -17,7 +17,7 @@ import pytest
 from tests.support.audit import Audit
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import chain, context, flow, flow_end, look, send, stand
+from tests.support.flows import chain, context, flow, flow_end, send, step_states, workflow_view
 from tests.support.ledger import Ledger
 from tests.support.work import end_of, kill9, running
 
@@ -75,7 +75,7 @@ def test_workflow_when_the_daemon_dies_after_the_answer_then_each_step_runs_once
 
     with told.daemon.client() as client:
         assert flow_end(client, answer["id"]) == "failed"
-        assert stand(client, answer["id"]) == {
+        assert step_states(client, answer["id"]) == {
             "a": "succeeded", "b": "succeeded", "c": "failed", "d": "skipped", "e": "succeeded"
         }  # fmt: skip
     audit = told.audit()
@@ -96,13 +96,15 @@ def test_workflow_when_the_daemon_dies_at_any_step_then_no_completed_step_runs_a
                  for name, need in zip(names, needs, strict=True)}  # fmt: skip
         answer = told.send(client, steps)
 
+    def succeeded(client: stoker.Client) -> bool:
+        return bool(workflow_view(client, answer["id"])["state"] == "succeeded")
+
     kills = 0
     while kills < 12:
-        said = told.ledger.count()
+        lines = told.ledger.count()
         with told.daemon.client() as client:
-            until(lambda said=said: told.ledger.count() > said or look(client, answer["id"])["state"] == "succeeded",  # type: ignore[misc]
-                  why="a line more")  # fmt: skip
-            if look(client, answer["id"])["state"] == "succeeded":
+            until(lambda lines=lines: told.ledger.count() > lines or succeeded(client), why="a line more")  # type: ignore[misc]
+            if succeeded(client):
                 break
         told.again()
         kills += 1
@@ -121,12 +123,12 @@ def test_chain_when_a_step_holds_a_resource_over_a_restart_then_the_context_has_
         client.call("resource.set", {"name": "tool", "capacity": 2})
         answer = told.send(client, {"a": told.step(lasts_s=30, survive=True, resources={"tool": 2}), "b": told.step()})
         running(client, answer["steps"]["a"])
-        until(lambda: stand(client, answer["id"])["b"] == "succeeded", why="the other step")
+        until(lambda: step_states(client, answer["id"])["b"] == "succeeded", why="the other step")
     told.again()
 
     with told.daemon.client() as client:
         client.call("workflow.pause", {"id": answer["id"]})  # a change of state leaves a whole context
-        assert stand(client, answer["id"])["a"] == "running"
+        assert step_states(client, answer["id"])["a"] == "running"
 
     assert told.audit().complaints() == []
 
@@ -166,11 +168,11 @@ def test_workflow_when_the_daemon_dies_after_a_verb_then_the_verb_still_holds(to
 
     with told.daemon.client() as client:
         if verb == "workflow.pause":
-            assert look(client, answer["id"])["state"] == "paused"
-            assert stand(client, answer["id"]) == {"a": "running", "b": "waiting"}
+            assert workflow_view(client, answer["id"])["state"] == "paused"
+            assert step_states(client, answer["id"]) == {"a": "running", "b": "waiting"}
             client.call("workflow.cancel", {"id": answer["id"]})
         assert flow_end(client, answer["id"]) == "cancelled"
-        assert stand(client, answer["id"]) == {"a": "cancelled", "b": "cancelled"}
+        assert step_states(client, answer["id"]) == {"a": "cancelled", "b": "cancelled"}
     assert told.audit().complaints() == []
 
 

@@ -13,7 +13,19 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, FlowInvalid, IdempotencyConflict, NotAllowed
 from tests.support.facts import until
-from tests.support.flows import chain, context, flow, flow_end, job_of, look, send, sent_flow, settled, stand, step
+from tests.support.flows import (
+    chain,
+    context,
+    flow,
+    flow_end,
+    job_of,
+    send,
+    sent_flow,
+    settled,
+    step,
+    step_states,
+    workflow_view,
+)
 from tests.support.work import Gate, changes, end_of, job_view, lines, running, shell, state, submit
 
 if TYPE_CHECKING:
@@ -61,7 +73,7 @@ def test_condition_when_the_needed_step_ends_then_the_next_runs_or_is_skipped(
 
     flow_end(client, answer["id"])
 
-    assert stand(client, answer["id"])["b"] == expected
+    assert step_states(client, answer["id"])["b"] == expected
 
 
 @pytest.mark.parametrize(
@@ -133,8 +145,8 @@ def test_fan_out_when_it_has_a_width_then_no_more_run_at_once_and_the_join_needs
     seen = []
     for gate, name in zip(gates, names, strict=True):
         running(client, answer["steps"][name])
-        seen.append(sum(one == "running" for one in stand(client, answer["id"]).values()))
-        blocked = [step for step, one in stand(client, answer["id"]).items() if one == "queued"]
+        seen.append(sum(one == "running" for one in step_states(client, answer["id"]).values()))
+        blocked = [step for step, one in step_states(client, answer["id"]).items() if one == "queued"]
         if blocked:
             assert client.why(answer["steps"][blocked[0]])["code"] == "resource"
         gate.open()
@@ -182,7 +194,7 @@ def test_pause_when_asked_then_what_runs_goes_on_and_nothing_more_starts(client:
     until(lambda: state(client, answer["steps"]["b"]) == "queued", why="the step behind it to be ready")
     other = submit(client, OK)  # a paused workflow is in nobody's way
     assert end_of(client, other) == ("succeeded", "exit")
-    assert stand(client, answer["id"]) == {"a": "succeeded", "b": "queued"}
+    assert step_states(client, answer["id"]) == {"a": "succeeded", "b": "queued"}
     client.call("workflow.cancel", {"id": answer["id"]})
     assert flow_end(client, answer["id"]) == "cancelled"
 
@@ -197,7 +209,7 @@ def test_cancel_when_steps_run_wait_and_are_done_then_what_was_done_stays_done(
     client.call("workflow.cancel", {"id": answer["id"]})
 
     assert flow_end(client, answer["id"]) == "cancelled"
-    assert stand(client, answer["id"]) == {"done": "succeeded", "runs": "cancelled", "waits": "cancelled"}
+    assert step_states(client, answer["id"]) == {"done": "succeeded", "runs": "cancelled", "waits": "cancelled"}
     with pytest.raises(AlreadyFinished):
         client.call("workflow.cancel", {"id": answer["id"]})
 
@@ -213,7 +225,7 @@ def test_retry_when_only_the_failed_are_asked_for_then_succeeded_steps_stay(
     }
     answer = send(client, flow(steps))
     assert flow_end(client, answer["id"]) == "failed"
-    assert stand(client, answer["id"]) == {"a": "succeeded", "b": "failed", "c": "skipped"}
+    assert step_states(client, answer["id"]) == {"a": "succeeded", "b": "failed", "c": "skipped"}
     mended.touch()
 
     said = client.call("workflow.retry", {"id": answer["id"]})
@@ -261,7 +273,7 @@ def test_chain_when_a_workflow_has_ended_then_every_context_agrees_with_the_chan
     assert {name: step["state"] for name, step in first["steps"].items()} == {
         "a": "queued", "b": "waiting", "c": "waiting"
     }  # fmt: skip
-    assert {name: step["state"] for name, step in last["steps"].items()} == stand(client, answer["id"])
+    assert {name: step["state"] for name, step in last["steps"].items()} == step_states(client, answer["id"])
     held = next(link for link in links if (link["step"], link["status"]) == ("a", "running"))
     assert context(client, held["id"])["holds"] == {"a": {"chained": 1}}
     assert last["holds"] == {}
@@ -276,8 +288,10 @@ def test_step_when_a_person_skips_it_then_later_steps_run_and_the_workflow_succe
     client.call("job.skip", {"id": answer["steps"]["a"], "reason": "done by hand"})
     client.call("workflow.retry", {"id": answer["id"]})
 
-    until(lambda: look(client, answer["id"])["state"] == "succeeded", why="the workflow that was mended by hand")
-    assert stand(client, answer["id"]) == {"a": "skipped", "b": "succeeded"}
+    until(
+        lambda: workflow_view(client, answer["id"])["state"] == "succeeded", why="the workflow that was mended by hand"
+    )
+    assert step_states(client, answer["id"]) == {"a": "skipped", "b": "succeeded"}
 
 
 def test_flow_when_something_in_it_is_wrong_then_nothing_of_it_is_stored(client: stoker.Client) -> None:
@@ -300,7 +314,7 @@ def test_workflow_when_a_handler_was_not_needed_then_it_succeeds_and_resume_keep
 
     assert settled(client, workflow) == "succeeded"
 
-    shown = {each["name"]: (each["state"], each["reason"]) for each in look(client, workflow)["steps"]}
+    shown = {each["name"]: (each["state"], each["reason"]) for each in workflow_view(client, workflow)["steps"]}
     assert shown["alert"] == shown["ticket"] == ("skipped", "not_needed")
     assert shown["done"] == ("succeeded", "exit")
     again = client.call("workflow.retry", {"id": workflow, "step": "work"})
@@ -319,7 +333,7 @@ def test_retry_when_it_is_of_a_step_then_the_steps_skipped_for_it_are_taken_up_t
     client.retry(job_of(client, workflow, "a"))
 
     assert settled(client, workflow) == "succeeded"
-    assert stand(client, workflow) == dict.fromkeys("abc", "succeeded")
+    assert step_states(client, workflow) == dict.fromkeys("abc", "succeeded")
 
 
 def test_resume_when_a_strategy_skips_a_step_then_its_history_names_the_strategy(client: stoker.Client) -> None:

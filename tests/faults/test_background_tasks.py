@@ -19,7 +19,7 @@ import pytest
 from stoker.core.errors import EX_IOERR
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import job_of, look, sent_flow
+from tests.support.flows import job_of, sent_flow, workflow_view
 from tests.support.torture import launchers
 from tests.support.work import alive, end_of, job_view, kill9, running, shell, submit, submit_running
 
@@ -220,7 +220,7 @@ def test_archive_when_no_descriptor_is_left_then_the_next_start_writes_it(daemon
 
     daemon.restart()
     with daemon.client() as client:
-        until(lambda: look(client, workflow)["archive"], why="the archive")
+        until(lambda: workflow_view(client, workflow)["archive"], why="the archive")
     assert unheard(daemon) == []
 
 

@@ -89,7 +89,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
         daemon.end()
 
 
-def told(host: Host, client: stoker.Client, job: int, child: int) -> None:
+def check_answers(host: Host, client: stoker.Client, job: int, child: int) -> None:
     """By an event, by `why`, and by the attempt."""
     until(lambda: host.daemon.events("worker_unstoppable"), why="the event")
     (event, *_) = host.daemon.events("worker_unstoppable")
@@ -114,7 +114,7 @@ def test_stop_when_a_child_became_root_then_it_is_told_and_the_attempt_is_not_cl
 
         if ends == "cancel":
             assert client.call("job.cancel", {"id": job})["state"] == "running"
-        told(host, client, job, child)
+        check_answers(host, client, job, child)
         until(lambda: not alive(job_view(client, job)["pid"] or 0), why="the end of the main process")
         assert state(client, job) == "running"
 
@@ -138,7 +138,7 @@ def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancell
         host.rooted.add(main)
 
         client.call("job.cancel", {"id": job})
-        told(host, client, job, main)
+        check_answers(host, client, job, main)
         assert state(client, job) == "running"
         os.kill(main, signal.SIGHUP)
 

@@ -57,7 +57,7 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         made.end()
 
 
-async def look(herd: Herd) -> dict[str, Finding]:
+async def find_evidence(herd: Herd) -> dict[str, Finding]:
     return await evidence.gather(herd.instance, herd.attempts(), LauncherFacts())
 
 
@@ -85,7 +85,7 @@ async def test_recorded_pid_when_it_was_used_again_then_the_stranger_is_left_alo
 ) -> None:
     herd.reuse_all()
 
-    found = await look(herd)
+    found = await find_evidence(herd)
 
     # Without pidfs a nameless stranger of the same tick cannot be told from a worker that emptied its environment.
     facts = {finding.fact for finding in found.values()}
@@ -102,7 +102,7 @@ async def test_recorded_pid_when_others_of_its_tree_live_then_only_they_are_stop
     }
     herd.reuse_all()
 
-    found = await look(herd)
+    found = await find_evidence(herd)
     orphaned = [run_id for run_id, finding in found.items() if finding.fact is Fact.ORPHANED]
     named = [run_id for run_id in orphaned if found[run_id].identity is not None]
     result = await sweep(herd.instance, orphaned, grace_ms=GRACE_MS)
@@ -121,7 +121,7 @@ async def test_recorded_pid_when_others_of_its_tree_live_then_only_they_are_stop
 async def test_worker_when_it_ends_between_look_and_stop_then_the_stranger_is_not_stopped(
     herd: Herd,
 ) -> None:
-    found = await look(herd)
+    found = await find_evidence(herd)
     assert {finding.fact for finding in found.values()} == {Fact.ORPHANED}
     herd.reuse_all()
 

@@ -164,7 +164,7 @@ async def test_list_when_runs_are_in_every_state_then_each_is_told_with_its_fact
     assert runs[staying.run_id].state is RunState.RUNNING
     assert runs[staying.run_id].started == started
     assert runs[over.run_id].state is RunState.ENDED
-    assert runs[over.run_id].exit == host.said(Exited, over)
+    assert runs[over.run_id].exit == host.first_report(Exited, over)
     closed = runs[closing.run_id].exit
     assert runs[closing.run_id].state is RunState.CLOSING
     assert closed is not None

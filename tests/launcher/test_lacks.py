@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from tests.support.strace import Attached, calls_of, injected
 
 if TYPE_CHECKING:
     from stoker.process.client import LauncherClient
+    from stoker.process.messages import LaunchOrder
     from tests.support.instance import LauncherHost
 
 # A child that shows its run only in its environment and in its mark.
@@ -33,6 +35,10 @@ pytestmark = pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.
 
 def said_on_stderr(host: LauncherHost, client: LauncherClient) -> str:
     return (host.state_dir / "launchers" / f"{client.launcher}.err").read_text()
+
+
+def start_or_exit(host: LauncherHost, order: LaunchOrder) -> Started | Exited | None:
+    return host.first_report(Started, order) or host.first_report(Exited, order)
 
 
 def limit_open_files(client: LauncherClient, soft: int, hard: int) -> None:
@@ -122,7 +128,7 @@ async def test_launch_when_many_runs_have_files_open_then_the_rest_stays_for_the
     await host.running(client, deep, "far")
     orders = [host.staying() for _ in range(40)]
     client.launch(orders)
-    ends = [await until_async(lambda o=order: host.said(Started, o) or host.said(Exited, o)) for order in orders]  # type: ignore[misc]
+    ends = [await until_async(partial(start_or_exit, host, order)) for order in orders]
 
     refused = [end.spawn_error for end in ends if isinstance(end, Exited) and end.spawn_error is not None]
     delivered = await client.signal(deep.run_id, signal.SIGTERM)

@@ -189,7 +189,7 @@ async def test_outcome_when_the_disk_fails_then_it_is_written_before_the_launche
     attached.detach()
     assert [call.injected for call in calls_of(trace)].count(True) == 1
     ((_, outcomes),) = read_outcomes(host.state_dir)
-    assert set(outcomes) == {host.said(Exited, order)}
+    assert set(outcomes) == {host.first_report(Exited, order)}
 
 
 async def test_outcome_when_a_line_is_read_then_it_is_what_was_said_on_the_socket(host: LauncherHost) -> None:
@@ -202,7 +202,7 @@ async def test_outcome_when_a_line_is_read_then_it_is_what_was_said_on_the_socke
 
     (path, outcomes), *others = read_outcomes(host.state_dir)
     assert (path.stem, others) == (client.launcher, [])
-    assert outcomes == [host.said(Exited, order)]
+    assert outcomes == [host.first_report(Exited, order)]
     assert json.loads(path.read_text())["op"] == "exit"
 
 

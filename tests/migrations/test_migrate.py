@@ -18,12 +18,12 @@ from stoker.core.errors import StateRefused
 from stoker.store import database as databases
 from stoker.store import jobs
 from stoker.store.backup_files import checksum_of, listed, read_checksum
-from stoker.store.migrate import Migration, _apply, known, migrate
+from stoker.store.migrate import Migration, _apply, migrate, shipped_migrations
 from tests.support.batches import put, tables
 from tests.support.jobs import job
 
 ROOT = Path(__file__).parents[2]
-NEWEST = known()[-1].number
+NEWEST = shipped_migrations()[-1].number
 
 NEXT = f"{NEWEST + 1:04d}_add_note.sql"
 ADD_NOTE = """-- A note for each job; with a comment that holds a semicolon; like this one.
@@ -80,7 +80,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_migrations_when_listed_then_they_are_numbered_from_one_without_gaps() -> None:
-    shipped = known()
+    shipped = shipped_migrations()
 
     assert [migration.number for migration in shipped] == list(range(1, len(shipped) + 1))
     assert [migration.name for migration in shipped] == sorted(
@@ -99,7 +99,7 @@ def test_migrate_when_the_file_is_new_then_it_has_our_id_and_records_what_ran(tm
         rows = connection.execute("SELECT number, name, checksum FROM migrations").fetchall()
         assert (schema, pragma(connection, "user_version")) == (NEWEST, NEWEST)
         assert pragma(connection, "application_id") == databases.APPLICATION_ID == int.from_bytes(b"Stok", "big")
-        assert rows == [(each.number, each.name, each.checksum) for each in known()]
+        assert rows == [(each.number, each.name, each.checksum) for each in shipped_migrations()]
     assert not (tmp_path / "backups").exists()  # nothing was there to copy
 
 
@@ -145,7 +145,7 @@ import os, signal, sqlite3, sys
 from stoker.store import migrate
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.executescript("PRAGMA journal_mode = WAL; PRAGMA cache_size = 1; PRAGMA cache_spill = 1")
-statements = migrate._statements(migrate.known()[0].sql)
+statements = migrate._statements(migrate.shipped_migrations()[0].sql)
 connection.execute("BEGIN IMMEDIATE")
 for statement in statements[: len(statements) // 2]:
     connection.execute(statement)
@@ -220,7 +220,7 @@ def test_upgrade_when_a_list_of_words_grows_then_every_connection_accepts_new_wo
     path, backups = tmp_path / "stoker.db", tmp_path / "backups"
     with opened(path) as connection, opened(path) as reader:
         connection.execute("PRAGMA foreign_keys = ON")
-        for migration in known()[:3]:
+        for migration in shipped_migrations()[:3]:
             _apply(connection, migration)
         put(connection, [job()])
         before = connection.execute(f"SELECT {jobs.COLUMNS} FROM jobs").fetchall()

@@ -34,7 +34,7 @@ def heard(address: str) -> Iterator[socket.socket]:
         yield sock
 
 
-def say(address: str, data: bytes, fds: tuple[int, ...] = ()) -> None:
+def send(address: str, data: bytes, fds: tuple[int, ...] = ()) -> None:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.sendmsg([data], rights, 0, f"\0{address[1:]}" if address[0] == "@" else address)
@@ -45,7 +45,7 @@ def open_fds() -> int:
 
 
 def test_receive_when_something_was_said_then_it_comes_with_its_sender(heard: socket.socket, address: str) -> None:
-    say(address, b"READY=1")
+    send(address, b"READY=1")
 
     assert receive(heard) == Datagram(b"READY=1", os.getpid(), OWN)
     assert receive(heard) is None
@@ -56,7 +56,7 @@ def test_receive_when_descriptors_come_along_then_they_are_closed_at_once(heard:
     ends, kept = os.pipe()
     before = open_fds()
     for number in (1, 16, 200):
-        say(address, b"BARRIER=1", (kept,) * number)
+        send(address, b"BARRIER=1", (kept,) * number)
         assert receive(heard) is not None
     assert open_fds() == before
 
@@ -66,7 +66,7 @@ def test_receive_when_descriptors_come_along_then_they_are_closed_at_once(heard:
 
 
 def test_receive_when_it_is_too_long_then_one_byte_too_much_is_left_of_it(heard: socket.socket, address: str) -> None:
-    say(address, b"x" * 100_000)
+    send(address, b"x" * 100_000)
 
     told = receive(heard)
 
@@ -80,7 +80,7 @@ def test_listen_when_a_daemon_that_died_left_the_name_then_it_is_bound_again(tmp
 
     with listen(address) as again:
         assert Path(address).stat().st_mode & 0o777 == 0o600
-        say(address, b"WATCHDOG=1")
+        send(address, b"WATCHDOG=1")
         assert receive(again) is not None
 
 

@@ -14,7 +14,7 @@ from stoker.core import daemon_views, shapes, views
 from stoker.core.shapes import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import flow_end, sent_flow, stand, step
+from tests.support.flows import flow_end, sent_flow, step, step_states
 from tests.support.work import Gate, end_of, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(cl
         "d": step("exit 0", "b"),
     }
     workflow = sent_flow(client, steps)
-    until(lambda: stand(client, workflow)["b"] == "running", why="the second step")
+    until(lambda: step_states(client, workflow)["b"] == "running", why="the second step")
 
     check(call(client, "workflow.pause", id=workflow), shapes.WorkflowPaused)
     check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)

@@ -283,7 +283,7 @@ def test_known_when_asked_for_runs_then_open_and_settled_ones_are_known(database
     over: Attempt = replace(runs[0], outcome=any_job.exited(0, ended_at=1), ended_at=1)
     database.execute(attempts.SETTLE, attempts.settle_row(over))
 
-    assert attempts.known(database, ["1.1.x", "2.1.x", "3.1.x"]) == {"1.1.x", "2.1.x"}
+    assert attempts.existing(database, ["1.1.x", "2.1.x", "3.1.x"]) == {"1.1.x", "2.1.x"}
 
 
 def test_holds_when_an_attempt_takes_resources_then_the_row_says_which(database: sqlite3.Connection) -> None:

@@ -46,7 +46,7 @@ def over(of: Attempt) -> Attempt:
     return replace(of, outcome=exited(0, ended_at=5), ended_at=5)
 
 
-async def look(state: Opened) -> dict[str, list[tuple[Any, ...]]]:
+async def all_rows(state: Opened) -> dict[str, list[tuple[Any, ...]]]:
     return await state.writer.read(tables)
 
 
@@ -84,7 +84,7 @@ async def test_commit_when_a_turn_has_everything_then_all_of_it_is_there(state: 
         )
     )
 
-    found = await look(state)
+    found = await all_rows(state)
     assert await state.writer.read(jobs.by_ids, [1, 2]) == {1: finished, 2: going}
     assert await state.writer.read(attempts.of_job, 1) == [end]
     assert await state.writer.read(attempts.open_attempts) == [second]
@@ -144,15 +144,15 @@ async def test_commit_when_one_row_is_refused_then_the_batch_is_rolled_back(stat
     first = replace_batch(accepted(of), live)
     first.keys = [NewKey(7, "k", b"h", 1, 0)]
     await state.writer.commit(first)
-    before = await look(state)
+    before = await all_rows(state)
 
     with pytest.raises(StorageFailed):
         await state.writer.commit(BROKEN[kind]())
 
-    assert await look(state) == before
+    assert await all_rows(state) == before
     assert not await state.writer.read(lambda connection: connection.in_transaction)
     await state.writer.commit(accepted(job(id=9), seq=2))
-    assert chain_holds((await look(state))["changes"])
+    assert chain_holds((await all_rows(state))["changes"])
 
 
 async def test_settle_when_the_attempt_is_settled_already_then_its_outcome_is_not_touched(state: Opened) -> None:
@@ -195,12 +195,12 @@ async def test_commit_when_the_schema_is_not_what_it_was_then_it_is_in_doubt(sta
 
 
 async def test_commit_when_the_process_is_asked_nothing_then_an_empty_batch_says_so(state: Opened) -> None:
-    before = await look(state)
+    before = await all_rows(state)
     assert not Batch()
 
     await state.writer.commit(Batch())
 
-    assert await look(state) == before
+    assert await all_rows(state) == before
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ async def test_chain_when_several_daemons_store_changes_then_every_hash_covers_t
     again = await open_at(directory)
     await again.writer.commit(accepted(job(id=4), seq=4))
 
-    rows = (await look(again))["changes"]
+    rows = (await all_rows(again))["changes"]
 
     assert len(rows) == 4
     assert chain_holds(rows)
@@ -410,7 +410,7 @@ async def test_commit_when_the_disk_is_full_then_the_reserve_is_deleted_and_it_s
 
     assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)
     assert set(await state.reader.run(jobs.by_ids, [1])) == {1}
-    rows = (await look(state))["changes"]
+    rows = (await all_rows(state))["changes"]
     assert len(rows) == 1
     assert chain_holds(rows)
 
@@ -421,7 +421,7 @@ async def test_commit_when_even_the_reserve_is_too_small_then_it_waits_until_the
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
     await state.writer.commit(accepted(job(id=1)))
     ballast = fill(disk_directory.root)
-    before = await look(state)
+    before = await all_rows(state)
 
     late = asyncio.ensure_future(state.writer.commit(large(2, 2, 3 * MIB)))
     await until_async(lambda: state.writer.waiting, why="a commit that waits for room")
@@ -431,7 +431,7 @@ async def test_commit_when_even_the_reserve_is_too_small_then_it_waits_until_the
 
     assert meanwhile == before
     assert (state.writer.waiting, state.writer.full) == (False, True)
-    assert chain_holds((await look(state))["changes"])
+    assert chain_holds((await all_rows(state))["changes"])
 
 
 async def test_reserve_when_there_is_room_again_then_it_is_kept_and_the_disk_is_not_full(

@@ -41,32 +41,32 @@ def sent_flow(client: stoker.Client, steps: dict[str, dict[str, Any]], **head: A
     return made
 
 
-def look(client: stoker.Client, workflow: int) -> dict[str, Any]:
+def workflow_view(client: stoker.Client, workflow: int) -> dict[str, Any]:
     found: dict[str, Any] = client.call("workflow.get", {"id": workflow})
     return found
 
 
-def stand(client: stoker.Client, workflow: int) -> dict[str, str]:
+def step_states(client: stoker.Client, workflow: int) -> dict[str, str]:
     """The state of every step, by name."""
-    return {step["name"]: step["state"] for step in look(client, workflow)["steps"]}
+    return {step["name"]: step["state"] for step in workflow_view(client, workflow)["steps"]}
 
 
 def flow_end(client: stoker.Client, workflow: int, timeout_s: float = DEADLINE_S) -> str:
     """The state in which a workflow ends."""
-    until(lambda: look(client, workflow)["state"] in ENDED, timeout_s, why=f"the end of workflow {workflow}")
-    return str(look(client, workflow)["state"])
+    until(lambda: workflow_view(client, workflow)["state"] in ENDED, timeout_s, why=f"the end of workflow {workflow}")
+    return str(workflow_view(client, workflow)["state"])
 
 
 def settled(client: stoker.Client, workflow: int, *states: str, timeout_s: float = DEADLINE_S) -> str:
     """The state, once it is one of these; by default, once it has ended."""
     wanted = states or ENDED
-    until(lambda: look(client, workflow)["state"] in wanted, timeout_s, why=f"workflow {workflow} {wanted}")
-    return str(look(client, workflow)["state"])
+    until(lambda: workflow_view(client, workflow)["state"] in wanted, timeout_s, why=f"workflow {workflow} {wanted}")
+    return str(workflow_view(client, workflow)["state"])
 
 
 def job_of(client: stoker.Client, workflow: int, name: str) -> int:
     """The job of a step."""
-    (found,) = [step["job"] for step in look(client, workflow)["steps"] if step["name"] == name]
+    (found,) = [step["job"] for step in workflow_view(client, workflow)["steps"] if step["name"] == name]
     return int(found)
 
 

@@ -117,12 +117,12 @@ class LauncherHost:
             await until_async(lambda word=word: word in log_of(order), why=f"{word!r} in the log of {order.argv}")  # type: ignore[misc]
         return started
 
-    def said(self, kind: type[R], order: LaunchOrder) -> R | None:
+    def first_report(self, kind: type[R], order: LaunchOrder) -> R | None:
         """The first report of that kind on this run."""
         return next((r for _, r in self.reports if isinstance(r, kind) and r.run_id == order.run_id), None)  # type: ignore[union-attr]
 
     async def heard(self, kind: type[R], order: LaunchOrder) -> R:
-        report = await until_async(lambda: self.said(kind, order), why=f"{kind.__name__} of {order.argv}")
+        report = await until_async(lambda: self.first_report(kind, order), why=f"{kind.__name__} of {order.argv}")
         assert report is not None
         return report
 

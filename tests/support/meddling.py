@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.core.errors import NotAllowed
 from tests.support.facts import until
-from tests.support.flows import ENDED, chain, flow, look, send
+from tests.support.flows import ENDED, chain, flow, send, workflow_view
 from tests.support.restless import Restless
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Meddler(Restless):
 
     def _draw(self, client: stoker.Client, workflow: int) -> tuple[str, dict[str, Any]]:
         """Mostly what lets it go on, so that there is something to meddle with."""
-        dice, steps = self.dice, look(client, workflow)["steps"]
+        dice, steps = self.dice, workflow_view(client, workflow)["steps"]
         step = dice.choice(steps)
         kind = dice.choices(
             ["resume", "retry", "rollback", "pause", "skip", "cancel", "job", "resource", "need"],
@@ -136,11 +136,11 @@ def furnish(client: stoker.Client) -> None:
 def to_its_end(client: stoker.Client, workflow: int, timeout_s: float) -> str:
     """Wherever it was left: what is paused goes on, and what waits for a person is let go."""
     until(lambda: _pushed(client, workflow) in ENDED, timeout_s, why=f"the end of workflow {workflow}")
-    return str(look(client, workflow)["state"])
+    return str(workflow_view(client, workflow)["state"])
 
 
 def _pushed(client: stoker.Client, workflow: int) -> str:
-    found = look(client, workflow)
+    found = workflow_view(client, workflow)
     with contextlib.suppress(NotAllowed):  # it went on by itself since
         if found["state"] == "paused":
             client.call("workflow.resume", {"id": workflow})

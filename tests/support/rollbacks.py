@@ -14,7 +14,7 @@ from stoker.core.errors import DaemonUnreachable, NotAllowed
 from tests.support.audit import Audit
 from tests.support.daemon import DaemonDied
 from tests.support.facts import until
-from tests.support.flows import chain, flow, look, send, settled, stand
+from tests.support.flows import chain, flow, send, settled, step_states, workflow_view
 from tests.support.lives import OPENED, Lives
 from tests.support.strace import Attached, Point, Strace, draw, points
 
@@ -104,7 +104,7 @@ class Rollbacks(Lives):
         if not self._is_alive():
             return True
         with contextlib.suppress(DaemonUnreachable), self.daemon.client() as client:
-            return bool(look(client, workflow)["state"] != "rolling_back")
+            return bool(workflow_view(client, workflow)["state"] != "rolling_back")
         return False
 
     def _is_alive(self) -> bool:
@@ -138,7 +138,7 @@ class Rollbacks(Lives):
                     client.call("workflow.rollback", {"id": workflow, "to": to})
                 state = settled(client, workflow, "paused", "succeeded")
             if state == "paused":
-                steps = stand(client, workflow)
+                steps = step_states(client, workflow)
                 assert set(steps.values()) <= BACK, steps
                 assert (steps["a"], steps["b"]) == ("succeeded", "succeeded"), (
                     "completed, and nobody asked for it again"

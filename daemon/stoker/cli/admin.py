@@ -138,11 +138,11 @@ def _backup(backups: BackupStatus) -> str:
     """`2h05m ago, up to change 345; 17 kept, 1.2G`."""
     newest, every = backups["newest"], backups["every_ms"]
     schedule = "made only by hand" if every is None else f"one every {render.span(every)}"
-    made = f"none yet, {schedule}"
+    text = f"none yet, {schedule}"
     if newest is not None:
         age = render.span(time.time() * 1_000 - newest["at"])
-        made = f"{age} ago, up to change {newest['seq']}; {backups['count']} kept, {render.size(backups['bytes'])}"
-    return f"{made}; the last one FAILED: {backups['error']}" if backups["error"] else made
+        text = f"{age} ago, up to change {newest['seq']}; {backups['count']} kept, {render.size(backups['bytes'])}"
+    return f"{text}; the last one FAILED: {backups['error']}" if backups["error"] else text
 
 
 @Command(

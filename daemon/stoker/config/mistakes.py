@@ -19,8 +19,8 @@ def unknown(where: str, noun: str, suggestion: str | None) -> str:
     return f"{where}: unknown {noun}" + (f"; did you mean {suggestion}?" if suggestion else "")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def rejected(where: str, value: Any, type_: Any) -> str:

@@ -233,10 +233,10 @@ class Turn:
         """Remove jobs and workflows that have ended, and a prefix of the log of changes."""
         self.batch.purge = portion
         self.memory.needed.difference_update(portion.all_jobs)  # of jobs that were skipped at once
-        told: dict[str, Any] = {"jobs": ranges(portion.jobs), "workflows": ranges(portion.workflows)}
+        payload: dict[str, Any] = {"jobs": ranges(portion.jobs), "workflows": ranges(portion.workflows)}
         if portion.changes:
-            told["changes"] = portion.changes
-        self.record("system", "retention", "purged", told | {"note": actor.note}, actor)
+            payload["changes"] = portion.changes
+        self.record("system", "retention", "purged", payload | {"note": actor.note}, actor)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.batch.checkpoints.append(checkpoint)

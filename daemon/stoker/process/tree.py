@@ -230,10 +230,10 @@ class TreeMember(Struct, frozen=True):
 
 
 def find_members(
-    instance: str, run_ids: set[str], mains: Mapping[str, Identity], known: dict[int, TreeMember] | None = None
+    instance: str, run_ids: set[str], mains: Mapping[str, Identity], pinned: dict[int, TreeMember] | None = None
 ) -> dict[int, TreeMember]:
-    """The living processes of these runs, pinned, by pid: the `known` ones and all others, with their descendants."""
-    members = {} if known is None else known
+    """The living processes of these runs, pinned, by pid: the `pinned` ones and all others, with their descendants."""
+    members = {} if pinned is None else pinned
     marked = identities.scan(instance)
     for run_id in run_ids:
         for pid in marked.of_run(run_id):

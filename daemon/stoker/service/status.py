@@ -124,7 +124,7 @@ def status_view(engine: Engine) -> EngineStatus:
             "since": pressure.since,
             "throttle_events": pressure.events,
         },
-        "strategies": strategies.known(),
+        "strategies": strategies.all_names(),
         "host_shortage": shortage_view(memory.shortage, engine.clock.now()),
         "last_seq": engine.subscriptions.seq,  # of the newest committed change, not of memory
     }

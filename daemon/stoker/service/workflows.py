@@ -57,7 +57,7 @@ class WorkflowService:
     async def submit(self, request: definition.FlowRequest, peer_uid: int) -> WorkflowAnswer:
         engine, loop = self._engine, asyncio.get_running_loop()
         # Even a short frame may hold thousands of steps: `each` makes many of one.
-        plan = await loop.run_in_executor(self._planner, definition.plan, request, strategies.known())
+        plan = await loop.run_in_executor(self._planner, definition.plan, request, strategies.all_names())
         offer = WorkflowOffer(
             name=request.flow.name,
             sent=request.raw,

@@ -156,6 +156,6 @@ def errors(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, 
     return dict(connection.execute(ERRORS, (json_array(job_ids),)))
 
 
-def known(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:
+def existing(connection: sqlite3.Connection, run_ids: Iterable[str]) -> set[str]:
     """Those of `run_ids` that have a row, open or settled."""
     return {row[0] for row in connection.execute(KNOWN, (json_array(run_ids),))}

@@ -16,7 +16,7 @@ from stoker.core.job.model import Attempt, Job
 from stoker.store import jobs, snapshot
 from stoker.store.database import examine, open_unchanged
 from stoker.store.directory import StateDirectory
-from stoker.store.migrate import known, schema_of
+from stoker.store.migrate import schema_of, shipped_migrations
 from stoker.store.open import doubt
 from stoker.store.queues import meta
 
@@ -50,9 +50,10 @@ def _read(directory: StateDirectory, lock: str) -> InspectedState:
         raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
     with open_unchanged(directory.database) as connection:
         doubt(connection, aside)
-        if schema_of(connection) < known()[-1].number:
+        schema, newest = schema_of(connection), shipped_migrations()[-1].number
+        if schema < newest:
             raise StateRefused(
-                f"the database has schema {schema_of(connection)}, older than this program's {known()[-1].number}",
+                f"the database has schema {schema}, older than this program's {newest}",
                 hint="look with the older stoker, or start stokerd: it migrates first",
             )
         facts = meta(connection)

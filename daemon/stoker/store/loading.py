@@ -89,7 +89,7 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         _load_needs(connection, wanted, loaded)
     _load_workflows(connection, wanted, loaded)
     if wanted.run_ids:
-        loaded.known_runs = attempts.known(connection, wanted.run_ids)
+        loaded.known_runs = attempts.existing(connection, wanted.run_ids)
     if wanted.to_purge is not None:
         loaded.jobs_ended_at = retention.jobs_ended_at(connection, wanted.to_purge.jobs)
         loaded.workflows_ended_at = retention.workflows_ended_at(connection, wanted.to_purge.workflows)

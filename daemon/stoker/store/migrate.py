@@ -46,7 +46,7 @@ class Migration(Struct, frozen=True):
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
-def known() -> list[Migration]:
+def shipped_migrations() -> list[Migration]:
     """Every migration that this daemon ships, in order."""
     files = [entry for entry in resources.files("stoker.migrations").iterdir() if _NAME.fullmatch(entry.name)]
     return sorted(
@@ -63,7 +63,7 @@ def schema_of(connection: sqlite3.Connection) -> int:
 
 def migrate(connection: sqlite3.Connection, backups: Path) -> int:
     """Run the missing migrations; returns the schema number. Raises StateRefused and changes nothing then."""
-    migrations = known()
+    migrations = shipped_migrations()
     refuse_unknown(connection)
     version = schema_of(connection)
     missing = [migration for migration in migrations if migration.number > version]
@@ -85,7 +85,7 @@ def _keep_copy(connection: sqlite3.Connection, backups: Path, number: int) -> No
 
 def refuse_unknown(connection: sqlite3.Connection) -> None:
     """Raises StateRefused if the schema is newer than ours, or was made by other migrations."""
-    migrations, version = known(), schema_of(connection)
+    migrations, version = shipped_migrations(), schema_of(connection)
     if version > migrations[-1].number:
         raise StateRefused(
             f"the database has schema {version}, this daemon knows up to {migrations[-1].number}",

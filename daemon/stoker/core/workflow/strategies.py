@@ -37,7 +37,7 @@ def strategy(name: str) -> Callable[[Chooser], Chooser]:
     """Register a function as the resume strategy `name`."""
 
     def register(function: Chooser) -> Chooser:
-        if name in known():
+        if name in all_names():
             raise ValueError(f"two resume strategies are called {name!r}")
         STRATEGIES[name] = function
         return function
@@ -45,7 +45,7 @@ def strategy(name: str) -> Callable[[Chooser], Chooser]:
     return register
 
 
-def known() -> list[str]:
+def all_names() -> list[str]:
     """Every name that a flow or a person may use."""
     return [*BUILT_IN, *sorted(STRATEGIES)]
 
@@ -53,9 +53,9 @@ def known() -> list[str]:
 def check(names: Iterable[str]) -> None:
     """Raises StrategyNotFound."""
     for name in names:
-        if name not in known():
+        if name not in all_names():
             raise StrategyNotFound(
-                f"strategy: there is no resume strategy {name!r} (there are: {', '.join(known())})", path="strategy"
+                f"strategy: there is no resume strategy {name!r} (there are: {', '.join(all_names())})", path="strategy"
             )
 
 
