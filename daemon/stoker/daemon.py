@@ -84,6 +84,7 @@ class Daemon:
         self._opened: Opened | None = None
         self._server: Server | None = None
         self._turns: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
 
     async def run(self) -> int:
         """Run until drained. Raises StokerError when it cannot start or storage fails."""
@@ -190,9 +191,13 @@ class Daemon:
             log(LogEvent.CONFIG_REFUSED, error=error)
 
     async def _reload(self) -> Reloaded:
-        """Read the settings again. Raises ConfigInvalid; then all old settings stay in force."""
+        """Read the settings again. Raises ConfigInvalid; then all old settings stay in force.
+
+        One after the other: a client may ask a thousand times at once, and each reads the file on the loop.
+        """
         assert self._engine is not None
-        reloaded = await self._engine.apply(load(self._config_file, self._environ))
+        async with self._reloading:
+            reloaded = await self._engine.apply(load(self._config_file, self._environ))
         file = find(self._config_file, self._environ)
         log(LogEvent.CONFIG_RELOADED, config=file, changed=reloaded.changed, needs_restart=reloaded.restart)
         return reloaded

@@ -142,6 +142,8 @@ class Calls:
 
     async def _result_of(self, request: Request) -> Any:
         """Also runs the part of a handler before its coroutine, which may raise."""
+        if request.batch and request.batch.full:
+            raise _too_large_together()
         return await request.method.handler(self._service, self._peer, request.params)  # type: ignore[misc]
 
     def _read(self, request: Request, future: asyncio.Future[Any]) -> None:
@@ -184,7 +186,7 @@ class Calls:
     def _answer(self, request: Request, result: object) -> None:
         frame = None if request.id is UNSET else frames.answer(request.id, result)
         if frame and request.batch and request.method.kind is MethodKind.READ and not request.batch.takes(frame):
-            raise AnswerTooLarge("the answers of this batch are too large", hint="send its requests one by one")
+            raise _too_large_together()
         self._put(request, frame)
 
     def _refuse(self, request: Request, error: Exception) -> None:
@@ -204,6 +206,10 @@ class Calls:
             return error
         log(LogEvent.REQUEST_FAILED, method=name, uid=self._peer.uid, error=error)
         return StokerError(f"{name} failed inside the daemon", hint="its log says why (request_failed)")
+
+
+def _too_large_together() -> AnswerTooLarge:
+    return AnswerTooLarge("the answers of this batch are too large", hint="send its requests one by one")
 
 
 class Streams:

@@ -38,17 +38,22 @@ _EXAMPLE = 'as in {"jsonrpc":"2.0","id":1,"method":"job.get","params":{"id":42}}
 
 
 class RequestBatch:
-    """The answers to the requests of one array. They are sent together once the last is complete."""
+    """The answers to the requests of one array. They are sent together once the last is complete.
 
-    __slots__ = ("_bytes", "_frames", "_open")
+    `full`: a large answer did not fit, so no further one is made.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_open", "full")
 
     def __init__(self, requests: int) -> None:
         self._open = requests
         self._frames: list[bytes] = []
         self._bytes = 0
+        self.full = False
 
     def takes(self, frame: bytes) -> bool:
-        return self._bytes + len(frame) <= MAX_BATCH_ANSWER_BYTES
+        self.full = self.full or self._bytes + len(frame) > MAX_BATCH_ANSWER_BYTES
+        return not self.full
 
     def put(self, frame: bytes | None) -> bytes | None:
         """Add an answer (None for a notification). Returns the whole array after the last one, unless it is empty."""
