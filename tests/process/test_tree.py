@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.raw_bytes import native
+from stoker.process import tree
 from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
 from stoker.process.tree import Ladder, Sweep, await_end, stop_unborn, sweep
@@ -313,6 +314,27 @@ async def test_ladder_when_it_was_ended_then_no_further_step_is_taken(host: Laun
     asyncio.get_running_loop().call_later(0.1, later.set)  # well after the next step would have been due
     await later.wait()
     assert await host.state(client, order) is RunState.RUNNING
+
+
+async def test_ladder_when_its_launcher_is_silent_then_no_signals_pile_up(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await host.start(stuck_ms=200)
+    order = host.staying()
+    await host.running(client, order)
+    monkeypatch.setattr(tree, "KILL_AGAIN_S", 0.001)
+    ladder = Ladder(client, order.run_id, 0)
+    os.kill(client.facts.pid, signal.SIGSTOP)
+    begin = asyncio.ensure_future(ladder.begin())
+    await until_async(lambda: client.stuck)
+
+    waiting = len(client._asked)
+
+    os.kill(client.facts.pid, signal.SIGCONT)
+    await begin
+    await host.heard(Exited, order)
+    ladder.end()
+    assert waiting <= 2
 
 
 async def test_ladder_when_the_launcher_is_lost_then_begin_raises_and_no_step_follows(host: LauncherHost) -> None:

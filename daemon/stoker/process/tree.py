@@ -39,6 +39,7 @@ class Ladder:
         self._run_id = run_id
         self._grace_ms = grace_ms
         self._timer: asyncio.TimerHandle | None = None
+        self._killing: asyncio.Future[bool] | None = None
         self._ended = False
 
     async def begin(self) -> bool:
@@ -55,7 +56,8 @@ class Ladder:
     def _kill(self) -> None:
         if self._ended or self._client.lost:
             return
-        self._client.signal(self._run_id, signal.SIGKILL)
+        if self._killing is None or self._killing.done():  # else they pile up at a launcher that does not answer
+            self._killing = self._client.signal(self._run_id, signal.SIGKILL)
         self._timer = asyncio.get_running_loop().call_later(KILL_AGAIN_S, self._kill)
 
     def end(self) -> None:
