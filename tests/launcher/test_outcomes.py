@@ -59,6 +59,23 @@ async def test_outcome_when_no_daemon_is_there_then_it_is_written_and_told_to_th
     assert runs[staying.run_id].state is RunState.RUNNING
 
 
+async def test_outcome_when_a_worker_put_a_fifo_in_place_of_the_log_then_it_is_kept(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    order, fifo = on_call(host, "a")
+    await host.running(client, order)
+    errors = host.state_dir / "launchers" / f"{client.launcher}.err"
+    os.mkfifo(host.state_dir / "outcomes" / f"{client.launcher}.log")
+
+    client.close()
+    call(fifo)
+    await until_async(lambda: "outcomes are not written" in errors.read_text())
+
+    again = await host.reconnect(client.launcher, epoch=2)
+    (run,) = await again.list_runs()
+    assert run.exit is not None
+    assert (run.run_id, run.exit.exit_code) == (order.run_id, 4)
+
+
 async def test_outcome_when_the_daemon_goes_before_it_acknowledged_then_it_is_written(host: LauncherHost) -> None:
     client = await host.start()
     settled, unsettled = host.order("/bin/true"), host.order("/bin/false")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import CannotCreate
+from stoker.files import NotRegular
 from stoker.process import launchers
 from stoker.process.launchers import find_launchers, remove_remains, start_launcher
 from tests.support.facts import until_async
@@ -31,6 +32,15 @@ async def test_find_when_some_are_dead_then_the_lock_tells_and_the_oldest_come_f
     await host.gone_from_proc(second.facts.pid)
 
     assert find_launchers(host.state_dir) == ([first.launcher, tenth.launcher], [second.launcher])
+
+
+async def test_find_when_a_worker_put_a_fifo_in_place_of_a_lock_then_it_is_named(host: LauncherHost) -> None:
+    await host.start()
+    lock = host.state_dir / "launchers" / "9-aa.lock"
+    os.mkfifo(lock)
+
+    with pytest.raises(NotRegular, match=str(lock)):
+        find_launchers(host.state_dir)
 
 
 async def test_find_when_it_is_frozen_then_it_is_alive(host: LauncherHost) -> None:

@@ -72,7 +72,7 @@ class LogFile:
         log = cls(path, max_bytes)
         fd = _open_in_its_directory(path, CONTINUE)
         try:
-            _require_regular(fd)
+            require_regular(fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
@@ -170,7 +170,7 @@ def _open_in_its_directory(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _require_regular(fd: int) -> None:
+def require_regular(fd: int) -> None:
     """A worker runs as our user and may have put something else there."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -10,8 +10,10 @@ import contextlib
 import os
 
 from . import frames
+from .logs import require_regular
 
-APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+# A worker can put a FIFO there: opening that without O_NONBLOCK waits for a reader.
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OutcomeLog:
@@ -24,6 +26,7 @@ class OutcomeLog:
         lines = b"".join(map(frames.line, outcomes))
         fd = os.open(self._path, APPEND, 0o600)
         try:
+            require_regular(fd)
             _append_whole(fd, lines)
         finally:
             os.close(fd)

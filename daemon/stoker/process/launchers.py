@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stoker.core.errors import CannotCreate
-from stoker.files import paths_in, read_regular
+from stoker.files import open_regular, paths_in, read_regular
 from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
 
@@ -45,7 +45,10 @@ class Launchers(NamedTuple):
 
 
 def find_launchers(state_dir: Path) -> Launchers:
-    """Every launcher that has a lock file; `alive` are those that hold it. Oldest epoch first."""
+    """Every launcher that has a lock file; `alive` are those that hold it. Oldest epoch first.
+
+    Raises OSError, NotRegular if a worker has put something else in place of a lock.
+    """
     launchers = Launchers([], [])
     for path in sorted(paths_in(state_dir / "launchers", ".lock"), key=_epoch):
         with contextlib.suppress(FileNotFoundError):  # it left meanwhile
@@ -125,7 +128,7 @@ def _epoch(path: Path) -> tuple[int, str]:
 
 
 def _held(path: Path) -> bool:
-    with path.open("rb") as lock:
+    with open(open_regular(path), "rb") as lock:  # noqa: PTH123 - a descriptor
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
