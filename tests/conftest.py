@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests uses, and the choice of tests that measure coverage.
+"""Fixtures that more than one folder of tests uses, and what holds for all tests: no limits of time, coverage of core.
 
 Narrower fixtures live beside the tests that use them; `tests/support/README.md` lists what else there is.
 """
@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.cgroups import cgroup
 from tests.support.daemon import DaemonProcess
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     import stoker
 
+
+# A busy machine is no finding: an example may take any time, and so may the making of one.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 COVER_CORE = ("tests/core/", "tests/simulation/")
 

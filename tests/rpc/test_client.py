@@ -21,7 +21,7 @@ from stoker.core.errors import (
     TooManyConnections,
 )
 from stoker.process.capture import Chunk
-from tests.support.facts import until
+from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import ServerThread
 from tests.support.torture import count_fds
 
@@ -149,11 +149,18 @@ def test_call_when_nobody_listens_then_the_hint_says_what_to_start(tmp_path: Pat
     assert "stokerd" in (caught.value.hint or "")
 
 
+def impatient_client(server: ServerThread) -> stoker.Client:
+    """Gives up soon while the daemon has no connection free."""
+    client = stoker.Client(server.path)
+    client.patience_s = 0.1
+    return client
+
+
 def test_call_when_there_are_too_many_connections_then_it_tries_again_and_says_so() -> None:
     with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as first:
         first.status()
 
-        with pytest.raises(TooManyConnections), stoker.Client(server.path, timeout_s=0.1) as second:
+        with pytest.raises(TooManyConnections), impatient_client(server) as second:
             second.submit("true")
 
 
@@ -174,7 +181,7 @@ def test_call_when_only_the_reserve_is_left_then_only_short_calls_are_answered()
     with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as first:
         first.status()
 
-        with stoker.Client(server.path, timeout_s=0.1) as second:
+        with impatient_client(server) as second:
             assert second.status()["version"]
             assert second.cancel(1)["id"] == 1
             with pytest.raises(TooManyConnections):
@@ -253,6 +260,7 @@ def test_call_when_no_answer_comes_then_it_gives_up_and_starts_afresh(server: Se
         with pytest.raises(DaemonUnreachable, match="no answer within"):
             client.submit("true")
         server.on_loop(server.service.release_submits)
+        client.timeout_s = DEADLINE_S
         assert client.status()["version"] == "0.1.0"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.core import shapes
@@ -111,7 +111,7 @@ ANY_JSON = st.recursive(
 
 @pytest.mark.parametrize("name", METHODS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_read_params_when_fields_hold_anything_then_it_reads_or_names_a_path(name: str, data: st.DataObject) -> None:
     params = METHODS[name].params
     fields = data.draw(st.lists(st.sampled_from([*params.__struct_encode_fields__, "foreign"]), max_size=3))

@@ -11,7 +11,7 @@ import random
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -65,11 +65,5 @@ def test_machine_when_events_come_in_any_order_then_no_law_is_broken_and_all_end
 
     run_state_machine_as_test(
         hypothesis.seed(seed)(Machine),
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=30,
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
+        settings=settings(max_examples=EXAMPLES, stateful_step_count=30, database=None),
     )

@@ -206,7 +206,7 @@ def pending(draw: st.DrawFn) -> list[Job]:
     ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=100)
 @given(line=pending(), limit=st.integers(1, 3))
 def test_due_when_its_events_are_applied_then_nothing_is_due_any_more(
     database: sqlite3.Connection, line: list[Job], limit: int

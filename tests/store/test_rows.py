@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from stoker.core.job.model import Attempt, Job
 
-one_database = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+one_database = settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=150
+)
 
 
 @contextmanager

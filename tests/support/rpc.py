@@ -37,13 +37,14 @@ from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
 from stoker.service.service import Service
 from stoker.service.status import LogFeed
+from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from stoker.rpc.table import Reply
 
-READ_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = DEADLINE_S
 
 
 class MemoryService(Service):

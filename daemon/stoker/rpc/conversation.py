@@ -98,6 +98,7 @@ class Conversation:
     def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
         """The notifications of a streaming method, over its own connection. Closing the iterator ends the stream."""
         connection = Conversation(self.socket_path, timeout_s=self.timeout_s)
+        connection.patience_s = self.patience_s
         try:
             number = connection.call(method, params)["stream"]
         except BaseException:
