@@ -49,8 +49,8 @@ class LocalRun:
         return [] if self._sweep is None else self._sweep.living()
 
     def stopped_past_launcher(self) -> bool:
-        """Whether a sweep of ours signalled it, or may still."""
-        return any(not sweep.done() or sweep.result().killed > 0 for sweep in self.past_launcher)
+        """Whether a sweep has signalled it by now. A sweep that is still searching has no part in an end so far."""
+        return bool(self.past_launcher) and self._sweep is not None and self._sweep.signalled
 
     def note_unstoppable(self, pids: Sequence[int]) -> None:
         """The stop goes on, as the rest of the tree may end; the attempt stays open while these live."""

@@ -116,6 +116,11 @@ class Sweep:
         """The main process of a run, once its identity is known."""
         self._mains[run_id] = identity
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal has reached any process by now."""
+        return bool(self._reached)
+
     def living(self) -> list[int]:
         """Pids of what was found and has not ended."""
         return [pid for pid, member in self._members.items() if not identities.has_ended(member.pidfd)]
