@@ -1,6 +1,7 @@
 """The throttle: a busy CPU makes queues of class low wait, and nothing else.
 
-Owns one daemon that samples quickly. The load is real: a process on every CPU that does nothing but count.
+Owns one daemon that samples quickly. The load is real: a process on every CPU that does nothing but count. Rest cannot
+be had where neighbours work, so the test shows the daemon a /proc/stat that stands still.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.work import end_of, shell, state, submit
+from tests.support.work import end_of, running, shell, state, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.work import Gate
 
-# Bursts of neighbours must neither keep it throttled for long nor throttle it before the load begins.
 SETTINGS = """
 [daemon]
 max_running = 4
@@ -50,24 +51,60 @@ def burning() -> Iterator[None]:
             burner.wait()
 
 
+class ShownProc:
+    """What the daemon reads instead of /proc: CPUs at rest, until `real` shows it the true ones."""
+
+    def __init__(self, home: Path) -> None:
+        self._proc = home / "proc"
+        self._proc.mkdir()
+        for name in ("meminfo", "vmstat", "zoneinfo"):
+            (self._proc / name).symlink_to(f"/proc/{name}")
+        self.at_rest()
+
+    def real(self) -> None:
+        self._show(Path("/proc/stat"))
+
+    def at_rest(self) -> None:
+        copy = self._proc / "stat.copy"
+        copy.write_text(Path("/proc/stat").read_text())
+        self._show(copy)
+
+    def _show(self, file: Path) -> None:
+        link = self._proc / "stat.new"
+        link.symlink_to(file)
+        link.rename(self._proc / "stat")
+
+    def programs(self) -> Path:
+        """A directory with a `stokerd` that reads it."""
+        program = self._proc.parent / "stokerd"
+        shown = f"import sys, psutil; psutil.PROCFS_PATH = {str(self._proc)!r}"
+        program.write_text(f"#!{sys.executable}\n{shown}\nfrom stoker.daemon import main\nsys.exit(main())\n")
+        program.chmod(0o755)
+        return program.parent
+
+
 def test_throttle_when_the_cpu_is_busy_then_only_low_queues_wait_until_the_load_ends(
-    gate: Gate,
+    gate: Gate, tmp_path: Path
 ) -> None:
-    with DaemonProcess(SETTINGS, ENVIRON) as daemon, daemon.client() as client:
+    shown = ShownProc(tmp_path)
+    with DaemonProcess(SETTINGS, ENVIRON, shown.programs()) as daemon, daemon.client() as client:
         goes_on = submit(client, gate.spec(), queue="bulk")
-        until(lambda: client.get(goes_on)["pid"], why="a moment in which the neighbours are quiet")
+        running(client, goes_on)
         with burning():
+            shown.real()
             until(lambda: client.status()["pressure"]["throttled"], why="pressure")
             low = submit(client, OK, queue="bulk")
             high, normal = submit(client, OK, queue="urgent"), submit(client, OK)
 
             assert end_of(client, high) == ("succeeded", "exit")
             assert end_of(client, normal) == ("succeeded", "exit")
-            assert until(lambda: client.why(low)["code"] == "throttled" or state(client, low) != "queued")
+            assert client.why(low)["code"] == "throttled"
             pressure = client.status()["pressure"]
             assert pressure["throttle_events"] >= 1
             assert pressure["levels"]["cpu"] > 0
+            assert state(client, low) == "queued"
 
+        shown.at_rest()
         assert end_of(client, low) == ("succeeded", "exit")
         gate.open()
         assert end_of(client, goes_on) == ("succeeded", "exit")

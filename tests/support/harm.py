@@ -75,10 +75,16 @@ def living(directory: Path) -> list[tuple[int, str]]:
     return found
 
 
-def tally(daemon: DaemonProcess) -> dict[str, Any]:
-    """What must not grow: descriptors and zombies of daemon and launchers."""
-    pids = {"daemon": daemon.pid, **launchers(daemon.state_dir)}
-    return {name: (count_fds(pid), zombies_of(pid)) for name, pid in pids.items()}
+def tally(daemon: DaemonProcess) -> dict[str, int]:
+    """What must not grow: descriptors and zombies of the daemon, and of all its launchers together."""
+    pids = {"daemon": [daemon.pid], "launchers": list(launchers(daemon.state_dir).values())}
+    descriptors = {f"descriptors of {name}": sum(map(count_fds, of)) for name, of in pids.items()}
+    return descriptors | {f"zombies of {name}": sum(len(zombies_of(pid)) for pid in of) for name, of in pids.items()}
+
+
+def grown(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+    """What is more than `before`. Less is no fault: a daemon that had just worked may have had a file open."""
+    return {name: count for name, count in now.items() if count > before[name]}
 
 
 def disk_bytes(log: int) -> int:
