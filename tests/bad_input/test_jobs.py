@@ -6,12 +6,11 @@ Owns the mistakes in a job's spec and in verbs. tests/engine/test_submit.py has 
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.work import end_of
+from tests.support.work import end_of, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import stoker
     from tests.support.daemon import DaemonProcess
     from tests.support.rpc import RawClient
+    from tests.support.work import Gate
 
 DAY_MS = 86_400_000
 untouched = pytest.mark.usefixtures("untouched")
@@ -207,14 +207,15 @@ def test_queue_when_it_is_full_then_the_command_line_says_try_again(
 
 
 def test_command_when_it_vanishes_after_the_submit_then_the_job_fails_at_once(
-    bystander: stoker.Client, tmp_path: Path
+    bystander: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o700)
-    run_at = int(time.time() * 1000) + 500
-    job = bystander.submit(str(program), run_at=run_at, max_attempts=3)["id"]
+    needed = submit(bystander, gate.spec())
+    job = bystander.submit(str(program), needs=[needed], max_attempts=3)["id"]
     program.unlink()
+    gate.open()
 
     assert end_of(bystander, job) == ("failed", "spawn_error")
     assert bystander.get(job)["attempts"] == 1

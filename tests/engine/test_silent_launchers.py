@@ -15,12 +15,13 @@ import pytest
 
 from stoker.core.clock import boot_ms
 from tests.support.daemon import DaemonProcess
-from tests.support.facts import until
+from tests.support.facts import scales, until
 from tests.support.torture import launchers
 from tests.support.work import Gate, alive, end_of, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PATIENT = "[launcher]\nstuck_ms = 600_000\n[queues.stopped]\npaused = true\n"
 GAP_MS = 3_000
@@ -73,17 +74,23 @@ def test_limits_when_a_launcher_hangs_after_a_pause_then_those_of_other_jobs_hol
 
 
 def test_limit_when_the_attempt_ended_in_time_during_a_pause_then_its_exit_stands(
-    patient: DaemonProcess, gate: Gate
+    patient: DaemonProcess, tmp_path: Path
 ) -> None:
     with patient.client() as client:
-        job = submit_running(client, gate.spec("exit 4", timeout_ms=2_000))
-        pid = client.get(job)["pid"]
-        with stopped(patient.pid):
-            gate.open()
-            until(lambda: not alive(pid), why="the end of the worker")
-            after = boot_ms() + 2_000 + GAP_MS
-            until(lambda: boot_ms() >= after, why="a pause of the daemon")
-        end = end_of(client, job)
+        for limit_ms in scales(2_000):
+            gate = Gate(tmp_path / f"gate.{limit_ms}")
+            submitted = boot_ms()
+            job = submit_running(client, gate.spec("exit 4", timeout_ms=limit_ms))
+            pid = client.get(job)["pid"]
+            with stopped(patient.pid):
+                gate.open()
+                until(lambda: not alive(pid), why="the end of the worker")  # noqa: B023
+                ended = boot_ms()
+                pause_ms = limit_ms + GAP_MS
+                until(lambda: boot_ms() >= ended + pause_ms, pause_ms, why="a pause of the daemon")  # noqa: B023
+            end = end_of(client, job)
+            if ended - submitted < limit_ms:
+                break
 
     assert end == ("failed", "exit")
 
