@@ -49,12 +49,12 @@ def test_purge_when_it_is_asked_wrongly_then_it_is_refused_and_nothing_goes(
 
 COMMANDS = {
     "no time": ([], 64, "missing --before"),
-    "no unit": (["--before", "0"], 64, "0 has no unit"),
-    "no age": (["--before", "0d"], 64, "an age is more than 0"),
-    "a negative age": (["--before", "-1d"], 64, "'-1d' is not a duration"),
-    "the future": (["--before", "2199-01-01"], 65, "2199-01-01T00:00:00Z is in the future"),
+    "no unit": (["--before", "0"], 64, "'0' is neither an age nor a time"),
+    "no age": (["--before", "0d"], 64, "0d is not in the past"),
+    "a negative age": (["--before", "-1d"], 64, "'-1d' is neither an age nor a time"),
+    "the future": (["--before", "2199-01-01"], 64, "2199-01-01 is not in the past"),
     "an unknown queue": (["--before", "1d", "--queue", "nowhere"], 65, "there is no queue 'nowhere'"),
-    "a live state": (["--before", "1d", "--state", "running"], 64, "no state 'running'"),
+    "a live state": (["--before", "1d", "--state", "running"], 64, "--state: 'running' is not one of"),
     "without --yes": (["--before", "1ms"], 64, "nothing was removed"),
 }
 

@@ -45,6 +45,7 @@ def of_fish(daemon: DaemonProcess, line: str) -> set[str]:
     environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
     script = f"{completion.fish()}\ncomplete -C {completion._quoted(line)}"
     done = subprocess.run(["fish", "-c", script], check=True, capture_output=True, text=True, cwd="/", env=environ)
+    assert done.stderr == "", "an error of the script"
     return {row.split("\t")[0] for row in done.stdout.splitlines()}
 
 
@@ -61,6 +62,9 @@ ASKED = [
     ("stoker submit --resource ", {"gpu"}),
     ("stoker ls --state ca", {"cancelled"}),
     ("stoker workflow ls --state pa", {"paused"}),
+    ("stoker ls --state failed,ca", {"failed,cancelled"}),
+    ("stoker purge --state supe", {"superseded"}),
+    ("stoker submit -- sha256s", {"sha256sum"}),
 ]
 
 
@@ -136,7 +140,7 @@ def completed(line: str, environ: dict[str, str] | None = None) -> set[str]:
 COMP_WORDS=({" ".join(f"'{word}'" for word in words)}); COMP_CWORD={len(words) - 1}
 _{words[0]}; printf '%s\\n' "${{COMPREPLY[@]}}" """
     done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd="/", env=environ)
-    return set(done.stdout.split())
+    return set(done.stdout.split("\n")[:-1])
 
 
 def test_bash_when_nothing_is_typed_then_every_command_is_offered() -> None:
@@ -161,6 +165,12 @@ def test_bash_when_nothing_is_typed_then_every_command_is_offered() -> None:
         ("stoker completion f", {"fish"}),
         ("stoker config che", {"check"}),
         ("stoker --socket /x ls --sta", {"--state"}),
+        ("stoker ls --state failed,ca", {"failed,cancelled"}),
+        ("stoker purge --state s", {"succeeded", "superseded", "skipped"}),
+        ("stoker purge --state ru", {""}),
+        ("stoker submit -- sha256s", {"sha256sum"}),
+        ("stoker submit --queue x -- whil", {""}),
+        ("stoker submit -- cat /etc/hostn", {"/etc/hostname"}),
     ],
 )
 def test_bash_when_a_word_has_begun_then_its_endings_are_offered(line: str, offered: set[str]) -> None:

@@ -18,7 +18,7 @@ BASH = """\
 _stoker() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} name= part before= socket=
     for part in "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}"; do
-        [[ $part == -- ]] && {{ COMPREPLY=($(compgen -c -f -- "$word")); return; }}
+        [[ $part == -- ]] && {{ _stoker_command "$before"; return; }}
         [[ $before == --socket ]] && socket=$part
         before=$part
         [[ $part == -* ]] && continue
@@ -38,6 +38,21 @@ _stoker_offer() {{
         "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}" 2>/dev/null)
     COMPREPLY+=($(compgen -W "$words" -- "$word"))
 }}
+_stoker_list() {{
+    local list=
+    [[ $word == *,* ]] && list=${{word%,*}},
+    COMPREPLY=($(compgen -W "$1" -P "$list" -- "${{word##*,}}"))
+}}
+_stoker_command() {{
+    # The programs of PATH. `compgen -c` would also offer keywords, functions and aliases, which are not programs.
+    [[ $1 == -- || $word == */* ]] && {{ COMPREPLY=($(compgen -f -- "$word")); return; }}
+    local IFS=: directory file
+    for directory in $PATH; do
+        for file in "$directory/$word"*; do
+            [[ -f $file && -x $file ]] && COMPREPLY+=("${{file##*/}}")
+        done
+    done
+}}
 complete -F _stoker stoker
 _stokerd() {{
     local word=${{COMP_WORDS[COMP_CWORD]}}
@@ -52,6 +67,23 @@ autoload -U +X compinit bashcompinit
 (( $+functions[compdef] )) || compinit
 bashcompinit
 {bash}"""
+
+FISH = """\
+# fish completion of stoker and stokerd
+function __stoker_command
+    set -l words (commandline -opc)
+    set -l rest $words[(math 1 + (contains -i -- -- $words))..]
+    if set -q rest[1]
+        complete -C (string join ' ' -- (string escape -- $rest) (commandline -ct))
+    else
+        set -l files $PATH/(commandline -ct)*
+        for file in $files
+            test -f $file -a -x $file; and string replace -r '.*/' '' $file
+        end
+    end
+end
+complete -c stoker -f
+complete -c stoker -n 'contains -- -- (commandline -opc)' -xa '(__stoker_command)'"""
 
 # Options of stokerd: name, value, description. A test compares them with its own help.
 DAEMON = (
@@ -118,11 +150,12 @@ def _bash_offer(kind: str) -> str:
 
 def _bash_values(name: str, option: Option) -> Iterator[str]:
     """The values of an option, after each of its names."""
-    kind = completion_words.option_kind(name, option)
-    closed = option.choices or completion_words.CLOSED.get(kind, ())
+    kind = completion_words.option_kind(option)
     for spelled in option.names:
-        if closed:
-            yield _bash_case(f"{name} {spelled}", closed, "; return")
+        if option.listed:
+            yield f'        "{name} {spelled}") _stoker_list "{" ".join(option.choices)}"; return;;'
+        elif option.choices:
+            yield _bash_case(f"{name} {spelled}", option.choices, "; return")
         elif kind:
             yield f'        "{name} {spelled}") _stoker_offer {kind}; return;;'
 
@@ -132,7 +165,7 @@ def zsh() -> str:
 
 
 def fish() -> str:
-    lines = ["# fish completion of stoker and stokerd", "complete -c stoker -f"]
+    lines = [FISH]
     for name, summary, each in _commands():
         first, _, second = name.partition(" ")
         here = f"__fish_seen_subcommand_from {first}"
@@ -141,7 +174,7 @@ def fish() -> str:
             here = f"{here}; and __fish_seen_subcommand_from {second}"
         else:
             lines.append(f"complete -c stoker -n __fish_use_subcommand -a {first} -d {_quoted(summary)}")
-        lines += [f"complete -c stoker -n '{here}' {_fish_option(name, option)}" for option in each.options]
+        lines += [f"complete -c stoker -n '{here}' {_fish_option(option)}" for option in each.options]
         lines += [f"complete -c stoker -n '{here}' -a {word}" for word in _own_words(each)]
         if kind := completion_words.argument_kind(name, each):
             lines.append(f"complete -c stoker -n '{here}' -a {_quoted(_fish_offer(kind))}")
@@ -152,13 +185,15 @@ def fish() -> str:
     return "\n".join(lines)
 
 
-def _fish_option(name: str, option: Option) -> str:
+def _fish_option(option: Option) -> str:
     names = [f"-l {spelled[2:]}" if spelled.startswith("--") else f"-s {spelled[1:]}" for spelled in option.names]
-    kind = completion_words.option_kind(name, option)
-    closed = option.choices or completion_words.CLOSED.get(kind, ())
+    kind, choices = completion_words.option_kind(option), " ".join(option.choices)
     value = []
-    if closed or kind:
-        value = [f"-xa {_quoted(' '.join(closed) if closed else _fish_offer(kind))}"]
+    if option.listed:
+        offer = f"(__fish_complete_list , 'printf %s\\\\n {choices}')"
+        value = [f"-xa {_quoted(offer)}"]
+    elif choices or kind:
+        value = [f"-xa {_quoted(choices or _fish_offer(kind))}"]
     elif option.metavar:
         value = ["-rF" if "FILE" in option.metavar or option.metavar in ("DIR", "PATH") else "-x"]
     return " ".join([*names, *value, f"-d {_quoted(option.description)}"])
@@ -177,7 +212,7 @@ def _next_words(name: str, names: list[str]) -> list[str]:
 
 def _own_words(each: Command) -> list[str]:
     """The words of `bash|zsh|fish`."""
-    return each.words.split("|") if "|" in each.words else []
+    return each.words.split("|") if "|" in each.words and " " not in each.words else []
 
 
 def _names(options: tuple[Option, ...]) -> list[str]:

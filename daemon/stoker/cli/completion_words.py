@@ -18,11 +18,9 @@ from stoker.rpc.client import Client
 
 PATIENCE_S = 1.0
 MOST_IDS = 100
-WORKFLOW_STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 # The kind of an option's values; options with `choices` need no kind.
 OPTION_KINDS = {
     "--queue": "queues",
-    "--state": "states",
     "--after": "jobs",
     "--job": "jobs",
     "--workflow": "workflows",
@@ -33,12 +31,9 @@ OPTION_KINDS = {
 }
 
 
-def option_kind(name: str, option: Option) -> str:
-    """The kind of an option's values for the command `name`; empty if there is none."""
-    if option.choices or not option.metavar:
-        return ""
-    kind = OPTION_KINDS.get(option.names[-1], "")
-    return f"workflow-{kind}" if kind == "states" and name.startswith("workflow") else kind
+def option_kind(option: Option) -> str:
+    """The kind of an option's values; empty if there is none."""
+    return OPTION_KINDS.get(option.names[-1], "") if option.metavar and not option.choices else ""
 
 
 def argument_kind(name: str, command: Command) -> str:
@@ -106,5 +101,3 @@ KINDS: dict[str, Callable[[Client, Sequence[str]], list[str]]] = {
     "resources": lambda client, _line: [one["name"] for one in client.call("resource.list", {})["resources"]],
     "strategies": lambda client, _line: list(client.status()["strategies"]),
 }
-# Closed lists, which the scripts contain.
-CLOSED = {"states": STATES, "workflow-states": WORKFLOW_STATES}

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import counted
 from stoker.cli.queues import REASON
 from stoker.core.errors import UsageError
+from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ COUNTED = ("jobs", "workflows", "steps", "changes")
 
 @Command(
     options=(
-        Option("--before", "AGE|TIME", "what ended so long ago, or before that time", convert=values.past),
+        Option("--before", "AGE|TIME", "what ended that long ago (30d, 12h) or before a time", convert=values.past),
         Option("--queue", "NAME", "only jobs of this queue, and no workflows"),
         Option(
-            "--state", "STATE,…", "only what ended in these states", convert=values.states(outcome.FINAL), to="states"
+            "--state", "STATE,…", "only what ended in these states", to="states", choices=outcome.FINAL, listed=True
         ),
         Option("--dry-run", None, "only say what and how much would be removed"),
         Option("--yes", None, "remove it"),
@@ -57,8 +57,8 @@ def purge(given: Given) -> None:
     else:
         _print(counts, "would be removed")
         render.flush()
-    if not given["dry_run"]:
-        raise UsageError("nothing was removed", hint="--yes removes it, --dry-run only says how much it is")
+    if any(counts[name] for name in COUNTED) and not given["dry_run"]:
+        raise UsageError("nothing was removed: --yes is missing", hint="--yes removes it, --dry-run only counts it")
 
 
 def _remove(client: Client, asked: dict[str, Any], *, as_json: bool) -> None:

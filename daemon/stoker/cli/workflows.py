@@ -13,9 +13,11 @@ from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import WAIT, counted, few, groups, need_text, workflow_id
+from stoker.cli.kit.steps import WAIT, few, groups, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
+from stoker.core.ends import last_line
 from stoker.core.errors import FlowInvalid, UsageError
+from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
 
 @Command(
     options=(
-        Option("--state", "STATE,…", "only these states", convert=values.states(STATES)),
+        Option("--state", "STATE,…", "only these states", choices=STATES, listed=True),
         Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
         Option("--all", None, "show all"),
         Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
@@ -224,7 +226,7 @@ def _print_steps(steps: list[StepView]) -> None:
 
 def _remark(step: StepView) -> str:
     may_fail = None if step["critical"] else "may fail"
-    return "; ".join(filter(None, (may_fail, render.cut(outcome.last_line(step.get("error")), REMARK_WIDTH))))
+    return "; ".join(filter(None, (may_fail, render.cut(last_line(step.get("error") or ""), REMARK_WIDTH))))
 
 
 def _print_analysis(analysis: dict[str, Any] | None) -> None:

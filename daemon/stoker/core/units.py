@@ -6,7 +6,6 @@ Values are exact, so that an error shows what was sent; only `span` and `volume`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 
 DURATIONS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 SIZES = {"T": 1 << 40, "G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "B": 1}
@@ -15,7 +14,6 @@ NEVER = "never"
 AGE = r"^(forever|[1-9][0-9]{0,8}(d|h|m|s|ms))\Z"
 PERIOD = AGE.replace(FOREVER, NEVER)
 INSTANTS = ("deadline", "run_at")
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as every time here
 
 
 def spoken(field: str, value: float) -> str:
@@ -77,11 +75,18 @@ def volume(count: float) -> str:
 
 def instant(at_ms: int) -> str:
     """UTC epoch milliseconds as a time; the bare number if it is beyond the calendar."""
+    from datetime import datetime, timedelta  # noqa: PLC0415 - slow to load, and the client imports this module
+
     try:
-        at = EPOCH + timedelta(milliseconds=at_ms)
+        at = datetime(1970, 1, 1) + timedelta(milliseconds=at_ms)  # noqa: DTZ001 - UTC, as every time here
     except OverflowError:
         return str(at_ms)
     return at.isoformat(timespec="milliseconds" if at_ms % 1_000 else "seconds") + "Z"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def exited_with(code: int, success_codes: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     # The parsed command line by `Option.to`: None, False or [] where an option was not given. `words` holds the
@@ -29,9 +29,12 @@ UNKNOWN_HERE = {"--hold": "pause its queue first: stoker queue pause NAME; or: s
 
 
 class Option:
-    """One option. Without a metavar it is a flag; `many` may be repeated and collects a list."""
+    """One option. Without a metavar it is a flag; `many` may be repeated and collects a list.
 
-    __slots__ = ("choices", "convert", "description", "many", "metavar", "names", "to")
+    `choices` are the only values that it takes; with `listed` several of them, separated by commas.
+    """
+
+    __slots__ = ("choices", "convert", "description", "listed", "many", "metavar", "names", "to")
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Option:
         to: str | None = None,
         many: bool = False,
         choices: tuple[str, ...] = (),
+        listed: bool = False,
     ) -> None:
         self.names = names.split()
         self.metavar = metavar
@@ -51,6 +55,7 @@ class Option:
         self.to = to or self.names[-1].lstrip("-").replace("-", "_")
         self.many = many
         self.choices = choices
+        self.listed = listed
 
     def absent(self) -> Any:
         if self.many:
@@ -59,10 +64,12 @@ class Option:
 
     def read(self, text: str, given: Given) -> None:
         """Put the converted value in `given`; a conversion error names the option."""
-        if self.choices and text not in self.choices:
-            raise UsageError(f"{self.names[-1]}: {text!r} is not one of {', '.join(self.choices)}")
+        words = text.split(",") if self.listed else [text]
+        for word in words if self.choices else ():
+            if word not in self.choices:
+                raise UsageError(f"{self.names[-1]}: {word!r} is not one of {', '.join(self.choices)}")
         try:
-            value = self.convert(text)
+            value = [self.convert(word) for word in words] if self.listed else self.convert(text)
         except UsageError as error:
             raise UsageError(f"{self.names[-1]}: {error.message}", hint=error.hint) from None
         if self.many:
@@ -196,7 +203,9 @@ def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option],
 def _hint_for(name: str, by_name: dict[str, Option]) -> str | None:
     if name in UNKNOWN_HERE:
         return UNKNOWN_HERE[name]
-    return nearest(name, by_name.keys() - {"--help"})
+    from stoker.core.nearest import did_you_mean  # noqa: PLC0415 - only after a misspelt name
+
+    return did_you_mean(name, by_name.keys() - {"--help"})
 
 
 def _split(argument: str) -> tuple[str, str | None]:
@@ -204,14 +213,6 @@ def _split(argument: str) -> tuple[str, str | None]:
         name, equals, value = argument.partition("=")
         return name, value if equals else None
     return argument[:2], argument[2:] or None
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """A hint for a misspelt name."""
-    import difflib  # noqa: PLC0415 - only after a misspelt name
-
-    close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {close[0]}?" if close else None
 
 
 def _signature(option: Option) -> str:

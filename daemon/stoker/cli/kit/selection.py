@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from stoker.cli.kit import outcome, values
+from stoker.cli.kit import outcome
 from stoker.cli.kit.parser import Given, Option
 from stoker.rpc.client import Client
 
@@ -20,7 +20,7 @@ STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
 SECTIONS = (("running",), ("held",), ("waiting", "queued"), outcome.FINAL)
 HELD = SECTIONS[1]
 FILTER = (
-    Option("--state", "STATE,…", "only jobs in these states", convert=values.states(STATES)),
+    Option("--state", "STATE,…", "only jobs in these states", choices=STATES, listed=True),
     Option("--queue", "NAME", "only jobs of this queue"),
     Option("--name", "TEXT", "only jobs with this name"),
     Option("--label", "K=V", "only jobs with this label"),

@@ -12,13 +12,14 @@ from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
     from typing import Any
 
 DURATIONS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SIZES = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LONGEST_MS = 36_500 * DURATIONS["d"]
+PAST_HINT = "write an age like 30d or 12h, or a time like 2026-12-01 or 2026-12-01T10:00"
 LARGEST_BYTES = 1 << 62
 MOST_DIGITS = 18  # always below 2^63
 LONGEST_UMASK = 4
@@ -38,19 +39,6 @@ def most(given: dict[str, Any], usual: int) -> int | None:
     if given["all"] and given["limit"]:
         raise UsageError("--all and --limit contradict each other")
     return None if given["all"] else given["limit"] or (None if given["ids"] else usual)
-
-
-def states(valid: Sequence[str]) -> Callable[[str], list[str]]:
-    """`failed,held` → both states. Raises UsageError for an unknown one."""
-
-    def convert(text: str) -> list[str]:
-        listed = text.split(",")
-        for state in listed:
-            if state not in valid:
-                raise UsageError(f"no state {state!r}", hint=f"the states are {' '.join(valid)}")
-        return listed
-
-    return convert
 
 
 def duration(text: str) -> int:
@@ -113,14 +101,14 @@ def moment(text: str) -> int:
 
 def past(text: str) -> int:
     """`30d` ago, or a time as `moment` reads it → UTC epoch milliseconds."""
-    return moment(text) if "-" in text.lstrip("-") else _ago(text)
-
-
-def _ago(text: str) -> int:
-    milliseconds = duration(text)
-    if milliseconds <= 0:
-        raise UsageError(f"{text}: an age is more than 0", hint="write 30d, 12h or 2026-12-01")
-    return time.time_ns() // 1_000_000 - milliseconds
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        at = moment(text) if "-" in text.lstrip("-") else now_ms - duration(text)
+    except UsageError:
+        raise UsageError(f"{text!r} is neither an age nor a time", hint=PAST_HINT) from None
+    if at >= now_ms:
+        raise UsageError(f"{text} is not in the past", hint=PAST_HINT)
+    return at
 
 
 def _check_local(text: str, at: datetime) -> None:
