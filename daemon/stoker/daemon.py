@@ -24,9 +24,10 @@ import uvloop
 
 from stoker import __version__, sdnotify
 from stoker.background.tasks import BackgroundTasks
-from stoker.config import Config, Reloaded, find, load
+from stoker.config import Config, Reloaded, compare, find, load
 from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, StokerError, StorageFailed
 from stoker.core.tokens import Tokens
+from stoker.core.units import counted
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext, allowed
 from stoker.executors.handlers import load_handlers
@@ -120,10 +121,12 @@ class Daemon:
                 "state": engine.state_is_in_place,
             },
         )
-        self._supervision.starting(f"recovering {len(engine.memory.runs)} attempts")
+        self._supervision.starting(f"recovering {counted(len(engine.memory.runs), 'attempt')}")
         await self._recover(engine)
         listener = socket.socket(fileno=given[0].fd) if given else self._address.bind()
-        service = Service(engine, self._facts, health, self._reload)
+        service = Service(
+            engine, self._facts, health, self._reload, lambda: compare(engine.config, self._config_file, self._environ)
+        )
         rpc = self._config.rpc
         self._server = Server(
             service,
@@ -386,10 +389,11 @@ def _refuse(error: StokerError) -> int:
     """Report the error on stderr, as a log line and as text for people."""
     if isinstance(error, StorageFailed):
         log(LogEvent.STORAGE_FAILED, error=error)
-    log(LogEvent.DAEMON_FAILED, error=error, code=error.code, hint=error.hint)
     problems = error.details.get("errors", ())
-    for problem in problems if len(problems) > 1 else (error.message,):
-        logs.write_plain(f"stokerd: {problem}\n")
+    log(LogEvent.DAEMON_FAILED, error=error, code=error.code, hint=error.hint, errors=problems or None)
+    logs.write_plain(f"stokerd: {error.message}\n")
+    for problem in problems if len(problems) > 1 else ():
+        logs.write_plain(f"  {problem}\n")
     if error.hint:
         logs.write_plain(f"hint: {error.hint}\n")
     return error.exit_status

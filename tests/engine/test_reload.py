@@ -36,6 +36,30 @@ def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_nam
     assert [queue["class"] for queue in status["queues"] if queue["name"] == "bulk"] == ["low"]
 
 
+def test_show_when_the_file_differs_then_it_has_what_is_in_force_and_names_the_rest(daemon: DaemonProcess) -> None:
+    daemon.config.write_text("[daemon]\nmax_running = 7\n[rpc]\nframe_timeout_ms = 9000\n")
+
+    before = daemon.cli("config", "show")
+    daemon.cli("config", "reload")
+    after = daemon.cli("config", "show")
+    daemon.config.write_text("[nowhere]\n")
+    wrong = daemon.cli("config", "show", "--json")
+
+    (running,) = [line for line in before.stdout.splitlines() if line.startswith("max_running")]
+    assert running.startswith("max_running = 0 ")
+    assert running.endswith("[in force; the file differs: stoker config reload]")
+    assert "\nframe_timeout_ms = 10_000 " in before.stdout
+    assert (
+        f"stoker: not yet in force of {daemon.config}: daemon.max_running\nhint: stoker config reload" in before.stderr
+    )
+    assert "\nmax_running = 7 " in after.stdout
+    assert after.stderr == f"stoker: not yet in force of {daemon.config}: rpc.frame_timeout_ms\nhint: restart stokerd\n"
+    assert json.loads(wrong.stdout)["daemon"]["max_running"] == 7
+    assert wrong.stderr.startswith(f"stoker: {daemon.config} now has 1 mistake")
+    daemon.stop()
+    assert "none is in force" in daemon.cli("config", "show").stderr
+
+
 def test_reload_when_the_file_is_wrong_then_nothing_changes_and_mistakes_are_named(daemon: DaemonProcess) -> None:
     daemon.config.write_text("[daemon]\nmax_running = 7\nnonsense = 1\n[cpu]\nsmoothing = 9\n")
 

@@ -202,14 +202,29 @@ def test_purge_when_a_job_still_runs_then_its_history_says_what_is_missing(clien
 
     assert (before["older_removed"], after["older_removed"]) == (False, True)
     with pytest.raises(ChangesRemoved, match="keep_changes"):
-        next(client.stream("watch", {"after": 0}))
+        next(client.stream("watch", {"after": 1}))
     with pytest.raises(ChangesRemoved):
-        next(client.stream("watch", {"after": 0, "job": job}))
+        next(client.stream("watch", {"after": 1, "job": job}))
     gate.open()
     end = next(client.stream("watch", {"after": seq, "job": job}))
     assert end["changes"][0]["to"] == "succeeded"
     fresh = submit(client, HELLO)
     assert next(client.stream("watch", {"after": 0, "job": fresh}))["changes"][0]["cause"] == "submitted"
+
+
+def test_watch_when_older_changes_were_removed_then_zero_is_all_that_are_left(client: stoker.Client) -> None:
+    removed = submit(client, HELLO)
+    end_of(client, removed)
+    purge(client)
+    job = submit(client, HELLO)
+    end_of(client, job)
+
+    left = next(client.stream("watch", {"after": 0}))["changes"]
+
+    assert left[0]["seq"] > 1
+    assert removed not in {change["job"] for change in left}
+    assert [change["to"] for change in left if change["job"] == job][-1] == "succeeded"
+    assert next(client.stream("watch", {"after": 0, "job": job}))["changes"][0]["cause"] == "submitted"
 
 
 def test_purge_when_jobs_are_held_or_queued_then_no_age_makes_them_go(client: stoker.Client) -> None:

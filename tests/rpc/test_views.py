@@ -54,6 +54,7 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: C
     check(call(client, "queue.list"), daemon_views.QueueList)
     check(call(client, "resource.list"), daemon_views.ResourceList)
     check_commands_of_queues(client)
+    check(call(client, "system.settings"), daemon_views.SettingsView)
     check(call(client, "system.reload"), daemon_views.ReloadedView)
     check(call(client, "system.purge", before=1_000_000_000_000, dry_run=True), daemon_views.PurgePreview)
     check(call(client, "system.purge", before=1_000_000_000_000), daemon_views.Purged)

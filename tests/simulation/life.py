@@ -101,7 +101,7 @@ class Life:
             self.epoch, self.instance = who.epoch, who.id
             self.background = BackgroundTasks()
             self.engine = Engine(CONFIG, directory, opened, context, self.background, lambda _left, _ms: None)
-            self.service = Service(self.engine, dict, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+            self.service = Service(self.engine, dict, *[SimpleNamespace()] * 3)  # type: ignore[arg-type]
             self.turns = self.loop.create_task(self.engine.loop.run())
             self.begin = self.loop.create_task(self.engine.begin())
 

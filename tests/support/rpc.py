@@ -184,6 +184,9 @@ class MemoryService(Service):
     async def health(self) -> Any:
         return {"ok": True}
 
+    def settings(self) -> Any:
+        return {"file": None, "in_force": {}, "reload": [], "restart": [], "mistakes": []}
+
     async def reload(self) -> Any:
         return {"changed": [], "restart": []}
 

@@ -1,4 +1,4 @@
-"""`stoker config`: check, show, path, reload. All but reload work without a daemon, from files and environment.
+"""`stoker config`: check, show, path, reload. Without a daemon all but reload read files and environment.
 
 Owns how settings are shown; `stoker.config` decides what is valid.
 """
@@ -14,7 +14,11 @@ from stoker import config, paths
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.core.errors import ConfigInvalid, UsageError
+from stoker.core.errors import ConfigInvalid, DaemonUnreachable, PermissionDenied, UsageError
+from stoker.core.units import counted
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import SettingsView
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import ReloadedView
@@ -37,7 +41,7 @@ def check(given: Given) -> None:
     try:
         config.load(file, os.environ)
     except ConfigInvalid as error:
-        error.hint = error.hint or "stoker config show lists every key"
+        error.hint = "stoker config show --config /dev/null lists every key with its default"
         raise
     if given["json"]:
         render.json_document({"config": file and str(file), "ok": True})
@@ -47,11 +51,48 @@ def check(given: Given) -> None:
 
 @Command(options=(CONFIG, JSON), examples=("stoker config show", "stoker config show --config ./stoker.toml"))
 def show(given: Given) -> None:
-    settings = config.load(_file(given), os.environ)
-    if given["json"]:
-        render.json_document(tomllib.loads(config.describe(settings)))
+    """Those of the running daemon. With --config, or if no daemon answers, those of the file and of the environment."""
+    view = _of_daemon(given) if given["config"] is None else None
+    if view is None:
+        settings, remarks = config.load(_file(given), os.environ), {}
     else:
-        render.line(config.describe(settings).rstrip("\n"))
+        settings, remarks = config.in_force(view), _remarks(view)
+    text = config.describe(settings, remarks)
+    if given["json"]:
+        render.json_document(tomllib.loads(text))
+    else:
+        render.line(text.rstrip("\n"))
+    render.flush()
+    if view is not None:
+        _explain_differences(view)
+
+
+def _of_daemon(given: Given) -> SettingsView | None:
+    try:
+        view: SettingsView = call(given, "system.settings", {})
+    except (DaemonUnreachable, PermissionDenied) as error:
+        file = config.find(None, os.environ)
+        where = f"{file} and the environment here" if file else "the environment here and the defaults"
+        render.note(f"{error.message}; these are the settings of {where}, and none is in force")
+        return None
+    return view
+
+
+def _remarks(view: SettingsView) -> dict[str, str]:
+    reloads = dict.fromkeys(view["reload"], "[in force; the file differs: stoker config reload]")
+    return reloads | dict.fromkeys(view["restart"], "[in force; the file differs: restart stokerd]")
+
+
+def _explain_differences(view: SettingsView) -> None:
+    """Say on stderr how the file differs from what is in force."""
+    file = view["file"] or "the environment of stokerd"
+    if view["mistakes"]:
+        render.note(f"{file} now has {counted(len(view['mistakes']), 'mistake')}, so a restart would fail")
+        render.hint(f"stoker config check {file}")
+    for names, command in ((view["reload"], "stoker config reload"), (view["restart"], "restart stokerd")):
+        if names:
+            render.note(f"not yet in force of {file}: {', '.join(names)}")
+            render.hint(command)
 
 
 @Command(

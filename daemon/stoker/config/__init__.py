@@ -7,7 +7,18 @@ makes another.
 
 from stoker.config.describing import describe
 from stoker.config.loading import ENVIRONMENT, find, load
-from stoker.config.reloading import Reloaded, merge_live
+from stoker.config.reloading import Reloaded, compare, in_force, merge_live
 from stoker.config.settings import Config, QueueSection
 
-__all__ = ["ENVIRONMENT", "Config", "QueueSection", "Reloaded", "describe", "find", "load", "merge_live"]
+__all__ = [
+    "ENVIRONMENT",
+    "Config",
+    "QueueSection",
+    "Reloaded",
+    "compare",
+    "describe",
+    "find",
+    "in_force",
+    "load",
+    "merge_live",
+]

@@ -6,6 +6,7 @@ Owns the layout of that text. Every key is in it, defaults included. Reading the
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import Enum
 from textwrap import fill
 from typing import Any, Final, get_args
@@ -55,9 +56,12 @@ KEEPS: Final = """\
 """
 
 
-def describe(config: Config) -> str:
-    """The whole of `config` as TOML text."""
-    parts = [HEAD, *(_table(name, getattr(config, name)) for name in SECTIONS), KEEPS]
+NO_REMARKS: Final[Mapping[str, str]] = {}
+
+
+def describe(config: Config, remarks: Mapping[str, str] = NO_REMARKS) -> str:
+    """The whole of `config` as TOML text. `remarks`: by `section.key`, for the comment of a key."""
+    parts = [HEAD, *(_table(name, getattr(config, name), remarks) for name in SECTIONS), KEEPS]
     parts += [_keep("queues", name, section) for name, section in config.retention_queues.items()]
     parts += [_keep("workflows", name, section) for name, section in config.retention_workflows.items()]
     parts.append(QUEUES)
@@ -65,9 +69,10 @@ def describe(config: Config) -> str:
     return "\n".join(parts)
 
 
-def _table(name: str, section: Section) -> str:
+def _table(name: str, section: Section, remarks: Mapping[str, str]) -> str:
     comment = (type(section).__doc__ or "").partition("\n")[0]
-    return f"# {comment}\n[{name}]\n{_lines(section)}"
+    own = {key.removeprefix(f"{name}."): text for key, text in remarks.items() if key.startswith(f"{name}.")}
+    return f"# {comment}\n[{name}]\n{_lines(section, own)}"
 
 
 def _keep(kind: str, name: str, section: KeepSection) -> str:
@@ -82,14 +87,15 @@ def _queue(name: str, section: QueueSection) -> str:
     return text
 
 
-def _lines(section: Struct) -> str:
+def _lines(section: Struct, remarks: Mapping[str, str] = NO_REMARKS) -> str:
     """One line for each key that is set. Its help stands behind it, or above it if the line would be too long."""
     text = ""
     for key in msgspec.structs.fields(section):
         value = getattr(section, key.name)
         if value is UNSET or isinstance(value, Struct):
             continue
-        line, comment = f"{key.encode_name} = {_toml(value)}", help_of(key.type)
+        line = f"{key.encode_name} = {_toml(value)}"
+        comment = " ".join(filter(None, (help_of(key.type), remarks.get(key.encode_name))))
         if not comment:
             text += f"{line}\n"
         elif len(line) + len(comment) < WIDTH:

@@ -18,12 +18,14 @@ from typing import Any, Final, Union, get_args
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
 
-from stoker.config.mistakes import nearest, rejected, unknown
+from stoker.config.mistakes import rejected, unknown
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
 from stoker.core.errors import ConfigInvalid
 from stoker.core.job.model import Spec
 from stoker.core.job.spec_rules import contradictions_of_defaults
+from stoker.core.nearest import nearest
 from stoker.core.requests import JobDefaults
+from stoker.core.units import counted
 from stoker.paths import config_files
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -86,7 +88,7 @@ def _text_of(path: Path) -> str:
 
 def _invalid(path: Path | None, errors: list[str]) -> ConfigInvalid:
     where = "the environment" if path is None else str(path)
-    what = errors[0] if len(errors) == 1 else f"{len(errors)} mistakes, the first: {errors[0]}"
+    what = errors[0] if len(errors) == 1 else counted(len(errors), "mistake")
     return ConfigInvalid(
         f"{where}: {what}", hint="stoker config check", errors=errors, file=None if path is None else str(path)
     )

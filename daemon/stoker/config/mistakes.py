@@ -5,8 +5,6 @@ Owns these messages, derived from the types of the settings. msgspec has already
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec import inspect
@@ -17,10 +15,6 @@ LONGEST_SHOWN: Final = 60
 def unknown(where: str, noun: str, suggestion: str | None) -> str:
     """The message for an unknown name, with the nearest known one."""
     return f"{where}: unknown {noun}" + (f"; did you mean {suggestion}?" if suggestion else "")
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def rejected(where: str, value: Any, type_: Any) -> str:

@@ -6,12 +6,19 @@ value in the merged Config, so the daemon never reports a setting that is not in
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
+from stoker.config.loading import find, load
 from stoker.config.settings import SECTIONS, Config
+from stoker.core.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import SettingsView
 
 # Sections of which every key is live, and single keys of others.
 LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows", "retention", "backup"})
@@ -38,6 +45,28 @@ class Reloaded(NamedTuple):
     config: Config
     changed: list[str]
     restart: list[str]
+
+
+def compare(running: Config, path: Path | None, environ: Mapping[str, str]) -> SettingsView:
+    """The settings in force, and how those of the file and the environment differ from them."""
+    file, mistakes = find(path, environ), list[str]()
+    differing = Reloaded(running, [], [])
+    try:
+        differing = merge_live(running, load(file, environ))
+    except ConfigInvalid as error:
+        mistakes = error.details["errors"]
+    return {
+        "file": None if file is None else str(file),
+        "in_force": msgspec.to_builtins(running),
+        "reload": differing.changed,
+        "restart": differing.restart,
+        "mistakes": mistakes,
+    }
+
+
+def in_force(view: SettingsView) -> Config:
+    """The settings that `compare` was given."""
+    return msgspec.convert(view["in_force"], Config)
 
 
 def merge_live(running: Config, asked: Config) -> Reloaded:

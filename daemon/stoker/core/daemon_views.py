@@ -184,6 +184,19 @@ class StatusView(EngineStatus, ProcessStatus):
     stale_checkpoints: list[StaleCheckpoint]
 
 
+class SettingsView(TypedDict):
+    """The settings in force, by section, and how those of `file` and the environment differ.
+
+    `reload`: the settings that a reload would change; `restart`: those that need one; `mistakes`: why neither works.
+    """
+
+    file: str | None
+    in_force: dict[str, Any]
+    reload: list[str]
+    restart: list[str]
+    mistakes: list[str]
+
+
 class HealthView(TypedDict):
     """`checks`: by name, "ok" or the error."""
 

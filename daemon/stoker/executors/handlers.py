@@ -26,6 +26,8 @@ class Call(Struct, frozen=True):
 class Transient(Exception):
     """Raise it in a handler to say that another try may succeed; the retry policy of the job decides when."""
 
+    __module__ = "stoker"  # its public name, which a traceback shows
+
 
 Handler = Callable[[Call], Awaitable[None]]
 HANDLERS: dict[str, Handler] = {}
@@ -59,4 +61,5 @@ def load_handlers(modules: Sequence[str]) -> None:
         except Exception as error:  # noqa: BLE001 - a service boundary: the module is the user's
             errors.append(f"daemon.handlers: {module}: {type(error).__name__}: {error}")
     if errors:
-        raise ConfigInvalid("; ".join(errors), errors=errors)
+        what = errors[0] if len(errors) == 1 else f"daemon.handlers: {len(errors)} modules cannot be imported"
+        raise ConfigInvalid(what, errors=errors)

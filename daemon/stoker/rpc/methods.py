@@ -203,6 +203,7 @@ METHODS: dict[str, Method[Any]] = {
     "resource.set": Method(schema.ResourceSetParams, _set_resource),
     "system.status": Method(schema.NoParams, lambda service, _peer, _: service.status(), MethodKind.READ),
     "system.health": Method(schema.NoParams, lambda service, _peer, _: service.health()),
+    "system.settings": Method(schema.NoParams, lambda service, _peer, _: service.settings()),
     "system.reload": Method(schema.NoParams, lambda service, _peer, _: service.reload()),
     "system.drain": Method(schema.DrainParams, lambda service, _, params: service.drain(stop=params.stop)),
     "system.backup": Method(schema.BackupParams, _backup, MethodKind.STREAM),

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         ReloadedView,
         ResourceChanged,
         ResourceList,
+        SettingsView,
         StatusView,
     )
     from stoker.core.views import AttemptView, Explanation, JobDetails, JobHistory, JobPage
@@ -78,6 +79,7 @@ class Service:
         facts: Callable[[], ProcessStatus],
         health: Health,
         reload: Callable[[], Awaitable[Reloaded]],
+        settings: Callable[[], SettingsView],
     ) -> None:
         self._engine = engine
         self.workflows = WorkflowService(engine)
@@ -87,6 +89,7 @@ class Service:
         self._facts = facts
         self._health = health
         self._reload = reload
+        self.settings = settings
 
     # --- jobs ---
 
@@ -356,7 +359,10 @@ class Service:
         return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}
 
     async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
-        """The log of changes, as it grows. Raises JobNotFound, WorkflowNotFound, ChangesRemoved."""
+        """The log of changes, as it grows; behind 0 all that are left.
+
+        Raises JobNotFound, WorkflowNotFound, ChangesRemoved.
+        """
         if job_id is not None and workflow_id is not None:
             raise InvalidParams("workflow: watch a job or a workflow, not both", path="workflow")
         if workflow_id is not None:
@@ -366,7 +372,9 @@ class Service:
         if after_seq is not None and after_seq > self._engine.subscriptions.seq:
             newest = self._engine.subscriptions.seq
             raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
-        if after_seq is not None and not (job_id and await self._engine.queries.run(changes.begins, job_id)):
+        if after_seq == 0:  # all that are left: they come after those that were removed
+            after_seq = await self._engine.queries.run(changes.last_removed)
+        elif after_seq is not None and not (job_id and await self._engine.queries.run(changes.begins, job_id)):
             await self._engine.queries.run(changes.check_cursor, after_seq)
         return self._engine.subscriptions.watch(after_seq, job_id, workflow_id)
 

@@ -119,12 +119,17 @@ def begins(connection: sqlite3.Connection, job_id: int) -> bool:
     return row is not None and bool(row[0])
 
 
+def last_removed(connection: sqlite3.Connection) -> int:
+    """The seq of the newest change that was removed; 0 if none was."""
+    return connection.execute(PURGED).fetchone()[0] or 0
+
+
 def check_cursor(connection: sqlite3.Connection, seq: int) -> None:
-    """Raises ChangesRemoved if there were changes behind `seq` that retention has removed."""
-    removed = connection.execute(PURGED).fetchone()[0] or 0
+    """Raises ChangesRemoved if there were changes behind `seq` that were removed."""
+    removed = last_removed(connection)
     if seq < removed:
         raise ChangesRemoved(
-            f"after: the changes up to {removed} were removed ([retention] keep_changes)",
+            f"after: the changes up to {removed} were removed ([retention] keep_changes, stoker purge)",
             hint=f"stoker watch --after {removed}",
             path="after",
             oldest=removed + 1,
