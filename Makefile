@@ -32,7 +32,7 @@ $(READY): pyproject.toml setup.py
 tools: ## what a few tests use from Debian: socat, systemd-analyze, a C compiler (installed when root, else named)
 	@.ci/tools
 
-demo: $(READY) ## watch a small batch: priorities, a retry, a time limit, a live log, a clean stop (under a minute)
+demo: $(READY) ## watch a small batch: priorities, a retry, a time limit, a live log, a clean stop (half a minute)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash demo/demo.sh
 
 run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends with Ctrl-C)

@@ -156,7 +156,7 @@ def test_method_when_its_params_are_wrong_then_the_path_is_named(
         (["--env", "LD_PRELOAD=/x.so", "--", "true"], 65, "--env LD_PRELOAD=/x.so: refused"),
         (["--env", "1A=2", "--", "true"], 65, "--env 1A=2: not a name of a variable"),
         (["--label", "a b=c", "--", "true"], 65, "--label 'a b=c': not a valid name"),
-        (["--idempotency-key", "", "--", "true"], 65, "--idempotency-key '': expected str of length >= 1"),
+        (["--idempotency-key", "", "--", "true"], 65, "--idempotency-key '': expected a string that is not empty"),
         (["--queue", "nowhere", "--", "true"], 65, "default"),
         (["--working-dir", "/nowhere/at/all", "--", "true"], 65, "--working-dir /nowhere/at/all: "),
         (["--after", "999999999:any", "--", "true"], 65, "--after 999999999:any: there is no job 999999999"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.cli.jobs import quoted
 from stoker.core.requests import RetryParams
 from tests.cli.conftest import DeskService, view
 from tests.support.facts import DEADLINE_S, until
@@ -145,7 +146,7 @@ def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(
         (["sbmit"], "no command 'sbmit'"),
         (["queue", "puase"], "no command 'queue puase'"),
         (["show", "x"], "'x' is not a job id"),
-        (["ls", "--state", "done"], "--state: no state 'done'"),
+        (["ls", "--state", "done"], "--state: 'done' is not one of"),
         (["workflow", "sbmit"], "no command 'workflow sbmit'"),
         (["submit", "--working-dir", "", "true"], "--working-dir: an empty path"),
         (["submit", "--env", "", "true"], "--env: an empty name"),
@@ -210,6 +211,16 @@ def batch_file(folder: Path, *lines: Any) -> str:
     file = folder / "jobs.ndjson"
     file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     return str(file)
+
+
+def test_batch_when_it_has_no_line_then_it_says_so(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_text("\n\n")
+
+    assert desk.stoker("submit", "--batch", str(tmp_path / "jobs")) == (
+        0,
+        "",
+        "stoker: the batch is empty: no job was stored\n",
+    )
 
 
 def test_batch_when_all_lines_are_good_then_each_id_is_printed_in_order(desk: Desk, tmp_path: Path) -> None:
@@ -414,7 +425,7 @@ def test_logs_when_there_is_a_hole_then_a_marker_stands_for_it(desk: Desk) -> No
 def test_logs_when_the_command_could_not_be_executed_then_a_remark_says_so(
     desk: Desk,
 ) -> None:
-    attempts = [{"ordinal": 1, "outcome": "spawn_error", "error": "/x: No such file or directory"}]
+    attempts = [{"ordinal": 1, "outcome": "spawn_error", "stopped": None, "error": "/x: No such file or directory"}]
     desk.has(1, "failed", reason="spawn_error", attempts_list=attempts)
     desk.service.log = []
 
@@ -439,6 +450,33 @@ def test_logs_when_the_job_has_not_started_then_it_says_so(desk: Desk) -> None:
 
     assert desk.stoker("logs", "1") == (0, "", "stoker: job 1 has not started\nhint: stoker why 1\n")
     assert desk.stoker("logs", "2") == (0, "", "stoker: job 2 never started\nhint: stoker why 2\n")
+
+
+def test_show_when_a_job_printed_nothing_then_it_names_no_log(desk: Desk) -> None:
+    fields = (
+        "ordinal started_at ended_at user_ms max_rss_kib outcome exit_code signal error stop_reason suspicion limits"
+    )
+    attempt: dict[str, Any] = dict.fromkeys(fields.split()) | {
+        "ordinal": 1,
+        "ended_at": 1,
+        "unstoppable": [],
+        "log_bytes": 0,
+    }
+    desk.has(1, "succeeded", attempts_list=[attempt], log="/logs/0/1/1.log")
+    desk.has(2, "succeeded", attempts_list=[attempt | {"log_bytes": 3}], log="/logs/0/2/1.log")
+
+    shown = [desk.stoker("show", job).out for job in ("1", "2")]
+
+    assert ["/logs" in text for text in shown] == [False, True]
+
+
+@pytest.mark.parametrize("word", ["plain", "a b", "it's", """it's "so" `$HOME`""", "it's \\ !", "", "''"])
+def test_quoted_when_a_shell_reads_it_then_it_is_the_same_word(word: str) -> None:
+    shown = quoted(word)
+
+    read = subprocess.run(["bash", "-c", f"printf %s {shown}"], capture_output=True, text=True, check=True).stdout
+    assert read == word
+    assert """'"'"'""" not in shown
 
 
 # --- looking ----------------------------------------------------------------------------------------------
@@ -565,6 +603,24 @@ def test_queue_when_it_does_not_exist_then_its_name_needs_no_field(daemon: Daemo
     assert paused.stderr.startswith("stoker: there is no queue 'nowhere' (there are: default)\n")
 
 
+def test_queue_when_it_does_not_exist_then_the_hint_is_what_helps(daemon: DaemonProcess) -> None:
+    hints = {
+        "ls --queue nowhere": "stoker queue ls",
+        "cancel --queue nowhere --yes": "stoker queue ls",
+        "purge --before 1d --queue nowhere --yes": "stoker queue ls",
+        "queue pause defualt": "did you mean default?",
+        "submit --queue defaul -- true": "did you mean default?",
+        "submit --queue nowhere -- true": "stoker queue set nowhere",
+    }
+
+    refused = {line: daemon.cli(*line.split()) for line in hints}
+
+    assert {line: done.stderr.splitlines()[-1] for line, done in refused.items()} == {
+        line: f"hint: {hint}" for line, hint in hints.items()
+    }
+    assert {done.returncode for done in refused.values()} == {65}
+
+
 def test_show_when_there_is_no_such_job_then_it_exits_65(desk: Desk) -> None:
     assert desk.stoker("show", "9") == (65, "", "stoker: there is no job 9\nhint: stoker ls\n")
 
@@ -664,6 +720,23 @@ def test_stoker_when_the_reader_left_a_silent_stream_then_it_ends_without_output
 def test_config_check_when_the_file_name_is_empty_then_no_other_file_is_used(desk: Desk) -> None:
     for arguments in (("",), ("--config", "")):
         assert desk.stoker("config", "check", *arguments).status == 78
+
+
+def test_config_check_when_there_are_two_mistakes_then_each_is_printed_once(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "stoker.toml"
+    file.write_text('[daemon]\nmax_running = "a"\n[nowhere]\n')
+
+    refused = desk.stoker("config", "check", str(file))
+
+    assert refused.status == 78
+    first, *mistakes, hint = refused.err.splitlines()
+    assert first == f"stoker: {file}: 2 mistakes"
+    assert mistakes == [
+        "  [daemon] max_running = 'a': expected a whole number from 0 to 100_000",
+        "  [nowhere]: unknown section",
+    ]
+    assert hint.startswith("hint: stoker config show --config /dev/null")
+    assert desk.stoker("config", "show", "--config", "/dev/null").status == 0
 
 
 def test_config_check_when_json_is_given_then_it_names_the_file(desk: Desk, tmp_path: Path) -> None:

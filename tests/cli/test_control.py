@@ -116,6 +116,18 @@ def test_verbs_when_it_is_unclear_which_jobs_are_meant_then_nothing_is_sent(
     assert set(states(daemon_with_two_queues).values()) == {"queued"}
 
 
+def test_cancel_when_jobs_have_ended_then_json_has_their_errors(daemon_with_two_queues: DaemonProcess) -> None:
+    cli = daemon_with_two_queues.cli
+    cli("cancel", "1")
+
+    alone, several = cli("cancel", "1", "--json"), cli("cancel", "1", "2", "--json")
+
+    assert (alone.returncode, several.returncode, alone.stderr, several.stderr) == (65, 65, "", "")
+    error = json.loads(alone.stdout)
+    assert (error["id"], error["error"]["data"]["code"]) == (1, "already_finished")
+    assert [answer.get("state") for answer in json.loads(several.stdout)] == [None, "cancelled"]
+
+
 def test_edit_when_a_job_is_queued_then_the_given_fields_change_and_are_printed(
     daemon_with_two_queues: DaemonProcess,
 ) -> None:

@@ -184,7 +184,8 @@ def test_mermaid_when_names_are_hostile_then_they_stay_text() -> None:
         ({"a": {**OK, "needs": ["b"]}, "b": {**OK, "needs": ["a"]}}, ["steps.b.needs: a cycle: a -> b -> a"]),
         ({"a": {**OK, "needs": ["z"]}, "b": {"timeout": "90s"}},
          ["steps.a.needs[0]: there is no step 'z'", "steps.b.command: this field is missing", "timeout_ms = 90000"]),
-        ({"a": 1}, ["steps.a: expected object, got 1"]),
+        ({"a": 1}, ["steps.a: expected an object, got 1"]),
+        ({"a": {**OK, "needs": 5}}, ["steps.a.needs: expected a list, got 5"]),
         ({}, ["steps: a workflow has at least one step"]),
     ],
 )  # fmt: skip

@@ -32,6 +32,7 @@ def standing(
         (standing("failed", "orphaned", None, None), 1, "job 42 failed: ran or ended while no daemon was there"),
         (standing("held", "stuck"), 1, "job 42 held: a process may be alive that cannot be proven to belong to it"),
         (standing("failed", "spawn_error"), 1, "job 42 failed: the command could not be executed"),
+        (standing("failed", "exit"), 1, "job 42 failed: its handler failed"),
         (standing("skipped", "user", 1), 0, "job 42 skipped: by a person"),
         (standing("skipped", "dependency"), 1, "job 42 skipped: a job it needs can no longer end as needed"),
     ],
@@ -69,6 +70,7 @@ def test_result_when_shown_in_a_column_then_it_is_short() -> None:
     assert outcome.result(standing("succeeded", "exit", 0)) == ""
     assert outcome.result(standing("failed", "exit", 7)) == "exit 7"
     assert outcome.result(standing("failed", "signal", None, 9)) == "signal 9"
+    assert outcome.result(standing("failed", "exit")) == "exception"
     assert outcome.result(standing("queued")) == ""
 
 

@@ -188,6 +188,14 @@ def test_sink_when_it_is_no_file_then_it_is_written_to_and_not_replaced(tmp_path
     os.close(reader)
 
 
+def test_wrapped_when_a_text_is_too_long_then_it_breaks_between_words() -> None:
+    path = "/a/very/long/path/that/has-hyphens/in/it"
+
+    assert render.wrapped("short", 60) == ["short"]
+    assert render.wrapped(f"state dir {path} is gone", 20) == ["state dir", path, "is gone"]
+    assert render.wrapped("", 3) == [""]
+
+
 def test_error_when_there_are_several_mistakes_then_each_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     render.error(ConfigInvalid("2 mistakes", errors=["a\x1b", "b"], hint="stoker config check"))
 

@@ -55,6 +55,21 @@ def test_run_when_the_last_line_has_no_newline_then_the_remark_starts_a_new_line
     assert (two_places.stdout, two_places.stderr) == ("half", "stoker: job 2 failed: exit code 3\n")
 
 
+def test_run_when_its_job_cannot_start_then_stderr_says_why_until_it_can(daemon: DaemonProcess) -> None:
+    daemon.cli("queue", "pause", "default")
+    command = [str(daemon.programs / "stoker"), "--socket", str(daemon.socket), "run", "--", "echo", "hi"]
+    with subprocess.Popen(
+        command, env=daemon.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        told = [running.stderr.readline(), running.stderr.readline()]
+        daemon.cli("queue", "resume", "default")
+        out, err = running.communicate(timeout=30)
+
+    assert told == ["stoker: job 1 waits: queue 'default' is paused\n", "hint: stoker queue resume default\n"]
+    assert (running.returncode, out, err) == (0, "hi\n", "")
+
+
 def test_run_when_the_log_exceeds_its_bound_then_stdout_has_only_output_of_the_job(daemon: DaemonProcess) -> None:
     lines = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
     job = daemon.cli("submit", "--max-log-bytes", "64K", "--", "sh", "-c", lines).stdout.strip()

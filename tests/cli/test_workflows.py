@@ -121,20 +121,21 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
     source = written(
         tmp_path,
         'name = "x"\n[steps.a]\ncommand = "true"\ntimeout = "90s"\n[steps."b.c"]\ncommand = "true"\ntimeout_ms = "2m"\n'
-        '[steps.d]\ncomand = "true"\n',
+        '[steps.d]\ncomand = "true"\n[steps.e]\ncommand = "true"\nlimits = 5\n',
     )
 
     done = daemon.cli("workflow", "submit", source)
 
     lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (65, "")
-    assert lines[0] == f"stoker: {source} has 4 mistakes; nothing was stored"
+    assert lines[0] == f"stoker: {source} has 5 mistakes; nothing was stored"
     assert (
         f"  {source}: steps.a.timeout: no such field (durations in a flow are whole milliseconds: timeout_ms = 90000)"
         in lines
     )
     assert f"  {source}: steps.d.comand: no such field (did you mean command?)" in lines
     assert "timeout_ms = 120000" in done.stderr
+    assert f"  {source}: steps.e.limits: expected a table, got 5" in lines
     assert daemon.cli("workflow", "ls", "--ids").stdout == ""
 
 
@@ -509,7 +510,7 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["workflow", "show", "99"], "there is no workflow 99"),
         (["workflow", "show", "x"], "'x' is not the id of a workflow"),
         (["workflow", "retry", "1", "--all", "--failed"], "exclude each other"),
-        (["workflow", "ls", "--state", "done"], "no state 'done'"),
+        (["workflow", "ls", "--state", "done"], "'done' is not one of"),
         (["workflow", "submit", "/no/such/file"], "cannot read /no/such/file"),
         (["workflow", "submit", ""], "cannot read '': "),
         (["workflow", "submit", "x", "--dry-run", "--wait"], "nothing to wait for"),

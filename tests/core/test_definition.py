@@ -9,13 +9,13 @@ import pytest
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn
+from stoker.core.nearest import MOST_SEARCHED
 from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import (
     CYCLE_ENDS,
     MAX_CHARACTERS,
     MAX_EDGES,
     MAX_STEPS,
-    MOST_SEARCHED,
     Flow,
     FlowRequest,
     Plan,

@@ -110,7 +110,7 @@ def test_why_when_run_at_is_ahead_then_it_says_when(wake_at: int | None) -> None
 # Each scene blocks by everything that stands behind it too: the first no is the one that is told.
 QUEUED: list[tuple[str, dict[str, Any], str]] = [
     ("slot", {}, "may start at any moment"),
-    ("slot", {"running": 4, "slots": 4, "ahead": 2}, "all 4 slots are taken; 2 jobs of its queue go first"),
+    ("slot", {"running": 4, "slots": 4, "ahead": 2}, "all 4 slots are taken; 2 jobs of its queue before it"),
     ("resource", {"free": {"gpu": 0}}, "needs 1 of resource 'gpu', 0 free"),
     ("queue_full", {"queue_running": 2}, "queue 'bulk' runs 2 jobs, its limit max_running"),
     (
@@ -301,7 +301,7 @@ def test_why_when_a_job_has_ended_then_it_says_how_and_offers_a_sensible_retry(s
     told = why(job(state))
 
     ended = state.value if state in (State.SUCCEEDED, State.FAILED, State.EXPIRED) else f"was {state.value}"
-    assert (told.code, told.message) == ("final", f"{ended} (user)")
+    assert (told.code, told.message) == ("final", f"{ended} by a person")
     assert told.hint == ("stoker retry 7" if state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None)
 
 
@@ -316,7 +316,7 @@ def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> Non
     assert [one.message for one in told] == [
         f"{skipped}: it needed jobs 1 (failed), 2 (failed)",
         f"{skipped}: it needed jobs 1 (failed), 2 (failed), 3 (failed), 4 (failed), 5 (failed) and 3 more",
-        skipped,
+        "was skipped: a job it needs can no longer end as needed",
     ]
     assert [one.hint for one in told] == ["stoker why 1", "stoker why 1", None]
 
@@ -335,10 +335,18 @@ def test_why_when_some_needs_are_unmet_then_they_are_named_and_the_first_is_hint
     [
         ({"reason": Reason.EXIT, "exit_code": 3}, "failed: exited with 3 (success codes: 0)"),
         ({"reason": Reason.EXIT}, "failed (exit)"),
-        ({"reason": Reason.SIGNAL, "signal": 9}, "failed (signal 9)"),
+        ({"reason": Reason.SIGNAL, "signal": 9}, "failed: signal 9 (SIGKILL)"),
         ({"reason": Reason.SIGNAL}, "failed (signal)"),
-        ({"reason": Reason.TIMEOUT, "signal": 9}, "failed (timeout)"),
+        ({"reason": Reason.TIMEOUT, "signal": 9}, "failed: stopped at its time limit (timeout)"),
         ({"reason": None}, "failed"),
+        (
+            {"reason": Reason.TIMEOUT, "asked": spec(timeout_ms=90_000)},
+            "failed: stopped at its time limit (timeout), 90s an attempt",
+        ),
+        (
+            {"reason": Reason.DEADLINE, "asked": spec(deadline=1_796_112_000_000)},
+            "failed: its deadline passed, 2026-12-01T08:00:00Z",
+        ),
     ],
 )
 def test_why_when_a_job_failed_then_its_code_is_told(fields: dict[str, Any], message: str) -> None:
@@ -365,12 +373,12 @@ def test_why_when_the_last_attempt_of_a_lost_job_is_missing_then_it_says_so(ordi
         (
             Reason.SPAWN_ERROR,
             Outcome(kind=OutcomeKind.SPAWN_ERROR, error="no such file\n(hint)"),
-            "failed (spawn_error): no such file",
+            "failed: the command could not be executed: no such file",
         ),
         (
             Reason.OUTPUT,
             Outcome(kind=OutcomeKind.EXIT, exit_code=0, error="STOKER_OUTPUT: line 2: not key=value: 'x'"),
-            "failed (output): STOKER_OUTPUT: line 2: not key=value: 'x'",
+            "failed: its output for other steps could not be read: STOKER_OUTPUT: line 2: not key=value: 'x'",
         ),
         (Reason.EXIT, Outcome(kind=OutcomeKind.EXIT, exit_code=1, error="last words"), "failed (exit)"),
         (Reason.EXIT, Outcome(kind=OutcomeKind.EXCEPTION), "failed (exit)"),

@@ -18,12 +18,12 @@ from stoker.rpc.schema import read_params
 
 WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({}, "command", "this field is missing", "the program to run"),
-    ({"command": 5}, "command", "expected str, got 5", None),
-    ({"command": ""}, "command", 'expected str of length >= 1, got ""', None),
+    ({"command": 5}, "command", "expected a string, got 5", None),
+    ({"command": ""}, "command", 'expected a string that is not empty, got ""', None),
     ({"comand": "ls"}, "comand", "no such field", "did you mean command?"),
-    ({"command": "a", "args": ["x", 3]}, "args[1]", "expected str, got 3", "a list of strings"),
+    ({"command": "a", "args": ["x", 3]}, "args[1]", "expected a string, got 3", "a list of strings"),
     ({"command": "a", "args": ["x" * 60_000] * 3}, "args", "180004 bytes; the limit is 131072", "by a file"),
-    ({"command": "a", "env": {"OK": "1", "FOO": 5}}, "env.FOO", "expected str, got 5", None),
+    ({"command": "a", "env": {"OK": "1", "FOO": 5}}, "env.FOO", "expected a string, got 5", None),
     ({"command": "a", "env": {"A=B": "x"}}, "env.A=B", "not a name of a variable", "without ="),
     ({"command": "a", "env": {"": "x"}}, "env.", "not a name of a variable", None),
     ({"command": "a", "env": {"STOKER_X": "x"}}, "env.STOKER_X", "reserved", "another name"),
@@ -33,7 +33,7 @@ WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"command": "a", "working_dir": "x"}, "working_dir", 'not allowed: "x"', "absolute path"),
     ({"command": "a", "queue": "a b"}, "queue", 'not allowed: "a b"', "letters, digits"),
     ({"command": "a", "labels": {"a b": "c"}}, "labels.a b", "not a valid name", "letters, digits"),
-    ({"command": "a", "labels": {"a": 1.5}}, "labels.a", "expected str, got 1.5", None),
+    ({"command": "a", "labels": {"a": 1.5}}, "labels.a", "expected a string, got 1.5", None),
     ({"command": "a", "resources": {"x": 0}}, "resources.x", "0 is less than 1, the minimum", "at least 1"),
     ({"command": "a", "limits": {"memory": 3}}, "limits.memory", "no such field", "did you mean memory_bytes?"),
     (
@@ -43,14 +43,19 @@ WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
         "at least 1M",
     ),
     ({"command": "a", "backoff_factor": 0.5}, "backoff_factor", "0.5 is less than 1, the minimum", "1 to 1000"),
-    ({"command": "a", "timeout_ms": 1.5}, "timeout_ms", "expected int", "a whole number of milliseconds, 1ms to 3660d"),
+    (
+        {"command": "a", "timeout_ms": 1.5},
+        "timeout_ms",
+        "expected a whole number",
+        "a whole number of milliseconds, 1ms to 3660d",
+    ),
     (
         {"command": "a", "limits": {"memory_bytes": "5M"}},
         "limits.memory_bytes",
-        "expected int",
+        "expected a whole number",
         "number of bytes, at least",
     ),
-    ({"command": "a", "limits": 5}, "limits", "expected object, got 5", None),
+    ({"command": "a", "limits": 5}, "limits", "expected an object, got 5", None),
     ({"command": "a", "needs": [7, {"job": -1}]}, "needs[1].job", "-1 is less than 1, the minimum", "ids of jobs"),
     ({"command": "a", "on_orphan": "x"}, "on_orphan", 'not allowed: "x"', "one of: fail, requeue, hold"),
     ({"command": "a", "timeout_ms": -1}, "timeout_ms", "-1ms is less than 1ms, the minimum", "1ms to 3660d"),
@@ -79,7 +84,7 @@ def test_read_params_when_a_field_is_wrong_then_path_value_limit_and_help_are_sa
 
 @pytest.mark.parametrize("value", [None, [], 5, "x"])
 def test_read_params_when_the_whole_is_no_object_then_it_is_said(value: object) -> None:
-    with pytest.raises(InvalidParams, match="params: expected object, got"):
+    with pytest.raises(InvalidParams, match="params: expected an object, got"):
         read_params(value, JobParams)
 
 

@@ -67,7 +67,7 @@ def test_submit_many_when_some_are_wrong_then_each_has_its_answer_in_order(clien
 
     assert [slot.get("id") for slot in answer] == [1, None, None, 2]
     assert answer[1]["error"]["data"]["path"] == "jobs[1].env.FOO"
-    assert answer[2]["error"]["message"].startswith("jobs[2]: expected object")
+    assert answer[2]["error"]["message"].startswith("jobs[2]: expected an object")
 
 
 def test_submit_many_when_atomic_and_one_is_wrong_then_nothing_is_stored(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import counted
 from stoker.cli.queues import print_queues
+from stoker.core.units import counted
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import (

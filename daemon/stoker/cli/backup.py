@@ -14,8 +14,8 @@ from stoker import paths
 from stoker.cli.kit import render, table
 from stoker.cli.kit.connection import PROBE, call, connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option, path
-from stoker.cli.kit.steps import counted
 from stoker.core.errors import BackupFailed, DaemonUnreachable, NoAnswer
+from stoker.core.units import counted
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import BackupList, BackupView

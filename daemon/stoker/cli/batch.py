@@ -105,6 +105,8 @@ class SubmitBatch:
             self._send()
         render.progress("")
         if not self._statuses:
+            if not self._stored:
+                render.note("the batch is empty: no job was stored")
             return 0
         return next(iter(self._statuses)) if len(self._statuses) == 1 else 1
 

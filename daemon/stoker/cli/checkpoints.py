@@ -14,6 +14,7 @@ from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Option
 from stoker.cli.kit.steps import checkpoint_id, workflow_id
 from stoker.core.errors import EX_IOERR, CheckpointDamaged, CheckpointTooLarge, UsageError
+from stoker.core.units import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def export(given: Given) -> int:
             damaged += "error" in record
             write(render.json_text(record).encode() + b"\n")
     if damaged:
-        render.note(f"{damaged} checkpoints do not match their checksums: their lines have an `error` and no data")
+        render.note(f"{counted(damaged, 'line')} with an `error` and no data: checksums do not match")
     return EX_IOERR if damaged else 0
 
 

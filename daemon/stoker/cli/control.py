@@ -14,8 +14,9 @@ from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.selection import FILTER, filter_fields, has_filter, matching
-from stoker.cli.kit.steps import counted, few
+from stoker.cli.kit.steps import few
 from stoker.core.errors import StokerError, UsageError
+from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _each(verb: str, given: Given) -> int:
 
 
 def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any], given: Given) -> int:
-    """Act on each job and print its answer; the highest exit status of all."""
+    """Act on each job and print its answer or error; the highest exit status of all."""
     alone = len(given["words"]) == 1
     answers: list[dict[str, Any]] = []
     status = 0
@@ -152,9 +153,12 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
         try:
             answer = client.call(f"job.{verb}", {"id": job, **extra})
         except StokerError as error:
-            if alone or error.transient:
+            if error.transient or (alone and not given["json"]):
                 raise
-            render.error(error, where="" if f"job {job}" in error.message else f"job {job}: ")
+            if given["json"]:
+                answers.append({"id": job, "error": error.to_wire()})
+            else:
+                render.error(error, where="" if f"job {job}" in error.message else f"job {job}: ")
             status = max(status, error.exit_status)
         else:
             answers.append(answer)

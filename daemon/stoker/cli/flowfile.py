@@ -15,8 +15,8 @@ from typing import Any
 
 from stoker.cli.kit import render, values
 from stoker.cli.kit.spec import current_umask, here, overdue, resolve
-from stoker.cli.kit.steps import counted
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
+from stoker.core.units import counted
 from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict, raw_text
 
 ENVELOPE_BYTES = 4096
@@ -83,6 +83,8 @@ def located(source: str, flow: dict[str, Any], error: StokerError, then: str = "
     source, lines = shown(source), []
     for mistake in sorted(mistakes, key=lambda mistake: _position(flow, str(mistake["path"]))):
         path, message = str(mistake["path"]), str(mistake["message"])
+        if not source.endswith(".json"):
+            message = _of_toml(message)
         hint = _duration_hint(flow, path) or mistake.get("hint")
         where = f"{source}: {path}: " if path and not message.startswith(path) else f"{source}: "
         lines.append(where + message + (f" ({hint})" if hint else ""))
@@ -170,6 +172,12 @@ def _duration_hint(flow: dict[str, Any], path: str) -> str | None:
         return None
     name = path.rpartition(".")[2].removesuffix("_ms")
     return f"durations in a flow are whole milliseconds: {name}_ms = {milliseconds}"
+
+
+def _of_toml(message: str) -> str:
+    """TOML has tables where JSON has objects, and no null."""
+    expected, got, value = message.partition(", got ")
+    return expected.replace("an object", "a table").replace(" or null", "") + got + value
 
 
 def _at(flow: dict[str, Any], path: str) -> Any:

@@ -12,7 +12,7 @@ import sys
 import time
 from _thread import start_new_thread
 from binascii import a2b_base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stoker.cli.kit import outcome, render, values
@@ -20,13 +20,20 @@ from stoker.cli.kit.connection import call, patiently
 from stoker.cli.kit.parser import JSON, RAW, Command, Given, Option
 from stoker.cli.kit.steps import workflow_id
 from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED, RunInterrupt
-from stoker.core.errors import WaitTimeout
+from stoker.core.ends import HANDLER_FAILED, SENTENCES, last_line
+from stoker.core.errors import StokerError, WaitTimeout
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from stoker.core.shapes import StandingShape
-    from stoker.core.views import JobDetails
+    from stoker.core.views import Explanation, JobDetails
 
+PATIENCE_S = 2.0  # with an attempt that does not begin, before the reason is printed
+# What `why` says of a job that waits for something; all other codes are about one that runs or has ended.
+BLOCKED = (
+    "needs", "run_at", "backoff", "throttled", "queue_paused", "workflow_paused", "queue_full", "resource", "slot",
+    "host",
+)  # fmt: skip
 # A notification of job.logs and its bytes (None where bytes were dropped).
 Show = Callable[[dict[str, Any], bytes | None], None]
 
@@ -34,7 +41,8 @@ Show = Callable[[dict[str, Any], bytes | None], None]
 class LogReader:
     """Reads the log of one job. Holds the attempt and the offset that come next, so that it can be resumed."""
 
-    def __init__(self, job: int, show: Show, *, attempt: int = 1) -> None:
+    def __init__(self, given: Given, job: int, show: Show, *, attempt: int = 1) -> None:
+        self._given = given
         self._job = job
         self._show = show
         self._attempt = attempt
@@ -47,6 +55,8 @@ class LogReader:
         job = client.get(self._job)
         while self._attempt <= job["attempts"] or not outcome.ended(job):
             # An attempt can be followed before it begins: the stream ends with the attempt or with the job.
+            if self._attempt > job["attempts"]:
+                explain_delay(self._given, self._job)
             self.one_attempt(client, follow=True)
             job = client.get(self._job)
             if self._attempt <= job["attempts"]:
@@ -66,13 +76,31 @@ class LogReader:
             self._offset = piece["offset"] + (piece["hole"] if data is None else len(data))
 
 
+def explain_delay(given: Given, job: int) -> None:
+    """Say in a while why a job does not start, if it has not started by then."""
+
+    def wait_and_explain() -> None:
+        time.sleep(PATIENCE_S)
+        try:
+            blocker: Explanation = call(given, "job.why", {"id": job})
+        except StokerError:  # the command itself waits for the daemon, and says so
+            return
+        hint = blocker.get("hint")
+        if blocker["code"] in BLOCKED and (hint or blocker["code"] == "run_at"):
+            render.note(f"job {job} waits: {blocker['message']}")
+            if hint:
+                render.hint(hint)
+
+    start_new_thread(wait_and_explain, ())
+
+
 def follow_run(given: Given, job: int, interrupt: RunInterrupt) -> int:
     """The second half of `run`: print the log, then return the job's exit status."""
     render.aside(f"job {job}")
     exit_with_reader(interrupt.reader_gone)
     try:
         with render.LogText(raw=given["raw"]) as text:
-            reader = LogReader(job, _printer(text))
+            reader = LogReader(given, job, _printer(text))
             job_end = patiently(given, reader.to_the_end, answered=True)
     except BrokenPipeError:
         interrupt.reader_gone()
@@ -80,14 +108,25 @@ def follow_run(given: Given, job: int, interrupt: RunInterrupt) -> int:
     return INTERRUPTED if interrupt.cancelled and job_end["state"] == "cancelled" else status
 
 
-def _report(standing: dict[str, Any]) -> int:
+def _report(standing: Mapping[str, Any]) -> int:
     """The exit status for a job; prints on stderr how it ended, except for a plain success."""
     status = outcome.exit_status(standing)
     if status or standing["state"] != "succeeded":
         render.note(outcome.sentence(standing))
-        if standing["state"] == "held" or standing["reason"] in ("spawn_error", "output"):
-            render.hint(f"stoker why {standing['id']}")
+        if standing["state"] == "held" or outcome.has_error(standing):
+            render.hint(f"stoker {'logs' if outcome.handler_failed(standing) else 'why'} {standing['id']}")
     return status
+
+
+def _with_error(given: Given, standing: StandingShape) -> Mapping[str, Any]:
+    """The standing, and for ends that only an error explains also the newest attempt."""
+    if not outcome.has_error(standing):
+        return standing
+    try:
+        details: JobDetails = call(given, "job.get", {"id": standing["id"], "limit": 1})
+    except StokerError:  # it was removed meanwhile, or the daemon went away: the end is known all the same
+        return standing
+    return details
 
 
 @Command(
@@ -120,6 +159,8 @@ def wait(given: Given) -> int:
         left_s = None if until is None else max(0.0, until - time.monotonic())
         return client.wait(*jobs, any_one=given["any"], timeout_s=left_s)
 
+    if len(jobs) == 1 and sys.stderr.isatty():
+        explain_delay(given, jobs[0])
     try:
         standings = patiently(given, for_them)
     except WaitTimeout as error:  # its message has what was left of the time: name the time that was typed
@@ -131,7 +172,7 @@ def wait(given: Given) -> int:
     elif given["any"]:
         for standing in ended:
             render.line(standing["id"])
-    statuses = [_report(standing) for standing in ended]
+    statuses = [_report(_with_error(given, standing)) for standing in ended]
     return statuses[0] if len(jobs) == 1 else int(not all(map(outcome.ended_well, ended)))
 
 
@@ -158,7 +199,7 @@ def logs(given: Given) -> None:
     if given["follow"]:
         exit_with_reader()
     with render.LogText(raw=given["raw"]) as text:
-        reader = LogReader(job["id"], _print_piece if given["json"] else _printer(text), attempt=attempt)
+        reader = LogReader(given, job["id"], _print_piece if given["json"] else _printer(text), attempt=attempt)
         reader.tail_lines = given["tail_lines"]
         if given["follow"] and given["attempt"] is None:
             patiently(given, reader.to_the_end)
@@ -172,11 +213,13 @@ def _explain_empty_log(job: JobDetails, ordinal: int) -> None:
     """An empty log needs no remark, unless the command never ran."""
     for attempt in job.get("attempts_list", ()):
         if attempt["ordinal"] >= ordinal and attempt["error"]:
-            reason = {"exception": "its handler failed", "exit": outcome.SENTENCES["output"]}
+            reason = {"exception": HANDLER_FAILED, "exit": SENTENCES["output"]}
             kind = attempt["outcome"] or "exit"
-            message = outcome.SENTENCES.get(kind) or reason[kind]
-            render.note(f"attempt {attempt['ordinal']} wrote nothing: {message}: {outcome.last_line(attempt['error'])}")
-            if attempt["outcome"] == "exception":  # the log of a process would show its traceback too
+            message = f"{SENTENCES.get(kind) or reason[kind]}: {last_line(attempt['error'])}"
+            if attempt["stopped"]:
+                message = f"it was stopped ({attempt['stop_reason']})"
+            render.note(f"attempt {attempt['ordinal']} wrote nothing: {message}")
+            if attempt["outcome"] == "exception" and not attempt["stopped"]:  # a process would log its traceback too
                 render.trace(f"{attempt['error'].rstrip()}\n")
 
 
@@ -202,7 +245,10 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
         Option("--job", "ID", "only changes of this job", convert=values.job_id),
         Option("--workflow", "ID", "only changes of this workflow and its steps", convert=workflow_id),
         Option(
-            "--after", "SEQ", "start after this change, 0 for all (default: only new changes)", convert=values.integer
+            "--after",
+            "SEQ",
+            "start after this change, 0 for all that are left (default: only new changes)",
+            convert=values.integer,
         ),
         Option("--json", None, "print JSON, one change per line"),
     ),
@@ -219,6 +265,9 @@ def watch(given: Given) -> None:
             cursor = client.status()["last_seq"]
         for notification in client.stream("watch", wanted | {"after": cursor}):
             for change in notification["changes"]:
+                if cursor == 0 and change["seq"] > 1 and not any(wanted.values()):
+                    first = change["seq"]
+                    render.note(f"changes before {first} were removed ([retention] keep_changes, stoker purge)")
                 _print_change(change, as_json=given["json"])
                 cursor = change["seq"]
 

@@ -9,9 +9,11 @@ from binascii import a2b_base64
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli.kit import outcome, render, table, values
+from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.core.ends import last_line
+from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from stoker.core.views import AttemptView, LimitView, RecordedChange
 
+HIDDEN = ("state", "key", "order_key", "checkpoint_floor", "needs_open")  # of a change: for --json
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024
 LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of its log")
@@ -32,7 +35,7 @@ def history(given: Given) -> None:
         render.json_document(answer)
         return
     if answer["older_removed"]:
-        render.note("older entries of its history were removed ([retention] keep_changes)")
+        render.note("older entries of its history were removed ([retention] keep_changes, stoker purge)")
     headers = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
     table.show(headers, [_change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
     if answer["attempts"]:
@@ -58,7 +61,7 @@ def _change_row(change: RecordedChange) -> tuple[object, ...]:
 
 def _is_shown(name: str, value: object) -> bool:
     """Nested records and keys of the database are for --json; the state has its own columns."""
-    return value is not None and name not in ("state", "key", "order_key") and not isinstance(value, dict | list)
+    return value is not None and name not in HIDDEN and not isinstance(value, dict | list)
 
 
 def _detail(name: str, value: Any) -> str:
@@ -107,7 +110,7 @@ def print_attempts(attempts: list[AttemptView], *, older: int | None = None) -> 
         ]
     table.show(headers, rows, spare=("LOG", "MEMORY", "CPU", "STARTED"), whole=True)
     if older is not None:
-        render.note(f"{older - 1} earlier attempts are not shown")
+        render.note(f"not shown: {counted(older - 1, 'earlier attempt')}")
 
 
 def _in_force(limits: dict[str, LimitView]) -> str:
@@ -138,7 +141,7 @@ def _remark(attempt: AttemptView) -> str:
     stopped = attempt["stop_reason"] and f"stopped: {attempt['stop_reason']}"
     pids = ", ".join(map(str, attempt["unstoppable"]))
     unstoppable = pids and f"cannot signal pid {pids}"
-    return "; ".join(filter(None, (outcome.last_line(attempt["error"]), stopped, unstoppable, attempt["suspicion"])))
+    return "; ".join(filter(None, (last_line(attempt["error"] or ""), stopped, unstoppable, attempt["suspicion"])))
 
 
 def _attempt_outcome(attempt: AttemptView) -> str:

@@ -118,9 +118,10 @@ def command_line(job: JobView) -> str:
 
 
 def quoted(word: str | RawBytesShape) -> str:
-    """Quoted for a shell: `'a b'`, and `$'caf\\xe9'` for bytes that are not UTF-8."""
+    """Quoted for a shell: `'a b'`, `"it's"`, and `$'caf\\xe9'` for bytes that are not UTF-8."""
     if isinstance(word, str):
-        return shlex.quote(word)
+        plain_in_quotes = "'" in word and not any(mark in word for mark in '"$`\\!')
+        return f'"{word}"' if plain_in_quotes else shlex.quote(word).replace("""'"'"'""", r"'\''")
     text = plain_text(word).replace("\\", "\\\\").replace("'", "\\'")
     return "$'" + text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + "'"
 
@@ -142,7 +143,7 @@ def show(given: Given) -> None:
     if given["json"]:
         render.json_document(job if log is None else {**job, "log_tail": log.decode(errors="backslashreplace")})
         return
-    render.facts(_facts(job))
+    render.facts(_facts(job), verbatim=("command", "env"))
     if job.get("attempts_list"):
         render.line()
         print_attempts(job["attempts_list"], older=job.get("attempts_before"))
@@ -182,8 +183,14 @@ def _facts(job: JobDetails) -> list[tuple[str, object]]:
         ("labels", _pairs(job["labels"])),
         ("env", _pairs({name: _text(value) for name, value in job["env_vars"].items()})),
         ("trace", job["trace_id"]),
-        ("log", job["log"]),
+        ("log", "none: it printed nothing" if _silent(job) else job["log"]),
     ]
+
+
+def _silent(job: JobDetails) -> bool:
+    """Whether the newest attempt has ended and has printed nothing: then it has no log."""
+    newest = next(reversed(job.get("attempts_list", ())), None)
+    return newest is not None and newest["ended_at"] is not None and not newest["log_bytes"]
 
 
 def _text(word: str | RawBytesShape) -> str:
@@ -209,6 +216,6 @@ def why(given: Given) -> None:
     if given["json"]:
         render.json_document(answer)
         return
-    render.line(render.visible(answer["message"]))
+    render.text("\n".join(render.wrapped(answer["message"], render.terminal_size()[0])))
     if answer.get("hint"):
         render.line(f"next: {render.visible(answer['hint'])}")

@@ -14,7 +14,7 @@ import os
 import sys
 
 from stoker.cli.kit import render
-from stoker.cli.kit.parser import COMMON, HELP_COLUMNS, Command, Option, described, nearest
+from stoker.cli.kit.parser import COMMON, HELP_COLUMNS, Command, Option, described
 from stoker.core.errors import EX_IOERR, StokerError, UsageError
 
 TYPE_CHECKING = False
@@ -237,7 +237,9 @@ def _named(words: list[str]) -> tuple[str, list[str]]:
     if subcommands and len(words) > 1 and not words[1].startswith("-"):
         raise UsageError(f"no command {two!r}", hint=f"the commands of {first} are: {', '.join(subcommands)}")
     if first not in rows:
-        raise UsageError(f"no command {first!r}", hint=nearest(first, rows) or "stoker --help lists the commands")
+        from stoker.core.nearest import did_you_mean  # noqa: PLC0415 - only after a misspelt name
+
+        raise UsageError(f"no command {first!r}", hint=did_you_mean(first, rows) or "stoker --help lists the commands")
     return first, words[1:]
 
 

@@ -11,9 +11,8 @@ from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.spec import SPEC
-from stoker.cli.kit.steps import counted
 from stoker.core.errors import UsageError
-from stoker.core.units import exit_codes, spoken
+from stoker.core.units import counted, exit_codes, spoken
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 from stoker import paths
 from stoker.cli.kit import render, table
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import counted
 from stoker.core.errors import UsageError
+from stoker.core.units import counted
 
 # What would be done with an attempt, in the words of the table.
 WOULD = {

@@ -12,12 +12,14 @@ from typing import Any
 from msgspec import Struct, field
 
 from stoker.core.clock import Now
+from stoker.core.ends import last_line
 from stoker.core.job.admission import paused
+from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.dependencies import UNMET
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Queue, Reason, State, StopReason
 from stoker.core.job.verdict import suspected_limit
 from stoker.core.shortage import NO_SHORTAGE, Shortage
-from stoker.core.units import exited_with, span
+from stoker.core.units import counted, span
 from stoker.core.workflow.state import Intent
 
 MOST_NAMED = 5
@@ -113,7 +115,7 @@ def _lacked(outcome: Outcome) -> bool:
 def _before_backoff(job: Job) -> str:
     if job.exit_code is not None and job.exit_code == job.spec.checkpoint_exit_code:
         return f"saved its state and asked to be run again (exit {job.exit_code})"
-    return f"failed {job.failures} of {job.spec.max_attempts} times"
+    return f"failed {job.failures} of {counted(job.spec.max_attempts, 'time')}"
 
 
 def _queued(job: Job, scene: Scene) -> Blocker:
@@ -164,7 +166,7 @@ def _capped(_job: Job, scene: Scene) -> Blocker | None:
         return None
     return Blocker(
         "queue_full",
-        f"queue {queue.name!r} runs {scene.queue_running} jobs, its limit max_running",
+        f"queue {queue.name!r} runs {counted(scene.queue_running, 'job')}, its limit max_running",
         f"stoker queue set {queue.name} --max-running {queue.max_running + 1}",
         {"max_running": queue.max_running},
     )
@@ -224,7 +226,9 @@ def _lacks(job: Job, name: str, amount: int, scene: Scene) -> Blocker:
 def _no_slot(_job: Job, scene: Scene) -> Blocker | None:
     if scene.running < scene.slots:
         return None
-    message = f"all {scene.slots} slots are taken; {scene.ahead} jobs of its queue go first"
+    taken = "the only slot is taken" if scene.slots == 1 else f"all {scene.slots} slots are taken"
+    ahead = f"{counted(scene.ahead, 'job')} of its queue before it" if scene.ahead else "it is the next of its queue"
+    message = f"{taken}; {ahead}"
     return Blocker("slot", message, "stoker ls --state running", {"slots": scene.slots, "ahead": scene.ahead})
 
 
@@ -294,7 +298,7 @@ def _held(job: Job, scene: Scene) -> Blocker:
     if job.reason is Reason.LOST and scene.attempt is None and _last_attempt(scene) < job.attempts:
         why = f"was lost: the database has no attempt {job.attempts} of it, as if it was damaged or restored in part"
     if why is None:  # the end of an attempt that was held as stuck
-        why = f"ended{_reason(job)} while its worker could not be proven, so a person must decide"
+        why = f"ended{in_brackets(job)} while its worker could not be proven, so a person must decide"
     if scene.attempt is not None:
         identity = scene.attempt.identity
         if job.reason is Reason.STUCK and scene.attempt.stop_reason is StopReason.RESTART:
@@ -326,11 +330,11 @@ def _final(job: Job, scene: Scene) -> Blocker:
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
     if job.state is not State.FAILED:
-        return Blocker("final", f"{_ENDED[job.state]}{_reason(job)}", hint, {"reason": job.reason})
+        return Blocker("final", f"{_ENDED[job.state]}{cause(job)}", hint, {"reason": job.reason})
     if job.reason is Reason.OUTPUT:
         hint = f"let the job write to $STOKER_OUTPUT {OUTPUT_FORMS}; then: stoker retry {job.id}"
-    cause = _error_of_attempt(job, scene) or _reason(job) + _suspected(scene)
-    return Blocker("final", f"failed{cause}", hint, {"reason": job.reason})
+    why = _error_of_attempt(job, scene) or cause(job) + _suspected(scene)
+    return Blocker("final", f"failed{why}", hint, {"reason": job.reason})
 
 
 def _error_of_attempt(job: Job, scene: Scene) -> str:
@@ -338,10 +342,10 @@ def _error_of_attempt(job: Job, scene: Scene) -> str:
     outcome = None if scene.ended is None else scene.ended.outcome
     if outcome is None or not outcome.error:
         return ""
-    if outcome.kind is OutcomeKind.EXCEPTION:  # the last line of a traceback
-        return f": {outcome.error.rstrip().rpartition(NEWLINE)[2]}"
+    if outcome.kind is OutcomeKind.EXCEPTION and job.reason is Reason.EXIT:
+        return f": {last_line(outcome.error)}"
     if job.reason in (Reason.OUTPUT, Reason.SPAWN_ERROR):
-        return f"{_reason(job)}: {outcome.error.partition(NEWLINE)[0]}"
+        return f"{cause(job)}: {outcome.error.partition(NEWLINE)[0]}"
     return ""
 
 
@@ -350,7 +354,7 @@ def _unmet(job: Job, scene: Scene) -> Blocker:
     needs = job.spec.needs
     named = [need for need in needs if need.job in scene.unmet] or needs
     jobs = _jobs([f"{need.job} ({need.on.value})" for need in named])
-    message = f"{_ENDED[job.state]}{_reason(job)}: it needed {jobs}"
+    message = f"{_ENDED[job.state]}{in_brackets(job)}: it needed {jobs}"
     details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(scene.unmet)}
     return Blocker("final", message, f"stoker why {named[0].job}", details)
 
@@ -370,17 +374,6 @@ def _suspected(scene: Scene) -> str:
     """The limit that may have caused the last end."""
     clause = None if scene.ended is None else suspected_limit(scene.ended.bounds, scene.ended.outcome)
     return "" if clause is None else f"; {clause}"
-
-
-def _reason(job: Job) -> str:
-    if job.reason is Reason.EXIT and job.exit_code is not None and job.state is State.FAILED:
-        return f": {exited_with(job.exit_code, job.spec.success_exit_codes)}"
-    return "" if job.reason is None else f" ({job.reason.value}{_with_number(job)})"
-
-
-def _with_number(job: Job) -> str:
-    number = {Reason.EXIT: job.exit_code, Reason.SIGNAL: job.signal}.get(job.reason or Reason.USER)
-    return "" if number is None else f" {number}"
 
 
 def _when(milliseconds: int) -> str:

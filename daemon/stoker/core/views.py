@@ -55,7 +55,9 @@ class _SpecView(TypedDict):
 
 
 class JobView(_SpecView):
-    """A job. `progress`, `status_text` and `last_heartbeat`: as its worker reported them; `log`: the newest log."""
+    """A job. `progress`, `status_text` and `last_heartbeat`: as its worker reported them; `log`: the newest log, a file
+    that is there only if the job printed something.
+    """
 
     id: int
     state: State

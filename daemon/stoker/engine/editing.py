@@ -51,7 +51,9 @@ class Editing(RequestMessage[JobStanding]):
         """Check the changed fields as a submit would. Raises InvalidParams, QueueNotFound or QueueFull."""
         spec = replace(job.spec, **changes)
         if spec.queue != job.spec.queue:
-            self._intake.check_queue_room(turn, turn.memory.queue(spec.queue, "queue"), 0)
+            self._intake.check_queue_room(
+                turn, turn.memory.queue(spec.queue, "queue", f"stoker queue set {spec.queue}"), 0
+            )
         for problem in contradictions(spec, changes):
             raise problem
         for error in problems(spec, turn.now, turn.memory.resources):

@@ -14,11 +14,14 @@ from msgspec import Struct
 from stoker.core.errors import QueueNotFound
 from stoker.core.job.admission import AdmissionQueue
 from stoker.core.job.model import FINAL, Attempt, Job, Queue, Resource, State
+from stoker.core.nearest import did_you_mean
 from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.workflow.checkpoint import Head
 from stoker.engine.freezes import Freezes
 from stoker.engine.ready_queue import Lane, ReadyQueue
 from stoker.engine.workflow_memory import LiveWorkflows
+
+MOST_QUEUES_NAMED = 20  # in a message
 
 
 class OpenRun(Struct):
@@ -69,15 +72,20 @@ class LiveState:
         self.frozen = Freezes()
         self.short: set[int] = set()  # queued jobs for which the lack of a resource was logged
 
-    def queue(self, name: str, path: str) -> Queue:
-        """The queue that a request names at `path`. Raises QueueNotFound."""
+    def queue(self, name: str, path: str, hint: str = "stoker queue ls") -> Queue:
+        """The queue that a request names at `path`; `hint` is for a name like none that exists.
+
+        Raises QueueNotFound.
+        """
         queue = self.queues.get(name)
         if queue is None:
-            names = ", ".join(sorted(self.queues))
-            raise QueueNotFound(
-                f"{path}: there is no queue {name!r} (there are: {names})", hint=f"stoker queue set {name}", path=path
-            )
+            hint = did_you_mean(name, self.queues) or hint
+            raise QueueNotFound(f"{path}: there is no queue {name!r}{self._queue_names()}", hint=hint, path=path)
         return queue
+
+    def _queue_names(self) -> str:
+        """The names, if there are few enough to read."""
+        return f" (there are: {', '.join(sorted(self.queues))})" if len(self.queues) <= MOST_QUEUES_NAMED else ""
 
     def by_run(self, run_id: str) -> OpenRun | None:
         job_id = self.jobs_by_run.get(run_id)

@@ -19,6 +19,7 @@ from stoker.core.errors import InvalidParams, ResourceNotFound, StokerError
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
 from stoker.core.job.spec_rules import contradictions, contradictions_of_defaults
+from stoker.core.nearest import did_you_mean
 from stoker.core.requests import JobDefaults, JobParams, JobWork
 from stoker.core.units import instant
 
@@ -109,6 +110,7 @@ def problems_of_resources(spec: Spec, resources: dict[str, Resource]) -> Iterato
         path, hint = f"resources.{name}", f"stoker resource set {name} {amount}"
         resource = resources.get(name)
         if resource is None:
+            hint = did_you_mean(name, resources) or hint
             yield ResourceNotFound(f"{path}: there is no such resource", hint=hint, path=path)
         elif amount > resource.capacity:
             message = f"{path}: {amount} is more than its capacity, {resource.capacity}"

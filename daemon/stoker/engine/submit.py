@@ -24,7 +24,7 @@ from stoker.core.job.model import Job, Need, Queue, Spec, State
 from stoker.core.job.transition import submitted
 from stoker.core.requests import JobParams, JobWork, SubmitAnswer
 from stoker.core.trace import new_trace_id, parse_traceparent
-from stoker.core.units import spoken
+from stoker.core.units import counted, spoken
 from stoker.engine.dependents import need_failed
 from stoker.engine.preflight import CommandRequest
 from stoker.engine.spec_defaults import SpecDefaults, check, needs_of
@@ -62,7 +62,8 @@ class Intake:
 
     def queue(self, turn: Turn, sent: JobWork) -> Queue:
         """The queue that a request names. Raises QueueNotFound."""
-        return turn.memory.queue(sent.queue if isinstance(sent.queue, str) else "default", "queue")
+        name = sent.queue if isinstance(sent.queue, str) else "default"
+        return turn.memory.queue(name, "queue", f"stoker queue set {name}")
 
     def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
         """Backpressure. `ahead`: jobs of the same request that are about to be accepted. Raises QueueFull."""
@@ -269,7 +270,7 @@ def key_digest(sent: JobParams) -> bytes:
 
 
 def _full(who: str, pending: int, limit: str, most: int, queue: Queue) -> QueueFull:
-    jobs = "1 job" if pending == 1 else f"{pending} jobs"
+    jobs = counted(pending, "job")
     return QueueFull(
         f"{who} {jobs} not yet started, {limit} is {most}",
         hint=f"stoker queue resume {queue.name}" if queue.paused else "stoker queue shows who waits",

@@ -7,7 +7,6 @@ else is wrong; full messages are built only for as many mistakes as the answer h
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from functools import lru_cache
@@ -16,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from stoker.core.errors import InvalidParams
+from stoker.core.nearest import nearest
 from stoker.core.requests import MAX_SHOWN, Name, Params, Text, Title
 from stoker.core.workflow.definition import Flow, FlowRequest, Plan, StepDefaults, StepParams, plan
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
@@ -111,7 +111,7 @@ def _hides_program(fields: Collection[str]) -> bool:
 def _meant(field: str) -> str:
     """The field that a name resembles; "env", which locates programs, if it resembles no field."""
     fields = StepParams.__struct_fields__
-    return field if field in fields else next(iter(difflib.get_close_matches(field, fields, 1)), "env")
+    return field if field in fields else nearest(field, fields) or "env"
 
 
 # --- reading field by field ---------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ schema bounds integers and depth. Invariant: read_frame with the schema refuses 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from stoker.core.errors import InvalidRequest, MethodNotFound, ParseError, StokerError
+from stoker.core.nearest import did_you_mean
 from stoker.core.requests import MAX_INT, MAX_SHOWN
 from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params
@@ -158,8 +158,7 @@ def _malformed(value: dict[str, Any]) -> InvalidRequest:
 
 
 def _unknown(name: str) -> MethodNotFound:
-    near = difflib.get_close_matches(name[:MAX_SHOWN], METHODS, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METHODS)}"
+    hint = did_you_mean(name[:MAX_SHOWN], METHODS) or f"known: {', '.join(METHODS)}"
     return MethodNotFound(f"method: there is no {name[:MAX_SHOWN]}", hint=hint, path="method")
 
 

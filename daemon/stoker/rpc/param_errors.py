@@ -7,7 +7,6 @@ value and its type. It runs only after msgspec has refused a request.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from enum import Enum
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stoker.core.errors import InvalidParams
+from stoker.core.nearest import did_you_mean
 from stoker.core.requests import MAX_INT, MAX_SHOWN
 from stoker.core.units import spoken
 from stoker.core.workflow.definition import StepParams
@@ -30,12 +30,22 @@ _UNITS = {"ms": "milliseconds", "bytes": "bytes", "seconds": "seconds"}
 _OUT_OF_RANGE = re.compile(r"Expected `(int|float)` [<>]=")
 _TOO_LONG = re.compile(r"Expected `str` of length <= (\d+)")
 SHORTER = "shorten it; large data and long scripts go into a file that the job reads"
-_OR_BYTES = ("str | object", "str")  # the object stands for raw bytes, which few users know
+# msgspec's names of types in words. The object beside a string stands for raw bytes, which few users know.
+_TYPES = {
+    "str | object": "a string",
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+_TYPE = re.compile(r"\b(" + "|".join(map(re.escape, _TYPES)) + r")\b")
 _SAFE_KEY = re.compile(r"[!-~]+")
 
 _HINTS = {
-    "command": 'the program to run, as in "command": "sha256sum"',
-    "args": 'a list of strings, as in "args": ["-c", "echo hi"]',
+    "command": "the program to run, such as sha256sum",
+    "args": 'a list of strings, as in ["-c", "echo hi"]',
     "working_dir": "an absolute path of a directory",
     "deadline": "on the wire in UTC milliseconds since 1970, as `date +%s%3N` prints",
     "run_at": "on the wire in UTC milliseconds since 1970, as `date +%s%3N` prints",
@@ -45,7 +55,7 @@ _HINTS = {
 }
 # Fields of a step that have another meaning in a job.
 _HINTS_OF: dict[type[Struct], dict[str, str]] = {
-    StepParams: {"needs": 'a list of steps, as in ["compile", {"step": "test", "on": "any"}]'},
+    StepParams: {"needs": 'a list of steps, as in ["compile"]; `step` and `on` in place of a name give a condition'},
 }
 _NAME_HINT = "letters, digits and . _ : -, at most 64, the first a letter or digit"
 
@@ -151,8 +161,7 @@ def _about_field(place: Place, within: str, what: str, name: str) -> InvalidPara
 @lru_cache
 def _meant(name: str, struct: type[Struct]) -> str:
     fields = list(_fields(struct))
-    near = difflib.get_close_matches(name, fields, 1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
+    return did_you_mean(name, fields) or f"known: {', '.join(fields)}"
 
 
 def _about_value(place: Place, within: str, message: str, params: type[Struct]) -> InvalidParams:
@@ -169,13 +178,15 @@ def _about_value(place: Place, within: str, message: str, params: type[Struct]) 
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}..."
     expected = _EXPECTED.match(message)
-    problem = (
-        f"expected {expected[1]}, got {shown}".replace("`", "").replace(*_OR_BYTES)
-        if expected
-        else f"not allowed: {shown}"
-    )
+    problem = f"expected {_in_words(expected[1])}, got {shown}" if expected else f"not allowed: {shown}"
     unit = _UNITS.get(_field_of(place).rpartition("_")[2])
     return _error(place, within, problem, f"a whole number of {unit}, {limit}" if unit and limit else limit)
+
+
+def _in_words(expected: str) -> str:
+    """`int | null` in backticks → `a whole number or null`."""
+    words = _TYPE.sub(lambda name: _TYPES[name[0]], expected.replace("`", ""))
+    return words.replace(" | ", " or ").replace("of length >= 1", "that is not empty")
 
 
 def _beyond(place: Place) -> str | None:

@@ -6,10 +6,10 @@ Owns the mapping from state and reason to an exit status: the job's own code, 12
 
 from __future__ import annotations
 
-from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render
+from stoker.core.ends import HANDLER_FAILED, SENTENCES, last_line, signal_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,27 +18,6 @@ if TYPE_CHECKING:
 
 TIME_LIMIT = 124
 FINAL = ("succeeded", "failed", "cancelled", "expired", "superseded", "skipped")
-
-SENTENCES = {
-    "timeout": "stopped at its time limit (timeout)",
-    "deadline": "its deadline passed",
-    "ttl": "did not start within its time to live (ttl)",
-    "oom": "killed because memory ran out",
-    "unresponsive": "stopped: no sign of life in time, or it reported itself as hanging (WATCHDOG=trigger)",
-    "orphaned": "ran or ended while no daemon was there",
-    "lost": "outlived a daemon, and its end was not seen",
-    "stuck": "a process may be alive that cannot be proven to belong to it",
-    "poison": "too many attempts ended unseen",
-    "spawn_error": "the command could not be executed",
-    "user": "by a person",
-    "superseded": "a newer job took its place",
-    "dependency": "a job it needs can no longer end as needed",
-    "not_needed": "the failure that it waited for did not happen",
-    "output": "its output for other steps could not be read",
-    "shutdown": "stopped with the daemon",
-}
-# Signals of the kernel that few people know.
-MEANINGS = {24: ", CPU time limit exceeded", 25: ", file size limit exceeded"}
 
 
 def ended(standing: Mapping[str, Any]) -> bool:
@@ -70,18 +49,23 @@ def cause(standing: Mapping[str, Any]) -> str:
     reason: str | None = standing.get("reason")
     code, signal = standing.get("exit_code"), standing.get("signal")
     if reason == "signal" and signal:
-        return f"signal {signal} ({_signal_name(signal)}{MEANINGS.get(signal, '')})"
-    if reason in (None, "exit"):
+        return signal_words(signal)
+    if reason in (None, "exit") and not handler_failed(standing):
         return f"exit code {code}" if code or (code == 0 and standing["state"] == "failed") else ""
-    text = SENTENCES.get(reason, reason)
+    text = SENTENCES.get(reason or "", HANDLER_FAILED if reason == "exit" else reason or "")
     # Only job.get has attempts. Their error, such as the kernel's, says more than the reason.
     error = next((attempt["error"] for attempt in reversed(standing.get("attempts_list", ()))), None)
-    return f"{text}: {last_line(error)}" if error else text
+    return f"{text}: {last_line(error)}" if error and has_error(standing) else text
 
 
-def last_line(error: str | None) -> str:
-    """The last line of a traceback or of a log, which says most."""
-    return (error or "").rstrip().rpartition("\n")[2]
+def has_error(standing: Mapping[str, Any]) -> bool:
+    """Whether the error of the last attempt says more than the reason."""
+    return standing.get("reason") in ("spawn_error", "output") or handler_failed(standing)
+
+
+def handler_failed(standing: Mapping[str, Any]) -> bool:
+    """Whether it is an in-process job whose handler raised an exception."""
+    return standing["state"] == "failed" and standing.get("reason") == "exit" and standing.get("exit_code") is None
 
 
 def sentence(standing: Mapping[str, Any]) -> str:
@@ -95,18 +79,13 @@ def result(standing: Mapping[str, Any]) -> str:
     reason: str | None = standing.get("reason")
     if standing["state"] == "succeeded" and not standing.get("exit_code"):
         return ""
+    if handler_failed(standing):
+        return "exception"
     if reason == "exit" and standing.get("exit_code") is not None:
         return f"exit {standing['exit_code']}"
     if reason == "signal" and standing.get("signal"):
         return f"signal {standing['signal']}"
     return reason or ""
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"SIGRTMIN+{number - 34}"
 
 
 def reports(job: JobView) -> str:

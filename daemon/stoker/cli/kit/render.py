@@ -54,10 +54,10 @@ def coloured() -> bool:
     return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def terminal_size() -> tuple[int, int]:
-    """Columns and lines; a very large number of both if stdout is not a terminal."""
+def terminal_size(stream: TextIO | None = None) -> tuple[int, int]:
+    """Columns and lines of stdout or of another stream; a very large number of both if it is not a terminal."""
     try:
-        size = os.get_terminal_size(sys.stdout.fileno())
+        size = os.get_terminal_size((stream or sys.stdout).fileno())
     except (OSError, ValueError):
         return NO_LIMIT, NO_LIMIT
     return size.columns or 80, size.lines or 24
@@ -97,7 +97,7 @@ def when(at_ms: int | None) -> str:
 
 def span(duration_ms: float | None) -> str:
     """`12.0s`, `3m12s`; `-` where there is none."""
-    from stoker.core import units  # noqa: PLC0415 - datetime is slow to load
+    from stoker.core import units  # noqa: PLC0415 - only for those that print times
 
     return "-" if duration_ms is None else units.span(duration_ms)
 
@@ -175,12 +175,28 @@ def give_screen_back() -> None:
     print(GIVE_SCREEN_BACK, end="", flush=True)
 
 
-def facts(pairs: Sequence[tuple[str, object]]) -> None:
-    """`key  value` lines, without the values that are None."""
-    shown = [(key, value) for key, value in pairs if value is not None]
+def facts(pairs: Sequence[tuple[str, object]], verbatim: Sequence[str] = ()) -> None:
+    """`key  value` lines, without the values that are None.
+
+    On a terminal long values are continued below, except those that people copy: `verbatim` names their keys.
+    """
+    shown = [(key, visible(str(value))) for key, value in pairs if value is not None]
     width = max((len(key) for key, _ in shown), default=0)
     for key, value in shown:
-        print(f"{key.ljust(width)}  {visible(str(value))}")
+        first, *others = [value] if key in verbatim else wrapped(value, terminal_size()[0] - width - 2)
+        print(f"{key.ljust(width)}  {first}")
+        for other in others:
+            print(f"{' ' * width}  {other}")
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """The lines of a text, broken between words. A longer word stays whole."""
+    if len(text) <= columns:
+        return [text]
+    import textwrap  # noqa: PLC0415 - only for narrow terminals
+
+    lines = textwrap.wrap(text, max(columns, 1), break_long_words=False, break_on_hyphens=False)
+    return lines or [text]
 
 
 class LogText:
@@ -274,7 +290,7 @@ def note(text: str) -> None:
     if _mid_line and _same_file(sys.stdout, sys.stderr):
         print(file=sys.stderr)
     _mid_line = False
-    print(f"stoker: {visible(text)}", file=sys.stderr, flush=True)
+    print("\n".join(wrapped(f"stoker: {visible(text)}", terminal_size(sys.stderr)[0])), file=sys.stderr, flush=True)
 
 
 def _same_file(one: TextIO, other: TextIO) -> bool:

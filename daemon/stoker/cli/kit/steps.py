@@ -58,11 +58,6 @@ def few(names: list[str], most: int = MOST_NAMES) -> str:
     return " ".join(names[:most]) + more
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def need_text(need: Mapping[str, Any]) -> str:
     """`compile`, `compile(failed)`."""
     return need["step"] if need["on"] == "ok" else f"{need['step']}({need['on']})"

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from stoker.core.job.model import FINAL, Attempt, Outcome, Reason, State
 from stoker.core.job.verdict import SIGXCPU, SIGXFSZ, suspected_limit
-from stoker.core.units import exited_with
+from stoker.core.units import counted, exited_with
 from stoker.core.workflow.state import is_done
 
 SYSTEMIC_LEAST = 2  # a single failure says nothing about the other steps
@@ -195,7 +195,7 @@ def _message(first: Ending, row: Row, frequent: int, roots: int, steps: int) -> 
     also = f"; {roots - frequent} failed otherwise" if roots > frequent else ""
     more = _more(first, row.cause)
     remark = "" if more is None else f" ({first.name}: {more})"
-    return f"{roots} of {steps} steps failed: {first.name} {_ended(first, row)}{remark}{others}{also}"
+    return f"{roots} of {counted(steps, 'step')} failed: {first.name} {_ended(first, row)}{remark}{others}{also}"
 
 
 def _ended(one: Ending, row: Row) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from stoker.core.job.model import NeedOn
+from stoker.core.nearest import did_you_mean
 from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_NEEDS,
@@ -37,7 +38,6 @@ MAX_STEPS = 10_000
 MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
 MAX_CHARACTERS = 64 << 20  # of all steps, filled in: a list in a flow of 1 MiB can ask for gigabytes
 CYCLE_ENDS = 10  # steps shown at either end of a cycle; the details of the error have all of them
-MOST_SEARCHED = 1_000  # names, for a suggestion
 
 
 class StepNeed(Params, frozen=True, kw_only=True):
@@ -211,7 +211,7 @@ def _judge(
             mistakes.append(Mistake(f"{path}.needs[{index}]", "a step cannot need itself"))
         elif need not in flow.steps:
             # A hint takes long to find, and only the first mistakes are shown.
-            hint = _nearest(need, flow.steps) if len(mistakes) < MAX_MISTAKES else None
+            hint = did_you_mean(need, flow.steps) if len(mistakes) < MAX_MISTAKES else None
             mistakes.append(Mistake(f"{path}.needs[{index}]", f"there is no step {need!r}", hint))
         elif need in seen:
             mistakes.append(Mistake(f"{path}.needs[{index}]", f"step {need!r} is named twice"))
@@ -221,13 +221,6 @@ def _judge(
         mistakes.append(Mistake(f"{path}.resume", message))
     if step.width is not UNSET and step.each is UNSET:
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
-
-
-def _nearest(word: str, names: Collection[str]) -> str | None:
-    import difflib  # noqa: PLC0415 - only when something is wrong
-
-    near = difflib.get_close_matches(word, names, 1) if len(names) <= MOST_SEARCHED else []
-    return f"did you mean {near[0]}?" if near else None
 
 
 def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) -> dict[str, list[Planned]]:
