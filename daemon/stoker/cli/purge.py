@@ -57,7 +57,7 @@ def purge(given: Given) -> None:
     else:
         _print(counts, "would be removed")
         render.flush()
-    if any(counts[name] for name in COUNTED) and not given["dry_run"]:
+    if (counts["jobs"] or counts["workflows"] or counts["changes"]) and not given["dry_run"]:
         raise UsageError("nothing was removed: --yes is missing", hint="--yes removes it, --dry-run only counts it")
 
 
