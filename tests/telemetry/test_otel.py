@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.request import urlopen
@@ -25,7 +26,7 @@ from stoker.core.errors import CannotCreate, ConfigInvalid
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.throttle import Gauge
 from stoker.core.trace import parse_traceparent
-from stoker.telemetry import exporting, otel, setup_telemetry
+from stoker.telemetry import exporting, metrics_port, otel, setup_telemetry
 from stoker.telemetry.exporting import ExportingTelemetry
 from stoker.telemetry.otel import Telemetry
 
@@ -370,6 +371,24 @@ def test_prometheus_when_the_port_is_read_then_the_metrics_are_there() -> None:
     telemetry.close()
     assert "worker_retry_count_total{" in text
     assert "job_run_ms_bucket{" in text
+
+
+def test_prometheus_when_many_connections_say_nothing_then_they_take_few_threads() -> None:
+    pytest.importorskip("opentelemetry.exporter.prometheus", reason="the extra stoker[prometheus] is not installed")
+    port, before = free_port(), threading.active_count()
+    telemetry = setup_telemetry(configured(prometheus_port=port))
+    with ExitStack() as opened:
+        silent = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(100)]
+        ended = [connection.recv(1) for connection in silent[metrics_port.MOST_READERS :]]
+        threads = threading.active_count() - before
+        ended += [connection.recv(1) for connection in silent[: metrics_port.MOST_READERS]]  # after a while
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    telemetry.close()
+
+    assert threads <= metrics_port.MOST_READERS + 2
+    assert ended == [b""] * 100
+    assert "worker_retry_count_total{" in text
 
 
 def free_port() -> int:

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 from stoker.config.settings import OtelSettings
 from stoker.core.errors import CannotCreate, ConfigInvalid
 from stoker.telemetry.exporting import ExportingTelemetry
+from stoker.telemetry.metrics_port import MetricsPort
 
 OTLP = "opentelemetry.exporter.otlp.proto.http"
 
@@ -61,11 +62,11 @@ def _prometheus(port: int) -> tuple[MetricReader, Callable[[], object]]:
     exporter = _package("opentelemetry.exporter.prometheus", key, "prometheus")
     client = _package("prometheus_client", key, "prometheus")
     try:
-        server, _thread = client.start_http_server(port, addr="127.0.0.1")
+        server = MetricsPort(port, client.make_wsgi_app())
     except OSError as error:
         raise CannotCreate(f"[otel] {key}: {error.strerror}", hint="choose another port") from error
     reader: MetricReader = exporter.PrometheusMetricReader()
-    return reader, lambda: (server.shutdown(), server.server_close())
+    return reader, server.close
 
 
 def _package(module: str, key: str, extra: str) -> ModuleType:
