@@ -37,12 +37,12 @@ CHAINED = "seq, at, kind, subject, from_state, to_state, cause, actor_uid"
 
 
 def _asks_again(change: dict[str, Any]) -> bool:
-    """By a person: also a rollback, which stops what runs so that it is taken again."""
+    """Whether a person asked that the job run again. A rollback does, too: it stops running steps to reset them."""
     return change["cause"] in AGAIN or (change["cause"] == "stop_wanted" and '"restart"' in change["payload"])
 
 
 class Audit:
-    """What one database says, beside what the ledger saw.
+    """Compares one database with the ledger.
 
     `killed`: ids of launchers that were killed. `newborn`: workers may have been killed before they began.
     `log`: what the daemon wrote to its stderr in all its lives.
@@ -82,7 +82,7 @@ class Audit:
             connection.close()
 
     def complaints(self) -> list[str]:
-        """Every breach of every promise that can be seen once all is quiet."""
+        """Every breach of a promise. To be called when nothing runs any more."""
         return [
             *self.submits(), *self.runs(), *self.overlaps(), *self.outcomes(), *self.log_of_changes(), *self.storage(),
             *self.mixed_uploads(), *self.workflow_chains(), *self.stalls(),
@@ -165,7 +165,7 @@ class Audit:
         seen = attempt["launcher"] not in self._killed and attempt["stop_reason"] is None
         if end is not None and seen and outcome != "exit":
             yield f"{run_id}: its own last word was exit {end.code}, recorded as {outcome} {attempt['signal']}"
-        # One that never began may be called unseen: a launcher that left in order is not there to say so.
+        # One that never began may count as unseen: a launcher that has left in order cannot say that it never began.
         if self.jobs[attempt["job_id"]]["survive"] and began and seen and outcome == "unseen":
             yield f"{run_id}: survives, its launcher lived, and nobody saw its end"
 
@@ -196,7 +196,7 @@ class Audit:
             yield from self._rebuilt(job)
 
     def _rebuilt(self, job: int) -> Iterator[str]:
-        """The payloads of its changes, applied in order, give its row; since when it runs is told when that is over."""
+        """The payloads of its changes, applied in order, give its row. `started_at` is in no change before the end."""
         told: dict[str, Any] = {**AT_FIRST}
         for change in self.changes:
             if change["job_id"] == job:
@@ -232,7 +232,7 @@ class Audit:
     # --- the loop: nothing keeps it for long ---
 
     def stalls(self) -> Iterator[str]:
-        """The daemon itself tells of each turn and callback that computed for more than its limit."""
+        """The daemon logs each turn and callback that computed for longer than its limit."""
         for line in () if self._log is None else self._log.read_text(errors="replace").splitlines():
             if '"turn_slow"' in line or '"callback_slow"' in line:
                 yield f"the loop was kept too long: {line}"
@@ -264,7 +264,7 @@ class Audit:
     # --- liveness ---
 
     def unfinished(self) -> list[str]:
-        """What did not come to an end although all faults were over: every job must be final, or held for a person."""
+        """Jobs that have not come to an end after all faults: every job must be final, or held for a person."""
         told = []
         for job, row in self.jobs.items():
             if row["state"] not in FINAL | {"held"}:
@@ -277,12 +277,12 @@ class Audit:
         return told
 
     def policies(self) -> Counter[tuple[str, bool]]:
-        """How many attempts each policy answered for: (on_orphan, survive)."""
+        """The number of attempts under each policy (on_orphan, survive)."""
         rows = [self.jobs[job] for job, attempts in self.attempts.items() for _ in attempts]
         return Counter((row["on_orphan"], bool(row["survive"])) for row in rows)
 
     def summary(self) -> dict[str, Any]:
-        """How much happened, for the line that a torture prints."""
+        """The counts for the line that a torture prints."""
         attempts = [attempt for attempts in self.attempts.values() for attempt in attempts]
         return {
             "jobs": len(self.jobs),

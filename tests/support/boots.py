@@ -26,7 +26,7 @@ TRIES = 10
 
 
 class Boots:
-    """Around each life of one daemon from here on; `reboot` gives the next one another boot id."""
+    """Gives each daemon that is started from now on a boot id; after `reboot` the next one gets another."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self._boot_id = daemon.home / "boot_id"
@@ -40,18 +40,18 @@ class Boots:
         daemon.programs = self._program.parent
 
     def reboot(self) -> None:
-        """In a new file: a daemon of the boot before may still look at the old one."""
+        """It gets a new file, because a daemon of the boot before may still read the old one."""
         self._boot_id.unlink()
         self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
     def seen_by(self, pid: int) -> bool:
-        """Whether that process has another boot id than we have, and the one it should have."""
+        """Whether that process sees the boot id of this object and not ours."""
         seen = Path(f"/proc/{pid}/root{BOOT_ID}").read_text()
         return seen == self._boot_id.read_text() != BOOT_ID.read_text()
 
 
 class Decoys:
-    """Processes of this user at given pids, as many as could be had."""
+    """Processes of this user with given pids, as far as these were free."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._processes = [process for pid in pids if (process := _at(pid)) is not None]
@@ -68,7 +68,7 @@ class Decoys:
             process.wait()
 
     def signalled(self) -> list[int]:
-        """Pids of those that are not there any more."""
+        """Pids of the decoys that have ended."""
         return [process.pid for process in self._processes if process.poll() is not None]
 
 

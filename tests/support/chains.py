@@ -36,7 +36,7 @@ def chains_of(connection: sqlite3.Connection) -> dict[str, list[Checkpoint]]:
 
 
 def broken_links(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
-    """Without gaps, each built on the one before, each as it was sealed."""
+    """Breaches: a gap, a wrong parent, or a checksum that does not match."""
     before = None
     for number, link in enumerate(links, start=1):
         if link.seq != number:
@@ -53,7 +53,7 @@ def broken_links(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
 def wrong_context(
     of: str, links: Sequence[Checkpoint], steps: Mapping[str, Mapping[str, Any]], holds: Mapping[str, str]
 ) -> Iterator[str]:
-    """Rebuilt to its head, the chain says of every step what its rows say.
+    """Breaches: a step whose state in the rebuilt context differs from that in its rows.
 
     `steps`: rows of jobs by step; `holds`: of open attempts, by step, as their rows have it.
     """
@@ -73,7 +73,7 @@ def wrong_context(
 
 
 def unlike_memory(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
-    """Each whole context, which tells what the daemon's memory knew, is what the chain before it gives by itself."""
+    """Breaches: a whole context, which is the memory of the daemon, that differs from the chain before it."""
     whole = [place for place, link in enumerate(links) if link.kind is CheckpointKind.CONTEXT]
     for since, place in pairwise(whole):
         try:
@@ -87,7 +87,7 @@ def unlike_memory(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
 
 
 def unlike_changes(of: str, links: Sequence[Checkpoint], moves: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """One transition for each change of a step, in their order, and one end for each attempt that ended."""
+    """Breaches: not one transition for each change of a step, in order, or not one end for each ended attempt."""
     told = [msgspec.json.decode(link.data) for link in links if link.kind is CheckpointKind.TRANSITION]
     seen = [(move["job_id"], move["from_state"], move["to_state"]) for move in moves if move["from_state"] is not None]
     if [(each["job"], each["from"], each["to"]) for each in told] != seen:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
-# Adds the seconds in the file SLEPT_FILE to CLOCK_BOOTTIME, as a suspended host does; nothing else is told of them.
+# Adds the seconds in the file SLEPT_FILE to CLOCK_BOOTTIME, as on a host that was suspended. No other clock shows them.
 SLEPT = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,7 +37,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 
 
 def libfaketime() -> Path | None:
-    """Debian's; None where it is not installed."""
+    """The path of Debian's library; None if it is not installed."""
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
@@ -50,21 +50,21 @@ def why_no_compiler() -> str | None:
 
 
 class Shift:
-    """A file that the preloaded library reads at every look at the clock."""
+    """The file with the offset, which the preloaded library reads whenever the clock is read."""
 
     def __init__(self, daemon: DaemonProcess, name: str) -> None:
         self.file = daemon.home / name
         self.jump(0)
 
     def jump(self, seconds: int) -> None:
-        """From now on the clock is wrong by so much, whatever it was before."""
+        """Set the offset of the clock."""
         new = self.file.with_suffix(".new")
         new.write_text(f"{seconds:+d}\n")
         new.rename(self.file)
 
 
 def set_wall_clock(daemon: DaemonProcess) -> Shift:
-    """The wall clock of every life of this daemon from here on; durations stay true."""
+    """Set the wall clock of all later starts of this daemon; durations stay true."""
     shift = Shift(daemon, "wall")
     daemon.environ |= {
         "LD_PRELOAD": str(libfaketime()),
@@ -77,7 +77,7 @@ def set_wall_clock(daemon: DaemonProcess) -> Shift:
 
 
 def set_sleep(daemon: DaemonProcess) -> Shift:
-    """How long the host of this daemon has slept, as CLOCK_BOOTTIME tells it and CLOCK_MONOTONIC does not."""
+    """Set how long the host of this daemon has slept: CLOCK_BOOTTIME counts it, CLOCK_MONOTONIC does not."""
     source, library = daemon.home / "slept.c", daemon.home / "slept.so"
     source.write_text(SLEPT)
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)

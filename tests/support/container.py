@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 REPOSITORY = Path(__file__).parents[2]
-# Units of this root's /lib that nobody needs there; what is enabled in its /etc is out of sight anyway.
+# Units in /lib that the container does not need. The /etc of this machine, where others are enabled, is masked.
 MASKED = (
     "systemd-timesyncd", "systemd-networkd", "systemd-resolved", "systemd-udevd", "systemd-udev-trigger",
     "systemd-firstboot", "console-getty", "systemd-pstore", "ldconfig", "systemd-hwdb-update",
@@ -38,7 +38,7 @@ POWEROFF = signal.SIGRTMIN + 4
 HOLD = """set -e
 mount --make-rprivate /
 awk '{ for (i = 7; i < NF; i++) if ($i == "-" && $(i + 2) ~ /^.dev.loop/) print $5 }' /proc/self/mountinfo |
-  while read -r disk; do umount --lazy "$disk" 2> /dev/null || :; done  # it may be gone by itself
+  while read -r disk; do umount --lazy "$disk" 2> /dev/null || :; done  # it may have ended
 mount -t tmpfs -o size=1g container "$1"
 mkdir -p "$1/up/etc/systemd/system" "$1/up/var/log" "$1/work" "$1/root"
 for level in 2 3 4 5 S; do mkdir "$1/up/etc/rc$level.d"; done
@@ -67,7 +67,7 @@ exec systemd-nspawn --quiet --boot --directory="$1" --machine="$2" --uuid="$3" -
 
 
 def missing() -> str | None:
-    """What this machine lacks for a container, if anything."""
+    """Why no container can be booted here; None if one can."""
     if os.geteuid() != 0:
         return "a container wants root"
     lacking = [tool for tool in ("systemd-nspawn", "unshare", "nsenter") if shutil.which(tool) is None]
@@ -180,7 +180,7 @@ class Container:
         return self._leader != 0 and self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")
 
     def run(self, *command: str, check: bool = True, stdin: str = "") -> str:
-        """What a command inside says on stdout. AssertionError when it fails, unless that is welcome."""
+        """The stdout of a command that is run inside. AssertionError if it fails, unless failures are expected."""
         enter = 'echo 0 > "$1/payload/init.scope/cgroup.procs"; shift; exec "$@"'
         environ = ["env", "-i", f"PATH={os.environ['PATH']}", "HOME=/root", "TERM=dumb", "LANG=C.UTF-8"]
         done = subprocess.run(
@@ -237,7 +237,7 @@ class Container:
         return self._console.read().decode(errors="replace")[-4000:]
 
     def end(self) -> None:
-        """Kill whatever lives in it, and leave nothing. Twice is as good as once."""
+        """Kill all processes in it and remove everything. May be called twice."""
         until(self._cgroup_removed, why="the end of the container's cgroup")
         for process in (self._machine, self._holder):
             if process is not None:
@@ -251,7 +251,7 @@ class Container:
 
 
 def _only_child(pid: int) -> int:
-    """0 while there is none."""
+    """The pid of the only child; 0 if there is none."""
     with contextlib.suppress(OSError, IndexError):
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]) if pid else 0
     return 0

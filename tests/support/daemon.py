@@ -38,15 +38,15 @@ SLOW_CPU_MS = 300
 
 
 class LoopKept(AssertionError):
-    """A turn or a callback of the daemon kept its loop: others waited meanwhile."""
+    """A turn or a callback of the daemon computed for too long, so that all clients waited."""
 
 
 class DaemonDied(AssertionError):
-    """It ended before it was ready, or was not there to be asked."""
+    """The daemon ended before it was ready, or does not run."""
 
 
 class DaemonProcess:
-    """One instance. Short paths under /tmp: a socket's name may have 107 bytes."""
+    """One instance. Its paths are short, because the path of a socket may have 107 bytes."""
 
     def __init__(self, settings: str = "", environ: Mapping[str, str] | None = None, programs: Path = BIN) -> None:
         self.programs = programs
@@ -128,7 +128,7 @@ class DaemonProcess:
         return self.home / "stderr.pipe"
 
     def relay_stderr(self) -> None:
-        """From the next start on: through a pipe whose reader can be stopped."""
+        """From the next start on the stderr goes through a pipe whose reader can be stopped."""
         self.relay = LogRelay(self.pipe, self.stderr)
         self.relay.start()
 
@@ -144,19 +144,19 @@ class DaemonProcess:
         )
 
     def signal(self, signum: signal.Signals) -> None:
-        """Nothing to one that has ended and was waited for: its number may be anybody's."""
+        """Send a signal, unless the daemon has been reaped: then another process may have its pid."""
         if self.process is None:
             raise DaemonDied("not started")
         self.process.send_signal(signum)
 
     def wait(self, timeout_s: float = 90.0) -> int:
-        """The exit status of a daemon that is on its way out."""
+        """Wait for the end of the daemon; returns its exit status."""
         if self.process is None:
             raise DaemonDied("not started")
         return self.process.wait(timeout_s)
 
     def stop(self, timeout_s: float = 90.0) -> int:
-        """SIGTERM: drain; gives the exit status."""
+        """Send SIGTERM and wait until it has drained; returns the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
@@ -165,12 +165,12 @@ class DaemonProcess:
         self.wait()
 
     def kill_and_start(self) -> Self:
-        """The crash of a daemon: nothing of it is left, its launchers and workers go on, and the next one starts."""
+        """Kill the daemon and start the next one. Launchers and workers go on."""
         self.kill9()
         return self.start()
 
     def restart_quietly(self) -> int:
-        """Start after a drain that left nothing running, and stop again; gives the exit status."""
+        """Start again after a drain that left no job running, and stop; returns the exit status."""
         self.start()
         return self.stop()
 
@@ -188,7 +188,7 @@ class DaemonProcess:
         return [event for event in map(json.loads, lines) if name in (None, event["event"])]
 
     def processes(self) -> Iterator[int]:
-        """Daemon, launchers and workers of this instance, told by this home in their environment or command line."""
+        """Daemon, launchers and workers: all processes that have this home in their environment or command line."""
         marks = (f"STOKER_SOCKET={self.socket}\0".encode(), f"--state-dir\0{self.state_dir}\0".encode())
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -228,5 +228,5 @@ class DaemonProcess:
 
 
 def _is_about_slowness(line: str) -> bool:
-    """Whether it is such a line, and whole: a daemon may have been killed while it wrote."""
+    """Whether it is a complete line about slowness: the daemon may have been killed while it wrote one."""
     return line.startswith("{") and line.endswith("}") and ('"turn_slow"' in line or '"callback_slow"' in line)

@@ -22,11 +22,11 @@ from tests.support.facts import DEADLINE_S, until
 if TYPE_CHECKING:
     from typing import Self
 
-# EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number; the flags say what becomes of the log.
+# EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are the same number. The flags: whether the log is written before.
 SHUTDOWN = 0x8004587D
 LOG_KEPT, LOG_LOST = 1, 2  # in both cases whatever was not synced is gone
 
-# `commit=`: nothing gets to the disk by itself while a test looks. XFS writes its log out every 30 s.
+# `commit=`: the kernel writes nothing by itself during a test. XFS writes its log every 30 s.
 KINDS = {
     "ext4": (256, ["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,nodiscard"], "loop,commit=300"),
     "xfs": (320, ["mkfs.xfs", "-q", "-K"], "loop"),
@@ -59,14 +59,14 @@ class Disk:
         self.unmount()
 
     def mount(self) -> None:
-        """Raises CalledProcessError where nothing may be mounted."""
+        """Raises CalledProcessError if mounts are not permitted."""
         self._guard = _guard(self.where)
         command = ["mount", "-t", "auto", "-o", self._options, str(self._image), str(self.where)]
         subprocess.run(command, check=True, capture_output=True)
         self.where.chmod(0o700)
 
     def unmount(self) -> None:
-        """Thaw it if need be; returns when the last who used it has let go. Twice is as good as once."""
+        """Thaw it and return once no process uses it any more. May be called twice."""
         self._end_thawing()
         if self._guard is not None:
             self._guard.communicate()
@@ -77,7 +77,7 @@ class Disk:
         return subprocess.check_output(["losetup", "--associated", str(self._image)], text=True)
 
     def lose_power(self, flag: int) -> None:
-        """From here on nothing reaches the disk; what it shows when mounted again is what was on it."""
+        """From now on no write reaches the disk; mounted again, it shows what it held by now."""
         directory = os.open(self.where, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(directory, SHUTDOWN, struct.pack("I", flag))
@@ -85,7 +85,7 @@ class Disk:
             os.close(directory)
 
     def freeze(self) -> None:
-        """Whoever writes to it sleeps, uninterruptibly, until it thaws: by `thaw`, or after two minutes."""
+        """Writers sleep uninterruptibly until `thaw`, or for two minutes."""
         self._thawing = subprocess.Popen(["sh", "-c", THAW, str(self.where)], start_new_session=True)
         subprocess.run(["fsfreeze", "--freeze", str(self.where)], check=True)
 
@@ -101,7 +101,7 @@ class Disk:
 
 
 class DeadDirectory:
-    """A file system whose server never says a word: whoever enters it sleeps until it is closed, then is refused."""
+    """A FUSE file system whose server never answers: access hangs until `close`, then fails."""
 
     def __init__(self, where: Path) -> None:
         self.where = where
@@ -123,7 +123,7 @@ class DeadDirectory:
         self._guard.communicate()
 
     def close(self) -> None:
-        """ENOTCONN for all who wait and all who come."""
+        """Every access fails with ENOTCONN from now on, also those that hang."""
         if self._server is not None:
             os.close(self._server)
             self._server = None
@@ -140,7 +140,7 @@ def _guard(where: Path) -> subprocess.Popen[bytes]:
 
 
 def why_not(kind: str, scratch: Path) -> str | None:
-    """What keeps file systems of that kind from being used here, if anything does."""
+    """Why such a file system cannot be used here; None if it can."""
     if shutil.which(f"mkfs.{kind}") is None:
         return f"mkfs.{kind} is not installed"
     try:
@@ -151,7 +151,7 @@ def why_not(kind: str, scratch: Path) -> str | None:
 
 
 def fill(filler: Path) -> None:
-    """To the last byte."""
+    """Fill the file system to the last byte."""
     with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAUSE_S = 0.01
-# Of every wait in the tests. It costs nothing while all is well, and a busy machine is no finding.
+# Of every wait in the tests. Long, because a busy machine must not fail a test; one that passes never waits so long.
 DEADLINE_S = 60.0
 
 
@@ -24,7 +24,7 @@ class NeverCame(AssertionError):
 
 
 def until(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -> T:
-    """Ask `fact` until it answers something true; give that back."""
+    """Call `fact` until its result is true; returns that result."""
     deadline = time.monotonic() + timeout_s
     while not (seen := fact()):
         if time.monotonic() > deadline:
@@ -34,7 +34,7 @@ def until(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -
 
 
 async def until_async(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -> T:
-    """`until` for a test that shares its loop with what it watches."""
+    """`until` for a test that runs in the same event loop as the watched code."""
     deadline = time.monotonic() + timeout_s
     while not (seen := fact()):
         if time.monotonic() > deadline:
@@ -44,7 +44,7 @@ async def until_async(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why:
 
 
 def scales(first_ms: int) -> Iterator[int]:
-    """Limits for a test to try, each four times the last, until what is to be limited was there in time.
+    """Limits for a test to try, each four times the last, until the worker to be limited started in time.
 
     A busy machine may need longer to start a worker than a short limit lasts. The test leaves the loop with what it
     prepared; it fails when even a limit of a minute was too short.
@@ -53,7 +53,7 @@ def scales(first_ms: int) -> Iterator[int]:
     while limit_ms < 4 * DEADLINE_S * 1_000:
         yield limit_ms
         limit_ms *= 4
-    raise NeverCame("what is to be limited was never there in time")
+    raise NeverCame("the worker to be limited never started in time")
 
 
 def _complaint(seen: object, timeout_s: float, why: str) -> str:

@@ -25,7 +25,7 @@ int main(int argc, char **argv) {
 
 
 def why_not() -> str | None:
-    """What this machine lacks, if anything."""
+    """Why no other user can be used here; None if one can."""
     if os.geteuid() != 0:
         return "only root can act as another user"
     lacking = [tool for tool in ("setpriv", "gcc") if shutil.which(tool) is None]
@@ -42,7 +42,7 @@ def wrapper(path: Path, program: str) -> Path:
 
 
 def become_root(directory: Path) -> Path:
-    """The set-uid program: what follows its name is executed as root."""
+    """The set-uid program: it executes its arguments as root."""
     program = directory / "become-root"
     subprocess.run(["gcc", "-x", "c", "-o", str(program), "-"], input=BECOME_ROOT, text=True, check=True)
     program.chmod(0o4755)
@@ -50,7 +50,7 @@ def become_root(directory: Path) -> Path:
 
 
 def give(directory: Path) -> None:
-    """The directory and all in it belong to the other user from now on."""
+    """Give the directory and all in it to the other user."""
     for path in (directory, *directory.rglob("*")):
         os.chown(path, UID, UID, follow_symlinks=False)
 

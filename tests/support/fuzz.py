@@ -47,7 +47,7 @@ def is_strict(line: bytes) -> bool:
 
 
 class Phrases:
-    """Everything that is said, drawn from one seed."""
+    """All requests and broken frames, drawn from one seed."""
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
@@ -69,7 +69,7 @@ class Phrases:
         }  # fmt: skip
 
     def frame(self) -> tuple[bytes, list[tuple[int, str]]]:
-        """Some bytes, and the (id, method) of the requests in them that are owed an answer."""
+        """A frame, and (id, method) of each request in it that must be answered."""
         kind = self._dice.random()
         if kind < 0.15:
             return self._dice.choice(BROKEN), []
@@ -135,7 +135,7 @@ class Phrases:
 
 
 class Talker:
-    """One connection: says what it is told as fast as the daemon takes it, and reads when it feels like it."""
+    """One connection: sends as fast as the daemon reads, and reads at drawn moments."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -187,11 +187,11 @@ class Talker:
                 self.faults.append(f"{name}: {message['error']}")
 
     def calls_owed(self) -> list[str]:
-        """The methods without an answer, but those that wait or stream."""
+        """The methods of requests without an answer, except waits and streams."""
         return [name for name in self.owed.values() if METHODS[name].kind not in (MethodKind.WAIT, MethodKind.STREAM)]
 
     def settle(self) -> Iterator[str]:
-        """Say and hear all that is left; give the methods that stay without an answer."""
+        """Send and read all that is left; returns the methods of requests that were not answered."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.socket, selectors.EVENT_READ)
             while not self.hung_up and (self._unsent or self.calls_owed()):

@@ -44,7 +44,7 @@ class Harm:
         until(lambda: list(self.directory.glob("ready.*")), why=f"the deed of {self.deed}")
 
     def open_log(self) -> int:
-        """Its log as its launcher has it, whatever became of the name; closed with the test's process."""
+        """The log as its launcher has it open, even if its name is gone. Closed at the end of the test's process."""
         log = until(self._open_log, why="a log")
         assert log is not None
         return log
@@ -60,7 +60,7 @@ class Harm:
         return end_of(client, self.job, 60)
 
     def alive(self) -> list[str]:
-        """What lives of it, as pid and command."""
+        """Its living processes: pid and command."""
         return [told for pid, told in living(self.directory)]
 
 
@@ -76,14 +76,14 @@ def living(directory: Path) -> list[tuple[int, str]]:
 
 
 def tally(daemon: DaemonProcess) -> dict[str, int]:
-    """What must not grow: descriptors and zombies of the daemon, and of all its launchers together."""
+    """The numbers of descriptors and zombies of the daemon, and of all its launchers together."""
     pids = {"daemon": [daemon.pid], "launchers": list(launchers(daemon.state_dir).values())}
     descriptors = {f"descriptors of {name}": sum(map(count_fds, of)) for name, of in pids.items()}
     return descriptors | {f"zombies of {name}": sum(len(zombies_of(pid)) for pid in of) for name, of in pids.items()}
 
 
 def grown(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
-    """What is more than `before`. Less is no fault: a daemon that had just worked may have had a file open."""
+    """The numbers that have grown. They may shrink: a daemon that just worked may have had a file open."""
     return {name: count for name, count in now.items() if count > before[name]}
 
 

@@ -35,7 +35,7 @@ def hang() -> None:
 
 
 def spawn(deed: Callable[[], object]) -> int:
-    """A child that does `deed` and never comes back."""
+    """Fork a child that runs `deed` and never returns."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -66,7 +66,7 @@ def daemonise(then: Callable[[], object] = hang) -> None:
 
 
 def daemonise_bare() -> None:
-    """The same with an emptied environment, and a name that says nothing."""
+    """The same with an empty environment and a meaningless name."""
     daemonise(lambda: os.execve("/usr/bin/env", ["env", "-i", "/bin/sleep", "3600"], {}))
 
 
@@ -76,11 +76,11 @@ def daemonise_stubborn() -> None:
 
 
 def chain() -> None:
-    """Each link leaves its session, forks the next and ends: whoever looks finds a process that is about to be gone."""
+    """Each process starts a session, forks the next and ends: a scan of /proc finds only what is about to end."""
 
     def link(left: int) -> None:
         while left:
-            Path.cwd()  # gone with the test, and so is the chain
+            Path.cwd()  # the directory is gone with the test, so the chain ends
             os.setsid()
             if os.fork():
                 os._exit(0)
@@ -92,7 +92,7 @@ def chain() -> None:
 
 
 def bomb() -> None:
-    """A tree of 2 ** BOMB_DEPTH that ignores what can be ignored; every one in its own process group."""
+    """A tree of 2 ** BOMB_DEPTH processes that ignore all signals they can, each in a process group of its own."""
     stubborn()
 
     def grow(depth: int) -> None:
@@ -109,7 +109,7 @@ def stop_child() -> None:
 
 
 def stop_main() -> None:
-    """The main process, stopped by its own child. It never says that it is ready: the child does."""
+    """A child stops the main process, and reports that the deed is done."""
     main = os.getpid()
 
     def stopper() -> None:
@@ -122,7 +122,7 @@ def stop_main() -> None:
 
 
 def flood() -> None:
-    """Into the log for ever, by a child that outlives the main process."""
+    """A child that outlives the main process writes to the log for ever."""
     spawn(_write_for_ever)
 
 
@@ -137,7 +137,7 @@ def _write_for_ever() -> None:
 
 
 def flood_deleted() -> None:
-    """The log's name is gone, the file is not."""
+    """Remove the name of the log while it is open, then write to it for ever."""
     os.write(1, PIECE)  # with the first byte the log is made
     logs = Path(os.environ["STOKER_SOCKET"]).parent / "state" / "logs"
     while not (found := list(logs.glob(f"*/{os.environ['STOKER_JOB_ID']}/*.log"))):
@@ -159,7 +159,7 @@ def truncate() -> None:
 
 
 def disguise() -> None:
-    """Another name, one that breaks careless readers of /proc, and an environment that says nothing."""
+    """A name that breaks careless parsers of /proc, and an empty environment."""
     ctypes.CDLL(None).prctl(PR_SET_NAME, b") Z 1 1 (x\n", 0, 0, 0)
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     start, end = (int(fields[at - STATE]) for at in ENVIRON)
@@ -173,7 +173,7 @@ def close_all() -> None:
 
 
 def fill_argv() -> None:
-    """A megabyte of arguments and as much of environment, which whoever looks into /proc has to read."""
+    """A megabyte of arguments and a megabyte of environment, which a scan of /proc has to read."""
     huge = ["x" * 100_000] * 10
     environ = {**os.environ, **{f"FILL_{number}": "x" * 100_000 for number in range(8)}}
     spawn(lambda: os.execve("/bin/sh", ["sh", "-c", "while :; do sleep 3600; done", *huge], environ))
@@ -185,7 +185,7 @@ def litter() -> None:
 
 
 def submit() -> None:
-    """Jobs without end into the daemon's own socket, their answers read and thrown away."""
+    """Submit jobs to the daemon for ever, and drop the answers."""
     request = (
         b'{"jsonrpc":"2.0","id":1,"method":"job.submit","params":{"command":"/bin/true","run_at":9999999999999}}\n'
     )
@@ -201,7 +201,7 @@ def submit() -> None:
 
 
 def connect() -> None:
-    """As many connections as there are to be had, kept open and silent."""
+    """Open as many connections as possible, and send nothing."""
     kept = []
     for _ in range(200):
         connection = socket.socket(socket.AF_UNIX)
@@ -212,7 +212,7 @@ def connect() -> None:
 
 
 def hunt() -> None:
-    """Every signal that can be ignored or handled, at the launcher."""
+    """Send the launcher every signal that it could ignore or handle."""
     for signum in (*TERMS, signal.SIGUSR1, signal.SIGALRM, signal.SIGCHLD, signal.SIGTSTP, signal.SIGPIPE):
         os.kill(os.getppid(), signum)
 

@@ -72,7 +72,7 @@ def missing_docstrings(source: str) -> Iterator[str]:
 
 
 def foreign_imports(source: str) -> Iterator[str]:
-    """The launcher runs as `python -I -S`: it sees the standard library and the files beside it."""
+    """The launcher runs as `python -I -S`: it can import the standard library and the files beside it."""
     for name in _imported(source):
         if name not in sys.stdlib_module_names and not name.startswith("./"):
             yield f"imports {name}, which is neither beside it nor in the standard library"
@@ -92,7 +92,7 @@ def prints(source: str) -> Iterator[str]:
 
 
 def loose_tasks(source: str) -> Iterator[str]:
-    """A task or thread that its function neither awaits nor cancels ends unheard; the names were looked at."""
+    """The error of a task or thread that nobody awaits is lost. The functions on the list were checked."""
     for function in _functions(source):
         called = {_dotted(node.func).split(".")[-1] for node in ast.walk(function) if isinstance(node, ast.Call)}
         if called & STARTS and function.name not in AWAITED_THERE:
@@ -114,7 +114,7 @@ def sleeps(source: str) -> Iterator[str]:
 
 
 def splitlines(source: str) -> Iterator[str]:
-    """It ends a line at eleven marks; text from outside ends one at \\n, and the rest is data."""
+    """`str.splitlines` ends a line at eleven characters; in text from outside only \\n ends one."""
     for call in _calls(source):
         if _dotted(call.func).split(".")[-1] == "splitlines":
             yield f"line {call.lineno} splits at more than line ends; split('\\n')"
@@ -139,7 +139,7 @@ def names_that_are_no_noun(path: str) -> Iterator[str]:
 
 
 def shared_class_names(sources: Iterable[str]) -> Iterator[str]:
-    """One class name has one meaning in the whole product."""
+    """A class name that the product uses twice."""
     classes = (
         node.name for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)
     )

@@ -90,7 +90,7 @@ class LauncherHost:
         return LaunchOrder(epoch=epoch, run_id=run_id, argv=argv, **(values | fields))
 
     def shell(self, script: str, **fields: Any) -> LaunchOrder:
-        """A shell script; `$0` is the FIFO on which whoever shall stay waits, and which marks it as ours."""
+        """A shell script. `$0` is a FIFO: a process that is to stay reads from it, and it marks the process as ours."""
         return self.order("/bin/sh", "-c", script, str(self.never), **fields)
 
     def staying(self, **fields: Any) -> LaunchOrder:
@@ -146,7 +146,7 @@ class LauncherHost:
     # --- the end ---
 
     def processes(self) -> Iterator[int]:
-        """Every living process that shows this instance's id, and whatever descends from its launchers."""
+        """Every living process that shows the id of this instance, and all descendants of its launchers."""
         children: dict[int, list[int]] = {}
         found = set()
         for entry in PROC.iterdir():
@@ -180,14 +180,14 @@ class LauncherHost:
                 os.kill(pid, signal.SIGKILL)
         for pid in self.children:
             with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG) == (0, 0):  # it lives, so its number is its own
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):  # it lives, so its pid was not used again
                     os.kill(pid, signal.SIGKILL)
         # Launchers are reaped by the loop, where start_launcher asked it to.
         return not left and not any((PROC / str(pid)).exists() for pid in self.launchers)
 
 
 class Wire:
-    """A connection to a launcher without a client: for what no client of ours would say."""
+    """A raw connection to a launcher, for messages that our client never sends."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(DEADLINE_S)
@@ -222,7 +222,7 @@ class Wire:
 
 
 class Stranger:
-    """A child of the test itself: what looks like one of ours and is not, or is one of ours without a launcher."""
+    """A child of the test itself: a process that only looks like a worker, or a worker without a launcher."""
 
     def __init__(self, host: LauncherHost, *argv: str, **environ: str) -> None:
         self.pid = os.posix_spawn(argv[0], [*argv], environ)
@@ -236,7 +236,7 @@ class Stranger:
 
 
 def log_of(order: LaunchOrder) -> str:
-    """What its worker has written so far."""
+    """The log of the run so far."""
     path = Path(order.log)
     return path.read_text() if path.exists() else ""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SH = "/bin/sh"
 
 # Arguments: the ledger's directory, how long to work, the exit code, what kind of trouble to make.
-# The lock is inherited by all that the worker forks: whoever holds it is still alive, mark or no mark.
+# All processes that the worker forks inherit the lock: while it is held, one of them lives.
 WORKER = """
 exec 9>>"$1/locks/$STOKER_JOB_ID"
 read -r at _ < /proc/uptime
@@ -42,12 +42,12 @@ echo "END $STOKER_RUN_ID $$ $at $3" >> "$1/work"
 exit "$3"
 """
 
-UPLOADED = ("a", "b")  # checkpoints that are saved at once, each of one letter: a mixture of both is seen
+UPLOADED = ("a", "b")  # checkpoints that are saved at once, each of one letter: so a mixture of both would show
 UPLOAD_BYTES = 1_200_000
 
 
 class Line(NamedTuple):
-    """One thing that a worker said of itself. `at`: seconds since boot; `code`: of an END."""
+    """One line of a worker. `at`: seconds since boot; `code`: the exit code of an END."""
 
     what: str
     run_id: str
@@ -61,7 +61,7 @@ class Line(NamedTuple):
 
 
 class Ledger:
-    """The witness of one torture."""
+    """The ledger of one torture."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -80,14 +80,14 @@ class Ledger:
     def spec(
         self, key: str, *, lasts_s: float = 0, code: int = 0, trouble: str = "-", **options: Any
     ) -> dict[str, Any]:
-        """The spec of a job that leaves its lines here, under an idempotency key that says which one it is."""
+        """The spec of a job that writes its lines here. Its idempotency key identifies it."""
         args = [str(self._script), str(self._directory), f"{lasts_s:g}", str(code), trouble]
         return {"command": SH, "args": args, "idempotency_key": key, **options}
 
     # --- what the client did ---
 
     def send(self, key: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """To be noted before the submit leaves."""
+        """Note a submit; to be called before it is sent."""
         self.sent[key] = spec
         return spec
 
@@ -95,13 +95,13 @@ class Ledger:
         self.answered[key].append(job)
 
     def refuse(self, key: str, why: str) -> None:
-        """A clear error: this one was not accepted."""
+        """Note that a submit was refused."""
         self.refused[key] = why
 
     # --- what the jobs did ---
 
     def lines(self) -> list[Line]:
-        """Everything so far; a line that is being written just now counts when it is whole."""
+        """All complete lines so far."""
         text = self._work.read_text()
         return [_line(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
@@ -116,7 +116,7 @@ class Ledger:
         return found
 
     def ends(self) -> dict[str, Line]:
-        """By run_id."""
+        """The END lines by run_id."""
         return {line.run_id: line for line in self.lines() if line.what == "END"}
 
     def overlaps(self) -> list[Line]:

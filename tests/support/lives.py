@@ -32,7 +32,7 @@ READY = '"READY=1'
 
 
 class Lives:
-    """The same short programme for every life, until it is cut off or over."""
+    """Each daemon gets the same short load, until the fault ends it."""
 
     def __init__(self, daemon: DaemonProcess, seed: int, most: int) -> None:
         self.daemon = daemon
@@ -53,7 +53,7 @@ class Lives:
         return draw(every, self.most, self.dice)
 
     def explore(self, around: Strace, syscalls: Sequence[str] = SYSCALLS) -> list[Point]:
-        """A life without a fault, with something to recover, to learn where one could strike."""
+        """Run without a fault, to record the syscalls at which one can be injected."""
         with self.daemon.client() as client:
             self._submit(client, 8)
         self.daemon.kill_and_start()
@@ -63,14 +63,14 @@ class Lives:
         return points(around.trace, OPENED, syscalls)
 
     def draw_with_recoveries(self, every: list[Point]) -> list[Point]:
-        """Two while it works, then two before READY: a recovery that is cut off, and the recovery of that."""
+        """Four points: two during the load, then two before READY, in a recovery and in the recovery after it."""
         drawn = iter(self.draw(sorted(set(every) - set(self.recovery))))
         starting = cycle(self.draw(self.recovery))
         turns = [starting if number % 4 > 1 else drawn for number in range(min(self.most, len(every)))]
         return [point for turn in turns if (point := next(turn, None)) is not None]
 
     def work(self) -> None:
-        """A job alone, a workflow, many at once, a cancel, the ends of what is short; the daemon may die under any."""
+        """Submit a job, a workflow and a batch, cancel one, and wait for ends; the daemon may die meanwhile."""
         with contextlib.suppress(DaemonUnreachable, NeverCame), self.daemon.client(timeout_s=5) as client:
             self._submit(client, 1)
             self._submit_flow(client)
@@ -91,21 +91,21 @@ class Lives:
         return list(taken.values())
 
     def _submit_flow(self, client: stoker.Client) -> None:
-        """Its key stands for its first step."""
+        """In the ledger the key of a workflow is that of its first step."""
         key = f"k{self._number}"
         self._number += 1
         sent = self.ledger.send(key, draw_flow(self.dice, self.ledger, key))
         self.ledger.answer(key, min(client.call("workflow.submit", sent)["steps"].values()))
 
     def accepted(self, client: stoker.Client) -> bool:
-        """Whether a job more is taken; the one reason for a no is the full disk."""
+        """Whether another job is accepted; only a full disk may refuse it."""
         try:
             return bool(self._submit(client, 1))
         except DiskFull:
             return False
 
     def end(self, point: Point, *, ready: bool) -> None:
-        """SIGKILL, unless the fault was quicker."""
+        """SIGKILL, unless the fault has ended the daemon."""
         process = self.daemon.process
         assert process is not None
         if process.poll() is None:
@@ -119,7 +119,7 @@ class Lives:
         self._died_starting = not ready
 
     def complaints(self) -> list[str]:
-        """After the last life: quiet, a drain, and all the questions."""
+        """Wait until nothing runs, drain, and return all breaches."""
         become_quiet(self.daemon)
         assert zombies_of(self.daemon.pid) == []
         assert count_fds(self.daemon.pid) <= self._fds + FDS_ALLOWED
@@ -127,7 +127,7 @@ class Lives:
             client.call("system.drain", {"stop": True})
         assert self.daemon.wait() == 0
         until(lambda: not list(self.daemon.processes()), why="the end of every process of this instance")
-        # A child of the launcher is traced until it execs, so the fault may meet a worker that never came to be.
+        # A child of the launcher is traced until its exec, so the fault may kill a worker before it began.
         audit = Audit(
             self.daemon.state_dir / "stoker.db",
             self.ledger,
@@ -141,7 +141,7 @@ class Lives:
         return [*audit.complaints(), *audit.unfinished()]
 
     def newest_launcher(self) -> tuple[str, int]:
-        """Id and pid of the one that would start the next attempt."""
+        """Id and pid of the newest launcher, which would start the next attempt."""
         with self.daemon.client() as client:
             found = until(
                 lambda: [one for one in client.call("system.status")["launchers"] if alive(one["pid"])],

@@ -47,7 +47,7 @@ class LogRelay(threading.Thread):
 
     @property
     def blocked(self) -> bool:
-        """Whether whoever writes a line now must wait."""
+        """Whether the pipe is full, so that a writer would wait."""
         return not self._flows.is_set() and not _ready(self._pipe, select.POLLOUT, 0)
 
     @property

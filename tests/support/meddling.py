@@ -25,7 +25,7 @@ STRATEGIES = ["restart", "from_checkpoint", "skip", "fail", "adopt"]
 
 
 def large_flow(dice: random.Random, ledger: Ledger, steps: int) -> dict[str, Any]:
-    """About so many steps: layers, groups with a width, resources, checkpoints, proofs, every policy."""
+    """A workflow of about `steps` steps with layers, widths, resources, checkpoints, fingerprints and every policy."""
     made: dict[str, dict[str, Any]] = {}
     size = 0
     while size < steps:
@@ -61,7 +61,7 @@ def _step(dice: random.Random, ledger: Ledger, needs: list[dict[str, str]]) -> d
 
 
 class Meddler(Restless):
-    """Asks one thing after the other of these workflows until told to stop; what is refused is counted."""
+    """Sends random commands to these workflows until it is stopped, and counts refusals."""
 
     def __init__(self, daemon: DaemonProcess, workflows: list[int], seed: str) -> None:
         super().__init__(daemon, f"meddler {seed}")
@@ -72,7 +72,7 @@ class Meddler(Restless):
         self.enough.wait(self.dice.random() * 0.1)
 
     def _draw(self, client: stoker.Client, workflow: int) -> tuple[str, dict[str, Any]]:
-        """Mostly what lets it go on, so that there is something to meddle with."""
+        """Draw a command, mostly one that lets the workflow go on."""
         dice, steps = self.dice, workflow_view(client, workflow)["steps"]
         step = dice.choice(steps)
         kind = dice.choices(
@@ -116,7 +116,7 @@ class Meddler(Restless):
 
 
 def begun(client: stoker.Client, dice: random.Random, ledger: Ledger, *, flows: int, steps: int) -> list[int]:
-    """So many large workflows, and the resources that they want."""
+    """Submit large workflows and make the resources that they need."""
     furnish(client)
     ids = []
     for number in range(flows):
@@ -134,7 +134,7 @@ def furnish(client: stoker.Client) -> None:
 
 
 def to_its_end(client: stoker.Client, workflow: int, timeout_s: float) -> str:
-    """Wherever it was left: what is paused goes on, and what waits for a person is let go."""
+    """Bring a workflow to its end: resume it if it is paused, and release or retry steps that wait for a person."""
     until(lambda: _pushed(client, workflow) in ENDED, timeout_s, why=f"the end of workflow {workflow}")
     return str(workflow_view(client, workflow)["state"])
 

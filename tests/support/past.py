@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 DEAD = "1-deadbeef"  # a launcher that left no lock
-LAST_PID = 4_194_303  # the highest there is: whoever counts down from here meets nobody
+LAST_PID = 4_194_303  # the highest pid: below it no process is likely to be
 MORE_QUEUED = f"""
 WITH RECURSIVE further(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM further WHERE n < ?)
 INSERT INTO jobs ({jobs.COLUMNS})
@@ -38,7 +38,7 @@ WHERE job_id = ? AND ended_at IS NULL
 
 
 class Kind(NamedTuple):
-    """What was promised for a job, and what is known of its worker."""
+    """The policies of a job, and the recorded facts about its worker."""
 
     on_orphan: OnOrphan = OnOrphan.FAIL
     survive: bool = False
@@ -51,12 +51,12 @@ KINDS = [Kind(*kind) for kind in product(OnOrphan, (False, True), ("gone", "othe
 
 
 def kinds(count: int) -> Iterator[Kind]:
-    """So many, of all kinds in turn."""
+    """`count` kinds, each in turn."""
     return islice(cycle(KINDS), count)
 
 
 def leave_open(database: Path, left: Iterable[Kind]) -> list[str]:
-    """A running job with an open attempt for each; gives the run ids."""
+    """Write a running job with an open attempt for each kind; returns the run ids."""
     with closing(sqlite3.connect(database)) as connection, connection:
         (last,) = connection.execute(jobs.LAST_ID).fetchone()
         rows = [_run(ident, kind) for ident, kind in enumerate(left, last + 1)]
@@ -85,7 +85,7 @@ def forget_start(database: Path, job_id: int) -> None:
 
 
 def leave_queued(database: Path, count: int) -> None:
-    """So many jobs in the default queue."""
+    """Write queued jobs into the default queue."""
     with closing(sqlite3.connect(database)) as connection, connection:
         (last,) = connection.execute(jobs.LAST_ID).fetchone()
         first = job(State.QUEUED, id=last + 1, order_key=wall_ms())

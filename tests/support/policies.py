@@ -41,7 +41,7 @@ class Start(NamedTuple):
 
     @property
     def lives(self) -> bool:
-        """Whether its worker is there; its number alone may be anybody's by now."""
+        """Whether its worker lives. The pid alone proves nothing, as another process may have it by now."""
         try:
             shown = Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
@@ -50,13 +50,13 @@ class Start(NamedTuple):
 
 
 def identities_on_disk(of: DaemonProcess) -> list[int]:
-    """The pids that another start on these files would know: they ride with a later commit than the attempts."""
+    """The pids that are on disk: they are stored with a later commit than their attempts."""
     with closing(sqlite3.connect(f"{(of.state_dir / 'stoker.db').as_uri()}?mode=ro", uri=True)) as reader:
         return sorted(pid for (pid,) in reader.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0"))
 
 
 class Six:
-    """The jobs, by policy."""
+    """The six jobs, by policy."""
 
     def __init__(self, daemon: DaemonProcess, gate: Gate) -> None:
         self.daemon = daemon
@@ -71,23 +71,23 @@ class Six:
             self.jobs[policy] = submit(client, shell(self._script), grace_ms=2_000, **asked, **options)
 
     def run(self) -> None:
-        """Submit them and wait until each has said START."""
+        """Submit all and wait until each has written START."""
         with self.daemon.client() as client:
             self.submit(client)
             running(client, *self.jobs.values())
         until(lambda: len(self.starts()) == len(POLICIES), why="six STARTs")
 
     def starts(self) -> list[Start]:
-        """What workers said; a decoy with the same command line knows no job."""
+        """The START lines of workers; a decoy with the same command line writes none."""
         said = [line.split() for line in lines(self._ledger)]
         return [Start(int(words[0]), int(words[1])) for words in said if len(words) == len(Start._fields)]
 
     def workers(self) -> list[int]:
-        """Those that said START and are still there."""
+        """The workers that wrote START and still live."""
         return [start.pid for start in self.starts() if start.lives]
 
     def standings(self, client: stoker.Client) -> dict[str, str]:
-        """State, reason and STARTs of each."""
+        """State, reason and number of STARTs of each."""
         starts = self.starts()
         told = {}
         for policy, job in self.jobs.items():
@@ -102,7 +102,7 @@ class Six:
         return ("/bin/sh", "-c", self._script)
 
     def move(self) -> None:
-        """From here on the daemon is one on a copy of the directory."""
+        """Copy the directory; later starts use the copy."""
         original, copy = self.daemon, DaemonProcess(MANY_ROOMS)
         shutil.copytree(original.state_dir, copy.state_dir, ignore=shutil.ignore_patterns("*.sock"))
         copy.state_dir.chmod(0o700)
@@ -115,7 +115,7 @@ class Six:
             return pid
 
     def fates(self) -> dict[str, str]:
-        """Wait until those that must not go on have ended, open the gate, wait for all; and for every worker's end."""
+        """Wait for the jobs that must not go on, open the gate, then wait for the end of all jobs and workers."""
         with self.daemon.client() as client:
             until(lambda: self._settled(client), why="the ends of those that may not survive")
             for pid in self.workers():
@@ -126,7 +126,7 @@ class Six:
             return self.standings(client)
 
     def _settled(self, client: stoker.Client) -> bool:
-        """A survivor goes on, a safe job has begun again; all others are over."""
+        """Whether surviving jobs run, safe jobs run again, and all others have ended."""
         found = [client.get(job) for job in self.jobs.values()]
         return all(
             one["state"] not in LIVE or (one["state"] == "running" and (one["survive"] or one["attempts"] == 2))

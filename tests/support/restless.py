@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import stoker
     from tests.support.daemon import DaemonProcess
 
-NOT_TOLD = (DaemonUnreachable, StorageFailed)  # whether it was done is not known; a later answer may tell
+NOT_TOLD = (DaemonUnreachable, StorageFailed)  # it is not known whether it was carried out; a later answer may show it
 
 
 class Restless(threading.Thread):
-    """Takes steps until told to stop; where no daemon answers it tries again in a moment."""
+    """Takes steps until it is stopped; while no daemon answers, it tries again after a moment."""
 
     def __init__(self, daemon: DaemonProcess, seed: str) -> None:
         super().__init__(name=seed, daemon=True)
@@ -33,7 +33,7 @@ class Restless(threading.Thread):
         self.done: Counter[str] = Counter()
 
     def step(self, client: stoker.Client) -> None:
-        """Ask something; `NOT_TOLD` may be raised by anything that is asked."""
+        """One request, which may raise `NOT_TOLD`."""
         raise NotImplementedError
 
     def run(self) -> None:
@@ -48,7 +48,7 @@ class Restless(threading.Thread):
                     return
 
     def ask(self, client: stoker.Client, method: str, params: dict[str, Any]) -> None:
-        """A refusal is an answer too, unless it is a bug."""
+        """Send a request and count the answer or the refusal. A refusal that would be a bug is raised."""
         try:
             client.call(method, params)
             self.done[method] += 1
@@ -60,7 +60,7 @@ class Restless(threading.Thread):
             self.done[f"{method} refused: {error.code}"] += 1
 
     def finish(self) -> None:
-        """Stop, and raise what ended the thread before its time."""
+        """Stop, and raise the error that ended the thread early, if there is one."""
         self.enough.set()
         self.join(DEADLINE_S)
         if self._broken is not None:

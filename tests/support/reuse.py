@@ -27,12 +27,12 @@ NS_LAST_PID = PROC / "sys/kernel/ns_last_pid"
 
 
 def why_not() -> str | None:
-    """What keeps a pid from being forced here, if anything does."""
+    """Why no pid can be forced here; None if one can."""
     return None if os.access(NS_LAST_PID, os.W_OK) else f"{NS_LAST_PID} is not ours to write: needs root"
 
 
 def identity_of(pid: int) -> Identity:
-    """What a launcher would have written down of that process."""
+    """The identity of that process as a launcher would record it."""
     stat = identities.read_stat(pid)
     assert stat is not None
     pidfd = os.pidfd_open(pid)
@@ -48,7 +48,7 @@ def identity_of(pid: int) -> Identity:
 
 
 class Child:
-    """A process of the test's own; its number stays taken until `reap`."""
+    """A child of the test; its pid stays taken until `reap`."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str], *, deaf: bool = False) -> None:
         mask = signal.valid_signals() if deaf else ()
@@ -65,7 +65,7 @@ class Child:
         return stat is None or stat.ended
 
     def reap(self) -> None:
-        """End it, and give its number back."""
+        """Kill and reap it, so that its pid is free."""
         if not self._reaped:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -73,13 +73,13 @@ class Child:
 
 
 class Decoy(Child):
-    """A stranger that looks like a worker and is deaf."""
+    """A foreign process that looks like a worker and blocks every signal."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         super().__init__(argv, environ, deaf=True)
 
     def got(self) -> list[str]:
-        """What it was sent; `SIGKILL` if it is no longer there."""
+        """The signals that it got; `SIGKILL` if it is gone."""
         if self.ended:
             return ["SIGKILL"]
         pending = 0
@@ -90,7 +90,7 @@ class Decoy(Child):
 
 
 def take(pid: int, argv: Sequence[str], environ: Mapping[str, str]) -> Decoy | None:
-    """A decoy whose pid is that one; None when somebody else on this machine was quicker and keeps it."""
+    """A decoy with that pid; None if another process on this machine has taken it."""
     elsewhere = NS_LAST_PID.read_text()
     try:
         while not (PROC / str(pid)).exists():
@@ -101,12 +101,12 @@ def take(pid: int, argv: Sequence[str], environ: Mapping[str, str]) -> Decoy | N
                 return decoy
             decoy.reap()
     finally:
-        NS_LAST_PID.write_text(elsewhere)  # where nobody else's new process meets the numbers of our workers
+        NS_LAST_PID.write_text(elsewhere)  # far from the pids that new processes of this machine get
     return None
 
 
 def end(pids: Sequence[int]) -> None:
-    """SIGKILL, and return when each was reaped: by then its number may be anybody's already."""
+    """SIGKILL to all, and return once each is reaped."""
     pidfds = [os.pidfd_open(pid) for pid in pids]
     for pidfd in pidfds:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -124,7 +124,7 @@ def _reaped(pidfd: int) -> bool:
 
 
 class Herd:
-    """Workers of one instance that lost their launcher, and the decoys that took their numbers."""
+    """Workers of one instance without a launcher, and the decoys that got their pids."""
 
     def __init__(self, never: Path) -> None:
         self.instance = secrets.token_hex(8)
@@ -135,7 +135,7 @@ class Herd:
         self.argv = ("/bin/sh", "-c", "read _ < $0", str(never))
 
     def worker(self, **environ: str) -> str:
-        """A new one; gives its run id."""
+        """Start a worker; returns its run id."""
         run_id = f"{len(self.workers) + 1}.1.{secrets.token_hex(8)}"
         worker = Child(self.argv, {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": run_id, **environ})
         worker.shows_itself()
@@ -144,7 +144,7 @@ class Herd:
         return run_id
 
     def attempts(self) -> list[Attempt]:
-        """Their rows: open, of a launcher that is dead."""
+        """The rows of their attempts, which are open and of a dead launcher."""
         return [
             Attempt(
                 run_id=run_id,
@@ -158,7 +158,7 @@ class Herd:
         ]
 
     def disguises(self, run_id: str) -> list[dict[str, str]]:
-        """How a stranger may look: nameless, one of ours by name, one of ours by run."""
+        """The ways in which a decoy may look: without any sign, with our instance, with the run id."""
         return [
             {},
             {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": f"{run_id}0"},
@@ -166,7 +166,7 @@ class Herd:
         ]
 
     def reuse(self, run_id: str) -> None:
-        """That worker ends, and its number is a stranger's; both began in one tick, as nearly all forced reuses do."""
+        """End a worker and give its pid to a decoy that starts in the same clock tick as the worker did."""
         worker = self.workers[run_id]
         worker.reap()
         disguises = self.disguises(run_id)
@@ -180,7 +180,7 @@ class Herd:
             self.reuse(run_id)
 
     def signalled(self) -> dict[int, list[str]]:
-        """Decoys that got anything; none ever may. Some numbers must have been had: on a busy host not all can be."""
+        """Decoys that got a signal; there must be none. Fails if no pid could be reused, as on a very busy host."""
         assert len(self.decoys) > len(self.workers) // 5, "the numbers were not used again"
         return {decoy.pid: got for decoy in self.decoys if (got := decoy.got())}
 

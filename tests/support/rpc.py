@@ -107,7 +107,7 @@ class MemoryService(Service):
 
     @staticmethod
     def large_job(size: int) -> JobParams:
-        """A job that makes every answer about it so large."""
+        """A job that makes every answer about it that large."""
         return JobParams(command="x" * size)
 
     async def get(self, job_id: int, before: int | None, limit: int) -> Any:
@@ -266,7 +266,7 @@ class ServerThread:
 
 
 class RawClient:
-    """A socket that says what it is told, byte for byte."""
+    """A socket that sends exactly the bytes it is given."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)

@@ -72,7 +72,7 @@ class Service:
         self.container.run("systemd-tmpfiles", "--create", "stoker.conf")
 
     def clean(self) -> None:
-        """As if nothing had ever run here."""
+        """Stop the service and remove its state, its settings and every process."""
         if not self.container.on:
             self.container.boot()  # a test failed while it was off
         self.systemctl("stop", "--no-block", "stoker.socket", "stoker.service")  # first, or else it is started again
@@ -85,7 +85,7 @@ class Service:
             entry.unlink()
 
     def configure(self, unit: str = "", settings: str = "") -> None:
-        """Lines of [Service] and of the settings file, for the next start."""
+        """Write lines of [Service] and of the settings file, for the next start."""
         self.container.write(SETTINGS, settings)
         self.container.write(f"{DROP_INS}/test.conf", f"[Service]\n{unit}\n")
         self.container.run("systemctl", "daemon-reload")
@@ -126,7 +126,7 @@ class Service:
 
     @property
     def cgroup(self) -> Path:
-        """Where everything of the service lives."""
+        """The cgroup of the service."""
         return self.container.root / "sys/fs/cgroup/system.slice/stoker.service"
 
     def processes(self) -> list[int]:
@@ -135,7 +135,7 @@ class Service:
         return [int(pid) for pid in self.container.run(*asked, "/sys/fs/cgroup/system.slice/stoker.service").split()]
 
     def journal(self) -> list[str]:
-        """What the daemon wrote, line by line."""
+        """The lines that the daemon has logged."""
         lines = self.container.run("journalctl", "_SYSTEMD_UNIT=stoker.service", "_COMM=stokerd", "-o", "cat")
         return lines.splitlines()
 

@@ -25,7 +25,7 @@ VERBS = {"Cancel", "Retry", "Skip", "Hold", "Release", "Restart"}
 
 
 def events_of(kind: type[ev.Event], of: Job) -> Iterator[ev.Event]:
-    """Values of one kind of event that can make a difference."""
+    """The values of one kind of event that lead to different states."""
     either = (0, 1)
     sample: dict[type[ev.Event], Iterable[ev.Event]] = {
         ev.Ended: [ev.Ended(outcome=outcome) for outcome in OUTCOMES],
@@ -43,7 +43,7 @@ def events_of(kind: type[ev.Event], of: Job) -> Iterator[ev.Event]:
 
 
 def standings(state: State) -> Iterator[tuple[Job, Attempt | None]]:
-    """Jobs in a state, with and without an open attempt, open needs, and a wish to stop."""
+    """Jobs in a state, with and without an open attempt, open needs, and a stop reason."""
     for asked, needs_open in product(SPECS, (0, 1)):
         if state in (State.RUNNING, State.HELD):
             of = job(state, asked=asked, attempts=1, reason=Reason.STUCK if state is State.HELD else None)

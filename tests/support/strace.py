@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import DaemonProcess
 
-# What changes the world or speaks to somebody; the rest (memory, clocks, signals) has no moment worth dying in.
+# Syscalls that change files or send something; a fault at another one (memory, clocks, signals) would show nothing.
 SYSCALLS = [
     "accept4",
     "bind",
@@ -68,7 +68,7 @@ SYSCALLS = [
     "writev",
 ]
 CALL = re.compile(r"^(\d+) +(\w+)\((?:\d+<([^>]*)>)?")
-INJECTED = "(INJECTED)"  # behind a syscall that was given an error; not behind one that was given a signal
+INJECTED = "(INJECTED)"  # printed behind a syscall with an injected error, and not behind one with an injected signal
 LEAVES_S = 10
 OPTIONS = ("-f", "-y", "-b", "execve")
 
@@ -84,7 +84,7 @@ class Point(NamedTuple):
 
 
 def why_not() -> str | None:
-    """What keeps strace from being used here, if anything does."""
+    """Why strace cannot be used here; None if it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     tried = subprocess.run(["strace", *OPTIONS, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
@@ -92,7 +92,7 @@ def why_not() -> str | None:
 
 
 class Strace:
-    """Around each life of one daemon from here on; `expressions` are strace's own, empty for an untroubled life."""
+    """Traces each later start of one daemon. `expressions` are those of strace; without any no fault is injected."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.trace = daemon.home / "trace"
@@ -103,7 +103,7 @@ class Strace:
         daemon.programs = self._programs
 
     def set(self, *expressions: str) -> Self:
-        """What is to happen in the next life."""
+        """Set the faults for the next start."""
         self.trace.unlink(missing_ok=True)
         asked = " ".join(f"-e {expression}" for expression in expressions)
         command = f"strace -D --seccomp-bpf {' '.join(OPTIONS)} -o {self.trace} {asked} {BIN}/stokerd"
@@ -114,16 +114,16 @@ class Strace:
         return self
 
     def calls(self) -> list[Call]:
-        """What was traced in this life, in order."""
+        """The calls that were traced since the last start, in order."""
         return calls_of(self.trace)
 
     def injected(self) -> int:
-        """How many faults have struck in this life."""
+        """The number of faults that were injected since the last start."""
         return sum(call.injected for call in self.calls())
 
 
 class Call(NamedTuple):
-    """One line of a trace; `file` is what its first argument leads to."""
+    """One line of a trace; `file` is the path behind its first argument."""
 
     syscall: str
     file: str
@@ -131,19 +131,19 @@ class Call(NamedTuple):
 
 
 def calls_of(trace: Path) -> list[Call]:
-    """What was traced, in order."""
+    """All traced calls, in order."""
     lines = trace.read_text(errors="replace").splitlines() if trace.exists() else []
     found = [(call, line) for line in lines if (call := CALL.match(line))]
     return [Call(call[2], PurePath(call[3] or "").name, INJECTED in line) for call, line in found]
 
 
 def injected(trace: Path) -> int:
-    """How many faults have struck by now."""
+    """The number of injected faults so far."""
     return sum(call.injected for call in calls_of(trace))
 
 
 class Attached:
-    """strace on a process that runs; it ends with it, or when told to."""
+    """strace attached to a running process, until `detach` or the end of the process."""
 
     def __init__(self, pid: int, trace: Path, *expressions: str) -> None:
         asked = [word for expression in expressions for word in ("-e", expression)]
@@ -156,7 +156,7 @@ class Attached:
         return self._process.poll() is not None
 
     def detach(self) -> None:
-        """Whom a fault has met is dead by then. Twice is as good as once."""
+        """End strace. May be called twice, and after the process has ended."""
         if not self._ended():
             self._process.terminate()
         if self._process.stderr is None or self._process.stderr.closed:
@@ -164,7 +164,7 @@ class Attached:
         try:
             self._process.communicate(timeout=LEAVES_S)
         except subprocess.TimeoutExpired:
-            # Told to leave just as its process was killed, it waits for the main thread, which ends behind the others.
+            # If its process is killed meanwhile, strace waits for the main thread, which ends after the others.
             self._process.kill()
             self._process.communicate()
         until(lambda: _rests(self._pid), why=f"rest for {self._pid}")
@@ -176,7 +176,7 @@ def _is_traced(pid: int) -> bool:
 
 
 def _rests(pid: int) -> bool:
-    """Whether it has ended or every thread sleeps: a signal that strace left it with comes before it sleeps again."""
+    """Whether it has ended or every thread sleeps: a signal that strace left pending arrives before that."""
     try:
         stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     except (FileNotFoundError, ProcessLookupError):
@@ -202,7 +202,7 @@ def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS, before: 
 
 
 def draw(every: Sequence[Point], most: int, dice: random.Random) -> list[Point]:
-    """Every syscall alike: else most faults would meet a read."""
+    """Draw a syscall first and then one of its calls: else most faults would hit a read."""
     rounds = defaultdict(list)
     for point in dice.sample(every, len(every)):
         rounds[point.syscall].append(point)

@@ -32,7 +32,7 @@ RECORD = os.environ.get("STOKER_RECORD")
 
 
 def add_door(process: DaemonProcess, *, record: bool = False) -> None:
-    """From the next start on the daemon has a door."""
+    """The next starts of the daemon use this program."""
     programs = process.home / "door"
     programs.mkdir()
     (programs / "stoker").symlink_to(process.programs / "stoker")

@@ -72,7 +72,7 @@ def draw_job(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
 
 
 class Load(Restless):
-    """Submits, cancels and retries until told to stop; what was not answered is sometimes sent again, sometimes not."""
+    """Submits, cancels and retries until it is stopped. By chance it sends a request without an answer again."""
 
     def __init__(self, daemon: DaemonProcess, ledger: Ledger, seed: int) -> None:
         super().__init__(daemon, f"load {seed}")
@@ -110,13 +110,13 @@ class Load(Restless):
             self._submit(client, [key])
 
     def _submit_flow(self, client: stoker.Client, key: str) -> None:
-        """Its key stands for its first step."""
+        """In the ledger the key of a workflow is that of its first step."""
         try:
             answer = client.call("workflow.submit", self._ledger.sent[key])
         except NOT_TOLD:
             self._lost.append(key)
             raise
-        if answer["steps"]:  # it names none once retention has removed it
+        if answer["steps"]:  # it is empty once retention has removed the job
             self._ledger.answer(key, min(answer["steps"].values()))
         self.done["workflow"] += 1
 
@@ -128,7 +128,7 @@ class Load(Restless):
             else:
                 answers = client.call("job.submit_many", {"jobs": jobs, "atomic": self.dice.random() < 0.5})["jobs"]
         except NOT_TOLD:
-            if self.dice.random() < 0.7:  # the rest is never asked about again: each may be there, once
+            if self.dice.random() < 0.7:  # the rest is never sent again: each may have been stored, once
                 self._lost += keys
             raise
         for key, answer in zip(keys, answers, strict=True):
@@ -153,7 +153,7 @@ class Load(Restless):
             self.ask(client, "job.retry", {"id": job})
 
     def _make_room(self, client: stoker.Client) -> None:
-        """Wait until less is under way than could drown the machine."""
+        """Wait until so few jobs are live that the machine can cope."""
         while not self.enough.is_set() and len(client.list(states=LIVE, limit=200)["jobs"]) > MOST_LIVE:
             self.enough.wait(0.02)
 
@@ -176,7 +176,7 @@ class Faults:
         }
 
     def strike(self) -> None:
-        """One fate, met at a drawn line of the ledger; afterwards a daemon runs again."""
+        """Inject one fault at a drawn line of the ledger; afterwards a daemon runs."""
         self._await_lines(self._dice.randrange(12))
         fate = self._dice.choice(FATES)
         for victim in fate.replace("starting", "daemon").split(", "):
@@ -190,7 +190,7 @@ class Faults:
             self._daemon.relay.unblock()
 
     def finish(self) -> None:
-        """Faults are over: wait until the daemon has made its socket again, if that was removed last."""
+        """Wait until the daemon has made its socket again, if that was removed last."""
         until(self._answered, why="an answer after the last fault")
 
     def _answered(self) -> bool:
@@ -200,7 +200,7 @@ class Faults:
         return False
 
     def _await_lines(self, more: int) -> None:
-        """Until the jobs have said so many lines more; a moment when nothing runs is a moment too."""
+        """Wait for so many more lines of the ledger, or until nothing runs."""
         wanted = self._ledger.count() + more
         with contextlib.suppress(NeverCame):
             until(lambda: self._ledger.count() >= wanted, timeout_s=0.5)
@@ -215,7 +215,7 @@ class Faults:
         self.fired["daemon"] += 1
 
     def _kill_starting(self) -> None:
-        """SIGKILL in the middle of a recovery, once it has said so many lines of log."""
+        """SIGKILL in the middle of a recovery, after a number of its log lines."""
         before, wanted = self._log_lines(), self._dice.randrange(1, 6)
         process = self._daemon.spawn()
         until(lambda: self._log_lines() - before >= wanted or process.poll() is not None, why="lines of log")
@@ -228,17 +228,17 @@ class Faults:
         return self._daemon.stderr.read_bytes().count(b"\n")
 
     def _remove_socket(self) -> None:
-        """As logind does it at a logout; the daemon makes it again."""
+        """Remove the socket as logind does at a logout; the daemon makes it again."""
         self._daemon.socket.unlink(missing_ok=True)
         self.fired["socket"] += 1
 
     def _hang_up(self) -> None:
-        """As a terminal that closes does it; also one that reads the settings again."""
+        """Send SIGHUP, as a closing terminal does, or as a person who wants a reload."""
         self._daemon.signal(signal.SIGHUP)
         self.fired["hangup"] += 1
 
     def _block_stderr(self) -> None:
-        """Nobody reads it until the end of this strike, and it is full: the daemon must answer all the same."""
+        """Fill the stderr pipe and do not read it until the end of this fault: the daemon must go on answering."""
         relay = self._daemon.relay
         assert relay is not None, "this daemon's stderr is no pipe"
         relay.block()
@@ -254,7 +254,7 @@ class Faults:
         if found:
             launcher = self._dice.choice(sorted(found))
             self.killed_launchers.add(launcher)
-            with contextlib.suppress(ProcessLookupError):  # an old one may just have left by itself
+            with contextlib.suppress(ProcessLookupError):  # an old launcher may just have ended by itself
                 os.kill(found[launcher], signal.SIGKILL)
                 self.fired["launcher"] += 1
 
@@ -278,7 +278,7 @@ def count_fds(pid: int) -> int:
 
 
 def zombies_of(pid: int) -> list[str]:
-    """Children that ended and that nobody collected, as /proc names them."""
+    """The zombies among the children."""
     dead = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with contextlib.suppress(OSError):
@@ -289,7 +289,7 @@ def zombies_of(pid: int) -> list[str]:
 
 
 def become_quiet(daemon: DaemonProcess, timeout_s: float = DEADLINE_S) -> None:
-    """Faults are over: wait until nothing waits, is queued or runs any more."""
+    """Wait until no job waits, is queued or runs. To be called after all faults."""
     with daemon.client() as client:
         try:
             until(lambda: not client.list(states=LIVE, limit=1)["jobs"], timeout_s, why="the end of every live job")

@@ -37,14 +37,14 @@ read _ < /dev/console
 
 
 class Booted(NamedTuple):
-    """`status`: what pytest exited with, None when it never got there."""
+    """`status`: the exit code of pytest; None if it never ran."""
 
     status: int | None
     said: str
 
 
 def missing() -> str | None:
-    """Why no other kernel can be had here, if so."""
+    """Why no other kernel can be booted here; None if one can."""
     return None if shutil.which(PROGRAM) else f"no {PROGRAM} here (Debian's user-mode-linux)"
 
 
@@ -57,7 +57,7 @@ def run_tests(tests: Sequence[str], scratch: Path, timeout_s: float) -> Booted:
     init.chmod(0o755)
     kernel = [PROGRAM, f"mem={MEMORY}", "root=none", "rootfstype=hostfs", "hostfs=/", "rootflags=/", "ro"]
     options = [f"init={init}", f"uml_dir={scratch}", "con0=fd:0,fd:1", "con=null", "quiet"]
-    # It bounds itself from within, and ends with whoever ran it: a kernel left behind would eat a processor.
+    # It has a time limit inside, and ends with the process that ran it: a kernel left behind would use up a processor.
     done = subprocess.run(
         ["setpriv", "--pdeathsig", "KILL", *kernel, *options],
         stdin=subprocess.DEVNULL,

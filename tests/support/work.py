@@ -22,7 +22,7 @@ SH = "/bin/sh"
 
 
 class Gate:
-    """Workers wait at `path` until it is opened; whoever comes later passes."""
+    """Workers wait at `path` until it is opened; later ones pass."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,7 +79,7 @@ def submit_running(client: stoker.Client, spec: dict[str, Any], **options: Any) 
 def submit_many(
     client: stoker.Client, specs: Iterable[dict[str, Any]], *, atomic: bool = False
 ) -> list[dict[str, Any]]:
-    """One answer a job, in the order sent."""
+    """The answer for each job, in the order sent."""
     asked: Any = specs
     answers: Any = client.submit_many(asked, atomic=atomic)
     return list(answers)
@@ -113,7 +113,7 @@ def attempts_of(client: stoker.Client, job: int) -> Any:
 
 
 def changes(client: stoker.Client, job: int, cause: str | None = None) -> list[Any]:
-    """What happened to a job, or only what happened for that cause."""
+    """The changes of a job, or only those with that cause."""
     return [change for change in client.history(job)["changes"] if cause in (None, change["cause"])]
 
 
