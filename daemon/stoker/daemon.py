@@ -63,13 +63,7 @@ class Daemon:
     """One life of the daemon, from lock to exit."""
 
     def __init__(
-        self,
-        config: Config,
-        file: Path | None,
-        root: Path,
-        address: Path,
-        environ: dict[str, str],
-        umask: int,
+        self, config: Config, file: Path | None, root: Path, address: Path, environ: dict[str, str], umask: int
     ) -> None:
         self._config = config
         self._config_file = file
