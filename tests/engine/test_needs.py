@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, JobNotFound
+from stoker.core.job.model import Need, Queue, State
+from stoker.engine.dependents import release_dependents
+from stoker.engine.memory import LiveState
+from stoker.engine.turn import Turn
+from stoker.store.loading import Loaded, Portion
+from tests.support import jobs
 from tests.support.facts import scales, until
 from tests.support.rpc import RawClient, request
 from tests.support.work import changes, end_of, running, shell, state, submit, submit_running
@@ -48,6 +55,37 @@ def test_need_when_the_needed_job_ends_then_the_other_goes_on_or_is_skipped(
     gate.open()
 
     assert end_of(client, job) == expected
+
+
+def test_need_when_the_needed_job_ends_then_the_other_starts_with_the_same_commit(
+    client: stoker.Client, gate: Gate
+) -> None:
+    needed = submit_running(client, gate.spec())
+    job = submit(client, OK, needs=[needed])
+
+    gate.open()
+
+    assert end_of(client, job) == ("succeeded", "exit")
+    (end,) = changes(client, needed, "ended")
+    (met,), (start,) = changes(client, job, "need_met"), changes(client, job, "dispatched")
+    assert end["seq"] + 1 == met["seq"] == start["seq"] - 1
+    assert end["at"] == met["at"] == start["at"]  # a turn has one clock
+
+
+@pytest.mark.parametrize("submitted_meanwhile", [True, False])
+async def test_need_when_a_job_comes_in_the_turn_of_the_end_then_it_is_released_later(
+    submitted_meanwhile: bool,  # noqa: FBT001
+) -> None:
+    now = Now(wall=1_000, steady=1_000)
+    memory = LiveState({"default": Queue(name="default")}, {}, 2, 0)
+    memory.needed = {1}
+    turn = Turn(memory, now, Loaded(jobs={1: jobs.job(State.SUCCEEDED, id=1)}, dependents={1: Portion()}))
+    if submitted_meanwhile:
+        turn.set_needs(2, [Need(1)])
+
+    assert list(release_dependents(turn, 1)) == []
+
+    assert memory.needed == ({1} if submitted_meanwhile else set())
 
 
 @pytest.mark.parametrize(("on", "expected"), [("ok", "skipped"), ("failed", "succeeded"), ("any", "succeeded")])

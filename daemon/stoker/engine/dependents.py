@@ -1,14 +1,14 @@
-"""Jobs that run again: for which needs they wait, and which dependents run again with them.
+"""Dependents of jobs: released when the job has ended, and for which needs they wait when it runs again.
 
-Owns `run_again`, the one way by which a job gets its needs back, and the rule that a command on a job also queues those
-jobs again that were skipped because of it, at any distance. A dependent stays skipped if another of its needs cannot be
-met or its deadline has passed.
+Owns `release_dependents`; `run_again`, the one way by which a job gets its needs back; and the rule that a command on a
+job also queues those jobs again that were skipped because of it, at any distance. A dependent stays skipped if another
+of its needs cannot be met or its deadline has passed.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator
 
 from msgspec.structs import replace
 
@@ -16,6 +16,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met, skipped_for_need, unmet_reason
 from stoker.core.job.model import Job, Need, NeedOn
 from stoker.engine.turn import Turn
+from stoker.store.jobs import Dependent
 
 QUEUES_DEPENDENTS = (ev.Retry, ev.Restart, ev.Skip)
 
@@ -23,6 +24,36 @@ QUEUES_DEPENDENTS = (ev.Retry, ev.Restart, ev.Skip)
 def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
     """The event for a job whose need of `needed` can never be met."""
     return ev.NeedFailed(needed=needed.id, on=on, reason=unmet_reason(on, needed))
+
+
+def release_dependents(turn: Turn, needed: int, after: int = 0) -> Iterator[None]:
+    """Queue the dependents of a job that has ended, or skip those whose need of it can never be met.
+
+    Those up to the id `after` are done, and the next were loaded. The rest is left to a later turn, and so are the jobs
+    that began to need it in this turn.
+    """
+    portion = turn.loaded.dependents[needed]
+    for dependent in portion.dependents:
+        _release(turn, dependent)
+        yield
+    if portion.more:
+        turn.effects.append(ev.ReleaseDependents(needed, max(after, portion.last)))
+    elif needed not in turn.needed and ((job := turn.find(needed)) is None or job.final):  # else it runs again
+        turn.memory.needed.discard(needed)
+
+
+def _release(turn: Turn, dependent: Dependent) -> None:
+    job, needed = turn.find(dependent.job_id), turn.find(dependent.needed)
+    if job is None or needed is None or not job.needs_open or job.final:
+        return
+    if not turn.still_needs(dependent.job_id, dependent.needed):
+        return
+    met = need_met(dependent.on, needed)
+    if met:
+        turn.meet_need(dependent.job_id, dependent.needed)
+        turn.step(dependent.job_id, ev.NeedMet())
+    elif met is False:  # the row of this need stays, so that a retry of the needed job finds this one
+        turn.step(dependent.job_id, need_failed(dependent.on, needed))
 
 
 def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:

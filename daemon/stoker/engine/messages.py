@@ -18,12 +18,11 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import SystemClock
 from stoker.core.errors import AlreadyFinished
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_met
 from stoker.core.job.model import Actor, Job, Outcome, OutcomeKind, Reason, RunId, State, StopReason
 from stoker.core.requests import JobStanding, Verb
 from stoker.core.shortage import NO_SHORTAGE, start_failed
 from stoker.engine import dependents
-from stoker.engine.dependents import need_failed
+from stoker.engine.dependents import release_dependents
 from stoker.engine.inbox import Inbox, Message, RequestMessage
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.timers import Alarm, Limit
@@ -33,7 +32,6 @@ from stoker.process.outcomes import cut_short
 from stoker.process.work_files import WorkFiles
 from stoker.store.due import Due
 from stoker.store.instance import seen
-from stoker.store.jobs import Dependent
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 
@@ -94,11 +92,18 @@ class VerbCommand(RequestMessage[JobStanding]):
 class Reports(Message):
     """Reports of executors. Facts come before limits: see `Alarms`."""
 
-    def __init__(self, reports: Sequence[Report], clock: SystemClock) -> None:
+    def __init__(self, reports: Sequence[Report], clock: SystemClock, memory: LiveState) -> None:
         self._reports = reports
         self._clock = clock
+        self._memory = memory
+        self._needed: list[int] = []  # jobs whose dependents are released in the turn of their end
 
-    def apply_to(self, turn: Turn) -> None:
+    def declare_reads(self, wanted: Wanted) -> None:
+        runs = [self._memory.by_run(report.run_id) for report in self._reports if isinstance(report.event, ev.Ended)]
+        self._needed = [run.job.id for run in runs if run is not None and run.job.id in self._memory.needed]
+        wanted.dependents_of.update(dict.fromkeys(self._needed, 0))
+
+    def apply_to(self, turn: Turn) -> Iterator[None]:
         for report in self._reports:
             run = turn.memory.by_run(report.run_id)
             match report.event:
@@ -112,6 +117,8 @@ class Reports(Message):
                     turn.effects.append(StopDelivered(report.run_id))
                 case ev.Refused() | ev.Stuck() as event if run is not None:
                     turn.step(run.job.id, event)
+        for needed in self._needed:
+            yield from release_dependents(turn, needed)
 
     def _began(self, turn: Turn, run: OpenRun | None, began: ev.Began) -> None:
         if turn.memory.shortage.rounds and began.identity is not None:
@@ -173,10 +180,10 @@ class ReportSink:
             except OSError:
                 self._background.retry(f"outputs of {report.run_id}", partial(self._report_once_read, report))
         if whole:
-            self._inbox.post(Reports(whole, self._clock))
+            self._inbox.post(Reports(whole, self._clock, self._memory))
 
     async def _report_once_read(self, report: Report) -> None:
-        self._inbox.post(Reports([self._with_results(report)], self._clock))
+        self._inbox.post(Reports([self._with_results(report)], self._clock, self._memory))
 
     def _with_results(self, report: Report) -> Report:
         run = self._memory.by_run(report.run_id)
@@ -284,27 +291,7 @@ class Dependents(Message):
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
         for needed, after in self._after.items():
-            portion = turn.loaded.dependents[needed]
-            for each in portion.dependents:
-                self._release(turn, each)
-                yield
-            if portion.more:
-                turn.effects.append(ev.ReleaseDependents(needed, max(after, portion.last)))
-            elif (job := turn.find(needed)) is None or job.final:  # else a retry came first, and its end counts
-                turn.memory.needed.discard(needed)
-
-    def _release(self, turn: Turn, each: Dependent) -> None:
-        job, needed = turn.find(each.job_id), turn.find(each.needed)
-        if job is None or needed is None or not job.needs_open or job.final:
-            return
-        if not turn.still_needs(each.job_id, each.needed):
-            return
-        met = need_met(each.on, needed)
-        if met:
-            turn.meet_need(each.job_id, each.needed)
-            turn.step(each.job_id, ev.NeedMet())
-        elif met is False:  # the row of this need stays, so that a retry of the needed job finds this one
-            turn.step(each.job_id, need_failed(each.on, needed))
+            yield from release_dependents(turn, needed, after)
 
 
 class Flush(Message):

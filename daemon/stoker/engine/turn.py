@@ -116,6 +116,7 @@ class Turn:
         self.settings_changed: list[Change] = []  # of queues and resources
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
         self.touched_workflows: set[int] = set()  # workflows of which something changed in this turn
+        self.needed: set[int] = set()  # jobs that others began to need in this turn
         self.flush = False
         memory.workflows.load(loaded.workflows, loaded.heads)
 
@@ -208,6 +209,7 @@ class Turn:
     def set_needs(self, job_id: int, open_needs: Iterable[Need]) -> None:
         """The job waits for these needs and for no others."""
         needs = self.batch.needs[job_id] = {need.job: need.on for need in open_needs}
+        self.needed.update(needs)
         self.memory.needed.update(needs)
 
     def meet_need(self, job_id: int, needed: int) -> None:
