@@ -21,6 +21,7 @@ from stoker.core.errors import StorageFailed
 from stoker.core.job.model import NeedOn, Queue, Resource, State
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.store import attempts, changes, jobs
+from stoker.store.attempts import Needed
 from stoker.store.directory import StateDirectory
 from stoker.store.recoveries import Recovery
 from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch, NewKey, store
@@ -103,6 +104,37 @@ async def test_commit_when_a_job_ends_and_starts_again_in_one_turn_then_both_fit
     )
 
     assert await state.writer.read(attempts.open_attempts) == [second]
+
+
+async def test_commit_when_ends_are_asked_for_then_they_are_as_it_leaves_them(state: Opened) -> None:
+    of, live = running()
+    assert await state.writer.commit(replace_batch(accepted(of), live), [1]) == [
+        Needed(1, None, "running", None, None, None)
+    ]
+    end = replace(live, outcome=exited(0, ended_at=5, output='{"a":"b"}'), ended_at=5)
+
+    ends = await state.writer.commit(
+        Batch(jobs={1: job(State.SUCCEEDED, id=1, attempts=1, exit_code=0)}, attempts={live.run_id: end}), [1, 2]
+    )
+
+    assert ends == [Needed(1, None, "succeeded", "user", 0, '{"a":"b"}')]
+
+
+async def test_commit_when_an_end_cannot_be_read_then_it_is_durable_all_the_same(state: Opened) -> None:
+    of, live = running()
+    await state.writer.commit(replace_batch(accepted(of), live))
+    await state.writer.commit(
+        Batch(jobs={1: job(State.SUCCEEDED, id=1, attempts=1)}, attempts={live.run_id: over(live)})
+    )
+    await state.writer.read(damage_output)
+
+    assert await state.writer.commit(accepted(job(id=2), seq=2), [1]) == ()
+
+    assert await state.writer.read(jobs.by_ids, [2]) == {2: job(id=2)}
+
+
+def damage_output(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE attempts SET output = CAST(X'ff' AS TEXT)")  # no UTF-8
 
 
 def replace_batch(batch: Batch, *runs: Attempt) -> Batch:

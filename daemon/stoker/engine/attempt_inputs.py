@@ -1,8 +1,9 @@
 """The inputs of an attempt beside its spec: the ends of its needs, and its newest checkpoint.
 
-Owns the starts between their commit and their executor. Jobs without inputs, which are most, start at once.
-Invariants: an attempt that was stopped or settled meanwhile is not started; if the newest checkpoint is damaged, a
-warning is logged and the one before it is used.
+Owns the starts between their commit and their executor. A start waits for the reader's thread only if it may have a
+checkpoint, or its inputs are large or could not be read with the commit. Invariants: an attempt that was stopped or
+settled meanwhile is not started; if the newest checkpoint is damaged, a warning is logged and the one before it is
+used.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 MAX_INPUTS_BYTES = 96 * 1024  # one variable of an environment may have 128 KiB, its name and its last zero included
+SMALL_INPUTS_BYTES = 4 * 1024  # written by the event loop
 PORTION = 50  # needs read at once: each may have handed on 64 KiB
 AGAIN_S = 1.0
 TRIES = 20
@@ -67,15 +69,33 @@ class AttemptInputs:
         """Whether the start waits here for its inputs: then no launcher can have started it."""
         return run_id in self._held
 
-    def start(self, starts: Sequence[Start]) -> None:
-        """Start jobs without inputs at once, the others once their inputs are there."""
-        plain = [start for start in starts if not _may_have_inputs(start.job)]
-        self._hand_over(plain)
-        first = [start for start in starts if start.job.attempts == 1 and start.job.spec.needs]
-        again = [[start] for start in starts if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
+    def start(self, starts: Sequence[Start], ends: Mapping[int, Needed]) -> None:
+        """Start at once what is possible with these ends of needed jobs, the others once their inputs are there."""
+        ready = [self._ready(start, ends) for start in starts]
+        self._hand_over([start for start in ready if start is not None])
+        waiting = [start for start, done in zip(starts, ready, strict=True) if done is None]
+        first = [start for start in waiting if start.job.attempts == 1]
+        again = [[start] for start in waiting if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
         for together in (*_portions(first), *again):
             self._held.update(start.attempt.run_id for start in together)
             self._start_together(together)
+
+    def _ready(self, start: Start, ends: Mapping[int, Needed]) -> Start | None:
+        """The start with its inputs; None if they must be read, or written, in the reader's thread."""
+        if start.job.attempts > 1:
+            return None
+        if not start.job.spec.needs:
+            return start
+        needed = [ends[job_id] for job_id in sorted(need.job for need in start.job.spec.needs) if job_id in ends]
+        size = sum(len(one.output or "") for one in needed)
+        if len(needed) < len(start.job.spec.needs) or size > SMALL_INPUTS_BYTES:
+            return None
+        variable = _InputsVariable()
+        try:
+            _write_needs([needed], InputsFile(self._work_files.inputs(start.attempt.run_id)), variable)
+        except OSError:  # it is written again, in the thread
+            return None
+        return replace(start, inputs=variable.text)
 
     def _start_together(self, starts: Sequence[Start]) -> None:
         work = partial(self._start_when_read, starts, count(1))
@@ -154,11 +174,6 @@ class AttemptInputs:
         return await self._reader.run(_variable, job)
 
 
-def _may_have_inputs(job: Job) -> bool:
-    """Whether there can be inputs: a first attempt without needs has none."""
-    return bool(job.spec.needs) or job.attempts > 1
-
-
 def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
     """Starts that read their inputs together: PORTION needs at most, or one start with more."""
     portion: list[Start] = []
@@ -173,49 +188,17 @@ def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
         yield portion
 
 
-# --- in the reader's thread ---
+# --- inputs from the ends of needed jobs ---
 
 
-class _Written(Struct, frozen=True):
-    """The inputs of one start: STOKER_INPUTS, the damaged checkpoints that were passed over, and what failed."""
-
-    variable: str | None = "{}"
-    damaged: Sequence[CheckpointDamaged] = ()
-    error: OSError | None = None
-
-
-def _write_all(connection: sqlite3.Connection, work_files: WorkFiles, starts: Sequence[Start]) -> list[_Written]:
-    return [_write(connection, work_files, start.job, start.attempt.run_id) for start in starts]
-
-
-def _write(connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_id: str) -> _Written:
-    data, damaged = _newest(connection, job)
-    variable = _InputsVariable()
-    try:
-        if data is not None:
-            work_files.put_checkpoint(run_id, data)
-        if job.spec.needs:
-            _write_needs(connection, job, InputsFile(work_files.inputs(run_id)), variable)
-    except OSError as error:
-        return _Written(error=error)
-    return _Written(variable.text, damaged)
-
-
-def _write_needs(connection: sqlite3.Connection, job: Job, file: InputsFile, variable: _InputsVariable) -> None:
+def _write_needs(portions: Iterable[Sequence[Needed]], file: InputsFile, variable: _InputsVariable) -> None:
     """STOKER_INPUTS_FILE. Raises OSError."""
     try:
-        for portion in _needs(connection, job):
+        for portion in portions:
             file.add((one.name, _end(one)) for one in portion)
             variable.add(portion)
     finally:
         file.close()
-
-
-def _variable(connection: sqlite3.Connection, job: Job) -> str | None:
-    variable = _InputsVariable()
-    for portion in _needs(connection, job):
-        variable.add(portion)
-    return variable.text
 
 
 class _InputsVariable:
@@ -241,16 +224,51 @@ class _InputsVariable:
         return encoded.decode() if len(encoded) <= MAX_INPUTS_BYTES else None
 
 
+def _end(one: Needed) -> dict[str, Any]:
+    outputs = msgspec.Raw(b"{}" if one.output is None else one.output.encode())
+    return {"state": one.state, "reason": one.reason, "exit_code": one.exit_code, "outputs": outputs}
+
+
+# --- in the reader's thread ---
+
+
+class _Written(Struct, frozen=True):
+    """The inputs of one start: STOKER_INPUTS, the damaged checkpoints that were passed over, and what failed."""
+
+    variable: str | None = "{}"
+    damaged: Sequence[CheckpointDamaged] = ()
+    error: OSError | None = None
+
+
+def _write_all(connection: sqlite3.Connection, work_files: WorkFiles, starts: Sequence[Start]) -> list[_Written]:
+    return [_write(connection, work_files, start.job, start.attempt.run_id) for start in starts]
+
+
+def _write(connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_id: str) -> _Written:
+    data, damaged = _newest(connection, job)
+    variable = _InputsVariable()
+    try:
+        if data is not None:
+            work_files.put_checkpoint(run_id, data)
+        if job.spec.needs:
+            _write_needs(_needs(connection, job), InputsFile(work_files.inputs(run_id)), variable)
+    except OSError as error:
+        return _Written(error=error)
+    return _Written(variable.text, damaged)
+
+
+def _variable(connection: sqlite3.Connection, job: Job) -> str | None:
+    variable = _InputsVariable()
+    for portion in _needs(connection, job):
+        variable.add(portion)
+    return variable.text
+
+
 def _needs(connection: sqlite3.Connection, job: Job) -> Iterator[Sequence[Needed]]:
     """How its needs ended, in portions: a thousand needs can have 64 MB of outputs."""
     ids = [need.job for need in job.spec.needs]
     for at in range(0, len(ids), PORTION):
         yield attempts.needed(connection, ids[at : at + PORTION])
-
-
-def _end(one: Needed) -> dict[str, Any]:
-    outputs = msgspec.Raw(b"{}" if one.output is None else one.output.encode())
-    return {"state": one.state, "reason": one.reason, "exit_code": one.exit_code, "outputs": outputs}
 
 
 def _newest(connection: sqlite3.Connection, job: Job) -> tuple[bytes | None, list[CheckpointDamaged]]:

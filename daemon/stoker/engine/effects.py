@@ -79,7 +79,7 @@ class Effects:
         effects: defaultdict[type[ev.Effect], list[Any]] = defaultdict(list)
         for effect in turn.effects:
             effects[type(effect)].append(effect)
-        self._launch(effects[ev.Launch])  # its row is on disk: its inputs are written, and its worker starts
+        self._launch(effects[ev.Launch], turn)  # its row is on disk: its inputs are written, and its worker starts
         self._watch(effects[Watch])  # it runs: its limits and its heartbeats are watched
         self._warn(effects[Warn])  # a limit is near
         self._await_stops(effects[AnswerStop])  # a person stops it: the answer says whether the stop came in time
@@ -94,9 +94,9 @@ class Effects:
 
     # --- from the launch to the end ---
 
-    def _launch(self, launches: Sequence[ev.Launch]) -> None:
+    def _launch(self, launches: Sequence[ev.Launch], turn: Turn) -> None:
         runs = [self._memory.by_run(launch.attempt.run_id) for launch in launches]
-        self._attempt_inputs.start([Start(run.job, run.attempt) for run in runs if run is not None])
+        self._attempt_inputs.start([Start(run.job, run.attempt) for run in runs if run is not None], turn.ends)
 
     def _watch(self, began: Sequence[Watch]) -> None:
         for effect in began:

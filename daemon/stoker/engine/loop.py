@@ -94,7 +94,8 @@ class Loop:
         self._measure("decide", turn, messages)
         if batch:
             began = time.perf_counter()
-            await self._writer.commit(batch)
+            ends = await self._writer.commit(batch, turn.needed_ends())
+            turn.ends = {end.job: end for end in ends}
             self._stalls.telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
             self._memory.committed_seq = self._memory.last_seq
             self.turns += 1

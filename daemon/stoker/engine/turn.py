@@ -8,7 +8,7 @@ and on disk at its commit; nothing acts or answers before that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -25,6 +25,7 @@ from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.workflow_memory import LiveWorkflow
+from stoker.store.attempts import Needed
 from stoker.store.instance import seen
 from stoker.store.jobs import spec_hash
 from stoker.store.loading import Loaded
@@ -37,6 +38,7 @@ from stoker.telemetry.events import LogEvent
 STORE_AFTER_MS = 50
 # After a reboot under a wall clock that is behind, backoffs and ttls are late by no more than this.
 NOTE_STEADY_MS = 1_000
+ENDS_AT_ONCE = 50  # read with a commit: each job may have handed on 64 KiB
 
 
 class Transition(Struct, frozen=True):
@@ -116,6 +118,7 @@ class Turn:
         self.settings_changed: list[Change] = []  # of queues and resources
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
         self.touched_workflows: set[int] = set()  # workflows of which something changed in this turn
+        self.ends: dict[int, Needed] = {}  # of jobs that the opened attempts need, read with the commit
         self.needed: set[int] = set()  # jobs that others began to need in this turn
         self.flush = False
         memory.workflows.load(loaded.workflows, loaded.heads)
@@ -275,6 +278,12 @@ class Turn:
             self.memory.steady_noted = self.now.steady
             self.batch.meta.update(seen(self.now))
         return self.batch
+
+    def needed_ends(self) -> Collection[int]:
+        """The jobs whose ends are inputs of the first attempts that were opened, if they are few."""
+        firsts = [attempt.job_id for attempt in self.batch.new_attempts.values() if attempt.ordinal == 1]
+        needed = {need.job for job_id in firsts for need in self.job(job_id).spec.needs}
+        return needed if len(needed) <= ENDS_AT_ONCE else ()
 
     def _respecified(self, before: Job, job: Job) -> Job:
         if job.spec is before.spec or job.spec == before.spec:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from msgspec import Struct, field
@@ -69,10 +69,11 @@ class Batch(Struct):
 
 
 class Stored(NamedTuple):
-    """The new head of the hash chain, and an estimate of the pages of WAL that the transaction took."""
+    """The new head of the hash chain, an estimate of the pages of WAL that the transaction took, and ends of jobs."""
 
     head: bytes
     pages: int
+    ends: Sequence[attempts.Needed] = ()
 
 
 def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]], *, exact: bool = False) -> None:
@@ -83,9 +84,14 @@ def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]],
         raise sqlite3.IntegrityError(f"{hit} of {len(rows)} rows were there to update: {sql.split()[1]}")
 
 
-def store(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
+def store(connection: sqlite3.Connection, batch: Batch, head: bytes, needed: Collection[int] = ()) -> Stored:
+    """Commit a batch, then read how these jobs ended: a hop of its own would cost more than the read."""
     with transaction(connection):
-        return _write(connection, batch, head)
+        stored = _write(connection, batch, head)
+    try:
+        return stored._replace(ends=attempts.needed(connection, needed) if needed else ())
+    except sqlite3.Error:  # the batch is on disk; who needs the ends reads them again, one by one
+        return stored
 
 
 def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
@@ -139,13 +145,18 @@ class Writer:
         self.full = False
         self.waiting = False
 
-    async def commit(self, batch: Batch) -> None:
-        """Make `batch` durable; waits while the disk is full. Raises StorageFailed if it is in doubt."""
+    async def commit(self, batch: Batch, needed: Collection[int] = ()) -> Sequence[attempts.Needed]:
+        """Make `batch` durable; waits while the disk is full. Raises StorageFailed if it is in doubt.
+
+        Returns how the jobs `needed` ended, as far as that could be read.
+        """
         if self._in_doubt is not None:
             raise self._in_doubt
-        if not await self._stored(batch):
+        stored = await self._stored(batch, needed)
+        if stored is None:
             self._room.give_up()
-            await self._store_later(batch)
+            stored = await self._store_later(batch, needed)
+        return stored.ends
 
     async def checkpoint_if_due(self) -> None:
         """Copy the WAL into the database if much was written since the last time: to be called after each commit.
@@ -155,26 +166,27 @@ class Writer:
         if self._since_checkpoint >= CHECKPOINT_PAGES:
             await self.checkpoint()
 
-    async def _store_later(self, batch: Batch) -> None:
+    async def _store_later(self, batch: Batch, needed: Collection[int]) -> Stored:
         try:
-            while not await self._stored(batch):
+            while (stored := await self._stored(batch, needed)) is None:
                 self.waiting = True
                 await asyncio.sleep(ROOM_AGAIN_S)  # polls: the kernel sends no notice of free space
         finally:
             self.waiting = False
+        return stored
 
-    async def _stored(self, batch: Batch) -> bool:
-        """False if the disk is full and the transaction was rolled back."""
+    async def _stored(self, batch: Batch, needed: Collection[int]) -> Stored | None:
+        """None if the disk is full and the transaction was rolled back."""
         try:
-            stored = await self._database.run(store, batch, self._head)
+            stored = await self._database.run(store, batch, self._head, needed)
         except sqlite3.Error as error:
             if not is_full(error, self._room.path.parent):
                 raise StorageFailed(f"commit: {error}") from error
             self.full = True
-            return False
+            return None
         self._head = stored.head
         self._since_checkpoint += stored.pages
-        return True
+        return stored
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Read committed rows in the writer's thread, between two commits."""
