@@ -53,7 +53,7 @@ class Loop:
         self._stalls = stalls
         self._after_commit = after_commit
         self._stopping = False
-        self._computing_since = 0.0  # CPU time of this thread
+        self._computing_since = 0.0  # see Stalls.now
         self.turns = 0
 
     def stop(self) -> None:
@@ -85,7 +85,7 @@ class Loop:
         """Take one turn. Returns whether more jobs can be started at once."""
         now = self._clock.now()
         turn = Turn(self._memory, now, await self._load(messages, now))
-        self._computing_since = time.thread_time()
+        self._computing_since = self._stalls.now()
         for (queue, demand), jobs in turn.loaded.lanes.items():
             self._memory.ready[queue].refill(demand, jobs)
         await self._apply_all(turn, messages)
@@ -99,7 +99,7 @@ class Loop:
             self._stalls.telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
             self._memory.committed_seq = self._memory.last_seq
             self.turns += 1
-        self._computing_since = time.thread_time()
+        self._computing_since = self._stalls.now()
         # Workflows that were loaded for a refused command leave the memory, too.
         self._memory.workflows.forget(turn.touched_workflows | {stored.workflow.id for stored in turn.loaded.workflows})
         for part in self._after_commit:
@@ -119,7 +119,7 @@ class Loop:
                 breath = pieces + len(turn.transitions)
                 self._measure("decide", turn, messages)
                 await asyncio.sleep(0)
-                self._computing_since = time.thread_time()
+                self._computing_since = self._stalls.now()
 
     def _measure(self, part: str, turn: Turn, messages: Sequence[Message]) -> None:
         self._stalls.measure_turn(self._computing_since, part, messages, len(turn.transitions))

@@ -21,6 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SLOW_S = 0.1
+EXACT_S = 0.01  # the CPU time is read again after so long
 
 
 class Stalls:
@@ -30,11 +31,32 @@ class Stalls:
         self.telemetry = telemetry
         self.turns = 0
         self.callbacks = 0
+        self._exact = 0.0  # the CPU time when it was last read
+        self._exact_at = -EXACT_S  # and when that was
+
+    def now(self) -> float:
+        """The CPU time of this thread, or up to EXACT_S more.
+
+        It is read now and then, and the wall time since is added: on each read the kernel may give the processor to
+        another thread, which costs a busy daemon more than the work that is measured.
+        """
+        since = time.perf_counter() - self._exact_at
+        if since >= EXACT_S:
+            self._exact_at += since
+            self._exact, since = time.thread_time(), 0.0
+        return self._exact + since
+
+    def _slow_s(self, began: float) -> float | None:
+        """For how long this thread certainly computed since `began` (`now`), if that was too long."""
+        took_s = self.now() - began
+        if took_s > SLOW_S:
+            took_s = time.thread_time() - began
+        return took_s if took_s > SLOW_S else None
 
     def measure_turn(self, began: float, part: str, held: Iterable[object], steps: int) -> None:
-        """A part of a turn computed from `began` (`time.thread_time`) until now, for the messages `held`."""
-        took_s = time.thread_time() - began
-        if took_s > SLOW_S:
+        """A part of a turn computed from `began` (`now`) until now, for the messages `held`."""
+        took_s = self._slow_s(began)
+        if took_s is not None:
             self.turns += 1
             self.telemetry.turn_was_slow()
             messages = dict(Counter(type(message).__name__ for message in held))
@@ -44,7 +66,7 @@ class Stalls:
         """Wrap `callback` to measure its CPU time."""
 
         def measured(*args: P.args, **kw: P.kwargs) -> T:
-            began = time.thread_time()
+            began = self.now()
             try:
                 return callback(*args, **kw)
             finally:
@@ -53,9 +75,9 @@ class Stalls:
         return measured
 
     def measure_callback(self, began: float, name: str) -> None:
-        """A callback, or a task between two awaits, computed from `began` (`time.thread_time`) until now."""
-        took_s = time.thread_time() - began
-        if took_s > SLOW_S:
+        """A callback, or a task between two awaits, computed from `began` (`now`) until now."""
+        took_s = self._slow_s(began)
+        if took_s is not None:
             self.callbacks += 1
             self.telemetry.callback_was_slow()
             log(LogEvent.CALLBACK_SLOW, callback=name, cpu_ms=round(took_s * 1_000))
@@ -77,12 +99,11 @@ class MeasuredCoroutine(Coroutine[Any, Any, T]):
         self.__qualname__: str = getattr(work, "__qualname__", self.__name__)
 
     def send(self, value: Any) -> Any:
-        began = time.thread_time()
+        began = self._stalls.now()
         try:
             return self._send(value)
         finally:
-            if time.thread_time() - began > SLOW_S:
-                self._stalls.measure_callback(began, self.__qualname__)
+            self._stalls.measure_callback(began, self.__qualname__)
 
     def throw(self, *error: Any) -> Any:
         return self._work.throw(*error)
