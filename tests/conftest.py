@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-COVER_CORE = ("tests/core/", "tests/simulation/")
+COVER_CORE = "tests/core/"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.job.dependencies import need_met
+from stoker.core.job.dependencies import need_met, unmet_reason
 from stoker.core.job.model import NeedOn, Reason, State
 from tests.support.jobs import job
 
@@ -41,3 +41,18 @@ def test_need_when_the_needed_job_was_skipped_for_its_own_needs_then_it_is_not_o
 
 def test_expectations_when_counted_then_every_need_meets_every_state() -> None:
     assert {(on, state) for on, state, _ in cells()} == {(on, state) for on in NeedOn for state in State}
+
+
+@pytest.mark.parametrize(
+    ("on", "needed", "reason"),
+    [
+        (NeedOn.OK, Reason.EXIT, Reason.DEPENDENCY),
+        (NeedOn.FAILED, Reason.EXIT, Reason.NOT_NEEDED),
+        (NeedOn.OK, Reason.NOT_NEEDED, Reason.NOT_NEEDED),
+        (NeedOn.ANY, Reason.DEPENDENCY, Reason.DEPENDENCY),
+    ],
+)
+def test_skip_when_a_need_cannot_be_met_then_the_reason_tells_a_failure_from_no_need(
+    on: NeedOn, needed: Reason, reason: Reason
+) -> None:
+    assert unmet_reason(on, job(State.FAILED, reason=needed)) is reason

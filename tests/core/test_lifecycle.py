@@ -700,6 +700,17 @@ def test_retry_when_the_deadline_is_still_ahead_then_it_stays() -> None:
     assert step(before, None, ev.Retry(), NOW).job.spec == before.spec
 
 
+@pytest.mark.parametrize(("attempts", "expires_at"), [(0, NOW.steady + 7), (1, 5)])
+def test_edit_when_the_ttl_changes_before_the_first_start_then_it_counts_from_now(
+    attempts: int, expires_at: int
+) -> None:
+    before = job(State.QUEUED, asked=spec(ttl_ms=5), attempts=attempts, expires_at=5)
+
+    after = step(before, None, ev.Edit(changes={"ttl_ms": 7}, moved_ms=0), NOW)
+
+    assert (after.job.spec.ttl_ms, after.job.expires_at) == (7, expires_at)
+
+
 def test_event_when_a_person_causes_it_then_it_carries_the_actor() -> None:
     assert ev.Cancel(actor=Actor(1000, "mistyped")).actor == Actor(1000, "mistyped")
     assert ev.Cancel().actor == Actor(None, None)

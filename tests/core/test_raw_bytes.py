@@ -6,7 +6,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import ExecutionMode
-from stoker.core.raw_bytes import RawBytes, encoded, native, printable
+from stoker.core.raw_bytes import RawBytes, encoded, native, printable, sendable
 from stoker.core.requests import MAX_PATH, JobParams
 
 CAFE = RawBytes.of(b"caf\xe9")
@@ -44,3 +44,8 @@ def test_params_when_bytes_are_within_the_limits_then_they_are_taken() -> None:
     sent = JobParams(command=CAFE, working_dir=RawBytes.of(b"/caf\xe9"))
 
     assert sent.command == CAFE
+
+
+@pytest.mark.parametrize("text", ["a name", "na\udcffme", "é"])
+def test_text_of_the_system_when_it_is_sent_then_it_comes_back_as_it_was(text: str) -> None:
+    assert native(sendable(text)) == text

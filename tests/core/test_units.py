@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stoker.cli.kit import values
-from stoker.core.units import duration, exit_codes, instant, size, span, spoken, volume
+from stoker.core.units import duration, exit_codes, instant, period, size, span, spoken, volume
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,8 @@ def test_volume_when_told_then_it_is_short(count: int, text: str) -> None:
 def test_exit_codes_when_shown_then_runs_are_ranges_and_can_be_typed(codes: list[int], text: str) -> None:
     assert exit_codes(codes) == text
     assert values.exit_codes(text) == sorted(set(codes))
+
+
+@pytest.mark.parametrize(("text", "milliseconds"), [("never", None), ("6h", 21_600_000)])
+def test_period_when_read_then_a_word_means_that_there_is_none(text: str, milliseconds: int | None) -> None:
+    assert period(text) == milliseconds

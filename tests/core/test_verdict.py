@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from stoker.core.job.model import OnOrphan, Outcome, OutcomeKind, Reason, Spec, State, StopReason
-from stoker.core.job.verdict import Verdict, judge
+from stoker.core.job.verdict import Verdict, failed_by_itself, judge
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, outcome, running, spec
 
 # Rows: the stop that was committed. Columns: the end, for the stops with the signal delivered before it.
@@ -282,3 +282,21 @@ def test_judge_when_the_output_was_refused_then_it_is_a_seen_failure() -> None:
     verdict = judge(of, open_attempt, exited(0, output_refused=True), NOW.wall, 0.5)
 
     assert (verdict.state, verdict.reason, verdict.failure) == (State.FAILED, Reason.OUTPUT, True)
+
+
+@pytest.mark.parametrize(
+    ("end", "itself"),
+    [
+        (exited(3), True),
+        (exited(0), False),
+        (exited(75), False),
+        (exited(3, stopped=True), False),
+        (outcome(OutcomeKind.SIGNAL, signal=11), True),
+        (outcome(OutcomeKind.OOM, signal=9), True),
+        (UNSEEN, False),
+    ],
+)
+def test_failure_when_an_end_is_seen_then_only_one_of_its_own_is_looked_up_in_the_log(
+    end: Outcome, *, itself: bool
+) -> None:
+    assert failed_by_itself(spec(checkpoint_exit_code=75), end) is itself
