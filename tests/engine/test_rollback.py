@@ -6,6 +6,7 @@ dies in the middle finishes it at its next start.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -16,14 +17,18 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import CheckpointNotFound, NotAllowed, WorkflowNotFound
 from stoker.core.job.model import Reason, State
 from stoker.core.workflow.rollback import Target
-from stoker.core.workflow.state import Step, Workflow
+from stoker.core.workflow.state import Intent, Step, Workflow, WorkflowState
+from stoker.engine.inbox import Barrier, Inbox
+from stoker.engine.memory import LiveState
 from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store import checkpoints
 from stoker.workflows import rollback
-from tests.support.facts import until
+from stoker.workflows.followups import FollowUps
+from tests.support.facts import DEADLINE_S, until
 from tests.support.flows import chain, job_of, sent_flow, settled, step, step_states, workflow_view
 from tests.support.work import job_view, kill9, lines, running
 
@@ -198,3 +203,37 @@ async def test_finish_when_another_rollback_was_asked_for_then_it_keeps_its_own_
 
     assert asked == [checkpoints.last_progress, rollback._newest_sound]
     assert message._target == early
+
+
+async def test_follow_up_when_another_rollback_came_meanwhile_then_that_one_is_finished() -> None:
+    early, late = (msgspec.json.encode(Target(checkpoint=seq, seq=seq)).decode() for seq in (1, 5))
+    workflow = Workflow(id=1, name="w", owner_uid=0, trace_id="0", flow="", flow_hash=b"", created_at=0, target=early)
+    workflow = replace(workflow, state=WorkflowState.ROLLING_BACK, intent=Intent.ROLLBACK)
+    run = LiveWorkflow(workflow, {7: Step(name="a", job_id=7)}, {"a": State.FAILED}, {"a": Reason.EXIT}, set())
+    memory, inbox, background = LiveState({}, {}, 0, 0), Inbox(), BackgroundTasks()
+    memory.workflows.add(run)
+
+    class Reading:
+        """A reader that takes its time: the turn of another rollback is committed while it reads."""
+
+        async def run(self, query: Callable[..., Any], *_: object) -> Any:
+            run.workflow = replace(run.workflow, target=late)
+            followups.begin([1])
+            return 0 if query is checkpoints.last_progress else rollback.ProgressSearch(None, [])
+
+    followups = FollowUps(memory, Reading(), inbox, background)  # type: ignore[arg-type]
+    followups.begin([1])
+
+    targets = []
+    async with asyncio.timeout(DEADLINE_S):
+        while late not in targets:
+            await inbox.news()
+            for message in inbox.take(2):
+                if isinstance(message, Barrier):
+                    message.answer(None)
+                else:
+                    assert isinstance(message, rollback.Finish)
+                    targets.append(message._target)  # the first changes nothing: it is of the earlier rollback
+
+    assert targets == [early, late]
+    await background.close()

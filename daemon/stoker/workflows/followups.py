@@ -2,7 +2,7 @@
 
 Workflows are checked after each turn and at a start, as an earlier daemon may have died before the second half. A
 cancel ends steps that came back to the queue meanwhile. Invariants: a workflow has one follow-up at a time; a second
-one changes nothing.
+one changes nothing; no command that needs a second half is left without one.
 """
 
 from __future__ import annotations
@@ -54,20 +54,26 @@ class FollowUps:
     def begin(self, workflow_ids: Iterable[int]) -> None:
         """Start the second half for those of these workflows that are due."""
         for workflow_id in list(workflow_ids):
-            run = self._memory.workflows.runs.get(workflow_id)
-            if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
-                continue
-            if workflow_id not in self._under_way and not _runs(self._memory, run):
+            if workflow_id not in self._under_way and self._due(workflow_id) is not None:
                 self._under_way.add(workflow_id)
-                following = self._background.retry(f"end of workflow {workflow_id}", partial(self._follow_up, run))
-                following.add_done_callback(lambda _, done=workflow_id: self._under_way.discard(done))  # type: ignore[misc]
+                self._background.retry(f"end of workflow {workflow_id}", partial(self._follow_up, workflow_id))
 
-    async def _follow_up(self, run: LiveWorkflow) -> None:
-        if run.workflow.intent is Intent.ROLLBACK:
-            self._inbox.post(await rollback.finish(self._reader, run))
-        else:
-            self._inbox.post(Cancelled(run.workflow.id))
-        await self._inbox.barrier()
+    def _due(self, workflow_id: int) -> LiveWorkflow | None:
+        """The workflow, if its second half is to come and no step of it runs."""
+        run = self._memory.workflows.runs.get(workflow_id)
+        if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
+            return None
+        return None if _runs(self._memory, run) else run
+
+    async def _follow_up(self, workflow_id: int) -> None:
+        """Repeated as long as it is due: a command that comes meanwhile, as another rollback, needs one of its own."""
+        while (run := self._due(workflow_id)) is not None:
+            if run.workflow.intent is Intent.ROLLBACK:
+                self._inbox.post(await rollback.finish(self._reader, run))
+            else:
+                self._inbox.post(Cancelled(workflow_id))
+            await self._inbox.barrier()
+        self._under_way.discard(workflow_id)
 
 
 def _runs(memory: LiveState, run: LiveWorkflow) -> bool:
