@@ -101,21 +101,32 @@ def test_portions_when_they_are_plain_jobs_then_each_counts_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "newest", "last"),
+    ("changes", "newest", "expected"),
     [
-        ([(5, 10), (6, 20), (7, 30), (8, 10)], 99, 6),
-        ([(5, 10), (6, 20)], 5, 5),
-        ([(5, 10), (6, 20)], 4, 0),
-        ([(5, 30), (6, 10)], 99, 0),
-        ([(5, 10), (6, 5_000), (7, 20)], 99, 7),
-        ([], 99, 0),
+        ([(5, 10), (6, 20), (7, 30), (8, 10)], 99, (6, True)),
+        ([(5, 10), (6, 20)], 5, (5, True)),
+        ([(5, 10), (6, 20)], 4, (0, True)),
+        ([(5, 30), (6, 10)], 99, (0, True)),
+        ([(5, 10), (6, 5_000), (7, 20)], 99, (7, False)),
+        ([(5, 10), (6, 5_000), (7, 5_000)], 99, (5, False)),
+        ([(5, 5_000), (6, 30)], 99, (0, True)),
+        ([], 99, (0, False)),
     ],
-    ids=["a young one ends it", "the newest that may go", "all are kept", "a young one is first", "future", "none"],
+    ids=[
+        "a young one ends it",
+        "the newest that may go",
+        "all are kept",
+        "a young one is first",
+        "future, and older ones behind",
+        "future, and none behind",
+        "future, and a young one behind",
+        "none",
+    ],
 )
 def test_changes_when_they_are_old_then_only_a_whole_prefix_goes(
-    changes: list[tuple[int, int]], newest: int, last: int
+    changes: list[tuple[int, int]], newest: int, expected: tuple[int, bool]
 ) -> None:
-    assert removable_changes(changes, before=25, now=1_000, newest=newest) == last
+    assert removable_changes(changes, before=25, now=1_000, newest=newest) == expected
 
 
 def test_newest_change_when_jobs_are_kept_by_number_then_their_changes_stay() -> None:

@@ -22,7 +22,7 @@ from tests.support.clocks import set_sleep, set_wall_clock, why_no_compiler, why
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S, scales, until
 from tests.support.torture import launchers
-from tests.support.work import Gate, alive, changes, end_of, running, shell, state, submit
+from tests.support.work import Gate, alive, changes, end_of, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -285,3 +285,44 @@ def standing_still(pids: Iterable[int], gap_s: float) -> Iterator[None]:
 def attempts_stopped(client: stoker.Client, job: int) -> list[Any]:
     """Attempts whose worker got a signal of ours."""
     return [attempt for attempt in client.history(job)["attempts"] if attempt["stopped"]]
+
+
+# --- retention ----------------------------------------------------------------------------------------------
+
+KEEP_A_MONTH = """
+[queues.shut]
+paused = true
+[retention]
+keep = "30d"
+keep_failed = "30d"
+keep_changes = "30d"
+keep_last = 0
+every_ms = 200
+"""
+MANY = 1_100  # changes: fewer would not be removed at once
+CENTURY_S = 100 * 365 * 24 * HOUR_S
+
+
+def pass_over(client: stoker.Client) -> None:
+    """Return when two passes of retention have begun and ended from now on."""
+    for _ in range(2):
+        before = client.status()["usage"]["measured_at"]
+        until(lambda before=before: client.status()["usage"]["measured_at"] != before, why="a pass")  # type: ignore[misc]
+
+
+@pytest.mark.skipif(why_no_faketime() is not None, reason=why_no_faketime() or "")
+@pytest.mark.parametrize("jump_s", [-int(time.time()), CENTURY_S], ids=["1970", "a century ahead"])
+def test_retention_when_the_wall_clock_is_wrong_then_nothing_recent_goes(asleep: DaemonProcess, jump_s: int) -> None:
+    asleep.config.write_text(KEEP_A_MONTH)
+    clock = set_wall_clock(asleep)
+    asleep.start()
+    with asleep.client() as client:
+        ended = submit(client, shell("exit 0"))
+        assert end_of(client, ended) == ("succeeded", "exit")
+        waiting = submit_many(client, [shell(":", queue="shut")] * MANY)
+        clock.jump(jump_s)
+        pass_over(client)
+
+        assert state(client, ended) == "succeeded"
+        assert {change["cause"] for change in changes(client, ended)} >= {"submitted", "dispatched", "ended"}
+        assert changes(client, waiting[0]["id"], "submitted")

@@ -18,6 +18,11 @@ class Now(Struct, frozen=True):
     wall: int
     steady: int
 
+    @property
+    def earlier(self) -> int:
+        """For what is removed by its age: a wall clock that was set ahead removes nothing too early."""
+        return min(self.wall, self.steady)
+
 
 class Clock(Protocol):
     def now(self) -> Now: ...

@@ -2,7 +2,8 @@
 
 Owns the rule of retention: what ended is kept for a time or among the newest, whichever keeps more, and longer as long
 as an open job refers to it. Invariants: of the log of changes only a prefix is removed; a time that lies in the future,
-which a clock that was set wrong leaves behind, does not keep the changes behind it for ever.
+which a clock that was set wrong leaves behind, does not keep the changes behind it for ever; while the clock is wrong,
+nothing goes that is kept under the right one.
 """
 
 from __future__ import annotations
@@ -87,17 +88,19 @@ def portions(ended: Iterable[EndedItem], steps: Mapping[int, Sequence[int]], mos
         yield portion
 
 
-def removable_changes(changes: Iterable[tuple[int, int]], before: int, now: int, newest: int) -> int:
-    """The last seq of the longest prefix of `changes` (seq, time) that is older than `before` and ends at `newest`.
+def removable_changes(changes: Iterable[tuple[int, int]], before: int, now: int, newest: int) -> tuple[int, bool]:
+    """The last of `changes` (seq, time) that is older than `before` (0: none), and whether the search ends there.
 
-    0 if there is none.
+    It ends at the first one that is kept, or behind `newest`. A time in the future says nothing about an age: such a
+    change goes with an older one behind it.
     """
     last = 0
     for seq, at in changes:
         if seq > newest or before <= at <= now:
-            break
-        last = seq
-    return last
+            return last, True
+        if at < before:
+            last = seq
+    return last, False
 
 
 def newest_removable(last_seq: int, keep_last: int) -> int:

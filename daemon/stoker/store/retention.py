@@ -41,7 +41,7 @@ SELECT id, finished_at FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AN
 WORKFLOWS_ENDED_AT = """
 SELECT id, finished_at FROM workflows WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL
 """
-OLDEST_CHANGES = "SELECT seq, at FROM changes ORDER BY seq LIMIT ?"
+OLDEST_CHANGES = "SELECT seq, at FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"
 
 COUNT_CHANGES = """
 SELECT count(*) FROM changes
@@ -170,9 +170,9 @@ def workflows_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> di
     return dict(connection.execute(WORKFLOWS_ENDED_AT, (json_array(ids),)).fetchall())
 
 
-def oldest_changes(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
-    """Seq and time of the oldest changes that are left."""
-    return connection.execute(OLDEST_CHANGES, (limit,)).fetchall()
+def oldest_changes(connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, int]]:
+    """Seq and time of the oldest changes behind `after` that are left."""
+    return connection.execute(OLDEST_CHANGES, (after, limit)).fetchall()
 
 
 def count_changes(connection: sqlite3.Connection, before: int, newest: int) -> int:

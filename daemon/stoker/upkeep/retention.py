@@ -131,7 +131,7 @@ class Retention:
             self._working = self._background.retry("retention", self._pass)
 
     async def _pass(self) -> None:
-        settings, now = self._config.retention, self._clock.now().wall
+        settings, now = self._config.retention, self._clock.now().earlier
         removed, pace = PurgeCounts(), Pace(QUIET, gives_way=lambda: self._people > 0)
         async with self._one:
             await self._leftovers.sweep(pace)  # those of a pass that was cut off
@@ -159,7 +159,7 @@ class Retention:
 
     async def _rules(self) -> AsyncGenerator[PurgeRule]:
         """The rule of each queue, of each workflow with times of its own, and of all other workflows."""
-        config, now = self._config, self._clock.now().wall
+        config, now = self._config, self._clock.now().earlier
         named = config.retention_workflows
         groups = [(rows.of_queue(name), config.retention_queues.get(name)) for name in sorted(self._memory.queues)]
         groups += [(rows.workflows_named(name), section) for name, section in named.items()]
@@ -229,13 +229,26 @@ class Retention:
         """
         newest = newest_removable(self._memory.committed_seq, keep_last)
         while not pace.is_over:
-            oldest = await self._reader.run(rows.oldest_changes, CHANGES)
-            last = removable_changes(oldest, before, self._clock.now().wall, newest)
-            if not last or last - oldest[0][0] + 1 < least:
+            old = await self._old_changes(before, newest, least)
+            if len(old) < least:
                 return
-            async with pace.piece():
-                await self._inbox.ask(Purging(Candidates(changes=last), actor))
-            removed.changes += last - oldest[0][0] + 1
+            for at in range(0, len(old), CHANGES):
+                portion = old[at : at + CHANGES]
+                async with pace.piece():
+                    await self._inbox.ask(Purging(Candidates(changes=portion[-1]), actor))
+                removed.changes += len(portion)
+
+    async def _old_changes(self, before: int, newest: int, least: int) -> range:
+        """A prefix of the log that may go: at least `least` changes, or all that may go."""
+        oldest = await self._reader.run(rows.oldest_changes, 0, CHANGES)
+        if not oldest:
+            return range(0)
+        first, last, now, is_over = oldest[0][0], 0, self._clock.now().wall, False
+        while oldest and not is_over and last - first + 1 < least:
+            found, is_over = removable_changes(oldest, before, now, newest)
+            last = max(last, found)
+            oldest = await self._reader.run(rows.oldest_changes, oldest[-1][0], CHANGES)
+        return range(first, last + 1)
 
     # --- for a person ---
 
