@@ -112,6 +112,22 @@ def test_remove_need_when_the_step_was_skipped_for_it_then_a_resume_runs_it(clie
     assert step_states(client, workflow) == {"a": "skipped", "b": "succeeded"}
 
 
+def test_remove_need_when_a_step_is_skipped_for_another_then_its_retry_runs_it(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    workflow = sent_flow(client, {"a": step(f"test -e {flag}"), "b": step("exit 0"), "c": step("exit 0", "a", "b")})
+    assert settled(client, workflow) == "failed"
+    assert step_states(client, workflow)["c"] == "skipped"
+
+    client.call("workflow.remove_need", {"id": workflow, "step": "c", "need": "b"})
+    flag.touch()
+    answer = client.call("job.retry", {"id": job_of(client, workflow, "a")})
+
+    assert answer["taken_up"] == [job_of(client, workflow, "c")]
+    assert settled(client, workflow) == "succeeded"
+
+
 @pytest.mark.parametrize(
     ("method", "params", "error", "told"),
     [

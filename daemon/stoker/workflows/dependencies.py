@@ -79,8 +79,8 @@ def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
 def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> NeedsChanged:
     job = turn.job(step.job_id)
     needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
-    # A need that failed counts as open until the step is skipped for it, which happens soon.
-    pending = [] if job.final else [need for need in needs if need_now(turn, need) is not True]
+    # A need that failed counts as open: the step is skipped for it soon, or was, and a retry of the need must find it.
+    pending = [need for need in needs if need_now(turn, need) is not True]
     after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, needs_open=len(pending)))
     turn.set_needs(job.id, pending)
     run.steps[job.id] = step
