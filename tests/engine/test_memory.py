@@ -13,9 +13,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.errors import AlreadyFinished
+from stoker.core.job.model import State
+from stoker.engine.memory import LiveState
 from stoker.engine.timers import IDLE_KEPT
+from tests.support import jobs
 from tests.support.facts import until
 from tests.support.flows import flow, send, step
 from tests.support.work import shell, submit_many
@@ -71,3 +75,14 @@ def test_memory_when_many_jobs_have_ended_then_the_daemon_keeps_nothing_of_them(
     after = memory(client)
     assert after.pop("alarms") <= before.pop("alarms") + IDLE_KEPT
     assert after == before
+
+
+def test_memory_when_steps_of_many_widths_have_ended_then_no_width_is_kept() -> None:
+    memory = LiveState({}, {}, 0, 0)
+    for ident in range(1, 4):
+        running, attempt = jobs.running(jobs.spec(resources={f"w{ident}/fan": 1}), id=ident)
+        memory.open(running, attempt)
+        ended = jobs.job(State.SUCCEEDED, asked=running.spec, id=ident, attempts=1)
+        memory.enter(running, ended, replace(attempt, outcome=jobs.exited(), ended_at=ended.finished_at))
+
+    assert not memory.used

@@ -142,8 +142,15 @@ class LiveState:
         self.frozen.forget(run.attempt.run_id)
         self.heads.pop(run.attempt.run_id, None)
         self.running[run.job.spec.queue] -= 1
-        self.used.subtract(run.job.spec.resources)
-        self.freed.update(run.job.spec.resources)
+        self._give_back(run.job.spec.resources)
+
+    def _give_back(self, resources: Mapping[str, int]) -> None:
+        """Each workflow with a width has a name of its own, so names that are not in use are not kept."""
+        self.used.subtract(resources)
+        for name in resources:
+            if not self.used[name]:
+                del self.used[name]
+        self.freed.update(resources)
 
     def add_queue(self, queue: Queue) -> None:
         """A queue was made or changed."""
