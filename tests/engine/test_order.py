@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.engine.dispatcher import READ_AT_ONCE
 from tests.support.facts import until
-from tests.support.work import by_start, running, shell, submit
+from tests.support.work import by_start, running, shell, submit, submit_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import stoker
+    from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
 
 AGEING_MS = 100
@@ -37,6 +39,7 @@ class = "low"
 [queues.blue]
 """
 TRUE = shell("exit 0")
+LONG = READ_AT_ONCE // 2 + 1  # jobs: two such queues are not read in one turn
 
 
 @pytest.fixture
@@ -126,3 +129,25 @@ def test_fair_share_when_one_queue_was_idle_then_it_takes_turns_without_catching
 
     turns = ["red" if job in red else "blue" for job in by_start(client, *red, *blue)]
     assert abs(turns[:6].count("blue") - 3) <= 1, turns
+
+
+def test_classes_when_a_daemon_starts_with_long_queues_then_high_goes_first(stopped_daemon: DaemonProcess) -> None:
+    daemon = stopped_daemon
+
+    def use(paused: str) -> None:
+        queues = "".join(f"[queues.{name}]\npaused = {paused}\n" for name in ("a", "b"))
+        daemon.config.write_text(f'[daemon]\nmax_running = 1\n{queues}[queues.z]\nclass = "high"\npaused = {paused}\n')
+
+    use("true")
+    daemon.start()
+    with daemon.client() as client:
+        firsts = [submit_many(client, [{**TRUE, "queue": name}] * LONG)[0]["id"] for name in ("a", "b")]
+        (high,) = queued(client, {"queue": "z"})
+    assert daemon.stop() == 0
+
+    use("false")
+    daemon.start()
+
+    with daemon.client() as client:
+        client.wait(high, *firsts)
+        assert by_start(client, high, *firsts)[0] == high

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from stoker.core.job.admission import AdmissionQueue, Group, admit, place
 from stoker.core.job.model import Queue, State
@@ -99,8 +100,18 @@ def test_ready_when_a_workflow_is_barred_then_its_steps_are_counted_and_not_held
     assert held(ready) == [[3]]
     assert lane.count == 3
     assert list(ready.hungry()) == []
-    ready.read_again()
-    assert [demand for demand, _ in ready.hungry()] == [None]
+
+
+def test_ready_when_bars_change_then_it_is_read_and_the_rest_may_start() -> None:
+    step = replace(queued(2), workflow_id=7)
+    ready = filled(queued(1), step, queued(3))
+
+    ready.read_again({7})
+
+    assert held(ready) == [[1, 3]]
+    ((demand, _),) = ready.hungry()
+    ready.refill(demand, [queued(1), queued(3)])
+    assert list(ready.hungry()) == []
 
 
 # --- what admission is given --------------------------------------------------------------------------------

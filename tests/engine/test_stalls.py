@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sqlite3
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.engine.dispatcher import STARTED_AT_ONCE
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import SLOW_S, Stalls
 from tests.support.daemon import SLOW_CPU_MS, DaemonProcess, LoopKept
@@ -216,3 +218,28 @@ def test_reads_when_there_are_thousands_of_steps_and_jobs_then_none_is_slow(daem
         client.wait(*jobs)
 
         assert slow(client) == (0, 0)
+
+
+def test_turns_when_thousands_may_start_at_once_then_each_starts_a_part_of_them(stopped_daemon: DaemonProcess) -> None:
+    daemon, each = stopped_daemon, STARTED_AT_ONCE // 2 + 100
+
+    def use(paused: str) -> None:
+        queues = "".join(f"[queues.{name}]\npaused = {paused}\n" for name in ("a", "b"))
+        daemon.config.write_text(f"[daemon]\nmax_running = 4096\n{queues}")
+
+    use("true")
+    daemon.start()
+    with daemon.client() as client:
+        for name in ("a", "b"):
+            submit_many(client, [{"command": "/bin/true", "queue": name}] * each)
+    assert daemon.stop() == 0
+    use("false")
+    daemon.start()
+    with daemon.client() as client:
+        until(lambda: not client.status()["running"] + client.status()["queued"], why="the end of all")
+
+    query = "SELECT count(*) FROM changes WHERE cause = 'dispatched' GROUP BY at"
+    with closing(sqlite3.connect(f"file:{daemon.state_dir}/stoker.db?mode=ro", uri=True)) as database:
+        started = [number for (number,) in database.execute(query)]  # the changes of a turn have the same time
+    assert sum(started) == 2 * each
+    assert max(started) == STARTED_AT_ONCE

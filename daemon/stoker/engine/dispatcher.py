@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 
 from stoker.core.job import events as ev
 from stoker.core.job.admission import AdmissionQueue, admit, paused
 from stoker.core.job.model import Attempt, ExecutionMode, Job, RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
+from stoker.engine.ready_queue import Lane
 from stoker.engine.turn import LogLine, Turn
 from stoker.executors.base import Executor
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 
 SHOWN_HOLDERS = 20
-LANES_AT_ONCE = 64  # read in one turn
+STARTED_AT_ONCE = 1_024  # jobs in one turn: more would keep the loop for a tenth of a second
+READ_AT_ONCE = 2_048  # jobs: to read them takes a tenth of a second, in which no commit is made
 
 
 class Dispatcher:
@@ -48,21 +49,34 @@ class Dispatcher:
         self._closed_for.remove(why)
 
     def declare_reads(self, wanted: Wanted) -> None:
-        """Read the next jobs of lanes that have few left."""
+        """Read the next jobs of lanes that have few left: as many as one turn may read, and the rest in later ones."""
         if self.closed is None and self._free() > 0:
-            hungry = islice(self._memory.hungry(), LANES_AT_ONCE)
-            wanted.lanes = [(name, demand, lane.capacity) for name, demand, lane in hungry]
+            room = READ_AT_ONCE
+            for name, demand, lane in self._hungry():
+                if room <= 0:
+                    break
+                wanted.lanes.append((name, demand, lane.capacity))
+                room -= min(lane.count, lane.capacity)
             wanted.barred = self._memory.workflows.barred
+
+    def _hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
+        """Queue, demand and lane of the lanes to read, of queues whose jobs may start."""
+        for name, ready in self._memory.ready.items():
+            if not self._paused(name):
+                for demand, lane in ready.hungry():
+                    yield name, demand, lane
 
     def _free(self) -> int:
         return self.slots - len(self._memory.runs)
 
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for jobs that may start. Returns whether a further turn could start more."""
-        free = startable(self._memory.shortage, self._free(), turn.now)
+        free = min(startable(self._memory.shortage, self._free(), turn.now), STARTED_AT_ONCE)
         if self.closed is not None or free <= 0:
             return False
         self._reread_if_barred()
+        if any(ready.unread and not self._paused(name) for name, ready in self._memory.ready.items()):
+            return True  # an unread lane may have the jobs that go first
         queues = self._memory.admission_queues()
         jobs = self._admit(queues, free)
         for queue in queues:
@@ -71,7 +85,7 @@ class Dispatcher:
             self._open(turn, job)
         self._log_shortages(turn, [job for queue in queues for job, _ in queue.short])
         left = startable(self._memory.shortage, self._free(), turn.now)
-        return left > 0 and any(not self._paused(name) for name, _, _ in self._memory.hungry())
+        return left > 0 and (len(jobs) == STARTED_AT_ONCE or any(True for _ in self._hungry()))
 
     def _admit(self, queues: Sequence[AdmissionQueue], slots: int) -> Sequence[Job]:
         memory = self._memory
@@ -92,7 +106,7 @@ class Dispatcher:
         if self._memory.workflows.bar_changes != self._bar_changes:
             self._bar_changes = self._memory.workflows.bar_changes
             for ready in self._memory.ready.values():
-                ready.read_again()
+                ready.read_again(self._memory.workflows.barred)
 
     def _open(self, turn: Turn, job: Job) -> None:
         launcher = self._executors[job.spec.execution_mode].launcher

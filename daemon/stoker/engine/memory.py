@@ -18,7 +18,7 @@ from stoker.core.nearest import did_you_mean
 from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.workflow.checkpoint import Head
 from stoker.engine.freezes import Freezes
-from stoker.engine.ready_queue import Lane, ReadyQueue
+from stoker.engine.ready_queue import ReadyQueue
 from stoker.engine.workflow_memory import LiveWorkflows
 
 MOST_QUEUES_NAMED = 20  # in a message
@@ -171,12 +171,6 @@ class LiveState:
     def total(self, state: State) -> int:
         """Jobs in a live state, over all queues."""
         return sum(number for (_, counted), number in self.counts.items() if counted is state)
-
-    def hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
-        """Queue, demand and lane of the lanes to read before more jobs are started."""
-        for name, ready in self.ready.items():
-            for demand, lane in ready.hungry():
-                yield name, demand, lane
 
     def admission_queues(self) -> list[AdmissionQueue]:
         """The queues with ready jobs, in the form that admission takes."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from operator import itemgetter
 
@@ -38,7 +38,7 @@ def demand_of(job: Job) -> str | None:
 class Lane:
     """Queued jobs with one demand. `count`: their number, including those that are only in the database."""
 
-    __slots__ = ("_read_to_the_end", "capacity", "count", "filed", "jobs", "resources")
+    __slots__ = ("_read_to_the_end", "_stale", "capacity", "count", "filed", "jobs", "resources")
 
     def __init__(self, resources: Mapping[str, int]) -> None:
         self.resources = resources
@@ -47,6 +47,7 @@ class Lane:
         self.capacity = DEMANDING_CAPACITY if resources else CAPACITY
         self.filed: tuple[Place, str | None] | None = None  # by the place of which job, and the resource that it lacks
         self._read_to_the_end = False
+        self._stale = False  # other workflows were barred when it was read
 
     @property
     def _complete(self) -> bool:
@@ -55,7 +56,7 @@ class Lane:
     @property
     def low(self) -> bool:
         """Whether to read the lane before more of its jobs are started."""
-        return len(self.jobs) < self.capacity // LOW_WATER and not self._complete
+        return self._stale or (len(self.jobs) < self.capacity // LOW_WATER and not self._complete)
 
     def add(self, job: Job, *, startable: bool) -> None:
         """A job became queued. `startable`: it is no step of a barred workflow."""
@@ -78,11 +79,13 @@ class Lane:
         """Hold the first `capacity` queued jobs of the database, without those of barred workflows."""
         self.jobs[:] = jobs
         self._read_to_the_end = len(jobs) < self.capacity
+        self._stale = False
 
-    def read_again(self) -> None:
-        """Workflows were paused or resumed, so the jobs in memory may not be the first that can start."""
-        self.jobs.clear()
+    def read_again(self, barred: Collection[int]) -> None:
+        """Workflows were paused or resumed: the jobs in memory can start, but may not be the first that can."""
+        self.jobs[:] = [job for job in self.jobs if job.workflow_id not in barred]
         self._read_to_the_end = False
+        self._stale = True
 
 
 class ReadyQueue:
@@ -90,6 +93,7 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self.lanes: dict[str | None, Lane] = {}
+        self.unread: set[str | None] = set()  # lanes of which no job is known yet
         self._hungry: dict[str | None, Lane] = {}
         self._order: list[Place] = []  # of the first jobs of all lanes
         self._unblocked: list[Entry] = []
@@ -110,22 +114,25 @@ class ReadyQueue:
         self._changed(demand, lane)
         if lane.count == 0:
             del self.lanes[demand]
+            self.unread.discard(demand)
 
     def count_in(self, demand: str | None, number: int) -> None:
         """The number of jobs with that demand in the database."""
         lane = self._lane(demand, msgspec.json.decode(demand, type=dict[str, int]) if demand else {})
         lane.count = number
+        self.unread.add(demand)
         self._changed(demand, lane)
 
     def refill(self, demand: str | None, jobs: Sequence[Job]) -> None:
         lane = self.lanes[demand]
         lane.refill(jobs)
+        self.unread.discard(demand)
         self._changed(demand, lane)
 
-    def read_again(self) -> None:
-        """Drop the jobs in memory; the database has them."""
+    def read_again(self, barred: Collection[int]) -> None:
+        """Drop the jobs of barred workflows, and read all lanes again; the others in memory may start meanwhile."""
         for demand, lane in self.lanes.items():
-            lane.read_again()
+            lane.read_again(barred)
             self._changed(demand, lane)
 
     def _lane(self, demand: str | None, resources: Mapping[str, int]) -> Lane:
