@@ -296,7 +296,5 @@ def test_judge_when_the_output_was_refused_then_it_is_a_seen_failure() -> None:
         (UNSEEN, False),
     ],
 )
-def test_failure_when_an_end_is_seen_then_only_one_of_its_own_is_looked_up_in_the_log(
-    end: Outcome, *, itself: bool
-) -> None:
+def test_failure_when_an_end_is_seen_then_only_one_of_its_own_is_looked_up(end: Outcome, *, itself: bool) -> None:
     assert failed_by_itself(spec(checkpoint_exit_code=75), end) is itself
