@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,13 @@ import pytest
 
 from stoker.process import capture
 from stoker.process.capture import CHUNK, TAIL_SEARCH_BYTES, Chunk, follow, log_of, log_path, tail_offset
+from tests.support.apart import run_apart_async, spare_descriptors
 from tests.support.facts import DEADLINE_S, until_async
+from tests.support.strace import why_not
+from tests.support.torture import count_fds
 
 KIB = 1024
+OF_THE_LOOP = 1  # asyncio watches the end of a pipe of its own
 READERS = ThreadPoolExecutor(2, "logs")
 
 
@@ -125,24 +128,43 @@ async def test_follow_when_lines_are_appended_then_each_comes_without_an_end(log
 
 
 async def test_follow_when_inotify_is_not_available_then_appended_bytes_still_come(log: Path) -> None:
+    assert await run_apart_async(follow_without_inotify, str(log)) == "last\n"
+
+
+async def follow_without_inotify(path: str) -> str:
+    log = Path(path)
     log.write_bytes(b"first\n")
     follower = Follower(log)
-    assert await follower.text(6) == b"first\n"
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-    with log.open("ab", buffering=0) as file:
-        free = os.dup(file.fileno())
-        os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # all descriptors below it are in use
-        try:
-            waiting = asyncio.ensure_future(follower.text(5))
-            await asyncio.wait({waiting}, timeout=0.02)
-            file.write(b"last\n")
-
-            assert await waiting == b"last\n"
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await follower.text(6)
+    with log.open("ab", buffering=0) as file, spare_descriptors(0):
+        waiting = asyncio.ensure_future(follower.text(5))
+        await asyncio.wait({waiting}, timeout=0.02)
+        file.write(b"last\n")
+        text = await waiting
     await follower.end()
+    return text.decode()
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+async def test_follow_when_the_kernel_has_no_room_for_a_watch_then_bytes_still_come(log: Path) -> None:
+    fault = f"epoll_ctl:error=ENOMEM:when={OF_THE_LOOP + 1}"
+
+    assert await run_apart_async(follow_unwatched, str(log), fault=fault) == "last\n"
+
+
+async def follow_unwatched(path: str) -> str:
+    fds = count_fds(os.getpid())
+    log = Path(path)
+    log.touch()
+    follower = Follower(log)
+    waiting = asyncio.ensure_future(follower.text(5))
+    await asyncio.wait({waiting}, timeout=0.02)
+    with log.open("ab", buffering=0) as file:
+        file.write(b"last\n")
+        text = await waiting
+    await follower.end()
+    await until_async(lambda: count_fds(os.getpid()) == fds, why="its descriptors, closed")
+    return text.decode()
 
 
 async def test_follow_when_the_log_comes_late_then_it_is_waited_for(log: Path) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,12 +15,9 @@ from stoker.core.errors import CannotCreate
 from stoker.files import NotRegular
 from stoker.process import launchers
 from stoker.process.launchers import find_launchers, remove_remains, start_launcher
+from tests.support.apart import fill_descriptors, run_apart, spare_descriptors
 from tests.support.facts import until_async
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.instance import LauncherHost
+from tests.support.instance import LauncherHost
 
 
 async def test_find_when_some_are_dead_then_the_lock_tells_and_the_oldest_come_first(host: LauncherHost) -> None:
@@ -173,33 +168,26 @@ async def test_start_when_no_process_can_be_had_then_nothing_stays_open(
     assert list((host.state_dir / "launchers").iterdir()) == []
 
 
-async def test_start_when_a_descriptor_is_lacking_at_any_point_then_nothing_stays_open(host: LauncherHost) -> None:
+def test_start_when_a_descriptor_is_lacking_at_any_point_then_nothing_stays_open() -> None:
+    failures, locks = run_apart(start_until_it_succeeds)
+
+    assert failures >= len(["ready", "its end", "lock", "pidfd", "pidfd", "directory", "socket"]) - 2
+    assert locks == 1
+
+
+async def start_until_it_succeeds() -> tuple[int, int]:
+    """With one descriptor more for each try. How often it failed for want of one, and how many locks there are."""
+    host = LauncherHost()
+    fill_descriptors()
     before, failures = descriptors(), 0
-    free = _lowest_free()
     while True:
-        with open_files(free + failures), contextlib.suppress(OSError):
+        with spare_descriptors(failures), contextlib.suppress(OSError):
             await host.start()
         if host.clients:
             break
         failures += 1
         await until_async(lambda: descriptors() == before, why="its descriptors, closed")
         await until_async(lambda: not list(host.processes()), why="the end of a launcher that was given up")
-
-    assert failures >= len(["ready", "its end", "lock", "pidfd", "pidfd", "directory", "socket"]) - 2
-    assert len(list((host.state_dir / "launchers").glob("*.lock"))) == 1
-
-
-def _lowest_free() -> int:
-    descriptor = os.dup(0)
-    os.close(descriptor)
-    return descriptor
-
-
-@contextlib.contextmanager
-def open_files(most: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    locks = len(list((host.state_dir / "launchers").glob("*.lock")))
+    await host.end()
+    return failures, locks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +16,21 @@ from stoker.process import tree
 from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
 from stoker.process.tree import Ladder, Sweep, await_end, stop_unborn, sweep
+from tests.support.apart import fill_descriptors, run_apart_async, spare_descriptors
 from tests.support.facts import DEADLINE_S, until, until_async
 from tests.support.instance import Stranger, ended
+from tests.support.strace import why_not
 from tests.support.torture import count_fds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stoker.core.job.model import Identity
     from stoker.process.messages import LaunchOrder
     from tests.support.instance import LauncherHost
 
 GRACE_MS = 10_000
+OF_THE_LOOP = 1  # asyncio watches the end of a pipe of its own
 LONG_MS = 600_000
 
 
@@ -60,38 +64,64 @@ async def test_sweep_when_the_tree_is_larger_than_we_may_open_files_then_all_of_
     many = "for _ in $(seq 80); do sh -c 'read _ < $0' $0 & done"
     order = host.shell(f"{many}; echo up; read _ < $0")
     await orphan(host, order, "up")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count_fds(os.getpid()) + 60, hard))
-    try:
-        result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    result = await run_apart_async(sweep_with_descriptors, host.instance, order.run_id, 60)
 
-    assert (result.killed, result.left) == (81, ())
+    assert result == [81, []]
     assert host.workers() == []
+
+
+async def sweep_with_descriptors(instance: str, run_id: str, count: int) -> tuple[int, Sequence[int]]:
+    with spare_descriptors(count):
+        result = await sweep(instance, [run_id], grace_ms=GRACE_MS)
+    return result.killed, result.left
 
 
 async def test_sweep_when_descriptors_run_out_anywhere_then_it_leaves_none_open(host: LauncherHost) -> None:
     order = host.shell("sh -c 'sleep 600' & env -i sleep 600 & echo up; read _ < $0")
     await orphan(host, order, "up")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fds, tasks, failures = count_fds(os.getpid()), len(asyncio.all_tasks()), 0
 
-    for spare in range(fds, fds + 100):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
-        try:
-            result = await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
-            break
-        except OSError as error:
-            failures += error.errno == errno.EMFILE
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert (count_fds(os.getpid()), len(asyncio.all_tasks())) == (fds, tasks)
+    failures, left = await run_apart_async(sweep_until_it_succeeds, host.instance, order.run_id)
 
     assert failures
-    assert result.left == ()
+    assert left == []
     assert host.workers() == []
+
+
+async def sweep_until_it_succeeds(instance: str, run_id: str) -> tuple[int, Sequence[int]]:
+    """With one descriptor more for each try. How often it failed for want of one, and who is left."""
+    fill_descriptors()
+    fds, tasks = count_fds(os.getpid()), len(asyncio.all_tasks())
+    for failures in range(100):
+        try:
+            with spare_descriptors(failures):
+                return failures, (await sweep(instance, [run_id], grace_ms=GRACE_MS)).left
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        assert (count_fds(os.getpid()), len(asyncio.all_tasks())) == (fds, tasks)
+    raise AssertionError("it never succeeded")
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+async def test_sweep_when_the_kernel_has_no_room_for_a_watch_then_it_leaves_nothing_open(host: LauncherHost) -> None:
+    order = host.shell("echo up; read _ < $0")
+    await orphan(host, order, "up")
+    fault = f"epoll_ctl:error=ENOMEM:when={OF_THE_LOOP + 1}"
+
+    failed = await run_apart_async(sweep_that_fails, host.instance, order.run_id, fault=fault)
+
+    assert failed == [errno.ENOMEM, 0, 0]
+    await sweep(host.instance, [order.run_id], grace_ms=GRACE_MS)
+    assert host.workers() == []
+
+
+async def sweep_that_fails(instance: str, run_id: str) -> tuple[int | None, int, int]:
+    """The error, and how many descriptors and tasks it left."""
+    fds, tasks = count_fds(os.getpid()), len(asyncio.all_tasks())
+    with pytest.raises(OSError, match="Cannot allocate memory") as failed:
+        await sweep(instance, [run_id], grace_ms=GRACE_MS)
+    return failed.value.errno, count_fds(os.getpid()) - fds, len(asyncio.all_tasks()) - tasks
 
 
 async def test_sweep_when_it_heeds_sigterm_then_it_may_clean_up_first(host: LauncherHost) -> None:
