@@ -24,6 +24,7 @@ from tests.support import jobs
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until, until_async
 from tests.support.instance import ended
+from tests.support.strace import Attached, injected, why_not
 from tests.support.work import end_of, job_view, shell, submit, submit_running
 
 if TYPE_CHECKING:
@@ -285,6 +286,23 @@ def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(cgroup_ro
         assert "frozen" in daemon.cli("ls").stdout
         assert "running, frozen" in daemon.cli("show", str(low)).stdout
         press(daemon, cgroup_root, CALM)
+        gate.open()
+        assert end_of(client, low) == ("succeeded", "exit")
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_worker_when_it_cannot_be_thawed_at_first_then_it_is_later(cgroup_root: Path, gate: Gate) -> None:
+    with DaemonProcess(settings(cgroup_root, CALM)) as daemon, daemon.client() as client:
+        low = submit_running(client, gate.spec(), queue="bulk")
+        press(daemon, cgroup_root, BUSY)
+        until(lambda: job_view(client, low)["frozen"], why="the freeze")
+        leaf, trace = cgroup_root / leaves_of(cgroup_root)[0], daemon.home / "trace"
+        strace = Attached(daemon.pid, trace, "trace=openat", "inject=openat:error=EMFILE", path=leaf / "cgroup.freeze")
+
+        press(daemon, cgroup_root, CALM)
+        until(lambda: injected(trace), why="a thaw that fails")
+        strace.detach()
+
         gate.open()
         assert end_of(client, low) == ("succeeded", "exit")
 

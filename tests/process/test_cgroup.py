@@ -5,6 +5,7 @@ Needs a writable cgroup v2. Without its controllers, the tests check that limits
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -14,13 +15,12 @@ import pytest
 
 from stoker.core.errors import ConfigInvalid
 from stoker.core.job.limits import Limits
-from stoker.process.cgroup import Cgroups, find_root, is_delegated, read_mounts
+from stoker.process.cgroup import Cgroups, Leaf, find_root, is_delegated, read_mounts
+from tests.support.apart import run_apart, spare_descriptors
 from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stoker.process.cgroup import Leaf
+    from collections.abc import Callable, Iterator
 
 MOUNTINFO = """\
 24 1 0:22 / /proc rw,nosuid - proc proc rw
@@ -130,6 +130,35 @@ def test_leaf_when_removed_then_cgroups_inside_go_too_and_it_may_be_repeated(cgr
 
     assert not leaf.path.exists()
     assert not leaf.populated
+
+
+def test_leaf_when_no_descriptor_is_left_then_it_is_not_taken_for_empty_or_removed(
+    cgroup_root: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    leaf = Cgroups(cgroup_root).make("7.1.ab", Limits())
+    put(leaf, sleeper)
+
+    errors = run_apart(ask_without_descriptors, str(leaf.path))
+
+    assert errors == {"populated": "EMFILE", "kill": "EMFILE", "remove": "EMFILE"}
+
+
+def ask_without_descriptors(path: str) -> dict[str, str | None]:
+    leaf = Leaf(Path(path))
+    return {
+        "populated": error_without_descriptors(lambda: leaf.populated),
+        "kill": error_without_descriptors(leaf.kill),
+        "remove": error_without_descriptors(leaf.remove_tree),
+    }
+
+
+def error_without_descriptors(call: Callable[[], object]) -> str | None:
+    with spare_descriptors(0):
+        try:
+            call()
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+    return None
 
 
 def test_leaf_when_something_lives_in_it_then_it_is_not_removed(

@@ -143,10 +143,11 @@ def injected(trace: Path) -> int:
 
 
 class Attached:
-    """strace attached to a running process, until `detach` or the end of the process."""
+    """strace attached to a running process, until `detach` or its end. `path`: only calls about that file."""
 
-    def __init__(self, pid: int, trace: Path, *expressions: str) -> None:
+    def __init__(self, pid: int, trace: Path, *expressions: str, path: Path | None = None) -> None:
         asked = [word for expression in expressions for word in ("-e", expression)]
+        asked += [] if path is None else ["-P", str(path)]
         command = ["strace", *OPTIONS, "-o", str(trace), *asked, "-p", str(pid)]
         self._pid = pid
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE)

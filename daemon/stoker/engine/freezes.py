@@ -23,6 +23,10 @@ class Freezes:
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._since
 
+    def run_ids(self) -> list[str]:
+        """The attempts that are frozen now."""
+        return list(self._since)
+
     def freeze(self, run_ids: Iterable[str], at: int) -> None:
         for run_id in run_ids:
             self._since.setdefault(run_id, at)

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from stoker.core.job.limits import Limits
 from stoker.core.shortage import SHORTAGES
-from stoker.process.cgroup import Cgroups, Leaf, find_root
+from stoker.process.cgroup import REMOVED, Cgroups, Leaf, find_root
 
 # After the last process has ended the kernel may call its cgroup busy for some milliseconds more.
 BUSY = frozenset({errno.EBUSY, errno.ENOTEMPTY})
@@ -54,14 +54,17 @@ class AttemptCgroups:
             return None
 
     async def empty(self, run_id: str) -> None:
-        """Kill all processes in the cgroup of an attempt that no launcher owns, and wait for their end."""
+        """Kill all processes in the cgroup of an attempt that no launcher owns, and wait for their end.
+
+        Raises OSError if it cannot be known whether there are any.
+        """
         cgroups = self._cgroups
         # Polled, as most cgroups are empty already; a process in an uninterruptible call ends late.
         while cgroups is not None and cgroups.leaf(run_id).populated and self._kill(run_id):  # noqa: ASYNC110
             await asyncio.sleep(RETRY_S)
 
     def freeze(self, run_ids: Iterable[str], *, frozen: bool) -> list[str]:
-        """Freeze or thaw these attempts. Gives those that have a cgroup, as only these can be frozen."""
+        """Freeze or thaw these attempts. Gives those for which it was done: only one with a cgroup can be frozen."""
         frozen_ids = []
         for run_id in run_ids if self._cgroups is not None else ():
             assert self._cgroups is not None
@@ -87,7 +90,8 @@ class AttemptCgroups:
     def _remove_in_time(self, run_id: str, tries: int) -> None:
         """In a thread, as its worker may have made thousands of cgroups in it."""
         assert self._cgroups is not None
-        self._kill(run_id)
+        with suppress(OSError):  # the next try may have what this one lacks
+            self._kill(run_id)
         loop = asyncio.get_running_loop()
 
         def check(removal: asyncio.Future[bool]) -> None:
@@ -98,17 +102,20 @@ class AttemptCgroups:
         loop.run_in_executor(None, self._remove, leaf.remove_tree).add_done_callback(check)
 
     def _kill(self, run_id: str) -> bool:
-        """Kill all processes in it. False before Linux 5.14, which has no cgroup.kill."""
+        """Kill all processes in it. False before Linux 5.14, which has no cgroup.kill, and once it is removed."""
         assert self._cgroups is not None
-        with suppress(OSError):
+        try:
             self._cgroups.leaf(run_id).kill()
-            return True
-        return False
+        except OSError as error:
+            if error.errno not in REMOVED:
+                raise
+            return False
+        return True
 
     def _remove(self, remove: Callable[[], None]) -> bool:
-        """False while the kernel calls it busy, or another cgroup is in it."""
+        """False if it may succeed later: the kernel calls it busy, a cgroup is in it, or the host lacks something."""
         try:
             remove()
         except OSError as error:
-            return error.errno not in BUSY
+            return error.errno not in BUSY | SHORTAGES
         return True

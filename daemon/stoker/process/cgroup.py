@@ -7,6 +7,7 @@ killed or frozen; `Leaf.in_force` names only limits that a controller enforces.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from stoker.files import DIRECTORY, remove_tree
 
 MARKS = ("user.delegate", "trusted.delegate")
 LEAF = "run-"
+REMOVED = frozenset({errno.ENOENT, errno.ENODEV})  # ENODEV: it was removed after its file was opened
 CONTROLLERS = ("memory", "pids", "cpu")
 # The controller and the file of each limit.
 FILES = {"memory_bytes": ("memory", "memory.max"), "processes": ("pids", "pids.max")}
@@ -77,10 +79,13 @@ class Leaf(Struct, frozen=True):
 
     @property
     def populated(self) -> bool:
-        """Whether a living process is in it or below it; False once it is removed."""
-        with suppress(OSError):
+        """Whether a living process is in it or below it; False once it is removed. Raises OSError if it is unknown."""
+        try:
             return "populated 1" in (self.path / "cgroup.events").read_text()
-        return False
+        except OSError as error:
+            if error.errno not in REMOVED:
+                raise
+            return False
 
     def kill(self) -> None:
         """SIGKILL to all processes in it, forks under way included (Linux 5.14)."""

@@ -56,6 +56,8 @@ class Throttle:
         self.pressure, changed = observe(self._policy, self.pressure, sample, self._clock.now().wall)
         if changed:
             self._apply(self.pressure)
+        if not (self._freeze_running and self.pressure.throttled):
+            self._thaw()
 
     def _apply(self, pressure: Pressure) -> None:
         self._dispatcher.throttled = pressure.throttled
@@ -63,16 +65,22 @@ class Throttle:
         log(event, causes=[cause.value for cause in pressure.causes], levels=dict(pressure.levels))
         if pressure.throttled:
             self._telemetry.throttle_began(pressure.causes)
-        if self._freeze_running:
-            self._freeze_low(frozen=pressure.throttled)
+            if self._freeze_running:
+                self._freeze_low()
         self._inbox.wake()
 
-    def _freeze_low(self, *, frozen: bool) -> None:
-        """Freeze or thaw the running jobs of low queues. The time of a freeze counts for no limit."""
+    def _freeze_low(self) -> None:
+        """Freeze the running jobs of low queues. The time of a freeze counts for no limit."""
         low = [run.attempt.run_id for run in self._memory.runs.values() if self._is_low(run)]
-        changed, at = self._local.freeze(low, frozen=frozen), self._clock.now().steady
-        (self._memory.frozen.freeze if frozen else self._memory.frozen.thaw)(changed, at)
-        self._heartbeats.set_frozen(changed, frozen=frozen)
+        changed = self._local.freeze(low, frozen=True)
+        self._memory.frozen.freeze(changed, self._clock.now().steady)
+        self._heartbeats.set_frozen(changed, frozen=True)
+
+    def _thaw(self) -> None:
+        """Thaw all that is frozen, also what an earlier sample could not thaw for want of a descriptor."""
+        changed = self._local.freeze(self._memory.frozen.run_ids(), frozen=False)
+        self._memory.frozen.thaw(changed, self._clock.now().steady)
+        self._heartbeats.set_frozen(changed, frozen=False)
 
     def _is_low(self, run: OpenRun) -> bool:
         return self._memory.queues[run.job.spec.queue].queue_class is QueueClass.LOW
