@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.clock import Now
+from stoker.core.job.model import Identity
 from stoker.engine.heartbeats import BURST, Heartbeats
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
 from stoker.engine.messages import Alarms
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.process.work_files import WorkFiles
+from tests.support.apart import run_apart, spare_descriptors
 from tests.support.facts import until_async
 from tests.support.jobs import attempt, job, running, spec
+from tests.support.strace import why_not
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 ASKED = spec(heartbeat_ms=1_000, unresponsive_warn_ms=30_000, unresponsive_kill_ms=180_000)
 START = 1_000_000
+OF_THE_LOOP = 1  # asyncio watches the end of a pipe of its own
 
 
 class SetClock:
@@ -59,6 +64,12 @@ class Room:
         self.heartbeats = Heartbeats(
             self.memory, self.work_files, self.timers, self.clock, self.inbox, cast("LauncherPool", Launchers())
         )  # fmt: skip
+
+    def name_worker(self, pid: int) -> None:
+        """From now on the worker has that pid."""
+        identity = Identity(pid=pid, start_ticks=1, boot_id="b", pid_namespace=1)
+        self.attempt = replace(self.attempt, identity=identity)
+        self.memory.open(self.job, self.attempt)
 
     def begin(self) -> None:
         self.heartbeats.open(self.run_id)
@@ -111,6 +122,39 @@ async def test_silence_when_a_heartbeat_lies_in_the_socket_then_it_is_read_befor
 
     assert not room.unresponsive()
     assert room.memory.worker_status[room.run_id].last_heartbeat == room.clock.steady
+
+
+def test_silence_when_no_descriptor_is_left_to_look_at_the_sender_then_it_is_heard(tmp_path: Path) -> None:
+    assert run_apart(heard_without_descriptors, str(tmp_path)) == [0, False]
+
+
+async def heard_without_descriptors(state_dir: str) -> tuple[int, bool]:
+    room = Room(Path(state_dir))
+    room.name_worker(os.getpid() + 1)
+    room.begin()
+    room.say(b"WATCHDOG=1")
+    with spare_descriptors(0):
+        alarms = room.pass_ms(10**9)
+    unresponsive = room.unresponsive()
+    room.heartbeats.stop()
+    return len(alarms), unresponsive
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_open_when_the_kernel_has_no_room_to_watch_a_socket_then_it_is_heard_later(tmp_path: Path) -> None:
+    fault = f"epoll_ctl:error=ENOMEM:when={OF_THE_LOOP + 1}"
+
+    assert run_apart(heard_after_a_failed_watch, str(tmp_path), fault=fault) == "half"
+
+
+async def heard_after_a_failed_watch(state_dir: str) -> str | None:
+    room = Room(Path(state_dir))
+    room.begin()
+    room.say(b"STATUS=half")
+    status = room.memory.worker_status[room.run_id]
+    await until_async(lambda: status.status, why="what the worker says")
+    room.heartbeats.stop()
+    return status.status
 
 
 async def test_silence_when_we_did_not_run_ourselves_then_it_begins_anew(room: Room) -> None:

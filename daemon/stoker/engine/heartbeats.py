@@ -31,6 +31,7 @@ from stoker.telemetry.logs import log
 
 BURST = 16
 PAUSE_S = 0.1
+AGAIN_S = 1.0  # after an error of the host
 
 
 class NotifySocket(Struct):
@@ -109,8 +110,15 @@ class Heartbeats:
     # --- reports ---
 
     def _listen_to(self, notify: NotifySocket) -> None:
-        if self._sockets.get(notify.run_id) is notify:
-            asyncio.get_running_loop().add_reader(notify.socket.fileno(), self._receive, notify)
+        """If the kernel has no room to watch it now, it is tried again; until then `judge` reads the socket."""
+        if self._sockets.get(notify.run_id) is not notify:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_reader(notify.socket.fileno(), self._receive, notify)
+        except OSError as error:
+            log(LogEvent.WORKER_UNHEARD, run_id=notify.run_id, error=error)
+            loop.call_later(AGAIN_S, self._listen_to, notify)
 
     def _receive(self, notify: NotifySocket) -> None:
         """Read the waiting messages, up to a burst; the rest stays in the kernel's queue."""
@@ -152,7 +160,11 @@ class Heartbeats:
         notify, run = self._sockets.get(alarm.run_id), self._memory.by_run(alarm.run_id)
         if notify is None or run is None or run.attempt.stop_reason is not None:
             return None
-        self._receive(notify)
+        try:
+            self._receive(notify)
+        except OSError:  # what it has sent cannot be read now
+            self._timers.set_later(alarm, now.steady + round(AGAIN_S * 1_000))
+            return None
         if alarm.run_id in self._frozen:
             notify.heard_at = now.steady
         silence = judge_silence(run.job.spec, now.steady - notify.heard_at)
