@@ -71,3 +71,11 @@ def test_wal_when_many_large_jobs_are_submitted_then_it_begins_anew(daemon: Daem
             written += 2 * 10 * 60_000  # in the job, and in the change that records it
 
     assert (daemon.state_dir / "stoker.db-wal").stat().st_size < 2 * CHECKPOINT_PAGES * PAGE_BYTES
+
+
+def test_wal_when_many_short_jobs_take_turns_then_it_begins_anew_in_time(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.wait(*(answer["id"] for answer in submit_many(client, [shell(":")] * JOBS)))
+
+    pages = (daemon.state_dir / "stoker.db-wal").stat().st_size / PAGE_BYTES
+    assert CHECKPOINT_PAGES // 2 < pages < 1.25 * CHECKPOINT_PAGES

@@ -32,6 +32,7 @@ ROOM_AGAIN_S = 1.0
 CHECKPOINT_PAGES = 2_000
 PAGE_BYTES = 4_096
 COMMIT_PAGES = 6  # of tables, indexes and sqlite_sequence, for any transaction
+LONE_ROWS = 4  # the first rows of a transaction share few pages of tables and indexes; further ones do
 
 
 class NewKey(Struct, frozen=True):
@@ -123,10 +124,14 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
 
 
 def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
-    """Large texts are in the data of a checkpoint, or in a job and again in the payload of its change."""
+    """Large texts are in the data of a checkpoint, or in a job and again in the payload of its change.
+
+    Measured against the growth of the WAL, with jobs one by one and many at once, and with workflows.
+    """
+    rows = len(batch.changes) + len(batch.new_workflows) + len(batch.workflows) + len(batch.checkpoints)
     data = sum(len(each.data) for each in batch.checkpoints) + 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
     purged = 0 if batch.purge is None else batch.purge.pages
-    return COMMIT_PAGES + len(batch.changes) + len(batch.checkpoints) + data // PAGE_BYTES + purged
+    return COMMIT_PAGES + rows + min(rows, LONE_ROWS) + data // PAGE_BYTES + purged
 
 
 def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
