@@ -51,6 +51,24 @@ def fill_backlog(host: LauncherHost, launcher: str) -> list[socket.socket]:
             return waiting
 
 
+async def test_caught_up_when_a_launcher_is_not_connected_yet_then_it_is_awaited(host: LauncherHost) -> None:
+    first = await host.start(epoch=1)
+    await host.running(first, host.staying())
+    os.kill(first.facts.pid, signal.SIGSTOP)
+    pool = generations(host, epoch=2)
+    taking = asyncio.ensure_future(pool.reconnect(first.launcher))
+    await until_async(lambda: pool.silent(first.launcher), why="the first try")
+
+    caught_up = asyncio.ensure_future(pool.caught_up())
+    done, _ = await asyncio.wait([caught_up], timeout=0.1)
+    os.kill(first.facts.pid, signal.SIGCONT)
+    await caught_up
+
+    assert not done
+    assert taking.done()
+    pool.close()
+
+
 async def test_reconnect_when_the_backlog_is_full_then_the_launcher_is_silent_and_not_dead(host: LauncherHost) -> None:
     first = await host.start(epoch=1)
     order = host.staying()

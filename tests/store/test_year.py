@@ -76,6 +76,7 @@ class Year:
         self.clock, self.root, self.state = SetClock(), root, state
         self.memory = LiveState(state.snapshot.queues, {}, 0, 0)
         self.background = BackgroundTasks()
+        self.logs_when_caught_up = 0
         self.inbox = Inbox()
         telemetry = Telemetry()
         after_commit = [Answering()]
@@ -83,7 +84,7 @@ class Year:
             self.inbox, state.writer, self.memory, self.clock, NoDispatch(), Stalls(telemetry), after_commit
         )
         reader = state.reader
-        leftovers = Leftovers(reader, state.writer, self.memory, root)
+        leftovers = Leftovers(reader, state.writer, self.memory, root, self._launchers_caught_up)
         usage = Usage(reader, root / "stoker.db", self.clock)
         self.retention = Retention(
             config,
@@ -97,6 +98,9 @@ class Year:
             self.background,
             lambda: None,
         )
+
+    async def _launchers_caught_up(self) -> None:
+        self.logs_when_caught_up = len(list(self.root.glob("logs/*/*")))
 
     async def week(self) -> None:
         """The jobs of a week end, and retention makes a pass behind them."""
@@ -201,6 +205,14 @@ async def test_pass_when_few_jobs_ended_then_the_newest_stay_however_old(state: 
         await weeks.week()
 
         assert (await weeks.measured())["jobs"] == 2 * JOBS_A_WEEK
+
+
+async def test_pass_when_logs_may_go_then_they_do_once_no_launcher_makes_another(state: Opened, tmp_path: Path) -> None:
+    async with year(state, tmp_path / "state", keep="1h", keep_failed="1h", keep_last=0) as weeks:
+        await weeks.week()
+
+        assert weeks.logs_when_caught_up == JOBS_A_WEEK
+        assert (await weeks.measured())["logs"] == 0
 
 
 async def test_pass_when_failed_ones_are_kept_for_ever_then_only_they_stay(state: Opened, tmp_path: Path) -> None:

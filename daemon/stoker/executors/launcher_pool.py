@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import AlreadyRunning, StokerError
@@ -23,6 +24,7 @@ from stoker.telemetry.logs import log
 FIRST_LAUNCHER_S = 5.0
 START_AGAIN_S = 1.0
 CONNECT_AGAIN_S = 1.0
+CATCH_UP_S = 2.0
 
 
 class LauncherPool:
@@ -82,6 +84,15 @@ class LauncherPool:
         if self._newest is None:
             raise ConnectionError("no launcher")
         await self._newest.list_runs()
+
+    async def caught_up(self) -> None:
+        """Return when every launcher has done what it was sent before, or has not answered for a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_S):
+                while self._connecting:  # noqa: ASYNC110 - no event says that it takes us
+                    await asyncio.sleep(CONNECT_AGAIN_S / 10)
+                answers = [client.list_runs() for client in self if not client.stuck]
+                await asyncio.gather(*answers, return_exceptions=True)
 
     async def begin(self) -> None:
         """Start the first launcher. If that takes long or fails, jobs wait for it and everything else goes on."""

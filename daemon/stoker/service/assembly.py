@@ -184,7 +184,7 @@ class Engine:
             self.inbox,
             self.memory,
             self.clock,
-            Leftovers(self.queries, writer, self.memory, directory.root),
+            Leftovers(self.queries, writer, self.memory, directory.root, self.local.launchers.caught_up),
             self.usage,
             self.telemetry,
             self.background,

@@ -7,7 +7,7 @@ still listed in the database, or found by its age, and the next pass goes on wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from stoker.engine.memory import LiveState
@@ -29,12 +29,20 @@ SHRUNK_PAGES = 256
 class Leftovers:
     """Call the sweeps in any order and as often as you like."""
 
-    def __init__(self, reader: Reader, writer: Writer, memory: LiveState, state_dir: Path) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        writer: Writer,
+        memory: LiveState,
+        state_dir: Path,
+        launchers_caught_up: Callable[[], Awaitable[None]],
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._memory = memory
         self._state_dir = state_dir
         self._logs = state_dir / "logs"
+        self._launchers_caught_up = launchers_caught_up
         self._last_tried = 0  # job whose logs were tried last: a sweep that was cut off is continued behind it
 
     async def sweep(self, pace: Pace) -> bool:
@@ -59,6 +67,9 @@ class Leftovers:
     async def _sweep_logs(self, pace: Pace) -> bool:
         failed: OSError | None = None
         buckets: set[int] = set()
+        if await self._reader.run(rows.listed_logs, 0, 1):
+            # One that takes over the output of a job, which may have ended since, makes the directory of its log.
+            await self._launchers_caught_up()
         while not pace.is_over:
             async with pace.piece():
                 ids = await self._reader.run(rows.listed_logs, self._last_tried, DIRECTORIES)
