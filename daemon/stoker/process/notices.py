@@ -90,7 +90,7 @@ def _is_below(pid: int, main: int, reaper: int | None) -> bool:
     for _ in range(GENERATIONS):
         try:
             stat = read_stat(pid) if pid > 0 else None
-        except OSError:
+        except OSError:  # for want of a descriptor
             return True
         if stat is None or main in (pid, stat.session) or stat.parent == reaper:
             return True
