@@ -294,6 +294,21 @@ async def test_socket_when_a_stranger_connects_then_it_is_turned_away(host: Laun
     assert Path(order.log).read_text() == "closed\n"
 
 
+async def test_hello_when_many_connections_say_nothing_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    order = host.staying()
+    await host.running(client, order)
+    silent = []
+    for _ in range(40):
+        silent.append(host.wire(client.launcher))
+        await client.list_runs()  # a turn of its loop, which accepts the connection
+
+    answer = host.wire(client.launcher).hello(host.instance, epoch=2)
+
+    assert answer["op"] == "hello"
+    assert silent[0].hear() == []
+
+
 async def test_descriptors_when_connections_come_and_go_then_none_stays_open(host: LauncherHost) -> None:
     client = await host.start()
     descriptors = Path(f"/proc/{client.facts.pid}/fd")

@@ -133,10 +133,20 @@ class LauncherLoop:
         except OSError as error:
             self._pause_listening(error)
             return
-        if peer is not None and len(self._peers) < MAX_PEERS and self._register(peer):
+        if peer is None:
+            return
+        if len(self._peers) >= MAX_PEERS:
+            self._drop_oldest_stranger()
+        if self._register(peer):
             self._peers[peer.fd] = peer
-        elif peer is not None:
+        else:
             peer.close()
+
+    def _drop_oldest_stranger(self) -> None:
+        """A daemon says hello at once, so connections that say nothing must not keep it out."""
+        stranger = next((peer for peer in self._peers.values() if not peer.greeted), None)
+        if stranger is not None:
+            self._drop(stranger, f"no hello, and {MAX_PEERS} are open")
 
     def _pause_listening(self, error: OSError) -> None:
         """Connections wait in the backlog: no event says when the host has descriptors and memory again."""
