@@ -11,7 +11,9 @@ import pytest
 from stoker.core.clock import Now
 from stoker.core.requests import JobWork
 from stoker.engine import preflight
+from tests.support.apart import run_apart
 from tests.support.facts import until_async
+from tests.support.strace import why_not
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +56,21 @@ async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> preflight.P
     (tmp_path / "text").touch(mode=0o644)
     (tmp_path / "folder").mkdir()
     return preflight.Preflight(Standing(), f"/no/such/folder:{tmp_path}")
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+@pytest.mark.parametrize("command", ["tool", "./tool"])
+def test_check_when_the_disk_of_a_program_fails_then_it_is_not_called_missing(
+    tmp_path: Path, command: str
+) -> None:
+    tool = tmp_path / "tool"
+    tool.touch(mode=0o755)
+    fault = "access,faccessat,faccessat2,newfstatat,stat:error=EIO"
+
+    answer = run_apart(preflight.problem, command, str(tmp_path), f"/bin:{tmp_path}", fault=fault, path=tool)
+
+    assert answer[0] == "command"
+    assert "Input/output error" in answer[1]
 
 
 async def test_check_when_the_cache_is_full_then_the_answer_still_has_every_fact_it_needs(

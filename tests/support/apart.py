@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-def run_apart(function: Callable[..., Any], *given: Any, fault: str | None = None) -> Any:
-    """Call `function` in a fresh process; give what it returned. `fault`: an injection of strace."""
+def run_apart(function: Callable[..., Any], *given: Any, fault: str | None = None, path: Path | None = None) -> Any:
+    """Call `function` in a fresh process; give what it returned.
+
+    `fault`: an injection of strace; `path`: only into calls about that file.
+    """
     command = [sys.executable, "-m", "tests.support.apart", function.__module__, function.__name__, json.dumps(given)]
     if fault is not None:
-        command = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"inject={fault}", *command]
+        about = [] if path is None else ["-P", str(path)]
+        command = ["strace", "-f", "-qq", "-o", os.devnull, *about, "-e", f"inject={fault}", *command]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

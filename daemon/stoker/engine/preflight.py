@@ -8,6 +8,7 @@ until that check ends, no other one is made for the same directory.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ KEEP_MS = 1_000  # so that a stream of similar jobs costs one check
 KEEP_MANY = 4_096
 PATIENCE_S = 2.0
 THREADS = 2
+NO_PROGRAM = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG})
 HINT = "give its full path"
 HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search your own PATH'
 
@@ -167,25 +169,48 @@ def problem(command: str, working_dir: str, path: str) -> CommandProblem:
             return ("working_dir", f"working_dir: {working_dir} {what}")
         if not os.access(directory, os.X_OK):
             return ("working_dir", f"working_dir: {working_dir} may not be entered (no x permission)")
-        return _program_problem(command, directory, path)
+        return _program_problem(command, working_dir, path)
     except OSError as error:
         return ("working_dir", f"working_dir: {working_dir}: {error.strerror}")
 
 
-def _program_problem(command: str, directory: Path, path: str) -> CommandProblem:
+def _program_problem(command: str, working_dir: str, path: str) -> CommandProblem:
     if "/" not in command:
-        # Not pathlib: a flow may ask for ten thousand programs at once.
-        if any(_executable(os.path.join(directory, entry, command)) for entry in path.split(":")):  # noqa: PTH118
+        return _path_problem(command, working_dir, path)
+    program = Path(working_dir, command)
+    try:
+        if _executable(str(program)):
             return None
-        return ("command", f"command: there is no program {command!r} in PATH")
-    program = directory / command
-    if _executable(str(program)):
-        return None
+    except OSError as error:
+        return ("command", f"command: {command}: {error.strerror}")
     if not program.exists():
         return ("command", f"command: {command} does not exist")
     what = "is a directory" if program.is_dir() else "is not executable"
     return ("command", f"command: {command} {what}")
 
 
+def _path_problem(command: str, working_dir: str, path: str) -> CommandProblem:
+    """Not pathlib: a flow may ask for ten thousand programs at once."""
+    unreadable: OSError | None = None
+    for entry in path.split(":"):
+        try:
+            if _executable(os.path.join(working_dir, entry, command)):  # noqa: PTH118
+                return None
+        except OSError as error:  # the disk of that directory is gone; others may have the program
+            unreadable = error
+    if unreadable is not None:
+        reason = f"{unreadable.filename}: {unreadable.strerror}"
+        return ("command", f"command: there is no program {command!r} where PATH can be read; {reason}")
+    return ("command", f"command: there is no program {command!r} in PATH")
+
+
 def _executable(program: str) -> bool:
-    return os.access(program, os.X_OK) and os.path.isfile(program)  # noqa: PTH113 - as above
+    """Raises OSError if that cannot be known now. access(2) is cheaper, but os.access hides its error."""
+    if os.access(program, os.X_OK):
+        return os.path.isfile(program)  # noqa: PTH113 - as above
+    try:
+        os.stat(program)  # noqa: PTH116 - as above
+    except OSError as error:
+        if error.errno not in NO_PROGRAM:
+            raise
+    return False

@@ -117,8 +117,17 @@ def candidates(name: str, env: dict[str, str]) -> Iterator[str]:
 
 
 def not_found(name: str, env: dict[str, str]) -> OSError:
-    """The error if no candidate could be executed: EACCES if a file of that name exists, else ENOENT."""
-    directories = env.get("PATH", os.defpath).split(":")
-    there = any(os.path.lexists(f"{directory or '.'}/{name}") for directory in directories)
-    number = errno.EACCES if there else errno.ENOENT
+    """The error if no candidate could be executed: EACCES if a file of that name exists, else ENOENT.
+
+    access(2) may have failed for other reasons, as on a disk that is gone: if the host is at fault, its error.
+    """
+    number = errno.ENOENT
+    for directory in env.get("PATH", os.defpath).split(":"):
+        try:
+            os.lstat(f"{directory or '.'}/{name}")
+        except OSError as error:
+            if error.errno in HOST_LACKS:
+                return error
+        else:
+            number = errno.EACCES
     return OSError(number, os.strerror(number))
