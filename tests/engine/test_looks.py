@@ -60,9 +60,7 @@ async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> preflight.P
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 @pytest.mark.parametrize("command", ["tool", "./tool"])
-def test_check_when_the_disk_of_a_program_fails_then_it_is_not_called_missing(
-    tmp_path: Path, command: str
-) -> None:
+def test_check_when_the_disk_of_a_program_fails_then_it_is_not_called_missing(tmp_path: Path, command: str) -> None:
     tool = tmp_path / "tool"
     tool.touch(mode=0o755)
     fault = "access,faccessat,faccessat2,newfstatat,stat:error=EIO"
