@@ -332,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def live(argv: Sequence[str] | None) -> int:
     """The whole life of the daemon; returns its exit status."""
     umask = os.umask(0o077)  # every file made from here on is private from the start
-    _open_standard_streams()
+    open_files.open_standard_streams()
     faulthandler.enable(2)  # the event loop aborts where epoll_ctl(2) fails: stderr must say so
     # A terminal that is closed must not end the daemon, also before it can reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -368,15 +368,6 @@ async def _live(*given: Any) -> int:
 def _session_exists(socket: str) -> bool:
     """Whether the parent of the socket's directory exists: logind makes it for a user's first session."""
     return Path(socket).parent.parent.is_dir()
-
-
-def _open_standard_streams() -> None:
-    """Open /dev/null for each of 0, 1 and 2 that is closed (`stokerd 2>&-`): the database must not become stderr."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the kernel gives the lowest free number, which is `fd`
 
 
 def _refuse(error: StokerError) -> int:
