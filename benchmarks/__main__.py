@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from benchmarks import (
+    backup,
     client_start,
     depth,
     footprint,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "recovery": recovery.rows,
     "workflows": workflows.rows,
     "purge": purge.rows,
+    "backup": backup.rows,
     "soak": soak.rows,
 }
 LONG = {"soak"}  # only when asked for by name

@@ -61,6 +61,10 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: C
     until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
     check(client.status(), daemon_views.StatusView)
     check(call(client, "system.health"), daemon_views.HealthView)
+    check(call(client, "system.backups"), daemon_views.BackupList)
+    for progress in client.stream("system.backup"):
+        assert progress.pop("stream")  # of every notification
+        check(progress, daemon_views.BackupProgress)
     check(call(client, "system.drain"), daemon_views.DrainBegun)
 
 

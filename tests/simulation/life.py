@@ -45,6 +45,13 @@ CONFIG = Config(
 )
 
 
+class Unbounded:
+    """Stands for a high-water mark that is never reached."""
+
+    def cover(self, used: object) -> None:
+        pass
+
+
 class NothingHandedOn(WorkFiles):
     """Simulated workers write no files, and there is no directory that they could be in."""
 
@@ -75,7 +82,7 @@ class Life:
         found = snapshot.read(disk.database)
         with self.loop.running():
             who = instance.begin(disk.database, LOCK, host.boot_id, PID_NAMESPACE)
-            writer = Writer(disk, found.head, Reserve(ROOT / "reserve", 0))  # type: ignore[arg-type]
+            writer = Writer(disk, found.head, Reserve(ROOT / "reserve", 0), Unbounded())  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
             opened = Opened(writer, Reader(disk), Reader(disk), who, 1, found)  # type: ignore[arg-type]
             context = WorkerContext(

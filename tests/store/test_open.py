@@ -133,7 +133,15 @@ async def test_open_when_the_directory_is_new_then_all_of_it_is_private(
     state = await open_at(directory)
 
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.root.iterdir()}
-    assert set(modes) == {"stoker.db", "stoker.db-wal", "stoker.db-shm", "lock", "reserve", "outcomes"}
+    assert set(modes) == {
+        "stoker.db",
+        "stoker.db-wal",
+        "stoker.db-shm",
+        "lock",
+        "reserve",
+        "high-water.json",
+        "outcomes",
+    }
     assert modes.pop("outcomes") == 0o700
     assert set(modes.values()) == {0o600}
     assert state.schema >= 1

@@ -245,14 +245,14 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
         Option("--job", "ID", "only changes of this job", convert=values.job_id),
         Option("--workflow", "ID", "only changes of this workflow and its steps", convert=workflow_id),
         Option(
-            "--after",
+            "--since --after",
             "SEQ",
             "start after this change, 0 for all that are left (default: only new changes)",
             convert=values.integer,
         ),
         Option("--json", None, "print JSON, one change per line"),
     ),
-    examples=("stoker watch", "stoker watch --job 42", "stoker watch --workflow 7", "stoker watch --after 0 --json"),
+    examples=("stoker watch", "stoker watch --job 42", "stoker watch --workflow 7", "stoker watch --since 0 --json"),
 )
 def watch(given: Given) -> None:
     cursor: int | None = given["after"]

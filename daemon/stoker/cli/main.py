@@ -92,6 +92,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "purge": ("purge:purge", "remove jobs and workflows that ended long ago, with logs and checkpoints"),
         "backup": ("backup:backup", "make a backup of the daemon's database"),
         "backup ls": ("backup:ls", "list the backups in the state directory"),
+        "restore": ("restore:restore", "put a backup in the place of the database, while no daemon runs"),
+        "audit verify": ("audit:verify", "verify the hash chain of the log of changes"),
         "drain": ("admin:drain", "start no further jobs, let running jobs end, then stop the daemon"),
         "recover": ("recovery:recover", "what a daemon start would do with unfinished attempts (--dry-run)"),
         "config": ("settings:show", "the settings in force, with defaults"),

@@ -125,6 +125,37 @@ class BackupList(TypedDict):
     backups: list[BackupView]
 
 
+class RestoreView(TypedDict):
+    """A restore, or what it would do. `held` jobs wait for a person, `queued_again` are safe and start.
+
+    `lost_changes`: how many known changes are newer than the backup; None if nothing is known of the old state.
+    """
+
+    state_dir: str
+    backup: str
+    instance: str
+    schema: int
+    seq: int
+    lost_changes: int | None
+    jobs: int
+    held: int
+    queued_again: int
+    running: int
+    old_state: str | None
+
+
+class AuditView(TypedDict):
+    """The log of changes from `first` to `last`, whose hash is `head`. `broken`: what is wrong behind `last`."""
+
+    ok: bool
+    path: str
+    first: int
+    last: int
+    changes: int
+    head: str
+    broken: str | None
+
+
 class BackupStatus(TypedDict):
     """`every_ms`: how often one is made, None for never. `error`: why the last one failed, if it did."""
 

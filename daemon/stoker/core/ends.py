@@ -22,6 +22,7 @@ SENTENCES = {
     "dependency": "a job it needs can no longer end as needed",
     "not_needed": "the failure that it waited for did not happen",
     "output": "its output for other steps could not be read",
+    "restored": "a backup was restored, and it may have run since that was made",
     "shutdown": "stopped with the daemon",
 }
 HANDLER_FAILED = "its handler failed"  # an in-process job has the reason `exit`, and no exit code

@@ -306,6 +306,12 @@ class BackupFailed(StokerError):
     code, exit_status = "backup_failed", EX_IOERR
 
 
+class BackupRefused(StokerError):
+    """A file is not a backup that can be used here; nothing was changed."""
+
+    code, exit_status = "backup_refused", EX_DATAERR
+
+
 class CorruptRecord(StokerError):
     """A record does not match its own checksum."""
 

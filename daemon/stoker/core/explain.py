@@ -289,6 +289,7 @@ _HELD = {
     Reason.STUCK: "its worker may still be alive but cannot be proven to belong to it, so it was not signalled",
     Reason.ORPHANED: "had an unseen end, so a person must decide",
     Reason.LOST: "was lost: it is not known how, or whether, it ended",
+    Reason.RESTORED: "may have run since the backup was made that was restored, so a person must decide",
     Reason.SHUTDOWN: "was stopped with the daemon, and asks a person to decide (on_orphan = hold)",
 }
 

@@ -53,6 +53,7 @@ from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.recovered import hold_jobs_without_attempt
 from stoker.upkeep.recovery import RecoveryService
+from stoker.upkeep.restored import settle_restore
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.safe_mode import SafeModeSwitch
 from stoker.upkeep.staleness import Staleness
@@ -108,6 +109,8 @@ class Engine:
         self.memory = _read_memory(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
         self._ended_needs = opened.snapshot.ended_needs
+        self._restored = opened.snapshot.restored
+        self._instance_is_new = opened.instance.copied
         self.inbox = Inbox()
         self.subscriptions = Subscriptions(self.reader, self.memory.last_seq)
         self.timers = Timers()
@@ -295,6 +298,10 @@ class Engine:
             await self.recovery.close()
             await self.local.close()  # without a daemon, launchers write outcomes down for the next start
             return
+        if self._restored is not None:
+            await settle_restore(
+                self._restored, self.reader, self.inbox, self.recovery, elsewhere=self._instance_is_new
+            )
         await self._declare_queues()
         self.inbox.post(Dependents(dict.fromkeys(self._ended_needs, 0)))
         await self.context.cgroups.remove_leftovers(set(self.memory.jobs_by_run))

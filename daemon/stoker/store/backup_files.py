@@ -51,9 +51,13 @@ class BackupFile(Struct, frozen=True):
 
 def path_in(directory: Path, at: int, last_seq: int, before: int | None = None) -> Path:
     """The path of a backup. `before`: the migration that it precedes."""
-    time = datetime.fromtimestamp(at // 1_000, UTC).strftime(TIME)
     reason = "" if before is None else f"-before-{before:04d}"
-    return directory / f"{time}.{at % 1_000:03d}Z-{last_seq}{reason}.db"
+    return directory / f"{time_name(at)}-{last_seq}{reason}.db"
+
+
+def time_name(at: int) -> str:
+    """A time (UTC ms) as a part of a name that sorts by time."""
+    return f"{datetime.fromtimestamp(at // 1_000, UTC).strftime(TIME)}.{at % 1_000:03d}Z"
 
 
 def make_directory(directory: Path) -> None:

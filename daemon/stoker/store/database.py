@@ -240,5 +240,5 @@ def _refuse_lost(path: Path, aside: Path) -> None:
         what = "is empty" if path.exists() else "is missing"
         raise StateRefused(
             f"{path} {what}, but {', '.join(present)} shows that there was one; to open it now would lose what is left",
-            hint="put the database back, restore a copy of the whole directory, or move the directory away",
+            hint="put the database back, or stoker restore --from-backup latest, or move the directory away",
         )

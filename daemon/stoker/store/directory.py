@@ -50,6 +50,7 @@ class StateDirectory:
         self.root = root
         self.database = root / "stoker.db"
         self.aside = root / "state.json"
+        self.high_water = root / "high-water.json"
         self.reserve = root / "reserve"
         self.backups = root / "backups"
         self.logs = root / "logs"

@@ -39,6 +39,12 @@ def ids(connection: sqlite3.Connection) -> set[str]:
     return {stored[name] for name in ("instance", "original") if name in stored}
 
 
+def own_id(connection: sqlite3.Connection) -> str:
+    """The id of this database. Raises KeyError if it has none."""
+    stored: str = meta(connection)["instance"]
+    return stored
+
+
 def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace: int) -> Instance:
     """Begin a new epoch on this database, durably and before anything else.
 

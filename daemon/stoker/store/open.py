@@ -25,6 +25,7 @@ from stoker.store.database import (
     refusal,
 )
 from stoker.store.directory import Aside, StateDirectory, storage_error
+from stoker.store.high_water import HighWater, Mark
 from stoker.store.instance import Instance
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.reader import Reader
@@ -77,8 +78,9 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> 
         await database.run(make_shrinkable, directory.database)
         life = await database.run(begin)
         state = await database.run(snapshot.read)
+        high_water = _high_water(directory, life, state)
         _sync(directory)
-        writer = await _writer(directory, database, state, reserve_bytes)
+        writer = await _writer(directory, database, state, reserve_bytes, high_water)
         reader = Reader(await open_reader(directory.database))
         queries = Reader(await open_reader(directory.database))
     except sqlite3.Error as error:
@@ -99,8 +101,21 @@ def _sync(directory: StateDirectory) -> None:
         raise storage_error(directory.root, error) from error
 
 
-async def _writer(directory: StateDirectory, database: Database, state: Snapshot, reserve_bytes: int) -> Writer:
-    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes))
+def _high_water(directory: StateDirectory, life: Instance, state: Snapshot) -> HighWater:
+    """The mark covers the new epoch before a launcher is started under it."""
+    high_water = HighWater(directory.high_water)
+    high_water.read()
+    try:
+        high_water.cover(Mark(life.epoch, state.last_id, state.last_workflow, state.last_checkpoint))
+    except OSError as error:
+        raise storage_error(directory.high_water, error) from error
+    return high_water
+
+
+async def _writer(
+    directory: StateDirectory, database: Database, state: Snapshot, reserve_bytes: int, high_water: HighWater
+) -> Writer:
+    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes), high_water)
     try:
         writer.keep_reserve()
     except OSError as error:

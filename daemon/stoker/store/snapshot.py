@@ -12,7 +12,8 @@ from msgspec import Struct
 from stoker.core.errors import CorruptRecord
 from stoker.core.job.model import Attempt, Job, Queue, Resource
 from stoker.core.workflow.checkpoint import Head, chain_of
-from stoker.store import attempts, changes, checkpoints, jobs, queues, workflows
+from stoker.store import attempts, changes, checkpoints, jobs, queues, restore, workflows
+from stoker.store.restore import Restored
 from stoker.store.workflows import StoredWorkflow
 
 
@@ -30,6 +31,7 @@ class Snapshot(Struct, frozen=True):
     last_id: int
     last_seq: int
     head: bytes
+    restored: Restored | None = None
 
 
 def read(connection: sqlite3.Connection) -> Snapshot:
@@ -50,6 +52,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],
         last_seq=last_seq,
         head=head,
+        restored=restore.pending(connection),
     )
 
 
@@ -59,5 +62,8 @@ def open_runs(connection: sqlite3.Connection) -> list[tuple[Job, Attempt]]:
     of_attempts = jobs.by_ids(connection, [attempt.job_id for attempt in open_attempts])
     missing = [attempt.run_id for attempt in open_attempts if attempt.job_id not in of_attempts]
     if missing:
-        raise CorruptRecord(f"attempts without a job: {', '.join(missing[:5])}", hint="restore a backup")
+        raise CorruptRecord(
+            f"attempts without a job: {', '.join(missing[:5])}",
+            hint="stop stokerd, then: stoker restore --from-backup latest",
+        )
     return [(of_attempts[attempt.job_id], attempt) for attempt in open_attempts]

@@ -18,10 +18,13 @@ from msgspec import Struct, field
 
 from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
+from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
 from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, upkeep, workflows
 from stoker.store.database import Database, transaction
+from stoker.store.directory import FULL
+from stoker.store.high_water import HighWater, Mark
 from stoker.store.reserve import Reserve, is_full
 
 P = ParamSpec("P")
@@ -138,13 +141,23 @@ def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
     return attempts.insert_row(attempt, batch.holds.get(attempt.run_id, {}))
 
 
+def given_out(batch: Batch) -> Mark:
+    """The highest ids that a batch gives out."""
+    return Mark(
+        jobs=max(batch.new_jobs, default=0),
+        workflows=max(batch.new_workflows, default=0),
+        checkpoints=max((one.id for one in batch.checkpoints), default=0),
+    )
+
+
 class Writer:
     """One commit at a time. `full`: a commit found the disk full; `waiting`: a commit waits for space now."""
 
-    def __init__(self, database: Database, head: bytes, room: Reserve) -> None:
+    def __init__(self, database: Database, head: bytes, room: Reserve, high_water: HighWater) -> None:
         self._database = database
         self._head = head
         self._room = room
+        self._high_water = high_water
         self._in_doubt: StorageFailed | None = None
         self._since_checkpoint = 0
         self.full = False
@@ -183,15 +196,24 @@ class Writer:
     async def _stored(self, batch: Batch, needed: Collection[int]) -> Stored | None:
         """None if the disk is full and the transaction was rolled back."""
         try:
-            stored = await self._database.run(store, batch, self._head, needed)
+            stored = await self._database.run(self._cover_and_store, batch, needed)
         except sqlite3.Error as error:
             if not is_full(error, self._room.path.parent):
                 raise StorageFailed(f"commit: {error}") from error
             self.full = True
             return None
+        except OSError as error:  # of the high-water mark: nothing was committed
+            if error.errno not in FULL and error.errno not in OWN_SHORTAGES:
+                raise StorageFailed(f"high-water mark: {error}") from error
+            self.full = True
+            return None
         self._head = stored.head
         self._since_checkpoint += stored.pages
         return stored
+
+    def _cover_and_store(self, connection: sqlite3.Connection, batch: Batch, needed: Collection[int]) -> Stored:
+        self._high_water.cover(given_out(batch))
+        return store(connection, batch, self._head, needed)
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Read committed rows in the writer's thread, between two commits."""

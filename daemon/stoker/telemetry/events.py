@@ -111,6 +111,7 @@ class LogEvent(StrEnum):
     SOCKET_LOST = "socket_lost", ERROR
     SOCKET_RESTORED = "socket_restored", WARNING
     STATE_NOT_NOTED = "state_not_noted", ERROR
+    STATE_RESTORED = "state_restored", WARNING
     STATE_LOST = "state_lost", CRITICAL
     STATE_BACK = "state_back", WARNING
     RETENTION_PURGED = "retention_purged", INFO

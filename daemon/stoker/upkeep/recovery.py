@@ -102,6 +102,7 @@ class RecoveryService:
         self._background = background.group()
         self._row = Recovery(epoch=of.epoch, started_at=clock.now().wall)
         self._ends: Mapping[State, int] = {}
+        self.has_silent_launcher = False  # at the start
 
     async def recover(self, limit_s: float) -> None:
         """At start: settle, adopt or stop all open attempts.
@@ -111,6 +112,7 @@ class RecoveryService:
         async with asyncio.timeout(limit_s):
             late = await self._reconnect()
             result = await self._plan_after_stopping_unborn(list(self._memory.runs.values()))
+        self.has_silent_launcher = bool(result.launcher_facts.silent)
         self._take_over(result)
         followed = await self._follow(result, replace(self._row, **counts(result.plan)))
         assert followed.row is not None, "a start has a row"
@@ -350,8 +352,7 @@ class RecoveryService:
 
     async def _sweep_leaked(self) -> int:
         """Stop processes of this instance that no open attempt owns."""
-        processes = await asyncio.to_thread(identities.scan, self._instance)
-        leaked = [run_id for run_id in processes.runs if run_id not in self._memory.jobs_by_run]
+        leaked = await self._leaked()
         if not leaked:
             return 0
         result = await sweep(self._instance, leaked, grace_ms=LEAKED_GRACE_MS)
@@ -359,6 +360,15 @@ class RecoveryService:
             log(LogEvent.WORKER_LEAKED, processes=len(result.left), stopped=result.killed, runs=len(leaked))
         self._telemetry.zombies_cleaned(result.killed)
         return result.killed
+
+    async def _leaked(self) -> list[str]:
+        processes = await asyncio.to_thread(identities.scan, self._instance)
+        return [run_id for run_id in processes.runs if run_id not in self._memory.jobs_by_run]
+
+    async def stop_leaked(self) -> list[str]:
+        """Stop them now, before anything starts; gives the runs of which a process is left."""
+        await self._sweep_leaked()
+        return await self._leaked()
 
     def describe(self) -> dict[str, object]:
         """The recovery of this start, for `system.status`; `requeued failed held` count jobs after unseen ends."""

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     NOT_NEEDED = "not_needed"
     OUTPUT = "output"
     SHUTDOWN = "shutdown"
+    RESTORED = "restored"
 
 
 class StopReason(StrEnum):

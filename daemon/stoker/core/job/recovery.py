@@ -84,7 +84,7 @@ class PlanInvalid(Exception):
 class RowInvalid(PlanInvalid):
     """A row is one that no daemon writes, so no plan is possible."""
 
-    remedy = "restore a backup of the database, then start the daemon again"
+    remedy = "stop the daemon, then: stoker restore --from-backup latest"
 
 
 def plan(rows: Iterable[tuple[Job, Attempt]], findings: Mapping[str, Finding], epoch: int) -> RecoveryPlan:

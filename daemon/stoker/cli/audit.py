@@ -1,0 +1,70 @@
+"""`stoker audit verify`: whether the log of changes is as it was written.
+
+Owns how the verdict is printed, and its exit status. `ops.audit` verifies, beside a running daemon or without one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stoker import paths
+from stoker.cli.kit import render
+from stoker.cli.kit.connection import call
+from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.core.errors import DaemonUnreachable
+from stoker.core.units import counted
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import AuditView
+
+
+@Command(
+    options=(
+        Option("--from-backup", "FILE", "verify this backup instead of the state"),
+        Option("--state-dir", "DIR", "the state directory, as given to stokerd"),
+        JSON,
+    ),
+    examples=("stoker audit verify", "stoker audit verify --from-backup /mnt/disk/stoker.db --json"),
+)
+def verify(given: Given) -> int:
+    """Each change has the hash of its content and of the change before it: one that was edited, removed or added
+    breaks the chain. To notice a log whose end was cut off, keep the last change and its hash (--json) elsewhere. Exit
+    status 0 if the chain is whole, 1 if it is broken."""
+    from stoker.ops import audit as ops  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+
+    try:
+        if given["from_backup"] is not None:
+            verdict = ops.verify_backup(given["from_backup"], _show)
+        else:
+            verdict = ops.verify_state(_root(given), _show)
+    finally:
+        render.progress("", beside_output=False)
+    if given["json"]:
+        render.json_document(verdict)
+    else:
+        _print(verdict)
+    return 0 if verdict["ok"] else 1
+
+
+def _root(given: Given) -> str:
+    """The directory that was named, else that of the running daemon, else the usual one."""
+    if given["state_dir"] is None:
+        try:
+            return str(call(given, "system.status", {})["state_dir"])
+        except DaemonUnreachable:
+            pass
+    return paths.state_dir(given["state_dir"], os.environ, os.getuid())
+
+
+def _show(done: int, of: int) -> None:
+    render.progress(f"{done} of {of} changes", beside_output=False)
+
+
+def _print(verdict: AuditView) -> None:
+    if verdict["broken"] is None:
+        whole = f"{counted(verdict['changes'], 'change')}, {verdict['first']} to {verdict['last']}: the chain is whole"
+        render.line(whole if verdict["changes"] else "no changes")
+        return
+    render.line(f"BROKEN: {verdict['broken']}")
+    render.line(f"{counted(verdict['changes'], 'change')} before that are whole; {verdict['path']}")

@@ -1,0 +1,71 @@
+"""`stoker restore`: put a backup in the place of the database, or say what that would do.
+
+Owns how a restore is described. `ops.restore` does it; the next start of the daemon settles the jobs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stoker import paths
+from stoker.cli.kit import render
+from stoker.cli.kit.parser import JSON, Command, Given, Option, path
+from stoker.core.errors import UsageError
+from stoker.core.units import counted
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import RestoreView
+
+
+@Command(
+    options=(
+        Option("--from-backup", "latest|FILE", "the newest backup in the state directory, or this file", convert=path),
+        Option("--state-dir", "DIR", "the state directory, as given to stokerd"),
+        Option("--yes", None, "do it; without this option it is only said what would be done"),
+        JSON,
+    ),
+    examples=(
+        "stoker restore --from-backup latest",
+        "stoker restore --from-backup latest --yes",
+        "stoker restore --from-backup /mnt/disk/stoker.db --state-dir /var/lib/stoker --yes",
+    ),
+)
+def restore(given: Given) -> None:
+    """The daemon must not run; the database may be lost or damaged. The backup is verified first. The old files are
+    moved to a directory beside, never deleted. What may have run since the backup does not run again by itself: at the
+    next start jobs that wait are held for a person, except safe ones, and workers that the backup does not know are
+    stopped. New jobs get ids above all that were ever given out."""
+    if given["from_backup"] is None:
+        raise UsageError(
+            "missing --from-backup", hint="stoker restore --from-backup latest; stoker backup ls lists them"
+        )
+    from stoker.ops import restore as ops  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+
+    root = paths.state_dir(given["state_dir"], os.environ, os.getuid())
+    done = (ops.carry_out if given["yes"] else ops.preview)(root, given["from_backup"])
+    if given["json"]:
+        render.json_document(done)
+    else:
+        render.facts(_facts(done))
+    if not given["yes"]:
+        render.flush()
+        raise UsageError("nothing was restored", hint="--yes does it")
+
+
+def _facts(view: RestoreView) -> list[tuple[str, object]]:
+    lost = view["lost_changes"]
+    return [
+        ("state dir", view["state_dir"]),
+        ("backup", f"{view['backup']}, up to change {view['seq']}, verified"),
+        ("instance", view["instance"]),
+        ("lost", "not known" if lost is None else f"at least {counted(lost, 'change')} made since"),
+        ("jobs", f"{view['jobs']}, of those that wait {view['held']} are held, {view['queued_again']} safe ones start"),
+        ("running", _running(view["running"])),
+        ("old state", view["old_state"]),
+        ("next", None if view["old_state"] is None else "start stokerd, then: stoker ls --state held"),
+    ]
+
+
+def _running(count: int) -> str | None:
+    return f"{counted(count, 'job')} ran: settled at the start, as after a crash" if count else None

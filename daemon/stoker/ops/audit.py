@@ -1,0 +1,85 @@
+"""`stoker audit verify`: the log of changes of a state, or of a backup, is verified record by record.
+
+Works beside a running daemon: through a connection that only reads, in portions, so that the WAL does not grow.
+Invariant: it changes nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stoker.core.errors import AlreadyRunning, BackupRefused, StateRefused
+from stoker.store import audit, changes
+from stoker.store.database import examine, open_unchanged, reading, refusal
+from stoker.store.directory import StateDirectory
+from stoker.store.open import doubt
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import AuditView
+
+Progress = Callable[[int, int], None]
+"""Changes that are verified, and all of them."""
+
+
+def verify_state(root: str, progress: Progress) -> AuditView:
+    """Verify the log of a state, whose daemon may run. Raises StateRefused."""
+    directory = StateDirectory(Path(root))
+    directory.check(reading=True)
+    with _opened(directory) as connection:
+        return _verify(connection, directory.database, progress)
+
+
+def verify_backup(file: str, progress: Progress) -> AuditView:
+    """Verify the log in a backup. Raises BackupRefused."""
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise BackupRefused(f"{path} is not a file", hint="stoker backup ls")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as connection:
+            return _verify(connection, path, progress)
+    except sqlite3.Error as error:
+        raise BackupRefused(f"{path} cannot be read: {error}", hint="take another one: stoker backup ls") from error
+
+
+@contextmanager
+def _opened(directory: StateDirectory) -> Iterator[sqlite3.Connection]:
+    """Without a daemon the files stay as they are: an ordinary connection would move the WAL into the database."""
+    aside = directory.read_aside()
+    if not examine(directory.database, directory.aside):
+        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
+    try:
+        directory.share()
+    except AlreadyRunning:
+        try:
+            with reading(directory.database) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise refusal(error, directory.database, "stoker backup ls") from error
+        return
+    try:
+        with open_unchanged(directory.database) as connection:
+            doubt(connection, aside)
+            yield connection
+    finally:
+        directory.unlock()
+
+
+def _verify(connection: sqlite3.Connection, path: Path, progress: Progress) -> AuditView:
+    chain = audit.beginning(connection)
+    first, all_of_it = chain.last + 1, changes.last(connection)[0] - chain.last
+    while chain.broken is None and (further := audit.verify_next(connection, chain)) is not None:
+        chain = further
+        progress(chain.count, all_of_it)
+    return {
+        "ok": chain.broken is None,
+        "path": str(path),
+        "first": first,
+        "last": chain.last,
+        "changes": chain.count,
+        "head": chain.head.hex(),
+        "broken": chain.broken,
+    }

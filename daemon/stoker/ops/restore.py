@@ -1,0 +1,321 @@
+"""`stoker restore`: a backup takes the place of the database of a daemon that does not run.
+
+Owns the order: lock, copy, verify the copy, raise its ids, set the old files aside, give the copy their place. Until
+the last rename a start is refused or finds the old state; after it, it finds the new one. Invariants: nothing is
+changed unless the backup is sound and of this instance; the old files are moved, never deleted; ids and epochs begin
+above all that the state may have given out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core.clock import wall_ms
+from stoker.core.errors import BackupRefused, StateRefused, StokerError, StorageFailed
+from stoker.files import NotRegular, make_regular, open_regular, sync
+from stoker.store import audit, changes, instance, restore
+from stoker.store.backup_files import listed, read_checksum, time_name
+from stoker.store.database import APPLICATION_ID, BESIDE, HEADER, open_unchanged
+from stoker.store.directory import Aside, StateDirectory, storage_error
+from stoker.store.high_water import HighWater, Mark
+from stoker.store.migrate import refuse_unknown, schema_of
+from stoker.store.restore import JobNumbers, Restored
+from stoker.store.soundness import find_damage
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import RestoreView
+
+LATEST = "latest"
+CHUNK_BYTES = 1024 * 1024
+OLD_FILES = (*BESIDE, "-shm")
+MARGIN = 1_000  # above ids that only traces tell of: some of those behind them may have been answered
+
+
+class Candidate(Struct, frozen=True):
+    """A file that was verified: it can take the place of the database."""
+
+    ids: set[str]
+    instance: str
+    schema: int
+    last_seq: int
+    given_out: Mark
+    numbers: JobNumbers
+    open_jobs: list[tuple[int, int]]
+
+
+class Present(Struct, frozen=True):
+    """What can be known of the state that a restore replaces. `last_seq`: its newest known change, if any."""
+
+    ids: set[str]
+    given_out: Mark
+    last_seq: int | None
+
+
+def preview(root: str, source: str) -> RestoreView:
+    """What `restore` would do; changes nothing. Raises BackupRefused, AlreadyRunning or StateRefused."""
+    directory = StateDirectory(Path(root))
+    with _held(directory, taking=False):
+        backup = _find(directory, source)
+        candidate = _examine(backup, backup, _checksum(backup))
+        present = _present(directory)
+        _refuse_foreign(backup, candidate, present)
+        return _view(directory, backup, candidate, present, None)
+
+
+def carry_out(root: str, source: str) -> RestoreView:
+    """Restore. Raises BackupRefused, AlreadyRunning, StateRefused, CannotCreate, DiskFull or StorageFailed."""
+    directory = StateDirectory(Path(root))
+    directory.prepare()
+    with _held(directory, taking=True):
+        backup = _find(directory, source)
+        present = _present(directory)
+        fresh = directory.root / "stoker.db.restored"
+        try:
+            candidate = _examine(fresh, backup, _copy(backup, fresh))
+            _refuse_foreign(backup, candidate, present)
+            above = _above(directory, present.given_out.joined(candidate.given_out))
+            restore.prepare(fresh, above, Restored(wall_ms(), str(backup), candidate.last_seq))
+            sync(fresh)
+            old = _swap(directory, fresh, candidate, above)
+        except sqlite3.Error as error:
+            raise StorageFailed(f"{fresh}: {error}") from error
+        except OSError as error:
+            raise storage_error(error.filename or fresh, error) from error
+        finally:
+            for left in (fresh, *(fresh.with_name(fresh.name + suffix) for suffix in BESIDE)):
+                left.unlink(missing_ok=True)
+        return _view(directory, backup, candidate, present, old)
+
+
+@contextmanager
+def _held(directory: StateDirectory, *, taking: bool) -> Iterator[None]:
+    """Keep daemons out. A look at a directory that no daemon has used yet has nothing to lock."""
+    if taking:
+        directory.lock()
+    elif (directory.root / "lock").exists():
+        directory.check()
+        directory.share()
+    try:
+        yield
+    finally:
+        directory.unlock()
+
+
+# --- the backup ---------------------------------------------------------------------------------------------
+
+
+def _find(directory: StateDirectory, source: str) -> Path:
+    """The file of a backup. Raises BackupRefused for what cannot be one."""
+    if source == LATEST:
+        backups = listed(directory.backups)
+        if not backups:
+            raise BackupRefused(f"there is no backup in {directory.backups}", hint="name a file: --from-backup FILE")
+        return backups[0].path
+    path = Path(source).resolve()
+    if path.is_dir():
+        raise BackupRefused(f"{path} is a directory", hint=f"name a file in it: ls -l {path}")
+    beside = [str(one) for suffix in BESIDE if (one := path.with_name(path.name + suffix)).exists()]
+    if beside or (directory.database.exists() and path.exists() and path.samefile(directory.database)):
+        why = f"has {beside[0]} beside it: it is" if beside else "is"
+        raise BackupRefused(f"{path} {why} the database of a state, not a backup", hint="make one: stoker backup")
+    return path
+
+
+def _checksum(backup: Path) -> str:
+    try:
+        with os.fdopen(open_regular(backup), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(backup, error) from error
+
+
+def _copy(backup: Path, fresh: Path) -> str:
+    """Copy a backup, durably; gives the checksum of what was copied."""
+    checksum = hashlib.sha256()
+    try:
+        source = os.fdopen(open_regular(backup), "rb")
+    except OSError as error:
+        raise _unreadable(backup, error) from error
+    with source, os.fdopen(make_regular(str(fresh)), "wb") as target:
+        while chunk := source.read(CHUNK_BYTES):
+            checksum.update(chunk)
+            target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+    return checksum.hexdigest()
+
+
+def _unreadable(backup: Path, error: OSError) -> BackupRefused:
+    why = "is not a regular file" if isinstance(error, NotRegular) else f"cannot be read: {error.strerror}"
+    return BackupRefused(f"{backup} {why}", hint=f"ls -l {backup}; stoker backup ls")
+
+
+def _examine(path: Path, backup: Path, checksum: str) -> Candidate:
+    """Verify `path`, which has the content of `backup`. Raises BackupRefused with the evidence."""
+
+    def refused(why: str) -> BackupRefused:
+        return BackupRefused(f"{backup} is not a sound backup: {why}", hint="take another one: stoker backup ls")
+
+    try:
+        expected = read_checksum(backup)
+    except (OSError, ValueError) as error:
+        raise refused(str(error)) from error
+    if expected is not None and expected != checksum:
+        raise refused(f"its SHA-256 is {checksum}, but {backup.name}.sha256 says {expected}")
+    with path.open("rb") as file:
+        header = file.read(72)
+    if not header.startswith(HEADER) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise refused("it is no database of Stoker")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as connection:
+            refuse_unknown(connection)
+            # With its checksum it has the bytes that were found sound when it was made.
+            damage = None if expected is not None else find_damage(connection)
+            damage = damage or audit.verify(connection).broken
+            if damage is not None:
+                raise refused(damage)
+            return _candidate(connection)
+    except StateRefused as error:
+        raise refused(error.message) from error
+    except (sqlite3.Error, msgspec.MsgspecError, KeyError) as error:
+        raise refused(str(error)) from error
+
+
+def _candidate(connection: sqlite3.Connection) -> Candidate:
+    ids = instance.ids(connection)
+    return Candidate(
+        ids=ids,
+        instance=instance.own_id(connection),
+        schema=schema_of(connection),
+        last_seq=changes.last(connection)[0],
+        given_out=restore.given_out(connection),
+        numbers=restore.numbers(connection),
+        open_jobs=restore.open_jobs(connection),
+    )
+
+
+def _refuse_foreign(backup: Path, candidate: Candidate, present: Present) -> None:
+    if present.ids and not present.ids & candidate.ids:
+        raise BackupRefused(
+            f"{backup} is of instance {candidate.instance}, this state is of {', '.join(sorted(present.ids))}",
+            hint="restore it into a directory of its own: --state-dir DIR",
+        )
+
+
+# --- the state that it replaces -----------------------------------------------------------------------------
+
+
+def _present(directory: StateDirectory) -> Present:
+    """Whatever can still be read. A database that is lost, empty or damaged tells nothing."""
+    ids, given_out, last_seq = set[str](), Mark(), None
+    with suppress(StateRefused):
+        if (aside := directory.read_aside()) is not None:
+            ids, last_seq = {aside.instance}, aside.last_seq
+    with suppress(StokerError, OSError, sqlite3.Error):
+        if directory.database.stat().st_size:
+            with open_unchanged(directory.database) as connection:
+                ids |= instance.ids(connection)
+                given_out = restore.given_out(connection)
+                last_seq = max(last_seq or 0, changes.last(connection)[0])
+    return Present(ids, given_out, last_seq)
+
+
+def _above(directory: StateDirectory, known: Mark) -> Mark:
+    """What this state may have given out, from the mark, the databases and the traces of jobs and launchers."""
+    mark = HighWater(directory.high_water).read()
+    traces = Mark(_last_epoch(directory), _last_logged(directory.logs))
+    seen = known.joined(traces)
+    if mark == Mark():
+        return Mark(seen.epoch, *(last + MARGIN for last in (seen.jobs, seen.workflows, seen.checkpoints)))
+    return mark.joined(seen)
+
+
+def _last_epoch(directory: StateDirectory) -> int:
+    names = [name for place in ("launchers", "outcomes") for name in _names(directory.root / place)]
+    return max((int(epoch) for name in names if (epoch := name.partition("-")[0]).isdecimal()), default=0)
+
+
+def _last_logged(logs: Path) -> int:
+    """The highest job that has a directory of logs."""
+    buckets = sorted((int(name) for name in _names(logs) if name.isdecimal()), reverse=True)
+    for bucket in buckets:
+        ids = [int(name) for name in _names(logs / str(bucket)) if name.isdecimal()]
+        if ids:
+            return max(ids)
+    return 0
+
+
+def _names(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError):
+        return os.listdir(folder)  # noqa: PTH208 - only names are needed
+    return []
+
+
+# --- the swap -----------------------------------------------------------------------------------------------
+
+
+def _swap(directory: StateDirectory, fresh: Path, candidate: Candidate, above: Mark) -> Path:
+    """Put the copy in the place of the database; gives the directory that has the old files.
+
+    They get their second names there before they lose the first, so a crash never separates the database from its WAL.
+    `state.json` is replaced next: from then on a start without a database is refused, and the old database, which
+    contains more than the new note says, is still accepted. The old WAL goes before the copy comes: SQLite would read
+    it into the copy.
+    """
+    files = [directory.database, *(directory.database.with_name(directory.database.name + end) for end in OLD_FILES)]
+    old = directory.root / f"before-restore-{time_name(wall_ms())}"
+    old.mkdir(mode=0o700)
+    HighWater(directory.high_water).cover(above)
+    for path in (directory.aside, *files):
+        with suppress(FileNotFoundError):
+            os.link(path, old / path.name)
+    sync(old)
+    directory.sync()
+    directory.write_aside(Aside(candidate.instance, candidate.schema, candidate.last_seq))
+    for path in files:
+        path.unlink(missing_ok=True)
+    directory.sync()
+    fresh.rename(directory.database)
+    directory.sync()
+    _set_logs_aside(directory.logs, old / "logs", candidate.open_jobs)
+    return old
+
+
+def _set_logs_aside(logs: Path, to: Path, open_jobs: list[tuple[int, int]]) -> None:
+    """Logs of attempts that the restored state does not know: a launcher refuses to write to a log that exists."""
+    for job_id, attempts in open_jobs:
+        folder = logs / str(job_id // 1_000) / str(job_id)
+        for name in _names(folder):
+            ordinal = name.removesuffix(".log")
+            if ordinal.isdecimal() and int(ordinal) > attempts:
+                target = to / str(job_id)
+                target.mkdir(mode=0o700, parents=True, exist_ok=True)
+                (folder / name).rename(target / name)
+
+
+def _view(
+    directory: StateDirectory, backup: Path, candidate: Candidate, present: Present, old: Path | None
+) -> RestoreView:
+    lost = None if present.last_seq is None else max(0, present.last_seq - candidate.last_seq)
+    return {
+        "state_dir": str(directory.root),
+        "backup": str(backup),
+        "instance": candidate.instance,
+        "schema": candidate.schema,
+        "seq": candidate.last_seq,
+        "lost_changes": lost,
+        "jobs": candidate.numbers.all,
+        "held": candidate.numbers.unsafe,
+        "queued_again": candidate.numbers.safe,
+        "running": candidate.numbers.running,
+        "old_state": None if old is None else str(old),
+    }

@@ -1,0 +1,59 @@
+"""The verification of the log of changes: each record has the hash of its content and of the record before it.
+
+A record that was edited, removed, added or put in another place breaks the chain there. What the chain cannot show is a
+log whose end was cut off: callers compare its end with what they know of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from msgspec import Struct
+
+from stoker.store.changes import GENESIS, PURGED, digest
+
+PORTION = 5_000  # changes in one read: the WAL of a running daemon grows while a read goes on
+NEXT = """
+SELECT seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload, job_id, hash FROM changes
+WHERE seq > ? ORDER BY seq LIMIT ?
+"""
+
+
+class Chain(Struct, frozen=True):
+    """The part of the log that was verified: `count` changes up to `last`. `broken`: what is wrong behind it."""
+
+    last: int
+    head: bytes
+    count: int = 0
+    broken: str | None = None
+
+
+def beginning(connection: sqlite3.Connection) -> Chain:
+    """Where the chain of this database begins: behind what retention removed."""
+    last, head = connection.execute(PURGED).fetchone()
+    return Chain(last or 0, head or GENESIS)
+
+
+def verify_next(connection: sqlite3.Connection, so_far: Chain) -> Chain | None:
+    """Verify the next portion; None if there is none."""
+    last, head, count = so_far.last, so_far.head, so_far.count
+    for seq, at, kind, subject, from_state, to_state, cause, actor, payload, job_id, stored in connection.execute(
+        NEXT, (last, PORTION)
+    ):
+        if seq != last + 1:
+            return Chain(last, head, count, f"behind change {last} comes change {seq}")
+        head = digest(head, (seq, at, kind, subject, from_state, to_state, cause, actor), payload)
+        if head != stored:
+            return Chain(last, head, count, f"change {seq} ({kind} {subject}, {cause}) does not match its hash")
+        if str(job_id) != (subject if kind == "job" else "None"):
+            return Chain(last, head, count, f"change {seq} of {kind} {subject} is filed under job {job_id}")
+        last, count = seq, count + 1
+    return None if last == so_far.last else Chain(last, head, count)
+
+
+def verify(connection: sqlite3.Connection) -> Chain:
+    """Verify the whole log in one go: for a database that nobody writes to."""
+    chain = beginning(connection)
+    while chain.broken is None and (further := verify_next(connection, chain)) is not None:
+        chain = further
+    return chain

@@ -1,0 +1,94 @@
+"""The rows of a restore: raising of ids in a copy of a backup, and the note that the next start finds in it.
+
+Works for each schema since the first: a backup of an earlier release is migrated by the daemon, afterwards.
+Invariants: the note and the ids are one transaction; the note stays until every job that it concerns is settled.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from stoker.store.database import transaction
+from stoker.store.high_water import Mark
+from stoker.store.queues import SET_META, meta
+
+NOTE = "restored"
+SEQUENCE = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
+FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = ?"
+SET_SEQUENCE = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
+NOT_STARTED = """
+SELECT id FROM jobs WHERE state IN ('waiting', 'queued') AND (? OR on_orphan <> 'requeue') AND id > ?
+ORDER BY id LIMIT ?
+"""
+OPEN_JOBS = "SELECT id, attempts FROM jobs WHERE finished_at IS NULL"
+NUMBERS = """
+SELECT count(*) FILTER (WHERE state IN ('waiting', 'queued') AND on_orphan <> 'requeue'),
+    count(*) FILTER (WHERE state IN ('waiting', 'queued') AND on_orphan = 'requeue'),
+    count(*) FILTER (WHERE state = 'running'), count(*)
+FROM jobs
+"""
+
+
+class Restored(Struct, frozen=True):
+    """A restore at `at` (UTC ms), from a backup that ends with change `last_seq`."""
+
+    at: int
+    backup: str
+    last_seq: int
+
+
+class JobNumbers(Struct, frozen=True):
+    """Jobs of a backup: those that wait, by whether they are safe, those that ran, and all."""
+
+    unsafe: int
+    safe: int
+    running: int
+    all: int
+
+
+def numbers(connection: sqlite3.Connection) -> JobNumbers:
+    return JobNumbers(*connection.execute(NUMBERS).fetchone())
+
+
+def open_jobs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+    """The jobs that have not ended, and the number of attempts of each."""
+    return connection.execute(OPEN_JOBS).fetchall()
+
+
+def given_out(connection: sqlite3.Connection) -> Mark:
+    """The epoch and the ids that this database has given out."""
+    ids = [connection.execute(SEQUENCE, (table,)).fetchone()[0] for table in Mark.__struct_fields__[1:]]
+    return Mark(meta(connection).get("epoch", 0), *ids)
+
+
+def prepare(path: Path, above: Mark, note: Restored) -> None:
+    """Let the ids of this copy begin above a mark, and leave the note. Raises sqlite3.Error.
+
+    It is closed as a single file: in WAL mode a crash would leave some of it in another one.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_mode = DELETE")
+        raised = given_out(connection).joined(above)
+        with transaction(connection):
+            for table in Mark.__struct_fields__[1:]:
+                connection.execute(FORGET_SEQUENCE, (table,))
+                connection.execute(SET_SEQUENCE, (table, getattr(raised, table)))
+            connection.execute(SET_META, ("epoch", raised.epoch))
+            connection.execute(SET_META, (NOTE, msgspec.json.encode(note).decode()))
+
+
+def pending(connection: sqlite3.Connection) -> Restored | None:
+    """The note of a restore after which jobs are still to be settled."""
+    text = meta(connection).get(NOTE)
+    return msgspec.json.decode(text, type=Restored) if text else None
+
+
+def not_started(connection: sqlite3.Connection, after: int, limit: int, *, safe_too: bool) -> list[int]:
+    """Some jobs behind an id that wait and may have run since the backup: the unsafe ones, or all."""
+    return [row[0] for row in connection.execute(NOT_STARTED, (safe_too, after, limit))]

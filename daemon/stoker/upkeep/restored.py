@@ -1,0 +1,83 @@
+"""The first start after a restore: what may have run since the backup was made does not run again by itself.
+
+Owns the order: first the workers that the restored state does not know are stopped, then jobs that wait are held, and
+only then anything starts. Safe jobs stay queued, unless a worker may still live: one that could not be stopped, or any
+if the state was restored into another directory. Attempts that were open are settled by the recovery before.
+Invariant: the note of the restore stays until the last job is held, so a crash in the middle repeats the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from msgspec.structs import asdict
+
+from stoker.core.job import events as ev
+from stoker.core.job.model import Actor, Reason, RunId, State
+from stoker.core.units import instant
+from stoker.engine.inbox import Inbox, RequestMessage
+from stoker.engine.turn import Turn
+from stoker.store import restore as rows
+from stoker.store.loading import Wanted
+from stoker.store.reader import Reader
+from stoker.store.restore import Restored
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+from stoker.upkeep.recovery import RecoveryService
+
+PORTION = 500  # jobs in one turn
+
+
+class RestoredHold(RequestMessage[int]):
+    """Hold these jobs, as far as they wait; answered with how many were held."""
+
+    def __init__(self, job_ids: Sequence[int], restored: Restored) -> None:
+        super().__init__()
+        self._job_ids = job_ids
+        self._note = f"a backup was restored at {instant(restored.at)}: this may have run since it was made"
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.ids.update(self._job_ids)
+
+    def apply_to(self, turn: Turn) -> None:
+        held = 0
+        for job_id in self._job_ids:
+            job = turn.find(job_id)
+            if job is not None and job.state in (State.WAITING, State.QUEUED):
+                turn.step(job_id, ev.Hold(actor=Actor(note=self._note), reason=Reason.RESTORED))
+                held += 1
+        self.answer_after(turn, held)
+
+
+class RestoreSettled(RequestMessage[None]):
+    """Record the restore, and remove its note."""
+
+    def __init__(self, restored: Restored, held: int) -> None:
+        super().__init__()
+        self._restored = restored
+        self._held = held
+
+    def apply_to(self, turn: Turn) -> None:
+        turn.record("system", "database", "restored", {**asdict(self._restored), "held": self._held})
+        turn.batch.meta[rows.NOTE] = ""
+        self.answer_after(turn, None)
+
+
+async def settle_restore(
+    restored: Restored, reader: Reader, inbox: Inbox, recovery: RecoveryService, *, elsewhere: bool
+) -> None:
+    """Call after the recovery and before anything starts. `elsewhere`: it was restored into another directory."""
+    elsewhere = elsewhere or recovery.has_silent_launcher  # it may start later what it was told before
+    living = {RunId.parse(run_id).job_id for run_id in await recovery.stop_leaked()}
+    held = await _hold(sorted(living), restored, inbox) if living else 0
+    after: int | None = 0
+    while after is not None:
+        ids = await reader.run(rows.not_started, after, PORTION, safe_too=elsewhere)
+        held += await _hold(ids, restored, inbox)
+        after = ids[-1] if len(ids) == PORTION else None
+    await inbox.ask(RestoreSettled(restored, held))
+    log(LogEvent.STATE_RESTORED, backup=restored.backup, seq=restored.last_seq, held=held)
+
+
+async def _hold(job_ids: Collection[int], restored: Restored, inbox: Inbox) -> int:
+    return await inbox.ask(RestoredHold(list(job_ids), restored)) if job_ids else 0

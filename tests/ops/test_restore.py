@@ -1,0 +1,331 @@
+"""A restore through the real parts: what runs again and what does not, ids, lost and damaged databases, bad backups.
+
+What ran is told by a ledger that the jobs write themselves. A refusal must leave every byte of the state as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import AlreadyRunning, BackupRefused
+from stoker.ops.restore import carry_out, preview
+from stoker.store.backup_files import checksum_path, listed
+from stoker.store.migrate import shipped_migrations
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.work import alive, changes, end_of, job_view, lines, shell, submit, submit_running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+UNSAFE = 50
+SEED = 20_261_129
+
+
+def backed_up(daemon: DaemonProcess) -> Path:
+    result = daemon.cli("backup", "--json")
+    assert result.returncode == 0, result.stderr
+    return Path(json.loads(result.stdout)["path"])
+
+
+def restored(daemon: DaemonProcess, source: str | Path = "latest") -> dict[str, Any]:
+    state_dir = ("--state-dir", str(daemon.state_dir))
+    result = daemon.cli("restore", "--from-backup", str(source), "--yes", "--json", *state_dir)
+    assert result.returncode == 0, result.stderr
+    done: dict[str, Any] = json.loads(result.stdout)
+    return done
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """Every file but the lock, which names the last process that took it."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+# --- what runs again ----------------------------------------------------------------------------------------
+
+
+def test_restore_when_jobs_ran_since_the_backup_then_no_unsafe_one_runs_again(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    note = f'echo "$STOKER_JOB_ID" >> {ledger}'
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        unsafe = [submit(client, shell(note)) for _ in range(UNSAFE)]
+        safe = submit(client, shell(note), on_orphan="requeue")
+        needy = submit(client, shell(note), needs=[{"job": unsafe[0]}])
+        backed_up(daemon)
+        client.call("queue.resume", {"name": "default"})
+        for job in (*unsafe, safe, needy):
+            assert end_of(client, job) == ("succeeded", "exit")
+        since = [submit(client, shell("exit 0")) for _ in range(3)]
+    daemon.kill9()
+    ran = sorted(lines(ledger))
+
+    view = restored(daemon)
+    daemon.start()
+
+    with daemon.client() as client:
+        client.call("queue.resume", {"name": "default"})
+        assert end_of(client, safe) == ("succeeded", "exit")  # dispatch goes on
+        for job in (*unsafe, needy):
+            assert (job_view(client, job)["state"], job_view(client, job)["reason"]) == ("held", "restored")
+        assert "may have run since the backup" in client.why(unsafe[0])["message"]
+        assert changes(client, needy, "hold")[0]["note"].startswith("a backup was restored at")
+        assert submit(client, shell("exit 0")) > max(since)
+    assert sorted(lines(ledger)) == sorted([*ran, str(safe)])
+    assert (view["held"], view["queued_again"], view["running"]) == (UNSAFE + 1, 1, 0)
+    (told,) = daemon.events("state_restored")
+    assert told["held"] == UNSAFE + 1
+
+
+def test_restore_when_an_unknown_worker_lives_then_it_is_stopped_before_any_start(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """The job takes a lock: a second run beside the first would fail."""
+    pids = tmp_path / "pids"
+    script = f"exec 9>{tmp_path}/alone; flock -n 9 || exit 9; echo $$ >> {pids}; while :; do sleep 0.05; done"
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = submit(client, shell(script), on_orphan="requeue", survive=True)
+        backed_up(daemon)
+        client.call("queue.resume", {"name": "default"})
+        until(pids.exists)
+        (worker,) = map(int, lines(pids))
+    daemon.kill9()
+    assert alive(worker)
+
+    restored(daemon)
+    daemon.start()
+
+    assert not alive(worker)
+    with daemon.client() as client:
+        # Its end is that of a run that the database does not know, so a person decides (as without a restore).
+        until(lambda: job_view(client, job)["state"] == "held")
+        client.call("job.release", {"id": job})
+        client.call("queue.resume", {"name": "default"})
+        until(lambda: len(lines(pids)) == 2)
+        assert job_view(client, job)["state"] == "running"
+
+
+def test_restore_when_a_safe_job_ran_since_then_its_old_log_is_kept_beside(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = submit(client, shell("echo once"), on_orphan="requeue")
+        backed_up(daemon)
+        client.call("queue.resume", {"name": "default"})
+        end_of(client, job)
+        log = Path(job_view(client, job)["log"])
+    daemon.stop()
+
+    old = Path(restored(daemon)["old_state"])
+
+    assert ((old / "logs" / str(job) / "1.log").read_text(), log.exists()) == ("once\n", False)
+    assert {path.name for path in old.iterdir()} == {"stoker.db", "state.json", "logs"}
+
+
+# --- what is left to restore --------------------------------------------------------------------------------
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(b"nonsense" * 4096)
+
+
+def lost_with_note(path: Path) -> None:
+    path.unlink()
+    path.with_name("state.json").unlink(missing_ok=True)
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "lost": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbled": garbled,
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "lost with state.json": lost_with_note,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_restore_when_the_database_is_not_there_any_more_then_it_is_again(daemon: DaemonProcess, loss: str) -> None:
+    with daemon.client() as client:
+        job = submit(client, shell("exit 3"))
+        end_of(client, job)
+        backed_up(daemon)
+        later = submit(client, shell("exit 0"))
+    daemon.kill9()
+    LOSSES[loss](daemon.state_dir / "stoker.db")
+
+    restored(daemon)
+    daemon.start()
+
+    with daemon.client() as client:
+        assert (job_view(client, job)["state"], job_view(client, job)["exit_code"]) == ("failed", 3)
+        assert submit(client, shell("exit 0")) > later
+
+
+def test_restore_when_the_whole_directory_was_lost_then_every_job_is_held(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        safe = submit(client, shell("exit 0"), on_orphan="requeue")
+        instance = client.status()["instance"]
+    daemon.cli("backup", "--to", str(tmp_path / "far.db"))
+    daemon.kill9()
+    shutil.rmtree(daemon.state_dir)
+
+    restored(daemon, tmp_path / "far.db")
+    daemon.start()
+
+    with daemon.client() as client:
+        assert job_view(client, safe)["reason"] == "restored"
+        assert submit(client, shell("exit 0")) > safe + 1_000  # no mark is left that would say more
+        assert client.status()["instance"] != instance  # the original may live elsewhere
+
+
+def test_restore_when_a_daemon_runs_then_it_is_refused(daemon: DaemonProcess) -> None:
+    backup = backed_up(daemon)
+
+    for act in (preview, carry_out):
+        with pytest.raises(AlreadyRunning, match=f"pid {daemon.pid}"):
+            act(str(daemon.state_dir), str(backup))
+
+    with daemon.client() as client:
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+
+
+def test_restore_when_it_is_not_confirmed_then_it_says_what_it_would_do(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        submit_running(client, shell("sleep 100"))
+        backed_up(daemon)
+    daemon.kill9()
+    before = content(daemon.state_dir)
+
+    result = daemon.cli("restore", "--from-backup", "latest", "--state-dir", str(daemon.state_dir))
+
+    assert (result.returncode, "nothing was restored" in result.stderr) == (64, True)
+    assert "1 job ran: settled at the start, as after a crash" in result.stdout
+    assert content(daemon.state_dir) == before
+
+
+# --- backups that are none ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def state() -> Iterator[Path]:
+    """The state of a stopped daemon with one backup. Nothing may change it."""
+    with DaemonProcess() as process:
+        with process.client() as client:
+            end_of(client, submit(client, shell("exit 0")))
+        backed_up(process)
+        process.stop()
+        yield process.state_dir
+
+
+@pytest.fixture
+def copy(state: Path, tmp_path: Path) -> Path:
+    """A copy of its backup, without the checksum."""
+    target = tmp_path / "copy.db"
+    shutil.copyfile(listed(state / "backups")[0].path, target)
+    return target
+
+
+def changed(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.executescript(sql)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 100])
+
+
+def other_checksum(path: Path) -> None:
+    checksum_path(path).write_text(f"{'0' * 64}  {path.name}\n")
+
+
+def made_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+EDIT = "DROP TRIGGER changes_are_immutable; UPDATE changes SET {} WHERE seq = 2"
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: path.unlink(), "cannot be read: No such file"),
+    "a directory": (made_directory, "is a directory"),
+    "empty": (lambda path: path.write_bytes(b""), "it is no database of Stoker"),
+    "text": (lambda path: path.write_text("backup\n"), "it is no database of Stoker"),
+    "cut short": (cut, "is not a sound backup: "),
+    "another program's": (lambda path: changed(path, "PRAGMA application_id = 7"), "it is no database of Stoker"),
+    "a newer schema": (
+        lambda path: changed(path, f"PRAGMA user_version = {shipped_migrations()[-1].number + 1}"),
+        "this daemon knows up to",
+    ),
+    "another instance": (
+        lambda path: changed(path, "UPDATE meta SET value = 'abcd' WHERE key = 'instance'"),
+        "is of instance abcd, this state is of ",
+    ),
+    "a live database": (lambda path: path.with_name("copy.db-wal").write_bytes(b"x"), "the database of a state"),
+    "another checksum": (other_checksum, "its SHA-256 is "),
+    "no checksum in its place": (lambda path: checksum_path(path).write_text("?"), "holds no checksum"),
+    "an edited payload": (lambda path: changed(path, EDIT.format("payload = '{}'")), "change 2 (job 1, "),
+    "an edited actor": (lambda path: changed(path, EDIT.format("actor_uid = 4242")), "does not match its hash"),
+    "a change under another job": (lambda path: changed(path, EDIT.format("job_id = 9")), "is filed under job 9"),
+    "a lost change": (
+        lambda path: changed(path, "DROP TRIGGER changes_keep_their_tail; DELETE FROM changes WHERE seq = 2"),
+        "changes are left of those from 1 to",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_backup_when_it_cannot_be_used_then_it_is_refused_with_evidence(state: Path, copy: Path, kind: str) -> None:
+    spoil, evidence = BAD[kind]
+    spoil(copy)
+    before = content(state)
+
+    for act in (preview, carry_out):
+        with pytest.raises(BackupRefused) as refused:
+            act(str(state), str(copy))
+        assert evidence in refused.value.message
+        assert refused.value.hint
+
+    assert content(state) == before
+
+
+def test_backup_when_it_is_the_database_itself_then_it_is_refused(state: Path) -> None:
+    with pytest.raises(BackupRefused, match="is the database of a state, not a backup"):
+        carry_out(str(state), str(state / "stoker.db"))
+
+
+def test_backup_when_there_is_none_then_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BackupRefused, match="there is no backup in"):
+        preview(str(tmp_path), "latest")
+
+
+def test_backup_when_any_bit_of_it_flips_then_it_is_refused(state: Path, copy: Path) -> None:
+    original, dice = copy.read_bytes(), random.Random(SEED)
+    shutil.copyfile(checksum_path(listed(state / "backups")[0].path), checksum_path(copy))
+    before = content(state)
+
+    for _ in range(200):
+        flipped = bytearray(original)
+        flipped[dice.randrange(len(flipped))] ^= 1 << dice.randrange(8)
+        copy.write_bytes(flipped)
+        with pytest.raises(BackupRefused, match=r"is not a sound backup: its SHA-256 is "):
+            preview(str(state), str(copy))
+        copy.write_bytes(original[: dice.randrange(len(original))])
+        with pytest.raises(BackupRefused, match=r"is not a sound backup: its SHA-256 is "):
+            preview(str(state), str(copy))
+
+    assert content(state) == before
