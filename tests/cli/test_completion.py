@@ -8,8 +8,10 @@ import pty
 import re
 import select
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -124,6 +126,29 @@ def test_words_when_there_is_no_daemon_then_nothing_is_offered_or_printed(tmp_pa
     )  # fmt: skip
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_bash_when_a_daemon_names_a_queue_like_a_command_then_it_is_left_out(tmp_path: Path) -> None:
+    names = [{"name": name} for name in (f"$(touch {tmp_path}/done)", f"`touch {tmp_path}/done`", "a b", "bulk")]
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        answer = threading.Thread(target=answer_once, args=(listener, {"queues": names}))
+        answer.start()
+        offered = completed("stoker ls --queue ", {**os.environ, "STOKER_SOCKET": str(tmp_path / "socket")})
+        answer.join()
+
+    assert offered == {"bulk"}
+    assert not (tmp_path / "done").exists()
+
+
+def answer_once(listener: socket.socket, result: object) -> None:
+    """Answer one request, as no daemon of ours would."""
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rwb") as stream:
+        request = json.loads(stream.readline())
+        stream.write(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode() + b"\n")
 
 
 def test_stokerd_when_it_is_completed_then_its_options_are_those_of_its_help() -> None:

@@ -2,10 +2,13 @@
 
 Owns which kind of word an option or argument takes, and which request lists the words. If no daemon answers at once,
 nothing is offered.
+Invariant: every word is plain text for a shell. The shell expands what a completion offers, and the daemon that answers
+may be another user's: a word such as `$(command)` would be carried out at the tab key.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +21,7 @@ from stoker.rpc.client import Client
 
 PATIENCE_S = 1.0
 MOST_IDS = 100
+PLAIN = re.compile(r"[A-Za-z0-9_.:@%+=,/-]+")
 # The kind of an option's values; options with `choices` need no kind.
 OPTION_KINDS = {
     "--queue": "queues",
@@ -54,7 +58,7 @@ def words_of_kind(socket: str | None, kind: str, line: Sequence[str]) -> list[st
         return []
     try:
         with Client(socket, timeout_s=PATIENCE_S) as client:
-            return query(client, line)
+            return [word for word in query(client, line) if PLAIN.fullmatch(word)]
     except (StokerError, OSError):
         return []
 
