@@ -137,6 +137,23 @@ def test_uploads_when_one_is_idle_then_its_room_goes_to_another_that_wants_it() 
         uploads.find(part(1), "0.1.a", 1)
 
 
+def test_uploads_when_one_attempt_has_all_of_them_then_others_get_their_share() -> None:
+    uploads = Uploads({"1.1.a", "2.1.a"}.__contains__)
+    for _ in range(MAX_UPLOADS):
+        uploads.begin("1.1.a", 1, now_ms=0)
+
+    for _ in range(MAX_UPLOADS // 2):
+        uploads.begin("2.1.a", 2, now_ms=0)
+
+    with pytest.raises(CheckpointTooSoon):
+        uploads.begin("2.1.a", 2, now_ms=0)
+    with pytest.raises(CheckpointTooSoon):
+        uploads.begin("1.1.a", 1, now_ms=0)
+    assert len(uploads) == MAX_UPLOADS
+    with pytest.raises(InvalidParams):
+        uploads.find(part(1), "1.1.a", 1)
+
+
 def test_uploads_when_an_attempt_is_over_then_its_room_goes_to_another_that_wants_it() -> None:
     uploads = full(set())
 

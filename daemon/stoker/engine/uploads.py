@@ -2,11 +2,13 @@
 
 Owns the pieces until the last one has arrived. A piece must be the next of its upload, and come over the same
 connection. Invariants: uploads of one job at the same time are never mixed; memory is bounded, as there are at most
-MAX_UPLOADS; an incomplete upload ends with its connection or its attempt, or when it is idle and its room is needed.
+MAX_UPLOADS; an incomplete upload ends with its connection or its attempt, or when its room is needed and it is idle or
+its run has more room than others: no job keeps another from saving.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidParams
@@ -42,18 +44,29 @@ class Uploads:
     def begin(self, run_id: str, connection: int, now_ms: int) -> Upload:
         """Raises CheckpointTooSoon if there is no room. `now_ms` is steady."""
         if len(self._under_way) >= MAX_UPLOADS:
-            self._make_room(now_ms)
+            self._make_room(run_id, now_ms)
         self._last += 1
         upload = self._under_way[self._last] = Upload(self._last, run_id, connection)
         return upload
 
-    def _make_room(self, now_ms: int) -> None:
+    def _make_room(self, run_id: str, now_ms: int) -> None:
         for upload in list(self._under_way.values()):
             idle = now_ms - upload.heard_at >= IDLE_MS
             if not upload.whole and (idle or not self._is_open(upload.run_id)):
                 self.end(upload)
         if len(self._under_way) >= MAX_UPLOADS:
+            self._take_from_greediest(run_id)
+        if len(self._under_way) >= MAX_UPLOADS:
             raise CheckpointTooSoon(f"{MAX_UPLOADS} large checkpoints are being received", hint="try again in a second")
+
+    def _take_from_greediest(self, run_id: str) -> None:
+        """Drop the oldest upload of the run that has most, if it still has no fewer than the run that asks then."""
+        counts = Counter(upload.run_id for upload in self._under_way.values())
+        greediest, most = counts.most_common(1)[0]
+        if most > counts[run_id] + 1:
+            oldest = [one for one in self._under_way.values() if one.run_id == greediest and not one.whole][:1]
+            for upload in oldest:
+                self.end(upload)
 
     def find(self, part: CheckpointPart, run_id: str, connection: int) -> Upload:
         """The upload to which a further piece belongs. Raises InvalidParams."""
