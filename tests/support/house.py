@@ -44,6 +44,7 @@ AWAITED_THERE = {
     "_future_of", "begin",  # rpc/calls.py: the client is answered with what is raised
     "close",  # telemetry/exporting.py: it waits for the thread
     "run_apart",  # host/threads.py: a future gets what is raised
+    "_serve_apart",  # telemetry/metrics_port.py: the server goes on after the error of a request
     "_start_thread",  # telemetry/log_writer.py: it counts the lines that it loses
 }  # fmt: skip
 

@@ -36,6 +36,9 @@ class MetricsPort(ThreadingMixIn, WSGIServer):
         super().__init__(("127.0.0.1", port), MetricsRequest)
         self._free = threading.BoundedSemaphore(MOST_READERS)
         self.set_app(app)
+        self._serve_apart()
+
+    def _serve_apart(self) -> None:
         threading.Thread(target=self.serve_forever, name="metrics-port", daemon=True).start()
 
     def server_bind(self) -> None:
