@@ -164,13 +164,21 @@ def test_call_when_there_are_too_many_connections_then_it_tries_again_and_says_s
             second.submit("true")
 
 
-def test_call_when_a_full_daemon_has_room_again_then_it_is_answered() -> None:
+def test_call_when_a_full_daemon_has_room_again_then_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as second:
         first = stoker.Client(server.path)
         first.status()
+        capacity, refused = server.server.capacity, threading.Event()
+        refusal = capacity.refusal
+
+        def noted(uid: int) -> TooManyConnections | None:
+            refused.set()
+            return refusal(uid)
+
+        monkeypatch.setattr(capacity, "refusal", noted)
         submitting = threading.Thread(target=lambda: second.submit("true"))
         submitting.start()
-        until(lambda: server.on_loop(lambda: len(server.server._connections)) > 1, why="a first refusal")
+        assert refused.wait(DEADLINE_S)
         first.close()
         submitting.join()
 
