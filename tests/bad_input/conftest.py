@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import stoker
 
-FRAME_TIMEOUT_MS = 300
+FRAME_TIMEOUT_MS = 2_000
 
 
 @pytest.fixture(scope="module")

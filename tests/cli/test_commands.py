@@ -712,7 +712,7 @@ def test_stoker_when_the_reader_left_a_silent_stream_then_it_ends_without_output
     following.stdout.close()
     following.stdout = None
 
-    _, err = following.communicate(timeout=30)
+    _, err = following.communicate(timeout=DEADLINE_S)
 
     assert (following.returncode, err) == (141, b"")
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.facts import DEADLINE_S
+
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
@@ -46,10 +48,12 @@ def test_run_when_the_last_line_has_no_newline_then_the_remark_starts_a_new_line
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=False,
     )
-    two_places = subprocess.run(command, env=daemon.environ, capture_output=True, text=True, timeout=30, check=False)
+    two_places = subprocess.run(
+        command, env=daemon.environ, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
 
     assert one_place.stdout == "half\nstoker: job 1 failed: exit code 3\n"
     assert (two_places.stdout, two_places.stderr) == ("half", "stoker: job 2 failed: exit code 3\n")
@@ -64,7 +68,7 @@ def test_run_when_its_job_cannot_start_then_stderr_says_why_until_it_can(daemon:
         assert running.stderr is not None
         told = [running.stderr.readline(), running.stderr.readline()]
         daemon.cli("queue", "resume", "default")
-        out, err = running.communicate(timeout=30)
+        out, err = running.communicate(timeout=DEADLINE_S)
 
     assert told == ["stoker: job 1 waits: queue 'default' is paused\n", "hint: stoker queue resume default\n"]
     assert (running.returncode, out, err) == (0, "hi\n", "")
@@ -90,7 +94,7 @@ def test_submit_when_the_id_cannot_be_printed_then_the_error_names_the_stored_jo
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
         done = subprocess.run(
             [daemon.programs / "stoker", "--socket", daemon.socket, "submit", *json, "--", "true"],
-            stdout=full, stderr=subprocess.PIPE, env=daemon.environ, text=True, timeout=30, check=False,
+            stdout=full, stderr=subprocess.PIPE, env=daemon.environ, text=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
 
     with daemon.client() as client:
