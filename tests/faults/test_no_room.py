@@ -17,7 +17,7 @@ from stoker.engine.effects import PATIENCE_S
 from stoker.service.assembly import NO_ROOM
 from tests.support.disks import fill
 from tests.support.facts import until
-from tests.support.work import Gate, end_of, state, submit, submit_running
+from tests.support.work import Gate, end_of, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     import stoker
@@ -88,3 +88,23 @@ def test_start_when_the_disk_is_full_then_it_starts_no_job_before_there_is_room(
         end = end_of(client, job)
     assert "the disk is full" in blocked
     assert (stood, end) == ("queued", ("succeeded", "exit"))
+
+
+def test_backup_when_it_would_fill_the_disk_then_it_is_refused(
+    small_disk: DaemonProcess,
+) -> None:
+    with small_disk.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+        filler = small_disk.state_dir / "filler"
+        free = client.status()["disk"]["free_bytes"]
+        filler.write_bytes(bytes(free - 2_050_000))  # jobs are accepted still, for a copy there is no room
+
+        refused = small_disk.cli("backup")
+
+        assert (refused.returncode, "are kept free" in refused.stderr) == (75, True), refused.stderr
+        assert list((small_disk.state_dir / "backups").iterdir()) == []
+        assert "are kept free" in str(client.status()["backups"]["error"])
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+        filler.unlink()
+        assert small_disk.cli("backup").returncode == 0
+        assert client.status()["backups"]["error"] is None

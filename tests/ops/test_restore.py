@@ -21,6 +21,7 @@ from stoker.store.backup_files import checksum_path, listed
 from stoker.store.migrate import shipped_migrations
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
+from tests.support.flows import flow_end, sent_flow, step
 from tests.support.work import alive, changes, end_of, job_view, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
@@ -134,6 +135,27 @@ def test_restore_when_a_safe_job_ran_since_then_its_old_log_is_kept_beside(daemo
     assert {path.name for path in old.iterdir()} == {"stoker.db", "state.json", "logs"}
 
 
+def test_restore_when_a_workflow_was_under_way_then_its_unsafe_steps_are_held(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a"), "c": step("exit 0", "b")})
+        backed_up(daemon)
+        client.call("queue.resume", {"name": "default"})
+        flow_end(client, workflow)
+    daemon.kill9()
+
+    restored(daemon)
+    daemon.start()
+
+    with daemon.client() as client:
+        client.call("queue.resume", {"name": "default"})
+        steps = client.list(states=["held"])["jobs"]
+        assert {(job["step"], job["reason"]) for job in steps} == {(name, "restored") for name in "abc"}
+        for job in sorted(one["id"] for one in steps):
+            client.call("job.release", {"id": job})
+        assert flow_end(client, workflow) == "succeeded"
+
+
 # --- what is left to restore --------------------------------------------------------------------------------
 
 
@@ -216,6 +238,37 @@ def test_restore_when_it_is_not_confirmed_then_it_says_what_it_would_do(daemon: 
     assert (result.returncode, "nothing was restored" in result.stderr) == (64, True)
     assert "1 job ran: settled at the start, as after a crash" in result.stdout
     assert content(daemon.state_dir) == before
+
+
+# Back from 0007_add_restored.sql.
+EARLIER = """
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored''', '') WHERE name = 'jobs';
+PRAGMA writable_schema = RESET;
+DELETE FROM migrations WHERE number >= 7;
+PRAGMA user_version = 6;
+"""
+
+
+def test_restore_when_the_backup_is_of_an_earlier_release_then_the_start_migrates_it(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """The schema before the reason `restored`: the note must be there before the word for it is."""
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = submit(client, shell("exit 0"))
+    old = tmp_path / "old.db"
+    assert daemon.cli("backup", "--to", str(old)).returncode == 0
+    daemon.kill9()
+    changed(old, EARLIER)
+    checksum_path(old).unlink()
+
+    restored(daemon, old)
+    daemon.start()
+
+    with daemon.client() as client:
+        assert job_view(client, job)["reason"] == "restored"
+    assert [one.before for one in listed(daemon.state_dir / "backups")] == [7]
 
 
 # --- backups that are none ----------------------------------------------------------------------------------
