@@ -194,7 +194,7 @@ class Daemon:
         """
         assert self._engine is not None
         async with self._reloading:
-            reloaded = await self._engine.apply(load(self._config_file, self._environ))
+            reloaded = await self._engine.apply(load(self._config_file, self._environ, again=True))
         file = find(self._config_file, self._environ)
         log(LogEvent.CONFIG_RELOADED, config=file, changed=reloaded.changed, needs_restart=reloaded.restart)
         return reloaded

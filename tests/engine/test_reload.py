@@ -73,6 +73,18 @@ def test_reload_when_the_file_is_wrong_then_nothing_changes_and_mistakes_are_nam
         assert client.call("system.status")["max_running"] == 2 * len(os.sched_getaffinity(0))
 
 
+def test_hangup_when_the_settings_came_through_a_pipe_then_they_stay_in_force(daemon: DaemonProcess) -> None:
+    daemon.config.unlink(missing_ok=True)
+    os.mkfifo(daemon.config)
+
+    daemon.signal(signal.SIGHUP)
+
+    (refused,) = until(lambda: events(daemon, "config_refused"))
+    assert refused["errors"] == ["is not a regular file, so it cannot be read a second time"]
+    with daemon.client() as client:
+        assert client.call("system.health")["ok"]
+
+
 def test_hangup_when_jobs_run_then_the_daemon_and_they_go_on(daemon: DaemonProcess, gate: Gate) -> None:
     with daemon.client() as client:
         job = submit_running(client, gate.spec())

@@ -61,14 +61,17 @@ def _may_be_there(file: Path) -> bool:
         return True
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+def load(path: Path | None, environ: Mapping[str, str], *, again: bool = False) -> Config:
     """The defaults, overridden by the file, overridden by the environment.
 
+    `again`: in a running daemon, which must not wait for the writer of a pipe, or take its end for an empty file.
     Raises ConfigInvalid. Its `errors` lists every mistake, each with its key or variable.
     """
     path = find(path, environ)
     reader = _Reader()
     if path is not None:
+        if again and path.exists() and not path.is_file():
+            raise _invalid(path, ["is not a regular file, so it cannot be read a second time"])
         reader.read_text(_text_of(path))
     reader.read_environment(environ)
     config = reader.finish()
