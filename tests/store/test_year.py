@@ -18,6 +18,7 @@ from stoker.config import Config
 from stoker.config.settings import RetentionSettings
 from stoker.core.clock import Now
 from stoker.core.job.model import Change, State
+from stoker.core.requests import Purge
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.engine.inbox import Inbox
 from stoker.engine.loop import Loop
@@ -213,6 +214,22 @@ async def test_pass_when_logs_may_go_then_they_do_once_no_launcher_makes_another
 
         assert weeks.logs_when_caught_up == JOBS_A_WEEK
         assert (await weeks.measured())["logs"] == 0
+
+
+async def test_pass_when_people_ask_what_it_would_remove_then_it_removes_it(state: Opened, tmp_path: Path) -> None:
+    async with year(state, tmp_path / "state", keep="1h", keep_failed="1h", keep_last=0) as weeks:
+
+        async def ask_for_ever() -> None:
+            while True:
+                await weeks.retention.preview(Purge(before=weeks.clock.at))
+
+        asking = [asyncio.ensure_future(ask_for_ever()) for _ in range(2)]
+        await weeks.week()
+        for each in asking:
+            each.cancel()
+        await asyncio.wait(asking)
+
+        assert (await weeks.measured())["jobs"] == 0
 
 
 async def test_pass_when_failed_ones_are_kept_for_ever_then_only_they_stay(state: Opened, tmp_path: Path) -> None:

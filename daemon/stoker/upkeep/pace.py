@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 SHORTEST_PAUSE_S = 0.001
+LEAST_S = 1.0
 
 
 def _now() -> float:
@@ -17,18 +18,23 @@ def _now() -> float:
 
 
 class Pace:
-    """`share`: how much longer a pause is than the piece before it. It is over after `limit_s`, or when `gives_way`."""
+    """`share`: how much longer a pause is than the piece before it. It is over after `limit_s`, or when `gives_way`.
+
+    It gives way after a second at the earliest: whoever asks again and again must not keep the work from being done.
+    """
 
     def __init__(
         self, share: float, limit_s: float | None = None, gives_way: Callable[[], bool] = lambda: False
     ) -> None:
         self._share = share
         self._gives_way = gives_way
+        self._stays_until = _now() + LEAST_S
         self._ends = None if limit_s is None else _now() + limit_s
 
     @property
     def is_over(self) -> bool:
-        return self._gives_way() or (self._ends is not None and _now() >= self._ends)
+        now = _now()
+        return (now >= self._stays_until and self._gives_way()) or (self._ends is not None and now >= self._ends)
 
     @asynccontextmanager
     async def piece(self) -> AsyncGenerator[None]:

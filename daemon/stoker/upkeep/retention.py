@@ -132,8 +132,9 @@ class Retention:
 
     async def _pass(self) -> None:
         settings, now = self._config.retention, self._clock.now().earlier
-        removed, pace = PurgeCounts(), Pace(QUIET, gives_way=lambda: self._people > 0)
+        removed = PurgeCounts()
         async with self._one:
+            pace = Pace(QUIET, gives_way=lambda: self._people > 0)
             await self._leftovers.sweep(pace)  # those of a pass that was cut off
             async with self._collecting_needs():
                 async for rule in self._rules():
