@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import ChangesRemoved, JobNotFound, WorkflowNotFound
+from stoker.core.errors import ChangesRemoved, JobNotFound, NotAllowed, WorkflowNotFound
 from tests.support import flows
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -141,6 +141,19 @@ def test_purge_when_a_running_job_has_read_its_need_then_a_retry_can_read_it_aga
 
     assert end_of(client, runs) == ("succeeded", "exit")
     assert client.get(runs)["attempts"] == 2
+
+
+def test_retry_when_a_needed_job_was_purged_then_it_is_refused_by_name(client: stoker.Client) -> None:
+    needed = submit(client, shell("exit 0"), queue="bulk")
+    end_of(client, needed)
+    job = submit(client, shell("exit 1"), needs=[needed])
+    end_of(client, job)
+    purge(client, queue="bulk")
+
+    with pytest.raises(NotAllowed, match=f"job {job} needs job {needed}, which was removed"):
+        client.retry(job)
+
+    assert client.get(job)["state"] == "failed"
 
 
 def test_purge_when_a_workflow_is_open_then_all_its_steps_stay(client: stoker.Client, gate: Gate) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Generator, Iterator
 
 from msgspec.structs import replace
 
+from stoker.core.errors import NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met, skipped_for_need, unmet_reason
 from stoker.core.job.model import Job, Need, NeedOn
@@ -59,8 +60,18 @@ def _release(turn: Turn, dependent: Dependent) -> None:
 def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:
     """Apply a person's command to a job. An open attempt is stopped first, so its job keeps its needs."""
     if isinstance(event, (ev.Retry, ev.Restart)) and job_id not in turn.memory.runs:
+        _check_inputs(turn, job_id)
         return run_again(turn, job_id, event)
     return turn.step(job_id, event)
+
+
+def _check_inputs(turn: Turn, job_id: int) -> None:
+    """Raises NotAllowed if a job that it needs was purged: it would start without the outputs of that one."""
+    purged = [need.job for need in turn.job(job_id).spec.needs if turn.find(need.job) is None]
+    if purged:
+        raise NotAllowed(
+            f"job {job_id} needs job {purged[0]}, which was removed together with its outputs", hint="submit both again"
+        )
 
 
 def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, resetting: Collection[int] = ()) -> Job:
