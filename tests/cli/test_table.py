@@ -41,6 +41,16 @@ def test_table_when_the_terminal_is_narrow_then_spare_columns_go_in_order() -> N
     assert heads(34) == ["ID", "STATE", "JOB"]
 
 
+def test_table_when_even_a_first_column_is_too_wide_then_it_is_cut_and_no_line_wraps() -> None:
+    rows = [("a-very-long-queue-name-for-tests", "open", 1, 0, 0), ("bulk", "throttled", 0, 0, 0)]
+
+    lines = table.lines(("QUEUE", "STATE", "RUNNING", "QUEUED", "WAITING"), rows, 50)
+
+    assert max(map(len, lines)) <= 50
+    assert lines[1].startswith("a-very-l")
+    assert [line.split()[-3:] for line in lines[1:]] == [["1", "0", "0"], ["0", "0", "0"]]
+
+
 def test_table_when_its_last_column_explains_then_it_is_continued_below() -> None:
     lines = table.lines(("STEP", "WHY"), [("link", "it ended as failed (exit)"), ("ship", "")], 20, whole=True)
 

@@ -1,8 +1,8 @@
 """Tables on a terminal or a pipe: alignment, colours of states, and what gives way where the terminal is narrow.
 
 Where a table is wider than the terminal, the columns that its command named as `spare` are left out, first the one
-that is named first. Then the last column is cut, or continued on further lines if it explains something. A pipe has no
-width: it gets every column whole.
+that is named first. Then the last column is cut, or continued on further lines if it explains something, and at last
+the widest of the others is cut. A pipe has no width: it gets every column whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stoker.cli.kit import render
 GAP = 2
 # A last column that is narrower shows next to nothing.
 LAST_COLUMN = 20
-NARROWEST_LAST_COLUMN = 8
+NARROWEST_COLUMN = 8
 
 Row = Sequence[object]
 
@@ -33,7 +33,7 @@ def lines(
     headers, rows = _fitting(headers, rows, columns, spare)
     texts = [[render.visible(str(cell)) for cell in row] for row in rows]
     widths = _widths(headers, texts)
-    widths[-1] = min(widths[-1], max(NARROWEST_LAST_COLUMN, columns - sum(widths[:-1]) - GAP * (len(widths) - 1)))
+    _narrow(widths, columns)
     numeric = [all(isinstance(cell, int) or cell == "-" for cell in column) for column in zip(*rows, strict=True)]
     align = [str.rjust if number else str.ljust for number in numeric or [False] * len(headers)]
 
@@ -52,6 +52,15 @@ def lines(
         shown.append(laid_out([*cells[:-1], first], colours))
         shown += [laid_out([*[""] * (len(cells) - 1), other], [""] * len(cells)) for other in others]
     return shown
+
+
+def _narrow(widths: list[int], columns: int) -> None:
+    """Make the last column narrower where there is no room, and then the widest of the others."""
+    *others, last = range(len(widths))
+    widest = max(others, key=widths.__getitem__, default=last)
+    for at in (last, widest):
+        beyond = sum(widths) + GAP * len(others) - columns
+        widths[at] -= min(max(beyond, 0), max(widths[at] - NARROWEST_COLUMN, 0))
 
 
 def _fitting(
