@@ -43,7 +43,7 @@ def daemon() -> Iterator[DaemonProcess]:
 
 @contextlib.contextmanager
 def without_descriptors(daemon: DaemonProcess) -> Iterator[None]:
-    """Meanwhile the daemon can open nothing; what it has open it keeps."""
+    """While this lasts the daemon can open no descriptor; it keeps those that it has."""
     soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (OF_THE_EVENT_LOOP, hard))
     try:
@@ -62,17 +62,17 @@ def connected(daemon: DaemonProcess) -> Iterator[stoker.Client]:
 
 
 def retried(daemon: DaemonProcess, task: str) -> list[dict[str, Any]]:
-    """What the log says of the tries of tasks whose names begin so."""
+    """The log lines about retries of tasks whose names begin so."""
     return [event for event in daemon.events("background_retried") if event["task"].startswith(task)]
 
 
 def unheard(daemon: DaemonProcess) -> list[dict[str, Any]]:
-    """Exceptions that only the event loop or an interpreter heard of."""
+    """Exceptions that only the event loop or the interpreter reported."""
     return [event for event in daemon.events("library_message") if "exception" in str(event).lower()]
 
 
 def orphaned(daemon: DaemonProcess, gate: Gate, **options: Any) -> tuple[int, int]:
-    """A job, and its worker, which has lost its daemon and its launcher; the next daemon has found it."""
+    """A job and the pid of its worker, whose daemon and launcher were killed; the next daemon has adopted it."""
     with daemon.client() as client:
         job = submit_running(client, gate.spec(), **options)
         worker = job_view(client, job)["pid"]

@@ -47,9 +47,9 @@ NEGATIVE = re.compile(r"(?<![\w-])-\d")
 
 @pytest.fixture
 def asleep() -> Iterator[DaemonProcess]:
-    """Not started: its clocks are to be set first."""
+    """A daemon that is not started, so that its clocks can be set first."""
     daemon = DaemonProcess(SETTINGS)
-    daemon.may_be_slow = True  # libfaketime shows it other clocks, that of its CPU time among them
+    daemon.may_be_slow = True  # libfaketime changes its other clocks, too, also that of CPU time
     yield daemon
     daemon.end()
 
@@ -60,10 +60,10 @@ def wall_ms() -> int:
 
 
 class Waits:
-    """Jobs with durations under way: some that end soon, some that must outlast the test."""
+    """Jobs with running durations: some end soon, some must not end during the test."""
 
     def __init__(self, client: stoker.Client, *, run: bool) -> None:
-        # A daemon that is killed late may meet the second attempt.
+        # If the daemon is killed late, the second attempt may run already.
         again = shell("[ $STOKER_ATTEMPT != 1 ]", max_attempts=2, base_delay_ms=2_000, on_orphan="requeue")
         self.soon = {
             submit(client, shell(":", queue="shut", ttl_ms=3_000)): ("expired", "ttl"),
@@ -84,20 +84,20 @@ class Waits:
         return {job: state(client, job) for job in self.late}
 
     def check(self, client: stoker.Client) -> None:
-        """What is soon comes soon, and then the rest still waits."""
+        """Check that the short durations end and that the long ones still run then."""
         assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
         assert {job: end_of(client, job) for job in self.soon} == self.soon
         assert self.states(client) == self.late
 
 
 def seen_jump(daemon: DaemonProcess, seconds: int) -> bool:
-    """Whether two lines of the daemon's log are about so far apart."""
+    """Whether two lines of the daemon's log show a jump of about that size."""
     times = [datetime.fromisoformat(event["ts"]).timestamp() for event in daemon.events()]
     return any(abs(later - before - seconds) < HOUR_S / 4 for before, later in pairwise(times))
 
 
 def shown(daemon: DaemonProcess, *jobs: int) -> str:
-    """All that a person gets to read about them."""
+    """The text of `stoker why` for these jobs."""
     commands: list[tuple[str, ...]] = [("ls", "--all")]
     for job in jobs:
         commands += [("show", str(job)), ("history", str(job))]
@@ -227,7 +227,7 @@ def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(asle
 def test_limits_when_processes_stand_still_past_them_then_a_timely_end_succeeds(
     asleep: DaemonProcess, tmp_path: Path, stopped: str
 ) -> None:
-    """STOKER_FAULTS lengthens the gap to that of a whole minute."""
+    """With STOKER_FAULTS the gap lasts a minute."""
     asleep.config.write_text(SETTINGS + "[launcher]\nstuck_ms = 2000\n")
     with asleep.start().client() as client:
         for limit_ms in scales(30_000 if "STOKER_FAULTS" in os.environ else 2_500):
@@ -265,14 +265,14 @@ def boot_time_s() -> float:
 
 
 def worker_of(client: stoker.Client, job: int) -> int | None:
-    """Its pid, once it runs; None if it has ended already."""
+    """The pid of the worker, once it runs; None if it has ended."""
     until(lambda: client.get(job)["attempts"] and (client.get(job)["pid"] or client.get(job)["finished_at"]))
     return client.get(job)["pid"]
 
 
 @contextlib.contextmanager
 def standing_still(pids: Iterable[int], gap_s: float) -> Iterator[None]:
-    """They do nothing for at least `gap_s`, in which the body runs."""
+    """Stop these processes for at least `gap_s`; the body of the `with` runs meanwhile."""
     began_s = boot_time_s()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -283,7 +283,7 @@ def standing_still(pids: Iterable[int], gap_s: float) -> Iterator[None]:
 
 
 def attempts_stopped(client: stoker.Client, job: int) -> list[Any]:
-    """Attempts whose worker got a signal of ours."""
+    """The attempts whose workers were signalled by Stoker."""
     return [attempt for attempt in client.history(job)["attempts"] if attempt["stopped"]]
 
 

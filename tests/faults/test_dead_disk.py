@@ -38,14 +38,14 @@ stuck_ms = 1000
 throttle_threshold = 100
 """
 
-# The identity of the one attempt that is open; and what a kernel before 6.9 would have told of it.
+# The identity of the only open attempt, as stored and as a kernel before 6.9 would report it.
 KNOWN = "SELECT count(*) FROM attempts WHERE ended_at IS NULL AND pid > 0 AND job_id = 1"
 FORGET_INODES = "UPDATE attempts SET pidfs_inode = NULL"
 
 
 @pytest.fixture
 def patient(stopped_daemon: DaemonProcess) -> DaemonProcess:
-    """A daemon with a resource of which there is one, and room for those that hang."""
+    """A daemon with one unit of a resource, and enough slots besides the jobs that hang."""
     stopped_daemon.config.write_text(SETTINGS)
     stopped_daemon.start()
     with stopped_daemon.client() as client:
@@ -55,7 +55,7 @@ def patient(stopped_daemon: DaemonProcess) -> DaemonProcess:
 
 @pytest.fixture
 def disk(patient: DaemonProcess, tmp_path: Path) -> Iterator[Disk]:
-    """A frozen file system of workers."""
+    """A frozen file system on which workers work."""
     missing = disks.why_not("ext4", tmp_path)
     if missing is not None:
         pytest.skip(missing)
@@ -95,7 +95,7 @@ def locking(disk: Disk, lock: Gate) -> str:
 
 
 def is_locked(pid: int) -> bool:
-    """Whether no reader gets at its memory: one of its threads waits in munmap(2)."""
+    """Whether readers of its memory would hang: one of its threads waits in munmap(2)."""
     return any("munmap" in (task / "wchan").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
 
 
@@ -125,7 +125,7 @@ def dead(patient: DaemonProcess) -> Iterator[DeadDirectory]:
 
 
 def asleep(client: stoker.Client, job: int) -> int:
-    """The pid of its worker, once that sleeps where no signal reaches it."""
+    """The pid of the worker, once it sleeps uninterruptibly."""
     running(client, job)
     pid: int = job_view(client, job)["pid"]
     until(lambda: sleeps(pid), why=f"state D of {pid}")
@@ -171,7 +171,7 @@ def test_worker_when_no_signal_reaches_it_then_only_its_own_job_stays_stopping(
 
 
 def pending(pid: int) -> set[str]:
-    """Signals that were sent to a process and have not reached it."""
+    """The pending signals of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
     return {signum.name for signum in signal.Signals for mask in masks if mask >> (signum - 1) & 1}

@@ -36,7 +36,7 @@ FAULTS = int(os.environ.get("STOKER_FAULTS", "12"))
 MISSING = strace.why_not()
 DESCRIPTORS = "EMFILE ENFILE ENOMEM"
 DISK = "ENOSPC EDQUOT EIO"
-# What a Linux host may answer, without the errnos that only a fault of our own could cause (EBADF, EFAULT, EINVAL).
+# The errnos of a Linux host, without the errnos that only a fault of our own could cause (EBADF, EFAULT, EINVAL).
 # Left out, by the list of `strace -c`: close(2), which strace keeps from closing; calls for memory (brk, mmap, mremap,
 # munmap, mprotect), which fail together and not one at a time; and calls that cannot fail.
 ERRNOS = {
@@ -104,7 +104,7 @@ pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pyte
 
 
 class Sweep:
-    """The same short work for every fault, in one state directory."""
+    """Runs the same short load for every fault, on one state directory."""
 
     def __init__(self, daemon: DaemonProcess, lives: Lives, seed: int, traces: Path, errnos: dict[str, str]) -> None:
         self.lives = lives
@@ -115,7 +115,7 @@ class Sweep:
         self._errnos = errnos
 
     def explore(self, pid: int) -> list[Point]:
-        """Where a fault could strike, drawn so that each syscall has its turn."""
+        """The calls at which a fault can be injected, drawn so that each syscall occurs."""
         self.work()  # what is opened at first use is open now
         trace = self._traces / "trace"
         attached = Attached(pid, trace, f"trace={','.join(self._errnos)}")
@@ -124,7 +124,7 @@ class Sweep:
         return self.lives.draw(points(trace, "", list(self._errnos)))
 
     def work(self) -> None:
-        """The programme of a life, and a log that is followed. A refusal is a good answer."""
+        """The load of one life, and a followed log. Refusals are allowed."""
         with contextlib.suppress(StokerError):
             self.lives.work()
         with contextlib.suppress(StokerError), self._daemon.client(timeout_s=5) as client:
@@ -132,7 +132,7 @@ class Sweep:
             b"".join(client.logs(job))
 
     def strike(self, pid: int, point: Point) -> None:
-        """One fault in a process that runs."""
+        """Inject one fault into a running process."""
         error = self.lives.dice.choice(self._errnos[point.syscall].split())
         trace = self._traces / f"trace.{point.syscall}.{point.number}"
         fault = f"inject={point.syscall}:error={error}:when={point.number}"
@@ -144,7 +144,7 @@ class Sweep:
         self.lives.fired += bool(hits)
 
     def end(self, most: int) -> None:
-        """All promises are kept, and enough was tried to say so."""
+        """Check all promises, and that enough faults were injected."""
         sys.stderr.write(f"\nSTOKER_SEED={self._seed} STOKER_FAULTS={FAULTS}: {dict(self.struck)}: ")
         assert self.lives.complaints() == []
         assert self.lives.fired > most // 5
@@ -173,7 +173,7 @@ def test_daemon_when_any_syscall_fails_then_it_answers_or_ends_with_a_clear_erro
 
 
 class Held(NamedTuple):
-    """What a daemon holds while nobody wants anything of it."""
+    """The descriptors, threads and tasks of an idle daemon."""
 
     fds: int
     threads: int
@@ -181,7 +181,7 @@ class Held(NamedTuple):
 
     @classmethod
     def by(cls, daemon: DaemonProcess) -> Self:
-        """Without the two descriptors that it has for each launcher: a connection and a pidfd."""
+        """The difference, without the two descriptors for each launcher: a connection and a pidfd."""
         with daemon.client() as client:
             launchers = len(client.call("system.status")["launchers"])
         return cls(count_fds(daemon.pid) - 2 * launchers, threads_of(daemon.pid), tasks_of(daemon))
@@ -218,6 +218,6 @@ def test_launcher_when_any_syscall_fails_then_it_does_not_crash_and_leaks_nothin
 
 
 def crashes(daemon: DaemonProcess) -> list[str]:
-    """What launchers wrote to stderr before they ended with an exception."""
+    """The tracebacks of launchers that ended with an exception."""
     written = [path.read_text() for path in (daemon.state_dir / "launchers").glob("*.err")]
     return [text for text in written if "Traceback" in text]

@@ -85,7 +85,7 @@ def all_killed(six: Six) -> None:
 
 
 def rebooted(six: Six) -> None:
-    """Another boot id; the numbers of the workers are strangers' by now."""
+    """Another boot: the pids of the workers belong to foreign processes."""
     six.run()
     until(lambda: len(identities_on_disk(six.daemon)) == len(POLICIES), why="six identities on disk")
     pids = six.workers()
@@ -108,7 +108,7 @@ def rebooted(six: Six) -> None:
 
 
 def ended_meanwhile(six: Six) -> None:
-    """The launcher keeps the outcomes, and is there to be asked."""
+    """The launcher lives and keeps the outcomes."""
     six.run()
     launcher = six.launcher()
     os.kill(launcher, signal.SIGSTOP)
@@ -120,7 +120,7 @@ def ended_meanwhile(six: Six) -> None:
 
 
 def ended_and_written(six: Six) -> None:
-    """The launcher wrote the outcomes down and left."""
+    """The launcher has written the outcomes to its log and ended."""
     six.run()
     six.daemon.kill9()
     six.gate.open()
@@ -129,7 +129,7 @@ def ended_and_written(six: Six) -> None:
 
 
 def unacknowledged(six: Six) -> None:
-    """The outcomes are committed; the word that they are never came."""
+    """The outcomes are committed; the acknowledgements never reached the launcher."""
     six.run()
     six.daemon.kill9()
     six.gate.open()
@@ -167,20 +167,20 @@ def frozen_alone(six: Six) -> None:
 
 
 def late_launch(six: Six) -> None:
-    """The launcher reads its orders when the daemon that sent them is dead."""
+    """The launcher reads its orders after the daemon that sent them has died."""
     launcher = six.launcher()
     os.kill(launcher, signal.SIGSTOP)
     with six.daemon.client() as client:
         six.submit(client)
         until(lambda: all(client.get(job)["attempts"] for job in six.jobs.values()), why="six launches")
-        client.call("system.health")  # answered behind the launches
+        client.call("system.health")  # answered after the launches
     six.daemon.kill9()
     os.kill(launcher, signal.SIGCONT)
     six.daemon.start()
 
 
 def unknown_outcome(six: Six) -> None:
-    """Somebody ran something under the names of jobs that have not begun, and of one that is not there."""
+    """Outcomes arrive of jobs that have not begun, and of a job that does not exist."""
     with six.daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         six.submit(client)
@@ -217,7 +217,7 @@ def another_namespace(six: Six) -> None:
 
 
 def cancelled_unsent(six: Six) -> None:
-    """The cancels are committed; before a signal goes out, daemon and launcher are dead."""
+    """The cancels are committed; daemon and launcher die before any signal is sent."""
     six.run()
     launcher = six.launcher()
     os.kill(launcher, signal.SIGSTOP)
@@ -228,7 +228,7 @@ def cancelled_unsent(six: Six) -> None:
 
 
 def exit_before_cancel(six: Six) -> None:
-    """The workers have ended and nobody has noticed when the cancels come: the ends stand."""
+    """The workers have ended, unnoticed, when the cancels come: their outcomes stand."""
     six.run()
     launcher = six.launcher()
     os.kill(launcher, signal.SIGSTOP)
@@ -251,7 +251,7 @@ def kill_both(six: Six, launcher: int | None = None) -> None:
 
 
 def cancel_all(six: Six) -> socket.socket:
-    """Ask for six cancels, and return once they are committed; the answers are still to come."""
+    """Send six cancels and return once they are committed, before their answers."""
     asked = socket.socket(socket.AF_UNIX)
     asked.settimeout(DEADLINE_S)
     asked.connect(str(six.daemon.socket))
@@ -263,7 +263,7 @@ def cancel_all(six: Six) -> socket.socket:
 
 
 def inside(daemon: DaemonProcess, *around: str) -> None:
-    """The next start is one `stokerd` inside of that."""
+    """Run the next `stokerd` inside this command."""
     programs = daemon.home / "programs"
     programs.mkdir()
     program = programs / "stokerd"

@@ -55,7 +55,7 @@ class Host:
         self.rooted: set[int] = set()
 
     def submit(self, client: stoker.Client, *, before: str = "", **options: Any) -> tuple[int, int]:
-        """A job, and the pid of its child once that is root's; `before`: what it sheds before that."""
+        """A job and the pid of its child, which is root by now. `before`: a command that the child runs first."""
         said = self.work / f"said-{len(self.rooted)}"
         script = f"{before} {self.program} /bin/sleep 3600 & echo $! > {said}.new; mv {said}.new {said}; wait"
         job = submit(client, shell(script, working_dir=str(self.work), **options))
@@ -90,7 +90,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def check_answers(host: Host, client: stoker.Client, job: int, child: int) -> None:
-    """By an event, by `why`, and by the attempt."""
+    """Check the log event, `why` and the attempt."""
     until(lambda: host.daemon.events("worker_unstoppable"), why="the event")
     (event, *_) = host.daemon.events("worker_unstoppable")
     assert (event["job"], event["attempt"], event["pids"]) == (job, 1, [child])

@@ -31,7 +31,7 @@ throttle_threshold = 100
 [launcher]
 stuck_ms = 2000
 """
-BETWEEN_LOOKS = 32 * MIB  # what a flood may write before the launcher looks again; not a promise, a machine's speed
+BETWEEN_LOOKS = 32 * MIB  # how much a flood may write before the launcher reacts; depends on the speed of the machine
 DEEDS = [
     "daemonise", "daemonise_bare", "daemonise_stubborn", "stubborn_child", "chain", "bomb", "stop_child", "flood",
     "flood_and_ignore", "flood_deleted", "truncate", "disguise", "close_all", "fill_argv", "litter", "submit", "hunt",
@@ -51,7 +51,7 @@ def test_hostile_worker_when_ended_in_any_way_then_it_is_gone_and_others_were_se
     assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")
     before = tally(daemon)
     cancelled = Harm(daemon, client, deed, "stay")
-    late = Harm(daemon, client, deed, "stay", timeout_ms=1_000)  # on a busy machine that may come before the deed
+    late = Harm(daemon, client, deed, "stay", timeout_ms=1_000)  # on a busy machine that may end it before the deed
     finished = Harm(daemon, client, deed, "finish")
     for harm in (cancelled, finished):
         harm.await_deed()
@@ -108,7 +108,7 @@ def test_flood_when_it_never_ends_then_disk_use_is_bounded_also_without_a_daemon
 
 
 def assert_bounded_while_it_grows(log: int) -> None:
-    """Whatever was written before, so much more is written now, and what it takes comes down again meanwhile."""
+    """While the log grows further, the blocks that it takes on the disk fall below the bound again."""
     before = os.fstat(log).st_size
     until(lambda: os.fstat(log).st_size > before + 4 * BETWEEN_LOOKS, why="a flood")
     until(lambda: disk_bytes(log) <= MAX_LOG_BYTES + BETWEEN_LOOKS, why="a hole")

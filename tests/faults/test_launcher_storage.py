@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LIVES = int(os.environ.get("STOKER_FAULTS", "12"))
 MISSING = strace.why_not()
-# Directories of logs are made, outcomes are written and synced: no room for that, or a disk that is broken.
+# The calls that make log directories and write and sync outcomes; they fail with ENOSPC or EIO.
 ERRORS = {
     "mkdir": ["ENOSPC", "EDQUOT"],
     "write": ["ENOSPC", "EIO"],
@@ -65,7 +65,7 @@ def test_promises_when_the_disk_fails_a_launcher_then_it_lives_and_all_are_kept(
 
 
 def work_and_go(lives: Lives) -> None:
-    """The daemon dies under what runs: from here on its launcher writes outcomes down."""
+    """Kill the daemon while jobs run, so that the launcher writes outcomes to its log."""
     with lives.daemon.client() as client:
         lives._submit(client, 6)
     lives.daemon.kill_and_start()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def written(client: stoker.Client) -> object:
-    """A commit: what is left of a page takes some."""
+    """Commit something. A few commits may still fit into the last page."""
     return client.call("queue.pause", {"name": "default"})
 
 

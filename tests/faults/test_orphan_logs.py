@@ -56,7 +56,7 @@ def test_log_when_a_survivors_launcher_was_killed_then_what_it_writes_still_come
     gate.open()
 
     with daemon.client() as client:
-        assert end_of(client, job) == ("failed", "lost")  # nobody saw its exit code
+        assert end_of(client, job) == ("failed", "lost")  # its exit code is unknown
         assert (daemon.home / "done").exists()
         assert read(client, job) == "before\n" + "".join(f"line {number}\n" for number in range(20_000))
 

@@ -62,7 +62,7 @@ async def find_evidence(herd: Herd) -> dict[str, Finding]:
 
 
 class Swaps:
-    """In front of a real call that takes a pid: the first time that it is about a worker, that worker is replaced."""
+    """Wraps a real function that takes a pid: before its first call for a worker a decoy gets that pid."""
 
     def __init__(self, herd: Herd, monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool = False) -> None:
         self._todo = {worker.pid: run_id for run_id, worker in herd.workers.items()}
@@ -140,7 +140,7 @@ async def test_worker_when_it_ends_between_look_and_stop_then_the_stranger_is_no
 async def test_worker_when_it_ends_during_the_stop_then_the_stranger_gets_no_signal(
     herd: Herd, monkeypatch: pytest.MonkeyPatch, moment: str, *, after: bool, leaked: bool
 ) -> None:
-    """Leaked ones are only found by their marks; of open ones the main process is known besides."""
+    """Workers of leaked runs are found by their marks only; of open runs the main process is known."""
     mains = {} if leaked else herd.known
     Swaps(herd, monkeypatch, moment, after=after)
 
@@ -206,7 +206,7 @@ async def test_survivor_when_its_pid_is_used_again_then_its_end_is_seen_and_stra
 
 
 class Numbers:
-    """The numbers of runs of a living launcher, taken by decoys."""
+    """Decoys that take the pids of runs of a living launcher."""
 
     def __init__(self) -> None:
         self.decoys: list[Decoy] = []
@@ -219,7 +219,7 @@ class Numbers:
             self.decoys.append(decoy)
 
     def end(self) -> list[list[str]]:
-        """What any of them got."""
+        """End all decoys; returns the signals that they got."""
         got = [decoy.got() for decoy in self.decoys]
         for decoy in self.decoys:
             decoy.reap()

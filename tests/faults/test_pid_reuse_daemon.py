@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.timeout(300 + 60 * ROUNDS),
 ]
 
-# What a kernel before 6.9 is to the daemon: the one function that reads inodes has nothing to say.
+# Replaces the one function that reads inodes of pidfds, as on a kernel before 6.9.
 OLD_KERNEL = """#!{python}
 from stoker.process import identity
 identity.pidfs_inode = lambda _pidfd: None
@@ -47,7 +47,7 @@ main()
 
 
 class Crowd:
-    """Workers of one daemon, and the decoys that took their numbers."""
+    """Workers of one daemon, and the decoys that took their pids."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
@@ -70,7 +70,7 @@ class Crowd:
             return pid
 
     def replace(self) -> None:
-        """The workers die, and strangers get their numbers: nameless ones, and some of another instance."""
+        """Kill the workers and give their pids to decoys: some without a sign, some of another instance."""
         reuse.end(self.pids)
         argv = ("/bin/sh", "-c", f"read _ < {self.never}; exit 3")
         for number, pid in enumerate(self.pids):
@@ -86,7 +86,7 @@ class Crowd:
             return found
 
     def signalled(self) -> list[list[str]]:
-        """What any decoy got; their numbers are free again."""
+        """End all decoys; returns the signals that they got."""
         got = [decoy.got() for decoy in self.decoys]
         self.leave()
         return [names for names in got if names]
@@ -111,7 +111,7 @@ def crowd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crowd]:
 
 
 def all_dead(crowd: Crowd) -> None:
-    """Nobody was there to see any of it."""
+    """Daemon, launcher and workers are all dead before the next start."""
     crowd.run(survive=False)
     until(lambda: len(identities_on_disk(crowd.daemon)) == WORKERS, why="all identities on disk")
     launcher = crowd.launcher()
@@ -122,7 +122,7 @@ def all_dead(crowd: Crowd) -> None:
 
 
 def launcher_dead(crowd: Crowd) -> None:
-    """The daemon stands still meanwhile, and then has to find out."""
+    """Launcher and workers die while the daemon stands still."""
     crowd.run(survive=False)
     launcher = crowd.launcher()
     crowd.daemon.signal(signal.SIGSTOP)
@@ -132,7 +132,7 @@ def launcher_dead(crowd: Crowd) -> None:
 
 
 def survivors_lost(crowd: Crowd) -> None:
-    """Adopted without a launcher; they die while the daemon stands still, and some are cancelled at once."""
+    """Adopted workers without a launcher die while the daemon stands still; some are cancelled at once."""
     crowd.run(survive=True)
     launcher = crowd.launcher()
     crowd.daemon.kill9()
@@ -161,7 +161,7 @@ def test_strangers_when_they_have_the_numbers_of_workers_then_no_daemon_signals_
     crowd: Crowd, happen: Callable[[Crowd], None]
 ) -> None:
     reused = 0
-    for _ in range(PATIENCE * ROUNDS):  # on a busy host others are quicker: what counts is how many were had in all
+    for _ in range(PATIENCE * ROUNDS):  # on a busy host other processes take pids first: the total counts
         happen(crowd)
 
         assert crowd.ends() <= ENDS[happen]

@@ -65,7 +65,7 @@ def cut_off(stopped_daemon: DaemonProcess, kind: str) -> Iterator[PowerCuts]:
 
 
 class PowerCuts:
-    """One daemon on one disk, and all that was cut off so far."""
+    """One daemon on one disk, and the counts of the power losses so far."""
 
     def __init__(self, daemon: DaemonProcess, disk: Disk, spare: Disk) -> None:
         self.daemon = daemon
@@ -76,13 +76,13 @@ class PowerCuts:
         self.killed_launchers: set[str] = set()
 
     def await_lines(self, more: int) -> None:
-        """Until the jobs have said so many lines more; a moment when nothing runs is a moment too."""
+        """Wait for so many more lines of the ledger, or until nothing runs."""
         wanted = self.ledger.count() + more
         with suppress(NeverCame):
             until(lambda: self.ledger.count() >= wanted, timeout_s=0.5)
 
     def begin_to_start(self, lines: int) -> None:
-        """A daemon in the middle of its start: it has said so many lines of log."""
+        """Start a daemon and return in the middle of its start, after a number of log lines."""
         before = self._log_lines()
         process = self.daemon.spawn()
         until(lambda: self._log_lines() - before >= lines or process.poll() is not None, why="lines of log")
@@ -91,7 +91,7 @@ class PowerCuts:
         return self.daemon.stderr.read_bytes().count(b"\n")
 
     def cut(self, flag: int) -> None:
-        """All at once: a daemon that saw its disk go would have something to say about it."""
+        """Cut disk and processes at the same moment: a daemon that noticed the loss of its disk could still react."""
         device = self.disk.where.stat().st_dev
         self.daemon.signal(signal.SIGSTOP)
         self.disk.lose_power(flag)
@@ -99,14 +99,14 @@ class PowerCuts:
         self.daemon.kill_all()
         for disk in self._disks:
             disk.unmount()
-        self._disks.reverse()  # disks are found in another order at each boot
+        self._disks.reverse()  # device numbers change at each boot
         for disk in self._disks:
             disk.mount()
         self.fired["other device"] += self.disk.where.stat().st_dev != device
         self.fired["log kept" if flag == LOG_KEPT else "log lost"] += 1
 
     def read(self, question: str) -> list[int]:
-        """What the database says, asked of a copy: to open it is to change it."""
+        """Query a copy of the database, because opening it changes it."""
         copy = self.daemon.home / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()
@@ -117,7 +117,7 @@ class PowerCuts:
             return [row[0] for row in connection.execute(question)]
 
     def start(self) -> dict[str, int]:
-        """The next life, among strangers with the pids of the workers that ran: what its recovery did."""
+        """Start the daemon while decoys have the pids of the workers; returns the record of its recovery."""
         with Decoys(self.read(OPEN)) as decoys:
             self.daemon.start()
             with self.daemon.client() as client:
@@ -194,7 +194,7 @@ def test_daemon_when_the_power_fails_at_its_first_start_then_the_next_one_starts
 
 
 def _die_at(point: Point, cut_off: PowerCuts, around: Strace) -> None:
-    """On an empty disk: what earlier starts left is lost and forgotten."""
+    """Cut the power during the first start, on an empty disk."""
     for path in cut_off.disk.where.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     os.sync()
@@ -237,4 +237,4 @@ def _kept(cut_off: PowerCuts) -> set[int]:
     try:
         return set(cut_off.read(KNOWN))
     except sqlite3.Error:
-        return set()  # not even the tables are there
+        return set()  # there are not even tables

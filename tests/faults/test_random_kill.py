@@ -30,7 +30,7 @@ FAULTS = int(os.environ.get("STOKER_FAULTS", "300")) // PARTS
 
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that looks much like a worker of ours, and is none."""
+    """A process that looks like a worker and is not one."""
     environ = {"STOKER_INSTANCE": "0" * 16, "STOKER_RUN_ID": "1.1.0000000000000000", "STOKER_JOB_ID": "1"}
     with subprocess.Popen(["/bin/sleep", "3600"], env=environ) as stranger:
         yield stranger
@@ -68,7 +68,7 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_then_all_are_ke
     assert audit.unfinished() == []
     assert (fds_then <= fds + FDS_ALLOWED, dead, bystander.poll()) == (True, [], None)
     until(lambda: not list(tortured.processes()), why="the end of every process of this instance")
-    # What a launcher wrote down while it was being heard, and then died, is read and removed by the next start.
+    # An outcome log of a launcher that died after it was read is read and removed by the next start.
     assert tortured.restart_quietly() == 0
     assert list((tortured.state_dir / "outcomes").glob("*")) == []
     assert faults.fired["daemon"] * faults.fired["launcher"] > 0

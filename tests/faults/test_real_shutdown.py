@@ -48,7 +48,7 @@ def test_poweroff_when_jobs_run_then_each_ends_by_policy_and_none_has_failed(
     service.configure(settings=HURRIED)
     service.start()
     with service.client() as client:
-        # They end before they are adopted: each was stopped by the daemon, with its grace, and not by strangers later.
+        # They end before the next daemon adopts them: the daemon stopped each with its grace, and nobody else did.
         for job in (unsafe, surviving, tidy):
             assert (end_of(client, job), charged(client, job)) == (("failed", "shutdown"), (0, 0))
         assert (end_of(client, again), charged(client, again)) == (("succeeded", "exit"), (0, 0))

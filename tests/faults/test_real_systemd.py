@@ -58,7 +58,7 @@ def test_service_when_the_daemon_is_killed_then_survivors_keep_their_exit_codes(
     service.restarted(first)
 
     with service.client() as client:
-        # Ready means recovered: what the last life left is adopted, or its stop is decided, by now.
+        # At READY the recovery is complete: earlier attempts are adopted, or their stop is committed.
         recovery = client.call("system.status")["recovery"]
         assert (recovery["stopped"], recovery["adopted"] + recovery["settled"]) == (1, 2)
         assert end_of(client, unsafe) == ("failed", "orphaned")

@@ -148,7 +148,7 @@ def ended(daemon: DaemonProcess, ledger: Ledger, number: int) -> None:
 
 
 def purge(daemon: DaemonProcess) -> None:
-    """All that has ended, as far as the daemon lives to see it."""
+    """Purge all that has ended, unless the daemon dies before."""
     more = True
     with suppress(DaemonUnreachable), daemon.client(timeout_s=10) as client:
         while more:

@@ -37,18 +37,18 @@ def daemon() -> Iterator[DaemonProcess]:
 
 
 class Ledger:
-    """What workers say of themselves."""
+    """The lines that workers write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def spec(self, name: str, work: str = ":", **options: Any) -> dict[str, Any]:
-        """A worker that tells when another of its job runs beside it, and when it begins and ends."""
+        """A worker that writes a line when it begins and ends, and when another worker of its job runs at that time."""
         told = f"exec 9> {self.path}.{name}; flock -n 9 || echo TWICE {name} >> {self.path}"
         return shell(f"{told}; echo START {name} >> {self.path}; {work}; echo END {name} >> {self.path}", **options)
 
     def count(self, word: str) -> Counter[str]:
-        """How often each job said it."""
+        """How many lines of that kind each job has."""
         told = [line.split() for line in lines(self.path)]
         return Counter(name for said, name in told if said == word)
 

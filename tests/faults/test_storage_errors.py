@@ -36,7 +36,7 @@ EX_IOERR = 74
 EX_TEMPFAIL = 75
 SYNCS = ["fdatasync", "fsync"]
 WRITES = ["pwrite64", "fallocate"]
-# SQLite does not look at what its sync of the directory said; ours, behind it, does.
+# SQLite ignores an error of its sync of the directory; our own sync after it does not.
 PASSED_OVER = Call("fdatasync", "state", injected=True)
 
 traced = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -44,7 +44,7 @@ long = pytest.mark.timeout(300 + 8 * LIVES)
 
 
 def borne(call: Call) -> bool:
-    """Whether the daemon may go on: no promise rests on an archive, which the next start writes again."""
+    """Whether the daemon may go on after this fault: no promise needs an archive, which the next start writes again."""
     return call == PASSED_OVER or call.file == "archive" or call.file.endswith(".json.gz.new")
 
 
@@ -81,7 +81,7 @@ def test_start_when_sqlite_ignores_a_failed_directory_sync_then_we_sync_it_first
     tortured: DaemonProcess,
 ) -> None:
     around = Strace(tortured)
-    assert tortured.stop() == 0  # its WAL goes with it, and the next life makes one
+    assert tortured.stop() == 0  # its WAL goes with it, and the next start makes one
 
     around.set(f"trace={','.join(SYNCS)},bind", "inject=fdatasync:error=EIO:when=2")
     tortured.start()
@@ -124,7 +124,7 @@ def test_promises_when_a_write_meets_a_full_disk_then_the_daemon_accepts_again_l
 
 
 def starts(daemon: DaemonProcess) -> bool:
-    """Whether it comes up; without room even for that it says to try again."""
+    """Whether it starts. Without room for a start it must refuse with a temporary error."""
     try:
         daemon.start()
     except DaemonDied:
@@ -134,7 +134,7 @@ def starts(daemon: DaemonProcess) -> bool:
 
 
 def accepted(client: stoker.Client) -> bool:
-    """Whether a submit is taken; the one reason for a no is the full disk, with a hint."""
+    """Whether a submit is accepted. Only a full disk may refuse it, with a hint."""
     refused = None
     try:
         submit(client, shell(":"), idempotency_key="again")
@@ -219,7 +219,7 @@ def test_daemon_when_killed_and_drained_on_a_full_disk_then_it_recovers_and_ends
 def test_outcome_when_its_launcher_has_a_full_disk_then_it_is_kept_until_settled(
     small_disk: DaemonProcess, *, room: bool
 ) -> None:
-    """No daemon is there to be told, and no file takes it."""
+    """No daemon is connected, and the outcome cannot be written."""
     gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
     with small_disk.client() as client:
         job = submit_running(client, gate.spec("exit 3"), survive=True)

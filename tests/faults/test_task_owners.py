@@ -44,7 +44,7 @@ THREAD_OWNERS = {
     "telemetry/exporting.py",  # awaited there
     "store/database.py",  # aiosqlite: as a pool of one thread
 }
-EXPECTED = {  # what the programme must have met, else it proves little
+EXPECTED = {  # the tasks that the load must have started, else the test proves little
     "background/tasks.py", "rpc/calls.py", "service/status.py", "process/capture.py",
     "executors/in_process.py", "process/tree.py", "upkeep/health.py", "host/threads.py",
 }  # fmt: skip
@@ -69,7 +69,7 @@ def recorded(tmp_path: Path) -> Iterator[DaemonProcess]:
 
 
 def programme(daemon: DaemonProcess, gate: Gate) -> None:
-    """A daemon's day."""
+    """A load that makes the daemon start tasks of many kinds."""
     with daemon.client() as client:
         first = submit_running(client, gate.spec("exit 1"), survive=True)
         second = submit(client, shell("exit 0"), needs=[{"job": first, "on": "any"}])

@@ -37,7 +37,7 @@ def daemon() -> Iterator[DaemonProcess]:
 
 @pytest.fixture
 def held_back(daemon: DaemonProcess, tmp_path: Path) -> Iterator[Attached]:
-    """strace on the daemon's launcher, which keeps every child from its exec."""
+    """strace on the daemon's launcher that delays the exec of every child."""
     with daemon.client() as client:
         pid = client.call("system.status")["launchers"][0]["pid"]
     attached = Attached(pid, tmp_path / "trace", "trace=execve", f"inject=execve:delay_enter={AN_HOUR_US}")

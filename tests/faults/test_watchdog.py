@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 WATCHDOG_S = 4
-# Where SQLite keeps the read locks of a WAL database in its -shm file: who locks these bytes alone stops every reader.
+# The bytes of the -shm file on which SQLite takes read locks: an exclusive lock on them stops every reader.
 READ_LOCKS = (123, 5)
 UNTRACED = strace.why_not()
 
 
 class Manager:
-    """Hears what a daemon says to its service manager."""
+    """Receives the messages of a daemon to its service manager."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self._daemon = daemon
@@ -49,7 +49,7 @@ class Manager:
         until(lambda: "READY=1" in self.listen(), why="READY=1")
 
     def listen(self) -> list[str]:
-        """Every assignment so far."""
+        """All assignments so far."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self.said += self._socket.recv(4096).decode().splitlines()
@@ -71,7 +71,7 @@ def manager(stopped_daemon: DaemonProcess) -> Iterator[Manager]:
 
 @contextlib.contextmanager
 def locked_readers(daemon: DaemonProcess) -> Iterator[None]:
-    """No read of the database begins."""
+    """Keep all reads of the database from beginning."""
     start, length = READ_LOCKS
     with (daemon.state_dir / "stoker.db-shm").open("r+b") as shm:
         fcntl.lockf(shm, fcntl.LOCK_EX, length, start)
@@ -80,7 +80,7 @@ def locked_readers(daemon: DaemonProcess) -> Iterator[None]:
 
 @contextlib.contextmanager
 def endless_commit(daemon: DaemonProcess) -> Iterator[None]:
-    """The loop waits for a disk that does not answer."""
+    """A commit that hangs, because the disk does not answer."""
     if UNTRACED is not None:
         pytest.skip(UNTRACED)
     attached = Attached(daemon.pid, daemon.home / "trace", "inject=fdatasync:delay_enter=600s")
@@ -96,7 +96,7 @@ def endless_commit(daemon: DaemonProcess) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopped_launcher(daemon: DaemonProcess) -> Iterator[None]:
-    """The newest launcher hangs, and stays so."""
+    """Stop the newest launcher for good."""
     with daemon.client() as client:
         (launcher,) = client.call("system.status")["launchers"]
     os.kill(launcher["pid"], signal.SIGSTOP)
@@ -104,7 +104,7 @@ def stopped_launcher(daemon: DaemonProcess) -> Iterator[None]:
 
 
 def silences(daemon: DaemonProcess) -> list[list[str]]:
-    """Which parts had not answered, each time that the daemon fell silent."""
+    """For each silence of the daemon: the parts that had not answered."""
     return [
         [part for part, answer in unwell["checks"].items() if answer != "ok"]
         for unwell in daemon.events("daemon_unwell")
@@ -128,7 +128,7 @@ def test_watchdog_when_one_part_hangs_then_it_is_silent_until_that_part_is_well(
     with HANGS[part](stopped_daemon):
         until(lambda: [part] in silences(stopped_daemon), why=f"silence for the {part} alone")
         beats = manager.beats()
-        if part != "launcher":  # that one is replaced, and the daemon is well again
+        if part != "launcher":  # that one is replaced, and the daemon is healthy again
             with stopped_daemon.client() as client:
                 assert client.call("system.health")["checks"][part] != "ok"
             assert manager.beats() == beats

@@ -34,7 +34,7 @@ def done(meddlers: list[meddling.Meddler]) -> Counter[str]:
 
 
 def all_done(meddlers: list[meddling.Meddler]) -> bool:
-    """Whether each of the verbs has had its way at least once."""
+    """Whether each of the verbs was accepted at least once."""
     return min(done(meddlers)[verb] for verb in VERBS) > 0
 
 

@@ -33,7 +33,7 @@ UID = 1_000
 
 
 class Clients:
-    """Everybody who talks to the daemon."""
+    """All clients of the daemon."""
 
     def __init__(self, laws: Laws, chance: random.Random) -> None:
         self._laws = laws
@@ -42,7 +42,7 @@ class Clients:
         self._count = 0
 
     def submit(self, life: Life, host: Host) -> None:
-        """A new job, or one whose answer never came."""
+        """Submit a new job, or one again whose answer was lost."""
         if self._unanswered and self._chance.random() < 0.3:
             asked = self._unanswered[self._chance.randrange(len(self._unanswered))]
         else:
@@ -94,7 +94,7 @@ class Clients:
             self._laws.broken(f"a submit was answered with {answer!r}")
 
     def speak(self, life: Life) -> None:
-        """Some verb on some job that a client knows of."""
+        """Send a random verb about a random job that a client knows."""
         job_id = self._chance.choice(list(self._laws.answered)[-20:])
         self._say(life, self._chance.choice(VERBS), job_id, yes=self._chance.random() < 0.5)
 

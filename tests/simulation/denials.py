@@ -29,7 +29,7 @@ class Denials:
         self._happened = happened
         self._lasting: int | None = None
         self._once: int | None = None
-        self._passes = 0  # calls that go well before that one
+        self._passes = 0  # calls that succeed before that one
         self.open: set[int] = set()
 
     @property
@@ -37,11 +37,11 @@ class Denials:
         return self._lasting is not None
 
     def begin(self) -> None:
-        """From now on there is no descriptor left."""
+        """Begin a shortage: no descriptor can be opened from now on."""
         self._lasting = errno.EMFILE
 
     def deny_once(self, chance: random.Random) -> None:
-        """One of the next calls fails, so that it may be in the middle of a search."""
+        """Let one of the next calls fail, perhaps in the middle of a search."""
         self._once, self._passes = chance.choice(ERRNOS), chance.choice(PASSES)
 
     def end(self) -> None:
@@ -63,7 +63,7 @@ class Denials:
             raise OSError(number, os.strerror(number))
 
     def guarded(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, which may be denied."""
+        """The same function, which raises OSError while the host denies it."""
 
         def asked(*args: Any) -> Any:
             self.check()

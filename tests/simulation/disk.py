@@ -24,12 +24,12 @@ from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 
 RESOURCE = "INSERT INTO resources (name, capacity) VALUES (?, ?)"
-LAZINESS = 50  # commits of which a disk that lies remembers nothing
+LAZINESS = 50  # commits that a disk that lies loses
 QUEUE = "INSERT INTO queues (name, class, max_running) VALUES ('bulk', 'low', 2)"
 
 
 class Disk:
-    """What is there, and what was asked of it."""
+    """The database, and the requests that were not carried out yet."""
 
     def __init__(self, host: Host, capacity: dict[str, int], *, lies: bool = False) -> None:
         self.database = sqlite3.connect(":memory:", isolation_level=None, cached_statements=256)
@@ -94,7 +94,7 @@ class Disk:
             raise _error(sqlite3.SQLITE_IOERR) from error
 
     def lose_power(self, chance: random.Random) -> None:
-        """What was on its way may have arrived, and nobody was told. The same when the daemon is killed."""
+        """The request under way may have been carried out, and is not answered. The same if the daemon is killed."""
         self.fails = None
         if self.asked and self.asked[0][1] is store and chance.random() < 0.5:
             _, function, args, kw = self.asked[0]
@@ -110,7 +110,7 @@ class Disk:
             self.database.backup(self._synced)
 
     def forget_unsynced(self) -> None:
-        """The power is back, and what was said to be written is not."""
+        """After a power loss a disk that lies has lost what it reported as written."""
         if self._lies:
             self._synced.backup(self.database)
 

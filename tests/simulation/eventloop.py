@@ -16,7 +16,7 @@ from tests.simulation.host import Host
 
 
 def answer(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    """Give a future its end, if anybody still waits."""
+    """Set the result or error of a future, if it is not done."""
     if future.done():
         return
     if error is None:
@@ -26,14 +26,14 @@ def answer(future: asyncio.Future[Any], result: Any, error: Exception | None) ->
 
 
 class NoSelector:
-    """Nothing comes from outside but by the world's hand."""
+    """A selector without descriptors: the world delivers all events itself."""
 
     def select(self, _timeout: float | None) -> list[Any]:
         return []
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """Turns when told to."""
+    """An event loop that runs one iteration when the world calls `turn`."""
 
     def __init__(self, host: Host) -> None:
         super().__init__()
@@ -52,10 +52,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.errors.append(context.get("exception") or str(context["message"]))
 
     def _process_events(self, event_list: list[Any]) -> None:
-        """There are none."""
+        """There are no events of a selector."""
 
     def _write_to_self(self) -> None:
-        """Nobody waits in a selector."""
+        """No selector has to be woken."""
 
     @property
     def restless(self) -> bool:
@@ -67,7 +67,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return max(0, int((self._scheduled[0].when() - self.time()) * 1_000) + 1) if self._scheduled else None
 
     def turn(self) -> None:
-        """Run what is ready, once."""
+        """Run all callbacks that are ready, once."""
         with self.running():
             self._run_once()  # type: ignore[attr-defined]
 
@@ -80,7 +80,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return future
 
     def run_thread(self) -> None:
-        """One call that was sent to a thread comes back."""
+        """Carry out one call that was sent to a thread, and deliver its result."""
         future, call = self.threads.popleft()
         try:
             self.call_soon(answer, future, call(), None)
@@ -99,7 +99,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return self._host.readers.pop(fd, None) is not None
 
     def abandon(self) -> None:
-        """The process is gone: none of its tasks goes on, and none complains."""
+        """The process is dead: drop all tasks without warnings."""
         for task in asyncio.all_tasks(self):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine = task.get_coro()
@@ -113,7 +113,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
 
 class Running:
-    """For the time of a turn, this is the running loop."""
+    """Makes a loop the running one during a turn."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop

@@ -49,7 +49,7 @@ def _thread(world: World) -> None:
 
 
 def _worker(world: World) -> None:
-    """Some worker is born, forks, dies of its signal, or ends as it likes."""
+    """A worker begins, forks, dies of its signal, or ends by itself."""
     host, chance = world.host, world.chance
     worker: Process = world.pick(host.living())
     if worker.sleeping:
@@ -96,7 +96,7 @@ def _fork(world: World, worker: Process) -> None:
 
 
 def _time(world: World) -> None:
-    """Mostly a little; sometimes to the next timer; in calm, to whatever comes."""
+    """Let time pass: mostly a little, sometimes until the next timer; without faults always until the next event."""
     life, draw = world.life, world.chance.random()
     # A daemon that recovers gets its answers before its patience ends, where anybody is there to give them.
     due = life.loop.next_ms() if life is not None and (life.ready or not world.moving(life)) else None
@@ -119,7 +119,7 @@ def _verb(world: World) -> None:
 
 
 def _clear_held(world: World) -> None:
-    """A person gives up what only a person may decide."""
+    """A person cancels held jobs, which only a person may decide about."""
     assert world.life is not None
     world.clients.cancel(world.life, world.laws.held())
 
@@ -142,12 +142,12 @@ def _kill_both(world: World) -> None:
 
 
 def _kill_in_spawn(world: World) -> None:
-    """The next birth is its launcher's end."""
+    """The launcher dies during its next spawn."""
     world.pick(world.living()).spawner.dies = True
 
 
 def _reboot(world: World) -> None:
-    """Nobody was told. Strangers get the pids that our workers had."""
+    """Reboot without notice; foreign processes get the pids of our workers."""
     before = world.host.workers()
     world.end_life()
     for one in world.launchers.values():
@@ -159,13 +159,13 @@ def _reboot(world: World) -> None:
 
 
 def _power_loss(world: World) -> None:
-    """As a reboot, in the middle of whatever the disk was doing."""
+    """A reboot in the middle of a write."""
     _reboot(world)
     world.disk.forget_unsynced()
 
 
 def _reuse_pid(world: World) -> None:
-    """A stranger gets the number of a worker that just died; most often of one whose launcher had died before."""
+    """A foreign process gets the pid of a worker that just died, mostly one without a launcher."""
     mains = [worker for worker in world.host.workers() if worker.main and not worker.unborn]
     orphans = [worker for worker in mains if worker.parent == 1 and world.host.is_alone(worker)]
     if orphans:
@@ -183,7 +183,7 @@ def _clock_jump(world: World) -> None:
 
 
 def _suspend(world: World) -> None:
-    """The daemon is stopped for a minute while everybody else goes on."""
+    """The daemon stands still for a minute while all others go on."""
     for _ in range(20):
         world.host.pass_time(3_000)
         for one in world.living():
@@ -207,7 +207,7 @@ def _disk_room(world: World) -> None:
 
 
 def _stick(world: World) -> None:
-    """A dead file system under a working directory: nothing is answered for a while, perhaps nobody gets through."""
+    """A file system that hangs under a working directory: checks of commands hang for a while, perhaps all of them."""
     one = world.pick([one for one in world.living() if not one.stuck])
     one.stuck, one.full = True, world.chance.random() < 0.5
 
@@ -218,7 +218,7 @@ def _unstick(world: World) -> None:
 
 
 def _cut(world: World) -> None:
-    """A launcher ends a connection and lives on."""
+    """A connection to a living launcher ends."""
     one, wire = world.pick(connections(world))
     one.loop.hang_up(wire)
 

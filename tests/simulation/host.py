@@ -16,13 +16,13 @@ from stoker.launcher import kernel
 from stoker.process.identity import ProcessStat
 
 TICK_MS = 10
-FIRST_FD = 1_000_000  # far from any real descriptor: a simulated one that reaches the kernel is an error there
+FIRST_FD = 1_000_000  # far above real descriptors, so that the kernel refuses a simulated one that reaches it
 STRANGE = b"PATH=/bin\0"
 EPOCH_MS = 1_700_000_000_000
 
 
 class Process:
-    """One process and what is true of it, whoever can see that."""
+    """One process, with the truth about it, visible to the daemon or not."""
 
     def __init__(self, pid: int, ticks: int, inode: int, parent: int, session: int) -> None:
         self.pid = pid
@@ -43,12 +43,12 @@ class Process:
         self.unborn = False  # between fork and exec
         self.stubborn = False  # ignores SIGTERM
         self.sleeping = False  # uninterruptibly: not even SIGKILL ends it now
-        self.doom: int | None = None  # the signal it is going to die of
+        self.doom: int | None = None  # the signal that will end it
         self.ended: tuple[int | None, int | None] | None = None
 
 
 class Host:
-    """The machine. `broken` is told of every law that was broken."""
+    """The machine. It calls `broken` for every law that was broken."""
 
     def __init__(self, broken: Callable[[str], None], *, pidfs: bool) -> None:
         self.broken = broken
@@ -57,7 +57,7 @@ class Host:
         self.creep: Callable[[], int] = lambda: 0  # milliseconds that pass before a clock is read
         self.boots = 0
         self.wall = EPOCH_MS
-        self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process truly ended
+        self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process really ended
         self.waiting: int = 0  # pid of the launcher that runs now
         self.reuses = 0
         self._inodes = 0
@@ -67,7 +67,7 @@ class Host:
     # --- clocks and boots
 
     def boot(self) -> None:
-        """Everything in memory is gone; what the disk has is not our business."""
+        """Reboot: all processes are gone. The disk is simulated elsewhere."""
         self.boots += 1
         self.boot_ms = 5_000
         self.processes: dict[int, Process] = {}
@@ -97,26 +97,26 @@ class Host:
     # --- processes
 
     def is_free(self, pid: int) -> bool:
-        """The kernel gives nobody a pid that is still the number of a session."""
+        """Whether a new process may get this pid: the kernel gives none that is still the id of a session."""
         return all(one.session != pid for one in self.processes.values())
 
     def is_orphan(self, process: Process) -> bool:
-        """No launcher is above it: the daemon looks after it by itself."""
+        """Whether its launcher is dead, so that the daemon watches the process itself."""
         while process.parent in self.processes:
             process = self.processes[process.parent]
         return process.run_id is not None and process.ended is None
 
     def forget_pins(self) -> None:
-        """The daemon has died, and with it what it knew of nameless processes."""
+        """The daemon has died, and its pidfds of processes without a sign are closed."""
         for one in self.processes.values():
             one.signalled = False
 
     def is_alone(self, process: Process) -> bool:
-        """In its session, whose number is free once it has ended."""
+        """Whether it is the only process of its session, whose id is free once it has ended."""
         return all(one is process or one.session != process.pid for one in self.processes.values())
 
     def replace(self, dead: Process) -> Process:
-        """A stranger on the pid of somebody who just died, within the same tick."""
+        """Start a foreign process with the pid of a process that died within the same tick."""
         self.freed.remove(dead.pid)
         stranger = self.processes[dead.pid] = Process(dead.pid, dead.start_ticks, self._next_inode(), 1, 0)
         stranger.environ = STRANGE
@@ -128,7 +128,7 @@ class Host:
                 self.die(one, 0, None)
 
     def spawn(self, parent: int, session: int = 0, *, again: bool = False) -> Process:
-        """A new process; `again`: on a pid that was somebody else's before."""
+        """Start a process; `again`: with a pid that another process had before."""
         free = [pid for pid in self.freed if self.is_free(pid)] if again else []
         pid = free[-1] if free else self._next_pid()
         if free:
@@ -152,11 +152,11 @@ class Host:
         return process.ended is None and self.processes.get(process.pid) is process
 
     def living(self) -> list[Process]:
-        """Everything of any run that still lives, or may come to life."""
+        """All processes of runs that live, or may still begin."""
         return [one for one in self.processes.values() if one.run_id and one.ended is None]
 
     def workers(self) -> list[Process]:
-        """As `living`, but without those that nobody could know of: nameless ones that the daemon never met."""
+        """As `living`, without processes that show no sign and that the daemon never met."""
         return [one for one in self.living() if one.signalled or not one.nameless]
 
     def working(self) -> list[Process]:
@@ -164,7 +164,7 @@ class Host:
         return [one for one in self.workers() if not (one.unborn and one.doom == signal.SIGKILL)]
 
     def die(self, process: Process, code: int | None, signum: int | None) -> None:
-        """Its children go to the subreaper, it becomes a zombie until its parent looks."""
+        """Its children go to the subreaper, and it stays a zombie until its parent reaps it."""
         process.ended = (code, signum)
         process.environ = b""
         if process.main and process.run_id:
@@ -191,7 +191,7 @@ class Host:
             self.freed.append(process.pid)
 
     def send(self, process: Process, signum: int) -> None:
-        """A signal that really goes out."""
+        """Deliver a signal."""
         if process.ended is not None or signum == 0:
             return
         if process.run_id is None:
@@ -209,7 +209,7 @@ class Host:
         self.send(self.processes[pid], signum)
 
     def killpg(self, group: int, signum: int) -> None:
-        """Whom it does not let us signal the kernel passes over, unless there is nobody else."""
+        """Signal a process group, except processes that may not be signalled, unless there are no others."""
         members = [one for one in self.processes.values() if one.session == group]
         for one in [one for one in members if not one.rooted] or members:
             self._permit(one)
@@ -226,7 +226,7 @@ class Host:
         return pid, 0
 
     def children(self, _fd: int, size: int, offset: int) -> bytes:
-        """Of the launcher that runs now, as its file in /proc tells them."""
+        """The children of the launcher that runs now, as in its file in /proc."""
         return self._children_of(self.waiting)[offset : offset + size]
 
     def _children_of(self, parent: int) -> bytes:

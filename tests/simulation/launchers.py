@@ -31,7 +31,7 @@ class DiedInSpawnError(BaseException):
 
 
 class SimulatedSpawner:
-    """Gives birth; `dies` makes the next birth the launcher's end."""
+    """Starts simulated workers; `dies`: the launcher is killed during the next start."""
 
     def __init__(self, host: Host, laws: Laws, chance: random.Random) -> None:
         self._host = host
@@ -60,7 +60,7 @@ class SimulatedSpawner:
 
 
 def be_born(host: Host, laws: Laws, worker: Process, environ: dict[str, str] | None = None) -> None:
-    """The exec: from here on it works."""
+    """The exec: from now on the worker works."""
     assert worker.run_id is not None
     instance = environ["STOKER_INSTANCE"].encode() if environ else worker.environ.split(b"\0")[0].partition(b"=")[2]
     worker.environ = b"STOKER_INSTANCE=%b\0STOKER_RUN_ID=%b\0" % (instance, worker.run_id.encode())
@@ -69,7 +69,7 @@ def be_born(host: Host, laws: Laws, worker: Process, environ: dict[str, str] | N
 
 
 class SimulatedLogFile:
-    """A log that something was written to."""
+    """A log that always has some output."""
 
     size = 1
 
@@ -87,34 +87,34 @@ class SimulatedOutput:
         self.log = log
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Nothing to close."""
 
 
 class SimulatedOutputs:
-    """Pipes are tested on real processes."""
+    """No pipes: tests/launcher tests these with real processes."""
 
     idle = True
 
     def refusal(self) -> None:
-        """The disk takes everything."""
+        """Logs never fail here."""
 
     def open(self, _run_id: str, log: SimulatedLogFile) -> tuple[SimulatedOutput, int]:
         return SimulatedOutput(log), -1
 
     def watch(self, output: SimulatedOutput) -> None:
-        """Nothing comes."""
+        """Workers write nothing here."""
 
     catch_up = finish = watch
 
     def read(self) -> None:
-        """Nothing is there."""
+        """There is nothing to read."""
 
     def take_over(self, _wanted: dict[str, Any]) -> None:
-        """Nobody writes."""
+        """There is no output to take over."""
 
 
 class Watched(Launcher):
-    """The real one; before it obeys, the laws look."""
+    """The real launcher; the laws check each message before it is obeyed."""
 
     def __init__(self, launcher: str, instance: str, outcome_log: Any, laws: Laws) -> None:
         super().__init__(launcher, instance, outcome_log)
@@ -132,7 +132,7 @@ class NoEpoll:
     """Registers nothing."""
 
     def modify(self, _fd: int, _events: int) -> None:
-        """Nobody waits."""
+        """No descriptor is watched."""
 
 
 class Turns(LauncherLoop):
@@ -151,13 +151,13 @@ class Turns(LauncherLoop):
         self._peers[wire.fd] = DaemonPeer(Socket(wire))  # type: ignore[arg-type]
 
     def hang_up(self, wire: Wire) -> None:
-        """End a connection, for whatever reason it may have."""
+        """End a connection."""
         if (peer := self._peers.get(wire.fd)) is not None:
             peer.close()
             self._forget(peer)
 
     def turn(self, wires: list[Wire]) -> bool:
-        """Reap, hear, obey, tell. True when it may leave."""
+        """One turn: reap, read, obey, send. True if the launcher may end."""
         self._launcher.reap()
         for wire in wires:
             if wire.words and wire.fd in self._peers:
@@ -199,7 +199,7 @@ class SimulatedLauncher:
 
     @property
     def held(self) -> bool:
-        """Whether its lock, listener and connections are open, be it in a child that has not got to its exec."""
+        """Whether its lock, listener and connections are open, perhaps only in a child before its exec."""
         children = (one for one in self._host.processes.values() if one.unborn and one.ended is None)
         return self.alive or any(one.launcher == self.name for one in children)
 
@@ -210,7 +210,7 @@ class SimulatedLauncher:
 
     @property
     def restless(self) -> bool:
-        """Whether a turn would find something to do."""
+        """Whether a turn would do something."""
         if not self.alive or self.stuck:
             return False
         pid = self.process.pid
@@ -220,7 +220,7 @@ class SimulatedLauncher:
     def turn(self) -> None:
         self._host.waiting = self.process.pid
         try:
-            # Whom epoll names first, and whom it names at all this time, is nobody's promise.
+            # epoll promises neither an order nor that it names all ready descriptors at once.
             leaves = self.loop.turn(self._chance.sample(self.wires, self._chance.randint(0, len(self.wires))))
         except DiedInSpawnError:
             self.died_in_spawn = True
@@ -231,7 +231,7 @@ class SimulatedLauncher:
             self.die(0)
 
     def die(self, code: int | None = None) -> None:
-        """What it had said can still be read."""
+        """The launcher dies; what it has sent can still be read."""
         self._host.die(self.process, code, None if code is not None else 9)
         self.hang_up()
 

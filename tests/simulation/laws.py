@@ -47,7 +47,7 @@ STILL_WAITING = """
 SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state = 'waiting' AND needs_open = 0
     AND wake_at <= ?
 """
-LATE_MS = 50  # a timer may be that late
+LATE_MS = 50  # how late a timer may be
 FINALS = {state.value for state in FINAL}
 
 
@@ -56,7 +56,7 @@ def job_of(run_id: str) -> int:
 
 
 class Laws:
-    """Looks over everybody's shoulder."""
+    """Checks the laws whenever something happens."""
 
     def __init__(self, connection: sqlite3.Connection, capacity: dict[str, int]) -> None:
         self._database = connection
@@ -64,7 +64,7 @@ class Laws:
         self.first: str | None = None
         self.states: dict[int, str] = {}
         self.starts: dict[int, list[str]] = {}
-        self.answered: dict[int, str] = {}  # what clients were told: job id -> name
+        self.answered: dict[int, str] = {}  # from the answers to clients: job id -> name
         self.looks: Counter[str] = Counter()
         self.goes_on: Callable[[Attempt], bool] = lambda _attempt: False
         self._named_due: tuple[str, int] = ("[]", 0)
@@ -79,12 +79,12 @@ class Laws:
     # --- births, orders, signals
 
     def ordered(self, run_id: str) -> None:
-        """Commit, then act: an order is sent behind the commit of its attempt."""
+        """Commit, then act: an order is sent after the commit of its attempt."""
         if not self._look("order", ATTEMPT, run_id):
             self.broken(f"{run_id} was ordered and is not on disk")
 
     def may_stop(self, run_id: str) -> bool:
-        """The intent is on disk, or the attempt is over and this is what was left of it."""
+        """The stop is on disk, or the attempt has ended and left this process behind."""
         found = self._look("signal", ATTEMPT, run_id)
         return not found or found[0][0] is not None or found[0][2] is not None
 
@@ -109,7 +109,7 @@ class Laws:
         self._use_is_bounded(living)
 
     def _use_is_bounded(self, workers: Iterable[Process]) -> None:
-        """What really runs takes no more of a resource than there is."""
+        """The workers that really run use no more of a resource than its capacity."""
         used: Counter[str] = Counter()
         for job_id in {job_of(one.run_id) for one in workers if one.run_id and not one.unborn}:
             ((_, resources),) = self._look("use", SPEC, job_id)
@@ -132,13 +132,13 @@ class Laws:
                 self.broken(f"{run_id} was acknowledged and its outcome is not on disk")
 
     def answer(self, job_id: int, name: str) -> None:
-        """Announce last: a client hears of what is on disk."""
+        """Announce last: an answer speaks only of committed rows."""
         if not self._look("answer", "SELECT 1 FROM jobs WHERE id = ? AND name = ?", job_id, name):
             self.broken(f"job {job_id} ({name}) was answered and is not on disk")
         self.answered[job_id] = name
 
     def verb_answered(self, job_id: int, state: str) -> None:
-        """A final state that somebody was told of is on disk."""
+        """A final state in an answer is on disk."""
         told = "SELECT 1 FROM changes WHERE job_id = ? AND to_state = ?"
         if state in FINALS and not self._look("answer", told, job_id, state):
             self.broken(f"job {job_id} was said to be {state} and never was that on disk")
@@ -173,7 +173,7 @@ class Laws:
             self._bounded(used, "by open attempts")
 
     def _orphaned(self, attempts: Iterable[Attempt]) -> None:
-        """A connection that is lost stops nothing."""
+        """A lost connection stops no worker."""
         for attempt in attempts:
             if attempt.open and attempt.stop_reason is StopReason.ORPHANED and self.goes_on(attempt):
                 self.broken(f"{attempt.run_id} is to be stopped as orphaned, and its daemon and its launcher live")
@@ -181,7 +181,7 @@ class Laws:
     def _closed(
         self, attempt: Attempt, living: set[str | None], ends: dict[str, tuple[int | None, int | None]]
     ) -> None:
-        """An end that is told is a true one, and nothing of it is left."""
+        """A recorded end is what really happened, and no process of the run is left."""
         run_id, outcome = attempt.run_id, attempt.outcome
         assert outcome is not None
         if run_id in living:
@@ -197,26 +197,26 @@ class Laws:
     # --- time
 
     def idle(self, steady: int) -> None:
-        """Nothing moves any more but time: then nothing is due that nobody is going to look at."""
+        """If only time passes, everything that is due is going to be handled."""
         found = self._database.execute(OVERDUE, {"steady": steady - LATE_MS}).fetchall()
         self.looks["idle"] += 1
         for job_id, state in found:
             self.broken(f"job {job_id} is still {state}, its time has come and nobody is going to look")
 
     def owned(self, run_ids: Iterable[str], opened: Container[str]) -> None:
-        """Nobody is watched who has ended: a launcher would be kept for ever for such a run."""
+        """No ended run is watched: its launcher would be kept for ever."""
         for run_id in run_ids:
             if run_id not in opened:
                 self.broken(f"{run_id} has ended, and its end is still waited for")
 
     def kept(self, descriptors: Iterable[int]) -> None:
-        """A descriptor that no task and no run can close is never closed."""
+        """Every open descriptor belongs to a task or a run: any other would never be closed."""
         self.looks["kept"] += 1
         for descriptor in descriptors:
             self.broken(f"descriptor {descriptor} of a process is open, and nothing will close it")
 
     def turn_began(self, woken: Sequence[int], at: int) -> None:
-        """A turn has read what it wants to know. Those that the turn before it was told were due wait no more."""
+        """After a turn has read its rows, the jobs that the turn before found due do not wait any more."""
         for (job_id,) in self._look("due", STILL_WAITING, *self._named_due):
             self.broken(f"job {job_id} was due, the turn was told so, and it still waits")
         self._named_due = (json.dumps(woken), at)
@@ -224,7 +224,7 @@ class Laws:
     # --- everything at once
 
     def whole(self) -> None:
-        """What is too dear for every step: at each start, and at the end."""
+        """The checks that are too slow for every step: made at each start, and at the end."""
         ((count, last),) = self._look("whole", SEQUENCE)
         if count != last:
             self.broken(f"{count} changes, the last is number {last}")
@@ -241,7 +241,7 @@ class Laws:
                 self.broken(f"job {job_id} ({name}) was answered and is lost")
 
     def held(self) -> list[int]:
-        """Jobs that wait for a person and for nothing else. A safe one does so only where a person is meant to."""
+        """Jobs that only wait for a person. A safe job may do so only for a reason that needs a person."""
         found = self._database.execute(HELD).fetchall()
         for job_id, on_orphan, reason in found:
             if on_orphan == "requeue" and reason not in ("user", "poison", "stuck", "lost"):

@@ -71,13 +71,15 @@ class NothingHandedOn(WorkFiles):
 
 
 class Life:
-    """From start to crash."""
+    """One life of the daemon, from its start to its end."""
 
     def __init__(self, host: Host, disk: Disk, deny: Callable[[], None]) -> None:
         self.loop = SimulatedLoop(host)
         self.wires: list[Wire] = []
         self.draining = False
-        self.denied = False  # by the host, at the start: then the recovery cannot be trusted
+        self.denied = (
+            False  # whether the host denied something during the start, so that the recovery may be incomplete
+        )
         disk.asked.clear()
         found = snapshot.read(disk.database)
         with self.loop.running():
@@ -114,7 +116,7 @@ class Life:
 
     @property
     def ready(self) -> bool:
-        """Whether clients are heard."""
+        """Whether clients are served."""
         return self.begin.done() and not self.turns.done()
 
     @property
@@ -125,7 +127,7 @@ class Life:
 
     @property
     def tasks(self) -> list[str]:
-        """The names of its tasks, but for the two that last as long as it."""
+        """The names of its tasks, except the two that last as long as the daemon."""
         lasting = {"checks of stuck attempts", self.turns.get_name()}
         return [name for task in asyncio.all_tasks(self.loop) if (name := task.get_name()) not in lasting]
 
@@ -141,7 +143,7 @@ class Life:
             self.engine.drain.begin()
 
     def over(self) -> str | None:
-        """Why this life has ended, if it has. Anything but a known end of a daemon is raised."""
+        """Why this life has ended; None if it has not. An unexpected error is raised."""
         if self.loop.errors:
             raise AssertionError(f"escaped: {self.loop.errors[0]!r}") from (
                 self.loop.errors[0] if isinstance(self.loop.errors[0], BaseException) else None
@@ -156,13 +158,13 @@ class Life:
         if self.begin.done() and (error := self.begin.exception()) is not None:
             raise AssertionError(f"recovery failed: {error!r}") from error
         if self.engine.safe_mode.state is not None and self.denied:
-            return "safe mode"  # a person looks, and starts it again
+            return "safe mode"  # a person starts it again
         if self.engine.safe_mode.state is not None:
             raise AssertionError(f"safe mode: {self.engine.safe_mode.state.why}")
         return "drained" if self.draining and self.engine.drain.done.is_set() else None
 
     def end(self) -> None:
-        """Killed: what it wrote to its sockets arrives, and nothing more comes from it."""
+        """The daemon is killed: what it has written to its sockets still arrives."""
         for wire in self.wires:
             wire.cut()
         self.engine.preflight.close()

@@ -66,7 +66,7 @@ class InputsOfNobody:
 
 
 def everywhere(world: World) -> dict[int, Any]:
-    """By identity: what replaces a name wherever it was imported to."""
+    """The functions that are replaced in every module that has imported them."""
     host, disk, denials = world.host, world.disk, world.denials
     guarded = denials.guarded
     pairs: list[tuple[Any, Any]] = [
@@ -99,7 +99,7 @@ async def _connect(client: LauncherClient, world: World) -> None:
 
 
 def in_place(world: World) -> list[tuple[Any, str, Any]]:
-    """What is replaced in one place only."""
+    """The functions that are replaced in one module only."""
     host = world.host
     return [
         (identity, "os", Layer(os, fstat=host.fstat, close=world.denials.close)),

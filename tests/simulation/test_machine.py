@@ -24,7 +24,7 @@ luck = st.integers(0, 1 << 16)
 
 
 class Machine(RuleBasedStateMachine):
-    """Every draw of the world comes from hypothesis, so that it can make the story shorter."""
+    """All random choices come from hypothesis, so that it can shrink a failure."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ WITHOUT_BIRTH = {name: action for name, action in COURSE.items() if name not in 
 
 
 def leave_unborn(walk: Walk) -> int:
-    """Walk until a launcher has died in a spawn, and its daemon behind it; gives the inode of the child."""
+    """Walk until a launcher, and then its daemon, died in a spawn; returns the inode of the child."""
     world = walk.world
     for _ in range(MOST_STEPS):
         walk.go_on(1)
@@ -34,7 +34,7 @@ def leave_unborn(walk: Walk) -> int:
 
 
 def start_without_birth(walk: Walk) -> None:
-    """The next daemon recovers, and nothing becomes of any worker meanwhile."""
+    """Start the next daemon and let it recover while no worker does anything."""
     for _ in range(MOST_STEPS):
         names = possible(walk.world, WITHOUT_BIRTH)
         walk.happen(walk.chance.choices(names, [WEIGHTS[name] for name in names])[0])

@@ -19,7 +19,7 @@ from tests.simulation.seams import simulated
 from tests.simulation.walk import Walk
 from tests.simulation.world import LawBroken
 
-# What a fault must have led to, to have been one.
+# The observable effect of each fault, by which it counts.
 CONSEQUENCES = (
     "EAGAIN on connect",
     "died in spawn",
@@ -64,7 +64,7 @@ def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: in
 
 
 def test_world_when_the_disk_lies_then_the_laws_notice(seed: int) -> None:
-    """The negative control: a disk that forgets what it said it had written must lose something."""
+    """The negative control: a disk that loses what it reported as written must break a law."""
     noticed = losses = 0
 
     for number in range(CONTROLS):
@@ -84,7 +84,7 @@ def test_world_when_the_disk_lies_then_the_laws_notice(seed: int) -> None:
 
 
 def test_world_when_a_seed_is_walked_again_then_everything_happens_as_before(seed: int) -> None:
-    """Also where sets of strings have another order, as in every new process."""
+    """This must also hold in another process, where sets of strings have another order."""
     walked = {
         subprocess.run(
             [sys.executable, "-c", f"from tests.simulation.walk import footprint; print(footprint({seed}))"],

@@ -29,12 +29,12 @@ WHERE state IN ('waiting', 'queued', 'running')
 
 
 class Walk:
-    """One episode."""
+    """One walk through a world."""
 
     def __init__(self, chance: random.Random, *, lies: bool = False) -> None:
         self.chance = chance
         self.world = World(chance, pidfs=chance.random() < 0.5, lies=lies)
-        # Some kinds of fault often, some not at all: each walk has its own weather.
+        # Each walk draws how often each kind of fault happens: some often, some never.
         self._odds = WEIGHTS | {name: FAULT_RATE * chance.choice([0, 0.3, 1, 3]) for name in FAULTS}
         self.told: list[str] = []
 
@@ -56,7 +56,7 @@ class Walk:
         self.world.do(name, ACTIONS[name])
 
     def calm_down(self) -> None:
-        """Faults end, workers end, time passes: then nothing of what should end is left."""
+        """End all faults and workers and let time pass; afterwards nothing that should end is left."""
         world = self.world
         world.calm = True
         world.disk.fails = None
@@ -71,11 +71,11 @@ class Walk:
             if step % 200 == 199 and not self.left():
                 return
             if step == LOOK_AGAIN and world.life is not None:
-                self.happen("kill daemon")  # what nobody could prove is looked at again at a start
+                self.happen("kill daemon")  # a start examines attempts again that could not be proven
         raise LawBroken(f"after {CALM_STEPS} calm steps this has not ended: {self.left()}")
 
     def left(self) -> list[str]:
-        """What stays although it should end."""
+        """The things that are left and should have ended."""
         world = self.world
         jobs = [f"job {found}" for found in world.disk.database.execute(STILL)]
         workers = [f"worker {one.run_id}" for one in world.host.workers()]
@@ -87,7 +87,7 @@ class Walk:
 
 
 def footprint(seed: int) -> str:
-    """What one walk did and what came of it, in short."""
+    """A summary of the actions of a walk and of their results."""
     walk = Walk(random.Random(seed))
     with simulated(walk.world):
         walk.go(FOOTPRINT_STEPS)

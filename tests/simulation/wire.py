@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Wire(asyncio.WriteTransport):
-    """One connection. What was written before an end died can still be read at the other."""
+    """One connection. What one end wrote before it died can still be read at the other."""
 
     def __init__(self, fd: int, connection: LauncherConnection, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Wire(asyncio.WriteTransport):
     abort = close
 
     def cut(self) -> None:
-        """The daemon died: nobody is told anything there."""
+        """The daemon died: its end reports nothing."""
         self.daemon_end = False
         self._told = True
 
@@ -51,7 +51,7 @@ class Wire(asyncio.WriteTransport):
         return self.daemon_end and (bool(self.to_daemon) or not self.launcher_end)
 
     def deliver(self) -> None:
-        """One frame, or the end, is handed to the daemon's loop."""
+        """Deliver one frame, or the end of the connection, to the loop of the daemon."""
         if self.to_daemon:
             self._loop.call_soon(self._hand, self.to_daemon.popleft())
         else:

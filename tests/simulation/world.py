@@ -26,16 +26,16 @@ from tests.simulation.wire import Wire
 
 CAPACITY = {"gpu": 2, "lock": 1}
 ENOUGH = 1 << 40
-CREEP = 0.1  # of the reads of a clock come late: before them, the host gave the CPU to somebody else
+CREEP = 0.1  # share of the reads of a clock that come late, as the host ran another process before
 STOLEN_MS = (1, 20, 300)
 
 
 class LawBroken(AssertionError):
-    """The world did what must never happen."""
+    """A law was broken."""
 
 
 class World:
-    """Everything there is. `do` one thing at a time, by name."""
+    """Host, disk, launchers, daemon and clients. `do` lets one thing happen, by name."""
 
     def __init__(self, chance: random.Random, *, pidfs: bool = True, lies: bool = False) -> None:
         self.chance = chance
@@ -51,7 +51,7 @@ class World:
         self.disk.deny_read = self.denials.check
         self.clients = Clients(self.laws, chance)
         self.free_bytes = ENOUGH
-        self.calm = False  # no faults any more, and everything comes to its end
+        self.calm = False  # whether faults have ended
         self.done: Counter[str] = Counter()
         self._fds = 0
 
@@ -91,12 +91,12 @@ class World:
         return here and launcher is not None and launcher.alive
 
     def moving(self, life: Life) -> bool:
-        """Whether anything can happen but that time passes, somebody comes, or a worker does something."""
+        """Whether something else can happen than that time passes, a client sends a request, or a worker acts."""
         asked = life.loop.restless or life.loop.threads or self.disk.asked or any(wire.news for wire in life.wires)
         return bool(asked) or any(one.restless for one in self.living())
 
     def _idle(self, life: Life) -> bool:
-        """The daemon has done all that it is going to do before the next event or timer, and nothing holds it up."""
+        """Whether the daemon has nothing to do until the next event or timer, and waits for nothing."""
         return life.ready and not life.engine.loop.waiting and not self.moving(life)
 
     def end_life(self) -> None:
@@ -119,7 +119,7 @@ class World:
             self.life.denied = self.life.denied or not self.life.ready
 
     def find_launchers(self) -> Launchers:
-        """By their locks."""
+        """In place of `process.launchers.find_launchers`: by the simulated locks."""
         alive = [name for name, one in self.launchers.items() if one.held]
         return Launchers(alive, [name for name in self.launchers if name not in alive])
 
@@ -155,7 +155,7 @@ class World:
         launcher.connect(wire)
 
     def hear_complaint(self, text: str) -> None:
-        """A launcher says on its stderr that something was wrong with a daemon."""
+        """A launcher has written to its stderr, which is a broken law here."""
         if "refused for its epoch" not in text:
             self.broken(f"a launcher complains: {text}")
 
