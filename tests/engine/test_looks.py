@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 
 class Standing:
-    """A clock on which no time passes."""
+    """A clock on which time passes only if the test says so."""
+
+    def __init__(self) -> None:
+        self.ms = 0
 
     def now(self) -> Now:
-        return Now(0, 0)
+        return Now(self.ms, self.ms)
 
 
 def ask(checks: preflight.Preflight, *jobs: JobWork) -> asyncio.Future[list[StokerError | None]]:
@@ -49,13 +52,18 @@ async def problems_of(checks: preflight.Preflight, *names: str) -> list[bool]:
 
 
 @pytest.fixture
-async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> preflight.Preflight:
+def clock() -> Standing:
+    return Standing()
+
+
+@pytest.fixture
+async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Standing) -> preflight.Preflight:
     monkeypatch.setattr(preflight, "PATIENCE_S", 60.0)
     monkeypatch.setattr(preflight, "KEEP_MANY", 2)
     (tmp_path / "tool").touch(mode=0o755)
     (tmp_path / "text").touch(mode=0o644)
     (tmp_path / "folder").mkdir()
-    return preflight.Preflight(Standing(), f"/no/such/folder:{tmp_path}")
+    return preflight.Preflight(clock, f"/no/such/folder:{tmp_path}")
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -84,6 +92,21 @@ async def test_check_when_the_cache_is_full_then_the_answer_still_has_every_fact
 
 async def test_check_when_a_name_stands_for_no_program_then_that_is_told(checks: preflight.Preflight) -> None:
     assert await problems_of(checks, "text", "folder", "tool") == [True, True, False]
+    checks.close()
+
+
+async def test_check_when_a_result_is_old_then_one_request_checks_it_again(
+    checks: preflight.Preflight, clock: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = DeadMount(monkeypatch)
+    await ask_in(checks, "/")
+    for times in (2, 3):
+        clock.ms += preflight.KEEP_MS + 1
+        first, second = ask_in(checks, "/"), ask_in(checks, "/")
+
+        assert (first.done(), second.done()) == (False, True)
+        assert [*map(str, await first)] == [*map(str, second.result())] != ["None"]
+        assert mount.asked == ["/"] * times
     checks.close()
 
 

@@ -1,8 +1,9 @@
 """Checks a command before it is stored: its directory and its program, or its handler, must exist.
 
 Owns the file system access for these checks. It is never made on the event loop: a dead network mount would hang all
-clients. Results are kept for a second. If a check hangs, the job is accepted, and the launcher reports the problem;
-until that check ends, no other one is made for the same directory.
+clients. Results are kept for a second, and used while they are checked again, so a stream of similar jobs makes one
+check a second. If a check hangs, the job is accepted, and the launcher reports the problem; until that check ends, no
+other one is made for the same directory.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import errno
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -57,27 +58,40 @@ class Preflight:
         self._clock = clock
         self._default_path = default_path
         self._cache: dict[Place, tuple[int, CommandProblem]] = {}
+        self._checking: set[Place] = set()  # their results are used until there are new ones
         self._threads = start_threads(THREADS, "command-check")
         self._hanging: dict[asyncio.Future[None], Directories] = {}  # checks that have not ended in time
 
     def check_known(self, request: CommandRequest[Any]) -> bool:
-        """Check the commands of a request if that needs no file system access. Returns whether it did."""
+        """Check the commands of a request if that needs no file system access; otherwise `check` must follow."""
         places = [self._place(job) for job in request.commands]
-        cached, missing = self._cached(places)
-        if not missing:
-            _note(request, places, cached)
-        return not missing
+        cached, missing = self._cached(places, self._checking)
+        if missing:
+            self._checking.update(missing)
+            return False
+        _note(request, places, cached)
+        return True
 
     async def check(self, request: CommandRequest[Any]) -> None:
         places = [self._place(job) for job in request.commands]
         # `cached` is a copy: other requests may push results that this one needs out of the cache.
         cached, missing = self._cached(places)
-        _note(request, places, cached | await self._search(missing))
+        try:
+            _note(request, places, cached | await self._search(missing))
+        finally:
+            self._checking.difference_update(places)
 
-    def _cached(self, places: Iterable[Place | None]) -> tuple[dict[Place, CommandProblem], list[Place]]:
+    def _cached(
+        self, places: Iterable[Place | None], checking: Collection[Place] = ()
+    ) -> tuple[dict[Place, CommandProblem], list[Place]]:
+        """The results that are new enough, or are being checked again, and the places without one."""
         limit = self._clock.now().steady - KEEP_MS
         asked = [place for place in dict.fromkeys(places) if place is not None]
-        cached = {place: entry[1] for place in asked if (entry := self._cache.get(place)) and entry[0] >= limit}
+        cached = {
+            place: entry[1]
+            for place in asked
+            if (entry := self._cache.get(place)) and (entry[0] >= limit or place in checking)
+        }
         return cached, [place for place in asked if place not in cached and not self._is_hanging(place)]
 
     def _is_hanging(self, place: Place) -> bool:
