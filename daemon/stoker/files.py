@@ -125,9 +125,11 @@ def _check(path: str | Path, opened: os.stat_result) -> None:
 
 def make_regular(path: str) -> int:
     """A descriptor for writing to a new file, which replaces an existing file of that name."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 - once per job, and Path costs more than the call
-    return os.open(path, MAKE, 0o600)
+    try:
+        return os.open(path, MAKE, 0o600)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108 - as everywhere here, a path may be text
+        return os.open(path, MAKE, 0o600)
 
 
 def take_lock(descriptor: int) -> None:
