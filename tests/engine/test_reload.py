@@ -82,6 +82,7 @@ def test_hangup_when_the_settings_came_through_a_pipe_then_they_stay_in_force(da
     (refused,) = until(lambda: events(daemon, "config_refused"))
     assert refused["errors"] == ["is not a regular file, so it cannot be read a second time"]
     with daemon.client() as client:
+        assert client.call("system.settings")["mistakes"] == refused["errors"]
         assert client.call("system.health")["ok"]
 
 

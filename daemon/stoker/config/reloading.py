@@ -52,7 +52,7 @@ def compare(running: Config, path: Path | None, environ: Mapping[str, str]) -> S
     file, mistakes = find(path, environ), list[str]()
     differing = Reloaded(running, [], [])
     try:
-        differing = merge_live(running, load(file, environ))
+        differing = merge_live(running, load(file, environ, again=True))
     except ConfigInvalid as error:
         mistakes = error.details["errors"]
     return {
