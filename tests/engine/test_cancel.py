@@ -133,7 +133,7 @@ def test_cancel_when_there_is_no_such_job_then_the_error_says_so(client: stoker.
 def test_cancel_when_it_races_the_exit_then_either_stands_and_both_sides_agree(
     client: stoker.Client, tmp_path: Path, first: str
 ) -> None:
-    """Who wins is the scheduler's business, but for an exit that was seen before and a gate that never opens."""
+    """Either may win, except if the exit was seen before or the gate never opens."""
     for round_ in range(20):
         gate = Gate(tmp_path / f"gate{round_}")
         job = submit_running(client, gate.spec())
@@ -157,7 +157,7 @@ def test_cancel_when_it_races_the_exit_then_either_stands_and_both_sides_agree(
 
 
 def cancelled_or_late(client: stoker.Client, job: int) -> str:
-    """The state that the answer to a cancel names, whichever came first."""
+    """The state in the answer to a cancel, or in its refusal if the end came first."""
     try:
         return client.cancel(job)["state"]
     except AlreadyFinished as late:

@@ -38,7 +38,7 @@ def roll_back(client: stoker.Client, workflow: int, to: int | str, **options: ob
 
 
 def harm(daemon: DaemonProcess, sql: str, *values: object) -> None:
-    """What nobody should do to the checkpoints of a daemon that is down; the guards are there again behind it."""
+    """Change checkpoints of a stopped daemon by SQL, without the triggers that refuse it meanwhile."""
     with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database, database:
         guards = [
             (name, database.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()[0])
@@ -174,14 +174,14 @@ class Copies:
         return workflow
 
     def each(self) -> list[tuple[int, list[int], int]]:
-        """A workflow, its checkpoints, and the place of the one that is to be harmed; each place once."""
+        """Each workflow with its checkpoints and the place of the one to damage; each place once."""
         return [(workflow, ids, place) for place, (workflow, ids) in enumerate(zip(self.flows, self.ids, strict=True))]
 
     def kind(self, place: int) -> str:
         return str(self.links[place]["kind"])
 
     def goes_back(self, client: stoker.Client, workflow: int, to: int | str, place: int) -> dict[str, Any]:
-        """It goes back to where it was at that place, and on to its end; what the answer says of the checkpoint."""
+        """Roll back to that place and let the workflow end; returns the part of the answer about the checkpoint."""
         said = roll_back(client, workflow, to, redo=True, resume=True)
         assert said["reset"] == sorted({"a", "b", "c"} - self.done[place]), (workflow, place, said)
         assert settled(client, workflow, "succeeded") == "succeeded"
@@ -207,7 +207,7 @@ def test_chain_when_any_link_is_damaged_then_the_one_before_is_used_with_a_warni
                 assert "stoker workflow resume" in str(refused.value.hint)
                 client.call("workflow.resume", {"id": workflow, "strategy": "skip"})
                 assert settled(client, workflow, "succeeded") == "succeeded"
-            elif copies.kind(place) in {"step", "progress"}:  # where steps stand is not said there
+            elif copies.kind(place) in {"step", "progress"}:  # this kind has no states of steps
                 to = copies.goes_back(client, workflow, harmed, place)
                 assert to == {"checkpoint": harmed, "seq": seq, "damaged": None}
             else:

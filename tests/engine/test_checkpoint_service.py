@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Desk:
-    """What an engine is to checkpoints: a run that is open, a loop that takes messages, rows that are read."""
+    """The parts of an engine that checkpoints use: an open run, a loop that takes messages, rows to read."""
 
     def __init__(self, *kept: Checkpoint) -> None:
         self.kept = {one.id: one for one in kept}

@@ -31,7 +31,7 @@ PIECE = 512 * 1024
 
 
 class Saver:
-    """A job whose attempts say their token and what they were given, then wait for a word: an exit code."""
+    """A job whose attempts write their token and the checkpoint they got, then wait for the exit code to use."""
 
     def __init__(self, home: Path) -> None:
         self.tokens, self.given = home / "tokens", home / "given"
@@ -51,7 +51,7 @@ class Saver:
         return lines(self.tokens)[attempt - 1]
 
     def seen(self, attempt: int) -> bytes:
-        """What that attempt found in STOKER_CHECKPOINT."""
+        """The content of STOKER_CHECKPOINT in that attempt."""
         path = self.given.with_name(f"given.{attempt}")
         until(path.exists, why=f"attempt {attempt}")
         return path.read_bytes()
@@ -66,7 +66,7 @@ def saver(tmp_path: Path) -> Saver:
 
 
 def save(client: stoker.Client, token: str, data: bytes, **options: Any) -> dict[str, Any]:
-    """Save in as many pieces as a frame wants."""
+    """Save a checkpoint in pieces that fit a frame."""
     pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)] or [b""]
     answer: dict[str, Any] = {}
     for number, piece in enumerate(pieces):
@@ -78,7 +78,7 @@ def save(client: stoker.Client, token: str, data: bytes, **options: Any) -> dict
 
 
 def failed_events(daemon: DaemonProcess, job: int) -> list[dict[str, Any]]:
-    """Log lines are written a little behind what they tell of."""
+    """Wait for log lines, which are written a little after the event."""
     return until(
         lambda: [event for event in daemon.events("task_failed") if event["job"] == job], why="the line in the log"
     )
@@ -94,7 +94,7 @@ def read_back(client: stoker.Client, ident: int) -> bytes:
 
 
 def edit(daemon: DaemonProcess, sql: str, *values: object) -> None:
-    """What a person with sqlite3 does to the database of a daemon that is down."""
+    """Change the database of a stopped daemon, as a person with sqlite3 could."""
     with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
         database.execute(sql, values)
     database.close()

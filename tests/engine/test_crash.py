@@ -45,7 +45,7 @@ def launchers(client: stoker.Client) -> list[int]:
 
 
 def recovery(client: stoker.Client) -> dict[str, Any]:
-    """What the last start found, once it is over."""
+    """The record of the recovery of the last start, once it is complete."""
     until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
     return dict(client.status()["recovery"])
 
@@ -120,7 +120,7 @@ def test_orphans_when_the_daemon_was_killed_under_load_then_no_unsafe_job_ran_tw
 
 
 def kill_everything(daemon: DaemonProcess, job: int) -> None:
-    """Once the job runs: as if it had brought the host down; then the next start."""
+    """Kill everything once the job runs, as if it had brought the host down; then start again."""
     with daemon.client() as client:
         running(client, job)
     daemon.kill_all()
@@ -285,7 +285,7 @@ def test_strangers_when_they_carry_another_instance_then_nobody_signals_them(dae
 
 @pytest.fixture
 def copy(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
-    """Another daemon for another directory: a copy of the first one's, once a test has made it."""
+    """A daemon for another directory, which a test makes as a copy of the first one's."""
     other = DaemonProcess()
     yield other
     other.end()

@@ -43,7 +43,7 @@ def hurried(stopped_daemon: DaemonProcess) -> DaemonProcess:
 
 @pytest.fixture
 def patient(stopped_daemon: DaemonProcess) -> DaemonProcess:
-    """A daemon that ends before anybody gives up only where it waits for no job."""
+    """A daemon with a long drain timeout, so that a test that ends early shows that it waited for no job."""
     stopped_daemon.config.write_text(PATIENT)
     return stopped_daemon.start()
 

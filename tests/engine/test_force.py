@@ -32,7 +32,7 @@ def said(tmp_path: Path) -> Path:
 
 
 def stubborn(gate: Gate, said: Path, **options: Any) -> dict[str, Any]:
-    """It ignores SIGTERM and waits for the gate; each run leaves a line."""
+    """A worker that ignores SIGTERM and waits for the gate; each run writes a line."""
     script = (
         f"trap '' TERM; echo $STOKER_ATTEMPT >> {said}; while [ -p {gate.path} ]; do read _ < {gate.path}; done; exit 0"
     )
@@ -84,7 +84,7 @@ def test_restart_when_a_stop_is_under_way_then_force_hastens_it_and_its_reason_s
 
 @pytest.fixture
 def silenced(shared: DaemonProcess) -> Iterator[list[int]]:
-    """Launchers that a test stopped; they go on behind it, so that the next one finds none that is stuck."""
+    """Launchers that a test has stopped; they are continued after it."""
     pids: list[int] = []
     yield pids
     for pid in pids:
@@ -109,7 +109,7 @@ def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere(
     until(lambda: lines(said) == ["1", "2"], why="the second run")
     assert not alive(pid)
     assert launcher_of(client, job) != launcher
-    os.kill(launcher, signal.SIGCONT)  # what it has to tell now is of a run that is settled
+    os.kill(launcher, signal.SIGCONT)  # its next report is of a run that is settled
     until(lambda: all(one["state"] == "ok" for one in client.call("system.status")["launchers"]), why="its answer")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def survivor(daemon: DaemonProcess, number: int) -> tuple[int, str, Gate]:
-    """A job that outlives this daemon, the launcher that runs it, and what it waits for."""
+    """A job that outlives this daemon, its launcher, and its gate."""
     gate = Gate(daemon.home / f"gate{number}")
     with daemon.client() as client:
         job = submit_running(client, gate.spec(f"exit {number}", survive=True))
@@ -28,7 +28,7 @@ def survivor(daemon: DaemonProcess, number: int) -> tuple[int, str, Gate]:
 
 
 def standing(client: stoker.Client) -> dict[str, int]:
-    """How many runs each launcher has."""
+    """The number of runs of each launcher."""
     return {one["id"]: one["running"] for one in client.call("system.status")["launchers"]}
 
 

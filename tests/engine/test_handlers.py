@@ -97,7 +97,7 @@ def shared() -> Iterator[DaemonProcess]:
 
 @pytest.fixture
 def own() -> Iterator[DaemonProcess]:
-    """For tests that end it."""
+    """A daemon for tests that end it."""
     with with_handlers() as process:
         yield process
 

@@ -1,4 +1,4 @@
-"""What is said of a disk without room. How the daemon lives through one is tests/faults/test_storage_errors.py."""
+"""Reports about a full disk. tests/faults/test_storage_errors.py shows that the daemon survives one."""
 
 from __future__ import annotations
 

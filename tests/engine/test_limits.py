@@ -31,7 +31,7 @@ def now_ms() -> int:
 
 
 def stubborn(gate: Gate, said: Path) -> str:
-    """A script that ignores SIGTERM, and so does its child in a session of its own; both say their pids."""
+    """A script that ignores SIGTERM, as its child in another session does; both write their pids."""
     wait = f"while :; do read _ < {gate.path}; done"
     return f"trap '' TERM; echo $$ >> {said}; setsid sh -c 'echo $$ >> {said}; {wait}' & {wait}"
 

@@ -52,7 +52,7 @@ def test_log_when_followed_then_lines_come_at_once_and_it_ends_with_the_attempt(
 def test_log_when_it_is_there_before_its_attempt_then_the_job_is_held(
     shared: DaemonProcess, client: stoker.Client
 ) -> None:
-    """The disk is ahead of the database: this number was used in a life that the database has forgotten."""
+    """The disk is ahead of the database: this id was used before the database was restored."""
     job = submit(client, shell("exit 0")) + 1
     path = log_of(shared.state_dir, f"{job}.1.forgotten")
     path.parent.mkdir(parents=True)

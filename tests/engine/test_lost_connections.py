@@ -1,7 +1,7 @@
 """A lost connection to a launcher that lives stops nothing; a launcher that dies began nothing that it was not sent.
 
-Owns the loss: `ss -K` needs a kernel option, so the launcher is made to hang up by a second daemon of the same epoch,
-a bare socket of the test that says hello and then goes away.
+Owns the loss: a bare socket of the test says hello with the same epoch, so the launcher hangs up on the daemon; then
+the socket is closed. (`ss -K` would need a kernel option.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def cut(daemon: DaemonProcess, launcher: str) -> None:
-    """The launcher ends the daemon's connection: somebody newer has said hello."""
+    """Let the launcher end the daemon's connection, by a newer hello."""
     mark = b"STOKER_INSTANCE="
     with daemon.client() as client:
         pid = next(one["pid"] for one in client.call("system.status")["launchers"] if one["id"] == launcher)
@@ -59,7 +59,7 @@ def test_connection_when_it_is_lost_and_the_launcher_lives_then_its_jobs_go_on(
         cut(daemon, launcher)
         until(lambda: daemon.events("launcher_back"), why="the connection to the launcher")
         until(lambda: daemon.events("recovery_planned")[1:], why="the plan for what it runs")
-        client.call("system.health")  # answered behind the turn that followed it
+        client.call("system.health")  # answered after the next turn
         stops = [newest(client, job)["stop_reason"] for job in jobs]
         lived = [alive(pid) for pid in pids]
         gate.open()
@@ -87,7 +87,7 @@ def test_connection_when_it_is_lost_while_a_stop_is_under_way_then_the_stop_goes
 def test_attempt_when_its_launcher_dies_before_it_was_sent_then_it_never_began(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    """It waits for the file of its inputs, which cannot be written as long as their directory is away."""
+    """The attempt waits for the file of its inputs, which cannot be written while their directory is missing."""
     work, away, ledger = daemon.state_dir / "work", tmp_path / "away", tmp_path / "ledger"
     with daemon.client() as client:
         pid = client.call("system.status")["launchers"][0]["pid"]

@@ -35,7 +35,7 @@ MONTH_MS = 30 * DAY_MS
 
 
 def short_job(dice: random.Random) -> dict[str, Any]:
-    """One that ends at once, with limits that are far away, and most often with a socket to report on."""
+    """A job that ends at once, with limits in the far future, and mostly with a socket for reports."""
     words: dict[str, Any] = {"timeout_ms": MONTH_MS, "notify": dice.random() < 0.7}
     if dice.random() < 0.5:
         words["deadline"] = time.time_ns() // 1_000_000 + MONTH_MS
@@ -55,7 +55,7 @@ def idle(client: stoker.Client) -> bool:
 
 
 def refuse_cancel(client: stoker.Client, step: int) -> None:
-    """A verb that does not apply: the step has ended, and its workflow too."""
+    """Send a verb that does not apply, as the step and its workflow have ended."""
     with pytest.raises(AlreadyFinished):
         client.call("job.cancel", {"id": step})
 

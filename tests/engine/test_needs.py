@@ -165,7 +165,7 @@ def test_need_when_the_needed_job_is_retried_then_dependents_wait_for_it_again(
     client.call("job.hold", {"id": submit(client, gate.spec(), needs=[job])})
     until(lambda: client.get(needed)["failures"] == 1, why="the failure")
 
-    assert state(client, job) == "waiting"  # a failure with a retry to come is no end
+    assert state(client, job) == "waiting"  # a failure that will be retried is no end
     client.cancel(needed)
     assert end_of(client, job) == ("skipped", "dependency")
 
@@ -259,7 +259,8 @@ def test_need_when_the_daemon_died_right_after_the_end_then_dependents_still_sta
         needed = submit(client, OK, run_at=int(time.time() * 1000) + HOUR_MS)
         job, other = submit(client, OK, needs=[needed]), submit(client, OK, needs=[{"job": needed, "on": "failed"}])
     daemon.kill9()
-    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:  # as committed by a turn that was the last
+    # As a daemon leaves it that dies right after this commit.
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
         database.execute(
             "UPDATE jobs SET state = 'succeeded', reason = 'exit', exit_code = 0, finished_at = created_at"
             " WHERE id = ?", [needed]
@@ -291,7 +292,7 @@ def test_why_when_one_of_many_needs_failed_then_that_one_is_named(client: stoker
 
 
 def chain(client: stoker.Client, first: int) -> tuple[int, int]:
-    """Two more jobs, each behind the one before."""
+    """Two more jobs, each of which needs the one before."""
     second = submit(client, OK, needs=[first])
     return second, submit(client, OK, needs=[second])
 

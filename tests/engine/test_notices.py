@@ -44,7 +44,7 @@ def speaker(gate: Gate, *words: str, **options: Any) -> dict[str, Any]:
 
 
 def beating(beats: Path, every_s: float = 0.05) -> str:
-    """A script that gives signs of life for as long as there is a file."""
+    """A script that sends heartbeats as long as a file exists."""
     say = "import os, socket, sys, time\n"
     say += "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
     say += "while True:\n"
@@ -61,7 +61,7 @@ def beater(beats: Path, **options: Any) -> dict[str, Any]:
 
 
 def reported(client: stoker.Client, job: int, field: str, value: object) -> dict[str, Any]:
-    """The job, once its worker has said so."""
+    """The job, once its worker has reported that value."""
     until(lambda: job_view(client, job)[field] == value, why=f"{field} = {value!r}")
     found: dict[str, Any] = dict(job_view(client, job))
     return found
@@ -156,7 +156,7 @@ def test_notice_when_the_state_directory_is_long_then_the_address_is_abstract(ga
 def test_heartbeat_when_it_comes_then_the_worker_is_left_alone_whatever_the_limits(
     client: stoker.Client, tmp_path: Path
 ) -> None:
-    """On a busy machine signs of life may be rare: it is left alone under the first limits that allow for that."""
+    """Heartbeats may be rare on a busy machine, so the limits grow until the worker is left alone."""
     for kill_ms in scales(800):
         limits = {"unresponsive_warn_ms": kill_ms // 2, "unresponsive_kill_ms": kill_ms}
         job = submit(client, beater(tmp_path / "beats", **limits))
@@ -181,7 +181,7 @@ def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_killed_and_retri
     pids: list[int] = []
 
     def beating_anew() -> int | None:
-        """The pid of a worker that we did not stop yet, once it has given a sign of life."""
+        """The pid of a worker that the test has not stopped yet, once it has sent a heartbeat."""
         found = job_view(client, job)
         return found["pid"] if found["last_heartbeat"] and found["pid"] not in pids else None
 
@@ -251,7 +251,7 @@ def test_heartbeat_when_the_daemon_stood_still_then_no_worker_is_blamed(tmp_path
 
 @pytest.fixture
 def adopted(daemon: DaemonProcess, tmp_path: Path) -> tuple[DaemonProcess, int]:
-    """A daemon that was killed and started again, and the job that survived it, giving signs of life all the time."""
+    """A daemon that was killed and started again, and the surviving job, which sends heartbeats all the time."""
     with daemon.client() as client:
         job = submit(client, beater(tmp_path / "beats", survive=True, unresponsive_kill_ms=4_000))
         until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")

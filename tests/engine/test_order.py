@@ -44,7 +44,7 @@ LONG = READ_AT_ONCE // 2 + 1  # jobs: two such queues are not read in one turn
 
 @pytest.fixture
 def blocked(client: stoker.Client, gate: Gate) -> Iterator[Gate]:
-    """The only slot is taken until the gate opens."""
+    """A job that takes the only slot until the gate opens."""
     running(client, submit(client, gate.spec(), queue="urgent"))
     yield gate
     gate.open()

@@ -73,7 +73,7 @@ def everything(at: int = ENDED_AT) -> Candidates:
 
 
 async def removed(opened: Opened, memory: LiveState, candidates: Candidates, *ids: int) -> PurgePortion | None:
-    """What a turn removes in which another message has read the jobs `ids`."""
+    """The jobs that a turn removes if another message of that turn has read the jobs `ids`."""
     wanted, purging = Wanted(NOW, ids=set(ids)), Purging(candidates, STOKER)
     purging.declare_reads(wanted)
     turn = Turn(memory, NOW, await opened.writer.read(load, wanted))

@@ -129,7 +129,7 @@ class Looks(Counter[str]):
 
 
 def admitted(ready: ReadyQueue, free: Mapping[str, int], capacity: dict[str, int], slots: int = 8) -> list[Job]:
-    """What starts, after what was passed over is filed and what starts is removed, as the dispatcher does."""
+    """The jobs that start. As the dispatcher does, file the lanes that were passed over and remove the started jobs."""
     queue = AdmissionQueue(
         Queue(name="default"), ready.groups(free), ready.front, blocked=ready.blocked(free, capacity)
     )

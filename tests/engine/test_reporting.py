@@ -37,7 +37,7 @@ sys.exit(75)
 
 
 def counting(to: int, said: Path) -> dict[str, Any]:
-    """A loop of one step a run: it takes its number from the checkpoint, saves the next and asks to be run again."""
+    """A worker that reads a number from its checkpoint, saves the next one and asks to be run again."""
     return {"command": sys.executable, "args": ["-c", COUNTING, str(to), str(said)]}
 
 
@@ -68,7 +68,7 @@ def test_checkpoint_exit_when_runs_are_short_then_the_base_delay_lies_between_th
 
 @pytest.mark.parametrize("code", [3, 143])
 def test_checkpoint_exit_when_the_daemon_drains_then_the_next_one_runs_the_job_again(tmp_path: Path, code: int) -> None:
-    """143 is no word of its own here: the job is unsafe, and its end is nobody's."""
+    """The exit code 143 means nothing here: the job is unsafe, and its end is unseen."""
     said = tmp_path / "said"
     script = (
         f'trap "exit {code}" TERM; echo $STOKER_ATTEMPT >> {said}; [ $STOKER_ATTEMPT = 2 ] && exit 0; '

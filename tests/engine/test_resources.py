@@ -255,7 +255,7 @@ def test_resource_when_hundreds_of_jobs_lack_it_then_a_later_job_still_starts(
 def test_resource_when_who_needs_much_is_first_then_no_other_takes_it_before(
     client: stoker.Client, tmp_path: Path
 ) -> None:
-    """A steady stream of jobs that need little: of those that came before or behind it, none starts before it."""
+    """Beside a steady stream of small jobs, none of them starts before the large one that is first."""
     capacity(client, furnace=2)
     gates = [Gate(tmp_path / f"gate{number}") for number in range(2)]
     holders = [submit(client, each.spec(), resources={"furnace": 1}) for each in gates]

@@ -94,7 +94,7 @@ def test_worker_when_it_fails_while_no_daemon_runs_then_it_is_retried_by_its_spe
 
 
 def test_survivor_when_adopted_then_its_timeout_still_counts_from_its_start(daemon: DaemonProcess, gate: Gate) -> None:
-    """Counted anew it would end no sooner than a whole timeout after it was adopted."""
+    """If the timeout were counted anew, the job would end a whole timeout after its adoption."""
     for timeout_ms in scales(1_500):
         with daemon.client() as client:
             job = submit(client, gate.spec(), survive=True, timeout_ms=timeout_ms)
@@ -225,7 +225,7 @@ def shows_nothing(leader: int) -> bool:
 
 
 def in_session(leader: int) -> list[int]:
-    """Processes of that session which have not ended."""
+    """The living processes of that session."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -77,7 +77,7 @@ def resume(client: stoker.Client, workflow: int, **options: Any) -> dict[str, An
 
 
 def failed_flow(client: stoker.Client, tmp_path: Path, **options: Any) -> int:
-    """a is done, b fails until the flag is there, c is behind b, d fails like b and is behind nothing."""
+    """a succeeds, b fails until the flag exists, c needs b, d fails like b and needs nothing."""
     ledger, flag = tmp_path / "ledger", tmp_path / "flag"
     fails = f"test -e {flag}"
     steps = {
@@ -331,7 +331,7 @@ def test_limits_when_no_step_would_be_taken_again_then_the_resume_is_refused(
 
 
 def proven_flow(client: stoker.Client, tmp_path: Path) -> int:
-    """a hands on what is in a file, b is proven by it, c fails until the flag is there."""
+    """a outputs the content of a file, b is verified by it, c fails until the flag exists."""
     (tmp_path / "value").write_text("one")
     steps = {
         "a": step(f'echo "value=$(cat {tmp_path}/value)" > $STOKER_OUTPUT; echo a >> {tmp_path}/ledger'),

@@ -38,7 +38,7 @@ every_ms = 200
 
 
 def purge(client: stoker.Client, **asked: Any) -> dict[str, int]:
-    """Remove what has ended by now, to the end; returns the sums."""
+    """Purge all that has ended, until nothing more goes; returns the sums."""
     before = int(time.time() * 1_000)
     until(lambda: int(time.time() * 1_000) > before, why="the next millisecond")
     total: dict[str, int] = {}

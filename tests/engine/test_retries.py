@@ -23,7 +23,7 @@ ROUNDING_MS = 2
 
 
 def delays(client: stoker.Client, job: int) -> list[int]:
-    """From each failure to the time at which the next try was due. (Steady time runs with the wall clock here.)"""
+    """The delay between each failure and the time of the next try. (Steady time runs with the wall clock here.)"""
     return [
         change["details"]["wake_at"] - change["at"]
         for change in changes(client, job, "ended")

@@ -84,7 +84,7 @@ def test_submit_when_the_flow_has_a_cycle_then_it_is_logged_with_its_steps(
 
 
 def cycles(daemon: DaemonProcess, **fields: Any) -> list[dict[str, Any]]:
-    """Its log lines about a cycle that have these fields."""
+    """The log lines about a cycle with these fields."""
     events = daemon.events("dependency_cycle_detected")
     return [event for event in events if fields.items() <= event.items()]
 
@@ -246,7 +246,7 @@ def test_retry_when_another_limit_is_given_then_the_steps_have_it(client: stoker
 def test_retry_when_a_need_of_the_last_round_was_met_then_it_does_not_count_twice(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
-    """It let a step start before all of its needs were met, at the next start of the daemon."""
+    """A need that was counted twice let a step start too early at the next start of the daemon."""
     first = Gate(tmp_path / "first")
     steps = {
         "a": step(f"read _ < {first.path}; :"),

@@ -192,7 +192,7 @@ async def test_finish_when_another_rollback_was_asked_for_then_it_keeps_its_own_
     asked = []
 
     class Reading:
-        """A reader that takes its time: a person asks for another rollback while it reads."""
+        """A slow reader: another rollback is asked for while it reads."""
 
         async def run(self, query: Callable[..., Any], *_: object) -> Any:
             asked.append(query)

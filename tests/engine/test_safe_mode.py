@@ -57,7 +57,7 @@ def kept(daemon: DaemonProcess) -> dict[str, Any]:
 
 
 def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> tuple[list[int], list[int]]:
-    """Two jobs whose launcher died with the daemon, the rows of which name the same process; and their workers."""
+    """Two jobs without a launcher whose rows name the same process, and the pids of their workers."""
     with daemon.client() as client:
         jobs = [submit(client, gate.spec(name="one")), submit(client, gate.spec(name="two"))]
         workers = pids(client, *jobs)
@@ -69,14 +69,14 @@ def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> tuple[list[int],
 
 
 def refusal(client: stoker.Client, method: str, **params: Any) -> StokerError:
-    """The answer to what would change something."""
+    """The refusal of a request that changes something."""
     with pytest.raises(StokerError) as refused:
         client.call(method, params)
     return refused.value
 
 
 def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
-    """Safe mode as people and programs meet it."""
+    """Check how safe mode shows to people and programs."""
     shown = daemon.cli("status")
     with daemon.client() as client:
         status = client.status()

@@ -34,7 +34,7 @@ OF_THE_LOOP = 1  # asyncio watches the end of a pipe of its own
 
 
 class SetClock:
-    """Steady time as the test says."""
+    """A clock whose steady time the test sets."""
 
     def __init__(self) -> None:
         self.steady = START
@@ -51,7 +51,7 @@ class Launchers:
 
 
 class Room:
-    """One run that is listened to."""
+    """One run with a socket for reports."""
 
     def __init__(self, state_dir: Path) -> None:
         self.clock, self.timers, self.inbox = SetClock(), Timers(), Inbox()
@@ -77,7 +77,7 @@ class Room:
         self.heartbeats.began(self.job, self.attempt, self.clock.steady)
 
     def pass_ms(self, milliseconds: int) -> list[Alarm]:
-        """The alarms that follow from what is due then."""
+        """Let time pass; returns the alarms that follow."""
         self.clock.steady += milliseconds
         due = self.timers.take_due(self.clock.now())
         judged = [self.heartbeats.judge(alarm, self.clock.now()) for alarm in due if alarm.limit is Limit.HEARTBEAT]

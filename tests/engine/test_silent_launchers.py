@@ -43,7 +43,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def suspend(daemon: DaemonProcess, until_ms: int) -> None:
-    """The daemon stands still until that time since boot."""
+    """Stop the daemon until that time since boot."""
     with stopped(daemon.pid):
         until(lambda: boot_ms() >= until_ms, why="a pause of the daemon")
 

@@ -28,7 +28,7 @@ OK = shell("exit 0")
 
 
 def stored(client: stoker.Client) -> int:
-    """The newest job: an error that stores one shows here, whatever the jobs before it still do."""
+    """The id of the newest job, which shows whether an error has stored one."""
     return max((int(job["id"]) for job in client.list(limit=1)["jobs"]), default=0)
 
 

@@ -40,7 +40,7 @@ OK = shell("exit 0")
 
 @contextlib.contextmanager
 def burning() -> Iterator[None]:
-    """Every CPU is busy."""
+    """Keep every CPU busy."""
     count = "while True: pass"
     burners = [subprocess.Popen([sys.executable, "-I", "-S", "-c", count]) for _ in range(os.cpu_count() or 1)]
     try:
@@ -52,7 +52,7 @@ def burning() -> Iterator[None]:
 
 
 class ShownProc:
-    """What the daemon reads instead of /proc: CPUs at rest, until `real` shows it the true ones."""
+    """The /proc that the daemon reads: idle CPUs, until `real` shows the true ones."""
 
     def __init__(self, home: Path) -> None:
         self._proc = home / "proc"

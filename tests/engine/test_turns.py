@@ -68,7 +68,7 @@ def call(client: Client, method: str, **params: Any) -> Any:
 
 
 def jobs(client: Client, gate: Gate) -> None:
-    """Every verb on jobs, queues and resources."""
+    """Send every verb on jobs, queues and resources."""
     call(client, "resource.set", name="gpu", capacity=1)
     call(client, "queue.set", name="bulk", max_running=1)
     call(client, "queue.pause", name="bulk")
@@ -93,7 +93,7 @@ def jobs(client: Client, gate: Gate) -> None:
 
 
 def workflows(client: Client, gate: Gate) -> None:
-    """Every verb on workflows, and a checkpoint."""
+    """Send every verb on workflows, and save a checkpoint."""
     command, *args = gate.pass_by()
     waits = {"command": command, "args": args, "needs": ["a"]}
     workflow = sent_flow(

@@ -25,7 +25,7 @@ PIECE = 512 * 1024
 
 
 class Job:
-    """A job that says its token and stays."""
+    """A job that writes its token and stays."""
 
     def __init__(self, client: stoker.Client, home: Path, gate: Gate) -> None:
         told = home / "token"

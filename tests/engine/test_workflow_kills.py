@@ -28,7 +28,7 @@ SETTINGS = "[daemon]\nmax_running = 4\n[cpu]\nthrottle_threshold = 100\n"
 
 
 class Told:
-    """A daemon, a ledger, and workflows whose submits stand in it."""
+    """A daemon, and a ledger with the submits of its workflows."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
@@ -49,13 +49,13 @@ class Told:
         self.daemon.kill_and_start()
 
     def audit(self) -> Audit:
-        """After the last life."""
+        """Stop the daemon and check all promises."""
         self.daemon.kill9()
         return Audit(self.daemon.state_dir / "stoker.db", self.ledger)
 
 
 def rows(daemon: DaemonProcess, sql: str) -> list[Any]:
-    """What a person with sqlite3 would see, or do."""
+    """Run a statement on the database, as a person with sqlite3 could."""
     with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database, database:
         return database.execute(sql).fetchall()
 

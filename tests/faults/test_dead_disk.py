@@ -1,4 +1,4 @@
-"""File systems that do not answer any more: workers whom no signal reaches, launchers that are stuck in a spawn.
+"""File systems that hang: workers that no signal reaches, and launchers that are stuck in a spawn.
 
 Owns a frozen ext4 (its writers sleep through SIGKILL) and a directory whose file system never answers. Refuses to go on
 before the fault is seen: a worker in state D, a launcher told as stuck. Invariant asked for in every test: whatever may

@@ -104,7 +104,7 @@ class Year:
         self.logs_when_caught_up = len(list(self.root.glob("logs/*/*")))
 
     async def week(self) -> None:
-        """The jobs of a week end, and retention makes a pass behind them."""
+        """Let the jobs of a week end, then make a pass of retention."""
         first = self.memory.last_id + 1
         for batch in self._ended(range(first, first + JOBS_A_WEEK)):
             await self.state.writer.commit(batch)

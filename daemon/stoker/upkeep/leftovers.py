@@ -21,8 +21,8 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.pace import Pace
 
-DIRECTORIES = 500  # in one piece, if it takes no longer than
-PIECE_S = 0.2
+DIRECTORIES = 500  # of jobs, to be removed in one piece
+PIECE_S = 0.2  # a piece that takes longer ends here
 SHRUNK_PAGES = 256
 
 

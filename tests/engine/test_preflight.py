@@ -1,4 +1,4 @@
-"""The look at commands before a job is stored: what one request is told does not depend on what others ask."""
+"""Checks of commands before a job is stored: the result for one request does not depend on other requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Standing:
 
 
 def ask(checks: preflight.Preflight, *jobs: JobWork) -> asyncio.Future[list[StokerError | None]]:
-    """What is wrong with each of the commands, at once where that is known already."""
+    """The problem of each command, without a check if it is known already."""
     request = preflight.CommandRequest[None](jobs)
 
     async def check() -> list[StokerError | None]:
@@ -47,7 +47,7 @@ def ask(checks: preflight.Preflight, *jobs: JobWork) -> asyncio.Future[list[Stok
 
 
 async def problems_of(checks: preflight.Preflight, *names: str) -> list[bool]:
-    """For each of the commands, whether something speaks against it."""
+    """For each command, whether it has a problem."""
     return [problem is not None for problem in await ask(checks, *(JobWork(command=name) for name in names))]
 
 
@@ -111,7 +111,7 @@ async def test_check_when_a_result_is_old_then_one_request_checks_it_again(
 
 
 class DeadMount:
-    """The look at directories as on a mount whose server is gone: what is asked of `/dead...` waits until `back`."""
+    """File system checks as on a mount whose server is gone: those of `/dead...` hang until `back`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
@@ -128,7 +128,7 @@ class DeadMount:
 
 
 def ask_in(checks: preflight.Preflight, directory: str) -> asyncio.Future[list[StokerError | None]]:
-    """What will be told of a program that is nowhere, to be started in that directory."""
+    """The future result for a missing program in that directory."""
     return ask(checks, JobWork(command="no-tool", working_dir=directory))
 
 
@@ -143,7 +143,7 @@ async def test_check_when_a_directory_hangs_then_it_is_not_asked_again_until_it_
         assert again.done()
         assert again.result() == [None]
         monkeypatch.setattr(preflight, "PATIENCE_S", 60.0)
-        assert await ask_in(checks, "/") != [None]  # another directory is looked at as ever
+        assert await ask_in(checks, "/") != [None]  # another directory is checked as usual
     finally:
         mount.back.set()
 
