@@ -1,4 +1,4 @@
-"""Ends that nobody saw: kill -9 of the daemon, of launchers, of everything, and what is left behind.
+"""Unseen ends: kill -9 of the daemon, of launchers, of everything, and what is left behind.
 
 Owns the table of `on_orphan`, the poison guard, leaked workers, and the promise that in a copied directory nothing is
 signalled.

@@ -1,4 +1,4 @@
-"""A workflow that failed, under a real daemon: told of, archived whole and once, analysed; what stands still is shown.
+"""A failed workflow: logged, archived completely and once, analysed; and stale steps are shown.
 
 Owns the event, the file and the words. Which cause follows from what is the core's to test.
 """

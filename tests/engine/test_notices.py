@@ -1,4 +1,4 @@
-"""What workers say on their sockets is shown, what is no saying is counted, and silence warns and then stops.
+"""Reports of workers are shown, invalid ones are counted, and silence leads to a warning and then a stop.
 
 The words are sent by `systemd-notify` where the host has it, and by plain sockets everywhere.
 """

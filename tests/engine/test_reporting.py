@@ -1,4 +1,4 @@
-"""What a worker says of itself: saved, run me again; and what cannot be asked of it."""
+"""The exit code by which a worker asks to be run again, and what it cannot ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A launcher that hangs is its own affair: limits, starts and recoveries of everything else go on in their time.
+"""A launcher that hangs delays no other: limits, starts and recoveries of all else go on in time.
 
 Owns the silence, a SIGSTOP. With a patience of ten minutes nobody calls the launcher stuck, so whatever goes on here
 does so without waiting for it.

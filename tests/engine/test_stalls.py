@@ -1,4 +1,4 @@
-"""The loop comes back: however much one event means, no turn computes for longer than its limit, as it says itself.
+"""No turn computes for longer than its limit, however much work one event means.
 
 Owns the events that mean much: the end of a job with thousands of dependents, a request of thousands of jobs,
 thousands of limits that are due at once, and verbs on a workflow of thousands of steps. The count of slow turns is

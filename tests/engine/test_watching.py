@@ -1,6 +1,6 @@
 """Waiting for ends, watching changes, and reading them afterwards: wait, watch, history, why, list.
 
-Owns that nobody who listens misses, doubles or reorders anything.
+Owns the promise that no listener misses a change, or gets one twice or out of order.
 """
 
 from __future__ import annotations

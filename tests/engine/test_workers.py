@@ -1,4 +1,4 @@
-"""Looking at a worker, and standing where it stands: `stoker worker`, `stoker debug`."""
+"""`stoker worker`, which shows the processes of a worker, and `stoker debug`, a shell in its place."""
 
 from __future__ import annotations
 

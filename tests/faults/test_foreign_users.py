@@ -68,7 +68,7 @@ class Host:
     def end(self) -> None:
         for pid in filter(alive, self.rooted):
             os.kill(pid, signal.SIGKILL)
-        for path in Path("/proc").glob("[0-9]*/cwd"):  # those of attempts that should never have been
+        for path in Path("/proc").glob("[0-9]*/cwd"):  # of attempts that should not exist
             if path.is_symlink() and os.path.realpath(path) == str(self.work):
                 os.kill(int(path.parts[2]), signal.SIGKILL)
 

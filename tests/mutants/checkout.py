@@ -94,7 +94,7 @@ class Checkout:
 
     @contextlib.contextmanager
     def changed(self, file: str, text: str) -> Iterator[None]:
-        """Inside, `file` reads `text`."""
+        """Within the `with`, the content of `file` is `text`."""
         path = self.root / file
         before = path.read_text()
         try:
