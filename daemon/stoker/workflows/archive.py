@@ -126,7 +126,7 @@ class Archives:
     async def _archive(self, ident: int) -> None:
         async with self._one:
             rows = await self._reader.run(workflows.by_ids, [ident])
-            for stored in rows:  # none if retention has removed it
+            for stored in rows:  # empty if retention has removed it
                 at = stored.workflow.finished_at
                 if stored.workflow.state is WorkflowState.FAILED and at is not None:
                     await self._write(stored, path_of(self._state_dir, ident, at))
