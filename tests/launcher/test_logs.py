@@ -6,12 +6,13 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
 
-from stoker.launcher import kernel
+from stoker.launcher import kernel, outputs
 from stoker.launcher.logs import FOLLOWER_WAIT_S, LogFile
 from stoker.process.messages import Exited, HelloRefusal, Started
 from tests.support.facts import until_async
@@ -155,6 +156,31 @@ def test_log_when_its_follower_is_stopped_then_its_wait_is_bounded(tmp_path: Pat
     assert not is_awaited_after(2, later)
     assert is_awaited_after(2, later)
     log.close()
+
+
+def test_followers_when_many_are_awaited_then_looking_takes_a_tenth_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = 100.0
+
+    class HeldLog:
+        """It takes a millisecond to look at its lock."""
+
+        awaits_follower = True
+
+        def bound(self, _now: float) -> None:
+            nonlocal at
+            at += 0.001
+
+    monkeypatch.setattr(outputs, "time", SimpleNamespace(monotonic=lambda: at))
+    logs = outputs.Outputs()
+    for number in range(1_000):
+        logs._held[str(number)] = SimpleNamespace(run_id=str(number), log=HeldLog())  # type: ignore[assignment]
+    logs._check_at = at
+
+    logs.resume(at)
+
+    assert logs.due == pytest.approx(100 + 10 * 1)
 
 
 async def test_log_when_it_stays_below_its_bound_then_nothing_is_taken_out(host: LauncherHost) -> None:

@@ -45,7 +45,9 @@ REST_S = 0.002
 REST_FACTOR = 2
 TRY_AGAIN_S = 1.0
 # The kernel does not report that a follower has read on, so its lock is looked at this often while a log waits for it.
+# Each look costs an fcntl(2) for each log: with a thousand logs it may take a tenth of the time at most.
 FOLLOWER_CHECK_S = 0.01
+CHECK_FACTOR = 10
 FILES_OF_RUN = 2  # its pipe and its log
 # Left free by runs, or half of a small limit: for a walk down a process tree, which pins one process a level, and for
 # connections.
@@ -268,7 +270,8 @@ class Outputs:
             output.log.bound(now)
             if not output.log.awaits_follower:
                 self._release(output)
-        self._check_at = now + FOLLOWER_CHECK_S if self._held else None
+        took_s = time.monotonic() - now
+        self._check_at = now + max(FOLLOWER_CHECK_S, CHECK_FACTOR * took_s) if self._held else None
 
     def _release(self, output: Output) -> None:
         if self._held.pop(output.run_id, None) is not None:
