@@ -16,10 +16,11 @@ import pytest
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
-from stoker.core.clock import SystemClock
+from stoker.config.settings import BackupSettings
+from stoker.core.clock import Now, SystemClock, wall_ms
 from stoker.core.errors import BackupFailed
 from stoker.store import backup as making
-from stoker.store.backup_files import listed
+from stoker.store.backup_files import listed, make_directory, path_in
 from stoker.store.directory import StateDirectory
 from stoker.telemetry.otel import Telemetry
 from stoker.upkeep import backups as of_upkeep
@@ -177,6 +178,35 @@ async def test_backup_when_its_client_hangs_up_then_it_is_given_up_and_nothing_i
     assert first["backup"] is None
     await until_async(lambda: large.backups.is_dir() and not list(large.backups.iterdir()))
     assert (verified, backups.describe()["newest"]) == ([], None)
+
+
+async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_waits_its_time(
+    large: StateDirectory,
+) -> None:
+    make_directory(large.backups)
+    path_in(large.backups, wall_ms() + 86_400_000, 9).touch()  # made while the clock was ahead
+    clock = Clock()
+    backups = Backups(Config(backup=BackupSettings(every="1h")), large, clock, Telemetry(), BackgroundTasks())
+
+    made = []
+    for minute in range(130):
+        clock.steady = minute * 60_000
+        backups.tick()
+        await until_async(lambda: backups._working is None or backups._working.done())
+        made.append(len(listed(large.backups)) - 1)
+
+    assert [made.index(number) for number in (1, 2, 3)] == [1, 61, 121]
+
+
+class Clock:
+    """A wall clock that stands still, and steady time that the test sets."""
+
+    def __init__(self) -> None:
+        self.steady = 0
+        self._wall = wall_ms()
+
+    def now(self) -> Now:
+        return Now(self._wall, self.steady)
 
 
 async def test_backup_when_the_directory_was_replaced_then_no_backup_of_another_is_made(large: StateDirectory) -> None:

@@ -44,8 +44,10 @@ long = pytest.mark.timeout(300 + 8 * LIVES)
 
 
 def borne(call: Call) -> bool:
-    """Whether the daemon may go on after this fault: no promise needs an archive, which the next start writes again."""
-    return call == PASSED_OVER or call.file == "archive" or call.file.endswith(".json.gz.new")
+    """Whether the daemon may go on: no promise needs an archive or a backup, which are made again."""
+    of_archive = call.file == "archive" or call.file.endswith(".json.gz.new")
+    of_backup = call.file == "backups" or ".db." in call.file
+    return call == PASSED_OVER or of_archive or of_backup
 
 
 @traced

@@ -57,21 +57,25 @@ class Backups:
             self._files = listed(directory.backups)
         except BackupFailed as error:  # the first backup finds out whether it is so still
             self._error = error.message
-        self._due = self._next(min(FIRST_MS, period(config.backup.every) or 0))
+        self._due = self._first_due(min(FIRST_MS, period(config.backup.every) or 0))
 
     def use(self, config: Config) -> None:
         """Work by these settings from now on."""
         self._config = config
-        self._due = self._next(0)
+        self._due = self._first_due(0)
 
-    def _next(self, least_ms: int) -> int | None:
-        """When the next backup is due (steady), but not sooner than in `least_ms`; None: never."""
+    def _first_due(self, least_ms: int) -> int | None:
+        """When the first backup by these settings is due (steady), at the soonest in `least_ms`; None: never."""
         every, now = period(self._config.backup.every), self._clock.now()
         if every is None:
             return None
         age = now.wall - self._files[0].at if self._files else every
         # A newest backup of the future was made under a clock that was wrong.
         return now.steady + max(least_ms, every - age if 0 <= age < every else 0)
+
+    def _due_in(self, wait_ms: int | None) -> int | None:
+        """By steady time alone: a wall clock that is behind must not make every backup look old."""
+        return None if wait_ms is None else self._clock.now().steady + wait_ms
 
     def tick(self) -> None:
         """Begin a backup if it is due."""
@@ -84,9 +88,9 @@ class Backups:
             async for _ in self.make():
                 pass
         except StokerError:  # it is logged and counted: the next try is the remedy
-            self._due = self._next(AGAIN_MS)
+            self._due = self._due_in(period(self._config.backup.every) and AGAIN_MS)
         else:
-            self._due = self._next(0)
+            self._due = self._due_in(period(self._config.backup.every))
 
     async def make(self, to: Path | None = None) -> AsyncGenerator[BackupProgress, None]:
         """Make a backup; its progress, and at last its description. To close the generator is to give it up.
