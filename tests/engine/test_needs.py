@@ -13,8 +13,9 @@ import pytest
 
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, JobNotFound
+from stoker.core.job.events import ReleaseDependents
 from stoker.core.job.model import Need, Queue, State
-from stoker.engine.dependents import release_dependents
+from stoker.engine.dependents import release_dependents, where_to_go_on
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.store.loading import Loaded, Portion
@@ -86,6 +87,13 @@ async def test_need_when_a_job_comes_in_the_turn_of_the_end_then_it_is_released_
     assert list(release_dependents(turn, 1)) == []
 
     assert memory.needed == ({1} if submitted_meanwhile else set())
+
+
+def test_need_when_a_job_ends_again_meanwhile_then_all_dependents_are_released() -> None:
+    """Those of its first end are released up to the one with id 400."""
+    ended_again, going_on = ReleaseDependents(7), ReleaseDependents(7, 400)
+
+    assert where_to_go_on([ended_again, going_on]) == where_to_go_on([going_on, ended_again]) == {7: 0}
 
 
 @pytest.mark.parametrize(("on", "expected"), [("ok", "skipped"), ("failed", "succeeded"), ("any", "succeeded")])

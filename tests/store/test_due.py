@@ -173,6 +173,16 @@ def test_load_when_many_wait_for_one_then_they_come_in_portions(database: sqlite
     assert (first[1].more, first[2]) == (True, Portion([], 0, more=True))
 
 
+def test_load_when_many_have_ended_then_a_part_of_them_is_read(database: sqlite3.Connection) -> None:
+    ended = range(1, 2 * DEPENDENTS_LIMIT)
+    put(database, [job(State.SUCCEEDED, id=ident) for ident in ended])
+
+    loaded = load(database, Wanted(NOW, dependents_of=dict.fromkeys(ended, 0)))
+
+    assert len(loaded.jobs) == DEPENDENTS_LIMIT
+    assert [ident for ident in ended if not loaded.dependents[ident].more] == sorted(loaded.jobs)
+
+
 @pytest.mark.parametrize(
     "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1: 0}),
                Wanted(NOW, run_ids={""}), Wanted(NOW, lanes=[("q", None, 1)]), Wanted(NOW, due=True)]

@@ -8,7 +8,7 @@ of its needs cannot be met or its deadline has passed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -27,20 +27,30 @@ def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
     return ev.NeedFailed(needed=needed.id, on=on, reason=unmet_reason(on, needed))
 
 
-def release_dependents(turn: Turn, needed: int, after: int = 0) -> Iterator[None]:
+def release_dependents(turn: Turn, needed: int) -> Iterator[None]:
     """Queue the dependents of a job that has ended, or skip those whose need of it can never be met.
 
-    Those up to the id `after` are done, and the next were loaded. The rest is left to a later turn, and so are the jobs
-    that began to need it in this turn.
+    The next of them were loaded. The rest is left to a later turn, and so are the jobs that began to need it in this
+    turn.
     """
-    portion = turn.loaded.dependents[needed]
+    portion, job = turn.loaded.dependents[needed], turn.find(needed)
+    if job is not None and not job.final:
+        return  # it runs again, and the end of that counts
     for dependent in portion.dependents:
         _release(turn, dependent)
         yield
     if portion.more:
-        turn.effects.append(ev.ReleaseDependents(needed, max(after, portion.last)))
-    elif needed not in turn.needed and ((job := turn.find(needed)) is None or job.final):  # else it runs again
+        turn.effects.append(ev.ReleaseDependents(needed, portion.last))
+    elif needed not in turn.needed:
         turn.memory.needed.discard(needed)
+
+
+def where_to_go_on(left: Iterable[ev.ReleaseDependents]) -> dict[int, int]:
+    """By job, the last dependent that is done. A job that has ended again begins again with the first."""
+    after: dict[int, int] = {}
+    for effect in left:
+        after[effect.job_id] = min(effect.after, after.get(effect.job_id, effect.after))
+    return after
 
 
 def _release(turn: Turn, dependent: Dependent) -> None:

@@ -16,6 +16,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import ExecutionMode, State
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.deadlines import Deadlines
+from stoker.engine.dependents import where_to_go_on
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import Inbox
 from stoker.engine.log_events import announce, announce_settings
@@ -140,7 +141,7 @@ class Effects:
             self._local.acknowledge_unknown([effect.run_id for effect in recorded])
 
     def _release_dependents(self, ended: Sequence[ev.ReleaseDependents]) -> None:
-        needed = {effect.job_id: effect.after for effect in ended if effect.job_id in self._memory.needed}
+        needed = where_to_go_on(effect for effect in ended if effect.job_id in self._memory.needed)
         if needed:
             self._inbox.post(Dependents(needed))
 

@@ -290,8 +290,8 @@ class Dependents(Message):
             wanted.dependents_of[needed] = min(after, wanted.dependents_of.get(needed, after))
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
-        for needed, after in self._after.items():
-            yield from release_dependents(turn, needed, after)
+        for needed in self._after:
+            yield from release_dependents(turn, needed)
 
 
 class Flush(Message):

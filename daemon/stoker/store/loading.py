@@ -53,6 +53,11 @@ class Portion(Struct, frozen=True):
     last: int = 0
     more: bool = False
 
+    @property
+    def put_off(self) -> bool:
+        """Whether nothing was read, as the dependents of other jobs are enough for one turn."""
+        return self.more and not self.dependents
+
 
 class Loaded(Struct):
     jobs: dict[int, Job] = field(default_factory=dict)
@@ -75,7 +80,7 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         wanted.ids.update(loaded.due.woken, loaded.due.expired, loaded.due.overdue)
     if wanted.dependents_of:
         loaded.dependents = _portions(connection, wanted.dependents_of)
-        wanted.ids.update(wanted.dependents_of)
+        wanted.ids.update(needed for needed, portion in loaded.dependents.items() if not portion.put_off)
         wanted.ids.update(each.job_id for portion in loaded.dependents.values() for each in portion.dependents)
     if wanted.skipped_behind:
         loaded.skipped_behind = job_rows.skipped_behind(connection, wanted.skipped_behind)
@@ -106,13 +111,14 @@ def _load_needs(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) 
 
 
 def _portions(connection: sqlite3.Connection, wanted: Mapping[int, int]) -> dict[int, Portion]:
-    """The next dependents of each, no more than DEPENDENTS_LIMIT in all."""
+    """The next dependents of the first of these: of no more than DEPENDENTS_LIMIT jobs, and no more in all."""
     portions = {}
     left = DEPENDENTS_LIMIT
     for needed, after in wanted.items():
-        dependents = job_rows.dependents(connection, needed, after, left) if left else []
-        left -= len(dependents)
-        portions[needed] = Portion(dependents, dependents[-1].job_id if dependents else after, more=not left)
+        dependents = job_rows.dependents(connection, needed, after, left) if left > 0 else []
+        last = dependents[-1].job_id if dependents else after
+        portions[needed] = Portion(dependents, last, more=len(dependents) >= left)
+        left -= max(1, len(dependents))
     return portions
 
 
