@@ -24,6 +24,7 @@ from stoker.store import attempts, changes, jobs
 from stoker.store.attempts import Needed
 from stoker.store.directory import StateDirectory
 from stoker.store.recoveries import Recovery
+from stoker.store.reserve import is_full
 from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch, NewKey, store
 from tests.support.batches import accepted, change, newest, tables
 from tests.support.facts import until_async
@@ -531,3 +532,12 @@ async def test_settle_when_the_disk_is_full_then_the_end_of_running_work_is_stil
 
     assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)
     assert await state.reader.run(attempts.open_attempts) == []
+
+
+def test_full_when_nothing_can_be_written_at_all_then_the_disk_is_not_called_full(tmp_path: Path) -> None:
+    gone = tmp_path / "state"
+    gone.touch()  # what is asked of a directory fails here, as on a disk that is read-only or gone
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+
+    assert not is_full(error, gone)

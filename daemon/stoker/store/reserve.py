@@ -5,6 +5,7 @@ Owns the file `reserve`. Invariant: only ENOSPC and EDQUOT count as full; after 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -31,7 +32,8 @@ def _takes_nothing(directory: Path) -> bool:
     except OSError as error:
         return error.errno in FULL
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may be read-only, or gone: the error of SQLite says more
+            probe.unlink()
     return False
 
 
