@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from stoker.core.clock import SystemClock, boot_ms, wall_ms
+from stoker.core.clock import Now, SystemClock, boot_ms, wall_ms
 
 
 def between(before: int, value: int, after: int) -> bool:
@@ -36,3 +36,7 @@ def test_clock_when_the_boot_has_an_anchor_then_steady_time_ignores_the_wall_clo
 
     assert between(before + 5_000_000, now.steady, after + 5_000_000)
     assert clock.steady_from_boot(17) == 5_000_017
+
+
+def test_now_when_one_clock_is_ahead_then_the_other_is_the_earlier() -> None:
+    assert Now(wall=5, steady=3).earlier == Now(wall=3, steady=5).earlier == 3
