@@ -56,7 +56,8 @@ class Lane:
     @property
     def low(self) -> bool:
         """Whether to read the lane before more of its jobs are started."""
-        return self._stale or (len(self.jobs) < self.capacity // LOW_WATER and not self._complete)
+        short = len(self.jobs) < self.capacity // LOW_WATER and not self._complete
+        return self.count > 0 and (self._stale or short)
 
     def add(self, job: Job, *, startable: bool) -> None:
         """A job became queued. `startable`: it is no step of a barred workflow."""
