@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +37,26 @@ async def test_find_when_a_worker_put_a_fifo_in_place_of_a_lock_then_it_is_named
 
     with pytest.raises(NotRegular, match=str(lock)):
         find_launchers(host.state_dir)
+
+
+# Attaches to a process as a debugger, and never waits for it.
+TRACE = "import ctypes, sys; print(ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0), flush=True); input()"
+
+
+async def test_launcher_when_its_debugger_does_not_wait_for_it_then_the_loop_goes_on(host: LauncherHost) -> None:
+    client = await host.start()
+    command = [sys.executable, "-I", "-S", "-c", TRACE, str(client.facts.pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as debugger:
+        assert debugger.stdout is not None
+        if debugger.stdout.readline() != b"0\n":
+            pytest.skip("no process may be traced here")
+
+        os.kill(client.facts.pid, signal.SIGKILL)
+
+        await until_async(lambda: client.lost)
+        unreaped = Path(f"/proc/{client.facts.pid}").exists()
+    assert unreaped
+    await host.gone_from_proc(client.facts.pid)
 
 
 async def test_find_when_it_is_frozen_then_it_is_alive(host: LauncherHost) -> None:

@@ -29,6 +29,7 @@ ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 ERROR_TAIL_BYTES = 2_048
 READY = b"+"
 START_S = 30.0  # for an interpreter on a busy host; it may hang in a dead file system
+REAP_AGAIN_S = 1.0
 LOCK = 3
 
 
@@ -182,15 +183,20 @@ def _reap_when_dead(pid: int) -> int:
     loop = asyncio.get_running_loop()
     pidfds: list[int] = []
 
-    def reap() -> None:
+    def has_ended() -> None:
         loop.remove_reader(pidfds[0])
         os.close(pidfds[0])
-        os.waitpid(pid, 0)
+        reap()
+
+    def reap() -> None:
+        """A debugger of the launcher is told of its end first, and may be stopped itself."""
+        if os.waitpid(pid, os.WNOHANG)[0] != pid:
+            loop.call_later(REAP_AGAIN_S, reap)
 
     try:
         pidfds += [os.pidfd_open(pid)]
         pidfds += [os.pidfd_open(pid)]
-        loop.add_reader(pidfds[0], reap)
+        loop.add_reader(pidfds[0], has_ended)
     except OSError:  # no descriptor is left; the pid of an unreaped child is not used again
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
