@@ -137,3 +137,10 @@ def test_text_when_it_comes_in_any_pieces_then_the_screen_is_the_same() -> None:
 def test_cells_when_characters_are_wide_or_none_then_columns_are_counted() -> None:
     assert cells("漢字e\u0301\x1b[31m") == 5
     assert cells("\t") == 8
+
+
+@pytest.mark.timeout(60)
+def test_text_when_it_has_a_million_carriage_returns_in_a_row_then_it_is_read_once() -> None:
+    text = TerminalText(lambda: COLUMNS, visible, live=True, coloured=True)
+
+    assert text.feed("a" + "\r" * 1_000_000 + "b").endswith("b")

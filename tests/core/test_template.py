@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, JobWork
-from stoker.core.workflow.template import MOST_NAMED, Filled, Template, TemplateNames, named
+from stoker.core.workflow.template import _WORD, MOST_NAMED, Filled, Template, TemplateNames, named
 
 
 def filled(parameters: dict[str, str], item: str | None = None, **fields: Any) -> Filled[JobWork]:
@@ -17,6 +17,13 @@ def filled(parameters: dict[str, str], item: str | None = None, **fields: Any) -
 
 def texts_of(made: Filled[JobWork]) -> dict[str, str]:
     return {mistake.path: mistake.message for mistake in made.mistakes}
+
+
+@pytest.mark.timeout(60)
+def test_names_when_a_million_spaces_follow_open_braces_then_the_text_is_read_once() -> None:
+    text = "{{" + " " * 1_000_000
+
+    assert _WORD.split(text) == [text]
 
 
 def test_fill_when_every_text_is_a_template_then_each_is_replaced_and_no_other() -> None:

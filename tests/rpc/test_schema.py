@@ -132,3 +132,19 @@ def outcome_of(value: object, params: type[Params]) -> Params | InvalidParams:
         return read_params(value, params)
     except InvalidParams as error:
         return error
+
+
+@pytest.mark.parametrize(
+    "name", ["x - at `$.env", "x - at `$.args[0]", "x - at `key` in `$.env", "x - at `$`", "x` - at `$.needs[0]"]
+)
+def test_error_when_an_unknown_field_is_named_like_a_path_then_that_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidParams, match="no such field") as refused:
+        read_params({"command": "true", "env": {}, name: 1}, JobParams)
+
+    assert refused.value.details["path"] == name
+
+
+@pytest.mark.timeout(60)
+def test_error_when_a_name_repeats_the_mark_of_a_path_then_it_is_read_once() -> None:
+    with pytest.raises(InvalidParams, match="no such field"):
+        read_params({"command": "true", "` - at `key in `$" * 60_000: 1}, JobParams)

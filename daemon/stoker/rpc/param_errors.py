@@ -22,7 +22,7 @@ from stoker.core.requests import MAX_INT, MAX_SHOWN
 from stoker.core.units import spoken
 from stoker.core.workflow.definition import StepParams
 
-_MESSAGE = re.compile(r"^(?P<problem>.*?)(?: - at (?P<key>`key(?: in .*?)?` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
+_WHERE = re.compile(r"(?P<key>`key(?: in .*)?` in )?`\$(?P<path>[^`]*)`", re.DOTALL)
 _TOKEN = re.compile(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]")
 _FIELD = re.compile(r"(?P<what>unknown|required) field `(?P<name>.*)`", re.DOTALL)
 _EXPECTED = re.compile(r"Expected (`(?!str` matching).*?)(?:, got .*?)?(?: - at .*)?$", re.DOTALL)
@@ -70,14 +70,17 @@ class Place(NamedTuple):
 
 def invalid_params(message: str, value: object, params: type[Struct], within: str) -> InvalidParams:
     """The error for `message`, by which msgspec refused `value`. `within` is the path of the value in its request."""
-    match = _MESSAGE.match(message)
-    assert match  # every part of the pattern is optional
     place = Place((), value, params)
-    for token in _TOKEN.findall(match["path"] or ""):
+    unknown = _FIELD.search(message)
+    if unknown and isinstance(value, dict) and unknown["name"] in value:  # a name that may itself look like a path
+        return _about_field(place, within, unknown["what"], unknown["name"])
+    problem, _, where = message.rpartition(" - at ")
+    match = _WHERE.fullmatch(where)
+    for token in _TOKEN.findall(match["path"]) if match else ():
         place = _step(place, *token)
-    if match["key"]:
+    if match and match["key"]:
         return _about_key(place, within)
-    field = _FIELD.search(match["problem"])
+    field = _FIELD.search(problem if match else message)
     return (
         _about_field(place, within, field["what"], field["name"])
         if field

@@ -20,7 +20,8 @@ from stoker.core.workflow.mistakes import Mistake
 ITEM = "item"
 MOST_NAMED = 20  # parameters, in one message
 OVERHEAD = 64  # characters that each text costs beside its own, in memory and in a row
-_WORD = re.compile(r"\{\{\s*([^{}\s]*)\s*\}\}")
+# No part gives back what it took: else a text of spaces behind `{{` takes time by the square of its length.
+_WORD = re.compile(r"\{\{\s*+([^{}\s]*+)\s*+\}\}")
 _SINGLE = {"command": Path, "working_dir": AbsolutePath, "stdin": Text, "name": Title}
 _OF_PROGRAM = frozenset({"command", "working_dir", "env.PATH"})
 _LARGE = "pass large data by a file or by stdin"
