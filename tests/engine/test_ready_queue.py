@@ -103,14 +103,14 @@ def test_ready_when_a_workflow_is_barred_then_its_steps_are_counted_and_not_held
 
 
 def test_ready_when_bars_change_then_it_is_read_and_the_rest_may_start() -> None:
-    step = replace(queued(2), workflow_id=7)
-    ready = filled(queued(1), step, queued(3))
+    others = [queued(ident) for ident in range(3, CAPACITY)]  # so many that the lane would not be read for want of jobs
+    ready = filled(queued(1), replace(queued(2), workflow_id=7), *others)
 
     ready.read_again({7})
 
-    assert held(ready) == [[1, 3]]
+    assert held(ready) == [[1, *range(3, CAPACITY)]]
     ((demand, _),) = ready.hungry()
-    ready.refill(demand, [queued(1), queued(3)])
+    ready.refill(demand, [queued(1), *others])
     assert list(ready.hungry()) == []
 
 
@@ -121,6 +121,48 @@ def test_ready_when_the_last_job_leaves_a_lane_that_is_to_be_read_then_it_is_not
     ready.remove(queued(1))
 
     assert list(ready.hungry()) == []
+
+
+STEPS = st.tuples(st.sampled_from(["queue", "leave", "bar", "let go", "look", "read"]), st.integers(1, 3))
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_ready_when_workflows_are_barred_and_let_go_then_all_that_may_start_are_found(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Jobs with an even id are steps of the workflow of that number; the dispatcher looks now and then."""
+    ready, changed = ReadyQueue(), False
+    barred: set[int] = set()
+    there: dict[int, Job] = {}
+
+    def read() -> None:
+        for demand, _ in list(ready.hungry()):
+            ready.refill(demand, [one for _, one in sorted(there.items()) if one.workflow_id not in barred][:CAPACITY])
+
+    for word, ident in steps:
+        step = replace(queued(ident), workflow_id=None if ident % 2 else ident)
+        if word == "queue" and ident not in there:
+            ready.add(step, startable=step.workflow_id not in barred)
+            there[ident] = step
+        elif word == "leave" and ident in there:
+            ready.remove(there.pop(ident))
+        elif word in ("bar", "let go"):
+            before = len(barred)
+            (barred.add if word == "bar" else barred.discard)(ident)
+            changed = changed or len(barred) != before
+        elif word == "look" and changed:
+            ready.read_again(barred)
+            changed = False
+        elif word == "read":
+            read()
+        assert all(ready.lanes.get(demand) is lane for demand, lane in ready.hungry())
+
+    if changed:
+        ready.read_again(barred)
+    read()
+    assert list(ready.hungry()) == []
+    may_start = [ident for ident, one in sorted(there.items()) if one.workflow_id not in barred]
+    assert held(ready) == ([may_start] if may_start else [])
 
 
 # --- what admission is given --------------------------------------------------------------------------------
