@@ -56,7 +56,7 @@ def recovery(client: stoker.Client) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("on_orphan", "expected", "why"),
     [
-        ("fail", ("failed", "orphaned"), "failed (orphaned)"),
+        ("fail", ("failed", "orphaned"), "failed: ran or ended while no daemon was there"),
         ("hold", ("held", "orphaned"), "ran while no daemon was there and was stopped"),
     ],
 )

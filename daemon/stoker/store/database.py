@@ -242,3 +242,15 @@ def _refuse_lost(path: Path, aside: Path) -> None:
             f"{path} {what}, but {', '.join(present)} shows that there was one; to open it now would lose what is left",
             hint="put the database back, or stoker restore --from-backup latest, or move the directory away",
         )
+
+
+def copy_wal(connection: sqlite3.Connection) -> int:
+    """Copy the WAL into the database, without waiting for readers; returns the number of copied pages."""
+    _busy, _pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(done)
+
+
+def optimize(connection: sqlite3.Connection) -> int:
+    """Let SQLite refresh the statistics of its query planner (PRAGMA optimize)."""
+    connection.execute("PRAGMA optimize")
+    return 0

@@ -21,8 +21,8 @@ from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
 from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
-from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, upkeep, workflows
-from stoker.store.database import Database, transaction
+from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, workflows
+from stoker.store.database import Database, copy_wal, transaction
 from stoker.store.directory import FULL
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.reserve import Reserve, is_full
@@ -258,7 +258,7 @@ class Writer:
         """Copy the WAL into the database. Raises StorageFailed; on a full disk the WAL stays as it is."""
         self._since_checkpoint = 0
         with contextlib.suppress(DiskFull):
-            await self.maintain(upkeep.checkpoint)
+            await self.maintain(copy_wal)
 
     def keep_reserve(self) -> None:
         """Allocate the emergency reserve (again). Raises OSError if there is no room for it."""

@@ -14,7 +14,7 @@ from stoker.core.job.model import ExecutionMode
 from stoker.core.requests import JobParams
 from stoker.engine.submit import Intake, Submission
 from stoker.executors.handlers import HANDLERS, Call
-from stoker.store import upkeep
+from stoker.store.database import optimize
 from stoker.store.writer import Writer
 
 TIDY = "stoker.tidy"
@@ -43,6 +43,6 @@ def tidy(writer: Writer) -> Callable[[Call], Awaitable[None]]:
     """Let SQLite update its statistics."""
 
     async def run(_call: Call) -> None:
-        await writer.maintain(upkeep.optimize)
+        await writer.maintain(optimize)
 
     return run

@@ -1,6 +1,6 @@
 """The parts that rules of the lifecycle share: what blocks a job, how it is queued again, ends, or is stopped.
 
-Invariants: a job that may start again is `waiting` exactly while something blocks it; the end of a job is told to its
+Invariants: a job that may start again is `waiting` exactly while something blocks it; the end of a job releases its
 dependents; the first stop reason wins.
 """
 
