@@ -180,7 +180,7 @@ async def test_backup_when_its_client_hangs_up_then_it_is_given_up_and_nothing_i
     assert (verified, backups.describe()["newest"]) == ([], None)
 
 
-async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_waits_its_time(
+async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_comes_in_time(
     large: StateDirectory,
 ) -> None:
     make_directory(large.backups)

@@ -114,7 +114,7 @@ def test_ready_when_bars_change_then_it_is_read_and_the_rest_may_start() -> None
     assert list(ready.hungry()) == []
 
 
-def test_ready_when_the_last_job_leaves_a_lane_that_is_to_be_read_then_it_is_not_read() -> None:
+def test_ready_when_the_last_job_leaves_a_lane_to_be_read_then_it_is_not_read() -> None:
     ready = filled(queued(1))
     ready.read_again(set())
 
