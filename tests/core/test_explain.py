@@ -302,7 +302,14 @@ def test_why_when_a_job_has_ended_then_it_says_how_and_offers_a_sensible_retry(s
 
     ended = state.value if state in (State.SUCCEEDED, State.FAILED, State.EXPIRED) else f"was {state.value}"
     assert (told.code, told.message) == ("final", f"{ended} by a person")
-    assert told.hint == ("stoker retry 7" if state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None)
+    hints = {State.SKIPPED: "stoker history 7", State.SUCCEEDED: None, State.SUPERSEDED: None}
+    assert told.hint == hints.get(state, "stoker retry 7")
+
+
+def test_why_when_a_step_was_skipped_then_a_resume_strategy_may_have_done_it() -> None:
+    told = why(job(State.SKIPPED, reason=Reason.USER, workflow_id=3, step="a"))
+
+    assert told.message == "was skipped by a person or by a resume strategy"
 
 
 def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> None:

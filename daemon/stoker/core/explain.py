@@ -328,6 +328,8 @@ _ENDED = {
 
 def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
+    if job.state is State.SKIPPED and job.reason is Reason.USER:
+        hint = f"stoker history {job.id}"  # it says who, and why
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
     if job.state is not State.FAILED:

@@ -13,8 +13,11 @@ from stoker.core.units import duration, exited_with, instant
 def cause(job: Job) -> str:
     """`: signal 9 (SIGKILL)`, `: stopped at its time limit (timeout), 20s an attempt`, ` by a person`."""
     reason = job.reason
-    if reason is None or reason is Reason.USER:
-        return "" if reason is None else f" {SENTENCES[reason]}"
+    if reason is None:
+        return ""
+    if reason is Reason.USER:
+        skipped_step = job.state is State.SKIPPED and job.workflow_id is not None
+        return f" {SENTENCES[reason]}" + (" or by a resume strategy" if skipped_step else "")
     if reason is Reason.EXIT and job.exit_code is not None and job.state is State.FAILED:
         return f": {exited_with(job.exit_code, job.spec.success_exit_codes)}"
     if reason is Reason.SIGNAL and job.signal is not None:
