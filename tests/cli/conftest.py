@@ -72,6 +72,8 @@ class DeskService(MemoryService):
     async def list(self, wanted: JobFilter) -> Any:
         matching = [one for one in reversed(self.views.values()) if not wanted.states or one["state"] in wanted.states]
         matching = [one for one in matching if wanted.before is None or one["id"] < wanted.before]
+        if wanted.after is not None:
+            matching = [one for one in reversed(matching) if one["id"] > wanted.after]
         cut = matching[: wanted.limit]
         return {"jobs": cut, "next": cut[-1]["id"] if len(matching) > len(cut) else None}
 

@@ -501,7 +501,7 @@ def test_ls_when_jobs_are_left_out_then_a_remark_says_so_unless_limit_was_given(
 
     assert desk.stoker("ls").err == "stoker: only the first 30 jobs are shown; --all or --limit N shows more\n"
     assert [desk.stoker("ls", *words).err for words in (["--limit", "4"], ["--all"], ["--ids"])] == ["", "", ""]
-    assert [job["id"] for job in json.loads(cut.out)["jobs"]] == [31, 30, 29, 28]
+    assert [job["id"] for job in json.loads(cut.out)["jobs"]] == [1, 2, 3, 4]
     assert json.loads(cut.out)["more"] is True
 
 
@@ -512,7 +512,7 @@ def test_ls_when_ids_is_given_then_all_are_printed_unless_a_limit_is_given(desk:
     ids = desk.stoker("ls", "--ids").out.split()
     some = desk.stoker("ls", "--ids", "--limit", "1100").out.split()
 
-    assert ids == [str(job) for job in range(1_202, 0, -1)]
+    assert ids == [str(job) for job in range(1, 1_203)]
     assert some == ids[:1_100]
 
 

@@ -353,9 +353,13 @@ def test_recovery_when_it_is_finished_then_its_row_is_replaced(database: sqlite3
         (JobFilter(label="a=team"), []),
         (JobFilter(before=4), [3, 2, 1]),
         (JobFilter(states=(State.QUEUED,), name="nightly", before=5), [1]),
+        (JobFilter(after=0), [1, 2, 3, 4, 5]),
+        (JobFilter(after=2), [3, 4, 5]),
+        (JobFilter(states=(State.HELD,), after=0), [4]),
+        (JobFilter(states=(State.QUEUED,), after=1), [2, 5]),
     ],
 )
-def test_page_when_a_filter_is_set_then_only_what_fits_comes_newest_first(
+def test_page_when_a_filter_is_set_then_only_what_fits_comes_in_order(
     database: sqlite3.Connection, wanted: JobFilter, ids: list[int]
 ) -> None:
     labels = {"team": "a", "x": "y"}
@@ -386,6 +390,19 @@ def test_scan_when_the_table_is_longer_than_a_portion_then_the_cursor_goes_on(
         scan = reader.scan(database, JobFilter(name="1", before=scan.next))
 
     assert [*seen, [one.id for one in scan.jobs]] == [[], [6], [], [1]]
+
+
+def test_scan_when_the_oldest_come_first_then_it_begins_where_jobs_wait(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SCANNED_ROWS", 2)
+    put(database, [job(State.FAILED, id=ident) for ident in range(1, 5)] + [job(id=ident) for ident in range(5, 11)])
+
+    first = reader.scan(database, JobFilter(states=(State.QUEUED,), after=0))
+    second = reader.scan(database, JobFilter(states=(State.QUEUED,), after=first.next))
+
+    assert [one.id for scan in (first, second) for one in scan.jobs] == list(range(5, 11))
+    assert (first.next, second.next) == (7, 10)
 
 
 def test_scan_when_the_jobs_are_large_then_a_portion_ends_at_its_bytes(database: sqlite3.Connection) -> None:

@@ -223,7 +223,10 @@ class WorkflowParams(Params, frozen=True, kw_only=True):
 
 
 class JobFilter(Params, frozen=True, kw_only=True):
-    """Which jobs to list, newest first; `before` is the cursor. Empty `states` means all."""
+    """Which jobs to list; empty `states` means all.
+
+    Newest first, with the cursor `before`; or oldest first, with the cursor `after` (0: from the first).
+    """
 
     states: tuple[State, ...] = ()
     queue: Name | None = None
@@ -231,6 +234,7 @@ class JobFilter(Params, frozen=True, kw_only=True):
     label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
     limit: PageLimit = 100
     before: JobId | None = None
+    after: Annotated[int, Meta(ge=0, le=MAX_INT)] | None = None
 
 
 FinalState = Literal["succeeded", "failed", "cancelled", "expired", "superseded", "skipped"]

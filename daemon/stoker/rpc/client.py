@@ -167,7 +167,10 @@ class Client(Conversation):
         return (change for batch in batches for change in batch["changes"])
 
     def list(self, **filters: Any) -> JobPage:
-        """A page of jobs, newest first; filters: states queue name label limit before."""
+        """A page of jobs; filters: states queue name label limit before.
+
+        Newest first, with `before` as cursor; or oldest first, with `after` (0: from the first).
+        """
         answer: JobPage = self._read("job.list", **filters)
         return answer
 

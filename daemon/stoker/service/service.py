@@ -133,7 +133,7 @@ class Service:
         raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
 
     async def list(self, job_filter: JobFilter) -> JobPage:
-        """A page of matching jobs, newest first. Raises QueueNotFound."""
+        """A page of matching jobs. Raises QueueNotFound."""
         if job_filter.queue is not None:
             self._engine.memory.queue(job_filter.queue, "queue")
         jobs, following = await self._search(job_filter)
@@ -141,11 +141,12 @@ class Service:
         return {"jobs": views, "next": following}
 
     async def _search(self, job_filter: JobFilter) -> tuple[Sequence[Job], int | None]:
-        """A page of jobs, and the `before` of the next. It reads in portions, so that other queries are not delayed."""
+        """A page of jobs, and the cursor of the next. It reads in portions, so that other queries are not delayed."""
         jobs: list[Job] = []
-        size, before = 0, job_filter.before
+        size, portion = 0, job_filter
+        name = "before" if job_filter.after is None else "after"
         while True:
-            portion = msgspec.structs.replace(job_filter, before=before, limit=job_filter.limit + 1 - len(jobs))
+            portion = msgspec.structs.replace(portion, limit=job_filter.limit + 1 - len(jobs))
             scan = await self._engine.queries.run(reader.scan, portion)
             jobs += scan.jobs
             size += scan.size
@@ -153,7 +154,7 @@ class Service:
                 return jobs[: job_filter.limit], jobs[job_filter.limit - 1].id
             if scan.next is None or size > reader.PAGE_BYTES:
                 return jobs, scan.next
-            before = scan.next
+            portion = msgspec.structs.replace(portion, **{name: scan.next})
 
     async def history(self, job_id: int, after: int, limit: int) -> JobHistory:
         """The changes of a job after that sequence number, and its newest attempts."""

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from msgspec import Struct
 
 from stoker.core.errors import StorageFailed
-from stoker.core.job.model import Job
+from stoker.core.job.model import Job, State
 from stoker.core.requests import JobFilter
 from stoker.store import jobs
 from stoker.store.database import Database
@@ -27,13 +27,22 @@ PING = "SELECT count(*) FROM sqlite_schema"
 
 
 FLOOR = "SELECT id FROM jobs WHERE id < ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+CEILING = "SELECT id FROM jobs WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+# Both parts have an index, and most of the table may have ended long ago.
+FIRST_NOT_STARTED = """
+SELECT min(id) FROM (
+    SELECT min(id) AS id FROM jobs WHERE state = 'queued'
+    UNION ALL SELECT min(id) AS id FROM jobs WHERE state IN ('waiting', 'held')
+)
+"""
+NOT_STARTED = {State.QUEUED, State.WAITING, State.HELD}
 MAX_ID = 2**63 - 1
 SCANNED_ROWS = 10_000  # in one transaction: some tens of milliseconds, then other reads get their turn
 PAGE_BYTES = 1024 * 1024  # of jobs, as stored
 
 
 class Scan(Struct, frozen=True):
-    """Some jobs, newest first, and their size in bytes; the search goes on before the id `next`, if it is not None."""
+    """Some jobs and their size in bytes; the search goes on behind the id `next`, if it is not None."""
 
     jobs: list[Job]
     next: int | None
@@ -67,19 +76,32 @@ def _in_transaction(
 
 def scan(connection: sqlite3.Connection, wanted: JobFilter) -> Scan:
     """The jobs that match a filter in the next portion of the table: a long search takes several calls."""
-    before = wanted.before or MAX_ID
-    (floor,) = connection.execute(FLOOR, (before, SCANNED_ROWS)).fetchone() or (0,)
     conditions, parameters = _conditions(wanted)
-    where = " AND ".join(["id < ? AND id >= ?", *conditions])
-    sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT ?"
+    if wanted.after is None:
+        cursor, between, order = wanted.before or MAX_ID, "id < ? AND id >= ?", "id DESC"
+        edge = connection.execute(FLOOR, (cursor, SCANNED_ROWS)).fetchone()
+    else:
+        cursor, between, order = wanted.after or _before_first(connection, wanted), "id > ? AND id <= ?", "id"
+        edge = connection.execute(CEILING, (cursor, SCANNED_ROWS)).fetchone()
+    end = edge[0] if edge else 0 if wanted.after is None else MAX_ID
+    where = " AND ".join([between, *conditions])
+    sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} ORDER BY {order} LIMIT ?"
     matches: list[Job] = []
     size = 0
-    for row in connection.execute(sql, (before, floor, *parameters, wanted.limit)):
+    for row in connection.execute(sql, (cursor, end, *parameters, wanted.limit)):
         matches.append(jobs.from_row(row))
         size += sum(len(text) for text in row if isinstance(text, str))
         if size > PAGE_BYTES:
             return Scan(matches, matches[-1].id, size)
-    return Scan(matches, floor or None, size)
+    return Scan(matches, edge and edge[0], size)
+
+
+def _before_first(connection: sqlite3.Connection, wanted: JobFilter) -> int:
+    """An id before the oldest job that may match."""
+    if not wanted.states or not NOT_STARTED.issuperset(wanted.states):
+        return 0
+    first: int | None = connection.execute(FIRST_NOT_STARTED).fetchone()[0]
+    return 0 if first is None else first - 1
 
 
 def _conditions(wanted: JobFilter) -> tuple[list[str], Sequence[Any]]:
