@@ -127,7 +127,7 @@ STEPS = st.tuples(st.sampled_from(["queue", "leave", "bar", "let go", "look", "r
 
 
 @given(st.lists(STEPS, max_size=40))
-def test_ready_when_workflows_are_barred_and_let_go_then_all_that_may_start_are_found(
+def test_ready_when_workflows_are_barred_and_let_go_then_all_startable_are_found(
     steps: list[tuple[str, int]],
 ) -> None:
     """Jobs with an even id are steps of the workflow of that number; the dispatcher looks now and then."""
