@@ -75,6 +75,7 @@ def test_backup_when_others_commit_meanwhile_then_it_has_the_state_of_its_beginn
     commits: list[int] = []
 
     def commit(done: int, of: int) -> None:
+        assert len(commits) < ROWS, "it begins again and again"
         if done < of:
             full.execute("UPDATE jobs SET failures = failures + 1 WHERE id % 50 = ?", (len(commits) % 50,))
             full.execute("PRAGMA wal_checkpoint(PASSIVE)")
