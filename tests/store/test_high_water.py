@@ -63,9 +63,20 @@ async def test_commit_when_it_uses_an_id_above_the_mark_then_the_mark_is_durable
     state = await open_at(directory)
     assert json.loads(directory.high_water.read_bytes())["epoch"] == state.instance.epoch
 
-    await state.writer.commit(accepted(job(id=5)))
+    await state.writer.commit(accepted(job(id=2 * BLOCK)))
 
-    assert json.loads(directory.high_water.read_bytes())["jobs"] == 5 + BLOCK
+    assert json.loads(directory.high_water.read_bytes())["jobs"] == 3 * BLOCK
+
+
+async def test_commit_when_it_is_the_first_of_a_life_then_it_writes_no_mark(
+    directory: StateDirectory, open_at: Open
+) -> None:
+    state = await open_at(directory)
+    before = directory.high_water.stat()
+
+    await state.writer.commit(accepted(job(id=1)))
+
+    assert directory.high_water.stat() == before
 
 
 async def test_commit_when_the_mark_cannot_be_raised_then_nothing_is_committed(
@@ -79,6 +90,6 @@ async def test_commit_when_the_mark_cannot_be_raised_then_nothing_is_committed(
     monkeypatch.setattr(marks, "sync", fail)
 
     with pytest.raises(StorageFailed, match="high-water mark"):
-        await state.writer.commit(accepted(job(id=5)))
+        await state.writer.commit(accepted(job(id=2 * BLOCK)))
 
     assert await state.reader.run(lambda rows: rows.execute("SELECT count(*) FROM jobs").fetchone()) == (0,)

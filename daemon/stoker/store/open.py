@@ -106,7 +106,8 @@ def _high_water(directory: StateDirectory, life: Instance, state: Snapshot) -> H
     high_water = HighWater(directory.high_water)
     high_water.read()
     try:
-        high_water.cover(Mark(life.epoch, state.last_id, state.last_workflow, state.last_checkpoint))
+        # With room for what comes next: a commit must not wait for a descriptor soon after the start.
+        high_water.cover(Mark(life.epoch, state.last_id + 1, state.last_workflow + 1, state.last_checkpoint + 1))
     except OSError as error:
         raise storage_error(directory.high_water, error) from error
     return high_water
