@@ -42,6 +42,7 @@ def test_table_when_printed_then_a_missed_budget_stands_in_it() -> None:
     assert line.split() == ["submits", "0.2", "0.1..0.3", "≥", "0.3", "≥", "0.5", "MISSED", "10/s"]
 
 
+@pytest.mark.timeout(1_800)
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler for the yardsticks")
 def test_benchmarks_when_run_quickly_then_every_budget_has_a_row() -> None:
     run = subprocess.run(

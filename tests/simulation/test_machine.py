@@ -59,7 +59,7 @@ class Machine(RuleBasedStateMachine):
             self._seams.__exit__(None, None, None)
 
 
-@pytest.mark.timeout(600 + 2 * EXAMPLES)
+@pytest.mark.timeout(1_800 + 2 * EXAMPLES)
 def test_machine_when_events_come_in_any_order_then_no_law_is_broken_and_all_ends(seed: int) -> None:
     assert sorted(ACTIONS) == sorted([*COURSE, *FAULTS, *RELIEF])
 

@@ -43,7 +43,7 @@ CONTROL_STEPS = 600
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(600 * LENGTH)
+@pytest.mark.timeout(1_800 * LENGTH)
 def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: int) -> None:
     episodes = STEPS // EPISODE * LENGTH
     done: Counter[str] = Counter()
