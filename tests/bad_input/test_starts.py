@@ -104,8 +104,8 @@ def test_settings_when_wrong_then_config_check_says_the_same_without_a_daemon(st
     checked = stopped_daemon.cli("config", "check", "--config", str(stopped_daemon.config))
 
     assert checked.returncode == 78
-    problems = [line.removeprefix("stokerd: ") for line in stderr.splitlines() if line.startswith("stokerd: ")]
-    assert len(problems) >= 6
+    problems = [line.removeprefix("stokerd: ") for line in stderr.splitlines() if not line.startswith("hint: ")]
+    assert len(problems) >= 7
     assert all(line in checked.stdout + checked.stderr for line in problems)
 
 

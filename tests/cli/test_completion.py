@@ -134,9 +134,11 @@ def test_bash_when_a_daemon_names_a_queue_like_a_command_then_it_is_left_out(tmp
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
+        listener.settimeout(DEADLINE_S)
         answer = threading.Thread(target=answer_once, args=(listener, {"queues": names}))
         answer.start()
-        offered = completed("stoker ls --queue ", {**os.environ, "STOKER_SOCKET": str(tmp_path / "socket")})
+        environ = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "STOKER_SOCKET": str(tmp_path / "socket")}
+        offered = completed("stoker ls --queue ", environ)
         answer.join()
 
     assert offered == {"bulk"}

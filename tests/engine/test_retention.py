@@ -263,7 +263,7 @@ def test_purge_when_a_skipped_job_goes_then_its_need_can_still_be_retried(client
     assert end_of(client, failed) == ("failed", "exit")
 
 
-def test_purge_when_what_a_job_needed_goes_then_the_skipped_job_can_be_retried(client: stoker.Client) -> None:
+def test_purge_when_what_a_job_needed_goes_then_the_skipped_job_stays_skipped(client: stoker.Client) -> None:
     failed = submit(client, shell("exit 1"))
     end_of(client, failed)
     skipped = submit(client, HELLO, needs=[failed])
@@ -271,8 +271,9 @@ def test_purge_when_what_a_job_needed_goes_then_the_skipped_job_can_be_retried(c
     purge(client, states=["failed"])
 
     assert gone(client, failed)
-    client.call("job.retry", {"id": skipped})
-    assert end_of(client, skipped) == ("succeeded", "exit")
+    with pytest.raises(NotAllowed, match=f"job {skipped} needs job {failed}, which was removed"):
+        client.retry(skipped)
+    assert state(client, skipped) == "skipped"
 
 
 def test_purge_when_many_logs_cannot_be_removed_then_those_behind_them_are(daemon: DaemonProcess) -> None:

@@ -135,7 +135,7 @@ def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemo
     assert (preview.returncode, preview.stderr) == (1, "")
     assert told in preview.stdout
     assert "next: stop the daemon, then: stoker restore" in preview.stdout
-    assert_safe(daemon, told, "restore a backup")
+    assert_safe(daemon, told, "stoker restore --from-backup latest")
     shown = daemon.cli("status").stdout
     assert "given up, unfinished attempts are unchanged" in shown
     assert "no unfinished attempts" not in shown

@@ -51,7 +51,7 @@ def safe_mode(error: Exception, timeout_ms: int) -> SafeModeState:
     """Safe mode after a recovery that raised `error`."""
     match error:
         case RowInvalid():
-            return SafeModeState(f"the database contradicts itself: {error}", f"stop the daemon, {error.remedy}")
+            return SafeModeState(f"the database contradicts itself: {error}", error.remedy)
         case PlanInvalid():
             return SafeModeState(f"the plan of the recovery is not valid: {error}", f"stop the daemon, {error.remedy}")
         case TimeoutError():

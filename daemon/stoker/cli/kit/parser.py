@@ -169,7 +169,7 @@ class Command:
         lines += ["", *textwrap.wrap(more, width)] if more else []
         lines += ["", "options:"]
         for option in self.options:
-            lines += described(_signature(option), option.description, DESCRIPTION_COLUMN, width)
+            lines += described(_signature(option), _description(option), DESCRIPTION_COLUMN, width)
         lines += ["", "examples:", *(f"  {example}" for example in self.examples)]
         return "\n".join(lines)
 
@@ -217,5 +217,9 @@ def _split(argument: str) -> tuple[str, str | None]:
 
 def _signature(option: Option) -> str:
     names = ", ".join(option.names)
-    value = "|".join(option.choices) or option.metavar
+    value = option.metavar if option.listed else "|".join(option.choices) or option.metavar
     return f"{names} {value}" if value else names
+
+
+def _description(option: Option) -> str:
+    return f"{option.description}: {', '.join(option.choices)}" if option.listed else option.description
