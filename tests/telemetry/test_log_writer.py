@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from stoker.telemetry.log_writer import MAX_WAITING_BYTES, LogWriter
-from tests.support.facts import DEADLINE_S, until
+from tests.support.facts import until
 
 LINE = b"x" * 1_023 + b"\n"
 
@@ -59,21 +59,6 @@ def test_write_when_the_reader_reads_then_lines_arrive_in_order(pipe: Pipe) -> N
         received += until(pipe.read)
     assert received == expected
     assert writer.flush(10)
-
-
-def test_flush_when_the_thread_rests_then_the_line_is_written_at_once(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stoker.telemetry.log_writer.REST_S", DEADLINE_S)
-    writer = LogWriter(pipe.writer, lambda _lost: None)
-    writer.write(b"first\n")
-    until(pipe.read)
-
-    writer.write(b"second\n")
-
-    assert writer.flush(DEADLINE_S)
-    assert pipe.read() == b"second\n"
-    assert writer.flush(DEADLINE_S)
 
 
 def test_write_when_nobody_reads_then_it_returns_and_what_is_too_much_is_counted(pipe: Pipe) -> None:

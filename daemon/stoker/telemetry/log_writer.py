@@ -2,8 +2,7 @@
 
 Owns the queue of lines, the thread, and the count of lost lines. A terminal stopped with Ctrl-S, a pipe without a
 reader and a stuck journald block only the thread. When `MAX_WAITING_BYTES` wait, further lines are dropped and counted;
-the loss is reported once the descriptor accepts lines again. After a write the thread rests: to wake it costs more than
-to write a line, and a busy daemon logs hundreds of times a second.
+the loss is reported once the descriptor accepts lines again.
 
 Invariants: lines are written whole and in order; `write` neither blocks nor raises; an exit waits for the thread at
 most the timeout of `flush`.
@@ -20,7 +19,6 @@ from collections.abc import Callable
 from typing import Final
 
 MAX_WAITING_BYTES: Final = 4 << 20
-REST_S: Final = 0.01  # lines that come meanwhile are written together
 
 
 class LogWriter:
@@ -33,8 +31,6 @@ class LogWriter:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._writing = False
-        self._resting = False
-        self._flushes = 0  # that wait
         self._thread: threading.Thread | None = None
         self._unreported = 0
         self.lost_lines = 0
@@ -52,18 +48,13 @@ class LogWriter:
             self._waiting_bytes += len(lines)
             if self._thread is None:
                 self._start_thread()
-            elif not (self._writing or self._resting):
+            elif not self._writing:
                 self._changed.notify()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all lines are written, at most `timeout_s`. Returns whether they are."""
         with self._changed:
-            self._flushes += 1
-            self._changed.notify_all()
-            try:
-                return self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout_s)
-            finally:
-                self._flushes -= 1
+            return self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout_s)
 
     def _start_thread(self) -> None:
         """If the kernel refuses a thread, the lines wait and the next `write` tries again."""
@@ -87,13 +78,6 @@ class LogWriter:
                 self._changed.notify_all()
             if lost:
                 self._report_loss(lost)
-            self._rest()
-
-    def _rest(self) -> None:
-        with self._changed:
-            self._resting = True
-            self._changed.wait_for(lambda: self._flushes, REST_S)
-            self._resting = False
 
     def _take(self) -> bytes:
         with self._changed:
