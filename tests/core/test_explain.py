@@ -354,6 +354,11 @@ def test_why_when_some_needs_are_unmet_then_they_are_named_and_the_first_is_hint
             {"reason": Reason.DEADLINE, "asked": spec(deadline=1_796_112_000_000)},
             "failed: its deadline passed, 2026-12-01T08:00:00Z",
         ),
+        ({"reason": Reason.TTL}, "failed: did not start within its time to live (ttl)"),
+        (
+            {"reason": Reason.TTL, "asked": spec(ttl_ms=5_000)},
+            "failed: did not start within its time to live (ttl), 5s",
+        ),
     ],
 )
 def test_why_when_a_job_failed_then_its_code_is_told(fields: dict[str, Any], message: str) -> None:

@@ -35,8 +35,7 @@ def _limit(spec: Spec, reason: Reason) -> str:
 
 
 def in_brackets(job: Job) -> str:
-    """` (exit 0)`, ` (dependency)`."""
-    if job.reason is None:
-        return ""
+    """` (exit 0)`, ` (dependency)`: the reason of a job that has one."""
+    assert job.reason is not None
     number = {Reason.EXIT: job.exit_code, Reason.SIGNAL: job.signal}.get(job.reason)
     return f" ({job.reason}{'' if number is None else f' {number}'})"
