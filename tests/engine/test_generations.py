@@ -61,6 +61,7 @@ def test_launchers_when_the_daemon_restarted_thrice_then_each_ends_with_its_own_
     assert during == dict.fromkeys(told, 1) | {under: 0}
     assert (len(told), under in told, last) == (3, False, {under: 0})
     assert (ends, codes, adopted) == ([("failed", "exit")] * 4, [1, 2, 3], [3, 2, 1])
+    until(lambda: len(daemon.events("launcher_left")) == len(told), why="the lines of the log")
     assert {event["launcher"] for event in daemon.events("launcher_left")} == told
 
 

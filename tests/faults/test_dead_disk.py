@@ -257,6 +257,7 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over(
         dead.close()
         ends = [end_of(client, before), end_of(client, hanging)]
         until(lambda: len(client.call("system.status")["launchers"]) == 1, why="the leave of the empty one")
+    until(lambda: patient.events("launcher_left"), why="its line in the log, which a thread writes later")
 
     assert (after, health, states) == (("succeeded", "exit"), True, ["running", "running"])
     assert standing.pop(stuck["launcher"]) == ("stuck", 2)
