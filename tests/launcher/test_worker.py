@@ -195,6 +195,26 @@ async def test_worker_when_a_call_after_its_start_fails_then_it_counts_as_starte
     assert (exited.exit_code, exited.spawn_error) == (7, None)
 
 
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+@pytest.mark.parametrize("from_last", [0, 1, 2])
+async def test_worker_when_a_limit_cannot_be_restored_then_it_counts_as_started(
+    host: LauncherHost, from_last: int
+) -> None:
+    client = await host.start()
+    attached = Attached(client.facts.pid, whole := host.home / "whole", "trace=prlimit64")
+    await host.run(client, host.shell("exit 7"))
+    attached.detach()
+    number = len(calls_of(whole)) - from_last  # the last three calls of a start restore two limits
+    fault = f"inject=prlimit64:error=EPERM:when={number}"
+    attached = Attached(client.facts.pid, trace := host.home / "trace", "trace=prlimit64", fault)
+
+    exited = await host.run(client, host.shell("exit 7"))
+
+    attached.detach()
+    assert any(call.injected for call in calls_of(trace))
+    assert (exited.exit_code, exited.spawn_error) == (7, None)
+
+
 async def test_launch_when_the_log_directory_cannot_be_made_then_it_ends_with_the_reason(host: LauncherHost) -> None:
     client = await host.start()
     (host.home / "file").touch()

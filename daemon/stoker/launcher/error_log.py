@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def log_error(text: str) -> None:
@@ -14,3 +18,15 @@ def log_error(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def errors_after_start() -> Iterator[None]:
+    """Log errors instead of raising them: the worker may run by now, and must not count as never started.
+
+    `resource` raises ValueError for EPERM.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        log_error(f"after a start: {error}")

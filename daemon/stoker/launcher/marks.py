@@ -13,6 +13,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from . import kernel
+from .error_log import errors_after_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,4 +60,5 @@ class Marker:
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_RTTIME, (self._ours, self._hard))
+            with errors_after_start():
+                resource.setrlimit(resource.RLIMIT_RTTIME, (self._ours, self._hard))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import kernel, prepared
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, native, not_found
-from .error_log import log_error
+from .error_log import errors_after_start, log_error
 from .marks import Marker
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class Spawner:
         try:
             yield reserved
         finally:
-            os.dup2(self._null, reserved, inheritable=False)
+            with errors_after_start():
+                os.dup2(self._null, reserved, inheritable=False)
 
     def _offer_to_oom_killer(self, pid: int) -> None:
         """So that the kernel kills a worker and not the parent of all of them. Best effort."""
@@ -148,12 +149,11 @@ def _posix_spawn(order: Message, stdin: int, log: int) -> int:
 
 
 def _go_back() -> None:
-    """Undo what the child was to inherit. The child may run by now, so an error here is not one of its start."""
-    try:
+    """Undo what the child was to inherit."""
+    with errors_after_start():
         kernel.allow_open_files()
+    with errors_after_start():
         os.chdir("/")
-    except OSError as error:
-        log_error(f"after a start: {error.strerror}")
 
 
 def _search_and_spawn(argv: list[str], env: dict[str, str], stdin: int, log: int) -> int:
