@@ -92,6 +92,19 @@ async def test_signal_when_the_children_cannot_be_read_then_it_is_answered_all_t
     assert (exited.signal, exited.stopped) == (signal.SIGTERM, True)
 
 
+async def test_death_when_its_signal_cannot_be_read_then_it_is_reported_all_the_same(host: LauncherHost) -> None:
+    client = await host.start()
+    trace, signalfd = host.home / "trace", Path("anon_inode:[signalfd]")
+    attached = Attached(client.facts.pid, trace, "trace=read", "inject=read:error=EIO:when=1", path=signalfd)
+
+    ends = [await host.run(client, host.shell("exit 7")) for _ in range(2)]
+
+    attached.detach()
+    assert injected(trace) == 1
+    assert [end.exit_code for end in ends] == [7, 7]
+    assert "the signal of a death cannot be read" in said_on_stderr(host, client)
+
+
 async def test_list_when_the_children_cannot_be_read_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
     client = await host.start()
     order, trace = host.staying(), host.home / "trace"

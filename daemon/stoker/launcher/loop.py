@@ -76,7 +76,7 @@ class LauncherLoop:
     def _wait(self) -> None:
         for fd, events in self._epoll.poll(self._pause()):
             if fd == self._deaths:
-                os.read(self._deaths, SIGNALFD_BYTES)
+                self._note_death()
                 self._reap()
             elif fd == self._listener.fileno():
                 self._accept()
@@ -84,6 +84,13 @@ class LauncherLoop:
                 self._read_outputs()
             elif (peer := self._peers.get(fd)) is not None:
                 self._serve(peer, events)
+
+    def _note_death(self) -> None:
+        """If the signal cannot be read it stays, and epoll reports it again."""
+        try:
+            os.read(self._deaths, SIGNALFD_BYTES)
+        except OSError as error:
+            log_error(f"the signal of a death cannot be read: {error}")
 
     def _pause(self) -> float | None:
         if self._inbox:
