@@ -66,7 +66,7 @@ class Answering:
 
     def after_commit(self, turn: Turn) -> None:
         for effect in turn.effects:
-            if isinstance(effect, AnswerRequest):
+            if isinstance(effect, AnswerRequest) and not effect.future.done():
                 effect.future.set_result(effect.result)
 
 
