@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stoker import paths
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.core.errors import DaemonUnreachable
 from stoker.core.units import counted
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @Command(
     options=(
         Option("--from-backup", "FILE", "verify this backup instead of the state"),
-        Option("--state-dir", "DIR", "the state directory, as given to stokerd"),
+        STATE_DIR,
         JSON,
     ),
     examples=("stoker audit verify", "stoker audit verify --from-backup /mnt/disk/stoker.db --json"),

@@ -229,6 +229,6 @@ def _counts(jobs: list[JobView]) -> str:
 
 def _result(answer: dict[str, Any]) -> str:
     """`job 41 queued: priority 0 -> 5`."""
-    changed = [f"{label} {old} -> {new}" for label, old, new in edited(answer.get("changed", {}))]
+    changed = list(edited(answer.get("changed", {})))
     state = "is being stopped" if answer.get("stopping") else answer["state"]
     return f"job {answer['id']} {state}{': ' if changed else ''}{', '.join(changed)}"

@@ -47,7 +47,7 @@ def history(given: Given) -> None:
 def _change_row(change: RecordedChange) -> tuple[object, ...]:
     actor = change["actor_uid"]
     details = [f"“{change['note']}”"] if change["note"] else []
-    details += [f"{label} {old} -> {new}" for label, old, new in edited(change["details"].get("edited", {}))]
+    details += edited(change["details"].get("edited", {}))
     details += [_detail(name, value) for name, value in change["details"].items() if _is_shown(name, value)]
     return (
         change["seq"],
@@ -78,16 +78,17 @@ def typed_limits(by_field: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
             yield name, render.size(value) if unit == "bytes" else f"{value}s" if unit == "seconds" else value
 
 
-def edited(changed: Mapping[str, list[Any]]) -> Iterator[tuple[str, object, object]]:
-    """Each change as the command line names it, with the old and the new value."""
+def edited(changed: Mapping[str, list[Any]]) -> Iterator[str]:
+    """`priority 0 -> 5`, for each change."""
     for field, (old, new) in changed.items():
         if field == "limits":
             before, after = dict(typed_limits(old)), dict(typed_limits(new))
             for name in {**before, **after}:
                 if before.get(name) != after.get(name):
-                    yield name, before.get(name, "none"), after.get(name, "none")
+                    yield f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}"
         else:
-            yield field.removesuffix("_ms").replace("_", "-"), _typed(field, old), _typed(field, new)
+            label = field.removesuffix("_ms").replace("_", "-")
+            yield f"{label} {_typed(field, old)} -> {_typed(field, new)}"
 
 
 def _typed(field: str, value: Any) -> object:

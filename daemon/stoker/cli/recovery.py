@@ -10,7 +10,7 @@ from typing import Any
 
 from stoker import paths
 from stoker.cli.kit import render, table
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
 
@@ -30,7 +30,7 @@ WOULD = {
 @Command(
     options=(
         Option("--dry-run", None, "required: print the plan, change and signal nothing"),
-        Option("--state-dir", "DIR", "the state directory, as given to stokerd"),
+        STATE_DIR,
         JSON,
     ),
     examples=("stoker recover --dry-run", "stoker recover --dry-run --state-dir /var/lib/stoker --json"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stoker import paths
 from stoker.cli.kit import render
-from stoker.cli.kit.parser import JSON, Command, Given, Option, path
+from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option, path
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @Command(
     options=(
         Option("--from-backup", "latest|FILE", "the newest backup in the state directory, or this file", convert=path),
-        Option("--state-dir", "DIR", "the state directory, as given to stokerd"),
+        STATE_DIR,
         Option("--yes", None, "do it; without this option it is only said what would be done"),
         JSON,
     ),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stoker import config, paths
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.core.errors import ConfigInvalid, DaemonUnreachable, PermissionDenied, UsageError
 from stoker.core.units import counted
 
@@ -96,7 +96,7 @@ def _explain_differences(view: SettingsView) -> None:
 
 
 @Command(
-    options=(CONFIG, Option("--state-dir", "DIR", "the state directory, as given to stokerd"), JSON),
+    options=(CONFIG, STATE_DIR, JSON),
     examples=("stoker config path",),
 )
 def path(given: Given) -> None:

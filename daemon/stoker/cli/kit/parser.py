@@ -86,6 +86,7 @@ def path(text: str) -> str:
 
 
 JSON = Option("--json", None, "print JSON")
+STATE_DIR = Option("--state-dir", "DIR", "the state directory, as given to stokerd")
 RAW = Option("--raw", None, "on a terminal, pass on every control character, not only colours and progress bars")
 COMMON = (
     Option(
