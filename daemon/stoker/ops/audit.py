@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyRunning, BackupRefused, StateRefused
 from stoker.store import audit, changes
-from stoker.store.database import examine, open_unchanged, reading, refusal
+from stoker.store.database import examine, open_immutable, open_unchanged, reading, refusal
 from stoker.store.directory import StateDirectory
 from stoker.store.open import doubt
 
@@ -39,7 +39,7 @@ def verify_backup(file: str, progress: Progress) -> AuditView:
     if not path.is_file():
         raise BackupRefused(f"{path} is not a file", hint="stoker backup ls")
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as connection:
+        with open_immutable(path) as connection:
             return _verify(connection, path, progress)
     except sqlite3.Error as error:
         raise BackupRefused(f"{path} cannot be read: {error}", hint="take another one: stoker backup ls") from error
@@ -69,15 +69,13 @@ def _opened(directory: StateDirectory) -> Iterator[sqlite3.Connection]:
 
 
 def _verify(connection: sqlite3.Connection, path: Path, progress: Progress) -> AuditView:
-    chain = audit.beginning(connection)
-    first, all_of_it = chain.last + 1, changes.last(connection)[0] - chain.last
-    while chain.broken is None and (further := audit.verify_next(connection, chain)) is not None:
-        chain = further
-        progress(chain.count, all_of_it)
+    removed = audit.beginning(connection).last
+    all_of_it = changes.last(connection)[0] - removed
+    chain = audit.verify(connection, lambda count: progress(count, all_of_it))
     return {
         "ok": chain.broken is None,
         "path": str(path),
-        "first": first,
+        "first": removed + 1,
         "last": chain.last,
         "changes": chain.count,
         "head": chain.head.hex(),

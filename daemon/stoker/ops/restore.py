@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from stoker.core.errors import BackupRefused, StateRefused, StokerError, Storage
 from stoker.files import NotRegular, make_regular, open_regular, sync
 from stoker.store import audit, changes, instance, restore
 from stoker.store.backup_files import listed, read_checksum, time_name
-from stoker.store.database import APPLICATION_ID, BESIDE, HEADER, open_unchanged
+from stoker.store.database import APPLICATION_ID, BESIDE, HEADER, open_immutable, open_unchanged
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.migrate import refuse_unknown, schema_of
@@ -176,7 +176,7 @@ def _examine(path: Path, backup: Path, checksum: str) -> Candidate:
     if not header.startswith(HEADER) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise refused("it is no database of Stoker")
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as connection:
+        with open_immutable(path) as connection:
             refuse_unknown(connection)
             # With its checksum it has the bytes that were found sound when it was made.
             damage = None if expected is not None else find_damage(connection)

@@ -7,6 +7,7 @@ log whose end was cut off: callers compare its end with what they know of it.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -51,9 +52,10 @@ def verify_next(connection: sqlite3.Connection, so_far: Chain) -> Chain | None:
     return None if last == so_far.last else Chain(last, head, count)
 
 
-def verify(connection: sqlite3.Connection) -> Chain:
-    """Verify the whole log in one go: for a database that nobody writes to."""
+def verify(connection: sqlite3.Connection, progress: Callable[[int], None] = lambda _count: None) -> Chain:
+    """Verify the whole log, in portions. `progress` is told how many changes are verified."""
     chain = beginning(connection)
     while chain.broken is None and (further := verify_next(connection, chain)) is not None:
         chain = further
+        progress(chain.count)
     return chain

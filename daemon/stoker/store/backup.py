@@ -31,7 +31,7 @@ from stoker.store.backup_files import (
     remove,
     write_checksum,
 )
-from stoker.store.database import BESIDE
+from stoker.store.database import BESIDE, open_immutable
 from stoker.store.directory import FULL, StateDirectory
 from stoker.store.soundness import find_damage
 
@@ -167,7 +167,7 @@ def _damage(copy: Path, end: tuple[int, bytes]) -> str | None:
     """Nothing else writes to the copy: `immutable` keeps SQLite from making files beside it."""
     if any(copy.with_name(copy.name + suffix).exists() for suffix in BESIDE):
         return "SQLite left files beside it"
-    with closing(sqlite3.connect(f"{copy.as_uri()}?immutable=1", uri=True)) as connection:
+    with open_immutable(copy) as connection:
         damage = find_damage(connection)
         ends = changes.last(connection) if damage is None else end
     return damage if ends == end else f"it ends at change {ends[0]}, the database at {end[0]}"

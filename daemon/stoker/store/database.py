@@ -117,6 +117,13 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
+def open_immutable(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a file that nothing writes to: SQLite takes no lock and makes no file beside it."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as connection:
+        yield connection
+
+
+@contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """A write transaction: committed at the end, rolled back after an error."""
     connection.execute("BEGIN IMMEDIATE")
