@@ -80,6 +80,6 @@ def test_wheel_when_installed_where_nothing_else_is_then_its_daemon_runs_a_job(w
 
 
 def test_migrations_when_installed_editable_then_they_are_those_of_the_checkout() -> None:
-    found = {file.name for file in importlib.resources.files("stoker.migrations").iterdir() if file.is_file()}
+    installed = {file.name for file in importlib.resources.files("stoker.migrations").iterdir() if file.is_file()}
 
-    assert {path.name for path in (ROOT / "migrations").glob("*.sql")} <= found
+    assert {path.name for path in (ROOT / "migrations").glob("*.sql")} <= installed

@@ -37,7 +37,7 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> list[Block]:
-    return [Block(found["mark"] or "", found["language"], found["text"]) for found in BLOCK.finditer(text)]
+    return [Block(match["mark"] or "", match["language"], match["text"]) for match in BLOCK.finditer(text)]
 
 
 def to_run(language: str, mark: str = "run") -> list[Block]:
@@ -97,7 +97,7 @@ def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon:
     if "needs flow.toml" in block.mark:
         (flow,) = (other.text for other in blocks(README) if other.language == "toml" and "a file" in other.mark)
         (daemon.home / "flow.toml").write_text(flow)
-    steps = [(found["command"].replace("\n> ", "\n"), found["output"]) for found in COMMAND.finditer(block.text)]
+    steps = [(match["command"].replace("\n> ", "\n"), match["output"]) for match in COMMAND.finditer(block.text)]
     mark = "-- the next command --"
 
     script = "".join(f"{command}echo; echo '{mark}'\n" for command, _ in steps)
@@ -112,13 +112,13 @@ def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon:
     )
 
     seen = typed.stdout.split(f"\n{mark}\n")
-    told = [
+    unlike = [
         f"$ {command}{differences(shown, text)}"
         for (command, shown), text in zip(steps, seen, strict=False)
         if differences(shown, text)
     ]
     assert len(seen) == len(steps) + 1, typed.stdout
-    assert told == []
+    assert unlike == []
 
 
 def test_program_when_run_then_it_ends_well(daemon: DaemonProcess) -> None:

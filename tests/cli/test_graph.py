@@ -76,11 +76,11 @@ def test_layers_when_the_chain_is_long_then_each_step_is_looked_at_a_few_times()
 
 
 def test_folding_when_each_made_many_steps_then_they_are_one_node_in_the_worst_state() -> None:
-    made = [Node(f"compile:{number}", [("init", "ok")], "succeeded") for number in range(1, 4)]
-    made[1].state = "failed"
-    link = Node("link", [(node.name, "ok") for node in made], "skipped")
+    compiles = [Node(f"compile:{number}", [("init", "ok")], "succeeded") for number in range(1, 4)]
+    compiles[1].state = "failed"
+    link = Node("link", [(node.name, "ok") for node in compiles], "skipped")
 
-    folded = graph.folded([Node("init", [], "succeeded"), *made, link])
+    folded = graph.folded([Node("init", [], "succeeded"), *compiles, link])
 
     assert [(node.label, node.state, node.state_text) for node in folded] == [
         ("init", "succeeded", "succeeded"),

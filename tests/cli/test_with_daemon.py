@@ -66,11 +66,11 @@ def test_run_when_its_job_cannot_start_then_stderr_says_why_until_it_can(daemon:
         command, env=daemon.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stderr is not None
-        told = [running.stderr.readline(), running.stderr.readline()]
+        lines = [running.stderr.readline(), running.stderr.readline()]
         daemon.cli("queue", "resume", "default")
         out, err = running.communicate(timeout=DEADLINE_S)
 
-    assert told == ["stoker: job 1 waits: queue 'default' is paused\n", "hint: stoker queue resume default\n"]
+    assert lines == ["stoker: job 1 waits: queue 'default' is paused\n", "hint: stoker queue resume default\n"]
     assert (running.returncode, out, err) == (0, "hi\n", "")
 
 

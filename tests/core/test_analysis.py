@@ -31,9 +31,9 @@ def ok(name: str) -> Ending:
 
 
 def analysed(*endings: Ending) -> Analysis:
-    found = analyse(7, endings)
-    assert found is not None
-    return found
+    analysis = analyse(7, endings)
+    assert analysis is not None
+    return analysis
 
 
 def test_analysis_when_nothing_failed_then_there_is_none() -> None:
@@ -46,12 +46,12 @@ def test_analysis_when_nothing_failed_then_there_is_none() -> None:
 def test_analysis_when_one_step_failed_then_it_has_a_cause_and_a_next_command(
     reason: Reason | None,
 ) -> None:
-    found = analysed(ok("a"), ending("b", reason))
+    analysis = analysed(ok("a"), ending("b", reason))
 
-    assert list(found.causes.values()) == [["b"]]
-    assert found.next.startswith("stoker ")
-    assert "{" not in found.next
-    assert (found.scope, found.critical, found.roots) == ("partial", True, ["b"])
+    assert list(analysis.causes.values()) == [["b"]]
+    assert analysis.next.startswith("stoker ")
+    assert "{" not in analysis.next
+    assert (analysis.scope, analysis.critical, analysis.roots) == ("partial", True, ["b"])
 
 
 EXIT, SIGNAL = OutcomeKind.EXIT, OutcomeKind.SIGNAL
@@ -86,13 +86,13 @@ EXPIRED: dict[str, Any] = {"state": State.EXPIRED, "attempts": 0}
 def test_analysis_when_a_step_reached_a_limit_or_lacked_something_then_it_says_so(
     reason: Reason, options: dict[str, Any], cause: Cause, following: str
 ) -> None:
-    found = analysed(ok("a"), ending("b", reason, **options))
+    analysis = analysed(ok("a"), ending("b", reason, **options))
 
-    assert (found.causes, found.next) == ({cause: ["b"]}, following)
+    assert (analysis.causes, analysis.next) == ({cause: ["b"]}, following)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"reason": Reason.TTL, "resources": ("repo", "seat"), **EXPIRED}, "(b: it asks for repo, seat)"),
         ({"reason": Reason.EXIT, **ended(EXIT, Limits(open_files=9), exit_code=1)}, "see its log: open files)"),
@@ -100,11 +100,11 @@ def test_analysis_when_a_step_reached_a_limit_or_lacked_something_then_it_says_s
     ],
 )  # fmt: skip
 def test_message_when_more_is_known_of_the_step_that_is_named_then_it_is_told(
-    options: dict[str, Any], told: str
+    options: dict[str, Any], message: str
 ) -> None:
-    found = analysed(ending("b", **options), ending("c", Reason.USER))
+    analysis = analysed(ending("b", **options), ending("c", Reason.USER))
 
-    assert told in found.message
+    assert message in analysis.message
 
 
 @pytest.mark.parametrize(
@@ -126,27 +126,28 @@ def test_analysis_when_several_failed_by_the_host_or_one_cause_then_it_is_system
 
 
 def test_analysis_when_steps_were_skipped_for_another_then_they_are_blocked() -> None:
-    found = analysed(
+    analysis = analysed(
         ending("a", Reason.EXIT, critical=False), ending("b", Reason.DEPENDENCY, State.SKIPPED, critical=False), ok("c")
     )
 
-    assert (found.roots, found.blocked, found.critical) == (["a"], ["b"], False)
-    assert found.causes == {Cause.EXIT: ["a"], Cause.DEPENDENCY: ["b"]}
-    assert found.next == "stoker logs 97"
+    assert (analysis.roots, analysis.blocked, analysis.critical) == (["a"], ["b"], False)
+    assert analysis.causes == {Cause.EXIT: ["a"], Cause.DEPENDENCY: ["b"]}
+    assert analysis.next == "stoker logs 97"
 
 
 def test_analysis_when_only_needs_were_not_met_then_those_steps_are_the_roots() -> None:
-    found = analysed(ok("a"), ending("b", Reason.DEPENDENCY, State.SKIPPED, attempts=0))
+    analysis = analysed(ok("a"), ending("b", Reason.DEPENDENCY, State.SKIPPED, attempts=0))
 
-    assert (found.roots, found.next) == (["b"], "stoker workflow graph 7")
+    assert (analysis.roots, analysis.next) == (["b"], "stoker workflow graph 7")
 
 
 def test_analysis_when_limits_were_too_short_then_twice_the_longest_is_proposed() -> None:
     endings = [ending("a", Reason.TIMEOUT, timeout_ms=1_500), ending("b", Reason.TIMEOUT), ending("c", Reason.EXIT)]
 
-    found = analysed(*endings)
+    analysis = analysed(*endings)
 
-    assert found.next == "stoker workflow retry 7 --failed --timeout 3s"
+    assert analysis.next == "stoker workflow retry 7 --failed --timeout 3s"
     assert (
-        found.message == "3 of 3 steps failed: a ran for longer than allowed, and 1 more likewise; 1 failed otherwise"
+        analysis.message
+        == "3 of 3 steps failed: a ran for longer than allowed, and 1 more likewise; 1 failed otherwise"
     )

@@ -20,12 +20,12 @@ WHOLE = {
 }
 
 
-def link(seq: int, kind: CheckpointKind, told: dict[str, Any]) -> Checkpoint:
-    return checkpoint(msgspec.json.encode(told), seq, id=seq * 10, parent=(seq - 1) * 10 or None, kind=kind)
+def link(seq: int, kind: CheckpointKind, data: dict[str, Any]) -> Checkpoint:
+    return checkpoint(msgspec.json.encode(data), seq, id=seq * 10, parent=(seq - 1) * 10 or None, kind=kind)
 
 
-def moved(seq: int, step: str, job: int, to: str, **told: Any) -> Checkpoint:
-    return link(seq, CheckpointKind.TRANSITION, {"step": step, "job": job, "to": to, **told})
+def moved(seq: int, step: str, job: int, to: str, **fields: Any) -> Checkpoint:
+    return link(seq, CheckpointKind.TRANSITION, {"step": step, "job": job, "to": to, **fields})
 
 
 CHAIN = [

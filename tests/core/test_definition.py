@@ -56,14 +56,14 @@ def test_plan_when_steps_need_each_other_then_they_are_in_an_order_to_run_in() -
     after_get = StepNeed(step="get", on=NeedOn.ANY)
     sent = flow({"link": step(needs=("compile",)), "compile": step(needs=(after_get,)), "get": step()})
 
-    made = made_of(sent)
+    planned = made_of(sent)
 
-    assert [one.name for one in made.steps] == ["get", "compile", "link"]
-    assert [one.needs for one in made.steps] == [(), (Edge("get", NeedOn.ANY),), (Edge("compile"),)]
+    assert [one.name for one in planned.steps] == ["get", "compile", "link"]
+    assert [one.needs for one in planned.steps] == [(), (Edge("get", NeedOn.ANY),), (Edge("compile"),)]
 
 
 def test_plan_when_parameters_are_given_then_every_text_of_a_step_is_filled() -> None:
-    said = step(
+    template = step(
         "{{tool}}",
         args=("-o", "{{ out }}", "${HOME}"),
         env={"OUT": "{{out}}"},
@@ -72,23 +72,23 @@ def test_plan_when_parameters_are_given_then_every_text_of_a_step_is_filled() ->
         name="make {{out}}",
     )
 
-    made = made_of(flow({"a": said}, parameters={"tool": "cc", "out": "x"}), out="y").steps[0].sent
+    filled = made_of(flow({"a": template}, parameters={"tool": "cc", "out": "x"}), out="y").steps[0].sent
 
-    assert (made.command, made.args, made.env) == ("cc", ("-o", "y", "${HOME}"), {"OUT": "y"})
-    assert (made.working_dir, made.stdin, made.name) == ("/y", "y", "make y")
+    assert (filled.command, filled.args, filled.env) == ("cc", ("-o", "y", "${HOME}"), {"OUT": "y"})
+    assert (filled.working_dir, filled.stdin, filled.name) == ("/y", "y", "make y")
 
 
 def test_plan_when_a_step_has_items_then_each_becomes_a_step_and_needs_are_of_all() -> None:
     sent = flow({"compile": step(args=("{{item}}",), each=("a.c", "b.c"), width=1), "link": step(needs=("compile",))})
 
-    made = made_of(sent)
+    planned = made_of(sent)
 
-    assert [(one.name, one.group, one.sent.args) for one in made.steps[:2]] == [
+    assert [(one.name, one.group, one.sent.args) for one in planned.steps[:2]] == [
         ("compile:1", "compile", ("a.c",)),
         ("compile:2", "compile", ("b.c",)),
     ]
-    assert made.steps[2].needs == (Edge("compile:1"), Edge("compile:2"))
-    assert made.widths == {"compile": 1}
+    assert planned.steps[2].needs == (Edge("compile:1"), Edge("compile:2"))
+    assert planned.widths == {"compile": 1}
 
 
 def test_plan_when_the_flow_has_defaults_then_a_step_that_says_nothing_gets_them() -> None:
@@ -110,9 +110,9 @@ def test_plan_when_much_is_wrong_then_every_mistake_is_told_at_once() -> None:
         "each": step("{{item}}{{other}}", each=("x", "y")),
     }
 
-    found = mistakes_of(flow(steps, parameters={"known": ""}), unknown="1")
+    mistakes = mistakes_of(flow(steps, parameters={"known": ""}), unknown="1")
 
-    assert found == {
+    assert mistakes == {
         "parameters.unknown": "the flow has no such parameter (it has: known)",
         "steps.a.needs[0]": "a step cannot need itself",
         "steps.a.needs[1]": "there is no step 'lnik'",
@@ -152,17 +152,17 @@ def test_plan_when_a_cycle_is_very_long_then_both_ends_are_told() -> None:
 def test_plan_when_there_are_too_many_steps_then_the_limit_is_named() -> None:
     items = tuple("x" for _ in range(MAX_STEPS // 2 + 1))
 
-    found = mistakes_of(flow({"a": step(each=items), "b": step(each=items)}))
+    mistakes = mistakes_of(flow({"a": step(each=items), "b": step(each=items)}))
 
-    assert found == {"steps": f"{MAX_STEPS + 2} steps; the limit is {MAX_STEPS}"}
+    assert mistakes == {"steps": f"{MAX_STEPS + 2} steps; the limit is {MAX_STEPS}"}
 
 
 def test_plan_when_few_bytes_ask_for_millions_of_needs_then_none_is_made() -> None:
     items = tuple("x" for _ in range(MAX_STEPS // 2))
 
-    found = mistakes_of(flow({"a": step(each=items), "b": step(each=items, needs=("a",))}))
+    mistakes = mistakes_of(flow({"a": step(each=items), "b": step(each=items, needs=("a",))}))
 
-    assert found == {"steps": f"{len(items) ** 2} needs between steps; the limit is {MAX_EDGES}"}
+    assert mistakes == {"steps": f"{len(items) ** 2} needs between steps; the limit is {MAX_EDGES}"}
 
 
 def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() -> None:
@@ -177,10 +177,10 @@ def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() 
 def test_plan_when_it_has_a_cycle_then_its_steps_are_filled_in_all_the_same() -> None:
     steps = {"a": step(needs=("b",)), "b": step("{{x}}", needs=("a",)), "c": step(each=("1", "2"))}
 
-    made = made_of(flow(steps))
+    planned = made_of(flow(steps))
 
-    assert [mistake.path for mistake in made.mistakes] == ["steps.b.needs", "steps.b.command"]
-    assert [(one.name, one.needs, one.locatable) for one in made.steps] == [
+    assert [mistake.path for mistake in planned.mistakes] == ["steps.b.needs", "steps.b.command"]
+    assert [(one.name, one.needs, one.locatable) for one in planned.steps] == [
         ("a", (), True),
         ("b", (), False),
         ("c:1", (), True),
@@ -191,10 +191,10 @@ def test_plan_when_it_has_a_cycle_then_its_steps_are_filled_in_all_the_same() ->
 def test_plan_when_there_are_too_many_steps_then_the_first_of_each_list_is_looked_at() -> None:
     items = tuple(f"{number}" for number in range(MAX_STEPS + 1))
 
-    made = made_of(flow({"a": step("{{item}}", each=items), "b": step("{{x}}", needs=("z",))}))
+    planned = made_of(flow({"a": step("{{item}}", each=items), "b": step("{{x}}", needs=("z",))}))
 
-    assert [mistake.path for mistake in made.mistakes] == ["steps.b.needs[0]", "steps", "steps.b.command"]
-    assert [one.sent.command for one in made.steps] == ["0", "{{x}}"]
+    assert [mistake.path for mistake in planned.mistakes] == ["steps.b.needs[0]", "steps", "steps.b.command"]
+    assert [one.sent.command for one in planned.steps] == ["0", "{{x}}"]
 
 
 def test_plan_when_steps_were_misread_then_each_says_what_of_it_can_be_believed() -> None:
@@ -205,10 +205,10 @@ def test_plan_when_steps_were_misread_then_each_says_what_of_it_can_be_believed(
         unlocatable=frozenset({"b"}),
     )
 
-    made = plan(sent, None)
+    planned = plan(sent, None)
 
-    assert made.mistakes == sent.mistakes
-    assert [(one.sure, one.locatable) for one in made.steps] == [(False, True), (False, False), (True, True)]
+    assert planned.mistakes == sent.mistakes
+    assert [(one.sure, one.locatable) for one in planned.steps] == [(False, True), (False, False), (True, True)]
 
 
 def test_plan_when_nobody_can_say_which_strategies_there_are_then_none_is_judged() -> None:
@@ -216,9 +216,9 @@ def test_plan_when_nobody_can_say_which_strategies_there_are_then_none_is_judged
 
 
 def test_plan_when_a_list_makes_the_same_mistake_of_each_item_then_it_is_told_once() -> None:
-    found = made_of(flow({"a": step(args=("{{x}}",), each=tuple("abc"))})).mistakes
+    mistakes = made_of(flow({"a": step(args=("{{x}}",), each=tuple("abc"))})).mistakes
 
-    assert [mistake.path for mistake in found] == ["steps.a.args[0]"]
+    assert [mistake.path for mistake in mistakes] == ["steps.a.args[0]"]
 
 
 def test_plan_when_a_list_makes_many_mistakes_then_the_first_items_are_enough() -> None:
@@ -235,9 +235,9 @@ def test_plan_when_few_bytes_ask_for_gigabytes_then_it_is_refused_before() -> No
     large = {"e" * count: "{{p}}" for count in range(1, 250)}
     steps = {f"s{number}": step(env=large) for number in range(20)}
 
-    found = mistakes_of(flow(steps, parameters={"p": "x" * 60_000}))
+    mistakes = mistakes_of(flow(steps, parameters={"p": "x" * 60_000}))
 
-    assert str(MAX_CHARACTERS) in found["steps"]
+    assert str(MAX_CHARACTERS) in mistakes["steps"]
 
 
 def test_plan_when_every_name_is_wrong_then_only_shown_mistakes_get_hints() -> None:

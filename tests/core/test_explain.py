@@ -34,16 +34,16 @@ def why(of: Job, **around: Any) -> Blocker:
 
 
 def test_why_when_needs_are_open_then_it_names_them() -> None:
-    told = why(job(State.WAITING, needs_open=2), open_needs=[3, 4])
+    blocker = why(job(State.WAITING, needs_open=2), open_needs=[3, 4])
 
-    assert told == Blocker("needs", "waits for jobs 3, 4 to end", "stoker why 3", {"needs": [3, 4]})
+    assert blocker == Blocker("needs", "waits for jobs 3, 4 to end", "stoker why 3", {"needs": [3, 4]})
 
 
 def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
-    told = why(job(State.WAITING, needs_open=9), open_needs=range(1, 10))
+    blocker = why(job(State.WAITING, needs_open=9), open_needs=range(1, 10))
 
-    assert told.message == "waits for jobs 1, 2, 3, 4, 5 and 4 more to end"
-    assert told.details == {"needs": list(range(1, 10))}
+    assert blocker.message == "waits for jobs 1, 2, 3, 4, 5 and 4 more to end"
+    assert blocker.details == {"needs": list(range(1, 10))}
 
 
 def test_why_when_the_last_need_ended_this_moment_then_there_is_no_job_to_look_at() -> None:
@@ -51,60 +51,60 @@ def test_why_when_the_last_need_ended_this_moment_then_there_is_no_job_to_look_a
 
 
 def test_why_when_a_backoff_runs_then_it_says_how_long_and_how_often() -> None:
-    told = why(job(State.WAITING, asked=spec(max_attempts=3), failures=1, wake_at=NOW.steady + 1_500))
+    blocker = why(job(State.WAITING, asked=spec(max_attempts=3), failures=1, wake_at=NOW.steady + 1_500))
 
-    assert (told.code, told.hint) == ("backoff", "stoker logs 7")
-    assert told.message == "failed 1 of 3 times; the next try is in 1.50s"
-    assert told.details == {"wake_in_ms": 1_500, "failures": 1}
+    assert (blocker.code, blocker.hint) == ("backoff", "stoker logs 7")
+    assert blocker.message == "failed 1 of 3 times; the next try is in 1.50s"
+    assert blocker.details == {"wake_in_ms": 1_500, "failures": 1}
 
 
 def test_why_when_the_last_run_saved_and_went_at_once_then_it_says_so() -> None:
     asked = spec(checkpoint_exit_code=75)
 
-    told = why(job(State.WAITING, asked=asked, exit_code=75, wake_at=NOW.steady + 600))
+    blocker = why(job(State.WAITING, asked=asked, exit_code=75, wake_at=NOW.steady + 600))
 
-    assert told.message == "saved its state and asked to be run again (exit 75); the next try is in 0.60s"
+    assert blocker.message == "saved its state and asked to be run again (exit 75); the next try is in 0.60s"
 
 
 def test_why_when_a_restart_could_not_be_proven_then_it_does_not_deny_a_signal() -> None:
     of = job(State.HELD, reason=Reason.STUCK, attempts=1)
 
-    told = why(of, attempt=attempt(of, stop_reason=StopReason.RESTART))
+    blocker = why(of, attempt=attempt(of, stop_reason=StopReason.RESTART))
 
-    assert told.message == "was to be restarted, but its last worker cannot be proven gone"
+    assert blocker.message == "was to be restarted, but its last worker cannot be proven gone"
 
 
 def test_why_when_a_worker_is_silent_then_it_says_since_when_and_what_follows() -> None:
     of = job(State.RUNNING, asked=spec(heartbeat_ms=1_000), attempts=2, pid=9)
 
-    told = why(of, attempt=attempt(of), unheard_ms=60_000)
+    blocker = why(of, attempt=attempt(of), unheard_ms=60_000)
 
-    assert (told.code, told.details) == ("unresponsive", {"silent_ms": 60_000})
-    assert told.message == (
+    assert (blocker.code, blocker.details) == ("unresponsive", {"silent_ms": 60_000})
+    assert blocker.message == (
         "is running (attempt 2, pid 9) and has given no sign of life for 1m00s; it is stopped in 2m00s"
     )
 
 
 @pytest.mark.parametrize("run_at", [None, NOW.wall - 1])
 def test_why_when_a_backoff_has_just_ended_then_it_is_not_taken_for_a_start_time(run_at: int | None) -> None:
-    told = why(job(State.WAITING, asked=spec(max_attempts=3, run_at=run_at), failures=1, wake_at=NOW.steady))
+    blocker = why(job(State.WAITING, asked=spec(max_attempts=3, run_at=run_at), failures=1, wake_at=NOW.steady))
 
-    assert (told.code, told.message) == ("backoff", "failed 1 of 3 times; the next try is now")
-    assert told.details == {"wake_in_ms": 0, "failures": 1}
+    assert (blocker.code, blocker.message) == ("backoff", "failed 1 of 3 times; the next try is now")
+    assert blocker.details == {"wake_in_ms": 0, "failures": 1}
 
 
 def test_why_when_the_start_time_has_just_come_then_it_is_now() -> None:
-    told = why(job(State.WAITING, asked=spec(run_at=NOW.wall)))
+    blocker = why(job(State.WAITING, asked=spec(run_at=NOW.wall)))
 
-    assert (told.code, told.message) == ("run_at", "was asked to start now")
+    assert (blocker.code, blocker.message) == ("run_at", "was asked to start now")
 
 
 @pytest.mark.parametrize("wake_at", [None, NOW.steady])
 def test_why_when_run_at_is_ahead_then_it_says_when(wake_at: int | None) -> None:
-    told = why(job(State.WAITING, asked=spec(run_at=NOW.wall + 60_000), wake_at=wake_at))
+    blocker = why(job(State.WAITING, asked=spec(run_at=NOW.wall + 60_000), wake_at=wake_at))
 
-    assert (told.code, told.message) == ("run_at", "was asked to start in 1m00s")
-    assert told.details == {"run_at": NOW.wall + 60_000}
+    assert (blocker.code, blocker.message) == ("run_at", "was asked to start in 1m00s")
+    assert blocker.details == {"run_at": NOW.wall + 60_000}
 
 
 # Each scene blocks by everything that stands behind it too: the first no is the one that is told.
@@ -134,48 +134,48 @@ def test_why_when_a_queued_job_is_blocked_then_the_first_no_of_the_daemon_is_tol
     for _, more, _ in QUEUED[: depth + 1]:
         around |= more
 
-    told = why(job(asked=spec(queue="bulk", resources={"gpu": 1})), **around)
+    blocker = why(job(asked=spec(queue="bulk", resources={"gpu": 1})), **around)
 
-    assert (told.code, told.message) == (code, message)
-    assert told.hint is not None or message == "may start at any moment"
+    assert (blocker.code, blocker.message) == (code, message)
+    assert blocker.hint is not None or message == "may start at any moment"
 
 
 @pytest.mark.parametrize("queue_class", [QueueClass.NORMAL, QueueClass.HIGH])
 def test_why_when_the_host_is_busy_then_only_low_queues_blame_it(queue_class: QueueClass) -> None:
-    told = why(job(), queue=Queue(name="bulk", queue_class=queue_class), throttled_by=["cpu"])
+    blocker = why(job(), queue=Queue(name="bulk", queue_class=queue_class), throttled_by=["cpu"])
 
-    assert told.code == "slot"
+    assert blocker.code == "slot"
 
 
 @pytest.mark.parametrize(
-    ("intent", "said", "hint"),
+    ("intent", "ending", "hint"),
     [
         (Intent.PAUSE, "is paused", "stoker workflow resume 3"),
         (Intent.ROLLBACK, "is being rolled back", "stoker workflow show 3"),
         (Intent.CANCEL, "is being cancelled", "stoker workflow show 3"),
     ],
 )
-def test_why_when_the_workflow_starts_nothing_then_its_step_says_so(intent: Intent, said: str, hint: str) -> None:
-    told = why(job(State.QUEUED, workflow_id=3, step="link"), intent=intent, queue=Queue(name="bulk", paused=True))
+def test_why_when_the_workflow_starts_nothing_then_its_step_says_so(intent: Intent, ending: str, hint: str) -> None:
+    blocker = why(job(State.QUEUED, workflow_id=3, step="link"), intent=intent, queue=Queue(name="bulk", paused=True))
 
-    assert (told.code, told.hint) == ("workflow_paused", hint)
-    assert told.message == f"workflow 3, of which it is step 'link', {said}"
+    assert (blocker.code, blocker.hint) == ("workflow_paused", hint)
+    assert blocker.message == f"workflow 3, of which it is step 'link', {ending}"
 
 
 def test_why_when_a_queue_is_at_its_limit_then_the_hint_raises_it_by_one() -> None:
-    told = why(job(), queue=Queue(name="bulk", max_running=2), queue_running=2)
+    blocker = why(job(), queue=Queue(name="bulk", max_running=2), queue_running=2)
 
-    assert told.hint == "stoker queue set bulk --max-running 3"
+    assert blocker.hint == "stoker queue set bulk --max-running 3"
 
 
 def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
     of = job(asked=spec(resources={"cpu": 1, "gpu": 2}))
 
-    told = why(of, capacity={"cpu": 5, "gpu": 2}, free={"cpu": 5, "gpu": -1}, holders={"gpu": [8, 9]})
+    blocker = why(of, capacity={"cpu": 5, "gpu": 2}, free={"cpu": 5, "gpu": -1}, holders={"gpu": [8, 9]})
 
-    assert told.message == "needs 2 of resource 'gpu', 0 free, held by jobs 8, 9"
-    assert told.hint == "stoker show 8"
-    assert told.details == {
+    assert blocker.message == "needs 2 of resource 'gpu', 0 free, held by jobs 8, 9"
+    assert blocker.hint == "stoker show 8"
+    assert blocker.details == {
         "resource": "gpu",
         "wanted": 2,
         "capacity": 2,
@@ -202,10 +202,10 @@ def test_why_when_a_resource_is_kept_for_a_blocked_job_then_both_sides_say_so() 
 def test_why_when_there_is_less_of_a_resource_than_is_asked_then_no_holder_is_blamed() -> None:
     of = job(asked=spec(resources={"gpu": 2}))
 
-    told = why(of, capacity={"gpu": 1}, free={"gpu": 0}, holders={"gpu": [8]})
+    blocker = why(of, capacity={"gpu": 1}, free={"gpu": 0}, holders={"gpu": [8]})
 
-    assert told.message == "needs 2 of resource 'gpu', and its capacity is 1"
-    assert told.hint == "stoker resource set gpu 2"
+    assert blocker.message == "needs 2 of resource 'gpu', and its capacity is 1"
+    assert blocker.hint == "stoker resource set gpu 2"
 
 
 def test_why_when_nobody_holds_a_resource_then_the_hint_makes_it_larger() -> None:
@@ -230,17 +230,19 @@ def test_why_when_its_launcher_does_not_answer_then_it_says_which() -> None:
 
 
 def test_why_when_its_worker_cannot_be_reached_by_any_signal_then_it_says_so() -> None:
-    told = why(job(State.RUNNING, pid=44), attempt=attempt(stop_reason=StopReason.TIMEOUT), asleep=True)
+    blocker = why(job(State.RUNNING, pid=44), attempt=attempt(stop_reason=StopReason.TIMEOUT), asleep=True)
 
-    assert told.message.startswith("is being stopped (timeout); pid 44 sleeps in the kernel where no signal reaches it")
+    assert blocker.message.startswith(
+        "is being stopped (timeout); pid 44 sleeps in the kernel where no signal reaches it"
+    )
 
 
 def test_why_when_the_job_is_being_stopped_then_it_names_the_reason() -> None:
     of = job(State.RUNNING, attempts=1)
 
-    told = why(of, attempt=attempt(of, stop_reason=StopReason.TIMEOUT))
+    blocker = why(of, attempt=attempt(of, stop_reason=StopReason.TIMEOUT))
 
-    assert (told.code, told.details) == ("stopping", {"stop_reason": "timeout"})
+    assert (blocker.code, blocker.details) == ("stopping", {"stop_reason": "timeout"})
 
 
 HELD_FOR = [Reason.USER, Reason.POISON, Reason.STUCK, Reason.ORPHANED, Reason.LOST, Reason.SHUTDOWN]
@@ -248,11 +250,11 @@ HELD_FOR = [Reason.USER, Reason.POISON, Reason.STUCK, Reason.ORPHANED, Reason.LO
 
 @pytest.mark.parametrize("reason", HELD_FOR)
 def test_why_when_a_job_is_held_then_each_reason_has_its_own_sentence(reason: Reason) -> None:
-    told = why(job(State.HELD, reason=reason))
+    blocker = why(job(State.HELD, reason=reason))
 
-    assert (told.code, told.details) == ("held", {"reason": reason})
-    assert told.hint == "stoker release 7, or stoker cancel 7"
-    assert told.message != "waits for a person"
+    assert (blocker.code, blocker.details) == ("held", {"reason": reason})
+    assert blocker.hint == "stoker release 7, or stoker cancel 7"
+    assert blocker.message != "waits for a person"
 
 
 def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:
@@ -279,62 +281,62 @@ def test_why_when_a_held_orphan_was_stopped_by_us_then_its_end_is_not_unseen() -
     ],
 )
 def test_why_when_a_stuck_attempt_has_ended_then_it_says_how(fields: dict[str, Any], how: str) -> None:
-    told = why(job(State.HELD, **fields))
+    blocker = why(job(State.HELD, **fields))
 
-    assert told.message == f"{how} while its worker could not be proven, so a person must decide"
-    assert told.hint == "stoker release 7, or stoker cancel 7"
+    assert blocker.message == f"{how} while its worker could not be proven, so a person must decide"
+    assert blocker.hint == "stoker release 7, or stoker cancel 7"
 
 
 def test_why_when_a_held_job_may_live_then_no_verb_is_offered_that_is_refused() -> None:
     of = job(State.HELD, reason=Reason.STUCK, attempts=1)
     identity = Identity(pid=44, start_ticks=1, boot_id="b", pid_namespace=1)
 
-    told = why(of, attempt=attempt(of, identity=identity))
+    blocker = why(of, attempt=attempt(of, identity=identity))
 
-    assert told.message.endswith("; look at pid 44")
-    assert told.hint == "stoker show 7"
+    assert blocker.message.endswith("; look at pid 44")
+    assert blocker.hint == "stoker show 7"
     assert "pid" not in why(of, attempt=attempt(of)).message
 
 
 @pytest.mark.parametrize("state", sorted(FINAL))
 def test_why_when_a_job_has_ended_then_it_says_how_and_offers_a_sensible_retry(state: State) -> None:
-    told = why(job(state))
+    blocker = why(job(state))
 
     ended = state.value if state in (State.SUCCEEDED, State.FAILED, State.EXPIRED) else f"was {state.value}"
-    assert (told.code, told.message) == ("final", f"{ended} by a person")
+    assert (blocker.code, blocker.message) == ("final", f"{ended} by a person")
     hints = {State.SKIPPED: "stoker history 7", State.SUCCEEDED: None, State.SUPERSEDED: None}
-    assert told.hint == hints.get(state, "stoker retry 7")
+    assert blocker.hint == hints.get(state, "stoker retry 7")
 
 
 def test_why_when_a_step_was_skipped_then_a_resume_strategy_may_have_done_it() -> None:
-    told = why(job(State.SKIPPED, reason=Reason.USER, workflow_id=3, step="a"))
+    blocker = why(job(State.SKIPPED, reason=Reason.USER, workflow_id=3, step="a"))
 
-    assert told.message == "was skipped by a person or by a resume strategy"
+    assert blocker.message == "was skipped by a person or by a resume strategy"
 
 
 def test_why_when_a_need_could_not_be_met_then_what_was_needed_is_named() -> None:
     few, many = ([Need(job_id, NeedOn.FAILED) for job_id in range(1, last)] for last in (3, 9))
 
-    told = [
+    blockers = [
         why(job(State.SKIPPED, asked=spec(needs=tuple(needs)), reason=Reason.DEPENDENCY)) for needs in (few, many, ())
     ]
 
     skipped = "was skipped (dependency)"
-    assert [one.message for one in told] == [
+    assert [one.message for one in blockers] == [
         f"{skipped}: it needed jobs 1 (failed), 2 (failed)",
         f"{skipped}: it needed jobs 1 (failed), 2 (failed), 3 (failed), 4 (failed), 5 (failed) and 3 more",
         "was skipped: a job it needs can no longer end as needed",
     ]
-    assert [one.hint for one in told] == ["stoker why 1", "stoker why 1", None]
+    assert [one.hint for one in blockers] == ["stoker why 1", "stoker why 1", None]
 
 
 def test_why_when_some_needs_are_unmet_then_they_are_named_and_the_first_is_hinted() -> None:
     needs = tuple(Need(job_id) for job_id in range(16, 23))
 
-    told = why(job(State.SKIPPED, asked=spec(needs=needs), reason=Reason.DEPENDENCY), unmet=[22])
+    blocker = why(job(State.SKIPPED, asked=spec(needs=needs), reason=Reason.DEPENDENCY), unmet=[22])
 
-    assert (told.message, told.hint) == ("was skipped (dependency): it needed job 22 (ok)", "stoker why 22")
-    assert told.details["needs"] == list(range(16, 23))
+    assert (blocker.message, blocker.hint) == ("was skipped (dependency): it needed job 22 (ok)", "stoker why 22")
+    assert blocker.details["needs"] == list(range(16, 23))
 
 
 @pytest.mark.parametrize(
@@ -419,12 +421,12 @@ def test_why_when_outputs_cannot_be_taken_then_the_hint_names_file_forms_and_ret
 def test_why_when_the_last_end_may_be_due_to_a_limit_then_it_says_so() -> None:
     bounds = Bounds(rlimit=Limits(memory_bytes=1))
     ended = attempt(bounds=bounds, outcome=exited(1), ended_at=1)
-    told = [
+    messages = [
         why(job(State.FAILED, reason=Reason.EXIT, exit_code=1), ended=ended).message,
         why(job(State.WAITING, asked=spec(max_attempts=3), failures=1, wake_at=NOW.steady + 1), ended=ended).message,
     ]
 
-    assert all(message.endswith("; a limit may be the cause, see its log: memory") for message in told)
+    assert all(message.endswith("; a limit may be the cause, see its log: memory") for message in messages)
 
 
 def test_why_when_a_person_ended_the_job_then_no_limit_is_suspected() -> None:
@@ -457,36 +459,36 @@ def test_why_when_the_host_could_not_start_a_job_then_no_failure_is_reported() -
 
 def test_why_when_the_worker_is_frozen_then_it_says_so_and_because_of_what() -> None:
     of, live = running()
-    told = why(of, attempt=live, frozen=True, throttled_by=("cpu",))
+    blocker = why(of, attempt=live, frozen=True, throttled_by=("cpu",))
 
-    assert told.code == "throttled"
-    assert "is frozen" in told.message
-    assert told.message.endswith("is of class low, and the host is busy (cpu)")
+    assert blocker.code == "throttled"
+    assert "is frozen" in blocker.message
+    assert blocker.message.endswith("is of class low, and the host is busy (cpu)")
 
 
 def test_why_when_a_worker_became_another_user_then_process_and_command_are_named() -> None:
     of, open_attempt = running(stop_reason=StopReason.CANCEL)
 
-    told = why(of, attempt=open_attempt, unstoppable=[41])
+    blocker = why(of, attempt=open_attempt, unstoppable=[41])
 
-    assert (told.code, told.hint, told.details["unstoppable"]) == ("stopping", "sudo kill 41", [41])
-    assert "pid 41 became another user" in told.message
+    assert (blocker.code, blocker.hint, blocker.details["unstoppable"]) == ("stopping", "sudo kill 41", [41])
+    assert "pid 41 became another user" in blocker.message
 
 
 def test_why_when_a_running_job_is_frozen_then_it_says_so_and_why() -> None:
     of, open_attempt = running()
 
-    told = why(of, attempt=open_attempt, frozen=True, throttled_by=["cpu"])
+    blocker = why(of, attempt=open_attempt, frozen=True, throttled_by=["cpu"])
 
-    assert (told.code, told.details) == ("throttled", {"frozen": True})
-    assert "is frozen" in told.message
-    assert "(cpu)" in told.message
+    assert (blocker.code, blocker.details) == ("throttled", {"frozen": True})
+    assert "is frozen" in blocker.message
+    assert "(cpu)" in blocker.message
 
 
 def test_why_when_a_job_left_no_checkpoint_for_long_then_it_says_for_how_long() -> None:
     of, open_attempt = running()
 
-    told = why(of, attempt=open_attempt, stale_ms=60_000)
+    blocker = why(of, attempt=open_attempt, stale_ms=60_000)
 
-    assert (told.code, told.details) == ("running", {"stale_ms": 60_000})
-    assert "has left no checkpoint for" in told.message
+    assert (blocker.code, blocker.details) == ("running", {"stale_ms": 60_000})
+    assert "has left no checkpoint for" in blocker.message

@@ -21,7 +21,7 @@ def test_proof_when_made_again_of_equal_parts_then_nothing_has_changed() -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "surroundings", "outputs", "told"),
+    ("change", "surroundings", "outputs", "part"),
     [
         ({"command": "gcc"}, "base", {"a": "x", "b": None}, "command"),
         ({"args": ("-c", "b.c")}, "base", {"a": "x", "b": None}, "arguments"),
@@ -34,20 +34,20 @@ def test_proof_when_made_again_of_equal_parts_then_nothing_has_changed() -> None
     ],
 )
 def test_proof_when_a_part_has_changed_then_it_is_named(
-    change: dict[str, Any], surroundings: str, outputs: dict[str, str | None], told: str
+    change: dict[str, Any], surroundings: str, outputs: dict[str, str | None], part: str
 ) -> None:
-    found = difference(THEN, proof(replace(SPEC, **change), surroundings, outputs))
+    text = difference(THEN, proof(replace(SPEC, **change), surroundings, outputs))
 
-    assert found is not None
-    assert told in found
-    assert ";" not in found
+    assert text is not None
+    assert part in text
+    assert ";" not in text
 
 
 def test_proof_when_several_parts_have_changed_then_all_are_named() -> None:
-    found = difference(THEN, proof(replace(SPEC, stdin="words"), "another", {}))
+    text = difference(THEN, proof(replace(SPEC, stdin="words"), "another", {}))
 
-    assert found is not None
-    assert found.count(";") == 2
+    assert text is not None
+    assert text.count(";") == 2
 
 
 def test_proof_when_there_is_none_then_that_is_the_difference() -> None:

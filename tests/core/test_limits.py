@@ -51,27 +51,27 @@ def test_describe_when_nothing_was_asked_or_nobody_knows_then_nothing_is_said(
 def test_suspected_limit_when_the_kernel_sends_the_signal_then_it_is_likely(
     signal: int, rlimit: Limits, word: str
 ) -> None:
-    told = suspected_limit(Bounds(rlimit=rlimit), ended(signal=signal)) or ""
+    suspicion = suspected_limit(Bounds(rlimit=rlimit), ended(signal=signal)) or ""
 
-    assert "likely" in told
-    assert word in told
+    assert "likely" in suspicion
+    assert word in suspicion
 
 
 @pytest.mark.parametrize("outcome", [ended(exit_code=1), ended(signal=11)], ids=["exit", "signal"])
 def test_suspected_limit_when_felt_inside_the_program_then_it_may_be_the_cause(outcome: Outcome) -> None:
     bounds = Bounds(cgroup=Limits(processes=3), rlimit=Limits(memory_bytes=1, cpu_seconds=2, open_files=4))
 
-    told = suspected_limit(bounds, outcome) or ""
+    suspicion = suspected_limit(bounds, outcome) or ""
 
-    assert told == "a limit may be the cause, see its log: memory, open files, processes"
+    assert suspicion == "a limit may be the cause, see its log: memory, open files, processes"
 
 
 def test_suspected_limit_when_the_cpu_time_is_used_up_then_it_may_be_the_cause() -> None:
     bounds = Bounds(rlimit=Limits(cpu_seconds=2))
 
-    told = suspected_limit(bounds, ended(signal=9, user_ms=6_000, system_ms=1_000)) or ""
+    suspicion = suspected_limit(bounds, ended(signal=9, user_ms=6_000, system_ms=1_000)) or ""
 
-    assert told.endswith("see its log: CPU time")
+    assert suspicion.endswith("see its log: CPU time")
     assert suspected_limit(bounds, ended(signal=9, user_ms=1_000)) is None
 
 

@@ -9,7 +9,7 @@ from tests.support.jobs import spec
 
 
 @pytest.mark.parametrize(
-    ("said", "notice"),
+    ("datagram", "notice"),
     [
         (b"WATCHDOG=1", Notice(alive=True)),
         (b"WATCHDOG=trigger", Notice(trigger=True)),
@@ -24,12 +24,12 @@ from tests.support.jobs import spec
         (b"FDSTORE=1\nERRNO=2", Notice()),
     ],
 )
-def test_read_when_a_program_speaks_sd_notify_then_what_concerns_us_is_taken(said: bytes, notice: Notice) -> None:
-    assert read_notice(said) == notice
+def test_read_when_a_program_speaks_sd_notify_then_what_concerns_us_is_taken(datagram: bytes, notice: Notice) -> None:
+    assert read_notice(datagram) == notice
 
 
 @pytest.mark.parametrize(
-    "said",
+    "datagram",
     [
         b"", b"\n\n", b"WATCHDOG", b"=1", b"\xff\xfe=1", b"STATUS=a\0b", b"X_STOKER_PROGRESS=", b"X_STOKER_PROGRESS=-1",
         b"X_STOKER_PROGRESS=101", b"X_STOKER_PROGRESS=100.1", b"X_STOKER_PROGRESS=1e1", b"X_STOKER_PROGRESS=nan",
@@ -37,8 +37,8 @@ def test_read_when_a_program_speaks_sd_notify_then_what_concerns_us_is_taken(sai
         b"STATUS=" + b"x" * MAX_NOTICE_BYTES,
     ],
 )  # fmt: skip
-def test_read_when_it_is_none_then_nothing_of_it_counts(said: bytes) -> None:
-    assert read_notice(said) is None
+def test_read_when_it_is_none_then_nothing_of_it_counts(datagram: bytes) -> None:
+    assert read_notice(datagram) is None
 
 
 @pytest.mark.parametrize(

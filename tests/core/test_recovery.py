@@ -108,11 +108,11 @@ def test_plan_when_any_facts_are_found_then_it_is_valid_and_counts_each_attempt_
         row[1].run_id: finding(row[1], fact, process(row[0].id)) for row, (fact, _, _) in zip(rows, facts, strict=True)
     }
 
-    made = plan(rows, findings, EPOCH)
+    planned = plan(rows, findings, EPOCH)
 
-    validate(made, rows)
-    assert [decision.run_id for decision in made.decisions] == [live.run_id for _, live in rows]
-    assert sum(made.count(action) for action in Action) == len(rows)
+    validate(planned, rows)
+    assert [decision.run_id for decision in planned.decisions] == [live.run_id for _, live in rows]
+    assert sum(planned.count(action) for action in Action) == len(rows)
 
 
 def test_plan_when_a_fact_is_missing_then_nothing_is_guessed() -> None:
@@ -258,9 +258,9 @@ def recovered(rows: list[Row], findings: dict[str, Finding]) -> tuple[list[Row],
     """What is still open after a recovery, and what would be done."""
     left: list[Row] = []
     effects: list[ev.Effect] = []
-    made = plan(rows, findings, EPOCH)
-    validate(made, rows)
-    for (of, live), decision in zip(rows, made.decisions, strict=True):
+    planned = plan(rows, findings, EPOCH)
+    validate(planned, rows)
+    for (of, live), decision in zip(rows, planned.decisions, strict=True):
         event = event_of(decision)
         after = step(of, live, event, NOW) if event is not None else None
         effects += after.effects if after is not None else ()
@@ -288,12 +288,12 @@ def test_recovery_when_it_meets_the_same_facts_again_then_it_changes_nothing_mor
     assert not [effect for effect in effects if isinstance(effect, ev.Launch | ev.Settled)]
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, "is queued, but its attempt 1"), (7, "; and 2 more")])
-def test_validate_when_a_row_contradicts_itself_then_it_is_named_and_kept(count: int, told: str) -> None:
+@pytest.mark.parametrize(("count", "message"), [(1, "is queued, but its attempt 1"), (7, "; and 2 more")])
+def test_validate_when_a_row_contradicts_itself_then_it_is_named_and_kept(count: int, message: str) -> None:
     broken = job(State.QUEUED, attempts=1)
     rows = [(broken, attempt(broken, run_id=f"7.1.{number:016x}")) for number in range(count)]
 
-    with pytest.raises(RowInvalid, match=told):
+    with pytest.raises(RowInvalid, match=message):
         validate(RecoveryPlan(()), rows)
 
     (decision,) = plan([rows[0]], {rows[0][1].run_id: finding(rows[0][1], Fact.GONE)}, EPOCH).decisions

@@ -59,10 +59,10 @@ def planned(a: ResumeStanding, b: ResumeStanding = BLOCKED, *needs: Edge, **aske
 def test_plan_when_a_step_stands_anyhow_then_it_runs_only_if_it_did_not_complete(
     standing: ResumeStanding, act: Act, *, runs: bool
 ) -> None:
-    found = planned(standing, chosen=RESTART)["a"]
+    step = planned(standing, chosen=RESTART)["a"]
 
-    assert (found.act, found.runs) == (act, runs)
-    assert found.why
+    assert (step.act, step.runs) == (act, runs)
+    assert step.why
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_plan_when_a_step_stands_anyhow_then_it_runs_only_if_it_did_not_complete
     ],
 )
 def test_strategy_when_chosen_then_it_decides_the_step_and_what_can_follow(strategy: Strategy, a: Act, b: Act) -> None:
-    found = planned(FAILED, chosen={"a": ("own", strategy)})
+    plans = planned(FAILED, chosen={"a": ("own", strategy)})
 
-    assert (found["a"].act, found["b"].act) == (a, b)
-    assert f"strategy own, which chose {strategy.value}" in found["a"].why
+    assert (plans["a"].act, plans["b"].act) == (a, b)
+    assert f"strategy own, which chose {strategy.value}" in plans["a"].why
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_strategy_when_chosen_then_it_decides_the_step_and_what_can_follow(strat
 def test_need_when_it_stays_as_it_is_then_the_step_behind_it_runs_only_if_it_is_met(
     on: NeedOn, a: ResumeStanding, b: Act
 ) -> None:
-    found = planned(a, BLOCKED, Edge("a", on), chosen={"a": ("fail", Strategy.FAIL)})
+    plans = planned(a, BLOCKED, Edge("a", on), chosen={"a": ("fail", Strategy.FAIL)})
 
-    assert found["b"].act is b
+    assert plans["b"].act is b
 
 
 def test_need_when_it_is_held_and_left_then_the_step_behind_it_may_still_run() -> None:
@@ -106,15 +106,15 @@ def test_need_when_it_is_held_and_left_then_the_step_behind_it_may_still_run() -
 
 
 def test_scope_when_a_step_is_named_then_the_others_stay() -> None:
-    found = planned(FAILED, FAILED, Edge("a", NeedOn.FAILED), scope={"b"}, chosen={"b": ("restart", Strategy.RESTART)})
+    plans = planned(FAILED, FAILED, Edge("a", NeedOn.FAILED), scope={"b"}, chosen={"b": ("restart", Strategy.RESTART)})
 
-    assert (found["a"].act, found["b"].act) == (Act.LEAVE, Act.RESTART)
+    assert (plans["a"].act, plans["b"].act) == (Act.LEAVE, Act.RESTART)
 
 
 def test_pause_when_nothing_else_is_asked_then_what_stopped_short_stays() -> None:
-    found = planned(FAILED, ResumeStanding(State.WAITING), pressing=False)
+    plans = planned(FAILED, ResumeStanding(State.WAITING), pressing=False)
 
-    assert (found["a"].act, found["b"].act) == (Act.LEAVE, Act.WAIT)
+    assert (plans["a"].act, plans["b"].act) == (Act.LEAVE, Act.WAIT)
 
 
 def test_fingerprint_when_it_changed_then_the_step_and_those_behind_it_run_again() -> None:
@@ -182,26 +182,26 @@ def test_registry_when_a_name_is_unknown_then_the_known_are_listed() -> None:
         strategies.choose("nope", SHORT)
 
 
-@pytest.mark.parametrize("said", ["sideways", None])
-def test_registry_when_a_strategy_names_none_of_ours_then_it_has_failed(said: Any) -> None:
-    strategies.strategy("odd")(lambda _: said)
+@pytest.mark.parametrize("choice", ["sideways", None])
+def test_registry_when_a_strategy_names_none_of_ours_then_it_has_failed(choice: Any) -> None:
+    strategies.strategy("odd")(lambda _: choice)
 
     with pytest.raises(StrategyFailed, match="'odd' failed for step a: ValueError"):
         strategies.choose("odd", SHORT)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(SystemExit(7), "SystemExit: 7"), (ValueError("\ud800"), r"ValueError: \\ud800")]
+    ("error", "message"), [(SystemExit(7), "SystemExit: 7"), (ValueError("\ud800"), r"ValueError: \\ud800")]
 )
 def test_choose_when_a_strategy_exits_or_is_no_unicode_then_it_has_failed(
-    error: BaseException, told: str, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def odd(_step: Interrupted) -> str:
         raise error
 
     monkeypatch.setitem(strategies.STRATEGIES, "odd", odd)
 
-    with pytest.raises(StrategyFailed, match=told):
+    with pytest.raises(StrategyFailed, match=message):
         strategies.choose("odd", SHORT)
 
 

@@ -56,11 +56,11 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
 def test_spec_when_a_rule_is_broken_then_field_values_and_what_to_do_are_told(
     asked: dict[str, Any], field: str, problem: str
 ) -> None:
-    told = [one for one in contradictions(spec(**asked), asked) if problem in one.message]
+    matching = [one for one in contradictions(spec(**asked), asked) if problem in one.message]
 
-    assert [one.details for one in told] == [{"path": field}]
-    assert told[0].message.startswith(f"{field}: ")
-    assert told[0].hint
+    assert [one.details for one in matching] == [{"path": field}]
+    assert matching[0].message.startswith(f"{field}: ")
+    assert matching[0].hint
 
 
 def test_rules_when_counted_then_each_is_broken_above() -> None:
@@ -102,14 +102,14 @@ def test_spec_when_its_queue_says_what_has_no_effect_on_this_job_then_it_is_take
 def test_spec_when_its_queue_contradicts_it_then_it_is_refused() -> None:
     torn = spec(checkpoint_exit_code=3, success_exit_codes=(3,))
 
-    (told,) = contradictions(torn, ["success_exit_codes"], ["checkpoint_exit_code"])
+    (contradiction,) = contradictions(torn, ["success_exit_codes"], ["checkpoint_exit_code"])
 
-    assert "is among success_exit_codes" in told.message
+    assert "is among success_exit_codes" in contradiction.message
 
 
 def test_defaults_when_they_contradict_each_other_then_each_is_reported_once() -> None:
     by_queue = {"base_delay_ms": 9, "max_delay_ms": 1, "heartbeat_ms": 5, "unresponsive_kill_ms": 5, "nice": 3}
 
-    told = contradictions_of_defaults(spec(**by_queue), by_queue)
+    found_once = contradictions_of_defaults(spec(**by_queue), by_queue)
 
-    assert [one.details["path"] for one in told] == ["base_delay_ms", "heartbeat_ms"]
+    assert [one.details["path"] for one in found_once] == ["base_delay_ms", "heartbeat_ms"]

@@ -13,7 +13,7 @@ def test_diagram_when_drawn_anew_then_it_is_the_one_in_the_document() -> None:
 
 
 def test_edges_when_listed_then_every_state_and_unsafe_end_is_among_them() -> None:
-    found = edges()
+    kinds = edges()
 
-    assert {after for _, after in found} == set(State)
-    assert "Ended" in found[State.RUNNING, State.HELD]
+    assert {after for _, after in kinds} == set(State)
+    assert "Ended" in kinds[State.RUNNING, State.HELD]

@@ -72,11 +72,11 @@ def blocked(of: Job, now: Now) -> bool:
 
 
 @st.composite
-def asks(draw: st.DrawFn, now: Now, known: list[int]) -> Spec:
+def asks(draw: st.DrawFn, now: Now, jobs: list[int]) -> Spec:
     """Any spec that the intake would take now."""
     ahead = st.sampled_from([None, None, None, 1, 1_000, 100_000])
     deadline, run_at = draw(ahead), draw(ahead)
-    needed = draw(st.sampled_from([(), (), (), *((ident,) for ident in known), tuple(known[-2:])]))
+    needed = draw(st.sampled_from([(), (), (), *((ident,) for ident in jobs), tuple(jobs[-2:])]))
     return Spec(
         command="work",
         working_dir="/",
@@ -315,9 +315,9 @@ class Host(RuleBasedStateMachine):
             )
             for (_, live), fact in zip(rows, facts, strict=False)
         }
-        made = plan(rows, findings, epoch=2)  # all were begun by an earlier daemon
-        validate(made, rows)
-        for decision in made.decisions:
+        planned = plan(rows, findings, epoch=2)  # all were begun by an earlier daemon
+        validate(planned, rows)
+        for decision in planned.decisions:
             event = {
                 Action.SETTLE: ev.Ended(outcome=exited(0)),
                 Action.ADOPT: ev.Adopted(),

@@ -15,8 +15,8 @@ def filled(parameters: dict[str, str], item: str | None = None, **fields: Any) -
     return Template(sent, TemplateNames(parameters), of_items=item is not None).fill(item)
 
 
-def texts_of(made: Filled[JobWork]) -> dict[str, str]:
-    return {mistake.path: mistake.message for mistake in made.mistakes}
+def texts_of(result: Filled[JobWork]) -> dict[str, str]:
+    return {mistake.path: mistake.message for mistake in result.mistakes}
 
 
 @pytest.mark.timeout(60)
@@ -27,7 +27,7 @@ def test_names_when_a_million_spaces_follow_open_braces_then_the_text_is_read_on
 
 
 def test_fill_when_every_text_is_a_template_then_each_is_replaced_and_no_other() -> None:
-    made = filled(
+    result = filled(
         {"a": "1", "b": ""},
         "x",
         command="/{{a}}",
@@ -38,42 +38,42 @@ def test_fill_when_every_text_is_a_template_then_each_is_replaced_and_no_other()
         name="n {{a}}",
     )
 
-    assert made.mistakes == []
-    assert (made.step.command, made.step.args, made.step.env) == (
+    assert result.mistakes == []
+    assert (result.step.command, result.step.args, result.step.env) == (
         "/1",
         ("-x", "", "${HOME}", "{{"),
         {"A": "1x", "B": "b"},
     )
-    assert (made.step.working_dir, made.step.stdin, made.step.name) == ("/1", ".", "n 1")
-    assert made.locatable
+    assert (result.step.working_dir, result.step.stdin, result.step.name) == ("/1", ".", "n 1")
+    assert result.locatable
 
 
 def test_fill_when_a_name_is_unknown_then_its_text_stays_and_the_names_are_listed() -> None:
-    made = filled({"known": "1"}, command="{{nope}}", args=("{{item}}{{item}}", "{{known}}"), env={"A": "{{nope}}"})
+    result = filled({"known": "1"}, command="{{nope}}", args=("{{item}}{{item}}", "{{known}}"), env={"A": "{{nope}}"})
 
-    assert texts_of(made) == {
+    assert texts_of(result) == {
         "command": "{{nope}}: no such parameter (there are: known)",
         "args[0]": "{{item}}: no such parameter (there are: known)",
         "env.A": "{{nope}}: no such parameter (there are: known)",
     }
-    assert len(made.mistakes) == 3
-    assert (made.step.command, made.step.args) == ("{{nope}}", ("{{item}}{{item}}", "1"))
+    assert len(result.mistakes) == 3
+    assert (result.step.command, result.step.args) == ("{{nope}}", ("{{item}}{{item}}", "1"))
 
 
 @pytest.mark.parametrize(
-    ("fields", "known"),
+    ("fields", "locatable"),
     [({"command": "{{x}}"}, False), ({"working_dir": "/{{x}}"}, False), ({"env": {"PATH": "{{x}}"}}, False),
      ({"env": {"A": "{{x}}"}}, True), ({"args": ("{{x}}",)}, True)],
 )  # fmt: skip
 def test_fill_when_a_word_is_missing_then_it_matters_for_the_program_where_it_stands(
     fields: dict[str, Any],
-    known: bool,  # noqa: FBT001
+    locatable: bool,  # noqa: FBT001
 ) -> None:
-    assert filled({}, **fields).locatable is known
+    assert filled({}, **fields).locatable is locatable
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "texts"),
     [
         ({"name": "{{long}}"}, {"name": "filled in, it is not valid: Expected str of length <= 200"}),
         ({"command": "{{none}}"}, {"command": "filled in, it is not valid: Expected str of length >= 1"}),
@@ -90,11 +90,11 @@ def test_fill_when_a_word_is_missing_then_it_matters_for_the_program_where_it_st
     ids=["too long", "empty", "beyond any text", "too many", "too many bytes"],
 )  # fmt: skip
 def test_fill_when_a_text_outgrows_its_field_then_that_is_a_mistake(
-    fields: dict[str, Any], said: dict[str, str]
+    fields: dict[str, Any], texts: dict[str, str]
 ) -> None:
-    made = filled({"long": "x" * (MAX_TEXT // 2 + 1), "wide": "é" * 30_000, "none": ""}, **fields)
+    result = filled({"long": "x" * (MAX_TEXT // 2 + 1), "wide": "é" * 30_000, "none": ""}, **fields)
 
-    assert texts_of(made) == said
+    assert texts_of(result) == texts
 
 
 def test_fill_when_texts_are_small_and_many_then_their_number_counts() -> None:

@@ -68,9 +68,9 @@ def test_judge_when_an_end_meets_a_stop_then_the_table_of_the_design_holds(
     stop: str, end: str, cell: str, on_orphan: OnOrphan
 ) -> None:
     reason = None if stop == "none" else StopReason(stop)
-    told = ENDS[end] if reason is None else delivered(ENDS[end])
+    event = ENDS[end] if reason is None else delivered(ENDS[end])
 
-    verdict = verdict_of(spec(on_orphan=on_orphan), reason, told)
+    verdict = verdict_of(spec(on_orphan=on_orphan), reason, event)
 
     if cell == "again":
         assert verdict == Verdict(State.QUEUED)

@@ -68,14 +68,14 @@ def test_backup_when_the_daemon_is_busy_then_it_is_the_state_at_its_seq(
     for each in loads:
         each.start()
     try:
-        made = [json.loads(daemon.cli("backup", "--json").stdout) for _ in range(5)]
+        backups = [json.loads(daemon.cli("backup", "--json").stdout) for _ in range(5)]
     finally:
         over.set()
         for each in loads:
             each.join()
 
-    assert len({one["seq"] for one in made}) == len(made), "the load changed something between any two"
-    for one in made:
+    assert len({one["seq"] for one in backups}) == len(backups), "the load changed something between any two"
+    for one in backups:
         copy, living = unpacked(one["path"], tmp_path / "copy.db"), daemon.state_dir / "stoker.db"
         assert rows(copy, CHANGES, 1 << 60) == rows(living, CHANGES, one["seq"])
         assert rows(copy, "SELECT id, state FROM jobs ORDER BY id") == rows(living, FOLD, one["seq"])
@@ -121,8 +121,8 @@ def test_backup_when_the_file_is_named_then_it_is_whole_and_the_daemon_knows_it_
 ) -> None:
     result = daemon.cli("backup", "--to", "mine.db", "--json", cwd=tmp_path)
 
-    made = json.loads(result.stdout)
-    assert made["path"] == str(tmp_path / "mine.db")
+    backup = json.loads(result.stdout)
+    assert backup["path"] == str(tmp_path / "mine.db")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.db", "mine.db.sha256"}
     assert json.loads(daemon.cli("backup", "ls", "--json").stdout)["backups"] == []
 
@@ -134,13 +134,15 @@ def test_backup_when_no_daemon_runs_then_the_command_makes_it_itself(stopped_dae
     daemon.kill9()  # so that its newest changes are still in the WAL
     before = {path: path.read_bytes() for path in daemon.state_dir.glob("stoker.db*")}
 
-    made = daemon.cli("backup", "--state-dir", str(daemon.state_dir), "--json")
+    command = daemon.cli("backup", "--state-dir", str(daemon.state_dir), "--json")
     shown = daemon.cli("backup", "ls", "--state-dir", str(daemon.state_dir))
 
-    assert made.returncode == 0, made.stderr
+    assert command.returncode == 0, command.stderr
     assert {path: path.read_bytes() for path in daemon.state_dir.glob("stoker.db*")} == before
-    assert json.loads(made.stdout)["seq"] == rows(daemon.state_dir / "stoker.db", "SELECT max(seq) FROM changes")[0][0]
-    assert Path(json.loads(made.stdout)["path"]).name in shown.stdout
+    assert (
+        json.loads(command.stdout)["seq"] == rows(daemon.state_dir / "stoker.db", "SELECT max(seq) FROM changes")[0][0]
+    )
+    assert Path(json.loads(command.stdout)["path"]).name in shown.stdout
 
 
 def test_backup_when_a_daemon_runs_on_the_named_directory_then_the_command_refuses(daemon: DaemonProcess) -> None:
@@ -188,14 +190,14 @@ async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_com
     clock = Clock()
     backups = Backups(Config(backup=BackupSettings(every="1h")), large, clock, Telemetry(), BackgroundTasks())
 
-    made = []
+    counts = []
     for minute in range(130):
         clock.steady = minute * 60_000
         backups.tick()
         await until_async(lambda: backups._working is None or backups._working.done())
-        made.append(len(listed(large.backups)) - 1)
+        counts.append(len(listed(large.backups)) - 1)
 
-    assert [made.index(number) for number in (1, 2, 3)] == [1, 61, 121]
+    assert [counts.index(number) for number in (1, 2, 3)] == [1, 61, 121]
 
 
 class Clock:

@@ -70,9 +70,9 @@ def test_cancel_when_the_job_runs_then_it_is_stopped_by_sigterm(client: stoker.C
 def test_cancel_when_the_worker_exits_with_0_on_sigterm_then_the_job_is_cancelled(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
-    said = tmp_path / "said"
-    job = submit(client, shell(f"trap 'exit 0' TERM; echo ready > {said}; while :; do read _ < {gate.path}; done"))
-    until(lambda: lines(said), why="the trap")
+    ledger = tmp_path / "said"
+    job = submit(client, shell(f"trap 'exit 0' TERM; echo ready > {ledger}; while :; do read _ < {gate.path}; done"))
+    until(lambda: lines(ledger), why="the trap")
 
     client.cancel(job)
 
@@ -99,9 +99,9 @@ def test_cancel_when_the_tree_ignores_sigterm_then_it_is_killed_after_the_grace(
 def test_cancel_when_asked_twice_then_the_second_hears_that_it_is_stopping(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
-    said = tmp_path / "said"
-    job = submit(client, shell(f"trap '' TERM; echo > {said}; read _ < {gate.path}; :"), grace_ms=3_600_000)
-    until(lambda: lines(said), why="the trap")
+    ledger = tmp_path / "said"
+    job = submit(client, shell(f"trap '' TERM; echo > {ledger}; read _ < {gate.path}; :"), grace_ms=3_600_000)
+    until(lambda: lines(ledger), why="the trap")
 
     first, second = client.cancel(job), client.cancel(job)
 

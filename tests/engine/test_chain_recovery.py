@@ -33,8 +33,8 @@ def has_lines(ledger: Path, least: int) -> bool:
 
 
 def roll_back(client: stoker.Client, workflow: int, to: int | str, **options: object) -> dict[str, Any]:
-    said: dict[str, Any] = client.call("workflow.rollback", {"id": workflow, "to": to, **options})
-    return said
+    answer: dict[str, Any] = client.call("workflow.rollback", {"id": workflow, "to": to, **options})
+    return answer
 
 
 def harm(daemon: DaemonProcess, sql: str, *values: object) -> None:
@@ -47,8 +47,8 @@ def harm(daemon: DaemonProcess, sql: str, *values: object) -> None:
         for name, _ in guards:
             database.execute(f"DROP TRIGGER {name}")
         assert database.execute(sql, values).rowcount, "nothing was harmed"
-        for _, made in guards:
-            database.execute(made)
+        for _, guard in guards:
+            database.execute(guard)
 
 
 def test_rollback_when_to_any_checkpoint_then_exactly_what_was_not_done_runs_again(
@@ -68,9 +68,9 @@ def test_rollback_when_to_any_checkpoint_then_exactly_what_was_not_done_runs_aga
         if not missing:
             continue
         before = lines(ledger)
-        said = roll_back(client, workflow, link["id"], redo=True, resume=True)
-        assert said["to"] == {"checkpoint": link["id"], "seq": link["seq"], "damaged": None}
-        assert said["reset"] == missing
+        answer = roll_back(client, workflow, link["id"], redo=True, resume=True)
+        assert answer["to"] == {"checkpoint": link["id"], "seq": link["seq"], "damaged": None}
+        assert answer["reset"] == missing
         until(partial(has_lines, ledger, len(before) + len(missing)), why="the steps")
         assert settled(client, workflow, "succeeded") == "succeeded"
         assert sorted(lines(ledger)[len(before) :]) == missing
@@ -93,8 +93,8 @@ def test_rollback_when_a_step_had_saved_then_only_what_was_saved_by_then_counts(
     def save(attempt: int, text: str) -> int:
         until(lambda: len(lines(tokens)) == attempt, why=f"attempt {attempt}")
         data = base64.b64encode(text.encode()).decode()
-        made: int = client.call("checkpoint.save", {"token": lines(tokens)[-1], "data": data})["id"]
-        return made
+        checkpoint: int = client.call("checkpoint.save", {"token": lines(tokens)[-1], "data": data})["id"]
+        return checkpoint
 
     early = save(1, "early")
     late = save(1, "late")
@@ -182,10 +182,10 @@ class Copies:
 
     def goes_back(self, client: stoker.Client, workflow: int, to: int | str, place: int) -> dict[str, Any]:
         """Roll back to that place and let the workflow end; returns the part of the answer about the checkpoint."""
-        said = roll_back(client, workflow, to, redo=True, resume=True)
-        assert said["reset"] == sorted({"a", "b", "c"} - self.done[place]), (workflow, place, said)
+        answer = roll_back(client, workflow, to, redo=True, resume=True)
+        assert answer["reset"] == sorted({"a", "b", "c"} - self.done[place]), (workflow, place, answer)
         assert settled(client, workflow, "succeeded") == "succeeded"
-        return dict(said["to"])
+        return dict(answer["to"])
 
 
 def test_chain_when_any_link_is_damaged_then_the_one_before_is_used_with_a_warning(
@@ -240,8 +240,10 @@ def test_chain_when_any_link_is_missing_then_resume_stops_and_its_hint_works(
             if copies.kind(place + 1) == "context":  # nothing before it is needed
                 assert copies.goes_back(client, workflow, ids[place + 1], place + 1)["damaged"] is None
                 continue
-            told = f"builds on checkpoint {ids[place]}, which is not there" if place else "no whole context was found"
-            with pytest.raises(ChainBroken, match=told) as refused:
+            message = (
+                f"builds on checkpoint {ids[place]}, which is not there" if place else "no whole context was found"
+            )
+            with pytest.raises(ChainBroken, match=message) as refused:
                 roll_back(client, workflow, ids[place + 1])
             assert "stoker " in str(refused.value.hint)
             assert workflow_view(client, workflow)["state"] == "failed"

@@ -87,9 +87,9 @@ def failed_events(daemon: DaemonProcess, job: int) -> list[dict[str, Any]]:
 def read_back(client: stoker.Client, ident: int) -> bytes:
     data = b""
     while True:
-        found = client.call("checkpoint.get", {"id": ident, "offset": len(data)})
-        data += base64.b64decode(found["data"])
-        if len(data) >= found["bytes"]:
+        piece = client.call("checkpoint.get", {"id": ident, "offset": len(data)})
+        data += base64.b64decode(piece["data"])
+        if len(data) >= piece["bytes"]:
             return data
 
 
@@ -104,7 +104,7 @@ def test_checkpoint_when_saved_then_only_the_next_attempt_gets_the_newest(client
     job = submit(client, saver.spec())
     assert saver.seen(1) == b"none"
     save(client, saver.token(), b"one")
-    said = save(client, saver.token(), b"two", status="half way")
+    answer = save(client, saver.token(), b"two", status="half way")
     saver.fail(1)
 
     assert saver.seen(2) == b"two"
@@ -112,7 +112,7 @@ def test_checkpoint_when_saved_then_only_the_next_attempt_gets_the_newest(client
     assert [(link["seq"], link["kind"], link["status"]) for link in links] == [
         (1, "progress", "saved"), (2, "progress", "half way")
     ]  # fmt: skip
-    assert (said["id"], said["seq"], said["bytes"]) == (links[1]["id"], 2, 3)
+    assert (answer["id"], answer["seq"], answer["bytes"]) == (links[1]["id"], 2, 3)
     saver.fail(2)
     assert saver.seen(3) == b"two"  # whoever saved nothing leaves the one before
     saver.fail(3)
@@ -362,8 +362,8 @@ def test_output_when_it_is_refused_then_the_step_fails_and_every_answer_says_why
     assert why == f"failed: its output for other steps could not be read: {attempt['error']}"
     analysis = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
     assert (analysis["causes"]["output"], attempt["error"] in analysis["message"]) == (["a"], True)
-    (told,) = failed_events(shared, job)
-    assert (told["reason"], told["error"]) == ("output", attempt["error"])
+    (event,) = failed_events(shared, job)
+    assert (event["reason"], event["error"]) == ("output", attempt["error"])
 
 
 def test_output_when_a_later_try_can_be_taken_then_the_step_succeeds_with_that(client: stoker.Client) -> None:
@@ -418,8 +418,8 @@ def test_inputs_when_many_needs_hand_on_much_then_all_of_them_arrive(client: sto
     answer = send(client, flow({**steps, "last": reads}))
 
     assert flow_end(client, answer["id"]) == "succeeded"
-    found = json.loads((tmp_path / "file").read_text())
-    assert {name: len(end["outputs"]["a"]) for name, end in found.items()} == dict.fromkeys(steps, 2_000)
+    inputs = json.loads((tmp_path / "file").read_text())
+    assert {name: len(end["outputs"]["a"]) for name, end in inputs.items()} == dict.fromkeys(steps, 2_000)
 
 
 def test_inputs_when_a_job_needs_nothing_then_its_file_is_there_and_read_only(
@@ -468,8 +468,8 @@ def test_failure_when_a_step_fails_by_itself_then_its_record_tells_what_it_said_
     error = json.loads(read_back(client, end["id"]))["error"]
     assert (error[: len(begins)], error[-len(ends) :]) == (begins, ends)
     assert client.history(answer["steps"]["a"])["attempts"][0]["error"] == error
-    (told,) = failed_events(shared, answer["steps"]["a"])
-    assert "error" not in told  # what a job writes may be confidential: it is not for the daemon's own log
+    (event,) = failed_events(shared, answer["steps"]["a"])
+    assert "error" not in event  # what a job writes may be confidential: it is not for the daemon's own log
 
 
 def test_failure_when_its_log_is_long_then_its_record_is_bounded(client: stoker.Client) -> None:

@@ -95,8 +95,8 @@ def test_orphan_when_its_job_is_safe_then_it_runs_again_once_the_old_worker_is_g
         assert not alive(int(lines(ledger)[0]))
         gate.open()
         assert end_of(client, job) == ("succeeded", "exit")
-        found = job_view(client, job)
-        assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 1)
+        view = job_view(client, job)
+        assert (view["attempts"], view["failures"], view["orphanings"]) == (2, 0, 1)
 
 
 def test_orphans_when_the_daemon_was_killed_under_load_then_no_unsafe_job_ran_twice(
@@ -135,8 +135,8 @@ def test_poison_when_a_safe_job_ended_unseen_three_times_then_it_is_held(daemon:
 
     with daemon.client() as client:
         assert end_of(client, job) == ("held", "poison")
-        found = job_view(client, job)
-    assert (found["attempts"], found["failures"], found["orphanings"]) == (3, 0, 3)
+        view = job_view(client, job)
+    assert (view["attempts"], view["failures"], view["orphanings"]) == (3, 0, 3)
     assert "poison" in daemon.cli("show", str(job)).stdout
     assert "may be what brings the host down" in daemon.cli("why", str(job)).stdout
 
@@ -212,11 +212,11 @@ def test_launcher_when_killed_then_a_safe_job_runs_again(daemon: DaemonProcess, 
 def test_workers_when_all_else_was_killed_then_they_are_found_by_their_environment(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
-    said = tmp_path / "said"
-    child = f"echo $$ >> {said}; read _ < {gate.path}"
+    pids = tmp_path / "said"
+    child = f"echo $$ >> {pids}; read _ < {gate.path}"
     with daemon.client() as client:
         job = submit(client, shell(f"setsid sh -c '{child}' & {child}"))
-        until(lambda: len(lines(said)) == 2, why="the tree")
+        until(lambda: len(lines(pids)) == 2, why="the tree")
         launcher = launchers(client)[0]
     os.kill(launcher, signal.SIGSTOP)
     daemon.kill9()
@@ -226,7 +226,7 @@ def test_workers_when_all_else_was_killed_then_they_are_found_by_their_environme
 
     with daemon.client() as client:
         assert end_of(client, job) == ("failed", "orphaned")
-    assert [pid for pid in lines(said) if alive(int(pid))] == []
+    assert [pid for pid in lines(pids) if alive(int(pid))] == []
 
 
 def test_everything_when_killed_and_the_worker_is_gone_too_then_the_end_is_unseen(

@@ -99,8 +99,8 @@ def test_drain_when_a_job_does_not_end_in_time_then_it_is_stopped_for_the_servic
     hurried.start()
     with hurried.client() as client:
         assert end_of(client, job) == expected
-        found = job_view(client, job)
-        assert (found["failures"], found["orphanings"]) == (0, 0)
+        view = job_view(client, job)
+        assert (view["failures"], view["orphanings"]) == (0, 0)
 
 
 def test_drain_when_a_safe_job_is_stopped_then_the_next_start_runs_it_uncharged(
@@ -115,8 +115,8 @@ def test_drain_when_a_safe_job_is_stopped_then_the_next_start_runs_it_uncharged(
 
     with hurried.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
-        found = job_view(client, job)
-        assert (found["attempts"], found["failures"], found["orphanings"]) == (2, 0, 0)
+        view = job_view(client, job)
+        assert (view["attempts"], view["failures"], view["orphanings"]) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])

@@ -30,8 +30,8 @@ def archive_of(client: stoker.Client, workflow: int) -> str:
 
 def unpacked(path: str) -> dict[str, Any]:
     with gzip.open(path) as packed:
-        found: dict[str, Any] = json.load(packed)
-    return found
+        archive: dict[str, Any] = json.load(packed)
+    return archive
 
 
 def test_failed_workflow_when_it_ends_then_it_is_told_and_archived_whole(
@@ -55,8 +55,8 @@ def test_failed_workflow_when_it_ends_then_it_is_told_and_archived_whole(
     causes = [one["cause"] for one in kept["changes"] if one["kind"] == "workflow"]
     assert (causes[0], causes[-1]) == ("submitted", "failed")
     assert {one["job_id"] for one in kept["attempts"]} == {job_of(client, workflow, name) for name in "ab"}
-    (told,) = [event for event in shared.events("workflow_failed") if event["workflow"] == workflow]
-    assert told["steps"] == ["b", "c"]
+    (logged,) = [event for event in shared.events("workflow_failed") if event["workflow"] == workflow]
+    assert logged["steps"] == ["b", "c"]
 
 
 def test_archive_when_a_workflow_fails_again_then_each_end_has_its_own(client: stoker.Client) -> None:
@@ -111,7 +111,7 @@ def test_analysis_when_asked_then_it_says_why_and_what_to_type(client: stoker.Cl
     settled(client, late)
     settled(client, well)
 
-    analysis = look_into(client, late)
+    analysis = analysis_of(client, late)
 
     assert analysis is not None
     assert (analysis["scope"], analysis["critical"], analysis["roots"], analysis["blocked"]) == (
@@ -119,7 +119,7 @@ def test_analysis_when_asked_then_it_says_why_and_what_to_type(client: stoker.Cl
     )  # fmt: skip
     assert analysis["causes"] == {"timeout": ["a"], "dependency": ["b"]}
     assert analysis["next"] == f"stoker workflow retry {late} --failed --timeout 1s"
-    assert look_into(client, well) is None
+    assert analysis_of(client, well) is None
 
 
 def test_analysis_when_limits_and_resources_hindered_steps_then_each_has_its_cause(
@@ -137,7 +137,7 @@ def test_analysis_when_limits_and_resources_hindered_steps_then_each_has_its_cau
     )  # fmt: skip
     settled(client, workflow)
 
-    analysis = look_into(client, workflow)
+    analysis = analysis_of(client, workflow)
 
     assert analysis is not None
     assert analysis["causes"] == {"file_size_limit": ["full"], "resources": ["waits:1", "waits:2"]}
@@ -148,9 +148,9 @@ def test_analysis_when_limits_and_resources_hindered_steps_then_each_has_its_cau
     )
 
 
-def look_into(client: stoker.Client, workflow: int) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
-    return found
+def analysis_of(client: stoker.Client, workflow: int) -> dict[str, Any] | None:
+    analysis: dict[str, Any] | None = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
+    return analysis
 
 
 def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported(
@@ -160,12 +160,12 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     plain = submit(client, gate.spec())
     running(client, job_of(client, workflow, "a"), plain)
 
-    (told,) = until(lambda: workflow_view(client, workflow)["stale"], why="the stale step")
+    (stale,) = until(lambda: workflow_view(client, workflow)["stale"], why="the stale step")
 
-    assert (told["step"], told["job"]) == ("a", job_of(client, workflow, "a"))
-    assert told["age_ms"] > 1
+    assert (stale["step"], stale["job"]) == ("a", job_of(client, workflow, "a"))
+    assert stale["age_ms"] > 1
     of_all = [one["job"] for one in client.call("system.status")["stale_checkpoints"]]
-    assert told["job"] in of_all
+    assert stale["job"] in of_all
     assert plain not in of_all
 
     def ls() -> str:
@@ -173,14 +173,14 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
 
     until(lambda: "no checkpoint for" in ls(), why="the look at what is stale")
     assert ["no checkpoint for" in line for line in ls().splitlines()[1:]] == [False, True]  # the newest first
-    assert "has left no checkpoint for" in client.call("job.why", {"id": told["job"]})["message"]
-    assert f"a (job {told['job']}) has saved no checkpoint for" in shared.cli("status").stdout
+    assert "has left no checkpoint for" in client.call("job.why", {"id": stale["job"]})["message"]
+    assert f"a (job {stale['job']}) has saved no checkpoint for" in shared.cli("status").stdout
     (event,) = until(
-        lambda: [event for event in shared.events("checkpoint_stale") if event["job"] == told["job"]],
+        lambda: [event for event in shared.events("checkpoint_stale") if event["job"] == stale["job"]],
         why="the line in the log",
     )
     assert (event["level"], event["workflow"], event["step"]) == ("warning", workflow, "a")
     gate.open()
     assert settled(client, workflow) == "succeeded"
     assert workflow_view(client, workflow)["stale"] == []
-    assert client.get(told["job"])["stale_ms"] is None
+    assert client.get(stale["job"])["stale_ms"] is None

@@ -27,15 +27,14 @@ AGES_MS = 3_600_000
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> Path:
-    return tmp_path / "said"
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
 
 
-def stubborn(gate: Gate, said: Path, **options: Any) -> dict[str, Any]:
+def stubborn(gate: Gate, ledger: Path, **options: Any) -> dict[str, Any]:
     """A worker that ignores SIGTERM and waits for the gate; each run writes a line."""
-    script = (
-        f"trap '' TERM; echo $STOKER_ATTEMPT >> {said}; while [ -p {gate.path} ]; do read _ < {gate.path}; done; exit 0"
-    )
+    wait = f"while [ -p {gate.path} ]; do read _ < {gate.path}; done"
+    script = f"trap '' TERM; echo $STOKER_ATTEMPT >> {ledger}; {wait}; exit 0"
     return shell(script, grace_ms=AGES_MS, **options)
 
 
@@ -52,13 +51,13 @@ def launcher_of(client: stoker.Client, job: int) -> int:
 # --- force --------------------------------------------------------------------------------------------------
 
 
-def test_restart_when_forced_then_there_is_no_grace(client: stoker.Client, gate: Gate, said: Path) -> None:
-    job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], why="the first run")
+def test_restart_when_forced_then_there_is_no_grace(client: stoker.Client, gate: Gate, ledger: Path) -> None:
+    job = submit(client, stubborn(gate, ledger))
+    until(lambda: lines(ledger) == ["1"], why="the first run")
 
     restart(client, job, force=True)
 
-    until(lambda: lines(said) == ["1", "2"], why="the second run")
+    until(lambda: lines(ledger) == ["1", "2"], why="the second run")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
     first, _ = client.history(job)["attempts"]
@@ -66,17 +65,17 @@ def test_restart_when_forced_then_there_is_no_grace(client: stoker.Client, gate:
 
 
 def test_restart_when_a_stop_is_under_way_then_force_hastens_it_and_its_reason_stays(
-    client: stoker.Client, gate: Gate, said: Path
+    client: stoker.Client, gate: Gate, ledger: Path
 ) -> None:
-    job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], why="the first run")
+    job = submit(client, stubborn(gate, ledger))
+    until(lambda: lines(ledger) == ["1"], why="the first run")
     client.call("job.cancel", {"id": job})
     assert state(client, job) == "running"
 
     restart(client, job, force=True)
 
     assert end_of(client, job) == ("cancelled", "user")
-    assert lines(said) == ["1"]
+    assert lines(ledger) == ["1"]
 
 
 # --- reassign -----------------------------------------------------------------------------------------------
@@ -95,10 +94,10 @@ def silenced(shared: DaemonProcess) -> Iterator[list[int]]:
 
 
 def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere(
-    client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
+    client: stoker.Client, gate: Gate, ledger: Path, silenced: list[int]
 ) -> None:
-    job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], why="the first run")
+    job = submit(client, stubborn(gate, ledger))
+    until(lambda: lines(ledger) == ["1"], why="the first run")
     running(client, job)
     pid, launcher = client.get(job)["pid"], launcher_of(client, job)
     os.kill(launcher, signal.SIGSTOP)
@@ -106,25 +105,25 @@ def test_reassign_when_the_launcher_is_stuck_then_the_next_run_begins_elsewhere(
 
     restart(client, job, force=True, reassign=True)
 
-    until(lambda: lines(said) == ["1", "2"], why="the second run")
+    until(lambda: lines(ledger) == ["1", "2"], why="the second run")
     assert not alive(pid)
     assert launcher_of(client, job) != launcher
     os.kill(launcher, signal.SIGCONT)  # its next report is of a run that is settled
     until(lambda: all(one["state"] == "ok" for one in client.call("system.status")["launchers"]), why="its answer")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
-    assert lines(said) == ["1", "2"]
+    assert lines(ledger) == ["1", "2"]
     assert [attempt["outcome"] for attempt in client.history(job)["attempts"]] == ["unseen", "exit"]
 
 
 def test_reassign_when_the_run_may_have_begun_then_the_job_is_held_and_not_run_twice(
-    client: stoker.Client, gate: Gate, said: Path, silenced: list[int]
+    client: stoker.Client, gate: Gate, ledger: Path, silenced: list[int]
 ) -> None:
     other = submit_running(client, gate.spec())
     launcher = launcher_of(client, other)
     os.kill(launcher, signal.SIGSTOP)
     silenced.append(launcher)
-    job = submit(client, shell(f"echo $STOKER_ATTEMPT >> {said}", on_orphan="requeue"))
+    job = submit(client, shell(f"echo $STOKER_ATTEMPT >> {ledger}", on_orphan="requeue"))
     until(lambda: state(client, job) == "running", why="the launch")
 
     restart(client, job, force=True, reassign=True)
@@ -136,19 +135,19 @@ def test_reassign_when_the_run_may_have_begun_then_the_job_is_held_and_not_run_t
     os.kill(launcher, signal.SIGCONT)
     until(lambda: client.history(job)["attempts"][0]["outcome"], why="the word of the launcher")
     assert state(client, job) == "held"
-    assert lines(said) in ([], ["1"])
+    assert lines(ledger) in ([], ["1"])
     client.call("job.cancel", {"id": job})
 
 
 def test_reassign_when_the_launcher_answers_then_it_is_a_restart_as_any(
-    client: stoker.Client, gate: Gate, said: Path
+    client: stoker.Client, gate: Gate, ledger: Path
 ) -> None:
-    job = submit(client, stubborn(gate, said))
-    until(lambda: lines(said) == ["1"], why="the first run")
+    job = submit(client, stubborn(gate, ledger))
+    until(lambda: lines(ledger) == ["1"], why="the first run")
 
     restart(client, job, force=True, reassign=True)
 
-    until(lambda: lines(said) == ["1", "2"], why="the second run")
+    until(lambda: lines(ledger) == ["1", "2"], why="the second run")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
     assert client.history(job)["attempts"][0]["outcome"] == "signal"

@@ -57,12 +57,12 @@ def test_launchers_when_the_daemon_restarted_thrice_then_each_ends_with_its_own_
         adopted = [client.get(job)["attempts_list"][-1]["adopted"] for job, _, _ in kept]
         last = standing(client)
 
-    told = {launcher for _, launcher, _ in kept}
-    assert during == dict.fromkeys(told, 1) | {under: 0}
-    assert (len(told), under in told, last) == (3, False, {under: 0})
+    expected = {launcher for _, launcher, _ in kept}
+    assert during == dict.fromkeys(expected, 1) | {under: 0}
+    assert (len(expected), under in expected, last) == (3, False, {under: 0})
     assert (ends, codes, adopted) == ([("failed", "exit")] * 4, [1, 2, 3], [3, 2, 1])
-    until(lambda: len(daemon.events("launcher_left")) == len(told), why="the lines of the log")
-    assert {event["launcher"] for event in daemon.events("launcher_left")} == told
+    until(lambda: len(daemon.events("launcher_left")) == len(expected), why="the lines of the log")
+    assert {event["launcher"] for event in daemon.events("launcher_left")} == expected
 
 
 def test_launcher_when_its_last_job_ends_without_a_daemon_then_it_reports_and_ends(

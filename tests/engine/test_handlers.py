@@ -285,8 +285,8 @@ def test_handler_when_the_daemon_stops_then_the_job_goes_on_after_the_next_start
 
     with own.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
-        found = job_view(client, job)
-        assert (found["failures"], found["orphanings"]) == (0, 0)
+        view = job_view(client, job)
+        assert (view["failures"], view["orphanings"]) == (0, 0)
         assert [change["to"] for change in changes(client, job, "ended")] == ["queued", "succeeded"]
         assert state(client, job) == "succeeded"
 
@@ -301,6 +301,6 @@ def test_handlers_when_modules_cannot_be_imported_then_the_start_fails_with_each
     stopped_daemon.spawn()
 
     assert stopped_daemon.wait() == 78
-    said = stopped_daemon.stderr.read_text()
-    assert "daemon.handlers: broken: ModuleNotFoundError" in said
-    assert "daemon.handlers: missing_module: ModuleNotFoundError" in said
+    log = stopped_daemon.stderr.read_text()
+    assert "daemon.handlers: broken: ModuleNotFoundError" in log
+    assert "daemon.handlers: missing_module: ModuleNotFoundError" in log

@@ -8,12 +8,12 @@ from stoker.upkeep.housekeeping import shortage
 
 
 @pytest.mark.parametrize(
-    ("free", "least", "said"),
+    ("free", "least", "message"),
     [
         (1_978_368, 64 << 20, "1.9M are free, less than the 64.0M that are kept free"),
         (1_978_368, 1_000_000, "a commit found no room, though 1.9M are free"),
         (0, 0, "a commit found no room, though 0B are free"),
     ],
 )
-def test_shortage_when_told_then_it_does_not_contradict_itself(free: int, least: int, said: str) -> None:
-    assert shortage(free, least) == said
+def test_shortage_when_told_then_it_does_not_contradict_itself(free: int, least: int, message: str) -> None:
+    assert shortage(free, least) == message

@@ -30,10 +30,10 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def stubborn(gate: Gate, said: Path) -> str:
+def stubborn(gate: Gate, ledger: Path) -> str:
     """A script that ignores SIGTERM, as its child in another session does; both write their pids."""
     wait = f"while :; do read _ < {gate.path}; done"
-    return f"trap '' TERM; echo $$ >> {said}; setsid sh -c 'echo $$ >> {said}; {wait}' & {wait}"
+    return f"trap '' TERM; echo $$ >> {ledger}; setsid sh -c 'echo $$ >> {ledger}; {wait}' & {wait}"
 
 
 # --- ttl ----------------------------------------------------------------------------------------------------
@@ -44,9 +44,9 @@ def test_ttl_when_the_job_has_not_started_in_time_then_it_expires(client: stoker
 
     assert end_of(client, job) == ("expired", "ttl")
 
-    found = job_view(client, job)
-    assert found["finished_at"] - found["created_at"] >= 99  # times of the wall clock, a limit of the steady one
-    assert found["attempts"] == 0
+    view = job_view(client, job)
+    assert view["finished_at"] - view["created_at"] >= 99  # times of the wall clock, a limit of the steady one
+    assert view["attempts"] == 0
 
 
 def test_ttl_when_the_job_has_started_then_it_is_no_limit_any_more(client: stoker.Client, gate: Gate) -> None:
@@ -170,33 +170,33 @@ def test_timeout_when_the_tree_ignores_sigterm_then_all_is_killed_after_the_grac
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     for timeout_ms in scales(400):
-        said = tmp_path / str(timeout_ms)
-        job = submit(client, shell(stubborn(gate, said)), timeout_ms=timeout_ms, grace_ms=200)
+        ledger = tmp_path / str(timeout_ms)
+        job = submit(client, shell(stubborn(gate, ledger)), timeout_ms=timeout_ms, grace_ms=200)
         end = end_of(client, job)
-        if len(lines(said)) == 2:
+        if len(lines(ledger)) == 2:
             break
 
     (attempt,) = attempts_of(client, job)
     assert (end, attempt["signal"]) == (("failed", "timeout"), 9)
     assert attempt["ended_at"] - attempt["started_at"] >= timeout_ms + 200 - 2
-    assert [pid for pid in lines(said) if alive(int(pid))] == []
+    assert [pid for pid in lines(ledger) if alive(int(pid))] == []
 
 
 def test_timeout_when_the_worker_cleans_up_in_its_grace_then_it_is_left_to(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     for timeout_ms in scales(150):
-        said = tmp_path / str(timeout_ms)
+        ledger = tmp_path / str(timeout_ms)
         cleaning = (
-            f"trap 'echo cleaned >> {said}; exit 3' TERM; echo up > {said}; while :; do read _ < {gate.path}; done"
+            f"trap 'echo cleaned >> {ledger}; exit 3' TERM; echo up > {ledger}; while :; do read _ < {gate.path}; done"
         )
         job = submit(client, shell(cleaning), timeout_ms=timeout_ms)
         end = end_of(client, job)
-        if lines(said):
+        if lines(ledger):
             break
 
     assert end == ("failed", "timeout")
-    assert lines(said) == ["up", "cleaned"]
+    assert lines(ledger) == ["up", "cleaned"]
     assert job_view(client, job)["exit_code"] == 3
 
 
@@ -204,29 +204,29 @@ def test_timeout_when_the_worker_floods_and_leaves_daemons_then_all_of_it_is_gon
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     for timeout_ms in scales(500):
-        said = tmp_path / str(timeout_ms)
-        script = f"setsid sh -c 'echo $$ > {said}; read _ < {gate.path}' & yes"
+        ledger = tmp_path / str(timeout_ms)
+        script = f"setsid sh -c 'echo $$ > {ledger}; read _ < {gate.path}' & yes"
         job = submit(client, shell(script), timeout_ms=timeout_ms, max_log_bytes=65_536)
         end = end_of(client, job)
-        if lines(said):
+        if lines(ledger):
             break
 
     assert end == ("failed", "timeout")
-    assert not alive(int(lines(said)[0]))
+    assert not alive(int(lines(ledger)[0]))
     assert client.call("system.health")["ok"]
 
 
 def test_leftovers_when_the_main_process_ends_then_they_stop_and_its_code_counts(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
-    said = tmp_path / "said"
-    job = submit(client, shell(f"setsid sh -c 'echo $$ > {said}; read _ < {gate.path}' & "
-                               f"while ! [ -s {said} ]; do :; done; exit 4"))  # fmt: skip
+    ledger = tmp_path / "said"
+    job = submit(client, shell(f"setsid sh -c 'echo $$ > {ledger}; read _ < {gate.path}' & "
+                               f"while ! [ -s {ledger} ]; do :; done; exit 4"))  # fmt: skip
 
     (end,) = client.wait(job)
 
     assert (end["state"], end["exit_code"]) == ("failed", 4)
-    assert not alive(int(lines(said)[0]))
+    assert not alive(int(lines(ledger)[0]))
 
 
 # --- the warning --------------------------------------------------------------------------------------------
@@ -237,30 +237,30 @@ def test_warning_when_a_limit_comes_near_then_the_signal_comes_before_sigterm(
     client: stoker.Client, gate: Gate, tmp_path: Path, limit: str
 ) -> None:
     for in_ms in scales(700):
-        said = tmp_path / str(in_ms)
+        ledger = tmp_path / str(in_ms)
         script = (
-            f"trap 'echo usr1 >> {said}' USR1; trap 'echo term >> {said}; exit 0' TERM; echo ready >> {said};"
+            f"trap 'echo usr1 >> {ledger}' USR1; trap 'echo term >> {ledger}; exit 0' TERM; echo ready >> {ledger};"
             f" while :; do read _ < {gate.path}; done"
         )
         limits = {limit: in_ms if limit == "timeout_ms" else now_ms() + in_ms}
         job = submit(client, shell(script), warn_signal=10, warn_before_ms=in_ms // 2, **limits)
         end = end_of(client, job)
-        if lines(said):
+        if lines(ledger):
             break
 
     assert end[0] == "failed"
-    assert lines(said) == ["ready", "usr1", "term"]
+    assert lines(ledger) == ["ready", "usr1", "term"]
 
 
 def test_warning_when_the_worker_ends_itself_on_it_then_that_is_an_ordinary_exit(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     for warned_ms in scales(300):
-        said = tmp_path / str(warned_ms)
-        script = f"trap 'exit 0' USR1; echo ready > {said}; while :; do read _ < {gate.path}; done"
+        ledger = tmp_path / str(warned_ms)
+        script = f"trap 'exit 0' USR1; echo ready > {ledger}; while :; do read _ < {gate.path}; done"
         job = submit(client, shell(script), warn_signal=10, warn_before_ms=HOUR_MS - warned_ms, timeout_ms=HOUR_MS)
         end = end_of(client, job)
-        if lines(said):
+        if lines(ledger):
             break
 
     assert end == ("succeeded", "exit")

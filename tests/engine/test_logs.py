@@ -165,9 +165,9 @@ def test_log_when_its_file_is_gone_then_that_is_said(
     with pytest.raises(LogUnreadable, match="is gone: 5 bytes were written to it"):
         read(client, job, follow=follow)
 
-    told = shared.cli("logs", str(job))
-    assert told.returncode != 0
-    assert "is gone" in told.stderr
+    command = shared.cli("logs", str(job))
+    assert command.returncode != 0
+    assert "is gone" in command.stderr
 
 
 @pytest.mark.parametrize("options", [{"attempt": 2}, {"attempt": 9, "follow": True}])

@@ -290,10 +290,10 @@ def test_why_when_one_of_many_needs_failed_then_that_one_is_named(client: stoker
     job = submit(client, OK, needs=[{"job": each} for each in (*fine, broken)])
     assert end_of(client, job) == ("skipped", "dependency")
 
-    told = client.why(job)
+    blocker = client.why(job)
 
-    assert told["message"] == f"was skipped (dependency): it needed job {broken} (ok)"
-    assert told["hint"] == f"stoker why {broken}"
+    assert blocker["message"] == f"was skipped (dependency): it needed job {broken} (ok)"
+    assert blocker["hint"] == f"stoker why {broken}"
 
 
 # --- taken again ---

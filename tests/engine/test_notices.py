@@ -63,8 +63,8 @@ def beater(beats: Path, **options: Any) -> dict[str, Any]:
 def reported(client: stoker.Client, job: int, field: str, value: object) -> dict[str, Any]:
     """The job, once its worker has reported that value."""
     until(lambda: job_view(client, job)[field] == value, why=f"{field} = {value!r}")
-    found: dict[str, Any] = dict(job_view(client, job))
-    return found
+    view: dict[str, Any] = dict(job_view(client, job))
+    return view
 
 
 # --- what is said -------------------------------------------------------------------------------------------
@@ -73,10 +73,10 @@ def reported(client: stoker.Client, job: int, field: str, value: object) -> dict
 def test_notice_when_a_worker_reports_then_ls_show_and_top_show_it(shared: DaemonProcess, gate: Gate) -> None:
     with shared.client() as client:
         job = submit(client, speaker(gate, "READY=1", "X_STOKER_PROGRESS=42\nSTATUS=half \x1b[31mway"))
-        found = reported(client, job, "progress", 42)
+        view = reported(client, job, "progress", 42)
         (listed,) = [each for each in client.call("job.list", {"states": ["running"]})["jobs"] if each["id"] == job]
 
-        assert (found["status_text"], listed["progress"]) == ("half \x1b[31mway", 42)
+        assert (view["status_text"], listed["progress"]) == ("half \x1b[31mway", 42)
         for command in (["ls"], ["show", str(job)], ["top"]):
             shown = shared.cli(*command).stdout
             assert "42%, half" in shown, command
@@ -100,9 +100,9 @@ def test_notice_when_systemd_notify_sends_it_then_it_is_heard_and_the_program_en
 
     job = submit(client, shell(script, notify=True))
 
-    found = reported(client, job, "status_text", "real words")
+    view = reported(client, job, "status_text", "real words")
     until(lambda: job_view(client, job)["last_heartbeat"], why="a sign of life")
-    assert found["progress"] == 7
+    assert view["progress"] == 7
     until(lambda: lines(out) == ["0", "0"], why="both to be over, well before any limit of theirs")
 
 
@@ -113,8 +113,8 @@ def test_notice_when_it_is_hostile_then_it_is_counted_and_the_next_one_is_heard(
 
     job = submit(client, speaker(gate, "STATUS=before", *bad, "X_STOKER_PROGRESS=1"))
 
-    found = reported(client, job, "progress", 1)
-    assert (found["status_text"], found["notices_ignored"]) == ("before", len(bad))
+    view = reported(client, job, "progress", 1)
+    assert (view["status_text"], view["notices_ignored"]) == ("before", len(bad))
 
 
 def test_notice_when_it_comes_from_outside_of_the_tree_then_it_is_ignored(
@@ -182,8 +182,8 @@ def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_killed_and_retri
 
     def beating_anew() -> int | None:
         """The pid of a worker that the test has not stopped yet, once it has sent a heartbeat."""
-        found = job_view(client, job)
-        return found["pid"] if found["last_heartbeat"] and found["pid"] not in pids else None
+        view = job_view(client, job)
+        return view["pid"] if view["last_heartbeat"] and view["pid"] not in pids else None
 
     for _ in range(2):
         pid = until(beating_anew, why="a sign of life")

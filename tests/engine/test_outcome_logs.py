@@ -21,6 +21,6 @@ async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_ke
     answered = {client.launcher: client for client in (connected, lost)}
     logs = [Path(f"{launcher}.log") for launcher in (*answered, silent, dead)]
 
-    found = RecoveryFindings(RecoveryPlan(), [], {}, LauncherFacts(silent=frozenset({silent})), answered, logs)
+    findings = RecoveryFindings(RecoveryPlan(), [], {}, LauncherFacts(silent=frozenset({silent})), answered, logs)
 
-    assert [path.stem for path in found.whole_logs] == [connected.launcher, dead]
+    assert [path.stem for path in findings.whole_logs] == [connected.launcher, dead]

@@ -50,8 +50,8 @@ TRUE = shell("exit 0")
 
 
 def queue(client: stoker.Client, name: str) -> dict[str, Any]:
-    (found,) = [queue for queue in client.call("queue.list")["queues"] if queue["name"] == name]
-    return dict(found)
+    (row,) = [queue for queue in client.call("queue.list")["queues"] if queue["name"] == name]
+    return dict(row)
 
 
 def test_max_running_when_more_jobs_are_queued_then_only_so_many_run_at_once(client: stoker.Client, gate: Gate) -> None:
@@ -186,11 +186,11 @@ def test_max_queued_when_the_batch_is_atomic_then_nothing_of_it_is_stored(client
 
 def test_defaults_when_the_queue_has_some_then_they_fill_what_the_job_leaves_open(client: stoker.Client) -> None:
     filled = job_view(client, submit(client, TRUE, queue="careful"))
-    said = job_view(client, submit(client, TRUE, queue="careful", max_attempts=1, timeout_ms=None, priority=0))
+    explicit = job_view(client, submit(client, TRUE, queue="careful", max_attempts=1, timeout_ms=None, priority=0))
 
     wanted = ("max_attempts", "base_delay_ms", "timeout_ms", "on_orphan", "priority")
     assert [filled[name] for name in wanted] == [4, 5, 60_000, "requeue", 7]
-    assert [said[name] for name in wanted] == [1, 5, None, "requeue", 0]
+    assert [explicit[name] for name in wanted] == [1, 5, None, "requeue", 0]
 
 
 def test_defaults_when_set_live_then_later_jobs_have_them_and_earlier_ones_do_not(client: stoker.Client) -> None:
@@ -220,10 +220,10 @@ def test_defaults_when_one_is_out_of_range_then_it_is_named_and_no_queue_is_made
 def test_defaults_when_they_contradict_each_other_then_the_queue_is_left_as_it_was(client: stoker.Client) -> None:
     client.call("queue.set", {"name": "torn", "defaults": {"max_delay_ms": 10, "unresponsive_kill_ms": 60_000}})
 
-    for said in ({"base_delay_ms": 20}, {"checkpoint_exit_code": 0}):
+    for defaults in ({"base_delay_ms": 20}, {"checkpoint_exit_code": 0}):
         with pytest.raises(InvalidParams) as refused:
-            client.call("queue.set", {"name": "torn", "defaults": said})
-        assert refused.value.details["path"] == f"defaults.{next(iter(said))}"
+            client.call("queue.set", {"name": "torn", "defaults": defaults})
+        assert refused.value.details["path"] == f"defaults.{next(iter(defaults))}"
 
     assert queue(client, "torn")["defaults"] == {"max_delay_ms": 10, "unresponsive_kill_ms": 60_000}
     assert end_of(client, submit(client, shell("exit 0"), queue="torn")) == ("succeeded", "exit")

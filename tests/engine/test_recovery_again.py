@@ -26,8 +26,8 @@ KEPT = ("jobs", "attempts", "changes")
 
 def kept(daemon: DaemonProcess) -> dict[str, Any]:
     with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
-        found = tables(connection)
-    return {name: found[name] for name in KEPT}
+        by_table = tables(connection)
+    return {name: by_table[name] for name in KEPT}
 
 
 def test_recovery_when_the_daemon_dies_right_after_it_then_the_next_changes_nothing(
@@ -51,16 +51,16 @@ def test_recovery_when_the_daemon_dies_right_after_it_then_the_next_changes_noth
 def test_stop_when_the_daemon_is_killed_again_and_again_then_it_happens_once(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    said, never = tmp_path / "said", tmp_path / "never"
-    stubborn = f"trap 'echo term >> {said}' TERM; echo $$ >> {said}; while [ ! -e {never} ]; do sleep 0.1; done"
+    ledger, never = tmp_path / "said", tmp_path / "never"
+    stubborn = f"trap 'echo term >> {ledger}' TERM; echo $$ >> {ledger}; while [ ! -e {never} ]; do sleep 0.1; done"
     with daemon.client() as client:
         job = submit(client, shell(stubborn), grace_ms=60_000)
-        until(lambda: lines(said), why="the trap")
-    pid = int(lines(said)[0])
+        until(lambda: lines(ledger), why="the trap")
+    pid = int(lines(ledger)[0])
 
     for life in range(LIVES):
         daemon.kill_and_start()
-        until(lambda life=life: lines(said).count("term") > life, why="the first step of the ladder")  # type: ignore[misc]
+        until(lambda life=life: lines(ledger).count("term") > life, why="the first step of the ladder")  # type: ignore[misc]
 
     assert alive(pid)
     with daemon.client() as client:

@@ -36,22 +36,22 @@ sys.exit(75)
 """
 
 
-def counting(to: int, said: Path) -> dict[str, Any]:
+def counting(to: int, ledger: Path) -> dict[str, Any]:
     """A worker that reads a number from its checkpoint, saves the next one and asks to be run again."""
-    return {"command": sys.executable, "args": ["-c", COUNTING, str(to), str(said)]}
+    return {"command": sys.executable, "args": ["-c", COUNTING, str(to), str(ledger)]}
 
 
 def test_checkpoint_exit_when_a_loop_saves_then_it_runs_again_to_its_end_uncharged(
     client: stoker.Client, tmp_path: Path
 ) -> None:
-    said = tmp_path / "said"
+    ledger = tmp_path / "said"
 
-    job = submit(client, counting(4, said), checkpoint_exit_code=75, base_delay_ms=1)
+    job = submit(client, counting(4, ledger), checkpoint_exit_code=75, base_delay_ms=1)
 
     assert end_of(client, job) == ("succeeded", "exit")
-    found = job_view(client, job)
-    assert (found["attempts"], found["failures"], found["orphanings"]) == (5, 0, 0)
-    assert lines(said) == ["0", "1", "2", "3", "4"]
+    view = job_view(client, job)
+    assert (view["attempts"], view["failures"], view["orphanings"]) == (5, 0, 0)
+    assert lines(ledger) == ["0", "1", "2", "3", "4"]
 
 
 def test_checkpoint_exit_when_runs_are_short_then_the_base_delay_lies_between_them(
@@ -69,35 +69,35 @@ def test_checkpoint_exit_when_runs_are_short_then_the_base_delay_lies_between_th
 @pytest.mark.parametrize("code", [3, 143])
 def test_checkpoint_exit_when_the_daemon_drains_then_the_next_one_runs_the_job_again(tmp_path: Path, code: int) -> None:
     """The exit code 143 means nothing here: the job is unsafe, and its end is unseen."""
-    said = tmp_path / "said"
+    ledger = tmp_path / "said"
     script = (
-        f'trap "exit {code}" TERM; echo $STOKER_ATTEMPT >> {said}; [ $STOKER_ATTEMPT = 2 ] && exit 0; '
+        f'trap "exit {code}" TERM; echo $STOKER_ATTEMPT >> {ledger}; [ $STOKER_ATTEMPT = 2 ] && exit 0; '
         f"while :; do sleep 0.05; done"
     )
     with DaemonProcess("[daemon]\ndrain_timeout_ms = 50\n") as daemon:
         with daemon.client() as client:
             job = submit(client, shell(script), checkpoint_exit_code=3, base_delay_ms=1)
-            until(lambda: lines(said), why="the first run")
+            until(lambda: lines(ledger), why="the first run")
 
         daemon.restart()
 
         with daemon.client() as client:
             assert end_of(client, job) == (("succeeded", "exit") if code == 3 else ("failed", "shutdown"))
-            found = job_view(client, job)
-    assert (found["failures"], found["orphanings"]) == (0, 0)
+            view = job_view(client, job)
+    assert (view["failures"], view["orphanings"]) == (0, 0)
 
 
 def test_checkpoint_exit_when_a_step_uses_it_then_the_next_step_runs_once_after_all(
     client: stoker.Client, tmp_path: Path
 ) -> None:
-    said = tmp_path / "said"
-    loop = shell(f"echo loop >> {said}; [ $STOKER_ATTEMPT = 3 ] || exit 75", checkpoint_exit_code=75, base_delay_ms=1)
-    after = {**shell(f"echo after >> {said}"), "needs": ["loop"]}
+    ledger = tmp_path / "said"
+    loop = shell(f"echo loop >> {ledger}; [ $STOKER_ATTEMPT = 3 ] || exit 75", checkpoint_exit_code=75, base_delay_ms=1)
+    after = {**shell(f"echo after >> {ledger}"), "needs": ["loop"]}
 
     answer = send(client, flow({"loop": loop, "after": after}))
 
     assert flow_end(client, answer["id"]) == "succeeded"
-    assert lines(said) == ["loop", "loop", "loop", "after"]
+    assert lines(ledger) == ["loop", "loop", "loop", "after"]
 
 
 # --- what cannot be asked -----------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ def capacity(client: stoker.Client, **amounts: int) -> None:
 
 
 def resource(client: stoker.Client, name: str) -> dict[str, Any]:
-    (found,) = [each for each in client.call("resource.list")["resources"] if each["name"] == name]
-    return dict(found)
+    (row,) = [each for each in client.call("resource.list")["resources"] if each["name"] == name]
+    return dict(row)
 
 
 def test_resource_when_it_is_taken_then_the_next_waits_and_why_names_the_holder(
@@ -167,10 +167,10 @@ def test_exhaustion_when_jobs_wait_then_the_first_is_logged_once_with_the_holder
     gate.open()
     client.wait(*waiting)
 
-    told = [event for event in shared.events("resource_exhausted") if event["job"] in waiting]
-    assert len({event["job"] for event in told}) == len(told)
-    assert (told[0]["job"], told[0]["level"]) == (waiting[0], "warning")
-    assert (told[0]["resources"], told[0]["holders"]) == (["crane"], {"crane": [holder]})
+    logged = [event for event in shared.events("resource_exhausted") if event["job"] in waiting]
+    assert len({event["job"] for event in logged}) == len(logged)
+    assert (logged[0]["job"], logged[0]["level"]) == (waiting[0], "warning")
+    assert (logged[0]["resources"], logged[0]["holders"]) == (["crane"], {"crane": [holder]})
 
 
 def test_exhaustion_when_a_step_waited_for_its_width_then_shortage_is_logged_once(
@@ -185,18 +185,18 @@ def test_exhaustion_when_a_step_waited_for_its_width_then_shortage_is_logged_onc
     holder = submit_running(client, gate.spec(), resources={"lathe": 1})
     capacity(client, lathe=1)
     first_gate.open()
-    until(lambda: told_of(shared, second), why="the shortage")
+    until(lambda: exhaustions(shared, second), why="the shortage")
     for _ in range(3):
         end_of(client, submit(client, TRUE))
     gate.open()
     client.wait(second)
 
-    assert [(event["resources"], event["holders"]) for event in told_of(shared, second)] == [
+    assert [(event["resources"], event["holders"]) for event in exhaustions(shared, second)] == [
         (["lathe"], {"lathe": [holder]})
     ]
 
 
-def told_of(daemon: DaemonProcess, job: int) -> list[dict[str, Any]]:
+def exhaustions(daemon: DaemonProcess, job: int) -> list[dict[str, Any]]:
     return [event for event in daemon.events("resource_exhausted") if event["job"] == job]
 
 
@@ -229,10 +229,10 @@ def test_resource_when_its_capacity_is_taken_away_then_why_names_that_and_no_hol
     waits = submit(client, TRUE, resources={"lathe": 1})
     capacity(client, lathe=0)
 
-    told = client.why(waits)
+    blocker = client.why(waits)
 
-    assert told["message"] == "needs 1 of resource 'lathe', and its capacity is 0"
-    assert told["hint"] == "stoker resource set lathe 1"
+    assert blocker["message"] == "needs 1 of resource 'lathe', and its capacity is 0"
+    assert blocker["hint"] == "stoker resource set lathe 1"
     gate.open()
 
 
@@ -267,12 +267,12 @@ def test_resource_when_who_needs_much_is_first_then_no_other_takes_it_before(
     gates[0].open()
     client.wait(holders[0])
     end_of(client, submit(client, TRUE))  # another turn, in which something may start
-    told = [client.why(small[0]), client.why(large)]
+    blockers = [client.why(small[0]), client.why(large)]
     assert [client.get(job)["state"] for job in (*small, large)] == ["queued"] * 14
     gates[1].open()
     client.wait(*small, large)
 
     starts = [client.get(job)["attempts_list"][0]["created_at"] for job in small]
     assert client.get(large)["attempts_list"][0]["created_at"] <= min(starts)
-    assert f"set aside for job {large}" in told[0]["message"]
-    assert "units that become free are kept for it" in told[1]["message"]
+    assert f"set aside for job {large}" in blockers[0]["message"]
+    assert "units that become free are kept for it" in blockers[1]["message"]

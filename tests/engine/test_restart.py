@@ -226,13 +226,13 @@ def shows_nothing(leader: int) -> bool:
 
 def in_session(leader: int) -> list[int]:
     """The living processes of that session."""
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, _, session, *_ = stat.read_text().rpartition(")")[2].split()
             if int(session) == leader and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
+                pids.append(int(stat.parent.name))
+    return pids
 
 
 def test_daemon_when_the_directory_has_one_then_it_exits_75_and_names_the_first(

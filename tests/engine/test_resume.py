@@ -72,8 +72,8 @@ def shared() -> Iterator[DaemonProcess]:
 
 
 def resume(client: stoker.Client, workflow: int, **options: Any) -> dict[str, Any]:
-    said: dict[str, Any] = client.call("workflow.resume", {"id": workflow, **options})
-    return said
+    answer: dict[str, Any] = client.call("workflow.resume", {"id": workflow, **options})
+    return answer
 
 
 def failed_flow(client: stoker.Client, tmp_path: Path, **options: Any) -> int:
@@ -106,9 +106,9 @@ def test_resume_when_it_failed_then_what_was_completed_is_not_run_again(client: 
     workflow = failed_flow(client, tmp_path)
     (tmp_path / "flag").touch()
 
-    said = resume(client, workflow)
+    answer = resume(client, workflow)
 
-    assert (said["reset"], said["kept"]) == (["b", "c", "d"], ["a"])
+    assert (answer["reset"], answer["kept"]) == (["b", "c", "d"], ["a"])
     assert settled(client, workflow, "succeeded") == "succeeded"
     assert lines(tmp_path / "ledger") == ["a", "b", "b", "c"]
 
@@ -155,9 +155,9 @@ def test_strategy_when_a_step_has_fail_then_it_stays_failed_and_dependents_skipp
     workflow = failed_flow(client, tmp_path, resume="fail")
     (tmp_path / "flag").touch()
 
-    said = resume(client, workflow)
+    answer = resume(client, workflow)
 
-    assert said["reset"] == ["d"]
+    assert answer["reset"] == ["d"]
     settled(client, workflow, "failed")
     assert step_states(client, workflow) == {"a": "succeeded", "b": "failed", "c": "skipped", "d": "succeeded"}
 
@@ -178,14 +178,14 @@ def test_strategy_when_unknown_then_the_known_are_listed_and_nothing_changes(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "error", "told"), [("wrong", StrategyFailed, "sideways"), ("slow", ResumeTimeout, "within 1000 ms")]
+    ("strategy", "error", "message"), [("wrong", StrategyFailed, "sideways"), ("slow", ResumeTimeout, "within 1000 ms")]
 )
 def test_strategy_when_it_fails_or_takes_too_long_then_nothing_changes(
-    client: stoker.Client, tmp_path: Path, strategy: str, error: type[Exception], told: str
+    client: stoker.Client, tmp_path: Path, strategy: str, error: type[Exception], message: str
 ) -> None:
     workflow = failed_flow(client, tmp_path)
 
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         resume(client, workflow, strategy=strategy)
 
     assert workflow_view(client, workflow)["state"] == "failed"
@@ -230,9 +230,9 @@ def test_from_when_a_step_is_named_then_only_it_and_what_is_behind_it_runs(
     workflow = failed_flow(client, tmp_path)
     (tmp_path / "flag").touch()
 
-    said = resume(client, workflow, **{"from": "b"})
+    answer = resume(client, workflow, **{"from": "b"})
 
-    assert said["reset"] == ["b", "c"]
+    assert answer["reset"] == ["b", "c"]
     settled(client, workflow, "failed")
     assert step_states(client, workflow) == {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "failed"}
     with pytest.raises(StepNotFound):
@@ -245,11 +245,16 @@ def test_explain_when_asked_then_each_step_has_its_decision_and_nothing_changes(
     workflow = failed_flow(client, tmp_path, resume="fail")
     before = chain(client, workflow=workflow)
 
-    said = resume(client, workflow, explain=True)
+    answer = resume(client, workflow, explain=True)
 
-    told = {one["step"]: (one["runs"], one["action"]) for one in said["steps"]}
-    assert told == {"a": (False, "keep"), "b": (False, "fail"), "c": (False, "leave"), "d": (True, "from_checkpoint")}
-    assert next(one["why"] for one in said["steps"] if one["step"] == "c") == "it needs b ok, which stays failed"
+    decisions = {one["step"]: (one["runs"], one["action"]) for one in answer["steps"]}
+    assert decisions == {
+        "a": (False, "keep"),
+        "b": (False, "fail"),
+        "c": (False, "leave"),
+        "d": (True, "from_checkpoint"),
+    }
+    assert next(one["why"] for one in answer["steps"] if one["step"] == "c") == "it needs b ok, which stays failed"
     assert (workflow_view(client, workflow)["state"], chain(client, workflow=workflow)) == ("failed", before)
 
 
@@ -283,11 +288,11 @@ def test_limits_when_named_for_a_resume_then_only_the_steps_taken_again_have_the
         resume(client, workflow, explain=True, timeout_ms=600_000, max_attempts=2)
         assert limits_of(client, workflow) == before
 
-        said = resume(client, workflow, timeout_ms=600_000, max_attempts=2)
-        assert said["reset"] == ["behind", "flaky", "late"]
+        answer = resume(client, workflow, timeout_ms=600_000, max_attempts=2)
+        assert answer["reset"] == ["behind", "flaky", "late"]
     daemon.kill_and_start()
     with daemon.client() as client:
-        assert limits_of(client, workflow) == {**dict.fromkeys(said["reset"], (600_000, 2)), "done": before["done"]}
+        assert limits_of(client, workflow) == {**dict.fromkeys(answer["reset"], (600_000, 2)), "done": before["done"]}
         gate.open()
         assert settled(client, workflow, "succeeded") == "succeeded"
 

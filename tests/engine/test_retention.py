@@ -84,10 +84,10 @@ def test_purge_when_jobs_have_ended_then_their_rows_logs_and_changes_go(daemon: 
         assert all(gone(client, job) for job in jobs)
         assert not any(log_of(daemon, job).exists() for job in jobs)
         assert [query(daemon, f"SELECT count(*) FROM {table}") for table in ("attempts", "purged_jobs")] == [[(0,)]] * 2
-        told = query(daemon, "SELECT actor_uid, payload FROM changes WHERE cause = 'purged' ORDER BY seq")
-        assert told[0][0] == 0
-        assert f'"jobs":[[{jobs[0]},{jobs[2]}]]' in told[0][1]
-        assert '"note":"spring cleaning"' in told[0][1]
+        entries = query(daemon, "SELECT actor_uid, payload FROM changes WHERE cause = 'purged' ORDER BY seq")
+        assert entries[0][0] == 0
+        assert f'"jobs":[[{jobs[0]},{jobs[2]}]]' in entries[0][1]
+        assert '"note":"spring cleaning"' in entries[0][1]
         told_of = until(lambda: daemon.events("retention_purged"), why="the line of the log")
         assert told_of[0]["actor_uid"] == 0
     assert (daemon.stop(), daemon.restart_quietly()) == (0, 0)
@@ -98,11 +98,11 @@ def test_purge_when_only_asked_what_would_go_then_nothing_does(client: stoker.Cl
     end_of(client, job)
     last = client.status()["last_seq"]
 
-    found = client.call(
+    preview = client.call(
         "system.purge", {"before": int(time.time() * 1_000), "queue": "bulk", "states": ["succeeded"], "dry_run": True}
     )
 
-    assert (found["jobs"], found["log_bytes"], found["changes"]) == (1, 6, 0)
+    assert (preview["jobs"], preview["log_bytes"], preview["changes"]) == (1, 6, 0)
     assert client.status()["last_seq"] == last
     assert log_of(shared, job).is_dir()
     assert purge(client, queue="bulk", states=["failed"])["jobs"] == 0
@@ -184,13 +184,13 @@ def test_purge_when_a_job_needs_a_step_then_the_whole_workflow_stays(client: sto
 
 def test_purge_when_a_failed_workflow_goes_then_its_key_says_how_it_ended(client: stoker.Client) -> None:
     sent = flows.flow({"a": shell("exit 3"), "b": flows.step("exit 0", "a")})
-    made = flows.send(client, sent, idempotency_key="purged flow")
-    assert flows.flow_end(client, made["id"]) == "failed"
+    answer = flows.send(client, sent, idempotency_key="purged flow")
+    assert flows.flow_end(client, answer["id"]) == "failed"
     purge(client)
 
     again = flows.send(client, sent, idempotency_key="purged flow")
 
-    assert (again["id"], again["state"], again["existing"]) == (made["id"], "failed", True)
+    assert (again["id"], again["state"], again["existing"]) == (answer["id"], "failed", True)
 
 
 def test_purge_when_a_job_goes_then_its_key_gives_the_same_answer(client: stoker.Client) -> None:

@@ -31,10 +31,10 @@ def delays(client: stoker.Client, job: int) -> list[int]:
     ]
 
 
-def assert_near(found: list[int], expected: list[float]) -> None:
-    assert len(found) == len(expected)
-    for delay, ideal in zip(found, expected, strict=True):
-        assert ideal * (1 - JITTER) - ROUNDING_MS <= delay <= ideal * (1 + JITTER) + ROUNDING_MS, (found, expected)
+def assert_near(measured: list[int], expected: list[float]) -> None:
+    assert len(measured) == len(expected)
+    for delay, ideal in zip(measured, expected, strict=True):
+        assert ideal * (1 - JITTER) - ROUNDING_MS <= delay <= ideal * (1 + JITTER) + ROUNDING_MS, (measured, expected)
 
 
 def test_retry_when_attempts_fail_then_delays_grow_until_the_budget_is_spent(
@@ -48,8 +48,8 @@ def test_retry_when_attempts_fail_then_delays_grow_until_the_budget_is_spent(
 
     assert lines(ledger) == ["1", "2", "3", "4"]
     assert_near(delays(client, job), [50, 100, 200])
-    found = job_view(client, job)
-    assert (found["attempts"], found["failures"], found["exit_code"]) == (4, 4, 9)
+    view = job_view(client, job)
+    assert (view["attempts"], view["failures"], view["exit_code"]) == (4, 4, 9)
 
 
 def test_retry_when_due_then_the_next_attempt_starts_and_not_before(client: stoker.Client) -> None:
@@ -74,10 +74,10 @@ def test_retry_when_many_jobs_fail_together_then_their_delays_differ(client: sto
     jobs = [submit(client, shell("exit 1"), max_attempts=2, base_delay_ms=1_000) for _ in range(12)]
     client.wait(*jobs)
 
-    found = [delays(client, job)[0] for job in jobs]
+    first_delays = [delays(client, job)[0] for job in jobs]
 
-    assert len(set(found)) > 4, found
-    assert_near(found, [1_000] * 12)
+    assert len(set(first_delays)) > 4, first_delays
+    assert_near(first_delays, [1_000] * 12)
 
 
 def test_retry_when_an_attempt_succeeds_then_no_more_are_made(client: stoker.Client) -> None:
@@ -85,8 +85,8 @@ def test_retry_when_an_attempt_succeeds_then_no_more_are_made(client: stoker.Cli
 
     assert end_of(client, job) == ("succeeded", "exit")
 
-    found = job_view(client, job)
-    assert (found["attempts"], found["failures"], found["exit_code"]) == (3, 2, 0)
+    view = job_view(client, job)
+    assert (view["attempts"], view["failures"], view["exit_code"]) == (3, 2, 0)
     assert [attempt["exit_code"] for attempt in attempts_of(client, job)] == [1, 1, 0]
 
 
@@ -113,8 +113,8 @@ def test_retry_when_the_worker_dies_by_a_signal_then_it_is_retried_and_that_is_n
 
     assert end_of(client, job) == ("failed", "signal")
 
-    found = job_view(client, job)
-    assert (found["attempts"], found["signal"], found["exit_code"]) == (2, 11, None)
+    view = job_view(client, job)
+    assert (view["attempts"], view["signal"], view["exit_code"]) == (2, 11, None)
 
 
 def test_retry_when_the_command_cannot_be_executed_then_there_is_none(client: stoker.Client, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ SETTINGS = "[daemon]\nmax_running = 8\n"
 
 
 def needs_of(client: stoker.Client, workflow: int, name: str) -> list[dict[str, str]]:
-    (found,) = [one["needs"] for one in workflow_view(client, workflow)["steps"] if one["name"] == name]
-    needs: list[dict[str, str]] = found
+    (row,) = [one["needs"] for one in workflow_view(client, workflow)["steps"] if one["name"] == name]
+    needs: list[dict[str, str]] = row
     return needs
 
 
@@ -43,10 +43,10 @@ def test_add_need_when_the_step_has_not_started_then_it_waits_for_both(
     workflow = sent_flow(client, steps)
     running(client, job_of(client, workflow, "a"), job_of(client, workflow, "b"))
 
-    said = client.call("workflow.add_need", {"id": workflow, "step": "c", "need": "b", "on": "any"})
+    answer = client.call("workflow.add_need", {"id": workflow, "step": "c", "need": "b", "on": "any"})
     gate.open()
 
-    assert said["needs"] == needs_of(client, workflow, "c") == [{"step": "a", "on": "ok"}, {"step": "b", "on": "any"}]
+    assert answer["needs"] == needs_of(client, workflow, "c") == [{"step": "a", "on": "ok"}, {"step": "b", "on": "any"}]
     until(lambda: step_states(client, workflow)["a"] == "succeeded", why="the first need")
     assert step_states(client, workflow)["c"] == "waiting"
     other.touch()
@@ -93,9 +93,9 @@ def test_remove_need_when_it_was_the_last_open_one_then_the_step_starts(client: 
     workflow = sent_flow(client, {"a": step(f"read _ < {gate.path}; :"), "b": step("exit 0", "a")})
     running(client, job_of(client, workflow, "a"))
 
-    said = client.call("workflow.remove_need", {"id": workflow, "step": "b", "need": "a", "reason": "not needed"})
+    answer = client.call("workflow.remove_need", {"id": workflow, "step": "b", "need": "a", "reason": "not needed"})
 
-    assert said["needs"] == []
+    assert answer["needs"] == []
     until(lambda: step_states(client, workflow)["b"] == "succeeded", why="the step that waits no more")
     gate.open()
     assert settled(client, workflow) == "succeeded"
@@ -129,7 +129,7 @@ def test_remove_need_when_a_step_is_skipped_for_another_then_its_retry_runs_it(
 
 
 @pytest.mark.parametrize(
-    ("method", "params", "error", "told"),
+    ("method", "params", "error", "message"),
     [
         ("add_need", {"step": "b", "need": "c"}, NotAllowed, "step b has started"),
         ("add_need", {"step": "c", "need": "a"}, InvalidParams, "needs a already"),
@@ -142,7 +142,7 @@ def test_remove_need_when_a_step_is_skipped_for_another_then_its_retry_runs_it(
     ],
 )
 def test_change_when_it_does_not_apply_then_it_is_refused_and_nothing_changes(
-    client: stoker.Client, gate: Gate, method: str, params: dict[str, str], error: type[Exception], told: str
+    client: stoker.Client, gate: Gate, method: str, params: dict[str, str], error: type[Exception], message: str
 ) -> None:
     waits = f"read _ < {gate.path}; :"
     workflow = sent_flow(
@@ -152,7 +152,7 @@ def test_change_when_it_does_not_apply_then_it_is_refused_and_nothing_changes(
     until(lambda: step_states(client, workflow)["f"] == "failed", why="the failure")
     before = workflow_view(client, workflow)["steps"]
 
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         client.call(f"workflow.{method}", {"id": workflow, **params})
 
     after = workflow_view(client, workflow)["steps"]
@@ -195,10 +195,10 @@ def test_skip_when_a_step_failed_then_what_was_skipped_for_it_runs_with_a_warnin
     workflow = sent_flow(client, steps)
     assert settled(client, workflow) == "failed"
 
-    said = client.call("workflow.skip", {"id": workflow, "step": "a", "reason": "known bad"})
+    answer = client.call("workflow.skip", {"id": workflow, "step": "a", "reason": "known bad"})
 
-    assert said["going_on"] == ["b", "c"]
-    assert "b, c will run without what a was to do" in said["warning"]
+    assert answer["going_on"] == ["b", "c"]
+    assert "b, c will run without what a was to do" in answer["warning"]
     assert settled(client, workflow, "succeeded") == "succeeded"
     assert lines(ledger) == ["b", "c"]
     (change,) = [one for one in client.history(job_of(client, workflow, "a"))["changes"] if one["cause"] == "skip"]
@@ -214,9 +214,9 @@ def test_skip_when_a_dependent_it_would_release_is_overdue_then_it_is_refused(
         """A busy machine may take longer to send it, or to fail, than its deadline leaves."""
         late["steps"]["b"]["deadline"] = wall_ms() + 300
         with contextlib.suppress(FlowInvalid):
-            made = int(send(client, late)["id"])
-            settled(client, made)
-            return made if step_states(client, made)["b"] == "skipped" else 0
+            sent = int(send(client, late)["id"])
+            settled(client, sent)
+            return sent if step_states(client, sent)["b"] == "skipped" else 0
         return 0
 
     workflow = until(failed_in_time, 30, why="a workflow that failed ahead of its deadline")
@@ -239,8 +239,8 @@ def test_retry_when_another_limit_is_given_then_the_steps_have_it(client: stoker
     client.call("workflow.retry", {"id": workflow, "timeout_ms": 60_000, "max_attempts": 3})
 
     assert settled(client, workflow, "succeeded") == "succeeded"
-    found = client.get(job_of(client, workflow, "a"))
-    assert (found["timeout_ms"], found["max_attempts"], found["attempts"]) == (60_000, 3, 2)
+    view = client.get(job_of(client, workflow, "a"))
+    assert (view["timeout_ms"], view["max_attempts"], view["attempts"]) == (60_000, 3, 2)
 
 
 def test_retry_when_a_need_of_the_last_round_was_met_then_it_does_not_count_twice(

@@ -44,8 +44,8 @@ SETTINGS = "[daemon]\nmax_running = 8\n[jobs]\ngrace_ms = 200\n"
 
 
 def roll_back(client: stoker.Client, workflow: int, to: int | str = "latest", **options: object) -> dict[str, object]:
-    said: dict[str, object] = client.call("workflow.rollback", {"id": workflow, "to": to, **options})
-    return said
+    answer: dict[str, object] = client.call("workflow.rollback", {"id": workflow, "to": to, **options})
+    return answer
 
 
 def first_checkpoint(client: stoker.Client, workflow: int) -> int:
@@ -63,9 +63,9 @@ def test_rollback_when_to_the_latest_then_what_runs_is_stopped_and_the_rest_is_k
     until(lambda: lines(ledger) == ["a", "b"], why="the second step")
     running(client, job_of(client, workflow, "b"))
 
-    said = roll_back(client, workflow, reason="let me look")
+    answer = roll_back(client, workflow, reason="let me look")
 
-    assert (said["reset"], said["kept"], said["stopping"], said["not_undone"]) == (["b", "c"], ["a"], ["b"], [])
+    assert (answer["reset"], answer["kept"], answer["stopping"], answer["not_undone"]) == (["b", "c"], ["a"], ["b"], [])
     settled(client, workflow, "paused")
     assert step_states(client, workflow) == {"a": "succeeded", "b": "queued", "c": "waiting"}
     client.call("workflow.resume", {"id": workflow})
@@ -88,10 +88,10 @@ def test_rollback_when_steps_were_completed_since_then_they_run_again_if_asked(
     assert settled(client, workflow) == "failed"
 
     flag.touch()
-    said = roll_back(client, workflow, first_checkpoint(client, workflow), redo=redo, resume=True)
+    answer = roll_back(client, workflow, first_checkpoint(client, workflow), redo=redo, resume=True)
 
-    assert said["not_undone"] == ["a", "b"]
-    assert said["reset"] == (["a", "b", "c"] if redo else ["c"])
+    assert answer["not_undone"] == ["a", "b"]
+    assert answer["reset"] == (["a", "b", "c"] if redo else ["c"])
     assert settled(client, workflow, "succeeded") == "succeeded"
     assert lines(ledger) == wanted
 

@@ -52,8 +52,8 @@ def launchers(client: stoker.Client) -> list[dict[str, Any]]:
 
 def kept(daemon: DaemonProcess) -> dict[str, Any]:
     with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
-        found = tables(connection)
-    return {name: found[name] for name in KEPT}
+        by_table = tables(connection)
+    return {name: by_table[name] for name in KEPT}
 
 
 def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> tuple[list[int], list[int]]:
@@ -89,8 +89,8 @@ def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
     assert "safe mode" in shown.stdout
     assert then in shown.stdout
     assert {(refused.code, refused.transient) for refused in refusals} == {("safe_mode", True)}
-    told = f"the daemon is in safe mode and changes nothing: {status['safe_mode']}"
-    assert {refused.message for refused in refusals} == {told}
+    message = f"the daemon is in safe mode and changes nothing: {status['safe_mode']}"
+    assert {refused.message for refused in refusals} == {message}
     assert sent.returncode == EX_TEMPFAIL
     assert "hint: stoker status" in sent.stderr
     assert daemon.events("safe_mode_entered")
@@ -127,15 +127,15 @@ def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemo
     daemon.kill9()
     past.forget_start(daemon.state_dir / "stoker.db", job)
     before = kept(daemon)
-    told = f"job {job} is queued, but its attempt 1 (run {job}.1."
+    message = f"job {job} is queued, but its attempt 1 (run {job}.1."
 
     preview = daemon.cli("recover", "--dry-run", "--state-dir", str(daemon.state_dir))
     daemon.start()
 
     assert (preview.returncode, preview.stderr) == (1, "")
-    assert told in preview.stdout
+    assert message in preview.stdout
     assert "next: stop the daemon, then: stoker restore" in preview.stdout
-    assert_safe(daemon, told, "stoker restore --from-backup latest")
+    assert_safe(daemon, message, "stoker restore --from-backup latest")
     shown = daemon.cli("status").stdout
     assert "given up, unfinished attempts are unchanged" in shown
     assert "no unfinished attempts" not in shown

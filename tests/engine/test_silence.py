@@ -93,9 +93,9 @@ class Room:
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    made = Room(tmp_path)
-    yield made
-    made.heartbeats.stop()
+    opened = Room(tmp_path)
+    yield opened
+    opened.heartbeats.stop()
 
 
 async def test_silence_when_nothing_comes_then_the_warning_and_the_stop_come_in_their_time(room: Room) -> None:

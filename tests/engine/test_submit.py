@@ -42,12 +42,12 @@ def test_submit_when_answered_then_the_job_has_everything_that_was_asked(client:
     job = submit(client, asked)
     end_of(client, job)
 
-    found = job_view(client, job)
+    view = job_view(client, job)
 
     for name in set(asked) - {"env", "limits"}:
-        assert found[name] == asked[name], name
-    assert found["env_vars"] == {"COLOUR": "blue"}
-    assert found["limits"]["open_files"] == 64
+        assert view[name] == asked[name], name
+    assert view["env_vars"] == {"COLOUR": "blue"}
+    assert view["limits"]["open_files"] == 64
     assert b"".join(client.logs(job)) == b"hello"
 
 
@@ -129,10 +129,10 @@ def test_key_when_the_daemon_was_killed_meanwhile_then_it_is_remembered(daemon: 
 
 
 def test_key_when_an_earlier_version_stored_it_then_the_same_spec_still_has_its_hash() -> None:
-    said = {"command": "sha256sum", "args": ["/etc/hosts"], "env": {"A": "b"}, "needs": [3, {"job": 4, "on": "any"}],
+    params = {"command": "sha256sum", "args": ["/etc/hosts"], "env": {"A": "b"}, "needs": [3, {"job": 4, "on": "any"}],
             "limits": {"memory_bytes": 1_048_576}, "idempotency_key": "nightly/1"}  # fmt: skip
 
-    assert key_digest(msgspec.convert(said, JobParams)).hex() == "0b48606e0353edbc43b2e9b296c96f23"
+    assert key_digest(msgspec.convert(params, JobParams)).hex() == "0b48606e0353edbc43b2e9b296c96f23"
 
 
 def test_key_when_it_stands_twice_in_one_batch_then_one_job_is_stored(client: stoker.Client) -> None:

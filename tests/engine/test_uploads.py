@@ -28,11 +28,11 @@ class Job:
     """A job that writes its token and stays."""
 
     def __init__(self, client: stoker.Client, home: Path, gate: Gate) -> None:
-        told = home / "token"
-        script = f"echo $STOKER_TOKEN > {told}.part; mv {told}.part {told}; read _ < {gate.path}"
+        path = home / "token"
+        script = f"echo $STOKER_TOKEN > {path}.part; mv {path}.part {path}; read _ < {gate.path}"
         self.id = submit(client, {"command": "sh", "args": ["-c", script]})
-        until(told.exists, why="the token")
-        (self.token,) = lines(told)
+        until(path.exists, why="the token")
+        (self.token,) = lines(path)
 
     def send(self, client: stoker.Client, byte: bytes, **part: Any) -> dict[str, Any]:
         data = base64.b64encode(byte * PIECE).decode()
@@ -48,9 +48,9 @@ def job(client: stoker.Client, tmp_path: Path, gate: Gate) -> Job:
 def test_saves_when_pieces_alternate_on_one_connection_then_each_is_kept_whole(client: stoker.Client, job: Job) -> None:
     uploads = {byte: job.send(client, byte, more=True)["upload"] for byte in (b"a", b"b")}
 
-    made = {byte: job.send(client, byte, offset=PIECE, upload=number)["id"] for byte, number in uploads.items()}
+    checkpoints = {byte: job.send(client, byte, offset=PIECE, upload=number)["id"] for byte, number in uploads.items()}
 
-    for byte, ident in made.items():
+    for byte, ident in checkpoints.items():
         assert client.checkpoint_data(ident) == byte * 2 * PIECE
 
 

@@ -28,8 +28,8 @@ HOUR_MS = 3_600_000
 
 
 def verb(client: stoker.Client, name: str, job: int, **options: object) -> str:
-    said: str = client.call(f"job.{name}", {"id": job, **options})["state"]
-    return said
+    after: str = client.call(f"job.{name}", {"id": job, **options})["state"]
+    return after
 
 
 def now_ms() -> int:
@@ -98,8 +98,8 @@ def test_retry_when_the_job_has_failed_then_its_budget_starts_afresh(client: sto
 
     assert end_of(client, job) == ("failed", "exit")
     assert len(lines(ledger)) == 4
-    found = client.get(job)
-    assert (found["attempts"], found["failures"]) == (4, 2)
+    view = client.get(job)
+    assert (view["attempts"], view["failures"]) == (4, 2)
 
 
 def test_retry_when_a_new_timeout_is_given_then_the_next_attempt_has_it(client: stoker.Client, gate: Gate) -> None:
@@ -160,8 +160,8 @@ def test_restart_when_the_job_runs_then_it_is_stopped_and_starts_anew_uncharged(
     until(lambda: client.get(job)["attempts"] == 2, why="the second attempt")
     gate.open()
     assert end_of(client, job) == ("succeeded", "exit")
-    found = client.get(job)
-    assert (found["failures"], found["orphanings"]) == (0, 0)
+    view = client.get(job)
+    assert (view["failures"], view["orphanings"]) == (0, 0)
 
 
 def test_restart_when_the_job_has_finished_then_it_runs_again(client: stoker.Client) -> None:

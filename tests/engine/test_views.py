@@ -13,9 +13,9 @@ STATE_DIR = Path("/nowhere")
 
 
 def memory(of: OpenRun) -> LiveState:
-    made = LiveState({"default": Queue(name="default")}, {}, 7, 0)
-    made.runs[of.job.id] = of
-    return made
+    live = LiveState({"default": Queue(name="default")}, {}, 7, 0)
+    live.runs[of.job.id] = of
+    return live
 
 
 def test_job_when_memory_knows_its_pid_then_that_is_shown() -> None:
@@ -28,9 +28,9 @@ def test_job_when_memory_knows_its_pid_then_that_is_shown() -> None:
 
 def test_job_when_its_next_attempt_is_not_yet_committed_then_nobody_is_told_of_it() -> None:
     ahead = job(State.RUNNING, attempts=2, pid=77)
-    told = memory(OpenRun(ahead, attempt(ahead)))
+    in_memory = memory(OpenRun(ahead, attempt(ahead)))
 
     for committed in (job(State.QUEUED, attempts=1), job(State.RUNNING, attempts=1)):
-        shown = job_view(committed, told, STATE_DIR)
+        shown = job_view(committed, in_memory, STATE_DIR)
 
         assert (shown["state"], shown["attempts"], shown["pid"]) == (committed.state, 1, None)

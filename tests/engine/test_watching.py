@@ -75,18 +75,18 @@ def test_wait_when_nothing_ends_in_time_then_it_says_so_and_the_jobs_go_on(
 
 def test_wait_when_the_job_is_held_meanwhile_then_it_answers_held(client: stoker.Client, shared: DaemonProcess) -> None:
     job = submit(client, OK, queue="stopped")
-    told: list[Any] = []
+    answers: list[Any] = []
 
     def wait() -> None:
         with shared.client() as waiter:
-            told.extend(waiter.wait(job))
+            answers.extend(waiter.wait(job))
 
     waiting = threading.Thread(target=wait)
     waiting.start()
     client.call("job.hold", {"id": job})
     waiting.join()
 
-    assert told[0]["state"] == "held"
+    assert answers[0]["state"] == "held"
 
 
 def test_wait_when_a_job_is_unknown_then_it_answers_at_once(client: stoker.Client, gate: Gate) -> None:
@@ -100,11 +100,11 @@ def test_wait_when_many_clients_wait_for_one_job_then_all_hear_of_its_end(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     job = submit(client, gate.spec("exit 5"))
-    told: list[Any] = []
+    answers: list[Any] = []
 
     def wait() -> None:
         with shared.client() as waiter:
-            told.extend(waiter.wait(job))
+            answers.extend(waiter.wait(job))
 
     threads = [threading.Thread(target=wait) for _ in range(10)]
     for thread in threads:
@@ -113,7 +113,7 @@ def test_wait_when_many_clients_wait_for_one_job_then_all_hear_of_its_end(
     for thread in threads:
         thread.join()
 
-    assert [end["exit_code"] for end in told] == [5] * 10
+    assert [end["exit_code"] for end in answers] == [5] * 10
 
 
 # --- watch --------------------------------------------------------------------------------------------------

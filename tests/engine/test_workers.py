@@ -37,13 +37,13 @@ def test_worker_when_it_has_a_tree_then_every_process_of_it_is_seen_and_nothing_
     running(client, job, beside)
     until(lambda: len(lines(out)) == 2, why="the tree")
 
-    found = worker_view(client, job)
+    view = worker_view(client, job)
 
-    assert sorted(str(process["pid"]) for process in found["processes"]) == sorted(lines(out))
-    assert found["processes"][0]["pid"] == found["pid"] == client.get(job)["pid"]
-    assert (found["children"], found["state"], found["launcher_state"]) == (1, "sleeping", "ok")
-    assert found["open_files"] >= 6
-    assert all(process["name"] == "sh" for process in found["processes"])
+    assert sorted(str(process["pid"]) for process in view["processes"]) == sorted(lines(out))
+    assert view["processes"][0]["pid"] == view["pid"] == client.get(job)["pid"]
+    assert (view["children"], view["state"], view["launcher_state"]) == (1, "sleeping", "ok")
+    assert view["open_files"] >= 6
+    assert all(process["name"] == "sh" for process in view["processes"])
 
 
 def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_told(client: stoker.Client) -> None:
@@ -83,12 +83,12 @@ def test_worker_when_shown_then_what_it_said_stands_beside_what_it_does(
     until(lambda: client.get(job)["progress"] == 5, why="progress")
 
     shown = shared.cli("worker", str(job))
-    told = json.loads(shared.cli("worker", str(job), "--json").stdout)
+    view = json.loads(shared.cli("worker", str(job), "--json").stdout)
 
     assert shown.returncode == 0
     assert "5%" in shown.stdout
-    assert f"{told['pid']} " in shown.stdout
-    assert told["said"]["progress"] == 5
+    assert f"{view['pid']} " in shown.stdout
+    assert view["said"]["progress"] == 5
 
 
 # --- debug --------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def test_debug_when_asked_for_then_the_shell_has_the_jobs_place_without_its_toke
         shared.environ = kept
 
     assert shell_ran.returncode == 7
-    first, *said = shell_ran.stdout.splitlines()
-    seen = dict(line.split("=", 1) for line in said)
+    first, *variables = shell_ran.stdout.splitlines()
+    seen = dict(line.split("=", 1) for line in variables)
     assert first == os.path.realpath(tmp_path)
     assert (seen["MODE"], seen["A"], seen["STOKER_JOB_ID"], seen["STOKER_ATTEMPT"]) == ("fast", "x y", str(job), "1")
     assert seen["PATH"] == shared.environ["PATH"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SETTINGS = "[daemon]\nmax_running = 4\n[cpu]\nthrottle_threshold = 100\n"
 
 
-class Told:
+class Recorded:
     """A daemon, and a ledger with the submits of its workflows."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
@@ -61,91 +61,93 @@ def rows(daemon: DaemonProcess, sql: str) -> list[Any]:
 
 
 @pytest.fixture
-def told() -> Any:
+def recorded() -> Any:
     with DaemonProcess(SETTINGS) as daemon:
-        yield Told(daemon)
+        yield Recorded(daemon)
 
 
-def test_workflow_when_the_daemon_dies_after_the_answer_then_each_step_runs_once(told: Told) -> None:
-    steps = {"a": told.step(), "b": told.step("a"), "c": told.step("a", code=3), "d": told.step("c"),
-             "e": told.step({"step": "c", "on": "failed"})}  # fmt: skip
-    with told.daemon.client() as client:
-        answer = told.send(client, steps)
-    told.again()
+def test_workflow_when_the_daemon_dies_after_the_answer_then_each_step_runs_once(recorded: Recorded) -> None:
+    steps = {"a": recorded.step(), "b": recorded.step("a"), "c": recorded.step("a", code=3), "d": recorded.step("c"),
+             "e": recorded.step({"step": "c", "on": "failed"})}  # fmt: skip
+    with recorded.daemon.client() as client:
+        answer = recorded.send(client, steps)
+    recorded.again()
 
-    with told.daemon.client() as client:
+    with recorded.daemon.client() as client:
         assert flow_end(client, answer["id"]) == "failed"
         assert step_states(client, answer["id"]) == {
             "a": "succeeded", "b": "succeeded", "c": "failed", "d": "skipped", "e": "succeeded"
         }  # fmt: skip
-    audit = told.audit()
+    audit = recorded.audit()
     assert audit.complaints() == []
-    assert Counter(line.job for line in told.ledger.lines() if line.what == "END") == {
+    assert Counter(line.job for line in recorded.ledger.lines() if line.what == "END") == {
         answer["steps"][name]: 1 for name in "abce"
     }
 
 
 def test_workflow_when_the_daemon_dies_at_any_step_then_no_completed_step_runs_again(
-    told: Told,
+    recorded: Recorded,
 ) -> None:
-    with told.daemon.client() as client:
+    with recorded.daemon.client() as client:
         client.call("resource.set", {"name": "tool", "capacity": 2})
         names = [f"s{number}" for number in range(8)]
         needs = [[], ["s0"], ["s0"], ["s1", "s2"], ["s3"], ["s3"], ["s4", "s5"], ["s6"]]
-        steps = {name: told.step(*need, lasts_s=0.05, resources={"tool": 1})
+        steps = {name: recorded.step(*need, lasts_s=0.05, resources={"tool": 1})
                  for name, need in zip(names, needs, strict=True)}  # fmt: skip
-        answer = told.send(client, steps)
+        answer = recorded.send(client, steps)
 
     def succeeded(client: stoker.Client) -> bool:
         return bool(workflow_view(client, answer["id"])["state"] == "succeeded")
 
     kills = 0
     while kills < 12:
-        lines = told.ledger.count()
-        with told.daemon.client() as client:
-            until(lambda lines=lines: told.ledger.count() > lines or succeeded(client), why="a line more")  # type: ignore[misc]
+        lines = recorded.ledger.count()
+        with recorded.daemon.client() as client:
+            until(lambda lines=lines: recorded.ledger.count() > lines or succeeded(client), why="a line more")  # type: ignore[misc]
             if succeeded(client):
                 break
-        told.again()
+        recorded.again()
         kills += 1
-    with told.daemon.client() as client:
+    with recorded.daemon.client() as client:
         assert flow_end(client, answer["id"]) == "succeeded"
 
-    audit = told.audit()
+    audit = recorded.audit()
     assert audit.complaints() == []
     assert kills > 3
     for attempts in audit.attempts.values():
         assert [attempt["outcome"] for attempt in attempts].index("exit") == len(attempts) - 1
 
 
-def test_chain_when_a_step_holds_a_resource_over_a_restart_then_the_context_has_it(told: Told) -> None:
-    with told.daemon.client() as client:
+def test_chain_when_a_step_holds_a_resource_over_a_restart_then_the_context_has_it(recorded: Recorded) -> None:
+    with recorded.daemon.client() as client:
         client.call("resource.set", {"name": "tool", "capacity": 2})
-        answer = told.send(client, {"a": told.step(lasts_s=30, survive=True, resources={"tool": 2}), "b": told.step()})
+        answer = recorded.send(
+            client, {"a": recorded.step(lasts_s=30, survive=True, resources={"tool": 2}), "b": recorded.step()}
+        )
         running(client, answer["steps"]["a"])
         until(lambda: step_states(client, answer["id"])["b"] == "succeeded", why="the other step")
-    told.again()
+    recorded.again()
 
-    with told.daemon.client() as client:
+    with recorded.daemon.client() as client:
         client.call("workflow.pause", {"id": answer["id"]})  # a change of state leaves a whole context
         assert step_states(client, answer["id"])["a"] == "running"
 
-    assert told.audit().complaints() == []
+    assert recorded.audit().complaints() == []
 
 
-def test_chain_when_a_worker_cannot_be_proven_ours_then_its_step_keeps_its_resources(told: Told) -> None:
-    with told.daemon.client() as client:
+def test_chain_when_a_worker_cannot_be_proven_ours_then_its_step_keeps_its_resources(recorded: Recorded) -> None:
+    with recorded.daemon.client() as client:
         client.call("resource.set", {"name": "tool", "capacity": 2})
-        answer = told.send(client, {"a": told.step(lasts_s=30, resources={"tool": 2}), "b": told.step("a")})
+        answer = recorded.send(client, {"a": recorded.step(lasts_s=30, resources={"tool": 2}), "b": recorded.step("a")})
         running(client, answer["steps"]["a"])
         (launcher,) = client.call("system.status")["launchers"]
-        until(lambda: rows(told.daemon, "SELECT 1 FROM attempts WHERE pid NOT NULL"), why="its identity on disk")
-    told.daemon.kill9()
+        until(lambda: rows(recorded.daemon, "SELECT 1 FROM attempts WHERE pid NOT NULL"), why="its identity on disk")
+    recorded.daemon.kill9()
     kill9(launcher["pid"])
-    rows(told.daemon, "UPDATE attempts SET pid_namespace = 1")  # of a container, say, that was there then
-    told.daemon.start()
+    rows(recorded.daemon, "UPDATE attempts SET pid_namespace = 1")  # of a container, say, that was there then
+    recorded.daemon.start()
 
-    with told.daemon.client() as client:
+    with recorded.daemon.client() as client:
         assert end_of(client, answer["steps"]["a"]) == ("held", "stuck")
         newest = chain(client, workflow=answer["id"])[-1]["id"]
         assert context(client, newest)["holds"] == {"a": {"tool": 2}}
@@ -153,48 +155,48 @@ def test_chain_when_a_worker_cannot_be_proven_ours_then_its_step_keeps_its_resou
         assert (tool["used"], tool["holders"]) == (2, [answer["steps"]["a"]])
         client.call("workflow.pause", {"id": answer["id"]})
 
-    assert told.audit().complaints() == []
+    assert recorded.audit().complaints() == []
 
 
 @pytest.mark.parametrize("verb", ["workflow.pause", "workflow.cancel"])
-def test_workflow_when_the_daemon_dies_after_a_verb_then_the_verb_still_holds(told: Told, verb: str) -> None:
-    steps = {"a": told.step(lasts_s=20, survive=True), "b": told.step("a")}
-    with told.daemon.client() as client:
-        answer = told.send(client, steps)
+def test_workflow_when_the_daemon_dies_after_a_verb_then_the_verb_still_holds(recorded: Recorded, verb: str) -> None:
+    steps = {"a": recorded.step(lasts_s=20, survive=True), "b": recorded.step("a")}
+    with recorded.daemon.client() as client:
+        answer = recorded.send(client, steps)
         running(client, answer["steps"]["a"])
         client.call(verb, {"id": answer["id"]})
 
-    told.again()
+    recorded.again()
 
-    with told.daemon.client() as client:
+    with recorded.daemon.client() as client:
         if verb == "workflow.pause":
             assert workflow_view(client, answer["id"])["state"] == "paused"
             assert step_states(client, answer["id"]) == {"a": "running", "b": "waiting"}
             client.call("workflow.cancel", {"id": answer["id"]})
         assert flow_end(client, answer["id"]) == "cancelled"
         assert step_states(client, answer["id"]) == {"a": "cancelled", "b": "cancelled"}
-    assert told.audit().complaints() == []
+    assert recorded.audit().complaints() == []
 
 
 def test_workflow_when_paused_and_the_daemon_dies_then_its_width_holds_after_a_retry(
-    told: Told, tmp_path: Path
+    recorded: Recorded, tmp_path: Path
 ) -> None:
-    steps = {"all": {**told.step(lasts_s=0.1), "each": ["1", "2", "3", "4"], "width": 1}}
-    with told.daemon.client() as client:
-        answer = told.send(client, steps)
-    told.again()
-    with told.daemon.client() as client:
+    steps = {"all": {**recorded.step(lasts_s=0.1), "each": ["1", "2", "3", "4"], "width": 1}}
+    with recorded.daemon.client() as client:
+        answer = recorded.send(client, steps)
+    recorded.again()
+    with recorded.daemon.client() as client:
         assert flow_end(client, answer["id"]) == "succeeded"
-    told.again()  # nothing of it is in memory now
+    recorded.again()  # nothing of it is in memory now
 
-    with told.daemon.client() as client:
+    with recorded.daemon.client() as client:
         client.call("workflow.retry", {"id": answer["id"], "again": "all"})
         assert flow_end(client, answer["id"]) == "succeeded"
 
-    audit = told.audit()
+    audit = recorded.audit()
     assert audit.complaints() == []
     most, now = 0, 0
-    for line in told.ledger.lines():
+    for line in recorded.ledger.lines():
         now += {"START": 1, "END": -1}.get(line.what, 0)
         most = max(most, now)
     assert most <= 1 + sum(len(attempts) > 2 for attempts in audit.attempts.values())  # one that was killed has no END

@@ -52,8 +52,8 @@ def test_workflow_when_submitted_then_every_step_is_a_job_and_runs_behind_its_ne
 
     assert answer["layers"] == [["a"], ["b", "c"], ["d"]]
     assert flow_end(client, answer["id"]) == "succeeded"
-    said = lines(ledger)
-    assert (said[0], sorted(said), said[-1]) == ("a", ["a", "b", "c", "d"], "d")
+    order = lines(ledger)
+    assert (order[0], sorted(order), order[-1]) == ("a", ["a", "b", "c", "d"], "d")
     jobs = {name: job_view(client, job) for name, job in answer["steps"].items()}
     assert {job["workflow_id"] for job in jobs.values()} == {answer["id"]}
     assert {name: job["step"] for name, job in jobs.items()} == {name: name for name in "abcd"}
@@ -186,11 +186,11 @@ def test_pause_when_asked_then_what_runs_goes_on_and_nothing_more_starts(client:
     answer = send(client, flow({"a": gate.spec(), "b": behind("a")}))
     running(client, answer["steps"]["a"])
 
-    said = client.call("workflow.pause", {"id": answer["id"]})
+    standing = client.call("workflow.pause", {"id": answer["id"]})
     gate.open()
     end_of(client, answer["steps"]["a"])
 
-    assert (said["state"], said["running"]) == ("paused", ["a"])
+    assert (standing["state"], standing["running"]) == ("paused", ["a"])
     until(lambda: state(client, answer["steps"]["b"]) == "queued", why="the step behind it to be ready")
     other = submit(client, OK)  # a paused workflow is in nobody's way
     assert end_of(client, other) == ("succeeded", "exit")
@@ -228,9 +228,9 @@ def test_retry_when_only_the_failed_are_asked_for_then_succeeded_steps_stay(
     assert step_states(client, answer["id"]) == {"a": "succeeded", "b": "failed", "c": "skipped"}
     mended.touch()
 
-    said = client.call("workflow.retry", {"id": answer["id"]})
+    standing = client.call("workflow.retry", {"id": answer["id"]})
 
-    assert (said["state"], said["reset"]) == ("running", ["b", "c"])
+    assert (standing["state"], standing["reset"]) == ("running", ["b", "c"])
     assert flow_end(client, answer["id"]) == "succeeded"
     assert lines(ledger) == ["a", "b", "b", "c"]
     client.call("workflow.retry", {"id": answer["id"], "again": "all"})

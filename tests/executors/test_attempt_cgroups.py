@@ -49,7 +49,7 @@ def test_attempt_when_a_root_is_set_then_it_runs_in_its_own_leaf_which_goes_with
     with DaemonProcess(f'[cgroup]\nroot = "{cgroup_root}"\n') as daemon, daemon.client() as client:
         first = client.submit("sh", "-c", "cat /proc/self/cgroup; exec sleep 600")["id"]
         pid = until(lambda: job_view(client, first)["pid"])
-        attempt = until(lambda: (found := attempt_of(daemon, first))["cgroup"] and found)
+        attempt = until(lambda: (current := attempt_of(daemon, first))["cgroup"] and current)
         leaf = Path(attempt["cgroup"])
 
         assert leaf == cgroup_root / f"run-{attempt['run_id']}"

@@ -106,10 +106,10 @@ def test_memory_when_a_worker_exceeds_its_limit_then_it_alone_fails_of_oom(
     job = submit(client, shell(f"exec {EATER}"), limits=limits, max_attempts=2, base_delay_ms=1)
 
     assert end_of(client, job) == ("failed", "oom")
-    told = attempts(client, job)
-    assert [(attempt["outcome"], attempt["signal"], attempt["stopped"]) for attempt in told] == [("oom", 9, False)] * 2
-    assert told[0]["limits"] == {"memory_bytes": {"by": "cgroup", "value": MEMORY, "wanted": MEMORY}}
-    assert told[0]["suspicion"] is None  # it was seen
+    both = attempts(client, job)
+    assert [(attempt["outcome"], attempt["signal"], attempt["stopped"]) for attempt in both] == [("oom", 9, False)] * 2
+    assert both[0]["limits"] == {"memory_bytes": {"by": "cgroup", "value": MEMORY, "wanted": MEMORY}}
+    assert both[0]["suspicion"] is None  # it was seen
     assert [event["job"] for event in daemon.events("resource_exhausted")] == [job]
     gate.open()
     assert end_of(client, other) == ("succeeded", "exit")

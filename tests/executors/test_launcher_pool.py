@@ -75,10 +75,10 @@ async def test_reconnect_when_the_backlog_is_full_then_the_launcher_is_silent_an
     await host.running(first, order)
     os.kill(first.facts.pid, signal.SIGSTOP)
     waiting = fill_backlog(host, first.launcher)
-    known = generations(host, epoch=2)
+    pool = generations(host, epoch=2)
 
-    taking = asyncio.ensure_future(known.reconnect(first.launcher))
-    await until_async(lambda: known.silent(first.launcher), why="the first try")
+    taking = asyncio.ensure_future(pool.reconnect(first.launcher))
+    await until_async(lambda: pool.silent(first.launcher), why="the first try")
     done, _ = await asyncio.wait([taking], timeout=0.1)
     for sock in waiting:
         sock.close()
@@ -87,19 +87,19 @@ async def test_reconnect_when_the_backlog_is_full_then_the_launcher_is_silent_an
 
     assert not done
     assert [run.run_id for run in await client.list_runs()] == [order.run_id]
-    known.close()
+    pool.close()
 
 
 async def test_reconnect_when_the_launcher_obeys_a_newer_daemon_then_it_lives_all_the_same(host: LauncherHost) -> None:
     first = await host.start(epoch=5)
-    known = generations(host, epoch=4)
+    pool = generations(host, epoch=4)
 
-    taking = asyncio.ensure_future(known.reconnect(first.launcher))
-    await until_async(lambda: known.silent(first.launcher), why="the first try")
+    taking = asyncio.ensure_future(pool.reconnect(first.launcher))
+    await until_async(lambda: pool.silent(first.launcher), why="the first try")
     done, _ = await asyncio.wait([taking], timeout=0.1)
 
     assert not done
-    assert known.silent(first.launcher)
+    assert pool.silent(first.launcher)
     os.kill(first.facts.pid, signal.SIGKILL)
     with pytest.raises(LauncherDead):
         await taking
@@ -108,14 +108,14 @@ async def test_reconnect_when_the_launcher_obeys_a_newer_daemon_then_it_lives_al
 async def test_reconnect_when_its_socket_was_removed_then_it_lives_until_its_lock_is_free(host: LauncherHost) -> None:
     first = await host.start(epoch=1)
     (host.state_dir / "launchers" / f"{first.launcher}.sock").unlink()
-    known = generations(host, epoch=2)
+    pool = generations(host, epoch=2)
 
-    taking = asyncio.ensure_future(known.reconnect(first.launcher))
-    await until_async(lambda: known.silent(first.launcher), why="the first try")
+    taking = asyncio.ensure_future(pool.reconnect(first.launcher))
+    await until_async(lambda: pool.silent(first.launcher), why="the first try")
     done, _ = await asyncio.wait([taking], timeout=0.1)
 
     assert not done
     first.close()  # the launcher leaves: nothing runs and no daemon is connected
     with pytest.raises(LauncherDead):
         await taking
-    assert not known.silent(first.launcher)
+    assert not pool.silent(first.launcher)

@@ -20,5 +20,5 @@ TESTS = 4
 def test_controllers_when_another_kernel_has_all_then_limits_hold_for_whole_trees(tmp_path: Path) -> None:
     booted = uml.run_tests(["-q", "--color=no", "tests/executors/test_controllers.py"], tmp_path, timeout_s=240)
 
-    assert booted.status == 0, booted.said
-    assert f"{TESTS} passed in" in booted.said, booted.said
+    assert booted.status == 0, booted.console
+    assert f"{TESTS} passed in" in booted.console, booted.console

@@ -109,4 +109,4 @@ def test_audit_when_something_was_forged_then_it_is_named(run: tuple[Path, Ledge
             connection.close()
     work.write_text("".join(f"{line}\n" for line in written))
 
-    assert [told for told in Audit(tmp_path / "stoker.db", ledger).complaints() if complaint in told]
+    assert [each for each in Audit(tmp_path / "stoker.db", ledger).complaints() if complaint in each]

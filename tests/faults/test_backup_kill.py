@@ -142,10 +142,10 @@ def test_backup_when_it_is_killed_anywhere_then_every_named_file_is_whole(prepar
             with closing(sqlite3.connect(f"{backup.path.as_uri()}?immutable=1", uri=True)) as connection:
                 assert find_damage(connection) is None
         assert last_seq(root) == prepared.newest
-    made = backup_ops.make(str(root), None, lambda _done, _of: None)
+    answer = backup_ops.make(str(root), None, lambda _done, _of: None)
 
     assert killed > len(every) // 2
-    assert made["seq"] == prepared.newest
+    assert answer["seq"] == prepared.newest
 
 
 FAILURES = {

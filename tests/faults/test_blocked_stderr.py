@@ -85,9 +85,9 @@ def test_log_when_more_is_lost_than_waits_then_the_loss_is_told_in_status_and_lo
             submit(client, shell(":"))
 
         lost = client.call("system.status")["log_lines_lost"]
-    told = [json.loads(line) for line in log.split(b"\n") if b'"log_lines_lost"' in line]
-    assert told[0]["level"] == "warning"
-    assert 0 < told[0]["lines"] <= lost
+    events = [json.loads(line) for line in log.split(b"\n") if b'"log_lines_lost"' in line]
+    assert events[0]["level"] == "warning"
+    assert 0 < events[0]["lines"] <= lost
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])

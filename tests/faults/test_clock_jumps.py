@@ -188,8 +188,8 @@ def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asl
 
         assert end_of(client, hourglass) == ("expired", "ttl")
         assert [state(client, job) for job in (planned, brief, late)] == ["waiting", "waiting", "running"]
-        told = client.why(planned)
-        assert told["code"] == "run_at"
+        blocker = client.why(planned)
+        assert blocker["code"] == "run_at"
         wall.jump(0)
 
         assert end_of(client, planned) == ("succeeded", "exit")

@@ -153,7 +153,7 @@ def test_worker_when_no_signal_reaches_it_then_only_its_own_job_stays_stopping(
         pid = asleep(client, job)
         until(lambda: "SIGKILL" in pending(pid), why="a SIGKILL that waits for it")
 
-        told, blocked = client.why(job), client.why(waiting)
+        blocker, blocked = client.why(job), client.why(waiting)
         client.cancel(job)
         other = end_of(client, submit(client, shell(":")))
         shown, alike = job_view(client, job), state(client, waiting)
@@ -161,8 +161,8 @@ def test_worker_when_no_signal_reaches_it_then_only_its_own_job_stays_stopping(
         disk.thaw()
         ends = [end_of(client, job), end_of(client, waiting)]
 
-    assert (told["code"], told["message"][:27]) == ("stopping", "is being stopped (timeout);")
-    assert f"pid {pid} sleeps in the kernel where no signal reaches it" in told["message"]
+    assert (blocker["code"], blocker["message"][:27]) == ("stopping", "is being stopped (timeout);")
+    assert f"pid {pid} sleeps in the kernel where no signal reaches it" in blocker["message"]
     assert (blocked["code"], blocked["details"]["holders"]) == ("resource", [job])
     assert (other, shown["state"], shown["stopping"], alike, health) == (
         ("succeeded", "exit"), "running", True, "queued", True
@@ -224,13 +224,13 @@ def test_worker_when_its_owner_cannot_be_proven_then_it_is_stuck_until_it_is_gon
         until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
         other = end_of(client, submit(client, shell(":")))
         held, blocked = job_view(client, job), client.why(waiting)["details"]["holders"]
-        told, signals = client.why(job)["message"], pending(pid)
+        message, signals = client.why(job)["message"], pending(pid)
         disk.thaw()
         end = end_of(client, waiting)
         after = job_view(client, job)
 
     assert (other, held["state"], held["reason"], blocked) == (("succeeded", "exit"), "held", "stuck", [job])
-    assert (signals, f"look at pid {pid}" in told) == (set(), True)
+    assert (signals, f"look at pid {pid}" in message) == (set(), True)
     assert (end, after["state"], after["attempts_list"][-1]["outcome"]) == (("succeeded", "exit"), "held", "unseen")
     assert (disk.where / "x").exists()
 
@@ -251,7 +251,7 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over(
 
         after = end_of(client, submit(client, shell(":")))
         gate.open()
-        told = [client.why(job)["message"] for job in (before, hanging)]
+        messages = [client.why(job)["message"] for job in (before, hanging)]
         standing = {one["id"]: (one["state"], one["running"]) for one in client.call("system.status")["launchers"]}
         states, health = [state(client, before), state(client, hanging)], client.call("system.health")["ok"]
         dead.close()
@@ -262,7 +262,7 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over(
     assert (after, health, states) == (("succeeded", "exit"), True, ["running", "running"])
     assert standing.pop(stuck["launcher"]) == ("stuck", 2)
     assert list(standing.values()) == [("ok", 0)]
-    assert all(f"its launcher {stuck['launcher']} lives and does not answer" in message for message in told)
+    assert all(f"its launcher {stuck['launcher']} lives and does not answer" in message for message in messages)
     assert ends == [("failed", "exit"), ("failed", "spawn_error")]
     assert [event["launcher"] for event in patient.events("launcher_back")] == [stuck["launcher"]]
     assert [event["launcher"] for event in patient.events("launcher_left")] == [stuck["launcher"]]
@@ -305,7 +305,7 @@ def test_daemon_when_restarted_beside_a_stuck_launcher_then_it_settles_late_outc
         standing = {
             one["id"]: (one["pid"], one["state"], one["running"]) for one in client.call("system.status")["launchers"]
         }
-        told = client.why(before)["message"]
+        message = client.why(before)["message"]
         states = [state(client, job) for job in (before, lasting, hanging)]
         dead.close()
         ends = [end_of(client, before), end_of(client, hanging)]
@@ -315,7 +315,7 @@ def test_daemon_when_restarted_beside_a_stuck_launcher_then_it_settles_late_outc
 
     assert standing[stuck["launcher"]] == (pid, "stuck", 3)
     assert (after, states, adopted) == (("succeeded", "exit"), ["running"] * 3, 1)
-    assert f"its launcher {stuck['launcher']} lives and does not answer" in told
+    assert f"its launcher {stuck['launcher']} lives and does not answer" in message
     assert ends == [("failed", "exit"), ("failed", "spawn_error"), ("cancelled", "user")]
 
 

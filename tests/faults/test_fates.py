@@ -54,9 +54,9 @@ AS_ROOT = {"rebooted", "another_namespace"}
 @pytest.fixture
 def six(gate: Gate) -> Iterator[Six]:
     with DaemonProcess(MANY_ROOMS) as daemon:
-        made = Six(daemon, gate)
-        with made.moved:
-            yield made
+        jobs = Six(daemon, gate)
+        with jobs.moved:
+            yield jobs
 
 
 # --- what happens -------------------------------------------------------------------------------------------
@@ -185,11 +185,11 @@ def unknown_outcome(six: Six) -> None:
         client.call("queue.pause", {"name": "default"})
         six.submit(client)
     six.daemon.kill_all()
-    told = {"op": "exit", "exit_code": 0, "signal": None, "stopped": False, "left": 0, "user_ms": 0, "system_ms": 0,
+    outcome = {"op": "exit", "exit_code": 0, "signal": None, "stopped": False, "left": 0, "user_ms": 0, "system_ms": 0,
             "max_rss_kib": 0, "log_bytes": 0, "oom": False, "at_boot_ms": 1, "at_ms": 1}  # fmt: skip
     log = six.daemon.state_dir / "outcomes" / "1-dead0000.log"
     runs = [f"{job}.1.0123456789abcdef" for job in (*six.jobs.values(), 999)]
-    log.write_text("".join(json.dumps(told | {"run_id": run_id}) + "\n" for run_id in runs))
+    log.write_text("".join(json.dumps(outcome | {"run_id": run_id}) + "\n" for run_id in runs))
 
     six.daemon.start()
 
@@ -298,8 +298,8 @@ def test_fates_when_daemon_launcher_or_worker_die_then_each_policy_ends_as_desig
 
     ROWS[row](six)
 
-    told = six.fates()
-    assert told == {policy: cell.replace("/", " ") for policy, cell in expected.items()}
+    fates = six.fates()
+    assert fates == {policy: cell.replace("/", " ") for policy, cell in expected.items()}
 
 
 def test_fates_when_the_table_is_read_then_every_row_and_every_policy_is_possible() -> None:

@@ -56,11 +56,13 @@ class Host:
 
     def submit(self, client: stoker.Client, *, before: str = "", **options: Any) -> tuple[int, int]:
         """A job and the pid of its child, which is root by now. `before`: a command that the child runs first."""
-        said = self.work / f"said-{len(self.rooted)}"
-        script = f"{before} {self.program} /bin/sleep 3600 & echo $! > {said}.new; mv {said}.new {said}; wait"
+        pid_file = self.work / f"said-{len(self.rooted)}"
+        script = (
+            f"{before} {self.program} /bin/sleep 3600 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait"
+        )
         job = submit(client, shell(script, working_dir=str(self.work), **options))
-        until(said.exists, why="the child's pid")
-        child = int(said.read_text())
+        until(pid_file.exists, why="the child's pid")
+        child = int(pid_file.read_text())
         until(lambda: foreign.uids(child) == {0}, why="a child that is root's")
         self.rooted.add(child)
         return job, child
@@ -128,11 +130,11 @@ def test_stop_when_a_child_became_root_then_it_is_told_and_the_attempt_is_not_cl
 
 def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancelled(host: Host) -> None:
     with host.daemon.client() as client:
-        said = host.work / "up"
-        script = f": > {said}; exec sleep 3600"
+        marker = host.work / "up"
+        script = f": > {marker}; exec sleep 3600"
         spec = {"command": str(host.program), "args": ["/bin/sh", "-c", script], "working_dir": str(host.work)}
         job = submit(client, spec)
-        until(said.exists, why="a worker that is root's")
+        until(marker.exists, why="a worker that is root's")
         running(client, job)
         main = job_view(client, job)["pid"]
         host.rooted.add(main)

@@ -37,7 +37,7 @@ def shortage(client: stoker.Client) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("clone3,clone,vfork:error=EAGAIN", "Resource temporarily unavailable"),
         ("clone3,clone,vfork:error=ENOMEM", "Cannot allocate memory"),
@@ -49,7 +49,7 @@ def shortage(client: stoker.Client) -> Any:
     ],
 )
 def test_queue_when_the_host_starts_nothing_then_no_job_is_charged_and_all_run_later(
-    daemon: DaemonProcess, fault: str, told: str
+    daemon: DaemonProcess, fault: str, message: str
 ) -> None:
     trace = daemon.home / "launcher.trace"
     with daemon.client() as client:
@@ -70,13 +70,13 @@ def test_queue_when_the_host_starts_nothing_then_no_job_is_charged_and_all_run_l
         assert standing <= {"queued", "waiting", "running"}
         assert "host" in blockers
         assert not health["ok"]
-        assert told in health["checks"]["starts"]
+        assert message in health["checks"]["starts"]
         assert "the host cannot start a process" in answer
         assert {client.get(job)["failures"] for job in jobs} == {0}
         assert shortage(client) is None
         assert client.call("system.health")["ok"]
     (begun,) = daemon.events("host_shortage")
-    assert told in begun["error"]
+    assert message in begun["error"]
     assert daemon.events("host_shortage_over")
 
 
@@ -166,7 +166,7 @@ def test_job_when_its_own_file_is_busy_then_others_start_and_it_does_once_it_is_
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("#!/no/such/interpreter -x\n", "wants the interpreter /no/such/interpreter, which does not exist"),
         ("#!/bin/sh\r\necho\r\n", "ends with a carriage return"),
@@ -176,7 +176,7 @@ def test_job_when_its_own_file_is_busy_then_others_start_and_it_does_once_it_is_
 )
 @pytest.mark.parametrize("nice", [0, 1], ids=["plain", "prepared"])
 def test_script_when_the_kernel_cannot_run_it_then_the_reason_is_named(
-    daemon: DaemonProcess, text: str, told: str, nice: int
+    daemon: DaemonProcess, text: str, message: str, nice: int
 ) -> None:
     script = daemon.home / "script"
     script.write_bytes(text.encode())
@@ -185,4 +185,4 @@ def test_script_when_the_kernel_cannot_run_it_then_the_reason_is_named(
         job = submit(client, {"command": str(script), "nice": nice})
 
         assert end_of(client, job) == ("failed", "spawn_error")
-        assert told in client.why(job)["message"]
+        assert message in client.why(job)["message"]

@@ -55,7 +55,7 @@ def test_cancel_when_there_is_no_room_then_it_is_not_answered_and_others_are_ref
         with pytest.raises(DiskFull, match="until there is room"):
             client.call("queue.resume", {"name": "default"})
         until(lambda: time.monotonic() > began + PATIENCE_S + 0.5, why="the end of its patience")
-        told = list(answers)
+        early = list(answers)
     small_disk.kill9()
     asked.join()
     (where / "more").unlink()
@@ -66,7 +66,7 @@ def test_cancel_when_there_is_no_room_then_it_is_not_answered_and_others_are_ref
         causes = [change["cause"] for change in client.history(job)["changes"]]
         gate.open()
         end = end_of(client, job)
-    assert (told, answers) == ([], ["daemon_unreachable"])
+    assert (early, answers) == ([], ["daemon_unreachable"])
     assert "cancel" not in causes
     assert end == ("succeeded", "exit")
 

@@ -48,13 +48,13 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     """Workers without a launcher, on a kernel with or without pidfs."""
     if request.param == "no pidfs":
         monkeypatch.setattr(identities, "pidfs_inode", lambda _pidfd: None)
-    made = Herd(tmp_path / "never")
+    workers = Herd(tmp_path / "never")
     try:
         for _ in range(REUSES):
-            made.worker()
-        yield made
+            workers.worker()
+        yield workers
     finally:
-        made.end()
+        workers.end()
 
 
 async def find_evidence(herd: Herd) -> dict[str, Finding]:
@@ -85,10 +85,10 @@ async def test_recorded_pid_when_it_was_used_again_then_the_stranger_is_left_alo
 ) -> None:
     herd.reuse_all()
 
-    found = await find_evidence(herd)
+    findings = await find_evidence(herd)
 
     # Without pidfs a nameless stranger of the same tick cannot be told from a worker that emptied its environment.
-    facts = {finding.fact for finding in found.values()}
+    facts = {finding.fact for finding in findings.values()}
     assert Fact.GONE in facts
     assert facts <= ({Fact.GONE, Fact.UNPROVABLE} if identities.pidfs_inode(0) is None else {Fact.GONE})
     assert herd.signalled() == {}
@@ -102,9 +102,9 @@ async def test_recorded_pid_when_others_of_its_tree_live_then_only_they_are_stop
     }
     herd.reuse_all()
 
-    found = await find_evidence(herd)
-    orphaned = [run_id for run_id, finding in found.items() if finding.fact is Fact.ORPHANED]
-    named = [run_id for run_id in orphaned if found[run_id].identity is not None]
+    findings = await find_evidence(herd)
+    orphaned = [run_id for run_id, finding in findings.items() if finding.fact is Fact.ORPHANED]
+    named = [run_id for run_id in orphaned if findings[run_id].identity is not None]
     result = await sweep(herd.instance, orphaned, grace_ms=GRACE_MS)
 
     ended = [run_id for run_id, child in left.items() if child.ended]
@@ -121,11 +121,11 @@ async def test_recorded_pid_when_others_of_its_tree_live_then_only_they_are_stop
 async def test_worker_when_it_ends_between_look_and_stop_then_the_stranger_is_not_stopped(
     herd: Herd,
 ) -> None:
-    found = await find_evidence(herd)
-    assert {finding.fact for finding in found.values()} == {Fact.ORPHANED}
+    findings = await find_evidence(herd)
+    assert {finding.fact for finding in findings.values()} == {Fact.ORPHANED}
     herd.reuse_all()
 
-    result = await sweep(herd.instance, list(found), grace_ms=GRACE_MS, mains=herd.known)
+    result = await sweep(herd.instance, list(findings), grace_ms=GRACE_MS, mains=herd.identities)
 
     assert (result.killed, result.left) == (0, ())
     assert herd.signalled() == {}
@@ -141,7 +141,7 @@ async def test_worker_when_it_ends_during_the_stop_then_the_stranger_gets_no_sig
     herd: Herd, monkeypatch: pytest.MonkeyPatch, moment: str, *, after: bool, leaked: bool
 ) -> None:
     """Workers of leaked runs are found by their marks only; of open runs the main process is known."""
-    mains = {} if leaked else herd.known
+    mains = {} if leaked else herd.identities
     Swaps(herd, monkeypatch, moment, after=after)
 
     result = await sweep(herd.instance, list(herd.workers), grace_ms=GRACE_MS, mains=mains)
@@ -164,7 +164,7 @@ async def test_worker_when_it_ends_between_proof_and_signal_then_the_stranger_ge
 
     monkeypatch.setattr(tree, "_signal", late)
 
-    result = await sweep(herd.instance, list(herd.workers), grace_ms=GRACE_MS, mains=herd.known)
+    result = await sweep(herd.instance, list(herd.workers), grace_ms=GRACE_MS, mains=herd.identities)
 
     assert (len(proven), result.killed, result.left) == (REUSES, 0, ())
     assert herd.signalled() == {}
@@ -189,14 +189,17 @@ async def test_unborn_worker_when_its_pid_is_now_another_worker_then_that_one_ru
 async def test_survivor_when_its_pid_is_used_again_then_its_end_is_seen_and_strangers_live(
     herd: Herd,
 ) -> None:
-    waits = [asyncio.ensure_future(await_end(known, herd.instance, run_id)) for run_id, known in herd.known.items()]
+    waits = [
+        asyncio.ensure_future(await_end(identity, herd.instance, run_id))
+        for run_id, identity in herd.identities.items()
+    ]
     early, _ = await asyncio.wait(waits, timeout=0.05)
     herd.reuse_all()
 
     await asyncio.wait_for(asyncio.gather(*waits), DEADLINE_S)
-    late = [await_end(known, herd.instance, run_id) for run_id, known in herd.known.items()]
+    late = [await_end(identity, herd.instance, run_id) for run_id, identity in herd.identities.items()]
     await asyncio.wait_for(asyncio.gather(*late), DEADLINE_S)
-    result = await sweep(herd.instance, list(herd.known), grace_ms=GRACE_MS, mains=herd.known)
+    result = await sweep(herd.instance, list(herd.identities), grace_ms=GRACE_MS, mains=herd.identities)
 
     assert (early, result.killed, result.left) == (set(), 0, ())
     assert herd.signalled() == {}

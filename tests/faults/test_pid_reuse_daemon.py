@@ -81,9 +81,9 @@ class Crowd:
 
     def ends(self) -> set[tuple[str, str | None]]:
         with self.daemon.client() as client:
-            found = {end_of(client, job) for job in self.jobs}
+            endings = {end_of(client, job) for job in self.jobs}
             until(lambda: client.status()["recovery"]["finished_at"], why="the end of the recovery")
-            return found
+            return endings
 
     def signalled(self) -> list[list[str]]:
         """End all decoys; returns the signals that they got."""
@@ -105,9 +105,9 @@ def crowd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crowd]:
         (programs / "stokerd").write_text(OLD_KERNEL.format(python=BIN / "python"))
         (programs / "stokerd").chmod(0o755)
     with DaemonProcess(SETTINGS, programs=programs) as daemon:
-        made = Crowd(daemon)
-        yield made
-        made.leave()
+        submitted = Crowd(daemon)
+        yield submitted
+        submitted.leave()
 
 
 def all_dead(crowd: Crowd) -> None:

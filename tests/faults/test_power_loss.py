@@ -47,11 +47,11 @@ KNOWN = "SELECT id FROM jobs"
 
 @pytest.fixture(params=["ext4", "xfs"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    found: str = request.param
-    missing = disks.why_not(found, tmp_path)
+    requested: str = request.param
+    missing = disks.why_not(requested, tmp_path)
     if missing is not None:
         pytest.skip(missing)
-    return found
+    return requested
 
 
 @pytest.fixture
@@ -159,8 +159,8 @@ def test_promises_when_the_power_fails_under_load_then_all_are_kept(cut_off: Pow
     status = daemon.wait()
 
     audit = Audit(daemon.state_dir / "stoker.db", cut_off.ledger, cut_off.killed_launchers)
-    told = f"{dict(cut_off.fired)}; {dict(load.done)}; {audit.summary()}"
-    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={FAULTS}: {told}\n")
+    summary = f"{dict(cut_off.fired)}; {dict(load.done)}; {audit.summary()}"
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={FAULTS}: {summary}\n")
     assert status == 0
     assert audit.complaints() == []
     assert audit.unfinished() == []

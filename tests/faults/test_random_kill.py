@@ -61,8 +61,8 @@ def test_promises_when_daemon_and_launchers_are_killed_at_random_then_all_are_ke
     until(lambda: relay.drained, why="all that was logged")
 
     audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers, log=tortured.stderr)
-    told = f"{dict(faults.fired)}; {dict(load.done)}; {audit.summary()}"
-    sys.stderr.write(f"\nSTOKER_SEED={seed} part {part}, {faults.fired.total()} faults: {told}\n")
+    summary = f"{dict(faults.fired)}; {dict(load.done)}; {audit.summary()}"
+    sys.stderr.write(f"\nSTOKER_SEED={seed} part {part}, {faults.fired.total()} faults: {summary}\n")
     assert status == 0
     assert audit.complaints() == []
     assert audit.unfinished() == []

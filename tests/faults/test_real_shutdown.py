@@ -25,8 +25,8 @@ HURRIED = "[daemon]\ndrain_timeout_ms = 200\n"
 
 
 def charged(client: stoker.Client, job: int) -> tuple[int, int]:
-    found = client.get(job)
-    return found["failures"], found["orphanings"]
+    view = client.get(job)
+    return view["failures"], view["orphanings"]
 
 
 def test_poweroff_when_jobs_run_then_each_ends_by_policy_and_none_has_failed(

@@ -93,10 +93,10 @@ def test_retention_when_daemon_and_launchers_are_killed_then_no_half_is_left(
         client.call("system.drain", {"stop": True})
     assert daemon.wait() == 0
 
-    told = list(breaches(daemon.state_dir, ledger))
+    halves = list(breaches(daemon.state_dir, ledger))
     purged = removed(database)
     sys.stderr.write(f"\nSTOKER_SEED={seed} {dict(faults.fired)}; {dict(load.done)}; {len(purged)} jobs removed\n")
-    assert told == []
+    assert halves == []
     assert len(purged) > 0
     assert faults.fired["daemon"] > 0
     assert daemon.restart_quietly() == 0

@@ -44,13 +44,13 @@ class Ledger:
 
     def spec(self, name: str, work: str = ":", **options: Any) -> dict[str, Any]:
         """A worker that writes a line when it begins and ends, and when another worker of its job runs at that time."""
-        told = f"exec 9> {self.path}.{name}; flock -n 9 || echo TWICE {name} >> {self.path}"
-        return shell(f"{told}; echo START {name} >> {self.path}; {work}; echo END {name} >> {self.path}", **options)
+        once = f"exec 9> {self.path}.{name}; flock -n 9 || echo TWICE {name} >> {self.path}"
+        return shell(f"{once}; echo START {name} >> {self.path}; {work}; echo END {name} >> {self.path}", **options)
 
     def count(self, word: str) -> Counter[str]:
         """How many lines of that kind each job has."""
-        told = [line.split() for line in lines(self.path)]
-        return Counter(name for said, name in told if said == word)
+        records = [line.split() for line in lines(self.path)]
+        return Counter(name for what, name in records if what == word)
 
 
 @pytest.mark.timeout(600)
@@ -91,10 +91,10 @@ def test_jobs_when_their_launcher_is_stopped_for_twenty_restarts_then_all_run_on
         until(lambda: all(client.get(job)["attempts"] == 2 for job in again), why="the second attempts")
         running(client, *again)
         gate.open()
-        told = {name: end_of(client, job) for name, job in jobs.items()}
+        endings = {name: end_of(client, job) for name, job in jobs.items()}
 
     starts = ledger.count("START")
-    assert told == {"unsafe": ("failed", "orphaned")} | dict.fromkeys(
+    assert endings == {"unsafe": ("failed", "orphaned")} | dict.fromkeys(
         ("safe", "late-safe", "late-unsafe"), ("succeeded", "exit")
     )
     assert ledger.count("TWICE") == {}

@@ -183,7 +183,7 @@ def test_checkpoint_when_the_disk_is_full_then_saves_fail_and_the_workflow_ends(
         until(lambda: not accepted(client), why="submits to be refused")
         with pytest.raises(DiskFull):
             client.call("checkpoint.save", part)
-        told = until(lambda: small_disk.events("checkpoint_failed"), why="the warning")
+        warnings = until(lambda: small_disk.events("checkpoint_failed"), why="the warning")
         filler.unlink()
         until(lambda: accepted(client), why="a daemon that accepts again by itself")
         again = client.call("checkpoint.save", part)["seq"]
@@ -194,7 +194,7 @@ def test_checkpoint_when_the_disk_is_full_then_saves_fail_and_the_workflow_ends(
     with sqlite3.connect(small_disk.state_dir / "stoker.db") as database:
         links = chains_of(database)["w1"]
     database.close()
-    assert (again, len(told)) == (kept + 1, 1)
+    assert (again, len(warnings)) == (kept + 1, 1)
     assert list(broken_links("workflow 1", links)) == []
 
 

@@ -103,8 +103,8 @@ def test_rollback_when_the_daemon_is_killed_at_any_syscall_then_it_is_all_or_not
         lives.live(point, starting)
 
     sys.stderr.write(
-        f"\nSTOKER_SEED={seed} STOKER_FAULTS={POINTS}: {len(drawn)} of {len(every)} points: {lives.found} "
+        f"\nSTOKER_SEED={seed} STOKER_FAULTS={POINTS}: {len(drawn)} of {len(every)} points: {lives.interrupted} "
     )
     assert lives.complaints() == []
     assert lives.fired > len(drawn) // 5
-    assert lives.found["after"] > 0
+    assert lives.interrupted["after"] > 0

@@ -154,10 +154,10 @@ def test_manager_when_a_daemon_starts_runs_and_drains_then_it_hears_every_stage(
     assert stopped_daemon.wait() == 0
 
     stages = ["STATUS=opening the state", "STATUS=recovering 0 attempts", "READY=1", "STOPPING=1"]
-    said = manager.listen()
-    assert [word for word in said if word in stages] == stages
-    asked = [place for place, word in enumerate(said) if word.startswith("EXTEND_TIMEOUT_USEC=")]
-    assert asked[0] < said.index("READY=1") < said.index("STOPPING=1") < asked[-1]
+    messages = manager.listen()
+    assert [word for word in messages if word in stages] == stages
+    asked = [place for place, word in enumerate(messages) if word.startswith("EXTEND_TIMEOUT_USEC=")]
+    assert asked[0] < messages.index("READY=1") < messages.index("STOPPING=1") < asked[-1]
 
 
 def test_watchdog_when_the_daemon_is_in_safe_mode_then_it_beats_and_is_left_alone(

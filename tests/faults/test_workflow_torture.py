@@ -64,8 +64,8 @@ def test_workflows_when_commands_and_kills_mix_then_chain_memory_and_rows_agree(
     assert tortured.wait() == 0
 
     audit = Audit(tortured.state_dir / "stoker.db", ledger, faults.killed_launchers, log=tortured.stderr)
-    told = f"{dict(faults.fired)}; {dict(done(meddlers))}; {dict(ends)}; {audit.summary()}"
-    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={FAULTS}: {told}\n")
+    summary = f"{dict(faults.fired)}; {dict(done(meddlers))}; {dict(ends)}; {audit.summary()}"
+    sys.stderr.write(f"\nSTOKER_SEED={seed} STOKER_FAULTS={FAULTS}: {summary}\n")
     assert audit.complaints() == []
     assert used == dict.fromkeys(meddling.RESOURCES, (0, []))
     assert {event["event"] for event in tortured.events() if event["level"] in {"error", "critical"}} <= BY_THE_FAULTS

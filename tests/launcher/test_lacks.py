@@ -33,7 +33,7 @@ FAR = "setsid sh -c 'echo far $$; read _ < $0' $0"
 pytestmark = pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
 
 
-def said_on_stderr(host: LauncherHost, client: LauncherClient) -> str:
+def stderr_of(host: LauncherHost, client: LauncherClient) -> str:
     return (host.state_dir / "launchers" / f"{client.launcher}.err").read_text()
 
 
@@ -102,7 +102,7 @@ async def test_death_when_its_signal_cannot_be_read_then_it_is_reported_all_the_
     attached.detach()
     assert injected(trace) == 1
     assert [end.exit_code for end in ends] == [7, 7]
-    assert "the signal of a death cannot be read" in said_on_stderr(host, client)
+    assert "the signal of a death cannot be read" in stderr_of(host, client)
 
 
 async def test_list_when_the_children_cannot_be_read_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
@@ -129,7 +129,7 @@ async def test_signal_when_no_descriptor_is_left_for_a_child_then_that_is_said(h
     attached.detach()
     assert injected(trace) > 0
     assert delivered
-    assert f"signal 15 reached a part of run {order.run_id}" in said_on_stderr(host, client)
+    assert f"signal 15 reached a part of run {order.run_id}" in stderr_of(host, client)
     await client.signal(order.run_id, signal.SIGKILL)
     await host.gone(order)
 
@@ -151,7 +151,7 @@ async def test_launch_when_many_runs_have_files_open_then_the_rest_stays_for_the
     assert {(error.errno, error.transient) for error in refused} == {(errno.EMFILE, True)}
     assert delivered
     assert await until_async(lambda: ended(int(log_of(deep).split()[1])), why="the end of the deepest process")
-    assert "reached a part" not in said_on_stderr(host, client)
+    assert "reached a part" not in stderr_of(host, client)
 
 
 async def test_start_when_its_report_cannot_be_read_then_the_worker_is_not_denied(host: LauncherHost) -> None:
@@ -186,7 +186,7 @@ async def test_listener_when_no_descriptor_is_left_then_it_is_tried_again_after_
 
     attached.detach()
     assert tries <= 1 + seconds
-    assert "connections wait: Too many open files" in said_on_stderr(host, client)
+    assert "connections wait: Too many open files" in stderr_of(host, client)
     limit_open_files(client, hard, hard)
     assert waiting.hello(host.instance, epoch=2)["op"] == "hello"
 

@@ -39,7 +39,7 @@ def on_call(host: LauncherHost, name: str) -> tuple[LaunchOrder, Path]:
 
 
 def written(host: LauncherHost) -> dict[str, Exited]:
-    return {exited.run_id: exited for _, found in read_outcomes(host.state_dir) for exited in found}
+    return {exited.run_id: exited for _, outcomes in read_outcomes(host.state_dir) for exited in outcomes}
 
 
 async def test_outcome_when_no_daemon_is_there_then_it_is_written_and_told_to_the_next(host: LauncherHost) -> None:

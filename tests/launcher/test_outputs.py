@@ -177,10 +177,10 @@ async def test_output_when_two_launchers_are_asked_to_read_on_then_one_does(host
         other.read_logs([orphan_log(order)])
         await other.list_runs()
 
-    said = "".join(f"{number}\n" for number in range(1_000))
-    host.never.write_text(said)
+    numbers = "".join(f"{number}\n" for number in range(1_000))
+    host.never.write_text(numbers)
 
-    await until_async(lambda: log_of(order) == "before\n" + said, why="every line, once")
+    await until_async(lambda: log_of(order) == "before\n" + numbers, why="every line, once")
 
 
 async def test_output_when_its_reader_was_killed_too_then_the_third_launcher_reads_on(host: LauncherHost) -> None:

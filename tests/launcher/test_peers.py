@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.instance import LauncherHost
 
 
-def said(order: LaunchOrder, epoch: int) -> dict[str, object]:
+def frame(order: LaunchOrder, epoch: int) -> dict[str, object]:
     return {**msgspec.to_builtins(order), "epoch": epoch}
 
 
@@ -35,7 +35,7 @@ async def test_peer_when_it_hangs_up_behind_its_hello_then_nobody_counts_as_conn
     busy, hasty = host.wire(client.launcher), host.wire(client.launcher)
     busy.hello(host.instance, epoch=2)
     os.kill(launcher, signal.SIGSTOP)
-    busy.say(*(said(host.order("/bin/true"), 2) for _ in range(100)))
+    busy.say(*(frame(host.order("/bin/true"), 2) for _ in range(100)))
     hasty.say({"op": "hello", "version": 1, "epoch": 3, "instance": host.instance})
     hasty.close()
     os.kill(launcher, signal.SIGCONT)
@@ -50,7 +50,7 @@ async def test_peer_when_it_never_reads_then_runs_go_on_and_every_outcome_is_kep
     deaf.hello(host.instance, epoch=2)
     answered_beyond_any_buffer = [{"op": "list", "tag": tag, "run_ids": ["x" * 60_000]} for tag in range(40)]
 
-    deaf.say(*answered_beyond_any_buffer, *(said(order, 2) for order in orders))
+    deaf.say(*answered_beyond_any_buffer, *(frame(order, 2) for order in orders))
     await until_async(lambda: log_of(orders[-1]), why="the last run")
     deaf.close()
 
@@ -70,7 +70,7 @@ async def test_peer_when_its_number_is_used_again_then_its_late_words_do_not_har
     host.wire(client.launcher)  # takes the descriptor number of the first connection, so that the talker gets the next
     until(lambda: sockets(client.facts.pid) > talking, why="a silent connection")
 
-    talker.say(*(said(host.order("/bin/true"), 2) for _ in range(300)), {"op": "signal"})
+    talker.say(*(frame(host.order("/bin/true"), 2) for _ in range(300)), {"op": "signal"})
     talker.close()
     until(lambda: sockets(client.facts.pid) == talking, why="the end of the talker, with its words still to be obeyed")
     again = await host.reconnect(client.launcher, epoch=3)
@@ -107,7 +107,7 @@ async def test_peer_when_a_frame_cannot_be_sent_then_it_is_hung_up_on_and_may_as
     daemon.hello(host.instance, epoch=2)
     attached = Attached(client.facts.pid, trace, "trace=sendto", f"inject=sendto:error={error}:when=1")
 
-    daemon.say(said(order, 2))
+    daemon.say(frame(order, 2))
     assert daemon.hear() == []
 
     attached.detach()

@@ -53,9 +53,9 @@ async def test_limit_when_asked_for_then_the_worker_has_it(
     await host.run(client, order)
 
     assert log_of(order).strip() == shown
-    told = (await host.heard(Started, order)).bounds
+    bounds = (await host.heard(Started, order)).bounds
     expected = NO_LIMITS if limits.processes and os.geteuid() == 0 else limits  # RLIMIT_NPROC does not bind root
-    assert told == Bounds(rlimit=expected)
+    assert bounds == Bounds(rlimit=expected)
 
 
 async def test_limit_when_above_what_may_be_granted_then_it_is_lowered_to_that(host: LauncherHost) -> None:

@@ -73,8 +73,8 @@ async def test_death_when_the_launcher_got_sigterm_before_then_it_is_part_of_the
     for order, signum in ((killed, TERM), (crashing, signal.SIGSEGV), (exiting, TERM), (later, TERM)):
         os.kill((await host.heard(Started, order)).pid, signum)
 
-    told = [(await host.heard(Exited, order)).shutdown for order in (killed, crashing, ours, exiting, later)]
-    assert told == [True, False, False, False, False]
+    in_shutdown = [(await host.heard(Exited, order)).shutdown for order in (killed, crashing, ours, exiting, later)]
+    assert in_shutdown == [True, False, False, False, False]
 
 
 async def test_signal_when_its_scope_is_main_then_children_do_not_get_it(host: LauncherHost) -> None:

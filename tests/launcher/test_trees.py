@@ -193,7 +193,7 @@ async def test_leaked_when_two_runs_may_own_it_then_it_is_counted_and_left_alone
     await client.list_runs()
 
     assert client.leaked == 1
-    assert [(said.count, said.stopped) for _, said in host.reports if isinstance(said, Leaked)] == [(1, 0)]
+    assert [(report.count, report.stopped) for _, report in host.reports if isinstance(report, Leaked)] == [(1, 0)]
     assert host.count(Exited) == 0
     await client.signal(parent.run_id, signal.SIGKILL)
     await host.heard(Exited, parent)
@@ -215,7 +215,10 @@ async def test_leaked_when_no_open_run_can_own_it_then_it_is_stopped(host: Launc
 
     await until_async(lambda: client.leaked == 0, why="the word that it was stopped, without being asked")
     assert ended(pid_of(parent, "nameless"))
-    assert [(said.count, said.stopped) for _, said in host.reports if isinstance(said, Leaked)] == [(1, 0), (0, 1)]
+    assert [(report.count, report.stopped) for _, report in host.reports if isinstance(report, Leaked)] == [
+        (1, 0),
+        (0, 1),
+    ]
     assert await host.state(client, later) is RunState.RUNNING
 
 

@@ -248,7 +248,7 @@ def test_id_when_the_newest_job_was_purged_then_it_is_never_used_again(furnished
 
 
 @pytest.fixture
-def told(database: sqlite3.Connection) -> sqlite3.Connection:
+def changed(database: sqlite3.Connection) -> sqlite3.Connection:
     """Five changes."""
     for seq in range(1, 6):
         insert(database, "changes", CHANGE, seq=seq)
@@ -262,15 +262,17 @@ def purged(connection: sqlite3.Connection, seq: int) -> None:
 @pytest.mark.parametrize("seq", [5, 4, 1, 7, 100])
 @pytest.mark.parametrize("verb", ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"])
 def test_changes_when_a_number_is_not_the_next_then_it_is_refused(
-    told: sqlite3.Connection, seq: int, verb: str
+    changed: sqlite3.Connection, seq: int, verb: str
 ) -> None:
-    before = told.execute("SELECT * FROM changes").fetchall()
+    before = changed.execute("SELECT * FROM changes").fetchall()
     values = CHANGE | {"seq": seq, "cause": "forged"}
 
     with pytest.raises(sqlite3.IntegrityError, match="gapless"):
-        told.execute(f"{verb} INTO changes ({', '.join(values)}) VALUES (?, ?, ?, ?, ?, ?, ?)", tuple(values.values()))
+        changed.execute(
+            f"{verb} INTO changes ({', '.join(values)}) VALUES (?, ?, ?, ?, ?, ?, ?)", tuple(values.values())
+        )
 
-    assert told.execute("SELECT * FROM changes").fetchall() == before
+    assert changed.execute("SELECT * FROM changes").fetchall() == before
 
 
 @pytest.mark.parametrize("seq", [2, 0])
@@ -280,36 +282,36 @@ def test_changes_when_the_first_is_not_number_one_then_it_is_refused(database: s
 
 
 @pytest.mark.parametrize("statement", ["UPDATE changes SET cause = 'x' WHERE seq = 5", "UPDATE changes SET seq = 9"])
-def test_changes_when_edited_then_it_is_refused(told: sqlite3.Connection, statement: str) -> None:
+def test_changes_when_edited_then_it_is_refused(changed: sqlite3.Connection, statement: str) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        told.execute(statement)
+        changed.execute(statement)
 
 
 @pytest.mark.parametrize("where", ["seq = 5", "seq = 1", "1"])
 def test_changes_when_deleted_without_a_record_of_the_purge_then_it_is_refused(
-    told: sqlite3.Connection, where: str
+    changed: sqlite3.Connection, where: str
 ) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        told.execute(f"DELETE FROM changes WHERE {where}")
+        changed.execute(f"DELETE FROM changes WHERE {where}")
 
 
-def test_changes_when_a_recorded_prefix_is_purged_then_only_that_can_go(told: sqlite3.Connection) -> None:
-    purged(told, 3)
+def test_changes_when_a_recorded_prefix_is_purged_then_only_that_can_go(changed: sqlite3.Connection) -> None:
+    purged(changed, 3)
 
-    told.execute("DELETE FROM changes WHERE seq <= 3")
+    changed.execute("DELETE FROM changes WHERE seq <= 3")
 
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        told.execute("DELETE FROM changes WHERE seq = 4")
-    assert told.execute("SELECT seq FROM changes").fetchall() == [(4,), (5,)]
+        changed.execute("DELETE FROM changes WHERE seq = 4")
+    assert changed.execute("SELECT seq FROM changes").fetchall() == [(4,), (5,)]
 
 
-def test_changes_when_everything_was_purged_then_the_numbers_go_on(told: sqlite3.Connection) -> None:
-    purged(told, 5)
-    told.execute("DELETE FROM changes")
+def test_changes_when_everything_was_purged_then_the_numbers_go_on(changed: sqlite3.Connection) -> None:
+    purged(changed, 5)
+    changed.execute("DELETE FROM changes")
 
     with pytest.raises(sqlite3.IntegrityError, match="gapless"):
-        insert(told, "changes", CHANGE, seq=1)
-    insert(told, "changes", CHANGE, seq=6)
+        insert(changed, "changes", CHANGE, seq=1)
+    insert(changed, "changes", CHANGE, seq=6)
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------

@@ -121,8 +121,8 @@ class Checkout:
         if status is None:
             return Verdict([], {}, ["all of them together"], [], seconds)
         if not self._report.exists() or status >= INTERRUPTED:
-            told = (self.root / ".output").read_text(errors="replace")[-2_000:]
-            return Verdict([], {}, [], [], seconds, f"pytest ended with {status}: {told}")
+            output_tail = (self.root / ".output").read_text(errors="replace")[-2_000:]
+            return Verdict([], {}, [], [], seconds, f"pytest ended with {status}: {output_tail}")
         return _read(self._report, seconds)
 
 
@@ -133,20 +133,20 @@ def _write(path: Path, text: str) -> None:
 
 
 def _read(report: Path, seconds: float) -> Verdict:
-    found = Verdict([], {}, [], [], seconds)
+    verdict = Verdict([], {}, [], [], seconds)
     for case in ET.parse(report).iter("testcase"):
         name = case.get("name") or "?"
         bad = [one for one in case if one.tag in ("failure", "error")]
-        told = " ".join(one.get("message") or "" for one in bad)
-        if "from pytest-timeout" in told:
-            found.hung.append(name)
+        message = " ".join(one.get("message") or "" for one in bad)
+        if "from pytest-timeout" in message:
+            verdict.hung.append(name)
         elif bad:
-            found.failed[name] = " ".join(told.split())[:WORDS]
+            verdict.failed[name] = " ".join(message.split())[:WORDS]
         elif case.find("skipped") is not None:
-            found.skipped.append(name)
+            verdict.skipped.append(name)
         else:
-            found.passed.append(name)
-    return found
+            verdict.passed.append(name)
+    return verdict
 
 
 # --- processes --------------------------------------------------------------------------------------------

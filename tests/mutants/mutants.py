@@ -37,9 +37,9 @@ class Mutant(Struct, frozen=True, forbid_unknown_fields=True):
 
     def sabotaged(self, root: Path) -> str:
         """The text of its file with the line replaced. Raises ValueError where the list is stale."""
-        told = self.stale(root)
-        if told is not None:
-            raise ValueError(told)
+        mistake = self.stale(root)
+        if mistake is not None:
+            raise ValueError(mistake)
         (index,) = self._at(root)
         lines = (root / self.file).read_text().splitlines(keepends=True)
         lines[index] = lines[index].replace(self.line, self.sabotage)

@@ -19,9 +19,9 @@ TEST_LIMIT_S = 120
 
 def main() -> int:
     chosen = _chosen()
-    stale = {name: told for name, one in chosen.items() if (told := one.stale(ROOT)) is not None}
-    for name, told in stale.items():
-        _say(f"{name}: {told}")
+    stale = {name: mistake for name, one in chosen.items() if (mistake := one.stale(ROOT)) is not None}
+    for name, mistake in stale.items():
+        _say(f"{name}: {mistake}")
     if stale:
         return 1
     began = time.monotonic()
@@ -39,11 +39,11 @@ def _chosen() -> dict[str, Mutant]:
     parser.add_argument("--only", action="append", metavar="NAME", help="this one; may stand more than once")
     parser.add_argument("--list", action="store_true", help="name them and the promises they break, and do nothing")
     asked = parser.parse_args()
-    known = mutants()
-    unknown = set(asked.only or ()) - known.keys()
+    by_name = mutants()
+    unknown = set(asked.only or ()) - by_name.keys()
     if unknown:
         parser.error(f"there is no mutant {', '.join(sorted(unknown))}; see --list")
-    chosen = {name: known[name] for name in asked.only or known}
+    chosen = {name: by_name[name] for name in asked.only or by_name}
     if asked.list:
         for name, one in chosen.items():
             _say(f"{name:36} {one.promise}")
@@ -54,37 +54,37 @@ def _chosen() -> dict[str, Mutant]:
 def _skipped_when_sound(copy: Checkout, chosen: dict[str, Mutant]) -> set[str] | None:
     """The tests that cannot run here; None when one is red without any sabotage."""
     tests = list(dict.fromkeys(test for one in chosen.values() for test in one.tests))
-    said = copy.test(tests, LIMIT_S * len(tests))
-    _row("(no sabotage)", said, f"{len(said.passed)} passed, {len(said.skipped)} skipped")
-    bad = [*said.failed, *said.hung]
-    if bad or said.complaint:
-        _say(said.complaint or f"red without any sabotage: {', '.join(bad)}")
+    verdict = copy.test(tests, LIMIT_S * len(tests))
+    _row("(no sabotage)", verdict, f"{len(verdict.passed)} passed, {len(verdict.skipped)} skipped")
+    bad = [*verdict.failed, *verdict.hung]
+    if bad or verdict.complaint:
+        _say(verdict.complaint or f"red without any sabotage: {', '.join(bad)}")
         return None
-    return set(said.skipped)
+    return set(verdict.skipped)
 
 
 def _caught(copy: Checkout, name: str, mutant: Mutant, skipped: set[str]) -> bool:
     """One row of the table; a mutant of which all tests are skipped here is told of and passes."""
     with copy.changed(mutant.file, mutant.sabotaged(copy.root)):
-        said = copy.test(mutant.tests, LIMIT_S, "--exitfirst", f"--timeout={TEST_LIMIT_S}")
-    by = [f"{test}: {why}" for test, why in said.failed.items()] + (said.hung if mutant.hang else [])
-    cannot = not by and bool(said.skipped) and set(said.skipped) <= skipped and not said.passed
-    _row(name, said, _told(said, by, cannot=cannot))
+        verdict = copy.test(mutant.tests, LIMIT_S, "--exitfirst", f"--timeout={TEST_LIMIT_S}")
+    by = [f"{test}: {why}" for test, why in verdict.failed.items()] + (verdict.hung if mutant.hang else [])
+    cannot = not by and bool(verdict.skipped) and set(verdict.skipped) <= skipped and not verdict.passed
+    _row(name, verdict, _result_text(verdict, by, cannot=cannot))
     return bool(by) or cannot
 
 
-def _told(said: Verdict, by: list[str], *, cannot: bool) -> str:
+def _result_text(verdict: Verdict, by: list[str], *, cannot: bool) -> str:
     if by:
         return by[0]
     if cannot:
         return "not tried: its tests are skipped here"
-    if said.hung:
-        return f"SURVIVED: a hang is no catch: {said.hung[0]}"
-    return f"SURVIVED {said.complaint or ''}".rstrip()
+    if verdict.hung:
+        return f"SURVIVED: a hang is no catch: {verdict.hung[0]}"
+    return f"SURVIVED {verdict.complaint or ''}".rstrip()
 
 
-def _row(name: str, said: Verdict, text: str) -> None:
-    _say(f"{name:36} {said.seconds:4.0f} s  {text}")
+def _row(name: str, verdict: Verdict, text: str) -> None:
+    _say(f"{name:36} {verdict.seconds:4.0f} s  {text}")
 
 
 def _say(text: str) -> None:

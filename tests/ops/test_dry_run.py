@@ -35,19 +35,19 @@ PLANNED = "SELECT plan FROM recoveries ORDER BY epoch DESC LIMIT 1"
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.open()
+    closed = Gate(tmp_path / "gate")
+    yield closed
+    closed.open()
 
 
 def as_found(root: Path) -> dict[str, tuple[object, ...]]:
     """Every file to the byte and when it was written; not when its owner was set, which SQLite does again as root."""
-    found: dict[str, tuple[object, ...]] = {}
+    entries: dict[str, tuple[object, ...]] = {}
     for path in [root, *root.rglob("*")]:
         status = path.lstat()
         content = path.read_bytes() if path.is_file() else b""
-        found[str(path)] = (status.st_ino, status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns, content)
-    return found
+        entries[str(path)] = (status.st_ino, status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns, content)
+    return entries
 
 
 def empty(root: Path) -> None:
@@ -61,7 +61,7 @@ def dry_run(daemon: DaemonProcess, *options: str) -> subprocess.CompletedProcess
     return daemon.cli("recover", "--dry-run", "--state-dir", str(daemon.state_dir), *options)
 
 
-def foretold(daemon: DaemonProcess) -> dict[str, Any]:
+def preview(daemon: DaemonProcess) -> dict[str, Any]:
     """The plan, after a look that must leave no trace."""
     before = as_found(daemon.state_dir)
     shown = dry_run(daemon, "--json")
@@ -102,15 +102,15 @@ def test_dry_run_when_the_launchers_are_dead_then_it_shows_the_next_start(daemon
     jobs = leave(daemon, gate)
     kill9(launcher["pid"])
 
-    told = foretold(daemon)
+    planned = preview(daemon)
     shown = dry_run(daemon)
 
-    steps = {step["job"]: step for step in told["steps"]}
+    steps = {step["job"]: step for step in planned["steps"]}
     assert {name: (steps[job]["found"], steps[job]["would"]) for name, job in jobs.items()} == {
         "unsafe": ("orphaned", "stop"), "safe": ("orphaned", "stop"), "survivor": ("orphaned", "adopt"),
     }  # fmt: skip
     assert [steps[job]["then"] for job in jobs.values()] == ["failed", "queued", "running"]
-    assert told["launchers"] == {launcher["id"]: False}
+    assert planned["launchers"] == {launcher["id"]: False}
     assert "film" in shown.stdout
     assert "failed orphaned" in shown.stdout
     assert all(alive(step["pid"]) for step in steps.values() if step["pid"] is not None)
@@ -131,10 +131,10 @@ def test_dry_run_when_a_launcher_lives_then_it_is_not_taken_over(
     other.open()
     until(lambda: list((daemon.state_dir / "outcomes").glob("*.log")), why="an outcome on disk")
 
-    told = foretold(daemon)
+    planned = preview(daemon)
 
-    steps = {step["job"]: step for step in told["steps"]}
-    assert told["launchers"] == {launcher["id"]: True}
+    steps = {step["job"]: step for step in planned["steps"]}
+    assert planned["launchers"] == {launcher["id"]: True}
     assert (steps[ended]["found"], steps[ended]["would"], steps[ended]["then"]) == ("ended", "settle", "failed")
     assert (steps[jobs["unsafe"]]["found"], steps[jobs["unsafe"]]["would"]) == ("owned", "stop")
     assert (steps[jobs["survivor"]]["found"], steps[jobs["survivor"]]["would"]) == ("owned", "adopt")
@@ -149,11 +149,11 @@ def test_dry_run_when_workers_are_long_gone_then_each_job_becomes_what_was_foret
     end(daemon)
     past.leave_open(daemon.state_dir / "stoker.db", past.KINDS)
 
-    told = foretold(daemon)
+    planned = preview(daemon)
 
-    assert {step["would"] for step in told["steps"]} == {"unseen"}
+    assert {step["would"] for step in planned["steps"]} == {"unseen"}
     daemon.start()
-    expected = {step["job"]: (step["would"], step["then"]) for step in told["steps"]}
+    expected = {step["job"]: (step["would"], step["then"]) for step in planned["steps"]}
     assert followed(daemon) == expected
     assert {then for _, then in expected.values()} == {"failed", "queued", "held"}
 
@@ -212,7 +212,7 @@ def test_dry_run_when_a_file_of_sqlite_is_missing_then_the_others_stay_as_they_a
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     (daemon.state_dir / lost).unlink(missing_ok=True)
 
-    assert foretold(daemon)["steps"] == []
+    assert preview(daemon)["steps"] == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -229,7 +229,7 @@ def test_dry_run_when_root_looks_at_a_service_then_its_files_stay_its_own(
     for path in files:
         os.chown(path, NOBODY, NOBODY)
 
-    assert foretold(daemon)["steps"] == []
+    assert preview(daemon)["steps"] == []
 
     assert {path.stat().st_uid for path in [daemon.state_dir, *daemon.state_dir.rglob("*")]} == {NOBODY}
 

@@ -86,8 +86,8 @@ def test_restore_when_jobs_ran_since_the_backup_then_no_unsafe_one_runs_again(
         assert submit(client, shell("exit 0")) > max(since)
     assert sorted(lines(ledger)) == sorted([*ran, str(safe)])
     assert (view["held"], view["queued_again"], view["running"]) == (UNSAFE + 1, 1, 0)
-    (told,) = daemon.events("state_restored")
-    assert told["held"] == UNSAFE + 1
+    (event,) = daemon.events("state_restored")
+    assert event["held"] == UNSAFE + 1
 
 
 def test_restore_when_an_unknown_worker_lives_then_it_is_stopped_before_any_start(

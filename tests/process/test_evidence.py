@@ -25,9 +25,9 @@ async def test_hear_when_a_launcher_dies_while_it_is_asked_then_the_others_are_h
     os.kill(dying.facts.pid, signal.SIGKILL)
     await until_async(lambda: dying.lost)
 
-    ((client, said),) = await evidence.ask_launchers([dying, other], [], None)
+    ((client, runs),) = await evidence.ask_launchers([dying, other], [], None)
 
-    assert (client, [run.run_id for run in said]) == (other, [order.run_id])
+    assert (client, [run.run_id for run in runs]) == (other, [order.run_id])
 
 
 async def test_hear_when_a_launcher_is_silent_then_the_others_are_heard_in_their_time(host: LauncherHost) -> None:
@@ -42,10 +42,10 @@ async def test_hear_when_a_launcher_is_silent_then_the_others_are_heard_in_their
 def test_search_when_a_worker_may_be_in_another_namespace_then_it_is_not_called_gone() -> None:
     before, after = attempt(launcher="3-cafe0000"), attempt(run_id="8.1.b", launcher="4-cafe0000")
 
-    found = evidence.search_proc("ab" * 8, [before, after], 0, 3)
+    findings = evidence.search_proc("ab" * 8, [before, after], 0, 3)
 
-    assert found[before.run_id].fact is Fact.UNPROVABLE
-    assert found[after.run_id].fact is Fact.GONE
+    assert findings[before.run_id].fact is Fact.UNPROVABLE
+    assert findings[after.run_id].fact is Fact.GONE
 
 
 def stat(parent: int = 1, session: int = 40, ticks: int = 7) -> ProcessStat:

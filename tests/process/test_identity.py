@@ -51,14 +51,14 @@ def identity_of(pid: int, **fields: object) -> Identity:
     pidfd = os.pidfd_open(pid)
     inode = os.fstat(pidfd).st_ino
     os.close(pidfd)
-    made = Identity(
+    identity = Identity(
         pid=pid,
         start_ticks=stat.start_ticks,
         boot_id=identities.boot_id(),
         pid_namespace=identities.pid_namespace(),
         pidfs_inode=inode,
     )
-    return replace(made, **fields)
+    return replace(identity, **fields)
 
 
 @ON_ANY_KERNEL
@@ -66,9 +66,9 @@ async def test_proof_when_the_worker_lives_then_it_is_ours_and_pinned(host: Laun
     order = host.staying()
     who = await worker(host, order)
 
-    said, pidfd = prove(who, host.instance, order.run_id)
+    proof, pidfd = prove(who, host.instance, order.run_id)
 
-    assert said is IdentityVerdict.OURS
+    assert proof is IdentityVerdict.OURS
     assert pidfd is not None
     assert not identities.has_ended(pidfd)
     os.kill(who.pid, 9)
@@ -195,7 +195,7 @@ print(verdict(msgspec.json.decode(sys.argv[1], type=Identity), *sys.argv[2:]))
 """
 
 
-def look_from(where: list[str], who: Identity, instance: str, run_id: str) -> str:
+def verdict_from(where: list[str], who: Identity, instance: str, run_id: str) -> str:
     """The verdict of a process that sees another /proc or another boot."""
     command = [*where, sys.executable, "-c", LOOK, msgspec.json.encode(who).decode(), instance, run_id]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -209,8 +209,8 @@ async def test_proof_when_the_machine_was_started_anew_then_it_is_gone(host: Lau
     boot.write_text("11111111-2222-3333-4444-555555555555\n")
     mounted = f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"'
 
-    assert look_from(["unshare", "-m", "sh", "-c", mounted, "sh"], who, host.instance, order.run_id) == "gone"
-    assert look_from(["unshare", "-m"], who, host.instance, order.run_id) == "ours"
+    assert verdict_from(["unshare", "-m", "sh", "-c", mounted, "sh"], who, host.instance, order.run_id) == "gone"
+    assert verdict_from(["unshare", "-m"], who, host.instance, order.run_id) == "ours"
 
 
 @AS_ROOT
@@ -218,7 +218,9 @@ async def test_proof_when_we_are_in_another_pid_namespace_then_nobody_can_tell(h
     order = host.staying()
     who = await worker(host, order)
 
-    assert look_from(["unshare", "--pid", "--fork", "--mount-proc"], who, host.instance, order.run_id) == "unprovable"
+    assert (
+        verdict_from(["unshare", "--pid", "--fork", "--mount-proc"], who, host.instance, order.run_id) == "unprovable"
+    )
 
 
 @AS_ROOT
@@ -227,7 +229,7 @@ async def test_proof_when_the_environment_may_not_be_read_then_nobody_can_tell(h
     who = identity_of(child.pid, pidfs_inode=None)
     nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all"]
 
-    assert look_from(nobody, who, host.instance, "1.1.aa") == "unprovable"
+    assert verdict_from(nobody, who, host.instance, "1.1.aa") == "unprovable"
     assert verdict(who, host.instance, "1.1.aa") is IdentityVerdict.OURS
 
 
@@ -238,12 +240,12 @@ async def test_scan_when_processes_carry_marks_then_each_is_found_under_its_run(
     Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID=order.run_id, STOKER_INSTANCE="another")
     Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID=order.run_id)
 
-    found = scan(host.instance)
+    marked = scan(host.instance)
 
-    assert sorted(found.runs) == [order.run_id]
-    assert sorted(found.runs[order.run_id]) == sorted(host.workers())
-    assert len(found.runs[order.run_id]) == 2
-    assert found.launchers == {client.launcher: [client.facts.pid]}
+    assert sorted(marked.runs) == [order.run_id]
+    assert sorted(marked.runs[order.run_id]) == sorted(host.workers())
+    assert len(marked.runs[order.run_id]) == 2
+    assert marked.launchers == {client.launcher: [client.facts.pid]}
 
 
 async def test_scan_when_a_child_shows_only_its_launcher_then_it_is_found_under_that(

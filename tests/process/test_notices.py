@@ -68,10 +68,10 @@ def test_receive_when_descriptors_come_along_then_they_are_closed_at_once(heard:
 def test_receive_when_it_is_too_long_then_one_byte_too_much_is_left_of_it(heard: socket.socket, address: str) -> None:
     send(address, b"x" * 100_000)
 
-    told = receive(heard)
+    notice = receive(heard)
 
-    assert told is not None
-    assert len(told.data) == MAX_NOTICE_BYTES + 1
+    assert notice is not None
+    assert len(notice.data) == MAX_NOTICE_BYTES + 1
 
 
 def test_listen_when_a_daemon_that_died_left_the_name_then_it_is_bound_again(tmp_path: Path) -> None:

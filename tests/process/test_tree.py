@@ -34,10 +34,10 @@ OF_THE_LOOP = 1  # asyncio watches the end of a pipe of its own
 LONG_MS = 600_000
 
 
-async def orphan(host: LauncherHost, order: LaunchOrder, *said: str) -> Identity:
+async def orphan(host: LauncherHost, order: LaunchOrder, *words: str) -> Identity:
     """The main process of a run whose launcher was killed."""
     client = await host.start()
-    who = client.identity(await host.running(client, order, *said))
+    who = client.identity(await host.running(client, order, *words))
     await kill_launcher(host, client.facts.pid)
     return who
 

@@ -15,9 +15,9 @@ RUN = "7.1.00000000000000ab"
 
 @pytest.fixture
 def work_files(tmp_path: Path) -> WorkFiles:
-    made = WorkFiles(tmp_path)
-    made.prepare(set())
-    return made
+    files = WorkFiles(tmp_path)
+    files.prepare(set())
+    return files
 
 
 def test_take_when_nothing_was_written_then_there_is_nothing(work_files: WorkFiles) -> None:

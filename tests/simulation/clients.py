@@ -57,9 +57,9 @@ class Clients:
         draw = self._chance
         self._count += 1
         words: dict[str, Any] = {}
-        known = list(self._laws.answered)
-        if known and draw.random() < 0.15:
-            words["needs"] = (NeedParams(job=draw.choice(known), on=draw.choice(list(NeedOn))),)
+        answered = list(self._laws.answered)
+        if answered and draw.random() < 0.15:
+            words["needs"] = (NeedParams(job=draw.choice(answered), on=draw.choice(list(NeedOn))),)
         if draw.random() < 0.1:
             words["ttl_ms"] = draw.choice([50, 5_000, 3_600_000])
         if draw.random() < 0.1:

@@ -117,13 +117,13 @@ class Disk:
     # --- outcome logs
 
     def read_outcomes(self, _state_dir: Path) -> list[tuple[Path, list[Exited]]]:
-        newest = {name: {one.run_id: one for one in said} for name, said in self.outcomes.items()}
-        return [(Path(f"{name}.log"), list(said.values())) for name, said in sorted(newest.items())]
+        newest = {name: {one.run_id: one for one in outcomes} for name, outcomes in self.outcomes.items()}
+        return [(Path(f"{name}.log"), list(outcomes.values())) for name, outcomes in sorted(newest.items())]
 
     def remove_outcomes(self, paths: list[Path]) -> None:
         for path in paths:
-            for said in self.outcomes.pop(path.stem, ()):
-                self.laws.acknowledged([said.run_id])
+            for outcome in self.outcomes.pop(path.stem, ()):
+                self.laws.acknowledged([outcome.run_id])
 
 
 def _error(code: int) -> sqlite3.OperationalError:

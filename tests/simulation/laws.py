@@ -85,16 +85,16 @@ class Laws:
 
     def may_stop(self, run_id: str) -> bool:
         """The stop is on disk, or the attempt has ended and left this process behind."""
-        found = self._look("signal", ATTEMPT, run_id)
-        return not found or found[0][0] is not None or found[0][2] is not None
+        rows = self._look("signal", ATTEMPT, run_id)
+        return not rows or rows[0][0] is not None or rows[0][2] is not None
 
     def started(self, run_id: str, workers: Iterable[Process]) -> None:
         """A worker begins to work."""
         job_id = job_of(run_id)
         living = list(workers)
-        found = self._look("start", ATTEMPT, run_id)
-        if not found or found[0][0] is not None:
-            self.broken(f"{run_id} began and its attempt is {'closed' if found else 'not on disk'}")
+        rows = self._look("start", ATTEMPT, run_id)
+        if not rows or rows[0][0] is not None:
+            self.broken(f"{run_id} began and its attempt is {'closed' if rows else 'not on disk'}")
         beside = {one.run_id for one in living if one.run_id and job_of(one.run_id) == job_id} - {run_id}
         if beside:
             self.broken(f"{run_id} began while {beside} lives")
@@ -126,9 +126,9 @@ class Laws:
     def acknowledged(self, run_ids: Sequence[str]) -> None:
         """An outcome may be forgotten once it is on disk."""
         for run_id in run_ids:
-            found = self._look("acknowledgement", ATTEMPT, run_id)
-            known = found and found[0][0] is not None
-            if not known and not self._look("acknowledgement", UNKNOWN, run_id):
+            rows = self._look("acknowledgement", ATTEMPT, run_id)
+            committed = rows and rows[0][0] is not None
+            if not committed and not self._look("acknowledgement", UNKNOWN, run_id):
                 self.broken(f"{run_id} was acknowledged and its outcome is not on disk")
 
     def answer(self, job_id: int, name: str) -> None:
@@ -139,8 +139,8 @@ class Laws:
 
     def verb_answered(self, job_id: int, state: str) -> None:
         """A final state in an answer is on disk."""
-        told = "SELECT 1 FROM changes WHERE job_id = ? AND to_state = ?"
-        if state in FINALS and not self._look("answer", told, job_id, state):
+        reached = "SELECT 1 FROM changes WHERE job_id = ? AND to_state = ?"
+        if state in FINALS and not self._look("answer", reached, job_id, state):
             self.broken(f"job {job_id} was said to be {state} and never was that on disk")
 
     # --- commits
@@ -198,9 +198,9 @@ class Laws:
 
     def idle(self, steady: int) -> None:
         """If only time passes, everything that is due is going to be handled."""
-        found = self._database.execute(OVERDUE, {"steady": steady - LATE_MS}).fetchall()
+        rows = self._database.execute(OVERDUE, {"steady": steady - LATE_MS}).fetchall()
         self.looks["idle"] += 1
-        for job_id, state in found:
+        for job_id, state in rows:
             self.broken(f"job {job_id} is still {state}, its time has come and nobody is going to look")
 
     def owned(self, run_ids: Iterable[str], opened: Container[str]) -> None:
@@ -228,11 +228,11 @@ class Laws:
         ((count, last),) = self._look("whole", SEQUENCE)
         if count != last:
             self.broken(f"{count} changes, the last is number {last}")
-        for job_id, state, told in self._look("whole", LAST_STATES):
-            if state != told:
-                self.broken(f"job {job_id} is {state}, its last change says {told}")
-        for (found,) in self._look("whole", OPEN_BUT_ENDED):
-            self.broken(f"{found}: an open attempt and a running job belong together")
+        for job_id, state, last_change in self._look("whole", LAST_STATES):
+            if state != last_change:
+                self.broken(f"job {job_id} is {state}, its last change says {last_change}")
+        for (subject,) in self._look("whole", OPEN_BUT_ENDED):
+            self.broken(f"{subject}: an open attempt and a running job belong together")
         for (name,) in self._look("whole", TWICE):
             self.broken(f"submit {name} became two jobs")
         there: dict[int, str] = dict(self._database.execute("SELECT id, name FROM jobs"))
@@ -242,11 +242,11 @@ class Laws:
 
     def held(self) -> list[int]:
         """Jobs that only wait for a person. A safe job may do so only for a reason that needs a person."""
-        found = self._database.execute(HELD).fetchall()
-        for job_id, on_orphan, reason in found:
+        rows = self._database.execute(HELD).fetchall()
+        for job_id, on_orphan, reason in rows:
             if on_orphan == "requeue" and reason not in ("user", "poison", "stuck", "lost"):
                 self.broken(f"safe job {job_id} is held as {reason}")
-        return [job_id for job_id, _, _ in found]
+        return [job_id for job_id, _, _ in rows]
 
     def forget_uncommitted(self) -> None:
         """A new life begins with what is on disk."""

@@ -81,12 +81,12 @@ class Life:
             False  # whether the host denied something during the start, so that the recovery may be incomplete
         )
         disk.asked.clear()
-        found = snapshot.read(disk.database)
+        state = snapshot.read(disk.database)
         with self.loop.running():
             who = instance.begin(disk.database, LOCK, host.boot_id, PID_NAMESPACE)
-            writer = Writer(disk, found.head, Reserve(ROOT / "reserve", 0), Unbounded())  # type: ignore[arg-type]
+            writer = Writer(disk, state.head, Reserve(ROOT / "reserve", 0), Unbounded())  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
-            opened = Opened(writer, Reader(disk), Reader(disk), who, 1, found)  # type: ignore[arg-type]
+            opened = Opened(writer, Reader(disk), Reader(disk), who, 1, state)  # type: ignore[arg-type]
             context = WorkerContext(
                 state_dir=ROOT,
                 socket="s",

@@ -36,7 +36,7 @@ class Walk:
         self.world = World(chance, pidfs=chance.random() < 0.5, lies=lies)
         # Each walk draws how often each kind of fault happens: some often, some never.
         self._odds = WEIGHTS | {name: FAULT_RATE * chance.choice([0, 0.3, 1, 3]) for name in FAULTS}
-        self.told: list[str] = []
+        self.actions: list[str] = []
 
     def go(self, steps: int) -> None:
         for _ in range(steps):
@@ -52,7 +52,7 @@ class Walk:
         self.happen(self.chance.choices(names, [odds[name] for name in names])[0])
 
     def happen(self, name: str) -> None:
-        self.told.append(name)
+        self.actions.append(name)
         self.world.do(name, ACTIONS[name])
 
     def calm_down(self) -> None:
@@ -77,9 +77,9 @@ class Walk:
     def left(self) -> list[str]:
         """The things that are left and should have ended."""
         world = self.world
-        jobs = [f"job {found}" for found in world.disk.database.execute(STILL)]
+        jobs = [f"job {row}" for row in world.disk.database.execute(STILL)]
         workers = [f"worker {one.run_id}" for one in world.host.workers()]
-        outcomes = [f"outcomes of {name}" for name, said in world.disk.outcomes.items() if said]
+        outcomes = [f"outcomes of {name}" for name, lines in world.disk.outcomes.items() if lines]
         life = [] if world.life is not None and world.life.ready else ["no daemon"]
         old = [f"launcher {one.name}" for one in world.living()]
         tasks = [f"task {name}" for name in (world.life.tasks if world.life is not None else [])]
@@ -91,8 +91,8 @@ def footprint(seed: int) -> str:
     walk = Walk(random.Random(seed))
     with simulated(walk.world):
         walk.go(FOOTPRINT_STEPS)
-        told = [
-            *walk.told,
+        tables = [
+            *walk.actions,
             *walk.world.disk.database.execute("SELECT seq, at, subject, to_state, payload FROM changes"),
         ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    return hashlib.sha256(repr(tables).encode()).hexdigest()

@@ -20,10 +20,10 @@ SIZES = (7, 100, 0, 30, 5)
 @pytest.fixture
 def chain(database: sqlite3.Connection) -> list[Checkpoint]:
     """Five of one chain, oldest first, and one of another."""
-    made = [checkpoint(b"x" * size, seq) for seq, size in enumerate(SIZES, 1)]
-    other = replace(made[0], id=9, chain="w2")
-    database.executemany(checkpoints.INSERT, [checkpoints.insert_row(one) for one in (*made, other)])
-    return made
+    links = [checkpoint(b"x" * size, seq) for seq, size in enumerate(SIZES, 1)]
+    other = replace(links[0], id=9, chain="w2")
+    database.executemany(checkpoints.INSERT, [checkpoints.insert_row(one) for one in (*links, other)])
+    return links
 
 
 def test_checkpoints_when_only_looked_at_then_no_data_is_read(

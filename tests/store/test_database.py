@@ -155,14 +155,14 @@ def pragmas(connection: sqlite3.Connection, *names: str) -> tuple[object, ...]:
 
 
 async def test_writer_when_it_is_open_then_commits_reach_the_disk(state: Opened) -> None:
-    found = await state.writer.read(pragmas, "journal_mode", "synchronous", "foreign_keys", "query_only")
+    values = await state.writer.read(pragmas, "journal_mode", "synchronous", "foreign_keys", "query_only")
 
-    assert found == ("wal", 2, 1, 0)
+    assert values == ("wal", 2, 1, 0)
 
 
 async def test_reader_when_it_is_open_then_it_can_only_read_and_never_checkpoints(state: Opened) -> None:
-    found = await state.reader.run(pragmas, "query_only", "wal_autocheckpoint")
-    assert found == (1, 0)
+    values = await state.reader.run(pragmas, "query_only", "wal_autocheckpoint")
+    assert values == (1, 0)
 
     with pytest.raises(StorageFailed, match="readonly"):
         await state.reader.run(sqlite3.Connection.execute, "INSERT INTO meta VALUES ('forged', 1)")

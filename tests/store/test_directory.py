@@ -117,26 +117,26 @@ def test_lock_when_another_process_holds_it_then_it_is_named_until_it_dies(
 
 
 def test_lock_when_it_is_taken_then_it_is_private_and_says_which_file_it_is(prepared: StateDirectory) -> None:
-    found = prepared.lock()
+    lock = prepared.lock()
 
     file = prepared.root / "lock"
     prepared.unlock()
-    assert prepared.lock() == found
-    assert str(file.stat().st_ino) in found
+    assert prepared.lock() == lock
+    assert str(file.stat().st_ino) in lock
     assert mode(file) == 0o600
 
 
 def test_lock_when_the_directory_is_copied_over_itself_then_it_is_another_file(
     prepared: StateDirectory, tmp_path: Path
 ) -> None:
-    found = prepared.lock()
+    lock = prepared.lock()
     prepared.unlock()
 
     shutil.copytree(prepared.root, tmp_path / "copy")
     shutil.rmtree(prepared.root)
     shutil.copytree(tmp_path / "copy", prepared.root)
 
-    assert prepared.lock() != found
+    assert prepared.lock() != lock
 
 
 def test_lock_when_it_is_given_back_then_another_may_have_it(prepared: StateDirectory) -> None:

@@ -70,11 +70,11 @@ def test_limits_when_they_passed_then_only_pending_jobs_are_named(
         ],
     )
 
-    found = due(database, NOW, LIMIT)
+    result = due(database, NOW, LIMIT)
 
     pending = state in (State.WAITING, State.QUEUED)
-    assert (found.expired, found.overdue) == (((1,), (3,)) if pending else ((), ()))
-    assert (found.next_steady, found.next_wall) == ((NOW.steady + 1, NOW.wall + 1) if pending else (None, None))
+    assert (result.expired, result.overdue) == (((1,), (3,)) if pending else ((), ()))
+    assert (result.next_steady, result.next_wall) == ((NOW.steady + 1, NOW.wall + 1) if pending else (None, None))
 
 
 def test_due_when_several_times_of_a_job_passed_then_only_the_deadline_counts(
@@ -89,9 +89,9 @@ def test_due_when_several_times_of_a_job_passed_then_only_the_deadline_counts(
         ],
     )
 
-    found = due(database, NOW, LIMIT)
+    result = due(database, NOW, LIMIT)
 
-    assert (found.overdue, found.expired, found.woken) == ((1,), (2,), (3,))
+    assert (result.overdue, result.expired, result.woken) == ((1,), (2,), (3,))
 
 
 def test_due_when_nothing_is_pending_then_there_is_nothing_to_wait_for(database: sqlite3.Connection) -> None:
@@ -113,9 +113,9 @@ def test_next_when_several_moments_are_ahead_then_the_earliest_of_each_clock_is_
         ],
     )
 
-    found = due(database, NOW, LIMIT)
+    result = due(database, NOW, LIMIT)
 
-    assert (found.next_steady, found.next_wall) == (NOW.steady + 5, NOW.wall + 6)
+    assert (result.next_steady, result.next_wall) == (NOW.steady + 5, NOW.wall + 6)
 
 
 @pytest.mark.parametrize(("number", "more"), [(2, False), (3, True), (4, True)])
@@ -124,9 +124,9 @@ def test_due_when_there_is_more_than_asked_for_then_it_says_so(
 ) -> None:
     put(database, [asked(ident=ident, wake_at=NOW.steady) for ident in range(1, number + 1)])
 
-    found = due(database, NOW, 3)
+    result = due(database, NOW, 3)
 
-    assert (len(found.woken), found.more) == (min(number, 3), more)
+    assert (len(result.woken), result.more) == (min(number, 3), more)
 
 
 def test_load_when_limits_are_wanted_then_the_jobs_they_name_come_along(database: sqlite3.Connection) -> None:
@@ -225,18 +225,18 @@ def test_due_when_its_events_are_applied_then_nothing_is_due_any_more(
     put(database, line)
     try:
         for _ in range(2 * len(line) + 2):
-            found = due(database, NOW, limit)
-            named = {ev.Woke: found.woken, ev.TtlPassed: found.expired, ev.DeadlinePassed: found.overdue}
+            first = due(database, NOW, limit)
+            named = {ev.Woke: first.woken, ev.TtlPassed: first.expired, ev.DeadlinePassed: first.overdue}
             if not any(named.values()):
-                assert not found.more
+                assert not first.more
                 break
             for kind, ids in named.items():
                 for ident in ids:
                     after = step(jobs.by_ids(database, [ident])[ident], None, kind(), NOW).job
                     database.execute(jobs.UPDATE, jobs.update_row(after))
             again = due(database, NOW, LIMIT)
-            assert not set(found.woken) & set(again.woken)
-            assert not {*found.expired, *found.overdue} & {*again.expired, *again.overdue, *again.woken}
+            assert not set(first.woken) & set(again.woken)
+            assert not {*first.expired, *first.overdue} & {*again.expired, *again.overdue, *again.woken}
         else:
             pytest.fail("asked and asked, and there is always more due")
     finally:

@@ -194,7 +194,7 @@ async def lived(directory: StateDirectory, open_at: Open) -> StateDirectory:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("fields", "message"),
     [
         ({"last_seq": 3}, r"ends at change 2, but state\.json says that it reached 3"),
         ({"schema": 99}, r"has schema \d+, but state\.json says that it reached 99"),
@@ -202,12 +202,12 @@ async def lived(directory: StateDirectory, open_at: Open) -> StateDirectory:
     ],
 )
 async def test_open_when_the_database_does_not_match_its_note_then_it_is_refused(
-    lived: StateDirectory, open_at: Open, said: dict[str, Any], told: str
+    lived: StateDirectory, open_at: Open, fields: dict[str, Any], message: str
 ) -> None:
-    lived.write_aside(replace(true_note(lived), **said))
+    lived.write_aside(replace(true_note(lived), **fields))
     before = content(lived.root)
 
-    with pytest.raises(StateRefused, match=told):
+    with pytest.raises(StateRefused, match=message):
         await open_at(lived)
 
     assert content(lived.root) == before

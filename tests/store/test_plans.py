@@ -86,10 +86,10 @@ def planned(request: pytest.FixtureRequest, database: sqlite3.Connection) -> sql
 def test_plan_when_a_hot_question_is_asked_then_an_index_answers_it(
     planned: sqlite3.Connection, _what: str, statement: str, parameters: Any, index: str
 ) -> None:
-    found = plan(planned, statement, parameters)
+    steps = plan(planned, statement, parameters)
 
-    assert walks(found) == []
-    assert all(name in " ".join(found) for name in index.split()), found
+    assert walks(steps) == []
+    assert all(name in " ".join(steps) for name in index.split()), steps
 
 
 @pytest.mark.parametrize(

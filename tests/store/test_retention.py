@@ -73,14 +73,14 @@ def test_ended_jobs_when_asked_for_then_the_oldest_of_their_queue_come_first(dat
     put(database, [ended(1, at=30), ended(2, State.FAILED, at=10), ended(3, at=20), job(id=4), elsewhere, step])
     group = retention.of_queue("default")
 
-    def found(before: int, after: EndedItem = EndedItem(0, -1, ""), *states: str, limit: int = 9) -> list[int]:  # noqa: B008 - frozen
+    def ids(before: int, after: EndedItem = EndedItem(0, -1, ""), *states: str, limit: int = 9) -> list[int]:  # noqa: B008 - frozen
         return [one.id for one in retention.ended(database, group, before, after, states, limit)]
 
-    assert found(31) == [2, 3, 1]
-    assert found(30) == [2, 3]
-    assert found(31, EndedItem(2, 10, "")) == [3, 1]
-    assert found(31, limit=1) == [2]
-    assert found(31, EndedItem(0, -1, ""), "failed") == [2]
+    assert ids(31) == [2, 3, 1]
+    assert ids(30) == [2, 3]
+    assert ids(31, EndedItem(2, 10, "")) == [3, 1]
+    assert ids(31, limit=1) == [2]
+    assert ids(31, EndedItem(0, -1, ""), "failed") == [2]
 
 
 def test_newest_kept_when_there_are_enough_then_it_is_the_end_of_that_one(database: sqlite3.Connection) -> None:
@@ -98,12 +98,12 @@ def test_ended_workflows_when_some_have_own_times_then_each_is_in_one_group(
         add_workflow(database, workflow(ident, at=ident))
     add_workflow(database, workflow(4, WorkflowState.RUNNING, at=None))
 
-    def found(group: retention.PurgeGroup) -> list[int]:
+    def ids(group: retention.PurgeGroup) -> list[int]:
         return [one.id for one in retention.ended(database, group, 99, EndedItem(0, -1, ""), (), 9)]
 
-    assert found(retention.workflows_named("w2")) == [2]
-    assert found(retention.workflows_except(["w2"])) == [1, 3]
-    assert found(retention.workflows_except([])) == [1, 2, 3]
+    assert ids(retention.workflows_named("w2")) == [2]
+    assert ids(retention.workflows_except(["w2"])) == [1, 3]
+    assert ids(retention.workflows_except([])) == [1, 2, 3]
 
 
 def test_needs_when_open_jobs_name_them_then_they_are_found_page_by_page(database: sqlite3.Connection) -> None:

@@ -68,13 +68,13 @@ def test_job_when_it_is_updated_then_everything_but_its_spec_is_as_it_was_told(
 ) -> None:
     before, after = data.draw(any_job.jobs()), data.draw(any_job.jobs())
     kept = ("id", "spec", "spec_hash", "owner_uid", "trace_id", "order_key", "created_at")
-    told = replace(after, **{name: getattr(before, name) for name in kept})
+    expected = replace(after, **{name: getattr(before, name) for name in kept})
     with undone(database):
         put(database, [before])
 
-        database.execute(jobs.UPDATE, jobs.update_row(told))
+        database.execute(jobs.UPDATE, jobs.update_row(expected))
 
-        assert jobs.by_ids(database, [before.id]) == {before.id: told}
+        assert jobs.by_ids(database, [before.id]) == {before.id: expected}
 
 
 def test_job_when_a_person_changes_its_limits_or_needs_then_spec_and_checksum_follow(
@@ -112,9 +112,9 @@ class Grown(Spec, frozen=True, kw_only=True):
 
 
 def test_spec_hash_when_stored_by_an_earlier_version_then_it_still_holds() -> None:
-    said = {"args": ("/etc/hosts",), "env": {"A": "b"}, "resources": {"gpu": 1}, "needs": (Need(job=3),),
+    fields = {"args": ("/etc/hosts",), "env": {"A": "b"}, "resources": {"gpu": 1}, "needs": (Need(job=3),),
             "limits": Limits(memory_bytes=1)}  # fmt: skip
-    asked, grown = spec(**said), Grown(**asdict(spec(**said)))
+    asked, grown = spec(**fields), Grown(**asdict(spec(**fields)))
 
     assert spec_hash(spec()).hex() == "b65fbf555b4989f111444e117fd706eb"
     assert spec_hash(asked).hex() == "c9472f22fcbb84805e31248bf820e9e6"
@@ -222,9 +222,9 @@ def test_keys_when_looked_up_then_each_owner_has_its_own(database: sqlite3.Conne
     put(database, [job(State.HELD, id=1)])
     database.executemany(jobs.INSERT_KEY, [(7, "k", b"one", 1, 0), (8, "k", b"two", 2, 0)])
 
-    found = jobs.by_keys(database, [(7, "k"), (8, "k"), (9, "k"), (7, "K")])
+    keyed = jobs.by_keys(database, [(7, "k"), (8, "k"), (9, "k"), (7, "K")])
 
-    assert found == {(7, "k"): Keyed(b"one", 1), (8, "k"): Keyed(b"two", 2)}
+    assert keyed == {(7, "k"): Keyed(b"one", 1), (8, "k"): Keyed(b"two", 2)}
 
 
 def test_key_when_it_is_used_twice_then_the_database_refuses(database: sqlite3.Connection) -> None:
@@ -417,8 +417,8 @@ def test_scan_when_the_jobs_are_large_then_a_portion_ends_at_its_bytes(database:
 def test_history_when_changes_are_large_then_a_page_ends_at_its_limit_of_bytes(
     database: sqlite3.Connection,
 ) -> None:
-    told = [change(seq, payload={"x": "y" * 400_000}) for seq in range(1, 6)]
-    rows, _ = changes.insert_rows(told, changes.GENESIS)
+    large = [change(seq, payload={"x": "y" * 400_000}) for seq in range(1, 6)]
+    rows, _ = changes.insert_rows(large, changes.GENESIS)
     database.executemany(changes.INSERT, rows)
 
     first, after = changes.page_of_job(database, 7, 0, 100)
@@ -454,10 +454,15 @@ def test_size_when_asked_then_it_is_that_of_the_database(database: sqlite3.Conne
 def test_snapshot_when_the_database_is_new_then_there_is_one_queue_and_nothing_else(
     database: sqlite3.Connection,
 ) -> None:
-    found = snapshot.read(database)
+    loaded = snapshot.read(database)
 
-    assert (found.queues, found.resources, found.runs, found.counts) == ({"default": Queue(name="default")}, {}, [], [])
-    assert (found.needed, found.last_id, found.last_seq, found.head) == (set(), 0, 0, bytes(32))
+    assert (loaded.queues, loaded.resources, loaded.runs, loaded.counts) == (
+        {"default": Queue(name="default")},
+        {},
+        [],
+        [],
+    )
+    assert (loaded.needed, loaded.last_id, loaded.last_seq, loaded.head) == (set(), 0, 0, bytes(32))
 
 
 def test_snapshot_when_jobs_are_live_then_it_has_open_runs_and_counts_of_others(
@@ -468,16 +473,16 @@ def test_snapshot_when_jobs_are_live_then_it_has_open_runs_and_counts_of_others(
     put(database, [going, stuck, *pending, job(State.FAILED, id=9)], [attempt(going), attempt(stuck)])
     database.execute("DELETE FROM jobs WHERE id = 9")
 
-    found = snapshot.read(database)
+    loaded = snapshot.read(database)
 
-    assert found.runs == [(going, attempt(going)), (stuck, attempt(stuck))]
-    assert sorted(row for row in found.counts if row[1] != "running") == [
+    assert loaded.runs == [(going, attempt(going)), (stuck, attempt(stuck))]
+    assert sorted(row for row in loaded.counts if row[1] != "running") == [
         ("bulk", "queued", None, 1),
         ("default", "held", None, 1),
         ("default", "queued", None, 2),
         ("default", "waiting", None, 1),
     ]
-    assert found.last_id == 9  # an id is never used again, not even a purged one
+    assert loaded.last_id == 9  # an id is never used again, not even a purged one
 
 
 def test_snapshot_when_an_open_attempt_has_no_job_then_nothing_is_guessed(database: sqlite3.Connection) -> None:

@@ -86,12 +86,12 @@ async def test_commit_when_a_turn_has_everything_then_all_of_it_is_there(state: 
         )
     )
 
-    found = await all_rows(state)
+    rows = await all_rows(state)
     assert await state.writer.read(jobs.by_ids, [1, 2]) == {1: finished, 2: going}
     assert await state.writer.read(attempts.of_job, 1) == [end]
     assert await state.writer.read(attempts.open_attempts) == [second]
-    assert [len(found[name]) for name in ("changes", "needs", "idempotency", "resources")] == [5, 0, 1, 1]
-    assert ("fact", 1) in found["meta"]
+    assert [len(rows[name]) for name in ("changes", "needs", "idempotency", "resources")] == [5, 0, 1, 1]
+    assert ("fact", 1) in rows["meta"]
 
 
 async def test_commit_when_a_job_ends_and_starts_again_in_one_turn_then_both_fit(state: Opened) -> None:
@@ -359,25 +359,25 @@ def test_chain_when_all_of_it_was_purged_then_it_goes_on_from_meta(
 
 
 def test_changes_when_read_back_then_payload_and_order_are_as_told(database: sqlite3.Connection) -> None:
-    told = [
+    written = [
         change(1, payload={"spec": spec(), "n": None}),
         change(2, kind="queue", subject="bulk", cause="set", actor_uid=None, payload={}),
         change(3, from_state="queued", to_state="running", cause="dispatched"),
     ]
-    store(database, Batch(changes=told), bytes(32))
+    store(database, Batch(changes=written), bytes(32))
 
-    found = changes.after(database, 0, 3, 10).changes
+    read = changes.after(database, 0, 3, 10).changes
     of_job = changes.of_job(database, 1)
 
-    assert [replace(one, payload={}) for one in found] == [replace(one, payload={}) for one in told]
+    assert [replace(one, payload={}) for one in read] == [replace(one, payload={}) for one in written]
     assert [msgspec.json.decode(msgspec.json.encode(one.payload)) for one in of_job] == [
-        msgspec.json.decode(msgspec.json.encode(one.payload)) for one in (told[0], told[2])
+        msgspec.json.decode(msgspec.json.encode(one.payload)) for one in (written[0], written[2])
     ]
-    assert changes.after(database, 1, 3, 1) == ([found[1]], 2)
-    assert changes.after(database, 1, 2, 9) == ([found[1]], 2)
+    assert changes.after(database, 1, 3, 1) == ([read[1]], 2)
+    assert changes.after(database, 1, 2, 9) == ([read[1]], 2)
     assert changes.after(database, 3, 9, 9) == ([], 9)
     assert [one.seq for one in of_job] == [1, 3]
-    assert changes.after_of_job(database, 1, 1, 9, 9) == ([found[2]], 9)
+    assert changes.after_of_job(database, 1, 1, 9, 9) == ([read[2]], 9)
 
 
 def test_changes_when_a_read_payload_is_stored_again_then_it_is_the_same(database: sqlite3.Connection) -> None:

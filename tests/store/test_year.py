@@ -166,14 +166,14 @@ def _saved(ident: int, at: int) -> Checkpoint:
 
 @asynccontextmanager
 async def year(state: Opened, root: Path, **keep: Any) -> AsyncIterator[Year]:
-    made = Year(state, root, Config(retention=RetentionSettings(**{"keep_last": 10, "every_ms": 1_000, **keep})))
-    turns = asyncio.ensure_future(made.loop.run())
+    started = Year(state, root, Config(retention=RetentionSettings(**{"keep_last": 10, "every_ms": 1_000, **keep})))
+    turns = asyncio.ensure_future(started.loop.run())
     try:
-        yield made
+        yield started
     finally:
-        made.loop.stop()
+        started.loop.stop()
         await turns
-        await made.background.close()
+        await started.background.close()
 
 
 @pytest.mark.timeout(600)

@@ -112,12 +112,12 @@ class Audit:
 
     def runs(self) -> Iterator[str]:
         for job, starts in self._ledger.starts().items():
-            known = {attempt["run_id"]: attempt for attempt in self.attempts[job]}
+            attempts = {attempt["run_id"]: attempt for attempt in self.attempts[job]}
             again = Counter(line.run_id for line in starts)
             yield from (f"{run_id} began {count} times" for run_id, count in again.items() if count > 1)
-            yield from (f"{run_id} began and is not in the database" for run_id in again.keys() - known.keys())
-            for run_id in again.keys() & known.keys():
-                if known[run_id]["outcome"] == "never_started":
+            yield from (f"{run_id} began and is not in the database" for run_id in again.keys() - attempts.keys())
+            for run_id in again.keys() & attempts.keys():
+                if attempts[run_id]["outcome"] == "never_started":
                     yield f"{run_id} began, and is said never to have started"
             yield from self._unsafe(job, len(again))
 
@@ -197,32 +197,34 @@ class Audit:
 
     def _rebuilt(self, job: int) -> Iterator[str]:
         """The payloads of its changes, applied in order, give its row. `started_at` is in no change before the end."""
-        told: dict[str, Any] = {**AT_FIRST}
+        rebuilt: dict[str, Any] = {**AT_FIRST}
         for change in self.changes:
             if change["job_id"] == job:
                 payload = json.loads(change["payload"])
-                told |= payload.pop("job", {}) | payload
+                rebuilt |= payload.pop("job", {}) | payload
         running = {"started_at"} if any(run["ended_at"] is None for run in self.attempts[job]) else set()
         asked = [name for name in MUTABLE if name not in DERIVED | running]
-        unlike = {name: (told.get(name), value) for name in asked if told.get(name) != (value := self.jobs[job][name])}
+        unlike = {
+            name: (rebuilt.get(name), value) for name in asked if rebuilt.get(name) != (value := self.jobs[job][name])
+        }
         if unlike:
             yield f"job {job}: what its changes say, and what its row does: {unlike}"
-        if spec_hash(msgspec.convert(told["spec"], Spec)) != self.jobs[job]["spec_hash"]:
+        if spec_hash(msgspec.convert(rebuilt["spec"], Spec)) != self.jobs[job]["spec_hash"]:
             yield f"job {job}: its changes tell of another spec than its row"
 
     def _settled(self, job: int) -> Iterator[str]:
-        told = Counter(
+        endings = Counter(
             json.loads(change["payload"]).get("attempt", {}).get("run_id")
             for change in self.changes
             if change["job_id"] == job and change["cause"] in {"ended", "refused"}
         )
         for attempt in self.attempts[job]:
-            if attempt["ended_at"] is not None and told[attempt["run_id"]] != 1:
-                yield f"{attempt['run_id']} ended {told[attempt['run_id']]} times in the log of changes"
+            if attempt["ended_at"] is not None and endings[attempt["run_id"]] != 1:
+                yield f"{attempt['run_id']} ended {endings[attempt['run_id']]} times in the log of changes"
 
     def storage(self) -> Iterator[str]:
-        yield from (f"integrity_check: {found}" for found in self._integrity if found != "ok")
-        yield from (f"foreign_key_check: {tuple(found)}" for found in self._strays)
+        yield from (f"integrity_check: {row}" for row in self._integrity if row != "ok")
+        yield from (f"foreign_key_check: {tuple(row)}" for row in self._strays)
 
     def mixed_uploads(self) -> Iterator[str]:
         for data in self.uploads:
@@ -265,16 +267,16 @@ class Audit:
 
     def unfinished(self) -> list[str]:
         """Jobs that have not come to an end after all faults: every job must be final, or held for a person."""
-        told = []
+        complaints = []
         for job, row in self.jobs.items():
             if row["state"] not in FINAL | {"held"}:
-                told.append(f"job {job} is still {row['state']} ({row['reason']})")
+                complaints.append(f"job {job} is still {row['state']} ({row['reason']})")
             if row["state"] == "held" and row["on_orphan"] != "hold" and row["reason"] != "poison":
-                told.append(f"job {job} is held ({row['reason']}) although it is {row['on_orphan']}")
+                complaints.append(f"job {job} is held ({row['reason']}) although it is {row['on_orphan']}")
             if row["on_orphan"] == "requeue" and row["reason"] in {"orphaned", "lost", "shutdown"}:
-                told.append(f"safe job {job} ended as {row['state']} ({row['reason']})")
-            told += [f"{a['run_id']} is still open" for a in self.attempts[job] if a["ended_at"] is None]
-        return told
+                complaints.append(f"safe job {job} ended as {row['state']} ({row['reason']})")
+            complaints += [f"{a['run_id']} is still open" for a in self.attempts[job] if a["ended_at"] is None]
+        return complaints
 
     def policies(self) -> Counter[tuple[str, bool]]:
         """The number of attempts under each policy (on_orphan, survive)."""

@@ -15,17 +15,17 @@ from stoker.store.writer import Batch
 
 
 def change(seq: int, **fields: Any) -> Change:
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         "at": seq, "kind": "job", "subject": "1", "from_state": None, "to_state": "queued", "cause": "submitted",
         "actor_uid": 1000, "payload": {"n": seq},
     }  # fmt: skip
-    return Change(seq=seq, **(said | fields))
+    return Change(seq=seq, **(values | fields))
 
 
 def accepted(*new: Job, seq: int = 1) -> Batch:
     """New jobs, each with its change; the first change has number `seq`."""
-    told = [change(seq + place, subject=str(job.id), to_state=job.state.value) for place, job in enumerate(new)]
-    return Batch(new_jobs={job.id: job for job in new}, changes=told)
+    entries = [change(seq + place, subject=str(job.id), to_state=job.state.value) for place, job in enumerate(new)]
+    return Batch(new_jobs={job.id: job for job in new}, changes=entries)
 
 
 def put(connection: sqlite3.Connection, new: Iterable[Job], runs: Iterable[Attempt] = ()) -> None:

@@ -28,11 +28,11 @@ ALL = f"SELECT {checkpoints.COLUMNS} FROM checkpoints ORDER BY chain, seq"
 
 def chains_of(connection: sqlite3.Connection) -> dict[str, list[Checkpoint]]:
     """Every chain, oldest link first."""
-    found: defaultdict[str, list[Checkpoint]] = defaultdict(list)
+    chains: defaultdict[str, list[Checkpoint]] = defaultdict(list)
     for row in connection.execute(ALL):
         link = checkpoints.from_row(tuple(row))
-        found[link.chain].append(link)
-    return dict(found)
+        chains[link.chain].append(link)
+    return dict(chains)
 
 
 def broken_links(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
@@ -62,10 +62,12 @@ def wrong_context(
         yield f"{of} has no whole context"
         return
     context = rebuild(links[whole[-1] :])
-    told = {name: (stood.job, stood.state.value, stood.reason, stood.floor) for name, stood in context.steps.items()}
+    from_chain = {
+        name: (stood.job, stood.state.value, stood.reason, stood.floor) for name, stood in context.steps.items()
+    }
     is_so = {name: (row["id"], row["state"], row["reason"], row["checkpoint_floor"]) for name, row in steps.items()}
-    if told != is_so:
-        yield f"{of}: its checkpoints say {told}, the rows {is_so}"
+    if from_chain != is_so:
+        yield f"{of}: its checkpoints say {from_chain}, the rows {is_so}"
     for name in steps:
         held = msgspec.json.decode(holds.get(name, "{}"))
         if context.holds.get(name, {}) != held:
@@ -78,20 +80,20 @@ def unlike_memory(of: str, links: Sequence[Checkpoint]) -> Iterator[str]:
     for since, place in pairwise(whole):
         try:
             rebuilt = replace(rebuild(links[since:place]), seq=links[place].seq)
-            known = rebuild(links[place : place + 1])
+            from_chain = rebuild(links[place : place + 1])
         except StokerError as error:
             yield f"{of}: {error.message}"
             return
-        if rebuilt != known:
-            yield f"{of}: memory knew {known} at checkpoint {links[place].id}, its chain gives {rebuilt}"
+        if rebuilt != from_chain:
+            yield f"{of}: memory knew {from_chain} at checkpoint {links[place].id}, its chain gives {rebuilt}"
 
 
 def unlike_changes(of: str, links: Sequence[Checkpoint], moves: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Breaches: not one transition for each change of a step, in order, or not one end for each ended attempt."""
-    told = [msgspec.json.decode(link.data) for link in links if link.kind is CheckpointKind.TRANSITION]
+    transitions = [msgspec.json.decode(link.data) for link in links if link.kind is CheckpointKind.TRANSITION]
     seen = [(move["job_id"], move["from_state"], move["to_state"]) for move in moves if move["from_state"] is not None]
-    if [(each["job"], each["from"], each["to"]) for each in told] != seen:
-        yield f"{of}: its transitions are {told}, its changes {seen}"
+    if [(each["job"], each["from"], each["to"]) for each in transitions] != seen:
+        yield f"{of}: its transitions are {transitions}, its changes {seen}"
     ends = [msgspec.json.decode(link.data) for link in links if link.kind is CheckpointKind.STEP]
     ended = [
         (move["job_id"], RunId.parse(attempt["run_id"]).ordinal)

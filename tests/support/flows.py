@@ -37,13 +37,13 @@ def step(script: str, *needs: str | dict[str, str], **options: Any) -> dict[str,
 
 def sent_flow(client: stoker.Client, steps: dict[str, dict[str, Any]], **head: Any) -> int:
     """The id of a workflow that must be accepted."""
-    made: int = send(client, flow(steps, **head))["id"]
-    return made
+    workflow: int = send(client, flow(steps, **head))["id"]
+    return workflow
 
 
 def workflow_view(client: stoker.Client, workflow: int) -> dict[str, Any]:
-    found: dict[str, Any] = client.call("workflow.get", {"id": workflow})
-    return found
+    view: dict[str, Any] = client.call("workflow.get", {"id": workflow})
+    return view
 
 
 def step_states(client: stoker.Client, workflow: int) -> dict[str, str]:
@@ -66,27 +66,27 @@ def settled(client: stoker.Client, workflow: int, *states: str, timeout_s: float
 
 def job_of(client: stoker.Client, workflow: int, name: str) -> int:
     """The job of a step."""
-    (found,) = [step["job"] for step in workflow_view(client, workflow)["steps"] if step["name"] == name]
-    return int(found)
+    (job,) = [step["job"] for step in workflow_view(client, workflow)["steps"] if step["name"] == name]
+    return int(job)
 
 
 def chain(client: stoker.Client, **of: int) -> list[dict[str, Any]]:
     """Every checkpoint of a workflow or a job, oldest first."""
-    found: list[dict[str, Any]] = []
+    checkpoints: list[dict[str, Any]] = []
     before = None
     while True:
         asked = of if before is None else {**of, "before_seq": before}
         page = client.call("checkpoint.list", {**asked, "limit": 1000})
-        found += page["checkpoints"]
+        checkpoints += page["checkpoints"]
         before = page["next"]
         if before is None:
-            return found[::-1]
+            return checkpoints[::-1]
 
 
 def context(client: stoker.Client, checkpoint: int) -> dict[str, Any]:
     """The whole workflow as it was at a checkpoint."""
-    found: dict[str, Any] = client.call("checkpoint.get", {"id": checkpoint, "context": True})
-    return found
+    checkpoint_view: dict[str, Any] = client.call("checkpoint.get", {"id": checkpoint, "context": True})
+    return checkpoint_view
 
 
 def draw_flow(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:

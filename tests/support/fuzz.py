@@ -108,8 +108,8 @@ class Phrases:
         return params
 
     def _value(self, field: str) -> Any:
-        known = self._by_field.get(field)
-        return known() if known and self._dice.random() < 0.9 else self._dice.choice(JUNK)
+        values = self._by_field.get(field)
+        return values() if values and self._dice.random() < 0.9 else self._dice.choice(JUNK)
 
     def _ident(self) -> int:
         return self._dice.randint(1, 60)
@@ -176,8 +176,8 @@ class Talker:
         for line in lines:
             self._hear(json.loads(line))
 
-    def _hear(self, said: Any) -> None:
-        for message in said if isinstance(said, list) else [said]:
+    def _hear(self, answer: Any) -> None:
+        for message in answer if isinstance(answer, list) else [answer]:
             if "method" in message:
                 continue
             name = self.owed.pop(message["id"], None)

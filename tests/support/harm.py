@@ -61,18 +61,18 @@ class Harm:
 
     def alive(self) -> list[str]:
         """Its living processes: pid and command."""
-        return [told for pid, told in living(self.directory)]
+        return [worker for pid, worker in living(self.directory)]
 
 
 def living(directory: Path) -> list[tuple[int, str]]:
     """Processes that work below `directory` and are no zombies."""
-    found = []
+    workers = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 if (entry / "cwd").readlink().is_relative_to(directory):
-                    found.append((int(entry.name), f"{entry.name} {(entry / 'cmdline').read_bytes()[:200]!r}"))
-    return found
+                    workers.append((int(entry.name), f"{entry.name} {(entry / 'cmdline').read_bytes()[:200]!r}"))
+    return workers
 
 
 def tally(daemon: DaemonProcess) -> dict[str, int]:

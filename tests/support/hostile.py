@@ -140,9 +140,9 @@ def flood_deleted() -> None:
     """Remove the name of the log while it is open, then write to it for ever."""
     os.write(1, PIECE)  # with the first byte the log is made
     logs = Path(os.environ["STOKER_SOCKET"]).parent / "state" / "logs"
-    while not (found := list(logs.glob(f"*/{os.environ['STOKER_JOB_ID']}/*.log"))):
+    while not (paths := list(logs.glob(f"*/{os.environ['STOKER_JOB_ID']}/*.log"))):
         os.sched_yield()
-    found[0].unlink()
+    paths[0].unlink()
     flood()
 
 

@@ -109,11 +109,11 @@ class LauncherHost:
         client.launch([order])
         return await self.heard(Exited, order)
 
-    async def running(self, client: LauncherClient, order: LaunchOrder, *said: str) -> Started:
+    async def running(self, client: LauncherClient, order: LaunchOrder, *words: str) -> Started:
         """Launch and wait until its process says `said` in its log."""
         client.launch([order])
         started = await self.heard(Started, order)
-        for word in said:
+        for word in words:
             await until_async(lambda word=word: word in log_of(order), why=f"{word!r} in the log of {order.argv}")  # type: ignore[misc]
         return started
 
@@ -148,19 +148,19 @@ class LauncherHost:
     def processes(self) -> Iterator[int]:
         """Every living process that shows the id of this instance, and all descendants of its launchers."""
         children: dict[int, list[int]] = {}
-        found = set()
+        pids = set()
         for entry in PROC.iterdir():
             if entry.name.isdecimal() and (stat := read_stat(int(entry.name))) is not None and not stat.ended:
                 children.setdefault(stat.parent, []).append(int(entry.name))
                 with contextlib.suppress(OSError):
                     shown = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
                     if self.instance.encode() in shown:
-                        found.add(int(entry.name))
-        todo = list(found - {os.getpid()})
+                        pids.add(int(entry.name))
+        todo = list(pids - {os.getpid()})
         while todo:
             pid = todo.pop()
             yield pid
-            todo += [child for child in children.get(pid, ()) if child not in found]
+            todo += [child for child in children.get(pid, ()) if child not in pids]
 
     def workers(self) -> list[int]:
         return [pid for pid in self.processes() if pid not in self.launchers]

@@ -109,11 +109,11 @@ class Ledger:
         return self._work.read_bytes().count(b"\n")
 
     def starts(self) -> dict[int, list[Line]]:
-        found: defaultdict[int, list[Line]] = defaultdict(list)
+        by_job: defaultdict[int, list[Line]] = defaultdict(list)
         for line in self.lines():
             if line.what == "START":
-                found[line.job].append(line)
-        return found
+                by_job[line.job].append(line)
+        return by_job
 
     def ends(self) -> dict[str, Line]:
         """The END lines by run_id."""

@@ -144,8 +144,8 @@ class Lives:
     def newest_launcher(self) -> tuple[str, int]:
         """Id and pid of the newest launcher, which would start the next attempt."""
         with self.daemon.client() as client:
-            found = until(
+            events = until(
                 lambda: [one for one in client.call("system.status")["launchers"] if alive(one["pid"])],
                 why="a living launcher",
             )
-        return found[-1]["id"], found[-1]["pid"]
+        return events[-1]["id"], events[-1]["pid"]

@@ -26,18 +26,18 @@ STRATEGIES = ["restart", "from_checkpoint", "skip", "fail", "adopt"]
 
 def large_flow(dice: random.Random, ledger: Ledger, steps: int) -> dict[str, Any]:
     """A workflow of about `steps` steps with layers, widths, resources, checkpoints, fingerprints and every policy."""
-    made: dict[str, dict[str, Any]] = {}
+    flow_steps: dict[str, dict[str, Any]] = {}
     size = 0
     while size < steps:
         needs = [
             {"step": name, "on": dice.choices(["ok", "any", "failed"], [12, 3, 1])[0]}
-            for name in dice.sample(sorted(made), min(len(made), dice.randrange(3)))
+            for name in dice.sample(sorted(flow_steps), min(len(flow_steps), dice.randrange(3)))
         ]
-        made[f"s{len(made)}"] = step = _step(dice, ledger, needs)
+        flow_steps[f"s{len(flow_steps)}"] = step = _step(dice, ledger, needs)
         if dice.random() < 0.2:
             step |= {"each": [str(number) for number in range(dice.randrange(2, 12))], "width": dice.randrange(1, 4)}
         size += len(step.get("each", "1"))
-    return flow(made)
+    return flow(flow_steps)
 
 
 def _step(dice: random.Random, ledger: Ledger, needs: list[dict[str, str]]) -> dict[str, Any]:
@@ -140,11 +140,11 @@ def to_its_end(client: stoker.Client, workflow: int, timeout_s: float) -> str:
 
 
 def _pushed(client: stoker.Client, workflow: int) -> str:
-    found = workflow_view(client, workflow)
+    view = workflow_view(client, workflow)
     with contextlib.suppress(NotAllowed):  # it went on by itself since
-        if found["state"] == "paused":
+        if view["state"] == "paused":
             client.call("workflow.resume", {"id": workflow})
-        for step in found["steps"]:
+        for step in view["steps"]:
             if step["state"] == "held":
                 client.call("job.cancel", {"id": step["job"]})
-    return str(found["state"])
+    return str(view["state"])

@@ -79,8 +79,8 @@ class Six:
 
     def starts(self) -> list[Start]:
         """The START lines of workers; a decoy with the same command line writes none."""
-        said = [line.split() for line in lines(self._ledger)]
-        return [Start(int(words[0]), int(words[1])) for words in said if len(words) == len(Start._fields)]
+        records = [line.split() for line in lines(self._ledger)]
+        return [Start(int(words[0]), int(words[1])) for words in records if len(words) == len(Start._fields)]
 
     def workers(self) -> list[int]:
         """The workers that wrote START and still live."""
@@ -89,13 +89,13 @@ class Six:
     def standings(self, client: stoker.Client) -> dict[str, str]:
         """State, reason and number of STARTs of each."""
         starts = self.starts()
-        told = {}
+        by_policy = {}
         for policy, job in self.jobs.items():
-            found = client.get(job)
+            view = client.get(job)
             own = [start for start in starts if start.job == job]
             assert not any(start.lives for start in own[:-1]), f"{policy}: two workers at once"
-            told[policy] = f"{found['state']} {found['reason']} {len(own)}"
-        return told
+            by_policy[policy] = f"{view['state']} {view['reason']} {len(own)}"
+        return by_policy
 
     def argv(self) -> tuple[str, ...]:
         """The command line of a worker."""
@@ -127,11 +127,11 @@ class Six:
 
     def _settled(self, client: stoker.Client) -> bool:
         """Whether surviving jobs run, safe jobs run again, and all others have ended."""
-        found = [client.get(job) for job in self.jobs.values()]
+        views = [client.get(job) for job in self.jobs.values()]
         return all(
             one["state"] not in LIVE or (one["state"] == "running" and (one["survive"] or one["attempts"] == 2))
-            for one in found
+            for one in views
         )
 
     def _ended(self, client: stoker.Client) -> bool:
-        return not any(told.startswith(LIVE) for told in self.standings(client).values())
+        return not any(standing.startswith(LIVE) for standing in self.standings(client).values())

@@ -129,7 +129,7 @@ class Herd:
     def __init__(self, never: Path) -> None:
         self.instance = secrets.token_hex(8)
         self.workers: dict[str, Child] = {}
-        self.known: dict[str, Identity] = {}
+        self.identities: dict[str, Identity] = {}
         self.decoys: list[Decoy] = []
         os.mkfifo(never)
         self.argv = ("/bin/sh", "-c", "read _ < $0", str(never))
@@ -140,7 +140,7 @@ class Herd:
         worker = Child(self.argv, {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": run_id, **environ})
         worker.shows_itself()
         self.workers[run_id] = worker
-        self.known[run_id] = identity_of(worker.pid)
+        self.identities[run_id] = identity_of(worker.pid)
         return run_id
 
     def attempts(self) -> list[Attempt]:
@@ -154,7 +154,7 @@ class Herd:
                 created_at=1,
                 identity=identity,
             )
-            for run_id, identity in self.known.items()
+            for run_id, identity in self.identities.items()
         ]
 
     def disguises(self, run_id: str) -> list[dict[str, str]]:
@@ -173,7 +173,7 @@ class Herd:
         decoy = take(worker.pid, self.argv, disguises[len(self.decoys) % len(disguises)])
         if decoy is not None:
             self.decoys.append(decoy)
-            self.known[run_id] = replace(self.known[run_id], start_ticks=identity_of(decoy.pid).start_ticks)
+            self.identities[run_id] = replace(self.identities[run_id], start_ticks=identity_of(decoy.pid).start_ticks)
 
     def reuse_all(self) -> None:
         for run_id in self.workers:

@@ -29,7 +29,7 @@ BACK = {"waiting", "queued", "succeeded"}
 
 class Rollbacks(Lives):
     """Its daemon is traced while it rolls back, or while it starts after that; never both, as one tracer is all it may
-    have. `found`: how often a workflow was found before its rollback, and after it.
+    have. `interrupted` counts the workflows that a kill left before their rollback, and those after it.
     """
 
     def __init__(self, daemon: DaemonProcess, seed: int, most: int) -> None:
@@ -37,7 +37,7 @@ class Rollbacks(Lives):
         self._plain = daemon.programs
         self._around = Strace(daemon)
         self._traced, daemon.programs = daemon.programs, self._plain
-        self.found: Counter[str] = Counter()
+        self.interrupted: Counter[str] = Counter()
         self.flows: list[int] = []
 
     def explore_rollback(self) -> tuple[list[Point], list[Point]]:
@@ -131,7 +131,7 @@ class Rollbacks(Lives):
         """It stands before its rollback or after it; it goes back once more in the first case, and on in both."""
         with self.daemon.client() as client:
             state = settled(client, workflow, "running", "paused", "succeeded")
-            self.found["after" if state == "paused" else "before"] += 1
+            self.interrupted["after" if state == "paused" else "before"] += 1
             assert state == "paused" or not answered, f"workflow {workflow} is {state} after its rollback was answered"
             if state == "running":
                 with contextlib.suppress(NotAllowed):  # its last step may just have ended
@@ -148,9 +148,9 @@ class Rollbacks(Lives):
 
     def complaints(self) -> list[str]:
         """What a torture asks, and what must be true of every rollback."""
-        told = super().complaints()
+        inherited = super().complaints()
         audit = Audit(self.daemon.state_dir / "stoker.db", self.ledger)
-        return [*told, *_ran_twice(audit), *_half_done(audit, self.flows)]
+        return [*inherited, *_ran_twice(audit), *_half_done(audit, self.flows)]
 
 
 def _ran_twice(audit: Audit) -> Iterator[str]:

@@ -56,7 +56,7 @@ def standings(state: State) -> Iterator[tuple[Job, Attempt | None]]:
 
 def edges() -> dict[tuple[State, State], set[str]]:
     """Every change of state that the table allows, and the events that cause it."""
-    found: dict[tuple[State, State], set[str]] = {}
+    kinds: dict[tuple[State, State], set[str]] = {}
     for state, kind in TABLE:
         for of, live in standings(state):
             for event in events_of(kind, of):
@@ -65,8 +65,8 @@ def edges() -> dict[tuple[State, State], set[str]]:
                 except (StokerError, AssertionError):
                     continue
                 if after is not state:
-                    found.setdefault((state, after), set()).add(kind.__name__)
-    return found
+                    kinds.setdefault((state, after), set()).add(kind.__name__)
+    return kinds
 
 
 def diagram() -> str:
@@ -87,7 +87,7 @@ def diagram() -> str:
 
 
 def inserted(text: str) -> str:
-    return BLOCK.sub(lambda found: f"{found[1]}{diagram()}{found[2]}", text)
+    return BLOCK.sub(lambda match: f"{match[1]}{diagram()}{match[2]}", text)
 
 
 if __name__ == "__main__":

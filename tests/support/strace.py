@@ -133,8 +133,8 @@ class Call(NamedTuple):
 def calls_of(trace: Path) -> list[Call]:
     """All traced calls, in order."""
     lines = trace.read_text(errors="replace").splitlines() if trace.exists() else []
-    found = [(call, line) for line in lines if (call := CALL.match(line))]
-    return [Call(call[2], PurePath(call[3] or "").name, INJECTED in line) for call, line in found]
+    matches = [(call, line) for line in lines if (call := CALL.match(line))]
+    return [Call(call[2], PurePath(call[3] or "").name, INJECTED in line) for call, line in matches]
 
 
 def injected(trace: Path) -> int:
@@ -188,7 +188,7 @@ def _rests(pid: int) -> bool:
 def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS, before: str | None = None) -> list[Point]:
     """Every place behind the first line with `after`, and ahead of the first with `before`, each once."""
     calls: dict[tuple[str, str], int] = {}
-    found: set[Point] = set()
+    seen_points: set[Point] = set()
     begun = False
     for line in trace.read_text(errors="replace").splitlines():
         if before is not None and before in line:
@@ -198,8 +198,8 @@ def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS, before: 
         if call is not None and call[2] in syscalls:
             calls[call[1], call[2]] = number = calls.get((call[1], call[2]), 0) + 1
             if begun:
-                found.add(Point(call[2], number))
-    return sorted(found)
+                seen_points.add(Point(call[2], number))
+    return sorted(seen_points)
 
 
 def draw(every: Sequence[Point], most: int, dice: random.Random) -> list[Point]:

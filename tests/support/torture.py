@@ -250,27 +250,29 @@ class Faults:
             self.fired["stderr"] += 1
 
     def _kill_launcher(self) -> None:
-        found = launchers(self._daemon.state_dir)
-        if found:
-            launcher = self._dice.choice(sorted(found))
+        running = launchers(self._daemon.state_dir)
+        if running:
+            launcher = self._dice.choice(sorted(running))
             self.killed_launchers.add(launcher)
             with contextlib.suppress(ProcessLookupError):  # an old launcher may just have ended by itself
-                os.kill(found[launcher], signal.SIGKILL)
+                os.kill(running[launcher], signal.SIGKILL)
                 self.fired["launcher"] += 1
 
 
 def launchers(state_dir: Path) -> dict[str, int]:
     """Pids of the launchers of a state directory, by id. A child of theirs looks like them until it has exec'ed."""
-    found: dict[str, tuple[int, int]] = {}
+    oldest: dict[str, tuple[int, int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 if "--id" in words and str(state_dir) in words:
                     started = int((entry / "stat").read_text().rpartition(")")[2].split()[19])
-                    older = min((started, int(entry.name)), found.get(words[words.index("--id") + 1], (started + 1, 0)))
-                    found[words[words.index("--id") + 1]] = older
-    return {launcher: pid for launcher, (_, pid) in found.items()}
+                    older = min(
+                        (started, int(entry.name)), oldest.get(words[words.index("--id") + 1], (started + 1, 0))
+                    )
+                    oldest[words[words.index("--id") + 1]] = older
+    return {launcher: pid for launcher, (_, pid) in oldest.items()}
 
 
 def count_fds(pid: int) -> int:
@@ -295,5 +297,5 @@ def become_quiet(daemon: DaemonProcess, timeout_s: float = DEADLINE_S) -> None:
             until(lambda: not client.list(states=LIVE, limit=1)["jobs"], timeout_s, why="the end of every live job")
         except NeverCame as never:
             live = [job["id"] for job in client.list(states=LIVE, limit=5)["jobs"]]
-            told = [f"{client.why(job)} {client.get(job)}" for job in live]
-            raise NeverCame("\n".join([str(never), str(client.status()), *told, daemon.tail(40)])) from None
+            reasons = [f"{client.why(job)} {client.get(job)}" for job in live]
+            raise NeverCame("\n".join([str(never), str(client.status()), *reasons, daemon.tail(40)])) from None

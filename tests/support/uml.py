@@ -40,7 +40,7 @@ class Booted(NamedTuple):
     """`status`: the exit code of pytest; None if it never ran."""
 
     status: int | None
-    said: str
+    console: str
 
 
 def missing() -> str | None:
@@ -65,6 +65,6 @@ def run_tests(tests: Sequence[str], scratch: Path, timeout_s: float) -> Booted:
         timeout=timeout_s + BOOT_S,
         check=False,
     )
-    said = done.stdout.decode(errors="replace")
-    ended = re.search(r"pytest ended with (\d+)", said)
-    return Booted(None if ended is None else int(ended[1]), said)
+    console = done.stdout.decode(errors="replace")
+    ended = re.search(r"pytest ended with (\d+)", console)
+    return Booted(None if ended is None else int(ended[1]), console)

@@ -86,8 +86,8 @@ def submit_many(
 
 
 def state(client: stoker.Client, job: int) -> str:
-    found: str = client.get(job)["state"]
-    return found
+    current: str = client.get(job)["state"]
+    return current
 
 
 def end_of(client: stoker.Client, job: int, timeout_s: float = DEADLINE_S) -> tuple[str, str | None]:
