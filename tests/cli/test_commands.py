@@ -128,7 +128,7 @@ def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(
 
     assert first.out == "1\n"
     assert json.loads(again.out) == {"id": 1, "state": "queued", "existing": True}
-    assert again.err == "stoker: job 1 was submitted before with this key (queued)\n"
+    assert json.loads(again.err) == {"note": "job 1 was submitted before with this key (queued)"}
 
 
 @pytest.mark.parametrize(
@@ -429,11 +429,11 @@ def test_logs_when_the_command_could_not_be_executed_then_a_remark_says_so(
     desk.has(1, "failed", reason="spawn_error", attempts_list=attempts)
     desk.service.log = []
 
-    for options in ((), ("-f",), ("--attempt", "1"), ("--json",)):
-        ended = desk.stoker("logs", "1", *options)
-
-        message = "attempt 1 wrote nothing: the command could not be executed: /x: No such file or directory"
-        assert ended == (0, "", f"stoker: {message}\n")
+    message = "attempt 1 wrote nothing: the command could not be executed: /x: No such file or directory"
+    for options in ((), ("-f",), ("--attempt", "1")):
+        assert desk.stoker("logs", "1", *options) == (0, "", f"stoker: {message}\n")
+    as_json = desk.stoker("logs", "1", "--json")
+    assert (as_json.out, json.loads(as_json.err)) == ("", {"note": message})
 
 
 def test_logs_when_an_attempt_wrote_nothing_then_nothing_is_printed(desk: Desk) -> None:

@@ -273,9 +273,9 @@ def test_call_when_no_answer_comes_then_it_gives_up_and_starts_afresh(server: Se
 
 
 def test_error_when_its_code_is_of_a_newer_daemon_then_it_is_still_told() -> None:
-    from stoker.rpc.conversation import _error  # noqa: PLC0415
+    from stoker.rpc.conversation import error_of  # noqa: PLC0415
 
-    error = _error({"code": -1, "message": "m", "data": {"code": "newer", "transient": True, "hint": "h", "x": 1}})
+    error = error_of({"code": -1, "message": "m", "data": {"code": "newer", "transient": True, "hint": "h", "x": 1}})
 
     assert type(error) is StokerError
     assert (error.message, error.hint) == ("m", "h")

@@ -20,8 +20,9 @@ from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import Given
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
 from stoker.cli.submit_once import SubmitAttempts, new_key
-from stoker.core.errors import EX_DATAERR, EX_TEMPFAIL, FrameTooLarge, InvalidParams, StokerError, UsageError
+from stoker.core.errors import FrameTooLarge, InvalidParams, StokerError, UsageError
 from stoker.rpc.client import BATCH_JOBS, Client
+from stoker.rpc.conversation import error_of
 from stoker.rpc.wire import parse_strict
 
 Line = tuple[int, bytes]
@@ -163,20 +164,22 @@ class SubmitBatch:
 
     def _report(self, number: int, answer: Any) -> None:
         if "error" in answer:
-            # The path begins with the position in the request (`jobs[3].`): the line number replaces it.
-            message = answer["error"]["message"].split("].", 1)[-1]
-            transient = answer["error"]["data"].get("transient")
-            error = StokerError(message, hint=answer["error"]["data"].get("hint"))
-            self._refuse(number, error, EX_TEMPFAIL if transient else EX_DATAERR)
+            error = error_of(answer["error"])
+            # The place begins with the position in the request (`jobs[3].`): the line number replaces it.
+            error.message = error.message.split("].", 1)[-1]
+            if "path" in error.details:
+                error.details["path"] = error.details["path"].split("].", 1)[-1]
+            self._refuse(number, error)
         else:
             self._stored += 1
             render.line(render.json_text(answer) if self._as_json else answer["id"])
 
-    def _refuse(self, number: int, error: StokerError, status: int | None = None) -> None:
+    def _refuse(self, number: int, error: StokerError) -> None:
         render.progress("")
+        error.details["line"] = number
         render.error(error, where=f"line {number}: ")
         self._refused += 1
-        self._statuses.add(error.exit_status if status is None else status)
+        self._statuses.add(error.exit_status)
 
 
 def _name_line(error: StokerError, sent: list[tuple[int, Any]]) -> None:

@@ -153,7 +153,7 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
         try:
             answer = client.call(f"job.{verb}", {"id": job, **extra})
         except StokerError as error:
-            if error.transient or (alone and not given["json"]):
+            if error.transient or alone:
                 raise
             if given["json"]:
                 answers.append({"id": job, "error": error.to_wire()})

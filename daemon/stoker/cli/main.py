@@ -15,7 +15,7 @@ import sys
 
 from stoker.cli.kit import render
 from stoker.cli.kit.parser import COMMON, HELP_COLUMNS, Command, Option, described
-from stoker.core.errors import EX_IOERR, StokerError, UsageError
+from stoker.core.errors import EX_SOFTWARE, InputOutputFailed, StokerError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from stoker.cli.kit.parser import Given
 
-EX_SOFTWARE = 70
 STDOUT, STDERR = 1, 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -128,6 +127,7 @@ def _open_standard_streams() -> None:
 
 def guarded(arguments: Sequence[str]) -> int:
     """The exit status; every exception is printed and becomes one."""
+    render.messages_as_json(on="--json" in _before_dashes(arguments))
     try:
         status = dispatch(arguments)
         render.flush()
@@ -143,8 +143,9 @@ def guarded(arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     except OSError as error:
         _flush_quietly()
-        render.note(f"{error.filename or 'input or output'}: {error.strerror or error}")
-        return EX_IOERR
+        failure = InputOutputFailed(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        render.error(failure)
+        return failure.exit_status
     except Exception as bug:  # noqa: BLE001 - the boundary: users see a traceback only with --debug
         _flush_quietly()
         return _report(bug, arguments)
@@ -165,12 +166,18 @@ def dispatch(arguments: Sequence[str]) -> int:
         render.line(_help(selected, name, summary))
         return 0
     options["socket"] = options["socket"] or given["socket"]
+    render.messages_as_json(on=bool(options.get("json")))
     try:
         return selected.run(options) or 0
     except StokerError as error:
         from stoker.cli.kit.error_words import as_typed  # noqa: PLC0415 - only after an error
 
         raise as_typed(error, selected, options) from None
+
+
+def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
+    """The part of a command line in which an option may stand: what follows `--` belongs to a job."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 def _parsed(selected: Command, arguments: Sequence[str], name: str = "") -> Given:

@@ -290,6 +290,12 @@ class AlreadyRunning(StokerError):
     code, exit_status = "already_running", EX_TEMPFAIL
 
 
+class InputOutputFailed(StokerError):
+    """The client could not read its input or write its output."""
+
+    code, exit_status = "io_error", EX_IOERR
+
+
 class CannotCreate(StokerError):
     code, exit_status = "cannot_create", EX_CANTCREAT
 

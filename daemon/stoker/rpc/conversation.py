@@ -144,7 +144,7 @@ class Conversation:
             if not answered:
                 self.close()
         if "error" in answer:
-            raise _error(answer["error"])
+            raise error_of(answer["error"])
         return answer["result"]
 
     def _connect(self) -> socket.socket:
@@ -206,7 +206,7 @@ class Conversation:
             params: dict[str, Any] = self._next().get("params", {})
             if params.get("stream") == number:
                 if params.get("error"):
-                    raise _error(params["error"])
+                    raise error_of(params["error"])
                 return params
 
 
@@ -224,7 +224,7 @@ def _default_path() -> str:
     return first_within_reach(socket_paths(None, os.environ, os.getuid()), os.path.exists)
 
 
-def _error(answer: dict[str, Any]) -> StokerError:
+def error_of(answer: dict[str, Any]) -> StokerError:
     """The error that the daemon raised, found by its code; a plain StokerError for a code of a newer daemon."""
     details = dict(answer.get("data", {}))
     code, hint = details.pop("code", "internal"), details.pop("hint", None)

@@ -1,8 +1,9 @@
 """The one place that prints: lines, tables, JSON, logs, errors, and the formats of times and sizes.
 
-Owns stdout and stderr. Text from jobs and clients reaches a terminal only with its control characters, C1 codes and
-direction marks spelled out; a log may colour its text and rewrite its line (terminal_text.py). Log bytes pass unchanged
-where stdout is not a terminal. Colours only on a terminal, and never with NO_COLOR.
+Owns stdout and stderr. With `--json` each message on stderr is a JSON object too: `{"error": …}` as in the protocol,
+`{"note": …}`, `{"hint": …}` or `{"traceback": …}`. Text from jobs and clients reaches a terminal only with its control
+characters, C1 codes and direction marks spelled out; a log may colour its text and rewrite its line (terminal_text.py).
+Log bytes pass unchanged where stdout is not a terminal. Colours only on a terminal, and never with NO_COLOR.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from stoker.core.errors import CannotCreate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Self, TextIO
 
     from stoker.cli.kit.terminal_text import TerminalText
@@ -44,6 +45,7 @@ NO_LIMIT = 1 << 16
 
 _tables: dict[str, dict[int, str]] = {}
 _mid_line = False  # whether the last byte on stdout was not a newline
+_messages_as_json = False
 
 
 def on_terminal() -> bool:
@@ -284,13 +286,33 @@ class Sink:
 # --- stderr -----------------------------------------------------------------------------------------------
 
 
+def messages_as_json(*, on: bool) -> None:
+    """Whether the messages on stderr are JSON objects."""
+    global _messages_as_json  # noqa: PLW0603 - stderr is one for all of this process
+    _messages_as_json = on
+
+
+def _message(kind: str, value: Any, text: str) -> None:
+    """One message on stderr: as JSON, or as the text for people."""
+    print(json_text({kind: value}) if _messages_as_json else text, file=sys.stderr, flush=True)
+
+
 def note(text: str) -> None:
     """A message on stderr, on a line of its own; stdout stays clean for programs."""
+    _end_output_line()
+    _message("note", text, _as_remark(text))
+
+
+def _as_remark(text: str) -> str:
+    return "\n".join(wrapped(f"stoker: {visible(text)}", terminal_size(sys.stderr)[0]))
+
+
+def _end_output_line() -> None:
+    """Start a new line if the output of a job on the same terminal or file has not ended its last one."""
     global _mid_line  # noqa: PLW0603 - as in LogText
     if _mid_line and _same_file(sys.stdout, sys.stderr):
         print(file=sys.stderr)
     _mid_line = False
-    print("\n".join(wrapped(f"stoker: {visible(text)}", terminal_size(sys.stderr)[0])), file=sys.stderr, flush=True)
 
 
 def _same_file(one: TextIO, other: TextIO) -> bool:
@@ -302,19 +324,25 @@ def _same_file(one: TextIO, other: TextIO) -> bool:
 
 
 def error(failure: StokerError, *, where: str = "") -> None:
+    _end_output_line()
+    failure.message = where + failure.message
+    _message("error", failure.to_wire(), "\n".join(_error_lines(failure)))
+
+
+def _error_lines(failure: StokerError) -> Iterator[str]:
     after_ms = failure.details.get("retry_after_ms")
-    note(where + failure.message + (f"; try again in {span(after_ms)}" if after_ms else ""))
+    yield _as_remark(failure.message + (f"; try again in {span(after_ms)}" if after_ms else ""))
     mistakes = [str(mistake) for mistake in failure.details.get("errors", ())]
     if len(mistakes) == 1 and mistakes[0] in failure.message:
         mistakes.clear()
     for mistake in mistakes:
-        print(f"  {visible(mistake)}", file=sys.stderr)
+        yield f"  {visible(mistake)}"
     if failure.hint:
-        hint(failure.hint)
+        yield f"hint: {visible(failure.hint)}"
 
 
 def hint(text: str) -> None:
-    print(f"hint: {visible(text)}", file=sys.stderr, flush=True)
+    _message("hint", text, f"hint: {visible(text)}")
 
 
 def aside(text: str) -> None:
@@ -324,7 +352,8 @@ def aside(text: str) -> None:
 
 
 def trace(text: str) -> None:
-    print(visible(text, keep="\n"), file=sys.stderr, end="")
+    """Print a traceback."""
+    _message("traceback", text, visible(text.rstrip(), keep="\n"))
 
 
 def progress(text: str, *, beside_output: bool = True) -> None:
