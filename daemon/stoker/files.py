@@ -19,8 +19,6 @@ READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 LOCK_S = 0.5
 LOCK_TRIES = 25
 MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -130,6 +128,25 @@ def make_regular(path: str) -> int:
     except FileExistsError:
         os.unlink(path)  # noqa: PTH108 - as everywhere here, a path may be text
         return os.open(path, MAKE, 0o600)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file durably, in place of an existing one; its name is durable once the directory is synced.
+
+    Raises OSError.
+    """
+    with os.fdopen(make_regular(str(path)), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file durably: after a crash it has the old or the new content. Raises OSError."""
+    fresh = path.with_suffix(".new")
+    write_new(fresh, content)
+    fresh.replace(path)
+    sync(path.parent)
 
 
 def take_lock(descriptor: int) -> None:

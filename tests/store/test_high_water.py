@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker import files
 from stoker.core.errors import StateRefused, StorageFailed
-from stoker.store import high_water as marks
 from stoker.store.high_water import BLOCK, HighWater, Mark
 from tests.support.batches import accepted
 from tests.support.jobs import job
@@ -39,7 +39,7 @@ def test_file_when_ids_are_used_then_it_is_written_once_a_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[object] = []
-    monkeypatch.setattr(marks, "sync", written.append)
+    monkeypatch.setattr(files, "sync", written.append)
     high_water = HighWater(tmp_path / "high-water.json")
 
     for ident in range(1, 2 * BLOCK + 4):
@@ -87,7 +87,7 @@ async def test_commit_when_the_mark_cannot_be_raised_then_nothing_is_committed(
     def fail(_path: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(marks, "sync", fail)
+    monkeypatch.setattr(files, "sync", fail)
 
     with pytest.raises(StorageFailed, match="high-water mark"):
         await state.writer.commit(accepted(job(id=2 * BLOCK)))

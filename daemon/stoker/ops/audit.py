@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stoker.core.errors import AlreadyRunning, BackupRefused, StateRefused
+from stoker.core.errors import AlreadyRunning, BackupRefused
 from stoker.store import audit, changes
-from stoker.store.database import examine, open_immutable, open_unchanged, reading, refusal
+from stoker.store.database import open_immutable, reading, refusal
 from stoker.store.directory import StateDirectory
-from stoker.store.open import doubt
+from stoker.store.open import open_existing
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import AuditView
@@ -48,24 +48,22 @@ def verify_backup(file: str, progress: Progress) -> AuditView:
 @contextmanager
 def _opened(directory: StateDirectory) -> Iterator[sqlite3.Connection]:
     """Without a daemon the files stay as they are: an ordinary connection would move the WAL into the database."""
-    aside = directory.read_aside()
-    if not examine(directory.database, directory.aside):
-        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
-    try:
-        directory.share()
-    except AlreadyRunning:
+    with ExitStack() as stack:
         try:
-            with reading(directory.database) as connection:
-                yield connection
-        except sqlite3.Error as error:
-            raise refusal(error, directory.database, "stoker backup ls") from error
-        return
+            stack.enter_context(directory.shared())
+            connection = stack.enter_context(open_existing(directory))
+        except AlreadyRunning:
+            connection = stack.enter_context(_beside_daemon(directory.database))
+        yield connection
+
+
+@contextmanager
+def _beside_daemon(database: Path) -> Iterator[sqlite3.Connection]:
     try:
-        with open_unchanged(directory.database) as connection:
-            doubt(connection, aside)
+        with reading(database) as connection:
             yield connection
-    finally:
-        directory.unlock()
+    except sqlite3.Error as error:
+        raise refusal(error, database, "stoker backup ls") from error
 
 
 def _verify(connection: sqlite3.Connection, path: Path, progress: Progress) -> AuditView:

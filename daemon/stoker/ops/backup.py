@@ -9,12 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stoker.core.errors import StateRefused
 from stoker.store.backup import Progress, back_up, target
-from stoker.store.backup_files import BackupFile, listed
-from stoker.store.database import examine, open_unchanged
+from stoker.store.backup_files import listed
 from stoker.store.directory import StateDirectory
-from stoker.store.open import doubt
+from stoker.store.open import open_existing
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import BackupList, BackupView
@@ -27,21 +25,8 @@ def make(root: str, to: str | None, progress: Progress) -> BackupView:
     """
     directory = StateDirectory(Path(root))
     directory.check()
-    directory.share()
-    try:
-        return _make(directory, None if to is None else Path(to), progress).view()
-    finally:
-        directory.unlock()
-
-
-def _make(directory: StateDirectory, to: Path | None, progress: Progress) -> BackupFile:
-    aside = directory.read_aside()
-    if not examine(directory.database, directory.aside):
-        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
-    path_of = target(directory, to)
-    with open_unchanged(directory.database) as source:
-        doubt(source, aside)
-        return back_up(source, path_of, progress)
+    with directory.shared(), open_existing(directory) as source:
+        return back_up(source, target(directory, None if to is None else Path(to)), progress).view()
 
 
 def listing(root: str) -> BackupList:

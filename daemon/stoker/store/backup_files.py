@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from stoker.core.errors import BackupFailed, CannotCreate
-from stoker.files import make_regular, open_regular, read_regular, sync
+from stoker.files import open_regular, read_regular, sync, write_new
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import BackupView
@@ -116,10 +116,7 @@ def checksum_of(path: Path) -> str:
 
 def write_checksum(backup: Path, checksum: str) -> None:
     """Durable, once the directory is synced. Raises OSError."""
-    with os.fdopen(make_regular(str(checksum_path(backup))), "wb") as file:
-        file.write(f"{checksum}  {backup.name}\n".encode("utf-8", "surrogateescape"))
-        file.flush()
-        os.fsync(file.fileno())
+    write_new(checksum_path(backup), f"{checksum}  {backup.name}\n".encode("utf-8", "surrogateescape"))
 
 
 def read_checksum(backup: Path) -> str | None:

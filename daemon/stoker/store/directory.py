@@ -13,13 +13,14 @@ import fcntl
 import os
 import pwd
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
-from stoker.files import sync, take_lock
+from stoker.files import replace_file, sync, take_lock
 from stoker.store.file_identity import is_same_file, mark_of
 
 PRIVATE = 0o077
@@ -136,8 +137,18 @@ class StateDirectory:
         """Whether the directory, its lock and its database are still at their paths. Opens nothing."""
         return all(is_same_file(path, status) for path, status in self._in_use.items())
 
-    def share(self) -> str:
-        """Take the lock shared, to keep daemons out during an inspection. Raises AlreadyRunning or StateRefused."""
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[str]:
+        """Keep daemons out; gives the mark of the lock file. Raises AlreadyRunning or StateRefused."""
+        self.share()
+        try:
+            assert self._lock is not None
+            yield mark_of(self._lock)
+        finally:
+            self.unlock()
+
+    def share(self) -> None:
+        """Keep daemons out until `unlock`. Raises AlreadyRunning or StateRefused."""
         path = self.root / "lock"
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -152,7 +163,6 @@ class StateDirectory:
             os.close(descriptor)
             raise AlreadyRunning(f"stokerd (pid {holder}) runs on {self.root}", hint=ask) from None
         self._lock = descriptor
-        return mark_of(descriptor)
 
     def make_room(self) -> None:
         """If the disk is too full for a start, delete the reserve: running jobs must still be settled."""
@@ -191,16 +201,8 @@ class StateDirectory:
             raise StateRefused(f"{self.aside}: {error}", hint=f"look at it, then move it away: {self.aside}") from error
 
     def write_aside(self, aside: Aside) -> None:
-        """Replace `state.json` durably: write, fsync, rename, fsync of the directory. Raises OSError."""
-        fresh = self.aside.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, msgspec.json.encode(aside) + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        fresh.replace(self.aside)
-        self.sync()
+        """Replace `state.json` durably. Raises OSError."""
+        replace_file(self.aside, msgspec.json.encode(aside) + b"\n")
 
 
 def _user_name(uid: int) -> str:

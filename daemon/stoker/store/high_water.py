@@ -7,7 +7,6 @@ Invariant: no id and no epoch on disk, or in an answer, is above the mark.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from stoker.core.errors import StateRefused
-from stoker.files import make_regular, sync
+from stoker.files import replace_file
 
 BLOCK = 10_000  # ids: to raise the mark costs about as much as a commit
 
@@ -64,15 +63,8 @@ class HighWater:
         return self.mark
 
     def cover(self, used: Mark) -> None:
-        """Raise the mark if `used` is above it: write, fsync, rename, fsync of the directory. Raises OSError."""
-        if self.mark.covers(used):
-            return
-        raised = self.mark.beyond(used)
-        fresh = self._path.with_suffix(".new")
-        with os.fdopen(make_regular(str(fresh)), "wb") as file:
-            file.write(msgspec.json.encode(raised) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        sync(self._path.parent)
-        self.mark = raised
+        """Raise the mark durably if `used` is above it. Raises OSError."""
+        if not self.mark.covers(used):
+            raised = self.mark.beyond(used)
+            replace_file(self._path, msgspec.json.encode(raised) + b"\n")
+            self.mark = raised

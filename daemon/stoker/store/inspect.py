@@ -6,6 +6,7 @@ can start on the directory.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,10 +15,9 @@ from msgspec import Struct
 from stoker.core.errors import StateRefused
 from stoker.core.job.model import Attempt, Job
 from stoker.store import jobs, snapshot
-from stoker.store.database import examine, open_unchanged
 from stoker.store.directory import StateDirectory
 from stoker.store.migrate import schema_of, shipped_migrations
-from stoker.store.open import doubt
+from stoker.store.open import open_existing
 from stoker.store.queues import meta
 
 
@@ -37,32 +37,26 @@ class InspectedState(Struct, frozen=True):
 def inspecting(directory: StateDirectory) -> Iterator[InspectedState]:
     """Lock and read the directory. Raises AlreadyRunning, or StateRefused if no daemon could start on it."""
     directory.check(reading=True)
-    lock = directory.share()
-    try:
-        yield _read(directory, lock)
-    finally:
-        directory.unlock()
+    with directory.shared() as lock:
+        with open_existing(directory) as connection:
+            state = _read(connection, lock)
+        yield state
 
 
-def _read(directory: StateDirectory, lock: str) -> InspectedState:
-    aside = directory.read_aside()
-    if not examine(directory.database, directory.aside):
-        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
-    with open_unchanged(directory.database) as connection:
-        doubt(connection, aside)
-        schema, newest = schema_of(connection), shipped_migrations()[-1].number
-        if schema < newest:
-            raise StateRefused(
-                f"the database has schema {schema}, older than this program's {newest}",
-                hint="look with the older stoker, or start stokerd: it migrates first",
-            )
-        facts = meta(connection)
-        return InspectedState(
-            instance=facts["instance"],
-            epoch=facts["epoch"],
-            copied=facts.get("lock_mark", lock) != lock,
-            foreign_epochs=facts.get("foreign_epochs", 0),
-            hidden_epochs=facts.get("hidden_epochs", 0),
-            runs=snapshot.open_runs(connection),
-            running_without_attempt=jobs.running_without_attempt(connection),
+def _read(connection: sqlite3.Connection, lock: str) -> InspectedState:
+    schema, newest = schema_of(connection), shipped_migrations()[-1].number
+    if schema < newest:
+        raise StateRefused(
+            f"the database has schema {schema}, older than this program's {newest}",
+            hint="look with the older stoker, or start stokerd: it migrates first",
         )
+    facts = meta(connection)
+    return InspectedState(
+        instance=facts["instance"],
+        epoch=facts["epoch"],
+        copied=facts.get("lock_mark", lock) != lock,
+        foreign_epochs=facts.get("foreign_epochs", 0),
+        hidden_epochs=facts.get("hidden_epochs", 0),
+        runs=snapshot.open_runs(connection),
+        running_without_attempt=jobs.running_without_attempt(connection),
+    )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from msgspec import Struct
@@ -126,6 +127,20 @@ async def _writer(
         writer.full = True  # housekeeping sees it, refuses submits, and tries again
     await writer.checkpoint()  # else the WAL would grow from crash to crash
     return writer
+
+
+@contextmanager
+def open_existing(directory: StateDirectory) -> Iterator[sqlite3.Connection]:
+    """The database of a daemon that does not run, after the checks of a start; no byte is changed.
+
+    The caller keeps daemons out (`StateDirectory.shared`). Raises StateRefused.
+    """
+    aside = directory.read_aside()
+    if not examine(directory.database, directory.aside):
+        raise StateRefused(f"{directory.database} does not exist yet", hint="start stokerd: it creates it")
+    with open_unchanged(directory.database) as connection:
+        doubt(connection, aside)
+        yield connection
 
 
 def doubt(connection: sqlite3.Connection, aside: Aside | None) -> None:
