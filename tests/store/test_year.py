@@ -20,10 +20,10 @@ from stoker.core.clock import Now
 from stoker.core.job.model import Change, State
 from stoker.core.requests import Purge
 from stoker.core.workflow.checkpoint import Checkpoint
-from stoker.engine.inbox import Inbox
+from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
-from stoker.engine.turn import AnswerRequest, Turn
+from stoker.engine.turn import Turn
 from stoker.store import sizes
 from stoker.store.writer import Batch, NewKey
 from stoker.telemetry.otel import Telemetry
@@ -66,8 +66,8 @@ class Answering:
 
     def after_commit(self, turn: Turn) -> None:
         for effect in turn.effects:
-            if isinstance(effect, AnswerRequest) and not effect.future.done():
-                effect.future.set_result(effect.result)
+            if isinstance(effect, AnswerRequest):
+                effect.request.answer(effect.result)
 
 
 class Year:

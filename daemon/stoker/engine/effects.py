@@ -18,16 +18,14 @@ from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.deadlines import Deadlines
 from stoker.engine.dependents import where_to_go_on
 from stoker.engine.heartbeats import Heartbeats
-from stoker.engine.inbox import Inbox
+from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.log_events import announce, announce_settings
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Dependents, Settle, VerbCommand, standing
+from stoker.engine.messages import AnswerStop, Dependents, Settle, VerbCommand, standing
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.engine.turn import (
     AcknowledgeUnknown,
-    AnswerRequest,
-    AnswerStop,
     LogLine,
     SettleUnknown,
     StopDelivered,
@@ -156,10 +154,9 @@ class Effects:
 
     # --- clients, followers and the log ---
 
-    def _announce_turn(self, answers: Sequence[AnswerRequest], lines: Sequence[LogLine], turn: Turn) -> None:
+    def _announce_turn(self, answers: Sequence[AnswerRequest[Any]], lines: Sequence[LogLine], turn: Turn) -> None:
         for answer in answers:
-            if not answer.future.done():
-                answer.future.set_result(answer.result)
+            answer.request.answer(answer.result)
         self._subscriptions.announce(turn.transitions, turn.batch.changes, self._memory.last_seq)
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
@@ -179,7 +176,7 @@ class Effects:
 
     def _await_stops(self, asked: Sequence[AnswerStop]) -> None:
         for effect in asked:
-            self._stopping.setdefault(effect.run_id, []).append(effect.request)
+            self._stopping.setdefault(effect.run_id, []).append(effect.command)
 
     def _answer_delivered(self, delivered: Sequence[StopDelivered]) -> None:
         for effect in delivered:

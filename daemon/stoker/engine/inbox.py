@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from stoker.engine.turn import AnswerRequest, Turn
+from stoker.core.job import events as ev
+from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class RequestMessage(Message, Generic[T]):
         self.future = future or asyncio.get_running_loop().create_future()
 
     def answer_after(self, turn: Turn, result: T) -> None:
-        turn.effects.append(AnswerRequest(self.future, result))
+        turn.effects.append(AnswerRequest(self, result))
 
     def answer(self, result: T) -> None:
         """Answer now: what the result says is on disk."""
@@ -53,6 +54,13 @@ class RequestMessage(Message, Generic[T]):
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class AnswerRequest(ev.Effect, Generic[T], frozen=True):
+    """The result of a request, for its client."""
+
+    request: RequestMessage[T]
+    result: T
 
 
 class Barrier(RequestMessage[None]):

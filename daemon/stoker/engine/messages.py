@@ -26,7 +26,7 @@ from stoker.engine.dependents import release_dependents
 from stoker.engine.inbox import Inbox, Message, RequestMessage
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.timers import Alarm, Limit
-from stoker.engine.turn import AcknowledgeUnknown, AnswerStop, LogLine, SettleUnknown, StopDelivered, Turn, Warn, Watch
+from stoker.engine.turn import AcknowledgeUnknown, LogLine, SettleUnknown, StopDelivered, Turn, Warn, Watch
 from stoker.executors.base import Report
 from stoker.process.outcomes import cut_short
 from stoker.process.work_files import WorkFiles
@@ -87,6 +87,13 @@ class VerbCommand(RequestMessage[JobStanding]):
                 state=job.state.value,
             )
         )
+
+
+class AnswerStop(ev.Effect, frozen=True):
+    """A command that stops an attempt: its answer says whether the stop came before the end."""
+
+    run_id: str
+    command: VerbCommand
 
 
 class Reports(Message):

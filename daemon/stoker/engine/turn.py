@@ -7,7 +7,6 @@ and on disk at its commit; nothing acts or answers before that.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -82,20 +81,6 @@ class AcknowledgeUnknown(ev.Effect, frozen=True):
     """The outcome of an attempt that is not open is on disk: its launcher may forget it."""
 
     run_id: str
-
-
-class AnswerRequest(ev.Effect, frozen=True):
-    """The result of a request, for its client."""
-
-    future: asyncio.Future[Any]
-    result: Any
-
-
-class AnswerStop(ev.Effect, frozen=True):
-    """A request that stops an attempt: its answer says whether the stop came before the end."""
-
-    run_id: str
-    request: Any
 
 
 class LogLine(ev.Effect, frozen=True):
