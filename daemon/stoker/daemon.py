@@ -73,7 +73,7 @@ class Daemon:
         self._umask = umask
         self._notifier = sdnotify.Notifier.of(environ)
         self._background = BackgroundTasks()
-        self._supervision = Watchdog(self._notifier, self._background)
+        self._watchdog = Watchdog(self._notifier, self._background)
         self._began = time.monotonic()
         self._engine: Engine | None = None
         self._opened: Opened | None = None
@@ -95,18 +95,12 @@ class Daemon:
     async def _start(self) -> None:
         asyncio.get_running_loop().set_exception_handler(self._on_callback_error)
         given = sdnotify.listeners(self._environ, os.getpid())
-        self._supervision.starting("opening the state")
-        cgroups = AttemptCgroups.below(self._config.cgroup.root)
-        if not given:
-            check_address(self._address.path)
-        self._directory.prepare()
-        if not given:
-            self._address.lock()
-        self._opened = await open_state(self._directory, boot_id(), pid_namespace(), self._config.disk.reserve_bytes)
-        self._directory.remember()
-        self._engine = engine = self._build(self._opened, cgroups)
+        self._watchdog.starting("opening the state")
+        self._engine = engine = await self._open(owns_socket=not given)
         self._turns = asyncio.ensure_future(engine.loop.run())  # measures itself, by turn
         asyncio.get_running_loop().set_task_factory(engine.stalls.measured_task)
+        self._watchdog.starting(f"recovering {counted(len(engine.memory.runs), 'attempt')}")
+        await self._recover(engine)
         health = Health(
             {
                 "database": lambda: engine.reader.run(reader.ping),
@@ -115,8 +109,51 @@ class Daemon:
                 "state": engine.state_is_in_place,
             },
         )
-        self._supervision.starting(f"recovering {counted(len(engine.memory.runs), 'attempt')}")
-        await self._recover(engine)
+        self._listen(engine, health, given)
+        self._listen_to_signals(engine)
+        self._report_ready(engine, health)
+
+    async def _open(self, *, owns_socket: bool) -> Engine:
+        """Lock the directory and the socket, open the state, and build the engine on it."""
+        cgroups = AttemptCgroups.below(self._config.cgroup.root)
+        if owns_socket:
+            check_address(self._address.path)
+        self._directory.prepare()
+        if owns_socket:
+            self._address.lock()
+        self._opened = await open_state(self._directory, boot_id(), pid_namespace(), self._config.disk.reserve_bytes)
+        self._directory.remember()
+        return self._build(self._opened, cgroups)
+
+    def _build(self, opened: Opened, cgroups: AttemptCgroups) -> Engine:
+        telemetry = setup_telemetry(self._config, version=__version__, instance=opened.instance.id)
+        context = WorkerContext(
+            state_dir=self._directory.root,
+            socket=str(self._address.path),
+            instance=opened.instance.id,
+            tokens=Tokens(opened.instance.token_key),
+            work_files=WorkFiles(self._directory.root),
+            epoch=opened.instance.epoch,
+            base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
+            umask=self._umask,
+            telemetry=telemetry,
+            cgroups=cgroups,
+        )
+        return Engine(self._config, self._directory, opened, context, self._background, self._watchdog.draining)
+
+    async def _recover(self, engine: Engine) -> None:
+        """Recover and begin to dispatch. Raises StorageFailed."""
+        assert self._turns is not None
+        begin = asyncio.ensure_future(engine.begin())
+        needed: set[asyncio.Future[None]] = {begin, self._turns, self._background.failed}
+        await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
+        if not begin.done():
+            begin.cancel()
+            self._raise_failure()
+        begin.result()
+
+    def _listen(self, engine: Engine, health: Health, given: Sequence[sdnotify.Listener]) -> None:
+        """Serve clients, on the socket of the service manager or on one of our own."""
         listener = socket.socket(fileno=given[0].fd) if given else self._address.bind()
         service = Service(
             engine, self._facts, health, self._reload, lambda: compare(engine.config, self._config_file, self._environ)
@@ -135,35 +172,6 @@ class Daemon:
         self._directory.name_socket(self._address.path)
         if not given:
             self._background.start("watch of the socket", AddressWatch(self._address, self._server).run())
-        self._listen_to_signals(engine)
-        self._report_ready(engine, health)
-
-    def _build(self, opened: Opened, cgroups: AttemptCgroups) -> Engine:
-        telemetry = setup_telemetry(self._config, version=__version__, instance=opened.instance.id)
-        context = WorkerContext(
-            state_dir=self._directory.root,
-            socket=str(self._address.path),
-            instance=opened.instance.id,
-            tokens=Tokens(opened.instance.token_key),
-            work_files=WorkFiles(self._directory.root),
-            epoch=opened.instance.epoch,
-            base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
-            umask=self._umask,
-            telemetry=telemetry,
-            cgroups=cgroups,
-        )
-        return Engine(self._config, self._directory, opened, context, self._background, self._supervision.draining)
-
-    async def _recover(self, engine: Engine) -> None:
-        """Recover and begin to dispatch. Raises StorageFailed."""
-        assert self._turns is not None
-        begin = asyncio.ensure_future(engine.begin())
-        needed: set[asyncio.Future[None]] = {begin, self._turns, self._background.failed}
-        await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
-        if not begin.done():
-            begin.cancel()
-            self._raise_failure()
-        begin.result()
 
     def _listen_to_signals(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
@@ -201,7 +209,7 @@ class Daemon:
 
     def _report_ready(self, engine: Engine, health: Health) -> None:
         self._began = time.monotonic()
-        self._supervision.ready(health, engine.describe)
+        self._watchdog.ready(health, engine.describe)
         # Objects made at the start live as long as the daemon: keep the collector from examining them again.
         gc.collect()
         gc.freeze()
@@ -266,8 +274,8 @@ class Daemon:
 
     async def _stop(self) -> None:
         """Stop the parts in reverse order. Each step also works if the start never reached its part."""
-        self._supervision.stopping()
-        self._supervision.close()
+        self._watchdog.stopping()
+        self._watchdog.close()
         log(LogEvent.DAEMON_STOPPING)
         if self._server is not None:
             await self._server.stop()
